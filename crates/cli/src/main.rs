@@ -1,0 +1,2 @@
+//! The `evidenceos` command.
+fn main() {}
