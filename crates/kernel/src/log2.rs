@@ -1,0 +1,234 @@
+//! Binary logarithms of rationals, in integers, rounded in a stated direction.
+//!
+//! Owns ⌈·⌉ and ⌊·⌋ of `log2(num/den)` in microbits and in units of 2^−40 bit. Does not own what the
+//! numbers mean. Prices and thresholds take the upper end, evidence the lower.
+//!
+//! Method (repeated squaring; Knuth, TAOCP vol. 1, §1.2.2, exercise 25 and its text): scale the ratio to
+//! `x ∈ [1, 2)`; squaring `x` doubles its logarithm, so the next binary digit is 1 iff `x² ≥ 2`. The chain
+//! is run twice, once with every step rounded down and once with every step rounded up; the two digit
+//! strings enclose the logarithm.
+//!
+//! Invariant: the rounding is *true*, not "within one unit". Where the enclosure straddles an integer, it is
+//! computed again with twice the width. That ends: `c·log2(num/den)` is an integer only if `num/den` is a
+//! power of two whenever `c` is a whole number (else 2 would have a rational root), and powers of two are
+//! answered exactly before.
+
+use crate::bits::{MICROBITS_PER_BIT, MicroBits};
+use crate::wide;
+
+/// Units of [`log2_fixed40_up`] and [`log2_fixed40_down`] in one bit: 2^40.
+pub const FIXED40_PER_BIT: u64 = 1 << 40;
+
+/// ⌈10⁶·log2(num/den)⌉.
+///
+/// # Panics
+/// Unless `num ≥ den ≥ 1`: a price is never negative.
+#[must_use]
+pub fn log2_microbits_up(num: u128, den: u128) -> MicroBits {
+    MicroBits(nonnegative(scaled_log2(num, den, MICROBITS_PER_BIT).up()))
+}
+
+/// ⌊10⁶·log2(num/den)⌋.
+///
+/// # Panics
+/// Unless `num ≥ den ≥ 1`.
+#[must_use]
+pub fn log2_microbits_down(num: u128, den: u128) -> MicroBits {
+    MicroBits(nonnegative(scaled_log2(num, den, MICROBITS_PER_BIT).down))
+}
+
+/// ⌈2⁴⁰·log2(num/den)⌉; negative where `num < den`.
+///
+/// # Panics
+/// If `num` or `den` is zero.
+#[must_use]
+pub fn log2_fixed40_up(num: u128, den: u128) -> i64 {
+    scaled_log2(num, den, FIXED40_PER_BIT).up()
+}
+
+/// ⌊2⁴⁰·log2(num/den)⌋; negative where `num < den`.
+///
+/// # Panics
+/// If `num` or `den` is zero.
+#[must_use]
+pub fn log2_fixed40_down(num: u128, den: u128) -> i64 {
+    scaled_log2(num, den, FIXED40_PER_BIT).down
+}
+
+/// A logarithm times its scale: its floor, and whether the floor is all of it.
+struct Scaled {
+    down: i64,
+    exact: bool,
+}
+
+impl Scaled {
+    fn up(&self) -> i64 {
+        self.down + i64::from(!self.exact)
+    }
+}
+
+fn nonnegative(log2: i64) -> u64 {
+    assert!(
+        log2 >= 0,
+        "a price is the logarithm of a ratio of at least 1"
+    );
+    log2 as u64
+}
+
+fn scaled_log2(num: u128, den: u128, scale: u64) -> Scaled {
+    assert!(num > 0 && den > 0, "a logarithm needs a positive ratio");
+    // Shift the smaller number until the leading bits stand in one place. Neither can overflow, and what
+    // remains to be said about the ratio is which of the two is larger now.
+    let shift = num.ilog2() as i32 - den.ilog2() as i32;
+    let (num, den) = if shift >= 0 {
+        (num, den << shift)
+    } else {
+        (num << -shift, den)
+    };
+    let exponent = if num < den { shift - 1 } else { shift };
+    // |exponent| ≤ 128 and scale ≤ 2^40, so the whole part fits in 48 bits.
+    let whole = i64::from(exponent) * scale as i64;
+    if num == den {
+        return Scaled {
+            down: whole,
+            exact: true,
+        };
+    }
+    let mut limbs = 2;
+    loop {
+        if let Some(fraction) = fraction_floor(num, den, scale, limbs) {
+            return Scaled {
+                down: whole + fraction as i64,
+                exact: false,
+            };
+        }
+        limbs *= 2;
+    }
+}
+
+/// ⌊scale·log2(x)⌋ for the `x` in (1, 2) that is num/den or twice that, or `None` if so many limbs do not
+/// decide.
+fn fraction_floor(num: u128, den: u128, scale: u64, limbs: usize) -> Option<u64> {
+    let digits = limbs / 2;
+    let start = mantissa(num, den, limbs);
+    let mut above = start.clone();
+    wide::add_small(&mut above, 1);
+    let mut low = chain(start, digits, Rounding::Down);
+    let mut high = chain(above, digits, Rounding::Up);
+    // The digits of the upper chain are themselves a floor: its logarithm lies below the next value.
+    if wide::add_small(&mut high, 1) {
+        return None;
+    }
+    let low = wide::mul_small(&mut low, scale);
+    let high = wide::mul_small(&mut high, scale);
+    (low == high).then_some(low)
+}
+
+/// Numbers in a chain have two bits before the point: they lie in [1, 2], the upper end included.
+fn fraction_bits(limbs: usize) -> usize {
+    64 * limbs - 2
+}
+
+/// ⌊x·2^F⌋ for the `x` in (1, 2) that is num/den or twice that, by long division.
+fn mantissa(num: u128, den: u128, limbs: usize) -> Vec<u64> {
+    let mut quotient = vec![0; limbs];
+    let (mut rest, places) = if num < den {
+        (num, fraction_bits(limbs) + 1)
+    } else {
+        quotient[0] = 1;
+        (num - den, fraction_bits(limbs))
+    };
+    for _ in 0..places {
+        let overflow = rest >> 127 == 1;
+        rest <<= 1;
+        let digit = overflow || rest >= den;
+        if digit {
+            rest = rest.wrapping_sub(den);
+        }
+        wide::shift_in(&mut quotient, digit);
+    }
+    quotient
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Rounding {
+    Down,
+    Up,
+}
+
+/// The first `64·digits` binary digits of log2 of a number in [1, 2], every square rounded one way.
+fn chain(mut x: Vec<u64>, digits: usize, rounding: Rounding) -> Vec<u64> {
+    let point = fraction_bits(x.len());
+    let mut square = vec![0; 2 * x.len()];
+    let mut log = vec![0; digits];
+    for _ in 0..64 * digits {
+        wide::mul(&mut square, &x, &x);
+        // The square is in [1, 4] with 2F fraction bits: at least 2 iff bit 2F+1 or bit 2F+2 is set.
+        let top = square[square.len() - 1] >> (2 * point % 64);
+        let reaches_two = top >= 2;
+        let inexact = wide::shift_right_into(&mut x, &square, point + usize::from(reaches_two));
+        if inexact && rounding == Rounding::Up {
+            wide::add_small(&mut x, 1);
+        }
+        wide::shift_in(&mut log, reaches_two);
+    }
+    log
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn powers_of_two_are_exact_in_both_directions() {
+        for exponent in 0..128 {
+            let ratio = 1u128 << exponent;
+            let bits = MicroBits::from_bits(exponent);
+            assert_eq!(log2_microbits_up(ratio, 1), bits);
+            assert_eq!(log2_microbits_down(ratio, 1), bits);
+            let unit = (exponent as i64) << 40;
+            assert_eq!(log2_fixed40_up(1, ratio), -unit);
+            assert_eq!(log2_fixed40_down(1, ratio), -unit);
+        }
+    }
+
+    #[test]
+    fn known_prices_are_hit_to_the_microbit() {
+        let check = |num, den, up| {
+            assert_eq!(
+                log2_microbits_up(num, den),
+                MicroBits(up),
+                "log2({num}/{den})"
+            );
+            assert_eq!(
+                log2_microbits_down(num, den),
+                MicroBits(up - 1),
+                "log2({num}/{den})"
+            );
+        };
+        check(256, 255, 5_647);
+        check(258, 257, 5_603);
+        check(258, 255, 16_874);
+        check(2_256, 1, 11_139_552);
+        check(3, 2, 584_963);
+    }
+
+    #[test]
+    fn a_ratio_a_hair_from_a_power_of_two_is_still_rounded_truly() {
+        let top = u128::MAX;
+        assert_eq!(log2_microbits_up(top, top - 1), MicroBits(1));
+        assert_eq!(log2_microbits_down(top, top - 1), MicroBits(0));
+        assert_eq!(log2_fixed40_up(top - 1, top), 0);
+        assert_eq!(log2_fixed40_down(top - 1, top), -1);
+        assert_eq!(log2_microbits_up(top, 1), MicroBits::from_bits(128));
+        assert_eq!(log2_microbits_down(top, 1), MicroBits(127_999_999));
+        assert_eq!(log2_fixed40_down(1, top), -(128 << 40));
+        assert_eq!(log2_fixed40_up(1, top), -(128 << 40) + 1);
+    }
+
+    #[test]
+    #[should_panic(expected = "ratio of at least 1")]
+    fn a_ratio_below_one_has_no_price() {
+        let _ = log2_microbits_up(1, 2);
+    }
+}

@@ -1,0 +1,132 @@
+//! Counting how often a vector agrees with the labels, and making one symbol of it.
+//!
+//! Owns the oracle's answer about the answer part and the count that certification starts from, on the
+//! sealed part. Does not own prices, evidence, or the decision.
+//!
+//! Invariant: the loop reads every item of both parts and neither branches nor indexes on a label, so the
+//! time of a call depends on the number of items alone. The timing of an answer would otherwise be a symbol
+//! that nobody has paid for.
+//!
+//! Vectors and labels are one byte an item, 0 or 1. A part mask is one byte an item: 1 is in the answer
+//! part, 0 in the sealed part (see [`crate::split`]).
+
+/// The oracle's symbol in `0..n_symbols`: round-half-even(matches · (n_symbols − 1) / answer_items).
+///
+/// `answer_items` is the number of ones in `part_mask`; a holdout without an answer part always answers 0.
+///
+/// # Panics
+/// If the three slices differ in length, or `n_symbols` is 0: both are refused long before.
+#[must_use]
+pub fn answer(
+    vector: &[u8],
+    labels: &[u8],
+    part_mask: &[u8],
+    n_symbols: u32,
+    answer_items: u64,
+) -> u32 {
+    assert!(n_symbols > 0, "an oracle has symbols");
+    let matches = count_matches(vector, labels, part_mask, 0);
+    if answer_items == 0 {
+        return 0;
+    }
+    debug_assert!(matches <= answer_items, "the mask marks the answer items");
+    quantise(matches, u64::from(n_symbols - 1), answer_items)
+}
+
+/// How many items of the sealed part the vector has right.
+///
+/// # Panics
+/// If the three slices differ in length.
+#[must_use]
+pub fn sealed_matches(vector: &[u8], labels: &[u8], part_mask: &[u8]) -> u64 {
+    count_matches(vector, labels, part_mask, 1)
+}
+
+/// Matches among the items whose mask byte, with `flip` applied, is 1.
+fn count_matches(vector: &[u8], labels: &[u8], part_mask: &[u8], flip: u8) -> u64 {
+    assert!(
+        vector.len() == labels.len() && labels.len() == part_mask.len(),
+        "a vector has one byte for every item of the holdout"
+    );
+    // Chunks short enough that a byte holds their sum keep the loop in vector registers.
+    const CHUNK: usize = 128;
+    let vectors = vector.chunks(CHUNK);
+    let labels = labels.chunks(CHUNK);
+    let masks = part_mask.chunks(CHUNK);
+    vectors
+        .zip(labels)
+        .zip(masks)
+        .map(|((vector, labels), mask)| {
+            let items = vector.iter().zip(labels).zip(mask);
+            let hits = items.fold(0u8, |hits, ((v, l), m)| {
+                hits + ((v ^ l ^ 1) & (m ^ flip) & 1)
+            });
+            u64::from(hits)
+        })
+        .sum()
+}
+
+/// round-half-even(matches · top / items), without a branch on the count.
+fn quantise(matches: u64, top: u64, items: u64) -> u32 {
+    let scaled = u128::from(matches) * u128::from(top);
+    let items = u128::from(items);
+    let (quotient, twice_rest) = (scaled / items, 2 * (scaled % items));
+    let above_half = u128::from(twice_rest > items);
+    let half_to_even = u128::from(twice_rest == items) & quotient & 1;
+    // At most `top`, which came from a u32.
+    (quotient + (above_half | half_to_even)) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_half_goes_to_the_even_symbol() {
+        let check = |matches, n_symbols: u64, items, symbol| {
+            assert_eq!(quantise(matches, n_symbols - 1, items), symbol);
+        };
+        check(0, 2, 4, 0);
+        check(1, 2, 4, 0);
+        check(2, 2, 4, 0);
+        check(3, 2, 4, 1);
+        check(3, 4, 6, 2);
+        check(1, 4, 6, 0);
+        check(5, 4, 6, 2);
+        check(7, 8, 7, 7);
+        check(u64::from(u32::MAX), 65_536, u64::from(u32::MAX), 65_535);
+    }
+
+    #[test]
+    fn each_part_is_counted_alone() {
+        let vector = [1, 1, 0, 0, 1, 0];
+        let labels = [1, 0, 0, 1, 1, 0];
+        let mask = [1, 1, 1, 0, 0, 0];
+        assert_eq!(sealed_matches(&vector, &labels, &mask), 2);
+        assert_eq!(answer(&vector, &labels, &mask, 4, 3), 2);
+        assert_eq!(answer(&vector, &labels, &[0; 6], 4, 0), 0);
+        assert_eq!(sealed_matches(&vector, &labels, &[1; 6]), 0);
+    }
+
+    #[test]
+    fn long_vectors_are_counted_like_short_ones() {
+        for items in [127, 128, 129, 1_000, 70_001] {
+            let vector: Vec<u8> = (0..items).map(|i| u8::from(i % 3 == 0)).collect();
+            let labels: Vec<u8> = (0..items).map(|i| u8::from(i % 5 == 0)).collect();
+            let mask: Vec<u8> = (0..items).map(|i| u8::from(i % 7 == 0)).collect();
+            let right = |part: u8| {
+                (0..items)
+                    .filter(|&i| vector[i] == labels[i] && mask[i] == part)
+                    .count() as u64
+            };
+            assert_eq!(sealed_matches(&vector, &labels, &mask), right(0));
+            assert_eq!(count_matches(&vector, &labels, &mask, 0), right(1));
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "one byte for every item")]
+    fn a_short_vector_is_a_bug() {
+        let _ = sealed_matches(&[1], &[1, 0], &[0, 0]);
+    }
+}
