@@ -1,6 +1,8 @@
 //! EvidenceOS: kernel.
 
 pub mod bits;
+pub mod cj;
+pub mod evidence;
 mod kraft;
 pub mod log2;
 pub mod price;
