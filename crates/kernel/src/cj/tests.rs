@@ -23,7 +23,7 @@ fn canonical_bytes_come_back_unchanged() {
         "[1,[2,{}],\"x\"]",
         r#"{"0":1,"_":2,"a":3,"a_b":4,"aa":5}"#,
     ] {
-        let value = parse(canonical.as_bytes(), LIMIT).unwrap();
+        let value = parse(canonical.as_bytes(), LIMIT).expect("canonical");
         assert_eq!(value.to_bytes(), canonical.as_bytes(), "{canonical}");
     }
 }
@@ -32,7 +32,11 @@ fn canonical_bytes_come_back_unchanged() {
 fn any_other_bytes_are_refused_where_they_go_astray() {
     let check = |bytes: &[u8], offset, rule| {
         let shown = String::from_utf8_lossy(bytes);
-        assert_eq!(parse(bytes, LIMIT), Err(CjError { offset, rule }), "{shown}");
+        assert_eq!(
+            parse(bytes, LIMIT),
+            Err(CjError { offset, rule }),
+            "{shown}"
+        );
     };
     check(b"", 0, CjRule::Truncated);
     check(b" 1", 0, CjRule::Value);

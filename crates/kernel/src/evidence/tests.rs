@@ -6,7 +6,7 @@ use crate::price::{SettlementPrices, threshold};
 const ALPHA: u32 = 50_000;
 
 fn table(p0_micros: u32, strategy: Strategy) -> BetTable {
-    BetTable::new(p0_micros, strategy).unwrap()
+    BetTable::new(p0_micros, strategy).expect("in range")
 }
 
 fn alternative(p0_micros: u32, p1_micros: u32) -> BetTable {
@@ -30,7 +30,10 @@ fn coin_tail(n: u64, least: u64) -> f64 {
 fn evidence_has_the_published_values() {
     let check = |table: &BetTable, right, items, log2: f64| {
         let ours = table.log2_fixed40(right, items) as f64 / (1u64 << 40) as f64;
-        assert!((ours - log2).abs() < 1e-5, "{right}/{items}: {ours}, not {log2}");
+        assert!(
+            (ours - log2).abs() < 1e-5,
+            "{right}/{items}: {ours}, not {log2}"
+        );
         assert!(ours <= log2 + 1e-10, "{right}/{items} is rounded up");
         let microbits = table.evidence_microbits(right, items) as f64;
         assert!((microbits / 1e6 - log2).abs() < 1e-5);
@@ -75,18 +78,29 @@ fn a_null_spec_outside_its_range_is_refused() {
     for p1_micros in [0, 500_000, 1_000_000] {
         assert_eq!(
             BetTable::new(p0_micros, Strategy::FixedAlternative { p1_micros }),
-            Err(EvidenceError::Alternative { p0_micros, p1_micros })
+            Err(EvidenceError::Alternative {
+                p0_micros,
+                p1_micros
+            })
         );
     }
     for p0_micros in [1, 999_999] {
         let extreme = table(p0_micros, Strategy::Grid);
-        assert!(extreme.bets().iter().all(|bet| bet.gain >= 0 && bet.loss > 0));
+        assert!(
+            extreme
+                .bets()
+                .iter()
+                .all(|bet| bet.gain >= 0 && bet.loss > 0)
+        );
     }
 }
 
 #[test]
 fn the_fewest_right_reach_the_threshold_and_one_less_does_not() {
-    for table in [table(500_000, Strategy::Grid), alternative(500_000, 600_000)] {
+    for table in [
+        table(500_000, Strategy::Grid),
+        alternative(500_000, 600_000),
+    ] {
         for items in [0, 1, 30, 200, 1_000, 1_000_000] {
             for bits in [0, 1, 12, 60] {
                 let bar = MicroBits::from_bits(bits);
@@ -128,7 +142,11 @@ fn false_first_certification(claims: u64, prices: SettlementPrices, own_price: b
     let mut none_so_far = 1.0;
     for m in 0..claims {
         let quote = prices.quote(m, 0);
-        let c = if own_price { quote.certified } else { MicroBits::ZERO };
+        let c = if own_price {
+            quote.certified
+        } else {
+            MicroBits::ZERO
+        };
         let bar = threshold(k, c, ALPHA, 1);
         k = k.saturating_add(quote.not_certified);
         let certified = table.fewest_right(200, bar);
@@ -156,11 +174,19 @@ fn the_best_of_many_coins_passes_a_threshold_that_forgets_the_choice() {
         let table = alternative(500_000, 550_000);
         let best_passes = |paid| {
             let bar = threshold(MicroBits::from_bits(paid), MicroBits::ZERO, ALPHA, 1);
-            let one = coin_tail(1_000, table.fewest_right(1_000, bar).unwrap());
+            let one = coin_tail(1_000, table.fewest_right(1_000, bar).expect("certifiable"));
             100.0 * -((1u64 << k) as f64 * (-one).ln_1p()).exp_m1()
         };
-        assert!((best_passes(0) - forgotten).abs() < 5e-4, "k {k}: {}", best_passes(0));
-        assert!((best_passes(k) - charged).abs() < 5e-5, "k {k}: {}", best_passes(k));
+        assert!(
+            (best_passes(0) - forgotten).abs() < 5e-4,
+            "k {k}: {}",
+            best_passes(0)
+        );
+        assert!(
+            (best_passes(k) - charged).abs() < 5e-5,
+            "k {k}: {}",
+            best_passes(k)
+        );
     };
     check(4, 9.504, 0.5646);
     check(8, 79.766, 0.2441);
@@ -176,7 +202,11 @@ fn a_tight_e_variable_nearly_attains_the_bound() {
         let mut none_so_far = 1.0;
         for m in 0..600 {
             let quote = prices.quote(m, 0);
-            let c = if counts_own { quote.certified.get() as f64 } else { 0.0 };
+            let c = if counts_own {
+                quote.certified.get() as f64
+            } else {
+                0.0
+            };
             let charged = if counts_own { k } else { 0.0 };
             none_so_far *= 1.0 - 0.05 * (-(charged + c) / 1e6).exp2();
             k += quote.not_certified.get() as f64;
@@ -184,7 +214,11 @@ fn a_tight_e_variable_nearly_attains_the_bound() {
         100.0 * (1.0 - none_so_far)
     };
     let fixed = SettlementPrices::Fixed { certified_bits: 8 };
-    assert!((attained(fixed, true) - 4.422).abs() < 5e-4, "{}", attained(fixed, true));
+    assert!(
+        (attained(fixed, true) - 4.422).abs() < 5e-4,
+        "{}",
+        attained(fixed, true)
+    );
     let learned = attained(SettlementPrices::default(), true);
     assert!((learned - 2.87).abs() < 5e-3, "{learned}");
     assert!(attained(fixed, false) >= 99.99);
