@@ -261,6 +261,9 @@ impl<S: TileSource> NodeReader<S> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
+    use std::collections::HashMap;
+
     use super::*;
     use crate::testing::{MemoryTiles, leaves, naive_path, naive_root, naive_subproof, tree_of};
     use crate::tree::Tree;
@@ -384,57 +387,59 @@ mod tests {
         }
     }
 
-    /// `cargo test --release -p evidenceos-tlog -- --ignored --nocapture million`
+    /// `cargo test --release -p evidenceos-tlog --lib -- --ignored --nocapture million`
     #[test]
     #[ignore = "prints a measurement"]
-    fn proofs_of_a_million_entries_are_quick() {
+    fn inclusion_proof_of_a_million_entries_is_quick() {
         let tiles = MemoryTiles::of(tree_of(1_000_000));
-        let rounds = 1000u64;
         let start = std::time::Instant::now();
-        for round in 0..rounds {
-            let proof =
-                inclusion_proof(&tiles, round * 997 % 1_000_000, 1_000_000).expect("at hand");
-            assert_eq!(proof.len(), 20);
+        for round in 0..1000 {
+            let proof = inclusion_proof(&tiles, round * 997, 1_000_000).expect("at hand");
+            assert!(proof.len() <= 20);
         }
         println!(
-            "{:?} per inclusion proof, tiles at hand, nodes not kept",
-            start.elapsed() / rounds as u32
+            "{:?} per proof, tiles at hand, nodes not kept",
+            start.elapsed() / 1000
         );
-        struct Keeping<'a>(
-            &'a MemoryTiles,
-            std::cell::RefCell<std::collections::HashMap<(u8, u64), Arc<TileNodes>>>,
-        );
-        impl TileSource for Keeping<'_> {
-            type Error = std::io::Error;
-            fn tile(&self, level: u8, index: u64, width: u16) -> Result<Vec<Hash>, Self::Error> {
-                self.0.tile(level, index, width)
-            }
-            fn nodes(
-                &self,
-                level: u8,
-                index: u64,
-                width: u16,
-            ) -> Result<Arc<TileNodes>, Self::Error> {
-                if let Some(nodes) = self.1.borrow().get(&(level, index)) {
-                    return Ok(Arc::clone(nodes));
-                }
-                let nodes = Arc::new(TileNodes::new(self.tile(level, index, width)?));
-                self.1
-                    .borrow_mut()
-                    .insert((level, index), Arc::clone(&nodes));
-                Ok(nodes)
-            }
-        }
-        let keeping = Keeping(&tiles, Default::default());
+
+        let keeping = KeepingNodes {
+            tiles: &tiles,
+            kept: RefCell::default(),
+        };
         for lap in ["first", "second"] {
             let start = std::time::Instant::now();
-            for round in 0..rounds {
-                inclusion_proof(&keeping, round * 997 % 1_000_000, 1_000_000).expect("at hand");
+            for round in 0..1000 {
+                inclusion_proof(&keeping, round * 997, 1_000_000).expect("at hand");
             }
             println!(
-                "{:?} per inclusion proof, nodes kept, {lap} lap",
-                start.elapsed() / rounds as u32
+                "{:?} per proof, nodes kept, {lap} lap",
+                start.elapsed() / 1000
             );
+        }
+    }
+
+    /// What a daemon does, without its bound on memory.
+    struct KeepingNodes<'a> {
+        tiles: &'a MemoryTiles,
+        kept: RefCell<HashMap<(u8, u64), Arc<TileNodes>>>,
+    }
+
+    impl TileSource for KeepingNodes<'_> {
+        type Error = std::io::Error;
+
+        fn tile(&self, level: u8, index: u64, width: u16) -> Result<Vec<Hash>, Self::Error> {
+            self.tiles.tile(level, index, width)
+        }
+
+        fn nodes(&self, level: u8, index: u64, width: u16) -> Result<Arc<TileNodes>, Self::Error> {
+            if let Some(nodes) = self.kept.borrow().get(&(level, index)) {
+                return Ok(Arc::clone(nodes));
+            }
+            let nodes = Arc::new(TileNodes::new(self.tile(level, index, width)?));
+            self.kept
+                .borrow_mut()
+                .insert((level, index), Arc::clone(&nodes));
+            Ok(nodes)
         }
     }
 }

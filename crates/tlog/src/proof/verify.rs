@@ -326,7 +326,8 @@ mod tests {
                         "{m} as {first}, {n}"
                     );
                 }
-                for second in m.max(n.saturating_sub(2))..(n + 3).min(131) {
+                let seconds = if n <= 40 { m..n + 3 } else { 0..0 };
+                for second in seconds {
                     let same_length =
                         naive_subproof(m, &leaves[..second], true).len() == proof.len();
                     assert!(
