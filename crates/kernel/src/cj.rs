@@ -428,7 +428,10 @@ impl Parser<'_> {
         loop {
             let start = self.at;
             let key = self.key()?;
-            if fields.last_key_value().is_some_and(|(last, _)| **last >= *key) {
+            if fields
+                .last_key_value()
+                .is_some_and(|(last, _)| **last >= *key)
+            {
                 self.at = start;
                 return Err(self.broken(CjRule::Order));
             }

@@ -57,9 +57,7 @@ pub enum EvidenceError {
         p0_micros: u32,
     },
     /// p1 is not strictly between p0 and 1.
-    #[error(
-        "p1 lies strictly between p0 ({p0_micros}) and 1000000 millionths, not at {p1_micros}"
-    )]
+    #[error("p1 lies strictly between p0 ({p0_micros}) and 1000000 millionths, not at {p1_micros}")]
     Alternative {
         /// The null chance.
         p0_micros: u32,

@@ -199,7 +199,7 @@ mod tests {
                 .map(|(&unit, _)| tag(&mac, SPLIT_DOMAIN, unit))
                 .collect::<Vec<_>>()
         };
-        assert!(part_tags.clone()(1).iter().max() < part_tags(0).iter().min());
+        assert!(part_tags(1).iter().max() < part_tags(0).iter().min());
     }
 
     #[test]

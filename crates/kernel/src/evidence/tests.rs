@@ -1,4 +1,8 @@
 //! The evidence against published values and exact error rates. Floats judge here, they decide nothing.
+#![allow(
+    clippy::float_arithmetic,
+    reason = "floats judge the integers here, they decide nothing"
+)]
 
 use super::*;
 use crate::price::{SettlementPrices, threshold};

@@ -1,4 +1,8 @@
 //! Tables and brute force for the prices.
+#![allow(
+    clippy::float_arithmetic,
+    reason = "floats judge the integers here, they decide nothing"
+)]
 
 use super::*;
 
