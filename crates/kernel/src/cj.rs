@@ -75,6 +75,11 @@ impl Object {
         self.0.get(key)
     }
 
+    /// Takes a field out.
+    pub fn remove(&mut self, key: &str) -> Option<Value> {
+        self.0.remove(key)
+    }
+
     /// All fields, in the order of their keys.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Value)> {
         self.0.iter().map(|(key, value)| (key.as_ref(), value))

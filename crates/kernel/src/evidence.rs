@@ -23,6 +23,7 @@ use thiserror::Error;
 use crate::bits::{MICROBITS_PER_BIT, MicroBits};
 use crate::cj::{Object, Value};
 use crate::log2::{log2_fixed40_down, log2_fixed40_up};
+use crate::score::Score;
 
 /// Millionths in a chance of 1.
 pub const CHANCE_WHOLE_MICROS: u32 = 1_000_000;
@@ -67,7 +68,7 @@ pub enum EvidenceError {
 }
 
 /// One bet: what a unit adds to log2 E, in units of 2^−40 bit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bet {
     /// u: added for a right unit, rounded down. Not negative.
     pub gain: i64,
@@ -76,7 +77,7 @@ pub struct Bet {
 }
 
 /// The integer constants of an e-variable: log2 E ≥ max over bets of (s·gain − (n−s)·loss) − penalty.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BetTable {
     bets: Vec<Bet>,
     penalty: i64,
@@ -160,11 +161,35 @@ impl BetTable {
     /// As [`BetTable::log2_fixed40`].
     #[must_use]
     pub fn evidence_microbits(&self, right: u64, items: u64) -> i64 {
-        let log2 = self.log2_fixed40(right, items);
-        // An arithmetic shift rounds down, also below zero.
-        let microbits = log2.saturating_mul(i128::from(MICROBITS_PER_BIT)) >> 40;
-        let bounded = microbits.clamp(i64::MIN.into(), i64::MAX.into());
-        bounded as i64
+        to_microbits(self.log2_fixed40(right, items))
+    }
+
+    /// The evidence, in microbits, of a score over units of any sizes.
+    ///
+    /// A unit of n items of which s are right adds at least (s·gain − (n−s)·loss)/n: the log of
+    /// 1 + λ(x − m0) is concave in the mean x, and that of a likelihood ratio is linear in it.
+    #[must_use]
+    pub fn evidence_of(&self, score: &Score) -> i64 {
+        let best = self.bets.iter().map(|bet| {
+            score
+                .classes
+                .iter()
+                .map(|class| {
+                    let wrong = class.units * class.size - class.right;
+                    let sum = i128::from(class.right) * i128::from(bet.gain)
+                        - i128::from(wrong) * i128::from(bet.loss);
+                    sum.div_euclid(i128::from(class.size))
+                })
+                .sum::<i128>()
+        });
+        to_microbits(best.max().unwrap_or(0) - i128::from(self.penalty))
+    }
+
+    /// Whether a perfect vector over so many units would reach `threshold`.
+    #[must_use]
+    pub fn can_reach(&self, units: u64, threshold: MicroBits) -> bool {
+        u64::try_from(self.evidence_microbits(units, units))
+            .is_ok_and(|evidence| evidence >= threshold.get())
     }
 
     /// The least count of right items whose evidence reaches `threshold`; `None` if a perfect vector fails.
@@ -190,6 +215,14 @@ impl BetTable {
         }
         Some(enough)
     }
+}
+
+/// ⌊ℓ·10⁶/2^40⌋, sticking at the ends of `i64`.
+fn to_microbits(log2_fixed40: i128) -> i64 {
+    // An arithmetic shift rounds down, also below zero.
+    let microbits = log2_fixed40.saturating_mul(i128::from(MICROBITS_PER_BIT)) >> 40;
+    let bounded = microbits.clamp(i64::MIN.into(), i64::MAX.into());
+    bounded as i64
 }
 
 /// λ_g = 9/(10·2^g·p0), so that

@@ -162,6 +162,16 @@ mod tests {
     }
 
     #[test]
+    fn an_interval_never_decides_equality_which_is_why_whole_bits_are_summed_apart() {
+        let counts = BTreeMap::from([(1_000_000, 2)]);
+        for limbs in [2, 3, 6, 12] {
+            assert_eq!(interval_sum_is_at_most_one(&counts, limbs), None);
+        }
+        let counts = BTreeMap::from([(1_000_000, 1), (1_000_001, 1)]);
+        assert_eq!(interval_sum_is_at_most_one(&counts, 2), Some(true));
+    }
+
+    #[test]
     fn the_series_encloses_known_masses() {
         // 2^(-1/2) = 0.70710678118654752440..., times 2^64.
         let limbs = 3;

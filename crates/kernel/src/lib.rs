@@ -1,12 +1,38 @@
-//! EvidenceOS: kernel.
+//! The kernel: what may be certified, what it costs, and what is recorded of it.
+//!
+//! Everything here is pure. No clock, no randomness, no files, no sockets, no environment, no
+//! floats (but for [`planner`], which only advises): time, random bytes and digests of bulk data
+//! come inside commands. The same commands in the same order give the same bytes on any machine.
+//!
+//! - **Rules.** [`state::Stage`] holds what a batch of commands may read, [`decide::decide`] says
+//!   what becomes of each, [`command::Event`]s are all that changes state. [`claim`] and
+//!   [`holdout`] are the entities.
+//! - **Leakage and evidence.** [`bits`], [`log2`], [`price`], [`evidence`], [`score`]: integers,
+//!   leakage rounded up, evidence rounded down.
+//! - **Public bytes.** [`cj`] (canonical JSON), [`record`] (log entries and capsules), [`trace`],
+//!   [`split`] (which item is in which part, and the commitment to the labels).
+//!
+//! What it must guarantee: the probability that an i-th claim is certified on a holdout and that
+//! it is false is at most α, however cleverly and however often submitters asked before.
+
+#![deny(clippy::float_arithmetic, clippy::wildcard_enum_match_arm)]
 
 pub mod bits;
 pub mod cj;
+pub mod claim;
+pub mod command;
+pub mod decide;
 pub mod evidence;
+pub mod holdout;
+pub mod id;
 mod kraft;
 pub mod log2;
 pub mod planner;
 pub mod price;
+pub mod record;
+pub mod refusal;
 pub mod score;
 pub mod split;
+pub mod state;
+pub mod trace;
 mod wide;

@@ -3,7 +3,7 @@
 //! Owns ⌈·⌉ and ⌊·⌋ of `log2(num/den)` in microbits and in units of 2^−40 bit. Does not own what the
 //! numbers mean. Prices and thresholds take the upper end, evidence the lower.
 //!
-//! Method (repeated squaring; Knuth, TAOCP vol. 1, §1.2.2, exercise 25 and its text): scale the ratio to
+//! Method (repeated squaring; Knuth, The Art of Computer Programming, vol. 1, §1.2.2): scale the ratio to
 //! `x ∈ [1, 2)`; squaring `x` doubles its logarithm, so the next binary digit is 1 iff `x² ≥ 2`. The chain
 //! is run twice, once with every step rounded down and once with every step rounded up; the two digit
 //! strings enclose the logarithm.
@@ -177,6 +177,8 @@ fn chain(mut x: Vec<u64>, digits: usize, rounding: Rounding) -> Vec<u64> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -224,6 +226,23 @@ mod tests {
         assert_eq!(log2_microbits_down(top, 1), MicroBits(127_999_999));
         assert_eq!(log2_fixed40_down(1, top), -(128 << 40));
         assert_eq!(log2_fixed40_up(1, top), -(128 << 40) + 1);
+    }
+
+    proptest! {
+        #[test]
+        fn turning_the_ratio_round_turns_the_rounding_round(num in 1u128.., den in 1u128..) {
+            prop_assert_eq!(log2_fixed40_up(num, den), -log2_fixed40_down(den, num));
+            let exact = log2_fixed40_up(num, den) == log2_fixed40_down(num, den);
+            let reduced = num.max(den) / num.min(den);
+            let power = num.max(den).is_multiple_of(num.min(den)) && reduced.is_power_of_two();
+            prop_assert_eq!(exact, power);
+        }
+
+        #[test]
+        fn more_is_never_less(num in 1u128..u128::MAX, den in 1u128..) {
+            prop_assert!(log2_fixed40_down(num, den) <= log2_fixed40_down(num + 1, den));
+            prop_assert!(log2_fixed40_up(num, den) <= log2_fixed40_up(num + 1, den));
+        }
     }
 
     #[test]

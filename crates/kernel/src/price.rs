@@ -331,6 +331,24 @@ pub enum Multiplicity {
 }
 
 impl Multiplicity {
+    /// Its name in public records.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Each => "each",
+            Self::Fwer => "fwer",
+            Self::Fdr => "fdr",
+        }
+    }
+
+    /// Reads its name.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        [Self::Each, Self::Fwer, Self::Fdr]
+            .into_iter()
+            .find(|mode| mode.as_str() == name)
+    }
+
     /// α/α_i for the i-th certification, i ≥ 1. Sticks at `u64::MAX`, which no holdout lives to see.
     #[must_use]
     pub const fn divisor(self, ordinal: u64) -> u64 {

@@ -42,6 +42,103 @@ pub fn sealed_matches(vector: &[u8], labels: &[u8], part_mask: &[u8]) -> u64 {
     count_matches(vector, labels, part_mask, 1)
 }
 
+/// How right a vector is on the sealed part, by the size of the units: all that evidence needs.
+///
+/// A unit's score is the mean over its items, and the log of every bet is bounded from below by a
+/// line in that mean; so only the number of right items in units of each size matters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Score {
+    /// One for each size that occurs.
+    pub classes: Vec<SizeClass>,
+}
+
+/// The sealed units of one size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SizeClass {
+    /// Items of each unit.
+    pub size: u64,
+    /// Units.
+    pub units: u64,
+    /// Right items among all of them.
+    pub right: u64,
+}
+
+/// Which size class the unit of each item belongs to. A function of the units alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Classes {
+    class_of_item: Vec<u16>,
+    sizes: Vec<(u64, u64)>,
+}
+
+impl Classes {
+    /// The classes of the sealed units; `None` where there are more than 65,536 sizes, which
+    /// takes more than two thousand million items.
+    #[must_use]
+    pub fn new(units: &[u64], part_mask: &[u8]) -> Option<Self> {
+        let mut size_of_unit = std::collections::HashMap::new();
+        for unit in units {
+            *size_of_unit.entry(*unit).or_insert(0u64) += 1;
+        }
+        let mut sealed_units = std::collections::BTreeMap::new();
+        let mut seen = std::collections::HashSet::new();
+        for (unit, part) in units.iter().zip(part_mask) {
+            if *part == 0 && seen.insert(*unit) {
+                *sealed_units.entry(size_of_unit[unit]).or_insert(0u64) += 1;
+            }
+        }
+        let sizes: Vec<(u64, u64)> = sealed_units.into_iter().collect();
+        let class = |unit| {
+            let size = size_of_unit[unit];
+            // Items of the answer part are masked out; any class will do for them.
+            sizes
+                .binary_search_by_key(&size, |(size, _)| *size)
+                .unwrap_or(0)
+        };
+        let class_of_item = units
+            .iter()
+            .map(|unit| u16::try_from(class(unit)).ok())
+            .collect::<Option<_>>()?;
+        Some(Self {
+            class_of_item,
+            sizes,
+        })
+    }
+
+    /// Sealed units.
+    #[must_use]
+    pub fn sealed_units(&self) -> u64 {
+        self.sizes.iter().map(|(_, units)| units).sum()
+    }
+
+    /// How right a vector is; reads all items, branches on none.
+    ///
+    /// # Panics
+    /// If the slices differ in length.
+    #[must_use]
+    pub fn score(&self, vector: &[u8], labels: &[u8], part_mask: &[u8]) -> Score {
+        let mut right = vec![0u64; self.sizes.len()];
+        if let [only] = right.as_mut_slice() {
+            *only = sealed_matches(vector, labels, part_mask);
+        } else {
+            assert!(
+                vector.len() == labels.len() && labels.len() == part_mask.len(),
+                "a vector has one byte for every item of the holdout"
+            );
+            for (i, class) in self.class_of_item.iter().enumerate() {
+                let agrees = (vector[i] ^ labels[i] ^ 1) & (part_mask[i] ^ 1) & 1;
+                right[usize::from(*class)] += u64::from(agrees);
+            }
+        }
+        let classes = self
+            .sizes
+            .iter()
+            .zip(right)
+            .map(|(&(size, units), right)| SizeClass { size, units, right })
+            .collect();
+        Score { classes }
+    }
+}
+
 /// Matches among the items whose mask byte, with `flip` applied, is 1.
 fn count_matches(vector: &[u8], labels: &[u8], part_mask: &[u8], flip: u8) -> u64 {
     assert!(
@@ -80,6 +177,17 @@ fn quantise(matches: u64, top: u64, items: u64) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_unit_of_two_items_counts_as_one_unit() {
+        // Units: 7 (two items, sealed), 8 (one, sealed), 9 (one, answer part).
+        let (units, mask) = ([7, 7, 8, 9], [0, 0, 0, 1]);
+        let classes = Classes::new(&units, &mask).expect("two sizes");
+        assert_eq!(classes.sealed_units(), 2);
+        let score = classes.score(&[1, 0, 1, 1], &[1, 1, 1, 1], &mask);
+        let class = |size, units, right| SizeClass { size, units, right };
+        assert_eq!(score.classes, [class(1, 1, 1), class(2, 1, 1)]);
+    }
 
     #[test]
     fn a_half_goes_to_the_even_symbol() {

@@ -1,5 +1,6 @@
 //! The kernel's arithmetic against numbers that another program computed: see testdata/statistics.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
@@ -7,6 +8,7 @@ use evidenceos_kernel::bits::MicroBits;
 use evidenceos_kernel::log2::{
     log2_fixed40_down, log2_fixed40_up, log2_microbits_down, log2_microbits_up,
 };
+use evidenceos_kernel::price::{AnswerPrices, PriceError};
 use serde_json::Value;
 
 fn vectors(name: &str) -> Vec<Value> {
@@ -37,5 +39,27 @@ fn every_logarithm_is_rounded_truly_in_both_directions() {
             assert_eq!(log2_microbits_down(num, den), microbits(0), "{num}/{den}");
             assert_eq!(log2_microbits_up(num, den), microbits(1), "{num}/{den}");
         }
+    }
+}
+
+#[test]
+fn a_brimful_price_list_is_valid_and_one_microbit_less_is_not() {
+    for list in vectors("kraft.json") {
+        let list = list.as_array().expect("a list of prices");
+        let price = |price: &Value| MicroBits(price.as_u64().expect("microbits"));
+        let mut prices: Vec<MicroBits> = list.iter().map(price).collect();
+        let n_symbols = prices.len() as u32;
+        let validate = |prices: &[MicroBits]| {
+            AnswerPrices(BTreeMap::from([(n_symbols, prices.to_vec())])).validate()
+        };
+        assert_eq!(validate(&prices), Ok(()), "{list:?}");
+        if let Some(last) = prices.last_mut() {
+            *last = MicroBits(last.get() - 1);
+        }
+        assert_eq!(
+            validate(&prices),
+            Err(PriceError::Kraft { n_symbols }),
+            "{list:?}"
+        );
     }
 }

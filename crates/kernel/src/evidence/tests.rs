@@ -6,6 +6,7 @@
 
 use super::*;
 use crate::price::{SettlementPrices, threshold};
+use crate::score::SizeClass;
 
 const ALPHA: u32 = 50_000;
 
@@ -226,4 +227,44 @@ fn a_tight_e_variable_nearly_attains_the_bound() {
     let learned = attained(SettlementPrices::default(), true);
     assert!((learned - 2.87).abs() < 5e-3, "{learned}");
     assert!(attained(fixed, false) >= 99.99);
+}
+
+fn score(classes: &[(u64, u64, u64)]) -> Score {
+    let class = |&(size, units, right)| SizeClass { size, units, right };
+    Score {
+        classes: classes.iter().map(class).collect(),
+    }
+}
+
+#[test]
+fn units_of_one_item_count_like_items_and_copies_of_an_item_buy_nothing() {
+    for table in [table(500_000, Strategy::Grid), alternative(800_000, 850_000)] {
+        for (right, units) in [(0, 7), (65, 100), (870, 1_000)] {
+            let alone = table.evidence_microbits(right, units);
+            assert_eq!(table.evidence_of(&score(&[(1, units, right)])), alone);
+            assert_eq!(table.evidence_of(&score(&[(9, units, 9 * right)])), alone);
+        }
+    }
+}
+
+#[test]
+fn a_unit_that_is_half_right_counts_less_than_its_mean_would_allow() {
+    let (p0, n) = (0.5, 200.0);
+    let table = table(500_000, Strategy::Grid);
+    // 200 units of ten items, seven right in each: the e-variable of the means themselves.
+    let of_means = (0..8)
+        .map(|g| n * (1.0 + 0.9 * 0.5f64.powi(g) / p0 * (0.7 - p0)).log2() - 3.0)
+        .fold(f64::MIN, f64::max);
+    let ours = table.evidence_of(&score(&[(10, 200, 1_400)])) as f64 / 1e6;
+    assert!(ours <= of_means && ours > 0.0, "{ours}, {of_means}");
+}
+
+#[test]
+fn units_of_mixed_sizes_are_added_up_in_units_not_items() {
+    let table = table(500_000, Strategy::Grid);
+    let mixed = table.evidence_of(&score(&[(1, 50, 40), (4, 50, 160)]));
+    let same = table.evidence_microbits(80, 100);
+    assert!((mixed - same).abs() <= 1, "{mixed}, {same}");
+    assert!(table.can_reach(100, MicroBits::from_bits(80)));
+    assert!(!table.can_reach(100, MicroBits::from_bits(100)));
 }

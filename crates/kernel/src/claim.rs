@@ -1,0 +1,563 @@
+//! A claim and its life.
+//!
+//! ```text
+//! create ─► Uncommitted ─commit─► Committed ─seal─► Sealed ─execute─► Executing ─settle─► Settled | Certified ─revoke─► Revoked
+//!                 └──────commit──────┘ (again, until sealed)
+//! ```
+//!
+//! [`ClaimState::after`] is the whole of it: a total function. *Tainted* and *stale* are no
+//! states of their own but read off the ancestors and the clock: see [`crate::state::View`].
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    bits::MicroBits,
+    cj,
+    id::{ClaimId, Digest, Fingerprint, HoldoutId, OwnerTag, RequestKey},
+    refusal::{Refusal, Step},
+};
+
+/// Where a claim is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum ClaimState {
+    /// Created; has no module.
+    Uncommitted,
+    /// Has a module and artifacts, which may still be replaced.
+    Committed,
+    /// Bound.
+    Sealed,
+    /// Has its place in the holdout's order; runs, or waits for its turn to settle.
+    Executing,
+    /// Ended, not certified.
+    Settled,
+    /// Ended, certified.
+    Certified,
+    /// Withdrawn by its owner or an operator.
+    Revoked,
+}
+
+impl ClaimState {
+    /// Every state.
+    pub const ALL: [Self; 7] = [
+        Self::Uncommitted,
+        Self::Committed,
+        Self::Sealed,
+        Self::Executing,
+        Self::Settled,
+        Self::Certified,
+        Self::Revoked,
+    ];
+
+    /// The state after a step (a settlement leads to `Settled`; the verdict may raise it to
+    /// `Certified`). Steps that find their work done leave the state as it is.
+    ///
+    /// # Errors
+    /// [`Refusal::WrongState`] where the step is not allowed.
+    pub fn after(self, step: Step) -> Result<Self, Refusal> {
+        match (self, step) {
+            (Self::Uncommitted | Self::Committed, Step::Commit) => Ok(Self::Committed),
+            (Self::Committed | Self::Sealed, Step::Seal) => Ok(Self::Sealed),
+            (Self::Sealed | Self::Executing, Step::Execute) => Ok(Self::Executing),
+            (Self::Settled | Self::Certified, Step::Execute) => Ok(self),
+            (Self::Executing, Step::Settle) => Ok(Self::Settled),
+            (Self::Settled | Self::Certified, Step::Revoke) => Ok(Self::Revoked),
+            (state, step) => Err(Refusal::WrongState { step, state }),
+        }
+    }
+}
+
+impl std::fmt::Display for ClaimState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Uncommitted => "uncommitted",
+            Self::Committed => "committed",
+            Self::Sealed => "sealed",
+            Self::Executing => "executing",
+            Self::Settled => "settled",
+            Self::Certified => "certified",
+            Self::Revoked => "revoked",
+        })
+    }
+}
+
+/// A resource class; never changes a verdict.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Lane {
+    /// 10⁸ fuel, 64 MiB, 64 oracle calls.
+    Fast,
+    /// 10⁹ fuel, 512 MiB, 1,024 oracle calls.
+    Heavy,
+}
+
+impl Lane {
+    /// The most fuel that a run may use.
+    #[must_use]
+    pub fn max_fuel(self) -> u64 {
+        match self {
+            Self::Fast => 100_000_000,
+            Self::Heavy => 1_000_000_000,
+        }
+    }
+
+    /// The most memory that a run may have, in bytes.
+    #[must_use]
+    pub fn max_memory_bytes(self) -> u64 {
+        match self {
+            Self::Fast => 64 << 20,
+            Self::Heavy => 512 << 20,
+        }
+    }
+
+    /// The most oracle calls that a run may make.
+    #[must_use]
+    pub fn max_oracle_calls(self) -> u32 {
+        match self {
+            Self::Fast => 64,
+            Self::Heavy => 1_024,
+        }
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Fast => "fast",
+            Self::Heavy => "heavy",
+        }
+    }
+}
+
+/// What a claim is created with: everything that its id covers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Terms {
+    /// Who owns it.
+    pub owner: OwnerTag,
+    /// The submitter's name for it, 1–128 bytes; never public.
+    pub claim_name: String,
+    /// The holdout that it is judged on.
+    pub holdout: HoldoutId,
+    /// The null spec that it is pinned to.
+    pub null_spec_hash: Digest,
+    /// The significance level that it asks for, in millionths; the stricter of it and the
+    /// policy's counts.
+    pub alpha_micros: u32,
+    /// Levels of the e-value that it may release.
+    pub levels: u8,
+    /// The oracle.
+    pub oracle_id: String,
+    /// The oracle's alphabet.
+    pub oracle_num_symbols: u32,
+    /// Fuel an epoch lasts; 0: the epoch never advances.
+    pub epoch_size: u64,
+    /// The epoch configuration's name, or empty.
+    pub epoch_config_ref: String,
+    /// Resource class.
+    pub lane: Lane,
+    /// The most credit that it may burn; 0: no limit of its own.
+    pub access_credit: u64,
+    /// The most that its questions may be charged, if declared.
+    pub max_answer_microbits: Option<u64>,
+    /// The schema of its output.
+    pub output_schema_id: String,
+    /// The Merkle root of its dependencies, if it has any.
+    pub dependency_merkle_root: Option<Digest>,
+}
+
+impl Terms {
+    /// The claim id: `D("evidenceos:claim_id:v3", CJ(terms))`.
+    #[must_use]
+    pub fn claim_id(&self) -> ClaimId {
+        let mut terms = cj::Object::new()
+            .put("owner_tag", self.owner.to_hex())
+            .put("claim_name", self.claim_name.as_str())
+            .put("holdout_id", self.holdout.to_hex())
+            .put("null_spec_hash", self.null_spec_hash.to_hex())
+            .put("alpha_micros", u64::from(self.alpha_micros))
+            .put("levels", u64::from(self.levels))
+            .put("oracle_id", self.oracle_id.as_str())
+            .put("oracle_num_symbols", u64::from(self.oracle_num_symbols))
+            .put("epoch_size", self.epoch_size)
+            .put("epoch_config_ref", self.epoch_config_ref.as_str())
+            .put("lane", self.lane.as_str())
+            .put("access_credit", self.access_credit)
+            .put("output_schema_id", self.output_schema_id.as_str());
+        if let Some(most) = self.max_answer_microbits {
+            terms = terms.put("max_answer_microbits", most);
+        }
+        if let Some(root) = self.dependency_merkle_root {
+            terms = terms.put("dependency_merkle_root", root.to_hex());
+        }
+        ClaimId(Digest::domain("evidenceos:claim_id:v3", &terms.to_bytes()).0)
+    }
+
+    /// The topic id, a label: `D("evidenceos:topic:v3", holdout_id ‖ null_spec_hash)`.
+    #[must_use]
+    pub fn topic_id(&self) -> Digest {
+        let mut payload = self.holdout.0.to_vec();
+        payload.extend_from_slice(&self.null_spec_hash.0);
+        Digest::domain("evidenceos:topic:v3", &payload)
+    }
+}
+
+/// Something that a claim is committed to.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Artifact {
+    /// What it is: `wasm`, `dependency`, or a label of the submitter's. 1–64 bytes.
+    pub kind: String,
+    /// Its digest.
+    pub hash: Digest,
+    /// The parent claim, for a dependency.
+    pub parent: Option<ClaimId>,
+}
+
+impl Artifact {
+    /// Whether it names a parent claim.
+    #[must_use]
+    pub fn is_dependency(&self) -> bool {
+        self.kind == "dependency"
+    }
+
+    /// Whether it is the claim's module.
+    #[must_use]
+    pub fn is_module(&self) -> bool {
+        matches!(self.kind.as_str(), "wasm" | "wasm_module")
+    }
+
+    /// The parent claim of a dependency: the one named, else the digest taken for a claim id.
+    #[must_use]
+    pub fn parent_claim(&self) -> ClaimId {
+        self.parent.unwrap_or(ClaimId(self.hash.0))
+    }
+}
+
+/// What is known of a validated module without running it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModuleFacts {
+    /// Digest of the bytes.
+    pub hash: Digest,
+    /// Length in bytes.
+    pub len: u32,
+    /// Whether it can ask an oracle.
+    pub asks: bool,
+    /// Whether it says itself what is judged.
+    pub submits: bool,
+}
+
+/// What a claim was committed to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Commitment {
+    /// Sorted by kind and hash.
+    pub artifacts: Vec<Artifact>,
+    /// The module.
+    pub module: ModuleFacts,
+    /// Parents, each with the hash of its capsule.
+    pub parents: Vec<(ClaimId, Digest)>,
+    /// An upper bound on the number of ancestors.
+    pub ancestors: u16,
+    /// Generations behind this claim.
+    pub depth: u8,
+}
+
+/// The most ancestors that a claim may have.
+pub const MAX_ANCESTORS: u16 = 256;
+/// The most generations that may stand behind a claim.
+pub const MAX_DEPTH: u8 = 32;
+/// The most parents that a claim may have.
+pub const MAX_PARENTS: usize = 64;
+
+/// How a run ended, in the capsule's words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// The evidence reached the threshold.
+    Certified,
+    /// It did not.
+    NotCertified,
+    /// The sealed part was not looked at.
+    NotJudged,
+    /// The run brought the process down twice, or could not be repeated.
+    Aborted,
+}
+
+impl Outcome {
+    /// The word in the capsule.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Certified => "certified",
+            Self::NotCertified => "not_certified",
+            Self::NotJudged => "not_judged",
+            Self::Aborted => "aborted",
+        }
+    }
+
+    /// Reads the capsule's word.
+    #[must_use]
+    pub fn parse(word: &str) -> Option<Self> {
+        [
+            Self::Certified,
+            Self::NotCertified,
+            Self::NotJudged,
+            Self::Aborted,
+        ]
+        .into_iter()
+        .find(|outcome| outcome.as_str() == word)
+    }
+}
+
+/// Why a run ended as it did. The codes are on the wire and in capsules.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[repr(u16)]
+pub enum Reason {
+    /// The published code of an approval.
+    Approved = 1,
+    /// The published code of a rejection.
+    Rejected = 2,
+    /// The evidence stayed below the threshold.
+    BelowThreshold = 101,
+    /// No vector, not even a perfect one, could reach the threshold.
+    OutOfReach = 102,
+    /// The module trapped.
+    Trap = 110,
+    /// It ran out of fuel.
+    OutOfFuel = 111,
+    /// It asked for more memory, or a deeper stack, than its lane has.
+    OutOfMemory = 112,
+    /// It passed a vector of a wrong length or with a value other than 0 and 1.
+    InvalidVector = 113,
+    /// A question no longer fitted what it may be charged.
+    AllowanceExhausted = 114,
+    /// It made more oracle calls than its lane has.
+    TooManyCalls = 115,
+    /// It passed a pointer outside its memory.
+    OutOfBounds = 116,
+    /// It emitted twice.
+    EmittedTwice = 117,
+    /// It ended without emitting.
+    NoOutput = 118,
+    /// What it emitted does not fit the output schema.
+    InvalidOutput = 119,
+    /// It submitted no vector to judge.
+    NothingToJudge = 120,
+    /// An ancestor was revoked.
+    AncestorRevoked = 121,
+    /// The run was aborted.
+    Aborted = 130,
+}
+
+impl Reason {
+    /// The number on the wire.
+    #[must_use]
+    pub fn code(self) -> u16 {
+        self as u16
+    }
+
+    /// What happened, in a sentence.
+    #[must_use]
+    pub fn sentence(self) -> &'static str {
+        match self {
+            Self::Approved => "Certified: the evidence reached the threshold.",
+            Self::Rejected => "Not certified.",
+            Self::BelowThreshold => "The evidence on the sealed part stayed below the threshold.",
+            Self::OutOfReach => {
+                "After all that has leaked, no prediction on these items, not even a perfect one, could be certified; the sealed part was not looked at."
+            }
+            Self::Trap => "The module trapped.",
+            Self::OutOfFuel => {
+                "The module ran out of fuel: it does too much work for its lane, or loops for ever."
+            }
+            Self::OutOfMemory => "The module asked for more memory or stack than its lane has.",
+            Self::InvalidVector => {
+                "The module passed a prediction vector of a wrong length, or with a value other than 0 and 1."
+            }
+            Self::AllowanceExhausted => {
+                "The module asked a question that no longer fitted into what this claim may be charged."
+            }
+            Self::TooManyCalls => "The module asked more questions than its lane allows.",
+            Self::OutOfBounds => "The module passed a pointer outside its memory.",
+            Self::EmittedTwice => "The module emitted its claim twice.",
+            Self::NoOutput => "The module ended without emitting a claim.",
+            Self::InvalidOutput => {
+                "What the module emitted is not one big-endian symbol of the claim's alphabet."
+            }
+            Self::NothingToJudge => "The module submitted no predictions to judge.",
+            Self::AncestorRevoked => "A claim on which this one depends was revoked.",
+            Self::Aborted => {
+                "The run could not be completed or repeated; its worst case was charged to the holdout, no credit to you."
+            }
+        }
+    }
+}
+
+/// The result of a claim.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settlement {
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Why, sorted.
+    pub reasons: Vec<Reason>,
+    /// What the guest emitted, where it was valid.
+    pub output: Vec<u8>,
+    /// The released e-value's exponent, where certified.
+    pub e_value_log2: Option<u64>,
+    /// Charged to the answer pools.
+    pub answers_charged: MicroBits,
+    /// Charged to the sealed pool.
+    pub price: MicroBits,
+    /// What the evidence had to reach.
+    pub threshold: MicroBits,
+    /// Fuel used.
+    pub fuel: u64,
+    /// Digest of the trace.
+    pub trace_hash: Digest,
+    /// Length of the trace in bytes.
+    pub trace_len: u64,
+    /// Digest of the capsule.
+    pub capsule_hash: Digest,
+    /// Where the capsule stands in the log.
+    pub index: u64,
+    /// When.
+    pub settled_unix_ms: u64,
+}
+
+/// A withdrawn result.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Revocation {
+    /// Why, in the revoker's words; 1–256 bytes.
+    pub reason: String,
+    /// When.
+    pub revoked_unix_ms: u64,
+    /// Where the revocation stands in the log.
+    pub index: u64,
+}
+
+/// The calls on a claim that remember their last request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Method {
+    /// CommitArtifacts.
+    Commit,
+    /// Freeze, FreezeGates, Seal, SealClaim.
+    Seal,
+    /// ExecuteClaimV2.
+    Execute,
+    /// RevokeClaim.
+    Revoke,
+}
+
+/// The last request of one method on a claim. It lives in the claim's row, so that the hot path
+/// writes no row under a random key for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastRequest {
+    /// The method.
+    pub method: Method,
+    /// The request's key.
+    pub key: RequestKey,
+    /// What it asked.
+    pub fingerprint: Fingerprint,
+    /// When it was remembered.
+    pub at_unix_ms: u64,
+    /// How it was refused, if it was.
+    pub refusal: Option<Refusal>,
+}
+
+/// A claim.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claim {
+    /// Number in order of creation; the store's key.
+    pub seq: u64,
+    /// Its id.
+    pub id: ClaimId,
+    /// What it was created with.
+    pub terms: Terms,
+    /// Where it is.
+    pub state: ClaimState,
+    /// When it was created.
+    pub created_unix_ms: u64,
+    /// What it was committed to.
+    pub commitment: Option<Commitment>,
+    /// The digest of everything bound, once sealed.
+    pub seal_hash: Option<Digest>,
+    /// Its result.
+    pub settlement: Option<Settlement>,
+    /// Its withdrawal.
+    pub revocation: Option<Revocation>,
+    /// Last request of each method.
+    pub requests: Vec<LastRequest>,
+    /// Whether an earlier request of this claim is remembered elsewhere.
+    pub displaced_requests: bool,
+}
+
+impl Claim {
+    /// The bytes that one output symbol takes under the legacy schema: ⌈⌈log2 n⌉ / 8⌉.
+    #[must_use]
+    pub fn output_len(&self) -> usize {
+        let bits = u32::BITS - (self.terms.oracle_num_symbols - 1).leading_zeros();
+        (bits.max(1) as usize).div_ceil(8)
+    }
+
+    /// Whether `output` is one big-endian symbol of the claim's alphabet.
+    #[must_use]
+    pub fn accepts_output(&self, output: &[u8]) -> bool {
+        output.len() == self.output_len()
+            && output
+                .iter()
+                .fold(0u64, |value, &byte| value << 8 | u64::from(byte))
+                < u64::from(self.terms.oracle_num_symbols)
+    }
+
+    /// `D("evidenceos:seal:v3", CJ{…})` over everything that is bound.
+    #[must_use]
+    pub fn seal_hash_of(&self, commitment: &Commitment, policy_hash: Digest) -> Digest {
+        let artifacts: Vec<cj::Value> = commitment
+            .artifacts
+            .iter()
+            .map(|artifact| {
+                let mut object = cj::Object::new()
+                    .put("kind", artifact.kind.as_str())
+                    .put("hash", artifact.hash.to_hex());
+                if let Some(parent) = artifact.parent {
+                    object = object.put("claim_id", parent.to_hex());
+                }
+                object.into()
+            })
+            .collect();
+        let bound = cj::Object::new()
+            .put("claim_id", self.id.to_hex())
+            .put("artifacts", artifacts)
+            .put("wasm_hash", commitment.module.hash.to_hex())
+            .put("policy_hash", policy_hash.to_hex())
+            .put("null_spec_hash", self.terms.null_spec_hash.to_hex());
+        Digest::domain("evidenceos:seal:v3", &bound.to_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn life_of_a_claim_is_a_total_function() {
+        use ClaimState::*;
+        // Rows: states in order. Columns: commit, seal, execute, settle, revoke.
+        let table: [[Option<ClaimState>; 5]; 7] = [
+            [Some(Committed), None, None, None, None],
+            [Some(Committed), Some(Sealed), None, None, None],
+            [None, Some(Sealed), Some(Executing), None, None],
+            [None, None, Some(Executing), Some(Settled), None],
+            [None, None, Some(Settled), None, Some(Revoked)],
+            [None, None, Some(Certified), None, Some(Revoked)],
+            [None, None, None, None, None],
+        ];
+        let steps = [
+            Step::Commit,
+            Step::Seal,
+            Step::Execute,
+            Step::Settle,
+            Step::Revoke,
+        ];
+        for (state, row) in ClaimState::ALL.into_iter().zip(table) {
+            for (step, wanted) in steps.into_iter().zip(row) {
+                assert_eq!(state.after(step).ok(), wanted, "{state:?} {step:?}");
+            }
+        }
+    }
+}

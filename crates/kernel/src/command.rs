@@ -1,0 +1,361 @@
+//! What can be asked of the kernel, and what it answers.
+//!
+//! Commands carry everything that a decision needs from outside: time comes beside them, random
+//! bytes and digests of bulk data inside them. Nothing here is parsed from the wire.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    claim::{
+        Artifact, Claim, ClaimState, LastRequest, Method, ModuleFacts, Reason, Revocation,
+        Settlement, Terms,
+    },
+    holdout::{Description, Holdout, InFlight},
+    id::{ClaimId, Digest, Fingerprint, HoldoutId, OwnerTag, RequestKey},
+    record::AnswerTally,
+    refusal::{Refusal, Role},
+    score::Score,
+};
+
+/// Who calls, as the edge has verified it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Caller {
+    /// The caller's tag.
+    pub tag: OwnerTag,
+    /// Whether the caller administers the server.
+    pub operator: bool,
+    /// Whether the caller reads all capsules.
+    pub auditor: bool,
+}
+
+impl Caller {
+    /// The driver itself, about work of its own.
+    pub const DRIVER: Self = Self {
+        tag: OwnerTag([0; 16]),
+        operator: true,
+        auditor: true,
+    };
+
+    /// Demands the operator role.
+    ///
+    /// # Errors
+    /// [`Refusal::RoleRequired`].
+    pub fn must_operate(&self) -> Result<(), Refusal> {
+        if self.operator {
+            Ok(())
+        } else {
+            Err(Refusal::RoleRequired(Role::Operator))
+        }
+    }
+
+    /// Whether a claim is this caller's to act on.
+    #[must_use]
+    pub fn may_act_on(&self, claim: &Claim) -> bool {
+        self.operator || claim.terms.owner == self.tag
+    }
+
+    /// Whether a claim is this caller's to read.
+    #[must_use]
+    pub fn may_read(&self, claim: &Claim) -> bool {
+        self.auditor || self.may_act_on(claim)
+    }
+}
+
+/// An idempotency key with the content that it was sent with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stamp {
+    /// The key.
+    pub key: RequestKey,
+    /// The content.
+    pub fingerprint: Fingerprint,
+}
+
+/// A command, who sent it, and under which key.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// Who.
+    pub caller: Caller,
+    /// Under which key; absent: no idempotency.
+    pub stamp: Option<Stamp>,
+    /// What.
+    pub command: Command,
+}
+
+/// What can be asked.
+#[derive(Debug, Clone)]
+pub enum Command {
+    /// Register a holdout.
+    PutHoldout(Box<PutHoldout>),
+    /// Take no more claims on a holdout.
+    RetireHoldout {
+        /// Which.
+        holdout: HoldoutId,
+        /// Why, 1–256 bytes.
+        reason: String,
+    },
+    /// Make a retired holdout's labels public.
+    OpenHoldout {
+        /// Which.
+        holdout: HoldoutId,
+    },
+    /// Create a claim.
+    CreateClaim {
+        /// `terms.claim_id()`.
+        id: ClaimId,
+        /// What it is bound to.
+        terms: Box<Terms>,
+    },
+    /// Give a claim its module and artifacts.
+    CommitArtifacts {
+        /// Which.
+        claim: ClaimId,
+        /// What it is committed to.
+        artifacts: Vec<Artifact>,
+        /// What is known of the validated module.
+        module: ModuleFacts,
+    },
+    /// Bind a claim.
+    SealClaim {
+        /// Which.
+        claim: ClaimId,
+    },
+    /// Admit a claim's run.
+    ExecuteClaim {
+        /// Which.
+        claim: ClaimId,
+    },
+    /// Withdraw a claim.
+    RevokeClaim {
+        /// Which.
+        claim: ClaimId,
+        /// Why, 1–256 bytes.
+        reason: String,
+    },
+    /// Note that a run found unfinished is begun again.
+    BeginAgain {
+        /// The holdout.
+        holdout: HoldoutId,
+        /// The run's number.
+        number: u64,
+    },
+    /// End a run. Only the oldest run of its holdout can end.
+    Settle {
+        /// The holdout.
+        holdout: HoldoutId,
+        /// The run's number.
+        number: u64,
+        /// What it did.
+        report: Box<RunReport>,
+    },
+    /// End a run that cannot be repeated, at its worst case.
+    Abort {
+        /// The holdout.
+        holdout: HoldoutId,
+        /// The run's number.
+        number: u64,
+    },
+}
+
+/// A holdout to register; its bulk is in the store already.
+#[derive(Debug, Clone)]
+pub struct PutHoldout {
+    /// Its name.
+    pub reference: String,
+    /// What will be public of it.
+    pub description: Description,
+    /// Digest of its encrypted items.
+    pub blob: Digest,
+    /// Keyed digest of its labels.
+    pub labels_key: Digest,
+    /// Whether its items came with ids.
+    pub has_item_ids: bool,
+    /// The generation of holdouts that it was checked against.
+    pub generation: u64,
+}
+
+/// What a run did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunReport {
+    /// How it ended.
+    pub end: RunEnd,
+    /// What it asked.
+    pub answers: AnswerTally,
+    /// How right the judged vector is on the sealed part, if there is one.
+    pub score: Option<Score>,
+    /// Fuel used.
+    pub fuel: u64,
+    /// Digest of the trace.
+    pub trace_hash: Digest,
+    /// Length of the trace in bytes.
+    pub trace_len: u64,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RunEnd {
+    /// It returned after emitting this.
+    Emitted(Vec<u8>),
+    /// It returned without emitting.
+    NoOutput,
+    /// It trapped.
+    Trapped(Reason),
+}
+
+/// What happened. Events are all that changes state; the journal keeps each whole.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Event {
+    /// A holdout was registered.
+    HoldoutRegistered(Box<Holdout>),
+    /// A holdout takes no more claims.
+    HoldoutRetired(HoldoutId),
+    /// A holdout's labels are public.
+    HoldoutOpened(HoldoutId),
+    /// A claim was created.
+    ClaimCreated(Box<Claim>),
+    /// A claim was given a module and artifacts.
+    ArtifactsCommitted {
+        /// Which.
+        claim: ClaimId,
+        /// What.
+        commitment: Box<crate::claim::Commitment>,
+    },
+    /// A claim was bound.
+    ClaimSealed {
+        /// Which.
+        claim: ClaimId,
+        /// To what.
+        seal_hash: Digest,
+    },
+    /// A run took its place.
+    RunAdmitted {
+        /// The holdout.
+        holdout: HoldoutId,
+        /// The run.
+        run: InFlight,
+    },
+    /// A run was begun again after a crash.
+    RunBegunAgain {
+        /// The holdout.
+        holdout: HoldoutId,
+        /// The run's number.
+        number: u64,
+    },
+    /// The oldest run of a holdout ended.
+    RunSettled {
+        /// The holdout.
+        holdout: HoldoutId,
+        /// The claim.
+        claim: ClaimId,
+        /// Its result.
+        settlement: Box<Settlement>,
+    },
+    /// A claim was withdrawn.
+    ClaimRevoked {
+        /// Which.
+        claim: ClaimId,
+        /// How.
+        revocation: Revocation,
+    },
+    /// A claim remembers its last request of a method.
+    ClaimRequestRemembered {
+        /// Which.
+        claim: ClaimId,
+        /// The request.
+        request: LastRequest,
+    },
+    /// A request that has no claim row to live in is remembered.
+    RequestRemembered {
+        /// Its key.
+        key: RequestKey,
+        /// What came of it.
+        remembered: Remembered,
+    },
+}
+
+/// A request remembered under its key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Remembered {
+    /// What it asked.
+    pub fingerprint: Fingerprint,
+    /// When.
+    pub at_unix_ms: u64,
+    /// What came of it; the reply is made from this again.
+    pub result: RememberedResult,
+}
+
+/// What came of a remembered request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RememberedResult {
+    /// It was refused.
+    Refused(Refusal),
+    /// It created a claim, or found it in a state.
+    Created(ClaimId, ClaimState),
+    /// It acted on a claim.
+    Acted(Method, ClaimId),
+    /// It acted on a holdout.
+    Holdout(HoldoutId),
+}
+
+/// What the kernel answers.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Reply {
+    /// A claim was created, or was there.
+    Created {
+        /// Its id.
+        claim: ClaimId,
+        /// Its topic.
+        topic: Digest,
+        /// Its state.
+        state: ClaimState,
+    },
+    /// A claim is in a state.
+    State(ClaimState),
+    /// A run is under way; the result follows when it has settled.
+    Running(ClaimId),
+    /// A run has its result.
+    Settled(Box<Claim>),
+    /// A claim was withdrawn.
+    Revoked {
+        /// When.
+        at_unix_ms: u64,
+    },
+    /// A holdout.
+    Holdout(Box<Holdout>),
+    /// Refused, and remembered under its key.
+    Refused(Refusal),
+    /// The driver's own work is done.
+    Done,
+}
+
+/// Events to apply, entries to append, and the reply to give once both are durable.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Decision {
+    /// In order.
+    pub events: Vec<Event>,
+    /// In order; the first stands at the stage's next index.
+    pub entries: Vec<Vec<u8>>,
+    /// The reply.
+    pub reply: Reply,
+}
+
+impl Decision {
+    /// A decision that changes nothing.
+    #[must_use]
+    pub fn reply(reply: Reply) -> Self {
+        Self {
+            events: Vec::new(),
+            entries: Vec::new(),
+            reply,
+        }
+    }
+
+    /// One event without an entry.
+    #[must_use]
+    pub fn event(event: Event, reply: Reply) -> Self {
+        Self {
+            events: vec![event],
+            entries: Vec::new(),
+            reply,
+        }
+    }
+}

@@ -1,0 +1,304 @@
+//! Creating, committing, sealing and revoking claims.
+
+use sha2::{Digest as _, Sha256};
+
+use crate::{
+    claim::{
+        Artifact, Claim, ClaimState, Commitment, MAX_ANCESTORS, MAX_DEPTH, MAX_PARENTS,
+        ModuleFacts, Revocation, Terms,
+    },
+    command::{Caller, Decision, Event, Reply},
+    holdout::{HoldoutStatus, MICROS},
+    id::{ClaimId, Digest},
+    record,
+    refusal::{Refusal, Step},
+    state::Stage,
+};
+
+pub(super) fn create(stage: &Stage<'_>, id: ClaimId, terms: &Terms) -> Result<Decision, Refusal> {
+    debug_assert_eq!(id, terms.claim_id());
+    let reply = |state| Reply::Created {
+        claim: id,
+        topic: terms.topic_id(),
+        state,
+    };
+    if let Some(claim) = stage.claim(&id) {
+        return Ok(Decision::reply(reply(claim.state)));
+    }
+    check_terms(stage, terms)?;
+    let claim = Claim {
+        seq: stage.counters().next_claim_seq,
+        id,
+        terms: terms.clone(),
+        state: ClaimState::Uncommitted,
+        created_unix_ms: stage.now_unix_ms(),
+        commitment: None,
+        seal_hash: None,
+        settlement: None,
+        revocation: None,
+        requests: Vec::new(),
+        displaced_requests: false,
+    };
+    Ok(Decision::event(
+        Event::ClaimCreated(Box::new(claim)),
+        reply(ClaimState::Uncommitted),
+    ))
+}
+
+fn check_terms(stage: &Stage<'_>, terms: &Terms) -> Result<(), Refusal> {
+    let holdout = stage
+        .holdout(&terms.holdout)
+        .ok_or_else(|| Refusal::UnknownHoldout(terms.holdout.to_hex()))?;
+    if holdout.status != HoldoutStatus::Registered {
+        return Err(Refusal::HoldoutRetired(holdout.reference.clone()));
+    }
+    let description = &holdout.description;
+    if terms.null_spec_hash != description.null_spec.hash() {
+        return Err(Refusal::field(
+            "nullspec_id",
+            format!(
+                "this holdout's null spec is {}; leave it empty to take that one",
+                description.null_spec.hash()
+            ),
+        ));
+    }
+    if description.null_spec.expired_at(stage.now_unix_ms()) {
+        return Err(Refusal::Stale);
+    }
+    if !(1..MICROS).contains(&terms.alpha_micros) {
+        return Err(Refusal::field(
+            "alpha_micros",
+            "must be between 1 and 999999, in millionths: 50000 is 0.05",
+        ));
+    }
+    let policy = &description.policy;
+    if !(2..=policy.max_symbols).contains(&terms.oracle_num_symbols) {
+        return Err(Refusal::field(
+            "oracle_num_symbols",
+            format!(
+                "must be between 2 and {} on this holdout",
+                policy.max_symbols
+            ),
+        ));
+    }
+    if terms.levels > policy.levels {
+        return Err(Refusal::field(
+            "levels",
+            format!(
+                "this holdout releases at most {} levels of the e-value",
+                policy.levels
+            ),
+        ));
+    }
+    Ok(())
+}
+
+pub(super) fn commit(
+    stage: &Stage<'_>,
+    claim: &Claim,
+    caller: &Caller,
+    artifacts: &[Artifact],
+    module: ModuleFacts,
+) -> Result<Decision, Refusal> {
+    claim.state.after(Step::Commit)?;
+    check_artifacts(artifacts, module)?;
+    check_dependency_root(claim, artifacts)?;
+    let (parents, ancestors, depth) = parents(stage, claim, caller, artifacts)?;
+    let mut artifacts = artifacts.to_vec();
+    artifacts.sort();
+    let commitment = Commitment {
+        artifacts,
+        module,
+        parents,
+        ancestors,
+        depth,
+    };
+    Ok(Decision::event(
+        Event::ArtifactsCommitted {
+            claim: claim.id,
+            commitment: Box::new(commitment),
+        },
+        Reply::State(ClaimState::Committed),
+    ))
+}
+
+fn check_artifacts(artifacts: &[Artifact], module: ModuleFacts) -> Result<(), Refusal> {
+    if !(1..=128).contains(&artifacts.len()) {
+        return Err(Refusal::field(
+            "artifacts",
+            "there must be 1 to 128 of them",
+        ));
+    }
+    if let Some(bad) = artifacts
+        .iter()
+        .find(|artifact| !(1..=64).contains(&artifact.kind.len()))
+    {
+        return Err(Refusal::field(
+            "artifacts.kind",
+            format!("must be 1 to 64 bytes; one has {}", bad.kind.len()),
+        ));
+    }
+    let named = artifacts.iter().rev().find(|artifact| artifact.is_module());
+    if named.is_none_or(|artifact| artifact.hash != module.hash) {
+        return Err(Refusal::field(
+            "artifacts",
+            format!(
+                "one of kind \"wasm\" must carry the module's SHA-256, {}",
+                module.hash
+            ),
+        ));
+    }
+    Ok(())
+}
+
+fn check_dependency_root(claim: &Claim, artifacts: &[Artifact]) -> Result<(), Refusal> {
+    let mut hashes: Vec<Digest> = artifacts
+        .iter()
+        .filter(|artifact| artifact.is_dependency())
+        .map(|artifact| artifact.hash)
+        .collect();
+    hashes.sort();
+    let found = dependency_merkle_root(&hashes);
+    match claim.terms.dependency_merkle_root {
+        None if hashes.is_empty() => Ok(()),
+        None => Err(Refusal::field(
+            "artifacts",
+            "the claim was created without dependencies; create it with their Merkle root in signals.dependency_merkle_root",
+        )),
+        Some(wanted) if wanted == found => Ok(()),
+        Some(wanted) => Err(Refusal::DependencyRoot { found, wanted }),
+    }
+}
+
+/// The published root over sorted dependency hashes: leaves SHA-256(item), pairs
+/// SHA-256(left ‖ right), an odd node paired with itself, SHA-256("") for none.
+#[must_use]
+pub fn dependency_merkle_root(sorted: &[Digest]) -> Digest {
+    let mut level: Vec<Digest> = sorted.iter().map(|hash| Digest::of(&hash.0)).collect();
+    if level.is_empty() {
+        return Digest::of(b"");
+    }
+    while level.len() > 1 {
+        level = level
+            .chunks(2)
+            .map(|pair| {
+                let right = pair.last().unwrap_or(&pair[0]);
+                Digest(
+                    Sha256::new()
+                        .chain_update(pair[0].0)
+                        .chain_update(right.0)
+                        .finalize()
+                        .into(),
+                )
+            })
+            .collect();
+    }
+    level[0]
+}
+
+type Parents = (Vec<(ClaimId, Digest)>, u16, u8);
+
+fn parents(
+    stage: &Stage<'_>,
+    claim: &Claim,
+    caller: &Caller,
+    artifacts: &[Artifact],
+) -> Result<Parents, Refusal> {
+    let too_many = Refusal::TooManyAncestors {
+        max_ancestors: MAX_ANCESTORS,
+        max_depth: MAX_DEPTH,
+    };
+    let mut parents: Vec<(ClaimId, Digest)> = Vec::new();
+    let (mut ancestors, mut depth) = (0u16, 0u8);
+    for artifact in artifacts.iter().filter(|artifact| artifact.is_dependency()) {
+        let id = artifact.parent_claim();
+        let unknown = Refusal::UnknownDependency(artifact.hash);
+        let parent = stage
+            .claim(&id)
+            .filter(|_| id != claim.id)
+            .ok_or(unknown.clone())?;
+        let capsule = parent
+            .settlement
+            .as_ref()
+            .map(|s| s.capsule_hash)
+            .ok_or(unknown.clone())?;
+        // Who names the capsule's hash has seen the capsule, so it need not be his own claim;
+        // a bare claim id must be, or ids could be tried out.
+        let known = match artifact.parent {
+            Some(_) => capsule == artifact.hash,
+            None => caller.may_act_on(parent),
+        };
+        if !known {
+            return Err(unknown);
+        }
+        if parents.iter().any(|(known, _)| *known == id) {
+            continue;
+        }
+        parents.push((id, capsule));
+        let behind = parent
+            .commitment
+            .as_ref()
+            .map_or((0, 0), |c| (c.ancestors, c.depth));
+        ancestors = ancestors.saturating_add(1).saturating_add(behind.0);
+        depth = depth.max(behind.1.saturating_add(1));
+        if parents.len() > MAX_PARENTS || ancestors > MAX_ANCESTORS || depth > MAX_DEPTH {
+            return Err(too_many);
+        }
+    }
+    parents.sort();
+    Ok((parents, ancestors, depth))
+}
+
+pub(super) fn seal(stage: &Stage<'_>, claim: &Claim) -> Result<Decision, Refusal> {
+    let state = claim.state.after(Step::Seal)?;
+    let reply = Reply::State(state);
+    let (Some(commitment), Some(holdout)) =
+        (&claim.commitment, stage.holdout(&claim.terms.holdout))
+    else {
+        return Err(Refusal::WrongState {
+            step: Step::Seal,
+            state: claim.state,
+        });
+    };
+    if claim.state == ClaimState::Sealed {
+        return Ok(Decision::reply(reply));
+    }
+    let seal_hash = claim.seal_hash_of(commitment, holdout.description.policy.hash());
+    Ok(Decision::event(
+        Event::ClaimSealed {
+            claim: claim.id,
+            seal_hash,
+        },
+        reply,
+    ))
+}
+
+pub(super) fn revoke(stage: &Stage<'_>, claim: &Claim, reason: &str) -> Result<Decision, Refusal> {
+    super::public_text("reason", reason)?;
+    claim.state.after(Step::Revoke)?;
+    let Some(settlement) = &claim.settlement else {
+        return Err(Refusal::WrongState {
+            step: Step::Revoke,
+            state: claim.state,
+        });
+    };
+    let now = stage.now_unix_ms();
+    let revocation = Revocation {
+        reason: reason.to_owned(),
+        revoked_unix_ms: now,
+        index: stage.next_index(),
+    };
+    Ok(Decision {
+        events: vec![Event::ClaimRevoked {
+            claim: claim.id,
+            revocation,
+        }],
+        entries: vec![record::claim_revoked(
+            claim.id,
+            settlement.capsule_hash,
+            reason,
+            now,
+        )],
+        reply: Reply::Revoked { at_unix_ms: now },
+    })
+}

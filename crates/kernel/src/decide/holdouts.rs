@@ -1,0 +1,147 @@
+//! Registering, retiring and opening holdouts.
+
+use crate::{
+    command::{Caller, Decision, Event, PutHoldout, Reply},
+    holdout::{Holdout, HoldoutStatus, MAX_ITEMS, Meter},
+    id::HoldoutId,
+    record,
+    refusal::Refusal,
+    state::Stage,
+};
+
+pub(super) fn put(
+    stage: &Stage<'_>,
+    caller: &Caller,
+    put: &PutHoldout,
+) -> Result<Decision, Refusal> {
+    caller.must_operate()?;
+    if put.generation != stage.counters().holdouts_generation {
+        return Err(Refusal::HoldoutsChanged);
+    }
+    check(put)?;
+    if stage.holdout_by_reference(&put.reference).is_some() {
+        return Err(Refusal::HoldoutExists(format!(
+            "a holdout named {:?} is registered already; a changed or fresh batch of items is a new holdout, under a new name",
+            put.reference
+        )));
+    }
+    if let Some(other) = stage
+        .holdouts()
+        .find(|other| other.labels_key == put.labels_key)
+    {
+        return Err(Refusal::HoldoutExists(format!(
+            "these labels are registered already, as holdout {:?}; registering them twice would release twice as much about them",
+            other.reference
+        )));
+    }
+    let now = stage.now_unix_ms();
+    let entry = record::holdout_registered(&put.reference, &put.description, now);
+    let holdout = Holdout {
+        seq: stage.counters().next_holdout_seq,
+        id: record::holdout_id(&entry),
+        reference: put.reference.clone(),
+        description: put.description.clone(),
+        blob: put.blob,
+        labels_key: put.labels_key,
+        has_item_ids: put.has_item_ids,
+        status: HoldoutStatus::Registered,
+        registered_unix_ms: now,
+        index: stage.next_index(),
+        answers: Meter::default(),
+        sealed: Meter::default(),
+        settled: 0,
+        certified: 0,
+        admitted: 0,
+        in_flight: Default::default(),
+    };
+    Ok(Decision {
+        events: vec![Event::HoldoutRegistered(Box::new(holdout.clone()))],
+        entries: vec![entry],
+        reply: Reply::Holdout(Box::new(holdout)),
+    })
+}
+
+fn check(put: &PutHoldout) -> Result<(), Refusal> {
+    let description = &put.description;
+    if !(1..=MAX_ITEMS).contains(&description.items) {
+        return Err(Refusal::field(
+            "items",
+            format!(
+                "a holdout has 1 to {MAX_ITEMS} items, this one {}",
+                description.items
+            ),
+        ));
+    }
+    if description.sealed_items == 0 {
+        return Err(Refusal::field(
+            "answer_share_micros",
+            "leaves no sealed items; lower the share or add items",
+        ));
+    }
+    description
+        .policy
+        .validate()
+        .map_err(|error| Refusal::field(&format!("policy.{}", error.field), error.rule))
+}
+
+pub(super) fn retire(
+    stage: &Stage<'_>,
+    caller: &Caller,
+    id: &HoldoutId,
+    reason: &str,
+) -> Result<Decision, Refusal> {
+    caller.must_operate()?;
+    super::public_text("reason", reason)?;
+    let holdout = find(stage, id)?;
+    if holdout.status != HoldoutStatus::Registered {
+        return Ok(Decision::reply(Reply::Holdout(Box::new(holdout.clone()))));
+    }
+    let retired = Holdout {
+        status: HoldoutStatus::Retired,
+        ..holdout.clone()
+    };
+    Ok(Decision {
+        events: vec![Event::HoldoutRetired(*id)],
+        entries: vec![record::holdout_retired(*id, reason, stage.now_unix_ms())],
+        reply: Reply::Holdout(Box::new(retired)),
+    })
+}
+
+pub(super) fn open(
+    stage: &Stage<'_>,
+    caller: &Caller,
+    id: &HoldoutId,
+) -> Result<Decision, Refusal> {
+    caller.must_operate()?;
+    let holdout = find(stage, id)?;
+    match holdout.status {
+        HoldoutStatus::Opened => Ok(Decision::reply(Reply::Holdout(Box::new(holdout.clone())))),
+        HoldoutStatus::Registered => Err(Refusal::field(
+            "holdout",
+            format!(
+                "{:?} still takes claims; opening makes its labels public, so retire it first",
+                holdout.reference
+            ),
+        )),
+        HoldoutStatus::Retired if !holdout.in_flight.is_empty() => {
+            Err(Refusal::RunsInFlight(holdout.in_flight.len()))
+        }
+        HoldoutStatus::Retired => {
+            let opened = Holdout {
+                status: HoldoutStatus::Opened,
+                ..holdout.clone()
+            };
+            Ok(Decision {
+                events: vec![Event::HoldoutOpened(*id)],
+                entries: vec![record::holdout_opened(*id, stage.now_unix_ms())],
+                reply: Reply::Holdout(Box::new(opened)),
+            })
+        }
+    }
+}
+
+fn find<'s>(stage: &'s Stage<'_>, id: &HoldoutId) -> Result<&'s Holdout, Refusal> {
+    stage
+        .holdout(id)
+        .ok_or_else(|| Refusal::UnknownHoldout(id.to_hex()))
+}

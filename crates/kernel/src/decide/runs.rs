@@ -1,0 +1,427 @@
+//! Admitting and settling runs: where leakage is reserved, priced and charged.
+//!
+//! Runs of one holdout settle in the order in which they were admitted. k, c and the ordinal are
+//! read at the settlement and nowhere else, and the evidence is looked at last: everything before
+//! it is a function of what was released already.
+
+use crate::{
+    bits::MicroBits,
+    claim::{Claim, ClaimState, Outcome, Reason, Settlement},
+    command::{Decision, Event, Reply, RunEnd, RunReport},
+    holdout::{Holdout, HoldoutStatus, InFlight},
+    id::{Digest, HoldoutId},
+    price::{self, Quote},
+    record::{self, AnswerTally, Capsule, Ledger},
+    refusal::{Pool, Refusal, Step},
+    state::Stage,
+};
+
+pub(super) fn admit(stage: &Stage<'_>, claim: &Claim) -> Result<Decision, Refusal> {
+    claim.state.after(Step::Execute)?;
+    match claim.state {
+        ClaimState::Settled | ClaimState::Certified => {
+            return Ok(Decision::reply(Reply::Settled(Box::new(claim.clone()))));
+        }
+        ClaimState::Executing => return Ok(Decision::reply(Reply::Running(claim.id))),
+        ClaimState::Uncommitted
+        | ClaimState::Committed
+        | ClaimState::Sealed
+        | ClaimState::Revoked => {}
+    }
+    let holdout = stage
+        .holdout(&claim.terms.holdout)
+        .ok_or_else(|| Refusal::UnknownHoldout(claim.terms.holdout.to_hex()))?;
+    if holdout.status != HoldoutStatus::Registered {
+        return Err(Refusal::HoldoutRetired(holdout.reference.clone()));
+    }
+    if holdout
+        .description
+        .null_spec
+        .expired_at(stage.now_unix_ms())
+    {
+        return Err(Refusal::Stale);
+    }
+    if let Some(ancestor) = stage.revoked_ancestor(claim) {
+        return Err(Refusal::Tainted { ancestor });
+    }
+    let run = InFlight {
+        number: holdout.admitted,
+        claim: claim.id,
+        owner: claim.terms.owner,
+        answers_reserved: reserve_answers(stage, claim, holdout)?,
+        sealed_reserved: reserve_settlement(claim, holdout)?,
+        attempt: 0,
+        engine: stage.engine().to_owned(),
+    };
+    Ok(Decision::event(
+        Event::RunAdmitted {
+            holdout: holdout.id,
+            run,
+        },
+        Reply::Running(claim.id),
+    ))
+}
+
+/// The most that a run's questions may be charged. Undeclared, it is what its calls could cost as
+/// far as the budgets reach; what others have reserved is waited for and not left out, so that
+/// the allowance does not depend on who else is running.
+fn reserve_answers(
+    stage: &Stage<'_>,
+    claim: &Claim,
+    holdout: &Holdout,
+) -> Result<MicroBits, Refusal> {
+    let policy = &holdout.description.policy;
+    let own = stage.pool(holdout.id, claim.terms.owner).answers;
+    let own_left = own.left(policy.principal_answer_budget);
+    let all_left = holdout.answers.left(policy.answer_budget);
+    let needed = match claim.terms.max_answer_microbits {
+        Some(declared) => MicroBits(declared),
+        None => most_asked(claim, holdout).min(own_left).min(all_left),
+    };
+    for (pool, meter, budget, left) in [
+        (
+            Pool::PrincipalAnswers,
+            own,
+            policy.principal_answer_budget,
+            own_left,
+        ),
+        (
+            Pool::Answers,
+            holdout.answers,
+            policy.answer_budget,
+            all_left,
+        ),
+    ] {
+        if needed > left {
+            return Err(Refusal::BudgetExhausted { pool, needed, left });
+        }
+        if needed > meter.free(budget) {
+            return Err(Refusal::Reserved { pool });
+        }
+    }
+    Ok(needed)
+}
+
+/// What all calls of a claim's lane would cost at the dearest symbol.
+fn most_asked(claim: &Claim, holdout: &Holdout) -> MicroBits {
+    let asks = claim
+        .commitment
+        .as_ref()
+        .is_some_and(|commitment| commitment.module.asks);
+    if !asks || holdout.description.answer_items == 0 {
+        return MicroBits::ZERO;
+    }
+    let calls = u64::from(claim.terms.lane.max_oracle_calls());
+    holdout
+        .description
+        .policy
+        .answer_prices
+        .dearest(claim.terms.oracle_num_symbols)
+        .ok()
+        .and_then(|dearest| dearest.checked_mul(calls))
+        .unwrap_or(MicroBits::MAX)
+}
+
+/// The worst price of this run's settlement, whatever becomes of the runs before it.
+fn reserve_settlement(claim: &Claim, holdout: &Holdout) -> Result<MicroBits, Refusal> {
+    let policy = &holdout.description.policy;
+    let ahead = holdout.in_flight.len() as u64;
+    let worst = |ahead| {
+        policy.settlement_prices.worst_case(
+            holdout.settled,
+            holdout.certified,
+            ahead,
+            claim.terms.levels,
+        )
+    };
+    let left = holdout.sealed.left(policy.sealed_budget);
+    // With nobody ahead it would need this much: more than is left can never be admitted.
+    if worst(0) > left {
+        return Err(Refusal::BudgetExhausted {
+            pool: Pool::Sealed,
+            needed: worst(0),
+            left,
+        });
+    }
+    let needed = worst(ahead);
+    if needed > holdout.sealed.free(policy.sealed_budget) {
+        return Err(Refusal::Reserved { pool: Pool::Sealed });
+    }
+    Ok(needed)
+}
+
+pub(super) fn begin_again(holdout: &HoldoutId, number: u64) -> Decision {
+    Decision::event(
+        Event::RunBegunAgain {
+            holdout: *holdout,
+            number,
+        },
+        Reply::Done,
+    )
+}
+
+pub(super) fn settle(
+    stage: &Stage<'_>,
+    holdout: &HoldoutId,
+    number: u64,
+    report: &RunReport,
+) -> Decision {
+    let (holdout, run, claim) = oldest(stage, holdout, number);
+    let terms = SettlementTerms::now(holdout, claim);
+    let tainted = stage.revoked_ancestor(claim).is_some();
+    let verdict = judge(holdout, claim, report, &terms, tainted);
+    let output = match &report.end {
+        RunEnd::Emitted(output) if claim.accepts_output(output) => output.clone(),
+        RunEnd::Emitted(_) | RunEnd::NoOutput | RunEnd::Trapped(_) => Vec::new(),
+    };
+    conclude(stage, holdout, run, claim, &terms, verdict, report, output)
+}
+
+pub(super) fn abort(stage: &Stage<'_>, holdout: &HoldoutId, number: u64) -> Decision {
+    let (holdout, run, claim) = oldest(stage, holdout, number);
+    let terms = SettlementTerms::now(holdout, claim);
+    let report = RunReport {
+        end: RunEnd::Trapped(Reason::Aborted),
+        // Nothing is known of what it was told: the worst case is charged.
+        answers: AnswerTally {
+            n_symbols: claim.terms.oracle_num_symbols,
+            charged: run.answers_reserved,
+            ..AnswerTally::default()
+        },
+        score: None,
+        fuel: 0,
+        trace_hash: Digest::of(b""),
+        trace_len: 0,
+    };
+    let verdict = Verdict {
+        outcome: Outcome::Aborted,
+        reasons: vec![Reason::Rejected, Reason::Aborted],
+        price: run.sealed_reserved,
+        e_value_log2: None,
+    };
+    conclude(
+        stage,
+        holdout,
+        run,
+        claim,
+        &terms,
+        verdict,
+        &report,
+        Vec::new(),
+    )
+}
+
+fn oldest<'s>(
+    stage: &'s Stage<'_>,
+    holdout: &HoldoutId,
+    number: u64,
+) -> (&'s Holdout, &'s InFlight, &'s Claim) {
+    let holdout = stage
+        .holdout(holdout)
+        .expect("a run's holdout is registered");
+    let run = holdout
+        .in_flight
+        .front()
+        .expect("a run that settles is under way");
+    assert_eq!(
+        run.number, number,
+        "runs settle in the order in which they were admitted"
+    );
+    let claim = stage.claim(&run.claim).expect("a run's claim was loaded");
+    (holdout, run, claim)
+}
+
+/// What a settlement is measured against, read at the moment of settling.
+struct SettlementTerms {
+    k: MicroBits,
+    quote: Quote,
+    ordinal: u64,
+    alpha_micros: u32,
+    divisor: u64,
+    threshold: MicroBits,
+}
+
+impl SettlementTerms {
+    fn now(holdout: &Holdout, claim: &Claim) -> Self {
+        let policy = &holdout.description.policy;
+        let k = holdout.sealed.charged;
+        let quote = policy
+            .settlement_prices
+            .quote(holdout.settled, holdout.certified);
+        let ordinal = holdout.certified + 1;
+        let alpha_micros = claim.terms.alpha_micros.min(policy.alpha_micros);
+        let divisor = policy.multiplicity.divisor(ordinal);
+        let threshold = price::threshold(k, quote.certified, alpha_micros, divisor);
+        Self {
+            k,
+            quote,
+            ordinal,
+            alpha_micros,
+            divisor,
+            threshold,
+        }
+    }
+}
+
+struct Verdict {
+    outcome: Outcome,
+    reasons: Vec<Reason>,
+    price: MicroBits,
+    e_value_log2: Option<u64>,
+}
+
+impl Verdict {
+    /// The sealed part was not looked at: nothing is released about it.
+    fn not_judged(reason: Reason) -> Self {
+        Self {
+            outcome: Outcome::NotJudged,
+            reasons: vec![Reason::Rejected, reason],
+            price: MicroBits::ZERO,
+            e_value_log2: None,
+        }
+    }
+}
+
+/// The verdict. Every reason not to judge comes before the evidence is looked at.
+fn judge(
+    holdout: &Holdout,
+    claim: &Claim,
+    report: &RunReport,
+    terms: &SettlementTerms,
+    tainted: bool,
+) -> Verdict {
+    match &report.end {
+        RunEnd::Trapped(reason) => return Verdict::not_judged(*reason),
+        RunEnd::NoOutput => return Verdict::not_judged(Reason::NoOutput),
+        RunEnd::Emitted(output) if !claim.accepts_output(output) => {
+            return Verdict::not_judged(Reason::InvalidOutput);
+        }
+        RunEnd::Emitted(_) => {}
+    }
+    if tainted {
+        return Verdict::not_judged(Reason::AncestorRevoked);
+    }
+    let Some(score) = &report.score else {
+        return Verdict::not_judged(Reason::NothingToJudge);
+    };
+    let description = &holdout.description;
+    let bets = &description.null_spec.bets;
+    if !bets.can_reach(description.sealed_units, terms.threshold) {
+        return Verdict::not_judged(Reason::OutOfReach);
+    }
+    let evidence = bets.evidence_of(score);
+    let policy = &description.policy;
+    let levels = claim.terms.levels;
+    match price::level_reached(evidence, terms.threshold, policy.level_width, levels) {
+        Some(level) => Verdict {
+            outcome: Outcome::Certified,
+            reasons: vec![Reason::Approved],
+            price: policy.settlement_prices.level_price(
+                holdout.settled,
+                holdout.certified,
+                levels,
+                level,
+            ),
+            e_value_log2: Some(price::released_log2(
+                terms.alpha_micros,
+                terms.divisor,
+                level,
+                policy.level_width,
+            )),
+        },
+        None => Verdict {
+            outcome: Outcome::NotCertified,
+            reasons: vec![Reason::Rejected, Reason::BelowThreshold],
+            price: terms.quote.not_certified,
+            e_value_log2: None,
+        },
+    }
+}
+
+#[allow(
+    clippy::too_many_arguments,
+    reason = "one capsule has all of these in it"
+)]
+fn conclude(
+    stage: &Stage<'_>,
+    holdout: &Holdout,
+    run: &InFlight,
+    claim: &Claim,
+    terms: &SettlementTerms,
+    verdict: Verdict,
+    report: &RunReport,
+    output: Vec<u8>,
+) -> Decision {
+    let description = &holdout.description;
+    let commitment = claim
+        .commitment
+        .as_ref()
+        .expect("a claim that runs was committed");
+    let now = stage.now_unix_ms();
+    let capsule = Capsule {
+        claim_id: claim.id,
+        topic_id: claim.terms.topic_id(),
+        structured_output_hash: Digest::of(&output),
+        owner_tag: claim.terms.owner,
+        holdout_id: holdout.id,
+        policy_hash: description.policy.hash(),
+        null_spec_hash: claim.terms.null_spec_hash,
+        wasm_hash: commitment.module.hash,
+        seal_hash: claim.seal_hash.expect("a claim that runs was sealed"),
+        dependencies: commitment
+            .parents
+            .iter()
+            .map(|(_, capsule)| *capsule)
+            .collect(),
+        trace_hash: report.trace_hash,
+        outcome: verdict.outcome,
+        reason_codes: record::reason_codes(&verdict.reasons),
+        answers: report.answers.clone(),
+        ledger: Ledger {
+            k: terms.k,
+            c: terms.quote.certified,
+            price: verdict.price,
+            settled_before: holdout.settled,
+            certified_before: holdout.certified,
+            ordinal: terms.ordinal,
+            alpha_micros: terms.alpha_micros,
+            alpha_divisor: terms.divisor,
+            multiplicity: description.policy.multiplicity,
+            threshold: terms.threshold,
+        },
+        items: (
+            description.answer_items,
+            description.sealed_items,
+            description.sealed_units,
+        ),
+        e_value_log2: verdict.e_value_log2,
+        fuel: report.fuel,
+        settled_unix_ms: now,
+        engine: run.engine.clone(),
+    };
+    let bytes = capsule.to_bytes();
+    let settlement = Settlement {
+        outcome: verdict.outcome,
+        reasons: verdict.reasons,
+        output,
+        e_value_log2: verdict.e_value_log2,
+        answers_charged: report.answers.charged,
+        price: verdict.price,
+        threshold: terms.threshold,
+        fuel: report.fuel,
+        trace_hash: report.trace_hash,
+        trace_len: report.trace_len,
+        capsule_hash: Digest::of(&bytes),
+        index: stage.next_index(),
+        settled_unix_ms: now,
+    };
+    Decision {
+        events: vec![Event::RunSettled {
+            holdout: holdout.id,
+            claim: claim.id,
+            settlement: Box::new(settlement),
+        }],
+        entries: vec![bytes],
+        reply: Reply::Done,
+    }
+}

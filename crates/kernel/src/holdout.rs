@@ -1,0 +1,471 @@
+//! A holdout: its policy, its null spec, its meters and the runs under way on it.
+//!
+//! The private items are not here: they live encrypted in the store and are opened only where a
+//! run needs them. What is here is public, but for the order in which runs were admitted.
+
+use std::collections::VecDeque;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::{
+    bits::MicroBits,
+    cj,
+    evidence::{BetTable, Strategy},
+    id::{ClaimId, Digest, HoldoutId, OwnerTag},
+    price::{AnswerPrices, Multiplicity, SettlementPrices},
+};
+
+/// A million: the denominator of shares and of significance levels.
+pub const MICROS: u32 = 1_000_000;
+/// The most items of a holdout.
+pub const MAX_ITEMS: u64 = 1_000_000;
+/// The largest budget: a million bits, far beyond what any holdout can carry.
+pub const MAX_BUDGET: MicroBits = MicroBits(1_000_000_000_000);
+/// The most levels of a released e-value.
+pub const MAX_LEVELS: u8 = 32;
+/// The largest alphabet of an oracle.
+pub const MAX_SYMBOLS: u32 = 65_536;
+
+/// What the custodian fixed at registration; public, and a log entry.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Policy {
+    /// Share of the units from which oracles answer, in millionths; 0: claims only.
+    pub answer_share_micros: u32,
+    /// Prices of answers.
+    pub answer_prices: AnswerPrices,
+    /// All that the answer part will release.
+    pub answer_budget: MicroBits,
+    /// All that it will release to one principal.
+    pub principal_answer_budget: MicroBits,
+    /// Prices of settlements.
+    pub settlement_prices: SettlementPrices,
+    /// All that settlements may release about the sealed part.
+    pub sealed_budget: MicroBits,
+    /// The most levels of the e-value that a claim may choose to release.
+    pub levels: u8,
+    /// Width of a level.
+    pub level_width: MicroBits,
+    /// The laxest significance level, in millionths.
+    pub alpha_micros: u32,
+    /// How α is shared among certifications.
+    pub multiplicity: Multiplicity,
+    /// The largest alphabet that a claim may choose.
+    pub max_symbols: u32,
+}
+
+/// A policy or null spec that breaks a rule.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{field}: {rule}")]
+pub struct PolicyError {
+    /// The field, as in the public record.
+    pub field: &'static str,
+    /// The rule.
+    pub rule: String,
+}
+
+impl Policy {
+    /// The defaults; the sealed budget is the planner's proposal.
+    #[must_use]
+    pub fn with_sealed_budget(sealed_budget: MicroBits) -> Self {
+        Self {
+            answer_share_micros: 200_000,
+            answer_prices: AnswerPrices::default(),
+            answer_budget: MicroBits(64_000_000),
+            principal_answer_budget: MicroBits(16_000_000),
+            settlement_prices: SettlementPrices::default(),
+            sealed_budget,
+            levels: 0,
+            level_width: MicroBits(1_000_000),
+            alpha_micros: 50_000,
+            multiplicity: Multiplicity::Each,
+            max_symbols: 256,
+        }
+    }
+
+    /// Checks every rule.
+    ///
+    /// # Errors
+    /// The first broken rule, with its field.
+    pub fn validate(&self) -> Result<(), PolicyError> {
+        let rule = |field, holds: bool, rule: &str| {
+            if holds {
+                Ok(())
+            } else {
+                Err(PolicyError {
+                    field,
+                    rule: rule.to_owned(),
+                })
+            }
+        };
+        rule(
+            "answer_share_micros",
+            self.answer_share_micros < MICROS,
+            "must be below 1000000: some items must stay sealed",
+        )?;
+        for (field, budget) in [
+            ("answer_budget_microbits", self.answer_budget),
+            (
+                "principal_answer_budget_microbits",
+                self.principal_answer_budget,
+            ),
+            ("sealed_budget_microbits", self.sealed_budget),
+        ] {
+            rule(
+                field,
+                budget <= MAX_BUDGET,
+                "must be at most a million bits",
+            )?;
+        }
+        rule("levels", self.levels <= MAX_LEVELS, "must be at most 32")?;
+        rule(
+            "level_width_microbits",
+            (1..=64_000_000).contains(&self.level_width.0),
+            "must be between 1 microbit and 64 bits",
+        )?;
+        rule(
+            "alpha_micros",
+            (1..MICROS).contains(&self.alpha_micros),
+            "must be between 1 and 999999",
+        )?;
+        rule(
+            "max_symbols",
+            (2..=MAX_SYMBOLS).contains(&self.max_symbols),
+            "must be between 2 and 65536",
+        )?;
+        self.settlement_prices
+            .validate()
+            .and_then(|()| self.answer_prices.validate())
+            .map_err(|error| PolicyError {
+                field: "prices",
+                rule: error.to_string(),
+            })
+    }
+
+    /// `D("evidenceos:policy:v1", CJ(policy))`.
+    #[must_use]
+    pub fn hash(&self) -> Digest {
+        Digest::domain("evidenceos:policy:v1", &self.to_object().to_bytes())
+    }
+
+    /// The public record.
+    #[must_use]
+    pub fn to_object(&self) -> cj::Object {
+        let prices: Vec<cj::Value> = self
+            .answer_prices
+            .0
+            .iter()
+            .map(|(&n_symbols, prices)| {
+                let prices: Vec<cj::Value> = prices.iter().map(|price| price.0.into()).collect();
+                cj::Object::new()
+                    .put("n_symbols", u64::from(n_symbols))
+                    .put("prices_microbits", prices)
+                    .into()
+            })
+            .collect();
+        let settlement = match self.settlement_prices {
+            SettlementPrices::Learned { c0_bits } => cj::Object::new()
+                .put("kind", "learned")
+                .put("bits", u64::from(c0_bits)),
+            SettlementPrices::Fixed { certified_bits } => cj::Object::new()
+                .put("kind", "fixed")
+                .put("bits", u64::from(certified_bits)),
+        };
+        cj::Object::new()
+            .put("answer_share_micros", u64::from(self.answer_share_micros))
+            .put("answer_prices", prices)
+            .put("answer_budget_microbits", self.answer_budget.0)
+            .put(
+                "principal_answer_budget_microbits",
+                self.principal_answer_budget.0,
+            )
+            .put("settlement_prices", settlement)
+            .put("sealed_budget_microbits", self.sealed_budget.0)
+            .put("levels", u64::from(self.levels))
+            .put("level_width_microbits", self.level_width.0)
+            .put("alpha_micros", u64::from(self.alpha_micros))
+            .put("multiplicity", self.multiplicity.as_str())
+            .put("max_symbols", u64::from(self.max_symbols))
+    }
+}
+
+/// The pre-registered null hypothesis, "the chance to be right is at most p0", and the bet
+/// against it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NullSpec {
+    /// p0 in millionths.
+    pub p0_micros: u32,
+    /// The bet.
+    pub strategy: Strategy,
+    /// The bet's integer constants.
+    pub bets: BetTable,
+    /// When it expires, in Unix seconds.
+    pub expires_unix: Option<u64>,
+}
+
+impl NullSpec {
+    /// An accuracy null spec with its constants computed.
+    ///
+    /// # Errors
+    /// Where p0, or the alternative, is out of range.
+    pub fn accuracy(
+        p0_micros: u32,
+        strategy: Strategy,
+        expires_unix: Option<u64>,
+    ) -> Result<Self, PolicyError> {
+        let bets = BetTable::new(p0_micros, strategy).map_err(|error| PolicyError {
+            field: "null_spec",
+            rule: error.to_string(),
+        })?;
+        Ok(Self {
+            p0_micros,
+            strategy,
+            bets,
+            expires_unix,
+        })
+    }
+
+    /// `D("evidenceos:null_spec:v1", CJ(null spec))`.
+    #[must_use]
+    pub fn hash(&self) -> Digest {
+        Digest::domain("evidenceos:null_spec:v1", &self.to_object().to_bytes())
+    }
+
+    /// The public record.
+    #[must_use]
+    pub fn to_object(&self) -> cj::Object {
+        let mut object = cj::Object::new()
+            .put("kind", "accuracy")
+            .put("p0_micros", u64::from(self.p0_micros))
+            .put(
+                "constants_hash",
+                Digest::of(&self.bets.canonical_bytes()).to_hex(),
+            );
+        object = match self.strategy {
+            Strategy::Grid => object.put("strategy", "grid"),
+            Strategy::FixedAlternative { p1_micros } => object
+                .put("strategy", "fixed_alternative")
+                .put("p1_micros", u64::from(p1_micros)),
+        };
+        match self.expires_unix {
+            Some(expires) => object.put("expires_unix", expires),
+            None => object,
+        }
+    }
+
+    /// Whether it has expired at a time.
+    #[must_use]
+    pub fn expired_at(&self, unix_ms: u64) -> bool {
+        self.expires_unix
+            .is_some_and(|expires| unix_ms / 1_000 >= expires)
+    }
+}
+
+/// Leakage of one pool: charged for good, and reserved by runs under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Meter {
+    /// Never goes down.
+    pub charged: MicroBits,
+    /// The worst case of the runs under way.
+    pub reserved: MicroBits,
+}
+
+impl Meter {
+    /// What a budget still carries, whatever is under way.
+    #[must_use]
+    pub fn left(&self, budget: MicroBits) -> MicroBits {
+        budget.saturating_sub(self.charged)
+    }
+
+    /// What a budget carries beside what is under way.
+    #[must_use]
+    pub fn free(&self, budget: MicroBits) -> MicroBits {
+        self.left(budget).saturating_sub(self.reserved)
+    }
+
+    /// Sets a worst case aside.
+    pub fn reserve(&mut self, amount: MicroBits) {
+        self.reserved = self.reserved.saturating_add(amount);
+    }
+
+    /// Gives a reservation back and charges what was realised.
+    ///
+    /// # Panics
+    /// Where more is given back than was reserved: the kernel's own arithmetic would be wrong,
+    /// and nothing may be signed after that.
+    pub fn settle(&mut self, reserved: MicroBits, charged: MicroBits) {
+        assert!(
+            charged <= reserved,
+            "a run is never charged more than it reserved"
+        );
+        assert!(
+            reserved <= self.reserved,
+            "a reservation is given back once"
+        );
+        self.reserved = self.reserved.saturating_sub(reserved);
+        self.charged = self.charged.saturating_add(charged);
+    }
+}
+
+/// A run under way, in the holdout's order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InFlight {
+    /// Its number in the holdout's order of admission, from 0.
+    pub number: u64,
+    /// The claim.
+    pub claim: ClaimId,
+    /// Its owner.
+    pub owner: OwnerTag,
+    /// The most that its questions may be charged.
+    pub answers_reserved: MicroBits,
+    /// The worst case of its settlement.
+    pub sealed_reserved: MicroBits,
+    /// How often it was begun again after a crash.
+    pub attempt: u8,
+    /// The engine that it began under.
+    pub engine: String,
+}
+
+/// Whether a holdout takes claims.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum HoldoutStatus {
+    /// Yes.
+    Registered,
+    /// No more; runs under way settle.
+    Retired,
+    /// Its labels are public.
+    Opened,
+}
+
+impl HoldoutStatus {
+    /// Its name.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Registered => "registered",
+            Self::Retired => "retired",
+            Self::Opened => "opened",
+        }
+    }
+}
+
+/// A registered holdout.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holdout {
+    /// Number in order of registration; the store's key.
+    pub seq: u64,
+    /// The digest of its public description.
+    pub id: HoldoutId,
+    /// Its name.
+    pub reference: String,
+    /// What the public description says.
+    pub description: Description,
+    /// Digest of its encrypted items, and their blob's name.
+    pub blob: Digest,
+    /// Keyed digest of its labels, so that they are not registered twice.
+    pub labels_key: Digest,
+    /// Whether its items came with ids.
+    pub has_item_ids: bool,
+    /// Whether it takes claims.
+    pub status: HoldoutStatus,
+    /// When it was registered.
+    pub registered_unix_ms: u64,
+    /// Where its description stands in the log.
+    pub index: u64,
+    /// About the answer part.
+    pub answers: Meter,
+    /// About the sealed part; `charged` is k.
+    pub sealed: Meter,
+    /// m: runs whose evidence was computed.
+    pub settled: u64,
+    /// s: those that were certified; never goes down.
+    pub certified: u64,
+    /// Runs admitted so far.
+    pub admitted: u64,
+    /// Runs under way, in order.
+    pub in_flight: VecDeque<InFlight>,
+}
+
+/// What anybody may know of a holdout, as its custodian fixed it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Description {
+    /// Items.
+    pub items: u64,
+    /// Units.
+    pub units: u64,
+    /// Items of the answer part.
+    pub answer_items: u64,
+    /// Items of the sealed part.
+    pub sealed_items: u64,
+    /// Units of the sealed part.
+    pub sealed_units: u64,
+    /// SHA-256 of the item ids in order, LF after each.
+    pub item_order_hash: Option<Digest>,
+    /// Merkle root over the salted labels.
+    pub commitment_root: Digest,
+    /// Digest of the secret.
+    pub secret_commitment: Digest,
+    /// The policy.
+    pub policy: Policy,
+    /// The null spec.
+    pub null_spec: NullSpec,
+}
+
+/// The answers that one principal got about one holdout.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct PrincipalPool {
+    /// Charged and reserved.
+    pub answers: Meter,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policy() -> Policy {
+        Policy::with_sealed_budget(MicroBits(64_000_000))
+    }
+
+    #[test]
+    fn defaults_are_valid() {
+        assert_eq!(policy().validate(), Ok(()));
+    }
+
+    #[test]
+    fn broken_rules_name_their_field() {
+        let check = |field: &str, change: &dyn Fn(&mut Policy)| {
+            let mut policy = policy();
+            change(&mut policy);
+            assert_eq!(policy.validate().expect_err(field).field, field);
+        };
+        check("answer_share_micros", &|p| p.answer_share_micros = MICROS);
+        check("alpha_micros", &|p| p.alpha_micros = 0);
+        check("alpha_micros", &|p| p.alpha_micros = MICROS);
+        check("levels", &|p| p.levels = 33);
+        check("level_width_microbits", &|p| p.level_width = MicroBits(0));
+        check("max_symbols", &|p| p.max_symbols = 1);
+        check("sealed_budget_microbits", &|p| {
+            p.sealed_budget = MicroBits(u64::MAX)
+        });
+    }
+
+    #[test]
+    fn a_changed_policy_has_another_hash() {
+        let mut other = policy();
+        other.levels = 1;
+        assert_ne!(policy().hash(), other.hash());
+    }
+
+    #[test]
+    fn meter_gives_back_what_was_not_used() {
+        let mut meter = Meter::default();
+        meter.reserve(MicroBits(10));
+        assert_eq!(meter.free(MicroBits(15)), MicroBits(5));
+        meter.settle(MicroBits(10), MicroBits(3));
+        assert_eq!(
+            (meter.charged, meter.reserved),
+            (MicroBits(3), MicroBits(0))
+        );
+        assert_eq!(meter.free(MicroBits(2)), MicroBits(0));
+    }
+}

@@ -1,0 +1,132 @@
+//! Names of things: digests, claim and holdout ids, owner tags, request keys.
+//!
+//! Every id is a SHA-256 or a truncated one; none is ever chosen by a caller. The domain
+//! separation is `D(domain, payload) = SHA-256(domain ‖ 0x00 ‖ payload)` everywhere.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+macro_rules! bytes_newtype {
+    ($(#[$doc:meta])* $name:ident, $len:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        pub struct $name(pub [u8; $len]);
+
+        impl $name {
+            /// Reads exactly the right number of bytes; `None` for any other length.
+            #[must_use]
+            pub fn from_slice(bytes: &[u8]) -> Option<Self> {
+                bytes.try_into().ok().map(Self)
+            }
+
+            /// Reads lower- or upper-case hex of exactly the right length.
+            #[must_use]
+            pub fn from_hex(text: &str) -> Option<Self> {
+                let mut bytes = [0; $len];
+                hex::decode_to_slice(text, &mut bytes).ok()?;
+                Some(Self(bytes))
+            }
+
+            /// The bytes.
+            #[must_use]
+            pub fn as_bytes(&self) -> &[u8] {
+                &self.0
+            }
+
+            /// Lower-case hex, as in every public record.
+            #[must_use]
+            pub fn to_hex(&self) -> String {
+                hex::encode(self.0)
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.to_hex())
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{}({})", stringify!($name), self.to_hex())
+            }
+        }
+    };
+}
+
+bytes_newtype!(
+    /// A SHA-256 digest.
+    Digest, 32
+);
+bytes_newtype!(
+    /// A claim: the digest of everything that it is bound to, its owner included.
+    ClaimId, 32
+);
+bytes_newtype!(
+    /// A holdout: the digest of its public description.
+    HoldoutId, 32
+);
+bytes_newtype!(
+    /// An owner in public records: HMAC-SHA-256(log secret, principal), first 16 bytes. A plain
+    /// hash of a bearer principal would let anybody guess tokens offline.
+    OwnerTag, 16
+);
+bytes_newtype!(
+    /// A request: first 16 bytes of SHA-256(owner tag ‖ method ‖ request id).
+    RequestKey, 16
+);
+bytes_newtype!(
+    /// What a request asked: first 16 bytes of the digest of its content.
+    Fingerprint, 16
+);
+
+impl Digest {
+    /// SHA-256 of `bytes`.
+    #[must_use]
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(Sha256::digest(bytes).into())
+    }
+
+    /// `D(domain, payload)`: SHA-256 of the domain, a zero byte and the payload.
+    #[must_use]
+    pub fn domain(domain: &str, payload: &[u8]) -> Self {
+        let mut hasher = Sha256::new();
+        hasher.update(domain.as_bytes());
+        hasher.update([0]);
+        hasher.update(payload);
+        Self(hasher.finalize().into())
+    }
+}
+
+impl Fingerprint {
+    /// The fingerprint of a request's content.
+    #[must_use]
+    pub fn of(content: &[u8]) -> Self {
+        let mut short = [0; 16];
+        short.copy_from_slice(&Digest::of(content).0[..16]);
+        Self(short)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn domain_digest_has_a_zero_byte_between() {
+        assert_eq!(
+            Digest::domain("evidenceos:test:v1", b"payload"),
+            Digest::of(b"evidenceos:test:v1\0payload"),
+        );
+    }
+
+    #[test]
+    fn hex_round_trips_and_wrong_lengths_are_refused() {
+        let id = ClaimId([0xab; 32]);
+        assert_eq!(ClaimId::from_hex(&id.to_hex()), Some(id));
+        assert_eq!(ClaimId::from_hex("ab"), None);
+        assert_eq!(OwnerTag::from_slice(&[0; 15]), None);
+    }
+}

@@ -1,0 +1,282 @@
+//! Why a command is refused: a closed list, each with a stable code and a sentence for the caller.
+//!
+//! A refusal is a function of the command and of what was released before, never of labels.
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::{
+    bits::MicroBits,
+    claim::ClaimState,
+    id::{ClaimId, Digest},
+};
+
+/// Who has to act on a refusal, and how: the edges map this to their status codes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RefusalKind {
+    /// The request can never succeed as it is.
+    Invalid,
+    /// What it names does not exist, or is somebody else's.
+    NotFound,
+    /// The caller's role does not allow it.
+    Forbidden,
+    /// It does not fit the present state.
+    Precondition,
+    /// A budget is used up; no retry helps.
+    Exhausted,
+    /// It conflicts with something that exists.
+    Conflict,
+    /// Only others' work in progress stands in the way: ask again.
+    Retry,
+}
+
+/// A refused command.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Error)]
+pub enum Refusal {
+    /// No such claim, or another principal's.
+    #[error(
+        "claim {0} not found among your claims; check the id, or list yours with `evidenceos claim list`"
+    )]
+    UnknownClaim(ClaimId),
+    /// No such holdout.
+    #[error("holdout {0:?} not found; `evidenceos holdout list` shows what is registered")]
+    UnknownHoldout(String),
+    /// The caller lacks a role.
+    #[error("this call needs the {0} role")]
+    RoleRequired(Role),
+    /// A step that the claim's state does not allow.
+    #[error("cannot {step} a claim that is {state}; {}", hint(*.state))]
+    WrongState {
+        /// What was tried.
+        step: Step,
+        /// What the claim is.
+        state: ClaimState,
+    },
+    /// A field of the request breaks a rule.
+    #[error("{field}: {rule}")]
+    Field {
+        /// The field, as the wire names it.
+        field: String,
+        /// The rule, and what to do.
+        rule: String,
+    },
+    /// An idempotency key came with another content.
+    #[error("this x-request-id was used for another request in the last 24 hours; use a new one")]
+    RequestIdReused,
+    /// A parent named by a dependency artifact is not there.
+    #[error(
+        "dependency {0} names no settled claim of yours; give the parent's claim id and the hash of its capsule"
+    )]
+    UnknownDependency(Digest),
+    /// The dependency artifacts are not those that the claim was created with.
+    #[error(
+        "the dependency artifacts hash to {found}, but the claim was created with {wanted}; create a claim for these dependencies"
+    )]
+    DependencyRoot {
+        /// Hash of what was given.
+        found: Digest,
+        /// Hash that the claim is bound to.
+        wanted: Digest,
+    },
+    /// Too long or too wide a line of ancestors.
+    #[error(
+        "too many ancestors: at most {max_ancestors} claims and {max_depth} generations may stand behind a claim"
+    )]
+    TooManyAncestors {
+        /// Claims.
+        max_ancestors: u16,
+        /// Generations.
+        max_depth: u8,
+    },
+    /// A claim rests on a revoked one.
+    #[error("claim {ancestor}, on which this one depends, was revoked")]
+    Tainted {
+        /// The revoked one.
+        ancestor: ClaimId,
+    },
+    /// The claim's null spec has expired.
+    #[error(
+        "the null spec that this claim was created for has expired; create the claim again under the holdout's present one"
+    )]
+    Stale,
+    /// The holdout takes no more runs.
+    #[error("holdout {0:?} is retired; it takes no new claims and runs")]
+    HoldoutRetired(String),
+    /// The holdout's name or labels are taken.
+    #[error("{0}")]
+    HoldoutExists(String),
+    /// Another holdout came in between a check and its registration.
+    #[error("another holdout was registered meanwhile; register again")]
+    HoldoutsChanged,
+    /// Runs are still under way.
+    #[error("{0} runs are still under way on this holdout; wait until they have settled")]
+    RunsInFlight(usize),
+    /// A budget cannot carry this, whatever else is under way.
+    #[error("{pool} is exhausted: {needed} needed, {left} left; nothing was charged")]
+    BudgetExhausted {
+        /// Which.
+        pool: Pool,
+        /// Worst case of this request.
+        needed: MicroBits,
+        /// Budget less what is charged.
+        left: MicroBits,
+    },
+    /// A budget could carry this if nothing else were under way.
+    #[error("{pool} is reserved by runs under way; ask again when they have settled")]
+    Reserved {
+        /// Which.
+        pool: Pool,
+    },
+    /// No run slot is free, or the caller has its share of them.
+    #[error("every run slot is taken; ask again later")]
+    NoSlot,
+    /// The queue before the writer is full, or the caller has its share of it.
+    #[error("the server is busy; ask again after a second")]
+    QueueFull,
+}
+
+/// What a caller may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Role {
+    /// Owns claims.
+    Submitter,
+    /// Reads everything public and all capsules.
+    Auditor,
+    /// Administers holdouts, credit and keys.
+    Operator,
+}
+
+impl std::fmt::Display for Role {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Submitter => "submitter",
+            Self::Auditor => "auditor",
+            Self::Operator => "operator",
+        })
+    }
+}
+
+/// A step of a claim's life that a caller asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Step {
+    /// Give it a module and artifacts.
+    Commit,
+    /// Bind everything.
+    Seal,
+    /// Take a place in the holdout's order and run.
+    Execute,
+    /// End a run.
+    Settle,
+    /// Withdraw the result.
+    Revoke,
+}
+
+impl std::fmt::Display for Step {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Commit => "commit artifacts to",
+            Self::Seal => "seal",
+            Self::Execute => "execute",
+            Self::Settle => "settle",
+            Self::Revoke => "revoke",
+        })
+    }
+}
+
+/// A budget of leakage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Pool {
+    /// All answers about the answer part.
+    Answers,
+    /// One principal's answers.
+    PrincipalAnswers,
+    /// Settlements, about the sealed part.
+    Sealed,
+}
+
+impl std::fmt::Display for Pool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Answers => "the holdout's answer budget",
+            Self::PrincipalAnswers => "your answer budget on this holdout",
+            Self::Sealed => "the holdout's settlement budget",
+        })
+    }
+}
+
+fn hint(state: ClaimState) -> &'static str {
+    match state {
+        ClaimState::Uncommitted => "commit its artifacts first",
+        ClaimState::Committed => "seal it first",
+        ClaimState::Sealed => "it is bound; execute it, or create another claim",
+        ClaimState::Executing => "wait until it has settled",
+        ClaimState::Settled | ClaimState::Certified => "it has its result; create another claim",
+        ClaimState::Revoked => "it was withdrawn; create another claim",
+    }
+}
+
+impl Refusal {
+    /// A field that breaks a rule.
+    #[must_use]
+    pub fn field(field: &str, rule: impl Into<String>) -> Self {
+        Self::Field {
+            field: field.to_owned(),
+            rule: rule.into(),
+        }
+    }
+
+    /// The stable code of this refusal.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::UnknownClaim(_) => "CLAIM_NOT_FOUND",
+            Self::UnknownHoldout(_) => "HOLDOUT_NOT_FOUND",
+            Self::RoleRequired(_) => "ROLE_REQUIRED",
+            Self::WrongState { .. } => "WRONG_STATE",
+            Self::Field { .. } => "INVALID_FIELD",
+            Self::RequestIdReused => "REQUEST_ID_REUSED",
+            Self::UnknownDependency(_) => "DEPENDENCY_NOT_FOUND",
+            Self::DependencyRoot { .. } => "DEPENDENCY_ROOT_MISMATCH",
+            Self::TooManyAncestors { .. } => "TOO_MANY_ANCESTORS",
+            Self::Tainted { .. } => "CLAIM_TAINTED",
+            Self::Stale => "CLAIM_STALE",
+            Self::HoldoutRetired(_) => "HOLDOUT_RETIRED",
+            Self::HoldoutExists(_) => "HOLDOUT_EXISTS",
+            Self::HoldoutsChanged => "HOLDOUTS_CHANGED",
+            Self::RunsInFlight(_) => "RUNS_IN_FLIGHT",
+            Self::BudgetExhausted { .. } => "LEAKAGE_BUDGET_EXHAUSTED",
+            Self::Reserved { .. } => "LEAKAGE_RESERVED",
+            Self::NoSlot => "NO_RUN_SLOT",
+            Self::QueueFull => "QUEUE_FULL",
+        }
+    }
+
+    /// Who has to act.
+    #[must_use]
+    pub fn kind(&self) -> RefusalKind {
+        match self {
+            Self::Field { .. } => RefusalKind::Invalid,
+            Self::UnknownClaim(_) | Self::UnknownHoldout(_) => RefusalKind::NotFound,
+            Self::RoleRequired(_) => RefusalKind::Forbidden,
+            Self::WrongState { .. }
+            | Self::UnknownDependency(_)
+            | Self::DependencyRoot { .. }
+            | Self::TooManyAncestors { .. }
+            | Self::Tainted { .. }
+            | Self::Stale
+            | Self::HoldoutRetired(_)
+            | Self::RunsInFlight(_) => RefusalKind::Precondition,
+            Self::RequestIdReused | Self::HoldoutExists(_) => RefusalKind::Conflict,
+            Self::BudgetExhausted { .. } => RefusalKind::Exhausted,
+            Self::HoldoutsChanged | Self::Reserved { .. } | Self::NoSlot | Self::QueueFull => {
+                RefusalKind::Retry
+            }
+        }
+    }
+
+    /// Whether the same request may succeed later by itself; such refusals are never remembered.
+    #[must_use]
+    pub fn asks_to_retry(&self) -> bool {
+        self.kind() == RefusalKind::Retry
+    }
+}

@@ -1,0 +1,640 @@
+//! The state that decisions read: what stays in memory, and the stage of a batch over it.
+//!
+//! [`Resident`] is bounded by the number of holdouts, not by history. Claims, pools and
+//! remembered requests are loaded into the [`Stage`] by key before a command is decided, and
+//! leave memory with it. Within a batch each event is applied to the stage at once, so that the
+//! next command sees it; after a failed commit the stage is dropped, and memory equals disk.
+
+use std::collections::HashMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    bits::MicroBits,
+    claim::Outcome,
+    claim::{Claim, ClaimState, LastRequest},
+    command::{Command, Decision, Event, Remembered, RememberedResult, Request},
+    holdout::{Holdout, HoldoutStatus, InFlight, PrincipalPool},
+    id::{ClaimId, HoldoutId, OwnerTag, RequestKey},
+};
+
+/// How long a request is remembered: 24 hours, in milliseconds.
+pub const REQUEST_WINDOW_MS: u64 = 24 * 60 * 60 * 1_000;
+
+/// Numbers that commit with each batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Counters {
+    /// The next claim's number.
+    pub next_claim_seq: u64,
+    /// The next holdout's number.
+    pub next_holdout_seq: u64,
+    /// The next entry's index: the size of the log.
+    pub next_index: u64,
+    /// Raised by each registration.
+    pub holdouts_generation: u64,
+    /// Time of the last command, in Unix milliseconds; never goes back.
+    pub now_unix_ms: u64,
+    /// Events so far.
+    pub events: u64,
+}
+
+/// What stays in memory.
+#[derive(Debug, Clone)]
+pub struct Resident {
+    holdouts: HashMap<HoldoutId, Holdout>,
+    by_reference: HashMap<String, HoldoutId>,
+    counters: Counters,
+    engine: String,
+}
+
+impl Resident {
+    /// State as the store has it.
+    #[must_use]
+    pub fn new(holdouts: Vec<Holdout>, counters: Counters, engine: String) -> Self {
+        let by_reference = holdouts
+            .iter()
+            .map(|holdout| (holdout.reference.clone(), holdout.id))
+            .collect();
+        let holdouts = holdouts
+            .into_iter()
+            .map(|holdout| (holdout.id, holdout))
+            .collect();
+        Self {
+            holdouts,
+            by_reference,
+            counters,
+            engine,
+        }
+    }
+
+    /// A holdout by id.
+    #[must_use]
+    pub fn holdout(&self, id: &HoldoutId) -> Option<&Holdout> {
+        self.holdouts.get(id)
+    }
+
+    /// Every holdout, in no order.
+    pub fn holdouts(&self) -> impl Iterator<Item = &Holdout> {
+        self.holdouts.values()
+    }
+
+    /// The counters as committed.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// The guest engine of this process.
+    #[must_use]
+    pub fn engine(&self) -> &str {
+        &self.engine
+    }
+
+    /// Takes over what a committed batch changed. Cannot fail.
+    pub fn merge(&mut self, changes: Changes) {
+        for holdout in changes.holdouts {
+            self.by_reference
+                .insert(holdout.reference.clone(), holdout.id);
+            self.holdouts.insert(holdout.id, holdout);
+        }
+        self.counters = changes.counters;
+    }
+}
+
+/// Something that the stage must hold before a command can be decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Key {
+    /// A claim.
+    Claim(ClaimId),
+    /// A principal's pool on a holdout.
+    Pool(HoldoutId, OwnerTag),
+    /// A remembered request.
+    Remembered(RequestKey),
+}
+
+/// A row that the stage holds: what the store had, or what became of it.
+#[derive(Debug, Clone)]
+struct Held<T> {
+    value: Option<T>,
+    fresh: bool,
+    dirty: bool,
+}
+
+impl<T> Held<T> {
+    fn loaded(value: Option<T>) -> Self {
+        Self {
+            value,
+            fresh: false,
+            dirty: false,
+        }
+    }
+
+    fn created(value: T) -> Self {
+        Self {
+            value: Some(value),
+            fresh: true,
+            dirty: true,
+        }
+    }
+}
+
+/// A copy-on-write layer over the committed state, for one batch.
+#[derive(Debug)]
+pub struct Stage<'a> {
+    resident: &'a Resident,
+    counters: Counters,
+    holdouts: HashMap<HoldoutId, Holdout>,
+    references: HashMap<String, HoldoutId>,
+    claims: HashMap<ClaimId, Held<Claim>>,
+    pools: HashMap<(HoldoutId, OwnerTag), Held<PrincipalPool>>,
+    remembered: HashMap<RequestKey, Held<Remembered>>,
+}
+
+/// What a batch changed, to be written and then merged.
+#[derive(Debug, Default)]
+pub struct Changes {
+    /// New claims.
+    pub new_claims: Vec<Claim>,
+    /// Claims that were there.
+    pub claims: Vec<Claim>,
+    /// Touched holdouts.
+    pub holdouts: Vec<Holdout>,
+    /// Touched pools.
+    pub pools: Vec<(HoldoutId, OwnerTag, PrincipalPool)>,
+    /// Newly remembered requests.
+    pub remembered: Vec<(RequestKey, Remembered)>,
+    /// The counters after the batch.
+    pub counters: Counters,
+}
+
+impl<'a> Stage<'a> {
+    /// An empty stage.
+    #[must_use]
+    pub fn new(resident: &'a Resident) -> Self {
+        Self {
+            resident,
+            counters: resident.counters,
+            holdouts: HashMap::new(),
+            references: HashMap::new(),
+            claims: HashMap::new(),
+            pools: HashMap::new(),
+            remembered: HashMap::new(),
+        }
+    }
+
+    /// Advances the clock; it never goes back.
+    pub fn advance_to(&mut self, wall_unix_ms: u64) {
+        self.counters.now_unix_ms = self.counters.now_unix_ms.max(wall_unix_ms);
+    }
+
+    /// The time of this batch.
+    #[must_use]
+    pub fn now_unix_ms(&self) -> u64 {
+        self.counters.now_unix_ms
+    }
+
+    /// The index of the next entry.
+    #[must_use]
+    pub fn next_index(&self) -> u64 {
+        self.counters.next_index
+    }
+
+    /// The counters as the batch has them.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// The guest engine of this process.
+    #[must_use]
+    pub fn engine(&self) -> &str {
+        &self.resident.engine
+    }
+
+    /// A holdout by id.
+    #[must_use]
+    pub fn holdout(&self, id: &HoldoutId) -> Option<&Holdout> {
+        self.holdouts
+            .get(id)
+            .or_else(|| self.resident.holdouts.get(id))
+    }
+
+    /// A holdout by name.
+    #[must_use]
+    pub fn holdout_by_reference(&self, reference: &str) -> Option<&Holdout> {
+        let id = self
+            .references
+            .get(reference)
+            .or_else(|| self.resident.by_reference.get(reference))?;
+        self.holdout(id)
+    }
+
+    /// Every holdout.
+    pub fn holdouts(&self) -> impl Iterator<Item = &Holdout> {
+        let committed = self
+            .resident
+            .holdouts
+            .values()
+            .filter(|h| !self.holdouts.contains_key(&h.id));
+        self.holdouts.values().chain(committed)
+    }
+
+    /// A claim that was loaded.
+    #[must_use]
+    pub fn claim(&self, id: &ClaimId) -> Option<&Claim> {
+        self.claims.get(id)?.value.as_ref()
+    }
+
+    /// A principal's pool; empty where the store has none.
+    #[must_use]
+    pub fn pool(&self, holdout: HoldoutId, owner: OwnerTag) -> PrincipalPool {
+        self.pools
+            .get(&(holdout, owner))
+            .and_then(|held| held.value)
+            .unwrap_or_default()
+    }
+
+    /// A remembered request that was loaded and is still in its window.
+    #[must_use]
+    pub fn remembered(&self, key: &RequestKey) -> Option<&Remembered> {
+        let remembered = self.remembered.get(key)?.value.as_ref()?;
+        self.in_window(remembered.at_unix_ms).then_some(remembered)
+    }
+
+    /// Whether something remembered then is remembered still.
+    #[must_use]
+    pub fn in_window(&self, at_unix_ms: u64) -> bool {
+        self.counters.now_unix_ms.saturating_sub(at_unix_ms) < REQUEST_WINDOW_MS
+    }
+
+    /// A revoked ancestor of a claim, if there is one. Ancestors must have been loaded.
+    #[must_use]
+    pub fn revoked_ancestor(&self, claim: &Claim) -> Option<ClaimId> {
+        let mut open: Vec<ClaimId> = parents(claim).collect();
+        let mut seen = 0;
+        while let Some(id) = open.pop() {
+            seen += 1;
+            if seen > usize::from(crate::claim::MAX_ANCESTORS) {
+                break;
+            }
+            let Some(ancestor) = self.claim(&id) else {
+                continue;
+            };
+            if ancestor.state == ClaimState::Revoked {
+                return Some(id);
+            }
+            open.extend(parents(ancestor));
+        }
+        None
+    }
+
+    /// What must still be loaded before a request can be decided. Asked again after each load,
+    /// since one row names the next; bounded by the ancestors of a claim.
+    #[must_use]
+    pub fn missing(&self, request: &Request) -> Vec<Key> {
+        let mut missing = Vec::new();
+        let mut want = |key: Key| {
+            if !self.holds(&key) {
+                missing.push(key);
+            }
+        };
+        let stamp = request.stamp.map(|stamp| Key::Remembered(stamp.key));
+        match &request.command {
+            Command::PutHoldout(_)
+            | Command::RetireHoldout { .. }
+            | Command::OpenHoldout { .. }
+            | Command::BeginAgain { .. } => stamp.into_iter().for_each(want),
+            Command::CreateClaim { id, .. } => {
+                stamp.into_iter().for_each(&mut want);
+                want(Key::Claim(*id));
+            }
+            Command::CommitArtifacts {
+                claim, artifacts, ..
+            } => {
+                want(Key::Claim(*claim));
+                for artifact in artifacts.iter().filter(|artifact| artifact.is_dependency()) {
+                    want(Key::Claim(artifact.parent_claim()));
+                }
+            }
+            Command::SealClaim { claim }
+            | Command::ExecuteClaim { claim }
+            | Command::RevokeClaim { claim, .. } => want(Key::Claim(*claim)),
+            Command::Settle {
+                holdout, number, ..
+            }
+            | Command::Abort { holdout, number } => {
+                if let Some(run) = self.run(holdout, *number) {
+                    want(Key::Claim(run.claim));
+                    want(Key::Pool(*holdout, run.owner));
+                }
+            }
+        }
+        if missing.is_empty() {
+            self.missing_behind_claim(request, &mut missing);
+        }
+        missing
+    }
+
+    /// What the claim of a request names: its owner's pool, its ancestors, a displaced request.
+    fn missing_behind_claim(&self, request: &Request, missing: &mut Vec<Key>) {
+        let (id, runs) = match &request.command {
+            Command::CommitArtifacts { claim, .. }
+            | Command::SealClaim { claim }
+            | Command::RevokeClaim { claim, .. } => (*claim, false),
+            Command::ExecuteClaim { claim } => (*claim, true),
+            Command::Settle {
+                holdout, number, ..
+            } => match self.run(holdout, *number) {
+                Some(run) => (run.claim, true),
+                None => return,
+            },
+            Command::PutHoldout(_)
+            | Command::RetireHoldout { .. }
+            | Command::OpenHoldout { .. }
+            | Command::CreateClaim { .. }
+            | Command::BeginAgain { .. }
+            | Command::Abort { .. } => return,
+        };
+        let own = self
+            .claim(&id)
+            .filter(|claim| request.caller.may_act_on(claim));
+        let mut want = |key: Key| {
+            if !self.holds(&key) {
+                missing.push(key);
+            }
+        };
+        if let Some(stamp) = request.stamp
+            && own.is_none_or(|claim| claim.displaced_requests)
+        {
+            want(Key::Remembered(stamp.key));
+        }
+        if let Some(claim) = own.filter(|_| runs) {
+            want(Key::Pool(claim.terms.holdout, claim.terms.owner));
+            let mut open: Vec<ClaimId> = parents(claim).collect();
+            while let Some(id) = open.pop() {
+                want(Key::Claim(id));
+                if let Some(ancestor) = self.claim(&id) {
+                    open.extend(parents(ancestor));
+                }
+            }
+        }
+    }
+
+    fn holds(&self, key: &Key) -> bool {
+        match key {
+            Key::Claim(id) => self.claims.contains_key(id),
+            Key::Pool(holdout, owner) => self.pools.contains_key(&(*holdout, *owner)),
+            Key::Remembered(key) => self.remembered.contains_key(key),
+        }
+    }
+
+    /// Gives the stage a claim, or its absence, as the store has it.
+    pub fn supply_claim(&mut self, id: ClaimId, claim: Option<Claim>) {
+        self.claims.entry(id).or_insert(Held::loaded(claim));
+    }
+
+    /// Gives the stage a pool, or its absence.
+    pub fn supply_pool(
+        &mut self,
+        holdout: HoldoutId,
+        owner: OwnerTag,
+        pool: Option<PrincipalPool>,
+    ) {
+        self.pools
+            .entry((holdout, owner))
+            .or_insert(Held::loaded(pool));
+    }
+
+    /// Gives the stage a remembered request, or its absence.
+    pub fn supply_remembered(&mut self, key: RequestKey, remembered: Option<Remembered>) {
+        self.remembered
+            .entry(key)
+            .or_insert(Held::loaded(remembered));
+    }
+
+    /// A run under way.
+    #[must_use]
+    pub fn run(&self, holdout: &HoldoutId, number: u64) -> Option<&InFlight> {
+        self.holdout(holdout)?
+            .in_flight
+            .iter()
+            .find(|run| run.number == number)
+    }
+
+    /// Makes a decision so: applies its events, numbers its entries.
+    pub fn enact(&mut self, decision: &Decision) {
+        for event in &decision.events {
+            self.apply(event);
+        }
+        self.counters.next_index += decision.entries.len() as u64;
+    }
+
+    /// Applies one event. Events come from decisions on this stage, or from the journal in its
+    /// order, so that what they name is there.
+    pub fn apply(&mut self, event: &Event) {
+        self.counters.events += 1;
+        match event {
+            Event::HoldoutRegistered(holdout) => {
+                self.references
+                    .insert(holdout.reference.clone(), holdout.id);
+                self.holdouts.insert(holdout.id, (**holdout).clone());
+                self.counters.next_holdout_seq = holdout.seq + 1;
+                self.counters.holdouts_generation += 1;
+            }
+            Event::HoldoutRetired(id) => self.holdout_mut(id).status = HoldoutStatus::Retired,
+            Event::HoldoutOpened(id) => self.holdout_mut(id).status = HoldoutStatus::Opened,
+            Event::ClaimCreated(claim) => {
+                self.counters.next_claim_seq = claim.seq + 1;
+                self.claims
+                    .insert(claim.id, Held::created((**claim).clone()));
+            }
+            Event::ArtifactsCommitted { claim, commitment } => {
+                let claim = self.claim_mut(claim);
+                claim.commitment = Some((**commitment).clone());
+                claim.state = ClaimState::Committed;
+            }
+            Event::ClaimSealed { claim, seal_hash } => {
+                let claim = self.claim_mut(claim);
+                claim.seal_hash = Some(*seal_hash);
+                claim.state = ClaimState::Sealed;
+            }
+            Event::RunAdmitted { holdout, run } => self.admit(holdout, run),
+            Event::RunBegunAgain { holdout, number } => {
+                let runs = &mut self.holdout_mut(holdout).in_flight;
+                if let Some(run) = runs.iter_mut().find(|run| run.number == *number) {
+                    run.attempt = run.attempt.saturating_add(1);
+                }
+            }
+            Event::RunSettled {
+                holdout,
+                claim,
+                settlement,
+            } => {
+                self.settle(holdout, settlement);
+                let claim = self.claim_mut(claim);
+                claim.state = match settlement.outcome {
+                    Outcome::Certified => ClaimState::Certified,
+                    Outcome::NotCertified | Outcome::NotJudged | Outcome::Aborted => {
+                        ClaimState::Settled
+                    }
+                };
+                claim.settlement = Some((**settlement).clone());
+            }
+            Event::ClaimRevoked { claim, revocation } => {
+                let claim = self.claim_mut(claim);
+                claim.revocation = Some(revocation.clone());
+                claim.state = ClaimState::Revoked;
+            }
+            Event::ClaimRequestRemembered { claim, request } => {
+                self.remember_on_claim(claim, request);
+            }
+            Event::RequestRemembered { key, remembered } => {
+                self.remembered
+                    .insert(*key, Held::created(remembered.clone()));
+            }
+        }
+    }
+
+    fn admit(&mut self, holdout: &HoldoutId, run: &InFlight) {
+        let held = self.holdout_mut(holdout);
+        held.admitted = run.number + 1;
+        held.answers.reserve(run.answers_reserved);
+        held.sealed.reserve(run.sealed_reserved);
+        held.in_flight.push_back(run.clone());
+        if run.answers_reserved > MicroBits::ZERO {
+            self.pool_mut(*holdout, run.owner)
+                .answers
+                .reserve(run.answers_reserved);
+        }
+        self.claim_mut(&run.claim).state = ClaimState::Executing;
+    }
+
+    fn settle(&mut self, holdout: &HoldoutId, settlement: &crate::claim::Settlement) {
+        let held = self.holdout_mut(holdout);
+        let Some(run) = held.in_flight.pop_front() else {
+            unreachable!("a settlement ends the oldest run under way")
+        };
+        held.answers
+            .settle(run.answers_reserved, settlement.answers_charged);
+        held.sealed.settle(run.sealed_reserved, settlement.price);
+        match settlement.outcome {
+            Outcome::Certified => {
+                held.settled += 1;
+                held.certified += 1;
+            }
+            Outcome::NotCertified => held.settled += 1,
+            Outcome::NotJudged | Outcome::Aborted => {}
+        }
+        if run.answers_reserved > MicroBits::ZERO {
+            self.pool_mut(*holdout, run.owner)
+                .answers
+                .settle(run.answers_reserved, settlement.answers_charged);
+        }
+    }
+
+    /// A claim keeps one request a method. The one that it displaces is remembered by key, so
+    /// that a late retry of it still finds its reply.
+    fn remember_on_claim(&mut self, id: &ClaimId, request: &LastRequest) {
+        let now = self.counters.now_unix_ms;
+        let claim = self.claim_mut(id);
+        let same_method = claim
+            .requests
+            .iter()
+            .position(|last| last.method == request.method);
+        let displaced = same_method.map(|at| claim.requests.swap_remove(at));
+        claim.requests.push(request.clone());
+        let Some(old) = displaced.filter(|old| {
+            old.key != request.key && now.saturating_sub(old.at_unix_ms) < REQUEST_WINDOW_MS
+        }) else {
+            return;
+        };
+        claim.displaced_requests = true;
+        let result = match old.refusal {
+            Some(refusal) => RememberedResult::Refused(refusal),
+            None => RememberedResult::Acted(old.method, *id),
+        };
+        self.remembered.insert(
+            old.key,
+            Held::created(Remembered {
+                fingerprint: old.fingerprint,
+                at_unix_ms: old.at_unix_ms,
+                result,
+            }),
+        );
+    }
+
+    fn holdout_mut(&mut self, id: &HoldoutId) -> &mut Holdout {
+        let resident = self.resident;
+        self.holdouts
+            .entry(*id)
+            .or_insert_with(|| match resident.holdouts.get(id) {
+                Some(holdout) => holdout.clone(),
+                None => unreachable!("an event names a registered holdout"),
+            })
+    }
+
+    fn claim_mut(&mut self, id: &ClaimId) -> &mut Claim {
+        match self.claims.get_mut(id) {
+            Some(Held {
+                value: Some(claim),
+                dirty,
+                ..
+            }) => {
+                *dirty = true;
+                claim
+            }
+            _ => unreachable!("an event names a claim that was loaded"),
+        }
+    }
+
+    fn pool_mut(&mut self, holdout: HoldoutId, owner: OwnerTag) -> &mut PrincipalPool {
+        let held = self
+            .pools
+            .entry((holdout, owner))
+            .or_insert(Held::loaded(None));
+        held.dirty = true;
+        held.value.get_or_insert_default()
+    }
+
+    /// What the batch changed.
+    #[must_use]
+    pub fn into_changes(self) -> Changes {
+        let mut changes = Changes {
+            counters: self.counters,
+            ..Changes::default()
+        };
+        for held in self.claims.into_values().filter(|held| held.dirty) {
+            let into = if held.fresh {
+                &mut changes.new_claims
+            } else {
+                &mut changes.claims
+            };
+            into.extend(held.value);
+        }
+        // Rows go to the store in the order of their keys: neighbours share pages.
+        changes.new_claims.sort_unstable_by_key(|claim| claim.seq);
+        changes.claims.sort_unstable_by_key(|claim| claim.seq);
+        changes.holdouts = self.holdouts.into_values().collect();
+        changes.holdouts.sort_unstable_by_key(|holdout| holdout.seq);
+        changes.pools = self
+            .pools
+            .into_iter()
+            .filter(|(_, held)| held.dirty)
+            .filter_map(|((holdout, owner), held)| Some((holdout, owner, held.value?)))
+            .collect();
+        changes.remembered = self
+            .remembered
+            .into_iter()
+            .filter(|(_, held)| held.dirty)
+            .filter_map(|(key, held)| Some((key, held.value?)))
+            .collect();
+        changes
+    }
+}
+
+fn parents(claim: &Claim) -> impl Iterator<Item = ClaimId> + '_ {
+    claim
+        .commitment
+        .iter()
+        .flat_map(|commitment| commitment.parents.iter().map(|(id, _)| *id))
+}
