@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes log2.json: binary logarithms of rationals, rounded up and down, by mpmath at 1,000 bits."""
+"""Writes log2.json (binary logarithms, rounded both ways) and kraft.json (price lists filled to the brim)."""
 
 import json
 import pathlib
@@ -49,6 +49,35 @@ def ratios():
         yield (random.getrandbits(random.randint(1, 128)) | 1, random.getrandbits(random.randint(1, 128)) | 1)
 
 
-vectors = [vector(num, den) for num, den in dict.fromkeys(ratios())]
-lines = ",\n".join(json.dumps(one) for one in vectors)
-pathlib.Path(__file__).with_name("log2.json").write_text(f"[\n{lines}\n]\n")
+def mass(price):
+    return mpf(2) ** (-mpf(price) / 10**6)
+
+
+def brimful(symbols, cheapest, dearest):
+    """Random prices, and the least last price, in microbits, with which the masses sum to at most 1."""
+    while True:
+        prices = [random.randint(cheapest, dearest) for _ in range(symbols - 1)]
+        rest = 1 - mp.fsum(mass(price) for price in prices)
+        if rest > mass(60 * 10**6):
+            break
+    last = int(mp.ceil(-mp.log(rest) / mp.log(2) * 10**6))
+    assert mass(last) < rest < mass(last - 1)
+    return prices + [last]
+
+
+def lists():
+    for symbols, bits in [(2, 1), (3, 1.7), (4, 2), (5, 2.5), (8, 3), (16, 4.2), (100, 7)]:
+        for _ in range(12):
+            yield brimful(symbols, int(bits * 700_000), int(bits * 3_000_000))
+    # A first price so low that next to nothing is left.
+    for tiny in [1, 2, 10, 1_000]:
+        yield brimful(2, tiny, tiny)
+
+
+def write(name, vectors):
+    lines = ",\n".join(json.dumps(one) for one in vectors)
+    pathlib.Path(__file__).with_name(name).write_text(f"[\n{lines}\n]\n")
+
+
+write("log2.json", [vector(num, den) for num, den in dict.fromkeys(ratios())])
+write("kraft.json", list(lists()))

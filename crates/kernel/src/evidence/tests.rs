@@ -238,7 +238,10 @@ fn score(classes: &[(u64, u64, u64)]) -> Score {
 
 #[test]
 fn units_of_one_item_count_like_items_and_copies_of_an_item_buy_nothing() {
-    for table in [table(500_000, Strategy::Grid), alternative(800_000, 850_000)] {
+    for table in [
+        table(500_000, Strategy::Grid),
+        alternative(800_000, 850_000),
+    ] {
         for (right, units) in [(0, 7), (65, 100), (870, 1_000)] {
             let alone = table.evidence_microbits(right, units);
             assert_eq!(table.evidence_of(&score(&[(1, units, right)])), alone);
