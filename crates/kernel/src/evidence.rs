@@ -36,7 +36,6 @@ const GRID_PENALTY: i64 = 3 << 40;
 
 /// How an accuracy null is bet against.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Strategy {
     /// The best of eight bets, less three bits.
     #[default]

@@ -90,7 +90,6 @@ pub enum PriceError {
 
 /// How a holdout prices the two symbols that end a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
 pub enum SettlementPrices {
     /// After m settlements with s certifications, "certified" has mass (2s+1)/(2m+2^c0).
     ///

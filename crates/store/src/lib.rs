@@ -1,1 +1,218 @@
-//! EvidenceOS: store.
+//! Durable state: one commit point, and what is projected from it.
+//!
+//! - [`Store`] is the seam: keyed reads, and [`Store::commit`], the one commit point. No SQL and
+//!   no closures cross it, so that another engine can stand behind it.
+//! - [`sqlite`] is the engine that ships: one transaction a batch, WAL, `synchronous=FULL`.
+//!   [`memory`] is the one for tests, with injected faults.
+//! - [`reader`] reads beside the writer. [`blobs`] keeps what is too large for a row, as files
+//!   named by their digest. [`log`] projects the entries into C2SP tiles and a checkpoint.
+//! - [`lock`] keeps a second process out of the directory.
+//!
+//! Invariants: what [`Outcome::Committed`] was answered for survives any crash; a batch is in the
+//! store whole or not at all; no row is served whose checksum does not fit.
+
+pub mod blobs;
+pub mod lock;
+pub mod log;
+pub mod memory;
+pub mod reader;
+mod row;
+mod schema;
+pub mod sqlite;
+
+use std::{io, path::PathBuf};
+
+use evidenceos_kernel::{
+    claim::Claim,
+    command::{Event, Remembered},
+    holdout::PrincipalPool,
+    id::{ClaimId, Digest, HoldoutId, OwnerTag, RequestKey},
+    state::Changes,
+};
+use evidenceos_tlog::Hash;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// What is larger than this is a file of its own, not a row: 16 KiB.
+pub const MAX_ROW_BYTES: usize = 16 * 1_024;
+
+/// A store could not do what was asked of it.
+#[derive(Debug, Error)]
+pub enum StoreError {
+    /// A file or directory.
+    #[error("{operation} {path}: {source}")]
+    Io {
+        /// What was tried.
+        operation: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// The database.
+    #[error("database: {0}")]
+    Database(#[from] rusqlite::Error),
+    /// A row is not what was written.
+    #[error(
+        "{table} row {key} is damaged: {what}; stop, keep a copy of the data directory, and restore a backup"
+    )]
+    Damaged {
+        /// Which table.
+        table: &'static str,
+        /// Which row.
+        key: String,
+        /// How it shows.
+        what: &'static str,
+    },
+    /// The data directory is not ours to use.
+    #[error("{0}")]
+    Unusable(String),
+}
+
+impl StoreError {
+    /// Wraps an I/O error with what was tried on which path.
+    pub fn io(operation: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io {
+            operation,
+            path,
+            source,
+        }
+    }
+}
+
+/// A signed tree head: the wire's form and the checkpoint note, of the same tree.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Head {
+    /// Entries.
+    pub size: u64,
+    /// Root hash.
+    pub root: [u8; 32],
+    /// Ed25519 over the wire's digest of size and root.
+    pub signature: Vec<u8>,
+    /// SHA-256 of the public key.
+    pub key_id: Digest,
+    /// The C2SP checkpoint.
+    pub checkpoint: String,
+}
+
+impl Head {
+    /// The root as a hash.
+    #[must_use]
+    pub fn root(&self) -> Hash {
+        Hash(self.root)
+    }
+}
+
+/// A log entry with its leaf hash.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// RFC 9162 leaf hash of `bytes`.
+    pub leaf: Hash,
+    /// The canonical record.
+    pub bytes: Vec<u8>,
+}
+
+/// Who caused which events, when: one command in the journal.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Recorded {
+    /// Time of the batch.
+    pub at_unix_ms: u64,
+    /// The caller's tag.
+    pub caller: OwnerTag,
+    /// In order.
+    pub events: Vec<Event>,
+}
+
+/// A trace, and the claim that it belongs to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trace {
+    /// The claim's number.
+    pub claim_seq: u64,
+    /// Its digest.
+    pub hash: Digest,
+    /// Its bytes; empty where they are a blob.
+    pub bytes: Vec<u8>,
+}
+
+/// A module that a claim was committed to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Module {
+    /// Its digest.
+    pub hash: Digest,
+    /// Its bytes; empty where they are a blob.
+    pub bytes: Vec<u8>,
+}
+
+/// Everything that commits together.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// Rows.
+    pub changes: Changes,
+    /// The journal's part.
+    pub recorded: Vec<Recorded>,
+    /// New entries, from index `changes.counters.next_index - entries.len()`.
+    pub entries: Vec<Entry>,
+    /// New modules.
+    pub modules: Vec<Module>,
+    /// New traces.
+    pub traces: Vec<Trace>,
+    /// The signed head over all entries, where there are new ones.
+    pub head: Option<Head>,
+}
+
+/// The fate of a commit.
+#[derive(Debug)]
+pub enum Outcome {
+    /// Durable.
+    Committed,
+    /// Certainly not there; the store goes on.
+    NotCommitted(NotCommitted),
+    /// Nobody knows until the next start: the process must end without another word.
+    Unknown(StoreError),
+}
+
+/// Why a batch is certainly not there.
+#[derive(Debug)]
+pub enum NotCommitted {
+    /// The disk is full.
+    Full,
+    /// The batch breaks a rule of the store: a bug of ours.
+    Constraint(StoreError),
+}
+
+/// Keyed reads, and the one commit point.
+pub trait Store: Send {
+    /// A claim by id.
+    ///
+    /// # Errors
+    /// Where the store cannot be read or the row is damaged.
+    fn claim(&mut self, id: &ClaimId) -> Result<Option<Claim>, StoreError>;
+
+    /// A principal's pool on a holdout.
+    ///
+    /// # Errors
+    /// As [`Store::claim`].
+    fn pool(
+        &mut self,
+        holdout: HoldoutId,
+        owner: OwnerTag,
+    ) -> Result<Option<PrincipalPool>, StoreError>;
+
+    /// A remembered request.
+    ///
+    /// # Errors
+    /// As [`Store::claim`].
+    fn remembered(&mut self, key: &RequestKey) -> Result<Option<Remembered>, StoreError>;
+
+    /// Makes a batch durable, whole or not at all. The batch's holdouts must be registered in it
+    /// or before it.
+    fn commit(&mut self, batch: &Batch) -> Outcome;
+
+    /// Does what waits between batches; called when nobody waits for a reply. `idle`: no command
+    /// is waiting either.
+    ///
+    /// # Errors
+    /// Where the store cannot go on.
+    fn maintain(&mut self, idle: bool) -> Result<(), StoreError>;
+}

@@ -1,0 +1,189 @@
+//! Files named by the SHA-256 of their content: modules, traces and holdouts too large for a row.
+//!
+//! A blob is durable before the command that names it enters the writer's queue: temporary file,
+//! fsync, rename, fsync of the directory. What no row names is an orphan, of an upload that never
+//! was committed, and is swept at start-up.
+
+use std::{
+    fs::{self, File},
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use evidenceos_kernel::id::Digest;
+
+use crate::StoreError;
+
+/// A directory of blobs.
+#[derive(Debug, Clone)]
+pub struct Blobs {
+    directory: PathBuf,
+}
+
+impl Blobs {
+    /// The blobs under a data directory.
+    ///
+    /// # Errors
+    /// Where the directory cannot be created.
+    pub fn open(data_directory: &Path) -> Result<Self, StoreError> {
+        let directory = data_directory.join("blobs");
+        fs::create_dir_all(&directory).map_err(StoreError::io("create", &directory))?;
+        Ok(Self { directory })
+    }
+
+    /// Makes bytes durable; returns their name.
+    ///
+    /// # Errors
+    /// Where a file cannot be written.
+    pub fn put(&self, bytes: &[u8]) -> Result<Digest, StoreError> {
+        let name = Digest::of(bytes);
+        let path = self.path(&name);
+        if fs::metadata(&path).is_ok_and(|there| there.len() == bytes.len() as u64) {
+            return Ok(name);
+        }
+        let parent = path.parent().unwrap_or(&self.directory);
+        fs::create_dir_all(parent).map_err(StoreError::io("create", parent))?;
+        write_durably(&path, bytes)?;
+        sync_directory(&self.directory)?;
+        Ok(name)
+    }
+
+    /// The bytes of a blob, checked against its name.
+    ///
+    /// # Errors
+    /// Where it is missing, unreadable, or not what its name says.
+    pub fn get(&self, name: &Digest) -> Result<Vec<u8>, StoreError> {
+        let path = self.path(name);
+        let bytes = fs::read(&path).map_err(StoreError::io("read", &path))?;
+        if Digest::of(&bytes) != *name {
+            return Err(StoreError::Damaged {
+                table: "blobs",
+                key: name.to_hex(),
+                what: "its content has another digest",
+            });
+        }
+        Ok(bytes)
+    }
+
+    /// Removes what no row names and what an interrupted write left, if older than `started`.
+    ///
+    /// # Errors
+    /// Where a directory cannot be read, or `is_named` fails.
+    pub fn sweep(
+        &self,
+        started: SystemTime,
+        mut is_named: impl FnMut(&Digest) -> Result<bool, StoreError>,
+    ) -> Result<usize, StoreError> {
+        let list = |path: &Path| -> Result<Vec<PathBuf>, StoreError> {
+            fs::read_dir(path)
+                .and_then(|entries| entries.map(|entry| entry.map(|e| e.path())).collect())
+                .map_err(StoreError::io("list", path))
+        };
+        let mut swept = 0;
+        for parent in list(&self.directory)?
+            .into_iter()
+            .filter(|path| path.is_dir())
+        {
+            for path in list(&parent)? {
+                let old = fs::metadata(&path)
+                    .and_then(|metadata| metadata.modified())
+                    .is_ok_and(|modified| modified < started);
+                let named = match digest_of(&parent, &path) {
+                    Some(digest) => is_named(&digest)?,
+                    None => false,
+                };
+                if old && !named {
+                    fs::remove_file(&path).map_err(StoreError::io("remove", &path))?;
+                    swept += 1;
+                }
+            }
+        }
+        Ok(swept)
+    }
+
+    fn path(&self, name: &Digest) -> PathBuf {
+        let hex = name.to_hex();
+        self.directory.join(&hex[..2]).join(&hex[2..])
+    }
+}
+
+fn digest_of(parent: &Path, path: &Path) -> Option<Digest> {
+    let mut hex = parent.file_name()?.to_str()?.to_owned();
+    hex.push_str(path.file_name()?.to_str()?);
+    Digest::from_hex(&hex)
+}
+
+/// Puts a whole file in place: temporary file beside it, fsync, rename, fsync of the directory. A
+/// crash leaves the old file or the new one.
+///
+/// # Errors
+/// Where any step fails; the old file is then still there.
+pub fn write_durably(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+    let mut random = [0; 8];
+    getrandom::fill(&mut random).map_err(|error| StoreError::Io {
+        operation: "draw random bytes for",
+        path: path.to_owned(),
+        source: io::Error::other(error),
+    })?;
+    let temporary = path.with_extension(format!("{}.tmp", hex::encode(random)));
+    let written = File::create(&temporary)
+        .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
+        .map_err(StoreError::io("write", &temporary))
+        .and_then(|()| fs::rename(&temporary, path).map_err(StoreError::io("rename", path)));
+    if written.is_err() {
+        // Best effort: what stays is swept at the next start.
+        let _ = fs::remove_file(&temporary);
+    }
+    written?;
+    path.parent().map_or(Ok(()), sync_directory)
+}
+
+/// Makes the names in a directory durable.
+///
+/// # Errors
+/// Where the directory cannot be opened or synced.
+pub fn sync_directory(path: &Path) -> Result<(), StoreError> {
+    File::open(path)
+        .and_then(|directory| directory.sync_all())
+        .map_err(StoreError::io("sync", path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_blob_is_what_its_name_says_or_an_error() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let blobs = Blobs::open(directory.path()).expect("writable");
+        let name = blobs.put(b"content").expect("writable");
+        assert_eq!(blobs.put(b"content").expect("there already"), name);
+        assert_eq!(blobs.get(&name).expect("there"), b"content");
+        fs::write(blobs.path(&name), b"another").expect("writable");
+        assert!(matches!(blobs.get(&name), Err(StoreError::Damaged { .. })));
+        assert!(matches!(
+            blobs.get(&Digest([0; 32])),
+            Err(StoreError::Io { .. })
+        ));
+    }
+
+    #[test]
+    fn sweeping_leaves_what_is_named_or_new() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let blobs = Blobs::open(directory.path()).expect("writable");
+        let named = blobs.put(b"named").expect("writable");
+        let orphan = blobs.put(b"orphan").expect("writable");
+        let long_ago = SystemTime::UNIX_EPOCH;
+        assert_eq!(blobs.sweep(long_ago, |_| Ok(false)).expect("readable"), 0);
+        let later = SystemTime::now() + std::time::Duration::from_secs(60);
+        assert_eq!(
+            blobs
+                .sweep(later, |name| Ok(*name == named))
+                .expect("readable"),
+            1
+        );
+        assert!(blobs.get(&named).is_ok());
+        assert!(blobs.get(&orphan).is_err());
+    }
+}

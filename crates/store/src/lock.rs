@@ -1,0 +1,83 @@
+//! One process a data directory.
+//!
+//! `flock` on a file of its own, released by the operating system when the process dies. Never on
+//! the database: closing any other descriptor of that file would drop SQLite's own locks.
+
+use std::{
+    fs::{File, OpenOptions, TryLockError},
+    io::{Read as _, Seek as _, Write as _},
+    path::Path,
+};
+
+use crate::StoreError;
+
+/// Holds the directory until it is dropped.
+#[derive(Debug)]
+pub struct DirectoryLock {
+    _file: File,
+}
+
+impl DirectoryLock {
+    /// Takes the directory, which must exist.
+    ///
+    /// # Errors
+    /// [`StoreError::Unusable`] names the process that holds it.
+    pub fn take(directory: &Path) -> Result<Self, StoreError> {
+        let path = directory.join("LOCK");
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .map_err(StoreError::io("open", &path))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut holder = String::new();
+                // The holder's number is a courtesy; without it the message is true all the same.
+                let _ = file.read_to_string(&mut holder);
+                let holder = match holder.trim() {
+                    "" => "another process".to_owned(),
+                    pid => format!("process {pid}"),
+                };
+                return Err(StoreError::Unusable(format!(
+                    "{} is in use by {holder}; stop that daemon, or give this one another --data-dir",
+                    directory.display()
+                )));
+            }
+            Err(TryLockError::Error(source)) => {
+                return Err(StoreError::Io {
+                    operation: "lock",
+                    path,
+                    source,
+                });
+            }
+        }
+        file.set_len(0)
+            .and_then(|()| file.rewind())
+            .and_then(|()| writeln!(file, "{}", std::process::id()))
+            .map_err(StoreError::io("write", &path))?;
+        Ok(Self { _file: file })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_second_taker_is_told_who_holds_it() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let held = DirectoryLock::take(directory.path()).expect("free");
+        let refused = DirectoryLock::take(directory.path())
+            .expect_err("held")
+            .to_string();
+        assert!(
+            refused.contains(&format!("process {}", std::process::id())),
+            "{refused}"
+        );
+        drop(held);
+        DirectoryLock::take(directory.path()).expect("free again");
+    }
+}

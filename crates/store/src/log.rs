@@ -1,0 +1,565 @@
+//! The log's projection: C2SP tiles, entry bundles and the checkpoint under `<data-dir>/log/`,
+//! and proofs from them.
+//!
+//! The rows of the store are the truth; everything here can be made again from them. [`Integrator`]
+//! follows the commits and writes files: tiles and bundles are synced before the checkpoint that
+//! covers them is put in place, so the published checkpoint says up to where the tiles are
+//! durable. [`LogView`] serves proofs from the right edge in memory and the files, and verifies
+//! each against the released root before it leaves.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    fs::{self, File},
+    io::Write as _,
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, OnceLock, PoisonError, RwLock},
+};
+
+use evidenceos_tlog::{
+    BundleId, Checkpoint, Hash, Note, Tile, TileId, TileSource, Tree, consistency_proof,
+    inclusion_proof,
+    proof::TileNodes,
+    root_at,
+    tile::{decode_hashes, encode_entries, encode_hashes, tiles_for_size},
+    verify_consistency, verify_inclusion,
+};
+use lru::LruCache;
+use thiserror::Error;
+
+use crate::{Head, StoreError, blobs, reader::Readers};
+
+/// Entries in a tile or a bundle.
+const WIDTH: u64 = 256;
+/// Full tiles whose inner nodes are kept: 16 KiB each.
+const KEPT_NODES: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
+
+/// Why no proof can be given.
+#[derive(Debug, Error)]
+pub enum LogError {
+    /// No such tree or entry yet.
+    #[error("the log has {size} entries; {asked} is beyond it")]
+    Beyond {
+        /// What was asked for.
+        asked: u64,
+        /// What there is.
+        size: u64,
+    },
+    /// A first tree that is larger than the second.
+    #[error("the first tree, of {first} entries, is larger than the second, of {second}")]
+    SizesOutOfOrder {
+        /// First.
+        first: u64,
+        /// Second.
+        second: u64,
+    },
+    /// The store or a file.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Tiles and entries disagree with the signed head.
+    #[error(
+        "the log's tiles do not lead to the signed root, and making them again from the entries did not help; stop the daemon and run `evidenceos log entries` against a backup"
+    )]
+    Inconsistent,
+}
+
+/// The files under `<data-dir>/log/`.
+#[derive(Debug, Clone)]
+struct LogFiles {
+    directory: PathBuf,
+}
+
+impl LogFiles {
+    fn path(&self, name: impl ToString) -> PathBuf {
+        self.directory.join(name.to_string())
+    }
+
+    fn read_tile(&self, id: TileId) -> Result<Vec<Hash>, StoreError> {
+        let path = self.path(id);
+        let bytes = fs::read(&path).map_err(StoreError::io("read", &path))?;
+        let hashes = decode_hashes(&bytes)
+            .ok()
+            .filter(|hashes| hashes.len() == usize::from(id.width()));
+        hashes.ok_or_else(|| StoreError::Damaged {
+            table: "log tiles",
+            key: id.to_string(),
+            what: "it has a wrong length",
+        })
+    }
+
+    /// Writes a file without syncing it.
+    fn write(
+        &self,
+        name: impl ToString,
+        bytes: &[u8],
+        written: &mut Written,
+    ) -> Result<(), StoreError> {
+        let path = self.path(name);
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent).map_err(StoreError::io("create", parent))?;
+            written.directories.extend(
+                parent
+                    .ancestors()
+                    .take_while(|up| up.starts_with(&self.directory))
+                    .map(Path::to_owned),
+            );
+        }
+        let file = File::create(&path)
+            .and_then(|mut file| file.write_all(bytes).map(|()| file))
+            .map_err(StoreError::io("write", &path))?;
+        written.files.push((path, file));
+        Ok(())
+    }
+
+    fn published(&self) -> Result<Option<Checkpoint>, StoreError> {
+        let path = self.path("checkpoint");
+        let bytes = match fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(StoreError::io("read", &path)(error)),
+        };
+        // Whose signature it bears does not matter here: it only says how far the tiles go, and
+        // the root that they lead to is compared with the head in the database.
+        Ok(Note::parse(&bytes)
+            .ok()
+            .and_then(|note| note.text().parse().ok()))
+    }
+}
+
+/// Files and directories still to be synced.
+#[derive(Default)]
+struct Written {
+    files: Vec<(PathBuf, File)>,
+    directories: BTreeSet<PathBuf>,
+}
+
+impl Written {
+    fn sync(self) -> Result<(), StoreError> {
+        for (path, file) in self.files {
+            file.sync_data().map_err(StoreError::io("sync", path))?;
+        }
+        self.directories
+            .iter()
+            .try_for_each(|directory| blobs::sync_directory(directory))
+    }
+}
+
+/// Writes the files; owns the tree as far as it is published.
+#[derive(Debug)]
+pub struct Integrator {
+    files: LogFiles,
+    readers: Arc<Readers>,
+    tree: Tree,
+}
+
+impl Integrator {
+    /// Finds out how far the files go, and brings them up to the head: what a crash left behind
+    /// is written again. Files that do not fit the entries are all made again.
+    ///
+    /// # Errors
+    /// Where the files are ahead of the database (a restored backup), or the entries do not lead
+    /// to the signed head.
+    pub fn recover(
+        data_directory: &Path,
+        readers: Arc<Readers>,
+        head: Option<&Head>,
+    ) -> Result<Self, StoreError> {
+        let directory = data_directory.join("log");
+        fs::create_dir_all(&directory).map_err(StoreError::io("create", &directory))?;
+        let files = LogFiles { directory };
+        let published = files.published()?;
+        let size = head.map_or(0, |head| head.size);
+        if let Some(checkpoint) = &published
+            && checkpoint.size() > size
+        {
+            return Err(StoreError::Unusable(format!(
+                "{} was published with {} entries, but the database has {size}: the database was restored from an older state. Continuing would fork the log and forget leakage; bring back the newer database",
+                files.path("checkpoint").display(),
+                checkpoint.size()
+            )));
+        }
+        let tree = published.and_then(|checkpoint| tree_from_files(&files, &checkpoint));
+        let mut integrator = Self {
+            files,
+            readers,
+            tree: tree.clone().unwrap_or_default(),
+        };
+        let Some(head) = head else {
+            return Ok(integrator);
+        };
+        if tree.is_some() && integrator.integrate(head).is_ok() {
+            return Ok(integrator);
+        }
+        if size > 0 {
+            tracing::warn!(
+                size,
+                "log tiles do not fit the entries; making all of them again"
+            );
+        }
+        integrator.tree = Tree::new();
+        integrator.integrate(head)?;
+        Ok(integrator)
+    }
+
+    /// The tree as far as it is published.
+    #[must_use]
+    pub fn tree(&self) -> &Tree {
+        &self.tree
+    }
+
+    /// Writes everything up to a head and publishes its checkpoint.
+    ///
+    /// # Errors
+    /// Where files cannot be written, or the entries do not lead to the head's root; nothing is
+    /// published then.
+    pub fn integrate(&mut self, head: &Head) -> Result<(), StoreError> {
+        let mut tree = self.tree.clone();
+        let mut written = Written::default();
+        let mut complete: Vec<PathBuf> = Vec::new();
+        // A bundle that was partial is written again whole, so reading starts at its beginning.
+        let mut start = tree.size() - tree.size() % WIDTH;
+        while start < head.size && tree.size() < head.size {
+            let count = WIDTH.min(head.size - start);
+            let entries = self.readers.entries(start, count as usize)?;
+            for (index, entry) in (start..).zip(&entries) {
+                if index >= tree.size() {
+                    tree.append(entry.leaf);
+                }
+            }
+            let bytes: Vec<&[u8]> = entries.iter().map(|entry| entry.bytes.as_slice()).collect();
+            let (bundle, encoded) = bundle(start / WIDTH, &bytes).ok_or(StoreError::Damaged {
+                table: "entries",
+                key: start.to_string(),
+                what: "entries are missing",
+            })?;
+            self.files.write(bundle, &encoded, &mut written)?;
+            if bundle.width() == WIDTH as u16 {
+                complete.push(self.files.path(format!("{bundle}.p")));
+            }
+            start += WIDTH;
+        }
+        if tree.root() != head.root() {
+            return Err(StoreError::Unusable(format!(
+                "the {} entries of the log do not lead to its signed root; the database is damaged: restore a backup",
+                head.size
+            )));
+        }
+        for tile in tree.take_full_tiles() {
+            self.files
+                .write(tile.id(), &encode_hashes(tile.hashes()), &mut written)?;
+            complete.push(self.files.path(format!("{}.p", tile.id())));
+        }
+        for tile in tree.partial_tiles() {
+            self.files
+                .write(tile.id(), &encode_hashes(tile.hashes()), &mut written)?;
+        }
+        written.sync()?;
+        blobs::write_durably(&self.files.path("checkpoint"), head.checkpoint.as_bytes())?;
+        for partials in complete {
+            // Only now is the full tile durable; a missing directory had no partials.
+            let _ = fs::remove_dir_all(partials);
+        }
+        self.tree = tree;
+        Ok(())
+    }
+}
+
+fn bundle(index: u64, entries: &[&[u8]]) -> Option<(BundleId, Vec<u8>)> {
+    let id = BundleId::new(index, u16::try_from(entries.len()).ok()?).ok()?;
+    Some((id, encode_entries(entries).ok()?))
+}
+
+fn tree_from_files(files: &LogFiles, checkpoint: &Checkpoint) -> Option<Tree> {
+    let tiles: Option<Vec<Tile>> = tiles_for_size(checkpoint.size())
+        .into_iter()
+        .map(|id| Tile::new(id, files.read_tile(id).ok()?).ok())
+        .collect();
+    let tree = Tree::from_parts(checkpoint.size(), tiles?).ok()?;
+    (tree.root() == checkpoint.root()).then_some(tree)
+}
+
+/// What may be shown of the log: the newest durable head, and the right edge of its tree.
+#[derive(Debug, Clone)]
+pub struct Released {
+    /// The head.
+    pub head: Arc<Head>,
+    tree: Arc<Tree>,
+    /// Inner nodes of the right edge, by level: made once a head, since most proofs need them.
+    edge: Arc<[OnceLock<Arc<TileNodes>>; 8]>,
+}
+
+impl Released {
+    /// A head and the tree that it signs.
+    #[must_use]
+    pub fn new(head: Head, tree: Tree) -> Self {
+        Self {
+            head: Arc::new(head),
+            tree: Arc::new(tree),
+            edge: Arc::default(),
+        }
+    }
+
+    fn edge(&self, level: u8, index: u64) -> Option<Arc<TileNodes>> {
+        let hashes = self.tree.tile(level, index)?;
+        let nodes = || Arc::new(TileNodes::new(hashes.to_vec()));
+        match self.edge.get(usize::from(level)) {
+            // Only the last tile of a level is at the edge; a full one that waits to be drained is not.
+            Some(kept) if hashes.len() < WIDTH as usize => {
+                Some(Arc::clone(kept.get_or_init(nodes)))
+            }
+            _ => Some(nodes()),
+        }
+    }
+}
+
+/// Serves proofs.
+#[derive(Debug)]
+pub struct LogView {
+    files: LogFiles,
+    readers: Arc<Readers>,
+    released: RwLock<Released>,
+    /// Full tiles that are not in a file yet.
+    recent: Mutex<HashMap<(u8, u64), Arc<TileNodes>>>,
+    nodes: Mutex<LruCache<(u8, u64), Arc<TileNodes>>>,
+}
+
+impl LogView {
+    /// A view of a recovered log.
+    #[must_use]
+    pub fn new(integrator: &Integrator, head: Head) -> Self {
+        Self {
+            files: integrator.files.clone(),
+            readers: Arc::clone(&integrator.readers),
+            released: RwLock::new(Released::new(head, integrator.tree.clone())),
+            recent: Mutex::default(),
+            nodes: Mutex::new(LruCache::new(KEPT_NODES)),
+        }
+    }
+
+    /// The newest released head.
+    #[must_use]
+    pub fn released(&self) -> Released {
+        self.released
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Shows a head that is durable, with the tiles that its batch completed.
+    pub fn release(&self, released: Released, full: Vec<Tile>) {
+        if !full.is_empty() {
+            let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+            for tile in full {
+                let key = (tile.id().level(), tile.id().index());
+                recent.insert(key, Arc::new(TileNodes::new(tile.hashes().to_vec())));
+            }
+        }
+        *self
+            .released
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = released;
+    }
+
+    /// Notes that every full tile below a size is in a file.
+    pub fn integrated(&self, size: u64) {
+        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        recent.retain(|&(level, index), _| {
+            let spanned = u64::from(level + 1) * 8;
+            (index + 1)
+                .checked_shl(spanned as u32)
+                .is_none_or(|end| end > size)
+        });
+    }
+
+    /// An inclusion proof of an entry in the tree of a size, and that tree's root.
+    ///
+    /// # Errors
+    /// Where the entry or the tree is beyond the log, or the tiles cannot be made to fit.
+    pub fn inclusion(&self, index: u64, size: u64) -> Result<(Hash, Vec<Hash>, Hash), LogError> {
+        let released = self.released();
+        within(index, size.min(released.head.size).saturating_sub(1), size)?;
+        within(size, released.head.size, released.head.size)?;
+        let leaf = *self
+            .readers
+            .leaves(index, 1)?
+            .first()
+            .ok_or(LogError::Beyond {
+                asked: index,
+                size: released.head.size,
+            })?;
+        self.checked(&released, |source| {
+            let root = self.root(source, size, &released)?;
+            let path = inclusion_proof(source, index, size).ok()?;
+            verify_inclusion(leaf, index, size, &path, root).ok()?;
+            Some((leaf, path, root))
+        })
+    }
+
+    /// A consistency proof between two trees, and their roots.
+    ///
+    /// # Errors
+    /// Where the sizes are out of order or beyond the log, or the tiles cannot be made to fit.
+    pub fn consistency(
+        &self,
+        first: u64,
+        second: u64,
+    ) -> Result<(Vec<Hash>, Hash, Hash), LogError> {
+        let released = self.released();
+        if first > second {
+            return Err(LogError::SizesOutOfOrder { first, second });
+        }
+        within(second, released.head.size, released.head.size)?;
+        self.checked(&released, |source| {
+            let new_root = self.root(source, second, &released)?;
+            let old_root = self.root(source, first, &released)?;
+            let path = consistency_proof(source, first, second).ok()?;
+            verify_consistency(first, second, &path, old_root, new_root).ok()?;
+            Some((path, old_root, new_root))
+        })
+    }
+
+    /// The root of a tree, proved to lead to the released one.
+    fn root(&self, source: &Touched<'_>, size: u64, released: &Released) -> Option<Hash> {
+        if size == released.head.size {
+            return Some(released.head.root());
+        }
+        let root = root_at(source, size).ok()?;
+        let path = consistency_proof(source, size, released.head.size).ok()?;
+        verify_consistency(size, released.head.size, &path, root, released.head.root()).ok()?;
+        Some(root)
+    }
+
+    /// Makes something from tiles. Where it does not verify, every tile that was touched is made
+    /// again from the entries, once: this is how a tampered tile is met.
+    fn checked<T>(
+        &self,
+        released: &Released,
+        make: impl Fn(&Touched<'_>) -> Option<T>,
+    ) -> Result<T, LogError> {
+        let source = Touched {
+            view: self,
+            released,
+            tiles: Mutex::default(),
+        };
+        if let Some(made) = make(&source) {
+            return Ok(made);
+        }
+        let touched = source
+            .tiles
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner);
+        for (level, index) in touched {
+            self.repair(level, index, released.head.size)?;
+        }
+        let again = Touched {
+            view: self,
+            released,
+            tiles: Mutex::default(),
+        };
+        make(&again).ok_or(LogError::Inconsistent)
+    }
+
+    fn repair(&self, level: u8, index: u64, size: u64) -> Result<(), LogError> {
+        let Some(hashes) = self.rebuild(level, index, size)? else {
+            return Ok(());
+        };
+        let Ok(id) = TileId::new(level, index, WIDTH as u16) else {
+            return Ok(());
+        };
+        if self.files.read_tile(id).ok().as_deref() == Some(hashes.as_slice()) {
+            return Ok(());
+        }
+        tracing::error!(tile = %id, "a log tile was not what its entries say; made again");
+        self.nodes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop(&(level, index));
+        let path = self.files.path(id);
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent).map_err(StoreError::io("create", parent))?;
+        }
+        blobs::write_durably(&path, &encode_hashes(&hashes))?;
+        Ok(())
+    }
+
+    /// A full tile from the entries; `None` where it is not full.
+    fn rebuild(&self, level: u8, index: u64, size: u64) -> Result<Option<Vec<Hash>>, LogError> {
+        let first = index * WIDTH;
+        if level == 0 {
+            if first + WIDTH > size {
+                return Ok(None);
+            }
+            return Ok(Some(self.readers.leaves(first, WIDTH as usize)?));
+        }
+        let mut hashes = Vec::with_capacity(WIDTH as usize);
+        for below in first..first + WIDTH {
+            let Some(tile) = self.rebuild(level - 1, below, size)? else {
+                return Ok(None);
+            };
+            hashes.extend(TileNodes::new(tile).node(8, 0));
+        }
+        Ok(Some(hashes))
+    }
+
+    fn full_tile(&self, level: u8, index: u64) -> Result<Arc<TileNodes>, StoreError> {
+        let key = (level, index);
+        let lock = |map: &Mutex<HashMap<_, Arc<TileNodes>>>| {
+            map.lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .get(&key)
+                .cloned()
+        };
+        if let Some(nodes) = lock(&self.recent) {
+            return Ok(nodes);
+        }
+        let mut kept = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(nodes) = kept.get(&key) {
+            return Ok(Arc::clone(nodes));
+        }
+        drop(kept);
+        let id = TileId::new(level, index, WIDTH as u16).map_err(|_| StoreError::Damaged {
+            table: "log tiles",
+            key: format!("{level}/{index}"),
+            what: "no such tile",
+        })?;
+        let nodes = Arc::new(TileNodes::new(self.files.read_tile(id)?));
+        kept = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.put(key, Arc::clone(&nodes));
+        Ok(nodes)
+    }
+}
+
+fn within(asked: u64, most: u64, size: u64) -> Result<(), LogError> {
+    if asked <= most {
+        Ok(())
+    } else {
+        Err(LogError::Beyond { asked, size })
+    }
+}
+
+/// The tiles of one released tree, remembering which full ones were read.
+struct Touched<'a> {
+    view: &'a LogView,
+    released: &'a Released,
+    tiles: Mutex<BTreeSet<(u8, u64)>>,
+}
+
+impl TileSource for Touched<'_> {
+    type Error = StoreError;
+
+    fn tile(&self, level: u8, index: u64, width: u16) -> Result<Vec<Hash>, StoreError> {
+        self.nodes(level, index, width)
+            .map(|nodes| nodes.hashes().to_vec())
+    }
+
+    fn nodes(&self, level: u8, index: u64, _width: u16) -> Result<Arc<TileNodes>, StoreError> {
+        if let Some(edge) = self.released.edge(level, index) {
+            return Ok(edge);
+        }
+        self.tiles
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert((level, index));
+        self.view.full_tile(level, index)
+    }
+}

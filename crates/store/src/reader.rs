@@ -1,0 +1,311 @@
+//! Reading beside the writer: a few connections that see what was committed.
+//!
+//! Every read is by key or one page of a scan, so that no read transaction lives long enough to
+//! keep the WAL from being reused.
+
+use std::{
+    path::Path,
+    sync::{Condvar, Mutex, PoisonError},
+};
+
+use evidenceos_kernel::{
+    claim::Claim,
+    holdout::{Holdout, PrincipalPool},
+    id::{ClaimId, Digest, HoldoutId, OwnerTag},
+};
+use evidenceos_tlog::{Hash, leaf_hash};
+use rusqlite::{Connection, OptionalExtension as _, params};
+
+use crate::{Entry, StoreError, blobs::Blobs, row, schema, sqlite};
+
+/// Connections kept.
+const CONNECTIONS: usize = 4;
+
+/// A pool of reading connections, and the blobs.
+#[derive(Debug)]
+pub struct Readers {
+    idle: Mutex<Vec<Connection>>,
+    returned: Condvar,
+    blobs: Blobs,
+}
+
+impl Readers {
+    /// Opens the connections. The writer must have opened the database before.
+    ///
+    /// # Errors
+    /// Where a connection cannot be opened.
+    pub fn open(data_directory: &Path) -> Result<Self, StoreError> {
+        let path = data_directory.join("evidenceos.db");
+        let idle = (0..CONNECTIONS)
+            .map(|_| schema::open_reader(&path))
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            idle: Mutex::new(idle),
+            returned: Condvar::new(),
+            blobs: Blobs::open(data_directory)?,
+        })
+    }
+
+    /// The blobs.
+    #[must_use]
+    pub fn blobs(&self) -> &Blobs {
+        &self.blobs
+    }
+
+    fn with<T>(
+        &self,
+        read: impl FnOnce(&Connection) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        // A connection has no state between reads, so one that a panicking reader held is fine.
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let connection = loop {
+            match idle.pop() {
+                Some(connection) => break connection,
+                None => {
+                    idle = self
+                        .returned
+                        .wait(idle)
+                        .unwrap_or_else(PoisonError::into_inner)
+                }
+            }
+        };
+        drop(idle);
+        let result = read(&connection);
+        self.idle
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(connection);
+        self.returned.notify_one();
+        result
+    }
+
+    /// A claim by id.
+    ///
+    /// # Errors
+    /// As every method here: where the store cannot be read, or a row is damaged.
+    pub fn claim(&self, id: &ClaimId) -> Result<Option<Claim>, StoreError> {
+        self.with(|connection| sqlite::read_claim(connection, id))
+    }
+
+    /// A claim by number.
+    ///
+    /// # Errors
+    /// See [`Readers::claim`].
+    pub fn claim_by_seq(&self, seq: u64) -> Result<Option<Claim>, StoreError> {
+        self.with(|connection| {
+            let bytes: Option<Vec<u8>> = connection
+                .prepare_cached("SELECT row FROM claims WHERE seq = ?1")?
+                .query_row([seq as i64], |row| row.get(0))
+                .optional()?;
+            bytes
+                .map(|bytes| row::decode("claims", seq, &bytes))
+                .transpose()
+        })
+    }
+
+    /// A page of claims, newest first, older than `before`; of one owner or of all.
+    ///
+    /// # Errors
+    /// See [`Readers::claim`].
+    pub fn claims(
+        &self,
+        owner: Option<OwnerTag>,
+        before: u64,
+        limit: usize,
+    ) -> Result<Vec<Claim>, StoreError> {
+        let before = i64::try_from(before).unwrap_or(i64::MAX);
+        self.with(|connection| {
+            let sql = match owner {
+                Some(_) => {
+                    "SELECT seq, row FROM claims WHERE owner = ?3 AND seq < ?1 ORDER BY seq DESC LIMIT ?2"
+                }
+                None => "SELECT seq, row FROM claims WHERE seq < ?1 AND ?3 IS NULL ORDER BY seq DESC LIMIT ?2",
+            };
+            let owner = owner.as_ref().map(OwnerTag::as_bytes);
+            let mut statement = connection.prepare_cached(sql)?;
+            let mut rows = statement.query(params![before, limit as i64, owner])?;
+            let mut claims = Vec::new();
+            while let Some(found) = rows.next()? {
+                let (seq, bytes): (i64, Vec<u8>) = (found.get(0)?, found.get(1)?);
+                claims.push(row::decode("claims", seq, &bytes)?);
+            }
+            Ok(claims)
+        })
+    }
+
+    /// A holdout by number.
+    ///
+    /// # Errors
+    /// See [`Readers::claim`].
+    pub fn holdout(&self, seq: u64) -> Result<Option<Holdout>, StoreError> {
+        self.with(|connection| {
+            let bytes: Option<Vec<u8>> = connection
+                .prepare_cached("SELECT row FROM holdouts WHERE seq = ?1")?
+                .query_row([seq as i64], |row| row.get(0))
+                .optional()?;
+            bytes
+                .map(|bytes| row::decode("holdouts", seq, &bytes))
+                .transpose()
+        })
+    }
+
+    /// A principal's pool on a holdout.
+    ///
+    /// # Errors
+    /// See [`Readers::claim`].
+    pub fn pool(
+        &self,
+        holdout: HoldoutId,
+        owner: OwnerTag,
+    ) -> Result<Option<PrincipalPool>, StoreError> {
+        self.with(|connection| sqlite::read_pool(connection, holdout, owner))
+    }
+
+    /// Consecutive entries from an index on, each checked against its leaf hash.
+    ///
+    /// # Errors
+    /// See [`Readers::claim`].
+    pub fn entries(&self, start: u64, count: usize) -> Result<Vec<Entry>, StoreError> {
+        self.with(|connection| {
+            let mut statement = connection.prepare_cached(
+                "SELECT idx, leaf, bytes FROM entries WHERE idx >= ?1 ORDER BY idx LIMIT ?2",
+            )?;
+            let mut rows = statement.query(params![start as i64, count as i64])?;
+            let mut entries = Vec::new();
+            let mut expected = start;
+            while let Some(found) = rows.next()? {
+                let (index, leaf, bytes): (i64, [u8; 32], Vec<u8>) =
+                    (found.get(0)?, found.get(1)?, found.get(2)?);
+                let damaged = |what| StoreError::Damaged {
+                    table: "entries",
+                    key: index.to_string(),
+                    what,
+                };
+                if index as u64 != expected {
+                    return Err(damaged("an entry before it is missing"));
+                }
+                if leaf_hash(&bytes) != Hash(leaf) {
+                    return Err(damaged("its bytes do not fit its leaf hash"));
+                }
+                expected += 1;
+                entries.push(Entry {
+                    leaf: Hash(leaf),
+                    bytes,
+                });
+            }
+            Ok(entries)
+        })
+    }
+
+    /// Leaf hashes of consecutive entries, without their bytes.
+    ///
+    /// # Errors
+    /// See [`Readers::claim`].
+    pub fn leaves(&self, start: u64, count: usize) -> Result<Vec<Hash>, StoreError> {
+        self.with(|connection| {
+            let mut statement = connection
+                .prepare_cached("SELECT leaf FROM entries WHERE idx >= ?1 ORDER BY idx LIMIT ?2")?;
+            let leaves = statement
+                .query_map(params![start as i64, count as i64], |row| {
+                    row.get::<_, [u8; 32]>(0).map(Hash)
+                })?
+                .collect::<Result<_, _>>()?;
+            Ok(leaves)
+        })
+    }
+
+    /// Revoked claims in the order of their revocations, after a log index.
+    ///
+    /// # Errors
+    /// See [`Readers::claim`].
+    pub fn revoked(&self, after: u64, limit: usize) -> Result<Vec<Claim>, StoreError> {
+        let sequence: Vec<i64> = self.with(|connection| {
+            let mut statement = connection.prepare_cached(
+                "SELECT claim_seq FROM revocations WHERE idx > ?1 ORDER BY idx LIMIT ?2",
+            )?;
+            let found = statement
+                .query_map(params![after as i64, limit as i64], |row| row.get(0))?
+                .collect::<Result<_, _>>()?;
+            Ok(found)
+        })?;
+        sequence
+            .into_iter()
+            .map(|seq| {
+                self.claim_by_seq(seq as u64)?.ok_or(StoreError::Damaged {
+                    table: "revocations",
+                    key: seq.to_string(),
+                    what: "its claim is missing",
+                })
+            })
+            .collect()
+    }
+
+    /// A module by digest.
+    ///
+    /// # Errors
+    /// See [`Readers::claim`].
+    pub fn module(&self, hash: &Digest) -> Result<Option<Vec<u8>>, StoreError> {
+        let found: Option<Option<Vec<u8>>> = self.with(|connection| {
+            Ok(connection
+                .prepare_cached("SELECT bytes FROM modules WHERE hash = ?1")?
+                .query_row([hash.as_bytes()], |row| row.get(0))
+                .optional()?)
+        })?;
+        self.row_or_blob(found, hash)
+    }
+
+    /// Whether a module is stored.
+    ///
+    /// # Errors
+    /// See [`Readers::claim`].
+    pub fn has_module(&self, hash: &Digest) -> Result<bool, StoreError> {
+        self.with(|connection| {
+            Ok(connection
+                .prepare_cached("SELECT 1 FROM modules WHERE hash = ?1")?
+                .exists([hash.as_bytes()])?)
+        })
+    }
+
+    /// The trace of a claim, by number and digest.
+    ///
+    /// # Errors
+    /// See [`Readers::claim`].
+    pub fn trace(&self, claim_seq: u64, hash: &Digest) -> Result<Option<Vec<u8>>, StoreError> {
+        let found: Option<Option<Vec<u8>>> = self.with(|connection| {
+            Ok(connection
+                .prepare_cached("SELECT bytes FROM traces WHERE claim_seq = ?1")?
+                .query_row([claim_seq as i64], |row| row.get(0))
+                .optional()?)
+        })?;
+        self.row_or_blob(found, hash)
+    }
+
+    fn row_or_blob(
+        &self,
+        found: Option<Option<Vec<u8>>>,
+        hash: &Digest,
+    ) -> Result<Option<Vec<u8>>, StoreError> {
+        match found {
+            None => Ok(None),
+            Some(None) => self.blobs.get(hash).map(Some),
+            Some(Some(bytes)) if Digest::of(&bytes) == *hash => Ok(Some(bytes)),
+            Some(Some(_)) => Err(StoreError::Damaged {
+                table: "modules or traces",
+                key: hash.to_hex(),
+                what: "its content has another digest",
+            }),
+        }
+    }
+
+    /// Whether a row names a blob.
+    ///
+    /// # Errors
+    /// See [`Readers::claim`].
+    pub fn names_blob(&self, hash: &Digest) -> Result<bool, StoreError> {
+        self.with(|connection| {
+            Ok(connection
+                .prepare_cached("SELECT 1 FROM blobs WHERE hash = ?1")?
+                .exists([hash.as_bytes()])?)
+        })
+    }
+}

@@ -1,0 +1,125 @@
+//! Tables, pragmas, and opening the database.
+//!
+//! State rows are opaque (see [`crate::row`]): the kernel owns their content, SQLite their order.
+//! Claims, entries and the journal have integer keys and grow at the right edge; on the hot path
+//! only the claim id and the create's remembered request are under random keys.
+
+use std::path::Path;
+
+use rusqlite::{Connection, OpenFlags};
+
+use crate::StoreError;
+
+/// "EvOS", so that another program's database is not taken for ours.
+const APPLICATION_ID: i32 = 0x4576_4f53;
+/// The version of the tables below.
+const SCHEMA_VERSION: i32 = 1;
+
+const TABLES: &str = "
+CREATE TABLE state (id INTEGER PRIMARY KEY CHECK (id = 1), epoch INTEGER NOT NULL, row BLOB NOT NULL) STRICT;
+CREATE TABLE holdouts (seq INTEGER PRIMARY KEY, row BLOB NOT NULL) STRICT;
+CREATE TABLE claims (seq INTEGER PRIMARY KEY, claim_id BLOB NOT NULL UNIQUE, owner BLOB NOT NULL, row BLOB NOT NULL) STRICT;
+CREATE INDEX claims_by_owner ON claims (owner);
+CREATE TABLE pools (holdout BLOB NOT NULL, owner BLOB NOT NULL, row BLOB NOT NULL, PRIMARY KEY (holdout, owner)) STRICT, WITHOUT ROWID;
+CREATE TABLE remembered_0 (key BLOB PRIMARY KEY, row BLOB NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE remembered_1 (key BLOB PRIMARY KEY, row BLOB NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE entries (idx INTEGER PRIMARY KEY, leaf BLOB NOT NULL, bytes BLOB NOT NULL) STRICT;
+CREATE TABLE revocations (idx INTEGER PRIMARY KEY, claim_seq INTEGER NOT NULL) STRICT;
+CREATE TABLE journal (seq INTEGER PRIMARY KEY, bytes BLOB NOT NULL, chain BLOB NOT NULL) STRICT;
+CREATE TABLE modules (seq INTEGER PRIMARY KEY, hash BLOB NOT NULL UNIQUE, bytes BLOB) STRICT;
+CREATE TABLE traces (claim_seq INTEGER PRIMARY KEY, hash BLOB NOT NULL, bytes BLOB) STRICT;
+CREATE TABLE blobs (hash BLOB PRIMARY KEY) STRICT, WITHOUT ROWID;
+";
+
+/// Opens the writer's connection; makes the tables in a new database.
+pub fn open_writer(path: &Path) -> Result<Connection, StoreError> {
+    let connection = Connection::open_with_flags(
+        path,
+        OpenFlags::SQLITE_OPEN_READ_WRITE
+            | OpenFlags::SQLITE_OPEN_CREATE
+            | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+    )?;
+    // 32 MiB of cache; no memory map, since a truncated file would be a SIGBUS; nobody but us
+    // writes, so a busy database is a broken fence and not something to wait for.
+    connection
+        .execute_batch(
+            "PRAGMA busy_timeout = 0;
+             PRAGMA journal_mode = WAL;
+             PRAGMA synchronous = FULL;
+             PRAGMA wal_autocheckpoint = 0;
+             PRAGMA journal_size_limit = -1;
+             PRAGMA cache_size = -32768;
+             PRAGMA mmap_size = 0;
+             PRAGMA temp_store = MEMORY;
+             PRAGMA cell_size_check = ON;
+             PRAGMA trusted_schema = OFF;
+             PRAGMA foreign_keys = OFF;",
+        )
+        .map_err(|error| not_a_database(path, error))?;
+    connection.set_prepared_statement_cache_capacity(64);
+    prepare_tables(&connection, path)?;
+    Ok(connection)
+}
+
+/// Opens a connection that only reads.
+pub fn open_reader(path: &Path) -> Result<Connection, StoreError> {
+    let connection = Connection::open_with_flags(
+        path,
+        OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+    )?;
+    connection.execute_batch(
+        "PRAGMA query_only = ON;
+         PRAGMA busy_timeout = 1000;
+         PRAGMA cache_size = -2048;
+         PRAGMA mmap_size = 0;
+         PRAGMA trusted_schema = OFF;
+         PRAGMA cell_size_check = ON;",
+    )?;
+    connection.set_prepared_statement_cache_capacity(64);
+    Ok(connection)
+}
+
+fn prepare_tables(connection: &Connection, path: &Path) -> Result<(), StoreError> {
+    let pragma = |name: &str| connection.query_row(&format!("PRAGMA {name}"), [], |row| row.get(0));
+    let (application, version): (i32, i32) = (pragma("application_id")?, pragma("user_version")?);
+    let tables: i64 =
+        connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    if tables == 0 {
+        connection.execute_batch(&format!(
+            "BEGIN IMMEDIATE; {TABLES}
+             PRAGMA application_id = {APPLICATION_ID};
+             PRAGMA user_version = {SCHEMA_VERSION};
+             COMMIT;"
+        ))?;
+        return Ok(());
+    }
+    if application != APPLICATION_ID {
+        return Err(StoreError::Unusable(format!(
+            "{} is a database of another program; give the daemon a --data-dir of its own",
+            path.display()
+        )));
+    }
+    if version != SCHEMA_VERSION {
+        return Err(StoreError::Unusable(format!(
+            "{} has version {version} of the tables, this program knows version {SCHEMA_VERSION}; run the release that wrote it, or a newer one",
+            path.display()
+        )));
+    }
+    Ok(())
+}
+
+fn not_a_database(path: &Path, error: rusqlite::Error) -> StoreError {
+    match error.sqlite_error_code() {
+        Some(rusqlite::ErrorCode::NotADatabase | rusqlite::ErrorCode::DatabaseCorrupt) => {
+            StoreError::Unusable(format!(
+                "{} is damaged, or no database at all ({error}); keep a copy, then restore the data directory from a backup",
+                path.display()
+            ))
+        }
+        Some(rusqlite::ErrorCode::DatabaseBusy) => StoreError::Unusable(format!(
+            "{} is held by another program; stop it first",
+            path.display()
+        )),
+        _ => StoreError::Database(error),
+    }
+}

@@ -1,0 +1,466 @@
+//! The store that ships: SQLite, one transaction a batch.
+//!
+//! `COMMIT` with WAL and `synchronous=FULL` returns after the log is synced: that is the commit
+//! point. The fate of a commit is one of three (see [`Outcome`]); no sync is ever retried, since
+//! after a failed one the kernel may have dropped the pages that it could not write. WAL
+//! checkpoints run here, between batches, so that their time and their errors are seen.
+
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+};
+
+use evidenceos_kernel::{
+    claim::{Claim, ClaimState},
+    command::Remembered,
+    holdout::{Holdout, PrincipalPool},
+    id::{ClaimId, HoldoutId, OwnerTag, RequestKey},
+    state::{Counters, REQUEST_WINDOW_MS},
+};
+use rusqlite::{Connection, ErrorCode, OptionalExtension as _, params, wal::CheckpointMode};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use crate::{Batch, Head, NotCommitted, Outcome, Store, StoreError, row, schema};
+
+/// Pages in the WAL from which a checkpoint runs between batches.
+const CHECKPOINT_PAGES: i64 = 1_000;
+
+/// What the one state row holds.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+struct StateRow {
+    counters: Counters,
+    head: Option<Head>,
+    /// Number of the last journal row.
+    journal_seq: u64,
+    /// SHA-256 over all journal rows: H(previous ‖ bytes).
+    journal_chain: [u8; 32],
+    /// Which of the two tables new requests are remembered in, and since when.
+    remembered_table: u8,
+    remembered_since_unix_ms: u64,
+}
+
+/// The writer's side of the database.
+#[derive(Debug)]
+pub struct SqliteStore {
+    connection: Connection,
+    epoch: i64,
+    state: StateRow,
+    wal_pages: Arc<AtomicI64>,
+}
+
+/// What a start finds in the store.
+#[derive(Debug)]
+pub struct Found {
+    /// Every holdout.
+    pub holdouts: Vec<Holdout>,
+    /// The counters of the last batch.
+    pub counters: Counters,
+    /// The last signed head.
+    pub head: Option<Head>,
+}
+
+impl SqliteStore {
+    /// Opens or creates the database of a data directory whose lock is held, and fences off
+    /// every earlier process.
+    ///
+    /// # Errors
+    /// Where it cannot be opened, is another program's, or is damaged in what start-up reads.
+    pub fn open(data_directory: &Path) -> Result<(Self, Found), StoreError> {
+        let path = data_directory.join("evidenceos.db");
+        let mut connection = schema::open_writer(&path)?;
+        let wal_pages = Arc::new(AtomicI64::new(0));
+        let seen = Arc::clone(&wal_pages);
+        connection.wal_hook(Some(move |_: &mut _, pages| {
+            seen.store(i64::from(pages), Ordering::Relaxed);
+            Ok(())
+        }))?;
+        let (epoch, state) = raise_epoch(&mut connection)?;
+        let holdouts = read_holdouts(&connection)?;
+        check_journal_tail(&connection, &state)?;
+        let found = Found {
+            holdouts,
+            counters: state.counters,
+            head: state.head.clone(),
+        };
+        Ok((
+            Self {
+                connection,
+                epoch,
+                state,
+                wal_pages,
+            },
+            found,
+        ))
+    }
+
+    fn write(&mut self, batch: &Batch) -> Result<StateRow, WriteError> {
+        let next = self.next_state(batch);
+        let transaction = self.connection.unchecked_transaction()?;
+        write_rows(&transaction, batch)?;
+        write_log(&transaction, batch)?;
+        write_journal(&transaction, batch, &next)?;
+        self.write_remembered(&transaction, batch, &next)?;
+        let fenced = transaction
+            .prepare_cached("UPDATE state SET row = ?1 WHERE id = 1 AND epoch = ?2")?
+            .execute(params![row::encode(&next), self.epoch])?;
+        if fenced != 1 {
+            return Err(WriteError::Fence);
+        }
+        transaction.commit()?;
+        Ok(next)
+    }
+
+    fn next_state(&self, batch: &Batch) -> StateRow {
+        let mut next = self.state.clone();
+        next.counters = batch.changes.counters;
+        if let Some(head) = &batch.head {
+            next.head = Some(head.clone());
+        }
+        if !batch.recorded.is_empty() {
+            next.journal_seq += 1;
+            next.journal_chain = chain(&self.state.journal_chain, &journal_bytes(batch));
+        }
+        let now = batch.changes.counters.now_unix_ms;
+        if now.saturating_sub(next.remembered_since_unix_ms) >= REQUEST_WINDOW_MS {
+            next.remembered_table ^= 1;
+            next.remembered_since_unix_ms = now;
+        }
+        next
+    }
+
+    /// New requests go to one of two tables. When that has covered a whole window the other,
+    /// which then holds only what is older, is emptied and takes over.
+    fn write_remembered(
+        &self,
+        connection: &Connection,
+        batch: &Batch,
+        next: &StateRow,
+    ) -> Result<(), WriteError> {
+        let table = next.remembered_table;
+        if table != self.state.remembered_table {
+            connection.execute(&format!("DELETE FROM remembered_{table}"), [])?;
+        }
+        if batch.changes.remembered.is_empty() {
+            return Ok(());
+        }
+        let mut insert = connection.prepare_cached(&format!(
+            "INSERT OR REPLACE INTO remembered_{table} (key, row) VALUES (?1, ?2)"
+        ))?;
+        for (key, remembered) in &batch.changes.remembered {
+            insert.execute(params![key.as_bytes(), row::encode(remembered)])?;
+        }
+        Ok(())
+    }
+}
+
+impl Store for SqliteStore {
+    fn claim(&mut self, id: &ClaimId) -> Result<Option<Claim>, StoreError> {
+        read_claim(&self.connection, id)
+    }
+
+    fn pool(
+        &mut self,
+        holdout: HoldoutId,
+        owner: OwnerTag,
+    ) -> Result<Option<PrincipalPool>, StoreError> {
+        read_pool(&self.connection, holdout, owner)
+    }
+
+    fn remembered(&mut self, key: &RequestKey) -> Result<Option<Remembered>, StoreError> {
+        for table in ["remembered_0", "remembered_1"] {
+            let bytes: Option<Vec<u8>> = self
+                .connection
+                .prepare_cached(&format!("SELECT row FROM {table} WHERE key = ?1"))?
+                .query_row([key.as_bytes()], |row| row.get(0))
+                .optional()?;
+            if let Some(bytes) = bytes {
+                return row::decode("remembered", key, &bytes).map(Some);
+            }
+        }
+        Ok(None)
+    }
+
+    fn commit(&mut self, batch: &Batch) -> Outcome {
+        match self.write(batch) {
+            Ok(next) => {
+                self.state = next;
+                Outcome::Committed
+            }
+            Err(error) => error.fate(self.connection.is_autocommit()),
+        }
+    }
+
+    fn maintain(&mut self, idle: bool) -> Result<(), StoreError> {
+        let pages = self.wal_pages.load(Ordering::Relaxed);
+        if pages < CHECKPOINT_PAGES && !(idle && pages > 0) {
+            return Ok(());
+        }
+        match self
+            .connection
+            .wal_checkpoint_v2(None::<&str>, CheckpointMode::PASSIVE)
+        {
+            Ok((logged, done)) => {
+                // A reader may pin the rest; what is left is tried again after the next batch.
+                self.wal_pages
+                    .store(i64::from(logged.max(0) - done.max(0)), Ordering::Relaxed);
+                Ok(())
+            }
+            // A full disk is the writer's normal refusal; the WAL keeps what was committed.
+            Err(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+enum WriteError {
+    Database(rusqlite::Error),
+    Fence,
+}
+
+impl From<rusqlite::Error> for WriteError {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Database(error)
+    }
+}
+
+impl WriteError {
+    /// The fate of a batch whose write failed. Only a full disk and a broken rule leave no doubt,
+    /// and only once SQLite has rolled the transaction back.
+    fn fate(self, rolled_back: bool) -> Outcome {
+        let error = match self {
+            Self::Fence => {
+                return Outcome::Unknown(StoreError::Unusable(
+                    "another process has taken over the database".to_owned(),
+                ));
+            }
+            Self::Database(error) => error,
+        };
+        match error.sqlite_error_code() {
+            Some(ErrorCode::DiskFull) if rolled_back => Outcome::NotCommitted(NotCommitted::Full),
+            Some(ErrorCode::ConstraintViolation | ErrorCode::TooBig | ErrorCode::TypeMismatch)
+                if rolled_back =>
+            {
+                Outcome::NotCommitted(NotCommitted::Constraint(error.into()))
+            }
+            _ => Outcome::Unknown(error.into()),
+        }
+    }
+}
+
+fn raise_epoch(connection: &mut Connection) -> Result<(i64, StateRow), StoreError> {
+    let transaction = connection.transaction()?;
+    let found: Option<(i64, Vec<u8>)> = transaction
+        .query_row("SELECT epoch, row FROM state WHERE id = 1", [], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })
+        .optional()?;
+    let (epoch, state) = match found {
+        Some((epoch, bytes)) => (epoch + 1, row::decode("state", 1, &bytes)?),
+        None => (1, StateRow::default()),
+    };
+    transaction.execute(
+        "INSERT INTO state (id, epoch, row) VALUES (1, ?1, ?2)
+         ON CONFLICT (id) DO UPDATE SET epoch = ?1",
+        params![epoch, row::encode(&state)],
+    )?;
+    transaction.commit()?;
+    Ok((epoch, state))
+}
+
+fn read_holdouts(connection: &Connection) -> Result<Vec<Holdout>, StoreError> {
+    let mut statement = connection.prepare("SELECT seq, row FROM holdouts ORDER BY seq")?;
+    let mut rows = statement.query([])?;
+    let mut holdouts = Vec::new();
+    while let Some(found) = rows.next()? {
+        let (seq, bytes): (i64, Vec<u8>) = (found.get(0)?, found.get(1)?);
+        holdouts.push(row::decode("holdouts", seq, &bytes)?);
+    }
+    Ok(holdouts)
+}
+
+/// The last journal row must end the chain that the state row names.
+fn check_journal_tail(connection: &Connection, state: &StateRow) -> Result<(), StoreError> {
+    if state.journal_seq == 0 {
+        return Ok(());
+    }
+    let seq = state.journal_seq as i64;
+    let chain_at = |seq: i64| -> Result<Option<(Vec<u8>, Vec<u8>)>, rusqlite::Error> {
+        connection
+            .query_row(
+                "SELECT bytes, chain FROM journal WHERE seq = ?1",
+                [seq],
+                |row| Ok((row.get(0)?, row.get(1)?)),
+            )
+            .optional()
+    };
+    let damaged = |what| StoreError::Damaged {
+        table: "journal",
+        key: seq.to_string(),
+        what,
+    };
+    let (bytes, stored) = chain_at(seq)?.ok_or_else(|| damaged("it is missing"))?;
+    let previous = match chain_at(seq - 1)? {
+        Some((_, previous)) => previous,
+        None => vec![0; 32],
+    };
+    if stored != state.journal_chain || chain(&previous, &bytes) != state.journal_chain {
+        return Err(damaged("it does not end the chain of the journal"));
+    }
+    Ok(())
+}
+
+fn chain(previous: &[u8], bytes: &[u8]) -> [u8; 32] {
+    Sha256::new()
+        .chain_update(previous)
+        .chain_update(bytes)
+        .finalize()
+        .into()
+}
+
+fn journal_bytes(batch: &Batch) -> Vec<u8> {
+    postcard::to_allocvec(&batch.recorded)
+        .unwrap_or_else(|error| unreachable!("events of ours encode into memory: {error}"))
+}
+
+fn write_rows(connection: &Connection, batch: &Batch) -> Result<(), WriteError> {
+    let changes = &batch.changes;
+    let mut insert = connection
+        .prepare_cached("INSERT INTO claims (seq, claim_id, owner, row) VALUES (?1, ?2, ?3, ?4)")?;
+    for claim in &changes.new_claims {
+        insert.execute(params![
+            claim.seq as i64,
+            claim.id.as_bytes(),
+            claim.terms.owner.as_bytes(),
+            row::encode(claim)
+        ])?;
+    }
+    let mut update = connection.prepare_cached("UPDATE claims SET row = ?2 WHERE seq = ?1")?;
+    for claim in &changes.claims {
+        update.execute(params![claim.seq as i64, row::encode(claim)])?;
+    }
+    let mut holdouts =
+        connection.prepare_cached("INSERT OR REPLACE INTO holdouts (seq, row) VALUES (?1, ?2)")?;
+    for holdout in &changes.holdouts {
+        holdouts.execute(params![holdout.seq as i64, row::encode(holdout)])?;
+        if holdout.in_flight.is_empty() && holdout.admitted == 0 {
+            name_blob(connection, holdout.blob.as_bytes())?;
+        }
+    }
+    let mut pools = connection
+        .prepare_cached("INSERT OR REPLACE INTO pools (holdout, owner, row) VALUES (?1, ?2, ?3)")?;
+    for (holdout, owner, pool) in &changes.pools {
+        pools.execute(params![
+            holdout.as_bytes(),
+            owner.as_bytes(),
+            row::encode(pool)
+        ])?;
+    }
+    Ok(())
+}
+
+fn write_log(connection: &Connection, batch: &Batch) -> Result<(), WriteError> {
+    let first = batch.changes.counters.next_index - batch.entries.len() as u64;
+    let mut entries =
+        connection.prepare_cached("INSERT INTO entries (idx, leaf, bytes) VALUES (?1, ?2, ?3)")?;
+    for (index, entry) in (first..).zip(&batch.entries) {
+        entries.execute(params![index as i64, entry.leaf.as_bytes(), entry.bytes])?;
+    }
+    let mut modules = connection.prepare_cached(
+        "INSERT INTO modules (hash, bytes) VALUES (?1, ?2) ON CONFLICT DO NOTHING",
+    )?;
+    for module in &batch.modules {
+        modules.execute(params![module.hash.as_bytes(), row_bytes(&module.bytes)])?;
+        if module.bytes.is_empty() {
+            name_blob(connection, module.hash.as_bytes())?;
+        }
+    }
+    let mut traces = connection
+        .prepare_cached("INSERT INTO traces (claim_seq, hash, bytes) VALUES (?1, ?2, ?3)")?;
+    for trace in &batch.traces {
+        traces.execute(params![
+            trace.claim_seq as i64,
+            trace.hash.as_bytes(),
+            row_bytes(&trace.bytes)
+        ])?;
+        if trace.bytes.is_empty() {
+            name_blob(connection, trace.hash.as_bytes())?;
+        }
+    }
+    let revoked = batch
+        .changes
+        .claims
+        .iter()
+        .filter(|claim| claim.state == ClaimState::Revoked);
+    for claim in revoked {
+        if let Some(revocation) = &claim.revocation {
+            connection
+                .prepare_cached(
+                    "INSERT OR REPLACE INTO revocations (idx, claim_seq) VALUES (?1, ?2)",
+                )?
+                .execute(params![revocation.index as i64, claim.seq as i64])?;
+        }
+    }
+    Ok(())
+}
+
+fn row_bytes(bytes: &[u8]) -> Option<&[u8]> {
+    (!bytes.is_empty()).then_some(bytes)
+}
+
+fn name_blob(connection: &Connection, hash: &[u8]) -> Result<(), WriteError> {
+    connection
+        .prepare_cached("INSERT INTO blobs (hash) VALUES (?1) ON CONFLICT DO NOTHING")?
+        .execute([hash])?;
+    Ok(())
+}
+
+fn write_journal(
+    connection: &Connection,
+    batch: &Batch,
+    next: &StateRow,
+) -> Result<(), WriteError> {
+    if batch.recorded.is_empty() {
+        return Ok(());
+    }
+    connection
+        .prepare_cached("INSERT INTO journal (seq, bytes, chain) VALUES (?1, ?2, ?3)")?
+        .execute(params![
+            next.journal_seq as i64,
+            journal_bytes(batch),
+            next.journal_chain
+        ])?;
+    Ok(())
+}
+
+pub(crate) fn read_claim(
+    connection: &Connection,
+    id: &ClaimId,
+) -> Result<Option<Claim>, StoreError> {
+    let bytes: Option<Vec<u8>> = connection
+        .prepare_cached("SELECT row FROM claims WHERE claim_id = ?1")?
+        .query_row([id.as_bytes()], |row| row.get(0))
+        .optional()?;
+    bytes
+        .map(|bytes| row::decode("claims", id, &bytes))
+        .transpose()
+}
+
+pub(crate) fn read_pool(
+    connection: &Connection,
+    holdout: HoldoutId,
+    owner: OwnerTag,
+) -> Result<Option<PrincipalPool>, StoreError> {
+    let bytes: Option<Vec<u8>> = connection
+        .prepare_cached("SELECT row FROM pools WHERE holdout = ?1 AND owner = ?2")?
+        .query_row(params![holdout.as_bytes(), owner.as_bytes()], |row| {
+            row.get(0)
+        })
+        .optional()?;
+    bytes
+        .map(|bytes| row::decode("pools", owner, &bytes))
+        .transpose()
+}
