@@ -1,1 +1,50 @@
-//! EvidenceOS: sandbox.
+//! Guests: which Wasm modules are admitted, and what one run of one does.
+//!
+//! The crate owns admission ([`check()`]), compilation with its caches ([`Sandbox::prepare`]), metered runs
+//! ([`Sandbox::run`]) and the modules that wrap a list of predictions ([`pack()`]). It deliberately knows nothing of
+//! holdouts, labels, prices or verdicts: whoever runs a guest implements [`Oracle`], which sees a vector and answers
+//! with a symbol.
+//!
+//! Invariant: everything in a [`RunReport`] is a function of the module's bytes, the [`Limits`], the answers that the
+//! oracle gave and [`Sandbox::engine_id`]. There is no clock, no randomness, no parallelism, no file and no
+//! environment in a guest's world; NaNs have one bit pattern; whatever could run for long costs fuel. So what can be
+//! observed about a run says nothing about a holdout beyond the answers, and a run can be repeated anywhere.
+//!
+//! ```
+//! use evidenceos_sandbox::{AskError, End, Limits, Mode, Oracle, PackOptions, Sandbox, pack};
+//!
+//! struct Silent;
+//! impl Oracle for Silent {
+//!     fn ask(&mut self, _vector: &[u8]) -> Result<u32, AskError> {
+//!         Err(AskError::AllowanceExhausted)
+//!     }
+//! }
+//!
+//! let sandbox = Sandbox::new(Default::default())?;
+//! let module = pack(&PackOptions::new(&[1, 0, 1], Mode::Judge))?;
+//! let prepared = sandbox.prepare(&module)?;
+//! let limits = Limits { fuel: 10_000, memory_bytes: 1 << 20, oracle_calls: 0, items: 3, epoch_size: 0 };
+//! let (report, _oracle) = sandbox.run(&prepared, &limits, Silent)?;
+//! assert_eq!(report.end, End::Emitted(vec![0]));
+//! assert_eq!(report.judged.as_deref(), Some(&[1, 0, 1][..]));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! Spec: the WebAssembly Core Specification 2.0 without SIMD and `externref`, and the guest interface in
+//! ARCHITECTURE.md.
+
+mod abi;
+mod cache;
+mod check;
+mod engine;
+mod host;
+mod pack;
+mod rule;
+mod run;
+mod sandbox;
+
+pub use check::{ModuleInfo, check};
+pub use pack::{MAX_PACKED_ITEMS, Mode, PackError, PackOptions, output_len, pack};
+pub use rule::{Rule, Violation, Warning, bounds};
+pub use run::{AskError, End, HostFault, Limits, Oracle, RunReport, TrapCause};
+pub use sandbox::{AdmitError, Config, EngineError, Prepared, Sandbox};

@@ -1,0 +1,202 @@
+//! A bounded cache that builds each value once.
+//!
+//! Owns single flight and eviction; knows nothing of Wasm. Invariant: at most one thread builds the value of a key at
+//! a time, no lock is held across keys while one builds, and what is kept never exceeds the bounds (but for a single
+//! value that alone is larger: it is handed out and not kept).
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use lru::LruCache;
+
+/// SHA-256 of what the value was built from.
+pub(crate) type Key = [u8; 32];
+
+/// Least recently used values go first once either bound is passed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bound {
+    pub(crate) count: usize,
+    pub(crate) bytes: usize,
+}
+
+pub(crate) struct Cache<V> {
+    bound: Bound,
+    state: Mutex<State<V>>,
+}
+
+struct State<V> {
+    kept: LruCache<Key, Kept<V>>,
+    kept_bytes: usize,
+    building: HashMap<Key, Slot<V>>,
+}
+
+struct Kept<V> {
+    value: Arc<V>,
+    bytes: usize,
+}
+
+/// Locked by the thread that builds; the others wait on it and find the value.
+type Slot<V> = Arc<Mutex<Option<Arc<V>>>>;
+
+impl<V> Cache<V> {
+    pub(crate) fn new(bound: Bound) -> Self {
+        let state = State {
+            kept: LruCache::unbounded(),
+            kept_bytes: 0,
+            building: HashMap::new(),
+        };
+        Self {
+            bound,
+            state: Mutex::new(state),
+        }
+    }
+
+    pub(crate) fn get(&self, key: &Key) -> Option<Arc<V>> {
+        lock(&self.state).get(key)
+    }
+
+    /// The value of `key`, built by `build` unless it is kept or being built. `build` also tells how many bytes the
+    /// value takes. A failure is not kept: it is told to the caller that met it, and the next caller tries again.
+    pub(crate) fn get_or_build<E>(
+        &self,
+        key: Key,
+        build: impl FnOnce() -> Result<(V, usize), E>,
+    ) -> Result<Arc<V>, E> {
+        let slot = {
+            let mut state = lock(&self.state);
+            if let Some(value) = state.get(&key) {
+                return Ok(value);
+            }
+            state.building.entry(key).or_default().clone()
+        };
+        let mut built = lock(&slot);
+        if let Some(value) = &*built {
+            return Ok(value.clone());
+        }
+        let outcome = build();
+        let mut state = lock(&self.state);
+        state.building.remove(&key);
+        let (value, bytes) = outcome?;
+        let value = Arc::new(value);
+        state.keep(
+            key,
+            Kept {
+                value: value.clone(),
+                bytes,
+            },
+            self.bound,
+        );
+        *built = Some(value.clone());
+        Ok(value)
+    }
+}
+
+impl<V> State<V> {
+    fn get(&mut self, key: &Key) -> Option<Arc<V>> {
+        self.kept.get(key).map(|kept| kept.value.clone())
+    }
+
+    fn keep(&mut self, key: Key, kept: Kept<V>, bound: Bound) {
+        self.kept_bytes += kept.bytes;
+        if let Some(replaced) = self.kept.put(key, kept) {
+            self.kept_bytes -= replaced.bytes;
+        }
+        while self.kept.len() > bound.count || self.kept_bytes > bound.bytes {
+            let Some((_, evicted)) = self.kept.pop_lru() else {
+                return;
+            };
+            self.kept_bytes -= evicted.bytes;
+        }
+    }
+}
+
+/// A builder that panicked left its slot empty and the state whole, so poison says nothing here.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::sync::Barrier;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    fn put(cache: &Cache<u8>, key: u8, bytes: usize) {
+        let _ = cache.get_or_build([key; 32], || Ok::<_, Infallible>((key, bytes)));
+    }
+
+    fn kept(cache: &Cache<u8>, keys: &[u8]) -> Vec<u8> {
+        keys.iter()
+            .filter(|key| cache.get(&[**key; 32]).is_some())
+            .copied()
+            .collect()
+    }
+
+    #[test]
+    fn the_least_recently_used_value_goes_first() {
+        let cache = Cache::new(Bound {
+            count: 2,
+            bytes: 100,
+        });
+        put(&cache, 1, 1);
+        put(&cache, 2, 1);
+        assert!(cache.get(&[1; 32]).is_some());
+        put(&cache, 3, 1);
+        assert_eq!(kept(&cache, &[1, 2, 3]), [1, 3]);
+    }
+
+    #[test]
+    fn bytes_bound_the_cache_and_a_value_beyond_them_is_not_kept() {
+        let cache = Cache::new(Bound {
+            count: 10,
+            bytes: 100,
+        });
+        put(&cache, 1, 60);
+        put(&cache, 2, 60);
+        assert_eq!(kept(&cache, &[1, 2]), [2]);
+        put(&cache, 3, 101);
+        assert_eq!(kept(&cache, &[1, 2, 3]), [] as [u8; 0]);
+    }
+
+    #[test]
+    fn many_callers_of_one_key_build_once() {
+        let cache = Cache::new(Bound {
+            count: 2,
+            bytes: 100,
+        });
+        let (builds, start) = (AtomicUsize::new(0), Barrier::new(8));
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    start.wait();
+                    let build = || Ok::<_, Infallible>((builds.fetch_add(1, Ordering::SeqCst), 1));
+                    assert_eq!(
+                        cache.get_or_build([7; 32], build).map(|value| *value),
+                        Ok(0)
+                    );
+                });
+            }
+        });
+        assert_eq!(builds.into_inner(), 1);
+    }
+
+    #[test]
+    fn a_failure_is_not_kept() {
+        let cache = Cache::new(Bound {
+            count: 2,
+            bytes: 100,
+        });
+        assert_eq!(
+            cache.get_or_build([1; 32], || Err("no")),
+            Err::<Arc<u8>, _>("no")
+        );
+        assert_eq!(
+            cache
+                .get_or_build([1; 32], || Ok::<_, &str>((5, 1)))
+                .map(|value| *value),
+            Ok(5)
+        );
+    }
+}

@@ -1,0 +1,178 @@
+//! The rules of admission, their numbers, and how a broken one is told.
+//!
+//! Owns the vocabulary only; `check` applies it. Invariant: a rule is about determinism or about a bound, never about
+//! what a guest might be up to: what a guest can learn is metered at run time.
+
+use std::fmt;
+
+/// The numbers of admission, all inclusive.
+pub mod bounds {
+    /// Longest module, in bytes.
+    pub const MODULE_BYTES: usize = 4 << 20;
+    /// Most functions that a module may define.
+    pub const FUNCTIONS: u32 = 10_000;
+    /// Most locals in one function, parameters not counted.
+    pub const LOCALS_PER_FUNCTION: u64 = 10_000;
+    /// Most tables.
+    pub const TABLES: u32 = 10;
+    /// Most elements in any one table, at its start and after every `table.grow`.
+    pub const TABLE_ELEMENTS: u64 = 10_000;
+    /// Largest initial memory, in pages of 64 KiB (512 MiB); a lane may allow less at the run.
+    pub const INITIAL_MEMORY_PAGES: u64 = 8_192;
+    /// Most globals.
+    pub const GLOBALS: u32 = 1_000;
+    /// Most data segments, and most element segments.
+    pub const SEGMENTS: u32 = 10_000;
+    /// Most types, and most exports.
+    pub const TYPES_OR_EXPORTS: u32 = 10_000;
+    /// Most imports: every offered function under every name, many times over.
+    pub const IMPORTS: u32 = 100;
+    /// Most violations that one check reports; a module as wrong as this needs no complete list.
+    pub const VIOLATIONS: usize = 100;
+}
+
+/// A rule of admission. [`Rule::name`] is stable and may be matched by programs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Rule {
+    /// The module has no bytes at all.
+    Empty,
+    /// The bytes do not start like a Wasm module of version 1.
+    NotAModule,
+    /// The bytes are a component, not a core module.
+    Component,
+    /// The module is longer than [`bounds::MODULE_BYTES`].
+    ModuleSize,
+    /// The module ends in the middle of a section.
+    Truncated,
+    /// A complete module is followed by bytes that are no section.
+    TrailingData,
+    /// The module is not valid WebAssembly.
+    Invalid,
+    /// The module is valid, but needs a WebAssembly feature that is off.
+    Feature,
+    /// An import that is not offered to guests.
+    Import,
+    /// An offered function, imported with a type that it does not have.
+    ImportType,
+    /// A start function: nothing may run before `run`.
+    StartFunction,
+    /// `run` is not exported as a function without parameters and results.
+    RunExport,
+    /// No memory is exported as `memory`.
+    MemoryExport,
+    /// Too many functions.
+    Functions,
+    /// Too many locals in one function.
+    Locals,
+    /// Too many tables, or too large a one.
+    Tables,
+    /// Too large an initial memory.
+    Memory,
+    /// Too many globals.
+    Globals,
+    /// Too many data or element segments.
+    Segments,
+    /// An active data segment lies outside the initial memory.
+    DataBounds,
+    /// Too many types, imports or exports.
+    Entries,
+}
+
+impl Rule {
+    /// The rule's stable name: lower-case words joined by hyphens.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Empty => "empty",
+            Self::NotAModule => "not-a-module",
+            Self::Component => "component",
+            Self::ModuleSize => "module-size",
+            Self::Truncated => "truncated",
+            Self::TrailingData => "trailing-data",
+            Self::Invalid => "invalid",
+            Self::Feature => "feature",
+            Self::Import => "import",
+            Self::ImportType => "import-type",
+            Self::StartFunction => "start-function",
+            Self::RunExport => "run-export",
+            Self::MemoryExport => "memory-export",
+            Self::Functions => "functions",
+            Self::Locals => "locals",
+            Self::Tables => "tables",
+            Self::Memory => "memory",
+            Self::Globals => "globals",
+            Self::Segments => "segments",
+            Self::DataBounds => "data-bounds",
+            Self::Entries => "entries",
+        }
+    }
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A broken rule: which, where and how. Displays as one line, `import: … (at byte 0x8f)`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Violation {
+    /// The rule that was broken.
+    pub rule: Rule,
+    /// The byte of the module at which it shows; `None` where something is missing altogether.
+    pub offset: Option<usize>,
+    /// What is wrong, as a clause without a full stop.
+    pub message: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.rule, self.message)?;
+        match self.offset {
+            Some(offset) => write!(f, " (at byte {offset:#x})"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What is probably a mistake in an admitted module.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Warning {
+    /// `emit_structured_claim` is not imported, so every run ends with no output.
+    NeverEmits,
+    /// Neither an oracle nor `submit_predictions` is imported, so there is never anything to judge.
+    NeverJudged,
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NeverEmits => "the module does not import emit_structured_claim: every run ends with no output",
+            Self::NeverJudged => {
+                "the module imports neither submit_predictions nor an oracle: no run of it is ever judged"
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_violation_is_one_line_with_its_offset_in_hexadecimal() {
+        let violation = Violation {
+            rule: Rule::Import,
+            offset: Some(0x8f),
+            message: "no `a::b`".into(),
+        };
+        assert_eq!(violation.to_string(), "import: no `a::b` (at byte 0x8f)");
+        let violation = Violation {
+            rule: Rule::RunExport,
+            offset: None,
+            message: "missing".into(),
+        };
+        assert_eq!(violation.to_string(), "run-export: missing");
+    }
+}
