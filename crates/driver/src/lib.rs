@@ -1,1 +1,522 @@
-//! EvidenceOS: driver.
+//! The one writer: batches, the commit, and work that runs beside it.
+//!
+//! [`Driver::step`] is the whole of it: it decides what waits, in order, each command against a
+//! stage that holds the events before it; signs the tree head; commits everything in one
+//! transaction; and only then merges, replies and starts work. It knows no sockets, threads or
+//! clocks, so that a simulator can drive it; [`mailbox::run`] is the loop around it.
+//!
+//! Invariants: no reply leaves before the fate of its batch is known; a batch whose fate is
+//! unknown ends the process; runs of one holdout settle in the order in which they were admitted.
+
+mod attempt;
+pub mod mailbox;
+mod slots;
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+use evidenceos_kernel::{
+    bits::MicroBits,
+    claim::Claim,
+    command::{Reply, Request, RunReport},
+    holdout::Description,
+    id::{ClaimId, Digest, HoldoutId},
+    refusal::Refusal,
+    state::Resident,
+};
+use evidenceos_store::{Head, Module, NotCommitted, Outcome, Store, StoreError, log::Released};
+use evidenceos_tlog::{Hash, Tile, Tree};
+use thiserror::Error;
+
+use crate::{
+    attempt::{Attempt, Decided},
+    slots::Slots,
+};
+
+/// Signs tree heads with a local key. The head leaves only after its batch is durable.
+pub trait Signer: Send {
+    /// The signed head of a tree.
+    fn sign(&self, size: u64, root: Hash) -> Head;
+}
+
+/// Runs guests. The outcome comes back as [`Input::Finished`].
+pub trait Runner: Send {
+    /// Takes a run; returns at once.
+    fn start(&self, work: Work);
+}
+
+/// Shows a durable head to readers.
+pub trait Publisher: Send {
+    /// Takes a head and the tiles that its batch completed.
+    fn release(&self, released: Released, full: Vec<Tile>);
+}
+
+/// Where the answer to a call goes.
+pub trait ReplyTo: Send {
+    /// Gives the answer.
+    fn send(self: Box<Self>, answer: Answer);
+    /// Whether nobody waits for it any more.
+    fn is_gone(&self) -> bool;
+}
+
+/// The answer to a call.
+pub type Answer = Result<Reply, Failure>;
+
+/// Why a call has no reply from the kernel, or a bad one.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum Failure {
+    /// The kernel refused.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The disk is full; nothing was done.
+    #[error("the server's disk is full; nothing was done, ask again later")]
+    DiskFull,
+    /// The command alone makes the commit fail, or the store cannot be read; nothing was done.
+    #[error("the server could not store this; nothing was done, tell its operator")]
+    NotStored,
+    /// The server stops; nothing was done.
+    #[error("the server is stopping; nothing was done, ask again")]
+    Stopping,
+    /// Whether it was done is not known.
+    #[error(
+        "the server lost its disk; whether this was done is not known, ask again with the same x-request-id"
+    )]
+    Unknown,
+}
+
+/// A request with what belongs to it.
+pub struct Call {
+    /// The request.
+    pub request: Request,
+    /// The module of a commit, unless the store has it.
+    pub module: Option<Module>,
+    /// Where the answer goes.
+    pub reply_to: Box<dyn ReplyTo>,
+}
+
+/// A call on its way through a step, and the queue that it came out of, if it waited.
+struct Pending {
+    call: Call,
+    waited_on: Option<HoldoutId>,
+}
+
+/// A run to execute.
+#[derive(Debug, Clone)]
+pub struct Work {
+    /// The holdout.
+    pub holdout: HoldoutId,
+    /// Its encrypted items.
+    pub blob: Digest,
+    /// Its policy and sizes.
+    pub description: Description,
+    /// The run's number.
+    pub number: u64,
+    /// The claim.
+    pub claim: Box<Claim>,
+    /// The most that its questions may be charged.
+    pub allowance: MicroBits,
+}
+
+/// A run that was executed.
+#[derive(Debug)]
+pub struct Finished {
+    /// The holdout.
+    pub holdout: HoldoutId,
+    /// The run's number.
+    pub number: u64,
+    /// What it did; an error is a fault of ours.
+    pub result: Result<Done, String>,
+}
+
+/// What an executed run left.
+#[derive(Debug, Clone)]
+pub struct Done {
+    /// What it did.
+    pub report: Box<RunReport>,
+    /// Its trace; empty where it is a blob already.
+    pub trace: Vec<u8>,
+}
+
+/// What a step takes in.
+pub enum Input {
+    /// A call.
+    Call(Call),
+    /// A run that was executed.
+    Finished(Finished),
+}
+
+/// The process must end: what is durable is not known any more, or a rule of ours was broken.
+#[derive(Debug, Error)]
+#[error("the store failed, and what it holds is known only after a restart: {0}")]
+pub struct Fatal(#[from] pub StoreError);
+
+/// Limits of the driver.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Runs admitted and not finished; a principal has at most a quarter of them.
+    pub run_slots: usize,
+    /// Calls that wait for reservations or slots; a principal has at most a quarter of them.
+    pub waiting: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            run_slots: 256,
+            waiting: 4_096,
+        }
+    }
+}
+
+/// How an executed run is to be settled when its turn comes.
+enum Parked {
+    Done(Done),
+    Abort,
+}
+
+/// The one writer.
+pub struct Driver<S> {
+    store: S,
+    resident: Resident,
+    tree: Tree,
+    signer: Box<dyn Signer>,
+    runner: Box<dyn Runner>,
+    publisher: Box<dyn Publisher>,
+    slots: Slots,
+    limits: Limits,
+    /// Executed runs that wait for their turn to settle.
+    parked: HashMap<(HoldoutId, u64), Parked>,
+    /// Calls that wait for reservations or slots, in order.
+    waiting: BTreeMap<HoldoutId, VecDeque<Call>>,
+    waiting_calls: usize,
+    /// Who waits for which claim to settle.
+    waiters: HashMap<ClaimId, Vec<Box<dyn ReplyTo>>>,
+    /// Runs found unfinished at start-up, to be begun again one at a time.
+    unfinished: VecDeque<(HoldoutId, u64)>,
+    /// The one of them that runs.
+    rerunning: Option<(HoldoutId, u64)>,
+    stopping: bool,
+}
+
+impl<S: Store> Driver<S> {
+    /// A driver over what the store holds, with the tree of its entries. Runs found unfinished
+    /// are begun again by the first steps.
+    #[must_use]
+    pub fn new(
+        store: S,
+        resident: Resident,
+        tree: Tree,
+        signer: Box<dyn Signer>,
+        runner: Box<dyn Runner>,
+        publisher: Box<dyn Publisher>,
+        limits: Limits,
+    ) -> Self {
+        let mut driver = Self {
+            store,
+            tree,
+            signer,
+            runner,
+            publisher,
+            slots: Slots::new(limits.run_slots),
+            limits,
+            parked: HashMap::new(),
+            waiting: BTreeMap::new(),
+            waiting_calls: 0,
+            waiters: HashMap::new(),
+            unfinished: VecDeque::new(),
+            rerunning: None,
+            stopping: false,
+            resident,
+        };
+        driver.find_unfinished();
+        driver
+    }
+
+    /// A run that met a crash before is aborted, as is one that began under another engine: the
+    /// same module would not give the same bytes. The others are run again.
+    fn find_unfinished(&mut self) {
+        let mut holdouts: Vec<_> = self.resident.holdouts().collect();
+        holdouts.sort_unstable_by_key(|holdout| holdout.seq);
+        for holdout in holdouts {
+            for run in &holdout.in_flight {
+                let key = (holdout.id, run.number);
+                if run.attempt > 0 || run.engine != self.resident.engine() {
+                    tracing::warn!(holdout = %holdout.reference, claim = %run.claim, attempt = run.attempt, "aborting a run that cannot be repeated");
+                    self.parked.insert(key, Parked::Abort);
+                } else {
+                    self.unfinished.push_back(key);
+                }
+            }
+        }
+    }
+
+    /// Whether runs are being computed, or found ones wait to be.
+    #[must_use]
+    pub fn has_work(&self) -> bool {
+        self.slots.taken() > 0 || self.rerunning.is_some() || !self.unfinished.is_empty()
+    }
+
+    /// Takes no more runs: calls that wait are sent away, runs under way settle.
+    pub fn stop(&mut self) {
+        self.stopping = true;
+        self.unfinished.clear();
+        for call in std::mem::take(&mut self.waiting).into_values().flatten() {
+            call.reply_to.send(Err(Failure::Stopping));
+        }
+        self.waiting_calls = 0;
+    }
+
+    /// Sends everybody away who still waits. What they asked for may be under way; with the same
+    /// request id they find it.
+    pub fn abandon(&mut self) {
+        for waiter in std::mem::take(&mut self.waiters).into_values().flatten() {
+            waiter.send(Err(Failure::Unknown));
+        }
+    }
+
+    /// The store, for what must be done between steps.
+    pub fn store_mut(&mut self) -> &mut S {
+        &mut self.store
+    }
+
+    /// The committed state that stays in memory.
+    #[must_use]
+    pub fn resident(&self) -> &Resident {
+        &self.resident
+    }
+
+    /// Decides and commits everything that came in, and whatever else became possible by it.
+    ///
+    /// # Errors
+    /// [`Fatal`]: everybody was told that the outcome is unknown, and the process must end.
+    pub fn step(&mut self, wall_unix_ms: u64, inputs: Vec<Input>) -> Result<(), Fatal> {
+        let mut calls = Vec::new();
+        // A step without inputs is one that is owed: something of ours ended differently.
+        let mut progress = inputs.is_empty();
+        for input in inputs {
+            match input {
+                Input::Call(call) => calls.push(call),
+                Input::Finished(finished) => {
+                    progress = true;
+                    self.park(finished);
+                }
+            }
+        }
+        // Nobody who waits can be served before a run has finished.
+        let mut pending = if progress {
+            self.next_waiting()
+        } else {
+            Vec::new()
+        };
+        pending.extend(calls.into_iter().map(|call| Pending {
+            call,
+            waited_on: None,
+        }));
+        self.commit_calls(wall_unix_ms, pending)
+    }
+
+    /// An executed run gives its slot back at once and waits for its turn to settle. A fault of
+    /// ours costs nobody anything: the run is begun again, and aborted if it fails again.
+    fn park(&mut self, finished: Finished) {
+        let key = (finished.holdout, finished.number);
+        let Some(run) = self
+            .resident
+            .holdout(&key.0)
+            .and_then(|holdout| holdout.in_flight.iter().find(|run| run.number == key.1))
+        else {
+            return;
+        };
+        let attempt = run.attempt;
+        self.slots.give_back(key);
+        if self.rerunning == Some(key) {
+            self.rerunning = None;
+        }
+        match finished.result {
+            Ok(done) => {
+                self.parked.insert(key, Parked::Done(done));
+            }
+            Err(fault) if attempt == 0 => {
+                tracing::error!(claim = %run.claim, fault, "a run failed by a fault of ours; beginning it again");
+                self.unfinished.push_back(key);
+            }
+            Err(fault) => {
+                tracing::error!(claim = %run.claim, fault, "a run failed twice by a fault of ours; aborting it");
+                self.parked.insert(key, Parked::Abort);
+            }
+        }
+    }
+
+    /// The calls at the heads of the waiting queues, as many as there are free slots.
+    fn next_waiting(&mut self) -> Vec<Pending> {
+        let mut next = Vec::new();
+        for (&holdout, queue) in &mut self.waiting {
+            let room = self.slots.free().saturating_sub(next.len());
+            let calls = queue.drain(..queue.len().min(room));
+            next.extend(calls.map(|call| Pending {
+                call,
+                waited_on: Some(holdout),
+            }));
+        }
+        self.waiting.retain(|_, queue| !queue.is_empty());
+        self.waiting_calls -= next.len();
+        next
+    }
+
+    fn commit_calls(&mut self, wall_unix_ms: u64, calls: Vec<Pending>) -> Result<(), Fatal> {
+        let attempt = match self.attempt(wall_unix_ms, &calls) {
+            Ok(attempt) => attempt,
+            Err(error) => return self.cannot_read(error, calls),
+        };
+        if attempt.is_empty() {
+            self.conclude(attempt, calls);
+            return Ok(());
+        }
+        match self.store.commit(&attempt.batch) {
+            Outcome::Committed => {
+                self.conclude(attempt, calls);
+                Ok(())
+            }
+            Outcome::NotCommitted(NotCommitted::Full) => {
+                answer_all(calls, &Failure::DiskFull);
+                Ok(())
+            }
+            Outcome::NotCommitted(NotCommitted::Constraint(error)) => {
+                self.one_at_a_time(wall_unix_ms, error, calls)
+            }
+            Outcome::Unknown(error) => {
+                answer_all(calls, &Failure::Unknown);
+                self.abandon();
+                Err(Fatal(error))
+            }
+        }
+    }
+
+    /// One command of the batch breaks a rule of the store: its neighbours must not suffer.
+    fn one_at_a_time(
+        &mut self,
+        wall_unix_ms: u64,
+        error: StoreError,
+        mut calls: Vec<Pending>,
+    ) -> Result<(), Fatal> {
+        match calls.len() {
+            0 => {
+                // Only work of our own is left, and it cannot be refused.
+                self.abandon();
+                Err(Fatal(error))
+            }
+            1 => {
+                for call in &calls {
+                    tracing::error!(%error, request = ?call.call.request, "a command alone makes the commit fail");
+                }
+                answer_all(calls, &Failure::NotStored);
+                Ok(())
+            }
+            _ => calls
+                .drain(..)
+                .try_for_each(|call| self.commit_calls(wall_unix_ms, vec![call])),
+        }
+    }
+
+    /// A row that cannot be read spoils the command that named it, not the batch.
+    fn cannot_read(&mut self, error: StoreError, calls: Vec<Pending>) -> Result<(), Fatal> {
+        tracing::error!(%error, "the store cannot be read");
+        answer_all(calls, &Failure::NotStored);
+        Ok(())
+    }
+
+    /// The batch is durable: memory follows the disk, then everybody hears of it.
+    fn conclude(&mut self, attempt: Attempt, calls: Vec<Pending>) {
+        let Attempt {
+            batch,
+            tree,
+            answers,
+            works,
+            settled,
+            begun_again,
+            ..
+        } = attempt;
+        if let (Some(head), Some(mut tree)) = (batch.head, tree) {
+            let full = tree.take_full_tiles();
+            self.publisher
+                .release(Released::new(head, tree.clone()), full);
+            self.tree = tree;
+        }
+        let mut results: HashMap<ClaimId, Claim> = HashMap::new();
+        for (run, claim) in &settled {
+            self.parked.remove(run);
+            let row = batch.changes.claims.iter().find(|row| row.id == *claim);
+            results.extend(row.map(|row| (*claim, row.clone())));
+        }
+        self.resident.merge(batch.changes);
+        if let Some(key) = begun_again {
+            self.unfinished.pop_front();
+            self.rerunning = Some(key);
+        }
+        for work in works {
+            self.slots
+                .take((work.holdout, work.number), work.claim.terms.owner);
+            self.runner.start(work);
+        }
+        let mut waiting_still: BTreeMap<HoldoutId, VecDeque<Call>> = BTreeMap::new();
+        for (pending, answer) in calls.into_iter().zip(answers) {
+            match (pending.waited_on, answer) {
+                // What had waited stays before what came later.
+                (Some(holdout), Decided::Wait(_)) if !self.stopping => {
+                    waiting_still
+                        .entry(holdout)
+                        .or_default()
+                        .push_back(pending.call);
+                }
+                (_, answer) => self.deliver(pending.call, answer),
+            }
+        }
+        for (holdout, mut first) in waiting_still {
+            self.waiting_calls += first.len();
+            let queue = self.waiting.entry(holdout).or_default();
+            first.append(queue);
+            *queue = first;
+        }
+        for (_, claim) in settled {
+            for waiter in self.waiters.remove(&claim).into_iter().flatten() {
+                waiter.send(match results.get(&claim) {
+                    Some(claim) => Ok(Reply::Settled(Box::new(claim.clone()))),
+                    None => Err(Failure::Unknown),
+                });
+            }
+        }
+    }
+
+    fn deliver(&mut self, call: Call, answer: Decided) {
+        match answer {
+            Decided::Answer(answer) => call.reply_to.send(answer),
+            Decided::Join(claim) => self.waiters.entry(claim).or_default().push(call.reply_to),
+            Decided::Wait(_) if self.stopping => call.reply_to.send(Err(Failure::Stopping)),
+            Decided::Wait(_) if self.waiting_calls >= self.limits.waiting => {
+                call.reply_to.send(Err(Refusal::QueueFull.into()));
+            }
+            Decided::Wait(holdout) => {
+                self.waiting_calls += 1;
+                self.waiting.entry(holdout).or_default().push_back(call);
+            }
+            Decided::Drop => {}
+        }
+    }
+
+    /// Whether something of the driver's own is left to commit: the last batch with it failed.
+    #[must_use]
+    pub fn owes_a_step(&self) -> bool {
+        let turn = |(holdout, number): &(HoldoutId, u64)| {
+            let oldest = self
+                .resident
+                .holdout(holdout)
+                .and_then(|h| h.in_flight.front());
+            oldest.is_some_and(|run| run.number == *number)
+        };
+        self.parked.keys().any(turn) || (self.rerunning.is_none() && !self.unfinished.is_empty())
+    }
+}
+
+fn answer_all(calls: Vec<Pending>, failure: &Failure) {
+    for Pending { call, .. } in calls {
+        call.reply_to.send(Err(failure.clone()));
+    }
+}

@@ -4,6 +4,11 @@
 //! recompute every debit, price and threshold is here; labels, names that submitters chose and
 //! principals are not.
 
+#![allow(
+    clippy::wildcard_enum_match_arm,
+    reason = "a reader wants one kind of value and refuses every other"
+)]
+
 use thiserror::Error;
 
 use crate::{

@@ -1,0 +1,338 @@
+//! A batch before its commit: what was decided, and everything to do once it is durable.
+//!
+//! Making an attempt reads the driver and changes nothing of it, so that an attempt whose commit
+//! failed is simply dropped.
+
+use std::collections::{HashMap, HashSet};
+
+use evidenceos_kernel::{
+    claim::Claim,
+    command::{Caller, Command, Decision, Event, Reply, Request},
+    decide::decide,
+    id::{ClaimId, HoldoutId, OwnerTag},
+    refusal::Refusal,
+    state::{Key, Stage},
+};
+use evidenceos_store::{Batch, Entry, Recorded, Store, StoreError, Trace};
+use evidenceos_tlog::{Tree, leaf_hash};
+
+use crate::{Answer, Driver, Failure, Parked, Pending, Work, slots::Slots};
+
+type Run = (HoldoutId, u64);
+
+/// What becomes of a call if the batch commits.
+pub(crate) enum Decided {
+    /// It is answered.
+    Answer(Answer),
+    /// It is answered when the claim settles.
+    Join(ClaimId),
+    /// It waits in the holdout's queue.
+    Wait(HoldoutId),
+    /// Nobody waits for it, and it left no trace.
+    Drop,
+}
+
+/// A batch that was decided.
+#[derive(Default)]
+pub(crate) struct Attempt {
+    pub(crate) batch: Batch,
+    /// The tree with the batch's entries, if there are any.
+    pub(crate) tree: Option<Tree>,
+    /// One for each call, in order.
+    pub(crate) answers: Vec<Decided>,
+    pub(crate) works: Vec<Work>,
+    pub(crate) settled: Vec<(Run, ClaimId)>,
+    pub(crate) begun_again: Option<Run>,
+}
+
+impl Attempt {
+    /// Whether there is nothing to commit.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.batch.recorded.is_empty()
+    }
+}
+
+impl<S: Store> Driver<S> {
+    /// Decides, in this order: runs whose turn it is to settle, a run to begin again, the calls.
+    pub(crate) fn attempt(
+        &mut self,
+        wall_unix_ms: u64,
+        calls: &[Pending],
+    ) -> Result<Attempt, StoreError> {
+        let mut stage = Stage::new(&self.resident);
+        stage.advance_to(wall_unix_ms);
+        let mut making = Making {
+            stage,
+            store: &mut self.store,
+            slots: &self.slots,
+            attempt: Attempt::default(),
+            blocked: HashSet::new(),
+            pending_by_owner: HashMap::new(),
+        };
+        making.settle(&self.parked)?;
+        if !self.stopping
+            && self.rerunning.is_none()
+            && let Some(run) = self.unfinished.front()
+        {
+            making.begin_again(*run)?;
+        }
+        let mut new_ones = false;
+        for pending in calls {
+            if pending.waited_on.is_none() && !new_ones {
+                new_ones = true;
+                making.blocked.extend(self.waiting.keys());
+            }
+            let decided = making.call(pending, self.stopping)?;
+            making.attempt.answers.push(decided);
+        }
+        Ok(making.finish(&self.tree, self.signer.as_ref()))
+    }
+}
+
+struct Making<'d, S> {
+    stage: Stage<'d>,
+    store: &'d mut S,
+    slots: &'d Slots,
+    attempt: Attempt,
+    /// Holdouts on which an earlier call waits: later ones wait behind it.
+    blocked: HashSet<HoldoutId>,
+    pending_by_owner: HashMap<OwnerTag, usize>,
+}
+
+impl<S: Store> Making<'_, S> {
+    fn settle(&mut self, parked: &HashMap<Run, Parked>) -> Result<(), StoreError> {
+        let mut holdouts: Vec<HoldoutId> = parked.keys().map(|(holdout, _)| *holdout).collect();
+        holdouts.sort_unstable();
+        holdouts.dedup();
+        for holdout in holdouts {
+            while let Some((number, claim)) = self.oldest(&holdout)
+                && let Some(outcome) = parked.get(&(holdout, number))
+            {
+                self.settle_one(holdout, number, claim, outcome)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn oldest(&self, holdout: &HoldoutId) -> Option<(u64, ClaimId)> {
+        let run = self.stage.holdout(holdout)?.in_flight.front()?;
+        Some((run.number, run.claim))
+    }
+
+    fn settle_one(
+        &mut self,
+        holdout: HoldoutId,
+        number: u64,
+        claim: ClaimId,
+        outcome: &Parked,
+    ) -> Result<(), StoreError> {
+        let command = match outcome {
+            Parked::Done(done) => Command::Settle {
+                holdout,
+                number,
+                report: done.report.clone(),
+            },
+            Parked::Abort => Command::Abort { holdout, number },
+        };
+        self.own(command)?;
+        self.attempt.settled.push(((holdout, number), claim));
+        if let (Parked::Done(done), Some(claim)) = (outcome, self.stage.claim(&claim)) {
+            self.attempt.batch.traces.push(Trace {
+                claim_seq: claim.seq,
+                hash: done.report.trace_hash,
+                bytes: done.trace.clone(),
+            });
+        }
+        Ok(())
+    }
+
+    /// The attempt is counted in a commit before the run begins, so that a run that brings the
+    /// process down is known the next time.
+    fn begin_again(&mut self, run: Run) -> Result<(), StoreError> {
+        let (holdout, number) = run;
+        let Some(in_flight) = self.stage.run(&holdout, number).cloned() else {
+            return Ok(());
+        };
+        self.own(Command::BeginAgain { holdout, number })?;
+        if self.stage.claim(&in_flight.claim).is_none() {
+            let claim = self.store.claim(&in_flight.claim)?;
+            self.stage.supply_claim(in_flight.claim, claim);
+        }
+        self.attempt.begun_again = Some(run);
+        self.start(holdout, number);
+        Ok(())
+    }
+
+    /// A command of the driver's own, which cannot be refused.
+    fn own(&mut self, command: Command) -> Result<(), StoreError> {
+        let request = Request {
+            caller: Caller::DRIVER,
+            stamp: None,
+            command,
+        };
+        self.load(&request)?;
+        match decide(&self.stage, &request) {
+            Ok(decision) => self.enact(&request, decision),
+            Err(refusal) => unreachable!("work of the driver's own was refused: {refusal}"),
+        }
+        Ok(())
+    }
+
+    fn call(&mut self, pending: &Pending, stopping: bool) -> Result<Decided, StoreError> {
+        let Pending { call, waited_on } = pending;
+        if let Some(holdout) = waited_on
+            && self.blocked.contains(holdout)
+        {
+            return Ok(Decided::Wait(*holdout));
+        }
+        let request = &call.request;
+        let executes = matches!(request.command, Command::ExecuteClaim { .. });
+        if executes && call.reply_to.is_gone() {
+            return Ok(Decided::Drop);
+        }
+        self.load(request)?;
+        let decision = match decide(&self.stage, request) {
+            Ok(decision) => decision,
+            Err(refusal @ Refusal::Reserved { .. }) if executes => {
+                return Ok(self
+                    .wait(request)
+                    .unwrap_or(Decided::Answer(Err(refusal.into()))));
+            }
+            Err(refusal) => return Ok(Decided::Answer(Err(refusal.into()))),
+        };
+        if let Some((holdout, owner)) = admission(&decision) {
+            if stopping {
+                return Ok(Decided::Answer(Err(Failure::Stopping)));
+            }
+            let own = self.pending_by_owner.get(&owner).copied().unwrap_or(0);
+            let free = self.slots.admits(owner, self.attempt.works.len(), own);
+            if self.blocked.contains(&holdout) || !free {
+                self.blocked.insert(holdout);
+                return Ok(Decided::Wait(holdout));
+            }
+            *self.pending_by_owner.entry(owner).or_insert(0) += 1;
+        }
+        let decided = match &decision.reply {
+            Reply::Running(claim) => Decided::Join(*claim),
+            Reply::Refused(refusal) => Decided::Answer(Err(refusal.clone().into())),
+            reply => Decided::Answer(Ok(reply.clone())),
+        };
+        if let Some(module) = &call.module
+            && decision
+                .events
+                .iter()
+                .any(|event| matches!(event, Event::ArtifactsCommitted { .. }))
+        {
+            self.attempt.batch.modules.push(module.clone());
+        }
+        let admitted: Vec<Run> = decision
+            .events
+            .iter()
+            .filter_map(|event| match event {
+                Event::RunAdmitted { holdout, run } => Some((*holdout, run.number)),
+                _ => None,
+            })
+            .collect();
+        self.enact(request, decision);
+        for (holdout, number) in admitted {
+            self.start(holdout, number);
+        }
+        Ok(decided)
+    }
+
+    fn wait(&mut self, request: &Request) -> Option<Decided> {
+        let Command::ExecuteClaim { claim } = &request.command else {
+            return None;
+        };
+        let holdout = self.stage.claim(claim)?.terms.holdout;
+        self.blocked.insert(holdout);
+        Some(Decided::Wait(holdout))
+    }
+
+    fn start(&mut self, holdout: HoldoutId, number: u64) {
+        let Some(held) = self.stage.holdout(&holdout) else {
+            return;
+        };
+        let Some(run) = self.stage.run(&holdout, number) else {
+            return;
+        };
+        let Some(claim) = self.stage.claim(&run.claim) else {
+            return;
+        };
+        self.attempt.works.push(Work {
+            holdout,
+            blob: held.blob,
+            description: held.description.clone(),
+            number,
+            claim: Box::new(Claim::clone(claim)),
+            allowance: run.answers_reserved,
+        });
+    }
+
+    fn load(&mut self, request: &Request) -> Result<(), StoreError> {
+        loop {
+            let missing = self.stage.missing(request);
+            if missing.is_empty() {
+                return Ok(());
+            }
+            for key in missing {
+                match key {
+                    Key::Claim(id) => {
+                        let claim = self.store.claim(&id)?;
+                        self.stage.supply_claim(id, claim);
+                    }
+                    Key::Pool(holdout, owner) => {
+                        let pool = self.store.pool(holdout, owner)?;
+                        self.stage.supply_pool(holdout, owner, pool);
+                    }
+                    Key::Remembered(key) => {
+                        let remembered = self.store.remembered(&key)?;
+                        self.stage.supply_remembered(key, remembered);
+                    }
+                }
+            }
+        }
+    }
+
+    fn enact(&mut self, request: &Request, decision: Decision) {
+        self.stage.enact(&decision);
+        let entries = decision.entries.into_iter();
+        self.attempt
+            .batch
+            .entries
+            .extend(entries.map(|bytes| Entry {
+                leaf: leaf_hash(&bytes),
+                bytes,
+            }));
+        if !decision.events.is_empty() {
+            self.attempt.batch.recorded.push(Recorded {
+                at_unix_ms: self.stage.now_unix_ms(),
+                caller: request.caller.tag,
+                events: decision.events,
+            });
+        }
+    }
+
+    /// The head over the batch's entries is signed inside the batch: one sync persists both, and
+    /// nothing signed is seen before it is durable.
+    fn finish(self, tree: &Tree, signer: &dyn crate::Signer) -> Attempt {
+        let mut attempt = self.attempt;
+        if !attempt.batch.entries.is_empty() {
+            let mut tree = tree.clone();
+            for entry in &attempt.batch.entries {
+                tree.append(entry.leaf);
+            }
+            attempt.batch.head = Some(signer.sign(tree.size(), tree.root()));
+            attempt.tree = Some(tree);
+        }
+        attempt.batch.changes = self.stage.into_changes();
+        attempt
+    }
+}
+
+fn admission(decision: &Decision) -> Option<(HoldoutId, OwnerTag)> {
+    decision.events.iter().find_map(|event| match event {
+        Event::RunAdmitted { holdout, run } => Some((*holdout, run.owner)),
+        _ => None,
+    })
+}
