@@ -209,6 +209,9 @@ impl Expected<'_> {
                 "an aborted claim is charged its worst case, which is no less than the cheapest symbol",
             ),
             Outcome::Certified if self.levels_that_fit(capsule).next().is_some() => Ok(()),
+            Outcome::Certified if self.description.policy.levels > 0 => Err(Fault::Rule(
+                "ledger.price_microbits and e_value_log2 are those of one released level",
+            )),
             Outcome::Certified => mismatch(quote.certified),
         }
     }
@@ -219,24 +222,23 @@ impl Expected<'_> {
         &'c self,
         capsule: &'c Capsule,
     ) -> impl Iterator<Item = (u8, u8)> + 'c {
-        let policy = &self.description.policy;
         let ledger = &capsule.ledger;
+        let width = self.description.policy.level_width;
+        self.levels_of_that_price(ledger.price)
+            .filter(move |&(_, level)| {
+                let (alpha, divisor) = (ledger.alpha_micros, ledger.alpha_divisor);
+                capsule.e_value_log2 == Some(price::released_log2(alpha, divisor, level, width))
+            })
+    }
+
+    /// The (levels, level) that cost so much here.
+    fn levels_of_that_price(&self, stated: MicroBits) -> impl Iterator<Item = (u8, u8)> + '_ {
+        let policy = &self.description.policy;
         (0..=policy.levels)
             .flat_map(|levels| (0..levels.max(1)).map(move |level| (levels, level)))
             .filter(move |&(levels, level)| {
-                let price = policy.settlement_prices.level_price(
-                    self.settled,
-                    self.certified,
-                    levels,
-                    level,
-                );
-                let released = price::released_log2(
-                    ledger.alpha_micros,
-                    ledger.alpha_divisor,
-                    level,
-                    policy.level_width,
-                );
-                price == ledger.price && capsule.e_value_log2 == Some(released)
+                let (m, s) = (self.settled, self.certified);
+                policy.settlement_prices.level_price(m, s, levels, level) == stated
             })
     }
 
@@ -287,10 +289,13 @@ impl Expected<'_> {
             .settlement_prices
             .quote(self.settled, self.certified);
         match capsule.outcome {
-            Outcome::Certified if self.levels_that_fit(capsule).next().is_some() => {
-                capsule.ledger.price
+            Outcome::Certified => {
+                let stated = capsule.ledger.price;
+                match self.levels_of_that_price(stated).next() {
+                    Some(_) => stated,
+                    None => quote.certified,
+                }
             }
-            Outcome::Certified => quote.certified,
             Outcome::NotCertified => quote.not_certified,
             Outcome::NotJudged => MicroBits::ZERO,
             Outcome::Aborted => capsule.ledger.price,

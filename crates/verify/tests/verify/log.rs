@@ -1,0 +1,206 @@
+//! Whole logs: the ledger that comes out, and that each change is found where it was made.
+
+use evidenceos_kernel::{
+    bits::MicroBits,
+    cj,
+    record::{Capsule, HOLDOUT_REGISTERED, schema_of},
+};
+use evidenceos_verify::{Fault, Finding, LogReport, verify_log};
+
+use crate::world::{checkpoint_of, eventful, owner};
+
+fn report(entries: &[Vec<u8>]) -> LogReport {
+    // The forger holds the key: only the arithmetic can catch him.
+    verify_log(entries, &checkpoint_of(entries))
+}
+
+#[test]
+fn the_ledger_of_an_honest_log_is_computed_again() {
+    let (world, first, second) = eventful();
+    let report = verify_log(&world.entries, &world.checkpoint());
+    assert_eq!(report.findings, []);
+    assert_eq!(report.capsules.len(), 9);
+    assert_eq!(report.revoked, 1);
+    let ledger = report.holdout(&first.id).expect("registered");
+    assert_eq!((ledger.settled, ledger.certified), (4, 3));
+    assert_eq!((ledger.not_judged, ledger.aborted), (2, 1));
+    assert!(ledger.retired && ledger.opened);
+    let last = Capsule::parse(&world.entries[9]).expect("a capsule");
+    assert_eq!(
+        ledger.sealed_charged,
+        last.ledger.k.saturating_add(last.ledger.price)
+    );
+    // Two answers of four symbols, at two bits each.
+    assert_eq!(
+        ledger.owners[&owner(1)].answers_charged,
+        MicroBits::from_bits(4)
+    );
+    let ledger = report.holdout(&second.id).expect("registered");
+    assert_eq!((ledger.settled, ledger.certified), (2, 2));
+    assert_eq!(ledger.answers_charged, MicroBits::ZERO);
+}
+
+#[test]
+fn a_changed_capsule_is_found_at_its_index_and_nowhere_else() {
+    let (world, _, _) = eventful();
+    let check = |index: usize, field: &str, change: &dyn Fn(&mut Capsule)| {
+        let mut entries = world.entries.clone();
+        let mut capsule = Capsule::parse(&entries[index]).expect("a capsule");
+        change(&mut capsule);
+        entries[index] = capsule.to_bytes();
+        let report = report(&entries);
+        let Some((
+            Finding {
+                index: found,
+                fault,
+            },
+            echoes,
+        )) = report.findings.split_first()
+        else {
+            panic!("{field} was not found")
+        };
+        // Which of its levels a claim reached cannot be told without its price.
+        assert!(echoes.is_empty() || index == 6, "{field}: {echoes:?}");
+        assert_eq!(*found, Some(index as u64), "{field}: {fault}");
+        assert!(fault.to_string().contains(field), "{field}: {fault}");
+    };
+    check(4, "k_microbits", &|c| c.ledger.k.0 += 1);
+    check(4, "c_microbits", &|c| c.ledger.c.0 -= 1);
+    check(3, "price_microbits", &|c| c.ledger.price.0 += 1);
+    check(4, "price_microbits", &|c| c.ledger.price.0 += 1);
+    check(6, "price_microbits", &|c| c.ledger.price.0 += 1_000_000);
+    check(6, "price_microbits", &|c| c.e_value_log2 = Some(60));
+    check(7, "price_microbits", &|c| c.ledger.price.0 = 1);
+    check(4, "threshold_microbits", &|c| c.ledger.threshold.0 -= 1);
+    check(4, "ordinal", &|c| c.ledger.ordinal += 1);
+    check(4, "settled_before", &|c| c.ledger.settled_before += 1);
+    check(4, "charged_microbits", &|c| c.answers.charged.0 -= 1);
+    check(4, "by_symbol", &|c| c.answers.by_symbol[0].1 = 0);
+    check(4, "answers.asked", &|c| c.answers.asked = 2);
+    check(4, "items.sealed", &|c| c.items.1 += 1);
+    check(4, "policy_hash_hex", &|c| c.policy_hash.0[0] ^= 1);
+    check(4, "alpha", &|c| c.ledger.alpha_micros = 60_000);
+    check(4, "reason_codes", &|c| c.reason_codes = vec![2, 101]);
+    check(3, "e_value_log2", &|c| c.e_value_log2 = Some(4));
+    check(5, "reason_codes", &|c| c.reason_codes = vec![2, 101]);
+    check(5, "out of reach", &|c| c.reason_codes = vec![2, 102]);
+    check(8, "cheapest symbol", &|c| c.ledger.price.0 = 0);
+    check(10, "answer part", &|c| c.answers.charged.0 = 1);
+    check(10, "alpha_divisor", &|c| c.ledger.alpha_divisor = 1);
+    check(4, "before", &|c| {
+        c.dependencies = vec![evidenceos_kernel::id::Digest([1; 32])];
+    });
+}
+
+#[test]
+fn two_capsules_in_the_other_order_are_found_at_the_first() {
+    let (world, _, _) = eventful();
+    let mut entries = world.entries.clone();
+    entries.swap(3, 4);
+    assert_eq!(report(&entries).findings[0].index, Some(3));
+}
+
+#[test]
+fn a_capsule_twice_a_lost_one_and_an_early_one_are_found() {
+    let (world, _, _) = eventful();
+    let first = |entries: &[Vec<u8>]| report(entries).findings[0].clone();
+
+    let mut twice = world.entries.clone();
+    twice.insert(5, twice[5].clone());
+    assert!(matches!(first(&twice).fault, Fault::SettledTwice(_)));
+
+    let mut lost = world.entries.clone();
+    lost.remove(3);
+    assert_eq!(first(&lost).index, Some(3));
+
+    let mut early = world.entries.clone();
+    early.swap(1, 3);
+    assert!(matches!(first(&early).fault, Fault::UnknownHoldout(_)));
+    assert_eq!(first(&early).index, Some(1));
+}
+
+#[test]
+fn a_log_is_bound_to_its_signed_head() {
+    let (world, _, _) = eventful();
+    let head = world.checkpoint();
+    let whole = |entries: &[Vec<u8>]| {
+        let findings = verify_log(entries, &head).findings;
+        let last = findings.last().expect("a finding").clone();
+        assert_eq!(last.index, None);
+        last.fault
+    };
+    let cut = &world.entries[..world.entries.len() - 1];
+    assert!(matches!(whole(cut), Fault::Size { .. }));
+    assert!(matches!(whole(&[]), Fault::Size { .. }));
+    // `fuel` is no part of the ledger: only the root can show the change.
+    let mut changed = world.entries.clone();
+    let mut capsule = Capsule::parse(&changed[4]).expect("a capsule");
+    capsule.fuel += 1;
+    changed[4] = capsule.to_bytes();
+    assert!(matches!(whole(&changed), Fault::Root { .. }));
+}
+
+#[test]
+fn what_is_not_understood_and_names_a_holdout_is_a_finding() {
+    let (world, first, _) = eventful();
+    let check = |entry: Vec<u8>, is_sound: bool| {
+        let mut entries = world.entries.clone();
+        entries.push(entry);
+        assert_eq!(report(&entries).is_sound(), is_sound);
+    };
+    let unknown = |kind: &str| cj::Object::new().put("schema", kind);
+    check(unknown("evidenceos.v2.weather").to_bytes(), true);
+    check(
+        unknown("evidenceos.v2.weather")
+            .put("holdout_id_hex", first.id.to_hex())
+            .to_bytes(),
+        false,
+    );
+    let inside = cj::Object::new().put("holdout_id_hex", first.id.to_hex());
+    check(
+        unknown("evidenceos.v2.weather")
+            .put("changes", vec![cj::Value::from(inside)])
+            .to_bytes(),
+        false,
+    );
+    check(unknown("evidenceos.v2.decision_batch").to_bytes(), true);
+    check(b"{ }".to_vec(), false);
+    check(world.entries[0].clone(), false);
+    // A second retirement, and one with a field that the kind does not have.
+    check(world.entries[world.entries.len() - 2].clone(), false);
+}
+
+#[test]
+fn budgets_are_kept_or_named() {
+    let (world, _, _) = eventful();
+    // The same log under a description that allows less has other ids; so the capsule is made dearer instead.
+    let mut entries = world.entries.clone();
+    let mut capsule = Capsule::parse(&entries[8]).expect("the aborted one");
+    capsule.answers.charged = MicroBits::from_bits(17);
+    entries[8] = capsule.to_bytes();
+    let report = report(&entries);
+    assert_eq!(report.findings.len(), 1);
+    assert!(matches!(
+        report.findings[0].fault,
+        Fault::Budget {
+            budget: "principal_answer_budget_microbits",
+            charged: 17_000_000,
+            allowed: 16_000_000,
+        }
+    ));
+}
+
+#[test]
+fn a_log_of_another_origin_is_found_at_its_first_entry() {
+    let (world, _, _) = eventful();
+    let (size, root) = (world.checkpoint().size(), world.checkpoint().root());
+    let other = evidenceos_tlog::Checkpoint::new("example.org/other", size, root).expect("valid");
+    assert_eq!(
+        verify_log(&world.entries, &other).findings[0].index,
+        Some(0)
+    );
+    assert_eq!(
+        schema_of(&world.entries[1]).as_deref(),
+        Some(HOLDOUT_REGISTERED)
+    );
+}

@@ -1,0 +1,6 @@
+//! Verification against logs that the real kernel wrote, and against what was done to them afterwards.
+
+mod log;
+mod opening;
+mod receipt;
+mod world;
