@@ -5,7 +5,7 @@
 //!
 //! Invariant: nothing is skipped. An entry that is not understood and names a holdout is a finding, since it may
 //! have changed a ledger. After a wrong entry the replay goes on with what should have been there, so that one wrong
-//! entry is one finding; only where a released level leaves that open may later entries be named too.
+//! entry is one finding; only where a level or an abort leaves that open may later entries be named too.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
