@@ -59,9 +59,11 @@ pub struct RunReport {
     /// the last one asked about before the output. What follows the output is still answered and counted, but never
     /// judged.
     pub judged: Option<Vec<u8>>,
-    /// Fuel used, at most [`Limits::fuel`]. After [`TrapCause::OutOfFuel`] it is all of it. After another trap of the
-    /// guest's own it counts to the last place where the code saved it (a call, a return), so it may fall short of
-    /// what was burnt, by the same amount every time.
+    /// Fuel used, at most [`Limits::fuel`].
+    ///
+    /// It is all of it after [`TrapCause::OutOfFuel`], and also after an instruction that trapped by itself (a
+    /// division, an access): compiled code saves its count at calls and returns only, so what such a guest burnt is
+    /// not known, and burning must not be free.
     pub fuel_used: u64,
     /// Linear memory at the end, in pages of 64 KiB.
     pub memory_pages: u64,
@@ -167,16 +169,16 @@ fn run_boxed(
         .map_or(initial_pages, |memory| memory.size(&store));
     let guest = store.into_data();
 
-    let trapped = outcome.err().map(cause).transpose()?;
+    let trapped = outcome.err().map(Trapped::from_error).transpose()?;
+    let fuel_left = if trapped.as_ref().is_none_or(|trapped| trapped.is_fuel_known) {
+        fuel_left
+    } else {
+        0
+    };
     let (end, judged) = match (trapped, guest.output) {
-        (Some(cause), _) => (End::Trapped(cause), None),
+        (Some(trapped), _) => (End::Trapped(trapped.cause), None),
         (None, Some(output)) => (End::Emitted(output), guest.judged),
         (None, None) => (End::NoOutput, guest.judged),
-    };
-    let fuel_left = if end == End::Trapped(TrapCause::OutOfFuel) {
-        0
-    } else {
-        fuel_left
     };
     let report = RunReport {
         end,
@@ -211,30 +213,47 @@ fn execute(prepared: &Prepared, store: &mut Store<Guest>) -> wasmtime::Result<()
     }
 }
 
-/// Who stopped the run: a host function, the machine, or (no cause) the host itself.
-fn cause(error: wasmtime::Error) -> Result<TrapCause, HostFault> {
-    if let Some(Stop(cause)) = error.downcast_ref() {
-        return Ok(*cause);
-    }
-    match error.downcast_ref::<Trap>() {
-        Some(trap) => Ok(trap_cause(*trap)),
-        None => Err(host_fault(error)),
-    }
+/// A run that was stopped by a host function or by the machine.
+struct Trapped {
+    cause: TrapCause,
+    /// The code had saved its count of fuel when it stopped.
+    is_fuel_known: bool,
 }
 
-fn trap_cause(trap: Trap) -> TrapCause {
-    match trap {
-        Trap::OutOfFuel => TrapCause::OutOfFuel,
-        Trap::StackOverflow => TrapCause::OutOfMemory,
-        Trap::MemoryOutOfBounds | Trap::TableOutOfBounds => TrapCause::OutOfBounds,
-        Trap::UnreachableCodeReached => TrapCause::Trap("unreachable"),
-        Trap::IntegerDivisionByZero => TrapCause::Trap("integer division by zero"),
-        Trap::IntegerOverflow => TrapCause::Trap("integer overflow"),
-        Trap::BadConversionToInteger => TrapCause::Trap("invalid conversion to integer"),
-        Trap::IndirectCallToNull => TrapCause::Trap("indirect call of a null entry"),
-        Trap::BadSignature => TrapCause::Trap("indirect call with another type"),
-        Trap::NullReference => TrapCause::Trap("null reference"),
-        _ => TrapCause::Trap("other"),
+impl Trapped {
+    /// An error that neither a host function of ours nor the machine raised is the host's fault.
+    fn from_error(error: wasmtime::Error) -> Result<Self, HostFault> {
+        if let Some(Stop(cause)) = error.downcast_ref() {
+            return Ok(Self {
+                cause: *cause,
+                is_fuel_known: *cause != TrapCause::OutOfFuel,
+            });
+        }
+        match error.downcast_ref::<Trap>() {
+            Some(trap) => Ok(Self::from_trap(*trap)),
+            None => Err(host_fault(error)),
+        }
+    }
+
+    fn from_trap(trap: Trap) -> Self {
+        let cause = match trap {
+            Trap::OutOfFuel => TrapCause::OutOfFuel,
+            Trap::StackOverflow => TrapCause::OutOfMemory,
+            Trap::MemoryOutOfBounds | Trap::TableOutOfBounds => TrapCause::OutOfBounds,
+            Trap::UnreachableCodeReached => TrapCause::Trap("unreachable"),
+            Trap::IntegerDivisionByZero => TrapCause::Trap("integer division by zero"),
+            Trap::IntegerOverflow => TrapCause::Trap("integer overflow"),
+            Trap::BadConversionToInteger => TrapCause::Trap("invalid conversion to integer"),
+            Trap::IndirectCallToNull => TrapCause::Trap("indirect call of a null entry"),
+            Trap::BadSignature => TrapCause::Trap("indirect call with another type"),
+            Trap::NullReference => TrapCause::Trap("null reference"),
+            _ => TrapCause::Trap("other"),
+        };
+        // Code saves before `unreachable` and before every call, which is where a stack ends.
+        Self {
+            cause,
+            is_fuel_known: matches!(trap, Trap::UnreachableCodeReached | Trap::StackOverflow),
+        }
     }
 }
 

@@ -82,9 +82,12 @@ pub struct Sandbox {
 pub struct Prepared {
     info: ModuleInfo,
     pub(crate) code: Arc<Code>,
-    /// Address and contents of segments that the code does not carry.
+    /// The segments that the code does not carry.
     pub(crate) data: Vec<(u32, Box<[u8]>)>,
 }
+
+/// A data segment: its address and its contents.
+type Segment = (u32, Box<[u8]>);
 
 /// Compiled code with its imports resolved.
 pub(crate) struct Code {
@@ -255,15 +258,15 @@ impl Code {
     }
 }
 
-const CUSTOM_FREE_HEADER: &[u8; 8] = b"\0asm\x01\0\0\0";
+const MODULE_HEADER: &[u8; 8] = b"\0asm\x01\0\0\0";
 const DATA_SECTION: u8 = 11;
 
 /// The module without custom sections and, where no code can tell, without its data; and that data.
 ///
 /// Code sees segments only through `memory.init` and `data.drop`, which need a data count section.
-fn separate(wasm: &[u8], layout: &Layout) -> (Vec<u8>, Vec<(u32, Box<[u8]>)>) {
+fn separate(wasm: &[u8], layout: &Layout) -> (Vec<u8>, Vec<Segment>) {
     let cuts_data = !layout.code_may_name_segments;
-    let mut code = CUSTOM_FREE_HEADER.to_vec();
+    let mut code = MODULE_HEADER.to_vec();
     for (id, range) in &layout.sections {
         if !(cuts_data && *id == DATA_SECTION) {
             let data = &wasm[range.clone()];

@@ -1,0 +1,276 @@
+//! The rules of admission on single sections: counts, imports, exports, where data lies.
+//!
+//! Owns what we ask beyond WebAssembly's own validity. Invariant: work is linear in the module's length, also for a
+//! module made to be refused: of a section that is too long, only as much is read as is allowed.
+
+use wasmparser::{
+    Data, DataKind, Export, ExternalKind, FromReader, FunctionBody, Import, Imports, Operator,
+    Payload, SectionLimited, TypeRef,
+};
+
+use super::PAGE_BYTES;
+use super::inspector::{CUSTOM_SECTION, Inspector, to_usize};
+use crate::abi::{HostFunction, MODULES};
+use crate::rule::{Rule, bounds};
+
+impl Inspector {
+    /// Applies our bounds to a section. An error means that nothing after it can be read.
+    pub(super) fn section(&mut self, payload: &Payload<'_>) -> wasmparser::Result<()> {
+        if let Some((id, range)) = payload.as_section()
+            && id != CUSTOM_SECTION
+        {
+            self.layout.sections.push((id, to_usize(&range)));
+        }
+        match payload {
+            Payload::TypeSection(types) => {
+                self.count(types, Rule::Entries, bounds::TYPES_OR_EXPORTS, "types");
+                let types = types.clone().into_iter_err_on_gc_types();
+                self.types = types.collect::<Result<_, _>>()?;
+            }
+            Payload::ImportSection(imports) => {
+                for entry in self.entries(imports, Rule::Entries, bounds::IMPORTS, "imports") {
+                    if let (_, Imports::Single(offset, import)) = entry? {
+                        self.import(offset, &import);
+                    }
+                }
+            }
+            Payload::FunctionSection(functions) => {
+                self.defined_functions = functions.count();
+                for ty in self.entries(functions, Rule::Functions, bounds::FUNCTIONS, "functions") {
+                    self.function_types.push(ty?.1);
+                }
+            }
+            Payload::TableSection(tables) => {
+                for entry in self.entries(tables, Rule::Tables, bounds::TABLES, "tables") {
+                    let (offset, table) = entry?;
+                    let elements = table.ty.initial;
+                    self.at_most(
+                        Rule::Tables,
+                        elements,
+                        bounds::TABLE_ELEMENTS,
+                        "elements in a table",
+                        offset,
+                    );
+                }
+            }
+            Payload::MemorySection(memories) => {
+                for entry in memories.clone().into_iter_with_offsets() {
+                    let (offset, memory) = entry?;
+                    let pages = memory.initial;
+                    self.at_most(
+                        Rule::Memory,
+                        pages,
+                        bounds::INITIAL_MEMORY_PAGES,
+                        "pages of initial memory",
+                        offset,
+                    );
+                    self.memory_pages.get_or_insert((pages, memory.maximum));
+                }
+            }
+            Payload::GlobalSection(globals) => {
+                self.count(globals, Rule::Globals, bounds::GLOBALS, "globals");
+            }
+            Payload::ExportSection(exports) => {
+                for entry in
+                    self.entries(exports, Rule::Entries, bounds::TYPES_OR_EXPORTS, "exports")
+                {
+                    let (offset, export) = entry?;
+                    self.export(offset, &export);
+                }
+            }
+            Payload::StartSection { range, .. } => {
+                let message = "a start function; nothing may run before `run`";
+                self.report(Rule::StartFunction, Some(range.start), message);
+            }
+            Payload::ElementSection(segments) => {
+                self.count(
+                    segments,
+                    Rule::Segments,
+                    bounds::SEGMENTS,
+                    "element segments",
+                );
+            }
+            Payload::DataCountSection { .. } => self.layout.code_may_name_segments = true,
+            Payload::DataSection(segments) => {
+                for segment in
+                    self.entries(segments, Rule::Segments, bounds::SEGMENTS, "data segments")
+                {
+                    self.data(&segment?.1)?;
+                }
+            }
+            Payload::CodeSectionStart { count, .. } => self.functions_to_read = *count,
+            Payload::CodeSectionEntry(body) => {
+                self.functions_to_read -= 1;
+                self.locals(body)?;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// The first `most` entries of a section with their offsets; more of them break `rule`.
+    fn entries<'a, T: FromReader<'a>>(
+        &mut self,
+        section: &SectionLimited<'a, T>,
+        rule: Rule,
+        most: u32,
+        what: &str,
+    ) -> impl Iterator<Item = wasmparser::Result<(u64, T)>> + use<'a, T> {
+        self.count(section, rule, most, what);
+        section.clone().into_iter_with_offsets().take(most as usize)
+    }
+
+    fn import(&mut self, offset: u64, import: &Import<'_>) {
+        let (module, name) = (import.module, import.name);
+        let TypeRef::Func(ty) = import.ty else {
+            return self.report(
+                Rule::Import,
+                Some(offset),
+                format!("`{module}::{name}` is not a function"),
+            );
+        };
+        self.function_types.push(ty);
+        let Some(function) = HostFunction::named(module, name) else {
+            let message = format!(
+                "`{module}::{name}` is not offered; {} offer oracle_query, oracle_bucket, submit_predictions, \
+                 emit_structured_claim and get_logical_epoch",
+                MODULES.join(" and ")
+            );
+            return self.report(Rule::Import, Some(offset), message);
+        };
+        match self.types.get(ty as usize) {
+            Some(signature) if function.has_type(signature) => {}
+            Some(signature) => {
+                let message = format!(
+                    "`{module}::{name}` is {}, not {signature}",
+                    function.type_text()
+                );
+                self.report(Rule::ImportType, Some(offset), message);
+            }
+            None => {} // the validator names the missing type
+        }
+        // One name is linked once, so it has one type.
+        let is_other_type = |(m, n, t): &(String, String, u32)| {
+            m == module && n == name && self.types.get(*t as usize) != self.types.get(ty as usize)
+        };
+        if self.imports.iter().any(is_other_type) {
+            self.report(
+                Rule::ImportType,
+                Some(offset),
+                format!("`{module}::{name}` is imported with two types"),
+            );
+        }
+        self.imports.push((module.to_owned(), name.to_owned(), ty));
+    }
+
+    fn export(&mut self, offset: u64, export: &Export<'_>) {
+        match (export.name, export.kind) {
+            ("run", ExternalKind::Func) => {
+                self.exports_run = true;
+                let ty = self.function_types.get(export.index as usize);
+                if let Some(ty) = ty.and_then(|ty| self.types.get(*ty as usize))
+                    && !(ty.params().is_empty() && ty.results().is_empty())
+                {
+                    let message = format!("`run` must have no parameters and no results, not {ty}");
+                    self.report(Rule::RunExport, Some(offset), message);
+                }
+            }
+            ("run", _) => {
+                self.exports_run = true;
+                self.report(
+                    Rule::RunExport,
+                    Some(offset),
+                    "`run` is exported, but is not a function",
+                );
+            }
+            ("memory", ExternalKind::Memory) => self.exports_memory = true,
+            ("memory", _) => {
+                self.exports_memory = true;
+                self.report(
+                    Rule::MemoryExport,
+                    Some(offset),
+                    "`memory` is exported, but is not a memory",
+                );
+            }
+            _ => {}
+        }
+    }
+
+    fn data(&mut self, segment: &Data<'_>) -> wasmparser::Result<()> {
+        self.data_bytes += segment.data.len() as u64;
+        let DataKind::Active { offset_expr, .. } = &segment.kind else {
+            self.layout.code_may_name_segments = true;
+            return Ok(());
+        };
+        let Operator::I32Const { value } = offset_expr.get_operators_reader().read()? else {
+            // No global can be imported and no arithmetic is on, so the validator refuses this one.
+            return Ok(());
+        };
+        let address = value.cast_unsigned();
+        let end = u64::from(address) + segment.data.len() as u64;
+        let memory_bytes = self
+            .memory_pages
+            .map_or(0, |(initial, _)| initial.saturating_mul(PAGE_BYTES));
+        if end > memory_bytes {
+            let message = format!(
+                "a data segment ends at address {end}, the initial memory at {memory_bytes}"
+            );
+            self.report(Rule::DataBounds, Some(segment.range.start), message);
+        }
+        let file_end = segment.range.end;
+        self.layout.segments.push((
+            address,
+            to_usize(&(file_end - segment.data.len() as u64..file_end)),
+        ));
+        Ok(())
+    }
+
+    fn locals(&mut self, body: &FunctionBody<'_>) -> wasmparser::Result<()> {
+        let mut locals = 0;
+        for group in body.get_locals_reader()? {
+            locals += u64::from(group?.0);
+        }
+        self.at_most(
+            Rule::Locals,
+            locals,
+            bounds::LOCALS_PER_FUNCTION,
+            "locals in a function",
+            body.range().start,
+        );
+        Ok(())
+    }
+
+    /// What must be there, once everything has been seen.
+    pub(super) fn require_exports(&mut self) {
+        if !self.exports_run {
+            self.report(
+                Rule::RunExport,
+                None,
+                "the module does not export a function `run`",
+            );
+        }
+        if !self.exports_memory {
+            self.report(
+                Rule::MemoryExport,
+                None,
+                "the module does not export its memory as `memory`",
+            );
+        }
+    }
+
+    /// More than `most` entries in a section break `rule`.
+    fn count<T>(&mut self, section: &SectionLimited<'_, T>, rule: Rule, most: u32, what: &str) {
+        let found = section.count().into();
+        self.at_most(rule, found, most.into(), what, section.range().start);
+    }
+
+    fn at_most(&mut self, rule: Rule, found: u64, most: u64, what: &str, offset: u64) {
+        if found > most {
+            self.report(
+                rule,
+                Some(offset),
+                format!("{found} {what}, at most {most} are allowed"),
+            );
+        }
+    }
+}

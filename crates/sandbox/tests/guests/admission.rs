@@ -1,0 +1,317 @@
+//! Every rule of admission is broken once, alone, and named with its place.
+
+use evidenceos_sandbox::{AdmitError, Rule, Violation, Warning, check};
+
+use crate::{sandbox, wat};
+
+const RUN: &str = r#"(memory (export "memory") 1) (func (export "run"))"#;
+
+fn violations(wasm: &[u8]) -> Vec<Violation> {
+    check(wasm).expect_err("the module breaks a rule")
+}
+
+/// The module breaks `rule` alone, at `offset`.
+#[track_caller]
+fn refused(wasm: &[u8], rule: Rule, offset: Option<usize>) {
+    let found: Vec<_> = violations(wasm)
+        .into_iter()
+        .map(|violation| (violation.rule, violation.offset))
+        .collect();
+    assert_eq!(found, [(rule, offset)], "{:?}", violations(wasm));
+}
+
+/// As [`refused`], with the place somewhere in the module.
+#[track_caller]
+fn refused_somewhere(text: &str, rule: Rule) {
+    let wasm = wat(text);
+    let found = violations(&wasm);
+    assert!(found.len() == 1 && found[0].rule == rule, "{found:?}");
+    assert!(
+        found[0]
+            .offset
+            .is_some_and(|offset| (8..wasm.len()).contains(&offset)),
+        "{found:?}"
+    );
+}
+
+fn with(text: &str) -> String {
+    format!("(module {text} {RUN})")
+}
+
+#[test]
+fn what_is_no_module_is_named() {
+    let whole = wat(&with(""));
+    refused(b"", Rule::Empty, None);
+    refused(b"not wasm", Rule::NotAModule, Some(0));
+    refused(b"\0asm\x02\0\0\0", Rule::NotAModule, Some(4));
+    refused(b"\0as", Rule::Truncated, Some(3));
+    refused(&wat("(component)"), Rule::Component, Some(4));
+    refused(&vec![0; (4 << 20) + 1], Rule::ModuleSize, Some(4 << 20));
+    refused(
+        &[&whole[..], b"and more"].concat(),
+        Rule::TrailingData,
+        Some(whole.len()),
+    );
+    refused(
+        &[&whole[..], &[0, 0]].concat(),
+        Rule::TrailingData,
+        Some(whole.len()),
+    );
+}
+
+#[test]
+fn a_module_cut_anywhere_is_refused() {
+    let whole = wat(include_str!("../../../../testdata/guests/hill_climb.wat"));
+    // wat appends a custom section with names, without which the module is whole.
+    let names = check(&whole).map(|info| info.len).expect("admitted") - name_section_len(&whole);
+    for len in 0..names {
+        assert!(
+            check(&whole[..len]).is_err(),
+            "{len} of {} bytes",
+            whole.len()
+        );
+    }
+}
+
+fn name_section_len(wasm: &[u8]) -> usize {
+    let at = wasm
+        .windows(5)
+        .position(|bytes| bytes == b"\x04name")
+        .expect("names are kept");
+    wasm.len() - at + 2 // its id and its length, a byte each
+}
+
+#[test]
+fn no_changed_byte_upsets_admission() {
+    let whole = wat(include_str!(
+        "../../../../testdata/guests/published_abi.wat"
+    ));
+    let sandbox = sandbox();
+    for at in 0..whole.len() {
+        for bits in [0x01, 0x40, 0x80, 0xff] {
+            let mut changed = whole.clone();
+            changed[at] ^= bits;
+            // Whatever is admitted, the engine takes too.
+            match sandbox.prepare(&changed) {
+                Ok(_) | Err(AdmitError::Refused(_)) => {}
+                Err(error) => panic!("byte {at:#x} ^ {bits:#x}: {error}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn imports_are_from_the_list_with_their_types() {
+    refused(
+        &wat(&with(
+            r#"(import "wasi_snapshot_preview1" "fd_write" (func))"#,
+        )),
+        Rule::Import,
+        Some(0x11),
+    );
+    refused_somewhere(&with(r#"(import "env" "clock" (func))"#), Rule::Import);
+    refused_somewhere(
+        &with(r#"(import "env" "table" (table 1 funcref))"#),
+        Rule::Import,
+    );
+    refused_somewhere(
+        &with(r#"(import "env" "global" (global i32))"#),
+        Rule::Import,
+    );
+    refused_somewhere(
+        &with(r#"(import "env" "oracle_query" (func (param i32)))"#),
+        Rule::ImportType,
+    );
+    refused_somewhere(
+        &with(r#"(import "env" "get_logical_epoch" (func (result i32)))"#),
+        Rule::ImportType,
+    );
+    refused_somewhere(
+        &with(
+            r#"(import "env" "emit_structured_claim" (func (param i32 i32)))
+               (import "env" "emit_structured_claim" (func (param i32 i32) (result i32)))"#,
+        ),
+        Rule::ImportType,
+    );
+    let memory = wat(
+        r#"(module (import "env" "memory" (memory 1)) (export "memory" (memory 0)) (func (export "run")))"#,
+    );
+    refused(&memory, Rule::Import, Some(0x11));
+}
+
+#[test]
+fn run_and_memory_are_exported_and_nothing_runs_before() {
+    refused(
+        &wat(r#"(module (memory (export "memory") 1))"#),
+        Rule::RunExport,
+        None,
+    );
+    refused(
+        &wat(r#"(module (func (export "run")))"#),
+        Rule::MemoryExport,
+        None,
+    );
+    refused_somewhere(
+        r#"(module (memory (export "memory") 1) (func (export "run") (param i32)))"#,
+        Rule::RunExport,
+    );
+    refused_somewhere(
+        r#"(module (memory (export "memory") (export "run") 1))"#,
+        Rule::RunExport,
+    );
+    refused_somewhere(
+        r#"(module (memory 1) (func (export "run") (export "memory")))"#,
+        Rule::MemoryExport,
+    );
+    refused_somewhere(&with("(func $early) (start $early)"), Rule::StartFunction);
+    assert!(
+        check(&wat(&with(r#"(func (export "other"))"#))).is_ok(),
+        "other exports are ignored"
+    );
+}
+
+#[test]
+fn features_beyond_the_list_are_told_from_errors() {
+    for text in [
+        "(func (drop (v128.const i64x2 0 0)))",
+        "(func (local v128))",
+        "(func $f (return_call $f))",
+        "(memory 1)",
+        "(tag)",
+        "(type (struct))",
+        "(func (param externref))",
+        "(global i32 (i32.add (i32.const 1) (i32.const 2)))",
+        "(func (drop (i32.atomic.load (i32.const 0))))",
+    ] {
+        let found = violations(&wat(&with(text)));
+        assert!(
+            found
+                .iter()
+                .all(|violation| violation.rule == Rule::Feature),
+            "{text}: {found:?}"
+        );
+    }
+    refused_somewhere(
+        r#"(module (memory (export "memory") i64 1) (func (export "run")))"#,
+        Rule::Feature,
+    );
+    refused_somewhere(
+        r#"(module (memory (export "memory") 1 1 shared) (func (export "run")))"#,
+        Rule::Feature,
+    );
+    refused_somewhere(&with("(func (result i32))"), Rule::Invalid);
+    for text in [
+        "(func (param f64) (result i64) (i64.trunc_sat_f64_s (local.get 0)))",
+        "(func (param i32) (result i32) (i32.extend8_s (local.get 0)))",
+        "(func (result i32 i32) (i32.const 1) (i32.const 2))",
+        "(func (memory.fill (i32.const 0) (i32.const 0) (i32.const 9)))",
+        "(table 1 funcref) (func (result i32) (table.grow (ref.null func) (i32.const 1)))",
+    ] {
+        assert_eq!(check(&wat(&with(text))).map(|_| ()), Ok(()), "{text}");
+    }
+}
+
+#[test]
+fn bounds_are_inclusive() {
+    let many = |count: usize, text: &str| with(&text.repeat(count));
+    let cases: [(Rule, String, String); 8] = [
+        (
+            Rule::Functions,
+            many(9_999, "(func)"),
+            many(10_000, "(func)"),
+        ),
+        (
+            Rule::Globals,
+            many(1_000, "(global i32 (i32.const 0))"),
+            many(1_001, "(global i32 (i32.const 0))"),
+        ),
+        (
+            Rule::Segments,
+            many(10_000, "(data \"\")"),
+            many(10_001, "(data \"\")"),
+        ),
+        (
+            Rule::Tables,
+            with("(table 10000 funcref)"),
+            with("(table 10001 funcref)"),
+        ),
+        (
+            Rule::Tables,
+            many(10, "(table 0 funcref)"),
+            many(11, "(table 0 funcref)"),
+        ),
+        (
+            Rule::Locals,
+            with(&format!("(func (local {}))", "i32 ".repeat(10_000))),
+            with(&format!("(func (local {}))", "i32 ".repeat(10_001))),
+        ),
+        (
+            Rule::Memory,
+            r#"(module (memory (export "memory") 8192) (func (export "run")))"#.into(),
+            r#"(module (memory (export "memory") 8193) (func (export "run")))"#.into(),
+        ),
+        (
+            Rule::DataBounds,
+            with("(data (i32.const 65535) \"a\")"),
+            with("(data (i32.const 65535) \"ab\")"),
+        ),
+    ];
+    for (rule, within, beyond) in cases {
+        assert_eq!(check(&wat(&within)).map(|_| ()), Ok(()), "{rule}");
+        refused_somewhere(&beyond, rule);
+    }
+    refused_somewhere(&with("(data (i32.const -1) \"\")"), Rule::DataBounds);
+    refused_somewhere(
+        &many(
+            101,
+            r#"(import "env" "get_logical_epoch" (func (result i64)))"#,
+        ),
+        Rule::Entries,
+    );
+}
+
+#[test]
+fn a_flood_of_imports_is_refused_without_reading_it_all() {
+    let imports = r#"(import "env" "get_logical_epoch" (func (result i64)))"#.repeat(50_000);
+    let found = violations(&wat(&with(&imports)));
+    assert_eq!(found[0].rule, Rule::Entries, "{found:?}");
+}
+
+#[test]
+fn all_broken_rules_are_named_at_once() {
+    let found = violations(&wat(
+        r#"(module (import "a" "b" (func)) (import "env" "oracle_query" (func)) (func $s) (start $s)
+             (func (result i32)) (func (result i64)))"#,
+    ));
+    let rules: Vec<_> = found.iter().map(|violation| violation.rule).collect();
+    let wanted = [
+        Rule::Import,
+        Rule::ImportType,
+        Rule::StartFunction,
+        Rule::Invalid,
+        Rule::Invalid,
+        Rule::RunExport,
+        Rule::MemoryExport,
+    ];
+    assert_eq!(rules, wanted, "{found:?}");
+}
+
+#[test]
+fn what_a_module_will_not_do_is_warned_of() {
+    let info = check(&wat(&with(""))).expect("admitted");
+    assert_eq!(info.warnings, [Warning::NeverEmits, Warning::NeverJudged]);
+    let info = check(&wat(include_str!(
+        "../../../../testdata/guests/hill_climb.wat"
+    )))
+    .expect("admitted");
+    assert_eq!(
+        (
+            info.asks,
+            info.submits,
+            info.emits,
+            info.initial_memory_pages
+        ),
+        (true, true, true, 1)
+    );
+    assert!(info.warnings.is_empty());
+}
