@@ -13,6 +13,11 @@ pub mod bounds {
     pub const FUNCTIONS: u32 = 10_000;
     /// Most locals in one function, parameters not counted.
     pub const LOCALS_PER_FUNCTION: u64 = 10_000;
+    /// Longest code section, in bytes (256 KiB). Data is not code: the worst code compiles at 7 µs a byte, so this is
+    /// what keeps the compilation of a module made to be slow below two seconds.
+    pub const CODE_BYTES: u64 = 256 << 10;
+    /// Longest function body, in bytes (64 KiB): compiling is not linear in the length of a function.
+    pub const FUNCTION_BYTES: u64 = 64 << 10;
     /// Most tables.
     pub const TABLES: u32 = 10;
     /// Most elements in any one table, at its start and after every `table.grow`.
@@ -63,6 +68,8 @@ pub enum Rule {
     MemoryExport,
     /// Too many functions.
     Functions,
+    /// Too long a code section, or too long a function in it.
+    Code,
     /// Too many locals in one function.
     Locals,
     /// Too many tables, or too large a one.
@@ -97,6 +104,7 @@ impl Rule {
             Self::RunExport => "run-export",
             Self::MemoryExport => "memory-export",
             Self::Functions => "functions",
+            Self::Code => "code",
             Self::Locals => "locals",
             Self::Tables => "tables",
             Self::Memory => "memory",

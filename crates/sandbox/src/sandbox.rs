@@ -5,7 +5,8 @@
 //! is by far the dearest step of a claim. Data is therefore cut out, the rest compiled and cached by its own hash, and
 //! the data written into each fresh instance, exactly as instantiation would have done it.
 
-use std::sync::Arc;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use sha2::{Digest, Sha256};
 use wasmtime::{Engine, ExternType, InstancePre, Linker, Module, ModuleExport};
@@ -17,6 +18,9 @@ use crate::engine::{engine_id, new_engine};
 use crate::host::{Guest, link};
 use crate::rule::Violation;
 use crate::run::{AskError, HostFault, Limits, Oracle, RunReport, run};
+
+/// Code that compiles in turn, in bytes of its module without data.
+const LARGE_CODE_BYTES: usize = 32 << 10;
 
 /// How much the sandbox keeps. Bounds are on counts and on estimated bytes; least recently used goes first.
 #[derive(Debug, Clone, Copy)]
@@ -64,8 +68,8 @@ pub enum AdmitError {
 /// Shows the first violation, of which there is always one.
 struct FirstOf<'a>(&'a [Violation]);
 
-impl std::fmt::Display for FirstOf<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for FirstOf<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.first().map_or(Ok(()), |violation| violation.fmt(f))
     }
 }
@@ -76,6 +80,8 @@ pub struct Sandbox {
     engine_id: String,
     prepared: Cache<Prepared>,
     codes: Cache<Code>,
+    /// Held while large code compiles.
+    large_compilation: Mutex<()>,
 }
 
 /// An admitted module, compiled and linked, that can be run any number of times, by many threads at once.
@@ -117,6 +123,7 @@ impl Sandbox {
                 count: config.codes,
                 bytes: config.code_bytes,
             }),
+            large_compilation: Mutex::new(()),
             engine,
         };
         let stack_probe = sandbox
@@ -144,8 +151,7 @@ impl Sandbox {
             let (code_only, data) = separate(wasm, &layout);
             let code_key = Sha256::digest(&code_only).into();
             let code = self.codes.get_or_build(code_key, || {
-                let code = Code::compile(&self.engine, &code_only)
-                    .map_err(|error| AdmitError::Engine(format!("{error:#}")))?;
+                let code = self.compile(&code_only)?;
                 let bytes = code.bytes();
                 Ok((code, bytes))
             })?;
@@ -171,6 +177,18 @@ impl Sandbox {
         oracle: O,
     ) -> Result<(RunReport, O), HostFault> {
         run(prepared, limits, oracle)
+    }
+
+    /// Large code waits for other large code: compiling it takes tens of megabytes and up to seconds. Packed modules
+    /// and small programs never wait.
+    fn compile(&self, code_only: &[u8]) -> Result<Code, AdmitError> {
+        let _turn = (code_only.len() > LARGE_CODE_BYTES).then(|| {
+            self.large_compilation
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+        });
+        Code::compile(&self.engine, code_only)
+            .map_err(|error| AdmitError::Engine(format!("{error:#}")))
     }
 
     /// Fuel that an endless recursion burns: a measure of how many frames the stack holds.
@@ -204,6 +222,22 @@ struct Silent;
 impl Oracle for Silent {
     fn ask(&mut self, _: &[u8]) -> Result<u32, AskError> {
         Err(AskError::AllowanceExhausted)
+    }
+}
+
+impl fmt::Debug for Sandbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sandbox")
+            .field("engine_id", &self.engine_id)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Prepared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Prepared")
+            .field("info", &self.info)
+            .finish_non_exhaustive()
     }
 }
 

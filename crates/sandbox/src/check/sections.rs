@@ -98,9 +98,32 @@ impl Inspector {
                     self.data(&segment?.1)?;
                 }
             }
-            Payload::CodeSectionStart { count, .. } => self.functions_to_read = *count,
+            Payload::CodeSectionStart {
+                count,
+                unchecked_range: range,
+                ..
+            } => {
+                self.functions_to_read = *count;
+                let len = range.end - range.start;
+                self.at_most(
+                    Rule::Code,
+                    len,
+                    bounds::CODE_BYTES,
+                    "bytes of code",
+                    range.start,
+                );
+            }
             Payload::CodeSectionEntry(body) => {
                 self.functions_to_read -= 1;
+                let range = body.range();
+                let len = range.end - range.start;
+                self.at_most(
+                    Rule::Code,
+                    len,
+                    bounds::FUNCTION_BYTES,
+                    "bytes in a function",
+                    range.start,
+                );
                 self.locals(body)?;
             }
             _ => {}

@@ -214,7 +214,15 @@ fn features_beyond_the_list_are_told_from_errors() {
 #[test]
 fn bounds_are_inclusive() {
     let many = |count: usize, text: &str| with(&text.repeat(count));
-    let cases: [(Rule, String, String); 8] = [
+    // Each is three bytes; a body has an end and no locals.
+    let drops = |count: usize| format!("(func {})", "(drop (i32.const 1))".repeat(count));
+    let cases: [(Rule, String, String); 10] = [
+        (Rule::Code, with(&drops(21_844)), with(&drops(21_845))),
+        (
+            Rule::Code,
+            with(&drops(21_844).repeat(3)),
+            with(&drops(21_844).repeat(4)),
+        ),
         (
             Rule::Functions,
             many(9_999, "(func)"),

@@ -137,6 +137,21 @@ fn what_makes_no_sense_is_not_packed() {
 }
 
 #[test]
+fn modules_of_one_mode_and_size_differ_in_their_data_alone() {
+    for mode in [Mode::Judge, Mode::AskAndJudge, Mode::AskOnly] {
+        let one = pack(&options(&[0; 1_000], mode)).expect("packs");
+        let other = pack(&PackOptions {
+            num_symbols: 300,
+            ..options(&[1; 1_000], mode)
+        })
+        .expect("packs");
+        let data = one.len() - 1_064; // the image is the module's end
+        assert_eq!(one[..data], other[..data], "{mode:?}");
+        assert_ne!(one, other);
+    }
+}
+
+#[test]
 fn eight_threads_share_one_prepared_module() {
     let sandbox = sandbox();
     let wasm = pack(&options(&LABELS, Mode::AskAndJudge)).expect("packs");
