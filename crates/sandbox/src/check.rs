@@ -13,8 +13,6 @@ use std::ops::Range;
 
 use wasmparser::WasmFeatures;
 
-#[cfg(doc)]
-use crate::rule::bounds;
 use crate::rule::{Violation, Warning};
 use inspector::Inspector;
 
@@ -58,10 +56,12 @@ pub struct ModuleInfo {
 
 /// Decides whether `wasm` is admitted: determinism and bounds, nothing else.
 ///
-/// Takes time linear in the module's length; a module longer than [`bounds::MODULE_BYTES`] is not read at all.
+/// Takes time linear in the module's length; a module longer than
+/// [`bounds::MODULE_BYTES`](crate::bounds::MODULE_BYTES) is not read at all.
 ///
 /// # Errors
-/// Every rule that the module breaks, up to [`bounds::VIOLATIONS`] of them, in the order of the module.
+/// Every rule that the module breaks, in the order of the module, up to
+/// [`bounds::VIOLATIONS`](crate::bounds::VIOLATIONS) of them.
 pub fn check(wasm: &[u8]) -> Result<ModuleInfo, Vec<Violation>> {
     inspect(wasm).map(|(info, _)| info)
 }
