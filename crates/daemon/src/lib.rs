@@ -1,1 +1,20 @@
-//! EvidenceOS: daemon.
+//! The daemon: configuration, keys, private items, running guests, gRPC.
+//!
+//! A library with a thin `main`, so that the demo and the tests run the real thing in process:
+//! [`start`] gives a [`Running`] daemon on a port of its own.
+//!
+//! Nothing here decides what is certified or charged: the edge parses and renders, the kernel
+//! decides, the driver commits.
+
+pub mod auth;
+pub mod config;
+pub mod grpc;
+pub mod keys;
+mod run;
+pub mod runner;
+pub mod server;
+pub mod vault;
+
+pub use config::Config;
+pub use run::{main, run};
+pub use server::{Running, StartError, start};

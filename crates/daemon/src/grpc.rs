@@ -1,0 +1,193 @@
+//! The edge: parse, call the driver or read, render. Nothing here decides anything.
+//!
+//! Aliases of the published wire (`Freeze`, `Seal`, `GetCapsule`) end in [`service`]; statuses are
+//! made in [`status`] alone. Reads never pass the writer.
+
+mod parse;
+mod reads;
+mod registration;
+mod render;
+mod service;
+pub mod status;
+mod writes;
+
+use std::{
+    collections::HashMap,
+    num::NonZeroUsize,
+    sync::{Arc, Mutex, PoisonError, RwLock},
+};
+
+use evidenceos_driver::{Answer, Call, Failure, ReplyTo, mailbox::Mailbox};
+use evidenceos_kernel::{
+    command::{Command, Reply, Request, Stamp},
+    holdout::Holdout,
+    id::HoldoutId,
+    refusal::Refusal,
+};
+use evidenceos_store::{Module, log::LogView, reader::Readers};
+use lru::LruCache;
+use tokio::sync::{oneshot, watch};
+use tonic::Status;
+
+use crate::{auth::Principal, keys::Keys, runner::Guests};
+
+/// Modules remembered as stored.
+const KNOWN_MODULES: NonZeroUsize = NonZeroUsize::new(4_096).expect("not zero");
+
+/// What the edge needs of the daemon.
+pub struct Edge {
+    /// Keys and tags.
+    pub keys: Arc<Keys>,
+    /// The way to the writer.
+    pub mailbox: Mailbox,
+    /// The engine and the private items.
+    pub guests: Arc<Guests>,
+    /// Committed rows.
+    pub readers: Arc<Readers>,
+    /// Proofs.
+    pub log: Arc<LogView>,
+    /// Holdouts by name.
+    pub catalog: Catalog,
+    /// Modules that need not be stored again.
+    pub stored_modules: StoredModules,
+    /// The log index of the newest revocation.
+    pub revoked: watch::Sender<u64>,
+    /// What an operator should know.
+    pub warnings: Vec<String>,
+}
+
+/// Digests of modules that are known to be stored, the latest few.
+pub struct StoredModules(Mutex<LruCache<[u8; 32], ()>>);
+
+impl Default for StoredModules {
+    fn default() -> Self {
+        Self(Mutex::new(LruCache::new(KNOWN_MODULES)))
+    }
+}
+
+impl StoredModules {
+    fn contains(&self, hash: &[u8; 32]) -> bool {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(hash)
+            .is_some()
+    }
+
+    fn add(&self, hash: [u8; 32]) {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .put(hash, ());
+    }
+}
+
+/// What is fixed of each holdout, by id and by name. Its meters are read from the store.
+#[derive(Default)]
+pub struct Catalog {
+    holdouts: RwLock<HashMap<String, Arc<Holdout>>>,
+}
+
+impl Catalog {
+    /// A catalog of what the store holds.
+    #[must_use]
+    pub fn new(holdouts: &[Holdout]) -> Self {
+        let catalog = Self::default();
+        holdouts.iter().for_each(|holdout| catalog.add(holdout));
+        catalog
+    }
+
+    fn add(&self, holdout: &Holdout) {
+        let shared = Arc::new(holdout.clone());
+        let mut holdouts = self
+            .holdouts
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        holdouts.insert(holdout.id.to_hex(), Arc::clone(&shared));
+        holdouts.insert(holdout.reference.clone(), shared);
+    }
+
+    /// A holdout by name, or by id in hex.
+    fn find(&self, name: &str) -> Result<Arc<Holdout>, Status> {
+        let holdouts = self.holdouts.read().unwrap_or_else(PoisonError::into_inner);
+        holdouts
+            .get(name)
+            .cloned()
+            .ok_or_else(|| status::refused(&Refusal::UnknownHoldout(name.to_owned())))
+    }
+
+    fn by_id(&self, id: HoldoutId) -> Option<Arc<Holdout>> {
+        self.find(&id.to_hex()).ok()
+    }
+
+    /// All, in the order of registration.
+    fn all(&self) -> Vec<Arc<Holdout>> {
+        let holdouts = self.holdouts.read().unwrap_or_else(PoisonError::into_inner);
+        let mut all: Vec<Arc<Holdout>> = holdouts
+            .iter()
+            .filter(|(name, holdout)| **name == holdout.reference)
+            .map(|(_, holdout)| Arc::clone(holdout))
+            .collect();
+        all.sort_unstable_by_key(|holdout| holdout.seq);
+        all
+    }
+}
+
+struct Waiting(oneshot::Sender<Answer>);
+
+impl ReplyTo for Waiting {
+    fn send(self: Box<Self>, answer: Answer) {
+        // Who has gone away gets no answer; what was decided stands.
+        let _ = self.0.send(answer);
+    }
+
+    fn is_gone(&self) -> bool {
+        self.0.is_closed()
+    }
+}
+
+impl Edge {
+    /// Hands a command to the writer and waits for its fate.
+    async fn call(
+        &self,
+        principal: &Principal,
+        stamp: Option<Stamp>,
+        command: Command,
+        module: Option<Module>,
+    ) -> Result<Reply, Status> {
+        let (sender, answer) = oneshot::channel();
+        self.mailbox.call(Call {
+            request: Request {
+                caller: principal.caller,
+                stamp,
+                command,
+            },
+            module,
+            reply_to: Box::new(Waiting(sender)),
+        });
+        match answer.await {
+            Ok(Ok(reply)) => Ok(reply),
+            Ok(Err(failure)) => Err(status::failed(&failure)),
+            Err(_) => Err(status::failed(&Failure::Unknown)),
+        }
+    }
+
+    /// Runs something that blocks on files beside the threads that serve.
+    async fn blocking<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Self) -> Result<T, Status> + Send + 'static,
+    ) -> Result<T, Status> {
+        let edge = Arc::clone(self);
+        match tokio::task::spawn_blocking(move || work(&edge)).await {
+            Ok(result) => result,
+            Err(panic) => Err(status::internal(&panic)),
+        }
+    }
+}
+
+/// A reply of the wrong kind is a bug of ours.
+fn unexpected(reply: &Reply) -> Status {
+    status::internal(&format!("an unexpected reply: {reply:?}"))
+}
+
+pub use service::Service;

@@ -1,0 +1,510 @@
+//! Calls that only read: committed rows and proofs, never through the writer.
+
+use std::sync::Arc;
+
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use evidenceos_kernel::{
+    claim::{Claim, ClaimState, Settlement},
+    command::{Command, Reply},
+    holdout::{Holdout, HoldoutStatus},
+    id::{ClaimId, Digest},
+    refusal::{Refusal, Role},
+};
+use evidenceos_proto as wire;
+use evidenceos_tlog::Hash;
+use prost::bytes::Bytes;
+use tonic::Status;
+
+use super::{
+    Edge, parse, render,
+    status::{self, internal, invalid, not_found, precondition, refused},
+    unexpected,
+};
+use crate::{auth::Principal, vault::Items};
+
+/// Revocations in one reply.
+const FEED_PAGE: usize = 1_000;
+/// Entries in one reply.
+const MAX_ENTRIES: u32 = 256;
+/// Claims or holdouts in one reply, and unless asked otherwise.
+const MAX_PAGE: u32 = 500;
+const PAGE: u32 = 50;
+/// Ancestors looked at for a claim's state.
+const MAX_ANCESTORS: usize = evidenceos_kernel::claim::MAX_ANCESTORS as usize;
+
+impl Edge {
+    /// A claim that the caller may read; another's looks like none.
+    fn readable(&self, principal: &Principal, id: ClaimId) -> Result<Claim, Status> {
+        self.readers
+            .claim(&id)
+            .map_err(|error| internal(&error))?
+            .filter(|claim| principal.caller.may_read(claim))
+            .ok_or_else(|| refused(&Refusal::UnknownClaim(id)))
+    }
+
+    fn settled(&self, principal: &Principal, id: &Bytes) -> Result<(Claim, Settlement), Status> {
+        let claim = self.readable(principal, parse::claim_id(id)?)?;
+        match claim.settlement.clone() {
+            Some(settlement) => Ok((claim, settlement)),
+            None => Err(precondition(
+                "NOT_SETTLED",
+                &format!(
+                    "the claim is {}; it has a capsule once it has been executed",
+                    claim.state
+                ),
+            )),
+        }
+    }
+
+    fn entry(&self, index: u64) -> Result<Vec<u8>, Status> {
+        let entries = self
+            .readers
+            .entries(index, 1)
+            .map_err(|error| internal(&error))?;
+        let entry = entries.into_iter().next();
+        entry
+            .map(|entry| entry.bytes)
+            .ok_or_else(|| internal(&"a settled claim has no entry"))
+    }
+
+    pub(super) fn get_capsule(
+        &self,
+        principal: &Principal,
+        request: &wire::GetCapsuleRequest,
+    ) -> Result<wire::GetCapsuleResponse, Status> {
+        let (_, settlement) = self.settled(principal, &request.claim_id)?;
+        Ok(wire::GetCapsuleResponse {
+            capsule_bytes: self.entry(settlement.index)?.into(),
+            capsule_hash: render::bytes(settlement.capsule_hash.as_bytes()),
+            etl_index: settlement.index,
+        })
+    }
+
+    pub(super) fn fetch_capsule(
+        &self,
+        principal: &Principal,
+        request: &wire::FetchCapsuleRequest,
+    ) -> Result<wire::FetchCapsuleResponse, Status> {
+        let (_, settlement) = self.settled(principal, &request.claim_id)?;
+        let index = settlement.index;
+        let head = self.log.released().head;
+        let known = match request.known_tree_size {
+            0 => index + 1,
+            known => known,
+        };
+        let (leaf, path, _) = self
+            .log
+            .inclusion(index, head.size)
+            .map_err(|error| status::log(&error))?;
+        let (grown, _, _) = self
+            .log
+            .consistency(known, head.size)
+            .map_err(|error| status::log(&error))?;
+        Ok(wire::FetchCapsuleResponse {
+            capsule_bytes: self.entry(index)?.into(),
+            capsule_hash: render::bytes(settlement.capsule_hash.as_bytes()),
+            etl_index: index,
+            signed_tree_head: Some(render::head(&head)),
+            inclusion_proof: Some(wire::MerkleInclusionProof {
+                leaf_hash: render::bytes(leaf.as_bytes()),
+                leaf_index: index,
+                tree_size: head.size,
+                audit_path: hashes(&path),
+            }),
+            consistency_proof: Some(wire::MerkleConsistencyProof {
+                old_tree_size: known,
+                new_tree_size: head.size,
+                path: hashes(&grown),
+            }),
+            root_hash: render::bytes(&head.root),
+            tree_size: head.size,
+            checkpoint: head.checkpoint.clone(),
+        })
+    }
+
+    pub(super) fn public_key(
+        &self,
+        request: &wire::GetPublicKeyRequest,
+    ) -> Result<wire::GetPublicKeyResponse, Status> {
+        let signer = &self.keys.signer;
+        let asked = parse::maybe_digest("key_id", &request.key_id)?;
+        if asked.is_some_and(|asked| asked != signer.key_id()) {
+            return Err(not_found(
+                "KEY_NOT_FOUND",
+                "no key of this log has that id; leave it empty for the one that signs",
+            ));
+        }
+        Ok(wire::GetPublicKeyResponse {
+            ed25519_public_key: render::bytes(&signer.public_key()),
+            key_id: render::bytes(signer.key_id().as_bytes()),
+            vkey: signer.verifier().to_string(),
+        })
+    }
+
+    pub(super) fn tree_head(&self) -> wire::GetSignedTreeHeadResponse {
+        let head = self.log.released().head;
+        let signed = render::head(&head);
+        wire::GetSignedTreeHeadResponse {
+            tree_size: signed.tree_size,
+            root_hash: signed.root_hash,
+            signature: signed.signature,
+            key_id: signed.key_id,
+            checkpoint: signed.checkpoint,
+        }
+    }
+
+    pub(super) fn inclusion(
+        &self,
+        request: &wire::GetInclusionProofRequest,
+    ) -> Result<wire::GetInclusionProofResponse, Status> {
+        let head = self.log.released().head;
+        let size = match request.tree_size {
+            0 => head.size,
+            size => size,
+        };
+        let (leaf, path, root) = self
+            .log
+            .inclusion(request.leaf_index, size)
+            .map_err(|error| status::log(&error))?;
+        Ok(wire::GetInclusionProofResponse {
+            leaf_hash: render::bytes(leaf.as_bytes()),
+            sibling_hashes: hashes(&path),
+            root_hash: render::bytes(root.as_bytes()),
+            tree_size: size,
+            checkpoint: if size == head.size {
+                head.checkpoint.clone()
+            } else {
+                String::new()
+            },
+        })
+    }
+
+    pub(super) fn consistency(
+        &self,
+        request: &wire::GetConsistencyProofRequest,
+    ) -> Result<wire::GetConsistencyProofResponse, Status> {
+        let (first, second) = (request.first_tree_size, request.second_tree_size);
+        let head = self.log.released().head;
+        let (path, old_root, new_root) = self
+            .log
+            .consistency(first, second)
+            .map_err(|error| status::log(&error))?;
+        Ok(wire::GetConsistencyProofResponse {
+            // The log view has verified the proof; it gives none that does not hold.
+            consistent: true,
+            first_root_hash: render::bytes(old_root.as_bytes()),
+            second_root_hash: render::bytes(new_root.as_bytes()),
+            path: hashes(&path),
+            checkpoint: if second == head.size {
+                head.checkpoint.clone()
+            } else {
+                String::new()
+            },
+        })
+    }
+
+    pub(super) fn entries(
+        &self,
+        request: &wire::ListEntriesRequest,
+    ) -> Result<wire::ListEntriesResponse, Status> {
+        let size = self.log.released().head.size;
+        let count = match request.count {
+            0 => MAX_ENTRIES,
+            count => count.min(MAX_ENTRIES),
+        };
+        let count = u64::from(count).min(size.saturating_sub(request.start));
+        let entries = self
+            .readers
+            .entries(request.start.min(size), count as usize)
+            .map_err(|error| internal(&error))?;
+        Ok(wire::ListEntriesResponse {
+            entries: entries
+                .into_iter()
+                .map(|entry| entry.bytes.into())
+                .collect(),
+            tree_size: size,
+        })
+    }
+
+    /// Revocations after a log index, and a signature over just what is carried.
+    pub(super) fn revocations(
+        &self,
+        after: u64,
+    ) -> Result<(wire::GetRevocationFeedResponse, u64), Status> {
+        let mut claims = self
+            .readers
+            .revoked(after, FEED_PAGE + 1)
+            .map_err(|error| internal(&error))?;
+        let more = claims.len() > FEED_PAGE;
+        claims.truncate(FEED_PAGE);
+        let entries: Vec<wire::RevocationEntry> =
+            claims.iter().filter_map(render::revocation).collect();
+        let last = entries.last().map_or(after, |entry| entry.etl_index);
+        let head = render::head(&self.log.released().head);
+        let signature = self
+            .keys
+            .signer
+            .sign_bytes(&revocations_digest(&entries, &head).0);
+        let feed = wire::GetRevocationFeedResponse {
+            signature: render::bytes(&signature),
+            key_id: head.key_id.clone(),
+            signed_tree_head: Some(head),
+            entries,
+            more,
+        };
+        Ok((feed, last))
+    }
+
+    /// A holdout with its meters, and the caller's own.
+    pub(super) fn holdout(
+        &self,
+        principal: &Principal,
+        fixed: &Holdout,
+    ) -> Result<wire::Holdout, Status> {
+        let holdout = self
+            .readers
+            .holdout(fixed.seq)
+            .map_err(|error| internal(&error))?
+            .ok_or_else(|| internal(&"a registered holdout has no row"))?;
+        let own = self
+            .readers
+            .pool(holdout.id, principal.caller.tag)
+            .map_err(|error| internal(&error))?;
+        Ok(render::holdout(
+            &holdout,
+            own.unwrap_or_default(),
+            Vec::new(),
+        ))
+    }
+
+    pub(super) fn list_holdouts(
+        &self,
+        principal: &Principal,
+        request: &wire::ListHoldoutsRequest,
+    ) -> Result<wire::ListHoldoutsResponse, Status> {
+        let (first, size) = page(request.page_size, &request.page_token, 0)?;
+        let all = self.catalog.all();
+        let mut shown = all.iter().filter(|holdout| holdout.seq >= first);
+        let holdouts = shown
+            .by_ref()
+            .take(size)
+            .map(|holdout| self.holdout(principal, holdout))
+            .collect::<Result<_, _>>()?;
+        let next_page_token = shown
+            .next()
+            .map_or_else(String::new, |next| next.seq.to_string());
+        Ok(wire::ListHoldoutsResponse {
+            holdouts,
+            next_page_token,
+        })
+    }
+
+    pub(super) fn get_claim(
+        &self,
+        principal: &Principal,
+        request: &wire::GetClaimRequest,
+    ) -> Result<wire::GetClaimResponse, Status> {
+        let claim = self.readable(principal, parse::claim_id(&request.claim_id)?)?;
+        Ok(wire::GetClaimResponse {
+            claim: Some(self.shown(&claim)?),
+        })
+    }
+
+    pub(super) fn list_claims(
+        &self,
+        principal: &Principal,
+        request: &wire::ListClaimsRequest,
+    ) -> Result<wire::ListClaimsResponse, Status> {
+        let owner = if request.all {
+            if !principal.caller.auditor && !principal.caller.operator {
+                return Err(refused(&Refusal::RoleRequired(Role::Auditor)));
+            }
+            None
+        } else {
+            Some(principal.caller.tag)
+        };
+        let (before, size) = page(request.page_size, &request.page_token, u64::MAX)?;
+        let claims = self
+            .readers
+            .claims(owner, before, size)
+            .map_err(|error| internal(&error))?;
+        let next_page_token = match claims.last() {
+            Some(last) if claims.len() == size => last.seq.to_string(),
+            _ => String::new(),
+        };
+        let claims = claims
+            .iter()
+            .map(|claim| self.shown(claim))
+            .collect::<Result<_, _>>()?;
+        Ok(wire::ListClaimsResponse {
+            claims,
+            next_page_token,
+        })
+    }
+
+    fn shown(&self, claim: &Claim) -> Result<wire::Claim, Status> {
+        let holdout = self.catalog.by_id(claim.terms.holdout);
+        let now = crate::server::unix_ms();
+        let stale = holdout
+            .as_ref()
+            .is_some_and(|holdout| holdout.description.null_spec.expired_at(now));
+        let name = holdout.map_or_else(String::new, |holdout| holdout.reference.clone());
+        Ok(render::claim(
+            claim,
+            name,
+            self.revoked_ancestor(claim)?,
+            stale,
+        ))
+    }
+
+    /// Taint is not stored: a claim is tainted while an ancestor is revoked.
+    fn revoked_ancestor(&self, claim: &Claim) -> Result<Option<ClaimId>, Status> {
+        let parents = |claim: &Claim| -> Vec<ClaimId> {
+            let commitment = claim.commitment.iter();
+            commitment
+                .flat_map(|c| c.parents.iter().map(|(id, _)| *id))
+                .collect()
+        };
+        let mut open = parents(claim);
+        for _ in 0..MAX_ANCESTORS {
+            let Some(id) = open.pop() else { break };
+            let found = self.readers.claim(&id).map_err(|error| internal(&error))?;
+            match found {
+                Some(ancestor) if ancestor.state == ClaimState::Revoked => return Ok(Some(id)),
+                Some(ancestor) => open.extend(parents(&ancestor)),
+                None => {}
+            }
+        }
+        Ok(None)
+    }
+
+    /// A trace: for those who may read the claim, and for everybody once the labels are public.
+    pub(super) fn trace(
+        &self,
+        principal: &Principal,
+        request: &wire::FetchTraceRequest,
+    ) -> Result<Vec<u8>, Status> {
+        let id = parse::claim_id(&request.claim_id)?;
+        let unknown = || refused(&Refusal::UnknownClaim(id));
+        let claim = self
+            .readers
+            .claim(&id)
+            .map_err(|error| internal(&error))?
+            .ok_or_else(unknown)?;
+        if !principal.caller.may_read(&claim) && !self.is_opened(&claim)? {
+            return Err(unknown());
+        }
+        let no_trace = || {
+            precondition(
+                "NO_TRACE",
+                "the claim has no trace; it was not executed to its end",
+            )
+        };
+        let settlement = claim.settlement.as_ref().ok_or_else(no_trace)?;
+        self.readers
+            .trace(claim.seq, &settlement.trace_hash)
+            .map_err(|error| internal(&error))?
+            .ok_or_else(no_trace)
+    }
+
+    fn is_opened(&self, claim: &Claim) -> Result<bool, Status> {
+        let Some(fixed) = self.catalog.by_id(claim.terms.holdout) else {
+            return Ok(false);
+        };
+        let row = self
+            .readers
+            .holdout(fixed.seq)
+            .map_err(|error| internal(&error))?;
+        Ok(row.is_some_and(|holdout| holdout.status == HoldoutStatus::Opened))
+    }
+
+    /// Opens a retired holdout and gives its opening; whoever comes later gets it too.
+    pub(super) async fn open_holdout(
+        self: &Arc<Self>,
+        principal: &Principal,
+        request: &wire::OpenHoldoutRequest,
+    ) -> Result<Vec<u8>, Status> {
+        let fixed = self.catalog.find(&request.holdout)?;
+        let seq = fixed.seq;
+        let opened = self
+            .blocking(move |edge| {
+                let row = edge
+                    .readers
+                    .holdout(seq)
+                    .map_err(|error| internal(&error))?;
+                Ok(row.is_some_and(|holdout| holdout.status == HoldoutStatus::Opened))
+            })
+            .await?;
+        if !opened {
+            let command = Command::OpenHoldout { holdout: fixed.id };
+            match self.call(principal, None, command, None).await? {
+                Reply::Holdout(_) => {}
+                other => return Err(unexpected(&other)),
+            }
+        }
+        self.blocking(move |edge| {
+            let vault = &edge.guests.vault;
+            let items = vault
+                .read(fixed.id, &fixed.blob)
+                .map_err(|error| internal(&error))?;
+            Ok(opening(&fixed, &items))
+        })
+        .await
+    }
+
+    pub(super) fn find_holdout(&self, name: &str) -> Result<Arc<Holdout>, Status> {
+        self.catalog.find(name)
+    }
+}
+
+fn hashes(path: &[Hash]) -> Vec<Bytes> {
+    path.iter()
+        .map(|hash| render::bytes(hash.as_bytes()))
+        .collect()
+}
+
+fn opening(holdout: &Holdout, items: &Items) -> Vec<u8> {
+    let mut opening = serde_json::json!({
+        "format": "evidenceos.opening.v1",
+        "holdout_id": holdout.id.to_hex(),
+        "secret": hex::encode(items.secret),
+        "labels": BASE64_STANDARD.encode(&items.labels),
+    });
+    if let Some(units) = &items.units {
+        opening["units"] = serde_json::json!(units);
+    }
+    opening.to_string().into_bytes()
+}
+
+/// First row and number of rows of a page.
+fn page(size: u32, token: &str, first: u64) -> Result<(u64, usize), Status> {
+    let size = match size {
+        0 => PAGE,
+        size => size.min(MAX_PAGE),
+    };
+    let from = match token {
+        "" => first,
+        token => token
+            .parse()
+            .map_err(|_| invalid("page_token", "must be the next_page_token of a reply"))?,
+    };
+    Ok((from, size as usize))
+}
+
+/// The published digest of a feed: each entry with its lengths, then the tree head's numbers.
+fn revocations_digest(entries: &[wire::RevocationEntry], head: &wire::SignedTreeHead) -> Digest {
+    let mut payload = Vec::new();
+    let length = |bytes: &[u8]| (bytes.len() as u64).to_be_bytes();
+    for entry in entries {
+        payload.extend_from_slice(&length(&entry.claim_id));
+        payload.extend_from_slice(&entry.claim_id);
+        payload.extend_from_slice(&entry.timestamp_unix.to_be_bytes());
+        payload.extend_from_slice(&length(entry.reason.as_bytes()));
+        payload.extend_from_slice(entry.reason.as_bytes());
+    }
+    payload.extend_from_slice(&head.tree_size.to_be_bytes());
+    payload.extend_from_slice(&head.root_hash);
+    payload.extend_from_slice(&length(&head.key_id));
+    payload.extend_from_slice(&head.key_id);
+    Digest::domain("evidenceos:revocations:v1", &payload)
+}

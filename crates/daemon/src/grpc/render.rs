@@ -1,0 +1,240 @@
+//! From the kernel's entities to the wire.
+
+use evidenceos_kernel::{
+    claim::{self, Claim, ClaimState, Outcome, Reason, Settlement},
+    evidence::Strategy,
+    holdout::{Holdout, NullSpec, Policy, PrincipalPool},
+    id::{ClaimId, Digest},
+    price::{self, SettlementPrices},
+    record,
+};
+use evidenceos_proto as wire;
+use evidenceos_store::Head;
+use prost::bytes::Bytes;
+
+/// Bytes for the wire.
+pub fn bytes(of: &[u8]) -> Bytes {
+    Bytes::copy_from_slice(of)
+}
+
+pub fn state(state: ClaimState) -> i32 {
+    let state = match state {
+        ClaimState::Uncommitted => wire::ClaimState::Uncommitted,
+        ClaimState::Committed => wire::ClaimState::Committed,
+        ClaimState::Sealed => wire::ClaimState::Sealed,
+        ClaimState::Executing => wire::ClaimState::Executing,
+        ClaimState::Settled => wire::ClaimState::Settled,
+        ClaimState::Certified => wire::ClaimState::Certified,
+        ClaimState::Revoked => wire::ClaimState::Revoked,
+    };
+    state as i32
+}
+
+/// The result of a claim, as it was when it settled.
+pub fn result(settlement: &Settlement) -> wire::ExecuteClaimV2Response {
+    let certified = settlement.outcome == Outcome::Certified;
+    let (state, decision) = if certified {
+        (wire::ClaimState::Certified, wire::Decision::Approve)
+    } else {
+        (wire::ClaimState::Settled, wire::Decision::Reject)
+    };
+    let reason_codes = record::reason_codes(&settlement.reasons);
+    wire::ExecuteClaimV2Response {
+        state: state as i32,
+        decision: decision as i32,
+        reason_codes: reason_codes.into_iter().map(u32::from).collect(),
+        canonical_output: bytes(&settlement.output),
+        e_value: settlement
+            .e_value_log2
+            .map_or(0.0, |log2| (log2 as f64).exp2()),
+        certified,
+        capsule_hash: bytes(settlement.capsule_hash.as_bytes()),
+        etl_index: settlement.index,
+        explanation: explanation(&settlement.reasons),
+        outcome: settlement.outcome.as_str().to_owned(),
+        charged_answer_microbits: settlement.answers_charged.0,
+        threshold_microbits: settlement.threshold.0,
+        price_microbits: settlement.price.0,
+        fuel: settlement.fuel,
+    }
+}
+
+/// The most particular reasons, in words.
+fn explanation(reasons: &[Reason]) -> String {
+    let particular: Vec<&str> = reasons
+        .iter()
+        .filter(|reason| **reason != Reason::Rejected || reasons.len() == 1)
+        .map(|reason| reason.sentence())
+        .collect();
+    particular.join(" ")
+}
+
+pub fn head(head: &Head) -> wire::SignedTreeHead {
+    wire::SignedTreeHead {
+        tree_size: head.size,
+        root_hash: bytes(&head.root),
+        signature: bytes(&head.signature),
+        key_id: bytes(head.key_id.as_bytes()),
+        checkpoint: head.checkpoint.clone(),
+    }
+}
+
+pub fn revocation(claim: &Claim) -> Option<wire::RevocationEntry> {
+    let revocation = claim.revocation.as_ref()?;
+    let capsule = claim
+        .settlement
+        .as_ref()
+        .map(|settlement| settlement.capsule_hash);
+    Some(wire::RevocationEntry {
+        claim_id: bytes(claim.id.as_bytes()),
+        timestamp_unix: revocation.revoked_unix_ms / 1_000,
+        reason: revocation.reason.clone(),
+        capsule_hash: capsule.map_or_else(Bytes::new, |hash| bytes(hash.as_bytes())),
+        etl_index: revocation.index,
+    })
+}
+
+pub fn artifact(artifact: &claim::Artifact) -> wire::Artifact {
+    wire::Artifact {
+        artifact_hash: bytes(artifact.hash.as_bytes()),
+        kind: artifact.kind.clone(),
+        claim_id: artifact
+            .parent
+            .map_or_else(Bytes::new, |id| bytes(id.as_bytes())),
+    }
+}
+
+/// A claim. Tainted and stale are shown in place of the state that they overlay.
+pub fn claim(
+    claim: &Claim,
+    holdout_ref: String,
+    tainted_by: Option<ClaimId>,
+    stale: bool,
+) -> wire::Claim {
+    let shown = match claim.state {
+        ClaimState::Revoked => state(claim.state),
+        _ if tainted_by.is_some() => wire::ClaimState::Tainted as i32,
+        ClaimState::Sealed if stale => wire::ClaimState::Stale as i32,
+        _ => state(claim.state),
+    };
+    let commitment = claim.commitment.as_ref();
+    let digest = |digest: Option<Digest>| digest.map_or_else(Bytes::new, |d| bytes(d.as_bytes()));
+    wire::Claim {
+        claim_id: bytes(claim.id.as_bytes()),
+        topic_id: bytes(claim.terms.topic_id().as_bytes()),
+        claim_name: claim.terms.claim_name.clone(),
+        state: shown,
+        owner_tag_hex: claim.terms.owner.to_hex(),
+        holdout_id: bytes(claim.terms.holdout.as_bytes()),
+        holdout_ref,
+        lane: claim.terms.lane.as_str().to_owned(),
+        alpha_micros: claim.terms.alpha_micros,
+        oracle_id: claim.terms.oracle_id.clone(),
+        oracle_num_symbols: claim.terms.oracle_num_symbols,
+        created_unix_ms: claim.created_unix_ms,
+        wasm_hash: digest(commitment.map(|commitment| commitment.module.hash)),
+        seal_hash: digest(claim.seal_hash),
+        artifacts: commitment
+            .map(|commitment| commitment.artifacts.iter().map(artifact).collect())
+            .unwrap_or_default(),
+        result: claim.settlement.as_ref().map(result),
+        revocation: revocation(claim),
+        tainted_by: tainted_by.map_or_else(Bytes::new, |id| bytes(id.as_bytes())),
+    }
+}
+
+/// A holdout as anybody may see it, with the caller's own allowance.
+pub fn holdout(holdout: &Holdout, own: PrincipalPool, warnings: Vec<String>) -> wire::Holdout {
+    let description = &holdout.description;
+    let policy = &description.policy;
+    let quote = policy
+        .settlement_prices
+        .quote(holdout.settled, holdout.certified);
+    let divisor = policy.multiplicity.divisor(holdout.certified + 1);
+    let threshold = price::threshold(
+        holdout.sealed.charged,
+        quote.certified,
+        policy.alpha_micros,
+        divisor,
+    );
+    let fewest = description
+        .null_spec
+        .bets
+        .fewest_right(description.sealed_units, threshold);
+    wire::Holdout {
+        holdout_id: bytes(holdout.id.as_bytes()),
+        holdout_ref: holdout.reference.clone(),
+        status: holdout.status.as_str().to_owned(),
+        items: description.items,
+        units: description.units,
+        answer_items: description.answer_items,
+        sealed_items: description.sealed_items,
+        item_order_hash: description
+            .item_order_hash
+            .map_or_else(Bytes::new, |hash| bytes(hash.as_bytes())),
+        policy: Some(policy_of(policy)),
+        null_spec: Some(null_spec(&description.null_spec)),
+        policy_hash: bytes(policy.hash().as_bytes()),
+        null_spec_hash: bytes(description.null_spec.hash().as_bytes()),
+        commitment_root: bytes(description.commitment_root.as_bytes()),
+        secret_commitment: bytes(description.secret_commitment.as_bytes()),
+        registered_unix_ms: holdout.registered_unix_ms,
+        etl_index: holdout.index,
+        answer_charged_microbits: holdout.answers.charged.0,
+        answer_reserved_microbits: holdout.answers.reserved.0,
+        sealed_charged_microbits: holdout.sealed.charged.0,
+        sealed_reserved_microbits: holdout.sealed.reserved.0,
+        settled: holdout.settled,
+        certified: holdout.certified,
+        in_flight: holdout.in_flight.len() as u64,
+        own_answer_charged_microbits: own.answers.charged.0,
+        own_answer_reserved_microbits: own.answers.reserved.0,
+        next_threshold_microbits: threshold.0,
+        next_certified_price_microbits: quote.certified.0,
+        next_fewest_right: fewest.unwrap_or(0),
+        warnings,
+    }
+}
+
+fn policy_of(policy: &Policy) -> wire::HoldoutPolicy {
+    let (fixed, learned) = match policy.settlement_prices {
+        SettlementPrices::Fixed { certified_bits } => (Some(u32::from(certified_bits)), None),
+        SettlementPrices::Learned { c0_bits } => (None, Some(u32::from(c0_bits))),
+    };
+    wire::HoldoutPolicy {
+        answer_share_micros: Some(policy.answer_share_micros),
+        answer_budget_microbits: Some(policy.answer_budget.0),
+        principal_answer_budget_microbits: Some(policy.principal_answer_budget.0),
+        sealed_budget_microbits: Some(policy.sealed_budget.0),
+        answer_prices: policy
+            .answer_prices
+            .0
+            .iter()
+            .map(|(&n_symbols, prices)| wire::AnswerPriceTable {
+                n_symbols,
+                prices_microbits: prices.iter().map(|price| price.0).collect(),
+            })
+            .collect(),
+        fixed_settlement_bits: fixed,
+        learned_settlement_bits: learned,
+        levels: u32::from(policy.levels),
+        level_width_microbits: Some(policy.level_width.0),
+        alpha_micros: Some(policy.alpha_micros),
+        multiplicity: policy.multiplicity.as_str().to_owned(),
+        max_symbols: Some(policy.max_symbols),
+    }
+}
+
+fn null_spec(spec: &NullSpec) -> wire::NullSpec {
+    let (strategy, p1_micros) = match spec.strategy {
+        Strategy::Grid => ("grid", 0),
+        Strategy::FixedAlternative { p1_micros } => ("fixed_alternative", p1_micros),
+    };
+    wire::NullSpec {
+        kind: "accuracy".to_owned(),
+        p0_micros: spec.p0_micros,
+        strategy: strategy.to_owned(),
+        p1_micros,
+        expires_unix: spec.expires_unix,
+    }
+}

@@ -1,0 +1,172 @@
+//! From refusals and failures to gRPC statuses: the one place.
+//!
+//! Every error carries `x-evidenceos-outcome`: `not-applied`, or `unknown` where only asking again
+//! tells; the published public code; and our own, finer one. The message says what to do.
+
+use evidenceos_driver::Failure;
+use evidenceos_kernel::refusal::{Refusal, RefusalKind};
+use evidenceos_store::log::LogError;
+use tonic::{Code, Status, metadata::MetadataValue};
+
+/// Longest message that is put into a trailer.
+const MAX_MESSAGE: usize = 2_048;
+
+fn status(code: Code, public: &'static str, own: &'static str, message: &str) -> Status {
+    let message: String = message.chars().take(MAX_MESSAGE).collect();
+    let mut status = Status::new(code, message);
+    let metadata = status.metadata_mut();
+    metadata.insert(
+        "x-evidenceos-public-error-code",
+        MetadataValue::from_static(public),
+    );
+    metadata.insert("x-evidenceos-code", MetadataValue::from_static(own));
+    metadata.insert(
+        "x-evidenceos-outcome",
+        MetadataValue::from_static("not-applied"),
+    );
+    status
+}
+
+fn retry(mut status: Status) -> Status {
+    status.metadata_mut().insert(
+        "x-evidenceos-retry-after-ms",
+        MetadataValue::from_static("1000"),
+    );
+    status
+}
+
+/// A field that breaks a rule.
+#[must_use]
+pub fn invalid(field: &str, rule: &str) -> Status {
+    refused(&Refusal::field(field, rule))
+}
+
+/// Credentials that are none.
+#[must_use]
+pub fn unauthenticated(message: &str) -> Status {
+    status(
+        Code::Unauthenticated,
+        "UNAUTHORIZED",
+        "UNAUTHENTICATED",
+        message,
+    )
+}
+
+/// A call that a later release answers.
+#[must_use]
+pub fn unimplemented(message: &str) -> Status {
+    status(
+        Code::Unimplemented,
+        "FAILED_PRECONDITION",
+        "UNIMPLEMENTED",
+        message,
+    )
+}
+
+/// A call that never succeeds here.
+#[must_use]
+pub fn precondition(own: &'static str, message: &str) -> Status {
+    status(
+        Code::FailedPrecondition,
+        "FAILED_PRECONDITION",
+        own,
+        message,
+    )
+}
+
+/// Something that is not there.
+#[must_use]
+pub fn not_found(own: &'static str, message: &str) -> Status {
+    status(Code::NotFound, "NOT_FOUND", own, message)
+}
+
+/// A fault of ours: the details are for the operator's log, not for the caller.
+#[must_use]
+pub fn internal(error: &dyn std::fmt::Display) -> Status {
+    tracing::error!(%error, "a call failed by a fault of ours");
+    status(
+        Code::Internal,
+        "INTERNAL",
+        "INTERNAL",
+        "the server failed; nothing was done. Its operator finds the reason in its log",
+    )
+}
+
+/// A refusal of the kernel.
+#[must_use]
+pub fn refused(refusal: &Refusal) -> Status {
+    let (code, public) = match refusal.kind() {
+        RefusalKind::Invalid => (Code::InvalidArgument, "INVALID_INPUT"),
+        RefusalKind::NotFound => (Code::NotFound, "NOT_FOUND"),
+        RefusalKind::Forbidden => (Code::PermissionDenied, "FORBIDDEN"),
+        RefusalKind::Precondition => (Code::FailedPrecondition, "FAILED_PRECONDITION"),
+        RefusalKind::Exhausted => (Code::ResourceExhausted, "RESOURCE_EXHAUSTED"),
+        RefusalKind::Conflict => (Code::AlreadyExists, "INVALID_INPUT"),
+        RefusalKind::Retry => (Code::ResourceExhausted, "RATE_LIMITED"),
+    };
+    let status = status(code, public, refusal.code(), &refusal.to_string());
+    if refusal.asks_to_retry() {
+        retry(status)
+    } else {
+        status
+    }
+}
+
+/// A call that the driver did not answer with a reply.
+#[must_use]
+pub fn failed(failure: &Failure) -> Status {
+    let message = failure.to_string();
+    match failure {
+        Failure::Refused(refusal) => refused(refusal),
+        Failure::DiskFull => retry(status(
+            Code::ResourceExhausted,
+            "RESOURCE_EXHAUSTED",
+            "DISK_FULL",
+            &message,
+        )),
+        Failure::NotStored => status(Code::Internal, "INTERNAL", "NOT_STORED", &message),
+        Failure::Stopping => retry(status(
+            Code::Unavailable,
+            "UNAVAILABLE",
+            "STOPPING",
+            &message,
+        )),
+        Failure::Unknown => {
+            let mut status = status(Code::Unavailable, "UNAVAILABLE", "UNKNOWN", &message);
+            let unknown = MetadataValue::from_static("unknown");
+            status
+                .metadata_mut()
+                .insert("x-evidenceos-outcome", unknown);
+            status
+        }
+    }
+}
+
+/// A proof that cannot be given.
+#[must_use]
+pub fn log(error: &LogError) -> Status {
+    match error {
+        LogError::Beyond { .. } => status(
+            Code::NotFound,
+            "NOT_FOUND",
+            "BEYOND_THE_LOG",
+            &error.to_string(),
+        ),
+        LogError::SizesOutOfOrder { .. } => status(
+            Code::InvalidArgument,
+            "INVALID_INPUT",
+            "SIZES_OUT_OF_ORDER",
+            &error.to_string(),
+        ),
+        LogError::Store(error) => internal(error),
+        LogError::Inconsistent => {
+            tracing::error!("the log's tiles do not lead to its signed root");
+            status(
+                Code::DataLoss,
+                "INTERNAL",
+                "LOG_INCONSISTENT",
+                &error.to_string(),
+            )
+        }
+    }
+}

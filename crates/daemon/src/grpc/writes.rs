@@ -1,0 +1,407 @@
+//! Calls that change something: they become commands.
+
+use std::sync::Arc;
+
+use evidenceos_kernel::{
+    claim::{Claim, ModuleFacts, Terms},
+    command::{Command, Reply, Stamp},
+    id::{ClaimId, Digest, Fingerprint},
+    refusal::Refusal,
+};
+use evidenceos_proto as wire;
+use evidenceos_sandbox::{AdmitError, Prepared};
+use evidenceos_store::{MAX_ROW_BYTES, Module};
+use prost::bytes::Bytes;
+use tonic::{Status, Streaming, metadata::MetadataMap};
+
+use super::{
+    Edge, parse,
+    registration::Submitted,
+    render,
+    status::{internal, invalid, refused},
+    unexpected,
+};
+use crate::auth::Principal;
+
+/// Above this many bytes even hashing a module is left to a thread that may block.
+const SMALL_MODULE: usize = 64 * 1_024;
+/// Broken rules named in one message.
+const MAX_VIOLATIONS: usize = 20;
+/// How often a registration is tried again after another came in between.
+const REGISTRATION_TRIES: usize = 3;
+
+impl Edge {
+    pub(super) async fn create_v2(
+        &self,
+        principal: &Principal,
+        metadata: &MetadataMap,
+        request: &wire::CreateClaimV2Request,
+    ) -> Result<(wire::CreateClaimV2Response, bool), Status> {
+        let stamp = parse::stamp(metadata, principal.caller.tag, "CreateClaimV2", request)?;
+        let (terms, lane_known) = self.terms(principal, request)?;
+        Ok((self.create(principal, stamp, terms).await?, lane_known))
+    }
+
+    fn terms(
+        &self,
+        principal: &Principal,
+        request: &wire::CreateClaimV2Request,
+    ) -> Result<(Terms, bool), Status> {
+        let claim_name = parse::claim_name(&request.claim_name)?;
+        let oracle_id = parse::oracle(&request.oracle_id)?;
+        parse::no_dp("dp_epsilon_budget", request.dp_epsilon_budget)?;
+        parse::no_dp("dp_delta_budget", request.dp_delta_budget)?;
+        let metadata = request
+            .metadata
+            .as_ref()
+            .ok_or_else(|| invalid("metadata", "is required"))?;
+        let epoch_config_ref = match metadata.epoch_config_ref.as_str() {
+            "" => String::new(),
+            text => parse::reference("metadata.epoch_config_ref", text)?,
+        };
+        let (lane, lane_known) = parse::lane(&metadata.lane)?;
+        let signals = request.signals.clone().unwrap_or_default();
+        parse::maybe_digest("signals.semantic_hash", &signals.semantic_hash)?;
+        parse::maybe_digest(
+            "signals.phys_hir_signature_hash",
+            &signals.phys_hir_signature_hash,
+        )?;
+        parse::reference("holdout_ref", &request.holdout_ref)?;
+        let holdout = self.catalog.find(&request.holdout_ref)?;
+        let active = holdout.description.null_spec.hash();
+        let null_spec_hash = match request.nullspec_id.trim() {
+            "" => active,
+            hex => Digest::from_hex(hex)
+                .ok_or_else(|| invalid("nullspec_id", "must be empty or 64 hex digits"))?,
+        };
+        let max_answer_microbits = request
+            .max_answer_microbits
+            .map(|most| parse::public_int("max_answer_microbits", most))
+            .transpose()?;
+        let terms = Terms {
+            owner: principal.caller.tag,
+            claim_name,
+            holdout: holdout.id,
+            null_spec_hash,
+            alpha_micros: metadata.alpha_micros,
+            levels: u8::try_from(request.levels)
+                .map_err(|_| invalid("levels", "must be below 256"))?,
+            oracle_id,
+            oracle_num_symbols: request.oracle_num_symbols,
+            epoch_size: parse::public_int("epoch_size", request.epoch_size)?,
+            epoch_config_ref,
+            lane,
+            access_credit: parse::public_int("access_credit", request.access_credit)?,
+            max_answer_microbits,
+            output_schema_id: parse::output_schema(&metadata.output_schema_id)?,
+            dependency_merkle_root: parse::maybe_digest(
+                "signals.dependency_merkle_root",
+                &signals.dependency_merkle_root,
+            )?,
+        };
+        Ok((terms, lane_known))
+    }
+
+    async fn create(
+        &self,
+        principal: &Principal,
+        stamp: Option<Stamp>,
+        terms: Terms,
+    ) -> Result<wire::CreateClaimV2Response, Status> {
+        let command = Command::CreateClaim {
+            id: terms.claim_id(),
+            terms: Box::new(terms),
+        };
+        match self.call(principal, stamp, command, None).await? {
+            Reply::Created {
+                claim,
+                topic,
+                state,
+            } => Ok(wire::CreateClaimV2Response {
+                claim_id: render::bytes(claim.as_bytes()),
+                topic_id: render::bytes(topic.as_bytes()),
+                state: render::state(state),
+            }),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// The older create: the holdout by handle, α as a float, a name of ours.
+    pub(super) async fn create_v1(
+        &self,
+        principal: &Principal,
+        request: &wire::CreateClaimRequest,
+    ) -> Result<wire::CreateClaimV2Response, Status> {
+        let topic = parse::digest("topic_id", &request.topic_id)?;
+        let handle = parse::digest("holdout_handle_id", &request.holdout_handle_id)?;
+        let phys = parse::digest("phys_hir_hash", &request.phys_hir_hash)?;
+        if !(request.alpha > 0.0 && request.alpha < 1.0) {
+            return Err(invalid("alpha", "must be in (0,1)"));
+        }
+        let name = Digest::domain("evidenceos:legacy_name:v1", &[topic.0, phys.0].concat());
+        let as_v2 = wire::CreateClaimV2Request {
+            claim_name: format!("legacy-v1/{name}"),
+            metadata: Some(wire::ClaimMetadataV2 {
+                alpha_micros: (request.alpha * 1e6) as u32,
+                ..Default::default()
+            }),
+            holdout_ref: handle.to_hex(),
+            epoch_size: request.epoch_size,
+            oracle_num_symbols: request.oracle_num_symbols,
+            access_credit: request.access_credit,
+            ..Default::default()
+        };
+        let (terms, _) = self.terms(principal, &as_v2)?;
+        self.create(principal, None, terms).await
+    }
+
+    pub(super) async fn commit(
+        self: &Arc<Self>,
+        principal: &Principal,
+        metadata: &MetadataMap,
+        request: wire::CommitArtifactsRequest,
+    ) -> Result<i32, Status> {
+        let claim = parse::claim_id(&request.claim_id)?;
+        let artifacts = parse::artifacts(&request.artifacts)?;
+        let (prepared, known) = self
+            .admit_module(principal, claim, &request.wasm_module)
+            .await?;
+        let info = prepared.info();
+        let module = ModuleFacts {
+            hash: Digest(info.sha256),
+            len: info.len as u32,
+            asks: info.asks,
+            submits: info.submits,
+        };
+        let stamp = parse::stamp_of(metadata, principal.caller.tag, "CommitArtifacts", || {
+            // The module stands for itself by its digest: it may have four megabytes.
+            let mut content = request.clone();
+            content.wasm_module = Bytes::copy_from_slice(&info.sha256);
+            Fingerprint::of(&prost::Message::encode_to_vec(&content))
+        })?;
+        let row = (!known).then(|| Module {
+            hash: module.hash,
+            bytes: if request.wasm_module.len() > MAX_ROW_BYTES {
+                Vec::new()
+            } else {
+                request.wasm_module.to_vec()
+            },
+        });
+        let command = Command::CommitArtifacts {
+            claim,
+            artifacts,
+            module,
+        };
+        match self.call(principal, stamp, command, row).await? {
+            Reply::State(state) => {
+                self.stored_modules.add(info.sha256);
+                Ok(render::state(state))
+            }
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Validates and compiles a module, once for each digest, and makes a large one durable.
+    /// Returns whether the store has it already.
+    async fn admit_module(
+        self: &Arc<Self>,
+        principal: &Principal,
+        claim: ClaimId,
+        wasm: &Bytes,
+    ) -> Result<(Arc<Prepared>, bool), Status> {
+        if wasm.is_empty() {
+            return Err(invalid("wasm_module", "is required"));
+        }
+        if wasm.len() <= SMALL_MODULE
+            && let Some(prepared) = self.guests.sandbox.prepared(&Digest::of(wasm).0)
+        {
+            let known = self.stored_modules.contains(&prepared.info().sha256);
+            // A large one that is not stored must be made durable first.
+            if known || wasm.len() <= MAX_ROW_BYTES {
+                return Ok((prepared, known));
+            }
+        }
+        let (caller, wasm) = (principal.caller, wasm.clone());
+        self.blocking(move |edge| {
+            // Nobody has modules compiled for a claim that is not his.
+            let found = edge
+                .readers
+                .claim(&claim)
+                .map_err(|error| internal(&error))?;
+            if !found.is_some_and(|claim| caller.may_act_on(&claim)) {
+                return Err(refused(&Refusal::UnknownClaim(claim)));
+            }
+            let prepared = edge
+                .guests
+                .sandbox
+                .prepare(&wasm)
+                .map_err(|error| not_admitted(&error))?;
+            let hash = Digest(prepared.info().sha256);
+            let known = edge
+                .readers
+                .has_module(&hash)
+                .map_err(|error| internal(&error))?;
+            if !known && wasm.len() > MAX_ROW_BYTES {
+                edge.readers
+                    .blobs()
+                    .put(&wasm)
+                    .map_err(|error| internal(&error))?;
+            }
+            Ok((prepared, known))
+        })
+        .await
+    }
+
+    pub(super) async fn seal(
+        &self,
+        principal: &Principal,
+        metadata: &MetadataMap,
+        method: &'static str,
+        claim: &Bytes,
+    ) -> Result<i32, Status> {
+        let claim = parse::claim_id(claim)?;
+        let stamp = self.stamp_claim(principal, metadata, method, claim)?;
+        match self
+            .call(principal, stamp, Command::SealClaim { claim }, None)
+            .await?
+        {
+            Reply::State(state) => Ok(render::state(state)),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    pub(super) async fn execute(
+        &self,
+        principal: &Principal,
+        metadata: &MetadataMap,
+        request: &wire::ExecuteClaimV2Request,
+    ) -> Result<wire::ExecuteClaimV2Response, Status> {
+        let claim = parse::claim_id(&request.claim_id)?;
+        let stamp = self.stamp_claim(principal, metadata, "ExecuteClaimV2", claim)?;
+        match self
+            .call(principal, stamp, Command::ExecuteClaim { claim }, None)
+            .await?
+        {
+            Reply::Settled(claim) => settled(&claim),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    pub(super) async fn revoke(
+        &self,
+        principal: &Principal,
+        metadata: &MetadataMap,
+        request: wire::RevokeClaimRequest,
+    ) -> Result<wire::RevokeClaimResponse, Status> {
+        let claim = parse::claim_id(&request.claim_id)?;
+        let stamp = parse::stamp(metadata, principal.caller.tag, "RevokeClaim", &request)?;
+        let command = Command::RevokeClaim {
+            claim,
+            reason: request.reason,
+        };
+        match self.call(principal, stamp, command, None).await? {
+            Reply::Revoked { at_unix_ms } => {
+                let newest = self.log.released().head.size;
+                self.revoked.send_modify(|index| *index = newest);
+                Ok(wire::RevokeClaimResponse {
+                    state: wire::ClaimState::Revoked as i32,
+                    timestamp_unix: at_unix_ms / 1_000,
+                })
+            }
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    fn stamp_claim(
+        &self,
+        principal: &Principal,
+        metadata: &MetadataMap,
+        method: &'static str,
+        claim: ClaimId,
+    ) -> Result<Option<Stamp>, Status> {
+        let content = || Fingerprint::of(claim.as_bytes());
+        parse::stamp_of(metadata, principal.caller.tag, method, content)
+    }
+
+    pub(super) async fn put_holdout(
+        self: &Arc<Self>,
+        principal: &Principal,
+        metadata: &MetadataMap,
+        stream: &mut Streaming<wire::PutHoldoutRequest>,
+    ) -> Result<wire::Holdout, Status> {
+        principal
+            .caller
+            .must_operate()
+            .map_err(|refusal| refused(&refusal))?;
+        let submitted = Arc::new(Submitted::receive(stream).await?);
+        let stamp = parse::stamp_of(metadata, principal.caller.tag, "PutHoldout", || {
+            submitted.fingerprint(&self.keys)
+        })?;
+        for last in (0..REGISTRATION_TRIES).map(|attempt| attempt + 1 == REGISTRATION_TRIES) {
+            let prepared = Arc::clone(&submitted);
+            let (command, warnings) = self
+                .blocking(move |edge| {
+                    let others = edge.catalog.all();
+                    prepared.prepare(&edge.keys, &edge.guests.vault, &others)
+                })
+                .await?;
+            match self.call(principal, stamp, command, None).await {
+                Ok(Reply::Holdout(holdout)) => {
+                    self.catalog.add(&holdout);
+                    return Ok(render::holdout(&holdout, Default::default(), warnings));
+                }
+                Ok(other) => return Err(unexpected(&other)),
+                Err(status) if !last && came_between(&status) => {}
+                Err(status) => return Err(status),
+            }
+        }
+        Err(refused(&Refusal::HoldoutsChanged))
+    }
+
+    pub(super) async fn retire(
+        &self,
+        principal: &Principal,
+        metadata: &MetadataMap,
+        request: wire::RetireHoldoutRequest,
+    ) -> Result<wire::Holdout, Status> {
+        let holdout = self.catalog.find(&request.holdout)?.id;
+        let stamp = parse::stamp(metadata, principal.caller.tag, "RetireHoldout", &request)?;
+        let reason = if request.reason.is_empty() {
+            "retired".to_owned()
+        } else {
+            request.reason
+        };
+        let command = Command::RetireHoldout { holdout, reason };
+        match self.call(principal, stamp, command, None).await? {
+            Reply::Holdout(holdout) => {
+                Ok(render::holdout(&holdout, Default::default(), Vec::new()))
+            }
+            other => Err(unexpected(&other)),
+        }
+    }
+}
+
+fn came_between(status: &Status) -> bool {
+    let code = status.metadata().get("x-evidenceos-code");
+    code.is_some_and(|code| code == Refusal::HoldoutsChanged.code())
+}
+
+fn settled(claim: &Claim) -> Result<wire::ExecuteClaimV2Response, Status> {
+    let settlement = claim.settlement.as_ref();
+    settlement
+        .map(render::result)
+        .ok_or_else(|| internal(&"a settled claim has no result"))
+}
+
+fn not_admitted(error: &AdmitError) -> Status {
+    let rules = match error {
+        AdmitError::Refused(violations) => violations
+            .iter()
+            .take(MAX_VIOLATIONS)
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join("; "),
+        AdmitError::Engine(_) => error.to_string(),
+    };
+    invalid("wasm_module", &rules)
+}

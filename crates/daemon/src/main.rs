@@ -1,0 +1,5 @@
+//! The `evidenceos-daemon` program; see the library.
+
+fn main() -> std::process::ExitCode {
+    evidenceos_daemon::main()
+}

@@ -1,0 +1,272 @@
+//! Runs guests on a few threads of their own, and answers their questions.
+//!
+//! What a guest learns goes through [`Metered`]: a question is priced before the labels are
+//! looked at, and traps where its dearest answer would no longer fit; the same question again is
+//! free, and answered from memory. The run's score is counted here, but what follows from it is
+//! decided by the writer when the run's turn to settle comes.
+
+use std::{
+    any::Any,
+    collections::{BTreeMap, HashMap},
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc, Mutex, PoisonError,
+        mpsc::{Receiver, Sender, channel},
+    },
+    thread,
+};
+
+use evidenceos_driver::{Done, Finished, Runner, Work, mailbox::Mailbox};
+use evidenceos_kernel::{
+    bits::MicroBits,
+    claim::Reason,
+    command::{RunEnd, RunReport},
+    id::Digest,
+    price::AnswerPrices,
+    record::AnswerTally,
+    score,
+    trace::TraceWriter,
+};
+use evidenceos_sandbox::{AskError, End, Limits, Oracle, Prepared, Sandbox, TrapCause};
+use evidenceos_store::{MAX_ROW_BYTES, reader::Readers};
+
+use crate::vault::{OpenHoldout, Vault};
+
+/// What running a guest needs.
+pub struct Guests {
+    /// The engine.
+    pub sandbox: Sandbox,
+    /// The private items.
+    pub vault: Vault,
+    /// Modules and blobs.
+    pub readers: Arc<Readers>,
+}
+
+/// Threads that run guests.
+pub struct Pool {
+    work: Sender<Work>,
+}
+
+impl Pool {
+    /// Starts the threads; they end when the pool is dropped.
+    ///
+    /// # Errors
+    /// Where a thread cannot be started.
+    pub fn start(guests: &Arc<Guests>, mailbox: &Mailbox, threads: usize) -> std::io::Result<Self> {
+        let (work, queue) = channel();
+        let queue = Arc::new(Mutex::new(queue));
+        for number in 0..threads {
+            let (guests, mailbox, queue) =
+                (Arc::clone(guests), mailbox.clone(), Arc::clone(&queue));
+            thread::Builder::new()
+                .name(format!("guest-{number}"))
+                .spawn(move || run_all(&guests, &mailbox, &queue))?;
+        }
+        Ok(Self { work })
+    }
+}
+
+impl Runner for Pool {
+    fn start(&self, work: Work) {
+        // The threads outlive the pool, so a send fails only while the process ends.
+        let _ = self.work.send(work);
+    }
+}
+
+fn run_all(guests: &Guests, mailbox: &Mailbox, queue: &Mutex<Receiver<Work>>) {
+    loop {
+        let next = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(work) = next else { return };
+        let (holdout, number) = (work.holdout, work.number);
+        // A panic of ours must not take the holdout's queue with it.
+        let result = catch_unwind(AssertUnwindSafe(|| guests.run(work)))
+            .unwrap_or_else(|panic| Err(panic_message(panic.as_ref())));
+        mailbox.finished(Finished {
+            holdout,
+            number,
+            result,
+        });
+    }
+}
+
+fn panic_message(panic: &(dyn Any + Send)) -> String {
+    let text = panic
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| panic.downcast_ref::<String>().cloned());
+    format!("a guest thread panicked: {}", text.unwrap_or_default())
+}
+
+impl Guests {
+    fn run(&self, work: Work) -> Result<Done, String> {
+        let share = work.description.policy.answer_share_micros;
+        let holdout = self
+            .vault
+            .open(work.holdout, &work.blob, share)
+            .map_err(|error| error.to_string())?;
+        let module = self.module(&work)?;
+        let terms = &work.claim.terms;
+        let limits = Limits {
+            fuel: terms.lane.max_fuel(),
+            memory_bytes: terms.lane.max_memory_bytes(),
+            oracle_calls: terms.lane.max_oracle_calls(),
+            items: work.description.items,
+            epoch_size: terms.epoch_size,
+        };
+        let oracle = Metered::new(&work, Arc::clone(&holdout));
+        let (ran, oracle) = self
+            .sandbox
+            .run(&module, &limits, oracle)
+            .map_err(|fault| fault.to_string())?;
+        let judged = ran.judged.as_deref();
+        let score = judged.map(|vector| {
+            holdout
+                .classes()
+                .score(vector, holdout.labels(), holdout.part_mask())
+        });
+        let (answers, trace) = oracle.finish(judged, ran.oracle_calls);
+        let (trace_hash, trace_len) = (Digest::of(&trace), trace.len() as u64);
+        let trace = if trace.len() > MAX_ROW_BYTES {
+            self.readers
+                .blobs()
+                .put(&trace)
+                .map_err(|error| error.to_string())?;
+            Vec::new()
+        } else {
+            trace
+        };
+        let report = RunReport {
+            end: end_of(ran.end),
+            answers,
+            score,
+            fuel: ran.fuel_used,
+            trace_hash,
+            trace_len,
+        };
+        Ok(Done {
+            report: Box::new(report),
+            trace,
+        })
+    }
+
+    fn module(&self, work: &Work) -> Result<Arc<Prepared>, String> {
+        let commitment = work
+            .claim
+            .commitment
+            .as_ref()
+            .ok_or("the claim has no module")?;
+        let hash = commitment.module.hash;
+        if let Some(prepared) = self.sandbox.prepared(&hash.0) {
+            return Ok(prepared);
+        }
+        let bytes = self
+            .readers
+            .module(&hash)
+            .map_err(|error| error.to_string())?
+            .ok_or_else(|| format!("module {hash} is not in the store"))?;
+        self.sandbox
+            .prepare(&bytes)
+            .map_err(|error| error.to_string())
+    }
+}
+
+fn end_of(end: End) -> RunEnd {
+    match end {
+        End::Emitted(output) => RunEnd::Emitted(output),
+        End::NoOutput => RunEnd::NoOutput,
+        End::Trapped(cause) => RunEnd::Trapped(match cause {
+            TrapCause::Trap(_) => Reason::Trap,
+            TrapCause::OutOfFuel => Reason::OutOfFuel,
+            TrapCause::OutOfMemory => Reason::OutOfMemory,
+            TrapCause::InvalidVector => Reason::InvalidVector,
+            TrapCause::AllowanceExhausted => Reason::AllowanceExhausted,
+            TrapCause::TooManyCalls => Reason::TooManyCalls,
+            TrapCause::OutOfBounds => Reason::OutOfBounds,
+            TrapCause::EmittedTwice => Reason::EmittedTwice,
+            TrapCause::OutputTooLarge => Reason::InvalidOutput,
+            // Whatever else stops a guest is a trap of its own.
+            _ => Reason::Trap,
+        }),
+    }
+}
+
+/// The oracle of one run: prices questions, answers them, writes the trace.
+struct Metered {
+    holdout: Arc<OpenHoldout>,
+    prices: AnswerPrices,
+    n_symbols: u32,
+    left: MicroBits,
+    charged: MicroBits,
+    /// What was answered to which question, by its digest: the number of the first asking.
+    answered: HashMap<Digest, (u32, u32)>,
+    by_symbol: BTreeMap<u32, u32>,
+    replayed: u32,
+    trace: TraceWriter,
+}
+
+impl Metered {
+    fn new(work: &Work, holdout: Arc<OpenHoldout>) -> Self {
+        Self {
+            holdout,
+            prices: work.description.policy.answer_prices.clone(),
+            n_symbols: work.claim.terms.oracle_num_symbols,
+            left: work.allowance,
+            charged: MicroBits::ZERO,
+            answered: HashMap::new(),
+            by_symbol: BTreeMap::new(),
+            replayed: 0,
+            trace: TraceWriter::new(work.description.items),
+        }
+    }
+
+    fn finish(self, judged: Option<&[u8]>, asked: u32) -> (AnswerTally, Vec<u8>) {
+        let tally = AnswerTally {
+            n_symbols: self.n_symbols,
+            asked,
+            replayed: self.replayed,
+            by_symbol: self.by_symbol.into_iter().collect(),
+            charged: self.charged,
+        };
+        (tally, self.trace.finish(judged))
+    }
+}
+
+impl Oracle for Metered {
+    fn ask(&mut self, vector: &[u8]) -> Result<u32, AskError> {
+        let answer_items = self.holdout.split().answer_items;
+        if answer_items == 0 {
+            self.trace.free();
+            return Ok(0);
+        }
+        let question = Digest::of(vector);
+        if let Some(&(number, symbol)) = self.answered.get(&question) {
+            self.replayed += 1;
+            self.trace.replayed(number);
+            return Ok(symbol);
+        }
+        // Priced at its dearest answer before the labels are touched: that a question is refused
+        // must say nothing about them.
+        let dearest = self
+            .prices
+            .dearest(self.n_symbols)
+            .map_err(|_| AskError::AllowanceExhausted)?;
+        if dearest > self.left {
+            return Err(AskError::AllowanceExhausted);
+        }
+        let symbol = score::answer(
+            vector,
+            self.holdout.labels(),
+            self.holdout.part_mask(),
+            self.n_symbols,
+            answer_items,
+        );
+        let price = self.prices.price(self.n_symbols, symbol).unwrap_or(dearest);
+        self.left = self.left.saturating_sub(price);
+        self.charged = self.charged.saturating_add(price);
+        *self.by_symbol.entry(symbol).or_insert(0) += 1;
+        self.trace.asked(vector, self.n_symbols, symbol);
+        let number = self.answered.len() as u32;
+        self.answered.insert(question, (number, symbol));
+        Ok(symbol)
+    }
+}
