@@ -24,7 +24,7 @@ use evidenceos_kernel::{
     id::HoldoutId,
     refusal::Refusal,
 };
-use evidenceos_store::{Module, log::LogView, reader::Readers};
+use evidenceos_store::{Done, Module, log::LogView, reader::Readers};
 use lru::LruCache;
 use tokio::sync::{oneshot, watch};
 use tonic::Status;
@@ -50,6 +50,8 @@ pub struct Edge {
     pub catalog: Catalog,
     /// Modules that need not be stored again.
     pub stored_modules: StoredModules,
+    /// What the store has done since the start.
+    pub done: Arc<Done>,
     /// The log index of the newest revocation.
     pub revoked: watch::Sender<u64>,
     /// What an operator should know.

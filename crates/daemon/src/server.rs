@@ -9,7 +9,7 @@ use std::{
     net::SocketAddr,
     os::unix::fs::DirBuilderExt as _,
     path::Path,
-    sync::{Arc, mpsc},
+    sync::{Arc, atomic::Ordering, mpsc},
     thread::{self, JoinHandle},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -25,7 +25,7 @@ use evidenceos_kernel::{
 use evidenceos_proto::{DESCRIPTORS, evidence_os_server::EvidenceOsServer};
 use evidenceos_sandbox::{EngineError, Sandbox};
 use evidenceos_store::{
-    Batch, Entry, Head, Outcome, Store as _, StoreError,
+    Batch, Done, Entry, Head, Outcome, Store as _, StoreError,
     blobs::sync_directory,
     lock::DirectoryLock,
     log::{Integrator, LogView, Released},
@@ -196,6 +196,7 @@ fn open(config: &Config) -> Result<Opened, StartError> {
     prepare_directory(directory)?;
     let lock = DirectoryLock::take(directory)?;
     let (mut store, found) = SqliteStore::open(directory)?;
+    let done = store.done();
     let Found {
         holdouts,
         counters,
@@ -220,7 +221,13 @@ fn open(config: &Config) -> Result<Opened, StartError> {
         readers: Arc::clone(&readers),
     });
     let (mailbox, inbox) = mailbox::mailbox();
-    let integrator = Following::start(integrator, Arc::clone(&log), Arc::clone(&readers), started)?;
+    let integrator = Following::start(
+        integrator,
+        Arc::clone(&log),
+        Arc::clone(&readers),
+        Arc::clone(&done),
+        started,
+    )?;
     let catalog = Catalog::new(&holdouts);
     let resident = Resident::new(holdouts, counters, guests.sandbox.engine_id().to_owned());
     let driver = start_driver(
@@ -241,6 +248,7 @@ fn open(config: &Config) -> Result<Opened, StartError> {
         log,
         catalog,
         stored_modules: Default::default(),
+        done,
         revoked: watch::channel(0).0,
         warnings: vec![
             "development server: loopback only, no credentials are checked, every caller without a bearer token may do everything".to_owned(),
@@ -362,6 +370,7 @@ impl Following {
         mut integrator: Integrator,
         log: Arc<LogView>,
         readers: Arc<Readers>,
+        done: Arc<Done>,
         started: SystemTime,
     ) -> Result<Self, StartError> {
         let (wake, woken) = mpsc::channel();
@@ -380,7 +389,11 @@ impl Following {
                     return;
                 }
                 match integrator.integrate(&head) {
-                    Ok(()) => log.integrated(head.size),
+                    Ok(()) => {
+                        log.integrated(head.size);
+                        done.log_files_synced
+                            .store(integrator.synced(), Ordering::Relaxed);
+                    }
                     // The rows are the truth and proofs come from memory meanwhile; what could
                     // not be written is tried again with the next entries.
                     Err(error) => tracing::error!(%error, "cannot write log tiles"),

@@ -20,7 +20,11 @@ mod row;
 mod schema;
 pub mod sqlite;
 
-use std::{io, path::PathBuf};
+use std::{
+    io,
+    path::PathBuf,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use evidenceos_kernel::{
     claim::Claim,
@@ -142,6 +146,25 @@ pub struct Module {
     pub hash: Digest,
     /// Its bytes; empty where they are a blob.
     pub bytes: Vec<u8>,
+}
+
+/// What a store has done since it was opened: what noise cannot touch in a measurement.
+#[derive(Debug, Default)]
+pub struct Done {
+    /// Durable transactions.
+    pub commits: AtomicU64,
+    /// Write-ahead log copied into the database.
+    pub checkpoints: AtomicU64,
+    /// Rows that decisions read.
+    pub rows_read: AtomicU64,
+    /// Files of the log that were synced.
+    pub log_files_synced: AtomicU64,
+}
+
+impl Done {
+    fn count(counter: &AtomicU64, by: u64) {
+        counter.fetch_add(by, Ordering::Relaxed);
+    }
 }
 
 /// Everything that commits together.

@@ -150,6 +150,7 @@ pub struct Integrator {
     files: LogFiles,
     readers: Arc<Readers>,
     tree: Tree,
+    synced: u64,
 }
 
 impl Integrator {
@@ -183,6 +184,7 @@ impl Integrator {
             files,
             readers,
             tree: tree.clone().unwrap_or_default(),
+            synced: 0,
         };
         let Some(head) = head else {
             return Ok(integrator);
@@ -205,6 +207,12 @@ impl Integrator {
     #[must_use]
     pub fn tree(&self) -> &Tree {
         &self.tree
+    }
+
+    /// Files synced since the start.
+    #[must_use]
+    pub fn synced(&self) -> u64 {
+        self.synced
     }
 
     /// Writes everything up to a head and publishes its checkpoint.
@@ -253,6 +261,7 @@ impl Integrator {
             self.files
                 .write(tile.id(), &encode_hashes(tile.hashes()), &mut written)?;
         }
+        self.synced += written.files.len() as u64 + 1;
         written.sync()?;
         blobs::write_durably(&self.files.path("checkpoint"), head.checkpoint.as_bytes())?;
         for partials in complete {

@@ -24,7 +24,7 @@ use rusqlite::{Connection, ErrorCode, OptionalExtension as _, params, wal::Check
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::{Batch, Head, NotCommitted, Outcome, Store, StoreError, row, schema};
+use crate::{Batch, Done, Head, NotCommitted, Outcome, Store, StoreError, row, schema};
 
 /// Pages in the WAL from which a checkpoint runs between batches.
 const CHECKPOINT_PAGES: i64 = 1_000;
@@ -50,6 +50,7 @@ pub struct SqliteStore {
     epoch: i64,
     state: StateRow,
     wal_pages: Arc<AtomicI64>,
+    done: Arc<Done>,
 }
 
 /// What a start finds in the store.
@@ -92,9 +93,16 @@ impl SqliteStore {
                 epoch,
                 state,
                 wal_pages,
+                done: Arc::default(),
             },
             found,
         ))
+    }
+
+    /// What was done so far, for others to read.
+    #[must_use]
+    pub fn done(&self) -> Arc<Done> {
+        Arc::clone(&self.done)
     }
 
     fn write(&mut self, batch: &Batch) -> Result<StateRow, WriteError> {
@@ -159,6 +167,7 @@ impl SqliteStore {
 
 impl Store for SqliteStore {
     fn claim(&mut self, id: &ClaimId) -> Result<Option<Claim>, StoreError> {
+        Done::count(&self.done.rows_read, 1);
         read_claim(&self.connection, id)
     }
 
@@ -167,10 +176,12 @@ impl Store for SqliteStore {
         holdout: HoldoutId,
         owner: OwnerTag,
     ) -> Result<Option<PrincipalPool>, StoreError> {
+        Done::count(&self.done.rows_read, 1);
         read_pool(&self.connection, holdout, owner)
     }
 
     fn remembered(&mut self, key: &RequestKey) -> Result<Option<Remembered>, StoreError> {
+        Done::count(&self.done.rows_read, 1);
         for table in ["remembered_0", "remembered_1"] {
             let bytes: Option<Vec<u8>> = self
                 .connection
@@ -188,6 +199,7 @@ impl Store for SqliteStore {
         match self.write(batch) {
             Ok(next) => {
                 self.state = next;
+                Done::count(&self.done.commits, 1);
                 Outcome::Committed
             }
             Err(error) => error.fate(self.connection.is_autocommit()),
@@ -204,6 +216,7 @@ impl Store for SqliteStore {
             .wal_checkpoint_v2(None::<&str>, CheckpointMode::PASSIVE)
         {
             Ok((logged, done)) => {
+                Done::count(&self.done.checkpoints, 1);
                 // A reader may pin the rest; what is left is tried again after the next batch.
                 self.wal_pages
                     .store(i64::from(logged.max(0) - done.max(0)), Ordering::Relaxed);

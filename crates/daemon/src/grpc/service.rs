@@ -1,8 +1,15 @@
 //! The service: one function a method, aliases included.
 
-use std::{pin::Pin, sync::Arc};
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use evidenceos_proto::{self as wire, evidence_os_server::EvidenceOs};
+use evidenceos_store::Done;
 use prost::bytes::Bytes;
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming, metadata::MetadataValue};
@@ -120,6 +127,7 @@ impl EvidenceOs for Service {
             warnings: self.edge.warnings.clone(),
             owner_tag_hex: principal.caller.tag.to_hex(),
             principal: principal.name,
+            counters: Some(counters(&self.edge.done)),
         }))
     }
 
@@ -464,6 +472,16 @@ impl EvidenceOs for Service {
     ) -> Reply<wire::ListEntriesResponse> {
         self.read(request, |edge, _, request| edge.entries(request))
             .await
+    }
+}
+
+fn counters(done: &Done) -> wire::ServerCounters {
+    let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    wire::ServerCounters {
+        commits: read(&done.commits),
+        store_checkpoints: read(&done.checkpoints),
+        rows_read: read(&done.rows_read),
+        log_files_synced: read(&done.log_files_synced),
     }
 }
 
