@@ -8,6 +8,8 @@ mod claims;
 mod holdouts;
 mod runs;
 
+pub use claims::dependency_merkle_root;
+
 use crate::{
     claim::{Claim, LastRequest, Method},
     command::{Command, Decision, Event, Remembered, RememberedResult, Reply, Request, Stamp},
@@ -194,7 +196,9 @@ fn remember_refusal(
         Some((method, claim)) if own(stage, request, &claim).is_ok() => {
             on_claim(stage, claim, method, stamp, Some(refusal.clone()))
         }
-        Some(_) | None => by_key(stage, stamp, RememberedResult::Refused(refusal.clone())),
+        // There is no row for it to live in, and whoever guesses ids shall not make us write.
+        Some(_) => return Err(refusal),
+        None => by_key(stage, stamp, RememberedResult::Refused(refusal.clone())),
     };
     Ok(Decision::event(event, Reply::Refused(refusal)))
 }

@@ -364,7 +364,7 @@ impl<'a> Stage<'a> {
             }
         };
         if let Some(stamp) = request.stamp
-            && own.is_none_or(|claim| claim.displaced_requests)
+            && own.is_some_and(|claim| claim.displaced_requests)
         {
             want(Key::Remembered(stamp.key));
         }

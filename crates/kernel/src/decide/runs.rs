@@ -358,6 +358,13 @@ fn conclude(
         .as_ref()
         .expect("a claim that runs was committed");
     let now = stage.now_unix_ms();
+    // Parents are kept in the order of their claim ids, which no reader of the log knows.
+    let mut dependencies: Vec<Digest> = commitment
+        .parents
+        .iter()
+        .map(|(_, capsule)| *capsule)
+        .collect();
+    dependencies.sort();
     let capsule = Capsule {
         claim_id: claim.id,
         topic_id: claim.terms.topic_id(),
@@ -368,11 +375,7 @@ fn conclude(
         null_spec_hash: claim.terms.null_spec_hash,
         wasm_hash: commitment.module.hash,
         seal_hash: claim.seal_hash.expect("a claim that runs was sealed"),
-        dependencies: commitment
-            .parents
-            .iter()
-            .map(|(_, capsule)| *capsule)
-            .collect(),
+        dependencies,
         trace_hash: report.trace_hash,
         outcome: verdict.outcome,
         reason_codes: record::reason_codes(&verdict.reasons),
