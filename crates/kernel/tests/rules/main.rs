@@ -1,0 +1,14 @@
+//! The kernel's rules, played through `decide` on a stage as the driver does it.
+//!
+//! [`world::World`] is a store of maps; everything else are claims about what the kernel does.
+
+mod ancestors;
+mod attacks;
+mod holdouts;
+mod leakage;
+mod lifecycle;
+mod random;
+mod requests;
+mod stages;
+mod verdicts;
+mod world;

@@ -1,0 +1,241 @@
+//! The stage of a batch: dropped without a trace, merged whole, made again from the journal.
+
+use evidenceos_kernel::{
+    command::{Command, Event, Request, RunEnd, RunReport},
+    decide::decide,
+    id::{ClaimId, Digest},
+    record::AnswerTally,
+    score::{Score, SizeClass},
+    state::{Counters, Key, Resident, Stage},
+};
+
+use crate::world::{
+    ENGINE, OPERATOR, SEALED_ITEMS, Script, World, commit, create, execute, request, revoke, seal,
+    stamp, submitter,
+};
+
+/// Something of everything, on a world where run 0 is under way.
+fn mixed_batch(world: &World, revocable: ClaimId) -> Vec<Request> {
+    let me = submitter(1);
+    let terms = world.terms(me, "in the batch");
+    let id = terms.claim_id();
+    let report = RunReport {
+        end: RunEnd::Emitted(vec![1]),
+        answers: AnswerTally::default(),
+        score: Some(Score {
+            classes: vec![SizeClass {
+                size: 1,
+                units: SEALED_ITEMS,
+                right: 700,
+            }],
+        }),
+        fuel: 1,
+        trace_hash: Digest::of(b""),
+        trace_len: 0,
+    };
+    let holdout = world.holdout;
+    let commands = vec![
+        (me, create(terms)),
+        (me, commit(id, "a", true)),
+        (me, commit(id, "b", true)),
+        (me, seal(id)),
+        (me, execute(id)),
+        (me, seal(ClaimId([8; 32]))),
+        (
+            OPERATOR,
+            Command::Settle {
+                holdout,
+                number: world.main().in_flight[0].number,
+                report: Box::new(report),
+            },
+        ),
+        (me, revoke(revocable)),
+        (
+            OPERATOR,
+            Command::RetireHoldout {
+                holdout,
+                reason: "spent".to_owned(),
+            },
+        ),
+    ];
+    let with_id = |(n, (caller, command)): (usize, _)| {
+        request(caller, stamp(caller, &n.to_string(), "x"), command)
+    };
+    commands.into_iter().enumerate().map(with_id).collect()
+}
+
+fn prepared() -> (World, Vec<Request>) {
+    let mut world = World::new();
+    let revocable = world.run(submitter(1), "settled", &Script::good()).claim_id;
+    world.admitted(world.terms(submitter(2), "runs"), true);
+    let batch = mixed_batch(&world, revocable);
+    (world, batch)
+}
+
+fn committed(resident: &Resident) -> String {
+    let mut holdouts: Vec<_> = resident.holdouts().collect();
+    holdouts.sort_by_key(|holdout| holdout.seq);
+    format!("{:?} {holdouts:?}", resident.counters())
+}
+
+#[test]
+fn a_dropped_stage_leaves_everything_as_it_was() {
+    let (world, batch) = prepared();
+    let (before, rows) = (committed(&world.resident), world.snapshot());
+    for prefix in 0..=batch.len() {
+        let mut stage = Stage::new(&world.resident);
+        stage.advance_to(world.now_unix_ms + 1_000);
+        for request in &batch[..prefix] {
+            world.load(&mut stage, request);
+            if let Ok(decision) = decide(&stage, request) {
+                stage.enact(&decision);
+            }
+        }
+        drop(stage);
+        assert_eq!(committed(&world.resident), before, "prefix {prefix}");
+        assert_eq!(world.snapshot(), rows, "prefix {prefix}");
+    }
+}
+
+#[test]
+fn a_batch_does_what_its_commands_do_one_by_one() {
+    let (world, batch) = prepared();
+    let (mut whole, mut single) = (world.clone(), world);
+    let replies = whole.batch(&batch);
+    let one_by_one: Vec<_> = batch
+        .into_iter()
+        .map(|request| single.send(request))
+        .collect();
+    assert_eq!(replies, one_by_one);
+    assert_eq!(whole.snapshot(), single.snapshot());
+    assert_eq!(whole.entries, single.entries);
+    assert_eq!(whole.resident.counters(), single.resident.counters());
+}
+
+#[test]
+fn deciding_changes_nothing() {
+    let (world, batch) = prepared();
+    let mut stage = Stage::new(&world.resident);
+    stage.advance_to(world.now_unix_ms);
+    for request in &batch {
+        world.load(&mut stage, request);
+        let before = format!("{:?}", stage.counters());
+        let [first, second] = [decide(&stage, request), decide(&stage, request)];
+        assert_eq!(first, second, "the same stage, the same decision");
+        assert_eq!(format!("{:?}", stage.counters()), before);
+        if let Ok(decision) = first {
+            stage.enact(&decision);
+        }
+    }
+}
+
+/// What an event changes must be loaded before.
+fn named_by(event: &Event, world: &World) -> Vec<Key> {
+    let with_pool = |claim: &ClaimId| {
+        let owner = world.claims[claim].terms.owner;
+        vec![Key::Claim(*claim), Key::Pool(world.holdout, owner)]
+    };
+    match event {
+        Event::ArtifactsCommitted { claim, .. }
+        | Event::ClaimSealed { claim, .. }
+        | Event::ClaimRevoked { claim, .. }
+        | Event::ClaimRequestRemembered { claim, .. } => vec![Key::Claim(*claim)],
+        Event::RunAdmitted { run, .. } => with_pool(&run.claim),
+        Event::RunSettled { claim, .. } => with_pool(claim),
+        Event::HoldoutRegistered(_)
+        | Event::HoldoutRetired(_)
+        | Event::HoldoutOpened(_)
+        | Event::ClaimCreated(_)
+        | Event::RunBegunAgain { .. }
+        | Event::RequestRemembered { .. } => Vec::new(),
+    }
+}
+
+#[test]
+fn the_journal_alone_rebuilds_every_row() {
+    let (mut world, batch) = prepared();
+    world.batch(&batch);
+    world.now_unix_ms += 5_000;
+    let number = world.main().in_flight[0].number;
+    let holdout = world.holdout;
+    let again = Command::BeginAgain { holdout, number };
+    world.ask(OPERATOR, again).expect("the driver's own");
+    world.abort(number);
+
+    let mut rebuilt = World {
+        resident: Resident::new(Vec::new(), Counters::default(), ENGINE.to_owned()),
+        holdout: world.holdout,
+        ..World::empty()
+    };
+    for (at_unix_ms, events) in &world.journal {
+        let resident = rebuilt.resident.clone();
+        let mut stage = Stage::new(&resident);
+        stage.advance_to(*at_unix_ms);
+        for event in events {
+            for key in named_by(event, &world) {
+                rebuilt.supply(&mut stage, key);
+            }
+            stage.apply(event);
+        }
+        let changes = stage.into_changes();
+        for claim in changes.new_claims.iter().chain(&changes.claims) {
+            rebuilt.claims.insert(claim.id, claim.clone());
+        }
+        for (holdout, owner, pool) in &changes.pools {
+            rebuilt.pools.insert((*holdout, *owner), *pool);
+        }
+        rebuilt
+            .remembered
+            .extend(changes.remembered.iter().cloned());
+        rebuilt.resident.merge(changes);
+    }
+    assert_eq!(rebuilt.snapshot(), world.snapshot());
+    let counters = Counters {
+        next_index: world.entries.len() as u64,
+        ..rebuilt.resident.counters()
+    };
+    assert_eq!(counters, world.resident.counters());
+}
+
+#[test]
+fn a_command_reads_as_many_rows_after_ten_claims_as_after_a_thousand() {
+    let rows_read = |claims: u32| {
+        let mut world = World::new();
+        for n in 0..claims {
+            world.run(submitter(1), &n.to_string(), &Script::trapped());
+        }
+        let me = submitter(1);
+        let terms = world.terms(me, "measured");
+        let id = terms.claim_id();
+        let commands = [
+            create(terms),
+            commit(id, "module", true),
+            seal(id),
+            execute(id),
+        ];
+        commands.map(|command| {
+            let request = request(me, stamp(me, "measured", "x"), command);
+            let mut read = 0;
+            let mut stage = Stage::new(&world.resident);
+            loop {
+                let missing = stage.missing(&request);
+                if missing.is_empty() {
+                    break;
+                }
+                read += missing.len();
+                for key in missing {
+                    world.supply(&mut stage, key);
+                }
+            }
+            drop(stage);
+            let unstamped = Request {
+                stamp: None,
+                ..request
+            };
+            world.send(unstamped).expect("a step of its life");
+            read
+        })
+    };
+    assert_eq!(rows_read(10), rows_read(1_000));
+    assert_eq!(rows_read(10), [2, 1, 1, 2]);
+}
