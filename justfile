@@ -1,0 +1,27 @@
+# Everything that people and CI run.
+
+# List the recipes
+default:
+    @just --list
+
+# The demo: a real daemon on real data
+demo:
+    cargo run --release -p evidenceos -- demo
+
+# All tests
+test:
+    cargo test --workspace --locked
+
+# What must hold before a commit
+check:
+    cargo fmt --all --check
+    cargo clippy --workspace --all-targets --locked -- -D warnings
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
+
+# The benchmark against this machine's limits
+bench *ARGS:
+    cargo run --release -p evidenceos -- bench {{ARGS}}
+
+# A development server on loopback
+serve *ARGS:
+    cargo run --release -p evidenceos-daemon -- {{ARGS}}
