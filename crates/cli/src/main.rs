@@ -1,2 +1,49 @@
-//! The `evidenceos` command.
-fn main() {}
+//! `evidenceos`: submit claims, administer holdouts, read the log, verify offline, see the demo.
+//!
+//! Thin on purpose: the environment is read here, once, and passed on as a value; everything else is in the modules.
+
+mod bench;
+mod claim;
+mod cli;
+mod client;
+mod demo;
+mod entries;
+mod error;
+mod forecast;
+mod holdout;
+mod labels;
+mod log;
+mod output;
+mod pack;
+mod render;
+mod units;
+mod verify;
+
+use std::{ffi::OsStr, path::Path, process::ExitCode};
+
+use clap::Parser as _;
+
+fn main() -> ExitCode {
+    if is_called("evidenceos-daemon") {
+        return evidenceos_daemon::main();
+    }
+    let cli = cli::Cli::parse();
+    let token = std::env::var("EVIDENCEOS_BEARER_TOKEN").ok();
+    let runtime = match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: the system gives no timers or sockets: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    runtime.block_on(cli::run(cli, token))
+}
+
+/// Whether the program was started under this name: the image holds one binary under two.
+fn is_called(name: &str) -> bool {
+    let program = std::env::args_os().next();
+    program.is_some_and(|path| Path::new(&path).file_name() == Some(OsStr::new(name)))
+}

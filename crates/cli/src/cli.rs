@@ -1,0 +1,148 @@
+//! The command line: what can be said, and help with examples for each of it.
+//!
+//! Owns nothing but the tree of commands; each command's module owns its arguments and its work.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{CommandFactory as _, Parser, Subcommand};
+use clap_complete::Shell;
+
+use crate::{
+    bench::BenchArgs,
+    claim::ClaimCommand,
+    client::Connection,
+    demo::DemoArgs,
+    error::CliError,
+    holdout::HoldoutCommand,
+    log::LogCommand,
+    output::{Output, print_error},
+    verify::VerifyArgs,
+};
+
+/// Certify claims about a private holdout, however often it is asked.
+#[derive(Debug, Parser)]
+#[command(
+    name = "evidenceos",
+    version,
+    after_help = "Exit codes: 0 done; 1 failed; 2 wrong usage; 4 settled but not certified (with --require-certified).\n\n\
+        Examples:\n  \
+        evidenceos demo\n  \
+        evidenceos holdout add labels.csv --p0 0.5\n  \
+        evidenceos claim run claim.wasm --holdout labels --receipt receipt.json\n  \
+        evidenceos verify receipt.json --key \"$(evidenceos log key)\""
+)]
+pub struct Cli {
+    /// Where the daemon listens.
+    #[arg(
+        long,
+        global = true,
+        env = "EVIDENCEOS_ENDPOINT",
+        default_value = "http://127.0.0.1:50051",
+        value_name = "URL"
+    )]
+    pub endpoint: String,
+    /// Print one JSON object on stdout; progress stays on stderr.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// File with the bearer token to call with (else the environment variable EVIDENCEOS_BEARER_TOKEN).
+    #[arg(long, global = true, value_name = "FILE")]
+    pub bearer_token_file: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Register, show, retire and open holdouts.
+    #[command(subcommand)]
+    Holdout(HoldoutCommand),
+    /// Make, run, read and withdraw claims.
+    #[command(subcommand)]
+    Claim(ClaimCommand),
+    /// Read the public log.
+    #[command(subcommand)]
+    Log(LogCommand),
+    /// Check receipts, logs and opened holdouts offline.
+    Verify(VerifyArgs),
+    /// See the whole of it work on real data, in a daemon of its own.
+    Demo(DemoArgs),
+    /// Measure a daemon against the limits of this machine.
+    Bench(BenchArgs),
+    /// Print a completion script for a shell.
+    #[command(
+        after_help = "Example:\n  evidenceos completions bash > ~/.local/share/bash-completion/completions/evidenceos"
+    )]
+    Completions {
+        /// bash, zsh, fish, elvish or powershell.
+        shell: Shell,
+    },
+}
+
+/// Does what the arguments say; the environment's token comes in as a value.
+pub async fn run(cli: Cli, token_from_environment: Option<String>) -> ExitCode {
+    let as_json = cli.json;
+    match execute(cli, token_from_environment).await {
+        Ok(output) => {
+            output.print(as_json);
+            ExitCode::from(output.exit_code)
+        }
+        Err(error) => {
+            print_error(&error, as_json);
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+async fn execute(cli: Cli, token_from_environment: Option<String>) -> Result<Output, CliError> {
+    let connection = Connection::new(cli.endpoint, cli.bearer_token_file, token_from_environment)?;
+    match cli.command {
+        Command::Holdout(command) => command.run(&connection).await,
+        Command::Claim(command) => command.run(&connection).await,
+        Command::Log(command) => command.run(&connection, cli.json).await,
+        Command::Verify(args) => args.run(),
+        Command::Demo(args) => args.run().await,
+        Command::Bench(args) => args.run().await,
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "evidenceos", &mut script);
+            let script = String::from_utf8_lossy(&script).into_owned();
+            Ok(Output::new(
+                serde_json::json!({ "script": script }),
+                script.trim_end(),
+            ))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tree_of_commands_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_that_does_something_has_an_example() {
+        fn check(command: &clap::Command) {
+            let children: Vec<_> = command
+                .get_subcommands()
+                .filter(|c| c.get_name() != "help")
+                .collect();
+            if children.is_empty() {
+                let help = command
+                    .get_after_help()
+                    .map(ToString::to_string)
+                    .unwrap_or_default();
+                assert!(
+                    help.contains("evidenceos "),
+                    "{} has no example",
+                    command.get_name()
+                );
+            }
+            children.into_iter().for_each(check);
+        }
+        check(&Cli::command());
+    }
+}

@@ -1,0 +1,266 @@
+//! The connection to a daemon: one wrapper for each call of the wire that this command makes.
+//!
+//! Owns credentials, request ids and retries. A call that changes something carries a fresh `x-request-id`, and is
+//! sent again with the same one while the server is unavailable: so it is done once, however often it was sent.
+//! Deliberately no policy: what a refusal means is the commands' business.
+
+use std::{path::PathBuf, time::Duration};
+
+use evidenceos_proto as proto;
+use proto::evidence_os_client::EvidenceOsClient;
+use tokio_stream::StreamExt as _;
+use tonic::{
+    Code, Request, Status,
+    metadata::{AsciiMetadataValue, MetadataValue},
+    transport::{Channel, Endpoint},
+};
+
+use crate::error::CliError;
+
+/// How often a call is made before `UNAVAILABLE` is taken for an answer.
+const ATTEMPTS: u32 = 5;
+/// The pause after the first failure; doubled after each further one.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// A claim's module and a page of entries fit.
+const MAX_MESSAGE_BYTES: usize = 64 << 20;
+
+/// Where to call, and as whom.
+#[derive(Debug, Clone)]
+pub struct Connection {
+    /// `http://host:port`.
+    pub endpoint: String,
+    /// A bearer token; absent: anonymous, which a development server takes for the operator.
+    pub bearer_token: Option<String>,
+}
+
+impl Connection {
+    /// Takes the token from a file where one is named, else from the environment's value.
+    pub fn new(
+        endpoint: String,
+        token_file: Option<PathBuf>,
+        token_from_environment: Option<String>,
+    ) -> Result<Self, CliError> {
+        let bearer_token = match token_file {
+            Some(path) => {
+                let token = std::fs::read_to_string(&path).map_err(CliError::file(path))?;
+                Some(token.trim().to_owned())
+            }
+            None => token_from_environment,
+        };
+        Ok(Self {
+            endpoint,
+            bearer_token,
+        })
+    }
+}
+
+/// A connected client.
+#[derive(Debug, Clone)]
+pub struct Client {
+    inner: EvidenceOsClient<Channel>,
+    authorization: Option<AsciiMetadataValue>,
+}
+
+/// Calls with one request message and one reply: name, request, reply, and whether it changes anything.
+macro_rules! unary_calls {
+    ($($(#[$doc:meta])* $name:ident($request:ident) -> $reply:ident, changes: $changes:literal;)*) => {
+        impl Client {$(
+            $(#[$doc])*
+            pub async fn $name(&mut self, message: proto::$request) -> Result<proto::$reply, CliError> {
+                let request_id = request_id($changes);
+                let mut retry = Retry::default();
+                loop {
+                    let request = self.request(message.clone(), request_id.as_ref());
+                    match self.inner.$name(request).await {
+                        Ok(reply) => return Ok(reply.into_inner()),
+                        Err(status) => retry.pause_or_give_up(status).await?,
+                    }
+                }
+            }
+        )*}
+    };
+}
+
+unary_calls! {
+    /// What the server is.
+    get_server_info(GetServerInfoRequest) -> GetServerInfoResponse, changes: false;
+    /// Creates a claim.
+    create_claim_v2(CreateClaimV2Request) -> CreateClaimV2Response, changes: true;
+    /// Gives a claim its module.
+    commit_artifacts(CommitArtifactsRequest) -> CommitArtifactsResponse, changes: true;
+    /// Binds a claim.
+    seal_claim(SealClaimRequest) -> SealClaimResponse, changes: true;
+    /// Runs a claim and waits for its settlement.
+    execute_claim_v2(ExecuteClaimV2Request) -> ExecuteClaimV2Response, changes: true;
+    /// A settled claim's capsule with its proof.
+    fetch_capsule(FetchCapsuleRequest) -> FetchCapsuleResponse, changes: false;
+    /// Withdraws a claim.
+    revoke_claim(RevokeClaimRequest) -> RevokeClaimResponse, changes: true;
+    /// A claim.
+    get_claim(GetClaimRequest) -> GetClaimResponse, changes: false;
+    /// A page of claims.
+    list_claims(ListClaimsRequest) -> ListClaimsResponse, changes: false;
+    /// A holdout.
+    get_holdout(GetHoldoutRequest) -> GetHoldoutResponse, changes: false;
+    /// A page of holdouts.
+    list_holdouts(ListHoldoutsRequest) -> ListHoldoutsResponse, changes: false;
+    /// Takes no more claims on a holdout.
+    retire_holdout(RetireHoldoutRequest) -> RetireHoldoutResponse, changes: true;
+    /// The newest signed head.
+    get_checkpoint(GetCheckpointRequest) -> GetCheckpointResponse, changes: false;
+    /// A proof that an entry is in the log.
+    get_inclusion_proof(GetInclusionProofRequest) -> GetInclusionProofResponse, changes: false;
+    /// A proof that the log only grew.
+    get_consistency_proof(GetConsistencyProofRequest) -> GetConsistencyProofResponse, changes: false;
+    /// Entries of the log.
+    list_entries(ListEntriesRequest) -> ListEntriesResponse, changes: false;
+}
+
+impl Client {
+    /// Connects.
+    ///
+    /// # Errors
+    /// [`CliError::Usage`] for what is no endpoint, [`CliError::Unreachable`] where nobody listens.
+    pub async fn connect(connection: &Connection) -> Result<Self, CliError> {
+        let endpoint = &connection.endpoint;
+        if !endpoint.starts_with("http://") {
+            return Err(CliError::Usage(format!(
+                "--endpoint {endpoint:?}: write http://HOST:PORT; this release speaks plain HTTP/2, so reach a distant daemon through a tunnel"
+            )));
+        }
+        let channel = Endpoint::from_shared(endpoint.clone())
+            .map_err(|error| CliError::Usage(format!("--endpoint {endpoint:?}: {error}")))?
+            .connect_timeout(Duration::from_secs(5))
+            .connect()
+            .await
+            .map_err(|error| CliError::Unreachable {
+                endpoint: endpoint.clone(),
+                reason: innermost(&error),
+            })?;
+        let authorization = match &connection.bearer_token {
+            Some(token) => Some(bearer(token)?),
+            None => None,
+        };
+        let inner = EvidenceOsClient::new(channel)
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES);
+        Ok(Self {
+            inner,
+            authorization,
+        })
+    }
+
+    /// The same connection under another bearer token.
+    pub fn with_bearer(&self, token: &str) -> Result<Self, CliError> {
+        Ok(Self {
+            inner: self.inner.clone(),
+            authorization: Some(bearer(token)?),
+        })
+    }
+
+    /// Registers a holdout: a header, then chunks.
+    pub async fn put_holdout(
+        &mut self,
+        parts: Vec<proto::PutHoldoutRequest>,
+    ) -> Result<proto::Holdout, CliError> {
+        let request_id = request_id(true);
+        let mut retry = Retry::default();
+        loop {
+            let stream = tokio_stream::iter(parts.clone());
+            match self
+                .inner
+                .put_holdout(self.request(stream, request_id.as_ref()))
+                .await
+            {
+                Ok(reply) => return required(reply.into_inner().holdout, "holdout"),
+                Err(status) => retry.pause_or_give_up(status).await?,
+            }
+        }
+    }
+
+    /// Makes a holdout's labels public: the opening file's bytes.
+    pub async fn open_holdout(&mut self, holdout: String) -> Result<Vec<u8>, CliError> {
+        let message = proto::OpenHoldoutRequest { holdout };
+        let request = self.request(message, request_id(true).as_ref());
+        let mut chunks = self.inner.open_holdout(request).await?.into_inner();
+        let mut bytes = Vec::new();
+        while let Some(chunk) = chunks.next().await {
+            bytes.extend_from_slice(&chunk?.chunk);
+        }
+        Ok(bytes)
+    }
+
+    /// A run's trace.
+    pub async fn fetch_trace(
+        &mut self,
+        claim_id: prost::bytes::Bytes,
+    ) -> Result<Vec<u8>, CliError> {
+        let request = self.request(proto::FetchTraceRequest { claim_id }, None);
+        let mut chunks = self.inner.fetch_trace(request).await?.into_inner();
+        let mut bytes = Vec::new();
+        while let Some(chunk) = chunks.next().await {
+            bytes.extend_from_slice(&chunk?.chunk);
+        }
+        Ok(bytes)
+    }
+
+    fn request<T>(&self, message: T, request_id: Option<&AsciiMetadataValue>) -> Request<T> {
+        let mut request = Request::new(message);
+        let metadata = request.metadata_mut();
+        if let Some(authorization) = &self.authorization {
+            metadata.insert("authorization", authorization.clone());
+        }
+        if let Some(id) = request_id {
+            metadata.insert("x-request-id", id.clone());
+        }
+        request
+    }
+}
+
+/// A field that a reply always has.
+pub fn required<T>(field: Option<T>, name: &str) -> Result<T, CliError> {
+    field.ok_or_else(|| CliError::Protocol(format!("the field {name} is missing")))
+}
+
+/// 128 random bits in hex for a call that changes something. Where the system gives no randomness the call goes
+/// without an id: it is then sent at most as often as it is made.
+fn request_id(changes: bool) -> Option<AsciiMetadataValue> {
+    let mut bytes = [0; 16];
+    if !changes || getrandom::fill(&mut bytes).is_err() {
+        return None;
+    }
+    hex::encode(bytes).parse().ok()
+}
+
+fn bearer(token: &str) -> Result<AsciiMetadataValue, CliError> {
+    let mut value: AsciiMetadataValue = MetadataValue::try_from(format!("Bearer {token}"))
+        .map_err(|_| {
+            CliError::Usage("the bearer token has characters that no header can carry".to_owned())
+        })?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+#[derive(Default)]
+struct Retry {
+    failures: u32,
+}
+
+impl Retry {
+    async fn pause_or_give_up(&mut self, status: Status) -> Result<(), CliError> {
+        self.failures += 1;
+        if status.code() != Code::Unavailable || self.failures == ATTEMPTS {
+            return Err(status.into());
+        }
+        tokio::time::sleep(FIRST_PAUSE * 2u32.pow(self.failures - 1)).await;
+        Ok(())
+    }
+}
+
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error.to_string()
+}

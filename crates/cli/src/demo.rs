@@ -1,0 +1,113 @@
+//! `evidenceos demo`: the whole of it on real data, in a daemon of its own.
+//!
+//! Owns the story and its expectations: an honest good model is certified, an honest weak one is not, an attacker who
+//! burns his whole allowance is not and harms nobody, and every receipt verifies from files alone. Exit status 0 only
+//! if all of that happened. Everything goes over real gRPC to the real daemon, durably; nothing is staged but the data.
+
+mod attack;
+mod data;
+mod model;
+mod report;
+mod story;
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use evidenceos_daemon::Config;
+
+use crate::{
+    client::{Client, Connection},
+    error::CliError,
+    output::{Output, progress},
+};
+
+/// Where the demo keeps its things.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  evidenceos demo\n  evidenceos demo --data-dir /tmp/evidenceos-demo --json")]
+pub struct DemoArgs {
+    /// Where to keep the daemon's data, the receipts and the log; a demo that is there already is left alone, and this
+    /// one goes beside it under a number.
+    #[arg(long, default_value = "./demo-data", value_name = "DIR")]
+    data_dir: PathBuf,
+}
+
+/// The demo's directory.
+pub struct Place {
+    /// All of it.
+    pub root: PathBuf,
+}
+
+impl Place {
+    /// Makes a directory that did not exist.
+    fn new(wanted: &Path) -> Result<Self, CliError> {
+        let root = free(wanted);
+        let place = Self { root };
+        for dir in [place.receipts(), place.mirror(), place.root.join("predictions")] {
+            std::fs::create_dir_all(&dir).map_err(CliError::file(dir))?;
+        }
+        Ok(place)
+    }
+
+    /// The daemon's data directory.
+    pub fn daemon(&self) -> PathBuf {
+        self.root.join("daemon")
+    }
+
+    /// The receipts.
+    pub fn receipts(&self) -> PathBuf {
+        self.root.join("receipts")
+    }
+
+    /// The log's entries and checkpoint.
+    pub fn mirror(&self) -> PathBuf {
+        self.root.join("mirror")
+    }
+
+    /// The log's verifier key.
+    pub fn key(&self) -> PathBuf {
+        self.root.join("log.vkey")
+    }
+}
+
+/// The path itself, else the first of `path-2`, `path-3`, … that does not exist.
+fn free(wanted: &Path) -> PathBuf {
+    let numbered = |number: u32| {
+        let mut name = wanted.as_os_str().to_owned();
+        name.push(format!("-{number}"));
+        PathBuf::from(name)
+    };
+    std::iter::once(wanted.to_owned())
+        .chain((2..).map(numbered))
+        .find(|path| !path.exists())
+        .unwrap_or_else(|| wanted.to_owned())
+}
+
+impl DemoArgs {
+    /// Runs the demo and stops its daemon, however it went.
+    pub async fn run(self) -> Result<Output, CliError> {
+        let place = Place::new(&self.data_dir)?;
+        progress(&format!("data directory {}", place.root.display()));
+        let config = Config {
+            listen: std::net::SocketAddr::from(([127, 0, 0, 1], 0)),
+            data_dir: place.daemon(),
+            ..Config::default()
+        };
+        let running = evidenceos_daemon::start(config)
+            .await
+            .map_err(|error| CliError::Failed(format!("the daemon does not start: {error}")))?;
+        let endpoint = format!("http://{}", running.grpc_address());
+        progress(&format!("daemon on {endpoint}"));
+        let connection = Connection {
+            endpoint,
+            bearer_token: None,
+        };
+        let told = match Client::connect(&connection).await {
+            Ok(client) => story::tell(&place, client).await,
+            Err(error) => Err(error),
+        };
+        let stopped = running.stop().await;
+        let told = told?;
+        stopped.map_err(|error| CliError::Failed(format!("the daemon did not stop well: {error}")))?;
+        Ok(told.into_output(&place))
+    }
+}

@@ -1,0 +1,122 @@
+//! Why a command failed, in one sentence, and the exit code that it leaves.
+//!
+//! Owns the exit codes: 0 done, 1 failed, 2 wrong usage, 4 settled but not certified (only with
+//! `--require-certified`). A refusal of the server keeps the server's own sentence and its stable code.
+
+use std::path::PathBuf;
+
+use thiserror::Error;
+use tonic::{Code, Status};
+
+/// The metadata key under which the server puts its stable code.
+const PUBLIC_CODE: &str = "x-evidenceos-public-error-code";
+
+/// A command that did not do what was asked.
+#[derive(Debug, Error)]
+pub enum CliError {
+    /// The arguments or an input file make no sense; nothing was sent.
+    #[error("{0}")]
+    Usage(String),
+    /// Nobody listens there.
+    #[error(
+        "no daemon answers at {endpoint} ({reason}); start one with `evidenceos-daemon`, or name another with --endpoint"
+    )]
+    Unreachable {
+        /// Where.
+        endpoint: String,
+        /// How the connection failed.
+        reason: String,
+    },
+    /// The server refused.
+    #[error("{message} [{code}]")]
+    Refused {
+        /// The server's sentence.
+        message: String,
+        /// Its stable code, else that of gRPC.
+        code: String,
+    },
+    /// A file could not be read or written.
+    #[error("{}: {source}", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A check failed.
+    #[error("{0}")]
+    Failed(String),
+    /// The server's answer breaks the protocol.
+    #[error("the server's answer makes no sense: {0}; are client and server of one version?")]
+    Protocol(String),
+}
+
+impl CliError {
+    /// The process's exit code.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Usage(_) => 2,
+            _ => 1,
+        }
+    }
+
+    /// A stable word for `--json`.
+    pub fn code(&self) -> &str {
+        match self {
+            Self::Usage(_) => "USAGE",
+            Self::Unreachable { .. } => "UNREACHABLE",
+            Self::Refused { code, .. } => code,
+            Self::File { .. } => "FILE",
+            Self::Failed(_) => "FAILED",
+            Self::Protocol(_) => "PROTOCOL",
+        }
+    }
+
+    /// For `map_err` on file operations.
+    pub fn file(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::File { path, source }
+    }
+}
+
+impl From<Status> for CliError {
+    fn from(status: Status) -> Self {
+        let public = status.metadata().get(PUBLIC_CODE);
+        let code = public
+            .and_then(|code| code.to_str().ok())
+            .map_or_else(|| code_word(status.code()), str::to_owned);
+        let message = match status.message() {
+            "" => status.code().description().to_owned(),
+            message => message.to_owned(),
+        };
+        Self::Refused { message, code }
+    }
+}
+
+/// The gRPC code as gRPC writes it: `NOT_FOUND`.
+fn code_word(code: Code) -> String {
+    let mut word = String::new();
+    for letter in format!("{code:?}").chars() {
+        if letter.is_uppercase() && !word.is_empty() {
+            word.push('_');
+        }
+        word.push(letter.to_ascii_uppercase());
+    }
+    word
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_keep_the_servers_code() {
+        let mut status = Status::not_found("no such claim");
+        let bare = CliError::from(status.clone());
+        assert_eq!(bare.to_string(), "no such claim [NOT_FOUND]");
+        status
+            .metadata_mut()
+            .insert(PUBLIC_CODE, "UNKNOWN_CLAIM".parse().expect("ASCII"));
+        assert_eq!(CliError::from(status).code(), "UNKNOWN_CLAIM");
+    }
+}

@@ -1,0 +1,334 @@
+//! `evidenceos holdout`: the custodian's commands.
+//!
+//! Owns how a label file becomes a registration, and what the custodian is told about it. Labels leave this process in
+//! one call only, to the daemon that is named.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use evidenceos_proto as proto;
+use serde_json::{Value, json};
+
+use crate::{
+    client::{Client, Connection},
+    error::CliError,
+    forecast::Forecast,
+    labels::{Labels, item_digest},
+    output::{Output, bits, grouped, progress, table},
+    render::{holdout_json, holdout_text},
+    units::{self, StrategyArg},
+};
+
+/// Items in one message: with units and digests well below 1 MiB.
+const ITEMS_PER_CHUNK: usize = 32_768;
+
+/// What can be done with holdouts.
+#[derive(Debug, Subcommand)]
+pub enum HoldoutCommand {
+    /// Register a holdout from a file of labels.
+    #[command(
+        after_help = "LABELS is one label (0 or 1) a line, or CSV whose first line names the columns item,label[,unit].\n\
+        Items of one unit (a patient, a document) are judged together.\n\n\
+        Examples:\n  \
+        evidenceos holdout add labels.csv --p0 0.5\n  \
+        evidenceos holdout add labels.csv --ref tumours-2026 --p0 0.8 --answer-share 0.15 --multiplicity fwer"
+    )]
+    Add(Box<AddArgs>),
+    /// List all holdouts.
+    #[command(after_help = "Example:\n  evidenceos holdout list --json")]
+    List,
+    /// Show one holdout: what is public of it, what was used, what the next claim needs.
+    #[command(after_help = "Example:\n  evidenceos holdout show tumours-2026")]
+    Show {
+        /// Its name or id.
+        holdout: String,
+    },
+    /// Take no more claims on a holdout; for ever.
+    #[command(
+        after_help = "Example:\n  evidenceos holdout retire tumours-2026 --reason \"labels will be published\""
+    )]
+    Retire {
+        /// Its name or id.
+        holdout: String,
+        /// Why; public.
+        #[arg(long, default_value = "retired by its custodian")]
+        reason: String,
+    },
+    /// Make a retired holdout's labels public, so that anybody can check every answer and verdict.
+    #[command(
+        after_help = "Example:\n  evidenceos holdout open tumours-2026 -o opening.json\n  \
+        evidenceos verify --key log.vkey --log mirror/ --opened opening.json --traces traces/"
+    )]
+    Open {
+        /// Its name or id.
+        holdout: String,
+        /// Where to write the opening.
+        #[arg(short, long, value_name = "FILE")]
+        output: PathBuf,
+    },
+}
+
+/// How a holdout is registered. What is left out, the server decides; the reply says how.
+#[derive(Debug, Args)]
+pub struct AddArgs {
+    /// The label file.
+    labels: PathBuf,
+    /// Its name; default: the file's name without its extension.
+    #[arg(long = "ref", value_name = "NAME")]
+    reference: Option<String>,
+    /// The null: "the chance to be right is at most P0". A claim is certified for being better.
+    #[arg(long, value_parser = units::chance, value_name = "P0")]
+    p0: u32,
+    /// How to bet against the null: `grid`, or `fixed:P1` where an accuracy P1 is expected.
+    #[arg(long, value_parser = units::strategy, default_value = "grid")]
+    strategy: StrategyArg,
+    /// Share of the units from which questions are answered; 0: no questions.
+    #[arg(long, value_parser = units::share, value_name = "SHARE")]
+    answer_share: Option<u32>,
+    /// All that the answer part will release, in bits.
+    #[arg(long, value_parser = units::millionths, value_name = "BITS")]
+    answer_budget_bits: Option<u64>,
+    /// All that it will release to one principal, in bits.
+    #[arg(long, value_parser = units::millionths, value_name = "BITS")]
+    principal_answer_budget_bits: Option<u64>,
+    /// All that settlements may release about the sealed part, in bits; the planner proposes it.
+    #[arg(long, value_parser = units::millionths, value_name = "BITS")]
+    sealed_budget_bits: Option<u64>,
+    /// The most levels of the e-value that a claim may choose to release.
+    #[arg(long, default_value_t = 0)]
+    levels: u32,
+    /// The laxest significance level.
+    #[arg(long, value_parser = units::chance)]
+    alpha: Option<u32>,
+    /// What alpha bounds: `each` certification, any false one at all (`fwer`), or the share of false ones (`fdr`).
+    #[arg(long, value_parser = ["each", "fwer", "fdr"])]
+    multiplicity: Option<String>,
+    /// Charge every certification so many bits, instead of learning the price from the record.
+    #[arg(long, value_name = "BITS")]
+    fixed_settlement_bits: Option<u32>,
+    /// The largest alphabet that a claim may ask in.
+    #[arg(long, value_name = "N")]
+    max_symbols: Option<u32>,
+    /// When the null spec expires, in Unix seconds.
+    #[arg(long, value_name = "UNIX_SECONDS")]
+    expires: Option<u64>,
+}
+
+impl HoldoutCommand {
+    /// Does it.
+    pub async fn run(self, connection: &Connection) -> Result<Output, CliError> {
+        let connect = || Client::connect(connection);
+        match self {
+            // Its file is read before anybody is called.
+            Self::Add(args) => args.run(connection).await,
+            Self::List => list(&mut connect().await?).await,
+            Self::Show { holdout } => {
+                let holdout = show(&mut connect().await?, holdout).await?;
+                Ok(Output::new(holdout_json(&holdout), holdout_text(&holdout)))
+            }
+            Self::Retire { holdout, reason } => {
+                let message = proto::RetireHoldoutRequest { holdout, reason };
+                let reply = connect().await?.retire_holdout(message).await?;
+                let holdout = crate::client::required(reply.holdout, "holdout")?;
+                let text = format!("{} takes no more claims", holdout.holdout_ref);
+                Ok(Output::new(holdout_json(&holdout), text))
+            }
+            Self::Open { holdout, output } => {
+                let opening = connect().await?.open_holdout(holdout).await?;
+                std::fs::write(&output, &opening).map_err(CliError::file(&output))?;
+                Ok(Output::new(
+                    json!({"opening": output, "bytes": opening.len()}),
+                    format!(
+                        "the labels are public now; the opening is in {}",
+                        output.display()
+                    ),
+                ))
+            }
+        }
+    }
+}
+
+/// One holdout by name or id.
+pub async fn show(client: &mut Client, holdout: String) -> Result<proto::Holdout, CliError> {
+    let reply = client
+        .get_holdout(proto::GetHoldoutRequest { holdout })
+        .await?;
+    crate::client::required(reply.holdout, "holdout")
+}
+
+async fn list(client: &mut Client) -> Result<Output, CliError> {
+    let mut holdouts = Vec::new();
+    let mut page_token = String::new();
+    loop {
+        let page = client
+            .list_holdouts(proto::ListHoldoutsRequest {
+                page_size: 0,
+                page_token,
+            })
+            .await?;
+        holdouts.extend(page.holdouts);
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            break;
+        }
+    }
+    let rows: Vec<Vec<String>> = holdouts.iter().map(row).collect();
+    let json: Vec<Value> = holdouts.iter().map(holdout_json).collect();
+    let text = if rows.is_empty() {
+        "no holdouts yet; register one with `evidenceos holdout add LABELS.csv --p0 P0`".to_owned()
+    } else {
+        table(
+            &[
+                "holdout",
+                "status",
+                "items>",
+                "settled>",
+                "certified>",
+                "sealed bits>",
+                "answer bits>",
+                "id",
+            ],
+            &rows,
+        )
+    };
+    Ok(Output::new(json!({ "holdouts": json }), text))
+}
+
+fn row(holdout: &proto::Holdout) -> Vec<String> {
+    vec![
+        holdout.holdout_ref.clone(),
+        holdout.status.clone(),
+        grouped(holdout.items),
+        grouped(holdout.settled),
+        grouped(holdout.certified),
+        bits(holdout.sealed_charged_microbits),
+        bits(holdout.answer_charged_microbits),
+        hex::encode(&holdout.holdout_id),
+    ]
+}
+
+impl AddArgs {
+    async fn run(self, connection: &Connection) -> Result<Output, CliError> {
+        let name = self.labels.display().to_string();
+        let content =
+            std::fs::read_to_string(&self.labels).map_err(CliError::file(&self.labels))?;
+        let labels = Labels::parse(&content, &name)?;
+        let header = self.header(&labels)?;
+        progress(&format!(
+            "registering {} items as {}",
+            grouped(header.items),
+            header.holdout_ref
+        ));
+        let mut client = Client::connect(connection).await?;
+        let holdout = client.put_holdout(parts(header, &labels)).await?;
+        let forecast = Forecast::of(&holdout);
+        let mut text = holdout_text(&holdout);
+        if let Some(forecast) = &forecast {
+            text = format!("{text}\nforecast: {}", forecast.text());
+        }
+        let mut json = holdout_json(&holdout);
+        json["forecast"] = forecast.map_or(Value::Null, |forecast| forecast.json());
+        Ok(Output::new(json, text))
+    }
+
+    fn header(&self, labels: &Labels) -> Result<proto::PutHoldoutHeader, CliError> {
+        let stem = self
+            .labels
+            .file_stem()
+            .map(|stem| stem.to_string_lossy().into_owned());
+        let reference = self.reference.clone().or(stem);
+        let (strategy, p1_micros) = match self.strategy {
+            StrategyArg::Grid => ("grid", 0),
+            StrategyArg::Fixed(p1_micros) if p1_micros > self.p0 => {
+                ("fixed_alternative", p1_micros)
+            }
+            StrategyArg::Fixed(_) => {
+                return Err(CliError::Usage(
+                    "--strategy fixed:P1 needs a P1 above --p0".to_owned(),
+                ));
+            }
+        };
+        Ok(proto::PutHoldoutHeader {
+            holdout_ref: reference
+                .ok_or_else(|| CliError::Usage("name the holdout with --ref NAME".to_owned()))?,
+            items: labels.labels.len() as u64,
+            policy: Some(self.policy()),
+            null_spec: Some(proto::NullSpec {
+                kind: "accuracy".to_owned(),
+                p0_micros: self.p0,
+                strategy: strategy.to_owned(),
+                p1_micros,
+                expires_unix: self.expires,
+            }),
+            item_order_hash: labels
+.item_order_hash()
+.map(|hash| hash.to_vec().into())
+.unwrap_or_default(),
+            has_units: labels.units.is_some(),
+            has_item_ids: labels.items.is_some(),
+        })
+    }
+
+    fn policy(&self) -> proto::HoldoutPolicy {
+        proto::HoldoutPolicy {
+            answer_share_micros: self.answer_share,
+            answer_budget_microbits: self.answer_budget_bits,
+            principal_answer_budget_microbits: self.principal_answer_budget_bits,
+            sealed_budget_microbits: self.sealed_budget_bits,
+            fixed_settlement_bits: self.fixed_settlement_bits,
+            levels: self.levels,
+            alpha_micros: self.alpha,
+            multiplicity: self.multiplicity.clone().unwrap_or_default(),
+            max_symbols: self.max_symbols,
+            ..Default::default()
+        }
+    }
+}
+
+/// The messages of a registration.
+pub fn parts(header: proto::PutHoldoutHeader, labels: &Labels) -> Vec<proto::PutHoldoutRequest> {
+    use proto::put_holdout_request::Part;
+    let chunk = |from: usize| {
+        let range = from..(from + ITEMS_PER_CHUNK).min(labels.labels.len());
+        let units = labels
+            .units
+            .as_ref()
+            .map(|units| units[range.clone()].to_vec());
+        let digests = labels.items.as_ref().map(|items| {
+            let digests = items[range.clone()].iter().map(|item| item_digest(item));
+            digests.collect::<Vec<_>>().concat()
+        });
+        Part::Chunk(proto::PutHoldoutChunk {
+            labels: labels.labels[range].to_vec().into(),
+            units: units.unwrap_or_default(),
+            item_id_digests: digests.unwrap_or_default().into(),
+        })
+    };
+    let chunks = (0..labels.labels.len()).step_by(ITEMS_PER_CHUNK).map(chunk);
+    std::iter::once(Part::Header(header))
+        .chain(chunks)
+        .map(|part| proto::PutHoldoutRequest { part: Some(part) })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_are_consecutive_and_complete() {
+        let items = ITEMS_PER_CHUNK + 1;
+        let labels = Labels {
+            labels: vec![1; items],
+            items: Some((0..items).map(|i| i.to_string()).collect()),
+            units: Some((0..items as u64).collect()),
+        };
+        let parts = parts(proto::PutHoldoutHeader::default(), &labels);
+        assert_eq!(parts.len(), 3);
+        let Some(proto::put_holdout_request::Part::Chunk(last)) = &parts[2].part else {
+            panic!("a chunk")
+        };
+        assert_eq!(last.units, [ITEMS_PER_CHUNK as u64]);
+        assert_eq!((last.labels.len(), last.item_id_digests.len()), (1, 16));
+    }
+}

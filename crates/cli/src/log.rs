@@ -1,0 +1,302 @@
+//! `evidenceos log`: read the public log, mirror it, follow it.
+//!
+//! Owns paging and proofs as files. Proofs are verified here before they are shown; under which key to believe the
+//! head is the reader's decision.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::Subcommand;
+use evidenceos_kernel::record::schema_of;
+use evidenceos_proto as proto;
+use evidenceos_tlog::{Hash, leaf_hash, verify_consistency, verify_inclusion};
+use prost::bytes::Bytes;
+use serde_json::{Value, json};
+
+use crate::{
+    claim::server_key,
+    client::{Client, Connection},
+    entries::{StoredLog, size_of},
+    error::CliError,
+    output::{Output, grouped, print_line, progress},
+};
+
+/// The most entries that a page has.
+const PAGE: u32 = 256;
+/// How often `tail --follow` looks.
+const FOLLOW_PAUSE: Duration = Duration::from_secs(1);
+
+/// What can be read of the log.
+#[derive(Debug, Subcommand)]
+pub enum LogCommand {
+    /// Print the newest signed checkpoint.
+    #[command(after_help = "Example:\n  evidenceos log checkpoint > checkpoint")]
+    Checkpoint,
+    /// Print the log's verifier key, as `verify --key` takes it.
+    #[command(after_help = "Example:\n  evidenceos log key > log.vkey")]
+    Key,
+    /// Prove that an entry is in the log, or that the log only grew.
+    #[command(
+        after_help = "Examples:\n  evidenceos log proof --index 12\n  evidenceos log proof --from 100 --to 200"
+    )]
+    Proof {
+        /// The entry.
+        #[arg(long, required_unless_present = "from", conflicts_with = "from")]
+        index: Option<u64>,
+        /// The older tree's size.
+        #[arg(long, requires = "to")]
+        from: Option<u64>,
+        /// The newer tree's size.
+        #[arg(long)]
+        to: Option<u64>,
+    },
+    /// Print the newest entries, one a line.
+    #[command(
+        after_help = "Examples:\n  evidenceos log tail -n 5\n  evidenceos log tail --follow | jq .schema"
+    )]
+    Tail {
+        /// How many.
+        #[arg(short = 'n', long, default_value_t = 10)]
+        lines: u64,
+        /// Go on printing what comes.
+        #[arg(long)]
+        follow: bool,
+    },
+    /// Fetch all entries: into a mirror directory, or one a line on stdout.
+    #[command(
+        after_help = "Examples:\n  evidenceos log entries -o mirror/\n  evidenceos log entries > entries.jsonl"
+    )]
+    Entries {
+        /// The directory to mirror into.
+        #[arg(short, long, value_name = "DIR")]
+        output: Option<PathBuf>,
+    },
+}
+
+impl LogCommand {
+    /// Does it.
+    pub async fn run(self, connection: &Connection, as_json: bool) -> Result<Output, CliError> {
+        let mut client = Client::connect(connection).await?;
+        match self {
+            Self::Checkpoint => {
+                let checkpoint = checkpoint(&mut client).await?;
+                let size = size_of(&checkpoint);
+                let text = checkpoint.trim_end().to_owned();
+                Ok(Output::new(
+                    json!({"checkpoint": checkpoint, "size": size}),
+                    text,
+                ))
+            }
+            Self::Key => {
+                let key = server_key(&mut client).await?.to_string();
+                Ok(Output::new(json!({ "vkey": key }), key))
+            }
+            Self::Proof {
+                index: Some(index), ..
+            } => inclusion(&mut client, index).await,
+            Self::Proof { from, to, .. } => {
+                consistency(&mut client, from.unwrap_or(0), to.unwrap_or(0)).await
+            }
+            Self::Tail { lines, follow } => tail(&mut client, lines, follow).await,
+            Self::Entries { output } => entries(&mut client, output, as_json).await,
+        }
+    }
+}
+
+async fn checkpoint(client: &mut Client) -> Result<String, CliError> {
+    let reply = client
+        .get_checkpoint(proto::GetCheckpointRequest {})
+        .await?;
+    Ok(reply.checkpoint)
+}
+
+async fn inclusion(client: &mut Client, leaf_index: u64) -> Result<Output, CliError> {
+    let message = proto::GetInclusionProofRequest {
+        leaf_index,
+        tree_size: 0,
+    };
+    let reply = client.get_inclusion_proof(message).await?;
+    let entry = page(client, leaf_index, 1).await?.0.into_iter().next();
+    let entry = entry.ok_or_else(|| CliError::Protocol("the entry is missing".to_owned()))?;
+    let path = hashes(&reply.sibling_hashes)?;
+    verify_inclusion(
+        leaf_hash(&entry),
+        leaf_index,
+        reply.tree_size,
+        &path,
+        hash(&reply.root_hash)?,
+    )
+    .map_err(|error| CliError::Failed(format!("the server's proof does not hold: {error}")))?;
+    Ok(Output::new(
+        json!({
+            "index": leaf_index,
+            "tree_size": reply.tree_size,
+            "leaf_hash": hex::encode(&reply.leaf_hash),
+            "path": hex_list(&reply.sibling_hashes),
+            "root": hex::encode(&reply.root_hash),
+            "checkpoint": reply.checkpoint,
+        }),
+        format!(
+            "entry {leaf_index} is in the tree of {} entries with root {}: {} hashes, verified",
+            grouped(reply.tree_size),
+            hex::encode(&reply.root_hash),
+            path.len()
+        ),
+    ))
+}
+
+async fn consistency(client: &mut Client, from: u64, to: u64) -> Result<Output, CliError> {
+    let message = proto::GetConsistencyProofRequest {
+        first_tree_size: from,
+        second_tree_size: to,
+    };
+    let reply = client.get_consistency_proof(message).await?;
+    let path = hashes(&reply.path)?;
+    let (old, new) = (
+        hash(&reply.first_root_hash)?,
+        hash(&reply.second_root_hash)?,
+    );
+    verify_consistency(from, to, &path, old, new)
+        .map_err(|error| CliError::Failed(format!("the server's proof does not hold: {error}")))?;
+    Ok(Output::new(
+        json!({
+            "first_tree_size": from,
+            "second_tree_size": to,
+            "first_root": old.to_hex(),
+            "second_root": new.to_hex(),
+            "path": hex_list(&reply.path),
+        }),
+        format!(
+            "the tree of {to} entries extends the one of {from}: {} hashes, verified",
+            path.len()
+        ),
+    ))
+}
+
+async fn tail(client: &mut Client, lines: u64, follow: bool) -> Result<Output, CliError> {
+    let size = page(client, 0, 1).await?.1;
+    let mut next = size.saturating_sub(lines);
+    let mut shown = Vec::new();
+    loop {
+        let (entries, size) = page(client, next, PAGE).await?;
+        for entry in &entries {
+            let text = String::from_utf8_lossy(entry).into_owned();
+            if follow {
+                print_line(&text);
+            } else {
+                shown.push((next, text));
+            }
+            next += 1;
+        }
+        if next >= size || entries.is_empty() {
+            if !follow {
+                break;
+            }
+            tokio::time::sleep(FOLLOW_PAUSE).await;
+        }
+    }
+    let json: Vec<Value> = shown
+        .iter()
+        .map(|(index, text)| json!({"index": index, "entry": text}))
+        .collect();
+    let text: Vec<String> = shown
+        .iter()
+        .map(|(index, text)| {
+            let schema = schema_of(text.as_bytes()).unwrap_or_default();
+            format!(
+                "{index}  {}  {text}",
+                schema.trim_start_matches("evidenceos.v2.")
+            )
+        })
+        .collect();
+    Ok(Output::new(json!({ "entries": json }), text.join("\n")))
+}
+
+async fn entries(
+    client: &mut Client,
+    output: Option<PathBuf>,
+    as_json: bool,
+) -> Result<Output, CliError> {
+    let log = fetch(client).await?;
+    let count = log.entries.len();
+    if let Some(dir) = output {
+        std::fs::create_dir_all(&dir).map_err(CliError::file(&dir))?;
+        log.write_tiles(&dir)?;
+        return Ok(Output::new(
+            json!({"mirror": dir, "entries": count}),
+            format!(
+                "{}: {} entries and their checkpoint",
+                dir.display(),
+                grouped(count as u64)
+            ),
+        ));
+    }
+    let lines: Vec<String> = log
+        .entries
+        .iter()
+        .map(|entry| String::from_utf8_lossy(entry).into_owned())
+        .collect();
+    let json = if as_json {
+        json!({"entries": lines, "checkpoint": log.checkpoint})
+    } else {
+        Value::Null
+    };
+    Ok(Output::new(json, lines.join("\n")))
+}
+
+/// All entries under the newest checkpoint.
+pub async fn fetch(client: &mut Client) -> Result<StoredLog, CliError> {
+    let checkpoint = checkpoint(client).await?;
+    let size = size_of(&checkpoint)
+        .ok_or_else(|| CliError::Protocol("the checkpoint has no size".to_owned()))?;
+    let mut entries = Vec::new();
+    while (entries.len() as u64) < size {
+        let start = entries.len() as u64;
+        let wanted = (size - start).min(u64::from(PAGE));
+        let (page, _) = page(client, start, wanted as u32).await?;
+        if page.is_empty() {
+            return Err(CliError::Protocol(format!(
+                "entry {start} of {size} is missing"
+            )));
+        }
+        entries.extend(page);
+        if entries.len() % 25_600 == 0 {
+            progress(&format!(
+                "{} of {} entries",
+                grouped(entries.len() as u64),
+                grouped(size)
+            ));
+        }
+    }
+    Ok(StoredLog {
+        entries,
+        checkpoint: Some(checkpoint),
+    })
+}
+
+/// Entries from `start`, and the size of the tree.
+async fn page(
+    client: &mut Client,
+    start: u64,
+    count: u32,
+) -> Result<(Vec<Vec<u8>>, u64), CliError> {
+    let reply = client
+        .list_entries(proto::ListEntriesRequest { start, count })
+        .await?;
+    Ok((
+        reply.entries.iter().map(|entry| entry.to_vec()).collect(),
+        reply.tree_size,
+    ))
+}
+
+fn hashes(list: &[Bytes]) -> Result<Vec<Hash>, CliError> {
+    list.iter().map(|bytes| hash(bytes)).collect()
+}
+
+fn hash(bytes: &[u8]) -> Result<Hash, CliError> {
+    let bytes = bytes.try_into().map(Hash);
+    bytes.map_err(|_| CliError::Protocol("a hash has not 32 bytes".to_owned()))
+}
+
+fn hex_list(list: &[Bytes]) -> Vec<String> {
+    list.iter().map(hex::encode).collect()
+}

@@ -1,0 +1,155 @@
+//! What a command says: a value for machines, a text for people, and progress while it works.
+//!
+//! Owns tables and the one place that writes to stdout. Results go to stdout, progress and errors to stderr, so that
+//! `--json` output can be piped while progress is still seen. Integers in JSON are exact; bytes are lower-case hex.
+
+use std::io::Write as _;
+
+use serde_json::{Value, json};
+
+use crate::error::CliError;
+
+/// What a command has to say when it is done.
+#[derive(Debug)]
+pub struct Output {
+    /// For `--json`.
+    pub json: Value,
+    /// For people, without the last line feed.
+    pub text: String,
+    /// The exit code; 0 but for `--require-certified` and failed demos.
+    pub exit_code: u8,
+}
+
+impl Output {
+    /// A success.
+    pub fn new(json: Value, text: impl Into<String>) -> Self {
+        Self {
+            json,
+            text: text.into(),
+            exit_code: 0,
+        }
+    }
+
+    /// Prints it. A reader that went away (`| head`) is no error.
+    pub fn print(&self, as_json: bool) {
+        let text = if as_json {
+            self.json.to_string()
+        } else {
+            self.text.clone()
+        };
+        print_line(&text);
+    }
+}
+
+/// Writes a line to stdout, whoever listens.
+pub fn print_line(line: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+}
+
+/// Prints an error: a sentence on stderr, or with `--json` an object on stdout as well.
+pub fn print_error(error: &CliError, as_json: bool) {
+    if as_json {
+        print_line(
+            &json!({"error": {"code": error.code(), "message": error.to_string()}}).to_string(),
+        );
+    }
+    eprintln!("error: {error}");
+}
+
+/// Says on stderr what is happening.
+pub fn progress(line: &str) {
+    eprintln!("  {line}");
+}
+
+/// Columns of text, aligned; numbers belong right, so a header that ends in `>` (which is dropped) says so.
+pub fn table(headers: &[&str], rows: &[Vec<String>]) -> String {
+    let is_right: Vec<bool> = headers.iter().map(|h| h.ends_with('>')).collect();
+    let headers: Vec<String> = headers
+        .iter()
+        .map(|header| header.trim_end_matches('>').to_owned())
+        .collect();
+    let width = |column: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(column));
+        let widths = cells.map(|cell| cell.chars().count());
+        widths.fold(headers[column].chars().count(), usize::max)
+    };
+    let widths: Vec<usize> = (0..headers.len()).map(width).collect();
+    let line = |cells: &[String]| {
+        let cells: Vec<String> = cells
+            .iter()
+            .zip(widths.iter().zip(&is_right))
+            .map(|(cell, (&width, &right))| {
+                if right {
+                    format!("{cell:>width$}")
+                } else {
+                    format!("{cell:<width$}")
+                }
+            })
+            .collect();
+        cells.join("  ").trim_end().to_owned()
+    };
+    let rule: Vec<String> = widths.iter().map(|&width| "─".repeat(width)).collect();
+    let mut lines = vec![line(&headers), rule.join("  ")];
+    lines.extend(rows.iter().map(|row| line(row)));
+    lines.join("\n")
+}
+
+/// `name: value` lines with the values aligned.
+pub fn facts(facts: &[(&str, String)]) -> String {
+    let width = facts.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    let lines: Vec<String> = facts
+        .iter()
+        .map(|(name, value)| format!("{:<1$}  {value}", format!("{name}:"), width + 1))
+        .collect();
+    lines.join("\n")
+}
+
+/// Microbits as bits with three decimals: `12.712`.
+pub fn bits(microbits: u64) -> String {
+    let thousandths = (u128::from(microbits) + 500) / 1_000;
+    format!("{}.{:03}", thousandths / 1_000, thousandths % 1_000)
+}
+
+/// Digits in groups of three: `1,000`.
+pub fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut out = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+/// The first twelve digits of a hex id: enough to tell claims apart on a screen.
+pub fn short(bytes: &[u8]) -> String {
+    hex::encode(&bytes[..bytes.len().min(6)])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_as_wide_as_their_widest_cell() {
+        let rows = [
+            vec!["a".to_owned(), "1".to_owned()],
+            vec!["long".to_owned(), "10".to_owned()],
+        ];
+        assert_eq!(
+            table(&["name", "n>"], &rows),
+            "name   n\n────  ──\na      1\nlong  10"
+        );
+    }
+
+    #[test]
+    fn figures_are_rounded_and_grouped() {
+        assert_eq!(bits(12_712_499), "12.712");
+        assert_eq!(bits(640), "0.001");
+        assert_eq!(grouped(1_234_567), "1,234,567");
+        assert_eq!(grouped(12), "12");
+    }
+}

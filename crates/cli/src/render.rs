@@ -1,0 +1,283 @@
+//! Messages of the wire as JSON with stable names, and as facts for people.
+//!
+//! Owns field names and words; the same message looks the same in every command.
+
+use evidenceos_proto as proto;
+use serde_json::{Value, json};
+
+use crate::output::{bits, facts, grouped};
+
+/// A claim's state as one word.
+pub fn state(state: i32) -> String {
+    proto::ClaimState::try_from(state)
+        .unwrap_or_default()
+        .as_str_name()
+        .trim_start_matches("CLAIM_STATE_")
+        .to_ascii_lowercase()
+}
+
+/// A holdout for machines.
+pub fn holdout_json(holdout: &proto::Holdout) -> Value {
+    json!({
+        "holdout_id": hex::encode(&holdout.holdout_id),
+        "holdout_ref": holdout.holdout_ref,
+        "status": holdout.status,
+        "items": holdout.items,
+        "units": holdout.units,
+        "answer_items": holdout.answer_items,
+        "sealed_items": holdout.sealed_items,
+        "item_order_hash": hex::encode(&holdout.item_order_hash),
+        "policy": holdout.policy.as_ref().map(policy_json),
+        "null_spec": holdout.null_spec.as_ref().map(null_spec_json),
+        "policy_hash": hex::encode(&holdout.policy_hash),
+        "null_spec_hash": hex::encode(&holdout.null_spec_hash),
+        "commitment_root": hex::encode(&holdout.commitment_root),
+        "secret_commitment": hex::encode(&holdout.secret_commitment),
+        "registered_unix_ms": holdout.registered_unix_ms,
+        "log_index": holdout.etl_index,
+        "answer_charged_microbits": holdout.answer_charged_microbits,
+        "answer_reserved_microbits": holdout.answer_reserved_microbits,
+        "sealed_charged_microbits": holdout.sealed_charged_microbits,
+        "sealed_reserved_microbits": holdout.sealed_reserved_microbits,
+        "settled": holdout.settled,
+        "certified": holdout.certified,
+        "in_flight": holdout.in_flight,
+        "own_answer_charged_microbits": holdout.own_answer_charged_microbits,
+        "own_answer_reserved_microbits": holdout.own_answer_reserved_microbits,
+        "next_threshold_microbits": holdout.next_threshold_microbits,
+        "next_certified_price_microbits": holdout.next_certified_price_microbits,
+        "next_fewest_right": holdout.next_fewest_right,
+        "warnings": holdout.warnings,
+    })
+}
+
+fn policy_json(policy: &proto::HoldoutPolicy) -> Value {
+    let prices: Vec<Value> = policy
+        .answer_prices
+        .iter()
+        .map(|table| json!({"n_symbols": table.n_symbols, "prices_microbits": table.prices_microbits}))
+        .collect();
+    json!({
+        "answer_share_micros": policy.answer_share_micros,
+        "answer_budget_microbits": policy.answer_budget_microbits,
+        "principal_answer_budget_microbits": policy.principal_answer_budget_microbits,
+        "sealed_budget_microbits": policy.sealed_budget_microbits,
+        "answer_prices": prices,
+        "fixed_settlement_bits": policy.fixed_settlement_bits,
+        "learned_settlement_bits": policy.learned_settlement_bits,
+        "levels": policy.levels,
+        "level_width_microbits": policy.level_width_microbits,
+        "alpha_micros": policy.alpha_micros,
+        "multiplicity": policy.multiplicity,
+        "max_symbols": policy.max_symbols,
+    })
+}
+
+fn null_spec_json(spec: &proto::NullSpec) -> Value {
+    json!({
+        "kind": spec.kind,
+        "p0_micros": spec.p0_micros,
+        "strategy": spec.strategy,
+        "p1_micros": spec.p1_micros,
+        "expires_unix": spec.expires_unix,
+    })
+}
+
+/// A holdout for people.
+pub fn holdout_text(holdout: &proto::Holdout) -> String {
+    let policy = holdout.policy.clone().unwrap_or_default();
+    let spec = holdout.null_spec.clone().unwrap_or_default();
+    let of = |charged, budget: Option<u64>| {
+        format!("{} of {} bits", bits(charged), bits(budget.unwrap_or(0)))
+    };
+    let next = match holdout.next_fewest_right {
+        0 => "out of reach: not even a perfect prediction could be certified".to_owned(),
+        right => format!(
+            "{} bits of evidence: {} of {} sealed items right",
+            bits(holdout.next_threshold_microbits),
+            grouped(right),
+            grouped(holdout.sealed_items)
+        ),
+    };
+    let mut text = facts(&[
+        ("holdout", holdout.holdout_ref.clone()),
+        ("id", hex::encode(&holdout.holdout_id)),
+        ("status", holdout.status.clone()),
+        (
+            "items",
+            format!(
+                "{} in {} units: {} answer questions, {} are sealed",
+                grouped(holdout.items),
+                grouped(holdout.units),
+                grouped(holdout.answer_items),
+                grouped(holdout.sealed_items)
+            ),
+        ),
+        (
+            "null",
+            format!(
+                "accuracy at most {}, bet {}",
+                decimal(spec.p0_micros),
+                strategy(&spec)
+            ),
+        ),
+        (
+            "alpha",
+            format!(
+                "{} ({})",
+                decimal(policy.alpha_micros.unwrap_or(0)),
+                policy.multiplicity
+            ),
+        ),
+        (
+            "sealed part",
+            of(
+                holdout.sealed_charged_microbits,
+                policy.sealed_budget_microbits,
+            ),
+        ),
+        (
+            "answers",
+            of(
+                holdout.answer_charged_microbits,
+                policy.answer_budget_microbits,
+            ),
+        ),
+        (
+            "your answers",
+            of(
+                holdout.own_answer_charged_microbits,
+                policy.principal_answer_budget_microbits,
+            ),
+        ),
+        (
+            "settled",
+            format!(
+                "{}, of which {} certified",
+                grouped(holdout.settled),
+                grouped(holdout.certified)
+            ),
+        ),
+        ("next claim", next),
+        ("log index", holdout.etl_index.to_string()),
+    ]);
+    for warning in &holdout.warnings {
+        text.push_str("\nwarning: ");
+        text.push_str(warning);
+    }
+    text
+}
+
+fn strategy(spec: &proto::NullSpec) -> String {
+    match spec.strategy.as_str() {
+        "fixed_alternative" => format!("fixed:{}", decimal(spec.p1_micros)),
+        other => other.to_owned(),
+    }
+}
+
+/// Millionths as a decimal: 50,000 is `0.05`.
+pub fn decimal(micros: u32) -> String {
+    let text = format!("{}.{:06}", micros / 1_000_000, micros % 1_000_000);
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+/// A claim for machines.
+pub fn claim_json(claim: &proto::Claim) -> Value {
+    json!({
+        "claim_id": hex::encode(&claim.claim_id),
+        "claim_name": claim.claim_name,
+        "state": state(claim.state),
+        "owner_tag": claim.owner_tag_hex,
+        "holdout_id": hex::encode(&claim.holdout_id),
+        "holdout_ref": claim.holdout_ref,
+        "lane": claim.lane,
+        "alpha_micros": claim.alpha_micros,
+        "oracle_num_symbols": claim.oracle_num_symbols,
+        "created_unix_ms": claim.created_unix_ms,
+        "wasm_hash": hex::encode(&claim.wasm_hash),
+        "seal_hash": hex::encode(&claim.seal_hash),
+        "result": claim.result.as_ref().map(result_json),
+        "revocation": claim.revocation.as_ref().map(|revocation| json!({
+            "reason": revocation.reason,
+            "timestamp_unix": revocation.timestamp_unix,
+            "log_index": revocation.etl_index,
+        })),
+        "tainted_by": (!claim.tainted_by.is_empty()).then(|| hex::encode(&claim.tainted_by)),
+    })
+}
+
+/// A claim for people.
+pub fn claim_text(claim: &proto::Claim) -> String {
+    let mut lines = vec![
+        ("claim", claim.claim_name.clone()),
+        ("id", hex::encode(&claim.claim_id)),
+        ("state", state(claim.state)),
+        ("holdout", claim.holdout_ref.clone()),
+        ("alpha", decimal(claim.alpha_micros)),
+    ];
+    if !claim.tainted_by.is_empty() {
+        lines.push(("tainted by", hex::encode(&claim.tainted_by)));
+    }
+    if let Some(revocation) = &claim.revocation {
+        lines.push(("revoked", revocation.reason.clone()));
+    }
+    let head = facts(&lines);
+    match &claim.result {
+        Some(result) => format!("{head}\n{}", result_text(result)),
+        None => head,
+    }
+}
+
+/// A result for machines.
+pub fn result_json(result: &proto::ExecuteClaimV2Response) -> Value {
+    json!({
+        "state": state(result.state),
+        "outcome": result.outcome,
+        "certified": result.certified,
+        "reason_codes": result.reason_codes,
+        "explanation": result.explanation,
+        "canonical_output": hex::encode(&result.canonical_output),
+        "e_value": result.e_value,
+        "threshold_microbits": result.threshold_microbits,
+        "price_microbits": result.price_microbits,
+        "charged_answer_microbits": result.charged_answer_microbits,
+        "fuel": result.fuel,
+        "capsule_hash": hex::encode(&result.capsule_hash),
+        "log_index": result.etl_index,
+    })
+}
+
+/// A result for people.
+pub fn result_text(result: &proto::ExecuteClaimV2Response) -> String {
+    let mut lines = vec![
+        ("outcome", result.outcome.replace('_', " ")),
+        ("because", result.explanation.clone()),
+        (
+            "threshold",
+            format!("{} bits", bits(result.threshold_microbits)),
+        ),
+        (
+            "charged",
+            format!(
+                "{} bits to the sealed part, {} bits of answers",
+                bits(result.price_microbits),
+                bits(result.charged_answer_microbits)
+            ),
+        ),
+        ("capsule", hex::encode(&result.capsule_hash)),
+        ("log index", result.etl_index.to_string()),
+    ];
+    if !result.canonical_output.is_empty() {
+        lines.insert(2, ("emitted", hex::encode(&result.canonical_output)));
+    }
+    if result.certified {
+        lines.insert(
+            2,
+            (
+                "e-value",
+                format!("{} after deflation; read it at any level", result.e_value),
+            ),
+        );
+    }
+    facts(&lines)
+}

@@ -1,0 +1,100 @@
+//! Arguments with a unit: shares and levels in millionths, budgets in microbits, ids in hex.
+//!
+//! Decimals are read digit by digit into integers, so that 0.05 is exactly 50,000 millionths: no float stands between
+//! what a user types and what is hashed.
+
+use prost::bytes::Bytes;
+
+/// Reads a decimal with at most six places as millionths: `0.05` is 50,000, `16` is 16,000,000.
+pub fn millionths(text: &str) -> Result<u64, String> {
+    let wrong =
+        || format!("{text:?} is not a decimal number with at most six places, like 0.05 or 16");
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
+    let digits = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    if !digits(whole) || !digits(fraction) || fraction.len() > 6 {
+        return Err(wrong());
+    }
+    let whole: u64 = whole.parse().map_err(|_| wrong())?;
+    let fraction: u64 = format!("{fraction:0<6}").parse().map_err(|_| wrong())?;
+    whole
+        .checked_mul(1_000_000)
+        .and_then(|whole| whole.checked_add(fraction))
+        .ok_or_else(wrong)
+}
+
+/// Reads a share or a chance from 0 up to, but not including, 1.
+pub fn share(text: &str) -> Result<u32, String> {
+    match millionths(text)? {
+        micros @ 0..1_000_000 => Ok(micros as u32),
+        _ => Err(format!("{text} is not between 0 and 1")),
+    }
+}
+
+/// Reads a chance strictly between 0 and 1.
+pub fn chance(text: &str) -> Result<u32, String> {
+    match share(text)? {
+        0 => Err("0 is not strictly between 0 and 1".to_owned()),
+        micros => Ok(micros),
+    }
+}
+
+/// Reads an id of 32 bytes: 64 hex digits.
+pub fn id(text: &str) -> Result<Bytes, String> {
+    match hex::decode(text) {
+        Ok(bytes) if bytes.len() == 32 => Ok(bytes.into()),
+        _ => Err(format!("{text:?} is not an id of 64 hex digits")),
+    }
+}
+
+/// How the null is bet against: `grid`, or `fixed:P1`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StrategyArg {
+    /// The best of eight bets.
+    Grid,
+    /// The likelihood ratio of one alternative, in millionths.
+    Fixed(u32),
+}
+
+/// Reads a strategy.
+pub fn strategy(text: &str) -> Result<StrategyArg, String> {
+    match text.split_once(':') {
+        None if text == "grid" => Ok(StrategyArg::Grid),
+        Some(("fixed", p1)) => chance(p1).map(StrategyArg::Fixed),
+        _ => Err(format!(
+            "{text:?} is neither `grid` nor `fixed:P1`, like fixed:0.95"
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn decimals_are_read_exactly() {
+        let check =
+            |text: &str, wanted: Option<u64>| assert_eq!(millionths(text).ok(), wanted, "{text}");
+        check("0.05", Some(50_000));
+        check("16", Some(16_000_000));
+        check("2.5", Some(2_500_000));
+        check("0.000001", Some(1));
+        check("0.0000001", None);
+        check(".5", None);
+        check("5.", None);
+        check("-1", None);
+        check("1e3", None);
+        check("NaN", None);
+        check("", None);
+        check("99999999999999999999", None);
+    }
+
+    #[test]
+    fn chances_lie_between_nought_and_one() {
+        assert_eq!(chance("0.5"), Ok(500_000));
+        assert!(chance("0").is_err() && chance("1").is_err());
+        assert_eq!(share("0"), Ok(0));
+        assert_eq!(strategy("fixed:0.95"), Ok(StrategyArg::Fixed(950_000)));
+        assert!(strategy("fixed:1").is_err() && strategy("best").is_err());
+        assert!(id("abcd").is_err() && id(&"ab".repeat(32)).is_ok());
+    }
+}

@@ -1,0 +1,365 @@
+//! `evidenceos verify`: offline, from files alone.
+//!
+//! Owns the reading of files and the wording of results; the checks are the verify crate's. Nothing is fetched, and
+//! no endpoint is called.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use evidenceos_kernel::{claim::Outcome, record::Capsule};
+use evidenceos_tlog::{Checkpoint, SignedCheckpoint, Tree, VerifierKey, leaf_hash};
+use evidenceos_verify::{LogReport, Opening, Receipt, Verified, verify_log, verify_receipt};
+use serde_json::{Value, json};
+
+use crate::{
+    entries::{StoredLog, trace_path},
+    error::CliError,
+    output::{Output, bits, facts, grouped, table},
+};
+
+/// What to verify.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Get the key from somebody you trust, not from the server that you check.\n\n\
+    Examples:\n  \
+    evidenceos verify receipt.json --key log.vkey\n  \
+    evidenceos verify receipt.json --key log.vkey --log mirror/\n  \
+    evidenceos verify --key log.vkey --log mirror/ --opened opening.json --traces traces/"
+)]
+pub struct VerifyArgs {
+    /// Receipts.
+    #[arg(value_name = "RECEIPT", required_unless_present = "log")]
+    receipts: Vec<PathBuf>,
+    /// The log's verifier key, or a file that contains it.
+    #[arg(long, value_name = "VKEY|FILE")]
+    key: String,
+    /// The log's entries: a mirror directory, or a file with one entry a line. Recomputes every k, price and threshold.
+    #[arg(long, value_name = "DIR|FILE")]
+    log: Option<PathBuf>,
+    /// A holdout's opening. Recomputes, with the traces, every answer and verdict.
+    #[arg(long, value_name = "FILE", requires = "log")]
+    opened: Option<PathBuf>,
+    /// The directory with the runs' traces, CLAIM_ID.trace each.
+    #[arg(long, value_name = "DIR", requires = "opened")]
+    traces: Option<PathBuf>,
+}
+
+impl VerifyArgs {
+    /// Checks everything that is given.
+    ///
+    /// # Errors
+    /// The first check that fails, named.
+    pub fn run(self) -> Result<Output, CliError> {
+        let key = read_key(&self.key)?;
+        let mut json = serde_json::Map::new();
+        let mut text = Vec::new();
+        let mut receipts = Vec::new();
+        for path in &self.receipts {
+            let (receipt, verified) = read_receipt(path, &key)?;
+            text.push(format!(
+                "{}: verified\n{}",
+                path.display(),
+                receipt_text(&verified)
+            ));
+            receipts.push((path, receipt, verified));
+        }
+        let listed: Vec<Value> = receipts
+            .iter()
+            .map(|(path, _, verified)| receipt_json(path, verified))
+            .collect();
+        json.insert("receipts".to_owned(), listed.into());
+        if let Some(path) = &self.log {
+            let log = StoredLog::read(path)?;
+            let newest = receipts
+                .iter()
+                .map(|(_, receipt, verified)| (receipt, verified));
+            let newest = newest.max_by_key(|(_, verified)| verified.checkpoint.size());
+            let (report, checkpoint, entries) =
+                check_log(&log, &key, newest.map(|(receipt, _)| receipt))?;
+            for (path, _, verified) in &receipts {
+                must_be_in(path, verified, entries)?;
+            }
+            text.push(log_text(&report, &checkpoint));
+            json.insert("log".to_owned(), log_json(&report, &checkpoint));
+            if let Some(opening) = &self.opened {
+                let opened = check_opened(opening, self.traces.as_deref(), &report)?;
+                text.push(opened.text);
+                json.insert("opened".to_owned(), opened.json);
+            }
+        }
+        Ok(Output::new(Value::Object(json), text.join("\n\n")))
+    }
+}
+
+/// A verifier key, or the file that it stands in.
+fn read_key(text: &str) -> Result<VerifierKey, CliError> {
+    let from_file = std::fs::read_to_string(text).ok();
+    let vkey = from_file.as_deref().unwrap_or(text).trim();
+    vkey.parse().map_err(|error| {
+        CliError::Usage(format!(
+            "--key is neither a verifier key (name+hash+base64) nor a file with one: {error}"
+        ))
+    })
+}
+
+/// Reads and verifies a receipt file.
+pub fn read_receipt(path: &Path, key: &VerifierKey) -> Result<(Receipt, Verified), CliError> {
+    let json = std::fs::read(path).map_err(CliError::file(path))?;
+    Receipt::from_json(&json)
+        .and_then(|receipt| verify_receipt(&receipt, key).map(|verified| (receipt, verified)))
+        .map_err(|failure| {
+            CliError::Failed(format!(
+                "{}: the {} check failed: {failure}",
+                path.display(),
+                failure.check()
+            ))
+        })
+}
+
+/// Replays the log under the checkpoint beside it, else under that of the newest receipt.
+fn check_log<'l>(
+    log: &'l StoredLog,
+    key: &VerifierKey,
+    receipt: Option<&Receipt>,
+) -> Result<(LogReport, Checkpoint, &'l [Vec<u8>]), CliError> {
+    let note = log
+        .checkpoint
+        .as_ref()
+        .or(receipt.map(|receipt| &receipt.checkpoint));
+    let note = note.ok_or_else(|| {
+        CliError::Usage(
+            "a file of entries has no checkpoint; give a receipt with it, or a mirror directory"
+                .to_owned(),
+        )
+    })?;
+    let signed = SignedCheckpoint::open(note.as_bytes(), key, &[])
+        .map_err(|error| CliError::Failed(format!("the log's checkpoint: {error}")))?;
+    let checkpoint = signed.checkpoint().clone();
+    let covered = log
+        .entries
+        .len()
+        .min(usize::try_from(checkpoint.size()).unwrap_or(usize::MAX));
+    let entries = &log.entries[..covered];
+    let report = verify_log(entries, &checkpoint);
+    if report.is_sound() {
+        return Ok((report, checkpoint, entries));
+    }
+    let findings: Vec<String> = report
+        .findings
+        .iter()
+        .map(|finding| format!("  {finding}"))
+        .collect();
+    Err(CliError::Failed(format!(
+        "the log does not hold:\n{}",
+        findings.join("\n")
+    )))
+}
+
+/// A receipt's entry, and the head that it was signed under, are of this log.
+fn must_be_in(path: &Path, verified: &Verified, entries: &[Vec<u8>]) -> Result<(), CliError> {
+    let size = usize::try_from(verified.checkpoint.size()).unwrap_or(usize::MAX);
+    let Some(prefix) = entries.get(..size) else {
+        return Err(CliError::Failed(format!(
+            "{}: its checkpoint covers {size} entries, the log given has only {}; fetch it again",
+            path.display(),
+            entries.len()
+        )));
+    };
+    let mut tree = Tree::new();
+    for entry in prefix {
+        tree.append(leaf_hash(entry));
+    }
+    if tree.root() == verified.checkpoint.root() {
+        Ok(())
+    } else {
+        Err(CliError::Failed(format!(
+            "{}: this log's first {size} entries have another root than was signed: the log shows different histories",
+            path.display()
+        )))
+    }
+}
+
+/// What a verified receipt says, for people.
+pub fn receipt_text(verified: &Verified) -> String {
+    let capsule = &verified.capsule;
+    let ledger = &capsule.ledger;
+    let outcome = match (capsule.outcome, capsule.e_value_log2) {
+        (Outcome::Certified, Some(log2)) => format!("certified, e-value 2^{log2}"),
+        (outcome, _) => outcome.as_str().replace('_', " "),
+    };
+    facts(&[
+        ("  claim", capsule.claim_id.to_hex()),
+        ("  outcome", outcome),
+        (
+            "  threshold",
+            format!(
+                "{} = k {} + c {} + log2({}/alpha), alpha {}",
+                bits(ledger.threshold.get()),
+                bits(ledger.k.get()),
+                bits(ledger.c.get()),
+                ledger.alpha_divisor,
+                crate::render::decimal(ledger.alpha_micros)
+            ),
+        ),
+        (
+            "  log",
+            format!(
+                "entry {} of {}",
+                verified.index,
+                verified.checkpoint.origin()
+            ),
+        ),
+    ])
+}
+
+fn receipt_json(path: &Path, verified: &Verified) -> Value {
+    let mut json = capsule_json(verified.index, &verified.capsule);
+    json["receipt"] = json!(path);
+    json["capsule_hash"] = json!(verified.capsule_hash.to_hex());
+    json["origin"] = json!(verified.checkpoint.origin());
+    json["tree_size"] = json!(verified.checkpoint.size());
+    json
+}
+
+fn capsule_json(index: u64, capsule: &Capsule) -> Value {
+    let ledger = &capsule.ledger;
+    json!({
+        "verified": true,
+        "log_index": index,
+        "claim_id": capsule.claim_id.to_hex(),
+        "holdout_id": capsule.holdout_id.to_hex(),
+        "outcome": capsule.outcome.as_str(),
+        "e_value_log2": capsule.e_value_log2,
+        "k_microbits": ledger.k.get(),
+        "c_microbits": ledger.c.get(),
+        "price_microbits": ledger.price.get(),
+        "threshold_microbits": ledger.threshold.get(),
+        "ordinal": ledger.ordinal,
+        "alpha_micros": ledger.alpha_micros,
+        "alpha_divisor": ledger.alpha_divisor,
+        "charged_answer_microbits": capsule.answers.charged.get(),
+    })
+}
+
+fn log_text(report: &LogReport, checkpoint: &Checkpoint) -> String {
+    let rows: Vec<Vec<String>> = report
+        .holdouts
+        .iter()
+        .map(|ledger| {
+            vec![
+                ledger.registered.reference.clone(),
+                grouped(ledger.settled),
+                grouped(ledger.certified),
+                bits(ledger.sealed_charged.get()),
+                bits(ledger.answers_charged.get()),
+                ledger.owners.len().to_string(),
+            ]
+        })
+        .collect();
+    format!(
+        "log {}: {} entries hash to the signed root; every k, price, threshold and debit follows\n{}",
+        checkpoint.origin(),
+        grouped(report.entries),
+        table(
+            &[
+                "holdout",
+                "judged>",
+                "certified>",
+                "k bits>",
+                "answer bits>",
+                "owners>"
+            ],
+            &rows
+        )
+    )
+}
+
+fn log_json(report: &LogReport, checkpoint: &Checkpoint) -> Value {
+    let holdouts: Vec<Value> = report
+        .holdouts
+        .iter()
+        .map(|ledger| {
+            json!({
+                "holdout_id": ledger.registered.id.to_hex(),
+                "holdout_ref": ledger.registered.reference,
+                "log_index": ledger.index,
+                "settled": ledger.settled,
+                "certified": ledger.certified,
+                "not_judged": ledger.not_judged,
+                "aborted": ledger.aborted,
+                "sealed_charged_microbits": ledger.sealed_charged.get(),
+                "answer_charged_microbits": ledger.answers_charged.get(),
+                "retired": ledger.retired,
+                "opened": ledger.opened,
+            })
+        })
+        .collect();
+    json!({
+        "verified": true,
+        "origin": checkpoint.origin(),
+        "entries": report.entries,
+        "capsules": report.capsules.len(),
+        "revoked": report.revoked,
+        "passed_over": report.passed_over,
+        "holdouts": holdouts,
+    })
+}
+
+/// Checks an opening against the log, and every trace that is there.
+fn check_opened(
+    path: &Path,
+    traces: Option<&Path>,
+    report: &LogReport,
+) -> Result<Output, CliError> {
+    let json = std::fs::read(path).map_err(CliError::file(path))?;
+    let failed = |what: String| CliError::Failed(format!("{}: {what}", path.display()));
+    let opening = Opening::from_json(&json).map_err(|error| failed(error.to_string()))?;
+    let ledger = report.holdout(&opening.holdout_id);
+    let ledger = ledger
+        .ok_or_else(|| failed(format!("holdout {} is not in this log", opening.holdout_id)))?;
+    let opened = opening
+        .check(&ledger.registered)
+        .map_err(|error| failed(error.to_string()))?;
+    let (mut checked, mut answers, mut missing) = (0u64, 0u64, Vec::new());
+    for (index, capsule) in &report.capsules {
+        if capsule.holdout_id != opening.holdout_id || capsule.outcome == Outcome::Aborted {
+            continue;
+        }
+        let id = capsule.claim_id.to_hex();
+        let file = traces
+            .map(|dir| trace_path(dir, &id))
+            .filter(|file| file.exists());
+        let Some(file) = file else {
+            missing.push(id);
+            continue;
+        };
+        let trace = std::fs::read(&file).map_err(CliError::file(&file))?;
+        let replayed = opened.check_trace(capsule, &trace).map_err(|error| {
+            CliError::Failed(format!("entry {index}, {}: {error}", file.display()))
+        })?;
+        checked += 1;
+        answers += u64::from(replayed.answers);
+    }
+    let mut text = format!(
+        "{}: the labels are those that were committed to; {} traces checked, {} answers and every verdict follow",
+        ledger.registered.reference,
+        grouped(checked),
+        grouped(answers)
+    );
+    if !missing.is_empty() {
+        text.push_str(&format!(
+            "\nwarning: no trace for {} claims, which were not checked",
+            missing.len()
+        ));
+    }
+    Ok(Output::new(
+        json!({
+            "holdout_id": opening.holdout_id.to_hex(),
+            "labels_verified": true,
+            "traces_checked": checked,
+            "answers_checked": answers,
+            "traces_missing": missing,
+        }),
+        text,
+    ))
+}
