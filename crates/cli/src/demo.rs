@@ -23,7 +23,9 @@ use crate::{
 
 /// Where the demo keeps its things.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  evidenceos demo\n  evidenceos demo --data-dir /tmp/evidenceos-demo --json")]
+#[command(
+    after_help = "Examples:\n  evidenceos demo\n  evidenceos demo --data-dir /tmp/evidenceos-demo --json"
+)]
 pub struct DemoArgs {
     /// Where to keep the daemon's data, the receipts and the log; a demo that is there already is left alone, and this
     /// one goes beside it under a number.
@@ -42,7 +44,11 @@ impl Place {
     fn new(wanted: &Path) -> Result<Self, CliError> {
         let root = free(wanted);
         let place = Self { root };
-        for dir in [place.receipts(), place.mirror(), place.root.join("predictions")] {
+        for dir in [
+            place.receipts(),
+            place.mirror(),
+            place.root.join("predictions"),
+        ] {
             std::fs::create_dir_all(&dir).map_err(CliError::file(dir))?;
         }
         Ok(place)
@@ -107,7 +113,8 @@ impl DemoArgs {
         };
         let stopped = running.stop().await;
         let told = told?;
-        stopped.map_err(|error| CliError::Failed(format!("the daemon did not stop well: {error}")))?;
+        stopped
+            .map_err(|error| CliError::Failed(format!("the daemon did not stop well: {error}")))?;
         Ok(told.into_output(&place))
     }
 }

@@ -261,9 +261,9 @@ impl AddArgs {
                 expires_unix: self.expires,
             }),
             item_order_hash: labels
-.item_order_hash()
-.map(|hash| hash.to_vec().into())
-.unwrap_or_default(),
+                .item_order_hash()
+                .map(|hash| hash.to_vec().into())
+                .unwrap_or_default(),
             has_units: labels.units.is_some(),
             has_item_ids: labels.items.is_some(),
         })

@@ -70,7 +70,9 @@ impl World {
     /// 500 labels and predictions of which every `period`-th is wrong.
     fn files(&self, period: usize) -> (String, String) {
         let label = |i: usize| u8::from(i * i % 7 < 3);
-        let labels: String = (0..500).map(|i| format!("item-{i},{}\n", label(i))).collect();
+        let labels: String = (0..500)
+            .map(|i| format!("item-{i},{}\n", label(i)))
+            .collect();
         let bits: String = (0..500)
             .map(|i| format!("{}\n", label(i) ^ u8::from(i % period == 0)))
             .collect();
@@ -85,14 +87,20 @@ impl Drop for World {
     fn drop(&mut self) {
         if let Some(daemon) = self.daemon.take() {
             let stopped = self.runtime.block_on(daemon.stop());
-            assert!(stopped.is_ok() || std::thread::panicking(), "the daemon stops well");
+            assert!(
+                stopped.is_ok() || std::thread::panicking(),
+                "the daemon stops well"
+            );
         }
     }
 }
 
 fn evidenceos(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_evidenceos"));
-    command.args(args).env_remove("EVIDENCEOS_ENDPOINT").env_remove("EVIDENCEOS_BEARER_TOKEN");
+    command
+        .args(args)
+        .env_remove("EVIDENCEOS_ENDPOINT")
+        .env_remove("EVIDENCEOS_BEARER_TOKEN");
     command
 }
 
@@ -105,12 +113,37 @@ fn a_claim_goes_from_predictions_to_an_audited_verdict() {
     let world = World::new();
     let (labels, good) = world.files(20);
     let holdout = world.json(&["holdout", "add", &labels, "--ref", "h", "--p0", "0.5"]);
-    assert_eq!((holdout["items"].as_u64(), holdout["sealed_items"].as_u64()), (Some(500), Some(400)));
-    assert!(holdout["forecast"]["accuracy_now"].as_f64().is_some_and(|a| (0.6..0.7).contains(&a)));
+    assert_eq!(
+        (holdout["items"].as_u64(), holdout["sealed_items"].as_u64()),
+        (Some(500), Some(400))
+    );
+    assert!(
+        holdout["forecast"]["accuracy_now"]
+            .as_f64()
+            .is_some_and(|a| (0.6..0.7).contains(&a))
+    );
 
     let (module, receipt) = (world.path("good.wasm"), world.path("receipt.json"));
-    world.json(&["claim", "pack", &good, "-o", &module, "--ask", "--holdout", "h"]);
-    let run = ["claim", "run", &module, "--holdout", "h", "--receipt", &receipt, "--require-certified"];
+    world.json(&[
+        "claim",
+        "pack",
+        &good,
+        "-o",
+        &module,
+        "--ask",
+        "--holdout",
+        "h",
+    ]);
+    let run = [
+        "claim",
+        "run",
+        &module,
+        "--holdout",
+        "h",
+        "--receipt",
+        &receipt,
+        "--require-certified",
+    ];
     let result = world.json(&run);
     assert_eq!(result["outcome"], "certified");
     assert_eq!(result["charged_answer_microbits"], 1_000_000);
@@ -120,10 +153,23 @@ fn a_claim_goes_from_predictions_to_an_audited_verdict() {
     let (_, bad) = world.files(2);
     let coin = world.path("coin.wasm");
     world.json(&["claim", "pack", &bad, "-o", &coin]);
-    let output = world.run_as(Some("bob"), &["claim", "run", &coin, "--holdout", "h", "--require-certified"]);
+    let output = world.run_as(
+        Some("bob"),
+        &[
+            "claim",
+            "run",
+            &coin,
+            "--holdout",
+            "h",
+            "--require-certified",
+        ],
+    );
     assert_eq!(output.status.code(), Some(4), "{}", stderr(&output));
 
-    let key = world.json(&["log", "key"])["vkey"].as_str().expect("a key").to_owned();
+    let key = world.json(&["log", "key"])["vkey"]
+        .as_str()
+        .expect("a key")
+        .to_owned();
     let verified = world.json(&["verify", &receipt, "--key", &key]);
     assert_eq!(verified["receipts"][0]["outcome"], "certified");
     let mirror = world.path("mirror");
@@ -135,13 +181,20 @@ fn a_claim_goes_from_predictions_to_an_audited_verdict() {
     world.json(&["log", "proof", "--index", "1"]);
 
     let shown = world.json(&["holdout", "show", "h"]);
-    assert_eq!(shown["sealed_charged_microbits"], audited["log"]["holdouts"][0]["sealed_charged_microbits"]);
+    assert_eq!(
+        shown["sealed_charged_microbits"],
+        audited["log"]["holdouts"][0]["sealed_charged_microbits"]
+    );
     open_and_audit(&world, &key);
 }
 
 /// Retires and opens the holdout, fetches every trace, and recomputes answers and verdicts.
 fn open_and_audit(world: &World, key: &str) {
-    world.fails(&["holdout", "open", "h", "-o", &world.path("opening.json")], 1, "retire");
+    world.fails(
+        &["holdout", "open", "h", "-o", &world.path("opening.json")],
+        1,
+        "retire",
+    );
     world.json(&["holdout", "retire", "h", "--reason", "the end of the test"]);
     world.json(&["holdout", "open", "h", "-o", &world.path("opening.json")]);
     let traces = world.path("traces");
@@ -164,20 +217,45 @@ fn open_and_audit(world: &World, key: &str) {
 fn each_step_can_be_taken_alone() {
     let world = World::new();
     let (labels, good) = world.files(10);
-    world.json(&["holdout", "add", &labels, "--p0", "0.5", "--answer-share", "0"]);
+    world.json(&[
+        "holdout",
+        "add",
+        &labels,
+        "--p0",
+        "0.5",
+        "--answer-share",
+        "0",
+    ]);
     let module = world.path("m.wasm");
     world.json(&["claim", "pack", &good, "-o", &module]);
-    let created = world.json(&["claim", "create", "--holdout", "labels", "--name", "stepwise"]);
+    let created = world.json(&[
+        "claim",
+        "create",
+        "--holdout",
+        "labels",
+        "--name",
+        "stepwise",
+    ]);
     let id = created["claim_id"].as_str().expect("an id");
     world.fails(&["claim", "seal", id], 1, "[");
-    assert_eq!(world.json(&["claim", "commit", id, &module])["state"], "committed");
+    assert_eq!(
+        world.json(&["claim", "commit", id, &module])["state"],
+        "committed"
+    );
     assert_eq!(world.json(&["claim", "seal", id])["state"], "sealed");
     assert_eq!(world.json(&["claim", "execute", id])["certified"], true);
     assert_eq!(world.json(&["claim", "show", id])["state"], "certified");
     world.json(&["claim", "fetch", id, "-o", &world.path("r.json")]);
-    assert_eq!(world.json(&["claim", "revoke", id, "--reason", "a slip"])["state"], "revoked");
+    assert_eq!(
+        world.json(&["claim", "revoke", id, "--reason", "a slip"])["state"],
+        "revoked"
+    );
     let tail = world.json(&["log", "tail", "-n", "1"]);
-    assert!(tail["entries"][0]["entry"].as_str().is_some_and(|entry| entry.contains("claim_revoked")));
+    assert!(
+        tail["entries"][0]["entry"]
+            .as_str()
+            .is_some_and(|entry| entry.contains("claim_revoked"))
+    );
     let text = world.run_as(None, &["claim", "list"]);
     assert!(String::from_utf8_lossy(&text.stdout).contains("revoked"));
 }
@@ -187,22 +265,56 @@ fn errors_say_what_to_do() {
     let world = World::new();
     let (labels, good) = world.files(10);
     world.json(&["holdout", "add", &labels, "--ref", "h", "--p0", "0.5"]);
-    world.fails(&["holdout", "add", &labels, "--ref", "h2", "--p0", "0.5"], 1, "registered already");
-    world.fails(&["holdout", "add", &labels, "--p0", "1"], 2, "strictly between");
-    world.fails(&["holdout", "add", "/nowhere.csv", "--p0", "0.5"], 1, "/nowhere.csv");
+    world.fails(
+        &["holdout", "add", &labels, "--ref", "h2", "--p0", "0.5"],
+        1,
+        "in one holdout only",
+    );
+    world.fails(
+        &["holdout", "add", &labels, "--p0", "1"],
+        2,
+        "strictly between",
+    );
+    world.fails(
+        &["holdout", "add", "/nowhere.csv", "--p0", "0.5"],
+        1,
+        "/nowhere.csv",
+    );
     world.fails(&["holdout", "show", "nothing"], 1, "holdout list");
     world.fails(&["claim", "show", &"0".repeat(64)], 1, "not found");
     world.fails(&["claim", "show", "abc"], 2, "64 hex digits");
     let bad = world.write("bad.csv", "1\n2\n");
-    world.fails(&["claim", "pack", &bad, "-o", &world.path("x.wasm")], 2, "line 2");
+    world.fails(
+        &["claim", "pack", &bad, "-o", &world.path("x.wasm")],
+        2,
+        "line 2",
+    );
     let short = world.write("short.csv", "1\n0\n");
-    world.fails(&["claim", "pack", &short, "-o", &world.path("x.wasm"), "--holdout", "h"], 2, "500 items");
+    world.fails(
+        &[
+            "claim",
+            "pack",
+            &short,
+            "-o",
+            &world.path("x.wasm"),
+            "--holdout",
+            "h",
+        ],
+        2,
+        "500 items",
+    );
     let text = world.write("text.wasm", "not wasm");
     world.fails(&["claim", "check", &text], 1, "would be refused");
     let _ = good;
-    let nobody = evidenceos(&["log", "key", "--endpoint", "http://127.0.0.1:1"]).output().expect("runs");
+    let nobody = evidenceos(&["log", "key", "--endpoint", "http://127.0.0.1:1"])
+        .output()
+        .expect("runs");
     assert_eq!(nobody.status.code(), Some(1));
-    assert!(stderr(&nobody).contains("evidenceos-daemon"), "{}", stderr(&nobody));
+    assert!(
+        stderr(&nobody).contains("evidenceos-daemon"),
+        "{}",
+        stderr(&nobody)
+    );
 }
 
 #[test]
@@ -210,11 +322,24 @@ fn other_peoples_claims_look_like_none() {
     let world = World::new();
     let (labels, _) = world.files(10);
     world.json(&["holdout", "add", &labels, "--ref", "h", "--p0", "0.5"]);
-    let create = ["claim", "create", "--holdout", "h", "--name", "mine", "--json"];
+    let create = [
+        "claim",
+        "create",
+        "--holdout",
+        "h",
+        "--name",
+        "mine",
+        "--json",
+    ];
     let created = world.run_as(Some("alice"), &create);
     let created: serde_json::Value = serde_json::from_slice(&created.stdout).expect("JSON");
     let id = created["claim_id"].as_str().expect("an id");
-    assert!(world.run_as(Some("alice"), &["claim", "show", id]).status.success());
+    assert!(
+        world
+            .run_as(Some("alice"), &["claim", "show", id])
+            .status
+            .success()
+    );
     let others = stderr(&world.run_as(Some("bob"), &["claim", "show", id]));
     let unknown = stderr(&world.run_as(Some("bob"), &["claim", "show", &"0".repeat(64)]));
     assert_eq!(others.replace(id, ""), unknown.replace(&"0".repeat(64), ""));
@@ -225,15 +350,25 @@ fn verification_needs_no_daemon_and_finds_a_changed_byte() {
     let testdata = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/verify");
     let receipt = testdata.join("receipt.json").display().to_string();
     let key = testdata.join("log.vkey").display().to_string();
-    let good = evidenceos(&["verify", &receipt, "--key", &key]).output().expect("runs");
+    let good = evidenceos(&["verify", &receipt, "--key", &key])
+        .output()
+        .expect("runs");
     assert!(good.status.success(), "{}", stderr(&good));
     let dir = tempfile::tempdir().expect("a directory");
     let changed = dir.path().join("changed.json");
-    let bytes = std::fs::read_to_string(&receipt).expect("read").replace("\"index\":2", "\"index\":1");
+    let bytes = std::fs::read_to_string(&receipt)
+        .expect("read")
+        .replace("\"index\":2", "\"index\":1");
     std::fs::write(&changed, bytes).expect("written");
-    let bad = evidenceos(&["verify", &changed.display().to_string(), "--key", &key]).output().expect("runs");
+    let bad = evidenceos(&["verify", &changed.display().to_string(), "--key", &key])
+        .output()
+        .expect("runs");
     assert_eq!(bad.status.code(), Some(1));
-    assert!(stderr(&bad).contains("inclusion check failed"), "{}", stderr(&bad));
+    assert!(
+        stderr(&bad).contains("inclusion check failed"),
+        "{}",
+        stderr(&bad)
+    );
 }
 
 #[test]
@@ -241,16 +376,29 @@ fn the_demo_holds() {
     let dir = tempfile::tempdir().expect("a directory");
     let data_dir = dir.path().join("demo").display().to_string();
     for _ in 0..2 {
-        let output = evidenceos(&["demo", "--json", "--data-dir", &data_dir]).output().expect("runs");
-        assert!(output.status.success(), "{}{}", String::from_utf8_lossy(&output.stdout), stderr(&output));
+        let output = evidenceos(&["demo", "--json", "--data-dir", &data_dir])
+            .output()
+            .expect("runs");
+        assert!(
+            output.status.success(),
+            "{}{}",
+            String::from_utf8_lossy(&output.stdout),
+            stderr(&output)
+        );
     }
-    assert!(dir.path().join("demo-2/receipts/good-model.json").exists(), "a second demo goes beside the first");
+    assert!(
+        dir.path().join("demo-2/receipts/good-model.json").exists(),
+        "a second demo goes beside the first"
+    );
 }
 
 #[test]
 fn completions_are_written_for_each_shell() {
     for shell in ["bash", "zsh", "fish"] {
         let output = evidenceos(&["completions", shell]).output().expect("runs");
-        assert!(output.status.success() && output.stdout.len() > 1_000, "{shell}");
+        assert!(
+            output.status.success() && output.stdout.len() > 1_000,
+            "{shell}"
+        );
     }
 }

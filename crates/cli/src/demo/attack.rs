@@ -25,7 +25,11 @@ impl Booster {
     /// The next question.
     pub fn question(&self) -> Vec<u8> {
         let coins = coins(self.asked, self.votes.len());
-        self.vote().iter().zip(coins).map(|(vote, coin)| vote ^ coin).collect()
+        self.vote()
+            .iter()
+            .zip(coins)
+            .map(|(vote, coin)| vote ^ coin)
+            .collect()
     }
 
     /// Takes in how far above one half the last question scored: its weight in the vote.
@@ -38,7 +42,10 @@ impl Booster {
 
     /// What the answers say so far.
     pub fn vote(&self) -> Vec<u8> {
-        self.votes.iter().map(|&vote| u8::from(vote > 0.0)).collect()
+        self.votes
+            .iter()
+            .map(|&vote| u8::from(vote > 0.0))
+            .collect()
     }
 }
 

@@ -38,7 +38,9 @@ impl Dataset {
     pub fn load() -> Result<Self, CliError> {
         let broken = |what: String| CliError::Protocol(format!("the embedded data: {what}"));
         let mut reader = csv::Reader::from_reader(CSV);
-        let header = reader.headers().map_err(|error| broken(error.to_string()))?;
+        let header = reader
+            .headers()
+            .map_err(|error| broken(error.to_string()))?;
         let names: Vec<String> = header.iter().map(str::to_owned).collect();
         let mut rows = Vec::new();
         for (number, record) in reader.records().enumerate() {
@@ -78,7 +80,10 @@ impl Dataset {
 
     /// The holdout's item ids.
     pub fn items(&self) -> Vec<String> {
-        self.holdout.iter().map(|row| format!("tumour-{}", row.number)).collect()
+        self.holdout
+            .iter()
+            .map(|row| format!("tumour-{}", row.number))
+            .collect()
     }
 }
 

@@ -39,7 +39,11 @@ impl Logistic {
         let mean = |of: &dyn Fn(&Row) -> f64| rows.iter().map(of).sum::<f64>() / count;
         let means: Vec<f64> = (0..columns).map(|c| mean(&|row| row.features[c])).collect();
         let deviations: Vec<f64> = (0..columns)
-            .map(|c| mean(&|row| (row.features[c] - means[c]).powi(2)).sqrt().max(f64::MIN_POSITIVE))
+            .map(|c| {
+                mean(&|row| (row.features[c] - means[c]).powi(2))
+                    .sqrt()
+                    .max(f64::MIN_POSITIVE)
+            })
             .collect();
         let mut model = Self {
             means,
@@ -47,7 +51,10 @@ impl Logistic {
             weights: vec![0.0; columns],
             bias: 0.0,
         };
-        let standard: Vec<Vec<f64>> = rows.iter().map(|row| model.standardise(&row.features)).collect();
+        let standard: Vec<Vec<f64>> = rows
+            .iter()
+            .map(|row| model.standardise(&row.features))
+            .collect();
         for _ in 0..STEPS {
             let mut slopes = vec![0.0; columns];
             let mut bias_slope = 0.0;
@@ -68,11 +75,21 @@ impl Logistic {
 
     fn standardise(&self, features: &[f64]) -> Vec<f64> {
         let scales = self.means.iter().zip(&self.deviations);
-        features.iter().zip(scales).map(|(x, (mean, deviation))| (x - mean) / deviation).collect()
+        features
+            .iter()
+            .zip(scales)
+            .map(|(x, (mean, deviation))| (x - mean) / deviation)
+            .collect()
     }
 
     fn score(&self, standard: &[f64]) -> f64 {
-        self.bias + self.weights.iter().zip(standard).map(|(w, x)| w * x).sum::<f64>()
+        self.bias
+            + self
+                .weights
+                .iter()
+                .zip(standard)
+                .map(|(w, x)| w * x)
+                .sum::<f64>()
     }
 }
 
@@ -93,14 +110,18 @@ impl Stump {
     pub fn train(rows: &[Row], feature: usize) -> Self {
         let right = |at_most: f64| {
             let stump = Self { feature, at_most };
-            rows.iter().filter(|row| stump.predict(&row.features) == row.label).count()
+            rows.iter()
+                .filter(|row| stump.predict(&row.features) == row.label)
+                .count()
         };
         let mut values: Vec<f64> = rows.iter().map(|row| row.features[feature]).collect();
         values.sort_by(f64::total_cmp);
-        let best = values.into_iter().fold((0, 0.0), |best: (usize, f64), value| {
-            let count = right(value);
-            if count > best.0 { (count, value) } else { best }
-        });
+        let best = values
+            .into_iter()
+            .fold((0, 0.0), |best: (usize, f64), value| {
+                let count = right(value);
+                if count > best.0 { (count, value) } else { best }
+            });
         Self {
             feature,
             at_most: best.1,
@@ -116,7 +137,11 @@ impl Model for Stump {
 
 /// The share of equal bytes.
 pub fn accuracy(predictions: &[u8], labels: &[u8]) -> f64 {
-    let right = predictions.iter().zip(labels).filter(|(p, l)| p == l).count();
+    let right = predictions
+        .iter()
+        .zip(labels)
+        .filter(|(p, l)| p == l)
+        .count();
     right as f64 / labels.len() as f64
 }
 
@@ -129,10 +154,20 @@ mod tests {
     fn the_good_model_is_far_above_and_the_weak_one_just_above_the_null() {
         let data = Dataset::load().expect("embedded");
         let labels = data.labels();
-        let good = accuracy(&Logistic::train(&data.training).predict_all(&data.holdout), &labels);
+        let good = accuracy(
+            &Logistic::train(&data.training).predict_all(&data.holdout),
+            &labels,
+        );
         assert!(good > 0.96, "{good}");
-        let feature = data.names.iter().position(|name| name == "radius_error").expect("there");
-        let weak = accuracy(&Stump::train(&data.training, feature).predict_all(&data.holdout), &labels);
+        let feature = data
+            .names
+            .iter()
+            .position(|name| name == "radius_error")
+            .expect("there");
+        let weak = accuracy(
+            &Stump::train(&data.training, feature).predict_all(&data.holdout),
+            &labels,
+        );
         assert!((0.80..0.83).contains(&weak), "{weak}");
     }
 }

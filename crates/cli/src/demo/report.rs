@@ -18,6 +18,7 @@ pub struct Line {
     who: String,
     principal: String,
     claim_id: String,
+    asked: Option<u32>,
     k_microbits: u64,
     c_microbits: u64,
     result: evidenceos_proto::ExecuteClaimV2Response,
@@ -26,11 +27,13 @@ pub struct Line {
 impl Line {
     /// A settled claim with its capsule.
     pub fn of(who: &str, principal: &str, ran: &Ran, receipt: &Receipt) -> Result<Self, CliError> {
-        let capsule = Capsule::parse(&receipt.capsule).map_err(|error| CliError::Protocol(error.to_string()))?;
+        let capsule = Capsule::parse(&receipt.capsule)
+            .map_err(|error| CliError::Protocol(error.to_string()))?;
         Ok(Self {
             who: who.to_owned(),
             principal: principal.to_owned(),
             claim_id: hex::encode(&ran.claim_id),
+            asked: (capsule.answers.asked > 0).then_some(capsule.answers.n_symbols),
             k_microbits: capsule.ledger.k.get(),
             c_microbits: capsule.ledger.c.get(),
             result: ran.result.clone(),
@@ -42,14 +45,26 @@ impl Line {
         vec![
             self.who.clone(),
             self.principal.clone(),
-            hex::encode(&result.canonical_output),
-            if result.certified { result.e_value.to_string() } else { "–".to_owned() },
+            self.answer(),
+            if result.certified {
+                result.e_value.to_string()
+            } else {
+                "–".to_owned()
+            },
             bits(result.price_microbits),
             format!("{} + {}", bits(self.k_microbits), bits(self.c_microbits)),
             bits(result.threshold_microbits),
             result.outcome.replace('_', " "),
             result.etl_index.to_string(),
         ]
+    }
+
+    /// What the oracle said about the vector, where it was asked: the best answer is one below the alphabet.
+    fn answer(&self) -> String {
+        match (self.asked, self.result.canonical_output.last()) {
+            (Some(n_symbols), Some(symbol)) => format!("{symbol} of {}", n_symbols - 1),
+            _ => "not asked".to_owned(),
+        }
     }
 
     fn json(&self) -> Value {
@@ -122,7 +137,17 @@ impl Report {
 
     fn text(&self, place: &Place, holds: bool) -> String {
         let rows: Vec<Vec<String>> = self.lines.iter().map(Line::cells).collect();
-        let headers = ["claim", "principal", "answer", "e-value>", "bits>", "k + c>", "threshold>", "verdict", "index>"];
+        let headers = [
+            "claim",
+            "principal",
+            "answer",
+            "e-value>",
+            "bits>",
+            "k + c>",
+            "threshold>",
+            "verdict",
+            "index>",
+        ];
         let mut text = format!("\n{}\n", table(&headers, &rows));
         for (title, sentences) in [
             ("The weak model", &self.weak),
@@ -130,7 +155,9 @@ impl Report {
             ("Offline", &self.offline),
         ] {
             text.push_str(&format!("\n{title}\n"));
-            sentences.iter().for_each(|sentence| text.push_str(&format!("  {sentence}\n")));
+            sentences
+                .iter()
+                .for_each(|sentence| text.push_str(&format!("  {sentence}\n")));
         }
         text.push_str("\nWhat had to happen\n");
         for (what, holds) in &self.expectations {

@@ -35,6 +35,8 @@ pub const HOLDOUT: &str = "tumours";
 const P0_MICROS: u32 = 800_000;
 const ALPHA_MICROS: u32 = 50_000;
 const ONE_BIT: u64 = 1_000_000;
+/// The alphabet in which honest submitters ask: four bits an answer.
+const SYMBOLS: u32 = 16;
 const NAIVE_QUESTIONS: u64 = 1_000;
 /// More than the allowance carries, so that it is the daemon who ends the attack.
 const MOST_QUESTIONS: u64 = 100;
@@ -67,7 +69,12 @@ impl Story<'_> {
             items: Some(data.items()),
             units: None,
         };
-        write_columns(&self.place.root.join("labels.csv"), "item,label", &data.items(), &labels.labels)?;
+        write_columns(
+            &self.place.root.join("labels.csv"),
+            "item,label",
+            &data.items(),
+            &labels.labels,
+        )?;
         let header = proto::PutHoldoutHeader {
             holdout_ref: HOLDOUT.to_owned(),
             items: labels.labels.len() as u64,
@@ -86,7 +93,10 @@ impl Story<'_> {
                 strategy: "grid".to_owned(),
                 ..Default::default()
             }),
-            item_order_hash: labels.item_order_hash().map(|hash| hash.to_vec().into()).unwrap_or_default(),
+            item_order_hash: labels
+                .item_order_hash()
+                .map(|hash| hash.to_vec().into())
+                .unwrap_or_default(),
             has_units: false,
             has_item_ids: true,
         };
@@ -95,7 +105,8 @@ impl Story<'_> {
             "registered {} private labels: {} answer questions, {} stay sealed",
             holdout.items, holdout.answer_items, holdout.sealed_items
         ));
-        self.report.expect("at least 350 items are sealed", holdout.sealed_items >= 350);
+        self.report
+            .expect("at least 350 items are sealed", holdout.sealed_items >= 350);
         self.report.sealed_items = holdout.sealed_items;
         Ok(())
     }
@@ -104,20 +115,42 @@ impl Story<'_> {
         let labels = data.labels();
         progress("training a logistic regression on the public rows");
         let good = Logistic::train(&data.training).predict_all(&data.holdout);
-        let ran = self.judge("good model", "alice", &good, &data.items()).await?;
-        self.report.expect("the good model is certified", ran.result.certified);
+        let ran = self
+            .judge(
+                "good model",
+                "alice",
+                &good,
+                &data.items(),
+                Mode::AskAndJudge,
+            )
+            .await?;
+        self.report
+            .expect("the good model is certified", ran.result.certified);
 
-        let feature = data.names.iter().position(|name| name == "radius_error").unwrap_or(0);
+        let feature = data
+            .names
+            .iter()
+            .position(|name| name == "radius_error")
+            .unwrap_or(0);
         let stump = Stump::train(&data.training, feature);
         let weak = stump.predict_all(&data.holdout);
-        let ran = self.judge("weak model", "bob", &weak, &data.items()).await?;
+        let ran = self
+            .judge("weak model", "bob", &weak, &data.items(), Mode::AskAndJudge)
+            .await?;
         self.report.expect(
             "the weak model is judged and not certified",
             ran.result.outcome == "not_certified",
         );
         self.report.weak = shortfall(
             accuracy(&weak, &labels),
-            accuracy(&stump.predict_all(&data.training), &data.training.iter().map(|row| row.label).collect::<Vec<_>>()),
+            accuracy(
+                &stump.predict_all(&data.training),
+                &data
+                    .training
+                    .iter()
+                    .map(|row| row.label)
+                    .collect::<Vec<_>>(),
+            ),
             ran.result.threshold_microbits,
             self.report.sealed_items,
         )?;
@@ -147,7 +180,10 @@ impl Story<'_> {
             asked += 1;
             if asked == 1 {
                 let receipt = fetch_receipt(&mut mallory, ran.claim_id).await?;
-                write_receipt(&receipt, &self.place.receipts().join("attackers-first-question.json"))?;
+                write_receipt(
+                    &receipt,
+                    &self.place.receipts().join("attackers-first-question.json"),
+                )?;
             }
             if asked % 8 == 0 {
                 progress(&format!("the attacker has asked {asked} questions"));
@@ -157,21 +193,35 @@ impl Story<'_> {
             }
         };
         progress(&format!("then: {refusal}"));
-        self.report.expect("the attacker's allowance ends after 32 bits", asked == 32);
+        self.report
+            .expect("the attacker's allowance ends after 32 bits", asked == 32);
         let after = self.pools("carol").await?;
-        self.report.expect("k, c and the next threshold are unchanged by his questions", before.sealed == after.sealed);
-        self.report.expect("another principal's own allowance is unchanged", before.own == after.own);
+        self.report.expect(
+            "k, c and the next threshold are unchanged by his questions",
+            before.sealed == after.sealed,
+        );
+        self.report.expect(
+            "another principal's own allowance is unchanged",
+            before.own == after.own,
+        );
         let boosted = booster.vote();
-        let ran = self.judge("attacker", "mallory", &boosted, &data.items()).await?;
-        self.report.expect("the attacker is not certified", !ran.result.certified);
+        let ran = self
+            .judge("attacker", "mallory", &boosted, &data.items(), Mode::Judge)
+            .await?;
+        self.report
+            .expect("the attacker is not certified", !ran.result.certified);
         self.report.expect(
             "his threshold is the one that stood before he asked",
             ran.result.threshold_microbits == before.sealed[2],
         );
         let naive = accuracy(&naive_leaderboard(&labels, NAIVE_QUESTIONS), &labels);
-        self.report.expect("a naive leaderboard would have been fooled", naive > 0.9);
+        self.report
+            .expect("a naive leaderboard would have been fooled", naive > 0.9);
         self.report.attack = vec![
-            format!("{asked} questions, a claim each, cost him {} bits of answers; then: {refusal}", bits(asked * ONE_BIT)),
+            format!(
+                "{asked} questions, a claim each, cost him {} bits of answers; then: {refusal}",
+                bits(asked * ONE_BIT)
+            ),
             format!(
                 "a leaderboard that gives {NAIVE_QUESTIONS} exact answers would now show him at {:.1} %; here he really is at {:.1} %",
                 100.0 * naive,
@@ -190,7 +240,11 @@ impl Story<'_> {
 
     /// What a principal sees of the holdout's pools.
     async fn pools(&self, principal: &str) -> Result<Pools, CliError> {
-        let holdout = show(&mut self.operator.with_bearer(principal)?, HOLDOUT.to_owned()).await?;
+        let holdout = show(
+            &mut self.operator.with_bearer(principal)?,
+            HOLDOUT.to_owned(),
+        )
+        .await?;
         Ok(Pools {
             sealed: [
                 holdout.sealed_charged_microbits,
@@ -201,26 +255,48 @@ impl Story<'_> {
         })
     }
 
-    /// Has a vector judged, without a question, and keeps predictions and receipt.
-    async fn judge(&mut self, who: &str, principal: &str, predictions: &[u8], items: &[String]) -> Result<Ran, CliError> {
+    /// Has a vector judged, and keeps predictions and receipt. Honest submitters ask about theirs too, once.
+    async fn judge(
+        &mut self,
+        who: &str,
+        principal: &str,
+        predictions: &[u8],
+        items: &[String],
+        mode: Mode,
+    ) -> Result<Ran, CliError> {
         let file = format!("{}.csv", who.replace(' ', "-"));
         let path = self.place.root.join("predictions").join(file);
         write_columns(&path, "item,prediction", items, predictions)?;
         let mut client = self.operator.with_bearer(principal)?;
-        let module = pack_module(predictions, Mode::Judge, 2)?;
-        let ran = run_claim(&mut client, &terms(who), module, |_| {}).await?;
+        let module = pack_module(predictions, mode, SYMBOLS)?;
+        let terms = TermsArgs {
+            symbols: SYMBOLS,
+            ..terms(who)
+        };
+        let ran = run_claim(&mut client, &terms, module, |_| {}).await?;
         progress(&format!("{who}: {}", ran.result.outcome.replace('_', " ")));
         let receipt = fetch_receipt(&mut client, ran.claim_id.clone()).await?;
-        write_receipt(&receipt, &self.place.receipts().join(format!("{}.json", who.replace(' ', "-"))))?;
-        self.report.lines.push(Line::of(who, principal, &ran, &receipt)?);
+        write_receipt(
+            &receipt,
+            &self
+                .place
+                .receipts()
+                .join(format!("{}.json", who.replace(' ', "-"))),
+        )?;
+        self.report
+            .lines
+            .push(Line::of(who, principal, &ran, &receipt)?);
         Ok(ran)
     }
 
     /// From here on only files are read: every receipt, the log as a whole, and one receipt with a changed byte.
     async fn verify_offline(&mut self) -> Result<(), CliError> {
         let key = server_key(&mut self.operator).await?;
-        std::fs::write(self.place.key(), format!("{key}\n")).map_err(CliError::file(self.place.key()))?;
-        log::fetch(&mut self.operator).await?.write_tiles(&self.place.mirror())?;
+        std::fs::write(self.place.key(), format!("{key}\n"))
+            .map_err(CliError::file(self.place.key()))?;
+        log::fetch(&mut self.operator)
+            .await?
+            .write_tiles(&self.place.mirror())?;
 
         let receipts = list(&self.place.receipts())?;
         let mut newest = None;
@@ -228,20 +304,29 @@ impl Story<'_> {
             let (_, verified) = read_receipt(path, &key)?;
             newest = newest.max(Some(verified.index));
         }
-        self.report.expect("every receipt verifies offline", receipts.len() == 4 && newest.is_some());
+        self.report.expect(
+            "every receipt verifies offline",
+            receipts.len() == 4 && newest.is_some(),
+        );
         let stored = StoredLog::read(&self.place.mirror())?;
         let note = stored.checkpoint.unwrap_or_default();
         let signed = evidenceos_tlog::SignedCheckpoint::open(note.as_bytes(), &key, &[])
             .map_err(|error| CliError::Failed(error.to_string()))?;
         let replayed = verify_log(&stored.entries, signed.checkpoint());
-        self.report.expect("every k, price and threshold in the log follows", replayed.is_sound());
+        self.report.expect(
+            "every k, price and threshold in the log follows",
+            replayed.is_sound(),
+        );
 
         let path = self.place.receipts().join("good-model.json");
         let mut bytes = std::fs::read(&path).map_err(CliError::file(&path))?;
         let middle = bytes.len() / 3;
         bytes[middle] = if bytes[middle] == b'A' { b'B' } else { b'A' };
-        let failure = Receipt::from_json(&bytes).and_then(|receipt| verify_receipt(&receipt, &key)).err();
-        self.report.expect("a receipt with one changed byte fails", failure.is_some());
+        let failure = Receipt::from_json(&bytes)
+            .and_then(|receipt| verify_receipt(&receipt, &key))
+            .err();
+        self.report
+            .expect("a receipt with one changed byte fails", failure.is_some());
         self.report.offline = vec![
             format!(
                 "{} receipts verified from files alone; {} log entries hash to the signed root, every k, price and threshold follows",
@@ -249,7 +334,10 @@ impl Story<'_> {
                 replayed.entries
             ),
             match failure {
-                Some(failure) => format!("with byte {middle} changed, the {} check fails: {failure}", failure.check()),
+                Some(failure) => format!(
+                    "with byte {middle} changed, the {} check fails: {failure}",
+                    failure.check()
+                ),
                 None => "a changed byte went unnoticed".to_owned(),
             },
         ];
@@ -270,9 +358,20 @@ fn terms(name: &str) -> TermsArgs {
 }
 
 /// How far the weak model stayed below, and what it would have taken.
-fn shortfall(accuracy: f64, in_training: f64, threshold: u64, units: u64) -> Result<Vec<String>, CliError> {
-    let needed = planner::items_needed(P0_MICROS, Strategy::Grid, accuracy, MicroBits(threshold), planner::DEFAULT_POWER)
-        .map_err(|error| CliError::Failed(error.to_string()))?;
+fn shortfall(
+    accuracy: f64,
+    in_training: f64,
+    threshold: u64,
+    units: u64,
+) -> Result<Vec<String>, CliError> {
+    let needed = planner::items_needed(
+        P0_MICROS,
+        Strategy::Grid,
+        accuracy,
+        MicroBits(threshold),
+        planner::DEFAULT_POWER,
+    )
+    .map_err(|error| CliError::Failed(error.to_string()))?;
     Ok(vec![
         format!(
             "it was right on {:.1} % of its training rows, and is on {:.1} % of the holdout (its custodian knows); the null is {} %",
@@ -285,15 +384,27 @@ fn shortfall(accuracy: f64, in_training: f64, threshold: u64, units: u64) -> Res
 }
 
 /// A CSV of item ids and bits.
-fn write_columns(path: &Path, header: &str, items: &[String], column: &[u8]) -> Result<(), CliError> {
-    let rows: Vec<String> = items.iter().zip(column).map(|(item, bit)| format!("{item},{bit}\n")).collect();
+fn write_columns(
+    path: &Path,
+    header: &str,
+    items: &[String],
+    column: &[u8],
+) -> Result<(), CliError> {
+    let rows: Vec<String> = items
+        .iter()
+        .zip(column)
+        .map(|(item, bit)| format!("{item},{bit}\n"))
+        .collect();
     std::fs::write(path, format!("{header}\n{}", rows.concat())).map_err(CliError::file(path))
 }
 
 /// The files of a directory, in order of their names.
 fn list(dir: &Path) -> Result<Vec<std::path::PathBuf>, CliError> {
     let entries = std::fs::read_dir(dir).map_err(CliError::file(dir))?;
-    let mut paths: Vec<_> = entries.filter_map(Result::ok).map(|entry| entry.path()).collect();
+    let mut paths: Vec<_> = entries
+        .filter_map(Result::ok)
+        .map(|entry| entry.path())
+        .collect();
     paths.sort();
     Ok(paths)
 }
