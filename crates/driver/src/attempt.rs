@@ -50,10 +50,19 @@ impl Attempt {
     pub(crate) fn is_empty(&self) -> bool {
         self.batch.recorded.is_empty()
     }
+
+    /// Whether it does anything that no call asked for.
+    pub(crate) fn has_own_work(&self) -> bool {
+        !self.settled.is_empty() || self.begun_again.is_some()
+    }
 }
 
 impl<S: Store> Driver<S> {
     /// Decides, in this order: runs whose turn it is to settle, a run to begin again, the calls.
+    /// A row that cannot be read spoils only the call that named it.
+    ///
+    /// # Errors
+    /// Where work of the driver's own cannot be read.
     pub(crate) fn attempt(
         &mut self,
         wall_unix_ms: u64,
@@ -66,7 +75,8 @@ impl<S: Store> Driver<S> {
             store: &mut self.store,
             slots: &self.slots,
             attempt: Attempt::default(),
-            blocked: HashSet::new(),
+            // Whoever waits still came before these calls.
+            blocked: self.waiting.holdouts().collect(),
             pending_by_owner: HashMap::new(),
         };
         making.settle(&self.parked)?;
@@ -76,13 +86,11 @@ impl<S: Store> Driver<S> {
         {
             making.begin_again(*run)?;
         }
-        let mut new_ones = false;
         for pending in calls {
-            if pending.waited_on.is_none() && !new_ones {
-                new_ones = true;
-                making.blocked.extend(self.waiting.keys());
-            }
-            let decided = making.call(pending, self.stopping)?;
+            let decided = making.call(pending, self.stopping).unwrap_or_else(|error| {
+                tracing::error!(%error, request = ?pending.call.request, "a row cannot be read");
+                Decided::Answer(Err(Failure::NotStored))
+            });
             making.attempt.answers.push(decided);
         }
         Ok(making.finish(&self.tree, self.signer.as_ref()))

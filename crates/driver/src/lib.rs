@@ -11,8 +11,9 @@
 mod attempt;
 pub mod mailbox;
 mod slots;
+mod waiting;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 
 use evidenceos_kernel::{
     bits::MicroBits,
@@ -30,6 +31,7 @@ use thiserror::Error;
 use crate::{
     attempt::{Attempt, Decided},
     slots::Slots,
+    waiting::Waiting,
 };
 
 /// Signs tree heads with a local key. The head leaves only after its batch is durable.
@@ -182,12 +184,9 @@ pub struct Driver<S> {
     runner: Box<dyn Runner>,
     publisher: Box<dyn Publisher>,
     slots: Slots,
-    limits: Limits,
     /// Executed runs that wait for their turn to settle.
     parked: HashMap<(HoldoutId, u64), Parked>,
-    /// Calls that wait for reservations or slots, in order.
-    waiting: BTreeMap<HoldoutId, VecDeque<Call>>,
-    waiting_calls: usize,
+    waiting: Waiting,
     /// Who waits for which claim to settle.
     waiters: HashMap<ClaimId, Vec<Box<dyn ReplyTo>>>,
     /// Runs found unfinished at start-up, to be begun again one at a time.
@@ -217,10 +216,8 @@ impl<S: Store> Driver<S> {
             runner,
             publisher,
             slots: Slots::new(limits.run_slots),
-            limits,
             parked: HashMap::new(),
-            waiting: BTreeMap::new(),
-            waiting_calls: 0,
+            waiting: Waiting::new(limits.waiting),
             waiters: HashMap::new(),
             unfinished: VecDeque::new(),
             rerunning: None,
@@ -259,10 +256,13 @@ impl<S: Store> Driver<S> {
     pub fn stop(&mut self) {
         self.stopping = true;
         self.unfinished.clear();
-        for call in std::mem::take(&mut self.waiting).into_values().flatten() {
+        self.send_waiting_away();
+    }
+
+    fn send_waiting_away(&mut self) {
+        for (_, call) in self.waiting.take() {
             call.reply_to.send(Err(Failure::Stopping));
         }
-        self.waiting_calls = 0;
     }
 
     /// Sends everybody away who still waits. What they asked for may be under way; with the same
@@ -271,6 +271,7 @@ impl<S: Store> Driver<S> {
         for waiter in std::mem::take(&mut self.waiters).into_values().flatten() {
             waiter.send(Err(Failure::Unknown));
         }
+        self.send_waiting_away();
     }
 
     /// The store, for what must be done between steps.
@@ -301,12 +302,15 @@ impl<S: Store> Driver<S> {
                 }
             }
         }
+        let mut pending = Vec::new();
         // Nobody who waits can be served before a run has finished.
-        let mut pending = if progress {
-            self.next_waiting()
-        } else {
-            Vec::new()
-        };
+        if progress {
+            let waited = self.waiting.take().into_iter();
+            pending.extend(waited.map(|(holdout, call)| Pending {
+                call,
+                waited_on: Some(holdout),
+            }));
+        }
         pending.extend(calls.into_iter().map(|call| Pending {
             call,
             waited_on: None,
@@ -336,7 +340,10 @@ impl<S: Store> Driver<S> {
             }
             Err(fault) if attempt == 0 => {
                 tracing::error!(claim = %run.claim, fault, "a run failed by a fault of ours; beginning it again");
-                self.unfinished.push_back(key);
+                // A driver that stops leaves it to the next start, which finds it under way.
+                if !self.stopping {
+                    self.unfinished.push_back(key);
+                }
             }
             Err(fault) => {
                 tracing::error!(claim = %run.claim, fault, "a run failed twice by a fault of ours; aborting it");
@@ -345,26 +352,15 @@ impl<S: Store> Driver<S> {
         }
     }
 
-    /// The calls at the heads of the waiting queues, as many as there are free slots.
-    fn next_waiting(&mut self) -> Vec<Pending> {
-        let mut next = Vec::new();
-        for (&holdout, queue) in &mut self.waiting {
-            let room = self.slots.free().saturating_sub(next.len());
-            let calls = queue.drain(..queue.len().min(room));
-            next.extend(calls.map(|call| Pending {
-                call,
-                waited_on: Some(holdout),
-            }));
-        }
-        self.waiting.retain(|_, queue| !queue.is_empty());
-        self.waiting_calls -= next.len();
-        next
-    }
-
     fn commit_calls(&mut self, wall_unix_ms: u64, calls: Vec<Pending>) -> Result<(), Fatal> {
         let attempt = match self.attempt(wall_unix_ms, &calls) {
             Ok(attempt) => attempt,
-            Err(error) => return self.cannot_read(error, calls),
+            Err(error) => {
+                tracing::error!(%error, "what is to be settled cannot be read");
+                answer_all(calls, &Failure::NotStored);
+                self.abandon();
+                return Err(Fatal(error));
+            }
         };
         if attempt.is_empty() {
             self.conclude(attempt, calls);
@@ -380,7 +376,7 @@ impl<S: Store> Driver<S> {
                 Ok(())
             }
             Outcome::NotCommitted(NotCommitted::Constraint(error)) => {
-                self.one_at_a_time(wall_unix_ms, error, calls)
+                self.one_at_a_time(wall_unix_ms, error, attempt.has_own_work(), calls)
             }
             Outcome::Unknown(error) => {
                 answer_all(calls, &Failure::Unknown);
@@ -391,35 +387,34 @@ impl<S: Store> Driver<S> {
     }
 
     /// One command of the batch breaks a rule of the store: its neighbours must not suffer.
+    /// Work of our own goes first and alone; it cannot be refused.
     fn one_at_a_time(
         &mut self,
         wall_unix_ms: u64,
         error: StoreError,
-        mut calls: Vec<Pending>,
+        own_work: bool,
+        calls: Vec<Pending>,
     ) -> Result<(), Fatal> {
-        match calls.len() {
-            0 => {
-                // Only work of our own is left, and it cannot be refused.
+        match (own_work, calls.as_slice()) {
+            (true, []) => {
                 self.abandon();
-                Err(Fatal(error))
+                return Err(Fatal(error));
             }
-            1 => {
-                for call in &calls {
-                    tracing::error!(%error, request = ?call.call.request, "a command alone makes the commit fail");
-                }
+            (false, [culprit]) => {
+                tracing::error!(%error, request = ?culprit.call.request, "a command alone makes the commit fail");
                 answer_all(calls, &Failure::NotStored);
-                Ok(())
+                return Ok(());
             }
-            _ => calls
-                .drain(..)
-                .try_for_each(|call| self.commit_calls(wall_unix_ms, vec![call])),
+            _ => {}
         }
-    }
-
-    /// A row that cannot be read spoils the command that named it, not the batch.
-    fn cannot_read(&mut self, error: StoreError, calls: Vec<Pending>) -> Result<(), Fatal> {
-        tracing::error!(%error, "the store cannot be read");
-        answer_all(calls, &Failure::NotStored);
+        let own_work = own_work.then(Vec::new).into_iter();
+        let mut parts = own_work.chain(calls.into_iter().map(|call| vec![call]));
+        while let Some(part) = parts.next() {
+            if let Err(fatal) = self.commit_calls(wall_unix_ms, part) {
+                parts.for_each(|part| answer_all(part, &Failure::Unknown));
+                return Err(fatal);
+            }
+        }
         Ok(())
     }
 
@@ -446,7 +441,10 @@ impl<S: Store> Driver<S> {
             let row = batch.changes.claims.iter().find(|row| row.id == *claim);
             results.extend(row.map(|row| (*claim, row.clone())));
         }
-        self.resident.merge(batch.changes);
+        // What was not committed changes nothing, not even the clock.
+        if !batch.recorded.is_empty() {
+            self.resident.merge(batch.changes);
+        }
         if let Some(key) = begun_again {
             self.unfinished.pop_front();
             self.rerunning = Some(key);
@@ -456,24 +454,14 @@ impl<S: Store> Driver<S> {
                 .take((work.holdout, work.number), work.claim.terms.owner);
             self.runner.start(work);
         }
-        let mut waiting_still: BTreeMap<HoldoutId, VecDeque<Call>> = BTreeMap::new();
         for (pending, answer) in calls.into_iter().zip(answers) {
             match (pending.waited_on, answer) {
-                // What had waited stays before what came later.
+                // Who has waited has his place.
                 (Some(holdout), Decided::Wait(_)) if !self.stopping => {
-                    waiting_still
-                        .entry(holdout)
-                        .or_default()
-                        .push_back(pending.call);
+                    self.waiting.push(holdout, pending.call);
                 }
                 (_, answer) => self.deliver(pending.call, answer),
             }
-        }
-        for (holdout, mut first) in waiting_still {
-            self.waiting_calls += first.len();
-            let queue = self.waiting.entry(holdout).or_default();
-            first.append(queue);
-            *queue = first;
         }
         for (_, claim) in settled {
             for waiter in self.waiters.remove(&claim).into_iter().flatten() {
@@ -490,13 +478,10 @@ impl<S: Store> Driver<S> {
             Decided::Answer(answer) => call.reply_to.send(answer),
             Decided::Join(claim) => self.waiters.entry(claim).or_default().push(call.reply_to),
             Decided::Wait(_) if self.stopping => call.reply_to.send(Err(Failure::Stopping)),
-            Decided::Wait(_) if self.waiting_calls >= self.limits.waiting => {
-                call.reply_to.send(Err(Refusal::QueueFull.into()));
+            Decided::Wait(holdout) if self.waiting.admits(call.request.caller.tag) => {
+                self.waiting.push(holdout, call);
             }
-            Decided::Wait(holdout) => {
-                self.waiting_calls += 1;
-                self.waiting.entry(holdout).or_default().push_back(call);
-            }
+            Decided::Wait(_) => call.reply_to.send(Err(Refusal::QueueFull.into())),
             Decided::Drop => {}
         }
     }
