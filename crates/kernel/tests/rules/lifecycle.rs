@@ -12,6 +12,9 @@ use crate::world::{
     OPERATOR, Script, World, commit, create, execute, revoke, seal, submitter, wasm,
 };
 
+/// A command about a claim.
+type Call = fn(ClaimId) -> Command;
+
 /// A claim of submitter 1 in a state.
 fn in_state(world: &mut World, state: ClaimState) -> ClaimId {
     let terms = world.terms(submitter(1), &state.to_string());
@@ -60,7 +63,7 @@ fn a_claim_goes_through_its_life() {
 
 #[test]
 fn calls_in_a_wrong_state_are_refused_and_change_nothing() {
-    let calls: [(Step, fn(ClaimId) -> Command); 4] = [
+    let calls: [(Step, Call); 4] = [
         (Step::Commit, |id| commit(id, "another", false)),
         (Step::Seal, seal),
         (Step::Execute, execute),
@@ -153,8 +156,7 @@ fn creating_a_claim_again_returns_it_as_it_is() {
 
 #[test]
 fn somebody_elses_claim_looks_like_none_for_every_command() {
-    let calls: [fn(ClaimId) -> Command; 4] =
-        [|id| commit(id, "module", false), seal, execute, revoke];
+    let calls: [Call; 4] = [|id| commit(id, "module", false), seal, execute, revoke];
     for state in ClaimState::ALL {
         for call in calls {
             let mut world = World::new();

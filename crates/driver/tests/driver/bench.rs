@@ -1,0 +1,540 @@
+//! A driver on a bench: everything around it is fake but the kernel, the log and its key.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use evidenceos_driver::{
+    Answer, Call, Done, Driver, Fatal, Finished, Input, Limits, Publisher, ReplyTo, Runner, Signer,
+    Work,
+};
+use evidenceos_kernel::{
+    bits::MicroBits,
+    claim::{Artifact, Claim, Lane, ModuleFacts, Terms},
+    command::{Caller, Command, PutHoldout, Remembered, Reply, Request, RunEnd, RunReport, Stamp},
+    evidence::Strategy,
+    holdout::{Description, Holdout, NullSpec, Policy, PrincipalPool},
+    id::{ClaimId, Digest, Fingerprint, HoldoutId, OwnerTag, RequestKey},
+    record::AnswerTally,
+    score::{Score, SizeClass},
+    state::Resident,
+};
+use evidenceos_store::{
+    Batch, Head, NotCommitted, Outcome, Store, StoreError,
+    log::Released,
+    memory::{Fault, MemoryStore},
+};
+use evidenceos_tlog::{Checkpoint, Hash, SignedCheckpoint, SignerKey, Tile, Tree, sth};
+
+pub(crate) const ORIGIN: &str = "example.org/log";
+pub(crate) const ENGINE: &str = "test-engine";
+const SEALED_ITEMS: u64 = 800;
+
+pub(crate) const OPERATOR: Caller = Caller {
+    tag: OwnerTag([0xff; 16]),
+    operator: true,
+    auditor: true,
+};
+
+pub(crate) fn submitter(n: u8) -> Caller {
+    Caller {
+        tag: OwnerTag([n; 16]),
+        operator: false,
+        auditor: false,
+    }
+}
+
+pub(crate) fn key() -> SignerKey {
+    SignerKey::from_seed(ORIGIN, [7; 32]).expect("a valid name")
+}
+
+/// What happened, in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Happened {
+    Committed,
+    NotCommitted,
+    Replied(Ticket),
+    Released(u64),
+    Started(HoldoutId, u64),
+}
+
+/// A call that was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Ticket(usize);
+
+#[derive(Default)]
+struct Seen {
+    timeline: Vec<Happened>,
+    answers: HashMap<Ticket, Answer>,
+    works: Vec<Work>,
+    heads: Vec<Head>,
+}
+
+#[derive(Clone, Default)]
+struct Watch(Arc<Mutex<Seen>>);
+
+impl Watch {
+    fn with<T>(&self, look: impl FnOnce(&mut Seen) -> T) -> T {
+        look(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// The store in memory, with faults that belong to a claim instead of a moment.
+#[derive(Clone)]
+pub(crate) struct Shelf {
+    pub(crate) memory: MemoryStore,
+    /// No batch that writes this claim can be stored.
+    pub(crate) rejected: Option<ClaimId>,
+    /// This claim's row cannot be read.
+    pub(crate) unreadable: Option<ClaimId>,
+    watch: Watch,
+}
+
+impl Store for Shelf {
+    fn claim(&mut self, id: &ClaimId) -> Result<Option<Claim>, StoreError> {
+        if self.unreadable == Some(*id) {
+            return Err(StoreError::Unusable("an injected fault".to_owned()));
+        }
+        self.memory.claim(id)
+    }
+
+    fn pool(
+        &mut self,
+        holdout: HoldoutId,
+        owner: OwnerTag,
+    ) -> Result<Option<PrincipalPool>, StoreError> {
+        self.memory.pool(holdout, owner)
+    }
+
+    fn remembered(&mut self, key: &RequestKey) -> Result<Option<Remembered>, StoreError> {
+        self.memory.remembered(key)
+    }
+
+    fn commit(&mut self, batch: &Batch) -> Outcome {
+        let changes = &batch.changes;
+        let mut written = changes.new_claims.iter().chain(&changes.claims);
+        let outcome = if written.any(|claim| self.rejected == Some(claim.id)) {
+            let fault = StoreError::Unusable("an injected fault".to_owned());
+            Outcome::NotCommitted(NotCommitted::Constraint(fault))
+        } else {
+            self.memory.commit(batch)
+        };
+        let happened = match outcome {
+            Outcome::Committed => Happened::Committed,
+            Outcome::NotCommitted(_) | Outcome::Unknown(_) => Happened::NotCommitted,
+        };
+        self.watch.with(|seen| seen.timeline.push(happened));
+        outcome
+    }
+
+    fn maintain(&mut self, idle: bool) -> Result<(), StoreError> {
+        self.memory.maintain(idle)
+    }
+}
+
+struct Waiter {
+    ticket: Ticket,
+    gone: Arc<AtomicBool>,
+    watch: Watch,
+}
+
+impl ReplyTo for Waiter {
+    fn send(self: Box<Self>, answer: Answer) {
+        self.watch.with(|seen| {
+            seen.timeline.push(Happened::Replied(self.ticket));
+            seen.answers.insert(self.ticket, answer);
+        });
+    }
+
+    fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Relaxed)
+    }
+}
+
+struct Collector(Watch);
+
+impl Runner for Collector {
+    fn start(&self, work: Work) {
+        self.0.with(|seen| {
+            let started = Happened::Started(work.holdout, work.number);
+            seen.timeline.push(started);
+            seen.works.push(work);
+        });
+    }
+}
+
+impl Publisher for Collector {
+    fn release(&self, released: Released, _full: Vec<Tile>) {
+        self.0.with(|seen| {
+            seen.timeline.push(Happened::Released(released.head.size));
+            seen.heads.push(Head::clone(&released.head));
+        });
+    }
+}
+
+struct LocalKey(SignerKey);
+
+impl Signer for LocalKey {
+    fn sign(&self, size: u64, root: Hash) -> Head {
+        let checkpoint = Checkpoint::new(ORIGIN, size, root).expect("a valid origin");
+        let signed = SignedCheckpoint::sign(checkpoint, &self.0).expect("our own origin");
+        let digest = sth::sth_digest(size, root);
+        Head {
+            size,
+            root: root.0,
+            signature: self.0.sign_bytes(digest.as_bytes()).to_vec(),
+            key_id: Digest(sth::key_id(&self.0.public_key()).0),
+            checkpoint: signed.to_string(),
+        }
+    }
+}
+
+pub(crate) struct Bench {
+    pub(crate) driver: Driver<Shelf>,
+    pub(crate) holdout: HoldoutId,
+    pub(crate) now_unix_ms: u64,
+    watch: Watch,
+    limits: Limits,
+    inputs: Vec<Input>,
+    calls: usize,
+}
+
+impl Bench {
+    /// A bench with one holdout of the default policy.
+    pub(crate) fn new() -> Self {
+        Self::with(Limits::default(), |_| ())
+    }
+
+    pub(crate) fn with(limits: Limits, change: impl FnOnce(&mut Policy)) -> Self {
+        let mut policy = Policy::with_sealed_budget(MicroBits::from_bits(64));
+        change(&mut policy);
+        let shelf = Shelf {
+            memory: MemoryStore::default(),
+            rejected: None,
+            unreadable: None,
+            watch: Watch::default(),
+        };
+        let mut bench = Self::start(shelf, limits, ENGINE, 0);
+        bench.holdout = bench.register("main", policy);
+        bench
+    }
+
+    fn start(shelf: Shelf, limits: Limits, engine: &str, calls: usize) -> Self {
+        let watch = Watch::default();
+        let shelf = Shelf {
+            watch: watch.clone(),
+            ..shelf
+        };
+        let (holdouts, counters, _) = shelf.memory.found();
+        let holdout = holdouts.first().map_or(HoldoutId([0; 32]), |h| h.id);
+        let mut tree = Tree::new();
+        for entry in shelf.memory.entries() {
+            tree.append(entry.leaf);
+        }
+        tree.take_full_tiles();
+        let driver = Driver::new(
+            shelf,
+            Resident::new(holdouts, counters, engine.to_owned()),
+            tree,
+            Box::new(LocalKey(key())),
+            Box::new(Collector(watch.clone())),
+            Box::new(Collector(watch.clone())),
+            limits,
+        );
+        Self {
+            driver,
+            holdout,
+            now_unix_ms: 1_700_000_000_000,
+            watch,
+            limits,
+            inputs: Vec::new(),
+            calls,
+        }
+    }
+
+    /// What a start after a crash finds.
+    pub(crate) fn restarted(&mut self) -> Self {
+        self.restarted_with(ENGINE)
+    }
+
+    pub(crate) fn restarted_with(&mut self, engine: &str) -> Self {
+        let mut bench = self.found_with(engine);
+        bench.step();
+        bench
+    }
+
+    /// A start that has not taken its first step.
+    pub(crate) fn restarted_without_step(&mut self) -> Self {
+        self.found_with(ENGINE)
+    }
+
+    fn found_with(&mut self, engine: &str) -> Self {
+        let shelf = self.driver.store_mut().clone();
+        let mut bench = Self::start(shelf, self.limits, engine, self.calls);
+        bench.holdout = self.holdout;
+        bench.now_unix_ms = self.now_unix_ms;
+        bench
+    }
+
+    pub(crate) fn register(&mut self, reference: &str, policy: Policy) -> HoldoutId {
+        let put = PutHoldout {
+            reference: reference.to_owned(),
+            description: Description {
+                items: 200 + SEALED_ITEMS,
+                units: 200 + SEALED_ITEMS,
+                answer_items: 200,
+                sealed_items: SEALED_ITEMS,
+                sealed_units: SEALED_ITEMS,
+                item_order_hash: None,
+                commitment_root: Digest::of(b"commitment"),
+                secret_commitment: Digest::of(b"secret"),
+                policy,
+                null_spec: NullSpec::accuracy(500_000, Strategy::Grid, None)
+                    .expect("a half is a chance"),
+            },
+            blob: Digest::of(b"blob"),
+            labels_key: Digest::of(reference.as_bytes()),
+            has_item_ids: false,
+            generation: self.driver.resident().counters().holdouts_generation,
+        };
+        let put = Command::PutHoldout(Box::new(put));
+        match self.ask(OPERATOR, reference, put) {
+            Ok(Reply::Holdout(holdout)) => holdout.id,
+            other => panic!("registered: {other:?}"),
+        }
+    }
+
+    /// Puts a call into the next step.
+    pub(crate) fn call(&mut self, caller: Caller, id: &str, command: Command) -> Ticket {
+        self.call_that_may_go(caller, id, command).0
+    }
+
+    /// The same; setting the flag means that its caller has gone away.
+    pub(crate) fn call_that_may_go(
+        &mut self,
+        caller: Caller,
+        id: &str,
+        command: Command,
+    ) -> (Ticket, Arc<AtomicBool>) {
+        let ticket = Ticket(self.calls);
+        self.calls += 1;
+        let gone = Arc::new(AtomicBool::new(false));
+        let mut key = caller.tag.0.to_vec();
+        key.extend_from_slice(id.as_bytes());
+        let stamp = Stamp {
+            key: RequestKey(Fingerprint::of(&key).0),
+            fingerprint: Fingerprint::of(format!("{command:?}").as_bytes()),
+        };
+        self.inputs.push(Input::Call(Call {
+            request: Request {
+                caller,
+                stamp: Some(stamp),
+                command,
+            },
+            module: None,
+            reply_to: Box::new(Waiter {
+                ticket,
+                gone: Arc::clone(&gone),
+                watch: self.watch.clone(),
+            }),
+        }));
+        (ticket, gone)
+    }
+
+    /// Ends a run in the next step: `right` sealed items of 800 are predicted right.
+    pub(crate) fn finish(&mut self, work: &Work, right: u64) {
+        self.finish_charged(work, right, MicroBits::ZERO);
+    }
+
+    pub(crate) fn finish_charged(&mut self, work: &Work, right: u64, charged: MicroBits) {
+        let report = RunReport {
+            end: RunEnd::Emitted(vec![1]),
+            answers: AnswerTally {
+                n_symbols: 4,
+                charged,
+                ..AnswerTally::default()
+            },
+            score: Some(Score {
+                classes: vec![SizeClass {
+                    size: 1,
+                    units: SEALED_ITEMS,
+                    right,
+                }],
+            }),
+            fuel: 7,
+            trace_hash: Digest::of(b"trace"),
+            trace_len: 5,
+        };
+        let done = Done {
+            report: Box::new(report),
+            trace: b"trace".to_vec(),
+        };
+        self.finish_as(work, Ok(done));
+    }
+
+    pub(crate) fn finish_as(&mut self, work: &Work, result: Result<Done, String>) {
+        self.inputs.push(Input::Finished(Finished {
+            holdout: work.holdout,
+            number: work.number,
+            result,
+        }));
+    }
+
+    pub(crate) fn try_step(&mut self) -> Result<(), Fatal> {
+        let inputs = std::mem::take(&mut self.inputs);
+        self.now_unix_ms += 1;
+        self.driver.step(self.now_unix_ms, inputs)
+    }
+
+    pub(crate) fn step(&mut self) {
+        self.try_step().expect("nothing fatal");
+    }
+
+    pub(crate) fn ask(&mut self, caller: Caller, id: &str, command: Command) -> Answer {
+        let ticket = self.call(caller, id, command);
+        self.step();
+        self.answer(ticket).expect("answered within its step")
+    }
+
+    pub(crate) fn answer(&self, ticket: Ticket) -> Option<Answer> {
+        self.watch.with(|seen| seen.answers.get(&ticket).cloned())
+    }
+
+    pub(crate) fn terms(&self, owner: Caller, name: &str) -> Terms {
+        self.terms_on(self.holdout, owner, name)
+    }
+
+    pub(crate) fn terms_on(&self, holdout: HoldoutId, owner: Caller, name: &str) -> Terms {
+        let registered = self.driver.resident().holdout(&holdout);
+        let null_spec = &registered.expect("registered").description.null_spec;
+        Terms {
+            owner: owner.tag,
+            claim_name: name.to_owned(),
+            holdout,
+            null_spec_hash: null_spec.hash(),
+            alpha_micros: 50_000,
+            levels: 0,
+            oracle_id: "builtin.accuracy".to_owned(),
+            oracle_num_symbols: 4,
+            epoch_size: 0,
+            epoch_config_ref: String::new(),
+            lane: Lane::Fast,
+            access_credit: 0,
+            max_answer_microbits: None,
+            output_schema_id: String::new(),
+            dependency_merkle_root: None,
+        }
+    }
+
+    /// A sealed claim whose module asks only where its terms declare what it may be charged.
+    pub(crate) fn sealed(&mut self, terms: Terms) -> ClaimId {
+        let owner = Caller {
+            tag: terms.owner,
+            operator: false,
+            auditor: false,
+        };
+        let (id, asks) = (terms.claim_id(), terms.max_answer_microbits.is_some());
+        for (step, command) in [
+            ("create", create(terms)),
+            ("commit", commit(id, "module", asks)),
+            ("seal", seal(id)),
+        ] {
+            let answer = self.ask(owner, &format!("{step} {id}"), command);
+            assert!(answer.is_ok(), "{step}: {answer:?}");
+        }
+        id
+    }
+
+    /// Claims of an owner, sealed.
+    pub(crate) fn sealed_many<const N: usize>(&mut self, owner: u8) -> [ClaimId; N] {
+        std::array::from_fn(|n| {
+            let terms = self.terms(submitter(owner), &format!("{owner}/{n}"));
+            self.sealed(terms)
+        })
+    }
+
+    /// A run under way.
+    pub(crate) fn running(&mut self, owner: u8, name: &str) -> (Ticket, Work) {
+        let id = self.sealed(self.terms(submitter(owner), name));
+        let ticket = self.call(submitter(owner), &format!("run {id}"), execute(id));
+        self.step();
+        let work = self.take_works().pop().expect("nothing stands against it");
+        assert_eq!(work.claim.id, id);
+        (ticket, work)
+    }
+
+    /// Runs that were started since the last time.
+    pub(crate) fn take_works(&mut self) -> Vec<Work> {
+        self.watch.with(|seen| std::mem::take(&mut seen.works))
+    }
+
+    /// What happened since the last time.
+    pub(crate) fn take_timeline(&mut self) -> Vec<Happened> {
+        self.watch.with(|seen| std::mem::take(&mut seen.timeline))
+    }
+
+    /// Every head that was released.
+    pub(crate) fn heads(&self) -> Vec<Head> {
+        self.watch.with(|seen| seen.heads.clone())
+    }
+
+    pub(crate) fn inject(&mut self, faults: impl IntoIterator<Item = Fault>) {
+        self.driver.store_mut().memory.inject(faults);
+    }
+
+    pub(crate) fn main(&self) -> &Holdout {
+        let main = self.driver.resident().holdout(&self.holdout);
+        main.expect("registered")
+    }
+
+    /// Memory and disk as one text, equal where they are equal.
+    pub(crate) fn assert_memory_equals_disk(&mut self) {
+        let (on_disk, counters, _) = self.driver.store_mut().memory.found();
+        let mut in_memory: Vec<Holdout> = self.driver.resident().holdouts().cloned().collect();
+        in_memory.sort_by_key(|holdout| holdout.seq);
+        assert_eq!(in_memory, on_disk);
+        assert_eq!(self.driver.resident().counters(), counters);
+    }
+
+    pub(crate) fn stored(&mut self, id: &ClaimId) -> Option<Claim> {
+        let memory = &mut self.driver.store_mut().memory;
+        memory.claim(id).expect("memory can be read")
+    }
+}
+
+pub(crate) fn create(terms: Terms) -> Command {
+    Command::CreateClaim {
+        id: terms.claim_id(),
+        terms: Box::new(terms),
+    }
+}
+
+pub(crate) fn commit(claim: ClaimId, module: &str, asks: bool) -> Command {
+    let hash = Digest::of(module.as_bytes());
+    Command::CommitArtifacts {
+        claim,
+        artifacts: vec![Artifact {
+            kind: "wasm".to_owned(),
+            hash,
+            parent: None,
+        }],
+        module: ModuleFacts {
+            hash,
+            len: 100,
+            asks,
+            submits: true,
+        },
+    }
+}
+
+pub(crate) fn seal(claim: ClaimId) -> Command {
+    Command::SealClaim { claim }
+}
+
+pub(crate) fn execute(claim: ClaimId) -> Command {
+    Command::ExecuteClaim { claim }
+}

@@ -1,0 +1,9 @@
+//! The driver with a store in memory, runs that end when the test says so, and injected faults.
+
+mod batches;
+mod bench;
+mod faults;
+mod heads;
+mod queues;
+mod restarts;
+mod simulation;

@@ -1,0 +1,223 @@
+//! Runs found under way at a start: begun again one at a time, or aborted at their worst case.
+
+use evidenceos_driver::Work;
+use evidenceos_kernel::{
+    claim::{ClaimState, Outcome},
+    command::Reply,
+    id::ClaimId,
+};
+use evidenceos_store::memory::Fault;
+
+use crate::bench::{Bench, ENGINE, Happened, execute, submitter};
+
+/// A bench with runs of one owner each under way.
+fn with_runs(runs: u8) -> (Bench, Vec<ClaimId>) {
+    let mut bench = Bench::new();
+    let claims = (0..runs)
+        .map(|owner| bench.running(owner + 1, "c").1.claim.id)
+        .collect();
+    (bench, claims)
+}
+
+fn attempts(bench: &Bench) -> Vec<u8> {
+    let runs = bench.main().in_flight.iter();
+    runs.map(|run| run.attempt).collect()
+}
+
+fn only(works: Vec<Work>) -> Work {
+    assert_eq!(works.len(), 1);
+    works.into_iter().next().expect("one of them")
+}
+
+#[test]
+fn runs_under_way_are_begun_again_one_at_a_time_and_settle_as_they_would_have() {
+    let ledgers = |crash: bool| {
+        let (mut bench, claims) = with_runs(3);
+        let mut works = Vec::new();
+        if crash {
+            bench = bench.restarted();
+            for id in &claims {
+                let work = only(bench.take_works());
+                assert_eq!(work.claim.id, *id);
+                bench.finish(&work, 400);
+                bench.step();
+            }
+            assert!(bench.take_works().is_empty());
+        } else {
+            for id in &claims {
+                bench.call(submitter(9), "nothing", execute(*id));
+            }
+            works.extend(claims.iter().enumerate());
+        }
+        for (number, id) in works {
+            let claim = bench.stored(id).expect("stored");
+            let work = Work {
+                holdout: bench.holdout,
+                blob: bench.main().blob,
+                description: bench.main().description.clone(),
+                number: number as u64,
+                claim: Box::new(claim),
+                allowance: bench.main().in_flight[0].answers_reserved,
+            };
+            bench.finish(&work, 400);
+            bench.step();
+        }
+        claims
+            .iter()
+            .map(|id| {
+                let settlement = bench.stored(id).expect("stored").settlement;
+                let settlement = settlement.expect("settled");
+                (settlement.outcome, settlement.price, settlement.threshold)
+            })
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(ledgers(true), ledgers(false));
+}
+
+#[test]
+fn the_attempt_is_durable_before_the_work_starts() {
+    let (mut bench, _) = with_runs(2);
+    let mut bench = bench.restarted();
+    assert_eq!(attempts(&bench), [1, 0]);
+    bench.assert_memory_equals_disk();
+    let timeline = bench.take_timeline();
+    let started = Happened::Started(bench.holdout, 0);
+    assert_eq!(timeline, [Happened::Committed, started]);
+}
+
+#[test]
+fn without_the_commit_of_the_attempt_nothing_starts() {
+    let (mut bench, _) = with_runs(1);
+    let mut shelf_full = bench.restarted_without_step();
+    shelf_full.inject([Fault::Full]);
+    shelf_full.step();
+    assert!(shelf_full.take_works().is_empty());
+    assert!(shelf_full.driver.owes_a_step());
+    shelf_full.step();
+    assert_eq!(shelf_full.take_works().len(), 1);
+    assert_eq!(attempts(&shelf_full), [1]);
+}
+
+#[test]
+fn a_run_that_met_two_crashes_is_aborted_and_the_others_go_on() {
+    let (mut bench, claims) = with_runs(2);
+    let reserved = bench.main().in_flight[0].sealed_reserved;
+    let mut once = bench.restarted();
+    let mut twice = once.restarted();
+    let settlement = |bench: &mut Bench, id: &ClaimId| {
+        let claim = bench.stored(id).expect("stored");
+        claim.settlement.expect("settled")
+    };
+    let aborted = settlement(&mut twice, &claims[0]);
+    assert_eq!(aborted.outcome, Outcome::Aborted);
+    assert_eq!(aborted.price, reserved);
+    assert_eq!(twice.main().settled, 0);
+    let work = only(twice.take_works());
+    assert_eq!(work.claim.id, claims[1]);
+    twice.finish(&work, 400);
+    twice.step();
+    let settled = settlement(&mut twice, &claims[1]);
+    assert_eq!(settled.outcome, Outcome::NotCertified);
+    let retry = twice.ask(submitter(1), "retry", execute(claims[0]));
+    assert!(matches!(retry, Ok(Reply::Settled(_))));
+}
+
+#[test]
+fn runs_of_another_engine_are_aborted_at_their_worst_case() {
+    let (mut bench, claims) = with_runs(2);
+    let reserved: Vec<_> = bench
+        .main()
+        .in_flight
+        .iter()
+        .map(|run| run.sealed_reserved)
+        .collect();
+    let mut bench = bench.restarted_with("another-engine");
+    assert!(bench.take_works().is_empty());
+    for (id, reserved) in claims.iter().zip(reserved) {
+        let claim = bench.stored(id).expect("stored");
+        assert_eq!(claim.state, ClaimState::Settled);
+        let settlement = claim.settlement.expect("settled");
+        assert_eq!(
+            (settlement.outcome, settlement.price),
+            (Outcome::Aborted, reserved)
+        );
+    }
+    assert_eq!((bench.main().settled, bench.main().certified), (0, 0));
+    let entry = bench.driver.store_mut().memory.entries().last().cloned();
+    let capsule = evidenceos_kernel::record::Capsule::parse(&entry.expect("a capsule").bytes);
+    assert_eq!(capsule.expect("a capsule").engine, ENGINE);
+}
+
+#[test]
+fn new_claims_run_while_old_ones_are_begun_again_but_settle_after_them() {
+    let (mut bench, claims) = with_runs(1);
+    let mut bench = bench.restarted();
+    let again = only(bench.take_works());
+    let [id] = bench.sealed_many(5);
+    let ticket = bench.call(submitter(5), "run", execute(id));
+    bench.step();
+    let new = only(bench.take_works());
+    bench.finish(&new, 400);
+    bench.step();
+    assert_eq!(bench.answer(ticket), None);
+    bench.finish(&again, 400);
+    bench.step();
+    assert!(matches!(bench.answer(ticket), Some(Ok(Reply::Settled(_)))));
+    let first = bench.stored(&claims[0]).expect("stored").settlement;
+    assert!(first.expect("settled").index < 3);
+}
+
+#[test]
+fn a_run_that_fails_by_a_fault_of_ours_is_begun_again_once() {
+    let mut bench = Bench::new();
+    let (ticket, work) = bench.running(1, "a");
+    bench.finish_as(&work, Err("out of file descriptors".to_owned()));
+    bench.step();
+    let again = only(bench.take_works());
+    assert_eq!(attempts(&bench), [1]);
+    bench.finish(&again, 700);
+    bench.step();
+    let Some(Ok(Reply::Settled(claim))) = bench.answer(ticket) else {
+        panic!("settled")
+    };
+    assert_eq!(claim.state, ClaimState::Certified);
+
+    let (ticket, work) = bench.running(1, "b");
+    bench.finish_as(&work, Err("first".to_owned()));
+    bench.step();
+    let again = only(bench.take_works());
+    bench.finish_as(&again, Err("second".to_owned()));
+    bench.step();
+    let Some(Ok(Reply::Settled(claim))) = bench.answer(ticket) else {
+        panic!("settled")
+    };
+    let outcome = claim.settlement.expect("a result").outcome;
+    assert_eq!(outcome, Outcome::Aborted);
+}
+
+#[test]
+fn a_stopping_driver_leaves_a_failed_run_to_the_next_start() {
+    let mut bench = Bench::new();
+    let (_, work) = bench.running(1, "a");
+    bench.driver.stop();
+    bench.finish_as(&work, Err("a fault".to_owned()));
+    bench.step();
+    assert!(!bench.driver.has_work());
+    assert!(!bench.driver.owes_a_step());
+    let mut bench = bench.restarted();
+    assert_eq!(bench.take_works().len(), 1);
+}
+
+#[test]
+fn who_asks_again_after_a_crash_joins_the_run() {
+    let (mut bench, claims) = with_runs(1);
+    let mut bench = bench.restarted();
+    let id = claims[0];
+    let ticket = bench.call(submitter(1), &format!("run {id}"), execute(id));
+    bench.step();
+    assert_eq!(bench.answer(ticket), None);
+    let work = only(bench.take_works());
+    bench.finish(&work, 700);
+    bench.step();
+    assert!(matches!(bench.answer(ticket), Some(Ok(Reply::Settled(_)))));
+}

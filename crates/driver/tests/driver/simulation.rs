@@ -1,0 +1,311 @@
+//! Random calls, ends of runs, faults and crashes, against a naive model of what must hold.
+
+use std::collections::{BTreeMap, HashMap};
+
+use evidenceos_driver::{Answer, Work};
+use evidenceos_kernel::{
+    bits::MicroBits,
+    claim::Terms,
+    command::{Caller, Command, Reply},
+    id::ClaimId,
+    record::{CLAIM_CAPSULE, Capsule, schema_of},
+};
+use evidenceos_store::{Entry, memory::Fault};
+
+use crate::{
+    bench::{Bench, Ticket, commit, create, execute, seal, submitter},
+    heads::assert_heads_sound,
+};
+
+const SEEDS: u64 = 200;
+const STEPS: u64 = 40;
+
+/// SplitMix64 (Steele, Lea, Flood 2014).
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % n
+    }
+}
+
+/// A request as its client remembers it.
+#[derive(Clone)]
+struct Asked {
+    caller: Caller,
+    command: Command,
+    answer: Option<Answer>,
+}
+
+struct Simulation {
+    bench: Bench,
+    dice: Dice,
+    asked: BTreeMap<String, Asked>,
+    open: HashMap<Ticket, String>,
+    claims: Vec<(Caller, ClaimId)>,
+    works: Vec<Work>,
+    log: Vec<Entry>,
+    capsules: Vec<Capsule>,
+}
+
+impl Simulation {
+    fn new(seed: u64) -> Self {
+        let limits = evidenceos_driver::Limits {
+            run_slots: 8,
+            waiting: 64,
+        };
+        let bench = Bench::with(limits, |policy| {
+            policy.sealed_budget = MicroBits::from_bits(30 + 10 * (seed % 8));
+            policy.answer_budget = MicroBits::from_bits(20);
+        });
+        Self {
+            bench,
+            dice: Dice(seed),
+            asked: BTreeMap::new(),
+            open: HashMap::new(),
+            claims: Vec::new(),
+            works: Vec::new(),
+            log: Vec::new(),
+            capsules: Vec::new(),
+        }
+    }
+
+    fn ask(&mut self, caller: Caller, command: Command) {
+        let id = format!("{}", self.asked.len());
+        let asked = Asked {
+            caller,
+            command,
+            answer: None,
+        };
+        self.asked.insert(id.clone(), asked);
+        self.send(&id);
+    }
+
+    fn send(&mut self, id: &str) {
+        let asked = self.asked[id].clone();
+        let ticket = self.bench.call(asked.caller, id, asked.command);
+        self.open.insert(ticket, id.to_owned());
+    }
+
+    fn act(&mut self) {
+        match self.dice.below(10) {
+            0..4 => self.new_claim(),
+            4..6 => self.again(),
+            6..9 => self.finish_one(),
+            _ => {
+                let faults = [
+                    Fault::Full,
+                    Fault::Constraint,
+                    Fault::UnknownLost,
+                    Fault::UnknownKept,
+                ];
+                let fault = faults[self.dice.below(4) as usize];
+                self.bench.inject([fault]);
+            }
+        }
+    }
+
+    fn new_claim(&mut self) {
+        let caller = submitter(1 + self.dice.below(3) as u8);
+        let declared = self.dice.below(3) * 2_000_000;
+        let terms = Terms {
+            max_answer_microbits: (declared > 0).then_some(declared),
+            ..self.bench.terms(caller, &self.claims.len().to_string())
+        };
+        let id = terms.claim_id();
+        self.claims.push((caller, id));
+        for command in [
+            create(terms),
+            commit(id, "module", declared > 0),
+            seal(id),
+            execute(id),
+        ] {
+            self.ask(caller, command);
+        }
+    }
+
+    /// Somebody asks for something that he has asked before, under the same id or another.
+    fn again(&mut self) {
+        if self.claims.is_empty() {
+            return;
+        }
+        let nth = self.dice.below(self.claims.len() as u64) as usize;
+        let (caller, claim) = self.claims[nth];
+        self.ask(caller, execute(claim));
+        let nth = self.dice.below(self.asked.len() as u64) as usize;
+        let id = self.asked.keys().nth(nth).cloned();
+        self.send(&id.expect("in range"));
+    }
+
+    fn finish_one(&mut self) {
+        if self.works.is_empty() {
+            return;
+        }
+        let nth = self.dice.below(self.works.len() as u64) as usize;
+        let work = self.works.swap_remove(nth);
+        if self.dice.below(8) == 0 {
+            self.bench
+                .finish_as(&work, Err("a fault of ours".to_owned()));
+            return;
+        }
+        let charged = MicroBits(work.allowance.get() / 2 * self.dice.below(3));
+        let right = 380 + self.dice.below(200);
+        self.bench.finish_charged(&work, right, charged);
+    }
+
+    fn step(&mut self) {
+        let survived = self.bench.try_step().is_ok();
+        self.take_answers();
+        if survived {
+            self.bench.assert_memory_equals_disk();
+        } else {
+            self.crash();
+        }
+        self.works.extend(self.bench.take_works());
+        self.check_log();
+    }
+
+    /// The process dies; its clients ask again for what was not answered.
+    fn crash(&mut self) {
+        self.check_heads();
+        self.works.clear();
+        self.open.clear();
+        // A fault that is still to come may hit the start as well.
+        loop {
+            self.bench = self.bench.restarted_without_step();
+            if self.bench.try_step().is_ok() {
+                return;
+            }
+        }
+    }
+
+    fn take_answers(&mut self) {
+        let bench = &self.bench;
+        let asked = &mut self.asked;
+        self.open.retain(|ticket, id| {
+            let Some(answer) = bench.answer(*ticket) else {
+                return true;
+            };
+            // What was acknowledged once is acknowledged in the same words for ever.
+            let known = asked.get_mut(id).expect("it was asked");
+            if answer.is_ok() {
+                match &known.answer {
+                    Some(before) => assert_eq!(gist(before), gist(&answer), "request {id}"),
+                    None => known.answer = Some(answer),
+                }
+            }
+            false
+        });
+    }
+
+    fn check_heads(&mut self) {
+        let heads = self.bench.heads();
+        assert_heads_sound(&heads, self.bench.driver.store_mut().memory.entries());
+    }
+
+    /// The log only grows, and leakage is what its capsules say.
+    fn check_log(&mut self) {
+        let entries = self.bench.driver.store_mut().memory.entries();
+        let known = self.log.len();
+        assert_eq!(entries[..known], self.log);
+        self.log.extend_from_slice(&entries[known..]);
+        let is_capsule = |entry: &&Entry| schema_of(&entry.bytes).as_deref() == Some(CLAIM_CAPSULE);
+        let new = self.log[known..].iter().filter(is_capsule);
+        self.capsules
+            .extend(new.map(|entry| Capsule::parse(&entry.bytes).expect("our own capsule")));
+        let capsules = &self.capsules;
+        let main = self.bench.main();
+        let mut k = MicroBits::ZERO;
+        for capsule in capsules {
+            assert_eq!(capsule.ledger.k, k);
+            k = k.saturating_add(capsule.ledger.price);
+        }
+        assert_eq!(main.sealed.charged, k);
+        let answers = capsules.iter().map(|capsule| capsule.answers.charged);
+        assert_eq!(main.answers.charged, answers.sum());
+        // Settlement order is admission order: the ended are the first so many admitted.
+        assert_eq!(
+            main.admitted,
+            (capsules.len() + main.in_flight.len()) as u64
+        );
+        let first = main
+            .in_flight
+            .front()
+            .map_or(main.admitted, |run| run.number);
+        assert_eq!(first, capsules.len() as u64);
+    }
+
+    /// Everything comes to its end, and every client gets an answer.
+    fn finish(&mut self) {
+        for _ in 0..2_000 {
+            while !self.works.is_empty() {
+                self.finish_one();
+            }
+            let unanswered: Vec<String> = self
+                .asked
+                .iter()
+                .filter(|(id, asked)| {
+                    asked.answer.is_none() && !self.open.values().any(|open| open == *id)
+                })
+                .map(|(id, _)| id.clone())
+                .collect();
+            for id in &unanswered {
+                self.send(id);
+            }
+            self.step();
+            let idle = self.works.is_empty() && !self.bench.driver.owes_a_step();
+            if idle && self.open.is_empty() {
+                assert!(!self.bench.driver.has_work());
+                assert!(self.bench.main().in_flight.is_empty());
+                return;
+            }
+        }
+        panic!("{} calls wait for ever", self.open.len());
+    }
+
+    /// What was acknowledged is there.
+    fn check_acknowledged(&mut self) {
+        for asked in self.asked.values() {
+            let Some(Ok(reply)) = &asked.answer else {
+                continue;
+            };
+            if let Reply::Settled(claim) = reply {
+                let settlement = claim.settlement.as_ref().expect("a result");
+                let entry = &self.log[settlement.index as usize];
+                let hash = evidenceos_kernel::id::Digest::of(&entry.bytes);
+                assert_eq!(hash, settlement.capsule_hash);
+                let memory = &mut self.bench.driver.store_mut().memory;
+                let stored = evidenceos_store::Store::claim(memory, &claim.id);
+                let stored = stored.expect("readable").expect("stored");
+                assert_eq!(stored.settlement, claim.settlement);
+            }
+        }
+    }
+}
+
+/// What an answer says, without the requests that a claim remembers.
+fn gist(answer: &Answer) -> String {
+    match answer {
+        Ok(Reply::Settled(claim)) => format!("{:?}", claim.settlement),
+        other => format!("{other:?}"),
+    }
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_and_nothing_is_charged_twice() {
+    for seed in 0..SEEDS {
+        let mut simulation = Simulation::new(seed);
+        for _ in 0..STEPS {
+            for _ in 0..1 + simulation.dice.below(4) {
+                simulation.act();
+            }
+            simulation.step();
+        }
+        simulation.finish();
+        simulation.check_heads();
+        simulation.check_acknowledged();
+    }
+}
