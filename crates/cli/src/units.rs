@@ -32,9 +32,9 @@ pub fn share(text: &str) -> Result<u32, String> {
 
 /// Reads a chance strictly between 0 and 1.
 pub fn chance(text: &str) -> Result<u32, String> {
-    match share(text)? {
-        0 => Err("0 is not strictly between 0 and 1".to_owned()),
-        micros => Ok(micros),
+    match millionths(text)? {
+        micros @ 1..1_000_000 => Ok(micros as u32),
+        _ => Err(format!("{text} is not strictly between 0 and 1")),
     }
 }
 

@@ -263,7 +263,7 @@ fn each_step_can_be_taken_alone() {
 #[test]
 fn errors_say_what_to_do() {
     let world = World::new();
-    let (labels, good) = world.files(10);
+    let (labels, _) = world.files(10);
     world.json(&["holdout", "add", &labels, "--ref", "h", "--p0", "0.5"]);
     world.fails(
         &["holdout", "add", &labels, "--ref", "h2", "--p0", "0.5"],
@@ -305,7 +305,6 @@ fn errors_say_what_to_do() {
     );
     let text = world.write("text.wasm", "not wasm");
     world.fails(&["claim", "check", &text], 1, "would be refused");
-    let _ = good;
     let nobody = evidenceos(&["log", "key", "--endpoint", "http://127.0.0.1:1"])
         .output()
         .expect("runs");
