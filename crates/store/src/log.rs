@@ -386,8 +386,10 @@ impl LogView {
     /// Where the entry or the tree is beyond the log, or the tiles cannot be made to fit.
     pub fn inclusion(&self, index: u64, size: u64) -> Result<(Hash, Vec<Hash>, Hash), LogError> {
         let released = self.released();
-        within(index, size.min(released.head.size).saturating_sub(1), size)?;
         within(size, released.head.size, released.head.size)?;
+        if index >= size {
+            return Err(LogError::Beyond { asked: index, size });
+        }
         let leaf = *self
             .readers
             .leaves(index, 1)?
@@ -475,14 +477,15 @@ impl LogView {
         let Ok(id) = TileId::new(level, index, WIDTH as u16) else {
             return Ok(());
         };
-        if self.files.read_tile(id).ok().as_deref() == Some(hashes.as_slice()) {
-            return Ok(());
-        }
-        tracing::error!(tile = %id, "a log tile was not what its entries say; made again");
+        // The file may have been put right since it was read.
         self.nodes
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .pop(&(level, index));
+        if self.files.read_tile(id).ok().as_deref() == Some(hashes.as_slice()) {
+            return Ok(());
+        }
+        tracing::error!(tile = %id, "a log tile was not what its entries say; made again");
         let path = self.files.path(id);
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent).map_err(StoreError::io("create", parent))?;

@@ -123,3 +123,45 @@ fn not_a_database(path: &Path, error: rusqlite::Error) -> StoreError {
         _ => StoreError::Database(error),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pragma(connection: &Connection, name: &str) -> String {
+        connection
+            .query_row(&format!("PRAGMA {name}"), [], |row| {
+                row.get_ref(0).map(|value| match value.as_str() {
+                    Ok(text) => text.to_owned(),
+                    Err(_) => value.as_i64().unwrap_or(-1).to_string(),
+                })
+            })
+            .expect("a pragma of SQLite")
+    }
+
+    #[test]
+    fn connections_are_set_up_for_durable_commits_and_no_surprises() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("evidenceos.db");
+        let writer = open_writer(&path).expect("a new database");
+        let reader = open_reader(&path).expect("the writer made it");
+        let check = |connection: &Connection, name: &str, value: &str| {
+            assert_eq!(pragma(connection, name), value, "{name}");
+        };
+        check(&writer, "journal_mode", "wal");
+        check(&writer, "synchronous", "2");
+        check(&writer, "wal_autocheckpoint", "0");
+        check(&writer, "foreign_keys", "0");
+        check(&writer, "busy_timeout", "0");
+        check(&writer, "page_size", "4096");
+        check(&writer, "auto_vacuum", "0");
+        check(&writer, "application_id", &APPLICATION_ID.to_string());
+        check(&reader, "query_only", "1");
+        for connection in [&writer, &reader] {
+            check(connection, "mmap_size", "0");
+            check(connection, "trusted_schema", "0");
+            check(connection, "cell_size_check", "1");
+        }
+        assert!(reader.execute("DELETE FROM claims", []).is_err());
+    }
+}

@@ -182,10 +182,14 @@ impl Store for SqliteStore {
 
     fn remembered(&mut self, key: &RequestKey) -> Result<Option<Remembered>, StoreError> {
         Done::count(&self.done.rows_read, 1);
-        for table in ["remembered_0", "remembered_1"] {
+        // A key that was used again after its window is in both: the younger row counts.
+        let current = self.state.remembered_table;
+        for table in [current, current ^ 1] {
             let bytes: Option<Vec<u8>> = self
                 .connection
-                .prepare_cached(&format!("SELECT row FROM {table} WHERE key = ?1"))?
+                .prepare_cached(&format!(
+                    "SELECT row FROM remembered_{table} WHERE key = ?1"
+                ))?
                 .query_row([key.as_bytes()], |row| row.get(0))
                 .optional()?;
             if let Some(bytes) = bytes {
@@ -301,12 +305,12 @@ fn check_journal_tail(connection: &Connection, state: &StateRow) -> Result<(), S
         return Ok(());
     }
     let seq = state.journal_seq as i64;
-    let chain_at = |seq: i64| -> Result<Option<(Vec<u8>, Vec<u8>)>, rusqlite::Error> {
+    let chain_at = |seq: i64| {
         connection
             .query_row(
                 "SELECT bytes, chain FROM journal WHERE seq = ?1",
                 [seq],
-                |row| Ok((row.get(0)?, row.get(1)?)),
+                |row| Ok((row.get::<_, Vec<u8>>(0)?, row.get::<_, Vec<u8>>(1)?)),
             )
             .optional()
     };
