@@ -1,0 +1,203 @@
+//! What is damaged, foreign or taken over is never served and never repaired.
+
+use std::fs;
+
+use evidenceos_kernel::{
+    holdout::PrincipalPool,
+    id::{Digest, HoldoutId},
+    state::Changes,
+};
+use evidenceos_store::{
+    Batch, Module, Outcome, Store as _, StoreError, Trace, sqlite::SqliteStore,
+};
+use rusqlite::Connection;
+
+use crate::disk::{
+    Disk, START_UNIX_MS, claim, flip, holdout, owner, recorded, remembered, request_key,
+};
+
+/// A store with a row of each kind.
+fn filled() -> Disk {
+    let mut disk = Disk::new();
+    disk.commit(Batch {
+        changes: Changes {
+            new_claims: vec![claim(0, owner(1))],
+            holdouts: vec![holdout(0)],
+            pools: vec![(HoldoutId([1; 32]), owner(1), PrincipalPool::default())],
+            remembered: vec![(request_key(1), remembered(START_UNIX_MS))],
+            ..Changes::default()
+        },
+        recorded: vec![recorded(START_UNIX_MS)],
+        modules: vec![Module {
+            hash: Digest::of(b"module"),
+            bytes: b"module".to_vec(),
+        }],
+        traces: vec![Trace {
+            claim_seq: 0,
+            hash: Digest::of(b"trace"),
+            bytes: b"trace".to_vec(),
+        }],
+        ..Batch::default()
+    });
+    disk.append(3);
+    disk
+}
+
+/// Changes the last byte of a value in a table by another connection.
+fn spoil(disk: &Disk, table: &str, column: &str) {
+    let connection = Connection::open(disk.database()).expect("a database");
+    let intact: Vec<u8> = connection
+        .query_row(
+            &format!("SELECT {column} FROM {table} LIMIT 1"),
+            [],
+            |row| row.get(0),
+        )
+        .expect("a row");
+    let mut spoilt = intact.clone();
+    *spoilt.last_mut().expect("not empty") ^= 1;
+    let changed = connection.execute(
+        &format!("UPDATE {table} SET {column} = ?1 WHERE {column} = ?2"),
+        [spoilt, intact],
+    );
+    assert_eq!(changed.expect("written"), 1);
+}
+
+fn assert_damaged<T: std::fmt::Debug>(read: Result<T, StoreError>, what: &str) {
+    assert!(
+        matches!(read, Err(StoreError::Damaged { .. })),
+        "{what}: {read:?}"
+    );
+}
+
+#[test]
+fn a_flipped_bit_in_a_row_is_found_when_it_is_read() {
+    let mut disk = filled();
+    let readers = disk.readers();
+    spoil(&disk, "claims", "row");
+    let id = claim(0, owner(1)).id;
+    assert_damaged(disk.store.claim(&id), "claim");
+    assert_damaged(readers.claim(&id), "claim");
+    assert_damaged(readers.claims(None, u64::MAX, 1), "claims");
+    spoil(&disk, "pools", "row");
+    let pool = disk.store.pool(HoldoutId([1; 32]), owner(1));
+    assert_damaged(pool, "pool");
+    spoil(&disk, "remembered_1", "row");
+    assert_damaged(disk.store.remembered(&request_key(1)), "remembered");
+    spoil(&disk, "holdouts", "row");
+    assert_damaged(readers.holdout(0), "holdout");
+    spoil(&disk, "modules", "bytes");
+    assert_damaged(readers.module(&Digest::of(b"module")), "module");
+    spoil(&disk, "traces", "bytes");
+    assert_damaged(readers.trace(0, &Digest::of(b"trace")), "trace");
+    spoil(&disk, "entries", "bytes");
+    assert_damaged(readers.entries(0, 1), "entry");
+}
+
+#[test]
+fn damage_in_what_a_start_reads_stops_the_start() {
+    for (table, column) in [
+        ("state", "row"),
+        ("holdouts", "row"),
+        ("journal", "bytes"),
+        ("journal", "chain"),
+    ] {
+        let disk = filled();
+        spoil(&disk, table, column);
+        let directory = disk.closed();
+        assert_damaged(SqliteStore::open(directory.path()), table);
+    }
+}
+
+#[test]
+fn a_missing_end_of_the_journal_stops_the_start() {
+    let disk = filled();
+    let connection = Connection::open(disk.database()).expect("a database");
+    connection
+        .execute("DELETE FROM journal", [])
+        .expect("written");
+    drop(connection);
+    let directory = disk.closed();
+    assert_damaged(SqliteStore::open(directory.path()), "journal");
+}
+
+#[test]
+fn a_missing_entry_is_noticed() {
+    let disk = filled();
+    let connection = Connection::open(disk.database()).expect("a database");
+    let deleted = connection.execute("DELETE FROM entries WHERE idx = 1", []);
+    assert_eq!(deleted.expect("written"), 1);
+    assert_damaged(disk.readers().entries(0, 3), "entries");
+}
+
+fn assert_unusable(directory: &std::path::Path, sentence: &str) {
+    match SqliteStore::open(directory) {
+        Err(StoreError::Unusable(said)) => {
+            assert!(said.contains(sentence), "{said}");
+            assert!(said.contains("evidenceos.db"), "{said}");
+        }
+        other => panic!("unusable: {other:?}"),
+    }
+}
+
+#[test]
+fn garbage_in_place_of_the_database_is_refused_and_left_alone() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("evidenceos.db");
+    let garbage = b"this was a photograph once".repeat(500);
+    fs::write(&path, &garbage).expect("writable");
+    assert_unusable(directory.path(), "restore the data directory from a backup");
+    assert_eq!(fs::read(&path).expect("there"), garbage);
+}
+
+#[test]
+fn a_damaged_header_is_refused() {
+    let disk = filled();
+    let path = disk.database();
+    let directory = disk.closed();
+    flip(&path, 3);
+    assert_unusable(directory.path(), "damaged, or no database at all");
+}
+
+#[test]
+fn another_programs_database_is_refused() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let connection =
+        Connection::open(directory.path().join("evidenceos.db")).expect("a new database");
+    connection
+        .execute_batch("CREATE TABLE theirs (x); PRAGMA application_id = 7;")
+        .expect("written");
+    drop(connection);
+    assert_unusable(directory.path(), "a --data-dir of its own");
+}
+
+#[test]
+fn newer_tables_are_refused() {
+    let disk = filled();
+    let connection = Connection::open(disk.database()).expect("a database");
+    connection
+        .execute_batch("PRAGMA user_version = 2;")
+        .expect("written");
+    drop(connection);
+    let directory = disk.closed();
+    assert_unusable(directory.path(), "version 2 of the tables");
+}
+
+#[test]
+fn whoever_opens_the_store_fences_off_those_before_him() {
+    let mut first = filled();
+    let (mut second, _) = SqliteStore::open(first.path()).expect("our own database");
+    let batch = |n: u64, disk: &Disk| Batch {
+        changes: Changes {
+            new_claims: vec![claim(n, owner(1))],
+            counters: disk.counters,
+            ..Changes::default()
+        },
+        ..Batch::default()
+    };
+    let outcome = first.store.commit(&batch(1, &first));
+    assert!(matches!(outcome, Outcome::Unknown(_)), "{outcome:?}");
+    let late = claim(1, owner(1)).id;
+    assert_eq!(second.claim(&late).expect("readable"), None);
+    let outcome = second.commit(&batch(2, &first));
+    assert!(matches!(outcome, Outcome::Committed), "{outcome:?}");
+}

@@ -1,0 +1,222 @@
+//! A data directory with a store in it, and rows to put there.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use evidenceos_kernel::{
+    bits::MicroBits,
+    claim::{Claim, ClaimState, Lane, Terms},
+    command::{Event, Remembered, RememberedResult},
+    evidence::Strategy,
+    holdout::{Description, Holdout, HoldoutStatus, Meter, NullSpec, Policy},
+    id::{ClaimId, Digest, Fingerprint, HoldoutId, OwnerTag, RequestKey},
+    refusal::Refusal,
+    state::{Changes, Counters},
+};
+use evidenceos_store::{
+    Batch, Entry, Head, Outcome, Recorded, Store as _, reader::Readers, sqlite::SqliteStore,
+};
+use evidenceos_tlog::{Checkpoint, SignedCheckpoint, SignerKey, Tree, leaf_hash};
+use tempfile::TempDir;
+
+pub(crate) const START_UNIX_MS: u64 = 1_700_000_000_000;
+
+/// A store and the counters of its last batch.
+pub(crate) struct Disk {
+    directory: Arc<TempDir>,
+    pub(crate) store: SqliteStore,
+    pub(crate) counters: Counters,
+    pub(crate) tree: Tree,
+}
+
+impl Disk {
+    pub(crate) fn new() -> Self {
+        let directory = Arc::new(tempfile::tempdir().expect("a directory"));
+        let (store, found) = SqliteStore::open(directory.path()).expect("an empty directory");
+        assert_eq!(found.counters, Counters::default());
+        Self {
+            directory,
+            store,
+            counters: Counters {
+                now_unix_ms: START_UNIX_MS,
+                ..Counters::default()
+            },
+            tree: Tree::new(),
+        }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    pub(crate) fn database(&self) -> PathBuf {
+        self.path().join("evidenceos.db")
+    }
+
+    /// The directory, kept while its store is closed.
+    pub(crate) fn closed(self) -> Arc<TempDir> {
+        self.directory
+    }
+
+    pub(crate) fn readers(&self) -> Readers {
+        Readers::open(self.path()).expect("the writer has opened it")
+    }
+
+    /// Commits a batch with the present counters.
+    pub(crate) fn commit(&mut self, mut batch: Batch) {
+        batch.changes.counters = self.counters;
+        let outcome = self.store.commit(&batch);
+        assert!(matches!(outcome, Outcome::Committed), "{outcome:?}");
+    }
+
+    pub(crate) fn commit_changes(&mut self, changes: Changes) {
+        self.commit(Batch {
+            changes,
+            ..Batch::default()
+        });
+    }
+
+    /// Appends entries, and the head over them.
+    pub(crate) fn append(&mut self, entries: u64) -> Head {
+        let first = self.tree.size();
+        let entries: Vec<Entry> = (first..first + entries)
+            .map(|index| {
+                let bytes = entry(index);
+                let leaf = leaf_hash(&bytes);
+                self.tree.append(leaf);
+                Entry { leaf, bytes }
+            })
+            .collect();
+        self.tree.take_full_tiles();
+        self.counters.next_index = self.tree.size();
+        let head = head_of(&self.tree);
+        self.commit(Batch {
+            entries,
+            head: Some(head.clone()),
+            ..Batch::default()
+        });
+        head
+    }
+}
+
+pub(crate) fn entry(index: u64) -> Vec<u8> {
+    format!("entry {index}").into_bytes()
+}
+
+pub(crate) fn head_of(tree: &Tree) -> Head {
+    let key = SignerKey::from_seed("example.org/log", [3; 32]).expect("a valid name");
+    let checkpoint =
+        Checkpoint::new("example.org/log", tree.size(), tree.root()).expect("a valid origin");
+    Head {
+        size: tree.size(),
+        root: tree.root().0,
+        signature: vec![7; 64],
+        key_id: Digest::of(b"key"),
+        checkpoint: SignedCheckpoint::sign(checkpoint, &key)
+            .expect("our own origin")
+            .to_string(),
+    }
+}
+
+pub(crate) fn owner(n: u8) -> OwnerTag {
+    OwnerTag([n; 16])
+}
+
+pub(crate) fn holdout(seq: u64) -> Holdout {
+    Holdout {
+        seq,
+        id: HoldoutId(Digest::of(&seq.to_be_bytes()).0),
+        reference: format!("holdout {seq}"),
+        description: Description {
+            items: 10,
+            units: 10,
+            answer_items: 2,
+            sealed_items: 8,
+            sealed_units: 8,
+            item_order_hash: Some(Digest::of(b"order")),
+            commitment_root: Digest::of(b"root"),
+            secret_commitment: Digest::of(b"secret"),
+            policy: Policy::with_sealed_budget(MicroBits(1)),
+            null_spec: NullSpec::accuracy(500_000, Strategy::Grid, None)
+                .expect("a half is a chance"),
+        },
+        blob: Digest::of(b"blob"),
+        labels_key: Digest::of(b"labels"),
+        has_item_ids: true,
+        status: HoldoutStatus::Registered,
+        registered_unix_ms: START_UNIX_MS,
+        index: 0,
+        answers: Meter {
+            charged: MicroBits(1),
+            reserved: MicroBits(2),
+        },
+        sealed: Meter::default(),
+        settled: 0,
+        certified: 0,
+        admitted: 0,
+        in_flight: Default::default(),
+    }
+}
+
+pub(crate) fn claim(seq: u64, owner: OwnerTag) -> Claim {
+    Claim {
+        seq,
+        id: ClaimId(Digest::of(format!("claim {seq}").as_bytes()).0),
+        terms: Terms {
+            owner,
+            claim_name: format!("claim {seq}"),
+            holdout: HoldoutId([1; 32]),
+            null_spec_hash: Digest::of(b"null"),
+            alpha_micros: 50_000,
+            levels: 0,
+            oracle_id: "builtin.accuracy".to_owned(),
+            oracle_num_symbols: 4,
+            epoch_size: 0,
+            epoch_config_ref: String::new(),
+            lane: Lane::Fast,
+            access_credit: 0,
+            max_answer_microbits: None,
+            output_schema_id: String::new(),
+            dependency_merkle_root: None,
+        },
+        state: ClaimState::Uncommitted,
+        created_unix_ms: START_UNIX_MS,
+        commitment: None,
+        seal_hash: None,
+        settlement: None,
+        revocation: None,
+        requests: Vec::new(),
+        displaced_requests: false,
+    }
+}
+
+pub(crate) fn request_key(n: u64) -> RequestKey {
+    RequestKey(Fingerprint::of(&n.to_be_bytes()).0)
+}
+
+pub(crate) fn remembered(at_unix_ms: u64) -> Remembered {
+    Remembered {
+        fingerprint: Fingerprint::of(b"content"),
+        at_unix_ms,
+        result: RememberedResult::Refused(Refusal::Stale),
+    }
+}
+
+/// A command for the journal.
+pub(crate) fn recorded(at_unix_ms: u64) -> Recorded {
+    Recorded {
+        at_unix_ms,
+        caller: owner(1),
+        events: vec![Event::HoldoutRetired(HoldoutId([1; 32]))],
+    }
+}
+
+/// Changes one byte of a file.
+pub(crate) fn flip(path: &Path, offset: usize) {
+    let mut bytes = fs::read(path).expect("a file");
+    bytes[offset] ^= 1;
+    fs::write(path, bytes).expect("writable");
+}

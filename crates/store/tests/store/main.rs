@@ -1,0 +1,9 @@
+//! The store on a real disk: what is written is read back, what is damaged is never served, and
+//! what a crash leaves is made whole.
+
+mod damage;
+mod disk;
+mod log;
+mod rows;
+mod sources;
+mod upkeep;

@@ -1,0 +1,46 @@
+//! A rule about the sources: nobody but SQLite opens the database. Closing any other descriptor
+//! of it would drop SQLite's POSIX locks (sqlite.org/howtocorrupt, §2.2).
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+const ALLOWED: [&str; 3] = ["schema.rs", "sqlite.rs", "reader.rs"];
+
+fn rust_files(directory: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(directory).expect("readable") {
+        let path = entry.expect("readable").path();
+        if path.is_dir() {
+            rust_files(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+#[test]
+fn only_the_store_names_the_database() {
+    let crates = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("beside the others");
+    let mut files = Vec::new();
+    for member in fs::read_dir(crates).expect("readable") {
+        let sources = member.expect("readable").path().join("src");
+        if sources.is_dir() {
+            rust_files(&sources, &mut files);
+        }
+    }
+    assert!(files.len() > 50, "all of the workspace");
+    for path in files {
+        let allowed = ALLOWED
+            .iter()
+            .any(|name| path.ends_with(format!("store/src/{name}")));
+        let source = fs::read_to_string(&path).expect("text");
+        let opens = source
+            .lines()
+            .map(str::trim_start)
+            .any(|line| line.contains("evidenceos.db") && !line.starts_with("//"));
+        assert!(allowed || !opens, "{} names the database", path.display());
+    }
+}
