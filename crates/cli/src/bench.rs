@@ -1,0 +1,189 @@
+//! `evidenceos bench`: what the daemon does, beside what the machine can do.
+//!
+//! It drives a daemon of its own (a child process: durable, as shipped) over gRPC on loopback, with the load on the
+//! same cores. Every figure that contains a sync is bracketed by the disk's own: rate-limited disks have two speeds,
+//! and a figure whose brackets differ more than twofold is marked invalid. What noise cannot touch (syncs, bytes
+//! written, rows read a lifecycle) is counted beside it.
+
+mod child;
+mod limits;
+mod load;
+mod proofs;
+mod report;
+mod stats;
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::Args;
+
+use crate::{error::CliError, output::Output};
+
+use self::{
+    child::Daemon,
+    limits::Machine,
+    load::{Load, Modules, Round},
+    report::{Bracketed, Report},
+};
+
+/// Measure a daemon against the limits of this machine.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Examples:
+  evidenceos bench                        all figures; some ten minutes
+  evidenceos bench --quick                smaller stores and shorter rounds; two minutes
+  evidenceos --json bench > figures.json  for machines")]
+pub struct BenchArgs {
+    /// Smaller stores and shorter rounds
+    #[arg(long)]
+    quick: bool,
+    /// Where to put the data directories; they are removed afterwards
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    dir: PathBuf,
+    /// Claims in the large store
+    #[arg(long, value_name = "N")]
+    claims: Option<u64>,
+    /// Entries in the large log
+    #[arg(long, value_name = "N")]
+    entries: Option<u64>,
+    /// Seconds of rest before each figure
+    #[arg(long, value_name = "SECONDS")]
+    rest: Option<u64>,
+}
+
+struct Plan {
+    claims: u64,
+    entries: u64,
+    rest: Duration,
+    round: Duration,
+    alternations: u32,
+}
+
+impl BenchArgs {
+    /// Runs the benchmark.
+    pub async fn run(self) -> Result<Output, CliError> {
+        let scratch = tempdir(&self.dir)?;
+        let report = measure(&self.plan(), scratch.path()).await?;
+        Ok(Output::new(report.to_json(), report.to_table()))
+    }
+
+    fn plan(&self) -> Plan {
+        let (claims, entries, rest, round, alternations) =
+            if self.quick { (5_000, 100_000, 3, 4, 2) } else { (100_000, 1_000_000, 12, 8, 4) };
+        Plan {
+            claims: self.claims.unwrap_or(claims),
+            entries: self.entries.unwrap_or(entries),
+            rest: Duration::from_secs(self.rest.unwrap_or(rest)),
+            round: Duration::from_secs(round),
+            alternations,
+        }
+    }
+}
+
+fn tempdir(within: &std::path::Path) -> Result<Scratch, CliError> {
+    let path = within.join(format!("evidenceos-bench-{}", std::process::id()));
+    std::fs::create_dir_all(&path).map_err(CliError::file(path.clone()))?;
+    Ok(Scratch(path))
+}
+
+/// A directory that goes away with its owner.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn path(&self) -> &std::path::Path {
+        &self.0
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // What cannot be removed is only disk space, and its name says whose it is.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+async fn measure(plan: &Plan, scratch: &std::path::Path) -> Result<Report, CliError> {
+    let mut report = Report::default();
+    say("machine: fdatasync, Ed25519, a log of many entries, a cached guest");
+    report.machine = Machine::measure(scratch)?;
+    report.proofs = Some(proofs::measure(&scratch.join("log"), plan.entries)?);
+    report.sandbox = Some(limits::sandbox()?);
+
+    let small = Daemon::start(&scratch.join("small")).await?;
+    let few = Load::prepare(&small).await?;
+    few.round(1, Modules::Shared, Round::Lifecycles(100)).await?;
+    report.noop = Some(few.noop(plan.round / 2).await?);
+
+    let mut large = Daemon::start(&scratch.join("large")).await?;
+    let many = Load::prepare(&large).await?;
+    for (concurrency, modules) in [
+        (1, Modules::Shared),
+        (16, Modules::Shared),
+        (64, Modules::Shared),
+        (16, Modules::Distinct),
+    ] {
+        say(&format!("lifecycles, concurrency {concurrency}, {modules} modules"));
+        let (daemon, load) = (&large, &many);
+        let figure = bracketed(plan, scratch, || async move {
+            let before = daemon.usage().await?;
+            let mut round = load.round(concurrency, modules, Round::Time(plan.round)).await?;
+            round.usage = Some(daemon.usage().await?.since(&before));
+            Ok(round)
+        })
+        .await?;
+        report.lifecycles.push(figure);
+    }
+
+    say(&format!("filling a store with {} claims", plan.claims));
+    while many.lifecycles_done() < plan.claims {
+        let missing = plan.claims - many.lifecycles_done();
+        many.round(64, Modules::Shared, Round::Lifecycles(missing.min(10_000))).await?;
+        say(&format!("  {} claims", many.lifecycles_done()));
+    }
+    report.claims = many.lifecycles_done();
+    report.rss_bytes = large.usage().await?.rss_bytes;
+
+    say("growth: the same calls on a store of 100 claims and on the large one, in turn");
+    for _ in 0..plan.alternations {
+        tokio::time::sleep(plan.rest / 2).await;
+        for (load, daemon, into) in
+            [(&few, &small, &mut report.growth_small), (&many, &large, &mut report.growth_large)]
+        {
+            let before = daemon.usage().await?;
+            let mut round = load.round(1, Modules::Shared, Round::Lifecycles(400)).await?;
+            round.usage = Some(daemon.usage().await?.since(&before));
+            into.push(round);
+        }
+    }
+
+    say("Health beside a busy writer");
+    report.health = Some(many.health_beside_writer(plan.round).await?);
+
+    say("restart after SIGKILL under load");
+    for _ in 0..plan.alternations {
+        report.restart_ms.push(large.kill_and_restart(&many).await?);
+    }
+    small.stop().await?;
+    large.stop().await?;
+    Ok(report)
+}
+
+/// Rests, measures the disk, the figure, and the disk again.
+async fn bracketed<T, F: Future<Output = Result<T, CliError>>>(
+    plan: &Plan,
+    scratch: &std::path::Path,
+    figure: impl FnOnce() -> F,
+) -> Result<Bracketed<T>, CliError> {
+    tokio::time::sleep(plan.rest).await;
+    let before = limits::fdatasync_p50_us(scratch)?;
+    let figure = figure().await?;
+    let after = limits::fdatasync_p50_us(scratch)?;
+    Ok(Bracketed { figure, fdatasync_us: (before, after) })
+}
+
+/// A measurement that could not be made.
+fn failed(reason: &dyn std::fmt::Display) -> CliError {
+    CliError::Failed(format!("bench: {reason}"))
+}
+
+fn say(what: &str) {
+    eprintln!("bench: {what}");
+}

@@ -1,0 +1,175 @@
+//! The daemon under measurement: a process of its own, as shipped.
+
+use std::{
+    os::unix::process::CommandExt as _,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use evidenceos_proto::{
+    GetServerInfoRequest, HealthRequest, ServerCounters, evidence_os_client::EvidenceOsClient,
+};
+use tokio::{
+    io::{AsyncBufReadExt as _, BufReader},
+    process::{Child, Command},
+};
+use tonic::transport::{Channel, Endpoint};
+
+use super::{failed, load::{Load, Modules, Round}};
+use crate::error::CliError;
+
+/// A daemon, its port and its directory.
+pub struct Daemon {
+    child: Child,
+    address: String,
+    directory: PathBuf,
+}
+
+/// What a daemon has used so far.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Usage {
+    /// Bytes that it caused to be written to disk.
+    pub written_bytes: u64,
+    /// Bytes that it had to read from disk.
+    pub read_bytes: u64,
+    /// Resident memory.
+    pub rss_bytes: u64,
+    /// Processor time of all its threads, in seconds.
+    pub cpu_s: f64,
+    /// Its own counters.
+    pub counters: ServerCounters,
+}
+
+impl Usage {
+    /// What was used since an earlier reading; memory is as it is now.
+    pub fn since(&self, before: &Self) -> Self {
+        Self {
+            written_bytes: self.written_bytes - before.written_bytes,
+            read_bytes: self.read_bytes - before.read_bytes,
+            rss_bytes: self.rss_bytes,
+            cpu_s: self.cpu_s - before.cpu_s,
+            counters: ServerCounters {
+                commits: self.counters.commits - before.counters.commits,
+                store_checkpoints: self.counters.store_checkpoints
+                    - before.counters.store_checkpoints,
+                rows_read: self.counters.rows_read - before.counters.rows_read,
+                log_files_synced: self.counters.log_files_synced - before.counters.log_files_synced,
+            },
+        }
+    }
+}
+
+impl Daemon {
+    /// Starts a daemon on a free port of loopback.
+    pub async fn start(directory: &Path) -> Result<Self, CliError> {
+        let (child, address) = spawn(directory, "127.0.0.1:0").await?;
+        Ok(Self { child, address, directory: directory.to_owned() })
+    }
+
+    /// A connection of its own.
+    pub async fn connect(&self) -> Result<EvidenceOsClient<Channel>, CliError> {
+        connect(&self.address).await
+    }
+
+    /// What it has used.
+    pub async fn usage(&self) -> Result<Usage, CliError> {
+        let pid = self.child.id().ok_or_else(|| failed(&"the daemon has ended"))?;
+        let mut client = self.connect().await?;
+        let info = client.get_server_info(GetServerInfoRequest {}).await;
+        let info = info.map_err(|status| failed(&status))?.into_inner();
+        let io = proc_file(pid, "io")?;
+        let status = proc_file(pid, "status")?;
+        let stat = proc_file(pid, "stat")?;
+        // Fields 14 and 15 after the name in parentheses, in ticks of 10 ms.
+        let ticks: u64 = stat
+            .rsplit(')')
+            .next()
+            .unwrap_or_default()
+            .split_whitespace()
+            .skip(11)
+            .take(2)
+            .filter_map(|ticks| ticks.parse::<u64>().ok())
+            .sum();
+        Ok(Usage {
+            written_bytes: number_after(&io, "write_bytes:"),
+            read_bytes: number_after(&io, "read_bytes:"),
+            rss_bytes: number_after(&status, "VmRSS:") * 1_024,
+            cpu_s: ticks as f64 / 100.0,
+            counters: info.counters.unwrap_or_default(),
+        })
+    }
+
+    /// Kills the daemon under load, starts it again on its port, and says how many milliseconds
+    /// passed until it served.
+    pub async fn kill_and_restart(&mut self, load: &Load) -> Result<f64, CliError> {
+        let during = load.round(16, Modules::Shared, Round::Time(Duration::from_secs(2)));
+        let kill = async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            self.child.kill().await
+        };
+        // The calls under way fail, which is the point.
+        let (_, killed) = tokio::join!(during, kill);
+        killed.map_err(|error| failed(&error))?;
+        let before = Instant::now();
+        let (child, _) = spawn(&self.directory, &self.address).await?;
+        self.child = child;
+        let mut client = self.connect().await?;
+        client.health(HealthRequest {}).await.map_err(|status| failed(&status))?;
+        Ok(before.elapsed().as_secs_f64() * 1e3)
+    }
+
+    /// Ends it as an operator would.
+    pub async fn stop(mut self) -> Result<(), CliError> {
+        let pid = self.child.id().ok_or_else(|| failed(&"the daemon has ended"))?;
+        let terminated = Command::new("kill").arg(pid.to_string()).status().await;
+        terminated.map_err(|error| failed(&error))?;
+        let status = self.child.wait().await.map_err(|error| failed(&error))?;
+        if status.success() { Ok(()) } else { Err(failed(&format!("the daemon ended with {status}"))) }
+    }
+}
+
+/// Starts this very program under its other name, and waits until it says where it serves.
+async fn spawn(directory: &Path, listen: &str) -> Result<(Child, String), CliError> {
+    let program = std::env::current_exe().map_err(|error| failed(&error))?;
+    let mut command = std::process::Command::new(program);
+    command
+        .arg0("evidenceos-daemon")
+        .args(["--listen", listen, "--log", "error", "--data-dir"])
+        .arg(directory)
+        .stdout(Stdio::piped());
+    let mut child = Command::from(command)
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(|error| failed(&error))?;
+    let stdout = child.stdout.take().ok_or_else(|| failed(&"the daemon has no output"))?;
+    let mut line = String::new();
+    let read = BufReader::new(stdout).read_line(&mut line).await;
+    read.map_err(|error| failed(&error))?;
+    let address = line
+        .split_whitespace()
+        .find(|word| word.parse::<std::net::SocketAddr>().is_ok())
+        .ok_or_else(|| failed(&"the daemon did not start"))?;
+    Ok((child, address.to_owned()))
+}
+
+async fn connect(address: &str) -> Result<EvidenceOsClient<Channel>, CliError> {
+    let endpoint = Endpoint::from_shared(format!("http://{address}"))
+        .map_err(|error| failed(&error))?
+        .tcp_nodelay(true);
+    let channel = endpoint.connect().await.map_err(|error| failed(&error))?;
+    Ok(EvidenceOsClient::new(channel))
+}
+
+fn proc_file(pid: u32, name: &str) -> Result<String, CliError> {
+    let path = PathBuf::from(format!("/proc/{pid}/{name}"));
+    std::fs::read_to_string(&path).map_err(CliError::file(path))
+}
+
+fn number_after(text: &str, name: &str) -> u64 {
+    text.lines()
+        .find_map(|line| line.strip_prefix(name))
+        .and_then(|rest| rest.split_whitespace().next())
+        .and_then(|number| number.parse().ok())
+        .unwrap_or(0)
+}

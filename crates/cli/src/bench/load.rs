@@ -1,0 +1,310 @@
+//! The load: full lives of claims, one after the other in each of so many tasks.
+//!
+//! The claims are honest and weak: they are judged and not certified, so that their price stays
+//! small and the holdouts last. Eight holdouts of a thousand items, with sealed budgets of 4,096
+//! bits, so that settlement order is not what is measured.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use evidenceos_proto::{self as wire, evidence_os_client::EvidenceOsClient};
+use evidenceos_sandbox::{Mode, PackOptions, pack};
+use sha2::{Digest as _, Sha256};
+use tokio::task::JoinSet;
+use tonic::{Request, transport::Channel};
+
+use super::{
+    child::{Daemon, Usage},
+    failed,
+    stats::Samples,
+};
+use crate::error::CliError;
+
+const HOLDOUTS: u64 = 8;
+const ITEMS: usize = 1_000;
+const SEALED_BUDGET_MICROBITS: u64 = 4_096_000_000;
+/// Tasks that share a connection.
+const TASKS_A_CONNECTION: usize = 16;
+/// The calls of a life, in order.
+pub const CALLS: [&str; 5] = ["create", "commit", "seal", "execute", "fetch"];
+
+/// Which modules the claims bring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Modules {
+    /// All the same.
+    Shared,
+    /// Each its own.
+    Distinct,
+}
+
+impl fmt::Display for Modules {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Shared => "shared",
+            Self::Distinct => "distinct",
+        })
+    }
+}
+
+/// How long a round goes on.
+#[derive(Debug, Clone, Copy)]
+pub enum Round {
+    /// So long.
+    Time(Duration),
+    /// So many lives.
+    Lifecycles(u64),
+}
+
+/// What a round measured.
+#[derive(Debug, Clone)]
+pub struct Figures {
+    /// Tasks.
+    pub concurrency: usize,
+    /// Which modules.
+    pub modules: Modules,
+    /// Lives that were completed.
+    pub lifecycles: u64,
+    /// How long it took, in seconds.
+    pub seconds: f64,
+    /// Each call's durations, in the order of [`CALLS`].
+    pub calls: [Samples; 5],
+    /// What the daemon used for it.
+    pub usage: Option<Usage>,
+}
+
+impl Figures {
+    /// Lives a second.
+    pub fn per_s(&self) -> f64 {
+        self.lifecycles as f64 / self.seconds
+    }
+}
+
+/// A daemon with holdouts and a shared module.
+pub struct Load {
+    connections: Vec<EvidenceOsClient<Channel>>,
+    module: Arc<Vec<u8>>,
+    done: Arc<AtomicU64>,
+}
+
+impl Load {
+    /// Connects, and registers the holdouts.
+    pub async fn prepare(daemon: &Daemon) -> Result<Self, CliError> {
+        let mut connections = Vec::new();
+        for _ in 0..4 {
+            connections.push(daemon.connect().await?);
+        }
+        for number in 0..HOLDOUTS {
+            put_holdout(&mut connections[0].clone(), number).await?;
+        }
+        let module = pack(&PackOptions::new(&[1; ITEMS], Mode::Judge)).map_err(|e| failed(&e))?;
+        Ok(Self { connections, module: Arc::new(module), done: Arc::default() })
+    }
+
+    /// Lives completed so far.
+    pub fn lifecycles_done(&self) -> u64 {
+        self.done.load(Ordering::Relaxed)
+    }
+
+    /// One round.
+    pub async fn round(
+        &self,
+        concurrency: usize,
+        modules: Modules,
+        round: Round,
+    ) -> Result<Figures, CliError> {
+        let started = Instant::now();
+        let (deadline, lives) = match round {
+            Round::Time(time) => (Some(started + time), u64::MAX),
+            Round::Lifecycles(lives) => (None, lives),
+        };
+        let taken = Arc::new(AtomicU64::new(0));
+        let mut tasks = JoinSet::new();
+        for task in 0..concurrency {
+            let mut client = self.connections
+                [(task / TASKS_A_CONNECTION) % self.connections.len()]
+            .clone();
+            let (module, done, taken) =
+                (Arc::clone(&self.module), Arc::clone(&self.done), Arc::clone(&taken));
+            tasks.spawn(async move {
+                let mut calls: [Samples; 5] = Default::default();
+                while deadline.is_none_or(|deadline| Instant::now() < deadline)
+                    && taken.fetch_add(1, Ordering::Relaxed) < lives
+                {
+                    let number = done.fetch_add(1, Ordering::Relaxed);
+                    let own = match modules {
+                        Modules::Shared => None,
+                        Modules::Distinct => Some(distinct_module(number)?),
+                    };
+                    let module = own.as_ref().unwrap_or(&module);
+                    life(&mut client, number, module, &mut calls).await?;
+                }
+                Ok::<_, CliError>(calls)
+            });
+        }
+        let mut calls: [Samples; 5] = Default::default();
+        while let Some(joined) = tasks.join_next().await {
+            let own = joined.map_err(|error| failed(&error))??;
+            for (all, own) in calls.iter_mut().zip(&own) {
+                all.extend(own);
+            }
+        }
+        Ok(Figures {
+            concurrency,
+            modules,
+            lifecycles: calls[4].len() as u64,
+            seconds: started.elapsed().as_secs_f64(),
+            calls,
+            usage: None,
+        })
+    }
+
+    /// Calls that do nothing: what the transport costs. At concurrency 1 the median in
+    /// microseconds, at 64 the calls a second.
+    pub async fn noop(&self, time: Duration) -> Result<Noop, CliError> {
+        let alone = self.health(1, time).await?;
+        let many = self.health(64, time).await?;
+        Ok(Noop {
+            alone_us: alone.percentiles(),
+            per_s: many.len() as f64 / time.as_secs_f64(),
+        })
+    }
+
+    async fn health(&self, concurrency: usize, time: Duration) -> Result<Samples, CliError> {
+        let deadline = Instant::now() + time;
+        let mut tasks = JoinSet::new();
+        for task in 0..concurrency {
+            let mut client = self.connections[task % self.connections.len()].clone();
+            tasks.spawn(async move {
+                let mut samples = Samples::default();
+                while Instant::now() < deadline {
+                    let before = Instant::now();
+                    client.health(wire::HealthRequest {}).await.map_err(|s| failed(&s))?;
+                    samples.add(before.elapsed());
+                }
+                Ok::<_, CliError>(samples)
+            });
+        }
+        let mut all = Samples::default();
+        while let Some(joined) = tasks.join_next().await {
+            all.extend(&joined.map_err(|error| failed(&error))??);
+        }
+        Ok(all)
+    }
+
+    /// Health by itself, and beside one task that writes without a pause: 95th percentiles.
+    pub async fn health_beside_writer(&self, time: Duration) -> Result<(f64, f64), CliError> {
+        let idle = self.health(1, time / 2).await?;
+        let (busy, written) =
+            tokio::join!(self.health(1, time / 2), self.round(1, Modules::Shared, Round::Time(time / 2)));
+        written?;
+        Ok((idle.percentiles()[1], busy?.percentiles()[1]))
+    }
+}
+
+/// What calls that do nothing cost.
+#[derive(Debug, Clone, Copy)]
+pub struct Noop {
+    /// Durations at concurrency 1, in microseconds.
+    pub alone_us: [f64; 3],
+    /// Calls a second at concurrency 64.
+    pub per_s: f64,
+}
+
+async fn put_holdout(
+    client: &mut EvidenceOsClient<Channel>,
+    number: u64,
+) -> Result<(), CliError> {
+    use wire::put_holdout_request::Part;
+    let labels: Vec<u8> =
+        (0..ITEMS as u64).map(|item| Sha256::digest([item, number].map(u64::to_be_bytes).concat())[0] & 1).collect();
+    let header = wire::PutHoldoutHeader {
+        holdout_ref: format!("bench-{number}"),
+        items: ITEMS as u64,
+        policy: Some(wire::HoldoutPolicy {
+            sealed_budget_microbits: Some(SEALED_BUDGET_MICROBITS),
+            ..Default::default()
+        }),
+        null_spec: Some(wire::NullSpec { p0_micros: 500_000, ..Default::default() }),
+        ..Default::default()
+    };
+    let chunk = wire::PutHoldoutChunk { labels: labels.into(), ..Default::default() };
+    let parts = [Part::Header(header), Part::Chunk(chunk)]
+        .map(|part| wire::PutHoldoutRequest { part: Some(part) });
+    client.put_holdout(tokio_stream::iter(parts)).await.map_err(|status| failed(&status))?;
+    Ok(())
+}
+
+fn distinct_module(number: u64) -> Result<Vec<u8>, CliError> {
+    let predictions: Vec<u8> =
+        (0..ITEMS).map(|item| u8::from(number >> (item % 64) & 1 == 1)).collect();
+    pack(&PackOptions::new(&predictions, Mode::Judge)).map_err(|error| failed(&error))
+}
+
+/// A request with an id, as a careful client sends it.
+fn stamped<T>(number: u64, call: &str, message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    if let Ok(id) = format!("{call}-{number}").parse() {
+        request.metadata_mut().insert("x-request-id", id);
+    }
+    request
+}
+
+async fn life(
+    client: &mut EvidenceOsClient<Channel>,
+    number: u64,
+    module: &[u8],
+    calls: &mut [Samples; 5],
+) -> Result<(), CliError> {
+    let mut clock = Instant::now();
+    let mut lap = |call: usize| {
+        calls[call].add(clock.elapsed());
+        clock = Instant::now();
+    };
+    let create = wire::CreateClaimV2Request {
+        claim_name: format!("bench-{number}"),
+        metadata: Some(wire::ClaimMetadataV2 {
+            lane: "fast".to_owned(),
+            alpha_micros: 50_000,
+            ..Default::default()
+        }),
+        holdout_ref: format!("bench-{}", number % HOLDOUTS),
+        oracle_num_symbols: 2,
+        ..Default::default()
+    };
+    let created = client.create_claim_v2(stamped(number, "create", create)).await;
+    let claim_id = created.map_err(|status| failed(&status))?.into_inner().claim_id;
+    lap(0);
+    let commit = wire::CommitArtifactsRequest {
+        claim_id: claim_id.clone(),
+        artifacts: vec![wire::Artifact {
+            artifact_hash: Sha256::digest(module).to_vec().into(),
+            kind: "wasm".to_owned(),
+            ..Default::default()
+        }],
+        wasm_module: module.to_vec().into(),
+    };
+    let committed = client.commit_artifacts(stamped(number, "commit", commit)).await;
+    committed.map_err(|status| failed(&status))?;
+    lap(1);
+    let seal = wire::SealClaimRequest { claim_id: claim_id.clone() };
+    let sealed = client.seal_claim(stamped(number, "seal", seal)).await;
+    sealed.map_err(|status| failed(&status))?;
+    lap(2);
+    let execute = wire::ExecuteClaimV2Request { claim_id: claim_id.clone() };
+    let executed = client.execute_claim_v2(stamped(number, "execute", execute)).await;
+    let outcome = executed.map_err(|status| failed(&status))?.into_inner().outcome;
+    if outcome != "not_certified" {
+        return Err(failed(&format!("a claim of the load ended as {outcome}")));
+    }
+    lap(3);
+    let fetch = wire::FetchCapsuleRequest { claim_id, known_tree_size: 0 };
+    client.fetch_capsule(fetch).await.map_err(|status| failed(&status))?;
+    lap(4);
+    Ok(())
+}

@@ -1,0 +1,304 @@
+//! The report: a table for people, an object for machines, and beside each demand whether it was met.
+
+use std::fmt::Write as _;
+
+use serde_json::{Value, json};
+
+use super::{
+    child::Usage,
+    limits::Machine,
+    load::{CALLS, Figures, Noop},
+    proofs::Proofs,
+    stats::Samples,
+};
+
+/// A figure between two readings of the disk.
+#[derive(Debug, Clone)]
+pub struct Bracketed<T> {
+    /// The figure.
+    pub figure: T,
+    /// Median of an append of 4 KiB with fdatasync before and after, in microseconds.
+    pub fdatasync_us: (f64, f64),
+}
+
+impl<T> Bracketed<T> {
+    /// Whether the disk kept its speed.
+    pub fn is_valid(&self) -> bool {
+        let (before, after) = self.fdatasync_us;
+        before.max(after) <= 2.0 * before.min(after)
+    }
+}
+
+/// All that was measured.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// The machine by itself.
+    pub machine: Machine,
+    /// A log of many entries.
+    pub proofs: Option<Proofs>,
+    /// A run of a cached guest, in microseconds.
+    pub sandbox: Option<[f64; 3]>,
+    /// Calls that do nothing.
+    pub noop: Option<Noop>,
+    /// Lives of claims.
+    pub lifecycles: Vec<Bracketed<Figures>>,
+    /// Claims in the large store.
+    pub claims: u64,
+    /// The daemon's memory with them.
+    pub rss_bytes: u64,
+    /// The same calls on a small store and on the large one, in turn.
+    pub growth_small: Vec<Figures>,
+    /// See `growth_small`.
+    pub growth_large: Vec<Figures>,
+    /// 95th percentiles of Health, by itself and beside a writer, in microseconds.
+    pub health: Option<(f64, f64)>,
+    /// Milliseconds from the start after SIGKILL until it served.
+    pub restart_ms: Vec<f64>,
+}
+
+/// A demand and what was found.
+struct Check {
+    what: String,
+    found: String,
+    demanded: String,
+    met: bool,
+    valid: bool,
+}
+
+impl Report {
+    /// For machines.
+    pub fn to_json(&self) -> Value {
+        json!({
+            "machine": {
+                "fdatasync_us": percentiles(self.machine.fdatasync_us),
+                "ed25519_signatures_per_s": self.machine.signatures_per_s.round(),
+                "noop_rpc_us": self.noop.map(|noop| percentiles(noop.alone_us)),
+                "noop_rpc_per_s_at_64": self.noop.map(|noop| noop.per_s.round()),
+            },
+            "lifecycles": self.lifecycles.iter().map(|b| self.lifecycle_json(b)).collect::<Vec<_>>(),
+            "large_store": {
+                "claims": self.claims,
+                "rss_bytes": self.rss_bytes,
+                "restart_ms": self.restart_ms,
+                "p50_ratio_by_call": self.growth().map(|ratios| named(&ratios)),
+                "rows_read_per_lifecycle": [rows_read(&self.growth_small), rows_read(&self.growth_large)],
+            },
+            "health_p95_us": self.health.map(|(idle, busy)| json!({"idle": idle, "beside_a_writer": busy})),
+            "log": self.proofs.map(|proofs| json!({
+                "entries": proofs.entries,
+                "appended_per_s": proofs.appended_per_s.round(),
+                "integrated_per_s": proofs.integrated_per_s.round(),
+                "inclusion_us": percentiles(proofs.inclusion_us),
+                "consistency_us": percentiles(proofs.consistency_us),
+            })),
+            "sandbox_run_us": self.sandbox.map(percentiles),
+            "checks": self.checks().iter().map(|check| json!({
+                "what": check.what,
+                "found": check.found,
+                "demanded": check.demanded,
+                "met": check.met,
+                "valid": check.valid,
+            })).collect::<Vec<_>>(),
+        })
+    }
+
+    fn lifecycle_json(&self, bracketed: &Bracketed<Figures>) -> Value {
+        let figures = &bracketed.figure;
+        let calls: serde_json::Map<String, Value> = CALLS
+            .iter()
+            .zip(&figures.calls)
+            .map(|(name, samples)| ((*name).to_owned(), percentiles(samples.percentiles())))
+            .collect();
+        json!({
+            "concurrency": figures.concurrency,
+            "modules": figures.modules.to_string(),
+            "per_s": figures.per_s().round(),
+            "lifecycles": figures.lifecycles,
+            "calls_us": calls,
+            "of_noop_rpcs": self.share_of_noop(figures),
+            "per_lifecycle": figures.usage.map(|usage| per_lifecycle(&usage, figures.lifecycles)),
+            "fdatasync_p50_us": [bracketed.fdatasync_us.0, bracketed.fdatasync_us.1],
+            "valid": bracketed.is_valid(),
+        })
+    }
+
+    /// Calls a second as a share of calls that do nothing.
+    fn share_of_noop(&self, figures: &Figures) -> Option<f64> {
+        let noop = self.noop?;
+        Some(round2(figures.per_s() * CALLS.len() as f64 / noop.per_s))
+    }
+
+    /// The median of each call on the large store against the small one.
+    fn growth(&self) -> Option<[f64; 5]> {
+        let merged = |rounds: &[Figures], call: usize| {
+            let mut all = Samples::default();
+            rounds.iter().for_each(|round| all.extend(&round.calls[call]));
+            all.p50()
+        };
+        (!self.growth_small.is_empty() && !self.growth_large.is_empty()).then(|| {
+            std::array::from_fn(|call| {
+                round2(merged(&self.growth_large, call) / merged(&self.growth_small, call))
+            })
+        })
+    }
+
+    fn checks(&self) -> Vec<Check> {
+        let mut checks = Vec::new();
+        let mut check = |what: String, found: String, demanded: &str, met: bool, valid: bool| {
+            checks.push(Check { what, found, demanded: demanded.to_owned(), met, valid });
+        };
+        for bracketed in &self.lifecycles {
+            let figures = &bracketed.figure;
+            let what = format!(
+                "lifecycles/s, concurrency {}, {} modules",
+                figures.concurrency, figures.modules
+            );
+            let least = match (figures.concurrency, figures.modules.to_string().as_str()) {
+                (16, "shared") => 1_200.0,
+                (64, "shared") => 2_000.0,
+                (16, "distinct") => 500.0,
+                _ => 0.0,
+            };
+            if least > 0.0 {
+                check(what, format!("{:.0}", figures.per_s()), &format!("≥ {least:.0}"), figures.per_s() >= least, bracketed.is_valid());
+            }
+            let Some(usage) = figures.usage else { continue };
+            let lives = figures.lifecycles as f64;
+            if figures.concurrency == 1 {
+                let commits = usage.counters.commits as f64 / lives;
+                check("durable commits a lifecycle, concurrency 1".to_owned(), format!("{commits:.2}"), "≤ 5", commits <= 5.01, true);
+            }
+            if figures.concurrency == 16 && figures.modules.to_string() == "shared" {
+                let kib = usage.written_bytes as f64 / 1_024.0 / lives;
+                check("KiB written a lifecycle, concurrency 16".to_owned(), format!("{kib:.1}"), "≤ 90", kib <= 90.0, true);
+            }
+        }
+        if let Some(ratios) = self.growth() {
+            let worst = ratios.iter().copied().fold(0.0, f64::max);
+            check(format!("p50 of each call, {} claims against 100, worst", self.claims), format!("{worst:.2} ×"), "≤ 1.3 ×", worst <= 1.3, true);
+            let (few, many) = (rows_read(&self.growth_small), rows_read(&self.growth_large));
+            check("rows read a lifecycle, small and large store".to_owned(), format!("{few:.2} and {many:.2}"), "equal", (few - many).abs() < 0.01, true);
+        }
+        if self.rss_bytes > 0 {
+            let mib = self.rss_bytes as f64 / 1_048_576.0;
+            check(format!("MiB of memory after {} claims", self.claims), format!("{mib:.0}"), "≤ 128", mib <= 128.0, true);
+        }
+        if !self.restart_ms.is_empty() {
+            let worst = self.restart_ms.iter().copied().fold(0.0, f64::max);
+            check(format!("ms from a start after SIGKILL to serving, {} claims, worst", self.claims), format!("{worst:.0}"), "≤ 300", worst <= 300.0, true);
+        }
+        if let Some(proofs) = self.proofs {
+            let worst = proofs.inclusion_us[2].max(proofs.consistency_us[2]) / 1e3;
+            check(format!("ms for a proof in a log of {} entries, p99", proofs.entries), format!("{worst:.3}"), "≤ 0.3", worst <= 0.3, true);
+        }
+        if let Some((idle, busy)) = self.health {
+            check("Health p95 beside a busy writer".to_owned(), format!("{:.2} × ({busy:.0} against {idle:.0} µs)", busy / idle), "≤ 2 ×", busy <= 2.0 * idle, true);
+        }
+        if let Some([p50, _, _]) = self.sandbox {
+            check("µs for a run of a cached guest on 1,000 items, p50".to_owned(), format!("{p50:.1}"), "≤ 100", p50 <= 100.0, true);
+        }
+        checks
+    }
+
+    /// For people.
+    pub fn to_table(&self) -> String {
+        let mut out = String::new();
+        // Writing to a string cannot fail.
+        let _ = self.write_table(&mut out);
+        out
+    }
+
+    fn write_table(&self, out: &mut String) -> std::fmt::Result {
+        let [fsync, _, fsync99] = self.machine.fdatasync_us;
+        writeln!(out, "This machine by itself")?;
+        writeln!(out, "  append of 4 KiB + fdatasync   {fsync:.0} µs p50, {fsync99:.0} µs p99")?;
+        writeln!(out, "  Ed25519 signatures            {:.0}/s", self.machine.signatures_per_s)?;
+        if let Some(noop) = self.noop {
+            writeln!(out, "  no-op calls                   {:.0} µs p50 alone, {:.0}/s at 64", noop.alone_us[0], noop.per_s)?;
+        }
+        writeln!(out, "\nFull durable lifecycles (create, commit, seal, execute, fetch)")?;
+        for bracketed in &self.lifecycles {
+            let figures = &bracketed.figure;
+            writeln!(
+                out,
+                "  {:>2} at a time, {:<8} modules: {:>5.0}/s = {:.2} of no-op calls{}",
+                figures.concurrency,
+                figures.modules.to_string(),
+                figures.per_s(),
+                self.share_of_noop(figures).unwrap_or(0.0),
+                if bracketed.is_valid() { "" } else { "   INVALID: the disk changed its speed" },
+            )?;
+            for (name, samples) in CALLS.iter().zip(&figures.calls) {
+                let [p50, p95, p99] = samples.percentiles();
+                writeln!(out, "      {name:<8} p50 {p50:>7.0}  p95 {p95:>7.0}  p99 {p99:>7.0} µs")?;
+            }
+            if let Some(usage) = figures.usage {
+                let lives = figures.lifecycles as f64;
+                writeln!(
+                    out,
+                    "      a lifecycle: {:.2} commits, {:.1} KiB written, {:.1} KiB read, {:.1} rows read, {:.0} µs of the daemon's processor; fdatasync {:.0} → {:.0} µs",
+                    usage.counters.commits as f64 / lives,
+                    usage.written_bytes as f64 / 1_024.0 / lives,
+                    usage.read_bytes as f64 / 1_024.0 / lives,
+                    usage.counters.rows_read as f64 / lives,
+                    usage.cpu_s * 1e6 / lives,
+                    bracketed.fdatasync_us.0,
+                    bracketed.fdatasync_us.1,
+                )?;
+            }
+        }
+        if let Some(proofs) = self.proofs {
+            writeln!(out, "\nA log of {} entries", proofs.entries)?;
+            writeln!(out, "  appended {:.0}/s, written as tiles {:.0}/s", proofs.appended_per_s, proofs.integrated_per_s)?;
+            for (name, [p50, p95, p99]) in
+                [("inclusion", proofs.inclusion_us), ("consistency", proofs.consistency_us)]
+            {
+                writeln!(out, "  {name:<11} p50 {p50:>5.0}  p95 {p95:>5.0}  p99 {p99:>5.0} µs, self-verified")?;
+            }
+        }
+        writeln!(out, "\nDemands")?;
+        for check in self.checks() {
+            let verdict = match (check.valid, check.met) {
+                (false, _) => "invalid",
+                (true, true) => "met",
+                (true, false) => "MISSED",
+            };
+            writeln!(out, "  {verdict:<8} {:<66} {} ({})", check.what, check.found, check.demanded)?;
+        }
+        Ok(())
+    }
+}
+
+fn rows_read(rounds: &[Figures]) -> f64 {
+    let lives: u64 = rounds.iter().map(|round| round.lifecycles).sum();
+    let rows: u64 =
+        rounds.iter().filter_map(|round| round.usage).map(|usage| usage.counters.rows_read).sum();
+    round2(rows as f64 / lives.max(1) as f64)
+}
+
+fn per_lifecycle(usage: &Usage, lives: u64) -> Value {
+    let per = |amount: u64| round2(amount as f64 / lives as f64);
+    json!({
+        "commits": per(usage.counters.commits),
+        "store_checkpoints": per(usage.counters.store_checkpoints),
+        "log_files_synced": per(usage.counters.log_files_synced),
+        "rows_read": per(usage.counters.rows_read),
+        "written_bytes": per(usage.written_bytes).round(),
+        "read_bytes": per(usage.read_bytes).round(),
+        "daemon_cpu_us": round2(usage.cpu_s * 1e6 / lives as f64),
+    })
+}
+
+fn percentiles([p50, p95, p99]: [f64; 3]) -> Value {
+    json!({"p50": round2(p50), "p95": round2(p95), "p99": round2(p99)})
+}
+
+fn named(ratios: &[f64; 5]) -> Value {
+    let named: serde_json::Map<String, Value> =
+        CALLS.iter().zip(ratios).map(|(name, ratio)| ((*name).to_owned(), json!(ratio))).collect();
+    named.into()
+}
+
+fn round2(value: f64) -> f64 {
+    (value * 100.0).round() / 100.0
+}

@@ -1,0 +1,53 @@
+//! Percentiles of durations.
+
+use std::time::Duration;
+
+/// Durations in microseconds, sorted when they are asked about.
+#[derive(Debug, Clone, Default)]
+pub struct Samples(Vec<f64>);
+
+impl Samples {
+    /// Adds one.
+    pub fn add(&mut self, duration: Duration) {
+        self.0.push(duration.as_secs_f64() * 1e6);
+    }
+
+    /// Adds all of another.
+    pub fn extend(&mut self, other: &Self) {
+        self.0.extend_from_slice(&other.0);
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The median, the 95th and the 99th percentile, in microseconds.
+    pub fn percentiles(&self) -> [f64; 3] {
+        let mut sorted = self.0.clone();
+        sorted.sort_unstable_by(f64::total_cmp);
+        let at = |share: f64| {
+            let index = (share * sorted.len() as f64) as usize;
+            sorted.get(index.min(sorted.len().saturating_sub(1))).copied().unwrap_or(0.0)
+        };
+        [at(0.50), at(0.95), at(0.99)]
+    }
+
+    /// The median, in microseconds.
+    pub fn p50(&self) -> f64 {
+        self.percentiles()[0]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_of_a_hundred() {
+        let mut samples = Samples::default();
+        (1..=100).rev().for_each(|us| samples.add(Duration::from_micros(us)));
+        let [p50, p95, p99] = samples.percentiles().map(f64::round);
+        assert_eq!((p50, p95, p99), (51.0, 96.0, 100.0));
+    }
+}

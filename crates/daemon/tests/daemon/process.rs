@@ -1,0 +1,194 @@
+//! The process: signals, crashes, and data directories that are not as they were left.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader},
+    path::Path,
+    process::{Child, Command, Stdio},
+};
+
+use evidenceos_proto as wire;
+
+use crate::harness::{Client, Daemon, block_on, config, header, judged, labels, predictions, terms};
+
+/// The real program, and where it serves.
+fn spawn(directory: &Path) -> (Child, String) {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_evidenceos-daemon"))
+        .args(["--listen", "127.0.0.1:0", "--log", "error", "--data-dir"])
+        .arg(directory)
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("starts");
+    let mut line = String::new();
+    let stdout = child.stdout.take().expect("piped");
+    BufReader::new(stdout).read_line(&mut line).expect("a line");
+    assert!(line.contains("development server"), "{line}");
+    let address = line.split_whitespace().find(|word| word.parse::<std::net::SocketAddr>().is_ok());
+    let address = address.expect("an address").to_owned();
+    (child, address)
+}
+
+fn signal(child: &Child, name: &str) {
+    let status = Command::new("kill").args(["-s", name, &child.id().to_string()]).status();
+    assert!(status.expect("kill runs").success());
+}
+
+#[test]
+fn told_to_stop_it_drains_and_ends_well() {
+    for name in ["TERM", "INT"] {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (mut child, address) = spawn(directory.path());
+        block_on(async {
+            let mut client = Client::connect(&address, None).await;
+            client.put_default("h").await;
+            client.run("c", "h", &judged(&predictions("h", 3))).await;
+        });
+        signal(&child, name);
+        assert_eq!(child.wait().expect("ends").code(), Some(0), "SIG{name}");
+        let checkpoint = fs::read_to_string(directory.path().join("log/checkpoint"));
+        assert_eq!(checkpoint.expect("published").lines().nth(1), Some("3"));
+    }
+}
+
+/// A guest that needs a while: some hundred million steps.
+fn long_guest() -> Vec<u8> {
+    wat::parse_str(
+        r#"(module
+            (import "env" "emit_structured_claim" (func $emit (param i32 i32)))
+            (memory (export "memory") 1)
+            (func (export "run") (local $i i32)
+                (loop $l
+                    (local.set $i (i32.add (local.get $i) (i32.const 1)))
+                    (br_if $l (i32.lt_u (local.get $i) (i32.const 100000000))))
+                (call $emit (i32.const 0) (i32.const 1))))"#,
+    )
+    .expect("valid text")
+}
+
+#[test]
+fn a_run_that_a_kill_interrupted_is_executed_again() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (mut child, address) = spawn(directory.path());
+    let claim = block_on_value(async {
+        let mut client = Client::connect(&address, None).await;
+        client.put_default("h").await;
+        let mut heavy = terms("long", "h");
+        heavy.metadata.as_mut().expect("there").lane = "heavy".into();
+        let claim = client.create(heavy).await.expect("created");
+        client.commit(&claim, &long_guest()).await.expect("committed");
+        client.seal(&claim).await.expect("sealed");
+        let (mut runner, running) = (client.clone(), claim.clone());
+        let execution = tokio::spawn(async move { runner.execute(&running).await });
+        // The state is durable before the run begins.
+        while client.get(&claim).await.expect("there").state != wire::ClaimState::Executing as i32 {
+            tokio::task::yield_now().await;
+        }
+        execution.abort();
+        claim
+    });
+    child.kill().expect("ours");
+    child.wait().expect("ends");
+    let (mut child, address) = spawn(directory.path());
+    block_on(async {
+        let mut client = Client::connect(&address, None).await;
+        let result = client.execute(&claim).await.expect("joins the run");
+        assert_eq!(result.outcome, "not_judged");
+        assert_eq!(result.reason_codes, [2, 120]);
+        let (_, next) = client.run("next", "h", &judged(&predictions("h", 3))).await;
+        assert_eq!(next.etl_index, result.etl_index + 1);
+    });
+    signal(&child, "TERM");
+    assert_eq!(child.wait().expect("ends").code(), Some(0));
+}
+
+fn block_on_value<T>(future: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    runtime.expect("a runtime").block_on(future)
+}
+
+#[test]
+fn a_second_daemon_on_the_directory_is_told_who_holds_it() {
+    block_on(async {
+        let daemon = Daemon::start().await;
+        let second = evidenceos_daemon::start(config(daemon.directory.path())).await;
+        let refused = second.err().expect("held").to_string();
+        assert!(refused.contains(&format!("process {}", std::process::id())), "{refused}");
+        daemon.operator().await.put_default("h").await;
+    });
+}
+
+#[test]
+fn a_data_directory_that_is_a_file_is_refused() {
+    block_on(async {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("file");
+        fs::write(&path, "text").expect("writable");
+        let refused = evidenceos_daemon::start(config(&path)).await.err().expect("a file").to_string();
+        assert!(refused.contains("not a directory"), "{refused}");
+        let nowhere = evidenceos_daemon::start(config(Path::new("/proc/evidenceos"))).await;
+        let refused = nowhere.err().expect("read-only").to_string();
+        assert!(refused.contains("/proc/evidenceos"), "{refused}");
+    });
+}
+
+#[test]
+fn garbage_in_place_of_the_database_stops_the_start_and_stays() {
+    block_on(async {
+        let daemon = Daemon::start().await;
+        daemon.operator().await.put_default("h").await;
+        let directory = daemon.directory.path().to_owned();
+        let garbage = vec![0x5a; 64 * 1_024];
+        let refused = daemon
+            .spoil(|path| {
+                fs::write(path.join("evidenceos.db"), &garbage).expect("writable");
+                for rest in ["evidenceos.db-wal", "evidenceos.db-shm"] {
+                    let _ = fs::remove_file(path.join(rest));
+                }
+            })
+            .await
+            .to_string();
+        assert!(refused.contains("backup"), "{refused}");
+        drop(directory);
+    });
+}
+
+#[test]
+fn an_older_database_under_a_newer_log_stops_the_start() {
+    block_on(async {
+        let daemon = Daemon::start().await;
+        daemon.operator().await.put_default("h").await;
+        let refused = daemon
+            .spoil(|path| {
+                for file in ["evidenceos.db", "evidenceos.db-wal", "evidenceos.db-shm"] {
+                    let _ = fs::remove_file(path.join(file));
+                }
+            })
+            .await
+            .to_string();
+        // The keys are there, the database is not: nothing may be signed over that.
+        assert!(refused.contains("older state"), "{refused}");
+    });
+}
+
+#[test]
+fn tampered_log_files_are_made_again_from_the_entries() {
+    block_on(async {
+        let daemon = Daemon::start().await;
+        let mut client = daemon.operator().await;
+        client.put(header("h"), &labels("h")).await.expect("registered");
+        let (claim, _) = client.run("c", "h", &judged(&predictions("h", 3))).await;
+        let vkey = daemon.running.log_vkey();
+        let Daemon { running, directory } = daemon;
+        running.stop().await.expect("stops");
+        let tile = directory.path().join("log/tile/0/000.p/3");
+        let mut bytes = fs::read(&tile).expect("written");
+        bytes[5] ^= 1;
+        fs::write(&tile, &bytes).expect("writable");
+        let running = evidenceos_daemon::start(config(directory.path())).await.expect("starts");
+        assert_eq!(running.log_vkey(), vkey);
+        bytes[5] ^= 1;
+        assert_eq!(fs::read(&tile).expect("there"), bytes);
+        let daemon = Daemon { running, directory };
+        daemon.operator().await.fetch(&claim).await.expect("verifies");
+    });
+}
