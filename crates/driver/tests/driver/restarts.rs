@@ -31,47 +31,26 @@ fn only(works: Vec<Work>) -> Work {
 
 #[test]
 fn runs_under_way_are_begun_again_one_at_a_time_and_settle_as_they_would_have() {
-    let ledgers = |crash: bool| {
-        let (mut bench, claims) = with_runs(3);
-        let mut works = Vec::new();
-        if crash {
-            bench = bench.restarted();
-            for id in &claims {
-                let work = only(bench.take_works());
-                assert_eq!(work.claim.id, *id);
-                bench.finish(&work, 400);
-                bench.step();
-            }
-            assert!(bench.take_works().is_empty());
-        } else {
-            for id in &claims {
-                bench.call(submitter(9), "nothing", execute(*id));
-            }
-            works.extend(claims.iter().enumerate());
-        }
-        for (number, id) in works {
-            let claim = bench.stored(id).expect("stored");
-            let work = Work {
-                holdout: bench.holdout,
-                blob: bench.main().blob,
-                description: bench.main().description.clone(),
-                number: number as u64,
-                claim: Box::new(claim),
-                allowance: bench.main().in_flight[0].answers_reserved,
-            };
-            bench.finish(&work, 400);
-            bench.step();
-        }
-        claims
-            .iter()
-            .map(|id| {
-                let settlement = bench.stored(id).expect("stored").settlement;
-                let settlement = settlement.expect("settled");
-                (settlement.outcome, settlement.price, settlement.threshold)
-            })
-            .collect::<Vec<_>>()
+    let settle = |bench: &mut Bench, work: &Work| {
+        bench.finish(work, 400);
+        bench.step();
+        let claim = bench.stored(&work.claim.id).expect("stored");
+        let settlement = claim.settlement.expect("settled");
+        (settlement.outcome, settlement.price, settlement.threshold)
     };
-    assert_eq!(ledgers(true), ledgers(false));
+    let mut undisturbed = Bench::new();
+    let works = [1, 2, 3].map(|owner| undisturbed.running(owner, "c").1);
+    let wanted = works.each_ref().map(|work| settle(&mut undisturbed, work));
+
+    let (mut bench, claims) = with_runs(3);
+    let mut bench = bench.restarted();
+    let settlements = [0, 1, 2].map(|n| {
+        let work = only(bench.take_works());
+        assert_eq!(work.claim.id, claims[n]);
+        settle(&mut bench, &work)
+    });
+    assert!(bench.take_works().is_empty());
+    assert_eq!(settlements, wanted);
 }
 
 #[test]

@@ -19,6 +19,10 @@ use evidenceos_tlog::{
 
 use crate::disk::{Disk, entry, flip};
 
+/// Damage to a log, and to one of its files.
+type OnDisk = fn(&Disk);
+type OnFile = fn(&Path);
+
 fn integrated(disk: &Disk, head: &Head) -> Integrator {
     Integrator::recover(disk.path(), Arc::new(disk.readers()), Some(head)).expect("our own log")
 }
@@ -115,7 +119,7 @@ fn following_commit_by_commit_gives_the_same_files_as_at_once() {
 
 #[test]
 fn whatever_a_crash_leaves_is_made_whole() {
-    let spoil: [(&str, fn(&Disk)); 9] = [
+    let spoil: [(&str, OnDisk); 9] = [
         ("nothing", |_| ()),
         ("no checkpoint", |disk| {
             fs::remove_file(log_path(disk, "checkpoint")).expect("there");
@@ -254,7 +258,7 @@ fn what_is_beyond_the_log_is_said() {
 fn a_tampered_tile_is_met_at_a_proof_and_made_again() {
     let mut disk = Disk::new();
     let head = disk.append(700);
-    let spoil: [(&str, fn(&Path)); 4] = [
+    let spoil: [(&str, OnFile); 4] = [
         ("tampered", |path| flip(path, 100)),
         ("truncated", |path| fs::write(path, "short").expect("there")),
         ("empty", |path| fs::write(path, "").expect("there")),
