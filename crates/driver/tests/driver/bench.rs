@@ -320,16 +320,38 @@ impl Bench {
         id: &str,
         command: Command,
     ) -> (Ticket, Arc<AtomicBool>) {
+        let gone = Arc::new(AtomicBool::new(false));
+        let (call, ticket) = self.make_call(caller, id, command, Arc::clone(&gone));
+        self.inputs.push(Input::Call(call));
+        (ticket, gone)
+    }
+
+    /// A call that is not put anywhere.
+    pub(crate) fn loose_call(
+        &mut self,
+        caller: Caller,
+        id: &str,
+        command: Command,
+    ) -> (Call, Ticket) {
+        self.make_call(caller, id, command, Arc::default())
+    }
+
+    fn make_call(
+        &mut self,
+        caller: Caller,
+        id: &str,
+        command: Command,
+        gone: Arc<AtomicBool>,
+    ) -> (Call, Ticket) {
         let ticket = Ticket(self.calls);
         self.calls += 1;
-        let gone = Arc::new(AtomicBool::new(false));
         let mut key = caller.tag.0.to_vec();
         key.extend_from_slice(id.as_bytes());
         let stamp = Stamp {
             key: RequestKey(Fingerprint::of(&key).0),
             fingerprint: Fingerprint::of(format!("{command:?}").as_bytes()),
         };
-        self.inputs.push(Input::Call(Call {
+        let call = Call {
             request: Request {
                 caller,
                 stamp: Some(stamp),
@@ -338,11 +360,11 @@ impl Bench {
             module: None,
             reply_to: Box::new(Waiter {
                 ticket,
-                gone: Arc::clone(&gone),
+                gone,
                 watch: self.watch.clone(),
             }),
-        }));
-        (ticket, gone)
+        };
+        (call, ticket)
     }
 
     /// Ends a run in the next step: `right` sealed items of 800 are predicted right.
@@ -465,6 +487,12 @@ impl Bench {
         let work = self.take_works().pop().expect("nothing stands against it");
         assert_eq!(work.claim.id, id);
         (ticket, work)
+    }
+
+    /// Looks answers up after the driver has gone.
+    pub(crate) fn answers(&self) -> impl Fn(Ticket) -> Option<Answer> + use<> {
+        let watch = self.watch.clone();
+        move |ticket| watch.with(|seen| seen.answers.get(&ticket).cloned())
     }
 
     /// Runs that were started since the last time.

@@ -4,6 +4,7 @@ mod batches;
 mod bench;
 mod faults;
 mod heads;
+mod mailbox;
 mod queues;
 mod restarts;
 mod simulation;
