@@ -1,36 +1,28 @@
 //! A driver on a bench: everything around it is fake but the kernel, the log and its key.
 
-use std::{
-    collections::HashMap,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+use std::sync::{Arc, atomic::AtomicBool};
 
-use evidenceos_driver::{
-    Answer, Call, Done, Driver, Fatal, Finished, Input, Limits, Publisher, ReplyTo, Runner, Signer,
-    Work,
-};
+use evidenceos_driver::{Answer, Call, Done, Driver, Fatal, Finished, Input, Limits, Work};
 use evidenceos_kernel::{
     bits::MicroBits,
     claim::{Artifact, Claim, Lane, ModuleFacts, Terms},
-    command::{Caller, Command, PutHoldout, Remembered, Reply, Request, RunEnd, RunReport, Stamp},
+    command::{Caller, Command, PutHoldout, Reply, Request, RunEnd, RunReport, Stamp},
     evidence::Strategy,
-    holdout::{Description, Holdout, NullSpec, Policy, PrincipalPool},
+    holdout::{Description, Holdout, NullSpec, Policy},
     id::{ClaimId, Digest, Fingerprint, HoldoutId, OwnerTag, RequestKey},
     record::AnswerTally,
     score::{Score, SizeClass},
     state::Resident,
 };
 use evidenceos_store::{
-    Batch, Head, NotCommitted, Outcome, Store, StoreError,
-    log::Released,
+    Head, Store as _,
     memory::{Fault, MemoryStore},
 };
-use evidenceos_tlog::{Checkpoint, Hash, SignedCheckpoint, SignerKey, Tile, Tree, sth};
+use evidenceos_tlog::Tree;
 
-pub(crate) const ORIGIN: &str = "example.org/log";
+use crate::fakes::{Collector, LocalKey, Shelf, Waiter, Watch, key};
+pub(crate) use crate::fakes::{Happened, ORIGIN, Ticket};
+
 pub(crate) const ENGINE: &str = "test-engine";
 const SEALED_ITEMS: u64 = 800;
 
@@ -45,151 +37,6 @@ pub(crate) fn submitter(n: u8) -> Caller {
         tag: OwnerTag([n; 16]),
         operator: false,
         auditor: false,
-    }
-}
-
-pub(crate) fn key() -> SignerKey {
-    SignerKey::from_seed(ORIGIN, [7; 32]).expect("a valid name")
-}
-
-/// What happened, in order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Happened {
-    Committed,
-    NotCommitted,
-    Replied(Ticket),
-    Released(u64),
-    Started(HoldoutId, u64),
-}
-
-/// A call that was made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct Ticket(usize);
-
-#[derive(Default)]
-struct Seen {
-    timeline: Vec<Happened>,
-    answers: HashMap<Ticket, Answer>,
-    works: Vec<Work>,
-    heads: Vec<Head>,
-}
-
-#[derive(Clone, Default)]
-struct Watch(Arc<Mutex<Seen>>);
-
-impl Watch {
-    fn with<T>(&self, look: impl FnOnce(&mut Seen) -> T) -> T {
-        look(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
-
-/// The store in memory, with faults that belong to a claim instead of a moment.
-#[derive(Clone)]
-pub(crate) struct Shelf {
-    pub(crate) memory: MemoryStore,
-    /// No batch that writes this claim can be stored.
-    pub(crate) rejected: Option<ClaimId>,
-    /// This claim's row cannot be read.
-    pub(crate) unreadable: Option<ClaimId>,
-    watch: Watch,
-}
-
-impl Store for Shelf {
-    fn claim(&mut self, id: &ClaimId) -> Result<Option<Claim>, StoreError> {
-        if self.unreadable == Some(*id) {
-            return Err(StoreError::Unusable("an injected fault".to_owned()));
-        }
-        self.memory.claim(id)
-    }
-
-    fn pool(
-        &mut self,
-        holdout: HoldoutId,
-        owner: OwnerTag,
-    ) -> Result<Option<PrincipalPool>, StoreError> {
-        self.memory.pool(holdout, owner)
-    }
-
-    fn remembered(&mut self, key: &RequestKey) -> Result<Option<Remembered>, StoreError> {
-        self.memory.remembered(key)
-    }
-
-    fn commit(&mut self, batch: &Batch) -> Outcome {
-        let changes = &batch.changes;
-        let mut written = changes.new_claims.iter().chain(&changes.claims);
-        let outcome = if written.any(|claim| self.rejected == Some(claim.id)) {
-            let fault = StoreError::Unusable("an injected fault".to_owned());
-            Outcome::NotCommitted(NotCommitted::Constraint(fault))
-        } else {
-            self.memory.commit(batch)
-        };
-        let happened = match outcome {
-            Outcome::Committed => Happened::Committed,
-            Outcome::NotCommitted(_) | Outcome::Unknown(_) => Happened::NotCommitted,
-        };
-        self.watch.with(|seen| seen.timeline.push(happened));
-        outcome
-    }
-
-    fn maintain(&mut self, idle: bool) -> Result<(), StoreError> {
-        self.memory.maintain(idle)
-    }
-}
-
-struct Waiter {
-    ticket: Ticket,
-    gone: Arc<AtomicBool>,
-    watch: Watch,
-}
-
-impl ReplyTo for Waiter {
-    fn send(self: Box<Self>, answer: Answer) {
-        self.watch.with(|seen| {
-            seen.timeline.push(Happened::Replied(self.ticket));
-            seen.answers.insert(self.ticket, answer);
-        });
-    }
-
-    fn is_gone(&self) -> bool {
-        self.gone.load(Ordering::Relaxed)
-    }
-}
-
-struct Collector(Watch);
-
-impl Runner for Collector {
-    fn start(&self, work: Work) {
-        self.0.with(|seen| {
-            let started = Happened::Started(work.holdout, work.number);
-            seen.timeline.push(started);
-            seen.works.push(work);
-        });
-    }
-}
-
-impl Publisher for Collector {
-    fn release(&self, released: Released, _full: Vec<Tile>) {
-        self.0.with(|seen| {
-            seen.timeline.push(Happened::Released(released.head.size));
-            seen.heads.push(Head::clone(&released.head));
-        });
-    }
-}
-
-struct LocalKey(SignerKey);
-
-impl Signer for LocalKey {
-    fn sign(&self, size: u64, root: Hash) -> Head {
-        let checkpoint = Checkpoint::new(ORIGIN, size, root).expect("a valid origin");
-        let signed = SignedCheckpoint::sign(checkpoint, &self.0).expect("our own origin");
-        let digest = sth::sth_digest(size, root);
-        Head {
-            size,
-            root: root.0,
-            signature: self.0.sign_bytes(digest.as_bytes()).to_vec(),
-            key_id: Digest(sth::key_id(&self.0.public_key()).0),
-            checkpoint: signed.to_string(),
-        }
     }
 }
 

@@ -5,7 +5,8 @@ use evidenceos_tlog::{
     Hash, SignedCheckpoint, TileSource, Tree, consistency_proof, sth, verify_consistency,
 };
 
-use crate::bench::{Bench, Happened, ORIGIN, execute, key, submitter};
+use crate::bench::{Bench, Happened, ORIGIN, execute, submitter};
+use crate::fakes::key;
 
 /// A log of less than a tile.
 struct Leaves(Vec<Hash>);

@@ -2,6 +2,7 @@
 
 mod batches;
 mod bench;
+mod fakes;
 mod faults;
 mod heads;
 mod mailbox;
