@@ -155,7 +155,7 @@ async fn measure(plan: &Plan, scratch: &std::path::Path) -> Result<Report, CliEr
     }
 
     say("Health beside a busy writer");
-    report.health = Some(many.health_beside_writer(plan.round).await?);
+    report.health = Some(many.health_beside_writer(&large, plan.round).await?);
 
     say("restart after SIGKILL under load");
     for _ in 0..plan.alternations {

@@ -34,8 +34,7 @@ impl Forecast {
     pub fn of(holdout: &proto::Holdout) -> Option<Self> {
         let (policy, spec) = (holdout.policy.as_ref()?, holdout.null_spec.as_ref()?);
         let bets = BetTable::new(spec.p0_micros, strategy_of(spec)).ok()?;
-        let share = u128::from(policy.answer_share_micros?);
-        let units = holdout.units - (u128::from(holdout.units) * share / 1_000_000) as u64;
+        let units = holdout.sealed_units;
         let alpha_micros = policy.alpha_micros?;
         let prices = prices_of(policy);
         let multiplicity = Multiplicity::parse(&policy.multiplicity)?;
@@ -170,6 +169,7 @@ mod tests {
         proto::Holdout {
             items: 1_250,
             units: 1_250,
+            sealed_units: 1_000,
             policy: Some(proto::HoldoutPolicy {
                 answer_share_micros: Some(200_000),
                 sealed_budget_microbits: Some(64_000_000),

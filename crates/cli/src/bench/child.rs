@@ -67,6 +67,11 @@ impl Daemon {
         Ok(Self { child, address, directory: directory.to_owned() })
     }
 
+    /// Where it serves.
+    pub fn address(&self) -> String {
+        self.address.clone()
+    }
+
     /// A connection of its own.
     pub async fn connect(&self) -> Result<EvidenceOsClient<Channel>, CliError> {
         connect(&self.address).await
@@ -153,7 +158,8 @@ async fn spawn(directory: &Path, listen: &str) -> Result<(Child, String), CliErr
     Ok((child, address.to_owned()))
 }
 
-async fn connect(address: &str) -> Result<EvidenceOsClient<Channel>, CliError> {
+/// A connection to a daemon.
+pub async fn connect(address: &str) -> Result<EvidenceOsClient<Channel>, CliError> {
     let endpoint = Endpoint::from_shared(format!("http://{address}"))
         .map_err(|error| failed(&error))?
         .tcp_nodelay(true);

@@ -20,7 +20,7 @@ use tokio::task::JoinSet;
 use tonic::{Request, transport::Channel};
 
 use super::{
-    child::{Daemon, Usage},
+    child::{self, Daemon, Usage},
     failed,
     stats::Samples,
 };
@@ -179,16 +179,8 @@ impl Load {
         let deadline = Instant::now() + time;
         let mut tasks = JoinSet::new();
         for task in 0..concurrency {
-            let mut client = self.connections[task % self.connections.len()].clone();
-            tasks.spawn(async move {
-                let mut samples = Samples::default();
-                while Instant::now() < deadline {
-                    let before = Instant::now();
-                    client.health(wire::HealthRequest {}).await.map_err(|s| failed(&s))?;
-                    samples.add(before.elapsed());
-                }
-                Ok::<_, CliError>(samples)
-            });
+            let client = self.connections[task % self.connections.len()].clone();
+            tasks.spawn(health_until(client, deadline));
         }
         let mut all = Samples::default();
         while let Some(joined) = tasks.join_next().await {
@@ -197,14 +189,43 @@ impl Load {
         Ok(all)
     }
 
-    /// Health by itself, and beside one task that writes without a pause: 95th percentiles.
-    pub async fn health_beside_writer(&self, time: Duration) -> Result<(f64, f64), CliError> {
-        let idle = self.health(1, time / 2).await?;
-        let (busy, written) =
-            tokio::join!(self.health(1, time / 2), self.round(1, Modules::Shared, Round::Time(time / 2)));
+    /// Health by itself, and beside one task that writes without a pause: 95th percentiles. The
+    /// caller of Health has a thread and a connection of its own, so that it is the daemon that is
+    /// measured and not a client that does two things at once.
+    pub async fn health_beside_writer(
+        &self,
+        daemon: &Daemon,
+        time: Duration,
+    ) -> Result<(f64, f64), CliError> {
+        let alone = |address: String| {
+            tokio::task::spawn_blocking(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+                runtime.map_err(|error| failed(&error))?.block_on(async {
+                    let client = child::connect(&address).await?;
+                    let samples = health_until(client, Instant::now() + time / 2).await?;
+                    Ok::<_, CliError>(samples.percentiles()[1])
+                })
+            })
+        };
+        let idle = alone(daemon.address()).await.map_err(|error| failed(&error))??;
+        let writer = self.round(1, Modules::Shared, Round::Time(time / 2));
+        let (busy, written) = tokio::join!(alone(daemon.address()), writer);
         written?;
-        Ok((idle.percentiles()[1], busy?.percentiles()[1]))
+        Ok((idle, busy.map_err(|error| failed(&error))??))
     }
+}
+
+async fn health_until(
+    mut client: EvidenceOsClient<Channel>,
+    deadline: Instant,
+) -> Result<Samples, CliError> {
+    let mut samples = Samples::default();
+    while Instant::now() < deadline {
+        let before = Instant::now();
+        client.health(wire::HealthRequest {}).await.map_err(|status| failed(&status))?;
+        samples.add(before.elapsed());
+    }
+    Ok(samples)
 }
 
 /// What calls that do nothing cost.

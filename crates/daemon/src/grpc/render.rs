@@ -169,6 +169,7 @@ pub fn holdout(holdout: &Holdout, own: PrincipalPool, warnings: Vec<String>) -> 
         units: description.units,
         answer_items: description.answer_items,
         sealed_items: description.sealed_items,
+        sealed_units: description.sealed_units,
         item_order_hash: description
             .item_order_hash
             .map_or_else(Bytes::new, |hash| bytes(hash.as_bytes())),

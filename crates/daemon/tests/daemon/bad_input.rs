@@ -267,3 +267,29 @@ fn what_later_releases_bring_says_so() {
         );
     });
 }
+
+/// The create request with its name as bytes: the same wire, without the promise of UTF-8.
+#[derive(Clone, PartialEq, prost::Message)]
+struct RawCreate {
+    #[prost(bytes = "vec", tag = "1")]
+    claim_name: Vec<u8>,
+}
+
+#[test]
+fn a_name_that_is_not_utf8_is_refused_by_the_field() {
+    block_on(async {
+        let daemon = Daemon::start().await;
+        let mut client = daemon.operator().await;
+        let address = format!("http://{}", daemon.running.grpc_address());
+        let channel = tonic::transport::Endpoint::from_shared(address).expect("an address");
+        let mut raw = tonic::client::Grpc::new(channel.connect().await.expect("listens"));
+        raw.ready().await.expect("ready");
+        let codec = tonic_prost::ProstCodec::<RawCreate, wire::CreateClaimV2Response>::default();
+        let path = "/evidenceos.v2.EvidenceOS/CreateClaimV2".parse().expect("a path");
+        let request = tonic::Request::new(RawCreate { claim_name: vec![0xff, 0xfe] });
+        let status = raw.unary(request, path, codec).await.expect_err("not UTF-8");
+        assert!(status.message().contains("claim_name") && status.message().contains("UTF-8"), "{status:?}");
+        let listed = client.inner.list_claims(wire::ListClaimsRequest::default()).await;
+        assert!(listed.expect("own").into_inner().claims.is_empty());
+    });
+}
