@@ -66,8 +66,11 @@ impl BenchArgs {
     }
 
     fn plan(&self) -> Plan {
-        let (claims, entries, rest, round, alternations) =
-            if self.quick { (5_000, 100_000, 3, 4, 2) } else { (100_000, 1_000_000, 12, 8, 4) };
+        let (claims, entries, rest, round, alternations) = if self.quick {
+            (5_000, 100_000, 3, 4, 2)
+        } else {
+            (100_000, 1_000_000, 12, 8, 4)
+        };
         Plan {
             claims: self.claims.unwrap_or(claims),
             entries: self.entries.unwrap_or(entries),
@@ -109,7 +112,8 @@ async fn measure(plan: &Plan, scratch: &std::path::Path) -> Result<Report, CliEr
 
     let small = Daemon::start(&scratch.join("small")).await?;
     let few = Load::prepare(&small).await?;
-    few.round(1, Modules::Shared, Round::Lifecycles(100)).await?;
+    few.round(1, Modules::Shared, Round::Lifecycles(100))
+        .await?;
     report.noop = Some(few.noop(plan.round / 2).await?);
 
     let mut large = Daemon::start(&scratch.join("large")).await?;
@@ -120,11 +124,15 @@ async fn measure(plan: &Plan, scratch: &std::path::Path) -> Result<Report, CliEr
         (64, Modules::Shared),
         (16, Modules::Distinct),
     ] {
-        say(&format!("lifecycles, concurrency {concurrency}, {modules} modules"));
+        say(&format!(
+            "lifecycles, concurrency {concurrency}, {modules} modules"
+        ));
         let (daemon, load) = (&large, &many);
         let figure = bracketed(plan, scratch, || async move {
             let before = daemon.usage().await?;
-            let mut round = load.round(concurrency, modules, Round::Time(plan.round)).await?;
+            let mut round = load
+                .round(concurrency, modules, Round::Time(plan.round))
+                .await?;
             round.usage = Some(daemon.usage().await?.since(&before));
             Ok(round)
         })
@@ -135,7 +143,8 @@ async fn measure(plan: &Plan, scratch: &std::path::Path) -> Result<Report, CliEr
     say(&format!("filling a store with {} claims", plan.claims));
     while many.lifecycles_done() < plan.claims {
         let missing = plan.claims - many.lifecycles_done();
-        many.round(64, Modules::Shared, Round::Lifecycles(missing.min(10_000))).await?;
+        many.round(64, Modules::Shared, Round::Lifecycles(missing.min(10_000)))
+            .await?;
         say(&format!("  {} claims", many.lifecycles_done()));
     }
     report.claims = many.lifecycles_done();
@@ -144,11 +153,14 @@ async fn measure(plan: &Plan, scratch: &std::path::Path) -> Result<Report, CliEr
     say("growth: the same calls on a store of 100 claims and on the large one, in turn");
     for _ in 0..plan.alternations {
         tokio::time::sleep(plan.rest / 2).await;
-        for (load, daemon, into) in
-            [(&few, &small, &mut report.growth_small), (&many, &large, &mut report.growth_large)]
-        {
+        for (load, daemon, into) in [
+            (&few, &small, &mut report.growth_small),
+            (&many, &large, &mut report.growth_large),
+        ] {
             let before = daemon.usage().await?;
-            let mut round = load.round(1, Modules::Shared, Round::Lifecycles(400)).await?;
+            let mut round = load
+                .round(1, Modules::Shared, Round::Lifecycles(400))
+                .await?;
             round.usage = Some(daemon.usage().await?.since(&before));
             into.push(round);
         }
@@ -176,7 +188,10 @@ async fn bracketed<T, F: Future<Output = Result<T, CliError>>>(
     let before = limits::fdatasync_p50_us(scratch)?;
     let figure = figure().await?;
     let after = limits::fdatasync_p50_us(scratch)?;
-    Ok(Bracketed { figure, fdatasync_us: (before, after) })
+    Ok(Bracketed {
+        figure,
+        fdatasync_us: (before, after),
+    })
 }
 
 /// A measurement that could not be made.

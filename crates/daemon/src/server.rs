@@ -465,11 +465,9 @@ async fn serve(
         .add_service(service)
         .add_service(health)
         .add_service(reflection);
-    Ok(
-        server.serve_with_incoming_shutdown(incoming, async move {
-            // An ended sender means that the daemon is gone.
-            let _ = stopped.wait_for(|stopped| *stopped).await;
-            drop(reporter);
-        }),
-    )
+    Ok(server.serve_with_incoming_shutdown(incoming, async move {
+        // An ended sender means that the daemon is gone.
+        let _ = stopped.wait_for(|stopped| *stopped).await;
+        drop(reporter);
+    }))
 }

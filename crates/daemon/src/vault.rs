@@ -267,10 +267,8 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let blobs = Blobs::open(directory.path()).expect("writable");
         let vault = Vault::new(Secret::new([1; 32]), blobs.clone());
-        let many = Items {
-            labels: [1, 0].repeat(500),
-            ..items()
-        };
+        let mut many = items();
+        many.labels = [1, 0].repeat(500);
         let blob = vault.put(&many).expect("writable");
         let bytes = blobs.get(&blob).expect("there");
         assert!(!bytes.windows(16).any(|window| window == &many.labels[..16]));

@@ -16,7 +16,10 @@ use tokio::{
 };
 use tonic::transport::{Channel, Endpoint};
 
-use super::{failed, load::{Load, Modules, Round}};
+use super::{
+    failed,
+    load::{Load, Modules, Round},
+};
 use crate::error::CliError;
 
 /// A daemon, its port and its directory.
@@ -64,7 +67,11 @@ impl Daemon {
     /// Starts a daemon on a free port of loopback.
     pub async fn start(directory: &Path) -> Result<Self, CliError> {
         let (child, address) = spawn(directory, "127.0.0.1:0").await?;
-        Ok(Self { child, address, directory: directory.to_owned() })
+        Ok(Self {
+            child,
+            address,
+            directory: directory.to_owned(),
+        })
     }
 
     /// Where it serves.
@@ -79,7 +86,10 @@ impl Daemon {
 
     /// What it has used.
     pub async fn usage(&self) -> Result<Usage, CliError> {
-        let pid = self.child.id().ok_or_else(|| failed(&"the daemon has ended"))?;
+        let pid = self
+            .child
+            .id()
+            .ok_or_else(|| failed(&"the daemon has ended"))?;
         let mut client = self.connect().await?;
         let info = client.get_server_info(GetServerInfoRequest {}).await;
         let info = info.map_err(|status| failed(&status))?.into_inner();
@@ -120,17 +130,27 @@ impl Daemon {
         let (child, _) = spawn(&self.directory, &self.address).await?;
         self.child = child;
         let mut client = self.connect().await?;
-        client.health(HealthRequest {}).await.map_err(|status| failed(&status))?;
+        client
+            .health(HealthRequest {})
+            .await
+            .map_err(|status| failed(&status))?;
         Ok(before.elapsed().as_secs_f64() * 1e3)
     }
 
     /// Ends it as an operator would.
     pub async fn stop(mut self) -> Result<(), CliError> {
-        let pid = self.child.id().ok_or_else(|| failed(&"the daemon has ended"))?;
+        let pid = self
+            .child
+            .id()
+            .ok_or_else(|| failed(&"the daemon has ended"))?;
         let terminated = Command::new("kill").arg(pid.to_string()).status().await;
         terminated.map_err(|error| failed(&error))?;
         let status = self.child.wait().await.map_err(|error| failed(&error))?;
-        if status.success() { Ok(()) } else { Err(failed(&format!("the daemon ended with {status}"))) }
+        if status.success() {
+            Ok(())
+        } else {
+            Err(failed(&format!("the daemon ended with {status}")))
+        }
     }
 }
 
@@ -147,7 +167,10 @@ async fn spawn(directory: &Path, listen: &str) -> Result<(Child, String), CliErr
         .kill_on_drop(true)
         .spawn()
         .map_err(|error| failed(&error))?;
-    let stdout = child.stdout.take().ok_or_else(|| failed(&"the daemon has no output"))?;
+    let stdout = child
+        .stdout
+        .take()
+        .ok_or_else(|| failed(&"the daemon has no output"))?;
     let mut line = String::new();
     let read = BufReader::new(stdout).read_line(&mut line).await;
     read.map_err(|error| failed(&error))?;

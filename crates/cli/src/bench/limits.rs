@@ -10,8 +10,8 @@ use std::{
 use evidenceos_sandbox::{AskError, Limits, Mode, Oracle, PackOptions, Sandbox, pack};
 use evidenceos_tlog::SignerKey;
 
-use super::stats::Samples;
 use super::failed;
+use super::stats::Samples;
 use crate::error::CliError;
 
 /// How long the disk is measured.
@@ -51,7 +51,9 @@ fn fdatasync(scratch: &Path) -> Result<Samples, CliError> {
     let (block, started, mut samples) = ([7u8; 4_096], Instant::now(), Samples::default());
     while started.elapsed() < DISK {
         let before = Instant::now();
-        file.write_all(&block).and_then(|()| file.sync_data()).map_err(CliError::file(path.clone()))?;
+        file.write_all(&block)
+            .and_then(|()| file.sync_data())
+            .map_err(CliError::file(path.clone()))?;
         samples.add(before.elapsed());
     }
     std::fs::remove_file(&path).map_err(CliError::file(path.clone()))?;
@@ -80,7 +82,8 @@ impl Oracle for Silent {
 pub fn sandbox() -> Result<[f64; 3], CliError> {
     let bench = |error: &dyn std::error::Error| failed(&error);
     let sandbox = Sandbox::new(Default::default()).map_err(|error| bench(&error))?;
-    let module = pack(&PackOptions::new(&[1; 1_000], Mode::Judge)).map_err(|error| bench(&error))?;
+    let module =
+        pack(&PackOptions::new(&[1; 1_000], Mode::Judge)).map_err(|error| bench(&error))?;
     let prepared = sandbox.prepare(&module).map_err(|error| bench(&error))?;
     let limits = Limits {
         fuel: 100_000_000,
@@ -92,7 +95,9 @@ pub fn sandbox() -> Result<[f64; 3], CliError> {
     let mut samples = Samples::default();
     for _ in 0..5_000 {
         let before = Instant::now();
-        sandbox.run(&prepared, &limits, Silent).map_err(|error| bench(&error))?;
+        sandbox
+            .run(&prepared, &limits, Silent)
+            .map_err(|error| bench(&error))?;
         samples.add(before.elapsed());
     }
     Ok(samples.percentiles())

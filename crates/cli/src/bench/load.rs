@@ -103,7 +103,11 @@ impl Load {
             put_holdout(&mut connections[0].clone(), number).await?;
         }
         let module = pack(&PackOptions::new(&[1; ITEMS], Mode::Judge)).map_err(|e| failed(&e))?;
-        Ok(Self { connections, module: Arc::new(module), done: Arc::default() })
+        Ok(Self {
+            connections,
+            module: Arc::new(module),
+            done: Arc::default(),
+        })
     }
 
     /// Lives completed so far.
@@ -126,11 +130,13 @@ impl Load {
         let taken = Arc::new(AtomicU64::new(0));
         let mut tasks = JoinSet::new();
         for task in 0..concurrency {
-            let mut client = self.connections
-                [(task / TASKS_A_CONNECTION) % self.connections.len()]
-            .clone();
-            let (module, done, taken) =
-                (Arc::clone(&self.module), Arc::clone(&self.done), Arc::clone(&taken));
+            let mut client =
+                self.connections[(task / TASKS_A_CONNECTION) % self.connections.len()].clone();
+            let (module, done, taken) = (
+                Arc::clone(&self.module),
+                Arc::clone(&self.done),
+                Arc::clone(&taken),
+            );
             tasks.spawn(async move {
                 let mut calls: [Samples; 5] = Default::default();
                 while deadline.is_none_or(|deadline| Instant::now() < deadline)
@@ -189,17 +195,20 @@ impl Load {
         Ok(all)
     }
 
-    /// Health by itself, and beside one task that writes without a pause: 95th percentiles. The
-    /// caller of Health has a thread and a connection of its own, so that it is the daemon that is
-    /// measured and not a client that does two things at once.
+    /// Health by itself, beside a second caller of Health, and beside one task that writes without
+    /// a pause: 95th percentiles. The caller that is measured has a thread and a connection of its
+    /// own, so that it is the daemon that is measured and not a client that does two things at
+    /// once; the second caller shows what sharing the cores costs by itself.
     pub async fn health_beside_writer(
         &self,
         daemon: &Daemon,
         time: Duration,
-    ) -> Result<(f64, f64), CliError> {
+    ) -> Result<HealthP95, CliError> {
         let alone = |address: String| {
             tokio::task::spawn_blocking(move || {
-                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+                let runtime = tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .build();
                 runtime.map_err(|error| failed(&error))?.block_on(async {
                     let client = child::connect(&address).await?;
                     let samples = health_until(client, Instant::now() + time / 2).await?;
@@ -207,12 +216,33 @@ impl Load {
                 })
             })
         };
-        let idle = alone(daemon.address()).await.map_err(|error| failed(&error))??;
+        let idle_us = alone(daemon.address())
+            .await
+            .map_err(|error| failed(&error))??;
+        let (beside, other) = tokio::join!(alone(daemon.address()), self.health(1, time / 2));
+        other?;
+        let beside_health_us = beside.map_err(|error| failed(&error))??;
         let writer = self.round(1, Modules::Shared, Round::Time(time / 2));
         let (busy, written) = tokio::join!(alone(daemon.address()), writer);
         written?;
-        Ok((idle, busy.map_err(|error| failed(&error))??))
+        let beside_writer_us = busy.map_err(|error| failed(&error))??;
+        Ok(HealthP95 {
+            idle_us,
+            beside_health_us,
+            beside_writer_us,
+        })
     }
+}
+
+/// 95th percentiles of Health, in microseconds.
+#[derive(Debug, Clone, Copy)]
+pub struct HealthP95 {
+    /// By itself.
+    pub idle_us: f64,
+    /// Beside another caller of Health.
+    pub beside_health_us: f64,
+    /// Beside a writer.
+    pub beside_writer_us: f64,
 }
 
 async fn health_until(
@@ -222,7 +252,10 @@ async fn health_until(
     let mut samples = Samples::default();
     while Instant::now() < deadline {
         let before = Instant::now();
-        client.health(wire::HealthRequest {}).await.map_err(|status| failed(&status))?;
+        client
+            .health(wire::HealthRequest {})
+            .await
+            .map_err(|status| failed(&status))?;
         samples.add(before.elapsed());
     }
     Ok(samples)
@@ -237,13 +270,11 @@ pub struct Noop {
     pub per_s: f64,
 }
 
-async fn put_holdout(
-    client: &mut EvidenceOsClient<Channel>,
-    number: u64,
-) -> Result<(), CliError> {
+async fn put_holdout(client: &mut EvidenceOsClient<Channel>, number: u64) -> Result<(), CliError> {
     use wire::put_holdout_request::Part;
-    let labels: Vec<u8> =
-        (0..ITEMS as u64).map(|item| Sha256::digest([item, number].map(u64::to_be_bytes).concat())[0] & 1).collect();
+    let labels: Vec<u8> = (0..ITEMS as u64)
+        .map(|item| Sha256::digest([item, number].map(u64::to_be_bytes).concat())[0] & 1)
+        .collect();
     let header = wire::PutHoldoutHeader {
         holdout_ref: format!("bench-{number}"),
         items: ITEMS as u64,
@@ -251,19 +282,29 @@ async fn put_holdout(
             sealed_budget_microbits: Some(SEALED_BUDGET_MICROBITS),
             ..Default::default()
         }),
-        null_spec: Some(wire::NullSpec { p0_micros: 500_000, ..Default::default() }),
+        null_spec: Some(wire::NullSpec {
+            p0_micros: 500_000,
+            ..Default::default()
+        }),
         ..Default::default()
     };
-    let chunk = wire::PutHoldoutChunk { labels: labels.into(), ..Default::default() };
+    let chunk = wire::PutHoldoutChunk {
+        labels: labels.into(),
+        ..Default::default()
+    };
     let parts = [Part::Header(header), Part::Chunk(chunk)]
         .map(|part| wire::PutHoldoutRequest { part: Some(part) });
-    client.put_holdout(tokio_stream::iter(parts)).await.map_err(|status| failed(&status))?;
+    client
+        .put_holdout(tokio_stream::iter(parts))
+        .await
+        .map_err(|status| failed(&status))?;
     Ok(())
 }
 
 fn distinct_module(number: u64) -> Result<Vec<u8>, CliError> {
-    let predictions: Vec<u8> =
-        (0..ITEMS).map(|item| u8::from(number >> (item % 64) & 1 == 1)).collect();
+    let predictions: Vec<u8> = (0..ITEMS)
+        .map(|item| u8::from(number >> (item % 64) & 1 == 1))
+        .collect();
     pack(&PackOptions::new(&predictions, Mode::Judge)).map_err(|error| failed(&error))
 }
 
@@ -298,8 +339,13 @@ async fn life(
         oracle_num_symbols: 2,
         ..Default::default()
     };
-    let created = client.create_claim_v2(stamped(number, "create", create)).await;
-    let claim_id = created.map_err(|status| failed(&status))?.into_inner().claim_id;
+    let created = client
+        .create_claim_v2(stamped(number, "create", create))
+        .await;
+    let claim_id = created
+        .map_err(|status| failed(&status))?
+        .into_inner()
+        .claim_id;
     lap(0);
     let commit = wire::CommitArtifactsRequest {
         claim_id: claim_id.clone(),
@@ -310,22 +356,39 @@ async fn life(
         }],
         wasm_module: module.to_vec().into(),
     };
-    let committed = client.commit_artifacts(stamped(number, "commit", commit)).await;
+    let committed = client
+        .commit_artifacts(stamped(number, "commit", commit))
+        .await;
     committed.map_err(|status| failed(&status))?;
     lap(1);
-    let seal = wire::SealClaimRequest { claim_id: claim_id.clone() };
+    let seal = wire::SealClaimRequest {
+        claim_id: claim_id.clone(),
+    };
     let sealed = client.seal_claim(stamped(number, "seal", seal)).await;
     sealed.map_err(|status| failed(&status))?;
     lap(2);
-    let execute = wire::ExecuteClaimV2Request { claim_id: claim_id.clone() };
-    let executed = client.execute_claim_v2(stamped(number, "execute", execute)).await;
-    let outcome = executed.map_err(|status| failed(&status))?.into_inner().outcome;
+    let execute = wire::ExecuteClaimV2Request {
+        claim_id: claim_id.clone(),
+    };
+    let executed = client
+        .execute_claim_v2(stamped(number, "execute", execute))
+        .await;
+    let outcome = executed
+        .map_err(|status| failed(&status))?
+        .into_inner()
+        .outcome;
     if outcome != "not_certified" {
         return Err(failed(&format!("a claim of the load ended as {outcome}")));
     }
     lap(3);
-    let fetch = wire::FetchCapsuleRequest { claim_id, known_tree_size: 0 };
-    client.fetch_capsule(fetch).await.map_err(|status| failed(&status))?;
+    let fetch = wire::FetchCapsuleRequest {
+        claim_id,
+        known_tree_size: 0,
+    };
+    client
+        .fetch_capsule(fetch)
+        .await
+        .map_err(|status| failed(&status))?;
     lap(4);
     Ok(())
 }

@@ -11,8 +11,8 @@ use evidenceos_store::{
 };
 use evidenceos_tlog::{Checkpoint, SignedCheckpoint, SignerKey, Tree, leaf_hash};
 
-use super::stats::Samples;
 use super::failed;
+use super::stats::Samples;
 use crate::error::CliError;
 
 /// Entries a commit.
@@ -56,8 +56,7 @@ pub fn measure(directory: &Path, entries: u64) -> Result<Proofs, CliError> {
     let head = last.ok_or_else(|| failed(&"a log needs entries"))?;
     let readers = Arc::new(Readers::open(directory).map_err(|e| bench(&e))?);
     let started = Instant::now();
-    let integrator =
-        Integrator::recover(directory, readers, Some(&head)).map_err(|e| bench(&e))?;
+    let integrator = Integrator::recover(directory, readers, Some(&head)).map_err(|e| bench(&e))?;
     let integrated = started.elapsed();
     let view = LogView::new(&integrator, head);
     let mut random = 0x2545_f491_4f6c_dd1du64;
@@ -91,8 +90,12 @@ fn batch(tree: &mut Tree, most: u64, key: &SignerKey) -> Result<Batch, CliError>
     let first = tree.size();
     let entries: Vec<Entry> = (first..most.min(first + BATCH))
         .map(|index| {
-            let bytes = format!("{{\"index\":{index},\"pad\":\"{}\"}}", "x".repeat(300)).into_bytes();
-            Entry { leaf: leaf_hash(&bytes), bytes }
+            let bytes =
+                format!("{{\"index\":{index},\"pad\":\"{}\"}}", "x".repeat(300)).into_bytes();
+            Entry {
+                leaf: leaf_hash(&bytes),
+                bytes,
+            }
         })
         .collect();
     for entry in &entries {
@@ -109,9 +112,15 @@ fn batch(tree: &mut Tree, most: u64, key: &SignerKey) -> Result<Batch, CliError>
         key_id: evidenceos_kernel::id::Digest([0; 32]),
         checkpoint: signed.to_string(),
     };
-    let counters = Counters { next_index: tree.size(), ..Counters::default() };
+    let counters = Counters {
+        next_index: tree.size(),
+        ..Counters::default()
+    };
     Ok(Batch {
-        changes: Changes { counters, ..Changes::default() },
+        changes: Changes {
+            counters,
+            ..Changes::default()
+        },
         entries,
         head: Some(head),
         ..Batch::default()

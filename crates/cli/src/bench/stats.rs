@@ -28,7 +28,10 @@ impl Samples {
         sorted.sort_unstable_by(f64::total_cmp);
         let at = |share: f64| {
             let index = (share * sorted.len() as f64) as usize;
-            sorted.get(index.min(sorted.len().saturating_sub(1))).copied().unwrap_or(0.0)
+            sorted
+                .get(index.min(sorted.len().saturating_sub(1)))
+                .copied()
+                .unwrap_or(0.0)
         };
         [at(0.50), at(0.95), at(0.99)]
     }
@@ -46,7 +49,9 @@ mod tests {
     #[test]
     fn percentiles_of_a_hundred() {
         let mut samples = Samples::default();
-        (1..=100).rev().for_each(|us| samples.add(Duration::from_micros(us)));
+        (1..=100)
+            .rev()
+            .for_each(|us| samples.add(Duration::from_micros(us)));
         let [p50, p95, p99] = samples.percentiles().map(f64::round);
         assert_eq!((p50, p95, p99), (51.0, 96.0, 100.0));
     }

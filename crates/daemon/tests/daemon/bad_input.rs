@@ -4,7 +4,9 @@ use evidenceos_proto as wire;
 use prost::bytes::Bytes;
 use tonic::Code;
 
-use crate::harness::{Daemon, ITEMS, block_on, header, judged, labels, predictions, refused, terms};
+use crate::harness::{
+    Daemon, ITEMS, block_on, header, judged, labels, predictions, refused, terms,
+};
 
 #[test]
 fn another_principals_claim_looks_like_none() {
@@ -18,26 +20,56 @@ fn another_principals_claim_looks_like_none() {
         let nowhere = Bytes::from_static(&[7; 32]);
         for id in [claim.clone(), nowhere] {
             let unknown = |result: Result<(), tonic::Status>| {
-                refused(result, Code::NotFound, "CLAIM_NOT_FOUND", "not found among your claims");
+                refused(
+                    result,
+                    Code::NotFound,
+                    "CLAIM_NOT_FOUND",
+                    "not found among your claims",
+                );
             };
             unknown(stranger.commit(&id, &module).await.map(drop));
             unknown(stranger.seal(&id).await.map(drop));
             unknown(stranger.execute(&id).await.map(drop));
             unknown(stranger.fetch(&id).await.map(drop));
             unknown(stranger.get(&id).await.map(drop));
-            let revoke = stranger.request(wire::RevokeClaimRequest { claim_id: id.clone(), reason: "r".into() });
+            let revoke = stranger.request(wire::RevokeClaimRequest {
+                claim_id: id.clone(),
+                reason: "r".into(),
+            });
             unknown(stranger.inner.revoke_claim(revoke).await.map(drop));
-            let trace = stranger.request(wire::FetchTraceRequest { claim_id: id.clone() });
+            let trace = stranger.request(wire::FetchTraceRequest {
+                claim_id: id.clone(),
+            });
             unknown(stranger.inner.fetch_trace(trace).await.map(drop));
         }
         // The same words by another principal make another claim.
         let other = stranger.create(terms("c", "h")).await.expect("created");
         assert_ne!(other, claim);
         let own = stranger.request(wire::ListClaimsRequest::default());
-        let listed = stranger.inner.list_claims(own).await.expect("own").into_inner().claims;
-        assert_eq!(listed.iter().map(|c| c.claim_id.clone()).collect::<Vec<_>>(), [other]);
-        let all = stranger.request(wire::ListClaimsRequest { all: true, ..Default::default() });
-        refused(stranger.inner.list_claims(all).await, Code::PermissionDenied, "ROLE_REQUIRED", "auditor");
+        let listed = stranger
+            .inner
+            .list_claims(own)
+            .await
+            .expect("own")
+            .into_inner()
+            .claims;
+        assert_eq!(
+            listed
+                .iter()
+                .map(|c| c.claim_id.clone())
+                .collect::<Vec<_>>(),
+            [other]
+        );
+        let all = stranger.request(wire::ListClaimsRequest {
+            all: true,
+            ..Default::default()
+        });
+        refused(
+            stranger.inner.list_claims(all).await,
+            Code::PermissionDenied,
+            "ROLE_REQUIRED",
+            "auditor",
+        );
     });
 }
 
@@ -52,17 +84,40 @@ fn steps_in_a_wrong_state_are_refused_and_change_nothing() {
         let wrong = |result: Result<(), tonic::Status>, words: &str| {
             refused(result, Code::FailedPrecondition, "WRONG_STATE", words);
         };
-        wrong(client.seal(&claim).await.map(drop), "commit its artifacts first");
-        wrong(client.execute(&claim).await.map(drop), "commit its artifacts first");
+        wrong(
+            client.seal(&claim).await.map(drop),
+            "commit its artifacts first",
+        );
+        wrong(
+            client.execute(&claim).await.map(drop),
+            "commit its artifacts first",
+        );
         client.commit(&claim, &module).await.expect("committed");
-        client.commit(&claim, &judged(&predictions("h", 4))).await.expect("committed again");
+        client
+            .commit(&claim, &judged(&predictions("h", 4)))
+            .await
+            .expect("committed again");
         wrong(client.execute(&claim).await.map(drop), "seal it first");
         client.seal(&claim).await.expect("sealed");
         client.seal(&claim).await.expect("sealed already");
-        wrong(client.commit(&claim, &module).await.map(drop), "it is bound");
-        let revoke = client.request(wire::RevokeClaimRequest { claim_id: claim.clone(), reason: "r".into() });
-        wrong(client.inner.revoke_claim(revoke).await.map(drop), "execute it");
-        refused(client.fetch(&claim).await, Code::FailedPrecondition, "NOT_SETTLED", "sealed");
+        wrong(
+            client.commit(&claim, &module).await.map(drop),
+            "it is bound",
+        );
+        let revoke = client.request(wire::RevokeClaimRequest {
+            claim_id: claim.clone(),
+            reason: "r".into(),
+        });
+        wrong(
+            client.inner.revoke_claim(revoke).await.map(drop),
+            "execute it",
+        );
+        refused(
+            client.fetch(&claim).await,
+            Code::FailedPrecondition,
+            "NOT_SETTLED",
+            "sealed",
+        );
         client.execute(&claim).await.expect("settled");
     });
 }
@@ -74,11 +129,19 @@ fn fields_of_a_create_are_checked() {
     let cases: [(&str, &str, Change); 14] = [
         ("claim_name", "INVALID_FIELD", |r| r.claim_name.clear()),
         ("claim_name", "INVALID_FIELD", long),
-        ("claim_name", "INVALID_FIELD", |r| r.claim_name = "a\nb".into()),
-        ("holdout_ref", "INVALID_FIELD", |r| r.holdout_ref = "../h".into()),
-        ("not found", "HOLDOUT_NOT_FOUND", |r| r.holdout_ref = "nowhere".into()),
+        ("claim_name", "INVALID_FIELD", |r| {
+            r.claim_name = "a\nb".into()
+        }),
+        ("holdout_ref", "INVALID_FIELD", |r| {
+            r.holdout_ref = "../h".into()
+        }),
+        ("not found", "HOLDOUT_NOT_FOUND", |r| {
+            r.holdout_ref = "nowhere".into()
+        }),
         ("metadata", "INVALID_FIELD", |r| r.metadata = None),
-        ("alpha_micros", "INVALID_FIELD", |r| r.metadata.as_mut().expect("there").alpha_micros = 0),
+        ("alpha_micros", "INVALID_FIELD", |r| {
+            r.metadata.as_mut().expect("there").alpha_micros = 0
+        }),
         ("alpha_micros", "INVALID_FIELD", |r| {
             r.metadata.as_mut().expect("there").alpha_micros = 1_000_000;
         }),
@@ -88,10 +151,18 @@ fn fields_of_a_create_are_checked() {
         ("output_schema_id", "INVALID_FIELD", |r| {
             r.metadata.as_mut().expect("there").output_schema_id = "cbrn/v1".into();
         }),
-        ("oracle_num_symbols", "INVALID_FIELD", |r| r.oracle_num_symbols = 1),
-        ("oracle_id", "INVALID_FIELD", |r| r.oracle_id = "other".into()),
-        ("dp_epsilon_budget", "INVALID_FIELD", |r| r.dp_epsilon_budget = Some(f64::NAN)),
-        ("nullspec_id", "INVALID_FIELD", |r| r.nullspec_id = "00".repeat(32)),
+        ("oracle_num_symbols", "INVALID_FIELD", |r| {
+            r.oracle_num_symbols = 1
+        }),
+        ("oracle_id", "INVALID_FIELD", |r| {
+            r.oracle_id = "other".into()
+        }),
+        ("dp_epsilon_budget", "INVALID_FIELD", |r| {
+            r.dp_epsilon_budget = Some(f64::NAN)
+        }),
+        ("nullspec_id", "INVALID_FIELD", |r| {
+            r.nullspec_id = "00".repeat(32)
+        }),
     ];
     block_on(async {
         let daemon = Daemon::start().await;
@@ -100,7 +171,11 @@ fn fields_of_a_create_are_checked() {
         for (words, own, change) in cases {
             let mut request = terms("c", "h");
             change(&mut request);
-            let code = if own == "INVALID_FIELD" { Code::InvalidArgument } else { Code::NotFound };
+            let code = if own == "INVALID_FIELD" {
+                Code::InvalidArgument
+            } else {
+                Code::NotFound
+            };
             refused(client.create(request).await, code, own, words);
         }
         for alpha in [0.0, 1.0, f64::NAN, -1.0] {
@@ -114,13 +189,26 @@ fn fields_of_a_create_are_checked() {
                 alpha,
                 access_credit: 1,
             });
-            refused(client.inner.create_claim(request).await, Code::InvalidArgument, "INVALID_FIELD", "(0,1)");
+            refused(
+                client.inner.create_claim(request).await,
+                Code::InvalidArgument,
+                "INVALID_FIELD",
+                "(0,1)",
+            );
         }
         for len in [0, 31, 33] {
             let id = Bytes::from(vec![1; len]);
-            refused(client.get(&id).await, Code::InvalidArgument, "INVALID_FIELD", "32 bytes");
+            refused(
+                client.get(&id).await,
+                Code::InvalidArgument,
+                "INVALID_FIELD",
+                "32 bytes",
+            );
         }
-        let listed = client.inner.list_claims(wire::ListClaimsRequest::default()).await;
+        let listed = client
+            .inner
+            .list_claims(wire::ListClaimsRequest::default())
+            .await;
         assert!(listed.expect("own").into_inner().claims.is_empty());
     });
 }
@@ -163,7 +251,10 @@ fn modules_that_break_rules_are_named_with_their_offsets() {
         refused(result, Code::InvalidArgument, "INVALID_FIELD", "32 bytes");
         let result = client.commit_with(&claim, Vec::new(), &good).await;
         refused(result, Code::InvalidArgument, "INVALID_FIELD", "1 to 128");
-        client.commit(&claim, &good).await.expect("still uncommitted, and fine");
+        client
+            .commit(&claim, &good)
+            .await
+            .expect("still uncommitted, and fine");
     });
 }
 
@@ -179,12 +270,19 @@ fn holdouts_that_break_rules_are_refused() {
         ("items", |h| h.items = 1_000_001),
         ("holdout_ref", |h| h.holdout_ref = "../x".into()),
         ("null_spec", |h| h.null_spec = None),
-        ("null_spec", |h| h.null_spec.as_mut().expect("there").p0_micros = 0),
+        ("null_spec", |h| {
+            h.null_spec.as_mut().expect("there").p0_micros = 0
+        }),
         ("alpha_micros", |h| policy(h).alpha_micros = Some(1_000_000)),
-        ("answer_share_micros", |h| policy(h).answer_share_micros = Some(1_000_000)),
-        ("Kraft", |h| {
+        ("answer_share_micros", |h| {
+            policy(h).answer_share_micros = Some(1_000_000)
+        }),
+        ("masses sum to more", |h| {
             let prices_microbits = vec![1_000_000, 999_999];
-            policy(h).answer_prices = vec![wire::AnswerPriceTable { n_symbols: 2, prices_microbits }];
+            policy(h).answer_prices = vec![wire::AnswerPriceTable {
+                n_symbols: 2,
+                prices_microbits,
+            }];
         }),
         ("multiplicity", |h| policy(h).multiplicity = "some".into()),
     ];
@@ -196,17 +294,46 @@ fn holdouts_that_break_rules_are_refused() {
             change(&mut header);
             let status = client.put(header, &labels("h")).await.expect_err(words);
             assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
-            assert!(status.message().to_lowercase().contains(&words.to_lowercase()), "{status:?}");
+            assert!(
+                status
+                    .message()
+                    .to_lowercase()
+                    .contains(&words.to_lowercase()),
+                "{status:?}"
+            );
         }
         let mut two = labels("h");
         two[17] = 2;
-        refused(client.put(header("h"), &two).await, Code::InvalidArgument, "INVALID_FIELD", "item 17");
+        refused(
+            client.put(header("h"), &two).await,
+            Code::InvalidArgument,
+            "INVALID_FIELD",
+            "item 17",
+        );
         client.put_default("h").await;
-        refused(client.put(header("h"), &labels("other")).await, Code::AlreadyExists, "HOLDOUT_EXISTS", "new name");
-        refused(client.put(header("g"), &labels("h")).await, Code::AlreadyExists, "HOLDOUT_EXISTS", "registered already");
+        refused(
+            client.put(header("h"), &labels("other")).await,
+            Code::AlreadyExists,
+            "HOLDOUT_EXISTS",
+            "new name",
+        );
+        refused(
+            client.put(header("g"), &labels("h")).await,
+            Code::AlreadyExists,
+            "HOLDOUT_EXISTS",
+            "registered already",
+        );
         let mut submitter = daemon.submitter("s").await;
-        refused(submitter.put(header("s"), &labels("s")).await, Code::PermissionDenied, "ROLE_REQUIRED", "operator");
-        let holdouts = client.inner.list_holdouts(wire::ListHoldoutsRequest::default()).await;
+        refused(
+            submitter.put(header("s"), &labels("s")).await,
+            Code::PermissionDenied,
+            "ROLE_REQUIRED",
+            "operator",
+        );
+        let holdouts = client
+            .inner
+            .list_holdouts(wire::ListHoldoutsRequest::default())
+            .await;
         assert_eq!(holdouts.expect("public").into_inner().holdouts.len(), 1);
     });
 }
@@ -234,10 +361,19 @@ fn an_item_is_in_one_holdout_only() {
             };
             let parts = [Part::Header(header), Part::Chunk(chunk)]
                 .map(|part| wire::PutHoldoutRequest { part: Some(part) });
-            client.inner.clone().put_holdout(tokio_stream::iter(parts)).await
+            client
+                .inner
+                .clone()
+                .put_holdout(tokio_stream::iter(parts))
+                .await
         };
         put("a", 1).await.expect("registered");
-        refused(put("b", 1).await, Code::AlreadyExists, "HOLDOUT_EXISTS", "one holdout only");
+        refused(
+            put("b", 1).await,
+            Code::AlreadyExists,
+            "HOLDOUT_EXISTS",
+            "one holdout only",
+        );
         put("c", 2).await.expect("other items");
     });
 }
@@ -248,19 +384,28 @@ fn what_later_releases_bring_says_so() {
         let daemon = Daemon::start().await;
         let mut client = daemon.operator().await;
         refused(
-            client.inner.grant_credit(wire::GrantCreditRequest::default()).await,
+            client
+                .inner
+                .grant_credit(wire::GrantCreditRequest::default())
+                .await,
             Code::Unimplemented,
             "UNIMPLEMENTED",
             "later release",
         );
         refused(
-            client.inner.get_holdout_pool_budgets(wire::GetHoldoutPoolBudgetsRequest::default()).await,
+            client
+                .inner
+                .get_holdout_pool_budgets(wire::GetHoldoutPoolBudgetsRequest::default())
+                .await,
             Code::Unimplemented,
             "UNIMPLEMENTED",
             "holdout show",
         );
         refused(
-            client.inner.execute_claim(wire::ExecuteClaimRequest::default()).await,
+            client
+                .inner
+                .execute_claim(wire::ExecuteClaimRequest::default())
+                .await,
             Code::FailedPrecondition,
             "EXECUTE_V1",
             "ExecuteClaimV2",
@@ -285,11 +430,24 @@ fn a_name_that_is_not_utf8_is_refused_by_the_field() {
         let mut raw = tonic::client::Grpc::new(channel.connect().await.expect("listens"));
         raw.ready().await.expect("ready");
         let codec = tonic_prost::ProstCodec::<RawCreate, wire::CreateClaimV2Response>::default();
-        let path = "/evidenceos.v2.EvidenceOS/CreateClaimV2".parse().expect("a path");
-        let request = tonic::Request::new(RawCreate { claim_name: vec![0xff, 0xfe] });
-        let status = raw.unary(request, path, codec).await.expect_err("not UTF-8");
-        assert!(status.message().contains("claim_name") && status.message().contains("UTF-8"), "{status:?}");
-        let listed = client.inner.list_claims(wire::ListClaimsRequest::default()).await;
+        let path = "/evidenceos.v2.EvidenceOS/CreateClaimV2"
+            .parse()
+            .expect("a path");
+        let request = tonic::Request::new(RawCreate {
+            claim_name: vec![0xff, 0xfe],
+        });
+        let status = raw
+            .unary(request, path, codec)
+            .await
+            .expect_err("not UTF-8");
+        assert!(
+            status.message().contains("claim_name") && status.message().contains("UTF-8"),
+            "{status:?}"
+        );
+        let listed = client
+            .inner
+            .list_claims(wire::ListClaimsRequest::default())
+            .await;
         assert!(listed.expect("own").into_inner().claims.is_empty());
     });
 }

@@ -28,10 +28,18 @@ fn a_failed_run_is_settled_with_its_reason_and_not_judged() {
         let emit = "(call $emit (i32.const 0) (i32.const 1))";
         let cases: [(&str, String, u32); 12] = [
             ("unreachable", "unreachable".to_owned(), 110),
-            ("a trap after the emit", format!("{submit} {emit} unreachable"), 110),
+            (
+                "a trap after the emit",
+                format!("{submit} {emit} unreachable"),
+                110,
+            ),
             ("an endless loop", "(loop $l (br $l))".to_owned(), 111),
             ("a deep recursion", "(call $recurse)".to_owned(), 112),
-            ("a short vector", "(drop (call $ask (i32.const 0) (i32.const 3)))".to_owned(), 113),
+            (
+                "a short vector",
+                "(drop (call $ask (i32.const 0) (i32.const 3)))".to_owned(),
+                113,
+            ),
             (
                 "a vector with a two",
                 format!("(i32.store8 (i32.const 5) (i32.const 2)) {submit}"),
@@ -44,7 +52,11 @@ fn a_failed_run_is_settled_with_its_reason_and_not_judged() {
             ),
             ("two emits", format!("{submit} {emit} {emit}"), 117),
             ("no emit", submit.clone(), 118),
-            ("an output of two bytes", format!("{submit} (call $emit (i32.const 0) (i32.const 2))"), 119),
+            (
+                "an output of two bytes",
+                format!("{submit} (call $emit (i32.const 0) (i32.const 2))"),
+                119,
+            ),
             ("nothing to judge", emit.to_owned(), 120),
             (
                 "an output that is no symbol",
@@ -57,12 +69,17 @@ fn a_failed_run_is_settled_with_its_reason_and_not_judged() {
             assert_eq!(result.outcome, "not_judged", "{name}");
             assert_eq!(result.reason_codes, [2, reason], "{name}");
             assert_eq!(result.state, wire::ClaimState::Settled as i32, "{name}");
-            assert!(!result.explanation.is_empty() && result.price_microbits == 0, "{name}");
+            assert!(
+                !result.explanation.is_empty() && result.price_microbits == 0,
+                "{name}"
+            );
             client.fetch(&claim).await.expect("has a capsule");
         }
         let holdout = client.holdout("h").await;
         assert_eq!((holdout.settled, holdout.sealed_charged_microbits), (0, 0));
-        let (_, good) = client.run("good", "h", &judged(&predictions("h", 20))).await;
+        let (_, good) = client
+            .run("good", "h", &judged(&predictions("h", 20)))
+            .await;
         assert!(good.certified);
     });
 }
@@ -73,11 +90,16 @@ fn memory_that_is_not_there_is_refused_to_the_guest_only() {
         let daemon = Daemon::start().await;
         let mut client = daemon.operator().await;
         client.put_default("h").await;
-        let bomb = guest("(loop $l (br_if $l (i32.ge_s (memory.grow (i32.const 64)) (i32.const 0))))");
+        let bomb =
+            guest("(loop $l (br_if $l (i32.ge_s (memory.grow (i32.const 64)) (i32.const 0))))");
         let (_, result) = client.run("bomb", "h", &bomb).await;
         // Growth beyond the lane answers −1 and the guest ends without a word.
         assert_eq!(result.reason_codes, [2, 118]);
-        client.inner.health(wire::HealthRequest {}).await.expect("well");
+        client
+            .inner
+            .health(wire::HealthRequest {})
+            .await
+            .expect("well");
     });
 }
 
@@ -87,7 +109,10 @@ fn the_published_interface_is_judged_on_its_last_question() {
         let daemon = Daemon::start().await;
         let mut client = daemon.operator().await;
         client.put_default("h").await;
-        let bytes: String = predictions("h", 20).iter().map(|p| format!("\\{p:02x}")).collect();
+        let bytes: String = predictions("h", 20)
+            .iter()
+            .map(|p| format!("\\{p:02x}"))
+            .collect();
         let module = wat::parse_str(format!(
             r#"(module
                 (import "env" "oracle_bucket" (func $ask (param i32 i32) (result i32)))

@@ -38,14 +38,18 @@ pub fn config(directory: &Path) -> Config {
 impl Daemon {
     pub async fn start() -> Self {
         let directory = tempfile::tempdir().expect("a directory");
-        let running = evidenceos_daemon::start(config(directory.path())).await.expect("starts");
+        let running = evidenceos_daemon::start(config(directory.path()))
+            .await
+            .expect("starts");
         Self { running, directory }
     }
 
     pub async fn restart(self) -> Self {
         let Self { running, directory } = self;
         running.stop().await.expect("stops");
-        let running = evidenceos_daemon::start(config(directory.path())).await.expect("starts");
+        let running = evidenceos_daemon::start(config(directory.path()))
+            .await
+            .expect("starts");
         Self { running, directory }
     }
 
@@ -63,7 +67,11 @@ impl Daemon {
     }
 
     pub async fn submitter(&self, token: &str) -> Client {
-        Client::connect(&self.running.grpc_address().to_string(), Some(token.to_owned())).await
+        Client::connect(
+            &self.running.grpc_address().to_string(),
+            Some(token.to_owned()),
+        )
+        .await
     }
 }
 
@@ -80,12 +88,19 @@ impl Client {
             .await
             .expect("listens")
             .max_decoding_message_size(64 << 20);
-        Self { inner, token, request_id: None }
+        Self {
+            inner,
+            token,
+            request_id: None,
+        }
     }
 
     /// The next calls carry this request id.
     pub fn with_id(&self, id: &str) -> Self {
-        Self { request_id: Some(id.to_owned()), ..self.clone() }
+        Self {
+            request_id: Some(id.to_owned()),
+            ..self.clone()
+        }
     }
 
     pub fn request<T>(&self, message: T) -> Request<T> {
@@ -95,14 +110,23 @@ impl Client {
             request.metadata_mut().insert("authorization", value);
         }
         if let Some(id) = &self.request_id {
-            request.metadata_mut().insert("x-request-id", id.parse().expect("ascii"));
+            request
+                .metadata_mut()
+                .insert("x-request-id", id.parse().expect("ascii"));
         }
         request
     }
 
-    pub async fn put(&mut self, header: wire::PutHoldoutHeader, labels: &[u8]) -> Result<wire::Holdout, Status> {
+    pub async fn put(
+        &mut self,
+        header: wire::PutHoldoutHeader,
+        labels: &[u8],
+    ) -> Result<wire::Holdout, Status> {
         use wire::put_holdout_request::Part;
-        let chunk = wire::PutHoldoutChunk { labels: Bytes::copy_from_slice(labels), ..Default::default() };
+        let chunk = wire::PutHoldoutChunk {
+            labels: Bytes::copy_from_slice(labels),
+            ..Default::default()
+        };
         let parts = [Part::Header(header), Part::Chunk(chunk)]
             .map(|part| wire::PutHoldoutRequest { part: Some(part) });
         let request = self.request(tokio_stream::iter(parts));
@@ -111,12 +135,19 @@ impl Client {
     }
 
     pub async fn put_default(&mut self, name: &str) -> wire::Holdout {
-        self.put(header(name), &labels(name)).await.expect("a holdout")
+        self.put(header(name), &labels(name))
+            .await
+            .expect("a holdout")
     }
 
     pub async fn create(&mut self, request: wire::CreateClaimV2Request) -> Result<Bytes, Status> {
         let request = self.request(request);
-        Ok(self.inner.create_claim_v2(request).await?.into_inner().claim_id)
+        Ok(self
+            .inner
+            .create_claim_v2(request)
+            .await?
+            .into_inner()
+            .claim_id)
     }
 
     pub async fn commit(&mut self, claim: &Bytes, module: &[u8]) -> Result<i32, Status> {
@@ -139,32 +170,59 @@ impl Client {
             artifacts,
             wasm_module: Bytes::copy_from_slice(module),
         });
-        Ok(self.inner.commit_artifacts(request).await?.into_inner().state)
+        Ok(self
+            .inner
+            .commit_artifacts(request)
+            .await?
+            .into_inner()
+            .state)
     }
 
     pub async fn seal(&mut self, claim: &Bytes) -> Result<i32, Status> {
-        let request = self.request(wire::SealClaimRequest { claim_id: claim.clone() });
+        let request = self.request(wire::SealClaimRequest {
+            claim_id: claim.clone(),
+        });
         Ok(self.inner.seal_claim(request).await?.into_inner().state)
     }
 
     pub async fn execute(&mut self, claim: &Bytes) -> Result<wire::ExecuteClaimV2Response, Status> {
-        let request = self.request(wire::ExecuteClaimV2Request { claim_id: claim.clone() });
+        let request = self.request(wire::ExecuteClaimV2Request {
+            claim_id: claim.clone(),
+        });
         Ok(self.inner.execute_claim_v2(request).await?.into_inner())
     }
 
     pub async fn fetch(&mut self, claim: &Bytes) -> Result<wire::FetchCapsuleResponse, Status> {
-        let request = self.request(wire::FetchCapsuleRequest { claim_id: claim.clone(), known_tree_size: 0 });
+        let request = self.request(wire::FetchCapsuleRequest {
+            claim_id: claim.clone(),
+            known_tree_size: 0,
+        });
         Ok(self.inner.fetch_capsule(request).await?.into_inner())
     }
 
     pub async fn get(&mut self, claim: &Bytes) -> Result<wire::Claim, Status> {
-        let request = self.request(wire::GetClaimRequest { claim_id: claim.clone() });
-        Ok(self.inner.get_claim(request).await?.into_inner().claim.expect("a claim"))
+        let request = self.request(wire::GetClaimRequest {
+            claim_id: claim.clone(),
+        });
+        Ok(self
+            .inner
+            .get_claim(request)
+            .await?
+            .into_inner()
+            .claim
+            .expect("a claim"))
     }
 
     pub async fn holdout(&mut self, name: &str) -> wire::Holdout {
-        let request = self.request(wire::GetHoldoutRequest { holdout: name.to_owned() });
-        let reply = self.inner.get_holdout(request).await.expect("registered").into_inner();
+        let request = self.request(wire::GetHoldoutRequest {
+            holdout: name.to_owned(),
+        });
+        let reply = self
+            .inner
+            .get_holdout(request)
+            .await
+            .expect("registered")
+            .into_inner();
         reply.holdout.expect("a holdout")
     }
 
@@ -177,7 +235,12 @@ impl Client {
     }
 
     /// A claim from beginning to end.
-    pub async fn run(&mut self, name: &str, holdout: &str, module: &[u8]) -> (Bytes, wire::ExecuteClaimV2Response) {
+    pub async fn run(
+        &mut self,
+        name: &str,
+        holdout: &str,
+        module: &[u8],
+    ) -> (Bytes, wire::ExecuteClaimV2Response) {
         let claim = self.sealed(name, holdout, module).await;
         let result = self.execute(&claim).await.expect("settled");
         (claim, result)
@@ -194,7 +257,9 @@ pub fn labels(name: &str) -> Vec<u8> {
 /// Predictions that have every `wrong`-th label wrong.
 pub fn predictions(name: &str, wrong: usize) -> Vec<u8> {
     let labels = labels(name).into_iter().enumerate();
-    labels.map(|(item, label)| if item % wrong == 0 { label ^ 1 } else { label }).collect()
+    labels
+        .map(|(item, label)| if item % wrong == 0 { label ^ 1 } else { label })
+        .collect()
 }
 
 pub fn judged(predictions: &[u8]) -> Vec<u8> {
@@ -209,7 +274,10 @@ pub fn header(name: &str) -> wire::PutHoldoutHeader {
     wire::PutHoldoutHeader {
         holdout_ref: name.to_owned(),
         items: ITEMS as u64,
-        null_spec: Some(wire::NullSpec { p0_micros: 500_000, ..Default::default() }),
+        null_spec: Some(wire::NullSpec {
+            p0_micros: 500_000,
+            ..Default::default()
+        }),
         ..Default::default()
     }
 }
@@ -232,9 +300,19 @@ pub fn terms(name: &str, holdout: &str) -> wire::CreateClaimV2Request {
 /// nothing was done.
 pub fn refused<T: std::fmt::Debug>(result: Result<T, Status>, code: Code, own: &str, words: &str) {
     let status = result.expect_err(own);
-    let own_code = status.metadata().get("x-evidenceos-code").map(|code| code.to_str().expect("ascii"));
+    let own_code = status
+        .metadata()
+        .get("x-evidenceos-code")
+        .map(|code| code.to_str().expect("ascii"));
     assert_eq!((status.code(), own_code), (code, Some(own)), "{status:?}");
-    assert!(status.message().contains(words), "{:?} lacks {words:?}", status.message());
-    let outcome = status.metadata().get("x-evidenceos-outcome").expect("an outcome");
+    assert!(
+        status.message().contains(words),
+        "{:?} lacks {words:?}",
+        status.message()
+    );
+    let outcome = status
+        .metadata()
+        .get("x-evidenceos-outcome")
+        .expect("an outcome");
     assert_eq!(outcome, "not-applied");
 }

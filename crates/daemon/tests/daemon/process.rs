@@ -9,7 +9,9 @@ use std::{
 
 use evidenceos_proto as wire;
 
-use crate::harness::{Client, Daemon, block_on, config, header, judged, labels, predictions, terms};
+use crate::harness::{
+    Client, Daemon, block_on, config, header, judged, labels, predictions, terms,
+};
 
 /// The real program, and where it serves.
 fn spawn(directory: &Path) -> (Child, String) {
@@ -23,13 +25,17 @@ fn spawn(directory: &Path) -> (Child, String) {
     let stdout = child.stdout.take().expect("piped");
     BufReader::new(stdout).read_line(&mut line).expect("a line");
     assert!(line.contains("development server"), "{line}");
-    let address = line.split_whitespace().find(|word| word.parse::<std::net::SocketAddr>().is_ok());
+    let address = line
+        .split_whitespace()
+        .find(|word| word.parse::<std::net::SocketAddr>().is_ok());
     let address = address.expect("an address").to_owned();
     (child, address)
 }
 
 fn signal(child: &Child, name: &str) {
-    let status = Command::new("kill").args(["-s", name, &child.id().to_string()]).status();
+    let status = Command::new("kill")
+        .args(["-s", name, &child.id().to_string()])
+        .status();
     assert!(status.expect("kill runs").success());
 }
 
@@ -75,7 +81,10 @@ fn a_run_that_a_kill_interrupted_is_executed_again() {
         let mut heavy = terms("long", "h");
         heavy.metadata.as_mut().expect("there").lane = "heavy".into();
         let claim = client.create(heavy).await.expect("created");
-        client.commit(&claim, &long_guest()).await.expect("committed");
+        client
+            .commit(&claim, &long_guest())
+            .await
+            .expect("committed");
         client.seal(&claim).await.expect("sealed");
         let (mut runner, running) = (client.clone(), claim.clone());
         let execution = tokio::spawn(async move { runner.execute(&running).await });
@@ -102,7 +111,10 @@ fn a_run_that_a_kill_interrupted_is_executed_again() {
 }
 
 fn block_on_value<T>(future: impl Future<Output = T>) -> T {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build();
     runtime.expect("a runtime").block_on(future)
 }
 
@@ -112,7 +124,10 @@ fn a_second_daemon_on_the_directory_is_told_who_holds_it() {
         let daemon = Daemon::start().await;
         let second = evidenceos_daemon::start(config(daemon.directory.path())).await;
         let refused = second.err().expect("held").to_string();
-        assert!(refused.contains(&format!("process {}", std::process::id())), "{refused}");
+        assert!(
+            refused.contains(&format!("process {}", std::process::id())),
+            "{refused}"
+        );
         daemon.operator().await.put_default("h").await;
     });
 }
@@ -123,7 +138,11 @@ fn a_data_directory_that_is_a_file_is_refused() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("file");
         fs::write(&path, "text").expect("writable");
-        let refused = evidenceos_daemon::start(config(&path)).await.err().expect("a file").to_string();
+        let refused = evidenceos_daemon::start(config(&path))
+            .await
+            .err()
+            .expect("a file")
+            .to_string();
         assert!(refused.contains("not a directory"), "{refused}");
         let nowhere = evidenceos_daemon::start(config(Path::new("/proc/evidenceos"))).await;
         let refused = nowhere.err().expect("read-only").to_string();
@@ -175,7 +194,10 @@ fn tampered_log_files_are_made_again_from_the_entries() {
     block_on(async {
         let daemon = Daemon::start().await;
         let mut client = daemon.operator().await;
-        client.put(header("h"), &labels("h")).await.expect("registered");
+        client
+            .put(header("h"), &labels("h"))
+            .await
+            .expect("registered");
         let (claim, _) = client.run("c", "h", &judged(&predictions("h", 3))).await;
         let vkey = daemon.running.log_vkey();
         let Daemon { running, directory } = daemon;
@@ -184,11 +206,18 @@ fn tampered_log_files_are_made_again_from_the_entries() {
         let mut bytes = fs::read(&tile).expect("written");
         bytes[5] ^= 1;
         fs::write(&tile, &bytes).expect("writable");
-        let running = evidenceos_daemon::start(config(directory.path())).await.expect("starts");
+        let running = evidenceos_daemon::start(config(directory.path()))
+            .await
+            .expect("starts");
         assert_eq!(running.log_vkey(), vkey);
         bytes[5] ^= 1;
         assert_eq!(fs::read(&tile).expect("there"), bytes);
         let daemon = Daemon { running, directory };
-        daemon.operator().await.fetch(&claim).await.expect("verifies");
+        daemon
+            .operator()
+            .await
+            .fetch(&claim)
+            .await
+            .expect("verifies");
     });
 }
