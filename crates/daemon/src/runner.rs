@@ -32,6 +32,9 @@ use evidenceos_store::{MAX_ROW_BYTES, reader::Readers};
 
 use crate::vault::{OpenHoldout, Vault};
 
+/// Niceness of threads that nobody waits for at once.
+const BACKGROUND_NICENESS: i32 = 10;
+
 /// What running a guest needs.
 pub struct Guests {
     /// The engine.
@@ -74,6 +77,7 @@ impl Runner for Pool {
 }
 
 fn run_all(guests: &Guests, mailbox: &Mailbox, queue: &Mutex<Receiver<Work>>) {
+    yield_to_serving();
     loop {
         let next = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(work) = next else { return };
@@ -87,6 +91,13 @@ fn run_all(guests: &Guests, mailbox: &Mailbox, queue: &Mutex<Receiver<Work>>) {
             result,
         });
     }
+}
+
+/// Makes the calling thread give way to those that serve: a guest that computes for seconds must
+/// not be felt by whoever asks for something else.
+pub fn yield_to_serving() {
+    // Without the right to it the thread works on as it was.
+    let _ = rustix::process::setpriority_process(None, BACKGROUND_NICENESS);
 }
 
 fn panic_message(panic: &(dyn Any + Send)) -> String {

@@ -41,7 +41,7 @@ use crate::{
     config::Config,
     grpc::{Catalog, Edge, Service},
     keys::{KeyError, Keys},
-    runner::{Guests, Pool},
+    runner::{Guests, Pool, yield_to_serving},
     vault::Vault,
 };
 
@@ -375,6 +375,7 @@ impl Following {
     ) -> Result<Self, StartError> {
         let (wake, woken) = mpsc::channel();
         let follow = move || {
+            yield_to_serving();
             match readers
                 .blobs()
                 .sweep(started, |blob| readers.names_blob(blob))

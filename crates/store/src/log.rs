@@ -380,29 +380,41 @@ impl LogView {
         });
     }
 
-    /// An inclusion proof of an entry in the tree of a size, and that tree's root.
+    /// The leaf hash of an entry, its inclusion proof in the tree of a size, and that tree's root.
     ///
     /// # Errors
     /// Where the entry or the tree is beyond the log, or the tiles cannot be made to fit.
     pub fn inclusion(&self, index: u64, size: u64) -> Result<(Hash, Vec<Hash>, Hash), LogError> {
+        let leaves = self.readers.leaves(index, 1)?;
+        let beyond = || LogError::Beyond {
+            asked: index,
+            size: self.released().head.size,
+        };
+        let leaf = *leaves.first().ok_or_else(beyond)?;
+        let (path, root) = self.inclusion_of(leaf, index, size)?;
+        Ok((leaf, path, root))
+    }
+
+    /// As [`LogView::inclusion`], for an entry that was read already.
+    ///
+    /// # Errors
+    /// As [`LogView::inclusion`].
+    pub fn inclusion_of(
+        &self,
+        leaf: Hash,
+        index: u64,
+        size: u64,
+    ) -> Result<(Vec<Hash>, Hash), LogError> {
         let released = self.released();
         within(size, released.head.size, released.head.size)?;
         if index >= size {
             return Err(LogError::Beyond { asked: index, size });
         }
-        let leaf = *self
-            .readers
-            .leaves(index, 1)?
-            .first()
-            .ok_or(LogError::Beyond {
-                asked: index,
-                size: released.head.size,
-            })?;
         self.checked(&released, |source| {
             let root = self.root(source, size, &released)?;
             let path = inclusion_proof(source, index, size).ok()?;
             verify_inclusion(leaf, index, size, &path, root).ok()?;
-            Some((leaf, path, root))
+            Some((path, root))
         })
     }
 

@@ -61,7 +61,8 @@ pub fn open_writer(path: &Path) -> Result<Connection, StoreError> {
     Ok(connection)
 }
 
-/// Opens a connection that only reads.
+/// Opens a connection that only reads. Its cache is small: every commit of the writer empties it,
+/// and emptying a large one takes longer than reading a few pages again.
 pub fn open_reader(path: &Path) -> Result<Connection, StoreError> {
     let connection = Connection::open_with_flags(
         path,
@@ -70,7 +71,7 @@ pub fn open_reader(path: &Path) -> Result<Connection, StoreError> {
     connection.execute_batch(
         "PRAGMA query_only = ON;
          PRAGMA busy_timeout = 1000;
-         PRAGMA cache_size = -2048;
+         PRAGMA cache_size = -256;
          PRAGMA mmap_size = 0;
          PRAGMA trusted_schema = OFF;
          PRAGMA cell_size_check = ON;",

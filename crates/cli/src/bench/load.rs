@@ -31,6 +31,8 @@ const ITEMS: usize = 1_000;
 const SEALED_BUDGET_MICROBITS: u64 = 4_096_000_000;
 /// Tasks that share a connection.
 const TASKS_A_CONNECTION: usize = 16;
+/// Turns of Health by itself and beside others.
+const HEALTH_ROUNDS: u32 = 6;
 /// The calls of a life, in order.
 pub const CALLS: [&str; 5] = ["create", "commit", "seal", "execute", "fetch"];
 
@@ -204,28 +206,36 @@ impl Load {
         daemon: &Daemon,
         time: Duration,
     ) -> Result<HealthP95, CliError> {
-        let alone = |address: String| {
-            tokio::task::spawn_blocking(move || {
-                let runtime = tokio::runtime::Builder::new_current_thread()
-                    .enable_all()
-                    .build();
-                runtime.map_err(|error| failed(&error))?.block_on(async {
-                    let client = child::connect(&address).await?;
-                    let samples = health_until(client, Instant::now() + time / 2).await?;
-                    Ok::<_, CliError>(samples.percentiles()[1])
-                })
-            })
+        let alone = || {
+            let (address, time) = (daemon.address(), time / HEALTH_ROUNDS);
+            async move {
+                let caller = tokio::task::spawn_blocking(move || {
+                    let runtime = tokio::runtime::Builder::new_current_thread()
+                        .enable_all()
+                        .build();
+                    runtime.map_err(|error| failed(&error))?.block_on(async {
+                        let client = child::connect(&address).await?;
+                        health_until(client, Instant::now() + time).await
+                    })
+                });
+                caller.await.map_err(|error| failed(&error))?
+            }
         };
-        let idle_us = alone(daemon.address())
-            .await
-            .map_err(|error| failed(&error))??;
-        let (beside, other) = tokio::join!(alone(daemon.address()), self.health(1, time / 2));
-        other?;
-        let beside_health_us = beside.map_err(|error| failed(&error))??;
-        let writer = self.round(1, Modules::Shared, Round::Time(time / 2));
-        let (busy, written) = tokio::join!(alone(daemon.address()), writer);
-        written?;
-        let beside_writer_us = busy.map_err(|error| failed(&error))??;
+        let mut samples: [Samples; 3] = Default::default();
+        // In turn, so that whatever else the machine does falls on all three alike.
+        for _ in 0..HEALTH_ROUNDS {
+            let round = time / HEALTH_ROUNDS;
+            samples[0].extend(&alone().await?);
+            let (beside, other) = tokio::join!(alone(), self.health(1, round));
+            other?;
+            samples[1].extend(&beside?);
+            let writer = self.round(1, Modules::Shared, Round::Time(round));
+            let (beside, written) = tokio::join!(alone(), writer);
+            written?;
+            samples[2].extend(&beside?);
+        }
+        let [idle_us, beside_health_us, beside_writer_us] =
+            samples.map(|samples| samples.percentiles()[1]);
         Ok(HealthP95 {
             idle_us,
             beside_health_us,

@@ -11,6 +11,7 @@ use evidenceos_kernel::{
     refusal::{Refusal, Role},
 };
 use evidenceos_proto as wire;
+use evidenceos_store::Entry;
 use evidenceos_tlog::Hash;
 use prost::bytes::Bytes;
 use tonic::Status;
@@ -56,15 +57,13 @@ impl Edge {
         }
     }
 
-    fn entry(&self, index: u64) -> Result<Vec<u8>, Status> {
+    fn entry(&self, index: u64) -> Result<Entry, Status> {
         let entries = self
             .readers
             .entries(index, 1)
             .map_err(|error| internal(&error))?;
         let entry = entries.into_iter().next();
-        entry
-            .map(|entry| entry.bytes)
-            .ok_or_else(|| internal(&"a settled claim has no entry"))
+        entry.ok_or_else(|| internal(&"a settled claim has no entry"))
     }
 
     pub(super) fn get_capsule(
@@ -74,7 +73,7 @@ impl Edge {
     ) -> Result<wire::GetCapsuleResponse, Status> {
         let (_, settlement) = self.settled(principal, &request.claim_id)?;
         Ok(wire::GetCapsuleResponse {
-            capsule_bytes: self.entry(settlement.index)?.into(),
+            capsule_bytes: self.entry(settlement.index)?.bytes.into(),
             capsule_hash: render::bytes(settlement.capsule_hash.as_bytes()),
             etl_index: settlement.index,
         })
@@ -92,21 +91,22 @@ impl Edge {
             0 => index + 1,
             known => known,
         };
-        let (leaf, path, _) = self
+        let entry = self.entry(index)?;
+        let (path, _) = self
             .log
-            .inclusion(index, head.size)
+            .inclusion_of(entry.leaf, index, head.size)
             .map_err(|error| status::log(&error))?;
         let (grown, _, _) = self
             .log
             .consistency(known, head.size)
             .map_err(|error| status::log(&error))?;
         Ok(wire::FetchCapsuleResponse {
-            capsule_bytes: self.entry(index)?.into(),
+            capsule_bytes: entry.bytes.into(),
             capsule_hash: render::bytes(settlement.capsule_hash.as_bytes()),
             etl_index: index,
             signed_tree_head: Some(render::head(&head)),
             inclusion_proof: Some(wire::MerkleInclusionProof {
-                leaf_hash: render::bytes(leaf.as_bytes()),
+                leaf_hash: render::bytes(entry.leaf.as_bytes()),
                 leaf_index: index,
                 tree_size: head.size,
                 audit_path: hashes(&path),

@@ -134,20 +134,20 @@ fn reserve_settlement(claim: &Claim, holdout: &Holdout) -> Result<MicroBits, Ref
             claim.terms.levels,
         )
     };
-    let left = holdout.sealed.left(policy.sealed_budget);
+    let needed = worst(ahead);
+    if needed <= holdout.sealed.free(policy.sealed_budget) {
+        return Ok(needed);
+    }
     // With nobody ahead it would need this much: more than is left can never be admitted.
-    if worst(0) > left {
+    let (least, left) = (worst(0), holdout.sealed.left(policy.sealed_budget));
+    if least > left {
         return Err(Refusal::BudgetExhausted {
             pool: Pool::Sealed,
-            needed: worst(0),
+            needed: least,
             left,
         });
     }
-    let needed = worst(ahead);
-    if needed > holdout.sealed.free(policy.sealed_budget) {
-        return Err(Refusal::Reserved { pool: Pool::Sealed });
-    }
-    Ok(needed)
+    Err(Refusal::Reserved { pool: Pool::Sealed })
 }
 
 pub(super) fn begin_again(holdout: &HoldoutId, number: u64) -> Decision {
