@@ -1,6 +1,6 @@
 //! The edge: parse, call the driver or read, render. Nothing here decides anything.
 //!
-//! Aliases of the published wire (`Freeze`, `Seal`, `GetCapsule`) end in [`service`]; statuses are
+//! Aliases of the published wire (`Freeze`, `Seal`, `GetCapsule`) end in `service`; statuses are
 //! made in [`status`] alone. Reads never pass the writer.
 
 mod parse;

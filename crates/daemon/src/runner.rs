@@ -1,6 +1,6 @@
 //! Runs guests on a few threads of their own, and answers their questions.
 //!
-//! What a guest learns goes through [`Metered`]: a question is priced before the labels are
+//! What a guest learns goes through `Metered`: a question is priced before the labels are
 //! looked at, and traps where its dearest answer would no longer fit; the same question again is
 //! free, and answered from memory. The run's score is counted here, but what follows from it is
 //! decided by the writer when the run's turn to settle comes.

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! [`ClaimState::after`] is the whole of it: a total function. *Tainted* and *stale* are no
-//! states of their own but read off the ancestors and the clock: see [`crate::state::View`].
+//! states of their own but read off the ancestors and the clock: see [`crate::state::Stage`].
 
 use serde::{Deserialize, Serialize};
 

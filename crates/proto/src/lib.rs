@@ -3,7 +3,11 @@
 //! The schema is `proto/evidenceos/v2/evidenceos.proto`; how messages map to the kernel's
 //! commands is the daemon's business.
 
-#![allow(missing_docs, clippy::doc_markdown, reason = "generated code")]
+#![allow(
+    missing_docs,
+    clippy::all,
+    reason = "all but one constant is generated"
+)]
 
 tonic::include_proto!("evidenceos.v2");
 
