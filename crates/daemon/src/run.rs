@@ -1,6 +1,6 @@
 //! The program: flags in, exit status out.
 
-use std::{ffi::OsString, process::ExitCode, time::Duration};
+use std::{ffi::OsString, io::IsTerminal as _, process::ExitCode, time::Duration};
 
 use clap::Parser as _;
 use tokio::signal::unix::{SignalKind, signal};
@@ -58,6 +58,7 @@ fn set_up_logging(config: &Config) {
     let filter = EnvFilter::try_new(&config.log).unwrap_or_else(|_| EnvFilter::new("info"));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
     // A second subscriber, as in a test, is not ours to replace.
     let _ = match config.log_format {

@@ -90,7 +90,10 @@ impl OpenHoldout {
         let units = items.units();
         let split = split::split(&items.secret, &units, answer_share_micros);
         let part_mask = split.part_mask.clone();
-        let classes = Classes::new(&units, &part_mask)?;
+        let classes = match &items.units {
+            None => Classes::of_single_items(split.sealed_items),
+            Some(units) => Classes::new(units, &part_mask)?,
+        };
         Some(Self {
             items,
             part_mask,

@@ -104,6 +104,15 @@ impl Classes {
         })
     }
 
+    /// The classes where every item is a unit of its own.
+    #[must_use]
+    pub fn of_single_items(sealed_items: u64) -> Self {
+        Self {
+            class_of_item: Vec::new(),
+            sizes: vec![(1, sealed_items)],
+        }
+    }
+
     /// Sealed units.
     #[must_use]
     pub fn sealed_units(&self) -> u64 {
@@ -177,6 +186,16 @@ fn quantise(matches: u64, top: u64, items: u64) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn items_that_are_units_are_one_class() {
+        let (vector, labels, mask) = ([1, 0, 1, 1], [1, 1, 1, 1], [0, 0, 1, 0]);
+        let counted = Classes::new(&[0, 1, 2, 3], &mask).expect("one size");
+        let known = Classes::of_single_items(3);
+        assert_eq!(known.sealed_units(), counted.sealed_units());
+        let score = known.score(&vector, &labels, &mask);
+        assert_eq!(score, counted.score(&vector, &labels, &mask));
+    }
 
     #[test]
     fn a_unit_of_two_items_counts_as_one_unit() {

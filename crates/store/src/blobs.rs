@@ -39,7 +39,8 @@ impl Blobs {
     pub fn put(&self, bytes: &[u8]) -> Result<Digest, StoreError> {
         let name = Digest::of(bytes);
         let path = self.path(&name);
-        if fs::metadata(&path).is_ok_and(|there| there.len() == bytes.len() as u64) {
+        // What is there and damaged is put in place again.
+        if self.get(&name).is_ok() {
             return Ok(name);
         }
         let parent = path.parent().unwrap_or(&self.directory);

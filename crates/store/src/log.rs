@@ -179,6 +179,7 @@ impl Integrator {
                 checkpoint.size()
             )));
         }
+        let was_published = published.is_some();
         let tree = published.and_then(|checkpoint| tree_from_files(&files, &checkpoint));
         let mut integrator = Self {
             files,
@@ -192,7 +193,8 @@ impl Integrator {
         if tree.is_some() && integrator.integrate(head).is_ok() {
             return Ok(integrator);
         }
-        if size > 0 {
+        // Without a checkpoint nothing was published: a new log, or a crash before its first one.
+        if was_published {
             tracing::warn!(
                 size,
                 "log tiles do not fit the entries; making all of them again"

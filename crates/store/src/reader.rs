@@ -56,27 +56,31 @@ impl Readers {
         &self,
         read: impl FnOnce(&Connection) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        // A connection has no state between reads, so one that a panicking reader held is fine.
+        let lent = self.lend();
+        match &lent.connection {
+            Some(connection) => read(connection),
+            None => unreachable!("a connection is taken back only when its loan ends"),
+        }
+    }
+
+    fn lend(&self) -> Lent<'_> {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        let connection = loop {
+        loop {
             match idle.pop() {
-                Some(connection) => break connection,
+                Some(connection) => {
+                    return Lent {
+                        connection: Some(connection),
+                        readers: self,
+                    };
+                }
                 None => {
                     idle = self
                         .returned
                         .wait(idle)
-                        .unwrap_or_else(PoisonError::into_inner)
+                        .unwrap_or_else(PoisonError::into_inner);
                 }
             }
-        };
-        drop(idle);
-        let result = read(&connection);
-        self.idle
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(connection);
-        self.returned.notify_one();
-        result
+        }
     }
 
     /// A claim by id.
@@ -307,5 +311,23 @@ impl Readers {
                 .prepare_cached("SELECT 1 FROM blobs WHERE hash = ?1")?
                 .exists([hash.as_bytes()])?)
         })
+    }
+}
+
+/// A connection on loan; it comes back however the read ends.
+struct Lent<'r> {
+    connection: Option<Connection>,
+    readers: &'r Readers,
+}
+
+impl Drop for Lent<'_> {
+    fn drop(&mut self) {
+        let mut idle = self
+            .readers
+            .idle
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        idle.extend(self.connection.take());
+        self.readers.returned.notify_one();
     }
 }

@@ -357,7 +357,11 @@ fn write_rows(connection: &Connection, batch: &Batch) -> Result<(), WriteError> 
     }
     let mut update = connection.prepare_cached("UPDATE claims SET row = ?2 WHERE seq = ?1")?;
     for claim in &changes.claims {
-        update.execute(params![claim.seq as i64, row::encode(claim)])?;
+        // A claim that was read and is gone: the database lost a row, and nothing may follow it.
+        match update.execute(params![claim.seq as i64, row::encode(claim)])? {
+            1 => {}
+            rows => return Err(rusqlite::Error::StatementChangedRows(rows).into()),
+        }
     }
     let mut holdouts =
         connection.prepare_cached("INSERT OR REPLACE INTO holdouts (seq, row) VALUES (?1, ?2)")?;

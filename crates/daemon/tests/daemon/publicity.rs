@@ -51,6 +51,43 @@ fn published_clients_find_what_they_look_for() {
 }
 
 #[test]
+fn the_schema_is_reflected() {
+    use tonic_reflection::pb::v1::{
+        ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+        server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
+    };
+    block_on(async {
+        let daemon = Daemon::start().await;
+        let address = format!("http://{}", daemon.running.grpc_address());
+        let channel = tonic::transport::Endpoint::from_shared(address).expect("an address");
+        let mut client = ServerReflectionClient::new(channel.connect().await.expect("listens"));
+        let list = ServerReflectionRequest {
+            host: String::new(),
+            message_request: Some(MessageRequest::ListServices(String::new())),
+        };
+        let mut replies = client
+            .server_reflection_info(tokio_stream::once(list))
+            .await
+            .expect("served")
+            .into_inner();
+        let reply = replies
+            .next()
+            .await
+            .expect("a reply")
+            .expect("fine")
+            .message_response;
+        let Some(MessageResponse::ListServicesResponse(services)) = reply else {
+            panic!("another reply: {reply:?}");
+        };
+        let names: Vec<&str> = services.service.iter().map(|s| s.name.as_str()).collect();
+        assert!(
+            names.contains(&"evidenceos.v2.EvidenceOS") && names.contains(&"grpc.health.v1.Health"),
+            "{names:?}"
+        );
+    });
+}
+
+#[test]
 fn the_log_begins_with_its_origin_and_holds_every_capsule() {
     block_on(async {
         let daemon = Daemon::start().await;
