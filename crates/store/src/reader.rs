@@ -91,6 +91,24 @@ impl Readers {
         self.with(|connection| sqlite::read_claim(connection, id))
     }
 
+    /// A claim with its log entry, where it has settled: what a fetch needs, in one look at the
+    /// database.
+    ///
+    /// # Errors
+    /// See [`Readers::claim`].
+    pub fn claim_and_entry(
+        &self,
+        id: &ClaimId,
+    ) -> Result<Option<(Claim, Option<Entry>)>, StoreError> {
+        self.with(|connection| {
+            // Two statements in one transaction take the database's locks once.
+            connection.prepare_cached("BEGIN")?.execute([])?;
+            let found = read_claim_and_entry(connection, id);
+            connection.prepare_cached("COMMIT")?.execute([])?;
+            found
+        })
+    }
+
     /// A claim by number.
     ///
     /// # Errors
@@ -170,35 +188,7 @@ impl Readers {
     /// # Errors
     /// See [`Readers::claim`].
     pub fn entries(&self, start: u64, count: usize) -> Result<Vec<Entry>, StoreError> {
-        self.with(|connection| {
-            let mut statement = connection.prepare_cached(
-                "SELECT idx, leaf, bytes FROM entries WHERE idx >= ?1 ORDER BY idx LIMIT ?2",
-            )?;
-            let mut rows = statement.query(params![start as i64, count as i64])?;
-            let mut entries = Vec::new();
-            let mut expected = start;
-            while let Some(found) = rows.next()? {
-                let (index, leaf, bytes): (i64, [u8; 32], Vec<u8>) =
-                    (found.get(0)?, found.get(1)?, found.get(2)?);
-                let damaged = |what| StoreError::Damaged {
-                    table: "entries",
-                    key: index.to_string(),
-                    what,
-                };
-                if index as u64 != expected {
-                    return Err(damaged("an entry before it is missing"));
-                }
-                if leaf_hash(&bytes) != Hash(leaf) {
-                    return Err(damaged("its bytes do not fit its leaf hash"));
-                }
-                expected += 1;
-                entries.push(Entry {
-                    leaf: Hash(leaf),
-                    bytes,
-                });
-            }
-            Ok(entries)
-        })
+        self.with(|connection| read_entries(connection, start, count))
     }
 
     /// Leaf hashes of consecutive entries, without their bytes.
@@ -330,4 +320,54 @@ impl Drop for Lent<'_> {
         idle.extend(self.connection.take());
         self.readers.returned.notify_one();
     }
+}
+
+fn read_claim_and_entry(
+    connection: &Connection,
+    id: &ClaimId,
+) -> Result<Option<(Claim, Option<Entry>)>, StoreError> {
+    let Some(claim) = sqlite::read_claim(connection, id)? else {
+        return Ok(None);
+    };
+    let entry = match &claim.settlement {
+        Some(settlement) => read_entries(connection, settlement.index, 1)?
+            .into_iter()
+            .next(),
+        None => None,
+    };
+    Ok(Some((claim, entry)))
+}
+
+fn read_entries(
+    connection: &Connection,
+    start: u64,
+    count: usize,
+) -> Result<Vec<Entry>, StoreError> {
+    let mut statement = connection.prepare_cached(
+        "SELECT idx, leaf, bytes FROM entries WHERE idx >= ?1 ORDER BY idx LIMIT ?2",
+    )?;
+    let mut rows = statement.query(params![start as i64, count as i64])?;
+    let mut entries = Vec::new();
+    let mut expected = start;
+    while let Some(found) = rows.next()? {
+        let (index, leaf, bytes): (i64, [u8; 32], Vec<u8>) =
+            (found.get(0)?, found.get(1)?, found.get(2)?);
+        let damaged = |what| StoreError::Damaged {
+            table: "entries",
+            key: index.to_string(),
+            what,
+        };
+        if index as u64 != expected {
+            return Err(damaged("an entry before it is missing"));
+        }
+        if leaf_hash(&bytes) != Hash(leaf) {
+            return Err(damaged("its bytes do not fit its leaf hash"));
+        }
+        expected += 1;
+        entries.push(Entry {
+            leaf: Hash(leaf),
+            bytes,
+        });
+    }
+    Ok(entries)
 }

@@ -43,27 +43,24 @@ impl Edge {
             .ok_or_else(|| refused(&Refusal::UnknownClaim(id)))
     }
 
-    fn settled(&self, principal: &Principal, id: &Bytes) -> Result<(Claim, Settlement), Status> {
-        let claim = self.readable(principal, parse::claim_id(id)?)?;
-        match claim.settlement.clone() {
-            Some(settlement) => Ok((claim, settlement)),
-            None => Err(precondition(
-                "NOT_SETTLED",
-                &format!(
-                    "the claim is {}; it has a capsule once it has been executed",
-                    claim.state
-                ),
-            )),
-        }
-    }
-
-    fn entry(&self, index: u64) -> Result<Entry, Status> {
-        let entries = self
+    /// The result of a claim that the caller may read, and its log entry.
+    fn settled(&self, principal: &Principal, id: &Bytes) -> Result<(Settlement, Entry), Status> {
+        let id = parse::claim_id(id)?;
+        let (claim, entry) = self
             .readers
-            .entries(index, 1)
-            .map_err(|error| internal(&error))?;
-        let entry = entries.into_iter().next();
-        entry.ok_or_else(|| internal(&"a settled claim has no entry"))
+            .claim_and_entry(&id)
+            .map_err(|error| internal(&error))?
+            .filter(|(claim, _)| principal.caller.may_read(claim))
+            .ok_or_else(|| refused(&Refusal::UnknownClaim(id)))?;
+        let Some(settlement) = claim.settlement else {
+            let state = claim.state;
+            return Err(precondition(
+                "NOT_SETTLED",
+                &format!("the claim is {state}; it has a capsule once it has been executed"),
+            ));
+        };
+        let entry = entry.ok_or_else(|| internal(&"a settled claim has no entry"))?;
+        Ok((settlement, entry))
     }
 
     pub(super) fn get_capsule(
@@ -71,9 +68,9 @@ impl Edge {
         principal: &Principal,
         request: &wire::GetCapsuleRequest,
     ) -> Result<wire::GetCapsuleResponse, Status> {
-        let (_, settlement) = self.settled(principal, &request.claim_id)?;
+        let (settlement, entry) = self.settled(principal, &request.claim_id)?;
         Ok(wire::GetCapsuleResponse {
-            capsule_bytes: self.entry(settlement.index)?.bytes.into(),
+            capsule_bytes: entry.bytes.into(),
             capsule_hash: render::bytes(settlement.capsule_hash.as_bytes()),
             etl_index: settlement.index,
         })
@@ -84,14 +81,13 @@ impl Edge {
         principal: &Principal,
         request: &wire::FetchCapsuleRequest,
     ) -> Result<wire::FetchCapsuleResponse, Status> {
-        let (_, settlement) = self.settled(principal, &request.claim_id)?;
+        let (settlement, entry) = self.settled(principal, &request.claim_id)?;
         let index = settlement.index;
         let head = self.log.released().head;
         let known = match request.known_tree_size {
             0 => index + 1,
             known => known,
         };
-        let entry = self.entry(index)?;
         let (path, _) = self
             .log
             .inclusion_of(entry.leaf, index, head.size)
