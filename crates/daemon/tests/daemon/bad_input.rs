@@ -15,7 +15,7 @@ fn another_principals_claim_looks_like_none() {
         daemon.operator().await.put_default("h").await;
         let mut owner = daemon.submitter("owner").await;
         let mut stranger = daemon.submitter("stranger").await;
-        let module = judged(&predictions("h", 3));
+        let module = judged(&predictions("h", 2));
         let (claim, _) = owner.run("c", "h", &module).await;
         let nowhere = Bytes::from_static(&[7; 32]);
         for id in [claim.clone(), nowhere] {
@@ -79,7 +79,7 @@ fn steps_in_a_wrong_state_are_refused_and_change_nothing() {
         let daemon = Daemon::start().await;
         let mut client = daemon.operator().await;
         client.put_default("h").await;
-        let module = judged(&predictions("h", 3));
+        let module = judged(&predictions("h", 2));
         let claim = client.create(terms("c", "h")).await.expect("created");
         let wrong = |result: Result<(), tonic::Status>, words: &str| {
             refused(result, Code::FailedPrecondition, "WRONG_STATE", words);
@@ -220,7 +220,7 @@ fn modules_that_break_rules_are_named_with_their_offsets() {
         let mut client = daemon.operator().await;
         client.put_default("h").await;
         let claim = client.create(terms("c", "h")).await.expect("created");
-        let good = judged(&predictions("h", 3));
+        let good = judged(&predictions("h", 2));
         let wasi = wat::parse_str(
             r#"(module (import "wasi_snapshot_preview1" "fd_write" (func (param i32 i32 i32 i32) (result i32)))
                 (memory (export "memory") 1) (func (export "run")))"#,

@@ -109,7 +109,7 @@ fn the_published_interface_is_judged_on_its_last_question() {
         let daemon = Daemon::start().await;
         let mut client = daemon.operator().await;
         client.put_default("h").await;
-        let bytes: String = predictions("h", 20)
+        let bytes: String = predictions("h", 100)
             .iter()
             .map(|p| format!("\\{p:02x}"))
             .collect();

@@ -55,8 +55,8 @@ fn a_fetched_capsule_stands_in_the_signed_log() {
         let daemon = Daemon::start().await;
         let mut client = daemon.operator().await;
         client.put_default("h").await;
-        let (claim, result) = client.run("one", "h", &judged(&predictions("h", 3))).await;
-        client.run("two", "h", &judged(&predictions("h", 3))).await;
+        let (claim, result) = client.run("one", "h", &judged(&predictions("h", 2))).await;
+        client.run("two", "h", &judged(&predictions("h", 2))).await;
         let fetched = client.fetch(&claim).await.expect("settled");
         assert_eq!(
             fetched.capsule_hash,
@@ -128,7 +128,7 @@ fn the_same_request_id_gets_the_same_reply_and_does_nothing_twice() {
         let daemon = Daemon::start().await;
         let operator = daemon.operator().await;
         operator.clone().put_default("h").await;
-        let module = judged(&predictions("h", 3));
+        let module = judged(&predictions("h", 2));
         let mut client = operator.with_id("a");
         let claim = client.create(terms("c", "h")).await.expect("created");
         assert_eq!(
@@ -179,7 +179,7 @@ fn everything_is_there_after_a_restart() {
         for number in 0..20 {
             claims.push(
                 client
-                    .run(&format!("c{number}"), "h", &judged(&predictions("h", 3)))
+                    .run(&format!("c{number}"), "h", &judged(&predictions("h", 2)))
                     .await,
             );
         }
@@ -195,7 +195,7 @@ fn everything_is_there_after_a_restart() {
             );
             client.fetch(claim).await.expect("there");
         }
-        let (_, next) = client.run("next", "h", &judged(&predictions("h", 3))).await;
+        let (_, next) = client.run("next", "h", &judged(&predictions("h", 2))).await;
         assert_eq!(next.etl_index, claims[19].1.etl_index + 1);
     });
 }
@@ -212,7 +212,7 @@ fn questions_of_one_change_nothing_for_another() {
         );
         let before = other.holdout("h").await;
         for number in 0..16 {
-            let mut question = predictions("h", 3);
+            let mut question = predictions("h", 20);
             question[number] ^= 1;
             let (_, answer) = asker
                 .run(&format!("q{number}"), "h", &asking(&question))
@@ -270,7 +270,7 @@ fn questions_of_one_change_nothing_for_another() {
         ] {
             assert_eq!(field.0, field.1, "{name}");
         }
-        let (_, answer) = other.run("q", "h", &asking(&predictions("h", 3))).await;
+        let (_, answer) = other.run("q", "h", &asking(&predictions("h", 2))).await;
         assert_eq!(answer.charged_answer_microbits, 1_000_000);
     });
 }
@@ -281,7 +281,7 @@ fn many_at_once_settle_in_order_and_none_is_lost() {
         let daemon = Daemon::start().await;
         let mut client = daemon.operator().await;
         client.put_default("h").await;
-        let module = judged(&predictions("h", 3));
+        let module = judged(&predictions("h", 2));
         let mut claims = Vec::new();
         for number in 0..40 {
             claims.push(client.sealed(&format!("c{number}"), "h", &module).await);
@@ -311,7 +311,7 @@ fn a_claim_on_a_revoked_one_is_tainted() {
         let daemon = Daemon::start().await;
         let mut client = daemon.operator().await;
         client.put_default("h").await;
-        let module = judged(&predictions("h", 3));
+        let module = judged(&predictions("h", 2));
         let (parent, result) = client.run("parent", "h", &module).await;
         let capsule: [u8; 32] = result.capsule_hash.as_ref().try_into().expect("32 bytes");
         let root = Sha256::digest(capsule).to_vec();

@@ -47,7 +47,7 @@ fn told_to_stop_it_drains_and_ends_well() {
         block_on(async {
             let mut client = Client::connect(&address, None).await;
             client.put_default("h").await;
-            client.run("c", "h", &judged(&predictions("h", 3))).await;
+            client.run("c", "h", &judged(&predictions("h", 2))).await;
         });
         signal(&child, name);
         assert_eq!(child.wait().expect("ends").code(), Some(0), "SIG{name}");
@@ -103,7 +103,7 @@ fn a_run_that_a_kill_interrupted_is_executed_again() {
         let result = client.execute(&claim).await.expect("joins the run");
         assert_eq!(result.outcome, "not_judged");
         assert_eq!(result.reason_codes, [2, 120]);
-        let (_, next) = client.run("next", "h", &judged(&predictions("h", 3))).await;
+        let (_, next) = client.run("next", "h", &judged(&predictions("h", 2))).await;
         assert_eq!(next.etl_index, result.etl_index + 1);
     });
     signal(&child, "TERM");
@@ -198,7 +198,7 @@ fn tampered_log_files_are_made_again_from_the_entries() {
             .put(header("h"), &labels("h"))
             .await
             .expect("registered");
-        let (claim, _) = client.run("c", "h", &judged(&predictions("h", 3))).await;
+        let (claim, _) = client.run("c", "h", &judged(&predictions("h", 2))).await;
         let vkey = daemon.running.log_vkey();
         let Daemon { running, directory } = daemon;
         running.stop().await.expect("stops");

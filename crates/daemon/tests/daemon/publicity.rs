@@ -93,7 +93,7 @@ fn the_log_begins_with_its_origin_and_holds_every_capsule() {
         let daemon = Daemon::start().await;
         let mut client = daemon.operator().await;
         client.put_default("h").await;
-        let (_, result) = client.run("c", "h", &judged(&predictions("h", 3))).await;
+        let (_, result) = client.run("c", "h", &judged(&predictions("h", 2))).await;
         let listed = client
             .inner
             .list_entries(wire::ListEntriesRequest::default())
@@ -145,7 +145,7 @@ fn revocations_are_fed_to_whoever_watches() {
         let daemon = Daemon::start().await;
         let mut client = daemon.operator().await;
         client.put_default("h").await;
-        let module = judged(&predictions("h", 3));
+        let module = judged(&predictions("h", 2));
         let mut claims = Vec::new();
         for name in ["a", "b"] {
             claims.push(client.run(name, "h", &module).await);
@@ -212,7 +212,7 @@ fn an_opened_holdout_shows_its_labels_and_traces_to_all() {
         operator.put_default("h").await;
         let mut owner = daemon.submitter("owner").await;
         let mut stranger = daemon.submitter("stranger").await;
-        let vector = predictions("h", 3);
+        let vector = predictions("h", 2);
         let (claim, _) = owner.run("c", "h", &judged(&vector)).await;
         let open = || wire::OpenHoldoutRequest {
             holdout: "h".into(),
