@@ -8,6 +8,8 @@
 //! [`ClaimState::after`] is the whole of it: a total function. *Tainted* and *stale* are no
 //! states of their own but read off the ancestors and the clock: see [`crate::state::Stage`].
 
+use std::borrow::Borrow;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -487,6 +489,36 @@ pub struct Claim {
 }
 
 impl Claim {
+    /// The claims that it directly depends on.
+    pub fn parents(&self) -> impl Iterator<Item = ClaimId> + '_ {
+        self.commitment
+            .iter()
+            .flat_map(|commitment| commitment.parents.iter().map(|(id, _)| *id))
+    }
+
+    /// A revoked ancestor, if there is one: while there is, the claim is tainted. Taint is not
+    /// stored; this walk, of at most [`MAX_ANCESTORS`] look-ups, is the whole of it. A claim that
+    /// `look_up` does not find is passed over.
+    ///
+    /// # Errors
+    /// Where a look-up fails.
+    pub fn revoked_ancestor<C: Borrow<Self>, E>(
+        &self,
+        mut look_up: impl FnMut(&ClaimId) -> Result<Option<C>, E>,
+    ) -> Result<Option<ClaimId>, E> {
+        let mut open: Vec<ClaimId> = self.parents().collect();
+        for _ in 0..MAX_ANCESTORS {
+            let Some(id) = open.pop() else { break };
+            let Some(found) = look_up(&id)? else { continue };
+            let ancestor: &Self = found.borrow();
+            if ancestor.state == ClaimState::Revoked {
+                return Ok(Some(id));
+            }
+            open.extend(ancestor.parents());
+        }
+        Ok(None)
+    }
+
     /// The bytes that one output symbol takes under the legacy schema: ⌈⌈log2 n⌉ / 8⌉.
     #[must_use]
     pub fn output_len(&self) -> usize {

@@ -5,7 +5,7 @@
 //! leave memory with it. Within a batch each event is applied to the stage at once, so that the
 //! next command sees it; after a failed commit the stage is dropped, and memory equals disk.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, convert::Infallible};
 
 use serde::{Deserialize, Serialize};
 
@@ -270,22 +270,8 @@ impl<'a> Stage<'a> {
     /// A revoked ancestor of a claim, if there is one. Ancestors must have been loaded.
     #[must_use]
     pub fn revoked_ancestor(&self, claim: &Claim) -> Option<ClaimId> {
-        let mut open: Vec<ClaimId> = parents(claim).collect();
-        let mut seen = 0;
-        while let Some(id) = open.pop() {
-            seen += 1;
-            if seen > usize::from(crate::claim::MAX_ANCESTORS) {
-                break;
-            }
-            let Some(ancestor) = self.claim(&id) else {
-                continue;
-            };
-            if ancestor.state == ClaimState::Revoked {
-                return Some(id);
-            }
-            open.extend(parents(ancestor));
-        }
-        None
+        let found = claim.revoked_ancestor(|id| Ok::<_, Infallible>(self.claim(id)));
+        found.unwrap_or_else(|never| match never {})
     }
 
     /// What must still be loaded before a request can be decided. Asked again after each load,
@@ -370,11 +356,11 @@ impl<'a> Stage<'a> {
         }
         if let Some(claim) = own.filter(|_| runs) {
             want(Key::Pool(claim.terms.holdout, claim.terms.owner));
-            let mut open: Vec<ClaimId> = parents(claim).collect();
+            let mut open: Vec<ClaimId> = claim.parents().collect();
             while let Some(id) = open.pop() {
                 want(Key::Claim(id));
                 if let Some(ancestor) = self.claim(&id) {
-                    open.extend(parents(ancestor));
+                    open.extend(ancestor.parents());
                 }
             }
         }
@@ -630,11 +616,4 @@ impl<'a> Stage<'a> {
             .collect();
         changes
     }
-}
-
-fn parents(claim: &Claim) -> impl Iterator<Item = ClaimId> + '_ {
-    claim
-        .commitment
-        .iter()
-        .flat_map(|commitment| commitment.parents.iter().map(|(id, _)| *id))
 }

@@ -101,11 +101,10 @@ impl Readers {
         id: &ClaimId,
     ) -> Result<Option<(Claim, Option<Entry>)>, StoreError> {
         self.with(|connection| {
-            // Two statements in one transaction take the database's locks once.
-            connection.prepare_cached("BEGIN")?.execute([])?;
-            let found = read_claim_and_entry(connection, id);
-            connection.prepare_cached("COMMIT")?.execute([])?;
-            found
+            // Two statements in one transaction take the database's locks once. It ends with its
+            // guard, however the read ends: one left open would keep the WAL from being reused.
+            let transaction = connection.unchecked_transaction()?;
+            read_claim_and_entry(&transaction, id)
         })
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use evidenceos_kernel::{
-    claim::{Claim, ClaimState, Settlement},
+    claim::{Claim, Settlement},
     command::{Command, Reply},
     holdout::{Holdout, HoldoutStatus},
     id::{ClaimId, Digest},
@@ -30,8 +30,6 @@ const MAX_ENTRIES: u32 = 256;
 /// Claims or holdouts in one reply, and unless asked otherwise.
 const MAX_PAGE: u32 = 500;
 const PAGE: u32 = 50;
-/// Ancestors looked at for a claim's state.
-const MAX_ANCESTORS: usize = evidenceos_kernel::claim::MAX_ANCESTORS as usize;
 
 impl Edge {
     /// A claim that the caller may read; another's looks like none.
@@ -345,33 +343,10 @@ impl Edge {
             .as_ref()
             .is_some_and(|holdout| holdout.description.null_spec.expired_at(now));
         let name = holdout.map_or_else(String::new, |holdout| holdout.reference.clone());
-        Ok(render::claim(
-            claim,
-            name,
-            self.revoked_ancestor(claim)?,
-            stale,
-        ))
-    }
-
-    /// Taint is not stored: a claim is tainted while an ancestor is revoked.
-    fn revoked_ancestor(&self, claim: &Claim) -> Result<Option<ClaimId>, Status> {
-        let parents = |claim: &Claim| -> Vec<ClaimId> {
-            let commitment = claim.commitment.iter();
-            commitment
-                .flat_map(|c| c.parents.iter().map(|(id, _)| *id))
-                .collect()
-        };
-        let mut open = parents(claim);
-        for _ in 0..MAX_ANCESTORS {
-            let Some(id) = open.pop() else { break };
-            let found = self.readers.claim(&id).map_err(|error| internal(&error))?;
-            match found {
-                Some(ancestor) if ancestor.state == ClaimState::Revoked => return Ok(Some(id)),
-                Some(ancestor) => open.extend(parents(&ancestor)),
-                None => {}
-            }
-        }
-        Ok(None)
+        let tainted_by = claim
+            .revoked_ancestor(|id| self.readers.claim(id))
+            .map_err(|error| internal(&error))?;
+        Ok(render::claim(claim, name, tainted_by, stale))
     }
 
     /// A trace: for those who may read the claim, and for everybody once the labels are public.
