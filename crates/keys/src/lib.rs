@@ -1,3 +1,29 @@
-//! Keys: the ring of signing keys, the KMS providers, and the keys of the holdouts.
+//! Keys: the ring of signing keys in files, the KMS providers, and the daemon's own secrets.
+//!
+//! Owns where secrets lie, who may read them, and how they come and go. Does not know the log,
+//! checkpoints or holdouts. Secrets are [`zeroize`]d when dropped and never shown.
 
+mod directory;
+mod error;
+mod import;
 pub mod kms;
+mod ring;
+pub mod secrets;
+
+pub use directory::Directory;
+pub use error::KeyError;
+pub use import::{Imported, import};
+pub use ring::{KeyId, Ring, public_key};
+
+/// 32 secret bytes.
+pub type Secret = zeroize::Zeroizing<[u8; 32]>;
+
+/// 32 bytes from the operating system.
+///
+/// # Errors
+/// Where it has none.
+pub fn draw() -> Result<Secret, KeyError> {
+    let mut secret = Secret::default();
+    getrandom::fill(secret.as_mut_slice()).map_err(KeyError::Random)?;
+    Ok(secret)
+}

@@ -1,0 +1,128 @@
+//! What can be wrong with a key, and what to do about it.
+
+use std::{io, path::PathBuf};
+
+use thiserror::Error;
+
+use crate::KeyId;
+
+/// Why keys cannot be used.
+#[derive(Debug, Error)]
+pub enum KeyError {
+    /// A file or directory.
+    #[error("cannot {operation} {path}: {source}")]
+    Io {
+        /// What was tried.
+        operation: &'static str,
+        /// On which path.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// Somebody else could read or change a key.
+    #[error(
+        "{path} has mode {mode:04o} and owner uid {owner}; {wanted}, owned by uid {user} (us) or root. Run: {command}"
+    )]
+    Permissions {
+        /// The file or directory.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+        /// Its owner.
+        owner: u32,
+        /// The rule.
+        wanted: &'static str,
+        /// Our effective uid.
+        user: u32,
+        /// What mends it.
+        command: String,
+    },
+    /// A file that is no key.
+    #[error("{path} is not a key: {what}")]
+    NotAKey {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        what: String,
+    },
+    /// A key under another's name.
+    #[error("{path} holds the key {found}: its name does not match its content; rename it to {found}.key")]
+    WrongName {
+        /// The file.
+        path: PathBuf,
+        /// The key that it holds.
+        found: KeyId,
+    },
+    /// No key of that id.
+    #[error("{directory} has no key {id}; `evidenceos keys list` shows those that it has")]
+    Unknown {
+        /// The ring's directory.
+        directory: PathBuf,
+        /// The id.
+        id: KeyId,
+    },
+    /// Not a key id.
+    #[error("{0:?} is not a key id: 64 hex digits, the SHA-256 of the public key")]
+    NotAnId(String),
+    /// Nothing to sign with.
+    #[error(
+        "{0} holds no signing key; make one with `evidenceos keys generate`, bring them from a mount with `evidenceos keys import --from DIR`, or restore them from a backup"
+    )]
+    Empty(PathBuf),
+    /// Several keys and no choice.
+    #[error(
+        "{directory} holds {count} signing keys and none is chosen; choose with `evidenceos keys activate KEY-ID` or --active-key-id"
+    )]
+    NotChosen {
+        /// The ring's directory.
+        directory: PathBuf,
+        /// How many.
+        count: usize,
+    },
+    /// A secret that the data directory depends on.
+    #[error(
+        "the data directory has a log, but {0} is missing; bring it back from a backup"
+    )]
+    Missing(PathBuf),
+    /// A mount that everybody can read.
+    #[error(
+        "{path} can be read by everybody (mode {mode:04o}); a mounted key may be closed to others at most: 0440 or stricter. For a Kubernetes Secret set defaultMode: 0440"
+    )]
+    WorldReadable {
+        /// The file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// A link out of the mount.
+    #[error("{0} is a link that leads out of the directory that is imported; copy the key itself there")]
+    LeadsOut(PathBuf),
+    /// Two secrets under one name.
+    #[error("{0} is there already and holds something else; nothing was overwritten")]
+    Differs(PathBuf),
+    /// No random bytes.
+    #[error("the operating system gives no random bytes: {0}")]
+    Random(getrandom::Error),
+}
+
+impl KeyError {
+    pub(crate) fn io(
+        operation: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io {
+            operation,
+            path,
+            source,
+        }
+    }
+
+    pub(crate) fn errno(
+        operation: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(rustix::io::Errno) -> Self {
+        let wrap = Self::io(operation, path);
+        move |errno| wrap(errno.into())
+    }
+}

@@ -1,0 +1,56 @@
+//! Secrets of the daemon's own: one file each, 32 random bytes.
+//!
+//! | file | what | if lost |
+//! |---|---|---|
+//! | `owners.secret` | keys the owner tags in public records | nobody owns the claims any more |
+//! | `holdouts.secret` | encrypts the holdouts | the holdouts are gone |
+//!
+//! They are made in `<data-dir>/secrets/`, since the key directory may be read-only and hold
+//! nothing but signing keys. Those found in the key directory (imported, or brought by an
+//! operator) are used too.
+
+use std::path::Path;
+
+use crate::{Directory, KeyError, Secret, draw};
+
+/// Keys the owner tags.
+pub const OWNERS: &str = "owners.secret";
+/// Encrypts the holdouts.
+pub const HOLDOUTS: &str = "holdouts.secret";
+/// All of them.
+pub const NAMES: [&str; 2] = [OWNERS, HOLDOUTS];
+
+/// A secret of the data directory: from the key directory, else from our own, else new if nothing
+/// depends on it yet.
+///
+/// # Errors
+/// Where it is open to others, or missing although there is a log.
+pub fn open(
+    keys: Option<&Directory>,
+    own: &Directory,
+    name: &str,
+    first_start: bool,
+) -> Result<Secret, KeyError> {
+    if let Some(keys) = keys
+        && let Some(secret) = keys.read(name)?
+    {
+        return Ok(secret);
+    }
+    if let Some(secret) = own.read(name)? {
+        return Ok(secret);
+    }
+    if !first_start {
+        return Err(KeyError::Missing(own.path().join(name)));
+    }
+    let secret = draw()?;
+    own.write(name, &secret)?;
+    Ok(secret)
+}
+
+/// The directory of the daemon's own secrets.
+///
+/// # Errors
+/// Where it cannot be made, or is open to others.
+pub fn directory(data_directory: &Path) -> Result<Directory, KeyError> {
+    Directory::open_or_create(&data_directory.join("secrets"))
+}
