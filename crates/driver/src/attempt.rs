@@ -16,7 +16,7 @@ use evidenceos_kernel::{
 use evidenceos_store::{Batch, Entry, Recorded, Store, StoreError, Trace};
 use evidenceos_tlog::{Tree, leaf_hash};
 
-use crate::{Answer, Driver, Failure, Parked, Pending, Work, slots::Slots};
+use crate::{Answer, Driver, Failure, Parked, Pending, Work, signing::Heads, slots::Slots};
 
 type Run = (HoldoutId, u64);
 
@@ -43,22 +43,27 @@ pub(crate) struct Attempt {
     pub(crate) works: Vec<Work>,
     pub(crate) settled: Vec<(Run, ClaimId)>,
     pub(crate) begun_again: Option<Run>,
+    /// Whether another key takes over.
+    pub(crate) rotated: bool,
 }
 
 impl Attempt {
     /// Whether there is nothing to commit.
     pub(crate) fn is_empty(&self) -> bool {
-        self.batch.recorded.is_empty()
+        self.batch.is_empty()
     }
 
     /// Whether it does anything that no call asked for.
     pub(crate) fn has_own_work(&self) -> bool {
-        !self.settled.is_empty() || self.begun_again.is_some()
+        !self.settled.is_empty()
+            || self.begun_again.is_some()
+            || self.rotated
+            || (self.batch.entries.is_empty() && self.batch.head.is_some())
     }
 }
 
 impl<S: Store> Driver<S> {
-    /// Decides, in this order: runs whose turn it is to settle, a run to begin again, the calls.
+    /// Decides, in this order: a key that takes over the log, runs whose turn it is to settle, a run to begin again, the calls.
     /// A row that cannot be read spoils only the call that named it.
     ///
     /// # Errors
@@ -79,6 +84,10 @@ impl<S: Store> Driver<S> {
             blocked: self.waiting.holdouts().collect(),
             pending_by_owner: HashMap::new(),
         };
+        if let Some(signed) = self.heads.link(&self.tree) {
+            making.own(Command::RotateKey(Box::new(signed)))?;
+            making.attempt.rotated = true;
+        }
         making.settle(&self.parked)?;
         if !self.stopping
             && self.rerunning.is_none()
@@ -93,7 +102,7 @@ impl<S: Store> Driver<S> {
             });
             making.attempt.answers.push(decided);
         }
-        Ok(making.finish(&self.tree, self.signer.as_ref()))
+        Ok(making.finish(&self.tree, &self.heads))
     }
 }
 
@@ -321,18 +330,18 @@ impl<S: Store> Making<'_, S> {
         }
     }
 
-    /// The head over the batch's entries is signed inside the batch: one sync persists both, and
-    /// nothing signed is seen before it is durable.
-    fn finish(self, tree: &Tree, signer: &dyn crate::Signer) -> Attempt {
+    /// The head over the batch's entries, or one that came back from elsewhere, is part of the
+    /// batch: one sync persists both, and nothing signed is seen before it is durable.
+    fn finish(self, tree: &Tree, heads: &Heads) -> Attempt {
         let mut attempt = self.attempt;
         if !attempt.batch.entries.is_empty() {
             let mut tree = tree.clone();
             for entry in &attempt.batch.entries {
                 tree.append(entry.leaf);
             }
-            attempt.batch.head = Some(signer.sign(tree.size(), tree.root()));
             attempt.tree = Some(tree);
         }
+        attempt.batch.head = heads.head(attempt.tree.as_ref());
         attempt.batch.changes = self.stage.into_changes();
         attempt
     }

@@ -10,6 +10,7 @@
 
 mod attempt;
 pub mod mailbox;
+mod signing;
 mod slots;
 mod waiting;
 
@@ -21,24 +22,21 @@ use evidenceos_kernel::{
     command::{Reply, Request, RunReport},
     holdout::Description,
     id::{ClaimId, Digest, HoldoutId},
+    log_key::LogKey,
     refusal::Refusal,
     state::Resident,
 };
 use evidenceos_store::{Head, Module, NotCommitted, Outcome, Store, StoreError, log::Released};
-use evidenceos_tlog::{Hash, Tile, Tree};
+use evidenceos_tlog::{Tile, Tree};
 use thiserror::Error;
 
+pub use crate::signing::{RemoteSigner, Signer, Signing};
 use crate::{
     attempt::{Attempt, Decided},
+    signing::Heads,
     slots::Slots,
     waiting::Waiting,
 };
-
-/// Signs tree heads with a local key. The head leaves only after its batch is durable.
-pub trait Signer: Send {
-    /// The signed head of a tree.
-    fn sign(&self, size: u64, root: Hash) -> Head;
-}
 
 /// Runs guests. The outcome comes back as [`Input::Finished`].
 pub trait Runner: Send {
@@ -50,6 +48,8 @@ pub trait Runner: Send {
 pub trait Publisher: Send {
     /// Takes a head and the tiles that its batch completed.
     fn release(&self, released: Released, full: Vec<Tile>);
+    /// Another key signs the log; its first head comes next.
+    fn rotated(&self, key: &LogKey);
 }
 
 /// Where the answer to a call goes.
@@ -144,6 +144,10 @@ pub enum Input {
     Call(Call),
     /// A run that was executed.
     Finished(Finished),
+    /// A head that was to be signed elsewhere; an error says why it was not.
+    Signed(Result<Head, String>),
+    /// A key that takes over the log.
+    NewSigner(Box<dyn Signer>),
 }
 
 /// The process must end: what is durable is not known any more, or a rule of ours was broken.
@@ -180,7 +184,7 @@ pub struct Driver<S> {
     store: S,
     resident: Resident,
     tree: Tree,
-    signer: Box<dyn Signer>,
+    heads: Heads,
     runner: Box<dyn Runner>,
     publisher: Box<dyn Publisher>,
     slots: Slots,
@@ -198,13 +202,19 @@ pub struct Driver<S> {
 
 impl<S: Store> Driver<S> {
     /// A driver over what the store holds, with the tree of its entries. Runs found unfinished
-    /// are begun again by the first steps.
+    /// are begun again by the first steps. Entries from `signed_size` on have no head yet, which
+    /// happens only where heads are signed elsewhere.
     #[must_use]
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "everything around the driver, once"
+    )]
     pub fn new(
         store: S,
         resident: Resident,
         tree: Tree,
-        signer: Box<dyn Signer>,
+        signing: Signing,
+        signed_size: u64,
         runner: Box<dyn Runner>,
         publisher: Box<dyn Publisher>,
         limits: Limits,
@@ -212,7 +222,7 @@ impl<S: Store> Driver<S> {
         let mut driver = Self {
             store,
             tree,
-            signer,
+            heads: Heads::new(signing, signed_size),
             runner,
             publisher,
             slots: Slots::new(limits.run_slots),
@@ -225,6 +235,7 @@ impl<S: Store> Driver<S> {
             resident,
         };
         driver.find_unfinished();
+        driver.heads.ask(&mut driver.tree);
         driver
     }
 
@@ -246,10 +257,13 @@ impl<S: Store> Driver<S> {
         }
     }
 
-    /// Whether runs are being computed, or found ones wait to be.
+    /// Whether runs are being computed, found ones wait to be, or entries have no head yet.
     #[must_use]
     pub fn has_work(&self) -> bool {
-        self.slots.taken() > 0 || self.rerunning.is_some() || !self.unfinished.is_empty()
+        self.slots.taken() > 0
+            || self.rerunning.is_some()
+            || !self.unfinished.is_empty()
+            || self.heads.are_behind(&self.tree)
     }
 
     /// Takes no more runs: calls that wait are sent away, runs under way settle.
@@ -300,6 +314,11 @@ impl<S: Store> Driver<S> {
                     progress = true;
                     self.park(finished);
                 }
+                Input::Signed(result) => {
+                    self.heads.came_back(result);
+                    self.heads.ask(&mut self.tree);
+                }
+                Input::NewSigner(signer) => self.heads.follow(signer),
             }
         }
         let mut pending = Vec::new();
@@ -427,14 +446,21 @@ impl<S: Store> Driver<S> {
             works,
             settled,
             begun_again,
-            ..
+            rotated,
         } = attempt;
-        if let (Some(head), Some(mut tree)) = (batch.head, tree) {
-            let full = tree.take_full_tiles();
-            self.publisher
-                .release(Released::new(head, tree.clone()), full);
+        let durable = !batch.is_empty();
+        if let Some(tree) = tree {
             self.tree = tree;
         }
+        for key in &batch.changes.log_keys {
+            self.publisher.rotated(key);
+        }
+        if let Some((head, tree, full)) =
+            self.heads.committed(batch.head, &mut self.tree, rotated)
+        {
+            self.publisher.release(Released::new(head, tree), full);
+        }
+        self.heads.ask(&mut self.tree);
         let mut results: HashMap<ClaimId, Claim> = HashMap::new();
         for (run, claim) in &settled {
             self.parked.remove(run);
@@ -442,7 +468,7 @@ impl<S: Store> Driver<S> {
             results.extend(row.map(|row| (*claim, row.clone())));
         }
         // What was not committed changes nothing, not even the clock.
-        if !batch.recorded.is_empty() {
+        if durable {
             self.resident.merge(batch.changes);
         }
         if let Some(key) = begun_again {
@@ -496,7 +522,9 @@ impl<S: Store> Driver<S> {
                 .and_then(|h| h.in_flight.front());
             oldest.is_some_and(|run| run.number == *number)
         };
-        self.parked.keys().any(turn) || (self.rerunning.is_none() && !self.unfinished.is_empty())
+        self.heads.owe_a_step()
+            || self.parked.keys().any(turn)
+            || (self.rerunning.is_none() && !self.unfinished.is_empty())
     }
 }
 

@@ -15,9 +15,9 @@ use std::{
 };
 
 use evidenceos_kernel::{id::OwnerTag, refusal::Refusal};
-use evidenceos_store::Store;
+use evidenceos_store::{Head, Store};
 
-use crate::{Call, Driver, Fatal, Finished, Input};
+use crate::{Call, Driver, Fatal, Finished, Input, Signer};
 
 /// Commands in a batch.
 const BATCH_COMMANDS: usize = 256;
@@ -33,6 +33,8 @@ const IDLE: Duration = Duration::from_millis(50);
 enum Letter {
     Call(Call),
     Finished(Finished),
+    Signed(Result<Head, String>),
+    NewSigner(Box<dyn Signer>),
     Stop(Instant),
 }
 
@@ -94,6 +96,16 @@ impl Mailbox {
     /// Hands in an executed run.
     pub fn finished(&self, finished: Finished) {
         let _ = self.letters.send(Letter::Finished(finished));
+    }
+
+    /// Hands in a head that was to be signed elsewhere, or why it was not.
+    pub fn signed(&self, result: Result<Head, String>) {
+        let _ = self.letters.send(Letter::Signed(result));
+    }
+
+    /// Lets another key take over the log.
+    pub fn follow(&self, signer: Box<dyn Signer>) {
+        let _ = self.letters.send(Letter::NewSigner(signer));
     }
 
     /// Ends the loop: runs under way may finish until a deadline, nothing new begins.
@@ -164,6 +176,8 @@ pub fn run<S: Store>(
                     inputs.push(Input::Call(call));
                 }
                 Letter::Finished(finished) => inputs.push(Input::Finished(finished)),
+                Letter::Signed(result) => inputs.push(Input::Signed(result)),
+                Letter::NewSigner(signer) => inputs.push(Input::NewSigner(signer)),
                 Letter::Stop(at) => {
                     deadline = Some(at);
                     driver.stop();

@@ -12,6 +12,7 @@ use crate::{
     },
     holdout::{Description, Holdout, InFlight},
     id::{ClaimId, Digest, Fingerprint, HoldoutId, OwnerTag, RequestKey},
+    log_key::{LogKey, SignedKeyLink},
     record::AnswerTally,
     refusal::{Refusal, Role},
     score::Score,
@@ -154,6 +155,15 @@ pub enum Command {
         /// The run's number.
         number: u64,
     },
+    /// Note that another key signs the log from here on.
+    RotateKey(Box<SignedKeyLink>),
+    /// Note that the holdouts' items are encrypted under another key.
+    RekeyHoldouts {
+        /// The generation of holdouts that was encrypted.
+        generation: u64,
+        /// Each holdout's new blob.
+        blobs: Vec<(HoldoutId, Digest)>,
+    },
 }
 
 /// A holdout to register; its bulk is in the store already.
@@ -270,6 +280,10 @@ pub enum Event {
         /// What came of it.
         remembered: Remembered,
     },
+    /// Another key signs the log.
+    KeyRotated(LogKey),
+    /// The holdouts' items are in other blobs.
+    HoldoutsRekeyed(Vec<(HoldoutId, Digest)>),
 }
 
 /// A request remembered under its key.

@@ -6,6 +6,7 @@
 
 mod claims;
 mod holdouts;
+mod keys;
 mod runs;
 
 pub use claims::dependency_merkle_root;
@@ -72,6 +73,10 @@ fn dispatch(stage: &Stage<'_>, request: &Request) -> Result<Decision, Refusal> {
             report,
         } => Ok(runs::settle(stage, holdout, *number, report)),
         Command::Abort { holdout, number } => Ok(runs::abort(stage, holdout, *number)),
+        Command::RotateKey(signed) => Ok(keys::rotate(stage, signed)),
+        Command::RekeyHoldouts { generation, blobs } => {
+            keys::rekey(stage, caller, *generation, blobs)
+        }
     }
 }
 
@@ -95,7 +100,9 @@ fn method_of(command: &Command) -> Option<(Method, ClaimId)> {
         | Command::CreateClaim { .. }
         | Command::BeginAgain { .. }
         | Command::Settle { .. }
-        | Command::Abort { .. } => None,
+        | Command::Abort { .. }
+        | Command::RotateKey(_)
+        | Command::RekeyHoldouts { .. } => None,
     }
 }
 

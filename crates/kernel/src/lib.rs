@@ -9,7 +9,7 @@
 //!   [`holdout`] are the entities.
 //! - **Leakage and evidence.** [`bits`], [`log2`], [`price`], [`evidence`], [`score`]: integers,
 //!   leakage rounded up, evidence rounded down.
-//! - **Public bytes.** [`cj`] (canonical JSON), [`record`] (log entries and capsules), [`trace`],
+//! - **Public bytes.** [`log_key`] (who signs the log, and who next), [`cj`] (canonical JSON), [`record`] (log entries and capsules), [`trace`],
 //!   [`split`] (which item is in which part, and the commitment to the labels).
 //!
 //! What it must guarantee: the probability that an i-th claim is certified on a holdout and that
@@ -27,6 +27,7 @@ pub mod holdout;
 pub mod id;
 mod kraft;
 pub mod log2;
+pub mod log_key;
 pub mod planner;
 pub mod price;
 pub mod record;

@@ -18,6 +18,7 @@ use crate::{
     evidence::Strategy,
     holdout::{Description, NullSpec, Policy},
     id::{ClaimId, Digest, HoldoutId, OwnerTag},
+    log_key::{KeyLink, SignedKeyLink},
     price::{AnswerPrices, Multiplicity, SettlementPrices},
 };
 
@@ -33,6 +34,9 @@ pub const HOLDOUT_OPENED: &str = "evidenceos.v2.holdout_opened";
 pub const CLAIM_CAPSULE: &str = "evidenceos.v2.claim_capsule";
 /// A withdrawn claim.
 pub const CLAIM_REVOKED: &str = "evidenceos.v2.claim_revoked";
+
+/// Another key signs the log.
+pub const KEY_ROTATED: &str = "evidenceos.v2.key_rotated";
 
 /// The largest entry: a tile bundle counts its length in two bytes.
 pub const MAX_ENTRY_LEN: usize = 65_535;
@@ -103,6 +107,42 @@ pub fn claim_revoked(claim: ClaimId, capsule: Digest, reason: &str, unix_ms: u64
         .put("reason", reason)
         .put("revoked_unix_ms", unix_ms)
         .to_bytes()
+}
+
+/// `key_rotated`: the statement, and both signatures over its digest.
+#[must_use]
+pub fn key_rotated(signed: &SignedKeyLink, unix_ms: u64) -> Vec<u8> {
+    signed
+        .link
+        .to_object()
+        .put("schema", KEY_ROTATED)
+        .put("old_signature_hex", hex::encode(signed.old_signature))
+        .put("new_signature_hex", hex::encode(signed.new_signature))
+        .put("rotated_unix_ms", unix_ms)
+        .to_bytes()
+}
+
+/// Reads a `key_rotated` entry. Its signatures are the reader's to check.
+///
+/// # Errors
+/// Where the bytes are not such an entry.
+pub fn parse_key_rotated(bytes: &[u8]) -> Result<SignedKeyLink, RecordError> {
+    let mut fields = Fields::parse(bytes)?;
+    fields.expect("schema", KEY_ROTATED)?;
+    let signed = SignedKeyLink {
+        link: KeyLink {
+            origin: fields.string("origin")?,
+            old_public_key: fields.digest("old_public_key_hex")?.0,
+            new_public_key: fields.digest("new_public_key_hex")?.0,
+            tree_size: fields.int("tree_size")?,
+            root: fields.digest("root_hash_hex")?.0,
+        },
+        old_signature: fields.signature("old_signature_hex")?,
+        new_signature: fields.signature("new_signature_hex")?,
+    };
+    fields.int::<u64>("rotated_unix_ms")?;
+    fields.finish()?;
+    Ok(signed)
 }
 
 /// `holdout_registered`; its digest is the holdout's id.
@@ -578,6 +618,14 @@ impl Fields {
 
     fn digest(&mut self, name: &str) -> Result<Digest, RecordError> {
         self.word(name, Digest::from_hex)
+    }
+
+    fn signature(&mut self, name: &str) -> Result<[u8; 64], RecordError> {
+        self.word(name, |text| {
+            let mut signature = [0; 64];
+            hex::decode_to_slice(text, &mut signature).ok()?;
+            Some(signature)
+        })
     }
 
     fn int<T: TryFrom<u64>>(&mut self, name: &str) -> Result<T, RecordError> {

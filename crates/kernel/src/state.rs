@@ -15,7 +15,8 @@ use crate::{
     claim::{Claim, ClaimState, LastRequest},
     command::{Command, Decision, Event, Remembered, RememberedResult, Request},
     holdout::{Holdout, HoldoutStatus, InFlight, PrincipalPool},
-    id::{ClaimId, HoldoutId, OwnerTag, RequestKey},
+    id::{ClaimId, Digest, HoldoutId, OwnerTag, RequestKey},
+    log_key::LogKey,
 };
 
 /// How long a request is remembered: 24 hours, in milliseconds.
@@ -148,6 +149,9 @@ pub struct Stage<'a> {
     claims: HashMap<ClaimId, Held<Claim>>,
     pools: HashMap<(HoldoutId, OwnerTag), Held<PrincipalPool>>,
     remembered: HashMap<RequestKey, Held<Remembered>>,
+    log_keys: Vec<LogKey>,
+    named_blobs: Vec<Digest>,
+    dropped_blobs: Vec<Digest>,
 }
 
 /// What a batch changed, to be written and then merged.
@@ -163,6 +167,12 @@ pub struct Changes {
     pub pools: Vec<(HoldoutId, OwnerTag, PrincipalPool)>,
     /// Newly remembered requests.
     pub remembered: Vec<(RequestKey, Remembered)>,
+    /// Keys that took over the log.
+    pub log_keys: Vec<LogKey>,
+    /// Blobs of private items that are named now.
+    pub named_blobs: Vec<Digest>,
+    /// Blobs of private items that nothing names any more.
+    pub dropped_blobs: Vec<Digest>,
     /// The counters after the batch.
     pub counters: Counters,
 }
@@ -179,6 +189,9 @@ impl<'a> Stage<'a> {
             claims: HashMap::new(),
             pools: HashMap::new(),
             remembered: HashMap::new(),
+            log_keys: Vec::new(),
+            named_blobs: Vec::new(),
+            dropped_blobs: Vec::new(),
         }
     }
 
@@ -289,7 +302,9 @@ impl<'a> Stage<'a> {
             Command::PutHoldout(_)
             | Command::RetireHoldout { .. }
             | Command::OpenHoldout { .. }
-            | Command::BeginAgain { .. } => stamp.into_iter().for_each(want),
+            | Command::BeginAgain { .. }
+            | Command::RotateKey(_)
+            | Command::RekeyHoldouts { .. } => stamp.into_iter().for_each(want),
             Command::CreateClaim { id, .. } => {
                 stamp.into_iter().for_each(&mut want);
                 want(Key::Claim(*id));
@@ -339,7 +354,9 @@ impl<'a> Stage<'a> {
             | Command::OpenHoldout { .. }
             | Command::CreateClaim { .. }
             | Command::BeginAgain { .. }
-            | Command::Abort { .. } => return,
+            | Command::Abort { .. }
+            | Command::RotateKey(_)
+            | Command::RekeyHoldouts { .. } => return,
         };
         let own = self
             .claim(&id)
@@ -421,6 +438,7 @@ impl<'a> Stage<'a> {
         self.counters.events += 1;
         match event {
             Event::HoldoutRegistered(holdout) => {
+                self.named_blobs.push(holdout.blob);
                 self.references
                     .insert(holdout.reference.clone(), holdout.id);
                 self.holdouts.insert(holdout.id, (**holdout).clone());
@@ -477,6 +495,14 @@ impl<'a> Stage<'a> {
             Event::RequestRemembered { key, remembered } => {
                 self.remembered
                     .insert(*key, Held::created(remembered.clone()));
+            }
+            Event::KeyRotated(key) => self.log_keys.push(*key),
+            Event::HoldoutsRekeyed(blobs) => {
+                for (id, blob) in blobs {
+                    let old = std::mem::replace(&mut self.holdout_mut(id).blob, *blob);
+                    self.named_blobs.push(*blob);
+                    self.dropped_blobs.push(old);
+                }
             }
         }
     }
@@ -614,6 +640,9 @@ impl<'a> Stage<'a> {
             .filter(|(_, held)| held.dirty)
             .filter_map(|(key, held)| Some((key, held.value?)))
             .collect();
+        changes.log_keys = self.log_keys;
+        changes.named_blobs = self.named_blobs;
+        changes.dropped_blobs = self.dropped_blobs;
         changes
     }
 }

@@ -184,6 +184,14 @@ pub struct Batch {
     pub head: Option<Head>,
 }
 
+impl Batch {
+    /// Whether there is nothing to commit.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.recorded.is_empty() && self.head.is_none()
+    }
+}
+
 /// The fate of a commit.
 #[derive(Debug)]
 pub enum Outcome {

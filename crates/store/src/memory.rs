@@ -10,6 +10,7 @@ use evidenceos_kernel::{
     command::Remembered,
     holdout::{Holdout, PrincipalPool},
     id::{ClaimId, Digest, HoldoutId, OwnerTag, RequestKey},
+    log_key::LogKey,
     state::Counters,
 };
 
@@ -42,6 +43,7 @@ pub struct MemoryStore {
     recorded: Vec<Recorded>,
     head: Option<Head>,
     counters: Counters,
+    log_keys: Vec<LogKey>,
     faults: VecDeque<Fault>,
 }
 
@@ -63,6 +65,12 @@ impl MemoryStore {
     #[must_use]
     pub fn entries(&self) -> &[Entry] {
         &self.entries
+    }
+
+    /// The keys that signed the log, in order.
+    #[must_use]
+    pub fn log_keys(&self) -> &[LogKey] {
+        &self.log_keys
     }
 
     /// The journal.
@@ -92,6 +100,7 @@ impl MemoryStore {
         );
         self.recorded.extend(batch.recorded.iter().cloned());
         self.counters = changes.counters;
+        self.log_keys.extend(&changes.log_keys);
         if let Some(head) = &batch.head {
             self.head = Some(head.clone());
         }

@@ -13,7 +13,7 @@ use crate::StoreError;
 /// "EvOS", so that another program's database is not taken for ours.
 const APPLICATION_ID: i32 = 0x4576_4f53;
 /// The version of the tables below.
-const SCHEMA_VERSION: i32 = 1;
+const SCHEMA_VERSION: i32 = 2;
 
 const TABLES: &str = "
 CREATE TABLE state (id INTEGER PRIMARY KEY CHECK (id = 1), epoch INTEGER NOT NULL, row BLOB NOT NULL) STRICT;
@@ -29,7 +29,12 @@ CREATE TABLE journal (seq INTEGER PRIMARY KEY, bytes BLOB NOT NULL, chain BLOB N
 CREATE TABLE modules (seq INTEGER PRIMARY KEY, hash BLOB NOT NULL UNIQUE, bytes BLOB) STRICT;
 CREATE TABLE traces (claim_seq INTEGER PRIMARY KEY, hash BLOB NOT NULL, bytes BLOB) STRICT;
 CREATE TABLE blobs (hash BLOB PRIMARY KEY) STRICT, WITHOUT ROWID;
+CREATE TABLE log_keys (since_size INTEGER PRIMARY KEY, row BLOB NOT NULL) STRICT;
 ";
+
+/// What each older version lacks, from version 1 on.
+const MIGRATIONS: [&str; 1] =
+    ["CREATE TABLE log_keys (since_size INTEGER PRIMARY KEY, row BLOB NOT NULL) STRICT;"];
 
 /// Opens the writer's connection; makes the tables in a new database.
 pub fn open_writer(path: &Path) -> Result<Connection, StoreError> {
@@ -99,6 +104,13 @@ fn prepare_tables(connection: &Connection, path: &Path) -> Result<(), StoreError
             "{} is a database of another program; give the daemon a --data-dir of its own",
             path.display()
         )));
+    }
+    if (1..SCHEMA_VERSION).contains(&version) {
+        let steps = MIGRATIONS[version as usize - 1..].concat();
+        connection.execute_batch(&format!(
+            "BEGIN IMMEDIATE; {steps} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+        ))?;
+        return Ok(());
     }
     if version != SCHEMA_VERSION {
         return Err(StoreError::Unusable(format!(

@@ -18,6 +18,7 @@ use evidenceos_kernel::{
     command::Remembered,
     holdout::{Holdout, PrincipalPool},
     id::{ClaimId, HoldoutId, OwnerTag, RequestKey},
+    log_key::LogKey,
     state::{Counters, REQUEST_WINDOW_MS},
 };
 use rusqlite::{Connection, ErrorCode, OptionalExtension as _, params, wal::CheckpointMode};
@@ -62,6 +63,8 @@ pub struct Found {
     pub counters: Counters,
     /// The last signed head.
     pub head: Option<Head>,
+    /// The keys that signed the log, in order.
+    pub log_keys: Vec<LogKey>,
 }
 
 impl SqliteStore {
@@ -86,6 +89,7 @@ impl SqliteStore {
             holdouts,
             counters: state.counters,
             head: state.head.clone(),
+            log_keys: read_log_keys(&connection)?,
         };
         Ok((
             Self {
@@ -299,6 +303,18 @@ fn read_holdouts(connection: &Connection) -> Result<Vec<Holdout>, StoreError> {
     Ok(holdouts)
 }
 
+fn read_log_keys(connection: &Connection) -> Result<Vec<LogKey>, StoreError> {
+    let mut statement =
+        connection.prepare("SELECT since_size, row FROM log_keys ORDER BY since_size")?;
+    let mut rows = statement.query([])?;
+    let mut keys = Vec::new();
+    while let Some(found) = rows.next()? {
+        let (since, bytes): (i64, Vec<u8>) = (found.get(0)?, found.get(1)?);
+        keys.push(row::decode("log_keys", since, &bytes)?);
+    }
+    Ok(keys)
+}
+
 /// The last journal row must end the chain that the state row names.
 fn check_journal_tail(connection: &Connection, state: &StateRow) -> Result<(), StoreError> {
     if state.journal_seq == 0 {
@@ -367,9 +383,19 @@ fn write_rows(connection: &Connection, batch: &Batch) -> Result<(), WriteError> 
         connection.prepare_cached("INSERT OR REPLACE INTO holdouts (seq, row) VALUES (?1, ?2)")?;
     for holdout in &changes.holdouts {
         holdouts.execute(params![holdout.seq as i64, row::encode(holdout)])?;
-        if holdout.in_flight.is_empty() && holdout.admitted == 0 {
-            name_blob(connection, holdout.blob.as_bytes())?;
-        }
+    }
+    for blob in &changes.named_blobs {
+        name_blob(connection, blob.as_bytes())?;
+    }
+    for blob in &changes.dropped_blobs {
+        connection
+            .prepare_cached("DELETE FROM blobs WHERE hash = ?1")?
+            .execute([blob.as_bytes()])?;
+    }
+    for key in &changes.log_keys {
+        connection
+            .prepare_cached("INSERT INTO log_keys (since_size, row) VALUES (?1, ?2)")?
+            .execute(params![key.since_size as i64, row::encode(key)])?;
     }
     let mut pools = connection
         .prepare_cached("INSERT OR REPLACE INTO pools (holdout, owner, row) VALUES (?1, ?2, ?3)")?;

@@ -2,7 +2,9 @@
 
 use std::sync::{Arc, atomic::AtomicBool};
 
-use evidenceos_driver::{Answer, Call, Done, Driver, Fatal, Finished, Input, Limits, Work};
+use evidenceos_driver::{
+    Answer, Call, Done, Driver, Fatal, Finished, Input, Limits, Signing, Work,
+};
 use evidenceos_kernel::{
     bits::MicroBits,
     claim::{Artifact, Claim, Lane, ModuleFacts, Terms},
@@ -18,9 +20,9 @@ use evidenceos_store::{
     Head, Store as _,
     memory::{Fault, MemoryStore},
 };
-use evidenceos_tlog::Tree;
+use evidenceos_tlog::{Hash, Tree};
 
-use crate::fakes::{Collector, LocalKey, Shelf, Waiter, Watch, key};
+use crate::fakes::{Collector, Elsewhere, LocalKey, Shelf, Waiter, Watch, key};
 pub(crate) use crate::fakes::{Happened, ORIGIN, Ticket};
 
 pub(crate) const ENGINE: &str = "test-engine";
@@ -48,6 +50,14 @@ pub(crate) struct Bench {
     limits: Limits,
     inputs: Vec<Input>,
     calls: usize,
+    keys: KeyPlace,
+}
+
+/// Where the log's key is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum KeyPlace {
+    Here,
+    Elsewhere,
 }
 
 impl Bench {
@@ -56,7 +66,16 @@ impl Bench {
         Self::with(Limits::default(), |_| ())
     }
 
+    /// A bench whose heads are signed elsewhere.
+    pub(crate) fn signed_elsewhere() -> Self {
+        Self::made(Limits::default(), KeyPlace::Elsewhere, |_| ())
+    }
+
     pub(crate) fn with(limits: Limits, change: impl FnOnce(&mut Policy)) -> Self {
+        Self::made(limits, KeyPlace::Here, change)
+    }
+
+    fn made(limits: Limits, keys: KeyPlace, change: impl FnOnce(&mut Policy)) -> Self {
         let mut policy = Policy::with_sealed_budget(MicroBits::from_bits(64));
         change(&mut policy);
         let shelf = Shelf {
@@ -65,18 +84,18 @@ impl Bench {
             unreadable: None,
             watch: Watch::default(),
         };
-        let mut bench = Self::start(shelf, limits, ENGINE, 0);
+        let mut bench = Self::start(shelf, limits, ENGINE, 0, keys);
         bench.holdout = bench.register("main", policy);
         bench
     }
 
-    fn start(shelf: Shelf, limits: Limits, engine: &str, calls: usize) -> Self {
+    fn start(shelf: Shelf, limits: Limits, engine: &str, calls: usize, keys: KeyPlace) -> Self {
         let watch = Watch::default();
         let shelf = Shelf {
             watch: watch.clone(),
             ..shelf
         };
-        let (holdouts, counters, _) = shelf.memory.found();
+        let (holdouts, counters, head) = shelf.memory.found();
         let holdout = holdouts.first().map_or(HoldoutId([0; 32]), |h| h.id);
         let mut tree = Tree::new();
         for entry in shelf.memory.entries() {
@@ -87,7 +106,11 @@ impl Bench {
             shelf,
             Resident::new(holdouts, counters, engine.to_owned()),
             tree,
-            Box::new(LocalKey(key())),
+            match keys {
+                KeyPlace::Here => Signing::Inside(Box::new(LocalKey(key()))),
+                KeyPlace::Elsewhere => Signing::Elsewhere(Box::new(Elsewhere(watch.clone()))),
+            },
+            head.map_or(0, |head| head.size),
             Box::new(Collector(watch.clone())),
             Box::new(Collector(watch.clone())),
             limits,
@@ -100,6 +123,7 @@ impl Bench {
             limits,
             inputs: Vec::new(),
             calls,
+            keys,
         }
     }
 
@@ -121,7 +145,7 @@ impl Bench {
 
     fn found_with(&mut self, engine: &str) -> Self {
         let shelf = self.driver.store_mut().clone();
-        let mut bench = Self::start(shelf, self.limits, engine, self.calls);
+        let mut bench = Self::start(shelf, self.limits, engine, self.calls, self.keys);
         bench.holdout = self.holdout;
         bench.now_unix_ms = self.now_unix_ms;
         bench
@@ -153,6 +177,16 @@ impl Bench {
             Ok(Reply::Holdout(holdout)) => holdout.id,
             other => panic!("registered: {other:?}"),
         }
+    }
+
+    /// Puts anything into the next step.
+    pub(crate) fn input(&mut self, input: Input) {
+        self.inputs.push(input);
+    }
+
+    /// Trees whose heads were to be signed elsewhere, since the last look.
+    pub(crate) fn take_asked(&mut self) -> Vec<(u64, Hash)> {
+        self.watch.with(|seen| std::mem::take(&mut seen.asked))
     }
 
     /// Puts a call into the next step.

@@ -9,12 +9,13 @@ use std::{
     },
 };
 
-use evidenceos_driver::{Answer, Publisher, ReplyTo, Runner, Signer, Work};
+use evidenceos_driver::{Answer, Publisher, RemoteSigner, ReplyTo, Runner, Signer, Work};
 use evidenceos_kernel::{
     claim::Claim,
     command::Remembered,
     holdout::PrincipalPool,
     id::{ClaimId, Digest, HoldoutId, OwnerTag, RequestKey},
+    log_key::LogKey,
 };
 use evidenceos_store::{
     Batch, Head, NotCommitted, Outcome, Store, StoreError, log::Released, memory::MemoryStore,
@@ -35,6 +36,7 @@ pub(crate) enum Happened {
     Replied(Ticket),
     Released(u64),
     Started(HoldoutId, u64),
+    Rotated,
 }
 
 /// A call that was made.
@@ -47,6 +49,8 @@ pub(crate) struct Seen {
     pub(crate) answers: HashMap<Ticket, Answer>,
     pub(crate) works: Vec<Work>,
     pub(crate) heads: Vec<Head>,
+    /// Trees whose heads were to be signed elsewhere.
+    pub(crate) asked: Vec<(u64, Hash)>,
 }
 
 #[derive(Clone, Default)]
@@ -149,6 +153,10 @@ impl Publisher for Collector {
             seen.heads.push(Head::clone(&released.head));
         });
     }
+
+    fn rotated(&self, _key: &LogKey) {
+        self.0.with(|seen| seen.timeline.push(Happened::Rotated));
+    }
 }
 
 pub(crate) struct LocalKey(pub(crate) SignerKey);
@@ -165,5 +173,26 @@ impl Signer for LocalKey {
             key_id: Digest(sth::key_id(&self.0.public_key()).0),
             checkpoint: signed.to_string(),
         }
+    }
+
+    fn origin(&self) -> &str {
+        ORIGIN
+    }
+
+    fn public_key(&self) -> [u8; 32] {
+        self.0.public_key()
+    }
+
+    fn sign_bytes(&self, bytes: &[u8]) -> [u8; 64] {
+        self.0.sign_bytes(bytes)
+    }
+}
+
+/// A signer elsewhere: it only notes what it was asked for.
+pub(crate) struct Elsewhere(pub(crate) Watch);
+
+impl RemoteSigner for Elsewhere {
+    fn start(&self, size: u64, root: Hash) {
+        self.0.with(|seen| seen.asked.push((size, root)));
     }
 }

@@ -8,4 +8,5 @@ mod heads;
 mod mailbox;
 mod queues;
 mod restarts;
+mod signing;
 mod simulation;

@@ -147,7 +147,9 @@ fn named_by(event: &Event, world: &World) -> Vec<Key> {
         | Event::HoldoutOpened(_)
         | Event::ClaimCreated(_)
         | Event::RunBegunAgain { .. }
-        | Event::RequestRemembered { .. } => Vec::new(),
+        | Event::RequestRemembered { .. }
+        | Event::KeyRotated(_)
+        | Event::HoldoutsRekeyed(_) => Vec::new(),
     }
 }
 

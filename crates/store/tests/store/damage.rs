@@ -175,11 +175,28 @@ fn newer_tables_are_refused() {
     let disk = filled();
     let connection = Connection::open(disk.database()).expect("a database");
     connection
-        .execute_batch("PRAGMA user_version = 2;")
+        .execute_batch("PRAGMA user_version = 3;")
         .expect("written");
     drop(connection);
     let directory = disk.closed();
-    assert_unusable(directory.path(), "version 2 of the tables");
+    assert_unusable(directory.path(), "version 3 of the tables");
+}
+
+#[test]
+fn older_tables_are_brought_up_to_date_and_keep_their_rows() {
+    let disk = filled();
+    let counters = disk.counters;
+    let connection = Connection::open(disk.database()).expect("a database");
+    connection
+        .execute_batch("DROP TABLE log_keys; PRAGMA user_version = 1;")
+        .expect("written");
+    drop(connection);
+    let directory = disk.closed();
+    for _ in 0..2 {
+        let (_, found) = SqliteStore::open(directory.path()).expect("an older database of ours");
+        assert_eq!(found.counters, counters);
+        assert_eq!(found.log_keys, []);
+    }
 }
 
 #[test]

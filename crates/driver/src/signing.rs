@@ -1,0 +1,178 @@
+//! Who signs tree heads, and when.
+//!
+//! A key in memory signs inside the batch, so that one sync persists entries and head. A key that
+//! never leaves its KMS signs elsewhere while appends go on: at most one signature is under way,
+//! always for the newest tree, and the head that comes back commits with the next batch before
+//! anybody sees it. Either way nothing signed is seen before it is durable.
+
+use evidenceos_kernel::log_key::{KeyLink, SignedKeyLink};
+use evidenceos_store::Head;
+use evidenceos_tlog::{Hash, Tile, Tree};
+
+/// Signs tree heads with a key in memory. The head leaves only after its batch is durable.
+pub trait Signer: Send {
+    /// The signed head of a tree.
+    fn sign(&self, size: u64, root: Hash) -> Head;
+    /// The log's name.
+    fn origin(&self) -> &str;
+    /// Ed25519.
+    fn public_key(&self) -> [u8; 32];
+    /// Ed25519 over bytes.
+    fn sign_bytes(&self, bytes: &[u8]) -> [u8; 64];
+}
+
+/// Has tree heads signed elsewhere. The outcome comes back as [`crate::Input::Signed`].
+pub trait RemoteSigner: Send {
+    /// Begins to sign the head of a tree; returns at once.
+    fn start(&self, size: u64, root: Hash);
+}
+
+/// Where heads are signed.
+pub enum Signing {
+    /// Inside the batch.
+    Inside(Box<dyn Signer>),
+    /// Elsewhere.
+    Elsewhere(Box<dyn RemoteSigner>),
+}
+
+/// A tree whose head is being signed elsewhere, and the tiles that it completed.
+struct Asked {
+    tree: Tree,
+    full: Vec<Tile>,
+}
+
+/// The heads of a driver.
+pub(crate) struct Heads {
+    signing: Signing,
+    /// The largest tree whose signed head is durable.
+    signed_size: u64,
+    asked: Option<Asked>,
+    /// Tiles of trees whose heads could not be signed.
+    carried: Vec<Tile>,
+    /// A head that came back and is not durable yet.
+    back: Option<Head>,
+    /// A key that takes over with the next batch.
+    next: Option<Box<dyn Signer>>,
+}
+
+impl Heads {
+    pub(crate) fn new(signing: Signing, signed_size: u64) -> Self {
+        Self {
+            signing,
+            signed_size,
+            asked: None,
+            carried: Vec::new(),
+            back: None,
+            next: None,
+        }
+    }
+
+    /// Lets another key take over. One that never leaves its KMS is followed at a start only.
+    pub(crate) fn follow(&mut self, next: Box<dyn Signer>) {
+        match &self.signing {
+            Signing::Inside(current) if current.public_key() == next.public_key() => {}
+            Signing::Inside(_) => self.next = Some(next),
+            Signing::Elsewhere(_) => {
+                tracing::warn!("the log's key is in a KMS; another takes over at the next start");
+            }
+        }
+    }
+
+    /// The link to the key that takes over, over the tree as it is before the batch.
+    pub(crate) fn link(&self, tree: &Tree) -> Option<SignedKeyLink> {
+        let (Signing::Inside(old), Some(new)) = (&self.signing, &self.next) else {
+            return None;
+        };
+        let link = KeyLink {
+            origin: old.origin().to_owned(),
+            old_public_key: old.public_key(),
+            new_public_key: new.public_key(),
+            tree_size: tree.size(),
+            root: tree.root().0,
+        };
+        let digest = link.digest();
+        Some(SignedKeyLink {
+            old_signature: old.sign_bytes(digest.as_bytes()),
+            new_signature: new.sign_bytes(digest.as_bytes()),
+            link,
+        })
+    }
+
+    /// The head that commits with a batch after which the tree is this.
+    pub(crate) fn head(&self, grown: Option<&Tree>) -> Option<Head> {
+        match (&self.signing, grown) {
+            (Signing::Inside(current), Some(tree)) => {
+                let signer = self.next.as_ref().unwrap_or(current);
+                Some(signer.sign(tree.size(), tree.root()))
+            }
+            (Signing::Inside(_), None) => None,
+            (Signing::Elsewhere(_), _) => self.back.clone(),
+        }
+    }
+
+    /// Takes in what came back from elsewhere. A head of another tree than was asked for is none.
+    pub(crate) fn came_back(&mut self, result: Result<Head, String>) {
+        let fits = |head: &Head| {
+            let asked = self.asked.as_ref();
+            asked.is_some_and(|asked| {
+                asked.tree.size() == head.size && asked.tree.root() == head.root()
+            })
+        };
+        match result {
+            Ok(head) if fits(&head) => self.back = Some(head),
+            Ok(head) => tracing::error!(size = head.size, "a head came back that was not asked for"),
+            Err(error) => {
+                tracing::error!(error, "the log's head could not be signed; appends go on");
+                let asked = self.asked.take();
+                self.carried.extend(asked.into_iter().flat_map(|asked| asked.full));
+            }
+        }
+    }
+
+    /// A batch is durable: what may be shown now, if anything. `tree` is the log's.
+    pub(crate) fn committed(
+        &mut self,
+        head: Option<Head>,
+        tree: &mut Tree,
+        rotated: bool,
+    ) -> Option<(Head, Tree, Vec<Tile>)> {
+        if rotated && let Some(next) = self.next.take() {
+            self.signing = Signing::Inside(next);
+        }
+        let head = head?;
+        self.signed_size = head.size;
+        if let Signing::Inside(_) = self.signing {
+            let full = tree.take_full_tiles();
+            return Some((head, tree.clone(), full));
+        }
+        self.back = None;
+        let Asked { tree, full } = self.asked.take()?;
+        Some((head, tree, full))
+    }
+
+    /// Has the newest tree signed elsewhere, unless one is being signed already.
+    pub(crate) fn ask(&mut self, tree: &mut Tree) {
+        if let Signing::Elsewhere(remote) = &self.signing
+            && self.asked.is_none()
+            && tree.size() > self.signed_size
+        {
+            let mut full = std::mem::take(&mut self.carried);
+            full.extend(tree.take_full_tiles());
+            self.asked = Some(Asked {
+                tree: tree.clone(),
+                full,
+            });
+            remote.start(tree.size(), tree.root());
+        }
+    }
+
+    /// Whether a batch is owed for the heads' sake.
+    pub(crate) fn owe_a_step(&self) -> bool {
+        self.back.is_some() || self.next.is_some()
+    }
+
+    /// Whether entries have no durable head yet.
+    pub(crate) fn are_behind(&self, tree: &Tree) -> bool {
+        tree.size() > self.signed_size
+    }
+}

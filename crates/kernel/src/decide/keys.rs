@@ -1,0 +1,48 @@
+//! Keys that follow one another: the log's, and the one under which holdouts are encrypted.
+
+use std::collections::HashSet;
+
+use crate::{
+    command::{Caller, Decision, Event, Reply},
+    id::{Digest, HoldoutId},
+    log_key::{LogKey, SignedKeyLink},
+    record,
+    refusal::Refusal,
+    state::Stage,
+};
+
+/// The next entry is the last that the old key's tree does not hold, so a link about any other
+/// tree is a bug of ours: it would leave entries that neither key vouches for.
+pub(super) fn rotate(stage: &Stage<'_>, signed: &SignedKeyLink) -> Decision {
+    let link = &signed.link;
+    assert_eq!(
+        link.tree_size,
+        stage.next_index(),
+        "a key link is about the tree just before it"
+    );
+    let key = LogKey::new(link.new_public_key, link.tree_size + 1);
+    Decision {
+        events: vec![Event::KeyRotated(key)],
+        entries: vec![record::key_rotated(signed, stage.now_unix_ms())],
+        reply: Reply::Done,
+    }
+}
+
+/// Every holdout's items are encrypted anew, or none's: half of them would need two keys for ever.
+pub(super) fn rekey(
+    stage: &Stage<'_>,
+    caller: &Caller,
+    generation: u64,
+    blobs: &[(HoldoutId, Digest)],
+) -> Result<Decision, Refusal> {
+    caller.must_operate()?;
+    let named: HashSet<HoldoutId> = blobs.iter().map(|(id, _)| *id).collect();
+    let all = stage.holdouts().all(|holdout| named.contains(&holdout.id));
+    if generation != stage.counters().holdouts_generation || !all {
+        return Err(Refusal::HoldoutsChanged);
+    }
+    Ok(Decision::event(
+        Event::HoldoutsRekeyed(blobs.to_vec()),
+        Reply::Done,
+    ))
+}

@@ -1,0 +1,77 @@
+//! The keys that sign the log, one after the other.
+//!
+//! A log outlives its keys. When another key takes over, an entry says so, and both keys sign the
+//! same statement about the tree just before that entry: whoever trusts the old key learns from it
+//! alone which key came next, and from which size on. Signatures are made and checked outside of
+//! the kernel, which fixes what they are over.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{cj, id::Digest};
+
+/// A public key that signs heads, or once did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogKey {
+    /// SHA-256 of the public key.
+    pub id: Digest,
+    /// Ed25519.
+    pub public_key: [u8; 32],
+    /// It signs trees of this size and larger ones, until another takes over.
+    pub since_size: u64,
+}
+
+impl LogKey {
+    /// A key that signs from a size on.
+    #[must_use]
+    pub fn new(public_key: [u8; 32], since_size: u64) -> Self {
+        Self {
+            id: Digest::of(&public_key),
+            public_key,
+            since_size,
+        }
+    }
+}
+
+/// What both keys sign when one follows the other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyLink {
+    /// The log.
+    pub origin: String,
+    /// Who signed so far.
+    pub old_public_key: [u8; 32],
+    /// Who signs from now on.
+    pub new_public_key: [u8; 32],
+    /// Entries before this one: the last tree that the old key vouches for.
+    pub tree_size: u64,
+    /// Its root.
+    pub root: [u8; 32],
+}
+
+impl KeyLink {
+    /// The 32 bytes that both keys sign: `D("evidenceos:key_rotation:v1", CJ)` over the statement's
+    /// fields as they stand in the entry.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        Digest::domain("evidenceos:key_rotation:v1", &self.to_object().to_bytes())
+    }
+
+    pub(crate) fn to_object(&self) -> cj::Object {
+        cj::Object::new()
+            .put("origin", self.origin.as_str())
+            .put("old_public_key_hex", Digest(self.old_public_key).to_hex())
+            .put("new_public_key_hex", Digest(self.new_public_key).to_hex())
+            .put("tree_size", self.tree_size)
+            .put("root_hash_hex", Digest(self.root).to_hex())
+    }
+}
+
+/// A link with both signatures.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SignedKeyLink {
+    /// What is said.
+    pub link: KeyLink,
+    /// Ed25519 by the old key over [`KeyLink::digest`].
+    pub old_signature: [u8; 64],
+    /// Ed25519 by the new key over the same.
+    pub new_signature: [u8; 64],
+}
