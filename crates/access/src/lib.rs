@@ -1,1 +1,47 @@
-//! Who calls, and what he may do.
+//! Who calls, and in which role.
+//!
+//! The crate is used by every listener alike: it knows sockets, certificates and headers, but no
+//! RPC framework, no web framework and no rules of claims.
+//!
+//! - [`Tls`] holds the server certificate, its key and the client CA, and replaces them while
+//!   connections are open; [`incoming`] accepts and makes the handshakes.
+//! - [`PeerCertificate`] says who a verified certificate is.
+//! - [`HmacKeys`], [`Tokens`] and [`Policy`] are pure: bytes in, an answer out.
+//! - [`Authenticator`] puts them together: one call's [`Credentials`] become an [`Identity`], or
+//!   are [`Denied`].
+//!
+//! Invariants: an identity comes from what was verified and from nothing else; a credential that
+//! is there is valid or the call is refused, never ignored; no secret is shown by `Debug`, an
+//! error or a log line.
+
+mod authenticator;
+mod certificate;
+mod credentials;
+mod denied;
+mod files;
+mod hmac;
+mod listen;
+mod policy;
+pub mod principal;
+mod roles;
+mod settings;
+mod tls;
+mod token;
+mod verifier;
+mod watch;
+
+pub use crate::{
+    authenticator::{Authenticator, Identity},
+    certificate::{CertificateError, ClientAuth, IdentityKind, PeerCertificate},
+    credentials::{Credentials, IDENTITY_HEADERS, strip_identity_headers},
+    denied::Denied,
+    files::{FileError, TlsFiles},
+    hmac::{HmacKeys, HmacRules, Signed, TIMESTAMP_WINDOW_S},
+    listen::{Connection, Counts, Incoming, Limits, Peer, Stats, incoming},
+    policy::Policy,
+    roles::{Roles, UnknownRole},
+    settings::AuthSettings,
+    tls::{ClientCertificates, Reloaded, Reloads, Tls, TlsError},
+    token::Tokens,
+    watch::WATCH_EVERY,
+};

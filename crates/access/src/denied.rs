@@ -1,0 +1,70 @@
+//! Why a caller is not known. Each text is stable, says what is expected, and repeats nothing of
+//! what was sent.
+
+use thiserror::Error;
+
+use crate::CertificateError;
+
+/// A call whose caller is not known: `UNAUTHENTICATED` in gRPC, 401 in HTTP.
+#[derive(Debug, Clone, PartialEq, Error)]
+pub enum Denied {
+    /// No credential at all. The text lists what this daemon takes.
+    #[error("missing credentials: {0}")]
+    Missing(&'static str),
+    /// A header that may be there once is there more than once.
+    #[error("the header {0} is there more than once; send it once")]
+    Repeated(&'static str),
+    /// A token and a signature: nobody could say whose call it is.
+    #[error("send a bearer token or a signature, not both")]
+    TwoCredentials,
+    /// A token, where none are configured.
+    #[error("bearer tokens are not taken here; do not send the authorization header")]
+    TokensNotTaken,
+    /// A signature, where no keys are configured.
+    #[error("signatures are not taken here; do not send the x-evidenceos-signature headers")]
+    SignaturesNotTaken,
+    /// The header is no bearer token.
+    #[error("authorization must be \"Bearer \" and a token of 1 to 4096 bytes")]
+    BadAuthorization,
+    /// A token that is not configured.
+    #[error("invalid bearer token")]
+    UnknownToken,
+    /// The first thing that a signature covers.
+    #[error("missing x-request-id: it is part of what is signed")]
+    MissingRequestId,
+    /// A request id of other characters, or too long.
+    #[error("x-request-id must be 1 to 128 characters of 0x21-0x7e without \":\"")]
+    BadRequestId,
+    /// A key id of other characters, or too long.
+    #[error("x-evidenceos-key-id must be 1 to 128 characters of 0x21-0x7e without \":\"")]
+    BadKeyId,
+    /// This daemon wants it in every signed request.
+    #[error("missing x-evidenceos-timestamp: Unix seconds, part of what is signed")]
+    MissingTimestamp,
+    /// A timestamp that is no number.
+    #[error("x-evidenceos-timestamp must be Unix seconds in decimal digits")]
+    BadTimestamp,
+    /// Too old, or from the future.
+    #[error("x-evidenceos-timestamp is more than 300 s from this server's clock")]
+    OutsideWindow,
+    /// A key id that is not configured.
+    #[error("unknown x-evidenceos-key-id")]
+    UnknownKeyId,
+    /// Key id or timestamp without a signature.
+    #[error("missing x-evidenceos-signature: sha256= and the HMAC-SHA256 in hex")]
+    MissingSignature,
+    /// A signature of another form.
+    #[error("x-evidenceos-signature must be \"sha256=\" and 64 hex digits")]
+    BadSignature,
+    /// The signature is not of this key over this request.
+    #[error(
+        "invalid signature: HMAC-SHA256 over \"<x-request-id>:<path>\", and \":<x-evidenceos-timestamp>\" where it is sent"
+    )]
+    WrongSignature,
+    /// The client certificate names nobody.
+    #[error("client certificate: {0}")]
+    Certificate(#[from] CertificateError),
+    /// The connection has outlived the certificate that it was opened with.
+    #[error("the client certificate is not valid now; connect again with one that is")]
+    CertificateNotCurrent,
+}

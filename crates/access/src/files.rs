@@ -1,0 +1,241 @@
+//! Reading the files of an operator: whole, bounded, and with errors that say what to mend.
+//!
+//! A set of files is read until two readings agree, so that a set which is being exchanged is never
+//! half old and half new. Symlinks are followed: Kubernetes mounts secrets as links.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read as _},
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+};
+
+use sha2::{Digest as _, Sha256};
+use thiserror::Error;
+use zeroize::Zeroizing;
+
+/// The most bytes that a certificate, key, CA or policy file may have.
+const MAX_BYTES: u64 = 1 << 20;
+
+/// How often a set is read before it counts as one that does not come to rest.
+const READINGS: usize = 5;
+
+/// Bits of a file's mode for everybody.
+const OTHERS: u32 = 0o007;
+/// The bit of a file's mode that lets everybody write.
+const OTHERS_WRITE: u32 = 0o002;
+
+/// The files of a TLS listener, PEM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The server's certificate, and then its intermediates.
+    pub cert: PathBuf,
+    /// The private key of the certificate. Not readable by everybody.
+    pub key: PathBuf,
+    /// The CA certificates that client certificates must come from.
+    pub client_ca: Option<PathBuf>,
+}
+
+/// A file that cannot be used.
+#[derive(Debug, Error)]
+pub enum FileError {
+    /// It could not be read.
+    #[error("cannot read {}: {source}{owner}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+        /// Its mode and owner, where they are known.
+        owner: String,
+    },
+    /// It is a directory or a device.
+    #[error("{} is not a regular file", path.display())]
+    NotAFile {
+        /// The file.
+        path: PathBuf,
+    },
+    /// It is longer than anything that belongs here.
+    #[error("{} has more than {MAX_BYTES} bytes", path.display())]
+    TooLong {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A private key that everybody on the machine can use.
+    #[error(
+        "the private key {} is open to everybody (mode {mode:04o}): run `chmod o= {}`",
+        path.display(), path.display()
+    )]
+    OpenKey {
+        /// The file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// Roles that everybody on the machine can give himself.
+    #[error(
+        "{} can be written by everybody (mode {mode:04o}): run `chmod o-w {}`",
+        path.display(), path.display()
+    )]
+    Writable {
+        /// The file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// Each reading found something else.
+    #[error("the files next to {} change while they are read; they are read again later", path.display())]
+    Unsteady {
+        /// The server's certificate.
+        path: PathBuf,
+    },
+}
+
+/// The contents of [`TlsFiles`] at one time.
+pub(crate) struct FileSet {
+    pub cert: Zeroizing<Vec<u8>>,
+    pub key: Zeroizing<Vec<u8>>,
+    pub client_ca: Option<Zeroizing<Vec<u8>>>,
+    /// SHA-256 over all of it.
+    pub digest: [u8; 32],
+}
+
+impl TlsFiles {
+    /// One set: what two readings in a row agree on.
+    pub(crate) fn read(&self) -> Result<FileSet, FileError> {
+        let mut last = self.read_once()?;
+        for _ in 1..READINGS {
+            let again = self.read_once()?;
+            if again.digest == last.digest {
+                return Ok(again);
+            }
+            last = again;
+        }
+        Err(FileError::Unsteady {
+            path: self.cert.clone(),
+        })
+    }
+
+    fn read_once(&self) -> Result<FileSet, FileError> {
+        let (cert, _) = read(&self.cert)?;
+        let (key, mode) = read(&self.key)?;
+        if mode & OTHERS != 0 {
+            let path = self.key.clone();
+            return Err(FileError::OpenKey { path, mode });
+        }
+        let client_ca = match &self.client_ca {
+            Some(path) => Some(read(path)?.0),
+            None => None,
+        };
+        let mut hash = Sha256::new();
+        for content in [Some(&cert), Some(&key), client_ca.as_ref()] {
+            // Digests of equal length, so that nothing moves from one file to the next unseen.
+            hash.update(Sha256::digest(content.map_or(&[][..], |content| content)));
+        }
+        Ok(FileSet {
+            cert,
+            key,
+            client_ca,
+            digest: hash.finalize().into(),
+        })
+    }
+}
+
+/// The text of a file that gives rights, which not everybody may write.
+pub(crate) fn read_policy(path: &Path) -> Result<String, FileError> {
+    let (bytes, mode) = read(path)?;
+    if mode & OTHERS_WRITE != 0 {
+        let path = path.to_owned();
+        return Err(FileError::Writable { path, mode });
+    }
+    String::from_utf8(bytes.to_vec()).map_err(|error| {
+        unreadable(
+            path,
+            io::Error::new(io::ErrorKind::InvalidData, error.utf8_error()),
+        )
+    })
+}
+
+/// The content and permission bits of a file.
+fn read(path: &Path) -> Result<(Zeroizing<Vec<u8>>, u32), FileError> {
+    let failed = |source| unreadable(path, source);
+    // Before it is opened: opening a pipe would wait for its writer.
+    if !fs::metadata(path).map_err(failed)?.is_file() {
+        let path = path.to_owned();
+        return Err(FileError::NotAFile { path });
+    }
+    let file = File::open(path).map_err(failed)?;
+    let metadata = file.metadata().map_err(failed)?;
+    // At its size at once: a growing vector leaves copies of a key behind.
+    let size = usize::try_from(metadata.len().min(MAX_BYTES)).unwrap_or(0);
+    let mut content = Zeroizing::new(Vec::with_capacity(size + 1));
+    file.take(MAX_BYTES + 1)
+        .read_to_end(&mut content)
+        .map_err(failed)?;
+    if content.len() as u64 > MAX_BYTES {
+        let path = path.to_owned();
+        return Err(FileError::TooLong { path });
+    }
+    Ok((content, metadata.mode() & 0o7777))
+}
+
+fn unreadable(path: &Path, source: io::Error) -> FileError {
+    let owner = fs::metadata(path).map_or_else(
+        |_| String::new(),
+        |metadata| {
+            format!(
+                " (mode {:04o}, owner uid {}, gid {}; we are uid {}, gid {})",
+                metadata.mode() & 0o7777,
+                metadata.uid(),
+                metadata.gid(),
+                rustix::process::geteuid().as_raw(),
+                rustix::process::getegid().as_raw(),
+            )
+        },
+    );
+    FileError::Unreadable {
+        path: path.to_owned(),
+        source,
+        owner,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_file_that_cannot_be_used_is_named_with_what_to_do() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let missing = directory.path().join("missing");
+        let error = read(&missing).expect_err("missing").to_string();
+        assert!(error.starts_with(&format!("cannot read {}: ", missing.display())));
+
+        let error = read(directory.path()).expect_err("a directory");
+        assert!(matches!(error, FileError::NotAFile { .. }));
+
+        let long = directory.path().join("long");
+        File::create(&long)
+            .and_then(|file| file.set_len(MAX_BYTES + 1))
+            .expect("a long file");
+        assert!(matches!(read(&long), Err(FileError::TooLong { .. })));
+
+        let error = unreadable(&long, io::ErrorKind::PermissionDenied.into()).to_string();
+        for part in ["mode 0", "owner uid", "we are uid"] {
+            assert!(error.contains(part), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_policy_that_everybody_can_write_is_refused() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("roles.toml");
+        fs::write(&path, "default = \"none\"").expect("written");
+        for (mode, taken) in [(0o644, true), (0o440, true), (0o646, false)] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("a mode");
+            assert_eq!(read_policy(&path).is_ok(), taken, "{mode:o}");
+        }
+    }
+}

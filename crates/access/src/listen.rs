@@ -1,0 +1,224 @@
+//! Accepting connections: limits, TLS handshakes, and what is counted and logged about them.
+//!
+//! Invariants: nobody waits for another's handshake; a peer that says nothing is dropped, and gives
+//! way early where handshakes are many; a connection counts against the limit until it is dropped;
+//! no error of one peer, and no lack of file descriptors, ends the listener.
+
+mod connection;
+mod handshake;
+mod stats;
+
+use std::{
+    collections::VecDeque,
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
+    time::sleep,
+};
+use tokio_stream::Stream;
+
+use self::{connection::Held, handshake::Handshake, stats::Throttle};
+pub use self::{
+    connection::{Connection, Peer},
+    stats::{Counts, Stats},
+};
+use crate::Tls;
+
+/// After an error of `accept`, such as too many open files, how long nothing is accepted.
+const BACK_OFF: Duration = Duration::from_millis(50);
+
+/// Connections that wait to be taken from [`Incoming`].
+const QUEUE: usize = 64;
+
+/// What a listener bears.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// From the accepted connection to the end of its TLS handshake.
+    pub handshake_timeout: Duration,
+    /// Handshakes under way. One more, and the oldest is dropped: an honest one takes
+    /// milliseconds, so the oldest is the likeliest to be silent.
+    pub max_handshakes: usize,
+    /// Connections that are open, handshakes included. More are closed at once.
+    pub max_connections: usize,
+}
+
+impl Default for Limits {
+    /// 10 s, 256 handshakes, 4096 connections.
+    fn default() -> Self {
+        Self {
+            handshake_timeout: Duration::from_secs(10),
+            max_handshakes: 256,
+            max_connections: 4_096,
+        }
+    }
+}
+
+/// Connections that are ready to be served. It never yields an error, which is in its type because
+/// servers ask for it. Dropped, it closes the listener.
+#[derive(Debug)]
+pub struct Incoming(mpsc::Receiver<io::Result<Connection>>);
+
+/// Accepts connections until `stop` resolves or the stream is dropped; then the listener is closed,
+/// and the stream ends when the last handshake has. `tls` says how handshakes are made; without
+/// it connections are plain.
+///
+/// Must be called within a runtime.
+pub fn incoming(
+    listener: TcpListener,
+    tls: Option<Arc<Tls>>,
+    limits: Limits,
+    stats: Arc<Stats>,
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> Incoming {
+    let (ready, waiting) = mpsc::channel(QUEUE);
+    let accepting = Accepting {
+        tls,
+        handshake_timeout: limits.handshake_timeout,
+        connections: Arc::new(Semaphore::new(limits.max_connections)),
+        slots: Slots::new(limits.max_handshakes.max(1)),
+        stats,
+        log: Arc::new(Throttle::default()),
+        ready,
+    };
+    tokio::spawn(async move {
+        let closed = accepting.ready.clone();
+        tokio::select! {
+            () = stop => {}
+            () = closed.closed() => {}
+            () = accepting.run(listener) => {}
+        }
+    });
+    Incoming(waiting)
+}
+
+impl Stream for Incoming {
+    type Item = io::Result<Connection>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.0.poll_recv(cx)
+    }
+}
+
+/// The loop that accepts.
+struct Accepting {
+    tls: Option<Arc<Tls>>,
+    handshake_timeout: Duration,
+    connections: Arc<Semaphore>,
+    slots: Slots,
+    stats: Arc<Stats>,
+    log: Arc<Throttle>,
+    ready: mpsc::Sender<io::Result<Connection>>,
+}
+
+impl Accepting {
+    async fn run(mut self, listener: TcpListener) {
+        loop {
+            match listener.accept().await {
+                Ok((tcp, address)) => self.accepted(tcp, address).await,
+                Err(error) => {
+                    self.stats.accept_error();
+                    if let Some(unlogged) = self.log.may_log() {
+                        tracing::warn!(%error, unlogged, "cannot accept connections");
+                    }
+                    sleep(BACK_OFF).await;
+                }
+            }
+        }
+    }
+
+    async fn accepted(&mut self, tcp: TcpStream, address: SocketAddr) {
+        self.stats.accepted();
+        let Ok(permit) = Arc::clone(&self.connections).try_acquire_owned() else {
+            self.stats.over_limit();
+            if let Some(unlogged) = self.log.may_log() {
+                tracing::warn!(peer = %address.ip(), unlogged, "too many connections; closed one");
+            }
+            return;
+        };
+        let held = Held::new(permit, Arc::clone(&self.stats));
+        // It fails where the peer has gone, which reading finds out as well.
+        let _ = tcp.set_nodelay(true);
+        let Some(tls) = &self.tls else {
+            // The server is slower than its callers: then so is accepting.
+            let _ = self
+                .ready
+                .send(Ok(Connection::plain(tcp, address, held)))
+                .await;
+            return;
+        };
+        let tls = Arc::clone(tls);
+        let (slot, evicted) = self.slots.take(&self.stats).await;
+        let handshake = Handshake {
+            tcp,
+            address,
+            held,
+            timeout: self.handshake_timeout,
+            stats: Arc::clone(&self.stats),
+            log: Arc::clone(&self.log),
+        };
+        let ready = self.ready.clone();
+        tokio::spawn(async move {
+            let connection = handshake.run(&tls, evicted).await;
+            drop(slot);
+            if let Some(connection) = connection {
+                let _ = ready.send(Ok(connection)).await;
+            }
+        });
+    }
+}
+
+/// Places for handshakes under way.
+struct Slots {
+    free: Arc<Semaphore>,
+    max: usize,
+    /// The oldest first; a closed one is done.
+    running: VecDeque<oneshot::Sender<()>>,
+}
+
+impl Slots {
+    fn new(max: usize) -> Self {
+        Self {
+            free: Arc::new(Semaphore::new(max)),
+            max,
+            running: VecDeque::new(),
+        }
+    }
+
+    /// A place, if need be the oldest's, and what tells its holder to give way.
+    async fn take(
+        &mut self,
+        stats: &Stats,
+    ) -> (Option<OwnedSemaphorePermit>, oneshot::Receiver<()>) {
+        let free = match Arc::clone(&self.free).try_acquire_owned() {
+            Ok(free) => Some(free),
+            Err(_full) => {
+                self.evict_oldest(stats);
+                // An error means a closed semaphore, and nobody closes it.
+                Arc::clone(&self.free).acquire_owned().await.ok()
+            }
+        };
+        if self.running.len() >= 2 * self.max {
+            self.running.retain(|handshake| !handshake.is_closed());
+        }
+        let (evict, evicted) = oneshot::channel();
+        self.running.push_back(evict);
+        (free, evicted)
+    }
+
+    fn evict_oldest(&mut self, stats: &Stats) {
+        while let Some(oldest) = self.running.pop_front() {
+            if oldest.send(()).is_ok() {
+                stats.over_limit();
+                return;
+            }
+        }
+    }
+}

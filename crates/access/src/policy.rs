@@ -1,0 +1,422 @@
+//! Who has which roles: a TOML file of rules. Pure: text in, rules or all of its problems out.
+//!
+//! A rule names its callers by exactly one selector; no two rules have the same selector. The best
+//! rule decides alone: the certificate's digest before its name, an exact name before a prefix, a
+//! longer prefix before a shorter one. Who is verified and named by none gets `default`.
+
+use std::collections::HashMap;
+
+use serde::Deserialize;
+use toml::Spanned;
+
+use crate::{IdentityKind, PeerCertificate, Roles, hmac::is_identifier, token::TokenDigest};
+
+/// The rules of a file.
+#[derive(Debug, Clone, Default)]
+pub struct Policy {
+    default: Roles,
+    rules: HashMap<Selector, Roles>,
+}
+
+/// Whom a rule is about.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Selector {
+    /// A certificate's URI; ends in `/`: every URI that begins so.
+    Uri(String),
+    /// A certificate's DNS name.
+    Dns(String),
+    /// A certificate.
+    CertSha256([u8; 32]),
+    /// A bearer token, which is thereby taken.
+    TokenSha256(TokenDigest),
+    /// A key that signs requests.
+    HmacKeyId(String),
+}
+
+/// The file. A rule stays a table here, so that what is wrong in it does not hide the next one.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    default: Option<Spanned<String>>,
+    #[serde(default, rename = "rule")]
+    rules: Vec<Spanned<toml::Table>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Rule {
+    uri: Option<String>,
+    dns: Option<String>,
+    cert_sha256: Option<String>,
+    token_sha256: Option<String>,
+    hmac_key_id: Option<String>,
+    roles: Vec<String>,
+}
+
+impl Policy {
+    /// Without a file: whoever is verified is a submitter.
+    #[must_use]
+    pub fn submitters() -> Self {
+        Self {
+            default: Roles::SUBMITTER,
+            rules: HashMap::new(),
+        }
+    }
+
+    /// Reads a file's text.
+    ///
+    /// # Errors
+    /// All problems, each with `source`, the number of the rule and its line.
+    pub fn parse(source: &str, text: &str) -> Result<Self, Vec<String>> {
+        let file: File = toml::from_str(text).map_err(|error: toml::de::Error| {
+            let line = error.span().map_or(1, |span| line_of(text, span.start));
+            vec![format!(
+                "{source}, line {line}: {}",
+                one_line(error.message())
+            )]
+        })?;
+        let mut problems = Vec::new();
+        let mut policy = Self::default();
+        if let Some(default) = file.default {
+            match default.get_ref().parse() {
+                Ok(roles) => policy.default = roles,
+                Err(_) => problems.push(format!(
+                    "{source}, line {}: default must be \"none\" or a role",
+                    line_of(text, default.span().start)
+                )),
+            }
+        }
+        let mut first_at = HashMap::new();
+        for (at, table) in (1..).zip(file.rules) {
+            let line = line_of(text, table.span().start);
+            let place = format!("{source}, rule {at} (line {line})");
+            match rule(table.into_inner()) {
+                Ok((selector, roles)) => match first_at.get(&selector) {
+                    Some(first) => {
+                        problems.push(format!("{place}: the same selector as rule {first}"));
+                    }
+                    None => {
+                        first_at.insert(selector.clone(), at);
+                        policy.rules.insert(selector, roles);
+                    }
+                },
+                Err(wrong) => {
+                    problems.extend(wrong.iter().map(|problem| format!("{place}: {problem}")));
+                }
+            }
+        }
+        if problems.is_empty() {
+            Ok(policy)
+        } else {
+            Err(problems)
+        }
+    }
+
+    /// The roles of a verified certificate.
+    #[must_use]
+    pub fn certificate(&self, certificate: &PeerCertificate) -> Roles {
+        let name = || certificate.name.clone();
+        self.rule(&Selector::CertSha256(certificate.sha256))
+            .or_else(|| match certificate.kind {
+                IdentityKind::Uri => self
+                    .rule(&Selector::Uri(name()))
+                    .or_else(|| self.longest_prefix(&certificate.name)),
+                IdentityKind::Dns => self.rule(&Selector::Dns(name())),
+                IdentityKind::Cert => None,
+            })
+            .unwrap_or(self.default)
+    }
+
+    /// The roles of a key that signs requests.
+    #[must_use]
+    pub fn hmac_key(&self, key_id: &str) -> Roles {
+        self.rule(&Selector::HmacKeyId(key_id.to_owned()))
+            .unwrap_or(self.default)
+    }
+
+    /// The tokens that rules name, and with it take.
+    pub(crate) fn tokens(&self) -> impl Iterator<Item = (TokenDigest, Roles)> {
+        self.rules
+            .iter()
+            .filter_map(|(selector, roles)| match selector {
+                Selector::TokenSha256(digest) => Some((*digest, *roles)),
+                _ => None,
+            })
+    }
+
+    fn rule(&self, selector: &Selector) -> Option<Roles> {
+        self.rules.get(selector).copied()
+    }
+
+    /// Tries the URI up to each `/`, the last first: a prefix ends in one.
+    fn longest_prefix(&self, uri: &str) -> Option<Roles> {
+        uri.rmatch_indices('/')
+            .find_map(|(at, _)| self.rule(&Selector::Uri(uri[..=at].to_owned())))
+    }
+}
+
+/// One rule, or everything that is wrong with it.
+fn rule(table: toml::Table) -> Result<(Selector, Roles), Vec<String>> {
+    let rule: Rule = table
+        .try_into()
+        .map_err(|error: toml::de::Error| vec![one_line(error.message())])?;
+    let mut problems = Vec::new();
+    let selectors = [
+        rule.uri.map(uri),
+        rule.dns.map(dns),
+        rule.cert_sha256
+            .map(|hex| digest("cert_sha256", &hex).map(Selector::CertSha256)),
+        rule.token_sha256
+            .map(|hex| digest("token_sha256", &hex).map(Selector::TokenSha256)),
+        rule.hmac_key_id.map(hmac_key_id),
+    ];
+    let mut named: Vec<_> = selectors.into_iter().flatten().collect();
+    let selector = match (named.pop(), named.is_empty()) {
+        (Some(Ok(selector)), true) => Some(selector),
+        (Some(Err(problem)), true) => {
+            problems.push(problem);
+            None
+        }
+        _ => {
+            problems.push(
+                "needs exactly one of uri, dns, cert_sha256, token_sha256 and hmac_key_id".into(),
+            );
+            None
+        }
+    };
+    if rule.roles.is_empty() {
+        problems.push("roles must not be empty; a caller of no rule has the default".into());
+    }
+    let mut roles = Roles::NONE;
+    for role in &rule.roles {
+        // "none" and "a+b" are what a set of roles reads as, not roles.
+        match role.parse::<Roles>() {
+            Ok(one) if one.to_string() == *role && !one.is_empty() && !role.contains('+') => {
+                roles = roles.union(one);
+            }
+            _ => problems.push(format!("{role:?}: {}", crate::UnknownRole)),
+        }
+    }
+    match selector {
+        Some(selector) if problems.is_empty() => Ok((selector, roles)),
+        _ => Err(problems),
+    }
+}
+
+fn uri(uri: String) -> Result<Selector, String> {
+    // "spiffe://" would be everybody.
+    let is_all = uri
+        .strip_suffix('/')
+        .is_some_and(|prefix| prefix.is_empty() || prefix.ends_with(['/', ':']));
+    if uri.is_empty() || is_all {
+        return Err("uri must be a whole URI, or end in \"/\" after its authority".into());
+    }
+    Ok(Selector::Uri(uri))
+}
+
+fn dns(name: String) -> Result<Selector, String> {
+    if name.is_empty() || name.contains('*') {
+        return Err("dns must be one whole name; there are no wildcards".into());
+    }
+    Ok(Selector::Dns(name))
+}
+
+fn hmac_key_id(key_id: String) -> Result<Selector, String> {
+    if !is_identifier(key_id.as_bytes()) {
+        return Err("hmac_key_id must be 1 to 128 characters of 0x21-0x7e without \":\"".into());
+    }
+    Ok(Selector::HmacKeyId(key_id))
+}
+
+/// The text is not repeated: it may be a token that was put here by mistake.
+fn digest(name: &str, text: &str) -> Result<[u8; 32], String> {
+    let mut digest = [0; 32];
+    match hex::decode_to_slice(text, &mut digest) {
+        Ok(()) => Ok(digest),
+        Err(_) => Err(format!("{name} must be SHA-256 in 64 hex digits")),
+    }
+}
+
+/// Counted from 1.
+fn line_of(text: &str, at: usize) -> usize {
+    1 + text.bytes().take(at).filter(|byte| *byte == b'\n').count()
+}
+
+fn one_line(message: &str) -> String {
+    message.lines().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CERT: &str = "aa00000000000000000000000000000000000000000000000000000000000000";
+
+    fn certificate(kind: IdentityKind, name: &str) -> PeerCertificate {
+        PeerCertificate {
+            kind,
+            name: name.to_owned(),
+            sha256: [0; 32],
+            client_auth: crate::ClientAuth::Allowed,
+            not_before_unix: 0,
+            not_after_unix: 1,
+        }
+    }
+
+    #[test]
+    fn the_best_rule_decides_alone() {
+        let text = format!(
+            r#"
+            default = "auditor"
+            [[rule]]
+            uri = "spiffe://lab/"
+            roles = ["auditor"]
+            [[rule]]
+            uri = "spiffe://lab/submitter/"
+            roles = ["submitter"]
+            [[rule]]
+            uri = "spiffe://lab/submitter/boss"
+            roles = ["operator", "auditor"]
+            [[rule]]
+            dns = "auditor.example"
+            roles = ["auditor"]
+            [[rule]]
+            cert_sha256 = "{CERT}"
+            roles = ["operator"]
+            [[rule]]
+            hmac_key_id = "ci"
+            roles = ["submitter"]
+            "#
+        );
+        let policy = Policy::parse("roles.toml", &text).expect("a policy");
+        let operator_auditor = "auditor+operator".parse().expect("roles");
+        let auditor: Roles = "auditor".parse().expect("roles");
+        let cases = [
+            (IdentityKind::Uri, "spiffe://lab/x", auditor),
+            (IdentityKind::Uri, "spiffe://lab/submitter", auditor),
+            (IdentityKind::Uri, "spiffe://lab/submitters/a", auditor),
+            (
+                IdentityKind::Uri,
+                "spiffe://lab/submitter/a",
+                Roles::SUBMITTER,
+            ),
+            (
+                IdentityKind::Uri,
+                "spiffe://lab/submitter/a/b",
+                Roles::SUBMITTER,
+            ),
+            (
+                IdentityKind::Uri,
+                "spiffe://lab/submitter/boss",
+                operator_auditor,
+            ),
+            (
+                IdentityKind::Uri,
+                "spiffe://lab/submitter/bosses",
+                Roles::SUBMITTER,
+            ),
+            (
+                IdentityKind::Uri,
+                "spiffe://laboratory/submitter/boss",
+                auditor,
+            ),
+            (IdentityKind::Dns, "auditor.example", auditor),
+            (IdentityKind::Dns, "spiffe://lab/submitter/boss", auditor),
+        ];
+        for (kind, name, roles) in cases {
+            assert_eq!(
+                policy.certificate(&certificate(kind, name)),
+                roles,
+                "{name}"
+            );
+        }
+        let mut pinned = certificate(IdentityKind::Uri, "spiffe://lab/submitter/a");
+        pinned.sha256[0] = 0xaa;
+        assert_eq!(policy.certificate(&pinned).to_string(), "operator");
+        assert_eq!(policy.hmac_key("ci"), Roles::SUBMITTER);
+        assert_eq!(policy.hmac_key("other"), auditor);
+    }
+
+    #[test]
+    fn a_caller_of_no_rule_has_no_role_unless_the_file_says_so() {
+        let policy = Policy::parse("f", "").expect("an empty policy");
+        assert!(policy.hmac_key("ci").is_empty());
+        let peer = certificate(IdentityKind::Uri, "spiffe://lab/a");
+        assert!(policy.certificate(&peer).is_empty());
+        assert_eq!(Policy::submitters().certificate(&peer), Roles::SUBMITTER);
+    }
+
+    #[test]
+    fn all_problems_of_a_file_are_told_with_rule_and_line() {
+        let text = r#"default = "root"
+[[rule]]
+uri = "spiffe://lab/a"
+dns = "a"
+roles = ["submitter"]
+[[rule]]
+roles = []
+[[rule]]
+uri = "spiffe://"
+roles = ["boss", "none"]
+[[rule]]
+token_sha256 = "hunter2"
+roles = ["submitter"]
+[[rule]]
+dns = "a"
+roles = ["submitter"]
+[[rule]]
+dns = "a"
+roles = ["auditor"]
+[[rule]]
+dns = "*.example"
+roles = "submitter"
+[[rule]]
+cn = "operator"
+roles = ["operator"]
+"#;
+        let problems = Policy::parse("roles.toml", text).expect_err("many problems");
+        let expected = [
+            "roles.toml, line 1: default must be",
+            "roles.toml, rule 1 (line 2): needs exactly one",
+            "roles.toml, rule 2 (line 6): needs exactly one",
+            "roles.toml, rule 2 (line 6): roles must not be empty",
+            "roles.toml, rule 3 (line 8): uri must be",
+            "roles.toml, rule 3 (line 8): \"boss\": a role is one of",
+            "roles.toml, rule 3 (line 8): \"none\": a role is one of",
+            "roles.toml, rule 4 (line 11): token_sha256 must be",
+            "roles.toml, rule 6 (line 17): the same selector as rule 5",
+            "roles.toml, rule 7 (line 20): invalid type",
+            "roles.toml, rule 8 (line 23): unknown field `cn`",
+        ];
+        assert_eq!(problems.len(), expected.len(), "{problems:#?}");
+        for (problem, expected) in problems.iter().zip(expected) {
+            assert!(problem.starts_with(expected), "{problem}");
+        }
+        assert!(!problems.concat().contains("hunter2"));
+    }
+
+    #[test]
+    fn text_that_is_no_policy_is_refused_with_its_line() {
+        for (text, line) in [("a", 1), ("\nrules = []", 2), ("\n\ndefault = 3", 3)] {
+            let problems = Policy::parse("f", text).expect_err(text);
+            assert!(
+                problems[0].starts_with(&format!("f, line {line}: ")),
+                "{problems:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn digests_are_read_in_either_case_and_are_one_selector() {
+        let upper = CERT.to_uppercase();
+        let text = format!(
+            "[[rule]]\ncert_sha256 = \"{CERT}\"\nroles = [\"operator\"]\n\
+             [[rule]]\ncert_sha256 = \"{upper}\"\nroles = [\"operator\"]\n"
+        );
+        let problems = Policy::parse("f", &text).expect_err("the same twice");
+        assert_eq!(
+            problems,
+            ["f, rule 2 (line 4): the same selector as rule 1"]
+        );
+    }
+}

@@ -1,0 +1,325 @@
+//! The server's side of TLS: certificate, key and client CA as one set, exchanged as one.
+//!
+//! Invariants: what serves was read together and belongs together; a set that does not fit leaves
+//! the old one in place; a new set comes with a new session cache, so that no session which the old
+//! CA let in is resumed under the new one.
+
+mod error;
+
+use std::{
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use arc_swap::ArcSwap;
+use rustls::{
+    RootCertStore, ServerConfig,
+    crypto::{CryptoProvider, aws_lc_rs},
+    pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject as _},
+    server::{WebPkiClientVerifier, danger::ClientCertVerifier},
+    version::{TLS12, TLS13},
+};
+use sha2::{Digest as _, Sha256};
+use tokio::sync::watch;
+
+pub use self::error::TlsError;
+use crate::{
+    certificate::not_after_unix,
+    files::{FileSet, TlsFiles},
+    verifier::Verifier,
+};
+
+/// Whether clients show certificates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClientCertificates {
+    /// They are not asked.
+    None,
+    /// They may; one that is shown must be valid.
+    Optional,
+    /// They must.
+    Required,
+}
+
+/// The TLS of a listener.
+pub struct Tls {
+    pub(crate) files: TlsFiles,
+    options: Options,
+    serving: ArcSwap<Serving>,
+    /// Fingerprint of the last set that was refused. Held while files are read, so that reloads
+    /// follow one another.
+    refused: Mutex<Option<[u8; 32]>>,
+    reloads: watch::Sender<Reloads>,
+}
+
+/// What became of a reload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reloaded {
+    /// The files are what they were.
+    Unchanged,
+    /// New handshakes use the new set.
+    Replaced,
+}
+
+/// How often files were exchanged, since the start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Reloads {
+    /// A new set was put in place.
+    pub replaced: u64,
+    /// A set was refused: counted once as long as the watcher finds the same.
+    pub failures: u64,
+}
+
+/// What stays the same over all reloads.
+#[derive(Debug)]
+struct Options {
+    client_certificates: ClientCertificates,
+    alpn: Vec<Vec<u8>>,
+    allow_client_cert_without_eku: bool,
+}
+
+/// A set that does not fit.
+struct Refused {
+    error: TlsError,
+    /// Whether the one before was another.
+    is_new: bool,
+}
+
+/// What one set of files became.
+pub(crate) struct Serving {
+    pub config: Arc<ServerConfig>,
+    verifier: Option<Arc<dyn ClientCertVerifier>>,
+    digest: [u8; 32],
+    not_after_unix: u64,
+}
+
+impl Tls {
+    /// Reads the files and makes them ready to serve TLS 1.3 and 1.2.
+    ///
+    /// # Errors
+    /// Files that cannot be read or do not belong together, each with its path.
+    pub fn load(
+        files: TlsFiles,
+        client_certificates: ClientCertificates,
+        alpn: &[&[u8]],
+        allow_client_cert_without_eku: bool,
+    ) -> Result<Arc<Self>, TlsError> {
+        match (client_certificates, &files.client_ca) {
+            (ClientCertificates::None, Some(path)) => {
+                return Err(TlsError::UnusedClientCa { path: path.clone() });
+            }
+            (ClientCertificates::None, None) | (_, Some(_)) => {}
+            (_, None) => return Err(TlsError::NoClientCa),
+        }
+        let options = Options {
+            client_certificates,
+            alpn: alpn.iter().map(|protocol| protocol.to_vec()).collect(),
+            allow_client_cert_without_eku,
+        };
+        let serving = Serving::new(&files, &options, &files.read()?)?;
+        Ok(Arc::new(Self {
+            files,
+            options,
+            serving: ArcSwap::from_pointee(serving),
+            refused: Mutex::new(None),
+            reloads: watch::Sender::new(Reloads::default()),
+        }))
+    }
+
+    /// Reads the files again and puts them in place if they changed. Open connections go on.
+    /// Blocks on the file system.
+    ///
+    /// # Errors
+    /// As for [`Tls::load`]; what served before goes on serving, and the failure is counted.
+    pub fn reload(&self) -> Result<Reloaded, TlsError> {
+        self.exchange().map_err(|refused| {
+            self.count_failure();
+            refused.error
+        })
+    }
+
+    /// A reload that passes over a set it has refused before.
+    pub(crate) fn reload_if_new(&self) -> Option<Result<Reloaded, TlsError>> {
+        match self.exchange() {
+            Ok(reloaded) => Some(Ok(reloaded)),
+            Err(refused) if refused.is_new => {
+                self.count_failure();
+                Some(Err(refused.error))
+            }
+            Err(_told_before) => None,
+        }
+    }
+
+    /// Last second at which every certificate of the server's chain is valid, Unix time.
+    #[must_use]
+    pub fn not_after_unix(&self) -> u64 {
+        self.serving.load().not_after_unix
+    }
+
+    /// How often reloads failed.
+    #[must_use]
+    pub fn reload_failures(&self) -> u64 {
+        self.reloads.borrow().failures
+    }
+
+    /// The counts of reloads, to be waited for.
+    #[must_use]
+    pub fn reloads(&self) -> watch::Receiver<Reloads> {
+        self.reloads.subscribe()
+    }
+
+    /// What new handshakes use.
+    pub(crate) fn serving(&self) -> Arc<Serving> {
+        self.serving.load_full()
+    }
+
+    fn exchange(&self) -> Result<Reloaded, Refused> {
+        let mut last_refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        let (fingerprint, fresh) = match self.files.read() {
+            Ok(set) if set.digest == self.serving.load().digest => {
+                *last_refused = None;
+                return Ok(Reloaded::Unchanged);
+            }
+            Ok(set) => {
+                let fresh = Serving::new(&self.files, &self.options, &set);
+                (set.digest, fresh)
+            }
+            Err(error) => {
+                let text = error.to_string();
+                (Sha256::digest(text).into(), Err(error.into()))
+            }
+        };
+        match fresh {
+            Ok(serving) => {
+                self.serving.store(Arc::new(serving));
+                *last_refused = None;
+                self.reloads.send_modify(|reloads| reloads.replaced += 1);
+                Ok(Reloaded::Replaced)
+            }
+            Err(error) => {
+                let is_new = last_refused.replace(fingerprint) != Some(fingerprint);
+                Err(Refused { error, is_new })
+            }
+        }
+    }
+
+    fn count_failure(&self) {
+        self.reloads.send_modify(|reloads| reloads.failures += 1);
+    }
+}
+
+impl std::fmt::Debug for Tls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tls")
+            .field("files", &self.files)
+            .field("options", &self.options)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Serving {
+    fn new(files: &TlsFiles, options: &Options, set: &FileSet) -> Result<Self, TlsError> {
+        // Named, not the process's default: that one may be missing, or another.
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let chain = certificates(&files.cert, &set.cert)?;
+        let not_after_unix = chain_not_after_unix(&files.cert, &chain)?;
+        let key = PrivateKeyDer::from_pem_slice(&set.key).map_err(|_secret| TlsError::NoKey {
+            path: files.key.clone(),
+        })?;
+        let verifier = client_verifier(files, options, set, &provider)?;
+        let builder = ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&TLS13, &TLS12])
+            .map_err(TlsError::Versions)?;
+        let builder = match &verifier {
+            Some(verifier) => builder.with_client_cert_verifier(verifier.clone()),
+            None => builder.with_no_client_auth(),
+        };
+        let mut config = builder
+            .with_single_cert(chain, key)
+            .map_err(|source| pair_error(files, source))?;
+        config.alpn_protocols.clone_from(&options.alpn);
+        Ok(Self {
+            config: Arc::new(config),
+            verifier,
+            digest: set.digest,
+            not_after_unix,
+        })
+    }
+
+    /// Checks a client's certificate as a full handshake would. A resumed session brings along the
+    /// certificate of the handshake that began it, which may have expired since.
+    pub(crate) fn verify(
+        &self,
+        chain: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), rustls::Error> {
+        match (&self.verifier, chain) {
+            (Some(verifier), [leaf, intermediates @ ..]) => verifier
+                .verify_client_cert(leaf, intermediates, now)
+                .map(|_| ()),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn client_verifier(
+    files: &TlsFiles,
+    options: &Options,
+    set: &FileSet,
+    provider: &Arc<CryptoProvider>,
+) -> Result<Option<Arc<dyn ClientCertVerifier>>, TlsError> {
+    let (Some(path), Some(pem)) = (&files.client_ca, &set.client_ca) else {
+        return Ok(None);
+    };
+    let mut roots = RootCertStore::empty();
+    for (at, certificate) in (1..).zip(certificates(path, pem)?) {
+        roots.add(certificate).map_err(|source| TlsError::BadCa {
+            path: path.clone(),
+            at,
+            source,
+        })?;
+    }
+    let builder =
+        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
+    let webpki = match options.client_certificates {
+        ClientCertificates::Required => builder,
+        ClientCertificates::Optional | ClientCertificates::None => builder.allow_unauthenticated(),
+    }
+    .build()?;
+    Ok(Some(Arc::new(Verifier {
+        webpki,
+        allow_without_eku: options.allow_client_cert_without_eku,
+    })))
+}
+
+fn certificates(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let path = || path.to_owned();
+    let chain = CertificateDer::pem_slice_iter(pem)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|source| TlsError::BadPem {
+            path: path(),
+            source,
+        })?;
+    if chain.is_empty() {
+        return Err(TlsError::NoCertificate { path: path() });
+    }
+    Ok(chain)
+}
+
+fn chain_not_after_unix(path: &Path, chain: &[CertificateDer<'_>]) -> Result<u64, TlsError> {
+    (1..).zip(chain).try_fold(u64::MAX, |earliest, (at, der)| {
+        let not_after = not_after_unix(der).map_err(|source| TlsError::BadCertificate {
+            path: path.to_owned(),
+            at,
+            source,
+        })?;
+        Ok(earliest.min(not_after))
+    })
+}
+
+fn pair_error(files: &TlsFiles, source: rustls::Error) -> TlsError {
+    let (cert, key) = (files.cert.clone(), files.key.clone());
+    match source {
+        rustls::Error::InconsistentKeys(_) => TlsError::KeyMismatch { cert, key },
+        source => TlsError::BadPair { cert, key, source },
+    }
+}

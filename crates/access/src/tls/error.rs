@@ -1,0 +1,92 @@
+//! Why a listener has no TLS, or keeps its old files. Each text names the file and what is wrong.
+
+use std::path::PathBuf;
+
+use rustls::{pki_types::pem, server::VerifierBuilderError};
+use thiserror::Error;
+
+use crate::{CertificateError, FileError};
+
+/// Why a set of files cannot serve.
+#[derive(Debug, Error)]
+pub enum TlsError {
+    /// A file cannot be read, or should not be readable.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// There is no certificate in it.
+    #[error("no PEM certificate found in {}", path.display())]
+    NoCertificate {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Its PEM is damaged.
+    #[error("{} is not PEM: {source}", path.display())]
+    BadPem {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: pem::Error,
+    },
+    /// There is no key in it that we could read. What there is stays untold.
+    #[error(
+        "no PEM private key found in {}: it must be PKCS#8, PKCS#1 or SEC1, and not encrypted",
+        path.display()
+    )]
+    NoKey {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Certificate and key are not a pair.
+    #[error("the key {} does not belong to the certificate {}", key.display(), cert.display())]
+    KeyMismatch {
+        /// The certificate.
+        cert: PathBuf,
+        /// The key.
+        key: PathBuf,
+    },
+    /// The TLS library refuses the pair.
+    #[error("certificate {} with key {}: {source}", cert.display(), key.display())]
+    BadPair {
+        /// The certificate.
+        cert: PathBuf,
+        /// The key.
+        key: PathBuf,
+        /// Why.
+        source: rustls::Error,
+    },
+    /// A certificate of the chain cannot be read.
+    #[error("certificate {at} in {}: {source}", path.display())]
+    BadCertificate {
+        /// The file.
+        path: PathBuf,
+        /// Its place in the file, from 1.
+        at: usize,
+        /// Why.
+        source: CertificateError,
+    },
+    /// A CA certificate cannot be read.
+    #[error("CA certificate {at} in {}: {source}", path.display())]
+    BadCa {
+        /// The file.
+        path: PathBuf,
+        /// Its place in the file, from 1.
+        at: usize,
+        /// Why.
+        source: rustls::Error,
+    },
+    /// Client certificates are asked for, and nothing says from whom.
+    #[error("client certificates need a client CA file")]
+    NoClientCa,
+    /// A CA is given, and nobody is asked for a certificate.
+    #[error("the client CA {} is not used; ask for client certificates, or leave it out", path.display())]
+    UnusedClientCa {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The client CA gives no verifier.
+    #[error("client CA: {0}")]
+    Verifier(#[from] VerifierBuilderError),
+    /// The provider lacks a protocol version.
+    #[error("TLS 1.2 and 1.3: {0}")]
+    Versions(rustls::Error),
+}

@@ -1,0 +1,125 @@
+//! When TLS files are read again: soon after their directory changes, and from time to time in any
+//! case, because not every file system tells.
+//!
+//! Directories are watched, not files: Kubernetes exchanges a mounted secret by renaming the link
+//! `..data`, and other tools rename a new file over the old.
+
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    pin::pin,
+    sync::Arc,
+    time::Duration,
+};
+
+use notify::{
+    Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _,
+    event::{AccessKind, AccessMode},
+};
+use tokio::{
+    sync::Notify,
+    task::{JoinHandle, spawn_blocking},
+    time::{sleep, timeout},
+};
+
+use crate::{Reloaded, Tls};
+
+/// How often the files are read where no event tells of a change.
+pub const WATCH_EVERY: Duration = Duration::from_secs(30);
+
+/// After an event, how long nothing may happen before the files are read: several files are
+/// written one after the other.
+const QUIET: Duration = Duration::from_millis(200);
+
+impl Tls {
+    /// Follows the files until `stop` resolves. A set that does not fit is logged and counted once,
+    /// until the files change again; what served before goes on.
+    pub fn watch(
+        self: &Arc<Self>,
+        every: Duration,
+        stop: impl Future<Output = ()> + Send + 'static,
+    ) -> JoinHandle<()> {
+        let tls = Arc::clone(self);
+        let changed = Arc::new(Notify::new());
+        let watcher = watcher(tls.directories(), &changed);
+        tokio::spawn(async move {
+            // Dropped, it watches no more.
+            let _watcher = watcher;
+            let mut stop = pin!(stop);
+            loop {
+                check(&tls).await;
+                tokio::select! {
+                    () = &mut stop => return,
+                    () = settled(&changed) => {}
+                    () = sleep(every) => {}
+                }
+            }
+        })
+    }
+
+    fn directories(&self) -> BTreeSet<PathBuf> {
+        [Some(&self.files.cert), Some(&self.files.key)]
+            .into_iter()
+            .chain([self.files.client_ca.as_ref()])
+            .flatten()
+            .filter_map(|path| path.parent())
+            .map(|parent| match parent {
+                relative if relative.as_os_str().is_empty() => Path::new(".").to_owned(),
+                parent => parent.to_owned(),
+            })
+            .collect()
+    }
+}
+
+/// Reads the files once, and says what came of it.
+async fn check(tls: &Arc<Tls>) {
+    let reading = Arc::clone(tls);
+    let outcome = spawn_blocking(move || reading.reload_if_new()).await;
+    match outcome {
+        Ok(Some(Ok(Reloaded::Replaced))) => {
+            let not_after_unix = tls.not_after_unix();
+            tracing::info!(not_after_unix, "TLS files replaced");
+        }
+        Ok(Some(Ok(Reloaded::Unchanged)) | None) => {}
+        Ok(Some(Err(error))) => {
+            tracing::warn!(%error, "new TLS files are refused; the old ones go on serving");
+        }
+        // Only when the runtime ends, or by a bug in reading.
+        Err(error) => tracing::warn!(%error, "TLS files could not be read"),
+    }
+}
+
+/// Resolves when something happened, and then nothing for a while.
+async fn settled(changed: &Notify) {
+    changed.notified().await;
+    while timeout(QUIET, changed.notified()).await.is_ok() {}
+}
+
+/// Without a watcher the files are still read from time to time.
+fn watcher(directories: BTreeSet<PathBuf>, changed: &Arc<Notify>) -> Option<RecommendedWatcher> {
+    let tell = Arc::clone(changed);
+    let watching = notify::recommended_watcher(move |event: notify::Result<Event>| {
+        if event.is_ok_and(|event| is_change(event.kind)) {
+            tell.notify_one();
+        }
+    })
+    .and_then(|mut watcher| {
+        for directory in &directories {
+            watcher.watch(directory, RecursiveMode::NonRecursive)?;
+        }
+        Ok(watcher)
+    });
+    watching
+        .inspect_err(|error| {
+            tracing::warn!(%error, "directories of TLS files are not watched, only read from time to time");
+        })
+        .ok()
+}
+
+/// Reading is an event too: our own must not make us read again.
+fn is_change(kind: EventKind) -> bool {
+    match kind {
+        EventKind::Access(access) => access == AccessKind::Close(AccessMode::Write),
+        _ => true,
+    }
+}
