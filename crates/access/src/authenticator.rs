@@ -88,7 +88,7 @@ impl Authenticator {
             (Some(_), true) => Err(Denied::TwoCredentials),
             (Some(token), false) => self.token(token),
             (None, true) => self.signed(now_unix, credentials),
-            (None, false) => certificate.ok_or(Denied::Missing(self.methods.expected())),
+            (None, false) => certificate.ok_or_else(|| Denied::Missing(self.methods.expected())),
         }
     }
 
@@ -141,28 +141,20 @@ impl Authenticator {
 
 impl Methods {
     /// What to send.
-    fn expected(self) -> &'static str {
-        const TOKEN: &str = "send \"authorization: Bearer <token>\"";
-        match (self.tokens, self.signatures, self.certificates) {
-            (false, false, _) => "connect with a client certificate",
-            (true, false, false) => TOKEN,
-            (true, false, true) => {
-                "send \"authorization: Bearer <token>\", or connect with a client certificate"
-            }
-            (false, true, false) => "sign the request: x-request-id, x-evidenceos-signature",
-            (false, true, true) => {
-                "sign the request: x-request-id, x-evidenceos-signature; or connect with a client \
-                 certificate"
-            }
-            (true, true, false) => {
-                "send \"authorization: Bearer <token>\", or sign the request: x-request-id, \
-                 x-evidenceos-signature"
-            }
-            (true, true, true) => {
-                "send \"authorization: Bearer <token>\", or sign the request: x-request-id, \
-                 x-evidenceos-signature; or connect with a client certificate"
-            }
-        }
+    fn expected(self) -> String {
+        let ways = [
+            (self.tokens, "send \"authorization: Bearer <token>\""),
+            (
+                self.signatures,
+                "sign the request (x-request-id, x-evidenceos-timestamp, x-evidenceos-signature)",
+            ),
+            (self.certificates, "connect with a client certificate"),
+        ];
+        let taken: Vec<_> = ways
+            .iter()
+            .filter_map(|(taken, way)| taken.then_some(*way))
+            .collect();
+        taken.join(", or ")
     }
 }
 

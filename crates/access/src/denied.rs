@@ -10,7 +10,7 @@ use crate::CertificateError;
 pub enum Denied {
     /// No credential at all. The text lists what this daemon takes.
     #[error("missing credentials: {0}")]
-    Missing(&'static str),
+    Missing(String),
     /// A header that may be there once is there more than once.
     #[error("the header {0} is there more than once; send it once")]
     Repeated(&'static str),

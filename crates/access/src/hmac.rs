@@ -129,12 +129,10 @@ impl HmacKeys {
         let (key_id, secret) = entry
             .split_once(':')
             .ok_or("must be a key id, a colon and the secret in hex")?;
-        let secret = Zeroizing::new(hex::decode(secret).map_err(|error| match error {
-            // The error names the character, which belongs to the secret.
-            hex::FromHexError::InvalidHexCharacter { .. } => "the secret must be hex digits",
-            _ => "the secret must be an even number of hex digits",
-        })?);
-        self.add(key_id, secret)
+        // The cause names a character, which belongs to the secret.
+        let secret = hex::decode(secret)
+            .map_err(|_secret| "the secret must be an even number of hex digits")?;
+        self.add(key_id, Zeroizing::new(secret))
     }
 
     fn add(&mut self, key_id: &str, secret: Zeroizing<Vec<u8>>) -> Result<(), &'static str> {

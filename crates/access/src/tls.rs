@@ -323,3 +323,61 @@ fn pair_error(files: &TlsFiles, source: rustls::Error) -> TlsError {
         source => TlsError::BadPair { cert, key, source },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use rcgen::{
+        BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+        date_time_ymd,
+    };
+
+    use super::*;
+
+    /// A resumed session skips the checks of its certificate, so the listener makes them again.
+    #[test]
+    fn a_certificate_that_expired_since_its_session_began_is_refused() {
+        let mut ca = CertificateParams::default();
+        ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let ca_key = KeyPair::generate().expect("a key");
+        let ca_pem = ca.self_signed(&ca_key).expect("a CA").pem();
+        let issuer = Issuer::new(ca, ca_key);
+        let mut params = CertificateParams::default();
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        params.not_after = date_time_ymd(2500, 1, 1);
+        let key = KeyPair::generate().expect("a key");
+        let leaf = params.signed_by(&key, &issuer).expect("a leaf");
+
+        let path = |name: &str| Path::new(name).to_owned();
+        let files = TlsFiles {
+            cert: path("server.crt"),
+            key: path("server.key"),
+            client_ca: Some(path("ca.crt")),
+        };
+        let options = Options {
+            client_certificates: ClientCertificates::Required,
+            alpn: Vec::new(),
+            allow_client_cert_without_eku: false,
+        };
+        let bytes = |pem: String| zeroize::Zeroizing::new(pem.into_bytes());
+        let set = FileSet {
+            cert: bytes(leaf.pem()),
+            key: bytes(key.serialize_pem()),
+            client_ca: Some(bytes(ca_pem)),
+            digest: [0; 32],
+        };
+        let serving = Serving::new(&files, &options, &set).expect("a set that fits");
+        let end = serving.not_after_unix;
+        let verify = |at: u64| {
+            let now = UnixTime::since_unix_epoch(Duration::from_secs(at));
+            serving.verify(&[leaf.der().clone()], now)
+        };
+        assert!(verify(end).is_ok());
+        assert!(verify(end + 1).is_err());
+        assert!(
+            serving.verify(&[], UnixTime::now()).is_ok(),
+            "none was shown"
+        );
+    }
+}

@@ -6,7 +6,7 @@
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use rustls::{
-    HandshakeKind,
+    CertificateError, HandshakeKind,
     pki_types::{CertificateDer, UnixTime},
     server::Acceptor,
 };
@@ -67,7 +67,7 @@ impl Handshake {
             }
             Ok(Err(Failed::Refused(error))) => {
                 stats.handshake_failure();
-                refused(&error);
+                refused(&reason(&error));
                 None
             }
             Err(_elapsed) => {
@@ -76,6 +76,19 @@ impl Handshake {
                 None
             }
         }
+    }
+}
+
+/// What the log says. The TLS library shows a verifier's own errors as code.
+fn reason(error: &io::Error) -> String {
+    let cause = error
+        .get_ref()
+        .and_then(|cause| cause.downcast_ref::<rustls::Error>());
+    match cause {
+        Some(rustls::Error::InvalidCertificate(CertificateError::Other(ours))) => {
+            format!("invalid peer certificate: {ours}")
+        }
+        _ => error.to_string(),
     }
 }
 
