@@ -1,0 +1,77 @@
+//! What can go wrong with a KMS, in words that name the provider, the key, the endpoint and the cause.
+//!
+//! The SDKs' own error values are not kept: their `Debug` holds the raw response, which may hold
+//! the plaintext. Only the sentence of the deepest cause is.
+
+use std::time::Duration;
+
+use super::settings::{Problem, Provider};
+
+/// Why a KMS gave nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum KmsError {
+    /// The settings cannot work; each problem is one sentence.
+    #[error("the KMS settings are wrong: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Settings(Vec<Problem>),
+    /// A call failed.
+    #[error("{provider} KMS, {operation} with {resource} at {endpoint}: {fault}")]
+    Call {
+        /// Whose KMS.
+        provider: Provider,
+        /// What was asked for.
+        operation: &'static str,
+        /// The key, as the configuration names it.
+        resource: String,
+        /// Where it was asked.
+        endpoint: String,
+        /// What came of it.
+        #[source]
+        fault: Fault,
+    },
+}
+
+/// What came of a failed call.
+#[derive(Debug, thiserror::Error)]
+pub enum Fault {
+    /// The KMS, its credentials or the way to it failed: the deepest cause, in its own words.
+    #[error("{0}")]
+    Refused(String),
+    /// Nothing came within the timeout, credentials included.
+    #[error(
+        "no answer within {0:?}; see that the endpoint can be reached, or raise EVIDENCEOS_KMS_TIMEOUT"
+    )]
+    Deadline(Duration),
+    /// The plaintext is no key.
+    #[error("the plaintext has {0} bytes, and a key has 32; wrap the key again with `keys wrap`")]
+    Length(usize),
+    /// A part of the answer is absent, or does not match its checksum.
+    #[error("{0}; the answer was damaged on its way and is not used")]
+    Damaged(&'static str),
+    /// The signature is not the key's.
+    #[error("the signature does not verify with the key's public half, and is not used")]
+    BadSignature,
+    /// The key is not an Ed25519 key.
+    #[error(
+        "not an Ed25519 public key ({0}); make the key as ECC_NIST_EDWARDS25519 (AWS) or EC_SIGN_ED25519 (GCP)"
+    )]
+    KeyKind(String),
+    /// The provider or the mode has no such thing.
+    #[error("{0}")]
+    Unsupported(&'static str),
+}
+
+impl Fault {
+    /// The deepest cause of `error`, after `label` (a service's error code) where there is one.
+    #[cfg(any(feature = "kms-aws", feature = "kms-gcp", feature = "kms-azure"))]
+    pub(super) fn of(label: Option<&str>, error: &(dyn std::error::Error + 'static)) -> Self {
+        let mut deepest = error;
+        while let Some(source) = deepest.source() {
+            deepest = source;
+        }
+        let cause = deepest.to_string();
+        Self::Refused(match label {
+            Some(label) if !cause.contains(label) => format!("{label}: {cause}"),
+            _ => cause,
+        })
+    }
+}
