@@ -68,7 +68,11 @@ impl Aws {
             );
         }
         let shared = loader.load().await;
-        let seen = Seen::default();
+        let first = settings
+            .endpoint
+            .as_deref()
+            .unwrap_or("its default endpoint");
+        let seen = Seen(Arc::new(Mutex::new(first.into())));
         let mut config = aws_sdk_kms::config::Builder::from(&shared).interceptor(seen.clone());
         // Only the KMS lies behind our endpoint: the credentials' services keep theirs.
         if let Some(endpoint) = &settings.endpoint {
@@ -193,7 +197,9 @@ where
         )),
         // A proxy's or a load balancer's words are no JSON; their status tells the most.
         None => {
-            let status = error.raw_response().map(|raw| format!("HTTP {}", raw.status()));
+            let status = error
+                .raw_response()
+                .map(|raw| format!("HTTP {}", raw.status()));
             Fault::of(status.as_deref(), &error)
         }
     }
@@ -203,12 +209,6 @@ where
 /// request tells; and only here can plain http beyond loopback be stopped however it was asked for.
 #[derive(Clone, Debug)]
 struct Seen(Arc<Mutex<String>>);
-
-impl Default for Seen {
-    fn default() -> Self {
-        Self(Arc::new(Mutex::new("its default endpoint".into())))
-    }
-}
 
 impl Intercept for Seen {
     fn name(&self) -> &'static str {
@@ -227,7 +227,7 @@ impl Intercept for Seen {
         if private {
             Ok(())
         } else {
-            Err("plain http leaves this machine only over https; change the endpoint".into())
+            Err("plain http is refused beyond this machine; use an https endpoint".into())
         }
     }
 }

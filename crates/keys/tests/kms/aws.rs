@@ -306,6 +306,22 @@ async fn a_silent_endpoint_ends_at_the_deadline() {
 }
 
 #[tokio::test]
+async fn the_deadline_covers_the_search_for_credentials() {
+    let (_, server) = Aws::default().start().await;
+    let silent = Server::start(|_| None).await;
+    let pod = Case::new("aws")
+        .at(&server.url())
+        .with("AWS_REGION", "eu-west-1")
+        .with("AWS_CONTAINER_CREDENTIALS_FULL_URI", silent.url())
+        .within(Duration::from_secs(1));
+    let error = pod.wrap(KEY, &SECRET).await.expect_err("silence");
+    names(
+        &error,
+        &["aws KMS, wrap", &server.url(), "no answer within 1s"],
+    );
+}
+
+#[tokio::test]
 async fn wrong_or_absent_credentials_are_told() {
     let (_, server) = Aws::default().start().await;
     let error = caller(&server)
@@ -319,7 +335,7 @@ async fn wrong_or_absent_credentials_are_told() {
         .with("AWS_REGION", "eu-west-1")
         .with("AWS_EC2_METADATA_DISABLED", "true");
     let error = nobody.wrap(KEY, &SECRET).await.expect_err("absent");
-    names(&error, &["aws KMS, wrap", "credential"]);
+    names(&error, &["aws KMS, wrap", &server.url(), "credential"]);
 }
 
 #[tokio::test]

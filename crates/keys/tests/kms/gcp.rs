@@ -196,13 +196,8 @@ impl Lab {
             .with("GOOGLE_APPLICATION_CREDENTIALS", path)
     }
 
-    fn places(&self) -> [String; 2] {
-        ["gcp KMS".into(), self.server.url()]
-    }
-
     fn tells(&self, error: &str, parts: &[&str]) {
-        let [provider, endpoint] = self.places();
-        names(error, &[&provider, &endpoint]);
+        names(error, &["gcp KMS", &self.server.url()]);
         names(error, parts);
     }
 }
@@ -350,4 +345,25 @@ async fn a_key_id_without_its_ciphertext_cannot_be_unwrapped() {
             .expect_err("nothing to unwrap"),
         &["has no ciphertext", "keys wrap"],
     );
+}
+
+#[tokio::test]
+async fn a_private_authority_is_trusted_where_the_sdks_own_variable_names_it() {
+    let troubles = Troubles::default();
+    let server = Server::start_tls(move |asked| answer(&asked, &troubles)).await;
+    let lab = Lab {
+        server,
+        ..Lab::start().await
+    };
+    let ca = lab.server.ca_file();
+    let caller = lab
+        .caller()
+        .with("SSL_CERT_FILE", ca.to_str().expect("UTF-8"));
+    caller.wrap(KEY, &SECRET).await.expect("wrapped");
+    let error = lab
+        .caller()
+        .wrap(KEY, &SECRET)
+        .await
+        .expect_err("unknown authority");
+    lab.tells(&error, &["UnknownIssuer"]);
 }
