@@ -1,15 +1,17 @@
-//! Who calls. A development server on loopback checks nobody: a call without credentials is
-//! `anonymous` with every role, a call with a bearer token is a submitter of its own.
+//! Who calls, as the kernel knows him, and what is asked before a call gets to its handler.
 //!
-//! Identity comes from nothing else: headers in which a client says who it is are not read.
+//! Identity comes from `evidenceos-access` alone: a verified certificate, a token, a signature.
+//! Headers in which a client says who it is are dropped before anything else sees them.
 
-use evidenceos_kernel::{command::Caller, id::Digest};
-use tonic::{Status, metadata::MetadataMap};
+use std::{net::SocketAddr, sync::Arc};
 
-use crate::{grpc::status, keys::Keys};
+use arc_swap::ArcSwap;
+use evidenceos_access::{Authenticator, Credentials, Denied, Identity, Peer, Roles};
+use evidenceos_kernel::command::Caller;
+use http::HeaderMap;
+use tonic::transport::server::Connected;
 
-/// The longest bearer token, in bytes.
-const MAX_TOKEN: usize = 4_096;
+use crate::{config::IdentityConfig, keys::Keys, metrics::Metrics, server::unix_ms};
 
 /// A caller, and the name that its tag was made from.
 #[derive(Debug, Clone)]
@@ -18,58 +20,162 @@ pub struct Principal {
     pub name: String,
     /// What the kernel knows of it.
     pub caller: Caller,
+    /// What it may do.
+    pub roles: Roles,
+    /// Part of the key of its requests: processes that share a secret count from 1 each.
+    pub request_scope: Option<String>,
 }
 
-/// The principal of a call.
-///
-/// # Errors
-/// `UNAUTHENTICATED` where there is an `authorization` header that is no bearer token.
-pub fn principal(keys: &Keys, metadata: &MetadataMap) -> Result<Principal, Status> {
-    let Some(header) = metadata.get("authorization") else {
-        let name = "anonymous".to_owned();
-        let caller = Caller {
-            tag: keys.owner_tag(&name),
-            operator: true,
-            auditor: true,
+/// Tells callers apart; what it is told can be read again while it does.
+pub struct Gate {
+    config: IdentityConfig,
+    authenticator: ArcSwap<Authenticator>,
+    keys: Arc<Keys>,
+    metrics: Arc<Metrics>,
+}
+
+impl Gate {
+    /// A gate, from configuration that was checked.
+    ///
+    /// # Errors
+    /// Everything that is wrong with the files that it names.
+    pub fn new(
+        config: IdentityConfig,
+        keys: Arc<Keys>,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, Vec<String>> {
+        let authenticator = ArcSwap::from_pointee(config.load()?);
+        Ok(Self {
+            config,
+            authenticator,
+            keys,
+            metrics,
+        })
+    }
+
+    /// Reads policy and secrets again. What does not fit together leaves all as it was.
+    ///
+    /// # Errors
+    /// Everything that is wrong with them.
+    pub fn reload(&self) -> Result<(), Vec<String>> {
+        self.authenticator.store(Arc::new(self.config.load()?));
+        Ok(())
+    }
+
+    /// Whether nobody is asked who he is.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.authenticator.load().is_development()
+    }
+
+    /// Who makes a call.
+    ///
+    /// # Errors
+    /// Where there is no credential, or one that does not hold.
+    pub fn identify(
+        &self,
+        path: &str,
+        headers: &HeaderMap,
+        peer: Option<&Peer>,
+    ) -> Result<Principal, Denied> {
+        let credentials = Credentials {
+            path,
+            headers,
+            certificate: peer.and_then(Peer::certificate),
         };
-        return Ok(Principal { name, caller });
-    };
-    let token = header
-        .to_str()
-        .ok()
-        .and_then(|header| header.strip_prefix("Bearer "))
-        .map(str::trim)
-        .filter(|token| (1..=MAX_TOKEN).contains(&token.len()))
-        .ok_or_else(|| status::unauthenticated("authorization must be \"Bearer\" and a token"))?;
-    let name = format!("bearer:{}", Digest::of(token.as_bytes()));
-    let caller = Caller {
-        tag: keys.owner_tag(&name),
-        operator: false,
-        auditor: false,
-    };
-    Ok(Principal { name, caller })
+        let identified = self
+            .authenticator
+            .load()
+            .identify(unix_ms() / 1_000, &credentials);
+        self.metrics.identified(identified.as_ref().map(|i| i.kind));
+        identified.map(|identity| self.principal(identity))
+    }
+
+    fn principal(&self, identity: Identity) -> Principal {
+        Principal {
+            caller: Caller {
+                tag: self.keys.owner_tag(&identity.principal),
+                operator: identity.roles.operator,
+                auditor: identity.roles.auditor,
+            },
+            name: identity.principal,
+            roles: identity.roles,
+            request_scope: identity.request_scope,
+        }
+    }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// A connection, as the gRPC server wants it.
+pub struct GrpcConnection(pub evidenceos_access::Connection);
 
-    #[test]
-    fn who_says_who_he_is_is_nobody_else() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let keys = Keys::open(directory.path(), None, None).expect("first start");
-        let mut metadata = MetadataMap::new();
-        let nobody = principal(&keys, &metadata).expect("anonymous");
-        assert!(nobody.caller.operator);
-        metadata.insert("x-client-cert-san", "operator".parse().expect("ascii"));
-        metadata.insert("authorization", "Bearer secret".parse().expect("ascii"));
-        let bearer = principal(&keys, &metadata).expect("a token");
-        assert!(!bearer.caller.operator && !bearer.caller.auditor);
-        assert_eq!(bearer.name.len(), "bearer:".len() + 64);
-        assert_ne!(bearer.caller.tag, nobody.caller.tag);
-        for bad in ["Basic x", "Bearer ", "secret"] {
-            metadata.insert("authorization", bad.parse().expect("ascii"));
-            assert!(principal(&keys, &metadata).is_err(), "{bad}");
+/// What the layers of the gRPC server learn of a connection.
+#[derive(Debug, Clone)]
+pub struct GrpcPeer(pub Peer);
+
+impl GrpcPeer {
+    /// Where it calls from.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.0.address()
+    }
+}
+
+impl Connected for GrpcConnection {
+    type ConnectInfo = GrpcPeer;
+
+    fn connect_info(&self) -> GrpcPeer {
+        GrpcPeer(self.0.peer().clone())
+    }
+}
+
+mod io {
+    use std::{
+        io,
+        pin::Pin,
+        task::{Context, Poll},
+    };
+
+    use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+    use super::GrpcConnection;
+
+    impl AsyncRead for GrpcConnection {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            buf: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_read(cx, buf)
+        }
+    }
+
+    impl AsyncWrite for GrpcConnection {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            buf: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            Pin::new(&mut self.0).poll_write(cx, buf)
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_flush(cx)
+        }
+
+        fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_shutdown(cx)
+        }
+
+        fn poll_write_vectored(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            bufs: &[io::IoSlice<'_>],
+        ) -> Poll<io::Result<usize>> {
+            Pin::new(&mut self.0).poll_write_vectored(cx, bufs)
+        }
+
+        fn is_write_vectored(&self) -> bool {
+            self.0.is_write_vectored()
         }
     }
 }

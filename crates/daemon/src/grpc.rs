@@ -3,10 +3,13 @@
 //! Aliases of the published wire (`Freeze`, `Seal`, `GetCapsule`) end in `service`; statuses are
 //! made in [`status`] alone. Reads never pass the writer.
 
+mod gate;
 mod parse;
 mod reads;
 mod registration;
+mod rekey;
 mod render;
+pub mod rules;
 mod service;
 pub mod status;
 mod writes;
@@ -21,7 +24,7 @@ use evidenceos_driver::{Answer, Call, Failure, ReplyTo, mailbox::Mailbox};
 use evidenceos_kernel::{
     command::{Command, Reply, Request, Stamp},
     holdout::Holdout,
-    id::HoldoutId,
+    id::{Digest, HoldoutId},
     refusal::Refusal,
 };
 use evidenceos_store::{Done, Module, log::LogView, reader::Readers};
@@ -29,7 +32,7 @@ use lru::LruCache;
 use tokio::sync::{oneshot, watch};
 use tonic::Status;
 
-use crate::{auth::Principal, keys::Keys, runner::Guests};
+use crate::{auth::Principal, config::Config, holdout_keys::KeyShelf, keys::Keys, runner::Guests};
 
 /// Modules remembered as stored.
 const KNOWN_MODULES: NonZeroUsize = NonZeroUsize::new(4_096).expect("not zero");
@@ -54,8 +57,51 @@ pub struct Edge {
     pub done: Arc<Done>,
     /// The log index of the newest revocation.
     pub revoked: watch::Sender<u64>,
+    /// The size of the newest head that is shown.
+    pub released: watch::Sender<u64>,
+    /// Where the holdouts' keys lie; whoever rotates them holds it.
+    pub holdout_keys: tokio::sync::Mutex<Arc<KeyShelf>>,
+    /// How the daemon is set up, as far as callers may know.
+    pub serves: Serves,
+}
+
+/// How the daemon is set up, as far as callers may know.
+pub struct Serves {
+    /// Nobody is asked who he is.
+    pub development: bool,
+    /// gRPC is served under TLS.
+    pub tls: bool,
+    /// Client certificates are verified.
+    pub client_certificates: bool,
     /// What an operator should know.
     pub warnings: Vec<String>,
+}
+
+impl Serves {
+    /// From the configuration.
+    #[must_use]
+    pub fn new(config: &Config) -> Self {
+        let tls = config.listeners.tls.as_ref();
+        let development = config.is_development();
+        let mut warnings = Vec::new();
+        if development {
+            warnings.push("development server: no credentials are checked, every caller without a bearer token may do everything".to_owned());
+        }
+        if tls.is_none() && !config.listeners.grpc.ip().is_loopback() {
+            warnings.push("gRPC is served beyond loopback without TLS, as a flag demands: whoever sees the network sees tokens and answers".to_owned());
+        }
+        warnings.push(
+            "no anchor: a data directory restored from an older state will not be noticed"
+                .to_owned(),
+        );
+        Self {
+            development,
+            tls: tls.is_some(),
+            client_certificates: tls
+                .is_some_and(|tls| tls.clients != evidenceos_access::ClientCertificates::None),
+            warnings,
+        }
+    }
 }
 
 /// Digests of modules that are known to be stored, the latest few.
@@ -116,6 +162,16 @@ impl Catalog {
             .get(name)
             .cloned()
             .ok_or_else(|| status::refused(&Refusal::UnknownHoldout(name.to_owned())))
+    }
+
+    /// Notes that a holdout's items are in another blob.
+    fn moved(&self, id: HoldoutId, blob: Digest) {
+        if let Some(holdout) = self.by_id(id) {
+            self.add(&Holdout {
+                blob,
+                ..(*holdout).clone()
+            });
+        }
     }
 
     fn by_id(&self, id: HoldoutId) -> Option<Arc<Holdout>> {
@@ -192,4 +248,5 @@ fn unexpected(reply: &Reply) -> Status {
     status::internal(&format!("an unexpected reply: {reply:?}"))
 }
 
+pub use gate::GateLayer;
 pub use service::Service;

@@ -1,73 +1,68 @@
-//! The keys of a data directory: the log's signing key, and two secrets of the daemon's own.
+//! The keys that a running daemon uses: who signs the log, and the secrets of the data directory.
 //!
-//! | file in `keys/` | what | if lost |
-//! |---|---|---|
-//! | `<key-id>.key` | Ed25519 seed; the name is the hex SHA-256 of its public key | the log cannot go on |
-//! | `owners.secret` | keys the owner tags in public records | nobody owns the claims any more |
-//! | `holdouts.secret` | encrypts the holdouts | the holdouts are gone |
-//!
-//! All are 32 random bytes in a file of mode 0600, made at the first start and never again: a
-//! daemon that finds a log but no key stops, since a log must not change its identity because a
-//! volume was empty.
+//! Where keys lie and who may read them is `evidenceos-keys`' business; here they become the
+//! signers of one log. The key that signs may change while the daemon runs, so readers take it
+//! from [`Keys::signer`] each time. A log never changes its key in silence: see [`crate::rotation`].
 
 use std::{
-    fs::{self, DirBuilder, OpenOptions},
-    io::{Read as _, Write as _},
-    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
-    path::{Path, PathBuf},
+    path::Path,
+    sync::{Arc, PoisonError, RwLock},
 };
 
 use evidenceos_driver::Signer;
-use evidenceos_kernel::id::{Digest, OwnerTag};
-use evidenceos_store::{Head, StoreError, blobs};
-use evidenceos_tlog::{Checkpoint, Hash, SignedCheckpoint, SignerKey, VerifierKey, sth};
+use evidenceos_kernel::{
+    id::{Digest, OwnerTag},
+    log_key::LogKey,
+};
+use evidenceos_keys::{
+    Directory, KeyError, KeyId, Ring, Secret,
+    kms::{Kms, KmsError, KmsSigningKey},
+    public_key, secrets,
+};
+use evidenceos_store::Head;
+use evidenceos_tlog::{
+    Checkpoint, Hash, SignedCheckpoint, SignerKey, VerifierKey, note::KeyKind, sth,
+};
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 use thiserror::Error;
-use zeroize::Zeroizing;
 
-/// 32 secret bytes; never shown.
-pub type Secret = Zeroizing<[u8; 32]>;
+use crate::config::{Config, KeySource, KmsKeys};
 
-const OWNERS: &str = "owners.secret";
-const HOLDOUTS: &str = "holdouts.secret";
-
-/// Why the keys cannot be used.
+/// Why the log cannot be signed.
 #[derive(Debug, Error)]
-pub enum KeyError {
-    /// A file or directory.
+pub enum LogKeyError {
+    /// The key files.
     #[error(transparent)]
-    Store(#[from] StoreError),
-    /// A key that others can read.
+    Files(#[from] KeyError),
+    /// The KMS.
+    #[error(transparent)]
+    Kms(#[from] KmsError),
+    /// A first start that must not make a key.
     #[error(
-        "{path} has mode {mode:o} and owner {owner}; a key must belong to this user ({user}) or root and be closed to everybody else: chmod 600 {path}"
+        "{0} holds no signing key, and with TLS and authentication on none is made: a log must not change its key because a volume was empty. Bring the key back, import it with `evidenceos keys import --from DIR`, or for a new log run `evidenceos keys generate` or start once with --generate-key"
     )]
-    Open {
-        /// The file.
-        path: PathBuf,
-        /// Its permission bits.
-        mode: u32,
-        /// Its owner.
-        owner: u32,
-        /// Us.
-        user: u32,
-    },
-    /// A file that is no key.
-    #[error("{path} is not a key: {what}")]
-    NotAKey {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        what: String,
-    },
-    /// A log without its keys.
+    NotGenerated(std::path::PathBuf),
+    /// Another key than expected came out of the KMS.
     #[error(
-        "the data directory has a log, but {0} is missing; bring the keys directory back from a backup"
+        "the KMS gave the key {found}, but EVIDENCEOS_KMS_EXPECT_KEY_ID is {expected}; nothing was signed"
     )]
-    Missing(PathBuf),
-    /// More than one signing key.
-    #[error("{0} holds several signing keys; leave only the one that signs the log")]
-    Several(PathBuf),
+    Unexpected {
+        /// What came.
+        found: KeyId,
+        /// What was expected.
+        expected: KeyId,
+    },
+    /// The key that signed so far cannot link its successor.
+    #[error(
+        "the log was signed by key {old} so far, and would now be signed by {new}; the old key must vouch for the new one, and it is not there. Bring {old}.key back beside the new key (for a KMS: EVIDENCEOS_KMS_PREVIOUS_KEY_ID), start once, then remove it"
+    )]
+    NoPredecessor {
+        /// Who signed so far.
+        old: KeyId,
+        /// Who would sign.
+        new: KeyId,
+    },
     /// The origin of the log.
     #[error("--log-origin {asked:?}: this log's origin is {kept:?}, for ever; leave the flag out")]
     OtherOrigin {
@@ -81,51 +76,409 @@ pub enum KeyError {
         "--log-origin {0:?} cannot name a log; use a host name and a path without spaces or plus signs"
     )]
     Origin(String),
-    /// No random bytes.
-    #[error("the operating system gives no random bytes: {0}")]
-    Random(getrandom::Error),
 }
 
-/// The keys of a data directory.
+/// Signs for one log: with a key in memory, or by asking a KMS.
+#[derive(Clone)]
+pub struct LogSigner {
+    origin: String,
+    public_key: [u8; 32],
+    place: Place,
+}
+
+#[derive(Clone)]
+enum Place {
+    Memory(Arc<SignerKey>),
+    Kms(Arc<KmsSigningKey>),
+}
+
+impl LogSigner {
+    /// A signer with a key in memory.
+    ///
+    /// # Errors
+    /// Where the origin cannot name a log.
+    pub fn local(origin: &str, seed: &Secret) -> Result<Self, LogKeyError> {
+        let key = SignerKey::from_seed(origin, **seed)
+            .map_err(|_| LogKeyError::Origin(origin.to_owned()))?;
+        Ok(Self {
+            origin: origin.to_owned(),
+            public_key: key.public_key(),
+            place: Place::Memory(Arc::new(key)),
+        })
+    }
+
+    fn remote(origin: &str, key: Arc<KmsSigningKey>) -> Result<Self, LogKeyError> {
+        let public_key = key.public_key();
+        let signer = Self {
+            origin: origin.to_owned(),
+            public_key,
+            place: Place::Kms(key),
+        };
+        VerifierKey::new(origin, KeyKind::Ed25519, &public_key)
+            .map(|_| signer)
+            .map_err(|_| LogKeyError::Origin(origin.to_owned()))
+    }
+
+    /// The log's name.
+    #[must_use]
+    pub fn origin(&self) -> &str {
+        &self.origin
+    }
+
+    /// SHA-256 of the public key.
+    #[must_use]
+    pub fn key_id(&self) -> Digest {
+        Digest(KeyId::of(&self.public_key).0)
+    }
+
+    /// The public key.
+    #[must_use]
+    pub fn public_key(&self) -> [u8; 32] {
+        self.public_key
+    }
+
+    /// What verifiers need, as a C2SP verifier key.
+    #[must_use]
+    pub fn verifier(&self) -> VerifierKey {
+        verifier(&self.origin, &self.public_key)
+    }
+
+    /// Whether the key never leaves a KMS.
+    #[must_use]
+    pub fn is_remote(&self) -> bool {
+        matches!(self.place, Place::Kms(_))
+    }
+
+    /// Ed25519 over bytes, where the key is in memory.
+    #[must_use]
+    pub fn sign_here(&self, bytes: &[u8]) -> Option<[u8; 64]> {
+        match &self.place {
+            Place::Memory(key) => Some(key.sign_bytes(bytes)),
+            Place::Kms(_) => None,
+        }
+    }
+
+    /// Ed25519 over bytes, wherever the key is.
+    ///
+    /// # Errors
+    /// Where the KMS does not sign.
+    pub async fn sign_bytes(&self, bytes: &[u8]) -> Result<[u8; 64], KmsError> {
+        match &self.place {
+            Place::Memory(key) => Ok(key.sign_bytes(bytes)),
+            Place::Kms(key) => key.sign(bytes).await,
+        }
+    }
+
+    /// The signed head of a tree: over the wire's digest, and over the checkpoint's text.
+    ///
+    /// # Errors
+    /// Where the KMS does not sign.
+    pub async fn sign_head(&self, size: u64, root: Hash) -> Result<Head, KmsError> {
+        let checkpoint = self.checkpoint(size, root);
+        let signature = self
+            .sign_bytes(sth::sth_digest(size, root).as_bytes())
+            .await?;
+        let note = self.sign_bytes(checkpoint.to_string().as_bytes()).await?;
+        Ok(self.head(&checkpoint, &signature, note))
+    }
+
+    fn checkpoint(&self, size: u64, root: Hash) -> Checkpoint {
+        Checkpoint::new(&self.origin, size, root)
+            .unwrap_or_else(|error| unreachable!("our own origin was checked: {error}"))
+    }
+
+    fn head(&self, checkpoint: &Checkpoint, signature: &[u8; 64], note: [u8; 64]) -> Head {
+        let signed = SignedCheckpoint::from_signature(checkpoint.clone(), &self.verifier(), &note)
+            .unwrap_or_else(|error| unreachable!("our own signature was checked: {error}"));
+        Head {
+            size: checkpoint.size(),
+            root: checkpoint.root().0,
+            signature: signature.to_vec(),
+            key_id: self.key_id(),
+            checkpoint: signed.to_string(),
+        }
+    }
+}
+
+/// The verifier key of a log's key.
+#[must_use]
+pub fn verifier(origin: &str, public_key: &[u8; 32]) -> VerifierKey {
+    VerifierKey::new(origin, KeyKind::Ed25519, public_key)
+        .unwrap_or_else(|error| unreachable!("our own origin was checked: {error}"))
+}
+
+/// A key in memory, as the driver signs with it.
+pub struct InMemory {
+    signer: LogSigner,
+    key: Arc<SignerKey>,
+}
+
+impl InMemory {
+    /// The signer, if its key is in memory.
+    #[must_use]
+    pub fn of(signer: &LogSigner) -> Option<Self> {
+        match &signer.place {
+            Place::Memory(key) => Some(Self {
+                signer: signer.clone(),
+                key: Arc::clone(key),
+            }),
+            Place::Kms(_) => None,
+        }
+    }
+}
+
+impl Signer for InMemory {
+    fn sign(&self, size: u64, root: Hash) -> Head {
+        let checkpoint = self.signer.checkpoint(size, root);
+        let signature = self.key.sign_bytes(sth::sth_digest(size, root).as_bytes());
+        let note = self.key.sign_bytes(checkpoint.to_string().as_bytes());
+        self.signer.head(&checkpoint, &signature, note)
+    }
+
+    fn origin(&self) -> &str {
+        &self.signer.origin
+    }
+
+    fn public_key(&self) -> [u8; 32] {
+        self.signer.public_key
+    }
+
+    fn sign_bytes(&self, bytes: &[u8]) -> [u8; 64] {
+        self.key.sign_bytes(bytes)
+    }
+}
+
+/// The keys that a log finds at a start: who signs it, and who did before.
+pub struct LogKeys {
+    /// Signs from now on.
+    pub signer: LogSigner,
+    /// Signed so far, where it is another: it must vouch for the new one.
+    pub predecessor: Option<LogSigner>,
+    /// Public keys that are known beside those of the log's history.
+    known: Vec<[u8; 32]>,
+}
+
+impl LogKeys {
+    /// Finds the key that signs, by files or KMS, and the one before it if that is another. Asks
+    /// the KMS, so that it must not be called where others wait.
+    ///
+    /// # Errors
+    /// Where there is no key, it is not the expected one, or nobody can vouch for it.
+    pub fn find(
+        config: &Config,
+        head: Option<&Head>,
+        runtime: &tokio::runtime::Handle,
+    ) -> Result<Self, LogKeyError> {
+        let so_far = head.map(|head| KeyId(head.key_id.0));
+        let path = config.data_dir.join("keys");
+        let (found, ring) = match &config.keys {
+            KeySource::Files(asked) => {
+                let ring = file_ring(&path, config.generate_key && head.is_none())?;
+                let id = ring.choose(*asked, so_far)?;
+                (Found::Seed(ring.seed(id)?), Some(ring))
+            }
+            KeySource::Kms(keys) => {
+                let found = runtime.block_on(in_kms(keys, keys.key.as_ref()))?;
+                // Keys of the time before the KMS may still lie there.
+                let ring = path.exists().then(|| Ring::open(&path)).transpose()?;
+                (found, ring)
+            }
+        };
+        if let KeySource::Kms(keys) = &config.keys
+            && let Some(expected) = keys.expect
+            && found.id() != expected
+        {
+            let found = found.id();
+            return Err(LogKeyError::Unexpected { found, expected });
+        }
+        let origin = choose_origin(head, config.log_origin.as_deref(), found.id())?;
+        let predecessor = match so_far.filter(|old| *old != found.id()) {
+            None => None,
+            Some(old) => {
+                let new = found.id();
+                let before = predecessor(&config.keys, ring.as_ref(), old, runtime)?
+                    .ok_or(LogKeyError::NoPredecessor { old, new })?;
+                Some(before.signer(&origin)?)
+            }
+        };
+        let known = ring.map_or_else(Vec::new, |ring| ring.keys().values().copied().collect());
+        Ok(Self {
+            signer: found.signer(&origin)?,
+            predecessor,
+            known,
+        })
+    }
+}
+
+enum Found {
+    Seed(Secret),
+    Kms(Arc<KmsSigningKey>),
+}
+
+impl Found {
+    fn id(&self) -> KeyId {
+        KeyId::of(&match self {
+            Self::Seed(seed) => public_key(seed),
+            Self::Kms(key) => key.public_key(),
+        })
+    }
+
+    fn signer(self, origin: &str) -> Result<LogSigner, LogKeyError> {
+        match self {
+            Self::Seed(seed) => LogSigner::local(origin, &seed),
+            Self::Kms(key) => LogSigner::remote(origin, key),
+        }
+    }
+}
+
+fn file_ring(path: &Path, may_generate: bool) -> Result<Ring, LogKeyError> {
+    let mut ring = if may_generate || path.exists() {
+        Ring::open_or_create(path)?
+    } else {
+        return Err(LogKeyError::NotGenerated(path.to_owned()));
+    };
+    if ring.keys().is_empty() {
+        if !may_generate {
+            return Err(LogKeyError::NotGenerated(path.to_owned()));
+        }
+        ring.generate()?;
+    }
+    Ok(ring)
+}
+
+/// A key in the KMS: unwrapped into memory, or one that stays there. The mock's own key needs no
+/// name.
+async fn in_kms(
+    keys: &KmsKeys,
+    key: Option<&evidenceos_keys::kms::KeyRef>,
+) -> Result<Found, LogKeyError> {
+    let kms = Kms::new(keys.settings.clone())?;
+    let own = evidenceos_keys::kms::KeyRef {
+        resource: "mock".to_owned(),
+        ciphertext: None,
+    };
+    match key {
+        Some(key) if key.ciphertext.is_none() => {
+            Ok(Found::Kms(Arc::new(kms.signing_key(&key.resource).await?)))
+        }
+        key => Ok(Found::Seed(kms.unwrap(key.unwrap_or(&own)).await?)),
+    }
+}
+
+fn predecessor(
+    source: &KeySource,
+    ring: Option<&Ring>,
+    old: KeyId,
+    runtime: &tokio::runtime::Handle,
+) -> Result<Option<Found>, LogKeyError> {
+    if let Some(ring) = ring.filter(|ring| ring.keys().contains_key(&old)) {
+        return Ok(Some(Found::Seed(ring.seed(old)?)));
+    }
+    let KeySource::Kms(keys) = source else {
+        return Ok(None);
+    };
+    let Some(previous) = &keys.previous else {
+        return Ok(None);
+    };
+    let found = runtime.block_on(in_kms(keys, Some(previous)))?;
+    Ok(Some(found).filter(|found| found.id() == old))
+}
+
+/// The origin is kept in every head; it can be chosen before the first one only.
+fn choose_origin(
+    head: Option<&Head>,
+    asked: Option<&str>,
+    key: KeyId,
+) -> Result<String, LogKeyError> {
+    let kept = head
+        .and_then(|head| head.checkpoint.lines().next())
+        .map(str::to_owned);
+    match (kept, asked) {
+        (Some(kept), Some(asked)) if kept != asked => Err(LogKeyError::OtherOrigin {
+            asked: asked.to_owned(),
+            kept,
+        }),
+        (Some(kept), _) => Ok(kept),
+        (None, Some(asked)) => Ok(asked.to_owned()),
+        (None, None) => Ok(format!("evidenceos.local/{}", &key.to_string()[..16])),
+    }
+}
+
+/// The keys of a running daemon.
 pub struct Keys {
-    /// Signs the log's heads.
-    pub signer: LocalSigner,
     owners: Secret,
-    /// Encrypts the holdouts.
-    pub holdouts: Secret,
+    log: RwLock<Log>,
+}
+
+struct Log {
+    signer: LogSigner,
+    /// A key that was handed to the writer and has not taken over yet.
+    next: Option<LogSigner>,
+    history: Vec<LogKey>,
+    known: Vec<[u8; 32]>,
 }
 
 impl Keys {
-    /// Loads the keys, or makes them at the first start.
-    ///
-    /// # Errors
-    /// Where a key is missing, open to others, or no key at all.
-    pub fn open(
-        data_directory: &Path,
-        head: Option<&Head>,
-        origin: Option<&str>,
-    ) -> Result<Self, KeyError> {
-        let directory = data_directory.join("keys");
-        let first_start = head.is_none();
-        if first_start && !directory.exists() {
-            DirBuilder::new()
-                .mode(0o700)
-                .create(&directory)
-                .map_err(StoreError::io("create", &directory))?;
-            blobs::sync_directory(data_directory)?;
+    /// The keys of a log with its history.
+    #[must_use]
+    pub fn new(owners: Secret, log: LogKeys, history: Vec<LogKey>) -> Self {
+        Self {
+            owners,
+            log: RwLock::new(Log {
+                signer: log.signer,
+                next: None,
+                history,
+                known: log.known,
+            }),
         }
-        let seed = signing_seed(&directory, first_start)?;
-        let public = ed25519_dalek::SigningKey::from_bytes(&seed)
-            .verifying_key()
-            .to_bytes();
-        let key_id = Digest(sth::key_id(&public).0);
-        let origin = choose_origin(head, origin, key_id)?;
-        let signer = LocalSigner::new(&origin, &seed, key_id)?;
-        Ok(Self {
-            signer,
-            owners: secret(&directory.join(OWNERS), first_start)?,
-            holdouts: secret(&directory.join(HOLDOUTS), first_start)?,
+    }
+
+    /// Who signs the log at this moment.
+    #[must_use]
+    pub fn signer(&self) -> LogSigner {
+        self.read(|log| log.signer.clone())
+    }
+
+    /// The log's name.
+    #[must_use]
+    pub fn origin(&self) -> String {
+        self.read(|log| log.signer.origin.clone())
+    }
+
+    /// A public key by its id: of the log's history, or one that lies ready. With it, since which
+    /// size it signs, if it does.
+    #[must_use]
+    pub fn public_key(&self, id: Digest) -> Option<([u8; 32], Option<u64>)> {
+        self.read(|log| {
+            let signed = log.history.iter().find(|key| key.id == id);
+            signed
+                .map(|key| (key.public_key, Some(key.since_size)))
+                .or_else(|| {
+                    let ready = log.known.iter().find(|key| Digest::of(*key) == id);
+                    ready.map(|key| (*key, None))
+                })
         })
+    }
+
+    /// The keys that have signed the log, in order.
+    #[must_use]
+    pub fn history(&self) -> Vec<LogKey> {
+        self.read(|log| log.history.clone())
+    }
+
+    /// Notes a key that the writer was handed.
+    pub fn expect(&self, next: LogSigner) {
+        self.write(|log| log.next = Some(next));
+    }
+
+    /// Notes that the key that the writer was handed signs from now on.
+    pub fn took_over(&self, key: &LogKey) {
+        self.write(|log| {
+            if let Some(next) = log.next.take_if(|next| next.public_key == key.public_key) {
+                log.signer = next;
+            }
+            log.history.push(*key);
+        });
     }
 
     /// The tag of a principal in public records.
@@ -147,258 +500,33 @@ impl Keys {
         mac.update(bytes);
         Digest(mac.finalize().into_bytes().into())
     }
-}
 
-/// Signs with a key in memory.
-#[derive(Clone)]
-pub struct LocalSigner {
-    origin: String,
-    key: std::sync::Arc<SignerKey>,
-    key_id: Digest,
-}
-
-impl LocalSigner {
-    fn new(origin: &str, seed: &Secret, key_id: Digest) -> Result<Self, KeyError> {
-        let key = SignerKey::from_seed(origin, **seed)
-            .map_err(|_| KeyError::Origin(origin.to_owned()))?;
-        Ok(Self {
-            origin: origin.to_owned(),
-            key: std::sync::Arc::new(key),
-            key_id,
-        })
+    fn read<T>(&self, look: impl FnOnce(&Log) -> T) -> T {
+        look(&self.log.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The log's name.
-    #[must_use]
-    pub fn origin(&self) -> &str {
-        &self.origin
-    }
-
-    /// SHA-256 of the public key.
-    #[must_use]
-    pub fn key_id(&self) -> Digest {
-        self.key_id
-    }
-
-    /// The public key.
-    #[must_use]
-    pub fn public_key(&self) -> [u8; 32] {
-        self.verifier().public_key().to_owned()
-    }
-
-    /// What verifiers need, as a C2SP verifier key.
-    #[must_use]
-    pub fn verifier(&self) -> VerifierKey {
-        self.key.verifier().clone()
-    }
-
-    /// Ed25519 over bytes.
-    #[must_use]
-    pub fn sign_bytes(&self, bytes: &[u8]) -> [u8; 64] {
-        self.key.sign_bytes(bytes)
+    fn write(&self, change: impl FnOnce(&mut Log)) {
+        change(&mut self.log.write().unwrap_or_else(PoisonError::into_inner));
     }
 }
 
-impl Signer for LocalSigner {
-    fn sign(&self, size: u64, root: Hash) -> Head {
-        let checkpoint = Checkpoint::new(&self.origin, size, root)
-            .and_then(|checkpoint| SignedCheckpoint::sign(checkpoint, &self.key))
-            .unwrap_or_else(|error| unreachable!("our own origin signs: {error}"));
-        Head {
-            size,
-            root: root.0,
-            signature: self
-                .sign_bytes(sth::sth_digest(size, root).as_bytes())
-                .to_vec(),
-            key_id: self.key_id,
-            checkpoint: checkpoint.to_string(),
-        }
-    }
-}
-
-/// The origin is kept in every head; it can be chosen before the first one only.
-fn choose_origin(
-    head: Option<&Head>,
-    asked: Option<&str>,
-    key_id: Digest,
-) -> Result<String, KeyError> {
-    let kept = head
-        .and_then(|head| head.checkpoint.lines().next())
-        .map(str::to_owned);
-    match (kept, asked) {
-        (Some(kept), Some(asked)) if kept != asked => Err(KeyError::OtherOrigin {
-            asked: asked.to_owned(),
-            kept,
-        }),
-        (Some(kept), _) => Ok(kept),
-        (None, Some(asked)) => Ok(asked.to_owned()),
-        (None, None) => Ok(format!("evidenceos.local/{}", &key_id.to_hex()[..16])),
-    }
-}
-
-fn signing_seed(directory: &Path, first_start: bool) -> Result<Secret, KeyError> {
-    let mut keys: Vec<PathBuf> = fs::read_dir(directory)
-        .and_then(|entries| entries.map(|entry| entry.map(|e| e.path())).collect())
-        .or_else(|error: std::io::Error| match error.kind() {
-            std::io::ErrorKind::NotFound => Ok(Vec::new()),
-            _ => Err(StoreError::io("list", directory)(error)),
-        })?;
-    keys.retain(|path| path.extension().is_some_and(|extension| extension == "key"));
-    match keys.as_slice() {
-        [] if first_start => {
-            let seed = draw()?;
-            write(&directory.join(format!("{}.key", key_id(&seed))), &seed)?;
-            Ok(seed)
-        }
-        [] => Err(KeyError::Missing(directory.join("<key-id>.key"))),
-        [path] => {
-            let seed = read(path)?;
-            let id = key_id(&seed);
-            if path.file_stem().and_then(|stem| stem.to_str()) == Some(&id) {
-                Ok(seed)
-            } else {
-                Err(KeyError::NotAKey {
-                    path: path.clone(),
-                    what: format!("its name does not match its content; it must be named {id}.key"),
-                })
-            }
-        }
-        _ => Err(KeyError::Several(directory.to_owned())),
-    }
-}
-
-fn key_id(seed: &Secret) -> String {
-    let public = ed25519_dalek::SigningKey::from_bytes(seed)
-        .verifying_key()
-        .to_bytes();
-    sth::key_id(&public).to_hex()
-}
-
-fn secret(path: &Path, first_start: bool) -> Result<Secret, KeyError> {
-    if path.exists() {
-        return read(path);
-    }
-    if !first_start {
-        return Err(KeyError::Missing(path.to_owned()));
-    }
-    let secret = draw()?;
-    write(path, &secret)?;
-    Ok(secret)
-}
-
-/// 32 bytes from the operating system.
+/// The directory of imported secrets, if there is one.
 ///
 /// # Errors
-/// Where it has none.
-pub fn draw() -> Result<Secret, KeyError> {
-    let mut secret = Secret::default();
-    getrandom::fill(secret.as_mut_slice()).map_err(KeyError::Random)?;
-    Ok(secret)
+/// Where it is open to others.
+pub fn imported(data_directory: &Path) -> Result<Option<Directory>, KeyError> {
+    let path = data_directory.join("keys");
+    path.exists().then(|| Directory::open(&path)).transpose()
 }
 
-/// Reads a key, checking on the open file that it is one and that nobody else can read it.
-fn read(path: &Path) -> Result<Secret, KeyError> {
-    let no_follow = (rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::CLOEXEC).bits();
-    let mut file = OpenOptions::new()
-        .read(true)
-        .custom_flags(no_follow as i32)
-        .open(path)
-        .map_err(StoreError::io("open", path))?;
-    let metadata = file.metadata().map_err(StoreError::io("read", path))?;
-    let user = rustix::process::geteuid().as_raw();
-    let (mode, owner) = (metadata.mode() & 0o777, metadata.uid());
-    if mode & 0o077 != 0 || (owner != user && owner != 0) {
-        return Err(KeyError::Open {
-            path: path.to_owned(),
-            mode,
-            owner,
-            user,
-        });
-    }
-    let not_a_key = |what: &str| KeyError::NotAKey {
-        path: path.to_owned(),
-        what: what.to_owned(),
-    };
-    if !metadata.is_file() || metadata.len() != 32 {
-        return Err(not_a_key("it must be a file of 32 bytes"));
-    }
-    let mut secret = Secret::default();
-    file.read_exact(secret.as_mut_slice())
-        .map_err(StoreError::io("read", path))?;
-    Ok(secret)
-}
-
-/// Puts a key in place whole: temporary file of mode 0600, fsync, rename, fsync of the directory.
-fn write(path: &Path, secret: &Secret) -> Result<(), KeyError> {
-    let temporary = path.with_extension("new");
-    let _ = fs::remove_file(&temporary);
-    OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&temporary)
-        .and_then(|mut file| {
-            file.write_all(secret.as_slice())
-                .and_then(|()| file.sync_all())
-        })
-        .map_err(StoreError::io("write", &temporary))?;
-    fs::rename(&temporary, path).map_err(StoreError::io("rename", path))?;
-    path.parent().map_or(Ok(()), blobs::sync_directory)?;
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
-
-    use super::*;
-
-    fn head(keys: &Keys) -> Head {
-        keys.signer.sign(1, Hash([7; 32]))
-    }
-
-    #[test]
-    fn keys_made_at_the_first_start_are_found_at_the_next() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let first = Keys::open(directory.path(), None, None).expect("first start");
-        let head = head(&first);
-        let second = Keys::open(directory.path(), Some(&head), None).expect("second start");
-        assert_eq!(first.signer.origin(), second.signer.origin());
-        assert_eq!(first.owner_tag("anonymous"), second.owner_tag("anonymous"));
-        assert_ne!(first.owner_tag("anonymous"), first.owner_tag("bearer:00"));
-        assert!(matches!(
-            Keys::open(directory.path(), Some(&head), Some("other.example/log")),
-            Err(KeyError::OtherOrigin { .. })
-        ));
-    }
-
-    #[test]
-    fn a_log_without_its_keys_stops() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let keys = Keys::open(directory.path(), None, None).expect("first start");
-        let head = head(&keys);
-        for name in [OWNERS, HOLDOUTS] {
-            let path = directory.path().join("keys").join(name);
-            let kept = fs::read(&path).expect("written");
-            fs::remove_file(&path).expect("there");
-            assert!(matches!(
-                Keys::open(directory.path(), Some(&head), None),
-                Err(KeyError::Missing(_))
-            ));
-            fs::write(&path, kept).expect("writable");
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("ours");
-        }
-    }
-
-    #[test]
-    fn a_key_that_others_can_read_is_refused() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let head = head(&Keys::open(directory.path(), None, None).expect("first start"));
-        let path = directory.path().join("keys").join(OWNERS);
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).expect("ours");
-        let refused = Keys::open(directory.path(), Some(&head), None)
-            .err()
-            .expect("open to others");
-        assert!(refused.to_string().contains("chmod 600"), "{refused}");
-    }
+/// The secret that keys the owner tags.
+///
+/// # Errors
+/// Where it is open to others, or missing although there is a log.
+pub fn owners(
+    own: &Directory,
+    imported: Option<&Directory>,
+    first_start: bool,
+) -> Result<Secret, KeyError> {
+    secrets::open(imported, own, secrets::OWNERS, first_start)
 }

@@ -9,10 +9,16 @@
 pub mod auth;
 pub mod config;
 pub mod grpc;
+pub mod holdout_keys;
+pub mod http;
 pub mod keys;
+pub mod metrics;
+mod opening;
+mod rotation;
 mod run;
 pub mod runner;
 pub mod server;
+mod serving;
 pub mod vault;
 
 pub use config::Config;

@@ -2,12 +2,11 @@
 
 use std::{ffi::OsString, io::IsTerminal as _, process::ExitCode, time::Duration};
 
-use clap::Parser as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use crate::{
-    config::{Config, Flags, LogFormat},
+    config::{self, Asked, Config, Flags, Layers, LogFormat},
     server::{self, Running},
 };
 
@@ -25,22 +24,75 @@ pub fn main() -> ExitCode {
 /// The daemon with given arguments, the first being the program's name.
 #[must_use]
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let flags = match Flags::try_parse_from(arguments) {
-        Ok(flags) => flags,
+    let asked = match Flags::ask(arguments) {
+        Ok(asked) => asked,
         Err(error) => {
             // Help and version are errors of this kind too, and go to standard output.
             let _ = error.print();
             return ExitCode::from(if error.use_stderr() { BAD_CONFIG } else { 0 });
         }
     };
-    let config = match flags.resolve() {
-        Ok(config) => config,
-        Err(error) => {
-            eprintln!("evidenceos-daemon: {error}");
-            return ExitCode::from(BAD_CONFIG);
-        }
+    let asked = match asked {
+        Ok(asked) => asked,
+        Err(error) => return bad_config(&error),
     };
+    match asked {
+        Asked::Show(layers) => show(&layers),
+        Asked::Check(layers) => match Config::new(&layers.settings) {
+            Ok(config) => check(&config),
+            Err(error) => bad_config(&error),
+        },
+        Asked::Serve(layers) => match Config::new(&layers.settings) {
+            Ok(config) => begin(config),
+            Err(error) => bad_config(&error),
+        },
+    }
+}
+
+fn bad_config(error: &config::ConfigError) -> ExitCode {
+    for problem in &error.0 {
+        eprintln!("evidenceos-daemon: {problem}");
+    }
+    ExitCode::from(BAD_CONFIG)
+}
+
+fn show(layers: &Layers) -> ExitCode {
+    for line in layers.shown() {
+        println!("{line}");
+    }
+    ExitCode::SUCCESS
+}
+
+fn check(config: &Config) -> ExitCode {
+    let checked = config::check(config);
+    for warning in &checked.warnings {
+        println!("warning: {warning}");
+    }
+    if !checked.problems.is_empty() {
+        return bad_config(&config::ConfigError(checked.problems));
+    }
+    println!(
+        "fine: gRPC on {}{}, {}",
+        config.listeners.grpc,
+        if config.listeners.tls.is_some() {
+            " under TLS"
+        } else {
+            ""
+        },
+        if config.is_development() {
+            "development: nobody is asked who he is"
+        } else {
+            "callers must say who they are"
+        }
+    );
+    ExitCode::SUCCESS
+}
+
+fn begin(config: Config) -> ExitCode {
     set_up_logging(&config);
+    if !config.allow_core_dumps {
+        keep_memory_private();
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -67,8 +119,23 @@ fn set_up_logging(config: &Config) {
     };
 }
 
+/// Keys are in this process's memory: no core file of it, and no debugger of the same user.
+fn keep_memory_private() {
+    use rustix::process::{DumpableBehavior, Resource, Rlimit};
+    let none = Rlimit {
+        current: Some(0),
+        maximum: Some(0),
+    };
+    let done = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
+        .and_then(|()| rustix::process::setrlimit(Resource::Core, none));
+    if let Err(error) = done {
+        tracing::warn!(%error, "a crash may leave this process's memory, keys included, in a core file");
+    }
+}
+
 async fn serve(config: Config) -> ExitCode {
     let data_dir = config.data_dir.clone();
+    let development = config.is_development();
     let running = match server::start(config).await {
         Ok(running) => running,
         Err(error) => {
@@ -77,10 +144,20 @@ async fn serve(config: Config) -> ExitCode {
         }
     };
     println!(
-        "EvidenceOS {} development server on {} over {}: loopback only, no credentials checked, every caller may do everything. Log key: {}",
+        "EvidenceOS {} {} on {} over {}{}. Log key: {}",
         env!("CARGO_PKG_VERSION"),
+        if development {
+            "development server"
+        } else {
+            "serves"
+        },
         running.grpc_address(),
         data_dir.display(),
+        if development {
+            ": no credentials checked, every caller may do everything"
+        } else {
+            ""
+        },
         running.log_vkey(),
     );
     if let Err(error) = until_told_to_stop(&running).await {
@@ -103,11 +180,18 @@ async fn serve(config: Config) -> ExitCode {
 async fn until_told_to_stop(running: &Running) -> std::io::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
     let mut look = tokio::time::interval(LOOK_AFTER);
     loop {
         tokio::select! {
             _ = terminate.recv() => return Ok(()),
             _ = interrupt.recv() => return Ok(()),
+            _ = hangup.recv() => match running.reload().await {
+                Ok(()) => tracing::info!("certificates, roles, secrets and keys were read again"),
+                Err(problems) => for problem in problems {
+                    tracing::error!(problem, "not taken over; what was there goes on");
+                },
+            },
             _ = look.tick() => if running.has_failed() { return Ok(()) },
         }
     }

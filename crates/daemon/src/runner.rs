@@ -30,7 +30,7 @@ use evidenceos_kernel::{
 use evidenceos_sandbox::{AskError, End, Limits, Oracle, Prepared, Sandbox, TrapCause};
 use evidenceos_store::{MAX_ROW_BYTES, reader::Readers};
 
-use crate::vault::{OpenHoldout, Vault};
+use crate::vault::{Binding, OpenHoldout, Vault};
 
 /// Niceness of threads that nobody waits for at once.
 const BACKGROUND_NICENESS: i32 = 10;
@@ -110,10 +110,13 @@ fn panic_message(panic: &(dyn Any + Send)) -> String {
 
 impl Guests {
     fn run(&self, work: Work) -> Result<Done, String> {
-        let share = work.description.policy.answer_share_micros;
+        let binding = Binding {
+            reference: &work.reference,
+            policy: &work.description.policy,
+        };
         let holdout = self
             .vault
-            .open(work.holdout, &work.blob, share)
+            .open(work.holdout, &work.blob, binding)
             .map_err(|error| error.to_string())?;
         let module = self.module(&work)?;
         let terms = &work.claim.terms;

@@ -1,17 +1,29 @@
 //! The private items: encrypted at rest, opened only where a run needs them.
 //!
-//! A holdout's secret, units, labels and keyed item ids are one blob, AES-256-GCM under the
-//! data directory's holdout key, named by the digest of its ciphertext. Opened holdouts are kept
-//! in memory, a bounded number of items.
+//! A holdout's secret, units, labels and keyed item ids are one blob, AES-256-GCM under a holdout
+//! key, named by the digest of its ciphertext and bound to the holdout's name and policy: a blob
+//! that is put in the place of another does not open. Opened holdouts are kept in memory, a
+//! bounded number of items.
+//!
+//! | bytes | what |
+//! |---|---|
+//! | 4 | `EVH2` |
+//! | 8 | tag of the key |
+//! | 12 | nonce |
+//! | rest | ciphertext and its 16-byte authentication tag |
 
 use std::{
     collections::HashSet,
     num::NonZeroUsize,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, RwLock},
 };
 
-use aes_gcm::{Aes256Gcm, Key, KeyInit as _, Nonce, aead::Aead as _};
+use aes_gcm::{
+    Aes256Gcm, Key, KeyInit as _, Nonce,
+    aead::{Aead as _, Payload},
+};
 use evidenceos_kernel::{
+    holdout::{Holdout, Policy},
     id::{Digest, HoldoutId},
     score::Classes,
     split::{self, Salts},
@@ -21,11 +33,14 @@ use evidenceos_tlog::{Tree, leaf_hash};
 use lru::LruCache;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
-use zeroize::{Zeroize, ZeroizeOnDrop};
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
-use crate::keys::Secret;
+use crate::holdout_keys::{HoldoutKey, HoldoutKeys, Tag};
 
+const MAGIC: &[u8; 4] = b"EVH2";
 const NONCE_LEN: usize = 12;
+/// What the associated data begins with.
+const PURPOSE: &str = "evidenceos:holdout_items:v2";
 /// Opened holdouts kept; the largest takes some ten MiB.
 const KEPT: NonZeroUsize = NonZeroUsize::new(16).expect("not zero");
 
@@ -37,9 +52,9 @@ pub enum VaultError {
     Store(#[from] StoreError),
     /// The blob does not open under our key.
     #[error(
-        "the items of holdout {0} do not open under this data directory's key; bring keys/holdouts.secret back from a backup"
+        "the items of holdout {0:?} do not open under this data directory's keys; bring the secrets directory back from a backup"
     )]
-    Sealed(HoldoutId),
+    Sealed(String),
     /// No random bytes.
     #[error("the operating system gives no random bytes: {0}")]
     Random(getrandom::Error),
@@ -153,9 +168,44 @@ impl OpenHoldout {
     }
 }
 
+/// What a holdout's items are bound to.
+#[derive(Clone, Copy)]
+pub struct Binding<'h> {
+    /// The holdout's name.
+    pub reference: &'h str,
+    /// Its policy.
+    pub policy: &'h Policy,
+}
+
+impl<'h> Binding<'h> {
+    /// What a registered holdout's items are bound to.
+    #[must_use]
+    pub fn of(holdout: &'h Holdout) -> Self {
+        Self {
+            reference: &holdout.reference,
+            policy: &holdout.description.policy,
+        }
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        // The digest has a fixed length, so that no name can be taken for part of it.
+        [
+            PURPOSE.as_bytes(),
+            &[0],
+            self.policy.hash().as_bytes(),
+            self.reference.as_bytes(),
+        ]
+        .concat()
+    }
+
+    fn does_not_open(&self) -> VaultError {
+        VaultError::Sealed(self.reference.to_owned())
+    }
+}
+
 /// Where the holdouts are.
 pub struct Vault {
-    key: Secret,
+    keys: RwLock<HoldoutKeys>,
     blobs: Blobs,
     open: Mutex<LruCache<HoldoutId, Arc<OpenHoldout>>>,
 }
@@ -163,47 +213,67 @@ pub struct Vault {
 impl Vault {
     /// A vault over blobs.
     #[must_use]
-    pub fn new(key: Secret, blobs: Blobs) -> Self {
+    pub fn new(keys: HoldoutKeys, blobs: Blobs) -> Self {
         Self {
-            key,
+            keys: RwLock::new(keys),
             blobs,
             open: Mutex::new(LruCache::new(KEPT)),
         }
     }
 
-    /// Encrypts items and makes them durable.
+    /// Encrypts items under the active key and makes them durable.
     ///
     /// # Errors
     /// Where the blob cannot be written.
-    pub fn put(&self, items: &Items) -> Result<Digest, VaultError> {
+    pub fn put(&self, items: &Items, binding: Binding<'_>) -> Result<Digest, VaultError> {
+        let active = self.keys().active;
+        self.put_under(&active, items, binding)
+    }
+
+    /// As [`Vault::put`], under a given key.
+    ///
+    /// # Errors
+    /// As [`Vault::put`].
+    pub fn put_under(
+        &self,
+        key: &HoldoutKey,
+        items: &Items,
+        binding: Binding<'_>,
+    ) -> Result<Digest, VaultError> {
         let mut nonce = [0; NONCE_LEN];
         getrandom::fill(&mut nonce).map_err(VaultError::Random)?;
-        let mut plain = postcard::to_allocvec(items)
-            .unwrap_or_else(|error| unreachable!("items encode into memory: {error}"));
-        let sealed = self
-            .cipher()
-            .encrypt(&Nonce::from(nonce), plain.as_slice())
+        let plain = Zeroizing::new(
+            postcard::to_allocvec(items)
+                .unwrap_or_else(|error| unreachable!("items encode into memory: {error}")),
+        );
+        let payload = Payload {
+            msg: &plain,
+            aad: &binding.bytes(),
+        };
+        let sealed = cipher(key)
+            .encrypt(&Nonce::from(nonce), payload)
             .unwrap_or_else(|_| unreachable!("AES-GCM takes some ten MiB"));
-        plain.zeroize();
-        Ok(self.blobs.put(&[nonce.as_slice(), &sealed].concat())?)
+        let blob = [MAGIC.as_slice(), &key.tag, &nonce, &sealed].concat();
+        Ok(self.blobs.put(&blob)?)
     }
 
     /// A holdout, from memory or its blob.
     ///
     /// # Errors
-    /// Where the blob is missing, damaged, or of another key.
+    /// Where the blob is missing, damaged, of another key or of another holdout.
     pub fn open(
         &self,
         id: HoldoutId,
         blob: &Digest,
-        answer_share_micros: u32,
+        binding: Binding<'_>,
     ) -> Result<Arc<OpenHoldout>, VaultError> {
         let lock = || self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(open) = lock().get(&id) {
             return Ok(Arc::clone(open));
         }
-        let items = self.read(id, blob)?;
-        let open = OpenHoldout::new(items, answer_share_micros).ok_or(VaultError::Sealed(id))?;
+        let items = self.read(blob, binding)?;
+        let open = OpenHoldout::new(items, binding.policy.answer_share_micros)
+            .ok_or_else(|| binding.does_not_open())?;
         let open = Arc::new(open);
         lock().put(id, Arc::clone(&open));
         Ok(open)
@@ -213,27 +283,75 @@ impl Vault {
     ///
     /// # Errors
     /// As [`Vault::open`].
-    pub fn read(&self, id: HoldoutId, blob: &Digest) -> Result<Items, VaultError> {
+    pub fn read(&self, blob: &Digest, binding: Binding<'_>) -> Result<Items, VaultError> {
         let bytes = self.blobs.get(blob)?;
-        let (nonce, sealed) = bytes
+        let (tag, rest) = tagged(&bytes).ok_or_else(|| binding.does_not_open())?;
+        let (nonce, sealed) = rest
             .split_first_chunk::<NONCE_LEN>()
-            .ok_or(VaultError::Sealed(id))?;
-        let mut plain = self
-            .cipher()
-            .decrypt(&Nonce::from(*nonce), sealed)
-            .map_err(|_| VaultError::Sealed(id))?;
-        let items = postcard::from_bytes(&plain).map_err(|_| VaultError::Sealed(id));
-        plain.zeroize();
-        items
+            .ok_or_else(|| binding.does_not_open())?;
+        let keys = self.keys();
+        let key = keys.of(&tag).ok_or_else(|| binding.does_not_open())?;
+        let payload = Payload {
+            msg: sealed,
+            aad: &binding.bytes(),
+        };
+        let plain = cipher(key)
+            .decrypt(&Nonce::from(*nonce), payload)
+            .map(Zeroizing::new)
+            .map_err(|_| binding.does_not_open())?;
+        postcard::from_bytes(&plain).map_err(|_| binding.does_not_open())
     }
 
-    fn cipher(&self) -> Aes256Gcm {
-        Aes256Gcm::new(&Key::<Aes256Gcm>::from(*self.key))
+    /// The tag of the key that a blob needs.
+    ///
+    /// # Errors
+    /// Where the blob cannot be read.
+    pub fn tag_of(&self, blob: &Digest) -> Result<Option<Tag>, VaultError> {
+        let bytes = self.blobs.get(blob)?;
+        Ok(tagged(&bytes).map(|(tag, _)| tag))
     }
+
+    /// Encrypts what is new under another key from now on. The old one still opens what runs
+    /// under way may need.
+    pub fn follow(&self, next: HoldoutKey) {
+        self.keys
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .follow(next);
+    }
+
+    /// Knows another key, which encrypts nothing yet.
+    pub fn know(&self, next: HoldoutKey) {
+        self.keys
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .others
+            .push(next);
+    }
+
+    fn keys(&self) -> HoldoutKeys {
+        self.keys
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+}
+
+fn tagged(bytes: &[u8]) -> Option<(Tag, &[u8])> {
+    let rest = bytes.strip_prefix(MAGIC)?;
+    rest.split_first_chunk::<8>()
+        .map(|(tag, rest)| (*tag, rest))
+}
+
+fn cipher(key: &HoldoutKey) -> Aes256Gcm {
+    Aes256Gcm::new(&Key::<Aes256Gcm>::from(*key.secret))
 }
 
 #[cfg(test)]
 mod tests {
+    use evidenceos_kernel::bits::MicroBits;
+    use evidenceos_keys::Secret;
+
     use super::*;
 
     fn items() -> Items {
@@ -245,35 +363,90 @@ mod tests {
         }
     }
 
-    #[test]
-    fn what_was_put_is_opened_under_the_same_key_only() {
-        let directory = tempfile::tempdir().expect("a directory");
+    fn policy(share: u32) -> Policy {
+        Policy {
+            answer_share_micros: share,
+            ..Policy::with_sealed_budget(MicroBits::from_bits(64))
+        }
+    }
+
+    fn vault(directory: &tempfile::TempDir, keys: &[u8]) -> Vault {
         let blobs = Blobs::open(directory.path()).expect("writable");
-        let vault = Vault::new(Secret::new([1; 32]), blobs.clone());
-        let (id, blob) = (HoldoutId([9; 32]), vault.put(&items()).expect("writable"));
-        let open = vault.open(id, &blob, 250_000).expect("same key");
-        assert_eq!(open.labels(), items().labels);
-        assert_eq!(open.split().answer_items, 1);
-        assert_eq!(
-            open.part_mask().iter().filter(|part| **part == 1).count(),
-            1
-        );
-        let other = Vault::new(Secret::new([2; 32]), blobs);
-        assert!(matches!(
-            other.open(id, &blob, 0),
-            Err(VaultError::Sealed(_))
-        ));
+        let mut keys = keys
+            .iter()
+            .map(|byte| HoldoutKey::new(Secret::new([*byte; 32])));
+        let active = keys.next().expect("a key");
+        let others = keys.collect();
+        Vault::new(HoldoutKeys { active, others }, blobs)
+    }
+
+    #[test]
+    fn what_was_put_opens_under_its_key_its_name_and_its_policy_only() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (quarter, third) = (policy(250_000), policy(333_333));
+        let binding = Binding {
+            reference: "mine",
+            policy: &quarter,
+        };
+        let blob = vault(&directory, &[1])
+            .put(&items(), binding)
+            .expect("writable");
+        let id = HoldoutId([9; 32]);
+        for keys in [&[1][..], &[2, 1]] {
+            let open = vault(&directory, keys)
+                .open(id, &blob, binding)
+                .expect("its key is known");
+            assert_eq!(open.labels(), items().labels);
+            assert_eq!(open.split().answer_items, 1);
+        }
+        let renamed = Binding {
+            reference: "yours",
+            ..binding
+        };
+        let other_policy = Binding {
+            policy: &third,
+            ..binding
+        };
+        for (keys, binding) in [(&[2][..], binding), (&[1], renamed), (&[1], other_policy)] {
+            let refused = vault(&directory, keys).open(id, &blob, binding);
+            assert!(matches!(refused, Err(VaultError::Sealed(_))));
+        }
+    }
+
+    #[test]
+    fn another_key_takes_over_and_the_old_one_still_opens() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let policy = policy(250_000);
+        let binding = Binding {
+            reference: "mine",
+            policy: &policy,
+        };
+        let vault = vault(&directory, &[1]);
+        let old = vault.put(&items(), binding).expect("writable");
+        let next = HoldoutKey::new(Secret::new([2; 32]));
+        let tag = next.tag;
+        vault.follow(next);
+        let new = vault.put(&items(), binding).expect("writable");
+        assert_eq!(vault.tag_of(&new).expect("there"), Some(tag));
+        for blob in [old, new] {
+            let read = vault.read(&blob, binding).expect("both keys are known");
+            assert_eq!(read.labels, items().labels);
+        }
     }
 
     #[test]
     fn labels_are_not_in_the_blob_as_they_are() {
         let directory = tempfile::tempdir().expect("a directory");
-        let blobs = Blobs::open(directory.path()).expect("writable");
-        let vault = Vault::new(Secret::new([1; 32]), blobs.clone());
         let mut many = items();
         many.labels = [1, 0].repeat(500);
-        let blob = vault.put(&many).expect("writable");
-        let bytes = blobs.get(&blob).expect("there");
+        let policy = policy(0);
+        let binding = Binding {
+            reference: "mine",
+            policy: &policy,
+        };
+        let vault = vault(&directory, &[1]);
+        let blob = vault.put(&many, binding).expect("writable");
+        let bytes = vault.blobs.get(&blob).expect("there");
         assert!(!bytes.windows(16).any(|window| window == &many.labels[..16]));
     }
 }

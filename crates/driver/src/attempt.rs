@@ -278,6 +278,7 @@ impl<S: Store> Making<'_, S> {
         };
         self.attempt.works.push(Work {
             holdout,
+            reference: held.reference.clone(),
             blob: held.blob,
             description: held.description.clone(),
             number,

@@ -106,6 +106,8 @@ struct Pending {
 pub struct Work {
     /// The holdout.
     pub holdout: HoldoutId,
+    /// Its name.
+    pub reference: String,
     /// Its encrypted items.
     pub blob: Digest,
     /// Its policy and sizes.
@@ -455,8 +457,7 @@ impl<S: Store> Driver<S> {
         for key in &batch.changes.log_keys {
             self.publisher.rotated(key);
         }
-        if let Some((head, tree, full)) =
-            self.heads.committed(batch.head, &mut self.tree, rotated)
+        if let Some((head, tree, full)) = self.heads.committed(batch.head, &mut self.tree, rotated)
         {
             self.publisher.release(Released::new(head, tree), full);
         }

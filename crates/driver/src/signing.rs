@@ -120,11 +120,14 @@ impl Heads {
         };
         match result {
             Ok(head) if fits(&head) => self.back = Some(head),
-            Ok(head) => tracing::error!(size = head.size, "a head came back that was not asked for"),
+            Ok(head) => {
+                tracing::error!(size = head.size, "a head came back that was not asked for")
+            }
             Err(error) => {
                 tracing::error!(error, "the log's head could not be signed; appends go on");
                 let asked = self.asked.take();
-                self.carried.extend(asked.into_iter().flat_map(|asked| asked.full));
+                self.carried
+                    .extend(asked.into_iter().flat_map(|asked| asked.full));
             }
         }
     }

@@ -41,8 +41,8 @@ impl Directory {
 
     fn open_unchecked(path: &Path) -> Result<Self, KeyError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let fd = rustix::fs::open(path, flags, Mode::empty())
-            .map_err(KeyError::errno("open", path))?;
+        let fd =
+            rustix::fs::open(path, flags, Mode::empty()).map_err(KeyError::errno("open", path))?;
         Ok(Self {
             fd,
             path: path.to_owned(),

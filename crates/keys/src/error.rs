@@ -46,7 +46,9 @@ pub enum KeyError {
         what: String,
     },
     /// A key under another's name.
-    #[error("{path} holds the key {found}: its name does not match its content; rename it to {found}.key")]
+    #[error(
+        "{path} holds the key {found}: its name does not match its content; rename it to {found}.key"
+    )]
     WrongName {
         /// The file.
         path: PathBuf,
@@ -80,9 +82,7 @@ pub enum KeyError {
         count: usize,
     },
     /// A secret that the data directory depends on.
-    #[error(
-        "the data directory has a log, but {0} is missing; bring it back from a backup"
-    )]
+    #[error("the data directory has a log, but {0} is missing; bring it back from a backup")]
     Missing(PathBuf),
     /// A mount that everybody can read.
     #[error(
@@ -95,7 +95,9 @@ pub enum KeyError {
         mode: u32,
     },
     /// A link out of the mount.
-    #[error("{0} is a link that leads out of the directory that is imported; copy the key itself there")]
+    #[error(
+        "{0} is a link that leads out of the directory that is imported; copy the key itself there"
+    )]
     LeadsOut(PathBuf),
     /// Two secrets under one name.
     #[error("{0} is there already and holds something else; nothing was overwritten")]

@@ -57,11 +57,7 @@ pub fn import(from: &Path, to: &Path) -> Result<Imported, KeyError> {
     store(to, &seeds, others)
 }
 
-fn store(
-    to: &Path,
-    seeds: &[Secret],
-    others: Vec<(String, Secret)>,
-) -> Result<Imported, KeyError> {
+fn store(to: &Path, seeds: &[Secret], others: Vec<(String, Secret)>) -> Result<Imported, KeyError> {
     let mut imported = Imported::default();
     let mut ring = Ring::open_or_create(to)?;
     let directory = Directory::open(to)?;

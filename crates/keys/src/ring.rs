@@ -155,11 +155,7 @@ impl Ring {
     ///
     /// # Errors
     /// Where that key is not there, there is none, or several and no choice.
-    pub fn choose(
-        &self,
-        asked: Option<KeyId>,
-        so_far: Option<KeyId>,
-    ) -> Result<KeyId, KeyError> {
+    pub fn choose(&self, asked: Option<KeyId>, so_far: Option<KeyId>) -> Result<KeyId, KeyError> {
         if let Some(id) = asked {
             return self.known(id);
         }

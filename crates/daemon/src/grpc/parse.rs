@@ -3,7 +3,7 @@
 use evidenceos_kernel::{
     claim::{Artifact, Lane},
     command::Stamp,
-    id::{ClaimId, Digest, Fingerprint, OwnerTag, RequestKey},
+    id::{ClaimId, Digest, Fingerprint, RequestKey},
 };
 use evidenceos_proto as wire;
 use prost::Message;
@@ -11,6 +11,7 @@ use sha2::{Digest as _, Sha256};
 use tonic::{Status, metadata::MetadataMap};
 
 use super::status::invalid;
+use crate::auth::Principal;
 
 /// Integers in public records stay below 2⁵³.
 const MAX_PUBLIC_INT: u64 = (1 << 53) - 1;
@@ -20,14 +21,15 @@ const DEFAULT_ORACLE: &str = "builtin.accuracy";
 const LEGACY_SCHEMA: &str = "legacy/v1";
 
 /// The idempotency key of a request, if it carries one. `method` is part of the key, the owner
-/// too: nobody meets another's requests.
+/// too: nobody meets another's requests. So is what a signature covers beside the id, since
+/// processes that share a secret count their ids from 1 each.
 pub fn stamp(
     metadata: &MetadataMap,
-    owner: OwnerTag,
+    principal: &Principal,
     method: &'static str,
     content: &impl Message,
 ) -> Result<Option<Stamp>, Status> {
-    stamp_of(metadata, owner, method, || {
+    stamp_of(metadata, principal, method, || {
         Fingerprint::of(&content.encode_to_vec())
     })
 }
@@ -35,7 +37,7 @@ pub fn stamp(
 /// As [`stamp`], for content that is fingerprinted differently.
 pub fn stamp_of(
     metadata: &MetadataMap,
-    owner: OwnerTag,
+    principal: &Principal,
     method: &'static str,
     fingerprint: impl FnOnce() -> Fingerprint,
 ) -> Result<Option<Stamp>, Status> {
@@ -55,10 +57,13 @@ pub fn stamp_of(
             )
         })?;
     let digest: [u8; 32] = Sha256::new()
-        .chain_update(owner.as_bytes())
+        .chain_update(principal.caller.tag.as_bytes())
         .chain_update(method)
         .chain_update([0])
         .chain_update(id)
+        // Neither an id nor a timestamp has a zero byte.
+        .chain_update([0])
+        .chain_update(principal.request_scope.as_deref().unwrap_or_default())
         .finalize()
         .into();
     let mut key = RequestKey([0; 16]);
@@ -189,6 +194,9 @@ pub fn artifacts(artifacts: &[wire::Artifact]) -> Result<Vec<Artifact>, Status> 
 
 #[cfg(test)]
 mod tests {
+    use evidenceos_access::Roles;
+    use evidenceos_kernel::{command::Caller, id::OwnerTag};
+
     use super::*;
 
     #[test]
@@ -205,26 +213,41 @@ mod tests {
     }
 
     #[test]
-    fn the_same_id_of_two_principals_is_two_keys() {
+    fn the_same_id_of_two_principals_or_signed_times_is_two_keys() {
         let mut metadata = MetadataMap::new();
         let content = wire::SealRequest::default();
+        let principal = |tag: u8, scope: Option<&str>| Principal {
+            name: String::new(),
+            caller: Caller {
+                tag: OwnerTag([tag; 16]),
+                operator: false,
+                auditor: false,
+            },
+            roles: Roles::SUBMITTER,
+            request_scope: scope.map(str::to_owned),
+        };
         assert_eq!(
-            stamp(&metadata, OwnerTag([1; 16]), "m", &content).expect("none"),
+            stamp(&metadata, &principal(1, None), "m", &content).expect("none"),
             None
         );
         metadata.insert("x-request-id", "id-1".parse().expect("ascii"));
-        let key = |tag, method| {
-            let stamp = stamp(&metadata, OwnerTag([tag; 16]), method, &content).expect("fine");
+        let key = |tag, method, scope| {
+            let stamp = stamp(&metadata, &principal(tag, scope), method, &content).expect("fine");
             stamp.expect("an id").key
         };
-        assert_eq!(key(1, "m"), key(1, "m"));
-        assert_ne!(key(1, "m"), key(2, "m"));
-        assert_ne!(key(1, "m"), key(1, "n"));
+        assert_eq!(key(1, "m", None), key(1, "m", None));
+        assert_ne!(key(1, "m", None), key(2, "m", None));
+        assert_ne!(key(1, "m", None), key(1, "n", None));
+        assert_ne!(key(1, "m", Some("1700000000")), key(1, "m", None));
+        assert_ne!(
+            key(1, "m", Some("1700000000")),
+            key(1, "m", Some("1700000001"))
+        );
         let long = "x".repeat(129);
         for bad in ["a b", &long] {
             metadata.insert("x-request-id", bad.parse().expect("ascii"));
             assert!(
-                stamp(&metadata, OwnerTag([1; 16]), "m", &content).is_err(),
+                stamp(&metadata, &principal(1, None), "m", &content).is_err(),
                 "{bad}"
             );
         }

@@ -1,6 +1,6 @@
 //! Calls that only read: committed rows and proofs, never through the writer.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use evidenceos_kernel::{
@@ -14,14 +14,18 @@ use evidenceos_proto as wire;
 use evidenceos_store::Entry;
 use evidenceos_tlog::Hash;
 use prost::bytes::Bytes;
-use tonic::Status;
+use tonic::{Status, metadata::MetadataMap};
 
 use super::{
     Edge, parse, render,
     status::{self, internal, invalid, not_found, precondition, refused},
     unexpected,
 };
-use crate::{auth::Principal, vault::Items};
+use crate::{
+    auth::Principal,
+    keys::verifier,
+    vault::{Binding, Items},
+};
 
 /// Revocations in one reply.
 const FEED_PAGE: usize = 1_000;
@@ -30,6 +34,8 @@ const MAX_ENTRIES: u32 = 256;
 /// Claims or holdouts in one reply, and unless asked otherwise.
 const MAX_PAGE: u32 = 500;
 const PAGE: u32 = 50;
+/// How long a fetch waits for a KMS to sign.
+const SIGNED_WITHIN: Duration = Duration::from_secs(20);
 
 impl Edge {
     /// A claim that the caller may read; another's looks like none.
@@ -120,19 +126,64 @@ impl Edge {
         &self,
         request: &wire::GetPublicKeyRequest,
     ) -> Result<wire::GetPublicKeyResponse, Status> {
-        let signer = &self.keys.signer;
         let asked = parse::maybe_digest("key_id", &request.key_id)?;
-        if asked.is_some_and(|asked| asked != signer.key_id()) {
-            return Err(not_found(
-                "KEY_NOT_FOUND",
-                "no key of this log has that id; leave it empty for the one that signs",
-            ));
-        }
+        let public_key = match asked {
+            None => self.keys.signer().public_key(),
+            Some(id) => match self.keys.public_key(id) {
+                Some((public_key, _)) => public_key,
+                None => {
+                    return Err(not_found(
+                        "KEY_NOT_FOUND",
+                        "no key of this log has that id; leave it empty for the one that signs",
+                    ));
+                }
+            },
+        };
         Ok(wire::GetPublicKeyResponse {
-            ed25519_public_key: render::bytes(&signer.public_key()),
-            key_id: render::bytes(signer.key_id().as_bytes()),
-            vkey: signer.verifier().to_string(),
+            ed25519_public_key: render::bytes(&public_key),
+            key_id: render::bytes(Digest::of(&public_key).as_bytes()),
+            vkey: verifier(&self.keys.origin(), &public_key).to_string(),
         })
+    }
+
+    pub(super) fn log_keys(&self) -> wire::ListLogKeysResponse {
+        let origin = self.keys.origin();
+        let keys = self.keys.history();
+        wire::ListLogKeysResponse {
+            keys: keys
+                .iter()
+                .map(|key| wire::LogKey {
+                    ed25519_public_key: render::bytes(&key.public_key),
+                    key_id: render::bytes(key.id.as_bytes()),
+                    vkey: verifier(&origin, &key.public_key).to_string(),
+                    since_size: key.since_size,
+                })
+                .collect(),
+        }
+    }
+
+    /// Waits until a signed head covers the result of a claim: where the key is in a KMS that is
+    /// a moment after the claim was settled.
+    pub(super) async fn until_signed(
+        self: &Arc<Self>,
+        principal: &Principal,
+        id: &Bytes,
+    ) -> Result<(), Status> {
+        if !self.keys.signer().is_remote() {
+            return Ok(());
+        }
+        let (reader, id) = (principal.clone(), id.clone());
+        let index = self
+            .blocking(move |edge| edge.settled(&reader, &id).map(|(result, _)| result.index))
+            .await?;
+        let mut released = self.released.subscribe();
+        let covered = released.wait_for(|size| *size > index);
+        match tokio::time::timeout(SIGNED_WITHIN, covered).await {
+            Ok(_) => Ok(()),
+            Err(_) => Err(status::unavailable(
+                "the log's key is in a KMS that does not answer; the result is durable, ask again",
+            )),
+        }
     }
 
     pub(super) fn tree_head(&self) -> wire::GetSignedTreeHeadResponse {
@@ -235,12 +286,13 @@ impl Edge {
             claims.iter().filter_map(render::revocation).collect();
         let last = entries.last().map_or(after, |entry| entry.etl_index);
         let head = render::head(&self.log.released().head);
+        // A key in a KMS signs heads only: there the entries stand for themselves, in the log.
         let signature = self
             .keys
-            .signer
-            .sign_bytes(&revocations_digest(&entries, &head).0);
+            .signer()
+            .sign_here(&revocations_digest(&entries, &head).0);
         let feed = wire::GetRevocationFeedResponse {
-            signature: render::bytes(&signature),
+            signature: signature.map_or_else(Bytes::new, |signature| render::bytes(&signature)),
             key_id: head.key_id.clone(),
             signed_tree_head: Some(head),
             entries,
@@ -393,6 +445,7 @@ impl Edge {
     pub(super) async fn open_holdout(
         self: &Arc<Self>,
         principal: &Principal,
+        metadata: &MetadataMap,
         request: &wire::OpenHoldoutRequest,
     ) -> Result<Vec<u8>, Status> {
         let fixed = self.catalog.find(&request.holdout)?;
@@ -408,7 +461,8 @@ impl Edge {
             .await?;
         if !opened {
             let command = Command::OpenHoldout { holdout: fixed.id };
-            match self.call(principal, None, command, None).await? {
+            let stamp = parse::stamp(metadata, principal, "OpenHoldout", request)?;
+            match self.call(principal, stamp, command, None).await? {
                 Reply::Holdout(_) => {}
                 other => return Err(unexpected(&other)),
             }
@@ -416,7 +470,7 @@ impl Edge {
         self.blocking(move |edge| {
             let vault = &edge.guests.vault;
             let items = vault
-                .read(fixed.id, &fixed.blob)
+                .read(&fixed.blob, Binding::of(&fixed))
                 .map_err(|error| internal(&error))?;
             Ok(opening(&fixed, &items))
         })

@@ -23,8 +23,8 @@ use super::{
     status::{internal, invalid, refused},
 };
 use crate::{
-    keys::{self, Keys},
-    vault::{Items, OpenHoldout, Vault},
+    keys::Keys,
+    vault::{Binding, Items, OpenHoldout, Vault},
 };
 
 /// The largest piece of a stream.
@@ -163,7 +163,7 @@ impl Submitted {
         others: &[Arc<Holdout>],
     ) -> Result<(Command, Vec<String>), Status> {
         let labels_key = keys.keyed("labels", &self.labels);
-        let secret = keys::draw().map_err(|error| internal(&error))?;
+        let secret = evidenceos_keys::draw().map_err(|error| internal(&error))?;
         let items = Items {
             secret: *secret,
             labels: self.labels.clone(),
@@ -195,7 +195,13 @@ impl Submitted {
             policy,
             null_spec: self.null_spec.clone(),
         };
-        let blob = vault.put(open.items()).map_err(|error| internal(&error))?;
+        let binding = Binding {
+            reference: &self.reference,
+            policy: &description.policy,
+        };
+        let blob = vault
+            .put(open.items(), binding)
+            .map_err(|error| internal(&error))?;
         let put = PutHoldout {
             reference: self.reference.clone(),
             description,
@@ -235,7 +241,7 @@ fn check_overlap(vault: &Vault, items: &Items, others: &[Arc<Holdout>]) -> Resul
     }
     for other in others.iter().filter(|other| other.has_item_ids) {
         let theirs = vault
-            .read(other.id, &other.blob)
+            .read(&other.blob, Binding::of(other))
             .map_err(|error| internal(&error))?;
         if items.shares_item_with(&theirs) {
             return Err(refused(

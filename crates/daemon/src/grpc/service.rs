@@ -16,9 +16,9 @@ use tonic::{Request, Response, Status, Streaming, metadata::MetadataValue};
 
 use super::{
     Edge,
-    status::{precondition, unimplemented},
+    status::{precondition, unauthenticated, unimplemented},
 };
-use crate::auth::{self, Principal};
+use crate::auth::Principal;
 
 /// SHA-256 of the published schema: it names the wire that is spoken.
 const PROTO_HASH: &str = "9d53726935aa537ab68849be060bc20cef2fe675b57a1ec8fc974aab928a4099";
@@ -48,7 +48,11 @@ impl Service {
     }
 
     fn principal<T>(&self, request: &Request<T>) -> Result<Principal, Status> {
-        auth::principal(&self.edge.keys, request.metadata())
+        let principal = request.extensions().get::<Principal>();
+        // Without the gate there is no caller: a bug of ours, and nobody's call.
+        principal
+            .cloned()
+            .ok_or_else(|| unauthenticated("the caller was not identified"))
     }
 
     /// A read, beside the threads that serve.
@@ -108,7 +112,8 @@ impl EvidenceOs for Service {
         request: Request<wire::GetServerInfoRequest>,
     ) -> Reply<wire::GetServerInfoResponse> {
         let principal = self.principal(&request)?;
-        let signer = &self.edge.keys.signer;
+        let signer = self.edge.keys.signer();
+        let serves = &self.edge.serves;
         Ok(Response::new(wire::GetServerInfoResponse {
             protocol_semver: PROTOCOL.to_owned(),
             proto_hash: PROTO_HASH.to_owned(),
@@ -119,12 +124,16 @@ impl EvidenceOs for Service {
                 .unwrap_or("unknown")
                 .to_owned(),
             daemon_version: format!("evidenceosd/{}", env!("CARGO_PKG_VERSION")),
-            feature_flags: Some(wire::FeatureFlags::default()),
-            development: true,
+            feature_flags: Some(wire::FeatureFlags {
+                tls_enabled: serves.tls,
+                mtls_enabled: serves.client_certificates,
+                ..Default::default()
+            }),
+            development: serves.development,
             log_origin: signer.origin().to_owned(),
             log_vkey: signer.verifier().to_string(),
             engine: self.edge.guests.sandbox.engine_id().to_owned(),
-            warnings: self.edge.warnings.clone(),
+            warnings: serves.warnings.clone(),
             owner_tag_hex: principal.caller.tag.to_hex(),
             principal: principal.name,
             counters: Some(counters(&self.edge.done)),
@@ -136,7 +145,10 @@ impl EvidenceOs for Service {
         request: Request<wire::CreateClaimRequest>,
     ) -> Reply<wire::CreateClaimResponse> {
         let principal = self.principal(&request)?;
-        let created = self.edge.create_v1(&principal, request.get_ref()).await?;
+        let created = self
+            .edge
+            .create_v1(&principal, request.metadata(), request.get_ref())
+            .await?;
         let reply = wire::CreateClaimResponse {
             claim_id: created.claim_id,
             state: created.state,
@@ -239,6 +251,9 @@ impl EvidenceOs for Service {
         &self,
         request: Request<wire::FetchCapsuleRequest>,
     ) -> Reply<wire::FetchCapsuleResponse> {
+        self.edge
+            .until_signed(&self.principal(&request)?, &request.get_ref().claim_id)
+            .await?;
         self.read(request, Edge::fetch_capsule).await
     }
 
@@ -404,7 +419,7 @@ impl EvidenceOs for Service {
         let principal = self.principal(&request)?;
         let opening = self
             .edge
-            .open_holdout(&principal, request.get_ref())
+            .open_holdout(&principal, request.metadata(), request.get_ref())
             .await?;
         Ok(Response::new(chunks(opening, |chunk| {
             wire::OpenHoldoutResponse { chunk }
@@ -464,6 +479,24 @@ impl EvidenceOs for Service {
     ) -> Reply<wire::GetCheckpointResponse> {
         let checkpoint = self.edge.log.released().head.checkpoint.clone();
         Ok(Response::new(wire::GetCheckpointResponse { checkpoint }))
+    }
+
+    async fn list_log_keys(
+        &self,
+        _: Request<wire::ListLogKeysRequest>,
+    ) -> Reply<wire::ListLogKeysResponse> {
+        Ok(Response::new(self.edge.log_keys()))
+    }
+
+    async fn rotate_holdout_key(
+        &self,
+        request: Request<wire::RotateHoldoutKeyRequest>,
+    ) -> Reply<wire::RotateHoldoutKeyResponse> {
+        let principal = self.principal(&request)?;
+        self.edge
+            .rotate_holdout_key(&principal)
+            .await
+            .map(Response::new)
     }
 
     async fn list_entries(

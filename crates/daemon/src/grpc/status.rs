@@ -52,6 +52,17 @@ pub fn unauthenticated(message: &str) -> Status {
     )
 }
 
+/// A caller who is known, and may not do this.
+#[must_use]
+pub fn role_required(role: &str) -> Status {
+    status(
+        Code::PermissionDenied,
+        "FORBIDDEN",
+        "ROLE_REQUIRED",
+        &format!("{role} role required; the server's policy of roles says who has it"),
+    )
+}
+
 /// A call that a later release answers.
 #[must_use]
 pub fn unimplemented(message: &str) -> Status {
@@ -61,6 +72,17 @@ pub fn unimplemented(message: &str) -> Status {
         "UNIMPLEMENTED",
         message,
     )
+}
+
+/// Something that is not there at the moment.
+#[must_use]
+pub fn unavailable(message: &str) -> Status {
+    retry(status(
+        Code::Unavailable,
+        "UNAVAILABLE",
+        "UNAVAILABLE",
+        message,
+    ))
 }
 
 /// A call that never succeeds here.

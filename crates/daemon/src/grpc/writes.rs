@@ -37,7 +37,7 @@ impl Edge {
         metadata: &MetadataMap,
         request: &wire::CreateClaimV2Request,
     ) -> Result<(wire::CreateClaimV2Response, bool), Status> {
-        let stamp = parse::stamp(metadata, principal.caller.tag, "CreateClaimV2", request)?;
+        let stamp = parse::stamp(metadata, principal, "CreateClaimV2", request)?;
         let (terms, lane_known) = self.terms(principal, request)?;
         Ok((self.create(principal, stamp, terms).await?, lane_known))
     }
@@ -130,6 +130,7 @@ impl Edge {
     pub(super) async fn create_v1(
         &self,
         principal: &Principal,
+        metadata: &MetadataMap,
         request: &wire::CreateClaimRequest,
     ) -> Result<wire::CreateClaimV2Response, Status> {
         let topic = parse::digest("topic_id", &request.topic_id)?;
@@ -151,8 +152,9 @@ impl Edge {
             access_credit: request.access_credit,
             ..Default::default()
         };
+        let stamp = parse::stamp(metadata, principal, "CreateClaim", request)?;
         let (terms, _) = self.terms(principal, &as_v2)?;
-        self.create(principal, None, terms).await
+        self.create(principal, stamp, terms).await
     }
 
     pub(super) async fn commit(
@@ -173,7 +175,7 @@ impl Edge {
             asks: info.asks,
             submits: info.submits,
         };
-        let stamp = parse::stamp_of(metadata, principal.caller.tag, "CommitArtifacts", || {
+        let stamp = parse::stamp_of(metadata, principal, "CommitArtifacts", || {
             // The module stands for itself by its digest: it may have four megabytes.
             let mut content = request.clone();
             content.wasm_module = Bytes::copy_from_slice(&info.sha256);
@@ -294,7 +296,7 @@ impl Edge {
         request: wire::RevokeClaimRequest,
     ) -> Result<wire::RevokeClaimResponse, Status> {
         let claim = parse::claim_id(&request.claim_id)?;
-        let stamp = parse::stamp(metadata, principal.caller.tag, "RevokeClaim", &request)?;
+        let stamp = parse::stamp(metadata, principal, "RevokeClaim", &request)?;
         let command = Command::RevokeClaim {
             claim,
             reason: request.reason,
@@ -320,7 +322,7 @@ impl Edge {
         claim: ClaimId,
     ) -> Result<Option<Stamp>, Status> {
         let content = || Fingerprint::of(claim.as_bytes());
-        parse::stamp_of(metadata, principal.caller.tag, method, content)
+        parse::stamp_of(metadata, principal, method, content)
     }
 
     pub(super) async fn put_holdout(
@@ -334,7 +336,7 @@ impl Edge {
             .must_operate()
             .map_err(|refusal| refused(&refusal))?;
         let submitted = Arc::new(Submitted::receive(stream).await?);
-        let stamp = parse::stamp_of(metadata, principal.caller.tag, "PutHoldout", || {
+        let stamp = parse::stamp_of(metadata, principal, "PutHoldout", || {
             submitted.fingerprint(&self.keys)
         })?;
         for last in (0..REGISTRATION_TRIES).map(|attempt| attempt + 1 == REGISTRATION_TRIES) {
@@ -365,7 +367,7 @@ impl Edge {
         request: wire::RetireHoldoutRequest,
     ) -> Result<wire::Holdout, Status> {
         let holdout = self.catalog.find(&request.holdout)?.id;
-        let stamp = parse::stamp(metadata, principal.caller.tag, "RetireHoldout", &request)?;
+        let stamp = parse::stamp(metadata, principal, "RetireHoldout", &request)?;
         let reason = if request.reason.is_empty() {
             "retired".to_owned()
         } else {

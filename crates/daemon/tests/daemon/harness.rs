@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use evidenceos_daemon::{Config, Running, StartError};
+use evidenceos_daemon::{Config, Running, StartError, config::Listeners};
 use evidenceos_proto::{self as wire, evidence_os_client::EvidenceOsClient};
 use evidenceos_sandbox::{Mode, PackOptions, pack};
 use prost::bytes::Bytes;
@@ -29,7 +29,10 @@ pub struct Daemon {
 
 pub fn config(directory: &Path) -> Config {
     Config {
-        listen: "127.0.0.1:0".parse().expect("an address"),
+        listeners: Listeners {
+            grpc: "127.0.0.1:0".parse().expect("an address"),
+            ..Listeners::default()
+        },
         data_dir: directory.to_owned(),
         ..Config::default()
     }

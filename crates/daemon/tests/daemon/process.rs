@@ -16,7 +16,8 @@ use crate::harness::{
 /// The real program, and where it serves.
 fn spawn(directory: &Path) -> (Child, String) {
     let mut child = Command::new(env!("CARGO_BIN_EXE_evidenceos-daemon"))
-        .args(["--listen", "127.0.0.1:0", "--log", "error", "--data-dir"])
+        .args(["--listen", "127.0.0.1:0", "--preflight-listen", "off"])
+        .args(["--metrics-listen", "off", "--log", "error", "--data-dir"])
         .arg(directory)
         .stdout(Stdio::piped())
         .spawn()

@@ -114,7 +114,11 @@ fn one_head_is_signed_elsewhere_at_a_time_and_always_for_the_newest_tree() {
         settle_one(&mut bench, name);
     }
     assert_eq!(bench.take_asked(), [], "one is under way");
-    assert_eq!(bench.heads(), [], "and nothing is shown before it is signed");
+    assert_eq!(
+        bench.heads(),
+        [],
+        "and nothing is shown before it is signed"
+    );
     assert!(bench.driver.has_work());
 
     bench.input(Input::Signed(Ok(first)));

@@ -119,7 +119,8 @@ fn a_directory_that_others_can_write_is_refused() {
 #[test]
 fn what_is_no_key_is_said_so() {
     let name = format!("{}.key", id(1));
-    let cases: [(&str, fn(&Path)); 4] = [
+    type Make = fn(&Path);
+    let cases: [(&str, Make); 4] = [
         ("32 bytes", |path| {
             fs::write(path, [1; 31]).expect("writable");
         }),
@@ -224,11 +225,7 @@ fn mounted(mode: u32) -> TempDir {
     for byte in [1, 2] {
         let path = put(&dated, byte, mode);
         let name = path.file_name().expect("a name");
-        symlink(
-            Path::new("..data").join(name),
-            mount.path().join(name),
-        )
-        .expect("writable");
+        symlink(Path::new("..data").join(name), mount.path().join(name)).expect("writable");
     }
     symlink("..2026_11_24_03_09_33.1", mount.path().join("..data")).expect("writable");
     mount
@@ -274,7 +271,11 @@ fn a_mount_that_everybody_can_read_is_refused_and_nothing_is_written() {
 fn a_link_out_of_the_mount_is_not_followed() {
     let (mount, home, elsewhere) = (scratch(), scratch(), scratch());
     let outside = put(elsewhere.path(), 1, 0o400);
-    symlink(&outside, mount.path().join(outside.file_name().expect("a name"))).expect("writable");
+    symlink(
+        &outside,
+        mount.path().join(outside.file_name().expect("a name")),
+    )
+    .expect("writable");
     let keys = home.path().join("keys");
     assert!(matches!(
         import(mount.path(), &keys),
@@ -335,9 +336,7 @@ fn a_secret_is_made_once_and_found_in_the_key_directory_too() {
 
     let keys = home.path().join("keys");
     let imported = Directory::open_or_create(&keys).expect("writable");
-    imported
-        .write(secrets::OWNERS, &seed(9))
-        .expect("writable");
+    imported.write(secrets::OWNERS, &seed(9)).expect("writable");
     let found = secrets::open(Some(&imported), &own, secrets::OWNERS, false);
     assert_eq!(found.expect("imported"), seed(9));
 }

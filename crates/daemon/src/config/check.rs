@@ -1,0 +1,88 @@
+//! What can be said of a configuration without serving: `config check`.
+
+use std::{os::unix::fs::MetadataExt as _, path::Path};
+
+use evidenceos_access::Tls;
+use evidenceos_keys::Ring;
+
+use super::{Config, KeySource};
+
+/// What was found.
+#[derive(Debug, Default)]
+pub struct Checked {
+    /// The daemon would not start.
+    pub problems: Vec<String>,
+    /// It would, and somebody should know.
+    pub warnings: Vec<String>,
+}
+
+/// Reads what the configuration names: certificates, and keys. Nothing is written or asked for
+/// over a network.
+#[must_use]
+pub fn check(config: &Config) -> Checked {
+    let mut checked = Checked::default();
+    if let Some(tls) = &config.listeners.tls {
+        let loaded = Tls::load(
+            tls.files.clone(),
+            tls.clients,
+            &[b"h2"],
+            tls.allow_without_eku,
+        );
+        if let Err(error) = loaded {
+            checked.problems.push(error.to_string());
+        }
+    }
+    let keys = config.data_dir.join("keys");
+    if keys.exists() {
+        match Ring::open(&keys) {
+            Ok(ring) if matches!(config.keys, KeySource::Files(_)) => {
+                let KeySource::Files(asked) = config.keys else {
+                    return checked;
+                };
+                match ring.choose(asked, None) {
+                    // The log itself says which key has signed it so far.
+                    Ok(_) | Err(evidenceos_keys::KeyError::NotChosen { .. }) => {}
+                    Err(error) if ring.keys().is_empty() && config.generate_key => {
+                        checked
+                            .warnings
+                            .push(format!("{error} (a first start makes one)"));
+                    }
+                    Err(error) => checked.problems.push(error.to_string()),
+                }
+            }
+            Ok(_) => {}
+            Err(error) => checked.problems.push(error.to_string()),
+        }
+        checked.warnings.extend(above(&keys));
+    } else if !config.generate_key && matches!(config.keys, KeySource::Files(_)) {
+        checked.problems.push(format!(
+            "{} is missing, and with TLS and authentication on no key is made; see `evidenceos keys --help`",
+            keys.display()
+        ));
+    }
+    checked
+}
+
+/// Directories above the keys in which others could put another directory in their place.
+fn above(keys: &Path) -> Vec<String> {
+    let Ok(keys) = keys.canonicalize() else {
+        return Vec::new();
+    };
+    const STICKY: u32 = 0o1000;
+    keys.ancestors()
+        .skip(1)
+        .filter_map(|directory| {
+            let metadata = directory.metadata().ok()?;
+            let mode = metadata.mode();
+            let others_can = mode & 0o022 != 0 && mode & STICKY == 0;
+            others_can.then(|| {
+                format!(
+                    "{} has mode {:04o}: whoever can write there can put other keys in the place of {}",
+                    directory.display(),
+                    mode & 0o7777,
+                    keys.display()
+                )
+            })
+        })
+        .collect()
+}

@@ -1,0 +1,198 @@
+//! What is served where, and under which protection.
+
+use std::{net::SocketAddr, time::Duration};
+
+use evidenceos_access::{ClientCertificates, TlsFiles};
+
+use super::{IdentityConfig, Settings};
+
+/// The listeners.
+#[derive(Debug, Clone)]
+pub struct Listeners {
+    /// gRPC; port 0 takes a free one.
+    pub grpc: SocketAddr,
+    /// HTTP: health, and the gate for agents.
+    pub http: Option<SocketAddr>,
+    /// Metrics.
+    pub metrics: Option<SocketAddr>,
+    /// The server's certificate.
+    pub tls: Option<TlsConfig>,
+    /// Whether HTTP is served under TLS.
+    pub http_tls: bool,
+    /// Whether metrics are served under TLS.
+    pub metrics_tls: bool,
+    /// When a gRPC connection is asked to come again.
+    pub max_connection_age: Duration,
+}
+
+/// The server's certificate, and what it asks of clients.
+#[derive(Debug, Clone)]
+pub struct TlsConfig {
+    /// Certificate, key and the authorities of clients.
+    pub files: TlsFiles,
+    /// Whether gRPC clients need a certificate.
+    pub clients: ClientCertificates,
+    /// Whether client certificates may leave open what they are for.
+    pub allow_without_eku: bool,
+}
+
+impl Default for Listeners {
+    fn default() -> Self {
+        Self {
+            grpc: SocketAddr::from(([127, 0, 0, 1], 50051)),
+            http: None,
+            metrics: None,
+            tls: None,
+            http_tls: false,
+            metrics_tls: false,
+            max_connection_age: Duration::from_secs(3_600),
+        }
+    }
+}
+
+impl Listeners {
+    pub(super) fn new(settings: &Settings, problems: &mut Vec<String>) -> Self {
+        let default = Self::default();
+        let tls = tls(settings, problems);
+        let http_tls = settings.preflight_tls.unwrap_or(false);
+        let metrics_tls = settings.metrics_tls.unwrap_or(false);
+        for (asked, flag) in [
+            (http_tls, "--preflight-tls"),
+            (metrics_tls, "--metrics-tls"),
+        ] {
+            if asked && settings.tls_cert.is_none() {
+                problems.push(format!("{flag} needs --tls-cert and --tls-key"));
+            }
+        }
+        Self {
+            grpc: address("--listen", settings.listen.as_deref(), problems).unwrap_or(default.grpc),
+            http: or_off(
+                "--preflight-listen",
+                settings.preflight_listen.as_deref(),
+                8081,
+                problems,
+            ),
+            metrics: or_off(
+                "--metrics-listen",
+                settings.metrics_listen.as_deref(),
+                9464,
+                problems,
+            ),
+            tls,
+            http_tls,
+            metrics_tls,
+            max_connection_age: settings
+                .max_connection_age
+                .map_or(default.max_connection_age, Duration::from_secs),
+        }
+    }
+
+    /// Beyond loopback a listener is protected, or an explicit flag says that it need not be.
+    /// Metrics hold no secrets and need nothing.
+    pub(super) fn must_be_protected(
+        &self,
+        settings: &Settings,
+        identity: &IdentityConfig,
+        problems: &mut Vec<String>,
+    ) {
+        let lifted = settings.insecure_allow_plaintext.unwrap_or(false);
+        if !self.grpc.ip().is_loopback() && !lifted {
+            if self.tls.is_none() {
+                problems.push(format!(
+                    "--listen {}: beyond loopback gRPC needs TLS: give --tls-cert and --tls-key (`evidenceos lab init DIR` makes a set to try), or --insecure-allow-plaintext where something else protects the network",
+                    self.grpc
+                ));
+            }
+            if !identity.authenticates() {
+                problems.push(format!(
+                    "--listen {}: beyond loopback callers must say who they are: give --mtls-client-ca with --require-client-cert, --auth-policy, --auth-token-file or --auth-hmac-key-file, or --insecure-allow-plaintext to let everybody do everything",
+                    self.grpc
+                ));
+            }
+        }
+        let Some(http) = self.http.filter(|http| !http.ip().is_loopback()) else {
+            return;
+        };
+        if !identity.authenticates() {
+            problems.push(format!(
+                "--preflight-listen {http}: beyond loopback callers must say who they are; give one of the settings for identity, or \"off\""
+            ));
+        }
+        if !self.http_tls && !settings.preflight_allow_plaintext.unwrap_or(false) {
+            problems.push(format!(
+                "--preflight-listen {http}: beyond loopback HTTP needs --preflight-tls, or --preflight-allow-plaintext where something else protects the network"
+            ));
+        }
+    }
+}
+
+fn tls(settings: &Settings, problems: &mut Vec<String>) -> Option<TlsConfig> {
+    let require = settings.require_client_cert.unwrap_or(false);
+    let without_eku = settings.allow_client_cert_without_eku.unwrap_or(false);
+    let ca = settings.mtls_client_ca.clone();
+    if require && ca.is_none() {
+        problems.push(
+            "--require-client-cert needs --mtls-client-ca: the authorities that clients' certificates must come from".to_owned(),
+        );
+    }
+    if without_eku && ca.is_none() {
+        problems.push("--allow-client-cert-without-eku needs --mtls-client-ca".to_owned());
+    }
+    match (&settings.tls_cert, &settings.tls_key) {
+        (Some(cert), Some(key)) => Some(TlsConfig {
+            clients: match (&ca, require) {
+                (None, _) => ClientCertificates::None,
+                (Some(_), false) => ClientCertificates::Optional,
+                (Some(_), true) => ClientCertificates::Required,
+            },
+            files: TlsFiles {
+                cert: cert.clone(),
+                key: key.clone(),
+                client_ca: ca,
+            },
+            allow_without_eku: without_eku,
+        }),
+        (None, None) => {
+            if ca.is_some() || require {
+                problems.push(
+                    "client certificates are part of TLS: --mtls-client-ca and --require-client-cert need --tls-cert and --tls-key".to_owned(),
+                );
+            }
+            None
+        }
+        (Some(_), None) => {
+            problems.push("--tls-cert needs --tls-key, the key of that certificate".to_owned());
+            None
+        }
+        (None, Some(_)) => {
+            problems.push("--tls-key needs --tls-cert, the certificate of that key".to_owned());
+            None
+        }
+    }
+}
+
+fn address(flag: &str, text: Option<&str>, problems: &mut Vec<String>) -> Option<SocketAddr> {
+    let text = text?;
+    match text.parse() {
+        Ok(address) => Some(address),
+        Err(error) => {
+            problems.push(format!(
+                "{flag} {text:?}: {error}; it must be an IP address and a port, as 127.0.0.1:50051"
+            ));
+            None
+        }
+    }
+}
+
+fn or_off(
+    flag: &str,
+    text: Option<&str>,
+    port: u16,
+    problems: &mut Vec<String>,
+) -> Option<SocketAddr> {
+    match text {
+        Some("off" | "") => None,
+        None => Some(SocketAddr::from(([127, 0, 0, 1], port))),
+        text => address(flag, text, problems),
+    }
+}

@@ -1,0 +1,189 @@
+//! The settings as they are written: one list for flags, environment and file.
+//!
+//! Everything is optional text or a number here; what it means together is decided in
+//! [`super::Config`]. The TOML file has the same names with `_` for `-`.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum, builder::BoolishValueParser};
+use serde::{Deserialize, Serialize};
+
+/// How the log lines of the daemon look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For machines, one object a line.
+    Json,
+}
+
+/// Names of settings whose values are never shown.
+pub const SECRETS: [&str; 7] = [
+    "auth_token",
+    "agent_tokens",
+    "auditor_tokens",
+    "auth_hmac_key",
+    "hmac_keys",
+    "hmac_shared_secret",
+    "kms_mock_key_hex",
+];
+
+/// Everything that the daemon can be told.
+// A table: one setting is three lines, whatever their length.
+#[rustfmt::skip]
+#[derive(Clone, Default, Args, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// Where to serve gRPC: IP address and port [default: 127.0.0.1:50051]
+    #[arg(long, env = "EVIDENCEOS_LISTEN", value_name = "IP:PORT")]
+    pub listen: Option<String>,
+    /// Where to serve HTTP (preflight and health), or "off" [default: 127.0.0.1:8081]
+    #[arg(long, alias = "preflight-http-listen", env = "EVIDENCEOS_PREFLIGHT_LISTEN", value_name = "IP:PORT")]
+    pub preflight_listen: Option<String>,
+    /// Where to serve metrics, or "off" [default: 127.0.0.1:9464]
+    #[arg(long, env = "EVIDENCEOS_METRICS_LISTEN", value_name = "IP:PORT")]
+    pub metrics_listen: Option<String>,
+    /// Directory of everything durable [default: ./data]
+    #[arg(long, env = "EVIDENCEOS_DATA_DIR", value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Name of the log, at the first start only [default: evidenceos.local/ and the key's first 16 digits]
+    #[arg(long, env = "EVIDENCEOS_LOG_ORIGIN", value_name = "NAME")]
+    pub log_origin: Option<String>,
+    /// What to log: error, warn, info, debug, trace, or a filter for parts [default: info]
+    #[arg(long, env = "EVIDENCEOS_LOG", value_name = "FILTER")]
+    pub log: Option<String>,
+    /// How to log [default: text]
+    #[arg(long, env = "EVIDENCEOS_LOG_FORMAT", value_enum)]
+    pub log_format: Option<LogFormat>,
+    /// Seconds that a stop waits for runs under way [default: 20]
+    #[arg(long, env = "EVIDENCEOS_DRAIN_SECONDS", value_name = "SECONDS")]
+    pub drain_seconds: Option<u64>,
+
+    /// Certificate chain of the server, PEM; read again when it changes
+    #[arg(long, env = "EVIDENCEOS_TLS_CERT", value_name = "FILE", help_heading = "TLS")]
+    pub tls_cert: Option<PathBuf>,
+    /// Private key of the server, PEM
+    #[arg(long, env = "EVIDENCEOS_TLS_KEY", value_name = "FILE", help_heading = "TLS")]
+    pub tls_key: Option<PathBuf>,
+    /// Certificates of the authorities that client certificates must come from, PEM
+    #[arg(long, env = "EVIDENCEOS_MTLS_CLIENT_CA", value_name = "FILE", help_heading = "TLS")]
+    pub mtls_client_ca: Option<PathBuf>,
+    /// Serve gRPC only to clients with a certificate
+    #[arg(long, env = "EVIDENCEOS_REQUIRE_CLIENT_CERT", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new(), value_name = "BOOL", help_heading = "TLS")]
+    pub require_client_cert: Option<bool>,
+    /// Take client certificates that do not say what they are for
+    #[arg(long, env = "EVIDENCEOS_ALLOW_CLIENT_CERT_WITHOUT_EKU", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new(), value_name = "BOOL", help_heading = "TLS")]
+    pub allow_client_cert_without_eku: Option<bool>,
+    /// Serve HTTP under TLS too, with the same certificate
+    #[arg(long, env = "EVIDENCEOS_PREFLIGHT_TLS", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new(), value_name = "BOOL", help_heading = "TLS")]
+    pub preflight_tls: Option<bool>,
+    /// Serve metrics under TLS too, with the same certificate
+    #[arg(long, env = "EVIDENCEOS_METRICS_TLS", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new(), value_name = "BOOL", help_heading = "TLS")]
+    pub metrics_tls: Option<bool>,
+    /// Seconds after which a gRPC connection is asked to come again [default: 3600]
+    #[arg(long, env = "EVIDENCEOS_MAX_CONNECTION_AGE", value_name = "SECONDS", help_heading = "TLS")]
+    pub max_connection_age: Option<u64>,
+    /// Serve gRPC beyond loopback without TLS or without authentication
+    #[arg(long, env = "EVIDENCEOS_INSECURE_ALLOW_PLAINTEXT", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new(), value_name = "BOOL", help_heading = "TLS")]
+    pub insecure_allow_plaintext: Option<bool>,
+    /// Serve HTTP beyond loopback without TLS
+    #[arg(long, env = "EVIDENCEOS_PREFLIGHT_ALLOW_PLAINTEXT", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new(), value_name = "BOOL", help_heading = "TLS")]
+    pub preflight_allow_plaintext: Option<bool>,
+
+    /// Who has which role, TOML; read again on SIGHUP
+    #[arg(long, env = "EVIDENCEOS_AUTH_POLICY", value_name = "FILE", help_heading = "Identity")]
+    pub auth_policy: Option<PathBuf>,
+    /// One bearer token for everybody: submitter and auditor. In a file it is not in the process list
+    #[arg(long, env = "EVIDENCEOS_AUTH_TOKEN", hide_env_values = true, value_name = "TOKEN", help_heading = "Identity")]
+    pub auth_token: Option<String>,
+    /// The same, in a file
+    #[arg(long, env = "EVIDENCEOS_AUTH_TOKEN_FILE", value_name = "FILE", help_heading = "Identity")]
+    pub auth_token_file: Option<PathBuf>,
+    /// Bearer tokens of submitters, with commas between them
+    #[arg(long, env = "EVIDENCEOS_AGENT_TOKENS", hide_env_values = true, value_name = "TOKENS", help_heading = "Identity")]
+    pub agent_tokens: Option<String>,
+    /// The same, in a file
+    #[arg(long, env = "EVIDENCEOS_AGENT_TOKENS_FILE", value_name = "FILE", help_heading = "Identity")]
+    pub agent_tokens_file: Option<PathBuf>,
+    /// Bearer tokens of auditors, with commas between them
+    #[arg(long, env = "EVIDENCEOS_AUDITOR_TOKENS", hide_env_values = true, value_name = "TOKENS", help_heading = "Identity")]
+    pub auditor_tokens: Option<String>,
+    /// The same, in a file
+    #[arg(long, env = "EVIDENCEOS_AUDITOR_TOKENS_FILE", value_name = "FILE", help_heading = "Identity")]
+    pub auditor_tokens_file: Option<PathBuf>,
+    /// Secret under which calls are signed, key id "default"
+    #[arg(long, env = "EVIDENCEOS_AUTH_HMAC_KEY", hide_env_values = true, value_name = "SECRET", help_heading = "Identity")]
+    pub auth_hmac_key: Option<String>,
+    /// The same, in a file
+    #[arg(long, env = "EVIDENCEOS_AUTH_HMAC_KEY_FILE", value_name = "FILE", help_heading = "Identity")]
+    pub auth_hmac_key_file: Option<PathBuf>,
+    /// Secrets under which calls are signed: id:hex, with commas between them
+    #[arg(long, env = "EVIDENCEOS_HMAC_KEYS", hide_env_values = true, value_name = "KEYS", help_heading = "Identity")]
+    pub hmac_keys: Option<String>,
+    /// The same, in a file
+    #[arg(long, env = "EVIDENCEOS_HMAC_KEYS_FILE", value_name = "FILE", help_heading = "Identity")]
+    pub hmac_keys_file: Option<PathBuf>,
+    /// Secret under which calls are signed, key id "default", beside --hmac-keys
+    #[arg(long, env = "EVIDENCEOS_HMAC_SHARED_SECRET", hide_env_values = true, value_name = "SECRET", help_heading = "Identity")]
+    pub hmac_shared_secret: Option<String>,
+    /// The same, in a file
+    #[arg(long, env = "EVIDENCEOS_HMAC_SHARED_SECRET_FILE", value_name = "FILE", help_heading = "Identity")]
+    pub hmac_shared_secret_file: Option<PathBuf>,
+    /// Take signed calls without a timestamp: they can be repeated for ever
+    #[arg(long, env = "EVIDENCEOS_HMAC_TIMESTAMP_OPTIONAL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new(), value_name = "BOOL", help_heading = "Identity")]
+    pub hmac_timestamp_optional: Option<bool>,
+    /// Take calls signed for the path "/" instead of their own: old clients do so
+    #[arg(long, env = "EVIDENCEOS_HMAC_ACCEPT_ROOT_PATH", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new(), value_name = "BOOL", help_heading = "Identity")]
+    pub hmac_accept_root_path: Option<bool>,
+
+    /// Where the log's key is: file or kms [default: file]
+    #[arg(long, env = "EVIDENCEOS_KEY_PROVIDER", value_name = "PROVIDER", help_heading = "Keys")]
+    pub key_provider: Option<String>,
+    /// The key that signs, where the key directory holds several
+    #[arg(long, env = "EVIDENCEOS_ACTIVE_KEY_ID", value_name = "KEY-ID", help_heading = "Keys")]
+    pub active_key_id: Option<String>,
+    /// Make a key at the first start even with TLS and authentication on
+    #[arg(long, env = "EVIDENCEOS_GENERATE_KEY", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new(), value_name = "BOOL", help_heading = "Keys")]
+    pub generate_key: Option<bool>,
+    /// Whose KMS: mock, aws, gcp or azure
+    #[arg(long, env = "EVIDENCEOS_KMS_PROVIDER", value_name = "PROVIDER", help_heading = "Keys")]
+    pub kms_provider: Option<String>,
+    /// <kms-key-resource>|<base64-ciphertext>; the resource alone: the key never leaves the KMS
+    #[arg(long, env = "EVIDENCEOS_KMS_KEY_ID", value_name = "KEY", help_heading = "Keys")]
+    pub kms_key_id: Option<String>,
+    /// The KMS key that signed before, to link the new one to it
+    #[arg(long, env = "EVIDENCEOS_KMS_PREVIOUS_KEY_ID", value_name = "KEY", help_heading = "Keys")]
+    pub kms_previous_key_id: Option<String>,
+    /// The key id that must come out of the KMS
+    #[arg(long, env = "EVIDENCEOS_KMS_EXPECT_KEY_ID", value_name = "KEY-ID", help_heading = "Keys")]
+    pub kms_expect_key_id: Option<String>,
+    /// The KMS key that wraps the key of the holdouts; absent: it lies in a file
+    #[arg(long, env = "EVIDENCEOS_KMS_HOLDOUT_KEY", value_name = "RESOURCE", help_heading = "Keys")]
+    pub kms_holdout_key: Option<String>,
+    /// What ciphertexts are bound to: name=value, with commas between them
+    #[arg(long, env = "EVIDENCEOS_KMS_CONTEXT", value_name = "PAIRS", help_heading = "Keys")]
+    pub kms_context: Option<String>,
+    /// Another endpoint of the KMS: https, or http to loopback
+    #[arg(long, env = "EVIDENCEOS_KMS_ENDPOINT", value_name = "URL", help_heading = "Keys")]
+    pub kms_endpoint: Option<String>,
+    /// Authorities that the KMS's certificate may come from, PEM
+    #[arg(long, env = "EVIDENCEOS_KMS_CA_FILE", value_name = "FILE", help_heading = "Keys")]
+    pub kms_ca_file: Option<PathBuf>,
+    /// Seconds for one call of the KMS, credentials included [default: 30]
+    #[arg(long, env = "EVIDENCEOS_KMS_TIMEOUT", value_name = "SECONDS", help_heading = "Keys")]
+    pub kms_timeout: Option<u64>,
+    /// The key of the mock KMS, 64 hex digits
+    #[arg(long, env = "EVIDENCEOS_KMS_MOCK_KEY_HEX", hide_env_values = true, value_name = "HEX", help_heading = "Keys")]
+    pub kms_mock_key_hex: Option<String>,
+    /// Take the mock KMS with TLS and authentication on
+    #[arg(long, env = "EVIDENCEOS_ALLOW_MOCK_KMS", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new(), value_name = "BOOL", help_heading = "Keys")]
+    pub allow_mock_kms: Option<bool>,
+    /// Let the kernel write the process's memory, keys included, when it crashes
+    #[arg(long, env = "EVIDENCEOS_ALLOW_CORE_DUMPS", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new(), value_name = "BOOL", help_heading = "Keys")]
+    pub allow_core_dumps: Option<bool>,
+
+    /// TOML file with the same settings (listen = "…", data_dir = "…", …); flags and environment win
+    #[arg(long, env = "EVIDENCEOS_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}

@@ -1,0 +1,202 @@
+use std::{ffi::OsString, path::Path};
+
+use super::{flags::Asked, *};
+
+fn ask(arguments: &[&str]) -> Result<Layers, ConfigError> {
+    let arguments = ["evidenceos-daemon"].iter().chain(arguments);
+    match Flags::ask(arguments.map(OsString::from)).expect("known flags")? {
+        Asked::Serve(layers) | Asked::Check(layers) | Asked::Show(layers) => Ok(layers),
+    }
+}
+
+fn config(arguments: &[&str]) -> Result<Config, ConfigError> {
+    Config::new(&ask(arguments)?.settings)
+}
+
+fn problems(arguments: &[&str]) -> Vec<String> {
+    config(arguments)
+        .err()
+        .map_or_else(Vec::new, |error| error.0)
+}
+
+fn written(directory: &Path, name: &str, text: &str) -> String {
+    let path = directory.join(name);
+    std::fs::write(&path, text).expect("writable");
+    path.to_str().expect("text").to_owned()
+}
+
+#[test]
+fn flags_win_over_the_file_and_the_file_over_defaults() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let text = "listen = \"127.0.0.1:1\"\ndrain_seconds = 3\npreflight_listen = \"off\"\n";
+    let path = written(directory.path(), "config.toml", text);
+    let given = ["--config", &path, "--listen", "127.0.0.1:2"];
+    let config = config(&given).expect("fine");
+    assert_eq!(config.listeners.grpc.port(), 2);
+    assert_eq!(config.listeners.http, None);
+    assert_eq!(config.listeners.metrics.map(|a| a.port()), Some(9464));
+    assert_eq!(config.drain, Duration::from_secs(3));
+    assert_eq!(config.data_dir, PathBuf::from("./data"));
+    let layers = ask(&given).expect("fine");
+    assert_eq!(layers.origins["listen"], Origin::Flag);
+    assert_eq!(layers.origins["drain_seconds"], Origin::File);
+}
+
+#[test]
+fn a_file_with_unknown_settings_is_refused_with_its_line() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = written(directory.path(), "config.toml", "\nlisten_on = \"x\"\n");
+    let message = problems(&["--config", &path]).join("\n");
+    assert!(
+        message.contains("listen_on") && message.contains("line 2"),
+        "{message}"
+    );
+    assert!(!problems(&["--config", "/nowhere"]).is_empty());
+}
+
+#[test]
+fn every_problem_is_reported() {
+    let found = problems(&[
+        "--listen",
+        "0.0.0.0:50051",
+        "--preflight-listen",
+        "here",
+        "--log",
+        "a=b=c",
+        "--key-provider",
+        "paper",
+    ]);
+    assert_eq!(found.len(), 5, "{found:#?}");
+}
+
+#[test]
+fn incomplete_protection_is_a_problem_and_never_a_weaker_server() {
+    for (arguments, expected) in [
+        (&["--require-client-cert"][..], "--mtls-client-ca"),
+        (&["--require-client-cert"], "--tls-cert and --tls-key"),
+        (&["--tls-cert", "a"], "--tls-key"),
+        (&["--tls-key", "a"], "--tls-cert"),
+        (&["--mtls-client-ca", "a"], "--tls-cert and --tls-key"),
+        (&["--preflight-tls"], "--tls-cert"),
+        (&["--metrics-tls"], "--tls-cert"),
+        (&["--listen", "0.0.0.0:1"], "needs TLS"),
+        (&["--listen", "0.0.0.0:1"], "say who they are"),
+        (&["--listen", "[::]:1", "--auth-token", "t"], "needs TLS"),
+        (
+            &["--listen", "0.0.0.0:1", "--tls-cert", "a", "--tls-key", "b"],
+            "say who they are",
+        ),
+        (&["--preflight-listen", "0.0.0.0:1"], "say who they are"),
+        (
+            &["--preflight-listen", "0.0.0.0:1", "--auth-token", "t"],
+            "--preflight-tls",
+        ),
+        (&["--auth-token", "t", "--auth-hmac-key", "k"], "exclude"),
+        (
+            &["--auth-token", "t", "--auth-token-file", "f"],
+            "both given",
+        ),
+        (&["--auth-token-file", "/nowhere"], "/nowhere"),
+        (&["--auth-policy", "/nowhere"], "/nowhere"),
+        (&["--key-provider", "kms"], "EVIDENCEOS_KMS_PROVIDER"),
+        (&["--kms-provider", "mock"], "is not kms"),
+        (
+            &["--key-provider", "kms", "--kms-provider", "mock"],
+            "EVIDENCEOS_KMS_MOCK_KEY_HEX",
+        ),
+        (
+            &["--key-provider", "kms", "--kms-provider", "aws"],
+            "EVIDENCEOS_KMS_KEY_ID",
+        ),
+        (&["--active-key-id", "beef"], "64 hex digits"),
+    ] {
+        let found = problems(arguments).join("\n");
+        assert!(found.contains(expected), "{arguments:?}: {found}");
+    }
+}
+
+#[test]
+fn explicit_flags_lift_what_beyond_loopback_needs() {
+    assert_eq!(
+        problems(&["--listen", "0.0.0.0:1", "--insecure-allow-plaintext"]),
+        Vec::<String>::new()
+    );
+    let http = ["--preflight-listen", "0.0.0.0:1", "--auth-token", "t"];
+    let lifted = [&http[..], &["--preflight-allow-plaintext"]].concat();
+    assert_eq!(problems(&lifted), Vec::<String>::new());
+    let metrics = config(&["--metrics-listen", "0.0.0.0:9464"]).expect("no secrets there");
+    assert!(metrics.is_development());
+}
+
+#[test]
+fn a_protected_server_makes_no_key_and_takes_no_mock_unless_told() {
+    let mock = [
+        "--tls-cert",
+        "a",
+        "--tls-key",
+        "b",
+        "--auth-token",
+        "t",
+        "--key-provider",
+        "kms",
+        "--kms-provider",
+        "mock",
+        "--kms-mock-key-hex",
+        "0101010101010101010101010101010101010101010101010101010101010101",
+    ];
+    assert!(problems(&mock).join("\n").contains("--allow-mock-kms"));
+    let allowed = config(&[&mock[..], &["--allow-mock-kms"]].concat()).expect("allowed");
+    assert!(!allowed.generate_key);
+    assert!(config(&[]).expect("development").generate_key);
+    let told = [&mock[..], &["--allow-mock-kms", "--generate-key"]].concat();
+    assert!(config(&told).expect("told").generate_key);
+}
+
+#[test]
+fn no_secret_is_shown() {
+    let key = "0202020202020202020202020202020202020202020202020202020202020202";
+    let layers = ask(&[
+        "--auth-token",
+        "hunter2",
+        "--key-provider",
+        "kms",
+        "--kms-provider",
+        "mock",
+        "--kms-mock-key-hex",
+        key,
+    ])
+    .expect("known");
+    let shown = layers.shown().join("\n");
+    assert!(shown.contains("auth_token = (hidden)  # flag"), "{shown}");
+    let debug = format!("{:?}", Config::new(&layers.settings).expect("fine"));
+    for text in [&shown, &debug] {
+        assert!(!text.contains("hunter2") && !text.contains(key), "{text}");
+    }
+    let wrong = problems(&[
+        "--key-provider",
+        "kms",
+        "--kms-provider",
+        "mock",
+        "--kms-mock-key-hex",
+        "hunter2",
+    ]);
+    assert!(!wrong.join("\n").contains("hunter2"));
+}
+
+#[test]
+fn switches_are_read_as_the_published_environment_has_them() {
+    for (text, on) in [
+        ("true", true),
+        ("1", true),
+        ("TRUE", true),
+        ("false", false),
+        ("0", false),
+    ] {
+        let flag = format!("--allow-core-dumps={text}");
+        assert_eq!(
+            config(&[&flag]).expect("fine").allow_core_dumps,
+            on,
+            "{text}"
+        );
+    }
+}

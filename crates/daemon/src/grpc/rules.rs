@@ -1,0 +1,107 @@
+//! Which role each call needs: the one table, which `docs/security.md` shows.
+//!
+//! It is asked before a message is decoded. What depends on the message, such as whose claim it
+//! is, is the kernel's to decide: another's claim looks there like one that does not exist.
+
+use evidenceos_access::Roles;
+
+/// What a caller must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Needs {
+    /// Nothing: not even a name.
+    Nobody,
+    /// A name; no role.
+    Known,
+    /// Any role.
+    AnyRole,
+    /// Submitter, or operator.
+    Submitter,
+    /// Auditor, or operator.
+    Auditor,
+    /// Operator.
+    Operator,
+}
+
+impl Needs {
+    /// Whether roles are enough.
+    #[must_use]
+    pub fn met_by(self, roles: Roles) -> bool {
+        match self {
+            Self::Nobody | Self::Known => true,
+            Self::AnyRole => !roles.is_empty(),
+            Self::Submitter => roles.submitter || roles.operator,
+            Self::Auditor => roles.auditor || roles.operator,
+            Self::Operator => roles.operator,
+        }
+    }
+
+    /// The word for it in messages and documents.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Nobody => "nobody",
+            Self::Known => "known",
+            Self::AnyRole => "any role",
+            Self::Submitter => "submitter",
+            Self::Auditor => "auditor",
+            Self::Operator => "operator",
+        }
+    }
+}
+
+const SERVICE: &str = "/evidenceos.v2.EvidenceOS/";
+
+/// Every call of the service.
+pub const RULES: [(&str, Needs); 36] = [
+    ("Health", Needs::Nobody),
+    ("GetServerInfo", Needs::Known),
+    ("GetPublicKey", Needs::Known),
+    ("GetSignedTreeHead", Needs::Known),
+    ("GetCheckpoint", Needs::Known),
+    ("GetInclusionProof", Needs::Known),
+    ("GetConsistencyProof", Needs::Known),
+    ("ListEntries", Needs::Known),
+    ("GetRevocationFeed", Needs::Known),
+    ("WatchRevocations", Needs::Known),
+    ("ListHoldouts", Needs::AnyRole),
+    ("GetHoldout", Needs::AnyRole),
+    ("CreateClaim", Needs::Submitter),
+    ("CreateClaimV2", Needs::Submitter),
+    ("CommitArtifacts", Needs::Submitter),
+    ("Freeze", Needs::Submitter),
+    ("FreezeGates", Needs::Submitter),
+    ("Seal", Needs::Submitter),
+    ("SealClaim", Needs::Submitter),
+    ("ExecuteClaim", Needs::Submitter),
+    ("ExecuteClaimV2", Needs::Submitter),
+    ("RevokeClaim", Needs::Submitter),
+    ("GetClaim", Needs::AnyRole),
+    ("ListClaims", Needs::AnyRole),
+    ("GetCapsule", Needs::AnyRole),
+    ("FetchCapsule", Needs::AnyRole),
+    ("FetchTrace", Needs::AnyRole),
+    ("OpenHoldout", Needs::AnyRole),
+    ("PutHoldout", Needs::Operator),
+    ("RetireHoldout", Needs::Operator),
+    ("RotateHoldoutKey", Needs::Operator),
+    ("GrantCredit", Needs::Operator),
+    ("SetCreditLimit", Needs::Operator),
+    ("SetHoldoutPoolBudgets", Needs::Operator),
+    ("GetHoldoutPoolBudgets", Needs::Auditor),
+    ("ListLogKeys", Needs::Known),
+];
+
+/// What a path needs. Whatever is not known here needs a name, and is answered by the router.
+#[must_use]
+pub fn of(path: &str) -> Needs {
+    if path.starts_with("/grpc.health.v1.Health/") {
+        return Needs::Nobody;
+    }
+    let Some(method) = path.strip_prefix(SERVICE) else {
+        return Needs::Known;
+    };
+    RULES
+        .iter()
+        .find(|(name, _)| *name == method)
+        .map_or(Needs::Operator, |(_, needs)| *needs)
+}

@@ -1,0 +1,221 @@
+//! What an operator watches, as OpenMetrics text.
+//!
+//! Values are read when they are asked for, from counters that the parts keep anyway; nothing here
+//! is on the way of a call but a counter.
+
+use std::{
+    fmt,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use evidenceos_access::{Denied, Stats, Tls};
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric as _, text::encode},
+    metrics::{counter::ConstCounter, counter::Counter, family::Family, gauge::ConstGauge},
+    registry::{Registry, Unit},
+};
+
+use crate::server::unix_ms;
+
+/// The metrics of a daemon.
+pub struct Metrics {
+    registry: Registry,
+    calls: Family<Identified, Counter>,
+    log: Arc<LogState>,
+    ports: Arc<Ports>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Identified {
+    /// `mtls`, `bearer`, `hmac`, `anonymous`, or `denied`.
+    by: &'static str,
+}
+
+#[derive(Debug, Default)]
+struct LogState {
+    size: AtomicU64,
+    released_unix_ms: AtomicU64,
+}
+
+struct Port {
+    name: &'static str,
+    stats: Arc<Stats>,
+    tls: Option<Arc<Tls>>,
+}
+
+#[derive(Default)]
+struct Ports(Mutex<Vec<Port>>);
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// Metrics that nobody has counted yet.
+    #[must_use]
+    pub fn new() -> Self {
+        let mut registry = Registry::with_prefix("evidenceos");
+        let calls = Family::<Identified, Counter>::default();
+        registry.register(
+            "identified_calls",
+            "Calls by how the caller was identified; denied ones included",
+            calls.clone(),
+        );
+        let log = Arc::new(LogState::default());
+        let ports = Arc::new(Ports::default());
+        registry.register_collector(Box::new(LogCollector(Arc::clone(&log))));
+        registry.register_collector(Box::new(PortCollector(Arc::clone(&ports))));
+        Self {
+            registry,
+            calls,
+            log,
+            ports,
+        }
+    }
+
+    /// Counts a call that got an identity, or none.
+    pub fn identified(&self, kind: Result<&'static str, &Denied>) {
+        let by = kind.unwrap_or("denied");
+        self.calls.get_or_create(&Identified { by }).inc();
+    }
+
+    /// Notes the newest head that is shown.
+    pub fn head(&self, size: u64, now_unix_ms: u64) {
+        self.log.size.store(size, Ordering::Relaxed);
+        self.log
+            .released_unix_ms
+            .store(now_unix_ms, Ordering::Relaxed);
+    }
+
+    /// Watches a port.
+    pub fn listens(&self, name: &'static str, stats: Arc<Stats>, tls: Option<Arc<Tls>>) {
+        let mut ports = self.ports.0.lock().unwrap_or_else(PoisonError::into_inner);
+        ports.push(Port { name, stats, tls });
+    }
+
+    /// Everything, as OpenMetrics text.
+    #[must_use]
+    pub fn show(&self) -> String {
+        let mut text = String::new();
+        encode(&mut text, &self.registry)
+            .unwrap_or_else(|error| unreachable!("text is written into memory: {error}"));
+        text
+    }
+}
+
+#[derive(Debug)]
+struct LogCollector(Arc<LogState>);
+
+impl Collector for LogCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let size = ConstGauge::new(self.0.size.load(Ordering::Relaxed));
+        size.encode(encoder.encode_descriptor(
+            "log_entries",
+            "Entries that the newest published head covers",
+            None,
+            size.metric_type(),
+        )?)?;
+        let released = self.0.released_unix_ms.load(Ordering::Relaxed);
+        let age = ConstGauge::new(unix_ms().saturating_sub(released) as f64 / 1_000.0);
+        age.encode(encoder.encode_descriptor(
+            "log_checkpoint_age",
+            "Since the newest head was published; grows while a KMS does not sign, and while nothing happens",
+            Some(&Unit::Seconds),
+            age.metric_type(),
+        )?)
+    }
+}
+
+struct PortCollector(Arc<Ports>);
+
+impl fmt::Debug for PortCollector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PortCollector")
+    }
+}
+
+impl Collector for PortCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let ports = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
+        type Read = fn(&evidenceos_access::Counts) -> u64;
+        let counters: [(&str, &str, Read); 6] = [
+            ("connections_accepted", "Connections accepted", |c| {
+                c.accepted
+            }),
+            (
+                "connections_closed_unused",
+                "Connections that were closed before a word was said, as port probes do",
+                |c| c.probe_like,
+            ),
+            (
+                "handshakes_refused",
+                "TLS handshakes refused by either side",
+                |c| c.handshake_failures,
+            ),
+            (
+                "handshakes_timed_out",
+                "TLS handshakes that took too long",
+                |c| c.handshake_timeouts,
+            ),
+            (
+                "connections_over_limit",
+                "Connections closed for a limit",
+                |c| c.over_limit,
+            ),
+            (
+                "accept_errors",
+                "Connections that could not be accepted",
+                |c| c.accept_errors,
+            ),
+        ];
+        for (name, help, read) in counters {
+            let kind = ConstCounter::new(0u64).metric_type();
+            let mut family = encoder.encode_descriptor(name, help, None, kind)?;
+            for port in ports.iter() {
+                let labels = [("listener", port.name)];
+                let value = ConstCounter::new(read(&port.stats.counts()));
+                value.encode(family.encode_family(&labels)?)?;
+            }
+        }
+        let kind = ConstGauge::new(0u64).metric_type();
+        let mut open =
+            encoder.encode_descriptor("connections_open", "Connections open", None, kind)?;
+        for port in ports.iter() {
+            let value = ConstGauge::new(port.stats.counts().open);
+            value.encode(open.encode_family(&[("listener", port.name)])?)?;
+        }
+        let tls = || {
+            ports
+                .iter()
+                .filter_map(|port| Some((port.name, port.tls.as_ref()?)))
+        };
+        let mut expiry = encoder.encode_descriptor(
+            "tls_certificate_not_after",
+            "When the server's certificate expires, in Unix time",
+            Some(&Unit::Seconds),
+            kind,
+        )?;
+        for (name, tls) in tls() {
+            let value = ConstGauge::new(tls.not_after_unix());
+            value.encode(expiry.encode_family(&[("listener", name)])?)?;
+        }
+        let counter = ConstCounter::new(0u64).metric_type();
+        let mut failures = encoder.encode_descriptor(
+            "tls_reload_failures",
+            "Sets of certificate, key and authorities that did not fit and were not taken",
+            None,
+            counter,
+        )?;
+        for (name, tls) in tls() {
+            let value = ConstCounter::new(tls.reload_failures());
+            value.encode(failures.encode_family(&[("listener", name)])?)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,437 @@
+//! Opening a data directory: what must be there, and in which order it comes to life.
+//!
+//! Lock, database, keys, log, then the writer. A key that takes over the log is linked here,
+//! before anything else is signed. Runs found unfinished are begun again by the writer.
+
+use std::{
+    fs::DirBuilder,
+    os::unix::fs::DirBuilderExt as _,
+    path::Path,
+    sync::{Arc, atomic::Ordering, mpsc},
+    thread::{self, JoinHandle},
+    time::{Duration, SystemTime},
+};
+
+use evidenceos_driver::{
+    Driver, Fatal, Limits, Publisher, Signing,
+    mailbox::{self, Inbox, Mailbox},
+};
+use evidenceos_kernel::{
+    log_key::LogKey,
+    record,
+    state::{Changes, Counters, Resident},
+};
+use evidenceos_keys::{kms::Kms, secrets};
+use evidenceos_sandbox::Sandbox;
+use evidenceos_store::{
+    Batch, Done, Entry, Head, StoreError,
+    blobs::sync_directory,
+    lock::DirectoryLock,
+    log::{Integrator, LogView, Released},
+    reader::Readers,
+    sqlite::{Found, SqliteStore},
+};
+use evidenceos_tlog::{Tile, Tree, leaf_hash};
+use tokio::{runtime::Handle, sync::watch};
+
+use crate::{
+    config::{Config, KeySource},
+    grpc::{Catalog, Edge},
+    holdout_keys::KeyShelf,
+    keys::{self, InMemory, Keys, LogKeyError, LogKeys},
+    metrics::Metrics,
+    rotation::{self, RemoteHeads},
+    runner::{Guests, Pool, yield_to_serving},
+    server::{StartError, unix_ms},
+    vault::Vault,
+};
+
+/// How often tiles are written while entries come.
+const INTEGRATE_EVERY: Duration = Duration::from_millis(500);
+/// Leaves read at once.
+const LEAVES: usize = 4_096;
+
+/// A data directory that has come to life.
+pub struct Opened {
+    /// What the edges need.
+    pub edge: Arc<Edge>,
+    /// The writer.
+    pub driver: JoinHandle<Result<(), Fatal>>,
+    /// Writes the log's files.
+    pub integrator: Following,
+    /// Nobody else has the directory.
+    pub lock: DirectoryLock,
+}
+
+/// Opens a data directory. Blocks; `runtime` is where a KMS is asked.
+pub fn open(
+    config: &Config,
+    metrics: &Arc<Metrics>,
+    runtime: &Handle,
+) -> Result<Opened, StartError> {
+    let started = SystemTime::now();
+    let directory = config.data_dir.as_path();
+    prepare_directory(directory)?;
+    let lock = DirectoryLock::take(directory)?;
+    let (mut store, found) = SqliteStore::open(directory)?;
+    let done = store.done();
+    let Found {
+        holdouts,
+        counters,
+        head,
+        log_keys,
+    } = found;
+    let first_start = head.is_none();
+    let own = secrets::directory(directory)?;
+    let imported = keys::imported(directory)?;
+    let found_keys = LogKeys::find(config, head.as_ref(), runtime)?;
+    let owners = keys::owners(&own, imported.as_ref(), first_start)?;
+    let shelf = KeyShelf::new(own, imported, kms(config)?, runtime.clone());
+    let mut holdout_keys = shelf.load(first_start)?;
+    let (head, counters) = match head {
+        Some(head) => (head, counters),
+        None => start_log(&mut store, &found_keys, counters, runtime)?,
+    };
+    let readers = Arc::new(Readers::open(directory)?);
+    let mut integrator = Integrator::recover(directory, Arc::clone(&readers), Some(&head))?;
+    let mut tree = integrator.tree().clone();
+    append_unsigned(&mut tree, &readers, counters.next_index)?;
+
+    let catalog = Catalog::new(&holdouts);
+    let sandbox = Sandbox::new(Default::default())?;
+    let mut resident = Resident::new(holdouts, counters, sandbox.engine_id().to_owned());
+    let (head, history) = follow_keys(
+        &mut store,
+        &mut resident,
+        &mut tree,
+        (head, log_keys),
+        &found_keys,
+        runtime,
+    )?;
+    integrator.integrate(&head)?;
+    let keys = Arc::new(Keys::new(owners, found_keys, history));
+
+    let vault = Vault::new(holdout_keys.clone(), readers.blobs().clone());
+    let in_use = match resident.holdouts().next() {
+        Some(holdout) => vault.tag_of(&holdout.blob)?,
+        None => None,
+    };
+    shelf.settle(&mut holdout_keys, in_use)?;
+    if let Some(key) = in_use.and_then(|tag| holdout_keys.of(&tag).cloned()) {
+        vault.follow(key);
+    }
+    let log = Arc::new(LogView::new(&integrator, head.clone()));
+    let guests = Arc::new(Guests {
+        sandbox,
+        vault,
+        readers: Arc::clone(&readers),
+    });
+    let (mailbox, inbox) = mailbox::mailbox();
+    let integrator = Following::start(
+        integrator,
+        Arc::clone(&log),
+        Arc::clone(&readers),
+        Arc::clone(&done),
+        started,
+    )?;
+    let released = watch::channel(head.size).0;
+    let publishing = Publishing {
+        log: Arc::clone(&log),
+        wake: integrator.wake.clone(),
+        keys: Arc::clone(&keys),
+        metrics: Arc::clone(metrics),
+        released: released.clone(),
+    };
+    metrics.head(head.size, unix_ms());
+    let driver = Writer {
+        store,
+        resident,
+        tree,
+        signed_size: head.size,
+        keys: &keys,
+        guests: &guests,
+        runtime,
+    }
+    .start(&mailbox, inbox, Box::new(publishing))?;
+    let edge = Arc::new(Edge {
+        keys,
+        mailbox,
+        guests,
+        readers,
+        log,
+        catalog,
+        stored_modules: Default::default(),
+        done,
+        revoked: watch::channel(0).0,
+        released,
+        holdout_keys: tokio::sync::Mutex::new(Arc::new(shelf)),
+        serves: crate::grpc::Serves::new(config),
+    });
+    Ok(Opened {
+        edge,
+        driver,
+        integrator,
+        lock,
+    })
+}
+
+fn kms(config: &Config) -> Result<Option<(Kms, Option<String>)>, LogKeyError> {
+    match &config.keys {
+        KeySource::Files(_) => Ok(None),
+        KeySource::Kms(keys) => {
+            let kms = Kms::new(keys.settings.clone())?;
+            Ok(Some((kms, keys.holdout_key.clone())))
+        }
+    }
+}
+
+fn prepare_directory(directory: &Path) -> Result<(), StoreError> {
+    if !directory.exists() {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(directory)
+            .map_err(StoreError::io("create", directory))?;
+        if let Some(parent) = directory
+            .parent()
+            .filter(|parent| !parent.as_os_str().is_empty())
+        {
+            sync_directory(parent)?;
+        }
+    }
+    if !directory.is_dir() {
+        return Err(StoreError::Unusable(format!(
+            "{} is not a directory; give a --data-dir that is one, or does not exist yet",
+            directory.display()
+        )));
+    }
+    Ok(())
+}
+
+/// Entry 0 of a new log, committed before anything else.
+fn start_log(
+    store: &mut SqliteStore,
+    keys: &LogKeys,
+    counters: Counters,
+    runtime: &Handle,
+) -> Result<(Head, Counters), StartError> {
+    let now = unix_ms();
+    let signer = &keys.signer;
+    let software = concat!("evidenceosd/", env!("CARGO_PKG_VERSION"));
+    let bytes = record::log_started(signer.origin(), signer.key_id(), software, now);
+    let leaf = leaf_hash(&bytes);
+    let mut tree = Tree::new();
+    tree.append(leaf);
+    let head = runtime
+        .block_on(signer.sign_head(tree.size(), tree.root()))
+        .map_err(LogKeyError::Kms)?;
+    let counters = Counters {
+        next_index: 1,
+        now_unix_ms: now,
+        ..counters
+    };
+    let batch = Batch {
+        changes: Changes {
+            counters,
+            ..Changes::default()
+        },
+        entries: vec![Entry { leaf, bytes }],
+        head: Some(head.clone()),
+        ..Batch::default()
+    };
+    rotation::must_commit(store, &batch, "the first entry of the log")?;
+    Ok((head, counters))
+}
+
+/// Entries whose head was not signed yet: the KMS was slow when the process ended.
+fn append_unsigned(tree: &mut Tree, readers: &Readers, size: u64) -> Result<(), StoreError> {
+    while tree.size() < size {
+        let leaves = readers.leaves(tree.size(), LEAVES)?;
+        if leaves.is_empty() {
+            return Err(StoreError::Damaged {
+                table: "entries",
+                key: tree.size().to_string(),
+                what: "entries are missing",
+            });
+        }
+        for leaf in leaves {
+            tree.append(leaf);
+        }
+    }
+    Ok(())
+}
+
+/// Brings the history of keys up to date, and links the key that signs now to the one before.
+fn follow_keys(
+    store: &mut SqliteStore,
+    resident: &mut Resident,
+    tree: &mut Tree,
+    (mut head, mut history): (Head, Vec<LogKey>),
+    keys: &LogKeys,
+    runtime: &Handle,
+) -> Result<(Head, Vec<LogKey>), StartError> {
+    let before = keys.predecessor.as_ref().unwrap_or(&keys.signer);
+    if history.is_empty() {
+        let first = LogKey::new(before.public_key(), 0);
+        let batch = Batch {
+            changes: Changes {
+                log_keys: vec![first],
+                counters: resident.counters(),
+                ..Changes::default()
+            },
+            ..Batch::default()
+        };
+        rotation::must_commit(store, &batch, "the log's first key")?;
+        history.push(first);
+    }
+    if let Some(old) = &keys.predecessor {
+        let since = tree.size() + 1;
+        head = rotation::link(store, resident, tree, old, &keys.signer, runtime)?;
+        history.push(LogKey::new(keys.signer.public_key(), since));
+    }
+    Ok((head, history))
+}
+
+/// What the writer is wired from.
+struct Writer<'o> {
+    store: SqliteStore,
+    resident: Resident,
+    tree: Tree,
+    signed_size: u64,
+    keys: &'o Keys,
+    guests: &'o Arc<Guests>,
+    runtime: &'o Handle,
+}
+
+impl Writer<'_> {
+    fn start(
+        self,
+        mailbox: &Mailbox,
+        inbox: Inbox,
+        publisher: Box<dyn Publisher>,
+    ) -> Result<JoinHandle<Result<(), Fatal>>, StartError> {
+        let threads = thread::available_parallelism().map_or(2, usize::from);
+        let pool = Pool::start(self.guests, mailbox, threads).map_err(StartError::Thread)?;
+        let signer = self.keys.signer();
+        let signing = match InMemory::of(&signer) {
+            Some(local) => Signing::Inside(Box::new(local)),
+            None => Signing::Elsewhere(Box::new(RemoteHeads::new(
+                signer,
+                mailbox.clone(),
+                self.runtime.clone(),
+            ))),
+        };
+        let Self {
+            store,
+            resident,
+            tree,
+            signed_size,
+            ..
+        } = self;
+        thread::Builder::new()
+            .name("writer".to_owned())
+            .spawn(move || {
+                let driver = Driver::new(
+                    store,
+                    resident,
+                    tree,
+                    signing,
+                    signed_size,
+                    Box::new(pool),
+                    publisher,
+                    Limits::default(),
+                );
+                mailbox::run(driver, &inbox, unix_ms)
+            })
+            .map_err(StartError::Thread)
+    }
+}
+
+/// The thread that follows the commits and writes tiles.
+pub struct Following {
+    wake: mpsc::Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+impl Following {
+    fn start(
+        mut integrator: Integrator,
+        log: Arc<LogView>,
+        readers: Arc<Readers>,
+        done: Arc<Done>,
+        started: SystemTime,
+    ) -> Result<Self, StartError> {
+        let (wake, woken) = mpsc::channel();
+        let follow = move || {
+            yield_to_serving();
+            match readers
+                .blobs()
+                .sweep(started, |blob| readers.names_blob(blob))
+            {
+                Ok(0) => {}
+                Ok(swept) => tracing::info!(swept, "removed blobs of uploads that never committed"),
+                Err(error) => tracing::warn!(%error, "cannot sweep blobs"),
+            }
+            let mut publish = || {
+                let head = log.released().head;
+                if head.size == integrator.tree().size() {
+                    return;
+                }
+                match integrator.integrate(&head) {
+                    Ok(()) => {
+                        log.integrated(head.size);
+                        done.log_files_synced
+                            .store(integrator.synced(), Ordering::Relaxed);
+                    }
+                    // The rows are the truth and proofs come from memory meanwhile; what could
+                    // not be written is tried again with the next entries.
+                    Err(error) => tracing::error!(%error, "cannot write log tiles"),
+                }
+            };
+            while woken.recv().is_ok() {
+                publish();
+                // Commits come in hundreds a second; tiles need not.
+                thread::sleep(INTEGRATE_EVERY);
+                while woken.try_recv().is_ok() {}
+                publish();
+            }
+            publish();
+        };
+        let thread = thread::Builder::new()
+            .name("integrator".to_owned())
+            .spawn(follow)
+            .map_err(StartError::Thread)?;
+        Ok(Self { wake, thread })
+    }
+
+    /// Publishes what is left and ends. Every publisher must be gone before.
+    pub async fn end(self) {
+        drop(self.wake);
+        let thread = self.thread;
+        // A panic there has been reported; nothing is left to publish.
+        let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+    }
+}
+
+struct Publishing {
+    log: Arc<LogView>,
+    wake: mpsc::Sender<()>,
+    keys: Arc<Keys>,
+    metrics: Arc<Metrics>,
+    released: watch::Sender<u64>,
+}
+
+impl Publisher for Publishing {
+    fn release(&self, released: Released, full: Vec<Tile>) {
+        let size = released.head.size;
+        self.log.release(released, full);
+        self.metrics.head(size, unix_ms());
+        self.released.send_replace(size);
+        let _ = self.wake.send(());
+    }
+
+    fn rotated(&self, key: &LogKey) {
+        self.keys.took_over(key);
+        tracing::info!(key = %key.id, since_size = key.since_size, "another key signs the log");
+    }
+}

@@ -1,0 +1,238 @@
+//! The listeners: gRPC, HTTP and metrics, each with or without TLS.
+//!
+//! Connections, handshakes and their limits are `evidenceos-access`' business. gRPC clients may
+//! have to show a certificate in the handshake; on HTTP that is asked of each route, so that
+//! probes without one get through to the health routes.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use evidenceos_access::{ClientCertificates, Limits, Stats, Tls, TlsError, WATCH_EVERY, incoming};
+use evidenceos_proto::{DESCRIPTORS, evidence_os_server::EvidenceOsServer};
+use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
+use tokio_stream::StreamExt as _;
+
+use crate::{
+    auth::{Gate, GrpcConnection},
+    config::{Listeners as ListenersConfig, TlsConfig},
+    grpc::{Edge, GateLayer, Service},
+    http::{self, Health},
+    metrics::Metrics,
+    server::{StartError, bind, end_within},
+};
+
+/// The largest message, so that a module of 5 MiB gets our sentence and not the transport's.
+const MAX_MESSAGE_BYTES: usize = 8 << 20;
+/// Calls under way on one connection.
+const MAX_STREAMS: u32 = 1_024;
+
+/// A port that is bound and not served yet.
+struct Port {
+    listener: std::sync::Mutex<Option<TcpListener>>,
+    address: SocketAddr,
+    tls: Option<Arc<Tls>>,
+    stats: Arc<Stats>,
+}
+
+/// The ports.
+pub struct Listeners {
+    grpc: Port,
+    http: Option<Port>,
+    metrics: Option<Port>,
+}
+
+impl Port {
+    async fn bind(
+        address: SocketAddr,
+        flag: &'static str,
+        tls: Option<Arc<Tls>>,
+        metrics: &Metrics,
+        name: &'static str,
+    ) -> Result<Self, StartError> {
+        let (listener, address) = bind(address, flag).await?;
+        let stats = Arc::new(Stats::default());
+        metrics.listens(name, Arc::clone(&stats), tls.clone());
+        Ok(Self {
+            listener: std::sync::Mutex::new(Some(listener)),
+            address,
+            tls,
+            stats,
+        })
+    }
+
+    fn connections(&self, stopped: watch::Receiver<bool>) -> evidenceos_access::Incoming {
+        let listener = self
+            .listener
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .take()
+            .unwrap_or_else(|| unreachable!("a port is served once"));
+        if let Some(tls) = &self.tls {
+            tls.watch(WATCH_EVERY, until(stopped.clone()));
+        }
+        incoming(
+            listener,
+            self.tls.clone(),
+            Limits::default(),
+            Arc::clone(&self.stats),
+            until(stopped),
+        )
+    }
+}
+
+impl Listeners {
+    /// Reads the certificates and binds the ports.
+    pub async fn bind(config: &ListenersConfig, metrics: &Metrics) -> Result<Self, StartError> {
+        let tls = config.tls.as_ref();
+        let grpc_tls = tls
+            .map(|tls| load(tls, tls.clients, &[b"h2"]))
+            .transpose()?;
+        // A kubelet has no certificate: on HTTP one is asked for, and required by the routes.
+        let optional = |clients| match clients {
+            ClientCertificates::Required => ClientCertificates::Optional,
+            other => other,
+        };
+        let http_tls = tls
+            .filter(|_| config.http_tls)
+            .map(|tls| load(tls, optional(tls.clients), &[b"h2", b"http/1.1"]))
+            .transpose()?;
+        let metrics_tls = tls
+            .filter(|_| config.metrics_tls)
+            .map(|tls| load(tls, ClientCertificates::None, &[b"h2", b"http/1.1"]))
+            .transpose()?;
+        Ok(Self {
+            grpc: Port::bind(config.grpc, "--listen", grpc_tls, metrics, "grpc").await?,
+            http: match config.http {
+                Some(address) => Some(
+                    Port::bind(address, "--preflight-listen", http_tls, metrics, "http").await?,
+                ),
+                None => None,
+            },
+            metrics: match config.metrics {
+                Some(address) => Some(
+                    Port::bind(address, "--metrics-listen", metrics_tls, metrics, "metrics")
+                        .await?,
+                ),
+                None => None,
+            },
+        })
+    }
+
+    /// Begins to serve.
+    pub async fn serve(
+        &self,
+        config: &ListenersConfig,
+        edge: &Arc<Edge>,
+        gate: &Arc<Gate>,
+        health: &Arc<Health>,
+        metrics: &Arc<Metrics>,
+        stopped: &watch::Receiver<bool>,
+    ) -> Result<Servers, StartError> {
+        let mut tasks = Vec::new();
+        if let Some(port) = &self.http {
+            let connections = port.connections(stopped.clone());
+            let routes = http::routes(Arc::clone(health), Arc::clone(gate));
+            tasks.push(http::serve(connections, routes, stopped.clone()));
+        }
+        if let Some(port) = &self.metrics {
+            let connections = port.connections(stopped.clone());
+            let routes = http::metrics_routes(Arc::clone(metrics));
+            tasks.push(http::serve(connections, routes, stopped.clone()));
+        }
+        let connections = self.grpc.connections(stopped.clone());
+        tasks.push(grpc(config, connections, edge, gate, stopped.clone()).await?);
+        Ok(Servers(tasks))
+    }
+
+    /// Reads the certificates again.
+    ///
+    /// # Errors
+    /// Where they do not fit; what served before goes on.
+    pub fn reload_tls(&self) -> Result<(), TlsError> {
+        let ports = [Some(&self.grpc), self.http.as_ref(), self.metrics.as_ref()];
+        for tls in ports
+            .into_iter()
+            .flatten()
+            .filter_map(|port| port.tls.as_ref())
+        {
+            tls.reload()?;
+        }
+        Ok(())
+    }
+
+    /// Where gRPC is served.
+    pub fn grpc_address(&self) -> SocketAddr {
+        self.grpc.address
+    }
+
+    /// Where HTTP is served.
+    pub fn http_address(&self) -> Option<SocketAddr> {
+        self.http.as_ref().map(|port| port.address)
+    }
+
+    /// Where metrics are served.
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        self.metrics.as_ref().map(|port| port.address)
+    }
+}
+
+/// Servers under way.
+pub struct Servers(Vec<JoinHandle<()>>);
+
+impl Servers {
+    /// Waits for calls under way, and then for nobody.
+    pub async fn end(self, grace: Duration) {
+        let ends = self.0.into_iter().map(|task| end_within(grace, task));
+        for end in ends {
+            end.await;
+        }
+    }
+}
+
+fn load(
+    tls: &TlsConfig,
+    clients: ClientCertificates,
+    alpn: &[&[u8]],
+) -> Result<Arc<Tls>, TlsError> {
+    Tls::load(tls.files.clone(), clients, alpn, tls.allow_without_eku)
+}
+
+async fn until(mut stopped: watch::Receiver<bool>) {
+    // An ended sender means that the daemon is gone.
+    let _ = stopped.wait_for(|stopped| *stopped).await;
+}
+
+async fn grpc(
+    config: &ListenersConfig,
+    connections: evidenceos_access::Incoming,
+    edge: &Arc<Edge>,
+    gate: &Arc<Gate>,
+    stopped: watch::Receiver<bool>,
+) -> Result<JoinHandle<()>, StartError> {
+    let service = EvidenceOsServer::new(Service::new(Arc::clone(edge)))
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES);
+    let (reporter, health) = tonic_health::server::health_reporter();
+    reporter.set_serving::<EvidenceOsServer<Service>>().await;
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()?;
+    let server = tonic::transport::Server::builder()
+        .layer(GateLayer(Arc::clone(gate)))
+        .http2_keepalive_interval(Some(Duration::from_secs(30)))
+        .max_concurrent_streams(Some(MAX_STREAMS))
+        .max_connection_age(config.max_connection_age)
+        .add_service(service)
+        .add_service(health)
+        .add_service(reflection);
+    let incoming = connections.map(|connection| connection.map(GrpcConnection));
+    let serving = server.serve_with_incoming_shutdown(incoming, async move {
+        until(stopped).await;
+        drop(reporter);
+    });
+    Ok(tokio::spawn(async move {
+        if let Err(error) = serving.await {
+            tracing::error!(%error, "gRPC ended");
+        }
+    }))
+}
