@@ -62,11 +62,21 @@ impl Health {
     }
 }
 
+/// What a caller must show on the HTTP port.
+#[derive(Clone)]
+pub struct Door {
+    /// Tells callers apart.
+    pub gate: Arc<Gate>,
+    /// Whether a client certificate is needed, which the handshake only asks for: a kubelet has
+    /// none.
+    pub needs_certificate: bool,
+}
+
 /// The routes of the HTTP port.
-pub fn routes(health: Arc<Health>, gate: Arc<Gate>) -> Router {
+pub fn routes(health: Arc<Health>, door: Door) -> Router {
     let behind_the_gate = Router::new()
         .fallback(not_found)
-        .layer(middleware::from_fn_with_state(gate, admit));
+        .layer(middleware::from_fn_with_state(door, admit));
     Router::new()
         .route("/livez", get(alive))
         .route("/health", get(alive))
@@ -112,21 +122,29 @@ async fn show_metrics(State(metrics): State<Arc<Metrics>>) -> Response {
     ([(header::CONTENT_TYPE, kind)], metrics.show()).into_response()
 }
 
-async fn admit(State(gate): State<Arc<Gate>>, mut request: Request, next: Next) -> Response {
+async fn admit(State(door): State<Door>, mut request: Request, next: Next) -> Response {
     strip_identity_headers(request.headers_mut());
     let peer = request.extensions().get::<Peer>();
-    match gate.identify(request.uri().path(), request.headers(), peer) {
+    if door.needs_certificate && peer.and_then(Peer::certificate).is_none() {
+        return unauthorized("a client certificate is required here");
+    }
+    let identified = door
+        .gate
+        .identify(request.uri().path(), request.headers(), peer);
+    match identified {
         Ok(principal) => {
             request.headers_mut().remove(header::AUTHORIZATION);
             request.extensions_mut().insert(principal);
             next.run(request).await
         }
-        Err(denied) => {
-            let body = json!({ "error": denied.to_string() });
-            let challenge = [(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))];
-            (StatusCode::UNAUTHORIZED, challenge, Json(body)).into_response()
-        }
+        Err(denied) => unauthorized(&denied.to_string()),
     }
+}
+
+fn unauthorized(why: &str) -> Response {
+    let challenge = [(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))];
+    let body = Json(json!({ "error": why }));
+    (StatusCode::UNAUTHORIZED, challenge, body).into_response()
 }
 
 /// Serves connections until it is told to stop; then those that are open end their calls.

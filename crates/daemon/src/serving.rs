@@ -97,7 +97,12 @@ impl Listeners {
             .transpose()?;
         let metrics_tls = tls
             .filter(|_| config.metrics_tls)
-            .map(|tls| load(tls, ClientCertificates::None, &[b"h2", b"http/1.1"]))
+            .map(|tls| {
+                let mut tls = tls.clone();
+                tls.files.client_ca = None;
+                tls.allow_without_eku = false;
+                load(&tls, ClientCertificates::None, &[b"h2", b"http/1.1"])
+            })
             .transpose()?;
         Ok(Self {
             grpc: Port::bind(config.grpc, "--listen", grpc_tls, metrics, "grpc").await?,
@@ -130,7 +135,12 @@ impl Listeners {
         let mut tasks = Vec::new();
         if let Some(port) = &self.http {
             let connections = port.connections(stopped.clone());
-            let routes = http::routes(Arc::clone(health), Arc::clone(gate));
+            let requires = |tls: &TlsConfig| tls.clients == ClientCertificates::Required;
+            let door = http::Door {
+                gate: Arc::clone(gate),
+                needs_certificate: config.http_tls && config.tls.as_ref().is_some_and(requires),
+            };
+            let routes = http::routes(Arc::clone(health), door);
             tasks.push(http::serve(connections, routes, stopped.clone()));
         }
         if let Some(port) = &self.metrics {
