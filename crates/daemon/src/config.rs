@@ -37,6 +37,8 @@ pub struct Config {
     pub generate_key: bool,
     /// Everything durable is under here.
     pub data_dir: PathBuf,
+    /// Where the signing keys are, if not in `keys` there.
+    pub key_dir: Option<PathBuf>,
     /// The log's name; fixed by the first start.
     pub log_origin: Option<String>,
     /// What is logged, as a `tracing` filter.
@@ -58,6 +60,7 @@ impl Default for Config {
             keys: KeySource::default(),
             generate_key: true,
             data_dir: PathBuf::from("./data"),
+            key_dir: None,
             log_origin: None,
             log: "info".to_owned(),
             log_format: LogFormat::Text,
@@ -91,6 +94,7 @@ impl Config {
             keys,
             generate_key: settings.generate_key.unwrap_or(!is_protected),
             data_dir: settings.data_dir.clone().unwrap_or(default.data_dir),
+            key_dir: settings.key_dir.clone(),
             log_origin: settings.log_origin.clone(),
             log: settings.log.clone().unwrap_or(default.log),
             log_format: settings.log_format.unwrap_or(default.log_format),
@@ -107,6 +111,13 @@ impl Config {
         } else {
             Err(ConfigError(problems))
         }
+    }
+
+    /// The directory of the signing keys.
+    #[must_use]
+    pub fn keys_path(&self) -> PathBuf {
+        let beside = || self.data_dir.join("keys");
+        self.key_dir.clone().unwrap_or_else(beside)
     }
 
     /// Whether it is a development server: nobody is asked who he is.

@@ -270,7 +270,7 @@ impl LogKeys {
         runtime: &tokio::runtime::Handle,
     ) -> Result<Self, LogKeyError> {
         let so_far = head.map(|head| KeyId(head.key_id.0));
-        let path = config.data_dir.join("keys");
+        let path = config.keys_path();
         let (found, ring) = match &config.keys {
             KeySource::Files(asked) => {
                 let ring = file_ring(&path, config.generate_key && head.is_none())?;
@@ -514,8 +514,8 @@ impl Keys {
 ///
 /// # Errors
 /// Where it is open to others.
-pub fn imported(data_directory: &Path) -> Result<Option<Directory>, KeyError> {
-    let path = data_directory.join("keys");
+pub fn imported(config: &Config) -> Result<Option<Directory>, KeyError> {
+    let path = config.keys_path();
     path.exists().then(|| Directory::open(&path)).transpose()
 }
 

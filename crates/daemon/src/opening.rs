@@ -83,7 +83,7 @@ pub fn open(
     } = found;
     let first_start = head.is_none();
     let own = secrets::directory(directory)?;
-    let imported = keys::imported(directory)?;
+    let imported = keys::imported(config)?;
     let found_keys = LogKeys::find(config, head.as_ref(), runtime)?;
     let owners = keys::owners(&own, imported.as_ref(), first_start)?;
     let shelf = KeyShelf::new(own, imported, kms(config)?, runtime.clone());

@@ -128,7 +128,7 @@ pub fn reload(config: &Config, keys: &Keys, mailbox: &Mailbox) -> Result<(), Log
     let KeySource::Files(asked) = &config.keys else {
         return Ok(());
     };
-    let ring = Ring::open(&config.data_dir.join("keys"))?;
+    let ring = Ring::open(&config.keys_path())?;
     let current = keys.signer();
     let current_id = evidenceos_keys::KeyId(current.key_id().0);
     let chosen = ring.choose(*asked, Some(current_id))?;

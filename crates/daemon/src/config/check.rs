@@ -32,7 +32,7 @@ pub fn check(config: &Config) -> Checked {
             checked.problems.push(error.to_string());
         }
     }
-    let keys = config.data_dir.join("keys");
+    let keys = config.keys_path();
     if keys.exists() {
         match Ring::open(&keys) {
             Ok(ring) if matches!(config.keys, KeySource::Files(_)) => {

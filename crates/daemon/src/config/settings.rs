@@ -140,6 +140,9 @@ pub struct Settings {
     /// Where the log's key is: file or kms [default: file]
     #[arg(long, env = "EVIDENCEOS_KEY_PROVIDER", value_name = "PROVIDER", help_heading = "Keys")]
     pub key_provider: Option<String>,
+    /// Directory of the signing keys [default: keys, in the data directory]
+    #[arg(long, env = "EVIDENCEOS_KEY_DIR", value_name = "DIR", help_heading = "Keys")]
+    pub key_dir: Option<PathBuf>,
     /// The key that signs, where the key directory holds several
     #[arg(long, env = "EVIDENCEOS_ACTIVE_KEY_ID", value_name = "KEY-ID", help_heading = "Keys")]
     pub active_key_id: Option<String>,

@@ -5,6 +5,7 @@
 mod bad_input;
 mod guests;
 mod harness;
+mod keys;
 mod lifecycle;
 mod process;
 mod publicity;
