@@ -39,6 +39,8 @@ struct Identified {
 struct LogState {
     size: AtomicU64,
     released_unix_ms: AtomicU64,
+    /// Since when a head is being signed elsewhere; 0: none is.
+    pending_since_unix_ms: AtomicU64,
 }
 
 struct Port {
@@ -91,6 +93,15 @@ impl Metrics {
         self.log
             .released_unix_ms
             .store(now_unix_ms, Ordering::Relaxed);
+        self.log.pending_since_unix_ms.store(0, Ordering::Relaxed);
+    }
+
+    /// Notes that a head waits for a signature from elsewhere. Only the first of those that fail
+    /// one after the other counts.
+    pub fn head_pending(&self, now_unix_ms: u64) {
+        let pending = &self.log.pending_since_unix_ms;
+        // Whoever was first stays.
+        let _ = pending.compare_exchange(0, now_unix_ms, Ordering::Relaxed, Ordering::Relaxed);
     }
 
     /// Watches a port.
@@ -125,9 +136,21 @@ impl Collector for LogCollector {
         let age = ConstGauge::new(unix_ms().saturating_sub(released) as f64 / 1_000.0);
         age.encode(encoder.encode_descriptor(
             "log_checkpoint_age",
-            "Since the newest head was published; grows while a KMS does not sign, and while nothing happens",
+            "Since the newest head was published, also while nothing happens",
             Some(&Unit::Seconds),
             age.metric_type(),
+        )?)?;
+        let since = self.0.pending_since_unix_ms.load(Ordering::Relaxed);
+        let waits = match since {
+            0 => 0,
+            since => unix_ms().saturating_sub(since),
+        };
+        let pending = ConstGauge::new(waits as f64 / 1_000.0);
+        pending.encode(encoder.encode_descriptor(
+            "log_signature_pending",
+            "How long entries have waited for a KMS to sign the head over them; 0 if none wait",
+            Some(&Unit::Seconds),
+            pending.metric_type(),
         )?)
     }
 }

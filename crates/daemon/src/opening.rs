@@ -151,6 +151,7 @@ pub fn open(
         keys: &keys,
         guests: &guests,
         runtime,
+        metrics,
     }
     .start(&mailbox, inbox, Box::new(publishing))?;
     let edge = Arc::new(Edge {
@@ -301,6 +302,7 @@ struct Writer<'o> {
     keys: &'o Keys,
     guests: &'o Arc<Guests>,
     runtime: &'o Handle,
+    metrics: &'o Arc<Metrics>,
 }
 
 impl Writer<'_> {
@@ -319,6 +321,7 @@ impl Writer<'_> {
                 signer,
                 mailbox.clone(),
                 self.runtime.clone(),
+                Arc::clone(self.metrics),
             ))),
         };
         let Self {

@@ -27,6 +27,7 @@ use tokio::{runtime::Handle, time::Instant};
 use crate::{
     config::{Config, KeySource},
     keys::{InMemory, Keys, LogKeyError, LogSigner},
+    metrics::Metrics,
     server::{StartError, unix_ms},
 };
 
@@ -148,6 +149,7 @@ pub struct RemoteHeads {
     signer: LogSigner,
     mailbox: Mailbox,
     runtime: Handle,
+    metrics: Arc<Metrics>,
     failures: Arc<AtomicU32>,
     not_before: Arc<std::sync::Mutex<Instant>>,
 }
@@ -155,11 +157,17 @@ pub struct RemoteHeads {
 impl RemoteHeads {
     /// Heads of a log whose key is in a KMS.
     #[must_use]
-    pub fn new(signer: LogSigner, mailbox: Mailbox, runtime: Handle) -> Self {
+    pub fn new(
+        signer: LogSigner,
+        mailbox: Mailbox,
+        runtime: Handle,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         Self {
             signer,
             mailbox,
             runtime,
+            metrics,
             failures: Arc::default(),
             not_before: Arc::new(std::sync::Mutex::new(Instant::now())),
         }
@@ -168,6 +176,7 @@ impl RemoteHeads {
 
 impl RemoteSigner for RemoteHeads {
     fn start(&self, size: u64, root: Hash) {
+        self.metrics.head_pending(unix_ms());
         let (signer, mailbox) = (self.signer.clone(), self.mailbox.clone());
         let failures = Arc::clone(&self.failures);
         let begin = {
