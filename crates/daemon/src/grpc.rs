@@ -32,7 +32,7 @@ use lru::LruCache;
 use tokio::sync::{oneshot, watch};
 use tonic::Status;
 
-use crate::{auth::Principal, config::Config, holdout_keys::KeyShelf, keys::Keys, runner::Guests};
+use crate::{auth::Principal, config::Config, keys::Keys, runner::Guests};
 
 /// Modules remembered as stored.
 const KNOWN_MODULES: NonZeroUsize = NonZeroUsize::new(4_096).expect("not zero");
@@ -59,8 +59,8 @@ pub struct Edge {
     pub revoked: watch::Sender<u64>,
     /// The size of the newest head that is shown.
     pub released: watch::Sender<u64>,
-    /// Where the holdouts' keys lie; whoever rotates them holds it.
-    pub holdout_keys: tokio::sync::Mutex<Arc<KeyShelf>>,
+    /// Where the holdouts' keys lie.
+    pub rekeying: tokio::sync::Mutex<Rekeying>,
     /// How the daemon is set up, as far as callers may know.
     pub serves: Serves,
 }
@@ -249,4 +249,5 @@ fn unexpected(reply: &Reply) -> Status {
 }
 
 pub use gate::GateLayer;
+pub use rekey::Rekeying;
 pub use service::Service;

@@ -36,7 +36,7 @@ use tokio::{runtime::Handle, sync::watch};
 
 use crate::{
     config::{Config, KeySource},
-    grpc::{Catalog, Edge},
+    grpc::{Catalog, Edge, Rekeying},
     holdout_keys::KeyShelf,
     keys::{self, InMemory, Keys, LogKeyError, LogKeys},
     metrics::Metrics,
@@ -165,7 +165,7 @@ pub fn open(
         done,
         revoked: watch::channel(0).0,
         released,
-        holdout_keys: tokio::sync::Mutex::new(Arc::new(shelf)),
+        rekeying: tokio::sync::Mutex::new(Rekeying::new(shelf)),
         serves: crate::grpc::Serves::new(config),
     });
     Ok(Opened {

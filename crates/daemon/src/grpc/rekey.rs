@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use evidenceos_kernel::{
     command::{Command, Reply},
-    id::{Digest, HoldoutId},
+    id::{Digest, HoldoutId, RequestKey},
 };
 use evidenceos_proto as wire;
-use tonic::Status;
+use tonic::{Status, metadata::MetadataMap};
 
-use super::{Edge, status::internal, unexpected};
+use super::{Edge, parse, status::internal, unexpected};
 use crate::{
     auth::Principal,
     holdout_keys::{HoldoutKey, KeyShelf},
@@ -19,16 +19,44 @@ use crate::{
 /// Each holdout's new blob.
 type Blobs = Vec<(HoldoutId, Digest)>;
 
+/// Where the holdouts' keys lie, and the last rotation. Whoever rotates holds it.
+pub struct Rekeying {
+    shelf: Arc<KeyShelf>,
+    /// A repeat of the same request is not another rotation. Kept in memory alone: after a start
+    /// a repeat does again what is right to do twice.
+    last: Option<(RequestKey, wire::RotateHoldoutKeyResponse)>,
+}
+
+impl Rekeying {
+    /// Nothing was rotated yet.
+    #[must_use]
+    pub fn new(shelf: KeyShelf) -> Self {
+        Self {
+            shelf: Arc::new(shelf),
+            last: None,
+        }
+    }
+}
+
 impl Edge {
     /// Encrypts every holdout's items under a new key and destroys the old one. Either all
     /// holdouts are under the new key afterwards, or none.
     pub(super) async fn rotate_holdout_key(
         self: &Arc<Self>,
         principal: &Principal,
+        metadata: &MetadataMap,
     ) -> Result<wire::RotateHoldoutKeyResponse, Status> {
+        let content = wire::RotateHoldoutKeyRequest {};
+        let stamp = parse::stamp(metadata, principal, "RotateHoldoutKey", &content)?;
         // One at a time, and nobody registers a holdout under the old key meanwhile: the commit
         // would say so.
-        let shelf = self.holdout_keys.lock().await;
+        let mut rekeying = self.rekeying.lock().await;
+        if let (Some(stamp), Some((last, reply))) = (stamp, &rekeying.last)
+            && stamp.key == *last
+        {
+            return Ok(reply.clone());
+        }
+        let shelf = Arc::clone(&rekeying.shelf);
         let keys = Arc::clone(&shelf);
         let (next, generation, blobs) = self.blocking(move |edge| edge.encrypt_anew(&keys)).await?;
         let command = Command::RekeyHoldouts {
@@ -46,26 +74,24 @@ impl Edge {
                 return Err(status);
             }
         }
-        let keys = Arc::clone(&shelf);
-        self.blocking(move |edge| {
+        let done = self.blocking(move |edge| {
             edge.guests.vault.follow(next);
             for (id, blob) in &blobs {
                 edge.catalog.moved(*id, *blob);
             }
-            keys.promote().map_err(|error| internal(&error))?;
+            shelf.promote().map_err(|error| internal(&error))?;
             tracing::info!(holdouts = blobs.len(), "the holdouts are under another key");
             Ok(wire::RotateHoldoutKeyResponse {
                 holdouts: blobs.len() as u64,
-                place: keys.place(),
+                place: shelf.place(),
             })
-        })
-        .await
+        });
+        let reply = done.await?;
+        rekeying.last = stamp.map(|stamp| (stamp.key, reply.clone()));
+        Ok(reply)
     }
 
-    fn encrypt_anew(
-        &self,
-        keys: &KeyShelf,
-    ) -> Result<(HoldoutKey, u64, Blobs), Status> {
+    fn encrypt_anew(&self, keys: &KeyShelf) -> Result<(HoldoutKey, u64, Blobs), Status> {
         let failed = |error: &dyn std::fmt::Display| internal(error);
         let next = keys.make_next().map_err(|error| failed(&error))?;
         self.guests.vault.know(next.clone());

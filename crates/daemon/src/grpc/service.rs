@@ -494,7 +494,7 @@ impl EvidenceOs for Service {
     ) -> Reply<wire::RotateHoldoutKeyResponse> {
         let principal = self.principal(&request)?;
         self.edge
-            .rotate_holdout_key(&principal)
+            .rotate_holdout_key(&principal, request.metadata())
             .await
             .map(Response::new)
     }

@@ -66,7 +66,10 @@ impl Home {
 }
 
 async fn log_keys(client: &mut Client) -> Vec<wire::LogKey> {
-    let reply = client.inner.list_log_keys(wire::ListLogKeysRequest {}).await;
+    let reply = client
+        .inner
+        .list_log_keys(wire::ListLogKeysRequest {})
+        .await;
     reply.expect("public").into_inner().keys
 }
 
@@ -91,7 +94,10 @@ fn an_activated_key_takes_over_at_the_next_start_and_old_receipts_keep_verifying
         let (running, mut client) = home.start().await;
         client.put_default("h").await;
         let (claim, _) = client.run("c", "h", &judged(&predictions("h", 20))).await;
-        let (old_vkey, old) = (running.log_vkey(), client.fetch(&claim).await.expect("fetched"));
+        let (old_vkey, old) = (
+            running.log_vkey(),
+            client.fetch(&claim).await.expect("fetched"),
+        );
         running.stop().await.expect("stops");
 
         let next = home.another();
@@ -105,7 +111,10 @@ fn an_activated_key_takes_over_at_the_next_start_and_old_receipts_keep_verifying
         let keys = log_keys(&mut client).await;
         assert_eq!(keys.len(), 2);
         assert_eq!(keys[0].vkey, old_vkey);
-        assert_eq!((keys[0].since_size, keys[1].since_size), (0, old.tree_size + 1));
+        assert_eq!(
+            (keys[0].since_size, keys[1].since_size),
+            (0, old.tree_size + 1)
+        );
         assert_eq!(keys[1].key_id.to_vec(), next.0);
         for key in keys {
             let request = wire::GetPublicKeyRequest { key_id: key.key_id };
@@ -182,7 +191,10 @@ fn a_log_does_not_change_its_key_in_silence() {
         fs::remove_file(home.ring().file_of(old)).expect("there");
         for (refused, expected) in [
             // An empty volume.
-            (home.refusal(home.with(KeySource::default())).await, "keys import"),
+            (
+                home.refusal(home.with(KeySource::default())).await,
+                "keys import",
+            ),
             // Another key, and nobody to vouch for it.
             (
                 {
@@ -218,7 +230,11 @@ fn a_first_start_that_must_not_make_a_key_says_how_to_bring_one() {
             .and_then(|mut ring| ring.generate())
             .expect("writable");
         let running = evidenceos_daemon::start(forbidden()).await;
-        running.expect("a key is there").stop().await.expect("stops");
+        running
+            .expect("a key is there")
+            .stop()
+            .await
+            .expect("stops");
     });
 }
 
@@ -228,7 +244,9 @@ fn keys_that_others_can_read_stop_the_start() {
         let home = Home::new();
         let (running, _) = home.start().await;
         running.stop().await.expect("stops");
-        let key = home.ring().file_of(*home.ring().keys().keys().next().expect("one"));
+        let key = home
+            .ring()
+            .file_of(*home.ring().keys().keys().next().expect("one"));
         for path in [key, home.0.path().join("secrets/holdouts.secret")] {
             fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).expect("ours");
             let message = home.refusal(home.with(KeySource::default())).await;
@@ -350,7 +368,10 @@ fn a_log_moves_from_a_file_into_the_kms_and_to_the_next_key_there() {
 
         let next = in_kms(Some(wrapped(3).await));
         let message = home.refusal(home.with(source(next.clone()))).await;
-        assert!(message.contains("EVIDENCEOS_KMS_PREVIOUS_KEY_ID"), "{message}");
+        assert!(
+            message.contains("EVIDENCEOS_KMS_PREVIOUS_KEY_ID"),
+            "{message}"
+        );
         let linked = KmsKeys {
             previous: stays_inside(),
             ..next
@@ -379,11 +400,22 @@ fn the_holdouts_move_to_another_key_while_the_daemon_serves() {
             let old = fs::read(&secret).expect("a file");
 
             let (running, mut client) = home.start_with(source(keys.clone())).await;
-            client.run("before", "h", &asking(&predictions("h", 2))).await;
-            let request = client.request(wire::RotateHoldoutKeyRequest {});
-            let reply = client.inner.rotate_holdout_key(request).await;
-            assert_eq!(reply.expect("an operator").into_inner().holdouts, 2);
-            client.run("after", "other", &judged(&predictions("other", 20))).await;
+            client
+                .run("before", "h", &asking(&predictions("h", 2)))
+                .await;
+            let before = blobs(home.0.path());
+            let mut twice = client.with_id("rotate-1");
+            let mut after = Vec::new();
+            for _ in 0..2 {
+                let request = twice.request(wire::RotateHoldoutKeyRequest {});
+                let reply = twice.inner.rotate_holdout_key(request).await;
+                assert_eq!(reply.expect("an operator").into_inner().holdouts, 2);
+                after.push(blobs(home.0.path()).len() - before.len());
+            }
+            assert_eq!(after, [2, 2], "a repeat rotates nothing");
+            client
+                .run("after", "other", &judged(&predictions("other", 20)))
+                .await;
             running.stop().await.expect("stops");
 
             match &holdout_key {
@@ -394,7 +426,9 @@ fn the_holdouts_move_to_another_key_while_the_daemon_serves() {
                 }
             }
             let (running, mut client) = home.start_with(source(keys)).await;
-            client.run("later", "h", &judged(&predictions("h", 20))).await;
+            client
+                .run("later", "h", &judged(&predictions("h", 20)))
+                .await;
             running.stop().await.expect("stops");
         }
     });
