@@ -228,7 +228,7 @@ async fn grpc(
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()?;
     let server = tonic::transport::Server::builder()
-        .layer(GateLayer(Arc::clone(gate)))
+        .layer(GateLayer::new(Arc::clone(gate)))
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
         .max_concurrent_streams(Some(MAX_STREAMS))
         .max_connection_age(config.max_connection_age)

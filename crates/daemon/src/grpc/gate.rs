@@ -2,6 +2,9 @@
 //!
 //! The path, the headers and the connection's certificate are all that it looks at. What it
 //! learns travels as a [`Principal`] in the request's extensions; no handler reads a credential.
+//!
+//! It also bounds what calls may hold in memory, whoever makes them: only two calls bring much,
+//! and of those so many are read at a time.
 
 use std::{
     future::Future,
@@ -12,6 +15,8 @@ use std::{
 
 use evidenceos_access::strip_identity_headers;
 use http::{Request, Response};
+use http_body_util::{BodyExt as _, Limited};
+use tokio::sync::Semaphore;
 use tonic::body::Body;
 use tower::{Layer, Service};
 
@@ -21,14 +26,44 @@ use super::{
 };
 use crate::auth::{Gate, GrpcPeer, Principal};
 
+/// Calls whose messages are read or answered at a time, over all connections.
+const CALLS: usize = 8_192;
+/// Of those, calls that bring modules or labels: up to 8 MiB each, and some ten for labels.
+const LARGE_CALLS: usize = 64;
+/// The most that any other call brings.
+const SMALL_BODY: usize = 256 << 10;
+
 /// Puts the gate before a service.
 #[derive(Clone)]
-pub struct GateLayer(pub Arc<Gate>);
+pub struct GateLayer {
+    gate: Arc<Gate>,
+    room: Room,
+}
+
+/// Room for calls.
+#[derive(Clone)]
+struct Room {
+    calls: Arc<Semaphore>,
+    large: Arc<Semaphore>,
+}
+
+impl GateLayer {
+    /// A gate for one server.
+    #[must_use]
+    pub fn new(gate: Arc<Gate>) -> Self {
+        let room = Room {
+            calls: Arc::new(Semaphore::new(CALLS)),
+            large: Arc::new(Semaphore::new(LARGE_CALLS)),
+        };
+        Self { gate, room }
+    }
+}
 
 /// A service behind the gate.
 #[derive(Clone)]
 pub struct Gated<S> {
     gate: Arc<Gate>,
+    room: Room,
     inner: S,
 }
 
@@ -37,7 +72,8 @@ impl<S> Layer<S> for GateLayer {
 
     fn layer(&self, inner: S) -> Gated<S> {
         Gated {
-            gate: Arc::clone(&self.0),
+            gate: Arc::clone(&self.gate),
+            room: self.room.clone(),
             inner,
         }
     }
@@ -45,7 +81,7 @@ impl<S> Layer<S> for GateLayer {
 
 impl<S> Service<Request<Body>> for Gated<S>
 where
-    S: Service<Request<Body>, Response = Response<Body>> + Send,
+    S: Service<Request<Body>, Response = Response<Body>> + Clone + Send + 'static,
     S::Future: Send + 'static,
     S::Error: Send + 'static,
 {
@@ -58,11 +94,42 @@ where
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        match admit(&self.gate, &mut request) {
-            Ok(()) => Box::pin(self.inner.call(request)),
-            Err(status) => Box::pin(std::future::ready(Ok(status.into_http()))),
+        if let Err(status) = admit(&self.gate, &mut request) {
+            return Box::pin(std::future::ready(Ok(status.into_http())));
         }
+        let Ok(place) = Arc::clone(&self.room.calls).try_acquire_owned() else {
+            let full = status::busy("the server has as many calls under way as it can hold");
+            return Box::pin(std::future::ready(Ok(full.into_http())));
+        };
+        if !rules::brings_much(request.uri().path()) {
+            let answer = self.inner.call(request.map(small));
+            return Box::pin(async move {
+                let _place = place;
+                answer.await
+            });
+        }
+        // The service that was found ready is the one to be called; its clone takes its place.
+        let clone = self.inner.clone();
+        let mut inner = std::mem::replace(&mut self.inner, clone);
+        let large = Arc::clone(&self.room.large);
+        Box::pin(async move {
+            let _place = place;
+            // Until there is room nothing is read: the client's window is all that fills.
+            let _room = large.acquire_owned().await;
+            inner.call(request).await
+        })
     }
+}
+
+/// A body that ends in a status where it is larger than any message of its call.
+fn small(body: Body) -> Body {
+    let limited = Limited::new(body, SMALL_BODY);
+    Body::new(
+        limited.map_err(|error| match error.downcast::<tonic::Status>() {
+            Ok(status) => *status,
+            Err(_) => status::invalid("the message", "is larger than any of this call"),
+        }),
+    )
 }
 
 fn admit(gate: &Gate, request: &mut Request<Body>) -> Result<(), Box<tonic::Status>> {

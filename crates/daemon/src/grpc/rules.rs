@@ -91,6 +91,15 @@ pub const RULES: [(&str, Needs); 36] = [
     ("ListLogKeys", Needs::Known),
 ];
 
+/// Whether a call brings a module or labels.
+#[must_use]
+pub fn brings_much(path: &str) -> bool {
+    matches!(
+        path.strip_prefix(SERVICE),
+        Some("CommitArtifacts" | "PutHoldout")
+    )
+}
+
 /// What a path needs. Whatever is not known here needs a name, and is answered by the router.
 #[must_use]
 pub fn of(path: &str) -> Needs {

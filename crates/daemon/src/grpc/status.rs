@@ -74,6 +74,17 @@ pub fn unimplemented(message: &str) -> Status {
     )
 }
 
+/// No room at the moment.
+#[must_use]
+pub fn busy(message: &str) -> Status {
+    retry(status(
+        Code::ResourceExhausted,
+        "RATE_LIMITED",
+        "BUSY",
+        message,
+    ))
+}
+
 /// Something that is not there at the moment.
 #[must_use]
 pub fn unavailable(message: &str) -> Status {

@@ -451,3 +451,24 @@ fn a_name_that_is_not_utf8_is_refused_by_the_field() {
         assert!(listed.expect("own").into_inner().claims.is_empty());
     });
 }
+
+#[test]
+fn a_message_larger_than_any_of_its_call_is_refused_before_it_is_read() {
+    block_on(async {
+        let daemon = Daemon::start().await;
+        let mut client = daemon.operator().await;
+        for size in [300 << 10, 6 << 20] {
+            let request = wire::RevokeClaimRequest {
+                claim_id: vec![1; 32].into(),
+                reason: "x".repeat(size),
+            };
+            let reply = client.inner.revoke_claim(client.request(request)).await;
+            refused(
+                reply,
+                Code::InvalidArgument,
+                "INVALID_FIELD",
+                "larger than any",
+            );
+        }
+    });
+}
