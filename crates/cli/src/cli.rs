@@ -2,7 +2,7 @@
 //!
 //! Owns nothing but the tree of commands; each command's module owns its arguments and its work.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
@@ -10,7 +10,7 @@ use clap_complete::Shell;
 use crate::{
     bench::BenchArgs,
     claim::ClaimCommand,
-    client::Connection,
+    connection::{Connection, ConnectionArgs},
     demo::DemoArgs,
     error::CliError,
     holdout::HoldoutCommand,
@@ -32,21 +32,11 @@ use crate::{
         evidenceos verify receipt.json --key \"$(evidenceos log key)\""
 )]
 pub struct Cli {
-    /// Where the daemon listens.
-    #[arg(
-        long,
-        global = true,
-        env = "EVIDENCEOS_ENDPOINT",
-        default_value = "http://127.0.0.1:50051",
-        value_name = "URL"
-    )]
-    pub endpoint: String,
+    #[command(flatten)]
+    pub connection: ConnectionArgs,
     /// Print one JSON object on stdout; progress stays on stderr.
     #[arg(long, global = true)]
     pub json: bool,
-    /// File with the bearer token to call with (else the environment variable EVIDENCEOS_BEARER_TOKEN).
-    #[arg(long, global = true, value_name = "FILE")]
-    pub bearer_token_file: Option<PathBuf>,
     #[command(subcommand)]
     command: Command,
 }
@@ -78,6 +68,14 @@ enum Command {
     },
 }
 
+impl Cli {
+    /// Whether a word names one of the commands.
+    pub fn has_command(word: &std::ffi::OsStr) -> bool {
+        word.to_str()
+            .is_some_and(|word| Self::command().find_subcommand(word).is_some())
+    }
+}
+
 /// Does what the arguments say; the environment's token comes in as a value.
 pub async fn run(cli: Cli, token_from_environment: Option<String>) -> ExitCode {
     let as_json = cli.json;
@@ -94,7 +92,7 @@ pub async fn run(cli: Cli, token_from_environment: Option<String>) -> ExitCode {
 }
 
 async fn execute(cli: Cli, token_from_environment: Option<String>) -> Result<Output, CliError> {
-    let connection = Connection::new(cli.endpoint, cli.bearer_token_file, token_from_environment)?;
+    let connection = Connection::new(cli.connection, token_from_environment)?;
     match cli.command {
         Command::Holdout(command) => command.run(&connection).await,
         Command::Claim(command) => command.run(&connection).await,

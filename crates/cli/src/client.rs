@@ -4,7 +4,7 @@
 //! sent again with the same one while the server is unavailable: so it is done once, however often it was sent.
 //! Deliberately no policy: what a refusal means is the commands' business.
 
-use std::{path::PathBuf, time::Duration};
+use std::time::Duration;
 
 use evidenceos_proto as proto;
 use proto::evidence_os_client::EvidenceOsClient;
@@ -12,9 +12,10 @@ use tokio_stream::StreamExt as _;
 use tonic::{
     Code, Request, Status,
     metadata::{AsciiMetadataValue, MetadataValue},
-    transport::{Channel, Endpoint},
+    transport::Channel,
 };
 
+pub use crate::connection::Connection;
 use crate::error::CliError;
 
 /// How often a call is made before `UNAVAILABLE` is taken for an answer.
@@ -23,36 +24,6 @@ const ATTEMPTS: u32 = 5;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// A claim's module and a page of entries fit.
 const MAX_MESSAGE_BYTES: usize = 64 << 20;
-
-/// Where to call, and as whom.
-#[derive(Debug, Clone)]
-pub struct Connection {
-    /// `http://host:port`.
-    pub endpoint: String,
-    /// A bearer token; absent: anonymous, which a development server takes for the operator.
-    pub bearer_token: Option<String>,
-}
-
-impl Connection {
-    /// Takes the token from a file where one is named, else from the environment's value.
-    pub fn new(
-        endpoint: String,
-        token_file: Option<PathBuf>,
-        token_from_environment: Option<String>,
-    ) -> Result<Self, CliError> {
-        let bearer_token = match token_file {
-            Some(path) => {
-                let token = std::fs::read_to_string(&path).map_err(CliError::file(path))?;
-                Some(token.trim().to_owned())
-            }
-            None => token_from_environment,
-        };
-        Ok(Self {
-            endpoint,
-            bearer_token,
-        })
-    }
-}
 
 /// A connected client.
 #[derive(Debug, Clone)]
@@ -114,6 +85,10 @@ unary_calls! {
     get_consistency_proof(GetConsistencyProofRequest) -> GetConsistencyProofResponse, changes: false;
     /// Entries of the log.
     list_entries(ListEntriesRequest) -> ListEntriesResponse, changes: false;
+    /// The keys that have signed the log.
+    list_log_keys(ListLogKeysRequest) -> ListLogKeysResponse, changes: false;
+    /// Encrypts the holdouts under another key.
+    rotate_holdout_key(RotateHoldoutKeyRequest) -> RotateHoldoutKeyResponse, changes: true;
 }
 
 impl Client {
@@ -122,21 +97,7 @@ impl Client {
     /// # Errors
     /// [`CliError::Usage`] for what is no endpoint, [`CliError::Unreachable`] where nobody listens.
     pub async fn connect(connection: &Connection) -> Result<Self, CliError> {
-        let endpoint = &connection.endpoint;
-        if !endpoint.starts_with("http://") {
-            return Err(CliError::Usage(format!(
-                "--endpoint {endpoint:?}: write http://HOST:PORT; this release speaks plain HTTP/2, so reach a distant daemon through a tunnel"
-            )));
-        }
-        let channel = Endpoint::from_shared(endpoint.clone())
-            .map_err(|error| CliError::Usage(format!("--endpoint {endpoint:?}: {error}")))?
-            .connect_timeout(Duration::from_secs(5))
-            .connect()
-            .await
-            .map_err(|error| CliError::Unreachable {
-                endpoint: endpoint.clone(),
-                reason: innermost(&error),
-            })?;
+        let channel = connection.open().await?;
         let authorization = match &connection.bearer_token {
             Some(token) => Some(bearer(token)?),
             None => None,
@@ -144,10 +105,27 @@ impl Client {
         let inner = EvidenceOsClient::new(channel)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
-        Ok(Self {
+        let mut client = Self {
             inner,
             authorization,
-        })
+        };
+        if connection.is_tls() {
+            client.must_be_let_in(connection).await?;
+        }
+        Ok(client)
+    }
+
+    /// Makes a call that needs no role, so that a certificate that the server does not take is
+    /// said as such and not as the failure of whatever comes first.
+    async fn must_be_let_in(&mut self, connection: &Connection) -> Result<(), CliError> {
+        let request = self.request(proto::HealthRequest {}, None);
+        match self.inner.health(request).await {
+            Err(status) if std::error::Error::source(&status).is_some() => {
+                Err(connection.failed(&status))
+            }
+            // Whatever the server itself has to say, it says to the call that was asked for.
+            _ => Ok(()),
+        }
     }
 
     /// The same connection under another bearer token.
@@ -255,12 +233,4 @@ impl Retry {
         tokio::time::sleep(FIRST_PAUSE * 2u32.pow(self.failures - 1)).await;
         Ok(())
     }
-}
-
-fn innermost(error: &dyn std::error::Error) -> String {
-    let mut error = error;
-    while let Some(source) = error.source() {
-        error = source;
-    }
-    error.to_string()
 }

@@ -94,7 +94,10 @@ impl DemoArgs {
         let place = Place::new(&self.data_dir)?;
         progress(&format!("data directory {}", place.root.display()));
         let config = Config {
-            listen: std::net::SocketAddr::from(([127, 0, 0, 1], 0)),
+            listeners: evidenceos_daemon::config::Listeners {
+                grpc: std::net::SocketAddr::from(([127, 0, 0, 1], 0)),
+                ..Default::default()
+            },
             data_dir: place.daemon(),
             ..Config::default()
         };
@@ -103,10 +106,7 @@ impl DemoArgs {
             .map_err(|error| CliError::Failed(format!("the daemon does not start: {error}")))?;
         let endpoint = format!("http://{}", running.grpc_address());
         progress(&format!("daemon on {endpoint}"));
-        let connection = Connection {
-            endpoint,
-            bearer_token: None,
-        };
+        let connection = Connection::plain(endpoint);
         let told = match Client::connect(&connection).await {
             Ok(client) => story::tell(&place, client).await,
             Err(error) => Err(error),

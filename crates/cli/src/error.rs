@@ -19,7 +19,7 @@ pub enum CliError {
     Usage(String),
     /// Nobody listens there.
     #[error(
-        "no daemon answers at {endpoint} ({reason}); start one with `evidenceos-daemon`, or name another with --endpoint"
+        "no daemon answers at {endpoint}: {reason}. Start one with `evidenceos-daemon`, or name another with --endpoint"
     )]
     Unreachable {
         /// Where.

@@ -54,6 +54,12 @@ pub enum HoldoutCommand {
         #[arg(long, default_value = "retired by its custodian")]
         reason: String,
     },
+    /// Encrypt every holdout under a new key and destroy the old one, while the daemon serves.
+    #[command(
+        after_help = "Where the daemon has EVIDENCEOS_KMS_HOLDOUT_KEY, the new key is wrapped by that KMS key.\n\n\
+        Example:\n  evidenceos --profile ops/clients/operator/profile.toml holdout rotate-key"
+    )]
+    RotateKey,
     /// Make a retired holdout's labels public, so that anybody can check every answer and verdict.
     #[command(
         after_help = "Example:\n  evidenceos holdout open tumours-2026 -o opening.json\n  \
@@ -132,6 +138,18 @@ impl HoldoutCommand {
                 let holdout = crate::client::required(reply.holdout, "holdout")?;
                 let text = format!("{} takes no more claims", holdout.holdout_ref);
                 Ok(Output::new(holdout_json(&holdout), text))
+            }
+            Self::RotateKey => {
+                let message = proto::RotateHoldoutKeyRequest {};
+                let reply = connect().await?.rotate_holdout_key(message).await?;
+                let text = format!(
+                    "{} holdouts are under a new key, {}; the old key is destroyed. Make a backup: older ones need the old key that is in them",
+                    reply.holdouts, reply.place
+                );
+                Ok(Output::new(
+                    json!({"holdouts": reply.holdouts, "place": reply.place}),
+                    text,
+                ))
             }
             Self::Open { holdout, output } => {
                 let opening = connect().await?.open_holdout(holdout).await?;

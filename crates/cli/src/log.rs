@@ -17,7 +17,7 @@ use crate::{
     client::{Client, Connection},
     entries::{StoredLog, size_of},
     error::CliError,
-    output::{Output, grouped, print_line, progress},
+    output::{Output, grouped, print_line, progress, table},
 };
 
 /// The most entries that a page has.
@@ -32,8 +32,14 @@ pub enum LogCommand {
     #[command(after_help = "Example:\n  evidenceos log checkpoint > checkpoint")]
     Checkpoint,
     /// Print the log's verifier key, as `verify --key` takes it.
-    #[command(after_help = "Example:\n  evidenceos log key > log.vkey")]
-    Key,
+    #[command(
+        after_help = "Examples:\n  evidenceos log key > log.vkey\n  evidenceos log key --all"
+    )]
+    Key {
+        /// Every key that has signed the log, in order, and since which size.
+        #[arg(long)]
+        all: bool,
+    },
     /// Prove that an entry is in the log, or that the log only grew.
     #[command(
         after_help = "Examples:\n  evidenceos log proof --index 12\n  evidenceos log proof --from 100 --to 200"
@@ -86,7 +92,8 @@ impl LogCommand {
                     text,
                 ))
             }
-            Self::Key => {
+            Self::Key { all: true } => keys(&mut client).await,
+            Self::Key { all: false } => {
                 let key = server_key(&mut client).await?.to_string();
                 Ok(Output::new(json!({ "vkey": key }), key))
             }
@@ -100,6 +107,28 @@ impl LogCommand {
             Self::Entries { output } => entries(&mut client, output, as_json).await,
         }
     }
+}
+
+async fn keys(client: &mut Client) -> Result<Output, CliError> {
+    let reply = client.list_log_keys(proto::ListLogKeysRequest {}).await?;
+    let listed: Vec<Value> = reply
+        .keys
+        .iter()
+        .map(|key| {
+            json!({
+                "vkey": key.vkey,
+                "key_id": hex::encode(&key.key_id),
+                "since_size": key.since_size,
+            })
+        })
+        .collect();
+    let rows: Vec<Vec<String>> = reply
+        .keys
+        .iter()
+        .map(|key| vec![grouped(key.since_size), key.vkey.clone()])
+        .collect();
+    let text = table(&["since size>", "verifier key"], &rows);
+    Ok(Output::new(json!({ "keys": listed }), text))
 }
 
 async fn checkpoint(client: &mut Client) -> Result<String, CliError> {

@@ -6,6 +6,7 @@ mod bench;
 mod claim;
 mod cli;
 mod client;
+mod connection;
 mod demo;
 mod entries;
 mod error;
@@ -24,7 +25,9 @@ use std::{ffi::OsStr, path::Path, process::ExitCode};
 use clap::Parser as _;
 
 fn main() -> ExitCode {
-    if is_called("evidenceos-daemon") {
+    // Under the daemon's name it is the daemon, but for commands that only this program has: in
+    // the image `evidenceos-daemon keys import` is what an init container runs.
+    if is_called("evidenceos-daemon") && !asks_for_a_command() {
         return evidenceos_daemon::main();
     }
     let cli = cli::Cli::parse();
@@ -40,6 +43,11 @@ fn main() -> ExitCode {
         }
     };
     runtime.block_on(cli::run(cli, token))
+}
+
+fn asks_for_a_command() -> bool {
+    let first = std::env::args_os().nth(1);
+    first.is_some_and(|word| cli::Cli::has_command(&word))
 }
 
 /// Whether the program was started under this name: the image holds one binary under two.

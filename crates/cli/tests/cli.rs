@@ -20,7 +20,10 @@ impl World {
         let dir = tempfile::tempdir().expect("a directory");
         let runtime = tokio::runtime::Runtime::new().expect("a runtime");
         let config = Config {
-            listen: std::net::SocketAddr::from(([127, 0, 0, 1], 0)),
+            listeners: evidenceos_daemon::config::Listeners {
+                grpc: std::net::SocketAddr::from(([127, 0, 0, 1], 0)),
+                ..Default::default()
+            },
             data_dir: dir.path().join("daemon"),
             ..Config::default()
         };

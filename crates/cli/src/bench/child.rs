@@ -160,7 +160,8 @@ async fn spawn(directory: &Path, listen: &str) -> Result<(Child, String), CliErr
     let mut command = std::process::Command::new(program);
     command
         .arg0("evidenceos-daemon")
-        .args(["--listen", listen, "--log", "error", "--data-dir"])
+        .args(["--listen", listen, "--preflight-listen", "off"])
+        .args(["--metrics-listen", "off", "--log", "error", "--data-dir"])
         .arg(directory)
         .stdout(Stdio::piped());
     let mut child = Command::from(command)

@@ -1,0 +1,468 @@
+//! Where to call and as whom: options, environment and profile file, and a channel from them.
+//!
+//! A credential leaves this machine under TLS or not at all. What goes wrong on the way to the
+//! first reply is said in the user's words: a peer that ends a TLS 1.3 connection after the
+//! handshake does so because it wants a certificate, and the transport only sees a broken pipe.
+
+use std::{
+    error::Error,
+    fmt,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use clap::Args;
+use serde::Deserialize;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+
+use crate::error::CliError;
+
+const DEFAULT_ENDPOINT: &str = "http://127.0.0.1:50051";
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How to reach a daemon, as it is written.
+#[derive(Debug, Clone, Default, Args)]
+pub struct ConnectionArgs {
+    /// Where the daemon listens [default: http://127.0.0.1:50051]
+    #[arg(long, global = true, env = "EVIDENCEOS_ENDPOINT", value_name = "URL")]
+    pub endpoint: Option<String>,
+    /// Profile with endpoint, tls_ca, tls_cert, tls_key, token_file; options win over it
+    #[arg(long, global = true, env = "EVIDENCEOS_PROFILE", value_name = "FILE")]
+    pub profile: Option<PathBuf>,
+    /// Authorities that the server's certificate may come from, PEM [default: the system's]
+    #[arg(long, global = true, env = "EVIDENCEOS_TLS_CA", value_name = "FILE")]
+    pub tls_ca: Option<PathBuf>,
+    /// One's own certificate, PEM
+    #[arg(
+        long,
+        global = true,
+        env = "EVIDENCEOS_CLIENT_CERT",
+        value_name = "FILE"
+    )]
+    pub tls_cert: Option<PathBuf>,
+    /// The key of one's own certificate, PEM
+    #[arg(
+        long,
+        global = true,
+        env = "EVIDENCEOS_CLIENT_KEY",
+        value_name = "FILE"
+    )]
+    pub tls_key: Option<PathBuf>,
+    /// File with the bearer token to call with (else the environment variable EVIDENCEOS_BEARER_TOKEN)
+    #[arg(
+        long,
+        alias = "bearer-token-file",
+        global = true,
+        env = "EVIDENCEOS_TOKEN_FILE",
+        value_name = "FILE"
+    )]
+    pub token_file: Option<PathBuf>,
+    /// Send a token over plain HTTP beyond this machine: whoever sees the network sees it
+    #[arg(long, global = true)]
+    pub insecure_send_token: bool,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Profile {
+    endpoint: Option<String>,
+    tls_ca: Option<PathBuf>,
+    tls_cert: Option<PathBuf>,
+    tls_key: Option<PathBuf>,
+    token_file: Option<PathBuf>,
+}
+
+/// Where to call, and as whom.
+#[derive(Clone)]
+pub struct Connection {
+    /// `http://host:port` or `https://host:port`.
+    pub endpoint: String,
+    /// A bearer token; absent: no credential but the certificate, if there is one.
+    pub bearer_token: Option<String>,
+    tls: Option<Tls>,
+}
+
+#[derive(Clone, Default)]
+struct Tls {
+    /// Authorities, and the file that they are from.
+    ca: Option<(PathBuf, Vec<u8>)>,
+    identity: Option<(Vec<u8>, Vec<u8>)>,
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection")
+            .field("endpoint", &self.endpoint)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Connection {
+    /// A plain connection without a credential, as to a daemon of one's own.
+    pub fn plain(endpoint: String) -> Self {
+        Self {
+            endpoint,
+            bearer_token: None,
+            tls: None,
+        }
+    }
+
+    /// Puts options over the profile that they name, and reads the files.
+    ///
+    /// # Errors
+    /// [`CliError::Usage`] for what does not go together, [`CliError::File`] for a file that
+    /// cannot be read.
+    pub fn new(
+        args: ConnectionArgs,
+        token_from_environment: Option<String>,
+    ) -> Result<Self, CliError> {
+        let profile = match &args.profile {
+            Some(path) => profile(path)?,
+            None => Profile::default(),
+        };
+        let endpoint = args
+            .endpoint
+            .or(profile.endpoint)
+            .unwrap_or_else(|| DEFAULT_ENDPOINT.to_owned());
+        let token = match args.token_file.or(profile.token_file) {
+            Some(path) => Some(text(&path)?),
+            None => token_from_environment,
+        };
+        let tls = Tls::read(
+            args.tls_ca.or(profile.tls_ca),
+            args.tls_cert.or(profile.tls_cert),
+            args.tls_key.or(profile.tls_key),
+        )?;
+        let uri: http::Uri = endpoint
+            .parse()
+            .map_err(|error| CliError::Usage(format!("--endpoint {endpoint:?}: {error}")))?;
+        let tls = match uri.scheme_str() {
+            Some("https") => Some(tls),
+            Some("http") if tls.is_empty() => None,
+            Some("http") => {
+                return Err(CliError::Usage(format!(
+                    "--endpoint {endpoint}: certificates are for https; write https://{}",
+                    uri.authority().map_or("HOST:PORT", |a| a.as_str())
+                )));
+            }
+            _ => {
+                return Err(CliError::Usage(format!(
+                    "--endpoint {endpoint:?}: write http://HOST:PORT, or https://HOST:PORT for TLS"
+                )));
+            }
+        };
+        if token.is_some() && tls.is_none() && !is_here(&uri) && !args.insecure_send_token {
+            return Err(CliError::Usage(format!(
+                "--endpoint {endpoint}: a token would cross the network in the clear; use https://, or --insecure-send-token where something else protects the network"
+            )));
+        }
+        Ok(Self {
+            endpoint,
+            bearer_token: token,
+            tls,
+        })
+    }
+
+    /// Opens the connection.
+    ///
+    /// # Errors
+    /// [`CliError::Unreachable`] with the reason in words.
+    pub async fn open(&self) -> Result<Channel, CliError> {
+        let usage = |error: tonic::transport::Error| {
+            CliError::Usage(format!(
+                "--endpoint {}: {}",
+                self.endpoint,
+                innermost(&error)
+            ))
+        };
+        let mut endpoint = Endpoint::from_shared(self.endpoint.clone())
+            .map_err(usage)?
+            .connect_timeout(CONNECT_TIMEOUT);
+        if let Some(tls) = &self.tls {
+            endpoint = endpoint.tls_config(tls.config()).map_err(usage)?;
+        }
+        endpoint
+            .connect()
+            .await
+            .map_err(|error| self.failed(&error))
+    }
+
+    /// What a failure on the way means.
+    pub fn failed(&self, error: &(dyn Error + 'static)) -> CliError {
+        CliError::Unreachable {
+            endpoint: self.endpoint.clone(),
+            reason: self.explain(&chain(error)),
+        }
+    }
+
+    /// Whether failures after connecting are still failures of the handshake: in TLS 1.3 the
+    /// server looks at the client's certificate after the client takes itself for connected.
+    pub fn is_tls(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    fn explain(&self, causes: &[String]) -> String {
+        let all = causes.join(": ").to_lowercase();
+        let says = |words: &[&str]| words.iter().any(|word| all.contains(word));
+        let deepest = causes.last().cloned().unwrap_or_default();
+        let Some(tls) = &self.tls else {
+            // A TLS listener answers our preface with an alert, or closes.
+            return if says(&[
+                "frame",
+                "http2",
+                "h2 protocol",
+                "connection closed",
+                "reset",
+                "broken pipe",
+            ]) && !says(&["refused"])
+            {
+                format!("{deepest}; does it want TLS? then write https:// in --endpoint")
+            } else {
+                deepest
+            };
+        };
+        if says(&["unknownissuer", "unknown issuer"]) {
+            return match &tls.ca {
+                Some((path, _)) => format!(
+                    "the server's certificate does not come from the authorities in --tls-ca {}",
+                    path.display()
+                ),
+                None => "the server's certificate does not come from an authority that this system trusts; give --tls-ca".to_owned(),
+            };
+        }
+        if says(&[
+            "notvalidforname",
+            "not valid for name",
+            "not valid for any names",
+        ]) {
+            return format!("{deepest}; call it by a name that its certificate has");
+        }
+        if says(&["certificate expired", "expired"]) && !says(&["alert"]) {
+            return format!("the server's certificate: {deepest}");
+        }
+        if says(&["invalidcontenttype", "corrupt message", "wrong version"]) {
+            return "it does not speak TLS; write http:// in --endpoint if it is this machine's"
+                .to_owned();
+        }
+        if tls.identity.is_none()
+            && says(&[
+                "certificaterequired",
+                "certificate required",
+                "handshakefailure",
+                "broken pipe",
+                "connection reset",
+                "connection closed",
+                "unexpected eof",
+                "unexpectedeof",
+                "close_notify",
+            ])
+        {
+            return "the server wants a client certificate: give --tls-cert and --tls-key, or a --profile with them".to_owned();
+        }
+        if says(&["alert", "broken pipe", "connection reset"]) {
+            return format!(
+                "the server refused the certificate of --tls-cert ({deepest}); it must come from the server's client authorities, be valid today, and be meant for client authentication"
+            );
+        }
+        deepest
+    }
+}
+
+impl Tls {
+    fn read(
+        ca: Option<PathBuf>,
+        cert: Option<PathBuf>,
+        key: Option<PathBuf>,
+    ) -> Result<Self, CliError> {
+        let identity = match (cert, key) {
+            (Some(cert), Some(key)) => Some((bytes(&cert)?, bytes(&key)?)),
+            (None, None) => None,
+            (Some(_), None) => {
+                return Err(CliError::Usage(
+                    "--tls-cert needs --tls-key, the key of that certificate".to_owned(),
+                ));
+            }
+            (None, Some(_)) => {
+                return Err(CliError::Usage(
+                    "--tls-key needs --tls-cert, the certificate of that key".to_owned(),
+                ));
+            }
+        };
+        let ca = match ca {
+            Some(path) => {
+                let pem = bytes(&path)?;
+                Some((path, pem))
+            }
+            None => None,
+        };
+        Ok(Self { ca, identity })
+    }
+
+    fn is_empty(&self) -> bool {
+        self.ca.is_none() && self.identity.is_none()
+    }
+
+    fn config(&self) -> ClientTlsConfig {
+        let config = match &self.ca {
+            Some((_, pem)) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem)),
+            None => ClientTlsConfig::new().with_native_roots(),
+        };
+        match &self.identity {
+            Some((cert, key)) => config.identity(Identity::from_pem(cert, key)),
+            None => config,
+        }
+    }
+}
+
+fn profile(path: &Path) -> Result<Profile, CliError> {
+    let text = std::fs::read_to_string(path).map_err(CliError::file(path))?;
+    let mut profile: Profile = toml::from_str(&text)
+        .map_err(|error| CliError::Usage(format!("--profile {}: {error}", path.display())))?;
+    // What a profile names lies beside it, wherever it is used from.
+    let beside = path.parent().unwrap_or(Path::new(""));
+    for file in [
+        &mut profile.tls_ca,
+        &mut profile.tls_cert,
+        &mut profile.tls_key,
+        &mut profile.token_file,
+    ] {
+        if let Some(file) = file {
+            *file = beside.join(&*file);
+        }
+    }
+    Ok(profile)
+}
+
+fn bytes(path: &Path) -> Result<Vec<u8>, CliError> {
+    std::fs::read(path).map_err(CliError::file(path))
+}
+
+fn text(path: &Path) -> Result<String, CliError> {
+    let text = std::fs::read_to_string(path).map_err(CliError::file(path))?;
+    Ok(text.trim().to_owned())
+}
+
+fn is_here(uri: &http::Uri) -> bool {
+    let host = uri.host().unwrap_or_default();
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    host.eq_ignore_ascii_case("localhost")
+        || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+/// An error and its causes, the deepest last.
+fn chain(error: &(dyn Error + 'static)) -> Vec<String> {
+    let mut causes = vec![error.to_string()];
+    let mut error = error;
+    while let Some(source) = error.source() {
+        error = source;
+        causes.push(error.to_string());
+    }
+    causes
+}
+
+fn innermost(error: &(dyn Error + 'static)) -> String {
+    chain(error).pop().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(endpoint: &str) -> ConnectionArgs {
+        ConnectionArgs {
+            endpoint: Some(endpoint.to_owned()),
+            ..ConnectionArgs::default()
+        }
+    }
+
+    fn refusal(args: ConnectionArgs, token: Option<&str>) -> String {
+        let refused = Connection::new(args, token.map(str::to_owned));
+        refused.expect_err("refused").to_string()
+    }
+
+    #[test]
+    fn a_token_leaves_this_machine_under_tls_or_not_at_all() {
+        let token = || Some("t".to_owned());
+        for here in ["http://127.0.0.1:1", "http://[::1]:1", "http://localhost:1"] {
+            assert!(Connection::new(args(here), token()).is_ok(), "{here}");
+        }
+        let elsewhere = args("http://192.0.2.1:1");
+        assert!(refusal(elsewhere.clone(), Some("t")).contains("in the clear"));
+        assert!(Connection::new(elsewhere.clone(), None).is_ok());
+        let insecure = ConnectionArgs {
+            insecure_send_token: true,
+            ..elsewhere
+        };
+        assert!(Connection::new(insecure, token()).is_ok());
+        assert!(Connection::new(args("https://192.0.2.1:1"), token()).is_ok());
+    }
+
+    #[test]
+    fn what_does_not_go_together_is_said() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let pem = directory.path().join("a.pem");
+        std::fs::write(&pem, "x").expect("writable");
+        let cases: [(ConnectionArgs, &str); 6] = [
+            (args("ftp://x"), "https://"),
+            (args("127.0.0.1:1"), "http"),
+            (
+                ConnectionArgs {
+                    tls_ca: Some(pem.clone()),
+                    ..args("http://127.0.0.1:1")
+                },
+                "https://127.0.0.1:1",
+            ),
+            (
+                ConnectionArgs {
+                    tls_cert: Some(pem.clone()),
+                    ..args("https://127.0.0.1:1")
+                },
+                "--tls-key",
+            ),
+            (
+                ConnectionArgs {
+                    tls_key: Some(pem),
+                    ..args("https://127.0.0.1:1")
+                },
+                "--tls-cert",
+            ),
+            (
+                ConnectionArgs {
+                    token_file: Some("/nowhere".into()),
+                    ..args("https://127.0.0.1:1")
+                },
+                "/nowhere",
+            ),
+        ];
+        for (args, expected) in cases {
+            let message = refusal(args, None);
+            assert!(message.contains(expected), "{message}");
+        }
+    }
+
+    #[test]
+    fn files_of_a_profile_lie_beside_it_and_options_win_over_it() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("profile.toml");
+        let text = "endpoint = \"https://a:1\"\ntoken_file = \"token\"\n";
+        std::fs::write(&path, text).expect("writable");
+        std::fs::write(directory.path().join("token"), "secret\n").expect("writable");
+        let named = ConnectionArgs {
+            profile: Some(path.clone()),
+            ..ConnectionArgs::default()
+        };
+        let connection = Connection::new(named.clone(), None).expect("a good profile");
+        assert_eq!(connection.endpoint, "https://a:1");
+        assert_eq!(connection.bearer_token.as_deref(), Some("secret"));
+        assert!(!format!("{connection:?}").contains("secret"));
+        let over = ConnectionArgs {
+            endpoint: Some("https://b:2".to_owned()),
+            ..named.clone()
+        };
+        let connection = Connection::new(over, None).expect("a good profile");
+        assert_eq!(connection.endpoint, "https://b:2");
+        std::fs::write(&path, "endpont = \"x\"\n").expect("writable");
+        assert!(refusal(named, None).contains("endpont"));
+    }
+}
