@@ -407,7 +407,7 @@ pub async fn fetch_receipt(client: &mut Client, claim_id: Bytes) -> Result<Recei
         checkpoint: reply.checkpoint,
     };
     let key = server_key(client).await?;
-    verify_receipt(&receipt, &key).map_err(|failure| {
+    verify_receipt(&receipt, &key.into()).map_err(|failure| {
         CliError::Failed(format!("the server's receipt does not verify: {failure}"))
     })?;
     Ok(receipt)

@@ -321,15 +321,14 @@ fn profile(path: &Path) -> Result<Profile, CliError> {
         .map_err(|error| CliError::Usage(format!("--profile {}: {error}", path.display())))?;
     // What a profile names lies beside it, wherever it is used from.
     let beside = path.parent().unwrap_or(Path::new(""));
-    for file in [
+    let files = [
         &mut profile.tls_ca,
         &mut profile.tls_cert,
         &mut profile.tls_key,
         &mut profile.token_file,
-    ] {
-        if let Some(file) = file {
-            *file = beside.join(&*file);
-        }
+    ];
+    for file in files.into_iter().flatten() {
+        *file = beside.join(&*file);
     }
     Ok(profile)
 }

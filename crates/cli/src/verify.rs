@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use evidenceos_kernel::{claim::Outcome, record::Capsule};
-use evidenceos_tlog::{Checkpoint, SignedCheckpoint, Tree, VerifierKey, leaf_hash};
-use evidenceos_verify::{LogReport, Opening, Receipt, Verified, verify_log, verify_receipt};
+use evidenceos_tlog::{Checkpoint, Note, Tree, VerifierKey, leaf_hash};
+use evidenceos_verify::{LogReport, Opening, Receipt, Trust, Verified, verify_log, verify_receipt};
 use serde_json::{Value, json};
 
 use crate::{
@@ -51,38 +51,46 @@ impl VerifyArgs {
     /// The first check that fails, named.
     pub fn run(self) -> Result<Output, CliError> {
         let key = read_key(&self.key)?;
+        let read: Vec<(&PathBuf, Receipt)> = self
+            .receipts
+            .iter()
+            .map(|path| Ok((path, read_receipt(path)?)))
+            .collect::<Result<_, CliError>>()?;
+        let log = self.log.as_deref().map(StoredLog::read).transpose()?;
+        let checked = match &log {
+            Some(log) => Some(check_log(log, key.clone(), newest(&read))?),
+            None => None,
+        };
+        let trust = match &checked {
+            Some(checked) => checked.trust.clone(),
+            None => Trust::from(key),
+        };
         let mut json = serde_json::Map::new();
         let mut text = Vec::new();
         let mut receipts = Vec::new();
-        for path in &self.receipts {
-            let (receipt, verified) = read_receipt(path, &key)?;
+        for (path, receipt) in &read {
+            let verified = verified(path, receipt, &trust)?;
             text.push(format!(
                 "{}: verified\n{}",
                 path.display(),
                 receipt_text(&verified)
             ));
-            receipts.push((path, receipt, verified));
+            receipts.push((path, verified));
         }
         let listed: Vec<Value> = receipts
             .iter()
-            .map(|(path, _, verified)| receipt_json(path, verified))
+            .map(|(path, verified)| receipt_json(path, verified))
             .collect();
         json.insert("receipts".to_owned(), listed.into());
-        if let Some(path) = &self.log {
-            let log = StoredLog::read(path)?;
-            let newest = receipts
-                .iter()
-                .map(|(_, receipt, verified)| (receipt, verified));
-            let newest = newest.max_by_key(|(_, verified)| verified.checkpoint.size());
-            let (report, checkpoint, entries) =
-                check_log(&log, &key, newest.map(|(receipt, _)| receipt))?;
-            for (path, _, verified) in &receipts {
-                must_be_in(path, verified, entries)?;
+        if let Some(checked) = checked {
+            for (path, verified) in &receipts {
+                must_be_in(path, verified, checked.entries)?;
             }
-            text.push(log_text(&report, &checkpoint));
-            json.insert("log".to_owned(), log_json(&report, &checkpoint));
+            let (report, checkpoint) = (&checked.report, &checked.checkpoint);
+            text.push(log_text(report, checkpoint));
+            json.insert("log".to_owned(), log_json(report, checkpoint));
             if let Some(opening) = &self.opened {
-                let opened = check_opened(opening, self.traces.as_deref(), &report)?;
+                let opened = check_opened(opening, self.traces.as_deref(), report)?;
                 text.push(opened.text);
                 json.insert("opened".to_owned(), opened.json);
             }
@@ -102,47 +110,82 @@ fn read_key(text: &str) -> Result<VerifierKey, CliError> {
     })
 }
 
-/// Reads and verifies a receipt file.
-pub fn read_receipt(path: &Path, key: &VerifierKey) -> Result<(Receipt, Verified), CliError> {
+/// Reads a receipt file.
+fn read_receipt(path: &Path) -> Result<Receipt, CliError> {
     let json = std::fs::read(path).map_err(CliError::file(path))?;
-    Receipt::from_json(&json)
-        .and_then(|receipt| verify_receipt(&receipt, key).map(|verified| (receipt, verified)))
-        .map_err(|failure| {
-            CliError::Failed(format!(
-                "{}: the {} check failed: {failure}",
-                path.display(),
-                failure.check()
-            ))
-        })
+    Receipt::from_json(&json).map_err(|failure| failed(path, &failure))
 }
 
-/// Replays the log under the checkpoint beside it, else under that of the newest receipt.
+fn verified(path: &Path, receipt: &Receipt, trust: &Trust) -> Result<Verified, CliError> {
+    verify_receipt(receipt, trust).map_err(|failure| failed(path, &failure))
+}
+
+/// Reads and verifies a receipt file under one key.
+pub fn verify_file(path: &Path, key: &VerifierKey) -> Result<Verified, CliError> {
+    verified(path, &read_receipt(path)?, &Trust::from(key.clone()))
+}
+
+fn failed(path: &Path, failure: &evidenceos_verify::Failure) -> CliError {
+    CliError::Failed(format!(
+        "{}: the {} check failed: {failure}",
+        path.display(),
+        failure.check()
+    ))
+}
+
+/// The note of the receipt that says to cover the most.
+fn newest<'r>(receipts: &'r [(&PathBuf, Receipt)]) -> Option<&'r str> {
+    receipts
+        .iter()
+        .map(|(_, receipt)| receipt.checkpoint.as_str())
+        .max_by_key(|note| stated(note).map_or(0, |checkpoint| checkpoint.size()))
+}
+
+/// What a note says, whoever has signed it.
+fn stated(note: &str) -> Option<Checkpoint> {
+    Note::parse(note.as_bytes()).ok()?.text().parse().ok()
+}
+
+/// A replayed log, and whom to believe by it.
+struct CheckedLog<'l> {
+    report: LogReport,
+    checkpoint: Checkpoint,
+    entries: &'l [Vec<u8>],
+    trust: Trust,
+}
+
+/// Replays the log under the checkpoint beside it, else under a receipt's. The entries say which
+/// keys followed the trusted one; the checkpoint is believed only after that.
 fn check_log<'l>(
     log: &'l StoredLog,
-    key: &VerifierKey,
-    receipt: Option<&Receipt>,
-) -> Result<(LogReport, Checkpoint, &'l [Vec<u8>]), CliError> {
-    let note = log
-        .checkpoint
-        .as_ref()
-        .or(receipt.map(|receipt| &receipt.checkpoint));
-    let note = note.ok_or_else(|| {
+    key: VerifierKey,
+    of_receipt: Option<&str>,
+) -> Result<CheckedLog<'l>, CliError> {
+    let note = log.checkpoint.as_deref().or(of_receipt).ok_or_else(|| {
         CliError::Usage(
             "a file of entries has no checkpoint; give a receipt with it, or a mirror directory"
                 .to_owned(),
         )
     })?;
-    let signed = SignedCheckpoint::open(note.as_bytes(), key, &[])
-        .map_err(|error| CliError::Failed(format!("the log's checkpoint: {error}")))?;
-    let checkpoint = signed.checkpoint().clone();
+    let checkpoint = stated(note)
+        .ok_or_else(|| CliError::Failed("the log's checkpoint is not a signed note".to_owned()))?;
     let covered = log
         .entries
         .len()
         .min(usize::try_from(checkpoint.size()).unwrap_or(usize::MAX));
     let entries = &log.entries[..covered];
     let report = verify_log(entries, &checkpoint);
+    let trust = Trust::along(key, &report.key_links);
+    trust
+        .open(note.as_bytes())
+        .map_err(|error| CliError::Failed(format!("the log's checkpoint: {error}")))?;
     if report.is_sound() {
-        return Ok((report, checkpoint, entries));
+        return Ok(CheckedLog {
+            report,
+            checkpoint,
+            entries,
+            trust,
+        });
     }
     let findings: Vec<String> = report
         .findings
@@ -256,8 +299,12 @@ fn log_text(report: &LogReport, checkpoint: &Checkpoint) -> String {
             ]
         })
         .collect();
+    let keys = match report.key_links.len() {
+        0 => String::new(),
+        n => format!("; its key changed {n} times, each time vouched for by the one before"),
+    };
     format!(
-        "log {}: {} entries hash to the signed root; every k, price, threshold and debit follows\n{}",
+        "log {}: {} entries hash to the signed root; every k, price, threshold and debit follows{keys}\n{}",
         checkpoint.origin(),
         grouped(report.entries),
         table(
@@ -301,6 +348,7 @@ fn log_json(report: &LogReport, checkpoint: &Checkpoint) -> Value {
         "capsules": report.capsules.len(),
         "revoked": report.revoked,
         "passed_over": report.passed_over,
+        "key_changes": report.key_links.len(),
         "holdouts": holdouts,
     })
 }

@@ -8,6 +8,8 @@
 //! - [`Opening::check`] and [`Opened::check_trace`]: now that the labels are public, were they the ones committed
 //!   to, and was every answer and verdict right?
 //!
+//! Which keys to believe is a fourth: [`Trust`] follows a log from one key to the next.
+//!
 //! What it deliberately does not do: fetch anything, open files, or trust a server. Who reads bytes from disk or
 //! network is the caller. Until a holdout is opened, that its evidence reached the threshold rests on the kernel;
 //! a report never says more than was recomputed.
@@ -19,9 +21,11 @@ mod fault;
 mod log;
 mod opening;
 mod receipt;
+mod trust;
 
 pub use capsule::check_capsule;
 pub use fault::Fault;
 pub use log::{Finding, HoldoutLedger, LogReport, OwnerLedger, verify_log};
 pub use opening::{Opened, Opening, OpeningFailure, Replayed};
 pub use receipt::{Failure, Receipt, Verified, verify_receipt};
+pub use trust::{Distrust, Trust};

@@ -14,18 +14,18 @@ use evidenceos_kernel::{
     cj,
     claim::Outcome,
     id::{ClaimId, Digest, HoldoutId, OwnerTag},
+    log_key::KeyLink,
     record::{self, Capsule, RecordError, Registered},
 };
-use evidenceos_tlog::{Checkpoint, Tree, leaf_hash};
+use evidenceos_tlog::{Checkpoint, Hash, Tree, leaf_hash};
 
-use crate::{capsule::Expected, fault::Fault};
+use crate::{capsule::Expected, fault::Fault, trust::check_signatures};
 
 /// Kinds that say nothing about a holdout's ledger.
-const WITHOUT_LEDGER: [&str; 5] = [
+const WITHOUT_LEDGER: [&str; 4] = [
     "evidenceos.v2.claims_tainted",
     "evidenceos.v2.decision_batch",
     "evidenceos.v2.credit_granted",
-    "evidenceos.v2.key_rotated",
     "evidenceos.v2.log_restarted",
 ];
 
@@ -94,6 +94,8 @@ pub struct LogReport {
     pub capsules: Vec<(u64, Capsule)>,
     /// Each holdout, in order of registration.
     pub holdouts: Vec<HoldoutLedger>,
+    /// The keys that followed one another, in order.
+    pub key_links: Vec<KeyLink>,
     /// Revoked claims.
     pub revoked: u64,
     /// Entries of kinds that were passed over because they cannot change a ledger.
@@ -130,8 +132,10 @@ pub fn verify_log<E: AsRef<[u8]>>(
     let mut tree = Tree::new();
     for entry in entries {
         let entry = entry.as_ref();
+        // A link is about the tree before it; to no other entry that root matters.
+        let root_before = may_be_a_link(entry).then(|| tree.root());
         let index = tree.append(leaf_hash(entry));
-        if let Err(fault) = replay.entry(index, entry, checkpoint.origin()) {
+        if let Err(fault) = replay.entry(index, entry, checkpoint.origin(), root_before) {
             replay.findings.push(Finding {
                 index: Some(index),
                 fault,
@@ -161,6 +165,7 @@ pub fn verify_log<E: AsRef<[u8]>>(
         entries: size,
         capsules: replay.capsules,
         holdouts: replay.holdouts,
+        key_links: replay.key_links,
         revoked: replay.revoked.len() as u64,
         passed_over: replay.passed_over,
         findings: replay.findings,
@@ -175,12 +180,21 @@ struct Replay {
     settled: HashSet<ClaimId>,
     claim_of_capsule: HashMap<Digest, ClaimId>,
     revoked: HashSet<ClaimId>,
+    /// The id of the key that signs so far.
+    key_id: Option<Digest>,
+    key_links: Vec<KeyLink>,
     passed_over: u64,
     findings: Vec<Finding>,
 }
 
 impl Replay {
-    fn entry(&mut self, index: u64, entry: &[u8], origin: &str) -> Result<(), Fault> {
+    fn entry(
+        &mut self,
+        index: u64,
+        entry: &[u8],
+        origin: &str,
+        root_before: Option<Hash>,
+    ) -> Result<(), Fault> {
         let schema = record::schema_of(entry);
         let is_start = schema.as_deref() == Some(record::LOG_STARTED);
         if (index == 0) != is_start {
@@ -188,7 +202,11 @@ impl Replay {
         }
         let object = Fields::parse(entry)?;
         match object.text("schema")? {
-            record::LOG_STARTED => Fault::unless_equal("origin", object.text("origin")?, origin),
+            record::LOG_STARTED => {
+                self.key_id = Some(object.digest("key_id_hex")?);
+                Fault::unless_equal("origin", object.text("origin")?, origin)
+            }
+            record::KEY_ROTATED => self.key_rotated(index, entry, origin, root_before),
             record::HOLDOUT_REGISTERED => self.registered(index, entry),
             record::HOLDOUT_RETIRED => self.retired(entry, &object),
             record::HOLDOUT_OPENED => self.opened(entry, &object),
@@ -200,6 +218,33 @@ impl Replay {
             }
             kind => Err(Fault::UnknownKind(kind.to_owned())),
         }
+    }
+
+    fn key_rotated(
+        &mut self,
+        index: u64,
+        entry: &[u8],
+        origin: &str,
+        root_before: Option<Hash>,
+    ) -> Result<(), Fault> {
+        let signed = record::parse_key_rotated(entry)?;
+        let link = &signed.link;
+        Fault::unless_equal("origin", link.origin.as_str(), origin)?;
+        Fault::unless_equal("tree_size", link.tree_size, index)?;
+        Fault::unless_equal(
+            "root_hash_hex",
+            Hash(link.root).to_string(),
+            root_before.unwrap_or(Hash([0; 32])).to_string(),
+        )?;
+        let signs_so_far = self.key_id == Some(Digest::of(&link.old_public_key));
+        Fault::unless(
+            signs_so_far,
+            "the old key of a link is the one that signs so far",
+        )?;
+        check_signatures(&signed)?;
+        self.key_id = Some(Digest::of(&link.new_public_key));
+        self.key_links.push(signed.link);
+        Ok(())
     }
 
     fn registered(&mut self, index: u64, entry: &[u8]) -> Result<(), Fault> {
@@ -371,6 +416,12 @@ impl HoldoutLedger {
         }
         Ok(())
     }
+}
+
+/// Whether an entry could be a link of keys, without reading it.
+fn may_be_a_link(entry: &[u8]) -> bool {
+    let kind = record::KEY_ROTATED.as_bytes();
+    entry.windows(kind.len()).any(|window| window == kind)
 }
 
 /// An entry written again from the fields that were read must be the same bytes: then it has no others.

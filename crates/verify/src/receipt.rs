@@ -12,14 +12,15 @@ use evidenceos_kernel::{
     id::Digest,
     record::{Capsule, RecordError},
 };
-use evidenceos_tlog::{
-    Checkpoint, CheckpointError, Hash, SignedCheckpoint, VerifierKey, VerifyError, leaf_hash,
-    verify_inclusion,
-};
+use evidenceos_tlog::{Checkpoint, Hash, VerifyError, leaf_hash, verify_inclusion};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::{capsule::check_capsule, fault::Fault};
+use crate::{
+    capsule::check_capsule,
+    fault::Fault,
+    trust::{Distrust, Trust},
+};
 
 /// The value of a receipt's `format`.
 const FORMAT: &str = "evidenceos.receipt.v1";
@@ -45,10 +46,10 @@ pub enum Failure {
     Format(String),
     /// The checkpoint is not signed by this key.
     #[error("the checkpoint is not one that this key has signed: {0}")]
-    Signature(CheckpointError),
+    Signature(Distrust),
     /// The checkpoint is of another log than the key.
     #[error("the checkpoint is of another log: {0}")]
-    Origin(CheckpointError),
+    Origin(Distrust),
     /// The capsule is not at its place in the signed tree.
     #[error("the capsule is not in the signed log: {0}")]
     Inclusion(#[from] VerifyError),
@@ -144,13 +145,13 @@ pub struct Verified {
     pub checkpoint: Checkpoint,
 }
 
-/// Checks a receipt against the log's key: signature, origin, inclusion, canonical bytes, arithmetic, in this
+/// Checks a receipt against the keys that are trusted: signature, origin, inclusion, canonical bytes, arithmetic, in this
 /// order.
 ///
 /// # Errors
 /// The first check that fails.
-pub fn verify_receipt(receipt: &Receipt, key: &VerifierKey) -> Result<Verified, Failure> {
-    let checkpoint = open_checkpoint(receipt.checkpoint.as_bytes(), key)?;
+pub fn verify_receipt(receipt: &Receipt, trust: &Trust) -> Result<Verified, Failure> {
+    let checkpoint = open_checkpoint(receipt.checkpoint.as_bytes(), trust)?;
     verify_inclusion(
         leaf_hash(&receipt.capsule),
         receipt.index,
@@ -168,10 +169,10 @@ pub fn verify_receipt(receipt: &Receipt, key: &VerifierKey) -> Result<Verified, 
     })
 }
 
-fn open_checkpoint(note: &[u8], key: &VerifierKey) -> Result<Checkpoint, Failure> {
-    match SignedCheckpoint::open(note, key, &[]) {
+fn open_checkpoint(note: &[u8], trust: &Trust) -> Result<Checkpoint, Failure> {
+    match trust.open(note) {
         Ok(signed) => Ok(signed.checkpoint().clone()),
-        Err(error @ CheckpointError::OtherLog { .. }) => Err(Failure::Origin(error)),
+        Err(error @ Distrust::Origin(_)) => Err(Failure::Origin(error)),
         Err(error) => Err(Failure::Signature(error)),
     }
 }

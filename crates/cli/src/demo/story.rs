@@ -27,7 +27,7 @@ use crate::{
     log,
     output::{bits, progress},
     pack::pack_module,
-    verify::read_receipt,
+    verify::verify_file,
 };
 
 /// The holdout's name.
@@ -301,7 +301,7 @@ impl Story<'_> {
         let receipts = list(&self.place.receipts())?;
         let mut newest = None;
         for path in &receipts {
-            let (_, verified) = read_receipt(path, &key)?;
+            let verified = verify_file(path, &key)?;
             newest = newest.max(Some(verified.index));
         }
         self.report.expect(
@@ -323,7 +323,7 @@ impl Story<'_> {
         let middle = bytes.len() / 3;
         bytes[middle] = if bytes[middle] == b'A' { b'B' } else { b'A' };
         let failure = Receipt::from_json(&bytes)
-            .and_then(|receipt| verify_receipt(&receipt, &key))
+            .and_then(|receipt| verify_receipt(&receipt, &key.clone().into()))
             .err();
         self.report
             .expect("a receipt with one changed byte fails", failure.is_some());

@@ -111,6 +111,12 @@ impl VerifierKey {
         })
     }
 
+    /// Whether `signature` is this key's over bytes that are no note: what [`SignerKey::sign_bytes`]
+    /// made.
+    pub fn verify_bytes(&self, message: &[u8], signature: &[u8; 64]) -> bool {
+        self.verifies(message, signature)
+    }
+
     /// Strict verification: of the encodings and keys that verifiers disagree about, none passes.
     fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
         Signature::from_slice(signature)

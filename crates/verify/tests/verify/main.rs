@@ -3,4 +3,5 @@
 mod log;
 mod opening;
 mod receipt;
+mod trust;
 mod world;

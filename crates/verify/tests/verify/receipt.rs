@@ -1,6 +1,6 @@
 //! Receipts: what holds, and that nothing can be changed.
 
-use evidenceos_tlog::SignerKey;
+use evidenceos_tlog::{SignerKey, VerifierKey};
 use evidenceos_verify::{Failure, Receipt, verify_receipt};
 
 use crate::world::{ORIGIN, Script, World, eventful, key, owner, receipt_of, vector};
@@ -18,7 +18,7 @@ fn every_capsule_of_a_log_has_a_receipt_that_verifies() {
     let mut capsules = 0;
     for index in 0..world.entries.len() as u64 {
         let receipt = world.receipt(index);
-        match verify_receipt(&receipt, &key().verifier()) {
+        match verify_receipt(&receipt, &key().verifier().into()) {
             Ok(verified) => {
                 capsules += 1;
                 assert_eq!(verified.index, index);
@@ -42,7 +42,7 @@ fn no_byte_of_a_receipt_can_be_changed() {
             let mut changed = json.clone();
             changed[at] ^= mask;
             let outcome = Receipt::from_json(&changed)
-                .and_then(|receipt| verify_receipt(&receipt, &key().verifier()));
+                .and_then(|receipt| verify_receipt(&receipt, &key().verifier().into()));
             assert!(
                 outcome.is_err(),
                 "byte {at}, mask {mask:#x}: {:?}",
@@ -56,7 +56,7 @@ fn no_byte_of_a_receipt_can_be_changed() {
 fn the_failing_check_is_named() {
     let (world, receipt) = certified();
     let check = |wanted: &str, receipt: &Receipt, key: &SignerKey| {
-        let failure = verify_receipt(receipt, &key.verifier()).expect_err(wanted);
+        let failure = verify_receipt(receipt, &key.verifier().into()).expect_err(wanted);
         assert_eq!(failure.check(), wanted, "{failure}");
     };
     let other_key = SignerKey::from_seed(ORIGIN, [6; 32]).expect("a valid name");
@@ -111,8 +111,8 @@ fn a_published_receipt_verifies_for_ever() {
     let json = include_bytes!("../../../../testdata/verify/receipt.json");
     let vkey = include_str!("../../../../testdata/verify/log.vkey");
     let receipt = Receipt::from_json(json.trim_ascii_end()).expect("a receipt");
-    let key = vkey.trim().parse().expect("a verifier key");
-    let verified = verify_receipt(&receipt, &key).expect("verifies");
+    let key: VerifierKey = vkey.trim().parse().expect("a verifier key");
+    let verified = verify_receipt(&receipt, &key.into()).expect("verifies");
     assert_eq!(verified.index, 2);
     assert_eq!(golden().to_json().as_bytes(), json.trim_ascii_end());
 }

@@ -10,13 +10,14 @@ use evidenceos_kernel::{
     evidence::Strategy,
     holdout::{Description, NullSpec, Policy, PrincipalPool},
     id::{ClaimId, Digest, HoldoutId, OwnerTag},
+    log_key::{KeyLink, SignedKeyLink},
     record::{self, AnswerTally, Registered},
     score::{self, Classes},
     split::{self, Salts, Split},
     state::{Counters, Key, Resident, Stage},
     trace::TraceWriter,
 };
-use evidenceos_tlog::{Checkpoint, SignedCheckpoint, SignerKey, Tree, leaf_hash};
+use evidenceos_tlog::{Checkpoint, SignedCheckpoint, SignerKey, Tree, leaf_hash, sth};
 use evidenceos_verify::{Opening, Receipt};
 
 pub(crate) const ORIGIN: &str = "example.org/log";
@@ -317,6 +318,39 @@ impl World {
         self.resident.merge(changes);
         self.entries.extend(decision.entries);
         decision.reply
+    }
+
+    /// Lets the log begin under its own key, which the published vectors do not.
+    pub(crate) fn begin_under_its_key(&mut self) {
+        let id = Digest(sth::key_id(&key().public_key()).0);
+        self.entries[0] = record::log_started(ORIGIN, id, "evidenceos test", 1_000);
+    }
+
+    /// Lets a key follow another: the statement with both signatures, or as a test bends it.
+    pub(crate) fn follow(
+        &mut self,
+        old: &SignerKey,
+        new: &SignerKey,
+        bend: impl FnOnce(&mut SignedKeyLink),
+    ) {
+        let checkpoint = self.checkpoint();
+        let link = KeyLink {
+            origin: ORIGIN.to_owned(),
+            old_public_key: old.public_key(),
+            new_public_key: new.public_key(),
+            tree_size: checkpoint.size(),
+            root: checkpoint.root().0,
+        };
+        let digest = link.digest();
+        let mut signed = SignedKeyLink {
+            old_signature: old.sign_bytes(digest.as_bytes()),
+            new_signature: new.sign_bytes(digest.as_bytes()),
+            link,
+        };
+        bend(&mut signed);
+        // Past the kernel, which would not let a bent one through.
+        self.entries
+            .push(record::key_rotated(&signed, self.now_unix_ms));
     }
 
     pub(crate) fn registered(&self, holdout: &Private) -> Registered {

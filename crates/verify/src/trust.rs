@@ -1,0 +1,162 @@
+//! Which keys to believe, and about which trees.
+//!
+//! A reader trusts one key. A replayed log may prove that others came before or after it: each
+//! `key_rotated` entry says, signed by the old key and by the new, up to which size the one signs
+//! and from which size on the other. A head by a key over a tree that was not its to sign is
+//! refused, so that an old key that leaks later can rewrite nothing.
+
+use evidenceos_kernel::log_key::{KeyLink, SignedKeyLink};
+use evidenceos_tlog::{CheckpointError, SignedCheckpoint, VerifierKey, note::KeyKind};
+use thiserror::Error;
+
+use crate::fault::Fault;
+
+/// A trusted key, with those that a log proves beside it.
+#[derive(Debug, Clone)]
+pub struct Trust {
+    /// The one that the reader trusts comes first.
+    keys: Vec<Trusted>,
+}
+
+#[derive(Debug, Clone)]
+struct Trusted {
+    key: VerifierKey,
+    first_size: u64,
+    last_size: u64,
+}
+
+/// A head that is not to be believed.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum Distrust {
+    /// No trusted key has signed it.
+    #[error(
+        "{0}. If the log has changed its key since, give the log with --log, or the key that signed"
+    )]
+    Key(CheckpointError),
+    /// It is of another log.
+    #[error(transparent)]
+    Origin(CheckpointError),
+    /// A key has signed a tree that was not its to sign.
+    #[error(
+        "the key that signed a tree of {size} entries signs trees of {first} to {last} entries: it had been replaced, or had not taken over"
+    )]
+    NotItsTree {
+        /// Entries of the tree.
+        size: u64,
+        /// The smallest tree that is the key's to sign.
+        first: u64,
+        /// The largest.
+        last: u64,
+    },
+}
+
+impl From<VerifierKey> for Trust {
+    /// One key, for trees of any size.
+    fn from(key: VerifierKey) -> Self {
+        Self {
+            keys: vec![Trusted {
+                key,
+                first_size: 0,
+                last_size: u64::MAX,
+            }],
+        }
+    }
+}
+
+impl Trust {
+    /// The key, and those before and after it as the links of a replayed log say. Links that do
+    /// not lead to the key prove nothing.
+    #[must_use]
+    pub fn along(key: VerifierKey, links: &[KeyLink]) -> Self {
+        let public_key = key.public_key();
+        let leads_here =
+            |link: &KeyLink| link.old_public_key == public_key || link.new_public_key == public_key;
+        // Links follow one another: the old key of each is the new key of the one before.
+        if !links.iter().any(leads_here) {
+            return Self::from(key);
+        }
+        let name = key.name().to_owned();
+        let mut sizes = Vec::new();
+        let mut first_size = 0;
+        for link in links {
+            sizes.push((link.old_public_key, first_size, link.tree_size));
+            first_size = link.tree_size + 1;
+        }
+        sizes.extend(
+            links
+                .last()
+                .map(|link| (link.new_public_key, first_size, u64::MAX)),
+        );
+        let mut keys: Vec<Trusted> = sizes
+            .into_iter()
+            .filter_map(|(public_key, first_size, last_size)| {
+                Some(Trusted {
+                    key: VerifierKey::new(&name, KeyKind::Ed25519, &public_key).ok()?,
+                    first_size,
+                    last_size,
+                })
+            })
+            .collect();
+        keys.sort_by_key(|trusted| trusted.key.public_key() != public_key);
+        Self { keys }
+    }
+
+    /// Reads a signed checkpoint that a trusted key has signed, over a tree that was its to sign.
+    ///
+    /// # Errors
+    /// [`Distrust`].
+    pub fn open(&self, note: &[u8]) -> Result<SignedCheckpoint, Distrust> {
+        let mut first_error = None;
+        for trusted in &self.keys {
+            match SignedCheckpoint::open(note, &trusted.key, &[]) {
+                Ok(signed) => return trusted.check(signed),
+                Err(error) => {
+                    first_error.get_or_insert(error);
+                }
+            }
+        }
+        Err(match first_error {
+            Some(error @ CheckpointError::OtherLog { .. }) => Distrust::Origin(error),
+            Some(error) => Distrust::Key(error),
+            None => unreachable!("somebody is trusted"),
+        })
+    }
+}
+
+impl Trusted {
+    fn check(&self, signed: SignedCheckpoint) -> Result<SignedCheckpoint, Distrust> {
+        let size = signed.checkpoint().size();
+        if (self.first_size..=self.last_size).contains(&size) {
+            Ok(signed)
+        } else {
+            Err(Distrust::NotItsTree {
+                size,
+                first: self.first_size,
+                last: self.last_size,
+            })
+        }
+    }
+}
+
+/// Checks that both keys have signed a link.
+pub(crate) fn check_signatures(signed: &SignedKeyLink) -> Result<(), Fault> {
+    let link = &signed.link;
+    let digest = link.digest();
+    for (public_key, signature, rule) in [
+        (
+            &link.old_public_key,
+            &signed.old_signature,
+            "the old key has signed that the new one follows",
+        ),
+        (
+            &link.new_public_key,
+            &signed.new_signature,
+            "the new key has signed that it follows",
+        ),
+    ] {
+        let key = VerifierKey::new(&link.origin, KeyKind::Ed25519, public_key);
+        let holds = key.is_ok_and(|key| key.verify_bytes(digest.as_bytes(), signature));
+        Fault::unless(holds, rule)?;
+    }
+    Ok(())
+}
