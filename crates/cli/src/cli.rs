@@ -14,6 +14,8 @@ use crate::{
     demo::DemoArgs,
     error::CliError,
     holdout::HoldoutCommand,
+    keys::KeysCommand,
+    lab::LabCommand,
     log::LogCommand,
     output::{Output, print_error},
     verify::VerifyArgs,
@@ -52,6 +54,12 @@ enum Command {
     /// Read the public log.
     #[command(subcommand)]
     Log(LogCommand),
+    /// Make, choose, import and wrap signing keys.
+    #[command(subcommand)]
+    Keys(KeysCommand),
+    /// Make certificates and keys to try a server with.
+    #[command(subcommand)]
+    Lab(LabCommand),
     /// Check receipts, logs and opened holdouts offline.
     Verify(VerifyArgs),
     /// See the whole of it work on real data, in a daemon of its own.
@@ -97,6 +105,8 @@ async fn execute(cli: Cli, token_from_environment: Option<String>) -> Result<Out
         Command::Holdout(command) => command.run(&connection).await,
         Command::Claim(command) => command.run(&connection).await,
         Command::Log(command) => command.run(&connection, cli.json).await,
+        Command::Keys(command) => command.run().await,
+        Command::Lab(command) => command.run(),
         Command::Verify(args) => args.run(),
         Command::Demo(args) => args.run().await,
         Command::Bench(args) => args.run().await,

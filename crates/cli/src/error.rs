@@ -79,6 +79,12 @@ impl CliError {
     }
 }
 
+impl From<evidenceos_keys::KeyError> for CliError {
+    fn from(error: evidenceos_keys::KeyError) -> Self {
+        Self::Failed(error.to_string())
+    }
+}
+
 impl From<Status> for CliError {
     fn from(status: Status) -> Self {
         let public = status.metadata().get(PUBLIC_CODE);

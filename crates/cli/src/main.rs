@@ -12,6 +12,8 @@ mod entries;
 mod error;
 mod forecast;
 mod holdout;
+mod keys;
+mod lab;
 mod labels;
 mod log;
 mod output;

@@ -1,0 +1,371 @@
+//! `evidenceos keys`: the signing keys of a data directory.
+//!
+//! Works on files alone, whether the daemon runs or not; no key material is ever printed. Where
+//! keys lie and who may read them is the keys crate's business.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use evidenceos_keys::{
+    Directory, KeyError, KeyId, Ring, Secret, import,
+    kms::{Context, DEFAULT_TIMEOUT, Kms, KmsSettings, Provider},
+    public_key,
+};
+use serde_json::json;
+
+use crate::{
+    error::CliError,
+    output::{Output, facts, table},
+};
+
+/// Where the keys are.
+#[derive(Debug, Clone, Args)]
+pub struct Place {
+    /// The daemon's data directory
+    #[arg(
+        long,
+        env = "EVIDENCEOS_DATA_DIR",
+        value_name = "DIR",
+        default_value = "./data"
+    )]
+    data_dir: PathBuf,
+    /// The key directory, where it is not `keys` in the data directory
+    #[arg(long, env = "EVIDENCEOS_KEY_DIR", value_name = "DIR")]
+    key_dir: Option<PathBuf>,
+}
+
+impl Place {
+    fn keys(&self) -> PathBuf {
+        let beside = || self.data_dir.join("keys");
+        self.key_dir.clone().unwrap_or_else(beside)
+    }
+}
+
+/// What can be done with keys.
+#[derive(Debug, Subcommand)]
+pub enum KeysCommand {
+    /// Make a signing key.
+    #[command(
+        after_help = "Examples:\n  evidenceos keys generate --data-dir /srv/evidenceos\n  evidenceos keys generate --activate"
+    )]
+    Generate {
+        #[command(flatten)]
+        place: Place,
+        /// Let it sign from the next start or reload on.
+        #[arg(long)]
+        activate: bool,
+    },
+    /// List the signing keys.
+    #[command(after_help = "Example:\n  evidenceos keys list --data-dir /srv/evidenceos")]
+    List {
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Show the public half of a key.
+    #[command(after_help = "Example:\n  evidenceos keys show --data-dir /srv/evidenceos")]
+    Show {
+        #[command(flatten)]
+        place: Place,
+        /// Which [default: the one that is chosen, or the only one].
+        key_id: Option<KeyId>,
+    },
+    /// Choose the key that signs.
+    #[command(
+        after_help = "The old key must stay beside it until the new one has taken over: it vouches for it.\n\n\
+        Examples:\n  evidenceos keys activate KEY-ID\n  kill -HUP $(pidof evidenceos-daemon)    # or at the next start"
+    )]
+    Activate {
+        #[command(flatten)]
+        place: Place,
+        /// Which.
+        key_id: KeyId,
+    },
+    /// Copy keys from a mount that cannot be closed to others, as a Kubernetes Secret.
+    #[command(
+        after_help = "Links that stay inside DIR are followed, group-readable files are taken, world-readable ones are not.\n\
+        May run any number of times.\n\n\
+        Example:\n  evidenceos keys import --from /run/secrets/keys --data-dir /data"
+    )]
+    Import {
+        #[command(flatten)]
+        place: Place,
+        /// The directory with KEY-ID.key files.
+        #[arg(long, value_name = "DIR")]
+        from: PathBuf,
+    },
+    /// Wrap a key under a KMS key, and print the environment that the daemon needs.
+    #[command(
+        after_help = "Credentials are found as the provider's own tools find them.\n\n\
+        Examples:\n  evidenceos keys wrap --provider aws --resource alias/evidenceos\n  \
+        evidenceos keys wrap --provider gcp --resource projects/P/locations/L/keyRings/R/cryptoKeys/K --from seed.key"
+    )]
+    Wrap(Box<WrapArgs>),
+    /// Close the key files and the daemon's own secrets to others.
+    #[command(
+        after_help = "Example:\n  evidenceos keys fix-permissions --data-dir /srv/evidenceos"
+    )]
+    FixPermissions {
+        #[command(flatten)]
+        place: Place,
+    },
+}
+
+/// What to wrap, and with what.
+#[derive(Debug, Args)]
+pub struct WrapArgs {
+    #[command(flatten)]
+    place: Place,
+    /// Whose KMS: aws, gcp, azure or mock.
+    #[arg(long)]
+    provider: Provider,
+    /// The KMS key that wraps: id, ARN, alias, resource name or key URL.
+    #[arg(long, value_name = "RESOURCE")]
+    resource: String,
+    /// A file with the 32-byte seed, mode 0600, instead of a key of the data directory.
+    #[arg(long, value_name = "FILE", conflicts_with = "key_id")]
+    from: Option<PathBuf>,
+    /// The key of the data directory [default: the one that is chosen, or the only one].
+    #[arg(long, value_name = "KEY-ID")]
+    key_id: Option<KeyId>,
+    /// What the ciphertext is bound to: name=value, with commas between them.
+    #[arg(long, env = "EVIDENCEOS_KMS_CONTEXT", value_name = "PAIRS")]
+    context: Option<Context>,
+    /// Another endpoint of the KMS.
+    #[arg(long, env = "EVIDENCEOS_KMS_ENDPOINT", value_name = "URL")]
+    endpoint: Option<String>,
+    /// Authorities that the KMS's certificate may come from.
+    #[arg(long, env = "EVIDENCEOS_KMS_CA_FILE", value_name = "FILE")]
+    ca_file: Option<PathBuf>,
+    /// The key of the mock KMS.
+    #[arg(
+        long,
+        env = "EVIDENCEOS_KMS_MOCK_KEY_HEX",
+        hide_env_values = true,
+        value_name = "HEX"
+    )]
+    mock_key_hex: Option<String>,
+}
+
+impl KeysCommand {
+    /// Does it.
+    pub async fn run(self) -> Result<Output, CliError> {
+        match self {
+            Self::Generate { place, activate } => generate(&place, activate),
+            Self::List { place } => list(&place),
+            Self::Show { place, key_id } => show(&place, key_id),
+            Self::Activate { place, key_id } => {
+                Ring::open(&place.keys())?.activate(key_id)?;
+                Ok(Output::new(
+                    json!({ "active_key_id": key_id.to_string() }),
+                    format!(
+                        "{key_id} signs from the daemon's next start on, or from now on after: kill -HUP PID\nkeep the key that signed so far beside it until then: it vouches for the new one"
+                    ),
+                ))
+            }
+            Self::Import { place, from } => import_from(&place, &from),
+            Self::Wrap(args) => args.run().await,
+            Self::FixPermissions { place } => fix_permissions(&place),
+        }
+    }
+}
+
+fn generate(place: &Place, activate: bool) -> Result<Output, CliError> {
+    let path = place.keys();
+    if let Some(parent) = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+    {
+        std::fs::create_dir_all(parent).map_err(CliError::file(parent))?;
+    }
+    let mut ring = Ring::open_or_create(&path)?;
+    let others = ring.keys().len();
+    let id = ring.generate()?;
+    if activate {
+        ring.activate(id)?;
+    }
+    let next = match (activate, others) {
+        (true, _) => "it signs from the daemon's next start or reload on".to_owned(),
+        (false, 0) => "it is the only one, and signs".to_owned(),
+        (false, _) => format!("it lies ready; `evidenceos keys activate {id}` lets it sign"),
+    };
+    let file = ring.file_of(id);
+    Ok(Output::new(
+        json!({ "key_id": id.to_string(), "file": file, "activated": activate }),
+        format!("made {}\n{next}", file.display()),
+    ))
+}
+
+fn list(place: &Place) -> Result<Output, CliError> {
+    let ring = Ring::open(&place.keys())?;
+    let active = chosen(&ring)?;
+    let keys: Vec<_> = ring
+        .keys()
+        .keys()
+        .map(|id| {
+            json!({
+                "key_id": id.to_string(),
+                "active": Some(*id) == active,
+                "file": ring.file_of(*id),
+            })
+        })
+        .collect();
+    let rows: Vec<Vec<String>> = ring
+        .keys()
+        .keys()
+        .map(|id| {
+            let signs = if Some(*id) == active { "signs" } else { "" };
+            vec![id.to_string(), signs.to_owned()]
+        })
+        .collect();
+    let mut text = table(&["key id", ""], &rows);
+    if active.is_none() && !rows.is_empty() {
+        text.push_str("\nnone is chosen: the one that has signed the log so far goes on");
+    }
+    Ok(Output::new(json!({ "keys": keys }), text))
+}
+
+/// The key that files alone choose; with several and no choice the log decides.
+fn chosen(ring: &Ring) -> Result<Option<KeyId>, CliError> {
+    match ring.choose(None, None) {
+        Ok(id) => Ok(Some(id)),
+        Err(KeyError::NotChosen { .. } | KeyError::Empty(_)) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn show(place: &Place, key_id: Option<KeyId>) -> Result<Output, CliError> {
+    use base64::{Engine as _, prelude::BASE64_STANDARD};
+    let ring = Ring::open(&place.keys())?;
+    let id = ring.choose(key_id, None)?;
+    let public = public_key(&ring.seed(id)?);
+    let (hex, base64) = (hex::encode(public), BASE64_STANDARD.encode(public));
+    Ok(Output::new(
+        json!({ "key_id": id.to_string(), "public_key_hex": hex, "public_key_base64": base64 }),
+        facts(&[
+            ("key id", id.to_string()),
+            ("public key, hex", hex),
+            ("public key, base64", base64),
+            ("file", ring.file_of(id).display().to_string()),
+        ]),
+    ))
+}
+
+fn import_from(place: &Place, from: &Path) -> Result<Output, CliError> {
+    let keys = place.keys();
+    let done = import(from, &keys)?;
+    let ids = |list: &[KeyId]| list.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let mut lines: Vec<String> = ids(&done.added)
+        .into_iter()
+        .map(|id| format!("imported {id}"))
+        .collect();
+    lines.extend(ids(&done.kept).into_iter().map(|id| format!("kept {id}")));
+    lines.extend(done.secrets.iter().map(|name| format!("imported {name}")));
+    lines.push(format!("in {}", keys.display()));
+    Ok(Output::new(
+        json!({
+            "added": ids(&done.added),
+            "kept": ids(&done.kept),
+            "secrets": done.secrets,
+            "key_dir": keys,
+        }),
+        lines.join("\n"),
+    ))
+}
+
+fn fix_permissions(place: &Place) -> Result<Output, CliError> {
+    let mut changed = Vec::new();
+    for directory in [place.keys(), place.data_dir.join("secrets")] {
+        if directory.exists() {
+            changed.extend(Directory::fix_permissions(&directory)?);
+        }
+    }
+    let text = if changed.is_empty() {
+        "nothing was open to others".to_owned()
+    } else {
+        changed
+            .iter()
+            .map(|path| format!("closed {}", path.display()))
+            .collect::<Vec<_>>()
+            .join("\n")
+    };
+    Ok(Output::new(json!({ "changed": changed }), text))
+}
+
+impl WrapArgs {
+    async fn run(self) -> Result<Output, CliError> {
+        let seed = self.seed()?;
+        let key_id = KeyId::of(&public_key(&seed));
+        let mut settings = KmsSettings::new(self.provider);
+        settings.context = self.context.clone().unwrap_or_default();
+        settings.endpoint.clone_from(&self.endpoint);
+        settings.ca_file.clone_from(&self.ca_file);
+        settings.timeout = DEFAULT_TIMEOUT;
+        settings.mock_key = self.mock_key()?;
+        let failed = |error: evidenceos_keys::kms::KmsError| CliError::Failed(error.to_string());
+        let kms = Kms::new(settings).map_err(failed)?;
+        let wrapped = kms.wrap(&self.resource, &seed).await.map_err(failed)?;
+        // What was wrapped comes out again, or the operator finds out at the next start.
+        if kms.unwrap(&wrapped).await.map_err(failed)? != seed {
+            return Err(CliError::Failed(
+                "the KMS gave back another key than it was given; nothing is to be used".to_owned(),
+            ));
+        }
+        let mut lines = vec![
+            "EVIDENCEOS_KEY_PROVIDER=kms".to_owned(),
+            format!("EVIDENCEOS_KMS_PROVIDER={}", self.provider),
+            format!("EVIDENCEOS_KMS_KEY_ID={wrapped}"),
+            format!("EVIDENCEOS_KMS_EXPECT_KEY_ID={key_id}"),
+        ];
+        lines.extend(
+            self.context
+                .as_ref()
+                .map(|context| format!("EVIDENCEOS_KMS_CONTEXT={context}")),
+        );
+        lines.extend(
+            self.endpoint
+                .as_ref()
+                .map(|endpoint| format!("EVIDENCEOS_KMS_ENDPOINT={endpoint}")),
+        );
+        Ok(Output::new(
+            json!({ "key_id": key_id.to_string(), "kms_key_id": wrapped.to_string() }),
+            lines.join("\n"),
+        ))
+    }
+
+    fn seed(&self) -> Result<Secret, CliError> {
+        let Some(path) = &self.from else {
+            let ring = Ring::open(&self.place.keys())?;
+            return Ok(ring.seed(ring.choose(self.key_id, None)?)?);
+        };
+        let (directory, name) = match (path.parent(), path.file_name()) {
+            (Some(directory), Some(name)) if !directory.as_os_str().is_empty() => (directory, name),
+            (_, Some(name)) => (Path::new("."), name),
+            _ => {
+                return Err(CliError::Usage(format!(
+                    "--from {}: not a file",
+                    path.display()
+                )));
+            }
+        };
+        let seed = Directory::open(directory)?.read(&name.to_string_lossy())?;
+        seed.ok_or_else(|| CliError::Usage(format!("--from {}: no such file", path.display())))
+    }
+
+    fn mock_key(&self) -> Result<Option<Secret>, CliError> {
+        let Some(hex) = self
+            .mock_key_hex
+            .as_deref()
+            .filter(|_| self.provider == Provider::Mock)
+        else {
+            return Ok(None);
+        };
+        let mut key = Secret::default();
+        // The decoder's message would show a digit of the key.
+        match hex::decode_to_slice(hex.trim(), key.as_mut_slice()) {
+            Ok(()) => Ok(Some(key)),
+            Err(_) => Err(CliError::Usage(
+                "EVIDENCEOS_KMS_MOCK_KEY_HEX must be 64 hex digits".to_owned(),
+            )),
+        }
+    }
+}

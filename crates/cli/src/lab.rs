@@ -1,0 +1,324 @@
+//! `evidenceos lab init`: everything that a server with certificates needs, to try it.
+//!
+//! A certificate authority whose key is never mounted anywhere, a server certificate, client
+//! certificates for each role with a profile to use them, a signing key and a policy of roles.
+//! Nothing that is there is overwritten: it looks at all of it before it writes any.
+
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions},
+    io::Write as _,
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use clap::{Args, Subcommand};
+use evidenceos_keys::Ring;
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose, SanType,
+};
+use serde_json::json;
+
+use crate::{error::CliError, output::Output};
+
+/// Longer than this and some clients refuse a server's certificate.
+const DAYS: u32 = 398;
+const ROLES: [&str; 3] = ["submitter", "auditor", "operator"];
+const TRUST_DOMAIN: &str = "spiffe://evidenceos.lab";
+
+/// Materials to try a server with certificates.
+#[derive(Debug, Subcommand)]
+pub enum LabCommand {
+    /// Make certificates, keys and a policy in a directory.
+    #[command(
+        after_help = "Makes ca/ (its key is needed for new certificates only, and mounted nowhere), certs/ and keys/ for the server,\n\
+        clients/ROLE/ with a profile each, and data/. Overwrites nothing.\n\n\
+        Examples:\n  evidenceos lab init ops\n  evidenceos lab init ops --san evidenceos.example.org --san 10.0.0.7"
+    )]
+    Init(InitArgs),
+}
+
+/// What to make, and where.
+#[derive(Debug, Args)]
+pub struct InitArgs {
+    /// The directory
+    dir: PathBuf,
+    /// One more name or address of the server
+    #[arg(long, value_name = "NAME|IP")]
+    san: Vec<String>,
+    /// Days that the certificates hold
+    #[arg(long, default_value_t = DAYS, value_parser = clap::value_parser!(u32).range(1..=3650))]
+    days: u32,
+}
+
+impl LabCommand {
+    /// Does it.
+    pub fn run(self) -> Result<Output, CliError> {
+        match self {
+            Self::Init(args) => args.run(),
+        }
+    }
+}
+
+impl InitArgs {
+    fn run(self) -> Result<Output, CliError> {
+        let lab = Lab::new(&self.dir);
+        lab.must_be_free()?;
+        let authority = Authority::new(self.days)?;
+        let server = authority.server(&self.names())?;
+
+        lab.directory("", 0o755)?;
+        lab.directory("ca", 0o700)?;
+        lab.directory("certs", 0o755)?;
+        lab.directory("data", 0o700)?;
+        lab.directory("clients", 0o755)?;
+        lab.file("ca/ca.key", 0o600, &authority.key_pem)?;
+        lab.file("ca/ca.crt", 0o644, &authority.cert_pem)?;
+        lab.file("certs/ca.crt", 0o644, &authority.cert_pem)?;
+        lab.file("certs/server.crt", 0o644, &server.cert_pem)?;
+        lab.file("certs/server.key", 0o600, &server.key_pem)?;
+        lab.file("certs/policy.toml", 0o644, &policy())?;
+        for role in ROLES {
+            let client = authority.client(role)?;
+            let at = format!("clients/{role}");
+            lab.directory(&at, 0o700)?;
+            lab.file(&format!("{at}/ca.crt"), 0o644, &authority.cert_pem)?;
+            lab.file(&format!("{at}/client.crt"), 0o644, &client.cert_pem)?;
+            lab.file(&format!("{at}/client.key"), 0o600, &client.key_pem)?;
+            lab.file(&format!("{at}/profile.toml"), 0o600, PROFILE)?;
+        }
+        let mut ring = Ring::open_or_create(&lab.path("keys"))?;
+        let key_id = ring.generate()?;
+        lab.give_to_caller()?;
+
+        let dir = self.dir.display();
+        let text = format!(
+            "made in {dir}: a CA, a server certificate, clients for {}, signing key {key_id}\n\n\
+            serve:  evidenceos-daemon --data-dir {dir}/data --key-dir {dir}/keys \\\n          \
+            --tls-cert {dir}/certs/server.crt --tls-key {dir}/certs/server.key \\\n          \
+            --mtls-client-ca {dir}/certs/ca.crt --require-client-cert --auth-policy {dir}/certs/policy.toml\n\
+            call:   evidenceos --profile {dir}/clients/operator/profile.toml holdout list",
+            ROLES.join(", ")
+        );
+        Ok(Output::new(
+            json!({ "directory": self.dir, "key_id": key_id.to_string(), "clients": ROLES }),
+            text,
+        ))
+    }
+
+    fn names(&self) -> Vec<String> {
+        let mut names: Vec<String> = ["localhost", "127.0.0.1", "::1", "evidenceos"]
+            .map(str::to_owned)
+            .into();
+        let host = rustix::system::uname()
+            .nodename()
+            .to_string_lossy()
+            .into_owned();
+        let is_name = |name: &str| {
+            !name.is_empty()
+                && name
+                    .chars()
+                    .all(|c| c.is_ascii_alphanumeric() || "-.".contains(c))
+        };
+        names.extend(Some(host).filter(|host| is_name(host)));
+        names.extend(self.san.iter().cloned());
+        names.sort();
+        names.dedup();
+        names
+    }
+}
+
+/// A directory of materials.
+struct Lab {
+    root: PathBuf,
+    made: std::cell::RefCell<Vec<PathBuf>>,
+}
+
+impl Lab {
+    fn new(root: &Path) -> Self {
+        Self {
+            root: root.to_owned(),
+            made: std::cell::RefCell::default(),
+        }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        if name.is_empty() {
+            self.root.clone()
+        } else {
+            self.root.join(name)
+        }
+    }
+
+    /// Demands that nothing would be overwritten. Empty directories, and files that only keep
+    /// one in version control, are no materials.
+    fn must_be_free(&self) -> Result<(), CliError> {
+        let mut there = Vec::new();
+        for name in ["ca", "certs", "clients", "data", "keys"] {
+            let path = self.path(name);
+            let Ok(entries) = fs::read_dir(&path) else {
+                if path.exists() {
+                    there.push(path.display().to_string());
+                }
+                continue;
+            };
+            let materials = entries.filter_map(Result::ok).filter(|entry| {
+                let name = entry.file_name();
+                name != ".gitkeep" && name != ".gitignore"
+            });
+            there.extend(materials.map(|entry| entry.path().display().to_string()));
+        }
+        if there.is_empty() {
+            return Ok(());
+        }
+        there.sort();
+        Err(CliError::Failed(format!(
+            "{} is in use, and nothing is overwritten; remove what is there, or give another directory: {}",
+            self.root.display(),
+            there.join(", ")
+        )))
+    }
+
+    fn directory(&self, name: &str, mode: u32) -> Result<(), CliError> {
+        let path = self.path(name);
+        if path.is_dir() {
+            return Ok(());
+        }
+        DirBuilder::new()
+            .mode(mode)
+            .recursive(name.is_empty())
+            .create(&path)
+            .map_err(CliError::file(&path))?;
+        self.made.borrow_mut().push(path);
+        Ok(())
+    }
+
+    fn file(&self, name: &str, mode: u32, text: &str) -> Result<(), CliError> {
+        let path = self.path(name);
+        let written = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(mode)
+            .open(&path)
+            .and_then(|mut file: File| {
+                file.write_all(text.as_bytes())?;
+                file.sync_all()
+            });
+        written.map_err(CliError::file(&path))?;
+        self.made.borrow_mut().push(path);
+        Ok(())
+    }
+
+    /// Under sudo everything belongs to whoever called it.
+    fn give_to_caller(&self) -> Result<(), CliError> {
+        let id = |name: &str| std::env::var(name).ok()?.parse::<u32>().ok();
+        let (Some(uid), Some(gid)) = (id("SUDO_UID"), id("SUDO_GID")) else {
+            return Ok(());
+        };
+        let mut all = self.made.borrow().clone();
+        let keys = self.path("keys");
+        let inside = fs::read_dir(&keys).map_err(CliError::file(&keys))?;
+        all.extend(inside.filter_map(Result::ok).map(|entry| entry.path()));
+        all.push(keys);
+        for path in all {
+            std::os::unix::fs::chown(&path, Some(uid), Some(gid)).map_err(CliError::file(&path))?;
+        }
+        Ok(())
+    }
+}
+
+const PROFILE: &str = "# What `evidenceos --profile` reads; files lie beside it.
+endpoint = \"https://localhost:50051\"
+tls_ca = \"ca.crt\"
+tls_cert = \"client.crt\"
+tls_key = \"client.key\"
+";
+
+fn policy() -> String {
+    let mut text =
+        "# Who has which role; a URI that ends in / means everything below it.\n".to_owned();
+    for role in ROLES {
+        text.push_str(&format!(
+            "\n[[rule]]\nuri = \"{TRUST_DOMAIN}/{role}/\"\nroles = [\"{role}\"]\n"
+        ));
+    }
+    text
+}
+
+/// A certificate and its key.
+struct Issued {
+    cert_pem: String,
+    key_pem: String,
+}
+
+struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    cert_pem: String,
+    key_pem: String,
+    days: u32,
+}
+
+impl Authority {
+    fn new(days: u32) -> Result<Self, CliError> {
+        let key = KeyPair::generate().map_err(cannot)?;
+        let key_pem = key.serialize_pem();
+        let mut params = params("EvidenceOS lab CA", days);
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let cert_pem = params.self_signed(&key).map_err(cannot)?.pem();
+        Ok(Self {
+            issuer: Issuer::new(params, key),
+            cert_pem,
+            key_pem,
+            days,
+        })
+    }
+
+    fn server(&self, names: &[String]) -> Result<Issued, CliError> {
+        let mut params = params("evidenceos", self.days);
+        for name in names {
+            params.subject_alt_names.push(match name.parse() {
+                Ok(address) => SanType::IpAddress(address),
+                Err(_) => SanType::DnsName(name.as_str().try_into().map_err(|error| {
+                    CliError::Usage(format!("--san {name:?} is no name: {error}"))
+                })?),
+            });
+        }
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        self.issue(params)
+    }
+
+    fn client(&self, role: &str) -> Result<Issued, CliError> {
+        let mut params = params(&format!("lab {role}"), self.days);
+        let uri = format!("{TRUST_DOMAIN}/{role}/lab");
+        params.subject_alt_names = vec![SanType::URI(uri.as_str().try_into().map_err(cannot)?)];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        self.issue(params)
+    }
+
+    fn issue(&self, mut params: CertificateParams) -> Result<Issued, CliError> {
+        let key = KeyPair::generate().map_err(cannot)?;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.use_authority_key_identifier_extension = true;
+        let cert = params.signed_by(&key, &self.issuer).map_err(cannot)?;
+        Ok(Issued {
+            cert_pem: cert.pem(),
+            key_pem: key.serialize_pem(),
+        })
+    }
+}
+
+fn params(name: &str, days: u32) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, name);
+    let now = time::OffsetDateTime::now_utc();
+    // Another machine's clock may be a little behind.
+    params.not_before = now - time::Duration::hours(1);
+    params.not_after = now + time::Duration::days(i64::from(days));
+    params
+}
+
+fn cannot(error: rcgen::Error) -> CliError {
+    CliError::Failed(format!("cannot make a certificate: {error}"))
+}
