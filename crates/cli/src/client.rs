@@ -109,14 +109,13 @@ impl Client {
             inner,
             authorization,
         };
-        if connection.is_tls() {
-            client.must_be_let_in(connection).await?;
-        }
+        client.must_be_let_in(connection).await?;
         Ok(client)
     }
 
-    /// Makes a call that needs no role, so that a certificate that the server does not take is
-    /// said as such and not as the failure of whatever comes first.
+    /// Makes a call that needs no role. In TLS 1.3 the server looks at a client's certificate after
+    /// the client takes itself for connected, and a plain connection to a TLS port fails as late:
+    /// both are said as what they are, and not as the failure of whatever comes first.
     async fn must_be_let_in(&mut self, connection: &Connection) -> Result<(), CliError> {
         let request = self.request(proto::HealthRequest {}, None);
         match self.inner.health(request).await {

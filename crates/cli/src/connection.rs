@@ -196,31 +196,24 @@ impl Connection {
         }
     }
 
-    /// Whether failures after connecting are still failures of the handshake: in TLS 1.3 the
-    /// server looks at the client's certificate after the client takes itself for connected.
-    pub fn is_tls(&self) -> bool {
-        self.tls.is_some()
-    }
-
     fn explain(&self, causes: &[String]) -> String {
         let all = causes.join(": ").to_lowercase();
         let says = |words: &[&str]| words.iter().any(|word| all.contains(word));
         let deepest = causes.last().cloned().unwrap_or_default();
+        if says(&[
+            "connection refused",
+            "timed out",
+            "deadline",
+            "unreachable",
+            "dns error",
+        ]) {
+            return format!(
+                "{deepest}; start one with `evidenceos-daemon`, or name another with --endpoint"
+            );
+        }
         let Some(tls) = &self.tls else {
             // A TLS listener answers our preface with an alert, or closes.
-            return if says(&[
-                "frame",
-                "http2",
-                "h2 protocol",
-                "connection closed",
-                "reset",
-                "broken pipe",
-            ]) && !says(&["refused"])
-            {
-                format!("{deepest}; does it want TLS? then write https:// in --endpoint")
-            } else {
-                deepest
-            };
+            return format!("{deepest}; does it want TLS? then write https:// in --endpoint");
         };
         if says(&["unknownissuer", "unknown issuer"]) {
             return match &tls.ca {
@@ -260,7 +253,12 @@ impl Connection {
         {
             return "the server wants a client certificate: give --tls-cert and --tls-key, or a --profile with them".to_owned();
         }
-        if says(&["alert", "broken pipe", "connection reset"]) {
+        if says(&[
+            "alert",
+            "broken pipe",
+            "connection reset",
+            "connection closed",
+        ]) {
             return format!(
                 "the server refused the certificate of --tls-cert ({deepest}); it must come from the server's client authorities, be valid today, and be meant for client authentication"
             );

@@ -18,9 +18,7 @@ pub enum CliError {
     #[error("{0}")]
     Usage(String),
     /// Nobody listens there.
-    #[error(
-        "no daemon answers at {endpoint}: {reason}. Start one with `evidenceos-daemon`, or name another with --endpoint"
-    )]
+    #[error("no daemon to talk to at {endpoint}: {reason}")]
     Unreachable {
         /// Where.
         endpoint: String,
