@@ -100,11 +100,12 @@ pub async fn run(cli: Cli, token_from_environment: Option<String>) -> ExitCode {
 }
 
 async fn execute(cli: Cli, token_from_environment: Option<String>) -> Result<Output, CliError> {
-    let connection = Connection::new(cli.connection, token_from_environment)?;
+    // What works on files alone runs wherever the environment says that a daemon is.
+    let connection = || Connection::new(cli.connection, token_from_environment);
     match cli.command {
-        Command::Holdout(command) => command.run(&connection).await,
-        Command::Claim(command) => command.run(&connection).await,
-        Command::Log(command) => command.run(&connection, cli.json).await,
+        Command::Holdout(command) => command.run(&connection()?).await,
+        Command::Claim(command) => command.run(&connection()?).await,
+        Command::Log(command) => command.run(&connection()?, cli.json).await,
         Command::Keys(command) => command.run().await,
         Command::Lab(command) => command.run(),
         Command::Verify(args) => args.run(),

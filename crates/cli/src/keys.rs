@@ -3,7 +3,11 @@
 //! Works on files alone, whether the daemon runs or not; no key material is ever printed. Where
 //! keys lie and who may read them is the keys crate's business.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs::DirBuilder,
+    os::unix::fs::DirBuilderExt as _,
+    path::{Path, PathBuf},
+};
 
 use clap::{Args, Subcommand};
 use evidenceos_keys::{
@@ -38,6 +42,22 @@ impl Place {
     fn keys(&self) -> PathBuf {
         let beside = || self.data_dir.join("keys");
         self.key_dir.clone().unwrap_or_else(beside)
+    }
+
+    /// The same, after making what it lies in, closed as the daemon makes it.
+    fn keys_to_be(&self) -> Result<PathBuf, CliError> {
+        let keys = self.keys();
+        if let Some(parent) = keys
+            .parent()
+            .filter(|parent| !parent.as_os_str().is_empty())
+        {
+            DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(parent)
+                .map_err(CliError::file(parent))?;
+        }
+        Ok(keys)
     }
 }
 
@@ -95,7 +115,8 @@ pub enum KeysCommand {
     },
     /// Wrap a key under a KMS key, and print the environment that the daemon needs.
     #[command(
-        after_help = "Credentials are found as the provider's own tools find them.\n\n\
+        after_help = "Credentials are found as the provider's own tools find them. What is printed is for an environment file;\n\
+        a shell needs quotes around the value with the `|`.\n\n\
         Examples:\n  evidenceos keys wrap --provider aws --resource alias/evidenceos\n  \
         evidenceos keys wrap --provider gcp --resource projects/P/locations/L/keyRings/R/cryptoKeys/K --from seed.key"
     )]
@@ -170,13 +191,7 @@ impl KeysCommand {
 }
 
 fn generate(place: &Place, activate: bool) -> Result<Output, CliError> {
-    let path = place.keys();
-    if let Some(parent) = path
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty())
-    {
-        std::fs::create_dir_all(parent).map_err(CliError::file(parent))?;
-    }
+    let path = place.keys_to_be()?;
     let mut ring = Ring::open_or_create(&path)?;
     let others = ring.keys().len();
     let id = ring.generate()?;
@@ -218,7 +233,9 @@ fn list(place: &Place) -> Result<Output, CliError> {
         })
         .collect();
     let mut text = table(&["key id", ""], &rows);
-    if active.is_none() && !rows.is_empty() {
+    if rows.is_empty() {
+        text = KeyError::Empty(ring.path().to_owned()).to_string();
+    } else if active.is_none() {
         text.push_str("\nnone is chosen: the one that has signed the log so far goes on");
     }
     Ok(Output::new(json!({ "keys": keys }), text))
@@ -251,7 +268,7 @@ fn show(place: &Place, key_id: Option<KeyId>) -> Result<Output, CliError> {
 }
 
 fn import_from(place: &Place, from: &Path) -> Result<Output, CliError> {
-    let keys = place.keys();
+    let keys = place.keys_to_be()?;
     let done = import(from, &keys)?;
     let ids = |list: &[KeyId]| list.iter().map(ToString::to_string).collect::<Vec<_>>();
     let mut lines: Vec<String> = ids(&done.added)
@@ -273,11 +290,18 @@ fn import_from(place: &Place, from: &Path) -> Result<Output, CliError> {
 }
 
 fn fix_permissions(place: &Place) -> Result<Output, CliError> {
+    let all = [place.keys(), place.data_dir.join("secrets")];
+    let there: Vec<&PathBuf> = all.iter().filter(|path| path.exists()).collect();
+    if there.is_empty() {
+        return Err(CliError::Failed(format!(
+            "there is neither {} nor {}; name the daemon's directories with --data-dir and --key-dir",
+            all[0].display(),
+            all[1].display()
+        )));
+    }
     let mut changed = Vec::new();
-    for directory in [place.keys(), place.data_dir.join("secrets")] {
-        if directory.exists() {
-            changed.extend(Directory::fix_permissions(&directory)?);
-        }
+    for directory in there {
+        changed.extend(Directory::fix_permissions(directory)?);
     }
     let text = if changed.is_empty() {
         "nothing was open to others".to_owned()
@@ -316,18 +340,25 @@ impl WrapArgs {
             format!("EVIDENCEOS_KMS_KEY_ID={wrapped}"),
             format!("EVIDENCEOS_KMS_EXPECT_KEY_ID={key_id}"),
         ];
-        lines.extend(
-            self.context
-                .as_ref()
-                .map(|context| format!("EVIDENCEOS_KMS_CONTEXT={context}")),
-        );
-        lines.extend(
-            self.endpoint
-                .as_ref()
-                .map(|endpoint| format!("EVIDENCEOS_KMS_ENDPOINT={endpoint}")),
-        );
+        // The daemon must reach the KMS the way that was just tried.
+        let given = [
+            ("CONTEXT", self.context.as_ref().map(ToString::to_string)),
+            ("ENDPOINT", self.endpoint.clone()),
+            (
+                "CA_FILE",
+                self.ca_file.as_ref().map(|path| path.display().to_string()),
+            ),
+        ];
+        for (name, value) in given {
+            let value = value.filter(|value| !value.is_empty());
+            lines.extend(value.map(|value| format!("EVIDENCEOS_KMS_{name}={value}")));
+        }
         Ok(Output::new(
-            json!({ "key_id": key_id.to_string(), "kms_key_id": wrapped.to_string() }),
+            json!({
+                "key_id": key_id.to_string(),
+                "kms_key_id": wrapped.to_string(),
+                "environment": lines,
+            }),
             lines.join("\n"),
         ))
     }

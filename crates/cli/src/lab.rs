@@ -5,9 +5,9 @@
 //! Nothing that is there is overwritten: it looks at all of it before it writes any.
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions},
+    fs::{self, DirBuilder, File, OpenOptions, Permissions},
     io::Write as _,
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -24,6 +24,14 @@ use crate::{error::CliError, output::Output};
 /// Longer than this and some clients refuse a server's certificate.
 const DAYS: u32 = 398;
 const ROLES: [&str; 3] = ["submitter", "auditor", "operator"];
+/// What is made under the root, and who may look into it: the owner, or everybody.
+const DIRECTORIES: [(&str, u32); 5] = [
+    ("ca", 0o700),
+    ("certs", 0o755),
+    ("clients", 0o755),
+    ("data", 0o700),
+    ("keys", 0o700),
+];
 const TRUST_DOMAIN: &str = "spiffe://evidenceos.lab";
 
 /// Materials to try a server with certificates.
@@ -49,6 +57,12 @@ pub struct InitArgs {
     /// Days that the certificates hold
     #[arg(long, default_value_t = DAYS, value_parser = clap::value_parser!(u32).range(1..=3650))]
     days: u32,
+    /// Who called sudo, to whom root gives everything
+    #[arg(long, env = "SUDO_UID", hide = true)]
+    sudo_uid: Option<u32>,
+    /// His group
+    #[arg(long, env = "SUDO_GID", hide = true)]
+    sudo_gid: Option<u32>,
 }
 
 impl LabCommand {
@@ -62,16 +76,15 @@ impl LabCommand {
 
 impl InitArgs {
     fn run(self) -> Result<Output, CliError> {
-        let lab = Lab::new(&self.dir);
+        let mut lab = Lab::new(&self.dir);
         lab.must_be_free()?;
         let authority = Authority::new(self.days)?;
         let server = authority.server(&self.names())?;
 
         lab.directory("", 0o755)?;
-        lab.directory("ca", 0o700)?;
-        lab.directory("certs", 0o755)?;
-        lab.directory("data", 0o700)?;
-        lab.directory("clients", 0o755)?;
+        for (name, mode) in DIRECTORIES {
+            lab.directory(name, mode)?;
+        }
         lab.file("ca/ca.key", 0o600, &authority.key_pem)?;
         lab.file("ca/ca.crt", 0o644, &authority.cert_pem)?;
         lab.file("certs/ca.crt", 0o644, &authority.cert_pem)?;
@@ -87,9 +100,10 @@ impl InitArgs {
             lab.file(&format!("{at}/client.key"), 0o600, &client.key_pem)?;
             lab.file(&format!("{at}/profile.toml"), 0o600, PROFILE)?;
         }
-        let mut ring = Ring::open_or_create(&lab.path("keys"))?;
+        let mut ring = Ring::open(&lab.path("keys"))?;
         let key_id = ring.generate()?;
-        lab.give_to_caller()?;
+        lab.made(ring.file_of(key_id));
+        lab.give_to(self.sudo_uid, self.sudo_gid)?;
 
         let dir = self.dir.display();
         let text = format!(
@@ -114,12 +128,6 @@ impl InitArgs {
             .nodename()
             .to_string_lossy()
             .into_owned();
-        let is_name = |name: &str| {
-            !name.is_empty()
-                && name
-                    .chars()
-                    .all(|c| c.is_ascii_alphanumeric() || "-.".contains(c))
-        };
         names.extend(Some(host).filter(|host| is_name(host)));
         names.extend(self.san.iter().cloned());
         names.sort();
@@ -128,17 +136,28 @@ impl InitArgs {
     }
 }
 
+/// Whether a certificate can carry it as a name; a host may be called otherwise.
+fn is_name(name: &str) -> bool {
+    let is_label = |label: &str| {
+        let mut bytes = label.bytes();
+        !label.is_empty() && bytes.all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+    };
+    let name = name.strip_prefix("*.").unwrap_or(name);
+    name.split('.').all(is_label)
+}
+
 /// A directory of materials.
 struct Lab {
     root: PathBuf,
-    made: std::cell::RefCell<Vec<PathBuf>>,
+    /// To give to whoever called sudo.
+    made: Vec<PathBuf>,
 }
 
 impl Lab {
     fn new(root: &Path) -> Self {
         Self {
             root: root.to_owned(),
-            made: std::cell::RefCell::default(),
+            made: Vec::new(),
         }
     }
 
@@ -154,7 +173,7 @@ impl Lab {
     /// one in version control, are no materials.
     fn must_be_free(&self) -> Result<(), CliError> {
         let mut there = Vec::new();
-        for name in ["ca", "certs", "clients", "data", "keys"] {
+        for (name, _) in DIRECTORIES {
             let path = self.path(name);
             let Ok(entries) = fs::read_dir(&path) else {
                 if path.exists() {
@@ -179,21 +198,29 @@ impl Lab {
         )))
     }
 
-    fn directory(&self, name: &str, mode: u32) -> Result<(), CliError> {
+    /// Makes a directory. One that is there is empty, and gets the mode too, but for the root,
+    /// which may hold other things.
+    fn directory(&mut self, name: &str, mode: u32) -> Result<(), CliError> {
         let path = self.path(name);
-        if path.is_dir() {
-            return Ok(());
+        let was_there = path.is_dir();
+        if !was_there {
+            DirBuilder::new()
+                .mode(mode)
+                .recursive(name.is_empty())
+                .create(&path)
+                .map_err(CliError::file(&path))?;
+        } else if !name.is_empty() {
+            let permissions = Permissions::from_mode(mode);
+            fs::set_permissions(&path, permissions).map_err(CliError::file(&path))?;
         }
-        DirBuilder::new()
-            .mode(mode)
-            .recursive(name.is_empty())
-            .create(&path)
-            .map_err(CliError::file(&path))?;
-        self.made.borrow_mut().push(path);
+        // A root that was there keeps its owner.
+        if !name.is_empty() || !was_there {
+            self.made(path);
+        }
         Ok(())
     }
 
-    fn file(&self, name: &str, mode: u32, text: &str) -> Result<(), CliError> {
+    fn file(&mut self, name: &str, mode: u32, text: &str) -> Result<(), CliError> {
         let path = self.path(name);
         let written = OpenOptions::new()
             .write(true)
@@ -205,23 +232,21 @@ impl Lab {
                 file.sync_all()
             });
         written.map_err(CliError::file(&path))?;
-        self.made.borrow_mut().push(path);
+        self.made(path);
         Ok(())
     }
 
+    fn made(&mut self, path: PathBuf) {
+        self.made.push(path);
+    }
+
     /// Under sudo everything belongs to whoever called it.
-    fn give_to_caller(&self) -> Result<(), CliError> {
-        let id = |name: &str| std::env::var(name).ok()?.parse::<u32>().ok();
-        let (Some(uid), Some(gid)) = (id("SUDO_UID"), id("SUDO_GID")) else {
+    fn give_to(&self, uid: Option<u32>, gid: Option<u32>) -> Result<(), CliError> {
+        if !rustix::process::geteuid().is_root() {
             return Ok(());
-        };
-        let mut all = self.made.borrow().clone();
-        let keys = self.path("keys");
-        let inside = fs::read_dir(&keys).map_err(CliError::file(&keys))?;
-        all.extend(inside.filter_map(Result::ok).map(|entry| entry.path()));
-        all.push(keys);
-        for path in all {
-            std::os::unix::fs::chown(&path, Some(uid), Some(gid)).map_err(CliError::file(&path))?;
+        }
+        for path in &self.made {
+            std::os::unix::fs::lchown(path, uid, gid).map_err(CliError::file(path))?;
         }
         Ok(())
     }
@@ -279,9 +304,14 @@ impl Authority {
         for name in names {
             params.subject_alt_names.push(match name.parse() {
                 Ok(address) => SanType::IpAddress(address),
-                Err(_) => SanType::DnsName(name.as_str().try_into().map_err(|error| {
-                    CliError::Usage(format!("--san {name:?} is no name: {error}"))
-                })?),
+                Err(_) if is_name(name) => {
+                    SanType::DnsName(name.as_str().try_into().map_err(cannot)?)
+                }
+                Err(_) => {
+                    return Err(CliError::Usage(format!(
+                        "--san {name:?}: write a name of letters, digits, dots and hyphens, or an IP address"
+                    )));
+                }
             });
         }
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
