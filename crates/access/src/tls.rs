@@ -237,6 +237,8 @@ impl Serving {
             .with_single_cert(chain, key)
             .map_err(|source| pair_error(files, source))?;
         config.alpn_protocols.clone_from(&options.alpn);
+        // A client that lists its weakest first gets our strongest all the same.
+        config.ignore_client_order = true;
         Ok(Self {
             config: Arc::new(config),
             verifier,
