@@ -159,14 +159,13 @@ impl Listeners {
     /// Where they do not fit; what served before goes on.
     pub fn reload_tls(&self) -> Result<(), TlsError> {
         let ports = [Some(&self.grpc), self.http.as_ref(), self.metrics.as_ref()];
-        for tls in ports
+        let all = ports
             .into_iter()
             .flatten()
-            .filter_map(|port| port.tls.as_ref())
-        {
-            tls.reload()?;
-        }
-        Ok(())
+            .filter_map(|port| port.tls.as_ref());
+        // Every one is tried, also after one that failed.
+        all.map(|tls| tls.reload().map(drop))
+            .fold(Ok(()), Result::and)
     }
 
     /// Where gRPC is served.
