@@ -87,13 +87,18 @@ pub struct Client {
 
 impl Client {
     pub async fn connect(address: &str, token: Option<String>) -> Self {
-        let inner = EvidenceOsClient::connect(format!("http://{address}"))
-            .await
-            .expect("listens")
-            .max_decoding_message_size(64 << 20);
+        let inner = EvidenceOsClient::connect(format!("http://{address}")).await;
         Self {
-            inner,
             token,
+            ..Self::over(inner.expect("listens"))
+        }
+    }
+
+    /// A client over a connection that says who it is.
+    pub fn over(inner: EvidenceOsClient<Channel>) -> Self {
+        Self {
+            inner: inner.max_decoding_message_size(64 << 20),
+            token: None,
             request_id: None,
         }
     }

@@ -7,5 +7,13 @@ mod guests;
 mod harness;
 mod keys;
 mod lifecycle;
+#[path = "../../../access/tests/access/pki.rs"]
+#[allow(dead_code, reason = "written for the tests of `evidenceos-access`")]
+mod pki;
 mod process;
 mod publicity;
+mod roles;
+mod secure;
+mod signed;
+mod tls;
+mod web;

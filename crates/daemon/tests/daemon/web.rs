@@ -1,0 +1,506 @@
+//! HTTP, metrics and bearer tokens from outside; and that no secret is ever shown.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{BufRead as _, BufReader, Read as _},
+    net::SocketAddr,
+    process::{Command, Stdio},
+};
+
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use evidenceos_daemon::{Running, config::Settings};
+use evidenceos_proto as wire;
+use sha2::{Digest as _, Sha256};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
+use tonic::Code;
+
+use crate::{
+    harness::{Client, block_on, refused},
+    secure::{Answer, Home, get},
+};
+
+async fn client(running: &Running, token: &str) -> Client {
+    Client::connect(&running.grpc_address().to_string(), Some(token.to_owned())).await
+}
+
+/// The roles that a token has, found out by asking.
+async fn roles(running: &Running, token: &str) -> Result<(bool, bool, bool), tonic::Status> {
+    let client = client(running, token).await;
+    let mut inner = client.inner.clone();
+    inner
+        .get_server_info(client.request(wire::GetServerInfoRequest {}))
+        .await?;
+    let may = |code: Option<tonic::Status>| {
+        code.is_none_or(|status| status.code() != Code::PermissionDenied)
+    };
+    let created = client.request(wire::CreateClaimV2Request::default());
+    let submitter = may(inner.create_claim_v2(created).await.err());
+    let budgets = client.request(wire::GetHoldoutPoolBudgetsRequest::default());
+    let auditor = may(inner.get_holdout_pool_budgets(budgets).await.err());
+    let credit = client.request(wire::GrantCreditRequest::default());
+    let operator = may(inner.grant_credit(credit).await.err());
+    Ok((submitter, auditor, operator))
+}
+
+#[test]
+fn tokens_have_the_roles_of_their_list() {
+    block_on(async {
+        let home = Home::new();
+        let digest = hex::encode(Sha256::digest("root-token"));
+        let policy = format!("[[rule]]\ntoken_sha256 = \"{digest}\"\nroles = [\"operator\"]\n");
+        let lists = Settings {
+            agent_tokens: Some("agent-1,agent-2".to_owned()),
+            auditor_tokens_file: Some(home.file("auditors", "auditor-1\n")),
+            auth_policy: Some(home.file("policy.toml", &policy)),
+            ..home.plain()
+        };
+        let single = Settings {
+            auth_token_file: Some(home.file("token", "one-for-all\n")),
+            data_dir: Some(home.path().join("data-2")),
+            ..home.plain()
+        };
+        let (lists, single) = (home.start(&lists).await, home.start(&single).await);
+        for (running, token, expected) in [
+            (&lists, "agent-1", (true, false, false)),
+            (&lists, "agent-2", (true, false, false)),
+            (&lists, "auditor-1", (true, true, false)),
+            (&lists, "root-token", (true, true, true)),
+            (&single, "one-for-all", (true, true, false)),
+        ] {
+            let held = roles(running, token).await.expect("known");
+            assert_eq!(held, expected, "{token}");
+        }
+        for (running, token) in [
+            (&lists, "one-for-all"),
+            (&lists, "agent-1,agent-2"),
+            (&lists, "agent"),
+            (&lists, "agent-1 "),
+            (&single, "one-for-al"),
+            (&single, "ONE-FOR-ALL"),
+        ] {
+            let unknown = roles(running, token).await;
+            refused(
+                unknown,
+                Code::Unauthenticated,
+                "UNAUTHENTICATED",
+                "invalid bearer token",
+            );
+        }
+        let nobody = home.connect_plain(&lists).await;
+        let info = wire::GetServerInfoRequest {};
+        let missing = nobody.inner.clone().get_server_info(info).await;
+        refused(
+            missing,
+            Code::Unauthenticated,
+            "UNAUTHENTICATED",
+            "missing credentials",
+        );
+        for scheme in ["bearer agent-1", "Basic agent-1", "Bearer ", "Bearer"] {
+            let mut request = tonic::Request::new(info);
+            let value = scheme.parse().expect("ASCII");
+            request.metadata_mut().insert("authorization", value);
+            let wrong = nobody.inner.clone().get_server_info(request).await;
+            refused(
+                wrong,
+                Code::Unauthenticated,
+                "UNAUTHENTICATED",
+                "must be \"Bearer \"",
+            );
+        }
+    });
+}
+
+#[test]
+fn tokens_in_a_file_are_exchanged_by_a_reload() {
+    block_on(async {
+        let home = Home::new();
+        let settings = Settings {
+            auth_token_file: Some(home.file("token", "old\n")),
+            ..home.plain()
+        };
+        let running = home.start(&settings).await;
+        roles(&running, "old").await.expect("known");
+        home.file("token", "new\n");
+        roles(&running, "old").await.expect("until a reload");
+        running.reload().await.expect("a token");
+        roles(&running, "new").await.expect("known");
+        roles(&running, "old").await.expect_err("gone");
+        home.file("token", "\n");
+        let problems = running.reload().await.expect_err("no token");
+        assert!(problems.concat().contains("empty"), "{problems:?}");
+        roles(&running, "new").await.expect("as before");
+    });
+}
+
+#[test]
+fn health_is_told_to_everybody_and_nothing_else_to_who_is_nobody() {
+    block_on(async {
+        let home = Home::new();
+        let settings = Settings {
+            auth_token: Some("one-for-all".to_owned()),
+            ..home.plain()
+        };
+        let running = home.start(&settings).await;
+        let http = running.http_address().expect("on");
+        for (path, body) in [
+            ("/livez", r#"{"status":"ok"}"#),
+            ("/health", r#"{"status":"ok"}"#),
+            ("/readyz", r#"{"status":"serving"}"#),
+        ] {
+            for headers in ["", "authorization: Bearer wrong\r\n"] {
+                let answer = get(http, path, headers).await;
+                assert_eq!((answer.status, answer.body.as_str()), (200, body), "{path}");
+            }
+        }
+        let version = get(http, "/version", "").await.body;
+        assert!(version.contains(env!("CARGO_PKG_VERSION")), "{version}");
+        for path in [
+            "/",
+            "/metrics",
+            "/livez/",
+            "/v1/preflight_tool_call",
+            "/%2e%2e",
+        ] {
+            for headers in [
+                "",
+                "authorization: Bearer wrong\r\n",
+                "authorization: Bearer one-for-all\r\nauthorization: Bearer one-for-all\r\n",
+                "x-client-cert-san: operator\r\n",
+            ] {
+                let Answer { status, head, .. } = get(http, path, headers).await;
+                assert_eq!(status, 401, "{path} {headers}");
+                assert!(head.contains("www-authenticate: bearer"), "{head}");
+            }
+            let known = get(http, path, "authorization: Bearer one-for-all\r\n").await;
+            assert_eq!(known.status, 404, "{path}");
+        }
+    });
+}
+
+#[test]
+fn a_daemon_that_stops_is_not_ready() {
+    block_on(async {
+        let home = Home::new();
+        let running = home.start(&home.plain()).await;
+        let http = running.http_address().expect("on");
+        // Asked before the stop, to its end after it: later nobody is let in.
+        let mut stream = TcpStream::connect(http).await.expect("listens");
+        stream
+            .write_all(b"GET /readyz HTTP/1.1\r\nhost: localhost\r\n")
+            .await
+            .expect("sent");
+        // Whoever came later was accepted, so that the first one was as well.
+        assert_eq!(get(http, "/readyz", "").await.status, 200);
+        let stopping = tokio::spawn(running.stop());
+        while TcpStream::connect(http).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+        stream.write_all(b"\r\n").await.expect("sent");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.expect("answered");
+        assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+        assert!(answer.ends_with(r#"{"status":"stopping"}"#), "{answer}");
+        stopping.await.expect("ends").expect("well");
+    });
+}
+
+/// The samples of an OpenMetrics text, each of a family that was declared.
+fn samples(text: &str) -> BTreeMap<String, f64> {
+    let mut families = BTreeMap::new();
+    let mut samples = BTreeMap::new();
+    let (lines, end) = text.trim_end().rsplit_once('\n').expect("lines");
+    assert_eq!(end, "# EOF");
+    for line in lines.lines() {
+        if let Some(declared) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = declared.split_once(' ').expect("a name and a type");
+            assert!(families.insert(name, kind).is_none(), "{name} twice");
+            continue;
+        }
+        if line.starts_with("# HELP ") || line.starts_with("# UNIT ") {
+            continue;
+        }
+        let (sample, value) = line.rsplit_once(' ').expect("a value");
+        let name = sample.split('{').next().expect("a name");
+        let family = name.strip_suffix("_total").unwrap_or(name);
+        let expected = if family == name { "gauge" } else { "counter" };
+        assert_eq!(families.get(family), Some(&expected), "{line}");
+        let value = value.parse().expect("a number");
+        assert!(samples.insert(sample.to_owned(), value).is_none(), "{line}");
+    }
+    samples
+}
+
+async fn metrics(running: &Running) -> BTreeMap<String, f64> {
+    let address = running.metrics_address().expect("on");
+    let Answer { status, head, body } = get(address, "/metrics", "").await;
+    assert_eq!(status, 200);
+    assert!(
+        head.contains("content-type: application/openmetrics-text"),
+        "{head}"
+    );
+    samples(&body)
+}
+
+#[test]
+fn metrics_tell_who_calls_and_what_is_served() {
+    block_on(async {
+        let home = Home::new();
+        let settings = Settings {
+            auth_token: Some("one-for-all".to_owned()),
+            ..home.tls(false)
+        };
+        let running = home.start(&settings).await;
+        let mut client = home.connect(&running, None).await;
+        let info = wire::GetServerInfoRequest {};
+        client
+            .inner
+            .get_server_info(info)
+            .await
+            .expect_err("nobody");
+        let leaf = home.client("spiffe://lab/a");
+        let mut certified = home.connect(&running, Some(&leaf)).await;
+        certified.inner.get_server_info(info).await.expect("known");
+        let mut named = tonic::Request::new(info);
+        let value = "Bearer one-for-all".parse().expect("ASCII");
+        named.metadata_mut().insert("authorization", value);
+        client.inner.get_server_info(named).await.expect("known");
+        let samples = metrics(&running).await;
+        for (sample, value) in [
+            ("evidenceos_identified_calls_total{by=\"denied\"}", 1.0),
+            ("evidenceos_identified_calls_total{by=\"mtls\"}", 1.0),
+            ("evidenceos_identified_calls_total{by=\"bearer\"}", 1.0),
+            ("evidenceos_connections_open{listener=\"grpc\"}", 2.0),
+            ("evidenceos_log_entries", 1.0),
+            ("evidenceos_log_signature_pending_seconds", 0.0),
+        ] {
+            let counted = samples.get(sample);
+            assert_eq!(counted, Some(&value), "{sample} {samples:#?}");
+        }
+        let expiry = "evidenceos_tls_certificate_not_after_seconds{listener=\"grpc\"}";
+        // 2999-01-01, as the certificate says.
+        assert_eq!(samples.get(expiry), Some(&32_472_144_000.0), "{samples:#?}");
+    });
+}
+
+#[test]
+fn a_probe_that_connects_and_closes_is_counted_and_no_refusal() {
+    block_on(async {
+        let home = Home::new();
+        let running = home.start(&home.tls(true)).await;
+        drop(
+            TcpStream::connect(running.grpc_address())
+                .await
+                .expect("listens"),
+        );
+        let unused = "evidenceos_connections_closed_unused_total{listener=\"grpc\"}";
+        let counted = async {
+            loop {
+                let samples = metrics(&running).await;
+                if samples[unused] > 0.0 {
+                    return samples;
+                }
+            }
+        };
+        let within = std::time::Duration::from_secs(20);
+        let counted = tokio::time::timeout(within, counted).await;
+        let samples = counted.expect("counted");
+        assert_eq!(
+            samples["evidenceos_handshakes_refused_total{listener=\"grpc\"}"],
+            0.0
+        );
+    });
+}
+
+/// A secret, in every form in which a log line could have it.
+fn forms(secret: &[u8]) -> Vec<String> {
+    let list = format!("{secret:?}");
+    let mut forms = vec![
+        String::from_utf8_lossy(secret).into_owned(),
+        hex::encode(secret),
+        hex::encode_upper(secret),
+        list[1..list.len() - 1].to_owned(),
+    ];
+    // Base64 of it alone, and behind one or two other bytes; less what depends on the neighbours.
+    for before in 0..3 {
+        let text = BASE64_STANDARD.encode([&vec![0; before], secret].concat());
+        let text = text.trim_end_matches('=');
+        forms.push(text[before * 4 / 3 + usize::from(before > 0)..text.len() - 1].to_owned());
+    }
+    forms
+}
+
+/// A setting of a secret, as a file or in the environment.
+struct Told {
+    /// Environment variables.
+    environment: Vec<(&'static str, String)>,
+    /// Flags that name a file, and its content.
+    files: Vec<(&'static str, String)>,
+    /// What must not be shown.
+    secrets: Vec<&'static str>,
+    /// Headers of a call that is known.
+    headers: &'static str,
+}
+
+fn program() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_evidenceos-daemon"));
+    command.env_clear();
+    command
+}
+
+#[test]
+fn no_secret_is_shown_in_any_form() {
+    const MOCK_KEY: &str = "6d6f636b2d6b65792d6f662d746869732d746573742d33322d62797465732121";
+    let mock = || {
+        vec![
+            ("EVIDENCEOS_KEY_PROVIDER", "kms".to_owned()),
+            ("EVIDENCEOS_KMS_PROVIDER", "mock".to_owned()),
+            ("EVIDENCEOS_KMS_MOCK_KEY_HEX", MOCK_KEY.to_owned()),
+        ]
+    };
+    let cases = [
+        Told {
+            environment: [
+                mock(),
+                vec![(
+                    "EVIDENCEOS_AGENT_TOKENS",
+                    "correct-horse,battery-staple".to_owned(),
+                )],
+            ]
+            .concat(),
+            files: vec![("--auditor-tokens-file", "tr0ub4dor-and-3\n".to_owned())],
+            secrets: vec![
+                "correct-horse",
+                "battery-staple",
+                "tr0ub4dor-and-3",
+                MOCK_KEY,
+                "mock-key-of-this-test-32-bytes!!",
+            ],
+            headers: "authorization: Bearer tr0ub4dor-and-3\r\n",
+        },
+        Told {
+            environment: vec![(
+                "EVIDENCEOS_HMAC_SHARED_SECRET",
+                "shared-and-unsaid".to_owned(),
+            )],
+            files: vec![(
+                "--hmac-keys-file",
+                format!("ops:{}", hex::encode("second-secret")),
+            )],
+            secrets: vec!["shared-and-unsaid", "second-secret"],
+            headers: "x-request-id: 1\r\nx-evidenceos-key-id: ops\r\nx-evidenceos-timestamp: 1\r\n",
+        },
+        Told {
+            environment: vec![("EVIDENCEOS_AUTH_TOKEN", "correct-horse".to_owned())],
+            files: vec![],
+            secrets: vec!["correct-horse"],
+            headers: "authorization: Bearer correct-horse\r\n",
+        },
+    ];
+    for told in cases {
+        let home = Home::new();
+        let data = home.path().join("data");
+        let configured = |command: &mut Command| {
+            for (flag, content) in &told.files {
+                command.arg(flag).arg(home.file(&flag[2..], content));
+            }
+            for (name, value) in &told.environment {
+                command.env(name, value);
+            }
+            command.args(["--listen", "127.0.0.1:0", "--metrics-listen", "off"]);
+            command.args(["--preflight-listen", "off"]);
+            command.args(["--log", "trace", "--data-dir"]).arg(&data);
+        };
+        let mut shown = String::new();
+        for what in ["show", "check"] {
+            let mut command = program();
+            command.args(["config", what]);
+            configured(&mut command);
+            let output = command.output().expect("runs");
+            assert!(output.status.success(), "{output:?}");
+            shown += &String::from_utf8_lossy(&[output.stdout, output.stderr].concat());
+        }
+        let mut command = program();
+        configured(&mut command);
+        let mut child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("starts");
+        let mut stderr = child.stderr.take().expect("piped");
+        let log = std::thread::spawn(move || {
+            let mut bytes = Vec::new();
+            stderr.read_to_end(&mut bytes).expect("readable");
+            bytes
+        });
+        let mut stdout = BufReader::new(child.stdout.take().expect("piped"));
+        let mut line = String::new();
+        stdout.read_line(&mut line).expect("a line");
+        shown += &line;
+        let address = line
+            .split_whitespace()
+            .find_map(|word| word.parse::<SocketAddr>().ok())
+            .unwrap_or_else(|| panic!("{line} {:?}", child.kill()));
+        let arguments = fs::read(format!("/proc/{}/cmdline", child.id())).expect("there");
+        shown += &String::from_utf8_lossy(&arguments);
+        block_on(calls(address, told.headers, &told.secrets));
+        let pid = child.id().to_string();
+        for name in ["HUP", "TERM"] {
+            let sent = Command::new("kill").args(["-s", name, &pid]).status();
+            assert!(sent.expect("kill runs").success());
+        }
+        assert!(child.wait().expect("ends").success());
+        stdout.read_to_string(&mut shown).expect("readable");
+        let log = log.join().expect("read");
+        shown += &String::from_utf8_lossy(&log);
+        assert!(shown.contains("TRACE"), "it logs all that it has");
+
+        let mut secrets: Vec<Vec<u8>> = told.secrets.iter().map(|s| s.as_bytes().into()).collect();
+        secrets.extend(files_of_keys(&data));
+        for secret in &secrets {
+            for form in forms(secret) {
+                let at = shown.find(&form);
+                let around = at.map(|at| {
+                    let from = shown[..at].rfind('\n').unwrap_or(0);
+                    shown[from..].lines().take(2).collect::<String>()
+                });
+                assert!(around.is_none(), "{form}: {around:?}");
+            }
+        }
+    }
+}
+
+/// Calls with the credential, with a wrong one, and with each secret as a credential.
+async fn calls(address: SocketAddr, headers: &str, secrets: &[&str]) {
+    let client = Client::connect(&address.to_string(), None).await;
+    let wrong = secrets
+        .iter()
+        .map(|secret| format!("authorization: Bearer {secret}\r\n"));
+    for headers in wrong.chain([headers.to_owned()]) {
+        let mut request = tonic::Request::new(wire::GetServerInfoRequest {});
+        for (name, value) in headers.lines().filter_map(|line| line.split_once(": ")) {
+            let name: tonic::metadata::MetadataKey<_> = name.parse().expect("a name");
+            let value = value.parse().expect("ASCII");
+            request.metadata_mut().insert(name, value);
+        }
+        // Whether it is let in is not asked here.
+        let _ = client.inner.clone().get_server_info(request).await;
+    }
+}
+
+/// What lies in files that nobody else may read: keys, raw.
+fn files_of_keys(data: &std::path::Path) -> Vec<Vec<u8>> {
+    let directories = ["keys", "secrets"].map(|name| data.join(name));
+    let files = directories
+        .iter()
+        .filter_map(|path| fs::read_dir(path).ok());
+    let files = files.flatten().map(|entry| entry.expect("readable").path());
+    files
+        .filter(|path| path.is_file())
+        .map(|path| fs::read(path).expect("ours"))
+        .filter(|bytes| bytes.len() == 32)
+        .collect()
+}
