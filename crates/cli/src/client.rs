@@ -30,6 +30,8 @@ const MAX_MESSAGE_BYTES: usize = 64 << 20;
 pub struct Client {
     inner: EvidenceOsClient<Channel>,
     authorization: Option<AsciiMetadataValue>,
+    /// What calls go out with, in words.
+    credentials: String,
 }
 
 /// Calls with one request message and one reply: name, request, reply, and whether it changes anything.
@@ -44,7 +46,7 @@ macro_rules! unary_calls {
                     let request = self.request(message.clone(), request_id.as_ref());
                     match self.inner.$name(request).await {
                         Ok(reply) => return Ok(reply.into_inner()),
-                        Err(status) => retry.pause_or_give_up(status).await?,
+                        Err(status) => retry.pause_or_give_up(status).await.map_err(|status| self.refusal(status))?,
                     }
                 }
             }
@@ -108,6 +110,7 @@ impl Client {
         let mut client = Self {
             inner,
             authorization,
+            credentials: connection.credentials(),
         };
         client.must_be_let_in(connection).await?;
         Ok(client)
@@ -132,6 +135,7 @@ impl Client {
         Ok(Self {
             inner: self.inner.clone(),
             authorization: Some(bearer(token)?),
+            credentials: "another bearer token".to_owned(),
         })
     }
 
@@ -150,7 +154,10 @@ impl Client {
                 .await
             {
                 Ok(reply) => return required(reply.into_inner().holdout, "holdout"),
-                Err(status) => retry.pause_or_give_up(status).await?,
+                Err(status) => retry
+                    .pause_or_give_up(status)
+                    .await
+                    .map_err(|status| self.refusal(status))?,
             }
         }
     }
@@ -159,7 +166,8 @@ impl Client {
     pub async fn open_holdout(&mut self, holdout: String) -> Result<Vec<u8>, CliError> {
         let message = proto::OpenHoldoutRequest { holdout };
         let request = self.request(message, request_id(true).as_ref());
-        let mut chunks = self.inner.open_holdout(request).await?.into_inner();
+        let opened = self.inner.open_holdout(request).await;
+        let mut chunks = opened.map_err(|status| self.refusal(status))?.into_inner();
         let mut bytes = Vec::new();
         while let Some(chunk) = chunks.next().await {
             bytes.extend_from_slice(&chunk?.chunk);
@@ -173,12 +181,23 @@ impl Client {
         claim_id: prost::bytes::Bytes,
     ) -> Result<Vec<u8>, CliError> {
         let request = self.request(proto::FetchTraceRequest { claim_id }, None);
-        let mut chunks = self.inner.fetch_trace(request).await?.into_inner();
+        let fetched = self.inner.fetch_trace(request).await;
+        let mut chunks = fetched.map_err(|status| self.refusal(status))?.into_inner();
         let mut bytes = Vec::new();
         while let Some(chunk) = chunks.next().await {
             bytes.extend_from_slice(&chunk?.chunk);
         }
         Ok(bytes)
+    }
+
+    /// The server's sentence; where it does not know who calls, also what it was shown.
+    fn refusal(&self, status: Status) -> CliError {
+        let is_unknown = status.code() == Code::Unauthenticated;
+        let mut error = CliError::from(status);
+        if let (true, CliError::Refused { message, .. }) = (is_unknown, &mut error) {
+            *message = format!("{message}; sent: {}", self.credentials);
+        }
+        error
     }
 
     fn request<T>(&self, message: T, request_id: Option<&AsciiMetadataValue>) -> Request<T> {
@@ -224,10 +243,10 @@ struct Retry {
 }
 
 impl Retry {
-    async fn pause_or_give_up(&mut self, status: Status) -> Result<(), CliError> {
+    async fn pause_or_give_up(&mut self, status: Status) -> Result<(), Status> {
         self.failures += 1;
         if status.code() != Code::Unavailable || self.failures == ATTEMPTS {
-            return Err(status.into());
+            return Err(status);
         }
         tokio::time::sleep(FIRST_PAUSE * 2u32.pow(self.failures - 1)).await;
         Ok(())

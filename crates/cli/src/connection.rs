@@ -13,6 +13,7 @@ use std::{
 };
 
 use clap::Args;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use serde::Deserialize;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 
@@ -80,6 +81,8 @@ pub struct Connection {
     pub endpoint: String,
     /// A bearer token; absent: no credential but the certificate, if there is one.
     pub bearer_token: Option<String>,
+    /// The file that the token is from; absent: the environment.
+    token_file: Option<PathBuf>,
     tls: Option<Tls>,
 }
 
@@ -87,7 +90,14 @@ pub struct Connection {
 struct Tls {
     /// Authorities, and the file that they are from.
     ca: Option<(PathBuf, Vec<u8>)>,
-    identity: Option<(Vec<u8>, Vec<u8>)>,
+    identity: Option<Own>,
+}
+
+/// One's own certificate and its key, and the files that they are from.
+#[derive(Clone)]
+struct Own {
+    cert: (PathBuf, Vec<u8>),
+    key: (PathBuf, Vec<u8>),
 }
 
 impl fmt::Debug for Connection {
@@ -104,6 +114,7 @@ impl Connection {
         Self {
             endpoint,
             bearer_token: None,
+            token_file: None,
             tls: None,
         }
     }
@@ -125,8 +136,9 @@ impl Connection {
             .endpoint
             .or(profile.endpoint)
             .unwrap_or_else(|| DEFAULT_ENDPOINT.to_owned());
-        let token = match args.token_file.or(profile.token_file) {
-            Some(path) => Some(text(&path)?),
+        let token_file = args.token_file.or(profile.token_file);
+        let token = match &token_file {
+            Some(path) => Some(text(path)?),
             None => token_from_environment,
         };
         let tls = Tls::read(
@@ -160,6 +172,7 @@ impl Connection {
         Ok(Self {
             endpoint,
             bearer_token: token,
+            token_file,
             tls,
         })
     }
@@ -170,11 +183,16 @@ impl Connection {
     /// [`CliError::Unreachable`] with the reason in words.
     pub async fn open(&self) -> Result<Channel, CliError> {
         let usage = |error: tonic::transport::Error| {
-            CliError::Usage(format!(
-                "--endpoint {}: {}",
-                self.endpoint,
-                innermost(&error)
-            ))
+            let reason = innermost(&error);
+            let own = self.tls.as_ref().and_then(|tls| tls.identity.as_ref());
+            CliError::Usage(match own {
+                Some(own) if reason.contains("KeyMismatch") => format!(
+                    "--tls-key {} is not the key of --tls-cert {}",
+                    own.key.0.display(),
+                    own.cert.0.display()
+                ),
+                _ => format!("--endpoint {}: {reason}", self.endpoint),
+            })
         };
         let mut endpoint = Endpoint::from_shared(self.endpoint.clone())
             .map_err(usage)?
@@ -196,6 +214,22 @@ impl Connection {
         }
     }
 
+    /// What calls go out with, for whoever wonders why they are refused: the places, never the
+    /// credentials.
+    pub fn credentials(&self) -> String {
+        let own = self.tls.as_ref().and_then(|tls| tls.identity.as_ref());
+        let certificate = own.map(|own| format!("the certificate {}", own.cert.0.display()));
+        let token = self.bearer_token.as_ref().map(|_| match &self.token_file {
+            Some(path) => format!("the bearer token in {}", path.display()),
+            None => "the bearer token in EVIDENCEOS_BEARER_TOKEN".to_owned(),
+        });
+        let all: Vec<_> = certificate.into_iter().chain(token).collect();
+        if all.is_empty() {
+            return "no credentials".to_owned();
+        }
+        all.join(" and ")
+    }
+
     fn explain(&self, causes: &[String]) -> String {
         let all = causes.join(": ").to_lowercase();
         let says = |words: &[&str]| words.iter().any(|word| all.contains(word));
@@ -215,7 +249,8 @@ impl Connection {
             // A TLS listener answers our preface with an alert, or closes.
             return format!("{deepest}; does it want TLS? then write https:// in --endpoint");
         };
-        if says(&["unknownissuer", "unknown issuer"]) {
+        // Another authority of the same name, as that of another lab, makes a bad signature of it.
+        if says(&["unknownissuer", "unknown issuer", "badsignature"]) {
             return match &tls.ca {
                 Some((path, _)) => format!(
                     "the server's certificate does not come from the authorities in --tls-ca {}",
@@ -274,7 +309,10 @@ impl Tls {
         key: Option<PathBuf>,
     ) -> Result<Self, CliError> {
         let identity = match (cert, key) {
-            (Some(cert), Some(key)) => Some((bytes(&cert)?, bytes(&key)?)),
+            (Some(cert), Some(key)) => Some(Own {
+                cert: certificates("--tls-cert", cert)?,
+                key: private_key(key)?,
+            }),
             (None, None) => None,
             (Some(_), None) => {
                 return Err(CliError::Usage(
@@ -288,10 +326,7 @@ impl Tls {
             }
         };
         let ca = match ca {
-            Some(path) => {
-                let pem = bytes(&path)?;
-                Some((path, pem))
-            }
+            Some(path) => Some(certificates("--tls-ca", path)?),
             None => None,
         };
         Ok(Self { ca, identity })
@@ -307,7 +342,7 @@ impl Tls {
             None => ClientTlsConfig::new().with_native_roots(),
         };
         match &self.identity {
-            Some((cert, key)) => config.identity(Identity::from_pem(cert, key)),
+            Some(own) => config.identity(Identity::from_pem(&own.cert.1, &own.key.1)),
             None => config,
         }
     }
@@ -333,6 +368,35 @@ fn profile(path: &Path) -> Result<Profile, CliError> {
 
 fn bytes(path: &Path) -> Result<Vec<u8>, CliError> {
     std::fs::read(path).map_err(CliError::file(path))
+}
+
+/// A file of certificates. One without any would trust nobody, and blame the server for it.
+fn certificates(option: &str, path: PathBuf) -> Result<(PathBuf, Vec<u8>), CliError> {
+    let pem = bytes(&path)?;
+    let mut found = CertificateDer::pem_slice_iter(&pem).peekable();
+    let problem = match found.peek() {
+        None => Some("no certificate in PEM is in it".to_owned()),
+        Some(_) => found.find_map(Result::err).map(|error| error.to_string()),
+    };
+    match problem {
+        None => Ok((path, pem)),
+        Some(problem) => Err(CliError::Usage(format!(
+            "{option} {}: {problem}",
+            path.display()
+        ))),
+    }
+}
+
+fn private_key(path: PathBuf) -> Result<(PathBuf, Vec<u8>), CliError> {
+    let pem = bytes(&path)?;
+    // The cause could quote the file, and the file is a secret.
+    match PrivateKeyDer::from_pem_slice(&pem) {
+        Ok(_) => Ok((path, pem)),
+        Err(_) => Err(CliError::Usage(format!(
+            "--tls-key {}: no private key in PEM is in it, or it is encrypted",
+            path.display()
+        ))),
+    }
 }
 
 fn text(path: &Path) -> Result<String, CliError> {
@@ -399,7 +463,8 @@ mod tests {
     fn what_does_not_go_together_is_said() {
         let directory = tempfile::tempdir().expect("a directory");
         let pem = directory.path().join("a.pem");
-        std::fs::write(&pem, "x").expect("writable");
+        let made = rcgen::generate_simple_self_signed(vec!["a".to_owned()]).expect("made");
+        std::fs::write(&pem, made.cert.pem()).expect("writable");
         let cases: [(ConnectionArgs, &str); 6] = [
             (args("ftp://x"), "https://"),
             (args("127.0.0.1:1"), "http"),
