@@ -18,6 +18,7 @@ use rcgen::{
     Issuer, KeyPair, KeyUsagePurpose, SanType,
 };
 use serde_json::json;
+use sha2::{Digest as _, Sha256};
 
 use crate::{error::CliError, output::Output};
 
@@ -287,7 +288,9 @@ impl Authority {
     fn new(days: u32) -> Result<Self, CliError> {
         let key = KeyPair::generate().map_err(cannot)?;
         let key_pem = key.serialize_pem();
-        let mut params = params("EvidenceOS lab CA", days);
+        // Two labs' authorities of one name look to a client like one with a wrong signature.
+        let mark = hex::encode(&Sha256::digest(key.public_key_pem())[..4]);
+        let mut params = params(&format!("EvidenceOS lab CA {mark}"), days);
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let cert_pem = params.self_signed(&key).map_err(cannot)?.pem();

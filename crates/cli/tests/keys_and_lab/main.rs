@@ -1,0 +1,6 @@
+//! `evidenceos keys` and `evidenceos lab`: on files, and with the daemon that uses what they made.
+
+mod daemon;
+mod keys;
+mod lab;
+mod place;
