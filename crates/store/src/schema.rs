@@ -4,7 +4,7 @@
 //! Claims, entries and the journal have integer keys and grow at the right edge; on the hot path
 //! only the claim id and the create's remembered request are under random keys.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use rusqlite::{Connection, OpenFlags};
 
@@ -44,11 +44,11 @@ pub fn open_writer(path: &Path) -> Result<Connection, StoreError> {
             | OpenFlags::SQLITE_OPEN_CREATE
             | OpenFlags::SQLITE_OPEN_NO_MUTEX,
     )?;
-    // 32 MiB of cache; no memory map, since a truncated file would be a SIGBUS; nobody but us
-    // writes, so a busy database is a broken fence and not something to wait for.
+    // 32 MiB of cache; no memory map, since a truncated file would be a SIGBUS. While it is being
+    // opened the last connection of whoever had it before may still be closing.
     connection
         .execute_batch(
-            "PRAGMA busy_timeout = 0;
+            "PRAGMA busy_timeout = 2000;
              PRAGMA journal_mode = WAL;
              PRAGMA synchronous = FULL;
              PRAGMA wal_autocheckpoint = 0;
@@ -64,6 +64,11 @@ pub fn open_writer(path: &Path) -> Result<Connection, StoreError> {
     connection.set_prepared_statement_cache_capacity(64);
     prepare_tables(&connection, path)?;
     Ok(connection)
+}
+
+/// From now on nobody else writes: a busy database is a broken fence and not something to wait for.
+pub fn fence_off(connection: &Connection) -> Result<(), StoreError> {
+    Ok(connection.busy_timeout(Duration::ZERO)?)
 }
 
 /// Opens a connection that only reads. Its cache is small: every commit of the writer empties it,
@@ -158,6 +163,7 @@ mod tests {
         let path = directory.path().join("evidenceos.db");
         let writer = open_writer(&path).expect("a new database");
         let reader = open_reader(&path).expect("the writer made it");
+        fence_off(&writer).expect("a setting");
         let check = |connection: &Connection, name: &str, value: &str| {
             assert_eq!(pragma(connection, name), value, "{name}");
         };

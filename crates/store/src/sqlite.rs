@@ -83,6 +83,7 @@ impl SqliteStore {
             Ok(())
         }))?;
         let (epoch, state) = raise_epoch(&mut connection)?;
+        schema::fence_off(&connection)?;
         let holdouts = read_holdouts(&connection)?;
         check_journal_tail(&connection, &state)?;
         let found = Found {
