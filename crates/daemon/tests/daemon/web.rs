@@ -1,7 +1,7 @@
 //! HTTP, metrics and bearer tokens from outside; and that no secret is ever shown.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     io::{BufRead as _, BufReader, Read as _},
     net::SocketAddr,
@@ -283,6 +283,25 @@ fn metrics_tell_who_calls_and_what_is_served() {
         let expiry = "evidenceos_tls_certificate_not_after_seconds{listener=\"grpc\"}";
         // 2999-01-01, as the certificate says.
         assert_eq!(samples.get(expiry), Some(&32_472_144_000.0), "{samples:#?}");
+    });
+}
+
+#[test]
+fn alerts_are_about_metrics_that_exist() {
+    const ALERTS: &str = include_str!("../../../../deploy/observability/alerts.yml");
+    block_on(async {
+        let home = Home::new();
+        let running = home.start(&home.tls(false)).await;
+        let mut client = home.connect(&running, None).await;
+        let info = wire::GetServerInfoRequest {};
+        let nobody = client.inner.get_server_info(info).await;
+        nobody.expect_err("a denied call is counted as well");
+        let samples = metrics(&running).await;
+        let exist: BTreeSet<_> = samples.keys().filter_map(|k| k.split('{').next()).collect();
+        let words = ALERTS.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        let named: BTreeSet<_> = words.filter(|w| w.starts_with("evidenceos_")).collect();
+        let unknown: Vec<_> = named.difference(&exist).collect();
+        assert!(named.len() > 5 && unknown.is_empty(), "{unknown:?}");
     });
 }
 
