@@ -2,11 +2,12 @@
 # The daemon as clients see it that are not ours: OpenSSL, curl, gRPC for Python, testssl. All
 # materials are made by hand with OpenSSL, as an operator would.
 #
-# EVIDENCEOS_BIN is the `evidenceos` program; loopback only, ports are the system's choice.
+# EVIDENCEOS_BIN is the `evidenceos` program or `evidenceos-daemon`; loopback only, ports are the
+# system's choice.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 root=$PWD
-bin=$(realpath "${EVIDENCEOS_BIN:-target/debug/evidenceos}")
+bin=$(realpath -e "${EVIDENCEOS_BIN:-target/debug/evidenceos-daemon}")
 
 scratch=$(mktemp -d)
 daemons=()
@@ -107,13 +108,16 @@ start() { # name flags…
     done
     fail "$name does not serve"
 }
-read -r strict strict_http relaxed tokens signed < <(free_ports 5)
+read -r strict strict_http relaxed tokens tokens_http signed signed_http < <(free_ports 7)
 tls=(--tls-cert server.crt --tls-key server.key --mtls-client-ca ca.crt --auth-policy policy.toml)
 start strict --listen "127.0.0.1:$strict" --preflight-listen "127.0.0.1:$strict_http" --preflight-tls "${tls[@]}" --require-client-cert
 strict_pid=${daemons[-1]}
 start relaxed --listen "127.0.0.1:$relaxed" --preflight-listen off "${tls[@]}"
-start tokens --listen "127.0.0.1:$tokens" --preflight-listen off --tls-cert server.crt --tls-key server.key --auth-token-file token
-start signed --listen "127.0.0.1:$signed" --preflight-listen off --tls-cert server.crt --tls-key server.key --auth-hmac-key-file secret
+# These two log all that they can, to be searched for secrets at the end.
+start tokens --log trace --listen "127.0.0.1:$tokens" --preflight-listen "127.0.0.1:$tokens_http" --preflight-tls \
+    --tls-cert server.crt --tls-key server.key --auth-token-file token
+start signed --log trace --listen "127.0.0.1:$signed" --preflight-listen "127.0.0.1:$signed_http" --preflight-tls \
+    --tls-cert server.crt --tls-key server.key --auth-hmac-key-file secret
 
 # --- OpenSSL --------------------------------------------------------------------------------
 
@@ -161,6 +165,20 @@ http --cert stranger.crt --key stranger.key "https://localhost:$strict_http/heal
 passed "a stranger's certificate is refused even there"
 http "http://localhost:$strict_http/health" >/dev/null && fail 'plain HTTP on a TLS port'
 passed 'plain HTTP is not served on a TLS port'
+url="https://localhost:$tokens_http/v1/anything"
+[ "$(http "$url")" = 401 ] || fail 'no token'
+[ "$(http -H 'authorization: Bearer wrong' "$url")" = 401 ] || fail 'a wrong token'
+[ "$(http -H "authorization: Bearer $(cat token)" "$url")" = 404 ] || fail "a token: $(cat body)"
+passed 'a token is taken over HTTP, a wrong one is not'
+# As docs/identity.md shows it.
+id=$(openssl rand -hex 16) now=$(date +%s)
+for path in /v1/anything /v1/other; do
+    mac=$(printf '%s:%s:%s' "$id" "$path" "$now" | openssl dgst -sha256 -hmac "$(cat secret)" | sed 's/.* //')
+    got=$(http -H "x-request-id: $id" -H "x-evidenceos-timestamp: $now" -H "x-evidenceos-signature: sha256=$mac" \
+        "https://localhost:$signed_http/v1/anything")
+    [ "$path $got" = '/v1/anything 404' ] || [ "$path $got" = '/v1/other 401' ] || fail "signed for $path: $got"
+done
+passed 'a signature is taken over HTTP, and holds for its path alone'
 
 # --- gRPC for Python ------------------------------------------------------------------------
 
@@ -213,7 +231,8 @@ PY
 # --- nothing secret was written anywhere ----------------------------------------------------
 
 seed_hex=$(od -An -tx1 seed | tr -d ' \n')
-for secret in "$(cat token)" "$(cat secret)" "$seed_hex"; do
+grep -q TRACE tokens.log || fail 'it does not log all that it can'
+for secret in "$(cat token)" "$(cat secret)" "$(base64 -w0 token | head -c 32)" "$seed_hex"; do
     if grep -qF -- "$secret" ./*.log; then fail 'a secret is in a log'; fi
 done
 passed 'no secret is in a log'
