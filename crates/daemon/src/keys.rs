@@ -2,7 +2,7 @@
 //!
 //! Where keys lie and who may read them is `evidenceos-keys`' business; here they become the
 //! signers of one log. The key that signs may change while the daemon runs, so readers take it
-//! from [`Keys::signer`] each time. A log never changes its key in silence: see [`crate::rotation`].
+//! from [`Keys::signer`] each time. A log never changes its key in silence: see `rotation`.
 
 use std::{
     path::Path,

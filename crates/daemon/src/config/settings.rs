@@ -152,7 +152,7 @@ pub struct Settings {
     /// Whose KMS: mock, aws, gcp or azure
     #[arg(long, env = "EVIDENCEOS_KMS_PROVIDER", value_name = "PROVIDER", help_heading = "Keys")]
     pub kms_provider: Option<String>,
-    /// <kms-key-resource>|<base64-ciphertext>; the resource alone: the key never leaves the KMS
+    /// `<kms-key-resource>|<base64-ciphertext>`; the resource alone: the key never leaves the KMS
     #[arg(long, env = "EVIDENCEOS_KMS_KEY_ID", value_name = "KEY", help_heading = "Keys")]
     pub kms_key_id: Option<String>,
     /// The KMS key that signed before, to link the new one to it
