@@ -110,6 +110,12 @@ impl Lane {
         }
     }
 
+    /// The same in Wasm pages of 64 KiB.
+    #[must_use]
+    pub fn max_memory_pages(self) -> u64 {
+        self.max_memory_bytes() / (64 << 10)
+    }
+
     /// The most oracle calls that a run may make.
     #[must_use]
     pub fn max_oracle_calls(self) -> u32 {
@@ -486,9 +492,31 @@ pub struct Claim {
     pub requests: Vec<LastRequest>,
     /// Whether an earlier request of this claim is remembered elsewhere.
     pub displaced_requests: bool,
+    /// What its run may burn, and has burned.
+    pub credit: RunCredit,
+}
+
+/// What a run may burn, and has burned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct RunCredit {
+    /// Credits set aside at its admission.
+    pub reserved: u64,
+    /// The fuel that they pay for; 0, as in runs from before there was credit: its lane's.
+    pub max_fuel: u64,
+    /// Credits burned with its settlement.
+    pub burned: u64,
 }
 
 impl Claim {
+    /// The most fuel that its run may use.
+    #[must_use]
+    pub fn max_fuel(&self) -> u64 {
+        match self.credit.max_fuel {
+            0 => self.terms.lane.max_fuel(),
+            fuel => fuel,
+        }
+    }
+
     /// The claims that it directly depends on.
     pub fn parents(&self) -> impl Iterator<Item = ClaimId> + '_ {
         self.commitment

@@ -6,11 +6,12 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    account::{Account, LastCredit},
     claim::{
         Artifact, Claim, ClaimState, LastRequest, Method, ModuleFacts, Reason, Revocation,
         Settlement, Terms,
     },
-    holdout::{Description, Holdout, InFlight},
+    holdout::{Description, Holdout, InFlight, NarrowerBudgets},
     id::{ClaimId, Digest, Fingerprint, HoldoutId, OwnerTag, RequestKey},
     log_key::{LogKey, SignedKeyLink},
     record::AnswerTally,
@@ -105,6 +106,8 @@ pub enum Command {
         id: ClaimId,
         /// What it is bound to.
         terms: Box<Terms>,
+        /// Its owner's name, for his account.
+        principal: String,
     },
     /// Give a claim its module and artifacts.
     CommitArtifacts {
@@ -164,6 +167,72 @@ pub enum Command {
         /// Each holdout's new blob.
         blobs: Vec<(HoldoutId, Digest)>,
     },
+    /// Give a principal credit.
+    GrantCredit {
+        /// Whom.
+        owner: OwnerTag,
+        /// His name.
+        principal: String,
+        /// How much; at least 1.
+        amount: u64,
+        /// Why, 1–256 bytes.
+        reason: String,
+    },
+    /// Set what a principal's credit may come to.
+    SetCreditLimit {
+        /// Whose.
+        owner: OwnerTag,
+        /// His name.
+        principal: String,
+        /// To what.
+        limit: u64,
+    },
+    /// Make accounts what a file says.
+    ImportAccounts {
+        /// The accounts in the file, in its order.
+        accounts: Vec<ImportedAccount>,
+        /// Digest of the file.
+        file: Digest,
+        /// Why, 1–256 bytes.
+        reason: String,
+    },
+    /// Narrow what a holdout may be asked, or what may be burned on it.
+    SetBudgets {
+        /// Which.
+        holdout: HoldoutId,
+        /// The narrower budgets; absent ones stay as they are.
+        narrower: NarrowerBudgets,
+    },
+    /// A clock that went further than time passed is right after all.
+    ConfirmClock {
+        /// Where it was, in Unix milliseconds.
+        from_unix_ms: u64,
+        /// Where it went.
+        to_unix_ms: u64,
+    },
+}
+
+/// An account as a file has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImportedAccount {
+    /// Whose, as the log names him.
+    pub owner: OwnerTag,
+    /// Whose; 1–256 bytes.
+    pub principal: String,
+    /// What is not burned, reservations included.
+    pub unburned: u64,
+    /// What may still be minted on `last_mint_day`.
+    pub daily_mint_remaining: u64,
+    /// The UTC day of the last mint.
+    pub last_mint_day: u64,
+    /// The most that the balance comes to.
+    pub credit_limit: u64,
+    /// The most that a day mints.
+    pub daily_mint_limit: u64,
+    /// Burned ever.
+    pub burned_total: u64,
+    /// Refused ever.
+    pub denied_total: u64,
 }
 
 /// A holdout to register; its bulk is in the store already.
@@ -194,6 +263,8 @@ pub struct RunReport {
     pub score: Option<Score>,
     /// Fuel used.
     pub fuel: u64,
+    /// Memory at its end, in Wasm pages.
+    pub pages: u64,
     /// Digest of the trace.
     pub trace_hash: Digest,
     /// Length of the trace in bytes.
@@ -284,6 +355,78 @@ pub enum Event {
     KeyRotated(LogKey),
     /// The holdouts' items are in other blobs.
     HoldoutsRekeyed(Vec<(HoldoutId, Digest)>),
+    /// A principal was seen for the first time.
+    AccountOpened(Box<Account>),
+    /// The first touch of an account on a day.
+    CreditMinted {
+        /// Whose.
+        owner: OwnerTag,
+        /// The UTC day.
+        day: u64,
+        /// How much.
+        amount: u64,
+    },
+    /// The worst case of a run was set aside.
+    CreditReserved {
+        /// Whose.
+        owner: OwnerTag,
+        /// For which claim.
+        claim: ClaimId,
+        /// How much.
+        amount: u64,
+        /// The fuel that it pays for.
+        max_fuel: u64,
+    },
+    /// What a run used was burned, the rest given back.
+    CreditBurned {
+        /// Whose.
+        owner: OwnerTag,
+        /// By which claim.
+        claim: ClaimId,
+        /// How much.
+        amount: u64,
+    },
+    /// A run was refused for want of credit.
+    CreditDenied(OwnerTag),
+    /// An operator gave credit.
+    CreditGranted {
+        /// Whom.
+        owner: OwnerTag,
+        /// How much.
+        amount: u64,
+        /// Why.
+        reason: String,
+    },
+    /// An operator set a limit.
+    CreditLimitSet {
+        /// Whose.
+        owner: OwnerTag,
+        /// To what.
+        limit: u64,
+    },
+    /// An account became what a file says.
+    AccountImported(Box<Account>),
+    /// An account remembers its last request of a method.
+    AccountRequestRemembered {
+        /// Whose.
+        owner: OwnerTag,
+        /// The request.
+        request: LastCredit,
+    },
+    /// A holdout's budgets were narrowed.
+    BudgetsNarrowed {
+        /// Which.
+        holdout: HoldoutId,
+        /// To what.
+        narrower: NarrowerBudgets,
+    },
+    /// An operator confirmed a clock that had jumped.
+    ClockConfirmed {
+        /// Where it was.
+        from_unix_ms: u64,
+        /// Where it went.
+        to_unix_ms: u64,
+    },
 }
 
 /// A request remembered under its key.
@@ -308,6 +451,8 @@ pub enum RememberedResult {
     Acted(Method, ClaimId),
     /// It acted on a holdout.
     Holdout(HoldoutId),
+    /// It acted on an account, and this number was answered.
+    Credit(u64),
 }
 
 /// What the kernel answers.
@@ -339,6 +484,8 @@ pub enum Reply {
     Refused(Refusal),
     /// The driver's own work is done.
     Done,
+    /// An account's balance after a grant, or its limit after it was set.
+    Credit(u64),
 }
 
 /// Events to apply, entries to append, and the reply to give once both are durable.

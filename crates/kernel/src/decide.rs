@@ -5,6 +5,7 @@
 //! floats. One module a subject: idempotency here, then holdouts, claims, runs.
 
 mod claims;
+mod credit;
 mod holdouts;
 mod keys;
 mod runs;
@@ -12,9 +13,10 @@ mod runs;
 pub use claims::dependency_merkle_root;
 
 use crate::{
+    account::LastCredit,
     claim::{Claim, LastRequest, Method},
     command::{Command, Decision, Event, Remembered, RememberedResult, Reply, Request, Stamp},
-    id::ClaimId,
+    id::{ClaimId, OwnerTag},
     refusal::Refusal,
     state::{Key, Stage},
 };
@@ -49,7 +51,11 @@ fn dispatch(stage: &Stage<'_>, request: &Request) -> Result<Decision, Refusal> {
             holdouts::retire(stage, caller, holdout, reason)
         }
         Command::OpenHoldout { holdout } => holdouts::open(stage, caller, holdout),
-        Command::CreateClaim { id, terms } => claims::create(stage, *id, terms),
+        Command::CreateClaim {
+            id,
+            terms,
+            principal,
+        } => claims::create(stage, *id, terms, principal),
         Command::CommitArtifacts {
             claim,
             artifacts,
@@ -77,6 +83,38 @@ fn dispatch(stage: &Stage<'_>, request: &Request) -> Result<Decision, Refusal> {
         Command::RekeyHoldouts { generation, blobs } => {
             keys::rekey(stage, caller, *generation, blobs)
         }
+        Command::GrantCredit {
+            owner,
+            principal,
+            amount,
+            reason,
+        } => credit::grant(stage, caller, *owner, principal, *amount, reason),
+        Command::SetCreditLimit {
+            owner,
+            principal,
+            limit,
+        } => credit::set_limit(stage, caller, *owner, principal, *limit),
+        Command::ImportAccounts {
+            accounts,
+            file,
+            reason,
+        } => credit::import(stage, caller, accounts, *file, reason),
+        Command::SetBudgets { holdout, narrower } => {
+            holdouts::narrow(stage, caller, holdout, *narrower)
+        }
+        Command::ConfirmClock {
+            from_unix_ms,
+            to_unix_ms,
+        } => {
+            caller.must_operate()?;
+            Ok(Decision::event(
+                Event::ClockConfirmed {
+                    from_unix_ms: *from_unix_ms,
+                    to_unix_ms: *to_unix_ms,
+                },
+                Reply::Done,
+            ))
+        }
     }
 }
 
@@ -102,8 +140,24 @@ fn method_of(command: &Command) -> Option<(Method, ClaimId)> {
         | Command::Settle { .. }
         | Command::Abort { .. }
         | Command::RotateKey(_)
-        | Command::RekeyHoldouts { .. } => None,
+        | Command::RekeyHoldouts { .. }
+        | Command::GrantCredit { .. }
+        | Command::SetCreditLimit { .. }
+        | Command::ImportAccounts { .. }
+        | Command::SetBudgets { .. }
+        | Command::ConfirmClock { .. } => None,
     }
+}
+
+/// The account that a command acts on, and whether it sets its limit.
+fn credit_of(command: &Command) -> Option<(OwnerTag, bool)> {
+    if let Command::GrantCredit { owner, .. } = command {
+        return Some((*owner, false));
+    }
+    if let Command::SetCreditLimit { owner, .. } = command {
+        return Some((*owner, true));
+    }
+    None
 }
 
 /// The reply to a request that was decided before, if this is one.
@@ -127,6 +181,18 @@ fn recall(stage: &Stage<'_>, request: &Request, stamp: Stamp) -> Option<Result<R
             None => replay(method, claim),
         }));
     }
+    if let Some((owner, _)) = credit_of(&request.command)
+        && let Some(account) = stage.account(&owner).filter(|_| request.caller.operator)
+        && let Some(last) = account
+            .requests
+            .iter()
+            .find(|last| last.key == stamp.key && stage.in_window(last.at_unix_ms))
+    {
+        return Some(same(last.fingerprint).map(|()| match &last.result {
+            Ok(answered) => Reply::Credit(*answered),
+            Err(refusal) => Reply::Refused(refusal.clone()),
+        }));
+    }
     let remembered = stage.remembered(&stamp.key)?;
     Some(
         same(remembered.fingerprint).and_then(|()| match &remembered.result {
@@ -142,6 +208,7 @@ fn recall(stage: &Stage<'_>, request: &Request, stamp: Stamp) -> Option<Result<R
             RememberedResult::Acted(method, id) => {
                 own(stage, request, id).map(|claim| replay(*method, claim))
             }
+            RememberedResult::Credit(answered) => Ok(Reply::Credit(*answered)),
             RememberedResult::Holdout(id) => match stage.holdout(id) {
                 Some(holdout) => Ok(Reply::Holdout(Box::new(holdout.clone()))),
                 None => Err(Refusal::UnknownHoldout(id.to_hex())),
@@ -168,6 +235,13 @@ fn remember_success(stage: &Stage<'_>, request: &Request, mut decision: Decision
     let Some(stamp) = request.stamp else {
         return decision;
     };
+    if let (Reply::Credit(answered), Some((owner, limits))) =
+        (&decision.reply, credit_of(&request.command))
+    {
+        let event = on_account(stage, owner, limits, stamp, Ok(*answered));
+        decision.events.push(event);
+        return decision;
+    }
     let result = match (&decision.reply, method_of(&request.command)) {
         (_, Some((method, claim))) => {
             decision
@@ -183,6 +257,7 @@ fn remember_success(stage: &Stage<'_>, request: &Request, mut decision: Decision
             | Reply::Settled(_)
             | Reply::Revoked { .. }
             | Reply::Refused(_)
+            | Reply::Credit(_)
             | Reply::Done,
             None,
         ) => return decision,
@@ -196,18 +271,64 @@ fn remember_refusal(
     request: &Request,
     refusal: Refusal,
 ) -> Result<Decision, Refusal> {
-    let Some(stamp) = request.stamp.filter(|_| !refusal.asks_to_retry()) else {
+    let mut events = if let Command::ExecuteClaim { claim } = &request.command {
+        credit::denied(stage, claim, &refusal)
+    } else {
+        Vec::new()
+    };
+    let stamp = request.stamp.filter(|_| !refusal.asks_to_retry());
+    events.extend(stamp.and_then(|stamp| remembered_refusal(stage, request, &refusal, stamp)));
+    if events.is_empty() {
         return Err(refusal);
-    };
-    let event = match method_of(&request.command) {
-        Some((method, claim)) if own(stage, request, &claim).is_ok() => {
-            on_claim(stage, claim, method, stamp, Some(refusal.clone()))
-        }
-        // There is no row for it to live in, and whoever guesses ids shall not make us write.
-        Some(_) => return Err(refusal),
-        None => by_key(stage, stamp, RememberedResult::Refused(refusal.clone())),
-    };
-    Ok(Decision::event(event, Reply::Refused(refusal)))
+    }
+    Ok(Decision {
+        events,
+        entries: Vec::new(),
+        reply: Reply::Refused(refusal),
+    })
+}
+
+fn remembered_refusal(
+    stage: &Stage<'_>,
+    request: &Request,
+    refusal: &Refusal,
+    stamp: Stamp,
+) -> Option<Event> {
+    if let Some((method, claim)) = method_of(&request.command) {
+        // Otherwise there is no row for it to live in, and whoever guesses ids shall not make us
+        // write.
+        own(stage, request, &claim).ok()?;
+        return Some(on_claim(stage, claim, method, stamp, Some(refusal.clone())));
+    }
+    if let Some((owner, limits)) = credit_of(&request.command) {
+        stage.account(&owner).filter(|_| request.caller.operator)?;
+        let result = Err(refusal.clone());
+        return Some(on_account(stage, owner, limits, stamp, result));
+    }
+    Some(by_key(
+        stage,
+        stamp,
+        RememberedResult::Refused(refusal.clone()),
+    ))
+}
+
+fn on_account(
+    stage: &Stage<'_>,
+    owner: OwnerTag,
+    limits: bool,
+    stamp: Stamp,
+    result: Result<u64, Refusal>,
+) -> Event {
+    Event::AccountRequestRemembered {
+        owner,
+        request: LastCredit {
+            limits,
+            key: stamp.key,
+            fingerprint: stamp.fingerprint,
+            at_unix_ms: stage.now_unix_ms(),
+            result,
+        },
+    }
 }
 
 fn on_claim(

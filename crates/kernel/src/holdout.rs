@@ -384,6 +384,41 @@ pub struct Holdout {
     pub admitted: u64,
     /// Runs under way, in order.
     pub in_flight: VecDeque<InFlight>,
+    /// What an operator narrowed since.
+    pub narrower: NarrowerBudgets,
+    /// Credits burned on it.
+    pub credit_burned: u64,
+    /// Credits set aside for its runs under way.
+    pub credit_reserved: u64,
+}
+
+/// Budgets below those of the policy. The policy is public and stays; an operator may let less
+/// through than it promises, never more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct NarrowerBudgets {
+    /// Of settlements.
+    pub sealed: Option<MicroBits>,
+    /// Of each principal's answers.
+    pub principal_answers: Option<MicroBits>,
+    /// Of credits burned on the holdout.
+    pub credit: Option<u64>,
+}
+
+impl Holdout {
+    /// The budget of settlements that holds now.
+    #[must_use]
+    pub fn sealed_budget(&self) -> MicroBits {
+        let policy = self.description.policy.sealed_budget;
+        self.narrower.sealed.map_or(policy, |n| n.min(policy))
+    }
+
+    /// The budget of each principal's answers that holds now.
+    #[must_use]
+    pub fn principal_answer_budget(&self) -> MicroBits {
+        let policy = self.description.policy.principal_answer_budget;
+        let narrower = self.narrower.principal_answers;
+        narrower.map_or(policy, |n| n.min(policy))
+    }
 }
 
 /// What anybody may know of a holdout, as its custodian fixed it.

@@ -7,6 +7,7 @@
 //! - **Rules.** [`state::Stage`] holds what a batch of commands may read, [`decide::decide`] says
 //!   what becomes of each, [`command::Event`]s are all that changes state. [`claim`] and
 //!   [`holdout`] are the entities.
+//! - **Credit.** [`account`]: what runs cost, and who pays.
 //! - **Leakage and evidence.** [`bits`], [`log2`], [`price`], [`evidence`], [`score`]: integers,
 //!   leakage rounded up, evidence rounded down.
 //! - **Public bytes.** [`log_key`] (who signs the log, and who next), [`cj`] (canonical JSON), [`record`] (log entries and capsules), [`trace`],
@@ -17,6 +18,7 @@
 
 #![deny(clippy::float_arithmetic, clippy::wildcard_enum_match_arm)]
 
+pub mod account;
 pub mod bits;
 pub mod cj;
 pub mod claim;

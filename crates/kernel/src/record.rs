@@ -37,6 +37,10 @@ pub const CLAIM_REVOKED: &str = "evidenceos.v2.claim_revoked";
 
 /// Another key signs the log.
 pub const KEY_ROTATED: &str = "evidenceos.v2.key_rotated";
+/// A principal was given credit.
+pub const CREDIT_GRANTED: &str = "evidenceos.v2.credit_granted";
+/// Accounts became what a file says.
+pub const ACCOUNTS_IMPORTED: &str = "evidenceos.v2.accounts_imported";
 
 /// The largest entry: a tile bundle counts its length in two bytes.
 pub const MAX_ENTRY_LEN: usize = 65_535;
@@ -72,6 +76,30 @@ pub fn log_started(origin: &str, key_id: Digest, software: &str, unix_ms: u64) -
         .put("key_id_hex", key_id.to_hex())
         .put("software", software)
         .put("started_unix_ms", unix_ms)
+        .to_bytes()
+}
+
+/// `credit_granted`: to whom, how much, why.
+#[must_use]
+pub fn credit_granted(owner: OwnerTag, amount: u64, reason: &str, unix_ms: u64) -> Vec<u8> {
+    cj::Object::new()
+        .put("schema", CREDIT_GRANTED)
+        .put("owner_tag_hex", owner.to_hex())
+        .put("amount", amount)
+        .put("reason", reason)
+        .put("granted_unix_ms", unix_ms)
+        .to_bytes()
+}
+
+/// `accounts_imported`: how many accounts became what which file says, and why.
+#[must_use]
+pub fn accounts_imported(accounts: u64, file: Digest, reason: &str, unix_ms: u64) -> Vec<u8> {
+    cj::Object::new()
+        .put("schema", ACCOUNTS_IMPORTED)
+        .put("accounts", accounts)
+        .put("file_sha256_hex", file.to_hex())
+        .put("reason", reason)
+        .put("imported_unix_ms", unix_ms)
         .to_bytes()
 }
 

@@ -133,6 +133,38 @@ pub enum Refusal {
     /// The queue before the writer is full, or the caller has its share of it.
     #[error("the server is busy; ask again after a second")]
     QueueFull,
+    /// A principal's credit does not cover the worst case of a run.
+    #[error(
+        "insufficient credit: this run may cost up to {needed}, {left} left; ask an operator for a grant, wait for the next day's mint, or raise the claim's access_credit if that is what limits it"
+    )]
+    InsufficientCredit {
+        /// The least that would do.
+        needed: u64,
+        /// What there is, or what the claim may burn.
+        left: u64,
+    },
+    /// The credits that may be burned on a holdout are used up.
+    #[error(
+        "the holdout's credit budget is exhausted: {needed} needed, {left} left; nothing was charged"
+    )]
+    HoldoutCreditExhausted {
+        /// Worst case of this run.
+        needed: u64,
+        /// Budget less what is burned.
+        left: u64,
+    },
+    /// A grant beyond the account's limit.
+    #[error(
+        "a grant of {amount} exceeds the credit limit: {unburned} of {limit} are there; grant at most {}, or raise the limit first (`evidenceos account limit`)", limit.saturating_sub(*unburned)
+    )]
+    BeyondCreditLimit {
+        /// The grant.
+        amount: u64,
+        /// What is there, reservations included.
+        unburned: u64,
+        /// The limit.
+        limit: u64,
+    },
 }
 
 /// What a caller may be.
@@ -192,6 +224,10 @@ pub enum Pool {
     PrincipalAnswers,
     /// Settlements, about the sealed part.
     Sealed,
+    /// A principal's credit.
+    Credit,
+    /// Credits burned on a holdout.
+    HoldoutCredit,
 }
 
 impl std::fmt::Display for Pool {
@@ -200,6 +236,8 @@ impl std::fmt::Display for Pool {
             Self::Answers => "the holdout's answer budget",
             Self::PrincipalAnswers => "your answer budget on this holdout",
             Self::Sealed => "the holdout's settlement budget",
+            Self::Credit => "your credit",
+            Self::HoldoutCredit => "the holdout's credit budget",
         })
     }
 }
@@ -245,9 +283,15 @@ impl Refusal {
             Self::HoldoutsChanged => "HOLDOUTS_CHANGED",
             Self::RunsInFlight(_) => "RUNS_IN_FLIGHT",
             Self::BudgetExhausted { .. } => "LEAKAGE_BUDGET_EXHAUSTED",
+            Self::Reserved {
+                pool: Pool::Credit | Pool::HoldoutCredit,
+            } => "CREDIT_RESERVED",
             Self::Reserved { .. } => "LEAKAGE_RESERVED",
             Self::NoSlot => "NO_RUN_SLOT",
             Self::QueueFull => "QUEUE_FULL",
+            Self::InsufficientCredit { .. } => "INSUFFICIENT_CREDIT",
+            Self::HoldoutCreditExhausted { .. } => "HOLDOUT_CREDIT_EXHAUSTED",
+            Self::BeyondCreditLimit { .. } => "BEYOND_CREDIT_LIMIT",
         }
     }
 
@@ -267,7 +311,10 @@ impl Refusal {
             | Self::HoldoutRetired(_)
             | Self::RunsInFlight(_) => RefusalKind::Precondition,
             Self::RequestIdReused | Self::HoldoutExists(_) => RefusalKind::Conflict,
-            Self::BudgetExhausted { .. } => RefusalKind::Exhausted,
+            Self::BudgetExhausted { .. }
+            | Self::InsufficientCredit { .. }
+            | Self::HoldoutCreditExhausted { .. }
+            | Self::BeyondCreditLimit { .. } => RefusalKind::Exhausted,
             Self::HoldoutsChanged | Self::Reserved { .. } | Self::NoSlot | Self::QueueFull => {
                 RefusalKind::Retry
             }

@@ -10,6 +10,7 @@ use std::{collections::HashMap, convert::Infallible};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    account::{Account, Accounting, LastCredit, Totals, unix_day},
     bits::MicroBits,
     claim::Outcome,
     claim::{Claim, ClaimState, LastRequest},
@@ -46,6 +47,8 @@ pub struct Resident {
     by_reference: HashMap<String, HoldoutId>,
     counters: Counters,
     engine: String,
+    accounting: Accounting,
+    totals: Totals,
 }
 
 impl Resident {
@@ -65,7 +68,32 @@ impl Resident {
             by_reference,
             counters,
             engine,
+            accounting: Accounting::default(),
+            totals: Totals::default(),
         }
+    }
+
+    /// The same with prices and limits as configured, and the sums over all accounts as the store
+    /// has them.
+    #[must_use]
+    pub fn with_accounts(self, accounting: Accounting, totals: Totals) -> Self {
+        Self {
+            accounting,
+            totals,
+            ..self
+        }
+    }
+
+    /// Sums over all accounts, as committed.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        self.totals
+    }
+
+    /// Prices, and the limits of new accounts.
+    #[must_use]
+    pub fn accounting(&self) -> &Accounting {
+        &self.accounting
     }
 
     /// A holdout by id.
@@ -99,6 +127,7 @@ impl Resident {
             self.holdouts.insert(holdout.id, holdout);
         }
         self.counters = changes.counters;
+        self.totals = changes.totals;
     }
 }
 
@@ -111,6 +140,8 @@ pub enum Key {
     Pool(HoldoutId, OwnerTag),
     /// A remembered request.
     Remembered(RequestKey),
+    /// A principal's account.
+    Account(OwnerTag),
 }
 
 /// A row that the stage holds: what the store had, or what became of it.
@@ -149,6 +180,8 @@ pub struct Stage<'a> {
     claims: HashMap<ClaimId, Held<Claim>>,
     pools: HashMap<(HoldoutId, OwnerTag), Held<PrincipalPool>>,
     remembered: HashMap<RequestKey, Held<Remembered>>,
+    accounts: HashMap<OwnerTag, Held<Account>>,
+    totals: Totals,
     log_keys: Vec<LogKey>,
     named_blobs: Vec<Digest>,
     dropped_blobs: Vec<Digest>,
@@ -167,6 +200,12 @@ pub struct Changes {
     pub pools: Vec<(HoldoutId, OwnerTag, PrincipalPool)>,
     /// Newly remembered requests.
     pub remembered: Vec<(RequestKey, Remembered)>,
+    /// New accounts.
+    pub new_accounts: Vec<Account>,
+    /// Accounts that were there.
+    pub accounts: Vec<Account>,
+    /// Sums over all accounts after the batch.
+    pub totals: Totals,
     /// Keys that took over the log.
     pub log_keys: Vec<LogKey>,
     /// Blobs of private items that are named now.
@@ -189,6 +228,8 @@ impl<'a> Stage<'a> {
             claims: HashMap::new(),
             pools: HashMap::new(),
             remembered: HashMap::new(),
+            accounts: HashMap::new(),
+            totals: resident.totals,
             log_keys: Vec::new(),
             named_blobs: Vec::new(),
             dropped_blobs: Vec::new(),
@@ -258,6 +299,30 @@ impl<'a> Stage<'a> {
         self.claims.get(id)?.value.as_ref()
     }
 
+    /// Prices, and the limits of new accounts.
+    #[must_use]
+    pub fn accounting(&self) -> &Accounting {
+        &self.resident.accounting
+    }
+
+    /// Sums over all accounts, as the batch has them.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        self.totals
+    }
+
+    /// The UTC day of this batch.
+    #[must_use]
+    pub fn today(&self) -> u64 {
+        unix_day(self.counters.now_unix_ms)
+    }
+
+    /// An account that was loaded.
+    #[must_use]
+    pub fn account(&self, owner: &OwnerTag) -> Option<&Account> {
+        self.accounts.get(owner)?.value.as_ref()
+    }
+
     /// A principal's pool; empty where the store has none.
     #[must_use]
     pub fn pool(&self, holdout: HoldoutId, owner: OwnerTag) -> PrincipalPool {
@@ -304,10 +369,20 @@ impl<'a> Stage<'a> {
             | Command::OpenHoldout { .. }
             | Command::BeginAgain { .. }
             | Command::RotateKey(_)
-            | Command::RekeyHoldouts { .. } => stamp.into_iter().for_each(want),
-            Command::CreateClaim { id, .. } => {
+            | Command::RekeyHoldouts { .. }
+            | Command::SetBudgets { .. }
+            | Command::ConfirmClock { .. } => stamp.into_iter().for_each(want),
+            Command::CreateClaim { id, terms, .. } => {
                 stamp.into_iter().for_each(&mut want);
                 want(Key::Claim(*id));
+                want(Key::Account(terms.owner));
+            }
+            Command::GrantCredit { owner, .. } | Command::SetCreditLimit { owner, .. } => {
+                want(Key::Account(*owner));
+            }
+            Command::ImportAccounts { accounts, .. } => {
+                let owners = accounts.iter().map(|account| Key::Account(account.owner));
+                owners.for_each(want);
             }
             Command::CommitArtifacts {
                 claim, artifacts, ..
@@ -326,6 +401,7 @@ impl<'a> Stage<'a> {
             | Command::Abort { holdout, number } => {
                 if let Some(run) = self.run(holdout, *number) {
                     want(Key::Claim(run.claim));
+                    want(Key::Account(run.owner));
                     want(Key::Pool(*holdout, run.owner));
                 }
             }
@@ -349,6 +425,12 @@ impl<'a> Stage<'a> {
                 Some(run) => (run.claim, true),
                 None => return,
             },
+            Command::GrantCredit { owner, .. } | Command::SetCreditLimit { owner, .. } => {
+                let displaced = self.account(owner).is_some_and(|a| a.displaced_requests);
+                let key = request.stamp.map(|stamp| Key::Remembered(stamp.key));
+                missing.extend(key.filter(|key| displaced && !self.holds(key)));
+                return;
+            }
             Command::PutHoldout(_)
             | Command::RetireHoldout { .. }
             | Command::OpenHoldout { .. }
@@ -356,7 +438,10 @@ impl<'a> Stage<'a> {
             | Command::BeginAgain { .. }
             | Command::Abort { .. }
             | Command::RotateKey(_)
-            | Command::RekeyHoldouts { .. } => return,
+            | Command::RekeyHoldouts { .. }
+            | Command::ImportAccounts { .. }
+            | Command::SetBudgets { .. }
+            | Command::ConfirmClock { .. } => return,
         };
         let own = self
             .claim(&id)
@@ -373,6 +458,7 @@ impl<'a> Stage<'a> {
         }
         if let Some(claim) = own.filter(|_| runs) {
             want(Key::Pool(claim.terms.holdout, claim.terms.owner));
+            want(Key::Account(claim.terms.owner));
             let mut open: Vec<ClaimId> = claim.parents().collect();
             while let Some(id) = open.pop() {
                 want(Key::Claim(id));
@@ -388,6 +474,7 @@ impl<'a> Stage<'a> {
             Key::Claim(id) => self.claims.contains_key(id),
             Key::Pool(holdout, owner) => self.pools.contains_key(&(*holdout, *owner)),
             Key::Remembered(key) => self.remembered.contains_key(key),
+            Key::Account(owner) => self.accounts.contains_key(owner),
         }
     }
 
@@ -413,6 +500,11 @@ impl<'a> Stage<'a> {
         self.remembered
             .entry(key)
             .or_insert(Held::loaded(remembered));
+    }
+
+    /// Gives the stage an account, or its absence.
+    pub fn supply_account(&mut self, owner: OwnerTag, account: Option<Account>) {
+        self.accounts.entry(owner).or_insert(Held::loaded(account));
     }
 
     /// A run under way.
@@ -504,6 +596,133 @@ impl<'a> Stage<'a> {
                     self.dropped_blobs.push(old);
                 }
             }
+            Event::AccountOpened(account) => {
+                self.totals.initial += u128::from(account.balance);
+                self.put_account(account);
+            }
+            Event::CreditMinted { owner, day, amount } => {
+                self.totals.minted += u128::from(*amount);
+                self.change_account(owner, |account| account.mint(*day, *amount));
+            }
+            Event::CreditReserved {
+                owner,
+                claim,
+                amount,
+                max_fuel,
+            } => self.reserve_credit(owner, claim, *amount, *max_fuel),
+            Event::CreditBurned {
+                owner,
+                claim,
+                amount,
+            } => self.burn_credit(owner, claim, *amount),
+            Event::CreditDenied(owner) => {
+                self.change_account(owner, |account| account.denied_total += 1);
+            }
+            Event::CreditGranted { owner, amount, .. } => {
+                self.totals.granted += u128::from(*amount);
+                self.change_account(owner, |account| account.add(*amount));
+            }
+            Event::CreditLimitSet { owner, limit } => {
+                let mut withdrawn = 0;
+                self.change_account(owner, |account| withdrawn = account.limit(*limit));
+                self.totals.withdrawn += u128::from(withdrawn);
+            }
+            Event::AccountImported(account) => self.import(account),
+            Event::AccountRequestRemembered { owner, request } => {
+                self.remember_on_account(owner, request);
+            }
+            Event::BudgetsNarrowed { holdout, narrower } => {
+                self.holdout_mut(holdout).narrower = *narrower;
+            }
+            Event::ClockConfirmed { .. } => {}
+        }
+    }
+
+    fn reserve_credit(&mut self, owner: &OwnerTag, claim: &ClaimId, amount: u64, max_fuel: u64) {
+        self.change_account(owner, |account| account.reserve(amount));
+        let claim = self.claim_mut(claim);
+        claim.credit.reserved = amount;
+        claim.credit.max_fuel = max_fuel;
+        let holdout = claim.terms.holdout;
+        self.holdout_mut(&holdout).credit_reserved += amount;
+    }
+
+    fn burn_credit(&mut self, owner: &OwnerTag, claim: &ClaimId, amount: u64) {
+        let claim = self.claim_mut(claim);
+        claim.credit.burned = amount;
+        let (reserved, holdout) = (claim.credit.reserved, claim.terms.holdout);
+        self.change_account(owner, |account| account.settle(reserved, amount));
+        self.totals.burned += u128::from(amount);
+        let holdout = self.holdout_mut(&holdout);
+        holdout.credit_reserved -= reserved;
+        holdout.credit_burned += amount;
+    }
+
+    /// What an import adds counts as granted or, to a new account, as initial; what it takes, as
+    /// withdrawn.
+    fn import(&mut self, after: &Account) {
+        let after_balance = u128::from(after.balance);
+        match self.account(&after.owner).map(|b| u128::from(b.balance)) {
+            None => self.totals.initial += after_balance,
+            Some(before) => {
+                self.totals.granted += after_balance.saturating_sub(before);
+                self.totals.withdrawn += before.saturating_sub(after_balance);
+            }
+        }
+        self.put_account(after);
+    }
+
+    fn put_account(&mut self, after: &Account) {
+        let before = self.account(&after.owner).cloned();
+        self.totals.follow(before.as_ref(), after);
+        match self
+            .accounts
+            .get_mut(&after.owner)
+            .filter(|_| before.is_some())
+        {
+            Some(held) => {
+                held.value = Some(after.clone());
+                held.dirty = true;
+            }
+            None => {
+                let created = Held::created(after.clone());
+                self.accounts.insert(after.owner, created);
+            }
+        }
+    }
+
+    fn change_account(&mut self, owner: &OwnerTag, change: impl FnOnce(&mut Account)) {
+        let Some(mut account) = self.account(owner).cloned() else {
+            unreachable!("an event names an account that was loaded")
+        };
+        change(&mut account);
+        self.put_account(&account);
+    }
+
+    /// As on a claim: the last request of a method stays in the row, the one before it is
+    /// remembered by key.
+    fn remember_on_account(&mut self, owner: &OwnerTag, request: &LastCredit) {
+        let now = self.counters.now_unix_ms;
+        let mut displaced = None;
+        self.change_account(owner, |account| {
+            let same = account.requests.iter();
+            let at = same.clone().position(|last| last.limits == request.limits);
+            displaced = at.map(|at| account.requests.swap_remove(at)).filter(|old| {
+                old.key != request.key && now.saturating_sub(old.at_unix_ms) < REQUEST_WINDOW_MS
+            });
+            account.requests.push(request.clone());
+            account.displaced_requests |= displaced.is_some();
+        });
+        if let Some(old) = displaced {
+            let remembered = Remembered {
+                fingerprint: old.fingerprint,
+                at_unix_ms: old.at_unix_ms,
+                result: match old.result {
+                    Ok(answered) => RememberedResult::Credit(answered),
+                    Err(refusal) => RememberedResult::Refused(refusal),
+                },
+            };
+            self.remembered.insert(old.key, Held::created(remembered));
         }
     }
 
@@ -640,6 +859,19 @@ impl<'a> Stage<'a> {
             .filter(|(_, held)| held.dirty)
             .filter_map(|(key, held)| Some((key, held.value?)))
             .collect();
+        for held in self.accounts.into_values().filter(|held| held.dirty) {
+            let into = if held.fresh {
+                &mut changes.new_accounts
+            } else {
+                &mut changes.accounts
+            };
+            into.extend(held.value);
+        }
+        changes
+            .new_accounts
+            .sort_unstable_by_key(|account| account.seq);
+        changes.accounts.sort_unstable_by_key(|account| account.seq);
+        changes.totals = self.totals;
         changes.log_keys = self.log_keys;
         changes.named_blobs = self.named_blobs;
         changes.dropped_blobs = self.dropped_blobs;

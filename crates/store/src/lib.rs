@@ -6,11 +6,13 @@
 //!   [`memory`] is the one for tests, with injected faults.
 //! - [`reader`] reads beside the writer. [`blobs`] keeps what is too large for a row, as files
 //!   named by their digest. [`log`] projects the entries into C2SP tiles and a checkpoint.
+//! - [`accounts`] projects the accounts into `accounts.json`.
 //! - [`lock`] keeps a second process out of the directory.
 //!
 //! Invariants: what [`Outcome::Committed`] was answered for survives any crash; a batch is in the
 //! store whole or not at all; no row is served whose checksum does not fit.
 
+pub mod accounts;
 pub mod blobs;
 pub mod lock;
 pub mod log;
@@ -27,6 +29,7 @@ use std::{
 };
 
 use evidenceos_kernel::{
+    account::Account,
     claim::Claim,
     command::{Event, Remembered},
     holdout::PrincipalPool,
@@ -159,6 +162,8 @@ pub struct Done {
     pub rows_read: AtomicU64,
     /// Files of the log that were synced.
     pub log_files_synced: AtomicU64,
+    /// The last change of an account: the number of its journal row.
+    pub accounts_seq: AtomicU64,
 }
 
 impl Done {
@@ -182,13 +187,24 @@ pub struct Batch {
     pub traces: Vec<Trace>,
     /// The signed head over all entries, where there are new ones.
     pub head: Option<Head>,
+    /// An `accounts.json` that is about to be put in place.
+    pub accounts_file: Option<AccountsFile>,
+}
+
+/// What an `accounts.json` of ours holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AccountsFile {
+    /// SHA-256 of the file.
+    pub sha256: [u8; 32],
+    /// The last change of an account that it shows: the number of its journal row.
+    pub seq: u64,
 }
 
 impl Batch {
     /// Whether there is nothing to commit.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.recorded.is_empty() && self.head.is_none()
+        self.recorded.is_empty() && self.head.is_none() && self.accounts_file.is_none()
     }
 }
 
@@ -235,6 +251,12 @@ pub trait Store: Send {
     /// # Errors
     /// As [`Store::claim`].
     fn remembered(&mut self, key: &RequestKey) -> Result<Option<Remembered>, StoreError>;
+
+    /// A principal's account.
+    ///
+    /// # Errors
+    /// As [`Store::claim`].
+    fn account(&mut self, owner: &OwnerTag) -> Result<Option<Account>, StoreError>;
 
     /// Makes a batch durable, whole or not at all. The batch's holdouts must be registered in it
     /// or before it.

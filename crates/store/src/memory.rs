@@ -6,6 +6,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use evidenceos_kernel::{
+    account::{Account, Totals},
     claim::Claim,
     command::Remembered,
     holdout::{Holdout, PrincipalPool},
@@ -38,6 +39,8 @@ pub struct MemoryStore {
     holdouts: HashMap<HoldoutId, Holdout>,
     pools: HashMap<(HoldoutId, OwnerTag), PrincipalPool>,
     remembered: HashMap<RequestKey, Remembered>,
+    accounts: HashMap<OwnerTag, Account>,
+    totals: Totals,
     entries: Vec<Entry>,
     traces: HashMap<u64, Digest>,
     recorded: Vec<Recorded>,
@@ -59,6 +62,17 @@ impl MemoryStore {
         let mut holdouts: Vec<Holdout> = self.holdouts.values().cloned().collect();
         holdouts.sort_by_key(|holdout| holdout.seq);
         (holdouts, self.counters, self.head.clone())
+    }
+
+    /// Sums over all accounts.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        self.totals
+    }
+
+    /// Every account, in no order.
+    pub fn accounts(&self) -> impl Iterator<Item = &Account> {
+        self.accounts.values()
     }
 
     /// The log.
@@ -91,6 +105,10 @@ impl MemoryStore {
             self.pools.insert((*holdout, *owner), *pool);
         }
         self.remembered.extend(changes.remembered.iter().cloned());
+        for account in changes.new_accounts.iter().chain(&changes.accounts) {
+            self.accounts.insert(account.owner, account.clone());
+        }
+        self.totals = changes.totals;
         self.entries.extend(batch.entries.iter().cloned());
         self.traces.extend(
             batch
@@ -122,6 +140,10 @@ impl Store for MemoryStore {
 
     fn remembered(&mut self, key: &RequestKey) -> Result<Option<Remembered>, StoreError> {
         Ok(self.remembered.get(key).cloned())
+    }
+
+    fn account(&mut self, owner: &OwnerTag) -> Result<Option<Account>, StoreError> {
+        Ok(self.accounts.get(owner).cloned())
     }
 
     fn commit(&mut self, batch: &Batch) -> Outcome {

@@ -9,6 +9,7 @@ use std::{
 };
 
 use evidenceos_kernel::{
+    account::Account,
     claim::Claim,
     holdout::{Holdout, PrincipalPool},
     id::{ClaimId, Digest, HoldoutId, OwnerTag},
@@ -182,6 +183,47 @@ impl Readers {
         self.with(|connection| sqlite::read_pool(connection, holdout, owner))
     }
 
+    /// A principal's account.
+    ///
+    /// # Errors
+    /// See [`Readers::claim`].
+    pub fn account(&self, owner: &OwnerTag) -> Result<Option<Account>, StoreError> {
+        self.with(|connection| sqlite::read_account(connection, owner))
+    }
+
+    /// A page of accounts in the order of their opening, from a number on.
+    ///
+    /// # Errors
+    /// See [`Readers::claim`].
+    pub fn accounts(&self, from: u64, limit: usize) -> Result<Vec<Account>, StoreError> {
+        let mut accounts = Vec::new();
+        self.with(|connection| {
+            let from = i64::try_from(from).unwrap_or(i64::MAX);
+            each_account(connection, from, limit as i64, |account| {
+                accounts.push(account);
+                Ok(())
+            })
+        })?;
+        Ok(accounts)
+    }
+
+    /// Every account as of one moment, in the order of their opening. Returns the number of the
+    /// last journal row that changed one.
+    ///
+    /// # Errors
+    /// See [`Readers::claim`]; also what `take` fails with.
+    pub fn all_accounts(
+        &self,
+        take: impl FnMut(Account) -> Result<(), StoreError>,
+    ) -> Result<u64, StoreError> {
+        self.with(|connection| {
+            let transaction = connection.unchecked_transaction()?;
+            let seq = sqlite::read_accounts_seq(&transaction)?;
+            each_account(&transaction, 0, i64::MAX, take)?;
+            Ok(seq)
+        })
+    }
+
     /// Consecutive entries from an index on, each checked against its leaf hash.
     ///
     /// # Errors
@@ -319,6 +361,23 @@ impl Drop for Lent<'_> {
         idle.extend(self.connection.take());
         self.readers.returned.notify_one();
     }
+}
+
+fn each_account(
+    connection: &Connection,
+    from: i64,
+    limit: i64,
+    mut take: impl FnMut(Account) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    let mut statement = connection
+        .prepare_cached("SELECT seq, row FROM accounts WHERE seq >= ?1 ORDER BY seq LIMIT ?2")?;
+    let mut rows = statement.query(params![from, limit])?;
+    while let Some(found) = rows.next()? {
+        let bytes = found.get_ref(1)?.as_blob().map_err(rusqlite::Error::from)?;
+        let seq = found.get_ref(0)?.as_i64().map_err(rusqlite::Error::from)?;
+        take(row::decode("accounts", seq, bytes)?)?;
+    }
+    Ok(())
 }
 
 fn read_claim_and_entry(

@@ -3,6 +3,9 @@
 //! SQLite has no page checksums: a bit flipped in a payload passes its own check. So each row
 //! carries the first 8 bytes of the SHA-256 of its bytes, checked at every read; a row that does
 //! not fit is never served and never repaired.
+//!
+//! A type grows at its end only. A row from before its last fields were there ends early; they are
+//! read as zero, none or empty, which is what a byte of zeros means to postcard.
 
 use serde::{Serialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
@@ -10,6 +13,8 @@ use sha2::{Digest, Sha256};
 use crate::StoreError;
 
 const CHECK_LEN: usize = 8;
+/// Room for fields that came after a row was written.
+const LATER_FIELDS: usize = 256;
 
 /// The bytes of a value.
 pub fn encode<T: Serialize>(value: &T) -> Vec<u8> {
@@ -44,12 +49,27 @@ pub fn decode<T: DeserializeOwned>(
     if Sha256::digest(value)[..CHECK_LEN] != *check {
         return Err(damaged("its checksum does not fit"));
     }
-    postcard::from_bytes(value).map_err(|_| damaged("it does not decode"))
+    postcard::from_bytes(value)
+        .or_else(|error| match error {
+            postcard::Error::DeserializeUnexpectedEnd => {
+                postcard::from_bytes(&[value, &[0; LATER_FIELDS]].concat())
+            }
+            other => Err(other),
+        })
+        .map_err(|_| damaged("it does not decode"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_row_from_before_a_field_was_added_reads_it_as_nothing() {
+        let before = encode(&(7u64, vec![1u8, 2]));
+        type Now = (u64, Vec<u8>, Option<String>, u128, [Option<u8>; 2], Vec<u8>);
+        let now: Now = decode("t", 1, &before).expect("a row of before");
+        assert_eq!(now, (7, vec![1, 2], None, 0, [None, None], vec![]));
+    }
 
     #[test]
     fn any_flipped_bit_is_found() {

@@ -13,7 +13,7 @@ use crate::StoreError;
 /// "EvOS", so that another program's database is not taken for ours.
 const APPLICATION_ID: i32 = 0x4576_4f53;
 /// The version of the tables below.
-const SCHEMA_VERSION: i32 = 2;
+const SCHEMA_VERSION: i32 = 3;
 
 const TABLES: &str = "
 CREATE TABLE state (id INTEGER PRIMARY KEY CHECK (id = 1), epoch INTEGER NOT NULL, row BLOB NOT NULL) STRICT;
@@ -30,11 +30,14 @@ CREATE TABLE modules (seq INTEGER PRIMARY KEY, hash BLOB NOT NULL UNIQUE, bytes 
 CREATE TABLE traces (claim_seq INTEGER PRIMARY KEY, hash BLOB NOT NULL, bytes BLOB) STRICT;
 CREATE TABLE blobs (hash BLOB PRIMARY KEY) STRICT, WITHOUT ROWID;
 CREATE TABLE log_keys (since_size INTEGER PRIMARY KEY, row BLOB NOT NULL) STRICT;
+CREATE TABLE accounts (seq INTEGER PRIMARY KEY, owner BLOB NOT NULL UNIQUE, row BLOB NOT NULL) STRICT;
 ";
 
 /// What each older version lacks, from version 1 on.
-const MIGRATIONS: [&str; 1] =
-    ["CREATE TABLE log_keys (since_size INTEGER PRIMARY KEY, row BLOB NOT NULL) STRICT;"];
+const MIGRATIONS: [&str; 2] = [
+    "CREATE TABLE log_keys (since_size INTEGER PRIMARY KEY, row BLOB NOT NULL) STRICT;",
+    "CREATE TABLE accounts (seq INTEGER PRIMARY KEY, owner BLOB NOT NULL UNIQUE, row BLOB NOT NULL) STRICT;",
+];
 
 /// Opens the writer's connection; makes the tables in a new database.
 pub fn open_writer(path: &Path) -> Result<Connection, StoreError> {

@@ -14,6 +14,7 @@ use std::{
 };
 
 use evidenceos_kernel::{
+    account::{Account, Totals},
     claim::{Claim, ClaimState},
     command::Remembered,
     holdout::{Holdout, PrincipalPool},
@@ -25,7 +26,7 @@ use rusqlite::{Connection, ErrorCode, OptionalExtension as _, params, wal::Check
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::{Batch, Done, Head, NotCommitted, Outcome, Store, StoreError, row, schema};
+use crate::{AccountsFile, Batch, Done, Head, NotCommitted, Outcome, Store, StoreError, row, schema};
 
 /// Pages in the WAL from which a checkpoint runs between batches.
 const CHECKPOINT_PAGES: i64 = 1_000;
@@ -42,6 +43,12 @@ struct StateRow {
     /// Which of the two tables new requests are remembered in, and since when.
     remembered_table: u8,
     remembered_since_unix_ms: u64,
+    /// Sums over all accounts.
+    totals: Totals,
+    /// Number of the last journal row that changed an account.
+    accounts_seq: u64,
+    /// The `accounts.json` that was last announced, and the one before it.
+    accounts_files: [Option<AccountsFile>; 2],
 }
 
 /// The writer's side of the database.
@@ -65,6 +72,13 @@ pub struct Found {
     pub head: Option<Head>,
     /// The keys that signed the log, in order.
     pub log_keys: Vec<LogKey>,
+    /// Sums over all accounts.
+    pub totals: Totals,
+    /// Number of the last journal row that changed an account.
+    pub accounts_seq: u64,
+    /// The `accounts.json` that was last announced, and the one before it: a crash leaves one of
+    /// the two.
+    pub accounts_files: [Option<AccountsFile>; 2],
 }
 
 impl SqliteStore {
@@ -91,14 +105,27 @@ impl SqliteStore {
             counters: state.counters,
             head: state.head.clone(),
             log_keys: read_log_keys(&connection)?,
+            totals: state.totals,
+            accounts_seq: state.accounts_seq,
+            accounts_files: state.accounts_files,
         };
+        if !state.totals.balance_out() {
+            return Err(StoreError::Damaged {
+                table: "state",
+                key: "1".to_owned(),
+                what: "the sums over all accounts do not balance",
+            });
+        }
+        let done = Done::default();
+        done.accounts_seq
+            .store(state.accounts_seq, Ordering::Relaxed);
         Ok((
             Self {
                 connection,
                 epoch,
                 state,
                 wal_pages,
-                done: Arc::default(),
+                done: Arc::new(done),
             },
             found,
         ))
@@ -114,6 +141,7 @@ impl SqliteStore {
         let next = self.next_state(batch);
         let transaction = self.connection.unchecked_transaction()?;
         write_rows(&transaction, batch)?;
+        write_accounts(&transaction, batch)?;
         write_log(&transaction, batch)?;
         write_journal(&transaction, batch, &next)?;
         self.write_remembered(&transaction, batch, &next)?;
@@ -136,6 +164,13 @@ impl SqliteStore {
         if !batch.recorded.is_empty() {
             next.journal_seq += 1;
             next.journal_chain = chain(&self.state.journal_chain, &journal_bytes(batch));
+        }
+        next.totals = batch.changes.totals;
+        if !batch.changes.new_accounts.is_empty() || !batch.changes.accounts.is_empty() {
+            next.accounts_seq = next.journal_seq;
+        }
+        if let Some(file) = batch.accounts_file {
+            next.accounts_files = [Some(file), self.state.accounts_files[0]];
         }
         let now = batch.changes.counters.now_unix_ms;
         if now.saturating_sub(next.remembered_since_unix_ms) >= REQUEST_WINDOW_MS {
@@ -204,10 +239,18 @@ impl Store for SqliteStore {
         Ok(None)
     }
 
+    fn account(&mut self, owner: &OwnerTag) -> Result<Option<Account>, StoreError> {
+        Done::count(&self.done.rows_read, 1);
+        read_account(&self.connection, owner)
+    }
+
     fn commit(&mut self, batch: &Batch) -> Outcome {
         match self.write(batch) {
             Ok(next) => {
                 self.state = next;
+                self.done
+                    .accounts_seq
+                    .store(self.state.accounts_seq, Ordering::Relaxed);
                 Done::count(&self.done.commits, 1);
                 Outcome::Committed
             }
@@ -410,6 +453,28 @@ fn write_rows(connection: &Connection, batch: &Batch) -> Result<(), WriteError> 
     Ok(())
 }
 
+fn write_accounts(connection: &Connection, batch: &Batch) -> Result<(), WriteError> {
+    let changes = &batch.changes;
+    let mut insert = connection
+        .prepare_cached("INSERT INTO accounts (seq, owner, row) VALUES (?1, ?2, ?3)")?;
+    for account in &changes.new_accounts {
+        insert.execute(params![
+            account.seq as i64,
+            account.owner.as_bytes(),
+            row::encode(account)
+        ])?;
+    }
+    let mut update = connection.prepare_cached("UPDATE accounts SET row = ?2 WHERE seq = ?1")?;
+    for account in &changes.accounts {
+        // As with claims: what was read and is gone must stop everything.
+        match update.execute(params![account.seq as i64, row::encode(account)])? {
+            1 => {}
+            rows => return Err(rusqlite::Error::StatementChangedRows(rows).into()),
+        }
+    }
+    Ok(())
+}
+
 fn write_log(connection: &Connection, batch: &Batch) -> Result<(), WriteError> {
     let first = batch.changes.counters.next_index - batch.entries.len() as u64;
     let mut entries =
@@ -495,6 +560,28 @@ pub(crate) fn read_claim(
     bytes
         .map(|bytes| row::decode("claims", id, &bytes))
         .transpose()
+}
+
+pub(crate) fn read_account(
+    connection: &Connection,
+    owner: &OwnerTag,
+) -> Result<Option<Account>, StoreError> {
+    let bytes: Option<Vec<u8>> = connection
+        .prepare_cached("SELECT row FROM accounts WHERE owner = ?1")?
+        .query_row([owner.as_bytes()], |row| row.get(0))
+        .optional()?;
+    bytes
+        .map(|bytes| row::decode("accounts", owner, &bytes))
+        .transpose()
+}
+
+/// The number of the last journal row that changed an account.
+pub(crate) fn read_accounts_seq(connection: &Connection) -> Result<u64, StoreError> {
+    let bytes: Vec<u8> = connection
+        .prepare_cached("SELECT row FROM state WHERE id = 1")?
+        .query_row([], |row| row.get(0))?;
+    let state: StateRow = row::decode("state", 1, &bytes)?;
+    Ok(state.accounts_seq)
 }
 
 pub(crate) fn read_pool(

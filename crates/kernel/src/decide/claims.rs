@@ -2,10 +2,11 @@
 
 use sha2::{Digest as _, Sha256};
 
+use super::credit;
 use crate::{
     claim::{
         Artifact, Claim, ClaimState, Commitment, MAX_ANCESTORS, MAX_DEPTH, MAX_PARENTS,
-        ModuleFacts, Revocation, Terms,
+        ModuleFacts, Revocation, RunCredit, Terms,
     },
     command::{Caller, Decision, Event, Reply},
     holdout::{HoldoutStatus, MICROS},
@@ -15,7 +16,12 @@ use crate::{
     state::Stage,
 };
 
-pub(super) fn create(stage: &Stage<'_>, id: ClaimId, terms: &Terms) -> Result<Decision, Refusal> {
+pub(super) fn create(
+    stage: &Stage<'_>,
+    id: ClaimId,
+    terms: &Terms,
+    principal: &str,
+) -> Result<Decision, Refusal> {
     debug_assert_eq!(id, terms.claim_id());
     let reply = |state| Reply::Created {
         claim: id,
@@ -38,11 +44,18 @@ pub(super) fn create(stage: &Stage<'_>, id: ClaimId, terms: &Terms) -> Result<De
         revocation: None,
         requests: Vec::new(),
         displaced_requests: false,
+        credit: RunCredit::default(),
     };
-    Ok(Decision::event(
-        Event::ClaimCreated(Box::new(claim)),
-        reply(ClaimState::Uncommitted),
-    ))
+    // Everybody who has a claim has an account: his name is known here and not later.
+    let mut events: Vec<Event> = credit::opened(stage, terms.owner, principal)
+        .into_iter()
+        .collect();
+    events.push(Event::ClaimCreated(Box::new(claim)));
+    Ok(Decision {
+        events,
+        entries: Vec::new(),
+        reply: reply(ClaimState::Uncommitted),
+    })
 }
 
 fn check_terms(stage: &Stage<'_>, terms: &Terms) -> Result<(), Refusal> {

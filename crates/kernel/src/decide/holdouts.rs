@@ -2,7 +2,7 @@
 
 use crate::{
     command::{Caller, Decision, Event, PutHoldout, Reply},
-    holdout::{Holdout, HoldoutStatus, MAX_ITEMS, Meter},
+    holdout::{Holdout, HoldoutStatus, MAX_ITEMS, Meter, NarrowerBudgets},
     id::HoldoutId,
     record,
     refusal::Refusal,
@@ -53,6 +53,9 @@ pub(super) fn put(
         certified: 0,
         admitted: 0,
         in_flight: Default::default(),
+        narrower: NarrowerBudgets::default(),
+        credit_burned: 0,
+        credit_reserved: 0,
     };
     Ok(Decision {
         events: vec![Event::HoldoutRegistered(Box::new(holdout.clone()))],
@@ -138,6 +141,49 @@ pub(super) fn open(
             })
         }
     }
+}
+
+/// Narrows budgets. What is charged already stays charged: a budget below it lets nothing
+/// through, and one widened again, up to the policy's, lets the rest.
+pub(super) fn narrow(
+    stage: &Stage<'_>,
+    caller: &Caller,
+    id: &HoldoutId,
+    narrower: NarrowerBudgets,
+) -> Result<Decision, Refusal> {
+    caller.must_operate()?;
+    let holdout = find(stage, id)?;
+    let policy = &holdout.description.policy;
+    for (asked, registered) in [
+        (narrower.sealed, policy.sealed_budget),
+        (narrower.principal_answers, policy.principal_answer_budget),
+    ] {
+        if asked.is_some_and(|asked| asked > registered) {
+            return Err(Refusal::field(
+                "new_k_bits_budget",
+                format!(
+                    "at most {registered}: the registered policy is public, and what it promises may be narrowed but not widened; register a fresh holdout for more"
+                ),
+            ));
+        }
+    }
+    let before = holdout.narrower;
+    let narrower = NarrowerBudgets {
+        sealed: narrower.sealed.or(before.sealed),
+        principal_answers: narrower.principal_answers.or(before.principal_answers),
+        credit: narrower.credit.or(before.credit),
+    };
+    let after = Holdout {
+        narrower,
+        ..holdout.clone()
+    };
+    Ok(Decision::event(
+        Event::BudgetsNarrowed {
+            holdout: *id,
+            narrower,
+        },
+        Reply::Holdout(Box::new(after)),
+    ))
 }
 
 fn find<'s>(stage: &'s Stage<'_>, id: &HoldoutId) -> Result<&'s Holdout, Refusal> {

@@ -4,6 +4,7 @@
 //! read at the settlement and nowhere else, and the evidence is looked at last: everything before
 //! it is a function of what was released already.
 
+use super::credit;
 use crate::{
     bits::MicroBits,
     claim::{Claim, ClaimState, Outcome, Reason, Settlement},
@@ -44,22 +45,28 @@ pub(super) fn admit(stage: &Stage<'_>, claim: &Claim) -> Result<Decision, Refusa
     if let Some(ancestor) = stage.revoked_ancestor(claim) {
         return Err(Refusal::Tainted { ancestor });
     }
+    let answers_reserved = reserve_answers(stage, claim, holdout)?;
+    let sealed_reserved = reserve_settlement(claim, holdout)?;
+    let bits = answers_reserved.saturating_add(sealed_reserved);
+    let mut events = credit::reserve(stage, claim, holdout, bits)?;
     let run = InFlight {
         number: holdout.admitted,
         claim: claim.id,
         owner: claim.terms.owner,
-        answers_reserved: reserve_answers(stage, claim, holdout)?,
-        sealed_reserved: reserve_settlement(claim, holdout)?,
+        answers_reserved,
+        sealed_reserved,
         attempt: 0,
         engine: stage.engine().to_owned(),
     };
-    Ok(Decision::event(
-        Event::RunAdmitted {
-            holdout: holdout.id,
-            run,
-        },
-        Reply::Running(claim.id),
-    ))
+    events.push(Event::RunAdmitted {
+        holdout: holdout.id,
+        run,
+    });
+    Ok(Decision {
+        events,
+        entries: Vec::new(),
+        reply: Reply::Running(claim.id),
+    })
 }
 
 /// The most that a run's questions may be charged. Undeclared, it is what its calls could cost as
@@ -72,19 +79,15 @@ fn reserve_answers(
 ) -> Result<MicroBits, Refusal> {
     let policy = &holdout.description.policy;
     let own = stage.pool(holdout.id, claim.terms.owner).answers;
-    let own_left = own.left(policy.principal_answer_budget);
+    let own_budget = holdout.principal_answer_budget();
+    let own_left = own.left(own_budget);
     let all_left = holdout.answers.left(policy.answer_budget);
     let needed = match claim.terms.max_answer_microbits {
         Some(declared) => MicroBits(declared),
         None => most_asked(claim, holdout).min(own_left).min(all_left),
     };
     for (pool, meter, budget, left) in [
-        (
-            Pool::PrincipalAnswers,
-            own,
-            policy.principal_answer_budget,
-            own_left,
-        ),
+        (Pool::PrincipalAnswers, own, own_budget, own_left),
         (
             Pool::Answers,
             holdout.answers,
@@ -135,11 +138,12 @@ fn reserve_settlement(claim: &Claim, holdout: &Holdout) -> Result<MicroBits, Ref
         )
     };
     let needed = worst(ahead);
-    if needed <= holdout.sealed.free(policy.sealed_budget) {
+    let budget = holdout.sealed_budget();
+    if needed <= holdout.sealed.free(budget) {
         return Ok(needed);
     }
     // With nobody ahead it would need this much: more than is left can never be admitted.
-    let (least, left) = (worst(0), holdout.sealed.left(policy.sealed_budget));
+    let (least, left) = (worst(0), holdout.sealed.left(budget));
     if least > left {
         return Err(Refusal::BudgetExhausted {
             pool: Pool::Sealed,
@@ -190,6 +194,7 @@ pub(super) fn abort(stage: &Stage<'_>, holdout: &HoldoutId, number: u64) -> Deci
         },
         score: None,
         fuel: 0,
+        pages: 0,
         trace_hash: Digest::of(b""),
         trace_len: 0,
     };
@@ -403,6 +408,7 @@ fn conclude(
         engine: run.engine.clone(),
     };
     let bytes = capsule.to_bytes();
+    let verdict_price = verdict.price;
     let settlement = Settlement {
         outcome: verdict.outcome,
         reasons: verdict.reasons,
@@ -418,12 +424,15 @@ fn conclude(
         index: stage.next_index(),
         settled_unix_ms: now,
     };
+    let mut events = vec![Event::RunSettled {
+        holdout: holdout.id,
+        claim: claim.id,
+        settlement: Box::new(settlement),
+    }];
+    let bits = report.answers.charged.saturating_add(verdict_price);
+    events.extend(credit::burn(stage, claim, verdict.outcome, bits, report));
     Decision {
-        events: vec![Event::RunSettled {
-            holdout: holdout.id,
-            claim: claim.id,
-            settlement: Box::new(settlement),
-        }],
+        events,
         entries: vec![bytes],
         reply: Reply::Done,
     }

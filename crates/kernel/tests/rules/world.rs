@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use evidenceos_kernel::{
+    account::Account,
     bits::MicroBits,
     claim::{Artifact, Claim, Lane, ModuleFacts, Reason, Terms},
     command::{
@@ -15,7 +16,7 @@ use evidenceos_kernel::{
     record::{AnswerTally, Capsule},
     refusal::Refusal,
     score::{Score, SizeClass},
-    state::{Counters, Key, REQUEST_WINDOW_MS, Resident, Stage},
+    state::{Changes, Counters, Key, REQUEST_WINDOW_MS, Resident, Stage},
 };
 
 pub(crate) const ENGINE: &str = "test-engine";
@@ -49,6 +50,7 @@ pub(crate) struct Script {
     /// Right items on the sealed part of the judged vector, if there is one.
     pub(crate) right: Option<u64>,
     pub(crate) answers_charged: MicroBits,
+    pub(crate) fuel: u64,
 }
 
 impl Script {
@@ -57,6 +59,7 @@ impl Script {
             end: RunEnd::Emitted(vec![1]),
             right: Some(right),
             answers_charged: MicroBits::ZERO,
+            fuel: 7,
         }
     }
 
@@ -103,7 +106,8 @@ impl Script {
                     right,
                 }],
             }),
-            fuel: 7,
+            fuel: self.fuel,
+            pages: 17,
             trace_hash: Digest::of(b"trace"),
             trace_len: 5,
         }
@@ -149,6 +153,7 @@ pub(crate) struct World {
     pub(crate) claims: HashMap<ClaimId, Claim>,
     pub(crate) pools: HashMap<(HoldoutId, OwnerTag), PrincipalPool>,
     pub(crate) remembered: HashMap<RequestKey, Remembered>,
+    pub(crate) accounts: HashMap<OwnerTag, Account>,
     pub(crate) entries: Vec<Vec<u8>>,
     /// Events with the time at which they happened.
     pub(crate) journal: Vec<(u64, Vec<Event>)>,
@@ -164,6 +169,7 @@ impl World {
             claims: HashMap::new(),
             pools: HashMap::new(),
             remembered: HashMap::new(),
+            accounts: HashMap::new(),
             entries: Vec::new(),
             journal: Vec::new(),
             now_unix_ms: START_UNIX_MS,
@@ -223,6 +229,9 @@ impl World {
             Key::Remembered(key) => {
                 stage.supply_remembered(key, self.remembered.get(&key).cloned());
             }
+            Key::Account(owner) => {
+                stage.supply_account(owner, self.accounts.get(&owner).cloned());
+            }
         }
     }
 
@@ -246,7 +255,11 @@ impl World {
                 }
             }));
         }
-        let changes = stage.into_changes();
+        self.merge(stage.into_changes());
+        replies
+    }
+
+    pub(crate) fn merge(&mut self, changes: Changes) {
         for claim in changes.new_claims.iter().chain(&changes.claims) {
             self.claims.insert(claim.id, claim.clone());
         }
@@ -254,8 +267,10 @@ impl World {
             self.pools.insert((*holdout, *owner), *pool);
         }
         self.remembered.extend(changes.remembered.iter().cloned());
+        for account in changes.new_accounts.iter().chain(&changes.accounts) {
+            self.accounts.insert(account.owner, account.clone());
+        }
         self.resident.merge(changes);
-        replies
     }
 
     pub(crate) fn send(&mut self, request: Request) -> Result<Reply, Refusal> {
@@ -373,7 +388,10 @@ impl World {
         pools.sort_by_key(|(key, _)| **key);
         let mut remembered: Vec<_> = self.remembered.iter().collect();
         remembered.sort_by_key(|(key, _)| **key);
-        format!("{claims:#?}{holdouts:#?}{pools:#?}{remembered:#?}")
+        let mut accounts: Vec<&Account> = self.accounts.values().collect();
+        accounts.sort_by_key(|account| account.seq);
+        let totals = self.resident.totals();
+        format!("{claims:#?}{holdouts:#?}{pools:#?}{remembered:#?}{accounts:#?}{totals:#?}")
     }
 }
 
@@ -398,6 +416,7 @@ pub(crate) fn stamp(caller: Caller, id: &str, content: &str) -> Option<Stamp> {
 pub(crate) fn create(terms: Terms) -> Command {
     Command::CreateClaim {
         id: terms.claim_id(),
+        principal: format!("principal-{}", terms.owner.0[0]),
         terms: Box::new(terms),
     }
 }

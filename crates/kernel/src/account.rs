@@ -1,0 +1,506 @@
+//! Credit: what a principal may spend on runs, and what a run costs.
+//!
+//! Whole credits, checked integers. A run's worst case is set aside when it is admitted and what
+//! it used is burned with its settlement; the rest comes back. Each day mints towards the limit.
+//!
+//! Invariant ([`Totals::balance_out`]): initial + minted + granted − withdrawn − burned − reserved
+//! is the sum of all balances.
+
+use std::{collections::HashMap, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::{
+    bits::MicroBits,
+    id::{Fingerprint, OwnerTag, RequestKey},
+    refusal::Refusal,
+};
+
+/// A day in milliseconds.
+const DAY_MS: u64 = 24 * 60 * 60 * 1_000;
+/// Parts of a credit in a [`Rate`]: 10¹².
+const RATE_PARTS: u64 = 1_000_000_000_000;
+/// Decimals of a [`Rate`].
+const RATE_DECIMALS: usize = 12;
+/// The most credits that a [`Rate`] may be.
+const MAX_RATE: u64 = 1_000_000;
+/// Parts of a credit in a sum of prices: rates times microbits.
+const SUM_PARTS: u128 = RATE_PARTS as u128 * 1_000_000;
+
+/// The most that an account may be limited to, granted or hold: 2⁵³ − 1, so that every reader of
+/// the log and of `accounts.json` has it exactly.
+pub const MAX_CREDIT: u64 = (1 << 53) - 1;
+
+/// The number of a UTC day since 1970-01-01.
+#[must_use]
+pub fn unix_day(unix_ms: u64) -> u64 {
+    unix_ms / DAY_MS
+}
+
+/// A price in credits, exact to 12 decimals.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Rate(u64);
+
+/// A text that is no rate.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error(
+    "must be a decimal number from 0 to {MAX_RATE} with at most {RATE_DECIMALS} decimals, such as 0.001"
+)]
+pub struct RateError;
+
+impl FromStr for Rate {
+    type Err = RateError;
+
+    fn from_str(text: &str) -> Result<Self, RateError> {
+        let (whole, decimals) = text.split_once('.').unwrap_or((text, "0"));
+        let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+        if !digits(whole) || !digits(decimals) || decimals.len() > RATE_DECIMALS {
+            return Err(RateError);
+        }
+        let whole: u64 = whole.parse().map_err(|_| RateError)?;
+        let padded = format!("{decimals:0<RATE_DECIMALS$}");
+        let decimals: u64 = padded.parse().map_err(|_| RateError)?;
+        let in_range = whole < MAX_RATE || (whole == MAX_RATE && decimals == 0);
+        in_range
+            .then_some(Self(whole * RATE_PARTS + decimals))
+            .ok_or(RateError)
+    }
+}
+
+impl std::fmt::Display for Rate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (whole, decimals) = (self.0 / RATE_PARTS, self.0 % RATE_PARTS);
+        if decimals == 0 {
+            return write!(f, "{whole}");
+        }
+        let decimals = format!("{decimals:0>RATE_DECIMALS$}");
+        write!(f, "{whole}.{}", decimals.trim_end_matches('0'))
+    }
+}
+
+/// What a run costs: λ_k a bit of leakage, λ_cpu a unit of fuel, λ_mem a page of 64 KiB.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tariff {
+    /// A bit of leakage.
+    pub per_bit: Rate,
+    /// A unit of fuel.
+    pub per_fuel: Rate,
+    /// A Wasm page.
+    pub per_page: Rate,
+}
+
+impl Default for Tariff {
+    /// 1, 0.000001 and 0.001: a small claim costs one credit.
+    fn default() -> Self {
+        Self {
+            per_bit: Rate(RATE_PARTS),
+            per_fuel: Rate(RATE_PARTS / 1_000_000),
+            per_page: Rate(RATE_PARTS / 1_000),
+        }
+    }
+}
+
+impl Tariff {
+    /// The charge for a run, in whole credits: the sum of its parts rounded up once, at least 1.
+    #[must_use]
+    pub fn charge(&self, bits: MicroBits, fuel: u64, pages: u64) -> u64 {
+        self.without_fuel(bits, pages)
+            .checked_add(self.fuel_part().saturating_mul(u128::from(fuel)))
+            .map_or(u64::MAX, whole_credits)
+    }
+
+    /// The most fuel that `credits` pay for beside leakage and memory; `None` where they do not
+    /// even pay for those. Free fuel is without end.
+    #[must_use]
+    pub fn affordable_fuel(&self, credits: u64, bits: MicroBits, pages: u64) -> Option<u64> {
+        let rest = (u128::from(credits) * SUM_PARTS).checked_sub(self.without_fuel(bits, pages))?;
+        let fuel = rest.checked_div(self.fuel_part()).unwrap_or(u128::MAX);
+        Some(u64::try_from(fuel).unwrap_or(u64::MAX))
+    }
+
+    /// In 10⁻¹⁸ credits.
+    fn without_fuel(&self, bits: MicroBits, pages: u64) -> u128 {
+        let memory = u128::from(self.per_page.0)
+            .saturating_mul(u128::from(pages))
+            .saturating_mul(1_000_000);
+        (u128::from(self.per_bit.0) * u128::from(bits.0)).saturating_add(memory)
+    }
+
+    fn fuel_part(&self) -> u128 {
+        u128::from(self.per_fuel.0) * 1_000_000
+    }
+}
+
+fn whole_credits(sum: u128) -> u64 {
+    u64::try_from(sum.div_ceil(SUM_PARTS))
+        .unwrap_or(u64::MAX)
+        .max(1)
+}
+
+/// Prices and the limits of new accounts, as configured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Accounting {
+    /// What runs cost.
+    pub tariff: Tariff,
+    /// Balance and limit of a new account.
+    pub credit_limit: u64,
+    /// What a day mints at most to a new account; the account's credit limit where absent.
+    pub daily_mint_limit: Option<u64>,
+    /// Credit limits of principals that are not everybody's.
+    pub credit_limits: HashMap<String, u64>,
+}
+
+impl Default for Accounting {
+    fn default() -> Self {
+        Self {
+            tariff: Tariff::default(),
+            credit_limit: 10_000,
+            daily_mint_limit: None,
+            credit_limits: HashMap::new(),
+        }
+    }
+}
+
+impl Accounting {
+    /// The account of a principal who was never seen: balance and daily mint at their limits.
+    #[must_use]
+    pub fn open(&self, seq: u64, owner: OwnerTag, principal: &str, now_unix_ms: u64) -> Account {
+        let own = self.credit_limits.get(principal).copied();
+        let credit_limit = own.unwrap_or(self.credit_limit);
+        let daily_mint_limit = self.daily_mint_limit.unwrap_or(credit_limit);
+        Account {
+            seq,
+            owner,
+            principal: principal.to_owned(),
+            balance: credit_limit,
+            reserved: 0,
+            daily_mint_remaining: daily_mint_limit,
+            last_mint_day: unix_day(now_unix_ms),
+            credit_limit,
+            daily_mint_limit,
+            burned_total: 0,
+            denied_total: 0,
+            requests: Vec::new(),
+            displaced_requests: false,
+        }
+    }
+}
+
+/// A principal's credit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Account {
+    /// Number in order of opening; the store's key.
+    pub seq: u64,
+    /// Whose it is, as the log names him.
+    pub owner: OwnerTag,
+    /// Whose it is; 1–256 bytes.
+    pub principal: String,
+    /// What may be spent now.
+    pub balance: u64,
+    /// The worst case of the runs under way; not part of the balance.
+    pub reserved: u64,
+    /// What may still be minted on `last_mint_day`.
+    pub daily_mint_remaining: u64,
+    /// The UTC day of the last mint, since 1970-01-01.
+    pub last_mint_day: u64,
+    /// The most that balance and reservations come to by minting and grants.
+    pub credit_limit: u64,
+    /// The most that a day mints.
+    pub daily_mint_limit: u64,
+    /// Burned by runs, ever.
+    pub burned_total: u64,
+    /// Runs refused for want of credit, ever.
+    pub denied_total: u64,
+    /// The last request of each method on this account.
+    pub requests: Vec<LastCredit>,
+    /// Whether an earlier request is remembered elsewhere.
+    pub displaced_requests: bool,
+}
+
+/// The last grant, or the last limit set, with the number that it was answered with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastCredit {
+    /// Whether it set the limit; else it was a grant.
+    pub limits: bool,
+    /// The request's key.
+    pub key: RequestKey,
+    /// What it asked.
+    pub fingerprint: Fingerprint,
+    /// When it was remembered.
+    pub at_unix_ms: u64,
+    /// The balance, or the limit, that was answered, or how it was refused.
+    pub result: Result<u64, Refusal>,
+}
+
+impl Account {
+    /// Balance and reservations: what is neither burned nor withdrawn, as `accounts.json` has it.
+    #[must_use]
+    pub fn unburned(&self) -> u64 {
+        self.balance.saturating_add(self.reserved)
+    }
+
+    /// What the first touch on a day mints: the limit's distance, as far as the day's mint
+    /// reaches. `None` on the day of the last mint and on any day before it: a clock that went
+    /// back mints nothing.
+    #[must_use]
+    pub fn due_mint(&self, day: u64) -> Option<u64> {
+        let missing = self.credit_limit.saturating_sub(self.unburned());
+        (day > self.last_mint_day).then(|| missing.min(self.daily_mint_limit))
+    }
+
+    /// Mints on a day.
+    pub fn mint(&mut self, day: u64, amount: u64) {
+        self.last_mint_day = day;
+        self.daily_mint_remaining = self.daily_mint_limit - amount.min(self.daily_mint_limit);
+        self.add(amount);
+    }
+
+    /// Adds a mint, or a grant.
+    pub fn add(&mut self, amount: u64) {
+        self.balance = sum(self.balance, amount);
+    }
+
+    /// Sets a worst case aside.
+    ///
+    /// # Panics
+    /// Where the balance does not carry it: the kernel's own arithmetic would be wrong.
+    pub fn reserve(&mut self, amount: u64) {
+        assert!(
+            amount <= self.balance,
+            "a run is admitted within the balance"
+        );
+        self.balance -= amount;
+        self.reserved = sum(self.reserved, amount);
+    }
+
+    /// Gives a reservation back and burns what was used.
+    ///
+    /// # Panics
+    /// Where more is burned than was reserved, or more given back.
+    pub fn settle(&mut self, reserved: u64, burned: u64) {
+        assert!(burned <= reserved, "a run burns no more than it reserved");
+        assert!(
+            reserved <= self.reserved,
+            "a reservation is given back once"
+        );
+        self.reserved -= reserved;
+        self.balance = sum(self.balance, reserved - burned);
+        self.burned_total = sum(self.burned_total, burned);
+    }
+
+    /// Sets the limit; what the balance has beyond it is withdrawn. Returns how much.
+    pub fn limit(&mut self, credit_limit: u64) -> u64 {
+        let beyond = self.unburned().saturating_sub(credit_limit);
+        let withdrawn = beyond.min(self.balance);
+        self.balance -= withdrawn;
+        self.credit_limit = credit_limit;
+        withdrawn
+    }
+}
+
+fn sum(a: u64, b: u64) -> u64 {
+    a.checked_add(b).expect("credits stay below 2⁶⁴")
+}
+
+/// Sums over all accounts that commit with each batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Totals {
+    /// Accounts.
+    pub accounts: u64,
+    /// What accounts were opened with.
+    pub initial: u128,
+    /// Minted by days.
+    pub minted: u128,
+    /// Granted by operators, and what imports added.
+    pub granted: u128,
+    /// Taken by lowered limits and imports.
+    pub withdrawn: u128,
+    /// Burned by runs.
+    pub burned: u128,
+    /// Set aside for runs under way.
+    pub reserved: u128,
+    /// Balances.
+    pub balances: u128,
+}
+
+impl Totals {
+    /// Whether no credit came from nowhere and none was lost:
+    /// initial + minted + granted − withdrawn − burned − reserved = balances.
+    #[must_use]
+    pub fn balance_out(&self) -> bool {
+        let came = [self.initial, self.minted, self.granted];
+        let went = [self.withdrawn, self.burned, self.reserved, self.balances];
+        let sum = |terms: &[u128]| terms.iter().try_fold(0u128, |sum, t| sum.checked_add(*t));
+        let came = sum(&came);
+        came.is_some() && came == sum(&went)
+    }
+
+    /// Follows an account from one state to another; sources and sinks are the caller's.
+    pub(crate) fn follow(&mut self, before: Option<&Account>, after: &Account) {
+        match before {
+            Some(before) => {
+                self.balances -= u128::from(before.balance);
+                self.reserved -= u128::from(before.reserved);
+            }
+            None => self.accounts += 1,
+        }
+        self.balances += u128::from(after.balance);
+        self.reserved += u128::from(after.reserved);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rate(text: &str) -> Rate {
+        text.parse().expect("a rate")
+    }
+
+    #[test]
+    fn rates_are_exact_decimals() {
+        for (text, parts) in [
+            ("0", 0),
+            ("1", RATE_PARTS),
+            ("0.000001", 1_000_000),
+            ("0.000000000001", 1),
+            ("1000000", MAX_RATE * RATE_PARTS),
+            ("2.50", 2 * RATE_PARTS + RATE_PARTS / 2),
+        ] {
+            assert_eq!(rate(text), Rate(parts), "{text}");
+            assert_eq!(rate(&rate(text).to_string()), rate(text), "{text}");
+        }
+        for text in [
+            "",
+            ".",
+            "1.",
+            ".5",
+            "-1",
+            "+1",
+            "1e3",
+            "1,5",
+            "0.0000000000001",
+            "1000000.1",
+            "nan",
+            " 1",
+        ] {
+            assert_eq!(text.parse::<Rate>(), Err(RateError), "{text:?}");
+        }
+        assert_eq!(rate("0.0010").to_string(), "0.001");
+    }
+
+    #[test]
+    fn charges_are_rounded_up_once_and_never_nothing() {
+        let tariff = Tariff::default();
+        for (microbits, fuel, pages, credits) in [
+            (0, 0, 0, 1),
+            (100_000, 100_000, 17, 1),
+            (500_000, 400_000, 100, 1),
+            (500_000, 400_001, 100, 2),
+            (1_000_000, 0, 0, 1),
+            (1_000_001, 0, 0, 2),
+            (8_000_000, 100_000_000, 1_024, 110),
+        ] {
+            let charge = tariff.charge(MicroBits(microbits), fuel, pages);
+            assert_eq!(
+                charge, credits,
+                "{microbits} µbit, {fuel} fuel, {pages} pages"
+            );
+        }
+        let dear = Tariff {
+            per_bit: rate("1000000"),
+            per_fuel: rate("1000000"),
+            per_page: rate("1000000"),
+        };
+        assert_eq!(
+            dear.charge(MicroBits(u64::MAX), u64::MAX, u64::MAX),
+            u64::MAX
+        );
+    }
+
+    #[test]
+    fn affordable_fuel_is_the_most_that_does_not_cost_more() {
+        for text in ["0.000001", "0.000003", "0.7"] {
+            let tariff = Tariff {
+                per_fuel: rate(text),
+                ..Tariff::default()
+            };
+            let (bits, pages) = (MicroBits(8_123_456), 1_024);
+            for credits in [10, 11, 100, 9_999] {
+                let fuel = tariff
+                    .affordable_fuel(credits, bits, pages)
+                    .expect("pays for bits");
+                assert!(
+                    tariff.charge(bits, fuel, pages) <= credits,
+                    "{text} {credits}"
+                );
+                assert!(
+                    tariff.charge(bits, fuel + 1, pages) > credits,
+                    "{text} {credits}"
+                );
+            }
+            assert_eq!(tariff.affordable_fuel(9, bits, pages), None);
+        }
+        let free = Tariff {
+            per_fuel: rate("0"),
+            ..Tariff::default()
+        };
+        assert_eq!(free.affordable_fuel(1, MicroBits(0), 0), Some(u64::MAX));
+    }
+
+    fn account() -> Account {
+        let accounting = Accounting {
+            credit_limit: 100,
+            daily_mint_limit: Some(30),
+            ..Accounting::default()
+        };
+        accounting.open(0, OwnerTag([1; 16]), "alice", 20_000 * DAY_MS)
+    }
+
+    #[test]
+    fn a_day_mints_once_towards_the_limit_and_never_backwards() {
+        let mut account = account();
+        assert_eq!((account.balance, account.daily_mint_remaining), (100, 30));
+        assert_eq!(account.due_mint(20_000), None);
+        assert_eq!(account.due_mint(19_999), None);
+        account.reserve(60);
+        account.settle(60, 50);
+        assert_eq!(account.due_mint(20_001), Some(30));
+        account.mint(20_001, 30);
+        assert_eq!((account.balance, account.daily_mint_remaining), (80, 0));
+        assert_eq!(account.due_mint(20_003), Some(20));
+        account.mint(20_003, 20);
+        assert_eq!((account.balance, account.daily_mint_remaining), (100, 10));
+        assert_eq!((account.last_mint_day, account.burned_total), (20_003, 50));
+    }
+
+    #[test]
+    fn what_is_reserved_counts_towards_the_limit() {
+        let mut account = account();
+        account.reserve(40);
+        assert_eq!(account.due_mint(20_001), Some(0));
+        assert_eq!(account.limit(50), 50);
+        assert_eq!((account.balance, account.reserved), (10, 40));
+        assert_eq!(account.limit(20), 10);
+        assert_eq!((account.balance, account.reserved), (0, 40));
+        account.settle(40, 5);
+        assert_eq!((account.balance, account.credit_limit), (35, 20));
+    }
+
+    #[test]
+    fn totals_find_a_credit_that_came_from_nowhere() {
+        let mut totals = Totals::default();
+        let fresh = account();
+        totals.follow(None, &fresh);
+        assert!(!totals.balance_out());
+        totals.initial += u128::from(fresh.balance);
+        assert!(totals.balance_out());
+        let mut spent = fresh.clone();
+        spent.reserve(10);
+        totals.follow(Some(&fresh), &spent);
+        assert!(totals.balance_out());
+        totals.burned += 1;
+        assert!(!totals.balance_out());
+    }
+}

@@ -1,0 +1,287 @@
+//! Who pays for a run, and how credit comes to him.
+//!
+//! A run's worst case is set aside at its admission: what its reservations of leakage, its lane's
+//! memory and its fuel could cost. Where the account, or the claim's own `access_credit`, does not
+//! carry all of the lane's fuel, the run gets the fuel that it carries. What it used is burned in
+//! the commit of its settlement.
+
+use super::public_text;
+use crate::{
+    account::{Account, MAX_CREDIT},
+    bits::MicroBits,
+    claim::{Claim, Outcome},
+    command::{Caller, Decision, Event, ImportedAccount, Reply, RunReport},
+    holdout::Holdout,
+    id::{ClaimId, Digest, OwnerTag},
+    record,
+    refusal::{Pool, Refusal},
+    state::Stage,
+};
+
+/// The event that opens a principal's account, where he has none.
+pub(super) fn opened(stage: &Stage<'_>, owner: OwnerTag, principal: &str) -> Option<Event> {
+    if stage.account(&owner).is_some() {
+        return None;
+    }
+    let (seq, now) = (stage.totals().accounts, stage.now_unix_ms());
+    let account = stage.accounting().open(seq, owner, principal, now);
+    Some(Event::AccountOpened(Box::new(account)))
+}
+
+/// A principal's account as the touch of today leaves it, and the events of that touch.
+fn touched(stage: &Stage<'_>, owner: OwnerTag, principal: &str) -> (Account, Vec<Event>) {
+    if let Some(Event::AccountOpened(account)) = opened(stage, owner, principal) {
+        return ((*account).clone(), vec![Event::AccountOpened(account)]);
+    }
+    let mut account = stage
+        .account(&owner)
+        .cloned()
+        .expect("an account that is not opened now is there");
+    let day = stage.today();
+    let mint = account.due_mint(day).map(|amount| {
+        account.mint(day, amount);
+        Event::CreditMinted { owner, day, amount }
+    });
+    (account, mint.into_iter().collect())
+}
+
+/// Who pays for a claim. Claims from before there were accounts name their owner by his tag only.
+fn payer(stage: &Stage<'_>, claim: &Claim) -> (Account, Vec<Event>) {
+    let owner = claim.terms.owner;
+    touched(stage, owner, &format!("owner-{}", owner.to_hex()))
+}
+
+/// Sets the worst case of a run aside.
+pub(super) fn reserve(
+    stage: &Stage<'_>,
+    claim: &Claim,
+    holdout: &Holdout,
+    bits: MicroBits,
+) -> Result<Vec<Event>, Refusal> {
+    let (account, mut events) = payer(stage, claim);
+    let tariff = &stage.accounting().tariff;
+    let (lane, cap) = (claim.terms.lane, claim.terms.access_credit);
+    let pages = lane.max_memory_pages();
+    // What others have reserved is waited for and not left out, so that the fuel of a run does
+    // not depend on who else is running.
+    let carries = match cap {
+        0 => account.unburned(),
+        cap => cap.min(account.unburned()),
+    };
+    let worst = tariff.charge(bits, lane.max_fuel(), pages);
+    let (amount, max_fuel) = if worst <= carries {
+        (worst, lane.max_fuel())
+    } else {
+        match tariff.affordable_fuel(carries, bits, pages) {
+            Some(fuel) if fuel > 0 && carries > 0 => (carries, fuel.min(lane.max_fuel())),
+            _ => {
+                return Err(Refusal::InsufficientCredit {
+                    needed: tariff.charge(bits, 1, pages),
+                    left: carries,
+                });
+            }
+        }
+    };
+    if let Some(budget) = holdout.narrower.credit {
+        let left = budget.saturating_sub(holdout.credit_burned);
+        if amount > left {
+            return Err(Refusal::HoldoutCreditExhausted {
+                needed: amount,
+                left,
+            });
+        }
+        if amount > left.saturating_sub(holdout.credit_reserved) {
+            return Err(Refusal::Reserved {
+                pool: Pool::HoldoutCredit,
+            });
+        }
+    }
+    if amount > account.balance {
+        return Err(Refusal::Reserved { pool: Pool::Credit });
+    }
+    events.push(Event::CreditReserved {
+        owner: account.owner,
+        claim: claim.id,
+        amount,
+        max_fuel,
+    });
+    Ok(events)
+}
+
+/// What a refusal for want of credit leaves behind: it is counted, once for each request.
+pub(super) fn denied(stage: &Stage<'_>, claim: &ClaimId, refusal: &Refusal) -> Vec<Event> {
+    let counts = matches!(refusal, Refusal::InsufficientCredit { .. });
+    let Some(claim) = stage.claim(claim).filter(|_| counts) else {
+        return Vec::new();
+    };
+    let (account, mut events) = payer(stage, claim);
+    events.push(Event::CreditDenied(account.owner));
+    events
+}
+
+/// Burns what a run used. An aborted run was a fault of ours and costs nothing. A tariff that was
+/// raised meanwhile burns no more than was set aside.
+pub(super) fn burn(
+    stage: &Stage<'_>,
+    claim: &Claim,
+    outcome: Outcome,
+    bits: MicroBits,
+    report: &RunReport,
+) -> Option<Event> {
+    // A run from before there was credit set nothing aside.
+    if claim.credit.max_fuel == 0 {
+        return None;
+    }
+    let charge = match outcome {
+        Outcome::Aborted => 0,
+        Outcome::Certified | Outcome::NotCertified | Outcome::NotJudged => stage
+            .accounting()
+            .tariff
+            .charge(bits, report.fuel, report.pages),
+    };
+    Some(Event::CreditBurned {
+        owner: claim.terms.owner,
+        claim: claim.id,
+        amount: charge.min(claim.credit.reserved),
+    })
+}
+
+pub(super) fn grant(
+    stage: &Stage<'_>,
+    caller: &Caller,
+    owner: OwnerTag,
+    principal: &str,
+    amount: u64,
+    reason: &str,
+) -> Result<Decision, Refusal> {
+    caller.must_operate()?;
+    public_text("reason", reason)?;
+    public_text("principal_id", principal)?;
+    if !(1..=MAX_CREDIT).contains(&amount) {
+        return Err(Refusal::field(
+            "amount",
+            format!("must be between 1 and {MAX_CREDIT} credits"),
+        ));
+    }
+    let (mut account, mut events) = touched(stage, owner, principal);
+    if account.unburned().saturating_add(amount) > account.credit_limit {
+        return Err(Refusal::BeyondCreditLimit {
+            amount,
+            unburned: account.unburned(),
+            limit: account.credit_limit,
+        });
+    }
+    account.add(amount);
+    events.push(Event::CreditGranted {
+        owner,
+        amount,
+        reason: reason.to_owned(),
+    });
+    Ok(Decision {
+        events,
+        entries: vec![record::credit_granted(
+            owner,
+            amount,
+            reason,
+            stage.now_unix_ms(),
+        )],
+        reply: Reply::Credit(account.balance),
+    })
+}
+
+pub(super) fn set_limit(
+    stage: &Stage<'_>,
+    caller: &Caller,
+    owner: OwnerTag,
+    principal: &str,
+    limit: u64,
+) -> Result<Decision, Refusal> {
+    caller.must_operate()?;
+    public_text("principal_id", principal)?;
+    if limit > MAX_CREDIT {
+        return Err(Refusal::field(
+            "limit",
+            format!("must be at most {MAX_CREDIT} credits"),
+        ));
+    }
+    let (_, mut events) = touched(stage, owner, principal);
+    events.push(Event::CreditLimitSet { owner, limit });
+    Ok(Decision {
+        events,
+        entries: Vec::new(),
+        reply: Reply::Credit(limit),
+    })
+}
+
+/// Accounts that a file does not name stay as they are; those that are as it says are not touched.
+pub(super) fn import(
+    stage: &Stage<'_>,
+    caller: &Caller,
+    accounts: &[ImportedAccount],
+    file: Digest,
+    reason: &str,
+) -> Result<Decision, Refusal> {
+    caller.must_operate()?;
+    public_text("reason", reason)?;
+    let mut next_seq = stage.totals().accounts;
+    let mut events = Vec::new();
+    for imported in accounts {
+        let before = stage.account(&imported.owner);
+        let after = imported_over(before, imported, next_seq)?;
+        if before.is_none() {
+            next_seq += 1;
+        }
+        if before != Some(&after) {
+            events.push(Event::AccountImported(Box::new(after)));
+        }
+    }
+    let entry = record::accounts_imported(events.len() as u64, file, reason, stage.now_unix_ms());
+    Ok(Decision {
+        events,
+        entries: vec![entry],
+        reply: Reply::Done,
+    })
+}
+
+fn imported_over(
+    before: Option<&Account>,
+    imported: &ImportedAccount,
+    next_seq: u64,
+) -> Result<Account, Refusal> {
+    let field = |rule: String| Refusal::field(&imported.principal, rule);
+    public_text("principal_id", &imported.principal)?;
+    for number in [
+        imported.unburned,
+        imported.credit_limit,
+        imported.daily_mint_limit,
+        imported.daily_mint_remaining,
+        imported.burned_total,
+        imported.denied_total,
+        imported.last_mint_day,
+    ] {
+        if number > MAX_CREDIT {
+            return Err(field(format!("no number may exceed {MAX_CREDIT}")));
+        }
+    }
+    let reserved = before.map_or(0, |account| account.reserved);
+    let balance = imported.unburned.checked_sub(reserved).ok_or_else(|| {
+        field(format!(
+            "{reserved} credits are reserved by runs under way; a credit_balance below that cannot be imported"
+        ))
+    })?;
+    Ok(Account {
+        seq: before.map_or(next_seq, |account| account.seq),
+        owner: imported.owner,
+        principal: imported.principal.clone(),
+        balance,
+        reserved,
+        daily_mint_remaining: imported.daily_mint_remaining,
+        last_mint_day: imported.last_mint_day,
+        credit_limit: imported.credit_limit,
+        daily_mint_limit: imported.daily_mint_limit,
+        burned_total: imported.burned_total,
+        denied_total: imported.denied_total,
+        requests: before.map_or_else(Vec::new, |account| account.requests.clone()),
+        displaced_requests: before.is_some_and(|account| account.displaced_requests),
+    })
+}

@@ -1,0 +1,212 @@
+//! `<data-dir>/accounts.json`: the accounts as a JSON object, for people and other programs.
+//!
+//! The rows are the truth and the file follows them. It is written whole: `accounts.tmp`, fsync,
+//! rename over `accounts.json`, fsync of the directory. Before the rename the new file's digest is
+//! committed, so that a start knows every file that a crash can leave: the one last announced, or
+//! the one before it. Any other was edited, or brought back from somewhere.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io::{self, BufWriter, Read as _, Write},
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+};
+
+use evidenceos_kernel::account::Account;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use crate::{AccountsFile, StoreError, blobs::sync_directory, reader::Readers};
+
+/// The largest file that is read: some four million accounts.
+const MAX_BYTES: u64 = 1 << 30;
+/// Bytes written at once.
+const BUFFER: usize = 1 << 20;
+
+/// An account as the file has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listed {
+    /// What is not burned; credit reserved by runs under way is part of it.
+    pub credit_balance: u64,
+    /// What may still be minted on `last_mint_day`.
+    pub daily_mint_remaining: u64,
+    /// Days since 1970-01-01, UTC.
+    pub last_mint_day: u64,
+    /// Its limits.
+    pub limits: Limits,
+    /// Burned by runs, ever.
+    pub burned_total: u64,
+    /// Runs refused for want of credit, ever.
+    pub denied_total: u64,
+}
+
+/// Limits of an account.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// The most that the balance comes to.
+    pub credit_limit: u64,
+    /// The most that a day mints.
+    pub daily_mint_limit: u64,
+}
+
+impl From<&Account> for Listed {
+    fn from(account: &Account) -> Self {
+        Self {
+            credit_balance: account.unburned(),
+            daily_mint_remaining: account.daily_mint_remaining,
+            last_mint_day: account.last_mint_day,
+            limits: Limits {
+                credit_limit: account.credit_limit,
+                daily_mint_limit: account.daily_mint_limit,
+            },
+            burned_total: account.burned_total,
+            denied_total: account.denied_total,
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Document {
+    accounts: BTreeMap<String, Listed>,
+}
+
+/// Reads a file's content; members that are not ours are passed over.
+///
+/// # Errors
+/// Where it is not the documented object: a sentence with the line.
+pub fn parse(bytes: &[u8]) -> Result<BTreeMap<String, Listed>, String> {
+    let document: Document = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+    Ok(document.accounts)
+}
+
+/// The file of a data directory.
+#[derive(Debug, Clone)]
+pub struct AccountsJson {
+    directory: PathBuf,
+}
+
+impl AccountsJson {
+    /// The file of a data directory.
+    #[must_use]
+    pub fn of(data_directory: &Path) -> Self {
+        Self {
+            directory: data_directory.to_owned(),
+        }
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        self.directory.join("accounts.json")
+    }
+
+    fn temporary(&self) -> PathBuf {
+        self.directory.join("accounts.tmp")
+    }
+
+    /// Its bytes; `None` where there is none.
+    ///
+    /// # Errors
+    /// Where it cannot be read, or is too large to be one.
+    pub fn read(&self) -> Result<Option<Vec<u8>>, StoreError> {
+        let path = self.path();
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(StoreError::io("read", path)(error)),
+        };
+        let mut bytes = Vec::new();
+        file.take(MAX_BYTES + 1)
+            .read_to_end(&mut bytes)
+            .map_err(StoreError::io("read", &path))?;
+        if bytes.len() as u64 > MAX_BYTES {
+            return Err(StoreError::Unusable(format!(
+                "{} is larger than {MAX_BYTES} bytes; it is not a file of ours",
+                path.display()
+            )));
+        }
+        Ok(Some(bytes))
+    }
+
+    /// Writes all accounts to `accounts.tmp` and syncs it. What it returns must be committed
+    /// before [`AccountsJson::put_in_place`].
+    ///
+    /// # Errors
+    /// Where the accounts cannot be read or the file not be written.
+    pub fn write_temporary(&self, readers: &Readers) -> Result<AccountsFile, StoreError> {
+        let path = self.temporary();
+        let failed = |source| StoreError::io("write", &path)(source);
+        let file = File::options()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&path)
+            .map_err(failed)?;
+        let mut out = BufWriter::with_capacity(
+            BUFFER,
+            Hashing {
+                file,
+                hash: Sha256::new(),
+            },
+        );
+        out.write_all(b"{\"accounts\":{").map_err(failed)?;
+        let mut first = true;
+        let seq = readers.all_accounts(|account| {
+            let separator: &[u8] = if std::mem::take(&mut first) { b"\n" } else { b",\n" };
+            out.write_all(separator)
+                .and_then(|()| write_listed(&mut out, &account))
+                .map_err(failed)
+        })?;
+        out.write_all(b"\n}}\n").map_err(failed)?;
+        let Hashing { file, hash } = out
+            .into_inner()
+            .map_err(|error| failed(error.into_error()))?;
+        file.sync_all().map_err(StoreError::io("sync", &path))?;
+        Ok(AccountsFile {
+            sha256: hash.finalize().into(),
+            seq,
+        })
+    }
+
+    /// Puts the file that was written last in place.
+    ///
+    /// # Errors
+    /// Where it cannot be renamed, or the directory not be synced.
+    pub fn put_in_place(&self) -> Result<(), StoreError> {
+        let (from, to) = (self.temporary(), self.path());
+        fs::rename(&from, &to).map_err(StoreError::io("rename", from))?;
+        sync_directory(&self.directory)
+    }
+}
+
+/// The digest of a file's content.
+#[must_use]
+pub fn digest(bytes: &[u8]) -> [u8; 32] {
+    Sha256::digest(bytes).into()
+}
+
+fn write_listed(out: &mut impl Write, account: &Account) -> io::Result<()> {
+    serde_json::to_writer(&mut *out, &account.principal)?;
+    out.write_all(b":")?;
+    serde_json::to_writer(out, &Listed::from(account))?;
+    Ok(())
+}
+
+struct Hashing {
+    file: File,
+    hash: Sha256,
+}
+
+impl Write for Hashing {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.file.write(bytes)?;
+        self.hash.update(&bytes[..written]);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
