@@ -59,6 +59,7 @@ impl Attempt {
             || self.begun_again.is_some()
             || self.rotated
             || (self.batch.entries.is_empty() && self.batch.head.is_some())
+            || self.batch.accounts_file.is_some()
     }
 }
 
@@ -102,7 +103,9 @@ impl<S: Store> Driver<S> {
             });
             making.attempt.answers.push(decided);
         }
-        Ok(making.finish(&self.tree, &self.heads))
+        let mut attempt = making.finish(&self.tree, &self.heads);
+        attempt.batch.accounts_file = self.announced.as_ref().map(|announced| announced.file);
+        Ok(attempt)
     }
 }
 
@@ -306,6 +309,10 @@ impl<S: Store> Making<'_, S> {
                     Key::Remembered(key) => {
                         let remembered = self.store.remembered(&key)?;
                         self.stage.supply_remembered(key, remembered);
+                    }
+                    Key::Account(owner) => {
+                        let account = self.store.account(&owner)?;
+                        self.stage.supply_account(owner, account);
                     }
                 }
             }

@@ -14,9 +14,13 @@ mod signing;
 mod slots;
 mod waiting;
 
-use std::collections::{HashMap, VecDeque};
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::mpsc::Sender,
+};
 
 use evidenceos_kernel::{
+    account::Account,
     bits::MicroBits,
     claim::Claim,
     command::{Reply, Request, RunReport},
@@ -26,7 +30,9 @@ use evidenceos_kernel::{
     refusal::Refusal,
     state::Resident,
 };
-use evidenceos_store::{Head, Module, NotCommitted, Outcome, Store, StoreError, log::Released};
+use evidenceos_store::{
+    AccountsFile, Head, Module, NotCommitted, Outcome, Store, StoreError, log::Released,
+};
 use evidenceos_tlog::{Tile, Tree};
 use thiserror::Error;
 
@@ -50,6 +56,8 @@ pub trait Publisher: Send {
     fn release(&self, released: Released, full: Vec<Tile>);
     /// Another key signs the log; its first head comes next.
     fn rotated(&self, key: &LogKey);
+    /// Accounts changed; this is how they are now.
+    fn accounts_changed(&self, accounts: &mut dyn Iterator<Item = &Account>);
 }
 
 /// Where the answer to a call goes.
@@ -150,6 +158,17 @@ pub enum Input {
     Signed(Result<Head, String>),
     /// A key that takes over the log.
     NewSigner(Box<dyn Signer>),
+    /// An `accounts.json` that is about to be put in place.
+    Announced(Announced),
+}
+
+/// An `accounts.json` whose digest must be durable before it is put in place.
+#[derive(Debug)]
+pub struct Announced {
+    /// What it holds.
+    pub file: AccountsFile,
+    /// Hears whether it may be put in place. Dropped: it may not.
+    pub committed: Sender<()>,
 }
 
 /// The process must end: what is durable is not known any more, or a rule of ours was broken.
@@ -199,6 +218,8 @@ pub struct Driver<S> {
     unfinished: VecDeque<(HoldoutId, u64)>,
     /// The one of them that runs.
     rerunning: Option<(HoldoutId, u64)>,
+    /// The accounts file to be announced with the next batch.
+    announced: Option<Announced>,
     stopping: bool,
 }
 
@@ -233,6 +254,7 @@ impl<S: Store> Driver<S> {
             waiters: HashMap::new(),
             unfinished: VecDeque::new(),
             rerunning: None,
+            announced: None,
             stopping: false,
             resident,
         };
@@ -295,6 +317,12 @@ impl<S: Store> Driver<S> {
         &mut self.store
     }
 
+    /// Gives the store back.
+    #[must_use]
+    pub fn into_store(self) -> S {
+        self.store
+    }
+
     /// The committed state that stays in memory.
     #[must_use]
     pub fn resident(&self) -> &Resident {
@@ -321,6 +349,7 @@ impl<S: Store> Driver<S> {
                     self.heads.ask(&mut self.tree);
                 }
                 Input::NewSigner(signer) => self.heads.follow(signer),
+                Input::Announced(announced) => self.announced = Some(announced),
             }
         }
         let mut pending = Vec::new();
@@ -393,6 +422,7 @@ impl<S: Store> Driver<S> {
                 Ok(())
             }
             Outcome::NotCommitted(NotCommitted::Full) => {
+                self.announced = None;
                 answer_all(calls, &Failure::DiskFull);
                 Ok(())
             }
@@ -462,6 +492,17 @@ impl<S: Store> Driver<S> {
             self.publisher.release(Released::new(head, tree), full);
         }
         self.heads.ask(&mut self.tree);
+        if batch.accounts_file.is_some()
+            && let Some(announced) = self.announced.take()
+        {
+            // Whoever announced it may have gone; then it is not put in place.
+            let _ = announced.committed.send(());
+        }
+        let changes = &batch.changes;
+        if !changes.new_accounts.is_empty() || !changes.accounts.is_empty() {
+            let mut accounts = changes.new_accounts.iter().chain(&changes.accounts);
+            self.publisher.accounts_changed(&mut accounts);
+        }
         let mut results: HashMap<ClaimId, Claim> = HashMap::new();
         for (run, claim) in &settled {
             self.parked.remove(run);

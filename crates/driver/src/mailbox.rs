@@ -17,7 +17,7 @@ use std::{
 use evidenceos_kernel::{id::OwnerTag, refusal::Refusal};
 use evidenceos_store::{Head, Store};
 
-use crate::{Call, Driver, Fatal, Finished, Input, Signer};
+use crate::{Announced, Call, Driver, Fatal, Finished, Input, Signer};
 
 /// Commands in a batch.
 const BATCH_COMMANDS: usize = 256;
@@ -35,6 +35,7 @@ enum Letter {
     Finished(Finished),
     Signed(Result<Head, String>),
     NewSigner(Box<dyn Signer>),
+    Announced(Announced),
     Stop(Instant),
 }
 
@@ -108,6 +109,11 @@ impl Mailbox {
         let _ = self.letters.send(Letter::NewSigner(signer));
     }
 
+    /// Commits what an `accounts.json` holds; then the file may be put in place.
+    pub fn announce(&self, announced: Announced) {
+        let _ = self.letters.send(Letter::Announced(announced));
+    }
+
     /// Ends the loop: runs under way may finish until a deadline, nothing new begins.
     pub fn stop(&self, deadline: Instant) {
         let _ = self.letters.send(Letter::Stop(deadline));
@@ -128,7 +134,7 @@ impl Inbox {
     }
 }
 
-/// Drives until it is told to stop. `clock` gives Unix milliseconds.
+/// Drives until it is told to stop, and gives the store back. `clock` gives Unix milliseconds.
 ///
 /// # Errors
 /// [`Fatal`]: the process must end at once.
@@ -136,7 +142,7 @@ pub fn run<S: Store>(
     mut driver: Driver<S>,
     inbox: &Inbox,
     clock: impl Fn() -> u64,
-) -> Result<(), Fatal> {
+) -> Result<S, Fatal> {
     // Runs found unfinished are begun without waiting for a call.
     driver.step(clock(), Vec::new())?;
     let mut deadline: Option<Instant> = None;
@@ -146,7 +152,7 @@ pub fn run<S: Store>(
             Some(deadline) if !driver.has_work() || Instant::now() >= deadline => {
                 driver.abandon();
                 driver.store_mut().maintain(true)?;
-                return Ok(());
+                return Ok(driver.into_store());
             }
             Some(deadline) => deadline.saturating_duration_since(Instant::now()).min(IDLE),
             None if tidy => Duration::MAX,
@@ -162,7 +168,7 @@ pub fn run<S: Store>(
                 tidy = !driver.owes_a_step();
                 continue;
             }
-            Err(RecvTimeoutError::Disconnected) => return Ok(()),
+            Err(RecvTimeoutError::Disconnected) => return Ok(driver.into_store()),
         };
         tidy = false;
         let mut inputs = Vec::new();
@@ -178,6 +184,7 @@ pub fn run<S: Store>(
                 Letter::Finished(finished) => inputs.push(Input::Finished(finished)),
                 Letter::Signed(result) => inputs.push(Input::Signed(result)),
                 Letter::NewSigner(signer) => inputs.push(Input::NewSigner(signer)),
+                Letter::Announced(announced) => inputs.push(Input::Announced(announced)),
                 Letter::Stop(at) => {
                     deadline = Some(at);
                     driver.stop();

@@ -127,7 +127,7 @@ impl Resident {
             self.holdouts.insert(holdout.id, holdout);
         }
         self.counters = changes.counters;
-        self.totals = changes.totals;
+        self.totals = changes.totals.unwrap_or(self.totals);
     }
 }
 
@@ -204,8 +204,8 @@ pub struct Changes {
     pub new_accounts: Vec<Account>,
     /// Accounts that were there.
     pub accounts: Vec<Account>,
-    /// Sums over all accounts after the batch.
-    pub totals: Totals,
+    /// Sums over all accounts after the batch; none where it leaves them alone.
+    pub totals: Option<Totals>,
     /// Keys that took over the log.
     pub log_keys: Vec<LogKey>,
     /// Blobs of private items that are named now.
@@ -871,7 +871,7 @@ impl<'a> Stage<'a> {
             .new_accounts
             .sort_unstable_by_key(|account| account.seq);
         changes.accounts.sort_unstable_by_key(|account| account.seq);
-        changes.totals = self.totals;
+        changes.totals = Some(self.totals);
         changes.log_keys = self.log_keys;
         changes.named_blobs = self.named_blobs;
         changes.dropped_blobs = self.dropped_blobs;

@@ -154,7 +154,11 @@ impl AccountsJson {
         out.write_all(b"{\"accounts\":{").map_err(failed)?;
         let mut first = true;
         let seq = readers.all_accounts(|account| {
-            let separator: &[u8] = if std::mem::take(&mut first) { b"\n" } else { b",\n" };
+            let separator: &[u8] = if std::mem::take(&mut first) {
+                b"\n"
+            } else {
+                b",\n"
+            };
             out.write_all(separator)
                 .and_then(|()| write_listed(&mut out, &account))
                 .map_err(failed)

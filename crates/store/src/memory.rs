@@ -108,7 +108,7 @@ impl MemoryStore {
         for account in changes.new_accounts.iter().chain(&changes.accounts) {
             self.accounts.insert(account.owner, account.clone());
         }
-        self.totals = changes.totals;
+        self.totals = changes.totals.unwrap_or(self.totals);
         self.entries.extend(batch.entries.iter().cloned());
         self.traces.extend(
             batch

@@ -26,7 +26,9 @@ use rusqlite::{Connection, ErrorCode, OptionalExtension as _, params, wal::Check
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::{AccountsFile, Batch, Done, Head, NotCommitted, Outcome, Store, StoreError, row, schema};
+use crate::{
+    AccountsFile, Batch, Done, Head, NotCommitted, Outcome, Store, StoreError, row, schema,
+};
 
 /// Pages in the WAL from which a checkpoint runs between batches.
 const CHECKPOINT_PAGES: i64 = 1_000;
@@ -165,7 +167,7 @@ impl SqliteStore {
             next.journal_seq += 1;
             next.journal_chain = chain(&self.state.journal_chain, &journal_bytes(batch));
         }
-        next.totals = batch.changes.totals;
+        next.totals = batch.changes.totals.unwrap_or(next.totals);
         if !batch.changes.new_accounts.is_empty() || !batch.changes.accounts.is_empty() {
             next.accounts_seq = next.journal_seq;
         }
@@ -455,8 +457,8 @@ fn write_rows(connection: &Connection, batch: &Batch) -> Result<(), WriteError> 
 
 fn write_accounts(connection: &Connection, batch: &Batch) -> Result<(), WriteError> {
     let changes = &batch.changes;
-    let mut insert = connection
-        .prepare_cached("INSERT INTO accounts (seq, owner, row) VALUES (?1, ?2, ?3)")?;
+    let mut insert =
+        connection.prepare_cached("INSERT INTO accounts (seq, owner, row) VALUES (?1, ?2, ?3)")?;
     for account in &changes.new_accounts {
         insert.execute(params![
             account.seq as i64,

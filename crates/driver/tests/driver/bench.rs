@@ -1,11 +1,15 @@
 //! A driver on a bench: everything around it is fake but the kernel, the log and its key.
 
-use std::sync::{Arc, atomic::AtomicBool};
+use std::{
+    collections::HashMap,
+    sync::{Arc, atomic::AtomicBool},
+};
 
 use evidenceos_driver::{
     Answer, Call, Done, Driver, Fatal, Finished, Input, Limits, Signing, Work,
 };
 use evidenceos_kernel::{
+    account::{Account, Accounting},
     bits::MicroBits,
     claim::{Artifact, Claim, Lane, ModuleFacts, Terms},
     command::{Caller, Command, PutHoldout, Reply, Request, RunEnd, RunReport, Stamp},
@@ -96,6 +100,7 @@ impl Bench {
             ..shelf
         };
         let (holdouts, counters, head) = shelf.memory.found();
+        let totals = shelf.memory.totals();
         let holdout = holdouts.first().map_or(HoldoutId([0; 32]), |h| h.id);
         let mut tree = Tree::new();
         for entry in shelf.memory.entries() {
@@ -104,7 +109,8 @@ impl Bench {
         tree.take_full_tiles();
         let driver = Driver::new(
             shelf,
-            Resident::new(holdouts, counters, engine.to_owned()),
+            Resident::new(holdouts, counters, engine.to_owned())
+                .with_accounts(Accounting::default(), totals),
             tree,
             match keys {
                 KeyPlace::Here => Signing::Inside(Box::new(LocalKey(key()))),
@@ -269,6 +275,7 @@ impl Bench {
                 }],
             }),
             fuel: 7,
+            pages: 17,
             trace_hash: Digest::of(b"trace"),
             trace_len: 5,
         };
@@ -409,6 +416,11 @@ impl Bench {
         assert_eq!(self.driver.resident().counters(), counters);
     }
 
+    /// Accounts that those who watch were told of since.
+    pub(crate) fn take_told(&self) -> HashMap<OwnerTag, Account> {
+        self.watch.with(|seen| std::mem::take(&mut seen.accounts))
+    }
+
     pub(crate) fn stored(&mut self, id: &ClaimId) -> Option<Claim> {
         let memory = &mut self.driver.store_mut().memory;
         memory.claim(id).expect("memory can be read")
@@ -418,6 +430,7 @@ impl Bench {
 pub(crate) fn create(terms: Terms) -> Command {
     Command::CreateClaim {
         id: terms.claim_id(),
+        principal: format!("principal-{}", terms.owner.0[0]),
         terms: Box::new(terms),
     }
 }

@@ -11,6 +11,7 @@ use std::{
 
 use evidenceos_driver::{Answer, Publisher, RemoteSigner, ReplyTo, Runner, Signer, Work};
 use evidenceos_kernel::{
+    account::Account,
     claim::Claim,
     command::Remembered,
     holdout::PrincipalPool,
@@ -49,6 +50,8 @@ pub(crate) struct Seen {
     pub(crate) answers: HashMap<Ticket, Answer>,
     pub(crate) works: Vec<Work>,
     pub(crate) heads: Vec<Head>,
+    /// Accounts as they were last told.
+    pub(crate) accounts: HashMap<OwnerTag, Account>,
     /// Trees whose heads were to be signed elsewhere.
     pub(crate) asked: Vec<(u64, Hash)>,
 }
@@ -91,6 +94,10 @@ impl Store for Shelf {
 
     fn remembered(&mut self, key: &RequestKey) -> Result<Option<Remembered>, StoreError> {
         self.memory.remembered(key)
+    }
+
+    fn account(&mut self, owner: &OwnerTag) -> Result<Option<Account>, StoreError> {
+        self.memory.account(owner)
     }
 
     fn commit(&mut self, batch: &Batch) -> Outcome {
@@ -156,6 +163,11 @@ impl Publisher for Collector {
 
     fn rotated(&self, _key: &LogKey) {
         self.0.with(|seen| seen.timeline.push(Happened::Rotated));
+    }
+
+    fn accounts_changed(&self, accounts: &mut dyn Iterator<Item = &Account>) {
+        let changed = accounts.map(|account| (account.owner, account.clone()));
+        self.0.with(|seen| seen.accounts.extend(changed));
     }
 }
 

@@ -51,6 +51,7 @@ fn trapped() -> evidenceos_kernel::command::RunReport {
         answers: Default::default(),
         score: None,
         fuel: 1,
+        pages: 1,
         trace_hash: evidenceos_kernel::id::Digest::of(b"trace"),
         trace_len: 5,
     }

@@ -7,8 +7,9 @@ use std::{
 };
 
 use evidenceos_kernel::{
+    account::Account,
     bits::MicroBits,
-    claim::{Claim, ClaimState, Lane, Terms},
+    claim::{Claim, ClaimState, Lane, RunCredit, Terms},
     command::{Event, Remembered, RememberedResult},
     evidence::Strategy,
     holdout::{Description, Holdout, HoldoutStatus, Meter, NullSpec, Policy},
@@ -125,6 +126,29 @@ pub(crate) fn owner(n: u8) -> OwnerTag {
     OwnerTag([n; 16])
 }
 
+/// An account that has neither burned nor reserved anything.
+pub(crate) fn account(seq: u64, principal: &str) -> Account {
+    Account {
+        seq,
+        owner: OwnerTag(
+            Digest::of(principal.as_bytes()).0[..16]
+                .try_into()
+                .expect("16 bytes"),
+        ),
+        principal: principal.to_owned(),
+        balance: 90 + seq,
+        reserved: 5,
+        daily_mint_remaining: 100,
+        last_mint_day: 20_000,
+        credit_limit: 100,
+        daily_mint_limit: 100,
+        burned_total: seq,
+        denied_total: 2,
+        requests: Vec::new(),
+        displaced_requests: false,
+    }
+}
+
 pub(crate) fn holdout(seq: u64) -> Holdout {
     Holdout {
         seq,
@@ -158,6 +182,9 @@ pub(crate) fn holdout(seq: u64) -> Holdout {
         certified: 0,
         admitted: 0,
         in_flight: Default::default(),
+        narrower: Default::default(),
+        credit_burned: 3,
+        credit_reserved: 4,
     }
 }
 
@@ -190,6 +217,11 @@ pub(crate) fn claim(seq: u64, owner: OwnerTag) -> Claim {
         revocation: None,
         requests: Vec::new(),
         displaced_requests: false,
+        credit: RunCredit {
+            reserved: 110,
+            max_fuel: 100_000_000,
+            burned: 1,
+        },
     }
 }
 

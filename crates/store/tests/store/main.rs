@@ -1,6 +1,7 @@
 //! The store on a real disk: what is written is read back, what is damaged is never served, and
 //! what a crash leaves is made whole.
 
+mod accounts;
 mod damage;
 mod disk;
 mod log;

@@ -45,6 +45,7 @@ pub(crate) struct World {
     resident: Resident,
     claims: HashMap<ClaimId, Claim>,
     pools: HashMap<(HoldoutId, OwnerTag), PrincipalPool>,
+    accounts: HashMap<OwnerTag, evidenceos_kernel::account::Account>,
     pub(crate) entries: Vec<Vec<u8>>,
     pub(crate) traces: HashMap<ClaimId, Vec<u8>>,
     now_unix_ms: u64,
@@ -82,6 +83,7 @@ impl World {
             resident: Resident::new(Vec::new(), counters, "test-engine".to_owned()),
             claims: HashMap::new(),
             pools: HashMap::new(),
+            accounts: HashMap::new(),
             entries: vec![record::log_started(
                 ORIGIN,
                 Digest::of(b"key"),
@@ -185,6 +187,7 @@ impl World {
         let claim = terms.claim_id();
         self.ask(Command::CreateClaim {
             id: claim,
+            principal: "a submitter".to_owned(),
             terms: Box::new(terms),
         });
         let hash = Digest::of(name.as_bytes());
@@ -266,6 +269,7 @@ impl World {
                 .as_ref()
                 .map(|vector| classes.score(vector, labels, &split.part_mask)),
             fuel: 1_234,
+            pages: 17,
             trace_hash: Digest::of(&bytes),
             trace_len: bytes.len() as u64,
         };
@@ -303,6 +307,9 @@ impl World {
                         stage.supply_pool(holdout, owner, pool);
                     }
                     Key::Remembered(key) => stage.supply_remembered(key, None),
+                    Key::Account(owner) => {
+                        stage.supply_account(owner, self.accounts.get(&owner).cloned());
+                    }
                 }
             }
         }
@@ -314,6 +321,9 @@ impl World {
         }
         for (holdout, owner, pool) in &changes.pools {
             self.pools.insert((*holdout, *owner), *pool);
+        }
+        for account in changes.new_accounts.iter().chain(&changes.accounts) {
+            self.accounts.insert(account.owner, account.clone());
         }
         self.resident.merge(changes);
         self.entries.extend(decision.entries);

@@ -1,0 +1,151 @@
+//! Accounts as rows, and as `accounts.json`.
+
+use std::fs;
+
+use evidenceos_kernel::{account::Account, state::Changes};
+use evidenceos_store::{
+    AccountsFile, Batch, Store as _,
+    accounts::{AccountsJson, Listed, digest, parse},
+    sqlite::SqliteStore,
+};
+
+use crate::disk::{Disk, START_UNIX_MS, account, recorded};
+
+/// Commits accounts as a change that the journal has.
+fn commit(disk: &mut Disk, new_accounts: Vec<Account>, accounts: Vec<Account>) {
+    disk.commit(Batch {
+        changes: Changes {
+            new_accounts,
+            accounts,
+            ..Changes::default()
+        },
+        recorded: vec![recorded(START_UNIX_MS)],
+        ..Batch::default()
+    });
+}
+
+#[test]
+fn accounts_come_back_by_owner_and_in_order() {
+    let mut disk = Disk::new();
+    let [alice, bob] = [account(0, "alice"), account(1, "bob")];
+    commit(&mut disk, vec![alice.clone(), bob.clone()], vec![]);
+    let poorer = Account {
+        balance: 1,
+        ..alice.clone()
+    };
+    commit(&mut disk, vec![], vec![poorer.clone()]);
+    assert_eq!(
+        disk.store.account(&alice.owner).expect("intact"),
+        Some(poorer.clone())
+    );
+    let readers = disk.readers();
+    assert_eq!(
+        readers.account(&bob.owner).expect("intact"),
+        Some(bob.clone())
+    );
+    assert_eq!(
+        readers.account(&account(9, "carol").owner).expect("intact"),
+        None
+    );
+    assert_eq!(
+        readers.accounts(0, 10).expect("intact"),
+        [poorer.clone(), bob.clone()]
+    );
+    assert_eq!(readers.accounts(0, 1).expect("intact"), [poorer]);
+    assert_eq!(readers.accounts(1, 10).expect("intact"), [bob]);
+}
+
+#[test]
+fn the_file_is_the_documented_object() {
+    let mut disk = Disk::new();
+    let names = ["spiffe://example.org/alice", "quoted \" and \\", "Zoë"];
+    let accounts: Vec<Account> = (0..).zip(names).map(|(n, name)| account(n, name)).collect();
+    commit(&mut disk, accounts.clone(), vec![]);
+    let file = AccountsJson::of(disk.path());
+    let written = file.write_temporary(&disk.readers()).expect("a free disk");
+    assert!(file.read().expect("readable").is_none(), "not in place yet");
+    file.put_in_place().expect("a free disk");
+    let bytes = file.read().expect("readable").expect("in place");
+    assert_eq!(
+        written,
+        AccountsFile {
+            sha256: digest(&bytes),
+            seq: 1
+        }
+    );
+    let value: serde_json::Value = serde_json::from_slice(&bytes).expect("JSON");
+    let expected = serde_json::json!({
+        "credit_balance": 95,
+        "daily_mint_remaining": 100,
+        "last_mint_day": 20_000,
+        "limits": { "credit_limit": 100, "daily_mint_limit": 100 },
+        "burned_total": 0,
+        "denied_total": 2
+    });
+    assert_eq!(value["accounts"][names[0]], expected);
+    assert_eq!(
+        value["accounts"].as_object().map(serde_json::Map::len),
+        Some(3)
+    );
+    let parsed = parse(&bytes).expect("our own");
+    for account in &accounts {
+        assert_eq!(parsed[&account.principal], Listed::from(account));
+    }
+    assert!(!disk.path().join("accounts.tmp").exists());
+}
+
+#[test]
+fn no_accounts_are_an_empty_object() {
+    let disk = Disk::new();
+    let file = AccountsJson::of(disk.path());
+    file.write_temporary(&disk.readers()).expect("a free disk");
+    file.put_in_place().expect("a free disk");
+    let bytes = file.read().expect("readable").expect("in place");
+    assert_eq!(parse(&bytes).map(|accounts| accounts.len()), Ok(0));
+}
+
+#[test]
+fn what_is_not_the_documented_object_is_refused_with_its_place() {
+    let missing = r#"{"accounts":{"a":{"credit_balance":1}}}"#;
+    let negative = r#"{"accounts":{"a":{"credit_balance":-1,"daily_mint_remaining":0,"last_mint_day":0,"limits":{"credit_limit":0,"daily_mint_limit":0},"burned_total":0,"denied_total":0}}}"#;
+    for (bytes, part) in [
+        ("", "line 1"),
+        ("{}", "accounts"),
+        (missing, "daily_mint_remaining"),
+        (negative, "invalid value"),
+    ] {
+        let error = parse(bytes.as_bytes()).expect_err(bytes);
+        assert!(error.contains(part), "{error}");
+    }
+}
+
+#[test]
+fn the_last_two_announced_files_are_known_after_a_restart() {
+    let mut disk = Disk::new();
+    let file = |n: u8| AccountsFile {
+        sha256: [n; 32],
+        seq: u64::from(n),
+    };
+    for n in 1..=3 {
+        disk.commit(Batch {
+            accounts_file: Some(file(n)),
+            ..Batch::default()
+        });
+    }
+    let directory = disk.closed();
+    let (_, found) = SqliteStore::open(directory.path()).expect("our own database");
+    assert_eq!(found.accounts_files, [Some(file(3)), Some(file(2))]);
+    assert_eq!(found.accounts_seq, 0);
+}
+
+#[test]
+fn a_leftover_of_an_interrupted_write_is_written_over() {
+    let mut disk = Disk::new();
+    commit(&mut disk, vec![account(0, "alice")], vec![]);
+    fs::write(disk.path().join("accounts.tmp"), vec![b'x'; 1 << 16]).expect("a free disk");
+    let file = AccountsJson::of(disk.path());
+    file.write_temporary(&disk.readers()).expect("a free disk");
+    file.put_in_place().expect("a free disk");
+    let bytes = file.read().expect("readable").expect("in place");
+    assert_eq!(parse(&bytes).map(|accounts| accounts.len()), Ok(1));
+}
