@@ -6,6 +6,7 @@
 //! weaker server.
 
 mod check;
+mod credit;
 mod flags;
 mod identity;
 mod keys;
@@ -16,7 +17,8 @@ mod settings;
 use std::{path::PathBuf, time::Duration};
 
 pub use check::{Checked, check};
-pub use flags::{Asked, Flags};
+use evidenceos_kernel::account::Accounting;
+pub use flags::{AccountsCommand, Asked, Flags};
 pub use identity::IdentityConfig;
 pub use keys::{KeySource, KmsKeys};
 pub use layers::{Layers, Origin};
@@ -49,6 +51,8 @@ pub struct Config {
     pub drain: Duration,
     /// Whether a crash may leave the process's memory in a file.
     pub allow_core_dumps: bool,
+    /// What runs cost, and what new accounts start with.
+    pub accounting: Accounting,
 }
 
 impl Default for Config {
@@ -66,6 +70,7 @@ impl Default for Config {
             log_format: LogFormat::Text,
             drain: Duration::from_secs(20),
             allow_core_dumps: false,
+            accounting: Accounting::default(),
         }
     }
 }
@@ -102,6 +107,7 @@ impl Config {
                 .drain_seconds
                 .map_or(default.drain, Duration::from_secs),
             allow_core_dumps: settings.allow_core_dumps.unwrap_or(false),
+            accounting: credit::accounting(settings, &mut problems),
         };
         if let Err(error) = tracing_subscriber::EnvFilter::try_new(&config.log) {
             problems.push(format!("--log {:?}: {error}", config.log));

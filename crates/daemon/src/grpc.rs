@@ -3,6 +3,7 @@
 //! Aliases of the published wire (`Freeze`, `Seal`, `GetCapsule`) end in `service`; statuses are
 //! made in [`status`] alone. Reads never pass the writer.
 
+mod accounts;
 mod gate;
 mod parse;
 mod reads;
@@ -22,6 +23,7 @@ use std::{
 
 use evidenceos_driver::{Answer, Call, Failure, ReplyTo, mailbox::Mailbox};
 use evidenceos_kernel::{
+    account::{Account, Accounting},
     command::{Command, Reply, Request, Stamp},
     holdout::Holdout,
     id::{Digest, HoldoutId},
@@ -29,10 +31,10 @@ use evidenceos_kernel::{
 };
 use evidenceos_store::{Done, Module, log::LogView, reader::Readers};
 use lru::LruCache;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{broadcast, oneshot, watch};
 use tonic::Status;
 
-use crate::{auth::Principal, config::Config, keys::Keys, runner::Guests};
+use crate::{auth::Principal, clock::Clock, config::Config, keys::Keys, runner::Guests};
 
 /// Modules remembered as stored.
 const KNOWN_MODULES: NonZeroUsize = NonZeroUsize::new(4_096).expect("not zero");
@@ -61,6 +63,14 @@ pub struct Edge {
     pub released: watch::Sender<u64>,
     /// Where the holdouts' keys lie.
     pub rekeying: tokio::sync::Mutex<Rekeying>,
+    /// The last change that `accounts.json` shows.
+    pub accounts_shown: watch::Receiver<u64>,
+    /// Accounts as they change.
+    pub changed_accounts: broadcast::Sender<Arc<[Account]>>,
+    /// The time that decisions are made at.
+    pub clock: Arc<Clock>,
+    /// What new accounts start with.
+    pub accounting: Accounting,
     /// How the daemon is set up, as far as callers may know.
     pub serves: Serves,
 }
@@ -205,6 +215,18 @@ impl ReplyTo for Waiting {
 }
 
 impl Edge {
+    /// What an operator should know, as things are.
+    fn warnings(&self) -> Vec<String> {
+        let mut warnings = self.serves.warnings.clone();
+        if let Some(held) = self.clock.held() {
+            warnings.push(format!(
+                "the clock went from {} to {} ms since 1970 in no time; decisions are made as if it had not until an operator confirms it: evidenceos server confirm-clock",
+                held.trusted_unix_ms, held.system_unix_ms
+            ));
+        }
+        warnings
+    }
+
     /// Hands a command to the writer and waits for its fate.
     async fn call(
         &self,

@@ -6,7 +6,9 @@
 //! Nothing here decides what is certified or charged: the edge parses and renders, the kernel
 //! decides, the driver commits.
 
+mod accounts;
 pub mod auth;
+mod clock;
 pub mod config;
 pub mod grpc;
 pub mod holdout_keys;
@@ -14,6 +16,7 @@ pub mod http;
 pub mod keys;
 pub mod metrics;
 mod opening;
+mod own_work;
 mod rotation;
 mod run;
 pub mod runner;

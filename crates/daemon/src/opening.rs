@@ -17,6 +17,7 @@ use evidenceos_driver::{
     mailbox::{self, Inbox, Mailbox},
 };
 use evidenceos_kernel::{
+    account::Account,
     log_key::LogKey,
     record,
     state::{Changes, Counters, Resident},
@@ -24,7 +25,7 @@ use evidenceos_kernel::{
 use evidenceos_keys::{kms::Kms, secrets};
 use evidenceos_sandbox::Sandbox;
 use evidenceos_store::{
-    Batch, Done, Entry, Head, StoreError,
+    AccountsFiles, Batch, Done, Entry, Head, StoreError,
     blobs::sync_directory,
     lock::DirectoryLock,
     log::{Integrator, LogView, Released},
@@ -32,14 +33,20 @@ use evidenceos_store::{
     sqlite::{Found, SqliteStore},
 };
 use evidenceos_tlog::{Tile, Tree, leaf_hash};
-use tokio::{runtime::Handle, sync::watch};
+use tokio::{
+    runtime::Handle,
+    sync::{broadcast, watch},
+};
 
 use crate::{
+    accounts::{self, AtStart},
+    clock::Clock,
     config::{Config, KeySource},
     grpc::{Catalog, Edge, Rekeying},
     holdout_keys::KeyShelf,
     keys::{self, InMemory, Keys, LogKeyError, LogKeys},
     metrics::Metrics,
+    own_work::{OwnWork, must_commit},
     rotation::{self, RemoteHeads},
     runner::{Guests, Pool, yield_to_serving},
     server::{StartError, unix_ms},
@@ -50,15 +57,19 @@ use crate::{
 const INTEGRATE_EVERY: Duration = Duration::from_millis(500);
 /// Leaves read at once.
 const LEAVES: usize = 4_096;
+/// Changes of accounts that a slow watcher may be behind before it reads them all again.
+const WATCHED_CHANGES: usize = 256;
 
 /// A data directory that has come to life.
 pub struct Opened {
     /// What the edges need.
     pub edge: Arc<Edge>,
     /// The writer.
-    pub driver: JoinHandle<Result<(), Fatal>>,
+    pub driver: JoinHandle<Result<SqliteStore, Fatal>>,
     /// Writes the log's files.
     pub integrator: Following,
+    /// Writes `accounts.json`.
+    pub accounts: accounts::Following,
     /// Nobody else has the directory.
     pub lock: DirectoryLock,
 }
@@ -75,11 +86,14 @@ pub fn open(
     let lock = DirectoryLock::take(directory)?;
     let (mut store, found) = SqliteStore::open(directory)?;
     let done = store.done();
+    let accounts_json = accounts::look(directory, &found)?;
     let Found {
         holdouts,
         counters,
         head,
         log_keys,
+        totals,
+        ..
     } = found;
     let first_start = head.is_none();
     let own = secrets::directory(directory)?;
@@ -97,10 +111,12 @@ pub fn open(
     let mut tree = integrator.tree().clone();
     append_unsigned(&mut tree, &readers, counters.next_index)?;
 
+    let clock = Arc::new(Clock::start(counters.now_unix_ms));
     let catalog = Catalog::new(&holdouts);
     let sandbox = Sandbox::new(Default::default())?;
-    let mut resident = Resident::new(holdouts, counters, sandbox.engine_id().to_owned());
-    let (head, history) = follow_keys(
+    let mut resident = Resident::new(holdouts, counters, sandbox.engine_id().to_owned())
+        .with_accounts(config.accounting.clone(), totals);
+    let (mut head, history) = follow_keys(
         &mut store,
         &mut resident,
         &mut tree,
@@ -108,8 +124,28 @@ pub fn open(
         &found_keys,
         runtime,
     )?;
-    integrator.integrate(&head)?;
     let keys = Arc::new(Keys::new(owners, found_keys, history));
+    let in_place = match accounts_json {
+        AtStart::Current(file) => file,
+        AtStart::Behind(file) => accounts::write_now(&mut store, directory, &readers, file)?,
+        AtStart::Import(import) => {
+            let mut work = OwnWork {
+                store: &mut store,
+                resident: &mut resident,
+                tree: &mut tree,
+                runtime,
+            };
+            let known = AccountsFiles {
+                announced: Some(import.file()),
+                before: None,
+            };
+            let what = "the import of accounts.json";
+            head = work.enact(import.command(&keys), &keys.signer(), what, Some(known))?;
+            import.done(directory)?;
+            accounts::write_now(&mut store, directory, &readers, known.announced)?
+        }
+    };
+    integrator.integrate(&head)?;
 
     let vault = Vault::new(holdout_keys.clone(), readers.blobs().clone());
     let in_use = match resident.holdouts().next() {
@@ -134,10 +170,21 @@ pub fn open(
         Arc::clone(&done),
         started,
     )?;
+    let accounts = accounts::Following::start(
+        directory,
+        Arc::clone(&readers),
+        Arc::clone(&done),
+        mailbox.clone(),
+        in_place,
+    )
+    .map_err(StartError::Thread)?;
+    let changed_accounts = broadcast::channel(WATCHED_CHANGES).0;
     let released = watch::channel(head.size).0;
     let publishing = Publishing {
         log: Arc::clone(&log),
         wake: integrator.wake.clone(),
+        wake_accounts: accounts.waker(),
+        changed_accounts: changed_accounts.clone(),
         keys: Arc::clone(&keys),
         metrics: Arc::clone(metrics),
         released: released.clone(),
@@ -152,6 +199,7 @@ pub fn open(
         guests: &guests,
         runtime,
         metrics,
+        clock: &clock,
     }
     .start(&mailbox, inbox, Box::new(publishing))?;
     let edge = Arc::new(Edge {
@@ -165,6 +213,10 @@ pub fn open(
         done,
         revoked: watch::channel(0).0,
         released,
+        accounts_shown: accounts.shown(),
+        changed_accounts,
+        clock,
+        accounting: config.accounting.clone(),
         rekeying: tokio::sync::Mutex::new(Rekeying::new(shelf)),
         serves: crate::grpc::Serves::new(config),
     });
@@ -172,6 +224,7 @@ pub fn open(
         edge,
         driver,
         integrator,
+        accounts,
         lock,
     })
 }
@@ -240,7 +293,7 @@ fn start_log(
         head: Some(head.clone()),
         ..Batch::default()
     };
-    rotation::must_commit(store, &batch, "the first entry of the log")?;
+    must_commit(store, &batch, "the first entry of the log")?;
     Ok((head, counters))
 }
 
@@ -282,7 +335,7 @@ fn follow_keys(
             },
             ..Batch::default()
         };
-        rotation::must_commit(store, &batch, "the log's first key")?;
+        must_commit(store, &batch, "the log's first key")?;
         history.push(first);
     }
     if let Some(old) = &keys.predecessor {
@@ -303,6 +356,7 @@ struct Writer<'o> {
     guests: &'o Arc<Guests>,
     runtime: &'o Handle,
     metrics: &'o Arc<Metrics>,
+    clock: &'o Arc<Clock>,
 }
 
 impl Writer<'_> {
@@ -311,7 +365,7 @@ impl Writer<'_> {
         mailbox: &Mailbox,
         inbox: Inbox,
         publisher: Box<dyn Publisher>,
-    ) -> Result<JoinHandle<Result<(), Fatal>>, StartError> {
+    ) -> Result<JoinHandle<Result<SqliteStore, Fatal>>, StartError> {
         let threads = thread::available_parallelism().map_or(2, usize::from);
         let pool = Pool::start(self.guests, mailbox, threads).map_err(StartError::Thread)?;
         let signer = self.keys.signer();
@@ -331,6 +385,7 @@ impl Writer<'_> {
             signed_size,
             ..
         } = self;
+        let clock = Arc::clone(self.clock);
         thread::Builder::new()
             .name("writer".to_owned())
             .spawn(move || {
@@ -344,7 +399,7 @@ impl Writer<'_> {
                     publisher,
                     Limits::default(),
                 );
-                mailbox::run(driver, &inbox, unix_ms)
+                mailbox::run(driver, &inbox, || clock.now_unix_ms())
             })
             .map_err(StartError::Thread)
     }
@@ -419,6 +474,8 @@ impl Following {
 struct Publishing {
     log: Arc<LogView>,
     wake: mpsc::Sender<()>,
+    wake_accounts: mpsc::Sender<()>,
+    changed_accounts: broadcast::Sender<Arc<[Account]>>,
     keys: Arc<Keys>,
     metrics: Arc<Metrics>,
     released: watch::Sender<u64>,
@@ -436,5 +493,13 @@ impl Publisher for Publishing {
     fn rotated(&self, key: &LogKey) {
         self.keys.took_over(key);
         tracing::info!(key = %key.id, since_size = key.since_size, "another key signs the log");
+    }
+
+    fn accounts_changed(&self, accounts: &mut dyn Iterator<Item = &Account>) {
+        let _ = self.wake_accounts.send(());
+        if self.changed_accounts.receiver_count() > 0 {
+            // Nobody may be left who watches.
+            let _ = self.changed_accounts.send(accounts.cloned().collect());
+        }
     }
 }

@@ -14,20 +14,20 @@ use std::{
 
 use evidenceos_driver::{RemoteSigner, mailbox::Mailbox};
 use evidenceos_kernel::{
-    command::{Caller, Command, Request},
-    decide::decide,
+    command::Command,
     log_key::{KeyLink, SignedKeyLink},
-    state::{Resident, Stage},
+    state::Resident,
 };
 use evidenceos_keys::Ring;
-use evidenceos_store::{Batch, Entry, Head, NotCommitted, Outcome, Recorded, Store, StoreError};
-use evidenceos_tlog::{Hash, Tree, leaf_hash};
+use evidenceos_store::{Head, Store};
+use evidenceos_tlog::{Hash, Tree};
 use tokio::{runtime::Handle, time::Instant};
 
 use crate::{
     config::{Config, KeySource},
     keys::{InMemory, Keys, LogKeyError, LogSigner},
     metrics::Metrics,
+    own_work::OwnWork,
     server::{StartError, unix_ms},
 };
 
@@ -61,64 +61,20 @@ pub fn link(
             Ok((old, new.sign_bytes(digest.as_bytes()).await?))
         })
         .map_err(LogKeyError::Kms)?;
-    let request = Request {
-        caller: Caller::DRIVER,
-        stamp: None,
-        command: Command::RotateKey(Box::new(SignedKeyLink {
-            link: statement,
-            old_signature,
-            new_signature,
-        })),
+    let command = Command::RotateKey(Box::new(SignedKeyLink {
+        link: statement,
+        old_signature,
+        new_signature,
+    }));
+    let mut work = OwnWork {
+        store,
+        resident,
+        tree,
+        runtime,
     };
-    let mut stage = Stage::new(resident);
-    stage.advance_to(unix_ms());
-    let decision = decide(&stage, &request)
-        .unwrap_or_else(|refusal| unreachable!("a link of ours was refused: {refusal}"));
-    stage.enact(&decision);
-    let mut grown = tree.clone();
-    let entries: Vec<Entry> = decision
-        .entries
-        .into_iter()
-        .map(|bytes| Entry {
-            leaf: leaf_hash(&bytes),
-            bytes,
-        })
-        .collect();
-    for entry in &entries {
-        grown.append(entry.leaf);
-    }
-    let head = runtime
-        .block_on(new.sign_head(grown.size(), grown.root()))
-        .map_err(LogKeyError::Kms)?;
-    let batch = Batch {
-        recorded: vec![Recorded {
-            at_unix_ms: stage.now_unix_ms(),
-            caller: request.caller.tag,
-            events: decision.events,
-        }],
-        changes: stage.into_changes(),
-        entries,
-        head: Some(head.clone()),
-        ..Batch::default()
-    };
-    must_commit(store, &batch, "the link to the log's new key")?;
+    let head = work.enact(command, new, "the link to the log's new key", None)?;
     tracing::info!(old = %old.key_id(), new = %new.key_id(), "another key signs the log");
-    resident.merge(batch.changes);
-    *tree = grown;
     Ok(head)
-}
-
-/// Commits a batch of the start-up's own.
-pub fn must_commit(store: &mut impl Store, batch: &Batch, what: &str) -> Result<(), StoreError> {
-    match store.commit(batch) {
-        Outcome::Committed => Ok(()),
-        Outcome::NotCommitted(NotCommitted::Full) => Err(StoreError::Unusable(format!(
-            "{what} cannot be written: the disk is full"
-        ))),
-        Outcome::NotCommitted(NotCommitted::Constraint(error)) | Outcome::Unknown(error) => {
-            Err(error)
-        }
-    }
 }
 
 /// Reads the key directory again and hands the writer the key that is to sign, if it is another.

@@ -6,7 +6,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use crate::{
-    config::{self, Asked, Config, Flags, Layers, LogFormat},
+    accounts,
+    config::{self, AccountsCommand, Asked, Config, Flags, Layers, LogFormat},
     server::{self, Running},
 };
 
@@ -38,6 +39,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     match asked {
         Asked::Show(layers) => show(&layers),
+        Asked::Accounts(what) => look_after_accounts(&what),
         Asked::Check(layers) => match Config::new(&layers.settings) {
             Ok(config) => check(&config),
             Err(error) => bad_config(&error),
@@ -61,6 +63,34 @@ fn show(layers: &Layers) -> ExitCode {
         println!("{line}");
     }
     ExitCode::SUCCESS
+}
+
+fn look_after_accounts(what: &AccountsCommand) -> ExitCode {
+    let done = match what {
+        AccountsCommand::Import {
+            file,
+            because,
+            directory,
+        } => accounts::import(&directory.data_dir, file.as_deref(), because),
+        AccountsCommand::Export { directory } => {
+            let path = directory.data_dir.join("accounts.json");
+            accounts::export(&directory.data_dir).map(|kept| {
+                let written = format!("{} is written from the database", path.display());
+                let kept = kept.map(|kept| format!("what was there is {}", kept.display()));
+                std::iter::once(written).chain(kept).collect()
+            })
+        }
+    };
+    match done {
+        Ok(lines) => {
+            lines.iter().for_each(|line| println!("{line}"));
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("evidenceos-daemon: {error}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 fn check(config: &Config) -> ExitCode {

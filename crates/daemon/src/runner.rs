@@ -121,7 +121,7 @@ impl Guests {
         let module = self.module(&work)?;
         let terms = &work.claim.terms;
         let limits = Limits {
-            fuel: terms.lane.max_fuel(),
+            fuel: work.claim.max_fuel(),
             memory_bytes: terms.lane.max_memory_bytes(),
             oracle_calls: terms.lane.max_oracle_calls(),
             items: work.description.items,
@@ -154,6 +154,7 @@ impl Guests {
             answers,
             score,
             fuel: ran.fuel_used,
+            pages: ran.memory_pages,
             trace_hash,
             trace_len,
         };

@@ -15,11 +15,12 @@ use std::{
 use evidenceos_driver::Fatal;
 use evidenceos_keys::KeyError;
 use evidenceos_sandbox::EngineError;
-use evidenceos_store::{StoreError, lock::DirectoryLock};
+use evidenceos_store::{StoreError, lock::DirectoryLock, sqlite::SqliteStore};
 use thiserror::Error;
 use tokio::{net::TcpListener, runtime::Handle, sync::watch, task::JoinHandle as Task};
 
 use crate::{
+    accounts,
     auth::Gate,
     config::Config,
     grpc::Edge,
@@ -87,8 +88,9 @@ pub struct Running {
     health: Arc<http::Health>,
     stop: watch::Sender<bool>,
     servers: serving::Servers,
-    driver: JoinHandle<Result<(), Fatal>>,
+    driver: JoinHandle<Result<SqliteStore, Fatal>>,
     integrator: Following,
+    accounts: accounts::Following,
     _lock: DirectoryLock,
 }
 
@@ -111,6 +113,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         edge,
         driver,
         integrator,
+        accounts,
         lock,
     } = opened;
     let gate = Gate::new(
@@ -134,6 +137,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         servers,
         driver,
         integrator,
+        accounts,
         _lock: lock,
     })
 }
@@ -216,11 +220,33 @@ impl Running {
         self.servers.end(grace).await;
         // The last head is published before the lock is given back.
         self.integrator.end().await;
-        match driver {
-            Ok(Ok(result)) => result,
+        let mut store = match driver {
+            Ok(Ok(result)) => result?,
             Ok(Err(panic)) => std::panic::resume_unwind(panic),
             Err(error) => std::panic::resume_unwind(error.into_panic()),
+        };
+        let (accounts, edge, directory) = (self.accounts, self.edge, self.config.data_dir);
+        let flushed = tokio::task::spawn_blocking(move || {
+            let before = accounts.end();
+            let behind = before.is_none_or(|file| {
+                file.seq
+                    < edge
+                        .done
+                        .accounts_seq
+                        .load(std::sync::atomic::Ordering::Acquire)
+            });
+            if behind {
+                accounts::write_now(&mut store, &directory, &edge.readers, before)?;
+            }
+            Ok::<_, StoreError>(())
+        });
+        match flushed.await {
+            Ok(Ok(())) => {}
+            // The database has everything; the next start writes the file.
+            Ok(Err(error)) => tracing::error!(%error, "accounts.json could not be flushed"),
+            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
         }
+        Ok(())
     }
 }
 

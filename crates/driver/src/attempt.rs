@@ -59,7 +59,7 @@ impl Attempt {
             || self.begun_again.is_some()
             || self.rotated
             || (self.batch.entries.is_empty() && self.batch.head.is_some())
-            || self.batch.accounts_file.is_some()
+            || self.batch.accounts_files.is_some()
     }
 }
 
@@ -104,7 +104,7 @@ impl<S: Store> Driver<S> {
             making.attempt.answers.push(decided);
         }
         let mut attempt = making.finish(&self.tree, &self.heads);
-        attempt.batch.accounts_file = self.announced.as_ref().map(|announced| announced.file);
+        attempt.batch.accounts_files = self.announced.as_ref().map(|announced| announced.files);
         Ok(attempt)
     }
 }

@@ -31,7 +31,7 @@ use evidenceos_kernel::{
     state::Resident,
 };
 use evidenceos_store::{
-    AccountsFile, Head, Module, NotCommitted, Outcome, Store, StoreError, log::Released,
+    AccountsFiles, Head, Module, NotCommitted, Outcome, Store, StoreError, log::Released,
 };
 use evidenceos_tlog::{Tile, Tree};
 use thiserror::Error;
@@ -165,8 +165,8 @@ pub enum Input {
 /// An `accounts.json` whose digest must be durable before it is put in place.
 #[derive(Debug)]
 pub struct Announced {
-    /// What it holds.
-    pub file: AccountsFile,
+    /// It, and the one that is there.
+    pub files: AccountsFiles,
     /// Hears whether it may be put in place. Dropped: it may not.
     pub committed: Sender<()>,
 }
@@ -492,7 +492,7 @@ impl<S: Store> Driver<S> {
             self.publisher.release(Released::new(head, tree), full);
         }
         self.heads.ask(&mut self.tree);
-        if batch.accounts_file.is_some()
+        if batch.accounts_files.is_some()
             && let Some(announced) = self.announced.take()
         {
             // Whoever announced it may have gone; then it is not put in place.

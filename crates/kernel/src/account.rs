@@ -229,7 +229,7 @@ pub struct LastCredit {
     pub fingerprint: Fingerprint,
     /// When it was remembered.
     pub at_unix_ms: u64,
-    /// The balance, or the limit, that was answered, or how it was refused.
+    /// What is there, or the limit, as it was answered, or how it was refused.
     pub result: Result<u64, Refusal>,
 }
 

@@ -484,7 +484,7 @@ pub enum Reply {
     Refused(Refusal),
     /// The driver's own work is done.
     Done,
-    /// An account's balance after a grant, or its limit after it was set.
+    /// What an account has after a grant, reservations included, or its limit after it was set.
     Credit(u64),
 }
 

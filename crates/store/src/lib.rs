@@ -187,8 +187,26 @@ pub struct Batch {
     pub traces: Vec<Trace>,
     /// The signed head over all entries, where there are new ones.
     pub head: Option<Head>,
-    /// An `accounts.json` that is about to be put in place.
-    pub accounts_file: Option<AccountsFile>,
+    /// The `accounts.json` that is about to be put in place, and the one that is there.
+    pub accounts_files: Option<AccountsFiles>,
+}
+
+/// The files of ours that a crash can leave as `accounts.json`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct AccountsFiles {
+    /// The one that was announced last; it may be in place, or not yet.
+    pub announced: Option<AccountsFile>,
+    /// The one that was in place then.
+    pub before: Option<AccountsFile>,
+}
+
+impl AccountsFiles {
+    /// The one with a digest, if it is one of them.
+    #[must_use]
+    pub fn find(&self, sha256: &[u8; 32]) -> Option<AccountsFile> {
+        let both = [self.announced, self.before].into_iter().flatten();
+        both.into_iter().find(|file| file.sha256 == *sha256)
+    }
 }
 
 /// What an `accounts.json` of ours holds.
@@ -204,7 +222,7 @@ impl Batch {
     /// Whether there is nothing to commit.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.recorded.is_empty() && self.head.is_none() && self.accounts_file.is_none()
+        self.recorded.is_empty() && self.head.is_none() && self.accounts_files.is_none()
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
 };
 
 use evidenceos_kernel::{
-    account::Account,
+    account::{Account, Totals},
     claim::Claim,
     holdout::{Holdout, PrincipalPool},
     id::{ClaimId, Digest, HoldoutId, OwnerTag},
@@ -207,6 +207,28 @@ impl Readers {
         Ok(accounts)
     }
 
+    /// A page of accounts as [`Readers::accounts`], and the sums over all of them at that moment.
+    ///
+    /// # Errors
+    /// See [`Readers::claim`].
+    pub fn accounts_and_totals(
+        &self,
+        from: u64,
+        limit: usize,
+    ) -> Result<(Vec<Account>, Totals), StoreError> {
+        let mut accounts = Vec::new();
+        let totals = self.with(|connection| {
+            let transaction = connection.unchecked_transaction()?;
+            let from = i64::try_from(from).unwrap_or(i64::MAX);
+            each_account(&transaction, from, limit as i64, |account| {
+                accounts.push(account);
+                Ok(())
+            })?;
+            sqlite::read_totals(&transaction).map(|(totals, _)| totals)
+        })?;
+        Ok((accounts, totals))
+    }
+
     /// Every account as of one moment, in the order of their opening. Returns the number of the
     /// last journal row that changed one.
     ///
@@ -218,7 +240,7 @@ impl Readers {
     ) -> Result<u64, StoreError> {
         self.with(|connection| {
             let transaction = connection.unchecked_transaction()?;
-            let seq = sqlite::read_accounts_seq(&transaction)?;
+            let (_, seq) = sqlite::read_totals(&transaction)?;
             each_account(&transaction, 0, i64::MAX, take)?;
             Ok(seq)
         })

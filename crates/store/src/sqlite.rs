@@ -20,14 +20,14 @@ use evidenceos_kernel::{
     holdout::{Holdout, PrincipalPool},
     id::{ClaimId, HoldoutId, OwnerTag, RequestKey},
     log_key::LogKey,
-    state::{Counters, REQUEST_WINDOW_MS},
+    state::{Changes, Counters, REQUEST_WINDOW_MS},
 };
 use rusqlite::{Connection, ErrorCode, OptionalExtension as _, params, wal::CheckpointMode};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::{
-    AccountsFile, Batch, Done, Head, NotCommitted, Outcome, Store, StoreError, row, schema,
+    AccountsFiles, Batch, Done, Head, NotCommitted, Outcome, Store, StoreError, row, schema,
 };
 
 /// Pages in the WAL from which a checkpoint runs between batches.
@@ -49,8 +49,7 @@ struct StateRow {
     totals: Totals,
     /// Number of the last journal row that changed an account.
     accounts_seq: u64,
-    /// The `accounts.json` that was last announced, and the one before it.
-    accounts_files: [Option<AccountsFile>; 2],
+    accounts_files: AccountsFiles,
 }
 
 /// The writer's side of the database.
@@ -78,9 +77,8 @@ pub struct Found {
     pub totals: Totals,
     /// Number of the last journal row that changed an account.
     pub accounts_seq: u64,
-    /// The `accounts.json` that was last announced, and the one before it: a crash leaves one of
-    /// the two.
-    pub accounts_files: [Option<AccountsFile>; 2],
+    /// What may lie there as `accounts.json`.
+    pub accounts_files: AccountsFiles,
 }
 
 impl SqliteStore {
@@ -133,6 +131,18 @@ impl SqliteStore {
         ))
     }
 
+    /// Commits which `accounts.json` is about to be put in place, and nothing else.
+    pub fn announce(&mut self, files: AccountsFiles) -> Outcome {
+        self.commit(&Batch {
+            changes: Changes {
+                counters: self.state.counters,
+                ..Changes::default()
+            },
+            accounts_files: Some(files),
+            ..Batch::default()
+        })
+    }
+
     /// What was done so far, for others to read.
     #[must_use]
     pub fn done(&self) -> Arc<Done> {
@@ -171,9 +181,7 @@ impl SqliteStore {
         if !batch.changes.new_accounts.is_empty() || !batch.changes.accounts.is_empty() {
             next.accounts_seq = next.journal_seq;
         }
-        if let Some(file) = batch.accounts_file {
-            next.accounts_files = [Some(file), self.state.accounts_files[0]];
-        }
+        next.accounts_files = batch.accounts_files.unwrap_or(next.accounts_files);
         let now = batch.changes.counters.now_unix_ms;
         if now.saturating_sub(next.remembered_since_unix_ms) >= REQUEST_WINDOW_MS {
             next.remembered_table ^= 1;
@@ -577,13 +585,13 @@ pub(crate) fn read_account(
         .transpose()
 }
 
-/// The number of the last journal row that changed an account.
-pub(crate) fn read_accounts_seq(connection: &Connection) -> Result<u64, StoreError> {
+/// The sums over all accounts, and the number of the last journal row that changed one.
+pub(crate) fn read_totals(connection: &Connection) -> Result<(Totals, u64), StoreError> {
     let bytes: Vec<u8> = connection
         .prepare_cached("SELECT row FROM state WHERE id = 1")?
         .query_row([], |row| row.get(0))?;
     let state: StateRow = row::decode("state", 1, &bytes)?;
-    Ok(state.accounts_seq)
+    Ok((state.totals, state.accounts_seq))
 }
 
 pub(crate) fn read_pool(

@@ -1,8 +1,8 @@
 //! The command line.
 
-use std::ffi::OsString;
+use std::{ffi::OsString, path::PathBuf};
 
-use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use super::{ConfigError, Layers, Settings};
 
@@ -47,6 +47,51 @@ enum Command {
         #[command(subcommand)]
         what: ConfigCommand,
     },
+    /// Settle what an accounts.json that is not the daemon's is good for, while it is stopped
+    Accounts {
+        #[command(subcommand)]
+        what: AccountsCommand,
+    },
+}
+
+/// What to do about `accounts.json`.
+#[derive(Clone, Subcommand)]
+pub enum AccountsCommand {
+    /// Let the next start make the accounts what the file says; recorded in the log
+    #[command(after_help = "Examples:
+  evidenceos-daemon accounts import --because \"restored after the disk failed\"
+  evidenceos-daemon accounts import other/accounts.json --data-dir /srv/evidenceos --because \"moved here\"
+
+Accounts that the file does not name stay as they are.")]
+    Import {
+        /// The file [default: accounts.json in the data directory]
+        file: Option<PathBuf>,
+        /// Why, 1 to 256 bytes; it goes into the public log
+        #[arg(long, value_name = "TEXT")]
+        because: String,
+        /// Where.
+        #[command(flatten)]
+        directory: DataDir,
+    },
+    /// Write the file again from the database; an edited one is kept beside it
+    Export {
+        /// Where.
+        #[command(flatten)]
+        directory: DataDir,
+    },
+}
+
+/// The data directory of a stopped daemon.
+#[derive(Clone, Args)]
+pub struct DataDir {
+    /// Directory of everything durable
+    #[arg(
+        long,
+        env = "EVIDENCEOS_DATA_DIR",
+        value_name = "DIR",
+        default_value = "./data"
+    )]
+    pub data_dir: PathBuf,
 }
 
 #[derive(Clone, Subcommand)]
@@ -71,6 +116,8 @@ pub enum Asked {
     Check(Layers),
     /// Print the settings.
     Show(Layers),
+    /// Look after `accounts.json`.
+    Accounts(AccountsCommand),
 }
 
 impl Flags {
@@ -83,6 +130,9 @@ impl Flags {
     ) -> Result<Result<Asked, ConfigError>, clap::Error> {
         let matches = Self::command().try_get_matches_from(arguments)?;
         let flags = Self::from_arg_matches(&matches)?;
+        if let Some(Command::Accounts { what }) = flags.command {
+            return Ok(Ok(Asked::Accounts(what)));
+        }
         let inner = matches
             .subcommand()
             .and_then(|(_, config)| config.subcommand())

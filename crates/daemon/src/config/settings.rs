@@ -186,6 +186,25 @@ pub struct Settings {
     #[arg(long, env = "EVIDENCEOS_ALLOW_CORE_DUMPS", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new(), value_name = "BOOL", help_heading = "Keys")]
     pub allow_core_dumps: Option<bool>,
 
+    /// Credit of a new principal, and the most that it comes to [default: 10000]
+    #[arg(long, env = "EVIDENCEOS_DEFAULT_CREDIT_LIMIT", value_name = "CREDITS", help_heading = "Credit")]
+    pub default_credit_limit: Option<u64>,
+    /// Credit of principals who are not everybody: name=credits, with commas between them
+    #[arg(long, env = "EVIDENCEOS_PRINCIPAL_CREDIT_LIMITS", value_name = "LIMITS", help_heading = "Credit")]
+    pub principal_credit_limits: Option<String>,
+    /// What a day gives back to a new principal at most [default: its credit limit]
+    #[arg(long, env = "EVIDENCEOS_DEFAULT_DAILY_MINT_LIMIT", value_name = "CREDITS", help_heading = "Credit")]
+    pub default_daily_mint_limit: Option<u64>,
+    /// Credits for a bit of leakage [default: 1]
+    #[arg(long, env = "EVIDENCEOS_LAMBDA_K_PER_BIT", value_name = "DECIMAL", help_heading = "Credit")]
+    pub lambda_k_per_bit: Option<String>,
+    /// Credits for a unit of fuel [default: 0.000001]
+    #[arg(long, env = "EVIDENCEOS_LAMBDA_CPU_PER_FUEL", value_name = "DECIMAL", help_heading = "Credit")]
+    pub lambda_cpu_per_fuel: Option<String>,
+    /// Credits for a Wasm page of 64 KiB [default: 0.001]
+    #[arg(long, env = "EVIDENCEOS_LAMBDA_MEM_PER_WASM_PAGE", value_name = "DECIMAL", help_heading = "Credit")]
+    pub lambda_mem_per_wasm_page: Option<String>,
+
     /// TOML file with the same settings (listen = "…", data_dir = "…", …); flags and environment win
     #[arg(long, env = "EVIDENCEOS_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,

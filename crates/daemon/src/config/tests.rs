@@ -6,6 +6,7 @@ fn ask(arguments: &[&str]) -> Result<Layers, ConfigError> {
     let arguments = ["evidenceos-daemon"].iter().chain(arguments);
     match Flags::ask(arguments.map(OsString::from)).expect("known flags")? {
         Asked::Serve(layers) | Asked::Check(layers) | Asked::Show(layers) => Ok(layers),
+        Asked::Accounts(_) => panic!("no settings are asked for"),
     }
 }
 
@@ -198,5 +199,41 @@ fn switches_are_read_as_the_published_environment_has_them() {
             on,
             "{text}"
         );
+    }
+}
+
+#[test]
+fn prices_are_exact_decimals_and_limits_are_by_name() {
+    let arguments = [
+        "--lambda-k-per-bit=2.5",
+        "--lambda-cpu-per-fuel=0.0000005",
+        "--default-credit-limit=77",
+        "--principal-credit-limits=alice=5, CN=bob,O=x=9",
+    ];
+    let problems = problems(&arguments);
+    assert!(
+        problems[0].contains("\"CN=bob\""),
+        "a name has no comma: {problems:?}"
+    );
+    let arguments = [
+        "--lambda-k-per-bit=2.5",
+        "--lambda-cpu-per-fuel=0.0000005",
+        "--default-credit-limit=77",
+        "--principal-credit-limits=alice=5, CN=bob=9",
+    ];
+    let accounting = config(&arguments).expect("fine").accounting;
+    assert_eq!(accounting.tariff.per_bit.to_string(), "2.5");
+    assert_eq!(accounting.tariff.per_fuel.to_string(), "0.0000005");
+    assert_eq!(accounting.tariff.per_page.to_string(), "0.001");
+    assert_eq!(accounting.credit_limit, 77);
+    assert_eq!(accounting.credit_limits["CN=bob"], 9);
+    for wrong in [
+        "--lambda-k-per-bit=1e3",
+        "--lambda-mem-per-wasm-page=0.0000000000001",
+        "--default-credit-limit=9007199254740992",
+        "--principal-credit-limits=alice=5,alice=6",
+        "--principal-credit-limits=alice",
+    ] {
+        assert_eq!(super::tests::problems(&[wrong]).len(), 1, "{wrong}");
     }
 }

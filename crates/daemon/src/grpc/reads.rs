@@ -502,7 +502,7 @@ fn opening(holdout: &Holdout, items: &Items) -> Vec<u8> {
 }
 
 /// First row and number of rows of a page.
-fn page(size: u32, token: &str, first: u64) -> Result<(u64, usize), Status> {
+pub(super) fn page(size: u32, token: &str, first: u64) -> Result<(u64, usize), Status> {
     let size = match size {
         0 => PAGE,
         size => size.min(MAX_PAGE),

@@ -31,7 +31,7 @@ pub fn state(state: ClaimState) -> i32 {
 }
 
 /// The result of a claim, as it was when it settled.
-pub fn result(settlement: &Settlement) -> wire::ExecuteClaimV2Response {
+pub fn result(settlement: &Settlement, credit_burned: u64) -> wire::ExecuteClaimV2Response {
     let certified = settlement.outcome == Outcome::Certified;
     let (state, decision) = if certified {
         (wire::ClaimState::Certified, wire::Decision::Approve)
@@ -56,6 +56,7 @@ pub fn result(settlement: &Settlement) -> wire::ExecuteClaimV2Response {
         threshold_microbits: settlement.threshold.0,
         price_microbits: settlement.price.0,
         fuel: settlement.fuel,
+        credit_burned,
     }
 }
 
@@ -137,7 +138,10 @@ pub fn claim(
         artifacts: commitment
             .map(|commitment| commitment.artifacts.iter().map(artifact).collect())
             .unwrap_or_default(),
-        result: claim.settlement.as_ref().map(result),
+        result: claim
+            .settlement
+            .as_ref()
+            .map(|settlement| result(settlement, claim.credit.burned)),
         revocation: revocation(claim),
         tainted_by: tainted_by.map_or_else(Bytes::new, |id| bytes(id.as_bytes())),
     }

@@ -52,7 +52,7 @@ impl Needs {
 const SERVICE: &str = "/evidenceos.v2.EvidenceOS/";
 
 /// Every call of the service.
-pub const RULES: [(&str, Needs); 36] = [
+pub const RULES: [(&str, Needs); 41] = [
     ("Health", Needs::Nobody),
     ("GetServerInfo", Needs::Known),
     ("GetPublicKey", Needs::Known),
@@ -88,6 +88,11 @@ pub const RULES: [(&str, Needs); 36] = [
     ("SetCreditLimit", Needs::Operator),
     ("SetHoldoutPoolBudgets", Needs::Operator),
     ("GetHoldoutPoolBudgets", Needs::Auditor),
+    ("GetAccount", Needs::AnyRole),
+    ("ListAccounts", Needs::Operator),
+    ("WatchAccounts", Needs::AnyRole),
+    ("ExportAccounts", Needs::Operator),
+    ("ConfirmClock", Needs::Operator),
     ("ListLogKeys", Needs::Known),
 ];
 

@@ -16,7 +16,8 @@ use tonic::{Request, Response, Status, Streaming, metadata::MetadataValue};
 
 use super::{
     Edge,
-    status::{precondition, unauthenticated, unimplemented},
+    accounts::Watched,
+    status::{precondition, unauthenticated},
 };
 use crate::auth::Principal;
 
@@ -26,10 +27,6 @@ const PROTO_HASH: &str = "9d53726935aa537ab68849be060bc20cef2fe675b57a1ec8fc974a
 const PROTOCOL: &str = "2.1.0";
 /// A piece of a streamed file.
 const CHUNK_BYTES: usize = 256 * 1_024;
-
-const CREDIT_LATER: &str =
-    "credit accounts come with a later release; this server charges no credit";
-const BUDGETS_LATER: &str = "budgets are fixed at registration in this release; `evidenceos holdout show` prints them, with what is used";
 
 /// The gRPC service over an edge.
 #[derive(Clone)]
@@ -133,7 +130,7 @@ impl EvidenceOs for Service {
             log_origin: signer.origin().to_owned(),
             log_vkey: signer.verifier().to_string(),
             engine: self.edge.guests.sandbox.engine_id().to_owned(),
-            warnings: serves.warnings.clone(),
+            warnings: self.edge.warnings(),
             owner_tag_hex: principal.caller.tag.to_hex(),
             principal: principal.name,
             counters: Some(counters(&self.edge.done)),
@@ -357,30 +354,84 @@ impl EvidenceOs for Service {
 
     async fn grant_credit(
         &self,
-        _: Request<wire::GrantCreditRequest>,
+        request: Request<wire::GrantCreditRequest>,
     ) -> Reply<wire::GrantCreditResponse> {
-        Err(unimplemented(CREDIT_LATER))
+        let principal = self.principal(&request)?;
+        let (metadata, _, request) = request.into_parts();
+        let granted = self.edge.grant(&principal, &metadata, request).await?;
+        Ok(Response::new(granted))
     }
 
     async fn set_credit_limit(
         &self,
-        _: Request<wire::SetCreditLimitRequest>,
+        request: Request<wire::SetCreditLimitRequest>,
     ) -> Reply<wire::SetCreditLimitResponse> {
-        Err(unimplemented(CREDIT_LATER))
+        let principal = self.principal(&request)?;
+        let (metadata, _, request) = request.into_parts();
+        self.edge
+            .set_credit_limit(&principal, &metadata, request)
+            .await
+            .map(Response::new)
     }
 
     async fn set_holdout_pool_budgets(
         &self,
-        _: Request<wire::SetHoldoutPoolBudgetsRequest>,
+        request: Request<wire::SetHoldoutPoolBudgetsRequest>,
     ) -> Reply<wire::SetHoldoutPoolBudgetsResponse> {
-        Err(unimplemented(BUDGETS_LATER))
+        let principal = self.principal(&request)?;
+        let (metadata, _, request) = request.into_parts();
+        self.edge
+            .set_pool_budgets(&principal, &metadata, request)
+            .await
+            .map(Response::new)
     }
 
     async fn get_holdout_pool_budgets(
         &self,
-        _: Request<wire::GetHoldoutPoolBudgetsRequest>,
+        request: Request<wire::GetHoldoutPoolBudgetsRequest>,
     ) -> Reply<wire::GetHoldoutPoolBudgetsResponse> {
-        Err(unimplemented(BUDGETS_LATER))
+        self.read(request, Edge::pool_budgets).await
+    }
+
+    async fn get_account(
+        &self,
+        request: Request<wire::GetAccountRequest>,
+    ) -> Reply<wire::GetAccountResponse> {
+        self.read(request, Edge::get_account).await
+    }
+
+    async fn list_accounts(
+        &self,
+        request: Request<wire::ListAccountsRequest>,
+    ) -> Reply<wire::ListAccountsResponse> {
+        self.read(request, Edge::list_accounts).await
+    }
+
+    type WatchAccountsStream = Watched;
+
+    async fn watch_accounts(
+        &self,
+        request: Request<wire::WatchAccountsRequest>,
+    ) -> Reply<Self::WatchAccountsStream> {
+        let principal = self.principal(&request)?;
+        self.edge
+            .watch_accounts(&principal, request.get_ref())
+            .map(Response::new)
+    }
+
+    async fn export_accounts(
+        &self,
+        _: Request<wire::ExportAccountsRequest>,
+    ) -> Reply<wire::ExportAccountsResponse> {
+        self.edge.export_accounts().await.map(Response::new)
+    }
+
+    async fn confirm_clock(
+        &self,
+        request: Request<wire::ConfirmClockRequest>,
+    ) -> Reply<wire::ConfirmClockResponse> {
+        let principal = self.principal(&request)?;
+        self.edge.confirm_clock(&principal).await.map(Response::new)
     }
 
     async fn put_holdout(

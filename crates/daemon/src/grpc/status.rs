@@ -63,17 +63,6 @@ pub fn role_required(role: &str) -> Status {
     )
 }
 
-/// A call that a later release answers.
-#[must_use]
-pub fn unimplemented(message: &str) -> Status {
-    status(
-        Code::Unimplemented,
-        "FAILED_PRECONDITION",
-        "UNIMPLEMENTED",
-        message,
-    )
-}
-
 /// No room at the moment.
 #[must_use]
 pub fn busy(message: &str) -> Status {

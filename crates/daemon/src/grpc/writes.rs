@@ -111,6 +111,7 @@ impl Edge {
         let command = Command::CreateClaim {
             id: terms.claim_id(),
             terms: Box::new(terms),
+            principal: principal.name.clone(),
         };
         match self.call(principal, stamp, command, None).await? {
             Reply::Created {
@@ -391,7 +392,7 @@ fn came_between(status: &Status) -> bool {
 fn settled(claim: &Claim) -> Result<wire::ExecuteClaimV2Response, Status> {
     let settlement = claim.settlement.as_ref();
     settlement
-        .map(render::result)
+        .map(|settlement| render::result(settlement, claim.credit.burned))
         .ok_or_else(|| internal(&"a settled claim has no result"))
 }
 

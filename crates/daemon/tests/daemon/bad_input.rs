@@ -379,28 +379,10 @@ fn an_item_is_in_one_holdout_only() {
 }
 
 #[test]
-fn what_later_releases_bring_says_so() {
+fn what_is_left_out_for_good_says_so() {
     block_on(async {
         let daemon = Daemon::start().await;
         let mut client = daemon.operator().await;
-        refused(
-            client
-                .inner
-                .grant_credit(wire::GrantCreditRequest::default())
-                .await,
-            Code::Unimplemented,
-            "UNIMPLEMENTED",
-            "later release",
-        );
-        refused(
-            client
-                .inner
-                .get_holdout_pool_budgets(wire::GetHoldoutPoolBudgetsRequest::default())
-                .await,
-            Code::Unimplemented,
-            "UNIMPLEMENTED",
-            "holdout show",
-        );
         refused(
             client
                 .inner

@@ -234,6 +234,41 @@ impl Client {
         reply.holdout.expect("a holdout")
     }
 
+    /// An account; an empty name is one's own.
+    pub async fn account(&mut self, principal: &str) -> Result<wire::Account, Status> {
+        let request = self.request(wire::GetAccountRequest {
+            principal_id: principal.to_owned(),
+        });
+        let reply = self.inner.get_account(request).await?.into_inner();
+        Ok(reply.account.expect("an account"))
+    }
+
+    pub async fn grant(&mut self, principal: &str, amount: u64) -> Result<u64, Status> {
+        let request = self.request(wire::GrantCreditRequest {
+            principal_id: principal.to_owned(),
+            amount,
+            reason: "a test".to_owned(),
+        });
+        let reply = self.inner.grant_credit(request).await?.into_inner();
+        Ok(reply.credit_balance)
+    }
+
+    pub async fn limit(&mut self, principal: &str, limit: u64) -> Result<u64, Status> {
+        let request = self.request(wire::SetCreditLimitRequest {
+            principal_id: principal.to_owned(),
+            limit,
+        });
+        let reply = self.inner.set_credit_limit(request).await?.into_inner();
+        Ok(reply.credit_limit)
+    }
+
+    /// Waits until `accounts.json` shows everything that was acknowledged.
+    pub async fn exported(&mut self) {
+        let request = self.request(wire::ExportAccountsRequest {});
+        let exported = self.inner.export_accounts(request).await;
+        exported.expect("the file follows");
+    }
+
     /// A claim up to sealed.
     pub async fn sealed(&mut self, name: &str, holdout: &str, module: &[u8]) -> Bytes {
         let claim = self.create(terms(name, holdout)).await.expect("created");

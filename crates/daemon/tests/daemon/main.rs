@@ -3,6 +3,7 @@
 #![allow(missing_docs, reason = "tests are claims by their names")]
 
 mod bad_input;
+mod credit;
 mod guests;
 mod harness;
 mod keys;

@@ -156,6 +156,11 @@ fn calls() -> BTreeMap<&'static str, Call> {
         "SetCreditLimit": set_credit_limit, |_| wire::SetCreditLimitRequest::default();
         "SetHoldoutPoolBudgets": set_holdout_pool_budgets, |_| wire::SetHoldoutPoolBudgetsRequest::default();
         "GetHoldoutPoolBudgets": get_holdout_pool_budgets, |_| wire::GetHoldoutPoolBudgetsRequest::default();
+        "GetAccount": get_account, |_| wire::GetAccountRequest::default();
+        "ListAccounts": list_accounts, |_| wire::ListAccountsRequest::default();
+        "WatchAccounts": watch_accounts, |_| wire::WatchAccountsRequest::default();
+        "ExportAccounts": export_accounts, |_| wire::ExportAccountsRequest::default();
+        "ConfirmClock": confirm_clock, |_| wire::ConfirmClockRequest::default();
     })
 }
 

@@ -185,7 +185,7 @@ pub(super) fn grant(
             reason,
             stage.now_unix_ms(),
         )],
-        reply: Reply::Credit(account.balance),
+        reply: Reply::Credit(account.unburned()),
     })
 }
 

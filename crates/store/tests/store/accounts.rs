@@ -4,7 +4,7 @@ use std::fs;
 
 use evidenceos_kernel::{account::Account, state::Changes};
 use evidenceos_store::{
-    AccountsFile, Batch, Store as _,
+    AccountsFile, AccountsFiles, Batch, Outcome, Store as _,
     accounts::{AccountsJson, Listed, digest, parse},
     sqlite::SqliteStore,
 };
@@ -120,22 +120,24 @@ fn what_is_not_the_documented_object_is_refused_with_its_place() {
 }
 
 #[test]
-fn the_last_two_announced_files_are_known_after_a_restart() {
+fn the_files_that_a_crash_can_leave_are_known_after_it() {
     let mut disk = Disk::new();
     let file = |n: u8| AccountsFile {
         sha256: [n; 32],
         seq: u64::from(n),
     };
-    for n in 1..=3 {
-        disk.commit(Batch {
-            accounts_file: Some(file(n)),
-            ..Batch::default()
-        });
-    }
+    let files = AccountsFiles {
+        announced: Some(file(3)),
+        before: Some(file(1)),
+    };
+    assert!(matches!(disk.store.announce(files), Outcome::Committed));
     let directory = disk.closed();
     let (_, found) = SqliteStore::open(directory.path()).expect("our own database");
-    assert_eq!(found.accounts_files, [Some(file(3)), Some(file(2))]);
-    assert_eq!(found.accounts_seq, 0);
+    assert_eq!(found.accounts_files, files);
+    assert_eq!(files.find(&[1; 32]), Some(file(1)));
+    assert_eq!(files.find(&[3; 32]), Some(file(3)));
+    assert_eq!(files.find(&[2; 32]), None);
+    assert_eq!(found.counters.now_unix_ms, 0, "nothing else was committed");
 }
 
 #[test]

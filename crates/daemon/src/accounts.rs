@@ -1,0 +1,345 @@
+//! `accounts.json` beside the daemon: accepted or refused at a start, followed while it runs,
+//! flushed at its end.
+//!
+//! Nobody waits for the file but who asks to. A thread of its own writes it whenever accounts have
+//! changed, with rests that grow with what a rewrite takes; the writer commits the file's digest
+//! before it is put in place. A start accepts the files that a crash can leave, and no other.
+
+mod offline;
+
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+        mpsc::{self, RecvTimeoutError},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use evidenceos_driver::{Announced, mailbox::Mailbox};
+use evidenceos_kernel::{
+    command::{Command, ImportedAccount},
+    id::Digest,
+};
+use evidenceos_store::{
+    AccountsFile, AccountsFiles, Done, StoreError,
+    accounts::{AccountsJson, Listed, digest, parse},
+    reader::Readers,
+    sqlite::{Found, SqliteStore},
+};
+pub use offline::{export, import};
+use tokio::sync::watch;
+
+use crate::{keys::Keys, own_work::must, runner::yield_to_serving};
+
+/// The least rest between two rewrites.
+const LEAST_REST: Duration = Duration::from_millis(100);
+/// A change is in the file within this.
+const BEHIND_AT_MOST: Duration = Duration::from_millis(900);
+/// How long a rewrite that failed is left alone.
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// What a start finds of the file.
+pub enum AtStart {
+    /// It shows all changes.
+    Current(AccountsFile),
+    /// It is missing, or older than the accounts.
+    Behind(Option<AccountsFile>),
+    /// It is to be imported.
+    Import(Import),
+}
+
+/// A file that becomes the accounts.
+pub struct Import {
+    accounts: Vec<(String, Listed)>,
+    sha256: [u8; 32],
+    reason: String,
+}
+
+/// Looks at the file that a start finds. Only hashes it where it is ours.
+///
+/// # Errors
+/// [`StoreError::Unusable`] where it was edited or brought back from somewhere.
+pub fn look(directory: &Path, found: &Found) -> Result<AtStart, StoreError> {
+    let file = AccountsJson::of(directory);
+    let path = file.path();
+    let Some(bytes) = file.read()? else {
+        if found.totals.accounts > 0 {
+            tracing::warn!(path = %path.display(), "accounts.json is missing; writing it again from the database");
+        }
+        return Ok(AtStart::Behind(None));
+    };
+    let sha256 = digest(&bytes);
+    if let Some(known) = found.accounts_files.find(&sha256) {
+        let newest = found.accounts_files.announced == Some(known);
+        return Ok(if newest && known.seq == found.accounts_seq {
+            AtStart::Current(known)
+        } else {
+            AtStart::Behind(Some(known))
+        });
+    }
+    let approval = offline::approval(directory)?.filter(|approval| approval.sha256 == sha256);
+    let is_first = found.totals.accounts == 0 && found.accounts_files.announced.is_none();
+    let reason = match approval {
+        Some(approval) => approval.reason,
+        None if is_first => "found at the first start".to_owned(),
+        None => return Err(StoreError::Unusable(foreign(&path, directory))),
+    };
+    let accounts = parse(&bytes).map_err(|error| {
+        StoreError::Unusable(format!(
+            "{} is not what accounts are kept as: {error}; mend it, or move it away",
+            path.display()
+        ))
+    })?;
+    Ok(AtStart::Import(Import {
+        accounts: accounts.into_iter().collect(),
+        sha256,
+        reason,
+    }))
+}
+
+fn foreign(path: &Path, directory: &Path) -> String {
+    let (path, directory) = (path.display(), directory.display());
+    format!(
+        "{path} is not one of the last two files that this daemon wrote: it was edited, or brought back from a backup. Nothing was changed. Either make the accounts what it says, which is recorded in the log:\n  evidenceos-daemon accounts import --data-dir {directory} --because TEXT\nor write it again from the database, keeping a copy of the edited one:\n  evidenceos-daemon accounts export --data-dir {directory}"
+    )
+}
+
+impl Import {
+    /// The command that makes it so.
+    #[must_use]
+    pub fn command(&self, keys: &Keys) -> Command {
+        let accounts = self
+            .accounts
+            .iter()
+            .map(|(principal, listed)| ImportedAccount {
+                owner: keys.owner_tag(principal),
+                principal: principal.clone(),
+                unburned: listed.credit_balance,
+                daily_mint_remaining: listed.daily_mint_remaining,
+                last_mint_day: listed.last_mint_day,
+                credit_limit: listed.limits.credit_limit,
+                daily_mint_limit: listed.limits.daily_mint_limit,
+                burned_total: listed.burned_total,
+                denied_total: listed.denied_total,
+            })
+            .collect();
+        Command::ImportAccounts {
+            accounts,
+            file: Digest(self.sha256),
+            reason: self.reason.clone(),
+        }
+    }
+
+    /// The file, which is known once the command is committed. It shows no change of ours.
+    #[must_use]
+    pub fn file(&self) -> AccountsFile {
+        AccountsFile {
+            sha256: self.sha256,
+            seq: 0,
+        }
+    }
+
+    /// Says what was imported, and forgets the approval.
+    ///
+    /// # Errors
+    /// Where the approval cannot be removed.
+    pub fn done(&self, directory: &Path) -> Result<(), StoreError> {
+        tracing::info!(
+            accounts = self.accounts.len(),
+            reason = self.reason,
+            "accounts.json was imported"
+        );
+        offline::withdraw_approval(directory)
+    }
+}
+
+/// Writes the file and puts it in place, with the store at hand: before the writer starts, and
+/// after it has ended. `before` is the file that is there.
+///
+/// # Errors
+/// Where it cannot be written, or its digest not be committed.
+pub fn write_now(
+    store: &mut SqliteStore,
+    directory: &Path,
+    readers: &Readers,
+    before: Option<AccountsFile>,
+) -> Result<AccountsFile, StoreError> {
+    let file = AccountsJson::of(directory);
+    let written = file.write_temporary(readers)?;
+    let files = AccountsFiles {
+        announced: Some(written),
+        before,
+    };
+    must(store.announce(files), "the digest of accounts.json")?;
+    file.put_in_place()?;
+    Ok(written)
+}
+
+/// The thread that follows the changes.
+pub struct Following {
+    wake: mpsc::Sender<()>,
+    shown: watch::Receiver<u64>,
+    thread: JoinHandle<AccountsFile>,
+}
+
+impl Following {
+    /// Starts it over the file that is in place.
+    ///
+    /// # Errors
+    /// Where no thread can be started.
+    pub fn start(
+        directory: &Path,
+        readers: Arc<Readers>,
+        done: Arc<Done>,
+        mailbox: Mailbox,
+        in_place: AccountsFile,
+    ) -> std::io::Result<Self> {
+        let (wake, woken) = mpsc::channel();
+        let (show, shown) = watch::channel(in_place.seq);
+        let mut follower = Follower {
+            file: AccountsJson::of(directory),
+            readers,
+            done,
+            mailbox,
+            in_place,
+            show,
+        };
+        let thread = thread::Builder::new()
+            .name("accounts".to_owned())
+            .spawn(move || {
+                follower.follow(&woken);
+                follower.in_place
+            })?;
+        Ok(Self {
+            wake,
+            shown,
+            thread,
+        })
+    }
+
+    /// What wakes it: accounts have changed.
+    #[must_use]
+    pub fn waker(&self) -> mpsc::Sender<()> {
+        self.wake.clone()
+    }
+
+    /// The last change that the file shows.
+    #[must_use]
+    pub fn shown(&self) -> watch::Receiver<u64> {
+        self.shown.clone()
+    }
+
+    /// Ends it, and says which file is in place; none where that is not known. The writer must
+    /// have ended before. Blocks.
+    #[must_use]
+    pub fn end(self) -> Option<AccountsFile> {
+        drop(self.wake);
+        // A panic there has been reported.
+        self.thread.join().ok()
+    }
+}
+
+struct Follower {
+    file: AccountsJson,
+    readers: Arc<Readers>,
+    done: Arc<Done>,
+    mailbox: Mailbox,
+    in_place: AccountsFile,
+    show: watch::Sender<u64>,
+}
+
+impl Follower {
+    fn follow(&mut self, woken: &mpsc::Receiver<()>) {
+        yield_to_serving();
+        while woken.recv().is_ok() {
+            loop {
+                while woken.try_recv().is_ok() {}
+                let began = Instant::now();
+                let rest = match self.rewrite() {
+                    Ok(()) => rest_after(began.elapsed()),
+                    Err(error) => {
+                        tracing::error!(%error, "accounts.json cannot be written; the accounts are in the database");
+                        PAUSE
+                    }
+                };
+                if !wait(woken, rest) {
+                    return;
+                }
+                if self.done.accounts_seq.load(Ordering::Acquire) <= *self.show.borrow() {
+                    break;
+                }
+            }
+        }
+    }
+
+    fn rewrite(&mut self) -> Result<(), StoreError> {
+        let written = self.file.write_temporary(&self.readers)?;
+        let (committed, answer) = mpsc::channel();
+        self.mailbox.announce(Announced {
+            files: AccountsFiles {
+                announced: Some(written),
+                before: Some(self.in_place),
+            },
+            committed,
+        });
+        // Not committed: the disk is full, or the daemon ends. It is tried again.
+        answer.recv().map_err(|_| {
+            StoreError::Unusable("its digest could not be committed yet".to_owned())
+        })?;
+        self.file.put_in_place()?;
+        self.in_place = written;
+        self.show.send_replace(written.seq);
+        Ok(())
+    }
+}
+
+/// Rests four times as long as a rewrite takes, as far as changes are in the file in time.
+fn rest_after(took: Duration) -> Duration {
+    let in_time = BEHIND_AT_MOST.saturating_sub(took * 2);
+    (took * 4).min(in_time).max(LEAST_REST)
+}
+
+/// Lets time pass; false where the daemon ends.
+fn wait(woken: &mpsc::Receiver<()>, time: Duration) -> bool {
+    let until = Instant::now() + time;
+    loop {
+        match woken.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            Ok(()) => {}
+            Err(RecvTimeoutError::Timeout) => return true,
+            Err(RecvTimeoutError::Disconnected) => return false,
+        }
+    }
+}
+
+/// Waits until the file shows everything that was acknowledged before.
+///
+/// # Errors
+/// Where the daemon ends.
+pub async fn shows_all(
+    done: &Done,
+    mut shown: watch::Receiver<u64>,
+) -> Result<u64, watch::error::RecvError> {
+    let wanted = seq(&done.accounts_seq);
+    let reached = shown.wait_for(|shown| *shown >= wanted).await?;
+    Ok(*reached)
+}
+
+fn seq(counter: &AtomicU64) -> u64 {
+    counter.load(Ordering::Acquire)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rewrites_rest_and_are_in_time() {
+        let ms = Duration::from_millis;
+        for (took, rest) in [(1, 100), (30, 120), (150, 600), (200, 500), (500, 100)] {
+            assert_eq!(rest_after(ms(took)), ms(rest), "{took} ms");
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! What an operator does about an `accounts.json` that is not the daemon's, while it is stopped.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::ErrorKind,
+    path::{Path, PathBuf},
+};
+
+use evidenceos_store::{
+    StoreError,
+    accounts::{AccountsJson, Listed, digest, parse},
+    blobs::{sync_directory, write_durably},
+    lock::DirectoryLock,
+    reader::Readers,
+    sqlite::{Found, SqliteStore},
+};
+use serde::{Deserialize, Serialize};
+
+use super::write_now;
+use crate::server::unix_ms;
+
+/// That an operator wants a file imported; the next start does it.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Approval {
+    /// Digest of the file.
+    pub sha256: [u8; 32],
+    /// Why.
+    pub reason: String,
+}
+
+fn approval_path(directory: &Path) -> PathBuf {
+    directory.join("accounts.import")
+}
+
+/// The approval that waits, if there is one.
+pub fn approval(directory: &Path) -> Result<Option<Approval>, StoreError> {
+    let path = approval_path(directory);
+    let bytes = match fs::read(&path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(StoreError::io("read", path)(error)),
+    };
+    serde_json::from_slice(&bytes).map(Some).map_err(|error| {
+        StoreError::Unusable(format!(
+            "{} is damaged ({error}); run `accounts import` or `accounts export` again",
+            path.display()
+        ))
+    })
+}
+
+/// Removes the approval.
+pub fn withdraw_approval(directory: &Path) -> Result<(), StoreError> {
+    let path = approval_path(directory);
+    match fs::remove_file(&path) {
+        Ok(()) => sync_directory(directory),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(StoreError::io("remove", path)(error)),
+    }
+}
+
+struct Stopped {
+    _lock: DirectoryLock,
+    store: SqliteStore,
+    found: Found,
+    readers: Readers,
+}
+
+fn open(directory: &Path) -> Result<Stopped, StoreError> {
+    if !directory.join("evidenceos.db").exists() {
+        return Err(StoreError::Unusable(format!(
+            "{} holds no database; a daemon that is started on it imports the accounts.json that it finds there",
+            directory.display()
+        )));
+    }
+    let lock = DirectoryLock::take(directory)?;
+    let (store, found) = SqliteStore::open(directory)?;
+    let readers = Readers::open(directory)?;
+    Ok(Stopped {
+        _lock: lock,
+        store,
+        found,
+        readers,
+    })
+}
+
+/// Lets the next start make the accounts what a file says; returns what that means, in lines.
+///
+/// # Errors
+/// Where the daemon runs, the file is not what accounts are kept as, or cannot be put in place.
+pub fn import(
+    directory: &Path,
+    from: Option<&Path>,
+    because: &str,
+) -> Result<Vec<String>, StoreError> {
+    let because = because.trim();
+    if !(1..=256).contains(&because.len()) || because.chars().any(char::is_control) {
+        return Err(StoreError::Unusable(
+            "--because: 1 to 256 bytes of text; it goes into the public log".to_owned(),
+        ));
+    }
+    let stopped = open(directory)?;
+    let file = AccountsJson::of(directory);
+    let bytes = match from {
+        Some(path) => fs::read(path).map_err(StoreError::io("read", path))?,
+        None => file.read()?.ok_or_else(|| {
+            StoreError::Unusable(format!("{} does not exist", file.path().display()))
+        })?,
+    };
+    let listed = parse(&bytes).map_err(|error| {
+        StoreError::Unusable(format!("this is not what accounts are kept as: {error}"))
+    })?;
+    let lines = differences(&stopped.readers, &listed)?;
+    let approval = Approval {
+        sha256: digest(&bytes),
+        reason: because.to_owned(),
+    };
+    // The approval first: alone it changes nothing, since it names the file by its digest.
+    let approval = serde_json::to_vec(&approval)
+        .unwrap_or_else(|error| unreachable!("a digest and a text are JSON: {error}"));
+    write_durably(&approval_path(directory), &approval)?;
+    if from.is_some() {
+        write_durably(&file.path(), &bytes)?;
+    }
+    Ok(lines)
+}
+
+fn differences(
+    readers: &Readers,
+    listed: &BTreeMap<String, Listed>,
+) -> Result<Vec<String>, StoreError> {
+    let mut before = BTreeMap::new();
+    readers.all_accounts(|account| {
+        before.insert(account.principal.clone(), Listed::from(&account));
+        Ok(())
+    })?;
+    let sum = |accounts: &BTreeMap<String, Listed>| -> u128 {
+        accounts
+            .values()
+            .map(|a| u128::from(a.credit_balance))
+            .sum()
+    };
+    let new = listed.keys().filter(|name| !before.contains_key(*name));
+    let changed = listed
+        .iter()
+        .filter(|(name, listed)| before.get(*name).is_some_and(|before| before != *listed));
+    let absent = before.keys().filter(|name| !listed.contains_key(*name));
+    let mut after = before.clone();
+    after.extend(
+        listed
+            .iter()
+            .map(|(name, listed)| (name.clone(), listed.clone())),
+    );
+    Ok(vec![
+        format!(
+            "{} accounts in the file: {} new, {} changed; {} that it does not name stay as they are",
+            listed.len(),
+            new.count(),
+            changed.count(),
+            absent.count()
+        ),
+        format!(
+            "credit of all: {} before, {} after",
+            sum(&before),
+            sum(&after)
+        ),
+        "the next start of the daemon imports it, as an entry of the log".to_owned(),
+    ])
+}
+
+/// Writes the file again from the database; returns where the one that was there is kept.
+///
+/// # Errors
+/// Where the daemon runs, or the file cannot be written.
+pub fn export(directory: &Path) -> Result<Option<PathBuf>, StoreError> {
+    let mut stopped = open(directory)?;
+    let file = AccountsJson::of(directory);
+    let mut before = None;
+    let mut kept = None;
+    if let Some(bytes) = file.read()? {
+        before = stopped.found.accounts_files.find(&digest(&bytes));
+        if before.is_none() {
+            let copy = directory.join(format!("accounts.json.replaced-{}", unix_ms()));
+            write_durably(&copy, &bytes)?;
+            kept = Some(copy);
+        }
+    }
+    withdraw_approval(directory)?;
+    write_now(&mut stopped.store, directory, &stopped.readers, before)?;
+    Ok(kept)
+}
