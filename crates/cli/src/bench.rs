@@ -5,6 +5,7 @@
 //! and a figure whose brackets differ more than twofold is marked invalid. What noise cannot touch (syncs, bytes
 //! written, rows read a lifecycle) is counted beside it.
 
+mod charges;
 mod child;
 mod limits;
 mod load;
@@ -12,13 +13,14 @@ mod proofs;
 mod report;
 mod stats;
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use clap::Args;
 
 use crate::{error::CliError, output::Output};
 
 use self::{
+    charges::Desk,
     child::Daemon,
     limits::Machine,
     load::{Load, Modules, Round},
@@ -44,6 +46,12 @@ pub struct BenchArgs {
     /// Entries in the large log
     #[arg(long, value_name = "N")]
     entries: Option<u64>,
+    /// Accounts of the daemon that charges
+    #[arg(long, value_name = "N", default_value_t = 100_000)]
+    accounts: u64,
+    /// Only what is charged: grants and runs over many accounts
+    #[arg(long)]
+    charges_only: bool,
     /// Seconds of rest before each figure
     #[arg(long, value_name = "SECONDS")]
     rest: Option<u64>,
@@ -52,6 +60,7 @@ pub struct BenchArgs {
 struct Plan {
     claims: u64,
     entries: u64,
+    accounts: u64,
     rest: Duration,
     round: Duration,
     alternations: u32,
@@ -61,7 +70,16 @@ impl BenchArgs {
     /// Runs the benchmark.
     pub async fn run(self) -> Result<Output, CliError> {
         let scratch = tempdir(&self.dir)?;
-        let report = measure(&self.plan(), scratch.path()).await?;
+        let report = if self.charges_only {
+            let mut report = Report {
+                machine: Machine::measure(scratch.path())?,
+                ..Report::default()
+            };
+            measure_charges(&self.plan(), scratch.path(), &mut report).await?;
+            report
+        } else {
+            measure(&self.plan(), scratch.path()).await?
+        };
         Ok(Output::new(report.to_json(), report.to_table()))
     }
 
@@ -74,6 +92,7 @@ impl BenchArgs {
         Plan {
             claims: self.claims.unwrap_or(claims),
             entries: self.entries.unwrap_or(entries),
+            accounts: self.accounts,
             rest: Duration::from_secs(self.rest.unwrap_or(rest)),
             round: Duration::from_secs(round),
             alternations,
@@ -175,7 +194,43 @@ async fn measure(plan: &Plan, scratch: &std::path::Path) -> Result<Report, CliEr
     }
     small.stop().await?;
     large.stop().await?;
+    measure_charges(plan, scratch, &mut report).await?;
     Ok(report)
+}
+
+/// Charges on a daemon with one account and on one with many, in turn.
+async fn measure_charges(
+    plan: &Plan,
+    scratch: &std::path::Path,
+    report: &mut Report,
+) -> Result<(), CliError> {
+    say(&format!(
+        "charges: a daemon that takes over {} accounts",
+        plan.accounts
+    ));
+    let one = Arc::new(Desk::open(&scratch.join("one"), 1).await?);
+    let many = Arc::new(Desk::open(&scratch.join("many"), plan.accounts).await?);
+    let runs_a_second = 3_000;
+    for concurrency in [1, 64] {
+        let enough = match concurrency {
+            1 => 1_000,
+            _ => runs_a_second,
+        } * plan.round.as_secs() as usize;
+        for desk in [&one, &many] {
+            desk.seal(enough).await?;
+            say(&format!(
+                "  {} accounts, concurrency {concurrency}",
+                desk.accounts()
+            ));
+            let figure = bracketed(plan, scratch, || desk.round(concurrency, plan.round)).await?;
+            report.charges.push(figure);
+        }
+    }
+    for desk in [one, many] {
+        let desk = Arc::into_inner(desk).ok_or_else(|| failed(&"a round goes on"))?;
+        desk.close().await?;
+    }
+    Ok(())
 }
 
 /// Rests, measures the disk, the figure, and the disk again.

@@ -8,6 +8,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::{
+    account::AccountCommand,
     bench::BenchArgs,
     claim::ClaimCommand,
     connection::{Connection, ConnectionArgs},
@@ -18,6 +19,7 @@ use crate::{
     lab::LabCommand,
     log::LogCommand,
     output::{Output, print_error},
+    server::ServerCommand,
     verify::VerifyArgs,
 };
 
@@ -51,9 +53,15 @@ enum Command {
     /// Make, run, read and withdraw claims.
     #[command(subcommand)]
     Claim(ClaimCommand),
+    /// Show, grant and limit credit.
+    #[command(subcommand)]
+    Account(AccountCommand),
     /// Read the public log.
     #[command(subcommand)]
     Log(LogCommand),
+    /// Ask a server about itself.
+    #[command(subcommand)]
+    Server(ServerCommand),
     /// Make, choose, import and wrap signing keys.
     #[command(subcommand)]
     Keys(KeysCommand),
@@ -105,7 +113,9 @@ async fn execute(cli: Cli, token_from_environment: Option<String>) -> Result<Out
     match cli.command {
         Command::Holdout(command) => command.run(&connection()?).await,
         Command::Claim(command) => command.run(&connection()?).await,
+        Command::Account(command) => command.run(&connection()?).await,
         Command::Log(command) => command.run(&connection()?, cli.json).await,
+        Command::Server(command) => command.run(&connection()?).await,
         Command::Keys(command) => command.run().await,
         Command::Lab(command) => command.run(),
         Command::Verify(args) => args.run(),

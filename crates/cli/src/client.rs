@@ -91,6 +91,22 @@ unary_calls! {
     list_log_keys(ListLogKeysRequest) -> ListLogKeysResponse, changes: false;
     /// Encrypts the holdouts under another key.
     rotate_holdout_key(RotateHoldoutKeyRequest) -> RotateHoldoutKeyResponse, changes: true;
+    /// An account.
+    get_account(GetAccountRequest) -> GetAccountResponse, changes: false;
+    /// A page of accounts.
+    list_accounts(ListAccountsRequest) -> ListAccountsResponse, changes: false;
+    /// Gives credit.
+    grant_credit(GrantCreditRequest) -> GrantCreditResponse, changes: true;
+    /// Sets a limit of credit.
+    set_credit_limit(SetCreditLimitRequest) -> SetCreditLimitResponse, changes: true;
+    /// Waits until accounts.json shows what was acknowledged.
+    export_accounts(ExportAccountsRequest) -> ExportAccountsResponse, changes: false;
+    /// Narrows a holdout's budgets.
+    set_holdout_pool_budgets(SetHoldoutPoolBudgetsRequest) -> SetHoldoutPoolBudgetsResponse, changes: true;
+    /// A holdout's budgets.
+    get_holdout_pool_budgets(GetHoldoutPoolBudgetsRequest) -> GetHoldoutPoolBudgetsResponse, changes: false;
+    /// Takes a clock that jumped for right.
+    confirm_clock(ConfirmClockRequest) -> ConfirmClockResponse, changes: false;
 }
 
 impl Client {
@@ -173,6 +189,21 @@ impl Client {
             bytes.extend_from_slice(&chunk?.chunk);
         }
         Ok(bytes)
+    }
+
+    /// Hands every account to `told` as it is and whenever it changes, until the server ends.
+    pub async fn watch_accounts(
+        &mut self,
+        message: proto::WatchAccountsRequest,
+        mut told: impl FnMut(&proto::Account),
+    ) -> Result<(), CliError> {
+        let request = self.request(message, None);
+        let watched = self.inner.watch_accounts(request).await;
+        let mut changes = watched.map_err(|status| self.refusal(status))?.into_inner();
+        while let Some(change) = changes.next().await {
+            change?.accounts.iter().for_each(&mut told);
+        }
+        Ok(())
     }
 
     /// A run's trace.

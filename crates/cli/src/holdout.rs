@@ -54,6 +54,10 @@ pub enum HoldoutCommand {
         #[arg(long, default_value = "retired by its custodian")]
         reason: String,
     },
+    /// Let less through than the registered policy promises, or again as much; never more.
+    #[command(after_help = "Without a budget it shows those that hold now.\n\n\
+        Example:\n  evidenceos holdout narrow tumours-2026 --sealed-budget-bits 20 --credit-budget 5000")]
+    Narrow(NarrowArgs),
     /// Encrypt every holdout under a new key and destroy the old one, while the daemon serves.
     #[command(
         after_help = "Where the daemon has EVIDENCEOS_KMS_HOLDOUT_KEY, the new key is wrapped by that KMS key.\n\n\
@@ -128,6 +132,7 @@ impl HoldoutCommand {
             // Its file is read before anybody is called.
             Self::Add(args) => args.run(connection).await,
             Self::List => list(&mut connect().await?).await,
+            Self::Narrow(args) => args.run(&mut connect().await?).await,
             Self::Show { holdout } => {
                 let holdout = show(&mut connect().await?, holdout).await?;
                 Ok(Output::new(holdout_json(&holdout), holdout_text(&holdout)))
@@ -172,6 +177,78 @@ pub async fn show(client: &mut Client, holdout: String) -> Result<proto::Holdout
         .get_holdout(proto::GetHoldoutRequest { holdout })
         .await?;
     crate::client::required(reply.holdout, "holdout")
+}
+
+/// Budgets below those of the policy.
+#[derive(Debug, Args)]
+pub struct NarrowArgs {
+    /// Its name or id.
+    holdout: String,
+    /// Of settlements, in bits.
+    #[arg(long, value_parser = units::millionths, value_name = "BITS")]
+    sealed_budget_bits: Option<u64>,
+    /// Of each principal's answers, in bits.
+    #[arg(long, value_parser = units::millionths, value_name = "BITS")]
+    principal_answer_budget_bits: Option<u64>,
+    /// Of credits burned on it.
+    #[arg(long, value_name = "CREDITS")]
+    credit_budget: Option<u64>,
+}
+
+impl NarrowArgs {
+    async fn run(self, client: &mut Client) -> Result<Output, CliError> {
+        let request = proto::GetHoldoutRequest {
+            holdout: self.holdout,
+        };
+        let found = client.get_holdout(request).await?.holdout;
+        let holdout_id = hex::encode(&found.unwrap_or_default().holdout_id);
+        let to_bits = |microbits: u64| microbits as f64 / 1e6;
+        let global = (
+            "global",
+            self.sealed_budget_bits.map(to_bits),
+            self.credit_budget.map(|credits| credits as f64),
+        );
+        let principals = (
+            "per_principal",
+            self.principal_answer_budget_bits.map(to_bits),
+            None,
+        );
+        for (scope, new_k_bits_budget, new_access_credit_budget) in [global, principals] {
+            if new_k_bits_budget.is_some() || new_access_credit_budget.is_some() {
+                let request = proto::SetHoldoutPoolBudgetsRequest {
+                    holdout_id: holdout_id.clone(),
+                    scope: scope.to_owned(),
+                    new_k_bits_budget,
+                    new_access_credit_budget,
+                };
+                client.set_holdout_pool_budgets(request).await?;
+            }
+        }
+        let mut budgets = Vec::new();
+        for scope in ["global", "per_principal"] {
+            let request = proto::GetHoldoutPoolBudgetsRequest {
+                holdout_id: holdout_id.clone(),
+                scope: scope.to_owned(),
+            };
+            let found = client.get_holdout_pool_budgets(request).await?.budgets;
+            budgets.push(found.unwrap_or_default());
+        }
+        let bits = |n: usize| budgets[n].k_bits_budget.unwrap_or_default();
+        let credit = budgets[0].access_credit_budget;
+        let text = format!(
+            "settlements        {} bits\neach one's answers {} bits\ncredits            {}",
+            bits(0),
+            bits(1),
+            credit.map_or_else(|| "no budget".to_owned(), |credit| credit.to_string())
+        );
+        let json = json!({
+            "holdout_id": holdout_id,
+            "sealed_budget_bits": bits(0),
+            "principal_answer_budget_bits": bits(1),
+            "credit_budget": credit,
+        });
+        Ok(Output::new(json, text))
+    }
 }
 
 async fn list(client: &mut Client) -> Result<Output, CliError> {

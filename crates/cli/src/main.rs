@@ -2,6 +2,7 @@
 //!
 //! Thin on purpose: the environment is read here, once, and passed on as a value; everything else is in the modules.
 
+mod account;
 mod bench;
 mod claim;
 mod cli;
@@ -19,6 +20,7 @@ mod log;
 mod output;
 mod pack;
 mod render;
+mod server;
 mod units;
 mod verify;
 

@@ -242,6 +242,7 @@ pub fn result_json(result: &proto::ExecuteClaimV2Response) -> Value {
         "price_microbits": result.price_microbits,
         "charged_answer_microbits": result.charged_answer_microbits,
         "fuel": result.fuel,
+        "credit_burned": result.credit_burned,
         "capsule_hash": hex::encode(&result.capsule_hash),
         "log_index": result.etl_index,
     })
@@ -264,6 +265,7 @@ pub fn result_text(result: &proto::ExecuteClaimV2Response) -> String {
                 bits(result.charged_answer_microbits)
             ),
         ),
+        ("cost", format!("{} credits", result.credit_burned)),
         ("capsule", hex::encode(&result.capsule_hash)),
         ("log index", result.etl_index.to_string()),
     ];

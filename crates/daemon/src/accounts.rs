@@ -35,7 +35,7 @@ use tokio::sync::watch;
 use crate::{keys::Keys, own_work::must, runner::yield_to_serving};
 
 /// The least rest between two rewrites.
-const LEAST_REST: Duration = Duration::from_millis(100);
+const LEAST_REST: Duration = Duration::from_millis(400);
 /// A change is in the file within this.
 const BEHIND_AT_MOST: Duration = Duration::from_millis(900);
 /// How long a rewrite that failed is left alone.
@@ -338,7 +338,7 @@ mod tests {
     #[test]
     fn rewrites_rest_and_are_in_time() {
         let ms = Duration::from_millis;
-        for (took, rest) in [(1, 100), (30, 120), (150, 600), (200, 500), (500, 100)] {
+        for (took, rest) in [(1, 400), (110, 440), (150, 600), (200, 500), (500, 400)] {
             assert_eq!(rest_after(ms(took)), ms(rest), "{took} ms");
         }
     }

@@ -15,6 +15,7 @@ use std::{
 
 use evidenceos_proto::{self as wire, evidence_os_client::EvidenceOsClient};
 use evidenceos_sandbox::{Mode, PackOptions, pack};
+use prost::bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 use tokio::task::JoinSet;
 use tonic::{Request, transport::Channel};
@@ -112,6 +113,35 @@ impl Load {
         })
     }
 
+    /// The connection of a task.
+    pub fn connection(&self, task: usize) -> EvidenceOsClient<Channel> {
+        self.connections[(task / TASKS_A_CONNECTION) % self.connections.len()].clone()
+    }
+
+    /// A claim of a bearer, up to sealed.
+    pub async fn seal_one(
+        &self,
+        client: &mut EvidenceOsClient<Channel>,
+        number: u64,
+        token: &str,
+    ) -> Result<Bytes, CliError> {
+        let claim = create(client, number, Some(token)).await?;
+        commit(client, number, Some(token), &claim, &self.module).await?;
+        seal(client, number, Some(token), &claim).await?;
+        Ok(claim)
+    }
+
+    /// Runs a sealed claim.
+    pub async fn run_one(
+        &self,
+        client: &mut EvidenceOsClient<Channel>,
+        number: u64,
+        token: &str,
+        claim: &Bytes,
+    ) -> Result<(), CliError> {
+        execute(client, number, Some(token), claim).await
+    }
+
     /// Lives completed so far.
     pub fn lifecycles_done(&self) -> u64 {
         self.done.load(Ordering::Relaxed)
@@ -132,8 +162,7 @@ impl Load {
         let taken = Arc::new(AtomicU64::new(0));
         let mut tasks = JoinSet::new();
         for task in 0..concurrency {
-            let mut client =
-                self.connections[(task / TASKS_A_CONNECTION) % self.connections.len()].clone();
+            let mut client = self.connection(task);
             let (module, done, taken) = (
                 Arc::clone(&self.module),
                 Arc::clone(&self.done),
@@ -319,7 +348,7 @@ fn distinct_module(number: u64) -> Result<Vec<u8>, CliError> {
 }
 
 /// A request with an id, as a careful client sends it.
-fn stamped<T>(number: u64, call: &str, message: T) -> Request<T> {
+pub(super) fn stamped<T>(number: u64, call: &str, message: T) -> Request<T> {
     let mut request = Request::new(message);
     if let Ok(id) = format!("{call}-{number}").parse() {
         request.metadata_mut().insert("x-request-id", id);
@@ -338,58 +367,14 @@ async fn life(
         calls[call].add(clock.elapsed());
         clock = Instant::now();
     };
-    let create = wire::CreateClaimV2Request {
-        claim_name: format!("bench-{number}"),
-        metadata: Some(wire::ClaimMetadataV2 {
-            lane: "fast".to_owned(),
-            alpha_micros: 50_000,
-            ..Default::default()
-        }),
-        holdout_ref: format!("bench-{}", number % HOLDOUTS),
-        oracle_num_symbols: 2,
-        ..Default::default()
-    };
-    let created = client
-        .create_claim_v2(stamped(number, "create", create))
-        .await;
-    let claim_id = created
-        .map_err(|status| failed(&status))?
-        .into_inner()
-        .claim_id;
+    let nobody = None;
+    let claim_id = create(client, number, nobody).await?;
     lap(0);
-    let commit = wire::CommitArtifactsRequest {
-        claim_id: claim_id.clone(),
-        artifacts: vec![wire::Artifact {
-            artifact_hash: Sha256::digest(module).to_vec().into(),
-            kind: "wasm".to_owned(),
-            ..Default::default()
-        }],
-        wasm_module: module.to_vec().into(),
-    };
-    let committed = client
-        .commit_artifacts(stamped(number, "commit", commit))
-        .await;
-    committed.map_err(|status| failed(&status))?;
+    commit(client, number, nobody, &claim_id, module).await?;
     lap(1);
-    let seal = wire::SealClaimRequest {
-        claim_id: claim_id.clone(),
-    };
-    let sealed = client.seal_claim(stamped(number, "seal", seal)).await;
-    sealed.map_err(|status| failed(&status))?;
+    seal(client, number, nobody, &claim_id).await?;
     lap(2);
-    let execute = wire::ExecuteClaimV2Request {
-        claim_id: claim_id.clone(),
-    };
-    let executed = client
-        .execute_claim_v2(stamped(number, "execute", execute))
-        .await;
-    let outcome = executed
-        .map_err(|status| failed(&status))?
-        .into_inner()
-        .outcome;
-    if outcome != "not_certified" {
-        return Err(failed(&format!("a claim of the load ended as {outcome}")));
-    }
+    execute(client, number, nobody, &claim_id).await?;
     lap(3);
     let fetch = wire::FetchCapsuleRequest {
         claim_id,
@@ -401,4 +386,94 @@ async fn life(
         .map_err(|status| failed(&status))?;
     lap(4);
     Ok(())
+}
+
+/// A request of a bearer, or of nobody in particular.
+fn from<T>(token: Option<&str>, mut request: Request<T>) -> Request<T> {
+    let value = token.and_then(|token| format!("Bearer {token}").parse().ok());
+    if let Some(value) = value {
+        request.metadata_mut().insert("authorization", value);
+    }
+    request
+}
+
+async fn create(
+    client: &mut EvidenceOsClient<Channel>,
+    number: u64,
+    token: Option<&str>,
+) -> Result<Bytes, CliError> {
+    let create = wire::CreateClaimV2Request {
+        claim_name: format!("bench-{number}"),
+        metadata: Some(wire::ClaimMetadataV2 {
+            lane: "fast".to_owned(),
+            alpha_micros: 50_000,
+            ..Default::default()
+        }),
+        holdout_ref: format!("bench-{}", number % HOLDOUTS),
+        oracle_num_symbols: 2,
+        ..Default::default()
+    };
+    let request = from(token, stamped(number, "create", create));
+    let created = client.create_claim_v2(request).await;
+    Ok(created
+        .map_err(|status| failed(&status))?
+        .into_inner()
+        .claim_id)
+}
+
+async fn commit(
+    client: &mut EvidenceOsClient<Channel>,
+    number: u64,
+    token: Option<&str>,
+    claim_id: &Bytes,
+    module: &[u8],
+) -> Result<(), CliError> {
+    let commit = wire::CommitArtifactsRequest {
+        claim_id: claim_id.clone(),
+        artifacts: vec![wire::Artifact {
+            artifact_hash: Sha256::digest(module).to_vec().into(),
+            kind: "wasm".to_owned(),
+            ..Default::default()
+        }],
+        wasm_module: module.to_vec().into(),
+    };
+    let request = from(token, stamped(number, "commit", commit));
+    let committed = client.commit_artifacts(request).await;
+    committed.map(drop).map_err(|status| failed(&status))
+}
+
+async fn seal(
+    client: &mut EvidenceOsClient<Channel>,
+    number: u64,
+    token: Option<&str>,
+    claim_id: &Bytes,
+) -> Result<(), CliError> {
+    let seal = wire::SealClaimRequest {
+        claim_id: claim_id.clone(),
+    };
+    let request = from(token, stamped(number, "seal", seal));
+    let sealed = client.seal_claim(request).await;
+    sealed.map(drop).map_err(|status| failed(&status))
+}
+
+async fn execute(
+    client: &mut EvidenceOsClient<Channel>,
+    number: u64,
+    token: Option<&str>,
+    claim_id: &Bytes,
+) -> Result<(), CliError> {
+    let execute = wire::ExecuteClaimV2Request {
+        claim_id: claim_id.clone(),
+    };
+    let request = from(token, stamped(number, "execute", execute));
+    let executed = client.execute_claim_v2(request).await;
+    let outcome = executed
+        .map_err(|status| failed(&status))?
+        .into_inner()
+        .outcome;
+    if outcome == "not_certified" {
+        Ok(())
+    } else {
+        Err(failed(&format!("a claim of the load ended as {outcome}")))
+    }
 }

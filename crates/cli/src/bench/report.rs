@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use serde_json::{Value, json};
 
 use super::{
+    charges::Charges,
     child::Usage,
     limits::Machine,
     load::{CALLS, Figures, HealthP95, Noop},
@@ -54,6 +55,8 @@ pub struct Report {
     pub health: Option<HealthP95>,
     /// Milliseconds from the start after SIGKILL until it served.
     pub restart_ms: Vec<f64>,
+    /// Grants and charged runs.
+    pub charges: Vec<Bracketed<Charges>>,
 }
 
 /// A demand and what was found.
@@ -95,6 +98,7 @@ impl Report {
                 "inclusion_us": percentiles(proofs.inclusion_us),
                 "consistency_us": percentiles(proofs.consistency_us),
             })),
+            "charges": self.charges.iter().map(charges_json).collect::<Vec<_>>(),
             "sandbox_run_us": self.sandbox.map(percentiles),
             "checks": self.checks().iter().map(|check| json!({
                 "what": check.what,
@@ -257,6 +261,7 @@ impl Report {
                 true,
             );
         }
+        self.check_charges(&mut check);
         if let Some(health) = self.health {
             let ratio = health.beside_writer_us / health.idle_us;
             let found = format!(
@@ -281,6 +286,57 @@ impl Report {
             );
         }
         checks
+    }
+
+    fn check_charges(&self, check: &mut impl FnMut(String, String, &str, bool, bool)) {
+        let of = |concurrency, many: bool| {
+            let mut all = self.charges.iter();
+            all.find(|b| b.figure.concurrency == concurrency && (b.figure.accounts > 1) == many)
+        };
+        if let Some(busy) = of(64, true) {
+            let (figure, valid) = (&busy.figure, busy.is_valid());
+            let accounts = figure.accounts;
+            let [_, _, grants] = figure.grants.percentiles().map(|us| us / 1e3);
+            let [_, _, runs] = figure.runs.percentiles().map(|us| us / 1e3);
+            check(
+                format!("charges/s, {accounts} accounts, concurrency 64"),
+                format!("{:.0}", figure.per_s()),
+                "≥ 6000",
+                figure.per_s() >= 6_000.0,
+                valid,
+            );
+            for (what, found, most) in [("grants", grants, 25.0), ("charged runs", runs, 40.0)] {
+                check(
+                    format!("ms for {what}, {accounts} accounts, concurrency 64, p99"),
+                    format!("{found:.1}"),
+                    &format!("≤ {most:.0}"),
+                    found <= most,
+                    valid,
+                );
+            }
+            check(
+                format!("ms that accounts.json is behind, {accounts} accounts, longest"),
+                format!("{:.0}", figure.behind_ms),
+                "≤ 1000",
+                figure.behind_ms <= 1_000.0,
+                valid,
+            );
+        }
+        for (concurrency, most) in [(1, 1.2), (64, 1.5)] {
+            if let (Some(one), Some(many)) = (of(concurrency, false), of(concurrency, true)) {
+                let ratio = many.figure.runs.p50() / one.figure.runs.p50();
+                check(
+                    format!(
+                        "p50 of a charged run, {} accounts against 1, concurrency {concurrency}",
+                        many.figure.accounts
+                    ),
+                    format!("{ratio:.2} ×"),
+                    &format!("≤ {most} ×"),
+                    ratio <= most,
+                    one.is_valid() && many.is_valid(),
+                );
+            }
+        }
     }
 
     /// For people.
@@ -368,6 +424,32 @@ impl Report {
                 )?;
             }
         }
+        if !self.charges.is_empty() {
+            writeln!(out, "\nCharges (three grants to one settled run)")?;
+        }
+        for bracketed in &self.charges {
+            let figure = &bracketed.figure;
+            writeln!(
+                out,
+                "  {:>2} at a time, {:>6} accounts: {:>6.0}/s; accounts.json at most {:.0} ms behind{}",
+                figure.concurrency,
+                figure.accounts,
+                figure.per_s(),
+                figure.behind_ms,
+                if bracketed.is_valid() {
+                    ""
+                } else {
+                    "   INVALID: the disk changed its speed"
+                },
+            )?;
+            for (name, samples) in [("grant", &figure.grants), ("run", &figure.runs)] {
+                let [p50, p95, p99] = samples.percentiles();
+                writeln!(
+                    out,
+                    "      {name:<8} p50 {p50:>7.0}  p95 {p95:>7.0}  p99 {p99:>7.0} µs"
+                )?;
+            }
+        }
         writeln!(out, "\nDemands")?;
         for check in self.checks() {
             let verdict = match (check.valid, check.met) {
@@ -383,6 +465,20 @@ impl Report {
         }
         Ok(())
     }
+}
+
+fn charges_json(bracketed: &Bracketed<Charges>) -> Value {
+    let figure = &bracketed.figure;
+    json!({
+        "concurrency": figure.concurrency,
+        "accounts": figure.accounts,
+        "per_s": figure.per_s().round(),
+        "grant_us": percentiles(figure.grants.percentiles()),
+        "run_us": percentiles(figure.runs.percentiles()),
+        "accounts_json_behind_ms": figure.behind_ms.round(),
+        "fdatasync_p50_us": [bracketed.fdatasync_us.0, bracketed.fdatasync_us.1],
+        "valid": bracketed.is_valid(),
+    })
 }
 
 fn rows_read(rounds: &[Figures]) -> f64 {

@@ -1,0 +1,251 @@
+//! `evidenceos account`: what principals may spend, and who may change it.
+//!
+//! Owns how an account is told to people. Every number comes from the server as it is.
+
+use clap::{Args, Subcommand};
+use evidenceos_proto as proto;
+use serde_json::{Value, json};
+
+use crate::{
+    client::{Client, Connection},
+    error::CliError,
+    output::{Output, grouped, print_line, table},
+};
+
+/// What can be done with accounts.
+#[derive(Debug, Subcommand)]
+pub enum AccountCommand {
+    /// Show an account; without a name one's own.
+    #[command(after_help = "Examples:\n  evidenceos account show\n  \
+        evidenceos account show spiffe://example.org/alice")]
+    Show {
+        /// Whose; another's needs the operator role.
+        principal: Option<String>,
+    },
+    /// List all accounts, and the sums over them.
+    #[command(after_help = "Example:\n  evidenceos account list --json")]
+    List,
+    /// Give a principal credit, up to his limit.
+    #[command(
+        after_help = "The reason and the amount go into the public log, under the principal's tag.\n\n\
+        Example:\n  evidenceos account grant spiffe://example.org/alice 500 --reason \"second quarter\" --wait"
+    )]
+    Grant(GrantArgs),
+    /// Set what a principal's credit may come to; what is beyond it is withdrawn.
+    #[command(after_help = "Example:\n  evidenceos account limit spiffe://example.org/alice 20000")]
+    Limit {
+        /// Whose.
+        principal: String,
+        /// To how many credits.
+        limit: u64,
+    },
+    /// Print an account whenever it changes; without a name one's own.
+    #[command(after_help = "Examples:\n  evidenceos account watch\n  \
+        evidenceos account watch --all | jq .burned_total")]
+    Watch {
+        /// Whose; another's needs the operator role.
+        #[arg(conflicts_with = "all")]
+        principal: Option<String>,
+        /// Everybody's; needs the operator role.
+        #[arg(long)]
+        all: bool,
+    },
+}
+
+/// A grant.
+#[derive(Debug, Args)]
+pub struct GrantArgs {
+    /// To whom.
+    principal: String,
+    /// How many credits.
+    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
+    amount: u64,
+    /// Why, 1 to 256 bytes; public.
+    #[arg(long, value_name = "TEXT")]
+    reason: String,
+    /// Return only once accounts.json shows it.
+    #[arg(long)]
+    wait: bool,
+}
+
+impl AccountCommand {
+    /// Does it.
+    pub async fn run(self, connection: &Connection) -> Result<Output, CliError> {
+        let mut client = Client::connect(connection).await?;
+        match self {
+            Self::Show { principal } => show(&mut client, principal.unwrap_or_default()).await,
+            Self::List => list(&mut client).await,
+            Self::Grant(args) => args.run(&mut client).await,
+            Self::Limit { principal, limit } => set_limit(&mut client, principal, limit).await,
+            Self::Watch { principal, all } => {
+                watch(&mut client, principal.unwrap_or_default(), all).await
+            }
+        }
+    }
+}
+
+async fn account(client: &mut Client, principal_id: String) -> Result<proto::Account, CliError> {
+    let reply = client
+        .get_account(proto::GetAccountRequest { principal_id })
+        .await?;
+    Ok(reply.account.unwrap_or_default())
+}
+
+async fn show(client: &mut Client, principal: String) -> Result<Output, CliError> {
+    let account = account(client, principal).await?;
+    let free = account.credit_balance.saturating_sub(account.reserved);
+    let rows = [
+        ("principal", account.principal_id.clone()),
+        ("tag in the log", hex::encode(&account.owner_tag)),
+        (
+            "credit",
+            format!(
+                "{} of at most {}; {} reserved by runs under way, {} to spend",
+                grouped(account.credit_balance),
+                grouped(account.credit_limit),
+                grouped(account.reserved),
+                grouped(free)
+            ),
+        ),
+        (
+            "a day gives back",
+            format!("up to {}", grouped(account.daily_mint_limit)),
+        ),
+        ("burned so far", grouped(account.burned_total)),
+        ("runs denied", grouped(account.denied_total)),
+    ];
+    let text: Vec<String> = rows
+        .iter()
+        .map(|(name, value)| format!("{name:<17} {value}"))
+        .collect();
+    Ok(Output::new(account_json(&account), text.join("\n")))
+}
+
+fn account_json(account: &proto::Account) -> Value {
+    json!({
+        "principal_id": account.principal_id,
+        "owner_tag": hex::encode(&account.owner_tag),
+        "credit_balance": account.credit_balance,
+        "reserved": account.reserved,
+        "credit_limit": account.credit_limit,
+        "daily_mint_limit": account.daily_mint_limit,
+        "daily_mint_remaining": account.daily_mint_remaining,
+        "last_mint_day": account.last_mint_day,
+        "burned_total": account.burned_total,
+        "denied_total": account.denied_total,
+    })
+}
+
+async fn list(client: &mut Client) -> Result<Output, CliError> {
+    let mut accounts = Vec::new();
+    let mut page_token = String::new();
+    let totals = loop {
+        let page = client
+            .list_accounts(proto::ListAccountsRequest {
+                page_size: 0,
+                page_token,
+            })
+            .await?;
+        accounts.extend(page.accounts);
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            break page.totals.unwrap_or_default();
+        }
+    };
+    let json: Vec<Value> = accounts.iter().map(account_json).collect();
+    let rows: Vec<Vec<String>> = accounts.iter().map(row).collect();
+    let sums = json!({
+        "accounts": totals.accounts,
+        "initial": totals.initial,
+        "minted": totals.minted,
+        "granted": totals.granted,
+        "withdrawn": totals.withdrawn,
+        "burned": totals.burned,
+        "reserved": totals.reserved,
+        "balances": totals.balances,
+    });
+    let text = if rows.is_empty() {
+        "no accounts yet; one is opened with a principal's first claim".to_owned()
+    } else {
+        let headers = [
+            "principal",
+            "credit>",
+            "reserved>",
+            "limit>",
+            "burned>",
+            "denied>",
+        ];
+        format!(
+            "{}\n\n{} initial + {} minted + {} granted - {} withdrawn - {} burned - {} reserved = {} in {} accounts",
+            table(&headers, &rows),
+            grouped(totals.initial),
+            grouped(totals.minted),
+            grouped(totals.granted),
+            grouped(totals.withdrawn),
+            grouped(totals.burned),
+            grouped(totals.reserved),
+            grouped(totals.balances),
+            grouped(totals.accounts),
+        )
+    };
+    Ok(Output::new(
+        json!({ "accounts": json, "totals": sums }),
+        text,
+    ))
+}
+
+fn row(account: &proto::Account) -> Vec<String> {
+    vec![
+        account.principal_id.clone(),
+        grouped(account.credit_balance),
+        grouped(account.reserved),
+        grouped(account.credit_limit),
+        grouped(account.burned_total),
+        grouped(account.denied_total),
+    ]
+}
+
+impl GrantArgs {
+    async fn run(self, client: &mut Client) -> Result<Output, CliError> {
+        let granted = client
+            .grant_credit(proto::GrantCreditRequest {
+                principal_id: self.principal.clone(),
+                amount: self.amount,
+                reason: self.reason,
+            })
+            .await?;
+        if self.wait {
+            client
+                .export_accounts(proto::ExportAccountsRequest {})
+                .await?;
+        }
+        let balance = granted.credit_balance;
+        Ok(Output::new(
+            json!({ "principal_id": self.principal, "credit_balance": balance }),
+            format!("{} has {} credits now", self.principal, grouped(balance)),
+        ))
+    }
+}
+
+async fn set_limit(client: &mut Client, principal: String, limit: u64) -> Result<Output, CliError> {
+    let request = proto::SetCreditLimitRequest {
+        principal_id: principal.clone(),
+        limit,
+    };
+    let limit = client.set_credit_limit(request).await?.credit_limit;
+    Ok(Output::new(
+        json!({ "principal_id": principal, "credit_limit": limit }),
+        format!("{principal} may have up to {} credits", grouped(limit)),
+    ))
+}
+
+/// One JSON object a line, so that a pipe can read it; ends with the server or the reader.
+async fn watch(client: &mut Client, principal_id: String, all: bool) -> Result<Output, CliError> {
+    let request = proto::WatchAccountsRequest { principal_id, all };
+    client
+        .watch_accounts(request, |account| {
+            print_line(&account_json(account).to_string());
+        })
+        .await?;
+    Ok(Output::new(Value::Null, "the server ended the watch"))
+}

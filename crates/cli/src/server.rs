@@ -1,0 +1,74 @@
+//! `evidenceos server`: what a server is, and what only an operator tells it.
+
+use clap::Subcommand;
+use evidenceos_proto as proto;
+use serde_json::json;
+
+use crate::{
+    client::{Client, Connection},
+    error::CliError,
+    output::Output,
+};
+
+/// What can be asked of a server.
+#[derive(Debug, Subcommand)]
+pub enum ServerCommand {
+    /// Show what it is, who one is to it, and what its operator should know.
+    #[command(after_help = "Example:\n  evidenceos server info")]
+    Info,
+    /// Take a clock for right that went further than time passed; until then nothing is minted and nothing expires by it.
+    #[command(after_help = "Example:\n  evidenceos server confirm-clock")]
+    ConfirmClock,
+}
+
+impl ServerCommand {
+    /// Does it.
+    pub async fn run(self, connection: &Connection) -> Result<Output, CliError> {
+        let mut client = Client::connect(connection).await?;
+        match self {
+            Self::Info => info(&mut client).await,
+            Self::ConfirmClock => confirm_clock(&mut client).await,
+        }
+    }
+}
+
+async fn info(client: &mut Client) -> Result<Output, CliError> {
+    let info = client
+        .get_server_info(proto::GetServerInfoRequest {})
+        .await?;
+    let mut lines = vec![
+        format!("server     {}, {}", info.daemon_version, info.engine),
+        format!("log        {}", info.log_origin),
+        format!("log key    {}", info.log_vkey),
+        format!("you are    {} (tag {})", info.principal, info.owner_tag_hex),
+    ];
+    let warnings = info.warnings.iter();
+    lines.extend(warnings.map(|warning| format!("warning    {warning}")));
+    Ok(Output::new(
+        json!({
+            "daemon_version": info.daemon_version,
+            "engine": info.engine,
+            "log_origin": info.log_origin,
+            "log_vkey": info.log_vkey,
+            "principal": info.principal,
+            "owner_tag": info.owner_tag_hex,
+            "development": info.development,
+            "warnings": info.warnings,
+        }),
+        lines.join("\n"),
+    ))
+}
+
+async fn confirm_clock(client: &mut Client) -> Result<Output, CliError> {
+    let confirmed = client.confirm_clock(proto::ConfirmClockRequest {}).await?;
+    let (from, to) = (confirmed.from_unix_ms, confirmed.to_unix_ms);
+    let text = if from == to {
+        "the clock had not jumped; nothing was changed".to_owned()
+    } else {
+        format!("the server's time went from {from} to {to} ms since 1970")
+    };
+    Ok(Output::new(
+        json!({ "from_unix_ms": from, "to_unix_ms": to }),
+        text,
+    ))
+}
