@@ -320,6 +320,49 @@ fn errors_say_what_to_do() {
 }
 
 #[test]
+fn credit_is_shown_granted_limited_and_watched() {
+    let world = World::new();
+    let (labels, predictions) = world.files(2);
+    let wasm = world.path("claim.wasm");
+    world.json(&["holdout", "add", &labels, "--ref", "h", "--p0", "0.5"]);
+    world.json(&["claim", "pack", &predictions, "-o", &wasm]);
+    let run = world.json(&["claim", "run", &wasm, "--holdout", "h"]);
+    assert_eq!(run["credit_burned"], 1, "{run}");
+    let own = world.json(&["account", "show"]);
+    assert_eq!(
+        (&own["credit_balance"], &own["burned_total"]),
+        (&9_999.into(), &1.into())
+    );
+    let name = own["principal_id"].as_str().expect("a name").to_owned();
+    world.fails(
+        &["account", "grant", &name, "500", "--reason", "more"],
+        1,
+        "grant at most 1, or raise the limit first",
+    );
+    let limited = world.json(&["account", "limit", &name, "20000"]);
+    assert_eq!(limited["credit_limit"], 20_000);
+    let granted = world.json(&[
+        "account", "grant", &name, "500", "--reason", "more", "--wait",
+    ]);
+    assert_eq!(granted["credit_balance"], 10_499);
+    let file = std::fs::read_to_string(world.dir.path().join("daemon/accounts.json"));
+    let file = file.expect("the grant waited for it");
+    assert!(file.contains("\"credit_balance\":10499"), "{file}");
+    let listed = world.json(&["account", "list"]);
+    assert_eq!(
+        listed["accounts"][0],
+        world.json(&["account", "show", &name])
+    );
+    assert_eq!(listed["totals"]["granted"], 500);
+    let narrow = world.json(&["holdout", "narrow", "h", "--credit-budget", "3"]);
+    assert_eq!(narrow["credit_budget"], 3.0);
+    let text = world.run_as(None, &["server", "info"]).stdout;
+    assert!(String::from_utf8_lossy(&text).contains("you are    anonymous"));
+    let clock = world.json(&["server", "confirm-clock"]);
+    assert_eq!(clock["from_unix_ms"], clock["to_unix_ms"]);
+}
+
+#[test]
 fn other_peoples_claims_look_like_none() {
     let world = World::new();
     let (labels, _) = world.files(10);
