@@ -7,6 +7,8 @@
 
 use std::{
     collections::HashMap,
+    ops::ControlFlow,
+    path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
         mpsc::{Receiver, RecvTimeoutError, Sender, channel},
@@ -15,7 +17,7 @@ use std::{
 };
 
 use evidenceos_kernel::{id::OwnerTag, refusal::Refusal};
-use evidenceos_store::{Head, Store};
+use evidenceos_store::{Head, Pages, Store, StoreError};
 
 use crate::{Announced, Call, Driver, Fatal, Finished, Input, Signer};
 
@@ -36,7 +38,25 @@ enum Letter {
     Signed(Result<Head, String>),
     NewSigner(Box<dyn Signer>),
     Announced(Announced),
+    Copy(CopyOrder),
     Stop(Instant),
+}
+
+/// A copy of the store's database, to be made while batches go on.
+pub struct CopyOrder {
+    /// The directory that it is made in.
+    pub to: PathBuf,
+    /// Told how it goes. Who hangs up breaks the copy off.
+    pub news: Sender<CopyNews>,
+}
+
+/// How a copy goes.
+#[derive(Debug)]
+pub enum CopyNews {
+    /// So far.
+    Pages(Pages),
+    /// It is there, or will not be.
+    Done(Result<(), StoreError>),
 }
 
 #[derive(Default)]
@@ -114,6 +134,12 @@ impl Mailbox {
         let _ = self.letters.send(Letter::Announced(announced));
     }
 
+    /// Orders a copy. One is made at a time.
+    pub fn copy(&self, order: CopyOrder) {
+        // A closed mailbox drops the order, and who waits for news sees it.
+        let _ = self.letters.send(Letter::Copy(order));
+    }
+
     /// Ends the loop: runs under way may finish until a deadline, nothing new begins.
     pub fn stop(&self, deadline: Instant) {
         let _ = self.letters.send(Letter::Stop(deadline));
@@ -139,45 +165,86 @@ impl Inbox {
 /// # Errors
 /// [`Fatal`]: the process must end at once.
 pub fn run<S: Store>(
-    mut driver: Driver<S>,
+    driver: Driver<S>,
     inbox: &Inbox,
     clock: impl Fn() -> u64,
 ) -> Result<S, Fatal> {
+    let mut turning = Turning {
+        driver,
+        inbox,
+        clock,
+        deadline: None,
+        tidy: false,
+        ordered: None,
+        copying: false,
+    };
     // Runs found unfinished are begun without waiting for a call.
-    driver.step(clock(), Vec::new())?;
-    let mut deadline: Option<Instant> = None;
-    let mut tidy = false;
-    loop {
-        let wait = match deadline {
-            Some(deadline) if !driver.has_work() || Instant::now() >= deadline => {
-                driver.abandon();
-                driver.store_mut().maintain(true)?;
-                return Ok(driver.into_store());
+    turning.step(Vec::new())?;
+    while turning.turn()?.is_continue() {
+        if let Some(order) = turning.ordered.take()
+            && turning.copy(order)?.is_break()
+        {
+            break;
+        }
+    }
+    Ok(turning.driver.into_store())
+}
+
+/// The loop.
+struct Turning<'i, S, C> {
+    driver: Driver<S>,
+    inbox: &'i Inbox,
+    clock: C,
+    /// When it ends, if it was told to.
+    deadline: Option<Instant>,
+    /// Whether the store has nothing to tidy up.
+    tidy: bool,
+    ordered: Option<CopyOrder>,
+    copying: bool,
+}
+
+impl<S: Store, C: Fn() -> u64> Turning<'_, S, C> {
+    /// Takes what waits as one batch, or tidies up where nothing comes. Breaks at the end.
+    fn turn(&mut self) -> Result<ControlFlow<()>, Fatal> {
+        let wait = match self.deadline {
+            Some(deadline) if !self.driver.has_work() || Instant::now() >= deadline => {
+                self.driver.abandon();
+                self.driver.store_mut().maintain(true)?;
+                return Ok(ControlFlow::Break(()));
             }
+            _ if self.copying => Duration::ZERO,
             Some(deadline) => deadline.saturating_duration_since(Instant::now()).min(IDLE),
-            None if tidy => Duration::MAX,
+            None if self.tidy => Duration::MAX,
             None => IDLE,
         };
-        let first = match receive(&inbox.letters, wait) {
-            Ok(letter) => letter,
-            Err(RecvTimeoutError::Timeout) => {
-                if driver.owes_a_step() {
-                    driver.step(clock(), Vec::new())?;
-                }
-                driver.store_mut().maintain(true)?;
-                tidy = !driver.owes_a_step();
-                continue;
+        match receive(&self.inbox.letters, wait) {
+            Ok(first) => {
+                self.tidy = false;
+                let inputs = self.gather(first);
+                self.step(inputs)?;
+                self.driver.store_mut().maintain(false)?;
             }
-            Err(RecvTimeoutError::Disconnected) => return Ok(driver.into_store()),
-        };
-        tidy = false;
+            Err(RecvTimeoutError::Timeout) => {
+                if self.driver.owes_a_step() {
+                    self.step(Vec::new())?;
+                }
+                self.driver.store_mut().maintain(!self.copying)?;
+                self.tidy = !self.driver.owes_a_step();
+            }
+            Err(RecvTimeoutError::Disconnected) => return Ok(ControlFlow::Break(())),
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    /// A batch from what waits.
+    fn gather(&mut self, first: Letter) -> Vec<Input> {
         let mut inputs = Vec::new();
         let mut bytes = 0;
         let mut next = Some(first);
         while let Some(letter) = next {
             match letter {
                 Letter::Call(call) => {
-                    inbox.unqueue(&call);
+                    self.inbox.unqueue(&call);
                     bytes += call.module.as_ref().map_or(0, |module| module.bytes.len());
                     inputs.push(Input::Call(call));
                 }
@@ -185,20 +252,68 @@ pub fn run<S: Store>(
                 Letter::Signed(result) => inputs.push(Input::Signed(result)),
                 Letter::NewSigner(signer) => inputs.push(Input::NewSigner(signer)),
                 Letter::Announced(announced) => inputs.push(Input::Announced(announced)),
+                Letter::Copy(order) => self.take_order(order),
                 Letter::Stop(at) => {
-                    deadline = Some(at);
-                    driver.stop();
+                    self.deadline = Some(at);
+                    self.driver.stop();
                 }
             }
             let room = inputs.len() < BATCH_COMMANDS && bytes < BATCH_BYTES;
             next = if room {
-                inbox.letters.try_recv().ok()
+                self.inbox.letters.try_recv().ok()
             } else {
                 None
             };
         }
-        driver.step(clock(), inputs)?;
-        driver.store_mut().maintain(false)?;
+        inputs
+    }
+
+    fn step(&mut self, inputs: Vec<Input>) -> Result<(), Fatal> {
+        self.driver.step((self.clock)(), inputs)
+    }
+
+    fn take_order(&mut self, order: CopyOrder) {
+        if self.copying || self.ordered.is_some() {
+            let busy = "another copy of the data is being made; wait until it is done";
+            let _ = order
+                .news
+                .send(CopyNews::Done(Err(StoreError::Unusable(busy.to_owned()))));
+        } else {
+            self.ordered = Some(order);
+        }
+    }
+
+    /// Makes a copy; the loop goes on between its steps. A copy that fails is its owner's affair.
+    fn copy(&mut self, order: CopyOrder) -> Result<ControlFlow<()>, Fatal> {
+        let Some(copier) = self.driver.store_mut().copier() else {
+            let none = "this store cannot be copied while it is served";
+            let _ = order
+                .news
+                .send(CopyNews::Done(Err(StoreError::Unusable(none.to_owned()))));
+            return Ok(ControlFlow::Continue(()));
+        };
+        self.copying = true;
+        let mut turned = Ok(ControlFlow::Continue(()));
+        let copied = copier.copy(&order.to, &mut |pages| {
+            if self.deadline.is_some() || order.news.send(CopyNews::Pages(pages)).is_err() {
+                return ControlFlow::Break(());
+            }
+            turned = self.turn();
+            match turned {
+                Ok(flow) => flow,
+                Err(_) => ControlFlow::Break(()),
+            }
+        });
+        self.copying = false;
+        let done = match copied {
+            Ok(ControlFlow::Continue(())) => Ok(()),
+            Ok(ControlFlow::Break(())) => Err(StoreError::Unusable(
+                "the copy was broken off, since the daemon stops".to_owned(),
+            )),
+            Err(error) => Err(error),
+        };
+        let _ = order.news.send(CopyNews::Done(done));
+        turned
     }
 }
 

@@ -7,12 +7,14 @@
 //! - [`reader`] reads beside the writer. [`blobs`] keeps what is too large for a row, as files
 //!   named by their digest. [`log`] projects the entries into C2SP tiles and a checkpoint.
 //! - [`accounts`] projects the accounts into `accounts.json`.
+//! - [`backup`] copies a data directory while it is served, and brings a copy back.
 //! - [`lock`] keeps a second process out of the directory.
 //!
 //! Invariants: what [`Outcome::Committed`] was answered for survives any crash; a batch is in the
 //! store whole or not at all; no row is served whose checksum does not fit.
 
 pub mod accounts;
+pub mod backup;
 pub mod blobs;
 pub mod lock;
 pub mod log;
@@ -24,7 +26,8 @@ pub mod sqlite;
 
 use std::{
     io,
-    path::PathBuf,
+    ops::ControlFlow,
+    path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
 };
 
@@ -286,4 +289,33 @@ pub trait Store: Send {
     /// # Errors
     /// Where the store cannot go on.
     fn maintain(&mut self, idle: bool) -> Result<(), StoreError>;
+
+    /// What copies the store while batches go on; none where it cannot be copied.
+    fn copier(&self) -> Option<Box<dyn Copier>> {
+        None
+    }
+}
+
+/// How far a copy is, in pages of the database. The total grows with what is written meanwhile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pages {
+    /// Copied.
+    pub copied: u64,
+    /// All.
+    pub total: u64,
+}
+
+/// Copies a store, a few pages at a time.
+pub trait Copier {
+    /// Copies into a directory that has no copy yet. `between` runs after each step but the last:
+    /// batches may commit in it and are in the copy too. The copy is as of the last step. It is
+    /// not synced. Breaks off where `between` does.
+    ///
+    /// # Errors
+    /// Where the store cannot be read, or the copy not be written.
+    fn copy(
+        self: Box<Self>,
+        to: &Path,
+        between: &mut dyn FnMut(Pages) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>, StoreError>;
 }

@@ -36,7 +36,7 @@ impl Readers {
     /// # Errors
     /// Where a connection cannot be opened.
     pub fn open(data_directory: &Path) -> Result<Self, StoreError> {
-        let path = data_directory.join("evidenceos.db");
+        let path = schema::path_in(data_directory);
         let idle = (0..CONNECTIONS)
             .map(|_| schema::open_reader(&path))
             .collect::<Result<_, _>>()?;

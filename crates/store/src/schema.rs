@@ -4,14 +4,19 @@
 //! Claims, entries and the journal have integer keys and grow at the right edge; on the hot path
 //! only the claim id and the create's remembered request are under random keys.
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, OpenFlags, config::DbConfig};
 
 use crate::StoreError;
 
 /// "EvOS", so that another program's database is not taken for ours.
 const APPLICATION_ID: i32 = 0x4576_4f53;
+/// The database's name in a data directory. SQLite adds `-wal` and `-shm`.
+pub const DATABASE: &str = "evidenceos.db";
 /// The version of the tables below.
 const SCHEMA_VERSION: i32 = 3;
 
@@ -38,6 +43,11 @@ const MIGRATIONS: [&str; 2] = [
     "CREATE TABLE log_keys (since_size INTEGER PRIMARY KEY, row BLOB NOT NULL) STRICT;",
     "CREATE TABLE accounts (seq INTEGER PRIMARY KEY, owner BLOB NOT NULL UNIQUE, row BLOB NOT NULL) STRICT;",
 ];
+
+/// Where the database of a data directory is.
+pub fn path_in(data_directory: &Path) -> PathBuf {
+    data_directory.join(DATABASE)
+}
 
 /// Opens the writer's connection; makes the tables in a new database.
 pub fn open_writer(path: &Path) -> Result<Connection, StoreError> {
@@ -93,11 +103,104 @@ pub fn open_reader(path: &Path) -> Result<Connection, StoreError> {
     Ok(connection)
 }
 
-fn prepare_tables(connection: &Connection, path: &Path) -> Result<(), StoreError> {
+/// Opens a database that nobody has open, to read it as it is: no table is made or changed, and
+/// what is in the WAL stays there.
+pub fn open_at_rest(path: &Path) -> Result<Connection, StoreError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    // Where a WAL waits SQLite must index it. Where none does not even that file is made.
+    let opened = if has_wal(path) {
+        Connection::open_with_flags(path, flags)
+    } else {
+        Connection::open_with_flags(immutable(path), flags | OpenFlags::SQLITE_OPEN_URI)
+    };
+    let connection = opened.map_err(|error| not_a_database(path, error))?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    connection
+        .execute_batch(
+            "PRAGMA busy_timeout = 2000;
+             PRAGMA cache_size = -32768;
+             PRAGMA mmap_size = 0;
+             PRAGMA temp_store = MEMORY;
+             PRAGMA trusted_schema = OFF;
+             PRAGMA cell_size_check = ON;",
+        )
+        .map_err(|error| not_a_database(path, error))?;
+    connection.set_prepared_statement_cache_capacity(64);
+    let (application, version, _) =
+        identity(&connection).map_err(|error| not_a_database(path, error))?;
+    check_application(path, application)?;
+    if !(1..=SCHEMA_VERSION).contains(&version) {
+        return Err(other_version(path, version));
+    }
+    Ok(connection)
+}
+
+fn has_wal(path: &Path) -> bool {
+    let mut wal = path.as_os_str().to_owned();
+    wal.push("-wal");
+    std::fs::metadata(wal).is_ok_and(|metadata| metadata.len() > 0)
+}
+
+/// A database that nobody writes, as a URI.
+fn immutable(path: &Path) -> String {
+    use std::{fmt::Write as _, os::unix::ffi::OsStrExt as _};
+    let mut uri = "file:".to_owned();
+    for &byte in path.as_os_str().as_bytes() {
+        if byte.is_ascii_alphanumeric() || b"/._-".contains(&byte) {
+            uri.push(char::from(byte));
+        } else {
+            let _ = write!(uri, "%{byte:02x}");
+        }
+    }
+    uri.push_str("?immutable=1");
+    uri
+}
+
+/// Opens the database that a copy is made into. It is not synced here, and needs no journal: a
+/// copy that was broken off is thrown away.
+pub fn open_copy(directory: &Path) -> Result<Connection, StoreError> {
+    let connection = Connection::open_with_flags(
+        path_in(directory),
+        OpenFlags::SQLITE_OPEN_READ_WRITE
+            | OpenFlags::SQLITE_OPEN_CREATE
+            | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+    )?;
+    connection.execute_batch(
+        "PRAGMA journal_mode = OFF;
+         PRAGMA synchronous = OFF;
+         PRAGMA mmap_size = 0;",
+    )?;
+    Ok(connection)
+}
+
+/// Application id, version of the tables, number of tables.
+fn identity(connection: &Connection) -> rusqlite::Result<(i32, i32, i64)> {
     let pragma = |name: &str| connection.query_row(&format!("PRAGMA {name}"), [], |row| row.get(0));
     let (application, version): (i32, i32) = (pragma("application_id")?, pragma("user_version")?);
-    let tables: i64 =
+    let tables =
         connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    Ok((application, version, tables))
+}
+
+fn check_application(path: &Path, application: i32) -> Result<(), StoreError> {
+    if application == APPLICATION_ID {
+        return Ok(());
+    }
+    Err(StoreError::Unusable(format!(
+        "{} is a database of another program; give the daemon a --data-dir of its own",
+        path.display()
+    )))
+}
+
+fn other_version(path: &Path, version: i32) -> StoreError {
+    StoreError::Unusable(format!(
+        "{} has version {version} of the tables, this program knows version {SCHEMA_VERSION}; run the release that wrote it, or a newer one",
+        path.display()
+    ))
+}
+
+fn prepare_tables(connection: &Connection, path: &Path) -> Result<(), StoreError> {
+    let (application, version, tables) = identity(connection)?;
     if tables == 0 {
         connection.execute_batch(&format!(
             "BEGIN IMMEDIATE; {TABLES}
@@ -107,12 +210,7 @@ fn prepare_tables(connection: &Connection, path: &Path) -> Result<(), StoreError
         ))?;
         return Ok(());
     }
-    if application != APPLICATION_ID {
-        return Err(StoreError::Unusable(format!(
-            "{} is a database of another program; give the daemon a --data-dir of its own",
-            path.display()
-        )));
-    }
+    check_application(path, application)?;
     if (1..SCHEMA_VERSION).contains(&version) {
         let steps = MIGRATIONS[version as usize - 1..].concat();
         connection.execute_batch(&format!(
@@ -121,10 +219,7 @@ fn prepare_tables(connection: &Connection, path: &Path) -> Result<(), StoreError
         return Ok(());
     }
     if version != SCHEMA_VERSION {
-        return Err(StoreError::Unusable(format!(
-            "{} has version {version} of the tables, this program knows version {SCHEMA_VERSION}; run the release that wrote it, or a newer one",
-            path.display()
-        )));
+        return Err(other_version(path, version));
     }
     Ok(())
 }
@@ -163,7 +258,7 @@ mod tests {
     #[test]
     fn connections_are_set_up_for_durable_commits_and_no_surprises() {
         let directory = tempfile::tempdir().expect("a directory");
-        let path = directory.path().join("evidenceos.db");
+        let path = path_in(directory.path());
         let writer = open_writer(&path).expect("a new database");
         let reader = open_reader(&path).expect("the writer made it");
         fence_off(&writer).expect("a setting");

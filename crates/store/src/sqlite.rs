@@ -6,6 +6,7 @@
 //! checkpoints run here, between batches, so that their time and their errors are seen.
 
 use std::{
+    ops::ControlFlow,
     path::Path,
     sync::{
         Arc,
@@ -18,30 +19,39 @@ use evidenceos_kernel::{
     claim::{Claim, ClaimState},
     command::Remembered,
     holdout::{Holdout, PrincipalPool},
-    id::{ClaimId, HoldoutId, OwnerTag, RequestKey},
+    id::{ClaimId, Digest, HoldoutId, OwnerTag, RequestKey},
     log_key::LogKey,
     state::{Changes, Counters, REQUEST_WINDOW_MS},
 };
-use rusqlite::{Connection, ErrorCode, OptionalExtension as _, params, wal::CheckpointMode};
+use parking_lot::ReentrantMutex;
+use rusqlite::{
+    Connection, ErrorCode, OptionalExtension as _,
+    backup::{Backup, StepResult},
+    params,
+    wal::CheckpointMode,
+};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::{
-    AccountsFiles, Batch, Done, Head, NotCommitted, Outcome, Store, StoreError, row, schema,
+    AccountsFiles, Batch, Copier, Done, Head, NotCommitted, Outcome, Pages, Store, StoreError, row,
+    schema,
 };
 
 /// Pages in the WAL from which a checkpoint runs between batches.
 const CHECKPOINT_PAGES: i64 = 1_000;
+/// Pages that a copy takes at a time.
+const COPY_PAGES: i32 = 256;
 
 /// What the one state row holds.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-struct StateRow {
-    counters: Counters,
-    head: Option<Head>,
+pub(crate) struct StateRow {
+    pub(crate) counters: Counters,
+    pub(crate) head: Option<Head>,
     /// Number of the last journal row.
-    journal_seq: u64,
+    pub(crate) journal_seq: u64,
     /// SHA-256 over all journal rows: H(previous ‖ bytes).
-    journal_chain: [u8; 32],
+    pub(crate) journal_chain: [u8; 32],
     /// Which of the two tables new requests are remembered in, and since when.
     remembered_table: u8,
     remembered_since_unix_ms: u64,
@@ -55,7 +65,9 @@ struct StateRow {
 /// The writer's side of the database.
 #[derive(Debug)]
 pub struct SqliteStore {
-    connection: Connection,
+    /// Only the writer's thread takes it. Reentrant, since a copy holds it from its first step to
+    /// its last, and batches commit through it between the steps.
+    connection: Arc<ReentrantMutex<Connection>>,
     epoch: i64,
     state: StateRow,
     wal_pages: Arc<AtomicI64>,
@@ -88,7 +100,7 @@ impl SqliteStore {
     /// # Errors
     /// Where it cannot be opened, is another program's, or is damaged in what start-up reads.
     pub fn open(data_directory: &Path) -> Result<(Self, Found), StoreError> {
-        let path = data_directory.join("evidenceos.db");
+        let path = schema::path_in(data_directory);
         let mut connection = schema::open_writer(&path)?;
         let wal_pages = Arc::new(AtomicI64::new(0));
         let seen = Arc::clone(&wal_pages);
@@ -121,7 +133,7 @@ impl SqliteStore {
             .store(state.accounts_seq, Ordering::Relaxed);
         Ok((
             Self {
-                connection,
+                connection: Arc::new(ReentrantMutex::new(connection)),
                 epoch,
                 state,
                 wal_pages,
@@ -151,7 +163,8 @@ impl SqliteStore {
 
     fn write(&mut self, batch: &Batch) -> Result<StateRow, WriteError> {
         let next = self.next_state(batch);
-        let transaction = self.connection.unchecked_transaction()?;
+        let connection = self.connection.lock();
+        let transaction = connection.unchecked_transaction()?;
         write_rows(&transaction, batch)?;
         write_accounts(&transaction, batch)?;
         write_log(&transaction, batch)?;
@@ -218,7 +231,7 @@ impl SqliteStore {
 impl Store for SqliteStore {
     fn claim(&mut self, id: &ClaimId) -> Result<Option<Claim>, StoreError> {
         Done::count(&self.done.rows_read, 1);
-        read_claim(&self.connection, id)
+        read_claim(&self.connection.lock(), id)
     }
 
     fn pool(
@@ -227,16 +240,16 @@ impl Store for SqliteStore {
         owner: OwnerTag,
     ) -> Result<Option<PrincipalPool>, StoreError> {
         Done::count(&self.done.rows_read, 1);
-        read_pool(&self.connection, holdout, owner)
+        read_pool(&self.connection.lock(), holdout, owner)
     }
 
     fn remembered(&mut self, key: &RequestKey) -> Result<Option<Remembered>, StoreError> {
         Done::count(&self.done.rows_read, 1);
         // A key that was used again after its window is in both: the younger row counts.
         let current = self.state.remembered_table;
+        let connection = self.connection.lock();
         for table in [current, current ^ 1] {
-            let bytes: Option<Vec<u8>> = self
-                .connection
+            let bytes: Option<Vec<u8>> = connection
                 .prepare_cached(&format!(
                     "SELECT row FROM remembered_{table} WHERE key = ?1"
                 ))?
@@ -264,7 +277,7 @@ impl Store for SqliteStore {
                 Done::count(&self.done.commits, 1);
                 Outcome::Committed
             }
-            Err(error) => error.fate(self.connection.is_autocommit()),
+            Err(error) => error.fate(self.connection.lock().is_autocommit()),
         }
     }
 
@@ -275,6 +288,7 @@ impl Store for SqliteStore {
         }
         match self
             .connection
+            .lock()
             .wal_checkpoint_v2(None::<&str>, CheckpointMode::PASSIVE)
         {
             Ok((logged, done)) => {
@@ -287,6 +301,51 @@ impl Store for SqliteStore {
             // A full disk is the writer's normal refusal; the WAL keeps what was committed.
             Err(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull) => Ok(()),
             Err(error) => Err(error.into()),
+        }
+    }
+
+    fn copier(&self) -> Option<Box<dyn Copier>> {
+        Some(Box::new(OnlineCopy(Arc::clone(&self.connection))))
+    }
+}
+
+/// The copy of a database through the connection that writes it: what is written between two
+/// steps is carried over, where from another connection each commit would begin the copy anew.
+struct OnlineCopy(Arc<ReentrantMutex<Connection>>);
+
+impl Copier for OnlineCopy {
+    fn copy(
+        self: Box<Self>,
+        to: &Path,
+        between: &mut dyn FnMut(Pages) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>, StoreError> {
+        copy_pages(&self.0.lock(), to, between)
+    }
+}
+
+/// Copies a database page by page into the directory `to`. The copy is not durable yet: whoever
+/// ordered it syncs it, so that nobody waits for that here.
+pub(crate) fn copy_pages(
+    from: &Connection,
+    to: &Path,
+    between: &mut dyn FnMut(Pages) -> ControlFlow<()>,
+) -> Result<ControlFlow<()>, StoreError> {
+    let mut target = schema::open_copy(to)?;
+    let backup = Backup::new(from, &mut target)?;
+    loop {
+        let step = backup.step(COPY_PAGES)?;
+        let progress = backup.progress();
+        if step == StepResult::Done {
+            return Ok(ControlFlow::Continue(()));
+        }
+        let total = u64::try_from(progress.pagecount).unwrap_or(0);
+        let left = u64::try_from(progress.remaining).unwrap_or(0);
+        let pages = Pages {
+            copied: total.saturating_sub(left),
+            total,
+        };
+        if between(pages).is_break() {
+            return Ok(ControlFlow::Break(()));
         }
     }
 }
@@ -326,15 +385,46 @@ impl WriteError {
     }
 }
 
-fn raise_epoch(connection: &mut Connection) -> Result<(i64, StateRow), StoreError> {
-    let transaction = connection.transaction()?;
-    let found: Option<(i64, Vec<u8>)> = transaction
+/// The epoch and the state row, if there is one yet.
+pub(crate) fn read_state(connection: &Connection) -> Result<Option<(i64, StateRow)>, StoreError> {
+    let found: Option<(i64, Vec<u8>)> = connection
         .query_row("SELECT epoch, row FROM state WHERE id = 1", [], |row| {
             Ok((row.get(0)?, row.get(1)?))
         })
         .optional()?;
-    let (epoch, state) = match found {
-        Some((epoch, bytes)) => (epoch + 1, row::decode("state", 1, &bytes)?),
+    found
+        .map(|(epoch, bytes)| Ok((epoch, row::decode("state", 1, &bytes)?)))
+        .transpose()
+}
+
+/// Rows of a table.
+pub(crate) fn count(connection: &Connection, table: &str) -> Result<u64, StoreError> {
+    let rows: i64 = connection.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| {
+        row.get(0)
+    })?;
+    Ok(rows as u64)
+}
+
+/// A page of the names of blobs, in order.
+pub(crate) fn blob_names(
+    connection: &Connection,
+    after: &[u8],
+    limit: usize,
+) -> Result<Vec<Digest>, StoreError> {
+    let mut statement = connection
+        .prepare_cached("SELECT hash FROM blobs WHERE hash > ?1 ORDER BY hash LIMIT ?2")?;
+    let names = statement
+        .query_map(params![after, limit as i64], |row| {
+            row.get::<_, [u8; 32]>(0).map(Digest)
+        })?
+        .collect::<Result<_, _>>()?;
+    Ok(names)
+}
+
+fn raise_epoch(connection: &mut Connection) -> Result<(i64, StateRow), StoreError> {
+    let transaction = connection.transaction()?;
+    let (epoch, state) = match read_state(&transaction)? {
+        Some((epoch, state)) => (epoch + 1, state),
         None => (1, StateRow::default()),
     };
     transaction.execute(

@@ -2,6 +2,7 @@
 //! what a crash leaves is made whole.
 
 mod accounts;
+mod backup;
 mod damage;
 mod disk;
 mod log;

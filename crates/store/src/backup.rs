@@ -1,0 +1,567 @@
+//! Backups: a copy of a data directory that is checked while it is made, and the way back.
+//!
+//! The database is copied through the writer (see [`crate::Copier`]). Everything else is made to
+//! fit the copy and not the moment: the blobs that its rows name, each checked against its name,
+//! and the log's files, made anew from its entries, which thereby are all read and lead to the
+//! signed root. `backup.json` comes last and has the digest of each file: a directory without it
+//! is no backup.
+//!
+//! What is secret stays behind: signing keys, the daemon's own secrets, certificates. They change
+//! rarely and are backed up apart, where fewer people can read them. Nobody may have the database
+//! of a backup open in SQLite while its file is read here.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read, Write as _},
+    path::{Component, Path, PathBuf},
+    sync::Arc,
+};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use crate::{
+    StoreError,
+    blobs::{self, Blobs, sync_directory},
+    lock::DirectoryLock,
+    log::Integrator,
+    reader::Readers,
+    schema,
+    sqlite::{self, StateRow},
+};
+
+/// What a backup says of itself.
+pub const MANIFEST: &str = "backup.json";
+/// The format of the manifest.
+const FORMAT: &str = "evidenceos.backup.v1";
+/// What is never in a backup.
+const EXCLUDED: [&str; 6] = [
+    "LOCK",
+    "control.sock",
+    "keys",
+    "secrets",
+    "certificates",
+    "accounts.json",
+];
+/// What a new file system may have in it and still be empty.
+const NOT_OURS: [&str; 1] = ["lost+found"];
+/// The database while it is brought back: a start does not take it.
+const HALF_RESTORED: &str = "evidenceos.db.restoring";
+/// Names of blobs read at once.
+const PAGE: usize = 1_024;
+/// Bytes hashed or copied at once.
+const CHUNK: usize = 1 << 20;
+
+/// What a backup holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// `evidenceos.backup.v1`.
+    pub format: String,
+    /// Who made it.
+    pub software: String,
+    /// When, in Unix milliseconds.
+    pub created_unix_ms: u64,
+    /// Entries of the log.
+    pub entries: u64,
+    /// The newest signed head; absent before the first.
+    pub head: Option<BackedUpHead>,
+    /// Number of the last journal row.
+    pub journal_seq: u64,
+    /// Every file but this one, sorted by path.
+    pub files: Vec<FileRecord>,
+    /// What was left out on purpose.
+    pub excluded: Vec<String>,
+}
+
+/// The head of a backup's log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackedUpHead {
+    /// Entries that it covers.
+    pub size: u64,
+    /// Root hash, in hex.
+    pub root: String,
+    /// SHA-256 of the public key, in hex.
+    pub key_id: String,
+    /// The C2SP checkpoint.
+    pub checkpoint: String,
+}
+
+/// A file of a backup.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileRecord {
+    /// Relative, with `/` between its parts.
+    pub path: String,
+    /// Its length.
+    pub bytes: u64,
+    /// SHA-256 in hex.
+    pub sha256: String,
+}
+
+/// How far a backup or a restore is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// What is being done.
+    pub stage: Stage,
+    /// How much of it is done.
+    pub done: u64,
+    /// How much there is, as far as is known.
+    pub total: u64,
+}
+
+/// The parts of a backup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// The database, in pages.
+    Database,
+    /// Blobs, by number.
+    Blobs,
+    /// The log's files, in entries.
+    Log,
+    /// Digests, in bytes.
+    Digests,
+    /// Bringing files back, in bytes.
+    Files,
+}
+
+/// Told how far a backup is; an error breaks it off.
+pub type Report<'r> = dyn FnMut(Progress) -> Result<(), StoreError> + 'r;
+
+/// Makes or takes the empty directory that a backup goes into.
+///
+/// # Errors
+/// Where there is something in it already, or it cannot be made.
+pub fn prepare(destination: &Path) -> Result<(), StoreError> {
+    match fs::read_dir(destination) {
+        Ok(entries) => must_be_empty(destination, entries),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            make_private(destination)?;
+            sync_parent(destination)
+        }
+        Err(error) => Err(StoreError::io("list", destination)(error)),
+    }
+}
+
+fn must_be_empty(directory: &Path, entries: fs::ReadDir) -> Result<(), StoreError> {
+    for entry in entries {
+        let name = entry
+            .map_err(StoreError::io("list", directory))?
+            .file_name();
+        if !NOT_OURS.iter().any(|not_ours| name == *not_ours) {
+            return Err(StoreError::Unusable(format!(
+                "{} is not empty ({} is in it); name a directory that is, or that does not exist yet",
+                directory.display(),
+                name.display()
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn make_private(directory: &Path) -> Result<(), StoreError> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    fs::DirBuilder::new()
+        .mode(0o700)
+        .create(directory)
+        .map_err(StoreError::io("create", directory))
+}
+
+fn sync_parent(path: &Path) -> Result<(), StoreError> {
+    match path.parent().filter(|up| !up.as_os_str().is_empty()) {
+        Some(parent) => sync_directory(parent),
+        None => sync_directory(Path::new(".")),
+    }
+}
+
+/// Copies the database of a data directory that no daemon serves, and whose lock is held.
+///
+/// # Errors
+/// Where it cannot be read, or `report` breaks it off.
+pub fn copy_at_rest(
+    data_directory: &Path,
+    _held: &DirectoryLock,
+    destination: &Path,
+    report: &mut Report<'_>,
+) -> Result<(), StoreError> {
+    let connection = schema::open_at_rest(&schema::path_in(data_directory))?;
+    let mut broken_off = None;
+    let copied = sqlite::copy_pages(&connection, destination, &mut |pages| match report(
+        pages.progress(),
+    ) {
+        Ok(()) => std::ops::ControlFlow::Continue(()),
+        Err(error) => {
+            broken_off = Some(error);
+            std::ops::ControlFlow::Break(())
+        }
+    })?;
+    match (copied, broken_off) {
+        (std::ops::ControlFlow::Break(()), Some(error)) => Err(error),
+        _ => Ok(()),
+    }
+}
+
+impl crate::Pages {
+    /// As progress of a backup.
+    #[must_use]
+    pub fn progress(self) -> Progress {
+        Progress {
+            stage: Stage::Database,
+            done: self.copied,
+            total: self.total,
+        }
+    }
+}
+
+/// Completes a backup whose database was copied into `destination`: blobs, log, digests, manifest.
+/// When this returns, all of it is durable.
+///
+/// # Errors
+/// Where something that the copy names is missing or damaged, or cannot be written. The directory
+/// is then no backup, and has no manifest.
+pub fn complete(
+    data_directory: &Path,
+    destination: &Path,
+    software: &str,
+    now_unix_ms: u64,
+    report: &mut Report<'_>,
+) -> Result<Manifest, StoreError> {
+    // SQLite has synced nothing; what it left is on its way to the disk while the rest is copied.
+    let state = copied_state(destination)?;
+    copy_blobs(data_directory, destination, report)?;
+    make_log(destination, &state, report)?;
+    // Every connection of ours to the copy is closed: its file can be read as any other.
+    remove_shared_memory(destination)?;
+    let manifest = Manifest {
+        format: FORMAT.to_owned(),
+        software: software.to_owned(),
+        created_unix_ms: now_unix_ms,
+        entries: state.counters.next_index,
+        head: state.head.as_ref().map(|head| BackedUpHead {
+            size: head.size,
+            root: hex::encode(head.root),
+            key_id: head.key_id.to_hex(),
+            checkpoint: head.checkpoint.clone(),
+        }),
+        journal_seq: state.journal_seq,
+        files: seal_files(destination, report)?,
+        excluded: EXCLUDED.map(str::to_owned).into(),
+    };
+    let mut json = serde_json::to_vec_pretty(&manifest)
+        .unwrap_or_else(|error| unreachable!("a manifest is plain data: {error}"));
+    json.push(b'\n');
+    blobs::write_durably(&destination.join(MANIFEST), &json)?;
+    sync_parent(destination)?;
+    Ok(manifest)
+}
+
+fn copied_state(destination: &Path) -> Result<StateRow, StoreError> {
+    let connection = schema::open_at_rest(&schema::path_in(destination))?;
+    Ok(sqlite::read_state(&connection)?
+        .ok_or_else(|| {
+            StoreError::Unusable(
+                "the database has no state yet; start the daemon once, then back it up".to_owned(),
+            )
+        })?
+        .1)
+}
+
+fn copy_blobs(
+    data_directory: &Path,
+    destination: &Path,
+    report: &mut Report<'_>,
+) -> Result<(), StoreError> {
+    let connection = schema::open_at_rest(&schema::path_in(destination))?;
+    let (from, to) = (Blobs::open(data_directory)?, Blobs::open(destination)?);
+    let total = sqlite::count(&connection, "blobs")?;
+    let mut done = 0;
+    let mut after = Vec::new();
+    loop {
+        let names = sqlite::blob_names(&connection, &after, PAGE)?;
+        let Some(last) = names.last() else { break };
+        after = last.as_bytes().to_vec();
+        for name in &names {
+            // A key rotation names other blobs, and the next start removes those that were
+            // copied here: until then they are there.
+            to.put(&from.get(name)?)?;
+            done += 1;
+            report(Progress {
+                stage: Stage::Blobs,
+                done,
+                total,
+            })?;
+        }
+    }
+    Ok(())
+}
+
+/// The log's files as its entries give them. What was published meanwhile may be newer than the
+/// copy, and files ahead of a database stop a start.
+fn make_log(
+    destination: &Path,
+    state: &StateRow,
+    report: &mut Report<'_>,
+) -> Result<(), StoreError> {
+    let total = state.head.as_ref().map_or(0, |head| head.size);
+    let stage = Stage::Log;
+    report(Progress {
+        stage,
+        done: 0,
+        total,
+    })?;
+    let readers = Arc::new(Readers::open(destination)?);
+    let done = Integrator::recover(destination, readers, state.head.as_ref())?
+        .tree()
+        .size();
+    report(Progress { stage, done, total })
+}
+
+/// What SQLite leaves beside a database that was only read: an index of an empty WAL.
+fn remove_shared_memory(destination: &Path) -> Result<(), StoreError> {
+    let database = schema::path_in(destination);
+    for suffix in ["-wal", "-shm"] {
+        let mut name = database.clone().into_os_string();
+        name.push(suffix);
+        let path = PathBuf::from(name);
+        match fs::metadata(&path) {
+            Ok(metadata) if suffix == "-wal" && metadata.len() > 0 => {
+                return Err(StoreError::Unusable(format!(
+                    "{} is not empty: somebody else writes into the backup; begin it anew elsewhere",
+                    path.display()
+                )));
+            }
+            Ok(_) => fs::remove_file(&path).map_err(StoreError::io("remove", &path))?,
+            Err(_) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Syncs and hashes every file, and syncs every directory.
+fn seal_files(destination: &Path, report: &mut Report<'_>) -> Result<Vec<FileRecord>, StoreError> {
+    let mut files = Vec::new();
+    walk(destination, Path::new(""), &mut files)?;
+    files.sort();
+    let mut total = 0;
+    for relative in &files {
+        let path = destination.join(relative);
+        total += fs::metadata(&path)
+            .map_err(StoreError::io("inspect", &path))?
+            .len();
+    }
+    let mut done = 0;
+    let mut records = Vec::new();
+    for relative in files {
+        let path = destination.join(&relative);
+        let mut file = File::open(&path).map_err(StoreError::io("open", &path))?;
+        file.sync_all().map_err(StoreError::io("sync", &path))?;
+        let (bytes, sha256) = hash(&mut file, &path, &mut io::sink(), &mut |read| {
+            done += read;
+            report(Progress {
+                stage: Stage::Digests,
+                done,
+                total,
+            })
+        })?;
+        records.push(FileRecord {
+            path: relative,
+            bytes,
+            sha256,
+        });
+    }
+    Ok(records)
+}
+
+/// Every regular file below a directory, by its relative path; syncs the directories.
+fn walk(root: &Path, relative: &Path, files: &mut Vec<String>) -> Result<(), StoreError> {
+    let directory = root.join(relative);
+    let failed = || StoreError::io("list", &directory);
+    for entry in fs::read_dir(&directory).map_err(failed())? {
+        let entry = entry.map_err(failed())?;
+        let below = relative.join(entry.file_name());
+        let kind = entry.file_type().map_err(failed())?;
+        if kind.is_dir() {
+            if !NOT_OURS.iter().any(|name| entry.file_name() == *name) {
+                walk(root, &below, files)?;
+            }
+        } else {
+            files.push(below.to_str().map(str::to_owned).ok_or_else(|| {
+                StoreError::Unusable(format!("{} is no name of ours", below.display()))
+            })?);
+        }
+    }
+    sync_directory(&directory)
+}
+
+fn hash(
+    file: &mut impl Read,
+    path: &Path,
+    to: &mut impl io::Write,
+    read: &mut dyn FnMut(u64) -> Result<(), StoreError>,
+) -> Result<(u64, String), StoreError> {
+    let mut digest = Sha256::new();
+    let mut chunk = vec![0; CHUNK];
+    let mut bytes = 0;
+    loop {
+        let length = match file.read(&mut chunk) {
+            Ok(0) => break,
+            Ok(length) => length,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(StoreError::io("read", path)(error)),
+        };
+        digest.update(&chunk[..length]);
+        to.write_all(&chunk[..length])
+            .map_err(StoreError::io("write", path))?;
+        bytes += length as u64;
+        read(length as u64)?;
+    }
+    Ok((bytes, hex::encode(digest.finalize())))
+}
+
+/// Reads the manifest of a backup.
+///
+/// # Errors
+/// Where there is none, which is how an unfinished backup looks, or it is not ours.
+pub fn manifest(backup: &Path) -> Result<Manifest, StoreError> {
+    let path = backup.join(MANIFEST);
+    let text = fs::read(&path).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => StoreError::Unusable(format!(
+            "{} is missing: this is no backup, or one that was not finished; take another",
+            path.display()
+        )),
+        _ => StoreError::io("read", &path)(error),
+    })?;
+    let manifest: Manifest = serde_json::from_slice(&text).map_err(|error| {
+        StoreError::Unusable(format!(
+            "{} is damaged ({error}); take another backup",
+            path.display()
+        ))
+    })?;
+    if manifest.format != FORMAT {
+        return Err(StoreError::Unusable(format!(
+            "{} is of format {:?}, this program knows {FORMAT:?}; use the release that made it, or a newer one",
+            path.display(),
+            manifest.format
+        )));
+    }
+    Ok(manifest)
+}
+
+/// Checks every file of a backup against its manifest.
+///
+/// # Errors
+/// The first file that is missing, changed, or not a plain file below the backup.
+pub fn check(backup: &Path, report: &mut Report<'_>) -> Result<Manifest, StoreError> {
+    let manifest = manifest(backup)?;
+    must_have_the_database(backup, &manifest)?;
+    read_all(backup, &manifest, report, &mut |_| Ok(Box::new(io::sink())))?;
+    Ok(manifest)
+}
+
+fn must_have_the_database(backup: &Path, manifest: &Manifest) -> Result<(), StoreError> {
+    let has = |file: &FileRecord| file.path == schema::DATABASE;
+    if manifest.files.iter().any(has) {
+        return Ok(());
+    }
+    Err(StoreError::Unusable(format!(
+        "{} does not list the database; take another backup",
+        backup.join(MANIFEST).display()
+    )))
+}
+
+type Target = Box<dyn io::Write>;
+
+fn read_all(
+    backup: &Path,
+    manifest: &Manifest,
+    report: &mut Report<'_>,
+    target: &mut dyn FnMut(&FileRecord) -> Result<Target, StoreError>,
+) -> Result<(), StoreError> {
+    let total = manifest.files.iter().map(|file| file.bytes).sum();
+    let mut done = 0;
+    for record in &manifest.files {
+        let path = inside(backup, &record.path)?;
+        let mut file = File::open(&path).map_err(StoreError::io("open", &path))?;
+        let mut to = target(record)?;
+        let (bytes, sha256) = hash(&mut file, &path, &mut to, &mut |read| {
+            done += read;
+            report(Progress {
+                stage: Stage::Files,
+                done,
+                total,
+            })
+        })?;
+        to.flush().map_err(StoreError::io("sync", &path))?;
+        if bytes != record.bytes || sha256 != record.sha256 {
+            return Err(StoreError::Unusable(format!(
+                "{} is not what {MANIFEST} says: the backup was damaged or changed after it was made; take another",
+                path.display()
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// A listed path, which must stay inside the directory.
+fn inside(directory: &Path, relative: &str) -> Result<PathBuf, StoreError> {
+    let path = Path::new(relative);
+    let plain = !relative.is_empty()
+        && path
+            .components()
+            .all(|part| matches!(part, Component::Normal(_)));
+    if plain {
+        return Ok(directory.join(path));
+    }
+    Err(StoreError::Unusable(format!(
+        "{MANIFEST} lists {relative:?}, which is no file of a backup; nothing was restored"
+    )))
+}
+
+/// A file that is synced when it is flushed.
+struct Durable(File);
+
+impl io::Write for Durable {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.sync_all()
+    }
+}
+
+/// Brings a backup back into a directory that is empty or does not exist. Every file is checked
+/// before the first is written, and again while it is copied; the database gets its name last, so
+/// that a start does not take a directory that is half restored.
+///
+/// # Errors
+/// Where the backup is not whole, or the directory not empty.
+pub fn restore(
+    backup: &Path,
+    data_directory: &Path,
+    report: &mut Report<'_>,
+) -> Result<Manifest, StoreError> {
+    prepare(data_directory)?;
+    let lock = DirectoryLock::take(data_directory)?;
+    let manifest = check(backup, report)?;
+    read_all(backup, &manifest, report, &mut |record| {
+        let name = match record.path.as_str() {
+            schema::DATABASE => HALF_RESTORED,
+            path => path,
+        };
+        let path = inside(data_directory, name)?;
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent).map_err(StoreError::io("create", parent))?;
+        }
+        let file = File::create_new(&path).map_err(StoreError::io("create", &path))?;
+        Ok(Box::new(Durable(file)))
+    })?;
+    let mut files = Vec::new();
+    walk(data_directory, Path::new(""), &mut files)?;
+    let database = schema::path_in(data_directory);
+    fs::rename(data_directory.join(HALF_RESTORED), &database)
+        .map_err(StoreError::io("rename", &database))?;
+    sync_directory(data_directory)?;
+    sync_parent(data_directory)?;
+    drop(lock);
+    Ok(manifest)
+}

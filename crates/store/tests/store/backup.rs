@@ -1,0 +1,251 @@
+//! Backups: consistent while batches go on, complete or said not to be, and never brought back
+//! changed.
+
+use std::{
+    fs,
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use evidenceos_kernel::{id::Digest, state::Changes};
+use evidenceos_store::{
+    Batch, Head, Module, Store as _, StoreError,
+    backup::{self, Manifest, Progress, Stage},
+    lock::DirectoryLock,
+    log::Integrator,
+    reader::Readers,
+    sqlite::SqliteStore,
+};
+use tempfile::TempDir;
+
+use crate::disk::{Disk, START_UNIX_MS, claim, flip, owner};
+
+fn quiet(_: Progress) -> Result<(), StoreError> {
+    Ok(())
+}
+
+/// A store with a blob and enough rows for some steps of a copy.
+fn filled() -> (Disk, Digest) {
+    let mut disk = Disk::new();
+    let blob = disk.readers().blobs().put(&[7; 40_000]).expect("writable");
+    let mut modules = vec![Module {
+        hash: blob,
+        bytes: Vec::new(),
+    }];
+    modules.extend((0..300_u32).map(|n| {
+        let bytes = n.to_be_bytes().repeat(3_750);
+        let hash = Digest::of(&bytes);
+        Module { hash, bytes }
+    }));
+    disk.commit(Batch {
+        modules,
+        ..Batch::default()
+    });
+    disk.append(600);
+    (disk, blob)
+}
+
+/// A backup; between the steps of its copy `meanwhile` runs.
+fn back_up(disk: &mut Disk, to: &Path, mut meanwhile: impl FnMut(&mut Disk)) -> Manifest {
+    let copier = disk.store.copier().expect("SQLite can");
+    backup::prepare(to).expect("empty");
+    let copied = copier.copy(to, &mut |_| {
+        meanwhile(disk);
+        ControlFlow::Continue(())
+    });
+    assert!(copied.expect("copied").is_continue());
+    backup::complete(disk.path(), to, "test", START_UNIX_MS, &mut quiet).expect("complete")
+}
+
+fn target() -> (TempDir, PathBuf) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("backup");
+    (directory, path)
+}
+
+fn restored(backup: &Path) -> (TempDir, PathBuf) {
+    let (kept, path) = target();
+    backup::restore(backup, &path, &mut quiet).expect("a whole backup");
+    (kept, path)
+}
+
+fn integrate(disk: &Disk, head: &Head) {
+    let readers = Arc::new(disk.readers());
+    Integrator::recover(disk.path(), readers, Some(head)).expect("our own log");
+}
+
+#[test]
+fn what_is_committed_while_a_copy_is_made_is_in_it() {
+    let (mut disk, blob) = filled();
+    let (_kept, to) = target();
+    let mut written = 0;
+    let manifest = back_up(&mut disk, &to, |disk| {
+        disk.commit_changes(Changes {
+            new_claims: vec![claim(written, owner(1))],
+            ..Changes::default()
+        });
+        let head = disk.append(1);
+        integrate(disk, &head);
+        disk.store.maintain(false).expect("checkpoints");
+        written += 1;
+    });
+    assert!(written > 3, "several steps");
+    assert_eq!(manifest.entries, disk.tree.size());
+    let (_kept, path) = restored(&to);
+    let (mut store, found) = SqliteStore::open(&path).expect("a database");
+    let last = claim(written - 1, owner(1));
+    assert_eq!(store.claim(&last.id).expect("intact"), Some(last));
+    let head = found.head.expect("signed");
+    assert_eq!(head.root(), disk.tree.root());
+    let readers = Arc::new(Readers::open(&path).expect("open"));
+    assert_eq!(readers.blobs().get(&blob).expect("there"), [7; 40_000]);
+    Integrator::recover(&path, readers, Some(&head)).expect("fits");
+    let published = fs::read(path.join("log/checkpoint")).expect("there");
+    assert_eq!(published, head.checkpoint.as_bytes());
+}
+
+#[test]
+fn what_is_published_after_the_copy_does_not_get_into_the_backup() {
+    let (mut disk, _) = filled();
+    let (_kept, to) = target();
+    let copier = disk.store.copier().expect("SQLite can");
+    backup::prepare(&to).expect("empty");
+    let copied = copier.copy(&to, &mut |_| ControlFlow::Continue(()));
+    assert!(copied.expect("copied").is_continue());
+    let size = disk.tree.size();
+    let head = disk.append(10);
+    integrate(&disk, &head);
+    let manifest = backup::complete(disk.path(), &to, "test", 0, &mut quiet).expect("complete");
+    assert_eq!(manifest.head.expect("signed").size, size);
+    let (_kept, path) = restored(&to);
+    let (_, found) = SqliteStore::open(&path).expect("a database");
+    let readers = Arc::new(Readers::open(&path).expect("open"));
+    Integrator::recover(&path, readers, found.head.as_ref()).expect("no files ahead of it");
+}
+
+#[test]
+fn a_backup_at_rest_leaves_the_directory_as_it_is() {
+    let (disk, _) = filled();
+    let (directory, size) = (disk.path().to_owned(), disk.tree.size());
+    let kept = disk.closed();
+    let before = contents(&directory);
+    let lock = DirectoryLock::take(&directory).expect("free");
+    let (_kept, to) = target();
+    backup::prepare(&to).expect("empty");
+    let mut stages = Vec::new();
+    backup::copy_at_rest(&directory, &lock, &to, &mut |progress| {
+        stages.push(progress.stage);
+        Ok(())
+    })
+    .expect("copied");
+    assert!(stages.contains(&Stage::Database));
+    let manifest = backup::complete(&directory, &to, "test", 0, &mut quiet).expect("complete");
+    assert_eq!(manifest.entries, size);
+    drop(lock);
+    fs::remove_file(directory.join("LOCK")).expect("there");
+    assert!(contents(&directory) == before);
+    drop(kept);
+}
+
+fn contents(directory: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut found = Vec::new();
+    let mut open = vec![directory.to_owned()];
+    while let Some(next) = open.pop() {
+        for entry in fs::read_dir(&next).expect("readable") {
+            let path = entry.expect("readable").path();
+            if path.is_dir() {
+                open.push(path);
+            } else {
+                found.push((path.clone(), fs::read(&path).expect("readable")));
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn a_copy_that_is_broken_off_is_no_backup() {
+    let (disk, _) = filled();
+    let (_kept, to) = target();
+    backup::prepare(&to).expect("empty");
+    let copier = disk.store.copier().expect("SQLite can");
+    let copied = copier.copy(&to, &mut |_| ControlFlow::Break(()));
+    assert!(copied.expect("no error").is_break());
+    let (_kept, path) = target();
+    let refused = backup::restore(&to, &path, &mut quiet).expect_err("unfinished");
+    assert!(refused.to_string().contains("not finished"), "{refused}");
+}
+
+#[test]
+fn a_directory_that_is_not_empty_is_neither_backed_up_into_nor_restored_over() {
+    let (mut disk, _) = filled();
+    let (_kept, to) = target();
+    back_up(&mut disk, &to, |_| ());
+    for refused in [
+        backup::prepare(&to).expect_err("not empty"),
+        backup::restore(&to, disk.path(), &mut quiet).expect_err("not empty"),
+    ] {
+        assert!(refused.to_string().contains("is not empty"), "{refused}");
+    }
+}
+
+#[test]
+fn a_backup_that_was_changed_is_not_brought_back() {
+    let (mut disk, blob) = filled();
+    let (kept, to) = target();
+    back_up(&mut disk, &to, |_| ());
+    let hex = blob.to_hex();
+    let blob = format!("blobs/{}/{}", &hex[..2], &hex[2..]);
+    let damage: [(&str, &dyn Fn(&Path)); 5] = [
+        ("a flipped bit in the database", &|at| {
+            flip(&at.join("evidenceos.db"), 9_000)
+        }),
+        ("a truncated tile", &|at| {
+            fs::write(at.join("log/tile/0/000"), "short").expect("writable");
+        }),
+        ("a missing blob", &|at| {
+            fs::remove_file(at.join(&blob)).expect("there")
+        }),
+        ("a manifest that is none", &|at| {
+            fs::write(at.join("backup.json"), "{}").expect("writable");
+        }),
+        ("a path that leads out", &|at| {
+            let path = at.join("backup.json");
+            let text = fs::read_to_string(&path).expect("text");
+            let text = text.replace("log/checkpoint", "../log/checkpoint");
+            fs::write(path, text).expect("writable");
+        }),
+    ];
+    for (n, (what, damage)) in damage.into_iter().enumerate() {
+        let copy = kept.path().join(format!("copy {n}"));
+        let status = std::process::Command::new("cp")
+            .args(["-r".as_ref(), to.as_os_str(), copy.as_os_str()])
+            .status();
+        assert!(status.expect("cp runs").success());
+        damage(&copy);
+        let data = kept.path().join(format!("data {n}"));
+        backup::restore(&copy, &data, &mut quiet).expect_err(what);
+        assert!(!data.join("evidenceos.db").exists(), "{what}");
+    }
+}
+
+#[test]
+fn damage_is_not_backed_up_in_silence() {
+    let (disk, _) = filled();
+    let connection = rusqlite::Connection::open(disk.database()).expect("a database");
+    let changed = connection.execute("UPDATE entries SET bytes = x'00' WHERE idx = 3", []);
+    assert_eq!(changed.expect("written"), 1);
+    drop(connection);
+    let (_kept, to) = target();
+    backup::prepare(&to).expect("empty");
+    let copier = disk.store.copier().expect("SQLite can");
+    copier
+        .copy(&to, &mut |_| ControlFlow::Continue(()))
+        .map(drop)
+        .expect("pages are pages");
+    let refused = backup::complete(disk.path(), &to, "test", 0, &mut quiet);
+    assert!(matches!(refused, Err(StoreError::Damaged { .. })));
+    assert!(!to.join("backup.json").exists());
+}
