@@ -10,6 +10,7 @@ mod accounts;
 pub mod auth;
 mod clock;
 pub mod config;
+pub mod control;
 pub mod grpc;
 pub mod holdout_keys;
 pub mod http;
@@ -22,6 +23,7 @@ mod run;
 pub mod runner;
 pub mod server;
 mod serving;
+pub mod upkeep;
 pub mod vault;
 
 pub use config::Config;

@@ -9,6 +9,7 @@ use crate::{
     accounts,
     config::{self, AccountsCommand, Asked, Config, Flags, Layers, LogFormat},
     server::{self, Running},
+    upkeep,
 };
 
 /// Exit status for a configuration that cannot be used.
@@ -38,6 +39,20 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(error) => return bad_config(&error),
     };
     match asked {
+        Asked::Backup {
+            data_dir,
+            destination,
+            json,
+        } => upkeep::backup::back_up(&data_dir, &destination, json),
+        Asked::Restore {
+            data_dir,
+            source,
+            json,
+        } => upkeep::backup::restore(&source, &data_dir, json),
+        Asked::Fsck { layers, json } => match Config::new(&layers.settings) {
+            Ok(config) => upkeep::fsck::run(&config, json),
+            Err(error) => bad_config(&error),
+        },
         Asked::Show(layers) => show(&layers),
         Asked::Accounts(what) => look_after_accounts(&what),
         Asked::Check(layers) => match Config::new(&layers.settings) {

@@ -23,6 +23,7 @@ use crate::{
     accounts,
     auth::Gate,
     config::Config,
+    control::Control,
     grpc::Edge,
     holdout_keys::HoldoutKeyError,
     http,
@@ -88,6 +89,7 @@ pub struct Running {
     health: Arc<http::Health>,
     stop: watch::Sender<bool>,
     servers: serving::Servers,
+    control: Option<Task<()>>,
     driver: JoinHandle<Result<SqliteStore, Fatal>>,
     integrator: Following,
     accounts: accounts::Following,
@@ -126,6 +128,14 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let servers = listeners
         .serve(&config.listeners, &edge, &gate, &health, &metrics, &stopped)
         .await?;
+    let control = match Control::bind(&config.data_dir) {
+        Ok(control) => Some(control.serve(config.data_dir.clone(), &edge, stopped)),
+        // Serving does not depend on it.
+        Err(error) => {
+            tracing::warn!(%error, "no control socket in the data directory; backups need the daemon stopped");
+            None
+        }
+    };
     health.serves();
     Ok(Running {
         config,
@@ -135,6 +145,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         health,
         stop,
         servers,
+        control,
         driver,
         integrator,
         accounts,
@@ -218,6 +229,9 @@ impl Running {
             .saturating_duration_since(Instant::now())
             .min(Duration::from_secs(2));
         self.servers.end(grace).await;
+        if let Some(control) = self.control {
+            end_within(grace, control).await;
+        }
         // The last head is published before the lock is given back.
         self.integrator.end().await;
         let mut store = match driver {

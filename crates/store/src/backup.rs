@@ -271,7 +271,7 @@ fn copy_blobs(
     report: &mut Report<'_>,
 ) -> Result<(), StoreError> {
     let connection = schema::open_at_rest(&schema::path_in(destination))?;
-    let (from, to) = (Blobs::open(data_directory)?, Blobs::open(destination)?);
+    let (from, to) = (Blobs::at(data_directory), Blobs::open(destination)?);
     let total = sqlite::count(&connection, "blobs")?;
     let mut done = 0;
     let mut after = Vec::new();

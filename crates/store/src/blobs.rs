@@ -32,6 +32,14 @@ impl Blobs {
         Ok(Self { directory })
     }
 
+    /// The blobs under a data directory, which is left as it is.
+    #[must_use]
+    pub fn at(data_directory: &Path) -> Self {
+        Self {
+            directory: data_directory.join("blobs"),
+        }
+    }
+
     /// Makes bytes durable; returns their name.
     ///
     /// # Errors

@@ -8,6 +8,7 @@
 //!   named by their digest. [`log`] projects the entries into C2SP tiles and a checkpoint.
 //! - [`accounts`] projects the accounts into `accounts.json`.
 //! - [`backup`] copies a data directory while it is served, and brings a copy back.
+//! - [`fsck`] reads all of a data directory and says what is wrong with it.
 //! - [`lock`] keeps a second process out of the directory.
 //!
 //! Invariants: what [`Outcome::Committed`] was answered for survives any crash; a batch is in the
@@ -16,6 +17,7 @@
 pub mod accounts;
 pub mod backup;
 pub mod blobs;
+pub mod fsck;
 pub mod lock;
 pub mod log;
 pub mod memory;

@@ -49,6 +49,64 @@ pub fn path_in(data_directory: &Path) -> PathBuf {
     data_directory.join(DATABASE)
 }
 
+/// Demands that a directory has a database.
+pub fn must_be_there(data_directory: &Path) -> Result<(), StoreError> {
+    let path = path_in(data_directory);
+    match std::fs::metadata(&path) {
+        Ok(metadata) if metadata.is_file() && metadata.len() > 0 => Ok(()),
+        _ => Err(StoreError::Unusable(format!(
+            "{} is missing or empty; give the --data-dir of a daemon, or restore a backup",
+            path.display()
+        ))),
+    }
+}
+
+/// Demands that a directory without a database has nothing else of ours either: a log or blobs
+/// whose database is gone are not begun anew.
+pub fn must_not_be_lost(data_directory: &Path) -> Result<(), StoreError> {
+    if must_be_there(data_directory).is_ok() {
+        return Ok(());
+    }
+    must_be_alone(data_directory)
+}
+
+fn must_be_alone(data_directory: &Path) -> Result<(), StoreError> {
+    for name in ["log", "blobs"] {
+        let beside = data_directory.join(name);
+        if is_filled(&beside) {
+            return Err(StoreError::Unusable(format!(
+                "{} is missing or empty, but {} is not: the database was lost, and a new one would fork the log and forget what has leaked. Bring it back, or restore a backup into an empty directory (`evidenceos-daemon restore`) and recover the rest (`evidenceos-daemon log recover`); for a new server give another --data-dir",
+                path_in(data_directory).display(),
+                beside.display()
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Whether a directory has any file below it.
+fn is_filled(directory: &Path) -> bool {
+    let Ok(entries) = std::fs::read_dir(directory) else {
+        return false;
+    };
+    entries.flatten().any(|entry| {
+        let path = entry.path();
+        !path.is_dir() || is_filled(&path)
+    })
+}
+
+/// Demands that the tables are those of this release.
+pub fn must_be_current(connection: &Connection, path: &Path) -> Result<(), StoreError> {
+    let (_, version, _) = identity(connection)?;
+    if version == SCHEMA_VERSION {
+        return Ok(());
+    }
+    Err(StoreError::Unusable(format!(
+        "{} has version {version} of the tables, this program checks version {SCHEMA_VERSION}; start the daemon of this release once, which brings them up to date",
+        path.display()
+    )))
+}
+
 /// Opens the writer's connection; makes the tables in a new database.
 pub fn open_writer(path: &Path) -> Result<Connection, StoreError> {
     let connection = Connection::open_with_flags(
@@ -202,6 +260,8 @@ fn other_version(path: &Path, version: i32) -> StoreError {
 fn prepare_tables(connection: &Connection, path: &Path) -> Result<(), StoreError> {
     let (application, version, tables) = identity(connection)?;
     if tables == 0 {
+        // A database whose WAL was lost before its first checkpoint looks like a new one.
+        must_be_alone(path.parent().unwrap_or(Path::new("")))?;
         connection.execute_batch(&format!(
             "BEGIN IMMEDIATE; {TABLES}
              PRAGMA application_id = {APPLICATION_ID};

@@ -101,6 +101,7 @@ impl SqliteStore {
     /// Where it cannot be opened, is another program's, or is damaged in what start-up reads.
     pub fn open(data_directory: &Path) -> Result<(Self, Found), StoreError> {
         let path = schema::path_in(data_directory);
+        schema::must_not_be_lost(data_directory)?;
         let mut connection = schema::open_writer(&path)?;
         let wal_pages = Arc::new(AtomicI64::new(0));
         let seen = Arc::clone(&wal_pages);
@@ -490,7 +491,8 @@ fn check_journal_tail(connection: &Connection, state: &StateRow) -> Result<(), S
     Ok(())
 }
 
-fn chain(previous: &[u8], bytes: &[u8]) -> [u8; 32] {
+/// H(previous ‖ bytes).
+pub(crate) fn chain(previous: &[u8], bytes: &[u8]) -> [u8; 32] {
     Sha256::new()
         .chain_update(previous)
         .chain_update(bytes)

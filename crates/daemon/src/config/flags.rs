@@ -2,7 +2,7 @@
 
 use std::{ffi::OsString, path::PathBuf};
 
-use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use clap::{ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use super::{ConfigError, Layers, Settings};
 
@@ -19,6 +19,7 @@ use super::{ConfigError, Layers, Settings};
   evidenceos-daemon --data-dir /srv/evidenceos        another directory
   evidenceos-daemon --listen 127.0.0.1:0 --log debug  any free port, more words
   evidenceos-daemon config check --config /etc/evidenceos/config.toml
+  evidenceos-daemon backup /mnt/backups/today         copy ./data, also while it is served
 
 With TLS, for callers with certificates (`evidenceos lab init ops` makes a set to try):
   evidenceos-daemon --listen 0.0.0.0:50051 --data-dir ops/data \\
@@ -51,6 +52,50 @@ enum Command {
     Accounts {
         #[command(subcommand)]
         what: AccountsCommand,
+    },
+    /// Copy the data directory, while a daemon serves it or while none does
+    ///
+    /// The copy is consistent, checked while it is made, and complete once `backup.json` is in it.
+    /// Signing keys, the daemon's secrets and certificates are not in it: back them up apart.
+    #[command(after_help = "Examples:
+  evidenceos-daemon backup /mnt/backups/2026-11-24
+  evidenceos-daemon backup --data-dir /srv/evidenceos --json /mnt/backups/today")]
+    Backup {
+        /// A directory that is empty, or does not exist yet; the daemon's user must be able to write there
+        destination: PathBuf,
+        #[command(flatten)]
+        place: Place,
+        /// Print progress and result as JSON lines
+        #[arg(long)]
+        json: bool,
+    },
+    /// Bring a backup back into an empty data directory
+    ///
+    /// Every file is checked first. Bring keys/ and secrets/ back too; the next start compares the
+    /// log with its anchors.
+    #[command(after_help = "Example:
+  evidenceos-daemon restore /mnt/backups/2026-11-24 --data-dir /srv/evidenceos")]
+    Restore {
+        /// The backup
+        source: PathBuf,
+        #[command(flatten)]
+        place: Place,
+        /// Print progress and result as JSON lines
+        #[arg(long)]
+        json: bool,
+    },
+    /// Read all of a data directory that no daemon serves, and say what is wrong with it
+    ///
+    /// Nothing is written. Exit status: 0 all is well, 1 something is wrong, 2 it cannot be looked at.
+    #[command(after_help = "Examples:
+  evidenceos-daemon fsck
+  evidenceos-daemon fsck --data-dir /srv/evidenceos --json | jq .findings")]
+    Fsck {
+        #[command(flatten)]
+        settings: Box<Settings>,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -94,6 +139,31 @@ pub struct DataDir {
     pub data_dir: PathBuf,
 }
 
+/// Which data directory is meant.
+#[derive(Clone, Args)]
+struct Place {
+    /// The data directory [default: ./data]
+    #[arg(long, env = "EVIDENCEOS_DATA_DIR", value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// The daemon's TOML file, to take the data directory from
+    #[arg(long, env = "EVIDENCEOS_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+impl Place {
+    fn data_dir(self, matches: &ArgMatches) -> Result<PathBuf, ConfigError> {
+        let given = Settings {
+            data_dir: self.data_dir,
+            config: self.config,
+            ..Settings::default()
+        };
+        let settings = Layers::new(given, matches)?.settings;
+        Ok(settings
+            .data_dir
+            .unwrap_or_else(|| super::Config::default().data_dir))
+    }
+}
+
 #[derive(Clone, Subcommand)]
 enum ConfigCommand {
     /// Say whether the daemon would start, and what an operator should know
@@ -118,6 +188,31 @@ pub enum Asked {
     Show(Layers),
     /// Look after `accounts.json`.
     Accounts(AccountsCommand),
+    /// Read all of a data directory.
+    Fsck {
+        /// Of which.
+        layers: Layers,
+        /// As JSON.
+        json: bool,
+    },
+    /// Copy a data directory.
+    Backup {
+        /// Of which.
+        data_dir: PathBuf,
+        /// Where to.
+        destination: PathBuf,
+        /// As JSON lines.
+        json: bool,
+    },
+    /// Bring a copy back.
+    Restore {
+        /// Where to.
+        data_dir: PathBuf,
+        /// Where from.
+        source: PathBuf,
+        /// As JSON lines.
+        json: bool,
+    },
 }
 
 impl Flags {
@@ -130,23 +225,47 @@ impl Flags {
     ) -> Result<Result<Asked, ConfigError>, clap::Error> {
         let matches = Self::command().try_get_matches_from(arguments)?;
         let flags = Self::from_arg_matches(&matches)?;
-        if let Some(Command::Accounts { what }) = flags.command {
-            return Ok(Ok(Asked::Accounts(what)));
-        }
-        let inner = matches
-            .subcommand()
-            .and_then(|(_, config)| config.subcommand())
-            .map(|(_, matches)| matches);
-        Ok(match (flags.command, inner) {
-            (Some(Command::Config { what }), Some(matches)) => match what {
-                ConfigCommand::Check { settings } => {
-                    Layers::new(*settings, matches).map(Asked::Check)
-                }
-                ConfigCommand::Show { settings } => {
-                    Layers::new(*settings, matches).map(Asked::Show)
-                }
-            },
-            _ => Layers::new(flags.settings, &matches).map(Asked::Serve),
+        let Some(command) = flags.command else {
+            return Ok(Layers::new(flags.settings, &matches).map(Asked::Serve));
+        };
+        let inner = innermost(&matches);
+        Ok(match command {
+            Command::Accounts { what } => Ok(Asked::Accounts(what)),
+            Command::Config {
+                what: ConfigCommand::Check { settings },
+            } => Layers::new(*settings, inner).map(Asked::Check),
+            Command::Config {
+                what: ConfigCommand::Show { settings },
+            } => Layers::new(*settings, inner).map(Asked::Show),
+            Command::Fsck { settings, json } => {
+                Layers::new(*settings, inner).map(|layers| Asked::Fsck { layers, json })
+            }
+            Command::Backup {
+                destination,
+                place,
+                json,
+            } => place.data_dir(inner).map(|data_dir| Asked::Backup {
+                data_dir,
+                destination,
+                json,
+            }),
+            Command::Restore {
+                source,
+                place,
+                json,
+            } => place.data_dir(inner).map(|data_dir| Asked::Restore {
+                data_dir,
+                source,
+                json,
+            }),
         })
+    }
+}
+
+/// The matches of the innermost subcommand.
+fn innermost(matches: &ArgMatches) -> &ArgMatches {
+    match matches.subcommand() {
+        Some((_, inner)) => innermost(inner),
+        None => matches,
     }
 }

@@ -6,7 +6,7 @@ fn ask(arguments: &[&str]) -> Result<Layers, ConfigError> {
     let arguments = ["evidenceos-daemon"].iter().chain(arguments);
     match Flags::ask(arguments.map(OsString::from)).expect("known flags")? {
         Asked::Serve(layers) | Asked::Check(layers) | Asked::Show(layers) => Ok(layers),
-        Asked::Accounts(_) => panic!("no settings are asked for"),
+        _ => panic!("a command without all settings"),
     }
 }
 

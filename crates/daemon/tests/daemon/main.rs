@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod credit;
+mod continuity;
 mod guests;
 mod harness;
 mod keys;

@@ -14,11 +14,17 @@ use crate::harness::{
 };
 
 /// The real program, and where it serves.
-fn spawn(directory: &Path) -> (Child, String) {
+pub fn spawn(directory: &Path) -> (Child, String) {
+    spawn_with(directory, &[])
+}
+
+/// As [`spawn`], with more flags.
+pub fn spawn_with(directory: &Path, more: &[&str]) -> (Child, String) {
     let mut child = Command::new(env!("CARGO_BIN_EXE_evidenceos-daemon"))
         .args(["--listen", "127.0.0.1:0", "--preflight-listen", "off"])
         .args(["--metrics-listen", "off", "--log", "error", "--data-dir"])
         .arg(directory)
+        .args(more)
         .stdout(Stdio::piped())
         .spawn()
         .expect("starts");
@@ -33,7 +39,7 @@ fn spawn(directory: &Path) -> (Child, String) {
     (child, address)
 }
 
-fn signal(child: &Child, name: &str) {
+pub fn signal(child: &Child, name: &str) {
     let status = Command::new("kill")
         .args(["-s", name, &child.id().to_string()])
         .status();
@@ -111,7 +117,7 @@ fn a_run_that_a_kill_interrupted_is_executed_again() {
     assert_eq!(child.wait().expect("ends").code(), Some(0));
 }
 
-fn block_on_value<T>(future: impl Future<Output = T>) -> T {
+pub fn block_on_value<T>(future: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -186,7 +192,7 @@ fn an_older_database_under_a_newer_log_stops_the_start() {
             .await
             .to_string();
         // The keys are there, the database is not: nothing may be signed over that.
-        assert!(refused.contains("older state"), "{refused}");
+        assert!(refused.contains("the database was lost"), "{refused}");
     });
 }
 

@@ -148,7 +148,7 @@ fn a_backup_at_rest_leaves_the_directory_as_it_is() {
     drop(kept);
 }
 
-fn contents(directory: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+pub(crate) fn contents(directory: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let mut found = Vec::new();
     let mut open = vec![directory.to_owned()];
     while let Some(next) = open.pop() {

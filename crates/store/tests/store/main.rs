@@ -5,6 +5,7 @@ mod accounts;
 mod backup;
 mod damage;
 mod disk;
+mod fsck;
 mod log;
 mod rows;
 mod sources;

@@ -1,0 +1,291 @@
+//! The control socket: what an operator on the same machine asks of a running daemon.
+//!
+//! `<data-dir>/control.sock`, mode 0600, answers only to its own user and root, which the kernel
+//! tells. One JSON line comes in, JSON lines go out: progress, then how it ended. Nothing of it
+//! is reachable over a network.
+//!
+//! | in | `{"command":"backup","destination":"/abs/path"}` |
+//! |---|---|
+//! | out, any number | `{"progress":{"stage":"database","done":256,"total":900}}` |
+//! | out, last | `{"done":{…}}` or `{"failed":"…"}` |
+
+use std::{
+    fs,
+    io::{self, BufRead as _, BufReader, Read as _, Write as _},
+    os::{
+        fd::{AsRawFd as _, OwnedFd},
+        unix::{
+            fs::PermissionsExt as _, net::UnixListener as StdListener, net::UnixStream as StdStream,
+        },
+    },
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use evidenceos_store::{StoreError, backup};
+use rustix::fs::{Mode, OFlags};
+use serde::{Deserialize, Serialize};
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _},
+    net::{UnixListener, UnixStream},
+    sync::{Semaphore, mpsc, watch},
+    task::JoinHandle,
+};
+
+use crate::{grpc::Edge, upkeep};
+
+/// The socket's name in the data directory.
+pub const SOCKET: &str = "control.sock";
+/// The longest order, in bytes.
+const MAX_ORDER: u64 = 64 << 10;
+/// How long an order may take to arrive.
+const ORDER_TIMEOUT: Duration = Duration::from_secs(5);
+/// Connections at a time.
+const CONNECTIONS: usize = 8;
+/// Lines that wait for a slow reader; progress beyond it is left out.
+const LINES: usize = 64;
+
+/// What can be asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Order {
+    /// Back the data directory up.
+    Backup {
+        /// An absolute path; empty, or not there yet.
+        destination: PathBuf,
+    },
+}
+
+/// What is answered, a line each.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum News {
+    /// So far.
+    Progress(backup::Progress),
+    /// It is done.
+    Done(Box<backup::Manifest>),
+    /// It is not, and why.
+    Failed(String),
+}
+
+/// The listening socket of a data directory whose lock is held.
+pub struct Control {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl Control {
+    /// Puts the socket in place. One that a crash left is replaced.
+    ///
+    /// # Errors
+    /// Where the file system takes no sockets.
+    pub fn bind(data_directory: &Path) -> io::Result<Self> {
+        let path = data_directory.join(SOCKET);
+        let fresh = format!("{SOCKET}.{}", std::process::id());
+        let (directory, short) = short_path(data_directory, &fresh)?;
+        match fs::remove_file(&short) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let listener = StdListener::bind(&short)?;
+        // It gets its name once nobody else may write to it.
+        fs::set_permissions(&short, fs::Permissions::from_mode(0o600))?;
+        fs::rename(data_directory.join(&fresh), &path)?;
+        drop(directory);
+        listener.set_nonblocking(true)?;
+        Ok(Self {
+            listener: UnixListener::from_std(listener)?,
+            path,
+        })
+    }
+
+    /// Answers until told to stop.
+    pub fn serve(
+        self,
+        data_directory: PathBuf,
+        edge: &Arc<Edge>,
+        mut stopped: watch::Receiver<bool>,
+    ) -> JoinHandle<()> {
+        let served = Arc::new(Served {
+            data_directory,
+            edge: Arc::clone(edge),
+            backing_up: AtomicBool::new(false),
+            stopped: stopped.clone(),
+        });
+        let room = Arc::new(Semaphore::new(CONNECTIONS));
+        tokio::spawn(async move {
+            loop {
+                let stream = tokio::select! {
+                    accepted = self.listener.accept() => match accepted {
+                        Ok((stream, _)) => stream,
+                        Err(error) => {
+                            tracing::warn!(%error, "the control socket failed; no backups while serving until the next start");
+                            break;
+                        }
+                    },
+                    _ = stopped.wait_for(|stopped| *stopped) => break,
+                };
+                // Whoever finds no room is sent away and sees it at once.
+                let Ok(permit) = Arc::clone(&room).try_acquire_owned() else {
+                    continue;
+                };
+                let served = Arc::clone(&served);
+                tokio::spawn(async move {
+                    served.answer(stream).await;
+                    drop(permit);
+                });
+            }
+            // Best effort: the next start replaces it.
+            let _ = fs::remove_file(&self.path);
+        })
+    }
+}
+
+struct Served {
+    data_directory: PathBuf,
+    edge: Arc<Edge>,
+    backing_up: AtomicBool,
+    stopped: watch::Receiver<bool>,
+}
+
+impl Served {
+    async fn answer(self: Arc<Self>, stream: UnixStream) {
+        match stream.peer_cred() {
+            Ok(peer) if peer.uid() == rustix::process::geteuid().as_raw() || peer.uid() == 0 => {}
+            peer => {
+                tracing::warn!(?peer, "another user at the control socket was sent away");
+                return;
+            }
+        }
+        let (read, mut write) = stream.into_split();
+        let mut line = String::new();
+        let mut reader = tokio::io::BufReader::new(read.take(MAX_ORDER));
+        let order = match tokio::time::timeout(ORDER_TIMEOUT, reader.read_line(&mut line)).await {
+            Ok(Ok(_)) => serde_json::from_str::<Order>(&line)
+                .map_err(|error| format!("no order of this release: {error}")),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err("no order came".to_owned()),
+        };
+        match order {
+            Ok(Order::Backup { destination }) => self.back_up(destination, &mut write).await,
+            Err(wrong) => {
+                // Who does not wait for the answer has gone.
+                let _ = write.write_all(&rendered(&News::Failed(wrong))).await;
+            }
+        }
+    }
+
+    async fn back_up(
+        self: Arc<Self>,
+        destination: PathBuf,
+        write: &mut (impl tokio::io::AsyncWrite + Unpin),
+    ) {
+        let (lines, mut news) = mpsc::channel(LINES);
+        let served = Arc::clone(&self);
+        let work = tokio::task::spawn_blocking(move || served.back_up_here(&destination, &lines));
+        while let Some(line) = news.recv().await {
+            if write.write_all(&rendered(&line)).await.is_err() {
+                // The sender sees that nobody listens, and breaks off.
+                news.close();
+                break;
+            }
+        }
+        let last = match work.await {
+            Ok(Ok(manifest)) => News::Done(Box::new(manifest)),
+            Ok(Err(error)) => News::Failed(error.to_string()),
+            Err(panic) => News::Failed(panic.to_string()),
+        };
+        if let News::Failed(error) = &last {
+            tracing::error!(error, "a backup failed");
+        }
+        let _ = write.write_all(&rendered(&last)).await;
+    }
+
+    fn back_up_here(
+        &self,
+        destination: &Path,
+        lines: &mpsc::Sender<News>,
+    ) -> Result<backup::Manifest, StoreError> {
+        if self.backing_up.swap(true, Ordering::AcqRel) {
+            return Err(StoreError::Unusable(
+                "another backup is being made; wait until it is done".to_owned(),
+            ));
+        }
+        let made = upkeep::backup::of_served(
+            &self.edge.mailbox,
+            &self.data_directory,
+            destination,
+            &mut |progress| {
+                if *self.stopped.borrow() {
+                    return Err(StoreError::Unusable(
+                        "the daemon stops; the backup is not complete".to_owned(),
+                    ));
+                }
+                match lines.try_send(News::Progress(progress)) {
+                    Err(mpsc::error::TrySendError::Closed(_)) => Err(StoreError::Unusable(
+                        "whoever asked for the backup has gone; it is not complete".to_owned(),
+                    )),
+                    Ok(()) | Err(mpsc::error::TrySendError::Full(_)) => Ok(()),
+                }
+            },
+        );
+        self.backing_up.store(false, Ordering::Release);
+        made
+    }
+}
+
+fn rendered(news: &News) -> Vec<u8> {
+    let mut line = serde_json::to_vec(news)
+        .unwrap_or_else(|error| unreachable!("news are plain data: {error}"));
+    line.push(b'\n');
+    line
+}
+
+/// A path to a name in a directory that fits into a socket address, however long the directory's
+/// own is. It holds as long as the descriptor.
+fn short_path(directory: &Path, name: &str) -> io::Result<(OwnedFd, PathBuf)> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let fd = rustix::fs::open(directory, flags, Mode::empty())?;
+    let path = PathBuf::from(format!("/proc/self/fd/{}/{name}", fd.as_raw_fd()));
+    Ok((fd, path))
+}
+
+/// Gives an order to the daemon that serves a data directory, and follows it to its end. Blocks.
+///
+/// # Errors
+/// Where nobody answers, or the daemon says that it failed.
+pub fn ask(
+    data_directory: &Path,
+    order: &Order,
+    follow: &mut dyn FnMut(&backup::Progress),
+) -> Result<backup::Manifest, StoreError> {
+    let path = data_directory.join(SOCKET);
+    let failed = |operation| StoreError::io(operation, path.clone());
+    let (directory, short) = short_path(data_directory, SOCKET).map_err(failed("open"))?;
+    let mut stream = StdStream::connect(short).map_err(failed("connect to the daemon at"))?;
+    drop(directory);
+    let mut line = serde_json::to_vec(order)
+        .unwrap_or_else(|error| unreachable!("an order is plain data: {error}"));
+    line.push(b'\n');
+    stream.write_all(&line).map_err(failed("write to"))?;
+    for line in BufReader::new(stream.take(u64::MAX)).lines() {
+        let line = line.map_err(failed("read from"))?;
+        let news = serde_json::from_str(&line).map_err(|error| {
+            StoreError::Unusable(format!(
+                "the daemon answered {line:?}, which this release does not understand ({error}); use the daemon's own release"
+            ))
+        })?;
+        match news {
+            News::Progress(progress) => follow(&progress),
+            News::Done(manifest) => return Ok(*manifest),
+            News::Failed(why) => return Err(StoreError::Unusable(why)),
+        }
+    }
+    Err(StoreError::Unusable(
+        "the daemon ended before it was done, or had no room for another order; what was begun is not complete".to_owned(),
+    ))
+}

@@ -1,0 +1,228 @@
+//! `backup` and `restore`.
+
+use std::{
+    io::IsTerminal as _,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::mpsc,
+};
+
+use evidenceos_driver::mailbox::{CopyNews, CopyOrder, Mailbox};
+use evidenceos_store::{
+    StoreError,
+    backup::{self, Manifest, Progress, Report, Stage},
+    lock::DirectoryLock,
+};
+
+use crate::{
+    control::{self, Order},
+    server::unix_ms,
+};
+
+const SOFTWARE: &str = concat!("evidenceosd/", env!("CARGO_PKG_VERSION"));
+
+/// Backs up the directory that this process serves; its writer goes on with batches meanwhile.
+///
+/// # Errors
+/// Where it fails or is broken off; the destination is then not complete.
+pub fn of_served(
+    mailbox: &Mailbox,
+    data_directory: &Path,
+    destination: &Path,
+    report: &mut Report<'_>,
+) -> Result<Manifest, StoreError> {
+    begin(data_directory, destination)?;
+    let (news, copied) = mpsc::channel();
+    mailbox.copy(CopyOrder {
+        to: destination.to_owned(),
+        news,
+    });
+    loop {
+        match copied.recv() {
+            Ok(CopyNews::Pages(pages)) => report(pages.progress())?,
+            Ok(CopyNews::Done(done)) => break done?,
+            Err(_) => {
+                return Err(StoreError::Unusable(
+                    "the daemon's writer has ended; the backup is not complete".to_owned(),
+                ));
+            }
+        }
+    }
+    backup::complete(data_directory, destination, SOFTWARE, unix_ms(), report)
+}
+
+fn begin(data_directory: &Path, destination: &Path) -> Result<(), StoreError> {
+    if !destination.is_absolute() {
+        return Err(StoreError::Unusable(format!(
+            "{} is not absolute, and the daemon's own directory is not meant",
+            destination.display()
+        )));
+    }
+    let canonical = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let parent = destination.parent().unwrap_or(destination);
+    if canonical(parent).starts_with(canonical(data_directory)) {
+        return Err(StoreError::Unusable(format!(
+            "{} is in the data directory, and would be lost with it; name a place elsewhere, best on another disk",
+            destination.display()
+        )));
+    }
+    backup::prepare(destination)
+}
+
+fn at_rest(
+    data_directory: &Path,
+    lock: &DirectoryLock,
+    destination: &Path,
+    report: &mut Report<'_>,
+) -> Result<Manifest, StoreError> {
+    begin(data_directory, destination)?;
+    backup::copy_at_rest(data_directory, lock, destination, report)?;
+    backup::complete(data_directory, destination, SOFTWARE, unix_ms(), report)
+}
+
+/// `evidenceos-daemon backup`.
+#[must_use]
+pub fn back_up(data_directory: &Path, destination: &Path, as_json: bool) -> ExitCode {
+    let mut shown = Shown::new(as_json);
+    let made = destination_of(destination).and_then(|destination| {
+        match DirectoryLock::take(data_directory) {
+            Ok(lock) => at_rest(data_directory, &lock, &destination, &mut |progress| {
+                shown.follow(&progress);
+                Ok(())
+            }),
+            // Somebody has it: a daemon that can be asked.
+            Err(held @ StoreError::Unusable(_)) => {
+                let order = Order::Backup { destination };
+                control::ask(data_directory, &order, &mut |progress| {
+                    shown.follow(progress);
+                })
+                .map_err(|error| match error {
+                    StoreError::Io { .. } => StoreError::Unusable(format!(
+                        "{held}, and it does not answer at its control socket ({error}); wait until it serves, or stop it"
+                    )),
+                    error => error,
+                })
+            }
+            Err(error) => Err(error),
+        }
+    });
+    shown.end(made, |manifest| {
+        format!(
+            "backed up {} to {}: {}. Not in it, on purpose: {}",
+            data_directory.display(),
+            destination.display(),
+            summary(manifest),
+            manifest.excluded.join(", ")
+        )
+    })
+}
+
+fn destination_of(path: &Path) -> Result<PathBuf, StoreError> {
+    std::path::absolute(path).map_err(StoreError::io("find", path))
+}
+
+/// `evidenceos-daemon restore`.
+#[must_use]
+pub fn restore(source: &Path, data_directory: &Path, as_json: bool) -> ExitCode {
+    let mut shown = Shown::new(as_json);
+    let restored = backup::restore(source, data_directory, &mut |progress| {
+        shown.follow(&progress);
+        Ok(())
+    });
+    shown.end(restored, |manifest| {
+        format!(
+            "restored {} from {}: {}.\n\
+             Before the next start bring back what backups leave out: keys/ and secrets/ with their modes, certificates.\n\
+             The next start compares the log with its anchors (--anchor). Whatever was signed after this backup is missing here: \
+             if an anchor is ahead, the start stops and names `log recover` and `log restart`. Without an anchor nobody notices.",
+            data_directory.display(),
+            source.display(),
+            summary(manifest)
+        )
+    })
+}
+
+fn summary(manifest: &Manifest) -> String {
+    let bytes: u64 = manifest.files.iter().map(|file| file.bytes).sum();
+    let head = match &manifest.head {
+        Some(head) => format!("head {} {}", head.size, head.root),
+        None => "no head yet".to_owned(),
+    };
+    format!(
+        "{} entries, {head}, {} files, {bytes} bytes",
+        manifest.entries,
+        manifest.files.len()
+    )
+}
+
+/// What the user sees.
+struct Shown {
+    as_json: bool,
+    in_place: bool,
+    stage: Option<Stage>,
+}
+
+impl Shown {
+    fn new(as_json: bool) -> Self {
+        Self {
+            as_json,
+            in_place: !as_json && std::io::stderr().is_terminal(),
+            stage: None,
+        }
+    }
+
+    fn follow(&mut self, progress: &Progress) {
+        if self.as_json {
+            println!("{}", serde_json::json!({ "progress": progress }));
+        } else if self.in_place {
+            if self.stage.replace(progress.stage) != Some(progress.stage) {
+                eprintln!();
+            }
+            eprint!(
+                "\r{}: {} of {}   ",
+                name(progress.stage),
+                progress.done,
+                progress.total
+            );
+        } else if self.stage.replace(progress.stage) != Some(progress.stage) {
+            eprintln!("{} …", name(progress.stage));
+        }
+    }
+
+    fn end(
+        self,
+        ended: Result<Manifest, StoreError>,
+        say: impl Fn(&Manifest) -> String,
+    ) -> ExitCode {
+        if self.in_place && self.stage.is_some() {
+            eprintln!();
+        }
+        match ended {
+            Ok(manifest) if self.as_json => {
+                println!("{}", serde_json::json!({ "done": manifest }));
+                ExitCode::SUCCESS
+            }
+            Ok(manifest) => {
+                println!("{}", say(&manifest));
+                ExitCode::SUCCESS
+            }
+            Err(error) => {
+                if self.as_json {
+                    println!("{}", serde_json::json!({ "failed": error.to_string() }));
+                }
+                eprintln!("evidenceos-daemon: {error}");
+                ExitCode::FAILURE
+            }
+        }
+    }
+}
+
+fn name(stage: Stage) -> &'static str {
+    match stage {
+        Stage::Database => "database, pages",
+        Stage::Blobs => "blobs",
+        Stage::Log => "log, entries",
+        Stage::Digests => "digests, bytes",
+        Stage::Files => "files, bytes",
+    }
+}

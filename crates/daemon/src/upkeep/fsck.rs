@@ -1,0 +1,152 @@
+//! `fsck`: everything in a data directory is read, and what is wrong is said.
+
+use std::{io::IsTerminal as _, process::ExitCode};
+
+use evidenceos_keys::{Directory, KeyError, KeyId, Ring, secrets};
+use evidenceos_store::{
+    StoreError,
+    fsck::{self, Finding, Report},
+    lock::DirectoryLock,
+};
+
+use crate::config::{Config, KeySource};
+
+/// Exit status where something is wrong.
+const FINDINGS: u8 = 1;
+/// Exit status where it could not be looked at.
+const NOT_EXAMINED: u8 = 2;
+
+/// Examines the data directory of a configuration. Nothing is written but the lock's own file.
+///
+/// # Errors
+/// Where a daemon serves it, or there is no database to look at.
+pub fn examine(
+    config: &Config,
+    follow: &mut dyn FnMut(&str, u64, u64),
+) -> Result<Report, StoreError> {
+    let directory = &config.data_dir;
+    if !directory.is_dir() {
+        return Err(StoreError::Unusable(format!(
+            "{} is not a directory; give the --data-dir of a daemon",
+            directory.display()
+        )));
+    }
+    let lock = DirectoryLock::take(directory)?;
+    let mut report = fsck::examine(directory, &lock, follow)?;
+    keys(config, &mut report);
+    Ok(report)
+}
+
+/// The daemon's own secrets are there and closed to others, and the key that signed last is there
+/// if keys are files.
+fn keys(config: &Config, report: &mut Report) {
+    let mut findings = Vec::new();
+    let mut looked_at = 0;
+    let mut note = |key: String, what: String| {
+        findings.push(Finding {
+            check: "keys".to_owned(),
+            table: "keys".to_owned(),
+            key,
+            what,
+            repair: "bring it back from where keys are backed up, with its mode; a daemon without it does not start".to_owned(),
+        });
+    };
+    let path = config.keys_path();
+    let imported = path.exists().then(|| Directory::open(&path)).transpose();
+    let own = Directory::open(&config.data_dir.join("secrets"));
+    let read = |directory: &Result<Option<Directory>, KeyError>, name: &str| match directory {
+        Ok(Some(directory)) => directory.read(name),
+        _ => Ok(None),
+    };
+    let own = own.map(Some);
+    for (place, directory) in [
+        (path.clone(), &imported),
+        (config.data_dir.join("secrets"), &own),
+    ] {
+        if let Err(error) = directory {
+            note(place.display().to_string(), error.to_string());
+        }
+    }
+    let wrapped = |own: &Result<Option<Directory>, KeyError>| match own {
+        Ok(Some(own)) => own
+            .read_text("holdouts.wrapped")
+            .is_ok_and(|text| text.is_some()),
+        _ => false,
+    };
+    for name in secrets::NAMES {
+        looked_at += 1;
+        match (read(&imported, name), read(&own, name)) {
+            (Ok(None), Ok(None)) if name == secrets::HOLDOUTS && wrapped(&own) => {}
+            (Ok(None), Ok(None)) => note(name.to_owned(), "it is missing".to_owned()),
+            (Err(error), _) | (_, Err(error)) => note(name.to_owned(), error.to_string()),
+            _ => {}
+        }
+    }
+    if let (KeySource::Files(_), Some(signed)) = (&config.keys, &report.head_key_id) {
+        looked_at += 1;
+        match (Ring::open(&path), signed.parse::<KeyId>()) {
+            (Ok(ring), Ok(id)) if ring.keys().contains_key(&id) => {}
+            (Ok(_), _) => note(
+                format!("{signed}.key"),
+                "it signed the newest head, and is missing".to_owned(),
+            ),
+            (Err(error), _) => note(path.display().to_string(), error.to_string()),
+        }
+    }
+    report.add("keys", looked_at, findings);
+}
+
+/// `evidenceos-daemon fsck`.
+#[must_use]
+pub fn run(config: &Config, as_json: bool) -> ExitCode {
+    let in_place = !as_json && std::io::stderr().is_terminal();
+    let examined = examine(config, &mut |check, done, total| {
+        if in_place && done > 0 {
+            eprint!("\r{check}: {done} of {total}   ");
+        }
+    });
+    if in_place {
+        eprint!("\r{:60}\r", "");
+    }
+    let report = match examined {
+        Ok(report) => report,
+        Err(error) => {
+            if as_json {
+                println!("{}", serde_json::json!({ "failed": error.to_string() }));
+            }
+            eprintln!("evidenceos-daemon: {error}");
+            return ExitCode::from(NOT_EXAMINED);
+        }
+    };
+    if as_json {
+        println!(
+            "{}",
+            serde_json::json!({
+                "clean": report.is_clean(),
+                "checks": report.checks,
+                "findings": report.findings,
+            })
+        );
+    } else {
+        show(&report);
+    }
+    if report.is_clean() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(FINDINGS)
+    }
+}
+
+fn show(report: &Report) {
+    for checked in &report.checks {
+        match checked.findings {
+            0 => println!("{:20} {:>10}  ok", checked.check, checked.looked_at),
+            n => println!("{:20} {:>10}  {n} wrong", checked.check, checked.looked_at),
+        }
+        for finding in &report.findings {
+            if finding.check == checked.check {
+                println!("  {finding}");
+            }
+        }
+    }
+}

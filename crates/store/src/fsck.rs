@@ -1,0 +1,291 @@
+//! Checks a data directory that no daemon serves: everything is read, nothing is written.
+//!
+//! A check is a function that looks at one thing and notes what is wrong; [`CHECKS`] is their
+//! order. What cannot be read is a finding of the check that needed it, and the next check goes
+//! on. To add one: a function in a module below, and a line in the list.
+//!
+//! What may be repaired here is nothing. A finding says what to do instead.
+
+mod files;
+mod history;
+mod ledger;
+mod rows;
+
+use std::path::{Path, PathBuf};
+
+use rusqlite::Connection;
+use serde::Serialize;
+
+use crate::{
+    StoreError, row, schema,
+    sqlite::{self, StateRow},
+};
+
+/// Findings that are kept of one check; more are only counted.
+const KEPT: usize = 100;
+/// Rows between two words about progress.
+const STRIDE: u64 = 4_096;
+
+/// What to do about a damaged row.
+pub(crate) const RESTORE: &str = "keep a copy of the directory, restore the newest backup into another one (`evidenceos-daemon restore`), then bring back what came after it (`evidenceos-daemon log recover`)";
+/// What to do about damaged files of the log.
+pub(crate) const REMAKE_LOG: &str = "if all checks of the database pass, remove the log directory: the next start makes it again from the entries";
+/// What to do about a blob.
+pub(crate) const BRING_BLOB: &str =
+    "bring this file back from a backup; blobs never change, so that any backup's will do";
+/// What to do about sums that disagree.
+pub(crate) const TELL: &str =
+    "do not start the daemon over it; keep the directory and ask who maintains EvidenceOS";
+
+/// Something that is not as it must be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// Which check found it.
+    pub check: String,
+    /// The table, or the kind of file.
+    pub table: String,
+    /// Which row or file.
+    pub key: String,
+    /// What is wrong.
+    pub what: String,
+    /// What to do.
+    pub repair: String,
+}
+
+impl std::fmt::Display for Finding {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{} {}: {}; {}",
+            self.table, self.key, self.what, self.repair
+        )
+    }
+}
+
+/// A check that was made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Checked {
+    /// Its name.
+    pub check: String,
+    /// Rows, entries or files that it looked at.
+    pub looked_at: u64,
+    /// How many are not as they must be.
+    pub findings: u64,
+}
+
+/// What was found.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// Every check, in order.
+    pub checks: Vec<Checked>,
+    /// What is wrong; of one check at most a hundred.
+    pub findings: Vec<Finding>,
+    /// The key that signed the newest head, in hex.
+    pub head_key_id: Option<String>,
+}
+
+impl Report {
+    /// Whether all is as it must be.
+    #[must_use]
+    pub fn is_clean(&self) -> bool {
+        self.checks.iter().all(|checked| checked.findings == 0)
+    }
+
+    /// Adds a check that was made elsewhere.
+    pub fn add(&mut self, check: &str, looked_at: u64, findings: Vec<Finding>) {
+        self.checks.push(Checked {
+            check: check.to_owned(),
+            looked_at,
+            findings: findings.len() as u64,
+        });
+        self.findings.extend(findings.into_iter().take(KEPT));
+    }
+}
+
+/// Told what is being looked at: the check, how much of it is done, how much there is.
+pub type Follow<'f> = dyn FnMut(&str, u64, u64) + 'f;
+
+/// Looks at one thing; returns how many rows, entries or files it was.
+pub(crate) type Check = fn(&mut Examination<'_>) -> Result<u64, StoreError>;
+
+/// All checks, in order: what others rest on comes first.
+const CHECKS: [(&str, Check); 15] = [
+    ("database", rows::database),
+    ("counters", rows::counters),
+    ("holdouts", rows::holdouts),
+    ("claims", rows::claims),
+    ("pools", rows::pools),
+    ("requests", rows::requests),
+    ("entries", history::entries),
+    ("head", history::head),
+    ("log keys", history::log_keys),
+    ("journal", history::journal),
+    ("revocations", history::revocations),
+    ("ledger", ledger::ledger),
+    ("log files", files::log_files),
+    ("modules and traces", files::modules_and_traces),
+    ("blobs", files::blobs),
+];
+
+/// What the checks look at.
+pub(crate) struct Examination<'f> {
+    pub(crate) data_directory: PathBuf,
+    pub(crate) connection: Connection,
+    pub(crate) state: StateRow,
+    check: &'static str,
+    found: Vec<Finding>,
+    more: u64,
+    follow: &'f mut Follow<'f>,
+}
+
+impl Examination<'_> {
+    /// Notes something.
+    pub(crate) fn note(
+        &mut self,
+        table: &str,
+        key: impl ToString,
+        what: impl Into<String>,
+        repair: &str,
+    ) {
+        if self.found.len() == KEPT {
+            self.more += 1;
+            return;
+        }
+        self.found.push(Finding {
+            check: self.check.to_owned(),
+            table: table.to_owned(),
+            key: key.to_string(),
+            what: what.into(),
+            repair: repair.to_owned(),
+        });
+    }
+
+    /// Notes something unless it is so.
+    pub(crate) fn must(
+        &mut self,
+        holds: bool,
+        (table, key): (&str, impl ToString),
+        what: impl FnOnce() -> String,
+        repair: &str,
+    ) {
+        if !holds {
+            self.note(table, key, what(), repair);
+        }
+    }
+
+    /// The value of a row, or a finding.
+    pub(crate) fn decoded<T: serde::de::DeserializeOwned>(
+        &mut self,
+        table: &'static str,
+        key: impl ToString + Clone,
+        bytes: &[u8],
+    ) -> Option<T> {
+        match row::decode(table, key.clone(), bytes) {
+            Ok(value) => Some(value),
+            Err(StoreError::Damaged { what, .. }) => {
+                self.note(table, key, what, RESTORE);
+                None
+            }
+            Err(error) => {
+                self.note(table, key, error.to_string(), RESTORE);
+                None
+            }
+        }
+    }
+
+    /// Says how far the check is.
+    pub(crate) fn progress(&mut self, done: u64, total: u64) {
+        if done.is_multiple_of(STRIDE) {
+            (self.follow)(self.check, done, total);
+        }
+    }
+}
+
+/// Examines a data directory whose lock is held.
+///
+/// # Errors
+/// Where there is no database of ours to look at, or its state row is gone: nothing else could be
+/// compared with anything.
+pub fn examine<'f>(
+    data_directory: &Path,
+    _held: &crate::lock::DirectoryLock,
+    follow: &'f mut Follow<'f>,
+) -> Result<Report, StoreError> {
+    let path = schema::path_in(data_directory);
+    schema::must_be_there(data_directory)?;
+    let connection = schema::open_at_rest(&path)?;
+    schema::must_be_current(&connection, &path)?;
+    let (_, state) = sqlite::read_state(&connection)?.ok_or_else(|| {
+        StoreError::Unusable(format!(
+            "{} has no state row: no daemon has ever served it, or the database is damaged; {RESTORE}",
+            path.display()
+        ))
+    })?;
+    let mut examination = Examination {
+        data_directory: data_directory.to_owned(),
+        connection,
+        state,
+        check: "",
+        found: Vec::new(),
+        more: 0,
+        follow,
+    };
+    let mut report = Report {
+        head_key_id: examination
+            .state
+            .head
+            .as_ref()
+            .map(|head| head.key_id.to_hex()),
+        ..Report::default()
+    };
+    for (name, check) in CHECKS {
+        examination.check = name;
+        (examination.follow)(name, 0, 0);
+        let looked_at = check(&mut examination).unwrap_or_else(|error| {
+            let what = format!("it cannot be read on: {error}");
+            examination.note("database", name, what, RESTORE);
+            0
+        });
+        let findings = std::mem::take(&mut examination.found);
+        report.checks.push(Checked {
+            check: name.to_owned(),
+            looked_at,
+            findings: findings.len() as u64 + std::mem::take(&mut examination.more),
+        });
+        report.findings.extend(findings);
+    }
+    Ok(report)
+}
+
+/// Runs through a query's rows. Rows are taken a page at a time, so that a check may note things
+/// and ask other queries meanwhile. The query's first column is an integer that ?1 is below, in
+/// order; ?2 is the limit.
+pub(crate) fn each<T>(
+    on: &mut Examination<'_>,
+    sql: &str,
+    total: u64,
+    read: impl Fn(&rusqlite::Row<'_>) -> rusqlite::Result<T>,
+    mut look: impl FnMut(&mut Examination<'_>, i64, T) -> Result<(), StoreError>,
+) -> Result<u64, StoreError> {
+    const PAGE: i64 = 512;
+    let mut after = -1_i64;
+    let mut done = 0;
+    loop {
+        let page: Vec<(i64, T)> = on
+            .connection
+            .prepare_cached(sql)?
+            .query_map(rusqlite::params![after, PAGE], |row| {
+                Ok((row.get(0)?, read(row)?))
+            })?
+            .collect::<Result<_, _>>()?;
+        let Some(&(last, _)) = page.last() else {
+            return Ok(done);
+        };
+        for (key, value) in page {
+            look(on, key, value)?;
+            done += 1;
+            on.progress(done, total);
+        }
+        after = last;
+    }
+}

@@ -1,0 +1,356 @@
+//! The files: what is projected from the rows, and what rows name.
+
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use evidenceos_kernel::id::Digest;
+use evidenceos_tlog::{
+    Checkpoint, Note, SignedCheckpoint, Tile, Tree,
+    tile::{encode_entries, encode_hashes},
+};
+
+use super::{BRING_BLOB, Examination, REMAKE_LOG, RESTORE, each, history};
+use crate::{StoreError, blobs::Blobs, sqlite};
+
+/// Entries in a tile or a bundle.
+const WIDTH: u64 = 256;
+
+/// Every regular file below a directory, by its path there. None where there is no directory.
+fn names_below(directory: &Path) -> Result<BTreeSet<String>, StoreError> {
+    let mut found = BTreeSet::new();
+    let mut open = vec![PathBuf::new()];
+    while let Some(relative) = open.pop() {
+        let path = directory.join(&relative);
+        let entries = match fs::read_dir(&path) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(StoreError::io("list", path)(error)),
+        };
+        for entry in entries {
+            let entry = entry.map_err(StoreError::io("list", &path))?;
+            let below = relative.join(entry.file_name());
+            if entry.path().is_dir() {
+                open.push(below);
+            } else {
+                found.insert(below.to_string_lossy().into_owned());
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// The files of the log, compared with what the entries give.
+struct LogFiles {
+    directory: PathBuf,
+    /// Not looked at yet.
+    left: BTreeSet<String>,
+    /// Up to this size everything must be there.
+    published: u64,
+    looked_at: u64,
+}
+
+impl LogFiles {
+    /// Compares a tile or bundle of full or partial width: its own file, and partial ones of
+    /// earlier sizes beside it, whose content begins as this one's does.
+    fn compare(
+        &mut self,
+        on: &mut Examination<'_>,
+        base: &str,
+        width: u64,
+        must_be_there: bool,
+        bytes_of: impl Fn(u64) -> Vec<u8>,
+    ) -> Result<(), StoreError> {
+        let own = if width == WIDTH {
+            base.to_owned()
+        } else {
+            format!("{base}.p/{width}")
+        };
+        if !self.left.contains(&own) {
+            on.must(
+                !must_be_there,
+                ("log", &own),
+                || "it is missing".to_owned(),
+                REMAKE_LOG,
+            );
+        }
+        let partials = format!("{base}.p/");
+        let beside: Vec<String> = self
+            .left
+            .range(partials.clone()..)
+            .take_while(|name| name.starts_with(&partials))
+            .cloned()
+            .chain((width == WIDTH && self.left.contains(&own)).then(|| own.clone()))
+            .collect();
+        for name in beside {
+            let of = match name.strip_prefix(&partials) {
+                Some(of) => of.parse().unwrap_or(0),
+                None => width,
+            };
+            if of == 0 || of > width {
+                continue;
+            }
+            self.left.remove(&name);
+            self.looked_at += 1;
+            let path = self.directory.join(&name);
+            let bytes = fs::read(&path).map_err(StoreError::io("read", &path))?;
+            on.must(
+                bytes == bytes_of(of),
+                ("log", &name),
+                || "it is not what the entries give".to_owned(),
+                REMAKE_LOG,
+            );
+        }
+        Ok(())
+    }
+
+    fn tile(&mut self, on: &mut Examination<'_>, tile: &Tile) -> Result<(), StoreError> {
+        let id = tile.id();
+        let full = id.to_string();
+        let base = full.split(".p/").next().unwrap_or(&full);
+        // Entries below the last hash of this tile.
+        let spanned =
+            |hashes: u64| (id.index() * WIDTH + hashes).checked_shl(u32::from(id.level()) * 8);
+        let width = u64::from(id.width());
+        let must = spanned(width).is_some_and(|end| end <= self.published);
+        self.compare(on, base, width, must, |of| {
+            encode_hashes(&tile.hashes()[..of as usize])
+        })
+    }
+
+    fn bundle(
+        &mut self,
+        on: &mut Examination<'_>,
+        index: u64,
+        entries: &[Vec<u8>],
+    ) -> Result<(), StoreError> {
+        let full = evidenceos_tlog::BundleId::new(index, WIDTH as u16)
+            .map(|id| id.to_string())
+            .unwrap_or_default();
+        let width = entries.len() as u64;
+        let must = index * WIDTH + width <= self.published;
+        self.compare(on, &full, width, must, |of| {
+            encode_entries(&entries[..of as usize]).unwrap_or_default()
+        })
+    }
+}
+
+/// Tiles, bundles and the checkpoint are those of the entries.
+pub(super) fn log_files(on: &mut Examination<'_>) -> Result<u64, StoreError> {
+    let directory = on.data_directory.join("log");
+    let mut files = LogFiles {
+        left: names_below(&directory)?,
+        directory,
+        published: 0,
+        looked_at: 0,
+    };
+    let published = checkpoint(on, &mut files)?;
+    files.published = published.as_ref().map_or(0, Checkpoint::size);
+    let mut tree = Tree::new();
+    let mut bundle: Vec<Vec<u8>> = Vec::new();
+    let mut root = tree.root();
+    history::each_entry(on, false, |on, _, leaf, bytes| {
+        tree.append(leaf);
+        bundle.push(bytes.to_vec());
+        for tile in tree.take_full_tiles() {
+            files.tile(on, &tile)?;
+        }
+        if tree.size().is_multiple_of(WIDTH) {
+            files.bundle(on, tree.size() / WIDTH - 1, &bundle)?;
+            bundle.clear();
+        }
+        if tree.size() == files.published {
+            root = tree.root();
+            // The right edge as it was published must be there; later files may not be yet.
+            edge(on, &mut files, &tree, &bundle, true)?;
+        }
+        Ok(())
+    })?;
+    edge(on, &mut files, &tree, &bundle, false)?;
+    if let Some(published) = published {
+        on.must(
+            published.size() <= tree.size() && root == published.root(),
+            ("log", "checkpoint"),
+            || {
+                format!(
+                    "it says {} entries with another root than ours, or more than the {} that there are: the database is older than the log, or another's",
+                    published.size(),
+                    tree.size()
+                )
+            },
+            RESTORE,
+        );
+    }
+    for name in std::mem::take(&mut files.left) {
+        let ours = name.ends_with(".tmp");
+        on.must(
+            ours,
+            ("log", &name),
+            || "no entry of this log gives such a file".to_owned(),
+            REMAKE_LOG,
+        );
+    }
+    Ok(files.looked_at)
+}
+
+fn edge(
+    on: &mut Examination<'_>,
+    files: &mut LogFiles,
+    tree: &Tree,
+    bundle: &[Vec<u8>],
+    must_be_there: bool,
+) -> Result<(), StoreError> {
+    let published = files.published;
+    if !must_be_there {
+        // At the very end the files of the published size were compared already.
+        files.published = 0;
+    }
+    for tile in tree.partial_tiles() {
+        files.tile(on, &tile)?;
+    }
+    if !bundle.is_empty() {
+        files.bundle(on, tree.size() / WIDTH, bundle)?;
+    }
+    files.published = published;
+    Ok(())
+}
+
+fn checkpoint(
+    on: &mut Examination<'_>,
+    files: &mut LogFiles,
+) -> Result<Option<Checkpoint>, StoreError> {
+    if !files.left.remove("checkpoint") {
+        on.must(
+            on.state.head.is_none(),
+            ("log", "checkpoint"),
+            || "it is missing".to_owned(),
+            "start the daemon: it publishes the log again",
+        );
+        return Ok(None);
+    }
+    files.looked_at += 1;
+    let path = files.directory.join("checkpoint");
+    let bytes = fs::read(&path).map_err(StoreError::io("read", &path))?;
+    let parsed: Option<Checkpoint> = Note::parse(&bytes)
+        .ok()
+        .and_then(|note| note.text().parse().ok());
+    let Some(parsed) = parsed else {
+        on.note("log", "checkpoint", "it is no checkpoint", REMAKE_LOG);
+        return Ok(None);
+    };
+    let keys = history::all_keys(on)?;
+    let signed = history::key_at(&keys, parsed.size())
+        .and_then(|key| history::verifier(parsed.origin(), key))
+        .is_some_and(|key| SignedCheckpoint::open(&bytes, &key, &[]).is_ok());
+    on.must(
+        signed,
+        ("log", "checkpoint"),
+        || "it is not signed by the log's key".to_owned(),
+        REMAKE_LOG,
+    );
+    Ok(Some(parsed))
+}
+
+/// Modules and traces in rows are what their digests say; those in blobs are named as blobs.
+pub(super) fn modules_and_traces(on: &mut Examination<'_>) -> Result<u64, StoreError> {
+    let mut looked_at = 0;
+    for (table, key) in [("modules", "seq"), ("traces", "claim_seq")] {
+        let total = sqlite::count(&on.connection, table)?;
+        looked_at += each(
+            on,
+            &format!(
+                "SELECT {key}, hash, bytes FROM {table} WHERE {key} > ?1 ORDER BY {key} LIMIT ?2"
+            ),
+            total,
+            |row| Ok((row.get::<_, Vec<u8>>(1)?, row.get::<_, Option<Vec<u8>>>(2)?)),
+            |on, seq, (hash, bytes)| {
+                let fits = match bytes {
+                    Some(bytes) => Digest::of(&bytes).0[..] == hash[..],
+                    None => on
+                        .connection
+                        .prepare_cached("SELECT 1 FROM blobs WHERE hash = ?1")?
+                        .exists([&hash])?,
+                };
+                on.must(
+                    fits,
+                    (table, seq),
+                    || "its content has another digest, or is named nowhere".to_owned(),
+                    RESTORE,
+                );
+                Ok(())
+            },
+        )?;
+    }
+    let modules = claims_without(on, "modules")?;
+    for claim in modules {
+        on.note("claims", claim, "its module is missing", RESTORE);
+    }
+    Ok(looked_at)
+}
+
+/// Claims whose module is not stored.
+fn claims_without(on: &mut Examination<'_>, table: &str) -> Result<Vec<String>, StoreError> {
+    let mut without = Vec::new();
+    let total = sqlite::count(&on.connection, "claims")?;
+    let sql = format!("SELECT 1 FROM {table} WHERE hash = ?1");
+    each(
+        on,
+        "SELECT seq, row FROM claims WHERE seq > ?1 ORDER BY seq LIMIT ?2",
+        total,
+        |row| row.get::<_, Vec<u8>>(1),
+        |on, seq, bytes| {
+            // A damaged row is a finding of the check of claims.
+            let claim =
+                crate::row::decode::<evidenceos_kernel::claim::Claim>("claims", seq, &bytes);
+            if let Ok(claim) = claim
+                && let Some(commitment) = &claim.commitment
+                && !on
+                    .connection
+                    .prepare_cached(&sql)?
+                    .exists([commitment.module.hash.as_bytes()])?
+            {
+                without.push(claim.id.to_string());
+            }
+            Ok(())
+        },
+    )?;
+    Ok(without)
+}
+
+/// Every blob that a row names is there, and every blob that is there is what its name says.
+pub(super) fn blobs(on: &mut Examination<'_>) -> Result<u64, StoreError> {
+    let blobs = Blobs::at(&on.data_directory);
+    let mut names: BTreeSet<[u8; 32]> = BTreeSet::new();
+    let mut after = Vec::new();
+    loop {
+        let page = sqlite::blob_names(&on.connection, &after, 1_024)?;
+        let Some(last) = page.last() else { break };
+        after = last.as_bytes().to_vec();
+        names.extend(page.iter().map(|name| name.0));
+    }
+    for holdout in super::rows::all_holdouts(on)?.values() {
+        on.must(
+            names.contains(&holdout.blob.0),
+            ("holdouts", &holdout.reference),
+            || "the blob of its items is not among those that are kept".to_owned(),
+            RESTORE,
+        );
+    }
+    let total = names.len() as u64;
+    let mut looked_at = 0;
+    for name in names {
+        let name = Digest(name);
+        match blobs.get(&name) {
+            Ok(_) => {}
+            Err(StoreError::Damaged { what, .. }) => {
+                on.note("blobs", name.to_hex(), what, BRING_BLOB);
+            }
+            Err(error) => on.note("blobs", name.to_hex(), error.to_string(), BRING_BLOB),
+        }
+        looked_at += 1;
+        on.progress(looked_at, total);
+    }
+    Ok(looked_at)
+}

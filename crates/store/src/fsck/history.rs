@@ -1,0 +1,306 @@
+//! What only grows: entries, the signed head over them, the keys that signed, the journal.
+
+use evidenceos_kernel::{
+    cj,
+    id::Digest,
+    log_key::{LogKey, SignedKeyLink},
+    record,
+};
+use evidenceos_tlog::{
+    Hash, SignedCheckpoint, Tree, VerifierKey, leaf_hash, note::KeyKind, sth::verify_sth,
+};
+use rusqlite::OptionalExtension as _;
+
+use super::{Examination, RESTORE, TELL, each};
+use crate::{Recorded, StoreError, sqlite};
+
+/// Runs through the entries in order; a gap or a wrong leaf hash is noted here if `noting`.
+pub(super) fn each_entry(
+    on: &mut Examination<'_>,
+    noting: bool,
+    mut look: impl FnMut(&mut Examination<'_>, u64, Hash, &[u8]) -> Result<(), StoreError>,
+) -> Result<u64, StoreError> {
+    let total = on.state.counters.next_index;
+    let mut next = 0;
+    each(
+        on,
+        "SELECT idx, leaf, bytes FROM entries WHERE idx > ?1 ORDER BY idx LIMIT ?2",
+        total,
+        |row| Ok((row.get::<_, Vec<u8>>(1)?, row.get::<_, Vec<u8>>(2)?)),
+        |on, index, (leaf, bytes)| {
+            let index = index as u64;
+            if noting && index != next {
+                let what = format!("entries {next} to {} are missing", index - 1);
+                on.note("entries", next, what, RESTORE);
+            }
+            let hash = leaf_hash(&bytes);
+            if noting && hash.0[..] != leaf[..] {
+                on.note(
+                    "entries",
+                    index,
+                    "its bytes do not fit its leaf hash",
+                    RESTORE,
+                );
+            }
+            next = index + 1;
+            look(on, index, hash, &bytes)
+        },
+    )
+}
+
+/// Every entry fits its leaf hash, and all of them lead to the signed root.
+pub(super) fn entries(on: &mut Examination<'_>) -> Result<u64, StoreError> {
+    let head = on.state.head.clone();
+    let size = head.as_ref().map_or(0, |head| head.size);
+    let mut tree = Tree::new();
+    let mut root = tree.root();
+    let looked_at = each_entry(on, true, |on, index, leaf, bytes| {
+        tree.append(leaf);
+        drop(tree.take_full_tiles());
+        if tree.size() == size {
+            root = tree.root();
+        }
+        let canonical = record::schema_of(bytes).is_some();
+        on.must(
+            canonical,
+            ("entries", index),
+            || "it is no record of ours: not canonical JSON with a schema".to_owned(),
+            RESTORE,
+        );
+        Ok(())
+    })?;
+    on.must(
+        size <= tree.size() && head.is_none_or(|head| head.root() == root),
+        ("entries", "all"),
+        || format!("they do not lead to the signed root over {size}"),
+        RESTORE,
+    );
+    Ok(looked_at)
+}
+
+/// The key that signs trees of a size.
+pub(super) fn key_at(keys: &[LogKey], size: u64) -> Option<&LogKey> {
+    keys.iter().rev().find(|key| key.since_size <= size)
+}
+
+pub(super) fn verifier(origin: &str, key: &LogKey) -> Option<VerifierKey> {
+    VerifierKey::new(origin, KeyKind::Ed25519, &key.public_key).ok()
+}
+
+/// The keys as their rows say; what cannot be read is noted.
+pub(super) fn all_keys(on: &mut Examination<'_>) -> Result<Vec<LogKey>, StoreError> {
+    let rows: Vec<(i64, Vec<u8>)> = on
+        .connection
+        .prepare("SELECT since_size, row FROM log_keys ORDER BY since_size")?
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect::<Result<_, _>>()?;
+    Ok(rows
+        .iter()
+        .filter_map(|(since, bytes)| on.decoded("log_keys", since, bytes))
+        .collect())
+}
+
+/// The newest head is signed, both ways, by the key of its size.
+pub(super) fn head(on: &mut Examination<'_>) -> Result<u64, StoreError> {
+    let Some(head) = on.state.head.clone() else {
+        on.must(
+            on.state.counters.next_index == 0,
+            ("state", "head"),
+            || "there are entries and no signed head".to_owned(),
+            RESTORE,
+        );
+        return Ok(0);
+    };
+    let keys = all_keys(on)?;
+    let at = ("state", "head");
+    let Some(key) = key_at(&keys, head.size) else {
+        on.note(at.0, at.1, "no key is known for its size", RESTORE);
+        return Ok(1);
+    };
+    let signature = <[u8; 64]>::try_from(head.signature.as_slice());
+    let signed = signature
+        .is_ok_and(|signature| verify_sth(&key.public_key, head.size, head.root(), &signature));
+    on.must(
+        signed && key.id == head.key_id,
+        at,
+        || "its signature does not verify under the log's key".to_owned(),
+        RESTORE,
+    );
+    let origin = head.checkpoint.lines().next().unwrap_or_default();
+    let noted = verifier(origin, key)
+        .and_then(|key| SignedCheckpoint::open(head.checkpoint.as_bytes(), &key, &[]).ok());
+    let same = noted.is_some_and(|note| {
+        note.checkpoint().size() == head.size && note.checkpoint().root() == head.root()
+    });
+    on.must(
+        same,
+        at,
+        || "its checkpoint does not verify, or is of another tree".to_owned(),
+        RESTORE,
+    );
+    Ok(1)
+}
+
+/// The keys that the log names are those in the table, and each was vouched for by the one before.
+pub(super) fn log_keys(on: &mut Examination<'_>) -> Result<u64, StoreError> {
+    let keys = all_keys(on)?;
+    let mut known = keys.iter();
+    let mut current = known.next().copied();
+    let mut tree = Tree::new();
+    each_entry(on, false, |on, index, leaf, bytes| {
+        let before = tree.root();
+        tree.append(leaf);
+        drop(tree.take_full_tiles());
+        match record::schema_of(bytes).as_deref() {
+            Some(record::LOG_STARTED) => {
+                let named = text(bytes, "key_id_hex");
+                let fits = current.is_some_and(|key| named == Some(key.id.to_hex()));
+                on.must(
+                    fits,
+                    ("log_keys", index),
+                    || "the log began under another key than the table says".to_owned(),
+                    RESTORE,
+                );
+            }
+            Some(record::KEY_ROTATED) => {
+                let next = known.next().copied();
+                let fits = record::parse_key_rotated(bytes).is_ok_and(|signed| {
+                    signed.link.tree_size == index
+                        && signed.link.root == before.0
+                        && current.is_some_and(|key| key.public_key == signed.link.old_public_key)
+                        && next == Some(LogKey::new(signed.link.new_public_key, index + 1))
+                        && is_signed(&signed)
+                });
+                on.must(
+                    fits,
+                    ("log_keys", index),
+                    || "the link to the next key is not signed by both, or the table has another key".to_owned(),
+                    RESTORE,
+                );
+                current = next;
+            }
+            _ => {}
+        }
+        Ok(())
+    })?;
+    let left = known.count();
+    on.must(
+        left == 0,
+        ("log_keys", "all"),
+        || format!("{left} keys are in the table that the log does not name"),
+        RESTORE,
+    );
+    Ok(keys.len() as u64)
+}
+
+/// A field of an entry.
+pub(super) fn text(entry: &[u8], field: &str) -> Option<String> {
+    match cj::parse(entry, record::MAX_ENTRY_LEN).ok()? {
+        cj::Value::Object(mut object) => match object.remove(field)? {
+            cj::Value::Str(text) => Some(text),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+fn is_signed(signed: &SignedKeyLink) -> bool {
+    let digest = signed.link.digest();
+    [
+        (signed.link.old_public_key, signed.old_signature),
+        (signed.link.new_public_key, signed.new_signature),
+    ]
+    .iter()
+    .all(|(key, signature)| {
+        VerifierKey::new(&signed.link.origin, KeyKind::Ed25519, key)
+            .is_ok_and(|key| key.verify_bytes(digest.as_bytes(), signature))
+    })
+}
+
+/// The journal is one chain from its first row, and has as many events as were counted.
+pub(super) fn journal(on: &mut Examination<'_>) -> Result<u64, StoreError> {
+    let total = on.state.journal_seq;
+    let (mut chain, mut next, mut events, mut broken) = ([0; 32], 1, 0_u64, false);
+    let looked_at = each(
+        on,
+        "SELECT seq, bytes, chain FROM journal WHERE seq > ?1 ORDER BY seq LIMIT ?2",
+        total,
+        |row| Ok((row.get::<_, Vec<u8>>(1)?, row.get::<_, Vec<u8>>(2)?)),
+        |on, seq, (bytes, stored)| {
+            if !broken && (seq as u64 != next || sqlite::chain(&chain, &bytes) != *stored) {
+                // Every later row would be wrong for the same reason.
+                broken = true;
+                on.note(
+                    "journal",
+                    seq,
+                    "it breaks the chain of the journal",
+                    RESTORE,
+                );
+            }
+            chain = sqlite::chain(&chain, &bytes);
+            next = seq as u64 + 1;
+            match postcard::from_bytes::<Vec<Recorded>>(&bytes) {
+                Ok(commands) => {
+                    let count = |command: &Recorded| command.events.len() as u64;
+                    events += commands.iter().map(count).sum::<u64>();
+                }
+                Err(_) => on.note("journal", seq, "it does not decode", RESTORE),
+            }
+            Ok(())
+        },
+    )?;
+    on.must(
+        broken || chain == on.state.journal_chain,
+        ("journal", total),
+        || "it does not end the chain that the state row names".to_owned(),
+        RESTORE,
+    );
+    let counted = on.state.counters.events;
+    on.must(
+        events == counted,
+        ("journal", "all"),
+        || format!("it has {events} events, {counted} were counted"),
+        TELL,
+    );
+    Ok(looked_at)
+}
+
+/// Each row of the feed names a claim that was revoked there.
+pub(super) fn revocations(on: &mut Examination<'_>) -> Result<u64, StoreError> {
+    let total = sqlite::count(&on.connection, "revocations")?;
+    each(
+        on,
+        "SELECT idx, claim_seq FROM revocations WHERE idx > ?1 ORDER BY idx LIMIT ?2",
+        total,
+        |row| row.get::<_, i64>(1),
+        |on, index, claim| {
+            let bytes: Option<Vec<u8>> = on
+                .connection
+                .prepare_cached("SELECT row FROM claims WHERE seq = ?1")?
+                .query_row([claim], |row| row.get(0))
+                .optional()?;
+            let revocation = bytes
+                .and_then(|bytes| {
+                    crate::row::decode::<evidenceos_kernel::claim::Claim>("claims", claim, &bytes)
+                        .ok()
+                })
+                .and_then(|claim| claim.revocation.map(|revocation| (claim.id, revocation)));
+            let entry: Option<Vec<u8>> = on
+                .connection
+                .prepare_cached("SELECT bytes FROM entries WHERE idx = ?1")?
+                .query_row([index], |row| row.get(0))
+                .optional()?;
+            let named = entry.and_then(|entry| text(&entry, "claim_id_hex"));
+            let fits = revocation.is_some_and(|(id, revocation)| {
+                revocation.index == index as u64 && named == Some(Digest(id.0).to_hex())
+            });
+            on.must(
+                fits,
+                ("revocations", index),
+                || "the claim that it names was not revoked there".to_owned(),
+                RESTORE,
+            );
+            Ok(())
+        },
+    )
+}

@@ -1,0 +1,140 @@
+//! What was charged: every meter is the sum over the log's entries, and nothing else.
+
+use std::collections::HashMap;
+
+use evidenceos_kernel::{
+    bits::MicroBits,
+    claim::Outcome,
+    id::{HoldoutId, OwnerTag},
+    record::{self, Capsule},
+};
+
+use super::{Examination, TELL, history::each_entry, rows};
+use crate::StoreError;
+
+#[derive(Default)]
+struct Sums {
+    sealed: MicroBits,
+    answers: MicroBits,
+    settled: u64,
+    certified: u64,
+    owners: HashMap<OwnerTag, MicroBits>,
+}
+
+impl Sums {
+    fn settle(&mut self, capsule: &Capsule) {
+        self.sealed = self.sealed.saturating_add(capsule.ledger.price);
+        let charged = capsule.answers.charged;
+        self.answers = self.answers.saturating_add(charged);
+        let own = self.owners.entry(capsule.owner_tag).or_default();
+        *own = own.saturating_add(charged);
+        match capsule.outcome {
+            Outcome::Certified => {
+                self.settled += 1;
+                self.certified += 1;
+            }
+            Outcome::NotCertified => self.settled += 1,
+            Outcome::NotJudged | Outcome::Aborted => {}
+        }
+    }
+}
+
+/// Bits charged to holdouts and principals are the sums over the capsules in the log.
+pub(super) fn ledger(on: &mut Examination<'_>) -> Result<u64, StoreError> {
+    let mut sums: HashMap<HoldoutId, Sums> = HashMap::new();
+    each_entry(on, false, |on, index, _, bytes| {
+        if record::schema_of(bytes).as_deref() == Some(record::CLAIM_CAPSULE) {
+            match Capsule::parse(bytes) {
+                Ok(capsule) => sums.entry(capsule.holdout_id).or_default().settle(&capsule),
+                Err(error) => {
+                    on.note("entries", index, format!("no capsule: {error}"), TELL);
+                }
+            }
+        }
+        Ok(())
+    })?;
+    let holdouts = rows::all_holdouts(on)?;
+    let mut pools = rows::all_pools(on)?;
+    for (id, holdout) in &holdouts {
+        let sum = sums.remove(id).unwrap_or_default();
+        for (what, said, is) in [
+            (
+                "the sealed part's charge",
+                holdout.sealed.charged.0,
+                sum.sealed.0,
+            ),
+            (
+                "the answer part's charge",
+                holdout.answers.charged.0,
+                sum.answers.0,
+            ),
+            ("the number of judged claims", holdout.settled, sum.settled),
+            (
+                "the number of certified claims",
+                holdout.certified,
+                sum.certified,
+            ),
+        ] {
+            on.must(
+                said == is,
+                ("holdouts", &holdout.reference),
+                || format!("{what} is {said}, but {is} by the log"),
+                TELL,
+            );
+        }
+        for (owner, charged) in sum.owners {
+            let pool = pools.remove(&(*id, owner)).unwrap_or_default();
+            on.must(
+                pool.answers.charged == charged,
+                ("pools", format!("{id} {owner}")),
+                || {
+                    format!(
+                        "{} charged, but {} by the log",
+                        pool.answers.charged.0, charged.0
+                    )
+                },
+                TELL,
+            );
+            reserved(on, holdout, owner, pool.answers.reserved);
+        }
+    }
+    // Whoever has no capsule yet was charged nothing.
+    for ((id, owner), pool) in pools {
+        on.must(
+            pool.answers.charged == MicroBits::ZERO,
+            ("pools", format!("{id} {owner}")),
+            || format!("{} charged, but nothing by the log", pool.answers.charged.0),
+            TELL,
+        );
+        if let Some(holdout) = holdouts.get(&id) {
+            reserved(on, holdout, owner, pool.answers.reserved);
+        }
+    }
+    for id in sums.into_keys() {
+        on.note(
+            "entries",
+            id,
+            "capsules name a holdout that is not registered",
+            TELL,
+        );
+    }
+    Ok(holdouts.len() as u64)
+}
+
+fn reserved(
+    on: &mut Examination<'_>,
+    holdout: &evidenceos_kernel::holdout::Holdout,
+    owner: OwnerTag,
+    reserved: MicroBits,
+) {
+    let own = holdout.in_flight.iter().filter(|run| run.owner == owner);
+    let by_runs = own.fold(MicroBits::ZERO, |sum, run| {
+        sum.saturating_add(run.answers_reserved)
+    });
+    on.must(
+        reserved == by_runs,
+        ("pools", format!("{} {owner}", holdout.id)),
+        || format!("{} reserved, by runs under way {}", reserved.0, by_runs.0),
+        TELL,
+    );
+}
