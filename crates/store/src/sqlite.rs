@@ -265,7 +265,7 @@ impl Store for SqliteStore {
 
     fn account(&mut self, owner: &OwnerTag) -> Result<Option<Account>, StoreError> {
         Done::count(&self.done.rows_read, 1);
-        read_account(&self.connection, owner)
+        read_account(&self.connection.lock(), owner)
     }
 
     fn commit(&mut self, batch: &Batch) -> Outcome {
