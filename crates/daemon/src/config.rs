@@ -5,6 +5,7 @@
 //! problem is reported, not only the first. Incomplete security settings are problems, never a
 //! weaker server.
 
+mod anchors;
 mod check;
 mod credit;
 mod flags;
@@ -16,6 +17,7 @@ mod settings;
 
 use std::{path::PathBuf, time::Duration};
 
+pub use anchors::AnchorPlace;
 pub use check::{Checked, check};
 use evidenceos_kernel::account::Accounting;
 pub use flags::{AccountsCommand, Asked, Flags};
@@ -53,6 +55,12 @@ pub struct Config {
     pub allow_core_dumps: bool,
     /// What runs cost, and what new accounts start with.
     pub accounting: Accounting,
+    /// What remembers the newest head outside of the data directory.
+    pub anchors: Vec<AnchorPlace>,
+    /// Whether to go on where no anchor answers.
+    pub anchor_optional: bool,
+    /// Bytes of the disk that must be free for new work; 0: anything will do.
+    pub min_free_bytes: u64,
 }
 
 impl Default for Config {
@@ -71,6 +79,9 @@ impl Default for Config {
             drain: Duration::from_secs(20),
             allow_core_dumps: false,
             accounting: Accounting::default(),
+            anchors: Vec::new(),
+            anchor_optional: false,
+            min_free_bytes: evidenceos_store::room::KEEP_FREE,
         }
     }
 }
@@ -93,12 +104,14 @@ impl Config {
         let is_protected = listeners.tls.is_some() && identity.authenticates();
         listeners.must_be_protected(settings, &identity, &mut problems);
         let keys = KeySource::new(settings, is_protected, &mut problems);
+        let data_dir = settings.data_dir.clone().unwrap_or(default.data_dir);
+        let anchors = anchors::places(settings, &data_dir, &mut problems);
         let config = Self {
             listeners,
             identity,
             keys,
             generate_key: settings.generate_key.unwrap_or(!is_protected),
-            data_dir: settings.data_dir.clone().unwrap_or(default.data_dir),
+            data_dir,
             key_dir: settings.key_dir.clone(),
             log_origin: settings.log_origin.clone(),
             log: settings.log.clone().unwrap_or(default.log),
@@ -108,6 +121,9 @@ impl Config {
                 .map_or(default.drain, Duration::from_secs),
             allow_core_dumps: settings.allow_core_dumps.unwrap_or(false),
             accounting: credit::accounting(settings, &mut problems),
+            anchors,
+            anchor_optional: settings.anchor_optional.unwrap_or(false),
+            min_free_bytes: settings.min_free_bytes.unwrap_or(default.min_free_bytes),
         };
         if let Err(error) = tracing_subscriber::EnvFilter::try_new(&config.log) {
             problems.push(format!("--log {:?}: {error}", config.log));

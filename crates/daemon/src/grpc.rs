@@ -18,7 +18,7 @@ mod writes;
 use std::{
     collections::HashMap,
     num::NonZeroUsize,
-    sync::{Arc, Mutex, PoisonError, RwLock},
+    sync::{Arc, Mutex, PoisonError, RwLock, atomic::Ordering},
 };
 
 use evidenceos_driver::{Answer, Call, Failure, ReplyTo, mailbox::Mailbox};
@@ -34,7 +34,7 @@ use lru::LruCache;
 use tokio::sync::{broadcast, oneshot, watch};
 use tonic::Status;
 
-use crate::{auth::Principal, clock::Clock, config::Config, keys::Keys, runner::Guests};
+use crate::{anchors, auth::Principal, clock::Clock, config::Config, keys::Keys, runner::Guests};
 
 /// Modules remembered as stored.
 const KNOWN_MODULES: NonZeroUsize = NonZeroUsize::new(4_096).expect("not zero");
@@ -84,13 +84,15 @@ pub struct Serves {
     /// Client certificates are verified.
     pub client_certificates: bool,
     /// What an operator should know.
-    pub warnings: Vec<String>,
+    warnings: Vec<String>,
+    /// What is known of the anchors.
+    anchors: Arc<anchors::State>,
 }
 
 impl Serves {
     /// From the configuration.
     #[must_use]
-    pub fn new(config: &Config) -> Self {
+    pub fn new(config: &Config, anchors: Arc<anchors::State>) -> Self {
         let tls = config.listeners.tls.as_ref();
         let development = config.is_development();
         let mut warnings = Vec::new();
@@ -100,17 +102,32 @@ impl Serves {
         if tls.is_none() && !config.listeners.grpc.ip().is_loopback() {
             warnings.push("gRPC is served beyond loopback without TLS, as a flag demands: whoever sees the network sees tokens and answers".to_owned());
         }
-        warnings.push(
-            "no anchor: a data directory restored from an older state will not be noticed"
-                .to_owned(),
-        );
+        if config.anchors.is_empty() {
+            warnings.push(
+                "no anchor: a data directory restored from an older state will not be noticed"
+                    .to_owned(),
+            );
+        }
         Self {
             development,
             tls: tls.is_some(),
             client_certificates: tls
                 .is_some_and(|tls| tls.clients != evidenceos_access::ClientCertificates::None),
             warnings,
+            anchors,
         }
+    }
+
+    /// What an operator should know at this moment.
+    fn warnings(&self) -> Vec<String> {
+        let mut warnings = self.warnings.clone();
+        if self.anchors.held.load(Ordering::Relaxed) {
+            warnings.push(
+                "no anchor answers: reads are served, nothing is signed or charged until one does"
+                    .to_owned(),
+            );
+        }
+        warnings
     }
 }
 
@@ -217,7 +234,7 @@ impl ReplyTo for Waiting {
 impl Edge {
     /// What an operator should know, as things are.
     fn warnings(&self) -> Vec<String> {
-        let mut warnings = self.serves.warnings.clone();
+        let mut warnings = self.serves.warnings();
         if let Some(held) = self.clock.held() {
             warnings.push(format!(
                 "the clock went from {} to {} ms since 1970 in no time; decisions are made as if it had not until an operator confirms it: evidenceos server confirm-clock",

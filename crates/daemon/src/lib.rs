@@ -7,10 +7,12 @@
 //! decides, the driver commits.
 
 mod accounts;
+pub mod anchors;
 pub mod auth;
 mod clock;
 pub mod config;
 pub mod control;
+pub mod fetch;
 pub mod grpc;
 pub mod holdout_keys;
 pub mod http;

@@ -6,12 +6,13 @@
 use std::{
     fmt,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
 
 use evidenceos_access::{Denied, Stats, Tls};
+use evidenceos_store::Done;
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric as _, text::encode},
@@ -19,7 +20,7 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use crate::server::unix_ms;
+use crate::{anchors, server::unix_ms};
 
 /// The metrics of a daemon.
 pub struct Metrics {
@@ -27,6 +28,14 @@ pub struct Metrics {
     calls: Family<Identified, Counter>,
     log: Arc<LogState>,
     ports: Arc<Ports>,
+    durable: Arc<OnceLock<Durable>>,
+}
+
+/// What keeps the data.
+#[derive(Debug)]
+struct Durable {
+    done: Arc<Done>,
+    anchors: Arc<anchors::State>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -73,11 +82,14 @@ impl Metrics {
         let ports = Arc::new(Ports::default());
         registry.register_collector(Box::new(LogCollector(Arc::clone(&log))));
         registry.register_collector(Box::new(PortCollector(Arc::clone(&ports))));
+        let durable = Arc::default();
+        registry.register_collector(Box::new(DurableCollector(Arc::clone(&durable))));
         Self {
             registry,
             calls,
             log,
             ports,
+            durable,
         }
     }
 
@@ -102,6 +114,11 @@ impl Metrics {
         let pending = &self.log.pending_since_unix_ms;
         // Whoever was first stays.
         let _ = pending.compare_exchange(0, now_unix_ms, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// Watches what keeps the data; the first time counts.
+    pub fn keeps(&self, done: Arc<Done>, anchors: Arc<anchors::State>) {
+        let _ = self.durable.set(Durable { done, anchors });
     }
 
     /// Watches a port.
@@ -152,6 +169,49 @@ impl Collector for LogCollector {
             Some(&Unit::Seconds),
             pending.metric_type(),
         )?)
+    }
+}
+
+struct DurableCollector(Arc<OnceLock<Durable>>);
+
+impl fmt::Debug for DurableCollector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("DurableCollector")
+    }
+}
+
+impl Collector for DurableCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let Some(durable) = self.0.get() else {
+            return Ok(());
+        };
+        let anchors = &durable.anchors;
+        for (name, help, value) in [
+            (
+                "anchors",
+                "Anchors that were given; with none a data directory restored from an older state is not noticed",
+                anchors.configured.load(Ordering::Relaxed),
+            ),
+            (
+                "anchors_answering",
+                "Anchors that answered when they were last asked or written",
+                anchors.answering.load(Ordering::Relaxed),
+            ),
+            (
+                "signing_held",
+                "1 while nothing is signed or charged, since no anchor answers",
+                u64::from(anchors.held.load(Ordering::Relaxed)),
+            ),
+            (
+                "store_short_of_space",
+                "1 while new work is refused for want of space on the disk",
+                durable.done.short_of_space.load(Ordering::Relaxed),
+            ),
+        ] {
+            let gauge = ConstGauge::new(value);
+            gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
+        }
+        Ok(())
     }
 }
 

@@ -5,6 +5,7 @@
 
 use std::{
     fs::DirBuilder,
+    ops::ControlFlow,
     os::unix::fs::DirBuilderExt as _,
     path::Path,
     sync::{Arc, atomic::Ordering, mpsc},
@@ -41,6 +42,7 @@ use tokio::{
 use crate::{
     accounts::{self, AtStart},
     clock::Clock,
+    anchors::{self, Anchors, Own, Verdict},
     config::{Config, KeySource},
     grpc::{Catalog, Edge, Rekeying},
     holdout_keys::KeyShelf,
@@ -55,6 +57,8 @@ use crate::{
 
 /// How often tiles are written while entries come.
 const INTEGRATE_EVERY: Duration = Duration::from_millis(500);
+/// How often anchors that do not answer are asked again.
+const ASK_ANCHORS_EVERY: Duration = Duration::from_secs(1);
 /// Leaves read at once.
 const LEAVES: usize = 4_096;
 /// Changes of accounts that a slow watcher may be behind before it reads them all again.
@@ -85,6 +89,7 @@ pub fn open(
     prepare_directory(directory)?;
     let lock = DirectoryLock::take(directory)?;
     let (mut store, found) = SqliteStore::open(directory)?;
+    store.keep_free(config.min_free_bytes);
     let done = store.done();
     let accounts_json = accounts::look(directory, &found)?;
     let Found {
@@ -96,6 +101,22 @@ pub fn open(
         ..
     } = found;
     let first_start = head.is_none();
+    let anchor_state = Arc::new(anchors::State::default());
+    metrics.keeps(Arc::clone(&done), Arc::clone(&anchor_state));
+    let anchors = Anchors::new(
+        &config.anchors,
+        config.anchor_optional,
+        runtime,
+        Arc::clone(&anchor_state),
+    );
+    if config.anchors.is_empty() {
+        tracing::warn!(
+            "no --anchor: a data directory restored from an older state will not be noticed"
+        );
+    }
+    if first_start {
+        anchors.must_be_new()?;
+    }
     let own = secrets::directory(directory)?;
     let imported = keys::imported(config)?;
     let found_keys = LogKeys::find(config, head.as_ref(), runtime)?;
@@ -108,6 +129,31 @@ pub fn open(
     };
     let readers = Arc::new(Readers::open(directory)?);
     let mut integrator = Integrator::recover(directory, Arc::clone(&readers), Some(&head))?;
+    // Before anything is signed over what is here.
+    let former = former_origins(&readers)?;
+    let own = OwnLog {
+        log: Arc::new(LogView::new(&integrator, head.clone())),
+        head: head.clone(),
+        former,
+    };
+    let free = first_start || own.is_free(&anchors)?;
+    if !free && matches!(accounts_json, AtStart::Import(_)) {
+        return Err(StoreError::Unusable(
+            "no anchor answers, and accounts.json is to be imported: that cannot be signed now. Make an anchor reachable".to_owned(),
+        )
+        .into());
+    }
+    if !free && found_keys.predecessor.is_some() {
+        return Err(StoreError::Unusable(
+            "no anchor answers, and another key is to take over the log: that cannot be signed now. Make an anchor reachable, or start with the key that signed before".to_owned(),
+        )
+        .into());
+    }
+    let anchors = Arc::new(anchors);
+    let hold = (!free).then(|| Hold {
+        own,
+        anchors: Arc::clone(&anchors),
+    });
     let mut tree = integrator.tree().clone();
     append_unsigned(&mut tree, &readers, counters.next_index)?;
 
@@ -145,6 +191,9 @@ pub fn open(
             accounts::write_now(&mut store, directory, &readers, known.announced)?
         }
     };
+    if free {
+        anchors.remember(&head)?;
+    }
     integrator.integrate(&head)?;
 
     let vault = Vault::new(holdout_keys.clone(), readers.blobs().clone());
@@ -169,6 +218,10 @@ pub fn open(
         Arc::clone(&readers),
         Arc::clone(&done),
         started,
+        Remembering {
+            anchors,
+            mailbox: mailbox.clone(),
+        },
     )?;
     let accounts = accounts::Following::start(
         directory,
@@ -200,6 +253,7 @@ pub fn open(
         runtime,
         metrics,
         clock: &clock,
+        hold,
     }
     .start(&mailbox, inbox, Box::new(publishing))?;
     let edge = Arc::new(Edge {
@@ -218,7 +272,7 @@ pub fn open(
         clock,
         accounting: config.accounting.clone(),
         rekeying: tokio::sync::Mutex::new(Rekeying::new(shelf)),
-        serves: crate::grpc::Serves::new(config),
+        serves: crate::grpc::Serves::new(config, anchor_state),
     });
     Ok(Opened {
         edge,
@@ -357,6 +411,69 @@ struct Writer<'o> {
     runtime: &'o Handle,
     metrics: &'o Arc<Metrics>,
     clock: &'o Arc<Clock>,
+    /// Why nothing may be signed yet, if it may not.
+    hold: Option<Hold>,
+}
+
+/// The log as an anchor is compared with it.
+struct OwnLog {
+    log: Arc<LogView>,
+    head: Head,
+    former: Vec<String>,
+}
+
+impl OwnLog {
+    /// Whether signing may begin.
+    fn is_free(&self, anchors: &Anchors) -> Result<bool, StoreError> {
+        let verdict = anchors.compare(&Own {
+            origin: self.head.checkpoint.lines().next().unwrap_or_default(),
+            former: &self.former,
+            head: &self.head,
+            root_at: &|size| anchors::root_at(&self.log, size, self.head.size),
+        })?;
+        Ok(verdict == Verdict::Free)
+    }
+}
+
+/// Waits for an anchor.
+struct Hold {
+    own: OwnLog,
+    anchors: Arc<Anchors>,
+}
+
+impl Hold {
+    /// Sends calls away until an anchor answers. Breaks where the daemon is to stop first.
+    fn wait(self, inbox: &Inbox) -> Result<ControlFlow<()>, Fatal> {
+        tracing::error!(
+            "no anchor answers: reads are served, nothing is signed or charged until one does"
+        );
+        let flow = mailbox::hold(inbox, ASK_ANCHORS_EVERY, || {
+            let free = self.own.is_free(&self.anchors)?;
+            if free {
+                self.anchors.remember(&self.own.head)?;
+            }
+            Ok(free)
+        })?;
+        if flow.is_continue() {
+            tracing::info!("an anchor answers: signing begins");
+        }
+        Ok(flow)
+    }
+}
+
+/// Has anchors follow the log.
+struct Remembering {
+    anchors: Arc<Anchors>,
+    mailbox: Mailbox,
+}
+
+/// The name that the log began under: another than today's, if it was begun anew.
+fn former_origins(readers: &Readers) -> Result<Vec<String>, StoreError> {
+    let first = readers.entries(0, 1)?;
+    let origin = first
+        .first()
+        .and_then(|entry| record::started_as(&entry.bytes));
+    Ok(origin.into_iter().collect())
 }
 
 impl Writer<'_> {
@@ -383,12 +500,18 @@ impl Writer<'_> {
             resident,
             tree,
             signed_size,
+            hold,
             ..
         } = self;
         let clock = Arc::clone(self.clock);
         thread::Builder::new()
             .name("writer".to_owned())
             .spawn(move || {
+                if let Some(hold) = hold
+                    && hold.wait(&inbox)?.is_break()
+                {
+                    return Ok(store);
+                }
                 let driver = Driver::new(
                     store,
                     resident,
@@ -418,6 +541,7 @@ impl Following {
         readers: Arc<Readers>,
         done: Arc<Done>,
         started: SystemTime,
+        remembering: Remembering,
     ) -> Result<Self, StartError> {
         let (wake, woken) = mpsc::channel();
         let follow = move || {
@@ -433,6 +557,12 @@ impl Following {
             let mut publish = || {
                 let head = log.released().head;
                 if head.size == integrator.tree().size() {
+                    return;
+                }
+                // Before the checkpoint: what is published is remembered.
+                if let Err(error) = remembering.anchors.remember(&head) {
+                    tracing::error!(%error, "nothing more is signed");
+                    remembering.mailbox.halt(error);
                     return;
                 }
                 match integrator.integrate(&head) {

@@ -220,6 +220,9 @@ impl<S: Store> Making<'_, S> {
             }
             Err(refusal) => return Ok(Decided::Answer(Err(refusal.into()))),
         };
+        if is_new_work(&decision) && !self.store.takes_new_work() {
+            return Ok(Decided::Answer(Err(Failure::DiskFull)));
+        }
         if let Some((holdout, owner)) = admission(&decision) {
             if stopping {
                 return Ok(Decided::Answer(Err(Failure::Stopping)));
@@ -353,6 +356,22 @@ impl<S: Store> Making<'_, S> {
         attempt.batch.changes = self.stage.into_changes();
         attempt
     }
+}
+
+/// Whether a decision begins something, which takes room now and later. What ends something, or
+/// protects something, is done as long as there is any room at all.
+fn is_new_work(decision: &Decision) -> bool {
+    decision.events.iter().any(|event| {
+        matches!(
+            event,
+            Event::HoldoutRegistered(_)
+                | Event::ClaimCreated(_)
+                | Event::ArtifactsCommitted { .. }
+                | Event::RunAdmitted { .. }
+                | Event::HoldoutsRekeyed(_)
+                | Event::CreditGranted { .. }
+        )
+    })
 }
 
 fn admission(decision: &Decision) -> Option<(HoldoutId, OwnerTag)> {

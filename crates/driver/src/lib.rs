@@ -83,6 +83,11 @@ pub enum Failure {
     /// The command alone makes the commit fail, or the store cannot be read; nothing was done.
     #[error("the server could not store this; nothing was done, tell its operator")]
     NotStored,
+    /// Nothing is signed or charged at present; nothing was done.
+    #[error(
+        "the server cannot reach what remembers the newest head of its log, and does nothing new until it can; nothing was done, ask again later"
+    )]
+    Held,
     /// The server stops; nothing was done.
     #[error("the server is stopping; nothing was done, ask again")]
     Stopping,

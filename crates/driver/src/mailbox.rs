@@ -19,7 +19,7 @@ use std::{
 use evidenceos_kernel::{id::OwnerTag, refusal::Refusal};
 use evidenceos_store::{Head, Pages, Store, StoreError};
 
-use crate::{Announced, Call, Driver, Fatal, Finished, Input, Signer};
+use crate::{Announced, Call, Driver, Failure, Fatal, Finished, Input, Signer};
 
 /// Commands in a batch.
 const BATCH_COMMANDS: usize = 256;
@@ -32,6 +32,9 @@ const QUEUE_OF_ONE: usize = QUEUE / 4;
 /// How long nothing comes before the store tidies up.
 const IDLE: Duration = Duration::from_millis(50);
 
+/// How often a store that is short of space is looked at.
+const PROBE: Duration = Duration::from_millis(250);
+
 enum Letter {
     Call(Call),
     Finished(Finished),
@@ -39,6 +42,7 @@ enum Letter {
     NewSigner(Box<dyn Signer>),
     Announced(Announced),
     Copy(CopyOrder),
+    Halt(StoreError),
     Stop(Instant),
 }
 
@@ -140,6 +144,11 @@ impl Mailbox {
         let _ = self.letters.send(Letter::Copy(order));
     }
 
+    /// Ends the loop at once, before anything else is signed: the process must end.
+    pub fn halt(&self, why: StoreError) {
+        let _ = self.letters.send(Letter::Halt(why));
+    }
+
     /// Ends the loop: runs under way may finish until a deadline, nothing new begins.
     pub fn stop(&self, deadline: Instant) {
         let _ = self.letters.send(Letter::Stop(deadline));
@@ -156,6 +165,48 @@ impl Inbox {
             if *own == 0 {
                 queued.by_principal.remove(&tag);
             }
+        }
+    }
+}
+
+/// Sends every call away until `ready` is so: nothing may be signed or charged yet. `ready` is
+/// asked again after each `pause`. Breaks where the loop is not to begin at all.
+///
+/// # Errors
+/// Where `ready` fails: the process must end.
+pub fn hold(
+    inbox: &Inbox,
+    pause: Duration,
+    mut ready: impl FnMut() -> Result<bool, StoreError>,
+) -> Result<ControlFlow<()>, Fatal> {
+    let mut again = Instant::now() + pause;
+    loop {
+        let wait = again.saturating_duration_since(Instant::now());
+        match inbox.letters.recv_timeout(wait) {
+            Ok(Letter::Call(call)) => {
+                inbox.unqueue(&call);
+                call.reply_to.send(Err(Failure::Held));
+            }
+            Ok(Letter::Copy(order)) => {
+                let held = "the daemon is held until an anchor answers; stop it to back it up";
+                let held = StoreError::Unusable(held.to_owned());
+                let _ = order.news.send(CopyNews::Done(Err(held)));
+            }
+            Ok(Letter::Stop(_)) | Err(RecvTimeoutError::Disconnected) => {
+                return Ok(ControlFlow::Break(()));
+            }
+            Ok(Letter::Halt(why)) => return Err(Fatal(why)),
+            Ok(Letter::NewSigner(_)) => {
+                tracing::warn!("another key takes over at the next start: nothing is signed now");
+            }
+            // Nothing runs, and nothing was handed out to be signed or announced.
+            Ok(_) | Err(RecvTimeoutError::Timeout) => {}
+        }
+        if Instant::now() >= again {
+            if ready()? {
+                return Ok(ControlFlow::Continue(()));
+            }
+            again = Instant::now() + pause;
         }
     }
 }
@@ -177,6 +228,7 @@ pub fn run<S: Store>(
         tidy: false,
         ordered: None,
         copying: false,
+        halted: None,
     };
     // Runs found unfinished are begun without waiting for a call.
     turning.step(Vec::new())?;
@@ -201,6 +253,8 @@ struct Turning<'i, S, C> {
     tidy: bool,
     ordered: Option<CopyOrder>,
     copying: bool,
+    /// Why nothing may be signed any more.
+    halted: Option<StoreError>,
 }
 
 impl<S: Store, C: Fn() -> u64> Turning<'_, S, C> {
@@ -214,6 +268,7 @@ impl<S: Store, C: Fn() -> u64> Turning<'_, S, C> {
             }
             _ if self.copying => Duration::ZERO,
             Some(deadline) => deadline.saturating_duration_since(Instant::now()).min(IDLE),
+            None if self.driver.store_mut().is_short_of_space() => PROBE,
             None if self.tidy => Duration::MAX,
             None => IDLE,
         };
@@ -221,6 +276,10 @@ impl<S: Store, C: Fn() -> u64> Turning<'_, S, C> {
             Ok(first) => {
                 self.tidy = false;
                 let inputs = self.gather(first);
+                if let Some(why) = self.halted.take() {
+                    self.driver.abandon();
+                    return Err(Fatal(why));
+                }
                 self.step(inputs)?;
                 self.driver.store_mut().maintain(false)?;
             }
@@ -253,6 +312,7 @@ impl<S: Store, C: Fn() -> u64> Turning<'_, S, C> {
                 Letter::NewSigner(signer) => inputs.push(Input::NewSigner(signer)),
                 Letter::Announced(announced) => inputs.push(Input::Announced(announced)),
                 Letter::Copy(order) => self.take_order(order),
+                Letter::Halt(why) => self.halted = Some(why),
                 Letter::Stop(at) => {
                     self.deadline = Some(at);
                     self.driver.stop();

@@ -103,6 +103,14 @@ pub fn accounts_imported(accounts: u64, file: Digest, reason: &str, unix_ms: u64
         .to_bytes()
 }
 
+/// The name under which a log began, as its entry 0 says.
+#[must_use]
+pub fn started_as(entry: &[u8]) -> Option<String> {
+    let mut fields = Fields::parse(entry).ok()?;
+    fields.expect("schema", LOG_STARTED).ok()?;
+    fields.string("origin").ok()
+}
+
 /// `holdout_retired`.
 #[must_use]
 pub fn holdout_retired(holdout: HoldoutId, reason: &str, unix_ms: u64) -> Vec<u8> {

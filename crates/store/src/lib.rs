@@ -22,6 +22,7 @@ pub mod lock;
 pub mod log;
 pub mod memory;
 pub mod reader;
+pub mod room;
 mod row;
 mod schema;
 pub mod sqlite;
@@ -62,7 +63,7 @@ pub enum StoreError {
         source: io::Error,
     },
     /// The database.
-    #[error("database: {0}")]
+    #[error("database: {0}{hint}", hint = hint(.0))]
     Database(#[from] rusqlite::Error),
     /// A row is not what was written.
     #[error(
@@ -81,7 +82,39 @@ pub enum StoreError {
     Unusable(String),
 }
 
+/// What an operator can do about an error of the database.
+fn hint(error: &rusqlite::Error) -> &'static str {
+    match error.sqlite_error_code() {
+        Some(rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase) => {
+            "; it is damaged: stop, keep a copy of the data directory, see what `evidenceos-daemon fsck` says, and restore a backup"
+        }
+        Some(rusqlite::ErrorCode::DiskFull) => "; the disk is full: free some space",
+        Some(rusqlite::ErrorCode::ReadOnly) => {
+            "; the data directory is read-only: remount it for writing, or correct its owner and mode"
+        }
+        Some(rusqlite::ErrorCode::SystemIoFailure | rusqlite::ErrorCode::CannotOpen) => {
+            "; look for disk errors in the kernel's log and at the owner, mode and mount of the data directory"
+        }
+        _ => "",
+    }
+}
+
 impl StoreError {
+    /// Whether nothing but space on the disk is missing.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        match self {
+            Self::Io { source, .. } => matches!(
+                source.kind(),
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+            ),
+            Self::Database(error) => {
+                error.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull)
+            }
+            Self::Damaged { .. } | Self::Unusable(_) => false,
+        }
+    }
+
     /// Wraps an I/O error with what was tried on which path.
     pub fn io(operation: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
@@ -167,6 +200,8 @@ pub struct Done {
     pub rows_read: AtomicU64,
     /// Files of the log that were synced.
     pub log_files_synced: AtomicU64,
+    /// 1 while new work is refused for want of space on the disk.
+    pub short_of_space: AtomicU64,
     /// The last change of an account: the number of its journal row.
     pub accounts_seq: AtomicU64,
 }
@@ -291,6 +326,18 @@ pub trait Store: Send {
     /// # Errors
     /// Where the store cannot go on.
     fn maintain(&mut self, idle: bool) -> Result<(), StoreError>;
+
+    /// Whether there is room for new work; what was begun can end without.
+    fn takes_new_work(&mut self) -> bool {
+        true
+    }
+
+    /// Whether new work was refused for want of space when it was last looked at. While it is,
+    /// [`Store::maintain`] must be called every 250 ms or so: it finds out when there is space
+    /// again.
+    fn is_short_of_space(&self) -> bool {
+        false
+    }
 
     /// What copies the store while batches go on; none where it cannot be copied.
     fn copier(&self) -> Option<Box<dyn Copier>> {

@@ -31,6 +31,8 @@ use crate::{Head, StoreError, blobs, reader::Readers};
 
 /// Entries in a tile or a bundle.
 const WIDTH: u64 = 256;
+/// Leaves read at once.
+const LEAVES: u64 = 4_096;
 /// Full tiles whose inner nodes are kept: 16 KiB each.
 const KEPT_NODES: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
 
@@ -179,8 +181,15 @@ impl Integrator {
                 checkpoint.size()
             )));
         }
-        let was_published = published.is_some();
-        let tree = published.and_then(|checkpoint| tree_from_files(&files, &checkpoint));
+        if let (Some(checkpoint), Some(head)) = (&published, head)
+            && checkpoint.size() == size
+            && checkpoint.root() != head.root()
+        {
+            return Err(other_root(&files, checkpoint, head.root()));
+        }
+        let tree = published
+            .as_ref()
+            .and_then(|checkpoint| tree_from_files(&files, checkpoint));
         let mut integrator = Self {
             files,
             readers,
@@ -194,7 +203,11 @@ impl Integrator {
             return Ok(integrator);
         }
         // Without a checkpoint nothing was published: a new log, or a crash before its first one.
-        if was_published {
+        if let Some(checkpoint) = &published {
+            let ours = root_of_entries(&integrator.readers, checkpoint.size())?;
+            if ours != checkpoint.root() {
+                return Err(other_root(&integrator.files, checkpoint, ours));
+            }
             tracing::warn!(
                 size,
                 "log tiles do not fit the entries; making all of them again"
@@ -223,6 +236,7 @@ impl Integrator {
     /// Where files cannot be written, or the entries do not lead to the head's root; nothing is
     /// published then.
     pub fn integrate(&mut self, head: &Head) -> Result<(), StoreError> {
+        self.must_lead_to(head)?;
         let mut tree = self.tree.clone();
         let mut written = Written::default();
         let mut complete: Vec<PathBuf> = Vec::new();
@@ -248,12 +262,6 @@ impl Integrator {
             }
             start += WIDTH;
         }
-        if tree.root() != head.root() {
-            return Err(StoreError::Unusable(format!(
-                "the {} entries of the log do not lead to its signed root; the database is damaged: restore a backup",
-                head.size
-            )));
-        }
         for tile in tree.take_full_tiles() {
             self.files
                 .write(tile.id(), &encode_hashes(tile.hashes()), &mut written)?;
@@ -273,6 +281,57 @@ impl Integrator {
         self.tree = tree;
         Ok(())
     }
+}
+
+impl Integrator {
+    /// The entries must lead to the signed root before any file is touched.
+    fn must_lead_to(&self, head: &Head) -> Result<(), StoreError> {
+        let mut tree = self.tree.clone();
+        append_leaves(&mut tree, &self.readers, head.size)?;
+        if tree.root() == head.root() {
+            return Ok(());
+        }
+        Err(StoreError::Unusable(format!(
+            "the {} entries of the log do not lead to its signed root; the database is damaged: keep a copy, see what `evidenceos-daemon fsck` says, restore a backup",
+            head.size
+        )))
+    }
+}
+
+fn append_leaves(tree: &mut Tree, readers: &Readers, size: u64) -> Result<(), StoreError> {
+    while tree.size() < size {
+        let count = (size - tree.size()).min(LEAVES);
+        let leaves = readers.leaves(tree.size(), count as usize)?;
+        if leaves.is_empty() {
+            return Err(StoreError::Damaged {
+                table: "entries",
+                key: tree.size().to_string(),
+                what: "entries are missing",
+            });
+        }
+        for leaf in leaves {
+            tree.append(leaf);
+        }
+        // Only the root is wanted.
+        drop(tree.take_full_tiles());
+    }
+    Ok(())
+}
+
+fn root_of_entries(readers: &Readers, size: u64) -> Result<Hash, StoreError> {
+    let mut tree = Tree::new();
+    append_leaves(&mut tree, readers, size)?;
+    Ok(tree.root())
+}
+
+fn other_root(files: &LogFiles, published: &Checkpoint, ours: Hash) -> StoreError {
+    StoreError::Unusable(format!(
+        "{} says {} entries with root {}, but the database's first {} have root {ours}: one of the two is of another log, or damaged. Nothing was signed or changed. `evidenceos-daemon fsck` says whether the database is sound and the checkpoint is signed by the log's key; a checkpoint that is not may be removed, for one that is the newer database must be brought back",
+        files.path("checkpoint").display(),
+        published.size(),
+        published.root(),
+        published.size()
+    ))
 }
 
 fn bundle(index: u64, entries: &[&[u8]]) -> Option<(BundleId, Vec<u8>)> {

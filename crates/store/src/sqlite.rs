@@ -12,6 +12,7 @@ use std::{
         Arc,
         atomic::{AtomicI64, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 use evidenceos_kernel::{
@@ -34,12 +35,14 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::{
-    AccountsFiles, Batch, Copier, Done, Head, NotCommitted, Outcome, Pages, Store, StoreError, row,
-    schema,
+    AccountsFiles, Batch, Copier, Done, Head, NotCommitted, Outcome, Pages, Store, StoreError,
+    room::Room, row, schema,
 };
 
 /// Pages in the WAL from which a checkpoint runs between batches.
 const CHECKPOINT_PAGES: i64 = 1_000;
+/// How often a full disk is tried again.
+const PROBE: Duration = Duration::from_millis(250);
 /// Pages that a copy takes at a time.
 const COPY_PAGES: i32 = 256;
 
@@ -72,6 +75,9 @@ pub struct SqliteStore {
     state: StateRow,
     wal_pages: Arc<AtomicI64>,
     done: Arc<Done>,
+    room: Room,
+    /// When the last commit or probe found the disk full, if none has succeeded since.
+    full_since: Option<Instant>,
 }
 
 /// What a start finds in the store.
@@ -100,6 +106,10 @@ impl SqliteStore {
     /// # Errors
     /// Where it cannot be opened, is another program's, or is damaged in what start-up reads.
     pub fn open(data_directory: &Path) -> Result<(Self, Found), StoreError> {
+        Self::open_now(data_directory).map_err(|error| Room::new(data_directory).explain(error))
+    }
+
+    fn open_now(data_directory: &Path) -> Result<(Self, Found), StoreError> {
         let path = schema::path_in(data_directory);
         schema::must_not_be_lost(data_directory)?;
         let mut connection = schema::open_writer(&path)?;
@@ -139,6 +149,8 @@ impl SqliteStore {
                 state,
                 wal_pages,
                 done: Arc::new(done),
+                room: Room::new(data_directory),
+                full_since: None,
             },
             found,
         ))
@@ -154,6 +166,53 @@ impl SqliteStore {
             accounts_files: Some(files),
             ..Batch::default()
         })
+    }
+
+    /// Sets how much of the disk must be free for new work, in bytes; 0: anything will do.
+    pub fn keep_free(&mut self, bytes: u64) {
+        self.room.floor = bytes;
+    }
+
+    /// Tries a commit that changes nothing: whether there is room again.
+    fn probe(&mut self) -> Result<(), StoreError> {
+        let probed = self
+            .connection
+            .lock()
+            .execute(
+                "UPDATE state SET epoch = epoch WHERE id = 1 AND epoch = ?1",
+                [self.epoch],
+            )
+            .map_err(WriteError::from)
+            .and_then(|rows| (rows == 1).then_some(()).ok_or(WriteError::Fence));
+        match probed {
+            Ok(()) => {
+                self.full_since = None;
+                Ok(())
+            }
+            Err(error) => match error.fate(self.connection.lock().is_autocommit()) {
+                Outcome::Unknown(error) => Err(error),
+                Outcome::Committed | Outcome::NotCommitted(_) => {
+                    self.full_since = Some(Instant::now());
+                    Ok(())
+                }
+            },
+        }
+    }
+
+    /// Says once when room for new work goes and when it comes back.
+    fn note_room(&self, short: bool) {
+        let was = self
+            .done
+            .short_of_space
+            .swap(u64::from(short), Ordering::Relaxed);
+        match (was != 0, short) {
+            (false, true) => tracing::error!(
+                keep_free = self.room.wanted(),
+                "the disk is short of space: new work is refused, reads and settlements go on; free some"
+            ),
+            (true, false) => tracing::info!("there is space again: new work is taken"),
+            _ => {}
+        }
     }
 
     /// What was done so far, for others to read.
@@ -276,13 +335,37 @@ impl Store for SqliteStore {
                     .accounts_seq
                     .store(self.state.accounts_seq, Ordering::Relaxed);
                 Done::count(&self.done.commits, 1);
+                self.full_since = None;
                 Outcome::Committed
             }
-            Err(error) => error.fate(self.connection.lock().is_autocommit()),
+            Err(error) => {
+                let fate = error.fate(self.connection.lock().is_autocommit());
+                if matches!(fate, Outcome::NotCommitted(NotCommitted::Full)) {
+                    self.full_since = Some(Instant::now());
+                    self.note_room(true);
+                }
+                fate
+            }
         }
     }
 
+    fn takes_new_work(&mut self) -> bool {
+        let takes = self.full_since.is_none() && self.room.suffices();
+        self.note_room(!takes);
+        takes
+    }
+
+    fn is_short_of_space(&self) -> bool {
+        self.done.short_of_space.load(Ordering::Relaxed) != 0
+    }
+
     fn maintain(&mut self, idle: bool) -> Result<(), StoreError> {
+        if self.full_since.is_some_and(|at| at.elapsed() >= PROBE) {
+            self.probe()?;
+        }
+        if self.is_short_of_space() {
+            self.takes_new_work();
+        }
         let pages = self.wal_pages.load(Ordering::Relaxed);
         if pages < CHECKPOINT_PAGES && !(idle && pages > 0) {
             return Ok(());

@@ -59,6 +59,15 @@ pub struct Settings {
     /// Seconds that a stop waits for runs under way [default: 20]
     #[arg(long, env = "EVIDENCEOS_DRAIN_SECONDS", value_name = "SECONDS")]
     pub drain_seconds: Option<u64>,
+    /// Bytes that must be free on the data directory's disk for new work to be taken [default: 67108864]
+    #[arg(long, env = "EVIDENCEOS_MIN_FREE_BYTES", value_name = "BYTES")]
+    pub min_free_bytes: Option<u64>,
+    /// What remembers the newest head of the log outside of the data directory: a file on another volume, or the URL of the published log. Repeatable
+    #[arg(id = "anchors", long = "anchor", env = "EVIDENCEOS_ANCHORS", value_delimiter = ',', value_name = "FILE|URL")]
+    pub anchors: Option<Vec<String>>,
+    /// Go on where no anchor answers, instead of signing nothing until one does
+    #[arg(long, env = "EVIDENCEOS_ANCHOR_OPTIONAL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new(), value_name = "BOOL")]
+    pub anchor_optional: Option<bool>,
 
     /// Certificate chain of the server, PEM; read again when it changes
     #[arg(long, env = "EVIDENCEOS_TLS_CERT", value_name = "FILE", help_heading = "TLS")]

@@ -20,7 +20,7 @@ use tonic::{Status, Streaming};
 
 use super::{
     parse,
-    status::{internal, invalid, refused},
+    status::{internal, invalid, refused, vault_failed},
 };
 use crate::{
     keys::Keys,
@@ -201,7 +201,7 @@ impl Submitted {
         };
         let blob = vault
             .put(open.items(), binding)
-            .map_err(|error| internal(&error))?;
+            .map_err(|error| vault_failed(&error))?;
         let put = PutHoldout {
             reference: self.reference.clone(),
             description,

@@ -9,7 +9,11 @@ use evidenceos_kernel::{
 use evidenceos_proto as wire;
 use tonic::{Status, metadata::MetadataMap};
 
-use super::{Edge, parse, status::internal, unexpected};
+use super::{
+    Edge, parse,
+    status::{internal, vault_failed},
+    unexpected,
+};
 use crate::{
     auth::Principal,
     holdout_keys::{HoldoutKey, KeyShelf},
@@ -103,7 +107,7 @@ impl Edge {
             let blob = vault
                 .read(&holdout.blob, binding)
                 .and_then(|items| vault.put_under(&next, &items, binding))
-                .map_err(|error| failed(&error))?;
+                .map_err(|error| vault_failed(&error))?;
             blobs.push((holdout.id, blob));
         }
         // Each registration raises the generation by one.

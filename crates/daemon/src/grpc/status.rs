@@ -3,9 +3,10 @@
 //! Every error carries `x-evidenceos-outcome`: `not-applied`, or `unknown` where only asking again
 //! tells; the published public code; and our own, finer one. The message says what to do.
 
+use crate::vault::VaultError;
 use evidenceos_driver::Failure;
 use evidenceos_kernel::refusal::{Refusal, RefusalKind};
-use evidenceos_store::log::LogError;
+use evidenceos_store::{StoreError, log::LogError};
 use tonic::{Code, Status, metadata::MetadataValue};
 
 /// Longest message that is put into a trailer.
@@ -114,6 +115,25 @@ pub fn internal(error: &dyn std::fmt::Display) -> Status {
     )
 }
 
+/// The store could not do it: for want of space, or by a fault of ours.
+#[must_use]
+pub fn not_stored(error: &StoreError) -> Status {
+    if error.is_full() {
+        failed(&Failure::DiskFull)
+    } else {
+        internal(error)
+    }
+}
+
+/// Private items could not be stored or read.
+#[must_use]
+pub fn vault_failed(error: &VaultError) -> Status {
+    match error {
+        VaultError::Store(error) => not_stored(error),
+        VaultError::Sealed(_) | VaultError::Random(_) => internal(error),
+    }
+}
+
 /// A refusal of the kernel.
 #[must_use]
 pub fn refused(refusal: &Refusal) -> Status {
@@ -147,6 +167,7 @@ pub fn failed(failure: &Failure) -> Status {
             &message,
         )),
         Failure::NotStored => status(Code::Internal, "INTERNAL", "NOT_STORED", &message),
+        Failure::Held => retry(status(Code::Unavailable, "UNAVAILABLE", "HELD", &message)),
         Failure::Stopping => retry(status(
             Code::Unavailable,
             "UNAVAILABLE",
@@ -180,7 +201,7 @@ pub fn log(error: &LogError) -> Status {
             "SIZES_OUT_OF_ORDER",
             &error.to_string(),
         ),
-        LogError::Store(error) => internal(error),
+        LogError::Store(error) => not_stored(error),
         LogError::Inconsistent => {
             tracing::error!("the log's tiles do not lead to its signed root");
             status(

@@ -18,7 +18,7 @@ use super::{
     Edge, parse,
     registration::Submitted,
     render,
-    status::{internal, invalid, refused},
+    status::{internal, invalid, not_stored, refused},
     unexpected,
 };
 use crate::auth::Principal;
@@ -248,7 +248,7 @@ impl Edge {
                 edge.readers
                     .blobs()
                     .put(&wasm)
-                    .map_err(|error| internal(&error))?;
+                    .map_err(|error| not_stored(&error))?;
             }
             Ok((prepared, known))
         })

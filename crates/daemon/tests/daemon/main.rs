@@ -2,9 +2,11 @@
 
 #![allow(missing_docs, reason = "tests are claims by their names")]
 
+mod anchors;
 mod bad_input;
 mod credit;
 mod continuity;
+mod full;
 mod guests;
 mod harness;
 mod keys;
