@@ -41,8 +41,8 @@ use tokio::{
 
 use crate::{
     accounts::{self, AtStart},
-    clock::Clock,
     anchors::{self, Anchors, Own, Verdict},
+    clock::Clock,
     config::{Config, KeySource},
     grpc::{Catalog, Edge, Rekeying},
     holdout_keys::KeyShelf,

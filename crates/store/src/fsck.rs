@@ -6,6 +6,7 @@
 //!
 //! What may be repaired here is nothing. A finding says what to do instead.
 
+mod accounts;
 mod files;
 mod history;
 mod ledger;
@@ -109,7 +110,7 @@ pub type Follow<'f> = dyn FnMut(&str, u64, u64) + 'f;
 pub(crate) type Check = fn(&mut Examination<'_>) -> Result<u64, StoreError>;
 
 /// All checks, in order: what others rest on comes first.
-const CHECKS: [(&str, Check); 15] = [
+const CHECKS: [(&str, Check); 17] = [
     ("database", rows::database),
     ("counters", rows::counters),
     ("holdouts", rows::holdouts),
@@ -122,6 +123,8 @@ const CHECKS: [(&str, Check); 15] = [
     ("journal", history::journal),
     ("revocations", history::revocations),
     ("ledger", ledger::ledger),
+    ("accounts", accounts::accounts),
+    ("accounts.json", accounts::accounts_json),
     ("log files", files::log_files),
     ("modules and traces", files::modules_and_traces),
     ("blobs", files::blobs),

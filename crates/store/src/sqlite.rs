@@ -59,10 +59,10 @@ pub(crate) struct StateRow {
     remembered_table: u8,
     remembered_since_unix_ms: u64,
     /// Sums over all accounts.
-    totals: Totals,
+    pub(crate) totals: Totals,
     /// Number of the last journal row that changed an account.
-    accounts_seq: u64,
-    accounts_files: AccountsFiles,
+    pub(crate) accounts_seq: u64,
+    pub(crate) accounts_files: AccountsFiles,
 }
 
 /// The writer's side of the database.
@@ -100,6 +100,12 @@ pub struct Found {
 }
 
 impl SqliteStore {
+    /// Whether a data directory has a database.
+    #[must_use]
+    pub fn exists(data_directory: &Path) -> bool {
+        schema::path_in(data_directory).exists()
+    }
+
     /// Opens or creates the database of a data directory whose lock is held, and fences off
     /// every earlier process.
     ///

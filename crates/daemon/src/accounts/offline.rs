@@ -67,7 +67,7 @@ struct Stopped {
 }
 
 fn open(directory: &Path) -> Result<Stopped, StoreError> {
-    if !directory.join("evidenceos.db").exists() {
+    if !SqliteStore::exists(directory) {
         return Err(StoreError::Unusable(format!(
             "{} holds no database; a daemon that is started on it imports the accounts.json that it finds there",
             directory.display()

@@ -4,8 +4,8 @@
 
 mod anchors;
 mod bad_input;
-mod credit;
 mod continuity;
+mod credit;
 mod full;
 mod guests;
 mod harness;

@@ -2,14 +2,19 @@
 
 use std::fs;
 
-use evidenceos_kernel::{account::Account, state::Changes};
+use evidenceos_kernel::{
+    account::Account,
+    claim::{Claim, RunCredit},
+    holdout::{Holdout, NarrowerBudgets},
+    state::Changes,
+};
 use evidenceos_store::{
     AccountsFile, AccountsFiles, Batch, Outcome, Store as _,
     accounts::{AccountsJson, Listed, digest, parse},
     sqlite::SqliteStore,
 };
 
-use crate::disk::{Disk, START_UNIX_MS, account, recorded};
+use crate::disk::{Disk, START_UNIX_MS, account, claim, holdout, owner, recorded};
 
 /// Commits accounts as a change that the journal has.
 fn commit(disk: &mut Disk, new_accounts: Vec<Account>, accounts: Vec<Account>) {
@@ -53,6 +58,37 @@ fn accounts_come_back_by_owner_and_in_order() {
     );
     assert_eq!(readers.accounts(0, 1).expect("intact"), [poorer]);
     assert_eq!(readers.accounts(1, 10).expect("intact"), [bob]);
+}
+
+#[test]
+fn what_a_run_may_burn_and_burned_comes_back() {
+    let mut disk = Disk::new();
+    let run = Claim {
+        credit: RunCredit {
+            reserved: 110,
+            max_fuel: 100_000_000,
+            burned: 9,
+        },
+        ..claim(0, owner(1))
+    };
+    let on = Holdout {
+        narrower: NarrowerBudgets {
+            credit: Some(5),
+            ..NarrowerBudgets::default()
+        },
+        credit_burned: 9,
+        credit_reserved: 1,
+        ..holdout(0)
+    };
+    disk.commit_changes(Changes {
+        new_claims: vec![run.clone()],
+        holdouts: vec![on.clone()],
+        ..Changes::default()
+    });
+    let directory = disk.closed();
+    let (mut store, found) = SqliteStore::open(directory.path()).expect("our own database");
+    assert_eq!(store.claim(&run.id).expect("intact"), Some(run));
+    assert_eq!(found.holdouts, [on]);
 }
 
 #[test]

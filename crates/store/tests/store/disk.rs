@@ -183,8 +183,8 @@ pub(crate) fn holdout(seq: u64) -> Holdout {
         admitted: 0,
         in_flight: Default::default(),
         narrower: Default::default(),
-        credit_burned: 3,
-        credit_reserved: 4,
+        credit_burned: 0,
+        credit_reserved: 0,
     }
 }
 
@@ -217,11 +217,7 @@ pub(crate) fn claim(seq: u64, owner: OwnerTag) -> Claim {
         revocation: None,
         requests: Vec::new(),
         displaced_requests: false,
-        credit: RunCredit {
-            reserved: 110,
-            max_fuel: 100_000_000,
-            burned: 1,
-        },
+        credit: RunCredit::default(),
     }
 }
 

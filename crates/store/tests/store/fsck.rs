@@ -4,6 +4,7 @@
 use std::{fs, path::Path, sync::Arc};
 
 use evidenceos_kernel::{
+    account::{Account, Totals},
     bits::MicroBits,
     claim::{Outcome, Reason},
     holdout::{Meter, PrincipalPool},
@@ -14,14 +15,15 @@ use evidenceos_kernel::{
     state::Changes,
 };
 use evidenceos_store::{
-    Batch, Entry, Head, Module, StoreError, Trace, fsck, lock::DirectoryLock, log::Integrator,
+    AccountsFiles, Batch, Entry, Head, Module, Outcome as Fate, StoreError, Trace,
+    accounts::AccountsJson, fsck, lock::DirectoryLock, log::Integrator,
 };
 use evidenceos_tlog::{SignerKey, leaf_hash, sth};
 use rusqlite::Connection;
 use tempfile::TempDir;
 
 use crate::disk::{
-    Disk, START_UNIX_MS, claim, flip, head_of, holdout, owner, remembered, request_key,
+    Disk, START_UNIX_MS, account, claim, flip, head_of, holdout, owner, remembered, request_key,
 };
 
 fn key() -> SignerKey {
@@ -126,6 +128,16 @@ fn sound() -> (Arc<TempDir>, Digest) {
             holdouts: vec![held],
             remembered: vec![(request_key(1), remembered(START_UNIX_MS))],
             log_keys: vec![log_key],
+            new_accounts: vec![Account {
+                reserved: 0,
+                ..account(0, "alice")
+            }],
+            totals: Some(Totals {
+                accounts: 1,
+                initial: 90,
+                balances: 90,
+                ..Totals::default()
+            }),
             ..Changes::default()
         },
         recorded: vec![crate::disk::recorded(START_UNIX_MS)],
@@ -140,7 +152,16 @@ fn sound() -> (Arc<TempDir>, Digest) {
         }],
         entries,
         head: Some(head.clone()),
+        accounts_files: None,
     });
+    let file = AccountsJson::of(disk.path());
+    let written = file.write_temporary(&disk.readers()).expect("a free disk");
+    let files = AccountsFiles {
+        announced: Some(written),
+        before: None,
+    };
+    assert!(matches!(disk.store.announce(files), Fate::Committed));
+    file.put_in_place().expect("a free disk");
     Integrator::recover(disk.path(), Arc::new(disk.readers()), Some(&head)).expect("our own log");
     (disk.closed(), blob)
 }
@@ -183,7 +204,7 @@ enum Damage {
 #[test]
 fn each_kind_of_damage_is_found_by_its_check_and_nothing_is_written() {
     use Damage::{Blob, File, Gone, Sql};
-    let table: [(Damage, &[&str]); 21] = [
+    let table: [(Damage, &[&str]); 25] = [
         (
             Sql("UPDATE holdouts SET row = zeroblob(100)"),
             &["holdouts", "pools", "ledger"],
@@ -233,6 +254,10 @@ fn each_kind_of_damage_is_found_by_its_check_and_nothing_is_written() {
             Sql("INSERT INTO revocations VALUES (4, 0)"),
             &["revocations"],
         ),
+        (Sql("UPDATE accounts SET owner = x'00'"), &["accounts"]),
+        (Sql("DELETE FROM accounts"), &["accounts"]),
+        (Sql("UPDATE accounts SET row = x'00'"), &["accounts"]),
+        (File("accounts.json", 40), &["accounts.json"]),
         (File("log/tile/0/001", 77), &["log files"]),
         (File("log/tile/entries/000", 500), &["log files"]),
         (File("log/checkpoint", 90), &["log files"]),

@@ -1,0 +1,194 @@
+//! Credit: what is reserved and burned is what the runs say, and none came from nowhere.
+
+use std::collections::HashMap;
+
+use evidenceos_kernel::{
+    account::{Account, Totals},
+    claim::{Claim, ClaimState},
+    id::{HoldoutId, OwnerTag},
+    record,
+};
+
+use super::{Examination, RESTORE, TELL, each, history::each_entry, rows};
+use crate::{
+    StoreError,
+    accounts::{AccountsJson, digest},
+    sqlite,
+};
+
+/// What to do about a file that is not the daemon's.
+const EDITED: &str = "run `evidenceos-daemon accounts import` to make the accounts what it says, or `evidenceos-daemon accounts export` to write it again";
+
+#[derive(Default)]
+struct Runs {
+    reserved: HashMap<OwnerTag, u128>,
+    by_holdout: HashMap<HoldoutId, (u64, u64)>,
+    burned: u128,
+}
+
+/// Every account, the sums over them, and what their runs say.
+pub(super) fn accounts(on: &mut Examination<'_>) -> Result<u64, StoreError> {
+    let mut runs = runs(on)?;
+    let mut found = Totals::default();
+    let total = sqlite::count(&on.connection, "accounts")?;
+    let rows = each(
+        on,
+        "SELECT seq, owner, row FROM accounts WHERE seq > ?1 ORDER BY seq LIMIT ?2",
+        total,
+        |row| Ok((row.get::<_, Vec<u8>>(1)?, row.get::<_, Vec<u8>>(2)?)),
+        |on, seq, (owner, bytes)| {
+            let Some(account) = on.decoded::<Account>("accounts", seq, &bytes) else {
+                return Ok(());
+            };
+            let at = ("accounts", &account.principal);
+            on.must(
+                account.seq == seq as u64 && account.owner.as_bytes() == owner,
+                at,
+                || "its number or its owner is another than its row's".to_owned(),
+                RESTORE,
+            );
+            let by_runs = runs.reserved.remove(&account.owner).unwrap_or_default();
+            on.must(
+                u128::from(account.reserved) == by_runs,
+                at,
+                || {
+                    format!(
+                        "{} credits are reserved, by runs under way {by_runs}",
+                        account.reserved
+                    )
+                },
+                TELL,
+            );
+            found.accounts += 1;
+            found.balances += u128::from(account.balance);
+            found.reserved += u128::from(account.reserved);
+            Ok(())
+        },
+    )?;
+    for (owner, reserved) in runs.reserved {
+        on.note(
+            "claims",
+            owner,
+            format!("runs under way reserve {reserved} credits of an account that is not there"),
+            TELL,
+        );
+    }
+    found.burned = runs.burned;
+    sums(on, &found);
+    holdouts(on, &mut runs.by_holdout)?;
+    grants(on)?;
+    Ok(rows)
+}
+
+fn runs(on: &mut Examination<'_>) -> Result<Runs, StoreError> {
+    let mut runs = Runs::default();
+    let total = sqlite::count(&on.connection, "claims")?;
+    each(
+        on,
+        "SELECT seq, row FROM claims WHERE seq > ?1 ORDER BY seq LIMIT ?2",
+        total,
+        |row| row.get::<_, Vec<u8>>(1),
+        |_, _, bytes| {
+            // A row that does not decode was noted by the check of claims.
+            let Ok(claim) = crate::row::decode::<Claim>("claims", 0, &bytes) else {
+                return Ok(());
+            };
+            let holdout = runs.by_holdout.entry(claim.terms.holdout).or_default();
+            if claim.state == ClaimState::Executing {
+                *runs.reserved.entry(claim.terms.owner).or_default() +=
+                    u128::from(claim.credit.reserved);
+                holdout.0 += claim.credit.reserved;
+            }
+            holdout.1 += claim.credit.burned;
+            runs.burned += u128::from(claim.credit.burned);
+            Ok(())
+        },
+    )?;
+    // Whoever reserves nothing needs no account: claims from before there was credit.
+    runs.reserved.retain(|_, reserved| *reserved > 0);
+    Ok(runs)
+}
+
+fn sums(on: &mut Examination<'_>, found: &Totals) {
+    let said = on.state.totals;
+    for (what, said, found) in [
+        ("accounts", said.accounts.into(), found.accounts.into()),
+        ("balances", said.balances, found.balances),
+        ("reserved", said.reserved, found.reserved),
+        ("burned", said.burned, found.burned),
+    ] {
+        on.must(
+            said == found,
+            ("state", what),
+            || format!("the sum over all accounts is {said}, by their rows and runs {found}"),
+            TELL,
+        );
+    }
+    on.must(
+        said.balance_out(),
+        ("state", "sums over all accounts"),
+        || format!("initial + minted + granted - withdrawn - burned - reserved is not what the balances come to: {said:?}"),
+        TELL,
+    );
+}
+
+fn holdouts(
+    on: &mut Examination<'_>,
+    by_runs: &mut HashMap<HoldoutId, (u64, u64)>,
+) -> Result<(), StoreError> {
+    for (id, holdout) in rows::all_holdouts(on)? {
+        let (reserved, burned) = by_runs.remove(&id).unwrap_or_default();
+        on.must(
+            (holdout.credit_reserved, holdout.credit_burned) == (reserved, burned),
+            ("holdouts", &holdout.reference),
+            || {
+                format!(
+                    "{} credits reserved and {} burned on it, by its runs {reserved} and {burned}",
+                    holdout.credit_reserved, holdout.credit_burned
+                )
+            },
+            TELL,
+        );
+    }
+    Ok(())
+}
+
+/// What the log says was granted was granted; imports grant beside it.
+fn grants(on: &mut Examination<'_>) -> Result<(), StoreError> {
+    let mut granted = 0u128;
+    each_entry(on, false, |on, index, _, bytes| {
+        if record::schema_of(bytes).as_deref() == Some(record::CREDIT_GRANTED) {
+            let entry: Option<serde_json::Value> = serde_json::from_slice(bytes).ok();
+            match entry.and_then(|entry| entry["amount"].as_u64()) {
+                Some(amount) => granted += u128::from(amount),
+                None => on.note("entries", index, "a grant without an amount", TELL),
+            }
+        }
+        Ok(())
+    })?;
+    let said = on.state.totals.granted;
+    on.must(
+        granted <= said,
+        ("state", "granted"),
+        || format!("{said} credits were granted, by the log {granted}"),
+        TELL,
+    );
+    Ok(())
+}
+
+/// `accounts.json` is a file of ours. That it is behind after a crash is no finding: the next
+/// start writes it.
+pub(super) fn accounts_json(on: &mut Examination<'_>) -> Result<u64, StoreError> {
+    let file = AccountsJson::of(&on.data_directory);
+    let Some(bytes) = file.read()? else {
+        return Ok(0);
+    };
+    let known = on.state.accounts_files.find(&digest(&bytes)).is_some();
+    on.must(
+        known,
+        ("file", file.path().display()),
+        || "it was edited, or brought back from somewhere".to_owned(),
+        EDITED,
+    );
+    Ok(1)
+}
