@@ -12,6 +12,10 @@ demo:
 test:
     cargo test --workspace --locked
 
+# Random calls, faults and crashes against a model, so many seeds of them
+sim SEEDS="10000":
+    EVIDENCEOS_SIM_SEEDS={{SEEDS}} cargo test --release --locked -p evidenceos-driver --test driver simulation
+
 # What must hold before a commit
 check:
     cargo fmt --all --check

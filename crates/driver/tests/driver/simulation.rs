@@ -3,7 +3,11 @@
 //! `EVIDENCEOS_SIM_SEEDS` says how many seeds are played, `EVIDENCEOS_SIM_SEED` plays one again;
 //! `just sim N` does the first with an optimised build.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::atomic::{AtomicU64, Ordering},
+    thread,
+};
 
 use evidenceos_driver::{Answer, Work};
 use evidenceos_kernel::{
@@ -401,17 +405,33 @@ fn nothing_acknowledged_is_lost_and_nothing_is_charged_twice() {
         Some(seed) => seed..seed + 1,
         None => 0..number("EVIDENCEOS_SIM_SEEDS").unwrap_or(SEEDS),
     };
-    for seed in seeds {
-        let _failed = Seed(seed);
-        let mut simulation = Simulation::new(seed);
-        for _ in 0..STEPS {
-            for _ in 0..1 + simulation.dice.below(4) {
-                simulation.act();
-            }
-            simulation.step();
+    let next = AtomicU64::new(seeds.start);
+    let workers = thread::available_parallelism().map_or(1, usize::from);
+    thread::scope(|scope| {
+        for _ in 0..workers {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if !seeds.contains(&seed) {
+                        return;
+                    }
+                    play(seed);
+                }
+            });
         }
-        simulation.finish();
-        simulation.check_heads();
-        simulation.check_acknowledged();
+    });
+}
+
+fn play(seed: u64) {
+    let _failed = Seed(seed);
+    let mut simulation = Simulation::new(seed);
+    for _ in 0..STEPS {
+        for _ in 0..1 + simulation.dice.below(4) {
+            simulation.act();
+        }
+        simulation.step();
     }
+    simulation.finish();
+    simulation.check_heads();
+    simulation.check_acknowledged();
 }
