@@ -259,7 +259,11 @@ impl Follower {
                 while woken.try_recv().is_ok() {}
                 let began = Instant::now();
                 let rest = match self.rewrite() {
-                    Ok(()) => rest_after(began.elapsed()),
+                    Ok(()) => {
+                        let took = began.elapsed();
+                        tracing::debug!(?took, "accounts.json was written");
+                        rest_after(took)
+                    }
                     Err(error) => {
                         tracing::error!(%error, "accounts.json cannot be written; the accounts are in the database");
                         PAUSE
