@@ -119,6 +119,26 @@ impl LogSigner {
             .map_err(|_| LogKeyError::Origin(origin.to_owned()))
     }
 
+    /// The same key for a log of another name.
+    ///
+    /// # Errors
+    /// Where the name cannot be one.
+    pub fn under(&self, origin: &str) -> Result<Self, LogKeyError> {
+        let unusable = || LogKeyError::Origin(origin.to_owned());
+        let place = match &self.place {
+            Place::Memory(key) => {
+                Place::Memory(Arc::new(key.named(origin).map_err(|_| unusable())?))
+            }
+            Place::Kms(key) => Place::Kms(Arc::clone(key)),
+        };
+        VerifierKey::new(origin, KeyKind::Ed25519, &self.public_key).map_err(|_| unusable())?;
+        Ok(Self {
+            origin: origin.to_owned(),
+            public_key: self.public_key,
+            place,
+        })
+    }
+
     /// The log's name.
     #[must_use]
     pub fn origin(&self) -> &str {

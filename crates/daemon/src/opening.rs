@@ -352,7 +352,11 @@ fn start_log(
 }
 
 /// Entries whose head was not signed yet: the KMS was slow when the process ended.
-fn append_unsigned(tree: &mut Tree, readers: &Readers, size: u64) -> Result<(), StoreError> {
+pub(crate) fn append_unsigned(
+    tree: &mut Tree,
+    readers: &Readers,
+    size: u64,
+) -> Result<(), StoreError> {
     while tree.size() < size {
         let leaves = readers.leaves(tree.size(), LEAVES)?;
         if leaves.is_empty() {

@@ -88,7 +88,11 @@ impl<S: Store> OwnWork<'_, S> {
     }
 }
 
-fn load(
+/// Gives the stage all that a request needs.
+///
+/// # Errors
+/// Where a row cannot be read.
+pub fn load(
     store: &mut impl Store,
     stage: &mut Stage<'_>,
     request: &Request,

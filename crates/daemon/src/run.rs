@@ -49,6 +49,19 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             source,
             json,
         } => upkeep::backup::restore(&source, &data_dir, json),
+        Asked::RecoverLog { layers, from } => match Config::new(&layers.settings) {
+            Ok(config) => upkeep::log::run_recover(&config, &from),
+            Err(error) => bad_config(&error),
+        },
+        Asked::RestartLog {
+            layers,
+            origin,
+            because,
+            charged,
+        } => match Config::new(&layers.settings) {
+            Ok(config) => upkeep::log::run_restart(&config, &origin, &because, &charged),
+            Err(error) => bad_config(&error),
+        },
         Asked::Fsck { layers, json } => match Config::new(&layers.settings) {
             Ok(config) => upkeep::fsck::run(&config, json),
             Err(error) => bad_config(&error),

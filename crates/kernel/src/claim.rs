@@ -287,6 +287,15 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// The state of a claim that ended so.
+    #[must_use]
+    pub fn state(self) -> ClaimState {
+        match self {
+            Self::Certified => ClaimState::Certified,
+            Self::NotCertified | Self::NotJudged | Self::Aborted => ClaimState::Settled,
+        }
+    }
+
     /// The word in the capsule.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -357,6 +366,32 @@ impl Reason {
     #[must_use]
     pub fn code(self) -> u16 {
         self as u16
+    }
+
+    /// The reason of a number.
+    #[must_use]
+    pub fn of_code(code: u16) -> Option<Self> {
+        [
+            Self::Approved,
+            Self::Rejected,
+            Self::BelowThreshold,
+            Self::OutOfReach,
+            Self::Trap,
+            Self::OutOfFuel,
+            Self::OutOfMemory,
+            Self::InvalidVector,
+            Self::AllowanceExhausted,
+            Self::TooManyCalls,
+            Self::OutOfBounds,
+            Self::EmittedTwice,
+            Self::NoOutput,
+            Self::InvalidOutput,
+            Self::NothingToJudge,
+            Self::AncestorRevoked,
+            Self::Aborted,
+        ]
+        .into_iter()
+        .find(|reason| reason.code() == code)
     }
 
     /// What happened, in a sentence.

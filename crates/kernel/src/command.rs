@@ -7,10 +7,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     account::{Account, LastCredit},
+    bits::MicroBits,
     claim::{
         Artifact, Claim, ClaimState, LastRequest, Method, ModuleFacts, Reason, Revocation,
         Settlement, Terms,
     },
+    continuity::KnownTree,
     holdout::{Description, Holdout, InFlight, NarrowerBudgets},
     id::{ClaimId, Digest, Fingerprint, HoldoutId, OwnerTag, RequestKey},
     log_key::{LogKey, SignedKeyLink},
@@ -160,6 +162,10 @@ pub enum Command {
     },
     /// Note that another key signs the log from here on.
     RotateKey(Box<SignedKeyLink>),
+    /// Go on under another name, since the end of the log was lost.
+    RestartLog(Box<RestartLog>),
+    /// Append an entry that this log had.
+    RecoverEntry(Vec<u8>),
     /// Note that the holdouts' items are encrypted under another key.
     RekeyHoldouts {
         /// The generation of holdouts that was encrypted.
@@ -233,6 +239,23 @@ pub struct ImportedAccount {
     pub burned_total: u64,
     /// Refused ever.
     pub denied_total: u64,
+}
+
+/// A log that goes on under another name.
+#[derive(Debug, Clone)]
+pub struct RestartLog {
+    /// Its name from here on.
+    pub origin: String,
+    /// Its name so far.
+    pub old_origin: String,
+    /// What is left of it.
+    pub old: KnownTree,
+    /// The largest tree that an anchor remembers.
+    pub known: Option<KnownTree>,
+    /// Why, 1–256 bytes.
+    pub because: String,
+    /// What holdouts were charged in what was lost, as the operator states it.
+    pub charged: Vec<(HoldoutId, MicroBits)>,
 }
 
 /// A holdout to register; its bulk is in the store already.
@@ -426,6 +449,26 @@ pub enum Event {
         from_unix_ms: u64,
         /// Where it went.
         to_unix_ms: u64,
+    },
+    /// A holdout was charged what no capsule of this state says.
+    HoldoutCharged {
+        /// Which.
+        holdout: HoldoutId,
+        /// About the answer part.
+        answers: MicroBits,
+        /// About the sealed part.
+        sealed: MicroBits,
+    },
+    /// The result of a run came back from the log; the claim's own row may be lost.
+    RunRecovered {
+        /// The holdout.
+        holdout: HoldoutId,
+        /// Whose claim it was.
+        owner: OwnerTag,
+        /// The claim.
+        claim: ClaimId,
+        /// Its result, as far as the log has it.
+        settlement: Box<Settlement>,
     },
 }
 

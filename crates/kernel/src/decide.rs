@@ -5,6 +5,7 @@
 //! floats. One module a subject: idempotency here, then holdouts, claims, runs.
 
 mod claims;
+pub(crate) mod continuity;
 mod credit;
 mod holdouts;
 mod keys;
@@ -80,6 +81,8 @@ fn dispatch(stage: &Stage<'_>, request: &Request) -> Result<Decision, Refusal> {
         } => Ok(runs::settle(stage, holdout, *number, report)),
         Command::Abort { holdout, number } => Ok(runs::abort(stage, holdout, *number)),
         Command::RotateKey(signed) => Ok(keys::rotate(stage, signed)),
+        Command::RestartLog(restart) => continuity::restart(stage, caller, restart),
+        Command::RecoverEntry(entry) => continuity::recover(stage, caller, entry),
         Command::RekeyHoldouts { generation, blobs } => {
             keys::rekey(stage, caller, *generation, blobs)
         }
@@ -140,6 +143,8 @@ fn method_of(command: &Command) -> Option<(Method, ClaimId)> {
         | Command::Settle { .. }
         | Command::Abort { .. }
         | Command::RotateKey(_)
+        | Command::RestartLog(_)
+        | Command::RecoverEntry(_)
         | Command::RekeyHoldouts { .. }
         | Command::GrantCredit { .. }
         | Command::SetCreditLimit { .. }

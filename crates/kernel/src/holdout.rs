@@ -11,6 +11,7 @@ use thiserror::Error;
 use crate::{
     bits::MicroBits,
     cj,
+    claim::Outcome,
     evidence::{BetTable, Strategy},
     id::{ClaimId, Digest, HoldoutId, OwnerTag},
     price::{AnswerPrices, Multiplicity, SettlementPrices},
@@ -288,6 +289,13 @@ impl Meter {
         self.reserved = self.reserved.saturating_add(amount);
     }
 
+    /// Charges what was released without a reservation of this state, and gives back what was
+    /// reserved for it, if anything was.
+    pub fn recover(&mut self, reserved: MicroBits, charged: MicroBits) {
+        self.reserved = self.reserved.saturating_sub(reserved);
+        self.charged = self.charged.saturating_add(charged);
+    }
+
     /// Gives a reservation back and charges what was realised.
     ///
     /// # Panics
@@ -418,6 +426,20 @@ impl Holdout {
         let policy = self.description.policy.principal_answer_budget;
         let narrower = self.narrower.principal_answers;
         narrower.map_or(policy, |n| n.min(policy))
+    }
+}
+
+impl Holdout {
+    /// Counts a run that ended.
+    pub(crate) fn count(&mut self, outcome: Outcome) {
+        match outcome {
+            Outcome::Certified => {
+                self.settled += 1;
+                self.certified += 1;
+            }
+            Outcome::NotCertified => self.settled += 1,
+            Outcome::NotJudged | Outcome::Aborted => {}
+        }
     }
 }
 

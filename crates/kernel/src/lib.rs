@@ -23,6 +23,7 @@ pub mod bits;
 pub mod cj;
 pub mod claim;
 pub mod command;
+pub mod continuity;
 pub mod decide;
 pub mod evidence;
 pub mod holdout;

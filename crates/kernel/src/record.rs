@@ -145,6 +145,31 @@ pub fn claim_revoked(claim: ClaimId, capsule: Digest, reason: &str, unix_ms: u64
         .to_bytes()
 }
 
+/// Reads a `claim_revoked` entry: the claim, why, and when.
+///
+/// # Errors
+/// Where the bytes are not such an entry.
+pub fn parse_claim_revoked(bytes: &[u8]) -> Result<(ClaimId, String, u64), RecordError> {
+    let mut fields = Fields::parse(bytes)?;
+    fields.expect("schema", CLAIM_REVOKED)?;
+    let claim = ClaimId(fields.digest("claim_id_hex")?.0);
+    fields.digest("capsule_hash_hex")?;
+    let revoked = (
+        claim,
+        fields.string("reason")?,
+        fields.int("revoked_unix_ms")?,
+    );
+    fields.finish()?;
+    Ok(revoked)
+}
+
+/// The holdout that an entry names as its own.
+#[must_use]
+pub fn holdout_of(entry: &[u8]) -> Option<HoldoutId> {
+    let mut fields = Fields::parse(entry).ok()?;
+    Some(HoldoutId(fields.digest("holdout_id_hex").ok()?.0))
+}
+
 /// `key_rotated`: the statement, and both signatures over its digest.
 #[must_use]
 pub fn key_rotated(signed: &SignedKeyLink, unix_ms: u64) -> Vec<u8> {
@@ -602,10 +627,10 @@ fn as_digest(value: cj::Value) -> Result<Digest, RecordError> {
 }
 
 /// Takes an object apart field by field; what is left over is an error.
-struct Fields(cj::Object);
+pub(crate) struct Fields(cj::Object);
 
 impl Fields {
-    fn parse(bytes: &[u8]) -> Result<Self, RecordError> {
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Self, RecordError> {
         Self::of(cj::parse(bytes, MAX_ENTRY_LEN)?)
     }
 
@@ -616,7 +641,7 @@ impl Fields {
         }
     }
 
-    fn maybe(&mut self, name: &str) -> Option<cj::Value> {
+    pub(crate) fn maybe(&mut self, name: &str) -> Option<cj::Value> {
         self.0.remove(name)
     }
 
@@ -629,14 +654,14 @@ impl Fields {
         Self::of(self.take(name)?)
     }
 
-    fn string(&mut self, name: &str) -> Result<String, RecordError> {
+    pub(crate) fn string(&mut self, name: &str) -> Result<String, RecordError> {
         match self.take(name)? {
             cj::Value::Str(text) => Ok(text),
             _ => Err(RecordError::Field(name.to_owned())),
         }
     }
 
-    fn expect(&mut self, name: &str, wanted: &str) -> Result<(), RecordError> {
+    pub(crate) fn expect(&mut self, name: &str, wanted: &str) -> Result<(), RecordError> {
         if self.string(name)? == wanted {
             Ok(())
         } else {
@@ -644,7 +669,7 @@ impl Fields {
         }
     }
 
-    fn word<T>(
+    pub(crate) fn word<T>(
         &mut self,
         name: &str,
         read: impl FnOnce(&str) -> Option<T>,
@@ -652,7 +677,7 @@ impl Fields {
         read(&self.string(name)?).ok_or_else(|| RecordError::Field(name.to_owned()))
     }
 
-    fn digest(&mut self, name: &str) -> Result<Digest, RecordError> {
+    pub(crate) fn digest(&mut self, name: &str) -> Result<Digest, RecordError> {
         self.word(name, Digest::from_hex)
     }
 
@@ -664,7 +689,7 @@ impl Fields {
         })
     }
 
-    fn int<T: TryFrom<u64>>(&mut self, name: &str) -> Result<T, RecordError> {
+    pub(crate) fn int<T: TryFrom<u64>>(&mut self, name: &str) -> Result<T, RecordError> {
         T::try_from(as_int(self.take(name)?)?).map_err(|_| RecordError::Field(name.to_owned()))
     }
 
@@ -682,7 +707,7 @@ impl Fields {
         }
     }
 
-    fn finish(self) -> Result<(), RecordError> {
+    pub(crate) fn finish(self) -> Result<(), RecordError> {
         match self.0.iter().next() {
             Some((name, _)) => Err(RecordError::Unknown(name.to_owned())),
             None => Ok(()),

@@ -12,9 +12,9 @@ use serde::{Deserialize, Serialize};
 use crate::{
     account::{Account, Accounting, LastCredit, Totals, unix_day},
     bits::MicroBits,
-    claim::Outcome,
     claim::{Claim, ClaimState, LastRequest},
     command::{Command, Decision, Event, Remembered, RememberedResult, Request},
+    decide::continuity,
     holdout::{Holdout, HoldoutStatus, InFlight, PrincipalPool},
     id::{ClaimId, Digest, HoldoutId, OwnerTag, RequestKey},
     log_key::LogKey,
@@ -369,6 +369,7 @@ impl<'a> Stage<'a> {
             | Command::OpenHoldout { .. }
             | Command::BeginAgain { .. }
             | Command::RotateKey(_)
+            | Command::RestartLog(_)
             | Command::RekeyHoldouts { .. }
             | Command::SetBudgets { .. }
             | Command::ConfirmClock { .. } => stamp.into_iter().for_each(want),
@@ -395,6 +396,14 @@ impl<'a> Stage<'a> {
             Command::SealClaim { claim }
             | Command::ExecuteClaim { claim }
             | Command::RevokeClaim { claim, .. } => want(Key::Claim(*claim)),
+            Command::RecoverEntry(entry) => {
+                let (claim, capsule) = continuity::subject(entry);
+                claim.map(Key::Claim).into_iter().for_each(&mut want);
+                if let Some(capsule) = capsule {
+                    want(Key::Pool(capsule.holdout_id, capsule.owner_tag));
+                    want(Key::Account(capsule.owner_tag));
+                }
+            }
             Command::Settle {
                 holdout, number, ..
             }
@@ -438,6 +447,8 @@ impl<'a> Stage<'a> {
             | Command::BeginAgain { .. }
             | Command::Abort { .. }
             | Command::RotateKey(_)
+            | Command::RestartLog(_)
+            | Command::RecoverEntry(_)
             | Command::RekeyHoldouts { .. }
             | Command::ImportAccounts { .. }
             | Command::SetBudgets { .. }
@@ -568,12 +579,7 @@ impl<'a> Stage<'a> {
             } => {
                 self.settle(holdout, settlement);
                 let claim = self.claim_mut(claim);
-                claim.state = match settlement.outcome {
-                    Outcome::Certified => ClaimState::Certified,
-                    Outcome::NotCertified | Outcome::NotJudged | Outcome::Aborted => {
-                        ClaimState::Settled
-                    }
-                };
+                claim.state = settlement.outcome.state();
                 claim.settlement = Some((**settlement).clone());
             }
             Event::ClaimRevoked { claim, revocation } => {
@@ -635,7 +641,61 @@ impl<'a> Stage<'a> {
                 self.holdout_mut(holdout).narrower = *narrower;
             }
             Event::ClockConfirmed { .. } => {}
+            Event::HoldoutCharged {
+                holdout,
+                answers,
+                sealed,
+            } => {
+                let held = self.holdout_mut(holdout);
+                held.answers.recover(MicroBits::ZERO, *answers);
+                held.sealed.recover(MicroBits::ZERO, *sealed);
+            }
+            Event::RunRecovered {
+                holdout,
+                owner,
+                claim,
+                settlement,
+            } => self.recover_run(holdout, *owner, claim, settlement),
         }
+    }
+
+    /// A result that came back: its run, if it was under way in this state, has ended.
+    fn recover_run(
+        &mut self,
+        holdout: &HoldoutId,
+        owner: OwnerTag,
+        claim: &ClaimId,
+        settlement: &crate::claim::Settlement,
+    ) {
+        let held = self.holdout_mut(holdout);
+        let under_way = held.in_flight.iter().position(|run| run.claim == *claim);
+        let run = under_way.and_then(|at| held.in_flight.remove(at));
+        let reserved = |of: fn(&InFlight) -> MicroBits| run.as_ref().map_or(MicroBits::ZERO, of);
+        let (answers, sealed) = (
+            reserved(|run| run.answers_reserved),
+            reserved(|run| run.sealed_reserved),
+        );
+        held.answers.recover(answers, settlement.answers_charged);
+        held.sealed.recover(sealed, settlement.price);
+        if run.is_none() {
+            held.admitted += 1;
+        }
+        held.count(settlement.outcome);
+        if answers > MicroBits::ZERO || settlement.answers_charged > MicroBits::ZERO {
+            self.pool_mut(*holdout, owner)
+                .answers
+                .recover(answers, settlement.answers_charged);
+        }
+        if self.claim(claim).is_none() {
+            return;
+        }
+        // What it burned is not in the log: what was set aside goes back.
+        if run.is_some() && self.account(&owner).is_some() {
+            self.burn_credit(&owner, claim, 0);
+        }
+        let row = self.claim_mut(claim);
+        row.state = settlement.outcome.state();
+        row.settlement = Some(settlement.clone());
     }
 
     fn reserve_credit(&mut self, owner: &OwnerTag, claim: &ClaimId, amount: u64, max_fuel: u64) {
@@ -748,14 +808,7 @@ impl<'a> Stage<'a> {
         held.answers
             .settle(run.answers_reserved, settlement.answers_charged);
         held.sealed.settle(run.sealed_reserved, settlement.price);
-        match settlement.outcome {
-            Outcome::Certified => {
-                held.settled += 1;
-                held.certified += 1;
-            }
-            Outcome::NotCertified => held.settled += 1,
-            Outcome::NotJudged | Outcome::Aborted => {}
-        }
+        held.count(settlement.outcome);
         if run.answers_reserved > MicroBits::ZERO {
             self.pool_mut(*holdout, run.owner)
                 .answers

@@ -13,6 +13,7 @@ use evidenceos_kernel::{
     bits::MicroBits,
     cj,
     claim::Outcome,
+    continuity::{HOLDOUT_CHARGED, HoldoutCharged, LOG_RESTARTED, LogRestarted},
     id::{ClaimId, Digest, HoldoutId, OwnerTag},
     log_key::KeyLink,
     record::{self, Capsule, RecordError, Registered},
@@ -22,11 +23,10 @@ use evidenceos_tlog::{Checkpoint, Hash, Tree, leaf_hash};
 use crate::{capsule::Expected, fault::Fault, trust::check_signatures};
 
 /// Kinds that say nothing about a holdout's ledger.
-const WITHOUT_LEDGER: [&str; 4] = [
+const WITHOUT_LEDGER: [&str; 3] = [
     "evidenceos.v2.claims_tainted",
     "evidenceos.v2.decision_batch",
     "evidenceos.v2.credit_granted",
-    "evidenceos.v2.log_restarted",
 ];
 
 /// A broken rule and where.
@@ -135,7 +135,7 @@ pub fn verify_log<E: AsRef<[u8]>>(
         // A link is about the tree before it; to no other entry that root matters.
         let root_before = may_be_a_link(entry).then(|| tree.root());
         let index = tree.append(leaf_hash(entry));
-        if let Err(fault) = replay.entry(index, entry, checkpoint.origin(), root_before) {
+        if let Err(fault) = replay.entry(index, entry, root_before) {
             replay.findings.push(Finding {
                 index: Some(index),
                 fault,
@@ -145,6 +145,14 @@ pub fn verify_log<E: AsRef<[u8]>>(
         drop(tree.take_full_tiles());
     }
     let (size, root) = (tree.size(), tree.root());
+    if let Err(fault) = Fault::unless_equal("origin", replay.origin.as_str(), checkpoint.origin())
+        && replay.key_id.is_some()
+    {
+        // The entry that gave the log its last name; without a new beginning the very first.
+        let index = Some(replay.named_at);
+        replay.findings.push(Finding { index, fault });
+        replay.findings.sort_by_key(|finding| finding.index);
+    }
     let whole = if size != checkpoint.size() {
         Some(Fault::Size {
             entries: size,
@@ -180,6 +188,9 @@ struct Replay {
     settled: HashSet<ClaimId>,
     claim_of_capsule: HashMap<Digest, ClaimId>,
     revoked: HashSet<ClaimId>,
+    /// The log's name so far, and the entry that gave it.
+    origin: String,
+    named_at: u64,
     /// The id of the key that signs so far.
     key_id: Option<Digest>,
     key_links: Vec<KeyLink>,
@@ -188,13 +199,7 @@ struct Replay {
 }
 
 impl Replay {
-    fn entry(
-        &mut self,
-        index: u64,
-        entry: &[u8],
-        origin: &str,
-        root_before: Option<Hash>,
-    ) -> Result<(), Fault> {
+    fn entry(&mut self, index: u64, entry: &[u8], root_before: Option<Hash>) -> Result<(), Fault> {
         let schema = record::schema_of(entry);
         let is_start = schema.as_deref() == Some(record::LOG_STARTED);
         if (index == 0) != is_start {
@@ -204,9 +209,12 @@ impl Replay {
         match object.text("schema")? {
             record::LOG_STARTED => {
                 self.key_id = Some(object.digest("key_id_hex")?);
-                Fault::unless_equal("origin", object.text("origin")?, origin)
+                self.origin = object.text("origin")?.to_owned();
+                Ok(())
             }
-            record::KEY_ROTATED => self.key_rotated(index, entry, origin, root_before),
+            LOG_RESTARTED => self.restarted(index, entry, root_before),
+            HOLDOUT_CHARGED => self.charged(entry),
+            record::KEY_ROTATED => self.key_rotated(index, entry, root_before),
             record::HOLDOUT_REGISTERED => self.registered(index, entry),
             record::HOLDOUT_RETIRED => self.retired(entry, &object),
             record::HOLDOUT_OPENED => self.opened(entry, &object),
@@ -220,16 +228,69 @@ impl Replay {
         }
     }
 
+    /// The log goes on under another name: the entry binds all that came before.
+    fn restarted(
+        &mut self,
+        index: u64,
+        entry: &[u8],
+        root_before: Option<Hash>,
+    ) -> Result<(), Fault> {
+        let restarted = LogRestarted::parse(entry)?;
+        Fault::unless_equal(
+            "old_origin",
+            restarted.old_origin.as_str(),
+            self.origin.as_str(),
+        )?;
+        Fault::unless_equal("old_size", restarted.old.size, index)?;
+        Fault::unless_equal(
+            "old_root_hash_hex",
+            Hash(restarted.old.root).to_string(),
+            root_before.unwrap_or(Hash([0; 32])).to_string(),
+        )?;
+        self.origin = restarted.origin;
+        self.named_at = index;
+        Ok(())
+    }
+
+    /// What leaked in entries that were lost, as the operator states it or at its worst.
+    fn charged(&mut self, entry: &[u8]) -> Result<(), Fault> {
+        let charged = HoldoutCharged::parse(entry)?;
+        let ledger = self.holdout(charged.holdout)?;
+        ledger.sealed_charged = ledger.sealed_charged.saturating_add(charged.sealed);
+        ledger.answers_charged = ledger.answers_charged.saturating_add(charged.answers);
+        let policy = &ledger.registered.description.policy;
+        for (budget, charged, allowed) in [
+            (
+                "sealed_budget_microbits",
+                ledger.sealed_charged,
+                policy.sealed_budget,
+            ),
+            (
+                "answer_budget_microbits",
+                ledger.answers_charged,
+                policy.answer_budget,
+            ),
+        ] {
+            if charged > allowed {
+                return Err(Fault::Budget {
+                    budget,
+                    charged: charged.get(),
+                    allowed: allowed.get(),
+                });
+            }
+        }
+        Ok(())
+    }
+
     fn key_rotated(
         &mut self,
         index: u64,
         entry: &[u8],
-        origin: &str,
         root_before: Option<Hash>,
     ) -> Result<(), Fault> {
         let signed = record::parse_key_rotated(entry)?;
         let link = &signed.link;
-        Fault::unless_equal("origin", link.origin.as_str(), origin)?;
+        Fault::unless_equal("origin", link.origin.as_str(), self.origin.as_str())?;
         Fault::unless_equal("tree_size", link.tree_size, index)?;
         Fault::unless_equal(
             "root_hash_hex",
@@ -420,8 +481,10 @@ impl HoldoutLedger {
 
 /// Whether an entry could be a link of keys, without reading it.
 fn may_be_a_link(entry: &[u8]) -> bool {
-    let kind = record::KEY_ROTATED.as_bytes();
-    entry.windows(kind.len()).any(|window| window == kind)
+    [record::KEY_ROTATED, LOG_RESTARTED].iter().any(|kind| {
+        let kind = kind.as_bytes();
+        entry.windows(kind.len()).any(|window| window == kind)
+    })
 }
 
 /// An entry written again from the fields that were read must be the same bytes: then it has no others.

@@ -84,6 +84,11 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// What to do where an anchor knows more of the log than the database; the daemon is stopped
+    Log {
+        #[command(subcommand)]
+        what: LogCommand,
+    },
     /// Read all of a data directory that no daemon serves, and say what is wrong with it
     ///
     /// Nothing is written. Exit status: 0 all is well, 1 something is wrong, 2 it cannot be looked at.
@@ -96,6 +101,45 @@ enum Command {
         /// Print one JSON object
         #[arg(long)]
         json: bool,
+    },
+}
+
+/// The two ways out of a database that is older than its log.
+#[derive(Clone, Subcommand)]
+pub enum LogCommand {
+    /// Append the entries that are missing, byte for byte, and charge holdouts what they charged
+    ///
+    /// All is checked first: the entries must lead to the other log's root, and its head must be
+    /// signed by this log's key. Accounts and the claims' own rows are not in a log; claims that
+    /// were created after the backup stay unknown.
+    #[command(after_help = "Examples:
+  evidenceos-daemon log recover --from https://log.example.org/
+  evidenceos-daemon log recover --data-dir /srv/evidenceos --from /mnt/mirror")]
+    Recover {
+        /// The published log, a mirror (`evidenceos log entries -o DIR`), or another backup or data directory
+        #[arg(long, value_name = "URL|DIR")]
+        from: String,
+        #[command(flatten)]
+        settings: Box<Settings>,
+    },
+    /// Go on under another name, where the missing entries are nowhere to be found
+    ///
+    /// The first entry binds the old head. Every holdout is exhausted, since nobody knows what
+    /// leaked, but for those whose charge is stated; runs under way are aborted.
+    #[command(after_help = "Example:
+  evidenceos-daemon log restart --origin log.example.org/2 --because \"the disk and its mirror were lost\" --charged mine=12.5")]
+    Restart {
+        /// The log's new name
+        #[arg(long, value_name = "NAME")]
+        origin: String,
+        /// Why, 1 to 256 bytes; it goes into the public log
+        #[arg(long, value_name = "TEXT")]
+        because: String,
+        /// Bits that each part of a holdout was charged in what was lost, at most; repeatable
+        #[arg(long, value_name = "HOLDOUT=BITS")]
+        charged: Vec<String>,
+        #[command(flatten)]
+        settings: Box<Settings>,
     },
 }
 
@@ -188,6 +232,24 @@ pub enum Asked {
     Show(Layers),
     /// Look after `accounts.json`.
     Accounts(AccountsCommand),
+    /// Bring the missing end of a log back.
+    RecoverLog {
+        /// Of which data directory.
+        layers: Layers,
+        /// Where it is.
+        from: String,
+    },
+    /// Go on under another name.
+    RestartLog {
+        /// In which data directory.
+        layers: Layers,
+        /// The name.
+        origin: String,
+        /// Why.
+        because: String,
+        /// What holdouts were charged.
+        charged: Vec<String>,
+    },
     /// Read all of a data directory.
     Fsck {
         /// Of which.
@@ -237,6 +299,22 @@ impl Flags {
             Command::Config {
                 what: ConfigCommand::Show { settings },
             } => Layers::new(*settings, inner).map(Asked::Show),
+            Command::Log { what } => match what {
+                LogCommand::Recover { from, settings } => {
+                    Layers::new(*settings, inner).map(|layers| Asked::RecoverLog { layers, from })
+                }
+                LogCommand::Restart {
+                    origin,
+                    because,
+                    charged,
+                    settings,
+                } => Layers::new(*settings, inner).map(|layers| Asked::RestartLog {
+                    layers,
+                    origin,
+                    because,
+                    charged,
+                }),
+            },
             Command::Fsck { settings, json } => {
                 Layers::new(*settings, inner).map(|layers| Asked::Fsck { layers, json })
             }

@@ -16,6 +16,7 @@ mod lifecycle;
 mod pki;
 mod process;
 mod publicity;
+mod recovery;
 mod roles;
 mod secure;
 mod signed;

@@ -1,10 +1,11 @@
 //! What was charged: every meter is the sum over the log's entries, and nothing else.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use evidenceos_kernel::{
     bits::MicroBits,
     claim::Outcome,
+    continuity::{HOLDOUT_CHARGED, HoldoutCharged},
     id::{HoldoutId, OwnerTag},
     record::{self, Capsule},
 };
@@ -22,6 +23,11 @@ struct Sums {
 }
 
 impl Sums {
+    fn charge(&mut self, charged: &HoldoutCharged) {
+        self.sealed = self.sealed.saturating_add(charged.sealed);
+        self.answers = self.answers.saturating_add(charged.answers);
+    }
+
     fn settle(&mut self, capsule: &Capsule) {
         self.sealed = self.sealed.saturating_add(capsule.ledger.price);
         let charged = capsule.answers.charged;
@@ -42,14 +48,23 @@ impl Sums {
 /// Bits charged to holdouts and principals are the sums over the capsules in the log.
 pub(super) fn ledger(on: &mut Examination<'_>) -> Result<u64, StoreError> {
     let mut sums: HashMap<HoldoutId, Sums> = HashMap::new();
+    let mut registered = HashSet::new();
     each_entry(on, false, |on, index, _, bytes| {
-        if record::schema_of(bytes).as_deref() == Some(record::CLAIM_CAPSULE) {
-            match Capsule::parse(bytes) {
-                Ok(capsule) => sums.entry(capsule.holdout_id).or_default().settle(&capsule),
-                Err(error) => {
-                    on.note("entries", index, format!("no capsule: {error}"), TELL);
-                }
+        let unreadable = match record::schema_of(bytes).as_deref() {
+            Some(record::CLAIM_CAPSULE) => Capsule::parse(bytes)
+                .map(|capsule| sums.entry(capsule.holdout_id).or_default().settle(&capsule))
+                .err(),
+            Some(record::HOLDOUT_REGISTERED) => {
+                registered.insert(record::holdout_id(bytes));
+                None
             }
+            Some(HOLDOUT_CHARGED) => HoldoutCharged::parse(bytes)
+                .map(|charged| sums.entry(charged.holdout).or_default().charge(&charged))
+                .err(),
+            _ => None,
+        };
+        if let Some(error) = unreadable {
+            on.note("entries", index, error.to_string(), TELL);
         }
         Ok(())
     })?;
@@ -110,11 +125,12 @@ pub(super) fn ledger(on: &mut Examination<'_>) -> Result<u64, StoreError> {
             reserved(on, holdout, owner, pool.answers.reserved);
         }
     }
-    for id in sums.into_keys() {
+    // Whose items were lost is in the log only, where a recovery brought its entries back.
+    for id in sums.into_keys().filter(|id| !registered.contains(id)) {
         on.note(
             "entries",
             id,
-            "capsules name a holdout that is not registered",
+            "capsules name a holdout that was never registered",
             TELL,
         );
     }

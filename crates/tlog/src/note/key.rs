@@ -210,6 +210,17 @@ impl SignerKey {
         Ok(Self { signing, verifier })
     }
 
+    /// The same key under another name.
+    ///
+    /// # Errors
+    /// [`NoteError::KeyName`].
+    pub fn named(&self, name: &str) -> Result<Self, NoteError> {
+        Ok(Self {
+            signing: self.signing.clone(),
+            verifier: VerifierKey::new(name, KeyKind::Ed25519, &self.public_key())?,
+        })
+    }
+
     /// The public half.
     pub fn verifier(&self) -> VerifierKey {
         self.verifier.clone()

@@ -1,0 +1,197 @@
+//! Bringing entries back, and beginning under another name.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    bits::MicroBits,
+    claim::{Claim, ClaimState, Reason, Revocation, Settlement},
+    command::{Caller, Decision, Event, Reply, RestartLog},
+    continuity::{HOLDOUT_CHARGED, HoldoutCharged, LOG_RESTARTED, LogRestarted},
+    holdout::{Holdout, HoldoutStatus},
+    id::{ClaimId, Digest, HoldoutId},
+    log_key::LogKey,
+    record::{self, Capsule},
+    refusal::Refusal,
+    state::Stage,
+};
+
+/// The log goes on under another name. Runs under way keep what they have reserved.
+pub(super) fn restart(
+    stage: &Stage<'_>,
+    caller: &Caller,
+    restart: &RestartLog,
+) -> Result<Decision, Refusal> {
+    caller.must_operate()?;
+    super::public_text("because", &restart.because)?;
+    let now = stage.now_unix_ms();
+    let mut stated: BTreeMap<HoldoutId, MicroBits> = BTreeMap::new();
+    for (holdout, bits) in &restart.charged {
+        if stage.holdout(holdout).is_none() {
+            return Err(Refusal::UnknownHoldout(holdout.to_hex()));
+        }
+        stated.insert(*holdout, *bits);
+    }
+    let first = LogRestarted {
+        origin: restart.origin.clone(),
+        old_origin: restart.old_origin.clone(),
+        old: restart.old,
+        known: restart.known,
+        because: restart.because.clone(),
+        restarted_unix_ms: now,
+    };
+    let mut holdouts: Vec<&Holdout> = stage.holdouts().collect();
+    holdouts.sort_unstable_by_key(|holdout| holdout.seq);
+    let charges: Vec<HoldoutCharged> = holdouts
+        .into_iter()
+        .map(|holdout| charge(holdout, stated.get(&holdout.id).copied(), now))
+        .filter(|charged| charged.answers > MicroBits::ZERO || charged.sealed > MicroBits::ZERO)
+        .collect();
+    let mut entries = vec![first.to_bytes()];
+    entries.extend(charges.iter().map(HoldoutCharged::to_bytes));
+    Ok(Decision {
+        events: charges.into_iter().map(charged_event).collect(),
+        entries,
+        reply: Reply::Done,
+    })
+}
+
+/// What is stated, or all that is free: with what runs under way have reserved, the budget is
+/// never exceeded.
+fn charge(holdout: &Holdout, stated: Option<MicroBits>, now: u64) -> HoldoutCharged {
+    let policy = &holdout.description.policy;
+    let of = |free: MicroBits| stated.map_or(free, |bits| bits.min(free));
+    HoldoutCharged {
+        holdout: holdout.id,
+        answers: of(holdout.answers.free(policy.answer_budget)),
+        sealed: of(holdout.sealed.free(policy.sealed_budget)),
+        stated: stated.is_some(),
+        charged_unix_ms: now,
+    }
+}
+
+fn charged_event(charged: HoldoutCharged) -> Event {
+    Event::HoldoutCharged {
+        holdout: charged.holdout,
+        answers: charged.answers,
+        sealed: charged.sealed,
+    }
+}
+
+/// An entry of this very log comes back: it is appended as it was, and what it did is done. What
+/// it is about and is not here any more stays unknown.
+pub(super) fn recover(
+    stage: &Stage<'_>,
+    caller: &Caller,
+    entry: &[u8],
+) -> Result<Decision, Refusal> {
+    caller.must_operate()?;
+    let unreadable = |error: record::RecordError| {
+        Refusal::field("entry", format!("{error}; this is no entry of this log"))
+    };
+    let schema = record::schema_of(entry).unwrap_or_default();
+    let event = match schema.as_str() {
+        record::CLAIM_CAPSULE => {
+            settled(stage, &Capsule::parse(entry).map_err(unreadable)?, entry)?
+        }
+        record::CLAIM_REVOKED => revoked(stage, entry),
+        record::HOLDOUT_RETIRED => held(stage, entry)
+            .filter(|holdout| holdout.status == HoldoutStatus::Registered)
+            .map(|holdout| Event::HoldoutRetired(holdout.id)),
+        record::HOLDOUT_OPENED => held(stage, entry)
+            .filter(|holdout| holdout.status != HoldoutStatus::Opened)
+            .map(|holdout| Event::HoldoutOpened(holdout.id)),
+        record::KEY_ROTATED => {
+            let signed = record::parse_key_rotated(entry).map_err(unreadable)?;
+            let since = stage.next_index() + 1;
+            Some(Event::KeyRotated(LogKey::new(
+                signed.link.new_public_key,
+                since,
+            )))
+        }
+        HOLDOUT_CHARGED => {
+            let charged = HoldoutCharged::parse(entry).map_err(unreadable)?;
+            stage
+                .holdout(&charged.holdout)
+                .is_some()
+                .then(|| charged_event(charged))
+        }
+        LOG_RESTARTED => {
+            return Err(Refusal::field(
+                "entry",
+                "the log went on under another name there; recover it from where it has its own",
+            ));
+        }
+        _ => None,
+    };
+    Ok(Decision {
+        events: event.into_iter().collect(),
+        entries: vec![entry.to_vec()],
+        reply: Reply::Done,
+    })
+}
+
+fn settled(stage: &Stage<'_>, capsule: &Capsule, entry: &[u8]) -> Result<Option<Event>, Refusal> {
+    if stage.holdout(&capsule.holdout_id).is_none() {
+        return Ok(None);
+    }
+    if stage
+        .claim(&capsule.claim_id)
+        .is_some_and(|claim| claim.settlement.is_some())
+    {
+        return Err(Refusal::field(
+            "entry",
+            format!("claim {} has a capsule already", capsule.claim_id),
+        ));
+    }
+    let reasons = capsule.reason_codes.iter().copied();
+    let settlement = Settlement {
+        outcome: capsule.outcome,
+        reasons: reasons.filter_map(Reason::of_code).collect(),
+        // The log has its digest only.
+        output: Vec::new(),
+        e_value_log2: capsule.e_value_log2,
+        answers_charged: capsule.answers.charged,
+        price: capsule.ledger.price,
+        threshold: capsule.ledger.threshold,
+        fuel: capsule.fuel,
+        trace_hash: capsule.trace_hash,
+        trace_len: 0,
+        capsule_hash: Digest::of(entry),
+        index: stage.next_index(),
+        settled_unix_ms: capsule.settled_unix_ms,
+    };
+    Ok(Some(Event::RunRecovered {
+        holdout: capsule.holdout_id,
+        owner: capsule.owner_tag,
+        claim: capsule.claim_id,
+        settlement: Box::new(settlement),
+    }))
+}
+
+fn revoked(stage: &Stage<'_>, entry: &[u8]) -> Option<Event> {
+    let (claim, reason, revoked_unix_ms) = record::parse_claim_revoked(entry).ok()?;
+    let found: &Claim = stage.claim(&claim)?;
+    (found.settlement.is_some() && found.state != ClaimState::Revoked).then(|| {
+        Event::ClaimRevoked {
+            claim,
+            revocation: Revocation {
+                reason,
+                revoked_unix_ms,
+                index: stage.next_index(),
+            },
+        }
+    })
+}
+
+fn held<'s>(stage: &'s Stage<'_>, entry: &[u8]) -> Option<&'s Holdout> {
+    stage.holdout(&record::holdout_of(entry)?)
+}
+
+/// The rows that a recovered entry is about: its claim, holdout and owner.
+pub(crate) fn subject(entry: &[u8]) -> (Option<ClaimId>, Option<Capsule>) {
+    if let Ok(capsule) = Capsule::parse(entry) {
+        return (Some(capsule.claim_id), Some(capsule));
+    }
+    let revoked = record::parse_claim_revoked(entry).ok();
+    (revoked.map(|(claim, _, _)| claim), None)
+}
