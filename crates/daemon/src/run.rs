@@ -2,7 +2,7 @@
 
 use std::{ffi::OsString, io::IsTerminal as _, process::ExitCode, time::Duration};
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use crate::{
@@ -194,6 +194,14 @@ fn keep_memory_private() {
 async fn serve(config: Config) -> ExitCode {
     let data_dir = config.data_dir.clone();
     let development = config.is_development();
+    // Told to stop while it starts, it ends as soon as it has started: never in the middle.
+    let mut signals = match Signals::new() {
+        Ok(signals) => signals,
+        Err(error) => {
+            eprintln!("evidenceos-daemon: cannot wait for signals: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
     let running = match server::start(config).await {
         Ok(running) => running,
         Err(error) => {
@@ -218,10 +226,7 @@ async fn serve(config: Config) -> ExitCode {
         },
         running.log_vkey(),
     );
-    if let Err(error) = until_told_to_stop(&running).await {
-        eprintln!("evidenceos-daemon: cannot wait for signals: {error}");
-        return ExitCode::FAILURE;
-    }
+    until_told_to_stop(&running, &mut signals).await;
     if !running.has_failed() {
         eprintln!("evidenceos-daemon: stopping; runs under way may finish");
     }
@@ -235,22 +240,37 @@ async fn serve(config: Config) -> ExitCode {
     }
 }
 
-async fn until_told_to_stop(running: &Running) -> std::io::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut hangup = signal(SignalKind::hangup())?;
+/// What an operator or a supervisor tells the process.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    /// From here on none of them ends the process by itself.
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+}
+
+async fn until_told_to_stop(running: &Running, signals: &mut Signals) {
     let mut look = tokio::time::interval(LOOK_AFTER);
     loop {
         tokio::select! {
-            _ = terminate.recv() => return Ok(()),
-            _ = interrupt.recv() => return Ok(()),
-            _ = hangup.recv() => match running.reload().await {
+            _ = signals.terminate.recv() => return,
+            _ = signals.interrupt.recv() => return,
+            _ = signals.hangup.recv() => match running.reload().await {
                 Ok(()) => tracing::info!("certificates, roles, secrets and keys were read again"),
                 Err(problems) => for problem in problems {
                     tracing::error!(problem, "not taken over; what was there goes on");
                 },
             },
-            _ = look.tick() => if running.has_failed() { return Ok(()) },
+            _ = look.tick() => if running.has_failed() { return },
         }
     }
 }

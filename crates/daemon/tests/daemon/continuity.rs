@@ -3,7 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::{Child, Command, Output},
+    process::{Command, Output},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -15,7 +15,7 @@ use tempfile::TempDir;
 
 use crate::{
     harness::{Client, judged, predictions},
-    process::{block_on_value, signal, spawn},
+    process::{Serving, block_on_value, signal, spawn},
 };
 
 /// The program with arguments, to its end.
@@ -49,7 +49,7 @@ pub fn must_not(arguments: &[&str]) -> String {
     said(&output)
 }
 
-pub fn end(mut child: Child) {
+pub fn end(mut child: Serving) {
     signal(&child, "TERM");
     assert_eq!(child.wait().expect("ends").code(), Some(0));
 }
@@ -206,4 +206,50 @@ fn what_is_no_order_is_answered_and_ends() {
     let relative = ask(b"{\"command\":\"backup\",\"destination\":\"copy\"}\n");
     assert!(relative.contains("absolute"), "{relative}");
     end(child);
+}
+
+#[test]
+fn told_to_stop_under_load_it_loses_nothing_that_it_acknowledged() {
+    let (_kept, data, _) = place();
+    let (mut child, address) = spawn(&data);
+    let created = block_on_value(async {
+        let mut client = Client::connect(&address, None).await;
+        client.put_default("h").await;
+        let workers: Vec<_> = (0..8)
+            .map(|worker| {
+                let mut client = client.clone();
+                tokio::spawn(async move {
+                    let mut created = Vec::new();
+                    for n in 0.. {
+                        let terms = crate::harness::terms(&format!("{worker} {n}"), "h");
+                        match client.create(terms).await {
+                            Ok(claim) => created.push(claim),
+                            Err(_) => break,
+                        }
+                    }
+                    created
+                })
+            })
+            .collect();
+        client
+            .create(crate::harness::terms("last", "h"))
+            .await
+            .expect("served");
+        signal(&child, "TERM");
+        let mut created = Vec::new();
+        for worker in workers {
+            created.extend(worker.await.expect("ended"));
+        }
+        created
+    });
+    assert_eq!(child.wait().expect("ends").code(), Some(0));
+    let (child, address) = spawn(&data);
+    block_on_value(async {
+        let mut client = Client::connect(&address, None).await;
+        for claim in &created {
+            client.get(claim).await.expect("acknowledged");
+        }
+    });
+    end(child);
+    must(&["fsck", "--data-dir", text(&data)]);
 }

@@ -13,13 +13,38 @@ use crate::harness::{
     Client, Daemon, block_on, config, header, judged, labels, predictions, terms,
 };
 
+/// The real program; it does not outlive its test.
+pub struct Serving(Child);
+
+impl std::ops::Deref for Serving {
+    type Target = Child;
+
+    fn deref(&self) -> &Child {
+        &self.0
+    }
+}
+
+impl std::ops::DerefMut for Serving {
+    fn deref_mut(&mut self) -> &mut Child {
+        &mut self.0
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        // Where it has ended already there is nothing to do.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// The real program, and where it serves.
-pub fn spawn(directory: &Path) -> (Child, String) {
+pub fn spawn(directory: &Path) -> (Serving, String) {
     spawn_with(directory, &[])
 }
 
 /// As [`spawn`], with more flags.
-pub fn spawn_with(directory: &Path, more: &[&str]) -> (Child, String) {
+pub fn spawn_with(directory: &Path, more: &[&str]) -> (Serving, String) {
     let mut child = Command::new(env!("CARGO_BIN_EXE_evidenceos-daemon"))
         .args(["--listen", "127.0.0.1:0", "--preflight-listen", "off"])
         .args(["--metrics-listen", "off", "--log", "error", "--data-dir"])
@@ -36,7 +61,7 @@ pub fn spawn_with(directory: &Path, more: &[&str]) -> (Child, String) {
         .split_whitespace()
         .find(|word| word.parse::<std::net::SocketAddr>().is_ok());
     let address = address.expect("an address").to_owned();
-    (child, address)
+    (Serving(child), address)
 }
 
 pub fn signal(child: &Child, name: &str) {

@@ -16,7 +16,7 @@ use tonic::Code;
 use crate::{
     continuity::{end, must, must_not, text},
     harness::{Client, header, judged, labels, predictions, refused, terms},
-    process::{block_on_value, spawn_with},
+    process::{Serving, block_on_value, spawn_with},
 };
 
 struct Place {
@@ -86,7 +86,7 @@ impl Place {
         }
     }
 
-    fn start(&self) -> (std::process::Child, String) {
+    fn start(&self) -> (Serving, String) {
         spawn_with(&self.data, &["--anchor", text(&self.anchor)])
     }
 
@@ -268,7 +268,7 @@ fn a_log_that_goes_on_under_another_name_has_forgotten_no_leakage() {
         let policy = holdout.policy.as_ref().expect("a policy");
         assert_eq!(
             holdout.sealed_charged_microbits,
-            policy.sealed_budget_microbits
+            policy.sealed_budget_microbits.expect("fixed")
         );
         let exhausted = client.execute(&place.early).await;
         let status = exhausted.expect_err("exhausted");
@@ -287,9 +287,11 @@ fn a_log_that_goes_on_under_another_name_has_forgotten_no_leakage() {
         fs::read_to_string(&place.anchor).expect("written"),
         published
     );
-    let entries = fs::read_to_string(place.data.join("log/tile/entries/000.p/7"));
-    let entries = entries.map_or_else(|error| error.to_string(), |text| text);
+    let size = published.lines().nth(1).expect("a size");
+    let bundle = place.data.join("log/tile/entries/000.p").join(size);
+    let entries = String::from_utf8_lossy(&fs::read(bundle).expect("published")).into_owned();
     assert!(entries.contains("\"known_size\":7"), "{entries}");
+    assert!(entries.contains("\"basis\":\"exhausted\""), "{entries}");
 }
 
 #[test]
@@ -335,7 +337,7 @@ fn what_the_operator_states_is_charged_and_no_more() {
         let again = client.create(terms("late", "h")).await;
         again.expect("the old one is not known here");
         let none = client.get(&Bytes::from_static(&[0; 32])).await;
-        refused(none, Code::NotFound, "UNKNOWN_CLAIM", "not found");
+        refused(none, Code::NotFound, "CLAIM_NOT_FOUND", "not found");
     });
     end(child);
     must(&["fsck", "--data-dir", text(&place.data)]);
