@@ -17,6 +17,7 @@ use evidenceos_driver::{
     Driver, Fatal, Limits, Publisher, Signing,
     mailbox::{self, Inbox, Mailbox},
 };
+use evidenceos_failpoint::{self as failpoint, Point};
 use evidenceos_kernel::{
     account::Account,
     log_key::LogKey,
@@ -88,6 +89,19 @@ pub fn open(
     let directory = config.data_dir.as_path();
     prepare_directory(directory)?;
     let lock = DirectoryLock::take(directory)?;
+    failpoint::pass(Point::StartupLocked);
+    open_locked(config, metrics, runtime, lock, started)
+        .inspect_err(|_| failpoint::pass(Point::StartupFailedAfterLock))
+}
+
+fn open_locked(
+    config: &Config,
+    metrics: &Arc<Metrics>,
+    runtime: &Handle,
+    lock: DirectoryLock,
+    started: SystemTime,
+) -> Result<Opened, StartError> {
+    let directory = config.data_dir.as_path();
     let (mut store, found) = SqliteStore::open(directory)?;
     store.keep_free(config.min_free_bytes);
     let done = store.done();

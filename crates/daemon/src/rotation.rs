@@ -13,6 +13,7 @@ use std::{
 };
 
 use evidenceos_driver::{RemoteSigner, mailbox::Mailbox};
+use evidenceos_failpoint::{self as failpoint, Point};
 use evidenceos_kernel::{
     command::Command,
     log_key::{KeyLink, SignedKeyLink},
@@ -149,6 +150,7 @@ impl RemoteSigner for RemoteHeads {
             match signer.sign_head(size, root).await {
                 Ok(head) => {
                     failures.store(0, Ordering::Relaxed);
+                    failpoint::pass(Point::LogKmsSignedBeforeCommand);
                     mailbox.signed(Ok(head));
                 }
                 Err(error) => {

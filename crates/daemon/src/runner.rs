@@ -17,6 +17,7 @@ use std::{
 };
 
 use evidenceos_driver::{Done, Finished, Runner, Work, mailbox::Mailbox};
+use evidenceos_failpoint::{self as failpoint, Point};
 use evidenceos_kernel::{
     bits::MicroBits,
     claim::Reason,
@@ -248,6 +249,7 @@ impl Metered {
 
 impl Oracle for Metered {
     fn ask(&mut self, vector: &[u8]) -> Result<u32, AskError> {
+        failpoint::pass(Point::WorkRunMid);
         let answer_items = self.holdout.split().answer_items;
         if answer_items == 0 {
             self.trace.free();

@@ -13,6 +13,7 @@ use std::{
 };
 
 use evidenceos_driver::Fatal;
+use evidenceos_failpoint::{self as failpoint, Point};
 use evidenceos_keys::KeyError;
 use evidenceos_sandbox::EngineError;
 use evidenceos_store::{StoreError, lock::DirectoryLock, sqlite::SqliteStore};
@@ -232,8 +233,10 @@ impl Running {
         if let Some(control) = self.control {
             end_within(grace, control).await;
         }
+        failpoint::pass(Point::ShutdownDrainedBeforeFlush);
         // The last head is published before the lock is given back.
         self.integrator.end().await;
+        failpoint::pass(Point::ShutdownFlushed);
         let mut store = match driver {
             Ok(Ok(result)) => result?,
             Ok(Err(panic)) => std::panic::resume_unwind(panic),
@@ -260,6 +263,7 @@ impl Running {
             Ok(Err(error)) => tracing::error!(%error, "accounts.json could not be flushed"),
             Err(panic) => std::panic::resume_unwind(panic.into_panic()),
         }
+        failpoint::pass(Point::ShutdownBeforeUnlock);
         Ok(())
     }
 }

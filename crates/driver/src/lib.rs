@@ -19,6 +19,7 @@ use std::{
     sync::mpsc::Sender,
 };
 
+use evidenceos_failpoint::{self as failpoint, Point};
 use evidenceos_kernel::{
     account::Account,
     bits::MicroBits,
@@ -391,6 +392,7 @@ impl<S: Store> Driver<S> {
         }
         match finished.result {
             Ok(done) => {
+                failpoint::pass(Point::WorkDoneBeforeSettle);
                 self.parked.insert(key, Parked::Done(done));
             }
             Err(fault) if attempt == 0 => {
@@ -420,6 +422,10 @@ impl<S: Store> Driver<S> {
         if attempt.is_empty() {
             self.conclude(attempt, calls);
             return Ok(());
+        }
+        failpoint::pass(Point::DriverBatchDecided);
+        if attempt.batch.head.is_some() {
+            failpoint::pass(Point::LogHeadSignedBeforeCommit);
         }
         match self.store.commit(&attempt.batch) {
             Outcome::Committed => {
@@ -519,15 +525,27 @@ impl<S: Store> Driver<S> {
             self.resident.merge(batch.changes);
         }
         if let Some(key) = begun_again {
+            failpoint::pass(Point::StartupInFlightAttemptCommitted);
             self.unfinished.pop_front();
             self.rerunning = Some(key);
+        }
+        if !works.is_empty() {
+            failpoint::pass(Point::WorkReserved);
         }
         for work in works {
             self.slots
                 .take((work.holdout, work.number), work.claim.terms.owner);
             self.runner.start(work);
         }
-        for (pending, answer) in calls.into_iter().zip(answers) {
+        if begun_again.is_some() {
+            failpoint::pass(Point::StartupInFlightMid);
+        }
+        pass_before_replies(durable, !settled.is_empty(), &answers);
+        let half = answers.len() / 2;
+        for (nth, (pending, answer)) in calls.into_iter().zip(answers).enumerate() {
+            if durable && nth > 0 && nth == half {
+                failpoint::pass(Point::DriverReplyHalf);
+            }
             match (pending.waited_on, answer) {
                 // Who has waited has his place.
                 (Some(holdout), Decided::Wait(_)) if !self.stopping => {
@@ -572,6 +590,20 @@ impl<S: Store> Driver<S> {
         self.heads.owe_a_step()
             || self.parked.keys().any(turn)
             || (self.rerunning.is_none() && !self.unfinished.is_empty())
+    }
+}
+
+/// The moments when a batch is durable and nobody has been told.
+fn pass_before_replies(durable: bool, settled: bool, answers: &[Decided]) {
+    let revoked = |answer: &Decided| matches!(answer, Decided::Answer(Ok(Reply::Revoked { .. })));
+    if durable {
+        failpoint::pass(Point::DriverMergedBeforeReply);
+    }
+    if settled {
+        failpoint::pass(Point::WorkSettleCommittedBeforeReply);
+    }
+    if durable && answers.iter().any(revoked) {
+        failpoint::pass(Point::RevokeCommittedBeforeReply);
     }
 }
 

@@ -13,10 +13,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use evidenceos_failpoint::{self as failpoint, Point};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, RawMode, Stat};
 use zeroize::Zeroizing;
 
-use crate::{KeyError, Secret};
+use crate::{KeyError, Secret, ring::ACTIVE};
 
 const DIRECTORY: Mode = Mode::RWXU;
 const FILE: Mode = Mode::RUSR.union(Mode::WUSR);
@@ -155,7 +156,13 @@ impl Directory {
         file.write_all(bytes)
             .and_then(|()| file.sync_all())
             .map_err(KeyError::io("write", self.path.join(name)))?;
+        failpoint::pass(Point::KeysGenerateTmp);
         rustix::fs::renameat(&self.fd, &temporary, &self.fd, name).map_err(failed("rename"))?;
+        failpoint::pass(if name == ACTIVE {
+            Point::KeysActivateRenamed
+        } else {
+            Point::KeysGenerateRenamed
+        });
         rustix::fs::fsync(&self.fd).map_err(failed("sync"))
     }
 

@@ -17,7 +17,7 @@ use sha2::{Digest as _, Sha256};
 use crate::{Directory, KeyError, Secret, draw};
 
 const SUFFIX: &str = ".key";
-const ACTIVE: &str = "active_key_id";
+pub(crate) const ACTIVE: &str = "active_key_id";
 
 /// SHA-256 of an Ed25519 public key; shown in hex.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

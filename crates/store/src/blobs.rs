@@ -11,6 +11,7 @@ use std::{
     time::SystemTime,
 };
 
+use evidenceos_failpoint::{self as failpoint, Point};
 use evidenceos_kernel::id::Digest;
 
 use crate::StoreError;
@@ -53,7 +54,8 @@ impl Blobs {
         }
         let parent = path.parent().unwrap_or(&self.directory);
         fs::create_dir_all(parent).map_err(StoreError::io("create", parent))?;
-        write_durably(&path, bytes)?;
+        let (synced, renamed) = (Point::BlobTmp, Point::BlobRenamedBeforeCommit);
+        write_durably_past(&path, bytes, Some(synced), Some(renamed))?;
         sync_directory(&self.directory)?;
         Ok(name)
     }
@@ -103,6 +105,7 @@ impl Blobs {
                     None => false,
                 };
                 if old && !named {
+                    failpoint::pass(Point::BlobSweepMid);
                     fs::remove_file(&path).map_err(StoreError::io("remove", &path))?;
                     swept += 1;
                 }
@@ -129,6 +132,16 @@ fn digest_of(parent: &Path, path: &Path) -> Option<Digest> {
 /// # Errors
 /// Where any step fails; the old file is then still there.
 pub fn write_durably(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+    write_durably_past(path, bytes, None, None)
+}
+
+/// As [`write_durably`]; names the moments before and after the rename.
+pub(crate) fn write_durably_past(
+    path: &Path,
+    bytes: &[u8],
+    synced: Option<Point>,
+    renamed: Option<Point>,
+) -> Result<(), StoreError> {
     let mut random = [0; 8];
     getrandom::fill(&mut random).map_err(|error| StoreError::Io {
         operation: "draw random bytes for",
@@ -139,12 +152,14 @@ pub fn write_durably(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
     let written = File::create(&temporary)
         .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
         .map_err(StoreError::io("write", &temporary))
+        .inspect(|()| synced.into_iter().for_each(failpoint::pass))
         .and_then(|()| fs::rename(&temporary, path).map_err(StoreError::io("rename", path)));
     if written.is_err() {
         // Best effort: what stays is swept at the next start.
         let _ = fs::remove_file(&temporary);
     }
     written?;
+    renamed.into_iter().for_each(failpoint::pass);
     path.parent().map_or(Ok(()), sync_directory)
 }
 

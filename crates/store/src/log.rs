@@ -16,6 +16,7 @@ use std::{
     sync::{Arc, Mutex, OnceLock, PoisonError, RwLock},
 };
 
+use evidenceos_failpoint::{self as failpoint, Point};
 use evidenceos_tlog::{
     BundleId, Checkpoint, Hash, Note, Tile, TileId, TileSource, Tree, consistency_proof,
     inclusion_proof,
@@ -153,6 +154,8 @@ pub struct Integrator {
     readers: Arc<Readers>,
     tree: Tree,
     synced: u64,
+    /// Whether a start makes all files again.
+    recovering: bool,
 }
 
 impl Integrator {
@@ -195,6 +198,7 @@ impl Integrator {
             readers,
             tree: tree.clone().unwrap_or_default(),
             synced: 0,
+            recovering: false,
         };
         let Some(head) = head else {
             return Ok(integrator);
@@ -214,7 +218,9 @@ impl Integrator {
             );
         }
         integrator.tree = Tree::new();
+        integrator.recovering = true;
         integrator.integrate(head)?;
+        integrator.recovering = false;
         Ok(integrator)
     }
 
@@ -257,6 +263,7 @@ impl Integrator {
                 what: "entries are missing",
             })?;
             self.files.write(bundle, &encoded, &mut written)?;
+            failpoint::pass(Point::LogBundleWritten);
             if bundle.width() == WIDTH as u16 {
                 complete.push(self.files.path(format!("{bundle}.p")));
             }
@@ -271,9 +278,19 @@ impl Integrator {
             self.files
                 .write(tile.id(), &encode_hashes(tile.hashes()), &mut written)?;
         }
+        failpoint::pass(Point::LogTileWritten);
+        if self.recovering {
+            failpoint::pass(Point::StartupTilesRebuildMid);
+        }
         self.synced += written.files.len() as u64 + 1;
         written.sync()?;
-        blobs::write_durably(&self.files.path("checkpoint"), head.checkpoint.as_bytes())?;
+        failpoint::pass(Point::LogTilesSyncedBeforeWatermark);
+        blobs::write_durably_past(
+            &self.files.path("checkpoint"),
+            head.checkpoint.as_bytes(),
+            Some(Point::LogCheckpointTmp),
+            Some(Point::LogCheckpointRenamed),
+        )?;
         for partials in complete {
             // Only now is the full tile durable; a missing directory had no partials.
             let _ = fs::remove_dir_all(partials);

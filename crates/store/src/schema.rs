@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use evidenceos_failpoint::{self as failpoint, Point};
 use rusqlite::{Connection, OpenFlags, config::DbConfig};
 
 use crate::StoreError;
@@ -273,9 +274,9 @@ fn prepare_tables(connection: &Connection, path: &Path) -> Result<(), StoreError
     check_application(path, application)?;
     if (1..SCHEMA_VERSION).contains(&version) {
         let steps = MIGRATIONS[version as usize - 1..].concat();
-        connection.execute_batch(&format!(
-            "BEGIN IMMEDIATE; {steps} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
-        ))?;
+        connection.execute_batch(&format!("BEGIN IMMEDIATE; {steps}"))?;
+        failpoint::pass(Point::SchemaMigrateMid);
+        connection.execute_batch(&format!("PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"))?;
         return Ok(());
     }
     if version != SCHEMA_VERSION {

@@ -15,6 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use evidenceos_failpoint::{self as failpoint, Point};
 use evidenceos_kernel::{
     account::{Account, Totals},
     claim::{Claim, ClaimState},
@@ -231,8 +232,10 @@ impl SqliteStore {
         let next = self.next_state(batch);
         let connection = self.connection.lock();
         let transaction = connection.unchecked_transaction()?;
+        failpoint::pass(Point::StoreBegin);
         write_rows(&transaction, batch)?;
         write_accounts(&transaction, batch)?;
+        may_fail(Point::StoreRowsHalf)?;
         write_log(&transaction, batch)?;
         write_journal(&transaction, batch, &next)?;
         self.write_remembered(&transaction, batch, &next)?;
@@ -242,7 +245,9 @@ impl SqliteStore {
         if fenced != 1 {
             return Err(WriteError::Fence);
         }
+        may_fail(Point::StoreCommitBefore)?;
         transaction.commit()?;
+        failpoint::pass(Point::StoreCommitSynced);
         Ok(next)
     }
 
@@ -279,7 +284,9 @@ impl SqliteStore {
     ) -> Result<(), WriteError> {
         let table = next.remembered_table;
         if table != self.state.remembered_table {
+            failpoint::pass(Point::IdemRotateBeforeDrop);
             connection.execute(&format!("DELETE FROM remembered_{table}"), [])?;
+            failpoint::pass(Point::IdemRotateDropped);
         }
         if batch.changes.remembered.is_empty() {
             return Ok(());
@@ -473,6 +480,18 @@ impl WriteError {
             _ => Outcome::Unknown(error.into()),
         }
     }
+}
+
+/// A point where a crash test plays a full or a broken disk, in SQLite's words.
+fn may_fail(point: Point) -> Result<(), rusqlite::Error> {
+    failpoint::reach(point).map_err(|error| {
+        let code = if error.kind() == std::io::ErrorKind::StorageFull {
+            rusqlite::ffi::SQLITE_FULL
+        } else {
+            rusqlite::ffi::SQLITE_IOERR
+        };
+        rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(code), None)
+    })
 }
 
 /// The epoch and the state row, if there is one yet.

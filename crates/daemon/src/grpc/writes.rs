@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use evidenceos_failpoint::{self as failpoint, Point};
 use evidenceos_kernel::{
     claim::{Claim, ModuleFacts, Terms},
     command::{Command, Reply, Stamp},
@@ -348,6 +349,7 @@ impl Edge {
                     prepared.prepare(&edge.keys, &edge.guests.vault, &others)
                 })
                 .await?;
+            failpoint::pass(Point::HoldoutPutBlobBeforeRow);
             match self.call(principal, stamp, command, None).await {
                 Ok(Reply::Holdout(holdout)) => {
                     self.catalog.add(&holdout);

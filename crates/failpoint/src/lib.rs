@@ -1,0 +1,222 @@
+//! Named moments at which a crash test ends the process, or makes a write fail.
+//!
+//! A store is only as good as what it survives between two of its steps. [`Point`] names those
+//! moments, one enum for all crates, so that the crash harness can go through the whole list and
+//! fail where a name is never reached. Code says [`pass`] where it can only be killed, and
+//! [`reach`] where a full or a broken disk can also be played.
+//!
+//! Without the feature `armed` both are empty functions and nothing of this, no name either, is in
+//! the program. With it they obey two variables of the process:
+//!
+//! - `EVIDENCEOS_FAILPOINT`: `name:nth:what`, several with commas. At the nth time that the
+//!   process comes by, it kills itself (`kill`: SIGKILL, nothing is flushed or dropped), or the
+//!   step fails as on a full (`enospc`) or broken (`eio`) disk, once.
+//! - `EVIDENCEOS_FAILPOINT_HITS`: a file to which `reached NAME` is appended when the process
+//!   comes by for the first time, and `fired NAME` before it obeys.
+//!
+//! The moments inside SQLite are in the enum too, and are met from outside: the recorder library of
+//! the crash harness stands between the process and its files, and obeys the same two variables.
+
+use std::io;
+
+#[cfg(feature = "armed")]
+mod armed;
+
+macro_rules! points {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal, $kind:ident;)*) => {
+        /// A moment that a crash test can name.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum Point {
+            $($(#[$doc])* $variant,)*
+        }
+
+        impl Point {
+            /// All of them.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            /// Its name in variables and reports.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $name,)*
+                }
+            }
+
+            /// What can happen there.
+            #[must_use]
+            pub const fn kind(self) -> Kind {
+                match self {
+                    $(Self::$variant => Kind::$kind,)*
+                }
+            }
+        }
+    };
+}
+
+/// What can happen at a point, and who makes it happen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// The process can be killed.
+    Kill,
+    /// The process can be killed, or a write can fail.
+    Fail,
+    /// As [`Kind::Kill`], met by the recorder library outside our code.
+    KillOutside,
+    /// As [`Kind::Fail`], met by the recorder library outside our code.
+    FailOutside,
+}
+
+impl Kind {
+    /// Whether a write can fail there.
+    #[must_use]
+    pub const fn can_fail(self) -> bool {
+        matches!(self, Self::Fail | Self::FailOutside)
+    }
+
+    /// Whether it is met by the recorder library.
+    #[must_use]
+    pub const fn is_outside(self) -> bool {
+        matches!(self, Self::KillOutside | Self::FailOutside)
+    }
+}
+
+points! {
+    /// A batch is decided; nothing of it is written.
+    DriverBatchDecided = "driver.batch.decided", Kill;
+    /// The tree head over the batch is signed, in memory only.
+    LogHeadSignedBeforeCommit = "log.head.signed_before_commit", Kill;
+    /// The transaction has begun.
+    StoreBegin = "store.begin", Kill;
+    /// Rows are written, the log and the journal are not.
+    StoreRowsHalf = "store.rows.half", Fail;
+    /// Everything of the batch is written, and not committed.
+    StoreCommitBefore = "store.commit.before", Fail;
+    /// The write-ahead log has the commit and is not synced.
+    StoreCommitWalWritten = "store.commit.wal_written", KillOutside;
+    /// The sync of the write-ahead log.
+    StoreCommitFsync = "store.commit.fsync", FailOutside;
+    /// The commit is durable; memory does not know it yet.
+    StoreCommitSynced = "store.commit.synced", Kill;
+    /// Memory follows the disk; nobody has been told.
+    DriverMergedBeforeReply = "driver.merged_before_reply", Kill;
+    /// Half of those who wait have been told.
+    DriverReplyHalf = "driver.reply.half", Kill;
+    /// A page of the write-ahead log is being copied into the database.
+    StoreCheckpointDbHalf = "store.checkpoint.db_half", FailOutside;
+    /// The database is synced; the write-ahead log still has everything.
+    StoreCheckpointDbSynced = "store.checkpoint.db_synced", KillOutside;
+    /// The write-ahead log begins anew over its old content.
+    StoreWalRestarted = "store.wal.restarted", KillOutside;
+    /// A run is admitted and reserved for; it has not begun.
+    WorkReserved = "work.reserved", Kill;
+    /// A guest asks its oracle.
+    WorkRunMid = "work.run.mid", Kill;
+    /// A run has ended and is not settled.
+    WorkDoneBeforeSettle = "work.done_before_settle", Kill;
+    /// A settlement is durable; nobody has been told.
+    WorkSettleCommittedBeforeReply = "work.settle.committed_before_reply", Kill;
+    /// A revocation is durable; nobody has been told.
+    RevokeCommittedBeforeReply = "revoke.committed_before_reply", Kill;
+    /// The attempt of a run that was found unfinished is counted; it has not begun again.
+    StartupInFlightAttemptCommitted = "startup.in_flight.attempt_committed", Kill;
+    /// A run that was found unfinished runs again.
+    StartupInFlightMid = "startup.in_flight.mid", Kill;
+    /// The older half of the remembered requests is about to be forgotten.
+    IdemRotateBeforeDrop = "idem.rotate.before_drop", Kill;
+    /// It is forgotten, in a transaction that is not committed.
+    IdemRotateDropped = "idem.rotate.dropped", Kill;
+    /// The file of a new key is written and synced under another name.
+    KeysGenerateTmp = "keys.generate.tmp", Kill;
+    /// A new key has its name, and its directory is not synced.
+    KeysGenerateRenamed = "keys.generate.renamed", Kill;
+    /// The choice of a key has its name, and its directory is not synced.
+    KeysActivateRenamed = "keys.activate.renamed", Kill;
+    /// A start has the directory's lock and has done nothing else.
+    StartupLocked = "startup.locked", Kill;
+    /// A start that has the lock has failed.
+    StartupFailedAfterLock = "startup.failed_after_lock", Kill;
+    /// Tables are being brought to this version.
+    SchemaMigrateMid = "schema.migrate.mid", Kill;
+    /// A start is making the log's files again; they are not synced.
+    StartupTilesRebuildMid = "startup.tiles.rebuild.mid", Kill;
+    /// Half of a tile is written.
+    LogTileHalf = "log.tile.half", FailOutside;
+    /// A tile is written and not synced.
+    LogTileWritten = "log.tile.written", Kill;
+    /// A bundle of entries is written and not synced.
+    LogBundleWritten = "log.bundle.written", Kill;
+    /// Tiles are synced; the published checkpoint is older.
+    LogTilesSyncedBeforeWatermark = "log.tiles.synced_before_watermark", Kill;
+    /// The new checkpoint is written and synced under another name.
+    LogCheckpointTmp = "log.checkpoint.tmp", Kill;
+    /// The new checkpoint has its name, and its directory is not synced.
+    LogCheckpointRenamed = "log.checkpoint.renamed", Kill;
+    /// A key service has signed a head; the writer does not have it.
+    LogKmsSignedBeforeCommand = "log.kms.signed_before_command", Kill;
+    /// A blob is written and synced under another name.
+    BlobTmp = "blob.tmp", Kill;
+    /// A blob has its name, and its directory is not synced; no row names it.
+    BlobRenamedBeforeCommit = "blob.renamed_before_commit", Kill;
+    /// An orphaned blob is about to be removed.
+    BlobSweepMid = "blob.sweep.mid", Kill;
+    /// The items of a holdout are stored; it is not registered.
+    HoldoutPutBlobBeforeRow = "holdout.put.blob_before_row", Kill;
+    /// Everybody is served or sent away; the log's files are not brought up to date.
+    ShutdownDrainedBeforeFlush = "shutdown.drained_before_flush", Kill;
+    /// The log's files are up to date.
+    ShutdownFlushed = "shutdown.flushed", Kill;
+    /// The last thing that a process does before it gives the lock back.
+    ShutdownBeforeUnlock = "shutdown.before_unlock", Kill;
+}
+
+impl Point {
+    /// The point of a name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|point| point.name() == name)
+    }
+}
+
+/// Comes by a point where a write can fail.
+///
+/// # Errors
+/// Only in a test that has asked for it.
+#[inline(always)]
+#[allow(
+    clippy::unnecessary_wraps,
+    unused_variables,
+    reason = "empty without the feature"
+)]
+pub fn reach(point: Point) -> io::Result<()> {
+    #[cfg(feature = "armed")]
+    return armed::reach(point);
+    #[cfg(not(feature = "armed"))]
+    Ok(())
+}
+
+/// Comes by a point where the process can only be killed.
+#[inline(always)]
+#[allow(unused_variables, reason = "empty without the feature")]
+pub fn pass(point: Point) {
+    #[cfg(feature = "armed")]
+    if armed::reach(point).is_err() {
+        unreachable!("{} cannot fail", point.name());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn every_point_has_a_name_of_its_own() {
+        let names: HashSet<&str> = Point::ALL.iter().map(|point| point.name()).collect();
+        assert_eq!(names.len(), Point::ALL.len());
+        for point in Point::ALL {
+            assert_eq!(Point::named(point.name()), Some(*point));
+        }
+        assert_eq!(Point::named("no.such.point"), None);
+    }
+}
