@@ -57,7 +57,9 @@ impl Directory {
     pub fn open_or_create(path: &Path) -> Result<Self, KeyError> {
         match rustix::fs::mkdir(path, DIRECTORY) {
             Ok(()) => sync_parent(path)?,
-            Err(rustix::io::Errno::EXIST) => {}
+            // Whoever made it may have died before this; where the parent is not ours to open, an
+            // operator did, who looked after it.
+            Err(rustix::io::Errno::EXIST) => sync_parent(path).unwrap_or(()),
             Err(errno) => return Err(KeyError::errno("create", path)(errno)),
         }
         Self::open(path)

@@ -30,6 +30,8 @@ impl Blobs {
     pub fn open(data_directory: &Path) -> Result<Self, StoreError> {
         let directory = data_directory.join("blobs");
         fs::create_dir_all(&directory).map_err(StoreError::io("create", &directory))?;
+        // Also where it was there: whoever made it may have died before this.
+        sync_directory(data_directory)?;
         Ok(Self { directory })
     }
 
@@ -48,11 +50,14 @@ impl Blobs {
     pub fn put(&self, bytes: &[u8]) -> Result<Digest, StoreError> {
         let name = Digest::of(bytes);
         let path = self.path(&name);
+        let parent = path.parent().unwrap_or(&self.directory);
         // What is there and damaged is put in place again.
         if self.get(&name).is_ok() {
+            // Whoever put it may have died, or be about to, before its name is durable.
+            sync_directory(parent)?;
+            sync_directory(&self.directory)?;
             return Ok(name);
         }
-        let parent = path.parent().unwrap_or(&self.directory);
         fs::create_dir_all(parent).map_err(StoreError::io("create", parent))?;
         let (synced, renamed) = (Point::BlobTmp, Point::BlobRenamedBeforeCommit);
         write_durably_past(&path, bytes, Some(synced), Some(renamed))?;
