@@ -10,7 +10,7 @@ use std::{
     path::Path,
     sync::{Arc, atomic::Ordering, mpsc},
     thread::{self, JoinHandle},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use evidenceos_driver::{
@@ -85,12 +85,11 @@ pub fn open(
     metrics: &Arc<Metrics>,
     runtime: &Handle,
 ) -> Result<Opened, StartError> {
-    let started = SystemTime::now();
     let directory = config.data_dir.as_path();
     prepare_directory(directory)?;
     let lock = DirectoryLock::take(directory)?;
     failpoint::pass(Point::StartupLocked);
-    open_locked(config, metrics, runtime, lock, started)
+    open_locked(config, metrics, runtime, lock)
         .inspect_err(|_| failpoint::pass(Point::StartupFailedAfterLock))
 }
 
@@ -99,7 +98,6 @@ fn open_locked(
     metrics: &Arc<Metrics>,
     runtime: &Handle,
     lock: DirectoryLock,
-    started: SystemTime,
 ) -> Result<Opened, StartError> {
     let directory = config.data_dir.as_path();
     let (mut store, found) = SqliteStore::open(directory)?;
@@ -231,7 +229,6 @@ fn open_locked(
         Arc::clone(&log),
         Arc::clone(&readers),
         Arc::clone(&done),
-        started,
         Remembering {
             anchors,
             mailbox: mailbox.clone(),
@@ -558,16 +555,12 @@ impl Following {
         log: Arc<LogView>,
         readers: Arc<Readers>,
         done: Arc<Done>,
-        started: SystemTime,
         remembering: Remembering,
     ) -> Result<Self, StartError> {
         let (wake, woken) = mpsc::channel();
         let follow = move || {
             yield_to_serving();
-            match readers
-                .blobs()
-                .sweep(started, |blob| readers.names_blob(blob))
-            {
+            match readers.blobs().sweep(|blob| readers.names_blob(blob)) {
                 Ok(0) => {}
                 Ok(swept) => tracing::info!(swept, "removed blobs of uploads that never committed"),
                 Err(error) => tracing::warn!(%error, "cannot sweep blobs"),

@@ -5,10 +5,11 @@
 //! was committed, and is swept at start-up.
 
 use std::{
+    collections::HashSet,
     fs::{self, File},
     io::{self, Write as _},
     path::{Path, PathBuf},
-    time::SystemTime,
+    sync::{Arc, PoisonError, RwLock},
 };
 
 use evidenceos_failpoint::{self as failpoint, Point};
@@ -20,6 +21,10 @@ use crate::StoreError;
 #[derive(Debug, Clone)]
 pub struct Blobs {
     directory: PathBuf,
+    /// What this process has put: a row that names it may be on its way. Held for reading while
+    /// something is put, for writing while one file is judged and removed. `None` once everything
+    /// was swept.
+    fresh: Arc<RwLock<Option<HashSet<Digest>>>>,
 }
 
 impl Blobs {
@@ -32,7 +37,10 @@ impl Blobs {
         fs::create_dir_all(&directory).map_err(StoreError::io("create", &directory))?;
         // Also where it was there: whoever made it may have died before this.
         sync_directory(data_directory)?;
-        Ok(Self { directory })
+        Ok(Self {
+            directory,
+            fresh: Arc::new(RwLock::new(Some(HashSet::new()))),
+        })
     }
 
     /// The blobs under a data directory, which is left as it is.
@@ -50,6 +58,8 @@ impl Blobs {
     pub fn put(&self, bytes: &[u8]) -> Result<Digest, StoreError> {
         let name = Digest::of(bytes);
         let path = self.path(&name);
+        self.keep(name);
+        let _not_swept_meanwhile = self.fresh.read().unwrap_or_else(PoisonError::into_inner);
         let parent = path.parent().unwrap_or(&self.directory);
         // What is there and damaged is put in place again.
         if self.get(&name).is_ok() {
@@ -82,13 +92,30 @@ impl Blobs {
         Ok(bytes)
     }
 
-    /// Removes what no row names and what an interrupted write left, if older than `started`.
+    /// From now on a sweep leaves a blob alone, also one that an earlier process put.
+    fn keep(&self, name: Digest) {
+        // Once everything is swept nobody must wait for others' puts.
+        let all_swept = self
+            .fresh
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_none();
+        if all_swept {
+            return;
+        }
+        let mut fresh = self.fresh.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(fresh) = fresh.as_mut() {
+            fresh.insert(name);
+        }
+    }
+
+    /// Removes what no row names and what an interrupted write left, once; not what this process
+    /// has put. No clock is asked: files may be older or younger than they look.
     ///
     /// # Errors
     /// Where a directory cannot be read, or `is_named` fails.
     pub fn sweep(
         &self,
-        started: SystemTime,
         mut is_named: impl FnMut(&Digest) -> Result<bool, StoreError>,
     ) -> Result<usize, StoreError> {
         let list = |path: &Path| -> Result<Vec<PathBuf>, StoreError> {
@@ -102,20 +129,23 @@ impl Blobs {
             .filter(|path| path.is_dir())
         {
             for path in list(&parent)? {
-                let old = fs::metadata(&path)
-                    .and_then(|metadata| metadata.modified())
-                    .is_ok_and(|modified| modified < started);
-                let named = match digest_of(&parent, &path) {
-                    Some(digest) => is_named(&digest)?,
+                // Nothing is put until this file is judged, so a temporary one is nobody's.
+                let fresh = self.fresh.write().unwrap_or_else(PoisonError::into_inner);
+                let Some(fresh) = fresh.as_ref() else {
+                    return Ok(swept);
+                };
+                let wanted = match digest_of(&parent, &path) {
+                    Some(digest) => fresh.contains(&digest) || is_named(&digest)?,
                     None => false,
                 };
-                if old && !named {
+                if !wanted {
                     failpoint::pass(Point::BlobSweepMid);
                     fs::remove_file(&path).map_err(StoreError::io("remove", &path))?;
                     swept += 1;
                 }
             }
         }
+        *self.fresh.write().unwrap_or_else(PoisonError::into_inner) = None;
         Ok(swept)
     }
 
@@ -198,21 +228,23 @@ mod tests {
     }
 
     #[test]
-    fn sweeping_leaves_what_is_named_or_new() {
+    fn sweeping_leaves_what_is_named_or_put_since_the_start() {
         let directory = tempfile::tempdir().expect("a directory");
+        let before = Blobs::open(directory.path()).expect("writable");
+        let [named, orphan, again] =
+            [b"named", b"lost ", b"again"].map(|bytes| before.put(bytes).expect("writable"));
+        let temporary = before.path(&orphan).with_extension("0123456789abcdef.tmp");
+        fs::write(&temporary, b"half").expect("writable");
+        // A client that was not answered sends the same bytes after a restart. They are there, and
+        // no row names them yet.
         let blobs = Blobs::open(directory.path()).expect("writable");
-        let named = blobs.put(b"named").expect("writable");
-        let orphan = blobs.put(b"orphan").expect("writable");
-        let long_ago = SystemTime::UNIX_EPOCH;
-        assert_eq!(blobs.sweep(long_ago, |_| Ok(false)).expect("readable"), 0);
-        let later = SystemTime::now() + std::time::Duration::from_secs(60);
-        assert_eq!(
-            blobs
-                .sweep(later, |name| Ok(*name == named))
-                .expect("readable"),
-            1
-        );
-        assert!(blobs.get(&named).is_ok());
-        assert!(blobs.get(&orphan).is_err());
+        let new = blobs.put(b"new").expect("writable");
+        assert_eq!(blobs.put(b"again").expect("there"), again);
+        let swept = blobs.sweep(|name| Ok(*name == named));
+        assert_eq!(swept.expect("readable"), 2);
+        for kept in [named, again, new] {
+            assert!(blobs.get(&kept).is_ok());
+        }
+        assert!(blobs.get(&orphan).is_err() && !temporary.exists());
     }
 }
