@@ -16,6 +16,14 @@ test:
 sim SEEDS="10000":
     EVIDENCEOS_SIM_SEEDS={{SEEDS}} cargo test --release --locked -p evidenceos-driver --test driver simulation
 
+# Rounds of load, death at a random moment, restart, and a look at everything (docs/testing.md)
+crash N="200" *ARGS:
+    cargo run --locked -p evidenceos-crash -- rounds {{N}} {{ARGS}}
+
+# Power cuts, and a daemon on what each could have left
+power N="500" *ARGS:
+    cargo run --locked -p evidenceos-crash -- power {{N}} {{ARGS}}
+
 # What must hold before a commit
 check:
     cargo fmt --all --check

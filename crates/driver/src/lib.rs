@@ -602,6 +602,10 @@ fn pass_before_replies(durable: bool, settled: bool, answers: &[Decided]) {
     if settled {
         failpoint::pass(Point::WorkSettleCommittedBeforeReply);
     }
+    let granted = |answer: &Decided| matches!(answer, Decided::Answer(Ok(Reply::Credit(_))));
+    if durable && answers.iter().any(granted) {
+        failpoint::pass(Point::GrantCommittedBeforeReply);
+    }
     if durable && answers.iter().any(revoked) {
         failpoint::pass(Point::RevokeCommittedBeforeReply);
     }

@@ -161,9 +161,23 @@ points! {
     BlobSweepMid = "blob.sweep.mid", Kill;
     /// The items of a holdout are stored; it is not registered.
     HoldoutPutBlobBeforeRow = "holdout.put.blob_before_row", Kill;
+    /// `accounts.tmp` is there, and empty.
+    AccountsTmpCreated = "accounts.tmp.created", Kill;
+    /// Half of `accounts.tmp` is written.
+    AccountsTmpHalf = "accounts.tmp.half", FailOutside;
+    /// `accounts.tmp` is whole and synced.
+    AccountsTmpSynced = "accounts.tmp.synced", Kill;
+    /// The digest of `accounts.tmp` is committed; it has not got its name.
+    AccountsIntentCommitted = "accounts.intent.committed", Kill;
+    /// `accounts.json` is the new file, and its directory is not synced.
+    AccountsRenamed = "accounts.renamed", Kill;
+    /// `accounts.json` is durable.
+    AccountsDirsynced = "accounts.dirsynced", Kill;
+    /// A grant of credit is durable; nobody has been told.
+    GrantCommittedBeforeReply = "grant.committed_before_reply", Kill;
     /// Everybody is served or sent away; the log's files are not brought up to date.
     ShutdownDrainedBeforeFlush = "shutdown.drained_before_flush", Kill;
-    /// The log's files are up to date.
+    /// The log's files are up to date; `accounts.json` may not be.
     ShutdownFlushed = "shutdown.flushed", Kill;
     /// The last thing that a process does before it gives the lock back.
     ShutdownBeforeUnlock = "shutdown.before_unlock", Kill;

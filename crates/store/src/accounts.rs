@@ -13,6 +13,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use evidenceos_failpoint::{self as failpoint, Point};
 use evidenceos_kernel::account::Account;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -144,6 +145,7 @@ impl AccountsJson {
             .mode(0o600)
             .open(&path)
             .map_err(failed)?;
+        failpoint::pass(Point::AccountsTmpCreated);
         let mut out = BufWriter::with_capacity(
             BUFFER,
             Hashing {
@@ -168,6 +170,7 @@ impl AccountsJson {
             .into_inner()
             .map_err(|error| failed(error.into_error()))?;
         file.sync_all().map_err(StoreError::io("sync", &path))?;
+        failpoint::pass(Point::AccountsTmpSynced);
         Ok(AccountsFile {
             sha256: hash.finalize().into(),
             seq,
@@ -179,9 +182,13 @@ impl AccountsJson {
     /// # Errors
     /// Where it cannot be renamed, or the directory not be synced.
     pub fn put_in_place(&self) -> Result<(), StoreError> {
+        failpoint::pass(Point::AccountsIntentCommitted);
         let (from, to) = (self.temporary(), self.path());
         fs::rename(&from, &to).map_err(StoreError::io("rename", from))?;
-        sync_directory(&self.directory)
+        failpoint::pass(Point::AccountsRenamed);
+        sync_directory(&self.directory)?;
+        failpoint::pass(Point::AccountsDirsynced);
+        Ok(())
     }
 }
 

@@ -33,14 +33,12 @@ impl Blobs {
     /// # Errors
     /// Where the directory cannot be created.
     pub fn open(data_directory: &Path) -> Result<Self, StoreError> {
-        let directory = data_directory.join("blobs");
-        fs::create_dir_all(&directory).map_err(StoreError::io("create", &directory))?;
+        let blobs = Self::at(data_directory);
+        let directory = &blobs.directory;
+        fs::create_dir_all(directory).map_err(StoreError::io("create", directory))?;
         // Also where it was there: whoever made it may have died before this.
         sync_directory(data_directory)?;
-        Ok(Self {
-            directory,
-            fresh: Arc::new(RwLock::new(Some(HashSet::new()))),
-        })
+        Ok(blobs)
     }
 
     /// The blobs under a data directory, which is left as it is.
@@ -48,6 +46,7 @@ impl Blobs {
     pub fn at(data_directory: &Path) -> Self {
         Self {
             directory: data_directory.join("blobs"),
+            fresh: Arc::new(RwLock::new(Some(HashSet::new()))),
         }
     }
 

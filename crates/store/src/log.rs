@@ -264,6 +264,9 @@ impl Integrator {
             })?;
             self.files.write(bundle, &encoded, &mut written)?;
             failpoint::pass(Point::LogBundleWritten);
+            if self.recovering {
+                failpoint::pass(Point::StartupTilesRebuildMid);
+            }
             if bundle.width() == WIDTH as u16 {
                 complete.push(self.files.path(format!("{bundle}.p")));
             }
@@ -279,9 +282,6 @@ impl Integrator {
                 .write(tile.id(), &encode_hashes(tile.hashes()), &mut written)?;
         }
         failpoint::pass(Point::LogTileWritten);
-        if self.recovering {
-            failpoint::pass(Point::StartupTilesRebuildMid);
-        }
         self.synced += written.files.len() as u64 + 1;
         written.sync()?;
         failpoint::pass(Point::LogTilesSyncedBeforeWatermark);

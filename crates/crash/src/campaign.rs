@@ -1,0 +1,316 @@
+//! What is done to the daemon, and in how many worlds.
+
+use std::{fs, path::Path};
+
+use evidenceos_failpoint::Point;
+use rusqlite::Connection;
+
+use crate::{
+    Failed,
+    check::must,
+    daemon::ended,
+    dice::Dice,
+    fail,
+    recorder::{Arming, Recorder, What},
+    world::{Tally, World},
+};
+
+/// Rounds that a world of random rounds lives through.
+pub const ROUNDS_OF_A_WORLD: u64 = 10;
+/// A little more than the time for which requests are remembered in one table.
+const REQUEST_WINDOW_S: i64 = 24 * 3_600 + 60;
+/// The argument that makes this crate's program choose another key, as `evidenceos keys` does.
+pub const CHOOSE_KEY: &str = "choose-key";
+
+/// What worlds are made of.
+#[derive(Debug, Clone)]
+pub struct Tools<'t> {
+    /// This crate's program.
+    pub program: &'t Path,
+    /// The recorder library.
+    pub recorder: &'t Recorder,
+}
+
+/// How a point is come by.
+enum Scene {
+    /// Under load; the dice say at which time, up to this.
+    Load { up_to: u64 },
+    /// On the way down.
+    Stop,
+    /// In a start, so many times in a row, after something was prepared.
+    Start { prepare: Prepare, times: usize },
+    /// In a first start.
+    FirstStart,
+    /// Under load, after a day and a night.
+    NextDay,
+    /// While another key is chosen for the log.
+    ChoosingKey,
+    /// Under load, with the log's key in a key service.
+    Kms,
+}
+
+enum Prepare {
+    Nothing,
+    RunsUnfinished,
+    TilesGone,
+    OlderSchema,
+    SecretGone,
+    Orphan,
+}
+
+/// Every point has its scene: one that is added to the enum does not compile without.
+fn scene(point: Point) -> Scene {
+    let start = |prepare, times| Scene::Start { prepare, times };
+    match point {
+        Point::DriverBatchDecided
+        | Point::LogHeadSignedBeforeCommit
+        | Point::StoreBegin
+        | Point::StoreRowsHalf
+        | Point::StoreCommitBefore
+        | Point::StoreCommitWalWritten
+        | Point::StoreCommitFsync
+        | Point::StoreCommitSynced
+        | Point::DriverMergedBeforeReply
+        | Point::StoreCheckpointDbHalf => Scene::Load { up_to: 60 },
+        Point::DriverReplyHalf
+        | Point::WorkReserved
+        | Point::WorkRunMid
+        | Point::WorkDoneBeforeSettle
+        | Point::WorkSettleCommittedBeforeReply
+        | Point::BlobTmp
+        | Point::BlobRenamedBeforeCommit => Scene::Load { up_to: 10 },
+        Point::RevokeCommittedBeforeReply
+        | Point::StoreCheckpointDbSynced
+        | Point::LogTileHalf
+        | Point::LogTileWritten
+        | Point::LogBundleWritten
+        | Point::LogTilesSyncedBeforeWatermark
+        | Point::AccountsTmpCreated
+        | Point::AccountsTmpHalf
+        | Point::AccountsTmpSynced
+        | Point::AccountsIntentCommitted
+        | Point::AccountsRenamed
+        | Point::AccountsDirsynced
+        | Point::LogCheckpointTmp
+        | Point::LogCheckpointRenamed => Scene::Load { up_to: 3 },
+        Point::StoreWalRestarted
+        | Point::GrantCommittedBeforeReply
+        | Point::HoldoutPutBlobBeforeRow => Scene::Load { up_to: 1 },
+        Point::LogKmsSignedBeforeCommand => Scene::Kms,
+        Point::IdemRotateBeforeDrop | Point::IdemRotateDropped => Scene::NextDay,
+        Point::KeysGenerateTmp | Point::KeysGenerateRenamed => Scene::FirstStart,
+        Point::KeysActivateRenamed => Scene::ChoosingKey,
+        Point::StartupLocked => start(Prepare::Nothing, 2),
+        Point::StartupInFlightAttemptCommitted | Point::StartupInFlightMid => {
+            start(Prepare::RunsUnfinished, 1)
+        }
+        Point::StartupFailedAfterLock => start(Prepare::SecretGone, 1),
+        Point::SchemaMigrateMid => start(Prepare::OlderSchema, 2),
+        Point::StartupTilesRebuildMid => start(Prepare::TilesGone, 2),
+        Point::BlobSweepMid => start(Prepare::Orphan, 2),
+        Point::ShutdownDrainedBeforeFlush
+        | Point::ShutdownFlushed
+        | Point::ShutdownBeforeUnlock => Scene::Stop,
+    }
+}
+
+impl Tools<'_> {
+    fn world(&self, seed: u64) -> Result<World, Failed> {
+        World::new(self.program, self.recorder, seed, false)
+    }
+
+    /// One world of random rounds.
+    ///
+    /// # Errors
+    /// Where anything is not as it must be; says the seed, and keeps the directory.
+    pub async fn random_world(&self, seed: u64, rounds: u64) -> Result<Tally, Failed> {
+        let mut world = self.world(seed)?;
+        let done = async {
+            world.begin().await?;
+            for _ in 0..rounds {
+                world.random_round().await?;
+            }
+            Ok(world.tally())
+        }
+        .await;
+        explain(done, world, &format!("seed {seed}"))
+    }
+
+    /// Every point in its turn, in one world where that can be, and in worlds of their own.
+    ///
+    /// # Errors
+    /// Where a point is never come by, or anything is not as it must be afterwards.
+    pub async fn every_point(&self, seed: u64) -> Result<Tally, Failed> {
+        let mut dice = Dice::new(seed);
+        let mut shared = self.world(dice.roll())?;
+        let begun = shared.begin().await;
+        if begun.is_err() {
+            return explain(
+                begun.map(|()| Tally::default()),
+                shared,
+                &format!("seed {seed}"),
+            );
+        }
+        let mut tally = Tally::default();
+        for point in Point::ALL {
+            let whats: &[What] = if point.kind().can_fail() {
+                &[What::Kill, What::Full, What::Broken]
+            } else {
+                &[What::Kill]
+            };
+            for what in whats {
+                let nth = match scene(*point) {
+                    Scene::Load { up_to } => 1 + dice.below(up_to),
+                    _ => 1,
+                };
+                let arming = Arming {
+                    point: *point,
+                    nth,
+                    what: *what,
+                };
+                let context = format!("seed {seed}, {arming}");
+                if needs_own_world(*point) {
+                    let mut world = self.world(dice.roll())?;
+                    let done = self.at(&mut world, arming).await.map(|()| world.tally());
+                    tally.add(&explain(done, world, &context)?);
+                } else {
+                    let done = self.at(&mut shared, arming).await;
+                    if done.is_err() {
+                        return explain(done.map(|()| tally), shared, &context);
+                    }
+                }
+            }
+        }
+        let done = shared.two_at_once().await;
+        tally.add(&shared.tally());
+        explain(
+            done.map(|()| tally),
+            shared,
+            &format!("seed {seed}, two at once"),
+        )
+    }
+
+    async fn at(&self, world: &mut World, arming: Arming) -> Result<(), Failed> {
+        match scene(arming.point) {
+            Scene::Load { .. } => world.round_at(arming).await,
+            Scene::Stop => world.stop_at(arming).await,
+            Scene::Start { prepare, times } => start(world, arming, prepare, times).await,
+            Scene::FirstStart => {
+                for nth in 1..=3 {
+                    world.start_at(Arming { nth, ..arming }, 1).await?;
+                    world.clear()?;
+                }
+                Ok(())
+            }
+            Scene::NextDay => {
+                world.let_time_pass(REQUEST_WINDOW_S);
+                world.round_at(arming).await
+            }
+            Scene::ChoosingKey => choose_key(world, arming).await,
+            Scene::Kms => {
+                let key = "5a".repeat(32);
+                world.launcher().variables.extend([
+                    ("EVIDENCEOS_KEY_PROVIDER", "kms".into()),
+                    ("EVIDENCEOS_KMS_PROVIDER", "mock".into()),
+                    ("EVIDENCEOS_KMS_KEY_ID", "a-key-that-stays-there".into()),
+                    ("EVIDENCEOS_KMS_MOCK_KEY_HEX", key.into()),
+                ]);
+                world.begin().await?;
+                world.round_at(arming).await
+            }
+        }
+    }
+}
+
+fn needs_own_world(point: Point) -> bool {
+    matches!(
+        scene(point),
+        Scene::FirstStart
+            | Scene::Kms
+            | Scene::Start {
+                prepare: Prepare::OlderSchema,
+                ..
+            }
+    )
+}
+
+async fn start(
+    world: &mut World,
+    arming: Arming,
+    prepare: Prepare,
+    times: usize,
+) -> Result<(), Failed> {
+    let directory = world.directory().to_owned();
+    match prepare {
+        Prepare::Nothing => {}
+        Prepare::RunsUnfinished => world.leave_runs_unfinished().await?,
+        Prepare::TilesGone => fs::remove_dir_all(directory.join("log/tile")).map_err(fail)?,
+        Prepare::OlderSchema => {
+            world.begin().await?;
+            to_the_first_schema(&directory)?;
+        }
+        Prepare::SecretGone => {
+            let (secret, aside) = (
+                directory.join("secrets/owners.secret"),
+                directory.join("aside"),
+            );
+            fs::rename(&secret, &aside).map_err(fail)?;
+            world.die_in_failed_start(arming).await?;
+            fs::rename(&aside, &secret).map_err(fail)?;
+            return world.settle().await;
+        }
+        Prepare::Orphan => leave_orphans(&directory)?,
+    }
+    world.start_at(arming, times).await
+}
+
+/// What crashes of every kind may leave beside the files that count.
+fn leave_orphans(directory: &Path) -> Result<(), Failed> {
+    let orphans = [
+        "blobs/00/no-digest.0123456789abcdef.tmp",
+        "blobs/00/11223344556677889900112233445566778899001122334455667788990011",
+        "log/checkpoint.0123456789abcdef.tmp",
+        "secrets/.holdouts.secret.new",
+        "keys/.active_key_id.new",
+    ];
+    for name in orphans {
+        let path = directory.join(name);
+        let parent = path
+            .parent()
+            .ok_or_else(|| fail("a path without a parent"))?;
+        fs::create_dir_all(parent).map_err(fail)?;
+        fs::write(&path, "").map_err(fail)?;
+    }
+    Ok(())
+}
+
+/// Puts the tables back to their first version, as the release before wrote them.
+fn to_the_first_schema(directory: &Path) -> Result<(), Failed> {
+    let database = Connection::open(directory.join("evidenceos.db")).map_err(fail)?;
+    database
+        .execute_batch("DROP TABLE log_keys; DROP TABLE accounts; PRAGMA user_version = 1;")
+        .map_err(fail)
+}
+
+async fn choose_key(world: &mut World, arming: Arming) -> Result<(), Failed> {
+    for armed in [&[arming][..], &[]] {
+        let mut child = world.launcher().spawn_as(CHOOSE_KEY, armed)?;
+        let status = ended(&mut child).await?;
+        must(status.success() == armed.is_empty(), || {
+            format!("choosing a key ended with {status}")
+        })?;
+        // The key that was chosen, whether or not its chooser lived to say so, follows the one before.
+        world.settle().await?;
+    }
+    must(world.noted("fired ")?.contains(arming.point.name()), || {
+        format!("{arming} was never come by")
+    })
+}
+
+/// Says where something failed, and keeps the directory.
+fn explain(done: Result<Tally, Failed>, world: World, context: &str) -> Result<Tally, Failed> {
+    done.map_err(|Failed(why)| {
+        let kept = world.keep();
+        fail(format!("{context}: {why}\n(kept in {})", kept.display()))
+    })
+}

@@ -1,0 +1,255 @@
+//! The daemon as a child process: this crate's own program, which is the daemon when it is told to be.
+
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+    process::{ExitStatus, Stdio},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader},
+    process::{Child, Command},
+    time::timeout,
+};
+
+use crate::{
+    Failed, fail,
+    recorder::{Arming, Recorder},
+};
+
+/// The first argument that makes this crate's program the daemon.
+pub const AS_DAEMON: &str = "daemon";
+/// Longer than anything takes that is well.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How daemons are started.
+#[derive(Debug, Clone)]
+pub struct Launcher {
+    /// This crate's program.
+    pub program: PathBuf,
+    /// Stands between the daemon and its files.
+    pub recorder: Recorder,
+    /// The data directory, as the daemon names it.
+    pub directory: PathBuf,
+    /// Where points that were come by are noted.
+    pub hits: PathBuf,
+    /// Where everything that happens to files is recorded.
+    pub trace: Option<PathBuf>,
+    /// Variables besides.
+    pub variables: Vec<(&'static str, OsString)>,
+    /// Seconds by which the daemon's clock is ahead.
+    pub clock_s: i64,
+}
+
+/// How a start went.
+pub enum Started {
+    /// It serves.
+    Serves(Box<Daemon>),
+    /// It ended before that.
+    Ended(ExitStatus, String),
+}
+
+/// A daemon that serves.
+pub struct Daemon {
+    child: Child,
+    address: String,
+    vkey: String,
+}
+
+impl Launcher {
+    fn command(&self, role: &str, armed: &[Arming]) -> Command {
+        let mut command = Command::new(&self.program);
+        command
+            .arg(role)
+            .env("LD_PRELOAD", self.recorder.path())
+            .env("EVIDENCEOS_RECORDER_DIR", &self.directory)
+            .env("EVIDENCEOS_RECORDER_CLOCK", self.clock_s.to_string())
+            .env("EVIDENCEOS_FAILPOINT_HITS", &self.hits)
+            .envs(self.variables.iter().map(|(name, value)| (name, value)))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .stdin(Stdio::null())
+            .kill_on_drop(true);
+        if let Some(trace) = &self.trace {
+            command.env("EVIDENCEOS_RECORDER_TRACE", trace);
+        }
+        if !armed.is_empty() {
+            let armed: Vec<String> = armed.iter().map(ToString::to_string).collect();
+            command.env("EVIDENCEOS_FAILPOINT", armed.join(","));
+        }
+        command
+    }
+
+    fn launched(&self, mut command: Command) -> Result<Child, Failed> {
+        let program = self.program.display();
+        let spawned = command.spawn();
+        spawned.map_err(|error| fail(format!("cannot start {program}: {error}")))
+    }
+
+    /// Starts a daemon and leaves it to itself: it may not have come far.
+    ///
+    /// # Errors
+    /// Where there is no such program.
+    pub fn spawn(&self, armed: &[Arming]) -> Result<Child, Failed> {
+        let mut command = self.command(AS_DAEMON, armed);
+        command
+            .args(["--listen", "127.0.0.1:0", "--preflight-listen", "off"])
+            .args(["--metrics-listen", "off", "--log", "error", "--data-dir"])
+            .arg(&self.directory);
+        self.launched(command)
+    }
+
+    /// Starts this crate's program in another role, with the data directory as its argument.
+    ///
+    /// # Errors
+    /// Where there is no such program.
+    pub fn spawn_as(&self, role: &str, armed: &[Arming]) -> Result<Child, Failed> {
+        let mut command = self.command(role, armed);
+        command.arg(&self.directory);
+        self.launched(command)
+    }
+
+    /// Starts a daemon and waits until it serves or has ended.
+    ///
+    /// # Errors
+    /// Where it does neither.
+    pub async fn start(&self, armed: &[Arming]) -> Result<Started, Failed> {
+        let mut child = self.spawn(armed)?;
+        let stdout = child.stdout.take().ok_or_else(|| fail("no output"))?;
+        let mut line = String::new();
+        let mut lines = BufReader::new(stdout);
+        let read = timeout(PATIENCE, lines.read_line(&mut line)).await;
+        read.map_err(|_| fail("a start takes for ever"))?
+            .map_err(fail)?;
+        let mut stderr = child.stderr.take().ok_or_else(|| fail("no errors"))?;
+        if line.is_empty() {
+            let status = ended(&mut child).await?;
+            let mut said = String::new();
+            stderr.read_to_string(&mut said).await.map_err(fail)?;
+            return Ok(Started::Ended(status, said));
+        }
+        // What it says later is for whoever looks at a failed test.
+        tokio::spawn(async move {
+            let mut lines = BufReader::new(stderr).lines();
+            while let Ok(Some(line)) = lines.next_line().await {
+                if !line.contains("stopping; runs under way") {
+                    eprintln!("  daemon: {line}");
+                }
+            }
+        });
+        let address = line
+            .split_whitespace()
+            .find(|word| word.parse::<std::net::SocketAddr>().is_ok());
+        let vkey = line.split("Log key: ").nth(1);
+        match (address, vkey) {
+            (Some(address), Some(vkey)) => Ok(Started::Serves(Box::new(Daemon {
+                address: address.to_owned(),
+                vkey: vkey.trim().to_owned(),
+                child,
+            }))),
+            _ => Err(fail(format!("the daemon says {line:?}"))),
+        }
+    }
+
+    /// Starts a daemon that must serve: nobody helps it.
+    ///
+    /// # Errors
+    /// Where it does not.
+    pub async fn serve(&self) -> Result<Daemon, Failed> {
+        match self.start(&[]).await? {
+            Started::Serves(daemon) => Ok(*daemon),
+            Started::Ended(status, said) => Err(fail(format!(
+                "{} does not start ({status}): {said}",
+                self.directory.display()
+            ))),
+        }
+    }
+}
+
+/// Waits for the end of a process.
+///
+/// # Errors
+/// Where it does not come.
+pub async fn ended(child: &mut Child) -> Result<ExitStatus, Failed> {
+    timeout(PATIENCE, child.wait())
+        .await
+        .map_err(|_| fail("a process does not end"))?
+        .map_err(fail)
+}
+
+impl Daemon {
+    /// Where it serves.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// What verifies its log.
+    #[must_use]
+    pub fn vkey(&self) -> &str {
+        &self.vkey
+    }
+
+    /// SIGKILL.
+    ///
+    /// # Errors
+    /// Where the process cannot be waited for.
+    pub async fn kill(mut self) -> Result<(), Failed> {
+        // Who is dead already cannot be killed.
+        let _ = self.child.start_kill();
+        ended(&mut self.child).await.map(drop)
+    }
+
+    /// Waits until it has ended by itself.
+    ///
+    /// # Errors
+    /// Where it goes on.
+    pub async fn ended(&mut self) -> Result<ExitStatus, Failed> {
+        ended(&mut self.child).await
+    }
+
+    /// Whether it has ended by itself.
+    ///
+    /// # Errors
+    /// Where that cannot be known.
+    pub fn has_ended(&mut self) -> Result<bool, Failed> {
+        Ok(self.child.try_wait().map_err(fail)?.is_some())
+    }
+
+    /// SIGTERM.
+    ///
+    /// # Errors
+    /// Where it has ended already.
+    pub fn terminate(&self) -> Result<(), Failed> {
+        let id = self.child.id().and_then(|id| i32::try_from(id).ok());
+        let pid = id.and_then(rustix::process::Pid::from_raw);
+        let pid = pid.ok_or_else(|| fail("the daemon has ended before it was told to"))?;
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).map_err(fail)
+    }
+
+    /// SIGTERM, and a good end.
+    ///
+    /// # Errors
+    /// Where it ends otherwise.
+    pub async fn stop(mut self) -> Result<(), Failed> {
+        self.terminate()?;
+        let status = self.ended().await?;
+        if status.success() {
+            Ok(())
+        } else {
+            Err(fail(format!(
+                "told to stop, the daemon ended with {status}"
+            )))
+        }
+    }
+}
+
+/// Puts a path into the form in which the recorder compares it.
+///
+/// # Errors
+/// Where it is not there.
+pub fn absolute(path: &Path) -> Result<PathBuf, Failed> {
+    path.canonicalize()
+        .map_err(|error| fail(format!("{}: {error}", path.display())))
+}

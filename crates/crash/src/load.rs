@@ -1,0 +1,204 @@
+//! Clients that lead lives side by side until they are over, enough was acknowledged, or the server is gone.
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{sync::watch, task::JoinSet};
+
+use crate::{
+    Failed,
+    client::{Answer, Caller, Client},
+    fail,
+    ledger::{Ledger, Life, RAISED_LIMIT, Step, Told},
+};
+
+/// How long a client waits that was asked to come again.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// The ledger, shared by clients.
+#[derive(Clone)]
+pub struct Shared(Arc<Mutex<Ledger>>);
+
+impl Shared {
+    /// Shares a ledger.
+    #[must_use]
+    pub fn new(ledger: Ledger) -> Self {
+        Self(Arc::new(Mutex::new(ledger)))
+    }
+
+    /// The ledger itself.
+    pub fn lock(&self) -> MutexGuard<'_, Ledger> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Clients under way.
+pub struct Load {
+    clients: JoinSet<Result<(), Failed>>,
+    acknowledged: watch::Receiver<u64>,
+    enough: Arc<AtomicBool>,
+}
+
+impl Load {
+    /// Sends out clients. Where lives may begin they go on until they are told that it is enough.
+    #[must_use]
+    pub fn start(address: &str, ledger: &Shared, clients: usize, may_begin: bool) -> Self {
+        let (told, acknowledged) = watch::channel(0);
+        let enough = Arc::new(AtomicBool::new(false));
+        let mut tasks = JoinSet::new();
+        for _ in 0..clients {
+            let one = One {
+                ledger: ledger.clone(),
+                told: told.clone(),
+                enough: Arc::clone(&enough),
+                may_begin,
+            };
+            let address = address.to_owned();
+            tasks.spawn(async move {
+                match Client::connect(&address).await? {
+                    Some(client) => one.work(client).await,
+                    None => Ok(()),
+                }
+            });
+        }
+        Self {
+            clients: tasks,
+            acknowledged,
+            enough,
+        }
+    }
+
+    /// Waits until so many steps were acknowledged; false where no client is left before that.
+    pub async fn acknowledged(&mut self, steps: u64) -> bool {
+        self.acknowledged
+            .wait_for(|told| *told >= steps)
+            .await
+            .is_ok()
+    }
+
+    /// Lets every client end after the step that it is at.
+    pub fn enough(&self) {
+        self.enough.store(true, Ordering::Relaxed);
+    }
+
+    /// Waits for the clients to end.
+    ///
+    /// # Errors
+    /// Where a client was told something that it should not have been.
+    pub async fn end(mut self) -> Result<(), Failed> {
+        while let Some(ended) = self.clients.join_next().await {
+            ended.map_err(fail)??;
+        }
+        Ok(())
+    }
+}
+
+struct One {
+    ledger: Shared,
+    told: watch::Sender<u64>,
+    enough: Arc<AtomicBool>,
+    may_begin: bool,
+}
+
+impl One {
+    async fn work(self, mut client: Client) -> Result<(), Failed> {
+        while !self.enough.load(Ordering::Relaxed) {
+            let taken = self.ledger.lock().take(self.may_begin);
+            let Some(life) = taken else { return Ok(()) };
+            if !self.lead(&mut client, life).await? {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Leads a life; false where the server is gone.
+    async fn lead(&self, client: &mut Client, mut life: Life) -> Result<bool, Failed> {
+        while let Some(step) = life.next() {
+            if self.enough.load(Ordering::Relaxed) {
+                break;
+            }
+            match ask(client, &life, step).await? {
+                Answer::Done(told) => {
+                    self.ledger.lock().tell(&mut life, told);
+                    self.told.send_modify(|told| *told += 1);
+                }
+                Answer::Lost => {
+                    life.maybe = true;
+                    self.ledger.lock().give_back(life);
+                    return Ok(false);
+                }
+                Answer::NotApplied { code, .. } if code == "STOPPING" => {
+                    self.ledger.lock().give_back(life);
+                    return Ok(false);
+                }
+                Answer::NotApplied { again: true, .. } => {
+                    if !life.maybe && step != Step::Fetch && self.ledger.lock().gives_up() {
+                        life.given_up = true;
+                        break;
+                    }
+                    tokio::time::sleep(PAUSE).await;
+                }
+                Answer::NotApplied { code, message, .. } => {
+                    return Err(fail(format!(
+                        "{step:?} of life {}: {code}: {message}",
+                        life.number
+                    )));
+                }
+            }
+        }
+        self.ledger.lock().give_back(life);
+        Ok(true)
+    }
+}
+
+/// Asks for a step of a life, under its request id.
+///
+/// # Errors
+/// Where what came back is no answer at all.
+pub async fn ask(client: &mut Client, life: &Life, step: Step) -> Result<Answer<Told>, Failed> {
+    let id = life.request_id(step);
+    let caller = life
+        .token
+        .as_deref()
+        .map_or(Caller::Operator, Caller::Submitter);
+    let claim = || life.id().ok_or_else(|| fail("a step before its first"));
+    Ok(match step {
+        Step::Register => told(client.register(&id, &life.holdout).await?, Told::Made),
+        Step::Limit => {
+            let raised = client.limit(&id, &life.principal(), RAISED_LIMIT).await?;
+            told(raised, |()| Told::Done)
+        }
+        Step::Grant | Step::GrantMore => {
+            let granted = client.grant(&id, &life.principal(), life.grant()).await?;
+            told(granted, Told::Granted)
+        }
+        Step::Retire => told(client.retire(&id, &life.holdout).await?, |()| Told::Done),
+        Step::Create => {
+            let (name, lane) = (life.name(), life.module.lane());
+            let made = client
+                .create(caller, &id, &name, &life.holdout, lane)
+                .await?;
+            told(made, Told::Made)
+        }
+        Step::Commit => {
+            let module = life.module.bytes(&life.holdout, life.number)?;
+            told(client.commit(caller, &id, claim()?, module).await?, |()| {
+                Told::Done
+            })
+        }
+        Step::Seal => told(client.seal(caller, &id, claim()?).await?, |()| Told::Done),
+        Step::Execute => told(client.execute(caller, &id, claim()?).await?, Told::Settled),
+        Step::Fetch => told(client.fetch(caller, claim()?).await?, Told::Fetched),
+        Step::Revoke => told(client.revoke(caller, &id, claim()?).await?, Told::Revoked),
+    })
+}
+
+fn told<T>(answer: Answer<T>, tell: impl FnOnce(T) -> Told) -> Answer<Told> {
+    answer.map(tell)
+}

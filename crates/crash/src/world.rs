@@ -1,0 +1,525 @@
+//! One data directory through load, death and restart, again and again.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use evidenceos_failpoint::Point;
+use tempfile::TempDir;
+
+use crate::{
+    Failed,
+    check::{self, Mirror, State, must},
+    client::Client,
+    daemon::{Daemon, Launcher, Started, absolute, ended},
+    dice::Dice,
+    fail,
+    ledger::{FIRST_LIMIT, Ledger, Life},
+    load::{Load, Shared},
+    recorder::{Arming, Recorder, What},
+};
+
+/// Most clients side by side.
+const CLIENTS: u64 = 16;
+/// Most steps that are acknowledged before a kill at a random moment.
+const STEPS: u64 = 80;
+/// Steps after which a point that was not come by will not be.
+const STEPS_FOR_A_POINT: u64 = 1_500;
+/// Steps that must be acknowledged after a write has failed and the daemon went on.
+const STEPS_AFTER_A_FAULT: u64 = 20;
+/// A key service signs within this.
+const UNTIL_SIGNED: Duration = Duration::from_secs(10);
+/// A start takes about so long.
+const A_START: Duration = Duration::from_millis(40);
+
+/// What a campaign has done.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Tally {
+    /// Rounds of load, death, restart and check.
+    pub rounds: u64,
+    /// Processes killed, or that ended as a broken disk demands.
+    pub deaths: u64,
+    /// Of them, during a start.
+    pub deaths_in_start: u64,
+    /// Steps that were acknowledged, and are there exactly once.
+    pub acknowledged: u64,
+    /// Steps that were asked again because nobody knew what had become of them.
+    pub asked_again: u64,
+    /// Entries of the logs.
+    pub entries: u64,
+}
+
+impl Tally {
+    /// Adds another campaign's.
+    pub fn add(&mut self, other: &Self) {
+        self.rounds += other.rounds;
+        self.deaths += other.deaths;
+        self.deaths_in_start += other.deaths_in_start;
+        self.acknowledged += other.acknowledged;
+        self.asked_again += other.asked_again;
+        self.entries += other.entries;
+    }
+}
+
+impl std::fmt::Display for Tally {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{} rounds, {} deaths ({} of them during a start), {} steps acknowledged, {} asked again, {} log entries; lost 0, doubled 0, started by hand 0",
+            self.rounds,
+            self.deaths,
+            self.deaths_in_start,
+            self.acknowledged,
+            self.asked_again,
+            self.entries
+        )
+    }
+}
+
+/// A data directory, its clients, and what they were told.
+pub struct World {
+    launcher: Launcher,
+    ledger: Shared,
+    mirror: Mirror,
+    dice: Dice,
+    tally: Tally,
+    /// The first life that began after requests of others may have been forgotten.
+    remembered_from: u64,
+    // Removed when the world ends.
+    home: TempDir,
+}
+
+impl World {
+    /// A world without a daemon yet. `program` is this crate's own.
+    ///
+    /// # Errors
+    /// Where there is no room for it.
+    pub fn new(
+        program: &Path,
+        recorder: &Recorder,
+        seed: u64,
+        is_traced: bool,
+    ) -> Result<Self, Failed> {
+        let home = tempfile::tempdir().map_err(fail)?;
+        let root = absolute(home.path())?;
+        let trace = is_traced.then(|| root.join("trace"));
+        fs::create_dir(root.join("data")).map_err(fail)?;
+        let mut dice = Dice::new(seed);
+        let mut ledger = Ledger::new(dice.split(), trace.clone());
+        ledger.begin();
+        Ok(Self {
+            launcher: Launcher {
+                program: program.to_owned(),
+                recorder: recorder.clone(),
+                directory: root.join("data"),
+                hits: root.join("hits"),
+                trace,
+                variables: vec![(
+                    "EVIDENCEOS_DEFAULT_CREDIT_LIMIT",
+                    FIRST_LIMIT.to_string().into(),
+                )],
+                clock_s: 0,
+            },
+            ledger: Shared::new(ledger),
+            mirror: Mirror::default(),
+            dice,
+            tally: Tally::default(),
+            remembered_from: 0,
+            home,
+        })
+    }
+
+    /// The data directory.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.launcher.directory
+    }
+
+    /// The trace, where there is one.
+    #[must_use]
+    pub fn trace(&self) -> Option<&Path> {
+        self.launcher.trace.as_deref()
+    }
+
+    /// The key that signed the log's first head.
+    #[must_use]
+    pub fn vkey(&self) -> &str {
+        self.mirror.vkey()
+    }
+
+    /// Load without a death, and a good end.
+    ///
+    /// # Errors
+    /// Where it does not end well.
+    pub async fn load(&mut self, steps: u64) -> Result<(), Failed> {
+        let daemon = self.launcher.serve().await?;
+        let clients = CLIENTS as usize;
+        let mut load = Load::start(daemon.address(), &self.ledger, clients, true);
+        load.acknowledged(steps).await;
+        load.enough();
+        load.end().await?;
+        daemon.stop().await
+    }
+
+    /// How daemons are started here.
+    pub fn launcher(&mut self) -> &mut Launcher {
+        &mut self.launcher
+    }
+
+    /// What the clients were told.
+    #[must_use]
+    pub fn ledger(&self) -> &Shared {
+        &self.ledger
+    }
+
+    /// Keeps the directory, for whoever looks at a failure.
+    pub fn keep(self) -> PathBuf {
+        self.home.keep()
+    }
+
+    /// What was done so far.
+    #[must_use]
+    pub fn tally(&self) -> Tally {
+        let (acknowledged, asked_again) = self.ledger.lock().counts();
+        Tally {
+            acknowledged,
+            asked_again,
+            entries: self.mirror.size(),
+            ..self.tally
+        }
+    }
+
+    /// Names that were noted as `reached` or `fired`.
+    ///
+    /// # Errors
+    /// Where the notes cannot be read.
+    pub fn noted(&self, what: &str) -> Result<BTreeSet<String>, Failed> {
+        if !self.launcher.hits.exists() {
+            return Ok(BTreeSet::new());
+        }
+        let notes = fs::read_to_string(&self.launcher.hits).map_err(fail)?;
+        let names = notes.lines().filter_map(|line| line.strip_prefix(what));
+        Ok(names.map(|name| name.trim().to_owned()).collect())
+    }
+
+    fn has_fired(&self, point: Point) -> Result<bool, Failed> {
+        Ok(self.noted("fired ")?.contains(point.name()))
+    }
+
+    fn forget_fired(&self) -> Result<(), Failed> {
+        // Only what a round's own daemon notes counts for it.
+        if self.launcher.hits.exists() {
+            fs::remove_file(&self.launcher.hits).map_err(fail)?;
+        }
+        Ok(())
+    }
+
+    /// First start, first holdouts, a good end.
+    ///
+    /// # Errors
+    /// Where anything is not as it must be.
+    pub async fn begin(&mut self) -> Result<(), Failed> {
+        self.settle().await
+    }
+
+    /// A round with a death at a random moment, or at a random point if it is come by.
+    ///
+    /// # Errors
+    /// Where anything is not as it must be.
+    pub async fn random_round(&mut self) -> Result<(), Failed> {
+        let kills: Vec<Point> = Point::ALL.to_vec();
+        let armed = self.dice.one_in(2).then(|| {
+            let point = *self.dice.one_of(&kills);
+            Arming::kill(point, 1 + self.dice.below(20))
+        });
+        let clients = 1 + self.dice.below(CLIENTS) as usize;
+        let steps = self.dice.below(STEPS);
+        let pause = Duration::from_micros(self.dice.below(3_000));
+        let armed: Vec<Arming> = armed.into_iter().collect();
+        if let Started::Serves(mut daemon) = self.launcher.start(&armed).await? {
+            let mut load = Load::start(daemon.address(), &self.ledger, clients, true);
+            load.acknowledged(steps).await;
+            tokio::time::sleep(pause).await;
+            // One in eight is told to stop, and must do so well unless a point was in the way.
+            if self.dice.one_in(8) && !daemon.has_ended()? {
+                daemon.terminate()?;
+                let status = daemon.ended().await?;
+                must(status.success() || !armed.is_empty(), || {
+                    format!("told to stop under load, the daemon ended with {status}")
+                })?;
+            } else {
+                daemon.kill().await?;
+            }
+            load.end().await?;
+        }
+        self.tally.deaths += 1;
+        if self.dice.one_in(5) {
+            self.die_in_start().await?;
+        }
+        self.tally.rounds += 1;
+        self.settle().await
+    }
+
+    async fn die_in_start(&mut self) -> Result<(), Failed> {
+        let mut child = self.launcher.spawn(&[])?;
+        let moment = self.dice.below(A_START.as_micros() as u64);
+        tokio::time::sleep(Duration::from_micros(moment)).await;
+        let _ = child.start_kill();
+        ended(&mut child).await?;
+        self.tally.deaths += 1;
+        self.tally.deaths_in_start += 1;
+        Ok(())
+    }
+
+    /// A round of load in which a point has its turn.
+    ///
+    /// # Errors
+    /// Where it has not, or anything is not as it must be afterwards.
+    pub async fn round_at(&mut self, arming: Arming) -> Result<(), Failed> {
+        self.forget_fired()?;
+        let rare = matches!(arming.point, Point::HoldoutPutBlobBeforeRow);
+        self.ledger.lock().holdout_in(if rare { 3 } else { 40 });
+        match self.launcher.start(&[arming]).await? {
+            Started::Serves(daemon) => self.load_at(arming, *daemon).await?,
+            Started::Ended(status, said) => must(!status.success(), || said)?,
+        }
+        must(self.has_fired(arming.point)?, || {
+            format!("{arming} was never come by")
+        })?;
+        self.tally.deaths += 1;
+        self.tally.rounds += 1;
+        self.settle().await
+    }
+
+    async fn load_at(&mut self, arming: Arming, mut daemon: Daemon) -> Result<(), Failed> {
+        let mut load = Load::start(daemon.address(), &self.ledger, CLIENTS as usize, true);
+        let mut steps = 0;
+        while load.acknowledged(steps).await && !self.has_fired(arming.point)? {
+            steps += 10;
+            if steps > STEPS_FOR_A_POINT {
+                break;
+            }
+        }
+        if ends_the_process(arming) {
+            if self.has_fired(arming.point)? {
+                let status = daemon.ended().await?;
+                must(!status.success(), || {
+                    format!("at {arming} the daemon ended well")
+                })?;
+            }
+            load.enough();
+            return load.end().await;
+        }
+        // The daemon goes on: new work succeeds, and it ends well.
+        let goes_on = load.acknowledged(steps + STEPS_AFTER_A_FAULT).await;
+        must(goes_on && !daemon.has_ended()?, || {
+            format!("at {arming} the daemon did not go on")
+        })?;
+        daemon.terminate()?;
+        load.end().await?;
+        let status = daemon.ended().await?;
+        must(status.success(), || {
+            format!("after {arming} the daemon ended with {status}")
+        })
+    }
+
+    /// A round in which the daemon is told to stop under load, and dies at a point on its way down.
+    ///
+    /// # Errors
+    /// As [`World::round_at`].
+    pub async fn stop_at(&mut self, arming: Arming) -> Result<(), Failed> {
+        self.forget_fired()?;
+        let Started::Serves(mut daemon) = self.launcher.start(&[arming]).await? else {
+            return Err(fail(format!("with {arming} it does not start")));
+        };
+        let mut load = Load::start(daemon.address(), &self.ledger, CLIENTS as usize, true);
+        load.acknowledged(STEPS / 2).await;
+        daemon.terminate()?;
+        daemon.ended().await?;
+        load.end().await?;
+        must(self.has_fired(arming.point)?, || {
+            format!("{arming} was never come by")
+        })?;
+        self.tally.deaths += 1;
+        self.tally.rounds += 1;
+        self.settle().await
+    }
+
+    /// Kills the daemon under load until runs are under way that nobody has settled.
+    ///
+    /// # Errors
+    /// Where that cannot be had.
+    pub async fn leave_runs_unfinished(&mut self) -> Result<(), Failed> {
+        let armed = Arming::kill(Point::WorkDoneBeforeSettle, 1 + self.dice.below(10));
+        self.forget_fired()?;
+        if let Started::Serves(daemon) = self.launcher.start(&[armed]).await? {
+            self.load_at(armed, *daemon).await?;
+        }
+        self.tally.deaths += 1;
+        must(self.has_fired(armed.point)?, || "no run ended".to_owned())
+    }
+
+    /// Starts that die at a point, so many in a row, and then one that must not.
+    ///
+    /// # Errors
+    /// Where the point is not come by, or anything is not as it must be afterwards.
+    pub async fn start_at(&mut self, arming: Arming, times: usize) -> Result<(), Failed> {
+        for _ in 0..times {
+            self.forget_fired()?;
+            match self.launcher.start(&[arming]).await? {
+                Started::Ended(..) => {}
+                // It may serve before what it owes has come so far.
+                Started::Serves(mut daemon) => drop(daemon.ended().await?),
+            }
+            must(self.has_fired(arming.point)?, || {
+                format!("{arming} was never come by")
+            })?;
+            self.tally.deaths += 1;
+            self.tally.deaths_in_start += 1;
+        }
+        self.tally.rounds += 1;
+        self.settle().await
+    }
+
+    /// A start that fails after it has the lock, and dies on its way out.
+    ///
+    /// # Errors
+    /// Where it does not fail, or the point is not come by.
+    pub async fn die_in_failed_start(&mut self, arming: Arming) -> Result<(), Failed> {
+        self.forget_fired()?;
+        match self.launcher.start(&[arming]).await? {
+            Started::Ended(..) => {}
+            Started::Serves(_) => return Err(fail("a start that must fail does not")),
+        }
+        self.tally.deaths += 1;
+        self.tally.deaths_in_start += 1;
+        self.tally.rounds += 1;
+        must(self.has_fired(arming.point)?, || {
+            format!("{arming} was never come by")
+        })
+    }
+
+    /// Lets so much time pass that requests of before may be forgotten.
+    pub fn let_time_pass(&mut self, seconds: i64) {
+        self.launcher.clock_s += seconds;
+        self.remembered_from = self.ledger.lock().lives().count() as u64;
+    }
+
+    /// Begins again with an empty directory and clients that were told nothing.
+    ///
+    /// # Errors
+    /// Where the directory cannot be emptied.
+    pub fn clear(&mut self) -> Result<(), Failed> {
+        let directory = self.directory();
+        fs::remove_dir_all(directory).map_err(fail)?;
+        fs::create_dir(directory).map_err(fail)?;
+        let mut ledger = Ledger::new(self.dice.split(), self.launcher.trace.clone());
+        ledger.begin();
+        self.ledger = Shared::new(ledger);
+        self.mirror = Mirror::default();
+        Ok(())
+    }
+
+    /// Two daemons at once: one serves, the other says who has the directory.
+    ///
+    /// # Errors
+    /// Where both serve, or none.
+    pub async fn two_at_once(&mut self) -> Result<(), Failed> {
+        let (first, second) = tokio::join!(self.launcher.start(&[]), self.launcher.start(&[]));
+        let (daemon, said) = match (first?, second?) {
+            (Started::Serves(daemon), Started::Ended(status, said))
+            | (Started::Ended(status, said), Started::Serves(daemon)) => {
+                must(!status.success(), || {
+                    "the second daemon ended well".to_owned()
+                })?;
+                (daemon, said)
+            }
+            _ => return Err(fail("of two daemons not exactly one serves")),
+        };
+        must(said.contains("is in use by"), || {
+            format!("the second daemon says {said}")
+        })?;
+        self.finish_with(&daemon).await?;
+        daemon.terminate()?;
+        self.tally.rounds += 1;
+        // Impatient operators say it twice.
+        let _ = daemon.terminate();
+        let mut daemon = daemon;
+        let status = daemon.ended().await?;
+        must(status.success(), || {
+            format!("told to stop twice, the daemon ended with {status}")
+        })
+    }
+
+    /// A start without a hand; every client is answered; everything is there; a good end.
+    ///
+    /// # Errors
+    /// Where that is not so.
+    pub async fn settle(&mut self) -> Result<(), Failed> {
+        // Whatever happened, nobody ever sees half of it.
+        check::accounts_json(self.directory())?;
+        let daemon = self.launcher.serve().await?;
+        self.finish_with(&daemon).await?;
+        daemon.stop().await
+    }
+
+    async fn finish_with(&mut self, daemon: &Daemon) -> Result<(), Failed> {
+        let clients = CLIENTS as usize;
+        let load = Load::start(daemon.address(), &self.ledger, clients, false);
+        load.end().await?;
+        let unanswered = self
+            .ledger
+            .lock()
+            .lives()
+            .filter(|life| !life.is_over())
+            .count();
+        must(unanswered == 0, || {
+            format!("{unanswered} clients are not answered")
+        })?;
+        let client = Client::connect(daemon.address()).await?;
+        let mut client = client.ok_or_else(|| fail("nobody listens"))?;
+        self.until_signed(&mut client).await?;
+        let state = State::read(&mut client, daemon.vkey(), &mut self.mirror).await?;
+        state.must_be_all(&self.ledger.lock())?;
+        let lives: Vec<_> = {
+            let ledger = self.ledger.lock();
+            let from = self.remembered_from;
+            let asked_again = |life: &&Life| !life.given_up && life.number >= from;
+            ledger.lives().filter(asked_again).cloned().collect()
+        };
+        let mut dice = self.dice.split();
+        check::replay(&mut client, &lives, &mut dice).await?;
+        // What was asked again left nothing behind.
+        let state = State::read(&mut client, daemon.vkey(), &mut self.mirror).await?;
+        state.must_be_all(&self.ledger.lock())?;
+        client.export_accounts().await?;
+        state.file_must_be(self.directory())
+    }
+}
+
+impl World {
+    /// A key service signs when it comes to it; what has no head yet is not in the log's public part.
+    async fn until_signed(&self, client: &mut Client) -> Result<(), Failed> {
+        let acknowledged = check::entries_of(&self.ledger.lock()) as u64;
+        let patience = Instant::now() + UNTIL_SIGNED;
+        while check::stated(&client.checkpoint().await?)?.size() < acknowledged
+            && Instant::now() < patience
+        {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    }
+}
+
+/// Whether the process must end: it is killed, or the fate of a commit cannot be known.
+fn ends_the_process(arming: Arming) -> bool {
+    match (arming.what, arming.point) {
+        (What::Kill, _) => true,
+        (_, Point::LogTileHalf | Point::AccountsTmpHalf) => false,
+        (What::Broken, _) => true,
+        (What::Full, point) => point == Point::StoreCommitFsync,
+    }
+}
