@@ -178,7 +178,6 @@ fn below_the_low_water_mark_what_was_begun_ends_and_nothing_begins() {
         let revoke = client.request(evidenceos_proto::RevokeClaimRequest {
             claim_id: settled.clone(),
             reason: "wrong".to_owned(),
-            ..Default::default()
         });
         client.inner.revoke_claim(revoke).await.expect("goes on");
         disk.free();

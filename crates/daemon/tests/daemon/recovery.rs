@@ -63,7 +63,6 @@ impl Place {
             let revoke = client.request(wire::RevokeClaimRequest {
                 claim_id: early.clone(),
                 reason: "wrong".to_owned(),
-                ..Default::default()
             });
             client.inner.revoke_claim(revoke).await.expect("revoked");
             client

@@ -143,6 +143,16 @@ fn named_by(event: &Event, world: &World) -> Vec<Key> {
         | Event::ClaimRequestRemembered { claim, .. } => vec![Key::Claim(*claim)],
         Event::RunAdmitted { run, .. } => with_pool(&run.claim),
         Event::RunSettled { claim, .. } => with_pool(claim),
+        Event::RunRecovered {
+            holdout,
+            owner,
+            claim,
+            ..
+        } => vec![
+            Key::Claim(*claim),
+            Key::Pool(*holdout, *owner),
+            Key::Account(*owner),
+        ],
         Event::HoldoutRegistered(_)
         | Event::HoldoutRetired(_)
         | Event::HoldoutOpened(_)
@@ -153,6 +163,7 @@ fn named_by(event: &Event, world: &World) -> Vec<Key> {
         | Event::HoldoutsRekeyed(_)
         | Event::AccountOpened(_)
         | Event::BudgetsNarrowed { .. }
+        | Event::HoldoutCharged { .. }
         | Event::ClockConfirmed { .. } => Vec::new(),
         Event::CreditReserved { owner, claim, .. } | Event::CreditBurned { owner, claim, .. } => {
             vec![Key::Claim(*claim), Key::Account(*owner)]

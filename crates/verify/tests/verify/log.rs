@@ -3,11 +3,12 @@
 use evidenceos_kernel::{
     bits::MicroBits,
     cj,
+    holdout::Policy,
     record::{Capsule, HOLDOUT_REGISTERED, schema_of},
 };
 use evidenceos_verify::{Fault, Finding, LogReport, verify_log};
 
-use crate::world::{checkpoint_of, eventful, owner};
+use crate::world::{ORIGIN, World, checkpoint_of, checkpoint_under, eventful, owner};
 
 fn report(entries: &[Vec<u8>]) -> LogReport {
     // The forger holds the key: only the arithmetic can catch him.
@@ -206,4 +207,47 @@ fn a_log_of_another_origin_is_found_at_its_first_entry() {
         schema_of(&world.entries[1]).as_deref(),
         Some(HOLDOUT_REGISTERED)
     );
+}
+
+#[test]
+fn a_log_that_went_on_under_another_name_is_followed_and_its_charges_are_counted() {
+    let mut world = World::new();
+    let policy = || Policy::with_sealed_budget(MicroBits::from_bits(64));
+    let stated = world.register(policy(), 400, 1);
+    let exhausted = world.register(policy(), 300, 3);
+    let begun = world.entries.len();
+    world.restart("example.org/2", vec![(stated.id, MicroBits::from_bits(2))]);
+    let honest =
+        |entries: &[Vec<u8>], origin: &str| verify_log(entries, &checkpoint_under(origin, entries));
+    let report = honest(&world.entries, "example.org/2");
+    assert_eq!(report.findings, []);
+    let ledger = |id| report.holdout(&id).expect("registered");
+    assert_eq!(ledger(stated.id).sealed_charged, MicroBits::from_bits(2));
+    let budget = MicroBits::from_bits(64);
+    assert_eq!(ledger(exhausted.id).sealed_charged, budget);
+    assert_eq!(ledger(exhausted.id).answers_charged, budget);
+    // Under the old name it is not this log any more.
+    let old = honest(&world.entries, ORIGIN);
+    assert_eq!(old.findings[0].index, Some(begun as u64));
+    // An entry that binds another head, and one that charges more than there is.
+    for (index, from, to) in [
+        (begun, "\"old_size\":3", "\"old_size\":2"),
+        (
+            begun,
+            "\"old_origin\":\"example.org/log",
+            "\"old_origin\":\"example.org/gol",
+        ),
+        (
+            begun + 2,
+            "\"sealed_microbits\":64",
+            "\"sealed_microbits\":65",
+        ),
+    ] {
+        let mut entries = world.entries.clone();
+        let text = String::from_utf8(entries[index].clone()).expect("text");
+        assert!(text.contains(from), "{text}");
+        entries[index] = text.replace(from, to).into_bytes();
+        let report = honest(&entries, "example.org/2");
+        assert_eq!(report.findings[0].index, Some(index as u64), "{to}");
+    }
 }

@@ -5,7 +5,10 @@ use std::collections::HashMap;
 use evidenceos_kernel::{
     bits::MicroBits,
     claim::{Claim, Lane, ModuleFacts, Reason, Terms},
-    command::{Caller, Command, Decision, PutHoldout, Reply, Request, RunEnd, RunReport},
+    command::{
+        Caller, Command, Decision, PutHoldout, Reply, Request, RestartLog, RunEnd, RunReport,
+    },
+    continuity::KnownTree,
     decide::decide,
     evidence::Strategy,
     holdout::{Description, NullSpec, Policy, PrincipalPool},
@@ -363,6 +366,22 @@ impl World {
             .push(record::key_rotated(&signed, self.now_unix_ms));
     }
 
+    /// Goes on under another name; holdouts are exhausted but for those that are stated.
+    pub(crate) fn restart(&mut self, origin: &str, charged: Vec<(HoldoutId, MicroBits)>) {
+        let checkpoint = self.checkpoint();
+        self.ask(Command::RestartLog(Box::new(RestartLog {
+            origin: origin.to_owned(),
+            old_origin: ORIGIN.to_owned(),
+            old: KnownTree {
+                size: checkpoint.size(),
+                root: checkpoint.root().0,
+            },
+            known: None,
+            because: "the disk was lost".to_owned(),
+            charged,
+        })));
+    }
+
     pub(crate) fn registered(&self, holdout: &Private) -> Registered {
         let entry = self.entries.iter();
         entry
@@ -381,11 +400,15 @@ impl World {
 }
 
 pub(crate) fn checkpoint_of(entries: &[Vec<u8>]) -> Checkpoint {
+    checkpoint_under(ORIGIN, entries)
+}
+
+pub(crate) fn checkpoint_under(origin: &str, entries: &[Vec<u8>]) -> Checkpoint {
     let mut tree = Tree::new();
     for entry in entries {
         tree.append(leaf_hash(entry));
     }
-    Checkpoint::new(ORIGIN, tree.size(), tree.root()).expect("a valid origin")
+    Checkpoint::new(origin, tree.size(), tree.root()).expect("a valid origin")
 }
 
 pub(crate) fn receipt_of(entries: &[Vec<u8>], index: u64) -> Receipt {
