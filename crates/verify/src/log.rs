@@ -236,20 +236,16 @@ impl Replay {
         root_before: Option<Hash>,
     ) -> Result<(), Fault> {
         let restarted = LogRestarted::parse(entry)?;
-        Fault::unless_equal(
-            "old_origin",
-            restarted.old_origin.as_str(),
-            self.origin.as_str(),
-        )?;
+        // Whatever it binds, the name is another from here on.
+        let before = std::mem::replace(&mut self.origin, restarted.origin);
+        self.named_at = index;
+        Fault::unless_equal("old_origin", restarted.old_origin.as_str(), before.as_str())?;
         Fault::unless_equal("old_size", restarted.old.size, index)?;
         Fault::unless_equal(
             "old_root_hash_hex",
             Hash(restarted.old.root).to_string(),
             root_before.unwrap_or(Hash([0; 32])).to_string(),
-        )?;
-        self.origin = restarted.origin;
-        self.named_at = index;
-        Ok(())
+        )
     }
 
     /// What leaked in entries that were lost, as the operator states it or at its worst.
