@@ -21,6 +21,9 @@ use tempfile::TempDir;
 
 use crate::disk::{Disk, START_UNIX_MS, claim, flip, owner};
 
+/// What is done to a backup.
+type Damage<'d> = (&'d str, &'d dyn Fn(&Path));
+
 fn quiet(_: Progress) -> Result<(), StoreError> {
     Ok(())
 }
@@ -198,7 +201,7 @@ fn a_backup_that_was_changed_is_not_brought_back() {
     back_up(&mut disk, &to, |_| ());
     let hex = blob.to_hex();
     let blob = format!("blobs/{}/{}", &hex[..2], &hex[2..]);
-    let damage: [(&str, &dyn Fn(&Path)); 5] = [
+    let damage: [Damage<'_>; 5] = [
         ("a flipped bit in the database", &|at| {
             flip(&at.join("evidenceos.db"), 9_000)
         }),
