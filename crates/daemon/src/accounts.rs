@@ -242,6 +242,14 @@ impl Following {
     }
 }
 
+/// What became of a rewrite.
+enum Written {
+    /// It is in place.
+    InPlace,
+    /// Its digest could not be committed; it is tried again.
+    NotAnnounced,
+}
+
 struct Follower {
     file: AccountsJson,
     readers: Arc<Readers>,
@@ -259,11 +267,12 @@ impl Follower {
                 while woken.try_recv().is_ok() {}
                 let began = Instant::now();
                 let rest = match self.rewrite() {
-                    Ok(()) => {
+                    Ok(Written::InPlace) => {
                         let took = began.elapsed();
                         tracing::debug!(?took, "accounts.json was written");
                         rest_after(took)
                     }
+                    Ok(Written::NotAnnounced) => PAUSE,
                     Err(error) => {
                         tracing::error!(%error, "accounts.json cannot be written; the accounts are in the database");
                         PAUSE
@@ -279,7 +288,7 @@ impl Follower {
         }
     }
 
-    fn rewrite(&mut self) -> Result<(), StoreError> {
+    fn rewrite(&mut self) -> Result<Written, StoreError> {
         let written = self.file.write_temporary(&self.readers)?;
         let (committed, answer) = mpsc::channel();
         self.mailbox.announce(Announced {
@@ -289,14 +298,14 @@ impl Follower {
             },
             committed,
         });
-        // Not committed: the disk is full, or the daemon ends. It is tried again.
-        answer.recv().map_err(|_| {
-            StoreError::Unusable("its digest could not be committed yet".to_owned())
-        })?;
+        // The disk is full, or the daemon ends and flushes the file itself.
+        if answer.recv().is_err() {
+            return Ok(Written::NotAnnounced);
+        }
         self.file.put_in_place()?;
         self.in_place = written;
         self.show.send_replace(written.seq);
-        Ok(())
+        Ok(Written::InPlace)
     }
 }
 
