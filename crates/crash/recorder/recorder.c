@@ -15,8 +15,9 @@
  * EVIDENCEOS_RECORDER_CLOCK=SECONDS is added to the real-time clock.
  *
  * One lock is held over each system call and its record, so that the order of the records is the order
- * of the calls. The -shm file is left out: it is a memory map, and SQLite makes it again. System calls
- * are made directly, so that nothing here comes back to itself.
+ * of the calls. The -shm file is left out: it is a memory map, and SQLite makes it again; so is the
+ * control socket, which each daemon makes for itself. System calls are made directly, so that nothing
+ * here comes back to itself.
  *
  * A record is `struct header` in the machine's byte order, then path, second path and data. Paths are
  * relative to the directory.
@@ -275,6 +276,8 @@ static const char *ours(int directory, const char *path, char *buffer) {
     while (length > 0 && buffer[length - 1] == '/')
         buffer[--length] = 0;
     if (length >= 4 && strcmp(buffer + length - 4, "-shm") == 0)
+        return NULL;
+    if (strncmp(buffer, "control.sock", 12) == 0)
         return NULL;
     return buffer;
 }

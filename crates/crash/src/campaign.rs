@@ -91,6 +91,8 @@ fn scene(point: Point) -> Scene {
         | Point::AccountsIntentCommitted
         | Point::AccountsRenamed
         | Point::AccountsDirsynced
+        | Point::LogHeadCommittedBeforeAnchor
+        | Point::LogAnchorWritten
         | Point::LogCheckpointTmp
         | Point::LogCheckpointRenamed => Scene::Load { up_to: 3 },
         Point::StoreWalRestarted

@@ -86,6 +86,8 @@ pub struct World {
     mirror: Mirror,
     dice: Dice,
     tally: Tally,
+    /// Remembers the log's head outside the data directory.
+    anchor: PathBuf,
     /// The first life that began after requests of others may have been forgotten.
     remembered_from: u64,
     // Removed when the world ends.
@@ -107,6 +109,15 @@ impl World {
         let root = absolute(home.path())?;
         let trace = is_traced.then(|| root.join("trace"));
         fs::create_dir(root.join("data")).map_err(fail)?;
+        let mut variables = vec![(
+            "EVIDENCEOS_DEFAULT_CREDIT_LIMIT",
+            FIRST_LIMIT.to_string().into(),
+        )];
+        // An anchor is on another disk, and remembers more than one whose power went.
+        let anchor = root.join("anchor");
+        if !is_traced {
+            variables.push(("EVIDENCEOS_ANCHORS", anchor.clone().into()));
+        }
         let mut dice = Dice::new(seed);
         let mut ledger = Ledger::new(dice.split(), trace.clone());
         ledger.begin();
@@ -117,16 +128,14 @@ impl World {
                 directory: root.join("data"),
                 hits: root.join("hits"),
                 trace,
-                variables: vec![(
-                    "EVIDENCEOS_DEFAULT_CREDIT_LIMIT",
-                    FIRST_LIMIT.to_string().into(),
-                )],
+                variables,
                 clock_s: 0,
             },
             ledger: Shared::new(ledger),
             mirror: Mirror::default(),
             dice,
             tally: Tally::default(),
+            anchor,
             remembered_from: 0,
             home,
         })
@@ -415,6 +424,9 @@ impl World {
     pub fn clear(&mut self) -> Result<(), Failed> {
         let directory = self.directory();
         fs::remove_dir_all(directory).map_err(fail)?;
+        if self.anchor.exists() {
+            fs::remove_file(&self.anchor).map_err(fail)?;
+        }
         fs::create_dir(directory).map_err(fail)?;
         let mut ledger = Ledger::new(self.dice.split(), self.launcher.trace.clone());
         ledger.begin();

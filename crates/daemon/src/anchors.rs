@@ -18,6 +18,7 @@ use std::{
     },
 };
 
+use evidenceos_failpoint::{self as failpoint, Point};
 use evidenceos_store::{
     Head, StoreError, blobs,
     log::{LogError, LogView},
@@ -291,7 +292,10 @@ fn check(place: &AnchorPlace, found: &Checkpoint, own: &Own<'_>) -> Result<(), S
 }
 
 fn write(path: &Path, head: &Head) -> Result<(), StoreError> {
-    blobs::write_durably(path, head.checkpoint.as_bytes())
+    failpoint::pass(Point::LogHeadCommittedBeforeAnchor);
+    blobs::write_durably(path, head.checkpoint.as_bytes())?;
+    failpoint::pass(Point::LogAnchorWritten);
+    Ok(())
 }
 
 /// The root of an earlier tree of a log.

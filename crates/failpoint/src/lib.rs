@@ -147,6 +147,10 @@ points! {
     LogBundleWritten = "log.bundle.written", Kill;
     /// Tiles are synced; the published checkpoint is older.
     LogTilesSyncedBeforeWatermark = "log.tiles.synced_before_watermark", Kill;
+    /// A head is durable and shown; an anchor still has an older one.
+    LogHeadCommittedBeforeAnchor = "log.head.committed_before_anchor", Kill;
+    /// An anchor has the head; the published checkpoint is older.
+    LogAnchorWritten = "log.anchor.written", Kill;
     /// The new checkpoint is written and synced under another name.
     LogCheckpointTmp = "log.checkpoint.tmp", Kill;
     /// The new checkpoint has its name, and its directory is not synced.
