@@ -8,6 +8,7 @@ use rusqlite::Connection;
 use crate::{
     Failed,
     check::must,
+    copies,
     daemon::ended,
     dice::Dice,
     fail,
@@ -47,6 +48,12 @@ enum Scene {
     ChoosingKey,
     /// Under load, with the log's key in a key service.
     Kms,
+    /// While a backup is made.
+    Backup,
+    /// While one is brought back.
+    Restore,
+    /// While the lost end of a log is brought back from a mirror.
+    Recover,
 }
 
 enum Prepare {
@@ -110,6 +117,9 @@ fn scene(point: Point) -> Scene {
         Point::SchemaMigrateMid => start(Prepare::OlderSchema, 2),
         Point::StartupTilesRebuildMid => start(Prepare::TilesGone, 2),
         Point::BlobSweepMid => start(Prepare::Orphan, 2),
+        Point::BackupStep | Point::BackupManifest => Scene::Backup,
+        Point::RestoreBeforeSwap | Point::RestoreAfterSwap => Scene::Restore,
+        Point::LogRecoverMid => Scene::Recover,
         Point::ShutdownDrainedBeforeFlush
         | Point::ShutdownFlushed
         | Point::ShutdownBeforeUnlock => Scene::Stop,
@@ -209,6 +219,9 @@ impl Tools<'_> {
                 world.round_at(arming).await
             }
             Scene::ChoosingKey => choose_key(world, arming).await,
+            Scene::Backup => copies::backup(world, arming).await,
+            Scene::Restore => copies::restore(world, arming).await,
+            Scene::Recover => copies::recover(world, arming).await,
             Scene::Kms => {
                 let key = "5a".repeat(32);
                 world.launcher().variables.extend([
@@ -229,6 +242,7 @@ fn needs_own_world(point: Point) -> bool {
         scene(point),
         Scene::FirstStart
             | Scene::Kms
+            | Scene::Recover
             | Scene::Start {
                 prepare: Prepare::OlderSchema,
                 ..

@@ -110,6 +110,30 @@ impl Launcher {
         self.launched(command)
     }
 
+    /// Runs a command of the daemon's over the data directory to its end: whether it went well,
+    /// and what it said.
+    ///
+    /// # Errors
+    /// Where there is no such program, or it does not end.
+    pub async fn run(
+        &self,
+        arguments: &[&str],
+        armed: &[Arming],
+    ) -> Result<(bool, String), Failed> {
+        let mut command = self.command(AS_DAEMON, armed);
+        command
+            .args(arguments)
+            .arg("--data-dir")
+            .arg(&self.directory);
+        let output = timeout(PATIENCE, command.output())
+            .await
+            .map_err(|_| fail("a command does not end"))?
+            .map_err(fail)?;
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8_lossy(&said).into_owned();
+        Ok((output.status.success(), said))
+    }
+
     /// Starts a daemon and waits until it serves or has ended.
     ///
     /// # Errors

@@ -11,6 +11,7 @@
 pub mod campaign;
 pub mod check;
 pub mod client;
+pub mod copies;
 pub mod daemon;
 pub mod dice;
 pub mod ledger;

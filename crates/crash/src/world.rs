@@ -226,6 +226,41 @@ impl World {
         Ok(())
     }
 
+    /// A path beside the data directory.
+    #[must_use]
+    pub fn beside(&self, name: &str) -> PathBuf {
+        self.directory().with_file_name(name)
+    }
+
+    /// Runs a command of the daemon's over the data directory: whether it went well, and what it
+    /// said.
+    ///
+    /// # Errors
+    /// Where it does not end.
+    pub async fn command(
+        &mut self,
+        arguments: &[&str],
+        armed: &[Arming],
+    ) -> Result<(bool, String), Failed> {
+        if !armed.is_empty() {
+            self.forget_fired()?;
+        }
+        self.launcher.run(arguments, armed).await
+    }
+
+    /// Counts a death that a scene has played itself.
+    ///
+    /// # Errors
+    /// Where the point was never come by.
+    pub fn died_at(&mut self, arming: Arming) -> Result<(), Failed> {
+        must(self.has_fired(arming.point)?, || {
+            format!("{arming} was never come by")
+        })?;
+        self.tally.deaths += 1;
+        self.tally.rounds += 1;
+        Ok(())
+    }
+
     /// First start, first holdouts, a good end.
     ///
     /// # Errors

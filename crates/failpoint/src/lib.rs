@@ -179,6 +179,16 @@ points! {
     AccountsDirsynced = "accounts.dirsynced", Kill;
     /// A grant of credit is durable; nobody has been told.
     GrantCommittedBeforeReply = "grant.committed_before_reply", Kill;
+    /// Some pages of the database are in a backup.
+    BackupStep = "backup.step", Kill;
+    /// A backup is whole but for what says so.
+    BackupManifest = "backup.manifest", Kill;
+    /// A backup is brought back, and its database has not got its name.
+    RestoreBeforeSwap = "restore.before_swap", Kill;
+    /// The database has its name, and its directory is not synced.
+    RestoreAfterSwap = "restore.after_swap", Kill;
+    /// Some of a log's lost end is about to be brought back.
+    LogRecoverMid = "log.recover.mid", Kill;
     /// Everybody is served or sent away; the log's files are not brought up to date.
     ShutdownDrainedBeforeFlush = "shutdown.drained_before_flush", Kill;
     /// The log's files are up to date; `accounts.json` may not be.

@@ -17,6 +17,7 @@ use std::{
     sync::Arc,
 };
 
+use evidenceos_failpoint::{self as failpoint, Point};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -249,6 +250,7 @@ pub fn complete(
     let mut json = serde_json::to_vec_pretty(&manifest)
         .unwrap_or_else(|error| unreachable!("a manifest is plain data: {error}"));
     json.push(b'\n');
+    failpoint::pass(Point::BackupManifest);
     blobs::write_durably(&destination.join(MANIFEST), &json)?;
     sync_parent(destination)?;
     Ok(manifest)
@@ -558,8 +560,10 @@ pub fn restore(
     let mut files = Vec::new();
     walk(data_directory, Path::new(""), &mut files)?;
     let database = schema::path_in(data_directory);
+    failpoint::pass(Point::RestoreBeforeSwap);
     fs::rename(data_directory.join(HALF_RESTORED), &database)
         .map_err(StoreError::io("rename", &database))?;
+    failpoint::pass(Point::RestoreAfterSwap);
     sync_directory(data_directory)?;
     sync_parent(data_directory)?;
     drop(lock);

@@ -431,6 +431,7 @@ pub(crate) fn copy_pages(
     let backup = Backup::new(from, &mut target)?;
     loop {
         let step = backup.step(COPY_PAGES)?;
+        failpoint::pass(Point::BackupStep);
         let progress = backup.progress();
         if step == StepResult::Done {
             return Ok(ControlFlow::Continue(()));

@@ -5,6 +5,7 @@
 
 use std::{fs, io, path::PathBuf, sync::Arc};
 
+use evidenceos_failpoint::{self as failpoint, Point};
 use evidenceos_kernel::{
     bits::MicroBits,
     command::{Caller, Command, Request, RestartLog},
@@ -244,6 +245,7 @@ pub fn recover(config: &Config, from: &str, runtime: &Handle) -> Result<Recovere
         let entries = source.bundle(next / WIDTH, size, runtime)?;
         let entries = &entries[(next % WIDTH) as usize..];
         let last = next + entries.len() as u64 == size;
+        failpoint::pass(Point::LogRecoverMid);
         append(
             &mut opened,
             entries,

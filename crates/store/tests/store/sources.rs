@@ -32,8 +32,10 @@ fn only_the_store_names_the_database() {
         .expect("beside the others");
     let mut files = Vec::new();
     for member in fs::read_dir(crates).expect("readable") {
-        let sources = member.expect("readable").path().join("src");
-        if sources.is_dir() {
+        let member = member.expect("readable").path();
+        let sources = member.join("src");
+        // The crash tests are no daemon, and touch databases that no process has open.
+        if sources.is_dir() && !member.ends_with("crash") {
             rust_files(&sources, &mut files);
         }
     }
