@@ -32,6 +32,11 @@ pub enum HoldoutKeyError {
         "{0} was wrapped by a KMS; configure it (EVIDENCEOS_KEY_PROVIDER=kms, EVIDENCEOS_KMS_PROVIDER) so that it can be unwrapped"
     )]
     NoKms(std::path::PathBuf),
+    /// A key that opens no holdout.
+    #[error(
+        "holdouts.secret {0} is not the key that the holdouts are encrypted under; bring back the one that was there, from a backup"
+    )]
+    Another(String),
     /// A wrapped key that is none.
     #[error("{path} is damaged: {source}; bring it back from a backup")]
     Damaged {

@@ -46,7 +46,7 @@ use crate::{
     clock::Clock,
     config::{Config, KeySource},
     grpc::{Catalog, Edge, Rekeying},
-    holdout_keys::KeyShelf,
+    holdout_keys::{HoldoutKeyError, KeyShelf},
     keys::{self, InMemory, Keys, LogKeyError, LogKeys},
     metrics::Metrics,
     own_work::{OwnWork, must_commit},
@@ -183,6 +183,7 @@ fn open_locked(
         runtime,
     )?;
     let keys = Arc::new(Keys::new(owners, found_keys, history));
+    must_know_owners(&readers, &keys)?;
     let in_place = match accounts_json {
         AtStart::Current(file) => file,
         AtStart::Behind(file) => accounts::write_now(&mut store, directory, &readers, file)?,
@@ -214,8 +215,9 @@ fn open_locked(
         None => None,
     };
     shelf.settle(&mut holdout_keys, in_use)?;
-    if let Some(key) = in_use.and_then(|tag| holdout_keys.of(&tag).cloned()) {
-        vault.follow(key);
+    if let Some(tag) = in_use {
+        let key = holdout_keys.of(&tag).cloned();
+        vault.follow(key.ok_or_else(|| HoldoutKeyError::Another(shelf.place()))?);
     }
     let log = Arc::new(LogView::new(&integrator, head.clone()));
     let guests = Arc::new(Guests {
@@ -360,6 +362,20 @@ fn start_log(
     };
     must_commit(store, &batch, "the first entry of the log")?;
     Ok((head, counters))
+}
+
+/// Another owners' secret would give every principal another tag: nobody would find his claims and
+/// his credit again. The first account tells.
+fn must_know_owners(readers: &Readers, keys: &Keys) -> Result<(), StoreError> {
+    let first = readers.accounts(0, 1)?.pop();
+    match first.filter(|account| account.is_named()) {
+        Some(account) if keys.owner_tag(&account.principal) != account.owner => {
+            Err(StoreError::Unusable(
+                "owners.secret is not the one that this directory was served with: every principal would be somebody else. Bring secrets/owners.secret back from a backup".to_owned(),
+            ))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Entries whose head was not signed yet: the KMS was slow when the process ended.

@@ -240,6 +240,13 @@ impl Account {
         self.balance.saturating_add(self.reserved)
     }
 
+    /// Whether its principal is known by name. Claims from before there were accounts name their
+    /// owner by his tag only.
+    #[must_use]
+    pub fn is_named(&self) -> bool {
+        self.principal != unnamed(self.owner)
+    }
+
     /// What the first touch on a day mints: the limit's distance, as far as the day's mint
     /// reaches. `None` on the day of the last mint and on any day before it: a clock that went
     /// back mints nothing.
@@ -297,6 +304,12 @@ impl Account {
         self.credit_limit = credit_limit;
         withdrawn
     }
+}
+
+/// What a principal is called who is known by his tag only.
+#[must_use]
+pub fn unnamed(owner: OwnerTag) -> String {
+    format!("owner-{}", owner.to_hex())
 }
 
 fn sum(a: u64, b: u64) -> u64 {

@@ -1,6 +1,6 @@
 //! Checks a data directory that no daemon serves: everything is read, nothing is written.
 //!
-//! A check is a function that looks at one thing and notes what is wrong; [`CHECKS`] is their
+//! A check is a function that looks at one thing and notes what is wrong; `CHECKS` is their
 //! order. What cannot be read is a finding of the check that needed it, and the next check goes
 //! on. To add one: a function in a module below, and a line in the list.
 //!

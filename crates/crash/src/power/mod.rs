@@ -2,7 +2,7 @@
 //!
 //! A kill keeps what the kernel has in memory, so it says nothing about power. Here a daemon lives
 //! through load, deaths and restarts while the recorder writes down all that it does to its files. Then
-//! [`disk`] builds what a power cut could have left at random moments, a real daemon starts on each such
+//! `disk` builds what a power cut could have left at random moments, a real daemon starts on each such
 //! directory, and everything that was acknowledged before the cut must be there: the client notes how
 //! long the trace was when a reply arrived, and what the reply promised was done before it was sent.
 

@@ -6,6 +6,7 @@ mod anchors;
 mod bad_input;
 mod continuity;
 mod credit;
+mod damage;
 mod full;
 mod guests;
 mod harness;

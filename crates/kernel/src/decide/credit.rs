@@ -7,7 +7,7 @@
 
 use super::public_text;
 use crate::{
-    account::{Account, MAX_CREDIT},
+    account::{Account, MAX_CREDIT, unnamed},
     bits::MicroBits,
     claim::{Claim, Outcome},
     command::{Caller, Decision, Event, ImportedAccount, Reply, RunReport},
@@ -48,7 +48,7 @@ fn touched(stage: &Stage<'_>, owner: OwnerTag, principal: &str) -> (Account, Vec
 /// Who pays for a claim. Claims from before there were accounts name their owner by his tag only.
 fn payer(stage: &Stage<'_>, claim: &Claim) -> (Account, Vec<Event>) {
     let owner = claim.terms.owner;
-    touched(stage, owner, &format!("owner-{}", owner.to_hex()))
+    touched(stage, owner, &unnamed(owner))
 }
 
 /// Sets the worst case of a run aside.
