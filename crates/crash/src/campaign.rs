@@ -36,6 +36,8 @@ pub struct Tools<'t> {
 enum Scene {
     /// Under load; the dice say at which time, up to this.
     Load { up_to: u64 },
+    /// In the quiet after a commit that found the disk full.
+    Full,
     /// On the way down.
     Stop,
     /// In a start, so many times in a row, after something was prepared.
@@ -105,6 +107,7 @@ fn scene(point: Point) -> Scene {
         Point::StoreWalRestarted
         | Point::GrantCommittedBeforeReply
         | Point::HoldoutPutBlobBeforeRow => Scene::Load { up_to: 1 },
+        Point::StoreFullProbe => Scene::Full,
         Point::LogKmsSignedBeforeCommand => Scene::Kms,
         Point::IdemRotateBeforeDrop | Point::IdemRotateDropped => Scene::NextDay,
         Point::KeysGenerateTmp | Point::KeysGenerateRenamed => Scene::FirstStart,
@@ -205,6 +208,7 @@ impl Tools<'_> {
     async fn at(&self, world: &mut World, arming: Arming) -> Result<(), Failed> {
         match scene(arming.point) {
             Scene::Load { .. } => world.round_at(arming).await,
+            Scene::Full => world.full_at(arming).await,
             Scene::Stop => world.stop_at(arming).await,
             Scene::Start { prepare, times } => start(world, arming, prepare, times).await,
             Scene::FirstStart => {

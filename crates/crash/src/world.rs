@@ -28,6 +28,8 @@ const CLIENTS: u64 = 16;
 const STEPS: u64 = 80;
 /// Steps after which a point that was not come by will not be.
 const STEPS_FOR_A_POINT: u64 = 1_500;
+/// Commits of a daemon before one finds the disk full.
+const COMMITS_BEFORE_FULL: u64 = 20;
 /// Steps that must be acknowledged after a write has failed and the daemon went on.
 const STEPS_AFTER_A_FAULT: u64 = 20;
 /// A key service signs within this.
@@ -335,6 +337,41 @@ impl World {
         })?;
         self.tally.deaths += 1;
         self.tally.rounds += 1;
+        self.settle().await
+    }
+
+    /// A round in which a commit finds the disk full, everybody goes away, and the point has its
+    /// turn in the quiet after it.
+    ///
+    /// # Errors
+    /// As [`World::round_at`].
+    pub async fn full_at(&mut self, arming: Arming) -> Result<(), Failed> {
+        self.forget_fired()?;
+        let full = Point::StoreCommitBefore;
+        // What was under way tries to commit as well.
+        let mut armed: Vec<Arming> = (COMMITS_BEFORE_FULL..COMMITS_BEFORE_FULL + 4)
+            .map(|nth| Arming {
+                point: full,
+                nth,
+                what: What::Full,
+            })
+            .collect();
+        armed.push(arming);
+        let Started::Serves(mut daemon) = self.launcher.start(&armed).await? else {
+            return Err(fail(format!("with {arming} it does not start")));
+        };
+        let mut load = Load::start(daemon.address(), &self.ledger, 1, true);
+        let mut steps = 0;
+        while !self.has_fired(full)? && load.acknowledged(steps).await {
+            steps += 1;
+        }
+        load.enough();
+        load.end().await?;
+        let status = daemon.ended().await?;
+        must(!status.success(), || {
+            format!("at {arming} the daemon ended well")
+        })?;
+        self.died_at(arming)?;
         self.settle().await
     }
 

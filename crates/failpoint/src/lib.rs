@@ -107,6 +107,8 @@ points! {
     StoreCheckpointDbSynced = "store.checkpoint.db_synced", KillOutside;
     /// The write-ahead log begins anew over its old content.
     StoreWalRestarted = "store.wal.restarted", KillOutside;
+    /// After a commit that found the disk full, the store looks whether there is room again.
+    StoreFullProbe = "store.full.probe", Kill;
     /// A run is admitted and reserved for; it has not begun.
     WorkReserved = "work.reserved", Kill;
     /// A guest asks its oracle.

@@ -182,6 +182,7 @@ impl SqliteStore {
 
     /// Tries a commit that changes nothing: whether there is room again.
     fn probe(&mut self) -> Result<(), StoreError> {
+        failpoint::pass(Point::StoreFullProbe);
         let probed = self
             .connection
             .lock()
