@@ -34,8 +34,10 @@ use tokio::sync::watch;
 
 use crate::{keys::Keys, own_work::must, runner::yield_to_serving};
 
-/// The least rest between two rewrites.
-const LEAST_REST: Duration = Duration::from_millis(400);
+/// A rest between two rewrites of a small file: each costs a commit.
+const SMALL_REST: Duration = Duration::from_millis(400);
+/// The least rest between two rewrites, however long they take.
+const LEAST_REST: Duration = Duration::from_millis(50);
 /// A change is in the file within this.
 const BEHIND_AT_MOST: Duration = Duration::from_millis(900);
 /// How long a rewrite that failed is left alone.
@@ -311,8 +313,9 @@ impl Follower {
 
 /// Rests four times as long as a rewrite takes, as far as changes are in the file in time.
 fn rest_after(took: Duration) -> Duration {
+    // A change that just missed one rewrite waits for its end, the rest, and the next one.
     let in_time = BEHIND_AT_MOST.saturating_sub(took * 2);
-    (took * 4).min(in_time).max(LEAST_REST)
+    (took * 4).max(SMALL_REST).min(in_time).max(LEAST_REST)
 }
 
 /// Lets time pass; false where the daemon ends.
@@ -351,7 +354,14 @@ mod tests {
     #[test]
     fn rewrites_rest_and_are_in_time() {
         let ms = Duration::from_millis;
-        for (took, rest) in [(1, 400), (110, 440), (150, 600), (200, 500), (500, 400)] {
+        for (took, rest) in [
+            (1, 400),
+            (110, 440),
+            (150, 600),
+            (200, 500),
+            (320, 260),
+            (500, 50),
+        ] {
             assert_eq!(rest_after(ms(took)), ms(rest), "{took} ms");
         }
     }
