@@ -3,7 +3,10 @@
 //! Making an attempt reads the driver and changes nothing of it, so that an attempt whose commit
 //! failed is simply dropped.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use evidenceos_kernel::{
     claim::Claim,
@@ -13,7 +16,7 @@ use evidenceos_kernel::{
     refusal::Refusal,
     state::{Key, Stage},
 };
-use evidenceos_store::{Batch, Entry, Recorded, Store, StoreError, Trace};
+use evidenceos_store::{Batch, Entry, Recorded, Store, StoreError, StoredDecisions, Trace};
 use evidenceos_tlog::{Tree, leaf_hash};
 
 use crate::{Answer, Driver, Failure, Parked, Pending, Work, signing::Heads, slots::Slots};
@@ -256,11 +259,29 @@ impl<S: Store> Making<'_, S> {
                 _ => None,
             })
             .collect();
+        self.keep_decisions(request, &decision);
         self.enact(request, decision);
         for (holdout, number) in admitted {
             self.start(holdout, number);
         }
         Ok(decided)
+    }
+
+    /// The log has the root of them; the store keeps the rest.
+    fn keep_decisions(&mut self, request: &Request, decision: &Decision) {
+        let Command::RecordDecisions(new) = &request.command else {
+            return;
+        };
+        for event in &decision.events {
+            if let Event::DecisionsRecorded { batch, index } = event {
+                self.attempt.batch.decisions.push(StoredDecisions {
+                    batch: *batch,
+                    index: *index,
+                    recorded_unix_ms: self.stage.now_unix_ms(),
+                    records: Arc::clone(&new.records),
+                });
+            }
+        }
     }
 
     fn wait(&mut self, request: &Request) -> Option<Decided> {
@@ -370,6 +391,7 @@ fn is_new_work(decision: &Decision) -> bool {
                 | Event::RunAdmitted { .. }
                 | Event::HoldoutsRekeyed(_)
                 | Event::CreditGranted { .. }
+                | Event::DecisionsRecorded { .. }
         )
     })
 }

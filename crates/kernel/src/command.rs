@@ -3,6 +3,8 @@
 //! Commands carry everything that a decision needs from outside: time comes beside them, random
 //! bytes and digests of bulk data inside them. Nothing here is parsed from the wire.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -13,6 +15,7 @@ use crate::{
         Settlement, Terms,
     },
     continuity::KnownTree,
+    decision::{DecisionBatch, DecisionId},
     holdout::{Description, Holdout, InFlight, NarrowerBudgets},
     id::{ClaimId, Digest, Fingerprint, HoldoutId, OwnerTag, RequestKey},
     log_key::{LogKey, SignedKeyLink},
@@ -216,6 +219,22 @@ pub enum Command {
         /// Where it went.
         to_unix_ms: u64,
     },
+    /// Put decisions about tool calls into the log.
+    RecordDecisions(Box<NewDecisions>),
+    /// Keep records of decisions no longer; their roots stay in the log.
+    ForgetDecisions {
+        /// The last one that is not kept.
+        through: DecisionId,
+    },
+}
+
+/// Decisions to put into the log.
+#[derive(Debug, Clone)]
+pub struct NewDecisions {
+    /// What the log will have of them.
+    pub batch: DecisionBatch,
+    /// Their records, as the store keeps them.
+    pub records: Arc<[u8]>,
 }
 
 /// An account as a file has it.
@@ -469,6 +488,18 @@ pub enum Event {
         claim: ClaimId,
         /// Its result, as far as the log has it.
         settlement: Box<Settlement>,
+    },
+    /// Decisions about tool calls are in the log; their records lie beside it.
+    DecisionsRecorded {
+        /// What the log has of them.
+        batch: DecisionBatch,
+        /// The entry's index.
+        index: u64,
+    },
+    /// Records of decisions are not kept any longer.
+    DecisionsForgotten {
+        /// The last one of them.
+        through: DecisionId,
     },
 }
 

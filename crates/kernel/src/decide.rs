@@ -7,6 +7,7 @@
 mod claims;
 pub(crate) mod continuity;
 mod credit;
+mod decisions;
 mod holdouts;
 mod keys;
 mod runs;
@@ -105,6 +106,8 @@ fn dispatch(stage: &Stage<'_>, request: &Request) -> Result<Decision, Refusal> {
         Command::SetBudgets { holdout, narrower } => {
             holdouts::narrow(stage, caller, holdout, *narrower)
         }
+        Command::RecordDecisions(new) => decisions::record(stage, caller, new),
+        Command::ForgetDecisions { through } => decisions::forget(caller, *through),
         Command::ConfirmClock {
             from_unix_ms,
             to_unix_ms,
@@ -150,6 +153,8 @@ fn method_of(command: &Command) -> Option<(Method, ClaimId)> {
         | Command::SetCreditLimit { .. }
         | Command::ImportAccounts { .. }
         | Command::SetBudgets { .. }
+        | Command::RecordDecisions(_)
+        | Command::ForgetDecisions { .. }
         | Command::ConfirmClock { .. } => None,
     }
 }

@@ -10,6 +10,7 @@
 //! - **Credit.** [`account`]: what runs cost, and who pays.
 //! - **Leakage and evidence.** [`bits`], [`log2`], [`price`], [`evidence`], [`score`]: integers,
 //!   leakage rounded up, evidence rounded down.
+//! - **Probing.** [`probe`]: who asks too much, too variously. [`decision`]: what tool calls were told.
 //! - **Public bytes.** [`log_key`] (who signs the log, and who next), [`cj`] (canonical JSON), [`record`] (log entries and capsules), [`trace`],
 //!   [`split`] (which item is in which part, and the commitment to the labels).
 //!
@@ -25,6 +26,7 @@ pub mod claim;
 pub mod command;
 pub mod continuity;
 pub mod decide;
+pub mod decision;
 pub mod evidence;
 pub mod holdout;
 pub mod id;
@@ -33,6 +35,7 @@ pub mod log2;
 pub mod log_key;
 pub mod planner;
 pub mod price;
+pub mod probe;
 pub mod record;
 pub mod refusal;
 pub mod score;

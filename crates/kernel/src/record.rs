@@ -681,6 +681,14 @@ impl Fields {
         self.word(name, Digest::from_hex)
     }
 
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.0.get(name).is_some()
+    }
+
+    pub(crate) fn maybe_digest(&mut self, name: &str) -> Result<Option<Digest>, RecordError> {
+        self.maybe(name).map(as_digest).transpose()
+    }
+
     fn signature(&mut self, name: &str) -> Result<[u8; 64], RecordError> {
         self.word(name, |text| {
             let mut signature = [0; 64];

@@ -15,6 +15,7 @@ use crate::{
     claim::{Claim, ClaimState, LastRequest},
     command::{Command, Decision, Event, Remembered, RememberedResult, Request},
     decide::continuity,
+    decision::DecisionId,
     holdout::{Holdout, HoldoutStatus, InFlight, PrincipalPool},
     id::{ClaimId, Digest, HoldoutId, OwnerTag, RequestKey},
     log_key::LogKey,
@@ -185,6 +186,7 @@ pub struct Stage<'a> {
     log_keys: Vec<LogKey>,
     named_blobs: Vec<Digest>,
     dropped_blobs: Vec<Digest>,
+    forgotten_decisions: Option<DecisionId>,
 }
 
 /// What a batch changed, to be written and then merged.
@@ -212,6 +214,8 @@ pub struct Changes {
     pub named_blobs: Vec<Digest>,
     /// Blobs of private items that nothing names any more.
     pub dropped_blobs: Vec<Digest>,
+    /// Decisions up to this one are not kept any longer.
+    pub forgotten_decisions: Option<DecisionId>,
     /// The counters after the batch.
     pub counters: Counters,
 }
@@ -233,6 +237,7 @@ impl<'a> Stage<'a> {
             log_keys: Vec::new(),
             named_blobs: Vec::new(),
             dropped_blobs: Vec::new(),
+            forgotten_decisions: None,
         }
     }
 
@@ -372,6 +377,8 @@ impl<'a> Stage<'a> {
             | Command::RestartLog(_)
             | Command::RekeyHoldouts { .. }
             | Command::SetBudgets { .. }
+            | Command::RecordDecisions(_)
+            | Command::ForgetDecisions { .. }
             | Command::ConfirmClock { .. } => stamp.into_iter().for_each(want),
             Command::CreateClaim { id, terms, .. } => {
                 stamp.into_iter().for_each(&mut want);
@@ -452,6 +459,8 @@ impl<'a> Stage<'a> {
             | Command::RekeyHoldouts { .. }
             | Command::ImportAccounts { .. }
             | Command::SetBudgets { .. }
+            | Command::RecordDecisions(_)
+            | Command::ForgetDecisions { .. }
             | Command::ConfirmClock { .. } => return,
         };
         let own = self
@@ -640,7 +649,8 @@ impl<'a> Stage<'a> {
             Event::BudgetsNarrowed { holdout, narrower } => {
                 self.holdout_mut(holdout).narrower = *narrower;
             }
-            Event::ClockConfirmed { .. } => {}
+            Event::ClockConfirmed { .. } | Event::DecisionsRecorded { .. } => {}
+            Event::DecisionsForgotten { through } => self.forgotten_decisions = Some(*through),
             Event::HoldoutCharged {
                 holdout,
                 answers,
@@ -928,6 +938,7 @@ impl<'a> Stage<'a> {
         changes.log_keys = self.log_keys;
         changes.named_blobs = self.named_blobs;
         changes.dropped_blobs = self.dropped_blobs;
+        changes.forgotten_decisions = self.forgotten_decisions;
         changes
     }
 }

@@ -7,6 +7,7 @@
 //! What may be repaired here is nothing. A finding says what to do instead.
 
 mod accounts;
+mod decisions;
 mod files;
 mod history;
 mod ledger;
@@ -110,7 +111,7 @@ pub type Follow<'f> = dyn FnMut(&str, u64, u64) + 'f;
 pub(crate) type Check = fn(&mut Examination<'_>) -> Result<u64, StoreError>;
 
 /// All checks, in order: what others rest on comes first.
-const CHECKS: [(&str, Check); 17] = [
+const CHECKS: [(&str, Check); 18] = [
     ("database", rows::database),
     ("counters", rows::counters),
     ("holdouts", rows::holdouts),
@@ -123,6 +124,7 @@ const CHECKS: [(&str, Check); 17] = [
     ("journal", history::journal),
     ("revocations", history::revocations),
     ("ledger", ledger::ledger),
+    ("decisions", decisions::decisions),
     ("accounts", accounts::accounts),
     ("accounts.json", accounts::accounts_json),
     ("log files", files::log_files),

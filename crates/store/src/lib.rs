@@ -7,6 +7,7 @@
 //! - [`reader`] reads beside the writer. [`blobs`] keeps what is too large for a row, as files
 //!   named by their digest. [`log`] projects the entries into C2SP tiles and a checkpoint.
 //! - [`accounts`] projects the accounts into `accounts.json`.
+//! - [`decisions`] keeps what tool calls were told, beside the log that has the roots of it.
 //! - [`backup`] copies a data directory while it is served, and brings a copy back.
 //! - [`fsck`] reads all of a data directory and says what is wrong with it.
 //! - [`lock`] keeps a second process out of the directory.
@@ -17,6 +18,7 @@
 pub mod accounts;
 pub mod backup;
 pub mod blobs;
+pub mod decisions;
 pub mod fsck;
 pub mod lock;
 pub mod log;
@@ -31,13 +33,17 @@ use std::{
     io,
     ops::ControlFlow,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use evidenceos_kernel::{
     account::Account,
     claim::Claim,
     command::{Event, Remembered},
+    decision::DecisionBatch,
     holdout::PrincipalPool,
     id::{ClaimId, Digest, HoldoutId, OwnerTag, RequestKey},
     state::Changes,
@@ -189,6 +195,19 @@ pub struct Module {
     pub bytes: Vec<u8>,
 }
 
+/// Records of decisions about tool calls, and the log entry that has their root.
+#[derive(Debug, Clone)]
+pub struct StoredDecisions {
+    /// What the log has of them.
+    pub batch: DecisionBatch,
+    /// The entry's index.
+    pub index: u64,
+    /// When it was recorded.
+    pub recorded_unix_ms: u64,
+    /// As [`decisions::pack`] makes them.
+    pub records: Arc<[u8]>,
+}
+
 /// What a store has done since it was opened: what noise cannot touch in a measurement.
 #[derive(Debug, Default)]
 pub struct Done {
@@ -225,6 +244,8 @@ pub struct Batch {
     pub modules: Vec<Module>,
     /// New traces.
     pub traces: Vec<Trace>,
+    /// New decisions.
+    pub decisions: Vec<StoredDecisions>,
     /// The signed head over all entries, where there are new ones.
     pub head: Option<Head>,
     /// The `accounts.json` that is about to be put in place, and the one that is there.

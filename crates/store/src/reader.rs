@@ -11,13 +11,19 @@ use std::{
 use evidenceos_kernel::{
     account::{Account, Totals},
     claim::Claim,
+    decision::DecisionId,
     holdout::{Holdout, PrincipalPool},
     id::{ClaimId, Digest, HoldoutId, OwnerTag},
 };
 use evidenceos_tlog::{Hash, leaf_hash};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
-use crate::{Entry, StoreError, blobs::Blobs, row, schema, sqlite};
+use crate::{
+    Entry, StoreError,
+    blobs::Blobs,
+    decisions::{self, FoundDecision},
+    row, schema, sqlite,
+};
 
 /// Connections kept.
 const CONNECTIONS: usize = 4;
@@ -123,6 +129,30 @@ impl Readers {
                 .map(|bytes| row::decode("claims", seq, &bytes))
                 .transpose()
         })
+    }
+
+    /// A decision about a tool call, by number.
+    ///
+    /// # Errors
+    /// See [`Readers::claim`].
+    pub fn decision(&self, id: DecisionId) -> Result<Option<FoundDecision>, StoreError> {
+        self.with(|connection| {
+            let transaction = connection.unchecked_transaction()?;
+            decisions::find(&transaction, id)
+        })
+    }
+
+    /// The last of the oldest batches of decisions, at most `at_most`, that were recorded before
+    /// a time.
+    ///
+    /// # Errors
+    /// See [`Readers::claim`].
+    pub fn decisions_before(
+        &self,
+        unix_ms: u64,
+        at_most: usize,
+    ) -> Result<Option<DecisionId>, StoreError> {
+        self.with(|connection| decisions::recorded_before(connection, unix_ms, at_most))
     }
 
     /// A page of claims, newest first, older than `before`; of one owner or of all.

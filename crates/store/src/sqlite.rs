@@ -37,7 +37,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{
     AccountsFiles, Batch, Copier, Done, Head, NotCommitted, Outcome, Pages, Store, StoreError,
-    room::Room, row, schema,
+    decisions, room::Room, row, schema,
 };
 
 /// Pages in the WAL from which a checkpoint runs between batches.
@@ -163,6 +163,12 @@ impl SqliteStore {
         ))
     }
 
+    /// How often the database was opened to be served, this time included.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.epoch as u64
+    }
+
     /// Commits which `accounts.json` is about to be put in place, and nothing else.
     pub fn announce(&mut self, files: AccountsFiles) -> Outcome {
         self.commit(&Batch {
@@ -238,6 +244,7 @@ impl SqliteStore {
         write_accounts(&transaction, batch)?;
         may_fail(Point::StoreRowsHalf)?;
         write_log(&transaction, batch)?;
+        decisions::write(&transaction, batch)?;
         write_journal(&transaction, batch, &next)?;
         self.write_remembered(&transaction, batch, &next)?;
         let fenced = transaction

@@ -21,6 +21,7 @@ pub mod cosignature;
 pub mod hash;
 pub mod note;
 pub mod proof;
+pub mod small;
 pub mod sth;
 pub mod tile;
 pub mod tlog_proof;

@@ -164,6 +164,8 @@ fn named_by(event: &Event, world: &World) -> Vec<Key> {
         | Event::AccountOpened(_)
         | Event::BudgetsNarrowed { .. }
         | Event::HoldoutCharged { .. }
+        | Event::DecisionsRecorded { .. }
+        | Event::DecisionsForgotten { .. }
         | Event::ClockConfirmed { .. } => Vec::new(),
         Event::CreditReserved { owner, claim, .. } | Event::CreditBurned { owner, claim, .. } => {
             vec![Key::Claim(*claim), Key::Account(*owner)]

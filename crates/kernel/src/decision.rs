@@ -1,0 +1,370 @@
+//! What tool calls were told, as records that can be shown later.
+//!
+//! A [`DecisionRecord`] is canonical JSON with a salt of its own, kept beside the log and given to
+//! whom it concerns. The log has only the Merkle root of a batch of them ([`DecisionBatch`]), so
+//! that the public learns how many decisions there were, and nothing of what was asked. Names of
+//! sessions and agents, and parameters, are digests in the record itself.
+//!
+//! `leaf = SHA-256(0x00 ‖ record)`; the root is RFC 9162's over the leaves of a batch.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    cj,
+    id::{Digest, OwnerTag},
+    record::{Fields, RecordError},
+};
+
+/// A decision's record.
+pub const DECISION: &str = "evidenceos.v2.decision";
+/// A batch of decisions, in the log.
+pub const DECISION_BATCH: &str = "evidenceos.v2.decision_batch";
+
+/// The most decisions in a batch.
+pub const MAX_BATCH: usize = 1_024;
+
+/// A decision's number: the high 24 bits count the daemon's starts, the low 40 its decisions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct DecisionId(pub u64);
+
+impl DecisionId {
+    /// The first of a start.
+    #[must_use]
+    pub fn first_of(epoch: u64) -> Self {
+        Self(epoch << 40)
+    }
+
+    /// The one after.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+
+    /// Reads 16 hex digits.
+    #[must_use]
+    pub fn from_hex(text: &str) -> Option<Self> {
+        let mut bytes = [0; 8];
+        hex::decode_to_slice(text, &mut bytes).ok()?;
+        Some(Self(u64::from_be_bytes(bytes)))
+    }
+}
+
+impl fmt::Display for DecisionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// What a decision was about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Gate {
+    /// A tool that is about to be called.
+    Preflight,
+    /// A tool that was called.
+    Postflight,
+    /// A module that is to become a tool.
+    Admission,
+    /// A claim that was created or executed, by somebody who probes.
+    Claim,
+}
+
+impl Gate {
+    const ALL: [Self; 4] = [
+        Self::Preflight,
+        Self::Postflight,
+        Self::Admission,
+        Self::Claim,
+    ];
+
+    /// The word in records.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Preflight => "preflight",
+            Self::Postflight => "postflight",
+            Self::Admission => "admission",
+            Self::Claim => "claim",
+        }
+    }
+
+    fn of_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|gate| gate.word() == word)
+    }
+}
+
+/// One decision.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DecisionRecord {
+    /// Its number.
+    pub id: DecisionId,
+    /// What it was about.
+    pub gate: Gate,
+    /// When, in Unix milliseconds.
+    pub decided_unix_ms: u64,
+    /// Who asked.
+    pub owner: OwnerTag,
+    /// Which tool; 1–128 bytes.
+    pub tool_name: String,
+    /// SHA-256 of the parameters as canonical JSON; of the module, where one was admitted.
+    pub params_hash: Digest,
+    /// SHA-256 of the session's name.
+    pub session_hash: Option<Digest>,
+    /// SHA-256 of the agent's name.
+    pub agent_hash: Option<Digest>,
+    /// What was decided, as the wire says it.
+    pub decision: String,
+    /// Why, as the wire says it.
+    pub reason: String,
+    /// Digest of the policies that were asked.
+    pub policies: Digest,
+    /// The policy that objected.
+    pub policy: Option<(String, u16)>,
+    /// SHA-256 of the tool's output.
+    pub output_hash: Option<Digest>,
+    /// The receipt that the reply named, where it is not this record's own leaf.
+    pub reply_receipt: Option<Digest>,
+    /// The preflight that a postflight says it follows.
+    pub preflight_receipt: Option<Digest>,
+    /// What keeps the leaf from being guessed.
+    pub salt: [u8; 16],
+}
+
+impl DecisionRecord {
+    /// The canonical bytes.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let hex = |digest: &Option<Digest>| digest.as_ref().map(Digest::to_hex);
+        let (oracle, code) = match &self.policy {
+            Some((oracle, code)) => (Some(oracle.as_str()), Some(u64::from(*code))),
+            None => (None, None),
+        };
+        cj::Object::new()
+            .put("schema", DECISION)
+            .put("decision_id_hex", self.id.to_string())
+            .put("gate", self.gate.word())
+            .put("decided_unix_ms", self.decided_unix_ms)
+            .put("owner_tag_hex", self.owner.to_hex())
+            .put("tool_name", self.tool_name.as_str())
+            .put("params_sha256_hex", self.params_hash.to_hex())
+            .put("decision", self.decision.as_str())
+            .put("reason", self.reason.as_str())
+            .put("policies_sha256_hex", self.policies.to_hex())
+            .put("salt_hex", hex::encode(self.salt))
+            .put_some("session_sha256_hex", hex(&self.session_hash))
+            .put_some("agent_sha256_hex", hex(&self.agent_hash))
+            .put_some("output_sha256_hex", hex(&self.output_hash))
+            .put_some("reply_receipt_hex", hex(&self.reply_receipt))
+            .put_some("preflight_receipt_hex", hex(&self.preflight_receipt))
+            .put_some("policy_oracle", oracle)
+            .put_some("policy_code", code)
+            .to_bytes()
+    }
+
+    /// Reads the canonical bytes.
+    ///
+    /// # Errors
+    /// Where they are not exactly such a record.
+    pub fn parse(bytes: &[u8]) -> Result<Self, RecordError> {
+        let mut fields = Fields::parse(bytes)?;
+        fields.expect("schema", DECISION)?;
+        let record = Self {
+            id: fields.word("decision_id_hex", DecisionId::from_hex)?,
+            gate: fields.word("gate", Gate::of_word)?,
+            decided_unix_ms: fields.int("decided_unix_ms")?,
+            owner: fields.word("owner_tag_hex", OwnerTag::from_hex)?,
+            tool_name: fields.string("tool_name")?,
+            params_hash: fields.digest("params_sha256_hex")?,
+            session_hash: fields.maybe_digest("session_sha256_hex")?,
+            agent_hash: fields.maybe_digest("agent_sha256_hex")?,
+            decision: fields.string("decision")?,
+            reason: fields.string("reason")?,
+            policies: fields.digest("policies_sha256_hex")?,
+            policy: if fields.has("policy_oracle") {
+                Some((fields.string("policy_oracle")?, fields.int("policy_code")?))
+            } else {
+                None
+            },
+            output_hash: fields.maybe_digest("output_sha256_hex")?,
+            reply_receipt: fields.maybe_digest("reply_receipt_hex")?,
+            preflight_receipt: fields.maybe_digest("preflight_receipt_hex")?,
+            salt: fields.word("salt_hex", |text| {
+                let mut salt = [0; 16];
+                hex::decode_to_slice(text, &mut salt).ok()?;
+                Some(salt)
+            })?,
+        };
+        fields.finish()?;
+        Ok(record)
+    }
+}
+
+/// Decisions that go into the log together, one number after the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DecisionBatch {
+    /// The first one's number.
+    pub first: DecisionId,
+    /// How many.
+    pub count: u32,
+    /// Root of the Merkle tree over them.
+    pub root: Digest,
+}
+
+impl DecisionBatch {
+    /// The number of the last one.
+    #[must_use]
+    pub fn last(&self) -> DecisionId {
+        DecisionId(self.first.0 + u64::from(self.count.saturating_sub(1)))
+    }
+
+    /// The log's entry.
+    #[must_use]
+    pub fn to_entry(&self, unix_ms: u64) -> Vec<u8> {
+        cj::Object::new()
+            .put("schema", DECISION_BATCH)
+            .put("first_decision_hex", self.first.to_string())
+            .put("count", u64::from(self.count))
+            .put("root_hex", self.root.to_hex())
+            .put("recorded_unix_ms", unix_ms)
+            .to_bytes()
+    }
+
+    /// Reads an entry: the batch, and when it was recorded.
+    ///
+    /// # Errors
+    /// Where the bytes are not such an entry.
+    pub fn parse_entry(bytes: &[u8]) -> Result<(Self, u64), RecordError> {
+        let mut fields = Fields::parse(bytes)?;
+        fields.expect("schema", DECISION_BATCH)?;
+        let batch = Self {
+            first: fields.word("first_decision_hex", DecisionId::from_hex)?,
+            count: fields.int("count")?,
+            root: fields.digest("root_hex")?,
+        };
+        let recorded_unix_ms = fields.int("recorded_unix_ms")?;
+        fields.finish()?;
+        if batch.count == 0 || batch.count as usize > MAX_BATCH {
+            return Err(RecordError::Value {
+                field: "count".to_owned(),
+                rule: format!("must be from 1 to {MAX_BATCH}"),
+            });
+        }
+        Ok((batch, recorded_unix_ms))
+    }
+}
+
+/// The value of a decision receipt's `format`.
+pub const RECEIPT_FORMAT: &str = "evidenceos.decision_receipt.v1";
+
+/// A decision with all that proves it, as the file has it: texts as they were hashed, hashes as
+/// hex. Checked by `evidenceos-verify`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DecisionReceipt {
+    /// [`RECEIPT_FORMAT`].
+    pub format: String,
+    /// The record.
+    pub record: String,
+    /// Its place in the batch, from 0.
+    pub position: u32,
+    /// From the record towards the batch's root.
+    pub batch_path: Vec<String>,
+    /// The batch's entry in the log.
+    pub entry: String,
+    /// The entry's index, from 0.
+    pub index: u64,
+    /// From the entry towards the log's root.
+    pub inclusion: Vec<String>,
+    /// The signed note.
+    pub checkpoint: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record() -> DecisionRecord {
+        DecisionRecord {
+            id: DecisionId::first_of(3).next(),
+            gate: Gate::Preflight,
+            decided_unix_ms: 1_795_000_000_000,
+            owner: OwnerTag([1; 16]),
+            tool_name: "search.web".to_owned(),
+            params_hash: Digest([2; 32]),
+            session_hash: None,
+            agent_hash: None,
+            decision: "ALLOW".to_owned(),
+            reason: "PROBE_CLEAN".to_owned(),
+            policies: Digest([0; 32]),
+            policy: None,
+            output_hash: None,
+            reply_receipt: None,
+            preflight_receipt: None,
+            salt: [7; 16],
+        }
+    }
+
+    #[test]
+    fn a_record_is_read_as_it_was_written() {
+        let full = DecisionRecord {
+            gate: Gate::Postflight,
+            session_hash: Some(Digest([3; 32])),
+            agent_hash: Some(Digest([4; 32])),
+            policy: Some(("no-pipes".to_owned(), 9_001)),
+            output_hash: Some(Digest([5; 32])),
+            reply_receipt: Some(Digest([6; 32])),
+            preflight_receipt: Some(Digest([7; 32])),
+            ..record()
+        };
+        for record in [record(), full] {
+            assert_eq!(DecisionRecord::parse(&record.to_bytes()), Ok(record));
+        }
+    }
+
+    #[test]
+    fn a_record_is_these_bytes() {
+        let bytes = String::from_utf8(record().to_bytes()).expect("text");
+        let zeros = "0".repeat(64);
+        let expected = format!(
+            r#"{{"decided_unix_ms":1795000000000,"decision":"ALLOW","decision_id_hex":"0000030000000001","gate":"preflight","owner_tag_hex":"{}","params_sha256_hex":"{}","policies_sha256_hex":"{zeros}","reason":"PROBE_CLEAN","salt_hex":"{}","schema":"evidenceos.v2.decision","tool_name":"search.web"}}"#,
+            "01".repeat(16),
+            "02".repeat(32),
+            "07".repeat(16),
+        );
+        assert_eq!(bytes, expected);
+    }
+
+    #[test]
+    fn anything_more_or_less_is_not_a_record() {
+        let good = String::from_utf8(record().to_bytes()).expect("text");
+        let cases = [
+            good.replace("preflight", "inflight"),
+            good.replace(r#""schema":"evidenceos.v2.decision","#, ""),
+            good.replace(r#""tool_name""#, r#""tool_nbme""#),
+            good.replace("07070707", "0707070"),
+            good.replace(r#","tool_name""#, r#","session_sha256_hex":1,"tool_name""#),
+        ];
+        for text in cases {
+            assert!(DecisionRecord::parse(text.as_bytes()).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_batch_is_read_as_it_was_written_and_is_never_empty() {
+        let batch = DecisionBatch {
+            first: DecisionId(42),
+            count: 3,
+            root: Digest([9; 32]),
+        };
+        assert_eq!(
+            DecisionBatch::parse_entry(&batch.to_entry(17)),
+            Ok((batch, 17))
+        );
+        assert_eq!(batch.last(), DecisionId(44));
+        for count in [0, 1_025] {
+            let entry = DecisionBatch { count, ..batch }.to_entry(17);
+            assert!(DecisionBatch::parse_entry(&entry).is_err(), "{count}");
+        }
+    }
+}

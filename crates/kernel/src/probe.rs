@@ -1,0 +1,340 @@
+//! Who probes: calls of one principal in a sliding window, and what is made of many.
+//!
+//! Probing is asking a lot, asking many different things, or asking about many topics. Each is
+//! counted over the last [`Rules::window_ms`] and compared with three thresholds; the sharpest
+//! that is reached counts. An operation (a session of an agent) also has counters that never go
+//! back while it is remembered.
+//!
+//! Pure: time is passed in, and names come as digests. An observation costs the same however much
+//! came before: a window keeps no more than its sharpest threshold asks for, since what is beyond
+//! it says nothing new. Principals and operations are bounded too: the one that was quiet longest
+//! is forgotten first. Whoever can make names at will gets around any detector that counts by
+//! name; authenticated principals cannot.
+//!
+//! Not a security boundary of the log or of leakage: those are metered in bits.
+
+use std::{collections::VecDeque, num::NonZeroUsize};
+
+use lru::LruCache;
+use thiserror::Error;
+
+use crate::id::OwnerTag;
+
+/// The largest threshold: it bounds what one principal's window can take in memory.
+pub const MAX_THRESHOLD: u32 = 65_536;
+
+/// How much is too much, within a window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Thresholds {
+    /// Calls.
+    pub total: u32,
+    /// Different things asked.
+    pub distinct_hashes: u32,
+    /// Different topics asked about.
+    pub distinct_topics: u32,
+}
+
+impl Thresholds {
+    fn reached_by(&self, counted: &Counted) -> bool {
+        counted.total >= self.total
+            || counted.distinct_hashes >= self.distinct_hashes
+            || counted.distinct_topics >= self.distinct_topics
+    }
+
+    fn each(&self) -> [u32; 3] {
+        [self.total, self.distinct_hashes, self.distinct_topics]
+    }
+}
+
+/// The window and its thresholds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rules {
+    /// How long a call counts, in milliseconds.
+    pub window_ms: u64,
+    /// From here on answers are made poorer.
+    pub throttle: Thresholds,
+    /// From here on a person must look.
+    pub escalate: Thresholds,
+    /// From here on nothing is answered.
+    pub freeze: Thresholds,
+}
+
+/// Rules that cannot be applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum RulesError {
+    /// A number out of its range.
+    #[error("thresholds must be from 1 to {MAX_THRESHOLD}, and the window at least 1 ms")]
+    Range,
+    /// A milder threshold above a sharper one could never be met.
+    #[error("throttle must not be above escalate, nor escalate above freeze")]
+    Order,
+}
+
+impl Rules {
+    /// Tool calls of an agent: 30 s; 20, 40, 80 calls; 10, 20, 40 different ones; 4, 8, 12 tools.
+    pub const TOOL_CALLS: Self = Self {
+        window_ms: 30_000,
+        throttle: Thresholds {
+            total: 20,
+            distinct_hashes: 10,
+            distinct_topics: 4,
+        },
+        escalate: Thresholds {
+            total: 40,
+            distinct_hashes: 20,
+            distinct_topics: 8,
+        },
+        freeze: Thresholds {
+            total: 80,
+            distinct_hashes: 40,
+            distinct_topics: 12,
+        },
+    };
+
+    /// Claims, which are created and executed, each different from the others by nature: 30 s; 10,
+    /// 20, 40 claims a second for the whole of it; 64, 128, 256 holdouts.
+    pub const CLAIMS: Self = Self {
+        window_ms: 30_000,
+        throttle: Thresholds {
+            total: 600,
+            distinct_hashes: 300,
+            distinct_topics: 64,
+        },
+        escalate: Thresholds {
+            total: 1_200,
+            distinct_hashes: 600,
+            distinct_topics: 128,
+        },
+        freeze: Thresholds {
+            total: 2_400,
+            distinct_hashes: 1_200,
+            distinct_topics: 256,
+        },
+    };
+
+    /// Demands that the rules can be applied.
+    ///
+    /// # Errors
+    /// [`RulesError`].
+    pub fn check(&self) -> Result<(), RulesError> {
+        let levels = [self.throttle, self.escalate, self.freeze];
+        let mut all = levels.iter().flat_map(Thresholds::each);
+        if self.window_ms == 0 || !all.all(|n| (1..=MAX_THRESHOLD).contains(&n)) {
+            return Err(RulesError::Range);
+        }
+        let rises = |(milder, sharper): (Thresholds, Thresholds)| {
+            let pairs = milder.each().into_iter().zip(sharper.each());
+            pairs.into_iter().all(|(milder, sharper)| milder <= sharper)
+        };
+        let steps = [(self.throttle, self.escalate), (self.escalate, self.freeze)];
+        if steps.into_iter().all(rises) {
+            Ok(())
+        } else {
+            Err(RulesError::Order)
+        }
+    }
+
+    fn level(&self, counted: &Counted) -> Level {
+        if self.freeze.reached_by(counted) {
+            Level::Freeze
+        } else if self.escalate.reached_by(counted) {
+            Level::Escalate
+        } else if self.throttle.reached_by(counted) {
+            Level::Throttle
+        } else {
+            Level::Clean
+        }
+    }
+}
+
+/// What is made of a principal's calls; the sharper is the greater.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// Nothing.
+    Clean,
+    /// Answers are made poorer.
+    Throttle,
+    /// A person must look.
+    Escalate,
+    /// Nothing is answered.
+    Freeze,
+}
+
+/// One call. Names come as the first bytes of digests: the detector only tells them apart.
+#[derive(Debug, Clone, Copy)]
+pub struct Call {
+    /// Whose.
+    pub principal: OwnerTag,
+    /// The session that it belongs to.
+    pub operation: [u8; 16],
+    /// What it is about.
+    pub topic: u64,
+    /// What it asks.
+    pub hash: u64,
+}
+
+/// What a call in its window was found to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Observed {
+    /// What is made of it.
+    pub level: Level,
+    /// Calls of the operation since it is remembered, this one included.
+    pub operation_calls: u32,
+    /// Different things that the operation asked since, up to the freezing total.
+    pub operation_distinct: u32,
+}
+
+/// Watches calls.
+#[derive(Debug)]
+pub struct Detector {
+    rules: Rules,
+    principals: LruCache<OwnerTag, Window>,
+    operations: LruCache<(OwnerTag, [u8; 16]), Operation>,
+    now_ms: u64,
+}
+
+impl Detector {
+    /// A detector that remembers so many principals and operations.
+    ///
+    /// # Errors
+    /// [`RulesError`].
+    pub fn new(
+        rules: Rules,
+        principals: NonZeroUsize,
+        operations: NonZeroUsize,
+    ) -> Result<Self, RulesError> {
+        rules.check()?;
+        Ok(Self {
+            rules,
+            principals: LruCache::new(principals),
+            operations: LruCache::new(operations),
+            now_ms: 0,
+        })
+    }
+
+    /// The rules.
+    #[must_use]
+    pub fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
+    /// Counts a call at a time in milliseconds since any moment that stays the same. Time that
+    /// goes back is taken for standing still.
+    pub fn observe(&mut self, now_ms: u64, call: &Call) -> Observed {
+        self.now_ms = self.now_ms.max(now_ms);
+        let (now_ms, rules) = (self.now_ms, &self.rules);
+        let window = self
+            .principals
+            .get_or_insert_mut(call.principal, Window::default);
+        let counted = window.count(now_ms, rules, call);
+        let operation = self
+            .operations
+            .get_or_insert_mut((call.principal, call.operation), Operation::default);
+        operation.count(call.hash, rules.freeze.total);
+        Observed {
+            level: rules.level(&counted),
+            operation_calls: operation.calls,
+            operation_distinct: operation.asked.len() as u32,
+        }
+    }
+}
+
+struct Counted {
+    total: u32,
+    distinct_hashes: u32,
+    distinct_topics: u32,
+}
+
+/// The calls of a principal that still count.
+#[derive(Debug, Default)]
+struct Window {
+    /// When they were, oldest first; the newest, as many as freeze it.
+    times_ms: VecDeque<u64>,
+    hashes: Latest,
+    topics: Latest,
+}
+
+impl Window {
+    fn count(&mut self, now_ms: u64, rules: &Rules, call: &Call) -> Counted {
+        // A call at `oldest` or before does not count any more.
+        let oldest = now_ms.checked_sub(rules.window_ms);
+        let gone = |at_ms: u64| oldest.is_some_and(|oldest| at_ms <= oldest);
+        while self.times_ms.front().is_some_and(|at| gone(*at)) {
+            self.times_ms.pop_front();
+        }
+        if self.times_ms.len() >= rules.freeze.total as usize {
+            self.times_ms.pop_front();
+        }
+        if self.times_ms.capacity() > 64 && self.times_ms.len() < self.times_ms.capacity() / 4 {
+            self.times_ms.shrink_to(self.times_ms.len() * 2);
+        }
+        self.times_ms.push_back(now_ms);
+        let hashes = self.hashes.see(
+            call.hash,
+            now_ms,
+            rules.freeze.distinct_hashes as usize,
+            gone,
+        );
+        let topics = self.topics.see(
+            call.topic,
+            now_ms,
+            rules.freeze.distinct_topics as usize,
+            gone,
+        );
+        Counted {
+            total: self.times_ms.len() as u32,
+            distinct_hashes: hashes,
+            distinct_topics: topics,
+        }
+    }
+}
+
+/// Different values and when each was seen last, in the order of that; the newest, as many as
+/// freeze a window.
+#[derive(Debug, Default)]
+struct Latest(Vec<(u64, u64)>);
+
+impl Latest {
+    fn see(&mut self, value: u64, now_ms: u64, most: usize, gone: impl Fn(u64) -> bool) -> u32 {
+        // In order of time, so what is gone is a beginning.
+        let expired = self.0.partition_point(|(_, at_ms)| gone(*at_ms));
+        let known = self.0.iter().rposition(|(known, _)| *known == value);
+        match known {
+            Some(at) if at >= expired => {
+                self.0.remove(at);
+                self.0.drain(..expired);
+            }
+            Some(_) | None => {
+                let room = usize::from(self.0.len() - expired >= most);
+                self.0.drain(..expired + room);
+            }
+        }
+        if self.0.capacity() > 64 && self.0.len() < self.0.capacity() / 4 {
+            self.0.shrink_to(self.0.len() * 2);
+        }
+        self.0.push((value, now_ms));
+        self.0.len() as u32
+    }
+}
+
+/// What an operation did since it is remembered.
+#[derive(Debug, Default)]
+struct Operation {
+    calls: u32,
+    /// Different things asked, sorted.
+    asked: Vec<u64>,
+}
+
+impl Operation {
+    fn count(&mut self, hash: u64, most: u32) {
+        self.calls = self.calls.saturating_add(1);
+        if self.asked.len() < most as usize
+            && let Err(at) = self.asked.binary_search(&hash)
+        {
+            self.asked.insert(at, hash);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,160 @@
+//! Records of decisions about tool calls: a row a batch, named by its first decision.
+//!
+//! A batch's numbers follow one another, and so do batches, so that a decision is found by the
+//! last row that begins at or before it. A row needs no checksum of its own: the log's entry has
+//! the root over its records, and whoever reads them compares.
+//!
+//! Layout of `records`, for each: its length as u16 big-endian, then its bytes.
+
+use evidenceos_kernel::decision::{DecisionBatch, DecisionId};
+use evidenceos_tlog::{Hash, leaf_hash, small::root_of};
+use rusqlite::{Connection, OptionalExtension as _, params};
+
+use crate::{Batch, StoreError};
+
+/// The bytes in which a row keeps records, each at most 65,535 bytes long.
+#[must_use]
+pub fn pack<'r>(records: impl IntoIterator<Item = &'r [u8]>) -> Vec<u8> {
+    let mut packed = Vec::new();
+    for record in records {
+        let len = u16::try_from(record.len())
+            .unwrap_or_else(|_| unreachable!("a record is bounded by its fields"));
+        packed.extend_from_slice(&len.to_be_bytes());
+        packed.extend_from_slice(record);
+    }
+    packed
+}
+
+/// The records of a row; `None` where it ends in the middle of one.
+fn unpack(mut packed: &[u8]) -> Option<Vec<&[u8]>> {
+    let mut records = Vec::new();
+    while let Some((len, rest)) = packed.split_first_chunk::<2>() {
+        let (record, rest) = rest.split_at_checked(usize::from(u16::from_be_bytes(*len)))?;
+        records.push(record);
+        packed = rest;
+    }
+    packed.is_empty().then_some(records)
+}
+
+/// A decision, and the batch in which the log has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundDecision {
+    /// Its canonical bytes.
+    pub record: Vec<u8>,
+    /// Its place in the batch, from 0.
+    pub position: u32,
+    /// The leaves of the batch.
+    pub leaves: Vec<Hash>,
+    /// The index of the batch's entry.
+    pub index: u64,
+    /// The entry.
+    pub entry: Vec<u8>,
+}
+
+pub(crate) fn write(connection: &Connection, batch: &Batch) -> rusqlite::Result<()> {
+    for decisions in &batch.decisions {
+        connection
+            .prepare_cached(
+                "INSERT INTO decisions (first, idx, recorded_unix_ms, records) VALUES (?1, ?2, ?3, ?4)",
+            )?
+            .execute(params![
+                decisions.batch.first.0 as i64,
+                decisions.index as i64,
+                decisions.recorded_unix_ms as i64,
+                &decisions.records[..],
+            ])?;
+    }
+    if let Some(through) = batch.changes.forgotten_decisions {
+        connection
+            .prepare_cached("DELETE FROM decisions WHERE first <= ?1")?
+            .execute([through.0 as i64])?;
+    }
+    Ok(())
+}
+
+/// A decision by number; none where it was never recorded, or is not kept any longer.
+pub(crate) fn find(
+    connection: &Connection,
+    id: DecisionId,
+) -> Result<Option<FoundDecision>, StoreError> {
+    let Ok(number) = i64::try_from(id.0) else {
+        return Ok(None);
+    };
+    let row: Option<(i64, i64, Vec<u8>)> = connection
+        .prepare_cached(
+            "SELECT first, idx, records FROM decisions WHERE first <= ?1 ORDER BY first DESC LIMIT 1",
+        )?
+        .query_row([number], |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+        })
+        .optional()?;
+    let Some((first, index, records)) = row else {
+        return Ok(None);
+    };
+    let entry: Option<Vec<u8>> = connection
+        .prepare_cached("SELECT bytes FROM entries WHERE idx = ?1")?
+        .query_row([index], |row| row.get(0))
+        .optional()?;
+    let damaged = |what| StoreError::Damaged {
+        table: "decisions",
+        key: DecisionId(first as u64).to_string(),
+        what,
+    };
+    let entry = entry.ok_or_else(|| damaged("its entry in the log is missing"))?;
+    let leaves = check(first as u64, &records, &entry).map_err(damaged)?;
+    let position = (number - first) as usize;
+    let unpacked = unpack(&records).unwrap_or_default();
+    Ok(unpacked.get(position).map(|record| FoundDecision {
+        record: record.to_vec(),
+        position: position as u32,
+        leaves,
+        index: index as u64,
+        entry,
+    }))
+}
+
+/// The leaves of a row that is what its entry says.
+pub(crate) fn check(first: u64, records: &[u8], entry: &[u8]) -> Result<Vec<Hash>, &'static str> {
+    let (batch, _) =
+        DecisionBatch::parse_entry(entry).map_err(|_| "its entry in the log is another one")?;
+    let records = unpack(records).ok_or("it ends in the middle of a record")?;
+    let leaves: Vec<Hash> = records.iter().map(|record| leaf_hash(record)).collect();
+    if batch.first.0 == first
+        && batch.count as usize == leaves.len()
+        && batch.root.0 == root_of(&leaves).0
+    {
+        Ok(leaves)
+    } else {
+        Err("it is not what the log has of it")
+    }
+}
+
+/// The last of the oldest rows, at most so many, that were recorded before a time.
+pub(crate) fn recorded_before(
+    connection: &Connection,
+    unix_ms: u64,
+    at_most: usize,
+) -> Result<Option<DecisionId>, StoreError> {
+    let last: Option<i64> = connection
+        .prepare_cached(
+            "SELECT max(first) FROM (SELECT first, recorded_unix_ms FROM decisions ORDER BY first LIMIT ?2)
+             WHERE recorded_unix_ms < ?1",
+        )?
+        .query_row(params![unix_ms as i64, at_most as i64], |row| row.get(0))?;
+    Ok(last.map(|first| DecisionId(first as u64)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_are_unpacked_as_they_were_packed() {
+        let records: [&[u8]; 3] = [b"one", b"", b"three"];
+        let packed = pack(records);
+        assert_eq!(unpack(&packed).as_deref(), Some(&records[..]));
+        for len in (0..packed.len()).filter(|len| ![5, 7].contains(len)).skip(1) {
+            assert_eq!(unpack(&packed[..len]), None, "{len}");
+        }
+    }
+}
