@@ -42,6 +42,6 @@ pub use crate::{
     roles::{Roles, UnknownRole},
     settings::AuthSettings,
     tls::{ClientCertificates, Reloaded, Reloads, Tls, TlsError},
-    token::Tokens,
+    token::{Tokens, bearer as bearer_token},
     watch::WATCH_EVERY,
 };

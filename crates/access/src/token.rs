@@ -60,7 +60,10 @@ impl Tokens {
 }
 
 /// The token of a request. The scheme is `Bearer`, written so, as the published daemon has it.
-pub(crate) fn bearer(headers: &http::HeaderMap) -> Result<Option<&[u8]>, Denied> {
+///
+/// # Errors
+/// Where the header is there more than once, or is no bearer token.
+pub fn bearer(headers: &http::HeaderMap) -> Result<Option<&[u8]>, Denied> {
     let Some(header) = single(headers, "authorization")? else {
         return Ok(None);
     };

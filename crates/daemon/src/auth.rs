@@ -6,7 +6,9 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use arc_swap::ArcSwap;
-use evidenceos_access::{Authenticator, Credentials, Denied, Identity, Peer, Roles};
+use evidenceos_access::{
+    Authenticator, Credentials, Denied, Identity, Peer, Roles, Tokens, bearer_token, principal,
+};
 use evidenceos_kernel::command::Caller;
 use http::HeaderMap;
 use tonic::transport::server::Connected;
@@ -89,6 +91,50 @@ impl Gate {
             .identify(unix_ms() / 1_000, &credentials);
         self.metrics.identified(identified.as_ref().map(|i| i.kind));
         identified.map(|identity| self.principal(identity))
+    }
+
+    /// Who makes a call on a port that has tokens of its own: one of them is enough, and without
+    /// other credentials configured one of them is needed.
+    ///
+    /// # Errors
+    /// As [`Gate::identify`].
+    pub fn identify_with(
+        &self,
+        own: Option<&Tokens>,
+        path: &str,
+        headers: &HeaderMap,
+        peer: Option<&Peer>,
+    ) -> Result<Principal, Denied> {
+        let Some(own) = own else {
+            return self.identify(path, headers, peer);
+        };
+        let token = match bearer_token(headers) {
+            Ok(token) => token,
+            Err(denied) => return self.denied(denied),
+        };
+        if let Some(token) = token
+            && let Some(roles) = own.roles(token)
+        {
+            self.metrics.identified(Ok("bearer"));
+            return Ok(self.principal(Identity {
+                principal: principal::bearer(token),
+                roles,
+                request_scope: None,
+                kind: "bearer",
+            }));
+        }
+        match token {
+            _ if !self.is_open() => self.identify(path, headers, peer),
+            Some(_) => self.denied(Denied::UnknownToken),
+            None => self.denied(Denied::Missing(
+                "send \"authorization: Bearer <token>\"".to_owned(),
+            )),
+        }
+    }
+
+    fn denied<T>(&self, denied: Denied) -> Result<T, Denied> {
+        self.metrics.identified(Err(&denied));
+        Err(denied)
     }
 
     fn principal(&self, identity: Identity) -> Principal {

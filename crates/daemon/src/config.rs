@@ -13,6 +13,7 @@ mod identity;
 mod keys;
 mod layers;
 mod listeners;
+mod preflight;
 mod settings;
 
 use std::{path::PathBuf, time::Duration};
@@ -25,6 +26,7 @@ pub use identity::IdentityConfig;
 pub use keys::{KeySource, KmsKeys};
 pub use layers::{Layers, Origin};
 pub use listeners::{Listeners, TlsConfig};
+pub use preflight::{DurableDecisions, PreflightConfig, RateLimit};
 pub use settings::{LogFormat, Settings};
 use thiserror::Error;
 
@@ -51,6 +53,10 @@ pub struct Config {
     pub log_format: LogFormat,
     /// How long a stop waits for runs under way.
     pub drain: Duration,
+    /// How long the ports stay open after a stop was asked for.
+    pub drain_delay: Duration,
+    /// The gate for agents.
+    pub preflight: PreflightConfig,
     /// Whether a crash may leave the process's memory in a file.
     pub allow_core_dumps: bool,
     /// What runs cost, and what new accounts start with.
@@ -77,6 +83,8 @@ impl Default for Config {
             log: "info".to_owned(),
             log_format: LogFormat::Text,
             drain: Duration::from_secs(20),
+            drain_delay: Duration::ZERO,
+            preflight: PreflightConfig::default(),
             allow_core_dumps: false,
             accounting: Accounting::default(),
             anchors: Vec::new(),
@@ -102,7 +110,8 @@ impl Config {
         let listeners = Listeners::new(settings, &mut problems);
         let identity = IdentityConfig::new(settings, &listeners, &mut problems);
         let is_protected = listeners.tls.is_some() && identity.authenticates();
-        listeners.must_be_protected(settings, &identity, &mut problems);
+        let preflight = PreflightConfig::new(settings, &mut problems);
+        listeners.must_be_protected(settings, &identity, &preflight, &mut problems);
         let keys = KeySource::new(settings, is_protected, &mut problems);
         let data_dir = settings.data_dir.clone().unwrap_or(default.data_dir);
         let anchors = anchors::places(settings, &data_dir, &mut problems);
@@ -119,6 +128,8 @@ impl Config {
             drain: settings
                 .drain_seconds
                 .map_or(default.drain, Duration::from_secs),
+            drain_delay: delay(settings.drain_delay.as_deref(), &mut problems),
+            preflight,
             allow_core_dumps: settings.allow_core_dumps.unwrap_or(false),
             accounting: credit::accounting(settings, &mut problems),
             anchors,
@@ -146,6 +157,28 @@ impl Config {
     #[must_use]
     pub fn is_development(&self) -> bool {
         !self.identity.authenticates()
+    }
+}
+
+/// A time such as 5s, 500ms or 5; none is none.
+fn delay(text: Option<&str>, problems: &mut Vec<String>) -> Duration {
+    let Some(text) = text else {
+        return Duration::ZERO;
+    };
+    let (number, unit_ms) = match text.strip_suffix("ms") {
+        Some(number) => (number, 1),
+        None => (text.strip_suffix('s').unwrap_or(text), 1_000),
+    };
+    match number.parse::<u64>() {
+        Ok(number) if number.saturating_mul(unit_ms) <= 300_000 => {
+            Duration::from_millis(number * unit_ms)
+        }
+        _ => {
+            problems.push(format!(
+                "--drain-delay {text:?}: give a time of at most 300s, as 5s or 500ms"
+            ));
+            Duration::ZERO
+        }
     }
 }
 

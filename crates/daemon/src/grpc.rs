@@ -34,7 +34,10 @@ use lru::LruCache;
 use tokio::sync::{broadcast, oneshot, watch};
 use tonic::Status;
 
-use crate::{anchors, auth::Principal, clock::Clock, config::Config, keys::Keys, runner::Guests};
+use crate::{
+    anchors, auth::Principal, clock::Clock, config::Config, decisions::Recorder, keys::Keys,
+    preflight::Probes, runner::Guests,
+};
 
 /// Modules remembered as stored.
 const KNOWN_MODULES: NonZeroUsize = NonZeroUsize::new(4_096).expect("not zero");
@@ -61,6 +64,10 @@ pub struct Edge {
     pub revoked: watch::Sender<u64>,
     /// The size of the newest head that is shown.
     pub released: watch::Sender<u64>,
+    /// Where decisions are handed in.
+    pub recorder: Arc<Recorder>,
+    /// Who creates and executes too many claims; none: nobody does.
+    pub probes: Option<Probes>,
     /// Where the holdouts' keys lie.
     pub rekeying: tokio::sync::Mutex<Rekeying>,
     /// The last change that `accounts.json` shows.

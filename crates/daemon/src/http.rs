@@ -4,6 +4,7 @@
 //! is known, also one that does not exist: who is nobody learns nothing about what there is.
 
 use std::{
+    convert::Infallible,
     sync::{
         Arc,
         atomic::{AtomicU8, Ordering},
@@ -12,14 +13,14 @@ use std::{
 };
 
 use axum::{
-    Extension, Json, Router,
-    extract::{Request, State},
+    Json, Router,
+    body::Body,
+    extract::{RawQuery, State},
     http::{HeaderValue, StatusCode, header},
-    middleware::{self, Next},
     response::{IntoResponse as _, Response},
     routing::get,
 };
-use evidenceos_access::{Connection, Incoming, Peer, strip_identity_headers};
+use evidenceos_access::{Connection, Incoming};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::{conn::auto::Builder, graceful::GracefulShutdown},
@@ -28,8 +29,12 @@ use hyper_util::{
 use serde_json::json;
 use tokio::{sync::watch, task::JoinHandle};
 use tokio_stream::StreamExt as _;
+use tower::ServiceExt as _;
 
-use crate::{auth::Gate, metrics::Metrics};
+use crate::{
+    metrics::Metrics,
+    preflight::{self, Front},
+};
 
 /// A client that has not sent its headers by then is sent away.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -62,28 +67,15 @@ impl Health {
     }
 }
 
-/// What a caller must show on the HTTP port.
-#[derive(Clone)]
-pub struct Door {
-    /// Tells callers apart.
-    pub gate: Arc<Gate>,
-    /// Whether a client certificate is needed, which the handshake only asks for: a kubelet has
-    /// none.
-    pub needs_certificate: bool,
-}
-
 /// The routes of the HTTP port.
-pub fn routes(health: Arc<Health>, door: Door) -> Router {
-    let behind_the_gate = Router::new()
-        .fallback(not_found)
-        .layer(middleware::from_fn_with_state(door, admit));
+pub fn routes(health: Arc<Health>, front: Front) -> Router {
     Router::new()
         .route("/livez", get(alive))
         .route("/health", get(alive))
         .route("/readyz", get(ready))
         .route("/version", get(version))
-        .with_state(health)
-        .fallback_service(behind_the_gate)
+        .with_state((health, front.clone()))
+        .merge(preflight::routes(front))
 }
 
 /// The routes of the metrics port.
@@ -97,54 +89,34 @@ async fn alive() -> Json<serde_json::Value> {
     Json(json!({ "status": "ok" }))
 }
 
-async fn ready(State(health): State<Arc<Health>>) -> Response {
+async fn ready(
+    State((health, front)): State<(Arc<Health>, Front)>,
+    RawQuery(query): RawQuery,
+) -> Response {
     let word = health.word();
     let status = if word == "serving" {
         StatusCode::OK
     } else {
         StatusCode::SERVICE_UNAVAILABLE
     };
-    (status, Json(json!({ "status": word }))).into_response()
+    let mut body = json!({ "status": word });
+    let verbose = query.is_some_and(|query| query.split('&').any(|part| part == "verbose"));
+    if verbose
+        && let Some(details) = front.details()
+    {
+        body["details"] = details;
+    }
+    (status, Json(body)).into_response()
 }
 
 async fn version() -> Json<serde_json::Value> {
     Json(json!({ "name": "evidenceos-daemon", "version": env!("CARGO_PKG_VERSION") }))
 }
 
-async fn not_found() -> Response {
-    let body = json!({ "error": "no such path" });
-    (StatusCode::NOT_FOUND, Json(body)).into_response()
-}
-
 async fn show_metrics(State(metrics): State<Arc<Metrics>>) -> Response {
     let kind =
         HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
     ([(header::CONTENT_TYPE, kind)], metrics.show()).into_response()
-}
-
-async fn admit(State(door): State<Door>, mut request: Request, next: Next) -> Response {
-    strip_identity_headers(request.headers_mut());
-    let peer = request.extensions().get::<Peer>();
-    if door.needs_certificate && peer.and_then(Peer::certificate).is_none() {
-        return unauthorized("a client certificate is required here");
-    }
-    let identified = door
-        .gate
-        .identify(request.uri().path(), request.headers(), peer);
-    match identified {
-        Ok(principal) => {
-            request.headers_mut().remove(header::AUTHORIZATION);
-            request.extensions_mut().insert(principal);
-            next.run(request).await
-        }
-        Err(denied) => unauthorized(&denied.to_string()),
-    }
-}
-
-fn unauthorized(why: &str) -> Response {
-    let challenge = [(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))];
-    let body = Json(json!({ "error": why }));
-    (StatusCode::UNAUTHORIZED, challenge, body).into_response()
 }
 
 /// Serves connections until it is told to stop; then those that are open end their calls.
@@ -183,6 +155,22 @@ pub fn serve(
 }
 
 /// The routes for one connection: each request knows who is at the other end.
-fn service(routes: Router, connection: &Connection) -> TowerToHyperService<Router> {
-    TowerToHyperService::new(routes.layer(Extension(connection.peer().clone())))
+fn service(
+    routes: Router,
+    connection: &Connection,
+) -> impl hyper::service::Service<
+    hyper::Request<hyper::body::Incoming>,
+    Response = Response,
+    Error = Infallible,
+    Future: Send,
+> + Clone
++ use<> {
+    let peer = connection.peer().clone();
+    let service = tower::service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
+        let mut request = request.map(Body::new);
+        request.extensions_mut().insert(peer.clone());
+        preflight::normal_path(&mut request);
+        routes.clone().oneshot(request)
+    });
+    TowerToHyperService::new(service)
 }

@@ -9,6 +9,7 @@ use std::{
         Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use evidenceos_access::{Denied, Stats, Tls};
@@ -16,11 +17,16 @@ use evidenceos_store::Done;
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric as _, text::encode},
-    metrics::{counter::ConstCounter, counter::Counter, family::Family, gauge::ConstGauge},
+    metrics::{
+        counter::{ConstCounter, Counter},
+        family::Family,
+        gauge::ConstGauge,
+        histogram::Histogram,
+    },
     registry::{Registry, Unit},
 };
 
-use crate::{anchors, server::unix_ms};
+use crate::{anchors, decisions::Recorder, server::unix_ms};
 
 /// The metrics of a daemon.
 pub struct Metrics {
@@ -29,6 +35,10 @@ pub struct Metrics {
     log: Arc<LogState>,
     ports: Arc<Ports>,
     durable: Arc<OnceLock<Durable>>,
+    decisions: Family<Decided, Counter>,
+    failures: Family<Failed, Counter>,
+    decision_seconds: Family<AtGate, Histogram>,
+    recorder: Arc<OnceLock<Arc<Recorder>>>,
 }
 
 /// What keeps the data.
@@ -43,6 +53,30 @@ struct Identified {
     /// `mtls`, `bearer`, `hmac`, `anonymous`, or `denied`.
     by: &'static str,
 }
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Decided {
+    /// `preflight` or `postflight`.
+    gate: &'static str,
+    decision: &'static str,
+    reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Failed {
+    kind: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct AtGate {
+    gate: &'static str,
+}
+
+/// Bounds of the time that a decision takes, in seconds.
+const DECISION_SECONDS: [f64; 14] = [
+    10e-6, 20e-6, 30e-6, 60e-6, 100e-6, 250e-6, 500e-6, 1e-3, 3e-3, 10e-3, 30e-3, 100e-3, 300e-3,
+    1.0,
+];
 
 #[derive(Debug, Default)]
 struct LogState {
@@ -82,6 +116,28 @@ impl Metrics {
         let ports = Arc::new(Ports::default());
         registry.register_collector(Box::new(LogCollector(Arc::clone(&log))));
         registry.register_collector(Box::new(PortCollector(Arc::clone(&ports))));
+        let decisions = Family::<Decided, Counter>::default();
+        registry.register(
+            "decisions",
+            "Decisions about tool calls, refusals of malformed requests included",
+            decisions.clone(),
+        );
+        let failures = Family::<Failed, Counter>::default();
+        registry.register(
+            "preflight_failures",
+            "Preflight requests that were not judged, and decisions that could not be recorded",
+            failures.clone(),
+        );
+        let decision_seconds =
+            Family::<AtGate, Histogram>::new_with_constructor(|| Histogram::new(DECISION_SECONDS));
+        registry.register_with_unit(
+            "decision",
+            "Time from a request's head to its answer, as the server sees it",
+            Unit::Seconds,
+            decision_seconds.clone(),
+        );
+        let recorder = Arc::default();
+        registry.register_collector(Box::new(RecorderCollector(Arc::clone(&recorder))));
         let durable = Arc::default();
         registry.register_collector(Box::new(DurableCollector(Arc::clone(&durable))));
         Self {
@@ -90,6 +146,10 @@ impl Metrics {
             log,
             ports,
             durable,
+            decisions,
+            failures,
+            decision_seconds,
+            recorder,
         }
     }
 
@@ -97,6 +157,44 @@ impl Metrics {
     pub fn identified(&self, kind: Result<&'static str, &Denied>) {
         let by = kind.unwrap_or("denied");
         self.calls.get_or_create(&Identified { by }).inc();
+    }
+
+    /// Counts a decision before a tool call.
+    pub fn preflight(&self, decision: &'static str, reason: &'static str, took: Duration) {
+        self.decided("preflight", decision, reason, took);
+    }
+
+    /// Counts a decision after a tool call.
+    pub fn postflight(&self, decision: &'static str, took: Duration) {
+        self.decided("postflight", decision, "", took);
+    }
+
+    fn decided(
+        &self,
+        gate: &'static str,
+        decision: &'static str,
+        reason: &'static str,
+        took: Duration,
+    ) {
+        let labels = Decided {
+            gate,
+            decision,
+            reason,
+        };
+        self.decisions.get_or_create(&labels).inc();
+        self.decision_seconds
+            .get_or_create(&AtGate { gate })
+            .observe(took.as_secs_f64());
+    }
+
+    /// Counts a preflight request that was not judged, or not recorded.
+    pub fn preflight_failed(&self, kind: &'static str) {
+        self.failures.get_or_create(&Failed { kind }).inc();
+    }
+
+    /// Watches where decisions are recorded; the first time counts.
+    pub fn records(&self, recorder: Arc<Recorder>) {
+        let _ = self.recorder.set(recorder);
     }
 
     /// Notes the newest head that is shown.
@@ -168,6 +266,36 @@ impl Collector for LogCollector {
             "How long entries have waited for a KMS to sign the head over them; 0 if none wait",
             Some(&Unit::Seconds),
             pending.metric_type(),
+        )?)
+    }
+}
+
+struct RecorderCollector(Arc<OnceLock<Arc<Recorder>>>);
+
+impl fmt::Debug for RecorderCollector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RecorderCollector")
+    }
+}
+
+impl Collector for RecorderCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let Some(recorder) = self.0.get() else {
+            return Ok(());
+        };
+        let waiting = ConstGauge::new(recorder.waiting() as u64);
+        waiting.encode(encoder.encode_descriptor(
+            "decisions_waiting",
+            "Decisions that are not in the log yet",
+            None,
+            waiting.metric_type(),
+        )?)?;
+        let unrecorded = ConstCounter::new(recorder.unrecorded());
+        unrecorded.encode(encoder.encode_descriptor(
+            "decisions_unrecorded",
+            "Decisions that let a tool without harm through and are not in the log, since too many waited",
+            None,
+            unrecorded.metric_type(),
         )?)
     }
 }

@@ -45,11 +45,13 @@ use crate::{
     anchors::{self, Anchors, Own, Verdict},
     clock::Clock,
     config::{Config, KeySource},
+    decisions,
     grpc::{Catalog, Edge, Rekeying},
     holdout_keys::{HoldoutKeyError, KeyShelf},
     keys::{self, InMemory, Keys, LogKeyError, LogKeys},
     metrics::Metrics,
     own_work::{OwnWork, must_commit},
+    preflight::Probes,
     rotation::{self, RemoteHeads},
     runner::{Guests, Pool, yield_to_serving},
     server::{StartError, unix_ms},
@@ -75,6 +77,8 @@ pub struct Opened {
     pub integrator: Following,
     /// Writes `accounts.json`.
     pub accounts: accounts::Following,
+    /// Puts decisions into the log.
+    pub decisions: decisions::Following,
     /// Nobody else has the directory.
     pub lock: DirectoryLock,
 }
@@ -244,6 +248,15 @@ fn open_locked(
         in_place,
     )
     .map_err(StartError::Thread)?;
+    let (recorder, decisions) = decisions::Following::start(
+        store.epoch(),
+        config.preflight.keep,
+        mailbox.clone(),
+        Arc::clone(&readers),
+    )
+    .map_err(StartError::Thread)?;
+    let recorder = Arc::new(recorder);
+    metrics.records(Arc::clone(&recorder));
     let changed_accounts = broadcast::channel(WATCHED_CHANGES).0;
     let released = watch::channel(head.size).0;
     let publishing = Publishing {
@@ -279,6 +292,12 @@ fn open_locked(
         stored_modules: Default::default(),
         done,
         revoked: watch::channel(0).0,
+        recorder,
+        probes: config
+            .preflight
+            .probe_claims
+            .map(Probes::of_claims)
+            .transpose()?,
         released,
         accounts_shown: accounts.shown(),
         changed_accounts,
@@ -292,6 +311,7 @@ fn open_locked(
         driver,
         integrator,
         accounts,
+        decisions,
         lock,
     })
 }

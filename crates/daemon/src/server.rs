@@ -1,8 +1,10 @@
 //! Start-up, reload and shutdown of the whole.
 //!
-//! Listeners are bound first, so that a port in use is said before anything is touched; they serve
-//! once everything that was acknowledged before can be served again. The HTTP port answers as soon
-//! as the process lives.
+//! Ports are bound first, so that one in use is said before anything is touched. HTTP and metrics
+//! answer as soon as the process lives; gRPC listens once everything that was acknowledged before
+//! can be served again, so that a probe of its port tells just that. A stop goes the other way: not
+//! ready, a pause in which everything is still served, gRPC closes, runs under way end, the log is
+//! published, and HTTP closes last.
 
 use std::{
     io,
@@ -18,19 +20,21 @@ use evidenceos_keys::KeyError;
 use evidenceos_sandbox::EngineError;
 use evidenceos_store::{StoreError, lock::DirectoryLock, sqlite::SqliteStore};
 use thiserror::Error;
-use tokio::{net::TcpListener, runtime::Handle, sync::watch, task::JoinHandle as Task};
+use tokio::{net::TcpSocket, runtime::Handle, sync::watch, task::JoinHandle as Task};
 
 use crate::{
     accounts,
     auth::Gate,
     config::Config,
     control::Control,
+    decisions,
     grpc::Edge,
     holdout_keys::HoldoutKeyError,
     http,
     keys::LogKeyError,
     metrics::Metrics,
     opening::{self, Following, Opened},
+    preflight::{self, Front},
     rotation,
     serving::{self, Listeners},
     vault::VaultError,
@@ -76,6 +80,9 @@ pub enum StartError {
     /// A thread.
     #[error("cannot start a thread: {0}")]
     Thread(io::Error),
+    /// When calls are probing.
+    #[error(transparent)]
+    Probes(#[from] evidenceos_kernel::probe::RulesError),
     /// The schema for reflection.
     #[error("cannot serve reflection: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
@@ -90,10 +97,13 @@ pub struct Running {
     health: Arc<http::Health>,
     stop: watch::Sender<bool>,
     servers: serving::Servers,
+    stop_http: watch::Sender<bool>,
+    http_servers: serving::Servers,
     control: Option<Task<()>>,
     driver: JoinHandle<Result<SqliteStore, Fatal>>,
     integrator: Following,
     accounts: accounts::Following,
+    decisions: decisions::Following,
     _lock: DirectoryLock,
 }
 
@@ -103,9 +113,12 @@ pub struct Running {
 /// Where anything that it needs is not there, or not ours.
 pub async fn start(config: Config) -> Result<Running, StartError> {
     let metrics = Arc::new(Metrics::new());
-    let listeners = Listeners::bind(&config.listeners, &metrics).await?;
+    let listeners = Listeners::bind(&config.listeners, &metrics)?;
     let (stop, stopped) = watch::channel(false);
+    let (stop_http, http_stopped) = watch::channel(false);
     let health = Arc::new(http::Health::default());
+    let front = Front::default();
+    let http_servers = listeners.serve_http(&health, &front, &metrics, &http_stopped)?;
     let opened = {
         let (config, metrics, runtime) = (config.clone(), Arc::clone(&metrics), Handle::current());
         tokio::task::spawn_blocking(move || opening::open(&config, &metrics, &runtime))
@@ -117,6 +130,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         driver,
         integrator,
         accounts,
+        decisions,
         lock,
     } = opened;
     let gate = Gate::new(
@@ -126,9 +140,17 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     )
     .map_err(StartError::Identity)?;
     let gate = Arc::new(gate);
+    let api = preflight::Api::new(
+        &edge,
+        Arc::clone(&gate),
+        config.listeners.http_needs_certificate(),
+        &config.preflight,
+        metrics,
+    )?;
     let servers = listeners
-        .serve(&config.listeners, &edge, &gate, &health, &metrics, &stopped)
+        .serve_grpc(&config.listeners, &edge, &gate, &stopped)
         .await?;
+    front.open(api);
     let control = match Control::bind(&config.data_dir) {
         Ok(control) => Some(control.serve(config.data_dir.clone(), &edge, stopped)),
         // Serving does not depend on it.
@@ -146,10 +168,13 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         health,
         stop,
         servers,
+        stop_http,
+        http_servers,
         control,
         driver,
         integrator,
         accounts,
+        decisions,
         _lock: lock,
     })
 }
@@ -214,16 +239,25 @@ impl Running {
         }
     }
 
-    /// Drains and ends: no new calls, runs under way settle until the drain time is over, the log
-    /// is published.
+    /// Drains and ends: not ready; after the drain delay no new calls; runs under way settle until
+    /// the drain time is over; the log is published; HTTP closes last.
     ///
     /// # Errors
     /// Where the writer had failed.
     pub async fn stop(self) -> Result<(), Fatal> {
-        let deadline = Instant::now() + self.config.drain;
         self.health.stops();
+        // A writer that has failed takes nothing any more.
+        if !self.has_failed() {
+            tokio::time::sleep(self.config.drain_delay).await;
+        }
+        let deadline = Instant::now() + self.config.drain;
         // Nobody listens any more where the servers have ended already.
         let _ = self.stop.send(true);
+        let decisions = self.decisions;
+        let recorded = tokio::task::spawn_blocking(move || decisions.end()).await;
+        if let Err(panic) = recorded {
+            tracing::error!(%panic, "decisions could not be recorded to the last");
+        }
         self.edge.mailbox.stop(deadline);
         let driver = tokio::task::spawn_blocking(move || self.driver.join()).await;
         let grace = deadline
@@ -263,6 +297,8 @@ impl Running {
             Ok(Err(error)) => tracing::error!(%error, "accounts.json could not be flushed"),
             Err(panic) => std::panic::resume_unwind(panic.into_panic()),
         }
+        let _ = self.stop_http.send(true);
+        self.http_servers.end(grace).await;
         failpoint::pass(Point::ShutdownBeforeUnlock);
         Ok(())
     }
@@ -283,17 +319,24 @@ pub(crate) async fn end_within(grace: Duration, task: Task<()>) {
     }
 }
 
-/// Binds a port.
-pub(crate) async fn bind(
+/// Binds a port, without listening on it.
+pub(crate) fn bind(
     address: SocketAddr,
     flag: &'static str,
-) -> Result<(TcpListener, SocketAddr), StartError> {
+) -> Result<(TcpSocket, SocketAddr), StartError> {
     let failed = |source| StartError::Listen {
         address,
         flag,
         source,
     };
-    let listener = TcpListener::bind(address).await.map_err(failed)?;
-    let bound = listener.local_addr().map_err(failed)?;
-    Ok((listener, bound))
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4(),
+        SocketAddr::V6(_) => TcpSocket::new_v6(),
+    };
+    let socket = socket.map_err(failed)?;
+    // Connections of a process that died still linger on it.
+    socket.set_reuseaddr(true).map_err(failed)?;
+    socket.bind(address).map_err(failed)?;
+    let bound = socket.local_addr().map_err(failed)?;
+    Ok((socket, bound))
 }

@@ -8,7 +8,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use evidenceos_access::{ClientCertificates, Limits, Stats, Tls, TlsError, WATCH_EVERY, incoming};
 use evidenceos_proto::{DESCRIPTORS, evidence_os_server::EvidenceOsServer};
-use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
+use tokio::{net::TcpSocket, sync::watch, task::JoinHandle};
 use tokio_stream::StreamExt as _;
 
 use crate::{
@@ -17,18 +17,22 @@ use crate::{
     grpc::{Edge, GateLayer, Service},
     http::{self, Health},
     metrics::Metrics,
+    preflight::Front,
     server::{StartError, bind, end_within},
 };
 
 /// The largest message, so that a module of 5 MiB gets our sentence and not the transport's.
 const MAX_MESSAGE_BYTES: usize = 8 << 20;
+/// Connections that wait to be accepted.
+const BACKLOG: u32 = 1_024;
 /// Calls under way on one connection.
 const MAX_STREAMS: u32 = 1_024;
 
-/// A port that is bound and not served yet.
+/// A port that is bound: nobody else has it, and nobody gets through before it listens.
 struct Port {
-    listener: std::sync::Mutex<Option<TcpListener>>,
+    socket: std::sync::Mutex<Option<TcpSocket>>,
     address: SocketAddr,
+    flag: &'static str,
     tls: Option<Arc<Tls>>,
     stats: Arc<Stats>,
 }
@@ -41,47 +45,59 @@ pub struct Listeners {
 }
 
 impl Port {
-    async fn bind(
+    fn bind(
         address: SocketAddr,
         flag: &'static str,
         tls: Option<Arc<Tls>>,
         metrics: &Metrics,
         name: &'static str,
     ) -> Result<Self, StartError> {
-        let (listener, address) = bind(address, flag).await?;
+        let (socket, address) = bind(address, flag)?;
         let stats = Arc::new(Stats::default());
         metrics.listens(name, Arc::clone(&stats), tls.clone());
         Ok(Self {
-            listener: std::sync::Mutex::new(Some(listener)),
+            socket: std::sync::Mutex::new(Some(socket)),
             address,
+            flag,
             tls,
             stats,
         })
     }
 
-    fn connections(&self, stopped: watch::Receiver<bool>) -> evidenceos_access::Incoming {
-        let listener = self
-            .listener
+    /// Listens, from here on.
+    fn connections(
+        &self,
+        stopped: watch::Receiver<bool>,
+    ) -> Result<evidenceos_access::Incoming, StartError> {
+        let socket = self
+            .socket
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
             .take()
             .unwrap_or_else(|| unreachable!("a port is served once"));
+        let listener = socket
+            .listen(BACKLOG)
+            .map_err(|source| StartError::Listen {
+                address: self.address,
+                flag: self.flag,
+                source,
+            })?;
         if let Some(tls) = &self.tls {
             tls.watch(WATCH_EVERY, until(stopped.clone()));
         }
-        incoming(
+        Ok(incoming(
             listener,
             self.tls.clone(),
             Limits::default(),
             Arc::clone(&self.stats),
             until(stopped),
-        )
+        ))
     }
 }
 
 impl Listeners {
     /// Reads the certificates and binds the ports.
-    pub async fn bind(config: &ListenersConfig, metrics: &Metrics) -> Result<Self, StartError> {
+    pub fn bind(config: &ListenersConfig, metrics: &Metrics) -> Result<Self, StartError> {
         let tls = config.tls.as_ref();
         let grpc_tls = tls
             .map(|tls| load(tls, tls.clients, &[b"h2"]))
@@ -105,52 +121,63 @@ impl Listeners {
             })
             .transpose()?;
         Ok(Self {
-            grpc: Port::bind(config.grpc, "--listen", grpc_tls, metrics, "grpc").await?,
+            grpc: Port::bind(config.grpc, "--listen", grpc_tls, metrics, "grpc")?,
             http: match config.http {
-                Some(address) => Some(
-                    Port::bind(address, "--preflight-listen", http_tls, metrics, "http").await?,
-                ),
+                Some(address) => Some(Port::bind(
+                    address,
+                    "--preflight-listen",
+                    http_tls,
+                    metrics,
+                    "http",
+                )?),
                 None => None,
             },
             metrics: match config.metrics {
-                Some(address) => Some(
-                    Port::bind(address, "--metrics-listen", metrics_tls, metrics, "metrics")
-                        .await?,
-                ),
+                Some(address) => Some(Port::bind(
+                    address,
+                    "--metrics-listen",
+                    metrics_tls,
+                    metrics,
+                    "metrics",
+                )?),
                 None => None,
             },
         })
     }
 
-    /// Begins to serve.
-    pub async fn serve(
+    /// Begins to serve HTTP and metrics, which the process's life is seen by.
+    pub fn serve_http(
         &self,
-        config: &ListenersConfig,
-        edge: &Arc<Edge>,
-        gate: &Arc<Gate>,
         health: &Arc<Health>,
+        front: &Front,
         metrics: &Arc<Metrics>,
         stopped: &watch::Receiver<bool>,
     ) -> Result<Servers, StartError> {
         let mut tasks = Vec::new();
         if let Some(port) = &self.http {
-            let connections = port.connections(stopped.clone());
-            let requires = |tls: &TlsConfig| tls.clients == ClientCertificates::Required;
-            let door = http::Door {
-                gate: Arc::clone(gate),
-                needs_certificate: config.http_tls && config.tls.as_ref().is_some_and(requires),
-            };
-            let routes = http::routes(Arc::clone(health), door);
+            let routes = http::routes(Arc::clone(health), front.clone());
+            let connections = port.connections(stopped.clone())?;
             tasks.push(http::serve(connections, routes, stopped.clone()));
         }
         if let Some(port) = &self.metrics {
-            let connections = port.connections(stopped.clone());
             let routes = http::metrics_routes(Arc::clone(metrics));
+            let connections = port.connections(stopped.clone())?;
             tasks.push(http::serve(connections, routes, stopped.clone()));
         }
-        let connections = self.grpc.connections(stopped.clone());
-        tasks.push(grpc(config, connections, edge, gate, stopped.clone()).await?);
         Ok(Servers(tasks))
+    }
+
+    /// Begins to serve gRPC. Until then connections to its port are refused.
+    pub async fn serve_grpc(
+        &self,
+        config: &ListenersConfig,
+        edge: &Arc<Edge>,
+        gate: &Arc<Gate>,
+        stopped: &watch::Receiver<bool>,
+    ) -> Result<Servers, StartError> {
+        let connections = self.grpc.connections(stopped.clone())?;
+        let task = grpc(config, connections, edge, gate, stopped.clone()).await?;
+        Ok(Servers(vec![task]))
     }
 
     /// Reads the certificates again.

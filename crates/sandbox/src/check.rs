@@ -66,6 +66,27 @@ pub fn check(wasm: &[u8]) -> Result<ModuleInfo, Vec<Violation>> {
     inspect(wasm).map(|(info, _)| info)
 }
 
+/// The names that a module exports, in its order. What cannot be read has none.
+#[must_use]
+pub fn export_names(wasm: &[u8]) -> Vec<String> {
+    let mut names = Vec::new();
+    for payload in wasmparser::Parser::new(0).parse_all(wasm) {
+        match payload {
+            Ok(wasmparser::Payload::ExportSection(exports)) => {
+                names.extend(
+                    exports
+                        .into_iter()
+                        .flatten()
+                        .map(|export| export.name.to_owned()),
+                );
+            }
+            Ok(_) => {}
+            Err(_) => break,
+        }
+    }
+    names
+}
+
 /// Where an admitted module's sections and data are, as byte ranges of the module.
 #[derive(Debug, Default)]
 pub(crate) struct Layout {

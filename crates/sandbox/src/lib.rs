@@ -43,7 +43,7 @@ mod rule;
 mod run;
 mod sandbox;
 
-pub use check::{ModuleInfo, check};
+pub use check::{ModuleInfo, check, export_names};
 pub use pack::{MAX_PACKED_ITEMS, Mode, PackError, PackOptions, output_len, pack};
 pub use rule::{Rule, Violation, Warning, bounds};
 pub use run::{AskError, End, HostFault, Limits, Oracle, RunReport, TrapCause};

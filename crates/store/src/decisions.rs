@@ -153,7 +153,10 @@ mod tests {
         let records: [&[u8]; 3] = [b"one", b"", b"three"];
         let packed = pack(records);
         assert_eq!(unpack(&packed).as_deref(), Some(&records[..]));
-        for len in (0..packed.len()).filter(|len| ![5, 7].contains(len)).skip(1) {
+        for len in (0..packed.len())
+            .filter(|len| ![5, 7].contains(len))
+            .skip(1)
+        {
             assert_eq!(unpack(&packed[..len]), None, "{len}");
         }
     }

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use evidenceos_access::{ClientCertificates, TlsFiles};
 
-use super::{IdentityConfig, Settings};
+use super::{IdentityConfig, PreflightConfig, Settings};
 
 /// The listeners.
 #[derive(Debug, Clone)]
@@ -87,12 +87,21 @@ impl Listeners {
         }
     }
 
+    /// Whether callers on the HTTP port need a certificate, which its handshake only asks for: a
+    /// kubelet has none.
+    #[must_use]
+    pub fn http_needs_certificate(&self) -> bool {
+        let required = |tls: &TlsConfig| tls.clients == ClientCertificates::Required;
+        self.http_tls && self.tls.as_ref().is_some_and(required)
+    }
+
     /// Beyond loopback a listener is protected, or an explicit flag says that it need not be.
     /// Metrics hold no secrets and need nothing.
     pub(super) fn must_be_protected(
         &self,
         settings: &Settings,
         identity: &IdentityConfig,
+        preflight: &PreflightConfig,
         problems: &mut Vec<String>,
     ) {
         let lifted = settings.insecure_allow_plaintext.unwrap_or(false);
@@ -113,9 +122,9 @@ impl Listeners {
         let Some(http) = self.http.filter(|http| !http.ip().is_loopback()) else {
             return;
         };
-        if !identity.authenticates() {
+        if !identity.authenticates() && !preflight.authenticates() {
             problems.push(format!(
-                "--preflight-listen {http}: beyond loopback callers must say who they are; give one of the settings for identity, or \"off\""
+                "--preflight-listen {http}: beyond loopback callers must say who they are; give one of the settings for identity, --preflight-require-bearer-token-file, or \"off\""
             ));
         }
         if !self.http_tls && !settings.preflight_allow_plaintext.unwrap_or(false) {

@@ -8,6 +8,8 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum, builder::BoolishValueParser};
 use serde::{Deserialize, Serialize};
 
+use super::DurableDecisions;
+
 /// How the log lines of the daemon look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -19,7 +21,7 @@ pub enum LogFormat {
 }
 
 /// Names of settings whose values are never shown.
-pub const SECRETS: [&str; 7] = [
+pub const SECRETS: [&str; 8] = [
     "auth_token",
     "agent_tokens",
     "auditor_tokens",
@@ -27,6 +29,7 @@ pub const SECRETS: [&str; 7] = [
     "hmac_keys",
     "hmac_shared_secret",
     "kms_mock_key_hex",
+    "preflight_require_bearer_token",
 ];
 
 /// Everything that the daemon can be told.
@@ -59,6 +62,9 @@ pub struct Settings {
     /// Seconds that a stop waits for runs under way [default: 20]
     #[arg(long, env = "EVIDENCEOS_DRAIN_SECONDS", value_name = "SECONDS")]
     pub drain_seconds: Option<u64>,
+    /// How long the ports stay open after a stop was asked for, as 5s or 500ms, so that load balancers can go elsewhere [default: 0s]
+    #[arg(long, env = "EVIDENCEOS_DRAIN_DELAY", value_name = "TIME")]
+    pub drain_delay: Option<String>,
     /// Bytes that must be free on the data directory's disk for new work to be taken [default: 67108864]
     #[arg(long, env = "EVIDENCEOS_MIN_FREE_BYTES", value_name = "BYTES")]
     pub min_free_bytes: Option<u64>,
@@ -99,6 +105,83 @@ pub struct Settings {
     /// Serve HTTP beyond loopback without TLS
     #[arg(long, env = "EVIDENCEOS_PREFLIGHT_ALLOW_PLAINTEXT", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new(), value_name = "BOOL", help_heading = "TLS")]
     pub preflight_allow_plaintext: Option<bool>,
+
+    /// Largest body of a tool call, in bytes [default: 16384]
+    #[arg(long, env = "EVIDENCEOS_PREFLIGHT_MAX_BODY_BYTES", value_name = "BYTES", help_heading = "Preflight")]
+    pub preflight_max_body_bytes: Option<usize>,
+    /// Bearer token that the HTTP port demands. In a file it is not in the process list
+    #[arg(long, env = "EVIDENCEOS_PREFLIGHT_REQUIRE_BEARER_TOKEN", hide_env_values = true, value_name = "TOKEN", help_heading = "Preflight")]
+    pub preflight_require_bearer_token: Option<String>,
+    /// The same, in a file
+    #[arg(long, env = "EVIDENCEOS_PREFLIGHT_REQUIRE_BEARER_TOKEN_FILE", value_name = "FILE", help_heading = "Preflight")]
+    pub preflight_require_bearer_token_file: Option<PathBuf>,
+    /// Whether a tool that can do no harm is let through where nothing could be decided [default: true]
+    #[arg(long, env = "EVIDENCEOS_PREFLIGHT_FAIL_OPEN_FOR_LOW_RISK", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new(), value_name = "BOOL", help_heading = "Preflight")]
+    pub preflight_fail_open_for_low_risk: Option<bool>,
+    /// Tools that can do harm, with commas between them [default: exec,shell.exec,fs.write,fs.delete_tree,email.send,payment.charge]
+    #[arg(long, env = "EVIDENCEOS_PREFLIGHT_HIGH_RISK_TOOLS", value_name = "TOOLS", help_heading = "Preflight")]
+    pub preflight_high_risk_tools: Option<String>,
+    /// Milliseconds that policies, and after them the disk, may take for a decision [default: 120]
+    #[arg(long, env = "EVIDENCEOS_PREFLIGHT_TIMEOUT_MS", value_name = "MS", help_heading = "Preflight")]
+    pub preflight_timeout_ms: Option<u64>,
+    /// Tool calls a second of one principal, or "off"; 0 refuses all [default: 50]
+    #[arg(long, env = "EVIDENCEOS_PREFLIGHT_RATE_LIMIT_RPS", value_name = "N", help_heading = "Preflight")]
+    pub preflight_rate_limit_rps: Option<String>,
+    /// Tool calls a second of everybody together, or "off"; 0 refuses all [default: off]
+    #[arg(long, env = "EVIDENCEOS_PREFLIGHT_GLOBAL_RATE_LIMIT_RPS", value_name = "N", help_heading = "Preflight")]
+    pub preflight_global_rate_limit_rps: Option<String>,
+    /// Refuse a paramsHash that is not ours, instead of noting that it is unverified
+    #[arg(long, env = "EVIDENCEOS_PREFLIGHT_STRICT_HASH", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new(), value_name = "BOOL", help_heading = "Preflight")]
+    pub preflight_strict_hash: Option<bool>,
+    /// Longest output of a tool that is let through as it is, in bytes of JSON [default: 4096]
+    #[arg(long, env = "EVIDENCEOS_POSTFLIGHT_DEFAULT_MAX_OUTPUT_BYTES", value_name = "BYTES", help_heading = "Preflight")]
+    pub postflight_default_max_output_bytes: Option<usize>,
+    /// Characters that are shown of a longer one [default: 256]
+    #[arg(long, env = "EVIDENCEOS_POSTFLIGHT_PREVIEW_CHARS", value_name = "N", help_heading = "Preflight")]
+    pub postflight_preview_chars: Option<usize>,
+    /// Which decisions are durable before they are answered: all, or guarded (those that stop something, and tools that can do harm) [default: guarded]
+    #[arg(long, env = "EVIDENCEOS_DECISIONS_DURABLE", value_enum, value_name = "WHICH", help_heading = "Preflight")]
+    pub decisions_durable: Option<DurableDecisions>,
+    /// Days that records of decisions are kept; their roots stay in the log [default: 30]
+    #[arg(long, env = "EVIDENCEOS_DECISIONS_KEEP_DAYS", value_name = "DAYS", help_heading = "Preflight")]
+    pub decisions_keep_days: Option<u64>,
+
+    /// Milliseconds that a call counts [default: 30000]
+    #[arg(long, env = "EVIDENCEOS_PROBE_WINDOW_MS", value_name = "MS", help_heading = "Probing")]
+    pub probe_window_ms: Option<u64>,
+    /// Tool calls within the window to throttle [default: 20]
+    #[arg(long, env = "EVIDENCEOS_PROBE_THROTTLE_TOTAL", value_name = "N", help_heading = "Probing")]
+    pub probe_throttle_total: Option<u32>,
+    /// Different tool calls within the window to throttle [default: 10]
+    #[arg(long, env = "EVIDENCEOS_PROBE_THROTTLE_UNIQUE_SEMANTIC", value_name = "N", help_heading = "Probing")]
+    pub probe_throttle_unique_semantic: Option<u32>,
+    /// Different tools within the window to throttle [default: 4]
+    #[arg(long, env = "EVIDENCEOS_PROBE_THROTTLE_DISTINCT_TOPICS", value_name = "N", help_heading = "Probing")]
+    pub probe_throttle_distinct_topics: Option<u32>,
+    /// Tool calls within the window to escalate [default: 40]
+    #[arg(long, env = "EVIDENCEOS_PROBE_ESCALATE_TOTAL", value_name = "N", help_heading = "Probing")]
+    pub probe_escalate_total: Option<u32>,
+    /// Different tool calls within the window to escalate [default: 20]
+    #[arg(long, env = "EVIDENCEOS_PROBE_ESCALATE_UNIQUE_SEMANTIC", value_name = "N", help_heading = "Probing")]
+    pub probe_escalate_unique_semantic: Option<u32>,
+    /// Different tools within the window to escalate [default: 8]
+    #[arg(long, env = "EVIDENCEOS_PROBE_ESCALATE_DISTINCT_TOPICS", value_name = "N", help_heading = "Probing")]
+    pub probe_escalate_distinct_topics: Option<u32>,
+    /// Tool calls within the window to freeze [default: 80]
+    #[arg(long, env = "EVIDENCEOS_PROBE_FREEZE_TOTAL", value_name = "N", help_heading = "Probing")]
+    pub probe_freeze_total: Option<u32>,
+    /// Different tool calls within the window to freeze [default: 40]
+    #[arg(long, env = "EVIDENCEOS_PROBE_FREEZE_UNIQUE_SEMANTIC", value_name = "N", help_heading = "Probing")]
+    pub probe_freeze_unique_semantic: Option<u32>,
+    /// Different tools within the window to freeze [default: 12]
+    #[arg(long, env = "EVIDENCEOS_PROBE_FREEZE_DISTINCT_TOPICS", value_name = "N", help_heading = "Probing")]
+    pub probe_freeze_distinct_topics: Option<u32>,
+    /// When a throttled creator of claims may try again, in milliseconds [default: 3000]
+    #[arg(long, env = "EVIDENCEOS_PROBE_THROTTLE_RETRY_AFTER_MS", value_name = "MS", help_heading = "Probing")]
+    pub probe_throttle_retry_after_ms: Option<u64>,
+    /// The same for claims that are created and executed: "off", or calls/different/holdouts for each level [default: 600/300/64,1200/600/128,2400/1200/256]
+    #[arg(long, env = "EVIDENCEOS_PROBE_CLAIMS", value_name = "LEVELS", help_heading = "Probing")]
+    pub probe_claims: Option<String>,
 
     /// Who has which role, TOML; read again on SIGHUP
     #[arg(long, env = "EVIDENCEOS_AUTH_POLICY", value_name = "FILE", help_heading = "Identity")]

@@ -1,0 +1,440 @@
+//! Decisions about tool calls on their way into the log.
+//!
+//! A decision gets its number and its record at once, and goes into a queue. A thread hands what
+//! waits to the writer as one batch: one entry, one commit. Who must not answer before it is
+//! durable waits for that commit; the rest follows within a quarter of a second. Numbers follow
+//! one another in the order of the queue, and a batch is a piece of it.
+//!
+//! Bounded: where the queue is full, a decision that nobody waits for is not recorded, and that is
+//! counted; one that must be is refused, so that its caller can fail closed. What could not be
+//! committed, for want of space or an anchor, stays in the queue and is tried again.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use evidenceos_driver::{Answer, Call, Failure, ReplyTo, mailbox::Mailbox};
+use evidenceos_kernel::{
+    command::{Caller, Command, NewDecisions, Request},
+    decision::{DecisionBatch, DecisionId, DecisionRecord, MAX_BATCH},
+    id::Digest,
+};
+use evidenceos_store::{decisions, reader::Readers};
+use evidenceos_tlog::{Hash, leaf_hash, small::root_of};
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use sha2::Sha256;
+use tokio::sync::oneshot;
+
+use crate::server::unix_ms;
+
+/// Decisions that wait, those that somebody waits for included.
+const QUEUE: usize = 16_384;
+/// How many of them may be such that nobody waits for.
+const QUEUE_LAZY: usize = 8_192;
+/// How long a decision that nobody waits for may wait for others.
+const GATHER: Duration = Duration::from_millis(250);
+/// How long nothing is tried after a batch that could not be committed.
+const TRY_AGAIN: Duration = Duration::from_millis(250);
+/// How often records that are too old are looked for.
+const FORGET_EVERY: Duration = Duration::from_secs(10 * 60);
+/// Batches that are forgotten at a time.
+const FORGET_AT_ONCE: usize = 256;
+
+/// A decision that is in the queue, or in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Noted {
+    /// Its number.
+    pub id: DecisionId,
+    /// Its leaf.
+    pub leaf: Digest,
+}
+
+/// Why a decision is not recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotNoted {
+    /// The queue is full.
+    Full,
+    /// The daemon stops.
+    Stopping,
+    /// It could not be made durable.
+    NotDurable,
+}
+
+/// Where decisions are handed in.
+pub struct Recorder {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    queue: Mutex<Queue>,
+    filled: Condvar,
+    /// Salts come from it: it is drawn at each start and known to nobody.
+    secret: [u8; 32],
+    unrecorded: AtomicU64,
+}
+
+struct Queue {
+    waiting: VecDeque<Waiting>,
+    /// How many of them somebody waits for.
+    awaited: usize,
+    /// The next decision's number.
+    next: DecisionId,
+    /// When the oldest that nobody waits for came.
+    oldest: Option<Instant>,
+    open: bool,
+}
+
+struct Waiting {
+    record: Vec<u8>,
+    leaf: Hash,
+    durable: Option<oneshot::Sender<()>>,
+}
+
+impl Recorder {
+    /// Notes a decision that nobody waits for. `record` is told its number and salt.
+    ///
+    /// # Errors
+    /// Where it is not recorded, which is counted.
+    pub fn note(
+        &self,
+        record: impl FnOnce(DecisionId, [u8; 16]) -> DecisionRecord,
+    ) -> Result<Noted, NotNoted> {
+        let noted = self.shared.push(record, None);
+        if noted.is_err() {
+            self.shared.unrecorded.fetch_add(1, Ordering::Relaxed);
+        }
+        noted
+    }
+
+    /// Notes a decision and waits until it is durable.
+    ///
+    /// # Errors
+    /// Where it is not. It may become so all the same, where it waits too long.
+    pub async fn note_durably(
+        &self,
+        patience: Duration,
+        record: impl FnOnce(DecisionId, [u8; 16]) -> DecisionRecord,
+    ) -> Result<Noted, NotNoted> {
+        let (sender, durable) = oneshot::channel();
+        let noted = self.shared.push(record, Some(sender))?;
+        match tokio::time::timeout(patience, durable).await {
+            Ok(Ok(())) => Ok(noted),
+            Ok(Err(_)) | Err(_) => Err(NotNoted::NotDurable),
+        }
+    }
+
+    /// Decisions that were answered without a record.
+    #[must_use]
+    pub fn unrecorded(&self) -> u64 {
+        self.shared.unrecorded.load(Ordering::Relaxed)
+    }
+
+    /// Decisions that wait.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.shared.lock().waiting.len()
+    }
+
+    /// Whether a decision of this start has been numbered, and may not be in the log yet.
+    #[must_use]
+    pub fn is_pending(&self, id: DecisionId) -> bool {
+        let queue = self.shared.lock();
+        let first = queue.next.0 - queue.waiting.len() as u64;
+        // What a batch under way has is not in the queue any more.
+        (first.saturating_sub(MAX_BATCH as u64)..queue.next.0).contains(&id.0)
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn push(
+        &self,
+        record: impl FnOnce(DecisionId, [u8; 16]) -> DecisionRecord,
+        durable: Option<oneshot::Sender<()>>,
+    ) -> Result<Noted, NotNoted> {
+        let mut queue = self.lock();
+        if !queue.open {
+            return Err(NotNoted::Stopping);
+        }
+        let lazy = queue.waiting.len() - queue.awaited;
+        if queue.waiting.len() >= QUEUE || (durable.is_none() && lazy >= QUEUE_LAZY) {
+            return Err(NotNoted::Full);
+        }
+        // In the queue's order, so that a batch is a range of numbers.
+        let id = queue.next;
+        queue.next = id.next();
+        let record = record(id, self.salt(id)).to_bytes();
+        let leaf = leaf_hash(&record);
+        let first = queue.waiting.is_empty();
+        if durable.is_some() {
+            queue.awaited += 1;
+        } else if queue.oldest.is_none() {
+            queue.oldest = Some(Instant::now());
+        }
+        let wake = first || durable.is_some();
+        queue.waiting.push_back(Waiting {
+            record,
+            leaf,
+            durable,
+        });
+        drop(queue);
+        if wake {
+            self.filled.notify_one();
+        }
+        Ok(Noted {
+            id,
+            leaf: Digest(leaf.0),
+        })
+    }
+
+    fn salt(&self, id: DecisionId) -> [u8; 16] {
+        let mut mac = Hmac::<Sha256>::new_from_slice(&self.secret)
+            .unwrap_or_else(|_| unreachable!("HMAC takes keys of any length"));
+        mac.update(&id.0.to_be_bytes());
+        let mut salt = [0; 16];
+        salt.copy_from_slice(&mac.finalize().into_bytes()[..16]);
+        salt
+    }
+
+    /// What goes to the writer next; none where there is nothing for so long, or never will be.
+    fn gather(&self, patience: Duration) -> Gathered {
+        let until = Instant::now() + patience;
+        let mut queue = self.lock();
+        loop {
+            let now = Instant::now();
+            let gathered = queue.oldest.is_some_and(|oldest| now >= oldest + GATHER);
+            let due = queue.awaited > 0
+                || queue.waiting.len() >= MAX_BATCH
+                || (gathered && !queue.waiting.is_empty());
+            if due || (!queue.open && !queue.waiting.is_empty()) {
+                return Gathered::Batch(queue.take());
+            }
+            if !queue.open {
+                return Gathered::Closed;
+            }
+            if now >= until {
+                return Gathered::Nothing;
+            }
+            let next = queue
+                .oldest
+                .map_or(until, |oldest| until.min(oldest + GATHER));
+            let wait = next.saturating_duration_since(now);
+            queue = self
+                .filled
+                .wait_timeout(queue, wait)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+    }
+
+    /// Puts a batch that was not committed back where it was.
+    fn put_back(&self, batch: Vec<Waiting>) {
+        let mut queue = self.lock();
+        queue.awaited += batch.iter().filter(|one| one.durable.is_some()).count();
+        for waiting in batch.into_iter().rev() {
+            queue.waiting.push_front(waiting);
+        }
+        queue.oldest = Some(Instant::now());
+    }
+}
+
+enum Gathered {
+    Batch((DecisionId, Vec<Waiting>)),
+    Nothing,
+    Closed,
+}
+
+impl Queue {
+    fn take(&mut self) -> (DecisionId, Vec<Waiting>) {
+        let first = DecisionId(self.next.0 - self.waiting.len() as u64);
+        let count = self.waiting.len().min(MAX_BATCH);
+        let batch: Vec<Waiting> = self.waiting.drain(..count).collect();
+        self.awaited -= batch.iter().filter(|one| one.durable.is_some()).count();
+        self.oldest = (!self.waiting.is_empty()).then(Instant::now);
+        (first, batch)
+    }
+}
+
+/// The thread that hands decisions to the writer.
+pub struct Following {
+    shared: Arc<Shared>,
+    thread: JoinHandle<()>,
+}
+
+impl Following {
+    /// Starts it. `epoch` counts the daemon's starts over this data; records are kept for `keep`.
+    ///
+    /// # Errors
+    /// Where no thread can be started.
+    pub fn start(
+        epoch: u64,
+        keep: Duration,
+        mailbox: Mailbox,
+        readers: Arc<Readers>,
+    ) -> std::io::Result<(Recorder, Self)> {
+        let mut secret = [0; 32];
+        getrandom::fill(&mut secret).map_err(std::io::Error::other)?;
+        let shared = Arc::new(Shared {
+            queue: Mutex::new(Queue {
+                waiting: VecDeque::new(),
+                awaited: 0,
+                next: DecisionId::first_of(epoch),
+                oldest: None,
+                open: true,
+            }),
+            filled: Condvar::new(),
+            secret,
+            unrecorded: AtomicU64::new(0),
+        });
+        let writing = Writing {
+            shared: Arc::clone(&shared),
+            mailbox,
+            readers,
+            keep,
+            failing: false,
+        };
+        let thread = thread::Builder::new()
+            .name("decisions".to_owned())
+            .spawn(move || writing.run())?;
+        let recorder = Recorder {
+            shared: Arc::clone(&shared),
+        };
+        Ok((recorder, Self { shared, thread }))
+    }
+
+    /// Takes no more, and ends once what waits is in the log, or cannot be.
+    pub fn end(self) {
+        self.shared.lock().open = false;
+        self.shared.filled.notify_one();
+        // A panic there has been reported, and nobody waits for it.
+        let _ = self.thread.join();
+    }
+}
+
+struct Writing {
+    shared: Arc<Shared>,
+    mailbox: Mailbox,
+    readers: Arc<Readers>,
+    keep: Duration,
+    /// Whether the last batch could not be committed.
+    failing: bool,
+}
+
+impl Writing {
+    fn run(mut self) {
+        let mut forget_at = Instant::now();
+        loop {
+            let patience = forget_at.saturating_duration_since(Instant::now());
+            match self.shared.gather(patience) {
+                Gathered::Batch((first, batch)) => {
+                    if !self.commit(first, batch) {
+                        return;
+                    }
+                }
+                Gathered::Nothing => {
+                    let more = self.forget();
+                    let pause = if more { TRY_AGAIN } else { FORGET_EVERY };
+                    forget_at = Instant::now() + pause;
+                }
+                Gathered::Closed => return,
+            }
+        }
+    }
+
+    /// Has the writer commit a batch. False where it takes no more.
+    fn commit(&mut self, first: DecisionId, batch: Vec<Waiting>) -> bool {
+        let leaves: Vec<Hash> = batch.iter().map(|one| one.leaf).collect();
+        let packed = decisions::pack(batch.iter().map(|one| one.record.as_slice()));
+        let new = NewDecisions {
+            batch: DecisionBatch {
+                first,
+                count: batch.len() as u32,
+                root: Digest(root_of(&leaves).0),
+            },
+            records: packed.into(),
+        };
+        match self.ask(Command::RecordDecisions(Box::new(new))) {
+            Ok(_) => {
+                if std::mem::take(&mut self.failing) {
+                    tracing::info!("decisions are recorded again");
+                }
+                for durable in batch.into_iter().filter_map(|one| one.durable) {
+                    // Who has lost patience has answered already.
+                    let _ = durable.send(());
+                }
+                true
+            }
+            Err(Failure::Stopping | Failure::Unknown) => false,
+            Err(failure) => {
+                if !std::mem::replace(&mut self.failing, true) {
+                    tracing::warn!(%failure, "decisions are not recorded for now");
+                }
+                let open = self.shared.lock().open;
+                if open {
+                    self.shared.put_back(batch);
+                    thread::sleep(TRY_AGAIN);
+                }
+                open
+            }
+        }
+    }
+
+    /// Forgets what is too old. True where there may be more.
+    fn forget(&self) -> bool {
+        let before = unix_ms().saturating_sub(self.keep.as_millis() as u64);
+        let through = match self.readers.decisions_before(before, FORGET_AT_ONCE) {
+            Ok(through) => through,
+            Err(error) => {
+                tracing::error!(%error, "records of decisions cannot be looked at");
+                return false;
+            }
+        };
+        let Some(through) = through else {
+            return false;
+        };
+        match self.ask(Command::ForgetDecisions { through }) {
+            Ok(_) => true,
+            Err(failure) => {
+                tracing::warn!(%failure, "old records of decisions are kept for now");
+                false
+            }
+        }
+    }
+
+    fn ask(&self, command: Command) -> Answer {
+        let (reply_to, answer) = mpsc::channel();
+        self.mailbox.call(Call {
+            request: Request {
+                caller: Caller::DRIVER,
+                stamp: None,
+                command,
+            },
+            module: None,
+            reply_to: Box::new(Reply(reply_to)),
+        });
+        // A mailbox that is closed drops the call.
+        answer.recv().unwrap_or(Err(Failure::Stopping))
+    }
+}
+
+struct Reply(mpsc::Sender<Answer>);
+
+impl ReplyTo for Reply {
+    fn send(self: Box<Self>, answer: Answer) {
+        let _ = self.0.send(answer);
+    }
+
+    fn is_gone(&self) -> bool {
+        false
+    }
+}

@@ -1,0 +1,391 @@
+//! The gate for agents: HTTP routes that are asked before and after a tool call.
+//!
+//! - [`wire`] has the bodies, [`parse`] reads requests, [`judge`] decides, [`limits`] bounds.
+//! - [`calls`] is the way of one request: who calls, how often, what is asked, what is decided,
+//!   what is recorded. [`receipts`] shows a decision with its proof. [`openapi`] describes it all.
+//!
+//! Invariants: a caller is known before anything of the body is looked at; whatever cannot be
+//! decided or recorded reads as a stop, but for tools that can do no harm; a decision that stops
+//! something is in the log before it is answered, or is answered with a status that says that it
+//! is not.
+
+mod calls;
+mod judge;
+mod limits;
+mod openapi;
+mod parse;
+mod receipts;
+mod wire;
+
+use std::{
+    sync::{Arc, OnceLock, atomic::Ordering},
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    body::{Body, Bytes},
+    extract::{Request, State},
+    http::{HeaderMap, StatusCode, header},
+    response::Response,
+    routing::{get, post},
+};
+use evidenceos_access::{Denied, Peer, strip_identity_headers};
+use evidenceos_kernel::{id::Digest, probe::RulesError};
+use evidenceos_store::{Done, log::LogView, reader::Readers};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use tokio::sync::watch;
+
+pub use self::limits::Probes;
+use self::{
+    judge::Risk,
+    limits::Rates,
+    wire::{Admission, Answer, Decision, OutputVerdict, ReasonCode, ToolDecision},
+};
+use crate::{
+    auth::{Gate, Principal},
+    clock::Clock,
+    config::{DurableDecisions, PreflightConfig},
+    decisions::Recorder,
+    grpc::Edge,
+    metrics::Metrics,
+};
+
+/// A body that has not come by then does not come.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often principals that are quiet are forgotten.
+const TIDY_EVERY: Duration = Duration::from_secs(1);
+/// The largest body with a module: 1 MiB of module in base64, and what stands around it.
+const MAX_MODULE_BODY: usize = 1_500_000;
+/// When to ask a daemon again that starts or stops, in seconds.
+const SOON_S: u64 = 1;
+
+/// What the gate needs of the daemon.
+pub struct Api {
+    gate: Arc<Gate>,
+    needs_certificate: bool,
+    config: PreflightConfig,
+    risk: Risk,
+    rates: Rates,
+    probes: Probes,
+    recorder: Arc<Recorder>,
+    clock: Arc<Clock>,
+    log: Arc<LogView>,
+    readers: Arc<Readers>,
+    done: Arc<Done>,
+    accounts_shown: watch::Receiver<u64>,
+    metrics: Arc<Metrics>,
+}
+
+impl Api {
+    /// The gate over a daemon that serves.
+    ///
+    /// # Errors
+    /// Where the rules of probing cannot be applied, which configuration has refused before.
+    pub fn new(
+        edge: &Edge,
+        gate: Arc<Gate>,
+        needs_certificate: bool,
+        config: &PreflightConfig,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, RulesError> {
+        Ok(Self {
+            gate,
+            needs_certificate,
+            risk: Risk {
+                high: config.high_risk_tools.clone(),
+                fail_open_for_low: config.fail_open_for_low_risk,
+            },
+            rates: Rates::new(config.rate_limit, config.global_rate_limit),
+            probes: Probes::of_tool_calls(config.probe_tool_calls)?,
+            config: config.clone(),
+            recorder: Arc::clone(&edge.recorder),
+            clock: Arc::clone(&edge.clock),
+            log: Arc::clone(&edge.log),
+            readers: Arc::clone(&edge.readers),
+            done: Arc::clone(&edge.done),
+            accounts_shown: edge.accounts_shown.clone(),
+            metrics,
+        })
+    }
+
+    /// Who makes a request.
+    fn identify(&self, headers: &HeaderMap, path: &str, peer: Option<&Peer>) -> Option<Principal> {
+        if self.needs_certificate && peer.and_then(Peer::certificate).is_none() {
+            return None;
+        }
+        let known: Result<Principal, Denied> =
+            self.gate
+                .identify_with(self.config.token.as_ref(), path, headers, peer);
+        known.ok()
+    }
+
+    /// Whether a decision must be durable before it is answered.
+    fn must_be_durable(&self, tool: &str, stops: bool) -> bool {
+        self.config.durable == DurableDecisions::All || stops || self.risk.is_high(tool)
+    }
+}
+
+/// The gate, which opens once the daemon serves.
+#[derive(Clone, Default)]
+pub struct Front(Arc<OnceLock<Api>>);
+
+impl Front {
+    /// Opens it. The first time counts. Must be called within a runtime.
+    pub fn open(&self, api: Api) {
+        if self.0.set(api).is_err() {
+            return;
+        }
+        let front = Arc::downgrade(&self.0);
+        tokio::spawn(async move {
+            while let Some(api) = front.upgrade() {
+                if let Some(api) = api.get() {
+                    api.rates.tidy();
+                }
+                drop(api);
+                tokio::time::sleep(TIDY_EVERY).await;
+            }
+        });
+    }
+
+    /// How far what follows the commits is behind them.
+    pub fn details(&self) -> Option<serde_json::Value> {
+        let api = self.api()?;
+        let (acknowledged, shown) = (
+            api.done.accounts_seq.load(Ordering::Relaxed),
+            *api.accounts_shown.borrow(),
+        );
+        let head = api.log.released().head;
+        Some(serde_json::json!({
+            "accounts_json": {
+                "acknowledged": acknowledged,
+                "shown": shown,
+                "current": shown >= acknowledged,
+            },
+            "log": { "entries": head.size },
+            "decisions": { "waiting": api.recorder.waiting() },
+            "space": { "short": api.done.short_of_space.load(Ordering::Relaxed) != 0 },
+        }))
+    }
+
+    fn api(&self) -> Option<&Api> {
+        self.0.get()
+    }
+
+    /// Answers who is known; who is nobody learns nothing about what there is.
+    fn admit(&self, request: Request, answer: impl FnOnce() -> Response) -> Response {
+        match self.api() {
+            None => receipts::unavailable("the daemon is starting"),
+            Some(api) if api.known(request).is_none() => receipts::unknown_caller(),
+            Some(_) => answer(),
+        }
+    }
+}
+
+/// The routes.
+pub fn routes(front: Front) -> Router {
+    Router::new()
+        .route("/v1/preflight_tool_call", post(preflight))
+        .route("/v1/postflight_tool_call", post(postflight))
+        .route("/v1/aspec_admit", post(admit))
+        .route("/v1/decisions/{decision_id}", get(receipts::receipt))
+        .route("/openapi.json", get(openapi::show))
+        .fallback(nothing)
+        .with_state(front)
+}
+
+/// Asked before a tool call.
+#[utoipa::path(
+    post,
+    path = "/v1/preflight_tool_call",
+    tag = "gate",
+    params(("X-Request-Id" = String, Header, description = "1-128 characters of 0x21-0x7e without \":\"; X-EvidenceOS-Request-Id where it is absent")),
+    request_body(content = openapi::PreflightRequest, content_type = "application/json"),
+    responses(
+        (status = 200, description = "The decision", body = ToolDecision),
+        (status = 400, description = "INVALID_INPUT or SESSION_REQUIRED", body = ToolDecision),
+        (status = 401, description = "UNAUTHORIZED", body = ToolDecision),
+        (status = 408, description = "The body did not come in time", body = ToolDecision),
+        (status = 413, description = "The body is too large", body = ToolDecision),
+        (status = 429, description = "RATE_LIMITED; see Retry-After", body = ToolDecision),
+        (status = 503, description = "UNAVAILABLE: the decision could not be recorded, or the daemon starts or stops", body = ToolDecision),
+    )
+)]
+async fn preflight(State(front): State<Front>, request: Request) -> Answer<ToolDecision> {
+    let Some(api) = front.api() else {
+        let body = ToolDecision::bare(Decision::Deny, ReasonCode::Unavailable);
+        return Answer::new(StatusCode::SERVICE_UNAVAILABLE, body).retry_after(SOON_S);
+    };
+    let started = std::time::Instant::now();
+    let answer = api.preflight(request).await;
+    api.metrics.preflight(
+        answer.body.decision.word(),
+        answer.body.reason_code.word(),
+        started.elapsed(),
+    );
+    answer
+}
+
+/// Asked after a tool call.
+#[utoipa::path(
+    post,
+    path = "/v1/postflight_tool_call",
+    tag = "gate",
+    params(("X-Request-Id" = String, Header, description = "1-128 characters of 0x21-0x7e without \":\"; X-EvidenceOS-Request-Id where it is absent")),
+    request_body(content = openapi::PostflightRequest, content_type = "application/json"),
+    responses(
+        (status = 200, description = "The decision", body = OutputVerdict),
+        (status = 400, description = "The request is malformed, or its caller is not known; the reason says which", body = OutputVerdict),
+        (status = 408, description = "The body did not come in time", body = OutputVerdict),
+        (status = 413, description = "The body is too large", body = OutputVerdict),
+        (status = 429, description = "rate_limited; see Retry-After", body = OutputVerdict),
+        (status = 503, description = "unavailable: the decision could not be recorded, or the daemon starts or stops", body = OutputVerdict),
+    )
+)]
+async fn postflight(State(front): State<Front>, request: Request) -> Answer<OutputVerdict> {
+    let Some(api) = front.api() else {
+        let body = OutputVerdict::blocked("unavailable");
+        return Answer::new(StatusCode::SERVICE_UNAVAILABLE, body).retry_after(SOON_S);
+    };
+    let started = std::time::Instant::now();
+    let answer = api.postflight(request).await;
+    api.metrics
+        .postflight(answer.body.decision.word(), started.elapsed());
+    answer
+}
+
+/// Whether a Wasm module may become a tool: deterministic, bounded, and nothing imported that is
+/// not the guest interface.
+#[utoipa::path(
+    post,
+    path = "/v1/aspec_admit",
+    tag = "gate",
+    request_body(content = openapi::AdmitRequest, content_type = "application/json"),
+    responses(
+        (status = 200, description = "Whether it is admissible, and why not", body = Admission),
+        (status = 400, description = "The request is malformed", body = Admission),
+        (status = 401, description = "The caller is not known", body = Admission),
+        (status = 408, description = "The body did not come in time", body = Admission),
+        (status = 413, description = "The body is too large", body = Admission),
+        (status = 429, description = "Too many calls; see Retry-After", body = Admission),
+        (status = 503, description = "The daemon starts or stops, or the refusal could not be recorded", body = Admission),
+    )
+)]
+async fn admit(State(front): State<Front>, request: Request) -> Answer<Admission> {
+    let Some(api) = front.api() else {
+        return calls::inadmissible(StatusCode::SERVICE_UNAVAILABLE, "the daemon is starting")
+            .retry_after(SOON_S);
+    };
+    api.admit(request).await
+}
+
+/// Why a body was not read.
+enum NoBody {
+    TooLarge,
+    Slow,
+    Broken,
+}
+
+/// Reads a body of at most so many bytes.
+async fn read(body: Body, max: usize) -> Result<Bytes, NoBody> {
+    let whole = Limited::new(body, max).collect();
+    match tokio::time::timeout(BODY_TIMEOUT, whole).await {
+        Err(_elapsed) => Err(NoBody::Slow),
+        Ok(Ok(collected)) => Ok(collected.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(NoBody::TooLarge),
+        // The connection broke, so nobody sees the answer.
+        Ok(Err(_)) => Err(NoBody::Broken),
+    }
+}
+
+/// Whether a request says itself that its body is larger.
+fn says_too_large(headers: &HeaderMap, max: usize) -> bool {
+    let length = headers
+        .get(header::CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|text| text.parse::<u64>().ok());
+    length.is_some_and(|length| length > max as u64)
+}
+
+/// A request taken apart: what is not its body, and who made it.
+struct Known {
+    principal: Principal,
+    headers: HeaderMap,
+    body: Body,
+}
+
+impl Api {
+    /// Who makes a request; nothing of its body is read before.
+    fn known(&self, request: Request) -> Option<Known> {
+        let (mut parts, body) = request.into_parts();
+        strip_identity_headers(&mut parts.headers);
+        let peer = parts.extensions.get::<Peer>();
+        let principal = self.identify(&parts.headers, parts.uri.path(), peer)?;
+        parts.headers.remove(header::AUTHORIZATION);
+        Some(Known {
+            principal,
+            headers: parts.headers,
+            body,
+        })
+    }
+}
+
+/// The digest of a name.
+fn hash_of(name: Option<&str>) -> Option<Digest> {
+    name.map(|name| Digest::of(name.as_bytes()))
+}
+
+/// The first bytes of a digest, to tell things apart.
+fn short(digest: &Digest) -> u64 {
+    let mut bytes = [0; 8];
+    bytes.copy_from_slice(&digest.0[..8]);
+    u64::from_be_bytes(bytes)
+}
+
+/// Makes one slash of several, as one published client writes two.
+pub fn normal_path(request: &mut Request) {
+    let path = request.uri().path();
+    if !path.contains("//") {
+        return;
+    }
+    let mut normal = String::with_capacity(path.len());
+    for c in path.chars() {
+        if c != '/' || !normal.ends_with('/') {
+            normal.push(c);
+        }
+    }
+    if let Some(query) = request.uri().query() {
+        normal.push('?');
+        normal.push_str(query);
+    }
+    let mut parts = request.uri().clone().into_parts();
+    if let Ok(path) = normal.parse() {
+        parts.path_and_query = Some(path);
+        if let Ok(uri) = axum::http::Uri::from_parts(parts) {
+            *request.uri_mut() = uri;
+        }
+    }
+}
+
+async fn nothing(State(front): State<Front>, request: Request) -> Response {
+    front.admit(request, || receipts::not_found("no such path"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn several_slashes_are_one() {
+        for (sent, normal) in [
+            ("/v1/a", "/v1/a"),
+            ("//v1//a", "/v1/a"),
+            ("http://h//v1///a/?x=//y", "http://h/v1/a/?x=//y"),
+        ] {
+            let mut request = Request::new(Body::empty());
+            *request.uri_mut() = sent.parse().expect("a URI");
+            normal_path(&mut request);
+            assert_eq!(request.uri().to_string(), normal);
+        }
+    }
+}

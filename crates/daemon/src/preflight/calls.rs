@@ -1,0 +1,732 @@
+//! The way of one request: who calls, how often, what is asked, what is decided, what is recorded.
+
+use std::time::Duration;
+
+use axum::{extract::Request, http::StatusCode};
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use evidenceos_kernel::{
+    decision::{DecisionRecord, Gate},
+    id::Digest,
+    probe::{Call, Level, Observed},
+};
+use serde_json::{Value, json};
+
+use super::{
+    Api, Known, MAX_MODULE_BODY, NoBody, SOON_S, hash_of,
+    judge::{Judgement, Votes, judge_output},
+    parse::{self, Body, Malformed, ToolCall},
+    read, says_too_large, short,
+    wire::{
+        Admission, Answer, BudgetDelta, Decision, OutputDecision, OutputVerdict, ReasonCode,
+        ToolDecision, Truncated,
+    },
+};
+use crate::{
+    auth::Principal,
+    decisions::{NotNoted, Noted},
+};
+
+/// The session of calls that name none.
+const NO_SESSION: &str = "no-session";
+
+type Refused<T> = Answer<T>;
+
+impl Api {
+    pub(super) async fn preflight(&self, request: Request) -> Answer<ToolDecision> {
+        self.try_preflight(request)
+            .await
+            .unwrap_or_else(|refused| refused)
+    }
+
+    async fn try_preflight(
+        &self,
+        request: Request,
+    ) -> Result<Answer<ToolDecision>, Refused<ToolDecision>> {
+        if says_too_large(request.headers(), self.config.max_body_bytes) {
+            return Err(self.malformed(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large"));
+        }
+        let Some(known) = self.known(request) else {
+            let body = ToolDecision::bare(Decision::Deny, ReasonCode::Unauthorized);
+            let answer = Answer::new(StatusCode::UNAUTHORIZED, body);
+            return Err(Answer {
+                challenge: true,
+                ..answer
+            });
+        };
+        let Known {
+            principal,
+            headers,
+            body,
+        } = known;
+        parse::request_id(&headers).map_err(|wrong| self.invalid(wrong))?;
+        let limited = self.rates.take(&principal.caller.tag).err();
+        let bytes =
+            read(body, self.config.max_body_bytes)
+                .await
+                .map_err(|no_body| match no_body {
+                    NoBody::TooLarge => {
+                        self.malformed(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large")
+                    }
+                    NoBody::Slow => {
+                        self.malformed(StatusCode::REQUEST_TIMEOUT, Malformed::Slow.word())
+                    }
+                    NoBody::Broken => self.malformed(StatusCode::BAD_REQUEST, "broken"),
+                })?;
+        let call = ToolCall::parse(&bytes, self.config.strict_hash);
+        if let Some(wait) = limited {
+            return Err(self.rate_limited(call.ok().as_ref(), wait));
+        }
+        let call = call.map_err(|wrong| self.invalid(wrong))?;
+        if self.risk.is_high(&call.tool_name)
+            && call.session_id.as_deref().is_none_or(str::is_empty)
+        {
+            self.metrics.preflight_failed("session_required");
+            let detail = "a tool that can do harm is called within a session: send sessionId";
+            let body = ToolDecision {
+                reason_detail: principal.roles.auditor.then_some(detail),
+                ..ToolDecision::bare(Decision::Deny, ReasonCode::SessionRequired)
+            };
+            return Err(Answer::new(StatusCode::BAD_REQUEST, body));
+        }
+        Ok(self.judge(&principal, call).await)
+    }
+
+    /// Judges a call that is well formed and in its rate.
+    async fn judge(&self, principal: &Principal, call: ToolCall) -> Answer<ToolDecision> {
+        let session = call.session_id.as_deref();
+        let observed = self.observe(principal, session, &call.tool_name, &call.params_hash);
+        let votes = self.votes(&call).await;
+        let judged = self
+            .risk
+            .judge(&call.tool_name, self.level(&observed), votes);
+        let detail = "this tool has no harmless form to be called with instead";
+        let mut body = ToolDecision {
+            reason_detail: (judged.reason == ReasonCode::UnsafeRewrite && principal.roles.auditor)
+                .then_some(detail),
+            rewritten_params: judged.rewritten.clone(),
+            budget_delta: Some(BudgetDelta {
+                spent: 1,
+                remaining: self.remaining(observed.operation_calls),
+            }),
+            params_hash: Some(call.params_hash.to_hex()),
+            ..ToolDecision::bare(judged.decision, judged.reason)
+        };
+        let durable = self.must_be_durable(&call.tool_name, judged.decision.stops());
+        let noted = self
+            .note(durable, Draft::preflight(principal, &call, &judged))
+            .await;
+        match noted {
+            Ok(noted) => {
+                body.decision_id = Some(noted.id.to_string());
+                body.receipt_hash = Some(noted.leaf.to_hex());
+                Answer::new(StatusCode::OK, body)
+            }
+            Err(_) if !durable => Answer::new(StatusCode::OK, body),
+            Err(why) => self.unrecorded(&call.tool_name, judged.decision, why),
+        }
+    }
+
+    /// What is answered where a decision had to be recorded and was not.
+    fn unrecorded(&self, tool: &str, decision: Decision, why: NotNoted) -> Answer<ToolDecision> {
+        self.metrics.preflight_failed(match why {
+            NotNoted::Full => "record_queue_full",
+            NotNoted::Stopping => "stopping",
+            NotNoted::NotDurable => "not_durable",
+        });
+        let goes_on = matches!(decision, Decision::Allow | Decision::Downgrade);
+        if goes_on && self.risk.lets_through(tool) {
+            let body = ToolDecision::bare(Decision::Allow, ReasonCode::Unavailable);
+            return Answer::new(StatusCode::OK, body);
+        }
+        let decision = match decision {
+            Decision::Deny => Decision::Deny,
+            Decision::Allow | Decision::Downgrade | Decision::RequireHuman => {
+                Decision::RequireHuman
+            }
+        };
+        let body = ToolDecision::bare(decision, ReasonCode::Unavailable);
+        Answer::new(StatusCode::SERVICE_UNAVAILABLE, body).retry_after(SOON_S)
+    }
+
+    fn invalid(&self, wrong: Malformed) -> Refused<ToolDecision> {
+        self.malformed(StatusCode::BAD_REQUEST, wrong.word())
+    }
+
+    fn malformed(&self, status: StatusCode, kind: &'static str) -> Refused<ToolDecision> {
+        self.metrics.preflight_failed(kind);
+        let body = ToolDecision::bare(Decision::Deny, ReasonCode::InvalidInput);
+        Answer::new(status, body)
+    }
+
+    /// One published client goes on after a `DOWNGRADE`, so that only says so where the tool would
+    /// be let through undecided.
+    fn rate_limited(&self, call: Option<&ToolCall>, wait: Duration) -> Refused<ToolDecision> {
+        self.metrics.preflight_failed("rate_limited");
+        let lets_through = call.is_some_and(|call| self.risk.lets_through(&call.tool_name));
+        let decision = if lets_through {
+            Decision::Downgrade
+        } else {
+            Decision::Deny
+        };
+        let body = ToolDecision::bare(decision, ReasonCode::RateLimited);
+        Answer::new(StatusCode::TOO_MANY_REQUESTS, body).retry_after(whole_seconds(wait))
+    }
+
+    /// Counts a call of a tool.
+    fn observe(
+        &self,
+        principal: &Principal,
+        session: Option<&str>,
+        tool: &str,
+        asked: &Digest,
+    ) -> Observed {
+        let operation = Digest::of(session.unwrap_or(NO_SESSION).as_bytes());
+        let mut name = [0; 16];
+        name.copy_from_slice(&operation.0[..16]);
+        self.probes.observe(&Call {
+            principal: principal.caller.tag,
+            operation: name,
+            topic: short(&Digest::of(tool.as_bytes())),
+            hash: short(asked),
+        })
+    }
+
+    /// A session that has made as many calls as freeze a window is frozen for good.
+    fn level(&self, observed: &Observed) -> Level {
+        if observed.operation_calls >= self.probes.rules().freeze.total {
+            Level::Freeze
+        } else {
+            observed.level
+        }
+    }
+
+    fn remaining(&self, spent: u32) -> u64 {
+        u64::from(self.probes.rules().freeze.total.saturating_sub(spent))
+    }
+
+    async fn votes(&self, _call: &ToolCall) -> Votes {
+        Votes::Pass
+    }
+
+    async fn note(&self, durable: bool, draft: Draft<'_>) -> Result<Noted, NotNoted> {
+        let at = self.clock.now_unix_ms();
+        if durable {
+            self.recorder
+                .note_durably(self.config.timeout, |id, salt| draft.record(id, salt, at))
+                .await
+        } else {
+            self.recorder.note(|id, salt| draft.record(id, salt, at))
+        }
+    }
+}
+
+impl Api {
+    pub(super) async fn postflight(&self, request: Request) -> Answer<OutputVerdict> {
+        self.try_postflight(request)
+            .await
+            .unwrap_or_else(|refused| refused)
+    }
+
+    async fn try_postflight(
+        &self,
+        request: Request,
+    ) -> Result<Answer<OutputVerdict>, Refused<OutputVerdict>> {
+        let max = self.config.max_body_bytes;
+        let too_large = || blocked(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large");
+        if says_too_large(request.headers(), max) {
+            return Err(too_large());
+        }
+        let known = self
+            .known(request)
+            .ok_or_else(|| blocked(StatusCode::BAD_REQUEST, "unauthorized"))?;
+        let Known {
+            principal,
+            headers,
+            body,
+        } = known;
+        parse::request_id(&headers)
+            .map_err(|_| blocked(StatusCode::BAD_REQUEST, "missing_request_id"))?;
+        // What was called is over: only the limit of all together counts.
+        if let Err(wait) = self.rates.take_of_all() {
+            let answer = blocked(StatusCode::TOO_MANY_REQUESTS, "rate_limited");
+            return Err(answer.retry_after(whole_seconds(wait)));
+        }
+        let bytes = read(body, max).await.map_err(|no_body| match no_body {
+            NoBody::TooLarge => too_large(),
+            NoBody::Slow => blocked(StatusCode::REQUEST_TIMEOUT, "slow"),
+            NoBody::Broken => blocked(StatusCode::BAD_REQUEST, "broken"),
+        })?;
+        let called = Called::parse(&bytes, |tool| self.risk.is_high(tool))
+            .map_err(|reason| blocked(StatusCode::BAD_REQUEST, reason))?;
+        let asked = called.output_hash.unwrap_or(called.params_hash);
+        let session = called.session_id.as_deref();
+        let observed = self.observe(&principal, session, &called.tool_name, &asked);
+        if !called.has_status {
+            return Err(blocked(StatusCode::BAD_REQUEST, "invalid_status"));
+        }
+        Ok(self.judge_called(&principal, &called, &observed).await)
+    }
+
+    async fn judge_called(
+        &self,
+        principal: &Principal,
+        called: &Called,
+        observed: &Observed,
+    ) -> Answer<OutputVerdict> {
+        let output = called.output.as_deref().unwrap_or_default();
+        let too_long = output.len() > self.config.max_output_bytes;
+        let (decision, reason) = judge_output(observed.level, too_long);
+        let shows = too_long && decision == OutputDecision::Redact;
+        let mut body = OutputVerdict {
+            decision,
+            reason,
+            output_rewrite: shows.then(|| Truncated {
+                truncated: true,
+                len: output.len() as u64,
+                sha256: Digest::of(output.as_bytes()).to_hex(),
+                preview: output.chars().take(self.config.preview_chars).collect(),
+            }),
+            budget_delta: Some(1.0),
+            budget_remaining_bits: Some(self.remaining(observed.operation_distinct) as f64),
+            receipt_hash: String::new(),
+            decision_id: None,
+        };
+        let receipt = called.receipt(&body);
+        let durable = self.must_be_durable(&called.tool_name, decision.stops());
+        let draft = Draft::postflight(principal, called, &body, receipt);
+        match self.note(durable, draft).await {
+            Ok(noted) => body.decision_id = Some(noted.id.to_string()),
+            Err(_) if !durable => {}
+            Err(_) => {
+                let answer = blocked(StatusCode::SERVICE_UNAVAILABLE, "unavailable");
+                return answer.retry_after(SOON_S);
+            }
+        }
+        body.receipt_hash = receipt.to_hex();
+        Answer::new(StatusCode::OK, body)
+    }
+}
+
+fn blocked(status: StatusCode, reason: &'static str) -> Answer<OutputVerdict> {
+    Answer::new(status, OutputVerdict::blocked(reason))
+}
+
+fn whole_seconds(wait: Duration) -> u64 {
+    wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
+}
+
+/// A tool call that was made.
+struct Called {
+    tool_name: String,
+    params_hash: Digest,
+    /// As they were written, for the receipt.
+    params_hash_text: String,
+    output_hash_text: Option<String>,
+    output_hash: Option<Digest>,
+    preflight_receipt: Option<Digest>,
+    session_id: Option<String>,
+    agent_id: Option<String>,
+    /// The output as compact JSON.
+    output: Option<String>,
+    has_status: bool,
+}
+
+impl Called {
+    /// Reads a body; the error is the reason on the wire.
+    fn parse(bytes: &[u8], is_high_risk: impl Fn(&str) -> bool) -> Result<Self, &'static str> {
+        let mut body = Body::parse(bytes).map_err(|_| "invalid_json")?;
+        let tool_name = parse::tool_name(&mut body).map_err(|_| "invalid_tool_name")?;
+        let params = body
+            .digest("paramsHash")
+            .ok()
+            .flatten()
+            .ok_or("invalid_params_hash")?;
+        let sent = body
+            .digest("outputHash")
+            .map_err(|_| "invalid_output_hash")?;
+        let preflight = body
+            .digest("preflightReceiptHash")
+            .map_err(|_| "invalid_preflight_receipt_hash")?;
+        let session_id = body.name("sessionId").map_err(|_| "invalid_session_id")?;
+        if is_high_risk(&tool_name) && session_id.as_deref().is_none_or(str::is_empty) {
+            return Err("session_required");
+        }
+        let agent_id = body.text("agentId").map_err(|_| "invalid_json")?;
+        let output = body.take("output").map(|output| output.to_string());
+        let own = output.as_ref().map(|text| Digest::of(text.as_bytes()));
+        let has_status = matches!(
+            body.text("status").ok().flatten().as_deref(),
+            Some("ok" | "error")
+        );
+        Ok(Self {
+            tool_name,
+            params_hash: params.digest,
+            params_hash_text: params.text,
+            output_hash: sent.as_ref().map(|sent| sent.digest).or(own),
+            output_hash_text: sent.map(|sent| sent.text).or(own.map(|own| own.to_hex())),
+            preflight_receipt: preflight.map(|hash| hash.digest),
+            session_id,
+            agent_id,
+            output,
+            has_status,
+        })
+    }
+
+    /// The receipt as published: SHA-256 of request and answer as canonical JSON.
+    fn receipt(&self, answer: &OutputVerdict) -> Digest {
+        let receipt = json!({
+            "request": {
+                "agentId": self.agent_id,
+                "outputHash": self.output_hash_text,
+                "paramsHash": self.params_hash_text,
+                "sessionId": self.session_id,
+                "toolName": self.tool_name,
+            },
+            "response": answer,
+        });
+        Digest::of(receipt.to_string().as_bytes())
+    }
+}
+
+impl Api {
+    pub(super) async fn admit(&self, request: Request) -> Answer<Admission> {
+        self.try_admit(request)
+            .await
+            .unwrap_or_else(|refused| refused)
+    }
+
+    async fn try_admit(&self, request: Request) -> Result<Answer<Admission>, Refused<Admission>> {
+        let too_large = || inadmissible(StatusCode::PAYLOAD_TOO_LARGE, "a module is at most 1 MiB");
+        if says_too_large(request.headers(), MAX_MODULE_BODY) {
+            return Err(too_large());
+        }
+        let Some(Known {
+            principal, body, ..
+        }) = self.known(request)
+        else {
+            let answer = inadmissible(StatusCode::UNAUTHORIZED, "the caller is not known");
+            return Err(Answer {
+                challenge: true,
+                ..answer
+            });
+        };
+        if let Err(wait) = self.rates.take(&principal.caller.tag) {
+            let answer = inadmissible(StatusCode::TOO_MANY_REQUESTS, "too many calls");
+            return Err(answer.retry_after(whole_seconds(wait)));
+        }
+        let bytes = read(body, MAX_MODULE_BODY)
+            .await
+            .map_err(|no_body| match no_body {
+                NoBody::TooLarge => too_large(),
+                NoBody::Slow => inadmissible(StatusCode::REQUEST_TIMEOUT, "the body is too slow"),
+                NoBody::Broken => inadmissible(StatusCode::BAD_REQUEST, "the body broke off"),
+            })?;
+        let candidate = Candidate::parse(&bytes)
+            .map_err(|reason| inadmissible(StatusCode::BAD_REQUEST, reason))?;
+        let module_hash = Digest::of(&candidate.module);
+        // Linear in the module, but a megabyte of it is felt by who shares the thread.
+        let objection = tokio::task::spawn_blocking(move || candidate.objection())
+            .await
+            .unwrap_or_else(|panic| {
+                tracing::error!(%panic, "checking a module failed");
+                Some("the module cannot be checked".to_owned())
+            });
+        let draft = Draft::admission(&principal, module_hash, objection.is_none());
+        let noted = self.note(objection.is_some(), draft).await;
+        if let (Err(_), Some(_)) = (&noted, &objection) {
+            let answer = inadmissible(StatusCode::SERVICE_UNAVAILABLE, "it cannot be recorded");
+            return Err(answer.retry_after(SOON_S));
+        }
+        let noted = noted.ok();
+        let body = Admission {
+            admissible: objection.is_none(),
+            reason: objection,
+            receipt_hash: noted.map(|noted| noted.leaf.to_hex()),
+            decision_id: noted.map(|noted| noted.id.to_string()),
+        };
+        Ok(Answer::new(StatusCode::OK, body))
+    }
+}
+
+/// A refusal of a module.
+pub(super) fn inadmissible(status: StatusCode, reason: &str) -> Answer<Admission> {
+    let body = Admission {
+        admissible: false,
+        reason: Some(reason.to_owned()),
+        receipt_hash: None,
+        decision_id: None,
+    };
+    Answer::new(status, body)
+}
+
+/// A module that is to become a tool.
+struct Candidate {
+    module: Vec<u8>,
+    exports: Vec<String>,
+    fuel_limit: u64,
+}
+
+/// Exports that a module may be said to have.
+const MAX_EXPORTS: usize = 64;
+
+impl Candidate {
+    fn parse(bytes: &[u8]) -> Result<Self, &'static str> {
+        let mut body = Body::parse(bytes).map_err(|_| "the body is not a JSON object")?;
+        let text = body.text("moduleBase64").ok().flatten();
+        let text = text.ok_or("moduleBase64 is missing")?;
+        // One published client sends the file's text as it is; then it is no module, as admission
+        // will say.
+        let module = BASE64_STANDARD
+            .decode(text.trim())
+            .unwrap_or_else(|_not_base64| text.into_bytes());
+        let exports = match body.take("declaredExports") {
+            None => Vec::new(),
+            Some(Value::Array(names)) if names.len() <= MAX_EXPORTS => names
+                .into_iter()
+                .map(|name| match name {
+                    Value::String(name) => Ok(name),
+                    _ => Err("declaredExports must be texts"),
+                })
+                .collect::<Result<_, _>>()?,
+            Some(_) => return Err("declaredExports must be a list of at most 64 texts"),
+        };
+        let fuel_limit = match body.take("fuelLimit") {
+            None => 1,
+            Some(limit) => limit
+                .as_u64()
+                .ok_or("fuelLimit must be a positive integer")?,
+        };
+        Ok(Self {
+            module,
+            exports,
+            fuel_limit,
+        })
+    }
+
+    /// Why it is not admitted.
+    fn objection(&self) -> Option<String> {
+        if self.fuel_limit == 0 {
+            return Some("fuelLimit is 0: it could not run at all".to_owned());
+        }
+        if let Err(violations) = evidenceos_sandbox::check(&self.module) {
+            let words: Vec<String> = violations.iter().map(ToString::to_string).collect();
+            return Some(words.join("; "));
+        }
+        let present = evidenceos_sandbox::export_names(&self.module);
+        let missing = self.exports.iter().find(|name| !present.contains(name))?;
+        Some(format!("{missing:?} is declared and not exported"))
+    }
+}
+
+/// A decision that is to be recorded.
+struct Draft<'d> {
+    gate: Gate,
+    principal: &'d Principal,
+    tool_name: &'d str,
+    params_hash: Digest,
+    session_id: Option<&'d str>,
+    agent_id: Option<&'d str>,
+    decision: &'static str,
+    reason: &'d str,
+    policy: Option<(String, u16)>,
+    output_hash: Option<Digest>,
+    reply_receipt: Option<Digest>,
+    preflight_receipt: Option<Digest>,
+    policies: Digest,
+}
+
+impl<'d> Draft<'d> {
+    fn new(
+        gate: Gate,
+        principal: &'d Principal,
+        tool_name: &'d str,
+        params_hash: Digest,
+        decision: &'static str,
+        reason: &'d str,
+    ) -> Self {
+        Self {
+            gate,
+            principal,
+            tool_name,
+            params_hash,
+            session_id: None,
+            agent_id: None,
+            decision,
+            reason,
+            policy: None,
+            output_hash: None,
+            reply_receipt: None,
+            preflight_receipt: None,
+            policies: Digest([0; 32]),
+        }
+    }
+
+    fn preflight(principal: &'d Principal, call: &'d ToolCall, judged: &Judgement) -> Self {
+        let (decision, reason) = (judged.decision.word(), judged.reason.word());
+        Self {
+            session_id: call.session_id.as_deref(),
+            agent_id: call.agent_id.as_deref(),
+            policy: judged.policy.clone(),
+            ..Self::new(
+                Gate::Preflight,
+                principal,
+                &call.tool_name,
+                call.params_hash,
+                decision,
+                reason,
+            )
+        }
+    }
+
+    fn postflight(
+        principal: &'d Principal,
+        called: &'d Called,
+        answer: &OutputVerdict,
+        receipt: Digest,
+    ) -> Self {
+        Self {
+            session_id: called.session_id.as_deref(),
+            agent_id: called.agent_id.as_deref(),
+            output_hash: called.output_hash,
+            reply_receipt: Some(receipt),
+            preflight_receipt: called.preflight_receipt,
+            ..Self::new(
+                Gate::Postflight,
+                principal,
+                &called.tool_name,
+                called.params_hash,
+                answer.decision.word(),
+                answer.reason.unwrap_or("clean"),
+            )
+        }
+    }
+
+    fn admission(principal: &'d Principal, module: Digest, admissible: bool) -> Self {
+        let (decision, reason) = if admissible {
+            ("ALLOW", "ADMISSIBLE")
+        } else {
+            ("DENY", "INADMISSIBLE")
+        };
+        Self::new(
+            Gate::Admission,
+            principal,
+            "aspec_admit",
+            module,
+            decision,
+            reason,
+        )
+    }
+
+    fn record(
+        self,
+        id: evidenceos_kernel::decision::DecisionId,
+        salt: [u8; 16],
+        decided_unix_ms: u64,
+    ) -> DecisionRecord {
+        DecisionRecord {
+            id,
+            gate: self.gate,
+            decided_unix_ms,
+            owner: self.principal.caller.tag,
+            tool_name: self.tool_name.to_owned(),
+            params_hash: self.params_hash,
+            session_hash: hash_of(self.session_id),
+            agent_hash: hash_of(self.agent_id),
+            decision: self.decision.to_owned(),
+            reason: self.reason.to_owned(),
+            policies: self.policies,
+            policy: self.policy,
+            output_hash: self.output_hash,
+            reply_receipt: self.reply_receipt,
+            preflight_receipt: self.preflight_receipt,
+            salt,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The contract's vector, made by the published daemon.
+    #[test]
+    fn a_receipt_is_the_published_one() {
+        let body = format!(
+            r#"{{"toolName":"search.web","sessionId":"s1","paramsHash":"{}","status":"ok","output":{{"ok":true}}}}"#,
+            "a".repeat(64)
+        );
+        let called = Called::parse(body.as_bytes(), |_| false).expect("a call");
+        let answer = OutputVerdict {
+            decision: OutputDecision::Allow,
+            reason: None,
+            output_rewrite: None,
+            budget_delta: Some(1.0),
+            budget_remaining_bits: Some(79.0),
+            receipt_hash: String::new(),
+            decision_id: None,
+        };
+        assert_eq!(
+            called.receipt(&answer).to_hex(),
+            "dd70a4ddd417340a12d83cf752f1b7f5fbba72e064e0556ed1a3d7deb51ed340"
+        );
+        let output = called.output_hash.expect("computed").to_hex();
+        assert!(output.starts_with("4062edaf") && output.ends_with("50f93"));
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_postflight_has_its_published_word() {
+        let hash = "a".repeat(64);
+        let with = |fields: &str| format!(r#"{{"toolName":"t","paramsHash":"{hash}",{fields}}}"#);
+        for (body, reason) in [
+            ("[".to_owned(), "invalid_json"),
+            ("{}".to_owned(), "invalid_tool_name"),
+            (r#"{"toolName":"t"}"#.to_owned(), "invalid_params_hash"),
+            (with(r#""outputHash":"x""#), "invalid_output_hash"),
+            (
+                with(r#""preflightReceiptHash":"""#),
+                "invalid_preflight_receipt_hash",
+            ),
+            (with(r#""sessionId":"é""#), "invalid_session_id"),
+            (with(r#""status":"ok""#), "session_required"),
+        ] {
+            let refused = Called::parse(body.as_bytes(), |_| true).err();
+            assert_eq!(refused, Some(reason), "{body}");
+        }
+        for (status, has) in [
+            (r#""ok""#, true),
+            (r#""error""#, true),
+            (r#""done""#, false),
+            ("1", false),
+        ] {
+            let body = with(&format!(r#""status":{status}"#));
+            let called = Called::parse(body.as_bytes(), |_| false).expect("a call");
+            assert_eq!(called.has_status, has, "{status}");
+        }
+    }
+
+    #[test]
+    fn a_module_is_objected_to_in_words() {
+        let module = evidenceos_sandbox::pack(&[0, 1], &evidenceos_sandbox::PackOptions::default());
+        let good = BASE64_STANDARD.encode(module.expect("a module"));
+        for (module, exports, objection) in [
+            (good.as_str(), r#"["run","memory"]"#, None),
+            (
+                good.as_str(),
+                r#"["ran"]"#,
+                Some("\"ran\" is declared and not exported"),
+            ),
+            ("echo hello", "[]", Some("")),
+            ("", "[]", Some("")),
+        ] {
+            let body = format!(
+                r#"{{"moduleBase64":"{module}","declaredExports":{exports},"fuelLimit":1}}"#
+            );
+            let candidate = Candidate::parse(body.as_bytes()).expect("well formed");
+            match (candidate.objection(), objection) {
+                (None, None) => {}
+                (Some(found), Some(expected)) => assert!(found.contains(expected), "{found}"),
+                (found, expected) => panic!("{module} {exports}: {found:?}, not {expected:?}"),
+            }
+        }
+    }
+}

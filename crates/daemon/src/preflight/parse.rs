@@ -1,0 +1,372 @@
+//! Requests of the gate for agents: bytes in, checked fields out.
+//!
+//! A body is parsed to a JSON tree first: of keys that are there twice the last counts, nesting
+//! is bounded, numbers that are none are refused, unknown fields are passed over, and null is the
+//! same as absent. Nothing of what was sent is repeated in a refusal.
+
+use axum::http::{HeaderMap, HeaderName};
+use evidenceos_kernel::id::Digest;
+use serde_json::{Map, Value};
+
+/// The longest name, in bytes.
+const MAX_NAME: usize = 128;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const REQUEST_ID_ALIAS: HeaderName = HeaderName::from_static("x-evidenceos-request-id");
+
+/// What is wrong with a request. The words are those of the published daemon's metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Malformed {
+    /// No request id.
+    MissingRequestId,
+    /// A request id of other characters, or too long.
+    InvalidRequestId,
+    /// The body is not JSON.
+    InvalidJson,
+    /// The body lacks something, or has something of another kind.
+    Schema,
+    /// A name that is empty or too long.
+    InvalidLength,
+    /// A name with other characters.
+    InvalidChars,
+    /// A hash that is not 64 hex digits.
+    InvalidParamsHash,
+    /// A hash that is not ours, where that matters.
+    ParamsHashMismatch,
+    /// The body did not come in time.
+    Slow,
+}
+
+impl Malformed {
+    /// The word in metrics.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::MissingRequestId => "missing_request_id",
+            Self::InvalidRequestId => "invalid_request_id",
+            Self::InvalidJson => "invalid_json",
+            Self::Schema => "params_not_object",
+            Self::InvalidLength => "invalid_length",
+            Self::InvalidChars => "invalid_chars",
+            Self::InvalidParamsHash => "invalid_params_hash",
+            Self::ParamsHashMismatch => "params_hash_mismatch",
+            Self::Slow => "slow",
+        }
+    }
+}
+
+/// Demands a request id: 1–128 bytes of 0x21–0x7E without a colon.
+pub fn request_id(headers: &HeaderMap) -> Result<&str, Malformed> {
+    let value = headers
+        .get(REQUEST_ID)
+        .or_else(|| headers.get(REQUEST_ID_ALIAS))
+        .ok_or(Malformed::MissingRequestId)?;
+    value
+        .to_str()
+        .ok()
+        .filter(|id| (1..=MAX_NAME).contains(&id.len()))
+        .filter(|id| id.bytes().all(|b| (0x21..=0x7e).contains(&b) && b != b':'))
+        .ok_or(Malformed::InvalidRequestId)
+}
+
+/// The fields of a body.
+pub struct Body(Map<String, Value>);
+
+impl Body {
+    /// Parses a body.
+    pub fn parse(bytes: &[u8]) -> Result<Self, Malformed> {
+        let value = serde_json::from_slice(bytes).map_err(|_not_json| Malformed::InvalidJson)?;
+        match value {
+            Value::Object(fields) => Ok(Self(fields)),
+            _ => Err(Malformed::Schema),
+        }
+    }
+
+    /// Takes a field; null is absent.
+    pub fn take(&mut self, name: &str) -> Option<Value> {
+        self.0.remove(name).filter(|value| !value.is_null())
+    }
+
+    /// Takes a text.
+    pub fn text(&mut self, name: &str) -> Result<Option<String>, Malformed> {
+        match self.take(name) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(_) => Err(Malformed::Schema),
+        }
+    }
+
+    /// Takes a name: at most 128 bytes of printable ASCII.
+    pub fn name(&mut self, name: &str) -> Result<Option<String>, Malformed> {
+        let Some(text) = self.text(name)? else {
+            return Ok(None);
+        };
+        if text.len() > MAX_NAME {
+            Err(Malformed::InvalidLength)
+        } else if !text.bytes().all(|b| (0x20..=0x7e).contains(&b)) {
+            Err(Malformed::InvalidChars)
+        } else {
+            Ok(Some(text))
+        }
+    }
+
+    /// Takes a digest: 64 hex digits.
+    pub fn digest(&mut self, name: &str) -> Result<Option<HexDigest>, Malformed> {
+        let Some(text) = self.text(name)? else {
+            return Ok(None);
+        };
+        match Digest::from_hex(&text) {
+            Some(digest) => Ok(Some(HexDigest { text, digest })),
+            None => Err(Malformed::InvalidParamsHash),
+        }
+    }
+}
+
+/// A digest as it was sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HexDigest {
+    /// As it was written.
+    pub text: String,
+    /// What it says.
+    pub digest: Digest,
+}
+
+/// A tool call that is about to be made.
+#[derive(Debug)]
+pub struct ToolCall {
+    /// Which tool.
+    pub tool_name: String,
+    /// With what, as canonical JSON: keys in byte order, no white space.
+    pub canonical_params: Vec<u8>,
+    /// SHA-256 of that.
+    pub params_hash: Digest,
+    /// In which session.
+    pub session_id: Option<String>,
+    /// On whose behalf, as the caller says; never an identity.
+    pub agent_id: Option<String>,
+}
+
+impl ToolCall {
+    /// Reads a body. With `strict` a hash that is not ours is an error.
+    pub fn parse(bytes: &[u8], strict: bool) -> Result<Self, Malformed> {
+        let mut body = Body::parse(bytes)?;
+        // Kinds of all fields first, then their content, in the order of the published daemon.
+        let params = match body.take("params") {
+            Some(Value::Object(params)) => params,
+            _ => return Err(Malformed::Schema),
+        };
+        let tool_name = tool_name(&mut body)?;
+        let session_id = body.name("sessionId")?;
+        let agent_id = body.name("agentId")?;
+        // The map is ordered, so this is canonical.
+        let canonical_params =
+            serde_json::to_vec(&params).map_err(|_unprintable| Malformed::InvalidJson)?;
+        let params_hash = Digest::of(&canonical_params);
+        if let Some(sent) = params_hash_of(&mut body)?
+            && strict
+            && sent.text != params_hash.to_hex()
+        {
+            return Err(Malformed::ParamsHashMismatch);
+        }
+        Ok(Self {
+            tool_name,
+            canonical_params,
+            params_hash,
+            session_id,
+            agent_id,
+        })
+    }
+}
+
+/// A digest with an optional `sha256:` before it, which one published client writes.
+fn params_hash_of(body: &mut Body) -> Result<Option<HexDigest>, Malformed> {
+    let Some(text) = body.text("paramsHash")? else {
+        return Ok(None);
+    };
+    let text = text.strip_prefix("sha256:").unwrap_or(&text).to_owned();
+    match Digest::from_hex(&text) {
+        Some(digest) => Ok(Some(HexDigest { text, digest })),
+        None => Err(Malformed::InvalidParamsHash),
+    }
+}
+
+/// The tool's name: 1–128 bytes of printable ASCII.
+pub fn tool_name(body: &mut Body) -> Result<String, Malformed> {
+    let name = body.name("toolName")?.ok_or(Malformed::Schema)?;
+    if name.is_empty() {
+        return Err(Malformed::InvalidLength);
+    }
+    Ok(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn call(params: &str) -> String {
+        format!(r#"{{"toolName":"search.web","params":{params}}}"#)
+    }
+
+    /// The published contract's vectors: the server's form, made by its own serializer.
+    #[test]
+    fn params_hash_as_published() {
+        for (params, hash) in [
+            (
+                "{}",
+                "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a",
+            ),
+            (
+                r#"{"a":1}"#,
+                "015abd7f5cc57a2dd94b7590f04ad8084273905ee33ec5cebeae62276a97f862",
+            ),
+            (
+                r#"{"a":2,"B":1}"#,
+                "812e5e7fb7bb816dc477e91a136430192eadcf83ff303881298146e106ae0161",
+            ),
+            (
+                r#"{"cmd":"cat /etc/shadow"}"#,
+                "de65daa5135020569d73fca0335e40b8b93587927a4c3e67b9f83b647fb191c2",
+            ),
+            (
+                r#"{"query":"internal secrets"}"#,
+                "ec672aa1c26b2eabbaac1b250db8a47887c523d6a830577be2359c2072750232",
+            ),
+            (
+                r#"{"é":"€"}"#,
+                "8f621e4d225525167f36caf89ba5e88986e70bab343307070f893bbcf390b69c",
+            ),
+            (
+                r#"{ "k":[1,null,true,{"b":1,"a":"\u001f\n\"\\\/"}] }"#,
+                "7cb5a182a7a742451f07779713d8709f2f9cb83f20305866c44f058401700ed4",
+            ),
+        ] {
+            let call = ToolCall::parse(call(params).as_bytes(), false).expect(params);
+            assert_eq!(call.params_hash.to_hex(), hash, "{params}");
+        }
+    }
+
+    #[test]
+    fn numbers_are_printed_as_published() {
+        for (number, printed) in [
+            ("1.0", "1.0"),
+            ("1e15", "1000000000000000.0"),
+            ("1e16", "1e+16"),
+            ("1e21", "1e+21"),
+            ("1e-5", "0.00001"),
+            ("1e-6", "1e-6"),
+            ("18446744073709551616", "1.8446744073709552e+19"),
+            ("-0", "-0.0"),
+        ] {
+            let body = call(&format!(r#"{{"n":{number}}}"#));
+            let call = ToolCall::parse(body.as_bytes(), false).expect(number);
+            let canonical = String::from_utf8(call.canonical_params).expect("text");
+            assert_eq!(canonical, format!(r#"{{"n":{printed}}}"#), "{number}");
+        }
+    }
+
+    #[test]
+    fn what_is_malformed_is_refused_by_its_name() {
+        use Malformed as M;
+        let long = "x".repeat(129);
+        let deep = format!("{}1{}", r#"{"a":"#.repeat(200), "}".repeat(200));
+        for (body, expected) in [
+            (String::new(), M::InvalidJson),
+            ("{".to_owned(), M::InvalidJson),
+            ("\u{feff}{}".to_owned(), M::InvalidJson),
+            (call(r#"{"n":NaN}"#), M::InvalidJson),
+            (call(r#"{"n":1e400}"#), M::InvalidJson),
+            (call(r#"{"n":"\ud800"}"#), M::InvalidJson),
+            (call(&deep), M::InvalidJson),
+            ("[]".to_owned(), M::Schema),
+            (call("[]"), M::Schema),
+            (call("null"), M::Schema),
+            (r#"{"params":{}}"#.to_owned(), M::Schema),
+            (r#"{"toolName":7,"params":{}}"#.to_owned(), M::Schema),
+            (
+                r#"{"toolName":"","params":{}}"#.to_owned(),
+                M::InvalidLength,
+            ),
+            (
+                format!(r#"{{"toolName":"{long}","params":{{}}}}"#),
+                M::InvalidLength,
+            ),
+            (
+                r#"{"toolName":"é","params":{}}"#.to_owned(),
+                M::InvalidChars,
+            ),
+            (
+                r#"{"toolName":"a","params":{},"sessionId":"\n"}"#.to_owned(),
+                M::InvalidChars,
+            ),
+            (
+                format!(r#"{{"toolName":"a","params":{{}},"agentId":"{long}"}}"#),
+                M::InvalidLength,
+            ),
+            (
+                r#"{"toolName":"a","params":{},"paramsHash":"ab"}"#.to_owned(),
+                M::InvalidParamsHash,
+            ),
+            (
+                r#"{"toolName":"a","params":{},"paramsHash":3}"#.to_owned(),
+                M::Schema,
+            ),
+        ] {
+            let refused = ToolCall::parse(body.as_bytes(), false).err();
+            assert_eq!(refused, Some(expected), "{body}");
+        }
+        assert_eq!(
+            ToolCall::parse(b"{\"toolName\":\"\xff\",\"params\":{}}", false).err(),
+            Some(M::InvalidJson)
+        );
+    }
+
+    #[test]
+    fn a_hash_that_is_not_ours_is_an_error_only_if_that_is_asked_for() {
+        let ours = "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a";
+        let other = "0".repeat(64);
+        for (hash, strict, refused) in [
+            (ours, true, None),
+            (ours, false, None),
+            (&format!("sha256:{ours}"), true, None),
+            (&other, false, None),
+            (&other, true, Some(Malformed::ParamsHashMismatch)),
+            (
+                &ours.to_uppercase(),
+                true,
+                Some(Malformed::ParamsHashMismatch),
+            ),
+        ] {
+            let body = format!(r#"{{"toolName":"a","params":{{}},"paramsHash":"{hash}"}}"#);
+            assert_eq!(
+                ToolCall::parse(body.as_bytes(), strict).err(),
+                refused,
+                "{hash} {strict}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_last_of_two_equal_keys_counts_and_null_is_absent() {
+        let body =
+            r#"{"toolName":"a","toolName":"b","params":{"x":1,"x":2},"sessionId":null,"more":[]}"#;
+        let call = ToolCall::parse(body.as_bytes(), false).expect("a call");
+        assert_eq!(call.tool_name, "b");
+        assert_eq!(call.canonical_params, br#"{"x":2}"#);
+        assert_eq!(call.session_id, None);
+    }
+
+    #[test]
+    fn a_request_id_is_demanded_and_has_a_second_name() {
+        for (name, value, expected) in [
+            ("x-request-id", "r-1", Ok("r-1")),
+            ("x-evidenceos-request-id", "r-2", Ok("r-2")),
+            ("x-other", "r", Err(Malformed::MissingRequestId)),
+            ("x-request-id", "", Err(Malformed::InvalidRequestId)),
+            ("x-request-id", "a:b", Err(Malformed::InvalidRequestId)),
+            ("x-request-id", "a b", Err(Malformed::InvalidRequestId)),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(name, value.parse().expect("a value"));
+            assert_eq!(request_id(&headers), expected, "{name}: {value}");
+        }
+    }
+}

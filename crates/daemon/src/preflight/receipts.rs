@@ -1,0 +1,128 @@
+//! A decision with all that proves it, for whom it concerns.
+
+use axum::{
+    Json,
+    extract::{Path, Request, State},
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse as _, Response},
+};
+use evidenceos_kernel::decision::{DecisionId, DecisionReceipt, DecisionRecord, RECEIPT_FORMAT};
+use evidenceos_store::decisions::FoundDecision;
+use evidenceos_tlog::{Hash, leaf_hash, small::path_in};
+use serde_json::json;
+
+use super::{Api, Front, Known, SOON_S};
+
+const NO_DECISION: &str = "no such decision";
+const UNREADABLE: &str = "the decision cannot be read now";
+
+/// A decision's receipt, as soon as it is in the log.
+///
+/// Another caller's decision looks exactly like one that does not exist; auditors see all.
+#[utoipa::path(
+    get,
+    path = "/v1/decisions/{decision_id}",
+    tag = "gate",
+    params(("decision_id" = String, Path, description = "16 hex digits, as in a decision's answer")),
+    responses(
+        (status = 200, description = "The receipt, for `evidenceos verify`", content_type = "application/json", body = super::openapi::DecisionReceiptBody),
+        (status = 202, description = "The decision is not in the log yet; see Retry-After"),
+        (status = 401, description = "The caller is not known"),
+        (status = 404, description = "No such decision, or it is not kept any longer"),
+        (status = 503, description = "The daemon starts, or the log cannot be read"),
+    )
+)]
+pub(super) async fn receipt(
+    State(front): State<Front>,
+    Path(decision_id): Path<String>,
+    request: Request,
+) -> Response {
+    let Some(api) = front.api() else {
+        return unavailable("the daemon is starting");
+    };
+    let Some(Known { principal, .. }) = api.known(request) else {
+        return unknown_caller();
+    };
+    let Some(id) = DecisionId::from_hex(&decision_id) else {
+        return not_found(NO_DECISION);
+    };
+    let readers = std::sync::Arc::clone(&api.readers);
+    let found = tokio::task::spawn_blocking(move || readers.decision(id)).await;
+    let found = match found {
+        Ok(Ok(found)) => found,
+        Ok(Err(error)) => {
+            tracing::error!(%error, "a decision cannot be read");
+            return unavailable(UNREADABLE);
+        }
+        Err(panic) => {
+            tracing::error!(%panic, "a decision cannot be read");
+            return unavailable(UNREADABLE);
+        }
+    };
+    let Some(found) = found else {
+        return if api.recorder.is_pending(id) {
+            pending()
+        } else {
+            not_found(NO_DECISION)
+        };
+    };
+    match DecisionRecord::parse(&found.record) {
+        Ok(record) if record.owner == principal.caller.tag || principal.roles.auditor => {}
+        Ok(_) => return not_found(NO_DECISION),
+        Err(error) => {
+            tracing::error!(%error, "a decision's record is damaged");
+            return unavailable(UNREADABLE);
+        }
+    }
+    match api.proved(&found) {
+        Some(receipt) => Json(receipt).into_response(),
+        None => pending(),
+    }
+}
+
+impl Api {
+    /// The receipt of a decision; none where no head covers it yet.
+    fn proved(&self, found: &FoundDecision) -> Option<DecisionReceipt> {
+        let head = self.log.released().head;
+        let leaf = leaf_hash(&found.entry);
+        let (inclusion, _) = self.log.inclusion_of(leaf, found.index, head.size).ok()?;
+        let path = path_in(&found.leaves, found.position as usize)?;
+        let hex = |hashes: Vec<Hash>| hashes.iter().map(Hash::to_hex).collect();
+        Some(DecisionReceipt {
+            format: RECEIPT_FORMAT.to_owned(),
+            record: String::from_utf8(found.record.clone()).ok()?,
+            position: found.position,
+            batch_path: hex(path),
+            entry: String::from_utf8(found.entry.clone()).ok()?,
+            index: found.index,
+            inclusion: hex(inclusion),
+            checkpoint: head.checkpoint.clone(),
+        })
+    }
+}
+
+fn pending() -> Response {
+    let again = [(header::RETRY_AFTER, HeaderValue::from(SOON_S))];
+    let body = Json(json!({ "status": "pending" }));
+    (StatusCode::ACCEPTED, again, body).into_response()
+}
+
+pub(super) fn unknown_caller() -> Response {
+    let challenge = [(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))];
+    let body = Json(json!({ "error": "the caller is not known" }));
+    (StatusCode::UNAUTHORIZED, challenge, body).into_response()
+}
+
+pub(super) fn not_found(what: &str) -> Response {
+    (StatusCode::NOT_FOUND, Json(json!({ "error": what }))).into_response()
+}
+
+pub(super) fn unavailable(why: &str) -> Response {
+    let again = [(header::RETRY_AFTER, HeaderValue::from(SOON_S))];
+    (
+        StatusCode::SERVICE_UNAVAILABLE,
+        again,
+        Json(json!({ "error": why })),
+    )
+        .into_response()
+}

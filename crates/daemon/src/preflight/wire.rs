@@ -1,0 +1,354 @@
+//! The bodies of the gate for agents, as they are on the wire.
+//!
+//! Names are camelCase; what is absent is left out, never null. Where a request is refused before
+//! it is judged, the body has the same shape as a judgement, so that a client which only looks at
+//! the decision does the safe thing.
+
+use axum::{
+    Json,
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
+use serde_json::{Map, Value};
+use utoipa::ToSchema;
+
+/// What is to become of a tool call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, ToSchema)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum Decision {
+    /// Make it.
+    Allow,
+    /// Make it with the rewritten parameters, if there are any.
+    Downgrade,
+    /// Ask a person.
+    RequireHuman,
+    /// Do not make it.
+    Deny,
+}
+
+impl Decision {
+    /// The word on the wire.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Allow => "ALLOW",
+            Self::Downgrade => "DOWNGRADE",
+            Self::RequireHuman => "REQUIRE_HUMAN",
+            Self::Deny => "DENY",
+        }
+    }
+
+    /// Whether it stops the call.
+    pub fn stops(self) -> bool {
+        matches!(self, Self::RequireHuman | Self::Deny)
+    }
+}
+
+/// Why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, ToSchema)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum ReasonCode {
+    /// Nothing is suspicious.
+    ProbeClean,
+    /// Many calls.
+    ProbeThrottle,
+    /// Very many.
+    ProbeEscalate,
+    /// Too many.
+    ProbeFreeze,
+    /// Many calls, and the tool has no harmless form.
+    UnsafeRewrite,
+    /// A policy rejected it.
+    PolicyVeto,
+    /// A policy wants a person to look, or failed.
+    PolicyDefer,
+    /// It could not be decided, or not be recorded, in time.
+    Unavailable,
+    /// The request is malformed.
+    InvalidInput,
+    /// The tool can do harm, so the call needs a session.
+    SessionRequired,
+    /// The caller is not known.
+    Unauthorized,
+    /// Too many calls a second.
+    RateLimited,
+}
+
+impl ReasonCode {
+    /// The word on the wire.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::ProbeClean => "PROBE_CLEAN",
+            Self::ProbeThrottle => "PROBE_THROTTLE",
+            Self::ProbeEscalate => "PROBE_ESCALATE",
+            Self::ProbeFreeze => "PROBE_FREEZE",
+            Self::UnsafeRewrite => "UNSAFE_REWRITE",
+            Self::PolicyVeto => "POLICY_VETO",
+            Self::PolicyDefer => "POLICY_DEFER",
+            Self::Unavailable => "UNAVAILABLE",
+            Self::InvalidInput => "INVALID_INPUT",
+            Self::SessionRequired => "SESSION_REQUIRED",
+            Self::Unauthorized => "UNAUTHORIZED",
+            Self::RateLimited => "RATE_LIMITED",
+        }
+    }
+}
+
+/// Calls of a session that are left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+pub struct BudgetDelta {
+    /// By this call.
+    pub spent: u64,
+    /// Until the session is frozen.
+    pub remaining: u64,
+}
+
+/// The answer before a tool call.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ToolDecision {
+    /// What is to become of the call.
+    pub decision: Decision,
+    /// Why.
+    pub reason_code: ReasonCode,
+    /// In words, for auditors.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason_detail: Option<&'static str>,
+    /// Parameters to use instead; absent where they stay as they are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub rewritten_params: Option<Map<String, Value>>,
+    /// What is left to the session.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub budget_delta: Option<BudgetDelta>,
+    /// SHA-256 of the parameters as canonical JSON, 64 hex digits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub params_hash: Option<String>,
+    /// Under which the decision's receipt is fetched, 16 hex digits; absent where none is kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub decision_id: Option<String>,
+    /// The leaf of the decision's record, 64 hex digits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub receipt_hash: Option<String>,
+}
+
+impl ToolDecision {
+    /// A decision and its reason alone.
+    pub fn bare(decision: Decision, reason_code: ReasonCode) -> Self {
+        Self {
+            decision,
+            reason_code,
+            reason_detail: None,
+            rewritten_params: None,
+            budget_delta: None,
+            params_hash: None,
+            decision_id: None,
+            receipt_hash: None,
+        }
+    }
+}
+
+/// What is to become of a tool's output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, ToSchema)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum OutputDecision {
+    /// Pass it on.
+    Allow,
+    /// Pass the rewritten output on, if there is one.
+    Redact,
+    /// Ask a person.
+    RequireHuman,
+    /// Pass nothing on.
+    Block,
+}
+
+impl OutputDecision {
+    /// The word on the wire.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Allow => "ALLOW",
+            Self::Redact => "REDACT",
+            Self::RequireHuman => "REQUIRE_HUMAN",
+            Self::Block => "BLOCK",
+        }
+    }
+
+    /// Whether it stops the output.
+    pub fn stops(self) -> bool {
+        matches!(self, Self::RequireHuman | Self::Block)
+    }
+}
+
+/// The beginning of an output that is too long.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Truncated {
+    /// True.
+    pub truncated: bool,
+    /// Bytes of the output as compact JSON.
+    pub len: u64,
+    /// SHA-256 of it, 64 hex digits.
+    pub sha256: String,
+    /// Its first characters.
+    pub preview: String,
+}
+
+/// The answer after a tool call.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct OutputVerdict {
+    /// What is to become of the output.
+    pub decision: OutputDecision,
+    /// Why, where it is not let through as it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<&'static str>,
+    /// What to pass on instead.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub output_rewrite: Option<Truncated>,
+    /// Always 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub budget_delta: Option<f64>,
+    /// Different outputs that the session may still have.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub budget_remaining_bits: Option<f64>,
+    /// SHA-256 over request and answer, 64 hex digits; empty where the request was refused.
+    pub receipt_hash: String,
+    /// Under which the decision's receipt is fetched; absent where none is kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub decision_id: Option<String>,
+}
+
+impl OutputVerdict {
+    /// A refusal.
+    pub fn blocked(reason: &'static str) -> Self {
+        Self {
+            decision: OutputDecision::Block,
+            reason: Some(reason),
+            output_rewrite: None,
+            budget_delta: None,
+            budget_remaining_bits: None,
+            receipt_hash: String::new(),
+            decision_id: None,
+        }
+    }
+}
+
+/// Whether a module may become a tool.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Admission {
+    /// Whether it may.
+    pub admissible: bool,
+    /// Why not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The leaf of the decision's record, 64 hex digits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub receipt_hash: Option<String>,
+    /// Under which the decision's receipt is fetched.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub decision_id: Option<String>,
+}
+
+/// An answer on its way out.
+pub struct Answer<T> {
+    /// Its status.
+    pub status: StatusCode,
+    /// Its body.
+    pub body: T,
+    /// When to ask again, in seconds.
+    pub retry_after_s: Option<u64>,
+    /// Whether the caller should say who it is.
+    pub challenge: bool,
+}
+
+impl<T> Answer<T> {
+    /// An answer with a status.
+    pub fn new(status: StatusCode, body: T) -> Self {
+        Self {
+            status,
+            body,
+            retry_after_s: None,
+            challenge: false,
+        }
+    }
+
+    /// The same, to be asked again after a while.
+    pub fn retry_after(self, seconds: u64) -> Self {
+        Self {
+            retry_after_s: Some(seconds.max(1)),
+            ..self
+        }
+    }
+}
+
+impl<T: Serialize> IntoResponse for Answer<T> {
+    fn into_response(self) -> Response {
+        let mut response = (self.status, Json(self.body)).into_response();
+        let headers = response.headers_mut();
+        if let Some(seconds) = self.retry_after_s {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if self.challenge {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_those_that_are_serialized() {
+        fn check<T: Serialize>(value: T, word: &str) {
+            assert_eq!(serde_json::to_value(value).expect("a word"), word);
+        }
+        use ReasonCode as R;
+        for decision in [
+            Decision::Allow,
+            Decision::Downgrade,
+            Decision::RequireHuman,
+            Decision::Deny,
+        ] {
+            check(decision, decision.word());
+        }
+        for reason in [
+            R::ProbeClean,
+            R::ProbeThrottle,
+            R::ProbeEscalate,
+            R::ProbeFreeze,
+            R::UnsafeRewrite,
+            R::PolicyVeto,
+            R::PolicyDefer,
+            R::Unavailable,
+            R::InvalidInput,
+            R::SessionRequired,
+            R::Unauthorized,
+            R::RateLimited,
+        ] {
+            check(reason, reason.word());
+        }
+        for decision in [
+            OutputDecision::Allow,
+            OutputDecision::Redact,
+            OutputDecision::RequireHuman,
+            OutputDecision::Block,
+        ] {
+            check(decision, decision.word());
+        }
+    }
+
+    #[test]
+    fn a_refusal_has_a_constant_shape() {
+        let body = ToolDecision::bare(Decision::Deny, ReasonCode::InvalidInput);
+        assert_eq!(
+            serde_json::to_string(&body).expect("JSON"),
+            r#"{"decision":"DENY","reasonCode":"INVALID_INPUT"}"#
+        );
+        assert_eq!(
+            serde_json::to_string(&OutputVerdict::blocked("invalid_json")).expect("JSON"),
+            r#"{"decision":"BLOCK","reason":"invalid_json","receiptHash":""}"#
+        );
+    }
+}
