@@ -22,7 +22,7 @@ use evidenceos_kernel::{
 };
 use evidenceos_store::{
     Head, Store as _,
-    memory::{Fault, MemoryStore},
+    memory::{Fault, MemoryStore, Tail},
 };
 use evidenceos_tlog::{Hash, Tree};
 
@@ -50,6 +50,8 @@ pub(crate) struct Bench {
     pub(crate) driver: Driver<Shelf>,
     pub(crate) holdout: HoldoutId,
     pub(crate) now_unix_ms: u64,
+    /// What this start found behind the last commit that was not in doubt.
+    pub(crate) tail: Tail,
     watch: Watch,
     limits: Limits,
     inputs: Vec<Input>,
@@ -125,6 +127,7 @@ impl Bench {
             driver,
             holdout,
             now_unix_ms: 1_700_000_000_000,
+            tail: Tail::Nothing,
             watch,
             limits,
             inputs: Vec::new(),
@@ -150,8 +153,11 @@ impl Bench {
     }
 
     fn found_with(&mut self, engine: &str) -> Self {
-        let shelf = self.driver.store_mut().clone();
+        let mut shelf = self.driver.store_mut().clone();
+        let (memory, tail) = shelf.memory.restarted();
+        shelf.memory = memory;
         let mut bench = Self::start(shelf, self.limits, engine, self.calls, self.keys);
+        bench.tail = tail;
         bench.holdout = self.holdout;
         bench.now_unix_ms = self.now_unix_ms;
         bench

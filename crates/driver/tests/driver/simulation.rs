@@ -3,9 +3,16 @@
 //! `EVIDENCEOS_SIM_SEEDS` says how many seeds are played, `EVIDENCEOS_SIM_SEED` plays one again;
 //! `just sim N` does the first with an optimised build.
 
+mod accounts_file;
+mod checks;
+mod tally;
+
 use std::{
-    collections::{BTreeMap, HashMap},
-    sync::atomic::{AtomicU64, Ordering},
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
     thread,
 };
 
@@ -13,17 +20,16 @@ use evidenceos_driver::{Answer, Work};
 use evidenceos_kernel::{
     account::Account,
     bits::MicroBits,
-    claim::{ClaimState, Terms},
+    claim::Terms,
     command::{Caller, Command, Reply},
     id::{ClaimId, OwnerTag},
-    record::{CLAIM_CAPSULE, CREDIT_GRANTED, Capsule, schema_of},
+    record::Capsule,
 };
 use evidenceos_store::{Entry, memory::Fault};
 
-use crate::{
-    bench::{Bench, OPERATOR, Ticket, commit, create, execute, seal, submitter},
-    heads::assert_heads_sound,
-};
+use crate::bench::{Bench, OPERATOR, Ticket, commit, create, execute, seal, submitter};
+use accounts_file::File;
+use tally::Tally;
 
 /// Seeds played where nothing else is asked for.
 const SEEDS: u64 = 200;
@@ -62,6 +68,10 @@ struct Simulation {
     granted: BTreeMap<String, u128>,
     /// Accounts as those who watch were told.
     told: HashMap<OwnerTag, Account>,
+    /// Claims whose module has other bytes on the disk than were stored.
+    torn_modules: HashSet<ClaimId>,
+    accounts_file: File,
+    tally: Tally,
 }
 
 /// Says which seed failed.
@@ -96,6 +106,9 @@ impl Simulation {
             capsules: Vec::new(),
             granted: BTreeMap::new(),
             told: HashMap::new(),
+            torn_modules: HashSet::new(),
+            accounts_file: File::default(),
+            tally: Tally::default(),
         }
     }
 
@@ -117,24 +130,38 @@ impl Simulation {
     }
 
     fn act(&mut self) {
-        match self.dice.below(13) {
-            0..4 => self.new_claim(),
-            4..6 => self.again(),
-            6..9 => self.finish_one(),
-            9 => self.change_credit(),
-            10 => self.revoke_one(),
+        match self.dice.below(32) {
+            0..8 => self.new_claim(),
+            8..12 => self.again(),
+            12..18 => self.finish_one(),
+            18..20 => self.change_credit(),
+            20..22 => self.revoke_one(),
             // Midnight comes soon after the start; requests are remembered for longer than this lasts.
-            11 => self.bench.now_unix_ms += self.dice.below(3) * 20 * 60_000,
+            22..24 => self.bench.now_unix_ms += self.dice.below(3) * 20 * 60_000,
+            24..28 => self.accounts_file.go_on(&mut self.bench),
+            28 => self.tear_a_module(),
+            29 => {
+                self.tally.count("death between two batches");
+                self.crash();
+            }
             _ => {
-                let faults = [
-                    Fault::Full,
-                    Fault::Constraint,
-                    Fault::UnknownLost,
-                    Fault::UnknownKept,
-                ];
-                let fault = faults[self.dice.below(4) as usize];
+                let fault = match self.dice.below(5) {
+                    0 => Fault::Full,
+                    1 => Fault::Constraint,
+                    2 => Fault::UnknownLost,
+                    3 => Fault::UnknownKept,
+                    _ => Fault::Torn(self.dice.below(64) as usize),
+                };
                 self.bench.inject([fault]);
             }
+        }
+    }
+
+    /// A module's file does not have its digest any more: the run cannot read it, now or later.
+    fn tear_a_module(&mut self) {
+        if let Some(work) = self.works.first() {
+            self.torn_modules.insert(work.claim.id);
+            self.tally.count("module torn");
         }
     }
 
@@ -205,7 +232,7 @@ impl Simulation {
         }
         let nth = self.dice.below(self.works.len() as u64) as usize;
         let work = self.works.swap_remove(nth);
-        if self.dice.below(8) == 0 {
+        if self.torn_modules.contains(&work.claim.id) || self.dice.below(8) == 0 {
             self.bench
                 .finish_as(&work, Err("a fault of ours".to_owned()));
             return;
@@ -229,34 +256,22 @@ impl Simulation {
         self.check_credit();
     }
 
-    /// No credit came from nowhere, none was lost, and the log has every grant.
-    fn check_credit(&mut self) {
-        let memory = &self.bench.driver.store_mut().memory;
-        let totals = memory.totals();
-        assert!(totals.balance_out(), "{totals:?}");
-        let sum = |of: fn(&Account) -> u64| memory.accounts().map(|a| u128::from(of(a))).sum();
-        assert_eq!(totals.balances, sum(|account| account.balance));
-        assert_eq!(totals.reserved, sum(|account| account.reserved));
-        assert_eq!(totals.burned, sum(|account| account.burned_total));
-        assert_eq!(totals.granted, self.granted.values().sum());
-        for account in memory.accounts() {
-            // What people were told is what is stored.
-            assert_eq!(self.told.get(&account.owner).unwrap_or(account), account);
-        }
-        let main = self.bench.main();
-        assert_eq!(u128::from(main.credit_burned), totals.burned);
-        assert_eq!(u128::from(main.credit_reserved), totals.reserved);
-    }
-
     /// The process dies; its clients ask again for what was not answered.
     fn crash(&mut self) {
         self.check_heads();
+        let shown = self.bench.heads().last().map_or(0, |head| head.size);
         self.works.clear();
         self.open.clear();
         self.told.clear();
+        self.accounts_file.die(&mut self.dice, &mut self.tally);
         // A fault that is still to come may hit the start as well.
         loop {
             self.bench = self.bench.restarted_without_step();
+            self.tally.count_start(self.bench.tail);
+            let memory = &self.bench.driver.store_mut().memory;
+            self.accounts_file.check_found(memory);
+            let (_, _, head) = memory.found();
+            assert!(shown <= head.map_or(0, |head| head.size));
             if self.bench.try_step().is_ok() {
                 return;
             }
@@ -282,51 +297,19 @@ impl Simulation {
         });
     }
 
-    fn check_heads(&mut self) {
-        let heads = self.bench.heads();
-        assert_heads_sound(&heads, self.bench.driver.store_mut().memory.entries());
-    }
-
-    /// The log only grows, and leakage is what its capsules say.
-    fn check_log(&mut self) {
-        let entries = self.bench.driver.store_mut().memory.entries();
-        let known = self.log.len();
-        assert_eq!(entries[..known], self.log);
-        self.log.extend_from_slice(&entries[known..]);
-        let is_capsule = |entry: &&Entry| schema_of(&entry.bytes).as_deref() == Some(CLAIM_CAPSULE);
-        let new = self.log[known..].iter().filter(is_capsule);
-        self.capsules
-            .extend(new.map(|entry| Capsule::parse(&entry.bytes).expect("our own capsule")));
-        for entry in &self.log[known..] {
-            if schema_of(&entry.bytes).as_deref() == Some(CREDIT_GRANTED) {
-                let entry: serde_json::Value =
-                    serde_json::from_slice(&entry.bytes).expect("entries are JSON");
-                let reason = entry["reason"].as_str().expect("a text").to_owned();
-                let amount = entry["amount"].as_u64().expect("a number");
-                // A reason belongs to one request: twice in the log, it was granted twice.
-                assert_eq!(self.granted.insert(reason, u128::from(amount)), None);
+    /// As at a stop: the file shows everything.
+    fn flush_accounts(&mut self) {
+        for _ in 0..100 {
+            if self
+                .accounts_file
+                .is_current(&self.bench.driver.store_mut().memory)
+            {
+                return;
             }
+            self.accounts_file.go_on(&mut self.bench);
+            self.step();
         }
-        let capsules = &self.capsules;
-        let main = self.bench.main();
-        let mut k = MicroBits::ZERO;
-        for capsule in capsules {
-            assert_eq!(capsule.ledger.k, k);
-            k = k.saturating_add(capsule.ledger.price);
-        }
-        assert_eq!(main.sealed.charged, k);
-        let answers = capsules.iter().map(|capsule| capsule.answers.charged);
-        assert_eq!(main.answers.charged, answers.sum());
-        // Settlement order is admission order: the ended are the first so many admitted.
-        assert_eq!(
-            main.admitted,
-            (capsules.len() + main.in_flight.len()) as u64
-        );
-        let first = main
-            .in_flight
-            .front()
-            .map_or(main.admitted, |run| run.number);
-        assert_eq!(first, capsules.len() as u64);
+        panic!("accounts.json does not follow");
     }
 
     /// Everything comes to its end, and every client gets an answer.
@@ -356,34 +339,6 @@ impl Simulation {
         }
         panic!("{} calls wait for ever", self.open.len());
     }
-
-    /// What was acknowledged is there.
-    fn check_acknowledged(&mut self) {
-        for asked in self.asked.values() {
-            let Some(Ok(reply)) = &asked.answer else {
-                continue;
-            };
-            if let Command::GrantCredit { reason, amount, .. } = &asked.command {
-                assert_eq!(self.granted.get(reason), Some(&u128::from(*amount)));
-            }
-            if let Command::RevokeClaim { claim, .. } = &asked.command {
-                let memory = &mut self.bench.driver.store_mut().memory;
-                let stored = evidenceos_store::Store::claim(memory, claim);
-                let stored = stored.expect("readable").expect("stored");
-                assert_eq!(stored.state, ClaimState::Revoked);
-            }
-            if let Reply::Settled(claim) = reply {
-                let settlement = claim.settlement.as_ref().expect("a result");
-                let entry = &self.log[settlement.index as usize];
-                let hash = evidenceos_kernel::id::Digest::of(&entry.bytes);
-                assert_eq!(hash, settlement.capsule_hash);
-                let memory = &mut self.bench.driver.store_mut().memory;
-                let stored = evidenceos_store::Store::claim(memory, &claim.id);
-                let stored = stored.expect("readable").expect("stored");
-                assert_eq!(stored.settlement, claim.settlement);
-            }
-        }
-    }
 }
 
 /// What an answer says, without the requests that a claim remembers.
@@ -406,6 +361,7 @@ fn nothing_acknowledged_is_lost_and_nothing_is_charged_twice() {
         None => 0..number("EVIDENCEOS_SIM_SEEDS").unwrap_or(SEEDS),
     };
     let next = AtomicU64::new(seeds.start);
+    let tally = Mutex::new(Tally::default());
     let workers = thread::available_parallelism().map_or(1, usize::from);
     thread::scope(|scope| {
         for _ in 0..workers {
@@ -415,14 +371,19 @@ fn nothing_acknowledged_is_lost_and_nothing_is_charged_twice() {
                     if !seeds.contains(&seed) {
                         return;
                     }
-                    play(seed);
+                    let played = play(seed);
+                    tally.lock().expect("no seed failed").add(&played);
                 }
             });
         }
     });
+    if seeds.end - seeds.start >= SEEDS {
+        let tally = tally.into_inner().expect("no seed failed");
+        tally.check_all_played();
+    }
 }
 
-fn play(seed: u64) {
+fn play(seed: u64) -> Tally {
     let _failed = Seed(seed);
     let mut simulation = Simulation::new(seed);
     for _ in 0..STEPS {
@@ -432,6 +393,13 @@ fn play(seed: u64) {
         simulation.step();
     }
     simulation.finish();
+    simulation.flush_accounts();
     simulation.check_heads();
     simulation.check_acknowledged();
+    simulation.check_burned();
+    let memory = &simulation.bench.driver.store_mut().memory;
+    for fault in memory.played() {
+        simulation.tally.count_fault(*fault);
+    }
+    simulation.tally
 }
