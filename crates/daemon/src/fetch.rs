@@ -1,15 +1,16 @@
 //! A small HTTP client: one GET at a time, for a log that is published somewhere.
 //!
-//! Certificates are verified against the system's authorities. Redirects are not followed: a log
+//! Certificates are verified against the system's authorities, or those that `SSL_CERT_FILE` and
+//! `SSL_CERT_DIR` name instead; they are read anew for each GET. Redirects are not followed: a log
 //! has one address. What comes back is believed only as far as signatures and hashes go.
 
-use std::{sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use http::{Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper_util::rt::TokioIo;
 use prost::bytes::Bytes;
-use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
+use rustls::{CertificateError, ClientConfig, RootCertStore, pki_types::ServerName};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
@@ -44,13 +45,28 @@ async fn get_now(url: &str, limit: usize) -> Result<Option<Vec<u8>>, String> {
     let tls = TlsConnector::from(Arc::new(trusting_the_system()?))
         .connect(server, tcp)
         .await
-        .map_err(|error| format!("TLS: {error}"))?;
+        .map_err(|error| not_secured(&error))?;
     exchange(TokioIo::new(tls), &uri, limit).await
 }
 
+fn not_secured(error: &io::Error) -> String {
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
+    match cause {
+        Some(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer)) => "TLS: none of the certificate authorities that are trusted here issued the server's certificate; add its authority to the system's, or name a PEM file with it in SSL_CERT_FILE".to_owned(),
+        _ => format!("TLS: {error}"),
+    }
+}
+
 fn trusting_the_system() -> Result<ClientConfig, String> {
+    let found = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    let (taken, _) = roots.add_parsable_certificates(found.certs);
+    if taken == 0 {
+        let errors: Vec<String> = found.errors.iter().map(ToString::to_string).collect();
+        return Err(format!(
+            "no certificate authority is trusted here: install the system's (ca-certificates), or name a PEM file of them in SSL_CERT_FILE {errors:?}"
+        ));
+    }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()

@@ -24,14 +24,14 @@ fn anchored(directory: &Path, places: &[AnchorPlace]) -> Config {
     }
 }
 
-struct Place {
-    kept: TempDir,
-    data: PathBuf,
+pub struct Place {
+    pub kept: TempDir,
+    pub data: PathBuf,
     file: PathBuf,
 }
 
 impl Place {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let kept = tempfile::tempdir().expect("a directory");
         let (data, file) = (kept.path().join("data"), kept.path().join("anchor"));
         Self { kept, data, file }
@@ -52,7 +52,7 @@ impl Place {
     }
 
     /// A log with some entries, rolled back whole to before the last of them.
-    async fn rolled_back(&self, places: &[AnchorPlace]) {
+    pub async fn rolled_back(&self, places: &[AnchorPlace]) {
         let daemon = self.start(places).await.expect("starts");
         daemon.operator().await.put_default("h").await;
         daemon.running.stop().await.expect("stops");
@@ -67,7 +67,7 @@ impl Place {
     }
 
     /// Every file of the log and the size that the head has: nothing may change.
-    fn published(&self) -> String {
+    pub fn published(&self) -> String {
         fs::read_to_string(self.data.join("log/checkpoint")).expect("there")
     }
 }

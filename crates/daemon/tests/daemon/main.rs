@@ -10,6 +10,7 @@ mod damage;
 mod full;
 mod guests;
 mod harness;
+mod https_anchors;
 mod keys;
 mod lifecycle;
 #[path = "../../../access/tests/access/pki.rs"]

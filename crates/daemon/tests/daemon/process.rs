@@ -16,6 +16,13 @@ use crate::harness::{
 /// The real program; it does not outlive its test.
 pub struct Serving(Child);
 
+impl Serving {
+    /// Takes a child over.
+    pub fn of(child: Child) -> Self {
+        Self(child)
+    }
+}
+
 impl std::ops::Deref for Serving {
     type Target = Child;
 
