@@ -1,7 +1,7 @@
 /*
  * Stands between a process and the files of one directory (LD_PRELOAD).
  *
- * It does two things, each only when a variable asks for it:
+ * It does three things, each only when a variable asks for it:
  *
  *   EVIDENCEOS_RECORDER_TRACE=FILE   appends every change of a file or a name below the directory, and
  *                                    every sync, with its data and in order, to FILE. What is in the
@@ -10,6 +10,9 @@
  *                                    plays the moments that are inside SQLite or the C library; names
  *                                    that it does not know are our own code's. EVIDENCEOS_FAILPOINT_HITS
  *                                    is the file for "reached NAME" and "fired NAME".
+ *   EVIDENCEOS_RECORDER_READ_ONLY=FILE while FILE exists, nothing below the directory can be changed or
+ *                                    synced (EROFS), open files neither: as after a file system met an
+ *                                    error and its kernel made it read-only.
  *
  * EVIDENCEOS_RECORDER_DIR=DIR is the directory, as the process will name it: absolute.
  * EVIDENCEOS_RECORDER_CLOCK=SECONDS is added to the real-time clock.
@@ -96,6 +99,7 @@ static char root[PATH_MAX];
 static size_t root_length;
 static int trace_fd = -1;
 static int hits_fd = -1;
+static const char *read_only_while;
 static time_t clock_offset;
 static struct open_file open_files[MAX_FDS];
 static struct armed armed[MAX_ARMED];
@@ -162,6 +166,7 @@ __attribute__((constructor)) static void start(void) {
     root_length = strlen(root);
     trace_fd = open_for_append("EVIDENCEOS_RECORDER_TRACE");
     hits_fd = open_for_append("EVIDENCEOS_FAILPOINT_HITS");
+    read_only_while = getenv("EVIDENCEOS_RECORDER_READ_ONLY");
     const char *asked = getenv("EVIDENCEOS_FAILPOINT");
     if (asked)
         arm(strdup(asked));
@@ -200,6 +205,14 @@ static int is_turn(int point, enum what *what) {
 static int failed(enum what what) {
     errno = what == FULL ? ENOSPC : EIO;
     return -1;
+}
+
+/* Whether a change of ours must fail; then errno says why. */
+static int is_read_only(void) {
+    if (!read_only_while || syscall(SYS_faccessat, AT_FDCWD, read_only_while, F_OK) != 0)
+        return 0;
+    errno = EROFS;
+    return 1;
 }
 
 static void kill_at(int point) {
@@ -316,6 +329,11 @@ static int open_file(int directory, const char *path, int flags, mode_t mode) {
         return (int)syscall(SYS_openat, directory, path, flags, mode);
     pthread_mutex_lock(&lock);
     int existed = syscall(SYS_faccessat, directory, path, F_OK) == 0;
+    int writes = (flags & O_ACCMODE) != O_RDONLY || (flags & O_TRUNC) || (!existed && (flags & O_CREAT));
+    if (writes && is_read_only()) {
+        pthread_mutex_unlock(&lock);
+        return -1;
+    }
     int fd = (int)syscall(SYS_openat, directory, path, flags, mode);
     struct stat status;
     if (fd >= MAX_FDS)
@@ -387,6 +405,10 @@ static ssize_t half(int fd, struct open_file *file, const struct iovec *data, of
 
 static ssize_t write_file(int fd, struct open_file *file, const struct iovec *data, int pieces, off_t at) {
     pthread_mutex_lock(&lock);
+    if (is_read_only()) {
+        pthread_mutex_unlock(&lock);
+        return -1;
+    }
     off_t offset = at;
     if (at < 0) {
         int flags = fcntl(fd, F_GETFL);
@@ -447,7 +469,7 @@ PWRITE(pwrite64)
         if (!file)                                                                              \
             return (int)syscall(SYS_ftruncate, fd, length);                                     \
         pthread_mutex_lock(&lock);                                                              \
-        int result = (int)syscall(SYS_ftruncate, fd, length);                                   \
+        int result = is_read_only() ? -1 : (int)syscall(SYS_ftruncate, fd, length);             \
         if (result == 0)                                                                        \
             record(TRUNCATE, file->inode, (uint64_t)length, file->path, "", NULL, 0, 0);        \
         pthread_mutex_unlock(&lock);                                                            \
@@ -463,6 +485,10 @@ static int sync_file(long call, int fd) {
     if (!file)
         return (int)syscall(call, fd);
     pthread_mutex_lock(&lock);
+    if (is_read_only()) {
+        pthread_mutex_unlock(&lock);
+        return -1;
+    }
     /* A commit is at least the header and the page of one frame; a sync of less is none. */
     if (is_wal(file) && wal_writes >= 2) {
         enum what what;
@@ -492,7 +518,7 @@ EXPORT int fdatasync(int fd) { return sync_file(SYS_fdatasync, fd); }
 
 EXPORT int syncfs(int fd) {
     pthread_mutex_lock(&lock);
-    int result = (int)syscall(SYS_syncfs, fd);
+    int result = file_of(fd) && is_read_only() ? -1 : (int)syscall(SYS_syncfs, fd);
     if (result == 0 && file_of(fd))
         record_name(SYNC_ALL, "", "");
     pthread_mutex_unlock(&lock);
@@ -506,7 +532,9 @@ static int rename_file(int from, const char *old, int to, const char *new, unsig
     const char *old_name = ours(from, old, old_buffer);
     const char *new_name = ours(to, new, new_buffer);
     pthread_mutex_lock(&lock);
-    int result = (int)syscall(SYS_renameat2, from, old, to, new, flags);
+    int result = (old_name || new_name) && is_read_only()
+                     ? -1
+                     : (int)syscall(SYS_renameat2, from, old, to, new, flags);
     if (result == 0 && (old_name || new_name)) {
         if (old_name && new_name && flags == 0)
             record_name(RENAME, old_name, new_name);
@@ -532,7 +560,7 @@ static int name_call(enum kind kind, int directory, const char *path, unsigned a
     const char *name = ours(directory, path, buffer);
     long call = kind == MKDIR ? SYS_mkdirat : SYS_unlinkat;
     pthread_mutex_lock(&lock);
-    int result = (int)syscall(call, directory, path, argument);
+    int result = name && is_read_only() ? -1 : (int)syscall(call, directory, path, argument);
     if (result == 0 && name)
         record_name(kind, name, "");
     pthread_mutex_unlock(&lock);

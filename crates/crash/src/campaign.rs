@@ -151,6 +151,24 @@ impl Tools<'_> {
         explain(done, world, &format!("seed {seed}"))
     }
 
+    /// One world whose directory becomes read-only again and again.
+    ///
+    /// # Errors
+    /// As [`Tools::random_world`].
+    pub async fn read_only_world(&self, seed: u64, rounds: u64) -> Result<Tally, Failed> {
+        let mut world = self.world(seed)?;
+        let done = async {
+            world.begin().await?;
+            for _ in 0..rounds {
+                world.read_only_round().await?;
+            }
+            world.read_only_stop().await?;
+            Ok(world.tally())
+        }
+        .await;
+        explain(done, world, &format!("seed {seed}, read-only"))
+    }
+
     /// Every point in its turn, in one world where that can be, and in worlds of their own.
     ///
     /// # Errors

@@ -36,6 +36,8 @@ pub struct Launcher {
     pub hits: PathBuf,
     /// Where everything that happens to files is recorded.
     pub trace: Option<PathBuf>,
+    /// While this file exists, nothing in the data directory can be changed.
+    pub read_only_while: PathBuf,
     /// Variables besides.
     pub variables: Vec<(&'static str, OsString)>,
     /// Seconds by which the daemon's clock is ahead.
@@ -65,6 +67,7 @@ impl Launcher {
             .env("LD_PRELOAD", self.recorder.path())
             .env("EVIDENCEOS_RECORDER_DIR", &self.directory)
             .env("EVIDENCEOS_RECORDER_CLOCK", self.clock_s.to_string())
+            .env("EVIDENCEOS_RECORDER_READ_ONLY", &self.read_only_while)
             .env("EVIDENCEOS_FAILPOINT_HITS", &self.hits)
             .envs(self.variables.iter().map(|(name, value)| (name, value)))
             .stdout(Stdio::piped())

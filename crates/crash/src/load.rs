@@ -48,6 +48,23 @@ impl Load {
     /// Sends out clients. Where lives may begin they go on until they are told that it is enough.
     #[must_use]
     pub fn start(address: &str, ledger: &Shared, clients: usize, may_begin: bool) -> Self {
+        Self::send_out(address, ledger, clients, may_begin, false)
+    }
+
+    /// As [`Load::start`] where lives may begin; who is refused for a fault of the server's comes
+    /// again, as long as he is told that nothing was done.
+    #[must_use]
+    pub fn start_on_a_failing_disk(address: &str, ledger: &Shared, clients: usize) -> Self {
+        Self::send_out(address, ledger, clients, true, true)
+    }
+
+    fn send_out(
+        address: &str,
+        ledger: &Shared,
+        clients: usize,
+        may_begin: bool,
+        bears_faults: bool,
+    ) -> Self {
         let (told, acknowledged) = watch::channel(0);
         let enough = Arc::new(AtomicBool::new(false));
         let mut tasks = JoinSet::new();
@@ -57,6 +74,7 @@ impl Load {
                 told: told.clone(),
                 enough: Arc::clone(&enough),
                 may_begin,
+                bears_faults,
             };
             let address = address.to_owned();
             tasks.spawn(async move {
@@ -103,6 +121,7 @@ struct One {
     told: watch::Sender<u64>,
     enough: Arc<AtomicBool>,
     may_begin: bool,
+    bears_faults: bool,
 }
 
 impl One {
@@ -142,6 +161,9 @@ impl One {
                         life.given_up = true;
                         break;
                     }
+                    tokio::time::sleep(PAUSE).await;
+                }
+                Answer::NotApplied { code, .. } if self.bears_faults && code == "INTERNAL" => {
                     tokio::time::sleep(PAUSE).await;
                 }
                 Answer::NotApplied { code, message, .. } => {

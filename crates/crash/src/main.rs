@@ -38,6 +38,11 @@ enum What {
     },
     /// Every point in its turn
     Points,
+    /// A directory that becomes read-only under load
+    ReadOnly {
+        /// How often
+        rounds: u64,
+    },
     /// Power cuts at random moments
     Power {
         /// How many
@@ -99,6 +104,10 @@ fn test(arguments: &Arguments) -> Result<(), Failed> {
             What::Rounds { rounds } => rounds_of(&tools, seed, rounds).await,
             What::Points => {
                 println!("every point: {}", tools.every_point(seed).await?);
+                Ok(())
+            }
+            What::ReadOnly { rounds } => {
+                println!("read-only: {}", tools.read_only_world(seed, rounds).await?);
                 Ok(())
             }
             What::Power { cuts } => power_of(&tools, seed, cuts).await,

@@ -130,6 +130,7 @@ impl World {
                 directory: root.join("data"),
                 hits: root.join("hits"),
                 trace,
+                read_only_while: root.join("read-only"),
                 variables,
                 clock_s: 0,
             },
@@ -318,6 +319,62 @@ impl World {
         self.tally.deaths += 1;
         self.tally.deaths_in_start += 1;
         Ok(())
+    }
+
+    /// A round in which the directory becomes read-only under load, from one moment on and for
+    /// open files too, as on a file system that met an error. The daemon must end itself, since
+    /// the fate of a commit is unknown; a start must say why it cannot be; and once the directory
+    /// can be written again everything is there.
+    ///
+    /// # Errors
+    /// Where that is not so.
+    pub async fn read_only_round(&mut self) -> Result<(), Failed> {
+        let read_only = self.launcher.read_only_while.clone();
+        let mut daemon = self.launcher.serve().await?;
+        let steps = 1 + self.dice.below(STEPS);
+        let pause = Duration::from_micros(self.dice.below(3_000));
+        let clients = CLIENTS as usize;
+        let mut load = Load::start_on_a_failing_disk(daemon.address(), &self.ledger, clients);
+        load.acknowledged(steps).await;
+        tokio::time::sleep(pause).await;
+        fs::write(&read_only, "").map_err(fail)?;
+        let status = daemon.ended().await?;
+        must(!status.success(), || {
+            "on a read-only directory the daemon ended well".to_owned()
+        })?;
+        load.end().await?;
+        self.tally.deaths += 1;
+        match self.launcher.start(&[]).await? {
+            Started::Serves(_) => return Err(fail("it starts on a read-only directory")),
+            Started::Ended(status, said) => {
+                let says_why = said.to_lowercase().contains("read-only");
+                must(!status.success() && says_why, || said)?;
+            }
+        }
+        fs::remove_file(&read_only).map_err(fail)?;
+        self.tally.rounds += 1;
+        self.settle().await
+    }
+
+    /// A round in which the directory becomes read-only while nobody asks for anything, and the
+    /// daemon is told to stop.
+    ///
+    /// # Errors
+    /// Where it does not end, or anything is not as it must be afterwards.
+    pub async fn read_only_stop(&mut self) -> Result<(), Failed> {
+        let read_only = self.launcher.read_only_while.clone();
+        let mut daemon = self.launcher.serve().await?;
+        let mut load = Load::start(daemon.address(), &self.ledger, CLIENTS as usize, true);
+        load.acknowledged(STEPS).await;
+        load.enough();
+        load.end().await?;
+        fs::write(&read_only, "").map_err(fail)?;
+        daemon.terminate()?;
+        daemon.ended().await?;
+        fs::remove_file(&read_only).map_err(fail)?;
+        self.tally.deaths += 1;
+        self.tally.rounds += 1;
+        self.settle().await
     }
 
     /// A round of load in which a point has its turn.

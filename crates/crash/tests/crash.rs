@@ -13,6 +13,8 @@ use evidenceos_crash::{
 
 /// Rounds with deaths at random moments, in a run of all tests.
 const ROUNDS: u64 = 20;
+/// Rounds in which the directory becomes read-only, in a run of all tests.
+const READ_ONLY_ROUNDS: u64 = 8;
 /// Power cuts, in a run of all tests.
 const CUTS: u64 = 60;
 
@@ -55,6 +57,13 @@ fn deaths_at_random_moments_lose_nothing_and_double_nothing() {
 fn deaths_and_faults_at_every_point_lose_nothing_and_double_nothing() {
     let tally = with(async |tools| tools.every_point(1).await);
     println!("{tally}");
+}
+
+#[test]
+fn a_directory_that_becomes_read_only_loses_nothing_and_acknowledges_nothing() {
+    let tally = with(async |tools| tools.read_only_world(1, READ_ONLY_ROUNDS).await);
+    println!("{tally}");
+    assert_eq!(tally.rounds, READ_ONLY_ROUNDS + 1);
 }
 
 #[test]
