@@ -1,9 +1,11 @@
-//! What a guest may import: names and types.
+//! What a module may import and must export: names and types.
 //!
-//! Owns the list that admission and linking both read, so that what is admitted can always be linked. What the
-//! functions do is in `host`.
+//! Owns the lists that admission, linking and calling all read, so that what is admitted can always be linked and
+//! called. What the host's functions do is in `host`.
 
 use wasmparser::{FuncType, ValType};
+
+use crate::rule::Rule;
 
 /// The modules from which a guest may import; both offer the same functions.
 pub(crate) const MODULES: [&str; 2] = ["env", "kernel"];
@@ -55,3 +57,70 @@ impl HostFunction {
         }
     }
 }
+
+/// An export that a module must have.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RequiredExport {
+    pub(crate) name: &'static str,
+    /// Its type; `None`: it is a memory.
+    pub(crate) function: Option<RequiredFunction>,
+    /// The rule that its absence breaks.
+    pub(crate) rule: Rule,
+}
+
+/// The type of a required function.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RequiredFunction {
+    pub(crate) params: &'static [ValType],
+    pub(crate) results: &'static [ValType],
+    /// For people: what it "must have".
+    pub(crate) text: &'static str,
+}
+
+const MEMORY: RequiredExport = RequiredExport {
+    name: "memory",
+    function: None,
+    rule: Rule::MemoryExport,
+};
+
+/// What a guest must export.
+pub(crate) const GUEST_EXPORTS: [RequiredExport; 2] = [
+    RequiredExport {
+        name: "run",
+        function: Some(RequiredFunction {
+            params: &[],
+            results: &[],
+            text: "no parameters and no results",
+        }),
+        rule: Rule::RunExport,
+    },
+    MEMORY,
+];
+
+/// `alloc(len: i32) -> i32`: room for the input.
+pub(crate) const POLICY_ALLOC: &str = "alloc";
+/// `policy_oracle_decide(ptr: i32, len: i32) -> i32`: the vote.
+pub(crate) const POLICY_DECIDE: &str = "policy_oracle_decide";
+
+/// What a policy oracle must export.
+pub(crate) const POLICY_EXPORTS: [RequiredExport; 3] = [
+    RequiredExport {
+        name: POLICY_ALLOC,
+        function: Some(RequiredFunction {
+            params: &[ValType::I32],
+            results: &[ValType::I32],
+            text: "the type (i32) -> i32",
+        }),
+        rule: Rule::AllocExport,
+    },
+    RequiredExport {
+        name: POLICY_DECIDE,
+        function: Some(RequiredFunction {
+            params: &[ValType::I32, ValType::I32],
+            results: &[ValType::I32],
+            text: "the type (i32, i32) -> i32",
+        }),
+        rule: Rule::DecideExport,
+    },
+    MEMORY,
+];

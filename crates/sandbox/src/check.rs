@@ -63,7 +63,24 @@ pub struct ModuleInfo {
 /// Every rule that the module breaks, in the order of the module, up to
 /// [`bounds::VIOLATIONS`](crate::bounds::VIOLATIONS) of them.
 pub fn check(wasm: &[u8]) -> Result<ModuleInfo, Vec<Violation>> {
-    inspect(wasm).map(|(info, _)| info)
+    inspect(wasm, Role::Guest).map(|(info, _)| info)
+}
+
+/// [`check`] for a policy oracle: no imports, no tables, and the exports of its interface.
+///
+/// # Errors
+/// As [`check`].
+pub fn check_policy(wasm: &[u8]) -> Result<ModuleInfo, Vec<Violation>> {
+    inspect(wasm, Role::Policy).map(|(info, _)| info)
+}
+
+/// What a module is to be used as. Features, sizes and everything else are the same for both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// A guest: exports `run` and `memory`, may import the host's functions.
+    Guest,
+    /// A policy oracle: imports nothing, has no table, exports what `policy` calls.
+    Policy,
 }
 
 /// The names that a module exports, in its order. What cannot be read has none.
@@ -99,6 +116,6 @@ pub(crate) struct Layout {
 }
 
 /// [`check`], with the layout.
-pub(crate) fn inspect(wasm: &[u8]) -> Result<(ModuleInfo, Layout), Vec<Violation>> {
-    Inspector::read(wasm).finish(wasm)
+pub(crate) fn inspect(wasm: &[u8], role: Role) -> Result<(ModuleInfo, Layout), Vec<Violation>> {
+    Inspector::read(wasm, role).finish(wasm)
 }

@@ -1,7 +1,8 @@
-//! Guests: which Wasm modules are admitted, and what one run of one does.
+//! Guests and policy oracles: which Wasm modules are admitted, and what one run of one does.
 //!
 //! The crate owns admission ([`check()`]), compilation with its caches ([`Sandbox::prepare`]), metered runs
-//! ([`Sandbox::run`]) and the modules that wrap a list of predictions ([`pack()`]). It deliberately knows nothing of
+//! ([`Sandbox::run`]), the modules that wrap a list of predictions ([`pack()`]) and the votes of policy oracles
+//! ([`PolicyModule`]). It deliberately knows nothing of
 //! holdouts, labels, prices or verdicts: whoever runs a guest implements [`Oracle`], which sees a vector and answers
 //! with a symbol.
 //!
@@ -39,12 +40,14 @@ mod check;
 mod engine;
 mod host;
 mod pack;
+mod policy;
 mod rule;
 mod run;
 mod sandbox;
 
-pub use check::{ModuleInfo, check, export_names};
+pub use check::{ModuleInfo, check, check_policy};
 pub use pack::{MAX_PACKED_ITEMS, Mode, PackError, PackOptions, output_len, pack};
+pub use policy::{PolicyFailure, PolicyLimits, PolicyModule, Vote};
 pub use rule::{Rule, Violation, Warning, bounds};
 pub use run::{AskError, End, HostFault, Limits, Oracle, RunReport, TrapCause};
 pub use sandbox::{AdmitError, Config, EngineError, Prepared, Sandbox};

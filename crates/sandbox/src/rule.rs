@@ -66,6 +66,10 @@ pub enum Rule {
     RunExport,
     /// No memory is exported as `memory`.
     MemoryExport,
+    /// `alloc` of a policy oracle is not exported as a function `(i32) -> i32`.
+    AllocExport,
+    /// `policy_oracle_decide` of a policy oracle is not exported as a function `(i32, i32) -> i32`.
+    DecideExport,
     /// Too many functions.
     Functions,
     /// Too long a code section, or too long a function in it.
@@ -103,6 +107,8 @@ impl Rule {
             Self::StartFunction => "start-function",
             Self::RunExport => "run-export",
             Self::MemoryExport => "memory-export",
+            Self::AllocExport => "alloc-export",
+            Self::DecideExport => "decide-export",
             Self::Functions => "functions",
             Self::Code => "code",
             Self::Locals => "locals",

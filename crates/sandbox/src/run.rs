@@ -214,15 +214,15 @@ fn execute(prepared: &Prepared, store: &mut Store<Guest>) -> wasmtime::Result<()
 }
 
 /// A run that was stopped by a host function or by the machine.
-struct Trapped {
-    cause: TrapCause,
+pub(crate) struct Trapped {
+    pub(crate) cause: TrapCause,
     /// The code had saved its count of fuel when it stopped.
     is_fuel_known: bool,
 }
 
 impl Trapped {
     /// An error that neither a host function of ours nor the machine raised is the host's fault.
-    fn from_error(error: wasmtime::Error) -> Result<Self, HostFault> {
+    pub(crate) fn from_error(error: wasmtime::Error) -> Result<Self, HostFault> {
         if let Some(Stop(cause)) = error.downcast_ref() {
             return Ok(Self {
                 cause: *cause,
@@ -257,7 +257,7 @@ impl Trapped {
     }
 }
 
-fn host_fault(error: wasmtime::Error) -> HostFault {
+pub(crate) fn host_fault(error: wasmtime::Error) -> HostFault {
     HostFault {
         message: format!("{error:#}"),
     }

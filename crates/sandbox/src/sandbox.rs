@@ -13,9 +13,10 @@ use wasmtime::{Engine, ExternType, InstancePre, Linker, Module, ModuleExport};
 
 use crate::abi::HostFunction;
 use crate::cache::{Bound, Cache, Key};
-use crate::check::{Layout, ModuleInfo, inspect};
+use crate::check::{Layout, ModuleInfo, Role, inspect};
 use crate::engine::{engine_id, new_engine};
 use crate::host::{Guest, link};
+use crate::policy::{PolicyLimits, PolicyModule};
 use crate::rule::Violation;
 use crate::run::{AskError, HostFault, Limits, Oracle, RunReport, run};
 
@@ -147,7 +148,7 @@ impl Sandbox {
     pub fn prepare(&self, wasm: &[u8]) -> Result<Arc<Prepared>, AdmitError> {
         let key: Key = Sha256::digest(wasm).into();
         self.prepared.get_or_build(key, || {
-            let (info, layout) = inspect(wasm).map_err(AdmitError::Refused)?;
+            let (info, layout) = inspect(wasm, Role::Guest).map_err(AdmitError::Refused)?;
             let (code_only, data) = separate(wasm, &layout);
             let code_key = Sha256::digest(&code_only).into();
             let code = self.codes.get_or_build(code_key, || {
@@ -179,6 +180,19 @@ impl Sandbox {
         run(prepared, limits, oracle)
     }
 
+    /// Checks, compiles and links a policy oracle. Nothing is cached: it is done once, when policies are loaded.
+    ///
+    /// # Errors
+    /// As [`Sandbox::prepare`]; and where `limits` do not carry the module's initial memory.
+    pub fn prepare_policy(
+        &self,
+        wasm: &[u8],
+        limits: PolicyLimits,
+    ) -> Result<PolicyModule, AdmitError> {
+        let (info, _) = inspect(wasm, Role::Policy).map_err(AdmitError::Refused)?;
+        PolicyModule::compile(&self.engine, wasm, info, limits)
+    }
+
     /// Large code waits for other large code: compiling it takes tens of megabytes and up to seconds. Packed modules
     /// and small programs never wait.
     fn compile(&self, code_only: &[u8]) -> Result<Code, AdmitError> {
@@ -195,8 +209,8 @@ impl Sandbox {
     fn measure_stack(&self) -> Result<u64, String> {
         let code = Code::compile(&self.engine, &crate::pack::stack_probe())
             .map_err(|error| format!("{error:#}"))?;
-        let (info, _) =
-            inspect(&crate::pack::stack_probe()).map_err(|_| "the stack probe is not admitted")?;
+        let (info, _) = inspect(&crate::pack::stack_probe(), Role::Guest)
+            .map_err(|_| "the stack probe is not admitted")?;
         let prepared = Prepared {
             info,
             code: Arc::new(code),

@@ -11,7 +11,7 @@ use wasmparser::{
     WasmFeatures,
 };
 
-use super::{FEATURES, Layout, ModuleInfo};
+use super::{FEATURES, Layout, ModuleInfo, Role};
 use crate::abi::HostFunction;
 use crate::rule::{Rule, Violation, Warning, bounds};
 
@@ -20,6 +20,7 @@ const LAST_SECTION: u8 = 13;
 
 /// What has been seen of a module so far.
 pub(super) struct Inspector {
+    pub(super) role: Role,
     /// `None` once the module's sections no longer validate: later errors would only be echoes.
     validator: Option<Validator>,
     allocations: FuncValidatorAllocations,
@@ -31,17 +32,18 @@ pub(super) struct Inspector {
     pub(super) functions_to_read: u32,
     pub(super) data_bytes: u64,
     pub(super) memory_pages: Option<(u64, Option<u64>)>,
-    pub(super) exports_run: bool,
-    pub(super) exports_memory: bool,
+    /// Names of the required exports that were seen.
+    pub(super) exports: Vec<&'static str>,
     /// Reading stopped early: what was not seen may still be there.
     pub(super) is_cut_short: bool,
     pub(super) layout: Layout,
     violations: Vec<Violation>,
 }
 
-impl Default for Inspector {
-    fn default() -> Self {
+impl Inspector {
+    fn new(role: Role) -> Self {
         Self {
+            role,
             validator: Some(Validator::new_with_features(FEATURES)),
             allocations: FuncValidatorAllocations::default(),
             types: Vec::new(),
@@ -51,19 +53,16 @@ impl Default for Inspector {
             functions_to_read: 0,
             data_bytes: 0,
             memory_pages: None,
-            exports_run: false,
-            exports_memory: false,
+            exports: Vec::new(),
             is_cut_short: false,
             layout: Layout::default(),
             violations: Vec::new(),
         }
     }
-}
 
-impl Inspector {
     /// Reads as much of the module as can be read.
-    pub(super) fn read(wasm: &[u8]) -> Self {
-        let mut inspector = Self::default();
+    pub(super) fn read(wasm: &[u8], role: Role) -> Self {
+        let mut inspector = Self::new(role);
         if inspector.is_core_module(wasm) {
             inspector.read_sections(wasm);
             if !inspector.is_cut_short {
@@ -256,10 +255,10 @@ impl Inspector {
             imports(HostFunction::Emit),
         );
         let mut warnings = Vec::new();
-        if !emits {
+        if self.role == Role::Guest && !emits {
             warnings.push(Warning::NeverEmits);
         }
-        if !asks && !submits {
+        if self.role == Role::Guest && !asks && !submits {
             warnings.push(Warning::NeverJudged);
         }
         let (initial_memory_pages, maximum_memory_pages) = self.memory_pages.unwrap_or_default();

@@ -8,9 +8,9 @@ use wasmparser::{
     Payload, SectionLimited, TypeRef,
 };
 
-use super::PAGE_BYTES;
 use super::inspector::{CUSTOM_SECTION, Inspector, to_usize};
-use crate::abi::{HostFunction, MODULES};
+use super::{PAGE_BYTES, Role};
+use crate::abi::{GUEST_EXPORTS, HostFunction, MODULES, POLICY_EXPORTS, RequiredExport};
 use crate::rule::{Rule, bounds};
 
 impl Inspector {
@@ -41,7 +41,11 @@ impl Inspector {
                 }
             }
             Payload::TableSection(tables) => {
-                for entry in self.entries(tables, Rule::Tables, bounds::TABLES, "tables") {
+                let most = match self.role {
+                    Role::Guest => bounds::TABLES,
+                    Role::Policy => 0,
+                };
+                for entry in self.entries(tables, Rule::Tables, most, "tables") {
                     let (offset, table) = entry?;
                     let elements = table.ty.initial;
                     self.at_most(
@@ -79,7 +83,10 @@ impl Inspector {
                 }
             }
             Payload::StartSection { range, .. } => {
-                let message = "a start function; nothing may run before `run`";
+                let message = match self.role {
+                    Role::Guest => "a start function; nothing may run before `run`",
+                    Role::Policy => "a start function; nothing may run before `alloc`",
+                };
                 self.report(Rule::StartFunction, Some(range.start), message);
             }
             Payload::ElementSection(segments) => {
@@ -145,6 +152,13 @@ impl Inspector {
 
     fn import(&mut self, offset: u64, import: &Import<'_>) {
         let (module, name) = (import.module, import.name);
+        if self.role == Role::Policy {
+            if let TypeRef::Func(ty) = import.ty {
+                self.function_types.push(ty);
+            }
+            let message = format!("`{module}::{name}`; a policy oracle may import nothing");
+            return self.report(Rule::Import, Some(offset), message);
+        }
         let TypeRef::Func(ty) = import.ty else {
             return self.report(
                 Rule::Import,
@@ -187,35 +201,38 @@ impl Inspector {
     }
 
     fn export(&mut self, offset: u64, export: &Export<'_>) {
-        match (export.name, export.kind) {
-            ("run", ExternalKind::Func) => {
-                self.exports_run = true;
+        let required = self.required_exports().iter();
+        let Some(required) = required.copied().find(|it| it.name == export.name) else {
+            return;
+        };
+        self.exports.push(required.name);
+        let name = required.name;
+        match (required.function, export.kind) {
+            (None, ExternalKind::Memory) => {}
+            (None, _) => {
+                let message = format!("`{name}` is exported, but is not a memory");
+                self.report(required.rule, Some(offset), message);
+            }
+            (Some(function), ExternalKind::Func) => {
                 let ty = self.function_types.get(export.index as usize);
                 if let Some(ty) = ty.and_then(|ty| self.types.get(*ty as usize))
-                    && !(ty.params().is_empty() && ty.results().is_empty())
+                    && !(ty.params() == function.params && ty.results() == function.results)
                 {
-                    let message = format!("`run` must have no parameters and no results, not {ty}");
-                    self.report(Rule::RunExport, Some(offset), message);
+                    let message = format!("`{name}` must have {}, not {ty}", function.text);
+                    self.report(required.rule, Some(offset), message);
                 }
             }
-            ("run", _) => {
-                self.exports_run = true;
-                self.report(
-                    Rule::RunExport,
-                    Some(offset),
-                    "`run` is exported, but is not a function",
-                );
+            (Some(_), _) => {
+                let message = format!("`{name}` is exported, but is not a function");
+                self.report(required.rule, Some(offset), message);
             }
-            ("memory", ExternalKind::Memory) => self.exports_memory = true,
-            ("memory", _) => {
-                self.exports_memory = true;
-                self.report(
-                    Rule::MemoryExport,
-                    Some(offset),
-                    "`memory` is exported, but is not a memory",
-                );
-            }
-            _ => {}
+        }
+    }
+
+    fn required_exports(&self) -> &'static [RequiredExport] {
+        match self.role {
+            Role::Guest => &GUEST_EXPORTS,
+            Role::Policy => &POLICY_EXPORTS,
         }
     }
 
@@ -265,19 +282,14 @@ impl Inspector {
 
     /// What must be there, once everything has been seen.
     pub(super) fn require_exports(&mut self) {
-        if !self.exports_run {
-            self.report(
-                Rule::RunExport,
-                None,
-                "the module does not export a function `run`",
-            );
-        }
-        if !self.exports_memory {
-            self.report(
-                Rule::MemoryExport,
-                None,
-                "the module does not export its memory as `memory`",
-            );
+        for required in self.required_exports() {
+            if !self.exports.contains(&required.name) {
+                let message = match required.function {
+                    Some(_) => format!("the module does not export a function `{}`", required.name),
+                    None => "the module does not export its memory as `memory`".to_owned(),
+                };
+                self.report(required.rule, None, message);
+            }
         }
     }
 

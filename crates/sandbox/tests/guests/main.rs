@@ -2,6 +2,7 @@
 
 mod admission;
 mod packed;
+mod policies;
 mod runs;
 
 use evidenceos_sandbox::{AskError, Config, Limits, Oracle, RunReport, Sandbox};
