@@ -2,8 +2,9 @@
 //! may have become something else since.
 //!
 //! A secret is a regular file of 32 bytes that belongs to us or root and that nobody else can
-//! touch. Its directory belongs to us or root and nobody else can write it: whoever can rename
-//! files in it chooses our keys.
+//! touch. A file that is not secret but decides something may be read by others, never written.
+//! The directory belongs to us or root and nobody else can write it: whoever can rename files in
+//! it chooses our keys.
 
 use std::{
     ffi::OsStr,
@@ -81,9 +82,9 @@ impl Directory {
             path: self.path.clone(),
             mode,
             owner: stat.st_uid,
-            wanted: "a directory of keys must not be writable by group or others",
+            wanted: "whoever can write a directory chooses what is in it: group and others must not",
             user: us(),
-            command: mend(&self.path, &stat, "700"),
+            command: mend(&self.path, &stat, "go-w"),
         })
     }
 
@@ -145,6 +146,18 @@ impl Directory {
     /// # Errors
     /// As [`Directory::write`].
     pub fn write_bytes(&self, name: &str, bytes: &[u8]) -> Result<(), KeyError> {
+        self.write_as(name, bytes, FILE)
+    }
+
+    /// As [`Directory::write_bytes`], for what [`Directory::read_guarded`] reads: mode 0644.
+    ///
+    /// # Errors
+    /// As [`Directory::write`].
+    pub fn write_guarded(&self, name: &str, bytes: &[u8]) -> Result<(), KeyError> {
+        self.write_as(name, bytes, FILE | Mode::RGRP | Mode::ROTH)
+    }
+
+    fn write_as(&self, name: &str, bytes: &[u8], mode: Mode) -> Result<(), KeyError> {
         let temporary = format!(".{name}.new");
         let failed = |operation| KeyError::errno(operation, self.path.join(name));
         // Left by a crash of ours; nobody else may write here.
@@ -153,7 +166,7 @@ impl Directory {
             Err(errno) => return Err(failed("replace")(errno)),
         }
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        let fd = rustix::fs::openat(&self.fd, &temporary, flags, FILE).map_err(failed("write"))?;
+        let fd = rustix::fs::openat(&self.fd, &temporary, flags, mode).map_err(failed("write"))?;
         let mut file = File::from(fd);
         file.write_all(bytes)
             .and_then(|()| file.sync_all())
@@ -209,6 +222,53 @@ impl Directory {
             .read_to_string(&mut text)
             .map_err(KeyError::io("read", path))?;
         Ok(Some(text))
+    }
+
+    /// Reads a file that is not secret, but that only we may have written; `None` where there is
+    /// no file of that name. `most` bounds its length in bytes.
+    ///
+    /// # Errors
+    /// Where others can write it, or it is not ours, no regular file, or longer.
+    pub fn read_guarded(&self, name: &str, most: u64) -> Result<Option<Vec<u8>>, KeyError> {
+        let path = self.path.join(name);
+        let unfit = |what: String| KeyError::Unfit {
+            path: path.clone(),
+            what,
+        };
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let fd = match rustix::fs::openat(&self.fd, name, flags, Mode::empty()) {
+            Ok(fd) => fd,
+            Err(rustix::io::Errno::NOENT) => return Ok(None),
+            Err(rustix::io::Errno::LOOP) => {
+                return Err(unfit(
+                    "is a symbolic link; put the file itself there (cp -L)".to_owned(),
+                ));
+            }
+            Err(errno) => return Err(KeyError::errno("open", path)(errno)),
+        };
+        let stat = rustix::fs::fstat(&fd).map_err(KeyError::errno("inspect", &path))?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Err(unfit("is not a regular file".to_owned()));
+        }
+        if !(is_ours(&stat) && bits(&stat) & 0o022 == 0) {
+            return Err(KeyError::Permissions {
+                mode: bits(&stat),
+                owner: stat.st_uid,
+                wanted: "it must not be writable by group or others",
+                user: us(),
+                command: mend(&path, &stat, "go-w"),
+                path,
+            });
+        }
+        let mut bytes = Vec::new();
+        File::from(fd)
+            .take(most.saturating_add(1))
+            .read_to_end(&mut bytes)
+            .map_err(KeyError::io("read", &path))?;
+        if bytes.len() as u64 > most {
+            return Err(unfit(format!("is longer than {most} bytes")));
+        }
+        Ok(Some(bytes))
     }
 
     /// Closes the directory and every file in it to others, as far as they are ours. Returns what

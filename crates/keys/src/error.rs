@@ -45,6 +45,14 @@ pub enum KeyError {
         /// Why.
         what: String,
     },
+    /// A file that is not what it must be, whatever is in it.
+    #[error("{path} {what}")]
+    Unfit {
+        /// The file.
+        path: PathBuf,
+        /// What it is instead.
+        what: String,
+    },
     /// A key under another's name.
     #[error(
         "{path} holds the key {found}: its name does not match its content; rename it to {found}.key"

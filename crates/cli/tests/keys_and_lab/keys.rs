@@ -83,7 +83,7 @@ fn keys_that_others_can_read_are_refused_until_they_are_closed() {
     let key = place.only("data/keys", ".key");
     fs::set_permissions(&key, Permissions::from_mode(0o644)).expect("changed");
     place.set_mode("data/keys", 0o777);
-    place.fails(&["keys", "list"], 1, "chmod 700");
+    place.fails(&["keys", "list"], 1, "chmod go-w");
     let text = place.text(&["keys", "fix-permissions"]);
     assert!(
         text.contains(&*key.file_name().expect("a name").to_string_lossy()),
