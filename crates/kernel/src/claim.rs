@@ -321,51 +321,108 @@ impl Outcome {
     }
 }
 
-/// Why a run ended as it did. The codes are on the wire and in capsules.
+/// The reason code of a policy oracle's veto: 9000 to 9999, chosen by whoever made the oracle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "u16", into = "u16")]
+pub struct PolicyCode(u16);
+
+impl PolicyCode {
+    /// The code, if it is one of a policy's.
+    #[must_use]
+    pub fn new(code: u16) -> Option<Self> {
+        (9_000..=9_999).contains(&code).then_some(Self(code))
+    }
+
+    /// The number on the wire.
+    #[must_use]
+    pub fn get(self) -> u16 {
+        self.0
+    }
+}
+
+impl From<PolicyCode> for u16 {
+    fn from(code: PolicyCode) -> Self {
+        code.0
+    }
+}
+
+impl TryFrom<u16> for PolicyCode {
+    type Error = &'static str;
+
+    fn try_from(code: u16) -> Result<Self, Self::Error> {
+        Self::new(code).ok_or("a policy's reason code is 9000 to 9999")
+    }
+}
+
+/// Why a run ended as it did. The codes are on the wire and in capsules; rows hold the position in
+/// this list, so that what is new comes at its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[repr(u16)]
 pub enum Reason {
     /// The published code of an approval.
-    Approved = 1,
+    Approved,
     /// The published code of a rejection.
-    Rejected = 2,
+    Rejected,
     /// The evidence stayed below the threshold.
-    BelowThreshold = 101,
+    BelowThreshold,
     /// No vector, not even a perfect one, could reach the threshold.
-    OutOfReach = 102,
+    OutOfReach,
     /// The module trapped.
-    Trap = 110,
+    Trap,
     /// It ran out of fuel.
-    OutOfFuel = 111,
+    OutOfFuel,
     /// It asked for more memory, or a deeper stack, than its lane has.
-    OutOfMemory = 112,
+    OutOfMemory,
     /// It passed a vector of a wrong length or with a value other than 0 and 1.
-    InvalidVector = 113,
+    InvalidVector,
     /// A question no longer fitted what it may be charged.
-    AllowanceExhausted = 114,
+    AllowanceExhausted,
     /// It made more oracle calls than its lane has.
-    TooManyCalls = 115,
+    TooManyCalls,
     /// It passed a pointer outside its memory.
-    OutOfBounds = 116,
+    OutOfBounds,
     /// It emitted twice.
-    EmittedTwice = 117,
+    EmittedTwice,
     /// It ended without emitting.
-    NoOutput = 118,
+    NoOutput,
     /// What it emitted does not fit the output schema.
-    InvalidOutput = 119,
+    InvalidOutput,
     /// It submitted no vector to judge.
-    NothingToJudge = 120,
+    NothingToJudge,
     /// An ancestor was revoked.
-    AncestorRevoked = 121,
+    AncestorRevoked,
     /// The run was aborted.
-    Aborted = 130,
+    Aborted,
+    /// The published code of a deferral.
+    Deferred,
+    /// A policy oracle's veto, under its own code.
+    Policy(PolicyCode),
 }
 
 impl Reason {
     /// The number on the wire.
     #[must_use]
     pub fn code(self) -> u16 {
-        self as u16
+        match self {
+            Self::Approved => 1,
+            Self::Rejected => 2,
+            Self::BelowThreshold => 101,
+            Self::OutOfReach => 102,
+            Self::Trap => 110,
+            Self::OutOfFuel => 111,
+            Self::OutOfMemory => 112,
+            Self::InvalidVector => 113,
+            Self::AllowanceExhausted => 114,
+            Self::TooManyCalls => 115,
+            Self::OutOfBounds => 116,
+            Self::EmittedTwice => 117,
+            Self::NoOutput => 118,
+            Self::InvalidOutput => 119,
+            Self::NothingToJudge => 120,
+            Self::AncestorRevoked => 121,
+            Self::Aborted => 130,
+            Self::Deferred => 3,
+            Self::Policy(code) => code.get(),
+        }
     }
 
     /// The reason of a number.
@@ -389,9 +446,11 @@ impl Reason {
             Self::NothingToJudge,
             Self::AncestorRevoked,
             Self::Aborted,
+            Self::Deferred,
         ]
         .into_iter()
         .find(|reason| reason.code() == code)
+        .or_else(|| PolicyCode::new(code).map(Self::Policy))
     }
 
     /// What happened, in a sentence.
@@ -426,6 +485,10 @@ impl Reason {
             Self::AncestorRevoked => "A claim on which this one depends was revoked.",
             Self::Aborted => {
                 "The run could not be completed or repeated; its worst case was charged to the holdout, no credit to you."
+            }
+            Self::Deferred => "Not certified: left for somebody to decide.",
+            Self::Policy(_) => {
+                "A policy of this server does not allow the claim to be judged; the sealed part was not looked at."
             }
         }
     }
@@ -628,6 +691,18 @@ impl Claim {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_code_of_a_reason_reads_back() {
+        let codes: Vec<u16> = (0..=u16::MAX)
+            .filter(|&code| Reason::of_code(code).is_some_and(|reason| reason.code() == code))
+            .collect();
+        let named = [
+            1, 2, 3, 101, 102, 110, 111, 112, 113, 114, 115, 116, 117, 118, 119, 120, 121, 130,
+        ];
+        let wanted: Vec<u16> = named.into_iter().chain(9_000..=9_999).collect();
+        assert_eq!(codes, wanted);
+    }
 
     #[test]
     fn life_of_a_claim_is_a_total_function() {

@@ -11,8 +11,8 @@ use crate::{
     account::{Account, LastCredit},
     bits::MicroBits,
     claim::{
-        Artifact, Claim, ClaimState, LastRequest, Method, ModuleFacts, Reason, Revocation,
-        Settlement, Terms,
+        Artifact, Claim, ClaimState, LastRequest, Method, ModuleFacts, PolicyCode, Reason,
+        Revocation, Settlement, Terms,
     },
     continuity::KnownTree,
     decision::{DecisionBatch, DecisionId},
@@ -322,6 +322,15 @@ pub enum RunEnd {
     NoOutput,
     /// It trapped.
     Trapped(Reason),
+    /// It returned after emitting this, and a policy keeps it from being judged.
+    Vetoed {
+        /// What it emitted.
+        output: Vec<u8>,
+        /// The policy's code.
+        code: PolicyCode,
+        /// Whether somebody else is to decide, instead of nobody.
+        deferred: bool,
+    },
 }
 
 /// What happened. Events are all that changes state; the journal keeps each whole.

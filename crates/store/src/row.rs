@@ -72,6 +72,29 @@ mod tests {
     }
 
     #[test]
+    fn reasons_from_before_there_were_policies_read_as_they_were() {
+        use evidenceos_kernel::claim::{PolicyCode, Reason};
+        let table = [
+            (vec![0], Some(Reason::Approved)),
+            (vec![1], Some(Reason::Rejected)),
+            (vec![16], Some(Reason::Aborted)),
+            (
+                vec![18, 0xa9, 0x46],
+                PolicyCode::new(9_001).map(Reason::Policy),
+            ),
+            // 8999 is no code of a policy.
+            (vec![18, 0xa7, 0x46], None),
+        ];
+        for (bytes, reason) in table {
+            let row = seal([vec![0; CHECK_LEN], bytes].concat());
+            assert_eq!(decode::<Reason>("t", 1, &row).ok(), reason);
+            if let Some(reason) = reason {
+                assert_eq!(encode(&reason), row);
+            }
+        }
+    }
+
+    #[test]
     fn any_flipped_bit_is_found() {
         let bytes = encode(&(7u64, "text".to_owned()));
         let (number, text): (u64, String) = decode("t", 1, &bytes).expect("intact");

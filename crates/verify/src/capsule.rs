@@ -5,7 +5,7 @@
 
 use evidenceos_kernel::{
     bits::MicroBits,
-    claim::{Outcome, Reason},
+    claim::{Outcome, PolicyCode, Reason},
     holdout::Description,
     price,
     record::{Capsule, Ledger},
@@ -50,8 +50,13 @@ fn check_ledger(ledger: &Ledger) -> Result<(), Fault> {
 
 fn check_outcome(capsule: &Capsule) -> Result<(), Fault> {
     let codes = capsule.reason_codes.as_slice();
+    let by_policy = codes
+        .get(1)
+        .is_some_and(|&code| PolicyCode::new(code).is_some());
     let first = match capsule.outcome {
         Outcome::Certified => Reason::Approved,
+        // Only a policy can leave it to somebody else.
+        Outcome::NotJudged if by_policy && codes[0] == Reason::Deferred.code() => Reason::Deferred,
         Outcome::NotCertified | Outcome::NotJudged | Outcome::Aborted => Reason::Rejected,
     };
     let second = match capsule.outcome {

@@ -7,7 +7,7 @@
 use super::credit;
 use crate::{
     bits::MicroBits,
-    claim::{Claim, ClaimState, Outcome, Reason, Settlement},
+    claim::{Claim, ClaimState, Outcome, PolicyCode, Reason, Settlement},
     command::{Decision, Event, Reply, RunEnd, RunReport},
     holdout::{Holdout, HoldoutStatus, InFlight},
     id::{Digest, HoldoutId},
@@ -175,8 +175,12 @@ pub(super) fn settle(
     let tainted = stage.revoked_ancestor(claim).is_some();
     let verdict = judge(holdout, claim, report, &terms, tainted);
     let output = match &report.end {
-        RunEnd::Emitted(output) if claim.accepts_output(output) => output.clone(),
-        RunEnd::Emitted(_) | RunEnd::NoOutput | RunEnd::Trapped(_) => Vec::new(),
+        RunEnd::Emitted(output) | RunEnd::Vetoed { output, .. } if claim.accepts_output(output) => {
+            output.clone()
+        }
+        RunEnd::Emitted(_) | RunEnd::Vetoed { .. } | RunEnd::NoOutput | RunEnd::Trapped(_) => {
+            Vec::new()
+        }
     };
     conclude(stage, holdout, run, claim, &terms, verdict, report, output)
 }
@@ -285,6 +289,19 @@ impl Verdict {
             e_value_log2: None,
         }
     }
+
+    /// A policy keeps the sealed part from being looked at.
+    fn vetoed(code: PolicyCode, deferred: bool) -> Self {
+        let general = if deferred {
+            Reason::Deferred
+        } else {
+            Reason::Rejected
+        };
+        Self {
+            reasons: vec![general, Reason::Policy(code)],
+            ..Self::not_judged(Reason::Policy(code))
+        }
+    }
 }
 
 /// The verdict. Every reason not to judge comes before the evidence is looked at.
@@ -298,13 +315,18 @@ fn judge(
     match &report.end {
         RunEnd::Trapped(reason) => return Verdict::not_judged(*reason),
         RunEnd::NoOutput => return Verdict::not_judged(Reason::NoOutput),
-        RunEnd::Emitted(output) if !claim.accepts_output(output) => {
+        RunEnd::Emitted(output) | RunEnd::Vetoed { output, .. }
+            if !claim.accepts_output(output) =>
+        {
             return Verdict::not_judged(Reason::InvalidOutput);
         }
-        RunEnd::Emitted(_) => {}
+        RunEnd::Emitted(_) | RunEnd::Vetoed { .. } => {}
     }
     if tainted {
         return Verdict::not_judged(Reason::AncestorRevoked);
+    }
+    if let RunEnd::Vetoed { code, deferred, .. } = &report.end {
+        return Verdict::vetoed(*code, *deferred);
     }
     let Some(score) = &report.score else {
         return Verdict::not_judged(Reason::NothingToJudge);

@@ -5,7 +5,7 @@
 
 use evidenceos_kernel::{
     bits::MicroBits,
-    claim::{Outcome, Reason, Terms},
+    claim::{Outcome, PolicyCode, Reason, Terms},
     command::RunEnd,
     id::Digest,
     price::{Multiplicity, SettlementPrices},
@@ -147,6 +147,40 @@ fn what_does_not_end_well_is_not_judged_and_free() {
         let main = world.main();
         assert_eq!((main.sealed.charged, main.settled), (k, 1), "{reason:?}");
         assert_eq!(main.sealed.reserved, MicroBits::ZERO);
+    }
+}
+
+#[test]
+fn a_vetoed_run_is_not_judged_and_free_however_good_it_is() {
+    let code = PolicyCode::new(9_104).expect("a policy's code");
+    let veto = |output: Vec<u8>, deferred| Script {
+        end: RunEnd::Vetoed {
+            output,
+            code,
+            deferred,
+        },
+        // The runner computes no score for a vetoed run; here it would certify.
+        ..Script::good()
+    };
+    for (output, deferred, reasons) in [
+        (vec![1], false, [2, 9_104]),
+        (vec![1], true, [3, 9_104]),
+        // What is wrong with the run itself comes first.
+        (vec![4], true, [2, Reason::InvalidOutput.code()]),
+    ] {
+        let mut world = World::new();
+        world.run(submitter(1), "before", &Script::weak());
+        let k = world.main().sealed.charged;
+        let capsule = world.run(submitter(1), "a", &veto(output, deferred));
+        assert_eq!(capsule.outcome, Outcome::NotJudged);
+        assert_eq!(capsule.reason_codes, reasons);
+        assert_eq!(capsule.ledger.price, MicroBits::ZERO);
+        let main = world.main();
+        assert_eq!((main.sealed.charged, main.settled), (k, 1));
+        assert_eq!(main.sealed.reserved, MicroBits::ZERO);
+        // Nothing stands in the way of the next one.
+        let next = world.run(submitter(1), "b", &Script::good());
+        assert_eq!(next.outcome, Outcome::Certified);
     }
 }
 

@@ -97,6 +97,37 @@ fn a_changed_capsule_is_found_at_its_index_and_nowhere_else() {
 }
 
 #[test]
+fn a_policys_veto_verifies_and_nothing_that_only_looks_like_one() {
+    let (world, _, _) = eventful();
+    let faults = |index: usize, codes: &[u16]| {
+        let mut entries = world.entries.clone();
+        let mut capsule = Capsule::parse(&entries[index]).expect("a capsule");
+        capsule.reason_codes = codes.to_vec();
+        entries[index] = capsule.to_bytes();
+        report(&entries).findings.len()
+    };
+    // Entry 5 was not judged.
+    for codes in [[2, 9_000], [2, 9_999], [3, 9_104]] {
+        assert_eq!(faults(5, &codes), 0, "{codes:?}");
+    }
+    for codes in [
+        &[3, 110][..],
+        &[3],
+        &[1, 9_104],
+        &[9_104],
+        &[3, 8_999],
+        &[3, 10_000],
+    ] {
+        assert_eq!(faults(5, codes), 1, "{codes:?}");
+    }
+    // Entries 3 and 4 were.
+    for index in [3, 4] {
+        assert_eq!(faults(index, &[3, 9_104]), 1);
+        assert_eq!(faults(index, &[2, 9_104]), 1);
+    }
+}
+
+#[test]
 fn two_capsules_in_the_other_order_are_found_at_the_first() {
     let (world, _, _) = eventful();
     let mut entries = world.entries.clone();
