@@ -67,6 +67,8 @@ pub struct Config {
     pub anchor_optional: bool,
     /// Bytes of the disk that must be free for new work; 0: anything will do.
     pub min_free_bytes: u64,
+    /// Whether to take policy oracles that nobody has signed.
+    pub allow_unsigned_policies: bool,
 }
 
 impl Default for Config {
@@ -90,6 +92,7 @@ impl Default for Config {
             anchors: Vec::new(),
             anchor_optional: false,
             min_free_bytes: evidenceos_store::room::KEEP_FREE,
+            allow_unsigned_policies: false,
         }
     }
 }
@@ -135,6 +138,7 @@ impl Config {
             anchors,
             anchor_optional: settings.anchor_optional.unwrap_or(false),
             min_free_bytes: settings.min_free_bytes.unwrap_or(default.min_free_bytes),
+            allow_unsigned_policies: settings.allow_unsigned_policies.unwrap_or(false),
         };
         if let Err(error) = tracing_subscriber::EnvFilter::try_new(&config.log) {
             problems.push(format!("--log {:?}: {error}", config.log));
@@ -151,6 +155,12 @@ impl Config {
     pub fn keys_path(&self) -> PathBuf {
         let beside = || self.data_dir.join("keys");
         self.key_dir.clone().unwrap_or_else(beside)
+    }
+
+    /// The directory of the policy oracles.
+    #[must_use]
+    pub fn policies_path(&self) -> PathBuf {
+        self.data_dir.join(crate::policies::DIRECTORY)
     }
 
     /// Whether it is a development server: nobody is asked who he is.

@@ -21,6 +21,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError, RwLock, atomic::Ordering},
 };
 
+use arc_swap::ArcSwap;
 use evidenceos_driver::{Answer, Call, Failure, ReplyTo, mailbox::Mailbox};
 use evidenceos_kernel::{
     account::{Account, Accounting},
@@ -36,7 +37,7 @@ use tonic::Status;
 
 use crate::{
     anchors, auth::Principal, clock::Clock, config::Config, decisions::Recorder, keys::Keys,
-    preflight::Probes, runner::Guests,
+    policies::Policies, preflight::Probes, runner::Guests,
 };
 
 /// Modules remembered as stored.
@@ -80,6 +81,8 @@ pub struct Edge {
     pub accounting: Accounting,
     /// How the daemon is set up, as far as callers may know.
     pub serves: Serves,
+    /// What may veto tool calls and settlements; another set after a reload.
+    pub policies: Arc<ArcSwap<Policies>>,
 }
 
 /// How the daemon is set up, as far as callers may know.

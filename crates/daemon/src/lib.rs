@@ -21,6 +21,7 @@ pub mod keys;
 pub mod metrics;
 mod opening;
 mod own_work;
+pub mod policies;
 pub mod preflight;
 mod rotation;
 mod run;

@@ -51,6 +51,7 @@ use crate::{
     keys::{self, InMemory, Keys, LogKeyError, LogKeys},
     metrics::Metrics,
     own_work::{OwnWork, must_commit},
+    policies,
     preflight::Probes,
     rotation::{self, RemoteHeads},
     runner::{Guests, Pool, yield_to_serving},
@@ -104,6 +105,8 @@ fn open_locked(
     lock: DirectoryLock,
 ) -> Result<Opened, StartError> {
     let directory = config.data_dir.as_path();
+    let sandbox = Sandbox::new(Default::default())?;
+    let policies = policies::at_start(config, &sandbox)?;
     let (mut store, found) = SqliteStore::open(directory)?;
     store.keep_free(config.min_free_bytes);
     let done = store.done();
@@ -175,7 +178,6 @@ fn open_locked(
 
     let clock = Arc::new(Clock::start(counters.now_unix_ms));
     let catalog = Catalog::new(&holdouts);
-    let sandbox = Sandbox::new(Default::default())?;
     let mut resident = Resident::new(holdouts, counters, sandbox.engine_id().to_owned())
         .with_accounts(config.accounting.clone(), totals);
     let (mut head, history) = follow_keys(
@@ -228,6 +230,7 @@ fn open_locked(
         sandbox,
         vault,
         readers: Arc::clone(&readers),
+        policies: Arc::clone(&policies),
     });
     let (mailbox, inbox) = mailbox::mailbox();
     let integrator = Following::start(
@@ -305,6 +308,7 @@ fn open_locked(
         accounting: config.accounting.clone(),
         rekeying: tokio::sync::Mutex::new(Rekeying::new(shelf)),
         serves: crate::grpc::Serves::new(config, anchor_state),
+        policies,
     });
     Ok(Opened {
         edge,

@@ -16,6 +16,7 @@ use std::{
     thread,
 };
 
+use arc_swap::ArcSwap;
 use evidenceos_driver::{Done, Finished, Runner, Work, mailbox::Mailbox};
 use evidenceos_failpoint::{self as failpoint, Point};
 use evidenceos_kernel::{
@@ -28,10 +29,15 @@ use evidenceos_kernel::{
     score,
     trace::TraceWriter,
 };
-use evidenceos_sandbox::{AskError, End, Limits, Oracle, Prepared, Sandbox, TrapCause};
+use evidenceos_sandbox::{
+    AskError, End, Limits, Oracle, Prepared, RunReport as Ran, Sandbox, TrapCause,
+};
 use evidenceos_store::{MAX_ROW_BYTES, reader::Readers};
 
-use crate::vault::{Binding, OpenHoldout, Vault};
+use crate::{
+    policies::{Policies, Settling, Verdict, settlement_input},
+    vault::{Binding, OpenHoldout, Vault},
+};
 
 /// Niceness of threads that nobody waits for at once.
 const BACKGROUND_NICENESS: i32 = 10;
@@ -44,6 +50,8 @@ pub struct Guests {
     pub vault: Vault,
     /// Modules and blobs.
     pub readers: Arc<Readers>,
+    /// What may veto a settlement.
+    pub policies: Arc<ArcSwap<Policies>>,
 }
 
 /// Threads that run guests.
@@ -134,12 +142,14 @@ impl Guests {
             .run(&module, &limits, oracle)
             .map_err(|fault| fault.to_string())?;
         let judged = ran.judged.as_deref();
-        let score = judged.map(|vector| {
+        let (answers, trace) = oracle.finish(judged, ran.oracle_calls);
+        // Before the sealed part is looked at, so that a veto says nothing about it.
+        let veto = self.veto(&work, &ran, &answers);
+        let score = judged.filter(|_| veto.is_none()).map(|vector| {
             holdout
                 .classes()
                 .score(vector, holdout.labels(), holdout.part_mask())
         });
-        let (answers, trace) = oracle.finish(judged, ran.oracle_calls);
         let (trace_hash, trace_len) = (Digest::of(&trace), trace.len() as u64);
         let trace = if trace.len() > MAX_ROW_BYTES {
             self.readers
@@ -151,7 +161,7 @@ impl Guests {
             trace
         };
         let report = RunReport {
-            end: end_of(ran.end),
+            end: veto.unwrap_or_else(|| end_of(ran.end)),
             answers,
             score,
             fuel: ran.fuel_used,
@@ -162,6 +172,42 @@ impl Guests {
         Ok(Done {
             report: Box::new(report),
             trace,
+        })
+    }
+
+    /// How a run ends that policies do not let be judged. They are asked about a run that could be
+    /// judged, and about no other.
+    fn veto(&self, work: &Work, ran: &Ran, answers: &AnswerTally) -> Option<RunEnd> {
+        let End::Emitted(output) = &ran.end else {
+            return None;
+        };
+        let policies = self.policies.load();
+        if policies.oracles().is_empty()
+            || ran.judged.is_none()
+            || !work.claim.accepts_output(output)
+        {
+            return None;
+        }
+        let input = settlement_input(&Settling {
+            claim: &work.claim,
+            holdout_ref: &work.reference,
+            holdout_alpha_micros: work.description.policy.alpha_micros,
+            output,
+            oracle_calls: ran.oracle_calls,
+            answers_charged_microbits: answers.charged.get(),
+            fuel: ran.fuel_used,
+            memory_pages: ran.memory_pages,
+        });
+        let (veto, deferred) = match policies.decide(&input) {
+            Verdict::Approve => return None,
+            Verdict::Defer(veto) => (veto, true),
+            Verdict::Reject(veto) => (veto, false),
+        };
+        tracing::info!(oracle = %veto.oracle_id, claim = %work.claim.id, deferred, "a policy keeps a claim from being judged");
+        Some(RunEnd::Vetoed {
+            output: output.clone(),
+            code: veto.reason_code,
+            deferred,
         })
     }
 

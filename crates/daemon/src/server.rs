@@ -34,6 +34,7 @@ use crate::{
     keys::LogKeyError,
     metrics::Metrics,
     opening::{self, Following, Opened},
+    policies::{self, PoliciesError},
     preflight::{self, Front},
     rotation,
     serving::{self, Listeners},
@@ -64,6 +65,9 @@ pub enum StartError {
     /// Who may call.
     #[error("{}", .0.join("\n"))]
     Identity(Vec<String>),
+    /// The policy oracles.
+    #[error(transparent)]
+    Policies(#[from] PoliciesError),
     /// The guest engine.
     #[error(transparent)]
     Engine(#[from] EngineError),
@@ -210,7 +214,7 @@ impl Running {
         self.driver.is_finished()
     }
 
-    /// Reads certificates, roles, secrets and keys again. What does not fit is said and leaves
+    /// Reads certificates, roles, secrets, keys and policies again. What does not fit is said and leaves
     /// that part as it was.
     ///
     /// # Errors
@@ -225,11 +229,15 @@ impl Running {
         }
         let (config, edge) = (self.config.clone(), Arc::clone(&self.edge));
         let rotated = tokio::task::spawn_blocking(move || {
-            rotation::reload(&config, &edge.keys, &edge.mailbox)
+            let keys = rotation::reload(&config, &edge.keys, &edge.mailbox);
+            let policies = policies::reload(&config, &edge.guests.sandbox, &edge.policies);
+            (keys, policies)
         });
         match rotated.await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => problems.push(error.to_string()),
+            Ok((keys, policies)) => {
+                problems.extend(keys.err().map(|error| error.to_string()));
+                problems.extend(policies.err().into_iter().flat_map(|error| error.0));
+            }
             Err(panic) => problems.push(panic.to_string()),
         }
         if problems.is_empty() {

@@ -45,7 +45,7 @@ mod rule;
 mod run;
 mod sandbox;
 
-pub use check::{ModuleInfo, check, check_policy};
+pub use check::{ModuleInfo, check, check_policy, export_names};
 pub use pack::{MAX_PACKED_ITEMS, Mode, PackError, PackOptions, output_len, pack};
 pub use policy::{PolicyFailure, PolicyLimits, PolicyModule, Vote};
 pub use rule::{Rule, Violation, Warning, bounds};

@@ -4,8 +4,10 @@ use std::{os::unix::fs::MetadataExt as _, path::Path};
 
 use evidenceos_access::Tls;
 use evidenceos_keys::Ring;
+use evidenceos_sandbox::Sandbox;
 
 use super::{Config, KeySource};
+use crate::policies::Policies;
 
 /// What was found.
 #[derive(Debug, Default)]
@@ -16,7 +18,7 @@ pub struct Checked {
     pub warnings: Vec<String>,
 }
 
-/// Reads what the configuration names: certificates, and keys. Nothing is written or asked for
+/// Reads what the configuration names: certificates, policies and keys. Nothing is written or asked for
 /// over a network.
 #[must_use]
 pub fn check(config: &Config) -> Checked {
@@ -31,6 +33,15 @@ pub fn check(config: &Config) -> Checked {
         if let Err(error) = loaded {
             checked.problems.push(error.to_string());
         }
+    }
+    match Sandbox::new(Default::default()) {
+        Ok(sandbox) => {
+            let (directory, unsigned) = (config.policies_path(), config.allow_unsigned_policies);
+            if let Err(error) = Policies::load(&directory, &sandbox, unsigned) {
+                checked.problems.extend(error.0);
+            }
+        }
+        Err(error) => checked.problems.push(error.to_string()),
     }
     let keys = config.keys_path();
     if keys.exists() {

@@ -274,6 +274,10 @@ pub struct Settings {
     /// Take the mock KMS with TLS and authentication on
     #[arg(long, env = "EVIDENCEOS_ALLOW_MOCK_KMS", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new(), value_name = "BOOL", help_heading = "Keys")]
     pub allow_mock_kms: Option<bool>,
+    /// Take policy oracles that nobody has signed
+    #[arg(long, env = "EVIDENCEOS_ALLOW_UNSIGNED_POLICIES", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new(), value_name = "BOOL", help_heading = "Policies")]
+    pub allow_unsigned_policies: Option<bool>,
+
     /// Let the kernel write the process's memory, keys included, when it crashes
     #[arg(long, env = "EVIDENCEOS_ALLOW_CORE_DUMPS", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new(), value_name = "BOOL", help_heading = "Keys")]
     pub allow_core_dumps: Option<bool>,

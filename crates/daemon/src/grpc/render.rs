@@ -35,6 +35,8 @@ pub fn result(settlement: &Settlement, credit_burned: u64) -> wire::ExecuteClaim
     let certified = settlement.outcome == Outcome::Certified;
     let (state, decision) = if certified {
         (wire::ClaimState::Certified, wire::Decision::Approve)
+    } else if settlement.reasons.contains(&Reason::Deferred) {
+        (wire::ClaimState::Settled, wire::Decision::Defer)
     } else {
         (wire::ClaimState::Settled, wire::Decision::Reject)
     };

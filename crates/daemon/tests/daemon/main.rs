@@ -16,6 +16,7 @@ mod lifecycle;
 #[path = "../../../access/tests/access/pki.rs"]
 #[allow(dead_code, reason = "written for the tests of `evidenceos-access`")]
 mod pki;
+mod policies;
 mod process;
 mod publicity;
 mod recovery;

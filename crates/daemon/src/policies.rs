@@ -1,0 +1,243 @@
+//! Policy oracles: what operators let veto a tool call or a settlement.
+//!
+//! Owns the set of oracles of a data directory: how it is loaded, what it is called, and how votes
+//! are combined. The files are `directory`'s, a manifest and its signature `manifest`'s, what an
+//! oracle is shown `input`'s; how a module runs is the sandbox's. `docs/policies.md` is the manual.
+//!
+//! Invariant: an oracle can only take away. A set that is not wholly as its manifests say does not
+//! load, and an oracle that fails counts as a deferral; nothing here fails open.
+
+mod directory;
+mod input;
+mod manifest;
+
+use std::{
+    fmt,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use arc_swap::ArcSwap;
+use evidenceos_kernel::{claim::PolicyCode, id::Digest};
+use evidenceos_sandbox::{PolicyFailure, PolicyModule, Sandbox, Vote};
+use thiserror::Error;
+
+use crate::config::Config;
+
+pub use directory::{TRUSTED_KEYS, TrustedKeys};
+pub use input::{Settling, preflight_input, settlement_input};
+pub use manifest::{Manifest, bounds};
+
+/// Where a data directory has its policies.
+pub const DIRECTORY: &str = "policy-oracles";
+
+/// The digest of no policies at all.
+pub const NO_POLICIES: Digest = Digest([0; 32]);
+
+/// Everything that is wrong with a directory of policies, a line each.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{}", .0.join("\n"))]
+pub struct PoliciesError(pub Vec<String>);
+
+/// The oracles of a directory, in the order of their manifests' file names.
+#[derive(Debug)]
+pub struct Policies {
+    oracles: Vec<Oracle>,
+    digest: Digest,
+}
+
+/// One oracle.
+pub struct Oracle {
+    id: Arc<str>,
+    code: PolicyCode,
+    file: String,
+    manifest: Manifest,
+    module: PolicyModule,
+    failures: AtomicU64,
+}
+
+/// What a set of policies says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// Nothing against it.
+    Approve,
+    /// Somebody else is to decide.
+    Defer(Veto),
+    /// It must not happen.
+    Reject(Veto),
+}
+
+/// Whose veto it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Veto {
+    /// The oracle.
+    pub oracle_id: Arc<str>,
+    /// The reason code of its manifest, 9000 to 9999.
+    pub reason_code: PolicyCode,
+}
+
+impl Default for Policies {
+    /// No oracles: everything is approved.
+    fn default() -> Self {
+        Self {
+            oracles: Vec::new(),
+            digest: NO_POLICIES,
+        }
+    }
+}
+
+impl Policies {
+    /// Loads the oracles of `directory`; none where it does not exist. Blocks: files are read and
+    /// modules compiled.
+    ///
+    /// # Errors
+    /// Everything that is wrong, with the file, the rule and what to do. There is no set with a
+    /// part missing.
+    pub fn load(
+        directory: &Path,
+        sandbox: &Sandbox,
+        allow_unsigned: bool,
+    ) -> Result<Self, PoliciesError> {
+        let loaded = directory::load(directory, sandbox, allow_unsigned)?;
+        let mut hashes: Vec<[u8; 64]> = loaded.iter().map(Oracle::hashes).collect();
+        hashes.sort_unstable();
+        let digest = if hashes.is_empty() {
+            NO_POLICIES
+        } else {
+            Digest::domain("evidenceos:policies:v1", hashes.as_flattened())
+        };
+        Ok(Self {
+            oracles: loaded,
+            digest,
+        })
+    }
+
+    /// Names the set: a digest over the sorted hashes of manifests and modules, or [`NO_POLICIES`].
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    fn say(&self) {
+        if !self.oracles.is_empty() {
+            let ids: Vec<&str> = self.oracles.iter().map(|oracle| &*oracle.id).collect();
+            tracing::info!(oracles = ids.join(" "), digest = %self.digest, "policies are in force");
+        }
+    }
+
+    /// The oracles, in the order in which they are asked.
+    #[must_use]
+    pub fn oracles(&self) -> &[Oracle] {
+        &self.oracles
+    }
+
+    /// Asks every oracle about `input`, in order: the first rejection wins, otherwise the last
+    /// deferral. An oracle that fails defers; why is logged, the input never is.
+    ///
+    /// Computes on this thread, for as long as the oracles' fuel lasts.
+    #[must_use]
+    pub fn decide(&self, input: &[u8]) -> Verdict {
+        let mut verdict = Verdict::Approve;
+        for oracle in &self.oracles {
+            match oracle.vote(input) {
+                Ok(Vote::Pass) => {}
+                Ok(Vote::Defer) => verdict = Verdict::Defer(oracle.veto()),
+                Ok(Vote::Reject) => return Verdict::Reject(oracle.veto()),
+                Err(failure) => {
+                    oracle.note(&failure);
+                    verdict = Verdict::Defer(oracle.veto());
+                }
+            }
+        }
+        verdict
+    }
+}
+
+/// The set that a daemon starts with.
+///
+/// # Errors
+/// As [`Policies::load`].
+pub fn at_start(
+    config: &Config,
+    sandbox: &Sandbox,
+) -> Result<Arc<ArcSwap<Policies>>, PoliciesError> {
+    let directory = config.policies_path();
+    let policies = Policies::load(&directory, sandbox, config.allow_unsigned_policies)?;
+    policies.say();
+    Ok(Arc::new(ArcSwap::from_pointee(policies)))
+}
+
+/// Takes over what is in the directory now; where that does not load, the old set stays.
+///
+/// # Errors
+/// As [`Policies::load`].
+pub fn reload(
+    config: &Config,
+    sandbox: &Sandbox,
+    policies: &ArcSwap<Policies>,
+) -> Result<(), PoliciesError> {
+    let directory = config.policies_path();
+    let loaded = Policies::load(&directory, sandbox, config.allow_unsigned_policies)?;
+    if loaded.digest != policies.load().digest {
+        loaded.say();
+        policies.store(Arc::new(loaded));
+    }
+    Ok(())
+}
+
+impl Oracle {
+    /// Its manifest.
+    #[must_use]
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// The manifest's file name.
+    #[must_use]
+    pub fn file(&self) -> &str {
+        &self.file
+    }
+
+    /// Asks it alone.
+    ///
+    /// # Errors
+    /// Where it has no vote.
+    pub fn vote(&self, input: &[u8]) -> Result<Vote, PolicyFailure> {
+        self.module.decide(input)
+    }
+
+    /// Hash of the manifest, then of the module.
+    fn hashes(&self) -> [u8; 64] {
+        let mut both = [0; 64];
+        both[..32].copy_from_slice(self.manifest.file_hash().as_bytes());
+        both[32..].copy_from_slice(&self.module.info().sha256);
+        both
+    }
+
+    fn veto(&self) -> Veto {
+        Veto {
+            oracle_id: Arc::clone(&self.id),
+            reason_code: self.code,
+        }
+    }
+
+    /// Logs failures 1, 2, 4, 8 and so on: whoever can make an oracle fail must not fill the disk.
+    fn note(&self, failure: &PolicyFailure) {
+        let failures = self.failures.fetch_add(1, Ordering::Relaxed) + 1;
+        if failures.is_power_of_two() {
+            tracing::warn!(oracle = %self.id, cause = %failure, failures, "a policy oracle failed, which counts as a deferral");
+        }
+    }
+}
+
+impl fmt::Debug for Oracle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Oracle")
+            .field("id", &self.id)
+            .field("module", &self.module)
+            .finish_non_exhaustive()
+    }
+}
