@@ -6,6 +6,7 @@
 mod accounts;
 mod gate;
 mod parse;
+mod probing;
 mod reads;
 mod registration;
 mod rekey;
@@ -37,7 +38,7 @@ use tonic::Status;
 
 use crate::{
     anchors, auth::Principal, clock::Clock, config::Config, decisions::Recorder, keys::Keys,
-    policies::Policies, preflight::Probes, runner::Guests,
+    policies::Policies, runner::Guests,
 };
 
 /// Modules remembered as stored.
@@ -68,7 +69,7 @@ pub struct Edge {
     /// Where decisions are handed in.
     pub recorder: Arc<Recorder>,
     /// Who creates and executes too many claims; none: nobody does.
-    pub probes: Option<Probes>,
+    pub probes: Option<ClaimProbes>,
     /// Where the holdouts' keys lie.
     pub rekeying: tokio::sync::Mutex<Rekeying>,
     /// The last change that `accounts.json` shows.
@@ -298,5 +299,6 @@ fn unexpected(reply: &Reply) -> Status {
 }
 
 pub use gate::GateLayer;
+pub use probing::ClaimProbes;
 pub use rekey::Rekeying;
 pub use service::Service;

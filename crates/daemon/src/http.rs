@@ -101,9 +101,7 @@ async fn ready(
     };
     let mut body = json!({ "status": word });
     let verbose = query.is_some_and(|query| query.split('&').any(|part| part == "verbose"));
-    if verbose
-        && let Some(details) = front.details()
-    {
+    if verbose && let Some(details) = front.details() {
         body["details"] = details;
     }
     (status, Json(body)).into_response()

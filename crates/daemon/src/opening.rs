@@ -46,13 +46,12 @@ use crate::{
     clock::Clock,
     config::{Config, KeySource},
     decisions,
-    grpc::{Catalog, Edge, Rekeying},
+    grpc::{Catalog, ClaimProbes, Edge, Rekeying},
     holdout_keys::{HoldoutKeyError, KeyShelf},
     keys::{self, InMemory, Keys, LogKeyError, LogKeys},
     metrics::Metrics,
     own_work::{OwnWork, must_commit},
     policies,
-    preflight::Probes,
     rotation::{self, RemoteHeads},
     runner::{Guests, Pool, yield_to_serving},
     server::{StartError, unix_ms},
@@ -299,7 +298,7 @@ fn open_locked(
         probes: config
             .preflight
             .probe_claims
-            .map(Probes::of_claims)
+            .map(|rules| ClaimProbes::new(rules, config.preflight.probe_retry_after))
             .transpose()?,
         released,
         accounts_shown: accounts.shown(),

@@ -22,6 +22,7 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use axum::{
     Router,
     body::{Body, Bytes},
@@ -34,7 +35,7 @@ use evidenceos_access::{Denied, Peer, strip_identity_headers};
 use evidenceos_kernel::{id::Digest, probe::RulesError};
 use evidenceos_store::{Done, log::LogView, reader::Readers};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 pub use self::limits::Probes;
 use self::{
@@ -49,6 +50,7 @@ use crate::{
     decisions::Recorder,
     grpc::Edge,
     metrics::Metrics,
+    policies::Policies,
 };
 
 /// A body that has not come by then does not come.
@@ -57,6 +59,8 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 const TIDY_EVERY: Duration = Duration::from_secs(1);
 /// The largest body with a module: 1 MiB of module in base64, and what stands around it.
 const MAX_MODULE_BODY: usize = 1_500_000;
+/// Calls that policies are asked about at once; more are not decided.
+const POLICIES_AT_ONCE: usize = 64;
 /// When to ask a daemon again that starts or stops, in seconds.
 const SOON_S: u64 = 1;
 
@@ -69,6 +73,8 @@ pub struct Api {
     rates: Rates,
     probes: Probes,
     recorder: Arc<Recorder>,
+    policies: Arc<ArcSwap<Policies>>,
+    asking: Arc<Semaphore>,
     clock: Arc<Clock>,
     log: Arc<LogView>,
     readers: Arc<Readers>,
@@ -100,6 +106,8 @@ impl Api {
             probes: Probes::of_tool_calls(config.probe_tool_calls)?,
             config: config.clone(),
             recorder: Arc::clone(&edge.recorder),
+            policies: Arc::clone(&edge.policies),
+            asking: Arc::new(Semaphore::new(POLICIES_AT_ONCE)),
             clock: Arc::clone(&edge.clock),
             log: Arc::clone(&edge.log),
             readers: Arc::clone(&edge.readers),

@@ -36,6 +36,36 @@ fn retry(mut status: Status) -> Status {
     status
 }
 
+/// A caller who creates and executes many claims.
+#[must_use]
+pub fn throttled(retry_after: std::time::Duration) -> Status {
+    let ms = retry_after.as_millis();
+    let message = format!("PROBE_THROTTLED: probe_throttle_threshold; retry_after_ms={ms}");
+    let mut status = status(
+        Code::ResourceExhausted,
+        "RATE_LIMITED",
+        "PROBE_THROTTLED",
+        &message,
+    );
+    if let Ok(value) = ms.to_string().parse() {
+        status
+            .metadata_mut()
+            .insert("x-evidenceos-retry-after-ms", value);
+    }
+    status
+}
+
+/// A caller who creates and executes far too many claims.
+#[must_use]
+pub fn frozen() -> Status {
+    status(
+        Code::PermissionDenied,
+        "FORBIDDEN",
+        "PROBE_FROZEN",
+        "PROBE_FROZEN: probe_freeze_threshold",
+    )
+}
+
 /// A field that breaks a rule.
 #[must_use]
 pub fn invalid(field: &str, rule: &str) -> Status {

@@ -17,6 +17,7 @@ use tonic::{Status, Streaming, metadata::MetadataMap};
 
 use super::{
     Edge, parse,
+    probing::Counted,
     registration::Submitted,
     render,
     status::{internal, invalid, not_stored, refused},
@@ -109,6 +110,12 @@ impl Edge {
         stamp: Option<Stamp>,
         terms: Terms,
     ) -> Result<wire::CreateClaimV2Response, Status> {
+        let call = Counted {
+            method: "CreateClaimV2",
+            topic: terms.topic_id(),
+            claim: Digest(terms.claim_id().0),
+        };
+        self.must_not_probe(principal, call).await?;
         let command = Command::CreateClaim {
             id: terms.claim_id(),
             terms: Box::new(terms),
@@ -282,6 +289,13 @@ impl Edge {
     ) -> Result<wire::ExecuteClaimV2Response, Status> {
         let claim = parse::claim_id(&request.claim_id)?;
         let stamp = self.stamp_claim(principal, metadata, "ExecuteClaimV2", claim)?;
+        // What it is about is counted when it is created.
+        let call = Counted {
+            method: "ExecuteClaimV2",
+            topic: Digest([0; 32]),
+            claim: Digest(claim.0),
+        };
+        self.must_not_probe(principal, call).await?;
         match self
             .call(principal, stamp, Command::ExecuteClaim { claim }, None)
             .await?

@@ -1,6 +1,6 @@
 //! The way of one request: who calls, how often, what is asked, what is decided, what is recorded.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use axum::{extract::Request, http::StatusCode};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
@@ -24,6 +24,7 @@ use super::{
 use crate::{
     auth::Principal,
     decisions::{NotNoted, Noted},
+    policies::{Policies, Verdict, Veto, preflight_input},
 };
 
 /// The session of calls that name none.
@@ -95,7 +96,9 @@ impl Api {
     async fn judge(&self, principal: &Principal, call: ToolCall) -> Answer<ToolDecision> {
         let session = call.session_id.as_deref();
         let observed = self.observe(principal, session, &call.tool_name, &call.params_hash);
-        let votes = self.votes(&call).await;
+        let policies = self.policies.load_full();
+        let policies_digest = policies.digest();
+        let votes = self.votes(policies, &call).await;
         let judged = self
             .risk
             .judge(&call.tool_name, self.level(&observed), votes);
@@ -113,7 +116,13 @@ impl Api {
         };
         let durable = self.must_be_durable(&call.tool_name, judged.decision.stops());
         let noted = self
-            .note(durable, Draft::preflight(principal, &call, &judged))
+            .note(
+                durable,
+                Draft {
+                    policies: policies_digest,
+                    ..Draft::preflight(principal, &call, &judged)
+                },
+            )
             .await;
         match noted {
             Ok(noted) => {
@@ -204,8 +213,46 @@ impl Api {
         u64::from(self.probes.rules().freeze.total.saturating_sub(spent))
     }
 
-    async fn votes(&self, _call: &ToolCall) -> Votes {
-        Votes::Pass
+    /// What the policies say, in the time that they have. They compute on threads of their own:
+    /// their fuel is bounded, so that one who is late ends by itself.
+    async fn votes(&self, policies: Arc<Policies>, call: &ToolCall) -> Votes {
+        if policies.oracles().is_empty() {
+            return Votes::Pass;
+        }
+        let Ok(permit) = Arc::clone(&self.asking).try_acquire_owned() else {
+            self.metrics.preflight_failed("policy_busy");
+            return Votes::Late;
+        };
+        let input = preflight_input(
+            &call.tool_name,
+            call.agent_id.as_deref(),
+            call.session_id.as_deref(),
+            &call.canonical_params,
+        );
+        let asked = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            policies.decide(&input)
+        });
+        let vote = |veto: Veto| (veto.oracle_id.to_string(), veto.reason_code.get());
+        match tokio::time::timeout(self.config.timeout, asked).await {
+            Ok(Ok(Verdict::Approve)) => Votes::Pass,
+            Ok(Ok(Verdict::Defer(veto))) => {
+                let (oracle, code) = vote(veto);
+                Votes::Defer { oracle, code }
+            }
+            Ok(Ok(Verdict::Reject(veto))) => {
+                let (oracle, code) = vote(veto);
+                Votes::Reject { oracle, code }
+            }
+            Ok(Err(panic)) => {
+                tracing::error!(%panic, "asking the policies failed");
+                Votes::Late
+            }
+            Err(_elapsed) => {
+                self.metrics.preflight_failed("policy_timeout");
+                Votes::Late
+            }
+        }
     }
 
     async fn note(&self, durable: bool, draft: Draft<'_>) -> Result<Noted, NotNoted> {

@@ -1,0 +1,114 @@
+//! Who creates and executes too many claims.
+//!
+//! Leakage is metered in bits and work in credit; this is the third line, against whoever keeps the
+//! server busy with probes that cost little. It is the gate's detector with rules of its own:
+//! claims differ from one another by nature. Operators are not counted.
+
+use std::time::Duration;
+
+use evidenceos_kernel::{
+    decision::{DecisionRecord, Gate},
+    id::Digest,
+    probe::{Call, Level, Rules, RulesError},
+};
+use tonic::Status;
+
+use super::{Edge, status};
+use crate::{auth::Principal, preflight::Probes};
+
+/// How long a frozen caller's refusal waits to be recorded.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The detector for claims.
+pub struct ClaimProbes {
+    probes: Probes,
+    retry_after: Duration,
+}
+
+impl ClaimProbes {
+    /// A detector with rules; a throttled caller is told to come again after a while.
+    ///
+    /// # Errors
+    /// Where the rules cannot be applied.
+    pub fn new(rules: Rules, retry_after: Duration) -> Result<Self, RulesError> {
+        Ok(Self {
+            probes: Probes::of_claims(rules)?,
+            retry_after,
+        })
+    }
+}
+
+/// A call that is counted.
+pub(super) struct Counted {
+    pub(super) method: &'static str,
+    /// What the claim is about.
+    pub(super) topic: Digest,
+    /// The claim.
+    pub(super) claim: Digest,
+}
+
+impl Edge {
+    /// Counts a call, and refuses it where there are too many.
+    pub(super) async fn must_not_probe(
+        &self,
+        principal: &Principal,
+        call: Counted,
+    ) -> Result<(), Status> {
+        let Some(watched) = self.probes.as_ref().filter(|_| !principal.caller.operator) else {
+            return Ok(());
+        };
+        let first = |digest: &Digest| {
+            let mut bytes = [0; 8];
+            bytes.copy_from_slice(&digest.0[..8]);
+            u64::from_be_bytes(bytes)
+        };
+        let observed = watched.probes.observe(&Call {
+            principal: principal.caller.tag,
+            operation: [0; 16],
+            topic: first(&call.topic),
+            hash: first(&call.claim),
+        });
+        let at = self.clock.now_unix_ms();
+        let record = |decision: &str, reason: &str| {
+            let (decision, reason) = (decision.to_owned(), reason.to_owned());
+            let owner = principal.caller.tag;
+            move |id, salt| DecisionRecord {
+                id,
+                gate: Gate::Claim,
+                decided_unix_ms: at,
+                owner,
+                tool_name: call.method.to_owned(),
+                params_hash: call.claim,
+                session_hash: None,
+                agent_hash: None,
+                decision,
+                reason,
+                policies: Digest([0; 32]),
+                policy: None,
+                output_hash: None,
+                reply_receipt: None,
+                preflight_receipt: None,
+                salt,
+            }
+        };
+        match observed.level {
+            Level::Clean => Ok(()),
+            Level::Throttle => Err(status::throttled(watched.retry_after)),
+            Level::Escalate => {
+                // A queue that is full counts what it loses.
+                let _ = self.recorder.note(record("ALLOW", "PROBE_ESCALATE"));
+                Ok(())
+            }
+            Level::Freeze => {
+                let noted = self
+                    .recorder
+                    .note_durably(PATIENCE, record("DENY", "PROBE_FREEZE"))
+                    .await;
+                if let Err(why) = noted {
+                    tracing::warn!(?why, "a refusal of somebody who probes is not recorded");
+                }
+                Err(status::frozen())
+            }
+        }
+    }
+}
