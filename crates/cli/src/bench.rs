@@ -7,6 +7,7 @@
 
 mod charges;
 mod child;
+mod gate;
 mod limits;
 mod load;
 mod proofs;
@@ -52,6 +53,12 @@ pub struct BenchArgs {
     /// Only what is charged: grants and runs over many accounts
     #[arg(long)]
     charges_only: bool,
+    /// Only the gate for agents
+    #[arg(long, conflicts_with = "charges_only")]
+    gate_only: bool,
+    /// Be the server that does nothing
+    #[arg(long, hide = true)]
+    serve_noop: bool,
     /// Seconds of rest before each figure
     #[arg(long, value_name = "SECONDS")]
     rest: Option<u64>,
@@ -63,14 +70,26 @@ struct Plan {
     accounts: u64,
     rest: Duration,
     round: Duration,
+    /// How long one caller keeps the gate busy.
+    busy: Duration,
     alternations: u32,
 }
 
 impl BenchArgs {
     /// Runs the benchmark.
     pub async fn run(self) -> Result<Output, CliError> {
+        if self.serve_noop {
+            gate::serve_noop().await?;
+        }
         let scratch = tempdir(&self.dir)?;
-        let report = if self.charges_only {
+        let report = if self.gate_only {
+            let mut report = Report {
+                machine: Machine::measure(scratch.path())?,
+                ..Report::default()
+            };
+            measure_gate(&self.plan(), scratch.path(), &mut report).await?;
+            report
+        } else if self.charges_only {
             let mut report = Report {
                 machine: Machine::measure(scratch.path())?,
                 ..Report::default()
@@ -95,6 +114,7 @@ impl BenchArgs {
             accounts: self.accounts,
             rest: Duration::from_secs(self.rest.unwrap_or(rest)),
             round: Duration::from_secs(round),
+            busy: Duration::from_secs(if self.quick { 15 } else { 60 }),
             alternations,
         }
     }
@@ -195,7 +215,20 @@ async fn measure(plan: &Plan, scratch: &std::path::Path) -> Result<Report, CliEr
     small.stop().await?;
     large.stop().await?;
     measure_charges(plan, scratch, &mut report).await?;
+    measure_gate(plan, scratch, &mut report).await?;
     Ok(report)
+}
+
+async fn measure_gate(
+    plan: &Plan,
+    scratch: &std::path::Path,
+    report: &mut Report,
+) -> Result<(), CliError> {
+    say("the gate for agents, and a server that does nothing");
+    tokio::time::sleep(plan.rest).await;
+    let figures = gate::measure(scratch, plan.round, plan.busy).await?;
+    report.gate = Some(figures);
+    Ok(())
 }
 
 /// Charges on a daemon with one account and on one with many, in turn.

@@ -6,9 +6,16 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use evidenceos_kernel::{claim::Outcome, record::Capsule};
+use evidenceos_kernel::{
+    claim::Outcome,
+    decision::{DecisionReceipt, RECEIPT_FORMAT},
+    record::Capsule,
+};
 use evidenceos_tlog::{Checkpoint, Note, Tree, VerifierKey, leaf_hash};
-use evidenceos_verify::{LogReport, Opening, Receipt, Trust, Verified, verify_log, verify_receipt};
+use evidenceos_verify::{
+    LogReport, Opening, Receipt, Trust, Verified, VerifiedDecision, decision_from_json,
+    verify_decision, verify_log, verify_receipt,
+};
 use serde_json::{Value, json};
 
 use crate::{
@@ -27,7 +34,7 @@ use crate::{
     evidenceos verify --key log.vkey --log mirror/ --opened opening.json --traces traces/"
 )]
 pub struct VerifyArgs {
-    /// Receipts.
+    /// Receipts of claims, and of decisions about tool calls.
     #[arg(value_name = "RECEIPT", required_unless_present = "log")]
     receipts: Vec<PathBuf>,
     /// The log's verifier key, or a file that contains it.
@@ -51,14 +58,16 @@ impl VerifyArgs {
     /// The first check that fails, named.
     pub fn run(self) -> Result<Output, CliError> {
         let key = read_key(&self.key)?;
-        let read: Vec<(&PathBuf, Receipt)> = self
-            .receipts
-            .iter()
-            .map(|path| Ok((path, read_receipt(path)?)))
-            .collect::<Result<_, CliError>>()?;
+        let (mut read, mut read_decisions) = (Vec::new(), Vec::new());
+        for path in &self.receipts {
+            match read_either(path)? {
+                Either::Claim(receipt) => read.push((path, receipt)),
+                Either::Decision(receipt) => read_decisions.push((path, receipt)),
+            }
+        }
         let log = self.log.as_deref().map(StoredLog::read).transpose()?;
         let checked = match &log {
-            Some(log) => Some(check_log(log, key.clone(), newest(&read))?),
+            Some(log) => Some(check_log(log, key.clone(), newest(&read, &read_decisions))?),
             None => None,
         };
         let trust = match &checked {
@@ -82,9 +91,35 @@ impl VerifyArgs {
             .map(|(path, verified)| receipt_json(path, verified))
             .collect();
         json.insert("receipts".to_owned(), listed.into());
+        let mut decisions = Vec::new();
+        for (path, receipt) in &read_decisions {
+            let verified = verify_decision(receipt, &trust).map_err(|failure| {
+                CliError::Failed(format!(
+                    "{}: the {} check failed: {failure}",
+                    path.display(),
+                    failure.check()
+                ))
+            })?;
+            text.push(format!(
+                "{}: verified\n{}",
+                path.display(),
+                decision_text(&verified)
+            ));
+            decisions.push((path, verified));
+        }
+        if !decisions.is_empty() {
+            let listed: Vec<Value> = decisions
+                .iter()
+                .map(|(path, verified)| decision_json(path, verified))
+                .collect();
+            json.insert("decisions".to_owned(), listed.into());
+        }
         if let Some(checked) = checked {
             for (path, verified) in &receipts {
-                must_be_in(path, verified, checked.entries)?;
+                must_be_in(path, &verified.checkpoint, checked.entries)?;
+            }
+            for (path, verified) in &decisions {
+                must_be_in(path, &verified.checkpoint, checked.entries)?;
             }
             let (report, checkpoint) = (&checked.report, &checked.checkpoint);
             text.push(log_text(report, checkpoint));
@@ -133,11 +168,96 @@ fn failed(path: &Path, failure: &evidenceos_verify::Failure) -> CliError {
     ))
 }
 
+/// A receipt file of either kind.
+enum Either {
+    Claim(Receipt),
+    Decision(DecisionReceipt),
+}
+
+fn read_either(path: &Path) -> Result<Either, CliError> {
+    let json = std::fs::read(path).map_err(CliError::file(path))?;
+    let format = serde_json::from_slice::<Value>(&json).ok();
+    let is_decision = format.is_some_and(|file| file["format"] == RECEIPT_FORMAT);
+    if !is_decision {
+        return read_receipt(path).map(Either::Claim);
+    }
+    decision_from_json(&json)
+        .map(Either::Decision)
+        .map_err(|failure| {
+            CliError::Failed(format!(
+                "{}: the {} check failed: {failure}",
+                path.display(),
+                failure.check()
+            ))
+        })
+}
+
+fn decision_text(verified: &VerifiedDecision) -> String {
+    let record = &verified.record;
+    let mut rows = vec![
+        (
+            "decision",
+            format!("{} ({})", record.decision, record.reason),
+        ),
+        ("gate", record.gate.word().to_owned()),
+        ("tool", record.tool_name.clone()),
+        (
+            "decided",
+            format!("{} ms since 1970", record.decided_unix_ms),
+        ),
+        ("caller", record.owner.to_hex()),
+        ("parameters", format!("SHA-256 {}", record.params_hash)),
+        ("number", record.id.to_string()),
+        (
+            "log",
+            format!(
+                "entry {} of {}, {} entries",
+                verified.index,
+                verified.checkpoint.origin(),
+                grouped(verified.checkpoint.size())
+            ),
+        ),
+    ];
+    if let Some((oracle, code)) = &record.policy {
+        rows.push(("policy", format!("{oracle} ({code})")));
+    }
+    facts(&rows)
+}
+
+fn decision_json(path: &Path, verified: &VerifiedDecision) -> Value {
+    let record = &verified.record;
+    json!({
+        "file": path.display().to_string(),
+        "verified": true,
+        "decision_id": record.id.to_string(),
+        "gate": record.gate.word(),
+        "decision": record.decision,
+        "reason": record.reason,
+        "tool_name": record.tool_name,
+        "decided_unix_ms": record.decided_unix_ms,
+        "recorded_unix_ms": verified.recorded_unix_ms,
+        "owner_tag": record.owner.to_hex(),
+        "params_sha256": record.params_hash.to_hex(),
+        "receipt_hash": verified.leaf.to_hex(),
+        "policy": record.policy.as_ref().map(|(oracle, code)| json!({ "oracle": oracle, "code": code })),
+        "log_index": verified.index,
+        "log_origin": verified.checkpoint.origin(),
+    })
+}
+
 /// The note of the receipt that says to cover the most.
-fn newest<'r>(receipts: &'r [(&PathBuf, Receipt)]) -> Option<&'r str> {
-    receipts
+fn newest<'r>(
+    receipts: &'r [(&PathBuf, Receipt)],
+    decisions: &'r [(&PathBuf, DecisionReceipt)],
+) -> Option<&'r str> {
+    let of_claims = receipts
         .iter()
-        .map(|(_, receipt)| receipt.checkpoint.as_str())
+        .map(|(_, receipt)| receipt.checkpoint.as_str());
+    let of_decisions = decisions
+        .iter()
+        .map(|(_, receipt)| receipt.checkpoint.as_str());
+    of_claims
+        .chain(of_decisions)
         .max_by_key(|note| stated(note).map_or(0, |checkpoint| checkpoint.size()))
 }
 
@@ -199,8 +319,8 @@ fn check_log<'l>(
 }
 
 /// A receipt's entry, and the head that it was signed under, are of this log.
-fn must_be_in(path: &Path, verified: &Verified, entries: &[Vec<u8>]) -> Result<(), CliError> {
-    let size = usize::try_from(verified.checkpoint.size()).unwrap_or(usize::MAX);
+fn must_be_in(path: &Path, checkpoint: &Checkpoint, entries: &[Vec<u8>]) -> Result<(), CliError> {
+    let size = usize::try_from(checkpoint.size()).unwrap_or(usize::MAX);
     let Some(prefix) = entries.get(..size) else {
         return Err(CliError::Failed(format!(
             "{}: its checkpoint covers {size} entries, the log given has only {}; fetch it again",
@@ -212,7 +332,7 @@ fn must_be_in(path: &Path, verified: &Verified, entries: &[Vec<u8>]) -> Result<(
     for entry in prefix {
         tree.append(leaf_hash(entry));
     }
-    if tree.root() == verified.checkpoint.root() {
+    if tree.root() == checkpoint.root() {
         Ok(())
     } else {
         Err(CliError::Failed(format!(

@@ -98,6 +98,8 @@ impl Launcher {
         let mut command = self.command(AS_DAEMON, armed);
         command
             .args(["--listen", "127.0.0.1:0", "--preflight-listen", "off"])
+            // Clients here are faster than anybody honest.
+            .args(["--probe-claims", "off"])
             .args(["--metrics-listen", "off", "--log", "error", "--data-dir"])
             .arg(&self.directory);
         self.launched(command)

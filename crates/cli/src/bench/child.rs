@@ -66,12 +66,55 @@ impl Usage {
 impl Daemon {
     /// Starts a daemon on a free port of loopback.
     pub async fn start(directory: &Path) -> Result<Self, CliError> {
-        let (child, address) = spawn(directory, "127.0.0.1:0").await?;
+        let (child, address) = spawn(directory, "127.0.0.1:0", "off", &[]).await?;
         Ok(Self {
             child,
             address,
             directory: directory.to_owned(),
         })
+    }
+
+    /// The same with the gate for agents, and where that is: nobody is too fast for it, and nobody
+    /// probes.
+    pub async fn start_with_gate(directory: &Path) -> Result<(Self, String), CliError> {
+        // Free now; whoever takes it in between fails the start.
+        let free = std::net::TcpListener::bind("127.0.0.1:0").map_err(|error| failed(&error))?;
+        let web = free
+            .local_addr()
+            .map_err(|error| failed(&error))?
+            .to_string();
+        drop(free);
+        let most = "65536";
+        let gate = [
+            "--preflight-rate-limit-rps=off",
+            "--probe-throttle-total",
+            most,
+            "--probe-throttle-unique-semantic",
+            most,
+            "--probe-throttle-distinct-topics",
+            most,
+            "--probe-escalate-total",
+            most,
+            "--probe-escalate-unique-semantic",
+            most,
+            "--probe-escalate-distinct-topics",
+            most,
+            "--probe-freeze-total",
+            most,
+            "--probe-freeze-unique-semantic",
+            most,
+            "--probe-freeze-distinct-topics",
+            most,
+            "--probe-window-ms",
+            "100",
+        ];
+        let (child, address) = spawn(directory, "127.0.0.1:0", &web, &gate).await?;
+        let daemon = Self {
+            child,
+            address,
+            directory: directory.to_owned(),
+        };
+        Ok((daemon, web))
     }
 
     /// Where it serves.
@@ -127,7 +170,7 @@ impl Daemon {
         let (_, killed) = tokio::join!(during, kill);
         killed.map_err(|error| failed(&error))?;
         let before = Instant::now();
-        let (child, _) = spawn(&self.directory, &self.address).await?;
+        let (child, _) = spawn(&self.directory, &self.address, "off", &[]).await?;
         self.child = child;
         let mut client = self.connect().await?;
         client
@@ -155,12 +198,20 @@ impl Daemon {
 }
 
 /// Starts this very program under its other name, and waits until it says where it serves.
-async fn spawn(directory: &Path, listen: &str) -> Result<(Child, String), CliError> {
+async fn spawn(
+    directory: &Path,
+    listen: &str,
+    preflight: &str,
+    more: &[&str],
+) -> Result<(Child, String), CliError> {
     let program = std::env::current_exe().map_err(|error| failed(&error))?;
     let mut command = std::process::Command::new(program);
     command
         .arg0("evidenceos-daemon")
-        .args(["--listen", listen, "--preflight-listen", "off"])
+        .args(["--listen", listen, "--preflight-listen", preflight])
+        .args(more)
+        // One caller makes more claims than anybody honest.
+        .args(["--probe-claims", "off"])
         .args(["--metrics-listen", "off", "--log", "error"])
         // One caller runs more claims than a day's credit is for.
         .args(["--default-credit-limit", "9007199254740991", "--data-dir"])

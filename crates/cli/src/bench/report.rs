@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::{
     charges::Charges,
     child::Usage,
+    gate::{Asking, GateFigures},
     limits::Machine,
     load::{CALLS, Figures, HealthP95, Noop},
     proofs::Proofs,
@@ -57,6 +58,8 @@ pub struct Report {
     pub restart_ms: Vec<f64>,
     /// Grants and charged runs.
     pub charges: Vec<Bracketed<Charges>>,
+    /// The gate for agents.
+    pub gate: Option<GateFigures>,
 }
 
 /// A demand and what was found.
@@ -98,6 +101,7 @@ impl Report {
                 "inclusion_us": percentiles(proofs.inclusion_us),
                 "consistency_us": percentiles(proofs.consistency_us),
             })),
+            "gate": self.gate.as_ref().map(gate_json),
             "charges": self.charges.iter().map(charges_json).collect::<Vec<_>>(),
             "sandbox_run_us": self.sandbox.map(percentiles),
             "checks": self.checks().iter().map(|check| json!({
@@ -285,6 +289,9 @@ impl Report {
                 true,
             );
         }
+        if let Some(gate) = &self.gate {
+            checks.extend(gate_checks(gate));
+        }
         checks
     }
 
@@ -450,6 +457,9 @@ impl Report {
                 )?;
             }
         }
+        if let Some(gate) = &self.gate {
+            write_gate(gate, out)?;
+        }
         writeln!(out, "\nDemands")?;
         for check in self.checks() {
             let verdict = match (check.valid, check.met) {
@@ -465,6 +475,108 @@ impl Report {
         }
         Ok(())
     }
+}
+
+fn write_gate(gate: &GateFigures, out: &mut String) -> std::fmt::Result {
+    writeln!(out, "\nThe gate for agents, 64 connections")?;
+    let line = |out: &mut String, name: &str, calls: &super::gate::Calls| {
+        let [p50, p95, p99] = calls.times.percentiles();
+        writeln!(
+            out,
+            "  {name:<28} {:>7.0}/s ({:.2} of the no-op)  p50 {p50:>5.0}  p95 {p95:>5.0}  p99 {p99:>5.0} µs",
+            calls.per_s(),
+            calls.per_s() / gate.noop.per_s(),
+        )
+    };
+    line(out, "a POST that does nothing", &gate.noop)?;
+    for (asking, calls) in &gate.decisions {
+        line(out, &asking.to_string(), calls)?;
+    }
+    let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+    let [idle, after, more] = gate.rss_bytes;
+    writeln!(
+        out,
+        "  memory: {:.0} MiB idle, {:.0} MiB after 1,000,000 callers, {:.0} MiB after 500,000 more",
+        mib(idle),
+        mib(after),
+        mib(more)
+    )
+}
+
+fn gate_json(gate: &GateFigures) -> Value {
+    let calls = |calls: &super::gate::Calls| {
+        json!({
+            "connections": calls.connections,
+            "per_s": calls.per_s().round(),
+            "of_noop": round2(calls.per_s() / gate.noop.per_s()),
+            "us": percentiles(calls.times.percentiles()),
+        })
+    };
+    let decisions: Vec<Value> = gate
+        .decisions
+        .iter()
+        .map(|(asking, figure)| json!({ "asking": asking.to_string(), "figure": calls(figure) }))
+        .collect();
+    json!({
+        "noop": calls(&gate.noop),
+        "decisions": decisions,
+        "alone_us": { "p50": round2(gate.alone_us.0), "p99": round2(gate.alone_us.1) },
+        "rss_bytes": gate.rss_bytes,
+    })
+}
+
+fn gate_checks(gate: &GateFigures) -> Vec<Check> {
+    let mut checks = Vec::new();
+    let mut check = |what: String, found: String, demanded: &str, met: bool| {
+        checks.push(Check {
+            what,
+            found,
+            demanded: demanded.to_owned(),
+            met,
+            valid: true,
+        });
+    };
+    for (asking, calls) in &gate.decisions {
+        let share = calls.per_s() / gate.noop.per_s();
+        let [_, _, p99] = calls.times.percentiles();
+        match asking {
+            Asking::Durable => check(
+                format!("decisions/s, {asking}"),
+                format!("{:.0}", calls.per_s()),
+                ">= 8,000",
+                calls.per_s() >= 8_000.0,
+            ),
+            Asking::Strangers => check(
+                format!("decisions/s against a no-op POST, {asking}; p99"),
+                format!("{share:.2}; {:.1} ms", p99 / 1e3),
+                ">= 0.50; <= 3 ms",
+                share >= 0.5 && p99 <= 3_000.0,
+            ),
+            Asking::OneCaller => check(
+                format!("decisions/s against a no-op POST, {asking}"),
+                format!("{share:.2}"),
+                ">= 0.50",
+                share >= 0.5,
+            ),
+        }
+    }
+    let (p50, p99) = gate.alone_us;
+    check(
+        "a decision at concurrency 1, as the client sees it: p50, p99".to_owned(),
+        format!("{p50:.0}, {p99:.0} µs"),
+        "<= 60, 500 µs as the server sees it",
+        p50 <= 60.0 && p99 <= 500.0,
+    );
+    let [idle, after, more] = gate
+        .rss_bytes
+        .map(|bytes| bytes as f64 / f64::from(1 << 20));
+    check(
+        "memory over idle after 1,000,000 callers; after 500,000 more".to_owned(),
+        format!("{:.0}; {:.0} MiB", after - idle, more - idle),
+        "<= 150 MiB, and flat",
+        after - idle <= 150.0 && more - after <= 8.0,
+    );
+    checks
 }
 
 fn charges_json(bracketed: &Bracketed<Charges>) -> Value {

@@ -753,7 +753,8 @@ mod tests {
 
     #[test]
     fn a_module_is_objected_to_in_words() {
-        let module = evidenceos_sandbox::pack(&[0, 1], &evidenceos_sandbox::PackOptions::default());
+        use evidenceos_sandbox::{Mode, PackOptions, pack};
+        let module = pack(&PackOptions::new(&[0, 1], Mode::Judge));
         let good = BASE64_STANDARD.encode(module.expect("a module"));
         for (module, exports, objection) in [
             (good.as_str(), r#"["run","memory"]"#, None),

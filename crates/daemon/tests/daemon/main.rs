@@ -8,6 +8,7 @@ mod continuity;
 mod credit;
 mod damage;
 mod full;
+mod gate;
 mod guests;
 mod harness;
 mod https_anchors;

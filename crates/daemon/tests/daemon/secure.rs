@@ -190,16 +190,41 @@ pub async fn get_tls(
     get_over(shake_hands(address, config).await?, path, headers).await
 }
 
+/// A POST without TLS.
+pub async fn post(address: SocketAddr, path: &str, headers: &str, body: &[u8]) -> Answer {
+    let stream = TcpStream::connect(address).await.expect("listens");
+    let length = format!("content-length: {}\r\n{headers}", body.len());
+    exchange(stream, "POST", path, &length, body)
+        .await
+        .expect("an answer")
+}
+
 async fn get_over(
-    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    stream: impl AsyncRead + AsyncWrite + Unpin,
     path: &str,
     headers: &str,
 ) -> io::Result<Answer> {
+    exchange(stream, "GET", path, headers, b"").await
+}
+
+async fn exchange(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    method: &str,
+    path: &str,
+    headers: &str,
+    body: &[u8],
+) -> io::Result<Answer> {
     let lines = "host: localhost\r\nconnection: close\r\n";
-    let request = format!("GET {path} HTTP/1.1\r\n{lines}{headers}\r\n");
+    let request = format!("{method} {path} HTTP/1.1\r\n{lines}{headers}\r\n");
     stream.write_all(request.as_bytes()).await?;
+    // A server may refuse a body before it has come to its end.
+    let _ = stream.write_all(body).await;
     let mut bytes = Vec::new();
-    stream.read_to_end(&mut bytes).await?;
+    if let Err(error) = stream.read_to_end(&mut bytes).await
+        && bytes.is_empty()
+    {
+        return Err(error);
+    }
     let text = String::from_utf8_lossy(&bytes);
     let (head, body) = text
         .split_once("\r\n\r\n")

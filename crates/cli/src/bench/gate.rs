@@ -1,0 +1,314 @@
+//! The gate for agents against an HTTP server that does nothing: decisions a second, their times,
+//! and the daemon's memory after a million callers.
+//!
+//! Both servers are processes of their own on the same cores as the load, which is raw HTTP/1.1
+//! over connections that are kept.
+
+use std::{
+    os::unix::process::CommandExt as _,
+    path::Path,
+    process::Stdio,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use axum::{Router, body::Bytes, routing::post};
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
+    net::{TcpListener, TcpStream},
+    process::{Child, Command},
+    task::JoinSet,
+};
+
+use super::{child::Daemon, failed, stats::Samples};
+use crate::error::CliError;
+
+/// What one call is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asking {
+    /// Somebody who was never seen, in a session that was never seen.
+    Strangers,
+    /// The same caller, in sessions of a few calls.
+    OneCaller,
+    /// A tool that can do harm: durable before it is answered.
+    Durable,
+}
+
+impl std::fmt::Display for Asking {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Strangers => "a new principal each time",
+            Self::OneCaller => "one busy principal",
+            Self::Durable => "durable before the answer",
+        })
+    }
+}
+
+/// A round of calls.
+#[derive(Debug, Clone)]
+pub struct Calls {
+    /// Connections.
+    pub connections: usize,
+    /// Their times as the client sees them.
+    pub times: Samples,
+    /// How long it took, in seconds.
+    pub seconds: f64,
+}
+
+impl Calls {
+    /// Calls a second.
+    pub fn per_s(&self) -> f64 {
+        self.times.len() as f64 / self.seconds
+    }
+}
+
+/// All that was measured of the gate.
+#[derive(Debug, Clone)]
+pub struct GateFigures {
+    /// A server that does nothing.
+    pub noop: Calls,
+    /// The gate, with 64 connections.
+    pub decisions: Vec<(Asking, Calls)>,
+    /// One connection: median and 99th percentile as the server sees them, in microseconds.
+    pub alone_us: (f64, f64),
+    /// Resident memory before, after a million callers, and after half a million more, in bytes.
+    pub rss_bytes: [u64; 3],
+}
+
+/// Where a noop server or a gate listens.
+struct Target {
+    address: String,
+    path: &'static str,
+}
+
+/// Serves the noop until standard input ends.
+///
+/// # Errors
+/// Where no port can be had.
+pub async fn serve_noop() -> Result<(), CliError> {
+    let listener = TcpListener::bind("127.0.0.1:0")
+        .await
+        .map_err(|error| failed(&error))?;
+    println!("{}", listener.local_addr().map_err(|error| failed(&error))?);
+    let noop = |body: Bytes| async move { format!("{{\"len\":{}}}", body.len()) };
+    let routes = Router::new().route("/noop", post(noop));
+    axum::serve(
+        axum::serve::ListenerExt::tap_io(listener, |tcp| {
+            let _ = tcp.set_nodelay(true);
+        }),
+        routes,
+    )
+    .await
+    .map_err(|error| failed(&error))
+}
+
+async fn noop_server() -> Result<(Child, Target), CliError> {
+    let program = std::env::current_exe().map_err(|error| failed(&error))?;
+    let mut command = std::process::Command::new(program);
+    command
+        .arg0("evidenceos")
+        .args(["bench", "--serve-noop"])
+        .stdout(Stdio::piped());
+    let mut child = Command::from(command)
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(|error| failed(&error))?;
+    let stdout = child
+        .stdout
+        .take()
+        .ok_or_else(|| failed(&"the noop server has no output"))?;
+    let mut line = String::new();
+    let read = BufReader::new(stdout).read_line(&mut line).await;
+    read.map_err(|error| failed(&error))?;
+    let target = Target {
+        address: line.trim().to_owned(),
+        path: "/noop",
+    };
+    Ok((child, target))
+}
+
+/// Measures the gate of a daemon of its own.
+pub async fn measure(
+    scratch: &Path,
+    round: Duration,
+    long: Duration,
+) -> Result<GateFigures, CliError> {
+    let (noop, target) = noop_server().await?;
+    let noop_calls = calls(&target, 64, Asking::Strangers, round).await?;
+    let (daemon, web) = Daemon::start_with_gate(&scratch.join("gate")).await?;
+    let gate = Target {
+        address: web,
+        path: "/v1/preflight_tool_call",
+    };
+    let rss = async || Ok::<_, CliError>(daemon.usage().await?.rss_bytes);
+    let alone = calls(&gate, 1, Asking::OneCaller, round).await?;
+    let idle = rss().await?;
+    let mut decisions = Vec::new();
+    for (asking, time) in [
+        (Asking::Strangers, round),
+        (Asking::OneCaller, long),
+        (Asking::Durable, round),
+    ] {
+        let figure = calls(&gate, 64, asking, time).await?;
+        decisions.push((asking, figure));
+    }
+    // What they left in memory is bounded, however many more come.
+    strangers(&gate, 1_000_000).await?;
+    let after = rss().await?;
+    strangers(&gate, 500_000).await?;
+    let more = rss().await?;
+    daemon.stop().await?;
+    drop(noop);
+    let [p50, _, p99] = alone.times.percentiles();
+    Ok(GateFigures {
+        noop: noop_calls,
+        decisions,
+        alone_us: (p50, p99),
+        rss_bytes: [idle, after, more],
+    })
+}
+
+/// Numbers of callers that were never seen.
+static NEXT: AtomicU64 = AtomicU64::new(0);
+
+async fn strangers(target: &Target, calls: u64) -> Result<(), CliError> {
+    let end = NEXT.load(Ordering::Relaxed) + calls;
+    let mut tasks = JoinSet::new();
+    for _ in 0..64 {
+        let mut connection = Connection::open(target).await?;
+        tasks.spawn(async move {
+            while NEXT.load(Ordering::Relaxed) < end {
+                connection.call(Asking::Strangers, 0).await?;
+            }
+            Ok::<_, CliError>(())
+        });
+    }
+    while let Some(done) = tasks.join_next().await {
+        done.map_err(|error| failed(&error))??;
+    }
+    Ok(())
+}
+
+async fn calls(
+    target: &Target,
+    connections: usize,
+    asking: Asking,
+    time: Duration,
+) -> Result<Calls, CliError> {
+    let started = Instant::now();
+    let numbers = Arc::new(AtomicU64::new(0));
+    let mut tasks = JoinSet::new();
+    for _ in 0..connections {
+        let mut connection = Connection::open(target).await?;
+        let numbers = Arc::clone(&numbers);
+        tasks.spawn(async move {
+            let mut samples = Samples::default();
+            while started.elapsed() < time {
+                let number = numbers.fetch_add(1, Ordering::Relaxed);
+                let before = Instant::now();
+                connection.call(asking, number).await?;
+                samples.add(before.elapsed());
+            }
+            Ok::<_, CliError>(samples)
+        });
+    }
+    let mut times = Samples::default();
+    while let Some(done) = tasks.join_next().await {
+        times.extend(&done.map_err(|error| failed(&error))??);
+    }
+    Ok(Calls {
+        connections,
+        times,
+        seconds: started.elapsed().as_secs_f64(),
+    })
+}
+
+/// A connection that is kept.
+struct Connection {
+    stream: TcpStream,
+    path: &'static str,
+    request: Vec<u8>,
+    answer: Vec<u8>,
+}
+
+impl Connection {
+    async fn open(target: &Target) -> Result<Self, CliError> {
+        let stream = TcpStream::connect(&target.address)
+            .await
+            .map_err(|error| failed(&error))?;
+        stream.set_nodelay(true).map_err(|error| failed(&error))?;
+        Ok(Self {
+            stream,
+            path: target.path,
+            request: Vec::with_capacity(512),
+            answer: vec![0; 4_096],
+        })
+    }
+
+    /// One call; fails where the answer is not 200.
+    async fn call(&mut self, asking: Asking, number: u64) -> Result<(), CliError> {
+        use std::io::Write as _;
+        let (tool, who) = match asking {
+            Asking::Strangers => ("search.web", NEXT.fetch_add(1, Ordering::Relaxed)),
+            Asking::OneCaller => ("search.web", u64::MAX),
+            Asking::Durable => ("fs.write", u64::MAX - 1),
+        };
+        let session = if asking == Asking::Strangers {
+            who
+        } else {
+            number / 16
+        };
+        self.request.clear();
+        let body = format!(
+            r#"{{"toolName":"{tool}","params":{{"query":"weather in Ghent","n":{}}},"sessionId":"session-{session}","agentId":"bench"}}"#,
+            number % 8
+        );
+        write!(
+            self.request,
+            "POST {} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\nx-request-id: r-{number}\r\nauthorization: Bearer caller-{who}\r\ncontent-length: {}\r\n\r\n{body}",
+            self.path,
+            body.len()
+        )
+        .map_err(|error| failed(&error))?;
+        let io = |error: std::io::Error| failed(&error);
+        self.stream.write_all(&self.request).await.map_err(io)?;
+        let mut filled = 0;
+        loop {
+            let read = self
+                .stream
+                .read(&mut self.answer[filled..])
+                .await
+                .map_err(io)?;
+            if read == 0 {
+                return Err(failed(&"the server closed a connection"));
+            }
+            filled += read;
+            if is_whole(&self.answer[..filled]) {
+                break;
+            }
+        }
+        if self.answer.starts_with(b"HTTP/1.1 200") {
+            Ok(())
+        } else {
+            let text = String::from_utf8_lossy(&self.answer[..filled]).into_owned();
+            Err(failed(&text))
+        }
+    }
+}
+
+/// Whether a head and the body that it announces are there.
+fn is_whole(answer: &[u8]) -> bool {
+    let Some(end) = answer.windows(4).position(|four| four == b"\r\n\r\n") else {
+        return false;
+    };
+    let head = &answer[..end];
+    let length = head
+        .split(|byte| *byte == b'\n')
+        .filter_map(|line| std::str::from_utf8(line).ok())
+        .find_map(|line| line.trim().strip_prefix("content-length: "))
+        .and_then(|length| length.parse::<usize>().ok());
+    length.is_some_and(|length| answer.len() >= end + 4 + length)
+}

@@ -1,0 +1,531 @@
+//! The gate for agents from outside: what is answered, what is refused, and that it is evidence.
+
+use std::{collections::BTreeMap, net::SocketAddr};
+
+use evidenceos_daemon::{
+    Running,
+    config::{DurableDecisions, Settings},
+};
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
+
+use crate::{
+    harness::block_on,
+    secure::{Answer, Home, get, post},
+};
+
+const PREFLIGHT: &str = "/v1/preflight_tool_call";
+const POSTFLIGHT: &str = "/v1/postflight_tool_call";
+const ID: &str = "x-request-id: r-1\r\n";
+
+fn http(running: &Running) -> SocketAddr {
+    running.http_address().expect("on")
+}
+
+fn parsed(answer: &Answer) -> Value {
+    serde_json::from_str(&answer.body).unwrap_or_else(|error| panic!("{error}: {}", answer.body))
+}
+
+async fn ask(running: &Running, headers: &str, body: &Value) -> (u16, Value) {
+    let headers = format!("{ID}{headers}");
+    let answer = post(
+        http(running),
+        PREFLIGHT,
+        &headers,
+        body.to_string().as_bytes(),
+    )
+    .await;
+    (answer.status, parsed(&answer))
+}
+
+fn call(tool: &str, session: &str, n: u64) -> Value {
+    json!({ "toolName": tool, "params": { "n": n }, "sessionId": session })
+}
+
+/// No limit of calls a second, so that tests are as fast as they can be.
+fn unlimited(home: &Home) -> Settings {
+    Settings {
+        preflight_rate_limit_rps: Some("off".to_owned()),
+        ..home.plain()
+    }
+}
+
+#[test]
+fn a_clean_call_is_allowed_and_says_what_is_left() {
+    block_on(async {
+        let home = Home::new();
+        let running = home.start(&unlimited(&home)).await;
+        let (status, body) = ask(&running, "", &call("search.web", "s", 1)).await;
+        assert_eq!(status, 200);
+        assert_eq!(body["decision"], "ALLOW");
+        assert_eq!(body["reasonCode"], "PROBE_CLEAN");
+        assert_eq!(body["budgetDelta"], json!({ "spent": 1, "remaining": 79 }));
+        let hash = hex::encode(<sha2::Sha256 as sha2::Digest>::digest(br#"{"n":1}"#));
+        assert_eq!(body["paramsHash"], hash);
+        assert_eq!(body.get("rewrittenParams"), None);
+        running.stop().await.expect("stops");
+    });
+}
+
+#[test]
+fn many_calls_are_throttled_escalated_and_frozen_as_published() {
+    block_on(async {
+        let home = Home::new();
+        let running = home.start(&unlimited(&home)).await;
+        let mut seen = BTreeMap::<(String, String), u64>::new();
+        for _ in 0..85 {
+            let (status, body) = ask(&running, "", &call("search.web", "s", 1)).await;
+            assert_eq!(status, 200);
+            let word = |field: &str| body[field].as_str().expect("a word").to_owned();
+            *seen
+                .entry((word("decision"), word("reasonCode")))
+                .or_default() += 1;
+            assert_eq!(body.get("rewrittenParams"), None, "unchanged: not echoed");
+        }
+        let expected = [
+            (("ALLOW", "PROBE_CLEAN"), 19),
+            (("DENY", "PROBE_FREEZE"), 6),
+            (("DOWNGRADE", "PROBE_THROTTLE"), 20),
+            (("REQUIRE_HUMAN", "PROBE_ESCALATE"), 40),
+        ];
+        let expected: BTreeMap<_, _> = expected
+            .into_iter()
+            .map(|((decision, reason), n)| ((decision.to_owned(), reason.to_owned()), n))
+            .collect();
+        assert_eq!(seen, expected);
+        // Another caller is not concerned.
+        let other = "authorization: Bearer other\r\n";
+        let (_, body) = ask(&running, other, &call("search.web", "s", 1)).await;
+        assert_eq!(body["decision"], "ALLOW");
+        running.stop().await.expect("stops");
+    });
+}
+
+#[test]
+fn a_throttled_tool_that_can_do_harm_is_made_harmless_or_denied() {
+    block_on(async {
+        let home = Home::new();
+        let settings = Settings {
+            probe_throttle_total: Some(1),
+            ..unlimited(&home)
+        };
+        let running = home.start(&settings).await;
+        let auditor = "x-evidenceos-role: auditor\r\nauthorization: Bearer nobody\r\n";
+        let (_, shell) = ask(&running, "", &call("shell.exec", "s", 1)).await;
+        assert_eq!(shell["decision"], "DOWNGRADE");
+        assert_eq!(
+            shell["rewrittenParams"],
+            json!({ "command": "", "dry_run": true })
+        );
+        let (_, write) = ask(&running, auditor, &call("fs.write", "s", 1)).await;
+        assert_eq!(write["decision"], "DENY");
+        assert_eq!(write["reasonCode"], "UNSAFE_REWRITE");
+        assert_eq!(write.get("reasonDetail"), None, "a header is no role");
+        let (_, write) = ask(&running, "", &call("fs.write", "s", 1)).await;
+        assert!(write["reasonDetail"].is_string(), "the role is verified");
+        running.stop().await.expect("stops");
+    });
+}
+
+/// Every refusal has a status, the same shape, and nothing of what was sent.
+#[test]
+fn what_is_malformed_is_refused_in_a_constant_shape() {
+    block_on(async {
+        let home = Home::new();
+        let running = home.start(&unlimited(&home)).await;
+        let invalid = r#"{"decision":"DENY","reasonCode":"INVALID_INPUT"}"#;
+        let good = call("search.web", "s", 1).to_string();
+        let large = format!(
+            r#"{{"toolName":"a","params":{{"x":"{}"}}}}"#,
+            "x".repeat(20_000)
+        );
+        let deep = format!(
+            r#"{{"toolName":"a","params":{}1{}}}"#,
+            r#"{"a":"#.repeat(400),
+            "}".repeat(400)
+        );
+        for (headers, body, status) in [
+            ("", good.as_bytes(), 400),
+            ("x-request-id: a:b\r\n", good.as_bytes(), 400),
+            (ID, b"", 400),
+            (ID, b"\xff\xfe", 400),
+            (ID, b"[1,2", 400),
+            (ID, deep.as_bytes(), 400),
+            (ID, br#"{"toolName":"a","params":{"n":1e999}}"#, 400),
+            (ID, br#"{"toolName":"a","params":[]}"#, 400),
+            (ID, large.as_bytes(), 413),
+        ] {
+            let answer = post(http(&running), PREFLIGHT, headers, body).await;
+            assert_eq!(
+                (answer.status, answer.body.as_str()),
+                (status, invalid),
+                "{headers} {}",
+                String::from_utf8_lossy(&body[..body.len().min(60)])
+            );
+            assert!(answer.head.contains("content-length"), "never chunked");
+        }
+        let session = post(
+            http(&running),
+            PREFLIGHT,
+            ID,
+            br#"{"toolName":"exec","params":{},"sessionId":""}"#,
+        )
+        .await;
+        assert_eq!(
+            (session.status, parsed(&session)["reasonCode"].clone()),
+            (400, json!("SESSION_REQUIRED"))
+        );
+        // The published client's second name of the header, and its second slash.
+        let alias = "x-evidenceos-request-id: r-1\r\n";
+        let answer = post(
+            http(&running),
+            "//v1/preflight_tool_call",
+            alias,
+            good.as_bytes(),
+        )
+        .await;
+        assert_eq!(answer.status, 200);
+        running.stop().await.expect("stops");
+    });
+}
+
+#[test]
+fn a_body_that_never_ends_is_not_waited_for_and_nobody_else_waits() {
+    block_on(async {
+        let home = Home::new();
+        let running = home.start(&unlimited(&home)).await;
+        let mut slow = TcpStream::connect(http(&running)).await.expect("listens");
+        let head = format!(
+            "POST {PREFLIGHT} HTTP/1.1\r\nhost: h\r\n{ID}transfer-encoding: chunked\r\n\r\n"
+        );
+        slow.write_all(head.as_bytes()).await.expect("sent");
+        // Larger than any body may be, and no end to it.
+        let chunk = format!("1000\r\n{}\r\n", "x".repeat(0x1000));
+        for _ in 0..8 {
+            if slow.write_all(chunk.as_bytes()).await.is_err() {
+                break;
+            }
+        }
+        let mut answer = vec![0; 64];
+        let read = slow.read(&mut answer).await.expect("an answer");
+        let answer = String::from_utf8_lossy(&answer[..read]).into_owned();
+        assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
+        let (status, _) = ask(&running, "", &call("search.web", "s", 1)).await;
+        assert_eq!(status, 200);
+        running.stop().await.expect("stops");
+    });
+}
+
+#[test]
+fn a_limit_of_calls_a_second_never_reads_as_permission_to_do_harm() {
+    block_on(async {
+        let home = Home::new();
+        let settings = Settings {
+            preflight_rate_limit_rps: Some("1".to_owned()),
+            ..home.plain()
+        };
+        let running = home.start(&settings).await;
+        let who = |n: u64| format!("authorization: Bearer t-{n}\r\n");
+        for (n, tool, decision) in [
+            (1, "search.web", "DOWNGRADE"),
+            (2, "payment.charge", "DENY"),
+        ] {
+            let (status, _) = ask(&running, &who(n), &call(tool, "s", 1)).await;
+            assert_eq!(status, 200, "the first is in its rate");
+            let headers = format!("{ID}{}", who(n));
+            let body = call(tool, "s", 2).to_string();
+            let answer = post(http(&running), PREFLIGHT, &headers, body.as_bytes()).await;
+            assert_eq!(answer.status, 429);
+            assert!(answer.head.contains("retry-after: 1"), "{}", answer.head);
+            assert_eq!(
+                parsed(&answer),
+                json!({ "decision": decision, "reasonCode": "RATE_LIMITED" })
+            );
+        }
+        let none = Settings {
+            preflight_fail_open_for_low_risk: Some(false),
+            preflight_rate_limit_rps: Some("0".to_owned()),
+            data_dir: Some(home.path().join("data-2")),
+            ..home.plain()
+        };
+        let closed = home.start(&none).await;
+        let (status, body) = ask(&closed, "", &call("search.web", "s", 1)).await;
+        assert_eq!((status, body["decision"].clone()), (429, json!("DENY")));
+        running.stop().await.expect("stops");
+        closed.stop().await.expect("stops");
+    });
+}
+
+#[test]
+fn callers_are_known_by_the_gates_own_token_too() {
+    block_on(async {
+        let home = Home::new();
+        let settings = Settings {
+            preflight_require_bearer_token_file: Some(home.file("token", "let-me-in\n")),
+            ..unlimited(&home)
+        };
+        let running = home.start(&settings).await;
+        let body = call("search.web", "s", 1);
+        for (headers, status) in [
+            ("", 401),
+            ("authorization: Bearer let-me\r\n", 401),
+            ("authorization: bearer let-me-in\r\n", 401),
+            ("authorization: Bearer let-me-in\r\n", 200),
+            ("x-client-cert-san: operator\r\n", 401),
+        ] {
+            let (answered, decision) = ask(&running, headers, &body).await;
+            assert_eq!(answered, status, "{headers}");
+            if status == 401 {
+                assert_eq!(
+                    decision,
+                    json!({ "decision": "DENY", "reasonCode": "UNAUTHORIZED" })
+                );
+                let headers = format!("{ID}{headers}");
+                let after = post(http(&running), POSTFLIGHT, &headers, b"{}").await;
+                assert_eq!(after.status, 400, "as published");
+                assert_eq!(
+                    parsed(&after),
+                    json!({ "decision": "BLOCK", "reason": "unauthorized", "receiptHash": "" })
+                );
+            }
+        }
+        assert_eq!(get(http(&running), "/livez", "").await.status, 200);
+        running.stop().await.expect("stops");
+    });
+}
+
+fn called(session: &str, output: &Value) -> String {
+    json!({
+        "toolName": "search.web",
+        "paramsHash": "a".repeat(64),
+        "status": "ok",
+        "sessionId": session,
+        "output": output,
+    })
+    .to_string()
+}
+
+#[test]
+fn an_output_is_let_through_shortened_or_stopped() {
+    block_on(async {
+        let home = Home::new();
+        let settings = Settings {
+            probe_throttle_total: Some(3),
+            probe_escalate_total: Some(4),
+            probe_freeze_total: Some(5),
+            ..unlimited(&home)
+        };
+        let running = home.start(&settings).await;
+        let long = json!("x".repeat(5_000));
+        let after = async |output: &Value| {
+            let body = called("s", output);
+            let answer = post(http(&running), POSTFLIGHT, ID, body.as_bytes()).await;
+            assert_eq!(answer.status, 200, "{}", answer.body);
+            parsed(&answer)
+        };
+        let short = after(&json!({ "ok": true })).await;
+        assert_eq!(short["decision"], "ALLOW");
+        assert_eq!(short["budgetDelta"].to_string(), "1.0");
+        assert_eq!(short["budgetRemainingBits"].to_string(), "4.0");
+        assert_eq!(short["receiptHash"].as_str().map(str::len), Some(64));
+        let shortened = after(&long).await;
+        assert_eq!(
+            (&shortened["decision"], &shortened["reason"]),
+            (&json!("REDACT"), &json!("output_too_large"))
+        );
+        let preview = shortened["outputRewrite"]["preview"]
+            .as_str()
+            .expect("a preview");
+        assert_eq!(
+            (preview.len(), &shortened["outputRewrite"]["len"]),
+            (256, &json!(5_002))
+        );
+        let throttled = after(&json!(1)).await;
+        assert_eq!(throttled["decision"], "REDACT");
+        for decision in ["REQUIRE_HUMAN", "BLOCK"] {
+            let stopped = after(&long).await;
+            assert_eq!(stopped["decision"], decision, "length never weakens it");
+            assert_eq!(stopped.get("outputRewrite"), None, "nothing of it is shown");
+        }
+        running.stop().await.expect("stops");
+    });
+}
+
+async fn receipt(running: &Running, id: &str, headers: &str) -> Answer {
+    loop {
+        let answer = get(http(running), &format!("/v1/decisions/{id}"), headers).await;
+        if answer.status != 202 {
+            return answer;
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Checks a receipt as anybody would, from bytes alone.
+fn must_prove(running: &Running, receipt: &str, decision: &Value) {
+    use evidenceos_kernel::decision::{DecisionBatch, DecisionReceipt, DecisionRecord};
+    use evidenceos_tlog::{Hash, SignedCheckpoint, VerifierKey, leaf_hash, verify_inclusion};
+    let receipt: DecisionReceipt = serde_json::from_str(receipt).expect("a receipt");
+    let key: VerifierKey = running.log_vkey().parse().expect("a key");
+    let signed = SignedCheckpoint::open(receipt.checkpoint.as_bytes(), &key).expect("signed");
+    let hashes = |texts: &[String]| -> Vec<Hash> {
+        texts
+            .iter()
+            .map(|text| Hash::from_hex(text).expect("hex"))
+            .collect()
+    };
+    let checkpoint = signed.checkpoint();
+    verify_inclusion(
+        leaf_hash(receipt.entry.as_bytes()),
+        receipt.index,
+        checkpoint.size(),
+        &hashes(&receipt.inclusion),
+        checkpoint.root(),
+    )
+    .expect("in the log");
+    let (batch, _) = DecisionBatch::parse_entry(receipt.entry.as_bytes()).expect("a batch");
+    let leaf = leaf_hash(receipt.record.as_bytes());
+    verify_inclusion(
+        leaf,
+        u64::from(receipt.position),
+        u64::from(batch.count),
+        &hashes(&receipt.batch_path),
+        Hash(batch.root.0),
+    )
+    .expect("in the batch");
+    let record = DecisionRecord::parse(receipt.record.as_bytes()).expect("a record");
+    assert_eq!(json!(record.decision), decision["decision"]);
+    assert_eq!(json!(record.id.to_string()), decision["decisionId"]);
+    if let Some(hash) = decision.get("paramsHash") {
+        assert_eq!(json!(leaf.to_hex()), decision["receiptHash"]);
+        assert_eq!(json!(record.params_hash.to_hex()), *hash);
+    }
+    let text = receipt.record;
+    assert!(
+        !text.contains("a secret parameter"),
+        "only a digest of it: {text}"
+    );
+}
+
+#[test]
+fn each_decision_has_a_receipt_that_survives_a_restart_and_is_nobody_elses() {
+    block_on(async {
+        let home = Home::new();
+        let settings = unlimited(&home);
+        let running = home.start(&settings).await;
+        let me = "authorization: Bearer me\r\n";
+        let mut decisions = Vec::new();
+        for tool in ["search.web", "exec"] {
+            let body = json!({ "toolName": tool, "sessionId": "s", "params": { "q": "a secret parameter" } });
+            decisions.push(ask(&running, me, &body).await.1);
+        }
+        let body = called("s", &json!(1));
+        let after = post(
+            http(&running),
+            POSTFLIGHT,
+            &format!("{ID}{me}"),
+            body.as_bytes(),
+        )
+        .await;
+        decisions.push(parsed(&after));
+        running.stop().await.expect("stops");
+        let running = home.start(&settings).await;
+        for decision in &decisions {
+            let id = decision["decisionId"].as_str().expect("an id");
+            let own = receipt(&running, id, me).await;
+            assert_eq!(own.status, 200, "{}", own.body);
+            must_prove(&running, &own.body, decision);
+            // Without a token a development server's caller is an auditor too.
+            assert_eq!(receipt(&running, id, "").await.status, 200);
+            let other = receipt(&running, id, "authorization: Bearer other\r\n").await;
+            assert_eq!(other.status, 404);
+        }
+        for id in [
+            "0000000000000000",
+            "ffffffffffffffff",
+            "0000020000000000",
+            "x",
+        ] {
+            assert_eq!(receipt(&running, id, me).await.status, 404, "{id}");
+        }
+        running.stop().await.expect("stops");
+    });
+}
+
+#[test]
+fn what_stops_a_call_is_durable_before_it_is_answered() {
+    block_on(async {
+        let home = Home::new();
+        let settings = Settings {
+            probe_throttle_total: Some(1),
+            probe_escalate_total: Some(1),
+            decisions_durable: Some(DurableDecisions::Guarded),
+            ..unlimited(&home)
+        };
+        let running = home.start(&settings).await;
+        let (_, decision) = ask(&running, "", &call("search.web", "s", 1)).await;
+        assert_eq!(decision["decision"], "REQUIRE_HUMAN");
+        // Not 202: it is there.
+        let id = decision["decisionId"].as_str().expect("an id");
+        let answer = get(http(&running), &format!("/v1/decisions/{id}"), "").await;
+        assert_eq!(answer.status, 200);
+        must_prove(&running, &answer.body, &decision);
+        running.stop().await.expect("stops");
+    });
+}
+
+#[test]
+fn the_ports_open_and_close_in_their_order() {
+    block_on(async {
+        let home = Home::new();
+        let settings = Settings {
+            drain_delay: Some("300ms".to_owned()),
+            ..unlimited(&home)
+        };
+        let running = home.start(&settings).await;
+        let (web, grpc) = (http(&running), running.grpc_address());
+        assert_eq!(get(web, "/readyz?verbose", "").await.status, 200);
+        let verbose = parsed(&get(web, "/readyz?verbose", "").await);
+        assert_eq!(verbose["details"]["accounts_json"]["current"], true);
+        let stopping = tokio::spawn(running.stop());
+        while get(web, "/readyz", "").await.status == 200 {
+            tokio::task::yield_now().await;
+        }
+        // Not ready, and everything is still served.
+        assert!(TcpStream::connect(grpc).await.is_ok());
+        assert_eq!(get(web, "/livez", "").await.status, 200);
+        // gRPC closes first: as long as HTTP answers, its end can be seen.
+        let mut closed = false;
+        while let Ok(mut stream) = TcpStream::connect(web).await {
+            closed |= TcpStream::connect(grpc).await.is_err();
+            let asked = b"GET /livez HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n";
+            let _ = stream.write_all(asked).await;
+            let mut answer = Vec::new();
+            let _ = stream.read_to_end(&mut answer).await;
+        }
+        assert!(closed, "gRPC had closed before");
+        stopping.await.expect("no panic").expect("stops");
+    });
+}
+
+#[test]
+fn the_description_names_every_route() {
+    block_on(async {
+        let home = Home::new();
+        let running = home.start(&unlimited(&home)).await;
+        let described = parsed(&get(http(&running), "/openapi.json", "").await);
+        assert_eq!(described["openapi"], "3.1.0");
+        for path in [
+            PREFLIGHT,
+            POSTFLIGHT,
+            "/v1/aspec_admit",
+            "/v1/decisions/{decision_id}",
+        ] {
+            assert!(described["paths"][path].is_object(), "{path}");
+        }
+        running.stop().await.expect("stops");
+    });
+}
