@@ -25,7 +25,7 @@ use evidenceos_kernel::{
 };
 use evidenceos_store::{
     AccountsFile, AccountsFiles, Done, StoreError,
-    accounts::{AccountsJson, Listed, digest, parse},
+    accounts::{AccountsJson, Lines, Listed, digest, parse},
     reader::Readers,
     sqlite::{Found, SqliteStore},
 };
@@ -39,7 +39,7 @@ const SMALL_REST: Duration = Duration::from_millis(400);
 /// The least rest between two rewrites, however long they take.
 const LEAST_REST: Duration = Duration::from_millis(50);
 /// A change is in the file within this.
-const BEHIND_AT_MOST: Duration = Duration::from_millis(900);
+const BEHIND_AT_MOST: Duration = Duration::from_millis(750);
 /// How long a rewrite that failed is left alone.
 const PAUSE: Duration = Duration::from_millis(250);
 
@@ -170,7 +170,7 @@ pub fn write_now(
     before: Option<AccountsFile>,
 ) -> Result<AccountsFile, StoreError> {
     let file = AccountsJson::of(directory);
-    let written = file.write_temporary(readers)?;
+    let written = file.write_temporary(readers, &mut Lines::default())?;
     let files = AccountsFiles {
         announced: Some(written),
         before,
@@ -203,6 +203,7 @@ impl Following {
         let (show, shown) = watch::channel(in_place.seq);
         let mut follower = Follower {
             file: AccountsJson::of(directory),
+            lines: Lines::default(),
             readers,
             done,
             mailbox,
@@ -254,6 +255,7 @@ enum Written {
 
 struct Follower {
     file: AccountsJson,
+    lines: Lines,
     readers: Arc<Readers>,
     done: Arc<Done>,
     mailbox: Mailbox,
@@ -291,7 +293,7 @@ impl Follower {
     }
 
     fn rewrite(&mut self) -> Result<Written, StoreError> {
-        let written = self.file.write_temporary(&self.readers)?;
+        let written = self.file.write_temporary(&self.readers, &mut self.lines)?;
         let (committed, answer) = mpsc::channel();
         self.mailbox.announce(Announced {
             files: AccountsFiles {
@@ -357,9 +359,9 @@ mod tests {
         for (took, rest) in [
             (1, 400),
             (110, 440),
-            (150, 600),
-            (200, 500),
-            (320, 260),
+            (150, 450),
+            (200, 350),
+            (320, 110),
             (500, 50),
         ] {
             assert_eq!(rest_after(ms(took)), ms(rest), "{took} ms");

@@ -4,6 +4,8 @@
 //! rename over `accounts.json`, fsync of the directory. Before the rename the new file's digest is
 //! committed, so that a start knows every file that a crash can leave: the one last announced, or
 //! the one before it. Any other was edited, or brought back from somewhere.
+//!
+//! Between two rewrites most accounts stay as they are, so their lines are kept ([`Lines`]).
 
 use std::{
     collections::BTreeMap,
@@ -18,10 +20,12 @@ use evidenceos_kernel::account::Account;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::{AccountsFile, StoreError, blobs::sync_directory, reader::Readers};
+use crate::{AccountsFile, StoreError, blobs::sync_directory, reader::Readers, row};
 
 /// The largest file that is read: some four million accounts.
 const MAX_BYTES: u64 = 1 << 30;
+/// Lines that are kept: some 70 MB. Those of later accounts are made anew each time.
+const LINES_KEPT: usize = 1 << 18;
 /// Bytes written at once.
 const BUFFER: usize = 1 << 20;
 
@@ -81,6 +85,40 @@ pub fn parse(bytes: &[u8]) -> Result<BTreeMap<String, Listed>, String> {
     Ok(document.accounts)
 }
 
+/// The lines of the last rewrite, by the rows that they were made of.
+///
+/// A row's checksum stands for its bytes: where it is the same, the line is that of a row that was
+/// read whole and found right.
+#[derive(Debug, Default)]
+pub struct Lines(Vec<Line>);
+
+#[derive(Debug)]
+struct Line {
+    seq: i64,
+    check: Option<[u8; row::CHECK_LEN]>,
+    text: Box<[u8]>,
+}
+
+impl Lines {
+    /// The line of the nth account, without its separator. They are asked for in order.
+    fn of(&mut self, nth: usize, seq: i64, bytes: &[u8]) -> Result<&[u8], StoreError> {
+        // Accounts are never removed: each keeps its place. Those beyond the last share it.
+        let place = nth.min(LINES_KEPT);
+        let check = row::check_of(bytes);
+        let known = self.0.get(place);
+        if !known.is_some_and(|line| line.seq == seq && line.check == check) {
+            let text = listed(&row::decode("accounts", seq, bytes)?);
+            let line = Line { seq, check, text };
+            if place == self.0.len() {
+                self.0.push(line);
+            } else {
+                self.0[place] = line;
+            }
+        }
+        Ok(&self.0[place].text)
+    }
+}
+
 /// The file of a data directory.
 #[derive(Debug, Clone)]
 pub struct AccountsJson {
@@ -131,11 +169,15 @@ impl AccountsJson {
     }
 
     /// Writes all accounts to `accounts.tmp` and syncs it. What it returns must be committed
-    /// before [`AccountsJson::put_in_place`].
+    /// before [`AccountsJson::put_in_place`]. `lines` are of the rewrite before, or empty.
     ///
     /// # Errors
     /// Where the accounts cannot be read or the file not be written.
-    pub fn write_temporary(&self, readers: &Readers) -> Result<AccountsFile, StoreError> {
+    pub fn write_temporary(
+        &self,
+        readers: &Readers,
+        lines: &mut Lines,
+    ) -> Result<AccountsFile, StoreError> {
         let path = self.temporary();
         let failed = |source| StoreError::io("write", &path)(source);
         let file = File::options()
@@ -154,15 +196,13 @@ impl AccountsJson {
             },
         );
         out.write_all(b"{\"accounts\":{").map_err(failed)?;
-        let mut first = true;
-        let seq = readers.all_accounts(|account| {
-            let separator: &[u8] = if std::mem::take(&mut first) {
-                b"\n"
-            } else {
-                b",\n"
-            };
+        let mut nth = 0;
+        let seq = readers.all_account_rows(|seq, bytes| {
+            let separator: &[u8] = if nth == 0 { b"\n" } else { b",\n" };
+            let line = lines.of(nth, seq, bytes)?;
+            nth += 1;
             out.write_all(separator)
-                .and_then(|()| write_listed(&mut out, &account))
+                .and_then(|()| out.write_all(line))
                 .map_err(failed)
         })?;
         out.write_all(b"\n}}\n").map_err(failed)?;
@@ -198,11 +238,15 @@ pub fn digest(bytes: &[u8]) -> [u8; 32] {
     Sha256::digest(bytes).into()
 }
 
-fn write_listed(out: &mut impl Write, account: &Account) -> io::Result<()> {
-    serde_json::to_writer(&mut *out, &account.principal)?;
-    out.write_all(b":")?;
-    serde_json::to_writer(out, &Listed::from(account))?;
-    Ok(())
+/// An account's name and value, as the file has them.
+fn listed(account: &Account) -> Box<[u8]> {
+    let text = serde_json::to_vec(&account.principal).and_then(|mut text| {
+        text.push(b':');
+        serde_json::to_writer(&mut text, &Listed::from(account))?;
+        Ok(text)
+    });
+    text.unwrap_or_else(|error| unreachable!("a name and numbers are JSON: {error}"))
+        .into_boxed_slice()
 }
 
 struct Hashing {

@@ -266,12 +266,20 @@ impl Readers {
     /// See [`Readers::claim`]; also what `take` fails with.
     pub fn all_accounts(
         &self,
-        take: impl FnMut(Account) -> Result<(), StoreError>,
+        mut take: impl FnMut(Account) -> Result<(), StoreError>,
+    ) -> Result<u64, StoreError> {
+        self.all_account_rows(|seq, bytes| take(row::decode("accounts", seq, bytes)?))
+    }
+
+    /// As [`Readers::all_accounts`], with the rows as they are stored: number and bytes.
+    pub(crate) fn all_account_rows(
+        &self,
+        take: impl FnMut(i64, &[u8]) -> Result<(), StoreError>,
     ) -> Result<u64, StoreError> {
         self.with(|connection| {
             let transaction = connection.unchecked_transaction()?;
             let (_, seq) = sqlite::read_totals(&transaction)?;
-            each_account(&transaction, 0, i64::MAX, take)?;
+            each_account_row(&transaction, 0, i64::MAX, take)?;
             Ok(seq)
         })
     }
@@ -421,13 +429,24 @@ fn each_account(
     limit: i64,
     mut take: impl FnMut(Account) -> Result<(), StoreError>,
 ) -> Result<(), StoreError> {
+    each_account_row(connection, from, limit, |seq, bytes| {
+        take(row::decode("accounts", seq, bytes)?)
+    })
+}
+
+fn each_account_row(
+    connection: &Connection,
+    from: i64,
+    limit: i64,
+    mut take: impl FnMut(i64, &[u8]) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
     let mut statement = connection
         .prepare_cached("SELECT seq, row FROM accounts WHERE seq >= ?1 ORDER BY seq LIMIT ?2")?;
     let mut rows = statement.query(params![from, limit])?;
     while let Some(found) = rows.next()? {
         let bytes = found.get_ref(1)?.as_blob().map_err(rusqlite::Error::from)?;
         let seq = found.get_ref(0)?.as_i64().map_err(rusqlite::Error::from)?;
-        take(row::decode("accounts", seq, bytes)?)?;
+        take(seq, bytes)?;
     }
     Ok(())
 }

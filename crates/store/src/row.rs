@@ -12,7 +12,8 @@ use sha2::{Digest, Sha256};
 
 use crate::StoreError;
 
-const CHECK_LEN: usize = 8;
+/// Length of a row's checksum.
+pub const CHECK_LEN: usize = 8;
 /// Room for fields that came after a row was written.
 const LATER_FIELDS: usize = 256;
 
@@ -27,6 +28,12 @@ fn seal(mut bytes: Vec<u8>) -> Vec<u8> {
     let check = Sha256::digest(&bytes[CHECK_LEN..]);
     bytes[..CHECK_LEN].copy_from_slice(&check[..CHECK_LEN]);
     bytes
+}
+
+/// The checksum that a row carries, not compared with its bytes; none where it is too short.
+#[must_use]
+pub fn check_of(bytes: &[u8]) -> Option<[u8; CHECK_LEN]> {
+    bytes.first_chunk().copied()
 }
 
 /// The value in bytes that [`encode`] made.

@@ -10,7 +10,7 @@ use evidenceos_kernel::{
 };
 use evidenceos_store::{
     AccountsFile, AccountsFiles, Batch, Outcome, Store as _,
-    accounts::{AccountsJson, Listed, digest, parse},
+    accounts::{AccountsJson, Lines, Listed, digest, parse},
     sqlite::SqliteStore,
 };
 
@@ -98,7 +98,9 @@ fn the_file_is_the_documented_object() {
     let accounts: Vec<Account> = (0..).zip(names).map(|(n, name)| account(n, name)).collect();
     commit(&mut disk, accounts.clone(), vec![]);
     let file = AccountsJson::of(disk.path());
-    let written = file.write_temporary(&disk.readers()).expect("a free disk");
+    let written = file
+        .write_temporary(&disk.readers(), &mut Lines::default())
+        .expect("a free disk");
     assert!(file.read().expect("readable").is_none(), "not in place yet");
     file.put_in_place().expect("a free disk");
     let bytes = file.read().expect("readable").expect("in place");
@@ -134,7 +136,8 @@ fn the_file_is_the_documented_object() {
 fn no_accounts_are_an_empty_object() {
     let disk = Disk::new();
     let file = AccountsJson::of(disk.path());
-    file.write_temporary(&disk.readers()).expect("a free disk");
+    file.write_temporary(&disk.readers(), &mut Lines::default())
+        .expect("a free disk");
     file.put_in_place().expect("a free disk");
     let bytes = file.read().expect("readable").expect("in place");
     assert_eq!(parse(&bytes).map(|accounts| accounts.len()), Ok(0));
@@ -182,8 +185,44 @@ fn a_leftover_of_an_interrupted_write_is_written_over() {
     commit(&mut disk, vec![account(0, "alice")], vec![]);
     fs::write(disk.path().join("accounts.tmp"), vec![b'x'; 1 << 16]).expect("a free disk");
     let file = AccountsJson::of(disk.path());
-    file.write_temporary(&disk.readers()).expect("a free disk");
+    file.write_temporary(&disk.readers(), &mut Lines::default())
+        .expect("a free disk");
     file.put_in_place().expect("a free disk");
     let bytes = file.read().expect("readable").expect("in place");
     assert_eq!(parse(&bytes).map(|accounts| accounts.len()), Ok(1));
+}
+
+#[test]
+fn lines_that_are_kept_make_the_file_that_is_made_without_them() {
+    let mut disk = Disk::new();
+    let file = AccountsJson::of(disk.path());
+    let mut lines = Lines::default();
+    let mut one = account(1, "bob");
+    let mut round = |disk: &mut Disk, new, changed| {
+        commit(disk, new, changed);
+        let readers = disk.readers();
+        let kept = file.write_temporary(&readers, &mut lines);
+        let anew = file.write_temporary(&readers, &mut Lines::default());
+        assert_eq!(kept.expect("a free disk"), anew.expect("a free disk"));
+        file.put_in_place().expect("a free disk");
+        let bytes = file.read().expect("readable").expect("in place");
+        parse(&bytes).expect("our own")
+    };
+    let accounts = vec![account(0, "alice"), one.clone()];
+    assert_eq!(round(&mut disk, accounts, vec![]).len(), 2);
+    one.balance += 1;
+    let changed = round(&mut disk, vec![account(2, "carol")], vec![one.clone()]);
+    assert_eq!(changed.len(), 3);
+    assert_eq!(changed["bob"], Listed::from(&one));
+    // Unchanged lines once more, and a row whose checksum fits no line.
+    assert_eq!(round(&mut disk, vec![], vec![]).len(), 3);
+    let database = rusqlite::Connection::open(disk.path().join("evidenceos.db"));
+    let spoilt = database.expect("ours").execute(
+        "UPDATE accounts SET row = zeroblob(length(row)) WHERE seq = 1",
+        [],
+    );
+    assert_eq!(spoilt.expect("ours"), 1);
+    let refused = file.write_temporary(&disk.readers(), &mut lines);
+    let refused = refused.expect_err("a damaged row").to_string();
+    assert!(refused.contains("accounts row 1 is damaged"), "{refused}");
 }

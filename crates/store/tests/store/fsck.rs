@@ -16,7 +16,10 @@ use evidenceos_kernel::{
 };
 use evidenceos_store::{
     AccountsFiles, Batch, Entry, Head, Module, Outcome as Fate, StoreError, Trace,
-    accounts::AccountsJson, fsck, lock::DirectoryLock, log::Integrator,
+    accounts::{AccountsJson, Lines},
+    fsck,
+    lock::DirectoryLock,
+    log::Integrator,
 };
 use evidenceos_tlog::{SignerKey, leaf_hash, sth};
 use rusqlite::Connection;
@@ -155,7 +158,9 @@ fn sound() -> (Arc<TempDir>, Digest) {
         accounts_files: None,
     });
     let file = AccountsJson::of(disk.path());
-    let written = file.write_temporary(&disk.readers()).expect("a free disk");
+    let written = file
+        .write_temporary(&disk.readers(), &mut Lines::default())
+        .expect("a free disk");
     let files = AccountsFiles {
         announced: Some(written),
         before: None,
