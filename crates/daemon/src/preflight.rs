@@ -198,6 +198,7 @@ pub fn routes(front: Front) -> Router {
         .route("/v1/aspec_admit", post(admit))
         .route("/v1/decisions/{decision_id}", get(receipts::receipt))
         .route("/openapi.json", get(openapi::show))
+        .method_not_allowed_fallback(wrong_method)
         .fallback(nothing)
         .with_state(front)
 }
@@ -373,6 +374,10 @@ pub fn normal_path(request: &mut Request) {
             *request.uri_mut() = uri;
         }
     }
+}
+
+async fn wrong_method(State(front): State<Front>, request: Request) -> Response {
+    front.admit(request, receipts::wrong_method)
 }
 
 async fn nothing(State(front): State<Front>, request: Request) -> Response {

@@ -113,6 +113,12 @@ pub(super) fn unknown_caller() -> Response {
     (StatusCode::UNAUTHORIZED, challenge, body).into_response()
 }
 
+/// The routes themselves add which methods they take.
+pub(super) fn wrong_method() -> Response {
+    let body = Json(json!({ "error": "another method is needed here" }));
+    (StatusCode::METHOD_NOT_ALLOWED, body).into_response()
+}
+
 pub(super) fn not_found(what: &str) -> Response {
     (StatusCode::NOT_FOUND, Json(json!({ "error": what }))).into_response()
 }

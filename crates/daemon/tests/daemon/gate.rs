@@ -370,7 +370,7 @@ fn must_prove(running: &Running, receipt: &str, decision: &Value) {
     use evidenceos_tlog::{Hash, SignedCheckpoint, VerifierKey, leaf_hash, verify_inclusion};
     let receipt: DecisionReceipt = serde_json::from_str(receipt).expect("a receipt");
     let key: VerifierKey = running.log_vkey().parse().expect("a key");
-    let signed = SignedCheckpoint::open(receipt.checkpoint.as_bytes(), &key).expect("signed");
+    let signed = SignedCheckpoint::open(receipt.checkpoint.as_bytes(), &key, &[]).expect("signed");
     let hashes = |texts: &[String]| -> Vec<Hash> {
         texts
             .iter()

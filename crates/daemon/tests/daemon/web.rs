@@ -176,7 +176,14 @@ fn health_is_told_to_everybody_and_nothing_else_to_who_is_nobody() {
                 assert!(head.contains("www-authenticate: bearer"), "{head}");
             }
             let known = get(http, path, "authorization: Bearer one-for-all\r\n").await;
-            assert_eq!(known.status, 404, "{path}");
+            let status = if path.starts_with("/v1/") { 405 } else { 404 };
+            assert_eq!(known.status, status, "{path}");
+            assert_eq!(
+                known.head.contains("allow: post"),
+                status == 405,
+                "{}",
+                known.head
+            );
         }
     });
 }

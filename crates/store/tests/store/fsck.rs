@@ -7,6 +7,7 @@ use evidenceos_kernel::{
     account::{Account, Totals},
     bits::MicroBits,
     claim::{Outcome, Reason},
+    decision::{DecisionBatch, DecisionId},
     holdout::{Meter, PrincipalPool},
     id::{Digest, HoldoutId},
     log_key::LogKey,
@@ -15,13 +16,14 @@ use evidenceos_kernel::{
     state::Changes,
 };
 use evidenceos_store::{
-    AccountsFiles, Batch, Entry, Head, Module, Outcome as Fate, StoreError, Trace,
+    AccountsFiles, Batch, Entry, Head, Module, Outcome as Fate, StoreError, StoredDecisions, Trace,
     accounts::{AccountsJson, Lines},
+    decisions::pack,
     fsck,
     lock::DirectoryLock,
     log::Integrator,
 };
-use evidenceos_tlog::{SignerKey, leaf_hash, sth};
+use evidenceos_tlog::{SignerKey, leaf_hash, small::root_of, sth};
 use rusqlite::Connection;
 use tempfile::TempDir;
 
@@ -74,6 +76,22 @@ fn capsule(n: u64, holdout: HoldoutId) -> Vec<u8> {
     .to_bytes()
 }
 
+/// Two decisions in the entry of an index.
+fn decided(index: u64) -> StoredDecisions {
+    let records: [&[u8]; 2] = [b"one decision", b"another"];
+    let leaves = records.map(leaf_hash);
+    StoredDecisions {
+        batch: DecisionBatch {
+            first: DecisionId(7),
+            count: 2,
+            root: Digest(root_of(&leaves).0),
+        },
+        index,
+        recorded_unix_ms: START_UNIX_MS,
+        records: pack(records).into(),
+    }
+}
+
 /// A directory as a daemon leaves it: every table has a row, the log two tiles and a bit.
 fn sound() -> (Arc<TempDir>, Digest) {
     let mut disk = Disk::new();
@@ -97,6 +115,8 @@ fn sound() -> (Arc<TempDir>, Digest) {
     entries.extend((0..2).map(|n| capsule(n, held.id)));
     entries
         .extend((0..600).map(|n| format!("{{\"n\":{n},\"schema\":\"evidenceos.v2.x\"}}").into()));
+    let decided = decided(entries.len() as u64);
+    entries.push(decided.batch.to_entry(START_UNIX_MS));
     let entries: Vec<Entry> = entries
         .into_iter()
         .map(|bytes: Vec<u8>| Entry {
@@ -144,6 +164,7 @@ fn sound() -> (Arc<TempDir>, Digest) {
             ..Changes::default()
         },
         recorded: vec![crate::disk::recorded(START_UNIX_MS)],
+        decisions: vec![decided],
         modules: vec![Module {
             hash: Digest::of(b"module"),
             bytes: b"module".to_vec(),
@@ -191,10 +212,11 @@ fn nothing_is_found_where_nothing_is_wrong() {
         let found = report.checks.iter().find(|checked| checked.check == name);
         found.expect(name).looked_at
     };
-    assert_eq!(looked_at("entries"), 603);
+    assert_eq!(looked_at("entries"), 604);
+    assert_eq!(looked_at("decisions"), 1);
     assert_eq!(looked_at("blobs"), 1);
     assert_eq!(looked_at("journal"), 1);
-    // Tiles 0/000, 0/001, 0/002.p/91, 1/000.p/2, as many bundles as tiles below, the checkpoint.
+    // Tiles 0/000, 0/001, 0/002.p/92, 1/000.p/2, as many bundles as tiles below, the checkpoint.
     assert_eq!(looked_at("log files"), 8);
 }
 
@@ -209,7 +231,7 @@ enum Damage {
 #[test]
 fn each_kind_of_damage_is_found_by_its_check_and_nothing_is_written() {
     use Damage::{Blob, File, Gone, Sql};
-    let table: [(Damage, &[&str]); 25] = [
+    let table: [(Damage, &[&str]); 27] = [
         (
             Sql("UPDATE holdouts SET row = zeroblob(100)"),
             &["holdouts", "pools", "ledger"],
@@ -235,9 +257,14 @@ fn each_kind_of_damage_is_found_by_its_check_and_nothing_is_written() {
             &["entries"],
         ),
         (
-            Sql("DELETE FROM entries WHERE idx = 602"),
-            &["counters", "entries", "log files"],
+            Sql("DELETE FROM entries WHERE idx = 603"),
+            &["counters", "entries", "decisions", "log files"],
         ),
+        (
+            Sql("UPDATE decisions SET records = zeroblob(20)"),
+            &["decisions"],
+        ),
+        (Sql("UPDATE decisions SET idx = 5"), &["decisions"]),
         (
             Sql("DELETE FROM entries WHERE idx = 1"),
             &["counters", "entries", "ledger", "log files"],

@@ -4,6 +4,7 @@
 mod accounts;
 mod backup;
 mod damage;
+mod decisions;
 mod disk;
 mod fsck;
 mod log;
