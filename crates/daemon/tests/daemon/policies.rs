@@ -556,7 +556,7 @@ fn a_veto_keeps_a_run_from_being_judged_until_a_reload_takes_it_back() {
         let place = daemon.directory.path().join(policies::DIRECTORY);
         fs::create_dir(&place).expect("made");
         trust(&place);
-        let perfect = judged(&predictions("h", 0));
+        let perfect = judged(&predictions("h", 100));
 
         for (number, (wasm, decision, codes)) in [
             (vote(2), wire::Decision::Reject, [2, 9_104]),
