@@ -39,6 +39,9 @@ use crate::{
 /// A client that has not sent its headers by then is sent away.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// What a caller calls its request; the answer has it too.
+const REQUEST_ID: header::HeaderName = header::HeaderName::from_static("x-request-id");
+
 /// Whether the daemon serves.
 #[derive(Default)]
 pub struct Health(AtomicU8);
@@ -168,7 +171,15 @@ fn service(
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(peer.clone());
         preflight::normal_path(&mut request);
-        routes.clone().oneshot(request)
+        let id = request.headers().get(REQUEST_ID).cloned();
+        let answered = routes.clone().oneshot(request);
+        async move {
+            let mut response = answered.await?;
+            if let Some(id) = id {
+                response.headers_mut().insert(REQUEST_ID, id);
+            }
+            Ok(response)
+        }
     });
     TowerToHyperService::new(service)
 }

@@ -27,6 +27,8 @@ use crate::{
     policies::{Policies, Verdict, Veto, preflight_input},
 };
 
+/// Where decisions are logged, at level debug: `--log info,evidenceos_audit=debug`.
+const AUDIT: &str = "evidenceos_audit";
 /// The session of calls that name none.
 const NO_SESSION: &str = "no-session";
 
@@ -59,7 +61,7 @@ impl Api {
             headers,
             body,
         } = known;
-        parse::request_id(&headers).map_err(|wrong| self.invalid(wrong))?;
+        let request_id = parse::request_id(&headers).map_err(|wrong| self.invalid(wrong))?;
         let limited = self.rates.take(&principal.caller.tag).err();
         let bytes =
             read(body, self.config.max_body_bytes)
@@ -89,16 +91,28 @@ impl Api {
             };
             return Err(Answer::new(StatusCode::BAD_REQUEST, body));
         }
-        Ok(self.judge(&principal, call).await)
+        let answer = self.judge(&principal, &call).await;
+        // Names and digests only: what a tool is called with is nobody else's.
+        tracing::debug!(
+            target: AUDIT,
+            request_id,
+            caller = %principal.caller.tag,
+            tool = call.tool_name,
+            decision = answer.body.decision.word(),
+            reason = answer.body.reason_code.word(),
+            decision_id = answer.body.decision_id,
+            "preflight"
+        );
+        Ok(answer)
     }
 
     /// Judges a call that is well formed and in its rate.
-    async fn judge(&self, principal: &Principal, call: ToolCall) -> Answer<ToolDecision> {
+    async fn judge(&self, principal: &Principal, call: &ToolCall) -> Answer<ToolDecision> {
         let session = call.session_id.as_deref();
         let observed = self.observe(principal, session, &call.tool_name, &call.params_hash);
         let policies = self.policies.load_full();
         let policies_digest = policies.digest();
-        let votes = self.votes(policies, &call).await;
+        let votes = self.votes(policies, call).await;
         let judged = self
             .risk
             .judge(&call.tool_name, self.level(&observed), votes);
@@ -120,7 +134,7 @@ impl Api {
                 durable,
                 Draft {
                     policies: policies_digest,
-                    ..Draft::preflight(principal, &call, &judged)
+                    ..Draft::preflight(principal, call, &judged)
                 },
             )
             .await;

@@ -166,6 +166,9 @@ fn what_is_malformed_is_refused_in_a_constant_shape() {
                 String::from_utf8_lossy(&body[..body.len().min(60)])
             );
             assert!(answer.head.contains("content-length"), "never chunked");
+            if headers == ID {
+                assert!(answer.head.contains("x-request-id: r-1"), "{}", answer.head);
+            }
         }
         let session = post(
             http(&running),

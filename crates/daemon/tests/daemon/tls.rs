@@ -283,7 +283,7 @@ fn under_tls_health_needs_no_certificate_and_everything_else_does() {
                 ("/readyz", 200, 200),
                 ("/health", 200, 200),
                 ("/version", 200, 200),
-                ("/v1/preflight_tool_call", 401, 404),
+                ("/v1/preflight_tool_call", 401, 405),
                 ("/", 401, 404),
             ] {
                 for (leaf, status) in [(None, without), (Some(&leaf), with)] {
