@@ -19,6 +19,7 @@ use crate::{
     lab::LabCommand,
     log::LogCommand,
     output::{Output, print_error},
+    policy::PolicyCommand,
     server::ServerCommand,
     verify::VerifyArgs,
 };
@@ -65,6 +66,9 @@ enum Command {
     /// Make, choose, import and wrap signing keys.
     #[command(subcommand)]
     Keys(KeysCommand),
+    /// Check, sign and trust policy oracles.
+    #[command(subcommand)]
+    Policy(PolicyCommand),
     /// Make certificates and keys to try a server with.
     #[command(subcommand)]
     Lab(LabCommand),
@@ -117,6 +121,7 @@ async fn execute(cli: Cli, token_from_environment: Option<String>) -> Result<Out
         Command::Log(command) => command.run(&connection()?, cli.json).await,
         Command::Server(command) => command.run(&connection()?).await,
         Command::Keys(command) => command.run().await,
+        Command::Policy(command) => command.run(),
         Command::Lab(command) => command.run(),
         Command::Verify(args) => args.run(),
         Command::Demo(args) => args.run().await,

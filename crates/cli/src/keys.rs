@@ -315,6 +315,23 @@ fn fix_permissions(place: &Place) -> Result<Output, CliError> {
     Ok(Output::new(json!({ "changed": changed }), text))
 }
 
+/// Reads a file of 32 bytes that nobody else can read; `flag` named it.
+pub fn seed_file(flag: &str, path: &Path) -> Result<Secret, CliError> {
+    let (directory, name) = directory_and_name(path)
+        .ok_or_else(|| CliError::Usage(format!("{flag} {}: not a file", path.display())))?;
+    let seed = Directory::open(directory)?.read(name)?;
+    seed.ok_or_else(|| CliError::Usage(format!("{flag} {}: no such file", path.display())))
+}
+
+/// The directory of a file, and its name there.
+pub fn directory_and_name(path: &Path) -> Option<(&Path, &str)> {
+    let name = path.file_name()?.to_str()?;
+    let parent = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty());
+    Some((parent.unwrap_or(Path::new(".")), name))
+}
+
 impl WrapArgs {
     async fn run(self) -> Result<Output, CliError> {
         let seed = self.seed()?;
@@ -368,18 +385,7 @@ impl WrapArgs {
             let ring = Ring::open(&self.place.keys())?;
             return Ok(ring.seed(ring.choose(self.key_id, None)?)?);
         };
-        let (directory, name) = match (path.parent(), path.file_name()) {
-            (Some(directory), Some(name)) if !directory.as_os_str().is_empty() => (directory, name),
-            (_, Some(name)) => (Path::new("."), name),
-            _ => {
-                return Err(CliError::Usage(format!(
-                    "--from {}: not a file",
-                    path.display()
-                )));
-            }
-        };
-        let seed = Directory::open(directory)?.read(&name.to_string_lossy())?;
-        seed.ok_or_else(|| CliError::Usage(format!("--from {}: no such file", path.display())))
+        seed_file("--from", path)
     }
 
     fn mock_key(&self) -> Result<Option<Secret>, CliError> {

@@ -19,6 +19,7 @@ mod labels;
 mod log;
 mod output;
 mod pack;
+mod policy;
 mod render;
 mod server;
 mod units;
