@@ -215,8 +215,18 @@ async fn spawn(
         .args(["--metrics-listen", "off", "--log", "error"])
         // One caller runs more claims than a day's credit is for.
         .args(["--default-credit-limit", "9007199254740991", "--data-dir"])
-        .arg(directory)
-        .stdout(Stdio::piped());
+        .arg(directory);
+    let (child, line) = launch(command).await?;
+    let address = line
+        .split_whitespace()
+        .find(|word| word.parse::<std::net::SocketAddr>().is_ok())
+        .ok_or_else(|| failed(&"the daemon did not start"))?;
+    Ok((child, address.to_owned()))
+}
+
+/// Starts a program that is killed with its owner, and waits for its first line.
+pub async fn launch(mut command: std::process::Command) -> Result<(Child, String), CliError> {
+    command.stdout(Stdio::piped());
     let mut child = Command::from(command)
         .kill_on_drop(true)
         .spawn()
@@ -224,15 +234,11 @@ async fn spawn(
     let stdout = child
         .stdout
         .take()
-        .ok_or_else(|| failed(&"the daemon has no output"))?;
+        .ok_or_else(|| failed(&"the program has no output"))?;
     let mut line = String::new();
     let read = BufReader::new(stdout).read_line(&mut line).await;
     read.map_err(|error| failed(&error))?;
-    let address = line
-        .split_whitespace()
-        .find(|word| word.parse::<std::net::SocketAddr>().is_ok())
-        .ok_or_else(|| failed(&"the daemon did not start"))?;
-    Ok((child, address.to_owned()))
+    Ok((child, line))
 }
 
 /// A connection to a daemon.

@@ -7,7 +7,6 @@
 use std::{
     os::unix::process::CommandExt as _,
     path::Path,
-    process::Stdio,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -17,13 +16,17 @@ use std::{
 
 use axum::{Router, body::Bytes, routing::post};
 use tokio::{
-    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
-    process::{Child, Command},
+    process::Child,
     task::JoinSet,
 };
 
-use super::{child::Daemon, failed, stats::Samples};
+use super::{
+    child::{Daemon, launch},
+    failed,
+    stats::Samples,
+};
 use crate::error::CliError;
 
 /// What one call is.
@@ -84,7 +87,7 @@ struct Target {
     path: &'static str,
 }
 
-/// Serves the noop until standard input ends.
+/// Serves the noop until it is killed.
 ///
 /// # Errors
 /// Where no port can be had.
@@ -108,21 +111,8 @@ pub async fn serve_noop() -> Result<(), CliError> {
 async fn noop_server() -> Result<(Child, Target), CliError> {
     let program = std::env::current_exe().map_err(|error| failed(&error))?;
     let mut command = std::process::Command::new(program);
-    command
-        .arg0("evidenceos")
-        .args(["bench", "--serve-noop"])
-        .stdout(Stdio::piped());
-    let mut child = Command::from(command)
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(|error| failed(&error))?;
-    let stdout = child
-        .stdout
-        .take()
-        .ok_or_else(|| failed(&"the noop server has no output"))?;
-    let mut line = String::new();
-    let read = BufReader::new(stdout).read_line(&mut line).await;
-    read.map_err(|error| failed(&error))?;
+    command.arg0("evidenceos").args(["bench", "--serve-noop"]);
+    let (child, line) = launch(command).await?;
     let target = Target {
         address: line.trim().to_owned(),
         path: "/noop",
