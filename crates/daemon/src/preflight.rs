@@ -1,8 +1,8 @@
 //! The gate for agents: HTTP routes that are asked before and after a tool call.
 //!
-//! - [`wire`] has the bodies, [`parse`] reads requests, [`judge`] decides, [`limits`] bounds.
-//! - [`calls`] is the way of one request: who calls, how often, what is asked, what is decided,
-//!   what is recorded. [`receipts`] shows a decision with its proof. [`openapi`] describes it all.
+//! - `wire` has the bodies, `parse` reads requests, `judge` decides, `limits` bounds.
+//! - `calls` is the way of one request: who calls, how often, what is asked, what is decided,
+//!   what is recorded. `receipts` shows a decision with its proof. `openapi` describes it all.
 //!
 //! Invariants: a caller is known before anything of the body is looked at; whatever cannot be
 //! decided or recorded reads as a stop, but for tools that can do no harm; a decision that stops
