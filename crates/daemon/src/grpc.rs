@@ -4,6 +4,7 @@
 //! made in [`status`] alone. Reads never pass the writer.
 
 mod accounts;
+mod counting;
 mod gate;
 mod parse;
 mod probing;
@@ -217,7 +218,7 @@ impl Catalog {
     }
 
     /// All, in the order of registration.
-    fn all(&self) -> Vec<Arc<Holdout>> {
+    pub(crate) fn all(&self) -> Vec<Arc<Holdout>> {
         let holdouts = self.holdouts.read().unwrap_or_else(PoisonError::into_inner);
         let mut all: Vec<Arc<Holdout>> = holdouts
             .iter()
@@ -298,6 +299,7 @@ fn unexpected(reply: &Reply) -> Status {
     status::internal(&format!("an unexpected reply: {reply:?}"))
 }
 
+pub use counting::CountLayer;
 pub use gate::GateLayer;
 pub use probing::ClaimProbes;
 pub use rekey::Rekeying;

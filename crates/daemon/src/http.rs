@@ -85,8 +85,11 @@ pub fn routes(health: Arc<Health>, front: Front) -> Router {
 pub fn metrics_routes(metrics: Arc<Metrics>) -> Router {
     Router::new()
         .route("/metrics", get(show_metrics))
-        .with_state(metrics)
+        .with_state((metrics, Arc::default()))
 }
+
+/// Held while metrics are read: of the store's few connections scrapes take one at a time.
+type Turn = Arc<tokio::sync::Mutex<()>>;
 
 async fn alive() -> Json<serde_json::Value> {
     Json(json!({ "status": "ok" }))
@@ -114,10 +117,15 @@ async fn version() -> Json<serde_json::Value> {
     Json(json!({ "name": "evidenceos-daemon", "version": env!("CARGO_PKG_VERSION") }))
 }
 
-async fn show_metrics(State(metrics): State<Arc<Metrics>>) -> Response {
+async fn show_metrics(State((metrics, turn)): State<(Arc<Metrics>, Turn)>) -> Response {
+    let _turn = turn.lock().await;
+    // Some of it is read from files.
+    let shown = tokio::task::spawn_blocking(move || metrics.show())
+        .await
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
     let kind =
         HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
-    ([(header::CONTENT_TYPE, kind)], metrics.show()).into_response()
+    ([(header::CONTENT_TYPE, kind)], shown).into_response()
 }
 
 /// Serves connections until it is told to stop; then those that are open end their calls.

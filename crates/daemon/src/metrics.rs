@@ -1,12 +1,16 @@
 //! What an operator watches, as OpenMetrics text.
 //!
-//! Values are read when they are asked for, from counters that the parts keep anyway; nothing here
-//! is on the way of a call but a counter.
+//! Values are read when they are asked for, from counters and rows that the parts keep anyway;
+//! nothing here is on the way of a call but a counter or an observation. Labels come from closed
+//! sets, or are the names of holdouts, which operators give; of these so many are shown.
+
+mod process;
+mod served;
 
 use std::{
     fmt,
     sync::{
-        Arc, Mutex, OnceLock, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -26,7 +30,10 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use crate::{anchors, decisions::Recorder, server::unix_ms};
+use tonic::Code;
+
+use self::{process::ProcessCollector, served::ServedCollector};
+use crate::{anchors, decisions::Recorder, grpc::Edge, server::unix_ms};
 
 /// The metrics of a daemon.
 pub struct Metrics {
@@ -39,6 +46,10 @@ pub struct Metrics {
     failures: Family<Failed, Counter>,
     decision_seconds: Family<AtGate, Histogram>,
     recorder: Arc<OnceLock<Arc<Recorder>>>,
+    rpcs: Family<Called, Counter>,
+    rpc_seconds: Family<OfMethod, Histogram>,
+    credit_denied: Family<DeniedBy, Counter>,
+    edge: Arc<OnceLock<Weak<Edge>>>,
 }
 
 /// What keeps the data.
@@ -71,6 +82,29 @@ struct Failed {
 struct AtGate {
     gate: &'static str,
 }
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Called {
+    /// As the rule table names it.
+    method: &'static str,
+    code: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfMethod {
+    method: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DeniedBy {
+    /// `account` or `holdout`.
+    limit: &'static str,
+}
+
+/// Bounds of the time that a call takes, in seconds. Runs may take minutes.
+const RPC_SECONDS: [f64; 12] = [
+    300e-6, 1e-3, 3e-3, 10e-3, 30e-3, 100e-3, 300e-3, 1.0, 3.0, 10.0, 30.0, 120.0,
+];
 
 /// Bounds of the time that a decision takes, in seconds.
 const DECISION_SECONDS: [f64; 14] = [
@@ -105,7 +139,9 @@ impl Metrics {
     /// Metrics that nobody has counted yet.
     #[must_use]
     pub fn new() -> Self {
-        let mut registry = Registry::with_prefix("evidenceos");
+        let mut whole = Registry::default();
+        whole.register_collector(Box::new(ProcessCollector::new()));
+        let registry = whole.sub_registry_with_prefix("evidenceos");
         let calls = Family::<Identified, Counter>::default();
         registry.register(
             "identified_calls",
@@ -140,8 +176,34 @@ impl Metrics {
         registry.register_collector(Box::new(RecorderCollector(Arc::clone(&recorder))));
         let durable = Arc::default();
         registry.register_collector(Box::new(DurableCollector(Arc::clone(&durable))));
+        let rpcs = Family::<Called, Counter>::default();
+        registry.register(
+            "rpc_calls",
+            "Calls of gRPC that ended, by method and status; denied ones included",
+            rpcs.clone(),
+        );
+        let rpc_seconds =
+            Family::<OfMethod, Histogram>::new_with_constructor(|| Histogram::new(RPC_SECONDS));
+        registry.register_with_unit(
+            "rpc",
+            "Time from a call's head to its last word, without calls that last as long as their client likes",
+            Unit::Seconds,
+            rpc_seconds.clone(),
+        );
+        let credit_denied = Family::<DeniedBy, Counter>::default();
+        registry.register(
+            "credit_denied_calls",
+            "Calls refused for want of credit, of the account or of the holdout",
+            credit_denied.clone(),
+        );
+        let edge = Arc::default();
+        registry.register_collector(Box::new(ServedCollector(Arc::clone(&edge))));
         Self {
-            registry,
+            registry: whole,
+            rpcs,
+            rpc_seconds,
+            credit_denied,
+            edge,
             calls,
             log,
             ports,
@@ -197,6 +259,36 @@ impl Metrics {
         let _ = self.recorder.set(recorder);
     }
 
+    /// Counts a call of gRPC that ended, and how long it took where that is the server's doing.
+    pub fn called(&self, method: &'static str, code: Code, took: Option<Duration>) {
+        let labels = Called {
+            method,
+            code: name_of(code),
+        };
+        self.rpcs.get_or_create(&labels).inc();
+        if let Some(took) = took {
+            self.rpc_seconds
+                .get_or_create(&OfMethod { method })
+                .observe(took.as_secs_f64());
+        }
+    }
+
+    /// Looks at the head of an answer that is a refusal: some are counted apart.
+    pub fn refused_call(&self, headers: &http::HeaderMap) {
+        let own = headers.get("x-evidenceos-code").map(|code| code.as_bytes());
+        let limit = match own {
+            Some(b"INSUFFICIENT_CREDIT") => "account",
+            Some(b"HOLDOUT_CREDIT_EXHAUSTED") => "holdout",
+            _ => return,
+        };
+        self.credit_denied.get_or_create(&DeniedBy { limit }).inc();
+    }
+
+    /// Watches what is served, as long as it is; the first time counts.
+    pub fn serves(&self, edge: &Arc<Edge>) {
+        let _ = self.edge.set(Arc::downgrade(edge));
+    }
+
     /// Notes the newest head that is shown.
     pub fn head(&self, size: u64, now_unix_ms: u64) {
         self.log.size.store(size, Ordering::Relaxed);
@@ -233,6 +325,59 @@ impl Metrics {
             .unwrap_or_else(|error| unreachable!("text is written into memory: {error}"));
         text
     }
+}
+
+/// A status by the name that the specification of gRPC gives it.
+fn name_of(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}
+
+/// Writes a gauge without labels.
+fn gauge<V>(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    unit: Option<&Unit>,
+    value: V,
+) -> fmt::Result
+where
+    ConstGauge<V>: prometheus_client::encoding::EncodeMetric,
+{
+    let gauge = ConstGauge::new(value);
+    gauge.encode(encoder.encode_descriptor(name, help, unit, gauge.metric_type())?)
+}
+
+/// Writes a counter without labels.
+fn counter<V>(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    unit: Option<&Unit>,
+    value: V,
+) -> fmt::Result
+where
+    ConstCounter<V>: prometheus_client::encoding::EncodeMetric,
+{
+    let counter = ConstCounter::new(value);
+    counter.encode(encoder.encode_descriptor(name, help, unit, counter.metric_type())?)
 }
 
 #[derive(Debug)]
@@ -338,6 +483,37 @@ impl Collector for DurableCollector {
         ] {
             let gauge = ConstGauge::new(value);
             gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
+        }
+        let done = &durable.done;
+        for (name, help, value) in [
+            (
+                "store_commits",
+                "Transactions that are durable",
+                &done.commits,
+            ),
+            (
+                "store_wal_checkpoints",
+                "Times that the write-ahead log was copied into the database",
+                &done.checkpoints,
+            ),
+            (
+                "store_rows_read",
+                "Rows that the writer read to decide",
+                &done.rows_read,
+            ),
+            (
+                "store_log_files_synced",
+                "Tiles, bundles and checkpoints of the log that were synced",
+                &done.log_files_synced,
+            ),
+        ] {
+            counter(
+                &mut encoder,
+                name,
+                help,
+                None,
+                value.load(Ordering::Relaxed),
+            )?;
         }
         Ok(())
     }

@@ -28,7 +28,7 @@ use crate::{
     config::Config,
     control::Control,
     decisions,
-    grpc::Edge,
+    grpc::{CountLayer, Edge, GateLayer},
     holdout_keys::HoldoutKeyError,
     http,
     keys::LogKeyError,
@@ -149,10 +149,12 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         Arc::clone(&gate),
         config.listeners.http_needs_certificate(),
         &config.preflight,
-        metrics,
+        Arc::clone(&metrics),
     )?;
+    metrics.serves(&edge);
+    let layers = (CountLayer(metrics), GateLayer::new(Arc::clone(&gate)));
     let servers = listeners
-        .serve_grpc(&config.listeners, &edge, &gate, &stopped)
+        .serve_grpc(&config.listeners, &edge, layers, &stopped)
         .await?;
     front.open(api);
     let control = match Control::bind(&config.data_dir) {

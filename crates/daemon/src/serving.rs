@@ -12,9 +12,9 @@ use tokio::{net::TcpSocket, sync::watch, task::JoinHandle};
 use tokio_stream::StreamExt as _;
 
 use crate::{
-    auth::{Gate, GrpcConnection},
+    auth::GrpcConnection,
     config::{Listeners as ListenersConfig, TlsConfig},
-    grpc::{Edge, GateLayer, Service},
+    grpc::{CountLayer, Edge, GateLayer, Service},
     http::{self, Health},
     metrics::Metrics,
     preflight::Front,
@@ -172,11 +172,11 @@ impl Listeners {
         &self,
         config: &ListenersConfig,
         edge: &Arc<Edge>,
-        gate: &Arc<Gate>,
+        layers: (CountLayer, GateLayer),
         stopped: &watch::Receiver<bool>,
     ) -> Result<Servers, StartError> {
         let connections = self.grpc.connections(stopped.clone())?;
-        let task = grpc(config, connections, edge, gate, stopped.clone()).await?;
+        let task = grpc(config, connections, edge, layers, stopped.clone()).await?;
         Ok(Servers(vec![task]))
     }
 
@@ -241,7 +241,7 @@ async fn grpc(
     config: &ListenersConfig,
     connections: evidenceos_access::Incoming,
     edge: &Arc<Edge>,
-    gate: &Arc<Gate>,
+    (counts, gate): (CountLayer, GateLayer),
     stopped: watch::Receiver<bool>,
 ) -> Result<JoinHandle<()>, StartError> {
     let service = EvidenceOsServer::new(Service::new(Arc::clone(edge)))
@@ -254,7 +254,9 @@ async fn grpc(
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()?;
     let server = tonic::transport::Server::builder()
-        .layer(GateLayer::new(Arc::clone(gate)))
+        // Around the gate, so that whom it sends away is counted as well.
+        .layer(counts)
+        .layer(gate)
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
         .max_concurrent_streams(Some(MAX_STREAMS))
         .max_connection_age(config.max_connection_age)

@@ -118,6 +118,13 @@ impl Mailbox {
         let _ = self.letters.send(Letter::Call(call));
     }
 
+    /// Calls that wait before the writer.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        let queued = self.queued.lock().unwrap_or_else(PoisonError::into_inner);
+        queued.calls
+    }
+
     /// Hands in an executed run.
     pub fn finished(&self, finished: Finished) {
         let _ = self.letters.send(Letter::Finished(finished));

@@ -105,6 +105,40 @@ pub fn brings_much(path: &str) -> bool {
     )
 }
 
+/// The calls of other services that are served here, as metrics name them.
+const OTHERS: [&str; 3] = [
+    "grpc.health.v1.Health/Check",
+    "grpc.health.v1.Health/Watch",
+    "grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+];
+
+/// The call of a path as metrics name it: one of a closed set, whatever is asked for.
+#[must_use]
+pub fn label(path: &str) -> &'static str {
+    let found = match path.strip_prefix(SERVICE) {
+        Some(method) => RULES
+            .iter()
+            .map(|(name, _)| *name)
+            .find(|name| *name == method),
+        None => OTHERS
+            .into_iter()
+            .find(|name| path.strip_prefix('/') == Some(*name)),
+    };
+    found.unwrap_or("other")
+}
+
+/// Whether a call, as [`label`] names it, lasts as long as its client likes.
+#[must_use]
+pub fn is_watch(label: &str) -> bool {
+    matches!(
+        label,
+        "WatchRevocations"
+            | "WatchAccounts"
+            | "grpc.health.v1.Health/Watch"
+            | "grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
+    )
+}
+
 /// What a path needs. Whatever is not known here needs a name, and is answered by the router.
 #[must_use]
 pub fn of(path: &str) -> Needs {

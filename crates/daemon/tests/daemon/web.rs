@@ -19,8 +19,8 @@ use tokio::{
 use tonic::Code;
 
 use crate::{
-    harness::{Client, block_on, refused},
-    secure::{Answer, Home, get},
+    harness::{Client, block_on, judged, predictions, refused},
+    secure::{Answer, Home, get, post},
 };
 
 async fn client(running: &Running, token: &str) -> Client {
@@ -232,8 +232,16 @@ fn samples(text: &str) -> BTreeMap<String, f64> {
         }
         let (sample, value) = line.rsplit_once(' ').expect("a value");
         let name = sample.split('{').next().expect("a name");
-        let family = name.strip_suffix("_total").unwrap_or(name);
-        let expected = if family == name { "gauge" } else { "counter" };
+        let histogram = ["_bucket", "_sum", "_count"]
+            .into_iter()
+            .filter_map(|suffix| name.strip_suffix(suffix))
+            .find(|family| families.get(family) == Some(&"histogram"));
+        let counter = name.strip_suffix("_total");
+        let (family, expected) = match (histogram, counter) {
+            (Some(family), _) => (family, "histogram"),
+            (None, Some(family)) => (family, "counter"),
+            (None, None) => (name, "gauge"),
+        };
         assert_eq!(families.get(family), Some(&expected), "{line}");
         let value = value.parse().expect("a number");
         assert!(samples.insert(sample.to_owned(), value).is_none(), "{line}");
@@ -293,9 +301,89 @@ fn metrics_tell_who_calls_and_what_is_served() {
     });
 }
 
+/// Values of one family, by labels.
+fn of<'s>(samples: &'s BTreeMap<String, f64>, family: &str) -> BTreeMap<&'s str, f64> {
+    let named = samples.iter().filter_map(|(sample, value)| {
+        let labels = sample.strip_prefix(family)?;
+        labels.starts_with('{').then_some((labels, *value))
+    });
+    named.collect()
+}
+
 #[test]
-fn alerts_are_about_metrics_that_exist() {
-    const ALERTS: &str = include_str!("../../../../deploy/observability/alerts.yml");
+fn calls_are_counted_by_method_and_code_from_closed_sets() {
+    block_on(async {
+        let home = Home::new();
+        let running = home.start(&home.plain()).await;
+        let client = home.connect_plain(&running).await;
+        let mut inner = client.inner.clone();
+        let info = wire::GetServerInfoRequest {};
+        inner.get_server_info(info).await.expect("answers");
+        let unknown = wire::GetClaimRequest::default();
+        inner.get_claim(unknown).await.expect_err("no such claim");
+        let endpoint = format!("http://{}", running.grpc_address());
+        let channel = tonic::transport::Endpoint::from_shared(endpoint).expect("an address");
+        let mut any = tonic::client::Grpc::new(channel.connect().await.expect("listens"));
+        for path in ["/evidenceos.v2.EvidenceOS/Later", "/a.b/C", "/d.e/F"] {
+            any.ready().await.expect("ready");
+            let codec = tonic_prost::ProstCodec::<
+                wire::GetServerInfoRequest,
+                wire::GetServerInfoResponse,
+            >::default();
+            let path = path.parse().expect("a path");
+            let answer = any.unary(tonic::Request::new(info), path, codec).await;
+            assert_eq!(answer.expect_err("unknown").code(), Code::Unimplemented);
+        }
+        let samples = metrics(&running).await;
+        let calls = of(&samples, "evidenceos_rpc_calls_total");
+        let expected = BTreeMap::from([
+            ("{method=\"GetServerInfo\",code=\"OK\"}", 1.0),
+            ("{method=\"GetClaim\",code=\"INVALID_ARGUMENT\"}", 1.0),
+            ("{method=\"other\",code=\"UNIMPLEMENTED\"}", 3.0),
+        ]);
+        assert_eq!(calls, expected);
+        let took = of(&samples, "evidenceos_rpc_seconds_count");
+        assert_eq!(took["{method=\"other\"}"], 3.0, "{took:?}");
+    });
+}
+
+#[test]
+fn a_run_moves_the_bits_of_its_holdout_and_burns_credit() {
+    block_on(async {
+        let home = Home::new();
+        let running = home.start(&home.plain()).await;
+        let mut client = home.connect_plain(&running).await;
+        client.put_default("h").await;
+        let before = metrics(&running).await;
+        let predictions = predictions("h", 20);
+        let (_, result) = client.run("c", "h", &judged(&predictions)).await;
+        let after = metrics(&running).await;
+        let sealed = "{holdout=\"h\",part=\"sealed\"}";
+        let moved = |family: &str| {
+            let sample = format!("{family}{sealed}");
+            after[&sample] - before[&sample]
+        };
+        let charged = moved("evidenceos_holdout_leakage_charged_total");
+        assert!(charged > 0.0, "{charged}");
+        let left = moved("evidenceos_holdout_leakage_left");
+        assert!((charged + left).abs() < 1e-9, "{charged} {left}");
+        assert_eq!(moved("evidenceos_holdout_leakage_budget"), 0.0);
+        for family in ["settled", "certified"] {
+            let sample = format!("evidenceos_holdout_claims_{family}_total{{holdout=\"h\"}}");
+            assert_eq!((before[&sample], after[&sample]), (0.0, 1.0), "{sample}");
+        }
+        let burned = after["evidenceos_credit_burned_total"];
+        assert_eq!(burned, result.credit_burned as f64);
+        assert_eq!(after["evidenceos_credit_accounts"], 1.0);
+    });
+}
+
+#[test]
+fn alerts_and_dashboard_are_about_metrics_that_exist() {
+    const FILES: [&str; 2] = [
+        include_str!("../../../../deploy/observability/alerts.yml"),
+        include_str!("../../../../deploy/observability/dashboard.json"),
+    ];
     block_on(async {
         let home = Home::new();
         let running = home.start(&home.tls(false)).await;
@@ -303,12 +391,24 @@ fn alerts_are_about_metrics_that_exist() {
         let info = wire::GetServerInfoRequest {};
         let nobody = client.inner.get_server_info(info).await;
         nobody.expect_err("a denied call is counted as well");
-        let samples = metrics(&running).await;
+        let mut samples = metrics(&running).await;
+        // Where nobody is asked who he is, there is no denied call, but a holdout and a decision.
+        let home = Home::new();
+        let running = home.start(&home.plain()).await;
+        let mut operator = home.connect_plain(&running).await;
+        operator.put_default("h").await;
+        let http = running.http_address().expect("on");
+        let asked = post(http, "/v1/preflight_tool_call", "", b"{}").await;
+        assert_ne!(asked.status, 404);
+        samples.extend(metrics(&running).await);
         let exist: BTreeSet<_> = samples.keys().filter_map(|k| k.split('{').next()).collect();
-        let words = ALERTS.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
-        let named: BTreeSet<_> = words.filter(|w| w.starts_with("evidenceos_")).collect();
-        let unknown: Vec<_> = named.difference(&exist).collect();
-        assert!(named.len() > 5 && unknown.is_empty(), "{unknown:?}");
+        for file in FILES {
+            let words = file.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+            let ours = |w: &&str| w.starts_with("evidenceos_") || w.starts_with("process_");
+            let named: BTreeSet<_> = words.filter(ours).collect();
+            let unknown: Vec<_> = named.difference(&exist).collect();
+            assert!(named.len() > 5 && unknown.is_empty(), "{unknown:?}");
+        }
     });
 }
 

@@ -1,0 +1,200 @@
+//! Holdouts, credit, queues and the build: what the edge knows, read when somebody asks.
+//!
+//! Rows are read beside the writer. What cannot be read is left out and said in the log; no
+//! scrape fails for it.
+
+use std::{
+    fmt,
+    sync::{Arc, OnceLock, Weak, atomic::Ordering},
+};
+
+use evidenceos_kernel::{account::Totals, bits::MicroBits, holdout::Holdout};
+use evidenceos_store::StoreError;
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeMetric as _},
+    metrics::{counter::ConstCounter, gauge::ConstGauge},
+};
+
+use super::{counter, gauge};
+use crate::grpc::Edge;
+
+/// Holdouts that are shown one by one, the newest: what bounds the series of a server.
+const HOLDOUTS: usize = 1_000;
+
+/// What reads the edge, while there is one.
+pub(super) struct ServedCollector(pub(super) Arc<OnceLock<Weak<Edge>>>);
+
+impl fmt::Debug for ServedCollector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ServedCollector")
+    }
+}
+
+impl Collector for ServedCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let Some(edge) = self.0.get().and_then(Weak::upgrade) else {
+            return Ok(());
+        };
+        build(&edge, &mut encoder)?;
+        queues(&edge, &mut encoder)?;
+        let all = edge.catalog.all();
+        let help = "Holdouts that were registered; the newest 1000 are shown one by one";
+        gauge(&mut encoder, "holdouts", help, None, all.len() as u64)?;
+        let shown = all.iter().rev().take(HOLDOUTS);
+        let read: Result<Vec<Option<Holdout>>, StoreError> = shown
+            .map(|holdout| edge.readers.holdout(holdout.seq))
+            .collect();
+        match read {
+            Ok(found) => holdouts(
+                &found.into_iter().flatten().collect::<Vec<_>>(),
+                &mut encoder,
+            )?,
+            Err(error) => tracing::warn!(%error, "holdouts cannot be read for metrics"),
+        }
+        match edge.readers.accounts_and_totals(0, 0) {
+            Ok((_, totals)) => credit(&totals, &mut encoder),
+            Err(error) => {
+                tracing::warn!(%error, "accounts cannot be read for metrics");
+                Ok(())
+            }
+        }
+    }
+}
+
+fn build(edge: &Edge, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    let info = ConstGauge::new(1u64);
+    let labels = [
+        ("version", env!("CARGO_PKG_VERSION")),
+        ("engine", edge.guests.sandbox.engine_id()),
+    ];
+    let help = "1; the labels say what runs";
+    let mut family = encoder.encode_descriptor("build_info", help, None, info.metric_type())?;
+    info.encode(family.encode_family(&labels)?)
+}
+
+fn queues(edge: &Edge, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    let help = "Calls that wait before the writer";
+    let waiting = edge.mailbox.waiting() as u64;
+    gauge(encoder, "writer_calls_waiting", help, None, waiting)?;
+    let acknowledged = edge.done.accounts_seq.load(Ordering::Relaxed);
+    let behind = acknowledged.saturating_sub(*edge.accounts_shown.borrow());
+    let help = "Commits since the last one that accounts.json shows, up to the last that changed an account; 0: it shows all";
+    gauge(encoder, "accounts_file_behind_commits", help, None, behind)
+}
+
+type Of<T> = fn(&Holdout) -> T;
+
+/// Leakage is in bits of information. That is no part of the names, since the linter of the text
+/// format takes any bits for eighths of bytes.
+fn holdouts(holdouts: &[Holdout], encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    let charged: [(&str, Of<MicroBits>); 2] = [
+        ("answers", |holdout| holdout.answers.charged),
+        ("sealed", |holdout| holdout.sealed.charged),
+    ];
+    let kind = ConstCounter::new(0.0).metric_type();
+    let help = "Leakage that was charged, in bits of information, of the answer part and of the sealed part";
+    let mut family = encoder.encode_descriptor("holdout_leakage_charged", help, None, kind)?;
+    for holdout in holdouts {
+        for (part, read) in charged {
+            let labels = [("holdout", holdout.reference.as_str()), ("part", part)];
+            ConstCounter::new(bits(read(holdout))).encode(family.encode_family(&labels)?)?;
+        }
+    }
+    let left: [(&str, &str, Of<[MicroBits; 2]>); 2] = [
+        (
+            "holdout_leakage_left",
+            "Leakage that the budget carries beside what is charged and what runs under way may take, in bits of information",
+            |holdout| {
+                let answers = holdout.description.policy.answer_budget;
+                let sealed = holdout.sealed_budget();
+                [holdout.answers.free(answers), holdout.sealed.free(sealed)]
+            },
+        ),
+        (
+            "holdout_leakage_budget",
+            "Leakage that the holdout may lose in all, in bits of information",
+            |holdout| {
+                [
+                    holdout.description.policy.answer_budget,
+                    holdout.sealed_budget(),
+                ]
+            },
+        ),
+    ];
+    for (name, help, read) in left {
+        let kind = ConstGauge::new(0.0).metric_type();
+        let mut family = encoder.encode_descriptor(name, help, None, kind)?;
+        for holdout in holdouts {
+            for (part, left) in ["answers", "sealed"].into_iter().zip(read(holdout)) {
+                let labels = [("holdout", holdout.reference.as_str()), ("part", part)];
+                ConstGauge::new(bits(left)).encode(family.encode_family(&labels)?)?;
+            }
+        }
+    }
+    let counts: [(&str, &str, Of<u64>); 2] = [
+        (
+            "holdout_claims_settled",
+            "Claims that were judged on the holdout",
+            |holdout| holdout.settled,
+        ),
+        (
+            "holdout_claims_certified",
+            "Claims that were certified on the holdout",
+            |holdout| holdout.certified,
+        ),
+    ];
+    for (name, help, read) in counts {
+        let mut family = encoder.encode_descriptor(name, help, None, kind)?;
+        for holdout in holdouts {
+            let labels = [("holdout", holdout.reference.as_str())];
+            ConstCounter::new(read(holdout)).encode(family.encode_family(&labels)?)?;
+        }
+    }
+    Ok(())
+}
+
+fn bits(amount: MicroBits) -> f64 {
+    amount.0 as f64 / 1e6
+}
+
+fn credit(totals: &Totals, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    let help = "Credit accounts";
+    gauge(encoder, "credit_accounts", help, None, totals.accounts)?;
+    for (name, help, value) in [
+        (
+            "credit_opened",
+            "Credits that accounts were opened with",
+            totals.initial,
+        ),
+        ("credit_minted", "Credits that days brought", totals.minted),
+        (
+            "credit_granted",
+            "Credits that operators granted, and that imports added",
+            totals.granted,
+        ),
+        (
+            "credit_withdrawn",
+            "Credits that lowered limits and imports took",
+            totals.withdrawn,
+        ),
+        ("credit_burned", "Credits that runs burned", totals.burned),
+    ] {
+        counter(encoder, name, help, None, value as f64)?;
+    }
+    for (name, help, value) in [
+        (
+            "credit_reserved",
+            "Credits set aside for runs under way",
+            totals.reserved,
+        ),
+        (
+            "credit_balance",
+            "Credits that all accounts have together",
+            totals.balances,
+        ),
+    ] {
+        gauge(encoder, name, help, None, value as f64)?;
+    }
+    Ok(())
+}
