@@ -16,7 +16,7 @@ use axum::{
     Json, Router,
     body::Body,
     extract::{RawQuery, State},
-    http::{HeaderValue, StatusCode, header},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse as _, Response},
     routing::get,
 };
@@ -32,7 +32,7 @@ use tokio_stream::StreamExt as _;
 use tower::ServiceExt as _;
 
 use crate::{
-    metrics::Metrics,
+    metrics::{Metrics, classic},
     preflight::{self, Front},
 };
 
@@ -117,14 +117,32 @@ async fn version() -> Json<serde_json::Value> {
     Json(json!({ "name": "evidenceos-daemon", "version": env!("CARGO_PKG_VERSION") }))
 }
 
-async fn show_metrics(State((metrics, turn)): State<(Arc<Metrics>, Turn)>) -> Response {
+/// In the format that is asked for: OpenMetrics, or the older one of Prometheus.
+async fn show_metrics(
+    State((metrics, turn)): State<(Arc<Metrics>, Turn)>,
+    headers: HeaderMap,
+) -> Response {
     let _turn = turn.lock().await;
     // Some of it is read from files.
     let shown = tokio::task::spawn_blocking(move || metrics.show())
         .await
         .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
-    let kind =
-        HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+    let accepted = headers
+        .get(header::ACCEPT)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
+    let (kind, shown) = if accepted.contains("application/openmetrics-text") {
+        (
+            "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            shown,
+        )
+    } else {
+        (
+            "text/plain; version=0.0.4; charset=utf-8",
+            classic::from_openmetrics(&shown),
+        )
+    };
+    let kind = HeaderValue::from_static(kind);
     ([(header::CONTENT_TYPE, kind)], shown).into_response()
 }
 

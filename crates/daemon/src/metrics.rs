@@ -4,6 +4,7 @@
 //! nothing here is on the way of a call but a counter or an observation. Labels come from closed
 //! sets, or are the names of holdouts, which operators give; of these so many are shown.
 
+pub mod classic;
 mod process;
 mod served;
 

@@ -45,10 +45,12 @@ fn call(tool: &str, session: &str, n: u64) -> Value {
     json!({ "toolName": tool, "params": { "n": n }, "sessionId": session })
 }
 
-/// No limit of calls a second, so that tests are as fast as they can be.
+/// No limit of calls a second, and time to record on the slowest machine: tests are as fast as they
+/// can be, and depend on no clock.
 fn unlimited(home: &Home) -> Settings {
     Settings {
         preflight_rate_limit_rps: Some("off".to_owned()),
+        preflight_timeout_ms: Some(120_000),
         ..home.plain()
     }
 }
@@ -228,7 +230,7 @@ fn a_limit_of_calls_a_second_never_reads_as_permission_to_do_harm() {
         let home = Home::new();
         let settings = Settings {
             preflight_rate_limit_rps: Some("1".to_owned()),
-            ..home.plain()
+            ..unlimited(&home)
         };
         let running = home.start(&settings).await;
         let who = |n: u64| format!("authorization: Bearer t-{n}\r\n");

@@ -251,7 +251,15 @@ fn samples(text: &str) -> BTreeMap<String, f64> {
 
 async fn metrics(running: &Running) -> BTreeMap<String, f64> {
     let address = running.metrics_address().expect("on");
-    let Answer { status, head, body } = get(address, "/metrics", "").await;
+    let older = get(address, "/metrics", "").await;
+    assert!(
+        older.head.contains("content-type: text/plain"),
+        "{}",
+        older.head
+    );
+    assert!(!older.body.contains("# EOF"), "it has no end");
+    let asked = "accept: application/openmetrics-text\r\n";
+    let Answer { status, head, body } = get(address, "/metrics", asked).await;
     assert_eq!(status, 200);
     assert!(
         head.contains("content-type: application/openmetrics-text"),

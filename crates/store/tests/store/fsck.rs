@@ -220,6 +220,37 @@ fn nothing_is_found_where_nothing_is_wrong() {
     assert_eq!(looked_at("log files"), 8);
 }
 
+/// A process that dies while it writes a bundle leaves a beginning of it under its own name.
+#[test]
+fn a_file_that_no_checkpoint_covers_may_be_unfinished_and_nothing_else() {
+    let mut disk = Disk::new();
+    let published = disk.append(3);
+    Integrator::recover(disk.path(), Arc::new(disk.readers()), Some(&published)).expect("ours");
+    disk.append(2);
+    let directory = disk.closed();
+    let entries = directory.path().join("log/tile/entries");
+    for (file, content, fine) in [
+        ("000.p/5", &b""[..], true),
+        ("000.p/5", b"\0\x07entry 0", true),
+        ("000.p/5", b"\0\x07entry 1", false),
+        ("000.p/3", b"\0\x07entry 0", false),
+    ] {
+        let path = entries.join(file);
+        let before = fs::read(&path).ok();
+        fs::write(&path, content).expect("writable");
+        let report = examine(directory.path()).expect("readable");
+        let found = report
+            .findings
+            .iter()
+            .any(|found| found.key.ends_with(file));
+        assert_eq!(!found, fine, "{file} {content:?}: {:#?}", report.findings);
+        match before {
+            Some(before) => fs::write(&path, before).expect("writable"),
+            None => fs::remove_file(&path).expect("ours"),
+        }
+    }
+}
+
 /// What is done to a sound directory.
 enum Damage {
     Sql(&'static str),
