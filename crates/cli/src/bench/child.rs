@@ -87,6 +87,8 @@ impl Daemon {
         let most = "65536";
         let gate = [
             "--preflight-rate-limit-rps=off",
+            // A disk that pauses is a figure, not an end.
+            "--preflight-timeout-ms=10000",
             "--probe-throttle-total",
             most,
             "--probe-throttle-unique-semantic",
