@@ -103,19 +103,22 @@ impl Armed {
         if !self.reached[point as usize].swap(true, Ordering::Relaxed) {
             self.note("reached", point);
         }
+        let mut fires = None;
         for arming in self.armings.iter().filter(|arming| arming.point == point) {
+            // Each counts every time, also beside one that fires: several in a row are in a row.
             if arming.seen.fetch_add(1, Ordering::Relaxed) + 1 == arming.nth {
-                self.note("fired", point);
-                match arming.what {
-                    What::Kill => kill(),
-                    What::Full => return Err(io::ErrorKind::StorageFull.into()),
-                    What::Broken => {
-                        return Err(rustix::io::Errno::IO.into());
-                    }
-                }
+                fires = Some(arming.what);
             }
         }
-        Ok(())
+        let Some(what) = fires else {
+            return Ok(());
+        };
+        self.note("fired", point);
+        match what {
+            What::Kill => kill(),
+            What::Full => Err(io::ErrorKind::StorageFull.into()),
+            What::Broken => Err(rustix::io::Errno::IO.into()),
+        }
     }
 
     /// One write, so that lines of several threads do not mix.
