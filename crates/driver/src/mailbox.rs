@@ -291,10 +291,11 @@ impl<S: Store, C: Fn() -> u64> Turning<'_, S, C> {
                 self.driver.store_mut().maintain(false)?;
             }
             Err(RecvTimeoutError::Timeout) => {
+                // First a look for room: what is owed is the larger commit, and would put it off.
+                self.driver.store_mut().maintain(!self.copying)?;
                 if self.driver.owes_a_step() {
                     self.step(Vec::new())?;
                 }
-                self.driver.store_mut().maintain(!self.copying)?;
                 self.tidy = !self.driver.owes_a_step();
             }
             Err(RecvTimeoutError::Disconnected) => return Ok(ControlFlow::Break(())),
