@@ -405,8 +405,8 @@ impl World {
     pub async fn full_at(&mut self, arming: Arming) -> Result<(), Failed> {
         self.forget_fired()?;
         let full = Point::StoreCommitBefore;
-        // What was under way tries to commit as well.
-        let mut armed: Vec<Arming> = (COMMITS_BEFORE_FULL..COMMITS_BEFORE_FULL + 4)
+        // What was under way tries to commit as well, and who was refused asks again.
+        let mut armed: Vec<Arming> = (COMMITS_BEFORE_FULL..COMMITS_BEFORE_FULL + 64)
             .map(|nth| Arming {
                 point: full,
                 nth,
