@@ -362,7 +362,8 @@ impl Store for SqliteStore {
             Err(error) => {
                 let fate = error.fate(self.connection.lock().is_autocommit());
                 if matches!(fate, Outcome::NotCommitted(NotCommitted::Full)) {
-                    self.full_since = Some(Instant::now());
+                    // Since the first that failed: those that follow do not put the look off.
+                    self.full_since.get_or_insert_with(Instant::now);
                     self.note_room(true);
                 }
                 fate
