@@ -1,0 +1,46 @@
+# docker build -t evidenceos:local .
+#
+# For BuildKit and the classic builder alike: no RUN --mount, no COPY --chmod, no heredocs.
+
+# What the dependencies are: the tree with every source emptied. It is the same as long as no
+# manifest changes, so the layer that compiles them is taken from the cache.
+FROM rust:1.95-bookworm AS manifests
+WORKDIR /src
+COPY . .
+RUN find . -type f ! -name Cargo.toml ! -name Cargo.lock ! -path './.cargo/*' \
+      ! -path './crates/*/build.rs' ! -path './crates/*/src/lib.rs' ! -path './crates/*/src/main.rs' -delete \
+ && find . -type d -empty -delete \
+ && find crates -name '*.rs' -exec sh -c 'for file; do echo "fn main() {}" >"$file"; done' sh {} +
+
+FROM rust:1.95-bookworm AS build
+WORKDIR /src
+COPY --from=manifests /src .
+RUN cargo build --locked --profile dist -p evidenceos --features kms-aws,kms-gcp,kms-azure \
+ && rm -r crates
+COPY . .
+# Cargo goes by the time of a file, and a clone may be older than the layer above.
+RUN find crates -type f -exec touch {} + \
+ && cargo build --locked --profile dist -p evidenceos --features kms-aws,kms-gcp,kms-azure \
+ && mkdir -p /out/bin /out/data \
+ && cp target/dist/evidenceos /out/bin/ \
+ && ln -s evidenceos /out/bin/evidenceos-daemon
+
+FROM gcr.io/distroless/cc-debian12:nonroot
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="EvidenceOS" \
+      org.opencontainers.image.description="A verification kernel: certifies claims about a private holdout, however often it is asked" \
+      org.opencontainers.image.version="2.1.0" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.revision="$REVISION"
+COPY --from=build /out/bin /usr/local/bin
+# No VOLUME: a directory that nobody mounted must not look as if it lasted.
+COPY --from=build --chown=65532:65532 /out/data /data
+# The other listeners stay on loopback until TLS is set up; metrics hold no secrets.
+ENV EVIDENCEOS_DATA_DIR=/data \
+    EVIDENCEOS_METRICS_LISTEN=0.0.0.0:9464
+USER 65532:65532
+EXPOSE 50051 8081 9464
+HEALTHCHECK --interval=30s --timeout=3s --start-period=30s CMD ["/usr/local/bin/evidenceos-daemon", "healthcheck"]
+# Called by this name it is the daemon, and hands words that the daemon has no command for (lab,
+# keys, probe …) to the CLI.
+ENTRYPOINT ["/usr/local/bin/evidenceos-daemon"]
