@@ -10,7 +10,7 @@ COPY . .
 RUN find . -type f ! -name Cargo.toml ! -name Cargo.lock ! -path './.cargo/*' \
       ! -path './crates/*/build.rs' ! -path './crates/*/src/lib.rs' ! -path './crates/*/src/main.rs' -delete \
  && find . -type d -empty -delete \
- && find crates -name '*.rs' -exec sh -c 'for file; do echo "fn main() {}" >"$file"; done' sh {} +
+ && find crates -name '*.rs' -exec sh -c 'for file; do echo "fn main() { }" >"$file"; done' sh {} +
 
 FROM rust:1.95-bookworm AS build
 WORKDIR /src
