@@ -227,6 +227,90 @@ impl<T: Into<Value>> FromIterator<T> for Value {
     }
 }
 
+/// Writes the fields of an object one after the other, without a tree of them: for records that are
+/// made so often that the tree would be felt. The bytes are those of an [`Object`].
+#[derive(Debug)]
+pub struct Writer {
+    out: Vec<u8>,
+    last: &'static str,
+}
+
+impl Writer {
+    /// An object without fields, with room for so many bytes.
+    #[must_use]
+    pub fn with_capacity(bytes: usize) -> Self {
+        let mut out = Vec::with_capacity(bytes);
+        out.push(b'{');
+        Self { out, last: "" }
+    }
+
+    /// With a text.
+    ///
+    /// # Panics
+    /// If the key is not `[a-z0-9_]+`, or does not come after the one before.
+    #[must_use]
+    pub fn str(mut self, key: &'static str, text: &str) -> Self {
+        self.key(key);
+        write_string(text, &mut self.out);
+        self
+    }
+
+    /// With bytes as hex.
+    ///
+    /// # Panics
+    /// As [`Writer::str`].
+    #[must_use]
+    pub fn hex(mut self, key: &'static str, bytes: &[u8]) -> Self {
+        self.key(key);
+        self.out.push(b'"');
+        for byte in bytes {
+            write_hex(*byte, &mut self.out);
+        }
+        self.out.push(b'"');
+        self
+    }
+
+    /// With bytes as hex, if there are any.
+    ///
+    /// # Panics
+    /// As [`Writer::str`].
+    #[must_use]
+    pub fn hex_if(self, key: &'static str, bytes: Option<impl AsRef<[u8]>>) -> Self {
+        match bytes {
+            Some(bytes) => self.hex(key, bytes.as_ref()),
+            None => self,
+        }
+    }
+
+    /// With an integer.
+    ///
+    /// # Panics
+    /// As [`Writer::str`], and if it is above [`MAX_INT`].
+    #[must_use]
+    pub fn int(mut self, key: &'static str, int: u64) -> Self {
+        self.key(key);
+        write_int(int, &mut self.out);
+        self
+    }
+
+    /// The canonical bytes.
+    #[must_use]
+    pub fn to_bytes(mut self) -> Vec<u8> {
+        self.out.push(b'}');
+        self.out
+    }
+
+    fn key(&mut self, key: &'static str) {
+        assert!(is_key(key.as_bytes()), "{key:?} is not a canonical key");
+        assert!(self.last < key, "{key:?} comes before {:?}", self.last);
+        if !self.last.is_empty() {
+            self.out.push(b',');
+        }
+        write_key(key, &mut self.out);
+        self.last = key;
+    }
+}
+
 fn write(value: &Value, out: &mut Vec<u8>) {
     match value {
         Value::Bool(true) => out.extend_from_slice(b"true"),
@@ -253,13 +337,23 @@ fn write_object(object: &Object, out: &mut Vec<u8>) {
         if i > 0 {
             out.push(b',');
         }
-        // A key holds nothing that would have to be escaped.
-        out.push(b'"');
-        out.extend_from_slice(key.as_bytes());
-        out.extend_from_slice(b"\":");
+        write_key(key, out);
         write(value, out);
     }
     out.push(b'}');
+}
+
+/// A key holds nothing that would have to be escaped.
+fn write_key(key: &str, out: &mut Vec<u8>) {
+    out.push(b'"');
+    out.extend_from_slice(key.as_bytes());
+    out.extend_from_slice(b"\":");
+}
+
+fn write_hex(byte: u8, out: &mut Vec<u8>) {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
+    out.push(HEX[usize::from(byte >> 4)]);
+    out.push(HEX[usize::from(byte & 15)]);
 }
 
 fn write_int(mut int: u64, out: &mut Vec<u8>) {
@@ -290,10 +384,8 @@ fn write_string(text: &str, out: &mut Vec<u8>) {
         match short_escape(byte) {
             Some(letter) => out.push(letter),
             None => {
-                const HEX: &[u8; 16] = b"0123456789abcdef";
                 out.extend_from_slice(b"u00");
-                out.push(HEX[usize::from(byte >> 4)]);
-                out.push(HEX[usize::from(byte & 15)]);
+                write_hex(byte, out);
             }
         }
         written = at + 1;

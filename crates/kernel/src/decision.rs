@@ -22,6 +22,9 @@ pub const DECISION: &str = "evidenceos.v2.decision";
 /// A batch of decisions, in the log.
 pub const DECISION_BATCH: &str = "evidenceos.v2.decision_batch";
 
+/// More than most records have.
+const TYPICAL_BYTES: usize = 640;
+
 /// The most decisions in a batch.
 pub const MAX_BATCH: usize = 1_024;
 
@@ -135,30 +138,38 @@ impl DecisionRecord {
     /// The canonical bytes.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
-        let hex = |digest: &Option<Digest>| digest.as_ref().map(Digest::to_hex);
-        let (oracle, code) = match &self.policy {
-            Some((oracle, code)) => (Some(oracle.as_str()), Some(u64::from(*code))),
-            None => (None, None),
-        };
-        cj::Object::new()
-            .put("schema", DECISION)
-            .put("decision_id_hex", self.id.to_string())
-            .put("gate", self.gate.word())
-            .put("decided_unix_ms", self.decided_unix_ms)
-            .put("owner_tag_hex", self.owner.to_hex())
-            .put("tool_name", self.tool_name.as_str())
-            .put("params_sha256_hex", self.params_hash.to_hex())
-            .put("decision", self.decision.as_str())
-            .put("reason", self.reason.as_str())
-            .put("policies_sha256_hex", self.policies.to_hex())
-            .put("salt_hex", hex::encode(self.salt))
-            .put_some("session_sha256_hex", hex(&self.session_hash))
-            .put_some("agent_sha256_hex", hex(&self.agent_hash))
-            .put_some("output_sha256_hex", hex(&self.output_hash))
-            .put_some("reply_receipt_hex", hex(&self.reply_receipt))
-            .put_some("preflight_receipt_hex", hex(&self.preflight_receipt))
-            .put_some("policy_oracle", oracle)
-            .put_some("policy_code", code)
+        let Self {
+            output_hash,
+            reply_receipt,
+            preflight_receipt,
+            ..
+        } = self;
+        let mut record = cj::Writer::with_capacity(TYPICAL_BYTES)
+            .hex_if("agent_sha256_hex", self.agent_hash.map(|hash| hash.0))
+            .int("decided_unix_ms", self.decided_unix_ms)
+            .str("decision", &self.decision)
+            .hex("decision_id_hex", &self.id.0.to_be_bytes())
+            .str("gate", self.gate.word())
+            .hex_if("output_sha256_hex", output_hash.map(|hash| hash.0))
+            .hex("owner_tag_hex", &self.owner.0)
+            .hex("params_sha256_hex", &self.params_hash.0)
+            .hex("policies_sha256_hex", &self.policies.0);
+        if let Some((oracle, code)) = &self.policy {
+            record = record
+                .int("policy_code", u64::from(*code))
+                .str("policy_oracle", oracle);
+        }
+        record
+            .hex_if(
+                "preflight_receipt_hex",
+                preflight_receipt.map(|hash| hash.0),
+            )
+            .str("reason", &self.reason)
+            .hex_if("reply_receipt_hex", reply_receipt.map(|hash| hash.0))
+            .hex("salt_hex", &self.salt)
+            .str("schema", DECISION)
+            .hex_if("session_sha256_hex", self.session_hash.map(|hash| hash.0))
+            .str("tool_name", &self.tool_name)
             .to_bytes()
     }
 

@@ -152,3 +152,28 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_writer_makes_the_bytes_of_an_object() {
+    let written = Writer::with_capacity(8)
+        .hex("a_hex", &[0x00, 0xab])
+        .hex_if("b_hex", None::<[u8; 1]>)
+        .int("n", MAX_INT)
+        .str("text", "a \"b\"\n\u{1}\u{e9}")
+        .to_bytes();
+    let object = Object::new()
+        .put("text", "a \"b\"\n\u{1}\u{e9}")
+        .put("n", MAX_INT)
+        .put("a_hex", "00ab");
+    assert_eq!(written, object.to_bytes());
+    assert_eq!(
+        Writer::with_capacity(0).to_bytes(),
+        Object::new().to_bytes()
+    );
+}
+
+#[test]
+#[should_panic(expected = "\"a\" comes before \"b\"")]
+fn a_writer_takes_keys_in_their_order_alone() {
+    let _ = Writer::with_capacity(8).int("b", 1).int("a", 2);
+}
