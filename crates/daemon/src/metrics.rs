@@ -3,38 +3,44 @@
 //! Values are read when they are asked for, from counters and rows that the parts keep anyway;
 //! nothing here is on the way of a call but a counter or an observation. Labels come from closed
 //! sets, or are the names of holdouts, which operators give; of these so many are shown.
+//!
+//! What is counted here is in this file; `kept`, `ports`, `served` and `process` read the rest.
 
 pub mod classic;
+mod kept;
+mod ports;
 mod process;
 mod served;
 
 use std::{
     fmt,
-    sync::{
-        Arc, Mutex, OnceLock, PoisonError, Weak,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, OnceLock, PoisonError, Weak, atomic::Ordering},
     time::Duration,
 };
 
 use evidenceos_access::{Denied, Stats, Tls};
-use evidenceos_store::Done;
+use evidenceos_kernel::claim::ClaimState;
+use evidenceos_sandbox::End;
+use evidenceos_store::{Batch, Done};
 use prometheus_client::{
-    collector::Collector,
     encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric as _, text::encode},
     metrics::{
         counter::{ConstCounter, Counter},
-        family::Family,
+        family::{Family, MetricConstructor},
         gauge::ConstGauge,
         histogram::Histogram,
     },
     registry::{Registry, Unit},
 };
-
 use tonic::Code;
 
-use self::{process::ProcessCollector, served::ServedCollector};
-use crate::{anchors, decisions::Recorder, grpc::Edge, server::unix_ms};
+use self::{
+    kept::{Durable, DurableCollector, LogCollector, LogState, RecorderCollector},
+    ports::{Port, PortCollector, Ports},
+    process::ProcessCollector,
+    served::ServedCollector,
+};
+use crate::{anchors, decisions::Recorder, grpc::Edge};
 
 /// The metrics of a daemon.
 pub struct Metrics {
@@ -45,19 +51,19 @@ pub struct Metrics {
     durable: Arc<OnceLock<Durable>>,
     decisions: Family<Decided, Counter>,
     failures: Family<Failed, Counter>,
-    decision_seconds: Family<AtGate, Histogram>,
+    decision_seconds: Family<AtGate, Histogram, Bounds>,
     recorder: Arc<OnceLock<Arc<Recorder>>>,
     rpcs: Family<Called, Counter>,
-    rpc_seconds: Family<OfMethod, Histogram>,
+    rpc_seconds: Family<OfMethod, Histogram, Bounds>,
     credit_denied: Family<DeniedBy, Counter>,
+    claims: Family<InState, Counter>,
+    commit_changes: Histogram,
+    commit_sync_seconds: Histogram,
+    run_seconds: Family<Ended, Histogram, Bounds>,
+    run_fuel: Counter,
+    prepared: Family<Prepared, Counter>,
+    vetoes: Family<Vetoed, Counter>,
     edge: Arc<OnceLock<Weak<Edge>>>,
-}
-
-/// What keeps the data.
-#[derive(Debug)]
-struct Durable {
-    done: Arc<Done>,
-    anchors: Arc<anchors::State>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -102,33 +108,88 @@ struct DeniedBy {
     limit: &'static str,
 }
 
-/// Bounds of the time that a call takes, in seconds. Runs may take minutes.
-const RPC_SECONDS: [f64; 12] = [
-    300e-6, 1e-3, 3e-3, 10e-3, 30e-3, 100e-3, 300e-3, 1.0, 3.0, 10.0, 30.0, 120.0,
-];
-
-/// Bounds of the time that a decision takes, in seconds.
-const DECISION_SECONDS: [f64; 14] = [
-    10e-6, 20e-6, 30e-6, 60e-6, 100e-6, 250e-6, 500e-6, 1e-3, 3e-3, 10e-3, 30e-3, 100e-3, 300e-3,
-    1.0,
-];
-
-#[derive(Debug, Default)]
-struct LogState {
-    size: AtomicU64,
-    released_unix_ms: AtomicU64,
-    /// Since when a head is being signed elsewhere; 0: none is.
-    pending_since_unix_ms: AtomicU64,
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct InState {
+    state: &'static str,
 }
 
-struct Port {
-    name: &'static str,
-    stats: Arc<Stats>,
-    tls: Option<Arc<Tls>>,
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Ended {
+    /// `emitted`, `no_output` or `trapped`.
+    end: &'static str,
 }
 
-#[derive(Default)]
-struct Ports(Mutex<Vec<Port>>);
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Prepared {
+    /// `hit`, where the module was compiled before, or `miss`.
+    cache: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Vetoed {
+    /// `defer` or `reject`.
+    vote: &'static str,
+}
+
+/// Bounds of a histogram.
+#[derive(Debug, Clone, Copy)]
+struct Bounds(&'static [f64]);
+
+impl Bounds {
+    /// Time that a call takes, in seconds. Runs may take minutes.
+    const RPC: Self = Self(&[
+        300e-6, 1e-3, 3e-3, 10e-3, 30e-3, 100e-3, 300e-3, 1.0, 3.0, 10.0, 30.0, 120.0,
+    ]);
+    /// Time that a decision takes, in seconds.
+    const DECISION: Self = Self(&[
+        10e-6, 20e-6, 30e-6, 60e-6, 100e-6, 250e-6, 500e-6, 1e-3, 3e-3, 10e-3, 30e-3, 100e-3,
+        300e-3, 1.0,
+    ]);
+    /// Time that a guest runs, in seconds.
+    const RUN: Self = Self(&[
+        30e-6, 100e-6, 300e-6, 1e-3, 3e-3, 10e-3, 30e-3, 100e-3, 300e-3, 1.0, 3.0, 10.0, 30.0,
+        120.0,
+    ]);
+    /// Time that a disk takes to sync, in seconds.
+    const SYNC: Self = Self(&[
+        30e-6, 100e-6, 300e-6, 1e-3, 2e-3, 5e-3, 10e-3, 30e-3, 100e-3, 300e-3, 1.0, 3.0,
+    ]);
+    /// Changes that are committed together.
+    const CHANGES: Self = Self(&[
+        0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1_024.0,
+    ]);
+}
+
+impl MetricConstructor<Histogram> for Bounds {
+    fn new_metric(&self) -> Histogram {
+        Histogram::new(self.0.iter().copied())
+    }
+}
+
+/// Registers a family of counters.
+fn counters<L>(registry: &mut Registry, name: &str, help: &str) -> Family<L, Counter>
+where
+    L: Clone + Eq + std::hash::Hash + EncodeLabelSet + fmt::Debug + Send + Sync + 'static,
+{
+    let family = Family::default();
+    registry.register(name, help, Family::clone(&family));
+    family
+}
+
+/// Registers a family of histograms of times.
+fn timings<L>(
+    registry: &mut Registry,
+    name: &str,
+    help: &str,
+    bounds: Bounds,
+) -> Family<L, Histogram, Bounds>
+where
+    L: Clone + Eq + std::hash::Hash + EncodeLabelSet + fmt::Debug + Send + Sync + 'static,
+{
+    let family = Family::new_with_constructor(bounds);
+    registry.register_with_unit(name, help, Unit::Seconds, Family::clone(&family));
+    family
+}
 
 impl Default for Metrics {
     fn default() -> Self {
@@ -143,76 +204,100 @@ impl Metrics {
         let mut whole = Registry::default();
         whole.register_collector(Box::new(ProcessCollector::new()));
         let registry = whole.sub_registry_with_prefix("evidenceos");
-        let calls = Family::<Identified, Counter>::default();
-        registry.register(
-            "identified_calls",
-            "Calls by how the caller was identified; denied ones included",
-            calls.clone(),
-        );
         let log = Arc::new(LogState::default());
         let ports = Arc::new(Ports::default());
+        let (durable, recorder, edge) = (Arc::default(), Arc::default(), Arc::default());
         registry.register_collector(Box::new(LogCollector(Arc::clone(&log))));
         registry.register_collector(Box::new(PortCollector(Arc::clone(&ports))));
-        let decisions = Family::<Decided, Counter>::default();
-        registry.register(
-            "decisions",
-            "Decisions about tool calls, refusals of malformed requests included",
-            decisions.clone(),
-        );
-        let failures = Family::<Failed, Counter>::default();
-        registry.register(
-            "preflight_failures",
-            "Preflight requests that were not judged, and decisions that could not be recorded",
-            failures.clone(),
-        );
-        let decision_seconds =
-            Family::<AtGate, Histogram>::new_with_constructor(|| Histogram::new(DECISION_SECONDS));
-        registry.register_with_unit(
-            "decision",
-            "Time from a request's head to its answer, as the server sees it",
-            Unit::Seconds,
-            decision_seconds.clone(),
-        );
-        let recorder = Arc::default();
         registry.register_collector(Box::new(RecorderCollector(Arc::clone(&recorder))));
-        let durable = Arc::default();
-        registry.register_collector(Box::new(DurableCollector(Arc::clone(&durable))));
-        let rpcs = Family::<Called, Counter>::default();
-        registry.register(
-            "rpc_calls",
-            "Calls of gRPC that ended, by method and status; denied ones included",
-            rpcs.clone(),
-        );
-        let rpc_seconds =
-            Family::<OfMethod, Histogram>::new_with_constructor(|| Histogram::new(RPC_SECONDS));
-        registry.register_with_unit(
-            "rpc",
-            "Time from a call's head to its last word, without calls that last as long as their client likes",
-            Unit::Seconds,
-            rpc_seconds.clone(),
-        );
-        let credit_denied = Family::<DeniedBy, Counter>::default();
-        registry.register(
-            "credit_denied_calls",
-            "Calls refused for want of credit, of the account or of the holdout",
-            credit_denied.clone(),
-        );
-        let edge = Arc::default();
+        registry.register_collector(Box::new(DurableCollector {
+            durable: Arc::clone(&durable),
+            log: Arc::clone(&log),
+        }));
         registry.register_collector(Box::new(ServedCollector(Arc::clone(&edge))));
+        let commit_changes = Bounds::CHANGES.new_metric();
+        registry.register(
+            "commit_changes",
+            "Changes that became durable by one commit; 0: one of the server's own",
+            commit_changes.clone(),
+        );
+        let commit_sync_seconds = Bounds::SYNC.new_metric();
+        registry.register_with_unit(
+            "commit_sync",
+            "Time that a commit took to sync the write-ahead log",
+            Unit::Seconds,
+            commit_sync_seconds.clone(),
+        );
+        let run_fuel = Counter::default();
+        registry.register("run_fuel", "Fuel that guests used", run_fuel.clone());
         Self {
+            calls: counters(
+                registry,
+                "identified_calls",
+                "Calls by how the caller was identified; denied ones included",
+            ),
+            decisions: counters(
+                registry,
+                "decisions",
+                "Decisions about tool calls, refusals of malformed requests included",
+            ),
+            failures: counters(
+                registry,
+                "preflight_failures",
+                "Preflight requests that were not judged, and decisions that could not be recorded",
+            ),
+            decision_seconds: timings(
+                registry,
+                "decision",
+                "Time from a request's head to its answer, as the server sees it",
+                Bounds::DECISION,
+            ),
+            rpcs: counters(
+                registry,
+                "rpc_calls",
+                "Calls of gRPC that ended, by method and status; denied ones included",
+            ),
+            rpc_seconds: timings(
+                registry,
+                "rpc",
+                "Time from a call's head to its last word, without calls that last as long as their client likes",
+                Bounds::RPC,
+            ),
+            credit_denied: counters(
+                registry,
+                "credit_denied_calls",
+                "Calls refused for want of credit, of the account or of the holdout",
+            ),
+            claims: counters(
+                registry,
+                "claims",
+                "Times that a claim came to a state since the daemon started",
+            ),
+            run_seconds: timings(
+                registry,
+                "run",
+                "Time that a guest ran, by how it ended",
+                Bounds::RUN,
+            ),
+            prepared: counters(
+                registry,
+                "modules_prepared",
+                "Modules that a run needed, by whether they were compiled already",
+            ),
+            vetoes: counters(
+                registry,
+                "settlement_vetoes",
+                "Claims that a policy kept from being judged",
+            ),
             registry: whole,
-            rpcs,
-            rpc_seconds,
-            credit_denied,
-            edge,
-            calls,
+            commit_changes,
+            commit_sync_seconds,
+            run_fuel,
             log,
             ports,
             durable,
-            decisions,
-            failures,
-            decision_seconds,
             recorder,
+            edge,
         }
     }
 
@@ -285,6 +370,42 @@ impl Metrics {
         self.credit_denied.get_or_create(&DeniedBy { limit }).inc();
     }
 
+    /// Counts what became durable together, and how long the sync of it took.
+    pub fn committed(&self, batch: &Batch, took: Duration) {
+        self.commit_changes.observe(batch.recorded.len() as f64);
+        self.commit_sync_seconds.observe(took.as_secs_f64());
+        let changes = &batch.changes;
+        for claim in changes.new_claims.iter().chain(&changes.claims) {
+            let state = state_name(claim.state);
+            self.claims.get_or_create(&InState { state }).inc();
+        }
+    }
+
+    /// Counts a run of a guest.
+    pub fn ran(&self, end: &End, fuel: u64, took: Duration) {
+        let end = match end {
+            End::Emitted(_) => "emitted",
+            End::NoOutput => "no_output",
+            End::Trapped(_) => "trapped",
+        };
+        self.run_seconds
+            .get_or_create(&Ended { end })
+            .observe(took.as_secs_f64());
+        self.run_fuel.inc_by(fuel);
+    }
+
+    /// Counts a module that a run needed.
+    pub fn needed_module(&self, was_compiled: bool) {
+        let cache = if was_compiled { "hit" } else { "miss" };
+        self.prepared.get_or_create(&Prepared { cache }).inc();
+    }
+
+    /// Counts a claim that a policy kept from being judged.
+    pub fn vetoed(&self, deferred: bool) {
+        let vote = if deferred { "defer" } else { "reject" };
+        self.vetoes.get_or_create(&Vetoed { vote }).inc();
+    }
+
     /// Watches what is served, as long as it is; the first time counts.
     pub fn serves(&self, edge: &Arc<Edge>) {
         let _ = self.edge.set(Arc::downgrade(edge));
@@ -325,6 +446,19 @@ impl Metrics {
         encode(&mut text, &self.registry)
             .unwrap_or_else(|error| unreachable!("text is written into memory: {error}"));
         text
+    }
+}
+
+/// A state in small letters.
+fn state_name(state: ClaimState) -> &'static str {
+    match state {
+        ClaimState::Uncommitted => "uncommitted",
+        ClaimState::Committed => "committed",
+        ClaimState::Sealed => "sealed",
+        ClaimState::Executing => "executing",
+        ClaimState::Settled => "settled",
+        ClaimState::Certified => "certified",
+        ClaimState::Revoked => "revoked",
     }
 }
 
@@ -379,231 +513,4 @@ where
 {
     let counter = ConstCounter::new(value);
     counter.encode(encoder.encode_descriptor(name, help, unit, counter.metric_type())?)
-}
-
-#[derive(Debug)]
-struct LogCollector(Arc<LogState>);
-
-impl Collector for LogCollector {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let size = ConstGauge::new(self.0.size.load(Ordering::Relaxed));
-        size.encode(encoder.encode_descriptor(
-            "log_entries",
-            "Entries that the newest published head covers",
-            None,
-            size.metric_type(),
-        )?)?;
-        let released = self.0.released_unix_ms.load(Ordering::Relaxed);
-        let age = ConstGauge::new(unix_ms().saturating_sub(released) as f64 / 1_000.0);
-        age.encode(encoder.encode_descriptor(
-            "log_checkpoint_age",
-            "Since the newest head was published, also while nothing happens",
-            Some(&Unit::Seconds),
-            age.metric_type(),
-        )?)?;
-        let since = self.0.pending_since_unix_ms.load(Ordering::Relaxed);
-        let waits = match since {
-            0 => 0,
-            since => unix_ms().saturating_sub(since),
-        };
-        let pending = ConstGauge::new(waits as f64 / 1_000.0);
-        pending.encode(encoder.encode_descriptor(
-            "log_signature_pending",
-            "How long entries have waited for a KMS to sign the head over them; 0 if none wait",
-            Some(&Unit::Seconds),
-            pending.metric_type(),
-        )?)
-    }
-}
-
-struct RecorderCollector(Arc<OnceLock<Arc<Recorder>>>);
-
-impl fmt::Debug for RecorderCollector {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("RecorderCollector")
-    }
-}
-
-impl Collector for RecorderCollector {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let Some(recorder) = self.0.get() else {
-            return Ok(());
-        };
-        let waiting = ConstGauge::new(recorder.waiting() as u64);
-        waiting.encode(encoder.encode_descriptor(
-            "decisions_waiting",
-            "Decisions that are not in the log yet",
-            None,
-            waiting.metric_type(),
-        )?)?;
-        let unrecorded = ConstCounter::new(recorder.unrecorded());
-        unrecorded.encode(encoder.encode_descriptor(
-            "decisions_unrecorded",
-            "Decisions that let a tool without harm through and are not in the log, since too many waited",
-            None,
-            unrecorded.metric_type(),
-        )?)
-    }
-}
-
-struct DurableCollector(Arc<OnceLock<Durable>>);
-
-impl fmt::Debug for DurableCollector {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("DurableCollector")
-    }
-}
-
-impl Collector for DurableCollector {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let Some(durable) = self.0.get() else {
-            return Ok(());
-        };
-        let anchors = &durable.anchors;
-        for (name, help, value) in [
-            (
-                "anchors",
-                "Anchors that were given; with none a data directory restored from an older state is not noticed",
-                anchors.configured.load(Ordering::Relaxed),
-            ),
-            (
-                "anchors_answering",
-                "Anchors that answered when they were last asked or written",
-                anchors.answering.load(Ordering::Relaxed),
-            ),
-            (
-                "signing_held",
-                "1 while nothing is signed or charged, since no anchor answers",
-                u64::from(anchors.held.load(Ordering::Relaxed)),
-            ),
-            (
-                "store_short_of_space",
-                "1 while new work is refused for want of space on the disk",
-                durable.done.short_of_space.load(Ordering::Relaxed),
-            ),
-        ] {
-            let gauge = ConstGauge::new(value);
-            gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
-        }
-        let done = &durable.done;
-        for (name, help, value) in [
-            (
-                "store_commits",
-                "Transactions that are durable",
-                &done.commits,
-            ),
-            (
-                "store_wal_checkpoints",
-                "Times that the write-ahead log was copied into the database",
-                &done.checkpoints,
-            ),
-            (
-                "store_rows_read",
-                "Rows that the writer read to decide",
-                &done.rows_read,
-            ),
-            (
-                "store_log_files_synced",
-                "Tiles, bundles and checkpoints of the log that were synced",
-                &done.log_files_synced,
-            ),
-        ] {
-            counter(
-                &mut encoder,
-                name,
-                help,
-                None,
-                value.load(Ordering::Relaxed),
-            )?;
-        }
-        Ok(())
-    }
-}
-
-struct PortCollector(Arc<Ports>);
-
-impl fmt::Debug for PortCollector {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("PortCollector")
-    }
-}
-
-impl Collector for PortCollector {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let ports = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
-        type Read = fn(&evidenceos_access::Counts) -> u64;
-        let counters: [(&str, &str, Read); 6] = [
-            ("connections_accepted", "Connections accepted", |c| {
-                c.accepted
-            }),
-            (
-                "connections_closed_unused",
-                "Connections that were closed before a word was said, as port probes do",
-                |c| c.probe_like,
-            ),
-            (
-                "handshakes_refused",
-                "TLS handshakes refused by either side",
-                |c| c.handshake_failures,
-            ),
-            (
-                "handshakes_timed_out",
-                "TLS handshakes that took too long",
-                |c| c.handshake_timeouts,
-            ),
-            (
-                "connections_over_limit",
-                "Connections closed for a limit",
-                |c| c.over_limit,
-            ),
-            (
-                "accept_errors",
-                "Connections that could not be accepted",
-                |c| c.accept_errors,
-            ),
-        ];
-        for (name, help, read) in counters {
-            let kind = ConstCounter::new(0u64).metric_type();
-            let mut family = encoder.encode_descriptor(name, help, None, kind)?;
-            for port in ports.iter() {
-                let labels = [("listener", port.name)];
-                let value = ConstCounter::new(read(&port.stats.counts()));
-                value.encode(family.encode_family(&labels)?)?;
-            }
-        }
-        let kind = ConstGauge::new(0u64).metric_type();
-        let mut open =
-            encoder.encode_descriptor("connections_open", "Connections open", None, kind)?;
-        for port in ports.iter() {
-            let value = ConstGauge::new(port.stats.counts().open);
-            value.encode(open.encode_family(&[("listener", port.name)])?)?;
-        }
-        let tls = || {
-            ports
-                .iter()
-                .filter_map(|port| Some((port.name, port.tls.as_ref()?)))
-        };
-        let mut expiry = encoder.encode_descriptor(
-            "tls_certificate_not_after",
-            "When the server's certificate expires, in Unix time",
-            Some(&Unit::Seconds),
-            kind,
-        )?;
-        for (name, tls) in tls() {
-            let value = ConstGauge::new(tls.not_after_unix());
-            value.encode(expiry.encode_family(&[("listener", name)])?)?;
-        }
-        let counter = ConstCounter::new(0u64).metric_type();
-        let mut failures = encoder.encode_descriptor(
-            "tls_reload_failures",
-            "Sets of certificate, key and authorities that did not fit and were not taken",
-            None,
-            counter,
-        )?;
-        for (name, tls) in tls() {
-            let value = ConstCounter::new(tls.reload_failures());
-            value.encode(failures.encode_family(&[("listener", name)])?)?;
-        }
-        Ok(())
-    }
 }

@@ -108,6 +108,8 @@ fn open_locked(
     let policies = policies::at_start(config, &sandbox)?;
     let (mut store, found) = SqliteStore::open(directory)?;
     store.keep_free(config.min_free_bytes);
+    let watching = Arc::clone(metrics);
+    store.observe(move |batch, took| watching.committed(batch, took));
     let done = store.done();
     let accounts_json = accounts::look(directory, &found)?;
     let Found {
@@ -225,11 +227,14 @@ fn open_locked(
         vault.follow(key.ok_or_else(|| HoldoutKeyError::Another(shelf.place()))?);
     }
     let log = Arc::new(LogView::new(&integrator, head.clone()));
+    done.integrated
+        .store(integrator.tree().size(), Ordering::Relaxed);
     let guests = Arc::new(Guests {
         sandbox,
         vault,
         readers: Arc::clone(&readers),
         policies: Arc::clone(&policies),
+        metrics: Arc::clone(metrics),
     });
     let (mailbox, inbox) = mailbox::mailbox();
     let integrator = Following::start(
@@ -618,6 +623,7 @@ impl Following {
                 match integrator.integrate(&head) {
                     Ok(()) => {
                         log.integrated(head.size);
+                        done.integrated.store(head.size, Ordering::Relaxed);
                         done.log_files_synced
                             .store(integrator.synced(), Ordering::Relaxed);
                     }

@@ -14,6 +14,7 @@ use std::{
         mpsc::{Receiver, Sender, channel},
     },
     thread,
+    time::Instant,
 };
 
 use arc_swap::ArcSwap;
@@ -35,6 +36,7 @@ use evidenceos_sandbox::{
 use evidenceos_store::{MAX_ROW_BYTES, reader::Readers};
 
 use crate::{
+    metrics::Metrics,
     policies::{Policies, Settling, Verdict, settlement_input},
     vault::{Binding, OpenHoldout, Vault},
 };
@@ -52,6 +54,8 @@ pub struct Guests {
     pub readers: Arc<Readers>,
     /// What may veto a settlement.
     pub policies: Arc<ArcSwap<Policies>>,
+    /// Counts runs.
+    pub metrics: Arc<Metrics>,
 }
 
 /// Threads that run guests.
@@ -137,10 +141,12 @@ impl Guests {
             epoch_size: terms.epoch_size,
         };
         let oracle = Metered::new(&work, Arc::clone(&holdout));
+        let started = Instant::now();
         let (ran, oracle) = self
             .sandbox
             .run(&module, &limits, oracle)
             .map_err(|fault| fault.to_string())?;
+        self.metrics.ran(&ran.end, ran.fuel_used, started.elapsed());
         let judged = ran.judged.as_deref();
         let (answers, trace) = oracle.finish(judged, ran.oracle_calls);
         // Before the sealed part is looked at, so that a veto says nothing about it.
@@ -203,6 +209,7 @@ impl Guests {
             Verdict::Defer(veto) => (veto, true),
             Verdict::Reject(veto) => (veto, false),
         };
+        self.metrics.vetoed(deferred);
         tracing::info!(oracle = %veto.oracle_id, claim = %work.claim.id, deferred, "a policy keeps a claim from being judged");
         Some(RunEnd::Vetoed {
             output: output.clone(),
@@ -218,7 +225,9 @@ impl Guests {
             .as_ref()
             .ok_or("the claim has no module")?;
         let hash = commitment.module.hash;
-        if let Some(prepared) = self.sandbox.prepared(&hash.0) {
+        let prepared = self.sandbox.prepared(&hash.0);
+        self.metrics.needed_module(prepared.is_some());
+        if let Some(prepared) = prepared {
             return Ok(prepared);
         }
         let bytes = self

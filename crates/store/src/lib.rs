@@ -219,6 +219,8 @@ pub struct Done {
     pub rows_read: AtomicU64,
     /// Files of the log that were synced.
     pub log_files_synced: AtomicU64,
+    /// Entries that tiles, bundles and the published checkpoint have.
+    pub integrated: AtomicU64,
     /// 1 while new work is refused for want of space on the disk.
     pub short_of_space: AtomicU64,
     /// The last change of an account: the number of its journal row.

@@ -79,6 +79,16 @@ pub struct SqliteStore {
     room: Room,
     /// When the last commit or probe found the disk full, if none has succeeded since.
     full_since: Option<Instant>,
+    observer: Option<Observer>,
+}
+
+/// Hears of each batch that is durable, and how long the sync took.
+struct Observer(Box<dyn FnMut(&Batch, Duration) + Send>);
+
+impl std::fmt::Debug for Observer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Observer")
+    }
 }
 
 /// What a start finds in the store.
@@ -158,6 +168,7 @@ impl SqliteStore {
                 done: Arc::new(done),
                 room: Room::new(data_directory),
                 full_since: None,
+                observer: None,
             },
             found,
         ))
@@ -184,6 +195,12 @@ impl SqliteStore {
     /// Sets how much of the disk must be free for new work, in bytes; 0: anything will do.
     pub fn keep_free(&mut self, bytes: u64) {
         self.room.floor = bytes;
+    }
+
+    /// From now on tells this of each batch that is durable, and how long its `COMMIT` took, which
+    /// is the sync of the write-ahead log.
+    pub fn observe(&mut self, observer: impl FnMut(&Batch, Duration) + Send + 'static) {
+        self.observer = Some(Observer(Box::new(observer)));
     }
 
     /// Tries a commit that changes nothing: whether there is room again.
@@ -235,7 +252,8 @@ impl SqliteStore {
         Arc::clone(&self.done)
     }
 
-    fn write(&mut self, batch: &Batch) -> Result<StateRow, WriteError> {
+    /// The state after the batch, and how long the sync took.
+    fn write(&mut self, batch: &Batch) -> Result<(StateRow, Duration), WriteError> {
         let next = self.next_state(batch);
         let connection = self.connection.lock();
         let transaction = connection.unchecked_transaction()?;
@@ -254,9 +272,11 @@ impl SqliteStore {
             return Err(WriteError::Fence);
         }
         may_fail(Point::StoreCommitBefore)?;
+        let started = Instant::now();
         transaction.commit()?;
+        let took = started.elapsed();
         failpoint::pass(Point::StoreCommitSynced);
-        Ok(next)
+        Ok((next, took))
     }
 
     fn next_state(&self, batch: &Batch) -> StateRow {
@@ -350,8 +370,11 @@ impl Store for SqliteStore {
 
     fn commit(&mut self, batch: &Batch) -> Outcome {
         match self.write(batch) {
-            Ok(next) => {
+            Ok((next, took)) => {
                 self.state = next;
+                if let Some(Observer(observer)) = &mut self.observer {
+                    observer(batch, took);
+                }
                 self.done
                     .accounts_seq
                     .store(self.state.accounts_seq, Ordering::Relaxed);

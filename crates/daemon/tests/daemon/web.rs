@@ -383,6 +383,22 @@ fn a_run_moves_the_bits_of_its_holdout_and_burns_credit() {
         let burned = after["evidenceos_credit_burned_total"];
         assert_eq!(burned, result.credit_burned as f64);
         assert_eq!(after["evidenceos_credit_accounts"], 1.0);
+        for (sample, moved) in [
+            ("evidenceos_claims_total{state=\"certified\"}", 1.0),
+            ("evidenceos_run_seconds_count{end=\"emitted\"}", 1.0),
+            ("evidenceos_modules_prepared_total{cache=\"hit\"}", 1.0),
+        ] {
+            let of = |samples: &BTreeMap<String, f64>| samples.get(sample).copied().unwrap_or(0.0);
+            assert_eq!(of(&after) - of(&before), moved, "{sample}");
+        }
+        assert!(after["evidenceos_run_fuel_total"] > 0.0);
+        // Each durable transaction was timed, and each call's changes are in one of them.
+        let commits = after["evidenceos_store_commits_total"];
+        for family in ["changes", "sync_seconds"] {
+            assert_eq!(after[&format!("evidenceos_commit_{family}_count")], commits);
+        }
+        let changes = "evidenceos_commit_changes_sum";
+        assert!(after[changes] - before[changes] >= 5.0, "five calls");
     });
 }
 
