@@ -26,7 +26,10 @@ use evidenceos_store::{
 use evidenceos_tlog::{Checkpoint, Hash, Note};
 use tokio::runtime::Handle;
 
-use crate::{config::AnchorPlace, fetch};
+use crate::{
+    config::AnchorPlace,
+    fetch::{self, Trust},
+};
 
 /// The longest checkpoint, with the signatures of many witnesses.
 const MAX_CHECKPOINT: usize = 64 << 10;
@@ -235,7 +238,10 @@ impl Anchors {
                 Err(error) => return Err(error.to_string()),
             },
             AnchorPlace::Url(url) => {
-                match self.runtime.block_on(fetch::get(url, MAX_CHECKPOINT))? {
+                match self
+                    .runtime
+                    .block_on(fetch::get(url, MAX_CHECKPOINT, Trust::System))?
+                {
                     Some(bytes) => bytes,
                     None => return Ok(Read::Missing),
                 }

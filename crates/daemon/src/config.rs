@@ -21,7 +21,7 @@ use std::{path::PathBuf, time::Duration};
 pub use anchors::AnchorPlace;
 pub use check::{Checked, check};
 use evidenceos_kernel::account::Accounting;
-pub use flags::{AccountsCommand, Asked, Flags};
+pub use flags::{AccountsCommand, Asked, Flags, without_empty_variables};
 pub use identity::IdentityConfig;
 pub use keys::{KeySource, KmsKeys};
 pub use layers::{Layers, Origin};
@@ -51,6 +51,8 @@ pub struct Config {
     pub log: String,
     /// How.
     pub log_format: LogFormat,
+    /// Where a collector takes traces by OTLP over gRPC.
+    pub otlp_endpoint: Option<String>,
     /// How long a stop waits for runs under way.
     pub drain: Duration,
     /// How long the ports stay open after a stop was asked for.
@@ -84,6 +86,7 @@ impl Default for Config {
             log_origin: None,
             log: "info".to_owned(),
             log_format: LogFormat::Text,
+            otlp_endpoint: None,
             drain: Duration::from_secs(20),
             drain_delay: Duration::ZERO,
             preflight: PreflightConfig::default(),
@@ -101,6 +104,21 @@ impl Default for Config {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{}", .0.join("\n"))]
 pub struct ConfigError(pub Vec<String>);
+
+/// Where traces go; nothing of what they hold is secret, so plain http is taken.
+fn collector(endpoint: Option<&str>, problems: &mut Vec<String>) -> Option<String> {
+    let endpoint = endpoint?;
+    let uri = endpoint.parse::<http::Uri>().ok();
+    let is_url = uri.is_some_and(|uri| {
+        uri.host().is_some() && matches!(uri.scheme_str(), Some("http" | "https"))
+    });
+    if !is_url {
+        problems.push(format!(
+            "--otlp-endpoint {endpoint:?}: write a URL, as http://127.0.0.1:4317"
+        ));
+    }
+    Some(endpoint.to_owned())
+}
 
 impl Config {
     /// What settings mean together.
@@ -128,6 +146,7 @@ impl Config {
             log_origin: settings.log_origin.clone(),
             log: settings.log.clone().unwrap_or(default.log),
             log_format: settings.log_format.unwrap_or(default.log_format),
+            otlp_endpoint: collector(settings.otlp_endpoint.as_deref(), &mut problems),
             drain: settings
                 .drain_seconds
                 .map_or(default.drain, Duration::from_secs),

@@ -8,10 +8,14 @@
 //! |---|---|
 //! | out, any number | `{"progress":{"stage":"database","done":256,"total":900}}` |
 //! | out, last | `{"done":{…}}` or `{"failed":"…"}` |
+//!
+//! | in | `{"command":"health"}` |
+//! |---|---|
+//! | out | `{"health":"serving"}` |
 
 use std::{
     fs,
-    io::{self, BufRead as _, BufReader, Read as _, Write as _},
+    io::{self, BufRead as _, BufReader, Write as _},
     os::{
         fd::{AsRawFd as _, OwnedFd},
         unix::{
@@ -36,7 +40,11 @@ use tokio::{
     task::JoinHandle,
 };
 
-use crate::{grpc::Edge, upkeep};
+use crate::{
+    grpc::Edge,
+    http::{Condition, Health},
+    upkeep,
+};
 
 /// The socket's name in the data directory.
 pub const SOCKET: &str = "control.sock";
@@ -44,6 +52,8 @@ pub const SOCKET: &str = "control.sock";
 const MAX_ORDER: u64 = 64 << 10;
 /// How long an order may take to arrive.
 const ORDER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a daemon may think about how it is.
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
 /// Connections at a time.
 const CONNECTIONS: usize = 8;
 /// Lines that wait for a slow reader; progress beyond it is left out.
@@ -58,6 +68,8 @@ pub enum Order {
         /// An absolute path; empty, or not there yet.
         destination: PathBuf,
     },
+    /// Say whether calls are served.
+    Health,
 }
 
 /// What is answered, a line each.
@@ -70,6 +82,8 @@ pub enum News {
     Done(Box<backup::Manifest>),
     /// It is not, and why.
     Failed(String),
+    /// Whether calls are served.
+    Health(Condition),
 }
 
 /// The listening socket of a data directory whose lock is held.
@@ -108,11 +122,13 @@ impl Control {
         self,
         data_directory: PathBuf,
         edge: &Arc<Edge>,
+        health: &Arc<Health>,
         mut stopped: watch::Receiver<bool>,
     ) -> JoinHandle<()> {
         let served = Arc::new(Served {
             data_directory,
             edge: Arc::clone(edge),
+            health: Arc::clone(health),
             backing_up: AtomicBool::new(false),
             stopped: stopped.clone(),
         });
@@ -148,6 +164,7 @@ impl Control {
 struct Served {
     data_directory: PathBuf,
     edge: Arc<Edge>,
+    health: Arc<Health>,
     backing_up: AtomicBool,
     stopped: watch::Receiver<bool>,
 }
@@ -172,10 +189,8 @@ impl Served {
         };
         match order {
             Ok(Order::Backup { destination }) => self.back_up(destination, &mut write).await,
-            Err(wrong) => {
-                // Who does not wait for the answer has gone.
-                let _ = write.write_all(&rendered(&News::Failed(wrong))).await;
-            }
+            Ok(Order::Health) => say(&News::Health(self.health.condition()), &mut write).await,
+            Err(wrong) => say(&News::Failed(wrong), &mut write).await,
         }
     }
 
@@ -202,7 +217,7 @@ impl Served {
         if let News::Failed(error) = &last {
             tracing::error!(error, "a backup failed");
         }
-        let _ = write.write_all(&rendered(&last)).await;
+        say(&last, write).await;
     }
 
     fn back_up_here(
@@ -238,6 +253,11 @@ impl Served {
     }
 }
 
+/// The last line. Who does not wait for it has gone.
+async fn say(news: &News, write: &mut (impl tokio::io::AsyncWrite + Unpin)) {
+    let _ = write.write_all(&rendered(news)).await;
+}
+
 fn rendered(news: &News) -> Vec<u8> {
     let mut line = serde_json::to_vec(news)
         .unwrap_or_else(|error| unreachable!("news are plain data: {error}"));
@@ -254,38 +274,68 @@ fn short_path(directory: &Path, name: &str) -> io::Result<(OwnedFd, PathBuf)> {
     Ok((fd, path))
 }
 
-/// Gives an order to the daemon that serves a data directory, and follows it to its end. Blocks.
+/// Asks the daemon that serves a data directory for a backup, and follows it to its end. Blocks.
 ///
 /// # Errors
 /// Where nobody answers, or the daemon says that it failed.
-pub fn ask(
+pub fn back_up(
     data_directory: &Path,
-    order: &Order,
+    destination: PathBuf,
     follow: &mut dyn FnMut(&backup::Progress),
 ) -> Result<backup::Manifest, StoreError> {
-    let path = data_directory.join(SOCKET);
-    let failed = |operation| StoreError::io(operation, path.clone());
-    let (directory, short) = short_path(data_directory, SOCKET).map_err(failed("open"))?;
-    let mut stream = StdStream::connect(short).map_err(failed("connect to the daemon at"))?;
-    drop(directory);
-    let mut line = serde_json::to_vec(order)
-        .unwrap_or_else(|error| unreachable!("an order is plain data: {error}"));
-    line.push(b'\n');
-    stream.write_all(&line).map_err(failed("write to"))?;
-    for line in BufReader::new(stream.take(u64::MAX)).lines() {
-        let line = line.map_err(failed("read from"))?;
-        let news = serde_json::from_str(&line).map_err(|error| {
-            StoreError::Unusable(format!(
-                "the daemon answered {line:?}, which this release does not understand ({error}); use the daemon's own release"
-            ))
-        })?;
-        match news {
+    for news in order(data_directory, &Order::Backup { destination }, None)? {
+        match news? {
             News::Progress(progress) => follow(&progress),
             News::Done(manifest) => return Ok(*manifest),
             News::Failed(why) => return Err(StoreError::Unusable(why)),
+            News::Health(_) => break,
         }
     }
     Err(StoreError::Unusable(
         "the daemon ended before it was done, or had no room for another order; what was begun is not complete".to_owned(),
     ))
+}
+
+/// Asks the daemon that serves a data directory how it is. Blocks, for two seconds at most.
+///
+/// # Errors
+/// Where nobody answers.
+pub fn condition(data_directory: &Path) -> Result<Condition, StoreError> {
+    let mut news = order(data_directory, &Order::Health, Some(HEALTH_TIMEOUT))?;
+    match news.next().transpose()? {
+        Some(News::Health(condition)) => Ok(condition),
+        Some(News::Failed(why)) => Err(StoreError::Unusable(why)),
+        _ => Err(StoreError::Unusable(
+            "the daemon had no room for another order".to_owned(),
+        )),
+    }
+}
+
+/// Gives an order, and reads what is answered line by line.
+fn order(
+    data_directory: &Path,
+    order: &Order,
+    patience: Option<Duration>,
+) -> Result<impl Iterator<Item = Result<News, StoreError>> + use<>, StoreError> {
+    let path = data_directory.join(SOCKET);
+    let failed = |operation| StoreError::io(operation, path.clone());
+    let (directory, short) = short_path(data_directory, SOCKET).map_err(failed("open"))?;
+    let mut stream = StdStream::connect(short).map_err(failed("connect to the daemon at"))?;
+    drop(directory);
+    stream
+        .set_read_timeout(patience)
+        .map_err(failed("read from"))?;
+    let mut line = serde_json::to_vec(order)
+        .unwrap_or_else(|error| unreachable!("an order is plain data: {error}"));
+    line.push(b'\n');
+    stream.write_all(&line).map_err(failed("write to"))?;
+    let lines = BufReader::new(stream).lines();
+    Ok(lines.map(move |line| {
+        let line = line.map_err(StoreError::io("read from", path.clone()))?;
+        serde_json::from_str(&line).map_err(|error| {
+            StoreError::Unusable(format!(
+                "the daemon answered {line:?}, which this release does not understand ({error}); use the daemon's own release"
+            ))
+        })
+    }))
 }

@@ -1,8 +1,9 @@
-//! A small HTTP client: one GET at a time, for a log that is published somewhere.
+//! A small HTTP client: one GET at a time, for a log that is published somewhere, and for probes.
 //!
-//! Certificates are verified against the system's authorities, or those that `SSL_CERT_FILE` and
-//! `SSL_CERT_DIR` name instead; they are read anew for each GET. Redirects are not followed: a log
-//! has one address. What comes back is believed only as far as signatures and hashes go.
+//! Certificates are verified against authorities that the caller names, or the system's, or those
+//! that `SSL_CERT_FILE` and `SSL_CERT_DIR` name instead; these are read anew for each GET.
+//! Redirects are not followed: a log has one address. What comes back is believed only as far as
+//! signatures and hashes go.
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -10,26 +11,66 @@ use http::{Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper_util::rt::TokioIo;
 use prost::bytes::Bytes;
-use rustls::{CertificateError, ClientConfig, RootCertStore, pki_types::ServerName};
+use rustls::{
+    CertificateError, ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, ServerName, pem::PemObject as _},
+};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
+use tokio_rustls::{TlsConnector, client::TlsStream};
 
 /// How long one GET may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Whom to believe that a server is who it says.
+#[derive(Debug, Clone, Copy)]
+pub enum Trust<'a> {
+    /// The authorities of the system.
+    System,
+    /// Those of a PEM file.
+    Authorities(&'a [u8]),
+}
 
 /// The body of a URL of at most `limit` bytes; none where the server says that there is none.
 ///
 /// # Errors
 /// A sentence: why there is no answer, or not this one.
-pub async fn get(url: &str, limit: usize) -> Result<Option<Vec<u8>>, String> {
-    match tokio::time::timeout(TIMEOUT, get_now(url, limit)).await {
+pub async fn get(url: &str, limit: usize, trust: Trust<'_>) -> Result<Option<Vec<u8>>, String> {
+    in_time(async {
+        let uri = parse(url)?;
+        match connect(&uri, trust).await? {
+            Reached::Plain(tcp) => exchange(TokioIo::new(tcp), &uri, limit).await,
+            Reached::Secure(tls) => exchange(TokioIo::new(tls), &uri, limit).await,
+        }
+    })
+    .await
+}
+
+/// Connects to a URL's server and, for https, lets it show a certificate that holds for its name.
+///
+/// # Errors
+/// A sentence: what did not work.
+pub async fn handshake(url: &str, trust: Trust<'_>) -> Result<(), String> {
+    in_time(async { connect(&parse(url)?, trust).await.map(drop) }).await
+}
+
+async fn in_time<T>(work: impl Future<Output = Result<T, String>>) -> Result<T, String> {
+    match tokio::time::timeout(TIMEOUT, work).await {
         Ok(result) => result,
         Err(_) => Err(format!("no answer within {} s", TIMEOUT.as_secs())),
     }
 }
 
-async fn get_now(url: &str, limit: usize) -> Result<Option<Vec<u8>>, String> {
-    let uri: Uri = url.parse().map_err(|error| format!("no URL: {error}"))?;
+fn parse(url: &str) -> Result<Uri, String> {
+    url.parse().map_err(|error| format!("no URL: {error}"))
+}
+
+/// A connection to a server.
+enum Reached {
+    Plain(TcpStream),
+    Secure(Box<TlsStream<TcpStream>>),
+}
+
+async fn connect(uri: &Uri, trust: Trust<'_>) -> Result<Reached, String> {
     let host = uri.host().ok_or("a URL without a host")?;
     let secure = uri.scheme_str() == Some("https");
     let port = uri.port_u16().unwrap_or(if secure { 443 } else { 80 });
@@ -39,25 +80,29 @@ async fn get_now(url: &str, limit: usize) -> Result<Option<Vec<u8>>, String> {
         .await
         .map_err(|error| format!("cannot connect: {error}"))?;
     if !secure {
-        return exchange(TokioIo::new(tcp), &uri, limit).await;
+        return Ok(Reached::Plain(tcp));
     }
     let server = ServerName::try_from(name.to_owned()).map_err(|error| error.to_string())?;
-    let tls = TlsConnector::from(Arc::new(trusting_the_system()?))
+    let roots = match trust {
+        Trust::System => of_the_system()?,
+        Trust::Authorities(pem) => of_file(pem)?,
+    };
+    let tls = TlsConnector::from(Arc::new(trusting(roots)?))
         .connect(server, tcp)
         .await
-        .map_err(|error| not_secured(&error))?;
-    exchange(TokioIo::new(tls), &uri, limit).await
+        .map_err(|error| not_secured(&error, trust))?;
+    Ok(Reached::Secure(Box::new(tls)))
 }
 
-fn not_secured(error: &io::Error) -> String {
+fn not_secured(error: &io::Error, trust: Trust<'_>) -> String {
     let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
-    match cause {
-        Some(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer)) => "TLS: none of the certificate authorities that are trusted here issued the server's certificate; add its authority to the system's, or name a PEM file with it in SSL_CERT_FILE".to_owned(),
+    match (cause, trust) {
+        (Some(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer)), Trust::System) => "TLS: none of the certificate authorities that are trusted here issued the server's certificate; add its authority to the system's, or name a PEM file with it in SSL_CERT_FILE".to_owned(),
         _ => format!("TLS: {error}"),
     }
 }
 
-fn trusting_the_system() -> Result<ClientConfig, String> {
+fn of_the_system() -> Result<RootCertStore, String> {
     let found = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();
     let (taken, _) = roots.add_parsable_certificates(found.certs);
@@ -67,6 +112,19 @@ fn trusting_the_system() -> Result<ClientConfig, String> {
             "no certificate authority is trusted here: install the system's (ca-certificates), or name a PEM file of them in SSL_CERT_FILE {errors:?}"
         ));
     }
+    Ok(roots)
+}
+
+fn of_file(pem: &[u8]) -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(pem) {
+        let certificate = certificate.map_err(|error| error.to_string())?;
+        roots.add(certificate).map_err(|error| error.to_string())?;
+    }
+    Ok(roots)
+}
+
+fn trusting(roots: RootCertStore) -> Result<ClientConfig, String> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()

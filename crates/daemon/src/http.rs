@@ -3,15 +3,9 @@
 //! Health routes need no name and say nothing that is secret. Every other path needs a caller who
 //! is known, also one that does not exist: who is nobody learns nothing about what there is.
 
-use std::{
-    convert::Infallible,
-    sync::{
-        Arc,
-        atomic::{AtomicU8, Ordering},
-    },
-    time::Duration,
-};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
+use arc_swap::ArcSwap;
 use axum::{
     Json, Router,
     body::Body,
@@ -26,14 +20,17 @@ use hyper_util::{
     server::{conn::auto::Builder, graceful::GracefulShutdown},
     service::TowerToHyperService,
 };
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::{sync::watch, task::JoinHandle};
 use tokio_stream::StreamExt as _;
 use tower::ServiceExt as _;
+use tracing::Instrument as _;
 
 use crate::{
     metrics::{Metrics, classic},
     preflight::{self, Front},
+    trace,
 };
 
 /// A client that has not sent its headers by then is sent away.
@@ -42,31 +39,41 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// What a caller calls its request; the answer has it too.
 const REQUEST_ID: header::HeaderName = header::HeaderName::from_static("x-request-id");
 
-/// Whether the daemon serves.
-#[derive(Default)]
-pub struct Health(AtomicU8);
+/// Whether calls are served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Condition {
+    /// Not yet: what was acknowledged before is being brought back.
+    Starting,
+    /// Yes.
+    Serving,
+    /// Not any more.
+    Stopping,
+}
 
-const STARTING: u8 = 0;
-const SERVING: u8 = 1;
-const STOPPING: u8 = 2;
+/// The daemon's condition, as probes see it.
+pub struct Health(ArcSwap<Condition>);
+
+impl Default for Health {
+    fn default() -> Self {
+        Self(ArcSwap::from_pointee(Condition::Starting))
+    }
+}
 
 impl Health {
     /// Everything that was acknowledged before can be served again.
     pub fn serves(&self) {
-        self.0.store(SERVING, Ordering::Relaxed);
+        self.0.store(Arc::new(Condition::Serving));
     }
 
     /// No new work is taken.
     pub fn stops(&self) {
-        self.0.store(STOPPING, Ordering::Relaxed);
+        self.0.store(Arc::new(Condition::Stopping));
     }
 
-    fn word(&self) -> &'static str {
-        match self.0.load(Ordering::Relaxed) {
-            STARTING => "starting",
-            SERVING => "serving",
-            _ => "stopping",
-        }
+    /// How it is now.
+    pub fn condition(&self) -> Condition {
+        **self.0.load()
     }
 }
 
@@ -99,13 +106,13 @@ async fn ready(
     State((health, front)): State<(Arc<Health>, Front)>,
     RawQuery(query): RawQuery,
 ) -> Response {
-    let word = health.word();
-    let status = if word == "serving" {
+    let condition = health.condition();
+    let status = if condition == Condition::Serving {
         StatusCode::OK
     } else {
         StatusCode::SERVICE_UNAVAILABLE
     };
-    let mut body = json!({ "status": word });
+    let mut body = json!({ "status": condition });
     let verbose = query.is_some_and(|query| query.split('&').any(|part| part == "verbose"));
     if verbose && let Some(details) = front.details() {
         body["details"] = details;
@@ -198,9 +205,19 @@ fn service(
         request.extensions_mut().insert(peer.clone());
         preflight::normal_path(&mut request);
         let id = request.headers().get(REQUEST_ID).cloned();
-        let answered = routes.clone().oneshot(request);
+        let span = tracing::debug_span!(
+            target: trace::TARGET,
+            "http",
+            otel.name = %format_args!("{} {}", request.method(), request.uri().path()),
+            otel.kind = "server",
+            http.response.status_code = tracing::field::Empty,
+            request_id = id.as_ref().and_then(|id| id.to_str().ok()),
+        );
+        trace::follow(&span, request.headers());
+        let answered = routes.clone().oneshot(request).instrument(span.clone());
         async move {
             let mut response = answered.await?;
+            span.record("http.response.status_code", response.status().as_u16());
             if let Some(id) = id {
                 response.headers_mut().insert(REQUEST_ID, id);
             }

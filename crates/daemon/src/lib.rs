@@ -28,6 +28,7 @@ mod run;
 pub mod runner;
 pub mod server;
 mod serving;
+mod trace;
 pub mod upkeep;
 pub mod vault;
 

@@ -1,14 +1,17 @@
 //! The program: flags in, exit status out.
 
-use std::{ffi::OsString, io::IsTerminal as _, process::ExitCode, time::Duration};
+use std::{ffi::OsString, path::Path, process::ExitCode, time::Duration};
 
+use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tracing_subscriber::EnvFilter;
 
 use crate::{
     accounts,
-    config::{self, AccountsCommand, Asked, Config, Flags, Layers, LogFormat},
+    config::{self, AccountsCommand, Asked, Config, Flags, Layers},
+    control,
+    http::Condition,
     server::{self, Running},
+    trace::Tracing,
     upkeep,
 };
 
@@ -66,6 +69,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             Ok(config) => upkeep::fsck::run(&config, json),
             Err(error) => bad_config(&error),
         },
+        Asked::Healthcheck { data_dir } => healthcheck(&data_dir),
         Asked::Show(layers) => show(&layers),
         Asked::Accounts(what) => look_after_accounts(&what),
         Asked::Check(layers) => match Config::new(&layers.settings) {
@@ -91,6 +95,23 @@ fn show(layers: &Layers) -> ExitCode {
         println!("{line}");
     }
     ExitCode::SUCCESS
+}
+
+fn healthcheck(data_dir: &Path) -> ExitCode {
+    match control::condition(data_dir) {
+        Ok(Condition::Serving) => {
+            println!("serving");
+            ExitCode::SUCCESS
+        }
+        Ok(condition) => {
+            println!("not serving: {condition:?}");
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            eprintln!("evidenceos-daemon: {error}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 fn look_after_accounts(what: &AccountsCommand) -> ExitCode {
@@ -147,10 +168,6 @@ fn check(config: &Config) -> ExitCode {
 }
 
 fn begin(config: Config) -> ExitCode {
-    set_up_logging(&config);
-    if !config.allow_core_dumps {
-        keep_memory_private();
-    }
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -161,20 +178,22 @@ fn begin(config: Config) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    runtime.block_on(serve(config))
-}
-
-fn set_up_logging(config: &Config) {
-    let filter = EnvFilter::try_new(&config.log).unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr);
-    // A second subscriber, as in a test, is not ours to replace.
-    let _ = match config.log_format {
-        LogFormat::Text => builder.try_init(),
-        LogFormat::Json => builder.json().try_init(),
-    };
+    runtime.block_on(async {
+        let tracing = match Tracing::start(&config) {
+            Ok(tracing) => tracing,
+            Err(error) => {
+                eprintln!("evidenceos-daemon: {error}");
+                return ExitCode::from(BAD_CONFIG);
+            }
+        };
+        if !config.allow_core_dumps {
+            keep_memory_private();
+        }
+        let ended = serve(config).await;
+        // A collector that does not answer keeps a thread waiting, and not this one.
+        let _ = tokio::task::spawn_blocking(|| tracing.end()).await;
+        ended
+    })
 }
 
 /// Keys are in this process's memory: no core file of it, and no debugger of the same user.
@@ -226,9 +245,11 @@ async fn serve(config: Config) -> ExitCode {
         },
         running.log_vkey(),
     );
+    tell_supervisor(&[NotifyState::Ready]);
     until_told_to_stop(&running, &mut signals).await;
+    tell_supervisor(&[NotifyState::Stopping]);
     if !running.has_failed() {
-        eprintln!("evidenceos-daemon: stopping; runs under way may finish");
+        tracing::info!("stopping; runs under way may finish");
     }
     match running.stop().await {
         Ok(()) => ExitCode::SUCCESS,
@@ -264,13 +285,31 @@ async fn until_told_to_stop(running: &Running, signals: &mut Signals) {
         tokio::select! {
             _ = signals.terminate.recv() => return,
             _ = signals.interrupt.recv() => return,
-            _ = signals.hangup.recv() => match running.reload().await {
-                Ok(()) => tracing::info!("certificates, roles, secrets and keys were read again"),
-                Err(problems) => for problem in problems {
-                    tracing::error!(problem, "not taken over; what was there goes on");
-                },
-            },
+            _ = signals.hangup.recv() => reload(running).await,
             _ = look.tick() => if running.has_failed() { return },
         }
+    }
+}
+
+async fn reload(running: &Running) {
+    // Without the time of it systemd takes a reload for one that failed.
+    if let Ok(now) = NotifyState::monotonic_usec_now() {
+        tell_supervisor(&[NotifyState::Reloading, now]);
+    }
+    match running.reload().await {
+        Ok(()) => tracing::info!("certificates, roles, secrets and keys were read again"),
+        Err(problems) => {
+            for problem in problems {
+                tracing::error!(problem, "not taken over; what was there goes on");
+            }
+        }
+    }
+    tell_supervisor(&[NotifyState::Ready]);
+}
+
+/// Tells systemd how it goes, where it is the one that started the process.
+fn tell_supervisor(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::warn!(%error, "the service manager could not be told how it goes");
     }
 }

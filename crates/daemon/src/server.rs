@@ -158,10 +158,10 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         .await?;
     front.open(api);
     let control = match Control::bind(&config.data_dir) {
-        Ok(control) => Some(control.serve(config.data_dir.clone(), &edge, stopped)),
+        Ok(control) => Some(control.serve(config.data_dir.clone(), &edge, &health, stopped)),
         // Serving does not depend on it.
         Err(error) => {
-            tracing::warn!(%error, "no control socket in the data directory; backups need the daemon stopped");
+            tracing::warn!(%error, "no control socket in the data directory; backups need the daemon stopped, and `healthcheck` fails");
             None
         }
     };

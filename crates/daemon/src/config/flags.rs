@@ -102,6 +102,17 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Ask the daemon that serves a data directory whether it takes calls
+    ///
+    /// For containers and supervisors: over the directory's control socket, so that neither ports
+    /// nor certificates matter. Exit status: 0 it does, 1 it does not, or nobody answers.
+    #[command(after_help = "Examples:
+  evidenceos-daemon healthcheck
+  evidenceos-daemon healthcheck --data-dir /srv/evidenceos")]
+    Healthcheck {
+        #[command(flatten)]
+        place: Place,
+    },
 }
 
 /// The two ways out of a database that is older than its log.
@@ -275,6 +286,24 @@ pub enum Asked {
         /// As JSON lines.
         json: bool,
     },
+    /// Say whether the daemon of a data directory takes calls.
+    Healthcheck {
+        /// Of which.
+        data_dir: PathBuf,
+    },
+}
+
+/// A command to which an environment variable that is set to nothing is one that is not set, as
+/// Compose passes `${NAME:-}` and Kubernetes an empty value.
+#[must_use]
+pub fn without_empty_variables(command: clap::Command) -> clap::Command {
+    let is_empty = |name: &std::ffi::OsStr| std::env::var_os(name).is_some_and(|v| v.is_empty());
+    command
+        .mut_args(|arg| match arg.get_env().is_some_and(is_empty) {
+            true => arg.env(clap::builder::Resettable::Reset),
+            false => arg,
+        })
+        .mut_subcommands(without_empty_variables)
 }
 
 impl Flags {
@@ -285,7 +314,7 @@ impl Flags {
     pub fn ask(
         arguments: impl IntoIterator<Item = OsString>,
     ) -> Result<Result<Asked, ConfigError>, clap::Error> {
-        let matches = Self::command().try_get_matches_from(arguments)?;
+        let matches = without_empty_variables(Self::command()).try_get_matches_from(arguments)?;
         let flags = Self::from_arg_matches(&matches)?;
         let Some(command) = flags.command else {
             return Ok(Layers::new(flags.settings, &matches).map(Asked::Serve));
@@ -336,6 +365,9 @@ impl Flags {
                 source,
                 json,
             }),
+            Command::Healthcheck { place } => place
+                .data_dir(inner)
+                .map(|data_dir| Asked::Healthcheck { data_dir }),
         })
     }
 }

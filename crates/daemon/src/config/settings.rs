@@ -59,6 +59,9 @@ pub struct Settings {
     /// How to log [default: text]
     #[arg(long, env = "EVIDENCEOS_LOG_FORMAT", value_enum)]
     pub log_format: Option<LogFormat>,
+    /// Collector that traces of calls are sent to, by OTLP over gRPC [default: none is]
+    #[arg(long, env = "EVIDENCEOS_OTLP_ENDPOINT", value_name = "URL")]
+    pub otlp_endpoint: Option<String>,
     /// Seconds that a stop waits for runs under way [default: 20]
     #[arg(long, env = "EVIDENCEOS_DRAIN_SECONDS", value_name = "SECONDS")]
     pub drain_seconds: Option<u64>,

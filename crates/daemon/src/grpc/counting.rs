@@ -1,24 +1,33 @@
-//! Counts calls of gRPC by method and code, around everything that answers them.
+//! Counts calls of gRPC by method and code, names them in answers, logs and traces: around
+//! everything that answers them.
 //!
 //! A call ends with its status: in the head of the answer where it failed at once, else in the
-//! trailers. Whoever goes away before has cancelled it.
+//! trailers. Whoever goes away before has cancelled it. An answer carries the call's
+//! `x-request-id`, or one of ours where it had none, so that a line of the log can be found.
 
 use std::{
     future::Future,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     task::{Context, Poll, ready},
     time::Instant,
 };
 
-use http::{HeaderMap, Request, Response};
+use evidenceos_kernel::id::OwnerTag;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use prost::bytes::Bytes;
 use tonic::{Code, Status, body::Body};
 use tower::{Layer, Service};
+use tracing::{Instrument as _, Span};
 
-use super::rules;
-use crate::metrics::Metrics;
+use super::{gate::CalledBy, rules};
+use crate::{metrics::Metrics, trace};
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Counts the calls of a service.
 #[derive(Clone)]
@@ -56,28 +65,63 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let method = rules::label(request.uri().path());
+        let request_id = request_id(request.headers());
+        let span = tracing::debug_span!(
+            target: trace::TARGET,
+            "rpc",
+            otel.name = method,
+            otel.kind = "server",
+            rpc.system = "grpc",
+            rpc.grpc.status_code = tracing::field::Empty,
+            request_id = request_id.to_str().unwrap_or_default(),
+        );
+        trace::follow(&span, request.headers());
         let call = UnderWay {
             metrics: Arc::clone(&self.metrics),
-            method: rules::label(request.uri().path()),
+            method,
+            request_id,
+            caller: None,
             began: Instant::now(),
             end: Code::Cancelled,
+            span: span.clone(),
         };
-        let answer = self.inner.call(request);
+        let answer = self.inner.call(request).instrument(span);
         Box::pin(async move { answer.await.map(|answer| call.follow(answer)) })
     }
+}
+
+/// The id that a call came with, or one that no other has.
+fn request_id(headers: &HeaderMap) -> HeaderValue {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let sent = headers.get(REQUEST_ID).filter(|id| {
+        (1..=128).contains(&id.len()) && id.as_bytes().iter().all(|b| (0x21..=0x7e).contains(b))
+    });
+    sent.cloned().unwrap_or_else(|| {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let own = format!("own-{:x}-{number:x}", std::process::id());
+        HeaderValue::from_str(&own).unwrap_or_else(|_| unreachable!("it is plain ASCII"))
+    })
 }
 
 /// A call that has no end yet. It is counted when it is dropped, so that each is, and once.
 struct UnderWay {
     metrics: Arc<Metrics>,
     method: &'static str,
+    request_id: HeaderValue,
+    /// Unless nobody got to know.
+    caller: Option<OwnerTag>,
     began: Instant,
     end: Code,
+    span: Span,
 }
 
 impl UnderWay {
     /// Counts a call whose status is in the answer's head, and follows the body of any other.
-    fn follow(mut self, answer: Response<Body>) -> Response<Body> {
+    fn follow(mut self, mut answer: Response<Body>) -> Response<Body> {
+        self.caller = answer.extensions_mut().remove::<CalledBy>().map(|by| by.0);
+        let id = self.request_id.clone();
+        answer.headers_mut().insert(REQUEST_ID, id);
         match code(answer.headers()) {
             Some(code) => {
                 self.end = code;
@@ -98,6 +142,17 @@ impl Drop for UnderWay {
     fn drop(&mut self) {
         let took = (!rules::is_watch(self.method)).then(|| self.began.elapsed());
         self.metrics.called(self.method, self.end, took);
+        self.span.record("rpc.grpc.status_code", self.end as i32);
+        // No message: it may hold what is nobody else's.
+        tracing::debug!(
+            target: trace::AUDIT,
+            request_id = self.request_id.to_str().unwrap_or_default(),
+            caller = self.caller.map(tracing::field::display),
+            method = self.method,
+            code = ?self.end,
+            took_us = self.began.elapsed().as_micros() as u64,
+            "rpc"
+        );
     }
 }
 

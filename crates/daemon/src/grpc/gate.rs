@@ -14,6 +14,7 @@ use std::{
 };
 
 use evidenceos_access::strip_identity_headers;
+use evidenceos_kernel::id::OwnerTag;
 use http::{Request, Response};
 use http_body_util::{BodyExt as _, Limited};
 use tokio::sync::Semaphore;
@@ -59,6 +60,10 @@ impl GateLayer {
     }
 }
 
+/// Whose call was answered; in the answer's extensions, for whoever logs it.
+#[derive(Debug, Clone, Copy)]
+pub struct CalledBy(pub OwnerTag);
+
 /// A service behind the gate.
 #[derive(Clone)]
 pub struct Gated<S> {
@@ -97,15 +102,23 @@ where
         if let Err(status) = admit(&self.gate, &mut request) {
             return Box::pin(std::future::ready(Ok(status.into_http())));
         }
+        let caller = request.extensions().get::<Principal>();
+        let called_by = caller.map(|principal| CalledBy(principal.caller.tag));
         let Ok(place) = Arc::clone(&self.room.calls).try_acquire_owned() else {
             let full = status::busy("the server has as many calls under way as it can hold");
             return Box::pin(std::future::ready(Ok(full.into_http())));
+        };
+        let signed = move |mut answer: Response<Body>| {
+            if let Some(called_by) = called_by {
+                answer.extensions_mut().insert(called_by);
+            }
+            answer
         };
         if !rules::brings_much(request.uri().path()) {
             let answer = self.inner.call(request.map(small));
             return Box::pin(async move {
                 let _place = place;
-                answer.await
+                answer.await.map(signed)
             });
         }
         // The service that was found ready is the one to be called; its clone takes its place.
@@ -116,7 +129,7 @@ where
             let _place = place;
             // Until there is room nothing is read: the client's window is all that fills.
             let _room = large.acquire_owned().await;
-            inner.call(request).await
+            inner.call(request).await.map(signed)
         })
     }
 }

@@ -25,10 +25,9 @@ use crate::{
     auth::Principal,
     decisions::{NotNoted, Noted},
     policies::{Policies, Verdict, Veto, preflight_input},
+    trace::AUDIT,
 };
 
-/// Where decisions are logged, at level debug: `--log info,evidenceos_audit=debug`.
-const AUDIT: &str = "evidenceos_audit";
 /// The session of calls that name none.
 const NO_SESSION: &str = "no-session";
 

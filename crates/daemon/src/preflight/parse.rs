@@ -4,8 +4,8 @@
 //! is bounded, numbers that are none are refused, unknown fields are passed over, and null is the
 //! same as absent. Nothing of what was sent is repeated in a refusal.
 
-use axum::http::{HeaderMap, HeaderName};
 use evidenceos_kernel::id::Digest;
+use http::{HeaderMap, HeaderName};
 use serde_json::{Map, Value};
 
 /// The longest name, in bytes.

@@ -14,10 +14,7 @@ use evidenceos_store::{
     lock::DirectoryLock,
 };
 
-use crate::{
-    control::{self, Order},
-    server::unix_ms,
-};
+use crate::{control, server::unix_ms};
 
 const SOFTWARE: &str = concat!("evidenceosd/", env!("CARGO_PKG_VERSION"));
 
@@ -92,8 +89,7 @@ pub fn back_up(data_directory: &Path, destination: &Path, as_json: bool) -> Exit
             }),
             // Somebody has it: a daemon that can be asked.
             Err(held @ StoreError::Unusable(_)) => {
-                let order = Order::Backup { destination };
-                control::ask(data_directory, &order, &mut |progress| {
+                control::back_up(data_directory, destination, &mut |progress| {
                     shown.follow(progress);
                 })
                 .map_err(|error| match error {

@@ -31,7 +31,7 @@ use tokio::runtime::Handle;
 use crate::{
     anchors::{self, Anchors},
     config::Config,
-    fetch,
+    fetch::{self, Trust},
     keys::{LogKeyError, LogKeys, verifier},
     opening::append_unsigned,
     own_work::{self, OwnWork},
@@ -101,7 +101,7 @@ impl Source {
             Self::Url(base) => {
                 let url = format!("{base}/{name}");
                 runtime
-                    .block_on(fetch::get(&url, limit))
+                    .block_on(fetch::get(&url, limit, Trust::System))
                     .map_err(|error| StoreError::Unusable(format!("{url}: {error}")))
             }
         }

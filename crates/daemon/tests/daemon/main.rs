@@ -25,4 +25,5 @@ mod roles;
 mod secure;
 mod signed;
 mod tls;
+mod traces;
 mod web;

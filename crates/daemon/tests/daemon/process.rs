@@ -45,6 +45,15 @@ impl Drop for Serving {
     }
 }
 
+fn program(directory: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_evidenceos-daemon"));
+    command
+        .args(["--listen", "127.0.0.1:0", "--preflight-listen", "off"])
+        .args(["--metrics-listen", "off", "--log", "error", "--data-dir"])
+        .arg(directory);
+    command
+}
+
 /// The real program, and where it serves.
 pub fn spawn(directory: &Path) -> (Serving, String) {
     spawn_with(directory, &[])
@@ -52,10 +61,7 @@ pub fn spawn(directory: &Path) -> (Serving, String) {
 
 /// As [`spawn`], with more flags.
 pub fn spawn_with(directory: &Path, more: &[&str]) -> (Serving, String) {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_evidenceos-daemon"))
-        .args(["--listen", "127.0.0.1:0", "--preflight-listen", "off"])
-        .args(["--metrics-listen", "off", "--log", "error", "--data-dir"])
-        .arg(directory)
+    let mut child = program(directory)
         .args(more)
         .stdout(Stdio::piped())
         .spawn()
@@ -76,6 +82,83 @@ pub fn signal(child: &Child, name: &str) {
         .args(["-s", name, &child.id().to_string()])
         .status();
     assert!(status.expect("kill runs").success());
+}
+
+/// What `healthcheck` says of a data directory: its exit status and its words.
+fn healthcheck(directory: &Path) -> (Option<i32>, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_evidenceos-daemon"))
+        .args(["healthcheck", "--data-dir"])
+        .arg(directory)
+        .output()
+        .expect("runs");
+    let words = [output.stdout, output.stderr].concat();
+    (
+        output.status.code(),
+        String::from_utf8_lossy(&words).into_owned(),
+    )
+}
+
+#[test]
+fn a_health_check_needs_the_data_directory_alone() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (mut child, _) = spawn(directory.path());
+    assert_eq!(
+        healthcheck(directory.path()),
+        (Some(0), "serving\n".to_owned())
+    );
+    child.kill().expect("ours");
+    child.wait().expect("ends");
+    let (code, words) = healthcheck(directory.path());
+    assert_eq!(code, Some(1));
+    assert!(words.contains("connect to the daemon at"), "{words}");
+}
+
+#[test]
+fn the_service_manager_is_told_when_it_serves_reloads_and_stops() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("notify");
+    let manager = std::os::unix::net::UnixDatagram::bind(&path).expect("bound");
+    manager
+        .set_read_timeout(Some(std::time::Duration::from_secs(60)))
+        .expect("set");
+    let told = || {
+        let mut message = [0; 256];
+        let length = manager.recv(&mut message).expect("a message");
+        String::from_utf8_lossy(&message[..length]).into_owned()
+    };
+    let data = directory.path().join("data");
+    let mut child = Serving(
+        program(&data)
+            .env("NOTIFY_SOCKET", &path)
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("starts"),
+    );
+    assert_eq!(told(), "READY=1\n");
+    assert_eq!(healthcheck(&data).0, Some(0), "ready is ready");
+    signal(&child, "HUP");
+    let reloading = told();
+    assert!(
+        reloading.starts_with("RELOADING=1\nMONOTONIC_USEC="),
+        "{reloading}"
+    );
+    assert_eq!(told(), "READY=1\n");
+    signal(&child, "TERM");
+    assert_eq!(told(), "STOPPING=1\n");
+    assert_eq!(child.wait().expect("ends").code(), Some(0));
+}
+
+#[test]
+fn a_variable_that_is_set_to_nothing_is_not_set() {
+    let output = Command::new(env!("CARGO_BIN_EXE_evidenceos-daemon"))
+        .args(["config", "show"])
+        .env("EVIDENCEOS_AUTH_POLICY", "")
+        .env("EVIDENCEOS_DRAIN_SECONDS", "")
+        .env("EVIDENCEOS_LOG_ORIGIN", "log.example.org")
+        .output()
+        .expect("runs");
+    let shown = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(shown, "log_origin = \"log.example.org\"  # environment\n");
 }
 
 #[test]
