@@ -4,8 +4,9 @@
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory as _, Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use clap_complete::Shell;
+use evidenceos_daemon::config::without_empty_variables;
 
 use crate::{
     account::AccountCommand,
@@ -20,6 +21,7 @@ use crate::{
     log::LogCommand,
     output::{Output, print_error},
     policy::PolicyCommand,
+    probe::ProbeArgs,
     server::ServerCommand,
     verify::VerifyArgs,
 };
@@ -63,6 +65,8 @@ enum Command {
     /// Ask a server about itself.
     #[command(subcommand)]
     Server(ServerCommand),
+    /// Look whether a server can be reached and trusted from here.
+    Probe(ProbeArgs),
     /// Make, choose, import and wrap signing keys.
     #[command(subcommand)]
     Keys(KeysCommand),
@@ -89,6 +93,12 @@ enum Command {
 }
 
 impl Cli {
+    /// What the process was called with; prints help and ends it where that is not understood.
+    pub fn of_the_process() -> Self {
+        let matches = without_empty_variables(Self::command()).get_matches();
+        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+    }
+
     /// Whether a word names one of the commands.
     pub fn has_command(word: &std::ffi::OsStr) -> bool {
         word.to_str()
@@ -120,6 +130,7 @@ async fn execute(cli: Cli, token_from_environment: Option<String>) -> Result<Out
         Command::Account(command) => command.run(&connection()?).await,
         Command::Log(command) => command.run(&connection()?, cli.json).await,
         Command::Server(command) => command.run(&connection()?).await,
+        Command::Probe(args) => args.run(&connection()?).await,
         Command::Keys(command) => command.run().await,
         Command::Policy(command) => command.run(),
         Command::Lab(command) => command.run(),

@@ -13,6 +13,7 @@ use std::{
 };
 
 use clap::Args;
+use evidenceos_daemon::fetch::Trust;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use serde::Deserialize;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
@@ -204,6 +205,25 @@ impl Connection {
             .connect()
             .await
             .map_err(|error| self.failed(&error))
+    }
+
+    /// Whom to believe that the server is who it says.
+    pub fn trust(&self) -> Trust<'_> {
+        match self.tls.as_ref().and_then(|tls| tls.ca.as_ref()) {
+            Some((_, pem)) => Trust::Authorities(pem),
+            None => Trust::System,
+        }
+    }
+
+    /// Whether calls go out under TLS.
+    pub fn is_secure(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// Whether calls say who makes them.
+    pub fn has_credentials(&self) -> bool {
+        let certificate = self.tls.as_ref().and_then(|tls| tls.identity.as_ref());
+        self.bearer_token.is_some() || certificate.is_some()
     }
 
     /// What a failure on the way means.

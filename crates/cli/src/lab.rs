@@ -41,7 +41,8 @@ pub enum LabCommand {
     /// Make certificates, keys and a policy in a directory.
     #[command(
         after_help = "Makes ca/ (its key is needed for new certificates only, and mounted nowhere), certs/ and keys/ for the server,\n\
-        clients/ROLE/ with a profile each, and data/. Overwrites nothing.\n\n\
+        clients/ROLE/ with a profile each, and data/. Overwrites nothing.\n\
+        Beside a docker-compose.yml it also adds to .env who the container runs as, and its policy.\n\n\
         Examples:\n  evidenceos lab init ops\n  evidenceos lab init ops --san evidenceos.example.org --san 10.0.0.7"
     )]
     Init(InitArgs),
@@ -105,9 +106,13 @@ impl InitArgs {
         let key_id = ring.generate()?;
         lab.made(ring.file_of(key_id));
         lab.give_to(self.sudo_uid, self.sudo_gid)?;
+        let compose = ComposeEnvironment::beside(&self.dir);
+        if let Some(compose) = &compose {
+            compose.append(self.sudo_uid, self.sudo_gid)?;
+        }
 
         let dir = self.dir.display();
-        let text = format!(
+        let mut text = format!(
             "made in {dir}: a CA, a server certificate, clients for {}, signing key {key_id}\n\n\
             serve:  evidenceos-daemon --data-dir {dir}/data --key-dir {dir}/keys \\\n          \
             --tls-cert {dir}/certs/server.crt --tls-key {dir}/certs/server.key \\\n          \
@@ -115,6 +120,12 @@ impl InitArgs {
             call:   evidenceos --profile {dir}/clients/operator/profile.toml holdout list",
             ROLES.join(", ")
         );
+        if let Some(ComposeEnvironment(file)) = &compose {
+            text.push_str(&format!(
+                "\nor:     docker compose up --build    (as whom, and with which policy: {})",
+                file.display()
+            ));
+        }
         Ok(Output::new(
             json!({ "directory": self.dir, "key_id": key_id.to_string(), "clients": ROLES }),
             text,
@@ -248,6 +259,66 @@ impl Lab {
         }
         for path in &self.made {
             std::os::unix::fs::lchown(path, uid, gid).map_err(CliError::file(path))?;
+        }
+        Ok(())
+    }
+}
+
+/// The file from which Compose takes variables, beside a project that mounts the directory.
+struct ComposeEnvironment(PathBuf);
+
+impl ComposeEnvironment {
+    /// Where the directory lies in a Compose project.
+    fn beside(dir: &Path) -> Option<Self> {
+        let dir = std::path::absolute(dir).ok()?;
+        let project = dir.parent()?;
+        let names = [
+            "compose.yaml",
+            "compose.yml",
+            "docker-compose.yml",
+            "docker-compose.yaml",
+        ];
+        let is_project = names.iter().any(|name| project.join(name).is_file());
+        is_project.then(|| Self(project.join(".env")))
+    }
+
+    /// Adds who the container runs as, the owner of the files, and where its policy is. What the
+    /// file says already stays.
+    fn append(&self, uid: Option<u32>, gid: Option<u32>) -> Result<(), CliError> {
+        let Self(path) = self;
+        let was_there = path.exists();
+        let text = if was_there {
+            fs::read_to_string(path).map_err(CliError::file(path))?
+        } else {
+            String::new()
+        };
+        let (own_uid, own_gid) = (rustix::process::geteuid(), rustix::process::getegid());
+        let sudo = own_uid.is_root();
+        let uid = uid.filter(|_| sudo).unwrap_or(own_uid.as_raw());
+        let gid = gid.filter(|_| sudo).unwrap_or(own_gid.as_raw());
+        let wanted = [
+            ("EVIDENCEOS_UID", uid.to_string()),
+            ("EVIDENCEOS_GID", gid.to_string()),
+            ("EVIDENCEOS_AUTH_POLICY", "/certs/policy.toml".to_owned()),
+        ];
+        let mut added = String::new();
+        for (name, value) in wanted {
+            let says = |line: &str| line.trim_start().starts_with(&format!("{name}="));
+            if !text.lines().any(says) {
+                added.push_str(&format!("{name}={value}\n"));
+            }
+        }
+        if !text.is_empty() && !text.ends_with('\n') {
+            added.insert(0, '\n');
+        }
+        OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(path)
+            .and_then(|mut file| file.write_all(added.as_bytes()))
+            .map_err(CliError::file(path))?;
+        if sudo && !was_there {
+            std::os::unix::fs::lchown(path, Some(uid), Some(gid)).map_err(CliError::file(path))?;
         }
         Ok(())
     }

@@ -20,6 +20,7 @@ mod log;
 mod output;
 mod pack;
 mod policy;
+mod probe;
 mod render;
 mod server;
 mod units;
@@ -27,15 +28,13 @@ mod verify;
 
 use std::{ffi::OsStr, path::Path, process::ExitCode};
 
-use clap::Parser as _;
-
 fn main() -> ExitCode {
     // Under the daemon's name it is the daemon, but for commands that only this program has: in
     // the image `evidenceos-daemon keys import` is what an init container runs.
     if is_called("evidenceos-daemon") && !asks_for_a_command() {
         return evidenceos_daemon::main();
     }
-    let cli = cli::Cli::parse();
+    let cli = cli::Cli::of_the_process();
     let token = std::env::var("EVIDENCEOS_BEARER_TOKEN").ok();
     let runtime = match tokio::runtime::Builder::new_current_thread()
         .enable_all()

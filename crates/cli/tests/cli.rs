@@ -1,11 +1,15 @@
 //! The `evidenceos` command against a real daemon, on a free port, over a directory of its own.
 
 use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::Path,
     process::{Command, Output},
 };
 
 use evidenceos_daemon::{Config, Running, start};
+
+/// A free port of loopback.
+const FREE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 /// A daemon in this process, and commands in others.
 struct World {
@@ -21,7 +25,9 @@ impl World {
         let runtime = tokio::runtime::Runtime::new().expect("a runtime");
         let config = Config {
             listeners: evidenceos_daemon::config::Listeners {
-                grpc: std::net::SocketAddr::from(([127, 0, 0, 1], 0)),
+                grpc: FREE,
+                http: Some(FREE),
+                metrics: Some(FREE),
                 ..Default::default()
             },
             data_dir: dir.path().join("daemon"),
@@ -446,4 +452,32 @@ fn completions_are_written_for_each_shell() {
             "{shell}"
         );
     }
+}
+
+#[test]
+fn a_probe_looks_at_each_port_and_names_the_one_that_is_not_well() {
+    let mut world = World::new();
+    let daemon = world.daemon.as_ref().expect("runs");
+    let url = |address: Option<SocketAddr>| format!("http://{}", address.expect("serves"));
+    let (http, metrics) = (url(daemon.http_address()), url(daemon.metrics_address()));
+    let probe = ["probe", "--preflight", &http, "--metrics", &metrics];
+    let found = world.json(&probe);
+    assert_eq!(found["ok"], true, "{found}");
+    assert_eq!(found["checks"].as_array().map(Vec::len), Some(3));
+
+    // Metrics have no /readyz, and HTTP no /metrics.
+    let mixed_up = ["probe", "--preflight", &metrics, "--json"];
+    let output = world.run_as(None, &mixed_up);
+    assert_eq!(output.status.code(), Some(1));
+    let found: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(found["checks"][0]["ok"], true, "{found}");
+    assert_eq!(found["checks"][1]["ok"], false, "{found}");
+
+    let daemon = world.daemon.take().expect("runs");
+    world.runtime.block_on(daemon.stop()).expect("stops");
+    let output = world.run_as(None, &probe);
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(text.matches("FAILED").count(), 3, "{text}");
+    assert!(text.contains("cannot connect"), "{text}");
 }

@@ -252,3 +252,24 @@ fn under_the_daemons_name_keys_and_labs_are_the_same() {
     let output = check.arg0("evidenceos-daemon").output().expect("runs");
     assert!(output.status.success(), "{}", stderr(&output));
 }
+
+#[test]
+fn a_probe_checks_the_servers_certificate_with_and_without_one_of_its_own() {
+    let lab = Lab::new();
+    let place = &lab.place;
+    let found = lab.json_as("operator", &["probe"]);
+    assert_eq!(found["ok"], true, "{found}");
+    assert!(text_of(&found["checks"][0], "found").contains("serves log"));
+
+    let endpoint = lab.endpoint();
+    let anonymous = ["--endpoint", &endpoint, "--tls-ca"];
+    let found = place.json(&[&anonymous[..], &["ops/certs/ca.crt", "probe"]].concat());
+    assert_eq!(found["ok"], true, "{found}");
+    assert!(text_of(&found["checks"][0], "found").contains("no call was made"));
+
+    place.text(&["lab", "init", "other"]);
+    let output = place.run(&[&anonymous[..], &["other/certs/ca.crt", "probe"]].concat());
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(text.contains("TLS: invalid peer certificate"), "{text}");
+}

@@ -210,3 +210,26 @@ fn only_root_gives_a_lab_to_whoever_called_sudo() {
         assert_eq!(found, owner, "{}", path.display());
     }
 }
+
+#[test]
+fn in_a_compose_project_it_says_as_whom_the_container_runs() {
+    let place = Place::new();
+    place.text(&["lab", "init", "elsewhere/ops"]);
+    assert!(
+        !place.path("elsewhere/.env").exists(),
+        "no project is there"
+    );
+
+    fs::write(place.path("docker-compose.yml"), "services: {}\n").expect("written");
+    fs::write(place.path(".env"), "EVIDENCEOS_GID=7\nOTHER=1").expect("written");
+    let text = place.text(&["lab", "init", "ops"]);
+    assert!(text.contains("docker compose up"), "{text}");
+    let uid = fs::metadata(place.path("ops/keys")).expect("there").uid();
+    let environment = || fs::read_to_string(place.path(".env")).expect("read");
+    let expected = format!(
+        "EVIDENCEOS_GID=7\nOTHER=1\nEVIDENCEOS_UID={uid}\nEVIDENCEOS_AUTH_POLICY=/certs/policy.toml\n"
+    );
+    assert_eq!(environment(), expected);
+    place.text(&["lab", "init", "more"]);
+    assert_eq!(environment(), expected, "nothing is said twice");
+}

@@ -1,0 +1,157 @@
+//! `evidenceos probe`: whether a server can be reached and trusted from here.
+//!
+//! For whoever has just installed one, and for `helm test`. Each port is looked at by itself, so
+//! that one that is closed is named. Without a certificate of one's own as much is checked as can
+//! be: that the server's holds for the name it is called by.
+
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use evidenceos_daemon::fetch;
+use serde_json::json;
+
+use crate::{
+    client::{Client, Connection},
+    error::CliError,
+    output::{Output, progress, table},
+};
+
+/// The longest page that a port shows.
+const MAX_BODY: usize = 4 << 20;
+/// How long between one look and the next, while waiting.
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// What to look at beside gRPC, which is `--endpoint`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Looks at --endpoint: connection, certificate and name; with --tls-cert and --tls-key or a token also a call.\n\
+    Exit status: 0 all is well, 1 something is not.\n\n\
+    Examples:\n  \
+    evidenceos probe\n  \
+    evidenceos --profile ops/clients/operator/profile.toml probe --preflight https://localhost:8081 --metrics http://localhost:9464\n  \
+    evidenceos --endpoint https://evidenceos.lab.svc:50051 --tls-ca ca.crt probe --wait 60"
+)]
+pub struct ProbeArgs {
+    /// Where HTTP is served; its /readyz must say that it serves
+    #[arg(long, value_name = "URL")]
+    preflight: Option<String>,
+    /// Where metrics are served
+    #[arg(long, value_name = "URL")]
+    metrics: Option<String>,
+    /// Look again until all is well, for at most so many seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    wait: u64,
+}
+
+/// One thing that was looked at.
+struct Check {
+    name: &'static str,
+    at: String,
+    /// What is well, or what is not.
+    found: Result<String, String>,
+}
+
+impl ProbeArgs {
+    /// Looks.
+    pub async fn run(self, connection: &Connection) -> Result<Output, CliError> {
+        let deadline = Instant::now() + Duration::from_secs(self.wait);
+        let mut waits = false;
+        loop {
+            let checks = self.look(connection).await;
+            if checks.iter().all(|check| check.found.is_ok()) || Instant::now() >= deadline {
+                return Ok(shown(&checks));
+            }
+            if !waits {
+                progress(&format!(
+                    "not all is well yet; looking for up to {} s",
+                    self.wait
+                ));
+                waits = true;
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    async fn look(&self, connection: &Connection) -> Vec<Check> {
+        let mut checks = vec![Check {
+            name: "gRPC",
+            at: connection.endpoint.clone(),
+            found: grpc(connection).await,
+        }];
+        for (name, at, path) in [
+            ("preflight", &self.preflight, "readyz"),
+            ("metrics", &self.metrics, "metrics"),
+        ] {
+            if let Some(at) = at {
+                checks.push(Check {
+                    name,
+                    at: at.clone(),
+                    found: http(connection, at, path).await,
+                });
+            }
+        }
+        checks
+    }
+}
+
+async fn grpc(connection: &Connection) -> Result<String, String> {
+    fetch::handshake(&connection.endpoint, connection.trust()).await?;
+    let reached = if connection.is_secure() {
+        "TLS, certificate and name hold"
+    } else {
+        "connected, without TLS"
+    };
+    if connection.is_secure() && !connection.has_credentials() {
+        return Ok(format!(
+            "{reached}; no call was made, for want of credentials"
+        ));
+    }
+    let mut client = Client::connect(connection)
+        .await
+        .map_err(|error| error.to_string())?;
+    let info = client
+        .get_server_info(evidenceos_proto::GetServerInfoRequest {})
+        .await
+        .map_err(|error| error.to_string())?;
+    Ok(format!(
+        "{reached}; {} serves log {}",
+        info.daemon_version, info.log_origin
+    ))
+}
+
+async fn http(connection: &Connection, at: &str, path: &str) -> Result<String, String> {
+    let url = format!("{}/{path}", at.trim_end_matches('/'));
+    match fetch::get(&url, MAX_BODY, connection.trust()).await? {
+        Some(_) => Ok(format!("/{path} answers")),
+        None => Err(format!("there is no /{path}; is it another port's URL?")),
+    }
+}
+
+fn shown(checks: &[Check]) -> Output {
+    let is_well = checks.iter().all(|check| check.found.is_ok());
+    let rows: Vec<_> = checks
+        .iter()
+        .map(|check| {
+            let (word, text) = match &check.found {
+                Ok(text) => ("ok", text),
+                Err(text) => ("FAILED", text),
+            };
+            [check.name, word, check.at.as_str(), text.as_str()]
+                .map(str::to_owned)
+                .to_vec()
+        })
+        .collect();
+    let json: Vec<_> = checks
+        .iter()
+        .map(|check| {
+            let text = check.found.as_ref().unwrap_or_else(|error| error);
+            json!({ "what": check.name, "at": check.at, "ok": check.found.is_ok(), "found": text })
+        })
+        .collect();
+    let mut output = Output::new(
+        json!({ "ok": is_well, "checks": json }),
+        table(&["what", "", "at", "found"], &rows),
+    );
+    output.exit_code = u8::from(!is_well);
+    output
+}
