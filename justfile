@@ -37,3 +37,7 @@ bench *ARGS:
 # A development server on loopback
 serve *ARGS:
     cargo run --release -p evidenceos-daemon -- {{ARGS}}
+
+# Bytes that nobody would send, so many seconds of them for each parser (needs `cargo install cargo-fuzz` and a C++ compiler)
+fuzz SECONDS="60":
+    for target in preflight record; do RUSTC_BOOTSTRAP=1 cargo fuzz run "$target" "fuzz/corpus/$target" "fuzz/seeds/$target" -- -max_total_time={{SECONDS}} -max_len=8192; done
