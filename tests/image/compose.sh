@@ -36,6 +36,7 @@ block() { # name
 # As they stand. Who runs them is no root, and Compose is called as it is called here.
 stage="export EVIDENCEOS_ENDPOINT=https://$address:50051
 id() { echo $user; }
+mkdir() { command mkdir \"\$@\" && chown $user \"\$@\"; }
 docker() { case \$1 in compose) shift && command ${compose[*]} \"\$@\" ;; *) command docker \"\$@\" ;; esac; }"
 guide() { # block
     local text
@@ -138,6 +139,11 @@ claim=$(grep -o '"claim_id": *"[0-9a-f]*"' result.json | cut -d'"' -f4)
 as submitter log key >log.vkey
 ./evidenceos verify receipt.json --key log.vkey >/dev/null
 passed 'a certified claim over mTLS; its receipt verifies offline'
+
+guide beside >"$scratch/beside" 2>&1 || fail "$(cat "$scratch/beside")"
+grep -qF "$(basename ops/keys/*.key .key)" "$scratch/beside" || fail "keys list: $(cat "$scratch/beside")"
+[ -s backup/backup.json ] || fail 'no backup'
+passed 'keys list and a backup, while it serves'
 
 # --- killed -------------------------------------------------------------------------------------
 
