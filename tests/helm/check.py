@@ -75,16 +75,18 @@ def settings():
 
 def manifests(paths):
     known = {f"EVIDENCEOS_{name.upper()}" for name in daemon_settings()}
+    seen = []  # The cases have many documents in common, and a validation takes its time.
     for path in paths:
         documents = [document for document in yaml.safe_load_all(Path(path).read_text()) if document]
-        for problem in [*valid(documents), *consistent(documents, known)]:
+        for problem in [*valid(documents, seen), *consistent(documents, known)]:
             yield f"{Path(path).name}: {problem}"
 
 
-def valid(documents):
+def valid(documents, seen):
     for document in documents:
-        if document["kind"] in FOREIGN:
+        if document["kind"] in FOREIGN or document in seen:
             continue
+        seen.append(document)
         name = f"{document['kind']} {document['metadata']['name']}"
         for version in VERSIONS:
             # The field is younger than this, and README says to leave it out there.
