@@ -179,7 +179,10 @@ refused "chart requires kubeVersion" "${SECRETS[@]}" --kube-version 1.24.0
 api=$!
 deadline=$((SECONDS + 20))
 until [ -s "$SCRATCH/port" ]; do
-  [ $SECONDS -lt $deadline ] && kill -0 "$api" || { echo "the fake API server does not start" >&2; exit 1; }
+  if [ $SECONDS -ge $deadline ] || ! kill -0 "$api"; then
+    echo "the fake API server does not start" >&2
+    exit 1
+  fi
   sleep 0.1
 done
 cat >"$KUBECONFIG" <<EOF
