@@ -34,7 +34,12 @@ pub fn certificate(kind: IdentityKind, name: &str) -> String {
 }
 
 fn named(kind: &str, digest: impl AsRef<[u8]>) -> String {
-    format!("{kind}:{}", hex::encode(digest))
+    let digest = digest.as_ref();
+    let mut hex = vec![0; digest.len() * 2];
+    hex::encode_to_slice(digest, &mut hex)
+        .unwrap_or_else(|error| unreachable!("there is room: {error}"));
+    let hex = str::from_utf8(&hex).unwrap_or_else(|error| unreachable!("hex is ASCII: {error}"));
+    [kind, ":", hex].concat()
 }
 
 #[cfg(test)]

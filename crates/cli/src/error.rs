@@ -58,6 +58,11 @@ impl CliError {
         }
     }
 
+    /// Whether the server wants to know who calls.
+    pub fn is_unauthenticated(&self) -> bool {
+        matches!(self, Self::Refused { code, .. } if code == "UNAUTHENTICATED")
+    }
+
     /// A stable word for `--json`.
     pub fn code(&self) -> &str {
         match self {

@@ -101,6 +101,7 @@ async fn grpc(connection: &Connection) -> Result<String, String> {
     } else {
         "connected, without TLS"
     };
+    // Under TLS a server may close the connection of whoever shows no certificate.
     if connection.is_secure() && !connection.has_credentials() {
         return Ok(format!(
             "{reached}; no call was made, for want of credentials"
@@ -109,14 +110,18 @@ async fn grpc(connection: &Connection) -> Result<String, String> {
     let mut client = Client::connect(connection)
         .await
         .map_err(|error| error.to_string())?;
-    let info = client
-        .get_server_info(evidenceos_proto::GetServerInfoRequest {})
-        .await
-        .map_err(|error| error.to_string())?;
-    Ok(format!(
-        "{reached}; {} serves log {}",
-        info.daemon_version, info.log_origin
-    ))
+    let info = client.get_server_info(evidenceos_proto::GetServerInfoRequest {});
+    match info.await {
+        Ok(info) => Ok(format!(
+            "{reached}; {} serves log {}",
+            info.daemon_version, info.log_origin
+        )),
+        // It answers, and who has nothing to say who he is cannot be told more.
+        Err(error) if error.is_unauthenticated() && !connection.has_credentials() => {
+            Ok(format!("{reached}; it answers, and calls need credentials"))
+        }
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 async fn http(connection: &Connection, at: &str, path: &str) -> Result<String, String> {

@@ -12,6 +12,10 @@
 //! | in | `{"command":"health"}` |
 //! |---|---|
 //! | out | `{"health":"serving"}` |
+//!
+//! | in | `{"command":"reload"}` |
+//! |---|---|
+//! | out | `"reloaded"` or `{"failed":"…"}` |
 
 use std::{
     fs,
@@ -36,7 +40,7 @@ use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _},
     net::{UnixListener, UnixStream},
-    sync::{Semaphore, mpsc, watch},
+    sync::{Semaphore, mpsc, oneshot, watch},
     task::JoinHandle,
 };
 
@@ -70,7 +74,12 @@ pub enum Order {
     },
     /// Say whether calls are served.
     Health,
+    /// Read certificates, roles, secrets, keys and policies again, as on SIGHUP.
+    Reload,
 }
+
+/// Somebody who wants everything to be read again, and waits for what came of it.
+pub type ReloadAsked = oneshot::Sender<Result<(), Vec<String>>>;
 
 /// What is answered, a line each.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -84,6 +93,8 @@ pub enum News {
     Failed(String),
     /// Whether calls are served.
     Health(Condition),
+    /// Everything was read again.
+    Reloaded,
 }
 
 /// The listening socket of a data directory whose lock is held.
@@ -123,12 +134,14 @@ impl Control {
         data_directory: PathBuf,
         edge: &Arc<Edge>,
         health: &Arc<Health>,
+        reload: mpsc::Sender<ReloadAsked>,
         mut stopped: watch::Receiver<bool>,
     ) -> JoinHandle<()> {
         let served = Arc::new(Served {
             data_directory,
             edge: Arc::clone(edge),
             health: Arc::clone(health),
+            reload,
             backing_up: AtomicBool::new(false),
             stopped: stopped.clone(),
         });
@@ -165,6 +178,7 @@ struct Served {
     data_directory: PathBuf,
     edge: Arc<Edge>,
     health: Arc<Health>,
+    reload: mpsc::Sender<ReloadAsked>,
     backing_up: AtomicBool,
     stopped: watch::Receiver<bool>,
 }
@@ -190,7 +204,21 @@ impl Served {
         match order {
             Ok(Order::Backup { destination }) => self.back_up(destination, &mut write).await,
             Ok(Order::Health) => say(&News::Health(self.health.condition()), &mut write).await,
+            Ok(Order::Reload) => say(&self.reload().await, &mut write).await,
             Err(wrong) => say(&News::Failed(wrong), &mut write).await,
+        }
+    }
+
+    async fn reload(&self) -> News {
+        let (asked, done) = oneshot::channel();
+        let stops = || News::Failed("the daemon stops".to_owned());
+        if self.reload.send(asked).await.is_err() {
+            return stops();
+        }
+        match done.await {
+            Ok(Ok(())) => News::Reloaded,
+            Ok(Err(problems)) => News::Failed(problems.join("\n")),
+            Err(_) => stops(),
         }
     }
 
@@ -288,7 +316,7 @@ pub fn back_up(
             News::Progress(progress) => follow(&progress),
             News::Done(manifest) => return Ok(*manifest),
             News::Failed(why) => return Err(StoreError::Unusable(why)),
-            News::Health(_) => break,
+            News::Health(_) | News::Reloaded => break,
         }
     }
     Err(StoreError::Unusable(
@@ -307,6 +335,21 @@ pub fn condition(data_directory: &Path) -> Result<Condition, StoreError> {
         Some(News::Failed(why)) => Err(StoreError::Unusable(why)),
         _ => Err(StoreError::Unusable(
             "the daemon had no room for another order".to_owned(),
+        )),
+    }
+}
+
+/// Has the daemon that serves a data directory read its files again. Blocks.
+///
+/// # Errors
+/// Where nobody answers; or a line for each file that could not be taken over.
+pub fn reload(data_directory: &Path) -> Result<(), StoreError> {
+    let mut news = order(data_directory, &Order::Reload, None)?;
+    match news.next().transpose()? {
+        Some(News::Reloaded) => Ok(()),
+        Some(News::Failed(why)) => Err(StoreError::Unusable(why)),
+        _ => Err(StoreError::Unusable(
+            "the daemon ended, or had no room for another order".to_owned(),
         )),
     }
 }

@@ -98,14 +98,11 @@ struct Waiting {
 }
 
 impl Recorder {
-    /// Notes a decision that nobody waits for. `record` is told its number and salt.
+    /// Notes a decision that nobody waits for, under a number and a salt of its own.
     ///
     /// # Errors
     /// Where it is not recorded, which is counted.
-    pub fn note(
-        &self,
-        record: impl FnOnce(DecisionId, [u8; 16]) -> DecisionRecord,
-    ) -> Result<Noted, NotNoted> {
+    pub fn note(&self, record: DecisionRecord) -> Result<Noted, NotNoted> {
         let noted = self.shared.push(record, None);
         if noted.is_err() {
             self.shared.unrecorded.fetch_add(1, Ordering::Relaxed);
@@ -120,7 +117,7 @@ impl Recorder {
     pub async fn note_durably(
         &self,
         patience: Duration,
-        record: impl FnOnce(DecisionId, [u8; 16]) -> DecisionRecord,
+        record: DecisionRecord,
     ) -> Result<Noted, NotNoted> {
         let (sender, durable) = oneshot::channel();
         let noted = self.shared.push(record, Some(sender))?;
@@ -159,7 +156,7 @@ impl Shared {
 
     fn push(
         &self,
-        record: impl FnOnce(DecisionId, [u8; 16]) -> DecisionRecord,
+        mut record: DecisionRecord,
         durable: Option<oneshot::Sender<()>>,
     ) -> Result<Noted, NotNoted> {
         let mut queue = self.lock();
@@ -173,7 +170,8 @@ impl Shared {
         // In the queue's order, so that a batch is a range of numbers.
         let id = queue.next;
         queue.next = id.next();
-        let record = record(id, self.salt(id)).to_bytes();
+        (record.id, record.salt) = (id, self.salt(id));
+        let record = record.to_bytes();
         let leaf = leaf_hash(&record);
         let first = queue.waiting.is_empty();
         if durable.is_some() {

@@ -70,6 +70,13 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             Err(error) => bad_config(&error),
         },
         Asked::Healthcheck { data_dir } => healthcheck(&data_dir),
+        Asked::Reload { data_dir } => match control::reload(&data_dir) {
+            Ok(()) => {
+                println!("certificates, roles, secrets, keys and policies were read again");
+                ExitCode::SUCCESS
+            }
+            Err(error) => failed(&error),
+        },
         Asked::Show(layers) => show(&layers),
         Asked::Accounts(what) => look_after_accounts(&what),
         Asked::Check(layers) => match Config::new(&layers.settings) {
@@ -107,11 +114,13 @@ fn healthcheck(data_dir: &Path) -> ExitCode {
             println!("not serving: {condition:?}");
             ExitCode::FAILURE
         }
-        Err(error) => {
-            eprintln!("evidenceos-daemon: {error}");
-            ExitCode::FAILURE
-        }
+        Err(error) => failed(&error),
     }
+}
+
+fn failed(error: &dyn std::fmt::Display) -> ExitCode {
+    eprintln!("evidenceos-daemon: {error}");
+    ExitCode::FAILURE
 }
 
 fn look_after_accounts(what: &AccountsCommand) -> ExitCode {
@@ -221,7 +230,7 @@ async fn serve(config: Config) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let running = match server::start(config).await {
+    let mut running = match server::start(config).await {
         Ok(running) => running,
         Err(error) => {
             eprintln!("evidenceos-daemon: {error}");
@@ -246,7 +255,7 @@ async fn serve(config: Config) -> ExitCode {
         running.log_vkey(),
     );
     tell_supervisor(&[NotifyState::Ready]);
-    until_told_to_stop(&running, &mut signals).await;
+    until_told_to_stop(&mut running, &mut signals).await;
     tell_supervisor(&[NotifyState::Stopping]);
     if !running.has_failed() {
         tracing::info!("stopping; runs under way may finish");
@@ -279,24 +288,30 @@ impl Signals {
     }
 }
 
-async fn until_told_to_stop(running: &Running, signals: &mut Signals) {
+async fn until_told_to_stop(running: &mut Running, signals: &mut Signals) {
     let mut look = tokio::time::interval(LOOK_AFTER);
     loop {
         tokio::select! {
             _ = signals.terminate.recv() => return,
             _ = signals.interrupt.recv() => return,
-            _ = signals.hangup.recv() => reload(running).await,
+            _ = signals.hangup.recv() => drop(reload(running).await),
+            asked = running.reload_asked() => {
+                let done = reload(running).await;
+                // Who asked may have gone.
+                let _ = asked.send(done);
+            }
             _ = look.tick() => if running.has_failed() { return },
         }
     }
 }
 
-async fn reload(running: &Running) {
+async fn reload(running: &Running) -> Result<(), Vec<String>> {
     // Without the time of it systemd takes a reload for one that failed.
     if let Ok(now) = NotifyState::monotonic_usec_now() {
         tell_supervisor(&[NotifyState::Reloading, now]);
     }
-    match running.reload().await {
+    let done = running.reload().await;
+    match &done {
         Ok(()) => tracing::info!("certificates, roles, secrets and keys were read again"),
         Err(problems) => {
             for problem in problems {
@@ -305,6 +320,7 @@ async fn reload(running: &Running) {
         }
     }
     tell_supervisor(&[NotifyState::Ready]);
+    done
 }
 
 /// Tells systemd how it goes, where it is the one that started the process.

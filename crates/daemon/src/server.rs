@@ -20,13 +20,18 @@ use evidenceos_keys::KeyError;
 use evidenceos_sandbox::EngineError;
 use evidenceos_store::{StoreError, lock::DirectoryLock, sqlite::SqliteStore};
 use thiserror::Error;
-use tokio::{net::TcpSocket, runtime::Handle, sync::watch, task::JoinHandle as Task};
+use tokio::{
+    net::TcpSocket,
+    runtime::Handle,
+    sync::{mpsc, watch},
+    task::JoinHandle as Task,
+};
 
 use crate::{
     accounts,
     auth::Gate,
     config::Config,
-    control::Control,
+    control::{Control, ReloadAsked},
     decisions,
     grpc::{CountLayer, Edge, GateLayer},
     holdout_keys::HoldoutKeyError,
@@ -104,6 +109,7 @@ pub struct Running {
     stop_http: watch::Sender<bool>,
     http_servers: serving::Servers,
     control: Option<Task<()>>,
+    reloads: mpsc::Receiver<ReloadAsked>,
     driver: JoinHandle<Result<SqliteStore, Fatal>>,
     integrator: Following,
     accounts: accounts::Following,
@@ -157,8 +163,11 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         .serve_grpc(&config.listeners, &edge, layers, &stopped)
         .await?;
     front.open(api);
+    let (reload, reloads) = mpsc::channel(1);
     let control = match Control::bind(&config.data_dir) {
-        Ok(control) => Some(control.serve(config.data_dir.clone(), &edge, &health, stopped)),
+        Ok(control) => {
+            Some(control.serve(config.data_dir.clone(), &edge, &health, reload, stopped))
+        }
         // Serving does not depend on it.
         Err(error) => {
             tracing::warn!(%error, "no control socket in the data directory; backups need the daemon stopped, and `healthcheck` fails");
@@ -177,6 +186,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         stop_http,
         http_servers,
         control,
+        reloads,
         driver,
         integrator,
         accounts,
@@ -246,6 +256,15 @@ impl Running {
             Ok(())
         } else {
             Err(problems)
+        }
+    }
+
+    /// Somebody at the control socket who wants a [`Running::reload`]; waits for one. Never ends
+    /// where there is no control socket.
+    pub async fn reload_asked(&mut self) -> ReloadAsked {
+        match self.reloads.recv().await {
+            Some(asked) => asked,
+            None => std::future::pending().await,
         }
     }
 

@@ -29,7 +29,9 @@ const TYPICAL_BYTES: usize = 640;
 pub const MAX_BATCH: usize = 1_024;
 
 /// A decision's number: the high 24 bits count the daemon's starts, the low 40 its decisions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 pub struct DecisionId(pub u64);
 
 impl DecisionId {

@@ -28,11 +28,13 @@ pub struct Imported {
 
 /// Copies every key in `from` into the ring at `to`, which is made where it is not there.
 ///
-/// Files named `<key-id>.key` are signing keys; `owners.secret` and `holdouts.secret` come along.
-/// Everything else is left alone.
+/// Files named `<key-id>.key` are signing keys; `owners.secret` and `holdouts.secret` come along, and
+/// may come alone where a KMS has the key. systemd puts a credential's own name and `_` before the
+/// names of the files of a directory; everything up to there is passed over. Everything else is
+/// left alone.
 ///
 /// # Errors
-/// Where there is no key, or one is world-readable, misnamed, no key, or outside of `from`.
+/// Where there is neither key nor secret, or one is world-readable, misnamed, no key, or outside of `from`.
 /// Nothing is written unless every key is good.
 pub fn import(from: &Path, to: &Path) -> Result<Imported, KeyError> {
     let root = fs::canonicalize(from).map_err(KeyError::io("open", from))?;
@@ -40,6 +42,7 @@ pub fn import(from: &Path, to: &Path) -> Result<Imported, KeyError> {
     let mut others = Vec::new();
     for name in names(from)? {
         let path = from.join(&name);
+        let name = name.rsplit('_').next().unwrap_or(&name).to_owned();
         if let Some(stem) = name.strip_suffix(".key") {
             let seed = read_mounted(&root, &path)?;
             let found = KeyId::of(&public_key(&seed));
@@ -51,7 +54,7 @@ pub fn import(from: &Path, to: &Path) -> Result<Imported, KeyError> {
             others.push((name, read_mounted(&root, &path)?));
         }
     }
-    if seeds.is_empty() {
+    if seeds.is_empty() && others.is_empty() {
         return Err(KeyError::Empty(from.to_owned()));
     }
     store(to, &seeds, others)

@@ -8,6 +8,7 @@ use std::{
     collections::HashSet,
     fs::{self, File},
     io::{self, Write as _},
+    os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
     sync::{Arc, PoisonError, RwLock},
 };
@@ -35,7 +36,11 @@ impl Blobs {
     pub fn open(data_directory: &Path) -> Result<Self, StoreError> {
         let blobs = Self::at(data_directory);
         let directory = &blobs.directory;
-        fs::create_dir_all(directory).map_err(StoreError::io("create", directory))?;
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(directory)
+            .map_err(StoreError::io("create", directory))?;
         // Also where it was there: whoever made it may have died before this.
         sync_directory(data_directory)?;
         Ok(blobs)

@@ -121,6 +121,12 @@ impl StoreError {
         }
     }
 
+    /// Whether the file system takes no writes at all.
+    #[must_use]
+    pub fn is_read_only(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::ReadOnlyFilesystem)
+    }
+
     /// Wraps an I/O error with what was tried on which path.
     pub fn io(operation: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();

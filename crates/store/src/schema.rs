@@ -112,6 +112,7 @@ pub fn must_be_current(connection: &Connection, path: &Path) -> Result<(), Store
 
 /// Opens the writer's connection; makes the tables in a new database.
 pub fn open_writer(path: &Path) -> Result<Connection, StoreError> {
+    make_private(path)?;
     let connection = Connection::open_with_flags(
         path,
         OpenFlags::SQLITE_OPEN_READ_WRITE
@@ -138,6 +139,23 @@ pub fn open_writer(path: &Path) -> Result<Connection, StoreError> {
     connection.set_prepared_statement_cache_capacity(64);
     prepare_tables(&connection, path)?;
     Ok(connection)
+}
+
+/// Makes the file where it is not there, so that SQLite does not make one that all can read: what
+/// lies beside it takes its mode over.
+fn make_private(path: &Path) -> Result<(), StoreError> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let made = std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path);
+    match made {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+            Err(StoreError::io("create", path)(error))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// From now on nobody else writes: a busy database is a broken fence and not something to wait for.

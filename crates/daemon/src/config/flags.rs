@@ -32,7 +32,7 @@ Then, in another terminal:
   evidenceos claim pack predictions.csv -o claim.wasm
   evidenceos claim run claim.wasm --holdout mine
 
-On SIGHUP certificates, roles, secret files and the active key are read again."
+On SIGHUP, and by `evidenceos-daemon reload`, certificates, roles, secret files and the active key are read again."
 )]
 pub struct Flags {
     #[command(flatten)]
@@ -110,6 +110,16 @@ enum Command {
   evidenceos-daemon healthcheck
   evidenceos-daemon healthcheck --data-dir /srv/evidenceos")]
     Healthcheck {
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Have the daemon that serves a data directory read its files again, as on SIGHUP
+    ///
+    /// Certificates, roles, tokens, secrets, the active key and policies. What does not fit is
+    /// said, and goes on as it was.
+    #[command(after_help = "Example:
+  evidenceos-daemon reload --data-dir /srv/evidenceos")]
+    Reload {
         #[command(flatten)]
         place: Place,
     },
@@ -291,6 +301,11 @@ pub enum Asked {
         /// Of which.
         data_dir: PathBuf,
     },
+    /// Have the daemon of a data directory read its files again.
+    Reload {
+        /// Of which.
+        data_dir: PathBuf,
+    },
 }
 
 /// A command to which an environment variable that is set to nothing is one that is not set, as
@@ -368,6 +383,9 @@ impl Flags {
             Command::Healthcheck { place } => place
                 .data_dir(inner)
                 .map(|data_dir| Asked::Healthcheck { data_dir }),
+            Command::Reload { place } => place
+                .data_dir(inner)
+                .map(|data_dir| Asked::Reload { data_dir }),
         })
     }
 }

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use evidenceos_kernel::{
-    decision::{DecisionRecord, Gate},
+    decision::{DecisionId, DecisionRecord, Gate},
     id::Digest,
     probe::{Call, Level, Rules, RulesError},
 };
@@ -69,27 +69,23 @@ impl Edge {
             hash: first(&call.claim),
         });
         let at = self.clock.now_unix_ms();
-        let record = |decision: &str, reason: &str| {
-            let (decision, reason) = (decision.to_owned(), reason.to_owned());
-            let owner = principal.caller.tag;
-            move |id, salt| DecisionRecord {
-                id,
-                gate: Gate::Claim,
-                decided_unix_ms: at,
-                owner,
-                tool_name: call.method.to_owned(),
-                params_hash: call.claim,
-                session_hash: None,
-                agent_hash: None,
-                decision,
-                reason,
-                policies: Digest([0; 32]),
-                policy: None,
-                output_hash: None,
-                reply_receipt: None,
-                preflight_receipt: None,
-                salt,
-            }
+        let record = |decision: &str, reason: &str| DecisionRecord {
+            id: DecisionId::default(),
+            gate: Gate::Claim,
+            decided_unix_ms: at,
+            owner: principal.caller.tag,
+            tool_name: call.method.to_owned(),
+            params_hash: call.claim,
+            session_hash: None,
+            agent_hash: None,
+            decision: decision.to_owned(),
+            reason: reason.to_owned(),
+            policies: Digest([0; 32]),
+            policy: None,
+            output_hash: None,
+            reply_receipt: None,
+            preflight_receipt: None,
+            salt: Default::default(),
         };
         match observed.level {
             Level::Clean => Ok(()),

@@ -145,14 +145,23 @@ pub fn internal(error: &dyn std::fmt::Display) -> Status {
     )
 }
 
-/// The store could not do it: for want of space, or by a fault of ours.
+/// The store could not do it: for want of space, since the disk was made read-only, or by a fault
+/// of ours.
 #[must_use]
 pub fn not_stored(error: &StoreError) -> Status {
     if error.is_full() {
-        failed(&Failure::DiskFull)
-    } else {
-        internal(error)
+        return failed(&Failure::DiskFull);
     }
+    if error.is_read_only() {
+        tracing::error!(%error, "the disk is read-only");
+        return retry(status(
+            Code::Unavailable,
+            "UNAVAILABLE",
+            "READ_ONLY",
+            "the server's disk is read-only; nothing was done, ask again later",
+        ));
+    }
+    internal(error)
 }
 
 /// Private items could not be stored or read.
@@ -240,6 +249,36 @@ pub fn log(error: &LogError) -> Status {
                 "LOG_INCONSISTENT",
                 &error.to_string(),
             )
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn what_the_disk_refuses_is_said_to_be_the_disks() {
+        for (kind, code, own) in [
+            (
+                io::ErrorKind::StorageFull,
+                Code::ResourceExhausted,
+                "DISK_FULL",
+            ),
+            (
+                io::ErrorKind::ReadOnlyFilesystem,
+                Code::Unavailable,
+                "READ_ONLY",
+            ),
+            (io::ErrorKind::PermissionDenied, Code::Internal, "INTERNAL"),
+        ] {
+            let error = StoreError::io("write", "blob")(kind.into());
+            let status = not_stored(&error);
+            let told = status.metadata().get("x-evidenceos-code");
+            assert_eq!(status.code(), code);
+            assert_eq!(told.and_then(|code| code.to_str().ok()), Some(own));
         }
     }
 }

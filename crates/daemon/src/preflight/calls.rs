@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use axum::{extract::Request, http::StatusCode};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use evidenceos_kernel::{
-    decision::{DecisionRecord, Gate},
+    decision::{DecisionId, DecisionRecord, Gate},
     id::Digest,
     probe::{Call, Level, Observed},
 };
@@ -269,13 +269,13 @@ impl Api {
     }
 
     async fn note(&self, durable: bool, draft: Draft<'_>) -> Result<Noted, NotNoted> {
-        let at = self.clock.now_unix_ms();
+        let record = draft.record(self.clock.now_unix_ms());
         if durable {
             self.recorder
-                .note_durably(self.config.timeout, |id, salt| draft.record(id, salt, at))
+                .note_durably(self.config.timeout, record)
                 .await
         } else {
-            self.recorder.note(|id, salt| draft.record(id, salt, at))
+            self.recorder.note(record)
         }
     }
 }
@@ -677,14 +677,10 @@ impl<'d> Draft<'d> {
         )
     }
 
-    fn record(
-        self,
-        id: evidenceos_kernel::decision::DecisionId,
-        salt: [u8; 16],
-        decided_unix_ms: u64,
-    ) -> DecisionRecord {
+    /// All but its number and salt, which the recorder gives.
+    fn record(self, decided_unix_ms: u64) -> DecisionRecord {
         DecisionRecord {
-            id,
+            id: DecisionId::default(),
             gate: self.gate,
             decided_unix_ms,
             owner: self.principal.caller.tag,
@@ -699,7 +695,7 @@ impl<'d> Draft<'d> {
             output_hash: self.output_hash,
             reply_receipt: self.reply_receipt,
             preflight_receipt: self.preflight_receipt,
-            salt,
+            salt: Default::default(),
         }
     }
 }

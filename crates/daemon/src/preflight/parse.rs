@@ -1,12 +1,18 @@
 //! Requests of the gate for agents: bytes in, checked fields out.
 //!
-//! A body is parsed to a JSON tree first: of keys that are there twice the last counts, nesting
-//! is bounded, numbers that are none are refused, unknown fields are passed over, and null is the
-//! same as absent. Nothing of what was sent is repeated in a refusal.
+//! The fields of a body are parsed to JSON trees first: of keys that are there twice the last
+//! counts, nesting is bounded, numbers that are none are refused, unknown fields are passed over,
+//! and null is the same as absent. Nothing of what was sent is repeated in a refusal.
+
+use std::fmt;
 
 use evidenceos_kernel::id::Digest;
 use http::{HeaderMap, HeaderName};
-use serde_json::{Map, Value};
+use serde::{
+    Deserialize, Deserializer,
+    de::{IgnoredAny, MapAccess, Visitor},
+};
+use serde_json::Value;
 
 /// The longest name, in bytes.
 const MAX_NAME: usize = 128;
@@ -68,22 +74,40 @@ pub fn request_id(headers: &HeaderMap) -> Result<&str, Malformed> {
         .ok_or(Malformed::InvalidRequestId)
 }
 
-/// The fields of a body.
-pub struct Body(Map<String, Value>);
+/// What bodies have; other fields are passed over without a place for them.
+const FIELDS: [&str; 12] = [
+    "toolName",
+    "params",
+    "paramsHash",
+    "sessionId",
+    "agentId",
+    "outputHash",
+    "preflightReceiptHash",
+    "output",
+    "status",
+    "moduleBase64",
+    "declaredExports",
+    "fuelLimit",
+];
+
+/// The fields of a body, by their place in [`FIELDS`].
+#[derive(Default)]
+pub struct Body([Option<Value>; FIELDS.len()]);
 
 impl Body {
     /// Parses a body.
     pub fn parse(bytes: &[u8]) -> Result<Self, Malformed> {
-        let value = serde_json::from_slice(bytes).map_err(|_not_json| Malformed::InvalidJson)?;
-        match value {
-            Value::Object(fields) => Ok(Self(fields)),
-            _ => Err(Malformed::Schema),
-        }
+        // What is no such object is looked at once more, for what it is.
+        serde_json::from_slice(bytes).map_err(|_| match serde_json::from_slice(bytes) {
+            Ok(Value::Object(_)) | Err(_) => Malformed::InvalidJson,
+            Ok(_) => Malformed::Schema,
+        })
     }
 
     /// Takes a field; null is absent.
     pub fn take(&mut self, name: &str) -> Option<Value> {
-        self.0.remove(name).filter(|value| !value.is_null())
+        let at = place(name)?;
+        self.0[at].take().filter(|value| !value.is_null())
     }
 
     /// Takes a text.
@@ -118,6 +142,58 @@ impl Body {
             Some(digest) => Ok(Some(HexDigest { text, digest })),
             None => Err(Malformed::InvalidParamsHash),
         }
+    }
+}
+
+fn place(name: &str) -> Option<usize> {
+    FIELDS.iter().position(|field| *field == name)
+}
+
+/// A body's key: the place of its field, if there is one.
+struct Key(Option<usize>);
+
+impl<'de> Deserialize<'de> for Key {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Words;
+        impl Visitor<'_> for Words {
+            type Value = Key;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a key")
+            }
+
+            fn visit_str<E>(self, word: &str) -> Result<Key, E> {
+                Ok(Key(place(word)))
+            }
+        }
+        deserializer.deserialize_identifier(Words)
+    }
+}
+
+impl<'de> Deserialize<'de> for Body {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Object;
+        impl<'de> Visitor<'de> for Object {
+            type Value = Body;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Body, A::Error> {
+                let mut body = Body::default();
+                while let Some(Key(at)) = map.next_key()? {
+                    match at {
+                        Some(at) => body.0[at] = Some(map.next_value()?),
+                        None => {
+                            map.next_value::<IgnoredAny>()?;
+                        }
+                    }
+                }
+                Ok(body)
+            }
+        }
+        deserializer.deserialize_map(Object)
     }
 }
 
@@ -352,6 +428,20 @@ mod tests {
         assert_eq!(call.tool_name, "b");
         assert_eq!(call.canonical_params, br#"{"x":2}"#);
         assert_eq!(call.session_id, None);
+    }
+
+    #[test]
+    fn unknown_fields_may_be_anything_that_is_json() {
+        let with = |more: &str| format!(r#"{{"more":{more},"toolName":"a","params":{{}}}}"#);
+        for (more, is_fine) in [
+            ("[1,{\"a\":null}]", true),
+            ("1e400", true),
+            ("tru", false),
+            ("[", false),
+        ] {
+            let parsed = ToolCall::parse(with(more).as_bytes(), false);
+            assert_eq!(parsed.is_ok(), is_fine, "{more}");
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! the decision does the safe thing.
 
 use axum::{
-    Json,
+    body::Body,
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
@@ -281,10 +281,19 @@ impl<T> Answer<T> {
     }
 }
 
+/// More than most answers have.
+const TYPICAL_BYTES: usize = 512;
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+
 impl<T: Serialize> IntoResponse for Answer<T> {
     fn into_response(self) -> Response {
-        let mut response = (self.status, Json(self.body)).into_response();
+        let mut body = Vec::with_capacity(TYPICAL_BYTES);
+        serde_json::to_writer(&mut body, &self.body)
+            .unwrap_or_else(|error| unreachable!("an answer is plain data: {error}"));
+        let mut response = Response::new(Body::from(body));
+        *response.status_mut() = self.status;
         let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, JSON);
         if let Some(seconds) = self.retry_after_s {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }

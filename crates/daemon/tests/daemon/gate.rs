@@ -1,6 +1,6 @@
 //! The gate for agents from outside: what is answered, what is refused, and that it is evidence.
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{collections::BTreeMap, net::SocketAddr, os::unix::fs::PermissionsExt as _};
 
 use evidenceos_daemon::{
     Running,
@@ -531,6 +531,87 @@ fn the_description_names_every_route() {
         ] {
             assert!(described["paths"][path].is_object(), "{path}");
         }
+        running.stop().await.expect("stops");
+    });
+}
+
+/// Policies that take long, installed for a daemon that is about to start.
+fn with_slow_policies(home: &Home) -> Settings {
+    let policies = home.path().join("data/policy-oracles");
+    std::fs::create_dir_all(&policies).expect("made");
+    for directory in [home.path().join("data"), policies.clone()] {
+        std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o700))
+            .expect("closed");
+    }
+    crate::policies::trust(&policies);
+    crate::policies::install_slow(&policies);
+    unlimited(home)
+}
+
+#[test]
+fn policies_that_are_late_stop_what_can_do_harm_and_nothing_else() {
+    block_on(async {
+        let home = Home::new();
+        let settings = Settings {
+            // The policy takes a hundred times as long, on any machine.
+            preflight_timeout_ms: Some(1),
+            ..with_slow_policies(&home)
+        };
+        let running = home.start(&settings).await;
+        let (status, low) = ask(&running, "", &call("search.web", "s", 1)).await;
+        assert_eq!(status, 200);
+        assert_eq!(low["decision"], "ALLOW");
+        assert_eq!(low["reasonCode"], "UNAVAILABLE");
+        let (_, high) = ask(&running, "", &call("fs.write", "s", 1)).await;
+        assert_eq!(high["decision"], "REQUIRE_HUMAN");
+        assert_eq!(high["reasonCode"], "UNAVAILABLE");
+        running.stop().await.expect("stops");
+    });
+}
+
+#[test]
+fn http_says_that_the_daemon_starts_while_it_cannot_serve_yet() {
+    block_on(async {
+        let home = Home::new();
+        // A start waits for an anchor's answer; this one gives none until it is let go.
+        let anchor = tokio::net::TcpListener::bind("127.0.0.1:0")
+            .await
+            .expect("a port");
+        let url = format!("http://{}/", anchor.local_addr().expect("an address"));
+        let free = || {
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+            listener.local_addr().expect("an address")
+        };
+        let (grpc, http) = (free(), free());
+        let settings = Settings {
+            listen: Some(grpc.to_string()),
+            preflight_listen: Some(http.to_string()),
+            anchors: Some(vec![url]),
+            anchor_optional: Some(true),
+            ..unlimited(&home)
+        };
+        let config = evidenceos_daemon::Config::new(&settings).expect("it fits together");
+        let starting = tokio::spawn(evidenceos_daemon::start(config));
+        let (asked, _) = anchor.accept().await.expect("it asks");
+
+        assert_eq!(get(http, "/livez", "").await.status, 200);
+        let ready = get(http, "/readyz", "").await;
+        assert_eq!(
+            (ready.status, parsed(&ready)["status"].as_str()),
+            (503, Some("starting"))
+        );
+        let body = call("search.web", "s", 1).to_string();
+        let refused = post(http, PREFLIGHT, ID, body.as_bytes()).await;
+        assert_eq!(refused.status, 503);
+        assert!(refused.head.contains("retry-after: 1"), "{}", refused.head);
+        assert_eq!(parsed(&refused)["decision"], "DENY");
+        let closed = TcpStream::connect(grpc).await.expect_err("nobody listens");
+        assert_eq!(closed.kind(), std::io::ErrorKind::ConnectionRefused);
+
+        drop((asked, anchor));
+        let running = starting.await.expect("no panic").expect("starts");
+        assert_eq!(get(http, "/readyz", "").await.status, 200);
+        TcpStream::connect(grpc).await.expect("listens");
         running.stop().await.expect("stops");
     });
 }

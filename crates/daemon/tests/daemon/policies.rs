@@ -79,6 +79,15 @@ fn install(directory: &Path, file: &str, id: &str, code: u16, wasm: &[u8]) {
     put(directory, file, &signed(&draft(id, code), wasm));
 }
 
+/// Installs a signed oracle that computes until its fuel is gone, which is much.
+pub fn install_slow(directory: &Path) {
+    let endless = module("(loop $again (br $again)) i32.const 0");
+    let mut manifest = draft("slow", 9_001);
+    manifest["max_fuel"] = json!(200_000_000);
+    put(directory, "slow.wasm", &endless);
+    put(directory, "slow.json", &signed(&manifest, &endless));
+}
+
 /// A directory that trusts the tests' key.
 fn directory() -> TempDir {
     let directory = tempfile::tempdir().expect("a directory");
@@ -86,7 +95,7 @@ fn directory() -> TempDir {
     directory
 }
 
-fn trust(directory: &Path) {
+pub fn trust(directory: &Path) {
     let keys = json!({ "trusted_ed25519_pubkeys_hex": [PUBLIC] });
     put(
         directory,

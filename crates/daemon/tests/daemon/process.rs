@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::{BufRead as _, BufReader},
+    os::unix::fs::MetadataExt as _,
     path::Path,
     process::{Child, Command, Stdio},
 };
@@ -86,8 +87,12 @@ pub fn signal(child: &Child, name: &str) {
 
 /// What `healthcheck` says of a data directory: its exit status and its words.
 fn healthcheck(directory: &Path) -> (Option<i32>, String) {
+    ordered("healthcheck", directory)
+}
+
+fn ordered(order: &str, directory: &Path) -> (Option<i32>, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_evidenceos-daemon"))
-        .args(["healthcheck", "--data-dir"])
+        .args([order, "--data-dir"])
         .arg(directory)
         .output()
         .expect("runs");
@@ -111,6 +116,55 @@ fn a_health_check_needs_the_data_directory_alone() {
     let (code, words) = healthcheck(directory.path());
     assert_eq!(code, Some(1));
     assert!(words.contains("connect to the daemon at"), "{words}");
+    // Nothing in the directory is open to others, but for the public log and accounts.json.
+    for name in [
+        "evidenceos.db",
+        "evidenceos.db-wal",
+        "blobs",
+        "keys",
+        "secrets",
+    ] {
+        let mode = fs::metadata(directory.path().join(name))
+            .expect(name)
+            .mode();
+        assert_eq!(mode & 0o077, 0, "{name}: {mode:o}");
+    }
+}
+
+#[test]
+fn a_reload_says_what_came_of_it() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let data = directory.path().join("data");
+    let policy = directory.path().join("policy.toml");
+    fs::write(&policy, "default = \"submitter\"\n").expect("written");
+    let more = [
+        "--auth-policy",
+        policy.to_str().expect("text"),
+        "--auth-token",
+        "t",
+    ];
+    let mut child = program(&data)
+        .args(more)
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("starts");
+    let mut greeting = String::new();
+    let stdout = child.stdout.take().expect("piped");
+    let _child = Serving(child);
+    BufReader::new(stdout)
+        .read_line(&mut greeting)
+        .expect("a line");
+    let (code, words) = ordered("reload", &data);
+    assert!(
+        code == Some(0) && words.contains("read again"),
+        "{code:?} {words}"
+    );
+    fs::write(&policy, "default = \"king\"\n").expect("written");
+    let (code, words) = ordered("reload", &data);
+    assert!(
+        code == Some(1) && words.contains("policy.toml, line 1"),
+        "{code:?} {words}"
+    );
 }
 
 #[test]

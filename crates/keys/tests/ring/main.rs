@@ -284,6 +284,35 @@ fn a_link_out_of_the_mount_is_not_followed() {
     assert!(!keys.exists());
 }
 
+/// systemd.exec(5), LoadCredential: the files of a directory are `ID_` and their own names.
+#[test]
+fn credentials_of_systemd_are_imported_under_their_own_names() {
+    let (mount, home) = (scratch(), scratch());
+    let key = put(mount.path(), 1, 0o440);
+    let name = key.file_name().expect("a name").to_str().expect("text");
+    fs::rename(&key, mount.path().join(format!("keys_{name}"))).expect("renamed");
+    let secret = mount.path().join("my_keys_owners.secret");
+    fs::write(&secret, [5; 32]).expect("writable");
+    chmod(&secret, 0o440);
+    let keys = home.path().join("keys");
+    let imported = import(mount.path(), &keys).expect("good");
+    assert_eq!(imported.added, [id(1)]);
+    assert_eq!(imported.secrets, ["owners.secret"]);
+    assert!(keys.join(name).exists());
+}
+
+#[test]
+fn secrets_come_alone_where_a_kms_has_the_key() {
+    let (mount, home) = (scratch(), scratch());
+    let secret = mount.path().join("holdouts.secret");
+    fs::write(&secret, [5; 32]).expect("writable");
+    chmod(&secret, 0o440);
+    let keys = home.path().join("keys");
+    let imported = import(mount.path(), &keys).expect("good");
+    assert_eq!(imported.secrets, ["holdouts.secret"]);
+    assert_eq!(mode(&keys.join("holdouts.secret")), 0o600);
+}
+
 #[test]
 fn an_import_without_keys_or_with_another_secret_says_so() {
     let (mount, home) = (scratch(), scratch());
