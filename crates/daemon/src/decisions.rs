@@ -92,7 +92,7 @@ struct Queue {
 }
 
 struct Waiting {
-    record: Vec<u8>,
+    record: DecisionRecord,
     leaf: Hash,
     durable: Option<oneshot::Sender<()>>,
 }
@@ -171,8 +171,7 @@ impl Shared {
         let id = queue.next;
         queue.next = id.next();
         (record.id, record.salt) = (id, self.salt(id));
-        let record = record.to_bytes();
-        let leaf = leaf_hash(&record);
+        let leaf = leaf_hash(&record.to_bytes());
         let first = queue.waiting.is_empty();
         if durable.is_some() {
             queue.awaited += 1;
@@ -352,7 +351,7 @@ impl Writing {
     /// Has the writer commit a batch. False where it takes no more.
     fn commit(&mut self, first: DecisionId, batch: Vec<Waiting>) -> bool {
         let leaves: Vec<Hash> = batch.iter().map(|one| one.leaf).collect();
-        let packed = decisions::pack(batch.iter().map(|one| one.record.as_slice()));
+        let packed = decisions::pack(batch.iter().map(|one| &one.record));
         let new = NewDecisions {
             batch: DecisionBatch {
                 first,

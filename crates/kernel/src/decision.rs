@@ -63,7 +63,7 @@ impl fmt::Display for DecisionId {
 }
 
 /// What a decision was about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Gate {
     /// A tool that is about to be called.
     Preflight,
@@ -100,7 +100,7 @@ impl Gate {
 }
 
 /// One decision.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DecisionRecord {
     /// Its number.
     pub id: DecisionId,

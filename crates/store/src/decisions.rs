@@ -4,23 +4,27 @@
 //! last row that begins at or before it. A row needs no checksum of its own: the log's entry has
 //! the root over its records, and whoever reads them compares.
 //!
-//! Layout of `records`, for each: its length as u16 big-endian, then its bytes.
+//! Layout of `records`, for each: its length as u16 big-endian, then its fields, a third of what the
+//! canonical bytes take; those are made again from them.
 
-use evidenceos_kernel::decision::{DecisionBatch, DecisionId};
+use evidenceos_kernel::decision::{DecisionBatch, DecisionId, DecisionRecord};
 use evidenceos_tlog::{Hash, leaf_hash, small::root_of};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use crate::{Batch, StoreError};
 
-/// The bytes in which a row keeps records, each at most 65,535 bytes long.
+/// The bytes in which a row keeps records.
 #[must_use]
-pub fn pack<'r>(records: impl IntoIterator<Item = &'r [u8]>) -> Vec<u8> {
+pub fn pack<'r>(records: impl IntoIterator<Item = &'r DecisionRecord>) -> Vec<u8> {
     let mut packed = Vec::new();
     for record in records {
-        let len = u16::try_from(record.len())
+        let at = packed.len();
+        packed.extend_from_slice(&[0; 2]);
+        packed = postcard::to_extend(record, packed)
+            .unwrap_or_else(|error| unreachable!("a record is plain data: {error}"));
+        let len = u16::try_from(packed.len() - at - 2)
             .unwrap_or_else(|_| unreachable!("a record is bounded by its fields"));
-        packed.extend_from_slice(&len.to_be_bytes());
-        packed.extend_from_slice(record);
+        packed[at..at + 2].copy_from_slice(&len.to_be_bytes());
     }
     packed
 }
@@ -34,6 +38,12 @@ fn unpack(mut packed: &[u8]) -> Option<Vec<&[u8]>> {
         packed = rest;
     }
     packed.is_empty().then_some(records)
+}
+
+/// The canonical bytes of a record as a row keeps it.
+fn canonical(kept: &[u8]) -> Option<Vec<u8>> {
+    let record: DecisionRecord = postcard::from_bytes(kept).ok()?;
+    Some(record.to_bytes())
 }
 
 /// A decision, and the batch in which the log has it.
@@ -104,8 +114,9 @@ pub(crate) fn find(
     let leaves = check(first as u64, &records, &entry).map_err(damaged)?;
     let position = (number - first) as usize;
     let unpacked = unpack(&records).unwrap_or_default();
-    Ok(unpacked.get(position).map(|record| FoundDecision {
-        record: record.to_vec(),
+    let record = unpacked.get(position).and_then(|record| canonical(record));
+    Ok(record.map(|record| FoundDecision {
+        record,
         position: position as u32,
         leaves,
         index: index as u64,
@@ -118,7 +129,11 @@ pub(crate) fn check(first: u64, records: &[u8], entry: &[u8]) -> Result<Vec<Hash
     let (batch, _) =
         DecisionBatch::parse_entry(entry).map_err(|_| "its entry in the log is another one")?;
     let records = unpack(records).ok_or("it ends in the middle of a record")?;
-    let leaves: Vec<Hash> = records.iter().map(|record| leaf_hash(record)).collect();
+    let leaves: Vec<Hash> = records
+        .iter()
+        .map(|record| canonical(record).map(|bytes| leaf_hash(&bytes)))
+        .collect::<Option<_>>()
+        .ok_or("it has something that is no record")?;
     if batch.first.0 == first
         && batch.count as usize == leaves.len()
         && batch.root.0 == root_of(&leaves).0
@@ -146,17 +161,45 @@ pub(crate) fn recorded_before(
 
 #[cfg(test)]
 mod tests {
+    use evidenceos_kernel::{
+        decision::Gate,
+        id::{Digest, OwnerTag},
+    };
+
     use super::*;
 
     #[test]
     fn records_are_unpacked_as_they_were_packed() {
-        let records: [&[u8]; 3] = [b"one", b"", b"three"];
-        let packed = pack(records);
-        assert_eq!(unpack(&packed).as_deref(), Some(&records[..]));
-        for len in (0..packed.len())
-            .filter(|len| ![5, 7].contains(len))
-            .skip(1)
-        {
+        let record = |id: u64, tool_name: &str| DecisionRecord {
+            id: DecisionId(id),
+            gate: Gate::Preflight,
+            decided_unix_ms: 1_795_000_000_000,
+            owner: OwnerTag([1; 16]),
+            tool_name: tool_name.to_owned(),
+            params_hash: Digest([2; 32]),
+            session_hash: Some(Digest([3; 32])),
+            agent_hash: None,
+            decision: "ALLOW".to_owned(),
+            reason: "PROBE_CLEAN".to_owned(),
+            policies: Digest([0; 32]),
+            policy: Some(("no-pipes".to_owned(), 9_001)),
+            output_hash: None,
+            reply_receipt: None,
+            preflight_receipt: None,
+            salt: [7; 16],
+        };
+        let records = [record(1, "fs.write"), record(2, "a")];
+        let packed = pack(&records);
+        let written: usize = records.iter().map(|record| record.to_bytes().len()).sum();
+        assert!(packed.len() * 2 < written, "{} of {written}", packed.len());
+        let unpacked = unpack(&packed).expect("whole");
+        let bytes: Vec<_> = unpacked.iter().map(|kept| canonical(kept)).collect();
+        assert_eq!(
+            bytes,
+            records.each_ref().map(|record| Some(record.to_bytes()))
+        );
+        let first = unpacked[0].len() + 2;
+        for len in (1..packed.len()).filter(|len| *len != first) {
             assert_eq!(unpack(&packed[..len]), None, "{len}");
         }
     }

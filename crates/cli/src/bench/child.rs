@@ -66,7 +66,7 @@ impl Usage {
 impl Daemon {
     /// Starts a daemon on a free port of loopback.
     pub async fn start(directory: &Path) -> Result<Self, CliError> {
-        let (child, address) = spawn(directory, "127.0.0.1:0", "off", &[]).await?;
+        let (child, address) = spawn(directory, "127.0.0.1:0", &[]).await?;
         Ok(Self {
             child,
             address,
@@ -74,18 +74,24 @@ impl Daemon {
         })
     }
 
-    /// The same with the gate for agents, and where that is: nobody is too fast for it, and nobody
-    /// probes.
-    pub async fn start_with_gate(directory: &Path) -> Result<(Self, String), CliError> {
-        // Free now; whoever takes it in between fails the start.
-        let free = std::net::TcpListener::bind("127.0.0.1:0").map_err(|error| failed(&error))?;
-        let web = free
-            .local_addr()
-            .map_err(|error| failed(&error))?
-            .to_string();
-        drop(free);
+    /// The same with the gate for agents, and where that and its metrics are: nobody is too fast
+    /// for it, and nobody probes.
+    pub async fn start_with_gate(directory: &Path) -> Result<(Self, [String; 2]), CliError> {
+        // Free now; whoever takes one in between fails the start.
+        let free = || std::net::TcpListener::bind("127.0.0.1:0").map_err(|error| failed(&error));
+        let address = |port: &std::net::TcpListener| {
+            let address = port.local_addr().map_err(|error| failed(&error))?;
+            Ok::<_, CliError>(address.to_string())
+        };
+        let ports = [free()?, free()?];
+        let [web, metrics] = [address(&ports[0])?, address(&ports[1])?];
+        drop(ports);
         let most = "65536";
         let gate = [
+            "--preflight-listen",
+            &web,
+            "--metrics-listen",
+            &metrics,
             "--preflight-rate-limit-rps=off",
             // A disk that pauses is a figure, not an end.
             "--preflight-timeout-ms=10000",
@@ -110,13 +116,13 @@ impl Daemon {
             "--probe-window-ms",
             "100",
         ];
-        let (child, address) = spawn(directory, "127.0.0.1:0", &web, &gate).await?;
+        let (child, address) = spawn(directory, "127.0.0.1:0", &gate).await?;
         let daemon = Self {
             child,
             address,
             directory: directory.to_owned(),
         };
-        Ok((daemon, web))
+        Ok((daemon, [web, metrics]))
     }
 
     /// Where it serves.
@@ -172,7 +178,7 @@ impl Daemon {
         let (_, killed) = tokio::join!(during, kill);
         killed.map_err(|error| failed(&error))?;
         let before = Instant::now();
-        let (child, _) = spawn(&self.directory, &self.address, "off", &[]).await?;
+        let (child, _) = spawn(&self.directory, &self.address, &[]).await?;
         self.child = child;
         let mut client = self.connect().await?;
         client
@@ -200,24 +206,24 @@ impl Daemon {
 }
 
 /// Starts this very program under its other name, and waits until it says where it serves.
-async fn spawn(
-    directory: &Path,
-    listen: &str,
-    preflight: &str,
-    more: &[&str],
-) -> Result<(Child, String), CliError> {
+async fn spawn(directory: &Path, listen: &str, more: &[&str]) -> Result<(Child, String), CliError> {
     let program = std::env::current_exe().map_err(|error| failed(&error))?;
     let mut command = std::process::Command::new(program);
     command
         .arg0("evidenceos-daemon")
-        .args(["--listen", listen, "--preflight-listen", preflight])
+        .args(["--listen", listen])
         .args(more)
         // One caller makes more claims than anybody honest.
         .args(["--probe-claims", "off"])
-        .args(["--metrics-listen", "off", "--log", "error"])
+        .args(["--log", "error"])
         // One caller runs more claims than a day's credit is for.
         .args(["--default-credit-limit", "9007199254740991", "--data-dir"])
         .arg(directory);
+    for port in ["--preflight-listen", "--metrics-listen"] {
+        if !more.contains(&port) {
+            command.args([port, "off"]);
+        }
+    }
     let (child, line) = launch(command).await?;
     let address = line
         .split_whitespace()

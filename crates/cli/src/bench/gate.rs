@@ -15,6 +15,7 @@ use std::{
 };
 
 use axum::{Router, body::Bytes, routing::post};
+use evidenceos_daemon::fetch::{self, Trust};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
@@ -75,8 +76,10 @@ pub struct GateFigures {
     pub noop: Calls,
     /// The gate, with 64 connections.
     pub decisions: Vec<(Asking, Calls)>,
-    /// One connection: median and 99th percentile as the server sees them, in microseconds.
+    /// One connection: median and 99th percentile as the client sees them, in microseconds.
     pub alone_us: (f64, f64),
+    /// The same as the server sees them: not above these.
+    pub served_us: (f64, f64),
     /// Resident memory before, after a million callers, and after half a million more, in bytes.
     pub rss_bytes: [u64; 3],
 }
@@ -128,13 +131,14 @@ pub async fn measure(
 ) -> Result<GateFigures, CliError> {
     let (noop, target) = noop_server().await?;
     let noop_calls = calls(&target, 64, Asking::Strangers, round).await?;
-    let (daemon, web) = Daemon::start_with_gate(&scratch.join("gate")).await?;
+    let (daemon, [web, metrics]) = Daemon::start_with_gate(&scratch.join("gate")).await?;
     let gate = Target {
         address: web,
         path: "/v1/preflight_tool_call",
     };
     let rss = async || Ok::<_, CliError>(daemon.usage().await?.rss_bytes);
     let alone = calls(&gate, 1, Asking::OneCaller, round).await?;
+    let served_us = served_us(&metrics).await?;
     let idle = rss().await?;
     let mut decisions = Vec::new();
     for (asking, time) in [
@@ -157,8 +161,35 @@ pub async fn measure(
         noop: noop_calls,
         decisions,
         alone_us: (p50, p99),
+        served_us,
         rss_bytes: [idle, after, more],
     })
+}
+
+/// The median and the 99th percentile of the decisions that a daemon has made, from the buckets of
+/// its own histogram: the bounds of those that they are in, in microseconds.
+async fn served_us(metrics: &str) -> Result<(f64, f64), CliError> {
+    let url = format!("http://{metrics}/metrics");
+    let page = fetch::get(&url, 4 << 20, Trust::System).await;
+    let page = page.map_err(|error| failed(&error))?.unwrap_or_default();
+    let buckets: Vec<(f64, f64)> = String::from_utf8_lossy(&page)
+        .lines()
+        .filter_map(|line| {
+            let labels = line.strip_prefix("evidenceos_decision_seconds_bucket{")?;
+            let (labels, count) = labels.split_once("} ")?;
+            let bound = labels.split("le=\"").nth(1)?.trim_end_matches('"');
+            Some((bound.parse().ok()?, count.parse().ok()?))
+        })
+        .collect();
+    let all = buckets.last().map_or(0.0, |(_, count)| *count);
+    let at = |share: f64| {
+        let found = buckets.iter().find(|(_, count)| *count >= share * all);
+        found.map_or(f64::INFINITY, |(bound, _)| bound * 1e6)
+    };
+    if all == 0.0 {
+        return Err(failed(&"the daemon has timed no decision"));
+    }
+    Ok((at(0.5), at(0.99)))
 }
 
 /// Numbers of callers that were never seen.

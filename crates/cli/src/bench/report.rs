@@ -521,6 +521,7 @@ fn gate_json(gate: &GateFigures) -> Value {
         "noop": calls(&gate.noop),
         "decisions": decisions,
         "alone_us": { "p50": round2(gate.alone_us.0), "p99": round2(gate.alone_us.1) },
+        "alone_served_us_at_most": { "p50": round2(gate.served_us.0), "p99": round2(gate.served_us.1) },
         "rss_bytes": gate.rss_bytes,
     })
 }
@@ -560,11 +561,11 @@ fn gate_checks(gate: &GateFigures) -> Vec<Check> {
             ),
         }
     }
-    let (p50, p99) = gate.alone_us;
+    let ((client_p50, client_p99), (p50, p99)) = (gate.alone_us, gate.served_us);
     check(
-        "a decision at concurrency 1, as the client sees it: p50, p99".to_owned(),
-        format!("{p50:.0}, {p99:.0} µs"),
-        "<= 60, 500 µs as the server sees it",
+        "a decision at concurrency 1 in the server: p50, p99 (as the client sees it)".to_owned(),
+        format!("<= {p50:.0}, {p99:.0} µs ({client_p50:.0}, {client_p99:.0})"),
+        "<= 60, 500 µs",
         p50 <= 60.0 && p99 <= 500.0,
     );
     let [idle, after, more] = gate

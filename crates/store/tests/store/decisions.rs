@@ -1,7 +1,7 @@
 //! Records of decisions: found by number, compared with the log, forgotten from the oldest on.
 
 use evidenceos_kernel::{
-    decision::{DecisionBatch, DecisionId},
+    decision::{DecisionBatch, DecisionId, DecisionRecord, Gate},
     id::Digest,
     state::Changes,
 };
@@ -13,16 +13,37 @@ use evidenceos_tlog::{
 };
 use rusqlite::Connection;
 
-use crate::disk::{Disk, START_UNIX_MS, head_of};
+use crate::disk::{Disk, START_UNIX_MS, head_of, owner};
 
-fn record(id: u64) -> Vec<u8> {
-    format!("decision {id}").into_bytes()
+/// A decision of this number.
+pub fn record(id: u64) -> DecisionRecord {
+    DecisionRecord {
+        id: DecisionId(id),
+        gate: Gate::Preflight,
+        decided_unix_ms: START_UNIX_MS,
+        owner: owner(1),
+        tool_name: format!("tool-{id}"),
+        params_hash: Digest([2; 32]),
+        session_hash: None,
+        agent_hash: Some(Digest([4; 32])),
+        decision: "ALLOW".to_owned(),
+        reason: "PROBE_CLEAN".to_owned(),
+        policies: Digest([0; 32]),
+        policy: None,
+        output_hash: None,
+        reply_receipt: None,
+        preflight_receipt: None,
+        salt: [7; 16],
+    }
 }
 
 /// Commits decisions with these numbers, an hour after the ones before.
 fn commit(disk: &mut Disk, ids: std::ops::Range<u64>) {
-    let records: Vec<Vec<u8>> = ids.clone().map(record).collect();
-    let leaves: Vec<_> = records.iter().map(|record| leaf_hash(record)).collect();
+    let records: Vec<_> = ids.clone().map(record).collect();
+    let leaves: Vec<_> = records
+        .iter()
+        .map(|record| leaf_hash(&record.to_bytes()))
+        .collect();
     let batch = DecisionBatch {
         first: DecisionId(ids.start),
         count: leaves.len() as u32,
@@ -42,7 +63,7 @@ fn commit(disk: &mut Disk, ids: std::ops::Range<u64>) {
             batch,
             index,
             recorded_unix_ms,
-            records: pack(records.iter().map(Vec::as_slice)).into(),
+            records: pack(&records).into(),
         }],
         ..Batch::default()
     });
@@ -72,7 +93,7 @@ fn a_decision_is_found_by_its_number_with_all_that_proves_it() {
             .decision(DecisionId(id))
             .expect("readable")
             .expect("there");
-        assert_eq!(found.record, record(id));
+        assert_eq!(found.record, record(id).to_bytes());
         assert_eq!((found.index, found.position), (index, position));
         let (batch, _) = DecisionBatch::parse_entry(&found.entry).expect("a batch");
         let path = path_in(&found.leaves, position as usize).expect("it is in");

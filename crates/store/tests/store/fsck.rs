@@ -78,8 +78,10 @@ fn capsule(n: u64, holdout: HoldoutId) -> Vec<u8> {
 
 /// Two decisions in the entry of an index.
 fn decided(index: u64) -> StoredDecisions {
-    let records: [&[u8]; 2] = [b"one decision", b"another"];
-    let leaves = records.map(leaf_hash);
+    let records = [7, 8].map(crate::decisions::record);
+    let leaves = records
+        .each_ref()
+        .map(|record| leaf_hash(&record.to_bytes()));
     StoredDecisions {
         batch: DecisionBatch {
             first: DecisionId(7),
@@ -88,7 +90,7 @@ fn decided(index: u64) -> StoredDecisions {
         },
         index,
         recorded_unix_ms: START_UNIX_MS,
-        records: pack(records).into(),
+        records: pack(&records).into(),
     }
 }
 
