@@ -42,6 +42,10 @@ fn unpack(mut packed: &[u8]) -> Option<Vec<&[u8]>> {
 
 /// The canonical bytes of a record as a row keeps it.
 fn canonical(kept: &[u8]) -> Option<Vec<u8>> {
+    // Earlier builds kept the canonical bytes. A record's first field is a number above 127.
+    if kept.first() == Some(&b'{') {
+        return Some(kept.to_vec());
+    }
     let record: DecisionRecord = postcard::from_bytes(kept).ok()?;
     Some(record.to_bytes())
 }
@@ -171,7 +175,7 @@ mod tests {
     #[test]
     fn records_are_unpacked_as_they_were_packed() {
         let record = |id: u64, tool_name: &str| DecisionRecord {
-            id: DecisionId(id),
+            id: DecisionId((1 << 40) | id),
             gate: Gate::Preflight,
             decided_unix_ms: 1_795_000_000_000,
             owner: OwnerTag([1; 16]),
@@ -197,6 +201,11 @@ mod tests {
         assert_eq!(
             bytes,
             records.each_ref().map(|record| Some(record.to_bytes()))
+        );
+        let of_an_earlier_build = records[0].to_bytes();
+        assert_eq!(
+            canonical(&of_an_earlier_build),
+            Some(of_an_earlier_build.clone())
         );
         let first = unpacked[0].len() + 2;
         for len in (1..packed.len()).filter(|len| *len != first) {

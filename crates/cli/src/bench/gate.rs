@@ -177,8 +177,13 @@ async fn served_us(metrics: &str) -> Result<(f64, f64), CliError> {
         .filter_map(|line| {
             let labels = line.strip_prefix("evidenceos_decision_seconds_bucket{")?;
             let (labels, count) = labels.split_once("} ")?;
-            let bound = labels.split("le=\"").nth(1)?.trim_end_matches('"');
-            Some((bound.parse().ok()?, count.parse().ok()?))
+            let bound = labels.split("le=\"").nth(1)?.split('"').next()?;
+            let bound = if bound == "+Inf" {
+                f64::INFINITY
+            } else {
+                bound.parse().ok()?
+            };
+            Some((bound, count.parse().ok()?))
         })
         .collect();
     let all = buckets.last().map_or(0.0, |(_, count)| *count);
