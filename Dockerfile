@@ -2,11 +2,15 @@
 #
 # For BuildKit and the classic builder alike: no RUN --mount, no COPY --chmod, no heredocs.
 
-# What the dependencies are: the tree with every source emptied. It is the same as long as no
-# manifest changes, so the layer that compiles them is taken from the cache.
-FROM rust:1.95-bookworm AS manifests
+# The tree, without the owner and the umask of whoever cloned it: they would count for the cache.
+FROM rust:1.95-bookworm AS source
 WORKDIR /src
 COPY . .
+RUN chown -R 0:0 . && chmod -R u=rwX,go=rX .
+
+# What the dependencies are: the tree with every source emptied. It is the same as long as no
+# manifest changes, so the layer that compiles them is taken from the cache.
+FROM source AS manifests
 RUN find . -type f ! -name Cargo.toml ! -name Cargo.lock ! -path './.cargo/*' \
       ! -path './crates/*/build.rs' ! -path './crates/*/src/lib.rs' ! -path './crates/*/src/main.rs' -delete \
  && find . -type d -empty -delete \
@@ -17,7 +21,7 @@ WORKDIR /src
 COPY --from=manifests /src .
 RUN cargo build --locked --profile dist -p evidenceos --features kms-aws,kms-gcp,kms-azure \
  && rm -r crates
-COPY . .
+COPY --from=source /src .
 # Cargo goes by the time of a file, and a clone may be older than the layer above.
 RUN find crates -type f -exec touch {} + \
  && cargo build --locked --profile dist -p evidenceos --features kms-aws,kms-gcp,kms-azure \

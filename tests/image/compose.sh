@@ -11,10 +11,13 @@ user=54321
 scratch=$(mktemp -d)
 chmod 755 "$scratch"
 lab=
+attached=
 finish() {
     local status=$?
+    # The whole of `up`, which may still build.
+    [ -z "$attached" ] || kill -- "-$attached" 2>/dev/null || true
     if [ -n "$lab" ]; then
-        ((status == 0)) || compose logs --tail 30 >&2 || true
+        ((status == 0)) || { tail -n 20 "$scratch/up.log"; compose logs --tail 30; } >&2 || true
         compose down -v --remove-orphans >/dev/null 2>&1 || true
     fi
     cd /
@@ -79,6 +82,17 @@ by() { # name command…
 }
 web() { curl -sS --cacert ops/certs/ca.crt "$@"; }
 
+# In the foreground, as the guide has it, in a process group of its own.
+up_attached() {
+    set -m
+    guide up >"$scratch/up.log" 2>&1 &
+    attached=$!
+    set +m
+}
+detach() {
+    wait "$attached" || true
+    attached=
+}
 # The service in the foreground, where it is not going to serve.
 once() { timeout 60 "${compose[@]}" run --rm evidenceos "$@"; }
 
@@ -105,8 +119,7 @@ done
 passed 'lab init by the image: materials and .env belong to the user'
 
 compose config -q || fail 'docker-compose.yml'
-guide up >"$scratch/up.log" 2>&1 &
-attached=$!
+up_attached
 until_true 300 'the lab serves' serves
 guide cli >/dev/null
 passed 'docker compose up --build: healthy'
@@ -164,7 +177,7 @@ passed 'SIGKILL: Docker starts it again, nothing is lost, the log only grew'
 compose stop >/dev/null 2>&1
 id=$(compose ps -aq evidenceos 2>/dev/null || compose ps -q evidenceos)
 [ "$(field "$id" '{{.State.ExitCode}}')" = 0 ] || fail "stop: exit code $(field "$id" '{{.State.ExitCode}}')"
-wait $attached || true
+detach
 compose down >/dev/null 2>&1
 [ -z "$(docker ps -aq --filter "label=com.docker.compose.project=$COMPOSE_PROJECT_NAME")" ] || fail 'down left a container'
 [ -z "$(find ops ! -user $user ! -path ops/data/keys)" ] || fail "not the user's: $(find ops ! -user $user)"
@@ -196,8 +209,7 @@ cp evidenceos "$scratch/evidenceos"
 clone by-hand
 cp "$scratch/evidenceos" .
 guide_as_user openssl
-guide up >"$scratch/up.log" 2>&1 &
-attached=$!
+up_attached
 until_true 120 'the lab of hand-made materials serves' serves
 write_claim .
 refused 'operator' by olga holdout add labels.csv --ref mine --p0 0.7
@@ -216,4 +228,4 @@ by alice log key >log.vkey
 refused 'operator' by alice holdout retire mine
 passed 'with the guide'\''s policy: an operator, and a certified claim'
 compose down >/dev/null 2>&1
-wait $attached || true
+detach
