@@ -15,7 +15,7 @@ attached=
 finish() {
     local status=$?
     # The whole of `up`, which may still build.
-    [ -z "$attached" ] || kill -- "-$attached" 2>/dev/null || true
+    [ -z "$attached" ] || { kill -- "-$attached" && wait "$attached"; } 2>/dev/null || true
     if [ -n "$lab" ]; then
         ((status == 0)) || { tail -n 20 "$scratch/up.log"; compose logs --tail 30; } >&2 || true
         compose down -v --remove-orphans >/dev/null 2>&1 || true
