@@ -40,7 +40,7 @@ pub struct TlsFiles {
 #[derive(Debug, Error)]
 pub enum FileError {
     /// It could not be read.
-    #[error("cannot read {}: {source}{owner}", path.display())]
+    #[error("cannot read {}: {source}{owner}{remedy}", path.display())]
     Unreadable {
         /// The file.
         path: PathBuf,
@@ -48,6 +48,8 @@ pub enum FileError {
         source: io::Error,
         /// Its mode and owner, where they are known.
         owner: String,
+        /// What to do.
+        remedy: String,
     },
     /// It is a directory or a device.
     #[error("{} is not a regular file", path.display())]
@@ -193,10 +195,24 @@ fn unreadable(path: &Path, source: io::Error) -> FileError {
             )
         },
     );
+    let uid = rustix::process::geteuid().as_raw();
+    let remedy = match source.kind() {
+        io::ErrorKind::NotFound => {
+            "; make it, or a whole set to try with `evidenceos lab init DIR`".to_owned()
+        }
+        io::ErrorKind::PermissionDenied => {
+            format!(
+                "; run `chown {uid} {}`, or run as its owner",
+                path.display()
+            )
+        }
+        _ => String::new(),
+    };
     FileError::Unreadable {
         path: path.to_owned(),
         source,
         owner,
+        remedy,
     }
 }
 
@@ -212,6 +228,7 @@ mod tests {
         let missing = directory.path().join("missing");
         let error = read(&missing).expect_err("missing").to_string();
         assert!(error.starts_with(&format!("cannot read {}: ", missing.display())));
+        assert!(error.contains("lab init"), "{error}");
 
         let error = read(directory.path()).expect_err("a directory");
         assert!(matches!(error, FileError::NotAFile { .. }));
@@ -223,7 +240,7 @@ mod tests {
         assert!(matches!(read(&long), Err(FileError::TooLong { .. })));
 
         let error = unreadable(&long, io::ErrorKind::PermissionDenied.into()).to_string();
-        for part in ["mode 0", "owner uid", "we are uid"] {
+        for part in ["mode 0", "owner uid", "we are uid", "run `chown "] {
             assert!(error.contains(part), "{error}");
         }
     }

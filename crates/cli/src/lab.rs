@@ -82,6 +82,11 @@ impl InitArgs {
         lab.must_be_free()?;
         let authority = Authority::new(self.days)?;
         let server = authority.server(&self.names())?;
+        // First, since a file there may belong to somebody else.
+        let compose = ComposeEnvironment::beside(&self.dir);
+        if let Some(compose) = &compose {
+            compose.append(self.sudo_uid, self.sudo_gid)?;
+        }
 
         lab.directory("", 0o755)?;
         for (name, mode) in DIRECTORIES {
@@ -106,10 +111,6 @@ impl InitArgs {
         let key_id = ring.generate()?;
         lab.made(ring.file_of(key_id));
         lab.give_to(self.sudo_uid, self.sudo_gid)?;
-        let compose = ComposeEnvironment::beside(&self.dir);
-        if let Some(compose) = &compose {
-            compose.append(self.sudo_uid, self.sudo_gid)?;
-        }
 
         let dir = self.dir.display();
         let mut text = format!(
@@ -195,7 +196,10 @@ impl Lab {
             };
             let materials = entries.filter_map(Result::ok).filter(|entry| {
                 let name = entry.file_name();
-                name != ".gitkeep" && name != ".gitignore"
+                // Docker makes a mount point where a container was started too early.
+                let is_mount_point =
+                    || fs::read_dir(entry.path()).is_ok_and(|mut below| below.next().is_none());
+                name != ".gitkeep" && name != ".gitignore" && !is_mount_point()
             });
             there.extend(materials.map(|entry| entry.path().display().to_string()));
         }

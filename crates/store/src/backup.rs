@@ -45,7 +45,7 @@ const EXCLUDED: [&str; 6] = [
     "accounts.json",
 ];
 /// What a new file system may have in it and still be empty.
-const NOT_OURS: [&str; 1] = ["lost+found"];
+const NOT_OURS: [&str; 3] = ["lost+found", ".gitkeep", ".gitignore"];
 /// The database while it is brought back: a start does not take it.
 const HALF_RESTORED: &str = "evidenceos.db.restoring";
 /// Names of blobs read at once.
@@ -143,11 +143,18 @@ pub fn prepare(destination: &Path) -> Result<(), StoreError> {
     }
 }
 
+fn is_empty_directory(path: &Path) -> bool {
+    fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none())
+}
+
 fn must_be_empty(directory: &Path, entries: fs::ReadDir) -> Result<(), StoreError> {
     for entry in entries {
-        let name = entry
-            .map_err(StoreError::io("list", directory))?
-            .file_name();
+        let entry = entry.map_err(StoreError::io("list", directory))?;
+        let name = entry.file_name();
+        // A container's mount point for keys is no data.
+        if name == "keys" && is_empty_directory(&entry.path()) {
+            continue;
+        }
         if !NOT_OURS.iter().any(|not_ours| name == *not_ours) {
             return Err(StoreError::Unusable(format!(
                 "{} is not empty ({} is in it); name a directory that is, or that does not exist yet",

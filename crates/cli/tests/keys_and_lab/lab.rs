@@ -221,6 +221,8 @@ fn in_a_compose_project_it_says_as_whom_the_container_runs() {
     );
 
     fs::write(place.path("docker-compose.yml"), "services: {}\n").expect("written");
+    // As Docker leaves it where the stack was started before there were materials.
+    fs::create_dir_all(place.path("ops/data/keys")).expect("made");
     fs::write(place.path(".env"), "EVIDENCEOS_GID=7\nOTHER=1").expect("written");
     let text = place.text(&["lab", "init", "ops"]);
     assert!(text.contains("docker compose up"), "{text}");
