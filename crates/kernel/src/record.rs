@@ -422,7 +422,7 @@ impl Capsule {
             wasm_hash: fields.digest("wasm_hash_hex")?,
             seal_hash: fields.digest("seal_hash_hex")?,
             dependencies: fields.array("dependencies", |value| match value {
-                cj::Value::Str(text) => Digest::from_hex(&text),
+                cj::Value::Str(text) if is_canonical(&text) => Digest::from_hex(&text),
                 _ => None,
             })?,
             trace_hash: fields.digest("trace_hash_hex")?,
@@ -620,10 +620,15 @@ fn as_int(value: cj::Value) -> Result<u64, RecordError> {
 
 fn as_digest(value: cj::Value) -> Result<Digest, RecordError> {
     match &value {
-        cj::Value::Str(text) => Digest::from_hex(text),
+        cj::Value::Str(text) if is_canonical(text) => Digest::from_hex(text),
         _ => None,
     }
     .ok_or_else(|| RecordError::Field("a digest".to_owned()))
+}
+
+/// Whether hex is written as records write it: bytes have one text, or a record would have several.
+pub fn is_canonical(hex: &str) -> bool {
+    !hex.bytes().any(|byte| byte.is_ascii_uppercase())
 }
 
 /// Takes an object apart field by field; what is left over is an error.
@@ -674,7 +679,9 @@ impl Fields {
         name: &str,
         read: impl FnOnce(&str) -> Option<T>,
     ) -> Result<T, RecordError> {
-        read(&self.string(name)?).ok_or_else(|| RecordError::Field(name.to_owned()))
+        let text = self.string(name)?;
+        let value = read(&text).filter(|_| !name.ends_with("_hex") || is_canonical(&text));
+        value.ok_or_else(|| RecordError::Field(name.to_owned()))
     }
 
     pub(crate) fn digest(&mut self, name: &str) -> Result<Digest, RecordError> {

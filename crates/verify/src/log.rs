@@ -16,7 +16,7 @@ use evidenceos_kernel::{
     continuity::{HOLDOUT_CHARGED, HoldoutCharged, LOG_RESTARTED, LogRestarted},
     id::{ClaimId, Digest, HoldoutId, OwnerTag},
     log_key::KeyLink,
-    record::{self, Capsule, RecordError, Registered},
+    record::{self, Capsule, RecordError, Registered, is_canonical},
 };
 use evidenceos_tlog::{Checkpoint, Hash, Tree, leaf_hash};
 
@@ -513,7 +513,10 @@ impl Fields {
     }
 
     fn digest(&self, name: &str) -> Result<Digest, RecordError> {
-        Digest::from_hex(self.text(name)?).ok_or_else(|| RecordError::Field(name.to_owned()))
+        let text = self.text(name)?;
+        Digest::from_hex(text)
+            .filter(|_| is_canonical(text))
+            .ok_or_else(|| RecordError::Field(name.to_owned()))
     }
 
     fn names_a_holdout(&self) -> bool {
