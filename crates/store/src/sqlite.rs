@@ -82,8 +82,11 @@ pub struct SqliteStore {
     observer: Option<Observer>,
 }
 
-/// Hears of each batch that is durable, and how long the sync took.
-struct Observer(Box<dyn FnMut(&Batch, Duration) + Send>);
+/// Is told of each batch that is durable, and how long the sync took.
+type Told = dyn FnMut(&Batch, Duration) + Send;
+
+/// Whoever is told.
+struct Observer(Box<Told>);
 
 impl std::fmt::Debug for Observer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

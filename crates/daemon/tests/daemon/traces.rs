@@ -121,7 +121,6 @@ fn spans_reach_a_collector_and_the_audit_log_says_who_called_what() {
             .expect("registered");
         let mut asked = client.with_id("ask-1").request(wire::GetClaimRequest {
             claim_id: vec![7; 32].into(),
-            ..Default::default()
         });
         let parent = format!("00-{trace_id}-b7ad6b7169203331-01");
         let parent = parent.parse().expect("ascii");
