@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     cj,
-    id::{Digest, OwnerTag},
+    id::{Digest, OwnerTag, canonical_hex},
     record::{Fields, RecordError},
 };
 
@@ -47,12 +47,10 @@ impl DecisionId {
         Self(self.0 + 1)
     }
 
-    /// Reads 16 hex digits.
+    /// Reads 16 lower-case hex digits.
     #[must_use]
     pub fn from_hex(text: &str) -> Option<Self> {
-        let mut bytes = [0; 8];
-        hex::decode_to_slice(text, &mut bytes).ok()?;
-        Some(Self(u64::from_be_bytes(bytes)))
+        canonical_hex(text).map(|bytes| Self(u64::from_be_bytes(bytes)))
     }
 }
 
@@ -202,11 +200,7 @@ impl DecisionRecord {
             output_hash: fields.maybe_digest("output_sha256_hex")?,
             reply_receipt: fields.maybe_digest("reply_receipt_hex")?,
             preflight_receipt: fields.maybe_digest("preflight_receipt_hex")?,
-            salt: fields.word("salt_hex", |text| {
-                let mut salt = [0; 16];
-                hex::decode_to_slice(text, &mut salt).ok()?;
-                Some(salt)
-            })?,
+            salt: fields.word("salt_hex", canonical_hex)?,
         };
         fields.finish()?;
         Ok(record)

@@ -21,9 +21,15 @@ macro_rules! bytes_newtype {
                 bytes.try_into().ok().map(Self)
             }
 
-            /// Reads lower- or upper-case hex of exactly the right length.
+            /// Reads hex as records write it: lower-case, of exactly the right length.
             #[must_use]
             pub fn from_hex(text: &str) -> Option<Self> {
+                canonical_hex(text).map(Self)
+            }
+
+            /// Reads hex as people write it: in either case, of exactly the right length.
+            #[must_use]
+            pub fn from_typed_hex(text: &str) -> Option<Self> {
                 let mut bytes = [0; $len];
                 hex::decode_to_slice(text, &mut bytes).ok()?;
                 Some(Self(bytes))
@@ -87,6 +93,15 @@ bytes_newtype!(
     Fingerprint, 16
 );
 
+/// Reads hex as records write it. Upper case is refused: bytes have one text, or a record would
+/// have several.
+pub(crate) fn canonical_hex<const LEN: usize>(text: &str) -> Option<[u8; LEN]> {
+    let mut bytes = [0; LEN];
+    hex::decode_to_slice(text, &mut bytes).ok()?;
+    let is_lower_case = !text.bytes().any(|byte| byte.is_ascii_uppercase());
+    is_lower_case.then_some(bytes)
+}
+
 impl Digest {
     /// SHA-256 of `bytes`.
     #[must_use]
@@ -132,6 +147,15 @@ mod tests {
         let id = ClaimId([0xab; 32]);
         assert_eq!(ClaimId::from_hex(&id.to_hex()), Some(id));
         assert_eq!(ClaimId::from_hex("ab"), None);
+        assert_eq!(ClaimId::from_typed_hex("ab"), None);
         assert_eq!(OwnerTag::from_slice(&[0; 15]), None);
+    }
+
+    #[test]
+    fn upper_case_is_read_where_people_write_and_not_in_records() {
+        let id = ClaimId([0xab; 32]);
+        let typed = id.to_hex().to_uppercase();
+        assert_eq!(ClaimId::from_typed_hex(&typed), Some(id));
+        assert_eq!(ClaimId::from_hex(&typed), None);
     }
 }

@@ -17,7 +17,7 @@ use crate::{
     claim::{Outcome, Reason},
     evidence::Strategy,
     holdout::{Description, NullSpec, Policy},
-    id::{ClaimId, Digest, HoldoutId, OwnerTag},
+    id::{ClaimId, Digest, HoldoutId, OwnerTag, canonical_hex},
     log_key::{KeyLink, SignedKeyLink},
     price::{AnswerPrices, Multiplicity, SettlementPrices},
 };
@@ -422,7 +422,7 @@ impl Capsule {
             wasm_hash: fields.digest("wasm_hash_hex")?,
             seal_hash: fields.digest("seal_hash_hex")?,
             dependencies: fields.array("dependencies", |value| match value {
-                cj::Value::Str(text) if is_canonical(&text) => Digest::from_hex(&text),
+                cj::Value::Str(text) => Digest::from_hex(&text),
                 _ => None,
             })?,
             trace_hash: fields.digest("trace_hash_hex")?,
@@ -620,15 +620,10 @@ fn as_int(value: cj::Value) -> Result<u64, RecordError> {
 
 fn as_digest(value: cj::Value) -> Result<Digest, RecordError> {
     match &value {
-        cj::Value::Str(text) if is_canonical(text) => Digest::from_hex(text),
+        cj::Value::Str(text) => Digest::from_hex(text),
         _ => None,
     }
     .ok_or_else(|| RecordError::Field("a digest".to_owned()))
-}
-
-/// Whether hex is written as records write it: bytes have one text, or a record would have several.
-pub fn is_canonical(hex: &str) -> bool {
-    !hex.bytes().any(|byte| byte.is_ascii_uppercase())
 }
 
 /// Takes an object apart field by field; what is left over is an error.
@@ -680,8 +675,7 @@ impl Fields {
         read: impl FnOnce(&str) -> Option<T>,
     ) -> Result<T, RecordError> {
         let text = self.string(name)?;
-        let value = read(&text).filter(|_| !name.ends_with("_hex") || is_canonical(&text));
-        value.ok_or_else(|| RecordError::Field(name.to_owned()))
+        read(&text).ok_or_else(|| RecordError::Field(name.to_owned()))
     }
 
     pub(crate) fn digest(&mut self, name: &str) -> Result<Digest, RecordError> {
@@ -697,11 +691,7 @@ impl Fields {
     }
 
     fn signature(&mut self, name: &str) -> Result<[u8; 64], RecordError> {
-        self.word(name, |text| {
-            let mut signature = [0; 64];
-            hex::decode_to_slice(text, &mut signature).ok()?;
-            Some(signature)
-        })
+        self.word(name, canonical_hex)
     }
 
     pub(crate) fn int<T: TryFrom<u64>>(&mut self, name: &str) -> Result<T, RecordError> {

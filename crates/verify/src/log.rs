@@ -16,7 +16,7 @@ use evidenceos_kernel::{
     continuity::{HOLDOUT_CHARGED, HoldoutCharged, LOG_RESTARTED, LogRestarted},
     id::{ClaimId, Digest, HoldoutId, OwnerTag},
     log_key::KeyLink,
-    record::{self, Capsule, RecordError, Registered, is_canonical},
+    record::{self, Capsule, RecordError, Registered},
 };
 use evidenceos_tlog::{Checkpoint, Hash, Tree, leaf_hash};
 
@@ -514,9 +514,7 @@ impl Fields {
 
     fn digest(&self, name: &str) -> Result<Digest, RecordError> {
         let text = self.text(name)?;
-        Digest::from_hex(text)
-            .filter(|_| is_canonical(text))
-            .ok_or_else(|| RecordError::Field(name.to_owned()))
+        Digest::from_hex(text).ok_or_else(|| RecordError::Field(name.to_owned()))
     }
 
     fn names_a_holdout(&self) -> bool {

@@ -286,7 +286,7 @@ impl Edge {
     }
 
     fn by_hex(&self, hex: &str) -> Result<Arc<Holdout>, Status> {
-        let id = evidenceos_kernel::id::Digest::from_hex(hex)
+        let id = evidenceos_kernel::id::Digest::from_typed_hex(hex)
             .ok_or_else(|| invalid("holdout_id", "must be 64 hex digits"))?;
         self.catalog
             .by_id(HoldoutId(id.0))

@@ -73,7 +73,7 @@ impl Edge {
         let active = holdout.description.null_spec.hash();
         let null_spec_hash = match request.nullspec_id.trim() {
             "" => active,
-            hex => Digest::from_hex(hex)
+            hex => Digest::from_typed_hex(hex)
                 .ok_or_else(|| invalid("nullspec_id", "must be empty or 64 hex digits"))?,
         };
         let max_answer_microbits = request

@@ -122,7 +122,7 @@ impl Manifest {
                 .to_owned(),
         );
         unless(
-            self.wasm_sha256_hex.is_empty() || Digest::from_hex(&self.wasm_sha256_hex).is_some(),
+            self.wasm_sha256_hex.is_empty() || Digest::from_typed_hex(&self.wasm_sha256_hex).is_some(),
             "wasm_sha256_hex must have 64 hex digits".to_owned(),
         );
         unless(
@@ -167,7 +167,7 @@ impl Manifest {
     /// Why `module` is not the one that is meant, if it is not.
     pub(super) fn problem_with_module(&self, module: &[u8]) -> Option<String> {
         let found = Digest::of(module);
-        match Digest::from_hex(&self.wasm_sha256_hex) {
+        match Digest::from_typed_hex(&self.wasm_sha256_hex) {
             Some(stated) if stated == found => None,
             Some(_) => Some(format!(
                 "wasm_sha256_hex is not the SHA-256 of {}, which is {found}: bring the module back that was signed, or sign the manifest again (evidenceos policy sign)",

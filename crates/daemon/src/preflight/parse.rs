@@ -138,7 +138,7 @@ impl Body {
         let Some(text) = self.text(name)? else {
             return Ok(None);
         };
-        match Digest::from_hex(&text) {
+        match Digest::from_typed_hex(&text) {
             Some(digest) => Ok(Some(HexDigest { text, digest })),
             None => Err(Malformed::InvalidParamsHash),
         }
@@ -259,7 +259,7 @@ fn params_hash_of(body: &mut Body) -> Result<Option<HexDigest>, Malformed> {
         return Ok(None);
     };
     let text = text.strip_prefix("sha256:").unwrap_or(&text).to_owned();
-    match Digest::from_hex(&text) {
+    match Digest::from_typed_hex(&text) {
         Some(digest) => Ok(Some(HexDigest { text, digest })),
         None => Err(Malformed::InvalidParamsHash),
     }
