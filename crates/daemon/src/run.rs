@@ -15,8 +15,16 @@ use crate::{
     upkeep,
 };
 
-/// Exit status for a configuration that cannot be used.
-const BAD_CONFIG: u8 = 64;
+/// Exit status for a command line that cannot be understood: `EX_USAGE` of sysexits.
+const BAD_USAGE: u8 = 64;
+/// Exit status for settings that cannot be used: `EX_CONFIG`. Beginning again would not help, as it
+/// may with a file that is missing, or a KMS that does not answer.
+const BAD_CONFIG: u8 = 78;
+/// Tasks that a thread may run before it looks for new events; with none left it looks at once.
+/// More than one busy round has, or the thread would always find events before it runs out of
+/// tasks, and never take over those of another thread which the scheduler keeps waiting: they
+/// would wait for a whole time slice.
+const TASKS_BEFORE_EVENTS: u32 = 1_024;
 /// How often the writer is looked after.
 const LOOK_AFTER: Duration = Duration::from_millis(200);
 
@@ -34,7 +42,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(error) => {
             // Help and version are errors of this kind too, and go to standard output.
             let _ = error.print();
-            return ExitCode::from(if error.use_stderr() { BAD_CONFIG } else { 0 });
+            return ExitCode::from(if error.use_stderr() { BAD_USAGE } else { 0 });
         }
     };
     let asked = match asked {
@@ -178,6 +186,7 @@ fn check(config: &Config) -> ExitCode {
 
 fn begin(config: Config) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .event_interval(TASKS_BEFORE_EVENTS)
         .enable_all()
         .build()
     {
