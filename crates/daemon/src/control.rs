@@ -152,7 +152,7 @@ impl Control {
                     accepted = self.listener.accept() => match accepted {
                         Ok((stream, _)) => stream,
                         Err(error) => {
-                            tracing::warn!(%error, "the control socket failed; no backups while serving until the next start");
+                            tracing::warn!(%error, "the control socket failed; until the next start no backup while serving, no reload but SIGHUP, and healthcheck fails");
                             break;
                         }
                     },
@@ -362,9 +362,14 @@ fn order(
 ) -> Result<impl Iterator<Item = Result<News, StoreError>> + use<>, StoreError> {
     let path = data_directory.join(SOCKET);
     let failed = |operation| StoreError::io(operation, path.clone());
-    let (directory, short) = short_path(data_directory, SOCKET).map_err(failed("open"))?;
-    let mut stream = StdStream::connect(short).map_err(failed("connect to the daemon at"))?;
-    drop(directory);
+    let connected = short_path(data_directory, SOCKET)
+        .and_then(|(_directory, short)| StdStream::connect(short));
+    let mut stream = connected.map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => StoreError::Unusable(
+            format!("nobody answers at {}; is {} the directory of a daemon that runs?", path.display(), data_directory.display()),
+        ),
+        _ => failed("connect to the daemon at")(error),
+    })?;
     stream
         .set_read_timeout(patience)
         .map_err(failed("read from"))?;

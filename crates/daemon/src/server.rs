@@ -170,7 +170,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         }
         // Serving does not depend on it.
         Err(error) => {
-            tracing::warn!(%error, "no control socket in the data directory; backups need the daemon stopped, and `healthcheck` fails");
+            tracing::warn!(%error, "no control socket in the data directory; backups need the daemon stopped, no reload but SIGHUP, and healthcheck fails");
             None
         }
     };

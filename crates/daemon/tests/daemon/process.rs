@@ -85,6 +85,21 @@ pub fn signal(child: &Child, name: &str) {
     assert!(status.expect("kill runs").success());
 }
 
+/// Supervisors begin again after 1, and not after the others, which would come again.
+#[test]
+fn the_exit_status_tells_a_wrong_command_line_and_wrong_settings_from_the_rest() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let status = |more: &[&str]| {
+        let output = program(directory.path()).args(more).output();
+        output.expect("runs").status.code()
+    };
+    assert_eq!(status(&["--no-such-flag"]), Some(64));
+    // A certificate without its key.
+    assert_eq!(status(&["--tls-cert", "/nowhere/server.crt"]), Some(78));
+    let both = ["--tls-cert", "/nowhere/server.crt", "--tls-key", "/nowhere/server.key"];
+    assert_eq!(status(&both), Some(1));
+}
+
 /// What `healthcheck` says of a data directory: its exit status and its words.
 fn healthcheck(directory: &Path) -> (Option<i32>, String) {
     ordered("healthcheck", directory)
@@ -115,7 +130,13 @@ fn a_health_check_needs_the_data_directory_alone() {
     child.wait().expect("ends");
     let (code, words) = healthcheck(directory.path());
     assert_eq!(code, Some(1));
-    assert!(words.contains("connect to the daemon at"), "{words}");
+    assert!(words.contains("nobody answers at"), "{words}");
+    let nowhere = directory.path().join("nowhere");
+    for order in ["healthcheck", "reload"] {
+        let (code, words) = ordered(order, &nowhere);
+        assert_eq!(code, Some(1), "{order}");
+        assert!(words.contains("nobody answers at"), "{words}");
+    }
     // Nothing in the directory is open to others, but for the public log and accounts.json.
     for name in [
         "evidenceos.db",
