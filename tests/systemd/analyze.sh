@@ -21,8 +21,7 @@ trap 'rm -rf "$SCRATCH"' EXIT
 
 # A file system of our own: the commands of the unit are there, and the targets that it names.
 root=$SCRATCH/root
-mkdir -p "$root"/{bin,usr/bin,usr/lib/systemd/system}
-cp /bin/true "$root/bin/kill"
+mkdir -p "$root"/{usr/bin,usr/lib/systemd/system}
 cp /bin/true "$root/usr/bin/evidenceos"
 cp /bin/true "$root/usr/bin/evidenceos-daemon"
 for unit in sysinit basic network-online time-sync shutdown multi-user; do
