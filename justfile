@@ -34,6 +34,14 @@ check:
 bench *ARGS:
     cargo run --release -p evidenceos -- bench {{ARGS}}
 
+# What the shipped program is made of, as CycloneDX (needs `cargo install cargo-cyclonedx`)
+sbom FILE="evidenceos.cdx.json":
+    deploy/sbom.sh {{FILE}}
+
+# The Debian package (needs `cargo install cargo-deb`)
+deb:
+    cargo deb -p evidenceos --locked --profile dist
+
 # A development server on loopback
 serve *ARGS:
     cargo run --release -p evidenceos-daemon -- {{ARGS}}
