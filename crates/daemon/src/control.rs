@@ -365,9 +365,13 @@ fn order(
     let connected = short_path(data_directory, SOCKET)
         .and_then(|(_directory, short)| StdStream::connect(short));
     let mut stream = connected.map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => StoreError::Unusable(
-            format!("nobody answers at {}; is {} the directory of a daemon that runs?", path.display(), data_directory.display()),
-        ),
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+            StoreError::Unusable(format!(
+                "nobody answers at {}; is {} the directory of a daemon that runs?",
+                path.display(),
+                data_directory.display()
+            ))
+        }
         _ => failed("connect to the daemon at")(error),
     })?;
     stream

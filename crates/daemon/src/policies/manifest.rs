@@ -122,7 +122,8 @@ impl Manifest {
                 .to_owned(),
         );
         unless(
-            self.wasm_sha256_hex.is_empty() || Digest::from_typed_hex(&self.wasm_sha256_hex).is_some(),
+            self.wasm_sha256_hex.is_empty()
+                || Digest::from_typed_hex(&self.wasm_sha256_hex).is_some(),
             "wasm_sha256_hex must have 64 hex digits".to_owned(),
         );
         unless(

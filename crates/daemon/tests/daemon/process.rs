@@ -96,7 +96,12 @@ fn the_exit_status_tells_a_wrong_command_line_and_wrong_settings_from_the_rest()
     assert_eq!(status(&["--no-such-flag"]), Some(64));
     // A certificate without its key.
     assert_eq!(status(&["--tls-cert", "/nowhere/server.crt"]), Some(78));
-    let both = ["--tls-cert", "/nowhere/server.crt", "--tls-key", "/nowhere/server.key"];
+    let both = [
+        "--tls-cert",
+        "/nowhere/server.crt",
+        "--tls-key",
+        "/nowhere/server.key",
+    ];
     assert_eq!(status(&both), Some(1));
 }
 
