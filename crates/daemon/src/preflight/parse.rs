@@ -331,6 +331,11 @@ mod tests {
             ("1e-6", "1e-6"),
             ("18446744073709551616", "1.8446744073709552e+19"),
             ("-0", "-0.0"),
+            // The nearest double, as Python and JavaScript read it; found by fuzzing.
+            (
+                "26666666666666666666666666666666666666666666666666666666666666666666666666.5e3",
+                "2.6666666666666668e+76",
+            ),
         ] {
             let body = call(&format!(r#"{{"n":{number}}}"#));
             let call = ToolCall::parse(body.as_bytes(), false).expect(number);
