@@ -57,7 +57,7 @@ is_another_process() { # than this one, and it serves
     state=$(systemctl show -p ActiveState -p MainPID evidenceos-daemon | sort)
     [[ $state == ActiveState=active$'\n'MainPID=* && $state != *MainPID=0 && $state != *"MainPID=$1" ]]
 }
-still_there() { as submitter claim show "$claim" | grep -q certified || fail "the claim is lost after $1"; }
+still_there() { as submitter claim show "$claim" | grep certified >/dev/null || fail "the claim is lost after $1"; }
 
 dpkg -i evidenceos.deb >/dev/null
 [ "$(systemctl is-enabled evidenceos-daemon || true)" = disabled ] || fail 'enabled before it is set up'
@@ -108,7 +108,6 @@ until_true 'restarted by an upgrade' is_another_process "$pid"
 still_there 'an upgrade'
 echo 'SIGKILL and an upgrade: begun again by systemd, nothing lost'
 
-pid=$(property MainPID)
 echo EVIDENCEOS_TLS_KEY= >>/etc/evidenceos/daemon.env
 if systemctl restart evidenceos-daemon; then fail 'started without a key for its certificate'; fi
 [ "$(property ActiveState)/$(property ExecMainStatus)" = failed/78 ] || fail "$(property ActiveState), $(property ExecMainStatus)"
