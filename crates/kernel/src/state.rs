@@ -172,7 +172,7 @@ impl<T> Held<T> {
 }
 
 /// A copy-on-write layer over the committed state, for one batch.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Stage<'a> {
     resident: &'a Resident,
     counters: Counters,
@@ -374,12 +374,22 @@ impl<'a> Stage<'a> {
             | Command::OpenHoldout { .. }
             | Command::BeginAgain { .. }
             | Command::RotateKey(_)
-            | Command::RestartLog(_)
+            | Command::ContinueLog(_)
             | Command::RekeyHoldouts { .. }
             | Command::SetBudgets { .. }
             | Command::RecordDecisions(_)
             | Command::ForgetDecisions { .. }
             | Command::ConfirmClock { .. } => stamp.into_iter().for_each(want),
+            Command::RestartLog(_) => {
+                // It aborts every run under way.
+                for holdout in self.holdouts() {
+                    for run in &holdout.in_flight {
+                        want(Key::Claim(run.claim));
+                        want(Key::Account(run.owner));
+                        want(Key::Pool(holdout.id, run.owner));
+                    }
+                }
+            }
             Command::CreateClaim { id, terms, .. } => {
                 stamp.into_iter().for_each(&mut want);
                 want(Key::Claim(*id));
@@ -455,6 +465,7 @@ impl<'a> Stage<'a> {
             | Command::Abort { .. }
             | Command::RotateKey(_)
             | Command::RestartLog(_)
+            | Command::ContinueLog(_)
             | Command::RecoverEntry(_)
             | Command::RekeyHoldouts { .. }
             | Command::ImportAccounts { .. }
