@@ -220,7 +220,8 @@ impl Anchors {
             Anchoring::Off => Vec::new(),
             Anchoring::Default | Anchoring::At(_) => remembered
                 .iter()
-                .filter(|place| !given.contains(place))
+                // What is only read is named anew by each start.
+                .filter(|place| !given.contains(place) && !matches!(place, AnchorPlace::Url(_)))
                 .cloned()
                 .collect(),
         };
@@ -432,7 +433,8 @@ impl Anchors {
                 Ok(Read::Known(found)) => {
                     check(&place.at, &found, own)?;
                     answering += 1;
-                    agrees |= place.remembered || self.fresh;
+                    let is_read = matches!(place.at, AnchorPlace::Url(_));
+                    agrees |= place.remembered || is_read || self.fresh;
                     let tip = (found.checkpoint.size(), found.checkpoint.root());
                     exactly |= found.checkpoint.origin() == own.origin && tip == own.tip;
                 }
