@@ -252,6 +252,8 @@ impl Tools<'_> {
                     ("EVIDENCEOS_KMS_KEY_ID", "a-key-that-stays-there".into()),
                     ("EVIDENCEOS_KMS_MOCK_KEY_HEX", key.into()),
                 ]);
+                // The key is not made by the start: an anchor tells that it has signed nothing.
+                world.make_anchor()?;
                 world.begin().await?;
                 world.round_at(arming).await
             }

@@ -200,8 +200,7 @@ impl Anchors {
         runtime: &Handle,
         state: Arc<State>,
     ) -> Result<Self, StoreError> {
-        let remembered: Vec<AnchorPlace> =
-            facts.anchors.iter().flatten().map(recalled).collect();
+        let remembered: Vec<AnchorPlace> = facts.anchors.iter().flatten().map(recalled).collect();
         let path = config.data_dir.as_path();
         let failed = StoreError::io("find the place of", path);
         let given = match &config.anchors {
@@ -509,8 +508,8 @@ impl Anchors {
             AnchorPlace::Url(_) => return Ok(Some(false)),
             AnchorPlace::Directory(path) => {
                 let mut file = place.file.lock().unwrap_or_else(PoisonError::into_inner);
-                let known = hold(&mut file, path, tip.checkpoint.origin())
-                    .and_then(|file| file.known());
+                let known =
+                    hold(&mut file, path, tip.checkpoint.origin()).and_then(|file| file.known());
                 match known {
                     Ok(known) => known,
                     Err(error) => {
@@ -574,8 +573,7 @@ impl Anchors {
                         return Err(failed(io::Error::other("see the log for why")));
                     }
                     let origin = tip.checkpoint.origin();
-                    directory::succeeded(path, old_origin, origin, &tip.key_id)
-                        .map_err(failed)?;
+                    directory::succeeded(path, old_origin, origin, &tip.key_id).map_err(failed)?;
                 }
                 AnchorPlace::Url(_) => {}
             }
@@ -622,7 +620,9 @@ impl Anchors {
             }
             AnchorPlace::File(path) => match fs::read(path) {
                 Ok(bytes) if bytes.is_empty() && place.remembered => {
-                    return Ok(Read::Missing("the head that it remembered is gone".to_owned()));
+                    return Ok(Read::Missing(
+                        "the head that it remembered is gone".to_owned(),
+                    ));
                 }
                 Ok(bytes) if bytes.is_empty() => return Ok(Read::New),
                 Ok(bytes) => bytes,
@@ -641,7 +641,9 @@ impl Anchors {
                 {
                     Some(bytes) => bytes,
                     None => {
-                        return Ok(Read::Missing("the server has no checkpoint there".to_owned()));
+                        return Ok(Read::Missing(
+                            "the server has no checkpoint there".to_owned(),
+                        ));
                     }
                 }
             }

@@ -402,11 +402,7 @@ pub(crate) fn note_backup(
 
 /// Makes the signing key, if there is none and one may be made. That this start makes it is
 /// durable before the key is: a crash in between leaves no key that could have signed a log.
-fn make_key(
-    config: &Config,
-    facts: &Facts,
-    store: &mut SqliteStore,
-) -> Result<bool, StartError> {
+fn make_key(config: &Config, facts: &Facts, store: &mut SqliteStore) -> Result<bool, StartError> {
     let Some(new) = NewKey::wanted(config)? else {
         return Ok(false);
     };
@@ -520,8 +516,7 @@ fn start_log(
     let now = unix_ms();
     let signer = &keys.signer;
     let software = concat!("evidenceosd/", env!("CARGO_PKG_VERSION"));
-    let bytes =
-        continuity::log_started(signer.origin(), signer.key_id(), software, begun_by, now);
+    let bytes = continuity::log_started(signer.origin(), signer.key_id(), software, begun_by, now);
     let leaf = leaf_hash(&bytes);
     let mut tree = Tree::new();
     tree.append(leaf);
@@ -697,10 +692,7 @@ impl Hold {
 }
 
 /// The names that the log had: others than today's, if it was begun anew.
-pub(crate) fn former_origins(
-    readers: &Readers,
-    facts: &Facts,
-) -> Result<Vec<String>, StoreError> {
+pub(crate) fn former_origins(readers: &Readers, facts: &Facts) -> Result<Vec<String>, StoreError> {
     let first = readers.entries(0, 1)?;
     let origin = first
         .first()

@@ -242,7 +242,9 @@ impl Queue {
 
     fn pause(&self) {
         let ended = |pending: &mut Pending| !pending.ended;
-        let _ = self.filled.wait_timeout_while(self.lock(), TRY_AGAIN, ended);
+        let _ = self
+            .filled
+            .wait_timeout_while(self.lock(), TRY_AGAIN, ended);
     }
 }
 
@@ -276,7 +278,10 @@ impl Publisher for Publishing {
             Way::Open(shows) => shows.head(released, full),
             Way::Anchors { queue, .. } => queue.add(|pending| {
                 // Heads are covered by the newest; the tiles of all of them are needed.
-                let mut tiles = pending.head.take().map_or_else(Vec::new, |(_, tiles)| tiles);
+                let mut tiles = pending
+                    .head
+                    .take()
+                    .map_or_else(Vec::new, |(_, tiles)| tiles);
                 tiles.extend(full);
                 pending.head = Some((released, tiles));
             }),
@@ -445,7 +450,10 @@ impl Release {
                 .tree
                 .filter(|_| self.anchors.take_unsigned())
                 .and_then(|(size, root)| Tip::unsigned(&self.keys.signer(), size, root)),
-            pending.head.as_ref().map(|(head, _)| Tip::from(&*head.head)),
+            pending
+                .head
+                .as_ref()
+                .map(|(head, _)| Tip::from(&*head.head)),
         ];
         // One write for both: the larger covers the other.
         match tips.into_iter().flatten().max_by_key(Tip::size) {

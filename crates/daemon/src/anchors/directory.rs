@@ -165,7 +165,8 @@ pub fn read(path: &Path) -> Result<Option<Known>, String> {
 /// # Errors
 /// If the directory or a file of ours cannot be read: nobody knows then what it remembers.
 pub fn scan(directory: &Path) -> Result<Vec<(PathBuf, Known)>, String> {
-    let failed = |path: &Path, error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
+    let failed =
+        |path: &Path, error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
     let mut found = Vec::new();
     for entry in fs::read_dir(directory).map_err(|error| failed(directory, &error))? {
         let path = entry.map_err(|error| failed(directory, &error))?.path();
@@ -251,7 +252,10 @@ impl HeadFile {
         let metadata = file.metadata()?;
         if metadata.len() < 2 * SLOT as u64 {
             // Written and not only sized: a disk that is full later has these blocks.
-            file.write_all_at(&[b'\n'; 2 * SLOT][metadata.len() as usize..], metadata.len())?;
+            file.write_all_at(
+                &[b'\n'; 2 * SLOT][metadata.len() as usize..],
+                metadata.len(),
+            )?;
             file.sync_all()?;
         }
         if is_new {

@@ -298,10 +298,7 @@ impl Edge {
     }
 
     /// Revocations after a log index, and a signature over just what is carried.
-    pub(super) fn revocations(
-        &self,
-        after: u64,
-    ) -> Result<Revocations, Status> {
+    pub(super) fn revocations(&self, after: u64) -> Result<Revocations, Status> {
         let mut claims = self
             .readers
             .revoked(after, FEED_PAGE + 1)

@@ -62,7 +62,9 @@ impl ServedCollector {
                     *shown = Some(Arc::new(meters));
                 }
             }
-            Err(error) => tracing::warn!(%error, "holdouts and accounts cannot be read for metrics"),
+            Err(error) => {
+                tracing::warn!(%error, "holdouts and accounts cannot be read for metrics")
+            }
         }
         shown.clone()
     }

@@ -432,7 +432,10 @@ fn append(
     let is_last = head.is_some();
     let mut batch = Batch {
         head,
-        facts: is_last.then_some(Fact::Restored(None)).into_iter().collect(),
+        facts: is_last
+            .then_some(Fact::Restored(None))
+            .into_iter()
+            .collect(),
         ..Batch::default()
     };
     let mut tree = opened.tree.clone();
@@ -614,11 +617,7 @@ pub struct Continued {
 ///
 /// # Errors
 /// If an anchor knows more, nothing is open that needs the statement, or the log cannot be signed.
-pub fn carry_on(
-    config: &Config,
-    because: &str,
-    runtime: &Handle,
-) -> Result<Continued, StartError> {
+pub fn carry_on(config: &Config, because: &str, runtime: &Handle) -> Result<Continued, StartError> {
     let mut opened = Opened::open(config)?;
     // Those that are remembered too, and not only those that will be: whichever answers counts.
     let state = Arc::new(anchors::State::default());

@@ -176,7 +176,12 @@ fn while_no_anchor_answers_reads_are_served_and_nothing_is_signed() {
         let mut client = daemon.operator().await;
         assert_eq!(client.holdout("h").await.items, 200);
         let held = client.create(crate::harness::terms("c", "h")).await;
-        refused(held, Code::Unavailable, "HELD", "no anchor remembers the newest head");
+        refused(
+            held,
+            Code::Unavailable,
+            "HELD",
+            "no anchor remembers the newest head",
+        );
         assert!(warnings(&daemon).await.contains("no anchor answers"));
         assert_eq!(place.published(), before);
         fs::rename(&away, &place.file).expect("ours");

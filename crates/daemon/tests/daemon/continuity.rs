@@ -14,7 +14,7 @@ use prost::bytes::Bytes;
 use tempfile::TempDir;
 
 use crate::{
-    harness::{Directory, Client, judged, predictions},
+    harness::{Client, Directory, judged, predictions},
     process::{Serving, block_on_value, signal, spawn},
 };
 

@@ -8,7 +8,9 @@ use evidenceos_proto as wire;
 use serde_json::{Value, json};
 use tonic::Code;
 
-use crate::harness::{Directory, Client, Daemon, block_on, config, judged, predictions, refused, terms};
+use crate::harness::{
+    Client, Daemon, Directory, block_on, config, judged, predictions, refused, terms,
+};
 
 /// What `accounts.json` says of a principal.
 fn listed(directory: &Path, principal: &str) -> Value {

@@ -14,7 +14,7 @@ use prost::bytes::Bytes;
 use rusqlite::Connection;
 use tonic::Code;
 
-use crate::harness::{Directory, Client, Daemon, block_on, config, judged, predictions};
+use crate::harness::{Client, Daemon, Directory, block_on, config, judged, predictions};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Damage {

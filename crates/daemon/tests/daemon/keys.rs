@@ -17,7 +17,7 @@ use evidenceos_keys::{
 use evidenceos_proto as wire;
 use evidenceos_tlog::{SignedCheckpoint, VerifierKey};
 
-use crate::harness::{Directory, Client, asking, block_on, config, judged, predictions};
+use crate::harness::{Client, Directory, asking, block_on, config, judged, predictions};
 
 struct Home(Directory);
 

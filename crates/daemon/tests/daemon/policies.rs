@@ -15,7 +15,7 @@ use evidenceos_proto as wire;
 use evidenceos_sandbox::Sandbox;
 use serde_json::{Value, json};
 
-use crate::harness::{Directory, Daemon, block_on, config, judged, predictions};
+use crate::harness::{Daemon, Directory, block_on, config, judged, predictions};
 
 const SEED: [u8; 32] = [7; 32];
 /// The public half of [`SEED`], by OpenSSL.

@@ -10,8 +10,8 @@ use std::{
 
 use evidenceos_proto as wire;
 
-use crate::harness::{Directory, 
-    Client, Daemon, block_on, config, header, judged, labels, predictions, terms,
+use crate::harness::{
+    Client, Daemon, Directory, block_on, config, header, judged, labels, predictions, terms,
 };
 
 /// The real program; it does not outlive its test.

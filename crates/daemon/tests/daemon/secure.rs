@@ -1,8 +1,7 @@
 //! A daemon that asks who calls, and clients that say so: certificates, and plain HTTP by hand.
 
 use std::{
-    fs,
-    io,
+    fs, io,
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,

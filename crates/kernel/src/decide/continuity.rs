@@ -42,9 +42,7 @@ pub(super) fn restart(
         .map(|holdout| charge(holdout, stated.get(&holdout.id).copied(), now))
         // What is stated is an entry of its own also if it is nothing.
         .filter(|charged| {
-            charged.stated
-                || charged.answers > MicroBits::ZERO
-                || charged.sealed > MicroBits::ZERO
+            charged.stated || charged.answers > MicroBits::ZERO || charged.sealed > MicroBits::ZERO
         })
         .collect();
     let mut entries = vec![first.to_bytes()];

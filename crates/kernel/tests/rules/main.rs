@@ -4,6 +4,7 @@
 
 mod ancestors;
 mod attacks;
+mod continuity;
 mod credit;
 mod holdouts;
 mod leakage;
