@@ -162,16 +162,17 @@ impl Shows {
     fn head(&self, released: Released, full: Vec<Tile>) {
         let size = released.head.size;
         self.log.release(released, full);
-        self.anchored.reach(size);
         self.metrics.head(size, unix_ms());
         self.metrics.anchored(size);
         self.released.send_replace(size);
+        // Last: whoever is woken by it sees the rest.
+        self.anchored.reach(size);
         let _ = self.wake.send(());
     }
 
     fn tree(&self, size: u64) {
-        self.anchored.reach(size);
         self.metrics.anchored(size);
+        self.anchored.reach(size);
     }
 
     fn accounts(&self, accounts: Arc<[Account]>) {

@@ -22,7 +22,7 @@ use super::{ConfigError, Layers, Settings};
   evidenceos-daemon backup /mnt/backups/today         copy ./data, also while it is served
 
 With TLS, for callers with certificates (`evidenceos lab init ops` makes a set to try):
-  evidenceos-daemon --listen 0.0.0.0:50051 --data-dir ops/data \\
+  evidenceos-daemon --listen 0.0.0.0:50051 --data-dir ops/data --anchor ops/anchor \\
     --tls-cert ops/certs/server.crt --tls-key ops/certs/server.key \\
     --mtls-client-ca ops/certs/ca.crt --require-client-cert \\
     --auth-policy ops/certs/policy.toml --generate-key
