@@ -18,6 +18,7 @@
 //!
 //! Invariant: a check passes only if it was made. What is not understood and could matter is a finding.
 
+pub mod arithmetic;
 mod capsule;
 mod decision;
 mod fault;

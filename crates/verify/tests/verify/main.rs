@@ -1,5 +1,6 @@
 //! Verification against logs that the real kernel wrote, and against what was done to them afterwards.
 
+mod arithmetic;
 mod log;
 mod opening;
 mod receipt;
