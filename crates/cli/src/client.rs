@@ -79,6 +79,8 @@ unary_calls! {
     list_holdouts(ListHoldoutsRequest) -> ListHoldoutsResponse, changes: false;
     /// Takes no more claims on a holdout.
     retire_holdout(RetireHoldoutRequest) -> RetireHoldoutResponse, changes: true;
+    /// Takes a holdout back that released nothing.
+    withdraw_holdout(WithdrawHoldoutRequest) -> WithdrawHoldoutResponse, changes: true;
     /// The newest signed head.
     get_checkpoint(GetCheckpointRequest) -> GetCheckpointResponse, changes: false;
     /// A proof that an entry is in the log.

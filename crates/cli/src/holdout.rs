@@ -29,6 +29,8 @@ pub enum HoldoutCommand {
     #[command(
         after_help = "LABELS is one label (0 or 1) a line, or CSV whose first line names the columns item,label[,unit].\n\
         Items of one unit (a patient, a document) are judged together.\n\n\
+        Labels that agree with an earlier holdout's beyond chance are refused, and the answer is charged to that holdout;\n\
+        --fresh-items declares instead that no item is in both.\n\n\
         Examples:\n  \
         evidenceos holdout add labels.csv --p0 0.5\n  \
         evidenceos holdout add labels.csv --ref tumours-2026 --p0 0.8 --answer-share 0.15 --multiplicity fwer"
@@ -54,7 +56,20 @@ pub enum HoldoutCommand {
         #[arg(long, default_value = "retired by its custodian")]
         reason: String,
     },
-    /// Let less through than the registered policy promises, or again as much; never more.
+    /// Take back a holdout that released nothing, so that its labels can be registered again.
+    #[command(
+        after_help = "Only while nothing was judged or answered on it. Its split is destroyed; the labels may be registered\n\
+        again, at most three times in a row, and draw another split.\n\n\
+        Example:\n  evidenceos holdout withdraw tumours-2026 --reason \"wrong p0\""
+    )]
+    Withdraw {
+        /// Its name or id.
+        holdout: String,
+        /// Why; public.
+        #[arg(long, default_value = "withdrawn by its custodian")]
+        reason: String,
+    },
+    /// Lower a holdout's budgets, or restore them up to the registered maximum.
     #[command(after_help = "Without a budget it shows those that hold now.\n\n\
         Example:\n  evidenceos holdout narrow tumours-2026 --sealed-budget-bits 20 --credit-budget 5000")]
     Narrow(NarrowArgs),
@@ -104,6 +119,13 @@ pub struct AddArgs {
     /// All that settlements may release about the sealed part, in bits; the planner proposes it.
     #[arg(long, value_parser = units::millionths, value_name = "BITS")]
     sealed_budget_bits: Option<u64>,
+    /// All that settlements of one principal's claims may release about the sealed part, in bits; default: a quarter of
+    /// the sealed budget, at least what one dear settlement takes.
+    #[arg(long, value_parser = units::millionths, value_name = "BITS")]
+    principal_sealed_budget_bits: Option<u64>,
+    /// Declare, in public, that no item is in an earlier holdout: the labels are then not compared with earlier ones.
+    #[arg(long)]
+    fresh_items: bool,
     /// The most levels of the e-value that a claim may choose to release.
     #[arg(long, default_value_t = 0)]
     levels: u32,
@@ -142,6 +164,16 @@ impl HoldoutCommand {
                 let reply = connect().await?.retire_holdout(message).await?;
                 let holdout = crate::client::required(reply.holdout, "holdout")?;
                 let text = format!("{} takes no more claims", holdout.holdout_ref);
+                Ok(Output::new(holdout_json(&holdout), text))
+            }
+            Self::Withdraw { holdout, reason } => {
+                let message = proto::WithdrawHoldoutRequest { holdout, reason };
+                let reply = connect().await?.withdraw_holdout(message).await?;
+                let holdout = crate::client::required(reply.holdout, "holdout")?;
+                let text = format!(
+                    "{} is withdrawn and its split destroyed; its labels may be registered again",
+                    holdout.holdout_ref
+                );
                 Ok(Output::new(holdout_json(&holdout), text))
             }
             Self::RotateKey => {
@@ -315,7 +347,12 @@ impl AddArgs {
             header.holdout_ref
         ));
         let mut client = Client::connect(connection).await?;
-        let holdout = client.put_holdout(parts(header, &labels)).await?;
+        let mut holdout = client.put_holdout(parts(header, &labels)).await?;
+        if labels.items.is_none() {
+            holdout.warnings.push(
+                "the items have no ids, so that only their labels tell whether they are registered already; an item column (item,label) makes that certain".to_owned(),
+            );
+        }
         let forecast = Forecast::of(&holdout);
         let mut text = holdout_text(&holdout);
         if let Some(forecast) = &forecast {
@@ -361,6 +398,7 @@ impl AddArgs {
                 .unwrap_or_default(),
             has_units: labels.units.is_some(),
             has_item_ids: labels.items.is_some(),
+            fresh_items: self.fresh_items,
         })
     }
 
@@ -370,6 +408,7 @@ impl AddArgs {
             answer_budget_microbits: self.answer_budget_bits,
             principal_answer_budget_microbits: self.principal_answer_budget_bits,
             sealed_budget_microbits: self.sealed_budget_bits,
+            principal_sealed_budget_microbits: self.principal_sealed_budget_bits,
             fixed_settlement_bits: self.fixed_settlement_bits,
             levels: self.levels,
             alpha_micros: self.alpha,

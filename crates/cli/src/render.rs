@@ -47,6 +47,12 @@ pub fn holdout_json(holdout: &proto::Holdout) -> Value {
         "next_threshold_microbits": holdout.next_threshold_microbits,
         "next_certified_price_microbits": holdout.next_certified_price_microbits,
         "next_fewest_right": holdout.next_fewest_right,
+        "certifications_left": holdout.certifications_left,
+        "own_certifications_left": holdout.own_certifications_left,
+        "own_sealed_charged_microbits": holdout.own_sealed_charged_microbits,
+        "own_sealed_reserved_microbits": holdout.own_sealed_reserved_microbits,
+        "fresh_items": holdout.fresh_items,
+        "replaces": hex::encode(&holdout.replaces),
         "warnings": holdout.warnings,
     })
 }
@@ -62,6 +68,7 @@ fn policy_json(policy: &proto::HoldoutPolicy) -> Value {
         "answer_budget_microbits": policy.answer_budget_microbits,
         "principal_answer_budget_microbits": policy.principal_answer_budget_microbits,
         "sealed_budget_microbits": policy.sealed_budget_microbits,
+        "principal_sealed_budget_microbits": policy.principal_sealed_budget_microbits,
         "answer_prices": prices,
         "fixed_settlement_bits": policy.fixed_settlement_bits,
         "learned_settlement_bits": policy.learned_settlement_bits,
@@ -93,11 +100,15 @@ pub fn holdout_text(holdout: &proto::Holdout) -> String {
     let next = match holdout.next_fewest_right {
         0 => "out of reach: not even a perfect prediction could be certified".to_owned(),
         right => format!(
-            "{} bits of evidence: {} of {} sealed items right",
-            bits(holdout.next_threshold_microbits),
+            "needs {} of {} sealed items right ({} bits of evidence)",
             grouped(right),
-            grouped(holdout.sealed_items)
+            grouped(holdout.sealed_items),
+            bits(holdout.next_threshold_microbits)
         ),
+    };
+    let left = |count: u32| match count {
+        0 => "none: spent".to_owned(),
+        count => grouped(count.into()),
     };
     let mut text = facts(&[
         ("holdout", holdout.holdout_ref.clone()),
@@ -151,6 +162,13 @@ pub fn holdout_text(holdout: &proto::Holdout) -> String {
             ),
         ),
         (
+            "your verdicts",
+            match policy.principal_sealed_budget_microbits {
+                None => "no share of your own".to_owned(),
+                fence => of(holdout.own_sealed_charged_microbits, fence),
+            },
+        ),
+        (
             "settled",
             format!(
                 "{}, of which {} certified",
@@ -159,8 +177,19 @@ pub fn holdout_text(holdout: &proto::Holdout) -> String {
             ),
         ),
         ("next claim", next),
+        (
+            "certifications left",
+            format!(
+                "{}; for you {}",
+                left(holdout.certifications_left),
+                left(holdout.own_certifications_left)
+            ),
+        ),
         ("log index", holdout.etl_index.to_string()),
     ]);
+    if holdout.certifications_left == 0 && holdout.status == "registered" {
+        text.push_str("\nspent: nothing can be certified on it any more. Retire it and register a fresh batch of items (`evidenceos holdout retire`, `evidenceos holdout add`)");
+    }
     for warning in &holdout.warnings {
         text.push_str("\nwarning: ");
         text.push_str(warning);
@@ -236,6 +265,7 @@ pub fn result_json(result: &proto::ExecuteClaimV2Response) -> Value {
         "certified": result.certified,
         "reason_codes": result.reason_codes,
         "explanation": result.explanation,
+        "duplicate_of": hex::encode(&result.duplicate_of),
         "canonical_output": hex::encode(&result.canonical_output),
         "e_value": result.e_value,
         "threshold_microbits": result.threshold_microbits,

@@ -28,7 +28,7 @@ use evidenceos_driver::{Answer, Call, Failure, ReplyTo, mailbox::Mailbox};
 use evidenceos_kernel::{
     account::{Account, Accounting},
     command::{Command, Reply, Request, Stamp},
-    holdout::Holdout,
+    holdout::{Holdout, HoldoutStatus},
     id::{Digest, HoldoutId},
     refusal::Refusal,
 };
@@ -172,7 +172,14 @@ impl StoredModules {
 /// What is fixed of each holdout, by id and by name. Its meters are read from the store.
 #[derive(Default)]
 pub struct Catalog {
-    holdouts: RwLock<HashMap<String, Arc<Holdout>>>,
+    holdouts: RwLock<Cataloged>,
+}
+
+/// Two maps, so that no holdout's name can ever be taken for another's id.
+#[derive(Default)]
+struct Cataloged {
+    by_id: HashMap<HoldoutId, Arc<Holdout>>,
+    by_name: HashMap<String, HoldoutId>,
 }
 
 impl Catalog {
@@ -190,16 +197,21 @@ impl Catalog {
             .holdouts
             .write()
             .unwrap_or_else(PoisonError::into_inner);
-        holdouts.insert(holdout.id.to_hex(), Arc::clone(&shared));
-        holdouts.insert(holdout.reference.clone(), shared);
+        // A withdrawn holdout keeps its name only until another one takes it.
+        let named = holdouts.by_name.entry(holdout.reference.clone());
+        if holdout.status == HoldoutStatus::Withdrawn {
+            named.or_insert(holdout.id);
+        } else {
+            named.insert_entry(holdout.id);
+        }
+        holdouts.by_id.insert(holdout.id, shared);
     }
 
-    /// A holdout by name, or by id in hex.
+    /// A holdout by id, if `name` is written as one (64 hex digits), else by name.
     fn find(&self, name: &str) -> Result<Arc<Holdout>, Status> {
         let holdouts = self.holdouts.read().unwrap_or_else(PoisonError::into_inner);
-        holdouts
-            .get(name)
-            .cloned()
+        let id = HoldoutId::from_typed_hex(name).or_else(|| holdouts.by_name.get(name).copied());
+        id.and_then(|id| holdouts.by_id.get(&id).cloned())
             .ok_or_else(|| status::refused(&Refusal::UnknownHoldout(name.to_owned())))
     }
 
@@ -214,17 +226,14 @@ impl Catalog {
     }
 
     fn by_id(&self, id: HoldoutId) -> Option<Arc<Holdout>> {
-        self.find(&id.to_hex()).ok()
+        let holdouts = self.holdouts.read().unwrap_or_else(PoisonError::into_inner);
+        holdouts.by_id.get(&id).cloned()
     }
 
     /// All, in the order of registration.
     pub(crate) fn all(&self) -> Vec<Arc<Holdout>> {
         let holdouts = self.holdouts.read().unwrap_or_else(PoisonError::into_inner);
-        let mut all: Vec<Arc<Holdout>> = holdouts
-            .iter()
-            .filter(|(name, holdout)| **name == holdout.reference)
-            .map(|(_, holdout)| Arc::clone(holdout))
-            .collect();
+        let mut all: Vec<Arc<Holdout>> = holdouts.by_id.values().cloned().collect();
         all.sort_unstable_by_key(|holdout| holdout.seq);
         all
     }

@@ -7,6 +7,7 @@
 //! decides, the driver commits.
 
 mod accounts;
+mod agreement;
 pub mod anchors;
 pub mod auth;
 mod clock;

@@ -20,6 +20,7 @@ use evidenceos_driver::{
 use evidenceos_failpoint::{self as failpoint, Point};
 use evidenceos_kernel::{
     account::Account,
+    holdout::HoldoutStatus,
     log_key::LogKey,
     record,
     state::{Changes, Counters, Resident},
@@ -217,7 +218,11 @@ fn open_locked(
     integrator.integrate(&head)?;
 
     let vault = Vault::new(holdout_keys.clone(), readers.blobs().clone());
-    let in_use = match resident.holdouts().next() {
+    // The items of a withdrawn holdout are gone.
+    let kept = resident
+        .holdouts()
+        .find(|holdout| holdout.status != HoldoutStatus::Withdrawn);
+    let in_use = match kept {
         Some(holdout) => vault.tag_of(&holdout.blob)?,
         None => None,
     };

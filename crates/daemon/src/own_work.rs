@@ -110,6 +110,9 @@ pub fn load(
                     stage.supply_pool(holdout, owner, store.pool(holdout, owner)?);
                 }
                 Key::Remembered(key) => stage.supply_remembered(key, store.remembered(&key)?),
+                Key::Question(question) => {
+                    stage.supply_question(question, store.question(&question)?);
+                }
             }
         }
     }

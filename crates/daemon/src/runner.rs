@@ -28,7 +28,7 @@ use evidenceos_kernel::{
     price::AnswerPrices,
     record::AnswerTally,
     score,
-    trace::TraceWriter,
+    trace::{EMITTED, TraceWriter, TracedEnd, TracedRun},
 };
 use evidenceos_sandbox::{
     AskError, End, Limits, Oracle, Prepared, RunReport as Ran, Sandbox, TrapCause,
@@ -140,7 +140,8 @@ impl Guests {
             items: work.description.items,
             epoch_size: terms.epoch_size,
         };
-        let oracle = Metered::new(&work, Arc::clone(&holdout));
+        let run = self.traced(&work)?;
+        let oracle = Metered::new(&work, Arc::clone(&holdout), &run);
         let started = Instant::now();
         let (ran, oracle) = self
             .sandbox
@@ -148,9 +149,12 @@ impl Guests {
             .map_err(|fault| fault.to_string())?;
         self.metrics.ran(&ran.end, ran.fuel_used, started.elapsed());
         let judged = ran.judged.as_deref();
-        let (answers, trace) = oracle.finish(judged, ran.oracle_calls);
+        let answers = oracle.tally(ran.oracle_calls);
         // Before the sealed part is looked at, so that a veto says nothing about it.
         let veto = self.veto(&work, &ran, &answers);
+        let trace = oracle
+            .trace
+            .finish(judged, &traced_end(&ran, veto.as_ref()));
         let score = judged.filter(|_| veto.is_none()).map(|vector| {
             holdout
                 .classes()
@@ -178,6 +182,24 @@ impl Guests {
         Ok(Done {
             report: Box::new(report),
             trace,
+        })
+    }
+
+    /// Which run it is, for its trace.
+    fn traced(&self, work: &Work) -> Result<TracedRun, String> {
+        let claim = &work.claim;
+        let commitment = claim.commitment.as_ref();
+        let commitment = commitment.ok_or("the claim has no module")?;
+        Ok(TracedRun {
+            claim_id: claim.id,
+            owner_tag: claim.terms.owner,
+            wasm_hash: commitment.module.hash,
+            seal_hash: claim.seal_hash.ok_or("the claim is not sealed")?,
+            number: work.number,
+            levels: claim.terms.levels,
+            alpha_micros: claim.terms.alpha_micros,
+            n_symbols: claim.terms.oracle_num_symbols,
+            engine: self.sandbox.engine_id().to_owned(),
         })
     }
 
@@ -261,6 +283,28 @@ fn end_of(end: End) -> RunEnd {
     }
 }
 
+/// How a run ended, for its trace.
+fn traced_end(ran: &Ran, veto: Option<&RunEnd>) -> TracedEnd {
+    let (code, deferred) = match (veto, &ran.end) {
+        (Some(RunEnd::Vetoed { code, deferred, .. }), _) => (code.get(), *deferred),
+        (_, end) => match end_of(end.clone()) {
+            RunEnd::Trapped(reason) => (reason.code(), false),
+            RunEnd::NoOutput => (Reason::NoOutput.code(), false),
+            RunEnd::Emitted(_) | RunEnd::Vetoed { .. } => (EMITTED, false),
+        },
+    };
+    TracedEnd {
+        code,
+        deferred,
+        fuel: ran.fuel_used,
+        asked: ran.oracle_calls,
+        output: match &ran.end {
+            End::Emitted(output) => output.clone(),
+            End::NoOutput | End::Trapped(_) => Vec::new(),
+        },
+    }
+}
+
 /// The oracle of one run: prices questions, answers them, writes the trace.
 struct Metered {
     holdout: Arc<OpenHoldout>,
@@ -276,7 +320,7 @@ struct Metered {
 }
 
 impl Metered {
-    fn new(work: &Work, holdout: Arc<OpenHoldout>) -> Self {
+    fn new(work: &Work, holdout: Arc<OpenHoldout>, run: &TracedRun) -> Self {
         Self {
             holdout,
             prices: work.description.policy.answer_prices.clone(),
@@ -286,19 +330,18 @@ impl Metered {
             answered: HashMap::new(),
             by_symbol: BTreeMap::new(),
             replayed: 0,
-            trace: TraceWriter::new(work.description.items),
+            trace: TraceWriter::new(work.description.items, run),
         }
     }
 
-    fn finish(self, judged: Option<&[u8]>, asked: u32) -> (AnswerTally, Vec<u8>) {
-        let tally = AnswerTally {
+    fn tally(&self, asked: u32) -> AnswerTally {
+        AnswerTally {
             n_symbols: self.n_symbols,
             asked,
             replayed: self.replayed,
-            by_symbol: self.by_symbol.into_iter().collect(),
+            by_symbol: self.by_symbol.iter().map(|(&s, &n)| (s, n)).collect(),
             charged: self.charged,
-        };
-        (tally, self.trace.finish(judged))
+        }
     }
 }
 

@@ -302,6 +302,18 @@ impl Vault {
         postcard::from_bytes(&plain).map_err(|_| binding.does_not_open())
     }
 
+    /// Destroys the items of a withdrawn holdout. A copy in a backup stays.
+    ///
+    /// # Errors
+    /// If the blob cannot be removed; the next start removes it.
+    pub fn forget(&self, id: HoldoutId, blob: &Digest) -> Result<(), VaultError> {
+        self.open
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop(&id);
+        Ok(self.blobs.remove(blob)?)
+    }
+
     /// The tag of the key that a blob needs.
     ///
     /// # Errors

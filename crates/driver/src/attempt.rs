@@ -13,13 +13,16 @@ use evidenceos_kernel::{
     command::{Caller, Command, Decision, Event, Reply, Request},
     decide::decide,
     id::{ClaimId, HoldoutId, OwnerTag},
-    refusal::Refusal,
+    refusal::{Pool, Refusal},
     state::{Key, Stage},
 };
 use evidenceos_store::{Batch, Entry, Recorded, Store, StoreError, StoredDecisions, Trace};
 use evidenceos_tlog::{Tree, leaf_hash};
 
-use crate::{Answer, Driver, Failure, Parked, Pending, Work, signing::Heads, slots::Slots};
+use crate::{
+    Answer, Driver, Failure, Parked, Pending, Unfinished, Work, signing::Heads, slots::Slots,
+    waiting::Line,
+};
 
 type Run = (HoldoutId, u64);
 
@@ -29,8 +32,8 @@ pub(crate) enum Decided {
     Answer(Answer),
     /// It is answered when the claim settles.
     Join(ClaimId),
-    /// It waits in the holdout's queue.
-    Wait(HoldoutId),
+    /// It waits.
+    Wait(Line),
     /// Nobody waits for it, and it left no trace.
     Drop,
 }
@@ -45,6 +48,8 @@ pub(crate) struct Attempt {
     pub(crate) answers: Vec<Decided>,
     pub(crate) works: Vec<Work>,
     pub(crate) settled: Vec<(Run, ClaimId)>,
+    /// Runs of claims that were judged before, whose turn comes later.
+    pub(crate) duplicates: Vec<Run>,
     pub(crate) begun_again: Option<Run>,
     /// Whether another key takes over.
     pub(crate) rotated: bool,
@@ -84,8 +89,8 @@ impl<S: Store> Driver<S> {
             store: &mut self.store,
             slots: &self.slots,
             attempt: Attempt::default(),
-            // Whoever waits still came before these calls.
-            blocked: self.waiting.holdouts().collect(),
+            // Calls that wait still came before these.
+            blocked: self.waiting.lines().collect(),
             pending_by_owner: HashMap::new(),
         };
         if let Some(signed) = self.heads.link(&self.tree) {
@@ -95,9 +100,9 @@ impl<S: Store> Driver<S> {
         making.settle(&self.parked)?;
         if !self.stopping
             && self.rerunning.is_none()
-            && let Some(run) = self.unfinished.front()
+            && let Some(unfinished) = self.unfinished.front()
         {
-            making.begin_again(*run)?;
+            making.begin_again(*unfinished)?;
         }
         for pending in calls {
             let decided = making.call(pending, self.stopping).unwrap_or_else(|error| {
@@ -117,8 +122,8 @@ struct Making<'d, S> {
     store: &'d mut S,
     slots: &'d Slots,
     attempt: Attempt,
-    /// Holdouts on which an earlier call waits: later ones wait behind it.
-    blocked: HashSet<HoldoutId>,
+    /// Lines in which an earlier call waits: later ones wait behind it.
+    blocked: HashSet<Line>,
     pending_by_owner: HashMap<OwnerTag, usize>,
 }
 
@@ -156,6 +161,7 @@ impl<S: Store> Making<'_, S> {
                 report: done.report.clone(),
             },
             Parked::Abort => Command::Abort { holdout, number },
+            Parked::Duplicate => Command::SettleDuplicate { holdout, number },
         };
         self.own(command)?;
         self.attempt.settled.push(((holdout, number), claim));
@@ -169,20 +175,25 @@ impl<S: Store> Making<'_, S> {
         Ok(())
     }
 
-    /// The attempt is counted in a commit before the run begins, so that a run that brings the
-    /// process down is known the next time.
-    fn begin_again(&mut self, run: Run) -> Result<(), StoreError> {
+    /// A failure is counted in a commit before the run begins again, so that a run which ends
+    /// every process that runs it is known the next time.
+    fn begin_again(&mut self, unfinished: Unfinished) -> Result<(), StoreError> {
+        let Unfinished { run, failed } = unfinished;
         let (holdout, number) = run;
         let Some(in_flight) = self.stage.run(&holdout, number).cloned() else {
             return Ok(());
         };
-        self.own(Command::BeginAgain { holdout, number })?;
+        self.own(Command::BeginAgain {
+            holdout,
+            number,
+            failed,
+        })?;
         if self.stage.claim(&in_flight.claim).is_none() {
             let claim = self.store.claim(&in_flight.claim)?;
             self.stage.supply_claim(in_flight.claim, claim);
         }
         self.attempt.begun_again = Some(run);
-        self.start(holdout, number);
+        self.start(holdout, number, true);
         Ok(())
     }
 
@@ -202,11 +213,11 @@ impl<S: Store> Making<'_, S> {
     }
 
     fn call(&mut self, pending: &Pending, stopping: bool) -> Result<Decided, StoreError> {
-        let Pending { call, waited_on } = pending;
-        if let Some(holdout) = waited_on
-            && self.blocked.contains(holdout)
+        let Pending { call, waited_in } = pending;
+        if let Some(line) = waited_in
+            && self.blocked.contains(line)
         {
-            return Ok(Decided::Wait(*holdout));
+            return Ok(Decided::Wait(*line));
         }
         let request = &call.request;
         let executes = matches!(request.command, Command::ExecuteClaim { .. });
@@ -216,27 +227,28 @@ impl<S: Store> Making<'_, S> {
         self.load(request)?;
         let decision = match decide(&self.stage, request) {
             Ok(decision) => decision,
-            Err(refusal @ Refusal::Reserved { .. }) if executes => {
-                return Ok(self
-                    .wait(request)
-                    .unwrap_or(Decided::Answer(Err(refusal.into()))));
+            Err(refusal) if executes => {
+                return Ok(match self.line_for(request, &refusal) {
+                    Some(line) => self.wait(line),
+                    None => Decided::Answer(Err(refusal.into())),
+                });
             }
             Err(refusal) => return Ok(Decided::Answer(Err(refusal.into()))),
         };
         if is_new_work(&decision) && !self.store.takes_new_work() {
             return Ok(Decided::Answer(Err(Failure::DiskFull)));
         }
-        if let Some((holdout, owner)) = admission(&decision) {
+        let admitted = admission(&decision);
+        if let Some(admitted) = &admitted {
             if stopping {
                 return Ok(Decided::Answer(Err(Failure::Stopping)));
             }
-            let own = self.pending_by_owner.get(&owner).copied().unwrap_or(0);
-            let free = self.slots.admits(owner, self.attempt.works.len(), own);
-            if self.blocked.contains(&holdout) || !free {
-                self.blocked.insert(holdout);
-                return Ok(Decided::Wait(holdout));
+            if let Some(line) = self.line_of(admitted) {
+                return Ok(self.wait(line));
             }
-            *self.pending_by_owner.entry(owner).or_insert(0) += 1;
+            if !admitted.is_duplicate {
+                *self.pending_by_owner.entry(admitted.owner).or_insert(0) += 1;
+            }
         }
         let decided = match &decision.reply {
             Reply::Running(claim) => Decided::Join(*claim),
@@ -251,20 +263,66 @@ impl<S: Store> Making<'_, S> {
         {
             self.attempt.batch.modules.push(module.clone());
         }
-        let admitted: Vec<Run> = decision
-            .events
-            .iter()
-            .filter_map(|event| match event {
-                Event::RunAdmitted { holdout, run } => Some((*holdout, run.number)),
-                _ => None,
-            })
-            .collect();
         self.keep_decisions(request, &decision);
         self.enact(request, decision);
-        for (holdout, number) in admitted {
-            self.start(holdout, number);
+        match admitted {
+            Some(admitted) if admitted.is_duplicate => self.settle_or_park(&admitted)?,
+            Some(admitted) => self.start(admitted.holdout, admitted.number, false),
+            None => {}
         }
         Ok(decided)
+    }
+
+    /// Nothing runs for a duplicate: if it is the oldest of its holdout, its turn is now.
+    fn settle_or_park(&mut self, admitted: &Admitted) -> Result<(), StoreError> {
+        let run = (admitted.holdout, admitted.number);
+        match self.oldest(&admitted.holdout) {
+            Some((number, claim)) if number == admitted.number => {
+                self.settle_one(admitted.holdout, number, claim, &Parked::Duplicate)
+            }
+            _ => {
+                self.attempt.duplicates.push(run);
+                Ok(())
+            }
+        }
+    }
+
+    /// The line in which an admission has to wait although the kernel allows it: behind calls
+    /// that came before, or for a slot.
+    fn line_of(&self, admitted: &Admitted) -> Option<Line> {
+        let (holdout, owner) = (admitted.holdout, admitted.owner);
+        let (all, own) = (Line::Holdout(holdout), Line::Own(holdout, owner));
+        if self.blocked.contains(&all) {
+            return Some(all);
+        }
+        if self.blocked.contains(&own) {
+            return Some(own);
+        }
+        if admitted.is_duplicate {
+            return None;
+        }
+        if !self.slots.admits(self.attempt.works.len()) {
+            return Some(all);
+        }
+        let pending = self.pending_by_owner.get(&owner).copied().unwrap_or(0);
+        self.slots.has_its_share(owner, pending).then_some(own)
+    }
+
+    /// The line in which a refused call waits, if waiting helps: what only the owner's own runs
+    /// stand in the way of holds up nobody else.
+    fn line_for(&self, request: &Request, refusal: &Refusal) -> Option<Line> {
+        let Command::ExecuteClaim { claim } = &request.command else {
+            return None;
+        };
+        let terms = &self.stage.claim(claim)?.terms;
+        match refusal {
+            Refusal::SameClaimRunning(earlier) => Some(Line::Same(*earlier)),
+            Refusal::Reserved {
+                pool: Pool::PrincipalSealed | Pool::PrincipalAnswers | Pool::Credit,
+            } => Some(Line::Own(terms.holdout, terms.owner)),
+            Refusal::Reserved { .. } => Some(Line::Holdout(terms.holdout)),
+            _ => None,
+        }
     }
 
     /// The log has the root of them; the store keeps the rest.
@@ -284,16 +342,12 @@ impl<S: Store> Making<'_, S> {
         }
     }
 
-    fn wait(&mut self, request: &Request) -> Option<Decided> {
-        let Command::ExecuteClaim { claim } = &request.command else {
-            return None;
-        };
-        let holdout = self.stage.claim(claim)?.terms.holdout;
-        self.blocked.insert(holdout);
-        Some(Decided::Wait(holdout))
+    fn wait(&mut self, line: Line) -> Decided {
+        self.blocked.insert(line);
+        Decided::Wait(line)
     }
 
-    fn start(&mut self, holdout: HoldoutId, number: u64) {
+    fn start(&mut self, holdout: HoldoutId, number: u64, apart: bool) {
         let Some(held) = self.stage.holdout(&holdout) else {
             return;
         };
@@ -311,6 +365,7 @@ impl<S: Store> Making<'_, S> {
             number,
             claim: Box::new(Claim::clone(claim)),
             allowance: run.answers_reserved,
+            apart,
         });
     }
 
@@ -337,6 +392,10 @@ impl<S: Store> Making<'_, S> {
                     Key::Account(owner) => {
                         let account = self.store.account(&owner)?;
                         self.stage.supply_account(owner, account);
+                    }
+                    Key::Question(question) => {
+                        let claim = self.store.question(&question)?;
+                        self.stage.supply_question(question, claim);
                     }
                 }
             }
@@ -396,9 +455,22 @@ fn is_new_work(decision: &Decision) -> bool {
     })
 }
 
-fn admission(decision: &Decision) -> Option<(HoldoutId, OwnerTag)> {
+/// A run that a decision admits.
+struct Admitted {
+    holdout: HoldoutId,
+    number: u64,
+    owner: OwnerTag,
+    is_duplicate: bool,
+}
+
+fn admission(decision: &Decision) -> Option<Admitted> {
     decision.events.iter().find_map(|event| match event {
-        Event::RunAdmitted { holdout, run } => Some((*holdout, run.owner)),
+        Event::RunAdmitted { holdout, run } => Some(Admitted {
+            holdout: *holdout,
+            number: run.number,
+            owner: run.owner,
+            is_duplicate: run.place.is_some_and(|place| place.duplicate_of.is_some()),
+        }),
         _ => None,
     })
 }

@@ -42,7 +42,7 @@ use crate::{
     attempt::{Attempt, Decided},
     signing::Heads,
     slots::Slots,
-    waiting::Waiting,
+    waiting::{Line, Waiting},
 };
 
 /// Runs guests. The outcome comes back as [`Input::Finished`].
@@ -109,10 +109,10 @@ pub struct Call {
     pub reply_to: Box<dyn ReplyTo>,
 }
 
-/// A call on its way through a step, and the queue that it came out of, if it waited.
+/// A call on its way through a step, and the line that it came out of, if it waited.
 struct Pending {
     call: Call,
-    waited_on: Option<HoldoutId>,
+    waited_in: Option<Line>,
 }
 
 /// A run to execute.
@@ -132,6 +132,9 @@ pub struct Work {
     pub claim: Box<Claim>,
     /// The most that its questions may be charged.
     pub allowance: MicroBits,
+    /// Whether to run it in a process of its own: it was under way when a process ended, and
+    /// might be why.
+    pub apart: bool,
 }
 
 /// A run that was executed.
@@ -200,10 +203,25 @@ impl Default for Limits {
     }
 }
 
-/// How an executed run is to be settled when its turn comes.
+/// How a run is to be settled when its turn comes.
 enum Parked {
     Done(Done),
+    /// It failed too often, or cannot be repeated.
     Abort,
+    /// Nothing ran: another claim has its verdict.
+    Duplicate,
+}
+
+/// How often a run may fail before it is aborted: by a fault of ours, or by ending the process of
+/// its own that ran it. A stop or a death of the daemon is no failure of a run.
+const MAX_FAILURES: u8 = 3;
+
+/// A run that is to be begun again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Unfinished {
+    run: (HoldoutId, u64),
+    /// Whether it failed, which is counted before it begins again.
+    failed: bool,
 }
 
 /// The one writer.
@@ -220,8 +238,8 @@ pub struct Driver<S> {
     waiting: Waiting,
     /// Who waits for which claim to settle.
     waiters: HashMap<ClaimId, Vec<Box<dyn ReplyTo>>>,
-    /// Runs found unfinished at start-up, to be begun again one at a time.
-    unfinished: VecDeque<(HoldoutId, u64)>,
+    /// Runs found unfinished at start-up, and those that failed: begun again one at a time.
+    unfinished: VecDeque<Unfinished>,
     /// The one of them that runs.
     rerunning: Option<(HoldoutId, u64)>,
     /// The accounts file to be announced with the next batch.
@@ -269,19 +287,25 @@ impl<S: Store> Driver<S> {
         driver
     }
 
-    /// A run that met a crash before is aborted, as is one that began under another engine: the
-    /// same module would not give the same bytes. The others are run again.
+    /// A run that began under another engine is aborted: the same module would not give the same
+    /// bytes. The others are run again: that this process ended, by itself or not, says nothing
+    /// about any of them.
     fn find_unfinished(&mut self) {
         let mut holdouts: Vec<_> = self.resident.holdouts().collect();
         holdouts.sort_unstable_by_key(|holdout| holdout.seq);
         for holdout in holdouts {
             for run in &holdout.in_flight {
                 let key = (holdout.id, run.number);
-                if run.attempt > 0 || run.engine != self.resident.engine() {
-                    tracing::warn!(holdout = %holdout.reference, claim = %run.claim, attempt = run.attempt, "aborting a run that cannot be repeated");
+                if run.place.is_some_and(|place| place.duplicate_of.is_some()) {
+                    self.parked.insert(key, Parked::Duplicate);
+                } else if run.engine != self.resident.engine() {
+                    tracing::warn!(holdout = %holdout.reference, claim = %run.claim, engine = run.engine, "aborting a run that began under another guest engine");
                     self.parked.insert(key, Parked::Abort);
                 } else {
-                    self.unfinished.push_back(key);
+                    self.unfinished.push_back(Unfinished {
+                        run: key,
+                        failed: false,
+                    });
                 }
             }
         }
@@ -362,20 +386,20 @@ impl<S: Store> Driver<S> {
         // Nobody who waits can be served before a run has finished.
         if progress {
             let waited = self.waiting.take().into_iter();
-            pending.extend(waited.map(|(holdout, call)| Pending {
+            pending.extend(waited.map(|(line, call)| Pending {
                 call,
-                waited_on: Some(holdout),
+                waited_in: Some(line),
             }));
         }
         pending.extend(calls.into_iter().map(|call| Pending {
             call,
-            waited_on: None,
+            waited_in: None,
         }));
         self.commit_calls(wall_unix_ms, pending)
     }
 
-    /// An executed run gives its slot back at once and waits for its turn to settle. A fault of
-    /// ours costs nobody anything: the run is begun again, and aborted if it fails again.
+    /// An executed run gives its slot back at once and waits for its turn to settle. One that
+    /// failed is begun again; one that fails for the third time is aborted.
     fn park(&mut self, finished: Finished) {
         let key = (finished.holdout, finished.number);
         let Some(run) = self
@@ -395,15 +419,18 @@ impl<S: Store> Driver<S> {
                 failpoint::pass(Point::WorkDoneBeforeSettle);
                 self.parked.insert(key, Parked::Done(done));
             }
-            Err(fault) if attempt == 0 => {
-                tracing::error!(claim = %run.claim, fault, "a run failed by a fault of ours; beginning it again");
+            Err(fault) if attempt + 1 < MAX_FAILURES => {
+                tracing::error!(claim = %run.claim, fault, attempt, "a run failed; beginning it again");
                 // A driver that stops leaves it to the next start, which finds it under way.
                 if !self.stopping {
-                    self.unfinished.push_back(key);
+                    self.unfinished.push_back(Unfinished {
+                        run: key,
+                        failed: true,
+                    });
                 }
             }
             Err(fault) => {
-                tracing::error!(claim = %run.claim, fault, "a run failed twice by a fault of ours; aborting it");
+                tracing::error!(claim = %run.claim, fault, attempt, "a run failed for the third time; aborting it");
                 self.parked.insert(key, Parked::Abort);
             }
         }
@@ -488,6 +515,7 @@ impl<S: Store> Driver<S> {
             answers,
             works,
             settled,
+            duplicates,
             begun_again,
             rotated,
         } = attempt;
@@ -517,8 +545,13 @@ impl<S: Store> Driver<S> {
         let mut results: HashMap<ClaimId, Claim> = HashMap::new();
         for (run, claim) in &settled {
             self.parked.remove(run);
-            let row = batch.changes.claims.iter().find(|row| row.id == *claim);
+            let rows = batch.changes.claims.iter();
+            let mut rows = rows.chain(&batch.changes.new_claims);
+            let row = rows.find(|row| row.id == *claim);
             results.extend(row.map(|row| (*claim, row.clone())));
+        }
+        for run in duplicates {
+            self.parked.insert(run, Parked::Duplicate);
         }
         // What was not committed changes nothing, not even the clock.
         if durable {
@@ -546,10 +579,10 @@ impl<S: Store> Driver<S> {
             if durable && nth > 0 && nth == half {
                 failpoint::pass(Point::DriverReplyHalf);
             }
-            match (pending.waited_on, answer) {
-                // Who has waited has his place.
-                (Some(holdout), Decided::Wait(_)) if !self.stopping => {
-                    self.waiting.push(holdout, pending.call);
+            match (pending.waited_in, answer) {
+                // A call that has waited keeps its place, in whatever line it waits now.
+                (Some(_), Decided::Wait(line)) if !self.stopping => {
+                    self.waiting.push(line, pending.call);
                 }
                 (_, answer) => self.deliver(pending.call, answer),
             }
@@ -569,8 +602,8 @@ impl<S: Store> Driver<S> {
             Decided::Answer(answer) => call.reply_to.send(answer),
             Decided::Join(claim) => self.waiters.entry(claim).or_default().push(call.reply_to),
             Decided::Wait(_) if self.stopping => call.reply_to.send(Err(Failure::Stopping)),
-            Decided::Wait(holdout) if self.waiting.admits(call.request.caller.tag) => {
-                self.waiting.push(holdout, call);
+            Decided::Wait(line) if self.waiting.admits(call.request.caller.tag) => {
+                self.waiting.push(line, call);
             }
             Decided::Wait(_) => call.reply_to.send(Err(Refusal::QueueFull.into())),
             Decided::Drop => {}

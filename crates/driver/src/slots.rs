@@ -30,11 +30,16 @@ impl Slots {
         self.most.saturating_sub(self.runs.len())
     }
 
-    /// Whether an owner may have another run beside those taken and `pending` of a batch, of
-    /// which `own` are his: a quarter of the slots is the most for one.
-    pub(crate) fn admits(&self, owner: OwnerTag, pending: usize, own: usize) -> bool {
+    /// Whether another run has a slot beside those taken and `pending` of a batch.
+    pub(crate) fn admits(&self, pending: usize) -> bool {
+        pending < self.free()
+    }
+
+    /// Whether an owner has its share with `own` runs of a batch beside those taken: a quarter of
+    /// the slots is the most for one.
+    pub(crate) fn has_its_share(&self, owner: OwnerTag, own: usize) -> bool {
         let held = self.by_owner.get(&owner).copied().unwrap_or(0);
-        pending < self.free() && held + own < (self.most / 4).max(1)
+        held + own >= (self.most / 4).max(1)
     }
 
     pub(crate) fn take(&mut self, run: Run, owner: OwnerTag) {
@@ -65,14 +70,14 @@ mod tests {
         let (holdout, owner, other) = (HoldoutId([0; 32]), OwnerTag([1; 16]), OwnerTag([2; 16]));
         let mut slots = Slots::new(8);
         slots.take((holdout, 0), owner);
-        assert!(slots.admits(owner, 0, 0));
-        assert!(!slots.admits(owner, 1, 1));
+        assert!(!slots.has_its_share(owner, 0));
+        assert!(slots.has_its_share(owner, 1));
         slots.take((holdout, 1), owner);
-        assert!(!slots.admits(owner, 0, 0));
-        assert!(slots.admits(other, 5, 1));
-        assert!(!slots.admits(other, 6, 1));
+        assert!(slots.has_its_share(owner, 0));
+        assert!(slots.admits(5) && !slots.has_its_share(other, 1));
+        assert!(!slots.admits(6));
         slots.give_back((holdout, 0));
-        assert!(slots.admits(owner, 0, 0));
+        assert!(!slots.has_its_share(owner, 0));
         assert_eq!(slots.free(), 7);
     }
 }

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     bits::MicroBits,
     cj,
-    id::{ClaimId, Digest, Fingerprint, HoldoutId, OwnerTag, RequestKey},
+    id::{ClaimId, Digest, Fingerprint, HoldoutId, OwnerTag, Question, RequestKey},
     refusal::{Refusal, Step},
 };
 
@@ -175,9 +175,17 @@ impl Terms {
     /// The claim id: `D("evidenceos:claim_id:v3", CJ(terms))`.
     #[must_use]
     pub fn claim_id(&self) -> ClaimId {
+        let terms = self
+            .judged_terms()
+            .put("claim_name", self.claim_name.as_str())
+            .put("access_credit", self.access_credit);
+        ClaimId(Digest::domain("evidenceos:claim_id:v3", &terms.to_bytes()).0)
+    }
+
+    /// What a verdict can depend on: all terms but the name and the credit.
+    fn judged_terms(&self) -> cj::Object {
         let mut terms = cj::Object::new()
             .put("owner_tag", self.owner.to_hex())
-            .put("claim_name", self.claim_name.as_str())
             .put("holdout_id", self.holdout.to_hex())
             .put("null_spec_hash", self.null_spec_hash.to_hex())
             .put("alpha_micros", u64::from(self.alpha_micros))
@@ -187,7 +195,6 @@ impl Terms {
             .put("epoch_size", self.epoch_size)
             .put("epoch_config_ref", self.epoch_config_ref.as_str())
             .put("lane", self.lane.as_str())
-            .put("access_credit", self.access_credit)
             .put("output_schema_id", self.output_schema_id.as_str());
         if let Some(most) = self.max_answer_microbits {
             terms = terms.put("max_answer_microbits", most);
@@ -195,7 +202,7 @@ impl Terms {
         if let Some(root) = self.dependency_merkle_root {
             terms = terms.put("dependency_merkle_root", root.to_hex());
         }
-        ClaimId(Digest::domain("evidenceos:claim_id:v3", &terms.to_bytes()).0)
+        terms
     }
 
     /// The topic id, a label: `D("evidenceos:topic:v3", holdout_id ‖ null_spec_hash)`.
@@ -396,6 +403,8 @@ pub enum Reason {
     Deferred,
     /// A policy oracle's veto, under its own code.
     Policy(PolicyCode),
+    /// The same claim was judged before.
+    Duplicate,
 }
 
 impl Reason {
@@ -422,6 +431,7 @@ impl Reason {
             Self::Aborted => 130,
             Self::Deferred => 3,
             Self::Policy(code) => code.get(),
+            Self::Duplicate => 122,
         }
     }
 
@@ -447,6 +457,7 @@ impl Reason {
             Self::AncestorRevoked,
             Self::Aborted,
             Self::Deferred,
+            Self::Duplicate,
         ]
         .into_iter()
         .find(|reason| reason.code() == code)
@@ -489,6 +500,9 @@ impl Reason {
             Self::Deferred => "Not certified: left for somebody to decide.",
             Self::Policy(_) => {
                 "A policy of this server does not allow the claim to be judged; the sealed part was not looked at."
+            }
+            Self::Duplicate => {
+                "You had the same module judged under the same terms before; the verdict of that claim stands, and nothing was charged but one credit."
             }
         }
     }
@@ -645,6 +659,35 @@ impl Claim {
         Ok(None)
     }
 
+    /// What this claim asks to be judged, if its module asks no oracle: then the verdict on the
+    /// same question again would be the same bits about the same labels. None before the claim is
+    /// committed.
+    #[must_use]
+    pub fn question(&self) -> Option<Question> {
+        let module = &self.commitment.as_ref()?.module;
+        if module.asks {
+            return None;
+        }
+        let asked = self
+            .terms
+            .judged_terms()
+            .put("wasm_hash", module.hash.to_hex());
+        let digest = Digest::domain("evidenceos:question:v1", &asked.to_bytes());
+        Question::from_slice(&digest.0[..16])
+    }
+
+    /// Whether the claim was judged and its result stands.
+    #[must_use]
+    pub fn has_standing_verdict(&self) -> bool {
+        self.revocation.is_none()
+            && self.settlement.as_ref().is_some_and(|settlement| {
+                matches!(
+                    settlement.outcome,
+                    Outcome::Certified | Outcome::NotCertified
+                )
+            })
+    }
+
     /// The bytes that one output symbol takes under the legacy schema: ⌈⌈log2 n⌉ / 8⌉.
     #[must_use]
     pub fn output_len(&self) -> usize {
@@ -698,7 +741,7 @@ mod tests {
             .filter(|&code| Reason::of_code(code).is_some_and(|reason| reason.code() == code))
             .collect();
         let named = [
-            1, 2, 3, 101, 102, 110, 111, 112, 113, 114, 115, 116, 117, 118, 119, 120, 121, 130,
+            1, 2, 3, 101, 102, 110, 111, 112, 113, 114, 115, 116, 117, 118, 119, 120, 121, 122, 130,
         ];
         let wanted: Vec<u16> = named.into_iter().chain(9_000..=9_999).collect();
         assert_eq!(codes, wanted);

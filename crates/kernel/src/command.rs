@@ -16,8 +16,8 @@ use crate::{
     },
     continuity::KnownTree,
     decision::{DecisionBatch, DecisionId},
-    holdout::{Description, Holdout, InFlight, NarrowerBudgets},
-    id::{ClaimId, Digest, Fingerprint, HoldoutId, OwnerTag, RequestKey},
+    holdout::{Description, Holdout, InFlight, Later, NarrowerBudgets, Place},
+    id::{ClaimId, Digest, Fingerprint, HoldoutId, OwnerTag, Question, RequestKey},
     log_key::{LogKey, SignedKeyLink},
     record::AnswerTally,
     refusal::{Refusal, Role},
@@ -140,12 +140,14 @@ pub enum Command {
         /// Why, 1–256 bytes.
         reason: String,
     },
-    /// Note that a run found unfinished is begun again.
+    /// Note that a run is begun again: it was found unfinished, or it failed.
     BeginAgain {
         /// The holdout.
         holdout: HoldoutId,
         /// The run's number.
         number: u64,
+        /// Whether it failed, which counts towards its abort.
+        failed: bool,
     },
     /// End a run. Only the oldest run of its holdout can end.
     Settle {
@@ -155,6 +157,20 @@ pub enum Command {
         number: u64,
         /// What it did.
         report: Box<RunReport>,
+    },
+    /// End the run of a claim that was judged before, under its first verdict.
+    SettleDuplicate {
+        /// The holdout.
+        holdout: HoldoutId,
+        /// The run's number.
+        number: u64,
+    },
+    /// Take a holdout back that released nothing.
+    WithdrawHoldout {
+        /// Which.
+        holdout: HoldoutId,
+        /// Why, 1–256 bytes.
+        reason: String,
     },
     /// End a run that cannot be repeated, at its worst case.
     Abort {
@@ -292,6 +308,9 @@ pub struct PutHoldout {
     pub has_item_ids: bool,
     /// The generation of holdouts that it was checked against.
     pub generation: u64,
+    /// Whether its labels agree beyond chance with those of each earlier holdout that is not
+    /// withdrawn; empty if its items are declared fresh.
+    pub compared: Vec<(HoldoutId, bool)>,
 }
 
 /// What a run did.
@@ -509,6 +528,47 @@ pub enum Event {
     DecisionsForgotten {
         /// The last one of them.
         through: DecisionId,
+    },
+    /// What a holdout was registered with beside what [`Event::HoldoutRegistered`] has room for.
+    HoldoutTold {
+        /// Which.
+        holdout: HoldoutId,
+        /// What.
+        later: Box<Later>,
+    },
+    /// What was so when a run was admitted, beside what [`Event::RunAdmitted`] has room for.
+    RunPlaced {
+        /// The holdout.
+        holdout: HoldoutId,
+        /// The run's number.
+        number: u64,
+        /// What was so.
+        place: Place,
+    },
+    /// A claim is the one to whose verdict the same question is referred.
+    QuestionAsked {
+        /// The question.
+        question: Question,
+        /// The claim.
+        claim: ClaimId,
+    },
+    /// A new column of labels was compared with a holdout's.
+    HoldoutCompared {
+        /// The earlier holdout.
+        holdout: HoldoutId,
+        /// Charged to its answer pool.
+        answers: MicroBits,
+        /// Charged to its sealed pool.
+        sealed: MicroBits,
+    },
+    /// A holdout was taken back.
+    HoldoutWithdrawn(HoldoutId),
+    /// A run failed.
+    RunFailed {
+        /// The holdout.
+        holdout: HoldoutId,
+        /// The run's number.
+        number: u64,
     },
 }
 

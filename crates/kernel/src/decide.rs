@@ -5,12 +5,14 @@
 //! floats. One module a subject: idempotency here, then holdouts, claims, runs.
 
 mod claims;
+mod comparison;
 pub(crate) mod continuity;
 mod credit;
 mod decisions;
 mod holdouts;
 mod keys;
 mod runs;
+mod withdrawal;
 
 pub use claims::dependency_merkle_root;
 
@@ -19,6 +21,7 @@ use crate::{
     claim::{Claim, LastRequest, Method},
     command::{Command, Decision, Event, Remembered, RememberedResult, Reply, Request, Stamp},
     id::{ClaimId, OwnerTag},
+    record,
     refusal::Refusal,
     state::{Key, Stage},
 };
@@ -39,9 +42,28 @@ pub fn decide(stage: &Stage<'_>, request: &Request) -> Result<Decision, Refusal>
     {
         return recalled.map(Decision::reply);
     }
-    match dispatch(stage, request) {
+    match dispatch(stage, request).and_then(within_entries) {
         Ok(decision) => Ok(remember_success(stage, request, decision)),
         Err(refusal) => remember_refusal(stage, request, refusal),
+    }
+}
+
+/// Refuses what would write an entry that the log's files cannot hold: it would be signed, and no
+/// start after that could publish the log. What the driver commands by itself never comes near:
+/// see the test `the_largest_entry_of_every_command_fits`.
+fn within_entries(decision: Decision) -> Result<Decision, Refusal> {
+    match decision
+        .entries
+        .iter()
+        .map(Vec::len)
+        .find(|&len| len > record::MAX_ENTRY_LEN)
+    {
+        None => Ok(decision),
+        Some(len) => Err(Refusal::EntryTooLong {
+            what: "this request".to_owned(),
+            bytes: len as u64,
+            remedy: "shorten its texts and lists".to_owned(),
+        }),
     }
 }
 
@@ -53,6 +75,9 @@ fn dispatch(stage: &Stage<'_>, request: &Request) -> Result<Decision, Refusal> {
             holdouts::retire(stage, caller, holdout, reason)
         }
         Command::OpenHoldout { holdout } => holdouts::open(stage, caller, holdout),
+        Command::WithdrawHoldout { holdout, reason } => {
+            withdrawal::withdraw(stage, caller, holdout, reason)
+        }
         Command::CreateClaim {
             id,
             terms,
@@ -74,13 +99,20 @@ fn dispatch(stage: &Stage<'_>, request: &Request) -> Result<Decision, Refusal> {
         Command::RevokeClaim { claim, reason } => {
             claims::revoke(stage, own(stage, request, claim)?, reason)
         }
-        Command::BeginAgain { holdout, number } => Ok(runs::begin_again(holdout, *number)),
+        Command::BeginAgain {
+            holdout,
+            number,
+            failed,
+        } => Ok(runs::begin_again(holdout, *number, *failed)),
         Command::Settle {
             holdout,
             number,
             report,
         } => Ok(runs::settle(stage, holdout, *number, report)),
         Command::Abort { holdout, number } => Ok(runs::abort(stage, holdout, *number)),
+        Command::SettleDuplicate { holdout, number } => {
+            Ok(runs::settle_duplicate(stage, holdout, *number))
+        }
         Command::RotateKey(signed) => Ok(keys::rotate(stage, signed)),
         Command::RestartLog(restart) => continuity::restart(stage, caller, restart),
         Command::RecoverEntry(entry) => continuity::recover(stage, caller, entry),
@@ -141,6 +173,8 @@ fn method_of(command: &Command) -> Option<(Method, ClaimId)> {
         Command::PutHoldout(_)
         | Command::RetireHoldout { .. }
         | Command::OpenHoldout { .. }
+        | Command::WithdrawHoldout { .. }
+        | Command::SettleDuplicate { .. }
         | Command::CreateClaim { .. }
         | Command::BeginAgain { .. }
         | Command::Settle { .. }

@@ -191,6 +191,12 @@ impl BetTable {
             .is_ok_and(|evidence| evidence >= threshold.get())
     }
 
+    /// The evidence of a perfect vector over so many units; 0 if it is negative.
+    #[must_use]
+    pub fn reach(&self, units: u64) -> MicroBits {
+        MicroBits(u64::try_from(self.evidence_microbits(units, units)).unwrap_or(0))
+    }
+
     /// The least count of right items whose evidence reaches `threshold`; `None` if a perfect vector fails.
     ///
     /// Every bet grows with the count, so their maximum does, and the count is found by bisection.

@@ -1,7 +1,10 @@
 //! A holdout: its policy, its null spec, its meters and the runs under way on it.
 //!
-//! The private items are not here: they live encrypted in the store and are opened only where a
-//! run needs them. What is here is public, but for the order in which runs were admitted.
+//! The private items are not here: they live encrypted in the store and are opened only if a run
+//! needs them. What is here is public, but for the order in which runs were admitted.
+//!
+//! Journals and rows of earlier releases hold these types as they were, so the fields that came
+//! since are skipped by serde and stored beside them: see [`Later`].
 
 use std::collections::VecDeque;
 
@@ -14,7 +17,8 @@ use crate::{
     claim::Outcome,
     evidence::{BetTable, Strategy},
     id::{ClaimId, Digest, HoldoutId, OwnerTag},
-    price::{AnswerPrices, Multiplicity, SettlementPrices},
+    price::{self, AnswerPrices, Multiplicity, SettlementPrices},
+    refusal::Refusal,
 };
 
 /// A million: the denominator of shares and of significance levels.
@@ -27,6 +31,8 @@ pub const MAX_BUDGET: MicroBits = MicroBits(1_000_000_000_000);
 pub const MAX_LEVELS: u8 = 32;
 /// The largest alphabet of an oracle.
 pub const MAX_SYMBOLS: u32 = 65_536;
+/// The most certifications that [`Holdout::certifications_left`] counts.
+pub const MOST_CERTIFICATIONS: u32 = 10_000;
 
 /// What the custodian fixed at registration; public, and a log entry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,6 +59,11 @@ pub struct Policy {
     pub multiplicity: Multiplicity,
     /// The largest alphabet that a claim may choose.
     pub max_symbols: u32,
+    /// All that settlements of one principal's claims may release about the sealed part: a fence
+    /// around each name, no protection against many names. None: no fence, as in holdouts that
+    /// were registered before there was one.
+    #[serde(skip)]
+    pub principal_sealed_budget: Option<MicroBits>,
 }
 
 /// A policy or null spec that breaks a rule.
@@ -81,7 +92,19 @@ impl Policy {
             alpha_micros: 50_000,
             multiplicity: Multiplicity::Each,
             max_symbols: 256,
+            principal_sealed_budget: None,
         }
+    }
+
+    /// The fence that a registration gets by default: a quarter of the sealed budget, but at
+    /// least what one dear settlement takes (8 bits, and the dearest level beyond its
+    /// certification), and never more than the budget itself.
+    #[must_use]
+    pub fn proposed_fence(&self) -> MicroBits {
+        let dear = MicroBits::from_bits(8).saturating_add(price::dearest_level_extra(self.levels));
+        MicroBits(self.sealed_budget.0 / 4)
+            .max(dear)
+            .min(self.sealed_budget)
     }
 
     /// Checks every rule.
@@ -111,6 +134,10 @@ impl Policy {
                 self.principal_answer_budget,
             ),
             ("sealed_budget_microbits", self.sealed_budget),
+            (
+                "principal_sealed_budget_microbits",
+                self.principal_sealed_budget.unwrap_or(MicroBits::ZERO),
+            ),
         ] {
             rule(
                 field,
@@ -172,7 +199,7 @@ impl Policy {
                 .put("kind", "fixed")
                 .put("bits", u64::from(certified_bits)),
         };
-        cj::Object::new()
+        let object = cj::Object::new()
             .put("answer_share_micros", u64::from(self.answer_share_micros))
             .put("answer_prices", prices)
             .put("answer_budget_microbits", self.answer_budget.0)
@@ -186,7 +213,11 @@ impl Policy {
             .put("level_width_microbits", self.level_width.0)
             .put("alpha_micros", u64::from(self.alpha_micros))
             .put("multiplicity", self.multiplicity.as_str())
-            .put("max_symbols", u64::from(self.max_symbols))
+            .put("max_symbols", u64::from(self.max_symbols));
+        match self.principal_sealed_budget {
+            Some(fence) => object.put("principal_sealed_budget_microbits", fence.0),
+            None => object,
+        }
     }
 }
 
@@ -328,10 +359,22 @@ pub struct InFlight {
     pub answers_reserved: MicroBits,
     /// The worst case of its settlement.
     pub sealed_reserved: MicroBits,
-    /// How often it was begun again after a crash.
+    /// How often it failed.
     pub attempt: u8,
     /// The engine that it began under.
     pub engine: String,
+    /// What its capsule says of its admission; none if an earlier release admitted it.
+    #[serde(skip)]
+    pub place: Option<Place>,
+}
+
+/// What was so when a run was admitted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// Runs of the holdout that had ended.
+    pub ended_before: u64,
+    /// The claim that asked the same before and was judged: then nothing runs.
+    pub duplicate_of: Option<ClaimId>,
 }
 
 /// Whether a holdout takes claims.
@@ -343,6 +386,9 @@ pub enum HoldoutStatus {
     Retired,
     /// Its labels are public.
     Opened,
+    /// No more, and it never released anything: its secret is gone, its labels may be registered
+    /// again.
+    Withdrawn,
 }
 
 impl HoldoutStatus {
@@ -353,6 +399,7 @@ impl HoldoutStatus {
             Self::Registered => "registered",
             Self::Retired => "retired",
             Self::Opened => "opened",
+            Self::Withdrawn => "withdrawn",
         }
     }
 }
@@ -398,6 +445,109 @@ pub struct Holdout {
     pub credit_burned: u64,
     /// Credits set aside for its runs under way.
     pub credit_reserved: u64,
+    /// Withdrawn holdouts of these labels in a row before this one.
+    #[serde(skip)]
+    pub replaced: u8,
+    /// Whether the log was restarted or continued by an operator's word since its registration:
+    /// then nobody can show that it released nothing.
+    #[serde(skip)]
+    pub carried_on: bool,
+}
+
+/// The fields that came after the first release that kept rows: stored behind the rest of a
+/// holdout's row. Grows at its end only.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Later {
+    principal_sealed_budget: Option<MicroBits>,
+    fresh_items: bool,
+    replaces: Option<HoldoutId>,
+    replaced: u8,
+    carried_on: bool,
+    /// One for each run under way, in order; fewer in rows of earlier releases.
+    places: Vec<Option<Place>>,
+}
+
+impl Holdout {
+    /// What rows of earlier releases have no room for.
+    #[must_use]
+    pub fn later(&self) -> Later {
+        Later {
+            principal_sealed_budget: self.description.policy.principal_sealed_budget,
+            fresh_items: self.description.fresh_items,
+            replaces: self.description.replaces,
+            replaced: self.replaced,
+            carried_on: self.carried_on,
+            places: self.in_flight.iter().map(|run| run.place).collect(),
+        }
+    }
+
+    /// The holdout with what [`Holdout::later`] gave.
+    #[must_use]
+    pub fn with_later(mut self, later: Later) -> Self {
+        self.description.policy.principal_sealed_budget = later.principal_sealed_budget;
+        self.description.fresh_items = later.fresh_items;
+        self.description.replaces = later.replaces;
+        self.replaced = later.replaced;
+        self.carried_on = later.carried_on;
+        for (run, place) in self.in_flight.iter_mut().zip(later.places) {
+            run.place = place;
+        }
+        self
+    }
+
+    /// Demands that the holdout takes claims and runs.
+    ///
+    /// # Errors
+    /// [`Refusal::HoldoutRetired`] and [`Refusal::HoldoutWithdrawn`]: create the claim on another
+    /// holdout.
+    pub fn must_take_claims(&self) -> Result<(), Refusal> {
+        match self.status {
+            HoldoutStatus::Registered => Ok(()),
+            HoldoutStatus::Retired | HoldoutStatus::Opened => {
+                Err(Refusal::HoldoutRetired(self.reference.clone()))
+            }
+            HoldoutStatus::Withdrawn => Err(Refusal::HoldoutWithdrawn(self.reference.clone())),
+        }
+    }
+
+    /// The largest t, at most [`MOST_CERTIFICATIONS`], so that certifying the next t claims in a
+    /// row fits the budget of settlements and `own_left` by worst case, each within reach of a
+    /// perfect vector. Without levels; a function of the ledger alone, so that it says nothing
+    /// about labels.
+    #[must_use]
+    pub fn certifications_left(&self, own_left: MicroBits) -> u32 {
+        if self.status != HoldoutStatus::Registered {
+            return 0;
+        }
+        let description = &self.description;
+        let policy = &description.policy;
+        let reach = description.null_spec.bets.reach(description.sealed_units);
+        let mut left = self.sealed.left(self.sealed_budget()).min(own_left);
+        let (mut k, mut settled, mut certified) =
+            (self.sealed.charged, self.settled, self.certified);
+        for t in 0..MOST_CERTIFICATIONS {
+            let worst = policy
+                .settlement_prices
+                .worst_case(settled, certified, 0, 0);
+            let price = policy.settlement_prices.quote(settled, certified).certified;
+            let divisor = policy.multiplicity.divisor(certified + 1);
+            let threshold = price::threshold(k, price, policy.alpha_micros, divisor);
+            if worst > left || threshold > reach {
+                return t;
+            }
+            k = k.saturating_add(price);
+            left = left.saturating_sub(price);
+            settled += 1;
+            certified += 1;
+        }
+        MOST_CERTIFICATIONS
+    }
+
+    /// Runs that have ended.
+    #[must_use]
+    pub fn ended(&self) -> u64 {
+        self.admitted.saturating_sub(self.in_flight.len() as u64)
+    }
 }
 
 /// Budgets below those of the policy. The policy is public and stays; an operator may let less
@@ -466,13 +616,22 @@ pub struct Description {
     pub policy: Policy,
     /// The null spec.
     pub null_spec: NullSpec,
+    /// Whether the custodian declared that no item is in an earlier holdout, which switches the
+    /// comparison of labels off.
+    #[serde(skip)]
+    pub fresh_items: bool,
+    /// The withdrawn holdout whose labels these are.
+    #[serde(skip)]
+    pub replaces: Option<HoldoutId>,
 }
 
-/// The answers that one principal got about one holdout.
+/// What one principal's claims released about one holdout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct PrincipalPool {
-    /// Charged and reserved.
+    /// About the answer part.
     pub answers: Meter,
+    /// About the sealed part; counted since there are fences.
+    pub sealed: Meter,
 }
 
 #[cfg(test)]

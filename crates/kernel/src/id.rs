@@ -89,6 +89,11 @@ bytes_newtype!(
     RequestKey, 16
 );
 bytes_newtype!(
+    /// What a claim asks to be judged: first 16 bytes of the digest of its owner, its module and
+    /// its terms but name and credit.
+    Question, 16
+);
+bytes_newtype!(
     /// What a request asked: first 16 bytes of the digest of its content.
     Fingerprint, 16
 );

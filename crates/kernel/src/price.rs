@@ -17,8 +17,9 @@ use crate::bits::{MICROBITS_PER_BIT, MicroBits};
 use crate::kraft;
 use crate::log2::log2_microbits_up;
 
-/// Default of c₀ in [`SettlementPrices::Learned`]: the first certification costs 8 bits.
-pub const DEFAULT_C0_BITS: u8 = 8;
+/// Default of c₀ in [`SettlementPrices::Learned`]: the first certification costs 4 bits. Holdouts
+/// that were registered with 8 keep them.
+pub const DEFAULT_C0_BITS: u8 = 4;
 
 /// The most bits that a policy may put on a first certification.
 pub const MAX_CERTIFIED_BITS: u8 = 40;
@@ -237,6 +238,13 @@ fn level_divisor(levels: u8, level: u8) -> u128 {
     } else {
         levels.max(1)
     }
+}
+
+/// What the dearest of `levels` costs beyond the certification itself: ⌈10⁶·log2 d⌉ with d its
+/// divisor; 0 for at most one level.
+#[must_use]
+pub fn dearest_level_extra(levels: u8) -> MicroBits {
+    log2_microbits_up(dearest_level_divisor(levels), 1)
 }
 
 /// The last level but one has the least mass: (L−1)L ≥ L for L ≥ 2.

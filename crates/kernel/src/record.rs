@@ -16,7 +16,7 @@ use crate::{
     cj,
     claim::{Outcome, Reason},
     evidence::Strategy,
-    holdout::{Description, NullSpec, Policy},
+    holdout::{Description, NarrowerBudgets, NullSpec, Policy},
     id::{ClaimId, Digest, HoldoutId, OwnerTag, canonical_hex},
     log_key::{KeyLink, SignedKeyLink},
     price::{AnswerPrices, Multiplicity, SettlementPrices},
@@ -34,6 +34,12 @@ pub const HOLDOUT_OPENED: &str = "evidenceos.v2.holdout_opened";
 pub const CLAIM_CAPSULE: &str = "evidenceos.v2.claim_capsule";
 /// A withdrawn claim.
 pub const CLAIM_REVOKED: &str = "evidenceos.v2.claim_revoked";
+/// Other budgets of a holdout from here on.
+pub const HOLDOUT_POLICY: &str = "evidenceos.v2.holdout_policy";
+/// A new column of labels was compared with a holdout's.
+pub const HOLDOUT_COMPARED: &str = "evidenceos.v2.holdout_compared";
+/// A holdout that released nothing takes no claims, and its labels may be registered again.
+pub const HOLDOUT_WITHDRAWN: &str = "evidenceos.v2.holdout_withdrawn";
 
 /// Another key signs the log.
 pub const KEY_ROTATED: &str = "evidenceos.v2.key_rotated";
@@ -133,6 +139,127 @@ pub fn holdout_opened(holdout: HoldoutId, unix_ms: u64) -> Vec<u8> {
         .to_bytes()
 }
 
+/// `holdout_withdrawn`.
+#[must_use]
+pub fn holdout_withdrawn(holdout: HoldoutId, reason: &str, unix_ms: u64) -> Vec<u8> {
+    cj::Object::new()
+        .put("schema", HOLDOUT_WITHDRAWN)
+        .put("holdout_id_hex", holdout.to_hex())
+        .put("reason", reason)
+        .put("withdrawn_unix_ms", unix_ms)
+        .to_bytes()
+}
+
+/// `holdout_policy`: the budgets that hold for admissions from this entry on. A budget that is
+/// absent is the registered one; an absent credit budget is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BudgetsChanged {
+    /// The holdout.
+    pub holdout: HoldoutId,
+    /// The budgets, each at most the registered one.
+    pub budgets: NarrowerBudgets,
+    /// When, in Unix milliseconds.
+    pub changed_unix_ms: u64,
+}
+
+impl BudgetsChanged {
+    /// The canonical bytes.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut object = cj::Object::new()
+            .put("schema", HOLDOUT_POLICY)
+            .put("holdout_id_hex", self.holdout.to_hex())
+            .put("changed_unix_ms", self.changed_unix_ms);
+        for (name, budget) in [
+            (
+                "sealed_budget_microbits",
+                self.budgets.sealed.map(MicroBits::get),
+            ),
+            (
+                "principal_answer_budget_microbits",
+                self.budgets.principal_answers.map(MicroBits::get),
+            ),
+            ("credit_budget", self.budgets.credit),
+        ] {
+            if let Some(budget) = budget {
+                object = object.put(name, budget);
+            }
+        }
+        object.to_bytes()
+    }
+
+    /// Reads such an entry.
+    ///
+    /// # Errors
+    /// [`RecordError`] if the bytes are not such an entry.
+    pub fn parse(bytes: &[u8]) -> Result<Self, RecordError> {
+        let mut fields = Fields::parse(bytes)?;
+        fields.expect("schema", HOLDOUT_POLICY)?;
+        let changed = Self {
+            holdout: HoldoutId(fields.digest("holdout_id_hex")?.0),
+            budgets: NarrowerBudgets {
+                sealed: fields.maybe_int("sealed_budget_microbits")?.map(MicroBits),
+                principal_answers: fields
+                    .maybe_int("principal_answer_budget_microbits")?
+                    .map(MicroBits),
+                credit: fields.maybe_int("credit_budget")?,
+            },
+            changed_unix_ms: fields.int("changed_unix_ms")?,
+        };
+        fields.finish()?;
+        Ok(changed)
+    }
+}
+
+/// `holdout_compared`: whether a column of labels that somebody registers agrees with this
+/// holdout's beyond chance. The answer is a symbol about both of its parts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Compared {
+    /// The earlier holdout.
+    pub holdout: HoldoutId,
+    /// Whether the columns agree; then the registration was refused.
+    pub agrees: bool,
+    /// Charged to its answer pool.
+    pub answers: MicroBits,
+    /// Charged to its sealed pool.
+    pub sealed: MicroBits,
+    /// When, in Unix milliseconds.
+    pub compared_unix_ms: u64,
+}
+
+impl Compared {
+    /// The canonical bytes.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        cj::Object::new()
+            .put("schema", HOLDOUT_COMPARED)
+            .put("holdout_id_hex", self.holdout.to_hex())
+            .put("agrees", self.agrees)
+            .put("answers_microbits", self.answers.0)
+            .put("sealed_microbits", self.sealed.0)
+            .put("compared_unix_ms", self.compared_unix_ms)
+            .to_bytes()
+    }
+
+    /// Reads such an entry.
+    ///
+    /// # Errors
+    /// [`RecordError`] if the bytes are not such an entry.
+    pub fn parse(bytes: &[u8]) -> Result<Self, RecordError> {
+        let mut fields = Fields::parse(bytes)?;
+        fields.expect("schema", HOLDOUT_COMPARED)?;
+        let compared = Self {
+            holdout: HoldoutId(fields.digest("holdout_id_hex")?.0),
+            agrees: fields.flag("agrees")?,
+            answers: MicroBits(fields.int("answers_microbits")?),
+            sealed: MicroBits(fields.int("sealed_microbits")?),
+            compared_unix_ms: fields.int("compared_unix_ms")?,
+        };
+        fields.finish()?;
+        Ok(compared)
+    }
+}
+
 /// `claim_revoked`.
 #[must_use]
 pub fn claim_revoked(claim: ClaimId, capsule: Digest, reason: &str, unix_ms: u64) -> Vec<u8> {
@@ -229,6 +356,12 @@ pub fn holdout_registered(reference: &str, description: &Description, unix_ms: u
     if let Some(hash) = description.item_order_hash {
         object = object.put("item_order_hash_hex", hash.to_hex());
     }
+    if description.fresh_items {
+        object = object.put("fresh_items", true);
+    }
+    if let Some(withdrawn) = description.replaces {
+        object = object.put("replaces_hex", withdrawn.to_hex());
+    }
     object.to_bytes()
 }
 
@@ -281,6 +414,49 @@ pub struct Capsule {
     pub settled_unix_ms: u64,
     /// The guest engine.
     pub engine: String,
+    /// Its place in the holdout's order and what it had reserved; absent in capsules of releases
+    /// before 2.2.
+    pub run: Option<RunPlace>,
+    /// The claim that asked the same before and was judged; only with [`Reason::Duplicate`].
+    pub duplicate_of: Option<ClaimId>,
+}
+
+/// Where a run stood in its holdout's order, and its worst case at its admission.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RunPlace {
+    /// Its number in the order of admission, from 0: as many capsules of the holdout come before.
+    pub number: u64,
+    /// Runs of the holdout that had ended when it was admitted, at most `number`.
+    pub ended_before: u64,
+    /// Levels of the e-value that its claim may release.
+    pub levels: u8,
+    /// The most that its questions may be charged.
+    pub answers_reserved: MicroBits,
+    /// The worst case of its settlement; 0 for a duplicate.
+    pub sealed_reserved: MicroBits,
+}
+
+impl RunPlace {
+    fn to_object(self) -> cj::Object {
+        cj::Object::new()
+            .put("number", self.number)
+            .put("ended_before", self.ended_before)
+            .put("levels", u64::from(self.levels))
+            .put("answers_reserved_microbits", self.answers_reserved.0)
+            .put("sealed_reserved_microbits", self.sealed_reserved.0)
+    }
+
+    fn read(mut fields: Fields) -> Result<Self, RecordError> {
+        let place = Self {
+            number: fields.int("number")?,
+            ended_before: fields.int("ended_before")?,
+            levels: fields.int("levels")?,
+            answers_reserved: MicroBits(fields.int("answers_reserved_microbits")?),
+            sealed_reserved: MicroBits(fields.int("sealed_reserved_microbits")?),
+        };
+        fields.finish()?;
+        Ok(place)
+    }
 }
 
 /// What a run asked and what it cost.
@@ -398,6 +574,12 @@ impl Capsule {
         if let Some(exponent) = self.e_value_log2 {
             object = object.put("e_value_log2", exponent);
         }
+        if let Some(run) = self.run {
+            object = object.put("run", run.to_object());
+        }
+        if let Some(earlier) = self.duplicate_of {
+            object = object.put("duplicate_of_hex", earlier.to_hex());
+        }
         object.to_bytes()
     }
 
@@ -459,6 +641,13 @@ impl Capsule {
             fuel: fields.int("fuel")?,
             settled_unix_ms: fields.int("settled_unix_ms")?,
             engine: fields.string("engine")?,
+            run: fields
+                .maybe("run")
+                .map(|run| Fields::of(run).and_then(RunPlace::read))
+                .transpose()?,
+            duplicate_of: fields
+                .maybe_digest("duplicate_of_hex")?
+                .map(|earlier| ClaimId(earlier.0)),
         };
         for rest in [answers, ledger, items, fields] {
             rest.finish()?;
@@ -514,6 +703,10 @@ impl Registered {
                 secret_commitment: fields.digest("secret_commitment_hex")?,
                 policy,
                 null_spec,
+                fresh_items: fields.said("fresh_items")?,
+                replaces: fields
+                    .maybe_digest("replaces_hex")?
+                    .map(|withdrawn| HoldoutId(withdrawn.0)),
             },
             registered_unix_ms: fields.int("registered_unix_ms")?,
         };
@@ -562,6 +755,9 @@ fn read_policy(mut fields: Fields) -> Result<Policy, RecordError> {
         alpha_micros: fields.int("alpha_micros")?,
         multiplicity: fields.word("multiplicity", Multiplicity::parse)?,
         max_symbols: fields.int("max_symbols")?,
+        principal_sealed_budget: fields
+            .maybe_int("principal_sealed_budget_microbits")?
+            .map(MicroBits),
     };
     fields.finish()?;
     policy.validate().map_err(|error| RecordError::Value {
@@ -684,6 +880,26 @@ impl Fields {
 
     pub(crate) fn has(&self, name: &str) -> bool {
         self.0.get(name).is_some()
+    }
+
+    pub(crate) fn maybe_int(&mut self, name: &str) -> Result<Option<u64>, RecordError> {
+        self.maybe(name).map(as_int).transpose()
+    }
+
+    pub(crate) fn flag(&mut self, name: &str) -> Result<bool, RecordError> {
+        match self.take(name)? {
+            cj::Value::Bool(flag) => Ok(flag),
+            _ => Err(RecordError::Field(name.to_owned())),
+        }
+    }
+
+    /// A statement that is there and true, or absent.
+    fn said(&mut self, name: &str) -> Result<bool, RecordError> {
+        match self.maybe(name) {
+            None => Ok(false),
+            Some(cj::Value::Bool(true)) => Ok(true),
+            Some(_) => Err(RecordError::Field(name.to_owned())),
+        }
     }
 
     pub(crate) fn maybe_digest(&mut self, name: &str) -> Result<Option<Digest>, RecordError> {

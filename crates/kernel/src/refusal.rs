@@ -165,6 +165,51 @@ pub enum Refusal {
         /// The limit.
         limit: u64,
     },
+    /// The same claim was admitted before and has no result yet.
+    #[error(
+        "claim {0} asks the same and is being judged; ask again when it has settled, and its verdict stands for this one"
+    )]
+    SameClaimRunning(ClaimId),
+    /// The holdout was taken back.
+    #[error("holdout {0:?} was withdrawn; it takes no claims")]
+    HoldoutWithdrawn(String),
+    /// A holdout released something, or may have, and cannot be taken back.
+    #[error(
+        "holdout {reference:?} cannot be withdrawn: {why}; retire it instead (`evidenceos holdout retire`)"
+    )]
+    NotWithdrawable {
+        /// Its name.
+        reference: String,
+        /// What stands in the way.
+        why: String,
+    },
+    /// An earlier holdout's budgets do not carry the answer whether two label columns agree.
+    #[error(
+        "holdout {reference:?} cannot pay for the comparison with these labels: {needed} needed, {left} left in {pool}. Nothing was compared or charged. If no item is in both, register with fresh items declared (`evidenceos holdout add --fresh-items`), which is public; else retire that holdout first"
+    )]
+    CannotCompare {
+        /// The earlier holdout's name.
+        reference: String,
+        /// Which pool does not carry it.
+        pool: Pool,
+        /// The worst case.
+        needed: MicroBits,
+        /// What the pool carries.
+        left: MicroBits,
+    },
+    /// What the request would write into the log is longer than a log entry.
+    #[error(
+        "{what} would take {bytes} bytes in the log, a log entry has at most {}; {remedy}",
+        crate::record::MAX_ENTRY_LEN
+    )]
+    EntryTooLong {
+        /// What is too long.
+        what: String,
+        /// Its length.
+        bytes: u64,
+        /// What to do.
+        remedy: String,
+    },
 }
 
 /// What a caller may be.
@@ -228,6 +273,8 @@ pub enum Pool {
     Credit,
     /// Credits burned on a holdout.
     HoldoutCredit,
+    /// Settlements of one principal's claims.
+    PrincipalSealed,
 }
 
 impl std::fmt::Display for Pool {
@@ -238,6 +285,7 @@ impl std::fmt::Display for Pool {
             Self::Sealed => "the holdout's settlement budget",
             Self::Credit => "your credit",
             Self::HoldoutCredit => "the holdout's credit budget",
+            Self::PrincipalSealed => "your settlement budget on this holdout",
         })
     }
 }
@@ -292,6 +340,11 @@ impl Refusal {
             Self::InsufficientCredit { .. } => "INSUFFICIENT_CREDIT",
             Self::HoldoutCreditExhausted { .. } => "HOLDOUT_CREDIT_EXHAUSTED",
             Self::BeyondCreditLimit { .. } => "BEYOND_CREDIT_LIMIT",
+            Self::SameClaimRunning(_) => "SAME_CLAIM_RUNNING",
+            Self::HoldoutWithdrawn(_) => "HOLDOUT_WITHDRAWN",
+            Self::NotWithdrawable { .. } => "HOLDOUT_NOT_WITHDRAWABLE",
+            Self::CannotCompare { .. } => "COMPARISON_UNPAID",
+            Self::EntryTooLong { .. } => "ENTRY_TOO_LONG",
         }
     }
 
@@ -299,7 +352,7 @@ impl Refusal {
     #[must_use]
     pub fn kind(&self) -> RefusalKind {
         match self {
-            Self::Field { .. } => RefusalKind::Invalid,
+            Self::Field { .. } | Self::EntryTooLong { .. } => RefusalKind::Invalid,
             Self::UnknownClaim(_) | Self::UnknownHoldout(_) => RefusalKind::NotFound,
             Self::RoleRequired(_) => RefusalKind::Forbidden,
             Self::WrongState { .. }
@@ -309,15 +362,20 @@ impl Refusal {
             | Self::Tainted { .. }
             | Self::Stale
             | Self::HoldoutRetired(_)
+            | Self::HoldoutWithdrawn(_)
+            | Self::NotWithdrawable { .. }
             | Self::RunsInFlight(_) => RefusalKind::Precondition,
             Self::RequestIdReused | Self::HoldoutExists(_) => RefusalKind::Conflict,
             Self::BudgetExhausted { .. }
             | Self::InsufficientCredit { .. }
             | Self::HoldoutCreditExhausted { .. }
+            | Self::CannotCompare { .. }
             | Self::BeyondCreditLimit { .. } => RefusalKind::Exhausted,
-            Self::HoldoutsChanged | Self::Reserved { .. } | Self::NoSlot | Self::QueueFull => {
-                RefusalKind::Retry
-            }
+            Self::HoldoutsChanged
+            | Self::Reserved { .. }
+            | Self::SameClaimRunning(_)
+            | Self::NoSlot
+            | Self::QueueFull => RefusalKind::Retry,
         }
     }
 

@@ -17,7 +17,7 @@ use crate::{
     decide::continuity,
     decision::DecisionId,
     holdout::{Holdout, HoldoutStatus, InFlight, PrincipalPool},
-    id::{ClaimId, Digest, HoldoutId, OwnerTag, RequestKey},
+    id::{ClaimId, Digest, HoldoutId, OwnerTag, Question, RequestKey},
     log_key::LogKey,
 };
 
@@ -56,10 +56,10 @@ impl Resident {
     /// State as the store has it.
     #[must_use]
     pub fn new(holdouts: Vec<Holdout>, counters: Counters, engine: String) -> Self {
-        let by_reference = holdouts
-            .iter()
-            .map(|holdout| (holdout.reference.clone(), holdout.id))
-            .collect();
+        let mut by_reference = HashMap::new();
+        for holdout in &holdouts {
+            name(&mut by_reference, holdout);
+        }
         let holdouts = holdouts
             .into_iter()
             .map(|holdout| (holdout.id, holdout))
@@ -123,12 +123,21 @@ impl Resident {
     /// Takes over what a committed batch changed. Cannot fail.
     pub fn merge(&mut self, changes: Changes) {
         for holdout in changes.holdouts {
-            self.by_reference
-                .insert(holdout.reference.clone(), holdout.id);
+            name(&mut self.by_reference, &holdout);
             self.holdouts.insert(holdout.id, holdout);
         }
         self.counters = changes.counters;
         self.totals = changes.totals.unwrap_or(self.totals);
+    }
+}
+
+/// Notes a holdout's name. A withdrawn holdout keeps its own only as long as no other has it.
+fn name(by_reference: &mut HashMap<String, HoldoutId>, holdout: &Holdout) {
+    if holdout.status == HoldoutStatus::Withdrawn {
+        let named = by_reference.entry(holdout.reference.clone());
+        named.or_insert(holdout.id);
+    } else {
+        by_reference.insert(holdout.reference.clone(), holdout.id);
     }
 }
 
@@ -143,6 +152,8 @@ pub enum Key {
     Remembered(RequestKey),
     /// A principal's account.
     Account(OwnerTag),
+    /// The claim that asked a question first.
+    Question(Question),
 }
 
 /// A row that the stage holds: what the store had, or what became of it.
@@ -182,6 +193,7 @@ pub struct Stage<'a> {
     pools: HashMap<(HoldoutId, OwnerTag), Held<PrincipalPool>>,
     remembered: HashMap<RequestKey, Held<Remembered>>,
     accounts: HashMap<OwnerTag, Held<Account>>,
+    questions: HashMap<Question, Held<ClaimId>>,
     totals: Totals,
     log_keys: Vec<LogKey>,
     named_blobs: Vec<Digest>,
@@ -208,6 +220,8 @@ pub struct Changes {
     pub accounts: Vec<Account>,
     /// Sums over all accounts after the batch; none where it leaves them alone.
     pub totals: Option<Totals>,
+    /// Questions, and the claims to whose verdicts they are referred.
+    pub questions: Vec<(Question, ClaimId)>,
     /// Keys that took over the log.
     pub log_keys: Vec<LogKey>,
     /// Blobs of private items that are named now.
@@ -233,6 +247,7 @@ impl<'a> Stage<'a> {
             pools: HashMap::new(),
             remembered: HashMap::new(),
             accounts: HashMap::new(),
+            questions: HashMap::new(),
             totals: resident.totals,
             log_keys: Vec::new(),
             named_blobs: Vec::new(),
@@ -337,6 +352,12 @@ impl<'a> Stage<'a> {
             .unwrap_or_default()
     }
 
+    /// The claim to whose verdict a question that was loaded is referred, if there is one.
+    #[must_use]
+    pub fn asked_before(&self, question: &Question) -> Option<ClaimId> {
+        self.questions.get(question)?.value
+    }
+
     /// A remembered request that was loaded and is still in its window.
     #[must_use]
     pub fn remembered(&self, key: &RequestKey) -> Option<&Remembered> {
@@ -372,6 +393,7 @@ impl<'a> Stage<'a> {
             Command::PutHoldout(_)
             | Command::RetireHoldout { .. }
             | Command::OpenHoldout { .. }
+            | Command::WithdrawHoldout { .. }
             | Command::BeginAgain { .. }
             | Command::RotateKey(_)
             | Command::RestartLog(_)
@@ -414,7 +436,8 @@ impl<'a> Stage<'a> {
             Command::Settle {
                 holdout, number, ..
             }
-            | Command::Abort { holdout, number } => {
+            | Command::Abort { holdout, number }
+            | Command::SettleDuplicate { holdout, number } => {
                 if let Some(run) = self.run(holdout, *number) {
                     want(Key::Claim(run.claim));
                     want(Key::Account(run.owner));
@@ -450,9 +473,11 @@ impl<'a> Stage<'a> {
             Command::PutHoldout(_)
             | Command::RetireHoldout { .. }
             | Command::OpenHoldout { .. }
+            | Command::WithdrawHoldout { .. }
             | Command::CreateClaim { .. }
             | Command::BeginAgain { .. }
             | Command::Abort { .. }
+            | Command::SettleDuplicate { .. }
             | Command::RotateKey(_)
             | Command::RestartLog(_)
             | Command::RecoverEntry(_)
@@ -479,6 +504,14 @@ impl<'a> Stage<'a> {
         if let Some(claim) = own.filter(|_| runs) {
             want(Key::Pool(claim.terms.holdout, claim.terms.owner));
             want(Key::Account(claim.terms.owner));
+            if let Command::ExecuteClaim { .. } = request.command
+                && let Some(question) = claim.question()
+            {
+                want(Key::Question(question));
+                if let Some(earlier) = self.asked_before(&question) {
+                    want(Key::Claim(earlier));
+                }
+            }
             let mut open: Vec<ClaimId> = claim.parents().collect();
             while let Some(id) = open.pop() {
                 want(Key::Claim(id));
@@ -495,6 +528,7 @@ impl<'a> Stage<'a> {
             Key::Pool(holdout, owner) => self.pools.contains_key(&(*holdout, *owner)),
             Key::Remembered(key) => self.remembered.contains_key(key),
             Key::Account(owner) => self.accounts.contains_key(owner),
+            Key::Question(question) => self.questions.contains_key(question),
         }
     }
 
@@ -525,6 +559,13 @@ impl<'a> Stage<'a> {
     /// Gives the stage an account, or its absence.
     pub fn supply_account(&mut self, owner: OwnerTag, account: Option<Account>) {
         self.accounts.entry(owner).or_insert(Held::loaded(account));
+    }
+
+    /// Gives the stage the claim that a question is referred to, or that there is none.
+    pub fn supply_question(&mut self, question: Question, claim: Option<ClaimId>) {
+        self.questions
+            .entry(question)
+            .or_insert(Held::loaded(claim));
     }
 
     /// A run under way.
@@ -559,6 +600,38 @@ impl<'a> Stage<'a> {
             }
             Event::HoldoutRetired(id) => self.holdout_mut(id).status = HoldoutStatus::Retired,
             Event::HoldoutOpened(id) => self.holdout_mut(id).status = HoldoutStatus::Opened,
+            Event::HoldoutTold { holdout, later } => {
+                let held = self.holdout_mut(holdout);
+                *held = held.clone().with_later((**later).clone());
+            }
+            Event::HoldoutWithdrawn(id) => {
+                let held = self.holdout_mut(id);
+                held.status = HoldoutStatus::Withdrawn;
+                let blob = held.blob;
+                self.dropped_blobs.push(blob);
+            }
+            Event::HoldoutCompared {
+                holdout,
+                answers,
+                sealed,
+            } => {
+                let held = self.holdout_mut(holdout);
+                held.answers.recover(MicroBits::ZERO, *answers);
+                held.sealed.recover(MicroBits::ZERO, *sealed);
+            }
+            Event::RunPlaced {
+                holdout,
+                number,
+                place,
+            } => {
+                let runs = &mut self.holdout_mut(holdout).in_flight;
+                if let Some(run) = runs.iter_mut().find(|run| run.number == *number) {
+                    run.place = Some(*place);
+                }
+            }
+            Event::QuestionAsked { question, claim } => {
+                self.questions.insert(*question, Held::created(*claim));
+            }
             Event::ClaimCreated(claim) => {
                 self.counters.next_claim_seq = claim.seq + 1;
                 self.claims
@@ -575,7 +648,9 @@ impl<'a> Stage<'a> {
                 claim.state = ClaimState::Sealed;
             }
             Event::RunAdmitted { holdout, run } => self.admit(holdout, run),
-            Event::RunBegunAgain { holdout, number } => {
+            // Begun again, a run is what it was.
+            Event::RunBegunAgain { .. } => {}
+            Event::RunFailed { holdout, number } => {
                 let runs = &mut self.holdout_mut(holdout).in_flight;
                 if let Some(run) = runs.iter_mut().find(|run| run.number == *number) {
                     run.attempt = run.attempt.saturating_add(1);
@@ -691,10 +766,16 @@ impl<'a> Stage<'a> {
             held.admitted += 1;
         }
         held.count(settlement.outcome);
+        let fenced = held.description.policy.principal_sealed_budget.is_some();
         if answers > MicroBits::ZERO || settlement.answers_charged > MicroBits::ZERO {
             self.pool_mut(*holdout, owner)
                 .answers
                 .recover(answers, settlement.answers_charged);
+        }
+        if fenced {
+            self.pool_mut(*holdout, owner)
+                .sealed
+                .recover(sealed, settlement.price);
         }
         if self.claim(claim).is_none() {
             return;
@@ -802,10 +883,16 @@ impl<'a> Stage<'a> {
         held.answers.reserve(run.answers_reserved);
         held.sealed.reserve(run.sealed_reserved);
         held.in_flight.push_back(run.clone());
+        let fenced = held.description.policy.principal_sealed_budget.is_some();
         if run.answers_reserved > MicroBits::ZERO {
             self.pool_mut(*holdout, run.owner)
                 .answers
                 .reserve(run.answers_reserved);
+        }
+        if fenced && run.sealed_reserved > MicroBits::ZERO {
+            self.pool_mut(*holdout, run.owner)
+                .sealed
+                .reserve(run.sealed_reserved);
         }
         self.claim_mut(&run.claim).state = ClaimState::Executing;
     }
@@ -819,10 +906,16 @@ impl<'a> Stage<'a> {
             .settle(run.answers_reserved, settlement.answers_charged);
         held.sealed.settle(run.sealed_reserved, settlement.price);
         held.count(settlement.outcome);
+        let fenced = held.description.policy.principal_sealed_budget.is_some();
         if run.answers_reserved > MicroBits::ZERO {
             self.pool_mut(*holdout, run.owner)
                 .answers
                 .settle(run.answers_reserved, settlement.answers_charged);
+        }
+        if fenced && run.sealed_reserved > MicroBits::ZERO {
+            self.pool_mut(*holdout, run.owner)
+                .sealed
+                .settle(run.sealed_reserved, settlement.price);
         }
     }
 
@@ -935,6 +1028,12 @@ impl<'a> Stage<'a> {
             .sort_unstable_by_key(|account| account.seq);
         changes.accounts.sort_unstable_by_key(|account| account.seq);
         changes.totals = Some(self.totals);
+        changes.questions = self
+            .questions
+            .into_iter()
+            .filter(|(_, held)| held.dirty)
+            .filter_map(|(question, held)| Some((question, held.value?)))
+            .collect();
         changes.log_keys = self.log_keys;
         changes.named_blobs = self.named_blobs;
         changes.dropped_blobs = self.dropped_blobs;

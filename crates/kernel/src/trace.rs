@@ -1,29 +1,89 @@
-//! The trace of a run: what was asked, what was answered, what was judged.
+//! The trace of a run: which run it was, what it asked, what was answered, what is to be judged,
+//! and how it ended.
 //!
-//! Without it nothing can be recomputed from opened labels; with it and them, everything can.
+//! Without it nothing can be recomputed from opened labels; with it and them, everything can: the
+//! capsule names its digest, so that a capsule which says something else than the trace is wrong.
 //! The bytes are
 //!
 //! ```text
-//! "evidenceos/trace/v1" 0x00 ‖ items u64BE ‖ record*
+//! "evidenceos/trace/v2" 0x00 ‖ items u64BE ‖ run ‖ record* ‖ end
+//! run    = 0x20 claim_id[32] owner_tag[16] wasm_hash[32] seal_hash[32] number u64BE levels u8
+//!          alpha_micros u32BE n_symbols u32BE engine_len u16BE engine
 //! record = 0x01 n_symbols u32BE symbol u32BE bits     a question; bits = the vector, packed
 //!        | 0x02 question u32BE                        the same question again, answered free
 //!        | 0x03 count u32BE                           free questions: no answer part, always 0
-//!        | 0x10 bits                                  the judged vector; at most one, last
+//!        | 0x10 bits                                  the vector to judge; at most one, last
+//! end    = 0x21 code u16BE deferred u8 fuel u64BE asked u32BE output_len u32BE output
 //! ```
 //!
 //! Vectors are packed eight items a byte, the first item in the lowest bit, unused bits zero.
+//! `alpha_micros` is the level that the claim asked for. `code` is 1 for a run that emitted
+//! `output` and that no policy vetoed; else the code of the [`Reason`](crate::claim::Reason).
+//!
+//! Releases before 2.2 wrote `evidenceos/trace/v1` without `run` and `end`; [`parse`] reads both.
 
 use thiserror::Error;
 
-const MAGIC: &[u8] = b"evidenceos/trace/v1\0";
+use crate::id::{ClaimId, Digest, OwnerTag};
+
+const MAGIC: &[u8] = b"evidenceos/trace/v2\0";
+const MAGIC_BEFORE: &[u8] = b"evidenceos/trace/v1\0";
 const ASKED: u8 = 0x01;
 const REPLAYED: u8 = 0x02;
 const FREE: u8 = 0x03;
 const JUDGED: u8 = 0x10;
+const RUN: u8 = 0x20;
+const END: u8 = 0x21;
+
+/// The code of a run that emitted and was not vetoed.
+pub const EMITTED: u16 = 1;
+
+/// Which run a trace is of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TracedRun {
+    /// The claim.
+    pub claim_id: ClaimId,
+    /// Its owner.
+    pub owner_tag: OwnerTag,
+    /// Digest of the module.
+    pub wasm_hash: Digest,
+    /// Digest of everything that the claim was sealed with.
+    pub seal_hash: Digest,
+    /// The run's number in the holdout's order of admission, from 0.
+    pub number: u64,
+    /// Levels of the e-value that the claim may release.
+    pub levels: u8,
+    /// The significance level that the claim asked for, in millionths.
+    pub alpha_micros: u32,
+    /// The alphabet of its oracle and of its output.
+    pub n_symbols: u32,
+    /// The guest engine; at most 65,535 bytes.
+    pub engine: String,
+}
+
+/// How a traced run ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TracedEnd {
+    /// [`EMITTED`], or the code of the reason why it ended otherwise: a trap (110 to 117, 119),
+    /// no output (118), a policy's veto (9000 to 9999).
+    pub code: u16,
+    /// Whether a policy leaves the verdict to somebody else.
+    pub deferred: bool,
+    /// Fuel used.
+    pub fuel: u64,
+    /// Oracle calls, replays and free ones included.
+    pub asked: u32,
+    /// What it emitted, if it did.
+    pub output: Vec<u8>,
+}
 
 /// One record of a trace; vectors are one byte an item, 0 or 1.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Record {
+    /// The first record: which run it was. Absent in traces of releases before 2.2.
+    Run(Box<TracedRun>),
+    /// The last record: how it ended. Absent where `Run` is.
+    End(TracedEnd),
     /// A question that was answered and charged.
     Asked {
         /// The alphabet of the answer.
@@ -60,12 +120,24 @@ pub struct TraceWriter {
 }
 
 impl TraceWriter {
-    /// An empty trace over so many items.
+    /// A trace of a run over so many items.
     #[must_use]
-    pub fn new(items: u64) -> Self {
-        let mut bytes = Vec::with_capacity(256);
+    pub fn new(items: u64, run: &TracedRun) -> Self {
+        let mut bytes = Vec::with_capacity(512);
         bytes.extend_from_slice(MAGIC);
         bytes.extend_from_slice(&items.to_be_bytes());
+        bytes.push(RUN);
+        bytes.extend_from_slice(run.claim_id.as_bytes());
+        bytes.extend_from_slice(run.owner_tag.as_bytes());
+        bytes.extend_from_slice(run.wasm_hash.as_bytes());
+        bytes.extend_from_slice(run.seal_hash.as_bytes());
+        bytes.extend_from_slice(&run.number.to_be_bytes());
+        bytes.push(run.levels);
+        bytes.extend_from_slice(&run.alpha_micros.to_be_bytes());
+        bytes.extend_from_slice(&run.n_symbols.to_be_bytes());
+        let engine = &run.engine.as_bytes()[..run.engine.len().min(usize::from(u16::MAX))];
+        bytes.extend_from_slice(&(engine.len() as u16).to_be_bytes());
+        bytes.extend_from_slice(engine);
         Self { bytes, free: 0 }
     }
 
@@ -88,9 +160,9 @@ impl TraceWriter {
         self.free = self.free.saturating_add(1);
     }
 
-    /// Ends the trace with the judged vector, if there is one.
+    /// Ends the trace with the vector to judge, if there is one, and how the run ended.
     #[must_use]
-    pub fn finish(mut self, judged: Option<&[u8]>) -> Vec<u8> {
+    pub fn finish(mut self, judged: Option<&[u8]>, end: &TracedEnd) -> Vec<u8> {
         if self.free > 0 {
             self.bytes.push(FREE);
             self.bytes.extend_from_slice(&self.free.to_be_bytes());
@@ -99,6 +171,15 @@ impl TraceWriter {
             self.bytes.push(JUDGED);
             pack(vector, &mut self.bytes);
         }
+        self.bytes.push(END);
+        self.bytes.extend_from_slice(&end.code.to_be_bytes());
+        self.bytes.push(u8::from(end.deferred));
+        self.bytes.extend_from_slice(&end.fuel.to_be_bytes());
+        self.bytes.extend_from_slice(&end.asked.to_be_bytes());
+        // The engine bounds an output at 2,048 bytes.
+        let len = end.output.len() as u32;
+        self.bytes.extend_from_slice(&len.to_be_bytes());
+        self.bytes.extend_from_slice(&end.output);
         self.bytes
     }
 }
@@ -109,20 +190,36 @@ impl TraceWriter {
 /// [`TraceError`] names the first byte that does not fit.
 pub fn parse(bytes: &[u8]) -> Result<(u64, Vec<Record>), TraceError> {
     let mut input = Input { bytes, offset: 0 };
-    if input.take(MAGIC.len())? != MAGIC {
-        return Err(TraceError {
-            what: "wrong magic",
-            offset: 0,
-        });
-    }
+    let whole = match input.take(MAGIC.len())? {
+        magic if magic == MAGIC => true,
+        magic if magic == MAGIC_BEFORE => false,
+        _ => {
+            return Err(TraceError {
+                what: "wrong magic",
+                offset: 0,
+            });
+        }
+    };
     let items = u64::from_be_bytes(input.array()?);
     let count = usize::try_from(items).map_err(|_| input.error("too many items"))?;
     let mut records = Vec::new();
-    while input.offset < bytes.len() {
-        if matches!(records.last(), Some(Record::Judged(_))) {
-            return Err(input.error("a record after the judged vector"));
+    if whole {
+        if input.take(1)?[0] != RUN {
+            return Err(input.error("no run comes first"));
         }
-        records.push(match input.take(1)?[0] {
+        records.push(Record::Run(Box::new(input.run()?)));
+    }
+    while input.offset < bytes.len() {
+        let kind = input.take(1)?[0];
+        match records.last() {
+            Some(Record::End(_)) => return Err(input.error("a record after the end")),
+            Some(Record::Judged(_)) if kind != END => {
+                return Err(input.error("a record after the judged vector"));
+            }
+            _ => {}
+        }
+        records.push(match kind {
+            END if whole => Record::End(input.end()?),
             ASKED => Record::Asked {
                 n_symbols: u32::from_be_bytes(input.array()?),
                 symbol: u32::from_be_bytes(input.array()?),
@@ -133,6 +230,9 @@ pub fn parse(bytes: &[u8]) -> Result<(u64, Vec<Record>), TraceError> {
             JUDGED => Record::Judged(input.vector(count)?),
             _ => return Err(input.error("unknown record")),
         });
+    }
+    if whole && !matches!(records.last(), Some(Record::End(_))) {
+        return Err(input.error("no end comes last"));
     }
     Ok((items, records))
 }
@@ -165,6 +265,42 @@ impl<'a> Input<'a> {
         Ok(out)
     }
 
+    fn run(&mut self) -> Result<TracedRun, TraceError> {
+        Ok(TracedRun {
+            claim_id: ClaimId(self.array()?),
+            owner_tag: OwnerTag(self.array()?),
+            wasm_hash: Digest(self.array()?),
+            seal_hash: Digest(self.array()?),
+            number: u64::from_be_bytes(self.array()?),
+            levels: self.take(1)?[0],
+            alpha_micros: u32::from_be_bytes(self.array()?),
+            n_symbols: u32::from_be_bytes(self.array()?),
+            engine: {
+                let len = u16::from_be_bytes(self.array()?);
+                let bytes = self.take(usize::from(len))?.to_vec();
+                String::from_utf8(bytes).map_err(|_| self.error("the engine is not text"))?
+            },
+        })
+    }
+
+    fn end(&mut self) -> Result<TracedEnd, TraceError> {
+        Ok(TracedEnd {
+            code: u16::from_be_bytes(self.array()?),
+            deferred: match self.take(1)?[0] {
+                0 => false,
+                1 => true,
+                _ => return Err(self.error("deferred is neither 0 nor 1")),
+            },
+            fuel: u64::from_be_bytes(self.array()?),
+            asked: u32::from_be_bytes(self.array()?),
+            output: {
+                let len = u32::from_be_bytes(self.array()?);
+                let len = usize::try_from(len).map_err(|_| self.error("too long an output"))?;
+                self.take(len)?.to_vec()
+            },
+        })
+    }
+
     fn vector(&mut self, items: usize) -> Result<Vec<u8>, TraceError> {
         let packed = self.take(items.div_ceil(8))?;
         let vector: Vec<u8> = (0..items).map(|i| packed[i / 8] >> (i % 8) & 1).collect();
@@ -190,32 +326,78 @@ fn pack(vector: &[u8], out: &mut Vec<u8>) {
 mod tests {
     use super::*;
 
+    fn run() -> TracedRun {
+        TracedRun {
+            claim_id: ClaimId([1; 32]),
+            owner_tag: OwnerTag([2; 16]),
+            wasm_hash: Digest([3; 32]),
+            seal_hash: Digest([4; 32]),
+            number: 5,
+            levels: 6,
+            alpha_micros: 7,
+            n_symbols: 8,
+            engine: "engine/9".to_owned(),
+        }
+    }
+
+    fn end() -> TracedEnd {
+        TracedEnd {
+            code: EMITTED,
+            deferred: false,
+            fuel: 10,
+            asked: 3,
+            output: vec![1],
+        }
+    }
+
     fn sample() -> Vec<u8> {
-        let mut writer = TraceWriter::new(11);
+        let mut writer = TraceWriter::new(11, &run());
         writer.asked(&[1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1], 4, 3);
         writer.replayed(0);
         writer.free();
-        writer.finish(Some(&[1; 11]))
+        writer.finish(Some(&[1; 11]), &end())
+    }
+
+    /// The same without its first and last record, as releases before 2.2 wrote it.
+    fn sample_of_before() -> Vec<u8> {
+        let whole = sample();
+        let head = MAGIC.len() + 8;
+        let run_len = 1 + 32 + 16 + 32 + 32 + 8 + 1 + 4 + 4 + 2 + "engine/9".len();
+        let end_len = 1 + 2 + 1 + 8 + 4 + 4 + 1;
+        let mut before = MAGIC_BEFORE.to_vec();
+        before.extend_from_slice(&whole[MAGIC.len()..head]);
+        before.extend_from_slice(&whole[head + run_len..whole.len() - end_len]);
+        before
     }
 
     #[test]
     fn what_is_written_is_read_again() {
         let (items, records) = parse(&sample()).expect("own bytes");
         assert_eq!(items, 11);
-        assert_eq!(records.len(), 4);
-        assert_eq!(records[1], Record::Replayed(0));
-        assert_eq!(records[3], Record::Judged(vec![1; 11]));
+        assert_eq!(records.len(), 6);
+        assert_eq!(records[0], Record::Run(Box::new(run())));
+        assert_eq!(records[2], Record::Replayed(0));
+        assert_eq!(records[4], Record::Judged(vec![1; 11]));
+        assert_eq!(records[5], Record::End(end()));
     }
 
     #[test]
-    fn every_truncation_and_every_spare_bit_is_refused_or_shorter() {
+    fn a_trace_of_before_has_no_run_and_no_end() {
+        let (items, records) = parse(&sample_of_before()).expect("bytes of an earlier release");
+        let (_, now) = parse(&sample()).expect("own bytes");
+        assert_eq!((items, records.as_slice()), (11, &now[1..5]));
+    }
+
+    #[test]
+    fn every_truncation_and_every_spare_bit_is_refused() {
         let whole = sample();
         for len in 0..whole.len() {
-            if let Ok((_, records)) = parse(&whole[..len]) {
-                assert!(records.len() < 4, "cut at {len}");
-            }
+            assert!(parse(&whole[..len]).is_err(), "cut at {len}");
         }
-        let mut spare = whole;
+        let mut longer = whole;
+        longer.push(FREE);
+        assert!(parse(&longer).is_err());
+        let mut spare = sample_of_before();
         *spare.last_mut().expect("not empty") |= 0x80;
         assert!(parse(&spare).is_err());
     }

@@ -96,6 +96,20 @@ impl Blobs {
         Ok(bytes)
     }
 
+    /// Removes a blob that no row names any more; one that is gone already is fine.
+    ///
+    /// # Errors
+    /// If the file cannot be removed.
+    pub fn remove(&self, name: &Digest) -> Result<(), StoreError> {
+        let path = self.path(name);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(StoreError::io("remove", &path)(error))
+            }
+            _ => sync_directory(path.parent().unwrap_or(&self.directory)),
+        }
+    }
+
     /// From now on a sweep leaves a blob alone, also one that an earlier process put.
     fn keep(&self, name: Digest) {
         // Once everything is swept nobody must wait for others' puts.

@@ -111,12 +111,13 @@ pub type Follow<'f> = dyn FnMut(&str, u64, u64) + 'f;
 pub(crate) type Check = fn(&mut Examination<'_>) -> Result<u64, StoreError>;
 
 /// All checks, in order: what others rest on comes first.
-const CHECKS: [(&str, Check); 18] = [
+const CHECKS: [(&str, Check); 19] = [
     ("database", rows::database),
     ("counters", rows::counters),
     ("holdouts", rows::holdouts),
     ("claims", rows::claims),
     ("pools", rows::pools),
+    ("questions", rows::questions),
     ("requests", rows::requests),
     ("entries", history::entries),
     ("head", history::head),

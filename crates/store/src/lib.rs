@@ -45,7 +45,7 @@ use evidenceos_kernel::{
     command::{Event, Remembered},
     decision::DecisionBatch,
     holdout::PrincipalPool,
-    id::{ClaimId, Digest, HoldoutId, OwnerTag, RequestKey},
+    id::{ClaimId, Digest, HoldoutId, OwnerTag, Question, RequestKey},
     state::Changes,
 };
 use evidenceos_tlog::Hash;
@@ -344,6 +344,12 @@ pub trait Store: Send {
     /// # Errors
     /// As [`Store::claim`].
     fn account(&mut self, owner: &OwnerTag) -> Result<Option<Account>, StoreError>;
+
+    /// The claim to whose verdict a question is referred, if one asked it.
+    ///
+    /// # Errors
+    /// As [`Store::claim`].
+    fn question(&mut self, question: &Question) -> Result<Option<ClaimId>, StoreError>;
 
     /// Makes a batch durable, whole or not at all. The batch's holdouts must be registered in it
     /// or before it.

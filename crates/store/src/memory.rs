@@ -12,7 +12,7 @@ use evidenceos_kernel::{
     claim::Claim,
     command::Remembered,
     holdout::{Holdout, PrincipalPool},
-    id::{ClaimId, Digest, HoldoutId, OwnerTag, RequestKey},
+    id::{ClaimId, Digest, HoldoutId, OwnerTag, Question, RequestKey},
     log_key::LogKey,
     state::Counters,
 };
@@ -57,6 +57,7 @@ enum Row {
     Pool(HoldoutId, OwnerTag, PrincipalPool),
     Remembered(RequestKey, Box<Remembered>),
     Account(Account),
+    Question(Question, ClaimId),
     Totals(Totals),
     Entry(Entry),
     Trace(u64, Digest),
@@ -82,6 +83,8 @@ fn rows(batch: &Batch) -> Vec<Row> {
     rows.extend(remembered.map(|(key, value)| Row::Remembered(key, Box::new(value))));
     let accounts = changes.new_accounts.iter().chain(&changes.accounts);
     rows.extend(accounts.cloned().map(Row::Account));
+    let questions = changes.questions.iter();
+    rows.extend(questions.map(|(question, claim)| Row::Question(*question, *claim)));
     rows.extend(changes.totals.map(Row::Totals));
     rows.extend(batch.entries.iter().cloned().map(Row::Entry));
     let traces = batch.traces.iter();
@@ -103,6 +106,7 @@ pub struct MemoryStore {
     pools: HashMap<(HoldoutId, OwnerTag), PrincipalPool>,
     remembered: HashMap<RequestKey, Remembered>,
     accounts: HashMap<OwnerTag, Account>,
+    questions: HashMap<Question, ClaimId>,
     totals: Totals,
     entries: Vec<Entry>,
     traces: HashMap<u64, Digest>,
@@ -195,6 +199,7 @@ impl MemoryStore {
             Row::Pool(holdout, owner, pool) => drop(self.pools.insert((holdout, owner), pool)),
             Row::Remembered(key, value) => drop(self.remembered.insert(key, *value)),
             Row::Account(account) => drop(self.accounts.insert(account.owner, account)),
+            Row::Question(question, claim) => drop(self.questions.insert(question, claim)),
             Row::Totals(totals) => self.totals = totals,
             Row::Entry(entry) => self.entries.push(entry),
             Row::Trace(claim_seq, hash) => drop(self.traces.insert(claim_seq, hash)),
@@ -247,6 +252,11 @@ impl Store for MemoryStore {
     fn account(&mut self, owner: &OwnerTag) -> Result<Option<Account>, StoreError> {
         self.must_not_be_in_doubt();
         Ok(self.accounts.get(owner).cloned())
+    }
+
+    fn question(&mut self, question: &Question) -> Result<Option<ClaimId>, StoreError> {
+        self.must_not_be_in_doubt();
+        Ok(self.questions.get(question).copied())
     }
 
     fn commit(&mut self, batch: &Batch) -> Outcome {

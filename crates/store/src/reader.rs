@@ -196,7 +196,7 @@ impl Readers {
                 .query_row([seq as i64], |row| row.get(0))
                 .optional()?;
             bytes
-                .map(|bytes| row::decode("holdouts", seq, &bytes))
+                .map(|bytes| row::decode_holdout(seq, &bytes))
                 .transpose()
         })
     }

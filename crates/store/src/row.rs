@@ -7,6 +7,7 @@
 //! A type grows at its end only. A row from before its last fields were there ends early; they are
 //! read as zero, none or empty, which is what a byte of zeros means to postcard.
 
+use evidenceos_kernel::holdout::{Holdout, Later};
 use serde::{Serialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
 
@@ -64,6 +65,21 @@ pub fn decode<T: DeserializeOwned>(
             other => Err(other),
         })
         .map_err(|_| damaged("it does not decode"))
+}
+
+/// The bytes of a holdout's row: the holdout as the first release stored it, and behind it what
+/// came later, which is inside its policy, its description and its runs.
+pub fn encode_holdout(holdout: &Holdout) -> Vec<u8> {
+    encode(&(holdout, holdout.later()))
+}
+
+/// The holdout in bytes that [`encode_holdout`] made, or an earlier release.
+///
+/// # Errors
+/// As [`decode`].
+pub fn decode_holdout(key: impl ToString, bytes: &[u8]) -> Result<Holdout, StoreError> {
+    let (holdout, later): (Holdout, Later) = decode("holdouts", key, bytes)?;
+    Ok(holdout.with_later(later))
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ const APPLICATION_ID: i32 = 0x4576_4f53;
 /// The database's name in a data directory. SQLite adds `-wal` and `-shm`.
 pub const DATABASE: &str = "evidenceos.db";
 /// The version of the tables below.
-const SCHEMA_VERSION: i32 = 4;
+const SCHEMA_VERSION: i32 = 5;
 
 const TABLES: &str = "
 CREATE TABLE state (id INTEGER PRIMARY KEY CHECK (id = 1), epoch INTEGER NOT NULL, row BLOB NOT NULL) STRICT;
@@ -38,13 +38,15 @@ CREATE TABLE blobs (hash BLOB PRIMARY KEY) STRICT, WITHOUT ROWID;
 CREATE TABLE log_keys (since_size INTEGER PRIMARY KEY, row BLOB NOT NULL) STRICT;
 CREATE TABLE accounts (seq INTEGER PRIMARY KEY, owner BLOB NOT NULL UNIQUE, row BLOB NOT NULL) STRICT;
 CREATE TABLE decisions (first INTEGER PRIMARY KEY, idx INTEGER NOT NULL, recorded_unix_ms INTEGER NOT NULL, records BLOB NOT NULL) STRICT;
+CREATE TABLE questions (question BLOB PRIMARY KEY, claim_id BLOB NOT NULL) STRICT, WITHOUT ROWID;
 ";
 
 /// What each older version lacks, from version 1 on.
-const MIGRATIONS: [&str; 3] = [
+const MIGRATIONS: [&str; 4] = [
     "CREATE TABLE log_keys (since_size INTEGER PRIMARY KEY, row BLOB NOT NULL) STRICT;",
     "CREATE TABLE accounts (seq INTEGER PRIMARY KEY, owner BLOB NOT NULL UNIQUE, row BLOB NOT NULL) STRICT;",
     "CREATE TABLE decisions (first INTEGER PRIMARY KEY, idx INTEGER NOT NULL, recorded_unix_ms INTEGER NOT NULL, records BLOB NOT NULL) STRICT;",
+    "CREATE TABLE questions (question BLOB PRIMARY KEY, claim_id BLOB NOT NULL) STRICT, WITHOUT ROWID;",
 ];
 
 /// Where the database of a data directory is.

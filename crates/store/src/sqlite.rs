@@ -21,7 +21,7 @@ use evidenceos_kernel::{
     claim::{Claim, ClaimState},
     command::Remembered,
     holdout::{Holdout, PrincipalPool},
-    id::{ClaimId, Digest, HoldoutId, OwnerTag, RequestKey},
+    id::{ClaimId, Digest, HoldoutId, OwnerTag, Question, RequestKey},
     log_key::LogKey,
     state::{Changes, Counters, REQUEST_WINDOW_MS},
 };
@@ -371,6 +371,17 @@ impl Store for SqliteStore {
         read_account(&self.connection.lock(), owner)
     }
 
+    fn question(&mut self, question: &Question) -> Result<Option<ClaimId>, StoreError> {
+        Done::count(&self.done.rows_read, 1);
+        let claim: Option<[u8; 32]> = self
+            .connection
+            .lock()
+            .prepare_cached("SELECT claim_id FROM questions WHERE question = ?1")?
+            .query_row([question.as_bytes()], |row| row.get(0))
+            .optional()?;
+        Ok(claim.map(ClaimId))
+    }
+
     fn commit(&mut self, batch: &Batch) -> Outcome {
         match self.write(batch) {
             Ok((next, took)) => {
@@ -587,7 +598,7 @@ fn read_holdouts(connection: &Connection) -> Result<Vec<Holdout>, StoreError> {
     let mut holdouts = Vec::new();
     while let Some(found) = rows.next()? {
         let (seq, bytes): (i64, Vec<u8>) = (found.get(0)?, found.get(1)?);
-        holdouts.push(row::decode("holdouts", seq, &bytes)?);
+        holdouts.push(row::decode_holdout(seq, &bytes)?);
     }
     Ok(holdouts)
 }
@@ -672,7 +683,7 @@ fn write_rows(connection: &Connection, batch: &Batch) -> Result<(), WriteError> 
     let mut holdouts =
         connection.prepare_cached("INSERT OR REPLACE INTO holdouts (seq, row) VALUES (?1, ?2)")?;
     for holdout in &changes.holdouts {
-        holdouts.execute(params![holdout.seq as i64, row::encode(holdout)])?;
+        holdouts.execute(params![holdout.seq as i64, row::encode_holdout(holdout)])?;
     }
     for blob in &changes.named_blobs {
         name_blob(connection, blob.as_bytes())?;
@@ -686,6 +697,11 @@ fn write_rows(connection: &Connection, batch: &Batch) -> Result<(), WriteError> 
         connection
             .prepare_cached("INSERT INTO log_keys (since_size, row) VALUES (?1, ?2)")?
             .execute(params![key.since_size as i64, row::encode(key)])?;
+    }
+    let mut questions = connection
+        .prepare_cached("INSERT OR REPLACE INTO questions (question, claim_id) VALUES (?1, ?2)")?;
+    for (question, claim) in &changes.questions {
+        questions.execute(params![question.as_bytes(), claim.as_bytes()])?;
     }
     let mut pools = connection
         .prepare_cached("INSERT OR REPLACE INTO pools (holdout, owner, row) VALUES (?1, ?2, ?3)")?;

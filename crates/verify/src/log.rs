@@ -16,7 +16,7 @@ use evidenceos_kernel::{
     continuity::{HOLDOUT_CHARGED, HoldoutCharged, LOG_RESTARTED, LogRestarted},
     id::{ClaimId, Digest, HoldoutId, OwnerTag},
     log_key::KeyLink,
-    record::{self, Capsule, RecordError, Registered},
+    record::{self, Capsule, Compared, RecordError, Registered},
 };
 use evidenceos_tlog::{Checkpoint, Hash, Tree, leaf_hash};
 
@@ -214,6 +214,17 @@ impl Replay {
             }
             LOG_RESTARTED => self.restarted(index, entry, root_before),
             HOLDOUT_CHARGED => self.charged(entry),
+            record::HOLDOUT_COMPARED => {
+                let compared = Compared::parse(entry)?;
+                let ledger = self.holdout(compared.holdout)?;
+                ledger.sealed_charged = ledger.sealed_charged.saturating_add(compared.sealed);
+                ledger.answers_charged = ledger.answers_charged.saturating_add(compared.answers);
+                Ok(())
+            }
+            record::HOLDOUT_POLICY | record::HOLDOUT_WITHDRAWN => {
+                self.passed_over += 1;
+                Ok(())
+            }
             record::KEY_ROTATED => self.key_rotated(index, entry, root_before),
             record::HOLDOUT_REGISTERED => self.registered(index, entry),
             record::HOLDOUT_RETIRED => self.retired(entry, &object),

@@ -228,10 +228,10 @@ impl Opened<'_> {
         let (items, records) = trace::parse(bytes)?;
         Fault::unless_equal("items", items, self.registered.description.items)?;
         let answers = self.check_answers(capsule, &records)?;
-        let judged = match records.last() {
-            Some(Record::Judged(vector)) => Some(vector.as_slice()),
+        let judged = records.iter().find_map(|record| match record {
+            Record::Judged(vector) => Some(vector.as_slice()),
             _ => None,
-        };
+        });
         Ok(Replayed {
             answers,
             evidence_microbits: self.check_verdict(capsule, judged)?,
@@ -277,7 +277,7 @@ impl Opened<'_> {
                     self.split.answer_items == 0,
                     "questions are free only where there is no answer part",
                 )?,
-                Record::Judged(_) => {}
+                Record::Judged(_) | Record::Run(_) | Record::End(_) => {}
             }
         }
         let by_symbol: Vec<(u32, u32)> = by_symbol.into_iter().collect();

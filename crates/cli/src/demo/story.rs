@@ -99,6 +99,7 @@ impl Story<'_> {
                 .unwrap_or_default(),
             has_units: false,
             has_item_ids: true,
+            fresh_items: false,
         };
         let holdout = self.operator.put_holdout(parts(header, &labels)).await?;
         progress(&format!(

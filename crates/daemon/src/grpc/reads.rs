@@ -4,10 +4,11 @@ use std::{sync::Arc, time::Duration};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use evidenceos_kernel::{
-    claim::{Claim, Settlement},
+    claim::{Claim, Reason, Settlement},
     command::{Command, Reply},
     holdout::{Holdout, HoldoutStatus},
     id::{ClaimId, Digest},
+    record::Capsule,
     refusal::{Refusal, Role},
 };
 use evidenceos_proto as wire;
@@ -398,7 +399,27 @@ impl Edge {
         let tainted_by = claim
             .revoked_ancestor(|id| self.readers.claim(id))
             .map_err(|error| internal(&error))?;
-        Ok(render::claim(claim, name, tainted_by, stale))
+        let duplicate_of = self.duplicate_of(claim)?;
+        Ok(render::claim(claim, name, tainted_by, stale, duplicate_of))
+    }
+
+    /// The claim whose verdict stands for this one, if it was settled as a duplicate: its capsule
+    /// says so.
+    pub(super) fn duplicate_of(&self, claim: &Claim) -> Result<Option<ClaimId>, Status> {
+        let Some(settlement) = &claim.settlement else {
+            return Ok(None);
+        };
+        if !settlement.reasons.contains(&Reason::Duplicate) {
+            return Ok(None);
+        }
+        let entries = self
+            .readers
+            .entries(settlement.index, 1)
+            .map_err(|error| internal(&error))?;
+        let capsule = entries
+            .first()
+            .and_then(|entry| Capsule::parse(&entry.bytes).ok());
+        Ok(capsule.and_then(|capsule| capsule.duplicate_of))
     }
 
     /// A trace: for those who may read the claim, and for everybody once the labels are public.

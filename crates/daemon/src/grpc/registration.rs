@@ -9,8 +9,8 @@ use evidenceos_kernel::{
     bits::MicroBits,
     command::{Command, PutHoldout},
     evidence::Strategy,
-    holdout::{Description, Holdout, MAX_ITEMS, NullSpec, Policy, PolicyError},
-    id::{Digest, Fingerprint},
+    holdout::{Description, Holdout, HoldoutStatus, MAX_ITEMS, NullSpec, Policy, PolicyError},
+    id::{Digest, Fingerprint, HoldoutId},
     planner,
     price::{Multiplicity, SettlementPrices},
     split,
@@ -23,6 +23,7 @@ use super::{
     status::{internal, invalid, refused, vault_failed},
 };
 use crate::{
+    agreement,
     keys::Keys,
     vault::{Binding, Items, OpenHoldout, Vault},
 };
@@ -39,6 +40,7 @@ pub struct Submitted {
     labels: Vec<u8>,
     units: Option<Vec<u64>>,
     item_ids: Vec<[u8; 16]>,
+    fresh_items: bool,
     /// All that was sent, for the request's fingerprint.
     content: Vec<u8>,
 }
@@ -95,6 +97,7 @@ impl Submitted {
             labels: Vec::new(),
             units: header.has_units.then(Vec::new),
             item_ids: Vec::new(),
+            fresh_items: header.fresh_items,
             content: Vec::new(),
         })
     }
@@ -170,7 +173,7 @@ impl Submitted {
             units: self.units.clone(),
             item_ids: keyed_ids(keys, &self.item_ids)?,
         };
-        check_overlap(vault, &items, others)?;
+        let compared = check_overlap(vault, &items, others, self.fresh_items)?;
         let share = self.policy.answer_share_micros.unwrap_or(200_000);
         if share >= evidenceos_kernel::holdout::MICROS {
             return Err(invalid(
@@ -194,6 +197,8 @@ impl Submitted {
             secret_commitment: Digest(split::secret_commitment(&open.items().secret)),
             policy,
             null_spec: self.null_spec.clone(),
+            fresh_items: self.fresh_items,
+            replaces: None,
         };
         let binding = Binding {
             reference: &self.reference,
@@ -210,6 +215,7 @@ impl Submitted {
             has_item_ids: !open.items().item_ids.is_empty(),
             // Each registration raises it by one.
             generation: others.len() as u64,
+            compared,
         };
         Ok((Command::PutHoldout(Box::new(put)), warnings))
     }
@@ -234,16 +240,28 @@ fn keyed_ids(keys: &Keys, digests: &[[u8; 16]]) -> Result<Vec<[u8; 16]>, Status>
     Ok(ids)
 }
 
-/// Metering is per item: an item in two holdouts would be metered twice.
-fn check_overlap(vault: &Vault, items: &Items, others: &[Arc<Holdout>]) -> Result<(), Status> {
-    if items.item_ids.is_empty() {
-        return Ok(());
-    }
-    for other in others.iter().filter(|other| other.has_item_ids) {
+/// Metering is per item: an item in two holdouts would be metered twice. A shared item id is
+/// refused here; whether label columns agree is for the kernel to charge and to refuse.
+fn check_overlap(
+    vault: &Vault,
+    items: &Items,
+    others: &[Arc<Holdout>],
+    fresh_items: bool,
+) -> Result<Vec<(HoldoutId, bool)>, Status> {
+    let column = (!fresh_items).then(|| agreement::New::new(&items.labels));
+    let mut compared = Vec::new();
+    let others = others
+        .iter()
+        .filter(|other| other.status != HoldoutStatus::Withdrawn);
+    for other in others {
+        let ids = other.has_item_ids && !items.item_ids.is_empty();
+        if !ids && column.is_none() {
+            continue;
+        }
         let theirs = vault
             .read(&other.blob, Binding::of(other))
             .map_err(|error| internal(&error))?;
-        if items.shares_item_with(&theirs) {
+        if ids && items.shares_item_with(&theirs) {
             return Err(refused(
                 &evidenceos_kernel::refusal::Refusal::HoldoutExists(format!(
                     "some of these items are in holdout {:?} already; leakage is metered per item, so an item is in one holdout only",
@@ -251,8 +269,11 @@ fn check_overlap(vault: &Vault, items: &Items, others: &[Arc<Holdout>]) -> Resul
                 )),
             ));
         }
+        if let Some(column) = &column {
+            compared.push((other.id, column.agrees_with(&theirs.labels)));
+        }
     }
-    Ok(())
+    Ok(compared)
 }
 
 fn null_spec(spec: &wire::NullSpec) -> Result<NullSpec, Status> {
@@ -349,6 +370,11 @@ fn policy(
             ));
         }
     }
+    policy.principal_sealed_budget = Some(
+        asked
+            .principal_sealed_budget_microbits
+            .map_or_else(|| policy.proposed_fence(), MicroBits),
+    );
     policy.validate().map_err(|error| broken("policy", error))?;
     let mut warnings = Vec::new();
     if proposal.hardly_certifiable {

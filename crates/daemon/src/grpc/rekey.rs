@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use evidenceos_kernel::{
     command::{Command, Reply},
+    holdout::HoldoutStatus,
     id::{Digest, HoldoutId, RequestKey},
 };
 use evidenceos_proto as wire;
@@ -101,7 +102,10 @@ impl Edge {
         self.guests.vault.know(next.clone());
         let all = self.catalog.all();
         let mut blobs = Vec::with_capacity(all.len());
-        for holdout in &all {
+        let kept = all
+            .iter()
+            .filter(|holdout| holdout.status != HoldoutStatus::Withdrawn);
+        for holdout in kept {
             let binding = Binding::of(holdout);
             let vault = &self.guests.vault;
             let blob = vault

@@ -1,6 +1,7 @@
 //! From the kernel's entities to the wire.
 
 use evidenceos_kernel::{
+    bits::MicroBits,
     claim::{self, Claim, ClaimState, Outcome, Reason, Settlement},
     evidence::Strategy,
     holdout::{Holdout, NullSpec, Policy, PrincipalPool},
@@ -30,8 +31,13 @@ pub fn state(state: ClaimState) -> i32 {
     state as i32
 }
 
-/// The result of a claim, as it was when it settled.
-pub fn result(settlement: &Settlement, credit_burned: u64) -> wire::ExecuteClaimV2Response {
+/// The result of a claim, as it was when it settled; `duplicate_of` is the claim whose verdict
+/// stands for it, if one does.
+pub fn result(
+    settlement: &Settlement,
+    credit_burned: u64,
+    duplicate_of: Option<ClaimId>,
+) -> wire::ExecuteClaimV2Response {
     let certified = settlement.outcome == Outcome::Certified;
     let (state, decision) = if certified {
         (wire::ClaimState::Certified, wire::Decision::Approve)
@@ -59,6 +65,7 @@ pub fn result(settlement: &Settlement, credit_burned: u64) -> wire::ExecuteClaim
         price_microbits: settlement.price.0,
         fuel: settlement.fuel,
         credit_burned,
+        duplicate_of: duplicate_of.map_or_else(Bytes::new, |id| bytes(id.as_bytes())),
     }
 }
 
@@ -113,6 +120,7 @@ pub fn claim(
     holdout_ref: String,
     tainted_by: Option<ClaimId>,
     stale: bool,
+    duplicate_of: Option<ClaimId>,
 ) -> wire::Claim {
     let shown = match claim.state {
         ClaimState::Revoked => state(claim.state),
@@ -143,7 +151,7 @@ pub fn claim(
         result: claim
             .settlement
             .as_ref()
-            .map(|settlement| result(settlement, claim.credit.burned)),
+            .map(|settlement| result(settlement, claim.credit.burned, duplicate_of)),
         revocation: revocation(claim),
         tainted_by: tainted_by.map_or_else(Bytes::new, |id| bytes(id.as_bytes())),
     }
@@ -167,6 +175,9 @@ pub fn holdout(holdout: &Holdout, own: PrincipalPool, warnings: Vec<String>) -> 
         .null_spec
         .bets
         .fewest_right(description.sealed_units, threshold);
+    let own_left = policy
+        .principal_sealed_budget
+        .map_or(MicroBits::MAX, |fence| own.sealed.left(fence));
     wire::Holdout {
         holdout_id: bytes(holdout.id.as_bytes()),
         holdout_ref: holdout.reference.clone(),
@@ -200,6 +211,14 @@ pub fn holdout(holdout: &Holdout, own: PrincipalPool, warnings: Vec<String>) -> 
         next_certified_price_microbits: quote.certified.0,
         next_fewest_right: fewest.unwrap_or(0),
         warnings,
+        certifications_left: holdout.certifications_left(MicroBits::MAX),
+        own_certifications_left: holdout.certifications_left(own_left),
+        own_sealed_charged_microbits: own.sealed.charged.0,
+        own_sealed_reserved_microbits: own.sealed.reserved.0,
+        fresh_items: description.fresh_items,
+        replaces: description
+            .replaces
+            .map_or_else(Bytes::new, |withdrawn| bytes(withdrawn.as_bytes())),
     }
 }
 
@@ -229,6 +248,7 @@ fn policy_of(policy: &Policy) -> wire::HoldoutPolicy {
         alpha_micros: Some(policy.alpha_micros),
         multiplicity: policy.multiplicity.as_str().to_owned(),
         max_symbols: Some(policy.max_symbols),
+        principal_sealed_budget_microbits: policy.principal_sealed_budget.map(|fence| fence.0),
     }
 }
 

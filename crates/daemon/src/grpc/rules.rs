@@ -52,7 +52,7 @@ impl Needs {
 const SERVICE: &str = "/evidenceos.v2.EvidenceOS/";
 
 /// Every call of the service.
-pub const RULES: [(&str, Needs); 41] = [
+pub const RULES: [(&str, Needs); 42] = [
     ("Health", Needs::Nobody),
     ("GetServerInfo", Needs::Known),
     ("GetPublicKey", Needs::Known),
@@ -83,6 +83,7 @@ pub const RULES: [(&str, Needs); 41] = [
     ("OpenHoldout", Needs::AnyRole),
     ("PutHoldout", Needs::Operator),
     ("RetireHoldout", Needs::Operator),
+    ("WithdrawHoldout", Needs::Operator),
     ("RotateHoldoutKey", Needs::Operator),
     ("GrantCredit", Needs::Operator),
     ("SetCreditLimit", Needs::Operator),

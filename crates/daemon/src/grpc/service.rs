@@ -461,6 +461,18 @@ impl EvidenceOs for Service {
         }))
     }
 
+    async fn withdraw_holdout(
+        &self,
+        request: Request<wire::WithdrawHoldoutRequest>,
+    ) -> Reply<wire::WithdrawHoldoutResponse> {
+        let principal = self.principal(&request)?;
+        let (metadata, _, request) = request.into_parts();
+        let holdout = self.edge.withdraw(&principal, &metadata, request).await?;
+        Ok(Response::new(wire::WithdrawHoldoutResponse {
+            holdout: Some(holdout),
+        }))
+    }
+
     type OpenHoldoutStream = Chunks<wire::OpenHoldoutResponse>;
 
     async fn open_holdout(

@@ -300,7 +300,7 @@ impl Edge {
             .call(principal, stamp, Command::ExecuteClaim { claim }, None)
             .await?
         {
-            Reply::Settled(claim) => settled(&claim),
+            Reply::Settled(claim) => settled(&claim, self.duplicate_of(&claim)?),
             other => Err(unexpected(&other)),
         }
     }
@@ -398,6 +398,37 @@ impl Edge {
             other => Err(unexpected(&other)),
         }
     }
+
+    pub(super) async fn withdraw(
+        self: &Arc<Self>,
+        principal: &Principal,
+        metadata: &MetadataMap,
+        request: wire::WithdrawHoldoutRequest,
+    ) -> Result<wire::Holdout, Status> {
+        let holdout = self.catalog.find(&request.holdout)?.id;
+        let stamp = parse::stamp(metadata, principal, "WithdrawHoldout", &request)?;
+        let reason = if request.reason.is_empty() {
+            "withdrawn".to_owned()
+        } else {
+            request.reason
+        };
+        let command = Command::WithdrawHoldout { holdout, reason };
+        match self.call(principal, stamp, command, None).await? {
+            Reply::Holdout(holdout) => {
+                self.catalog.add(&holdout);
+                let (id, blob) = (holdout.id, holdout.blob);
+                self.blocking(move |edge| {
+                    edge.guests
+                        .vault
+                        .forget(id, &blob)
+                        .map_err(|error| internal(&error))
+                })
+                .await?;
+                Ok(render::holdout(&holdout, Default::default(), Vec::new()))
+            }
+            other => Err(unexpected(&other)),
+        }
+    }
 }
 
 fn came_between(status: &Status) -> bool {
@@ -405,10 +436,13 @@ fn came_between(status: &Status) -> bool {
     code.is_some_and(|code| code == Refusal::HoldoutsChanged.code())
 }
 
-fn settled(claim: &Claim) -> Result<wire::ExecuteClaimV2Response, Status> {
+fn settled(
+    claim: &Claim,
+    duplicate_of: Option<ClaimId>,
+) -> Result<wire::ExecuteClaimV2Response, Status> {
     let settlement = claim.settlement.as_ref();
     settlement
-        .map(|settlement| render::result(settlement, claim.credit.burned))
+        .map(|settlement| render::result(settlement, claim.credit.burned, duplicate_of))
         .ok_or_else(|| internal(&"a settled claim has no result"))
 }
 

@@ -178,11 +178,14 @@ impl Bench {
                 policy,
                 null_spec: NullSpec::accuracy(500_000, Strategy::Grid, None)
                     .expect("a half is a chance"),
+                fresh_items: true,
+                replaces: None,
             },
             blob: Digest::of(b"blob"),
             labels_key: Digest::of(reference.as_bytes()),
             has_item_ids: false,
             generation: self.driver.resident().counters().holdouts_generation,
+            compared: Vec::new(),
         };
         let put = Command::PutHoldout(Box::new(put));
         match self.ask(OPERATOR, reference, put) {
@@ -356,7 +359,7 @@ impl Bench {
         let (id, asks) = (terms.claim_id(), terms.max_answer_microbits.is_some());
         for (step, command) in [
             ("create", create(terms)),
-            ("commit", commit(id, "module", asks)),
+            ("commit", commit(id, &format!("module of {id}"), asks)),
             ("seal", seal(id)),
         ] {
             let answer = self.ask(owner, &format!("{step} {id}"), command);

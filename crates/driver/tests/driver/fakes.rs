@@ -15,7 +15,7 @@ use evidenceos_kernel::{
     claim::Claim,
     command::Remembered,
     holdout::PrincipalPool,
-    id::{ClaimId, Digest, HoldoutId, OwnerTag, RequestKey},
+    id::{ClaimId, Digest, HoldoutId, OwnerTag, Question, RequestKey},
     log_key::LogKey,
 };
 use evidenceos_store::{
@@ -98,6 +98,10 @@ impl Store for Shelf {
 
     fn account(&mut self, owner: &OwnerTag) -> Result<Option<Account>, StoreError> {
         self.memory.account(owner)
+    }
+
+    fn question(&mut self, question: &Question) -> Result<Option<ClaimId>, StoreError> {
+        self.memory.question(question)
     }
 
     fn commit(&mut self, batch: &Batch) -> Outcome {

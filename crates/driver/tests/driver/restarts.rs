@@ -54,18 +54,19 @@ fn runs_under_way_are_begun_again_one_at_a_time_and_settle_as_they_would_have() 
 }
 
 #[test]
-fn the_attempt_is_durable_before_the_work_starts() {
+fn beginning_again_is_durable_before_the_work_starts_and_is_no_failure() {
     let (mut bench, _) = with_runs(2);
     let mut bench = bench.restarted();
-    assert_eq!(attempts(&bench), [1, 0]);
+    assert_eq!(attempts(&bench), [0, 0]);
     bench.assert_memory_equals_disk();
     let timeline = bench.take_timeline();
     let started = Happened::Started(bench.holdout, 0);
     assert_eq!(timeline, [Happened::Committed, started]);
+    assert!(only(bench.take_works()).apart, "it might be why");
 }
 
 #[test]
-fn without_the_commit_of_the_attempt_nothing_starts() {
+fn without_its_commit_nothing_begins_again() {
     let (mut bench, _) = with_runs(1);
     let mut shelf_full = bench.restarted_without_step();
     shelf_full.inject([Fault::Full]);
@@ -74,30 +75,66 @@ fn without_the_commit_of_the_attempt_nothing_starts() {
     assert!(shelf_full.driver.owes_a_step());
     shelf_full.step();
     assert_eq!(shelf_full.take_works().len(), 1);
-    assert_eq!(attempts(&shelf_full), [1]);
 }
 
 #[test]
-fn a_run_that_met_two_crashes_is_aborted_and_the_others_go_on() {
+fn no_number_of_stops_and_deaths_aborts_a_run() {
+    let (mut bench, claims) = with_runs(2);
+    for death in 0..20 {
+        bench = bench.restarted();
+        if death % 3 == 0 {
+            bench.driver.stop();
+            bench.step();
+        }
+    }
+    let mut bench = bench.restarted();
+    for id in &claims {
+        let work = only(bench.take_works());
+        assert_eq!(work.claim.id, *id);
+        bench.finish(&work, 400);
+        bench.step();
+        let settled = bench.stored(id).expect("stored").settlement;
+        assert_eq!(settled.expect("settled").outcome, Outcome::NotCertified);
+    }
+}
+
+#[test]
+fn a_run_that_fails_three_times_is_aborted_and_the_others_go_on() {
     let (mut bench, claims) = with_runs(2);
     let reserved = bench.main().in_flight[0].sealed_reserved;
-    let mut once = bench.restarted();
-    let mut twice = once.restarted();
+    // Deaths of the daemon between the failures neither add to them nor forget them.
+    let mut bench = bench.restarted();
+    for failures in 1..3 {
+        let work = only(bench.take_works());
+        assert_eq!(work.claim.id, claims[0]);
+        bench.finish_as(&work, Err("its process was killed".to_owned()));
+        bench.step();
+        // The other one's turn to begin again came first.
+        let other = only(bench.take_works());
+        assert_eq!(other.claim.id, claims[1]);
+        bench.finish(&other, 400);
+        bench.step();
+        assert_eq!(attempts(&bench), [failures, 0]);
+        bench = bench.restarted();
+    }
+    let work = only(bench.take_works());
+    bench.finish_as(&work, Err("its process was killed".to_owned()));
+    bench.step();
     let settlement = |bench: &mut Bench, id: &ClaimId| {
         let claim = bench.stored(id).expect("stored");
         claim.settlement.expect("settled")
     };
-    let aborted = settlement(&mut twice, &claims[0]);
+    let aborted = settlement(&mut bench, &claims[0]);
     assert_eq!(aborted.outcome, Outcome::Aborted);
     assert_eq!(aborted.price, reserved);
-    assert_eq!(twice.main().settled, 0);
-    let work = only(twice.take_works());
+    assert_eq!(bench.main().settled, 0);
+    let work = only(bench.take_works());
     assert_eq!(work.claim.id, claims[1]);
-    twice.finish(&work, 400);
-    twice.step();
-    let settled = settlement(&mut twice, &claims[1]);
+    bench.finish(&work, 400);
+    bench.step();
+    let settled = settlement(&mut bench, &claims[1]);
     assert_eq!(settled.outcome, Outcome::NotCertified);
-    let retry = twice.ask(submitter(1), "retry", execute(claims[0]));
+    let retry = bench.ask(submitter(1), "retry", execute(claims[0]));
     assert!(matches!(retry, Ok(Reply::Settled(_))));
 }
 
@@ -147,12 +184,14 @@ fn new_claims_run_while_old_ones_are_begun_again_but_settle_after_them() {
 }
 
 #[test]
-fn a_run_that_fails_by_a_fault_of_ours_is_begun_again_once() {
+fn a_run_that_fails_by_a_fault_of_ours_is_begun_again_twice() {
     let mut bench = Bench::new();
     let (ticket, work) = bench.running(1, "a");
+    assert!(!work.apart);
     bench.finish_as(&work, Err("out of file descriptors".to_owned()));
     bench.step();
     let again = only(bench.take_works());
+    assert!(again.apart);
     assert_eq!(attempts(&bench), [1]);
     bench.finish(&again, 700);
     bench.step();
@@ -161,11 +200,13 @@ fn a_run_that_fails_by_a_fault_of_ours_is_begun_again_once() {
     };
     assert_eq!(claim.state, ClaimState::Certified);
 
-    let (ticket, work) = bench.running(1, "b");
-    bench.finish_as(&work, Err("first".to_owned()));
-    bench.step();
-    let again = only(bench.take_works());
-    bench.finish_as(&again, Err("second".to_owned()));
+    let (ticket, mut work) = bench.running(1, "b");
+    for fault in ["first", "second"] {
+        bench.finish_as(&work, Err(fault.to_owned()));
+        bench.step();
+        work = only(bench.take_works());
+    }
+    bench.finish_as(&work, Err("third".to_owned()));
     bench.step();
     let Some(Ok(Reply::Settled(claim))) = bench.answer(ticket) else {
         panic!("settled")

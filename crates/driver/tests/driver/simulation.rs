@@ -176,7 +176,7 @@ impl Simulation {
         self.claims.push((caller, id));
         for command in [
             create(terms),
-            commit(id, "module", declared > 0),
+            commit(id, &format!("module of {id}"), declared > 0),
             seal(id),
             execute(id),
         ] {

@@ -9,7 +9,7 @@ use crate::{
         ModuleFacts, Revocation, RunCredit, Terms,
     },
     command::{Caller, Decision, Event, Reply},
-    holdout::{HoldoutStatus, MICROS},
+    holdout::MICROS,
     id::{ClaimId, Digest},
     record,
     refusal::{Refusal, Step},
@@ -62,9 +62,7 @@ fn check_terms(stage: &Stage<'_>, terms: &Terms) -> Result<(), Refusal> {
     let holdout = stage
         .holdout(&terms.holdout)
         .ok_or_else(|| Refusal::UnknownHoldout(terms.holdout.to_hex()))?;
-    if holdout.status != HoldoutStatus::Registered {
-        return Err(Refusal::HoldoutRetired(holdout.reference.clone()));
-    }
+    holdout.must_take_claims()?;
     let description = &holdout.description;
     if terms.null_spec_hash != description.null_spec.hash() {
         return Err(Refusal::field(

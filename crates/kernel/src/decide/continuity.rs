@@ -108,6 +108,26 @@ pub(super) fn recover(
                 since,
             )))
         }
+        record::HOLDOUT_POLICY => {
+            let changed = record::BudgetsChanged::parse(entry).map_err(unreadable)?;
+            let known = stage.holdout(&changed.holdout).is_some();
+            known.then_some(Event::BudgetsNarrowed {
+                holdout: changed.holdout,
+                narrower: changed.budgets,
+            })
+        }
+        record::HOLDOUT_COMPARED => {
+            let compared = record::Compared::parse(entry).map_err(unreadable)?;
+            let known = stage.holdout(&compared.holdout).is_some();
+            known.then_some(Event::HoldoutCompared {
+                holdout: compared.holdout,
+                answers: compared.answers,
+                sealed: compared.sealed,
+            })
+        }
+        record::HOLDOUT_WITHDRAWN => held(stage, entry)
+            .filter(|holdout| holdout.status != HoldoutStatus::Withdrawn)
+            .map(|holdout| Event::HoldoutWithdrawn(holdout.id)),
         HOLDOUT_CHARGED => {
             let charged = HoldoutCharged::parse(entry).map_err(unreadable)?;
             stage

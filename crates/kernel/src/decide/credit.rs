@@ -108,6 +108,40 @@ pub(super) fn reserve(
     Ok(events)
 }
 
+/// Sets aside the one credit that a claim costs whose verdict another claim has already.
+pub(super) fn reserve_one(
+    stage: &Stage<'_>,
+    claim: &Claim,
+    holdout: &Holdout,
+) -> Result<Vec<Event>, Refusal> {
+    let (account, mut events) = payer(stage, claim);
+    if account.unburned() == 0 {
+        return Err(Refusal::InsufficientCredit { needed: 1, left: 0 });
+    }
+    if account.balance == 0 {
+        return Err(Refusal::Reserved { pool: Pool::Credit });
+    }
+    if let Some(budget) = holdout.narrower.credit {
+        let left = budget.saturating_sub(holdout.credit_burned);
+        if left == 0 {
+            return Err(Refusal::HoldoutCreditExhausted { needed: 1, left });
+        }
+        if left <= holdout.credit_reserved {
+            return Err(Refusal::Reserved {
+                pool: Pool::HoldoutCredit,
+            });
+        }
+    }
+    events.push(Event::CreditReserved {
+        owner: account.owner,
+        claim: claim.id,
+        amount: 1,
+        // Nothing runs; some fuel says that the credit is to be burned.
+        max_fuel: 1,
+    });
+    Ok(events)
+}
+
 /// What a refusal for want of credit leaves behind: it is counted, once for each request.
 pub(super) fn denied(stage: &Stage<'_>, claim: &ClaimId, refusal: &Refusal) -> Vec<Event> {
     let counts = matches!(refusal, Refusal::InsufficientCredit { .. });

@@ -1,10 +1,11 @@
-//! Registering, retiring and opening holdouts.
+//! Registering, retiring and opening holdouts, and changing their budgets.
 
+use super::{comparison, withdrawal};
 use crate::{
     command::{Caller, Decision, Event, PutHoldout, Reply},
-    holdout::{Holdout, HoldoutStatus, MAX_ITEMS, Meter, NarrowerBudgets},
+    holdout::{Description, Holdout, HoldoutStatus, MAX_ITEMS, Meter, NarrowerBudgets},
     id::HoldoutId,
-    record,
+    record::{self, BudgetsChanged},
     refusal::Refusal,
     state::Stage,
 };
@@ -19,34 +20,42 @@ pub(super) fn put(
         return Err(Refusal::HoldoutsChanged);
     }
     check(put)?;
-    if stage.holdout_by_reference(&put.reference).is_some() {
+    if stage
+        .holdout_by_reference(&put.reference)
+        .is_some_and(|other| other.status != HoldoutStatus::Withdrawn)
+    {
         return Err(Refusal::HoldoutExists(format!(
             "a holdout named {:?} is registered already; a changed or fresh batch of items is a new holdout, under a new name",
             put.reference
         )));
     }
-    if let Some(other) = stage
-        .holdouts()
-        .find(|other| other.labels_key == put.labels_key)
-    {
-        return Err(Refusal::HoldoutExists(format!(
-            "these labels are registered already, as holdout {:?}; registering them twice would release twice as much about them",
-            other.reference
-        )));
-    }
+    let replaced = withdrawal::replaced(stage, put.labels_key)?;
+    let description = Description {
+        replaces: replaced.map(|(withdrawn, _)| withdrawn),
+        ..put.description.clone()
+    };
     let now = stage.now_unix_ms();
-    let entry = record::holdout_registered(&put.reference, &put.description, now);
+    let entry = record::holdout_registered(&put.reference, &description, now);
+    fits(&entry)?;
+    let comparison = comparison::of(stage, put)?;
+    if let Some(refused) = comparison.refusal {
+        return Ok(Decision {
+            events: comparison.events,
+            entries: comparison.entries,
+            reply: Reply::Refused(refused),
+        });
+    }
     let holdout = Holdout {
         seq: stage.counters().next_holdout_seq,
         id: record::holdout_id(&entry),
         reference: put.reference.clone(),
-        description: put.description.clone(),
+        description,
         blob: put.blob,
         labels_key: put.labels_key,
         has_item_ids: put.has_item_ids,
         status: HoldoutStatus::Registered,
         registered_unix_ms: now,
-        index: stage.next_index(),
+        index: stage.next_index() + comparison.entries.len() as u64,
         answers: Meter::default(),
         sealed: Meter::default(),
         settled: 0,
@@ -56,16 +65,48 @@ pub(super) fn put(
         narrower: NarrowerBudgets::default(),
         credit_burned: 0,
         credit_reserved: 0,
+        replaced: replaced.map_or(0, |(_, times)| times),
+        carried_on: false,
     };
+    let mut events = comparison.events;
+    events.push(Event::HoldoutRegistered(Box::new(holdout.clone())));
+    events.push(Event::HoldoutTold {
+        holdout: holdout.id,
+        later: Box::new(holdout.later()),
+    });
+    let mut entries = comparison.entries;
+    entries.push(entry);
     Ok(Decision {
-        events: vec![Event::HoldoutRegistered(Box::new(holdout.clone()))],
-        entries: vec![entry],
+        events,
+        entries,
         reply: Reply::Holdout(Box::new(holdout)),
+    })
+}
+
+/// The public description is a log entry, and lists of answer prices are what makes it long.
+fn fits(entry: &[u8]) -> Result<(), Refusal> {
+    if entry.len() <= record::MAX_ENTRY_LEN {
+        return Ok(());
+    }
+    Err(Refusal::EntryTooLong {
+        what: "this holdout's public description".to_owned(),
+        bytes: entry.len() as u64,
+        remedy:
+            "list fewer answer prices: an alphabet without a list costs the same for each symbol"
+                .to_owned(),
     })
 }
 
 fn check(put: &PutHoldout) -> Result<(), Refusal> {
     let description = &put.description;
+    super::public_text("holdout_ref", &put.reference)?;
+    // A name that reads as an id could be another holdout's, and the id would then mean this one.
+    if HoldoutId::from_typed_hex(&put.reference).is_some() {
+        return Err(Refusal::field(
+            "holdout_ref",
+            "must not be 64 hex digits: that is how a holdout's id is written",
+        ));
+    }
     if !(1..=MAX_ITEMS).contains(&description.items) {
         return Err(Refusal::field(
             "items",
@@ -96,6 +137,9 @@ pub(super) fn retire(
     caller.must_operate()?;
     super::public_text("reason", reason)?;
     let holdout = find(stage, id)?;
+    if holdout.status == HoldoutStatus::Withdrawn {
+        return Err(Refusal::HoldoutWithdrawn(holdout.reference.clone()));
+    }
     if holdout.status != HoldoutStatus::Registered {
         return Ok(Decision::reply(Reply::Holdout(Box::new(holdout.clone()))));
     }
@@ -119,6 +163,7 @@ pub(super) fn open(
     let holdout = find(stage, id)?;
     match holdout.status {
         HoldoutStatus::Opened => Ok(Decision::reply(Reply::Holdout(Box::new(holdout.clone())))),
+        HoldoutStatus::Withdrawn => Err(Refusal::HoldoutWithdrawn(holdout.reference.clone())),
         HoldoutStatus::Registered => Err(Refusal::field(
             "holdout",
             format!(
@@ -173,20 +218,29 @@ pub(super) fn narrow(
         principal_answers: narrower.principal_answers.or(before.principal_answers),
         credit: narrower.credit.or(before.credit),
     };
+    if narrower == before {
+        return Ok(Decision::reply(Reply::Holdout(Box::new(holdout.clone()))));
+    }
     let after = Holdout {
         narrower,
         ..holdout.clone()
     };
-    Ok(Decision::event(
-        Event::BudgetsNarrowed {
+    let changed = BudgetsChanged {
+        holdout: *id,
+        budgets: narrower,
+        changed_unix_ms: stage.now_unix_ms(),
+    };
+    Ok(Decision {
+        events: vec![Event::BudgetsNarrowed {
             holdout: *id,
             narrower,
-        },
-        Reply::Holdout(Box::new(after)),
-    ))
+        }],
+        entries: vec![changed.to_bytes()],
+        reply: Reply::Holdout(Box::new(after)),
+    })
 }
 
-fn find<'s>(stage: &'s Stage<'_>, id: &HoldoutId) -> Result<&'s Holdout, Refusal> {
+pub(super) fn find<'s>(stage: &'s Stage<'_>, id: &HoldoutId) -> Result<&'s Holdout, Refusal> {
     stage
         .holdout(id)
         .ok_or_else(|| Refusal::UnknownHoldout(id.to_hex()))

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use crate::{
     command::{Caller, Decision, Event, Reply},
+    holdout::HoldoutStatus,
     id::{Digest, HoldoutId},
     log_key::{LogKey, SignedKeyLink},
     record,
@@ -37,7 +38,10 @@ pub(super) fn rekey(
 ) -> Result<Decision, Refusal> {
     caller.must_operate()?;
     let named: HashSet<HoldoutId> = blobs.iter().map(|(id, _)| *id).collect();
-    let all = stage.holdouts().all(|holdout| named.contains(&holdout.id));
+    // The items of a withdrawn holdout are gone.
+    let all = stage
+        .holdouts()
+        .all(|holdout| (holdout.status != HoldoutStatus::Withdrawn) == named.contains(&holdout.id));
     if generation != stage.counters().holdouts_generation || !all {
         return Err(Refusal::HoldoutsChanged);
     }

@@ -9,10 +9,10 @@ use crate::{
     bits::MicroBits,
     claim::{Claim, ClaimState, Outcome, PolicyCode, Reason, Settlement},
     command::{Decision, Event, Reply, RunEnd, RunReport},
-    holdout::{Holdout, HoldoutStatus, InFlight},
-    id::{Digest, HoldoutId},
+    holdout::{Holdout, InFlight, Place},
+    id::{ClaimId, Digest, HoldoutId},
     price::{self, Quote},
-    record::{self, AnswerTally, Capsule, Ledger},
+    record::{self, AnswerTally, Capsule, Ledger, RunPlace},
     refusal::{Pool, Refusal, Step},
     state::Stage,
 };
@@ -32,9 +32,7 @@ pub(super) fn admit(stage: &Stage<'_>, claim: &Claim) -> Result<Decision, Refusa
     let holdout = stage
         .holdout(&claim.terms.holdout)
         .ok_or_else(|| Refusal::UnknownHoldout(claim.terms.holdout.to_hex()))?;
-    if holdout.status != HoldoutStatus::Registered {
-        return Err(Refusal::HoldoutRetired(holdout.reference.clone()));
-    }
+    holdout.must_take_claims()?;
     if holdout
         .description
         .null_spec
@@ -45,10 +43,25 @@ pub(super) fn admit(stage: &Stage<'_>, claim: &Claim) -> Result<Decision, Refusa
     if let Some(ancestor) = stage.revoked_ancestor(claim) {
         return Err(Refusal::Tainted { ancestor });
     }
-    let answers_reserved = reserve_answers(stage, claim, holdout)?;
-    let sealed_reserved = reserve_settlement(claim, holdout)?;
-    let bits = answers_reserved.saturating_add(sealed_reserved);
-    let mut events = credit::reserve(stage, claim, holdout, bits)?;
+    let duplicate_of = judged_before(stage, claim)?;
+    let (answers_reserved, sealed_reserved) = match duplicate_of {
+        Some(_) => (MicroBits::ZERO, MicroBits::ZERO),
+        None => (
+            reserve_answers(stage, claim, holdout)?,
+            reserve_settlement(stage, claim, holdout)?,
+        ),
+    };
+    let mut events = match duplicate_of {
+        Some(_) => credit::reserve_one(stage, claim, holdout)?,
+        None => {
+            let bits = answers_reserved.saturating_add(sealed_reserved);
+            credit::reserve(stage, claim, holdout, bits)?
+        }
+    };
+    let place = Place {
+        ended_before: holdout.ended(),
+        duplicate_of,
+    };
     let run = InFlight {
         number: holdout.admitted,
         claim: claim.id,
@@ -57,16 +70,46 @@ pub(super) fn admit(stage: &Stage<'_>, claim: &Claim) -> Result<Decision, Refusa
         sealed_reserved,
         attempt: 0,
         engine: stage.engine().to_owned(),
+        place: Some(place),
     };
+    let number = run.number;
     events.push(Event::RunAdmitted {
         holdout: holdout.id,
         run,
     });
+    events.push(Event::RunPlaced {
+        holdout: holdout.id,
+        number,
+        place,
+    });
+    if let (None, Some(question)) = (duplicate_of, claim.question()) {
+        events.push(Event::QuestionAsked {
+            question,
+            claim: claim.id,
+        });
+    }
     Ok(Decision {
         events,
         entries: Vec::new(),
         reply: Reply::Running(claim.id),
     })
+}
+
+/// The claim that asked the same before, if it was judged and its verdict stands: to judge the
+/// same vector under the same terms again would tell nothing new, yet count against everybody.
+fn judged_before(stage: &Stage<'_>, claim: &Claim) -> Result<Option<ClaimId>, Refusal> {
+    let earlier = claim
+        .question()
+        .and_then(|question| stage.asked_before(&question))
+        .and_then(|id| stage.claim(&id))
+        .filter(|earlier| earlier.id != claim.id);
+    match earlier {
+        Some(earlier) if earlier.state == ClaimState::Executing => {
+            Err(Refusal::SameClaimRunning(earlier.id))
+        }
+        Some(earlier) if earlier.has_standing_verdict() => Ok(Some(earlier.id)),
+        _ => Ok(None),
+    }
 }
 
 /// The most that a run's questions may be charged. Undeclared, it is what its calls could cost as
@@ -126,7 +169,11 @@ fn most_asked(claim: &Claim, holdout: &Holdout) -> MicroBits {
 }
 
 /// The worst price of this run's settlement, whatever becomes of the runs before it.
-fn reserve_settlement(claim: &Claim, holdout: &Holdout) -> Result<MicroBits, Refusal> {
+fn reserve_settlement(
+    stage: &Stage<'_>,
+    claim: &Claim,
+    holdout: &Holdout,
+) -> Result<MicroBits, Refusal> {
     let policy = &holdout.description.policy;
     let ahead = holdout.in_flight.len() as u64;
     let worst = |ahead| {
@@ -137,31 +184,46 @@ fn reserve_settlement(claim: &Claim, holdout: &Holdout) -> Result<MicroBits, Ref
             claim.terms.levels,
         )
     };
-    let needed = worst(ahead);
-    let budget = holdout.sealed_budget();
-    if needed <= holdout.sealed.free(budget) {
-        return Ok(needed);
+    // With nobody ahead it would need `least`: more than is left can never be admitted.
+    let (needed, least) = (worst(ahead), worst(0));
+    let own = stage.pool(holdout.id, claim.terms.owner).sealed;
+    let fence = policy.principal_sealed_budget.unwrap_or(MicroBits::MAX);
+    let pools = [
+        (Pool::Sealed, holdout.sealed, holdout.sealed_budget()),
+        (Pool::PrincipalSealed, own, fence),
+    ];
+    for (pool, meter, budget) in pools {
+        let left = meter.left(budget);
+        if least > left {
+            return Err(Refusal::BudgetExhausted {
+                pool,
+                needed: least,
+                left,
+            });
+        }
     }
-    // With nobody ahead it would need this much: more than is left can never be admitted.
-    let (least, left) = (worst(0), holdout.sealed.left(budget));
-    if least > left {
-        return Err(Refusal::BudgetExhausted {
-            pool: Pool::Sealed,
-            needed: least,
-            left,
-        });
+    for (pool, meter, budget) in pools {
+        if needed > meter.free(budget) {
+            return Err(Refusal::Reserved { pool });
+        }
     }
-    Err(Refusal::Reserved { pool: Pool::Sealed })
+    Ok(needed)
 }
 
-pub(super) fn begin_again(holdout: &HoldoutId, number: u64) -> Decision {
-    Decision::event(
-        Event::RunBegunAgain {
-            holdout: *holdout,
-            number,
-        },
-        Reply::Done,
-    )
+pub(super) fn begin_again(holdout: &HoldoutId, number: u64, failed: bool) -> Decision {
+    let begun = Event::RunBegunAgain {
+        holdout: *holdout,
+        number,
+    };
+    let failure = failed.then_some(Event::RunFailed {
+        holdout: *holdout,
+        number,
+    });
+    Decision {
+        events: failure.into_iter().chain([begun]).collect(),
+        entries: Vec::new(),
+        reply: Reply::Done,
+    }
 }
 
 pub(super) fn settle(
@@ -208,6 +270,36 @@ pub(super) fn abort(stage: &Stage<'_>, holdout: &HoldoutId, number: u64) -> Deci
         price: run.sealed_reserved,
         e_value_log2: None,
     };
+    conclude(
+        stage,
+        holdout,
+        run,
+        claim,
+        &terms,
+        verdict,
+        &report,
+        Vec::new(),
+    )
+}
+
+/// The turn of a run whose verdict another claim has already: nothing ran, and nothing is looked
+/// at.
+pub(super) fn settle_duplicate(stage: &Stage<'_>, holdout: &HoldoutId, number: u64) -> Decision {
+    let (holdout, run, claim) = oldest(stage, holdout, number);
+    let terms = SettlementTerms::now(holdout, claim);
+    let report = RunReport {
+        end: RunEnd::Trapped(Reason::Duplicate),
+        answers: AnswerTally {
+            n_symbols: claim.terms.oracle_num_symbols,
+            ..AnswerTally::default()
+        },
+        score: None,
+        fuel: 0,
+        pages: 0,
+        trace_hash: Digest::of(b""),
+        trace_len: 0,
+    };
+    let verdict = Verdict::not_judged(Reason::Duplicate);
     conclude(
         stage,
         holdout,
@@ -428,6 +520,14 @@ fn conclude(
         fuel: report.fuel,
         settled_unix_ms: now,
         engine: run.engine.clone(),
+        run: run.place.map(|place| RunPlace {
+            number: run.number,
+            ended_before: place.ended_before,
+            levels: claim.terms.levels,
+            answers_reserved: run.answers_reserved,
+            sealed_reserved: run.sealed_reserved,
+        }),
+        duplicate_of: run.place.and_then(|place| place.duplicate_of),
     };
     let bytes = capsule.to_bytes();
     let verdict_price = verdict.price;

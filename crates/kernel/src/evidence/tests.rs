@@ -224,8 +224,10 @@ fn a_tight_e_variable_nearly_attains_the_bound() {
         "{}",
         attained(fixed, true)
     );
-    let learned = attained(SettlementPrices::default(), true);
-    assert!((learned - 2.87).abs() < 5e-3, "{learned}");
+    for (c0_bits, wanted) in [(8, 2.87), (4, 4.358)] {
+        let learned = attained(SettlementPrices::Learned { c0_bits }, true);
+        assert!((learned - wanted).abs() < 5e-3, "{c0_bits}: {learned}");
+    }
     assert!(attained(fixed, false) >= 99.99);
 }
 

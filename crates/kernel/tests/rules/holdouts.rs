@@ -55,10 +55,7 @@ fn only_an_operator_registers_retires_and_opens() {
 fn labels_or_a_name_that_are_registered_are_refused() {
     let mut world = World::new();
     let labels_key = world.main().labels_key;
-    let fresh = PutHoldout {
-        generation: 1,
-        ..holdout("fresh", policy(), None)
-    };
+    let fresh = world.compared(holdout("fresh", policy(), None), None);
     let same_labels = PutHoldout {
         labels_key,
         ..fresh.clone()

@@ -4,12 +4,18 @@
 
 mod ancestors;
 mod attacks;
+mod budgets;
+mod comparisons;
 mod credit;
+mod duplicates;
+mod fences;
 mod holdouts;
 mod leakage;
 mod lifecycle;
 mod random;
 mod requests;
+mod sizes;
 mod stages;
 mod verdicts;
+mod withdrawals;
 mod world;

@@ -166,7 +166,13 @@ fn named_by(event: &Event, world: &World) -> Vec<Key> {
         | Event::HoldoutCharged { .. }
         | Event::DecisionsRecorded { .. }
         | Event::DecisionsForgotten { .. }
+        | Event::HoldoutTold { .. }
+        | Event::HoldoutCompared { .. }
+        | Event::HoldoutWithdrawn(_)
+        | Event::RunPlaced { .. }
+        | Event::RunFailed { .. }
         | Event::ClockConfirmed { .. } => Vec::new(),
+        Event::QuestionAsked { question, .. } => vec![Key::Question(*question)],
         Event::CreditReserved { owner, claim, .. } | Event::CreditBurned { owner, claim, .. } => {
             vec![Key::Claim(*claim), Key::Account(*owner)]
         }
@@ -186,7 +192,11 @@ fn the_journal_alone_rebuilds_every_row() {
     world.now_unix_ms += 5_000;
     let number = world.main().in_flight[0].number;
     let holdout = world.holdout;
-    let again = Command::BeginAgain { holdout, number };
+    let again = Command::BeginAgain {
+        holdout,
+        number,
+        failed: true,
+    };
     world.ask(OPERATOR, again).expect("the driver's own");
     world.abort(number);
 

@@ -74,7 +74,7 @@ fn capsule_says_what_was_bound() {
     assert_eq!(capsule.holdout_id, world.holdout);
     assert_eq!(capsule.topic_id, claim.terms.topic_id());
     assert_eq!(Some(capsule.seal_hash), claim.seal_hash);
-    assert_eq!(capsule.wasm_hash, Digest::of(b"module"));
+    assert_eq!(capsule.wasm_hash, Digest::of(b"module of a"));
     assert_eq!(capsule.policy_hash, world.main().description.policy.hash());
     assert_eq!(capsule.structured_output_hash, Digest::of(&[1]));
     assert_eq!(capsule.items, (200, SEALED_ITEMS, SEALED_ITEMS));

@@ -11,8 +11,9 @@ use evidenceos_kernel::{
     },
     decide::decide,
     evidence::Strategy,
-    holdout::{Description, Holdout, NullSpec, Policy, PrincipalPool},
-    id::{ClaimId, Digest, Fingerprint, HoldoutId, OwnerTag, RequestKey},
+    holdout::{Description, Holdout, HoldoutStatus, NullSpec, Policy, PrincipalPool},
+    id::{ClaimId, Digest, Fingerprint, HoldoutId, OwnerTag, Question, RequestKey},
+    price::SettlementPrices,
     record::{AnswerTally, Capsule},
     refusal::Refusal,
     score::{Score, SizeClass},
@@ -114,8 +115,13 @@ impl Script {
     }
 }
 
+/// A policy as registrations had it before fences, with 8 bits for a first certification: the
+/// values that tests compute by hand are of it.
 pub(crate) fn policy() -> Policy {
-    Policy::with_sealed_budget(bits(64))
+    Policy {
+        settlement_prices: SettlementPrices::Learned { c0_bits: 8 },
+        ..Policy::with_sealed_budget(bits(64))
+    }
 }
 
 /// The registration of a holdout of 200 answer items and 800 sealed ones.
@@ -139,11 +145,14 @@ pub(crate) fn holdout(reference: &str, policy: Policy, expires_unix: Option<u64>
             policy,
             null_spec: NullSpec::accuracy(500_000, Strategy::Grid, expires_unix)
                 .expect("a half is a chance"),
+            fresh_items: false,
+            replaces: None,
         },
         blob: Digest::of(b"blob"),
         labels_key: Digest::of(reference.as_bytes()),
         has_item_ids: false,
         generation: 0,
+        compared: Vec::new(),
     }
 }
 
@@ -154,6 +163,7 @@ pub(crate) struct World {
     pub(crate) pools: HashMap<(HoldoutId, OwnerTag), PrincipalPool>,
     pub(crate) remembered: HashMap<RequestKey, Remembered>,
     pub(crate) accounts: HashMap<OwnerTag, Account>,
+    pub(crate) questions: HashMap<Question, ClaimId>,
     pub(crate) entries: Vec<Vec<u8>>,
     /// Events with the time at which they happened.
     pub(crate) journal: Vec<(u64, Vec<Event>)>,
@@ -170,6 +180,7 @@ impl World {
             pools: HashMap::new(),
             remembered: HashMap::new(),
             accounts: HashMap::new(),
+            questions: HashMap::new(),
             entries: Vec::new(),
             journal: Vec::new(),
             now_unix_ms: START_UNIX_MS,
@@ -197,13 +208,25 @@ impl World {
         policy: Policy,
         expires_unix: Option<u64>,
     ) -> HoldoutId {
-        let put = PutHoldout {
-            generation: self.resident.counters().holdouts_generation,
-            ..holdout(reference, policy, expires_unix)
-        };
+        let put = self.compared(holdout(reference, policy, expires_unix), None);
         match self.ask(OPERATOR, Command::PutHoldout(Box::new(put))) {
             Ok(Reply::Holdout(holdout)) => holdout.id,
             other => panic!("registered: {other:?}"),
+        }
+    }
+
+    /// A registration whose labels were compared with all that there is, and agree with one.
+    pub(crate) fn compared(&self, put: PutHoldout, agrees: Option<HoldoutId>) -> PutHoldout {
+        let others = self
+            .resident
+            .holdouts()
+            .filter(|other| other.status != HoldoutStatus::Withdrawn);
+        PutHoldout {
+            generation: self.resident.counters().holdouts_generation,
+            compared: others
+                .map(|other| (other.id, Some(other.id) == agrees))
+                .collect(),
+            ..put
         }
     }
 
@@ -231,6 +254,9 @@ impl World {
             }
             Key::Account(owner) => {
                 stage.supply_account(owner, self.accounts.get(&owner).cloned());
+            }
+            Key::Question(question) => {
+                stage.supply_question(question, self.questions.get(&question).copied());
             }
         }
     }
@@ -270,6 +296,7 @@ impl World {
         for account in changes.new_accounts.iter().chain(&changes.accounts) {
             self.accounts.insert(account.owner, account.clone());
         }
+        self.questions.extend(changes.questions.iter().copied());
         self.resident.merge(changes);
     }
 
@@ -315,7 +342,8 @@ impl World {
             auditor: false,
         };
         let id = terms.claim_id();
-        for command in [create(terms), commit(id, "module", asks), seal(id)] {
+        let module = format!("module of {}", terms.claim_name);
+        for command in [create(terms), commit(id, &module, asks), seal(id)] {
             self.ask(owner, command).expect("nothing stands against it");
         }
         id
@@ -390,8 +418,12 @@ impl World {
         remembered.sort_by_key(|(key, _)| **key);
         let mut accounts: Vec<&Account> = self.accounts.values().collect();
         accounts.sort_by_key(|account| account.seq);
+        let mut questions: Vec<_> = self.questions.iter().collect();
+        questions.sort_by_key(|(question, _)| **question);
         let totals = self.resident.totals();
-        format!("{claims:#?}{holdouts:#?}{pools:#?}{remembered:#?}{accounts:#?}{totals:#?}")
+        format!(
+            "{claims:#?}{holdouts:#?}{pools:#?}{remembered:#?}{accounts:#?}{questions:#?}{totals:#?}"
+        )
     }
 }
 

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use evidenceos_kernel::id::Digest;
+use evidenceos_kernel::{holdout::HoldoutStatus, id::Digest};
 use evidenceos_tlog::{
     Checkpoint, Note, SignedCheckpoint, Tile, Tree,
     tile::{encode_entries, encode_hashes},
@@ -337,7 +337,7 @@ pub(super) fn blobs(on: &mut Examination<'_>) -> Result<u64, StoreError> {
     }
     for holdout in super::rows::all_holdouts(on)?.values() {
         on.must(
-            names.contains(&holdout.blob.0),
+            names.contains(&holdout.blob.0) || holdout.status == HoldoutStatus::Withdrawn,
             ("holdouts", &holdout.reference),
             || "the blob of its items is not among those that are kept".to_owned(),
             RESTORE,

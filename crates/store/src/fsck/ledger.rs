@@ -6,8 +6,9 @@ use evidenceos_kernel::{
     bits::MicroBits,
     claim::Outcome,
     continuity::{HOLDOUT_CHARGED, HoldoutCharged},
+    holdout::{Holdout, InFlight, PrincipalPool},
     id::{HoldoutId, OwnerTag},
-    record::{self, Capsule},
+    record::{self, Capsule, Compared},
 };
 
 use super::{Examination, TELL, history::each_entry, rows};
@@ -19,7 +20,14 @@ struct Sums {
     answers: MicroBits,
     settled: u64,
     certified: u64,
-    owners: HashMap<OwnerTag, MicroBits>,
+    owners: HashMap<OwnerTag, OwnSums>,
+}
+
+/// What one owner's claims were charged.
+#[derive(Default, Clone, Copy)]
+struct OwnSums {
+    answers: MicroBits,
+    sealed: MicroBits,
 }
 
 impl Sums {
@@ -28,12 +36,18 @@ impl Sums {
         self.answers = self.answers.saturating_add(charged.answers);
     }
 
+    fn compare(&mut self, compared: &Compared) {
+        self.sealed = self.sealed.saturating_add(compared.sealed);
+        self.answers = self.answers.saturating_add(compared.answers);
+    }
+
     fn settle(&mut self, capsule: &Capsule) {
         self.sealed = self.sealed.saturating_add(capsule.ledger.price);
         let charged = capsule.answers.charged;
         self.answers = self.answers.saturating_add(charged);
         let own = self.owners.entry(capsule.owner_tag).or_default();
-        *own = own.saturating_add(charged);
+        own.answers = own.answers.saturating_add(charged);
+        own.sealed = own.sealed.saturating_add(capsule.ledger.price);
         match capsule.outcome {
             Outcome::Certified => {
                 self.settled += 1;
@@ -58,6 +72,9 @@ pub(super) fn ledger(on: &mut Examination<'_>) -> Result<u64, StoreError> {
                 registered.insert(record::holdout_id(bytes));
                 None
             }
+            Some(record::HOLDOUT_COMPARED) => Compared::parse(bytes)
+                .map(|compared| sums.entry(compared.holdout).or_default().compare(&compared))
+                .err(),
             Some(HOLDOUT_CHARGED) => HoldoutCharged::parse(bytes)
                 .map(|charged| sums.entry(charged.holdout).or_default().charge(&charged))
                 .err(),
@@ -99,30 +116,34 @@ pub(super) fn ledger(on: &mut Examination<'_>) -> Result<u64, StoreError> {
         }
         for (owner, charged) in sum.owners {
             let pool = pools.remove(&(*id, owner)).unwrap_or_default();
-            on.must(
-                pool.answers.charged == charged,
-                ("pools", format!("{id} {owner}")),
-                || {
-                    format!(
-                        "{} charged, but {} by the log",
-                        pool.answers.charged.0, charged.0
-                    )
-                },
-                TELL,
-            );
-            reserved(on, holdout, owner, pool.answers.reserved);
+            let mut is = vec![(pool.answers.charged, charged.answers)];
+            // Without a fence nobody counts them.
+            if fenced(holdout) {
+                is.push((pool.sealed.charged, charged.sealed));
+            }
+            for (said, is) in is {
+                on.must(
+                    said == is,
+                    ("pools", format!("{id} {owner}")),
+                    || format!("{} charged, but {} by the log", said.0, is.0),
+                    TELL,
+                );
+            }
+            reserved(on, holdout, owner, &pool);
         }
     }
     // Whoever has no capsule yet was charged nothing.
     for ((id, owner), pool) in pools {
-        on.must(
-            pool.answers.charged == MicroBits::ZERO,
-            ("pools", format!("{id} {owner}")),
-            || format!("{} charged, but nothing by the log", pool.answers.charged.0),
-            TELL,
-        );
+        for charged in [pool.answers.charged, pool.sealed.charged] {
+            on.must(
+                charged == MicroBits::ZERO,
+                ("pools", format!("{id} {owner}")),
+                || format!("{} charged, but nothing by the log", charged.0),
+                TELL,
+            );
+        }
         if let Some(holdout) = holdouts.get(&id) {
-            reserved(on, holdout, owner, pool.answers.reserved);
+            reserved(on, holdout, owner, &pool);
         }
     }
     // Whose items were lost is in the log only, where a recovery brought its entries back.
@@ -137,20 +158,32 @@ pub(super) fn ledger(on: &mut Examination<'_>) -> Result<u64, StoreError> {
     Ok(holdouts.len() as u64)
 }
 
-fn reserved(
-    on: &mut Examination<'_>,
-    holdout: &evidenceos_kernel::holdout::Holdout,
-    owner: OwnerTag,
-    reserved: MicroBits,
-) {
-    let own = holdout.in_flight.iter().filter(|run| run.owner == owner);
-    let by_runs = own.fold(MicroBits::ZERO, |sum, run| {
-        sum.saturating_add(run.answers_reserved)
-    });
-    on.must(
-        reserved == by_runs,
-        ("pools", format!("{} {owner}", holdout.id)),
-        || format!("{} reserved, by runs under way {}", reserved.0, by_runs.0),
-        TELL,
-    );
+fn fenced(holdout: &Holdout) -> bool {
+    let policy = &holdout.description.policy;
+    policy.principal_sealed_budget.is_some()
+}
+
+/// What an owner's pool has reserved is what his runs under way reserved.
+fn reserved(on: &mut Examination<'_>, holdout: &Holdout, owner: OwnerTag, pool: &PrincipalPool) {
+    let sum = |of: fn(&InFlight) -> MicroBits| {
+        let own = holdout.in_flight.iter().filter(|run| run.owner == owner);
+        own.fold(MicroBits::ZERO, |sum, run| sum.saturating_add(of(run)))
+    };
+    let mut meters = vec![(pool.answers, sum(|run| run.answers_reserved))];
+    if fenced(holdout) {
+        meters.push((pool.sealed, sum(|run| run.sealed_reserved)));
+    }
+    for (meter, by_runs) in meters {
+        on.must(
+            meter.reserved == by_runs,
+            ("pools", format!("{} {owner}", holdout.id)),
+            || {
+                format!(
+                    "{} reserved, by runs under way {}",
+                    meter.reserved.0, by_runs.0
+                )
+            },
+            TELL,
+        );
+    }
 }

@@ -6,8 +6,8 @@ use evidenceos_kernel::{
     bits::MicroBits,
     claim::{Claim, ClaimState},
     command::Remembered,
-    holdout::{Holdout, PrincipalPool},
-    id::{Digest, HoldoutId, OwnerTag},
+    holdout::{Holdout, HoldoutStatus, Later, PrincipalPool},
+    id::{ClaimId, Digest, HoldoutId, OwnerTag, Question},
 };
 use rusqlite::OptionalExtension as _;
 
@@ -74,9 +74,11 @@ pub(super) fn holdouts(on: &mut Examination<'_>) -> Result<u64, StoreError> {
         total,
         |row| row.get::<_, Vec<u8>>(1),
         |on, seq, bytes| {
-            let Some(holdout) = on.decoded::<Holdout>("holdouts", seq, &bytes) else {
+            let Some((holdout, later)) = on.decoded::<(Holdout, Later)>("holdouts", seq, &bytes)
+            else {
                 return Ok(());
             };
+            let holdout = holdout.with_later(later);
             let at = ("holdouts", &holdout.reference);
             on.must(
                 holdout.seq == seq as u64,
@@ -84,8 +86,11 @@ pub(super) fn holdouts(on: &mut Examination<'_>) -> Result<u64, StoreError> {
                 || "its number is another than its row's".to_owned(),
                 RESTORE,
             );
+            // The labels of a withdrawn holdout may be registered again under its name.
+            let named = holdout.status == HoldoutStatus::Withdrawn
+                || names.insert(holdout.reference.clone());
             on.must(
-                ids.insert(holdout.id) && names.insert(holdout.reference.clone()),
+                ids.insert(holdout.id) && named,
                 at,
                 || "there is another of its name or id".to_owned(),
                 RESTORE,
@@ -203,7 +208,7 @@ pub(super) fn all_holdouts(
     // What cannot be read is a finding of the check of holdouts.
     Ok(rows
         .iter()
-        .filter_map(|bytes| crate::row::decode::<Holdout>("holdouts", "", bytes).ok())
+        .filter_map(|bytes| crate::row::decode_holdout("", bytes).ok())
         .map(|holdout| (holdout.id, holdout))
         .collect())
 }
@@ -241,6 +246,38 @@ pub(super) fn pools(on: &mut Examination<'_>) -> Result<u64, StoreError> {
         );
     }
     Ok(count)
+}
+
+/// A question is referred to a claim that is there and asks just that.
+pub(super) fn questions(on: &mut Examination<'_>) -> Result<u64, StoreError> {
+    let (mut looked_at, mut after) = (0, Vec::new());
+    loop {
+        let page: Vec<([u8; 16], [u8; 32], Option<Vec<u8>>)> = on
+            .connection
+            .prepare_cached(
+                "SELECT question, questions.claim_id, row FROM questions LEFT JOIN claims ON claims.claim_id = questions.claim_id WHERE question > ?1 ORDER BY question LIMIT 1000",
+            )?
+            .query_map([&after], |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+            })?
+            .collect::<Result<_, _>>()?;
+        let Some((last, ..)) = page.last() else {
+            return Ok(looked_at);
+        };
+        after = last.to_vec();
+        looked_at += page.len() as u64;
+        for (question, claim, row) in page {
+            let asks = row
+                .and_then(|row| crate::row::decode::<Claim>("claims", "", &row).ok())
+                .and_then(|claim| claim.question());
+            on.must(
+                asks == Some(Question(question)),
+                ("questions", Question(question)),
+                || format!("claim {} does not ask this", ClaimId(claim)),
+                RESTORE,
+            );
+        }
+    }
 }
 
 pub(super) fn requests(on: &mut Examination<'_>) -> Result<u64, StoreError> {

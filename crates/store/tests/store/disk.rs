@@ -166,6 +166,8 @@ pub(crate) fn holdout(seq: u64) -> Holdout {
             policy: Policy::with_sealed_budget(MicroBits(1)),
             null_spec: NullSpec::accuracy(500_000, Strategy::Grid, None)
                 .expect("a half is a chance"),
+            fresh_items: false,
+            replaces: None,
         },
         blob: Digest::of(b"blob"),
         labels_key: Digest::of(b"labels"),
@@ -185,6 +187,8 @@ pub(crate) fn holdout(seq: u64) -> Holdout {
         narrower: Default::default(),
         credit_burned: 0,
         credit_reserved: 0,
+        replaced: 0,
+        carried_on: false,
     }
 }
 

@@ -72,6 +72,8 @@ fn capsule(n: u64, holdout: HoldoutId) -> Vec<u8> {
         fuel: 7,
         settled_unix_ms: START_UNIX_MS,
         engine: "engine".to_owned(),
+        run: None,
+        duplicate_of: None,
     }
     .to_bytes()
 }
@@ -139,6 +141,7 @@ fn sound() -> (Arc<TempDir>, Digest) {
         ..head_of(&disk.tree)
     };
     let pool = PrincipalPool {
+        sealed: Meter::default(),
         answers: held.answers,
     };
     disk.counters.next_index = size;

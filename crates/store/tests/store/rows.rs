@@ -19,6 +19,7 @@ fn every_kind_of_row_survives_a_restart() {
     let (claims, pool) = (
         [claim(0, owner(1)), claim(1, owner(2))],
         PrincipalPool {
+            sealed: Meter::default(),
             answers: Meter {
                 charged: MicroBits(5),
                 reserved: MicroBits(6),

@@ -89,7 +89,10 @@ fn a_kernel_that_lied_about_an_answer_or_a_verdict_is_found() {
     let (items, records) = trace::parse(&world.traces[&good.claim_id]).expect("own trace");
     // A forger writes another trace and puts its hash into the capsule.
     let forge = |answer_shift: u32, judged: Option<&[u8]>, change: &dyn Fn(&mut Capsule)| {
-        let mut writer = TraceWriter::new(items);
+        let Record::Run(run) = &records[0] else {
+            panic!("a trace begins with its run")
+        };
+        let mut writer = TraceWriter::new(items, run);
         for record in &records {
             match record {
                 Record::Asked {
@@ -98,18 +101,23 @@ fn a_kernel_that_lied_about_an_answer_or_a_verdict_is_found() {
                     vector,
                 } => writer.asked(vector, *n_symbols, (symbol + answer_shift) % n_symbols),
                 Record::Replayed(first) => writer.replayed(*first),
-                Record::Free(_) | Record::Judged(_) => {}
+                Record::Free(_) | Record::Judged(_) | Record::Run(_) | Record::End(_) => {}
             }
         }
-        let bytes = writer.finish(judged);
+        let Some(Record::End(end)) = records.last() else {
+            panic!("a trace ends with its end")
+        };
+        let bytes = writer.finish(judged, end);
         let mut capsule = good.clone();
         capsule.trace_hash = Digest::of(&bytes);
         change(&mut capsule);
         opened.check_trace(&capsule, &bytes)
     };
-    let Some(Record::Judged(judged)) = records.last() else {
-        panic!("the good claim was judged")
-    };
+    let judged = records.iter().find_map(|record| match record {
+        Record::Judged(vector) => Some(vector),
+        _ => None,
+    });
+    let judged = judged.expect("the good claim was judged");
     assert!(forge(0, Some(judged), &|_| {}).is_ok());
     assert!(matches!(
         forge(1, Some(judged), &|_| {}),

@@ -107,14 +107,18 @@ fn the_failing_check_is_named() {
 }
 
 #[test]
-fn a_published_receipt_verifies_for_ever() {
-    let json = include_bytes!("../../../../testdata/verify/receipt.json");
+fn published_receipts_verify_for_ever() {
+    let of_2_1 = include_bytes!("../../../../testdata/verify/receipt.json").as_slice();
+    let of_2_2 = include_bytes!("../../../../testdata/verify/receipt-2.2.json").as_slice();
     let vkey = include_str!("../../../../testdata/verify/log.vkey");
-    let receipt = Receipt::from_json(json.trim_ascii_end()).expect("a receipt");
     let key: VerifierKey = vkey.trim().parse().expect("a verifier key");
-    let verified = verify_receipt(&receipt, &key.into()).expect("verifies");
-    assert_eq!(verified.index, 2);
-    assert_eq!(golden().to_json().as_bytes(), json.trim_ascii_end());
+    for (json, says_its_place) in [(of_2_1, false), (of_2_2, true)] {
+        let receipt = Receipt::from_json(json.trim_ascii_end()).expect("a receipt");
+        let verified = verify_receipt(&receipt, &key.clone().into()).expect("verifies");
+        assert_eq!(verified.index, 2);
+        assert_eq!(verified.capsule.run.is_some(), says_its_place);
+    }
+    assert_eq!(golden().to_json().as_bytes(), of_2_2.trim_ascii_end());
 }
 
 /// The receipt in `testdata/verify`, made again.
@@ -136,6 +140,6 @@ fn golden() -> Receipt {
 #[ignore = "writes testdata/verify; run only to change the format"]
 fn write_the_published_receipt() {
     let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/verify");
-    std::fs::write(dir.join("receipt.json"), golden().to_json() + "\n").expect("written");
+    std::fs::write(dir.join("receipt-2.2.json"), golden().to_json() + "\n").expect("written");
     std::fs::write(dir.join("log.vkey"), format!("{}\n", key().verifier())).expect("written");
 }

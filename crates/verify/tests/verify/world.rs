@@ -18,7 +18,7 @@ use evidenceos_kernel::{
     score::{self, Classes},
     split::{self, Salts, Split},
     state::{Counters, Key, Resident, Stage},
-    trace::TraceWriter,
+    trace::{EMITTED, TraceWriter, TracedEnd, TracedRun},
 };
 use evidenceos_tlog::{Checkpoint, SignedCheckpoint, SignerKey, Tree, leaf_hash, sth};
 use evidenceos_verify::{Opening, Receipt};
@@ -129,6 +129,8 @@ impl World {
             secret_commitment: Digest(split::secret_commitment(&secret)),
             policy,
             null_spec: NullSpec::accuracy(500_000, Strategy::Grid, None).expect("in range"),
+            fresh_items: true,
+            replaces: None,
         };
         let generation = self.resident.counters().holdouts_generation;
         let reply = self.ask(Command::PutHoldout(Box::new(PutHoldout {
@@ -138,6 +140,7 @@ impl World {
             labels_key: Digest::of(&[&labels[..], &[generation as u8]].concat()),
             has_item_ids: false,
             generation,
+            compared: Vec::new(),
         })));
         let Reply::Holdout(holdout) = reply else {
             panic!("registered: {reply:?}")
@@ -238,7 +241,19 @@ impl World {
             .description
             .policy
             .answer_prices;
-        let mut trace = TraceWriter::new(labels.len() as u64);
+        let row = &self.claims[&claim];
+        let run = TracedRun {
+            claim_id: claim,
+            owner_tag: row.terms.owner,
+            wasm_hash: row.commitment.as_ref().expect("committed").module.hash,
+            seal_hash: row.seal_hash.expect("sealed"),
+            number: self.resident.holdout(&holdout.id).expect("known").in_flight[0].number,
+            levels: row.terms.levels,
+            alpha_micros: row.terms.alpha_micros,
+            n_symbols: 4,
+            engine: "test-engine".to_owned(),
+        };
+        let mut trace = TraceWriter::new(labels.len() as u64, &run);
         let mut tally = AnswerTally {
             n_symbols: 4,
             ..AnswerTally::default()
@@ -259,7 +274,18 @@ impl World {
         }
         tally.by_symbol = by_symbol.into_iter().collect();
         let classes = Classes::new(&holdout.units, &split.part_mask).expect("few sizes");
-        let bytes = trace.finish(script.judged.as_deref());
+        let end = TracedEnd {
+            code: if script.traps {
+                Reason::Trap.code()
+            } else {
+                EMITTED
+            },
+            deferred: false,
+            fuel: 1_234,
+            asked: tally.asked,
+            output: if script.traps { Vec::new() } else { vec![0] },
+        };
+        let bytes = trace.finish(script.judged.as_deref(), &end);
         let report = RunReport {
             end: if script.traps {
                 RunEnd::Trapped(Reason::Trap)
@@ -313,6 +339,7 @@ impl World {
                     Key::Account(owner) => {
                         stage.supply_account(owner, self.accounts.get(&owner).cloned());
                     }
+                    Key::Question(question) => stage.supply_question(question, None),
                 }
             }
         }

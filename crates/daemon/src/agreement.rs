@@ -1,0 +1,402 @@
+//! Whether two columns of labels are of the same items: almost equal, cut, extended, reversed or
+//! inverted.
+//!
+//! Metering is per item, so labels that are registered twice would be metered twice. The null is
+//! that the two columns are independent, each with its own share of ones; what agrees beyond the
+//! 1 − 10⁻⁹ quantile of that is taken for the same items.
+//!
+//! - *In place*: columns of one length are compared item by item, and against the reverse.
+//! - *Aligned*: else, and if that finds nothing, pieces that both columns have are looked for, and
+//!   each block of the shorter column is compared at the best of a few offsets. The choice of
+//!   offsets is paid for by the union bound.
+//!
+//! Disagreement counts as agreement with the inverted column. A random permutation of items
+//! without ids cannot be seen: only the share of ones is left of it.
+//!
+//! Does not own what a found agreement leads to: that is the kernel's.
+
+use std::collections::HashMap;
+
+use evidenceos_kernel::planner::binomial_tail;
+
+/// How improbable an agreement must be under independence.
+const CHANCE: f64 = 1e-9;
+/// Offsets at which a column is compared in pieces.
+const OFFSETS: usize = 8;
+/// Items of a piece: a thirty-second of the column, within these bounds.
+const BLOCK: (usize, usize) = (16, 256);
+/// Bits that a pattern of gaps must have, so that chance rarely makes it twice.
+const PATTERN_BITS: f64 = 40.0;
+/// The longest pattern, in gaps.
+const MAX_PATTERN: usize = 64;
+/// Patterns of a column that are looked up in the other.
+const LOOKED_UP: usize = 16_384;
+
+/// A column of labels, one bit an item.
+#[derive(Clone)]
+struct Column {
+    words: Vec<u64>,
+    len: usize,
+    ones: usize,
+}
+
+impl Column {
+    fn new(labels: impl ExactSizeIterator<Item = u8>) -> Self {
+        let len = labels.len();
+        let mut words = vec![0; len.div_ceil(64)];
+        let mut ones = 0;
+        for (item, label) in labels.enumerate() {
+            words[item / 64] |= u64::from(label & 1) << (item % 64);
+            ones += usize::from(label & 1);
+        }
+        Self { words, len, ones }
+    }
+
+    /// Share of the items with this label.
+    fn share(&self, label: bool) -> f64 {
+        let ones = self.ones as f64 / self.len.max(1) as f64;
+        if label { ones } else { 1.0 - ones }
+    }
+
+    /// 64 items from any position; those beyond the ends are 0.
+    fn window(&self, from: isize) -> u64 {
+        let word = |at: isize| {
+            usize::try_from(at)
+                .ok()
+                .and_then(|at| self.words.get(at))
+                .copied()
+                .unwrap_or(0)
+        };
+        let (at, bit) = (from.div_euclid(64), from.rem_euclid(64) as u32);
+        match bit {
+            0 => word(at),
+            bit => word(at) >> bit | word(at + 1) << (64 - bit),
+        }
+    }
+
+    /// Items that agree with `other` at an offset (item i of this with item i + offset of that),
+    /// and items that both have, from `from` to `to` of this one.
+    fn agreement(&self, other: &Self, offset: isize, from: usize, to: usize) -> (usize, usize) {
+        let first = from.max(usize::try_from(-offset).unwrap_or(0));
+        let beyond = (other.len as isize - offset).max(0) as usize;
+        let last = to.min(self.len).min(beyond);
+        let (mut agree, mut at) = (0, first);
+        while at < last {
+            let here = (last - at).min(64);
+            let mask = if here == 64 {
+                u64::MAX
+            } else {
+                (1 << here) - 1
+            };
+            let same = !(self.window(at as isize) ^ other.window(at as isize + offset));
+            agree += (same & mask).count_ones() as usize;
+            at += here;
+        }
+        (agree, last.saturating_sub(first))
+    }
+
+    /// Positions of the items with this label.
+    fn positions(&self, label: bool) -> impl Iterator<Item = usize> + '_ {
+        (0..self.len).filter(move |item| (self.words[item / 64] >> (item % 64) & 1 == 1) == label)
+    }
+}
+
+/// The patterns of gaps between the items with one label: where each begins, if it is there once.
+struct Patterns {
+    begins: HashMap<u64, Option<u32>>,
+    gaps: usize,
+}
+
+impl Patterns {
+    fn of(column: &Column, label: bool) -> Self {
+        let gaps = pattern_length(column.share(label));
+        let mut begins = HashMap::new();
+        each_pattern(column, label, gaps, |begin, pattern| {
+            begins
+                .entry(pattern)
+                .and_modify(|known| *known = None)
+                .or_insert_with(|| u32::try_from(begin).ok());
+        });
+        Self { begins, gaps }
+    }
+}
+
+/// Gaps that together have [`PATTERN_BITS`]: one has H(p)/p bits at a share of p.
+fn pattern_length(share: f64) -> usize {
+    let entropy = -(share * share.log2() + (1.0 - share) * (1.0 - share).log2());
+    let gaps = PATTERN_BITS * share / entropy;
+    if gaps.is_finite() {
+        (gaps.ceil() as usize).clamp(2, MAX_PATTERN)
+    } else {
+        MAX_PATTERN
+    }
+}
+
+/// Calls `take` with each run of so many gaps: where it begins, and a hash of it.
+fn each_pattern(column: &Column, label: bool, gaps: usize, mut take: impl FnMut(usize, u64)) {
+    let positions: Vec<usize> = column.positions(label).collect();
+    for run in positions.windows(gaps + 1) {
+        let hash = run.windows(2).fold(0xcbf2_9ce4_8422_2325u64, |hash, pair| {
+            (hash ^ (pair[1] - pair[0]) as u64)
+                .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+                .rotate_left(23)
+        });
+        take(run[0], hash);
+    }
+}
+
+/// A column that is about to be registered, ready to be compared with many.
+pub struct New {
+    /// In its order, and reversed.
+    ways: [Way; 2],
+}
+
+struct Way {
+    column: Column,
+    /// Patterns of its zeros and of its ones.
+    patterns: [Patterns; 2],
+}
+
+impl Way {
+    fn new(column: Column) -> Self {
+        let patterns = [false, true].map(|label| Patterns::of(&column, label));
+        Self { column, patterns }
+    }
+}
+
+impl New {
+    /// A column of labels, one byte an item, 0 or 1.
+    #[must_use]
+    pub fn new(labels: &[u8]) -> Self {
+        Self {
+            ways: [
+                Way::new(Column::new(labels.iter().copied())),
+                Way::new(Column::new(labels.iter().rev().copied())),
+            ],
+        }
+    }
+
+    /// Whether an earlier column agrees with this one beyond chance. Takes time that grows with
+    /// the sum of the lengths.
+    #[must_use]
+    pub fn agrees_with(&self, earlier: &[u8]) -> bool {
+        let earlier = Column::new(earlier.iter().copied());
+        self.ways
+            .iter()
+            .any(|way| in_place(&earlier, &way.column) || aligned(&earlier, way))
+    }
+}
+
+/// The chance that independent items with these columns' shares agree; inverted: disagree.
+fn chance(a: &Column, b: &Column, inverted: bool) -> f64 {
+    let equal = a.share(true) * b.share(true) + a.share(false) * b.share(false);
+    if inverted { 1.0 - equal } else { equal }
+}
+
+fn in_place(a: &Column, b: &Column) -> bool {
+    if a.len != b.len || a.len == 0 {
+        return false;
+    }
+    let (agree, items) = a.agreement(b, 0, 0, a.len);
+    [(agree, false), (items - agree, true)]
+        .into_iter()
+        .any(|(matches, inverted)| {
+            let q = chance(a, b, inverted);
+            q < 1.0 && binomial_tail(items as u64, q, matches as u64) < CHANCE
+        })
+}
+
+/// Compares block by block at the offsets at which the columns have the most in common.
+fn aligned(earlier: &Column, way: &Way) -> bool {
+    let (short, long) = (
+        earlier.len.min(way.column.len),
+        earlier.len.max(way.column.len),
+    );
+    if short == 0 {
+        return false;
+    }
+    [false, true].into_iter().any(|inverted| {
+        let offsets = offsets(earlier, way, inverted);
+        if offsets.is_empty() {
+            return false;
+        }
+        let block = (short / 32).clamp(BLOCK.0, BLOCK.1);
+        let (mut matches, mut items, mut blocks) = (0, 0, 0);
+        for from in (0..earlier.len).step_by(block) {
+            let best = offsets
+                .iter()
+                .map(|&offset| {
+                    let (agree, both) = earlier.agreement(&way.column, offset, from, from + block);
+                    (if inverted { both - agree } else { agree }, both)
+                })
+                .max_by_key(|&(agree, both)| (agree, std::cmp::Reverse(both)));
+            if let Some((agree, both)) = best.filter(|&(_, both)| both > 0) {
+                (matches, items, blocks) = (matches + agree, items + both, blocks + 1);
+            }
+        }
+        let q = chance(earlier, &way.column, inverted);
+        // Which offsets, and which of them in each block, was chosen by looking.
+        let choices = (offsets.len() as f64) * ((short + long) as f64).ln()
+            + f64::from(blocks) * (offsets.len() as f64).ln();
+        evidence(matches, items, q) >= -CHANCE.ln() + choices
+    })
+}
+
+/// −ln of the Chernoff bound on the chance of so many matches or more.
+fn evidence(matches: usize, items: usize, q: f64) -> f64 {
+    if items == 0 || q <= 0.0 || q >= 1.0 {
+        return 0.0;
+    }
+    let rate = matches as f64 / items as f64;
+    if rate <= q {
+        return 0.0;
+    }
+    let term = |a: f64, b: f64| if a > 0.0 { a * (a / b).ln() } else { 0.0 };
+    items as f64 * (term(rate, q) + term(1.0 - rate, 1.0 - q))
+}
+
+/// The offsets that the most common patterns speak for.
+fn offsets(earlier: &Column, way: &Way, inverted: bool) -> Vec<isize> {
+    // Patterns of the rarer label: there are fewer, and each says more.
+    let label = earlier.share(true) <= 0.5;
+    let patterns = &way.patterns[usize::from(label != inverted)];
+    let (mut votes, mut nth) = (HashMap::<isize, u32>::new(), 0usize);
+    let positions = if label {
+        earlier.ones
+    } else {
+        earlier.len - earlier.ones
+    };
+    let stride = positions.div_ceil(LOOKED_UP).max(1);
+    each_pattern(earlier, label, patterns.gaps, |begin, pattern| {
+        nth += 1;
+        if nth.is_multiple_of(stride)
+            && let Some(Some(there)) = patterns.begins.get(&pattern)
+        {
+            *votes.entry(*there as isize - begin as isize).or_insert(0) += 1;
+        }
+    });
+    let mut votes: Vec<(isize, u32)> = votes.into_iter().filter(|&(_, votes)| votes > 1).collect();
+    votes.sort_unstable_by_key(|&(offset, votes)| (std::cmp::Reverse(votes), offset));
+    votes.truncate(OFFSETS);
+    votes.into_iter().map(|(offset, _)| offset).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Independent labels with a share of ones, from a seed.
+    fn column(seed: u64, len: usize, share_percent: u64) -> Vec<u8> {
+        let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        (0..len)
+            .map(|_| {
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                u8::from((state >> 11) % 100 < share_percent)
+            })
+            .collect()
+    }
+
+    fn agree(a: &[u8], b: &[u8]) -> bool {
+        New::new(a).agrees_with(b)
+    }
+
+    #[test]
+    fn the_same_items_are_found_in_every_disguise() {
+        for (len, share) in [
+            (200, 50),
+            (1_000, 50),
+            (1_000, 20),
+            (20_000, 3),
+            (20_000, 97),
+        ] {
+            let labels = column(7, len, share);
+            let mut corrected = labels.clone();
+            corrected[len / 3] ^= 1;
+            let mut noisy = labels.clone();
+            noisy.iter_mut().step_by(50).for_each(|label| *label ^= 1);
+            let without = |at: usize| {
+                let mut shorter = labels.clone();
+                shorter.remove(at);
+                shorter
+            };
+            let two_less = {
+                let mut shorter = without(len / 4);
+                shorter.remove(len / 2);
+                shorter
+            };
+            let with_one_more = {
+                let mut longer = labels.clone();
+                longer.insert(len / 2, 1);
+                longer
+            };
+            let extended: Vec<u8> = labels
+                .iter()
+                .copied()
+                .chain(column(8, len, share))
+                .collect();
+            let rotated = [&labels[len / 3..], &labels[..len / 3]].concat();
+            let inverted: Vec<u8> = labels.iter().map(|label| label ^ 1).collect();
+            let disguises = [
+                ("equal", labels.clone()),
+                ("one corrected", corrected),
+                ("one in fifty wrong", noisy),
+                ("the first left out", without(0)),
+                ("one in the middle left out", without(len / 2)),
+                ("the last left out", without(len - 1)),
+                ("two left out", two_less),
+                ("one more", with_one_more),
+                ("as many more", extended),
+                ("rotated", rotated),
+                ("the second half", labels[len / 2..].to_vec()),
+                ("inverted", inverted),
+            ];
+            for (name, disguised) in disguises {
+                assert!(agree(&disguised, &labels), "{name}: {len} at {share} %");
+                assert!(
+                    agree(&labels, &disguised),
+                    "{name}, later: {len} at {share} %"
+                );
+                let reversed: Vec<u8> = disguised.into_iter().rev().collect();
+                assert!(
+                    agree(&reversed, &labels),
+                    "{name}, reversed: {len} at {share} %"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn other_items_are_not_taken_for_the_same() {
+        for (len, share) in [(100, 50), (200, 50), (1_000, 50), (5_000, 90), (20_000, 3)] {
+            let others: Vec<Vec<u8>> = (1..20).map(|seed| column(seed, len, share)).collect();
+            for (nth, labels) in others.iter().enumerate() {
+                let new = New::new(labels);
+                for (other, theirs) in others.iter().enumerate() {
+                    // Of few items that are cut, too little is left to be sure.
+                    let cut = if len < 200 { 0 } else { other % 3 };
+                    let found = new.agrees_with(&theirs[..len - cut]);
+                    assert_eq!(
+                        found,
+                        nth == other,
+                        "{nth} and {other} of {len} at {share} %"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn columns_of_one_label_say_nothing() {
+        assert!(!agree(&[1; 5_000], &[1; 5_000]));
+        assert!(!agree(&[1; 5_000], &column(3, 5_000, 50)));
+        assert!(!agree(&[1], &[0, 1]));
+    }
+
+    #[test]
+    fn few_items_agree_by_chance() {
+        let labels = column(5, 12, 50);
+        assert!(!agree(&labels, &labels));
+    }
+}

@@ -1,0 +1,95 @@
+//! Taking back a holdout that released nothing, and registering its labels again.
+
+use super::{holdouts::find, public_text};
+use crate::{
+    bits::MicroBits,
+    command::{Caller, Decision, Event, Reply},
+    holdout::{Holdout, HoldoutStatus},
+    id::{Digest, HoldoutId},
+    record,
+    refusal::Refusal,
+    state::Stage,
+};
+
+/// How often in a row the same labels may be registered again after a withdrawal: each time draws
+/// another split, and a split must not be drawn until it pleases.
+pub const MAX_REPLACED: u8 = 3;
+
+/// Decided by the writer, so that no run can be admitted meanwhile. Queued claims meet the new
+/// status and are refused.
+pub(super) fn withdraw(
+    stage: &Stage<'_>,
+    caller: &Caller,
+    id: &HoldoutId,
+    reason: &str,
+) -> Result<Decision, Refusal> {
+    caller.must_operate()?;
+    public_text("reason", reason)?;
+    let holdout = find(stage, id)?;
+    if holdout.status == HoldoutStatus::Withdrawn {
+        return Ok(Decision::reply(Reply::Holdout(Box::new(holdout.clone()))));
+    }
+    if let Some(why) = released(holdout) {
+        return Err(Refusal::NotWithdrawable {
+            reference: holdout.reference.clone(),
+            why,
+        });
+    }
+    let withdrawn = Holdout {
+        status: HoldoutStatus::Withdrawn,
+        ..holdout.clone()
+    };
+    Ok(Decision {
+        events: vec![Event::HoldoutWithdrawn(*id)],
+        entries: vec![record::holdout_withdrawn(*id, reason, stage.now_unix_ms())],
+        reply: Reply::Holdout(Box::new(withdrawn)),
+    })
+}
+
+/// Why a holdout may have released something, if it may have. An abort charged its worst case, so
+/// that the meters tell of it.
+fn released(holdout: &Holdout) -> Option<String> {
+    if !holdout.in_flight.is_empty() {
+        return Some(format!(
+            "{} runs are under way on it",
+            holdout.in_flight.len()
+        ));
+    }
+    if holdout.settled > 0 {
+        return Some(format!("{} claims were judged on it", holdout.settled));
+    }
+    for (meter, part) in [
+        (holdout.answers, "answer part"),
+        (holdout.sealed, "sealed part"),
+    ] {
+        if meter.charged > MicroBits::ZERO {
+            return Some(format!("{} were charged about its {part}", meter.charged));
+        }
+    }
+    if holdout.carried_on {
+        return Some(
+            "the log was restored or restarted since its registration, and what was lost may have released something".to_owned(),
+        );
+    }
+    (holdout.status == HoldoutStatus::Opened).then(|| "its labels are public".to_owned())
+}
+
+/// The withdrawn holdout that a registration of these labels replaces, and how many stand in a row.
+pub(super) fn replaced(
+    stage: &Stage<'_>,
+    labels_key: Digest,
+) -> Result<Option<(HoldoutId, u8)>, Refusal> {
+    let newest = stage
+        .holdouts()
+        .filter(|holdout| holdout.status == HoldoutStatus::Withdrawn)
+        .filter(|holdout| holdout.labels_key == labels_key)
+        .max_by_key(|holdout| holdout.seq);
+    match newest {
+        Some(holdout) if holdout.replaced >= MAX_REPLACED => Err(Refusal::HoldoutExists(format!(
+            "these labels were withdrawn {} times in a row, and each registration draws another split; register a fresh batch of items",
+            u16::from(MAX_REPLACED) + 1
+        ))),
+        Some(holdout) => Ok(Some((holdout.id, holdout.replaced + 1))),
+        None => Ok(None),
+    }
+}
