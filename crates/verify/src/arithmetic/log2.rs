@@ -5,9 +5,16 @@
 //! 18·artanh(1/26) − 2·artanh(1/4801) + 8·artanh(1/8749). Each sum is enclosed between two integers over 2^F; if the
 //! enclosure does not settle the rounding, F is doubled. (The kernel squares repeatedly.)
 
-use std::sync::OnceLock;
+use std::{cell::RefCell, collections::HashMap, sync::OnceLock};
 
 use num_bigint::BigUint;
+
+/// Logarithms that are kept: a log asks for the same ones again and again.
+const KEPT: usize = 1 << 16;
+
+thread_local! {
+    static KNOWN: RefCell<HashMap<(u128, u128, u64), (i128, i128)>> = RefCell::default();
+}
 
 /// Fraction bits of the first attempt.
 const FIRST_PRECISION: u64 = 256;
@@ -26,7 +33,18 @@ pub fn scaled(num: u128, den: u128, scale: u64) -> (i128, i128) {
         let exact = exponent * i128::from(scale);
         return (exact, exact);
     }
-    // No other logarithm times a whole number is whole (2 has no rational root), so this ends.
+    KNOWN.with_borrow_mut(|known| {
+        if known.len() >= KEPT {
+            known.clear();
+        }
+        *known
+            .entry((num, den, scale))
+            .or_insert_with(|| computed(num, den, scale))
+    })
+}
+
+/// No logarithm but that of a power of two, times a whole number, is whole (2 has no rational root), so this ends.
+fn computed(num: u128, den: u128, scale: u64) -> (i128, i128) {
     let mut precision = FIRST_PRECISION;
     loop {
         if let Some(floor) = settled_floor(num, den, scale, precision) {

@@ -1,6 +1,8 @@
 //! Verification against logs that the real kernel wrote, and against what was done to them afterwards.
 
 mod arithmetic;
+mod forger;
+mod history;
 mod log;
 mod opening;
 mod receipt;
