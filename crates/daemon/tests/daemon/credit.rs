@@ -55,17 +55,17 @@ fn a_small_claim_costs_one_credit_and_the_file_follows() {
         let again = me.execute(&claim).await.expect("it has its result");
         assert_eq!(again, result);
         let (_, certified) = me.run("d", "h", &judged(&predictions("h", 20))).await;
-        assert_eq!(certified.credit_burned, 9, "eight bits, and a little more");
+        assert_eq!(certified.credit_burned, 5, "four bits, and a little more");
         operator.exported().await;
         let day = fresh.last_mint_day;
         assert_eq!(
             listed(daemon.directory.path(), &name),
             json!({
-                "credit_balance": 9_990,
+                "credit_balance": 9_994,
                 "daily_mint_remaining": 10_000,
                 "last_mint_day": day,
                 "limits": { "credit_limit": 10_000, "daily_mint_limit": 10_000 },
-                "burned_total": 10,
+                "burned_total": 6,
                 "denied_total": 0
             })
         );
@@ -74,7 +74,7 @@ fn a_small_claim_costs_one_credit_and_the_file_follows() {
         let found = me.account("").await.expect("one's own");
         assert_eq!(
             (found.credit_balance, found.burned_total, found.reserved),
-            (9_990, 10, 0)
+            (9_994, 6, 0)
         );
         daemon.running.stop().await.expect("stops");
     });

@@ -151,6 +151,10 @@ fn calls() -> BTreeMap<&'static str, Call> {
             holdout: "retired".to_owned(),
             reason: "a test".to_owned(),
         };
+        "WithdrawHoldout": withdraw_holdout, |_| wire::WithdrawHoldoutRequest {
+            holdout: "withdrawn".to_owned(),
+            reason: "a test".to_owned(),
+        };
         "RotateHoldoutKey": rotate_holdout_key, |_| wire::RotateHoldoutKeyRequest {};
         "GrantCredit": grant_credit, |_| wire::GrantCreditRequest::default();
         "SetCreditLimit": set_credit_limit, |_| wire::SetCreditLimitRequest::default();

@@ -2,14 +2,15 @@
 //!
 //! Whether a new column agrees with an earlier holdout's is a symbol about that holdout's labels,
 //! both parts of them: with free answers its custodian's client could read them item by item. So
-//! "it agrees" has mass 2⁻¹⁶ and costs 16 bits, "it does not" costs the rest, 23 microbits, and
-//! both pools are charged. Whether an earlier holdout carries the dearer answer is decided before
-//! the answer is looked at.
+//! "it agrees" has mass 2⁻ᴿ and costs R bits, "it does not" has the rest, and both pools are
+//! charged. R is 16 (then the other answer costs 23 microbits), or as many whole bits as the pools
+//! carry, so that a small budget does not keep everybody else from registering. R follows from
+//! the ledger, before the answer is looked at.
 
 use std::collections::HashMap;
 
 use crate::{
-    bits::MicroBits,
+    bits::{MICROBITS_PER_BIT, MicroBits},
     command::{Event, PutHoldout},
     holdout::{Holdout, HoldoutStatus},
     id::HoldoutId,
@@ -19,8 +20,8 @@ use crate::{
     state::Stage,
 };
 
-/// Bits of "the columns agree".
-const AGREES_BITS: u32 = 16;
+/// The most bits of "the columns agree".
+const AGREES_BITS: u64 = 16;
 
 /// What the comparisons of a registration lead to.
 #[derive(Default)]
@@ -34,9 +35,9 @@ pub(super) struct Comparison {
 /// Charges the answers that a registration gets, one for each earlier holdout.
 ///
 /// # Errors
-/// [`Refusal::CannotCompare`] or [`Refusal::Reserved`] if one does not carry its dearer answer:
-/// then nothing was looked at. [`Refusal::HoldoutsChanged`] if the caller did not compare with
-/// just the holdouts that are there.
+/// [`Refusal::CannotCompare`] or [`Refusal::Reserved`] if one does not carry an answer: then
+/// nothing was looked at. [`Refusal::HoldoutsChanged`] if the caller did not compare with just the
+/// holdouts that are there.
 pub(super) fn of(stage: &Stage<'_>, put: &PutHoldout) -> Result<Comparison, Refusal> {
     if put.description.fresh_items {
         return Ok(Comparison::default());
@@ -51,16 +52,17 @@ pub(super) fn of(stage: &Stage<'_>, put: &PutHoldout) -> Result<Comparison, Refu
     {
         return Err(Refusal::HoldoutsChanged);
     }
-    for other in &others {
-        must_carry(other)?;
-    }
+    let carried = others
+        .into_iter()
+        .map(|other| Ok((other, Carried::by(other)?)))
+        .collect::<Result<Vec<_>, Refusal>>()?;
     let mut comparison = Comparison::default();
-    for other in others {
+    for (other, carried) in carried {
         let agrees = answers[&other.id] || other.labels_key == put.labels_key;
         if agrees {
             comparison.refusal.get_or_insert_with(|| same_labels(other));
         }
-        charge(stage, other, agrees, &mut comparison);
+        carried.charge(stage, other, agrees, &mut comparison);
     }
     Ok(comparison)
 }
@@ -72,72 +74,109 @@ fn same_labels(other: &Holdout) -> Refusal {
     ))
 }
 
-/// Nothing is certified any more on a holdout that takes no claims and has no run under way, so
-/// that an answer about it costs nothing.
-fn is_over(holdout: &Holdout) -> bool {
-    holdout.status != HoldoutStatus::Registered && holdout.in_flight.is_empty()
+/// What a holdout's pools carry of an answer about it.
+struct Carried {
+    /// R, if any pool is to be charged.
+    bits: u64,
+    sealed: bool,
+    answers: bool,
 }
 
-/// The price of an answer: ⌈10⁶·log2(1/mass)⌉, the mass of "agrees" being 2⁻¹⁶.
-fn price(agrees: bool) -> MicroBits {
-    let whole = 1u128 << AGREES_BITS;
-    if agrees {
-        log2_microbits_up(whole, 1)
-    } else {
-        log2_microbits_up(whole, whole - 1)
+impl Carried {
+    /// # Errors
+    /// [`Refusal::CannotCompare`] if a pool has less than a bit left, [`Refusal::Reserved`] if
+    /// runs under way have reserved it.
+    fn by(holdout: &Holdout) -> Result<Self, Refusal> {
+        let policy = &holdout.description.policy;
+        let counts = may_still_certify(holdout);
+        let mut carried = Self {
+            bits: AGREES_BITS,
+            sealed: counts,
+            answers: counts && holdout.description.answer_items > 0,
+        };
+        for (counts, pool, meter, budget) in [
+            (
+                carried.sealed,
+                Pool::Sealed,
+                holdout.sealed,
+                holdout.sealed_budget(),
+            ),
+            (
+                carried.answers,
+                Pool::Answers,
+                holdout.answers,
+                policy.answer_budget,
+            ),
+        ] {
+            if !counts {
+                continue;
+            }
+            let (left, free) = (meter.left(budget), meter.free(budget));
+            if left < MicroBits::from_bits(1) {
+                return Err(Refusal::CannotCompare {
+                    reference: holdout.reference.clone(),
+                    pool,
+                    needed: MicroBits::from_bits(1),
+                    left,
+                });
+            }
+            if free < MicroBits::from_bits(1) {
+                return Err(Refusal::Reserved { pool });
+            }
+            carried.bits = carried.bits.min(free.get() / MICROBITS_PER_BIT);
+        }
+        Ok(carried)
+    }
+
+    /// The price of an answer: ⌈10⁶·log2(1/mass)⌉, the mass of "agrees" being 2⁻ᴿ.
+    fn price(&self, agrees: bool) -> MicroBits {
+        let whole = 1u128 << self.bits;
+        if agrees {
+            log2_microbits_up(whole, 1)
+        } else {
+            log2_microbits_up(whole, whole - 1)
+        }
+    }
+
+    /// The entry has its place in the order of the holdout's settlements: a run that was admitted
+    /// before and settles after it reads a k with this charge, which only raises its bar.
+    fn charge(
+        &self,
+        stage: &Stage<'_>,
+        other: &Holdout,
+        agrees: bool,
+        comparison: &mut Comparison,
+    ) {
+        if !self.sealed && !self.answers {
+            return;
+        }
+        let price = self.price(agrees);
+        let of = |counts| if counts { price } else { MicroBits::ZERO };
+        let entry = Compared {
+            holdout: other.id,
+            agrees,
+            answers: of(self.answers),
+            sealed: of(self.sealed),
+            compared_unix_ms: stage.now_unix_ms(),
+        };
+        comparison.events.push(Event::HoldoutCompared {
+            holdout: other.id,
+            answers: entry.answers,
+            sealed: entry.sealed,
+        });
+        comparison.entries.push(entry.to_bytes());
     }
 }
 
-fn must_carry(holdout: &Holdout) -> Result<(), Refusal> {
-    if is_over(holdout) {
-        return Ok(());
-    }
+/// Whether anything can still be certified on a holdout: a run is under way, or it takes claims
+/// and another settlement fits the registered budget. What is charged never goes down, so if not,
+/// nothing ever will be, no claim can ask anything, and an answer about it does no harm.
+fn may_still_certify(holdout: &Holdout) -> bool {
     let policy = &holdout.description.policy;
-    let mut pools = vec![(Pool::Sealed, holdout.sealed, holdout.sealed_budget())];
-    if holdout.description.answer_items > 0 {
-        pools.push((Pool::Answers, holdout.answers, policy.answer_budget));
-    }
-    let needed = price(true);
-    for (pool, meter, budget) in pools {
-        let left = meter.left(budget);
-        if needed > left {
-            return Err(Refusal::CannotCompare {
-                reference: holdout.reference.clone(),
-                pool,
-                needed,
-                left,
-            });
-        }
-        if needed > meter.free(budget) {
-            return Err(Refusal::Reserved { pool });
-        }
-    }
-    Ok(())
-}
-
-/// The entry has its place in the order of the holdout's settlements: a run that was admitted
-/// before and settles after it reads a k with this charge, which only raises its bar.
-fn charge(stage: &Stage<'_>, other: &Holdout, agrees: bool, comparison: &mut Comparison) {
-    if is_over(other) {
-        return;
-    }
-    let sealed = price(agrees);
-    let answers = if other.description.answer_items > 0 {
-        sealed
-    } else {
-        MicroBits::ZERO
-    };
-    comparison.events.push(Event::HoldoutCompared {
-        holdout: other.id,
-        answers,
-        sealed,
-    });
-    let entry = Compared {
-        holdout: other.id,
-        agrees,
-        answers,
-        sealed,
-        compared_unix_ms: stage.now_unix_ms(),
-    };
-    comparison.entries.push(entry.to_bytes());
+    let least = policy
+        .settlement_prices
+        .worst_case(holdout.settled, holdout.certified, 0, 0);
+    let takes_claims = holdout.status == HoldoutStatus::Registered;
+    !holdout.in_flight.is_empty()
+        || (takes_claims && least <= holdout.sealed.left(policy.sealed_budget))
 }

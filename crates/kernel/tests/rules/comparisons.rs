@@ -71,32 +71,71 @@ fn equal_labels_agree_whatever_the_statistics_say() {
 }
 
 #[test]
-fn what_cannot_be_paid_is_not_compared() {
-    // One microbit short in the sealed pool, then in the answer pool.
-    for (sealed, answers, pool) in [
-        (MicroBits(15_999_999), bits(64), Pool::Sealed),
-        (bits(64), MicroBits(15_999_999), Pool::Answers),
+fn a_small_pool_pays_as_many_whole_bits_as_it_carries() {
+    // (sealed, answers) budgets; what "agrees" and what "does not agree" cost.
+    for (sealed, answers, agrees, different) in [
+        (MicroBits(15_999_999), bits(64), 15_000_000, 45),
+        (bits(64), MicroBits(15_999_999), 15_000_000, 45),
+        (bits(64), bits(4), 4_000_000, 93_110),
+        (bits(64), bits(1), 1_000_000, 1_000_000),
     ] {
-        let mut world = World::with(|policy| {
-            policy.sealed_budget = sealed;
-            policy.answer_budget = answers;
-        });
-        for agrees in [None, Some(world.holdout)] {
-            let refused = world.ask(OPERATOR, put(second(&world, agrees)));
-            let refused = refused.expect_err("it cannot be paid");
-            assert!(
-                matches!(&refused, Refusal::CannotCompare { pool: found, .. } if *found == pool),
-                "{refused:?}"
-            );
+        for (found, price) in [(true, agrees), (false, different)] {
+            let mut world = World::with(|policy| {
+                policy.sealed_budget = sealed;
+                policy.answer_budget = answers;
+            });
+            let put_second = put(second(&world, found.then_some(world.holdout)));
+            assert_eq!(world.ask(OPERATOR, put_second).is_err(), found);
+            let price = MicroBits(price);
+            assert_eq!(charged(world.main()), (price, price), "{sealed} {answers}");
         }
-        assert_eq!(charged(world.main()), Default::default());
-        assert_eq!(world.entries.len(), 1);
     }
 }
 
 #[test]
+fn what_cannot_be_paid_is_not_compared() {
+    let mut world = World::with(|policy| policy.answer_budget = MicroBits(999_999));
+    for agrees in [None, Some(world.holdout)] {
+        let refused = world.ask(OPERATOR, put(second(&world, agrees)));
+        let refused = refused.expect_err("it cannot be paid");
+        assert!(
+            matches!(
+                &refused,
+                Refusal::CannotCompare {
+                    pool: Pool::Answers,
+                    ..
+                }
+            ),
+            "{refused:?}"
+        );
+    }
+    assert_eq!(charged(world.main()), Default::default());
+    assert_eq!(world.entries.len(), 1);
+}
+
+#[test]
+fn many_registrations_do_not_stop_one_another() {
+    let mut world = World::with(|policy| policy.sealed_budget = bits(16));
+    for nth in 0..30 {
+        world.register(&format!("holdout {nth}"), policy(), None);
+    }
+    let spent = world.main().sealed.charged;
+    assert!(spent < MicroBits(2_000), "{spent}");
+    assert!(world.main().certifications_left(MicroBits::MAX) > 0);
+}
+
+#[test]
+fn a_holdout_that_can_certify_nothing_any_more_pays_nothing() {
+    let mut world = World::with(|policy| policy.sealed_budget = bits(7));
+    world
+        .ask(OPERATOR, put(second(&world, None)))
+        .expect("registered");
+    assert_eq!(charged(world.main()), Default::default());
+}
+
+#[test]
 fn what_runs_under_way_have_reserved_is_waited_for() {
-    let mut world = World::with(|policy| policy.sealed_budget = bits(20));
+    let mut world = World::with(|policy| policy.sealed_budget = MicroBits(8_500_000));
     world.admitted(world.terms(submitter(1), "a"), false);
     let refused = world.ask(OPERATOR, put(second(&world, None)));
     assert_eq!(refused, Err(Refusal::Reserved { pool: Pool::Sealed }));
