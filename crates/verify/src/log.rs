@@ -377,6 +377,10 @@ impl Replay {
                 let index = self.books[at].exhausted_at();
                 self.find(index, fault);
             }
+            if let Some(index) = self.books[at].cheap_comparison() {
+                let rule = "a comparison is priced at 16 bits for agreement, or at all whole bits that are left";
+                self.find(Some(index), Fault::rule(Check::Comparison, rule));
+            }
         }
     }
 

@@ -68,6 +68,20 @@ struct Exhausted {
     complete: bool,
 }
 
+/// A comparison that charged less than 16 bits would allow: what runs under way had reserved must have left no more.
+#[derive(Debug, Clone, Copy)]
+struct Squeezed {
+    index: u64,
+    ended: u64,
+    /// What they must have reserved, of one pool or the other.
+    sealed_reserved: u64,
+    answers_reserved: Option<u64>,
+    sealed_found: u64,
+    answers_found: u64,
+    /// A run was admitted later, so that all that were under way have been seen.
+    complete: bool,
+}
+
 /// When a holdout stopped taking claims, for capsules that do not say when they were admitted: those that follow
 /// were under way together.
 #[derive(Debug, Clone, Copy)]
@@ -92,6 +106,7 @@ pub(super) struct Book {
     /// Each change of budgets, with its index, in order.
     changes: Vec<(u64, NarrowerBudgets)>,
     exhausted: Option<Exhausted>,
+    squeezed: Vec<Squeezed>,
     closing: Option<Closing>,
     /// `run.ended_before` of the run before; none before the first capsule that has it.
     last_ended_before: Option<u64>,
@@ -124,6 +139,7 @@ impl Book {
             retired_at: None,
             changes: Vec::new(),
             exhausted: None,
+            squeezed: Vec::new(),
             closing: None,
             last_ended_before: None,
         }
@@ -163,6 +179,55 @@ impl Book {
         )
     }
 
+    /// Left of the budgets in force: of the sealed one, and of the answers' if there is an answer part.
+    fn left(&self) -> (u64, Option<u64>) {
+        let description = &self.ledger.registered.description;
+        let policy = &description.policy;
+        let sealed = self.ledger.budgets.sealed.unwrap_or(policy.sealed_budget);
+        let sealed = sealed.min(policy.sealed_budget);
+        let answers = policy
+            .answer_budget
+            .saturating_sub(self.ledger.answers_charged);
+        (
+            sealed.saturating_sub(self.ledger.sealed_charged).get(),
+            (description.answer_items > 0).then_some(answers.get()),
+        )
+    }
+
+    /// The whole bits that both pools carry at most, whatever runs under way have reserved; none if less than one.
+    pub(super) fn whole_bits_left(&self) -> Option<u64> {
+        let (sealed, answers) = self.left();
+        let bits = answers.map_or(sealed, |answers| answers.min(sealed)) / 1_000_000;
+        (bits > 0).then_some(bits)
+    }
+
+    /// Whether a claim that is admitted now could be certified.
+    pub(super) fn can_certify(&self) -> bool {
+        let policy = &self.ledger.registered.description.policy;
+        let (m, s) = (self.ledger.settled, self.ledger.certified);
+        let least = prices::worst_case(policy.settlement_prices, m, s, 0, 0);
+        let left = policy
+            .sealed_budget
+            .saturating_sub(self.ledger.sealed_charged);
+        !self.ledger.retired && !self.ledger.withdrawn && least <= left.get()
+    }
+
+    /// Notes that a comparison found room for so many bits only, less than what is not charged has.
+    pub(super) fn squeeze(&mut self, index: u64, bits: u64) {
+        let (sealed, answers) = self.left();
+        // Reserved must be more than what leaves room for another bit.
+        let reserved = |left: u64| (left + 1).saturating_sub((bits + 1) * 1_000_000);
+        self.squeezed.push(Squeezed {
+            index,
+            ended: self.ended(),
+            sealed_reserved: reserved(sealed),
+            answers_reserved: answers.map(reserved),
+            sealed_found: 0,
+            answers_found: 0,
+            complete: false,
+        });
+    }
+
     /// Notes that nothing is left but what runs under way have reserved.
     pub(super) fn exhaust(&mut self, index: u64) {
         let policy = &self.ledger.registered.description.policy;
@@ -180,6 +245,18 @@ impl Book {
 
     pub(super) fn exhausted_at(&self) -> Option<u64> {
         self.exhausted.map(|exhausted| exhausted.index)
+    }
+
+    /// The comparison, if there is one, that charged less than it should have.
+    pub(super) fn cheap_comparison(&self) -> Option<u64> {
+        let cheap = self.squeezed.iter().find(|squeezed| {
+            let explained = squeezed.sealed_found >= squeezed.sealed_reserved
+                || squeezed
+                    .answers_reserved
+                    .is_some_and(|reserved| squeezed.answers_found >= reserved);
+            squeezed.complete && !explained
+        });
+        cheap.map(|squeezed| squeezed.index)
     }
 
     /// What only the end of the log shows: an exhausted holdout had just what its runs under way had reserved.
@@ -292,11 +369,14 @@ impl Book {
             "nothing settles on a holdout whose labels are public",
         )?;
         let Some(run) = capsule.run else {
+            // What it had reserved, nobody knows.
+            self.exhausted = None;
+            self.squeezed.clear();
             Check::Admission.holds(
                 self.last_ended_before.is_none(),
                 "run is there in every capsule of a holdout after the first that has it",
             )?;
-            return self.check_room(capsule);
+            return self.check_room();
         };
         Check::Admission.equal("run.number", run.number, self.ended())?;
         Check::Admission.holds(
@@ -308,17 +388,33 @@ impl Book {
             before.is_none_or(|before| before <= run.ended_before),
             "run.ended_before does not go down: runs are admitted in the order of their numbers",
         )?;
-        self.note_exhausted(&run);
+        self.note_reserved(&run);
         self.check_open(&run)?;
         self.check_reserved(capsule, &run)
     }
 
-    fn note_exhausted(&mut self, run: &RunPlace) {
+    /// Counts what a run under way had reserved when a restart or a comparison found so much reserved.
+    fn note_reserved(&mut self, run: &RunPlace) {
+        for squeezed in &mut self.squeezed {
+            squeezed.complete |= run.ended_before > squeezed.ended;
+            if !squeezed.complete {
+                squeezed.sealed_found = squeezed
+                    .sealed_found
+                    .saturating_add(run.sealed_reserved.get());
+                squeezed.answers_found = squeezed
+                    .answers_found
+                    .saturating_add(run.answers_reserved.get());
+            }
+        }
         if let Some(exhausted) = &mut self.exhausted {
             exhausted.complete |= run.ended_before > exhausted.ended;
             if !exhausted.complete {
-                exhausted.sealed_found += run.sealed_reserved.get();
-                exhausted.answers_found += run.answers_reserved.get();
+                exhausted.sealed_found = exhausted
+                    .sealed_found
+                    .saturating_add(run.sealed_reserved.get());
+                exhausted.answers_found = exhausted
+                    .answers_found
+                    .saturating_add(run.answers_reserved.get());
             }
         }
     }
@@ -491,7 +587,7 @@ impl Book {
     /// Capsules of earlier releases do not say when their runs were admitted. After the holdout was retired or its
     /// null spec expired, no more can end than could be under way together: what each had reserved is at least the
     /// worst case of its place in the queue.
-    fn check_room(&mut self, capsule: &Capsule) -> Result<(), Fault> {
+    fn check_room(&mut self) -> Result<(), Fault> {
         let registered = &self.ledger.registered.description;
         let expires = registered.null_spec.expires_unix;
         let last = self.ends.last().map(|end| end.unix_ms);
@@ -502,7 +598,6 @@ impl Book {
         let Some(closing) = &mut self.closing else {
             return Ok(());
         };
-        let _ = capsule;
         let worst = prices::worst_case(
             policy.settlement_prices,
             closing.settled,

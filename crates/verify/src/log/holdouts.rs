@@ -10,15 +10,13 @@ use evidenceos_kernel::{
 
 use super::{Book, Event, Replay};
 use crate::{
-    arithmetic::{evidence::Bets, kraft, split},
+    arithmetic::{evidence::Bets, kraft, log2::microbits_up, split},
     fault::{Check, Fault},
     fields::{Fields, public_text, value},
 };
 
-/// Charged to each pool of an earlier holdout whose labels do not agree: ⌈10⁶·log2(2¹⁶/(2¹⁶ − 1))⌉.
-const DISAGREES: u64 = 23;
-/// Charged if they do: 16 bits.
-const AGREES: u64 = 16_000_000;
+/// The most bits of "the labels agree": R. Then "they do not" costs ⌈10⁶·log2(2ᴿ/(2ᴿ − 1))⌉, 23 microbits for 16.
+const MOST_AGREEMENT_BITS: u64 = 16;
 /// The most items of a holdout.
 const MOST_ITEMS: u64 = 1_000_000;
 /// The largest budget: a million bits.
@@ -133,18 +131,37 @@ impl Replay {
             },
         ));
         let book = &mut self.books[at];
-        let price = if compared.agrees { AGREES } else { DISAGREES };
+        let Some(most) = book
+            .whole_bits_left()
+            .map(|bits| bits.min(MOST_AGREEMENT_BITS))
+        else {
+            return Err(Fault::rule(
+                Check::Comparison,
+                "nothing is compared with a holdout of which less than a bit is left",
+            ));
+        };
+        let sealed = compared.sealed.get();
+        let bits = (1..=most)
+            .rev()
+            .find(|&bits| price_of_comparison(bits, compared.agrees) == sealed);
+        let charged = bits.map_or_else(|| price_of_comparison(most, compared.agrees), |_| sealed);
         let answers = match book.ledger.registered.description.answer_items {
             0 => 0,
-            _ => price,
+            _ => charged,
         };
+        if let Some(bits) = bits.filter(|&bits| bits < most) {
+            book.squeeze(index, bits);
+        }
         // What was to be charged, whatever is stated.
-        let within = book.add(price, answers);
+        let within = book.add(charged, answers);
         Check::Comparison.holds(
             !book.ledger.opened && !book.ledger.withdrawn,
             "nothing is compared with a holdout whose labels are public or that was withdrawn",
         )?;
-        Check::Comparison.equal("sealed_microbits", compared.sealed.get(), price)?;
+        Check::Comparison.holds(
+            bits.is_some(),
+            "sealed_microbits is the price of the answer, at 16 bits for agreement or as many whole bits as are left",
+        )?;
         Check::Comparison.equal("answers_microbits", compared.answers.get(), answers)?;
         within
     }
@@ -182,14 +199,13 @@ impl Replay {
     }
 
     fn all_compared(&self, group: &[(usize, bool)]) -> Result<(), Fault> {
-        // One that is retired may have had runs under way, which the log shows later, if at all.
+        // One on which nothing can start may have runs under way, which the log shows later, if at all.
         let left_out = self.books.iter().enumerate().any(|(at, book)| {
-            let takes_claims = !book.ledger.retired && !book.ledger.withdrawn;
-            takes_claims && !group.iter().any(|&(compared, _)| compared == at)
+            book.can_certify() && !group.iter().any(|&(compared, _)| compared == at)
         });
         Check::Comparison.holds(
             !left_out,
-            "a registration is compared with every earlier holdout that takes claims, unless its items are declared fresh",
+            "a registration is compared with every earlier holdout on which a claim can still be certified, unless its items are declared fresh",
         )
     }
 
@@ -287,6 +303,12 @@ impl Replay {
             "a holdout is opened once, and retired before",
         )
     }
+}
+
+/// What an answer about agreement costs if "they agree" has mass 2^−bits.
+fn price_of_comparison(bits: u64, agrees: bool) -> u64 {
+    let whole = 1u128 << bits.min(MOST_AGREEMENT_BITS);
+    microbits_up(whole, if agrees { 1 } else { whole - 1 })
 }
 
 fn bets_of(null_spec: &NullSpec) -> Result<Bets, Fault> {

@@ -23,7 +23,7 @@ impl Replay {
     pub(super) fn capsule(&mut self, index: u64, entry: &[u8]) -> Result<(), Fault> {
         let capsule = Capsule::parse(entry)?;
         self.modern |= capsule.run.is_some();
-        let known = self.bookkept(index, &capsule);
+        let known = self.bookkept(&capsule);
         let tainted = self.revoked_ancestor(&capsule);
         if tainted.is_some() {
             self.tainted.push(index);
@@ -70,8 +70,7 @@ impl Replay {
     }
 
     /// A claim has one capsule, and its parents have theirs.
-    fn bookkept(&self, index: u64, capsule: &Capsule) -> Result<(), Fault> {
-        let _ = index;
+    fn bookkept(&self, capsule: &Capsule) -> Result<(), Fault> {
         if self.settled.contains_key(&capsule.claim_id) {
             return Err(Fault::SettledTwice(capsule.claim_id));
         }

@@ -282,6 +282,24 @@ fn no_small_change_is_accepted_that_is_not_a_statement() {
 }
 
 #[test]
+fn forgeries_that_have_a_name_are_refused_by_the_check_that_is_meant() {
+    let history = honest();
+    let honest = drafts(&history);
+    let mut wrong = Vec::new();
+    for row in named::rows(&history, &honest) {
+        let entries = follow(&row.drafts);
+        match refusal(&history, &entries, row.at) {
+            Some((check, _)) if check == row.refused_by => {}
+            other => wrong.push(format!(
+                "{}: wanted {}, {other:?}",
+                row.name, row.refused_by
+            )),
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
 fn every_field_that_is_written_has_a_row() {
     let table = Table::read();
     let mut missing = BTreeMap::new();

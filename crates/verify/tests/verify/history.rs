@@ -35,6 +35,8 @@ pub(crate) struct History {
 #[derive(Default)]
 pub(crate) struct Marks {
     pub(crate) weak: usize,
+    /// A failure that no other entry refers to.
+    pub(crate) failed: usize,
     pub(crate) certified: usize,
     pub(crate) levelled: usize,
     pub(crate) nothing_to_judge: usize,
@@ -327,7 +329,7 @@ fn revoke_a_parent(world: &mut World, holdouts: &Holdouts, marks: &mut Marks) {
         module: Some("one module"),
         ..judged(2)
     };
-    world.run(levels, owner(1), "weak anew", &once);
+    marks.failed = world.run(levels, owner(1), "weak anew", &once) as usize;
 }
 
 fn narrow_and_grant(world: &mut World, holdouts: &Holdouts) {

@@ -1,6 +1,7 @@
 //! Verification against logs that the real kernel wrote, and against what was done to them afterwards.
 
 mod arithmetic;
+mod before;
 mod forger;
 mod history;
 mod log;
