@@ -126,6 +126,12 @@ pub(crate) fn entries_of(ledger: &Ledger) -> usize {
     1 + ledger.lives().map(of_a_life).sum::<usize>()
 }
 
+/// A registration writes one for each earlier holdout on which something can still be certified:
+/// how many those are depends on what ended first.
+fn is_comparison(entry: &[u8]) -> bool {
+    record::schema_of(entry).as_deref() == Some(record::HOLDOUT_COMPARED)
+}
+
 /// What the server says it holds.
 pub struct State {
     claims: HashMap<Bytes, wire::Claim>,
@@ -190,7 +196,11 @@ impl State {
             accounts: listed_accounts,
             totals,
             trust: mirror.trust(&report)?,
-            entries: mirror.entries.len(),
+            entries: mirror
+                .entries
+                .iter()
+                .filter(|entry| !is_comparison(entry))
+                .count(),
             report,
         })
     }
