@@ -167,7 +167,9 @@ fn open<'r>(
 ) -> Result<crate::opening::Opened<'r>, OpeningFailure> {
     let ledger = report
         .holdout(&opening.holdout_id)
-        .ok_or_else(|| OpeningFailure::Commitment(Fault::UnknownHoldout(opening.holdout_id)))?;
+        .ok_or(OpeningFailure::Commitment(Fault::UnknownHoldout(
+            opening.holdout_id,
+        )))?;
     Check::Retirement.holds(
         ledger.opened,
         "the log does not say that this holdout was opened; fetch its newest entries",

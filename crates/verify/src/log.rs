@@ -296,6 +296,8 @@ struct Replay {
     last_unix_ms: u64,
     /// Whether an entry was seen that releases before 2.2 did not write: from there on their omissions are faults.
     modern: bool,
+    /// Whether entry 0 says so already: then no run was ever admitted by an earlier release.
+    begun_modern: bool,
     /// The comparisons just before this entry.
     compared: Vec<(usize, bool)>,
     /// The restart whose charges are being read.

@@ -215,11 +215,9 @@ fn check_run(opened: &Opened<'_>, capsule: &Capsule, run: &TracedRun) -> Result<
         run.alpha_micros
             .min(opened.registered.description.policy.alpha_micros),
     )?;
+    // A run that an earlier release admitted, and this one carried out, says only here where it stood.
     let Some(place) = capsule.run else {
-        return Err(Fault::rule(
-            check,
-            "a capsule whose trace says where its run stood says so too",
-        ));
+        return Ok(());
     };
     check.equal("run.number", place.number, run.number)?;
     check.equal("run.levels", place.levels, run.levels)

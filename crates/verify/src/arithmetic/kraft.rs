@@ -71,7 +71,7 @@ fn mass(price: u64, precision: u64, roots: &[BigUint]) -> (BigUint, BigUint) {
         rest *= 2;
         if rest >= PER_BIT {
             rest -= PER_BIT;
-            low = low * root >> precision;
+            low = (low * root) >> precision;
             factors += 1;
         }
     }

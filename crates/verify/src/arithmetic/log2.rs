@@ -12,8 +12,11 @@ use num_bigint::BigUint;
 /// Logarithms that are kept: a log asks for the same ones again and again.
 const KEPT: usize = 1 << 16;
 
+/// (numerator, denominator, scale) to (rounded up, rounded down).
+type Known = HashMap<(u128, u128, u64), (i128, i128)>;
+
 thread_local! {
-    static KNOWN: RefCell<HashMap<(u128, u128, u64), (i128, i128)>> = RefCell::default();
+    static KNOWN: RefCell<Known> = RefCell::default();
 }
 
 /// Fraction bits of the first attempt.

@@ -39,6 +39,7 @@ impl Replay {
         fields.int("started_unix_ms")?;
         if let Some(begun_by) = fields.maybe_text("begun_by")? {
             self.modern = true;
+            self.begun_modern = true;
             if !BEGUN_BY.contains(&begun_by.as_str()) {
                 return Err(RecordError::Field("begun_by".to_owned()).into());
             }

@@ -23,7 +23,10 @@ impl Replay {
     pub(super) fn capsule(&mut self, index: u64, entry: &[u8]) -> Result<(), Fault> {
         let capsule = Capsule::parse(entry)?;
         self.modern |= capsule.run.is_some();
-        let known = self.bookkept(&capsule);
+        let known = self.bookkept(&capsule).and(Check::Admission.holds(
+            capsule.run.is_some() || !self.begun_modern,
+            "run is there in every capsule of a log that began under release 2.2 or a later one",
+        ));
         let tainted = self.revoked_ancestor(&capsule);
         if tainted.is_some() {
             self.tainted.push(index);

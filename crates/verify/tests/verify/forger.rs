@@ -10,14 +10,17 @@ use std::{
     convert::Infallible,
 };
 
-use evidenceos_kernel::id::ClaimId;
+use evidenceos_kernel::{
+    decision::{DecisionId, DecisionReceipt, DecisionRecord, Gate, RECEIPT_FORMAT},
+    id::{ClaimId, Digest},
+};
 use evidenceos_tlog::SignedCheckpoint;
 use evidenceos_verify::{Check, Known, Trust, audit, verify_log};
 use serde_json::Value;
 
 use crate::{
     history::{History, NEW_ORIGIN, honest, last_key},
-    world::checkpoint_under,
+    world::{checkpoint_under, owner},
 };
 
 mod edit;
@@ -140,9 +143,6 @@ fn sort_of(tree: &Value) -> String {
     let keys = tree.as_object().expect("an object").keys();
     // That a list of item ids was given changes nothing else.
     let keys: Vec<&String> = keys.filter(|key| *key != "item_order_hash_hex").collect();
-    let of_policy = tree["policy"]
-        .get("principal_sealed_budget_microbits")
-        .is_some();
     let asked = tree["answers"]["by_symbol"]
         .as_array()
         .is_some_and(|counts| !counts.is_empty());
@@ -297,6 +297,67 @@ fn forgeries_that_have_a_name_are_refused_by_the_check_that_is_meant() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn every_field_of_every_file_has_a_row() {
+    let table = Table::read();
+    let history = honest();
+    let full = DecisionRecord {
+        id: DecisionId(1),
+        gate: Gate::Postflight,
+        decided_unix_ms: 1,
+        owner: owner(1),
+        tool_name: "search.web".to_owned(),
+        params_hash: Digest([2; 32]),
+        session_hash: Some(Digest([3; 32])),
+        agent_hash: Some(Digest([4; 32])),
+        decision: "DENY".to_owned(),
+        reason: "POLICY".to_owned(),
+        policies: Digest([5; 32]),
+        policy: Some(("no-pipes".to_owned(), 9_001)),
+        output_hash: Some(Digest([6; 32])),
+        reply_receipt: Some(Digest([7; 32])),
+        preflight_receipt: Some(Digest([8; 32])),
+        salt: [9; 16],
+    };
+    let receipt = DecisionReceipt {
+        format: RECEIPT_FORMAT.to_owned(),
+        record: String::new(),
+        position: 0,
+        batch_path: Vec::new(),
+        entry: String::new(),
+        index: 0,
+        inclusion: Vec::new(),
+        checkpoint: String::new(),
+    };
+    let receipt = serde_json::to_vec(&receipt).expect("serialises");
+    let units = history
+        .openings
+        .iter()
+        .find(|opening| opening.units.is_some());
+    let opening = units.expect("one has units").to_json().into_bytes();
+    for (kind, bytes) in [
+        (
+            "receipt",
+            history
+                .world
+                .receipt(history.marks.weak as u64)
+                .to_json()
+                .into_bytes(),
+        ),
+        ("opening", opening),
+        ("decision", full.to_bytes()),
+        ("decision_receipt", receipt),
+    ] {
+        let tree = edit::read(&bytes);
+        for key in tree.as_object().expect("an object").keys() {
+            assert!(
+                table.has(kind, key),
+                "no row in docs/formats.md: {kind}.{key}"
+            );
+        }
+    }
 }
 
 #[test]

@@ -91,6 +91,17 @@ fn the_failing_check_is_named() {
     entries[4] = capsule.to_bytes();
     check("arithmetic", &receipt_of(&entries, 4), &key());
 
+    // Without levels, nothing but ⌊log2(1/α)⌋ is released; of a capsule that does not say how many levels there were,
+    // a price of exactly c tells the same.
+    for says_levels in [true, false] {
+        let mut capsule =
+            evidenceos_kernel::record::Capsule::parse(&receipt.capsule).expect("ours");
+        capsule.e_value_log2 = Some(64);
+        capsule.run = capsule.run.filter(|_| says_levels);
+        entries[4] = capsule.to_bytes();
+        check("arithmetic", &receipt_of(&entries, 4), &key());
+    }
+
     for json in ["", "{}", "[]", "{\"format\":\"evidenceos.receipt.v2\"}"] {
         assert!(
             matches!(Receipt::from_json(json.as_bytes()), Err(Failure::Format(_))),
