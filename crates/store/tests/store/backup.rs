@@ -10,13 +10,15 @@ use std::{
 
 use evidenceos_kernel::{id::Digest, state::Changes};
 use evidenceos_store::{
-    Batch, Head, Module, Store as _, StoreError,
+    Batch, Head, Module, Outcome, Store as _, StoreError,
     backup::{self, Manifest, Progress, Stage},
+    facts::{self, Fact, RememberedAnchor, Restored},
     lock::DirectoryLock,
     log::Integrator,
     reader::Readers,
     sqlite::SqliteStore,
 };
+use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 
 use crate::disk::{Disk, START_UNIX_MS, claim, flip, owner};
@@ -251,4 +253,72 @@ fn damage_is_not_backed_up_in_silence() {
     let refused = backup::complete(disk.path(), &to, "test", 0, &mut quiet);
     assert!(matches!(refused, Err(StoreError::Damaged { .. })));
     assert!(!to.join("backup.json").exists());
+}
+
+#[test]
+fn a_copy_says_that_it_is_one_and_the_directory_does_not() {
+    let (mut disk, _) = filled();
+    let anchors = vec![RememberedAnchor::Directory(b"/elsewhere".to_vec())];
+    let noted = disk.store.remember(vec![Fact::Anchors(anchors.clone())]);
+    assert!(matches!(noted, Outcome::Committed));
+    let (_kept, to) = target();
+    let manifest = back_up(&mut disk, &to, |_| {});
+    let mark = Some(Restored {
+        made_unix_ms: START_UNIX_MS,
+        entries: manifest.entries,
+    });
+    let (_kept, path) = restored(&to);
+    for copy in [&to, &path] {
+        let facts = facts::at_rest(copy).expect("readable");
+        assert_eq!(facts.restored, mark);
+        assert_eq!(facts.anchors.as_ref(), Some(&anchors), "they go with it");
+    }
+    // What is committed ends it, for this copy alone.
+    let (mut store, found) = SqliteStore::open(&path).expect("a database");
+    assert_eq!(found.facts.restored, mark);
+    let ended = store.remember(vec![Fact::Restored(None)]);
+    assert!(matches!(ended, Outcome::Committed));
+    drop(store);
+    let facts = facts::at_rest(&path).expect("readable");
+    assert_eq!((facts.restored, facts.anchors), (None, Some(anchors)));
+    let directory = disk.closed();
+    let own = facts::at_rest(directory.path()).expect("readable");
+    assert_eq!(own.restored, None);
+}
+
+#[test]
+fn a_backup_without_the_mark_gets_it_when_it_is_brought_back() {
+    let (mut disk, _) = filled();
+    let (_kept, to) = target();
+    let manifest = back_up(&mut disk, &to, |_| {});
+    // As an older release made it: no such table, and a manifest that fits.
+    let database = to.join("evidenceos.db");
+    let connection = rusqlite::Connection::open(&database).expect("a database");
+    connection
+        .execute_batch("DROP TABLE facts; DROP TABLE questions; PRAGMA user_version = 4;")
+        .expect("written");
+    drop(connection);
+    let bytes = fs::read(&database).expect("there");
+    let mut older = manifest.clone();
+    for file in &mut older.files {
+        if file.path == "evidenceos.db" {
+            file.bytes = bytes.len() as u64;
+            file.sha256 = hex::encode(Sha256::digest(&bytes));
+        }
+    }
+    let json = serde_json::to_vec(&older).expect("plain data");
+    fs::write(to.join("backup.json"), json).expect("writable");
+    let (_kept, path) = restored(&to);
+    let facts = facts::at_rest(&path).expect("readable");
+    assert_eq!(
+        facts.restored.map(|mark| mark.entries),
+        Some(manifest.entries)
+    );
+    let (_, found) = SqliteStore::open(&path).expect("brought up to date");
+    assert!(found.facts.restored.is_some());
+    // Put into place as it is, its manifest tells.
+    let told = backup::put_into_place(&to).expect("readable");
+    assert_eq!(told.map(|mark| mark.entries), Some(manifest.entries));
+    backup::no_backup_any_more(&to).expect("ours");
+    assert_eq!(backup::put_into_place(&to).expect("readable"), None);
 }
