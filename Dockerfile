@@ -25,7 +25,7 @@ COPY --from=source /src .
 # Cargo goes by the time of a file, and a clone may be older than the layer above.
 RUN find crates -type f -exec touch {} + \
  && cargo build --locked --profile dist -p evidenceos --features kms-aws,kms-gcp,kms-azure \
- && mkdir -p /out/bin /out/data \
+ && mkdir -p /out/bin /out/data /out/anchor \
  && cp target/dist/evidenceos /out/bin/ \
  && ln -s evidenceos /out/bin/evidenceos-daemon
 

@@ -78,6 +78,7 @@ until_true 60 'healthy' is_healthy "$container"
     fail 'the daemon is not the first process'
 [ "$(docker top "$container" -o pid | wc -l)" = 2 ] || fail 'more than one process'
 docker exec "$container" evidenceos server info >"$scratch/info" || fail 'the CLI in the container'
+docker exec "$container" evidenceos server info --json | grep -q 'no anchor' && fail 'the image has no anchor'
 passed 'a read-only root, no capabilities, a fresh volume: healthy'
 
 docker stop -t 60 "$container" >/dev/null

@@ -68,7 +68,7 @@ init() {
 start() { # data directory
     docker run -d --name "$name" --network "$name" --network-alias "$host" -p "$address::50051" "${confined[@]}" \
         --tmpfs /tmp:mode=1777,size=64m -v "$scratch/$1:/data" -v "$scratch/keys/keys:/data/keys:ro" \
-        -v "$scratch/tls:/etc/evidenceos/tls:ro" -v "$scratch/policy:/etc/evidenceos/policy:ro" \
+        -v "$scratch/$1-anchor:/anchor" -e EVIDENCEOS_ANCHORS=/anchor/ -v "$scratch/tls:/etc/evidenceos/tls:ro" -v "$scratch/policy:/etc/evidenceos/policy:ro" \
         -e EVIDENCEOS_LISTEN=0.0.0.0:50051 -e EVIDENCEOS_PREFLIGHT_LISTEN=0.0.0.0:8081 -e EVIDENCEOS_METRICS_LISTEN=0.0.0.0:9464 \
         -e EVIDENCEOS_DATA_DIR=/data -e EVIDENCEOS_TLS_CERT=/etc/evidenceos/tls/server.crt \
         -e EVIDENCEOS_TLS_KEY=/etc/evidenceos/tls/server.key -e EVIDENCEOS_MTLS_CLIENT_CA=/etc/evidenceos/tls/ca.crt \
@@ -101,9 +101,9 @@ is_renewed() { [ "$(serial)" = "$renewed" ]; }
 
 pod() { # directory owner mode
     local data=$1
-    install -d "$scratch/$data"
-    chown "$2" "$scratch/$data"
-    chmod "$3" "$scratch/$data"
+    install -d "$scratch/$data" "$scratch/$data-anchor"
+    chown "$2" "$scratch/$data" "$scratch/$data-anchor"
+    chmod "$3" "$scratch/$data" "$scratch/$data-anchor"
 
     empty_dir
     init

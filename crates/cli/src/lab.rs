@@ -26,7 +26,8 @@ use crate::{error::CliError, output::Output};
 const DAYS: u32 = 398;
 const ROLES: [&str; 3] = ["submitter", "auditor", "operator"];
 /// What is made under the root, and who may look into it: the owner, or everybody.
-const DIRECTORIES: [(&str, u32); 5] = [
+const DIRECTORIES: [(&str, u32); 6] = [
+    ("anchor", 0o700),
     ("ca", 0o700),
     ("certs", 0o755),
     ("clients", 0o755),
@@ -41,7 +42,7 @@ pub enum LabCommand {
     /// Make certificates, keys and a policy in a directory.
     #[command(
         after_help = "Makes ca/ (its key is needed for new certificates only, and mounted nowhere), certs/ and keys/ for the server,\n\
-        clients/ROLE/ with a profile each, and data/. Overwrites nothing.\n\
+        clients/ROLE/ with a profile each, data/, and anchor/, where the server remembers the newest head of its log. Overwrites nothing.\n\
         Beside a docker-compose.yml it also adds to .env who the container runs as, and its policy.\n\n\
         Examples:\n  evidenceos lab init ops\n  evidenceos lab init ops --san evidenceos.example.org --san 10.0.0.7"
     )]
@@ -115,7 +116,7 @@ impl InitArgs {
         let dir = self.dir.display();
         let mut text = format!(
             "made in {dir}: a CA, a server certificate, clients for {}, signing key {key_id}\n\n\
-            serve:  evidenceos-daemon --data-dir {dir}/data --key-dir {dir}/keys \\\n          \
+            serve:  evidenceos-daemon --data-dir {dir}/data --key-dir {dir}/keys --anchor {dir}/anchor \\\n          \
             --tls-cert {dir}/certs/server.crt --tls-key {dir}/certs/server.key \\\n          \
             --mtls-client-ca {dir}/certs/ca.crt --require-client-cert --auth-policy {dir}/certs/policy.toml\n\
             call:   evidenceos --profile {dir}/clients/operator/profile.toml holdout list",

@@ -59,6 +59,7 @@ impl World {
             metrics_listen: Some("off".to_owned()),
             data_dir: Some(self.file("lab/data")),
             key_dir: Some(self.file("lab/keys")),
+            anchors: Some(vec![self.path("lab/anchor")]),
             tls_cert: Some(self.file("lab/certs/server.crt")),
             tls_key: Some(self.file("lab/certs/server.key")),
             mtls_client_ca: Some(self.file("lab/certs/ca.crt")),

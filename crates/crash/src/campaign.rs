@@ -252,6 +252,8 @@ impl Tools<'_> {
                     ("EVIDENCEOS_KMS_KEY_ID", "a-key-that-stays-there".into()),
                     ("EVIDENCEOS_KMS_MOCK_KEY_HEX", key.into()),
                 ]);
+                // The key is not made by the start: an anchor tells that it has signed nothing.
+                world.make_anchor()?;
                 world.begin().await?;
                 world.round_at(arming).await
             }
@@ -326,7 +328,7 @@ fn leave_orphans(directory: &Path) -> Result<(), Failed> {
 fn to_the_first_schema(directory: &Path) -> Result<(), Failed> {
     let database = Connection::open(directory.join("evidenceos.db")).map_err(fail)?;
     database
-        .execute_batch("DROP TABLE log_keys; DROP TABLE accounts; DROP TABLE decisions; PRAGMA user_version = 1;")
+        .execute_batch("DROP TABLE log_keys; DROP TABLE accounts; DROP TABLE decisions; DROP TABLE facts; PRAGMA user_version = 1;")
         .map_err(fail)
 }
 

@@ -115,10 +115,11 @@ impl World {
             "EVIDENCEOS_DEFAULT_CREDIT_LIMIT",
             FIRST_LIMIT.to_string().into(),
         )];
-        // An anchor is on another disk, and remembers more than one whose power went.
-        let anchor = root.join("anchor");
-        if !is_traced {
-            variables.push(("EVIDENCEOS_ANCHORS", anchor.clone().into()));
+        // The one beside the data directory. It stays as it was in the end, and remembers more than
+        // a disk whose power went before that.
+        let anchor = root.join("data.anchor");
+        if is_traced {
+            variables.push(("EVIDENCEOS_ANCHORS", "none".into()));
         }
         let mut dice = Dice::new(seed);
         let mut ledger = Ledger::new(dice.split(), trace.clone());
@@ -540,6 +541,14 @@ impl World {
         })
     }
 
+    /// Makes the anchor before the first start, as operators do whose key was there before.
+    ///
+    /// # Errors
+    /// If there is no room for it.
+    pub fn make_anchor(&self) -> Result<(), Failed> {
+        fs::create_dir(&self.anchor).map_err(fail)
+    }
+
     /// Lets so much time pass that requests of before may be forgotten.
     pub fn let_time_pass(&mut self, seconds: i64) {
         self.launcher.clock_s += seconds;
@@ -554,7 +563,7 @@ impl World {
         let directory = self.directory();
         fs::remove_dir_all(directory).map_err(fail)?;
         if self.anchor.exists() {
-            fs::remove_file(&self.anchor).map_err(fail)?;
+            fs::remove_dir_all(&self.anchor).map_err(fail)?;
         }
         fs::create_dir(directory).map_err(fail)?;
         let mut ledger = Ledger::new(self.dice.split(), self.launcher.trace.clone());

@@ -182,9 +182,16 @@ pub fn write_now(
 
 /// The thread that follows the changes.
 pub struct Following {
-    wake: mpsc::Sender<()>,
+    wake: Option<mpsc::Sender<()>>,
     shown: watch::Receiver<u64>,
-    thread: JoinHandle<AccountsFile>,
+    thread: Option<JoinHandle<AccountsFile>>,
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        // Which file is in place the next start finds out.
+        let _ = self.end();
+    }
 }
 
 impl Following {
@@ -217,16 +224,19 @@ impl Following {
                 follower.in_place
             })?;
         Ok(Self {
-            wake,
+            wake: Some(wake),
             shown,
-            thread,
+            thread: Some(thread),
         })
     }
 
     /// What wakes it: accounts have changed.
     #[must_use]
     pub fn waker(&self) -> mpsc::Sender<()> {
-        self.wake.clone()
+        match &self.wake {
+            Some(wake) => wake.clone(),
+            None => unreachable!("it goes with the thread"),
+        }
     }
 
     /// The last change that the file shows.
@@ -238,10 +248,10 @@ impl Following {
     /// Ends it, and says which file is in place; none where that is not known. The writer must
     /// have ended before. Blocks.
     #[must_use]
-    pub fn end(self) -> Option<AccountsFile> {
-        drop(self.wake);
+    pub fn end(&mut self) -> Option<AccountsFile> {
+        self.wake = None;
         // A panic there has been reported.
-        self.thread.join().ok()
+        self.thread.take()?.join().ok()
     }
 }
 

@@ -3,54 +3,106 @@
 //! A data directory that was rolled back whole looks sound from inside. Signed again under the
 //! same name it is a fork of the log, and it gives back leakage that was spent. So each anchor is
 //! read before the first signature of a start: one that is ahead of the database, or has another
-//! root, stops it. File anchors follow each head before the log's `checkpoint` does.
+//! root, stops it. Nothing that an entry is about is shown before an anchor covers the entry.
 //!
-//! While no anchor answers, reads are served and nothing is signed or charged, unless anchors are
-//! optional. A missing file is no answer either: an unmounted volume looks so. A new anchor is
-//! therefore made as an empty file by its operator.
+//! Where the anchors are is remembered in the database, so that a copy of the directory looks at
+//! the same ones. While none of them answers, or the directory was restored and nobody has said
+//! what happened since, reads are served and nothing is signed or charged. What has lost its head
+//! is no answer either: an unmounted volume looks so.
+
+pub mod directory;
 
 use std::{
     fs, io,
-    path::Path,
+    os::unix::ffi::{OsStrExt as _, OsStringExt as _},
+    path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
 use evidenceos_failpoint::{self as failpoint, Point};
+use evidenceos_kernel::{continuity::BegunBy, id::Digest};
 use evidenceos_store::{
     Head, StoreError, blobs,
+    facts::{Facts, RememberedAnchor, Restored},
     log::{LogError, LogView},
 };
-use evidenceos_tlog::{Checkpoint, Hash, Note};
+use evidenceos_tlog::{Checkpoint, Hash, Note, SignedCheckpoint, VerifierKey, note::KeyKind};
 use tokio::runtime::Handle;
 
+use self::directory::{BeginLock, HeadFile, Known};
 use crate::{
-    config::AnchorPlace,
+    config::{AnchorPlace, Anchoring, Config},
     fetch::{self, Trust},
+    keys::LogSigner,
 };
 
 /// The longest checkpoint, with the signatures of many witnesses.
 const MAX_CHECKPOINT: usize = 64 << 10;
-/// What to do where an anchor knows more than the database.
-const WAYS_OUT: &str = "Nothing was signed. `evidenceos-daemon log recover --from URL|DIR` brings the missing entries back from the published log, a mirror or another backup; where there is none, `evidenceos-daemon log restart --origin NEW --because TEXT` begins a new log that names this one";
+/// What to do if an anchor knows more than the database.
+const WAYS_OUT: &str = "Nothing was signed. `evidenceos-daemon log recover --from URL|DIR` brings the missing entries back from the published log, a mirror or another backup; if there is none, `evidenceos-daemon log restart --origin NEW --because TEXT` begins a new log that names this one";
+/// What to do if nobody can say whether the database is the newest.
+const STATEMENT: &str = "if you are sure that this log was signed nowhere else since, `evidenceos-daemon log continue --nothing-was-signed-since --because TEXT` (daemon stopped) states it in the log";
 
 /// What is known of the anchors, for others to read.
 #[derive(Debug, Default)]
 pub struct State {
-    /// Anchors that were given.
+    /// Anchors that heads are compared with.
     pub configured: AtomicU64,
     /// Those that answered when they were last asked or written.
     pub answering: AtomicU64,
     /// Nothing is signed or charged until one answers.
     pub held: AtomicBool,
+    why: Mutex<String>,
+}
+
+impl State {
+    /// Why nothing is signed or charged; none if it is.
+    #[must_use]
+    pub fn held_because(&self) -> Option<String> {
+        let held = self.held.load(Ordering::Relaxed);
+        held.then(|| {
+            self.why
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clone()
+        })
+    }
+
+    /// Notes that nothing is signed, and why.
+    pub fn hold(&self, why: &str) {
+        why.clone_into(&mut self.why.lock().unwrap_or_else(PoisonError::into_inner));
+        self.held.store(true, Ordering::Relaxed);
+    }
+
+    /// Notes that signing goes on.
+    pub fn let_go(&self) {
+        self.held.store(false, Ordering::Relaxed);
+    }
+}
+
+/// One anchor.
+struct Place {
+    at: AnchorPlace,
+    /// A start that signed beside it has noted it in the database.
+    remembered: bool,
+    /// Heads are written there; else it is only compared, since the daemon is told of others now.
+    written: bool,
+    /// The log's file in a directory, once this process signs.
+    file: Mutex<Option<HeadFile>>,
 }
 
 /// The anchors of a daemon.
 pub struct Anchors {
-    places: Vec<AnchorPlace>,
+    places: Vec<Place>,
+    /// No start has signed beside an anchor yet.
+    fresh: bool,
+    /// The daemon is told of none, and uses what it remembers or the directory beside its data.
+    by_default: bool,
     optional: bool,
+    restored: Option<Restored>,
     runtime: Handle,
     state: Arc<State>,
 }
@@ -60,8 +112,8 @@ pub struct Anchors {
 pub enum Verdict {
     /// Yes.
     Free,
-    /// No anchor answered.
-    Unreachable,
+    /// No, and why: nothing says that the database is the newest.
+    Held(String),
 }
 
 /// What an anchor is compared with.
@@ -70,171 +122,516 @@ pub struct Own<'o> {
     pub origin: &'o str,
     /// The names of the logs that this one continues.
     pub former: &'o [String],
-    /// The newest durable head.
-    pub head: &'o Head,
+    /// Entries of the newest durable head, and its root.
+    pub tip: (u64, Hash),
     /// The root of an earlier tree.
     pub root_at: &'o dyn Fn(u64) -> Result<Hash, StoreError>,
 }
 
-impl Anchors {
-    /// The anchors of a configuration. URLs are asked on `runtime`.
+/// A head that anchors are to remember.
+#[derive(Debug, Clone)]
+pub struct Tip {
+    /// Name, size and root.
+    checkpoint: Checkpoint,
+    /// The signed note; absent while a KMS still signs it.
+    note: Option<String>,
+    /// SHA-256 of the log's public key, in hex.
+    key_id: String,
+}
+
+impl Tip {
+    /// A tree that is not signed yet.
     #[must_use]
+    pub fn unsigned(signer: &LogSigner, size: u64, root: Hash) -> Option<Self> {
+        Some(Self {
+            checkpoint: Checkpoint::new(signer.origin(), size, root).ok()?,
+            note: None,
+            key_id: signer.key_id().to_hex(),
+        })
+    }
+
+    /// Entries.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.checkpoint.size()
+    }
+}
+
+impl From<&Head> for Tip {
+    fn from(head: &Head) -> Self {
+        let origin = head.checkpoint.lines().next().unwrap_or_default();
+        Self {
+            checkpoint: Checkpoint::new(origin, head.size, head.root())
+                .unwrap_or_else(|error| unreachable!("our own head has a name: {error}")),
+            note: Some(head.checkpoint.clone()),
+            key_id: head.key_id.to_hex(),
+        }
+    }
+}
+
+/// A log may begin.
+pub struct Begun {
+    /// Why.
+    pub by: BegunBy,
+    /// Until its first head is in the anchors nobody else begins one beside them.
+    _locks: Vec<BeginLock>,
+}
+
+/// What wants to begin a log.
+pub struct Beginner<'b> {
+    /// The log's name.
+    pub origin: &'b str,
+    /// The public keys that are there, the one that would sign among them.
+    pub keys: Vec<[u8; 32]>,
+    /// Whether this start made the key.
+    pub made_key: bool,
+    /// The name of the log that the operator wants begun, if one is given.
+    pub stated: Option<&'b str>,
+}
+
+impl Anchors {
+    /// The anchors of a configuration and of a database. URLs are asked on `runtime`.
+    ///
+    /// # Errors
+    /// If a path cannot be made absolute.
     pub fn new(
-        places: &[AnchorPlace],
-        optional: bool,
+        config: &Config,
+        facts: &Facts,
         runtime: &Handle,
         state: Arc<State>,
-    ) -> Self {
+    ) -> Result<Self, StoreError> {
+        let remembered: Vec<AnchorPlace> = facts.anchors.iter().flatten().map(recalled).collect();
+        let path = config.data_dir.as_path();
+        let failed = StoreError::io("find the place of", path);
+        let given = match &config.anchors {
+            Anchoring::Off => Vec::new(),
+            Anchoring::Default if remembered.is_empty() => {
+                vec![AnchorPlace::beside(path).map_err(failed)?]
+            }
+            Anchoring::Default => remembered.clone(),
+            Anchoring::At(places) => places
+                .iter()
+                .map(AnchorPlace::absolute)
+                .collect::<Result<_, _>>()
+                .map_err(failed)?,
+        };
+        let only_compared = match &config.anchors {
+            Anchoring::Off => Vec::new(),
+            Anchoring::Default | Anchoring::At(_) => remembered
+                .iter()
+                // What is only read is named anew by each start.
+                .filter(|place| !given.contains(place) && !matches!(place, AnchorPlace::Url(_)))
+                .cloned()
+                .collect(),
+        };
+        let place = |at: AnchorPlace, written| Place {
+            remembered: remembered.contains(&at),
+            at,
+            written,
+            file: Mutex::default(),
+        };
+        let given = given.into_iter().map(|at| place(at, true));
+        let places: Vec<Place> = given
+            .chain(only_compared.into_iter().map(|at| place(at, false)))
+            .collect();
         state
             .configured
             .store(places.len() as u64, Ordering::Relaxed);
-        Self {
-            places: places.to_vec(),
-            optional,
+        Ok(Self {
+            places,
+            fresh: remembered.is_empty(),
+            by_default: config.anchors == Anchoring::Default,
+            optional: config.anchor_optional,
+            restored: facts.restored,
             runtime: runtime.clone(),
             state,
-        }
+        })
     }
 
-    /// Before the first entry of a new log no anchor may remember one.
+    /// Whether what is shown must wait for an anchor: some are written.
+    #[must_use]
+    pub fn are_written(&self) -> bool {
+        self.places.iter().any(Place::is_written)
+    }
+
+    /// The places, as the database is to remember them from now on.
+    #[must_use]
+    pub fn to_remember(&self) -> Vec<RememberedAnchor> {
+        let written = self.places.iter().filter(|place| place.written);
+        written
+            .map(|Place { at, .. }| match at {
+                AnchorPlace::File(path) => {
+                    RememberedAnchor::File(path.as_os_str().as_bytes().to_owned())
+                }
+                AnchorPlace::Directory(path) => {
+                    RememberedAnchor::Directory(path.as_os_str().as_bytes().to_owned())
+                }
+                AnchorPlace::Url(url) => RememberedAnchor::Url(url.clone()),
+            })
+            .collect()
+    }
+
+    /// Whether any anchor that is written remembers something of a log.
+    #[must_use]
+    pub fn any_answers(&self, origin: &str) -> bool {
+        let written = self.places.iter().filter(|place| place.written);
+        written
+            .map(|place| self.read(place, origin, &[]))
+            .any(|read| matches!(read, Ok(Read::Known(_))))
+    }
+
+    /// Makes the directories of the anchors that are written, if they are not there: the operator
+    /// has said what happened, and they are to know the log from now on.
+    pub fn make_written(&self) {
+        self.places.iter().for_each(Place::make);
+    }
+
+    /// Makes the directory beside the data directory for a log that has no anchor yet.
     ///
     /// # Errors
-    /// Where one does, or none answers.
-    pub fn must_be_new(&self) -> Result<(), StoreError> {
-        let mut answering = 0;
-        for place in &self.places {
-            match self.read(place) {
-                Ok(Read::Checkpoint(found)) => {
-                    return Err(StoreError::Unusable(format!(
-                        "the data directory is empty, but anchor {place} remembers {} entries of {:?}: the directory was lost, or the wrong one is mounted. Bring it back, or restore a backup (`evidenceos-daemon restore`); for another log give another --anchor",
-                        found.size(),
-                        found.origin()
-                    )));
-                }
-                Ok(Read::New | Read::Missing) => answering += 1,
-                Err(error) => tracing::warn!(anchor = %place, error, "an anchor does not answer"),
-            }
-        }
-        self.state.answering.store(answering, Ordering::Relaxed);
-        if answering > 0 || self.places.is_empty() || self.optional {
+    /// If it cannot be made.
+    pub fn make_default(&self) -> Result<(), StoreError> {
+        if !(self.by_default && self.fresh) {
             return Ok(());
         }
-        Err(StoreError::Unusable(
-            "no anchor answers, and a new log must not begin without one; make one reachable, or give --anchor-optional".to_owned(),
-        ))
+        for Place { at, .. } in &self.places {
+            if let AnchorPlace::Directory(path) = at {
+                directory::make(path).map_err(|error| {
+                    StoreError::Unusable(format!(
+                        "the anchor directory {} cannot be made ({error}): nothing would remember the log's newest head outside of the data directory. Name a directory that can be written, best on another disk, with --anchor DIR/, or give --anchor none",
+                        path.display()
+                    ))
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether an empty data directory may begin a log: nothing can have signed under its key, or
+    /// an anchor says that nothing has, or the operator does.
+    ///
+    /// # Errors
+    /// If none of this is so, or an anchor remembers the very log.
+    pub fn begin(&self, beginner: &Beginner<'_>) -> Result<Begun, StoreError> {
+        if let Some(stated) = beginner.stated.filter(|stated| *stated != beginner.origin) {
+            return Err(StoreError::Unusable(format!(
+                "--begin-log {stated:?} names another log than the one that would begin here, {:?}; name that one, or set --log-origin",
+                beginner.origin
+            )));
+        }
+        let was_there: Vec<bool> = self.places.iter().map(Place::is_there).collect();
+        let is_sure = beginner.made_key || beginner.stated.is_some();
+        if is_sure {
+            self.make_default()?;
+            self.places.iter().for_each(Place::make);
+        }
+        let mut locks = Vec::new();
+        let mut looked = Looked::default();
+        for (place, was_there) in self.places.iter().zip(was_there) {
+            if let AnchorPlace::Directory(path) = &place.at
+                && path.is_dir()
+            {
+                match BeginLock::take(path) {
+                    Ok(lock) => locks.push(lock),
+                    Err(error) => {
+                        looked.silent(place, &error.to_string());
+                        continue;
+                    }
+                }
+            }
+            self.look(place, was_there, beginner, &mut looked)?;
+        }
+        self.state
+            .answering
+            .store(looked.answering, Ordering::Relaxed);
+        if is_sure && looked.answering == 0 && !self.places.is_empty() && !self.optional {
+            return Err(StoreError::Unusable(format!(
+                "no anchor answers, and a new log must not begin without one: {}. Make one reachable (an anchor directory must exist: mkdir), or give --anchor-optional",
+                looked.silent.join("; ")
+            )));
+        }
+        let by = if beginner.made_key {
+            BegunBy::NewKey
+        } else if looked.knows_nothing && looked.of_key.is_none() && looked.silent.is_empty() {
+            BegunBy::Anchor
+        } else if beginner.stated.is_some() {
+            BegunBy::Operator
+        } else {
+            return Err(looked.refusal(beginner.origin));
+        };
+        Ok(Begun { by, _locks: locks })
+    }
+
+    fn look(
+        &self,
+        place: &Place,
+        was_there: bool,
+        beginner: &Beginner<'_>,
+        looked: &mut Looked,
+    ) -> Result<(), StoreError> {
+        let lost = |found: &Known| {
+            StoreError::Unusable(format!(
+                "the data directory is empty, but anchor {} remembers {} entries of {:?}: the directory was lost, or the wrong one is mounted. Bring it back, or restore a backup (`evidenceos-daemon restore`); for another log give another --log-origin and --anchor",
+                place.at,
+                found.checkpoint.size(),
+                found.checkpoint.origin()
+            ))
+        };
+        if let AnchorPlace::Directory(path) = &place.at {
+            let heads = match directory::scan(path) {
+                Ok(heads) => heads,
+                Err(error) => {
+                    looked.silent(place, &error);
+                    return Ok(());
+                }
+            };
+            looked.answering += 1;
+            looked.knows_nothing |= was_there;
+            for (_, known) in heads {
+                if known.checkpoint.origin() == beginner.origin {
+                    return Err(lost(&known));
+                }
+                if beginner.keys.iter().any(|key| is_signed_by(&known, key)) {
+                    let size = known.checkpoint.size();
+                    looked.of_key = Some(format!(
+                        "anchor {} remembers {size} entries of {:?} that this key signed",
+                        place.at,
+                        known.checkpoint.origin()
+                    ));
+                }
+            }
+            return Ok(());
+        }
+        match self.read(place, beginner.origin, &[]) {
+            Ok(Read::Known(found)) => Err(lost(&found)),
+            Ok(Read::New) => {
+                looked.answering += 1;
+                looked.knows_nothing |= was_there;
+                Ok(())
+            }
+            Ok(Read::Missing(_)) => {
+                looked.answering += 1;
+                Ok(())
+            }
+            Err(error) => {
+                looked.silent(place, &error);
+                Ok(())
+            }
+        }
     }
 
     /// Asks every anchor.
     ///
     /// # Errors
-    /// Where one is ahead of the log, or remembers another: nothing may be signed.
+    /// If one is ahead of the log, or remembers another: nothing may be signed.
     pub fn compare(&self, own: &Own<'_>) -> Result<Verdict, StoreError> {
-        let mut answering = 0;
+        let (mut answering, mut agrees, mut exactly) = (0, false, false);
+        let mut silent = Vec::new();
         for place in &self.places {
-            match self.read(place) {
-                Ok(Read::Checkpoint(found)) => {
-                    check(place, &found, own)?;
+            match self.read(place, own.origin, own.former) {
+                Ok(Read::Known(found)) => {
+                    check(&place.at, &found, own)?;
                     answering += 1;
+                    let is_read = matches!(place.at, AnchorPlace::Url(_));
+                    agrees |= place.remembered || is_read || self.fresh;
+                    let tip = (found.checkpoint.size(), found.checkpoint.root());
+                    exactly |= found.checkpoint.origin() == own.origin && tip == own.tip;
                 }
-                Ok(Read::New) => answering += 1,
-                Ok(Read::Missing) => {
-                    let advice = match place {
-                        AnchorPlace::File(path) => format!(
-                            "it is not there. Mount its volume; if it is a new anchor, make it: touch {}",
-                            path.display()
-                        ),
-                        AnchorPlace::Url(_) => "the server has no checkpoint there".to_owned(),
-                    };
-                    tracing::warn!(anchor = %place, advice, "an anchor does not answer");
+                Ok(Read::New) => {
+                    answering += 1;
+                    agrees |= self.fresh;
+                    if !self.fresh {
+                        silent.push(format!("{} is new and remembers nothing", place.at));
+                    }
                 }
-                Err(error) => tracing::warn!(anchor = %place, error, "an anchor does not answer"),
+                Ok(Read::Missing(what)) => silent.push(format!("{}: {what}", place.at)),
+                Err(error) => silent.push(format!("{}: {error}", place.at)),
             }
+        }
+        for what in &silent {
+            tracing::warn!(anchor = what, "an anchor does not answer");
         }
         self.state.answering.store(answering, Ordering::Relaxed);
-        let free = answering > 0 || self.places.is_empty() || self.optional;
-        self.state.held.store(!free, Ordering::Relaxed);
-        Ok(if free {
-            Verdict::Free
-        } else {
-            Verdict::Unreachable
-        })
-    }
-
-    /// Has file anchors remember a released head. An anchor that cannot be written is said and
-    /// tried again with the next head.
-    ///
-    /// # Errors
-    /// Where one remembers more than this log has: somebody else continues it.
-    pub fn remember(&self, head: &Head) -> Result<(), StoreError> {
-        let mut answering = 0;
-        for place in &self.places {
-            let AnchorPlace::File(path) = place else {
-                answering += 1;
-                continue;
-            };
-            let own = Own {
-                origin: head.checkpoint.lines().next().unwrap_or_default(),
-                former: &[],
-                head,
-                root_at: &|_| Ok(head.root()),
-            };
-            match self.read(place) {
-                // What is behind is overwritten; a fork below shows at the next start.
-                Ok(Read::Checkpoint(found))
-                    if found.origin() == own.origin && found.size() >= head.size =>
-                {
-                    check(place, &found, &own)?;
-                    answering += 1;
-                    continue;
-                }
-                Ok(_) => {}
-                Err(error) => {
-                    tracing::error!(anchor = %place, error, "an anchor cannot be read");
-                    continue;
-                }
+        let verdict = match self.restored {
+            Some(restored) if !exactly => Verdict::Held(restored_text(&restored, own.tip.0)),
+            None if !(agrees || exactly || self.optional || self.places.is_empty()) => {
+                Verdict::Held(format!(
+                    "no anchor answers: reads are served, nothing is signed or charged until one does ({}). If the anchors' volume is missing, mount it. If this machine or this path is new, bring the anchor along and name it with --anchor: one that remembers exactly the newest head lets the log go on by itself; {STATEMENT}",
+                    silent.join("; ")
+                ))
             }
-            match write(path, head) {
-                Ok(()) => answering += 1,
-                Err(error) => {
-                    tracing::error!(anchor = %place, %error, "an anchor cannot be written")
-                }
-            }
+            _ => Verdict::Free,
+        };
+        match &verdict {
+            Verdict::Free => self.state.let_go(),
+            Verdict::Held(why) => self.state.hold(why),
         }
-        self.state.answering.store(answering, Ordering::Relaxed);
-        Ok(())
+        Ok(verdict)
     }
 
-    /// Makes file anchors remember a log that begins, whatever they remembered.
-    ///
-    /// # Errors
-    /// Where one cannot be written.
-    pub fn overwrite(&self, head: &Head) -> Result<(), StoreError> {
-        for place in &self.places {
-            if let AnchorPlace::File(path) = place {
-                write(path, head)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// The largest head that any anchor remembers, and the anchor.
+    /// Whether an anchor remembers heads that are not signed yet.
     #[must_use]
-    pub fn largest(&self) -> Option<(AnchorPlace, Checkpoint)> {
+    pub fn take_unsigned(&self) -> bool {
+        let is_directory = |place: &Place| matches!(place.at, AnchorPlace::Directory(_));
         self.places
             .iter()
-            .filter_map(|place| match self.read(place) {
-                Ok(Read::Checkpoint(found)) => Some((place.clone(), found)),
+            .any(|place| place.written && is_directory(place))
+    }
+
+    /// Has the anchors that are written remember a head. Returns whether one does; one that cannot
+    /// be written is said.
+    ///
+    /// # Errors
+    /// If one remembers more than this log has: somebody else continues it.
+    pub fn remember(&self, tip: &Tip) -> Result<bool, StoreError> {
+        let mut written = 0;
+        let mut answering = 0;
+        for place in self.places.iter().filter(|place| place.written) {
+            match self.remember_at(place, tip)? {
+                Some(remembered) => {
+                    answering += 1;
+                    written += u64::from(remembered);
+                }
+                None => continue,
+            }
+        }
+        self.state.answering.store(answering, Ordering::Relaxed);
+        Ok(written > 0 || self.optional || !self.are_written())
+    }
+
+    /// Whether an anchor remembers a head now; none if it does not answer.
+    fn remember_at(&self, place: &Place, tip: &Tip) -> Result<Option<bool>, StoreError> {
+        let failed = |error: &dyn std::fmt::Display| {
+            tracing::error!(anchor = %place.at, %error, "an anchor cannot be written");
+        };
+        let known = match &place.at {
+            AnchorPlace::Url(_) => return Ok(Some(false)),
+            AnchorPlace::Directory(path) => {
+                let mut file = place.file.lock().unwrap_or_else(PoisonError::into_inner);
+                let known =
+                    hold(&mut file, path, tip.checkpoint.origin()).and_then(|file| file.known());
+                match known {
+                    Ok(known) => known,
+                    Err(error) => {
+                        // The next try opens it again: the directory may have been brought back.
+                        *file = None;
+                        failed(&error);
+                        return Ok(None);
+                    }
+                }
+            }
+            AnchorPlace::File(_) => match self.read(place, tip.checkpoint.origin(), &[]) {
+                Ok(Read::Known(known)) => Some(known),
+                Ok(Read::New | Read::Missing(_)) => None,
+                Err(error) => {
+                    failed(&error);
+                    return Ok(None);
+                }
+            },
+        };
+        // What is behind is overwritten; a fork below shows at the next start.
+        if let Some(known) = known.filter(|known| {
+            known.checkpoint.origin() == tip.checkpoint.origin()
+                && known.checkpoint.size() >= tip.size()
+        }) {
+            let own = Own {
+                origin: tip.checkpoint.origin(),
+                former: &[],
+                tip: (tip.size(), tip.checkpoint.root()),
+                root_at: &|_| Ok(tip.checkpoint.root()),
+            };
+            check(&place.at, &known, &own)?;
+            let is_signed = Note::parse(&known.text).is_ok();
+            if is_signed || tip.note.is_none() {
+                return Ok(Some(true));
+            }
+        }
+        match place.write(tip) {
+            Ok(written) => Ok(Some(written)),
+            Err(error) => {
+                failed(&error);
+                Ok(None)
+            }
+        }
+    }
+
+    /// Makes the anchors that are written remember a log that begins, whatever they remembered of
+    /// the one that it continues; and that this one went on, so that a copy from before is known.
+    ///
+    /// # Errors
+    /// If one cannot be written.
+    pub fn overwrite(&self, head: &Head, old_origin: &str) -> Result<(), StoreError> {
+        let tip = Tip::from(head);
+        for place in self.places.iter().filter(|place| place.written) {
+            let failed = |error| StoreError::io("write", &place.path())(error);
+            match &place.at {
+                AnchorPlace::File(_) => {
+                    place.write(&tip).map_err(failed)?;
+                }
+                AnchorPlace::Directory(path) => {
+                    if self.remember_at(place, &tip)?.is_none() {
+                        return Err(failed(io::Error::other("see the log for why")));
+                    }
+                    let origin = tip.checkpoint.origin();
+                    directory::succeeded(path, old_origin, origin, &tip.key_id).map_err(failed)?;
+                }
+                AnchorPlace::Url(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The largest head of a log that any anchor remembers, and the anchor.
+    #[must_use]
+    pub fn largest(&self, origin: &str) -> Option<(AnchorPlace, Checkpoint)> {
+        self.places
+            .iter()
+            .filter_map(|place| match self.read(place, origin, &[]) {
+                Ok(Read::Known(found)) => Some((place.at.clone(), found.checkpoint)),
                 _ => None,
             })
             .max_by_key(|(_, found)| found.size())
     }
 
-    fn read(&self, place: &AnchorPlace) -> Result<Read, String> {
-        let bytes = match place {
+    fn read(&self, place: &Place, origin: &str, former: &[String]) -> Result<Read, String> {
+        let bytes = match &place.at {
+            AnchorPlace::Directory(path) => {
+                if !path.is_dir() {
+                    return Ok(Read::Missing("the directory is not there".to_owned()));
+                }
+                if let Some(known) = directory::read(&directory::file_of(path, origin))? {
+                    return Ok(Read::Known(known));
+                }
+                // A log that was restarted and died before its anchors heard of it.
+                for former in former {
+                    if let Some(known) = directory::read(&directory::file_of(path, former))?
+                        && known.successor().is_none()
+                    {
+                        return Ok(Read::Known(known));
+                    }
+                }
+                return Ok(if place.remembered {
+                    Read::Missing(format!(
+                        "the directory is there, and the head of {origin:?} that it remembered is not"
+                    ))
+                } else {
+                    Read::New
+                });
+            }
             AnchorPlace::File(path) => match fs::read(path) {
+                Ok(bytes) if bytes.is_empty() && place.remembered => {
+                    return Ok(Read::Missing(
+                        "the head that it remembered is gone".to_owned(),
+                    ));
+                }
                 Ok(bytes) if bytes.is_empty() => return Ok(Read::New),
                 Ok(bytes) => bytes,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Read::Missing),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    return Ok(Read::Missing(format!(
+                        "it is not there; mount its volume, or if it is a new anchor make it: touch {}",
+                        path.display()
+                    )));
+                }
                 Err(error) => return Err(error.to_string()),
             },
             AnchorPlace::Url(url) => {
@@ -243,29 +640,156 @@ impl Anchors {
                     .block_on(fetch::get(url, MAX_CHECKPOINT, Trust::System))?
                 {
                     Some(bytes) => bytes,
-                    None => return Ok(Read::Missing),
+                    None => {
+                        return Ok(Read::Missing(
+                            "the server has no checkpoint there".to_owned(),
+                        ));
+                    }
                 }
             }
         };
         // Who signed it does not matter: a head that we cannot verify, since its key is younger
         // than a restored database, must stop us as well.
-        Note::parse(&bytes)
-            .ok()
-            .and_then(|note| note.text().parse().ok())
-            .map(Read::Checkpoint)
+        Known::parse(&bytes)
+            .map(Read::Known)
             .ok_or_else(|| "there is no checkpoint in it".to_owned())
     }
 }
 
-enum Read {
-    Checkpoint(Checkpoint),
-    /// Made by an operator, and empty yet.
-    New,
-    Missing,
+impl Place {
+    fn is_written(&self) -> bool {
+        self.written && !matches!(self.at, AnchorPlace::Url(_))
+    }
+
+    fn path(&self) -> PathBuf {
+        match &self.at {
+            AnchorPlace::File(path) | AnchorPlace::Directory(path) => path.clone(),
+            AnchorPlace::Url(url) => PathBuf::from(url),
+        }
+    }
+
+    /// Whether it can tell something of a time before this start.
+    fn is_there(&self) -> bool {
+        match &self.at {
+            AnchorPlace::File(path) => path.is_file(),
+            AnchorPlace::Directory(path) => path.is_dir(),
+            AnchorPlace::Url(_) => true,
+        }
+    }
+
+    /// Makes a directory for a log that begins; one that cannot be made does not answer.
+    fn make(&self) {
+        if let AnchorPlace::Directory(path) = &self.at
+            && self.written
+            && let Err(error) = directory::make(path)
+        {
+            tracing::warn!(anchor = %self.at, %error, "an anchor directory cannot be made");
+        }
+    }
+
+    /// Whether it could take the head: a file is only given what is signed.
+    fn write(&self, tip: &Tip) -> io::Result<bool> {
+        failpoint::pass(Point::LogHeadCommittedBeforeAnchor);
+        match &self.at {
+            AnchorPlace::File(path) => {
+                let Some(note) = &tip.note else {
+                    return Ok(false);
+                };
+                blobs::write_durably(path, note.as_bytes()).map_err(io::Error::other)?;
+            }
+            AnchorPlace::Directory(path) => {
+                let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+                let origin = tip.checkpoint.origin();
+                let unsigned = || directory::unsigned(&tip.checkpoint, &tip.key_id);
+                let text = tip.note.clone().unwrap_or_else(unsigned);
+                hold(&mut file, path, origin)?
+                    .write(text.as_bytes())
+                    .inspect_err(|_| *file = None)?;
+            }
+            AnchorPlace::Url(_) => return Ok(false),
+        }
+        failpoint::pass(Point::LogAnchorWritten);
+        Ok(true)
+    }
 }
 
-fn check(place: &AnchorPlace, found: &Checkpoint, own: &Own<'_>) -> Result<(), StoreError> {
+/// The log's file in a directory, which this process holds from now on.
+fn hold<'f>(
+    file: &'f mut Option<HeadFile>,
+    directory: &Path,
+    origin: &str,
+) -> io::Result<&'f HeadFile> {
+    match file {
+        Some(held) => Ok(held),
+        None => Ok(file.insert(HeadFile::take(directory, origin)?)),
+    }
+}
+
+enum Read {
+    Known(Known),
+    /// It never remembered a head of this log.
+    New,
+    /// It is not there, or what it remembered is not; and what to do.
+    Missing(String),
+}
+
+/// What was found before a log begins.
+#[derive(Default)]
+struct Looked {
+    answering: u64,
+    /// One that was there before this start answers, and knows no head of the log.
+    knows_nothing: bool,
+    /// What is known of the key under another name.
+    of_key: Option<String>,
+    silent: Vec<String>,
+}
+
+impl Looked {
+    fn silent(&mut self, place: &Place, why: &str) {
+        tracing::warn!(anchor = %place.at, why, "an anchor does not answer");
+        self.silent.push(format!("{}: {why}", place.at));
+    }
+
+    fn refusal(&self, origin: &str) -> StoreError {
+        let seen = match (&self.of_key, self.silent.as_slice()) {
+            (Some(known), _) => known.clone(),
+            (None, []) => "no anchor that was there before this start can tell".to_owned(),
+            (None, silent) => silent.join("; "),
+        };
+        StoreError::Unusable(format!(
+            "the data directory is empty, and the signing key was there before this start: if the key has signed a log, a second one under its name would be a fork ({seen}). Nothing was signed. If the log was lost or is mounted elsewhere, bring its directory back or restore a backup (`evidenceos-daemon restore`). If it is a new log, do one of these: make an anchor directory outside of the data directory (mkdir DIR) and name it with --anchor DIR/; take the key away, and let the start make one; or, once you are sure, state that the key has signed no log of this name: --begin-log {origin}"
+        ))
+    }
+}
+
+fn is_signed_by(known: &Known, public_key: &[u8; 32]) -> bool {
+    let id = Digest::of(public_key).to_hex();
+    if known.named_keys().any(|named| named == id) {
+        return true;
+    }
+    VerifierKey::new(known.checkpoint.origin(), KeyKind::Ed25519, public_key)
+        .is_ok_and(|key| SignedCheckpoint::open(&known.text, &key, &[]).is_ok())
+}
+
+fn recalled(anchor: &RememberedAnchor) -> AnchorPlace {
+    let path = |bytes: &Vec<u8>| PathBuf::from(std::ffi::OsString::from_vec(bytes.clone()));
+    match anchor {
+        RememberedAnchor::File(bytes) => AnchorPlace::File(path(bytes)),
+        RememberedAnchor::Directory(bytes) => AnchorPlace::Directory(path(bytes)),
+        RememberedAnchor::Url(url) => AnchorPlace::Url(url.clone()),
+    }
+}
+
+fn restored_text(restored: &Restored, entries: u64) -> String {
+    format!(
+        "this directory was restored from a backup of {} entries: reads are served, nothing is signed or charged, since what was signed after the backup is missing here. `evidenceos-daemon log recover --from URL|DIR` brings it back; `log restart` begins under another name if it is lost; {STATEMENT}. An anchor that remembers exactly these {entries} entries lets the log go on by itself",
+        restored.entries
+    )
+}
+
+fn check(place: &AnchorPlace, known: &Known, own: &Own<'_>) -> Result<(), StoreError> {
     let stop = |why: String| Err(StoreError::Unusable(why));
+    let found = &known.checkpoint;
     if found.origin() != own.origin {
         // A log that this one continues was bound by its first entry.
         if own.former.iter().any(|former| former == found.origin()) {
@@ -277,15 +801,21 @@ fn check(place: &AnchorPlace, found: &Checkpoint, own: &Own<'_>) -> Result<(), S
             own.origin
         ));
     }
-    let (size, root) = (found.size(), found.root());
-    if size > own.head.size {
+    if let Some(successor) = known.successor() {
         return stop(format!(
-            "anchor {place} remembers {size} entries with root {root}, the database has {}: it was brought back from an older state. Continuing would fork the log and forget leakage. {WAYS_OUT}",
-            own.head.size
+            "anchor {place} remembers that {:?} was restarted as {successor:?}: this directory is from before that, and what it still takes for unspent was charged there. Nothing was signed. Serve the directory of {successor:?}",
+            found.origin()
         ));
     }
-    let ours = if size == own.head.size {
-        own.head.root()
+    let (size, root) = (found.size(), found.root());
+    if size > own.tip.0 {
+        return stop(format!(
+            "anchor {place} remembers {size} entries with root {root}, the database has {}: it was brought back from an older state, or another daemon signs a copy of it. Continuing would fork the log and forget leakage. {WAYS_OUT}",
+            own.tip.0
+        ));
+    }
+    let ours = if size == own.tip.0 {
+        own.tip.1
     } else {
         (own.root_at)(size)?
     };
@@ -297,17 +827,10 @@ fn check(place: &AnchorPlace, found: &Checkpoint, own: &Own<'_>) -> Result<(), S
     Ok(())
 }
 
-fn write(path: &Path, head: &Head) -> Result<(), StoreError> {
-    failpoint::pass(Point::LogHeadCommittedBeforeAnchor);
-    blobs::write_durably(path, head.checkpoint.as_bytes())?;
-    failpoint::pass(Point::LogAnchorWritten);
-    Ok(())
-}
-
 /// The root of an earlier tree of a log.
 ///
 /// # Errors
-/// Where the log's tiles cannot be made to fit.
+/// If the log's tiles cannot be made to fit.
 pub fn root_at(log: &LogView, size: u64, newest: u64) -> Result<Hash, StoreError> {
     match log.consistency(size, newest) {
         Ok((_, old, _)) => Ok(old),

@@ -18,7 +18,7 @@ mod settings;
 
 use std::{path::PathBuf, time::Duration};
 
-pub use anchors::AnchorPlace;
+pub use anchors::{AnchorPlace, Anchoring};
 pub use check::{Checked, check};
 use evidenceos_kernel::account::Accounting;
 pub use flags::{AccountsCommand, Asked, Flags, without_empty_variables};
@@ -64,9 +64,12 @@ pub struct Config {
     /// What runs cost, and what new accounts start with.
     pub accounting: Accounting,
     /// What remembers the newest head outside of the data directory.
-    pub anchors: Vec<AnchorPlace>,
+    pub anchors: Anchoring,
     /// Whether to go on where no anchor answers.
     pub anchor_optional: bool,
+    /// The name of the log that an empty data directory is to begin although its key was there
+    /// before and no anchor knows that it has signed nothing.
+    pub begin_log: Option<String>,
     /// Bytes of the disk that must be free for new work; 0: anything will do.
     pub min_free_bytes: u64,
     /// Whether to take policy oracles that nobody has signed.
@@ -92,8 +95,9 @@ impl Default for Config {
             preflight: PreflightConfig::default(),
             allow_core_dumps: false,
             accounting: Accounting::default(),
-            anchors: Vec::new(),
+            anchors: Anchoring::default(),
             anchor_optional: false,
+            begin_log: None,
             min_free_bytes: evidenceos_store::room::KEEP_FREE,
             allow_unsigned_policies: false,
         }
@@ -156,6 +160,7 @@ impl Config {
             accounting: credit::accounting(settings, &mut problems),
             anchors,
             anchor_optional: settings.anchor_optional.unwrap_or(false),
+            begin_log: settings.begin_log.clone(),
             min_free_bytes: settings.min_free_bytes.unwrap_or(default.min_free_bytes),
             allow_unsigned_policies: settings.allow_unsigned_policies.unwrap_or(false),
         };

@@ -265,7 +265,13 @@ impl Queue {
 /// The thread that hands decisions to the writer.
 pub struct Following {
     shared: Arc<Shared>,
-    thread: JoinHandle<()>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        self.end();
+    }
 }
 
 impl Following {
@@ -306,15 +312,19 @@ impl Following {
         let recorder = Recorder {
             shared: Arc::clone(&shared),
         };
+        let thread = Some(thread);
         Ok((recorder, Self { shared, thread }))
     }
 
     /// Takes no more, and ends once what waits is in the log, or cannot be.
-    pub fn end(self) {
+    pub fn end(&mut self) {
+        let Some(thread) = self.thread.take() else {
+            return;
+        };
         self.shared.lock().open = false;
         self.shared.filled.notify_one();
         // A panic there has been reported, and nobody waits for it.
-        let _ = self.thread.join();
+        let _ = thread.join();
     }
 }
 

@@ -20,13 +20,14 @@ mod writes;
 use std::{
     collections::HashMap,
     num::NonZeroUsize,
-    sync::{Arc, Mutex, PoisonError, RwLock, atomic::Ordering},
+    sync::{Arc, Mutex, PoisonError, RwLock},
 };
 
 use arc_swap::ArcSwap;
 use evidenceos_driver::{Answer, Call, Failure, ReplyTo, mailbox::Mailbox};
 use evidenceos_kernel::{
     account::{Account, Accounting},
+    claim::ClaimState,
     command::{Command, Reply, Request, Stamp},
     holdout::{Holdout, HoldoutStatus},
     id::{Digest, HoldoutId},
@@ -38,8 +39,15 @@ use tokio::sync::{broadcast, oneshot, watch};
 use tonic::Status;
 
 use crate::{
-    anchors, auth::Principal, clock::Clock, config::Config, decisions::Recorder, keys::Keys,
-    policies::Policies, runner::Guests,
+    anchors,
+    auth::Principal,
+    clock::Clock,
+    config::{Anchoring, Config},
+    decisions::Recorder,
+    keys::Keys,
+    policies::Policies,
+    release::Anchored,
+    runner::Guests,
 };
 
 /// Modules remembered as stored.
@@ -63,6 +71,8 @@ pub struct Edge {
     pub stored_modules: StoredModules,
     /// What the store has done since the start.
     pub done: Arc<Done>,
+    /// How far anchors remember the log: what follows from rows is shown once they cover it.
+    pub anchored: Anchored,
     /// The log index of the newest revocation.
     pub revoked: watch::Sender<u64>,
     /// The size of the newest head that is shown.
@@ -114,9 +124,9 @@ impl Serves {
         if tls.is_none() && !config.listeners.grpc.ip().is_loopback() {
             warnings.push("gRPC is served beyond loopback without TLS, as a flag demands: whoever sees the network sees tokens and answers".to_owned());
         }
-        if config.anchors.is_empty() {
+        if config.anchors == Anchoring::Off {
             warnings.push(
-                "no anchor: a data directory restored from an older state will not be noticed"
+                "no anchor (--anchor none): a data directory restored from an older state will not be noticed"
                     .to_owned(),
             );
         }
@@ -133,12 +143,7 @@ impl Serves {
     /// What an operator should know at this moment.
     fn warnings(&self) -> Vec<String> {
         let mut warnings = self.warnings.clone();
-        if self.anchors.held.load(Ordering::Relaxed) {
-            warnings.push(
-                "no anchor answers: reads are served, nothing is signed or charged until one does"
-                    .to_owned(),
-            );
-        }
+        warnings.extend(self.anchors.held_because());
         warnings
     }
 }
@@ -283,11 +288,62 @@ impl Edge {
             module,
             reply_to: Box::new(Waiting(sender)),
         });
-        match answer.await {
-            Ok(Ok(reply)) => Ok(reply),
-            Ok(Err(failure)) => Err(status::failed(&failure)),
-            Err(_) => Err(status::failed(&Failure::Unknown)),
+        let answer = answer.await.unwrap_or(Err(Failure::Unknown));
+        if let Some(entries) = self.shows(&answer) {
+            let covered = self.anchored.cover(entries).await;
+            covered.map_err(|_| status::not_shown_yet(true))?;
         }
+        answer.map_err(|failure| status::failed(&failure))
+    }
+
+    /// The entries that an anchor must cover before an answer leaves, if it may say anything of a
+    /// verdict or of an answer to a question. What only says that something began does not.
+    fn shows(&self, answer: &Answer) -> Option<u64> {
+        match answer {
+            Ok(Reply::Created { state, .. } | Reply::State(state)) => match state {
+                ClaimState::Uncommitted
+                | ClaimState::Committed
+                | ClaimState::Sealed
+                | ClaimState::Executing => None,
+                ClaimState::Settled | ClaimState::Certified | ClaimState::Revoked => {
+                    Some(self.anchored.seen())
+                }
+            },
+            Ok(Reply::Settled(claim)) => match &claim.settlement {
+                Some(settlement) if claim.revocation.is_none() => Some(settlement.index + 1),
+                _ => Some(self.anchored.seen()),
+            },
+            Ok(_) | Err(Failure::Refused(_)) => Some(self.anchored.seen()),
+            Err(
+                Failure::DiskFull
+                | Failure::NotStored
+                | Failure::Held
+                | Failure::Stopping
+                | Failure::Unknown,
+            ) => None,
+        }
+    }
+
+    /// Gives what was read from rows once an anchor covers all that it may follow from.
+    async fn covered<T>(&self, entries: u64, read: Result<T, Status>) -> Result<T, Status> {
+        let covered = self.anchored.cover(entries).await;
+        covered.map_err(|_| status::not_shown_yet(false))?;
+        read
+    }
+
+    /// Reads rows beside the threads that serve, and gives what was read, be it a refusal, once an
+    /// anchor covers it.
+    async fn read<T: Send + 'static>(
+        self: &Arc<Self>,
+        read: impl FnOnce(&Self) -> Result<T, Status> + Send + 'static,
+    ) -> Result<T, Status> {
+        let (read, entries) = self
+            .blocking(move |edge| {
+                let read = read(edge);
+                Ok((read, edge.anchored.seen()))
+            })
+            .await?;
+        self.covered(entries, read).await
     }
 
     /// Runs something that blocks on files beside the threads that serve.

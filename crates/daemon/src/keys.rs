@@ -268,6 +268,45 @@ impl Signer for InMemory {
     }
 }
 
+/// A signing key that this start makes, for a directory that has none.
+pub struct NewKey {
+    ring: Ring,
+    seed: Secret,
+}
+
+impl NewKey {
+    /// A key for a log that begins, if keys are in files, none is there and one may be made.
+    ///
+    /// # Errors
+    /// If the key directory cannot be used.
+    pub fn wanted(config: &Config) -> Result<Option<Self>, LogKeyError> {
+        if !config.generate_key || !matches!(config.keys, KeySource::Files(_)) {
+            return Ok(None);
+        }
+        let ring = Ring::open_or_create(&config.keys_path())?;
+        if !ring.keys().is_empty() {
+            return Ok(None);
+        }
+        let seed = Ring::draw()?;
+        Ok(Some(Self { ring, seed }))
+    }
+
+    /// SHA-256 of its public key.
+    #[must_use]
+    pub fn id(&self) -> [u8; 32] {
+        KeyId::of(&public_key(&self.seed)).0
+    }
+
+    /// Puts it where keys are.
+    ///
+    /// # Errors
+    /// If the key directory cannot be written.
+    pub fn save(mut self) -> Result<(), LogKeyError> {
+        self.ring.add(&self.seed)?;
+        Ok(())
+    }
+}
+
 /// The keys that a log finds at a start: who signs it, and who did before.
 pub struct LogKeys {
     /// Signs from now on.
@@ -279,6 +318,14 @@ pub struct LogKeys {
 }
 
 impl LogKeys {
+    /// Every public key that is there, the one that signs among them.
+    #[must_use]
+    pub fn public_keys(&self) -> Vec<[u8; 32]> {
+        let mut keys = self.known.clone();
+        keys.push(self.signer.public_key());
+        keys
+    }
+
     /// Finds the key that signs, by files or KMS, and the one before it if that is another. Asks
     /// the KMS, so that it must not be called where others wait.
     ///

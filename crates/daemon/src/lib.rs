@@ -24,6 +24,7 @@ mod opening;
 mod own_work;
 pub mod policies;
 pub mod preflight;
+mod release;
 mod rotation;
 mod run;
 pub mod runner;

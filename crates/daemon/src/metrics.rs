@@ -13,13 +13,14 @@ mod process;
 mod served;
 
 use std::{
+    collections::{HashMap, VecDeque},
     fmt,
-    sync::{Arc, OnceLock, PoisonError, Weak, atomic::Ordering},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak, atomic::Ordering},
     time::Duration,
 };
 
 use evidenceos_access::{Denied, Stats, Tls};
-use evidenceos_kernel::claim::ClaimState;
+use evidenceos_kernel::{claim::ClaimState, command::Event, id::ClaimId};
 use evidenceos_sandbox::End;
 use evidenceos_store::{Batch, Done};
 use prometheus_client::{
@@ -40,7 +41,7 @@ use self::{
     process::ProcessCollector,
     served::ServedCollector,
 };
-use crate::{anchors, decisions::Recorder, grpc::Edge};
+use crate::{anchors, decisions::Recorder, grpc::Edge, release::Anchored};
 
 /// The metrics of a daemon.
 pub struct Metrics {
@@ -64,6 +65,58 @@ pub struct Metrics {
     prepared: Family<Prepared, Counter>,
     vetoes: Family<Vetoed, Counter>,
     edge: Arc<OnceLock<Weak<Edge>>>,
+    waiting: Mutex<Waiting>,
+}
+
+/// What was counted and may not be shown yet: it tells of runs whose settlements no anchor covers.
+#[derive(Default)]
+struct Waiting {
+    /// How runs that were executed went, until they settle.
+    ran: HashMap<ClaimId, RunCount>,
+    /// What settled, by the entries that must be covered.
+    settled: VecDeque<(u64, Counted)>,
+    /// How far anchors go; none: nothing waits.
+    anchored: Option<u64>,
+}
+
+/// Counts that are shown together.
+#[derive(Default)]
+struct Counted {
+    states: Vec<ClaimState>,
+    runs: Vec<RunCount>,
+}
+
+/// How a run of a guest went, as it is counted.
+#[derive(Debug, Clone, Copy)]
+pub struct RunCount {
+    end: &'static str,
+    fuel: u64,
+    took: Duration,
+    /// Whether a policy kept it from being judged, and only for now.
+    vetoed: Option<bool>,
+}
+
+impl RunCount {
+    /// A run that ended so.
+    #[must_use]
+    pub fn new(end: &End, fuel: u64, took: Duration) -> Self {
+        let end = match end {
+            End::Emitted(_) => "emitted",
+            End::NoOutput => "no_output",
+            End::Trapped(_) => "trapped",
+        };
+        Self {
+            end,
+            fuel,
+            took,
+            vetoed: None,
+        }
+    }
+
+    /// A policy kept it from being judged; `deferred`: for now.
+    pub fn vetoed(&mut self, deferred: bool) {
+        self.vetoed = Some(deferred);
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -214,7 +267,7 @@ impl Metrics {
             durable: Arc::clone(&durable),
             log: Arc::clone(&log),
         }));
-        registry.register_collector(Box::new(ServedCollector(Arc::clone(&edge))));
+        registry.register_collector(Box::new(ServedCollector::new(&edge)));
         let commit_changes = Bounds::CHANGES.new_metric();
         registry.register(
             "commit_changes",
@@ -298,6 +351,7 @@ impl Metrics {
             durable,
             recorder,
             edge,
+            waiting: Mutex::default(),
         }
     }
 
@@ -375,23 +429,69 @@ impl Metrics {
         self.commit_changes.observe(batch.recorded.len() as f64);
         self.commit_sync_seconds.observe(took.as_secs_f64());
         let changes = &batch.changes;
-        for claim in changes.new_claims.iter().chain(&changes.claims) {
-            let state = state_name(claim.state);
-            self.claims.get_or_create(&InState { state }).inc();
+        let claims = changes.new_claims.iter().chain(&changes.claims);
+        let mut counted = Counted {
+            states: claims.map(|claim| claim.state).collect(),
+            runs: Vec::new(),
+        };
+        let mut waiting = self.waiting();
+        for settled in settled_claims(batch) {
+            counted.runs.extend(waiting.ran.remove(&settled));
+        }
+        let entries = changes.counters.next_index;
+        match waiting.anchored {
+            Some(anchored) if anchored < entries => {
+                waiting.settled.push_back((entries, counted));
+            }
+            _ => {
+                drop(waiting);
+                self.count(&counted);
+            }
         }
     }
 
-    /// Counts a run of a guest.
-    pub fn ran(&self, end: &End, fuel: u64, took: Duration) {
-        let end = match end {
-            End::Emitted(_) => "emitted",
-            End::NoOutput => "no_output",
-            End::Trapped(_) => "trapped",
-        };
-        self.run_seconds
-            .get_or_create(&Ended { end })
-            .observe(took.as_secs_f64());
-        self.run_fuel.inc_by(fuel);
+    /// What waits for anchors is counted once they cover so many entries.
+    pub fn anchored(&self, entries: u64) {
+        let mut waiting = self.waiting();
+        if let Some(anchored) = &mut waiting.anchored {
+            *anchored = entries.max(*anchored);
+        }
+        let mut shown = Vec::new();
+        while let Some((_, counted)) = waiting
+            .settled
+            .pop_front_if(|(needed, _)| *needed <= entries)
+        {
+            shown.push(counted);
+        }
+        drop(waiting);
+        shown.iter().for_each(|counted| self.count(counted));
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn count(&self, counted: &Counted) {
+        for &state in &counted.states {
+            let state = state_name(state);
+            self.claims.get_or_create(&InState { state }).inc();
+        }
+        for run in &counted.runs {
+            self.run_seconds
+                .get_or_create(&Ended { end: run.end })
+                .observe(run.took.as_secs_f64());
+            self.run_fuel.inc_by(run.fuel);
+            if let Some(deferred) = run.vetoed {
+                let vote = if deferred { "defer" } else { "reject" };
+                self.vetoes.get_or_create(&Vetoed { vote }).inc();
+            }
+        }
+    }
+
+    /// Counts a run of a guest once it settles, in its turn: before that nobody may know how it
+    /// ended.
+    pub fn ran(&self, claim: ClaimId, run: RunCount) {
+        self.waiting().ran.insert(claim, run);
     }
 
     /// Counts a module that a run needed.
@@ -400,10 +500,9 @@ impl Metrics {
         self.prepared.get_or_create(&Prepared { cache }).inc();
     }
 
-    /// Counts a claim that a policy kept from being judged.
-    pub fn vetoed(&self, deferred: bool) {
-        let vote = if deferred { "defer" } else { "reject" };
-        self.vetoes.get_or_create(&Vetoed { vote }).inc();
+    /// Has what tells of settlements wait for anchors.
+    pub fn waits_for(&self, anchored: &Anchored, entries: u64) {
+        self.waiting().anchored = anchored.is_on().then_some(entries);
     }
 
     /// Watches what is served, as long as it is; the first time counts.
@@ -447,6 +546,15 @@ impl Metrics {
             .unwrap_or_else(|error| unreachable!("text is written into memory: {error}"));
         text
     }
+}
+
+/// The claims whose runs a batch settles.
+fn settled_claims(batch: &Batch) -> impl Iterator<Item = ClaimId> {
+    let events = batch.recorded.iter().flat_map(|recorded| &recorded.events);
+    events.filter_map(|event| match event {
+        Event::RunSettled { claim, .. } => Some(*claim),
+        _ => None,
+    })
 }
 
 /// A state in small letters.

@@ -1,7 +1,12 @@
 //! Opening a data directory: what must be there, and in which order it comes to life.
 //!
-//! Lock, database, keys, log, then the writer. A key that takes over the log is linked here,
-//! before anything else is signed. Runs found unfinished are begun again by the writer.
+//! Lock, database, keys, log, then the writer. An empty directory begins a log only if its key can
+//! have signed none; over one that is there nothing is signed before an anchor agrees. A key that
+//! takes over the log is linked here, before anything else is signed. Runs found unfinished are
+//! begun again by the writer.
+//!
+//! Whatever ends what was opened, by a stop, an error or a drop, ends its threads first and gives
+//! the lock back last.
 
 use std::{
     fs::DirBuilder,
@@ -10,7 +15,7 @@ use std::{
     path::Path,
     sync::{Arc, atomic::Ordering, mpsc},
     thread::{self, JoinHandle},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use evidenceos_driver::{
@@ -19,7 +24,7 @@ use evidenceos_driver::{
 };
 use evidenceos_failpoint::{self as failpoint, Point};
 use evidenceos_kernel::{
-    account::Account,
+    continuity::{self, BegunBy},
     holdout::HoldoutStatus,
     log_key::LogKey,
     record,
@@ -28,14 +33,15 @@ use evidenceos_kernel::{
 use evidenceos_keys::{kms::Kms, secrets};
 use evidenceos_sandbox::Sandbox;
 use evidenceos_store::{
-    AccountsFiles, Batch, Done, Entry, Head, StoreError,
+    AccountsFiles, Batch, Done, Entry, Head, StoreError, backup,
     blobs::sync_directory,
+    facts::{Beginning, Fact, Facts},
     lock::DirectoryLock,
-    log::{Integrator, LogView, Released},
+    log::{Integrator, LogView},
     reader::Readers,
     sqlite::{Found, SqliteStore},
 };
-use evidenceos_tlog::{Tile, Tree, leaf_hash};
+use evidenceos_tlog::{Hash, Tree, leaf_hash};
 use tokio::{
     runtime::Handle,
     sync::{broadcast, watch},
@@ -43,16 +49,17 @@ use tokio::{
 
 use crate::{
     accounts::{self, AtStart},
-    anchors::{self, Anchors, Own, Verdict},
+    anchors::{self, Anchors, Beginner, Own, Tip, Verdict},
     clock::Clock,
-    config::{Config, KeySource},
+    config::{Anchoring, Config, KeySource},
     decisions,
     grpc::{Catalog, ClaimProbes, Edge, Rekeying},
     holdout_keys::{HoldoutKeyError, KeyShelf},
-    keys::{self, InMemory, Keys, LogKeyError, LogKeys},
+    keys::{self, InMemory, Keys, LogKeyError, LogKeys, NewKey},
     metrics::Metrics,
-    own_work::{OwnWork, must_commit},
+    own_work::{OwnWork, Told, must, must_commit},
     policies,
+    release::{Anchored, Releasing, Shows},
     rotation::{self, RemoteHeads},
     runner::{Guests, Pool, yield_to_serving},
     server::{StartError, unix_ms},
@@ -72,14 +79,22 @@ const WATCHED_CHANGES: usize = 256;
 pub struct Opened {
     /// What the edges need.
     pub edge: Arc<Edge>,
+    /// What works on it.
+    pub threads: Threads,
+}
+
+/// Everything that works on an opened directory, in the order in which it ends.
+pub struct Threads {
+    /// Puts decisions into the log.
+    pub decisions: decisions::Following,
     /// The writer.
-    pub driver: JoinHandle<Result<SqliteStore, Fatal>>,
+    pub driver: DriverThread,
+    /// Has anchors remember heads, and shows them.
+    pub releasing: Releasing,
     /// Writes the log's files.
     pub integrator: Following,
     /// Writes `accounts.json`.
     pub accounts: accounts::Following,
-    /// Puts decisions into the log.
-    pub decisions: decisions::Following,
     /// Nobody else has the directory.
     pub lock: DirectoryLock,
 }
@@ -107,8 +122,14 @@ fn open_locked(
     let directory = config.data_dir.as_path();
     let sandbox = Sandbox::new(Default::default())?;
     let policies = policies::at_start(config, &sandbox)?;
-    let (mut store, found) = SqliteStore::open(directory)?;
+    let probes = config
+        .preflight
+        .probe_claims
+        .map(|rules| ClaimProbes::new(rules, config.preflight.probe_retry_after))
+        .transpose()?;
+    let (mut store, mut found) = SqliteStore::open(directory)?;
     store.keep_free(config.min_free_bytes);
+    note_backup(directory, &mut store, &mut found.facts)?;
     let watching = Arc::clone(metrics);
     store.observe(move |batch, took| watching.committed(batch, took));
     let done = store.done();
@@ -119,64 +140,67 @@ fn open_locked(
         head,
         log_keys,
         totals,
+        facts,
         ..
     } = found;
     let first_start = head.is_none();
     let anchor_state = Arc::new(anchors::State::default());
     metrics.keeps(Arc::clone(&done), Arc::clone(&anchor_state));
-    let anchors = Anchors::new(
-        &config.anchors,
-        config.anchor_optional,
-        runtime,
-        Arc::clone(&anchor_state),
-    );
-    if config.anchors.is_empty() {
+    let anchors = Anchors::new(config, &facts, runtime, Arc::clone(&anchor_state))?;
+    if config.anchors == Anchoring::Off {
         tracing::warn!(
-            "no --anchor: a data directory restored from an older state will not be noticed"
+            "--anchor none: a data directory restored from an older state will not be noticed"
         );
     }
-    if first_start {
-        anchors.must_be_new()?;
-    }
     let own = secrets::directory(directory)?;
+    let made_key = first_start && make_key(config, &facts, &mut store)?;
     let imported = keys::imported(config)?;
     let found_keys = LogKeys::find(config, head.as_ref(), runtime)?;
+    let made_key = made_key || (first_start && is_own(&facts, &found_keys));
     let owners = keys::owners(&own, imported.as_ref(), first_start)?;
     let shelf = KeyShelf::new(own, imported, kms(config)?, runtime.clone());
     let mut holdout_keys = shelf.load(first_start)?;
     let (head, counters) = match head {
-        Some(head) => (head, counters),
-        None => start_log(&mut store, &found_keys, counters, runtime)?,
+        Some(head) => {
+            must_be_named(config, &head)?;
+            (head, counters)
+        }
+        None => {
+            let begun = anchors.begin(&Beginner {
+                origin: found_keys.signer.origin(),
+                keys: found_keys.public_keys(),
+                made_key,
+                stated: config.begin_log.as_deref(),
+            })?;
+            let started = start_log(&mut store, &found_keys, begun.by, counters, runtime)?;
+            // Until an anchor has it, another start beside the anchor could begin as well.
+            anchors.remember(&Tip::from(&started.0))?;
+            started
+        }
     };
     let readers = Arc::new(Readers::open(directory)?);
     let mut integrator = Integrator::recover(directory, Arc::clone(&readers), Some(&head))?;
-    // Before anything is signed over what is here.
-    let former = former_origins(&readers)?;
-    let own = OwnLog {
-        log: Arc::new(LogView::new(&integrator, head.clone())),
-        head: head.clone(),
-        former,
-    };
-    let free = first_start || own.is_free(&anchors)?;
-    if !free && matches!(accounts_json, AtStart::Import(_)) {
-        return Err(StoreError::Unusable(
-            "no anchor answers, and accounts.json is to be imported: that cannot be signed now. Make an anchor reachable".to_owned(),
-        )
-        .into());
-    }
-    if !free && found_keys.predecessor.is_some() {
-        return Err(StoreError::Unusable(
-            "no anchor answers, and another key is to take over the log: that cannot be signed now. Make an anchor reachable, or start with the key that signed before".to_owned(),
-        )
-        .into());
-    }
-    let anchors = Arc::new(anchors);
-    let hold = (!free).then(|| Hold {
-        own,
-        anchors: Arc::clone(&anchors),
-    });
     let mut tree = integrator.tree().clone();
     append_unsigned(&mut tree, &readers, counters.next_index)?;
+    // Before anything is signed over what is here.
+    let own = OwnLog {
+        log: Arc::new(LogView::new(&integrator, head.clone())),
+        published: integrator.tree().clone(),
+        readers: Arc::clone(&readers),
+        origin: found_keys.signer.origin().to_owned(),
+        former: former_origins(&readers, &facts)?,
+        size: head.size,
+        tip: (tree.size(), tree.root()),
+    };
+    if !first_start
+        && facts.restored.is_none()
+        && let Err(error) = anchors.make_default()
+    {
+        tracing::error!(%error, "the log has no anchor");
+    }
+    let mut free = own.is_free(&anchors)?;
+    must_need_no_signature(free, &anchor_state, &accounts_json, &found_keys)?;
+    let anchors = Arc::new(anchors);
 
     let clock = Arc::new(Clock::start(counters.now_unix_ms));
     let catalog = Catalog::new(&holdouts);
@@ -207,14 +231,36 @@ fn open_locked(
                 before: None,
             };
             let what = "the import of accounts.json";
-            head = work.enact(import.command(&keys), &keys.signer(), what, Some(known))?;
+            let told = Told {
+                files: Some(known),
+                facts: Vec::new(),
+            };
+            head = work
+                .enact(import.command(&keys), &keys.signer(), what, told)?
+                .head;
             import.done(directory)?;
             accounts::write_now(&mut store, directory, &readers, known.announced)?
         }
     };
+    let tip = match Tip::unsigned(&keys.signer(), tree.size(), tree.root()) {
+        Some(tip) if tree.size() > head.size && anchors.take_unsigned() => tip,
+        _ => Tip::from(&head),
+    };
     if free {
-        anchors.remember(&head)?;
+        free = anchors.remember(&tip)?;
+        if free {
+            settle(&mut store, &anchors, &facts)?;
+        } else {
+            anchor_state.hold("no anchor can be written: reads are served, nothing is signed or charged until one can be; see the server's log for which, and why");
+        }
     }
+    let hold = (!free).then(|| Hold {
+        own,
+        tip: tip.clone(),
+        anchors: Arc::clone(&anchors),
+        state: Arc::clone(&anchor_state),
+        facts,
+    });
     integrator.integrate(&head)?;
 
     let vault = Vault::new(holdout_keys.clone(), readers.blobs().clone());
@@ -241,16 +287,19 @@ fn open_locked(
         policies: Arc::clone(&policies),
         metrics: Arc::clone(metrics),
     });
+    let anchored = if anchors.are_written() {
+        // While it is held this is what was there before, whether an anchor answers or not.
+        Anchored::from(Arc::clone(&done), tree.size())
+    } else {
+        Anchored::off(Arc::clone(&done))
+    };
+    metrics.waits_for(&anchored, tree.size());
     let (mailbox, inbox) = mailbox::mailbox();
     let integrator = Following::start(
         integrator,
         Arc::clone(&log),
         Arc::clone(&readers),
         Arc::clone(&done),
-        Remembering {
-            anchors,
-            mailbox: mailbox.clone(),
-        },
     )?;
     let accounts = accounts::Following::start(
         directory,
@@ -260,27 +309,27 @@ fn open_locked(
         in_place,
     )
     .map_err(StartError::Thread)?;
-    let (recorder, decisions) = decisions::Following::start(
-        store.epoch(),
-        config.preflight.keep,
-        mailbox.clone(),
-        Arc::clone(&readers),
-    )
-    .map_err(StartError::Thread)?;
-    let recorder = Arc::new(recorder);
-    metrics.records(Arc::clone(&recorder));
     let changed_accounts = broadcast::channel(WATCHED_CHANGES).0;
     let released = watch::channel(head.size).0;
-    let publishing = Publishing {
+    let shows = Shows {
         log: Arc::clone(&log),
-        wake: integrator.wake.clone(),
-        wake_accounts: accounts.waker(),
+        wake: integrator.waker(),
         changed_accounts: changed_accounts.clone(),
-        keys: Arc::clone(&keys),
         metrics: Arc::clone(metrics),
         released: released.clone(),
+        anchored: anchored.clone(),
     };
     metrics.head(head.size, unix_ms());
+    let (releasing, publishing) = Releasing::start(
+        anchors,
+        Arc::clone(&anchor_state),
+        mailbox.clone(),
+        Arc::clone(&keys),
+        accounts.waker(),
+        shows,
+    )
+    .map_err(StartError::Thread)?;
+    let epoch = store.epoch();
     let driver = Writer {
         store,
         resident,
@@ -294,6 +343,15 @@ fn open_locked(
         hold,
     }
     .start(&mailbox, inbox, Box::new(publishing))?;
+    let (recorder, decisions) = decisions::Following::start(
+        epoch,
+        config.preflight.keep,
+        mailbox.clone(),
+        Arc::clone(&readers),
+    )
+    .map_err(StartError::Thread)?;
+    let recorder = Arc::new(recorder);
+    metrics.records(Arc::clone(&recorder));
     let edge = Arc::new(Edge {
         keys,
         mailbox,
@@ -303,13 +361,10 @@ fn open_locked(
         catalog,
         stored_modules: Default::default(),
         done,
+        anchored,
         revoked: watch::channel(0).0,
         recorder,
-        probes: config
-            .preflight
-            .probe_claims
-            .map(|rules| ClaimProbes::new(rules, config.preflight.probe_retry_after))
-            .transpose()?,
+        probes,
         released,
         accounts_shown: accounts.shown(),
         changed_accounts,
@@ -321,12 +376,105 @@ fn open_locked(
     });
     Ok(Opened {
         edge,
-        driver,
-        integrator,
-        accounts,
-        decisions,
-        lock,
+        threads: Threads {
+            decisions,
+            driver,
+            releasing,
+            integrator,
+            accounts,
+            lock,
+        },
     })
+}
+
+/// A backup that was put into place as it is, by a copy of its files, is marked here: those of the
+/// releases before do not say in the database what they are.
+pub(crate) fn note_backup(
+    directory: &Path,
+    store: &mut SqliteStore,
+    facts: &mut Facts,
+) -> Result<(), StoreError> {
+    let Some(restored) = backup::put_into_place(directory)? else {
+        return Ok(());
+    };
+    if facts.restored.is_none() {
+        let fact = Fact::Restored(Some(restored));
+        facts.note(&fact);
+        must(store.remember(vec![fact]), "that this is a backup")?;
+    }
+    backup::no_backup_any_more(directory)
+}
+
+/// Makes the signing key, if there is none and one may be made. That this start makes it is
+/// durable before the key is: a crash in between leaves no key that could have signed a log.
+fn make_key(config: &Config, facts: &Facts, store: &mut SqliteStore) -> Result<bool, StartError> {
+    let Some(new) = NewKey::wanted(config)? else {
+        return Ok(false);
+    };
+    let beginning = Beginning { key_id: new.id() };
+    if facts.beginning != Some(beginning) {
+        let fact = Fact::Beginning(Some(beginning));
+        must(store.remember(vec![fact]), "that a key is being made")?;
+    }
+    new.save()?;
+    Ok(true)
+}
+
+/// Whether the key is the one that a start made which died before it began the log.
+fn is_own(facts: &Facts, keys: &LogKeys) -> bool {
+    let id = keys.signer.key_id().0;
+    !keys.signer.is_remote() && facts.beginning == Some(Beginning { key_id: id })
+}
+
+/// `--begin-log` over a log that is there must mean that log.
+fn must_be_named(config: &Config, head: &Head) -> Result<(), StoreError> {
+    let origin = head.checkpoint.lines().next().unwrap_or_default();
+    match config.begin_log.as_deref() {
+        Some(stated) if stated != origin => Err(StoreError::Unusable(format!(
+            "--begin-log {stated:?}: the data directory has the log {origin:?}; leave the flag out, or give another --data-dir"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// While nothing may be signed, a start that would have to sign something first is none.
+fn must_need_no_signature(
+    free: bool,
+    state: &anchors::State,
+    accounts: &AtStart,
+    keys: &LogKeys,
+) -> Result<(), StoreError> {
+    if free {
+        return Ok(());
+    }
+    let what = if matches!(accounts, AtStart::Import(_)) {
+        "accounts.json is to be imported"
+    } else if keys.predecessor.is_some() {
+        "another key is to take over the log (start with the key that signed before)"
+    } else {
+        return Ok(());
+    };
+    let why = state.held_because().unwrap_or_default();
+    Err(StoreError::Unusable(format!(
+        "{what}, and that cannot be signed now: {why}"
+    )))
+}
+
+/// An anchor agrees: the database remembers which ones there are, and that nothing is open.
+fn settle(store: &mut SqliteStore, anchors: &Anchors, facts: &Facts) -> Result<(), StoreError> {
+    let mut changed = Vec::new();
+    let places = anchors.to_remember();
+    if !places.is_empty() && facts.anchors.as_ref() != Some(&places) {
+        changed.push(Fact::Anchors(places));
+    }
+    if facts.restored.is_some() {
+        tracing::info!("an anchor remembers exactly this log: the restored directory goes on");
+        changed.push(Fact::Restored(None));
+    }
+    if changed.is_empty() {
+        return Ok(());
+    }
+    must(store.remember(changed), "where the anchors are")
 }
 
 fn kms(config: &Config) -> Result<Option<(Kms, Option<String>)>, LogKeyError> {
@@ -366,13 +514,14 @@ fn prepare_directory(directory: &Path) -> Result<(), StoreError> {
 fn start_log(
     store: &mut SqliteStore,
     keys: &LogKeys,
+    begun_by: BegunBy,
     counters: Counters,
     runtime: &Handle,
 ) -> Result<(Head, Counters), StartError> {
     let now = unix_ms();
     let signer = &keys.signer;
     let software = concat!("evidenceosd/", env!("CARGO_PKG_VERSION"));
-    let bytes = record::log_started(signer.origin(), signer.key_id(), software, now);
+    let bytes = continuity::log_started(signer.origin(), signer.key_id(), software, begun_by, now);
     let leaf = leaf_hash(&bytes);
     let mut tree = Tree::new();
     tree.append(leaf);
@@ -391,6 +540,7 @@ fn start_log(
         },
         entries: vec![Entry { leaf, bytes }],
         head: Some(head.clone()),
+        facts: vec![Fact::Beginning(None)],
         ..Batch::default()
     };
     must_commit(store, &batch, "the first entry of the log")?;
@@ -482,41 +632,62 @@ struct Writer<'o> {
 /// The log as an anchor is compared with it.
 struct OwnLog {
     log: Arc<LogView>,
-    head: Head,
+    /// The tree of the newest signed head.
+    published: Tree,
+    readers: Arc<Readers>,
+    origin: String,
     former: Vec<String>,
+    /// Entries that the newest signed head covers.
+    size: u64,
+    /// All entries, and their root: a KMS may not have signed the last ones.
+    tip: (u64, Hash),
 }
 
 impl OwnLog {
     /// Whether signing may begin.
     fn is_free(&self, anchors: &Anchors) -> Result<bool, StoreError> {
         let verdict = anchors.compare(&Own {
-            origin: self.head.checkpoint.lines().next().unwrap_or_default(),
+            origin: &self.origin,
             former: &self.former,
-            head: &self.head,
-            root_at: &|size| anchors::root_at(&self.log, size, self.head.size),
+            tip: self.tip,
+            root_at: &|size| self.root_at(size),
         })?;
         Ok(verdict == Verdict::Free)
+    }
+
+    fn root_at(&self, size: u64) -> Result<Hash, StoreError> {
+        if size <= self.size {
+            return anchors::root_at(&self.log, size, self.size);
+        }
+        let mut tree = self.published.clone();
+        append_unsigned(&mut tree, &self.readers, size)?;
+        Ok(tree.root())
     }
 }
 
 /// Waits for an anchor.
 struct Hold {
     own: OwnLog,
+    tip: Tip,
     anchors: Arc<Anchors>,
+    state: Arc<anchors::State>,
+    facts: Facts,
 }
 
 impl Hold {
-    /// Sends calls away until an anchor answers. Breaks where the daemon is to stop first.
-    fn wait(self, inbox: &Inbox) -> Result<ControlFlow<()>, Fatal> {
-        tracing::error!(
-            "no anchor answers: reads are served, nothing is signed or charged until one does"
-        );
+    /// Sends calls away until an anchor answers. Breaks if the daemon is to stop first.
+    fn wait(self, inbox: &Inbox, store: &mut SqliteStore) -> Result<ControlFlow<()>, Fatal> {
+        tracing::error!("{}", self.state.held_because().unwrap_or_default());
         let flow = mailbox::hold(inbox, ASK_ANCHORS_EVERY, || {
-            let free = self.own.is_free(&self.anchors)?;
-            if free {
-                self.anchors.remember(&self.own.head)?;
+            if !self.own.is_free(&self.anchors)? {
+                return Ok(false);
             }
-            Ok(free)
+            if !self.anchors.remember(&self.tip)? {
+                self.state.hold("no anchor can be written: reads are served, nothing is signed or charged until one can be; see the server's log for which, and why");
+                return Ok(false);
+            }
+            settle(store, &self.anchors, &self.facts)?;
+            Ok(true)
         })?;
         if flow.is_continue() {
             tracing::info!("an anchor answers: signing begins");
@@ -525,19 +696,52 @@ impl Hold {
     }
 }
 
-/// Has anchors follow the log.
-struct Remembering {
-    anchors: Arc<Anchors>,
-    mailbox: Mailbox,
-}
-
-/// The name that the log began under: another than today's, if it was begun anew.
-fn former_origins(readers: &Readers) -> Result<Vec<String>, StoreError> {
+/// The names that the log had: others than today's, if it was begun anew.
+pub(crate) fn former_origins(readers: &Readers, facts: &Facts) -> Result<Vec<String>, StoreError> {
     let first = readers.entries(0, 1)?;
     let origin = first
         .first()
         .and_then(|entry| record::started_as(&entry.bytes));
-    Ok(origin.into_iter().collect())
+    Ok(origin
+        .into_iter()
+        .chain(facts.former.iter().cloned())
+        .collect())
+}
+
+/// The writer's thread.
+pub struct DriverThread {
+    mailbox: Mailbox,
+    thread: Option<JoinHandle<Result<SqliteStore, Fatal>>>,
+}
+
+impl DriverThread {
+    /// Whether it has ended, which it does by itself only if the store failed.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
+    /// Waits for its end, and gives the store back. Blocks.
+    ///
+    /// # Errors
+    /// If the store failed.
+    pub fn join(mut self) -> Result<SqliteStore, Fatal> {
+        match self.thread.take().map(JoinHandle::join) {
+            Some(Ok(ended)) => ended,
+            Some(Err(panic)) => std::panic::resume_unwind(panic),
+            None => unreachable!("the writer is waited for once"),
+        }
+    }
+}
+
+impl Drop for DriverThread {
+    fn drop(&mut self) {
+        if let Some(thread) = self.thread.take() {
+            self.mailbox.stop(Instant::now());
+            // How it ended is said by who is told to stop; this is a start that failed, or a drop.
+            let _ = thread.join();
+        }
+    }
 }
 
 impl Writer<'_> {
@@ -546,7 +750,7 @@ impl Writer<'_> {
         mailbox: &Mailbox,
         inbox: Inbox,
         publisher: Box<dyn Publisher>,
-    ) -> Result<JoinHandle<Result<SqliteStore, Fatal>>, StartError> {
+    ) -> Result<DriverThread, StartError> {
         let threads = thread::available_parallelism().map_or(2, usize::from);
         let pool = Pool::start(self.guests, mailbox, threads).map_err(StartError::Thread)?;
         let signer = self.keys.signer();
@@ -560,7 +764,7 @@ impl Writer<'_> {
             ))),
         };
         let Self {
-            store,
+            mut store,
             resident,
             tree,
             signed_size,
@@ -568,11 +772,11 @@ impl Writer<'_> {
             ..
         } = self;
         let clock = Arc::clone(self.clock);
-        thread::Builder::new()
+        let thread = thread::Builder::new()
             .name("writer".to_owned())
             .spawn(move || {
                 if let Some(hold) = hold
-                    && hold.wait(&inbox)?.is_break()
+                    && hold.wait(&inbox, &mut store)?.is_break()
                 {
                     return Ok(store);
                 }
@@ -588,14 +792,18 @@ impl Writer<'_> {
                 );
                 mailbox::run(driver, &inbox, || clock.now_unix_ms())
             })
-            .map_err(StartError::Thread)
+            .map_err(StartError::Thread)?;
+        Ok(DriverThread {
+            mailbox: mailbox.clone(),
+            thread: Some(thread),
+        })
     }
 }
 
-/// The thread that follows the commits and writes tiles.
+/// The thread that follows the heads that are shown, and writes tiles.
 pub struct Following {
-    wake: mpsc::Sender<()>,
-    thread: JoinHandle<()>,
+    wake: Option<mpsc::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl Following {
@@ -604,7 +812,6 @@ impl Following {
         log: Arc<LogView>,
         readers: Arc<Readers>,
         done: Arc<Done>,
-        remembering: Remembering,
     ) -> Result<Self, StartError> {
         let (wake, woken) = mpsc::channel();
         let follow = move || {
@@ -617,12 +824,6 @@ impl Following {
             let mut publish = || {
                 let head = log.released().head;
                 if head.size == integrator.tree().size() {
-                    return;
-                }
-                // Before the checkpoint: what is published is remembered.
-                if let Err(error) = remembering.anchors.remember(&head) {
-                    tracing::error!(%error, "nothing more is signed");
-                    remembering.mailbox.halt(error);
                     return;
                 }
                 match integrator.integrate(&head) {
@@ -639,9 +840,14 @@ impl Following {
             };
             while woken.recv().is_ok() {
                 publish();
-                // Commits come in hundreds a second; tiles need not.
-                thread::sleep(INTEGRATE_EVERY);
-                while woken.try_recv().is_ok() {}
+                // Commits come in hundreds a second; tiles need not. A stop does not wait for it.
+                let until = Instant::now() + INTEGRATE_EVERY;
+                loop {
+                    match woken.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                        Ok(()) => {}
+                        Err(_) => break,
+                    }
+                }
                 publish();
             }
             publish();
@@ -650,47 +856,32 @@ impl Following {
             .name("integrator".to_owned())
             .spawn(follow)
             .map_err(StartError::Thread)?;
-        Ok(Self { wake, thread })
+        Ok(Self {
+            wake: Some(wake),
+            thread: Some(thread),
+        })
     }
 
-    /// Publishes what is left and ends. Every publisher must be gone before.
-    pub async fn end(self) {
-        drop(self.wake);
-        let thread = self.thread;
-        // A panic there has been reported; nothing is left to publish.
-        let _ = tokio::task::spawn_blocking(move || thread.join()).await;
-    }
-}
-
-struct Publishing {
-    log: Arc<LogView>,
-    wake: mpsc::Sender<()>,
-    wake_accounts: mpsc::Sender<()>,
-    changed_accounts: broadcast::Sender<Arc<[Account]>>,
-    keys: Arc<Keys>,
-    metrics: Arc<Metrics>,
-    released: watch::Sender<u64>,
-}
-
-impl Publisher for Publishing {
-    fn release(&self, released: Released, full: Vec<Tile>) {
-        let size = released.head.size;
-        self.log.release(released, full);
-        self.metrics.head(size, unix_ms());
-        self.released.send_replace(size);
-        let _ = self.wake.send(());
-    }
-
-    fn rotated(&self, key: &LogKey) {
-        self.keys.took_over(key);
-        tracing::info!(key = %key.id, since_size = key.since_size, "another key signs the log");
-    }
-
-    fn accounts_changed(&self, accounts: &mut dyn Iterator<Item = &Account>) {
-        let _ = self.wake_accounts.send(());
-        if self.changed_accounts.receiver_count() > 0 {
-            // Nobody may be left who watches.
-            let _ = self.changed_accounts.send(accounts.cloned().collect());
+    /// What wakes it: another head is shown. It ends once all of these are gone.
+    fn waker(&self) -> mpsc::Sender<()> {
+        match &self.wake {
+            Some(wake) => wake.clone(),
+            None => unreachable!("it goes with the thread"),
         }
+    }
+
+    /// Publishes what is left and ends. Whatever wakes it must be gone before. Blocks.
+    pub fn end(&mut self) {
+        self.wake = None;
+        if let Some(thread) = self.thread.take() {
+            // A panic there has been reported; nothing is left to publish.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        self.end();
     }
 }

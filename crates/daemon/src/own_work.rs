@@ -7,6 +7,7 @@ use evidenceos_kernel::{
 };
 use evidenceos_store::{
     AccountsFiles, Batch, Entry, Head, NotCommitted, Outcome, Recorded, Store, StoreError,
+    facts::Fact,
 };
 use evidenceos_tlog::{Tree, leaf_hash};
 use tokio::runtime::Handle;
@@ -28,10 +29,27 @@ pub struct OwnWork<'s, S> {
     pub runtime: &'s Handle,
 }
 
+/// What the store notes in the commit of a command.
+#[derive(Debug, Default)]
+pub struct Told {
+    /// What may lie there as `accounts.json` from then on.
+    pub files: Option<AccountsFiles>,
+    /// What the database remembers about itself from then on.
+    pub facts: Vec<Fact>,
+}
+
+/// What a command left.
+#[derive(Debug)]
+pub struct Enacted {
+    /// The head over it.
+    pub head: Head,
+    /// Its entries.
+    pub entries: Vec<Vec<u8>>,
+}
+
 impl<S: Store> OwnWork<'_, S> {
     /// Enacts a command that appends entries, and commits it with the head that `signer` signs
-    /// over them. `what` says what it is, for errors; `files` are what may lie there as
-    /// `accounts.json` from then on.
+    /// over them. `what` says what it is, for errors; `told` is what the store notes with it.
     ///
     /// # Errors
     /// Where the kernel refuses, the signer fails, or the store.
@@ -40,8 +58,8 @@ impl<S: Store> OwnWork<'_, S> {
         command: Command,
         signer: &LogSigner,
         what: &str,
-        files: Option<AccountsFiles>,
-    ) -> Result<Head, StartError> {
+        told: Told,
+    ) -> Result<Enacted, StartError> {
         let request = Request {
             caller: Caller::DRIVER,
             stamp: None,
@@ -78,13 +96,18 @@ impl<S: Store> OwnWork<'_, S> {
             changes: stage.into_changes(),
             entries,
             head: Some(head.clone()),
-            accounts_files: files,
+            accounts_files: told.files,
+            facts: told.facts,
             ..Batch::default()
         };
         must_commit(self.store, &batch, what)?;
         self.resident.merge(batch.changes);
         *self.tree = grown;
-        Ok(head)
+        let entries = batch.entries.into_iter().map(|entry| entry.bytes);
+        Ok(Enacted {
+            head,
+            entries: entries.collect(),
+        })
     }
 }
 

@@ -77,6 +77,8 @@ pub struct Api {
     asking: Arc<Semaphore>,
     clock: Arc<Clock>,
     log: Arc<LogView>,
+    /// The size of the newest head that is shown.
+    released: tokio::sync::watch::Sender<u64>,
     readers: Arc<Readers>,
     done: Arc<Done>,
     accounts_shown: watch::Receiver<u64>,
@@ -110,6 +112,7 @@ impl Api {
             asking: Arc::new(Semaphore::new(POLICIES_AT_ONCE)),
             clock: Arc::clone(&edge.clock),
             log: Arc::clone(&edge.log),
+            released: edge.released.clone(),
             readers: Arc::clone(&edge.readers),
             done: Arc::clone(&edge.done),
             accounts_shown: edge.accounts_shown.clone(),

@@ -28,7 +28,7 @@ use crate::{
     config::{Config, KeySource},
     keys::{InMemory, Keys, LogKeyError, LogSigner},
     metrics::Metrics,
-    own_work::OwnWork,
+    own_work::{OwnWork, Told},
     server::{StartError, unix_ms},
 };
 
@@ -73,9 +73,10 @@ pub fn link(
         tree,
         runtime,
     };
-    let head = work.enact(command, new, "the link to the log's new key", None)?;
+    let what = "the link to the log's new key";
+    let enacted = work.enact(command, new, what, Told::default())?;
     tracing::info!(old = %old.key_id(), new = %new.key_id(), "another key signs the log");
-    Ok(head)
+    Ok(enacted.head)
 }
 
 /// Reads the key directory again and hands the writer the key that is to sign, if it is another.

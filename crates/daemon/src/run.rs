@@ -73,6 +73,10 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             Ok(config) => upkeep::log::run_restart(&config, &origin, &because, &charged),
             Err(error) => bad_config(&error),
         },
+        Asked::ContinueLog { layers, because } => match Config::new(&layers.settings) {
+            Ok(config) => upkeep::log::run_continue(&config, &because),
+            Err(error) => bad_config(&error),
+        },
         Asked::Fsck { layers, json } => match Config::new(&layers.settings) {
             Ok(config) => upkeep::fsck::run(&config, json),
             Err(error) => bad_config(&error),

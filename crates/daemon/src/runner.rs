@@ -36,7 +36,7 @@ use evidenceos_sandbox::{
 use evidenceos_store::{MAX_ROW_BYTES, reader::Readers};
 
 use crate::{
-    metrics::Metrics,
+    metrics::{Metrics, RunCount},
     policies::{Policies, Settling, Verdict, settlement_input},
     vault::{Binding, OpenHoldout, Vault},
 };
@@ -147,11 +147,12 @@ impl Guests {
             .sandbox
             .run(&module, &limits, oracle)
             .map_err(|fault| fault.to_string())?;
-        self.metrics.ran(&ran.end, ran.fuel_used, started.elapsed());
+        let mut count = RunCount::new(&ran.end, ran.fuel_used, started.elapsed());
         let judged = ran.judged.as_deref();
         let answers = oracle.tally(ran.oracle_calls);
         // Before the sealed part is looked at, so that a veto says nothing about it.
-        let veto = self.veto(&work, &ran, &answers);
+        let veto = self.veto(&work, &ran, &answers, &mut count);
+        self.metrics.ran(work.claim.id, count);
         let trace = oracle
             .trace
             .finish(judged, &traced_end(&ran, veto.as_ref()));
@@ -205,7 +206,13 @@ impl Guests {
 
     /// How a run ends that policies do not let be judged. They are asked about a run that could be
     /// judged, and about no other.
-    fn veto(&self, work: &Work, ran: &Ran, answers: &AnswerTally) -> Option<RunEnd> {
+    fn veto(
+        &self,
+        work: &Work,
+        ran: &Ran,
+        answers: &AnswerTally,
+        count: &mut RunCount,
+    ) -> Option<RunEnd> {
         let End::Emitted(output) = &ran.end else {
             return None;
         };
@@ -231,7 +238,7 @@ impl Guests {
             Verdict::Defer(veto) => (veto, true),
             Verdict::Reject(veto) => (veto, false),
         };
-        self.metrics.vetoed(deferred);
+        count.vetoed(deferred);
         tracing::info!(oracle = %veto.oracle_id, claim = %work.claim.id, deferred, "a policy keeps a claim from being judged");
         Some(RunEnd::Vetoed {
             output: output.clone(),

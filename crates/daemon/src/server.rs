@@ -10,7 +10,6 @@ use std::{
     io,
     net::SocketAddr,
     sync::Arc,
-    thread::JoinHandle,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -18,7 +17,7 @@ use evidenceos_driver::Fatal;
 use evidenceos_failpoint::{self as failpoint, Point};
 use evidenceos_keys::KeyError;
 use evidenceos_sandbox::EngineError;
-use evidenceos_store::{StoreError, lock::DirectoryLock, sqlite::SqliteStore};
+use evidenceos_store::StoreError;
 use thiserror::Error;
 use tokio::{
     net::TcpSocket,
@@ -32,13 +31,12 @@ use crate::{
     auth::Gate,
     config::Config,
     control::{Control, ReloadAsked},
-    decisions,
     grpc::{CountLayer, Edge, GateLayer},
     holdout_keys::HoldoutKeyError,
     http,
     keys::LogKeyError,
     metrics::Metrics,
-    opening::{self, Following, Opened},
+    opening::{self, Opened, Threads},
     policies::{self, PoliciesError},
     preflight::{self, Front},
     rotation,
@@ -97,7 +95,8 @@ pub enum StartError {
     Reflection(#[from] tonic_reflection::server::Error),
 }
 
-/// A running daemon.
+/// A running daemon. Dropped without a stop it ends as after a crash, but for its threads: they are
+/// gone, and the data directory's lock with them, when the drop returns.
 pub struct Running {
     config: Config,
     listeners: Listeners,
@@ -110,11 +109,7 @@ pub struct Running {
     http_servers: serving::Servers,
     control: Option<Task<()>>,
     reloads: mpsc::Receiver<ReloadAsked>,
-    driver: JoinHandle<Result<SqliteStore, Fatal>>,
-    integrator: Following,
-    accounts: accounts::Following,
-    decisions: decisions::Following,
-    _lock: DirectoryLock,
+    threads: Threads,
 }
 
 /// Starts a daemon; returns once its ports serve.
@@ -131,18 +126,9 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let http_servers = listeners.serve_http(&health, &front, &metrics, &http_stopped)?;
     let opened = {
         let (config, metrics, runtime) = (config.clone(), Arc::clone(&metrics), Handle::current());
-        tokio::task::spawn_blocking(move || opening::open(&config, &metrics, &runtime))
-            .await
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?
+        blocking(move || opening::open(&config, &metrics, &runtime)).await?
     };
-    let Opened {
-        edge,
-        driver,
-        integrator,
-        accounts,
-        decisions,
-        lock,
-    } = opened;
+    let Opened { edge, threads } = opened;
     let gate = Gate::new(
         config.identity.clone(),
         Arc::clone(&edge.keys),
@@ -187,11 +173,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         http_servers,
         control,
         reloads,
-        driver,
-        integrator,
-        accounts,
-        decisions,
-        _lock: lock,
+        threads,
     })
 }
 
@@ -223,7 +205,7 @@ impl Running {
     /// Whether the writer has ended, which it does by itself only where the store failed.
     #[must_use]
     pub fn has_failed(&self) -> bool {
-        self.driver.is_finished()
+        self.threads.driver.has_ended()
     }
 
     /// Reads certificates, roles, secrets, keys and policies again. What does not fit is said and leaves
@@ -282,13 +264,19 @@ impl Running {
         let deadline = Instant::now() + self.config.drain;
         // Nobody listens any more where the servers have ended already.
         let _ = self.stop.send(true);
-        let decisions = self.decisions;
-        let recorded = tokio::task::spawn_blocking(move || decisions.end()).await;
-        if let Err(panic) = recorded {
-            tracing::error!(%panic, "decisions could not be recorded to the last");
-        }
+        let Threads {
+            mut decisions,
+            driver,
+            mut releasing,
+            mut integrator,
+            mut accounts,
+            lock,
+        } = self.threads;
+        blocking(move || decisions.end()).await;
         self.edge.mailbox.stop(deadline);
-        let driver = tokio::task::spawn_blocking(move || self.driver.join()).await;
+        let driver = blocking(move || driver.join()).await;
+        // What was decided last is anchored and shown while callers still wait for it.
+        blocking(move || releasing.end()).await;
         let grace = deadline
             .saturating_duration_since(Instant::now())
             .min(Duration::from_secs(2));
@@ -298,15 +286,11 @@ impl Running {
         }
         failpoint::pass(Point::ShutdownDrainedBeforeFlush);
         // The last head is published before the lock is given back.
-        self.integrator.end().await;
+        blocking(move || integrator.end()).await;
         failpoint::pass(Point::ShutdownFlushed);
-        let mut store = match driver {
-            Ok(Ok(result)) => result?,
-            Ok(Err(panic)) => std::panic::resume_unwind(panic),
-            Err(error) => std::panic::resume_unwind(error.into_panic()),
-        };
-        let (accounts, edge, directory) = (self.accounts, self.edge, self.config.data_dir);
-        let flushed = tokio::task::spawn_blocking(move || {
+        let mut store = driver?;
+        let (edge, directory) = (self.edge, self.config.data_dir);
+        let flushed = blocking(move || {
             let before = accounts.end();
             let behind = before.is_none_or(|file| {
                 file.seq
@@ -319,18 +303,25 @@ impl Running {
                 accounts::write_now(&mut store, &directory, &edge.readers, before)?;
             }
             Ok::<_, StoreError>(())
-        });
-        match flushed.await {
-            Ok(Ok(())) => {}
+        })
+        .await;
+        if let Err(error) = flushed {
             // The database has everything; the next start writes the file.
-            Ok(Err(error)) => tracing::error!(%error, "accounts.json could not be flushed"),
-            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+            tracing::error!(%error, "accounts.json could not be flushed");
         }
         let _ = self.stop_http.send(true);
         self.http_servers.end(grace).await;
         failpoint::pass(Point::ShutdownBeforeUnlock);
+        drop(lock);
         Ok(())
     }
+}
+
+/// Waits for something that blocks, beside the threads that serve.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
 }
 
 /// The time, in Unix milliseconds.

@@ -34,7 +34,7 @@ use evidenceos_kernel::{
 use evidenceos_store::{
     AccountsFiles, Head, Module, NotCommitted, Outcome, Store, StoreError, log::Released,
 };
-use evidenceos_tlog::{Tile, Tree};
+use evidenceos_tlog::{Hash, Tile, Tree};
 use thiserror::Error;
 
 pub use crate::signing::{RemoteSigner, Signer, Signing};
@@ -53,6 +53,8 @@ pub trait Runner: Send {
 
 /// Shows a durable head to readers.
 pub trait Publisher: Send {
+    /// The log grew to a durable tree whose head is signed elsewhere.
+    fn grown(&self, _size: u64, _root: Hash) {}
     /// Takes a head and the tiles that its batch completed.
     fn release(&self, released: Released, full: Vec<Tile>);
     /// Another key signs the log; its first head comes next.
@@ -86,7 +88,7 @@ pub enum Failure {
     NotStored,
     /// Nothing is signed or charged at present; nothing was done.
     #[error(
-        "the server cannot reach what remembers the newest head of its log, and does nothing new until it can; nothing was done, ask again later"
+        "the server is read-only: nothing confirms that its data is the newest (no anchor remembers the newest head of its log, or it was restored from a backup); the request was not applied, ask again later, or ask its operator"
     )]
     Held,
     /// The server stops; nothing was done.
@@ -522,6 +524,9 @@ impl<S: Store> Driver<S> {
         let durable = !batch.is_empty();
         if let Some(tree) = tree {
             self.tree = tree;
+            if self.heads.are_signed_elsewhere() {
+                self.publisher.grown(self.tree.size(), self.tree.root());
+            }
         }
         for key in &batch.changes.log_keys {
             self.publisher.rotated(key);

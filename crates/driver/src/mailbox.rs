@@ -11,6 +11,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
         mpsc::{Receiver, RecvTimeoutError, Sender, channel},
     },
     time::{Duration, Instant},
@@ -74,6 +75,7 @@ struct Queued {
 pub struct Mailbox {
     letters: Sender<Letter>,
     queued: Arc<Mutex<Queued>>,
+    held_off: Arc<AtomicBool>,
 }
 
 /// Where the loop takes them from.
@@ -91,6 +93,7 @@ pub fn mailbox() -> (Mailbox, Inbox) {
         Mailbox {
             letters: sender,
             queued: Arc::clone(&queued),
+            held_off: Arc::default(),
         },
         Inbox {
             letters: receiver,
@@ -100,8 +103,13 @@ pub fn mailbox() -> (Mailbox, Inbox) {
 }
 
 impl Mailbox {
-    /// Puts a call before the writer. A call that finds no room is answered at once.
+    /// Puts a call before the writer. A call that finds no room is answered at once, and so is every
+    /// call while they are held off.
     pub fn call(&self, call: Call) {
+        if self.held_off.load(Ordering::Acquire) {
+            call.reply_to.send(Err(Failure::Held));
+            return;
+        }
         let tag = call.request.caller.tag;
         {
             let mut queued = self.queued.lock().unwrap_or_else(PoisonError::into_inner);
@@ -116,6 +124,12 @@ impl Mailbox {
         }
         // A closed mailbox drops the call, and its sender sees that nobody will answer.
         let _ = self.letters.send(Letter::Call(call));
+    }
+
+    /// Sends calls away from now on, or takes them again: what is durable cannot be anchored. Runs
+    /// under way settle.
+    pub fn hold_off(&self, held: bool) {
+        self.held_off.store(held, Ordering::Release);
     }
 
     /// Calls that wait before the writer.
@@ -195,7 +209,7 @@ pub fn hold(
                 call.reply_to.send(Err(Failure::Held));
             }
             Ok(Letter::Copy(order)) => {
-                let held = "the daemon is held until an anchor answers; stop it to back it up";
+                let held = "the daemon is read-only, as its log and `evidenceos server info` say; stop it to back it up";
                 let held = StoreError::Unusable(held.to_owned());
                 let _ = order.news.send(CopyNews::Done(Err(held)));
             }

@@ -67,6 +67,10 @@ impl Heads {
         }
     }
 
+    pub(crate) fn are_signed_elsewhere(&self) -> bool {
+        matches!(self.signing, Signing::Elsewhere(_))
+    }
+
     /// Lets another key take over. One that never leaves its KMS is followed at a start only.
     pub(crate) fn follow(&mut self, next: Box<dyn Signer>) {
         match &self.signing {

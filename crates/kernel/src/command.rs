@@ -183,6 +183,8 @@ pub enum Command {
     RotateKey(Box<SignedKeyLink>),
     /// Go on under another name, since the end of the log was lost.
     RestartLog(Box<RestartLog>),
+    /// State that the log was signed nowhere else since its newest entry.
+    ContinueLog(Box<ContinueLog>),
     /// Append an entry that this log had.
     RecoverEntry(Vec<u8>),
     /// Note that the holdouts' items are encrypted under another key.
@@ -291,6 +293,17 @@ pub struct RestartLog {
     pub because: String,
     /// What holdouts were charged in what was lost, as the operator states it.
     pub charged: Vec<(HoldoutId, MicroBits)>,
+}
+
+/// A log that goes on by its operator's word.
+#[derive(Debug, Clone)]
+pub struct ContinueLog {
+    /// Its name.
+    pub origin: String,
+    /// What it holds.
+    pub tree: KnownTree,
+    /// Why, 1–256 bytes.
+    pub because: String,
 }
 
 /// A holdout to register; its bulk is in the store already.
@@ -563,6 +576,9 @@ pub enum Event {
     },
     /// A holdout was taken back.
     HoldoutWithdrawn(HoldoutId),
+    /// The log goes on after something of it was lost, or may have been: what a holdout of before
+    /// released is known by somebody's word.
+    LogCarriedOn,
     /// A run failed.
     RunFailed {
         /// The holdout.

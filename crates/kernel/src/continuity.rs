@@ -4,18 +4,117 @@
 //! appended again, byte for byte, and what they charged is charged; or the log goes on under
 //! another name, and its first entry there binds the old head. Then nobody knows what was charged
 //! in between, so that every holdout is exhausted unless the operator states what it was.
+//! If nothing is missing and nothing can prove that, the operator states it: that is an entry too,
+//! and so is how a log began.
 
 use crate::{
     bits::MicroBits,
     cj,
     id::{Digest, HoldoutId},
-    record::{Fields, RecordError},
+    record::{Fields, LOG_STARTED, RecordError},
 };
 
 /// The first entry under another name.
 pub const LOG_RESTARTED: &str = "evidenceos.v2.log_restarted";
 /// What a holdout was charged that no capsule in this log says.
 pub const HOLDOUT_CHARGED: &str = "evidenceos.v2.holdout_charged";
+
+/// An operator's statement that nothing was signed since the log's newest entry.
+pub const LOG_CONTINUED: &str = "evidenceos.v2.log_continued";
+/// What such an entry states.
+const NOTHING_SINCE: &str = "nothing_was_signed_since";
+
+/// What let a log begin: nothing could have signed under its key before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BegunBy {
+    /// The start that began it made the key.
+    NewKey,
+    /// An anchor outside of the data directory knew no head of the key.
+    Anchor,
+    /// The operator said so.
+    Operator,
+}
+
+impl BegunBy {
+    /// As entry 0 has it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::NewKey => "new_key",
+            Self::Anchor => "anchor",
+            Self::Operator => "operator",
+        }
+    }
+}
+
+/// `log_started`: entry 0, with what let it begin.
+#[must_use]
+pub fn log_started(
+    origin: &str,
+    key_id: Digest,
+    software: &str,
+    begun_by: BegunBy,
+    unix_ms: u64,
+) -> Vec<u8> {
+    cj::Object::new()
+        .put("schema", LOG_STARTED)
+        .put("origin", origin)
+        .put("key_id_hex", key_id.to_hex())
+        .put("software", software)
+        .put("begun_by", begun_by.name())
+        .put("started_unix_ms", unix_ms)
+        .to_bytes()
+}
+
+/// `log_continued`: the operator's word that the log was signed nowhere else since.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogContinued {
+    /// The log's name.
+    pub origin: String,
+    /// The entries before this one.
+    pub tree: KnownTree,
+    /// Why, in the operator's words; 1–256 bytes.
+    pub because: String,
+    /// When.
+    pub stated_unix_ms: u64,
+}
+
+impl LogContinued {
+    /// The canonical bytes.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        cj::Object::new()
+            .put("schema", LOG_CONTINUED)
+            .put("origin", self.origin.as_str())
+            .put("size", self.tree.size)
+            .put("root_hash_hex", Digest(self.tree.root).to_hex())
+            .put("statement", NOTHING_SINCE)
+            .put("because", self.because.as_str())
+            .put("stated_unix_ms", self.stated_unix_ms)
+            .to_bytes()
+    }
+
+    /// Reads such an entry.
+    ///
+    /// # Errors
+    /// If the bytes are none.
+    pub fn parse(bytes: &[u8]) -> Result<Self, RecordError> {
+        let mut fields = Fields::parse(bytes)?;
+        fields.expect("schema", LOG_CONTINUED)?;
+        fields.expect("statement", NOTHING_SINCE)?;
+        let continued = Self {
+            origin: fields.string("origin")?,
+            tree: KnownTree {
+                size: fields.int("size")?,
+                root: fields.digest("root_hash_hex")?.0,
+            },
+            because: fields.string("because")?,
+            stated_unix_ms: fields.int("stated_unix_ms")?,
+        };
+        fields.finish()?;
+        Ok(continued)
+    }
+}
 
 /// A size and root that a log had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -173,6 +272,21 @@ mod tests {
                 restarted_unix_ms: 7,
             };
             assert_eq!(LogRestarted::parse(&restarted.to_bytes()), Ok(restarted));
+        }
+        let continued = LogContinued {
+            origin: "example.org/log".to_owned(),
+            tree: KnownTree {
+                size: 5,
+                root: [2; 32],
+            },
+            because: "the volume moved".to_owned(),
+            stated_unix_ms: 7,
+        };
+        assert_eq!(LogContinued::parse(&continued.to_bytes()), Ok(continued));
+        for begun_by in [BegunBy::NewKey, BegunBy::Anchor, BegunBy::Operator] {
+            let first = log_started("example.org/log", Digest([1; 32]), "test", begun_by, 9);
+            let name = crate::record::started_as(&first);
+            assert_eq!(name.as_deref(), Some("example.org/log"), "{begun_by:?}");
         }
         for stated in [true, false] {
             let charged = HoldoutCharged {

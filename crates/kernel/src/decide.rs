@@ -115,6 +115,7 @@ fn dispatch(stage: &Stage<'_>, request: &Request) -> Result<Decision, Refusal> {
         }
         Command::RotateKey(signed) => Ok(keys::rotate(stage, signed)),
         Command::RestartLog(restart) => continuity::restart(stage, caller, restart),
+        Command::ContinueLog(stated) => continuity::carry_on(stage, caller, stated),
         Command::RecoverEntry(entry) => continuity::recover(stage, caller, entry),
         Command::RekeyHoldouts { generation, blobs } => {
             keys::rekey(stage, caller, *generation, blobs)
@@ -181,6 +182,7 @@ fn method_of(command: &Command) -> Option<(Method, ClaimId)> {
         | Command::Abort { .. }
         | Command::RotateKey(_)
         | Command::RestartLog(_)
+        | Command::ContinueLog(_)
         | Command::RecoverEntry(_)
         | Command::RekeyHoldouts { .. }
         | Command::GrantCredit { .. }

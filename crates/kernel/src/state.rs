@@ -183,7 +183,7 @@ impl<T> Held<T> {
 }
 
 /// A copy-on-write layer over the committed state, for one batch.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Stage<'a> {
     resident: &'a Resident,
     counters: Counters,
@@ -396,12 +396,22 @@ impl<'a> Stage<'a> {
             | Command::WithdrawHoldout { .. }
             | Command::BeginAgain { .. }
             | Command::RotateKey(_)
-            | Command::RestartLog(_)
+            | Command::ContinueLog(_)
             | Command::RekeyHoldouts { .. }
             | Command::SetBudgets { .. }
             | Command::RecordDecisions(_)
             | Command::ForgetDecisions { .. }
             | Command::ConfirmClock { .. } => stamp.into_iter().for_each(want),
+            Command::RestartLog(_) => {
+                // It aborts every run under way.
+                for holdout in self.holdouts() {
+                    for run in &holdout.in_flight {
+                        want(Key::Claim(run.claim));
+                        want(Key::Account(run.owner));
+                        want(Key::Pool(holdout.id, run.owner));
+                    }
+                }
+            }
             Command::CreateClaim { id, terms, .. } => {
                 stamp.into_iter().for_each(&mut want);
                 want(Key::Claim(*id));
@@ -480,6 +490,7 @@ impl<'a> Stage<'a> {
             | Command::SettleDuplicate { .. }
             | Command::RotateKey(_)
             | Command::RestartLog(_)
+            | Command::ContinueLog(_)
             | Command::RecoverEntry(_)
             | Command::RekeyHoldouts { .. }
             | Command::ImportAccounts { .. }
@@ -618,6 +629,12 @@ impl<'a> Stage<'a> {
                 let held = self.holdout_mut(holdout);
                 held.answers.recover(MicroBits::ZERO, *answers);
                 held.sealed.recover(MicroBits::ZERO, *sealed);
+            }
+            Event::LogCarriedOn => {
+                let all: Vec<HoldoutId> = self.holdouts().map(|holdout| holdout.id).collect();
+                for id in all {
+                    self.holdout_mut(&id).carried_on = true;
+                }
             }
             Event::RunPlaced {
                 holdout,

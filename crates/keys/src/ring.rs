@@ -184,6 +184,14 @@ impl Ring {
         self.add(&draw()?)
     }
 
+    /// A new key that is in no ring yet.
+    ///
+    /// # Errors
+    /// If there are no random bytes.
+    pub fn draw() -> Result<Secret, KeyError> {
+        draw()
+    }
+
     /// Puts a key into the ring; one that is there already stays.
     ///
     /// # Errors

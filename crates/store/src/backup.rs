@@ -24,6 +24,7 @@ use sha2::{Digest as _, Sha256};
 use crate::{
     StoreError,
     blobs::{self, Blobs, sync_directory},
+    facts::{self, Restored},
     lock::DirectoryLock,
     log::Integrator,
     reader::Readers,
@@ -235,6 +236,12 @@ pub fn complete(
 ) -> Result<Manifest, StoreError> {
     // SQLite has synced nothing; what it left is on its way to the disk while the rest is copied.
     let state = copied_state(destination)?;
+    let restored = Restored {
+        made_unix_ms: now_unix_ms,
+        entries: state.counters.next_index,
+    };
+    // In the copy itself: however it comes into place, whoever serves it knows what it is.
+    facts::mark_restored(&schema::path_in(destination), restored)?;
     copy_blobs(data_directory, destination, report)?;
     make_log(destination, &state, report)?;
     // Every connection of ours to the copy is closed: its file can be read as any other.
@@ -326,13 +333,10 @@ fn make_log(
 
 /// What SQLite leaves beside a database that was only read: an index of an empty WAL.
 fn remove_shared_memory(destination: &Path) -> Result<(), StoreError> {
-    let database = schema::path_in(destination);
-    for suffix in ["-wal", "-shm"] {
-        let mut name = database.clone().into_os_string();
-        name.push(suffix);
-        let path = PathBuf::from(name);
+    let beside = facts::beside(&schema::path_in(destination));
+    for (path, is_wal) in beside.into_iter().zip([true, false]) {
         match fs::metadata(&path) {
-            Ok(metadata) if suffix == "-wal" && metadata.len() > 0 => {
+            Ok(metadata) if is_wal && metadata.len() > 0 => {
                 return Err(StoreError::Unusable(format!(
                     "{} is not empty: somebody else writes into the backup; begin it anew elsewhere",
                     path.display()
@@ -538,6 +542,52 @@ impl io::Write for Durable {
     }
 }
 
+/// Backups of older releases do not say in the database what they are.
+fn mark_as_restored(database: &Path, manifest: &Manifest) -> Result<(), StoreError> {
+    let restored = Restored {
+        made_unix_ms: manifest.created_unix_ms,
+        entries: manifest.entries,
+    };
+    facts::mark_restored(database, restored)?;
+    File::open(database)
+        .and_then(|file| file.sync_all())
+        .map_err(StoreError::io("sync", database))?;
+    for path in facts::beside(database) {
+        if path.exists() {
+            fs::remove_file(&path).map_err(StoreError::io("remove", &path))?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether a directory is a backup that somebody put into place as it is, without `restore`: its
+/// manifest is in it. Of the releases before there is no other sign.
+///
+/// # Errors
+/// Where the manifest cannot be read.
+pub fn put_into_place(data_directory: &Path) -> Result<Option<Restored>, StoreError> {
+    if !data_directory.join(MANIFEST).exists() {
+        return Ok(None);
+    }
+    // A manifest that is damaged says as much.
+    let known = manifest(data_directory).ok();
+    Ok(Some(Restored {
+        made_unix_ms: known.as_ref().map_or(0, |found| found.created_unix_ms),
+        entries: known.as_ref().map_or(0, |found| found.entries),
+    }))
+}
+
+/// Takes the manifest away from a backup that is served from now on, once that is noted in its
+/// database: what it lists is not what lies there any more.
+///
+/// # Errors
+/// Where it cannot be removed.
+pub fn no_backup_any_more(data_directory: &Path) -> Result<(), StoreError> {
+    let path = data_directory.join(MANIFEST);
+    fs::remove_file(&path).map_err(StoreError::io("remove", &path))?;
+    sync_directory(data_directory)
+}
+
 /// Brings a backup back into a directory that is empty or does not exist. Every file is checked
 /// before the first is written, and again while it is copied; the database gets its name last, so
 /// that a start does not take a directory that is half restored.
@@ -564,6 +614,7 @@ pub fn restore(
         let file = File::create_new(&path).map_err(StoreError::io("create", &path))?;
         Ok(Box::new(Durable(file)))
     })?;
+    mark_as_restored(&data_directory.join(HALF_RESTORED), &manifest)?;
     let mut files = Vec::new();
     walk(data_directory, Path::new(""), &mut files)?;
     let database = schema::path_in(data_directory);

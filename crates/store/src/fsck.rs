@@ -111,7 +111,7 @@ pub type Follow<'f> = dyn FnMut(&str, u64, u64) + 'f;
 pub(crate) type Check = fn(&mut Examination<'_>) -> Result<u64, StoreError>;
 
 /// All checks, in order: what others rest on comes first.
-const CHECKS: [(&str, Check); 19] = [
+const CHECKS: [(&str, Check); 20] = [
     ("database", rows::database),
     ("counters", rows::counters),
     ("holdouts", rows::holdouts),
@@ -119,6 +119,7 @@ const CHECKS: [(&str, Check); 19] = [
     ("pools", rows::pools),
     ("questions", rows::questions),
     ("requests", rows::requests),
+    ("facts", rows::facts),
     ("entries", history::entries),
     ("head", history::head),
     ("log keys", history::log_keys),

@@ -19,6 +19,7 @@ pub mod accounts;
 pub mod backup;
 pub mod blobs;
 pub mod decisions;
+pub mod facts;
 pub mod fsck;
 pub mod lock;
 pub mod log;
@@ -51,6 +52,8 @@ use evidenceos_kernel::{
 use evidenceos_tlog::Hash;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+
+use crate::facts::Fact;
 
 /// What is larger than this is a file of its own, not a row: 16 KiB.
 pub const MAX_ROW_BYTES: usize = 16 * 1_024;
@@ -231,9 +234,20 @@ pub struct Done {
     pub short_of_space: AtomicU64,
     /// The last change of an account: the number of its journal row.
     pub accounts_seq: AtomicU64,
+    /// Entries of the log that a reader may have seen: raised before a commit, taken back where it
+    /// failed. See [`Done::seen`].
+    pub(crate) visible: AtomicU64,
 }
 
 impl Done {
+    /// Entries that whoever has just read rows may have seen the effect of: what is shown from
+    /// those rows must not leave before this many entries are anchored. May be more for a moment,
+    /// while a commit is under way, and is asked again by who waits long.
+    #[must_use]
+    pub fn seen(&self) -> u64 {
+        self.visible.load(Ordering::Acquire)
+    }
+
     fn count(counter: &AtomicU64, by: u64) {
         counter.fetch_add(by, Ordering::Relaxed);
     }
@@ -258,6 +272,8 @@ pub struct Batch {
     pub head: Option<Head>,
     /// The `accounts.json` that is about to be put in place, and the one that is there.
     pub accounts_files: Option<AccountsFiles>,
+    /// What the database remembers about itself from now on.
+    pub facts: Vec<Fact>,
 }
 
 /// The files of ours that a crash can leave as `accounts.json`.
@@ -291,7 +307,10 @@ impl Batch {
     /// Whether there is nothing to commit.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.recorded.is_empty() && self.head.is_none() && self.accounts_files.is_none()
+        self.recorded.is_empty()
+            && self.head.is_none()
+            && self.accounts_files.is_none()
+            && self.facts.is_empty()
     }
 }
 

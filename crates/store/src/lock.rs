@@ -14,7 +14,18 @@ use crate::StoreError;
 /// Holds the directory until it is dropped.
 #[derive(Debug)]
 pub struct DirectoryLock {
-    _file: File,
+    file: File,
+}
+
+impl Drop for DirectoryLock {
+    /// Closing the file is not enough: a child that another thread forks at this moment has a copy
+    /// of the descriptor until it executes its program, and would keep the lock so long. Unlocking
+    /// ends it for every copy.
+    fn drop(&mut self) {
+        if let Err(error) = self.file.unlock() {
+            tracing::warn!(%error, "the data directory's lock could not be given back by hand");
+        }
+    }
 }
 
 impl DirectoryLock {
@@ -58,7 +69,7 @@ impl DirectoryLock {
             .and_then(|()| file.rewind())
             .and_then(|()| writeln!(file, "{}", std::process::id()))
             .map_err(StoreError::io("write", &path))?;
-        Ok(Self { _file: file })
+        Ok(Self { file })
     }
 }
 
@@ -77,6 +88,16 @@ mod tests {
             refused.contains(&format!("process {}", std::process::id())),
             "{refused}"
         );
+        drop(held);
+        DirectoryLock::take(directory.path()).expect("free again");
+    }
+
+    #[test]
+    fn a_copy_of_the_descriptor_does_not_keep_it() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let held = DirectoryLock::take(directory.path()).expect("free");
+        // As a child has it between fork and exec.
+        let _copy = held.file.try_clone().expect("a descriptor");
         drop(held);
         DirectoryLock::take(directory.path()).expect("free again");
     }

@@ -12,14 +12,14 @@ use std::{
 use evidenceos_failpoint::{self as failpoint, Point};
 use rusqlite::{Connection, OpenFlags, config::DbConfig};
 
-use crate::StoreError;
+use crate::{StoreError, facts};
 
 /// "EvOS", so that another program's database is not taken for ours.
 const APPLICATION_ID: i32 = 0x4576_4f53;
 /// The database's name in a data directory. SQLite adds `-wal` and `-shm`.
 pub const DATABASE: &str = "evidenceos.db";
 /// The version of the tables below.
-const SCHEMA_VERSION: i32 = 5;
+const SCHEMA_VERSION: i32 = 6;
 
 const TABLES: &str = "
 CREATE TABLE state (id INTEGER PRIMARY KEY CHECK (id = 1), epoch INTEGER NOT NULL, row BLOB NOT NULL) STRICT;
@@ -42,11 +42,13 @@ CREATE TABLE questions (question BLOB PRIMARY KEY, claim_id BLOB NOT NULL) STRIC
 ";
 
 /// What each older version lacks, from version 1 on.
-const MIGRATIONS: [&str; 4] = [
+const MIGRATIONS: [&str; 5] = [
     "CREATE TABLE log_keys (since_size INTEGER PRIMARY KEY, row BLOB NOT NULL) STRICT;",
     "CREATE TABLE accounts (seq INTEGER PRIMARY KEY, owner BLOB NOT NULL UNIQUE, row BLOB NOT NULL) STRICT;",
     "CREATE TABLE decisions (first INTEGER PRIMARY KEY, idx INTEGER NOT NULL, recorded_unix_ms INTEGER NOT NULL, records BLOB NOT NULL) STRICT;",
     "CREATE TABLE questions (question BLOB PRIMARY KEY, claim_id BLOB NOT NULL) STRICT, WITHOUT ROWID;",
+    // A backup of an older release may have got it when it was brought back.
+    facts::TABLE,
 ];
 
 /// Where the database of a data directory is.
@@ -287,9 +289,11 @@ fn prepare_tables(connection: &Connection, path: &Path) -> Result<(), StoreError
         must_be_alone(path.parent().unwrap_or(Path::new("")))?;
         connection.execute_batch(&format!(
             "BEGIN IMMEDIATE; {TABLES}
+             {}
              PRAGMA application_id = {APPLICATION_ID};
              PRAGMA user_version = {SCHEMA_VERSION};
-             COMMIT;"
+             COMMIT;",
+            facts::TABLE
         ))?;
         return Ok(());
     }

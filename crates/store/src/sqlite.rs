@@ -37,7 +37,10 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{
     AccountsFiles, Batch, Copier, Done, Head, NotCommitted, Outcome, Pages, Store, StoreError,
-    decisions, room::Room, row, schema,
+    decisions,
+    facts::{self, Fact, Facts},
+    room::Room,
+    row, schema,
 };
 
 /// Pages in the WAL from which a checkpoint runs between batches.
@@ -111,6 +114,8 @@ pub struct Found {
     pub accounts_seq: u64,
     /// What may lie there as `accounts.json`.
     pub accounts_files: AccountsFiles,
+    /// What the database remembers about itself.
+    pub facts: Facts,
 }
 
 impl SqliteStore {
@@ -151,6 +156,7 @@ impl SqliteStore {
             totals: state.totals,
             accounts_seq: state.accounts_seq,
             accounts_files: state.accounts_files,
+            facts: facts::read(&connection)?,
         };
         if !state.totals.balance_out() {
             return Err(StoreError::Damaged {
@@ -162,6 +168,8 @@ impl SqliteStore {
         let done = Done::default();
         done.accounts_seq
             .store(state.accounts_seq, Ordering::Relaxed);
+        done.visible
+            .store(state.counters.next_index, Ordering::Release);
         Ok((
             Self {
                 connection: Arc::new(ReentrantMutex::new(connection)),
@@ -191,6 +199,18 @@ impl SqliteStore {
                 ..Changes::default()
             },
             accounts_files: Some(files),
+            ..Batch::default()
+        })
+    }
+
+    /// Commits facts, and nothing else.
+    pub fn remember(&mut self, facts: Vec<Fact>) -> Outcome {
+        self.commit(&Batch {
+            changes: Changes {
+                counters: self.state.counters,
+                ..Changes::default()
+            },
+            facts,
             ..Batch::default()
         })
     }
@@ -268,6 +288,9 @@ impl SqliteStore {
         decisions::write(&transaction, batch)?;
         write_journal(&transaction, batch, &next)?;
         self.write_remembered(&transaction, batch, &next)?;
+        for fact in &batch.facts {
+            facts::write(&transaction, fact)?;
+        }
         let fenced = transaction
             .prepare_cached("UPDATE state SET row = ?1 WHERE id = 1 AND epoch = ?2")?
             .execute(params![row::encode(&next), self.epoch])?;
@@ -276,6 +299,10 @@ impl SqliteStore {
         }
         may_fail(Point::StoreCommitBefore)?;
         let started = Instant::now();
+        // Before any reader can see it.
+        self.done
+            .visible
+            .store(next.counters.next_index, Ordering::Release);
         transaction.commit()?;
         let took = started.elapsed();
         failpoint::pass(Point::StoreCommitSynced);
@@ -398,6 +425,10 @@ impl Store for SqliteStore {
             }
             Err(error) => {
                 let fate = error.fate(self.connection.lock().is_autocommit());
+                if matches!(fate, Outcome::NotCommitted(_)) {
+                    let entries = self.state.counters.next_index;
+                    self.done.visible.store(entries, Ordering::Release);
+                }
                 if matches!(fate, Outcome::NotCommitted(NotCommitted::Full)) {
                     // Since the first that failed: those that follow do not put the look off.
                     self.full_since.get_or_insert_with(Instant::now);

@@ -12,11 +12,13 @@ use serde_json::Value;
 use crate::place::{MOCK_KEY, Place, stderr, text_of};
 
 /// What `lab init` says to run.
-const SERVE: [&str; 13] = [
+const SERVE: [&str; 15] = [
     "--data-dir",
     "ops/data",
     "--key-dir",
     "ops/keys",
+    "--anchor",
+    "ops/anchor",
     "--tls-cert",
     "ops/certs/server.crt",
     "--tls-key",
@@ -115,7 +117,9 @@ fn a_daemon_signs_with_the_key_that_was_wrapped_for_it() {
             .map(|line| line.split_once('=').expect("a line of an environment"))
             .collect();
         environment.push(("EVIDENCEOS_KMS_MOCK_KEY_HEX", MOCK_KEY));
-        let data = format!("data-{}", from.len());
+        let data = format!("data-{}-{}", from.len(), from[0].trim_start_matches('-'));
+        // The key was there before the start: an anchor tells that it has signed nothing.
+        fs::create_dir_all(place.path(&format!("{data}.anchor"))).expect("made");
         let daemon = Daemon::start(&place, &["--data-dir", &data], &environment);
         let endpoint = format!("http://127.0.0.1:{}", daemon.port);
         let signs = place.json(&["log", "key", "--all", "--endpoint", &endpoint]);

@@ -22,7 +22,7 @@ use super::{ConfigError, Layers, Settings};
   evidenceos-daemon backup /mnt/backups/today         copy ./data, also while it is served
 
 With TLS, for callers with certificates (`evidenceos lab init ops` makes a set to try):
-  evidenceos-daemon --listen 0.0.0.0:50051 --data-dir ops/data \\
+  evidenceos-daemon --listen 0.0.0.0:50051 --data-dir ops/data --anchor ops/anchor \\
     --tls-cert ops/certs/server.crt --tls-key ops/certs/server.key \\
     --mtls-client-ca ops/certs/ca.crt --require-client-cert \\
     --auth-policy ops/certs/policy.toml --generate-key
@@ -71,8 +71,8 @@ enum Command {
     },
     /// Bring a backup back into an empty data directory
     ///
-    /// Every file is checked first. Bring keys/ and secrets/ back too; the next start compares the
-    /// log with its anchors.
+    /// Every file is checked first. Bring keys/ and secrets/ back too. The directory is read-only
+    /// until it is known that it is the newest: see `evidenceos-daemon log --help`.
     #[command(after_help = "Example:
   evidenceos-daemon restore /mnt/backups/2026-11-24 --data-dir /srv/evidenceos")]
     Restore {
@@ -84,7 +84,7 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// What to do where an anchor knows more of the log than the database; the daemon is stopped
+    /// Say what happened to a log whose database may not be the newest; the daemon is stopped
     Log {
         #[command(subcommand)]
         what: LogCommand,
@@ -125,7 +125,7 @@ enum Command {
     },
 }
 
-/// The two ways out of a database that is older than its log.
+/// What to do about a database that is older than its log, or may be.
 #[derive(Clone, Subcommand)]
 pub enum LogCommand {
     /// Append the entries that are missing, byte for byte, and charge holdouts what they charged
@@ -159,6 +159,22 @@ pub enum LogCommand {
         /// Bits that each part of a holdout was charged in what was lost, at most; repeatable
         #[arg(long, value_name = "HOLDOUT=BITS")]
         charged: Vec<String>,
+        #[command(flatten)]
+        settings: Box<Settings>,
+    },
+    /// State in the log that it was signed nowhere else since its newest entry, and go on
+    ///
+    /// For a directory that was restored from a backup, or whose anchors are gone, if you are sure
+    /// that nothing is missing. It is your word, and public. Refused if an anchor knows more.
+    #[command(after_help = "Example:
+  evidenceos-daemon log continue --nothing-was-signed-since --because \"moved to another machine; the old one was stopped before the backup\"")]
+    Continue {
+        /// What is stated; without it nothing is
+        #[arg(long, required = true)]
+        nothing_was_signed_since: bool,
+        /// Why you are sure, 1 to 256 bytes; it goes into the public log
+        #[arg(long, value_name = "TEXT")]
+        because: String,
         #[command(flatten)]
         settings: Box<Settings>,
     },
@@ -271,6 +287,13 @@ pub enum Asked {
         /// What holdouts were charged.
         charged: Vec<String>,
     },
+    /// State that nothing was signed elsewhere.
+    ContinueLog {
+        /// In which data directory.
+        layers: Layers,
+        /// Why.
+        because: String,
+    },
     /// Read all of a data directory.
     Fsck {
         /// Of which.
@@ -358,6 +381,12 @@ impl Flags {
                     because,
                     charged,
                 }),
+                LogCommand::Continue {
+                    nothing_was_signed_since: _,
+                    because,
+                    settings,
+                } => Layers::new(*settings, inner)
+                    .map(|layers| Asked::ContinueLog { layers, because }),
             },
             Command::Fsck { settings, json } => {
                 Layers::new(*settings, inner).map(|layers| Asked::Fsck { layers, json })

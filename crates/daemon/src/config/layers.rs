@@ -66,9 +66,17 @@ impl Layers {
             origins.insert(name.clone(), origin);
             table.insert(name, value);
         }
+        let begin_log = given.begin_log.clone();
         let settings =
             Settings::deserialize_table(table).map_err(|error| one(error.to_string()))?;
-        Ok(Self { settings, origins })
+        Ok(Self {
+            // No file has it, so that it is not there at the next start.
+            settings: Settings {
+                begin_log,
+                ..settings
+            },
+            origins,
+        })
     }
 
     /// One line a setting that was given: name, value, where it came from. Secrets are hidden.

@@ -71,12 +71,17 @@ pub struct Settings {
     /// Bytes that must be free on the data directory's disk for new work to be taken [default: 67108864]
     #[arg(long, env = "EVIDENCEOS_MIN_FREE_BYTES", value_name = "BYTES")]
     pub min_free_bytes: Option<u64>,
-    /// What remembers the newest head of the log outside of the data directory: a file on another volume, or the URL of the published log. Repeatable
-    #[arg(id = "anchors", long = "anchor", env = "EVIDENCEOS_ANCHORS", value_delimiter = ',', value_name = "FILE|URL")]
+    /// What remembers the newest head of the log outside of the data directory: a directory (it exists, or ends in /), a file, the URL of the published log, or "none". Repeatable [default: <data-dir>.anchor/]
+    #[arg(id = "anchors", long = "anchor", env = "EVIDENCEOS_ANCHORS", value_delimiter = ',', value_name = "DIR/|FILE|URL")]
     pub anchors: Option<Vec<String>>,
     /// Go on where no anchor answers, instead of signing nothing until one does
     #[arg(long, env = "EVIDENCEOS_ANCHOR_OPTIONAL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new(), value_name = "BOOL")]
     pub anchor_optional: Option<bool>,
+    /// Begin the log of this name in an empty data directory with a key that was there before, once you are sure that the key has signed no log of this name; the log's first entry says so
+    // On the command line alone: in a file or in the environment it would be there at the next start too.
+    #[arg(long, value_name = "ORIGIN")]
+    #[serde(skip)]
+    pub begin_log: Option<String>,
 
     /// Certificate chain of the server, PEM; read again when it changes
     #[arg(long, env = "EVIDENCEOS_TLS_CERT", value_name = "FILE", help_heading = "TLS")]

@@ -199,7 +199,7 @@ impl Edge {
         let mut from = 0;
         loop {
             let one = whose.clone();
-            let read = self.blocking(move |edge| match one {
+            let read = self.read(move |edge| match one {
                 Some((owner, name)) => Ok((vec![edge.account_of(owner, &name)?], None)),
                 None => {
                     let read = edge.readers.accounts(from, PAGE);

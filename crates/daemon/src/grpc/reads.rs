@@ -35,8 +35,26 @@ const MAX_ENTRIES: u32 = 256;
 /// Claims or holdouts in one reply, and unless asked otherwise.
 const MAX_PAGE: u32 = 500;
 const PAGE: u32 = 50;
-/// How long a fetch waits for a KMS to sign.
-const SIGNED_WITHIN: Duration = Duration::from_secs(20);
+/// How long a fetch waits for an anchor to remember what it shows, and a KMS to sign.
+const SHOWN_WITHIN: Duration = Duration::from_secs(20);
+
+/// A page of revocations.
+pub(super) struct Revocations {
+    /// As it is sent.
+    pub(super) feed: wire::GetRevocationFeedResponse,
+    /// Index of the last one in it.
+    pub(super) last: u64,
+    /// Whether there are more that no shown head covers yet.
+    pub(super) hidden: bool,
+}
+
+/// Something of a log entry that may not be shown yet.
+pub(super) enum Shown<T> {
+    /// It may be.
+    Now(T),
+    /// It may be once the shown head covers the entry with this index.
+    After(u64),
+}
 
 impl Edge {
     /// A claim that the caller may read; another's looks like none.
@@ -72,23 +90,30 @@ impl Edge {
         &self,
         principal: &Principal,
         request: &wire::GetCapsuleRequest,
-    ) -> Result<wire::GetCapsuleResponse, Status> {
+    ) -> Result<Shown<wire::GetCapsuleResponse>, Status> {
         let (settlement, entry) = self.settled(principal, &request.claim_id)?;
-        Ok(wire::GetCapsuleResponse {
+        let index = settlement.index;
+        if self.log.released().head.size <= index {
+            return Ok(Shown::After(index));
+        }
+        Ok(Shown::Now(wire::GetCapsuleResponse {
             capsule_bytes: entry.bytes.into(),
             capsule_hash: render::bytes(settlement.capsule_hash.as_bytes()),
-            etl_index: settlement.index,
-        })
+            etl_index: index,
+        }))
     }
 
     pub(super) fn fetch_capsule(
         &self,
         principal: &Principal,
         request: &wire::FetchCapsuleRequest,
-    ) -> Result<wire::FetchCapsuleResponse, Status> {
+    ) -> Result<Shown<wire::FetchCapsuleResponse>, Status> {
         let (settlement, entry) = self.settled(principal, &request.claim_id)?;
         let index = settlement.index;
         let head = self.log.released().head;
+        if head.size <= index {
+            return Ok(Shown::After(index));
+        }
         let known = match request.known_tree_size {
             0 => index + 1,
             known => known,
@@ -101,7 +126,7 @@ impl Edge {
             .log
             .consistency(known, head.size)
             .map_err(|error| status::log(&error))?;
-        Ok(wire::FetchCapsuleResponse {
+        Ok(Shown::Now(wire::FetchCapsuleResponse {
             capsule_bytes: entry.bytes.into(),
             capsule_hash: render::bytes(settlement.capsule_hash.as_bytes()),
             etl_index: index,
@@ -120,7 +145,7 @@ impl Edge {
             root_hash: render::bytes(&head.root),
             tree_size: head.size,
             checkpoint: head.checkpoint.clone(),
-        })
+        }))
     }
 
     pub(super) fn public_key(
@@ -163,27 +188,28 @@ impl Edge {
         }
     }
 
-    /// Waits until a signed head covers the result of a claim: where the key is in a KMS that is
-    /// a moment after the claim was settled.
-    pub(super) async fn until_signed(
+    /// Reads something of one claim's entry, as soon as a head that is shown covers it: an anchor
+    /// must remember it first, and a KMS may have to sign it.
+    pub(super) async fn once_shown<T: Send + 'static>(
         self: &Arc<Self>,
-        principal: &Principal,
-        id: &Bytes,
-    ) -> Result<(), Status> {
-        if !self.keys.signer().is_remote() {
-            return Ok(());
-        }
-        let (reader, id) = (principal.clone(), id.clone());
-        let index = self
-            .blocking(move |edge| edge.settled(&reader, &id).map(|(result, _)| result.index))
-            .await?;
+        read: impl Fn(&Self) -> Result<Shown<T>, Status> + Clone + Send + 'static,
+    ) -> Result<T, Status> {
         let mut released = self.released.subscribe();
-        let covered = released.wait_for(|size| *size > index);
-        match tokio::time::timeout(SIGNED_WITHIN, covered).await {
-            Ok(_) => Ok(()),
-            Err(_) => Err(status::unavailable(
-                "the log's key is in a KMS that does not answer; the result is durable, ask again",
-            )),
+        loop {
+            let index = match self.blocking(read.clone()).await? {
+                Shown::Now(found) => return Ok(found),
+                Shown::After(index) => index,
+            };
+            let covered = released.wait_for(|size| *size > index);
+            if tokio::time::timeout(SHOWN_WITHIN, covered).await.is_err() {
+                return Err(if self.keys.signer().is_remote() {
+                    status::unavailable(
+                        "the log's key is in a KMS that does not answer; the result is durable, ask again",
+                    )
+                } else {
+                    status::not_shown_yet(false)
+                });
+            }
         }
     }
 
@@ -273,20 +299,24 @@ impl Edge {
     }
 
     /// Revocations after a log index, and a signature over just what is carried.
-    pub(super) fn revocations(
-        &self,
-        after: u64,
-    ) -> Result<(wire::GetRevocationFeedResponse, u64), Status> {
+    pub(super) fn revocations(&self, after: u64) -> Result<Revocations, Status> {
         let mut claims = self
             .readers
             .revoked(after, FEED_PAGE + 1)
             .map_err(|error| internal(&error))?;
+        let head = render::head(&self.log.released().head);
+        // What the head does not cover yet is in the next page.
+        let found = claims.len();
+        claims.retain(|claim| {
+            let index = claim.revocation.as_ref().map(|revocation| revocation.index);
+            index.is_some_and(|index| index < head.tree_size)
+        });
+        let hidden = claims.len() < found;
         let more = claims.len() > FEED_PAGE;
         claims.truncate(FEED_PAGE);
         let entries: Vec<wire::RevocationEntry> =
             claims.iter().filter_map(render::revocation).collect();
         let last = entries.last().map_or(after, |entry| entry.etl_index);
-        let head = render::head(&self.log.released().head);
         // A key in a KMS signs heads only: there the entries stand for themselves, in the log.
         let signature = self
             .keys
@@ -299,7 +329,7 @@ impl Edge {
             entries,
             more,
         };
-        Ok((feed, last))
+        Ok(Revocations { feed, last, hidden })
     }
 
     /// A holdout with its meters, and the caller's own.
@@ -472,7 +502,7 @@ impl Edge {
         let fixed = self.catalog.find(&request.holdout)?;
         let seq = fixed.seq;
         let opened = self
-            .blocking(move |edge| {
+            .read(move |edge| {
                 let row = edge
                     .readers
                     .holdout(seq)

@@ -17,6 +17,7 @@ use tonic::{Request, Response, Status, Streaming, metadata::MetadataValue};
 use super::{
     Edge,
     accounts::Watched,
+    reads::Revocations,
     status::{precondition, unauthenticated},
 };
 use crate::auth::Principal;
@@ -52,7 +53,7 @@ impl Service {
             .ok_or_else(|| unauthenticated("the caller was not identified"))
     }
 
-    /// A read, beside the threads that serve.
+    /// A read of rows, beside the threads that serve; it leaves once an anchor covers it.
     async fn read<Q, A>(
         &self,
         request: Request<Q>,
@@ -65,7 +66,25 @@ impl Service {
         let principal = self.principal(&request)?;
         let request = request.into_inner();
         self.edge
-            .blocking(move |edge| read(edge, &principal, &request))
+            .read(move |edge| read(edge, &principal, &request))
+            .await
+            .map(Response::new)
+    }
+
+    /// A read of the log as far as it is shown, or of a claim whose entry is: nothing to wait for.
+    async fn read_shown<Q, A>(
+        &self,
+        request: Request<Q>,
+        read: impl FnOnce(&Edge, &Q) -> Result<A, Status> + Send + 'static,
+    ) -> Reply<A>
+    where
+        Q: Send + 'static,
+        A: Send + 'static,
+    {
+        self.principal(&request)?;
+        let request = request.into_inner();
+        self.edge
+            .blocking(move |edge| read(edge, &request))
             .await
             .map(Response::new)
     }
@@ -241,17 +260,24 @@ impl EvidenceOs for Service {
         &self,
         request: Request<wire::GetCapsuleRequest>,
     ) -> Reply<wire::GetCapsuleResponse> {
-        self.read(request, Edge::get_capsule).await
+        let principal = self.principal(&request)?;
+        let request = request.into_inner();
+        self.edge
+            .once_shown(move |edge| edge.get_capsule(&principal, &request))
+            .await
+            .map(Response::new)
     }
 
     async fn fetch_capsule(
         &self,
         request: Request<wire::FetchCapsuleRequest>,
     ) -> Reply<wire::FetchCapsuleResponse> {
+        let principal = self.principal(&request)?;
+        let request = request.into_inner();
         self.edge
-            .until_signed(&self.principal(&request)?, &request.get_ref().claim_id)
-            .await?;
-        self.read(request, Edge::fetch_capsule).await
+            .once_shown(move |edge| edge.fetch_capsule(&principal, &request))
+            .await
+            .map(Response::new)
     }
 
     async fn revoke_claim(
@@ -284,7 +310,7 @@ impl EvidenceOs for Service {
         &self,
         request: Request<wire::GetInclusionProofRequest>,
     ) -> Reply<wire::GetInclusionProofResponse> {
-        self.read(request, |edge, _, request| edge.inclusion(request))
+        self.read_shown(request, |edge, request| edge.inclusion(request))
             .await
     }
 
@@ -292,7 +318,7 @@ impl EvidenceOs for Service {
         &self,
         request: Request<wire::GetConsistencyProofRequest>,
     ) -> Reply<wire::GetConsistencyProofResponse> {
-        self.read(request, |edge, _, request| edge.consistency(request))
+        self.read_shown(request, |edge, request| edge.consistency(request))
             .await
     }
 
@@ -300,8 +326,8 @@ impl EvidenceOs for Service {
         &self,
         request: Request<wire::GetRevocationFeedRequest>,
     ) -> Reply<wire::GetRevocationFeedResponse> {
-        self.read(request, |edge, _, request| {
-            edge.revocations(request.after_index).map(|(feed, _)| feed)
+        self.read_shown(request, |edge, request| {
+            edge.revocations(request.after_index).map(|page| page.feed)
         })
         .await
     }
@@ -319,11 +345,14 @@ impl EvidenceOs for Service {
         // a slow reader misses nothing and costs no memory. It ends with its stream.
         tokio::spawn(async move {
             let mut changed = edge.revoked.subscribe();
+            let mut shown = edge.released.subscribe();
             let mut after = 0;
             let mut first = true;
             loop {
+                // Before the look: a head that comes meanwhile must not be missed.
+                shown.mark_unchanged();
                 let page = edge.blocking(move |edge| edge.revocations(after)).await;
-                let (feed, last) = match page {
+                let Revocations { feed, last, hidden } = match page {
                     Ok(page) => page,
                     Err(status) => {
                         let _ = sender.send(Err(status)).await;
@@ -344,6 +373,7 @@ impl EvidenceOs for Service {
                 tokio::select! {
                     () = sender.closed() => return,
                     changed = changed.changed() => if changed.is_err() { return },
+                    changed = shown.changed(), if hidden => if changed.is_err() { return },
                 }
             }
         });
@@ -566,7 +596,7 @@ impl EvidenceOs for Service {
         &self,
         request: Request<wire::ListEntriesRequest>,
     ) -> Reply<wire::ListEntriesResponse> {
-        self.read(request, |edge, _, request| edge.entries(request))
+        self.read_shown(request, |edge, request| edge.entries(request))
             .await
     }
 }

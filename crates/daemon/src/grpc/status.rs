@@ -116,6 +116,25 @@ pub fn unavailable(message: &str) -> Status {
     ))
 }
 
+/// What was decided is durable, and no anchor remembers it yet: it must not be shown. `changed`:
+/// the call asked for a change, which may have been made.
+#[must_use]
+pub fn not_shown_yet(changed: bool) -> Status {
+    let mut status = retry(status(
+        Code::Unavailable,
+        "UNAVAILABLE",
+        "NOT_ANCHORED",
+        "no anchor can be written at present, and nothing that none remembers is shown; what was decided is durable: ask again, with the same x-request-id",
+    ));
+    if changed {
+        let unknown = MetadataValue::from_static("unknown");
+        status
+            .metadata_mut()
+            .insert("x-evidenceos-outcome", unknown);
+    }
+    status
+}
+
 /// A call that never succeeds here.
 #[must_use]
 pub fn precondition(own: &'static str, message: &str) -> Status {

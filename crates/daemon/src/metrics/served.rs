@@ -5,7 +5,8 @@
 
 use std::{
     fmt,
-    sync::{Arc, OnceLock, Weak, atomic::Ordering},
+    sync::{Arc, Mutex, OnceLock, PoisonError, Weak, atomic::Ordering},
+    time::{Duration, Instant},
 };
 
 use evidenceos_kernel::{account::Totals, bits::MicroBits, holdout::Holdout};
@@ -22,8 +23,63 @@ use crate::grpc::Edge;
 /// Holdouts that are shown one by one, the newest: what bounds the series of a server.
 const HOLDOUTS: usize = 1_000;
 
+/// How long a scrape waits for an anchor to cover what it has read, and how often it looks.
+const COVERED_WITHIN: Duration = Duration::from_millis(500);
+const LOOK: Duration = Duration::from_millis(1);
+
 /// What reads the edge, while there is one.
-pub(super) struct ServedCollector(pub(super) Arc<OnceLock<Weak<Edge>>>);
+pub(super) struct ServedCollector {
+    edge: Arc<OnceLock<Weak<Edge>>>,
+    /// The meters that were shown last: they stand while no anchor covers newer ones.
+    shown: Mutex<Option<Arc<Meters>>>,
+}
+
+/// What follows from settlements.
+struct Meters {
+    holdouts: Vec<Holdout>,
+    totals: Totals,
+}
+
+impl ServedCollector {
+    pub(super) fn new(edge: &Arc<OnceLock<Weak<Edge>>>) -> Self {
+        Self {
+            edge: Arc::clone(edge),
+            shown: Mutex::default(),
+        }
+    }
+
+    /// The newest meters that an anchor covers.
+    fn meters(&self, edge: &Edge, holdouts: &[Arc<Holdout>]) -> Option<Arc<Meters>> {
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        match read_meters(edge, holdouts) {
+            Ok(meters) => {
+                let entries = edge.anchored.seen();
+                let until = Instant::now() + COVERED_WITHIN;
+                while !edge.anchored.covers(entries) && Instant::now() < until {
+                    std::thread::sleep(LOOK);
+                }
+                if edge.anchored.covers(entries) {
+                    *shown = Some(Arc::new(meters));
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "holdouts and accounts cannot be read for metrics")
+            }
+        }
+        shown.clone()
+    }
+}
+
+fn read_meters(edge: &Edge, holdouts: &[Arc<Holdout>]) -> Result<Meters, StoreError> {
+    let shown = holdouts.iter().rev().take(HOLDOUTS);
+    let read: Vec<Option<Holdout>> = shown
+        .map(|holdout| edge.readers.holdout(holdout.seq))
+        .collect::<Result<_, _>>()?;
+    Ok(Meters {
+        holdouts: read.into_iter().flatten().collect(),
+        totals: edge.readers.accounts_and_totals(0, 0)?.1,
+    })
+}
 
 impl fmt::Debug for ServedCollector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -33,7 +89,7 @@ impl fmt::Debug for ServedCollector {
 
 impl Collector for ServedCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let Some(edge) = self.0.get().and_then(Weak::upgrade) else {
+        let Some(edge) = self.edge.get().and_then(Weak::upgrade) else {
             return Ok(());
         };
         build(&edge, &mut encoder)?;
@@ -41,23 +97,12 @@ impl Collector for ServedCollector {
         let all = edge.catalog.all();
         let help = "Holdouts that were registered; the newest 1000 are shown one by one";
         gauge(&mut encoder, "holdouts", help, None, all.len() as u64)?;
-        let shown = all.iter().rev().take(HOLDOUTS);
-        let read: Result<Vec<Option<Holdout>>, StoreError> = shown
-            .map(|holdout| edge.readers.holdout(holdout.seq))
-            .collect();
-        match read {
-            Ok(found) => holdouts(
-                &found.into_iter().flatten().collect::<Vec<_>>(),
-                &mut encoder,
-            )?,
-            Err(error) => tracing::warn!(%error, "holdouts cannot be read for metrics"),
-        }
-        match edge.readers.accounts_and_totals(0, 0) {
-            Ok((_, totals)) => credit(&totals, &mut encoder),
-            Err(error) => {
-                tracing::warn!(%error, "accounts cannot be read for metrics");
-                Ok(())
+        match self.meters(&edge, &all) {
+            Some(meters) => {
+                holdouts(&meters.holdouts, &mut encoder)?;
+                credit(&meters.totals, &mut encoder)
             }
+            None => Ok(()),
         }
     }
 }

@@ -1,5 +1,7 @@
 //! A decision with all that proves it, for whom it concerns.
 
+use std::time::Duration;
+
 use axum::{
     Json,
     extract::{Path, Request, State},
@@ -13,6 +15,8 @@ use serde_json::json;
 
 use super::{Api, Front, Known, SOON_S};
 
+/// How long a decision that is durable is waited for, until a head that is shown covers it.
+const COVERED_WITHIN: Duration = Duration::from_millis(250);
 const NO_DECISION: &str = "no such decision";
 const UNREADABLE: &str = "the decision cannot be read now";
 
@@ -74,6 +78,10 @@ pub(super) async fn receipt(
             return unavailable(UNREADABLE);
         }
     }
+    // What an anchor is just being told of is shown in a moment.
+    let mut released = api.released.subscribe();
+    let covered = released.wait_for(|size| *size > found.index);
+    let _ = tokio::time::timeout(COVERED_WITHIN, covered).await;
     match api.proved(&found) {
         Some(receipt) => Json(receipt).into_response(),
         None => pending(),

@@ -129,8 +129,11 @@ pub fn restore(source: &Path, data_directory: &Path, as_json: bool) -> ExitCode 
         format!(
             "restored {} from {}: {}.\n\
              Before the next start bring back what backups leave out: keys/ and secrets/ with their modes, certificates.\n\
-             The next start compares the log with its anchors (--anchor). Whatever was signed after this backup is missing here: \
-             if an anchor is ahead, the start stops and names `log recover` and `log restart`. Without an anchor nobody notices.",
+             Whatever was signed after this backup is missing here, so the directory is read-only: its start serves reads, and signs and charges nothing, until one of these says what happened:\n  \
+             evidenceos-daemon log recover --from URL|DIR     brings the missing entries back, from the published log, a mirror or another backup\n  \
+             evidenceos-daemon log restart --origin NEW --because TEXT     goes on under another name, if they are lost\n  \
+             evidenceos-daemon log continue --nothing-was-signed-since --because TEXT     states that there are none\n\
+             If an anchor (--anchor) remembers exactly this backup's head, as after a planned move, the start goes on by itself; if one remembers more, it stops.",
             data_directory.display(),
             source.display(),
             summary(manifest)

@@ -1,17 +1,18 @@
-//! `log recover` and `log restart`: the two ways out where an anchor is ahead of the database.
+//! `log recover`, `log restart` and `log continue`: what an operator does if a database may not be
+//! the newest.
 //!
-//! Either brings back what was signed, byte for byte, or goes on under another name. Nothing is
-//! ever signed under the old name below a size that it had.
+//! The first brings back what was signed, byte for byte; the second goes on under another name; the
+//! third states, in the log, that nothing was signed elsewhere. Nothing is ever signed under the
+//! old name below a size that an anchor knows.
 
 use std::{fs, io, path::PathBuf, sync::Arc};
 
 use evidenceos_failpoint::{self as failpoint, Point};
 use evidenceos_kernel::{
     bits::MicroBits,
-    command::{Caller, Command, Request, RestartLog},
-    continuity::KnownTree,
+    command::{Caller, Command, ContinueLog, Request, RestartLog},
+    continuity::{HoldoutCharged, KnownTree},
     decide::decide,
-    holdout::Holdout,
     id::HoldoutId,
     log_key::LogKey,
     record,
@@ -19,6 +20,7 @@ use evidenceos_kernel::{
 };
 use evidenceos_store::{
     Batch, Entry, Head, Recorded, StoreError,
+    facts::{Fact, Facts},
     lock::DirectoryLock,
     reader::Readers,
     sqlite::{Found, SqliteStore},
@@ -29,12 +31,12 @@ use evidenceos_tlog::{
 use tokio::runtime::Handle;
 
 use crate::{
-    anchors::{self, Anchors},
-    config::Config,
+    anchors::{self, Anchors, Own, Tip, Verdict},
+    config::{Anchoring, Config},
     fetch::{self, Trust},
-    keys::{LogKeyError, LogKeys, verifier},
-    opening::append_unsigned,
-    own_work::{self, OwnWork},
+    keys::{LogKeyError, LogKeys, LogSigner, verifier},
+    opening::{append_unsigned, former_origins, note_backup},
+    own_work::{self, OwnWork, Told},
     server::{StartError, unix_ms},
 };
 
@@ -58,6 +60,8 @@ pub struct Recovered {
     pub unknown_claims: u64,
     /// Holdouts that were registered in what was lost: their items are gone.
     pub lost_holdouts: Vec<String>,
+    /// What the next start will meet.
+    pub warnings: Vec<String>,
 }
 
 /// A log that somebody else keeps.
@@ -160,20 +164,24 @@ struct Opened {
     tree: Tree,
     head: Head,
     log_keys: Vec<LogKey>,
+    facts: Facts,
+    readers: Arc<Readers>,
     _lock: DirectoryLock,
 }
 
 impl Opened {
     fn open(config: &Config) -> Result<Self, StartError> {
         let lock = DirectoryLock::take(&config.data_dir)?;
-        let (mut store, found) = SqliteStore::open(&config.data_dir)?;
+        let (mut store, mut found) = SqliteStore::open(&config.data_dir)?;
         store.keep_free(0);
+        note_backup(&config.data_dir, &mut store, &mut found.facts)?;
         let Found {
             holdouts,
             counters,
             head,
             log_keys,
             totals,
+            facts,
             ..
         } = found;
         let head = head.ok_or_else(|| {
@@ -193,8 +201,63 @@ impl Opened {
             tree,
             head,
             log_keys,
+            facts,
+            readers,
             _lock: lock,
         })
+    }
+
+    /// The anchors to compare with and to write. Told of none, a command whose remembered anchors
+    /// are gone, as on another machine, takes the directory beside the data directory.
+    fn anchors(&self, config: &Config, runtime: &Handle) -> Result<Anchors, StoreError> {
+        let state = || Arc::new(anchors::State::default());
+        let anchors = Anchors::new(config, &self.facts, runtime, state())?;
+        let origin = self.origin();
+        if config.anchors != Anchoring::Default || anchors.any_answers(origin) {
+            return Ok(anchors);
+        }
+        let nowhere = Facts {
+            anchors: None,
+            ..self.facts.clone()
+        };
+        Anchors::new(config, &nowhere, runtime, state())
+    }
+
+    /// Whether the anchors agree with what is here.
+    ///
+    /// # Errors
+    /// If one knows more, or another log.
+    fn compare(&self, anchors: &Anchors) -> Result<Verdict, StoreError> {
+        let former = former_origins(&self.readers, &self.facts)?;
+        anchors.compare(&Own {
+            origin: self.origin(),
+            former: &former,
+            tip: (self.tree.size(), self.tree.root()),
+            root_at: &|size| {
+                let mut tree = Tree::new();
+                append_unsigned(&mut tree, &self.readers, size)?;
+                Ok(tree.root())
+            },
+        })
+    }
+
+    /// Has the database remember the anchors from now on, which have the newest head already.
+    fn remember(&mut self, anchors: &Anchors) -> Result<(), StoreError> {
+        let places = anchors.to_remember();
+        if places.is_empty() || self.facts.anchors.as_ref() == Some(&places) {
+            return Ok(());
+        }
+        let fact = Fact::Anchors(places);
+        own_work::must(self.store.remember(vec![fact]), "where the anchors are")
+    }
+
+    fn work<'o>(&'o mut self, runtime: &'o Handle) -> OwnWork<'o, SqliteStore> {
+        OwnWork {
+            store: &mut self.store,
+            resident: &mut self.resident,
+            tree: &mut self.tree,
+            runtime,
+        }
     }
 
     fn origin(&self) -> &str {
@@ -239,6 +302,7 @@ pub fn recover(config: &Config, from: &str, runtime: &Handle) -> Result<Recovere
         root: checkpoint.root(),
         unknown_claims: 0,
         lost_holdouts: Vec::new(),
+        warnings: Vec::new(),
     };
     let mut next = own;
     while next < size {
@@ -254,6 +318,15 @@ pub fn recover(config: &Config, from: &str, runtime: &Handle) -> Result<Recovere
             &mut recovered,
         )?;
         next += entries.len() as u64;
+    }
+    let anchors = opened.anchors(config, runtime)?;
+    anchors.make_written();
+    match anchors.remember(&Tip::from(&head)) {
+        Ok(true) => opened.remember(&anchors)?,
+        Ok(false) => recovered.warnings.push(
+            "no anchor could be written; the next start is read-only until one can be".to_owned(),
+        ),
+        Err(error) => recovered.warnings.push(error.to_string()),
     }
     Ok(recovered)
 }
@@ -355,8 +428,14 @@ fn append(
 ) -> Result<(), StoreError> {
     let mut stage = Stage::new(&opened.resident);
     stage.advance_to(unix_ms());
+    // The last part ends what was open: nothing that the source has is missing any more.
+    let is_last = head.is_some();
     let mut batch = Batch {
         head,
+        facts: is_last
+            .then_some(Fact::Restored(None))
+            .into_iter()
+            .collect(),
         ..Batch::default()
     };
     let mut tree = opened.tree.clone();
@@ -415,17 +494,22 @@ pub struct Restarted {
     pub origin: String,
     /// Its size now.
     pub size: u64,
+    /// Holdouts by name, in the order of registration, and what each was charged.
+    pub charged: Vec<(String, HoldoutCharged)>,
     /// Runs that were under way, and are aborted.
     pub aborted: usize,
     /// What verifiers need from here on.
     pub vkey: String,
+    /// What the next start will meet.
+    pub warnings: Vec<String>,
 }
 
-/// Goes on under another name. Every holdout is exhausted, but for those whose charge is stated,
-/// as `HOLDOUT=BITS`; runs under way are aborted.
+/// Goes on under another name, in one commit. Every holdout is exhausted, but for those whose
+/// charge is stated, as `HOLDOUT=BITS`; runs under way are aborted.
 ///
 /// # Errors
-/// Where the name is not another, a holdout is not known, or the log cannot be signed.
+/// If the name is not another, a holdout is not known, more is stated than its budget carries, or
+/// the log cannot be signed.
 pub fn restart(
     config: &Config,
     origin: &str,
@@ -446,18 +530,10 @@ pub fn restart(
         .map(|text| charge(&opened.resident, text))
         .collect::<Result<_, _>>()
         .map_err(StoreError::Unusable)?;
-    let keys = LogKeys::find(config, Some(&opened.head), runtime)?;
-    if keys.predecessor.is_some() {
-        return Err(StoreError::Unusable(
-            "another key is chosen than the one that signed so far; restart the log with the old one, and let the other take over at the next start".to_owned(),
-        )
-        .into());
-    }
-    let signer = keys.signer.under(origin)?;
-    let state = Arc::new(anchors::State::default());
-    let anchors = Anchors::new(&config.anchors, true, runtime, state);
+    let signer = signer_so_far(config, &opened, "restart the log", runtime)?.under(origin)?;
+    let anchors = opened.anchors(config, runtime)?;
     let known = anchors
-        .largest()
+        .largest(&old_origin)
         .filter(|(_, known)| known.origin() == old_origin)
         .map(|(_, known)| KnownTree {
             size: known.size(),
@@ -465,7 +541,7 @@ pub fn restart(
         });
     let command = Command::RestartLog(Box::new(RestartLog {
         origin: origin.to_owned(),
-        old_origin,
+        old_origin: old_origin.clone(),
         old: KnownTree {
             size: opened.tree.size(),
             root: opened.tree.root().0,
@@ -474,34 +550,116 @@ pub fn restart(
         because: because.to_owned(),
         charged,
     }));
-    let mut work = OwnWork {
-        store: &mut opened.store,
-        resident: &mut opened.resident,
-        tree: &mut opened.tree,
-        runtime,
+    let mut former = opened.facts.former.clone();
+    former.push(old_origin.clone());
+    let told = Told {
+        files: None,
+        facts: vec![Fact::Restored(None), Fact::Former(former)],
     };
-    let mut head = work.enact(command, &signer, "the log's new beginning", None)?;
-    // They may have ended in what was lost. What they had reserved is charged.
-    let runs: Vec<(HoldoutId, u64)> = {
-        let mut holdouts: Vec<&Holdout> = work.resident.holdouts().collect();
-        holdouts.sort_unstable_by_key(|holdout| holdout.seq);
-        let runs = holdouts.iter().flat_map(|holdout| {
-            let id = holdout.id;
-            holdout.in_flight.iter().map(move |run| (id, run.number))
-        });
-        runs.collect()
-    };
-    for &(holdout, number) in &runs {
-        let abort = Command::Abort { holdout, number };
-        head = work.enact(abort, &signer, "the end of a run under way", None)?;
-    }
-    anchors.overwrite(&head)?;
-    Ok(Restarted {
+    let enacted = opened
+        .work(runtime)
+        .enact(command, &signer, "the log's new beginning", told)?;
+    let mut restarted = Restarted {
         origin: origin.to_owned(),
-        size: head.size,
-        aborted: runs.len(),
+        size: enacted.head.size,
+        charged: Vec::new(),
+        aborted: 0,
         vkey: signer.verifier().to_string(),
-    })
+        warnings: Vec::new(),
+    };
+    for entry in &enacted.entries {
+        if let Ok(charged) = HoldoutCharged::parse(entry) {
+            let holdout = opened.resident.holdout(&charged.holdout);
+            let name = holdout.map_or_else(String::new, |holdout| holdout.reference.clone());
+            restarted.charged.push((name, charged));
+        }
+        restarted.aborted += usize::from(record::Capsule::parse(entry).is_ok());
+    }
+    anchors.make_written();
+    match anchors.overwrite(&enacted.head, &old_origin) {
+        Ok(()) => opened.remember(&anchors)?,
+        Err(error) => restarted.warnings.push(format!(
+            "the log is restarted, but an anchor does not know it yet ({error}); the next start writes it"
+        )),
+    }
+    Ok(restarted)
+}
+
+/// Who signed the log so far: another key takes over at a start, and not in a command.
+fn signer_so_far(
+    config: &Config,
+    opened: &Opened,
+    what: &str,
+    runtime: &Handle,
+) -> Result<LogSigner, StartError> {
+    let keys = LogKeys::find(config, Some(&opened.head), runtime)?;
+    if keys.predecessor.is_some() {
+        return Err(StoreError::Unusable(format!(
+            "another key is chosen than the one that signed so far; {what} with the old one, and let the other take over at the next start"
+        ))
+        .into());
+    }
+    Ok(keys.signer)
+}
+
+/// A log that goes on by its operator's word.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Continued {
+    /// Its name.
+    pub origin: String,
+    /// Its size now.
+    pub size: u64,
+    /// What the next start will meet.
+    pub warnings: Vec<String>,
+}
+
+/// States in the log that it was signed nowhere else since its newest entry.
+///
+/// # Errors
+/// If an anchor knows more, nothing is open that needs the statement, or the log cannot be signed.
+pub fn carry_on(config: &Config, because: &str, runtime: &Handle) -> Result<Continued, StartError> {
+    let mut opened = Opened::open(config)?;
+    // Those that are remembered too, and not only those that will be: whichever answers counts.
+    let state = Arc::new(anchors::State::default());
+    let remembered = Anchors::new(config, &opened.facts, runtime, state)?;
+    if opened.compare(&remembered)? == Verdict::Free {
+        return Err(StoreError::Unusable(
+            "nothing needs to be stated: the directory was not restored, and its anchors do not disagree; start the daemon".to_owned(),
+        )
+        .into());
+    }
+    let anchors = opened.anchors(config, runtime)?;
+    opened.compare(&anchors)?;
+    let signer = signer_so_far(config, &opened, "state it", runtime)?;
+    let command = Command::ContinueLog(Box::new(ContinueLog {
+        origin: opened.origin().to_owned(),
+        tree: KnownTree {
+            size: opened.tree.size(),
+            root: opened.tree.root().0,
+        },
+        because: because.to_owned(),
+    }));
+    let told = Told {
+        files: None,
+        facts: vec![Fact::Restored(None)],
+    };
+    let enacted = opened
+        .work(runtime)
+        .enact(command, &signer, "the statement", told)?;
+    let mut continued = Continued {
+        origin: opened.origin().to_owned(),
+        size: enacted.head.size,
+        warnings: Vec::new(),
+    };
+    anchors.make_written();
+    if anchors.remember(&Tip::from(&enacted.head))? {
+        opened.remember(&anchors)?;
+    } else {
+        continued.warnings.push(
+            "no anchor could be written; the next start is read-only until one can be".to_owned(),
+        );
+    }
+    Ok(continued)
 }
 
 /// `HOLDOUT=BITS`.
@@ -565,6 +723,7 @@ pub fn run_recover(config: &Config, from: &str) -> std::process::ExitCode {
                     recovered.lost_holdouts.join(", ")
                 );
             }
+            warn(&recovered.warnings);
             std::process::ExitCode::SUCCESS
         }
         Err(error) => failed(&error),
@@ -582,13 +741,56 @@ pub fn run_restart(
     match with_runtime(|runtime| restart(config, origin, because, charged, runtime)) {
         Ok(restarted) => {
             println!(
-                "the log is {} from here on, with {} entries; {} runs under way were aborted. Give verifiers its key: {}\n\
-                 Every holdout whose charge was not stated takes no more claims: register fresh items. The published copy under the old name stays as it is.",
+                "the log is {} from here on, with {} entries; {} runs under way were aborted at their worst case. Give verifiers its key: {}",
                 restarted.origin, restarted.size, restarted.aborted, restarted.vkey
             );
+            for (name, charged) in &restarted.charged {
+                println!("  holdout {name}: {}", charge_text(charged));
+            }
+            println!(
+                "Every holdout whose charge was not stated takes no more claims: register fresh items. The published copy under the old name stays as it is."
+            );
+            warn(&restarted.warnings);
             std::process::ExitCode::SUCCESS
         }
         Err(error) => failed(&error),
+    }
+}
+
+fn charge_text(charged: &HoldoutCharged) -> String {
+    let HoldoutCharged {
+        answers, sealed, ..
+    } = charged;
+    if charged.stated {
+        format!("charged {answers} for its answer part and {sealed} for its sealed part, as stated")
+    } else {
+        format!(
+            "exhausted: charged the {answers} that its answer part and the {sealed} that its sealed part had left"
+        )
+    }
+}
+
+/// `evidenceos-daemon log continue`.
+#[must_use]
+pub fn run_continue(config: &Config, because: &str) -> std::process::ExitCode {
+    match with_runtime(|runtime| carry_on(config, because, runtime)) {
+        Ok(continued) => {
+            println!(
+                "the log {} states that nothing was signed elsewhere since its {} entries, and has {} now; start the daemon",
+                continued.origin,
+                continued.size - 1,
+                continued.size
+            );
+            warn(&continued.warnings);
+            std::process::ExitCode::SUCCESS
+        }
+        Err(error) => failed(&error),
+    }
+}
+
+fn warn(warnings: &[String]) {
+    for warning in warnings {
+        eprintln!("evidenceos-daemon: {warning}");
     }
 }
 

@@ -10,16 +10,23 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use evidenceos_daemon::{Config, config::AnchorPlace};
+use evidenceos_daemon::{
+    Config,
+    config::{AnchorPlace, Anchoring},
+};
 use evidenceos_proto as wire;
 use tempfile::TempDir;
 use tonic::Code;
 
-use crate::harness::{Daemon, block_on, config, judged, predictions, refused};
+use crate::harness::{Daemon, Directory, block_on, config, judged, predictions, refused};
 
 fn anchored(directory: &Path, places: &[AnchorPlace]) -> Config {
     Config {
-        anchors: places.to_vec(),
+        anchors: if places.is_empty() {
+            Anchoring::Off
+        } else {
+            Anchoring::At(places.to_vec())
+        },
         ..config(directory)
     }
 }
@@ -46,7 +53,7 @@ impl Place {
         started
             .map(|running| Daemon {
                 running,
-                directory: tempfile::tempdir().expect("a directory"),
+                directory: Directory::new(),
             })
             .map_err(|error| error.to_string())
     }
@@ -169,7 +176,12 @@ fn while_no_anchor_answers_reads_are_served_and_nothing_is_signed() {
         let mut client = daemon.operator().await;
         assert_eq!(client.holdout("h").await.items, 200);
         let held = client.create(crate::harness::terms("c", "h")).await;
-        refused(held, Code::Unavailable, "HELD", "remembers the newest head");
+        refused(
+            held,
+            Code::Unavailable,
+            "HELD",
+            "no anchor remembers the newest head",
+        );
         assert!(warnings(&daemon).await.contains("no anchor answers"));
         assert_eq!(place.published(), before);
         fs::rename(&away, &place.file).expect("ours");

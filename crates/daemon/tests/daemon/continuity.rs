@@ -14,7 +14,7 @@ use prost::bytes::Bytes;
 use tempfile::TempDir;
 
 use crate::{
-    harness::{Client, judged, predictions},
+    harness::{Client, Directory, judged, predictions},
     process::{Serving, block_on_value, signal, spawn},
 };
 
@@ -181,7 +181,7 @@ fn what_is_no_order_is_answered_and_ends() {
         io::{Read as _, Write as _},
         os::unix::net::UnixStream,
     };
-    let directory = tempfile::tempdir().expect("a directory");
+    let directory = Directory::new();
     let (child, _) = spawn(directory.path());
     let ask = |order: &[u8]| {
         let mut stream =

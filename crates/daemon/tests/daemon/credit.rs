@@ -8,7 +8,9 @@ use evidenceos_proto as wire;
 use serde_json::{Value, json};
 use tonic::Code;
 
-use crate::harness::{Client, Daemon, block_on, config, judged, predictions, refused, terms};
+use crate::harness::{
+    Client, Daemon, Directory, block_on, config, judged, predictions, refused, terms,
+};
 
 /// What `accounts.json` says of a principal.
 fn listed(directory: &Path, principal: &str) -> Value {
@@ -25,7 +27,7 @@ async fn name_of(client: &mut Client) -> String {
 
 /// A daemon where new accounts have few credits.
 async fn with_limit(credit_limit: u64) -> Daemon {
-    let directory = tempfile::tempdir().expect("a directory");
+    let directory = Directory::new();
     let accounting = Accounting {
         credit_limit,
         ..Accounting::default()
@@ -312,7 +314,7 @@ fn published(balance: u64) -> String {
 #[test]
 fn a_file_of_the_published_daemon_is_imported_as_it_is() {
     block_on(async {
-        let directory = tempfile::tempdir().expect("a directory");
+        let directory = Directory::new();
         fs::write(directory.path().join("accounts.json"), published(650)).expect("a free disk");
         let running = evidenceos_daemon::start(config(directory.path()))
             .await

@@ -12,10 +12,9 @@ use std::{
 use evidenceos_proto as wire;
 use prost::bytes::Bytes;
 use rusqlite::Connection;
-use tempfile::TempDir;
 use tonic::Code;
 
-use crate::harness::{Client, Daemon, block_on, config, judged, predictions};
+use crate::harness::{Client, Daemon, Directory, block_on, config, judged, predictions};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Damage {
@@ -47,7 +46,7 @@ fn spoil(path: &Path, damage: Damage) -> Option<Vec<u8>> {
 }
 
 /// A directory that was served and left well: one holdout, one settled claim.
-async fn left_well() -> (TempDir, Bytes) {
+async fn left_well() -> (Directory, Bytes) {
     let daemon = Daemon::start().await;
     let mut client = daemon.operator().await;
     client.put_default("h").await;
@@ -56,8 +55,8 @@ async fn left_well() -> (TempDir, Bytes) {
     (daemon.directory, claim)
 }
 
-fn copy(from: &Path) -> TempDir {
-    let to = tempfile::tempdir().expect("a directory");
+fn copy(from: &Path) -> Directory {
+    let to = Directory::new();
     let status = std::process::Command::new("cp")
         .args(["-a", "-T"])
         .args([from, to.path()])

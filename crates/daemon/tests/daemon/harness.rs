@@ -1,6 +1,10 @@
 //! A daemon on a free port over a directory of its own, and short ways to call it.
 
-use std::path::Path;
+use std::{
+    fs,
+    os::unix::fs::DirBuilderExt as _,
+    path::{Path, PathBuf},
+};
 
 use evidenceos_daemon::{Config, Running, StartError, config::Listeners};
 use evidenceos_proto::{self as wire, evidence_os_client::EvidenceOsClient};
@@ -22,9 +26,43 @@ pub fn block_on(test: impl Future<Output = ()>) {
         .block_on(test);
 }
 
+/// A data directory in a temporary one: what lies beside it, as its anchor does, goes with it.
+pub struct Directory {
+    kept: TempDir,
+    data: PathBuf,
+}
+
+impl Directory {
+    pub fn new() -> Self {
+        let kept = tempfile::tempdir().expect("a directory");
+        let data = kept.path().join("data");
+        fs::DirBuilder::new()
+            .mode(0o700)
+            .create(&data)
+            .expect("a new name");
+        Self { kept, data }
+    }
+
+    /// With a directory beside it that may remember logs, as operators make it for a key that was
+    /// there before.
+    pub fn with_anchor() -> Self {
+        let directory = Self::new();
+        fs::create_dir(directory.beside("data.anchor")).expect("a new name");
+        directory
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.data
+    }
+
+    pub fn beside(&self, name: &str) -> PathBuf {
+        self.kept.path().join(name)
+    }
+}
+
 pub struct Daemon {
     pub running: Running,
-    pub directory: TempDir,
+    pub directory: Directory,
 }
 
 pub fn config(directory: &Path) -> Config {
@@ -40,7 +78,7 @@ pub fn config(directory: &Path) -> Config {
 
 impl Daemon {
     pub async fn start() -> Self {
-        let directory = tempfile::tempdir().expect("a directory");
+        let directory = Directory::new();
         let running = evidenceos_daemon::start(config(directory.path()))
             .await
             .expect("starts");

@@ -16,15 +16,14 @@ use evidenceos_keys::{
 };
 use evidenceos_proto as wire;
 use evidenceos_tlog::{SignedCheckpoint, VerifierKey};
-use tempfile::TempDir;
 
-use crate::harness::{Client, asking, block_on, config, judged, predictions};
+use crate::harness::{Client, Directory, asking, block_on, config, judged, predictions};
 
-struct Home(TempDir);
+struct Home(Directory);
 
 impl Home {
     fn new() -> Self {
-        Self(tempfile::tempdir().expect("a directory"))
+        Self(Directory::with_anchor())
     }
 
     fn keys(&self) -> PathBuf {

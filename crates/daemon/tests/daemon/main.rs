@@ -14,6 +14,7 @@ mod harness;
 mod https_anchors;
 mod keys;
 mod lifecycle;
+mod past;
 #[path = "../../../access/tests/access/pki.rs"]
 #[allow(dead_code, reason = "written for the tests of `evidenceos-access`")]
 mod pki;

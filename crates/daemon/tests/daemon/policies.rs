@@ -14,9 +14,8 @@ use evidenceos_kernel::{claim::PolicyCode, record::Capsule};
 use evidenceos_proto as wire;
 use evidenceos_sandbox::Sandbox;
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
-use crate::harness::{Daemon, block_on, config, judged, predictions};
+use crate::harness::{Daemon, Directory, block_on, config, judged, predictions};
 
 const SEED: [u8; 32] = [7; 32];
 /// The public half of [`SEED`], by OpenSSL.
@@ -89,8 +88,8 @@ pub fn install_slow(directory: &Path) {
 }
 
 /// A directory that trusts the tests' key.
-fn directory() -> TempDir {
-    let directory = tempfile::tempdir().expect("a directory");
+fn directory() -> Directory {
+    let directory = Directory::new();
     trust(directory.path());
     directory
 }
@@ -540,7 +539,7 @@ fn the_examples_decide_as_they_say() {
 #[test]
 fn a_broken_policy_stops_the_start_with_its_reason() {
     block_on(async {
-        let directory = tempfile::tempdir().expect("a directory");
+        let directory = Directory::new();
         let place = directory.path().join(policies::DIRECTORY);
         fs::create_dir(&place).expect("made");
         put(&place, "a.json", b"{");

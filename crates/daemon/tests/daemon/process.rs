@@ -11,7 +11,7 @@ use std::{
 use evidenceos_proto as wire;
 
 use crate::harness::{
-    Client, Daemon, block_on, config, header, judged, labels, predictions, terms,
+    Client, Daemon, Directory, block_on, config, header, judged, labels, predictions, terms,
 };
 
 /// The real program; it does not outlive its test.
@@ -88,7 +88,7 @@ pub fn signal(child: &Child, name: &str) {
 /// Supervisors begin again after 1, and not after the others, which would come again.
 #[test]
 fn the_exit_status_tells_a_wrong_command_line_and_wrong_settings_from_the_rest() {
-    let directory = tempfile::tempdir().expect("a directory");
+    let directory = Directory::new();
     let status = |more: &[&str]| {
         let output = program(directory.path()).args(more).output();
         output.expect("runs").status.code()
@@ -125,7 +125,7 @@ fn ordered(order: &str, directory: &Path) -> (Option<i32>, String) {
 
 #[test]
 fn a_health_check_needs_the_data_directory_alone() {
-    let directory = tempfile::tempdir().expect("a directory");
+    let directory = Directory::new();
     let (mut child, _) = spawn(directory.path());
     assert_eq!(
         healthcheck(directory.path()),
@@ -244,7 +244,7 @@ fn a_variable_that_is_set_to_nothing_is_not_set() {
 #[test]
 fn told_to_stop_it_drains_and_ends_well() {
     for name in ["TERM", "INT"] {
-        let directory = tempfile::tempdir().expect("a directory");
+        let directory = Directory::new();
         let (mut child, address) = spawn(directory.path());
         block_on(async {
             let mut client = Client::connect(&address, None).await;
@@ -275,7 +275,7 @@ fn long_guest() -> Vec<u8> {
 
 #[test]
 fn a_run_that_a_kill_interrupted_is_executed_again() {
-    let directory = tempfile::tempdir().expect("a directory");
+    let directory = Directory::new();
     let (mut child, address) = spawn(directory.path());
     let claim = block_on_value(async {
         let mut client = Client::connect(&address, None).await;

@@ -314,7 +314,7 @@ fn what_the_operator_states_is_charged_and_no_more() {
     ]);
     assert!(wrong.contains("no holdout"), "{wrong}");
     let before = {
-        let (child, address) = spawn_with(&place.data, &[]);
+        let (child, address) = spawn_with(&place.data, &["--anchor", "none"]);
         // Started without the anchor it would fork the log: only looked at here.
         let before =
             block_on_value(async { Client::connect(&address, None).await.holdout("h").await });

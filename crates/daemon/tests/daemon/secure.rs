@@ -1,7 +1,7 @@
 //! A daemon that asks who calls, and clients that say so: certificates, and plain HTTP by hand.
 
 use std::{
-    io,
+    fs, io,
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
@@ -34,6 +34,8 @@ pub struct Home {
 impl Home {
     pub fn new() -> Self {
         let directory = tempfile::tempdir().expect("a directory");
+        // Keys may be there before a start: beside this one they begin a log.
+        fs::create_dir(directory.path().join("data.anchor")).expect("a new name");
         let ca = Ca::new("the lab");
         pki::write(directory.path(), &ca.issue(&pki::server()), &ca);
         Self { directory, ca }

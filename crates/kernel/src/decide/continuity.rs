@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use crate::{
     bits::MicroBits,
     claim::{Claim, ClaimState, Reason, Revocation, Settlement},
-    command::{Caller, Decision, Event, Reply, RestartLog},
-    continuity::{HOLDOUT_CHARGED, HoldoutCharged, LOG_RESTARTED, LogRestarted},
+    command::{Caller, ContinueLog, Decision, Event, Reply, RestartLog},
+    continuity::{HOLDOUT_CHARGED, HoldoutCharged, LOG_RESTARTED, LogContinued, LogRestarted},
+    decide::runs,
     holdout::{Holdout, HoldoutStatus},
     id::{ClaimId, Digest, HoldoutId},
     log_key::LogKey,
@@ -15,7 +16,8 @@ use crate::{
     state::Stage,
 };
 
-/// The log goes on under another name. Runs under way keep what they have reserved.
+/// The log goes on under another name. What runs under way have reserved is charged, since they may
+/// have ended in what was lost: all of it is one decision, so that no crash leaves half of it.
 pub(super) fn restart(
     stage: &Stage<'_>,
     caller: &Caller,
@@ -24,13 +26,7 @@ pub(super) fn restart(
     caller.must_operate()?;
     super::public_text("because", &restart.because)?;
     let now = stage.now_unix_ms();
-    let mut stated: BTreeMap<HoldoutId, MicroBits> = BTreeMap::new();
-    for (holdout, bits) in &restart.charged {
-        if stage.holdout(holdout).is_none() {
-            return Err(Refusal::UnknownHoldout(holdout.to_hex()));
-        }
-        stated.insert(*holdout, *bits);
-    }
+    let stated = stated(stage, &restart.charged)?;
     let first = LogRestarted {
         origin: restart.origin.clone(),
         old_origin: restart.old_origin.clone(),
@@ -42,31 +38,113 @@ pub(super) fn restart(
     let mut holdouts: Vec<&Holdout> = stage.holdouts().collect();
     holdouts.sort_unstable_by_key(|holdout| holdout.seq);
     let charges: Vec<HoldoutCharged> = holdouts
-        .into_iter()
+        .iter()
         .map(|holdout| charge(holdout, stated.get(&holdout.id).copied(), now))
-        .filter(|charged| charged.answers > MicroBits::ZERO || charged.sealed > MicroBits::ZERO)
+        // What is stated is an entry of its own also if it is nothing.
+        .filter(|charged| {
+            charged.stated || charged.answers > MicroBits::ZERO || charged.sealed > MicroBits::ZERO
+        })
         .collect();
     let mut entries = vec![first.to_bytes()];
     entries.extend(charges.iter().map(HoldoutCharged::to_bytes));
-    Ok(Decision {
+    let mut whole = Decision {
         events: charges.into_iter().map(charged_event).collect(),
         entries,
         reply: Reply::Done,
-    })
+    };
+    abort_all(stage, &holdouts, &mut whole);
+    whole.events.push(Event::LogCarriedOn);
+    Ok(whole)
+}
+
+/// Each abort is decided after the ones before it, as if they had been committed one by one.
+fn abort_all(stage: &Stage<'_>, holdouts: &[&Holdout], whole: &mut Decision) {
+    let mut ahead = stage.clone();
+    ahead.enact(whole);
+    for holdout in holdouts {
+        for run in &holdout.in_flight {
+            let aborted = runs::abort(&ahead, &holdout.id, run.number);
+            ahead.enact(&aborted);
+            whole.events.extend(aborted.events);
+            whole.entries.extend(aborted.entries);
+        }
+    }
+}
+
+/// What the operator states, by holdout. More than a part of the budget still carries is a mistake
+/// that must be said: cut to what is left it would look like a statement that nobody made.
+fn stated(
+    stage: &Stage<'_>,
+    charged: &[(HoldoutId, MicroBits)],
+) -> Result<BTreeMap<HoldoutId, MicroBits>, Refusal> {
+    let mut stated = BTreeMap::new();
+    for (id, bits) in charged {
+        let holdout = stage
+            .holdout(id)
+            .ok_or_else(|| Refusal::UnknownHoldout(id.to_hex()))?;
+        let name = &holdout.reference;
+        let (answers, sealed) = free(holdout);
+        for (part, free) in [("answer", answers), ("sealed", sealed)] {
+            if *bits > free {
+                return Err(Refusal::field(
+                    "charged",
+                    format!(
+                        "{bits} are stated for holdout {name}, and the budget of its {part} part carries only {free} more beside what runs under way have reserved; state at most that, or leave the holdout out, which exhausts it"
+                    ),
+                ));
+            }
+        }
+        if stated.insert(*id, *bits).is_some() {
+            return Err(Refusal::field(
+                "charged",
+                format!("{name} is stated twice; state it once"),
+            ));
+        }
+    }
+    Ok(stated)
+}
+
+/// What the budgets of both parts still carry beside what runs under way have reserved.
+fn free(holdout: &Holdout) -> (MicroBits, MicroBits) {
+    let policy = &holdout.description.policy;
+    (
+        holdout.answers.free(policy.answer_budget),
+        holdout.sealed.free(policy.sealed_budget),
+    )
 }
 
 /// What is stated, or all that is free: with what runs under way have reserved, the budget is
 /// never exceeded.
 fn charge(holdout: &Holdout, stated: Option<MicroBits>, now: u64) -> HoldoutCharged {
-    let policy = &holdout.description.policy;
-    let of = |free: MicroBits| stated.map_or(free, |bits| bits.min(free));
+    let (answers, sealed) = free(holdout);
     HoldoutCharged {
         holdout: holdout.id,
-        answers: of(holdout.answers.free(policy.answer_budget)),
-        sealed: of(holdout.sealed.free(policy.sealed_budget)),
+        answers: stated.unwrap_or(answers),
+        sealed: stated.unwrap_or(sealed),
         stated: stated.is_some(),
         charged_unix_ms: now,
     }
+}
+
+/// The operator states that the log was signed nowhere else since its newest entry.
+pub(super) fn carry_on(
+    stage: &Stage<'_>,
+    caller: &Caller,
+    stated: &ContinueLog,
+) -> Result<Decision, Refusal> {
+    caller.must_operate()?;
+    super::public_text("because", &stated.because)?;
+    let entry = LogContinued {
+        origin: stated.origin.clone(),
+        tree: stated.tree,
+        because: stated.because.clone(),
+        stated_unix_ms: stage.now_unix_ms(),
+    };
+    Ok(Decision {
+        events: vec![Event::LogCarriedOn],
+        entries: vec![entry.to_bytes()],
+        reply: Reply::Done,
+    })
 }
 
 fn charged_event(charged: HoldoutCharged) -> Event {
@@ -144,7 +222,7 @@ pub(super) fn recover(
         _ => None,
     };
     Ok(Decision {
-        events: event.into_iter().collect(),
+        events: event.into_iter().chain([Event::LogCarriedOn]).collect(),
         entries: vec![entry.to_vec()],
         reply: Reply::Done,
     })

@@ -476,7 +476,7 @@ fn conclude(
         .commitment
         .as_ref()
         .expect("a claim that runs was committed");
-    let now = stage.now_unix_ms();
+    let (now, reasons) = (stage.now_unix_ms(), verdict.reasons.clone());
     // Parents are kept in the order of their claim ids, which no reader of the log knows.
     let mut dependencies: Vec<Digest> = commitment
         .parents
@@ -527,7 +527,11 @@ fn conclude(
             answers_reserved: run.answers_reserved,
             sealed_reserved: run.sealed_reserved,
         }),
-        duplicate_of: run.place.and_then(|place| place.duplicate_of),
+        // A duplicate may be aborted too, when the log goes on under another name.
+        duplicate_of: run
+            .place
+            .and_then(|place| place.duplicate_of)
+            .filter(|_| reasons.contains(&Reason::Duplicate)),
     };
     let bytes = capsule.to_bytes();
     let verdict_price = verdict.price;

@@ -6,6 +6,7 @@ mod ancestors;
 mod attacks;
 mod budgets;
 mod comparisons;
+mod continuity;
 mod credit;
 mod duplicates;
 mod fences;

@@ -171,6 +171,7 @@ fn named_by(event: &Event, world: &World) -> Vec<Key> {
         | Event::HoldoutWithdrawn(_)
         | Event::RunPlaced { .. }
         | Event::RunFailed { .. }
+        | Event::LogCarriedOn
         | Event::ClockConfirmed { .. } => Vec::new(),
         Event::QuestionAsked { question, .. } => vec![Key::Question(*question)],
         Event::CreditReserved { owner, claim, .. } | Event::CreditBurned { owner, claim, .. } => {

@@ -140,3 +140,25 @@ fn only_an_operator_withdraws() {
         Err(Refusal::RoleRequired(Role::Operator))
     );
 }
+
+#[test]
+fn after_a_loss_nobody_can_show_that_it_released_nothing() {
+    use evidenceos_kernel::{
+        command::{Caller, ContinueLog},
+        continuity::KnownTree,
+    };
+    let mut world = World::new();
+    let word = Command::ContinueLog(Box::new(ContinueLog {
+        origin: "example.org/log".to_owned(),
+        tree: KnownTree {
+            size: 1,
+            root: [1; 32],
+        },
+        because: "a planned move".to_owned(),
+    }));
+    world.ask(Caller::DRIVER, word).expect("an operator's word");
+    let refused = world.ask(OPERATOR, withdraw(world.holdout));
+    assert!(matches!(refused, Err(Refusal::NotWithdrawable { .. })));
+    let later = world.register("later", policy(), None);
+    assert!(world.ask(OPERATOR, withdraw(later)).is_ok());
+}

@@ -12,7 +12,7 @@ use evidenceos_kernel::{
 use rusqlite::OptionalExtension as _;
 
 use super::{Examination, RESTORE, TELL, each};
-use crate::{StoreError, sqlite};
+use crate::{StoreError, facts, sqlite};
 
 /// SQLite's own view of its pages and indices.
 pub(super) fn database(on: &mut Examination<'_>) -> Result<u64, StoreError> {
@@ -302,4 +302,12 @@ pub(super) fn requests(on: &mut Examination<'_>) -> Result<u64, StoreError> {
         }
     }
     Ok(looked_at)
+}
+
+/// What the database remembers about itself can be read, and is nothing else.
+pub(super) fn facts(on: &mut Examination<'_>) -> Result<u64, StoreError> {
+    if let Err(StoreError::Damaged { key, what, .. }) = facts::read(&on.connection) {
+        on.note("facts", key, what, RESTORE);
+    }
+    sqlite::count(&on.connection, "facts")
 }

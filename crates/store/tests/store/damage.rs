@@ -188,7 +188,7 @@ fn older_tables_are_brought_up_to_date_and_keep_their_rows() {
     let counters = disk.counters;
     let connection = Connection::open(disk.database()).expect("a database");
     connection
-        .execute_batch("DROP TABLE log_keys; DROP TABLE accounts; DROP TABLE decisions; DROP TABLE questions; PRAGMA user_version = 1;")
+        .execute_batch("DROP TABLE log_keys; DROP TABLE accounts; DROP TABLE decisions; DROP TABLE questions; DROP TABLE facts; PRAGMA user_version = 1;")
         .expect("written");
     drop(connection);
     let directory = disk.closed();

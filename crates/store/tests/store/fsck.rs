@@ -182,6 +182,7 @@ fn sound() -> (Arc<TempDir>, Digest) {
         entries,
         head: Some(head.clone()),
         accounts_files: None,
+        facts: Vec::new(),
     });
     let file = AccountsJson::of(disk.path());
     let written = file

@@ -1,0 +1,851 @@
+//! A copy of the past and an empty present are noticed before anything is signed.
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use evidenceos_daemon::{Config, StartError, config::Settings};
+use evidenceos_proto as wire;
+use tempfile::TempDir;
+use tonic::Code;
+
+use crate::{
+    continuity::{bring_keys, end, must, must_not, said, text},
+    harness::{
+        Client, Directory, block_on, config, header, judged, labels, predictions, refused, terms,
+    },
+    process::{Serving, block_on_value, spawn, spawn_with},
+};
+
+/// A temporary directory with a data directory, and the anchor beside that.
+struct Home {
+    kept: TempDir,
+}
+
+impl Home {
+    fn new() -> Self {
+        Self {
+            kept: tempfile::tempdir().expect("a directory"),
+        }
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.kept.path().join(name)
+    }
+
+    fn data(&self) -> PathBuf {
+        self.at("data")
+    }
+
+    fn anchor(&self) -> PathBuf {
+        self.at("data.anchor")
+    }
+
+    /// A served log with a holdout, stopped well.
+    fn begun() -> Self {
+        let home = Self::new();
+        home.grows("h");
+        home
+    }
+
+    /// Registers a holdout, and stops well.
+    fn grows(&self, holdout: &str) {
+        let (child, address) = spawn(&self.data());
+        block_on_value(async {
+            let mut client = Client::connect(&address, None).await;
+            let policy = wire::HoldoutPolicy {
+                sealed_budget_microbits: Some(256_000_000),
+                ..Default::default()
+            };
+            let header = wire::PutHoldoutHeader {
+                policy: Some(policy),
+                ..header(holdout)
+            };
+            let put = client.put(header, &labels(holdout)).await;
+            put.expect("a holdout");
+        });
+        end(child);
+    }
+
+    /// Certifies claims, each of which costs the holdout something.
+    fn certifies(&self, claims: usize) {
+        let (child, address) = spawn(&self.data());
+        block_on_value(async {
+            let mut client = Client::connect(&address, None).await;
+            for claim in 0..claims {
+                let name = format!("claim {claim} of {claims}");
+                // Other claims than before, and certified all the same.
+                let wrong = judged(&predictions("h", 20 + claim));
+                let (_, result) = client.run(&name, "h", &wrong).await;
+                assert_eq!(result.state, wire::ClaimState::Certified as i32);
+            }
+        });
+        end(child);
+    }
+
+    /// The log's file in the anchor beside the data directory.
+    fn head_file(&self) -> PathBuf {
+        heads(&self.anchor()).pop().expect("one log")
+    }
+}
+
+/// The heads that an anchor directory remembers.
+fn heads(anchor: &Path) -> Vec<PathBuf> {
+    let files = fs::read_dir(anchor).expect("there");
+    files
+        .map(|entry| entry.expect("readable").path())
+        .filter(|path| path.extension().is_some_and(|end| end == "head"))
+        .collect()
+}
+
+fn copy(from: &Path, to: &Path) {
+    let status = Command::new("cp")
+        .args(["-a".as_ref(), from.as_os_str(), to.as_os_str()])
+        .status();
+    assert!(status.expect("cp runs").success());
+}
+
+/// The program over a data directory, which must not start; what it says.
+fn must_not_start(data: &Path, more: &[&str]) -> String {
+    let ports = ["--listen", "127.0.0.1:0", "--preflight-listen", "off"];
+    let place = ["--metrics-listen", "off", "--data-dir", text(data)];
+    must_not(&[&ports[..], &place, more].concat())
+}
+
+/// Serves reads and nothing else; the reason that it gives.
+fn is_held(data: &Path, more: &[&str]) -> String {
+    let published = fs::read(data.join("log/checkpoint")).expect("published");
+    let (child, address) = spawn_with(data, more);
+    let why = block_on_value(async {
+        let mut client = Client::connect(&address, None).await;
+        assert_eq!(client.holdout("h").await.items, 200);
+        let held = client.create(terms("held", "h")).await;
+        refused(held, Code::Unavailable, "HELD", "read-only");
+        warnings(&mut client).await
+    });
+    end(child);
+    let after = fs::read(data.join("log/checkpoint")).expect("published");
+    assert_eq!(published, after, "nothing was signed");
+    why
+}
+
+async fn warnings(client: &mut Client) -> String {
+    let request = client.request(wire::GetServerInfoRequest {});
+    let info = client.inner.get_server_info(request).await.expect("served");
+    info.into_inner().warnings.join("\n")
+}
+
+/// Serves and signs.
+fn is_free(data: &Path, more: &[&str]) {
+    let (child, address) = spawn_with(data, more);
+    signs(&address);
+    end(child);
+}
+
+fn signs(address: &str) {
+    static SIGNED: AtomicU64 = AtomicU64::new(0);
+    let name = format!("signed-{}", SIGNED.fetch_add(1, Ordering::Relaxed));
+    block_on_value(async {
+        let mut client = Client::connect(address, None).await;
+        // One entry: declared fresh, it is compared with nothing.
+        let mut fresh = header(&name);
+        fresh.fresh_items = true;
+        client.put(fresh, &labels(&name)).await.expect("a holdout");
+        assert!(!warnings(&mut client).await.contains("anchor"));
+    });
+}
+
+/// The entries of a stopped log, by schema, in order.
+fn schemas(data: &Path) -> Vec<String> {
+    let home = tempfile::tempdir().expect("a directory");
+    let copied = home.path().join("copy");
+    copy(data, &copied);
+    let (child, address) = spawn_with(&copied, &["--anchor", "none"]);
+    let entries = block_on_value(async {
+        let mut client = Client::connect(&address, None).await;
+        let request = client.request(wire::ListEntriesRequest::default());
+        let listed = client.inner.list_entries(request).await.expect("served");
+        listed.into_inner().entries
+    });
+    end(child);
+    entries
+        .iter()
+        .map(|entry| {
+            let entry: serde_json::Value = serde_json::from_slice(entry).expect("JSON");
+            let short = entry["schema"].as_str().expect("a schema");
+            short.trim_start_matches("evidenceos.v2.").to_owned()
+        })
+        .collect()
+}
+
+#[test]
+fn the_first_start_makes_an_anchor_beside_the_data_and_later_ones_miss_it() {
+    let home = Home::begun();
+    let mode = fs::metadata(home.anchor()).expect("made").permissions();
+    assert_eq!(mode.mode() & 0o777, 0o700);
+    let head = fs::read_to_string(home.head_file()).expect("text");
+    let published = fs::read_to_string(home.data().join("log/checkpoint")).expect("published");
+    assert!(head.contains(&published), "{head}");
+    is_free(&home.data(), &[]);
+    // Gone: an unmounted volume looks the same.
+    let away = home.at("away");
+    fs::rename(home.anchor(), &away).expect("ours");
+    let why = is_held(&home.data(), &[]);
+    assert!(
+        why.contains("no anchor answers") && why.contains("log continue"),
+        "{why}"
+    );
+    assert!(!home.anchor().exists(), "no other is made");
+    // There, and empty.
+    fs::create_dir(home.anchor()).expect("ours");
+    let why = is_held(&home.data(), &[]);
+    assert!(why.contains("is not"), "{why}");
+    fs::remove_dir_all(home.anchor()).expect("ours");
+    // A new one elsewhere remembers nothing, and is no answer.
+    let other = home.at("other");
+    fs::create_dir(&other).expect("ours");
+    is_held(&home.data(), &["--anchor", text(&other)]);
+    // Brought along, it is: the log goes on by itself, and from now on looks there.
+    is_free(&home.data(), &["--anchor", text(&away)]);
+    is_free(&home.data(), &[]);
+    assert!(!home.anchor().exists());
+}
+
+#[test]
+fn a_held_daemon_goes_on_once_its_anchor_is_back() {
+    let home = Home::begun();
+    let away = home.at("away");
+    fs::rename(home.anchor(), &away).expect("ours");
+    let (child, address) = spawn(&home.data());
+    block_on_value(async {
+        let mut client = Client::connect(&address, None).await;
+        let held = client.create(terms("c", "h")).await;
+        refused(held, Code::Unavailable, "HELD", "read-only");
+        fs::rename(&away, home.anchor()).expect("ours");
+        // It is asked again each second.
+        for _ in 0..400 {
+            match client.create(terms("c", "h")).await {
+                Ok(_) => return,
+                Err(held) => assert_eq!(held.code(), Code::Unavailable),
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(25)).await;
+        }
+        panic!("it answers again");
+    });
+    end(child);
+}
+
+#[test]
+fn a_copy_at_another_path_looks_at_the_same_anchor() {
+    let home = Home::begun();
+    let (aside, other) = (home.at("aside"), home.at("elsewhere/data"));
+    fs::create_dir(home.at("elsewhere")).expect("ours");
+    copy(&home.data(), &aside);
+    home.certifies(1);
+    // Put back in place, or anywhere else.
+    copy(&aside, &other);
+    for data in [&other, &aside] {
+        let refused = must_not_start(data, &[]);
+        assert!(refused.contains("remembers 3 entries"), "{refused}");
+        let refused = must_not(&[
+            "log",
+            "continue",
+            "--nothing-was-signed-since",
+            "--because",
+            "it looks like it",
+            "--data-dir",
+            text(data),
+        ]);
+        assert!(refused.contains("remembers 3 entries"), "{refused}");
+        // Nor does another anchor make it forget the one that it has.
+        let fresh = home.at("fresh");
+        let _ = fs::create_dir(&fresh);
+        let refused = must_not_start(data, &["--anchor", text(&fresh)]);
+        assert!(refused.contains("remembers 3 entries"), "{refused}");
+    }
+    fs::remove_dir_all(home.data()).expect("ours");
+    fs::rename(&aside, home.data()).expect("ours");
+    let refused = must_not_start(&home.data(), &[]);
+    assert!(refused.contains("log recover"), "{refused}");
+}
+
+#[test]
+fn two_copies_of_one_directory_do_not_both_sign() {
+    let home = Home::begun();
+    let other = home.at("other");
+    copy(&home.data(), &other);
+    let (child, address) = spawn(&home.data());
+    signs(&address);
+    let told = must_not_start(&other, &[]);
+    assert!(told.contains("remembers 3 entries"), "{told}");
+    end(child);
+    // The same size, and both at once: one holds the anchor's file.
+    fs::remove_dir_all(&other).expect("ours");
+    copy(&home.data(), &other);
+    let (child, address) = spawn(&home.data());
+    let (second, held) = spawn(&other);
+    block_on_value(async {
+        let mut client = Client::connect(&held, None).await;
+        let held = client.create(terms("c", "h")).await;
+        refused(held, Code::Unavailable, "HELD", "read-only");
+    });
+    signs(&address);
+    end(child);
+    drop(second);
+    let told = must_not_start(&other, &[]);
+    assert!(told.contains("remembers 4 entries"), "{told}");
+}
+
+#[test]
+fn a_restored_directory_signs_nothing_until_it_is_told_what_happened() {
+    let home = Home::begun();
+    let backup = home.at("backup");
+    must(&["backup", text(&backup), "--data-dir", text(&home.data())]);
+    home.certifies(3);
+    // Elsewhere, with the machine that it came from gone with its anchor.
+    let (gone, gone_anchor) = (home.at("gone"), home.at("gone.anchor"));
+    fs::rename(home.data(), &gone).expect("ours");
+    fs::rename(home.anchor(), &gone_anchor).expect("ours");
+    for restored in [home.at("restored"), home.data()] {
+        let told = must(&["restore", text(&backup), "--data-dir", text(&restored)]);
+        assert!(told.contains("read-only"), "{told}");
+        assert!(told.contains("--nothing-was-signed-since"), "{told}");
+        bring_keys(&gone, &restored);
+        must(&["fsck", "--data-dir", text(&restored)]);
+        for more in [
+            &[][..],
+            &["--anchor", "none"],
+            &["--anchor-optional"],
+            // An empty one knows nothing.
+            &["--anchor", text(home.kept.path())],
+        ] {
+            let why = is_held(&restored, more);
+            assert!(why.contains("restored from a backup"), "{more:?}: {why}");
+        }
+        // The anchor knows more, wherever it is now.
+        let refused = must_not_start(&restored, &["--anchor", text(&gone_anchor)]);
+        assert!(refused.contains("remembers 5 entries"), "{refused}");
+        let refused = must_not(&[
+            "log",
+            "continue",
+            "--nothing-was-signed-since",
+            "--because",
+            "hope",
+            "--anchor",
+            text(&gone_anchor),
+            "--data-dir",
+            text(&restored),
+        ]);
+        assert!(refused.contains("remembers 5 entries"), "{refused}");
+    }
+    // What was lost comes back: free, and what was spent is spent.
+    let data = home.data();
+    let recovered = must(&[
+        "log",
+        "recover",
+        "--from",
+        text(&gone),
+        "--data-dir",
+        text(&data),
+    ]);
+    assert!(recovered.contains("recovered 3 entries"), "{recovered}");
+    is_free(&data, &[]);
+    let (child, address) = spawn(&data);
+    block_on_value(async {
+        let mut client = Client::connect(&address, None).await;
+        let holdout = client.holdout("h").await;
+        assert_eq!((holdout.settled, holdout.certified), (3, 3));
+    });
+    end(child);
+}
+
+#[test]
+fn a_backup_that_was_copied_into_place_is_known_as_one() {
+    let home = Home::begun();
+    let backup = home.at("backup");
+    must(&["backup", text(&backup), "--data-dir", text(&home.data())]);
+    home.certifies(1);
+    let away = home.at("away");
+    fs::rename(home.anchor(), home.at("away.anchor")).expect("ours");
+    fs::rename(home.data(), &away).expect("ours");
+    let data = home.data();
+    copy(&backup, &data);
+    bring_keys(&away, &data);
+    let why = is_held(&data, &[]);
+    assert!(why.contains("restored from a backup"), "{why}");
+    // A backup of a backup is one too.
+    let again = home.at("again");
+    must(&["backup", text(&again), "--data-dir", text(&data)]);
+    let third = home.at("third");
+    must(&["restore", text(&again), "--data-dir", text(&third)]);
+    bring_keys(&away, &third);
+    is_held(&third, &[]);
+    // The statement is an entry, and ends it.
+    let stated = must(&[
+        "log",
+        "continue",
+        "--nothing-was-signed-since",
+        "--because",
+        "only a test",
+        "--data-dir",
+        text(&data),
+    ]);
+    assert!(
+        stated.contains("states that nothing was signed"),
+        "{stated}"
+    );
+    is_free(&data, &[]);
+    assert!(home.anchor().exists(), "it has an anchor again");
+    assert_eq!(
+        schemas(&data),
+        [
+            "log_started",
+            "holdout_registered",
+            "log_continued",
+            "holdout_registered"
+        ]
+    );
+    must(&["fsck", "--data-dir", text(&data)]);
+    let nothing = must_not(&[
+        "log",
+        "continue",
+        "--nothing-was-signed-since",
+        "--because",
+        "again",
+        "--data-dir",
+        text(&data),
+    ]);
+    assert!(nothing.contains("nothing needs to be stated"), "{nothing}");
+    let unstated = must_not(&[
+        "log",
+        "continue",
+        "--because",
+        "x",
+        "--data-dir",
+        text(&data),
+    ]);
+    assert!(
+        unstated.contains("--nothing-was-signed-since"),
+        "{unstated}"
+    );
+}
+
+#[test]
+fn a_planned_move_goes_on_by_itself() {
+    let home = Home::begun();
+    home.certifies(1);
+    let (backup, moved) = (home.at("backup"), home.at("moved"));
+    must(&["backup", text(&backup), "--data-dir", text(&home.data())]);
+    must(&["restore", text(&backup), "--data-dir", text(&moved)]);
+    bring_keys(&home.data(), &moved);
+    is_free(&moved, &[]);
+    // The one that it came from is the older one now.
+    let refused = must_not_start(&home.data(), &[]);
+    assert!(refused.contains("remembers 4 entries"), "{refused}");
+    is_free(&moved, &[]);
+}
+
+#[test]
+fn a_copy_from_before_a_restart_does_not_go_on_under_the_old_name() {
+    let home = Home::begun();
+    let before = home.at("before");
+    copy(&home.data(), &before);
+    let restarted = must(&[
+        "log",
+        "restart",
+        "--origin",
+        "example.org/2",
+        "--because",
+        "a test",
+        "--data-dir",
+        text(&home.data()),
+    ]);
+    assert!(restarted.contains("holdout h: exhausted"), "{restarted}");
+    is_free(&home.data(), &[]);
+    assert_eq!(heads(&home.anchor()).len(), 2);
+    let refused = must_not_start(&before, &[]);
+    assert!(refused.contains("was restarted as"), "{refused}");
+}
+
+#[test]
+fn an_empty_directory_with_a_key_that_was_there_begins_no_second_log() {
+    let home = Home::new();
+    let keys = home.at("keys");
+    let with_keys = ["--key-dir", text(&keys)];
+    // Rule 1: this start makes the key.
+    let (child, _) = spawn_with(&home.data(), &with_keys);
+    end(child);
+    let first = first_entry(&home.data(), &with_keys);
+    assert_eq!(first["begun_by"], "new_key");
+    let origin = first["origin"].as_str().expect("a name").to_owned();
+    fs::rename(home.data(), home.at("lost")).expect("ours");
+    let refused = must_not_start(&home.data(), &with_keys);
+    assert!(refused.contains("the directory was lost"), "{refused}");
+    // Its anchor was lost as well: nothing can tell.
+    fs::remove_dir_all(home.anchor()).expect("ours");
+    let refused = must_not_start(&home.data(), &with_keys);
+    assert!(
+        refused.contains(&format!("--begin-log {origin}")) && refused.contains("mkdir"),
+        "{refused}"
+    );
+    assert!(!home.anchor().exists());
+    let none = [&with_keys[..], &["--anchor", "none"]].concat();
+    must_not_start(&home.data(), &none);
+    // Another anchor that remembers this key, under whatever name.
+    let other = home.at("other");
+    fs::create_dir(&other).expect("ours");
+    let lost = home.at("lost");
+    copy(&lost.join("log/checkpoint"), &other.join("copied"));
+    let named = [
+        &with_keys[..],
+        &[
+            "--anchor",
+            text(&other),
+            "--log-origin",
+            "example.org/other",
+        ],
+    ]
+    .concat();
+    let refused = must_not_start(&home.data(), &named);
+    assert!(refused.contains("that this key signed"), "{refused}");
+    // Rule 3: the operator states it, by name.
+    let wrong = [&with_keys[..], &["--begin-log", "example.org/wrong"]].concat();
+    let refused = must_not_start(&home.data(), &wrong);
+    assert!(refused.contains("names another log"), "{refused}");
+    let right = [&with_keys[..], &["--begin-log", &origin]].concat();
+    let (child, _) = spawn_with(&home.data(), &right);
+    end(child);
+    let first = first_entry(&home.data(), &with_keys);
+    assert_eq!(first["begun_by"], "operator");
+    let refused = must_not_start(&home.data(), &wrong);
+    assert!(
+        refused.contains("the data directory has the log"),
+        "{refused}"
+    );
+}
+
+#[test]
+fn an_anchor_that_was_there_and_knows_nothing_lets_a_log_begin() {
+    let home = Home::new();
+    let (keys, anchor) = (home.at("keys"), home.at("anchor"));
+    let mut ring = evidenceos_keys::Ring::open_or_create(&keys).expect("writable");
+    ring.generate().expect("writable");
+    let flags = ["--key-dir", text(&keys), "--anchor", text(&anchor)];
+    // It is a file that is not there, and no directory either.
+    must_not_start(&home.data(), &flags);
+    fs::create_dir(&anchor).expect("ours");
+    fs::write(anchor.join(".gitkeep"), "").expect("ours");
+    let (child, address) = spawn_with(&home.data(), &flags);
+    signs(&address);
+    end(child);
+    let first = first_entry(&home.data(), &flags);
+    assert_eq!(first["begun_by"], "anchor");
+    // An empty directory beside it is not another log's.
+    fs::rename(home.data(), home.at("lost")).expect("ours");
+    let refused = must_not_start(&home.data(), &flags);
+    assert!(refused.contains("the directory was lost"), "{refused}");
+    // Nor with a file for an anchor that was made for it.
+    let file = home.at("file");
+    let with_file = ["--key-dir", text(&keys), "--anchor", text(&file)];
+    must_not_start(&home.data(), &with_file);
+    fs::write(&file, "").expect("ours");
+    let (child, _) = spawn_with(&home.data(), &with_file);
+    end(child);
+    let first = first_entry(&home.data(), &with_file);
+    assert_eq!(first["begun_by"], "anchor");
+}
+
+#[test]
+fn of_two_first_starts_beside_one_anchor_one_wins() {
+    for _ in 0..4 {
+        let home = Home::new();
+        let (keys, anchor) = (home.at("keys"), home.at("anchor"));
+        let mut ring = evidenceos_keys::Ring::open_or_create(&keys).expect("writable");
+        ring.generate().expect("writable");
+        fs::create_dir(&anchor).expect("ours");
+        let start = |data: &Path| {
+            Command::new(env!("CARGO_BIN_EXE_evidenceos-daemon"))
+                .args(["--listen", "127.0.0.1:0", "--preflight-listen", "off"])
+                .args(["--metrics-listen", "off", "--log", "error", "--key-dir"])
+                .arg(&keys)
+                .arg("--anchor")
+                .arg(&anchor)
+                .arg("--data-dir")
+                .arg(data)
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped())
+                .spawn()
+                .expect("starts")
+        };
+        let both = [start(&home.at("one")), start(&home.at("two"))];
+        let mut serving = Vec::new();
+        let mut refused = Vec::new();
+        for mut child in both {
+            let mut line = String::new();
+            let stdout = child.stdout.take().expect("piped");
+            std::io::BufRead::read_line(&mut std::io::BufReader::new(stdout), &mut line)
+                .expect("a line or the end");
+            if line.is_empty() {
+                refused.push(said(&child.wait_with_output().expect("ends")));
+            } else {
+                serving.push(Serving::of(child));
+            }
+        }
+        assert_eq!((serving.len(), refused.len()), (1, 1), "{refused:?}");
+        assert!(
+            refused[0].contains("the directory was lost"),
+            "{}",
+            refused[0]
+        );
+        assert_eq!(heads(&anchor).len(), 1);
+    }
+}
+
+/// Entry 0 of a stopped log.
+fn first_entry(data: &Path, more: &[&str]) -> serde_json::Value {
+    let (child, address) = spawn_with(data, more);
+    let entry = block_on_value(async {
+        let mut client = Client::connect(&address, None).await;
+        let request = client.request(wire::ListEntriesRequest::default());
+        let listed = client.inner.list_entries(request).await.expect("served");
+        listed.into_inner().entries.remove(0)
+    });
+    end(child);
+    serde_json::from_slice(&entry).expect("JSON")
+}
+
+#[test]
+fn dropped_while_it_serves_it_gives_its_directory_back_at_once() {
+    block_on(async {
+        let directory = Directory::new();
+        for round in 0..20 {
+            let running = evidenceos_daemon::start(config(directory.path()))
+                .await
+                .expect("nobody has it");
+            let mut client = Client::connect(&running.grpc_address().to_string(), None).await;
+            if round == 0 {
+                client.put_default("h").await;
+            }
+            let sealed = client
+                .sealed(&format!("c {round}"), "h", &judged(&predictions("h", 2)))
+                .await;
+            // One is under way while it goes.
+            let under_way = tokio::spawn(async move { client.execute(&sealed).await });
+            tokio::task::yield_now().await;
+            drop(running);
+            under_way.abort();
+        }
+        let running = evidenceos_daemon::start(config(directory.path()))
+            .await
+            .expect("nobody has it");
+        running.stop().await.expect("stops");
+    });
+}
+
+#[test]
+fn a_start_that_fails_after_it_opened_gives_its_directory_back() {
+    block_on(async {
+        let directory = Directory::new();
+        let running = evidenceos_daemon::start(config(directory.path()))
+            .await
+            .expect("starts");
+        running.stop().await.expect("stops");
+        for _ in 0..5 {
+            // Tokens are read once everything else is there.
+            let token = directory.beside("token");
+            fs::write(&token, "correct-horse-battery\n").expect("writable");
+            fs::set_permissions(&token, fs::Permissions::from_mode(0o600)).expect("ours");
+            let settings = Settings {
+                listen: Some("127.0.0.1:0".to_owned()),
+                preflight_listen: Some("off".to_owned()),
+                metrics_listen: Some("off".to_owned()),
+                data_dir: Some(directory.path().to_owned()),
+                auth_token_file: Some(token.clone()),
+                ..Settings::default()
+            };
+            let wrong = Config::new(&settings).expect("a good token");
+            fs::remove_file(&token).expect("ours");
+            let refused = evidenceos_daemon::start(wrong).await.err();
+            assert!(
+                matches!(refused, Some(StartError::Identity(_))),
+                "{refused:?}"
+            );
+            let running = evidenceos_daemon::start(config(directory.path()))
+                .await
+                .expect("nobody has it");
+            running.stop().await.expect("stops");
+        }
+    });
+}
+
+#[test]
+fn what_no_anchor_remembers_is_not_shown() {
+    block_on(async {
+        let directory = Directory::new();
+        let running = evidenceos_daemon::start(config(directory.path()))
+            .await
+            .expect("starts");
+        let address = running.grpc_address().to_string();
+        let mut client = Client::connect(&address, None).await;
+        client.put_default("h").await;
+        let claim = client
+            .sealed("c", "h", &judged(&predictions("h", 20)))
+            .await;
+        let shown = client.holdout("h").await;
+        let head = tree_size(&mut client).await;
+        // The anchor's directory goes while it serves.
+        let (anchor, away) = (directory.beside("data.anchor"), directory.beside("away"));
+        fs::rename(&anchor, &away).expect("ours");
+        let mut waiting = client.clone();
+        let id = claim.clone();
+        let verdict = tokio::spawn(async move { waiting.execute(&id).await });
+        // New calls are refused once it is noticed.
+        loop {
+            match client.create(terms("another", "h")).await {
+                Ok(_) => tokio::task::yield_now().await,
+                Err(held) => {
+                    refused(Err::<(), _>(held), Code::Unavailable, "HELD", "read-only");
+                    break;
+                }
+            }
+        }
+        assert!(
+            warnings(&mut client)
+                .await
+                .contains("no anchor can be written")
+        );
+        assert!(!verdict.is_finished(), "nobody has seen it");
+        assert_eq!(tree_size(&mut client).await, head);
+        let mut other = client.clone();
+        let fetched = other.get(&claim);
+        let waited = tokio::time::timeout(std::time::Duration::from_millis(300), fetched);
+        assert!(waited.await.is_err(), "rows wait as well");
+        // It is back: what was decided is shown, and calls are taken again.
+        fs::rename(&away, &anchor).expect("ours");
+        let result = verdict.await.expect("answered").expect("settled");
+        assert_eq!(result.state, wire::ClaimState::Certified as i32);
+        let after = client.holdout("h").await;
+        assert!(after.sealed_charged_microbits > shown.sealed_charged_microbits);
+        assert_eq!(tree_size(&mut client).await, head + 1);
+        client.fetch(&claim).await.expect("covered");
+        for _ in 0..200 {
+            if client.create(terms("once more", "h")).await.is_ok() {
+                running.stop().await.expect("stops");
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(25)).await;
+        }
+        panic!("calls are taken again");
+    });
+}
+
+async fn tree_size(client: &mut Client) -> u64 {
+    let request = client.request(wire::GetSignedTreeHeadRequest {});
+    let head = client.inner.get_signed_tree_head(request).await;
+    head.expect("served").into_inner().tree_size
+}
+
+#[test]
+fn a_stop_while_no_anchor_can_be_written_shows_nothing_and_the_next_start_does() {
+    block_on(async {
+        let directory = Directory::new();
+        let running = evidenceos_daemon::start(config(directory.path()))
+            .await
+            .expect("starts");
+        let address = running.grpc_address().to_string();
+        let mut client = Client::connect(&address, None).await;
+        client.put_default("h").await;
+        let claim = client
+            .sealed("c", "h", &judged(&predictions("h", 20)))
+            .await;
+        let (anchor, away) = (directory.beside("data.anchor"), directory.beside("away"));
+        fs::rename(&anchor, &away).expect("ours");
+        let mut waiting = client.clone();
+        let id = claim.clone();
+        let verdict = tokio::spawn(async move { waiting.execute(&id).await });
+        while !warnings(&mut client)
+            .await
+            .contains("no anchor can be written")
+        {
+            tokio::task::yield_now().await;
+        }
+        running.stop().await.expect("stops");
+        let unseen = verdict.await.expect("answered");
+        assert!(unseen.is_err(), "{unseen:?}");
+        let published = fs::read_to_string(directory.path().join("log/checkpoint"));
+        let published = published.expect("there");
+        assert_eq!(
+            published.lines().nth(1),
+            Some("2"),
+            "the verdict is entry 2"
+        );
+        fs::rename(&away, &anchor).expect("ours");
+        let running = evidenceos_daemon::start(config(directory.path()))
+            .await
+            .expect("starts");
+        let address = running.grpc_address().to_string();
+        let mut client = Client::connect(&address, None).await;
+        let settled = client.get(&claim).await.expect("there");
+        assert_eq!(settled.state, wire::ClaimState::Certified as i32);
+        running.stop().await.expect("stops");
+    });
+}
+
+/// A data directory with its anchorless log, keys and secrets, as release 2.1.0 before this one left
+/// it: `testdata/data-tables-4.tar.gz`, made by that release's program.
+fn older(at: &Path) {
+    let tar = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/data-tables-4.tar.gz");
+    fs::create_dir(at).expect("a new name");
+    let status = Command::new("tar")
+        .args(["-xz", "--no-same-owner", "-f"])
+        .arg(tar)
+        .arg("-C")
+        .arg(at)
+        .status();
+    assert!(status.expect("tar runs").success());
+}
+
+#[test]
+fn a_directory_of_the_release_before_gets_an_anchor_at_its_first_start() {
+    let home = Home::new();
+    older(&home.data());
+    // It cannot be made: reads are served until it can, or another is named.
+    fs::write(home.anchor(), "in the way").expect("writable");
+    is_held(&home.data(), &[]);
+    fs::remove_file(home.anchor()).expect("ours");
+    is_free(&home.data(), &[]);
+    assert_eq!(heads(&home.anchor()).len(), 1);
+    let away = home.at("away");
+    fs::rename(home.anchor(), &away).expect("ours");
+    is_held(&home.data(), &[]);
+    must(&["fsck", "--data-dir", text(&home.data())]);
+}
+
+#[test]
+fn an_older_backup_is_marked_by_the_restore_and_where_it_was_copied_into_place() {
+    let home = Home::new();
+    let source = home.at("source");
+    older(&source);
+    for (how, restored) in [("restored", home.at("a")), ("copied", home.at("b"))] {
+        let backup = source.join("backup");
+        if how == "restored" {
+            must(&["restore", text(&backup), "--data-dir", text(&restored)]);
+        } else {
+            copy(&backup, &restored);
+        }
+        bring_keys(&source, &restored);
+        let why = is_held(&restored, &[]);
+        assert!(why.contains("restored from a backup"), "{how}: {why}");
+        assert!(!restored.join("backup.json").exists());
+        is_held(&restored, &[]);
+        let because = ["--nothing-was-signed-since", "--because", "a test"];
+        let place = ["--data-dir", text(&restored)];
+        must(&[&["log", "continue"][..], &because, &place].concat());
+        is_free(&restored, &[]);
+        must(&["fsck", "--data-dir", text(&restored)]);
+    }
+}
