@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use evidenceos_kernel::{
     bits::MicroBits,
-    cj,
     claim::Reason,
-    command::{Command, ImportedAccount, NewDecisions},
+    command::{Command, ContinueLog, ImportedAccount, NewDecisions},
+    continuity::KnownTree,
     decision::{DecisionBatch, DecisionId},
     evidence::Strategy,
     holdout::{NarrowerBudgets, Policy},
@@ -100,16 +100,14 @@ impl World {
     /// What an operator states at a start on a restored directory.
     fn continue_log(&mut self) {
         let head = self.checkpoint();
-        self.now_unix_ms += 1_000;
-        let entry = cj::Object::new()
-            .put("schema", "evidenceos.v2.log_continued")
-            .put("origin", self.origin.as_str())
-            .put("size", head.size())
-            .put("root_hash_hex", head.root().to_hex())
-            .put("statement", "nothing_was_signed_since")
-            .put("because", "the backup was taken after the last entry")
-            .put("stated_unix_ms", self.now_unix_ms);
-        self.push(entry.to_bytes());
+        self.ask(Command::ContinueLog(Box::new(ContinueLog {
+            origin: self.origin.clone(),
+            tree: KnownTree {
+                size: head.size(),
+                root: head.root().0,
+            },
+            because: "the backup was taken after the last entry".to_owned(),
+        })));
     }
 }
 
@@ -417,12 +415,7 @@ fn open_all(world: &mut World, holdouts: &Holdouts) {
 pub(crate) fn honest() -> History {
     let mut world = World::new();
     let mut marks = Marks::default();
-    let text = String::from_utf8(world.entries[0].clone()).expect("text");
-    let begun = text.replace(
-        "{\"key_id_hex\"",
-        "{\"begun_by\":\"new_key\",\"key_id_hex\"",
-    );
-    world.entries[0] = begun.into_bytes();
+    world.begin_as_now();
     let holdouts = register(&mut world);
     run_each_way(&mut world, &holdouts, &mut marks);
     run_together(&mut world, &holdouts, &mut marks);
@@ -436,13 +429,13 @@ pub(crate) fn honest() -> History {
     let again = &holdouts.again;
     let lost = Script {
         judged: Some(vector(60, 20)),
-        ends: Ends::Aborts,
         ..Script::default()
     };
+    // The restart aborts it.
     world.admit(again, owner(6), "under way", &lost);
     let stated = [
         (&holdouts.levels, 2),
-        (&holdouts.units, 1),
+        (&holdouts.units, 0),
         (&holdouts.listed, 1),
     ];
     let stated = stated.map(|(holdout, bits)| (holdout.id, MicroBits::from_bits(bits)));

@@ -9,7 +9,7 @@ use evidenceos_kernel::{
     command::{
         Caller, Command, Decision, PutHoldout, Reply, Request, RestartLog, RunEnd, RunReport,
     },
-    continuity::KnownTree,
+    continuity::{self, BegunBy, KnownTree},
     decide::{decide, dependency_merkle_root},
     evidence::Strategy,
     holdout::{Description, NullSpec, Policy, PrincipalPool},
@@ -163,6 +163,13 @@ impl World {
             origin: ORIGIN.to_owned(),
             signer: key(),
         }
+    }
+
+    /// Lets the log begin as this release begins one.
+    pub(crate) fn begin_as_now(&mut self) {
+        let id = Digest(sth::key_id(&key().public_key()).0);
+        self.entries[0] =
+            continuity::log_started(ORIGIN, id, "evidenceos test", BegunBy::NewKey, 1_000);
     }
 
     pub(crate) fn register(&mut self, policy: Policy, items: usize, unit_size: usize) -> Private {
