@@ -41,6 +41,12 @@ impl DecisionId {
         Self(epoch << 40)
     }
 
+    /// The start that it is of.
+    #[must_use]
+    pub fn epoch(self) -> u64 {
+        self.0 >> 40
+    }
+
     /// The one after.
     #[must_use]
     pub fn next(self) -> Self {

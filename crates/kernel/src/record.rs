@@ -290,6 +290,19 @@ pub fn parse_claim_revoked(bytes: &[u8]) -> Result<(ClaimId, String, u64), Recor
     Ok(revoked)
 }
 
+/// The latest time, in Unix milliseconds, that an entry says of itself.
+#[must_use]
+pub fn time_of(entry: &[u8]) -> Option<u64> {
+    let cj::Value::Object(fields) = cj::parse(entry, MAX_ENTRY_LEN).ok()? else {
+        return None;
+    };
+    fields
+        .iter()
+        .filter(|(name, _)| name.ends_with("_unix_ms"))
+        .filter_map(|(_, value)| value.as_int())
+        .max()
+}
+
 /// The holdout that an entry names as its own.
 #[must_use]
 pub fn holdout_of(entry: &[u8]) -> Option<HoldoutId> {

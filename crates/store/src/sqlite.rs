@@ -191,6 +191,29 @@ impl SqliteStore {
         self.epoch as u64
     }
 
+    /// Counts a start as a later one than `epoch`: entries that came back from elsewhere may be of
+    /// starts that this database does not know, and numbers of decisions count the starts.
+    ///
+    /// # Errors
+    /// If the database cannot be written, or somebody else opened it since.
+    pub fn be_later_than(&mut self, epoch: u64) -> Result<(), StoreError> {
+        let next = i64::try_from(epoch.saturating_add(1)).unwrap_or(i64::MAX);
+        if next <= self.epoch {
+            return Ok(());
+        }
+        let rows = self.connection.lock().execute(
+            "UPDATE state SET epoch = ?1 WHERE id = 1 AND epoch = ?2",
+            [next, self.epoch],
+        )?;
+        if rows != 1 {
+            return Err(StoreError::Unusable(
+                "another process opened the database; stop it first".to_owned(),
+            ));
+        }
+        self.epoch = next;
+        Ok(())
+    }
+
     /// Commits which `accounts.json` is about to be put in place, and nothing else.
     pub fn announce(&mut self, files: AccountsFiles) -> Outcome {
         self.commit(&Batch {

@@ -13,6 +13,7 @@ use evidenceos_kernel::{
     command::{Caller, Command, ContinueLog, Request, RestartLog},
     continuity::{HoldoutCharged, KnownTree},
     decide::decide,
+    decision::DecisionBatch,
     id::HoldoutId,
     log_key::LogKey,
     record,
@@ -439,6 +440,7 @@ fn append(
         ..Batch::default()
     };
     let mut tree = opened.tree.clone();
+    let mut epoch = 0;
     for (bytes, expected) in entries.iter().zip(leaves) {
         let leaf = leaf_hash(bytes);
         if leaf != *expected {
@@ -451,6 +453,11 @@ fn append(
             stamp: None,
             command: Command::RecoverEntry(bytes.clone()),
         };
+        // A clock that is behind must not let the next entry be older than this one.
+        stage.advance_to(record::time_of(bytes).unwrap_or(0));
+        if let Ok((decisions, _)) = DecisionBatch::parse_entry(bytes) {
+            epoch = epoch.max(decisions.first.epoch());
+        }
         own_work::load(&mut opened.store, &mut stage, &request)?;
         let index = stage.next_index();
         let decision = decide(&stage, &request)
@@ -473,6 +480,7 @@ fn append(
     drop(tree.take_full_tiles());
     batch.changes = stage.into_changes();
     own_work::must_commit(&mut opened.store, &batch, "what was recovered")?;
+    opened.store.be_later_than(epoch)?;
     opened.resident.merge(batch.changes);
     opened.tree = tree;
     Ok(())

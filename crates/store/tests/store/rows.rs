@@ -199,3 +199,21 @@ fn a_batch_that_breaks_a_rule_leaves_nothing_and_the_store_goes_on() {
     });
     assert_eq!(disk.store.claim(&second.id).expect("intact"), Some(second));
 }
+
+#[test]
+fn starts_are_counted_on_behind_those_that_came_back_from_elsewhere() {
+    let mut disk = Disk::new();
+    let first = disk.store.epoch();
+    disk.store.be_later_than(first + 5).expect("ours");
+    assert_eq!(disk.store.epoch(), first + 6);
+    disk.store.be_later_than(first).expect("it is already");
+    assert_eq!(disk.store.epoch(), first + 6);
+    // The fence goes with it.
+    disk.commit(Batch {
+        recorded: vec![recorded(START_UNIX_MS)],
+        ..Batch::default()
+    });
+    let directory = disk.closed();
+    let (store, _) = SqliteStore::open(directory.path()).expect("our own");
+    assert_eq!(store.epoch(), first + 7);
+}
