@@ -9,6 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use evidenceos_kernel::id::ClaimId;
 use evidenceos_tlog::{
     BundleId,
     tile::{TILE_WIDTH, decode_entries, encode_entries},
@@ -115,6 +116,21 @@ fn read_bundle(dir: &Path, index: u64, width: u16) -> Result<Vec<Vec<u8>>, CliEr
 /// The file of a claim's trace in a directory of traces.
 pub fn trace_path(dir: &Path, claim_id_hex: &str) -> PathBuf {
     dir.join(format!("{claim_id_hex}.trace"))
+}
+
+/// The claims whose traces are in a directory.
+pub fn traced_claims(dir: &Path) -> Result<Vec<ClaimId>, CliError> {
+    let mut claims = Vec::new();
+    for entry in fs::read_dir(dir).map_err(CliError::file(dir))? {
+        let name = entry.map_err(CliError::file(dir))?.file_name();
+        let claim = name
+            .to_str()
+            .and_then(|name| name.strip_suffix(".trace"))
+            .and_then(ClaimId::from_hex);
+        claims.extend(claim);
+    }
+    claims.sort_unstable();
+    Ok(claims)
 }
 
 #[cfg(test)]

@@ -6,31 +6,32 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use evidenceos_kernel::{
-    claim::Outcome,
-    decision::{DecisionReceipt, RECEIPT_FORMAT},
-    record::Capsule,
-};
+use evidenceos_kernel::decision::{DecisionReceipt, RECEIPT_FORMAT};
 use evidenceos_tlog::{Checkpoint, Note, Tree, VerifierKey, leaf_hash};
 use evidenceos_verify::{
-    LogReport, Opening, Receipt, Trust, Verified, VerifiedDecision, decision_from_json,
-    verify_decision, verify_log, verify_receipt,
+    AuditReport, Known, LogReport, NotKnown, Opening, Receipt, Trust, Verified, audit,
+    decision_from_json, verify_decision, verify_log, verify_receipt,
 };
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::{
-    entries::{StoredLog, trace_path},
+    entries::{StoredLog, trace_path, traced_claims},
     error::CliError,
-    output::{Output, bits, facts, grouped, table},
+    output::Output,
 };
+
+mod said;
+
+use said::Said;
 
 /// What to verify.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Get the key from somebody you trust, not from the server that you check.\n\n\
+    after_help = "Get the key once, from a source you trust, never from the server you audit.\n\n\
     Examples:\n  \
     evidenceos verify receipt.json --key log.vkey\n  \
     evidenceos verify receipt.json --key log.vkey --log mirror/\n  \
+    evidenceos verify --key log.vkey --log mirror/ --known last-year.checkpoint\n  \
     evidenceos verify --key log.vkey --log mirror/ --opened opening.json --traces traces/"
 )]
 pub struct VerifyArgs {
@@ -40,22 +41,31 @@ pub struct VerifyArgs {
     /// The log's verifier key, or a file that contains it.
     #[arg(long, value_name = "VKEY|FILE")]
     key: String,
-    /// The log's entries: a mirror directory, or a file with one entry a line. Recomputes every k, price and threshold.
+    /// The log's entries: a mirror directory, or a file with one entry a line. Recompute everything that they say, and
+    /// whether a receipt's claim was revoked.
     #[arg(long, value_name = "DIR|FILE")]
     log: Option<PathBuf>,
-    /// A holdout's opening. Recomputes, with the traces, every answer and verdict.
+    /// A head of this log that was signed earlier (a checkpoint, or an anchor's file): refuse a log that does not begin
+    /// with it. May be given several times.
+    #[arg(long, value_name = "CHECKPOINT", requires = "log")]
+    known: Vec<PathBuf>,
+    /// A holdout's opening. Recompute, with the traces, every answer and verdict. May be given several times.
     #[arg(long, value_name = "FILE", requires = "log")]
-    opened: Option<PathBuf>,
+    opened: Vec<PathBuf>,
     /// The directory with the runs' traces, CLAIM_ID.trace each.
     #[arg(long, value_name = "DIR", requires = "opened")]
     traces: Option<PathBuf>,
+    /// Exit with 0 although verdicts of an opened holdout could not be checked.
+    #[arg(long, requires = "opened")]
+    allow_missing_traces: bool,
 }
 
 impl VerifyArgs {
     /// Checks everything that is given.
     ///
     /// # Errors
-    /// The first check that fails, named.
+    /// The first check that fails, named. A revoked claim and verdicts that were not checked are no errors: they are
+    /// shown, and the exit code is 1.
     pub fn run(self) -> Result<Output, CliError> {
         let key = read_key(&self.key)?;
         let (mut read, mut read_decisions) = (Vec::new(), Vec::new());
@@ -74,24 +84,14 @@ impl VerifyArgs {
             Some(checked) => checked.trust.clone(),
             None => Trust::from(key),
         };
-        let mut json = serde_json::Map::new();
-        let mut text = Vec::new();
-        let mut receipts = Vec::new();
+        let report = checked.as_ref().map(|checked| &checked.report);
+        let mut said = Said::default();
+        let mut heads = Vec::new();
         for (path, receipt) in &read {
             let verified = verified(path, receipt, &trust)?;
-            text.push(format!(
-                "{}: verified\n{}",
-                path.display(),
-                receipt_text(&verified)
-            ));
-            receipts.push((path, verified));
+            said.receipt(path, &verified, report);
+            heads.push((path, verified.checkpoint));
         }
-        let listed: Vec<Value> = receipts
-            .iter()
-            .map(|(path, verified)| receipt_json(path, verified))
-            .collect();
-        json.insert("receipts".to_owned(), listed.into());
-        let mut decisions = Vec::new();
         for (path, receipt) in &read_decisions {
             let verified = verify_decision(receipt, &trust).map_err(|failure| {
                 CliError::Failed(format!(
@@ -100,37 +100,62 @@ impl VerifyArgs {
                     failure.check()
                 ))
             })?;
-            text.push(format!(
-                "{}: verified\n{}",
-                path.display(),
-                decision_text(&verified)
-            ));
-            decisions.push((path, verified));
+            said.decision(path, &verified);
+            heads.push((path, verified.checkpoint));
         }
-        if !decisions.is_empty() {
-            let listed: Vec<Value> = decisions
-                .iter()
-                .map(|(path, verified)| decision_json(path, verified))
-                .collect();
-            json.insert("decisions".to_owned(), listed.into());
-        }
-        if let Some(checked) = checked {
-            for (path, verified) in &receipts {
-                must_be_in(path, &verified.checkpoint, checked.entries)?;
+        if let Some(checked) = &checked {
+            for (path, head) in &heads {
+                must_be_in(path, head, checked.entries)?;
             }
-            for (path, verified) in &decisions {
-                must_be_in(path, &verified.checkpoint, checked.entries)?;
-            }
-            let (report, checkpoint) = (&checked.report, &checked.checkpoint);
-            text.push(log_text(report, checkpoint));
-            json.insert("log".to_owned(), log_json(report, checkpoint));
-            if let Some(opening) = &self.opened {
-                let opened = check_opened(opening, self.traces.as_deref(), report)?;
-                text.push(opened.text);
-                json.insert("opened".to_owned(), opened.json);
+            let known = self.check_known(checked)?;
+            said.log(&checked.report, &checked.checkpoint, known);
+            if !self.opened.is_empty() {
+                let audited = self.audit(&checked.report)?;
+                said.audit(&checked.report, &audited, self.allow_missing_traces);
             }
         }
-        Ok(Output::new(Value::Object(json), text.join("\n\n")))
+        Ok(said.output())
+    }
+
+    /// Compares the log with each head that was kept.
+    fn check_known(&self, checked: &CheckedLog<'_>) -> Result<usize, CliError> {
+        for path in &self.known {
+            let note = std::fs::read(path).map_err(CliError::file(path))?;
+            let failed = |why: NotKnown| CliError::Failed(format!("{}: {why}", path.display()));
+            Known::open(&note, &checked.trust)
+                .and_then(|known| known.must_be_a_prefix_of(checked.entries))
+                .map_err(failed)?;
+        }
+        Ok(self.known.len())
+    }
+
+    /// Checks openings and traces against the log.
+    fn audit(&self, report: &LogReport) -> Result<AuditReport, CliError> {
+        let mut openings = Vec::new();
+        for path in &self.opened {
+            let json = std::fs::read(path).map_err(CliError::file(path))?;
+            let opening = Opening::from_json(&json)
+                .map_err(|error| CliError::Failed(format!("{}: {error}", path.display())))?;
+            openings.push(opening);
+        }
+        let dir = self.traces.as_deref();
+        let traced = dir.map(traced_claims).transpose()?.unwrap_or_default();
+        let audited = audit(report, &openings, &traced, |claim| {
+            let file = trace_path(dir.unwrap_or(Path::new("")), &claim.to_hex());
+            std::fs::read(&file).map_err(CliError::file(&file))
+        })?;
+        let findings: Vec<String> = audited
+            .findings()
+            .map(|finding| format!("  {finding}"))
+            .collect();
+        if findings.is_empty() {
+            Ok(audited)
+        } else {
+            Err(CliError::Failed(format!(
+                "what was opened does not hold:\n{}",
+                findings.join("\n")
+            )))
+        }
     }
 }
 
@@ -192,59 +217,6 @@ fn read_either(path: &Path) -> Result<Either, CliError> {
         })
 }
 
-fn decision_text(verified: &VerifiedDecision) -> String {
-    let record = &verified.record;
-    let mut rows = vec![
-        (
-            "decision",
-            format!("{} ({})", record.decision, record.reason),
-        ),
-        ("gate", record.gate.word().to_owned()),
-        ("tool", record.tool_name.clone()),
-        (
-            "decided",
-            format!("{} ms since 1970", record.decided_unix_ms),
-        ),
-        ("caller", record.owner.to_hex()),
-        ("parameters", format!("SHA-256 {}", record.params_hash)),
-        ("number", record.id.to_string()),
-        (
-            "log",
-            format!(
-                "entry {} of {}, {} entries",
-                verified.index,
-                verified.checkpoint.origin(),
-                grouped(verified.checkpoint.size())
-            ),
-        ),
-    ];
-    if let Some((oracle, code)) = &record.policy {
-        rows.push(("policy", format!("{oracle} ({code})")));
-    }
-    facts(&rows)
-}
-
-fn decision_json(path: &Path, verified: &VerifiedDecision) -> Value {
-    let record = &verified.record;
-    json!({
-        "file": path.display().to_string(),
-        "verified": true,
-        "decision_id": record.id.to_string(),
-        "gate": record.gate.word(),
-        "decision": record.decision,
-        "reason": record.reason,
-        "tool_name": record.tool_name,
-        "decided_unix_ms": record.decided_unix_ms,
-        "recorded_unix_ms": verified.recorded_unix_ms,
-        "owner_tag": record.owner.to_hex(),
-        "params_sha256": record.params_hash.to_hex(),
-        "receipt_hash": verified.leaf.to_hex(),
-        "policy": record.policy.as_ref().map(|(oracle, code)| json!({ "oracle": oracle, "code": code })),
-        "log_index": verified.index,
-        "log_origin": verified.checkpoint.origin(),
-    })
-}
-
 /// The note of the receipt that says to cover the most.
 fn newest<'r>(
     receipts: &'r [(&PathBuf, Receipt)],
@@ -295,27 +267,33 @@ fn check_log<'l>(
         .min(usize::try_from(checkpoint.size()).unwrap_or(usize::MAX));
     let entries = &log.entries[..covered];
     let report = verify_log(entries, &checkpoint);
-    let trust = Trust::along(key, &report.key_links);
-    trust
-        .open(note.as_bytes())
-        .map_err(|error| CliError::Failed(format!("the log's checkpoint: {error}")))?;
-    if report.is_sound() {
-        return Ok(CheckedLog {
-            report,
-            checkpoint,
-            entries,
-            trust,
-        });
-    }
+    let trust = Trust::along(key, &report.keys).and_then(|trust| {
+        trust.open(note.as_bytes())?;
+        Ok(trust)
+    });
     let findings: Vec<String> = report
         .findings
         .iter()
-        .map(|finding| format!("  {finding}"))
+        .map(|finding| format!("\n  {finding}"))
         .collect();
-    Err(CliError::Failed(format!(
-        "the log does not hold:\n{}",
-        findings.join("\n")
-    )))
+    let trust = trust.map_err(|error| {
+        CliError::Failed(format!(
+            "the log's checkpoint: {error}{}",
+            findings.concat()
+        ))
+    })?;
+    if !report.is_sound() {
+        return Err(CliError::Failed(format!(
+            "the log does not hold:{}",
+            findings.concat()
+        )));
+    }
+    Ok(CheckedLog {
+        report,
+        checkpoint,
+        entries,
+        trust,
+    })
 }
 
 /// A receipt's entry, and the head that it was signed under, are of this log.
@@ -340,194 +318,4 @@ fn must_be_in(path: &Path, checkpoint: &Checkpoint, entries: &[Vec<u8>]) -> Resu
             path.display()
         )))
     }
-}
-
-/// What a verified receipt says, for people.
-pub fn receipt_text(verified: &Verified) -> String {
-    let capsule = &verified.capsule;
-    let ledger = &capsule.ledger;
-    let outcome = match (capsule.outcome, capsule.e_value_log2) {
-        (Outcome::Certified, Some(log2)) => format!("certified, e-value 2^{log2}"),
-        (outcome, _) => outcome.as_str().replace('_', " "),
-    };
-    facts(&[
-        ("  claim", capsule.claim_id.to_hex()),
-        ("  outcome", outcome),
-        (
-            "  threshold",
-            format!(
-                "{} = k {} + c {} + log2({}/alpha), alpha {}",
-                bits(ledger.threshold.get()),
-                bits(ledger.k.get()),
-                bits(ledger.c.get()),
-                ledger.alpha_divisor,
-                crate::render::decimal(ledger.alpha_micros)
-            ),
-        ),
-        (
-            "  log",
-            format!(
-                "entry {} of {}",
-                verified.index,
-                verified.checkpoint.origin()
-            ),
-        ),
-    ])
-}
-
-fn receipt_json(path: &Path, verified: &Verified) -> Value {
-    let mut json = capsule_json(verified.index, &verified.capsule);
-    json["receipt"] = json!(path);
-    json["capsule_hash"] = json!(verified.capsule_hash.to_hex());
-    json["origin"] = json!(verified.checkpoint.origin());
-    json["tree_size"] = json!(verified.checkpoint.size());
-    json
-}
-
-fn capsule_json(index: u64, capsule: &Capsule) -> Value {
-    let ledger = &capsule.ledger;
-    json!({
-        "verified": true,
-        "log_index": index,
-        "claim_id": capsule.claim_id.to_hex(),
-        "holdout_id": capsule.holdout_id.to_hex(),
-        "outcome": capsule.outcome.as_str(),
-        "e_value_log2": capsule.e_value_log2,
-        "k_microbits": ledger.k.get(),
-        "c_microbits": ledger.c.get(),
-        "price_microbits": ledger.price.get(),
-        "threshold_microbits": ledger.threshold.get(),
-        "ordinal": ledger.ordinal,
-        "alpha_micros": ledger.alpha_micros,
-        "alpha_divisor": ledger.alpha_divisor,
-        "charged_answer_microbits": capsule.answers.charged.get(),
-    })
-}
-
-fn log_text(report: &LogReport, checkpoint: &Checkpoint) -> String {
-    let rows: Vec<Vec<String>> = report
-        .holdouts
-        .iter()
-        .map(|ledger| {
-            vec![
-                ledger.registered.reference.clone(),
-                grouped(ledger.settled),
-                grouped(ledger.certified),
-                bits(ledger.sealed_charged.get()),
-                bits(ledger.answers_charged.get()),
-                ledger.owners.len().to_string(),
-            ]
-        })
-        .collect();
-    let keys = match report.key_links.len() {
-        0 => String::new(),
-        n => format!("; its key changed {n} times, each time vouched for by the one before"),
-    };
-    format!(
-        "log {}: {} entries hash to the signed root; every k, price, threshold and debit follows{keys}\n{}",
-        checkpoint.origin(),
-        grouped(report.entries),
-        table(
-            &[
-                "holdout",
-                "judged>",
-                "certified>",
-                "k bits>",
-                "answer bits>",
-                "owners>"
-            ],
-            &rows
-        )
-    )
-}
-
-fn log_json(report: &LogReport, checkpoint: &Checkpoint) -> Value {
-    let holdouts: Vec<Value> = report
-        .holdouts
-        .iter()
-        .map(|ledger| {
-            json!({
-                "holdout_id": ledger.registered.id.to_hex(),
-                "holdout_ref": ledger.registered.reference,
-                "log_index": ledger.index,
-                "settled": ledger.settled,
-                "certified": ledger.certified,
-                "not_judged": ledger.not_judged,
-                "aborted": ledger.aborted,
-                "sealed_charged_microbits": ledger.sealed_charged.get(),
-                "answer_charged_microbits": ledger.answers_charged.get(),
-                "retired": ledger.retired,
-                "opened": ledger.opened,
-            })
-        })
-        .collect();
-    json!({
-        "verified": true,
-        "origin": checkpoint.origin(),
-        "entries": report.entries,
-        "capsules": report.capsules.len(),
-        "revoked": report.revoked,
-        "passed_over": report.passed_over,
-        "key_changes": report.key_links.len(),
-        "holdouts": holdouts,
-    })
-}
-
-/// Checks an opening against the log, and every trace that is there.
-fn check_opened(
-    path: &Path,
-    traces: Option<&Path>,
-    report: &LogReport,
-) -> Result<Output, CliError> {
-    let json = std::fs::read(path).map_err(CliError::file(path))?;
-    let failed = |what: String| CliError::Failed(format!("{}: {what}", path.display()));
-    let opening = Opening::from_json(&json).map_err(|error| failed(error.to_string()))?;
-    let ledger = report.holdout(&opening.holdout_id);
-    let ledger = ledger
-        .ok_or_else(|| failed(format!("holdout {} is not in this log", opening.holdout_id)))?;
-    let opened = opening
-        .check(&ledger.registered)
-        .map_err(|error| failed(error.to_string()))?;
-    let (mut checked, mut answers, mut missing) = (0u64, 0u64, Vec::new());
-    for (index, capsule) in &report.capsules {
-        if capsule.holdout_id != opening.holdout_id || capsule.outcome == Outcome::Aborted {
-            continue;
-        }
-        let id = capsule.claim_id.to_hex();
-        let file = traces
-            .map(|dir| trace_path(dir, &id))
-            .filter(|file| file.exists());
-        let Some(file) = file else {
-            missing.push(id);
-            continue;
-        };
-        let trace = std::fs::read(&file).map_err(CliError::file(&file))?;
-        let replayed = opened.check_trace(capsule, &trace).map_err(|error| {
-            CliError::Failed(format!("entry {index}, {}: {error}", file.display()))
-        })?;
-        checked += 1;
-        answers += u64::from(replayed.answers);
-    }
-    let mut text = format!(
-        "{}: the labels are those that were committed to; {} traces checked, {} answers and every verdict follow",
-        ledger.registered.reference,
-        grouped(checked),
-        grouped(answers)
-    );
-    if !missing.is_empty() {
-        text.push_str(&format!(
-            "\nwarning: no trace for {} claims, which were not checked",
-            missing.len()
-        ));
-    }
-    Ok(Output::new(
-        json!({
-            "holdout_id": opening.holdout_id.to_hex(),
-            "labels_verified": true,
-            "traces_checked": checked,
-            "answers_checked": answers,
-            "traces_missing": missing,
-        }),
-        text,
-    ))
 }

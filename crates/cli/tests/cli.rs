@@ -223,6 +223,101 @@ fn open_and_audit(world: &World, key: &str) {
 }
 
 #[test]
+fn verify_says_what_it_did_not_check() {
+    let world = World::new();
+    let (labels, good) = world.files(20);
+    let (_, bad) = world.files(2);
+    world.json(&["holdout", "add", &labels, "--ref", "h", "--p0", "0.5"]);
+    let mut claims = Vec::new();
+    for (name, predictions) in [("good", &good), ("bad", &bad)] {
+        let (module, receipt) = (
+            world.path(&format!("{name}.wasm")),
+            world.path(&format!("{name}.json")),
+        );
+        world.json(&["claim", "pack", predictions, "-o", &module]);
+        let run = [
+            "claim",
+            "run",
+            &module,
+            "--holdout",
+            "h",
+            "--receipt",
+            &receipt,
+        ];
+        let ran = world.json(&run);
+        claims.push(ran["claim_id"].as_str().expect("an id").to_owned());
+    }
+    let key = world.json(&["log", "key"])["vkey"]
+        .as_str()
+        .expect("a key")
+        .to_owned();
+    let (receipt, mirror) = (world.path("good.json"), world.path("mirror"));
+    world.json(&["log", "entries", "-o", &mirror]);
+    let known = format!("{mirror}/checkpoint");
+    let says = |args: &[&str], code: i32, parts: &[&str]| {
+        let output = world.run_as(None, &[&["verify", "--key", &key], args].concat());
+        let said = format!(
+            "{}{}",
+            String::from_utf8_lossy(&output.stdout),
+            stderr(&output)
+        );
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {said}");
+        for part in parts {
+            assert!(said.contains(part), "{args:?}: {part}: {said}");
+        }
+    };
+    says(&[&receipt], 0, &["verified", "Not checked without --log"]);
+    says(
+        &[&receipt, "--log", &mirror],
+        0,
+        &[
+            "accuracy above 0.5",
+            "\"h\", 500 items of which 400 sealed",
+            "settled:",
+        ],
+    );
+
+    world.json(&["claim", "revoke", &claims[0], "--reason", "a slip"]);
+    world.json(&["holdout", "retire", "h", "--reason", "the end"]);
+    let opening = world.path("opening.json");
+    world.json(&["holdout", "open", "h", "-o", &opening]);
+    let later = world.path("later");
+    world.json(&["log", "entries", "-o", &later]);
+    says(&[&receipt, "--log", &later], 1, &["REVOKED", "a slip"]);
+    says(
+        &["--log", &later, "--known", &known],
+        0,
+        &["1: heads given with --known", "1: revoked claims"],
+    );
+    let newer = format!("{later}/checkpoint");
+    says(
+        &["--log", &mirror, "--known", &newer],
+        1,
+        &["the log has only 4"],
+    );
+
+    let traces = world.path("traces");
+    std::fs::create_dir_all(&traces).expect("made");
+    world.json(&["claim", "trace", &claims[0], "-o", &traces]);
+    let opened = ["--log", &later, "--opened", &opening, "--traces", &traces];
+    says(
+        &opened,
+        1,
+        &["1 of 2 verdicts checked", "NOT CHECKED: 1 claims"],
+    );
+    let allowed = [&opened[..], &["--allow-missing-traces"]].concat();
+    says(&allowed, 0, &["1 of 2 verdicts checked"]);
+    world.json(&["claim", "trace", &claims[1], "-o", &traces]);
+    says(&opened, 0, &["2 of 2 verdicts checked"]);
+    let stray = std::path::Path::new(&traces).join(format!("{}.trace", "0".repeat(64)));
+    std::fs::write(stray, b"a trace").expect("written");
+    says(&opened, 1, &["no capsule in this log"]);
+    // A log that does not say that the holdout was opened is older than the opening.
+    let older = ["--log", &mirror, "--opened", &opening];
+    says(&older, 1, &["does not say that this holdout was opened"]);
+}
+
+#[test]
 fn each_step_can_be_taken_alone() {
     let world = World::new();
     let (labels, good) = world.files(10);

@@ -91,7 +91,7 @@ impl Mirror {
 
 fn trust(vkey: &str, report: &LogReport) -> Result<Trust, Failed> {
     let key: VerifierKey = vkey.parse().map_err(fail)?;
-    Ok(Trust::along(key, &report.key_links))
+    Trust::along(key, &report.keys).map_err(fail)
 }
 
 /// What a checkpoint says, whoever has signed it.
@@ -338,7 +338,7 @@ impl State {
     /// # Errors
     /// Where there is.
     pub fn must_be_all(&self, ledger: &Ledger) -> Result<(), Failed> {
-        let entries = entries_of(ledger) + self.report.key_links.len();
+        let entries = entries_of(ledger) + self.report.keys.links.len();
         let (mut claims, mut holdouts) = (BTreeSet::new(), BTreeSet::new());
         for life in ledger.lives() {
             let told = |step| life.told_at(step).is_some();

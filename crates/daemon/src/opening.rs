@@ -910,12 +910,8 @@ impl Following {
                 publish();
                 // Commits come in hundreds a second; tiles need not. A stop does not wait for it.
                 let until = Instant::now() + INTEGRATE_EVERY;
-                loop {
-                    match woken.recv_timeout(until.saturating_duration_since(Instant::now())) {
-                        Ok(()) => {}
-                        Err(_) => break,
-                    }
-                }
+                let left = || until.saturating_duration_since(Instant::now());
+                while woken.recv_timeout(left()).is_ok() {}
                 publish();
             }
             publish();

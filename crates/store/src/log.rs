@@ -246,6 +246,7 @@ impl Integrator {
                 }
             }
             let bytes: Vec<&[u8]> = entries.iter().map(|entry| entry.bytes.as_slice()).collect();
+            must_fit_bundles(start, &bytes)?;
             let (bundle, encoded) = bundle(start / WIDTH, &bytes).ok_or(StoreError::Damaged {
                 table: "entries",
                 key: start.to_string(),
@@ -389,6 +390,21 @@ fn other_root(files: &LogFiles, published: &Checkpoint, ours: Hash) -> StoreErro
         published.root(),
         published.size()
     ))
+}
+
+/// Releases before 2.2 accepted a registration whose entry no bundle can hold.
+fn must_fit_bundles(first: u64, entries: &[&[u8]]) -> Result<(), StoreError> {
+    let Some((index, entry)) = (first..)
+        .zip(entries)
+        .find(|(_, entry)| entry.len() > usize::from(u16::MAX))
+    else {
+        return Ok(());
+    };
+    Err(StoreError::Unusable(format!(
+        "entry {index} of the log has {} bytes, and the log's files hold at most {} an entry: an earlier release accepted it, and this log cannot be published beyond it. Go on in another directory: if a backup from before that entry exists, restore it, then `evidenceos-daemon log restart --origin NEW --because TEXT`; else begin a new log in an empty directory (`--log-origin NEW --begin-log NEW`) and register fresh items. Receipts up to entry {index} stay valid",
+        entry.len(),
+        u16::MAX
+    )))
 }
 
 fn bundle(index: u64, entries: &[&[u8]]) -> Option<(BundleId, Vec<u8>)> {

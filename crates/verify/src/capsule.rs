@@ -1,115 +1,247 @@
-//! What one capsule says about itself, and what the holdout's ledger says about it.
+//! What one capsule says about itself, and what the holdout's description and ledger say about it.
 //!
-//! Owns the arithmetic of a single settlement: threshold, prices, the released e-value, the tally of answers.
-//! Does not own where k, m and s come from (`log.rs`). Every formula is the kernel's own; none is written twice.
+//! Owns the rules of a single settlement: threshold, prices, reasons, the released e-value, the tally of answers. Does
+//! not own where k, m and s come from (`log/`), nor the formulas (`arithmetic/`).
 
 use evidenceos_kernel::{
-    bits::MicroBits,
     claim::{Outcome, PolicyCode, Reason},
     holdout::Description,
-    price,
-    record::{Capsule, Ledger},
+    id::{Digest, HoldoutId},
+    price::SettlementPrices,
+    record::{Capsule, RunPlace},
 };
 
-use crate::fault::Fault;
+use crate::{
+    arithmetic::{evidence::Bets, prices},
+    fault::{Check, Fault},
+};
+
+/// The most oracle calls that a lane allows, and so the most that a run asks.
+const MOST_CALLS: u32 = 1_024;
+/// The oracle calls of each lane: a run that asked too often asked exactly so often.
+const LANE_CALLS: [u32; 2] = [64, 1_024];
+/// The most fuel of a lane.
+const MOST_FUEL: u64 = 1_000_000_000;
+/// The most levels of a policy.
+pub(crate) const MOST_LEVELS: u8 = 32;
+/// The widest level: 64 bits.
+const WIDEST_LEVEL_BITS: u64 = 64;
 
 /// Checks what a capsule says against itself: no log and no policy is needed.
 ///
 /// # Errors
 /// The first [`Fault`].
 pub fn check_capsule(capsule: &Capsule) -> Result<(), Fault> {
-    check_ledger(&capsule.ledger)?;
+    check_names(capsule)?;
+    check_ledger(capsule)?;
     check_outcome(capsule)?;
-    check_tally(capsule)
+    check_e_value(capsule)?;
+    check_tally(capsule)?;
+    check_run(capsule)
 }
 
-fn check_ledger(ledger: &Ledger) -> Result<(), Fault> {
-    Fault::unless(
+/// SHA-256 of nothing: the digest of what is not there.
+pub(crate) fn digest_of_nothing() -> Digest {
+    Digest::of(b"")
+}
+
+fn check_names(capsule: &Capsule) -> Result<(), Fault> {
+    let topic = topic_id(capsule.holdout_id, capsule.null_spec_hash);
+    Check::Identity.equal("topic_id_hex", capsule.topic_id, topic)?;
+    Check::Dependencies.holds(
+        capsule.dependencies.len() <= 64 && capsule.dependencies.is_sorted_by(|a, b| a < b),
+        "dependencies are at most 64, sorted, none twice",
+    )?;
+    Check::Form.holds(
+        (1..=256).contains(&capsule.engine.len()) && !capsule.engine.chars().any(char::is_control),
+        "engine is 1 to 256 bytes of text without control characters",
+    )?;
+    Check::Form.holds(
+        capsule.fuel <= MOST_FUEL,
+        "fuel is at most what the largest lane has",
+    )
+}
+
+/// `D("evidenceos:topic:v3", holdout_id ‖ null_spec_hash)`.
+fn topic_id(holdout: HoldoutId, null_spec: Digest) -> Digest {
+    Digest::of(
+        &[
+            b"evidenceos:topic:v3\0".as_slice(),
+            &holdout.0,
+            &null_spec.0,
+        ]
+        .concat(),
+    )
+}
+
+fn check_ledger(capsule: &Capsule) -> Result<(), Fault> {
+    let ledger = &capsule.ledger;
+    Check::Ledger.holds(
         ledger.certified_before <= ledger.settled_before,
         "certified_before is at most settled_before",
     )?;
-    // Guards the kernel's own preconditions before its formulas are called.
-    Fault::unless(
-        (1..price::ALPHA_WHOLE_MICROS).contains(&ledger.alpha_micros),
+    Check::Ledger.holds(
+        (1..1_000_000).contains(&ledger.alpha_micros),
         "alpha_micros is between 1 and 999999",
     )?;
-    Fault::unless_equal(
-        "ledger.ordinal",
-        ledger.ordinal,
-        ledger.certified_before + 1,
-    )?;
-    let divisor = ledger.multiplicity.divisor(ledger.ordinal);
-    Fault::unless_equal("ledger.alpha_divisor", ledger.alpha_divisor, divisor)?;
-    let threshold = price::threshold(ledger.k, ledger.c, ledger.alpha_micros, divisor);
-    Fault::unless_equal(
+    let ordinal = ledger.certified_before + 1;
+    Check::Ledger.equal("ledger.ordinal", ledger.ordinal, ordinal)?;
+    let no_such = || {
+        Fault::rule(
+            Check::Ledger,
+            "the ordinal is one that alpha can be shared by",
+        )
+    };
+    let divisor = prices::alpha_divisor(ledger.multiplicity, ordinal).ok_or_else(no_such)?;
+    Check::Ledger.equal("ledger.alpha_divisor", ledger.alpha_divisor, divisor)?;
+    let threshold = prices::threshold(ledger.k.get(), ledger.c.get(), ledger.alpha_micros, divisor)
+        .ok_or_else(no_such)?;
+    Check::Ledger.equal(
         "ledger.threshold_microbits",
         ledger.threshold.get(),
-        threshold.get(),
+        threshold,
     )
+}
+
+/// The second reason: why a claim was not certified.
+pub(crate) fn second_reason(capsule: &Capsule) -> Option<Reason> {
+    Reason::of_code(*capsule.reason_codes.get(1)?)
 }
 
 fn check_outcome(capsule: &Capsule) -> Result<(), Fault> {
     let codes = capsule.reason_codes.as_slice();
-    let by_policy = codes
-        .get(1)
-        .is_some_and(|&code| PolicyCode::new(code).is_some());
-    let first = match capsule.outcome {
-        Outcome::Certified => Reason::Approved,
-        // Only a policy can leave it to somebody else.
-        Outcome::NotJudged if by_policy && codes[0] == Reason::Deferred.code() => Reason::Deferred,
-        Outcome::NotCertified | Outcome::NotJudged | Outcome::Aborted => Reason::Rejected,
-    };
-    let second = match capsule.outcome {
-        Outcome::Certified => None,
-        Outcome::NotCertified => Some(Reason::BelowThreshold.code()),
-        Outcome::Aborted => Some(Reason::Aborted.code()),
-        // Any of the reasons not to look at the sealed part.
-        Outcome::NotJudged => Some(
-            codes
-                .get(1)
-                .copied()
-                .filter(|&code| {
-                    code > Reason::BelowThreshold.code() && code != Reason::Aborted.code()
-                })
-                .unwrap_or(0),
-        ),
-    };
-    let wanted: Vec<u16> = std::iter::once(first.code()).chain(second).collect();
-    Fault::unless(codes == wanted, "reason_codes fit the outcome")?;
-    match capsule.outcome {
-        Outcome::Certified => {
-            let ledger = &capsule.ledger;
-            let least = price::released_log2(
-                ledger.alpha_micros,
-                ledger.alpha_divisor,
-                0,
-                MicroBits::from_bits(1),
-            );
-            Fault::unless(
-                capsule.e_value_log2.is_some_and(|stated| stated >= least),
-                "a certified claim's e_value_log2 is at least log2(1/alpha), rounded down",
-            )?;
-            Fault::unless(
-                ledger.price >= ledger.c,
-                "a certification is charged at least c",
-            )
+    let second = second_reason(capsule);
+    let fits = match capsule.outcome {
+        Outcome::Certified => codes == [Reason::Approved.code()],
+        Outcome::NotCertified => codes == [Reason::Rejected.code(), Reason::BelowThreshold.code()],
+        Outcome::Aborted => codes == [Reason::Rejected.code(), Reason::Aborted.code()],
+        Outcome::NotJudged => {
+            let by_policy = matches!(second, Some(Reason::Policy(_)));
+            let first = codes.first().copied();
+            // Only a policy can leave it to somebody else.
+            codes.len() == 2
+                && second.is_some_and(keeps_from_judging)
+                && (first == Some(Reason::Rejected.code())
+                    || by_policy && first == Some(Reason::Deferred.code()))
         }
-        Outcome::NotCertified | Outcome::NotJudged | Outcome::Aborted => Fault::unless(
+    };
+    Check::Outcome.holds(fits, "reason_codes fit the outcome")?;
+    Check::Price.holds(
+        capsule.outcome != Outcome::NotJudged || capsule.ledger.price.get() == 0,
+        "ledger.price_microbits is 0 for a claim that was not judged",
+    )?;
+    let is_duplicate = second == Some(Reason::Duplicate);
+    Check::Duplicate.holds(
+        is_duplicate == capsule.duplicate_of.is_some(),
+        "duplicate_of_hex is there with reason 122, and only with it",
+    )?;
+    Check::Duplicate.holds(
+        capsule.duplicate_of != Some(capsule.claim_id),
+        "a claim is no duplicate of itself",
+    )?;
+    // Nothing ran, or nothing is known of what ran.
+    let without_run = is_duplicate || capsule.outcome == Outcome::Aborted;
+    Check::Outcome.holds(
+        !without_run
+            || capsule.trace_hash == digest_of_nothing()
+                && capsule.structured_output_hash == digest_of_nothing()
+                && capsule.fuel == 0
+                && (capsule.answers.asked, capsule.answers.replayed) == (0, 0)
+                && capsule.answers.by_symbol.is_empty(),
+        "a claim that was aborted, or a duplicate, has no trace, no output, no fuel and no answers",
+    )?;
+    let without_output = matches!(
+        second,
+        Some(
+            Reason::Trap
+                | Reason::OutOfFuel
+                | Reason::OutOfMemory
+                | Reason::InvalidVector
+                | Reason::AllowanceExhausted
+                | Reason::TooManyCalls
+                | Reason::OutOfBounds
+                | Reason::EmittedTwice
+                | Reason::NoOutput
+                | Reason::InvalidOutput
+        )
+    );
+    Check::Outcome.holds(
+        without_run
+            || without_output == (capsule.structured_output_hash == digest_of_nothing()),
+        "structured_output_hash_hex is that of nothing if the run trapped or emitted nothing valid, and only then",
+    )?;
+    Check::Outcome.holds(
+        without_run || capsule.trace_hash != digest_of_nothing(),
+        "trace_hash_hex is that of a trace",
+    )
+}
+
+/// Whether a reason is one for which the sealed part is not looked at.
+fn keeps_from_judging(reason: Reason) -> bool {
+    match reason {
+        Reason::OutOfReach
+        | Reason::Trap
+        | Reason::OutOfFuel
+        | Reason::OutOfMemory
+        | Reason::InvalidVector
+        | Reason::AllowanceExhausted
+        | Reason::TooManyCalls
+        | Reason::OutOfBounds
+        | Reason::EmittedTwice
+        | Reason::NoOutput
+        | Reason::InvalidOutput
+        | Reason::NothingToJudge
+        | Reason::AncestorRevoked
+        | Reason::Duplicate => true,
+        Reason::Policy(code) => PolicyCode::new(code.get()).is_some(),
+        Reason::Approved
+        | Reason::Rejected
+        | Reason::Deferred
+        | Reason::BelowThreshold
+        | Reason::Aborted => false,
+    }
+}
+
+/// Without the policy, the width of a level is not known, but its bounds are; without levels the value is exact.
+fn check_e_value(capsule: &Capsule) -> Result<(), Fault> {
+    let ledger = &capsule.ledger;
+    if capsule.outcome != Outcome::Certified {
+        return Check::Outcome.holds(
             capsule.e_value_log2.is_none(),
             "only a certified claim has an e_value_log2",
-        ),
-    }?;
-    match capsule.outcome {
-        Outcome::NotJudged => {
-            Fault::unless_equal("ledger.price_microbits", capsule.ledger.price.get(), 0)
-        }
-        Outcome::Certified | Outcome::NotCertified | Outcome::Aborted => Ok(()),
+        );
     }
+    let Some(stated) = capsule.e_value_log2 else {
+        return Err(Fault::rule(
+            Check::Outcome,
+            "a certified claim has an e_value_log2",
+        ));
+    };
+    let base = prices::released_exponent(ledger.alpha_micros, ledger.alpha_divisor, 0, 0);
+    let levels = capsule.run.map_or(MOST_LEVELS, |run| run.levels);
+    // A price of exactly c is that of a claim without levels, or of one level.
+    let is_base = levels <= 1 || ledger.price == ledger.c;
+    if is_base {
+        Check::Outcome.equal("e_value_log2", stated, base)?;
+    }
+    let most = base + u64::from(levels.saturating_sub(1)) * WIDEST_LEVEL_BITS;
+    Check::Outcome.holds(
+        (base..=most).contains(&stated),
+        "e_value_log2 is between log2(1/alpha), rounded down, and what the highest level can add",
+    )?;
+    Check::Price.holds(
+        ledger.price >= ledger.c,
+        "a certification is charged at least c",
+    )
 }
 
 fn check_tally(capsule: &Capsule) -> Result<(), Fault> {
     let answers = &capsule.answers;
-    Fault::unless(
+    Check::Answers.holds(
+        (2..=65_536).contains(&answers.n_symbols),
+        "answers.n_symbols is between 2 and 65536",
+    )?;
+    Check::Answers.holds(
         answers.by_symbol.is_sorted_by(|a, b| a.0 < b.0)
             && answers.by_symbol.iter().all(|&(_, count)| count > 0)
             && answers
@@ -123,54 +255,128 @@ fn check_tally(capsule: &Capsule) -> Result<(), Fault> {
         .iter()
         .map(|&(_, count)| u64::from(count))
         .sum();
-    Fault::unless(
+    Check::Answers.holds(
         counted + u64::from(answers.replayed) <= u64::from(answers.asked),
         "answers.asked counts every answer and replay",
+    )?;
+    Check::Answers.holds(
+        answers.asked <= MOST_CALLS,
+        "answers.asked is at most what the largest lane allows",
+    )?;
+    Check::Answers.holds(
+        second_reason(capsule) != Some(Reason::TooManyCalls) || LANE_CALLS.contains(&answers.asked),
+        "a claim that asked too often has asked 64 or 1,024 times",
+    )
+}
+
+/// What a capsule says of its admission, as far as it alone can tell.
+fn check_run(capsule: &Capsule) -> Result<(), Fault> {
+    let Some(run) = capsule.run else {
+        return Check::Duplicate.holds(
+            capsule.duplicate_of.is_none(),
+            "a duplicate's capsule says where its run stood",
+        );
+    };
+    Check::Admission.holds(
+        run.ended_before <= run.number,
+        "run.ended_before is at most run.number",
+    )?;
+    Check::Admission.holds(run.levels <= MOST_LEVELS, "run.levels is at most 32")?;
+    let charged = capsule.answers.charged;
+    if capsule.outcome == Outcome::Aborted {
+        Check::Price.equal(
+            "ledger.price_microbits",
+            capsule.ledger.price.get(),
+            run.sealed_reserved.get(),
+        )?;
+        return Check::Answers.equal(
+            "answers.charged_microbits",
+            charged.get(),
+            run.answers_reserved.get(),
+        );
+    }
+    Check::Price.holds(
+        capsule.ledger.price <= run.sealed_reserved,
+        "ledger.price_microbits is at most run.sealed_reserved_microbits",
+    )?;
+    Check::Answers.holds(
+        charged <= run.answers_reserved,
+        "answers.charged_microbits is at most run.answers_reserved_microbits",
+    )?;
+    Check::Duplicate.holds(
+        capsule.duplicate_of.is_none()
+            || (run.sealed_reserved.get(), run.answers_reserved.get()) == (0, 0),
+        "a duplicate reserves nothing",
     )
 }
 
 /// What a capsule must say under its holdout's description, given k, m and s before it.
 pub(crate) struct Expected<'a> {
     pub(crate) description: &'a Description,
-    pub(crate) k: MicroBits,
+    pub(crate) bets: &'a Bets,
+    pub(crate) k: u64,
     pub(crate) settled: u64,
     pub(crate) certified: u64,
 }
 
 impl Expected<'_> {
+    fn prices(&self) -> SettlementPrices {
+        self.description.policy.settlement_prices
+    }
+
+    fn c(&self) -> u64 {
+        prices::certified(self.prices(), self.settled, self.certified, 0, 0)
+    }
+
+    fn not_certified(&self) -> u64 {
+        prices::not_certified(self.prices(), self.settled, self.certified)
+    }
+
     /// Checks everything that the description and the ledger fix, prices and answer charges included.
     pub(crate) fn check(&self, capsule: &Capsule) -> Result<(), Fault> {
         let (description, ledger) = (self.description, &capsule.ledger);
         let policy = &description.policy;
-        Fault::unless_equal("policy_hash_hex", capsule.policy_hash, policy.hash())?;
-        Fault::unless_equal(
+        Check::Identity.equal(
+            "policy_hash_hex",
+            capsule.policy_hash,
+            hash("evidenceos:policy:v1", &policy.to_object().to_bytes()),
+        )?;
+        Check::Identity.equal(
             "null_spec_hash_hex",
             capsule.null_spec_hash,
-            description.null_spec.hash(),
+            hash(
+                "evidenceos:null_spec:v1",
+                &description.null_spec.to_object().to_bytes(),
+            ),
         )?;
         let (answer, sealed, units) = capsule.items;
-        Fault::unless_equal("items.answer", answer, description.answer_items)?;
-        Fault::unless_equal("items.sealed", sealed, description.sealed_items)?;
-        Fault::unless_equal("items.units", units, description.sealed_units)?;
-        Fault::unless_equal("ledger.k_microbits", ledger.k.get(), self.k.get())?;
-        Fault::unless_equal("ledger.settled_before", ledger.settled_before, self.settled)?;
-        Fault::unless_equal(
+        Check::Identity.equal("items.answer", answer, description.answer_items)?;
+        Check::Identity.equal("items.sealed", sealed, description.sealed_items)?;
+        Check::Identity.equal("items.units", units, description.sealed_units)?;
+        Check::Ledger.equal("ledger.k_microbits", ledger.k.get(), self.k)?;
+        Check::Ledger.equal("ledger.settled_before", ledger.settled_before, self.settled)?;
+        Check::Ledger.equal(
             "ledger.certified_before",
             ledger.certified_before,
             self.certified,
         )?;
-        let quote = policy.settlement_prices.quote(self.settled, self.certified);
-        Fault::unless_equal("ledger.c_microbits", ledger.c.get(), quote.certified.get())?;
-        Fault::unless(
+        Check::Ledger.equal("ledger.c_microbits", ledger.c.get(), self.c())?;
+        Check::Ledger.holds(
             ledger.alpha_micros <= policy.alpha_micros,
             "a claim's alpha is no laxer than its holdout's",
         )?;
-        Fault::unless_equal(
+        Check::Ledger.equal(
             "ledger.multiplicity",
             ledger.multiplicity.as_str(),
             policy.multiplicity.as_str(),
         )?;
         check_capsule(capsule)?;
+        if let Some(run) = &capsule.run {
+            Check::Admission.holds(
+                run.levels <= policy.levels,
+                "run.levels is at most what the policy releases",
+            )?;
+        }
         self.check_reach(capsule)?;
         self.check_price(capsule)?;
         self.check_answers(capsule)
@@ -178,132 +384,126 @@ impl Expected<'_> {
 
     /// A claim that no vector could pass is never judged, and only such a one is refused a look for it.
     fn check_reach(&self, capsule: &Capsule) -> Result<(), Fault> {
-        let within = self
-            .description
-            .null_spec
-            .bets
-            .can_reach(self.description.sealed_units, capsule.ledger.threshold);
-        let said_out_of_reach = capsule.reason_codes.contains(&Reason::OutOfReach.code());
-        Fault::unless(
+        let within = self.within_reach(capsule.ledger.threshold.get());
+        let said_out_of_reach = second_reason(capsule) == Some(Reason::OutOfReach);
+        Check::Reach.holds(
             !(within && said_out_of_reach),
             "the claim was called out of reach, but a perfect vector would pass",
         )?;
         let judged = matches!(capsule.outcome, Outcome::Certified | Outcome::NotCertified);
-        Fault::unless(
+        Check::Reach.holds(
             within || !judged,
             "the claim was judged, although not even a perfect vector could pass",
         )
     }
 
+    /// Whether a vector that is right everywhere would be certified.
+    pub(crate) fn within_reach(&self, threshold: u64) -> bool {
+        self.bets.most(self.description.sealed_units) >= i128::from(threshold)
+    }
+
     fn check_price(&self, capsule: &Capsule) -> Result<(), Fault> {
-        let stated = capsule.ledger.price;
-        let mismatch = |computed: MicroBits| {
-            Fault::unless_equal("ledger.price_microbits", stated.get(), computed.get())
-        };
-        let quote = self
-            .description
-            .policy
-            .settlement_prices
-            .quote(self.settled, self.certified);
+        let stated = capsule.ledger.price.get();
+        let exactly = |computed| Check::Price.equal("ledger.price_microbits", stated, computed);
         match capsule.outcome {
-            Outcome::NotCertified => mismatch(quote.not_certified),
-            Outcome::NotJudged => mismatch(MicroBits::ZERO),
-            // The worst case at its admission, which depends on how many runs were under way.
-            Outcome::Aborted => Fault::unless(
-                stated >= quote.certified.min(quote.not_certified),
-                "an aborted claim is charged its worst case, which is no less than the cheapest symbol",
+            Outcome::NotCertified => exactly(self.not_certified()),
+            Outcome::NotJudged => exactly(0),
+            // With `run`, exactly its worst case; in older capsules that depends on how many runs were under way.
+            Outcome::Aborted if capsule.run.is_some() => Ok(()),
+            Outcome::Aborted => Check::Price.holds(
+                stated >= self.c().max(self.not_certified()),
+                "an aborted claim is charged its worst case, which is no less than the dearest symbol",
             ),
             Outcome::Certified if self.levels_that_fit(capsule).next().is_some() => Ok(()),
-            Outcome::Certified if self.description.policy.levels > 0 => Err(Fault::Rule(
+            Outcome::Certified if self.most_levels(capsule) > 0 => Err(Fault::rule(
+                Check::Price,
                 "ledger.price_microbits and e_value_log2 are those of one released level",
             )),
-            Outcome::Certified => mismatch(quote.certified),
+            Outcome::Certified => exactly(self.c()),
         }
     }
 
-    /// The (levels, level) under which a certified capsule's price and released e-value are right. How many
-    /// levels a claim chose is not in its capsule.
+    fn most_levels(&self, capsule: &Capsule) -> u8 {
+        capsule
+            .run
+            .map_or(self.description.policy.levels, |run| run.levels)
+    }
+
+    /// The (levels, level) under which a certified capsule's price and released e-value are right. How many levels
+    /// its claim chose, a capsule of an earlier release does not say.
     pub(crate) fn levels_that_fit<'c>(
         &'c self,
         capsule: &'c Capsule,
     ) -> impl Iterator<Item = (u8, u8)> + 'c {
         let ledger = &capsule.ledger;
-        let width = self.description.policy.level_width;
-        self.levels_of_that_price(ledger.price)
+        let width = self.description.policy.level_width.get();
+        self.levels_of_that_price(capsule)
             .filter(move |&(_, level)| {
                 let (alpha, divisor) = (ledger.alpha_micros, ledger.alpha_divisor);
-                capsule.e_value_log2 == Some(price::released_log2(alpha, divisor, level, width))
+                capsule.e_value_log2
+                    == Some(prices::released_exponent(alpha, divisor, level, width))
             })
     }
 
     /// The (levels, level) that cost so much here.
-    fn levels_of_that_price(&self, stated: MicroBits) -> impl Iterator<Item = (u8, u8)> + '_ {
-        let policy = &self.description.policy;
-        (0..=policy.levels)
+    fn levels_of_that_price(&self, capsule: &Capsule) -> impl Iterator<Item = (u8, u8)> + '_ {
+        let stated = capsule.ledger.price.get();
+        let chosen = match capsule.run {
+            Some(RunPlace { levels, .. }) => levels..=levels.min(MOST_LEVELS),
+            None => 0..=self.description.policy.levels,
+        };
+        chosen
             .flat_map(|levels| (0..levels.max(1)).map(move |level| (levels, level)))
             .filter(move |&(levels, level)| {
                 let (m, s) = (self.settled, self.certified);
-                policy.settlement_prices.level_price(m, s, levels, level) == stated
+                prices::certified(self.prices(), m, s, levels, level) == stated
             })
     }
 
     fn check_answers(&self, capsule: &Capsule) -> Result<(), Fault> {
         let answers = &capsule.answers;
         let policy = &self.description.policy;
-        // Its answers are unknown, and charged at their worst case: the budgets bound it.
-        if capsule.outcome == Outcome::Aborted {
-            return Fault::unless(
-                answers.by_symbol.is_empty(),
-                "an aborted claim's answers are unknown",
-            );
-        }
-        if self.description.answer_items == 0 {
-            return Fault::unless(
-                answers.by_symbol.is_empty() && answers.charged == MicroBits::ZERO,
-                "a holdout without an answer part charges no answers",
-            );
-        }
-        Fault::unless(
+        Check::Answers.holds(
             (2..=policy.max_symbols).contains(&answers.n_symbols),
             "answers.n_symbols is an alphabet that the policy allows",
         )?;
-        let mut charged = MicroBits::ZERO;
-        for &(symbol, count) in &answers.by_symbol {
-            let cost = policy
-                .answer_prices
-                .price(answers.n_symbols, symbol)
-                .ok()
-                .and_then(|price| price.checked_mul(count.into()));
-            charged = cost
-                .and_then(|cost| charged.checked_add(cost))
-                .ok_or(Fault::Rule("answers.by_symbol can be priced"))?;
+        if self.description.answer_items == 0 {
+            Check::Answers.holds(
+                answers.by_symbol.is_empty() && answers.replayed == 0 && answers.charged.get() == 0,
+                "a holdout without an answer part charges and repeats no answers",
+            )?;
         }
-        Fault::unless_equal(
-            "answers.charged_microbits",
-            answers.charged.get(),
-            charged.get(),
-        )
+        // What an aborted claim was told is unknown, and charged at its worst case.
+        if capsule.outcome == Outcome::Aborted {
+            return Ok(());
+        }
+        let mut charged = Some(0u64);
+        for &(symbol, count) in &answers.by_symbol {
+            let cost = prices::answer(&policy.answer_prices, answers.n_symbols, symbol)
+                .and_then(|price| price.checked_mul(count.into()));
+            charged = charged
+                .zip(cost)
+                .and_then(|(sum, cost)| sum.checked_add(cost));
+        }
+        let charged = charged
+            .ok_or_else(|| Fault::rule(Check::Answers, "answers.by_symbol can be priced"))?;
+        Check::Answers.equal("answers.charged_microbits", answers.charged.get(), charged)
     }
 
-    /// What this settlement adds to k. Where the stated price cannot be right, the price that is: then one wrong
-    /// entry is one finding, and not one for every entry after it.
-    pub(crate) fn charge(&self, capsule: &Capsule) -> MicroBits {
-        let quote = self
-            .description
-            .policy
-            .settlement_prices
-            .quote(self.settled, self.certified);
+    /// What this settlement adds to k. If the stated price cannot be right, the price that is: then one wrong entry
+    /// is one finding, and not one for every entry after it.
+    pub(crate) fn charge(&self, capsule: &Capsule) -> u64 {
+        let stated = capsule.ledger.price.get();
         match capsule.outcome {
-            Outcome::Certified => {
-                let stated = capsule.ledger.price;
-                match self.levels_of_that_price(stated).next() {
-                    Some(_) => stated,
-                    None => quote.certified,
-                }
-            }
-            Outcome::NotCertified => quote.not_certified,
-            Outcome::NotJudged => MicroBits::ZERO,
-            Outcome::Aborted => capsule.ledger.price,
+            Outcome::Certified if self.levels_of_that_price(capsule).next().is_some() => stated,
+            Outcome::Certified => self.c(),
+            Outcome::NotCertified => self.not_certified(),
+            Outcome::NotJudged => 0,
+            Outcome::Aborted => stated,
         }
     }
+}
+
+fn hash(domain: &str, canonical: &[u8]) -> Digest {
+    Digest::of(&[domain.as_bytes(), &[0], canonical].concat())
 }

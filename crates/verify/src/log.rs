@@ -1,38 +1,46 @@
 //! The whole log: every entry hashed into the signed root, every ledger computed again.
 //!
-//! Owns the replay: what each holdout has been charged, in what order, and whether each capsule says so. Does not
-//! own the arithmetic of one settlement (`capsule.rs`), nor where entries come from.
+//! Owns the order of the replay and its report. What an entry's kind demands is in the modules below: `keys` (the
+//! start, key links, restarts), `holdouts` (descriptions, budgets, comparisons), `runs` (capsules and revocations),
+//! `others` (decisions, credit); `book` keeps one holdout's ledger. Does not own the arithmetic of one settlement
+//! (`capsule.rs`), nor where entries come from.
 //!
-//! Invariant: nothing is skipped. An entry that is not understood and names a holdout is a finding, since it may
-//! have changed a ledger. After a wrong entry the replay goes on with what should have been there, so that one wrong
-//! entry is one finding; only where a level or an abort leaves that open may later entries be named too.
+//! Invariant: nothing is skipped. An entry of a kind that is not known is a finding. After a wrong entry the replay
+//! goes on with what should have been there, so that one wrong entry is one finding as far as the rest tells.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 
 use evidenceos_kernel::{
     bits::MicroBits,
-    cj,
-    claim::Outcome,
-    continuity::{HOLDOUT_CHARGED, HoldoutCharged, LOG_RESTARTED, LogRestarted},
+    continuity::{HOLDOUT_CHARGED, LOG_RESTARTED},
+    decision::{DECISION_BATCH, DecisionId},
+    holdout::NarrowerBudgets,
     id::{ClaimId, Digest, HoldoutId, OwnerTag},
     log_key::KeyLink,
-    record::{self, Capsule, Compared, RecordError, Registered},
+    record::{self, Capsule, Registered},
 };
-use evidenceos_tlog::{Checkpoint, Hash, Tree, leaf_hash};
+use evidenceos_tlog::{Checkpoint, Tree, leaf_hash};
 
-use crate::{capsule::Expected, fault::Fault, trust::check_signatures};
+use crate::{
+    fault::{Check, Fault},
+    fields::Fields,
+};
 
-/// Kinds that say nothing about a holdout's ledger.
-const WITHOUT_LEDGER: [&str; 3] = [
-    "evidenceos.v2.claims_tainted",
-    "evidenceos.v2.decision_batch",
-    "evidenceos.v2.credit_granted",
-];
+mod book;
+mod holdouts;
+mod keys;
+mod others;
+mod runs;
+
+use book::Book;
+
+/// An operator's statement at a restart that nothing was signed since.
+pub(crate) const LOG_CONTINUED: &str = "evidenceos.v2.log_continued";
 
 /// A broken rule and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
-    /// The entry; none where the log as a whole is meant.
+    /// The entry; none if the log as a whole is meant.
     pub index: Option<u64>,
     /// What is broken.
     pub fault: Fault,
@@ -40,9 +48,10 @@ pub struct Finding {
 
 impl std::fmt::Display for Finding {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let check = self.fault.check();
         match self.index {
-            Some(index) => write!(f, "entry {index}: {}", self.fault),
-            None => write!(f, "the log: {}", self.fault),
+            Some(index) => write!(f, "entry {index}: {} ({check})", self.fault),
+            None => write!(f, "the log: {} ({check})", self.fault),
         }
     }
 }
@@ -62,15 +71,21 @@ pub struct HoldoutLedger {
     pub settled: u64,
     /// s: claims that were certified.
     pub certified: u64,
-    /// Claims whose sealed part was not looked at.
+    /// Claims whose sealed part was not looked at, duplicates included.
     pub not_judged: u64,
+    /// Those of them that were referred to an earlier verdict.
+    pub duplicates: u64,
     /// Claims that were aborted.
     pub aborted: u64,
     /// Whether it takes no more claims.
     pub retired: bool,
     /// Whether its labels are public.
     pub opened: bool,
-    /// Answers by owner.
+    /// Whether it was taken back before it released anything.
+    pub withdrawn: bool,
+    /// Budgets below the registered ones that are in force.
+    pub budgets: NarrowerBudgets,
+    /// What each owner asked.
     pub owners: BTreeMap<OwnerTag, OwnerLedger>,
 }
 
@@ -83,6 +98,77 @@ pub struct OwnerLedger {
     pub certified: u64,
     /// Charged for answers.
     pub answers_charged: MicroBits,
+    /// Charged for settlements.
+    pub sealed_charged: MicroBits,
+}
+
+/// A claim whose verdict was taken back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Revoked {
+    /// The claim.
+    pub claim: ClaimId,
+    /// Where the revocation stands.
+    pub index: u64,
+    /// Why, in the revoker's words.
+    pub reason: String,
+    /// When, in Unix milliseconds.
+    pub unix_ms: u64,
+}
+
+/// Something that happened to the log or to a holdout and that a reader should know of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// The log went on under another name after its end was lost.
+    Restarted {
+        /// The name so far.
+        old_origin: String,
+        /// The name from here on.
+        origin: String,
+        /// Why, in the operator's words.
+        because: String,
+    },
+    /// What a holdout was charged at a restart.
+    Charged {
+        /// The holdout.
+        holdout: HoldoutId,
+        /// To its sealed part.
+        sealed: MicroBits,
+        /// Whether an operator stated it; else its budgets are spent.
+        stated: bool,
+    },
+    /// An operator stated that nothing was signed since.
+    Continued {
+        /// Why, in the operator's words.
+        because: String,
+    },
+    /// A new column of labels was compared with a holdout's.
+    Compared {
+        /// The earlier holdout.
+        holdout: HoldoutId,
+        /// Whether the registration was refused for it.
+        agrees: bool,
+    },
+    /// A holdout was taken back.
+    Withdrawn {
+        /// The holdout.
+        holdout: HoldoutId,
+        /// Why, in the operator's words.
+        reason: String,
+    },
+    /// A holdout's budgets changed.
+    BudgetsChanged {
+        /// The holdout.
+        holdout: HoldoutId,
+    },
+}
+
+/// The keys that signed a log, as its entries say.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct KeyChain {
+    /// SHA-256 of the first key, from entry 0; none in a log without one.
+    pub first: Option<Digest>,
+    /// The keys that followed one another, in order.
+    pub links: Vec<KeyLink>,
 }
 
 /// The result of a replay.
@@ -94,12 +180,14 @@ pub struct LogReport {
     pub capsules: Vec<(u64, Capsule)>,
     /// Each holdout, in order of registration.
     pub holdouts: Vec<HoldoutLedger>,
-    /// The keys that followed one another, in order.
-    pub key_links: Vec<KeyLink>,
-    /// Revoked claims.
-    pub revoked: u64,
-    /// Entries of kinds that were passed over because they cannot change a ledger.
-    pub passed_over: u64,
+    /// Which keys sign which trees.
+    pub keys: KeyChain,
+    /// Revoked claims, in order.
+    pub revoked: Vec<Revoked>,
+    /// Indices of the capsules whose claims had a revoked ancestor when they settled.
+    pub tainted: Vec<u64>,
+    /// Restarts, comparisons and the like, with their indices, in order.
+    pub events: Vec<(u64, Event)>,
     /// What is wrong, in order; empty if all is well.
     pub findings: Vec<Finding>,
 }
@@ -118,6 +206,12 @@ impl LogReport {
             .iter()
             .find(|ledger| ledger.registered.id == *id)
     }
+
+    /// The revocation of a claim, if there is one.
+    #[must_use]
+    pub fn revocation(&self, claim: &ClaimId) -> Option<&Revoked> {
+        self.revoked.iter().find(|revoked| revoked.claim == *claim)
+    }
 }
 
 /// Replays a log from its first entry and compares it with a head whose signature was checked.
@@ -132,415 +226,168 @@ pub fn verify_log<E: AsRef<[u8]>>(
     let mut tree = Tree::new();
     for entry in entries {
         let entry = entry.as_ref();
-        // A link is about the tree before it; to no other entry that root matters.
-        let root_before = may_be_a_link(entry).then(|| tree.root());
-        let index = tree.append(leaf_hash(entry));
-        if let Err(fault) = replay.entry(index, entry, root_before) {
-            replay.findings.push(Finding {
-                index: Some(index),
-                fault,
-            });
+        let index = tree.size();
+        if let Err(fault) = replay.entry(index, entry, &tree) {
+            replay.find(Some(index), fault);
         }
+        tree.append(leaf_hash(entry));
         // Only the root is wanted: completed tiles need not pile up.
         drop(tree.take_full_tiles());
     }
-    let (size, root) = (tree.size(), tree.root());
-    if let Err(fault) = Fault::unless_equal("origin", replay.origin.as_str(), checkpoint.origin())
-        && replay.key_id.is_some()
+    replay.end(tree.size());
+    if let Err(fault) = Check::Origin.equal("origin", replay.origin.as_str(), checkpoint.origin())
+        && replay.keys.first.is_some()
     {
-        // The entry that gave the log its last name; without a new beginning the very first.
-        let index = Some(replay.named_at);
-        replay.findings.push(Finding { index, fault });
-        replay.findings.sort_by_key(|finding| finding.index);
+        // The entry that gave the log its last name; without a restart the very first.
+        replay.find(Some(replay.named_at), fault);
     }
-    let whole = if size != checkpoint.size() {
-        Some(Fault::Size {
-            entries: size,
-            signed: checkpoint.size(),
-        })
+    let (size, root) = (tree.size(), tree.root());
+    if size != checkpoint.size() {
+        let signed = checkpoint.size();
+        let entries = size;
+        replay.find(None, Fault::Size { entries, signed });
     } else if root != checkpoint.root() {
-        Some(Fault::Root {
-            computed: root,
-            signed: checkpoint.root(),
-        })
-    } else {
-        None
-    };
+        let (computed, signed) = (root, checkpoint.root());
+        replay.find(None, Fault::Root { computed, signed });
+    }
     replay
         .findings
-        .extend(whole.map(|fault| Finding { index: None, fault }));
+        .sort_by_key(|finding| finding.index.unwrap_or(u64::MAX));
     LogReport {
         entries: size,
         capsules: replay.capsules,
-        holdouts: replay.holdouts,
-        key_links: replay.key_links,
-        revoked: replay.revoked.len() as u64,
-        passed_over: replay.passed_over,
+        holdouts: replay.books.into_iter().map(|book| book.ledger).collect(),
+        keys: replay.keys,
+        revoked: replay.revoked,
+        tainted: replay.tainted,
+        events: replay.events,
         findings: replay.findings,
     }
 }
 
+/// What is known of a settled claim: what its descendants and revokers refer to.
+#[derive(Debug, Clone)]
+struct Settled {
+    capsule: Digest,
+    /// Its place in `Replay::capsules`.
+    place: usize,
+    parents: Vec<ClaimId>,
+    ancestors: u64,
+    depth: u64,
+    revoked_at: Option<u64>,
+}
+
 #[derive(Default)]
 struct Replay {
-    holdouts: Vec<HoldoutLedger>,
+    books: Vec<Book>,
     by_id: HashMap<HoldoutId, usize>,
+    names: HashMap<String, usize>,
     capsules: Vec<(u64, Capsule)>,
-    settled: HashSet<ClaimId>,
+    settled: HashMap<ClaimId, Settled>,
     claim_of_capsule: HashMap<Digest, ClaimId>,
-    revoked: HashSet<ClaimId>,
+    revoked: Vec<Revoked>,
+    tainted: Vec<u64>,
     /// The log's name so far, and the entry that gave it.
     origin: String,
     named_at: u64,
+    keys: KeyChain,
     /// The id of the key that signs so far.
     key_id: Option<Digest>,
-    key_links: Vec<KeyLink>,
-    passed_over: u64,
+    last_unix_ms: u64,
+    /// Whether an entry was seen that releases before 2.2 did not write: from there on their omissions are faults.
+    modern: bool,
+    /// Whether entry 0 says so already: then no run was ever admitted by an earlier release.
+    begun_modern: bool,
+    /// The comparisons just before this entry.
+    compared: Vec<(usize, bool)>,
+    /// The restart whose charges are being read.
+    restart: Option<keys::Restart>,
+    next_decision: Option<DecisionId>,
+    events: Vec<(u64, Event)>,
     findings: Vec<Finding>,
 }
 
 impl Replay {
-    fn entry(&mut self, index: u64, entry: &[u8], root_before: Option<Hash>) -> Result<(), Fault> {
-        let schema = record::schema_of(entry);
-        let is_start = schema.as_deref() == Some(record::LOG_STARTED);
-        if (index == 0) != is_start {
-            return Err(Fault::Start);
-        }
-        let object = Fields::parse(entry)?;
-        match object.text("schema")? {
-            record::LOG_STARTED => {
-                self.key_id = Some(object.digest("key_id_hex")?);
-                self.origin = object.text("origin")?.to_owned();
-                Ok(())
-            }
-            LOG_RESTARTED => self.restarted(index, entry, root_before),
-            HOLDOUT_CHARGED => self.charged(entry),
-            record::HOLDOUT_COMPARED => {
-                let compared = Compared::parse(entry)?;
-                let ledger = self.holdout(compared.holdout)?;
-                ledger.sealed_charged = ledger.sealed_charged.saturating_add(compared.sealed);
-                ledger.answers_charged = ledger.answers_charged.saturating_add(compared.answers);
-                Ok(())
-            }
-            record::HOLDOUT_POLICY | record::HOLDOUT_WITHDRAWN => {
-                self.passed_over += 1;
-                Ok(())
-            }
-            record::KEY_ROTATED => self.key_rotated(index, entry, root_before),
-            record::HOLDOUT_REGISTERED => self.registered(index, entry),
-            record::HOLDOUT_RETIRED => self.retired(entry, &object),
-            record::HOLDOUT_OPENED => self.opened(entry, &object),
-            record::CLAIM_CAPSULE => self.capsule(index, entry),
-            record::CLAIM_REVOKED => self.revoked(entry, &object),
-            kind if WITHOUT_LEDGER.contains(&kind) || !object.names_a_holdout() => {
-                self.passed_over += 1;
-                Ok(())
-            }
-            kind => Err(Fault::UnknownKind(kind.to_owned())),
-        }
+    fn find(&mut self, index: Option<u64>, fault: Fault) {
+        self.findings.push(Finding { index, fault });
     }
 
-    /// The log goes on under another name: the entry binds all that came before.
-    fn restarted(
-        &mut self,
-        index: u64,
-        entry: &[u8],
-        root_before: Option<Hash>,
-    ) -> Result<(), Fault> {
-        let restarted = LogRestarted::parse(entry)?;
-        // Whatever it binds, the name is another from here on.
-        let before = std::mem::replace(&mut self.origin, restarted.origin);
-        self.named_at = index;
-        Fault::unless_equal("old_origin", restarted.old_origin.as_str(), before.as_str())?;
-        Fault::unless_equal("old_size", restarted.old.size, index)?;
-        Fault::unless_equal(
-            "old_root_hash_hex",
-            Hash(restarted.old.root).to_string(),
-            root_before.unwrap_or(Hash([0; 32])).to_string(),
+    /// Reads an entry; `tree` has those before it.
+    fn entry(&mut self, index: u64, entry: &[u8], tree: &Tree) -> Result<(), Fault> {
+        let mut fields = Fields::parse(entry)?;
+        let unix_ms = fields.unix_ms();
+        let schema = fields.text("schema")?;
+        self.close_groups(index, &schema);
+        if (index == 0) != (schema == record::LOG_STARTED) {
+            return Err(Fault::Start);
+        }
+        let own = match schema.as_str() {
+            record::LOG_STARTED => self.started(fields),
+            LOG_RESTARTED => self.restarted(index, entry, tree.root()),
+            LOG_CONTINUED => self.continued(index, fields, tree.root()),
+            record::KEY_ROTATED => self.key_rotated(index, entry, tree.root()),
+            record::HOLDOUT_REGISTERED => self.registered(index, entry),
+            record::HOLDOUT_POLICY => self.budgets_changed(index, entry),
+            record::HOLDOUT_COMPARED => self.compared(index, entry),
+            record::HOLDOUT_WITHDRAWN => self.withdrawn(index, fields),
+            record::HOLDOUT_RETIRED => self.retired(index, fields),
+            record::HOLDOUT_OPENED => self.opened(fields),
+            HOLDOUT_CHARGED => self.charged(index, entry),
+            record::CLAIM_CAPSULE => self.capsule(index, entry),
+            record::CLAIM_REVOKED => self.revoked(index, fields),
+            record::CREDIT_GRANTED => others::credit_granted(fields),
+            record::ACCOUNTS_IMPORTED => others::accounts_imported(fields),
+            DECISION_BATCH => self.decisions(entry),
+            _ => Err(Fault::UnknownKind(schema)),
+        };
+        // The first fault of an entry is the one that explains the others.
+        own.and(self.time(unix_ms))
+    }
+
+    /// Every entry says when it was made, and none comes before the one before it.
+    fn time(&mut self, unix_ms: Option<u64>) -> Result<(), Fault> {
+        let Some(unix_ms) = unix_ms else {
+            return Err(Fault::rule(Check::Form, "an entry has one time"));
+        };
+        // A time that went too far is one finding, at the entry after it.
+        let before = std::mem::replace(&mut self.last_unix_ms, unix_ms);
+        Check::Time.holds(
+            unix_ms >= before,
+            "time runs backwards: the entry before is younger",
         )
     }
 
-    /// What leaked in entries that were lost, as the operator states it or at its worst.
-    fn charged(&mut self, entry: &[u8]) -> Result<(), Fault> {
-        let charged = HoldoutCharged::parse(entry)?;
-        let ledger = self.holdout(charged.holdout)?;
-        ledger.sealed_charged = ledger.sealed_charged.saturating_add(charged.sealed);
-        ledger.answers_charged = ledger.answers_charged.saturating_add(charged.answers);
-        let policy = &ledger.registered.description.policy;
-        for (budget, charged, allowed) in [
-            (
-                "sealed_budget_microbits",
-                ledger.sealed_charged,
-                policy.sealed_budget,
-            ),
-            (
-                "answer_budget_microbits",
-                ledger.answers_charged,
-                policy.answer_budget,
-            ),
-        ] {
-            if charged > allowed {
-                return Err(Fault::Budget {
-                    budget,
-                    charged: charged.get(),
-                    allowed: allowed.get(),
-                });
+    /// Entries that belong together stand together: what another kind of entry interrupts is complete.
+    fn close_groups(&mut self, index: u64, schema: &str) {
+        if self.restart.is_some() && schema != HOLDOUT_CHARGED {
+            self.close_restart(index);
+        }
+        if schema != record::HOLDOUT_COMPARED && schema != record::HOLDOUT_REGISTERED {
+            self.close_comparison(index);
+        }
+    }
+
+    /// What only the end of the log shows.
+    fn end(&mut self, size: u64) {
+        let last = size.saturating_sub(1);
+        if self.restart.is_some() {
+            self.close_restart(last);
+        }
+        self.close_comparison(last);
+        for at in 0..self.books.len() {
+            if let Err(fault) = self.books[at].end() {
+                let index = self.books[at].exhausted_at();
+                self.find(index, fault);
+            }
+            if let Some(index) = self.books[at].cheap_comparison() {
+                let rule = "a comparison is priced at 16 bits for agreement, or at all whole bits that are left";
+                self.find(Some(index), Fault::rule(Check::Comparison, rule));
             }
         }
-        Ok(())
     }
 
-    fn key_rotated(
-        &mut self,
-        index: u64,
-        entry: &[u8],
-        root_before: Option<Hash>,
-    ) -> Result<(), Fault> {
-        let signed = record::parse_key_rotated(entry)?;
-        let link = &signed.link;
-        Fault::unless_equal("origin", link.origin.as_str(), self.origin.as_str())?;
-        Fault::unless_equal("tree_size", link.tree_size, index)?;
-        Fault::unless_equal(
-            "root_hash_hex",
-            Hash(link.root).to_string(),
-            root_before.unwrap_or(Hash([0; 32])).to_string(),
-        )?;
-        let signs_so_far = self.key_id == Some(Digest::of(&link.old_public_key));
-        Fault::unless(
-            signs_so_far,
-            "the old key of a link is the one that signs so far",
-        )?;
-        check_signatures(&signed)?;
-        self.key_id = Some(Digest::of(&link.new_public_key));
-        self.key_links.push(signed.link);
-        Ok(())
-    }
-
-    fn registered(&mut self, index: u64, entry: &[u8]) -> Result<(), Fault> {
-        let registered = Registered::parse(entry)?;
-        let id = registered.id;
-        let description = &registered.description;
-        Fault::unless(
-            description
-                .answer_items
-                .checked_add(description.sealed_items)
-                == Some(description.items)
-                && (1..=description.units).contains(&description.sealed_units)
-                && description.units <= description.items,
-            "the parts add up to the items, and units are no more than items",
-        )?;
-        if self.by_id.contains_key(&id) {
-            return Err(Fault::RegisteredTwice(id));
-        }
-        self.by_id.insert(id, self.holdouts.len());
-        self.holdouts.push(HoldoutLedger {
-            registered,
-            index,
-            sealed_charged: MicroBits::ZERO,
-            answers_charged: MicroBits::ZERO,
-            settled: 0,
-            certified: 0,
-            not_judged: 0,
-            aborted: 0,
-            retired: false,
-            opened: false,
-            owners: BTreeMap::new(),
-        });
-        Ok(())
-    }
-
-    fn holdout(&mut self, id: HoldoutId) -> Result<&mut HoldoutLedger, Fault> {
+    fn book(&mut self, id: HoldoutId) -> Result<&mut Book, Fault> {
         let at = self.by_id.get(&id).ok_or(Fault::UnknownHoldout(id))?;
-        Ok(&mut self.holdouts[*at])
+        Ok(&mut self.books[*at])
     }
-
-    fn retired(&mut self, entry: &[u8], object: &Fields) -> Result<(), Fault> {
-        let id = HoldoutId(object.digest("holdout_id_hex")?.0);
-        let again =
-            record::holdout_retired(id, object.text("reason")?, object.int("retired_unix_ms")?);
-        no_more_fields(entry, &again)?;
-        let ledger = self.holdout(id)?;
-        Fault::unless(!ledger.retired, "a holdout is retired once")?;
-        ledger.retired = true;
-        Ok(())
-    }
-
-    fn opened(&mut self, entry: &[u8], object: &Fields) -> Result<(), Fault> {
-        let id = HoldoutId(object.digest("holdout_id_hex")?.0);
-        let again = record::holdout_opened(id, object.int("opened_unix_ms")?);
-        no_more_fields(entry, &again)?;
-        let ledger = self.holdout(id)?;
-        Fault::unless(
-            ledger.retired && !ledger.opened,
-            "a holdout is opened once, and retired before",
-        )?;
-        ledger.opened = true;
-        Ok(())
-    }
-
-    fn revoked(&mut self, entry: &[u8], object: &Fields) -> Result<(), Fault> {
-        let claim = ClaimId(object.digest("claim_id_hex")?.0);
-        let capsule = object.digest("capsule_hash_hex")?;
-        let reason = object.text("reason")?;
-        let again = record::claim_revoked(claim, capsule, reason, object.int("revoked_unix_ms")?);
-        no_more_fields(entry, &again)?;
-        if self.claim_of_capsule.get(&capsule) != Some(&claim) {
-            return Err(Fault::UnknownCapsule(capsule));
-        }
-        if self.revoked.insert(claim) {
-            Ok(())
-        } else {
-            Err(Fault::RevokedTwice(claim))
-        }
-    }
-
-    fn capsule(&mut self, index: u64, entry: &[u8]) -> Result<(), Fault> {
-        let capsule = Capsule::parse(entry)?;
-        let ledger = self.holdout(capsule.holdout_id)?;
-        let expected = Expected {
-            description: &ledger.registered.description,
-            k: ledger.sealed_charged,
-            settled: ledger.settled,
-            certified: ledger.certified,
-        };
-        let own = expected.check(&capsule);
-        let charge = expected.charge(&capsule);
-        let budgets = ledger.charge(&capsule, charge);
-        let was_open = ledger.opened;
-        let known = self.bookkeep(index, entry, capsule);
-        // The first fault of an entry is the one that explains the others.
-        own.and(known).and(budgets).and(Fault::unless(
-            !was_open,
-            "nothing settles on a holdout whose labels are public",
-        ))
-    }
-
-    /// Notes that a claim has its capsule; checks that it had none, and that its parents have theirs.
-    fn bookkeep(&mut self, index: u64, entry: &[u8], capsule: Capsule) -> Result<(), Fault> {
-        let claim = capsule.claim_id;
-        let fresh = self.settled.insert(claim);
-        let parents = &capsule.dependencies;
-        let orphan = parents
-            .iter()
-            .find(|parent| !self.claim_of_capsule.contains_key(parent))
-            .copied();
-        self.claim_of_capsule.insert(Digest::of(entry), claim);
-        self.capsules.push((index, capsule));
-        match orphan {
-            _ if !fresh => Err(Fault::SettledTwice(claim)),
-            Some(parent) => Err(Fault::UnknownCapsule(parent)),
-            None => Ok(()),
-        }
-    }
-}
-
-impl HoldoutLedger {
-    /// Adds a settlement to the ledger and compares the sums with the budgets.
-    fn charge(&mut self, capsule: &Capsule, price: MicroBits) -> Result<(), Fault> {
-        self.sealed_charged = self.sealed_charged.saturating_add(price);
-        let answers = capsule.answers.charged;
-        self.answers_charged = self.answers_charged.saturating_add(answers);
-        let owner = self.owners.entry(capsule.owner_tag).or_default();
-        owner.claims += 1;
-        owner.answers_charged = owner.answers_charged.saturating_add(answers);
-        match capsule.outcome {
-            Outcome::Certified => {
-                self.settled += 1;
-                self.certified += 1;
-                owner.certified += 1;
-            }
-            Outcome::NotCertified => self.settled += 1,
-            Outcome::NotJudged => self.not_judged += 1,
-            Outcome::Aborted => self.aborted += 1,
-        }
-        let policy = &self.registered.description.policy;
-        for (budget, added, charged, allowed) in [
-            (
-                "sealed_budget_microbits",
-                price,
-                self.sealed_charged,
-                policy.sealed_budget,
-            ),
-            (
-                "answer_budget_microbits",
-                answers,
-                self.answers_charged,
-                policy.answer_budget,
-            ),
-            (
-                "principal_answer_budget_microbits",
-                answers,
-                owner.answers_charged,
-                policy.principal_answer_budget,
-            ),
-        ] {
-            // Whoever adds nothing has broken no budget, even if somebody before him has.
-            if added > MicroBits::ZERO && charged > allowed {
-                return Err(Fault::Budget {
-                    budget,
-                    charged: charged.get(),
-                    allowed: allowed.get(),
-                });
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Whether an entry could be a link of keys, without reading it.
-fn may_be_a_link(entry: &[u8]) -> bool {
-    [record::KEY_ROTATED, LOG_RESTARTED].iter().any(|kind| {
-        let kind = kind.as_bytes();
-        entry.windows(kind.len()).any(|window| window == kind)
-    })
-}
-
-/// An entry written again from the fields that were read must be the same bytes: then it has no others.
-fn no_more_fields(entry: &[u8], again: &[u8]) -> Result<(), Fault> {
-    Fault::unless(
-        entry == again,
-        "the entry has a field that its kind does not have",
-    )
-}
-
-/// Typed access to an entry's fields.
-struct Fields(cj::Object);
-
-impl Fields {
-    fn parse(entry: &[u8]) -> Result<Self, RecordError> {
-        match cj::parse(entry, record::MAX_ENTRY_LEN)? {
-            cj::Value::Object(object) => Ok(Self(object)),
-            _ => Err(RecordError::Field("schema".to_owned())),
-        }
-    }
-
-    fn text(&self, name: &str) -> Result<&str, RecordError> {
-        let text = self.0.get(name).and_then(cj::Value::as_str);
-        text.ok_or_else(|| RecordError::Field(name.to_owned()))
-    }
-
-    fn int(&self, name: &str) -> Result<u64, RecordError> {
-        let int = self.0.get(name).and_then(cj::Value::as_int);
-        int.ok_or_else(|| RecordError::Field(name.to_owned()))
-    }
-
-    fn digest(&self, name: &str) -> Result<Digest, RecordError> {
-        let text = self.text(name)?;
-        Digest::from_hex(text).ok_or_else(|| RecordError::Field(name.to_owned()))
-    }
-
-    fn names_a_holdout(&self) -> bool {
-        names_a_holdout(&self.0)
-    }
-}
-
-fn names_a_holdout(object: &cj::Object) -> bool {
-    object
-        .iter()
-        .any(|(key, value)| key.starts_with("holdout") || nested(value).any(names_a_holdout))
-}
-
-fn nested(value: &cj::Value) -> impl Iterator<Item = &cj::Object> {
-    let elements = value.as_array().unwrap_or_default();
-    let inside = elements.iter().filter_map(cj::Value::as_object);
-    value.as_object().into_iter().chain(inside)
 }

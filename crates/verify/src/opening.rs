@@ -1,26 +1,29 @@
 //! An opened holdout: with its labels and a run's trace, every answer and every verdict can be computed again.
 //!
 //! Owns the file format of an opening, the check of its labels against the commitment that was public from
-//! registration on, and the replay of one trace. Does not own the log's ledger (`log.rs`).
+//! registration on. Does not own the log's ledger (`log.rs`), nor what follows from a trace (`verdict.rs`).
 //!
 //! Format: `{"format":"evidenceos.opening.v1","holdout_id":hex,"secret":hex,"labels":"<base64>","units":[…]}`; one
 //! byte a label; without `units` every item is its own unit.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use evidenceos_kernel::{
-    claim::Outcome,
     id::{Digest, HoldoutId},
-    price,
     record::{Capsule, Registered},
-    score::{self, Classes},
-    split::{self, Salts, Split},
-    trace::{self, Record, TraceError},
+    trace::TraceError,
 };
 use evidenceos_tlog::{Tree, leaf_hash};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::{capsule::Expected, fault::Fault};
+use crate::{
+    arithmetic::{
+        evidence::Bets,
+        split::{self, Parts},
+    },
+    fault::{Check, Fault},
+    verdict,
+};
 
 /// The value of an opening's `format`.
 const FORMAT: &str = "evidenceos.opening.v1";
@@ -71,6 +74,19 @@ pub enum OpeningFailure {
     /// The trace or the verdict breaks a rule.
     #[error(transparent)]
     Fault(#[from] Fault),
+}
+
+impl OpeningFailure {
+    /// The check that failed.
+    #[must_use]
+    pub fn check(&self) -> Check {
+        match self {
+            Self::Format(_) | Self::Commitment(_) => Check::Commitment,
+            Self::TraceHash { .. } | Self::Trace(_) => Check::Trace,
+            Self::Answer { .. } => Check::AnswersAgain,
+            Self::Fault(fault) => fault.check(),
+        }
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -135,54 +151,59 @@ impl Opening {
 
     fn compare<'r>(&self, registered: &'r Registered) -> Result<Opened<'r>, Fault> {
         let description = &registered.description;
-        Fault::unless_equal("holdout_id", self.holdout_id, registered.id)?;
-        Fault::unless_equal(
+        let check = Check::Commitment;
+        check.equal("holdout_id", self.holdout_id, registered.id)?;
+        check.equal(
             "secret_commitment_hex",
             description.secret_commitment,
-            Digest(split::secret_commitment(&self.secret)),
+            split::secret_commitment(&self.secret),
         )?;
         let items = self.labels.len() as u64;
-        Fault::unless_equal("items", description.items, items)?;
+        check.equal("items", description.items, items)?;
         let units = match &self.units {
             Some(units) => units.clone(),
             None => (0..items).collect(),
         };
-        Fault::unless_equal("items", description.items, units.len() as u64)?;
-        Fault::unless(
+        check.equal("items", description.items, units.len() as u64)?;
+        check.holds(
             self.labels.iter().all(|&label| label <= 1),
             "labels are 0 or 1",
         )?;
-        let split = split::split(&self.secret, &units, description.policy.answer_share_micros);
-        Fault::unless_equal("answer_items", description.answer_items, split.answer_items)?;
-        Fault::unless_equal("sealed_items", description.sealed_items, split.sealed_items)?;
-        Fault::unless_equal("sealed_units", description.sealed_units, split.sealed_units)?;
-        let root = commitment_root(&self.secret, &units, &split, &self.labels);
-        Fault::unless_equal("commitment_root_hex", description.commitment_root, root)?;
-        let classes = Classes::new(&units, &split.part_mask)
-            .ok_or(Fault::Rule("units have at most 65536 sizes"))?;
+        let parts = split::split(&self.secret, &units, description.policy.answer_share_micros);
+        let answer_items = parts.part.iter().map(|&part| u64::from(part)).sum();
+        check.equal("answer_items", description.answer_items, answer_items)?;
+        check.equal(
+            "sealed_items",
+            description.sealed_items,
+            items - answer_items,
+        )?;
+        check.equal("sealed_units", description.sealed_units, parts.sealed_units)?;
+        check.equal(
+            "units",
+            description.units,
+            parts.answer_units + parts.sealed_units,
+        )?;
+        let root = commitment_root(&self.secret, &units, &parts.part, &self.labels);
+        check.equal("commitment_root_hex", description.commitment_root, root)?;
+        let null_spec = &description.null_spec;
+        let bets = Bets::new(null_spec.p0_micros, null_spec.strategy)
+            .ok_or(Fault::rule(check, "the null spec can be bet against"))?;
+        let Parts { part, .. } = parts;
         Ok(Opened {
             registered,
             labels: self.labels.clone(),
-            split,
-            classes,
+            units,
+            part,
+            bets,
         })
     }
 }
 
 /// The RFC 9162 root over the salted leaves.
-fn commitment_root(secret: &[u8; 32], units: &[u64], split: &Split, labels: &[u8]) -> Digest {
-    let salts = Salts::new(secret);
+fn commitment_root(secret: &[u8; 32], units: &[u64], part: &[u8], labels: &[u8]) -> Digest {
     let mut tree = Tree::new();
-    for (index, label) in (0u64..).zip(labels) {
-        let at = index as usize;
-        let leaf = split::commitment_leaf_bytes(
-            index,
-            units[at],
-            split.part_mask[at],
-            &salts.salt(index),
-            *label,
-        );
-        tree.append(leaf_hash(&leaf));
+    for (index, ((unit, part), label)) in (0u64..).zip(units.iter().zip(part).zip(labels)) {
+        tree.append(leaf_hash(&split::leaf(secret, index, *unit, *part, *label)));
         drop(tree.take_full_tiles());
     }
     Digest(tree.root().0)
@@ -191,10 +212,12 @@ fn commitment_root(secret: &[u8; 32], units: &[u64], split: &Split, labels: &[u8
 /// A holdout whose labels are those that were committed to.
 #[derive(Debug, Clone)]
 pub struct Opened<'r> {
-    registered: &'r Registered,
-    labels: Vec<u8>,
-    split: Split,
-    classes: Classes,
+    pub(crate) registered: &'r Registered,
+    pub(crate) labels: Vec<u8>,
+    pub(crate) units: Vec<u64>,
+    /// One byte an item: 1 in the answer part.
+    pub(crate) part: Vec<u8>,
+    pub(crate) bets: Bets,
 }
 
 /// What a trace shows.
@@ -202,138 +225,25 @@ pub struct Opened<'r> {
 pub struct Replayed {
     /// Answers that were computed again.
     pub answers: u32,
-    /// The evidence in microbits, rounded down, where the claim was judged.
+    /// The evidence in microbits, rounded down, if the claim was judged.
     pub evidence_microbits: Option<i64>,
+    /// Why the outcome cannot be computed from this trace, if it cannot.
+    pub not_checkable: Option<&'static str>,
 }
 
 impl Opened<'_> {
-    /// Computes a run's answers and verdict again. An aborted run left no trace, and none is read.
+    /// Computes a run's answers and its whole outcome again. `tainted` is whether its claim had a revoked ancestor
+    /// when it settled, which the log says (`LogReport::tainted`). A claim that was aborted, or a duplicate, left no
+    /// trace, and none is read.
     ///
     /// # Errors
     /// The first [`OpeningFailure`].
-    pub fn check_trace(&self, capsule: &Capsule, bytes: &[u8]) -> Result<Replayed, OpeningFailure> {
-        if capsule.outcome == Outcome::Aborted {
-            return Ok(Replayed {
-                answers: 0,
-                evidence_microbits: None,
-            });
-        }
-        let found = Digest::of(bytes);
-        if found != capsule.trace_hash {
-            return Err(OpeningFailure::TraceHash {
-                found,
-                wanted: capsule.trace_hash,
-            });
-        }
-        let (items, records) = trace::parse(bytes)?;
-        Fault::unless_equal("items", items, self.registered.description.items)?;
-        let answers = self.check_answers(capsule, &records)?;
-        let judged = records.iter().find_map(|record| match record {
-            Record::Judged(vector) => Some(vector.as_slice()),
-            _ => None,
-        });
-        Ok(Replayed {
-            answers,
-            evidence_microbits: self.check_verdict(capsule, judged)?,
-        })
-    }
-
-    /// Every answer again, and the tally that was charged for.
-    fn check_answers(&self, capsule: &Capsule, records: &[Record]) -> Result<u32, OpeningFailure> {
-        let tally = &capsule.answers;
-        let mut by_symbol = std::collections::BTreeMap::new();
-        let (mut asked, mut replayed) = (0u32, 0u32);
-        for record in records {
-            match record {
-                Record::Asked {
-                    n_symbols,
-                    symbol,
-                    vector,
-                } => {
-                    Fault::unless_equal("answers.n_symbols", tally.n_symbols, *n_symbols)?;
-                    Fault::unless(*n_symbols > 0, "an oracle has symbols")?;
-                    let computed = score::answer(
-                        vector,
-                        &self.labels,
-                        &self.split.part_mask,
-                        *n_symbols,
-                        self.split.answer_items,
-                    );
-                    if computed != *symbol {
-                        return Err(OpeningFailure::Answer {
-                            question: asked,
-                            stated: *symbol,
-                            computed,
-                        });
-                    }
-                    *by_symbol.entry(*symbol).or_insert(0u32) += 1;
-                    asked += 1;
-                }
-                Record::Replayed(first) => {
-                    Fault::unless(*first < asked, "a replay repeats an earlier question")?;
-                    replayed += 1;
-                }
-                Record::Free(_) => Fault::unless(
-                    self.split.answer_items == 0,
-                    "questions are free only where there is no answer part",
-                )?,
-                Record::Judged(_) | Record::Run(_) | Record::End(_) => {}
-            }
-        }
-        let by_symbol: Vec<(u32, u32)> = by_symbol.into_iter().collect();
-        Fault::unless(
-            by_symbol == tally.by_symbol,
-            "answers.by_symbol counts the answers of the trace",
-        )?;
-        Fault::unless_equal("answers.replayed", tally.replayed, replayed)?;
-        Ok(asked)
-    }
-
-    /// The evidence again, and whether it reached the threshold and the level.
-    fn check_verdict(
+    pub fn check_trace(
         &self,
         capsule: &Capsule,
-        judged: Option<&[u8]>,
-    ) -> Result<Option<i64>, OpeningFailure> {
-        if matches!(capsule.outcome, Outcome::NotJudged | Outcome::Aborted) {
-            return Ok(None);
-        }
-        let vector = judged.ok_or(Fault::Rule(
-            "a judged claim's trace ends with the judged vector",
-        ))?;
-        let description = &self.registered.description;
-        let score = self
-            .classes
-            .score(vector, &self.labels, &self.split.part_mask);
-        let evidence = description.null_spec.bets.evidence_of(&score);
-        let ledger = &capsule.ledger;
-        let level_of = |levels| {
-            price::level_reached(
-                evidence,
-                ledger.threshold,
-                description.policy.level_width,
-                levels,
-            )
-        };
-        let outcome = match level_of(0) {
-            Some(_) => Outcome::Certified,
-            None => Outcome::NotCertified,
-        };
-        Fault::unless_equal("outcome", capsule.outcome.as_str(), outcome.as_str())?;
-        if outcome == Outcome::Certified {
-            let expected = Expected {
-                description,
-                k: ledger.k,
-                settled: ledger.settled_before,
-                certified: ledger.certified_before,
-            };
-            Fault::unless(
-                expected
-                    .levels_that_fit(capsule)
-                    .any(|(levels, level)| level_of(levels) == Some(level)),
-                "the released level is the one that the evidence reached",
-            )?;
-        }
-        Ok(Some(evidence))
+        tainted: bool,
+        bytes: &[u8],
+    ) -> Result<Replayed, OpeningFailure> {
+        verdict::check(self, capsule, tainted, bytes)
     }
 }

@@ -5,11 +5,14 @@
 //! and from which size on the other. A head by a key over a tree that was not its to sign is
 //! refused, so that an old key that leaks later can rewrite nothing.
 
-use evidenceos_kernel::log_key::{KeyLink, SignedKeyLink};
+use evidenceos_kernel::{id::Digest, log_key::SignedKeyLink};
 use evidenceos_tlog::{CheckpointError, SignedCheckpoint, VerifierKey, note::KeyKind};
 use thiserror::Error;
 
-use crate::fault::Fault;
+use crate::{
+    fault::{Check, Fault},
+    log::KeyChain,
+};
 
 /// A trusted key, with those that a log proves beside it.
 #[derive(Debug, Clone)]
@@ -36,6 +39,17 @@ pub enum Distrust {
     /// It is of another log.
     #[error(transparent)]
     Origin(CheckpointError),
+    /// The log names other keys.
+    #[error(
+        "key {key} is neither the one that this log began under ({}) nor one that took over from it: the log's entry 0, or an entry about a change of keys, is not what was signed",
+        first.map_or_else(|| "none".to_owned(), |first| first.to_hex())
+    )]
+    NotOfThisLog {
+        /// SHA-256 of the key that the reader trusts.
+        key: Digest,
+        /// SHA-256 of the key in entry 0.
+        first: Option<Digest>,
+    },
     /// A key has signed a tree that was not its to sign.
     #[error(
         "the key that signed a tree of {size} entries signs trees of {first} to {last} entries: it had been replaced, or had not taken over"
@@ -64,16 +78,24 @@ impl From<VerifierKey> for Trust {
 }
 
 impl Trust {
-    /// The key, and those before and after it as the links of a replayed log say. Links that do
-    /// not lead to the key prove nothing.
-    #[must_use]
-    pub fn along(key: VerifierKey, links: &[KeyLink]) -> Self {
+    /// The key, and those before and after it as a replayed log says: from the key of entry 0 on, each vouched for by
+    /// the one before. Each is believed about the trees that were its to sign, and no others.
+    ///
+    /// # Errors
+    /// [`Distrust::NotOfThisLog`] if the key is none of them: then the log does not say which trees it may sign.
+    pub fn along(key: VerifierKey, chain: &KeyChain) -> Result<Self, Distrust> {
         let public_key = key.public_key();
-        let leads_here =
-            |link: &KeyLink| link.old_public_key == public_key || link.new_public_key == public_key;
-        // Links follow one another: the old key of each is the new key of the one before.
-        if !links.iter().any(leads_here) {
-            return Self::from(key);
+        let links = chain.links.as_slice();
+        let is_first = chain.first == Some(Digest::of(&public_key));
+        let took_over = links.iter().any(|link| link.new_public_key == public_key);
+        if !is_first && !took_over {
+            return Err(Distrust::NotOfThisLog {
+                key: Digest::of(&public_key),
+                first: chain.first,
+            });
+        }
+        if links.is_empty() {
+            return Ok(Self::from(key));
         }
         let name = key.name().to_owned();
         let mut sizes = Vec::new();
@@ -98,7 +120,23 @@ impl Trust {
             })
             .collect();
         keys.sort_by_key(|trusted| trusted.key.public_key() != public_key);
-        Self { keys }
+        Ok(Self { keys })
+    }
+
+    /// The same keys under another name of the log: before a restart it had another one.
+    #[must_use]
+    pub(crate) fn named(&self, origin: &str) -> Self {
+        let renamed = |trusted: &Trusted| {
+            let public_key = trusted.key.public_key();
+            let key = VerifierKey::new(origin, KeyKind::Ed25519, &public_key);
+            Trusted {
+                key: key.unwrap_or_else(|_| trusted.key.clone()),
+                ..trusted.clone()
+            }
+        };
+        Self {
+            keys: self.keys.iter().map(renamed).collect(),
+        }
     }
 
     /// Reads a signed checkpoint that a trusted key has signed, over a tree that was its to sign.
@@ -156,7 +194,7 @@ pub(crate) fn check_signatures(signed: &SignedKeyLink) -> Result<(), Fault> {
     ] {
         let key = VerifierKey::new(&link.origin, KeyKind::Ed25519, public_key);
         let holds = key.is_ok_and(|key| key.verify_bytes(digest.as_bytes(), signature));
-        Fault::unless(holds, rule)?;
+        Check::Keys.holds(holds, rule)?;
     }
     Ok(())
 }

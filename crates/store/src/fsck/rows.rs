@@ -248,11 +248,14 @@ pub(super) fn pools(on: &mut Examination<'_>) -> Result<u64, StoreError> {
     Ok(count)
 }
 
+/// A question, the claim that it is referred to, and that claim's row.
+type Asked = ([u8; 16], [u8; 32], Option<Vec<u8>>);
+
 /// A question is referred to a claim that is there and asks just that.
 pub(super) fn questions(on: &mut Examination<'_>) -> Result<u64, StoreError> {
     let (mut looked_at, mut after) = (0, Vec::new());
     loop {
-        let page: Vec<([u8; 16], [u8; 32], Option<Vec<u8>>)> = on
+        let page: Vec<Asked> = on
             .connection
             .prepare_cached(
                 "SELECT question, questions.claim_id, row FROM questions LEFT JOIN claims ON claims.claim_id = questions.claim_id WHERE question > ?1 ORDER BY question LIMIT 1000",

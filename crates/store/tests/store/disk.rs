@@ -83,9 +83,14 @@ impl Disk {
     /// Appends entries, and the head over them.
     pub(crate) fn append(&mut self, entries: u64) -> Head {
         let first = self.tree.size();
-        let entries: Vec<Entry> = (first..first + entries)
-            .map(|index| {
-                let bytes = entry(index);
+        self.append_all((first..first + entries).map(entry).collect())
+    }
+
+    /// Appends given entries, and the head over them.
+    pub(crate) fn append_all(&mut self, entries: Vec<Vec<u8>>) -> Head {
+        let entries: Vec<Entry> = entries
+            .into_iter()
+            .map(|bytes| {
                 let leaf = leaf_hash(&bytes);
                 self.tree.append(leaf);
                 Entry { leaf, bytes }

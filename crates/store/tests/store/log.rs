@@ -308,3 +308,18 @@ fn a_tampered_tile_of_the_second_level_is_made_again() {
     assert_proofs(&view, &[(300, 66_000), (65_000, 65_999)]);
     assert_eq!(fs::read(&path).expect("there"), before);
 }
+
+#[test]
+fn an_entry_of_before_that_no_bundle_holds_says_how_to_go_on() {
+    let mut disk = Disk::new();
+    let largest = disk.append_all(vec![b"first".to_vec(), vec![b'x'; 65_535]]);
+    let mut integrator = integrated(&disk, &largest);
+    let head = disk.append_all(vec![vec![b'x'; 65_536]]);
+    let refused = integrator
+        .integrate(&head)
+        .expect_err("too long")
+        .to_string();
+    for words in ["entry 2", "65536 bytes", "log restart", "--begin-log"] {
+        assert!(refused.contains(words), "{refused}");
+    }
+}

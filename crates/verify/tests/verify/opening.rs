@@ -7,14 +7,7 @@ use evidenceos_kernel::{
 };
 use evidenceos_verify::{Opening, OpeningFailure};
 
-use crate::world::{World, eventful};
-
-fn capsules(world: &World) -> Vec<Capsule> {
-    let entries = world.entries.iter();
-    entries
-        .filter_map(|entry| Capsule::parse(entry).ok())
-        .collect()
-}
+use crate::world::eventful;
 
 #[test]
 fn every_answer_and_verdict_is_computed_again() {
@@ -24,13 +17,15 @@ fn every_answer_and_verdict_is_computed_again() {
         let opening = Opening::from_json(holdout.opening.to_json().as_bytes()).expect("own file");
         assert_eq!(opening, holdout.opening);
         let opened = opening.check(&registered).expect("own labels");
-        for capsule in capsules(&world) {
+        for capsule in world.capsules() {
             if capsule.holdout_id != holdout.id {
                 continue;
             }
             let trace = world.traces.get(&capsule.claim_id);
             let trace = trace.map(Vec::as_slice).unwrap_or_default();
-            let replayed = opened.check_trace(&capsule, trace).expect("own trace");
+            let replayed = opened
+                .check_trace(&capsule, false, trace)
+                .expect("own trace");
             let is_judged = replayed.evidence_microbits.is_some();
             assert_eq!(
                 is_judged,
@@ -72,10 +67,10 @@ fn a_trace_is_the_one_that_the_capsule_names() {
     let (world, first, _) = eventful();
     let registered = world.registered(&first);
     let opened = first.opening.check(&registered).expect("own labels");
-    let all = capsules(&world);
+    let all = world.capsules();
     let (weak, good) = (&all[0], &all[1]);
     assert!(matches!(
-        opened.check_trace(good, &world.traces[&weak.claim_id]),
+        opened.check_trace(good, false, &world.traces[&weak.claim_id]),
         Err(OpeningFailure::TraceHash { .. })
     ));
 }
@@ -85,7 +80,7 @@ fn a_kernel_that_lied_about_an_answer_or_a_verdict_is_found() {
     let (world, first, _) = eventful();
     let registered = world.registered(&first);
     let opened = first.opening.check(&registered).expect("own labels");
-    let good = &capsules(&world)[1];
+    let good = &world.capsules()[1];
     let (items, records) = trace::parse(&world.traces[&good.claim_id]).expect("own trace");
     // A forger writes another trace and puts its hash into the capsule.
     let forge = |answer_shift: u32, judged: Option<&[u8]>, change: &dyn Fn(&mut Capsule)| {
@@ -111,7 +106,7 @@ fn a_kernel_that_lied_about_an_answer_or_a_verdict_is_found() {
         let mut capsule = good.clone();
         capsule.trace_hash = Digest::of(&bytes);
         change(&mut capsule);
-        opened.check_trace(&capsule, &bytes)
+        opened.check_trace(&capsule, false, &bytes)
     };
     let judged = records.iter().find_map(|record| match record {
         Record::Judged(vector) => Some(vector),
@@ -131,7 +126,7 @@ fn a_kernel_that_lied_about_an_answer_or_a_verdict_is_found() {
     };
     let bad: Vec<u8> = judged.iter().map(|bit| bit ^ 1).collect();
     field(forge(0, Some(&bad), &|_| {}), "outcome");
-    field(forge(0, None, &|_| {}), "judged vector");
+    field(forge(0, None, &|_| {}), "outcome");
     field(
         forge(0, Some(judged), &|c| c.answers.by_symbol[0].1 += 1),
         "by_symbol",

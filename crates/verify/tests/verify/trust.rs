@@ -1,6 +1,6 @@
 //! From one key of a log to the next: what a reader of one of them may believe.
 
-use evidenceos_kernel::log_key::SignedKeyLink;
+use evidenceos_kernel::{id::Digest, log_key::SignedKeyLink};
 use evidenceos_tlog::{SignedCheckpoint, SignerKey, VerifierKey};
 use evidenceos_verify::{Distrust, Failure, LogReport, Receipt, Trust, verify_log, verify_receipt};
 
@@ -25,7 +25,6 @@ fn head(world: &World, size: usize, key: &SignerKey) -> Vec<u8> {
 /// A log under three keys, and the sizes at which the second and third took over.
 fn under_three_keys() -> (World, [usize; 2]) {
     let (mut world, ..) = eventful();
-    world.begin_under_its_key();
     let first = world.entries.len();
     world.follow(&key(), &other(6), |_| ());
     let second = world.entries.len();
@@ -38,9 +37,9 @@ fn whoever_trusts_one_key_of_a_log_learns_of_the_others_and_of_their_trees() {
     let (world, [first, second]) = under_three_keys();
     let report = report(&world);
     assert_eq!(report.findings, []);
-    assert_eq!(report.key_links.len(), 2);
+    assert_eq!(report.keys.links.len(), 2);
     for trusted in [key(), other(6), other(7)] {
-        let trust = Trust::along(trusted.verifier(), &report.key_links);
+        let trust = Trust::along(trusted.verifier(), &report.keys).expect("a key of the log");
         for (signer, size, good) in [
             (key(), 1, true),
             (key(), first, true),
@@ -66,9 +65,18 @@ fn whoever_trusts_one_key_of_a_log_learns_of_the_others_and_of_their_trees() {
 #[test]
 fn a_key_that_is_not_of_the_log_learns_nothing_from_it() {
     let (world, _) = under_three_keys();
-    let trust = Trust::along(other(9).verifier(), &report(&world).key_links);
-    let signed = head(&world, world.entries.len(), &other(7));
-    assert!(matches!(trust.open(&signed), Err(Distrust::Key(_))));
+    let trust = Trust::along(other(9).verifier(), &report(&world).keys);
+    assert!(matches!(trust, Err(Distrust::NotOfThisLog { .. })));
+    // A log whose entry 0 names another key than the one that signs, and no link between them.
+    let (mut world, ..) = eventful();
+    let text = String::from_utf8(world.entries[0].clone()).expect("text");
+    let named = Digest::of(&key().public_key()).to_hex();
+    let renamed = Digest::of(&other(9).public_key()).to_hex();
+    world.entries[0] = text.replace(&named, &renamed).into_bytes();
+    let report = report(&world);
+    assert_eq!(report.findings, []);
+    let trust = Trust::along(key().verifier(), &report.keys);
+    assert!(matches!(trust, Err(Distrust::NotOfThisLog { .. })));
 }
 
 #[test]
@@ -83,7 +91,7 @@ fn a_receipt_under_the_new_key_verifies_with_the_old_one_and_the_log() {
     let alone = verify_receipt(&receipt, &key().verifier().into()).expect_err("another key");
     assert!(matches!(alone, Failure::Signature(Distrust::Key(_))));
     assert!(alone.to_string().contains("--log"), "{alone}");
-    let trust = Trust::along(key().verifier(), &report.key_links);
+    let trust = Trust::along(key().verifier(), &report.keys).expect("a key of the log");
     verify_receipt(&receipt, &trust).expect("the log leads there");
     let old: VerifierKey = key().verifier();
     verify_receipt(&world.receipt(index), &old.into()).expect("old receipts keep verifying");
@@ -109,7 +117,6 @@ fn a_link_that_does_not_hold_is_a_finding_and_leads_nowhere() {
     ];
     for (expected, bend) in cases {
         let (mut world, ..) = eventful();
-        world.begin_under_its_key();
         world.follow(&key(), &other(6), bend);
         let report = report(&world);
         let [finding] = report.findings.as_slice() else {
@@ -117,7 +124,7 @@ fn a_link_that_does_not_hold_is_a_finding_and_leads_nowhere() {
         };
         assert!(finding.to_string().contains(expected), "{finding}");
         assert_eq!(finding.index, Some(world.entries.len() as u64 - 1));
-        assert_eq!(report.key_links, []);
+        assert_eq!(report.keys.links, []);
     }
 }
 
@@ -127,5 +134,5 @@ fn a_key_that_was_replaced_cannot_name_another_successor() {
     world.follow(&key(), &other(9), |_| ());
     let report = report(&world);
     assert_eq!(report.findings.len(), 1, "{:?}", report.findings);
-    assert_eq!(report.key_links.len(), 2);
+    assert_eq!(report.keys.links.len(), 2);
 }

@@ -3,18 +3,20 @@
 use std::collections::HashMap;
 
 use evidenceos_kernel::{
+    account::Account,
     bits::MicroBits,
-    claim::{Claim, Lane, ModuleFacts, Reason, Terms},
+    claim::{Artifact, Claim, Lane, ModuleFacts, PolicyCode, Reason, Terms},
     command::{
         Caller, Command, Decision, PutHoldout, Reply, Request, RestartLog, RunEnd, RunReport,
     },
-    continuity::KnownTree,
-    decide::decide,
+    continuity::{self, BegunBy, KnownTree},
+    decide::{decide, dependency_merkle_root},
     evidence::Strategy,
     holdout::{Description, NullSpec, Policy, PrincipalPool},
-    id::{ClaimId, Digest, HoldoutId, OwnerTag},
+    id::{ClaimId, Digest, HoldoutId, OwnerTag, Question},
     log_key::{KeyLink, SignedKeyLink},
-    record::{self, AnswerTally, Registered},
+    price::Multiplicity,
+    record::{self, AnswerTally, Capsule, Registered},
     score::{self, Classes},
     split::{self, Salts, Split},
     state::{Counters, Key, Resident, Stage},
@@ -24,6 +26,9 @@ use evidenceos_tlog::{Checkpoint, SignedCheckpoint, SignerKey, Tree, leaf_hash, 
 use evidenceos_verify::{Opening, Receipt};
 
 pub(crate) const ORIGIN: &str = "example.org/log";
+const ENGINE: &str = "test-engine";
+/// The alphabet of every claim.
+const SYMBOLS: u32 = 4;
 
 /// The private side of a holdout.
 #[derive(Clone)]
@@ -34,24 +39,87 @@ pub(crate) struct Private {
     split: Split,
 }
 
-/// What a run does.
+/// A holdout to register.
+#[derive(Clone)]
+pub(crate) struct Items {
+    pub(crate) reference: Option<String>,
+    pub(crate) policy: Policy,
+    pub(crate) labels: Vec<u8>,
+    pub(crate) unit_size: usize,
+    pub(crate) strategy: Strategy,
+    pub(crate) expires_unix: Option<u64>,
+    /// Whether they are declared fresh; else they are compared with every earlier holdout.
+    pub(crate) fresh: bool,
+    /// The earlier holdout with whose labels they agree.
+    pub(crate) agrees_with: Option<HoldoutId>,
+    /// What stands for the labels in the kernel; the same again registers the same labels.
+    pub(crate) labels_key: Option<u8>,
+}
+
+impl Items {
+    pub(crate) fn new(policy: Policy, items: usize) -> Self {
+        Self {
+            reference: None,
+            policy,
+            labels: labels(items),
+            unit_size: 1,
+            strategy: Strategy::Grid,
+            expires_unix: None,
+            fresh: true,
+            agrees_with: None,
+            labels_key: None,
+        }
+    }
+}
+
+/// How a guest ends.
+#[derive(Clone, Default)]
+pub(crate) enum Ends {
+    #[default]
+    Emits,
+    EmitsNoSymbol,
+    NoOutput,
+    Traps(Reason),
+    /// A policy vetoes it, and may leave it to somebody else.
+    Vetoed(u16, bool),
+    Aborts,
+}
+
+/// What a claim is and what its run does.
 #[derive(Clone, Default)]
 pub(crate) struct Script {
     pub(crate) questions: Vec<Vec<u8>>,
     pub(crate) judged: Option<Vec<u8>>,
-    pub(crate) traps: bool,
-    pub(crate) aborts: bool,
+    pub(crate) ends: Ends,
     pub(crate) levels: u8,
+    pub(crate) alpha_micros: Option<u32>,
+    /// The most that its questions may be charged.
+    pub(crate) allowance: Option<u64>,
+    /// The module; else one of its own.
+    pub(crate) module: Option<&'static str>,
+    pub(crate) parents: Vec<ClaimId>,
+}
+
+/// A run that was admitted.
+#[derive(Clone, Copy)]
+pub(crate) struct Ticket {
+    pub(crate) claim: ClaimId,
+    holdout: HoldoutId,
+    number: u64,
 }
 
 pub(crate) struct World {
     resident: Resident,
     claims: HashMap<ClaimId, Claim>,
     pools: HashMap<(HoldoutId, OwnerTag), PrincipalPool>,
-    accounts: HashMap<OwnerTag, evidenceos_kernel::account::Account>,
+    accounts: HashMap<OwnerTag, Account>,
+    questions: HashMap<Question, ClaimId>,
     pub(crate) entries: Vec<Vec<u8>>,
     pub(crate) traces: HashMap<ClaimId, Vec<u8>>,
-    now_unix_ms: u64,
+    pub(crate) now_unix_ms: u64,
+    /// The log's name and the key that signs it.
+    pub(crate) origin: String,
+    pub(crate) signer: SignerKey,
 }
 
 pub(crate) fn key() -> SignerKey {
@@ -82,29 +150,44 @@ impl World {
             next_index: 1,
             ..Counters::default()
         };
+        let id = Digest(sth::key_id(&key().public_key()).0);
         Self {
-            resident: Resident::new(Vec::new(), counters, "test-engine".to_owned()),
+            resident: Resident::new(Vec::new(), counters, ENGINE.to_owned()),
             claims: HashMap::new(),
             pools: HashMap::new(),
             accounts: HashMap::new(),
-            entries: vec![record::log_started(
-                ORIGIN,
-                Digest::of(b"key"),
-                "evidenceos test",
-                1_000,
-            )],
+            questions: HashMap::new(),
+            entries: vec![record::log_started(ORIGIN, id, "evidenceos test", 1_000)],
             traces: HashMap::new(),
             now_unix_ms: 2_000,
+            origin: ORIGIN.to_owned(),
+            signer: key(),
         }
     }
 
-    pub(crate) fn register(&mut self, policy: Policy, items: usize, unit_size: usize) -> Private {
-        self.register_labels(policy, labels(items), unit_size)
+    /// Lets the log begin as this release begins one.
+    pub(crate) fn begin_as_now(&mut self) {
+        let id = Digest(sth::key_id(&key().public_key()).0);
+        self.entries[0] =
+            continuity::log_started(ORIGIN, id, "evidenceos test", BegunBy::NewKey, 1_000);
     }
 
-    fn register_labels(&mut self, policy: Policy, labels: Vec<u8>, unit_size: usize) -> Private {
-        let secret = [9; 32];
-        let units: Vec<u64> = (0..labels.len()).map(|i| (i / unit_size) as u64).collect();
+    pub(crate) fn register(&mut self, policy: Policy, items: usize, unit_size: usize) -> Private {
+        self.put(&Items {
+            unit_size,
+            ..Items::new(policy, items)
+        })
+        .expect("registered")
+    }
+
+    /// Registers a holdout; none if its labels agree with an earlier one's.
+    pub(crate) fn put(&mut self, put: &Items) -> Option<Private> {
+        let (labels, policy) = (put.labels.clone(), put.policy.clone());
+        let generation = self.resident.counters().holdouts_generation;
+        let secret = [9 + generation as u8; 32];
+        let units: Vec<u64> = (0..labels.len())
+            .map(|i| (i / put.unit_size) as u64)
+            .collect();
         let split = split::split(&secret, &units, policy.answer_share_micros);
         let salts = Salts::new(&secret);
         let mut tree = Tree::new();
@@ -124,38 +207,53 @@ impl World {
             answer_items: split.answer_items,
             sealed_items: split.sealed_items,
             sealed_units: split.sealed_units,
-            item_order_hash: None,
+            item_order_hash: (put.unit_size == 1).then(|| Digest::of(&labels)),
             commitment_root: Digest(tree.root().0),
             secret_commitment: Digest(split::secret_commitment(&secret)),
             policy,
-            null_spec: NullSpec::accuracy(500_000, Strategy::Grid, None).expect("in range"),
-            fresh_items: true,
+            null_spec: NullSpec::accuracy(500_000, put.strategy, put.expires_unix)
+                .expect("in range"),
+            fresh_items: put.fresh,
             replaces: None,
         };
-        let generation = self.resident.counters().holdouts_generation;
+        let labels_key = put.labels_key.unwrap_or(100 + generation as u8);
+        let compared = if put.fresh {
+            Vec::new()
+        } else {
+            let others = self.resident.holdouts();
+            others
+                .filter(|other| other.status.as_str() != "withdrawn")
+                .map(|other| (other.id, put.agrees_with == Some(other.id)))
+                .collect()
+        };
         let reply = self.ask(Command::PutHoldout(Box::new(PutHoldout {
-            reference: format!("holdout-{generation}"),
+            reference: put
+                .reference
+                .clone()
+                .unwrap_or_else(|| format!("holdout-{generation}")),
             description,
             blob: Digest::of(&labels),
-            labels_key: Digest::of(&[&labels[..], &[generation as u8]].concat()),
+            labels_key: Digest::of(&[labels_key]),
             has_item_ids: false,
             generation,
-            compared: Vec::new(),
+            compared,
         })));
-        let Reply::Holdout(holdout) = reply else {
-            panic!("registered: {reply:?}")
+        let holdout = match reply {
+            Reply::Holdout(holdout) => holdout,
+            Reply::Refused(_) => return None,
+            other => panic!("registered: {other:?}"),
         };
-        Private {
+        Some(Private {
             id: holdout.id,
             opening: Opening {
                 holdout_id: holdout.id,
                 secret,
                 labels,
-                units: (unit_size > 1).then(|| units.clone()),
+                units: (put.unit_size > 1).then(|| units.clone()),
             },
             units,
             split,
-        }
+        })
     }
 
     /// One whole claim, from its creation to its capsule; its index.
@@ -166,6 +264,36 @@ impl World {
         name: &str,
         script: &Script,
     ) -> u64 {
+        let ticket = self.admit(holdout, owner, name, script);
+        self.settle(holdout, ticket, script)
+    }
+
+    /// A claim up to its admission.
+    pub(crate) fn admit(
+        &mut self,
+        holdout: &Private,
+        owner: OwnerTag,
+        name: &str,
+        script: &Script,
+    ) -> Ticket {
+        let claim = self.sealed(holdout, owner, name, script);
+        self.ask(Command::ExecuteClaim { claim });
+        let held = self.resident.holdout(&holdout.id).expect("known");
+        Ticket {
+            claim,
+            holdout: holdout.id,
+            number: held.admitted - 1,
+        }
+    }
+
+    /// A claim up to its seal.
+    fn sealed(
+        &mut self,
+        holdout: &Private,
+        owner: OwnerTag,
+        name: &str,
+        script: &Script,
+    ) -> ClaimId {
         let null_spec_hash = self
             .resident
             .holdout(&holdout.id)
@@ -173,22 +301,38 @@ impl World {
             .description
             .null_spec
             .hash();
+        let mut artifacts: Vec<Artifact> = script
+            .parents
+            .iter()
+            .map(|parent| Artifact {
+                kind: "dependency".to_owned(),
+                hash: self.claims[parent]
+                    .settlement
+                    .as_ref()
+                    .expect("settled")
+                    .capsule_hash,
+                parent: Some(*parent),
+            })
+            .collect();
+        let mut hashes: Vec<Digest> = artifacts.iter().map(|artifact| artifact.hash).collect();
+        hashes.sort();
+        let root = (!hashes.is_empty()).then(|| dependency_merkle_root(&hashes));
         let terms = Terms {
             owner,
             claim_name: name.to_owned(),
             holdout: holdout.id,
             null_spec_hash,
-            alpha_micros: 50_000,
+            alpha_micros: script.alpha_micros.unwrap_or(50_000),
             levels: script.levels,
             oracle_id: "builtin.accuracy".to_owned(),
-            oracle_num_symbols: 4,
+            oracle_num_symbols: SYMBOLS,
             epoch_size: 0,
             epoch_config_ref: String::new(),
             lane: Lane::Fast,
             access_credit: 0,
-            max_answer_microbits: None,
+            max_answer_microbits: script.allowance,
             output_schema_id: String::new(),
-            dependency_merkle_root: None,
+            dependency_merkle_root: root,
         };
         let claim = terms.claim_id();
         self.ask(Command::CreateClaim {
@@ -196,14 +340,15 @@ impl World {
             principal: "a submitter".to_owned(),
             terms: Box::new(terms),
         });
-        let hash = Digest::of(name.as_bytes());
+        let hash = Digest::of(script.module.unwrap_or(name).as_bytes());
+        artifacts.push(Artifact {
+            kind: "wasm".to_owned(),
+            hash,
+            parent: None,
+        });
         self.ask(Command::CommitArtifacts {
             claim,
-            artifacts: vec![evidenceos_kernel::claim::Artifact {
-                kind: "wasm".to_owned(),
-                hash,
-                parent: None,
-            }],
+            artifacts,
             module: ModuleFacts {
                 hash,
                 len: 100,
@@ -212,17 +357,33 @@ impl World {
             },
         });
         self.ask(Command::SealClaim { claim });
-        self.ask(Command::ExecuteClaim { claim });
-        let number = self.resident.holdout(&holdout.id).expect("known").in_flight[0].number;
-        let end = if script.aborts {
+        claim
+    }
+
+    /// Ends a run that is the oldest of its holdout; the index of its capsule.
+    pub(crate) fn settle(&mut self, holdout: &Private, ticket: Ticket, script: &Script) -> u64 {
+        let Ticket {
+            claim,
+            holdout: id,
+            number,
+        } = ticket;
+        assert_eq!(id, holdout.id);
+        let run = self.resident.holdout(&id).expect("known").in_flight[0].clone();
+        let is_duplicate = run.place.is_some_and(|place| place.duplicate_of.is_some());
+        let end = if is_duplicate {
+            Command::SettleDuplicate {
+                holdout: id,
+                number,
+            }
+        } else if matches!(script.ends, Ends::Aborts) {
             Command::Abort {
-                holdout: holdout.id,
+                holdout: id,
                 number,
             }
         } else {
             let report = self.report(holdout, claim, script);
             Command::Settle {
-                holdout: holdout.id,
+                holdout: id,
                 number,
                 report: Box::new(report),
             }
@@ -234,68 +395,80 @@ impl World {
     /// What the guest and its oracle would have done.
     fn report(&mut self, holdout: &Private, claim: ClaimId, script: &Script) -> RunReport {
         let (labels, split) = (&holdout.opening.labels, &holdout.split);
-        let prices = &self
-            .resident
-            .holdout(&holdout.id)
-            .expect("known")
-            .description
-            .policy
-            .answer_prices;
+        let held = self.resident.holdout(&holdout.id).expect("known");
+        let prices = &held.description.policy.answer_prices;
         let row = &self.claims[&claim];
         let run = TracedRun {
             claim_id: claim,
             owner_tag: row.terms.owner,
             wasm_hash: row.commitment.as_ref().expect("committed").module.hash,
             seal_hash: row.seal_hash.expect("sealed"),
-            number: self.resident.holdout(&holdout.id).expect("known").in_flight[0].number,
+            number: held.in_flight[0].number,
             levels: row.terms.levels,
             alpha_micros: row.terms.alpha_micros,
-            n_symbols: 4,
-            engine: "test-engine".to_owned(),
+            n_symbols: SYMBOLS,
+            engine: ENGINE.to_owned(),
         };
         let mut trace = TraceWriter::new(labels.len() as u64, &run);
         let mut tally = AnswerTally {
-            n_symbols: 4,
+            n_symbols: SYMBOLS,
             ..AnswerTally::default()
         };
         let mut by_symbol = std::collections::BTreeMap::new();
         for question in &script.questions {
-            let symbol = score::answer(question, labels, &split.part_mask, 4, split.answer_items);
-            trace.asked(question, 4, symbol);
             tally.asked += 1;
+            if split.answer_items == 0 {
+                trace.free();
+                continue;
+            }
+            let answer_items = split.answer_items;
+            let symbol = score::answer(question, labels, &split.part_mask, SYMBOLS, answer_items);
+            trace.asked(question, SYMBOLS, symbol);
             *by_symbol.entry(symbol).or_insert(0) += 1;
-            let price = prices.price(4, symbol).expect("in the alphabet");
+            let price = prices.price(SYMBOLS, symbol).expect("in the alphabet");
             tally.charged = tally.charged.saturating_add(price);
         }
-        if !script.questions.is_empty() {
+        if !by_symbol.is_empty() {
             trace.replayed(0);
             tally.asked += 1;
             tally.replayed += 1;
         }
+        if matches!(script.ends, Ends::Traps(Reason::AllowanceExhausted)) {
+            // The question that no longer fitted.
+            tally.asked += 1;
+        }
         tally.by_symbol = by_symbol.into_iter().collect();
         let classes = Classes::new(&holdout.units, &split.part_mask).expect("few sizes");
-        let end = TracedEnd {
-            code: if script.traps {
-                Reason::Trap.code()
-            } else {
-                EMITTED
-            },
-            deferred: false,
+        let (end, code, deferred, output) = match &script.ends {
+            Ends::Emits | Ends::Aborts => (RunEnd::Emitted(vec![1]), EMITTED, false, vec![1]),
+            Ends::EmitsNoSymbol => (RunEnd::Emitted(vec![9]), EMITTED, false, vec![9]),
+            Ends::NoOutput => (RunEnd::NoOutput, 118, false, Vec::new()),
+            Ends::Traps(reason) => (RunEnd::Trapped(*reason), reason.code(), false, Vec::new()),
+            Ends::Vetoed(code, deferred) => {
+                let vetoed = RunEnd::Vetoed {
+                    output: vec![2],
+                    code: PolicyCode::new(*code).expect("a policy's"),
+                    deferred: *deferred,
+                };
+                (vetoed, *code, *deferred, vec![2])
+            }
+        };
+        let traced_end = TracedEnd {
+            code,
+            deferred,
             fuel: 1_234,
             asked: tally.asked,
-            output: if script.traps { Vec::new() } else { vec![0] },
+            output,
         };
-        let bytes = trace.finish(script.judged.as_deref(), &end);
+        let is_judged = !matches!(script.ends, Ends::Traps(_));
+        let judged = script.judged.as_deref().filter(|_| is_judged);
+        let bytes = trace.finish(judged, &traced_end);
+        let vetoed = matches!(script.ends, Ends::Vetoed(..));
         let report = RunReport {
-            end: if script.traps {
-                RunEnd::Trapped(Reason::Trap)
-            } else {
-                RunEnd::Emitted(vec![0])
-            },
+            end,
             answers: tally,
-            score: script
-                .judged
-                .as_ref()
+            score: judged
+                .filter(|_| !vetoed)
                 .map(|vector| classes.score(vector, labels, &split.part_mask)),
             fuel: 1_234,
             pages: 17,
@@ -339,7 +512,9 @@ impl World {
                     Key::Account(owner) => {
                         stage.supply_account(owner, self.accounts.get(&owner).cloned());
                     }
-                    Key::Question(question) => stage.supply_question(question, None),
+                    Key::Question(question) => {
+                        stage.supply_question(question, self.questions.get(&question).copied());
+                    }
                 }
             }
         }
@@ -355,15 +530,21 @@ impl World {
         for account in changes.new_accounts.iter().chain(&changes.accounts) {
             self.accounts.insert(account.owner, account.clone());
         }
+        self.questions.extend(changes.questions.iter().copied());
         self.resident.merge(changes);
         self.entries.extend(decision.entries);
         decision.reply
     }
 
-    /// Lets the log begin under its own key, which the published vectors do not.
-    pub(crate) fn begin_under_its_key(&mut self) {
-        let id = Digest(sth::key_id(&key().public_key()).0);
-        self.entries[0] = record::log_started(ORIGIN, id, "evidenceos test", 1_000);
+    /// An entry past the kernel, which counts it all the same.
+    pub(crate) fn push(&mut self, entry: Vec<u8>) {
+        self.entries.push(entry);
+        let counters = Counters {
+            next_index: self.entries.len() as u64,
+            ..self.resident.counters()
+        };
+        let holdouts = self.resident.holdouts().cloned().collect();
+        self.resident = Resident::new(holdouts, counters, ENGINE.to_owned());
     }
 
     /// Lets a key follow another: the statement with both signatures, or as a test bends it.
@@ -375,22 +556,19 @@ impl World {
     ) {
         let checkpoint = self.checkpoint();
         let link = KeyLink {
-            origin: ORIGIN.to_owned(),
+            origin: self.origin.clone(),
             old_public_key: old.public_key(),
             new_public_key: new.public_key(),
             tree_size: checkpoint.size(),
             root: checkpoint.root().0,
         };
-        let digest = link.digest();
-        let mut signed = SignedKeyLink {
-            old_signature: old.sign_bytes(digest.as_bytes()),
-            new_signature: new.sign_bytes(digest.as_bytes()),
-            link,
-        };
+        let mut signed = signed_by(old, new, link);
         bend(&mut signed);
+        self.now_unix_ms += 1_000;
         // Past the kernel, which would not let a bent one through.
-        self.entries
-            .push(record::key_rotated(&signed, self.now_unix_ms));
+        let entry = record::key_rotated(&signed, self.now_unix_ms);
+        self.push(entry);
+        self.signer = new.clone();
     }
 
     /// Goes on under another name; holdouts are exhausted but for those that are stated.
@@ -398,15 +576,19 @@ impl World {
         let checkpoint = self.checkpoint();
         self.ask(Command::RestartLog(Box::new(RestartLog {
             origin: origin.to_owned(),
-            old_origin: ORIGIN.to_owned(),
+            old_origin: self.origin.clone(),
             old: KnownTree {
                 size: checkpoint.size(),
                 root: checkpoint.root().0,
             },
-            known: None,
+            known: Some(KnownTree {
+                size: checkpoint.size() + 3,
+                root: [7; 32],
+            }),
             because: "the disk was lost".to_owned(),
             charged,
         })));
+        self.origin = origin.to_owned();
     }
 
     pub(crate) fn registered(&self, holdout: &Private) -> Registered {
@@ -417,12 +599,29 @@ impl World {
             .expect("in the log")
     }
 
+    pub(crate) fn capsules(&self) -> Vec<Capsule> {
+        let entries = self.entries.iter();
+        entries
+            .filter_map(|entry| Capsule::parse(entry).ok())
+            .collect()
+    }
+
     pub(crate) fn checkpoint(&self) -> Checkpoint {
-        checkpoint_of(&self.entries)
+        checkpoint_under(&self.origin, &self.entries)
     }
 
     pub(crate) fn receipt(&self, index: u64) -> Receipt {
         receipt_of(&self.entries, index)
+    }
+}
+
+/// A link with both signatures.
+pub(crate) fn signed_by(old: &SignerKey, new: &SignerKey, link: KeyLink) -> SignedKeyLink {
+    let digest = link.digest();
+    SignedKeyLink {
+        old_signature: old.sign_bytes(digest.as_bytes()),
+        new_signature: new.sign_bytes(digest.as_bytes()),
+        link,
     }
 }
 
@@ -478,7 +677,7 @@ pub(crate) fn eventful() -> (World, Private, Private) {
     let first = world.register(with_levels, 400, 1);
     let claims_only = Policy {
         answer_share_micros: 0,
-        multiplicity: evidenceos_kernel::price::Multiplicity::Fwer,
+        multiplicity: Multiplicity::Fwer,
         ..Policy::with_sealed_budget(budget)
     };
     let second = world.register(claims_only, 300, 3);
@@ -497,12 +696,12 @@ pub(crate) fn eventful() -> (World, Private, Private) {
     };
     world.run(&first, owner(2), "levels", &levels);
     let traps = Script {
-        traps: true,
+        ends: Ends::Traps(Reason::Trap),
         ..script(&[7], judged(3))
     };
     world.run(&first, owner(2), "traps", &traps);
     let aborts = Script {
-        aborts: true,
+        ends: Ends::Aborts,
         ..script(&[], judged(3))
     };
     world.run(&first, owner(3), "aborts", &aborts);

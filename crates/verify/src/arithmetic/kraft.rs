@@ -1,0 +1,93 @@
+//! Whether Σ 2^−price ≤ 1, decided exactly.
+//!
+//! Sums of whole-bit masses are dyadic rationals and compared as such. Any other sum differs from 1 (the numbers
+//! 2^(−r/10⁶) are linearly independent over the rationals), so an enclosure that is narrowed decides.
+//!
+//! Method: 2^−f for a fraction f of a bit is the product of square roots of square roots of ½, one for each binary
+//! digit of f. (The kernel sums the exponential series.)
+
+use std::collections::BTreeMap;
+
+use num_bigint::BigUint;
+
+const PER_BIT: u64 = 1_000_000;
+
+/// Σ 2^−price ≤ 1 for prices in microbits.
+#[must_use]
+pub fn fits(prices: &[u64]) -> bool {
+    let mut counts: BTreeMap<u64, u64> = BTreeMap::new();
+    for price in prices {
+        *counts.entry(*price).or_default() += 1;
+    }
+    let whole_bits = counts.keys().all(|price| price % PER_BIT == 0);
+    let mut precision = 160u64;
+    loop {
+        let (low, high) = sum(&counts, precision);
+        let one = BigUint::from(1u32) << precision;
+        if whole_bits && counts.keys().all(|price| price / PER_BIT <= precision) {
+            return low <= one;
+        }
+        if high < one {
+            return true;
+        }
+        if low > one {
+            return false;
+        }
+        precision *= 2;
+    }
+}
+
+/// The sum of the masses between two integers over 2^precision; exact for whole bits within the precision.
+fn sum(counts: &BTreeMap<u64, u64>, precision: u64) -> (BigUint, BigUint) {
+    let roots = roots(precision);
+    let (mut low, mut high) = (BigUint::default(), BigUint::default());
+    for (&price, &count) in counts {
+        let (mass_low, mass_high) = mass(price, precision, &roots);
+        low += mass_low * count;
+        high += mass_high * count;
+    }
+    (low, high)
+}
+
+/// 2^(−2^−i) for i = 1, 2, …, each rounded down over 2^precision.
+fn roots(precision: u64) -> Vec<BigUint> {
+    let mut root = BigUint::from(1u32) << (precision - 1);
+    (0..precision)
+        .map(|_| {
+            root = (&root << precision).sqrt();
+            root.clone()
+        })
+        .collect()
+}
+
+fn mass(price: u64, precision: u64, roots: &[BigUint]) -> (BigUint, BigUint) {
+    let (whole, mut rest) = (price / PER_BIT, price % PER_BIT);
+    let mut low = BigUint::from(1u32) << precision;
+    let mut factors = 0u64;
+    for root in roots {
+        if rest == 0 {
+            break;
+        }
+        rest *= 2;
+        if rest >= PER_BIT {
+            rest -= PER_BIT;
+            low = (low * root) >> precision;
+            factors += 1;
+        }
+    }
+    if factors == 0 {
+        let exact = low >> whole;
+        // A mass that the precision cannot show is between 0 and one unit.
+        let high = if whole > precision {
+            BigUint::from(1u32)
+        } else {
+            exact.clone()
+        };
+        return (exact, high);
+    }
+    // A root is short by less than 2 units (half of what the root before is short by, and its own rounding), a
+    // product by 3 for each factor. The digits that are left out of f make the mass too large, by less than a unit.
+    let high = &low + (3 * factors + 1);
+    let low = low - 1u32;
+    (low >> whole, (high >> whole) + 1u32)
+}

@@ -1,0 +1,627 @@
+//! One holdout's book: its ledger, how each of its runs ended, and what could be admitted when.
+//!
+//! Admissions are no entries. A run that was admitted when E runs had ended was admitted after the capsule of run
+//! E − 1 and before that of run E, so that everything before the former was so at its admission, and nothing after
+//! the latter. What these two bounds do not decide is not decided.
+
+use std::collections::HashMap;
+
+use evidenceos_kernel::{
+    bits::MicroBits,
+    claim::Outcome,
+    holdout::NarrowerBudgets,
+    id::OwnerTag,
+    record::{Capsule, Registered, RunPlace},
+};
+
+use super::HoldoutLedger;
+use crate::{
+    arithmetic::{evidence::Bets, prices},
+    fault::{Check, Fault},
+};
+
+/// How a run ended, and what stood in the ledger after it.
+#[derive(Debug, Clone, Copy)]
+struct End {
+    index: u64,
+    unix_ms: u64,
+    settled: u64,
+    certified: u64,
+    after: Sums,
+}
+
+/// Sums over all runs up to one: charged, and reserved at their admissions.
+#[derive(Debug, Clone, Copy, Default)]
+struct Sums {
+    sealed: u64,
+    answers: u64,
+    sealed_reserved: u64,
+    answers_reserved: u64,
+}
+
+impl Sums {
+    /// With one more run.
+    fn plus(self, sealed: u64, answers: u64, place: &RunPlace) -> Self {
+        Self {
+            sealed: self.sealed.saturating_add(sealed),
+            answers: self.answers.saturating_add(answers),
+            sealed_reserved: self
+                .sealed_reserved
+                .saturating_add(place.sealed_reserved.get()),
+            answers_reserved: self
+                .answers_reserved
+                .saturating_add(place.answers_reserved.get()),
+        }
+    }
+}
+
+/// A restart after which nothing was left but what runs under way had reserved.
+#[derive(Debug, Clone, Copy)]
+struct Exhausted {
+    index: u64,
+    ended: u64,
+    sealed_reserved: u64,
+    answers_reserved: u64,
+    sealed_found: u64,
+    answers_found: u64,
+    /// A run was admitted later, so that all that were under way have been seen.
+    complete: bool,
+}
+
+/// A comparison that charged less than 16 bits would allow: what runs under way had reserved must have left no more.
+#[derive(Debug, Clone, Copy)]
+struct Squeezed {
+    index: u64,
+    ended: u64,
+    /// What they must have reserved, of one pool or the other.
+    sealed_reserved: u64,
+    answers_reserved: Option<u64>,
+    sealed_found: u64,
+    answers_found: u64,
+    /// A run was admitted later, so that all that were under way have been seen.
+    complete: bool,
+}
+
+/// When a holdout stopped taking claims, for capsules that do not say when they were admitted: those that follow
+/// were under way together.
+#[derive(Debug, Clone, Copy)]
+struct Closing {
+    settled: u64,
+    certified: u64,
+    charged: u64,
+    reserved: u64,
+    runs: u64,
+}
+
+pub(super) struct Book {
+    pub(super) ledger: HoldoutLedger,
+    pub(super) bets: Bets,
+    /// How many withdrawn holdouts of these labels stand in a row before it.
+    pub(super) replaced: u32,
+    /// Whether the log was restarted or continued since the registration.
+    pub(super) carried_on: bool,
+    ends: Vec<End>,
+    owners: HashMap<OwnerTag, Vec<(u64, Sums)>>,
+    retired_at: Option<u64>,
+    /// Each change of budgets, with its index, in order.
+    changes: Vec<(u64, NarrowerBudgets)>,
+    exhausted: Option<Exhausted>,
+    squeezed: Vec<Squeezed>,
+    closing: Option<Closing>,
+    /// `run.ended_before` of the run before; none before the first capsule that has it.
+    last_ended_before: Option<u64>,
+}
+
+impl Book {
+    pub(super) fn new(registered: Registered, index: u64, bets: Bets, replaced: u32) -> Self {
+        Self {
+            ledger: HoldoutLedger {
+                registered,
+                index,
+                sealed_charged: MicroBits::ZERO,
+                answers_charged: MicroBits::ZERO,
+                settled: 0,
+                certified: 0,
+                not_judged: 0,
+                duplicates: 0,
+                aborted: 0,
+                retired: false,
+                opened: false,
+                withdrawn: false,
+                budgets: NarrowerBudgets::default(),
+                owners: Default::default(),
+            },
+            bets,
+            replaced,
+            carried_on: false,
+            ends: Vec::new(),
+            owners: HashMap::new(),
+            retired_at: None,
+            changes: Vec::new(),
+            exhausted: None,
+            squeezed: Vec::new(),
+            closing: None,
+            last_ended_before: None,
+        }
+    }
+
+    /// Runs that have ended.
+    pub(super) fn ended(&self) -> u64 {
+        self.ends.len() as u64
+    }
+
+    pub(super) fn retire(&mut self, index: u64) {
+        self.ledger.retired = true;
+        self.retired_at.get_or_insert(index);
+        self.close();
+    }
+
+    pub(super) fn change_budgets(&mut self, index: u64, budgets: NarrowerBudgets) {
+        self.ledger.budgets = budgets;
+        self.changes.push((index, budgets));
+    }
+
+    /// Adds charges that are no run's.
+    pub(super) fn add(&mut self, sealed: u64, answers: u64) -> Result<(), Fault> {
+        let ledger = &mut self.ledger;
+        ledger.sealed_charged = ledger.sealed_charged.saturating_add(MicroBits(sealed));
+        ledger.answers_charged = ledger.answers_charged.saturating_add(MicroBits(answers));
+        let policy = &ledger.registered.description.policy;
+        must_fit(
+            "sealed_budget_microbits",
+            ledger.sealed_charged,
+            policy.sealed_budget,
+        )?;
+        must_fit(
+            "answer_budget_microbits",
+            ledger.answers_charged,
+            policy.answer_budget,
+        )
+    }
+
+    /// Left of the budgets in force: of the sealed one, and of the answers' if there is an answer part.
+    fn left(&self) -> (u64, Option<u64>) {
+        let description = &self.ledger.registered.description;
+        let policy = &description.policy;
+        let sealed = self.ledger.budgets.sealed.unwrap_or(policy.sealed_budget);
+        let sealed = sealed.min(policy.sealed_budget);
+        let answers = policy
+            .answer_budget
+            .saturating_sub(self.ledger.answers_charged);
+        (
+            sealed.saturating_sub(self.ledger.sealed_charged).get(),
+            (description.answer_items > 0).then_some(answers.get()),
+        )
+    }
+
+    /// The whole bits that both pools carry at most, whatever runs under way have reserved; none if less than one.
+    pub(super) fn whole_bits_left(&self) -> Option<u64> {
+        let (sealed, answers) = self.left();
+        let bits = answers.map_or(sealed, |answers| answers.min(sealed)) / 1_000_000;
+        (bits > 0).then_some(bits)
+    }
+
+    /// Whether a claim that is admitted now could be certified.
+    pub(super) fn can_certify(&self) -> bool {
+        let policy = &self.ledger.registered.description.policy;
+        let (m, s) = (self.ledger.settled, self.ledger.certified);
+        let least = prices::worst_case(policy.settlement_prices, m, s, 0, 0);
+        let left = policy
+            .sealed_budget
+            .saturating_sub(self.ledger.sealed_charged);
+        !self.ledger.retired && !self.ledger.withdrawn && least <= left.get()
+    }
+
+    /// Notes that a comparison found room for so many bits only, less than what is not charged has.
+    pub(super) fn squeeze(&mut self, index: u64, bits: u64) {
+        let (sealed, answers) = self.left();
+        // Reserved must be more than what leaves room for another bit.
+        let reserved = |left: u64| (left + 1).saturating_sub((bits + 1) * 1_000_000);
+        self.squeezed.push(Squeezed {
+            index,
+            ended: self.ended(),
+            sealed_reserved: reserved(sealed),
+            answers_reserved: answers.map(reserved),
+            sealed_found: 0,
+            answers_found: 0,
+            complete: false,
+        });
+    }
+
+    /// Notes that nothing is left but what runs under way have reserved.
+    pub(super) fn exhaust(&mut self, index: u64) {
+        let policy = &self.ledger.registered.description.policy;
+        let left = |budget: MicroBits, charged| budget.saturating_sub(charged).get();
+        self.exhausted = Some(Exhausted {
+            index,
+            ended: self.ended(),
+            sealed_reserved: left(policy.sealed_budget, self.ledger.sealed_charged),
+            answers_reserved: left(policy.answer_budget, self.ledger.answers_charged),
+            sealed_found: 0,
+            answers_found: 0,
+            complete: false,
+        });
+    }
+
+    pub(super) fn exhausted_at(&self) -> Option<u64> {
+        self.exhausted.map(|exhausted| exhausted.index)
+    }
+
+    /// The comparison, if there is one, that charged less than it should have.
+    pub(super) fn cheap_comparison(&self) -> Option<u64> {
+        let cheap = self.squeezed.iter().find(|squeezed| {
+            let explained = squeezed.sealed_found >= squeezed.sealed_reserved
+                || squeezed
+                    .answers_reserved
+                    .is_some_and(|reserved| squeezed.answers_found >= reserved);
+            squeezed.complete && !explained
+        });
+        cheap.map(|squeezed| squeezed.index)
+    }
+
+    /// What only the end of the log shows: an exhausted holdout had just what its runs under way had reserved.
+    pub(super) fn end(&self) -> Result<(), Fault> {
+        let Some(exhausted) = self.exhausted else {
+            return Ok(());
+        };
+        let found = (exhausted.sealed_found, exhausted.answers_found);
+        let left = (exhausted.sealed_reserved, exhausted.answers_reserved);
+        Check::Restart.holds(
+            found == left,
+            "a restart charges a holdout all that its runs under way have not reserved, or what the operator states",
+        )
+    }
+
+    /// Adds a settlement to the ledger and compares the sums with the registered budgets.
+    pub(super) fn settle(
+        &mut self,
+        index: u64,
+        capsule: &Capsule,
+        price: u64,
+    ) -> Result<(), Fault> {
+        let answers = capsule.answers.charged.get();
+        let ledger = &mut self.ledger;
+        let owner = ledger.owners.entry(capsule.owner_tag).or_default();
+        owner.claims += 1;
+        owner.answers_charged = owner.answers_charged.saturating_add(MicroBits(answers));
+        owner.sealed_charged = owner.sealed_charged.saturating_add(MicroBits(price));
+        match capsule.outcome {
+            Outcome::Certified => {
+                ledger.settled += 1;
+                ledger.certified += 1;
+                owner.certified += 1;
+            }
+            Outcome::NotCertified => ledger.settled += 1,
+            Outcome::NotJudged => {
+                ledger.not_judged += 1;
+                ledger.duplicates += u64::from(capsule.duplicate_of.is_some());
+            }
+            Outcome::Aborted => ledger.aborted += 1,
+        }
+        let owner = *owner;
+        let place = capsule.run.unwrap_or(RunPlace {
+            number: 0,
+            ended_before: 0,
+            levels: 0,
+            answers_reserved: MicroBits::ZERO,
+            sealed_reserved: MicroBits::ZERO,
+        });
+        let number = self.ended();
+        let all = self.ends.last().map(|end| end.after).unwrap_or_default();
+        let own = self.owners.entry(capsule.owner_tag).or_default();
+        let own_so_far = own.last().map(|(_, sums)| *sums).unwrap_or_default();
+        own.push((number, own_so_far.plus(price, answers, &place)));
+        let summed = all.plus(price, answers, &place);
+        // A budget that an earlier entry broke is that entry's fault.
+        let own_budgets = match answers {
+            0 => Ok(()),
+            _ => must_fit(
+                "principal_answer_budget_microbits",
+                owner.answers_charged,
+                self.ledger
+                    .registered
+                    .description
+                    .policy
+                    .principal_answer_budget,
+            ),
+        };
+        let fence = self
+            .ledger
+            .registered
+            .description
+            .policy
+            .principal_sealed_budget;
+        let fenced = match (price, fence) {
+            (0, _) | (_, None) => Ok(()),
+            (_, Some(fence)) => must_fit(
+                "principal_sealed_budget_microbits",
+                owner.sealed_charged,
+                fence,
+            ),
+        };
+        let budgets = if (price, answers) == (0, 0) {
+            Ok(())
+        } else {
+            self.add(price, answers)
+        };
+        self.ends.push(End {
+            index,
+            unix_ms: capsule.settled_unix_ms,
+            settled: self.ledger.settled,
+            certified: self.ledger.certified,
+            after: Sums {
+                sealed: self.ledger.sealed_charged.get(),
+                answers: self.ledger.answers_charged.get(),
+                ..summed
+            },
+        });
+        budgets.and(own_budgets).and(fenced)
+    }
+
+    /// Whether the run that ends now could be admitted when it says that it was. Called before [`Book::settle`].
+    pub(super) fn check_admission(&mut self, capsule: &Capsule) -> Result<(), Fault> {
+        Check::Withdrawal.holds(
+            !self.ledger.withdrawn,
+            "nothing settles on a holdout that was withdrawn",
+        )?;
+        Check::Retirement.holds(
+            !self.ledger.opened,
+            "nothing settles on a holdout whose labels are public",
+        )?;
+        let Some(run) = capsule.run else {
+            // What it had reserved, nobody knows.
+            self.exhausted = None;
+            self.squeezed.clear();
+            Check::Admission.holds(
+                self.last_ended_before.is_none(),
+                "run is there in every capsule of a holdout after the first that has it",
+            )?;
+            return self.check_room();
+        };
+        Check::Admission.equal("run.number", run.number, self.ended())?;
+        Check::Admission.holds(
+            run.ended_before <= run.number,
+            "run.ended_before is at most run.number",
+        )?;
+        let before = self.last_ended_before.replace(run.ended_before);
+        Check::Admission.holds(
+            before.is_none_or(|before| before <= run.ended_before),
+            "run.ended_before does not go down: runs are admitted in the order of their numbers",
+        )?;
+        self.note_reserved(&run);
+        self.check_open(&run)?;
+        self.check_reserved(capsule, &run)
+    }
+
+    /// Counts what a run under way had reserved when a restart or a comparison found so much reserved.
+    fn note_reserved(&mut self, run: &RunPlace) {
+        for squeezed in &mut self.squeezed {
+            squeezed.complete |= run.ended_before > squeezed.ended;
+            if !squeezed.complete {
+                squeezed.sealed_found = squeezed
+                    .sealed_found
+                    .saturating_add(run.sealed_reserved.get());
+                squeezed.answers_found = squeezed
+                    .answers_found
+                    .saturating_add(run.answers_reserved.get());
+            }
+        }
+        if let Some(exhausted) = &mut self.exhausted {
+            exhausted.complete |= run.ended_before > exhausted.ended;
+            if !exhausted.complete {
+                exhausted.sealed_found = exhausted
+                    .sealed_found
+                    .saturating_add(run.sealed_reserved.get());
+                exhausted.answers_found = exhausted
+                    .answers_found
+                    .saturating_add(run.answers_reserved.get());
+            }
+        }
+    }
+
+    /// The capsule after which a run was admitted; none: it was admitted after the registration.
+    fn admitted_after(&self, run: &RunPlace) -> Option<&End> {
+        let before = run.ended_before.checked_sub(1)?;
+        self.ends.get(usize::try_from(before).ok()?)
+    }
+
+    /// Whether everything that stands at an index was so when a run was admitted.
+    pub(super) fn admitted_after_index(&self, run: &RunPlace, index: u64) -> bool {
+        self.admitted_after(run)
+            .is_some_and(|end| end.index > index)
+    }
+
+    /// The holdout took claims and its null spec had not expired.
+    fn check_open(&self, run: &RunPlace) -> Result<(), Fault> {
+        let after_retirement = self
+            .retired_at
+            .is_some_and(|index| self.admitted_after_index(run, index));
+        Check::Admission.holds(
+            !after_retirement,
+            "no run is admitted after its holdout was retired",
+        )?;
+        let since = self
+            .admitted_after(run)
+            .map_or(self.ledger.registered.registered_unix_ms, |end| end.unix_ms);
+        let expires = self.ledger.registered.description.null_spec.expires_unix;
+        Check::Admission.holds(
+            expires.is_none_or(|expires| since / 1_000 < expires),
+            "no run is admitted after its null spec expired",
+        )
+    }
+
+    /// What a run reserved is its worst case at its admission, and fitted beside what others had reserved.
+    fn check_reserved(&self, capsule: &Capsule, run: &RunPlace) -> Result<(), Fault> {
+        let policy = &self.ledger.registered.description.policy;
+        let since = self.admitted_after(run);
+        let (settled, certified) = since.map_or((0, 0), |end| (end.settled, end.certified));
+        let ahead = run.number - run.ended_before;
+        // A reservation is at least a bit, since of two masses one is at most a half.
+        let most_runs = policy.sealed_budget.get() / 1_000_000;
+        let worst = match capsule.duplicate_of {
+            Some(_) => 0,
+            None if ahead > most_runs && self.in_flight_reserved(run) => u64::MAX,
+            None => prices::worst_case(
+                policy.settlement_prices,
+                settled,
+                certified,
+                ahead,
+                run.levels,
+            ),
+        };
+        Check::Admission.equal(
+            "run.sealed_reserved_microbits",
+            run.sealed_reserved.get(),
+            worst,
+        )?;
+        self.check_room_at_admission(capsule, run)
+    }
+
+    /// Whether the runs ahead of one reserved anything.
+    fn in_flight_reserved(&self, run: &RunPlace) -> bool {
+        let all = self.ends.last().map(|end| end.after).unwrap_or_default();
+        let ended = self
+            .admitted_after(run)
+            .map(|end| end.after)
+            .unwrap_or_default();
+        all.sealed_reserved > ended.sealed_reserved
+    }
+
+    /// Charged and reserved sums at the admission of a run, itself included, against the budgets that were in force.
+    fn check_room_at_admission(&self, capsule: &Capsule, run: &RunPlace) -> Result<(), Fault> {
+        let policy = &self.ledger.registered.description.policy;
+        let ended = self
+            .admitted_after(run)
+            .map(|end| end.after)
+            .unwrap_or_default();
+        let all = self.ends.last().map(|end| end.after).unwrap_or_default();
+        let own = self
+            .owners
+            .get(&capsule.owner_tag)
+            .map_or(&[][..], Vec::as_slice);
+        let own_all = own.last().map(|(_, sums)| *sums).unwrap_or_default();
+        let own_ended_runs = own.partition_point(|(number, _)| *number < run.ended_before);
+        let own_ended = own_ended_runs
+            .checked_sub(1)
+            .map(|at| own[at].1)
+            .unwrap_or_default();
+        let sealed_budget = self.largest_in_force(run, policy.sealed_budget, |b| b.sealed);
+        let answer_fence =
+            self.largest_in_force(run, policy.principal_answer_budget, |b| b.principal_answers);
+        let sealed = run.sealed_reserved.get();
+        let answers = run.answers_reserved.get();
+        let under_way = |all: u64, ended: u64| all.saturating_sub(ended);
+        for (budget, added, charged, reserved, allowed) in [
+            (
+                "sealed_budget_microbits",
+                sealed,
+                ended.sealed,
+                under_way(all.sealed_reserved, ended.sealed_reserved),
+                Some(sealed_budget),
+            ),
+            (
+                "answer_budget_microbits",
+                answers,
+                ended.answers,
+                under_way(all.answers_reserved, ended.answers_reserved),
+                Some(policy.answer_budget),
+            ),
+            (
+                "principal_answer_budget_microbits",
+                answers,
+                own_ended.answers,
+                under_way(own_all.answers_reserved, own_ended.answers_reserved),
+                Some(answer_fence),
+            ),
+            (
+                "principal_sealed_budget_microbits",
+                sealed,
+                own_ended.sealed,
+                under_way(own_all.sealed_reserved, own_ended.sealed_reserved),
+                policy.principal_sealed_budget,
+            ),
+        ] {
+            let needed = charged.saturating_add(reserved).saturating_add(added);
+            if let Some(allowed) = allowed.filter(|_| added > 0) {
+                must_fit(budget, MicroBits(needed), allowed)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The largest budget that was in force at some time at which a run may have been admitted.
+    fn largest_in_force(
+        &self,
+        run: &RunPlace,
+        registered: MicroBits,
+        of: impl Fn(&NarrowerBudgets) -> Option<MicroBits>,
+    ) -> MicroBits {
+        let from = self.admitted_after(run).map_or(0, |end| end.index);
+        let next = usize::try_from(run.ended_before).ok();
+        let to = next
+            .and_then(|next| self.ends.get(next))
+            .map_or(u64::MAX, |end| end.index);
+        let at_first = self.changes.iter().rev().find(|(index, _)| *index < from);
+        let at_first = at_first
+            .and_then(|(_, budgets)| of(budgets))
+            .unwrap_or(registered);
+        self.changes
+            .iter()
+            .filter(|(index, _)| (from..to).contains(index))
+            .map(|(_, budgets)| of(budgets).unwrap_or(registered))
+            .fold(at_first, MicroBits::max)
+    }
+
+    /// From here on only runs that are under way may end.
+    fn close(&mut self) {
+        let ledger = &self.ledger;
+        self.closing.get_or_insert(Closing {
+            settled: ledger.settled,
+            certified: ledger.certified,
+            charged: ledger.sealed_charged.get(),
+            reserved: 0,
+            runs: 0,
+        });
+    }
+
+    /// Capsules of earlier releases do not say when their runs were admitted. After the holdout was retired or its
+    /// null spec expired, no more can end than could be under way together: what each had reserved is at least the
+    /// worst case of its place in the queue.
+    fn check_room(&mut self) -> Result<(), Fault> {
+        let registered = &self.ledger.registered.description;
+        let expires = registered.null_spec.expires_unix;
+        let last = self.ends.last().map(|end| end.unix_ms);
+        if expires.is_some_and(|expires| last.is_some_and(|last| last / 1_000 >= expires)) {
+            self.close();
+        }
+        let policy = &self.ledger.registered.description.policy;
+        let Some(closing) = &mut self.closing else {
+            return Ok(());
+        };
+        let worst = prices::worst_case(
+            policy.settlement_prices,
+            closing.settled,
+            closing.certified,
+            closing.runs,
+            0,
+        );
+        closing.runs += 1;
+        closing.reserved = closing.reserved.saturating_add(worst);
+        Check::Admission.holds(
+            closing.charged.saturating_add(closing.reserved) <= policy.sealed_budget.get(),
+            "more runs ended after the holdout was retired, or its null spec expired, than could be under way then",
+        )
+    }
+}
+
+fn must_fit(budget: &'static str, charged: MicroBits, allowed: MicroBits) -> Result<(), Fault> {
+    if charged <= allowed {
+        Ok(())
+    } else {
+        Err(Fault::Budget {
+            budget,
+            charged: charged.get(),
+            allowed: allowed.get(),
+        })
+    }
+}

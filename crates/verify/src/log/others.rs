@@ -1,0 +1,64 @@
+//! Entries about no holdout: decisions of the gate, and credit.
+
+use evidenceos_kernel::{
+    account::MAX_CREDIT,
+    decision::{DecisionBatch, DecisionId},
+    id::OwnerTag,
+    record::RecordError,
+};
+
+use super::Replay;
+use crate::{
+    fault::{Check, Fault},
+    fields::{Fields, value},
+};
+
+/// A decision's number has the daemon's start in its high bits and counts from 0 in these.
+const COUNTING_BITS: u32 = 40;
+
+impl Replay {
+    /// Batches follow one another without a gap; a start of the daemon begins at 0 under a higher number of starts.
+    pub(super) fn decisions(&mut self, entry: &[u8]) -> Result<(), Fault> {
+        let (batch, _) = DecisionBatch::parse_entry(entry)?;
+        let begins_a_start = batch.first.0.trailing_zeros() >= COUNTING_BITS;
+        let follows = match self.next_decision {
+            None => true,
+            Some(next) => batch.first == next || begins_a_start && batch.first > next,
+        };
+        self.next_decision = Some(DecisionId(batch.last().0.saturating_add(1)));
+        Check::Decisions.holds(
+            follows,
+            "first_decision_hex follows the last decision of the batch before, or begins a later start of the daemon",
+        )?;
+        Check::Decisions.holds(
+            batch.first.0 >> COUNTING_BITS == batch.last().0 >> COUNTING_BITS,
+            "all decisions of a batch are of one start of the daemon",
+        )
+    }
+}
+
+pub(super) fn credit_granted(mut fields: Fields) -> Result<(), Fault> {
+    let owner = fields.text("owner_tag_hex")?;
+    OwnerTag::from_hex(&owner).ok_or_else(|| RecordError::Field("owner_tag_hex".to_owned()))?;
+    let amount = fields.int("amount")?;
+    fields.public_text("reason")?;
+    fields.int("granted_unix_ms")?;
+    fields.finish()?;
+    Check::Credit.holds(
+        (1..=MAX_CREDIT).contains(&amount),
+        "amount is at least 1 credit",
+    )
+}
+
+pub(super) fn accounts_imported(mut fields: Fields) -> Result<(), Fault> {
+    let accounts = fields.int("accounts")?;
+    fields.digest("file_sha256_hex")?;
+    fields.public_text("reason")?;
+    fields.int("imported_unix_ms")?;
+    fields.finish()?;
+    if accounts <= u64::from(u32::MAX) {
+        Ok(())
+    } else {
+        Err(value("accounts", "must be below 2^32").into())
+    }
+}

@@ -1,0 +1,181 @@
+//! Logs and traces of releases before 2.2: capsules without `run`, traces without a run and an end.
+
+use std::{collections::HashMap, convert::Infallible};
+
+use evidenceos_kernel::{
+    bits::MicroBits,
+    command::Command,
+    holdout::Policy,
+    id::{ClaimId, Digest},
+    record::{self, Capsule},
+    trace::{Record, parse},
+};
+use evidenceos_verify::{Audited, Check, Opening, audit, verify_log};
+
+use crate::world::{Ends, Script, World, checkpoint_of, eventful, owner, vector};
+
+/// A log with its traces as an earlier release would have written them.
+struct Before {
+    entries: Vec<Vec<u8>>,
+    traces: HashMap<ClaimId, Vec<u8>>,
+}
+
+impl Before {
+    fn of(world: &World) -> Self {
+        let traces: HashMap<ClaimId, Vec<u8>> = world
+            .traces
+            .iter()
+            .map(|(claim, trace)| (*claim, trace_before(trace)))
+            .collect();
+        let mut before = Self {
+            entries: world.entries.clone(),
+            traces,
+        };
+        before.change(|_| ());
+        before
+    }
+
+    /// Changes capsules and lets their traces' and their own hashes follow.
+    fn change(&mut self, mut change: impl FnMut(&mut Capsule)) {
+        for at in 0..self.entries.len() {
+            let Ok(mut capsule) = Capsule::parse(&self.entries[at]) else {
+                continue;
+            };
+            let old = capsule.hash().to_hex();
+            capsule.run = None;
+            if let Some(trace) = self.traces.get(&capsule.claim_id) {
+                capsule.trace_hash = Digest::of(trace);
+            }
+            change(&mut capsule);
+            self.entries[at] = capsule.to_bytes();
+            for later in &mut self.entries[at + 1..] {
+                let text = String::from_utf8(later.clone()).expect("text");
+                *later = text.replace(&old, &capsule.hash().to_hex()).into_bytes();
+            }
+        }
+    }
+
+    fn findings(&self) -> Vec<String> {
+        let report = verify_log(&self.entries, &checkpoint_of(&self.entries));
+        report.findings.iter().map(ToString::to_string).collect()
+    }
+
+    fn audited(&self, opening: &Opening) -> Audited {
+        let report = verify_log(&self.entries, &checkpoint_of(&self.entries));
+        let traced: Vec<ClaimId> = self.traces.keys().copied().collect();
+        let audited = audit(&report, std::slice::from_ref(opening), &traced, |claim| {
+            Ok::<_, Infallible>(self.traces[claim].clone())
+        });
+        let mut audited = audited.unwrap_or_else(|never| match never {});
+        audited.holdouts.remove(0)
+    }
+}
+
+/// The bytes of `evidenceos/trace/v1`: the same records without the first and the last.
+fn trace_before(trace: &[u8]) -> Vec<u8> {
+    let (items, records) = parse(trace).expect("own trace");
+    let (Some(Record::Run(run)), Some(Record::End(end))) = (records.first(), records.last()) else {
+        panic!("a trace has a run and an end")
+    };
+    let head = b"evidenceos/trace/v2\0".len() + 8;
+    let run_len = 1 + 32 + 16 + 32 + 32 + 8 + 1 + 4 + 4 + 2 + run.engine.len();
+    let end_len = 1 + 2 + 1 + 8 + 4 + 4 + end.output.len();
+    let mut before = b"evidenceos/trace/v1\0".to_vec();
+    before.extend_from_slice(&items.to_be_bytes());
+    before.extend_from_slice(&trace[head + run_len..trace.len() - end_len]);
+    before
+}
+
+#[test]
+fn a_log_of_before_holds_and_its_unknown_endings_are_counted() {
+    let (world, first, _) = eventful();
+    let before = Before::of(&world);
+    assert_eq!(before.findings(), Vec::<String>::new());
+    let audited = before.audited(&first.opening);
+    assert_eq!(audited.findings, []);
+    // Seven claims on it, of which one aborted; how the one that trapped ended, its trace does not say.
+    assert_eq!((audited.verdicts, audited.checked), (6, 5));
+    assert_eq!(audited.not_checkable.len(), 1);
+}
+
+#[test]
+fn a_failure_of_before_is_not_rewritten_as_a_trap_or_as_nothing_to_judge() {
+    let (world, first, _) = eventful();
+    for (code, refused) in [
+        (110, true),
+        (117, true),
+        (120, true),
+        (102, false),
+        (9_001, false),
+    ] {
+        let mut before = Before::of(&world);
+        before.change(|capsule| {
+            if capsule.reason_codes == [2, 101] {
+                capsule.reason_codes = vec![2, code];
+                capsule.outcome = evidenceos_kernel::claim::Outcome::NotJudged;
+                capsule.ledger.price = MicroBits::ZERO;
+                if (110..=117).contains(&code) {
+                    capsule.structured_output_hash = Digest::of(b"");
+                }
+            }
+        });
+        let audited = before.audited(&first.opening);
+        let found = audited
+            .findings
+            .iter()
+            .any(|finding| finding.failure.check() == Check::Verdict && finding.index == Some(3));
+        assert_eq!(found, refused, "{code}: {:?}", audited.findings);
+        // A policy's veto is not refused, but it does not count as checked either.
+        assert_eq!(code == 9_001, audited.not_checkable.len() == 2, "{code}");
+    }
+}
+
+#[test]
+fn after_a_retirement_no_more_end_than_were_under_way() {
+    let mut world = World::new();
+    let budget = MicroBits::from_bits(20);
+    let holdout = world.register(Policy::with_sealed_budget(budget), 400, 1);
+    let script = Script {
+        judged: Some(vector(400, 2)),
+        ends: Ends::Emits,
+        ..Script::default()
+    };
+    let tickets: Vec<_> = (1..=3)
+        .map(|n| world.admit(&holdout, owner(n), &format!("{n}"), &script))
+        .collect();
+    world.ask(Command::RetireHoldout {
+        holdout: holdout.id,
+        reason: "its items are known".to_owned(),
+    });
+    for ticket in &tickets {
+        world.settle(&holdout, *ticket, &script);
+    }
+    let mut before = Before::of(&world);
+    assert_eq!(before.findings(), Vec::<String>::new());
+    // Two more, which could not have been under way beside these: 4 to 5 bits each.
+    let mut more = World::new();
+    let same = more.register(Policy::with_sealed_budget(budget), 400, 1);
+    assert_eq!(same.id, holdout.id);
+    for n in 1..=5 {
+        more.run(&same, owner(n), &format!("{n}"), &script);
+    }
+    let retired = record::holdout_retired(same.id, "its items are known", 1);
+    before = Before::of(&more);
+    let time = String::from_utf8(before.entries[1].clone()).expect("text");
+    let time = time.split("registered_unix_ms\":").nth(1).expect("a time");
+    let time: u64 = time
+        .split(',')
+        .next()
+        .and_then(|time| time.parse().ok())
+        .expect("a number");
+    let retired = String::from_utf8(retired).expect("text");
+    let retired = retired.replace("_unix_ms\":1", &format!("_unix_ms\":{time}"));
+    before.entries.insert(2, retired.into_bytes());
+    let findings = before.findings();
+    assert!(
+        findings
+            .first()
+            .is_some_and(|finding| finding.contains("than could be under way")),
+        "{findings:?}"
+    );
+}
