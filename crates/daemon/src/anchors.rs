@@ -27,9 +27,8 @@ use evidenceos_kernel::{continuity::BegunBy, id::Digest};
 use evidenceos_store::{
     Head, StoreError, blobs,
     facts::{Facts, RememberedAnchor, Restored},
-    log::{LogError, LogView},
 };
-use evidenceos_tlog::{Checkpoint, Hash, Note, SignedCheckpoint, VerifierKey, note::KeyKind};
+use evidenceos_tlog::{Checkpoint, Hash, Note, SignedCheckpoint, Tree, VerifierKey, note::KeyKind};
 use tokio::runtime::Handle;
 
 use self::directory::{BeginLock, HeadFile, Known};
@@ -469,6 +468,15 @@ impl Anchors {
         Ok(verdict)
     }
 
+    /// What anchors are to remember of a log: all its entries, if one takes what is not signed yet.
+    #[must_use]
+    pub fn tip_of(&self, head: &Head, tree: &Tree, signer: &LogSigner) -> Tip {
+        let unsigned = Some(tree)
+            .filter(|tree| tree.size() > head.size && self.take_unsigned())
+            .and_then(|tree| Tip::unsigned(signer, tree.size(), tree.root()));
+        unsigned.unwrap_or_else(|| Tip::from(head))
+    }
+
     /// Whether an anchor remembers heads that are not signed yet.
     #[must_use]
     pub fn take_unsigned(&self) -> bool {
@@ -825,16 +833,4 @@ fn check(place: &AnchorPlace, known: &Known, own: &Own<'_>) -> Result<(), StoreE
         ));
     }
     Ok(())
-}
-
-/// The root of an earlier tree of a log.
-///
-/// # Errors
-/// If the log's tiles cannot be made to fit.
-pub fn root_at(log: &LogView, size: u64, newest: u64) -> Result<Hash, StoreError> {
-    match log.consistency(size, newest) {
-        Ok((_, old, _)) => Ok(old),
-        Err(LogError::Store(error)) => Err(error),
-        Err(error) => Err(StoreError::Unusable(error.to_string())),
-    }
 }

@@ -37,11 +37,11 @@ use evidenceos_store::{
     blobs::sync_directory,
     facts::{Beginning, Fact, Facts},
     lock::DirectoryLock,
-    log::{Integrator, LogView},
+    log::{self, Integrator, LogView, Released},
     reader::Readers,
     sqlite::{Found, SqliteStore},
 };
-use evidenceos_tlog::{Hash, Tree, leaf_hash};
+use evidenceos_tlog::{Hash, Tile, Tree, leaf_hash};
 use tokio::{
     runtime::Handle,
     sync::{broadcast, watch},
@@ -179,17 +179,16 @@ fn open_locked(
         }
     };
     let readers = Arc::new(Readers::open(directory)?);
-    let mut integrator = Integrator::recover(directory, Arc::clone(&readers), Some(&head))?;
-    let mut tree = integrator.tree().clone();
+    let published = log::published_tree(directory, &readers, &head)?;
+    let mut tree = published.clone();
     append_unsigned(&mut tree, &readers, counters.next_index)?;
-    // Before anything is signed over what is here.
-    let own = OwnLog {
-        log: Arc::new(LogView::new(&integrator, head.clone())),
-        published: integrator.tree().clone(),
+    // Before anything is signed over what is here, or shown of it that was not before.
+    let mut own = OwnLog {
+        published,
         readers: Arc::clone(&readers),
         origin: found_keys.signer.origin().to_owned(),
         former: former_origins(&readers, &facts)?,
-        size: head.size,
+        head: head.clone(),
         tip: (tree.size(), tree.root()),
     };
     if !first_start
@@ -198,8 +197,21 @@ fn open_locked(
     {
         tracing::error!(%error, "the log has no anchor");
     }
+    let tip = anchors.tip_of(&head, &tree, &found_keys.signer);
     let mut free = own.is_free(&anchors)?;
+    if free && !anchors.remember(&tip)? {
+        anchor_state.hold(CANNOT_WRITE);
+        free = false;
+    }
     must_need_no_signature(free, &anchor_state, &accounts_json, &found_keys)?;
+    let shown = if free {
+        head.clone()
+    } else {
+        own.shown_head(&found_keys, &log_keys, runtime)?
+    };
+    let mut integrator = Integrator::recover(directory, Arc::clone(&readers), Some(&shown))?;
+    let mut tree = integrator.tree().clone();
+    append_unsigned(&mut tree, &readers, counters.next_index)?;
     let anchors = Arc::new(anchors);
 
     let clock = Arc::new(Clock::start(counters.now_unix_ms));
@@ -242,26 +254,22 @@ fn open_locked(
             accounts::write_now(&mut store, directory, &readers, known.announced)?
         }
     };
-    let tip = match Tip::unsigned(&keys.signer(), tree.size(), tree.root()) {
-        Some(tip) if tree.size() > head.size && anchors.take_unsigned() => tip,
-        _ => Tip::from(&head),
-    };
-    if free {
+    let tip = anchors.tip_of(&head, &tree, &keys.signer());
+    let shown = if free {
+        // What the start itself has signed.
         free = anchors.remember(&tip)?;
-        if free {
-            settle(&mut store, &anchors, &facts)?;
-        } else {
-            anchor_state.hold("no anchor can be written: reads are served, nothing is signed or charged until one can be; see the server's log for which, and why");
-        }
+        own.head = head.clone();
+        own.tip = (tree.size(), tree.root());
+        head.clone()
+    } else {
+        shown
+    };
+    integrator.integrate(&shown)?;
+    if free {
+        settle(&mut store, &anchors, &facts)?;
+    } else if anchor_state.held_because().is_none() {
+        anchor_state.hold(CANNOT_WRITE);
     }
-    let hold = (!free).then(|| Hold {
-        own,
-        tip: tip.clone(),
-        anchors: Arc::clone(&anchors),
-        state: Arc::clone(&anchor_state),
-        facts,
-    });
-    integrator.integrate(&head)?;
 
     let vault = Vault::new(holdout_keys.clone(), readers.blobs().clone());
     // The items of a withdrawn holdout are gone.
@@ -277,7 +285,7 @@ fn open_locked(
         let key = holdout_keys.of(&tag).cloned();
         vault.follow(key.ok_or_else(|| HoldoutKeyError::Another(shelf.place()))?);
     }
-    let log = Arc::new(LogView::new(&integrator, head.clone()));
+    let log = Arc::new(LogView::new(&integrator, shown.clone()));
     done.integrated
         .store(integrator.tree().size(), Ordering::Relaxed);
     let guests = Arc::new(Guests {
@@ -287,13 +295,26 @@ fn open_locked(
         policies: Arc::clone(&policies),
         metrics: Arc::clone(metrics),
     });
-    let anchored = if anchors.are_written() {
-        // While it is held this is what was there before, whether an anchor answers or not.
-        Anchored::from(Arc::clone(&done), tree.size())
+    let covered = if free {
+        tree.size()
+    } else {
+        integrator.tree().size()
+    };
+    let anchored = if anchors.are_written() || !free {
+        Anchored::from(Arc::clone(&done), covered, free)
     } else {
         Anchored::off(Arc::clone(&done))
     };
-    metrics.waits_for(&anchored, tree.size());
+    metrics.waits_for(&anchored, covered);
+    let hold = (!free).then(|| Hold {
+        own,
+        tip,
+        tree: tree.clone(),
+        anchors: Arc::clone(&anchors),
+        anchored: anchored.clone(),
+        state: Arc::clone(&anchor_state),
+        facts,
+    });
     let (mailbox, inbox) = mailbox::mailbox();
     let integrator = Following::start(
         integrator,
@@ -310,7 +331,7 @@ fn open_locked(
     )
     .map_err(StartError::Thread)?;
     let changed_accounts = broadcast::channel(WATCHED_CHANGES).0;
-    let released = watch::channel(head.size).0;
+    let released = watch::channel(shown.size).0;
     let shows = Shows {
         log: Arc::clone(&log),
         wake: integrator.waker(),
@@ -319,7 +340,7 @@ fn open_locked(
         released: released.clone(),
         anchored: anchored.clone(),
     };
-    metrics.head(head.size, unix_ms());
+    metrics.head(shown.size, unix_ms());
     let (releasing, publishing) = Releasing::start(
         anchors,
         Arc::clone(&anchor_state),
@@ -631,14 +652,13 @@ struct Writer<'o> {
 
 /// The log as an anchor is compared with it.
 struct OwnLog {
-    log: Arc<LogView>,
-    /// The tree of the newest signed head.
+    /// The tree that the log's files have: all of it was shown before.
     published: Tree,
     readers: Arc<Readers>,
     origin: String,
     former: Vec<String>,
-    /// Entries that the newest signed head covers.
-    size: u64,
+    /// The newest signed head.
+    head: Head,
     /// All entries, and their root: a KMS may not have signed the last ones.
     tip: (u64, Hash),
 }
@@ -650,40 +670,82 @@ impl OwnLog {
             origin: &self.origin,
             former: &self.former,
             tip: self.tip,
-            root_at: &|size| self.root_at(size),
+            root_at: &|size| Ok(self.tree_at(size)?.root()),
         })?;
         Ok(verdict == Verdict::Free)
     }
 
-    fn root_at(&self, size: u64) -> Result<Hash, StoreError> {
-        if size <= self.size {
-            return anchors::root_at(&self.log, size, self.size);
-        }
-        let mut tree = self.published.clone();
+    /// The tree of a size. From the published one on it takes only what came since: an anchor is
+    /// not behind that, but for one that was away.
+    fn tree_at(&self, size: u64) -> Result<Tree, StoreError> {
+        let mut tree = if size >= self.published.size() {
+            self.published.clone()
+        } else {
+            Tree::new()
+        };
         append_unsigned(&mut tree, &self.readers, size)?;
-        Ok(tree.root())
+        Ok(tree)
+    }
+
+    /// The head that may be shown while nothing is known of anchors: over what was shown before.
+    /// A crash may have come before an anchor knew of more. Signed again it has the same bytes.
+    fn shown_head(
+        &self,
+        keys: &LogKeys,
+        history: &[LogKey],
+        runtime: &Handle,
+    ) -> Result<Head, StartError> {
+        let size = self.published.size().max(1);
+        let signed_then = history.last().is_none_or(|key| key.since_size <= size);
+        if size >= self.head.size || keys.predecessor.is_some() || !signed_then {
+            return Ok(self.head.clone());
+        }
+        let root = self.tree_at(size)?.root();
+        let signed = runtime.block_on(keys.signer.sign_head(size, root));
+        Ok(signed.map_err(LogKeyError::Kms)?)
+    }
+
+    /// What is to be shown once an anchor knows it: the tree of the newest head, and the tiles that
+    /// no file has yet.
+    fn unshown(&self) -> Result<(Tree, Vec<Tile>), StoreError> {
+        let mut tree = self.published.clone();
+        append_unsigned(&mut tree, &self.readers, self.head.size)?;
+        let tiles = tree.take_full_tiles();
+        Ok((tree, tiles))
     }
 }
+
+/// Why a start is held whose anchors agree.
+const CANNOT_WRITE: &str = "no anchor can be written: reads are served, nothing is signed or charged until one can be; see the server's log for which, and why";
 
 /// Waits for an anchor.
 struct Hold {
     own: OwnLog,
     tip: Tip,
+    /// All entries.
+    tree: Tree,
     anchors: Arc<Anchors>,
+    anchored: Anchored,
     state: Arc<anchors::State>,
     facts: Facts,
 }
 
 impl Hold {
-    /// Sends calls away until an anchor answers. Breaks if the daemon is to stop first.
-    fn wait(self, inbox: &Inbox, store: &mut SqliteStore) -> Result<ControlFlow<()>, Fatal> {
+    /// Sends calls away until an anchor answers, and shows then what none knew. Breaks if the
+    /// daemon is to stop first.
+    fn wait(
+        self,
+        inbox: &Inbox,
+        store: &mut SqliteStore,
+        publisher: &dyn Publisher,
+    ) -> Result<ControlFlow<()>, Fatal> {
         tracing::error!("{}", self.state.held_because().unwrap_or_default());
         let flow = mailbox::hold(inbox, ASK_ANCHORS_EVERY, || {
             if !self.own.is_free(&self.anchors)? {
                 return Ok(false);
             }
             if !self.anchors.remember(&self.tip)? {
-                self.state.hold("no anchor can be written: reads are served, nothing is signed or charged until one can be; see the server's log for which, and why");
+                self.state.hold(CANNOT_WRITE);
                 return Ok(false);
             }
             settle(store, &self.anchors, &self.facts)?;
@@ -691,6 +753,10 @@ impl Hold {
         })?;
         if flow.is_continue() {
             tracing::info!("an anchor answers: signing begins");
+            self.anchored.is_free();
+            let (tree, tiles) = self.own.unshown()?;
+            publisher.grown(self.tree.size(), self.tree.root());
+            publisher.release(Released::new(self.own.head, tree), tiles);
         }
         Ok(flow)
     }
@@ -776,7 +842,9 @@ impl Writer<'_> {
             .name("writer".to_owned())
             .spawn(move || {
                 if let Some(hold) = hold
-                    && hold.wait(&inbox, &mut store)?.is_break()
+                    && hold
+                        .wait(&inbox, &mut store, publisher.as_ref())?
+                        .is_break()
                 {
                     return Ok(store);
                 }

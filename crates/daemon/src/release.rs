@@ -44,6 +44,8 @@ const LAST_TRIES: u32 = 4;
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// How long it waits in all.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// The same while a start is held, which nobody waits for.
+const HELD: Duration = Duration::from_millis(500);
 
 /// No anchor covers what was to be shown, in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,14 +55,17 @@ pub struct NotCovered;
 #[derive(Clone)]
 pub struct Anchored {
     done: Arc<Done>,
-    /// Entries that an anchor covers; none: it ended, and nothing more will be covered.
+    /// Entries that an anchor covers; none: nothing waits.
     size: Option<watch::Sender<Reach>>,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Reach {
     size: u64,
+    /// Nothing more will be covered.
     ended: bool,
+    /// The start is held: it may take hours.
+    held: bool,
 }
 
 impl Anchored {
@@ -70,10 +75,14 @@ impl Anchored {
         Self { done, size: None }
     }
 
-    /// Anchors cover so many entries already.
+    /// Anchors cover so many entries already; more once the daemon is free to sign.
     #[must_use]
-    pub fn from(done: Arc<Done>, size: u64) -> Self {
-        let reach = Reach { size, ended: false };
+    pub fn from(done: Arc<Done>, size: u64, free: bool) -> Self {
+        let reach = Reach {
+            size,
+            ended: false,
+            held: !free,
+        };
         Self {
             done,
             size: Some(watch::channel(reach).0),
@@ -100,6 +109,13 @@ impl Anchored {
             .is_none_or(|size| size.borrow().size >= entries)
     }
 
+    /// How long something that is to be shown is waited for.
+    #[must_use]
+    pub fn patience(&self) -> Duration {
+        let held = self.size.as_ref().is_some_and(|size| size.borrow().held);
+        if held { HELD } else { PATIENCE }
+    }
+
     /// Waits until an anchor covers so many entries, or as many as there are if a commit that was
     /// under way was taken back.
     ///
@@ -112,6 +128,7 @@ impl Anchored {
         if size.borrow().size >= entries {
             return Ok(());
         }
+        let patience = self.patience();
         let mut reach = size.subscribe();
         let waited = async {
             loop {
@@ -124,9 +141,16 @@ impl Anchored {
                 }
             }
         };
-        tokio::time::timeout(PATIENCE, waited)
+        tokio::time::timeout(patience, waited)
             .await
             .unwrap_or(Err(NotCovered))
+    }
+
+    /// The daemon is free to sign: what waits is covered soon.
+    pub fn is_free(&self) {
+        if let Some(size) = &self.size {
+            size.send_modify(|reach| reach.held = false);
+        }
     }
 
     fn reach(&self, to: u64) {
@@ -269,8 +293,11 @@ enum Way {
 
 impl Publisher for Publishing {
     fn grown(&self, size: u64, root: Hash) {
-        if let Way::Anchors { queue, .. } = &self.way {
-            queue.add(|pending| pending.tree = Some((size, root)));
+        match &self.way {
+            Way::Open(shows) => shows.tree(size),
+            Way::Anchors { queue, .. } => {
+                queue.add(|pending| pending.tree = Some((size, root)));
+            }
         }
     }
 

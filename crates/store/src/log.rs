@@ -73,6 +73,12 @@ struct LogFiles {
 }
 
 impl LogFiles {
+    fn of(data_directory: &Path) -> Result<Self, StoreError> {
+        let directory = data_directory.join("log");
+        fs::create_dir_all(&directory).map_err(StoreError::io("create", &directory))?;
+        Ok(Self { directory })
+    }
+
     fn path(&self, name: impl ToString) -> PathBuf {
         self.directory.join(name.to_string())
     }
@@ -170,26 +176,9 @@ impl Integrator {
         readers: Arc<Readers>,
         head: Option<&Head>,
     ) -> Result<Self, StoreError> {
-        let directory = data_directory.join("log");
-        fs::create_dir_all(&directory).map_err(StoreError::io("create", &directory))?;
-        let files = LogFiles { directory };
-        let published = files.published()?;
+        let files = LogFiles::of(data_directory)?;
+        let published = published_under(&files, head)?;
         let size = head.map_or(0, |head| head.size);
-        if let Some(checkpoint) = &published
-            && checkpoint.size() > size
-        {
-            return Err(StoreError::Unusable(format!(
-                "{} was published with {} entries, but the database has {size}: the database was restored from an older state. Continuing would fork the log and forget leakage; bring back the newer database",
-                files.path("checkpoint").display(),
-                checkpoint.size()
-            )));
-        }
-        if let (Some(checkpoint), Some(head)) = (&published, head)
-            && checkpoint.size() == size
-            && checkpoint.root() != head.root()
-        {
-            return Err(other_root(&files, checkpoint, head.root()));
-        }
         let tree = published
             .as_ref()
             .and_then(|checkpoint| tree_from_files(&files, checkpoint));
@@ -313,6 +302,57 @@ impl Integrator {
             "the {} entries of the log do not lead to its signed root; the database is damaged: keep a copy, see what `evidenceos-daemon fsck` says, restore a backup",
             head.size
         )))
+    }
+}
+
+/// The published checkpoint, which must fit a head.
+fn published_under(
+    files: &LogFiles,
+    head: Option<&Head>,
+) -> Result<Option<Checkpoint>, StoreError> {
+    let published = files.published()?;
+    let size = head.map_or(0, |head| head.size);
+    if let Some(checkpoint) = &published
+        && checkpoint.size() > size
+    {
+        return Err(StoreError::Unusable(format!(
+            "{} was published with {} entries, but the database has {size}: the database was restored from an older state. Continuing would fork the log and forget leakage; bring back the newer database",
+            files.path("checkpoint").display(),
+            checkpoint.size()
+        )));
+    }
+    if let (Some(checkpoint), Some(head)) = (&published, head)
+        && checkpoint.size() == size
+        && checkpoint.root() != head.root()
+    {
+        return Err(other_root(files, checkpoint, head.root()));
+    }
+    Ok(published)
+}
+
+/// The tree of the published checkpoint, and nothing is written: what is there of the log already,
+/// before it is known whether the rest may be shown. Empty if nothing was published.
+///
+/// # Errors
+/// As [`Integrator::recover`].
+pub fn published_tree(
+    data_directory: &Path,
+    readers: &Readers,
+    head: &Head,
+) -> Result<Tree, StoreError> {
+    let files = LogFiles::of(data_directory)?;
+    let Some(checkpoint) = published_under(&files, Some(head))? else {
+        return Ok(Tree::new());
+    };
+    if let Some(tree) = tree_from_files(&files, &checkpoint) {
+        return Ok(tree);
+    }
+    let mut tree = Tree::new();
+    append_leaves(&mut tree, readers, checkpoint.size())?;
+    if tree.root() == checkpoint.root() {
+        Ok(tree)
+    } else {
+        Err(other_root(&files, &checkpoint, tree.root()))
     }
 }
 

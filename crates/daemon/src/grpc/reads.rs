@@ -1,6 +1,6 @@
 //! Calls that only read: committed rows and proofs, never through the writer.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use evidenceos_kernel::{
@@ -35,8 +35,6 @@ const MAX_ENTRIES: u32 = 256;
 /// Claims or holdouts in one reply, and unless asked otherwise.
 const MAX_PAGE: u32 = 500;
 const PAGE: u32 = 50;
-/// How long a fetch waits for an anchor to remember what it shows, and a KMS to sign.
-const SHOWN_WITHIN: Duration = Duration::from_secs(20);
 
 /// A page of revocations.
 pub(super) struct Revocations {
@@ -201,7 +199,8 @@ impl Edge {
                 Shown::After(index) => index,
             };
             let covered = released.wait_for(|size| *size > index);
-            if tokio::time::timeout(SHOWN_WITHIN, covered).await.is_err() {
+            let patience = self.anchored.patience();
+            if tokio::time::timeout(patience, covered).await.is_err() {
                 return Err(if self.keys.signer().is_remote() {
                     status::unavailable(
                         "the log's key is in a KMS that does not answer; the result is durable, ask again",

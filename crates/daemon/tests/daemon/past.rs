@@ -783,14 +783,30 @@ fn a_stop_while_no_anchor_can_be_written_shows_nothing_and_the_next_start_does()
             Some("2"),
             "the verdict is entry 2"
         );
+        // One that is held until it comes back shows it then, and so does every later one.
+        let running = evidenceos_daemon::start(config(directory.path()))
+            .await
+            .expect("serves reads");
+        let mut client = Client::connect(&running.grpc_address().to_string(), None).await;
         fs::rename(&away, &anchor).expect("ours");
+        for tries in 0.. {
+            match client.get(&claim).await {
+                Ok(settled) => {
+                    assert_eq!(settled.state, wire::ClaimState::Certified as i32);
+                    break;
+                }
+                Err(unseen) => assert_eq!(unseen.code(), Code::Unavailable, "{unseen:?}"),
+            }
+            assert!(tries < 40, "it is shown");
+        }
+        client.fetch(&claim).await.expect("a head covers it");
+        assert_eq!(tree_size(&mut client).await, 3);
+        running.stop().await.expect("stops");
         let running = evidenceos_daemon::start(config(directory.path()))
             .await
             .expect("starts");
-        let address = running.grpc_address().to_string();
-        let mut client = Client::connect(&address, None).await;
-        let settled = client.get(&claim).await.expect("there");
-        assert_eq!(settled.state, wire::ClaimState::Certified as i32);
+        let mut client = Client::connect(&running.grpc_address().to_string(), None).await;
+        client.fetch(&claim).await.expect("there");
         running.stop().await.expect("stops");
     });
 }
