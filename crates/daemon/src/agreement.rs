@@ -146,7 +146,7 @@ fn each_pattern(column: &Column, label: bool, gaps: usize, mut take: impl FnMut(
 }
 
 /// A column that is about to be registered, ready to be compared with many.
-pub struct New {
+pub struct Candidate {
     /// In its order, and reversed.
     ways: [Way; 2],
 }
@@ -164,7 +164,7 @@ impl Way {
     }
 }
 
-impl New {
+impl Candidate {
     /// A column of labels, one byte an item, 0 or 1.
     #[must_use]
     pub fn new(labels: &[u8]) -> Self {
@@ -299,7 +299,7 @@ mod tests {
     }
 
     fn agree(a: &[u8], b: &[u8]) -> bool {
-        New::new(a).agrees_with(b)
+        Candidate::new(a).agrees_with(b)
     }
 
     #[test]
@@ -372,7 +372,7 @@ mod tests {
         for (len, share) in [(100, 50), (200, 50), (1_000, 50), (5_000, 90), (20_000, 3)] {
             let others: Vec<Vec<u8>> = (1..20).map(|seed| column(seed, len, share)).collect();
             for (nth, labels) in others.iter().enumerate() {
-                let new = New::new(labels);
+                let new = Candidate::new(labels);
                 for (other, theirs) in others.iter().enumerate() {
                     // Of few items that are cut, too little is left to be sure.
                     let cut = if len < 200 { 0 } else { other % 3 };

@@ -248,7 +248,7 @@ fn check_overlap(
     others: &[Arc<Holdout>],
     fresh_items: bool,
 ) -> Result<Vec<(HoldoutId, bool)>, Status> {
-    let column = (!fresh_items).then(|| agreement::New::new(&items.labels));
+    let column = (!fresh_items).then(|| agreement::Candidate::new(&items.labels));
     let mut compared = Vec::new();
     let others = others
         .iter()
