@@ -71,7 +71,7 @@ pub struct Settings {
     /// Bytes that must be free on the data directory's disk for new work to be taken [default: 67108864]
     #[arg(long, env = "EVIDENCEOS_MIN_FREE_BYTES", value_name = "BYTES")]
     pub min_free_bytes: Option<u64>,
-    /// What remembers the newest head of the log outside of the data directory: a directory (it exists, or ends in /), a file, the URL of the published log, or "none". Repeatable [default: <data-dir>.anchor/]
+    /// What remembers the newest head of the log outside of the data directory: a directory (it exists, or ends in /), a file, the URL of the published log, or "none". Repeatable [default: the data directory with `.anchor/` appended]
     #[arg(id = "anchors", long = "anchor", env = "EVIDENCEOS_ANCHORS", value_delimiter = ',', value_name = "DIR/|FILE|URL")]
     pub anchors: Option<Vec<String>>,
     /// Go on where no anchor answers, instead of signing nothing until one does
