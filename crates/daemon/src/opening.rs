@@ -582,14 +582,17 @@ fn must_know_owners(readers: &Readers, keys: &Keys) -> Result<(), StoreError> {
     }
 }
 
-/// Entries whose head was not signed yet: the KMS was slow when the process ended.
+/// Brings a tree to a size by the entries that follow: those whose head was not signed yet, since
+/// the KMS was slow when the process ended, or those that no file of the log has.
 pub(crate) fn append_unsigned(
     tree: &mut Tree,
     readers: &Readers,
     size: u64,
 ) -> Result<(), StoreError> {
     while tree.size() < size {
-        let leaves = readers.leaves(tree.size(), LEAVES)?;
+        // No more than that: there may be entries beyond.
+        let left = usize::try_from(size - tree.size()).unwrap_or(LEAVES);
+        let leaves = readers.leaves(tree.size(), left.min(LEAVES))?;
         if leaves.is_empty() {
             return Err(StoreError::Damaged {
                 table: "entries",

@@ -450,6 +450,41 @@ fn a_planned_move_goes_on_by_itself() {
 }
 
 #[test]
+fn an_anchor_that_is_behind_is_compared_with_the_tree_of_its_size() {
+    let home = Home::begun();
+    let older = home.at("older");
+    copy(&home.anchor(), &older);
+    home.certifies(2);
+    let back = || {
+        fs::remove_dir_all(home.anchor()).expect("ours");
+        copy(&older, &home.anchor());
+    };
+    // As after a crash before it was written, with the log's files further or not.
+    back();
+    is_free(&home.data(), &[]);
+    back();
+    fs::remove_dir_all(home.data().join("log")).expect("ours");
+    is_free(&home.data(), &[]);
+    // It agrees, and does not know whether more is missing.
+    let (backup, restored) = (home.at("backup"), home.at("restored"));
+    must(&["backup", text(&backup), "--data-dir", text(&home.data())]);
+    must(&["restore", text(&backup), "--data-dir", text(&restored)]);
+    bring_keys(&home.data(), &restored);
+    back();
+    is_held(&restored, &[]);
+    must(&[
+        "log",
+        "continue",
+        "--nothing-was-signed-since",
+        "--because",
+        "a test",
+        "--data-dir",
+        text(&restored),
+    ]);
+    is_free(&restored, &[]);
+}
+
+#[test]
 fn a_copy_from_before_a_restart_does_not_go_on_under_the_old_name() {
     let home = Home::begun();
     let before = home.at("before");
