@@ -59,7 +59,10 @@ impl Place {
         let (late, holdout) = block_on_value(async {
             let mut client = Client::connect(&address, None).await;
             client.execute(&early).await.expect("settles");
-            let (late, _) = client.run("late", "h", &judged(&predictions("h", 3))).await;
+            // At chance, but not the vector of the early one: that would not be judged again.
+            let mut vector = predictions("h", 2);
+            vector[1] ^= 1;
+            let (late, _) = client.run("late", "h", &judged(&vector)).await;
             let revoke = client.request(wire::RevokeClaimRequest {
                 claim_id: early.clone(),
                 reason: "wrong".to_owned(),
