@@ -39,8 +39,10 @@ LABEL org.opencontainers.image.title="EvidenceOS" \
 COPY --from=build /out/bin /usr/local/bin
 # No VOLUME: a directory that nobody mounted must not look as if it lasted.
 COPY --from=build --chown=65532:65532 /out/data /data
+COPY --from=build --chown=65532:65532 /out/anchor /anchor
 # The other listeners stay on loopback until TLS is set up; metrics hold no secrets.
 ENV EVIDENCEOS_DATA_DIR=/data \
+    EVIDENCEOS_ANCHORS=/anchor/ \
     EVIDENCEOS_METRICS_LISTEN=0.0.0.0:9464
 USER 65532:65532
 EXPOSE 50051 8081 9464

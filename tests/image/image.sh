@@ -8,7 +8,7 @@ finish() {
     local status=$?
     ((status == 0)) || docker logs "$container" 2>&1 | tail -n 20 >&2 || true
     docker rm -fv "$container" >/dev/null 2>&1 || true
-    docker volume rm "$container" >/dev/null 2>&1 || true
+    docker volume rm "$container" "$container-anchor" >/dev/null 2>&1 || true
     rm -rf "$scratch"
 }
 trap finish EXIT
@@ -69,17 +69,17 @@ run "$image" lab init --help | grep 'evidenceos lab init' >/dev/null || fail 'th
 if run "$image" healthcheck >/dev/null 2>&1; then fail 'healthcheck finds a daemon where none is'; fi
 passed 'both names; healthcheck fails where no daemon is'
 
-# A fresh volume, and nothing else that could be written.
+# Fresh volumes for the data and the anchor, and nothing else that could be written.
 docker run -d --name "$container" --network none --read-only --cap-drop ALL \
     --security-opt no-new-privileges:true --tmpfs /tmp --health-interval 1s \
-    -v "$container:/data" "$image" >/dev/null
+    -v "$container:/data" -v "$container-anchor:/anchor" "$image" >/dev/null
 until_true 60 'healthy' is_healthy "$container"
 [ "$(docker top "$container" -o pid,args | awk 'NR == 2 { print $1 }')" = "$(field "$container" '{{.State.Pid}}')" ] ||
     fail 'the daemon is not the first process'
 [ "$(docker top "$container" -o pid | wc -l)" = 2 ] || fail 'more than one process'
 docker exec "$container" evidenceos server info >"$scratch/info" || fail 'the CLI in the container'
 docker exec "$container" evidenceos server info --json | grep -q 'no anchor' && fail 'the image has no anchor'
-passed 'a read-only root, no capabilities, a fresh volume: healthy'
+passed 'a read-only root, no capabilities, fresh volumes: healthy'
 
 docker stop -t 60 "$container" >/dev/null
 [ "$(field "$container" '{{.State.ExitCode}}')" = 0 ] || fail "SIGTERM: exit code $(field "$container" '{{.State.ExitCode}}')"
