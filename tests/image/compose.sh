@@ -168,7 +168,11 @@ as submitter log entries >after.jsonl
 cmp -n "$(stat -c %s before.jsonl)" before.jsonl after.jsonl || fail 'the log did not only grow'
 as submitter log entries -o mirror >/dev/null
 ./evidenceos verify receipt.json --key log.vkey --log mirror >/dev/null || fail 'the receipt does not verify in the log'
-as submitter claim run claim.wasm --holdout mine --name second --require-certified >/dev/null 2>&1 || fail 'no claim after it'
+# Another question, by one prediction: the same one again would be a duplicate of the first.
+sed '$s/0$/x/; $s/1$/0/; $s/x$/1/' predictions.csv >others.csv
+cmp -s predictions.csv others.csv && fail 'the second claim is the first'
+./evidenceos claim pack others.csv -o other.wasm >/dev/null
+as submitter claim run other.wasm --holdout mine --name second --require-certified >second.log 2>&1 || fail "no claim after it: $(cat second.log)"
 passed 'SIGKILL: Docker starts it again, nothing is lost, the log only grew'
 
 compose stop >/dev/null 2>&1
