@@ -25,7 +25,7 @@ use self::{
     child::Daemon,
     limits::Machine,
     load::{Load, Modules, Round},
-    report::{Bracketed, Report},
+    report::{Beside, Bracketed, Report},
 };
 
 /// Measure a daemon against the limits of this machine.
@@ -33,6 +33,8 @@ use self::{
 #[command(after_help = "Examples:
   evidenceos bench                        all figures; some ten minutes
   evidenceos bench --quick                smaller stores and shorter rounds; two minutes
+  evidenceos bench --against ./old/evidenceos
+                                          lifecycles of this build beside those of another, in turn
   evidenceos --json bench > figures.json  for machines")]
 pub struct BenchArgs {
     /// Smaller stores and shorter rounds
@@ -56,6 +58,9 @@ pub struct BenchArgs {
     /// Only the gate for agents
     #[arg(long, conflicts_with = "charges_only")]
     gate_only: bool,
+    /// Only lifecycles, of this build and of another one that is driven in turn
+    #[arg(long, value_name = "PROGRAM", conflicts_with_all = ["charges_only", "gate_only"])]
+    against: Option<PathBuf>,
     /// Be the server that does nothing
     #[arg(long, hide = true)]
     serve_noop: bool,
@@ -88,6 +93,13 @@ impl BenchArgs {
                 ..Report::default()
             };
             measure_gate(&self.plan(), scratch.path(), &mut report).await?;
+            report
+        } else if let Some(other) = &self.against {
+            let mut report = Report {
+                machine: Machine::measure(scratch.path())?,
+                ..Report::default()
+            };
+            measure_against(&self.plan(), scratch.path(), other, &mut report).await?;
             report
         } else if self.charges_only {
             let mut report = Report {
@@ -217,6 +229,42 @@ async fn measure(plan: &Plan, scratch: &std::path::Path) -> Result<Report, CliEr
     measure_charges(plan, scratch, &mut report).await?;
     measure_gate(plan, scratch, &mut report).await?;
     Ok(report)
+}
+
+/// The same load on a daemon of this build and on one of another, in turn.
+async fn measure_against(
+    plan: &Plan,
+    scratch: &std::path::Path,
+    other: &std::path::Path,
+    report: &mut Report,
+) -> Result<(), CliError> {
+    let this = Daemon::start(&scratch.join("this")).await?;
+    let other = Daemon::start_program(other, &scratch.join("other"), &[]).await?;
+    let daemons = [&this, &other];
+    let loads = [Load::prepare(&this).await?, Load::prepare(&other).await?];
+    for concurrency in [16, 64] {
+        let mut rounds = [Vec::new(), Vec::new()];
+        for turn in 0..2 * plan.alternations {
+            say(&format!(
+                "lifecycles, concurrency {concurrency}, turn {turn}"
+            ));
+            // Whoever is second in one turn is first in the next: disks tire within a turn.
+            let order = if turn % 2 == 0 { [0, 1] } else { [1, 0] };
+            for which in order {
+                tokio::time::sleep(plan.rest / 2).await;
+                let before = daemons[which].usage().await?;
+                let round = Round::Time(plan.round);
+                let figures = loads[which].round(concurrency, Modules::Shared, round);
+                let mut figures = figures.await?;
+                figures.usage = Some(daemons[which].usage().await?.since(&before));
+                rounds[which].push(figures);
+            }
+        }
+        let [this, other] = rounds;
+        report.beside.push(Beside { this, other });
+    }
+    this.stop().await?;
+    other.stop().await
 }
 
 async fn measure_gate(

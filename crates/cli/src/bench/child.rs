@@ -25,6 +25,7 @@ use crate::error::CliError;
 /// A daemon, its port and its directory.
 pub struct Daemon {
     child: Child,
+    program: PathBuf,
     address: String,
     directory: PathBuf,
 }
@@ -64,11 +65,21 @@ impl Usage {
 }
 
 impl Daemon {
-    /// Starts a daemon on a free port of loopback.
+    /// Starts this very program as a daemon on a free port of loopback.
     pub async fn start(directory: &Path) -> Result<Self, CliError> {
-        let (child, address) = spawn(directory, "127.0.0.1:0", &[]).await?;
+        Self::start_program(&this_program()?, directory, &[]).await
+    }
+
+    /// Starts any build of `evidenceos` as a daemon on a free port of loopback.
+    pub async fn start_program(
+        program: &Path,
+        directory: &Path,
+        more: &[&str],
+    ) -> Result<Self, CliError> {
+        let (child, address) = spawn(program, directory, "127.0.0.1:0", more).await?;
         Ok(Self {
             child,
+            program: program.to_owned(),
             address,
             directory: directory.to_owned(),
         })
@@ -116,12 +127,7 @@ impl Daemon {
             "--probe-window-ms",
             "100",
         ];
-        let (child, address) = spawn(directory, "127.0.0.1:0", &gate).await?;
-        let daemon = Self {
-            child,
-            address,
-            directory: directory.to_owned(),
-        };
+        let daemon = Self::start_program(&this_program()?, directory, &gate).await?;
         Ok((daemon, [web, metrics]))
     }
 
@@ -178,7 +184,7 @@ impl Daemon {
         let (_, killed) = tokio::join!(during, kill);
         killed.map_err(|error| failed(&error))?;
         let before = Instant::now();
-        let (child, _) = spawn(&self.directory, &self.address, &[]).await?;
+        let (child, _) = spawn(&self.program, &self.directory, &self.address, &[]).await?;
         self.child = child;
         let mut client = self.connect().await?;
         client
@@ -205,9 +211,17 @@ impl Daemon {
     }
 }
 
-/// Starts this very program under its other name, and waits until it says where it serves.
-async fn spawn(directory: &Path, listen: &str, more: &[&str]) -> Result<(Child, String), CliError> {
-    let program = std::env::current_exe().map_err(|error| failed(&error))?;
+fn this_program() -> Result<PathBuf, CliError> {
+    std::env::current_exe().map_err(|error| failed(&error))
+}
+
+/// Starts a program under its other name, and waits until it says where it serves.
+async fn spawn(
+    program: &Path,
+    directory: &Path,
+    listen: &str,
+    more: &[&str],
+) -> Result<(Child, String), CliError> {
     let mut command = std::process::Command::new(program);
     command
         .arg0("evidenceos-daemon")

@@ -407,6 +407,8 @@ async fn create(
         metadata: Some(wire::ClaimMetadataV2 {
             lane: "fast".to_owned(),
             alpha_micros: 50_000,
+            // A term that no other claim has: the same question again would not be judged.
+            epoch_config_ref: format!("bench-{number}"),
             ..Default::default()
         }),
         holdout_ref: format!("bench-{}", number % HOLDOUTS),

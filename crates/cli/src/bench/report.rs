@@ -31,6 +31,52 @@ impl<T> Bracketed<T> {
     }
 }
 
+/// The same rounds of two builds, in turn.
+#[derive(Debug)]
+pub struct Beside {
+    /// Of this build.
+    pub this: Vec<Figures>,
+    /// Of the other one.
+    pub other: Vec<Figures>,
+}
+
+impl Beside {
+    /// Lives a second of this build and of the other one.
+    fn per_s(&self) -> [f64; 2] {
+        [&self.this, &self.other].map(|rounds| {
+            let lives: u64 = rounds.iter().map(|round| round.lifecycles).sum();
+            lives as f64 / rounds.iter().map(|round| round.seconds).sum::<f64>()
+        })
+    }
+
+    fn concurrency(&self) -> usize {
+        self.this.first().map_or(0, |round| round.concurrency)
+    }
+
+    fn to_json(&self) -> Value {
+        let rounds = |rounds: &[Figures]| -> Vec<Value> { rounds.iter().map(round_json).collect() };
+        json!({
+            "concurrency": self.concurrency(),
+            "this": rounds(&self.this),
+            "other": rounds(&self.other),
+        })
+    }
+}
+
+fn round_json(figures: &Figures) -> Value {
+    let calls: serde_json::Map<String, Value> = CALLS
+        .iter()
+        .zip(&figures.calls)
+        .map(|(name, samples)| ((*name).to_owned(), percentiles(samples.percentiles())))
+        .collect();
+    json!({
+        "per_s": figures.per_s().round(),
+        "lifecycles": figures.lifecycles,
+        "calls_us": calls,
+        "per_lifecycle": figures.usage.map(|usage| per_lifecycle(&usage, figures.lifecycles)),
+    })
+}
+
 /// All that was measured.
 #[derive(Debug, Default)]
 pub struct Report {
@@ -44,6 +90,8 @@ pub struct Report {
     pub noop: Option<Noop>,
     /// Lives of claims.
     pub lifecycles: Vec<Bracketed<Figures>>,
+    /// Lives of claims, of this build and of another one.
+    pub beside: Vec<Beside>,
     /// Claims in the large store.
     pub claims: u64,
     /// The daemon's memory with them.
@@ -82,6 +130,7 @@ impl Report {
                 "noop_rpc_per_s_at_64": self.noop.map(|noop| noop.per_s.round()),
             },
             "lifecycles": self.lifecycles.iter().map(|b| self.lifecycle_json(b)).collect::<Vec<_>>(),
+            "against": self.beside.iter().map(Beside::to_json).collect::<Vec<_>>(),
             "large_store": {
                 "claims": self.claims,
                 "rss_bytes": self.rss_bytes,
@@ -116,22 +165,20 @@ impl Report {
 
     fn lifecycle_json(&self, bracketed: &Bracketed<Figures>) -> Value {
         let figures = &bracketed.figure;
-        let calls: serde_json::Map<String, Value> = CALLS
-            .iter()
-            .zip(&figures.calls)
-            .map(|(name, samples)| ((*name).to_owned(), percentiles(samples.percentiles())))
-            .collect();
-        json!({
-            "concurrency": figures.concurrency,
-            "modules": figures.modules.to_string(),
-            "per_s": figures.per_s().round(),
-            "lifecycles": figures.lifecycles,
-            "calls_us": calls,
-            "of_noop_rpcs": self.share_of_noop(figures),
-            "per_lifecycle": figures.usage.map(|usage| per_lifecycle(&usage, figures.lifecycles)),
-            "fdatasync_p50_us": [bracketed.fdatasync_us.0, bracketed.fdatasync_us.1],
-            "valid": bracketed.is_valid(),
-        })
+        let mut json = round_json(figures);
+        for (name, value) in [
+            ("concurrency", json!(figures.concurrency)),
+            ("modules", json!(figures.modules.to_string())),
+            ("of_noop_rpcs", json!(self.share_of_noop(figures))),
+            (
+                "fdatasync_p50_us",
+                json!([bracketed.fdatasync_us.0, bracketed.fdatasync_us.1]),
+            ),
+            ("valid", json!(bracketed.is_valid())),
+        ] {
+            json[name] = value;
+        }
+        json
     }
 
     /// Calls a second as a share of calls that do nothing.
@@ -210,6 +257,19 @@ impl Report {
                     true,
                 );
             }
+        }
+        for beside in &self.beside {
+            let [this, other] = beside.per_s();
+            check(
+                format!(
+                    "lifecycles/s, concurrency {}, of the other build's",
+                    beside.concurrency()
+                ),
+                format!("{:.2} × ({this:.0} against {other:.0})", this / other),
+                "≥ 0.90 ×",
+                this >= 0.9 * other,
+                true,
+            );
         }
         if let Some(ratios) = self.growth() {
             let worst = ratios.iter().copied().fold(0.0, f64::max);
