@@ -28,7 +28,7 @@ use evidenceos_kernel::{
     price::AnswerPrices,
     record::AnswerTally,
     score,
-    trace::{EMITTED, TraceWriter, TracedEnd, TracedRun},
+    trace::{EMITTED, TraceWriter, TracedAdmission, TracedEnd, TracedRun},
 };
 use evidenceos_sandbox::{
     AskError, End, Limits, Oracle, Prepared, RunReport as Ran, Sandbox, TrapCause,
@@ -201,6 +201,11 @@ impl Guests {
             alpha_micros: claim.terms.alpha_micros,
             n_symbols: claim.terms.oracle_num_symbols,
             engine: self.sandbox.engine_id().to_owned(),
+            admission: work.ended_before.map(|ended_before| TracedAdmission {
+                ended_before,
+                answers_reserved: work.allowance,
+                dependencies: commitment.capsules_of_parents(),
+            }),
         })
     }
 

@@ -372,6 +372,7 @@ impl<S: Store> Making<'_, S> {
     fn load(&mut self, request: &Request) -> Result<(), StoreError> {
         loop {
             let missing = self.stage.missing(request);
+            ended_before: run.place.map(|place| place.ended_before),
             if missing.is_empty() {
                 return Ok(());
             }

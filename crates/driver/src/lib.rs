@@ -135,6 +135,8 @@ pub struct Work {
     /// The most that its questions may be charged.
     pub allowance: MicroBits,
     /// Whether to run it in a process of its own: it was under way when a process ended, and
+    /// Runs of the holdout that had ended at its admission; none if an earlier release admitted it.
+    pub ended_before: Option<u64>,
     /// might be why.
     pub apart: bool,
 }

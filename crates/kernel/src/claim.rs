@@ -273,6 +273,17 @@ pub struct Commitment {
     pub depth: u8,
 }
 
+impl Commitment {
+    /// Capsule hashes of the parents, sorted: the order of claim ids, in which they are kept, is
+    /// one that no reader of the log knows.
+    #[must_use]
+    pub fn capsules_of_parents(&self) -> Vec<Digest> {
+        let mut capsules: Vec<Digest> = self.parents.iter().map(|(_, capsule)| *capsule).collect();
+        capsules.sort();
+        capsules
+    }
+}
+
 /// The most ancestors that a claim may have.
 pub const MAX_ANCESTORS: u16 = 256;
 /// The most generations that may stand behind a claim.

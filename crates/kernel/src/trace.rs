@@ -6,9 +6,10 @@
 //! The bytes are
 //!
 //! ```text
-//! "evidenceos/trace/v2" 0x00 ‖ items u64BE ‖ run ‖ record* ‖ end
+//! "evidenceos/trace/v3" 0x00 ‖ items u64BE ‖ run ‖ record* ‖ end
 //! run    = 0x20 claim_id[32] owner_tag[16] wasm_hash[32] seal_hash[32] number u64BE levels u8
-//!          alpha_micros u32BE n_symbols u32BE engine_len u16BE engine
+//!          alpha_micros u32BE n_symbols u32BE engine_len u16BE engine admission
+//! admission = ended_before u64BE answers_reserved u64BE count u8 (capsule_hash[32])*count
 //! record = 0x01 n_symbols u32BE symbol u32BE bits     a question; bits = the vector, packed
 //!        | 0x02 question u32BE                        the same question again, answered free
 //!        | 0x03 count u32BE                           free questions: no answer part, always 0
@@ -19,15 +20,22 @@
 //! Vectors are packed eight items a byte, the first item in the lowest bit, unused bits zero.
 //! `alpha_micros` is the level that the claim asked for. `code` is 1 for a run that emitted
 //! `output` and that no policy vetoed; else the code of the [`Reason`](crate::claim::Reason).
+//! `answers_reserved` are microbits; the hashes are the capsules of the claim's parents, sorted.
 //!
-//! Releases before 2.2 wrote `evidenceos/trace/v1` without `run` and `end`; [`parse`] reads both.
+//! A run whose admission is not known is written as `evidenceos/trace/v2`, the same without
+//! `admission`. Releases before 2.2 wrote `evidenceos/trace/v1` without `run` and `end`. [`parse`]
+//! reads all three.
 
 use thiserror::Error;
 
-use crate::id::{ClaimId, Digest, OwnerTag};
+use crate::{
+    bits::MicroBits,
+    id::{ClaimId, Digest, OwnerTag},
+};
 
-const MAGIC: &[u8] = b"evidenceos/trace/v2\0";
-const MAGIC_BEFORE: &[u8] = b"evidenceos/trace/v1\0";
+const MAGIC: &[u8] = b"evidenceos/trace/v3\0";
+const MAGIC_WITHOUT_ADMISSION: &[u8] = b"evidenceos/trace/v2\0";
+const MAGIC_WITHOUT_RUN: &[u8] = b"evidenceos/trace/v1\0";
 const ASKED: u8 = 0x01;
 const REPLAYED: u8 = 0x02;
 const FREE: u8 = 0x03;
@@ -59,6 +67,19 @@ pub struct TracedRun {
     pub n_symbols: u32,
     /// The guest engine; at most 65,535 bytes.
     pub engine: String,
+    /// What held when it was admitted; none if an earlier release admitted it.
+    pub admission: Option<TracedAdmission>,
+}
+
+/// What held when a traced run was admitted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TracedAdmission {
+    /// Runs of the holdout that had ended.
+    pub ended_before: u64,
+    /// The most that its questions may be charged.
+    pub answers_reserved: MicroBits,
+    /// Capsules of the claim's parents, sorted; at most 64 ([`crate::claim::MAX_PARENTS`]).
+    pub dependencies: Vec<Digest>,
 }
 
 /// How a traced run ended.
@@ -124,7 +145,10 @@ impl TraceWriter {
     #[must_use]
     pub fn new(items: u64, run: &TracedRun) -> Self {
         let mut bytes = Vec::with_capacity(512);
-        bytes.extend_from_slice(MAGIC);
+        bytes.extend_from_slice(match run.admission {
+            Some(_) => MAGIC,
+            None => MAGIC_WITHOUT_ADMISSION,
+        });
         bytes.extend_from_slice(&items.to_be_bytes());
         bytes.push(RUN);
         bytes.extend_from_slice(run.claim_id.as_bytes());
@@ -138,6 +162,15 @@ impl TraceWriter {
         let engine = &run.engine.as_bytes()[..run.engine.len().min(usize::from(u16::MAX))];
         bytes.extend_from_slice(&(engine.len() as u16).to_be_bytes());
         bytes.extend_from_slice(engine);
+        if let Some(admission) = &run.admission {
+            bytes.extend_from_slice(&admission.ended_before.to_be_bytes());
+            bytes.extend_from_slice(&admission.answers_reserved.get().to_be_bytes());
+            // The kernel takes no claim with more than 64 parents.
+            bytes.push(admission.dependencies.len() as u8);
+            for capsule in &admission.dependencies {
+                bytes.extend_from_slice(capsule.as_bytes());
+            }
+        }
         Self { bytes, free: 0 }
     }
 
@@ -190,9 +223,10 @@ impl TraceWriter {
 /// [`TraceError`] names the first byte that does not fit.
 pub fn parse(bytes: &[u8]) -> Result<(u64, Vec<Record>), TraceError> {
     let mut input = Input { bytes, offset: 0 };
-    let whole = match input.take(MAGIC.len())? {
-        magic if magic == MAGIC => true,
-        magic if magic == MAGIC_BEFORE => false,
+    let (whole, admission) = match input.take(MAGIC.len())? {
+        magic if magic == MAGIC => (true, true),
+        magic if magic == MAGIC_WITHOUT_ADMISSION => (true, false),
+        magic if magic == MAGIC_WITHOUT_RUN => (false, false),
         _ => {
             return Err(TraceError {
                 what: "wrong magic",
@@ -207,7 +241,7 @@ pub fn parse(bytes: &[u8]) -> Result<(u64, Vec<Record>), TraceError> {
         if input.take(1)?[0] != RUN {
             return Err(input.error("no run comes first"));
         }
-        records.push(Record::Run(Box::new(input.run()?)));
+        records.push(Record::Run(Box::new(input.run(admission)?)));
     }
     while input.offset < bytes.len() {
         let kind = input.take(1)?[0];
@@ -265,7 +299,7 @@ impl<'a> Input<'a> {
         Ok(out)
     }
 
-    fn run(&mut self) -> Result<TracedRun, TraceError> {
+    fn run(&mut self, admission: bool) -> Result<TracedRun, TraceError> {
         Ok(TracedRun {
             claim_id: ClaimId(self.array()?),
             owner_tag: OwnerTag(self.array()?),
@@ -279,6 +313,19 @@ impl<'a> Input<'a> {
                 let len = u16::from_be_bytes(self.array()?);
                 let bytes = self.take(usize::from(len))?.to_vec();
                 String::from_utf8(bytes).map_err(|_| self.error("the engine is not text"))?
+            },
+            admission: admission.then(|| self.admission()).transpose()?,
+        })
+    }
+
+    fn admission(&mut self) -> Result<TracedAdmission, TraceError> {
+        Ok(TracedAdmission {
+            ended_before: u64::from_be_bytes(self.array()?),
+            answers_reserved: MicroBits(u64::from_be_bytes(self.array()?)),
+            dependencies: {
+                let count = self.take(1)?[0];
+                let capsules = (0..count).map(|_| self.array().map(Digest));
+                capsules.collect::<Result<_, _>>()?
             },
         })
     }
@@ -337,6 +384,11 @@ mod tests {
             alpha_micros: 7,
             n_symbols: 8,
             engine: "engine/9".to_owned(),
+            admission: Some(TracedAdmission {
+                ended_before: 4,
+                answers_reserved: MicroBits(11),
+                dependencies: vec![Digest([5; 32]), Digest([6; 32])],
+            }),
         }
     }
 
@@ -351,20 +403,31 @@ mod tests {
     }
 
     fn sample() -> Vec<u8> {
-        let mut writer = TraceWriter::new(11, &run());
+        sample_of(&run())
+    }
+
+    fn sample_of(run: &TracedRun) -> Vec<u8> {
+        let mut writer = TraceWriter::new(11, run);
         writer.asked(&[1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1], 4, 3);
         writer.replayed(0);
         writer.free();
         writer.finish(Some(&[1; 11]), &end())
     }
 
+    fn run_without_admission() -> TracedRun {
+        TracedRun {
+            admission: None,
+            ..run()
+        }
+    }
+
     /// The same without its first and last record, as releases before 2.2 wrote it.
     fn sample_of_before() -> Vec<u8> {
-        let whole = sample();
+        let whole = sample_of(&run_without_admission());
         let head = MAGIC.len() + 8;
         let run_len = 1 + 32 + 16 + 32 + 32 + 8 + 1 + 4 + 4 + 2 + "engine/9".len();
         let end_len = 1 + 2 + 1 + 8 + 4 + 4 + 1;
-        let mut before = MAGIC_BEFORE.to_vec();
+        let mut before = MAGIC_WITHOUT_RUN.to_vec();
         before.extend_from_slice(&whole[MAGIC.len()..head]);
         before.extend_from_slice(&whole[head + run_len..whole.len() - end_len]);
         before
@@ -379,6 +442,18 @@ mod tests {
         assert_eq!(records[2], Record::Replayed(0));
         assert_eq!(records[4], Record::Judged(vec![1; 11]));
         assert_eq!(records[5], Record::End(end()));
+    }
+
+    #[test]
+    fn a_run_whose_admission_is_not_known_has_none() {
+        let run = run_without_admission();
+        let bytes = sample_of(&run);
+        assert!(bytes.starts_with(b"evidenceos/trace/v2\0"));
+        let (_, records) = parse(&bytes).expect("own bytes");
+        assert_eq!(records[0], Record::Run(Box::new(run)));
+        for len in 0..bytes.len() {
+            assert!(parse(&bytes[..len]).is_err(), "cut at {len}");
+        }
     }
 
     #[test]

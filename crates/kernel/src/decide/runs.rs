@@ -477,13 +477,6 @@ fn conclude(
         .as_ref()
         .expect("a claim that runs was committed");
     let (now, reasons) = (stage.now_unix_ms(), verdict.reasons.clone());
-    // Parents are kept in the order of their claim ids, which no reader of the log knows.
-    let mut dependencies: Vec<Digest> = commitment
-        .parents
-        .iter()
-        .map(|(_, capsule)| *capsule)
-        .collect();
-    dependencies.sort();
     let capsule = Capsule {
         claim_id: claim.id,
         topic_id: claim.terms.topic_id(),
@@ -494,7 +487,7 @@ fn conclude(
         null_spec_hash: claim.terms.null_spec_hash,
         wasm_hash: commitment.module.hash,
         seal_hash: claim.seal_hash.expect("a claim that runs was sealed"),
-        dependencies,
+        dependencies: commitment.capsules_of_parents(),
         trace_hash: report.trace_hash,
         outcome: verdict.outcome,
         reason_codes: record::reason_codes(&verdict.reasons),

@@ -77,8 +77,10 @@ fn trace_before(trace: &[u8]) -> Vec<u8> {
     let (Some(Record::Run(run)), Some(Record::End(end))) = (records.first(), records.last()) else {
         panic!("a trace has a run and an end")
     };
-    let head = b"evidenceos/trace/v2\0".len() + 8;
-    let run_len = 1 + 32 + 16 + 32 + 32 + 8 + 1 + 4 + 4 + 2 + run.engine.len();
+    let head = b"evidenceos/trace/v3\0".len() + 8;
+    let admission = run.admission.as_ref().expect("admitted by this release");
+    let admission_len = 8 + 8 + 1 + 32 * admission.dependencies.len();
+    let run_len = 1 + 32 + 16 + 32 + 32 + 8 + 1 + 4 + 4 + 2 + run.engine.len() + admission_len;
     let end_len = 1 + 2 + 1 + 8 + 4 + 4 + end.output.len();
     let mut before = b"evidenceos/trace/v1\0".to_vec();
     before.extend_from_slice(&items.to_be_bytes());

@@ -20,7 +20,7 @@ use evidenceos_kernel::{
     score::{self, Classes},
     split::{self, Salts, Split},
     state::{Counters, Key, Resident, Stage},
-    trace::{EMITTED, TraceWriter, TracedEnd, TracedRun},
+    trace::{EMITTED, TraceWriter, TracedAdmission, TracedEnd, TracedRun},
 };
 use evidenceos_tlog::{Checkpoint, SignedCheckpoint, SignerKey, Tree, leaf_hash, sth};
 use evidenceos_verify::{Opening, Receipt};
@@ -398,16 +398,23 @@ impl World {
         let held = self.resident.holdout(&holdout.id).expect("known");
         let prices = &held.description.policy.answer_prices;
         let row = &self.claims[&claim];
+        let (admitted, commitment) = (&held.in_flight[0], row.commitment.as_ref());
+        let commitment = commitment.expect("committed");
         let run = TracedRun {
             claim_id: claim,
             owner_tag: row.terms.owner,
-            wasm_hash: row.commitment.as_ref().expect("committed").module.hash,
+            wasm_hash: commitment.module.hash,
             seal_hash: row.seal_hash.expect("sealed"),
-            number: held.in_flight[0].number,
+            number: admitted.number,
             levels: row.terms.levels,
             alpha_micros: row.terms.alpha_micros,
             n_symbols: SYMBOLS,
             engine: ENGINE.to_owned(),
+            admission: admitted.place.map(|place| TracedAdmission {
+                ended_before: place.ended_before,
+                answers_reserved: admitted.answers_reserved,
+                dependencies: commitment.capsules_of_parents(),
+            }),
         };
         let mut trace = TraceWriter::new(labels.len() as u64, &run);
         let mut tally = AnswerTally {
