@@ -69,6 +69,12 @@ impl Authenticator {
         self.methods == Methods::default()
     }
 
+    /// The text of the file that says who may do what; none without one.
+    #[must_use]
+    pub fn role_policy(&self) -> Option<&str> {
+        self.policy.text()
+    }
+
     /// Who makes a call, at a time in Unix seconds.
     ///
     /// # Errors

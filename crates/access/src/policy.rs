@@ -16,6 +16,8 @@ use crate::{IdentityKind, PeerCertificate, Roles, hmac::is_identifier, token::To
 pub struct Policy {
     default: Roles,
     rules: HashMap<Selector, Roles>,
+    /// The file's text; none without a file.
+    text: Option<String>,
 }
 
 /// Whom a rule is about.
@@ -59,8 +61,13 @@ impl Policy {
     pub fn submitters() -> Self {
         Self {
             default: Roles::SUBMITTER,
-            rules: HashMap::new(),
+            ..Self::default()
         }
+    }
+
+    /// The text of the file that it was read from.
+    pub fn text(&self) -> Option<&str> {
+        self.text.as_deref()
     }
 
     /// Reads a file's text.
@@ -76,7 +83,10 @@ impl Policy {
             )]
         })?;
         let mut problems = Vec::new();
-        let mut policy = Self::default();
+        let mut policy = Self {
+            text: Some(text.to_owned()),
+            ..Self::default()
+        };
         if let Some(default) = file.default {
             match default.get_ref().parse() {
                 Ok(roles) => policy.default = roles,

@@ -37,31 +37,39 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// A gate, from configuration that was checked.
-    ///
-    /// # Errors
-    /// Everything that is wrong with the files that it names.
+    /// A gate.
+    #[must_use]
     pub fn new(
         config: IdentityConfig,
+        authenticator: Authenticator,
         keys: Arc<Keys>,
         metrics: Arc<Metrics>,
-    ) -> Result<Self, Vec<String>> {
-        let authenticator = ArcSwap::from_pointee(config.load()?);
-        Ok(Self {
+    ) -> Self {
+        Self {
             config,
-            authenticator,
+            authenticator: ArcSwap::from_pointee(authenticator),
             keys,
             metrics,
-        })
+        }
     }
 
-    /// Reads policy and secrets again. What does not fit together leaves all as it was.
+    /// Reads policy and secrets again, and leaves all as it was.
     ///
     /// # Errors
     /// Everything that is wrong with them.
-    pub fn reload(&self) -> Result<(), Vec<String>> {
-        self.authenticator.store(Arc::new(self.config.load()?));
-        Ok(())
+    pub fn read_again(&self) -> Result<Arc<Authenticator>, Vec<String>> {
+        self.config.load().map(Arc::new)
+    }
+
+    /// What tells callers apart now.
+    #[must_use]
+    pub fn authenticator(&self) -> Arc<Authenticator> {
+        self.authenticator.load_full()
+    }
+
+    /// Tells callers apart by this from now on.
+    pub fn follow(&self, authenticator: Arc<Authenticator>) {
+        self.authenticator.store(authenticator);
     }
 
     /// Whether nobody is asked who he is.

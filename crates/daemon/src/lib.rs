@@ -18,6 +18,7 @@ pub mod fetch;
 pub mod grpc;
 pub mod holdout_keys;
 pub mod http;
+mod in_force;
 pub mod keys;
 pub mod metrics;
 mod opening;

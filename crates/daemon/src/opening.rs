@@ -18,6 +18,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use arc_swap::ArcSwap;
+use evidenceos_access::Authenticator;
 use evidenceos_driver::{
     Driver, Fatal, Limits, Publisher, Signing,
     mailbox::{self, Inbox, Mailbox},
@@ -26,6 +28,7 @@ use evidenceos_failpoint::{self as failpoint, Point};
 use evidenceos_kernel::{
     continuity::{self, BegunBy},
     holdout::HoldoutStatus,
+    in_force::InForce,
     log_key::LogKey,
     record,
     state::{Changes, Counters, Resident},
@@ -55,6 +58,7 @@ use crate::{
     decisions,
     grpc::{Catalog, ClaimProbes, Edge, Rekeying},
     holdout_keys::{HoldoutKeyError, KeyShelf},
+    in_force::{self, Stating},
     keys::{self, InMemory, Keys, LogKeyError, LogKeys, NewKey},
     metrics::Metrics,
     own_work::{OwnWork, Told, must, must_commit},
@@ -79,6 +83,10 @@ const WATCHED_CHANGES: usize = 256;
 pub struct Opened {
     /// What the edges need.
     pub edge: Arc<Edge>,
+    /// Tells callers apart, as the log states it.
+    pub authenticator: Authenticator,
+    /// Has the log state other policies.
+    pub stating: Arc<Stating>,
     /// What works on it.
     pub threads: Threads,
 }
@@ -122,6 +130,7 @@ fn open_locked(
     let directory = config.data_dir.as_path();
     let sandbox = Sandbox::new(Default::default())?;
     let policies = policies::at_start(config, &sandbox)?;
+    let authenticator = config.identity.load().map_err(StartError::Identity)?;
     let probes = config
         .preflight
         .probe_claims
@@ -141,6 +150,7 @@ fn open_locked(
         log_keys,
         totals,
         facts,
+        in_force,
         ..
     } = found;
     let first_start = head.is_none();
@@ -217,7 +227,8 @@ fn open_locked(
     let clock = Arc::new(Clock::start(counters.now_unix_ms));
     let catalog = Catalog::new(&holdouts);
     let mut resident = Resident::new(holdouts, counters, sandbox.engine_id().to_owned())
-        .with_accounts(config.accounting.clone(), totals);
+        .with_accounts(config.accounting.clone(), totals)
+        .with_in_force(in_force);
     let (mut head, history) = follow_keys(
         &mut store,
         &mut resident,
@@ -352,6 +363,13 @@ fn open_locked(
     .map_err(StartError::Thread)?;
     let epoch = store.epoch();
     let driver = Writer {
+    let wanted = in_force::of(&policies.load(), &authenticator, &keys);
+    let wanted = Arc::new(ArcSwap::from_pointee(wanted));
+    let stating = Stating::new(
+        Arc::clone(&wanted),
+        mailbox.clone(),
+        Arc::clone(&anchor_state),
+    );
         store,
         resident,
         tree,
@@ -362,6 +380,7 @@ fn open_locked(
         metrics,
         clock: &clock,
         hold,
+        in_force: wanted,
     }
     .start(&mailbox, inbox, Box::new(publishing))?;
     let (recorder, decisions) = decisions::Following::start(
@@ -398,6 +417,8 @@ fn open_locked(
     Ok(Opened {
         edge,
         threads: Threads {
+        authenticator,
+        stating: Arc::new(stating),
             decisions,
             driver,
             releasing,
@@ -650,6 +671,8 @@ struct Writer<'o> {
     metrics: &'o Arc<Metrics>,
     clock: &'o Arc<Clock>,
     /// Why nothing may be signed yet, if it may not.
+    /// The policies that the log is to state when the writer begins.
+    in_force: Arc<ArcSwap<InForce>>,
     hold: Option<Hold>,
 }
 
@@ -838,6 +861,7 @@ impl Writer<'_> {
             tree,
             signed_size,
             hold,
+            in_force,
             ..
         } = self;
         let clock = Arc::clone(self.clock);
@@ -860,7 +884,8 @@ impl Writer<'_> {
                     Box::new(pool),
                     publisher,
                     Limits::default(),
-                );
+                )
+                .under(**in_force.load());
                 mailbox::run(driver, &inbox, || clock.now_unix_ms())
             })
             .map_err(StartError::Thread)?;

@@ -34,8 +34,7 @@ pub use manifest::{Manifest, bounds};
 /// Where a data directory has its policies.
 pub const DIRECTORY: &str = "policy-oracles";
 
-/// The digest of no policies at all.
-pub const NO_POLICIES: Digest = Digest([0; 32]);
+pub use evidenceos_kernel::in_force::NO_POLICIES;
 
 /// Everything that is wrong with a directory of policies, a line each.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -170,22 +169,24 @@ pub fn at_start(
     Ok(Arc::new(ArcSwap::from_pointee(policies)))
 }
 
-/// Takes over what is in the directory now; where that does not load, the old set stays.
+/// What is in the directory now: the set in force if it is the same, else a new one, which is not
+/// in force yet.
 ///
 /// # Errors
 /// As [`Policies::load`].
-pub fn reload(
+pub fn read_again(
     config: &Config,
     sandbox: &Sandbox,
-    policies: &ArcSwap<Policies>,
-) -> Result<(), PoliciesError> {
+    in_force: &ArcSwap<Policies>,
+) -> Result<Arc<Policies>, PoliciesError> {
     let directory = config.policies_path();
     let loaded = Policies::load(&directory, sandbox, config.allow_unsigned_policies)?;
-    if loaded.digest != policies.load().digest {
-        loaded.say();
-        policies.store(Arc::new(loaded));
+    let now = in_force.load_full();
+    if loaded.digest == now.digest {
+        return Ok(now);
     }
-    Ok(())
+    loaded.say();
+    Ok(Arc::new(loaded))
 }
 
 impl Oracle {

@@ -34,6 +34,7 @@ use crate::{
     grpc::{CountLayer, Edge, GateLayer},
     holdout_keys::HoldoutKeyError,
     http,
+    in_force::{self, Stating},
     keys::LogKeyError,
     metrics::Metrics,
     opening::{self, Opened, Threads},
@@ -102,6 +103,7 @@ pub struct Running {
     listeners: Listeners,
     edge: Arc<Edge>,
     gate: Arc<Gate>,
+    stating: Arc<Stating>,
     health: Arc<http::Health>,
     stop: watch::Sender<bool>,
     servers: serving::Servers,
@@ -128,14 +130,18 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         let (config, metrics, runtime) = (config.clone(), Arc::clone(&metrics), Handle::current());
         blocking(move || opening::open(&config, &metrics, &runtime)).await?
     };
-    let Opened { edge, threads } = opened;
-    let gate = Gate::new(
+    let Opened {
+        edge,
+        authenticator,
+        stating,
+        threads,
+    } = opened;
+    let gate = Arc::new(Gate::new(
         config.identity.clone(),
+        authenticator,
         Arc::clone(&edge.keys),
         Arc::clone(&metrics),
-    )
-    .map_err(StartError::Identity)?;
-    let gate = Arc::new(gate);
+    ));
     let api = preflight::Api::new(
         &edge,
         Arc::clone(&gate),
@@ -166,6 +172,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         listeners,
         edge,
         gate,
+        stating,
         health,
         stop,
         servers,
@@ -218,20 +225,17 @@ impl Running {
         if let Err(error) = self.listeners.reload_tls() {
             problems.push(error.to_string());
         }
-        if let Err(wrong) = self.gate.reload() {
-            problems.extend(wrong);
-        }
         let (config, edge) = (self.config.clone(), Arc::clone(&self.edge));
-        let rotated = tokio::task::spawn_blocking(move || {
+        let (gate, stating) = (Arc::clone(&self.gate), Arc::clone(&self.stating));
+        let taken_over = tokio::task::spawn_blocking(move || {
+            let mut problems = Vec::new();
             let keys = rotation::reload(&config, &edge.keys, &edge.mailbox);
-            let policies = policies::reload(&config, &edge.guests.sandbox, &edge.policies);
-            (keys, policies)
+            problems.extend(keys.err().map(|error| error.to_string()));
+            problems.extend(reload_rules(&config, &edge, &gate, &stating));
+            problems
         });
-        match rotated.await {
-            Ok((keys, policies)) => {
-                problems.extend(keys.err().map(|error| error.to_string()));
-                problems.extend(policies.err().into_iter().flat_map(|error| error.0));
-            }
+        match taken_over.await {
+            Ok(more) => problems.extend(more),
             Err(panic) => problems.push(panic.to_string()),
         }
         if problems.is_empty() {
@@ -359,4 +363,27 @@ pub(crate) fn bind(
     socket.bind(address).map_err(failed)?;
     let bound = socket.local_addr().map_err(failed)?;
     Ok((socket, bound))
+}
+
+/// Takes over roles, secrets and policies as they are in their files now, once the log states them.
+/// What cannot be read stays as it was; gives what was wrong. Blocks.
+fn reload_rules(config: &Config, edge: &Edge, gate: &Gate, stating: &Stating) -> Vec<String> {
+    let mut problems = Vec::new();
+    let authenticator = gate.read_again().unwrap_or_else(|wrong| {
+        problems.extend(wrong);
+        gate.authenticator()
+    });
+    let policies = policies::read_again(config, &edge.guests.sandbox, &edge.policies)
+        .unwrap_or_else(|wrong| {
+            problems.extend(wrong.0);
+            edge.policies.load_full()
+        });
+    match stating.state(in_force::of(&policies, &authenticator, &edge.keys)) {
+        Ok(()) => {
+            gate.follow(authenticator);
+            edge.policies.store(policies);
+        }
+        Err(problem) => problems.push(problem),
+    }
+    problems
 }

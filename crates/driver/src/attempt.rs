@@ -53,6 +53,8 @@ pub(crate) struct Attempt {
     pub(crate) begun_again: Option<Run>,
     /// Whether another key takes over.
     pub(crate) rotated: bool,
+    /// Whether it states policies.
+    pub(crate) stated: bool,
 }
 
 impl Attempt {
@@ -66,13 +68,14 @@ impl Attempt {
         !self.settled.is_empty()
             || self.begun_again.is_some()
             || self.rotated
+            || self.stated
             || (self.batch.entries.is_empty() && self.batch.head.is_some())
             || self.batch.accounts_files.is_some()
     }
 }
 
 impl<S: Store> Driver<S> {
-    /// Decides, in this order: a key that takes over the log, runs whose turn it is to settle, a run to begin again, the calls.
+    /// Decides, in this order: a key that takes over the log, policies that are to be in force, runs whose turn it is to settle, a run to begin again, the calls.
     /// A row that cannot be read spoils only the call that named it.
     ///
     /// # Errors
@@ -96,6 +99,10 @@ impl<S: Store> Driver<S> {
         if let Some(signed) = self.heads.link(&self.tree) {
             making.own(Command::RotateKey(Box::new(signed)))?;
             making.attempt.rotated = true;
+        }
+        if self.in_force != self.resident.in_force() {
+            making.own(Command::StatePolicies(self.in_force))?;
+            making.attempt.stated = true;
         }
         making.settle(&self.parked)?;
         if !self.stopping
@@ -365,6 +372,7 @@ impl<S: Store> Making<'_, S> {
             number,
             claim: Box::new(Claim::clone(claim)),
             allowance: run.answers_reserved,
+            ended_before: run.place.map(|place| place.ended_before),
             apart,
         });
     }
@@ -372,7 +380,6 @@ impl<S: Store> Making<'_, S> {
     fn load(&mut self, request: &Request) -> Result<(), StoreError> {
         loop {
             let missing = self.stage.missing(request);
-            ended_before: run.place.map(|place| place.ended_before),
             if missing.is_empty() {
                 return Ok(());
             }

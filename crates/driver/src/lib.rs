@@ -27,6 +27,7 @@ use evidenceos_kernel::{
     command::{Reply, Request, RunReport},
     holdout::Description,
     id::{ClaimId, Digest, HoldoutId},
+    in_force::InForce,
     log_key::LogKey,
     refusal::Refusal,
     state::Resident,
@@ -134,9 +135,9 @@ pub struct Work {
     pub claim: Box<Claim>,
     /// The most that its questions may be charged.
     pub allowance: MicroBits,
-    /// Whether to run it in a process of its own: it was under way when a process ended, and
     /// Runs of the holdout that had ended at its admission; none if an earlier release admitted it.
     pub ended_before: Option<u64>,
+    /// Whether to run it in a process of its own: it was under way when a process ended, and
     /// might be why.
     pub apart: bool,
 }
@@ -173,6 +174,17 @@ pub enum Input {
     NewSigner(Box<dyn Signer>),
     /// An `accounts.json` that is about to be put in place.
     Announced(Announced),
+    /// Policies that are about to be in force.
+    Stated(Stated),
+}
+
+/// Policies that the log must state before they are in force.
+#[derive(Debug)]
+pub struct Stated {
+    /// They.
+    pub in_force: InForce,
+    /// Hears that the log states them. Dropped: it does not, and those of before stay.
+    pub committed: Sender<()>,
 }
 
 /// An `accounts.json` whose digest must be durable before it is put in place.
@@ -248,6 +260,10 @@ pub struct Driver<S> {
     rerunning: Option<(HoldoutId, u64)>,
     /// The accounts file to be announced with the next batch.
     announced: Option<Announced>,
+    /// The policies that the log is to state.
+    in_force: InForce,
+    /// Who waits until it does.
+    stating: Option<Sender<()>>,
     stopping: bool,
 }
 
@@ -283,12 +299,20 @@ impl<S: Store> Driver<S> {
             unfinished: VecDeque::new(),
             rerunning: None,
             announced: None,
+            in_force: resident.in_force(),
+            stating: None,
             stopping: false,
             resident,
         };
         driver.find_unfinished();
         driver.heads.ask(&mut driver.tree);
         driver
+    }
+
+    /// The same under these policies: the log states them before anything else is decided.
+    #[must_use]
+    pub fn under(self, in_force: InForce) -> Self {
+        Self { in_force, ..self }
     }
 
     /// A run that began under another engine is aborted: the same module would not give the same
@@ -384,6 +408,10 @@ impl<S: Store> Driver<S> {
                 }
                 Input::NewSigner(signer) => self.heads.follow(signer),
                 Input::Announced(announced) => self.announced = Some(announced),
+                Input::Stated(stated) => {
+                    self.in_force = stated.in_force;
+                    self.stating = Some(stated.committed);
+                }
             }
         }
         let mut pending = Vec::new();
@@ -465,6 +493,10 @@ impl<S: Store> Driver<S> {
             }
             Outcome::NotCommitted(NotCommitted::Full) => {
                 self.announced = None;
+                // A reload hears that it failed. Those of the start are in force: they stay owed.
+                if self.stating.take().is_some() {
+                    self.in_force = self.resident.in_force();
+                }
                 answer_all(calls, &Failure::DiskFull);
                 Ok(())
             }
@@ -522,6 +554,7 @@ impl<S: Store> Driver<S> {
             duplicates,
             begun_again,
             rotated,
+            stated: _,
         } = attempt;
         let durable = !batch.is_empty();
         if let Some(tree) = tree {
@@ -564,6 +597,7 @@ impl<S: Store> Driver<S> {
         if durable {
             self.resident.merge(batch.changes);
         }
+        self.stated();
         if let Some(key) = begun_again {
             failpoint::pass(Point::StartupInFlightAttemptCommitted);
             self.unfinished.pop_front();
@@ -604,6 +638,16 @@ impl<S: Store> Driver<S> {
         }
     }
 
+    /// Tells who waits for it that the log states the policies.
+    fn stated(&mut self) {
+        if self.resident.in_force() == self.in_force
+            && let Some(committed) = self.stating.take()
+        {
+            // Whoever waited may have gone; then they are not taken over.
+            let _ = committed.send(());
+        }
+    }
+
     fn deliver(&mut self, call: Call, answer: Decided) {
         match answer {
             Decided::Answer(answer) => call.reply_to.send(answer),
@@ -628,6 +672,7 @@ impl<S: Store> Driver<S> {
             oldest.is_some_and(|run| run.number == *number)
         };
         self.heads.owe_a_step()
+            || self.in_force != self.resident.in_force()
             || self.parked.keys().any(turn)
             || (self.rerunning.is_none() && !self.unfinished.is_empty())
     }

@@ -20,7 +20,7 @@ use std::{
 use evidenceos_kernel::{id::OwnerTag, refusal::Refusal};
 use evidenceos_store::{Head, Pages, Store, StoreError};
 
-use crate::{Announced, Call, Driver, Failure, Fatal, Finished, Input, Signer};
+use crate::{Announced, Call, Driver, Failure, Fatal, Finished, Input, Signer, Stated};
 
 /// Commands in a batch.
 const BATCH_COMMANDS: usize = 256;
@@ -41,6 +41,7 @@ enum Letter {
     Finished(Finished),
     Signed(Result<Head, String>),
     NewSigner(Box<dyn Signer>),
+    Stated(Stated),
     Announced(Announced),
     Copy(CopyOrder),
     Halt(StoreError),
@@ -157,6 +158,11 @@ impl Mailbox {
     /// Commits what an `accounts.json` holds; then the file may be put in place.
     pub fn announce(&self, announced: Announced) {
         let _ = self.letters.send(Letter::Announced(announced));
+    }
+
+    /// Has the log state policies; then they may be in force.
+    pub fn state(&self, stated: Stated) {
+        let _ = self.letters.send(Letter::Stated(stated));
     }
 
     /// Orders a copy. One is made at a time.
@@ -333,6 +339,7 @@ impl<S: Store, C: Fn() -> u64> Turning<'_, S, C> {
                 Letter::Signed(result) => inputs.push(Input::Signed(result)),
                 Letter::NewSigner(signer) => inputs.push(Input::NewSigner(signer)),
                 Letter::Announced(announced) => inputs.push(Input::Announced(announced)),
+                Letter::Stated(stated) => inputs.push(Input::Stated(stated)),
                 Letter::Copy(order) => self.take_order(order),
                 Letter::Halt(why) => self.halted = Some(why),
                 Letter::Stop(at) => {

@@ -18,6 +18,7 @@ use crate::{
     decision::{DecisionBatch, DecisionId},
     holdout::{Description, Holdout, InFlight, Later, NarrowerBudgets, Place},
     id::{ClaimId, Digest, Fingerprint, HoldoutId, OwnerTag, Question, RequestKey},
+    in_force::InForce,
     log_key::{LogKey, SignedKeyLink},
     record::AnswerTally,
     refusal::{Refusal, Role},
@@ -230,6 +231,8 @@ pub enum Command {
         /// The narrower budgets; absent ones stay as they are.
         narrower: NarrowerBudgets,
     },
+    /// These policies are in force from here on; nothing, if they are already.
+    StatePolicies(InForce),
     /// A clock that went further than time passed is right after all.
     ConfirmClock {
         /// Where it was, in Unix milliseconds.
@@ -586,6 +589,8 @@ pub enum Event {
         /// The run's number.
         number: u64,
     },
+    /// Other policies are in force.
+    PoliciesStated(InForce),
 }
 
 /// A request remembered under its key.

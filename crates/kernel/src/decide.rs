@@ -19,8 +19,11 @@ pub use claims::dependency_merkle_root;
 use crate::{
     account::LastCredit,
     claim::{Claim, LastRequest, Method},
-    command::{Command, Decision, Event, Remembered, RememberedResult, Reply, Request, Stamp},
+    command::{
+        Caller, Command, Decision, Event, Remembered, RememberedResult, Reply, Request, Stamp,
+    },
     id::{ClaimId, OwnerTag},
+    in_force::InForce,
     record,
     refusal::Refusal,
     state::{Key, Stage},
@@ -139,6 +142,7 @@ fn dispatch(stage: &Stage<'_>, request: &Request) -> Result<Decision, Refusal> {
         Command::SetBudgets { holdout, narrower } => {
             holdouts::narrow(stage, caller, holdout, *narrower)
         }
+        Command::StatePolicies(in_force) => state_policies(stage, caller, *in_force),
         Command::RecordDecisions(new) => decisions::record(stage, caller, new),
         Command::ForgetDecisions { through } => decisions::forget(caller, *through),
         Command::ConfirmClock {
@@ -155,6 +159,23 @@ fn dispatch(stage: &Stage<'_>, request: &Request) -> Result<Decision, Refusal> {
             ))
         }
     }
+}
+
+/// Policies that are in force already are not stated again.
+fn state_policies(
+    stage: &Stage<'_>,
+    caller: &Caller,
+    in_force: InForce,
+) -> Result<Decision, Refusal> {
+    caller.must_operate()?;
+    if stage.in_force() == in_force {
+        return Ok(Decision::reply(Reply::Done));
+    }
+    Ok(Decision {
+        events: vec![Event::PoliciesStated(in_force)],
+        entries: vec![in_force.to_bytes(stage.now_unix_ms())],
+        reply: Reply::Done,
+    })
 }
 
 /// The caller's claim. Another principal's looks exactly like one that does not exist.
@@ -189,6 +210,7 @@ fn method_of(command: &Command) -> Option<(Method, ClaimId)> {
         | Command::SetCreditLimit { .. }
         | Command::ImportAccounts { .. }
         | Command::SetBudgets { .. }
+        | Command::StatePolicies(_)
         | Command::RecordDecisions(_)
         | Command::ForgetDecisions { .. }
         | Command::ConfirmClock { .. } => None,

@@ -30,6 +30,7 @@ pub mod decision;
 pub mod evidence;
 pub mod holdout;
 pub mod id;
+pub mod in_force;
 mod kraft;
 pub mod log2;
 pub mod log_key;

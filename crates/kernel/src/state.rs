@@ -18,6 +18,7 @@ use crate::{
     decision::DecisionId,
     holdout::{Holdout, HoldoutStatus, InFlight, PrincipalPool},
     id::{ClaimId, Digest, HoldoutId, OwnerTag, Question, RequestKey},
+    in_force::InForce,
     log_key::LogKey,
 };
 
@@ -50,6 +51,7 @@ pub struct Resident {
     engine: String,
     accounting: Accounting,
     totals: Totals,
+    in_force: InForce,
 }
 
 impl Resident {
@@ -71,7 +73,20 @@ impl Resident {
             engine,
             accounting: Accounting::default(),
             totals: Totals::default(),
+            in_force: InForce::default(),
         }
+    }
+
+    /// The same with the policies that the log stated last.
+    #[must_use]
+    pub fn with_in_force(self, in_force: InForce) -> Self {
+        Self { in_force, ..self }
+    }
+
+    /// The policies that the log stated last.
+    #[must_use]
+    pub fn in_force(&self) -> InForce {
+        self.in_force
     }
 
     /// The same with prices and limits as configured, and the sums over all accounts as the store
@@ -128,6 +143,7 @@ impl Resident {
         }
         self.counters = changes.counters;
         self.totals = changes.totals.unwrap_or(self.totals);
+        self.in_force = changes.in_force.unwrap_or(self.in_force);
     }
 }
 
@@ -199,6 +215,7 @@ pub struct Stage<'a> {
     named_blobs: Vec<Digest>,
     dropped_blobs: Vec<Digest>,
     forgotten_decisions: Option<DecisionId>,
+    in_force: Option<InForce>,
 }
 
 /// What a batch changed, to be written and then merged.
@@ -230,6 +247,8 @@ pub struct Changes {
     pub dropped_blobs: Vec<Digest>,
     /// Decisions up to this one are not kept any longer.
     pub forgotten_decisions: Option<DecisionId>,
+    /// The policies that are in force from now on, if they are others.
+    pub in_force: Option<InForce>,
     /// The counters after the batch.
     pub counters: Counters,
 }
@@ -253,6 +272,7 @@ impl<'a> Stage<'a> {
             named_blobs: Vec::new(),
             dropped_blobs: Vec::new(),
             forgotten_decisions: None,
+            in_force: None,
         }
     }
 
@@ -331,6 +351,12 @@ impl<'a> Stage<'a> {
         self.totals
     }
 
+    /// The policies that are in force.
+    #[must_use]
+    pub fn in_force(&self) -> InForce {
+        self.in_force.unwrap_or(self.resident.in_force)
+    }
+
     /// The UTC day of this batch.
     #[must_use]
     pub fn today(&self) -> u64 {
@@ -399,6 +425,7 @@ impl<'a> Stage<'a> {
             | Command::ContinueLog(_)
             | Command::RekeyHoldouts { .. }
             | Command::SetBudgets { .. }
+            | Command::StatePolicies(_)
             | Command::RecordDecisions(_)
             | Command::ForgetDecisions { .. }
             | Command::ConfirmClock { .. } => stamp.into_iter().for_each(want),
@@ -495,6 +522,7 @@ impl<'a> Stage<'a> {
             | Command::RekeyHoldouts { .. }
             | Command::ImportAccounts { .. }
             | Command::SetBudgets { .. }
+            | Command::StatePolicies(_)
             | Command::RecordDecisions(_)
             | Command::ForgetDecisions { .. }
             | Command::ConfirmClock { .. } => return,
@@ -696,6 +724,7 @@ impl<'a> Stage<'a> {
                     .insert(*key, Held::created(remembered.clone()));
             }
             Event::KeyRotated(key) => self.log_keys.push(*key),
+            Event::PoliciesStated(in_force) => self.in_force = Some(*in_force),
             Event::HoldoutsRekeyed(blobs) => {
                 for (id, blob) in blobs {
                     let old = std::mem::replace(&mut self.holdout_mut(id).blob, *blob);
@@ -1055,6 +1084,7 @@ impl<'a> Stage<'a> {
         changes.named_blobs = self.named_blobs;
         changes.dropped_blobs = self.dropped_blobs;
         changes.forgotten_decisions = self.forgotten_decisions;
+        changes.in_force = self.in_force;
         changes
     }
 }

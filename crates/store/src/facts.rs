@@ -1,12 +1,13 @@
 //! What a database remembers about itself, beside its rows and its log.
 //!
 //! One value a name: where the log's anchors are, whether the directory was restored from a
-//! backup and nobody has said yet what happened since, and that a log is about to begin with a key
-//! which this start makes. They travel with every copy of the database, which is the point: a copy
+//! backup and nobody has said yet what happened since, that a log is about to begin with a key
+//! which this start makes, and which policies its log has stated last. They travel with every copy of the database, which is the point: a copy
 //! at another path looks at the same anchors, and a copy of a backup is known as one.
 
 use std::path::{Path, PathBuf};
 
+use evidenceos_kernel::in_force::InForce;
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, params};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -19,6 +20,7 @@ const ANCHORS: &str = "anchors";
 const RESTORED: &str = "restored";
 const BEGINNING: &str = "beginning";
 const FORMER: &str = "former";
+const IN_FORCE: &str = "in_force";
 
 /// A place that remembers the log's newest head, as the last start that signed had it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -110,6 +112,16 @@ fn read_one<T: DeserializeOwned>(
         .transpose()
 }
 
+/// The policies that the log stated last.
+pub(crate) fn read_in_force(connection: &Connection) -> Result<InForce, StoreError> {
+    Ok(read_one(connection, IN_FORCE)?.unwrap_or_default())
+}
+
+/// Writes the policies that the log states in this transaction.
+pub(crate) fn write_in_force(connection: &Connection, in_force: &InForce) -> rusqlite::Result<()> {
+    put(connection, IN_FORCE, &row::encode(in_force))
+}
+
 /// Writes one within a transaction.
 pub(crate) fn write(connection: &Connection, fact: &Fact) -> rusqlite::Result<()> {
     let (name, bytes) = match fact {
@@ -119,14 +131,19 @@ pub(crate) fn write(connection: &Connection, fact: &Fact) -> rusqlite::Result<()
         Fact::Former(former) => (FORMER, Some(row::encode(former))),
     };
     match bytes {
-        Some(bytes) => connection.execute(
-            "INSERT INTO facts (name, value) VALUES (?1, ?2)
-             ON CONFLICT (name) DO UPDATE SET value = ?2",
-            params![name, bytes],
-        )?,
-        None => connection.execute("DELETE FROM facts WHERE name = ?1", [name])?,
-    };
-    Ok(())
+        Some(bytes) => put(connection, name, &bytes),
+        None => connection
+            .execute("DELETE FROM facts WHERE name = ?1", [name])
+            .map(drop),
+    }
+}
+
+fn put(connection: &Connection, name: &str, bytes: &[u8]) -> rusqlite::Result<()> {
+    let statement = "INSERT INTO facts (name, value) VALUES (?1, ?2)
+             ON CONFLICT (name) DO UPDATE SET value = ?2";
+    connection
+        .execute(statement, params![name, bytes])
+        .map(drop)
 }
 
 /// Notes in a database that nobody has open that it is a copy of a backup. One of an older release

@@ -13,6 +13,7 @@ use evidenceos_kernel::{
     command::Remembered,
     holdout::{Holdout, PrincipalPool},
     id::{ClaimId, Digest, HoldoutId, OwnerTag, Question, RequestKey},
+    in_force::InForce,
     log_key::LogKey,
     state::Counters,
 };
@@ -66,6 +67,7 @@ enum Row {
     LogKey(LogKey),
     Head(Head),
     AccountsFiles(AccountsFiles),
+    InForce(InForce),
     /// What was written since the last one belongs together.
     End,
 }
@@ -94,6 +96,7 @@ fn rows(batch: &Batch) -> Vec<Row> {
     rows.extend(changes.log_keys.iter().copied().map(Row::LogKey));
     rows.extend(batch.head.clone().map(Row::Head));
     rows.extend(batch.accounts_files.map(Row::AccountsFiles));
+    rows.extend(changes.in_force.map(Row::InForce));
     rows.push(Row::End);
     rows
 }
@@ -115,6 +118,7 @@ pub struct MemoryStore {
     counters: Counters,
     log_keys: Vec<LogKey>,
     accounts_files: AccountsFiles,
+    in_force: InForce,
     faults: VecDeque<Fault>,
     played: Vec<Fault>,
     /// The log behind the last commit, once one is in doubt; `None`: a row that is not there.
@@ -186,6 +190,12 @@ impl MemoryStore {
         self.accounts_files
     }
 
+    /// The policies that the log stated last.
+    #[must_use]
+    pub fn in_force(&self) -> InForce {
+        self.in_force
+    }
+
     /// The journal.
     #[must_use]
     pub fn recorded(&self) -> &[Recorded] {
@@ -208,6 +218,7 @@ impl MemoryStore {
             Row::LogKey(key) => self.log_keys.push(key),
             Row::Head(head) => self.head = Some(head),
             Row::AccountsFiles(files) => self.accounts_files = files,
+            Row::InForce(in_force) => self.in_force = in_force,
             Row::End => {}
         }
     }

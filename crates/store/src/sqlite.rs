@@ -22,6 +22,7 @@ use evidenceos_kernel::{
     command::Remembered,
     holdout::{Holdout, PrincipalPool},
     id::{ClaimId, Digest, HoldoutId, OwnerTag, Question, RequestKey},
+    in_force::InForce,
     log_key::LogKey,
     state::{Changes, Counters, REQUEST_WINDOW_MS},
 };
@@ -116,6 +117,8 @@ pub struct Found {
     pub accounts_files: AccountsFiles,
     /// What the database remembers about itself.
     pub facts: Facts,
+    /// The policies that the log stated last.
+    pub in_force: InForce,
 }
 
 impl SqliteStore {
@@ -157,6 +160,7 @@ impl SqliteStore {
             accounts_seq: state.accounts_seq,
             accounts_files: state.accounts_files,
             facts: facts::read(&connection)?,
+            in_force: facts::read_in_force(&connection)?,
         };
         if !state.totals.balance_out() {
             return Err(StoreError::Damaged {
@@ -313,6 +317,9 @@ impl SqliteStore {
         self.write_remembered(&transaction, batch, &next)?;
         for fact in &batch.facts {
             facts::write(&transaction, fact)?;
+        }
+        if let Some(in_force) = &batch.changes.in_force {
+            facts::write_in_force(&transaction, in_force)?;
         }
         let fenced = transaction
             .prepare_cached("UPDATE state SET row = ?1 WHERE id = 1 AND epoch = ?2")?

@@ -90,6 +90,8 @@ checks! {
     Budget = "budget",
     /// Batches of decisions are numbered without a gap.
     Decisions = "decisions",
+    /// Policies are stated only if they are others than before.
+    Policies = "policies",
     /// Grants and imports are possible ones.
     Credit = "credit",
     /// An opening is what was committed to.

@@ -2,7 +2,7 @@
 //!
 //! Owns the order of the replay and its report. What an entry's kind demands is in the modules below: `keys` (the
 //! start, key links, restarts), `holdouts` (descriptions, budgets, comparisons), `runs` (capsules and revocations),
-//! `others` (decisions, credit); `book` keeps one holdout's ledger. Does not own the arithmetic of one settlement
+//! `others` (decisions, policies, credit); `book` keeps one holdout's ledger. Does not own the arithmetic of one settlement
 //! (`capsule.rs`), nor where entries come from.
 //!
 //! Invariant: nothing is skipped. An entry of a kind that is not known is a finding. After a wrong entry the replay
@@ -16,6 +16,7 @@ use evidenceos_kernel::{
     decision::{DECISION_BATCH, DecisionId},
     holdout::NarrowerBudgets,
     id::{ClaimId, Digest, HoldoutId, OwnerTag},
+    in_force::{InForce, POLICIES_IN_FORCE},
     log_key::KeyLink,
     record::{self, Capsule, Registered},
 };
@@ -160,6 +161,8 @@ pub enum Event {
         /// The holdout.
         holdout: HoldoutId,
     },
+    /// Other policies, or another file of roles, are in force.
+    Policies(InForce),
 }
 
 /// The keys that signed a log, as its entries say.
@@ -303,6 +306,7 @@ struct Replay {
     /// The restart whose charges are being read.
     restart: Option<keys::Restart>,
     next_decision: Option<DecisionId>,
+    in_force: InForce,
     events: Vec<(u64, Event)>,
     findings: Vec<Finding>,
 }
@@ -338,6 +342,7 @@ impl Replay {
             record::CREDIT_GRANTED => others::credit_granted(fields),
             record::ACCOUNTS_IMPORTED => others::accounts_imported(fields),
             DECISION_BATCH => self.decisions(entry),
+            POLICIES_IN_FORCE => self.policies(index, entry),
             _ => Err(Fault::UnknownKind(schema)),
         };
         // The first fault of an entry is the one that explains the others.

@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use evidenceos_kernel::{claim::Outcome, evidence::Strategy, record::Capsule};
+use evidenceos_kernel::{
+    claim::Outcome, evidence::Strategy, in_force::NO_POLICIES, record::Capsule,
+};
 use evidenceos_tlog::Checkpoint;
 use evidenceos_verify::{
     AuditReport, Audited, Event, HoldoutLedger, LogReport, Verified, VerifiedDecision,
@@ -364,6 +366,17 @@ fn event_text(report: &LogReport, event: &Event) -> String {
         }
         Event::BudgetsChanged { holdout } => {
             format!("the budgets of holdout {} changed", name(holdout))
+        }
+        Event::Policies(in_force) => {
+            let policies = match in_force.policies {
+                NO_POLICIES => "no policies".to_owned(),
+                digest => format!("the policies {digest}"),
+            };
+            let roles = match in_force.roles {
+                None => "no file of roles".to_owned(),
+                Some(digest) => format!("the file of roles {digest}"),
+            };
+            format!("in force from here on: {policies}, {roles}")
         }
     }
 }

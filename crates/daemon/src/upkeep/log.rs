@@ -183,6 +183,7 @@ impl Opened {
             log_keys,
             totals,
             facts,
+            in_force,
             ..
         } = found;
         let head = head.ok_or_else(|| {
@@ -195,7 +196,8 @@ impl Opened {
         append_unsigned(&mut tree, &readers, counters.next_index)?;
         drop(tree.take_full_tiles());
         let resident = Resident::new(holdouts, counters, String::new())
-            .with_accounts(config.accounting.clone(), totals);
+            .with_accounts(config.accounting.clone(), totals)
+            .with_in_force(in_force);
         Ok(Self {
             store,
             resident,

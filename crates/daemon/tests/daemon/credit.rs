@@ -324,27 +324,14 @@ fn a_file_of_the_published_daemon_is_imported_as_it_is() {
         let account = client.account("anonymous").await.expect("an operator");
         assert_eq!((account.credit_balance, account.burned_total), (650, 42));
         assert_eq!((account.denied_total, account.credit_limit), (7, 700));
-        let request = client.request(wire::ListEntriesRequest::default());
-        let entries = client
-            .inner
-            .list_entries(request)
-            .await
-            .expect("public")
-            .into_inner();
-        let last = String::from_utf8(entries.entries.last().expect("two").to_vec()).expect("JSON");
+        let entries = client.entries().await;
+        let last = String::from_utf8(entries.last().expect("two").clone()).expect("JSON");
         assert!(last.contains("accounts_imported"), "{last}");
         let daemon = daemon.restart().await;
         let mut client = daemon.operator().await;
         let account = client.account("anonymous").await.expect("an operator");
         assert_eq!(account.credit_balance, 650);
-        let request = client.request(wire::ListEntriesRequest::default());
-        let again = client
-            .inner
-            .list_entries(request)
-            .await
-            .expect("public")
-            .into_inner();
-        assert_eq!(again.entries.len(), entries.entries.len(), "imported once");
+        assert_eq!(client.entries().await, entries, "imported once");
         daemon.running.stop().await.expect("stops");
     });
 }

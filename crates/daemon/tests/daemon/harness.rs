@@ -149,6 +149,14 @@ impl Client {
         }
     }
 
+    /// The whole log, which must fit into one reply.
+    pub async fn entries(&mut self) -> Vec<Vec<u8>> {
+        let request = self.request(wire::ListEntriesRequest::default());
+        let listed = self.inner.list_entries(request).await;
+        let entries = listed.expect("served").into_inner().entries;
+        entries.into_iter().map(|entry| entry.to_vec()).collect()
+    }
+
     pub fn request<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
         if let Some(token) = &self.token {

@@ -165,12 +165,7 @@ fn schemas(data: &Path) -> Vec<String> {
     let copied = home.path().join("copy");
     copy(data, &copied);
     let (child, address) = spawn_with(&copied, &["--anchor", "none"]);
-    let entries = block_on_value(async {
-        let mut client = Client::connect(&address, None).await;
-        let request = client.request(wire::ListEntriesRequest::default());
-        let listed = client.inner.list_entries(request).await.expect("served");
-        listed.into_inner().entries
-    });
+    let entries = block_on_value(async { Client::connect(&address, None).await.entries().await });
     end(child);
     entries
         .iter()
@@ -645,9 +640,7 @@ fn first_entry(data: &Path, more: &[&str]) -> serde_json::Value {
     let (child, address) = spawn_with(data, more);
     let entry = block_on_value(async {
         let mut client = Client::connect(&address, None).await;
-        let request = client.request(wire::ListEntriesRequest::default());
-        let listed = client.inner.list_entries(request).await.expect("served");
-        listed.into_inner().entries.remove(0)
+        client.entries().await.remove(0)
     });
     end(child);
     serde_json::from_slice(&entry).expect("JSON")

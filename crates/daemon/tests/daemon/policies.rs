@@ -10,7 +10,11 @@ use evidenceos_daemon::{
     StartError,
     policies::{self, Manifest, NO_POLICIES, Policies, PoliciesError, Verdict, preflight_input},
 };
-use evidenceos_kernel::{claim::PolicyCode, record::Capsule};
+use evidenceos_kernel::{
+    claim::PolicyCode,
+    in_force::{InForce, POLICIES_IN_FORCE},
+    record::{self, Capsule},
+};
 use evidenceos_proto as wire;
 use evidenceos_sandbox::Sandbox;
 use serde_json::{Value, json};
@@ -610,5 +614,25 @@ fn a_veto_keeps_a_run_from_being_judged_until_a_reload_takes_it_back() {
         daemon.running.reload().await.expect("loads");
         let (_, result) = client.run("free", "h", &perfect).await;
         assert!(result.certified);
+
+        // One statement for each set that loaded, in the log before the first run under it.
+        let entries = client.entries().await;
+        let stated = entries
+            .iter()
+            .filter_map(|entry| InForce::parse(entry).ok())
+            .collect::<Vec<_>>();
+        assert_eq!(stated.len(), 4);
+        let now = Policies::load(&place, &sandbox(), false).expect("loads");
+        assert_eq!(stated[3].policies, now.digest());
+        assert_eq!(stated[3].roles, None);
+        let kinds = entries.iter().filter_map(|entry| {
+            let schema = record::schema_of(entry)?;
+            match schema.as_str() {
+                POLICIES_IN_FORCE => Some('p'),
+                record::CLAIM_CAPSULE => Some('c'),
+                _ => None,
+            }
+        });
+        assert_eq!(kinds.collect::<String>(), "pcpcpccpc");
     });
 }

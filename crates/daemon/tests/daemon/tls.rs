@@ -3,6 +3,7 @@
 use std::fs;
 
 use evidenceos_daemon::config::Settings;
+use evidenceos_kernel::in_force::{InForce, NO_POLICIES};
 use evidenceos_proto::{self as wire, evidence_os_client::EvidenceOsClient};
 use rcgen::ExtendedKeyUsagePurpose as Usage;
 use sha2::{Digest as _, Sha256};
@@ -228,6 +229,20 @@ fn a_role_that_is_taken_away_is_gone_with_the_next_call() {
         let rotate = wire::RotateHoldoutKeyRequest {};
         let refusal = client.inner.rotate_holdout_key(rotate).await;
         refused(refusal, Code::PermissionDenied, "ROLE_REQUIRED", "operator");
+
+        // Each file of roles that was taken over is in the log, and none of its words are.
+        let entries = client.entries().await;
+        let stated: Vec<InForce> = entries
+            .iter()
+            .filter_map(|entry| InForce::parse(entry).ok())
+            .collect();
+        assert_eq!(stated.len(), 2);
+        assert!(stated.iter().all(|stated| stated.policies == NO_POLICIES));
+        assert!(stated[0].roles.is_some() && stated[0].roles != stated[1].roles);
+        running.stop().await.expect("a stop");
+        let running = home.start(&settings).await;
+        let mut client = home.connect(&running, Some(&leaf)).await;
+        assert_eq!(client.entries().await, entries, "nothing changed since");
     });
 }
 

@@ -16,6 +16,7 @@ use evidenceos_kernel::{
     evidence::Strategy,
     holdout::{Description, Holdout, NullSpec, Policy},
     id::{ClaimId, Digest, Fingerprint, HoldoutId, OwnerTag, RequestKey},
+    in_force::InForce,
     record::AnswerTally,
     score::{Score, SizeClass},
     state::Resident,
@@ -102,7 +103,7 @@ impl Bench {
             ..shelf
         };
         let (holdouts, counters, head) = shelf.memory.found();
-        let totals = shelf.memory.totals();
+        let (totals, in_force) = (shelf.memory.totals(), shelf.memory.in_force());
         let holdout = holdouts.first().map_or(HoldoutId([0; 32]), |h| h.id);
         let mut tree = Tree::new();
         for entry in shelf.memory.entries() {
@@ -112,7 +113,8 @@ impl Bench {
         let driver = Driver::new(
             shelf,
             Resident::new(holdouts, counters, engine.to_owned())
-                .with_accounts(Accounting::default(), totals),
+                .with_accounts(Accounting::default(), totals)
+                .with_in_force(in_force),
             tree,
             match keys {
                 KeyPlace::Here => Signing::Inside(Box::new(LocalKey(key()))),
@@ -150,6 +152,15 @@ impl Bench {
     /// A start that has not taken its first step.
     pub(crate) fn restarted_without_step(&mut self) -> Self {
         self.found_with(ENGINE)
+    }
+
+    /// A start under other policies, before its first step.
+    pub(crate) fn restarted_under(&mut self, in_force: InForce) -> Self {
+        let bench = self.found_with(ENGINE);
+        Self {
+            driver: bench.driver.under(in_force),
+            ..bench
+        }
     }
 
     fn found_with(&mut self, engine: &str) -> Self {

@@ -6,6 +6,7 @@ mod fakes;
 mod faults;
 mod heads;
 mod mailbox;
+mod policies;
 mod queues;
 mod restarts;
 mod signing;

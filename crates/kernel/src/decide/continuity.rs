@@ -10,6 +10,7 @@ use crate::{
     decide::runs,
     holdout::{Holdout, HoldoutStatus},
     id::{ClaimId, Digest, HoldoutId},
+    in_force::{InForce, POLICIES_IN_FORCE},
     log_key::LogKey,
     record::{self, Capsule},
     refusal::Refusal,
@@ -212,6 +213,10 @@ pub(super) fn recover(
                 .holdout(&charged.holdout)
                 .is_some()
                 .then(|| charged_event(charged))
+        }
+        POLICIES_IN_FORCE => {
+            let in_force = InForce::parse(entry).map_err(unreadable)?;
+            Some(Event::PoliciesStated(in_force))
         }
         LOG_RESTARTED => {
             return Err(Refusal::field(

@@ -9,6 +9,7 @@ use evidenceos_kernel::{
     decide::dependency_merkle_root,
     holdout::{MAX_ITEMS, NarrowerBudgets},
     id::{ClaimId, Digest, HoldoutId, OwnerTag},
+    in_force::InForce,
     price::{AnswerPrices, Multiplicity, SettlementPrices},
     record::{
         self, AnswerTally, BudgetsChanged, Capsule, Compared, Ledger, MAX_ENTRY_LEN, RunPlace,
@@ -164,6 +165,11 @@ fn the_largest_entry_of_every_command_fits() {
         record::holdout_opened(id, MOST),
         record::holdout_withdrawn(id, &text, MOST),
         record::claim_revoked(ClaimId([0xff; 32]), Digest([0xff; 32]), &text, MOST),
+        InForce {
+            policies: Digest([0xff; 32]),
+            roles: Some(Digest([0xff; 32])),
+        }
+        .to_bytes(MOST),
         BudgetsChanged {
             holdout: id,
             budgets,

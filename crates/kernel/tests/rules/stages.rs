@@ -172,6 +172,7 @@ fn named_by(event: &Event, world: &World) -> Vec<Key> {
         | Event::RunPlaced { .. }
         | Event::RunFailed { .. }
         | Event::LogCarriedOn
+        | Event::PoliciesStated(_)
         | Event::ClockConfirmed { .. } => Vec::new(),
         Event::QuestionAsked { question, .. } => vec![Key::Question(*question)],
         Event::CreditReserved { owner, claim, .. } | Event::CreditBurned { owner, claim, .. } => {

@@ -309,8 +309,14 @@ pub(super) fn requests(on: &mut Examination<'_>) -> Result<u64, StoreError> {
 
 /// What the database remembers about itself can be read, and is nothing else.
 pub(super) fn facts(on: &mut Examination<'_>) -> Result<u64, StoreError> {
-    if let Err(StoreError::Damaged { key, what, .. }) = facts::read(&on.connection) {
-        on.note("facts", key, what, RESTORE);
+    let read = [
+        facts::read(&on.connection).map(drop),
+        facts::read_in_force(&on.connection).map(drop),
+    ];
+    for damaged in read {
+        if let Err(StoreError::Damaged { key, what, .. }) = damaged {
+            on.note("facts", key, what, RESTORE);
+        }
     }
     sqlite::count(&on.connection, "facts")
 }

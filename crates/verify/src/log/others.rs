@@ -1,13 +1,14 @@
-//! Entries about no holdout: decisions of the gate, and credit.
+//! Entries about no holdout: decisions of the gate, policies, and credit.
 
 use evidenceos_kernel::{
     account::MAX_CREDIT,
     decision::{DecisionBatch, DecisionId},
     id::OwnerTag,
+    in_force::InForce,
     record::RecordError,
 };
 
-use super::Replay;
+use super::{Event, Replay};
 use crate::{
     fault::{Check, Fault},
     fields::{Fields, value},
@@ -33,6 +34,16 @@ impl Replay {
         Check::Decisions.holds(
             batch.first.0 >> COUNTING_BITS == batch.last().0 >> COUNTING_BITS,
             "all decisions of a batch are of one start of the daemon",
+        )
+    }
+
+    pub(super) fn policies(&mut self, index: u64, entry: &[u8]) -> Result<(), Fault> {
+        let in_force = InForce::parse(entry)?;
+        self.events.push((index, Event::Policies(in_force)));
+        let before = std::mem::replace(&mut self.in_force, in_force);
+        Check::Policies.holds(
+            before != in_force,
+            "policies are stated only if they are others than before",
         )
     }
 }

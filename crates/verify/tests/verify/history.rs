@@ -11,6 +11,7 @@ use evidenceos_kernel::{
     evidence::Strategy,
     holdout::{NarrowerBudgets, Policy},
     id::{ClaimId, Digest, HoldoutId},
+    in_force::InForce,
     price::{Multiplicity, SettlementPrices},
     record::Capsule,
 };
@@ -369,6 +370,12 @@ fn narrow_and_grant(world: &mut World, holdouts: &Holdouts) {
         amount: 70,
         reason: "a workshop".to_owned(),
     });
+    for (policies, roles) in [(1, None), (1, Some(2)), (3, Some(2))] {
+        world.ask(Command::StatePolicies(InForce {
+            policies: Digest([policies; 32]),
+            roles: roles.map(|byte| Digest([byte; 32])),
+        }));
+    }
     world.decisions(DecisionId::first_of(3), 4);
     world.decisions(DecisionId(DecisionId::first_of(3).0 + 4), 2);
     world.decisions(DecisionId::first_of(5), 1);

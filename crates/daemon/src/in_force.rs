@@ -1,0 +1,72 @@
+//! Which policies are in force: the log states them before they decide anything.
+//!
+//! A start states those that it finds before the writer takes its first call; a reload has the
+//! writer state the new ones, and takes them over once that is durable.
+
+use std::{
+    sync::{Arc, mpsc},
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use evidenceos_access::Authenticator;
+use evidenceos_driver::{Stated, mailbox::Mailbox};
+use evidenceos_kernel::in_force::InForce;
+
+use crate::{anchors, keys::Keys, policies::Policies};
+
+/// How long a reload waits for the writer.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What the log is to state of policies and of the file of roles.
+#[must_use]
+pub fn of(policies: &Policies, authenticator: &Authenticator, keys: &Keys) -> InForce {
+    let roles = authenticator.role_policy();
+    InForce {
+        policies: policies.digest(),
+        roles: roles.map(|text| keys.keyed("roles", text.as_bytes())),
+    }
+}
+
+/// The way to have the log state policies.
+pub struct Stating {
+    /// What a writer that begins is to state. While a start is held, nothing is signed.
+    wanted: Arc<ArcSwap<InForce>>,
+    mailbox: Mailbox,
+    anchors: Arc<anchors::State>,
+}
+
+impl Stating {
+    /// `wanted` is what the writer reads when it begins.
+    #[must_use]
+    pub fn new(
+        wanted: Arc<ArcSwap<InForce>>,
+        mailbox: Mailbox,
+        anchors: Arc<anchors::State>,
+    ) -> Self {
+        Self {
+            wanted,
+            mailbox,
+            anchors,
+        }
+    }
+
+    /// Returns once the log states these policies; a start that is held states them when it is
+    /// free. Blocks.
+    ///
+    /// # Errors
+    /// Where the log cannot state them: those of before must stay in force.
+    pub fn state(&self, in_force: InForce) -> Result<(), String> {
+        let before = self.wanted.swap(Arc::new(in_force));
+        let (committed, stated) = mpsc::channel();
+        self.mailbox.state(Stated {
+            in_force,
+            committed,
+        });
+        if stated.recv_timeout(PATIENCE).is_ok() || self.anchors.held_because().is_some() {
+            return Ok(());
+        }
+        self.wanted.store(before);
+        Err("the log cannot state that other policies or roles are in force, so that those of before stay; free some space, and reload again".to_owned())
+    }
+}
