@@ -517,7 +517,7 @@ impl Anchors {
             AnchorPlace::Directory(path) => {
                 let mut file = place.file.lock().unwrap_or_else(PoisonError::into_inner);
                 let known =
-                    hold(&mut file, path, tip.checkpoint.origin()).and_then(|file| file.known());
+                    hold(&mut file, path, tip.checkpoint.origin()).and_then(HeadFile::known);
                 match known {
                     Ok(known) => known,
                     Err(error) => {
@@ -726,7 +726,7 @@ fn hold<'f>(
     file: &'f mut Option<HeadFile>,
     directory: &Path,
     origin: &str,
-) -> io::Result<&'f HeadFile> {
+) -> io::Result<&'f mut HeadFile> {
     match file {
         Some(held) => Ok(held),
         None => Ok(file.insert(HeadFile::take(directory, origin)?)),

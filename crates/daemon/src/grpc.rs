@@ -46,7 +46,7 @@ use crate::{
     decisions::Recorder,
     keys::Keys,
     policies::Policies,
-    release::Anchored,
+    release::{Anchored, NotCovered},
     runner::Guests,
 };
 
@@ -244,16 +244,54 @@ impl Catalog {
     }
 }
 
-struct Waiting(oneshot::Sender<Answer>);
+/// Somebody who waits for the fate of a command: told once an anchor covers what the answer says.
+struct Waiting {
+    told: oneshot::Sender<Result<Answer, NotCovered>>,
+    anchored: Anchored,
+}
 
 impl ReplyTo for Waiting {
     fn send(self: Box<Self>, answer: Answer) {
+        let Self { told, anchored } = *self;
         // Who has gone away gets no answer; what was decided stands.
-        let _ = self.0.send(answer);
+        match must_be_covered(&answer, &anchored) {
+            None => drop(told.send(Ok(answer))),
+            Some(entries) => anchored.when_covered(entries, move |covered| {
+                drop(told.send(covered.map(|()| answer)));
+            }),
+        }
     }
 
     fn is_gone(&self) -> bool {
-        self.0.is_closed()
+        self.told.is_closed()
+    }
+}
+
+/// The entries that an anchor must cover before an answer leaves, if it may say anything of a
+/// verdict or of an answer to a question. What only says that something began does not.
+fn must_be_covered(answer: &Answer, anchored: &Anchored) -> Option<u64> {
+    match answer {
+        Ok(Reply::Created { state, .. } | Reply::State(state)) => match state {
+            ClaimState::Uncommitted
+            | ClaimState::Committed
+            | ClaimState::Sealed
+            | ClaimState::Executing => None,
+            ClaimState::Settled | ClaimState::Certified | ClaimState::Revoked => {
+                Some(anchored.seen())
+            }
+        },
+        Ok(Reply::Settled(claim)) => match &claim.settlement {
+            Some(settlement) if claim.revocation.is_none() => Some(settlement.index + 1),
+            _ => Some(anchored.seen()),
+        },
+        Ok(_) | Err(Failure::Refused(_)) => Some(anchored.seen()),
+        Err(
+            Failure::DiskFull
+            | Failure::NotStored
+            | Failure::Held
+            | Failure::Stopping
+            | Failure::Unknown,
+        ) => None,
     }
 }
 
@@ -278,7 +316,7 @@ impl Edge {
         command: Command,
         module: Option<Module>,
     ) -> Result<Reply, Status> {
-        let (sender, answer) = oneshot::channel();
+        let (told, answer) = oneshot::channel();
         self.mailbox.call(Call {
             request: Request {
                 caller: principal.caller,
@@ -286,42 +324,14 @@ impl Edge {
                 command,
             },
             module,
-            reply_to: Box::new(Waiting(sender)),
+            reply_to: Box::new(Waiting {
+                told,
+                anchored: self.anchored.clone(),
+            }),
         });
-        let answer = answer.await.unwrap_or(Err(Failure::Unknown));
-        if let Some(entries) = self.shows(&answer) {
-            let covered = self.anchored.cover(entries).await;
-            covered.map_err(|_| status::not_shown_yet(true))?;
-        }
+        let answer = answer.await.unwrap_or(Ok(Err(Failure::Unknown)));
+        let answer = answer.map_err(|NotCovered| status::not_shown_yet(true))?;
         answer.map_err(|failure| status::failed(&failure))
-    }
-
-    /// The entries that an anchor must cover before an answer leaves, if it may say anything of a
-    /// verdict or of an answer to a question. What only says that something began does not.
-    fn shows(&self, answer: &Answer) -> Option<u64> {
-        match answer {
-            Ok(Reply::Created { state, .. } | Reply::State(state)) => match state {
-                ClaimState::Uncommitted
-                | ClaimState::Committed
-                | ClaimState::Sealed
-                | ClaimState::Executing => None,
-                ClaimState::Settled | ClaimState::Certified | ClaimState::Revoked => {
-                    Some(self.anchored.seen())
-                }
-            },
-            Ok(Reply::Settled(claim)) => match &claim.settlement {
-                Some(settlement) if claim.revocation.is_none() => Some(settlement.index + 1),
-                _ => Some(self.anchored.seen()),
-            },
-            Ok(_) | Err(Failure::Refused(_)) => Some(self.anchored.seen()),
-            Err(
-                Failure::DiskFull
-                | Failure::NotStored
-                | Failure::Held
-                | Failure::Stopping
-                | Failure::Unknown,
-            ) => None,
-        }
     }
 
     /// Gives what was read from rows once an anchor covers all that it may follow from.

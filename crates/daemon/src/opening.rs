@@ -317,6 +317,7 @@ fn open_locked(
         Anchored::off(Arc::clone(&done))
     };
     metrics.waits_for(&anchored, covered);
+    runtime.spawn(anchored.clone().look_after());
     let hold = (!free).then(|| Hold {
         own,
         tip,
@@ -362,7 +363,6 @@ fn open_locked(
     )
     .map_err(StartError::Thread)?;
     let epoch = store.epoch();
-    let driver = Writer {
     let wanted = in_force::of(&policies.load(), &authenticator, &keys);
     let wanted = Arc::new(ArcSwap::from_pointee(wanted));
     let stating = Stating::new(
@@ -370,6 +370,7 @@ fn open_locked(
         mailbox.clone(),
         Arc::clone(&anchor_state),
     );
+    let driver = Writer {
         store,
         resident,
         tree,
@@ -379,8 +380,8 @@ fn open_locked(
         runtime,
         metrics,
         clock: &clock,
-        hold,
         in_force: wanted,
+        hold,
     }
     .start(&mailbox, inbox, Box::new(publishing))?;
     let (recorder, decisions) = decisions::Following::start(
@@ -416,9 +417,9 @@ fn open_locked(
     });
     Ok(Opened {
         edge,
-        threads: Threads {
         authenticator,
         stating: Arc::new(stating),
+        threads: Threads {
             decisions,
             driver,
             releasing,
@@ -670,9 +671,9 @@ struct Writer<'o> {
     runtime: &'o Handle,
     metrics: &'o Arc<Metrics>,
     clock: &'o Arc<Clock>,
-    /// Why nothing may be signed yet, if it may not.
     /// The policies that the log is to state when the writer begins.
     in_force: Arc<ArcSwap<InForce>>,
+    /// Why nothing may be signed yet, if it may not.
     hold: Option<Hold>,
 }
 
@@ -860,8 +861,8 @@ impl Writer<'_> {
             resident,
             tree,
             signed_size,
-            hold,
             in_force,
+            hold,
             ..
         } = self;
         let clock = Arc::clone(self.clock);

@@ -4,7 +4,8 @@
 //! has the anchors remember it, and only then shows it: heads that come meanwhile are covered by
 //! the next write, so that many settlements share one. Reads see rows as soon as they are
 //! committed; whoever shows something that follows from rows waits at [`Anchored::cover`] until
-//! an anchor covers what those rows may have come from. A crash before that leaves a result that
+//! an anchor covers what those rows may have come from. Replies of the writer wait by themselves,
+//! so that their callers wake once. A crash before that leaves a result that
 //! nobody has seen.
 //!
 //! If no anchor can be written, nothing is shown and new calls are refused; the write is tried
@@ -17,7 +18,7 @@ use std::{
         mpsc::{self, Sender},
     },
     thread::{self, JoinHandle},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use evidenceos_driver::{Publisher, mailbox::Mailbox};
@@ -27,7 +28,7 @@ use evidenceos_store::{
     log::{LogView, Released},
 };
 use evidenceos_tlog::{Hash, Tile};
-use tokio::sync::{broadcast, watch};
+use tokio::sync::{Notify, broadcast, oneshot, watch};
 
 use crate::{
     anchors::{Anchors, State, Tip},
@@ -40,7 +41,7 @@ use crate::{
 const TRY_AGAIN: Duration = Duration::from_millis(250);
 /// How often a stop tries to write what is left: what is not shown then is by the next start.
 const LAST_TRIES: u32 = 4;
-/// How long whoever shows something waits for an anchor before it looks again how much it needs.
+/// How often those who wait for an anchor are looked after: how much they need, and how long they wait.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// How long it waits in all.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -51,28 +52,56 @@ const HELD: Duration = Duration::from_millis(500);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NotCovered;
 
-/// How far anchors remember the log.
+/// How far anchors remember the log, and who waits for more of it.
 #[derive(Clone)]
 pub struct Anchored {
     done: Arc<Done>,
-    /// Entries that an anchor covers; none: nothing waits.
-    size: Option<watch::Sender<Reach>>,
+    /// None: nothing waits.
+    line: Option<Arc<Line>>,
 }
 
-#[derive(Debug, Clone, Copy)]
+struct Line {
+    reach: Mutex<Reach>,
+    /// Somebody waits where nobody did.
+    filled: Notify,
+}
+
 struct Reach {
+    /// Entries that an anchor covers.
     size: u64,
     /// Nothing more will be covered.
     ended: bool,
     /// The start is held: it may take hours.
     held: bool,
+    waiting: Vec<Waiter>,
+}
+
+/// Somebody who is told once an anchor covers enough, or that none does.
+struct Waiter {
+    entries: u64,
+    until: Instant,
+    tell: Box<dyn FnOnce(Result<(), NotCovered>) + Send>,
+}
+
+impl Line {
+    fn lock(&self) -> MutexGuard<'_, Reach> {
+        self.reach.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the reach, and tells those who are not to wait any longer.
+    fn change(&self, change: impl FnOnce(&mut Reach) -> Vec<(Waiter, Result<(), NotCovered>)>) {
+        let told = change(&mut self.lock());
+        for (waiter, result) in told {
+            (waiter.tell)(result);
+        }
+    }
 }
 
 impl Anchored {
     /// Nothing waits: no anchor is written.
     #[must_use]
     pub fn off(done: Arc<Done>) -> Self {
-        Self { done, size: None }
+        Self { done, line: None }
     }
 
     /// Anchors cover so many entries already; more once the daemon is free to sign.
@@ -82,10 +111,14 @@ impl Anchored {
             size,
             ended: false,
             held: !free,
+            waiting: Vec::new(),
         };
         Self {
             done,
-            size: Some(watch::channel(reach).0),
+            line: Some(Arc::new(Line {
+                reach: Mutex::new(reach),
+                filled: Notify::new(),
+            })),
         }
     }
 
@@ -98,71 +131,138 @@ impl Anchored {
     /// Whether anything waits for anchors at all.
     #[must_use]
     pub fn is_on(&self) -> bool {
-        self.size.is_some()
+        self.line.is_some()
     }
 
     /// Whether an anchor covers so many entries now.
     #[must_use]
     pub fn covers(&self, entries: u64) -> bool {
-        self.size
+        self.line
             .as_ref()
-            .is_none_or(|size| size.borrow().size >= entries)
+            .is_none_or(|line| line.lock().size >= entries)
     }
 
     /// How long something that is to be shown is waited for.
     #[must_use]
     pub fn patience(&self) -> Duration {
-        let held = self.size.as_ref().is_some_and(|size| size.borrow().held);
+        let held = self.line.as_ref().is_some_and(|line| line.lock().held);
         if held { HELD } else { PATIENCE }
     }
 
-    /// Waits until an anchor covers so many entries, or as many as there are if a commit that was
-    /// under way was taken back.
+    /// Tells once an anchor covers so many entries, or as many as there are if a commit that was
+    /// under way was taken back; or that none does in time, or before the daemon ends. Whoever is
+    /// told runs on the thread that covers: it must not take long.
+    pub fn when_covered(
+        &self,
+        entries: u64,
+        tell: impl FnOnce(Result<(), NotCovered>) + Send + 'static,
+    ) {
+        let Some(line) = &self.line else {
+            return tell(Ok(()));
+        };
+        let mut reach = line.lock();
+        if reach.size >= entries || reach.ended {
+            let covered = reach.size >= entries;
+            drop(reach);
+            return tell(if covered { Ok(()) } else { Err(NotCovered) });
+        }
+        let patience = if reach.held { HELD } else { PATIENCE };
+        let is_first = reach.waiting.is_empty();
+        reach.waiting.push(Waiter {
+            entries,
+            until: Instant::now() + patience,
+            tell: Box::new(tell),
+        });
+        drop(reach);
+        if is_first {
+            line.filled.notify_one();
+        }
+    }
+
+    /// Waits for the same.
     ///
     /// # Errors
     /// If no anchor does in time, or the daemon ends.
     pub async fn cover(&self, entries: u64) -> Result<(), NotCovered> {
-        let Some(size) = &self.size else {
-            return Ok(());
-        };
-        if size.borrow().size >= entries {
-            return Ok(());
-        }
-        let patience = self.patience();
-        let mut reach = size.subscribe();
-        let waited = async {
+        let (told, covered) = oneshot::channel();
+        self.when_covered(entries, move |result| {
+            // Whoever waited may have gone.
+            let _ = told.send(result);
+        });
+        covered.await.unwrap_or(Err(NotCovered))
+    }
+
+    /// Looks after those who wait long, as long as the daemon lives.
+    pub async fn look_after(self) {
+        let Some(line) = &self.line else { return };
+        loop {
+            line.filled.notified().await;
             loop {
-                let needed = entries.min(self.done.seen());
-                let enough = reach.wait_for(|reach| reach.size >= needed || reach.ended);
-                match tokio::time::timeout(LOOK_AGAIN, enough).await {
-                    Ok(Ok(reach)) if reach.size >= needed => return Ok(()),
-                    Ok(_) => return Err(NotCovered),
-                    Err(_) => {}
+                tokio::time::sleep(LOOK_AGAIN).await;
+                let (seen, now) = (self.done.seen(), Instant::now());
+                let (mut is_empty, mut ended) = (true, false);
+                line.change(|reach| {
+                    let told = reach.leave(|size, waiter| {
+                        if size >= waiter.entries.min(seen) {
+                            Some(Ok(()))
+                        } else {
+                            (now >= waiter.until).then_some(Err(NotCovered))
+                        }
+                    });
+                    (is_empty, ended) = (reach.waiting.is_empty(), reach.ended);
+                    told
+                });
+                if ended {
+                    return;
+                }
+                if is_empty {
+                    break;
                 }
             }
-        };
-        tokio::time::timeout(patience, waited)
-            .await
-            .unwrap_or(Err(NotCovered))
+        }
     }
 
     /// The daemon is free to sign: what waits is covered soon.
     pub fn is_free(&self) {
-        if let Some(size) = &self.size {
-            size.send_modify(|reach| reach.held = false);
+        if let Some(line) = &self.line {
+            line.lock().held = false;
         }
     }
 
     fn reach(&self, to: u64) {
-        if let Some(size) = &self.size {
-            size.send_modify(|reach| reach.size = reach.size.max(to));
-        }
+        let Some(line) = &self.line else { return };
+        line.change(|reach| {
+            reach.size = reach.size.max(to);
+            reach.leave(|size, waiter| (size >= waiter.entries).then_some(Ok(())))
+        });
     }
 
     fn end(&self) {
-        if let Some(size) = &self.size {
-            size.send_modify(|reach| reach.ended = true);
+        let Some(line) = &self.line else { return };
+        line.change(|reach| {
+            reach.ended = true;
+            reach.leave(|_, _| Some(Err(NotCovered)))
+        });
+        // Who looks after those who wait ends too.
+        line.filled.notify_one();
+    }
+}
+
+impl Reach {
+    /// Takes out those who are to be told something, given the size.
+    fn leave(
+        &mut self,
+        told: impl Fn(u64, &Waiter) -> Option<Result<(), NotCovered>>,
+    ) -> Vec<(Waiter, Result<(), NotCovered>)> {
+        let mut leaving = Vec::new();
+        let size = self.size;
+        for waiter in std::mem::take(&mut self.waiting) {
+            match told(size, &waiter) {
+                Some(result) => leaving.push((waiter, result)),
+                None => self.waiting.push(waiter),
+            }
         }
+        leaving
     }
 }
 

@@ -99,7 +99,7 @@ pub fn succeeded(
     if read(&path).map_err(io::Error::other)?.is_none() {
         return Ok(());
     }
-    let file = HeadFile::take(directory, old_origin)?;
+    let mut file = HeadFile::take(directory, old_origin)?;
     if let Some(known) = file.known()? {
         let text = format!(
             "{}{RESTARTED}{new_origin}\n",
@@ -198,7 +198,12 @@ fn newest(bytes: &[u8]) -> Option<(usize, Known)> {
     let slots = bytes.chunks(SLOT).take(2).enumerate();
     slots
         .filter_map(|(number, slot)| Some((number, unpack(slot)?)))
-        .max_by_key(|(_, known)| (known.checkpoint.size(), known.successor().is_some()))
+        .max_by_key(rank)
+}
+
+/// Of two heads the larger is newer; of the same one, that after which another log began.
+fn rank((_, known): &(usize, Known)) -> (u64, bool) {
+    (known.checkpoint.size(), known.successor().is_some())
 }
 
 fn unpack(slot: &[u8]) -> Option<Known> {
@@ -231,6 +236,14 @@ pub struct HeadFile {
     path: PathBuf,
     file: File,
     device_and_inode: (u64, u64),
+    /// As it was found last: only bytes that are others are read again.
+    found: Option<Found>,
+}
+
+#[derive(Debug)]
+struct Found {
+    bytes: Vec<u8>,
+    newest: Option<(usize, Known)>,
 }
 
 impl HeadFile {
@@ -265,6 +278,7 @@ impl HeadFile {
             path,
             file,
             device_and_inode: (metadata.dev(), metadata.ino()),
+            found: None,
         })
     }
 
@@ -272,8 +286,18 @@ impl HeadFile {
     ///
     /// # Errors
     /// If it was taken away or replaced, or cannot be read.
-    pub fn known(&self) -> io::Result<Option<Known>> {
-        Ok(newest(&self.bytes()?).map(|(_, known)| known))
+    pub fn known(&mut self) -> io::Result<Option<Known>> {
+        let newest = &self.look()?.newest;
+        Ok(newest.as_ref().map(|(_, known)| known.clone()))
+    }
+
+    fn look(&mut self) -> io::Result<&mut Found> {
+        let bytes = self.bytes()?;
+        let found = self.found.take().filter(|found| found.bytes == bytes);
+        Ok(self.found.insert(found.unwrap_or_else(|| Found {
+            newest: newest(&bytes),
+            bytes,
+        })))
     }
 
     fn bytes(&self) -> io::Result<Vec<u8>> {
@@ -292,14 +316,24 @@ impl HeadFile {
     ///
     /// # Errors
     /// If it cannot be written.
-    pub fn write(&self, text: &[u8]) -> io::Result<()> {
+    pub fn write(&mut self, text: &[u8]) -> io::Result<()> {
         let slot = pack(text)?;
-        let number = match newest(&self.bytes()?) {
+        let number = match self.look()?.newest {
             Some((0, _)) => 1,
             _ => 0,
         };
+        let mut found = self.found.take();
         self.file.write_all_at(&slot, (number * SLOT) as u64)?;
-        self.file.sync_data()
+        self.file.sync_data()?;
+        // Only what is certainly there is remembered; after an error it is looked at again.
+        if let Some(found) = &mut found {
+            found.bytes[number * SLOT..][..SLOT].copy_from_slice(&slot);
+            let written = Known::parse(text).map(|known| (number, known));
+            let before = found.newest.take();
+            found.newest = before.into_iter().chain(written).max_by_key(rank);
+        }
+        self.found = found;
+        Ok(())
     }
 }
 
@@ -397,7 +431,7 @@ mod tests {
     #[test]
     fn heads_are_written_in_turn_and_a_torn_one_leaves_the_one_before() {
         let directory = tempfile::tempdir().expect("a directory");
-        let file = HeadFile::take(directory.path(), "o").expect("new");
+        let mut file = HeadFile::take(directory.path(), "o").expect("new");
         let path = file_of(directory.path(), "o");
         assert!(file.known().expect("readable").is_none());
         assert_eq!(size(&path), None, "made, and nothing written yet");
@@ -425,7 +459,7 @@ mod tests {
     #[test]
     fn one_process_holds_a_file_and_notices_if_it_goes() {
         let directory = tempfile::tempdir().expect("a directory");
-        let file = HeadFile::take(directory.path(), "o").expect("new");
+        let mut file = HeadFile::take(directory.path(), "o").expect("new");
         let held = HeadFile::take(directory.path(), "o").expect_err("held");
         assert_eq!(held.kind(), io::ErrorKind::WouldBlock);
         file.write(&head("o", 1)).expect("written");
