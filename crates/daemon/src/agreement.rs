@@ -29,8 +29,8 @@ const BLOCK: (usize, usize) = (16, 256);
 const PATTERN_BITS: f64 = 40.0;
 /// The longest pattern, in gaps.
 const MAX_PATTERN: usize = 64;
-/// Patterns of a column that are looked up in the other.
-const LOOKED_UP: usize = 16_384;
+/// Places of a column whose patterns are looked up in the other.
+const LOOKED_UP: usize = 2_048;
 
 /// A column of labels, one bit an item.
 #[derive(Clone)]
@@ -41,15 +41,19 @@ struct Column {
 }
 
 impl Column {
-    fn new(labels: impl ExactSizeIterator<Item = u8>) -> Self {
-        let len = labels.len();
-        let mut words = vec![0; len.div_ceil(64)];
-        let mut ones = 0;
-        for (item, label) in labels.enumerate() {
-            words[item / 64] |= u64::from(label & 1) << (item % 64);
-            ones += usize::from(label & 1);
+    /// One byte a label, 0 or 1.
+    fn new(labels: &[u8]) -> Self {
+        let pack = |labels: &[u8]| {
+            let bits = labels.iter().rev();
+            bits.fold(0, |word, label| word << 1 | u64::from(label & 1))
+        };
+        let words: Vec<u64> = labels.chunks(64).map(pack).collect();
+        let ones = words.iter().map(|word| word.count_ones() as usize).sum();
+        Self {
+            words,
+            len: labels.len(),
+            ones,
         }
-        Self { words, len, ones }
     }
 
     /// Share of the items with this label.
@@ -95,9 +99,38 @@ impl Column {
         (agree, last.saturating_sub(first))
     }
 
-    /// Positions of the items with this label.
-    fn positions(&self, label: bool) -> impl Iterator<Item = usize> + '_ {
-        (0..self.len).filter(move |item| (self.words[item / 64] >> (item % 64) & 1 == 1) == label)
+    /// Positions of the items with this label, from one item on.
+    fn positions(&self, label: bool, from: usize) -> impl Iterator<Item = usize> + '_ {
+        let word = move |at: usize| self.words.get(at).map(|&w| if label { w } else { !w });
+        let mut at = from / 64;
+        let mut left = word(at).unwrap_or(0) & u64::MAX << (from % 64);
+        std::iter::from_fn(move || {
+            while left == 0 {
+                at += 1;
+                left = word(at)?;
+            }
+            let position = at * 64 + left.trailing_zeros() as usize;
+            left &= left - 1;
+            // Beyond the last item all bits are 0.
+            (position < self.len).then_some(position)
+        })
+    }
+
+    /// Patterns of the gaps between items with this label, from places all over the column: where
+    /// each begins, and its hash.
+    fn sample(&self, label: bool, gaps: usize) -> Vec<(usize, u64)> {
+        let stride = self.len.div_ceil(LOOKED_UP).max(1);
+        let mut sampled: Vec<(usize, u64)> = Vec::new();
+        for from in (0..self.len).step_by(stride) {
+            let run: Vec<usize> = self.positions(label, from).take(gaps + 1).collect();
+            if run.len() <= gaps {
+                break;
+            }
+            if sampled.last().is_none_or(|&(begin, _)| begin != run[0]) {
+                sampled.push((run[0], pattern_hash(&run)));
+            }
+        }
+        sampled
     }
 }
 
@@ -110,13 +143,14 @@ struct Patterns {
 impl Patterns {
     fn of(column: &Column, label: bool) -> Self {
         let gaps = pattern_length(column.share(label));
+        let positions: Vec<usize> = column.positions(label, 0).collect();
         let mut begins = HashMap::new();
-        each_pattern(column, label, gaps, |begin, pattern| {
+        for run in positions.windows(gaps + 1) {
             begins
-                .entry(pattern)
+                .entry(pattern_hash(run))
                 .and_modify(|known| *known = None)
-                .or_insert_with(|| u32::try_from(begin).ok());
-        });
+                .or_insert_with(|| u32::try_from(run[0]).ok());
+        }
         Self { begins, gaps }
     }
 }
@@ -132,17 +166,13 @@ fn pattern_length(share: f64) -> usize {
     }
 }
 
-/// Calls `take` with each run of so many gaps: where it begins, and a hash of it.
-fn each_pattern(column: &Column, label: bool, gaps: usize, mut take: impl FnMut(usize, u64)) {
-    let positions: Vec<usize> = column.positions(label).collect();
-    for run in positions.windows(gaps + 1) {
-        let hash = run.windows(2).fold(0xcbf2_9ce4_8422_2325u64, |hash, pair| {
-            (hash ^ (pair[1] - pair[0]) as u64)
-                .wrapping_mul(0x9e37_79b9_7f4a_7c15)
-                .rotate_left(23)
-        });
-        take(run[0], hash);
-    }
+/// A hash of the gaps between these positions.
+fn pattern_hash(run: &[usize]) -> u64 {
+    run.windows(2).fold(0xcbf2_9ce4_8422_2325u64, |hash, pair| {
+        (hash ^ (pair[1] - pair[0]) as u64)
+            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+            .rotate_left(23)
+    })
 }
 
 /// A column that is about to be registered, ready to be compared with many.
@@ -168,11 +198,9 @@ impl Candidate {
     /// A column of labels, one byte an item, 0 or 1.
     #[must_use]
     pub fn new(labels: &[u8]) -> Self {
+        let reversed: Vec<u8> = labels.iter().rev().copied().collect();
         Self {
-            ways: [
-                Way::new(Column::new(labels.iter().copied())),
-                Way::new(Column::new(labels.iter().rev().copied())),
-            ],
+            ways: [labels, &reversed].map(|labels| Way::new(Column::new(labels))),
         }
     }
 
@@ -180,10 +208,21 @@ impl Candidate {
     /// the sum of the lengths.
     #[must_use]
     pub fn agrees_with(&self, earlier: &[u8]) -> bool {
-        let earlier = Column::new(earlier.iter().copied());
-        self.ways
-            .iter()
-            .any(|way| in_place(&earlier, &way.column) || aligned(&earlier, way))
+        let earlier = Column::new(earlier);
+        if self.ways.iter().any(|way| in_place(&earlier, &way.column)) {
+            return true;
+        }
+        // Patterns of the rarer label: there are fewer, and each says more.
+        let label = earlier.share(true) <= 0.5;
+        [false, true].into_iter().any(|inverted| {
+            let theirs = usize::from(label != inverted);
+            // Reversed, a column has the same shares.
+            let sampled = earlier.sample(label, self.ways[0].patterns[theirs].gaps);
+            self.ways.iter().any(|way| {
+                let offsets = offsets(&sampled, &way.patterns[theirs]);
+                aligned(&earlier, &way.column, &offsets, inverted)
+            })
+        })
     }
 }
 
@@ -206,40 +245,31 @@ fn in_place(a: &Column, b: &Column) -> bool {
         })
 }
 
-/// Compares block by block at the offsets at which the columns have the most in common.
-fn aligned(earlier: &Column, way: &Way) -> bool {
-    let (short, long) = (
-        earlier.len.min(way.column.len),
-        earlier.len.max(way.column.len),
-    );
-    if short == 0 {
+/// Compares block by block at these offsets, at which the columns have the most in common.
+fn aligned(earlier: &Column, column: &Column, offsets: &[isize], inverted: bool) -> bool {
+    let (short, long) = (earlier.len.min(column.len), earlier.len.max(column.len));
+    if short == 0 || offsets.is_empty() {
         return false;
     }
-    [false, true].into_iter().any(|inverted| {
-        let offsets = offsets(earlier, way, inverted);
-        if offsets.is_empty() {
-            return false;
+    let block = (short / 32).clamp(BLOCK.0, BLOCK.1);
+    let (mut matches, mut items, mut blocks) = (0, 0, 0);
+    for from in (0..earlier.len).step_by(block) {
+        let best = offsets
+            .iter()
+            .map(|&offset| {
+                let (agree, both) = earlier.agreement(column, offset, from, from + block);
+                (if inverted { both - agree } else { agree }, both)
+            })
+            .max_by_key(|&(agree, both)| (agree, std::cmp::Reverse(both)));
+        if let Some((agree, both)) = best.filter(|&(_, both)| both > 0) {
+            (matches, items, blocks) = (matches + agree, items + both, blocks + 1);
         }
-        let block = (short / 32).clamp(BLOCK.0, BLOCK.1);
-        let (mut matches, mut items, mut blocks) = (0, 0, 0);
-        for from in (0..earlier.len).step_by(block) {
-            let best = offsets
-                .iter()
-                .map(|&offset| {
-                    let (agree, both) = earlier.agreement(&way.column, offset, from, from + block);
-                    (if inverted { both - agree } else { agree }, both)
-                })
-                .max_by_key(|&(agree, both)| (agree, std::cmp::Reverse(both)));
-            if let Some((agree, both)) = best.filter(|&(_, both)| both > 0) {
-                (matches, items, blocks) = (matches + agree, items + both, blocks + 1);
-            }
-        }
-        let q = chance(earlier, &way.column, inverted);
-        // Which offsets, and which of them in each block, was chosen by looking.
-        let choices = (offsets.len() as f64) * ((short + long) as f64).ln()
-            + f64::from(blocks) * (offsets.len() as f64).ln();
-        evidence(matches, items, q) >= -CHANCE.ln() + choices
-    })
+    }
+    let q = chance(earlier, column, inverted);
+    // Which offsets, and which of them in each block, was chosen by looking.
+    let choices = (offsets.len() as f64) * ((short + long) as f64).ln()
+        + f64::from(blocks) * (offsets.len() as f64).ln();
+    evidence(matches, items, q) >= -CHANCE.ln() + choices
 }
 
 /// −ln of the Chernoff bound on the chance of so many matches or more.
@@ -256,25 +286,13 @@ fn evidence(matches: usize, items: usize, q: f64) -> f64 {
 }
 
 /// The offsets that the most common patterns speak for.
-fn offsets(earlier: &Column, way: &Way, inverted: bool) -> Vec<isize> {
-    // Patterns of the rarer label: there are fewer, and each says more.
-    let label = earlier.share(true) <= 0.5;
-    let patterns = &way.patterns[usize::from(label != inverted)];
-    let (mut votes, mut nth) = (HashMap::<isize, u32>::new(), 0usize);
-    let positions = if label {
-        earlier.ones
-    } else {
-        earlier.len - earlier.ones
-    };
-    let stride = positions.div_ceil(LOOKED_UP).max(1);
-    each_pattern(earlier, label, patterns.gaps, |begin, pattern| {
-        nth += 1;
-        if nth.is_multiple_of(stride)
-            && let Some(Some(there)) = patterns.begins.get(&pattern)
-        {
-            *votes.entry(*there as isize - begin as isize).or_insert(0) += 1;
+fn offsets(sampled: &[(usize, u64)], patterns: &Patterns) -> Vec<isize> {
+    let mut votes = HashMap::<isize, u32>::new();
+    for (begin, pattern) in sampled {
+        if let Some(Some(there)) = patterns.begins.get(pattern) {
+            *votes.entry(*there as isize - *begin as isize).or_insert(0) += 1;
         }
-    });
+    }
     let mut votes: Vec<(isize, u32)> = votes.into_iter().filter(|&(_, votes)| votes > 1).collect();
     votes.sort_unstable_by_key(|&(offset, votes)| (std::cmp::Reverse(votes), offset));
     votes.truncate(OFFSETS);
