@@ -232,6 +232,8 @@ fn the_released_e_value_is_rounded_down_twice() {
     check(50_000, 1, 3, 1_000_000, 7);
     check(50_000, 2, 3, 500_000, 6);
     check(62_500, 1, 0, 0, 4);
+    // 1/.13 is 7.69: to round it to 8 would release a bit too much.
+    check(130_000, 1, 0, 0, 2);
     check(1_000_000, 1, 0, 0, 0);
 }
 
