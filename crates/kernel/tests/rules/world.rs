@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use evidenceos_kernel::{
     account::Account,
     bits::MicroBits,
-    claim::{Artifact, Claim, Lane, ModuleFacts, Reason, Terms},
+    claim::{Artifact, Claim, Lane, ModuleFacts, Reason, Settlement, Terms},
     command::{
         Caller, Command, Event, PutHoldout, Remembered, Reply, Request, RestartLog, RunEnd,
         RunReport, Stamp,
@@ -396,14 +396,18 @@ impl World {
         self.end(self.settlement(number, report))
     }
 
-    /// The capsule that the oldest run would get. Nothing becomes of it.
-    pub(crate) fn would_settle_as(&self, number: u64, report: RunReport) -> Capsule {
+    /// What the oldest run would come to. Nothing becomes of it.
+    pub(crate) fn would_settle_as(&self, number: u64, report: RunReport) -> Settlement {
         let request = request(Caller::DRIVER, None, self.settlement(number, report));
         let mut stage = Stage::new(&self.resident);
         stage.advance_to(self.now_unix_ms);
         self.load(&mut stage, &request);
         let decision = decide(&stage, &request).expect("the oldest run can always end");
-        Capsule::parse(&decision.entries[0]).expect("the kernel writes what it reads")
+        let settlement = decision.events.into_iter().find_map(|event| match event {
+            Event::RunSettled { settlement, .. } => Some(*settlement),
+            _ => None,
+        });
+        settlement.expect("a run that ends is settled")
     }
 
     fn settlement(&self, number: u64, report: RunReport) -> Command {

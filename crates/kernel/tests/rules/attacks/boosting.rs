@@ -6,10 +6,10 @@
 
 use evidenceos_kernel::{
     bits::MicroBits,
-    claim::{Outcome, Reason, Terms},
-    command::RunReport,
+    claim::{Outcome, Reason, Settlement, Terms},
+    command::{RunEnd, RunReport},
     holdout::Policy,
-    record::{AnswerTally, Capsule},
+    record::AnswerTally,
     score::{self, Classes},
     split::split,
 };
@@ -96,6 +96,8 @@ struct Attack {
     world: World,
     number: u64,
     answer_mask: Vec<u8>,
+    /// Of each symbol.
+    prices: Vec<MicroBits>,
 }
 
 impl Attack {
@@ -124,18 +126,27 @@ impl Attack {
             ..world.terms(submitter(1), "boosted")
         };
         let (_, number) = world.admitted(terms, true);
+        let prices = &world.main().description.policy.answer_prices;
+        let prices = (0..SYMBOLS)
+            .map(|symbol| prices.price(SYMBOLS, symbol).expect("a symbol"))
+            .collect();
         Self {
+            prices,
             world,
             number,
             answer_mask: parts.part_mask,
         }
     }
 
-    /// One run on labels of its own, to its verdict. `flips`: what did worse than chance is turned
-    /// round and votes too.
-    fn run(&self, flips: bool, judged_part: &[u8], coins: &mut Coins) -> Capsule {
+    fn run(&self, flips: bool, judged_part: &[u8], coins: &mut Coins) -> Settlement {
+        let report = self.report(flips, judged_part, coins);
+        self.world.would_settle_as(self.number, report)
+    }
+
+    /// One run on labels of its own. `flips`: what did worse than chance is turned round and votes
+    /// too.
+    fn report(&self, flips: bool, judged_part: &[u8], coins: &mut Coins) -> RunReport {
         let labels = bytes(&tossed(coins));
-        let prices = &self.world.main().description.policy.answer_prices;
         let mut votes = Votes::default();
         let mut answered = [0u32; SYMBOLS as usize];
         let mut charged = MicroBits::ZERO;
@@ -144,8 +155,7 @@ impl Attack {
             let mask = &self.answer_mask;
             let matches = score::answer(&bytes(&vector), &labels, mask, SYMBOLS, PART);
             answered[matches as usize] += 1;
-            let price = prices.price(SYMBOLS, matches).expect("a symbol");
-            charged = charged.saturating_add(price);
+            charged = charged.saturating_add(self.prices[matches as usize]);
             let good = u64::from(matches) > PART / 2;
             if good {
                 votes.add(vector);
@@ -154,7 +164,7 @@ impl Attack {
             }
         }
         let vector = bytes(&votes.majority());
-        let report = RunReport {
+        RunReport {
             answers: AnswerTally {
                 n_symbols: SYMBOLS,
                 asked: QUESTIONS as u32,
@@ -167,20 +177,14 @@ impl Attack {
             },
             score: Some(Classes::of_single_items(PART).score(&vector, &labels, judged_part)),
             ..Script::weak().report()
-        };
-        self.world.would_settle_as(self.number, report)
+        }
     }
 
     fn falsely_certified(&self, flips: bool, judged_part: &[u8], runs: u64) -> u64 {
         let mut coins = Coins(2);
         let is_certified = |_: &u64| {
-            let capsule = self.run(flips, judged_part, &mut coins);
-            assert_eq!(
-                capsule.ledger.k,
-                MicroBits::ZERO,
-                "answers are no part of k"
-            );
-            capsule.outcome == Outcome::Certified
+            let settled = self.run(flips, judged_part, &mut coins);
+            settled.outcome == Outcome::Certified
         };
         (0..runs).filter(is_certified).count() as u64
     }
@@ -191,13 +195,20 @@ impl Attack {
     }
 }
 
+fn assert_useless(flips: bool) {
+    let attack = Attack::new(MicroBits::ZERO);
+    let certified = attack.falsely_certified(flips, &attack.answer_mask, RUNS);
+    assert_holds(certified, RUNS, "boosting");
+}
+
 #[test]
 fn what_answers_teach_does_not_help_on_the_sealed_part() {
-    let attack = Attack::new(MicroBits::ZERO);
-    for flips in [false, true] {
-        let certified = attack.falsely_certified(flips, &attack.answer_mask, RUNS);
-        assert_holds(certified, RUNS, "boosting");
-    }
+    assert_useless(false);
+}
+
+#[test]
+fn nor_do_the_bad_vectors_turned_round() {
+    assert_useless(true);
 }
 
 #[test]
@@ -208,22 +219,29 @@ fn judging_on_the_answer_part_holds_only_if_answers_are_charged() {
         assert_broken(certified, 1_000, "free answers on the part that is judged");
     }
     // 449 bits, of which 128 items can make up for 116.
-    let dearest = free
-        .world
-        .main()
-        .description
-        .policy
-        .answer_prices
-        .dearest(SYMBOLS);
-    let all = dearest
-        .expect("an alphabet")
-        .checked_mul(QUESTIONS as u64)
-        .expect("it fits");
+    let all = MicroBits(free.prices[0].get() * QUESTIONS as u64);
     let charged = Attack::new(all);
     let mut coins = Coins(3);
     for flips in [false, true] {
-        let capsule = charged.run(flips, &charged.answer_part_as_sealed(), &mut coins);
-        assert_eq!(capsule.ledger.k, all);
-        assert_eq!(capsule.reason_codes, [2, Reason::OutOfReach.code()]);
+        let settled = charged.run(flips, &charged.answer_part_as_sealed(), &mut coins);
+        assert_eq!(settled.reasons, [Reason::Rejected, Reason::OutOfReach]);
     }
+}
+
+#[test]
+fn answers_are_charged_to_their_part_and_raise_no_bar() {
+    let mut attack = Attack::new(MicroBits::ZERO);
+    let asked = attack.report(true, &attack.answer_mask, &mut Coins(4));
+    let charged = asked.answers.charged;
+    let capsule = attack.world.settle_as(attack.number, asked);
+    assert_eq!(capsule.ledger.k, MicroBits::ZERO);
+    let next = attack
+        .world
+        .run(submitter(2), "next", &Script::ending(RunEnd::NoOutput));
+    assert_eq!(next.ledger.k, capsule.ledger.price);
+    assert_eq!(attack.world.main().answers.charged, charged);
+    assert_eq!(
+        charged,
+        MicroBits(attack.prices[0].get() * QUESTIONS as u64)
+    );
 }

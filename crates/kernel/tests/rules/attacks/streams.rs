@@ -76,15 +76,14 @@ fn admit(world: &mut World, n: u64) -> u64 {
 /// certified.
 fn fail(world: &mut World, number: u64, units: u64) -> (Ledger, u64) {
     let would_be = |right| world.would_settle_as(number, scored(units, right));
-    let ledger = would_be(0).ledger;
+    let threshold = would_be(0).threshold;
     let bets = &world.main().description.null_spec.bets;
-    let fewest = bets
-        .fewest_right(units, ledger.threshold)
-        .expect("in reach");
+    let fewest = bets.fewest_right(units, threshold).expect("in reach");
     assert_eq!(would_be(fewest).outcome, Outcome::Certified);
     assert_eq!(would_be(fewest - 1).outcome, Outcome::NotCertified);
     let failed = world.settle_as(number, scored(units, 0));
     assert_eq!(failed.outcome, Outcome::NotCertified);
+    assert_eq!(failed.ledger.threshold, threshold);
     (failed.ledger, fewest)
 }
 
