@@ -5,8 +5,8 @@
 #   tests/long.sh sim [SEEDS]          the simulator, 100,000 seeds
 #   tests/long.sh crash [ROUNDS]       200 rounds of load, death and restart
 #   tests/long.sh power [CUTS]         500 power cuts
-#   tests/long.sh mutants [ARGUMENT…]  cargo mutants over what decides verdicts; for instance
-#                                      `-f crates/kernel/src/price.rs`, `--shard 0/8`
+#   tests/long.sh mutants [ARGUMENT…]  every mutant of cargo-mutants in what decides verdicts, as
+#                                      tests/mutants/campaign.py plays them (--help)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -24,10 +24,7 @@ power)
     ;;
 mutants)
     command -v cargo-mutants >/dev/null || cargo install cargo-mutants --locked
-    # Each of its copies has a target directory of its own.
-    unset CARGO_TARGET_DIR
-    mkdir -p target
-    cargo mutants --output target "$@"
+    tests/mutants/campaign.py "$@"
     ;;
 *)
     sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0" >&2

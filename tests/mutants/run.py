@@ -145,19 +145,18 @@ def with_dependencies(wanted: set[str], known: dict[str, dict]) -> set[str]:
     return whole
 
 
-def tree(mutants: list[Mutant]) -> dict[str, bytes]:
-    """The files of the copy.
+def files_of(mutated: set[str], helper: str) -> dict[str, bytes]:
+    """The files of the copy, with a module for the switch in each mutated package.
 
-    Packages without mutants are left in with their manifests and empty sources. Features are then
-    unified as for the whole workspace, so that every dependency is the one that `cargo test
-    --workspace` has built already.
+    Other packages are left in with their manifests and empty sources. Features are then unified as
+    for the whole workspace, so that every dependency is the one that `cargo test --workspace` has
+    built already.
     """
     listed = subprocess.check_output(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT
     )
     names = [name.decode() for name in listed.split(b"\0") if name and (ROOT / name.decode()).is_file()]
     known = packages()
-    mutated = {mutant.package for mutant in mutants}
     kept = with_dependencies(set(mutated), known)
     files = {}
     for name in names:
@@ -169,15 +168,20 @@ def tree(mutants: list[Mutant]) -> dict[str, bytes]:
         for target in package["targets"] if name not in kept else []:
             needs_main = {"bin", "example", "custom-build"} & set(target["kind"])
             files[os.path.relpath(target["src_path"], ROOT)] = b"fn main() {}\n" if needs_main else b""
+    for name in mutated:
+        files[f"crates/{name}/src/lib.rs"] += b"\nmod mutant;\n"
+        files[f"crates/{name}/src/mutant.rs"] = helper.encode()
+    return files
+
+
+def tree(mutants: list[Mutant]) -> dict[str, bytes]:
+    """The files of the copy, with a switch for each mutant."""
+    files = files_of({mutant.package for mutant in mutants}, HELPER)
     for name in sorted({mutant.file for mutant in mutants}):
         if name not in files:
             raise Wrong(f"{name} is not there")
         own = [mutant for mutant in mutants if mutant.file == name]
         files[name] = rewritten(files[name].decode(), own).encode()
-    for name in mutated:
-        root = f"crates/{name}/src/lib.rs"
-        files[root] += b"\nmod mutant;\n"
-        files[f"crates/{name}/src/mutant.rs"] = HELPER.encode()
     return files
 
 
