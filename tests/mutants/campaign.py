@@ -10,7 +10,7 @@ return `impl Trait` cannot be played so; their number is printed.
 examples:
   tests/mutants/campaign.py                                     all that .cargo/mutants.toml names
   tests/mutants/campaign.py -f crates/kernel/src/decide         files that begin so
-  tests/mutants/campaign.py --minutes 60 --survivors found.txt  as far as an hour goes
+  tests/mutants/campaign.py --minutes 60                      as far as an hour goes
 
 exit status: 0 if every mutant that was played is caught, 1 if one survives, 2 if it did not work.
 """
@@ -96,6 +96,9 @@ def listed(beginnings: tuple[str, ...]) -> Sources:
             span(function["span"]), span(row["span"]), row["replacement"],
         )  # fmt: skip
         sources.mutants.append(mutant)
+    # In the order in which the files were asked for.
+    asked = lambda m: next((i for i, b in enumerate(beginnings) if m.file.startswith(b)), 0)
+    sources.mutants.sort(key=asked)
     return sources
 
 
@@ -200,24 +203,44 @@ SLOW = {
 }
 
 
-def stages(binaries: list[Binary]) -> list[tuple[Binary, list[str]]]:
-    """Quick tests before slow ones."""
+def quick(binaries: list[Binary]) -> list[tuple[Binary, list[str]]]:
     skipping = lambda names: [word for name in names for word in ("--skip", name)]
-    quick = [(b, skipping(SLOW.get((b.package, b.target), []))) for b in binaries]
-    slow = [(b, SLOW[b.package, b.target]) for b in binaries if (b.package, b.target) in SLOW]
-    return quick + slow
+    return [(b, skipping(SLOW.get((b.package, b.target), []))) for b in binaries]
 
 
-def judge(mutant: Mutant, binaries: list[Binary], deadline: float) -> str | None:
-    """The test that catches it; none if all pass; an empty text if time is up."""
-    own_first = sorted(binaries, key=lambda b: (b.package != mutant.package, b.target != "lib"))
-    for binary, arguments in stages(own_first):
-        if time.monotonic() > deadline:
-            return ""
+def slow(binaries: list[Binary]) -> list[tuple[Binary, list[str]]]:
+    return [(b, SLOW[b.package, b.target]) for b in binaries if (b.package, b.target) in SLOW]
+
+
+def caught_by(mutant: Mutant, tests: list[tuple[Binary, list[str]]]) -> str | None:
+    own_first = sorted(tests, key=lambda t: (t[0].package != mutant.package, t[0].target != "lib"))
+    for binary, arguments in own_first:
         outcome = run.run(binary, mutant.number, 120, *arguments)
         if outcome.failed:
             return f"{binary.package}:{binary.target}:{outcome.first_failure}"
     return None
+
+
+def play(mutants: list[Mutant], tests: list, jobs: int, deadline: float, played: Counter) -> list[Mutant]:
+    """Those that no test catches."""
+    left = []
+
+    def judge(mutant: Mutant) -> tuple[Mutant, bool, str | None]:
+        in_time = time.monotonic() < deadline
+        return mutant, in_time, caught_by(mutant, tests) if in_time else None
+
+    with ThreadPoolExecutor(jobs) as pool:
+        for done, (mutant, in_time, test) in enumerate(pool.map(judge, mutants), 1):
+            if not in_time:
+                played["out of time"] += 1
+            elif test is None:
+                left.append(mutant)
+                print(f"  not caught yet: {mutant.name}", flush=True)
+            else:
+                played["hung" if "hangs" in test else "caught"] += 1
+            if done % 50 == 0:
+                print(f"  {done} of {len(mutants)}: {dict(played)}", flush=True)
+    return left
 
 
 def main() -> int:
@@ -227,7 +250,6 @@ def main() -> int:
     parser.add_argument("-f", "--file", action="append", default=[], metavar="PATH", help="only files that begin so")
     parser.add_argument("--minutes", type=float, default=10_000, help="play no mutant after so long")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), metavar="N", help="mutants at a time")
-    parser.add_argument("--survivors", type=Path, metavar="FILE", help="write them here as they are found")
     options = parser.parse_args()
 
     deadline = time.monotonic() + 60 * options.minutes
@@ -235,34 +257,26 @@ def main() -> int:
     print(f"{len(sources.mutants)} mutants, {sources.not_played} more cannot be switched", flush=True)
     target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve()
     copy = target / "mutants" / "campaign"
-    files = run.files_of({mutant.package for mutant in sources.mutants}, HELPER)
+    files = run.files_of({mutant.package for mutant in sources.mutants}, HELPER, "0.0.2")
     leave_out_unviable(sources, files, copy, target)
     packages = {mutant.package for mutant in sources.mutants}
     binaries = run.build(copy, target, packages)
-    for binary, arguments in stages(binaries):
+    for binary, arguments in quick(binaries) + slow(binaries):
         outcome = run.run(binary, 0, 900, *arguments)
         if outcome.failed:
             raise Wrong(f"{binary.target} fails without a mutant: {outcome.first_failure}")
     print(f"  built; {len(sources.mutants)} to play, {sources.unviable} do not compile", flush=True)
 
     played: Counter[str] = Counter()
-    with ThreadPoolExecutor(options.jobs) as pool:
-        outcomes = pool.map(lambda mutant: (mutant, judge(mutant, binaries, deadline)), sources.mutants)
-        for mutant, caught_by in outcomes:
-            if caught_by == "":
-                played["not reached"] += 1
-                continue
-            hangs = caught_by and "hangs" in caught_by
-            played["survived" if caught_by is None else "hung" if hangs else "caught"] += 1
-            if caught_by is None:
-                print(f"  SURVIVES: {mutant.name}", flush=True)
-                if options.survivors:
-                    with options.survivors.open("a") as found:
-                        print(mutant.name, file=found)
-            if sum(played.values()) % 50 == 0:
-                print(f"  {dict(played)}", flush=True)
-    print(f"{dict(played)}, {sources.unviable} do not compile, {sources.not_played} cannot be switched")
-    return 1 if played["survived"] else 0
+    left = play(sources.mutants, quick(binaries), options.jobs, deadline, played)
+    survivors = play(left, slow(binaries), options.jobs, float("inf"), played)
+    print(
+        f"{dict(played)}, {len(survivors)} survive; "
+        f"{sources.unviable} do not compile, {sources.not_played} cannot be switched"
+    )
+    for mutant in survivors:
+        print(f"survivor: {mutant.name}")
+    return 1 if survivors else 0
 
 
 if __name__ == "__main__":

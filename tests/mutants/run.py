@@ -145,10 +145,28 @@ def with_dependencies(wanted: set[str], known: dict[str, dict]) -> set[str]:
     return whole
 
 
-def files_of(mutated: set[str], helper: str) -> dict[str, bytes]:
+# Cargo names what it builds by package and version, not by place. Under its own version the copy can
+# share a target directory with the real sources, and nothing that is mutated is ever taken for them.
+def with_version(files: dict[str, bytes], known: dict[str, dict], version: str) -> None:
+    real = {package["version"] for package in known.values()}
+    if len(real) != 1:
+        raise Wrong(f"the packages have several versions: {real}")
+    old = f'version = "{real.pop()}"'
+    for name, before in [("Cargo.toml", r"^\[workspace\.package\]\n")] + [
+        ("Cargo.lock", rf'^name = "{re.escape(package["name"])}"\n') for package in known.values()
+    ]:
+        text, times = re.subn(
+            f"(?m)({before}){re.escape(old)}$", rf'\g<1>version = "{version}"', files[name].decode()
+        )
+        if times != 1:
+            raise Wrong(f"{name} has no version after {before}")
+        files[name] = text.encode()
+
+
+def files_of(mutated: set[str], helper: str, version: str) -> dict[str, bytes]:
     """The files of the copy, with a module for the switch in each mutated package.
 
-    Other packages are left in with their manifests and empty sources. Features are then unified as
+    Other packages are empty libraries that keep their dependencies. Features are then unified as
     for the whole workspace, so that every dependency is the one that `cargo test --workspace` has
     built already.
     """
@@ -160,23 +178,27 @@ def files_of(mutated: set[str], helper: str) -> dict[str, bytes]:
     kept = with_dependencies(set(mutated), known)
     files = {}
     for name in names:
-        in_crate = name.startswith("crates/")
-        if in_crate and name.split("/")[1] not in kept and not name.endswith("/Cargo.toml"):
-            continue
-        files[name] = (ROOT / name).read_bytes()
-    for name, package in known.items():
-        for target in package["targets"] if name not in kept else []:
-            needs_main = {"bin", "example", "custom-build"} & set(target["kind"])
-            files[os.path.relpath(target["src_path"], ROOT)] = b"fn main() {}\n" if needs_main else b""
+        of = name.split("/")[1] if name.startswith("crates/") else None
+        if of is None or of in kept:
+            files[name] = (ROOT / name).read_bytes()
+    for name in known.keys() - kept:
+        manifest = (ROOT / f"crates/{name}/Cargo.toml").read_text()
+        # Without programs: they would be put where the real ones are.
+        sections = r"(?ms)^\[(lib|\[(bin|test|bench|example)\])\]\n.*?(?=^\[|\Z)"
+        manifest = re.sub(sections, "", manifest)
+        manifest = re.sub(r"(?m)^(default-run|build) = .*\n", "", manifest)
+        files[f"crates/{name}/Cargo.toml"] = manifest.encode()
+        files[f"crates/{name}/src/lib.rs"] = b""
     for name in mutated:
         files[f"crates/{name}/src/lib.rs"] += b"\nmod mutant;\n"
         files[f"crates/{name}/src/mutant.rs"] = helper.encode()
+    with_version(files, known, version)
     return files
 
 
 def tree(mutants: list[Mutant]) -> dict[str, bytes]:
     """The files of the copy, with a switch for each mutant."""
-    files = files_of({mutant.package for mutant in mutants}, HELPER)
+    files = files_of({mutant.package for mutant in mutants}, HELPER, "0.0.1")
     for name in sorted({mutant.file for mutant in mutants}):
         if name not in files:
             raise Wrong(f"{name} is not there")
