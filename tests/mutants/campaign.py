@@ -215,7 +215,7 @@ def slow(binaries: list[Binary]) -> list[tuple[Binary, list[str]]]:
 def caught_by(mutant: Mutant, tests: list[tuple[Binary, list[str]]]) -> str | None:
     own_first = sorted(tests, key=lambda t: (t[0].package != mutant.package, t[0].target != "lib"))
     for binary, arguments in own_first:
-        outcome = run.run(binary, mutant.number, 120, *arguments)
+        outcome = run.run(binary, mutant.number, 60, *arguments)
         if outcome.failed:
             return f"{binary.package}:{binary.target}:{outcome.first_failure}"
     return None
