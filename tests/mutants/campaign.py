@@ -27,8 +27,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import run
-from run import ROOT, Binary, Wrong
+sys.dont_write_bytecode = True  # The tree stays clean.
+
+import run  # noqa: E402
+from run import ROOT, Binary, Wrong  # noqa: E402
 
 HELPER = f'''//! Which mutant is on.
 
