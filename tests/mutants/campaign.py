@@ -214,10 +214,21 @@ def slow(binaries: list[Binary]) -> list[tuple[Binary, list[str]]]:
     return [(b, SLOW[b.package, b.target]) for b in binaries if (b.package, b.target) in SLOW]
 
 
-def caught_by(mutant: Mutant, tests: list[tuple[Binary, list[str]]]) -> str | None:
+def limits(tests: list[tuple[Binary, list[str]]]) -> list[tuple[Binary, list[str], float]]:
+    """The tests, each with its limit in seconds: they are run without a mutant first."""
+    limited = []
+    for binary, arguments in tests:
+        outcome = run.run(binary, 0, 900, *arguments)
+        if outcome.failed:
+            raise Wrong(f"{binary.target} fails without a mutant: {outcome.first_failure}")
+        limited.append((binary, arguments, max(30, 5 * outcome.seconds)))
+    return limited
+
+
+def caught_by(mutant: Mutant, tests: list[tuple[Binary, list[str], float]]) -> str | None:
     own_first = sorted(tests, key=lambda t: (t[0].package != mutant.package, t[0].target != "lib"))
-    for binary, arguments in own_first:
-        outcome = run.run(binary, mutant.number, 60, *arguments)
+    for binary, arguments, limit in own_first:
+        outcome = run.run(binary, mutant.number, limit, *arguments)
         if outcome.failed:
             return f"{binary.package}:{binary.target}:{outcome.first_failure}"
     return None
@@ -263,15 +274,12 @@ def main() -> int:
     leave_out_unviable(sources, files, copy, target)
     packages = {mutant.package for mutant in sources.mutants}
     binaries = run.build(copy, target, packages)
-    for binary, arguments in quick(binaries) + slow(binaries):
-        outcome = run.run(binary, 0, 900, *arguments)
-        if outcome.failed:
-            raise Wrong(f"{binary.target} fails without a mutant: {outcome.first_failure}")
+    quick_tests, slow_tests = limits(quick(binaries)), limits(slow(binaries))
     print(f"  built; {len(sources.mutants)} to play, {sources.unviable} do not compile", flush=True)
 
     played: Counter[str] = Counter()
-    left = play(sources.mutants, quick(binaries), options.jobs, deadline, played)
-    survivors = play(left, slow(binaries), options.jobs, float("inf"), played)
+    left = play(sources.mutants, quick_tests, options.jobs, deadline, played)
+    survivors = play(left, slow_tests, options.jobs, float("inf"), played)
     print(
         f"{dict(played)}, {len(survivors)} survive; "
         f"{sources.unviable} do not compile, {sources.not_played} cannot be switched"

@@ -217,12 +217,15 @@ mod tests {
         let items = units.len();
         let vector: Vec<u8> = (0..items).map(|i| u8::from(i % 5 < 2)).collect();
         let labels: Vec<u8> = (0..items).map(|i| u8::from(i % 7 < 3)).collect();
-        let mask: Vec<u8> = units.iter().map(|unit| u8::from(unit % 4 == 0)).collect();
+        let mask: Vec<u8> = units
+            .iter()
+            .map(|unit| u8::from(unit.is_multiple_of(4)))
+            .collect();
         let score = Classes::new(&units, &mask)
             .expect("three sizes")
             .score(&vector, &labels, &mask);
         let of_size = |size: u64| {
-            let sealed = |unit: u64| unit % 3 + 1 == size && unit % 4 != 0;
+            let sealed = |unit: u64| unit % 3 + 1 == size && !unit.is_multiple_of(4);
             let right = (0..items).filter(|&i| sealed(units[i]) && vector[i] == labels[i]);
             SizeClass {
                 size,
