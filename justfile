@@ -24,6 +24,14 @@ crash N="200" *ARGS:
 power N="500" *ARGS:
     cargo run --locked -p evidenceos-crash -- power {{N}} {{ARGS}}
 
+# The listed mutants of the rules, each of which a test must catch (docs/testing.md)
+mutants *ARGS:
+    tests/mutants/run.py {{ARGS}}
+
+# A long campaign by its name: sim, crash, power or mutants, as large as tests/long.sh says
+long NAME *ARGS:
+    tests/long.sh {{NAME}} {{ARGS}}
+
 # What must hold before a commit
 check:
     cargo fmt --all --check

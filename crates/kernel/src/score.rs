@@ -209,6 +209,34 @@ mod tests {
     }
 
     #[test]
+    fn each_class_counts_its_own_right_sealed_items() {
+        // Units of one, two and three items in turn; every fourth unit answers.
+        let units: Vec<u64> = (0..600u64)
+            .flat_map(|unit| (0..=unit % 3).map(move |_| unit))
+            .collect();
+        let items = units.len();
+        let vector: Vec<u8> = (0..items).map(|i| u8::from(i % 5 < 2)).collect();
+        let labels: Vec<u8> = (0..items).map(|i| u8::from(i % 7 < 3)).collect();
+        let mask: Vec<u8> = units
+            .iter()
+            .map(|unit| u8::from(unit.is_multiple_of(4)))
+            .collect();
+        let score = Classes::new(&units, &mask)
+            .expect("three sizes")
+            .score(&vector, &labels, &mask);
+        let of_size = |size: u64| {
+            let sealed = |unit: u64| unit % 3 + 1 == size && !unit.is_multiple_of(4);
+            let right = (0..items).filter(|&i| sealed(units[i]) && vector[i] == labels[i]);
+            SizeClass {
+                size,
+                units: (0..600).filter(|&unit| sealed(unit)).count() as u64,
+                right: right.count() as u64,
+            }
+        };
+        assert_eq!(score.classes, [1, 2, 3].map(of_size));
+    }
+
+    #[test]
     fn a_half_goes_to_the_even_symbol() {
         let check = |matches, n_symbols: u64, items, symbol| {
             assert_eq!(quantise(matches, n_symbols - 1, items), symbol);
@@ -226,10 +254,11 @@ mod tests {
 
     #[test]
     fn each_part_is_counted_alone() {
-        let vector = [1, 1, 0, 0, 1, 0];
+        // Two of three are right in the answer part, three of three in the sealed one.
+        let vector = [1, 1, 0, 1, 1, 0];
         let labels = [1, 0, 0, 1, 1, 0];
         let mask = [1, 1, 1, 0, 0, 0];
-        assert_eq!(sealed_matches(&vector, &labels, &mask), 2);
+        assert_eq!(sealed_matches(&vector, &labels, &mask), 3);
         assert_eq!(answer(&vector, &labels, &mask, 4, 3), 2);
         assert_eq!(answer(&vector, &labels, &[0; 6], 4, 0), 0);
         assert_eq!(sealed_matches(&vector, &labels, &[1; 6]), 0);

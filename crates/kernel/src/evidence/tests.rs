@@ -91,6 +91,7 @@ fn a_null_spec_outside_its_range_is_refused() {
     }
     for p0_micros in [1, 999_999] {
         let extreme = table(p0_micros, Strategy::Grid);
+        assert_eq!(extreme.bets().len(), GRID_BETS as usize);
         assert!(
             extreme
                 .bets()

@@ -156,11 +156,13 @@ fn an_alphabet_that_is_not_listed_is_uniform() {
     assert_eq!(prices.dearest(4), Ok(MicroBits(2_000_000)));
     assert_eq!(prices.price(2, 0), Ok(MicroBits(500_000)));
     assert_eq!(prices.dearest(2), Ok(MicroBits(2_000_000)));
-    let (n_symbols, symbol) = (2, 2);
-    assert_eq!(
-        prices.price(n_symbols, symbol),
-        Err(PriceError::Symbol { n_symbols, symbol })
-    );
+    // Beyond a list, and beyond an alphabet without one.
+    for (n_symbols, symbol) in [(2, 2), (3, 3)] {
+        assert_eq!(
+            prices.price(n_symbols, symbol),
+            Err(PriceError::Symbol { n_symbols, symbol })
+        );
+    }
     for n_symbols in [0, 1, MAX_SYMBOLS + 1] {
         assert_eq!(
             prices.dearest(n_symbols),
@@ -175,6 +177,9 @@ fn a_price_list_is_refused_for_the_rule_it_breaks() {
     let check = |prices: AnswerPrices, refusal| assert_eq!(prices.validate(), refusal);
     check(AnswerPrices::default(), Ok(()));
     check(listed(2, &[1_000_000, 1_000_000]), Ok(()));
+    check(listed(2, &[1_000_000, 64_000_000]), Ok(()));
+    let most = listed(MAX_SYMBOLS, &[16_000_000; MAX_LISTED_PRICES]);
+    check(most, Ok(()));
     check(
         listed(2, &[1_000_000]),
         Err(PriceError::Length {
@@ -208,6 +213,10 @@ fn a_mode_divides_alpha_as_it_says() {
     check(Multiplicity::Fdr, 1, 2);
     check(Multiplicity::Fdr, 3, 4);
     check(Multiplicity::Fwer, u64::MAX, u64::MAX);
+    for mode in [Multiplicity::Each, Multiplicity::Fwer, Multiplicity::Fdr] {
+        assert_eq!(Multiplicity::parse(mode.as_str()), Some(mode));
+    }
+    assert_eq!(Multiplicity::parse("none"), None);
 }
 
 #[test]
@@ -232,6 +241,8 @@ fn the_released_e_value_is_rounded_down_twice() {
     check(50_000, 1, 3, 1_000_000, 7);
     check(50_000, 2, 3, 500_000, 6);
     check(62_500, 1, 0, 0, 4);
+    // 1/.13 is 7.69: to round it to 8 would release a bit too much.
+    check(130_000, 1, 0, 0, 2);
     check(1_000_000, 1, 0, 0, 0);
 }
 

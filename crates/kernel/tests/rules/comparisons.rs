@@ -71,6 +71,36 @@ fn equal_labels_agree_whatever_the_statistics_say() {
 }
 
 #[test]
+fn what_was_compared_with_other_holdouts_is_compared_again() {
+    let mut world = World::new();
+    let (here, gone) = (world.holdout, HoldoutId([9; 32]));
+    for compared in [
+        vec![],
+        vec![(gone, false)],
+        vec![(here, false), (gone, false)],
+    ] {
+        let stale = PutHoldout {
+            compared,
+            ..second(&world, None)
+        };
+        let refused = world.ask(OPERATOR, put(stale));
+        assert_eq!(refused, Err(Refusal::HoldoutsChanged));
+    }
+    assert_eq!(charged(world.main()), Default::default());
+}
+
+#[test]
+fn a_holdout_without_an_answer_part_pays_about_its_sealed_part_alone() {
+    let mut world = World::with(|policy| {
+        policy.answer_share_micros = 0;
+        policy.answer_budget = MicroBits::ZERO;
+    });
+    let registered = world.ask(OPERATOR, put(second(&world, None)));
+    registered.expect("there are no answers to pay for");
+    assert_eq!(charged(world.main()), (MicroBits::ZERO, DIFFERENT));
+}
+
+#[test]
 fn a_small_pool_pays_as_many_whole_bits_as_it_carries() {
     // (sealed, answers) budgets; what "agrees" and what "does not agree" cost.
     for (sealed, answers, agrees, different) in [

@@ -10,7 +10,7 @@ use evidenceos_kernel::{
     refusal::Refusal,
 };
 
-use crate::world::{OPERATOR, Script, World, bits, submitter};
+use crate::world::{OPERATOR, Script, World, bits, execute, submitter};
 
 fn restart(charged: Vec<(HoldoutId, MicroBits)>) -> Command {
     Command::RestartLog(Box::new(RestartLog {
@@ -82,6 +82,44 @@ fn what_is_stated_is_an_entry_also_if_it_is_nothing() {
     let stated = HoldoutCharged::parse(&world.entries[before + 1]).expect("an entry");
     assert!(stated.stated && stated.sealed == MicroBits::ZERO);
     assert_eq!(world.main().sealed.charged, charged);
+}
+
+#[test]
+fn a_holdout_that_is_left_out_is_exhausted() {
+    let mut world = World::new();
+    world.run(submitter(1), "settled", &Script::weak());
+    world
+        .ask(OPERATOR, restart(Vec::new()))
+        .expect("the operator's");
+    let main = world.main();
+    let policy = &main.description.policy;
+    assert_eq!(main.sealed.charged, policy.sealed_budget);
+    assert_eq!(main.answers.charged, policy.answer_budget);
+}
+
+#[test]
+fn what_is_recovered_is_charged_and_counted_as_it_was() {
+    for under_way in [true, false] {
+        let mut world = World::with(|policy| policy.principal_sealed_budget = Some(bits(40)));
+        let claim = world.sealed(world.terms(submitter(1), "lost"), true);
+        let backup = world.clone();
+        world
+            .ask(submitter(1), execute(claim))
+            .expect("nothing stands against it");
+        let mut restored = if under_way { world.clone() } else { backup };
+        let settled = world.settle(0, &Script::good().charged(bits(2)));
+        let recover = Command::RecoverEntry(settled.to_bytes());
+        assert!(restored.ask(submitter(1), recover.clone()).is_err());
+        restored.ask(OPERATOR, recover.clone()).expect("its own");
+        let ledger = |world: &World| {
+            let main = world.main();
+            let meters = (main.sealed, main.answers, world.pool(submitter(1)));
+            let counts = (main.settled, main.certified, main.admitted);
+            (meters, counts, world.claims[&claim].state)
+        };
+        assert_eq!(ledger(&restored), ledger(&world), "under way: {under_way}");
+        assert!(restored.ask(OPERATOR, recover).is_err(), "once");
+    }
 }
 
 #[test]

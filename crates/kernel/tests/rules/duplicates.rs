@@ -60,7 +60,7 @@ fn the_first_verdict_stands_and_nothing_moves_but_one_credit() {
         assert_eq!(capsule.outcome, Outcome::NotJudged);
         assert_eq!(capsule.reason_codes, [2, Reason::Duplicate.code()]);
         assert_eq!(capsule.duplicate_of, Some(first));
-        assert_eq!(capsule.fuel, 0);
+        assert_eq!((capsule.fuel, capsule.answers.n_symbols), (0, 4));
         let after = world.main();
         for (was, is) in [
             (before.sealed.charged.0, after.sealed.charged.0),

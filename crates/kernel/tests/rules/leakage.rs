@@ -231,6 +231,7 @@ fn an_aborted_run_costs_its_worst_case_and_is_no_settlement() {
     assert_eq!(capsule.reason_codes, [2, 130]);
     assert_eq!(capsule.ledger.price, bits(8));
     assert_eq!(capsule.answers.charged, bits(5));
+    assert_eq!(capsule.answers.n_symbols, 4);
     let main = world.main();
     assert_eq!(
         (main.sealed.charged, main.answers.charged),

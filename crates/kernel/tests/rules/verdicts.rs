@@ -13,7 +13,7 @@ use evidenceos_kernel::{
     score::{Score, SizeClass},
 };
 
-use crate::world::{SEALED_ITEMS, Script, World, bits, submitter};
+use crate::world::{SEALED_ITEMS, Script, World, bits, holdout, policy, submitter};
 
 const LOG2_20: u64 = 4_321_929;
 
@@ -227,6 +227,21 @@ fn what_not_even_a_perfect_vector_could_reach_is_not_judged_and_free() {
     assert_eq!(weak.reason_codes, capsule.reason_codes);
     let bets = &world.main().description.null_spec.bets;
     assert!(!bets.can_reach(SEALED_ITEMS, capsule.ledger.threshold));
+}
+
+#[test]
+fn reach_is_counted_in_units_and_not_in_items() {
+    // A perfect vector over 17 units is 17·log2 1.9 − 3 = 12.74 bits, over 16 units 11.82. The
+    // first threshold is 12.32, and there are 800 items.
+    for (units, reasons, certifications) in [(16, [2, 102], 0), (17, [2, 101], 1)] {
+        let mut put = holdout("main", policy(), None);
+        put.description.sealed_units = units;
+        let mut world = World::on(put);
+        let left = world.main().certifications_left(MicroBits::MAX);
+        assert_eq!(left, certifications, "{units} units");
+        let capsule = world.run(submitter(1), "a", &Script::weak());
+        assert_eq!(capsule.reason_codes, reasons, "{units} units");
+    }
 }
 
 #[test]

@@ -5,10 +5,12 @@ use std::collections::HashMap;
 use evidenceos_kernel::{
     account::Account,
     bits::MicroBits,
-    claim::{Artifact, Claim, Lane, ModuleFacts, Reason, Terms},
+    claim::{Artifact, Claim, Lane, ModuleFacts, Reason, Settlement, Terms},
     command::{
-        Caller, Command, Event, PutHoldout, Remembered, Reply, Request, RunEnd, RunReport, Stamp,
+        Caller, Command, Event, PutHoldout, Remembered, Reply, Request, RestartLog, RunEnd,
+        RunReport, Stamp,
     },
+    continuity::KnownTree,
     decide::decide,
     evidence::Strategy,
     holdout::{Description, Holdout, HoldoutStatus, NullSpec, Policy, PrincipalPool},
@@ -92,7 +94,7 @@ impl Script {
         }
     }
 
-    fn report(&self) -> RunReport {
+    pub(crate) fn report(&self) -> RunReport {
         RunReport {
             end: self.end.clone(),
             answers: AnswerTally {
@@ -193,13 +195,18 @@ impl World {
         Self::with(|_| ())
     }
 
+    /// A world with one holdout.
+    pub(crate) fn on(put: PutHoldout) -> Self {
+        let mut world = Self::empty();
+        world.holdout = world.put(put);
+        world
+    }
+
     /// A world with one holdout of a changed policy.
     pub(crate) fn with(change: impl FnOnce(&mut Policy)) -> Self {
         let mut policy = policy();
         change(&mut policy);
-        let mut world = Self::empty();
-        world.holdout = world.register("main", policy, None);
-        world
+        Self::on(holdout("main", policy, None))
     }
 
     pub(crate) fn register(
@@ -208,11 +215,32 @@ impl World {
         policy: Policy,
         expires_unix: Option<u64>,
     ) -> HoldoutId {
-        let put = self.compared(holdout(reference, policy, expires_unix), None);
+        self.put(self.compared(holdout(reference, policy, expires_unix), None))
+    }
+
+    fn put(&mut self, put: PutHoldout) -> HoldoutId {
         match self.ask(OPERATOR, Command::PutHoldout(Box::new(put))) {
             Ok(Reply::Holdout(holdout)) => holdout.id,
             other => panic!("registered: {other:?}"),
         }
+    }
+
+    /// Charges both parts of the only holdout, as an operator states it after a loss.
+    pub(crate) fn charge(&mut self, bits: MicroBits) {
+        let tree = KnownTree {
+            size: 1,
+            root: [0; 32],
+        };
+        let restart = RestartLog {
+            origin: "example.org/2".to_owned(),
+            old_origin: "example.org/1".to_owned(),
+            old: tree,
+            known: None,
+            because: "lost".to_owned(),
+            charged: vec![(self.holdout, bits)],
+        };
+        self.ask(OPERATOR, Command::RestartLog(Box::new(restart)))
+            .expect("the budgets carry it");
     }
 
     /// A registration whose labels were compared with all that there is, and agree with one.
@@ -361,12 +389,33 @@ impl World {
 
     /// Ends the oldest run of the holdout.
     pub(crate) fn settle(&mut self, number: u64, script: &Script) -> Capsule {
-        let command = Command::Settle {
+        self.settle_as(number, script.report())
+    }
+
+    pub(crate) fn settle_as(&mut self, number: u64, report: RunReport) -> Capsule {
+        self.end(self.settlement(number, report))
+    }
+
+    /// What the oldest run would come to. Nothing becomes of it.
+    pub(crate) fn would_settle_as(&self, number: u64, report: RunReport) -> Settlement {
+        let request = request(Caller::DRIVER, None, self.settlement(number, report));
+        let mut stage = Stage::new(&self.resident);
+        stage.advance_to(self.now_unix_ms);
+        self.load(&mut stage, &request);
+        let decision = decide(&stage, &request).expect("the oldest run can always end");
+        let settlement = decision.events.into_iter().find_map(|event| match event {
+            Event::RunSettled { settlement, .. } => Some(*settlement),
+            _ => None,
+        });
+        settlement.expect("a run that ends is settled")
+    }
+
+    fn settlement(&self, number: u64, report: RunReport) -> Command {
+        Command::Settle {
             holdout: self.holdout,
             number,
-            report: Box::new(script.report()),
-        };
-        self.end(command)
+            report: Box::new(report),
+        }
     }
 
     pub(crate) fn abort(&mut self, number: u64) -> Capsule {

@@ -1,11 +1,13 @@
 //! Opened holdouts: labels against the commitment, traces against the labels.
 
+use std::convert::Infallible;
+
 use evidenceos_kernel::{
-    id::Digest,
+    id::{ClaimId, Digest},
     record::Capsule,
     trace::{self, Record, TraceWriter},
 };
-use evidenceos_verify::{Opening, OpeningFailure};
+use evidenceos_verify::{Opening, OpeningFailure, audit, verify_log};
 
 use crate::world::eventful;
 
@@ -73,6 +75,37 @@ fn a_trace_is_the_one_that_the_capsule_names() {
         opened.check_trace(good, false, &world.traces[&weak.claim_id]),
         Err(OpeningFailure::TraceHash { .. })
     ));
+}
+
+#[test]
+fn an_audit_with_a_missing_trace_is_not_complete() {
+    let (world, first, _) = eventful();
+    let report = verify_log(&world.entries, &world.checkpoint());
+    let openings = [first.opening.clone()];
+    let check = |traced: &[ClaimId]| {
+        let trace_of = |claim: &ClaimId| Ok::<_, Infallible>(world.traces[claim].clone());
+        match audit(&report, &openings, traced, trace_of) {
+            Ok(audited) => audited,
+            Err(never) => match never {},
+        }
+    };
+    let claims = world.capsules().into_iter();
+    let all: Vec<ClaimId> = claims
+        .filter(|capsule| capsule.holdout_id == first.id)
+        .map(|capsule| capsule.claim_id)
+        .filter(|claim| world.traces.contains_key(claim))
+        .collect();
+    let audited = check(&all);
+    assert!(audited.is_complete(), "{audited:?}");
+    for left_out in 0..all.len() {
+        let mut traced = all.clone();
+        let claim = traced.remove(left_out);
+        let audited = check(&traced);
+        let missing = audited.holdouts.iter().flat_map(|h| &h.missing);
+        assert_eq!(missing.collect::<Vec<_>>(), [&claim]);
+        assert_eq!(audited.findings().count(), 0);
+        assert!(!audited.is_complete());
+    }
 }
 
 #[test]

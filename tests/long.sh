@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# A long campaign by its name: what CI plays in small, or not at all. docs/testing.md says what each
+# looks for.
+#
+#   tests/long.sh sim [SEEDS]          the simulator, 100,000 seeds
+#   tests/long.sh crash [ROUNDS]       200 rounds of load, death and restart
+#   tests/long.sh power [CUTS]         500 power cuts
+#   tests/long.sh mutants [ARGUMENT…]  every mutant of cargo-mutants in what decides verdicts, as
+#                                      tests/mutants/campaign.py plays them (--help)
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+name=${1:-}
+shift || true
+case $name in
+sim)
+    EVIDENCEOS_SIM_SEEDS=${1:-100000} cargo test --release --locked -p evidenceos-driver --test driver simulation
+    ;;
+crash)
+    cargo run --locked -p evidenceos-crash -- rounds "${1:-200}"
+    ;;
+power)
+    cargo run --locked -p evidenceos-crash -- power "${1:-500}"
+    ;;
+mutants)
+    command -v cargo-mutants >/dev/null || cargo install cargo-mutants --locked
+    tests/mutants/campaign.py "$@"
+    ;;
+*)
+    sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0" >&2
+    exit 64
+    ;;
+esac
