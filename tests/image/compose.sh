@@ -103,7 +103,8 @@ up() { # what is to serve
 said() { compose logs --no-color >"$scratch/said" 2>&1 && grep -qF -- "$1" "$scratch/said"; }
 # The log by an entry.
 grows() { # name
-    as operator holdout add labels.csv --ref "$1" --p0 0.7 --fresh-items >"$scratch/grows.log" 2>&1 ||
+    sed "s/^tumour/$1/" labels.csv >other-labels.csv
+    as operator holdout add other-labels.csv --ref "$1" --p0 0.7 --fresh-items >"$scratch/grows.log" 2>&1 ||
         fail "the log does not go on with $1: $(cat "$scratch/grows.log")"
 }
 receipts_verify() { # receipts…
@@ -211,11 +212,11 @@ passed 'stop: exit code 0; down leaves the data; a backup of it'
 
 up 'it serves after down'
 as submitter claim show "$claim" | grep certified >/dev/null || fail 'the claim is lost'
-# What the backup does not have.
+# What the backup does not have; by another principal, as the first has used its share up.
 sed '1s/0$/x/; 1s/1$/0/; 1s/x$/1/' predictions.csv >third.csv
 cmp -s predictions.csv third.csv && fail 'the third claim is the first'
 ./evidenceos claim pack third.csv -o third.wasm >/dev/null
-as submitter claim run third.wasm --holdout mine --name third --receipt third.json >third.log 2>&1 || fail "the third claim: $(cat third.log)"
+as operator claim run third.wasm --holdout mine --name third --receipt third.json >third.log 2>&1 || fail "the third claim: $(cat third.log)"
 receipts_verify receipt.json third.json
 size=$(as submitter log entries | wc -l)
 passed 'up after down: the claim is there, and the log goes on'

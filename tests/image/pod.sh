@@ -190,7 +190,9 @@ passed 'a claim whose secrets a kubelet opened to the group: refused, mended by 
 # --- volumes that come back -----------------------------------------------------------------------
 
 volume=claim-of-fsgroup
+cp "$scratch/labels.csv" "$scratch/items.csv"
 grows() { # name
+    sed "s/^tumour/$1/" "$scratch/items.csv" >"$scratch/labels.csv"
     cli "${operator[@]}" holdout add /labels.csv --ref "$1" --p0 0.7 --fresh-items >"$scratch/grows.log" 2>&1 ||
         fail "the log does not go on with $1: $(cat "$scratch/grows.log")"
 }
