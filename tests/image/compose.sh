@@ -101,11 +101,13 @@ up() { # what is to serve
     until_true 120 "$1" serves
 }
 said() { compose logs --no-color >"$scratch/said" 2>&1 && grep -qF -- "$1" "$scratch/said"; }
-# The log by an entry.
-grows() { # name
+# An entry of the log.
+add() { # name
     sed "s/^tumour/$1/" labels.csv >other-labels.csv
-    as operator holdout add other-labels.csv --ref "$1" --p0 0.7 --fresh-items >"$scratch/grows.log" 2>&1 ||
-        fail "the log does not go on with $1: $(cat "$scratch/grows.log")"
+    as operator holdout add other-labels.csv --ref "$1" --p0 0.7 --fresh-items
+}
+grows() { # name
+    add "$1" >"$scratch/grows.log" 2>&1 || fail "the log does not go on with $1: $(cat "$scratch/grows.log")"
 }
 receipts_verify() { # receipts…
     local receipt
@@ -275,7 +277,7 @@ up 'the restored lab serves reads'
 said 'serves reads only' || fail "its first line: $(cat "$scratch/said")"
 as operator server info | grep 'log continue' >/dev/null || fail 'server info does not say what to do'
 as submitter claim show "$claim" | grep certified >/dev/null || fail 'reads are not served'
-refused 'read-only' as operator holdout add labels.csv --ref held --p0 0.7 --fresh-items
+refused 'read-only' add held
 guide continue >"$scratch/continue.log" 2>&1 || fail "continue: $(cat "$scratch/continue.log")"
 up 'it serves after log continue'
 grows after-continue

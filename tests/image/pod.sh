@@ -191,10 +191,13 @@ passed 'a claim whose secrets a kubelet opened to the group: refused, mended by 
 
 volume=claim-of-fsgroup
 cp "$scratch/labels.csv" "$scratch/items.csv"
-grows() { # name
+# An entry of the log.
+add() { # name
     sed "s/^tumour/$1/" "$scratch/items.csv" >"$scratch/labels.csv"
-    cli "${operator[@]}" holdout add /labels.csv --ref "$1" --p0 0.7 --fresh-items >"$scratch/grows.log" 2>&1 ||
-        fail "the log does not go on with $1: $(cat "$scratch/grows.log")"
+    cli "${operator[@]}" holdout add /labels.csv --ref "$1" --p0 0.7 --fresh-items
+}
+grows() { # name
+    add "$1" >"$scratch/grows.log" 2>&1 || fail "the log does not go on with $1: $(cat "$scratch/grows.log")"
 }
 entries() { cli "${operator[@]}" log entries; }
 goes_on() { # as what
@@ -239,7 +242,7 @@ find "$scratch/$volume-anchor" -mindepth 1 -delete
 start "$volume"
 probe "${operator[@]}"
 cli "${operator[@]}" holdout show mine >/dev/null || fail 'reads are not served'
-refused 'read-only' cli "${operator[@]}" holdout add /labels.csv --ref held --p0 0.7 --fresh-items
+refused 'read-only' add held
 docker logs "$name" 2>&1 | grep 'serves reads only' >/dev/null || fail 'its first line does not say it'
 stop
 told continue
