@@ -2,6 +2,7 @@
 
     check.py manifests FILE…          rendered manifests: schemas of Kubernetes, security, consistency
     check.py upgrade IMMUTABLE FILE   the fields of the StatefulSet that no upgrade can change
+    check.py arguments LIST FILE      the daemon's arguments, as JSON
     check.py settings                 the settings in values.schema.json are the daemon's
 
 Prints what is wrong, a line each, and exits with 1 if anything is. Needs kubernetes-validate.
@@ -290,6 +291,14 @@ def upgrade(immutable, path):
         yield f"the StatefulSet's immutable fields are not those of {immutable}:\n{json.dumps(now, indent=2)}"
 
 
+def arguments(expected, path):
+    documents = yaml.safe_load_all(Path(path).read_text())
+    (found,) = [document for document in documents if document and document["kind"] == "StatefulSet"]
+    (daemon,) = found["spec"]["template"]["spec"]["containers"]
+    if daemon.get("args", []) != json.loads(expected):
+        yield f"its arguments are {daemon.get('args')}"
+
+
 def main():
     match sys.argv[1:]:
         case ["manifests", *paths] if paths:
@@ -298,6 +307,8 @@ def main():
             problems = upgrade(immutable, path)
         case ["settings"]:
             problems = settings()
+        case ["arguments", expected, path]:
+            problems = arguments(expected, path)
         case _:
             sys.exit(__doc__)
     problems = list(problems)

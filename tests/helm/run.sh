@@ -232,6 +232,16 @@ told "its node cannot be drained" -f "$HERE/cases/everything.yaml"
 told "in the clear" -f "$HERE/cases/plaintext.yaml"
 untold "nobody is an operator" -f "$HERE/cases/policy.yaml"
 
+told "A volume that comes back, or moves" "${GUIDE[@]}"
+
+# --- what the README has the pod run in place of the server
+grep -o "extraArgs=\[[^']*" "$CHART/README.md" >"$SCRATCH/runs"
+[ "$(wc -l <"$SCRATCH/runs")" = 3 ] || wrong "the README's commands: $(cat "$SCRATCH/runs")"
+while read -r run; do
+  render "$HELM" "$CHART" "${GUIDE[@]}" --set-json "$run" >"$SCRATCH/run.yaml" || wrong "$run"
+  "$PYTHON" "$HERE/check.py" arguments "${run#extraArgs=}" "$SCRATCH/run.yaml" || wrong "the pod does not get $run"
+done <"$SCRATCH/runs"
+
 # --- upgrades: what users change must not touch what a StatefulSet cannot change
 cp -r "$CHART" "$SCRATCH/next"
 sed -i -E 's/^(version|appVersion): .*/\1: 99.0.0/' "$SCRATCH/next/Chart.yaml"

@@ -58,12 +58,14 @@ clone() { # name
     mkdir "$scratch/$1"
     git -C "$root" ls-files -z --cached --others --exclude-standard |
         tar -C "$root" --null -T - -c --ignore-failed-read 2>/dev/null | tar -C "$scratch/$1" -xp
+    echo "EVIDENCEOS_BIND=$address" >"$scratch/$1/.env"
     chown -R $user:$user "$scratch/$1"
+}
+# Works in a clone from now on.
+enter() { # name
     cd "$scratch/$1"
     printf 'services: {evidenceos: {build: {network: host}}}\n' >"$scratch/override.yml"
     export COMPOSE_FILE=docker-compose.yml:$scratch/override.yml COMPOSE_PROJECT_NAME=evidenceos-$1-$$
-    echo "EVIDENCEOS_BIND=$address" >.env
-    chown $user:$user .env
     lab=$1
 }
 container() { compose ps -q evidenceos; }
@@ -71,6 +73,7 @@ serves() {
     local id
     id=$(container) && [ -n "$id" ] && is_healthy "$id"
 }
+is_restarted() { (($(field "$(container)" '{{.RestartCount}}') > 0)); }
 serves_again() { serves && [ "$(field "$(container)" '{{.RestartCount}}')" = 1 ]; }
 as() { # role command…
     ./evidenceos --endpoint "https://$address:50051" --profile "ops/clients/$1/profile.toml" "${@:2}"
@@ -93,6 +96,28 @@ detach() {
     wait "$attached" || true
     attached=
 }
+up() { # what is to serve
+    compose up -d >/dev/null 2>&1
+    until_true 120 "$1" serves
+}
+said() { compose logs --no-color >"$scratch/said" 2>&1 && grep -qF -- "$1" "$scratch/said"; }
+# An entry of the log.
+add() { # name
+    sed "s/^tumour/$1/" labels.csv >other-labels.csv
+    as operator holdout add other-labels.csv --ref "$1" --p0 0.7 --fresh-items
+}
+grows() { # name
+    add "$1" >"$scratch/grows.log" 2>&1 || fail "the log does not go on with $1: $(cat "$scratch/grows.log")"
+}
+receipts_verify() { # receipts…
+    local receipt
+    [ "$(as submitter log key)" = "$(cat log.vkey)" ] || fail 'another log'
+    rm -rf mirror
+    as submitter log entries -o mirror >/dev/null
+    for receipt in "$@"; do
+        ./evidenceos verify "$receipt" --key log.vkey --log mirror >"$scratch/verified" 2>&1 || fail "$receipt: $(cat "$scratch/verified")"
+    done
+}
 # The service in the foreground, where it is not going to serve.
 once() { timeout 60 "${compose[@]}" run --rm evidenceos "$@"; }
 
@@ -108,6 +133,7 @@ fi
 # --- materials of lab init ----------------------------------------------------------------------
 
 clone by-lab
+enter by-lab
 guide lab >/dev/null
 for variable in EVIDENCEOS_UID=$user EVIDENCEOS_GID=$user EVIDENCEOS_AUTH_POLICY=/certs/policy.toml; do
     grep -qx "$variable" .env || fail "$variable is not in .env: $(cat .env)"
@@ -132,8 +158,7 @@ until_true 60 'preflight allows the call' allowed
 passed 'gRPC, preflight and metrics answer from the host'
 
 refused 'client certificate' ./evidenceos --endpoint "https://$address:50051" --tls-ca ops/certs/ca.crt holdout list
-# Without a body: the refusal does not wait for one, and curl 7 may take the end of the stream for an error.
-status=$(web -o /dev/null -w '%{http_code}' -H 'x-request-id: 2' -X POST "https://$address:8081/v1/preflight_tool_call")
+status=$(web -o /dev/null -w '%{http_code}' -H 'x-request-id: 2' -d '{"toolName":"ls","params":{}}' "https://$address:8081/v1/preflight_tool_call")
 [ "$status" = 401 ] || fail "preflight without a certificate: $status"
 [ "$(web -o /dev/null -w '%{http_code}' "https://$address:8081/readyz")" = 200 ] || fail '/readyz wants a certificate'
 if curl -sS -m 5 -o /dev/null "http://$address:8081/readyz" 2>/dev/null; then fail 'preflight answers without TLS'; fi
@@ -187,11 +212,79 @@ guide backup >"$scratch/backup.log" 2>&1 || fail "$(cat "$scratch/backup.log")"
 [ -s backup/backup.json ] || fail 'no backup'
 passed 'stop: exit code 0; down leaves the data; a backup of it'
 
-compose up -d >/dev/null 2>&1
-until_true 120 'it serves after down' serves
+up 'it serves after down'
 as submitter claim show "$claim" | grep certified >/dev/null || fail 'the claim is lost'
+# What the backup does not have; by another principal, as the first has used its share up.
+sed '1s/0$/x/; 1s/1$/0/; 1s/x$/1/' predictions.csv >third.csv
+cmp -s predictions.csv third.csv && fail 'the third claim is the first'
+./evidenceos claim pack third.csv -o third.wasm >/dev/null
+as operator claim run third.wasm --holdout mine --name third --receipt third.json >third.log 2>&1 || fail "the third claim: $(cat third.log)"
+receipts_verify receipt.json third.json
+size=$(as submitter log entries | wc -l)
+passed 'up after down: the claim is there, and the log goes on'
+
+# --- a copy of the past, beside an anchor that knows more -------------------------------------------
+
+guide restore >"$scratch/restore.log" 2>&1 || fail "restore: $(cat "$scratch/restore.log")"
+grep -q 'the directory is read-only' "$scratch/restore.log" || fail "restore does not say it: $(cat "$scratch/restore.log")"
+compose up -d >/dev/null 2>&1
+until_true 60 'Docker starts it again' is_restarted
+said "anchor /anchor remembers $size entries" || fail "it says: $(cat "$scratch/said")"
+said 'log recover' || fail 'it does not say what to do'
+if as submitter holdout list >/dev/null 2>&1; then fail 'a copy of the past is served'; fi
 compose down >/dev/null 2>&1
-passed 'up after down: the claim is there'
+refused "remembers $size entries" once log continue --nothing-was-signed-since --because hope
+guide recover >"$scratch/recover.log" 2>&1 || fail "recover: $(cat "$scratch/recover.log")"
+grep -q 'recovered 1 entries' "$scratch/recover.log" || fail "recover: $(cat "$scratch/recover.log")"
+up 'it serves after log recover'
+receipts_verify receipt.json third.json
+grows after-recover
+rm -r ops/data-lost
+passed 'an older backup: nothing is served, nothing can be stated against the anchor; log recover, and the log goes on'
+
+# --- moved with its anchor ----------------------------------------------------------------------------
+
+clone moved
+guide move >"$scratch/move.log" 2>&1 || fail "move: $(cat "$scratch/move.log")"
+cp -a evidenceos log.vkey labels.csv receipt.json third.json "$scratch/moved/"
+enter moved
+up 'the moved lab serves'
+said 'reads only' && fail "it asks something: $(cat "$scratch/said")"
+grows after-move
+as submitter claim show "$claim" | grep certified >/dev/null || fail 'the claim is lost'
+receipts_verify receipt.json third.json
+passed 'moved with its anchor: nothing is asked, the log goes on, receipts verify'
+
+compose down >/dev/null 2>&1
+guide backup >"$scratch/backup.log" 2>&1 || fail "$(cat "$scratch/backup.log")"
+guide restore >"$scratch/restore.log" 2>&1 || fail "restore: $(cat "$scratch/restore.log")"
+up 'the restored lab serves'
+said 'reads only' && fail "it asks something: $(cat "$scratch/said")"
+grows after-restore
+receipts_verify receipt.json third.json
+passed 'a backup beside an anchor that remembers exactly it: nothing is asked'
+
+# --- a copy of the past, and no anchor ------------------------------------------------------------------
+
+compose down >/dev/null 2>&1
+rm -r backup ops/data-lost
+guide backup >"$scratch/backup.log" 2>&1 || fail "$(cat "$scratch/backup.log")"
+rm -r ops/anchor
+mkdir ops/anchor
+chown $user:$user ops/anchor
+guide restore >"$scratch/restore.log" 2>&1 || fail "restore: $(cat "$scratch/restore.log")"
+up 'the restored lab serves reads'
+said 'serves reads only' || fail "its first line: $(cat "$scratch/said")"
+as operator server info | grep 'log continue' >/dev/null || fail 'server info does not say what to do'
+as submitter claim show "$claim" | grep certified >/dev/null || fail 'reads are not served'
+refused 'read-only' add held
+guide continue >"$scratch/continue.log" 2>&1 || fail "continue: $(cat "$scratch/continue.log")"
+up 'it serves after log continue'
+grows after-continue
+as submitter log entries | grep log_continued | grep -F 'the disk died right after this backup' >/dev/null || fail 'the statement is no entry'
+receipts_verify receipt.json third.json
+compose down >/dev/null 2>&1
+passed 'a backup without its anchor: reads are served until the operator says what happened, which is an entry'
 
 # --- what is wrong is said ----------------------------------------------------------------------
 
@@ -213,6 +306,7 @@ passed 'a file that is missing, a key that is open to the group, a file of anoth
 
 cp evidenceos "$scratch/evidenceos"
 clone by-hand
+enter by-hand
 cp "$scratch/evidenceos" .
 guide_as_user openssl
 up_attached

@@ -65,7 +65,8 @@ init() {
         fail "keys import: $(cat "$scratch/init.log")"
 }
 # As the chart sets it.
-start() { # data directory
+more=()
+start() { # data directory, extraArgs…
     docker run -d --name "$name" --network "$name" --network-alias "$host" -p "$address::50051" "${confined[@]}" \
         --tmpfs /tmp:mode=1777,size=64m -v "$scratch/$1:/data" -v "$scratch/keys/keys:/data/keys:ro" \
         -v "$scratch/$1-anchor:/anchor" -e EVIDENCEOS_ANCHORS=/anchor/ -v "$scratch/tls:/etc/evidenceos/tls:ro" -v "$scratch/policy:/etc/evidenceos/policy:ro" \
@@ -74,7 +75,20 @@ start() { # data directory
         -e EVIDENCEOS_TLS_KEY=/etc/evidenceos/tls/server.key -e EVIDENCEOS_MTLS_CLIENT_CA=/etc/evidenceos/tls/ca.crt \
         -e EVIDENCEOS_REQUIRE_CLIENT_CERT=true -e EVIDENCEOS_PREFLIGHT_TLS=true \
         -e EVIDENCEOS_AUTH_POLICY=/etc/evidenceos/policy/policy.toml -e EVIDENCEOS_KEY_PROVIDER=file \
-        -e EVIDENCEOS_DRAIN_DELAY=1s "$image" >/dev/null
+        -e EVIDENCEOS_DRAIN_DELAY=1s "${more[@]}" "$image" "${@:2}" >/dev/null
+}
+# Waits for a pod that is to end by itself; what it said is in $scratch/log.
+ends_with() { # status
+    local status
+    status=$(timeout 60 docker wait "$name") || fail 'it does not end'
+    docker logs "$name" >"$scratch/log" 2>&1
+    docker rm "$name" >/dev/null
+    [ "$status" = "$1" ] || fail "it ended with $status: $(cat "$scratch/log")"
+}
+# What the chart's README has the pod do.
+runbook() { # name
+    awk -v mark="<!-- test: $1 -->" '$0 == mark { on = 1 } on && /extraArgs/ { print; exit }' "$root/deploy/helm/evidenceos/README.md" |
+        sed "s/.*extraArgs=\\[\"//; s/\"\\]'.*//; s/\",\"/\n/g; s,https://log.example.org/,/mirror,"
 }
 stop() {
     docker stop -t 60 "$name" >/dev/null
@@ -164,9 +178,7 @@ stop
 chown -R :65532 "$scratch/claim-of-fsgroup"
 chmod -R g+rw "$scratch/claim-of-fsgroup"
 start claim-of-fsgroup
-[ "$(timeout 60 docker wait "$name")" != 0 ] || fail 'it ended with 0'
-docker logs "$name" >"$scratch/log" 2>&1
-docker rm "$name" >/dev/null
+ends_with 1
 grep -q 'fix-permissions\|chmod' "$scratch/log" || fail "secrets that the group can read: $(cat "$scratch/log")"
 docker run --rm --network none "${confined[@]}" -v "$scratch/claim-of-fsgroup:/data" -v "$scratch/keys/keys:/data/keys" \
     "$image" keys fix-permissions >"$scratch/fix.log" 2>&1 || fail "keys fix-permissions: $(cat "$scratch/fix.log")"
@@ -174,6 +186,78 @@ start claim-of-fsgroup
 probe "${operator[@]}"
 stop
 passed 'a claim whose secrets a kubelet opened to the group: refused, mended by keys fix-permissions'
+
+# --- volumes that come back -----------------------------------------------------------------------
+
+volume=claim-of-fsgroup
+cp "$scratch/labels.csv" "$scratch/items.csv"
+# An entry of the log.
+add() { # name
+    sed "s/^tumour/$1/" "$scratch/items.csv" >"$scratch/labels.csv"
+    cli "${operator[@]}" holdout add /labels.csv --ref "$1" --p0 0.7 --fresh-items
+}
+grows() { # name
+    add "$1" >"$scratch/grows.log" 2>&1 || fail "the log does not go on with $1: $(cat "$scratch/grows.log")"
+}
+entries() { cli "${operator[@]}" log entries; }
+goes_on() { # as what
+    start "$volume"
+    probe "${operator[@]}"
+    if docker logs "$name" 2>&1 | grep 'reads only'; then fail 'it asks something'; fi
+    grows "$1"
+    [ "$(cli "${operator[@]}" log key)" = "$(cat "$scratch/log.vkey")" ] || fail 'another log'
+}
+told() { # name of what the README says
+    local arguments
+    mapfile -t arguments < <(runbook "$1")
+    ((${#arguments[@]} > 3)) || fail "the chart's README has no command \"$1\""
+    start "$volume" "${arguments[@]}"
+    ends_with 0
+    cp "$scratch/log" "$scratch/told"
+    # A cluster starts what has ended again.
+    start "$volume" "${arguments[@]}"
+    ends_with 1
+}
+
+# A snapshot of the data alone comes back, and the anchor knows of more.
+cp -a "$scratch/$volume" "$scratch/snapshot"
+goes_on after-the-snapshot
+size=$(entries | wc -l)
+stop
+mv "$scratch/$volume" "$scratch/lost"
+cp -a "$scratch/snapshot" "$scratch/$volume"
+start "$volume"
+ends_with 1
+grep -q "anchor /anchor remembers $size entries" "$scratch/log" || fail "it says: $(cat "$scratch/log")"
+more=(-v "$scratch/lost/log:/mirror:ro")
+told recover
+grep -q 'recovered 1 entries' "$scratch/told" || fail "it says: $(cat "$scratch/told")"
+more=()
+goes_on after-recover
+stop
+passed 'a snapshot beside a newer anchor: nothing is served; by the README'\''s command it is recovered, and the log goes on'
+
+# The anchor's volume is lost.
+find "$scratch/$volume-anchor" -mindepth 1 -delete
+start "$volume"
+probe "${operator[@]}"
+cli "${operator[@]}" holdout show mine >/dev/null || fail 'reads are not served'
+refused 'read-only' add held
+docker logs "$name" 2>&1 | grep 'serves reads only' >/dev/null || fail 'its first line does not say it'
+stop
+told continue
+goes_on after-continue
+entries | grep log_continued >/dev/null || fail 'the statement is no entry'
+stop
+passed 'a volume without its anchor: reads are served until the README'\''s command says what happened, which is an entry'
+
+# Both volumes, elsewhere.
+mv "$scratch/$volume" "$scratch/moved"
+mv "$scratch/$volume-anchor" "$scratch/moved-anchor"
+volume=moved
+goes_on after-the-move
+stop
+passed 'both volumes moved: nothing is asked, and the log goes on'
 
 pod claim-of-local-path root:root 0777
 stop

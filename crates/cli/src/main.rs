@@ -49,9 +49,13 @@ fn main() -> ExitCode {
     runtime.block_on(cli::run(cli, token))
 }
 
+/// Both have `log`: under the daemon's name it is the one that brings a log back.
 fn asks_for_a_command() -> bool {
     let first = std::env::args_os().nth(1);
-    first.is_some_and(|word| cli::Cli::has_command(&word))
+    let is_only_ours = |word: &OsStr| {
+        cli::Cli::has_command(word) && !evidenceos_daemon::config::Flags::has_command(word)
+    };
+    first.is_some_and(|word| is_only_ours(&word))
 }
 
 /// Whether the program was started under this name: the image holds one binary under two.

@@ -703,7 +703,7 @@ impl Place {
                 let Some(note) = &tip.note else {
                     return Ok(false);
                 };
-                blobs::write_durably(path, note.as_bytes()).map_err(io::Error::other)?;
+                blobs::write_durably(path, note.as_bytes()).map_err(without_path)?;
             }
             AnchorPlace::Directory(path) => {
                 let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
@@ -718,6 +718,16 @@ impl Place {
         }
         failpoint::pass(Point::LogAnchorWritten);
         Ok(true)
+    }
+}
+
+/// The error for a report that names the anchor already.
+fn without_path(error: StoreError) -> io::Error {
+    match error {
+        StoreError::Io {
+            operation, source, ..
+        } => io::Error::new(source.kind(), format!("cannot {operation} it: {source}")),
+        other => io::Error::other(other),
     }
 }
 
@@ -833,4 +843,30 @@ fn check(place: &AnchorPlace, known: &Known, own: &Own<'_>) -> Result<(), StoreE
         ));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_cannot_be_written_leaves_its_name_to_who_reports_it() {
+        let home = tempfile::tempdir().expect("a directory");
+        let place = Place {
+            at: AnchorPlace::File(home.path().join("missing/head")),
+            remembered: false,
+            written: true,
+            file: Mutex::default(),
+        };
+        let tip = Tip {
+            checkpoint: Checkpoint::new("o", 1, Hash([1; 32])).expect("a name"),
+            note: Some("a note".to_owned()),
+            key_id: String::new(),
+        };
+        let error = place.write(&tip).expect_err("it has no directory");
+        assert_eq!(
+            error.to_string(),
+            "cannot write it: No such file or directory (os error 2)"
+        );
+    }
 }

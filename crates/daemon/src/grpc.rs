@@ -105,7 +105,7 @@ pub struct Serves {
     pub tls: bool,
     /// Client certificates are verified.
     pub client_certificates: bool,
-    /// What an operator should know.
+    /// What an operator should know, whatever the anchors do.
     warnings: Vec<String>,
     /// What is known of the anchors.
     anchors: Arc<anchors::State>,
@@ -116,11 +116,7 @@ impl Serves {
     #[must_use]
     pub fn new(config: &Config, anchors: Arc<anchors::State>) -> Self {
         let tls = config.listeners.tls.as_ref();
-        let development = config.is_development();
         let mut warnings = Vec::new();
-        if development {
-            warnings.push("development server: no credentials are checked, every caller without a bearer token may do everything".to_owned());
-        }
         if tls.is_none() && !config.listeners.grpc.ip().is_loopback() {
             warnings.push("gRPC is served beyond loopback without TLS, as a flag demands: whoever sees the network sees tokens and answers".to_owned());
         }
@@ -131,7 +127,7 @@ impl Serves {
             );
         }
         Self {
-            development,
+            development: config.is_development(),
             tls: tls.is_some(),
             client_certificates: tls
                 .is_some_and(|tls| tls.clients != evidenceos_access::ClientCertificates::None),
@@ -140,10 +136,23 @@ impl Serves {
         }
     }
 
+    /// Whether only reads are served.
+    pub fn is_held(&self) -> bool {
+        self.anchors.held_because().is_some()
+    }
+
     /// What an operator should know at this moment.
     fn warnings(&self) -> Vec<String> {
-        let mut warnings = self.warnings.clone();
-        warnings.extend(self.anchors.held_because());
+        let held = self.anchors.held_because();
+        let mut warnings = Vec::new();
+        if self.development {
+            let what = if held.is_some() { "read" } else { "do" };
+            warnings.push(format!(
+                "development server: no credentials are checked, every caller without a bearer token may {what} everything"
+            ));
+        }
+        warnings.extend(self.warnings.iter().cloned());
+        warnings.extend(held);
         warnings
     }
 }

@@ -3,12 +3,13 @@
 //! Health routes need no name and say nothing that is secret. Every other path needs a caller who
 //! is known, also one that does not exist: who is nobody learns nothing about what there is.
 
+mod unread;
+
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use axum::{
     Json, Router,
-    body::Body,
     extract::{RawQuery, State},
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse as _, Response},
@@ -201,7 +202,7 @@ fn service(
 + use<> {
     let peer = connection.peer().clone();
     let service = tower::service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
-        let mut request = request.map(Body::new);
+        let (mut request, unread) = unread::watch(request);
         request.extensions_mut().insert(peer.clone());
         preflight::normal_path(&mut request);
         let id = request.headers().get(REQUEST_ID).cloned();
@@ -217,6 +218,7 @@ fn service(
         let answered = routes.clone().oneshot(request).instrument(span.clone());
         async move {
             let mut response = answered.await?;
+            unread.read().await;
             span.record("http.response.status_code", response.status().as_u16());
             if let Some(id) = id {
                 response.headers_mut().insert(REQUEST_ID, id);

@@ -63,6 +63,11 @@ pub enum LogKeyError {
         /// Who would sign.
         new: KeyId,
     },
+    /// The key that signed the newest head that may be shown.
+    #[error(
+        "no anchor covers the entry by which key {0} passed the log on, so that only an earlier head may be shown; that key signed it, and is not there. Make an anchor reachable, or bring {0}.key back beside the new key (for a KMS: EVIDENCEOS_KMS_PREVIOUS_KEY_ID)"
+    )]
+    Earlier(KeyId),
     /// The origin of the log.
     #[error("--log-origin {asked:?}: this log's origin is {kept:?}, for ever; leave the flag out")]
     OtherOrigin {
@@ -449,6 +454,24 @@ fn predecessor(
     };
     let found = runtime.block_on(in_kms(keys, Some(previous)))?;
     Ok(Some(found).filter(|found| found.id() == old))
+}
+
+/// A signer with a key that the log had before, for a head of that time.
+///
+/// # Errors
+/// If the key is not there any more, or cannot be used.
+pub fn earlier(
+    config: &Config,
+    origin: &str,
+    key: &LogKey,
+    runtime: &tokio::runtime::Handle,
+) -> Result<LogSigner, LogKeyError> {
+    let path = config.keys_path();
+    let ring = path.exists().then(|| Ring::open(&path)).transpose()?;
+    let id = KeyId(key.id.0);
+    predecessor(&config.keys, ring.as_ref(), id, runtime)?
+        .ok_or(LogKeyError::Earlier(id))?
+        .signer(origin)
 }
 
 /// The origin is kept in every head; it can be chosen before the first one only.

@@ -217,7 +217,7 @@ fn open_locked(
     let shown = if free {
         head.clone()
     } else {
-        own.shown_head(&found_keys, &log_keys, runtime)?
+        own.shown_head(config, &found_keys, &log_keys, runtime)?
     };
     let mut integrator = Integrator::recover(directory, Arc::clone(&readers), Some(&shown))?;
     let mut tree = integrator.tree().clone();
@@ -715,20 +715,26 @@ impl OwnLog {
     }
 
     /// The head that may be shown while nothing is known of anchors: over what was shown before.
-    /// A crash may have come before an anchor knew of more. Signed again it has the same bytes.
+    /// A crash may have come before an anchor knew of more, of another key that took over as well.
+    /// Signed again by the key of that time it has the same bytes.
     fn shown_head(
         &self,
+        config: &Config,
         keys: &LogKeys,
         history: &[LogKey],
         runtime: &Handle,
     ) -> Result<Head, StartError> {
         let size = self.published.size().max(1);
-        let signed_then = history.last().is_none_or(|key| key.since_size <= size);
-        if size >= self.head.size || keys.predecessor.is_some() || !signed_then {
+        if size >= self.head.size {
             return Ok(self.head.clone());
         }
+        let then = history.iter().rfind(|key| key.since_size <= size);
+        let signer = match then.filter(|key| key.id != keys.signer.key_id()) {
+            Some(key) => keys::earlier(config, &self.origin, key, runtime)?,
+            None => keys.signer.clone(),
+        };
         let root = self.tree_at(size)?.root();
-        let signed = runtime.block_on(keys.signer.sign_head(size, root));
+        let signed = runtime.block_on(signer.sign_head(size, root));
         Ok(signed.map_err(LogKeyError::Kms)?)
     }
 

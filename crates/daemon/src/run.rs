@@ -250,8 +250,9 @@ async fn serve(config: Config) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    let held = running.is_held();
     println!(
-        "EvidenceOS {} {} on {} over {}{}. Log key: {}",
+        "EvidenceOS {} {} on {} over {}{}{}. Log key: {}",
         env!("CARGO_PKG_VERSION"),
         if development {
             "development server"
@@ -260,8 +261,13 @@ async fn serve(config: Config) -> ExitCode {
         },
         running.grpc_address(),
         data_dir.display(),
-        if development {
-            ": no credentials checked, every caller may do everything"
+        match (development, held) {
+            (false, _) => "",
+            (true, false) => ": no credentials checked, every caller may do everything",
+            (true, true) => ": no credentials checked, every caller may read everything",
+        },
+        if held {
+            ". It serves reads only: the log says why, and what to do"
         } else {
             ""
         },

@@ -209,6 +209,12 @@ impl Running {
         self.edge.keys.signer().verifier().to_string()
     }
 
+    /// Whether only reads are served, until an anchor answers or the operator says what happened.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        self.edge.serves.is_held()
+    }
+
     /// Whether the writer has ended, which it does by itself only where the store failed.
     #[must_use]
     pub fn has_failed(&self) -> bool {

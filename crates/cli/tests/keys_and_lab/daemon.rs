@@ -252,6 +252,12 @@ fn under_the_daemons_name_keys_and_labs_are_the_same() {
         let output = command.arg0("evidenceos-daemon").output().expect("runs");
         assert!(output.status.success(), "{args:?}: {}", stderr(&output));
     }
+    // What both names have is the daemon's.
+    for what in ["recover", "restart", "continue"] {
+        let mut command = place.command(&["log", what, "--help"]);
+        let output = command.arg0("evidenceos-daemon").output().expect("runs");
+        assert!(output.status.success(), "{what}: {}", stderr(&output));
+    }
     let mut check = place.command(&[&["config", "check"], &SERVE[..]].concat());
     let output = check.arg0("evidenceos-daemon").output().expect("runs");
     assert!(output.status.success(), "{}", stderr(&output));

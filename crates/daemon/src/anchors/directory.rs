@@ -5,6 +5,8 @@
 //! the file was made, so that a full disk stops no write. Who signs a log keeps its file locked: a
 //! second process over a copy of the data directory is told at once.
 //!
+//! Errors name files in the directory, and never the directory: whoever reports one has named it.
+//!
 //! The bytes are text, so that an operator can read them: a line with the digest and length of
 //! what follows, the signed checkpoint (or, while a KMS still signs, the unsigned one), line feeds.
 
@@ -18,7 +20,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use evidenceos_store::{StoreError, blobs::sync_directory};
 use evidenceos_tlog::{Checkpoint, Note};
 use sha2::{Digest as _, Sha256};
 
@@ -137,11 +138,12 @@ pub fn make(directory: &Path) -> io::Result<()> {
     match DirBuilder::new().mode(0o700).create(directory) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && directory.is_dir() => Ok(()),
         Err(error) => Err(error),
-        Ok(()) => {
-            let parent = directory.parent().unwrap_or(directory);
-            sync_directory(parent).map_err(io::Error::other)
-        }
+        Ok(()) => sync(directory.parent().unwrap_or(directory)),
     }
+}
+
+fn sync(directory: &Path) -> io::Result<()> {
+    File::open(directory)?.sync_all()
 }
 
 /// The head in a log's file; none if the file is not there, or no head was ever written whole.
@@ -165,21 +167,21 @@ pub fn read(path: &Path) -> Result<Option<Known>, String> {
 /// # Errors
 /// If the directory or a file of ours cannot be read: nobody knows then what it remembers.
 pub fn scan(directory: &Path) -> Result<Vec<(PathBuf, Known)>, String> {
-    let failed =
-        |path: &Path, error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
     let mut found = Vec::new();
-    for entry in fs::read_dir(directory).map_err(|error| failed(directory, &error))? {
-        let path = entry.map_err(|error| failed(directory, &error))?.path();
-        let ours = path.to_string_lossy().ends_with(SUFFIX);
-        let metadata = fs::metadata(&path).map_err(|error| failed(&path, &error))?;
+    for entry in fs::read_dir(directory).map_err(|error| error.to_string())? {
+        let entry = entry.map_err(|error| error.to_string())?;
+        let (path, name) = (entry.path(), entry.file_name());
+        let name = name.to_string_lossy();
+        let failed = |error: &dyn std::fmt::Display| format!("its {name}: {error}");
+        let metadata = fs::metadata(&path).map_err(|error| failed(&error))?;
         if !metadata.is_file() {
             continue;
         }
-        if ours {
-            let known = read(&path).map_err(|error| failed(&path, &error))?;
+        if name.ends_with(SUFFIX) {
+            let known = read(&path).map_err(|error| failed(&error))?;
             found.extend(known.map(|known| (path, known)));
         } else if metadata.len() <= MOST_FOREIGN {
-            let bytes = fs::read(&path).map_err(|error| failed(&path, &error))?;
+            let bytes = fs::read(&path).map_err(|error| failed(&error))?;
             found.extend(Known::parse(&bytes).map(|known| (path, known)));
         }
     }
@@ -272,7 +274,7 @@ impl HeadFile {
             file.sync_all()?;
         }
         if is_new {
-            sync_directory(directory).map_err(io::Error::other)?;
+            sync(directory)?;
         }
         Ok(Self {
             path,
@@ -356,16 +358,17 @@ impl BeginLock {
     ///
     /// # Errors
     /// If the directory cannot be written, or another start takes too long.
-    pub fn take(directory: &Path) -> Result<Self, StoreError> {
-        let path = directory.join(LOCK);
+    pub fn take(directory: &Path) -> io::Result<Self> {
+        let named =
+            |error: io::Error| io::Error::new(error.kind(), format!("its {LOCK} file: {error}"));
         let file = OpenOptions::new()
             .write(true)
             .create(true)
             .truncate(false)
             .mode(0o600)
-            .open(&path)
-            .map_err(StoreError::io("open", &path))?;
-        lock(&file, BEGIN_PATIENCE).map_err(StoreError::io("lock", &path))?;
+            .open(directory.join(LOCK))
+            .map_err(named)?;
+        lock(&file, BEGIN_PATIENCE).map_err(named)?;
         Ok(Self { file })
     }
 }
@@ -454,6 +457,31 @@ mod tests {
         fs::write(&path, &both).expect("writable");
         assert!(read(&path).is_err(), "nobody knows what it remembered");
         assert!(scan(directory.path()).is_err());
+    }
+
+    #[test]
+    fn errors_leave_the_name_of_the_directory_to_who_reports_them() {
+        let home = tempfile::tempdir().expect("a directory");
+        let (missing, there) = (home.path().join("missing"), home.path().join("there"));
+        fs::create_dir(&there).expect("ours");
+        let both = [b'x'; 2 * SLOT];
+        fs::write(there.join("torn.head"), both).expect("writable");
+        fs::create_dir(there.join(LOCK)).expect("ours");
+        let errors = [
+            scan(&missing).expect_err("not there"),
+            scan(&there).expect_err("neither head can be read"),
+            BeginLock::take(&missing).expect_err("no place").to_string(),
+            BeginLock::take(&there).expect_err("in the way").to_string(),
+            HeadFile::take(&missing, "o")
+                .expect_err("no place")
+                .to_string(),
+            make(&missing.join("below"))
+                .expect_err("no place")
+                .to_string(),
+        ];
+        for error in errors {
+            assert!(!error.contains(&*home.path().to_string_lossy()), "{error}");
+        }
     }
 
     #[test]

@@ -345,6 +345,13 @@ pub fn without_empty_variables(command: clap::Command) -> clap::Command {
 }
 
 impl Flags {
+    /// Whether a word names one of the commands.
+    #[must_use]
+    pub fn has_command(word: &std::ffi::OsStr) -> bool {
+        word.to_str()
+            .is_some_and(|word| Self::command().find_subcommand(word).is_some())
+    }
+
     /// What arguments, environment and file ask for; the first argument is the program's name.
     ///
     /// # Errors

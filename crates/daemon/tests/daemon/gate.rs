@@ -1,6 +1,8 @@
 //! The gate for agents from outside: what is answered, what is refused, and that it is evidence.
 
-use std::{collections::BTreeMap, net::SocketAddr, os::unix::fs::PermissionsExt as _};
+use std::{
+    collections::BTreeMap, net::SocketAddr, os::unix::fs::PermissionsExt as _, time::Duration,
+};
 
 use evidenceos_daemon::{
     Running,
@@ -220,6 +222,156 @@ fn a_body_that_never_ends_is_not_waited_for_and_nobody_else_waits() {
         assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
         let (status, _) = ask(&running, "", &call("search.web", "s", 1)).await;
         assert_eq!(status, 200);
+        running.stop().await.expect("stops");
+    });
+}
+
+/// The next answer on a connection that goes on: its status.
+async fn answered(stream: &mut TcpStream) -> u16 {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.expect("an answer"));
+    }
+    let head = String::from_utf8(head).expect("text").to_ascii_lowercase();
+    let length = head
+        .split("content-length: ")
+        .nth(1)
+        .expect("never chunked");
+    let length = length.split("\r\n").next().expect("a line").parse();
+    let mut body = vec![0; length.expect("a number")];
+    stream.read_exact(&mut body).await.expect("its body");
+    let status = head.split(' ').nth(1).and_then(|word| word.parse().ok());
+    status.expect("a status")
+}
+
+/// A gate that asks for a token, and lets nobody admit a module.
+async fn strict(home: &Home) -> Running {
+    let settings = Settings {
+        preflight_require_bearer_token_file: Some(home.file("token", "let-me-in\n")),
+        preflight_global_rate_limit_rps: Some("0".to_owned()),
+        ..unlimited(home)
+    };
+    home.start(&settings).await
+}
+
+#[test]
+fn a_refusal_reads_the_body_that_it_does_not_need_and_the_connection_goes_on() {
+    block_on(async {
+        let home = Home::new();
+        let running = strict(&home).await;
+        // More than a server finds in its buffer at once; and more than a body may have.
+        let (some, most) = (16_000, 60_000);
+        let known = "authorization: Bearer let-me-in\r\n";
+        let mut stream = TcpStream::connect(http(&running)).await.expect("listens");
+        for (method, path, headers, body, status) in [
+            ("POST", PREFLIGHT, "", some, 401),
+            ("POST", POSTFLIGHT, "", most, 413),
+            ("POST", "/v1/nothing", "", most, 401),
+            ("POST", "/v1/nothing", known, most, 404),
+            ("PUT", PREFLIGHT, known, most, 405),
+            ("POST", "/livez", "", most, 405),
+            ("POST", PREFLIGHT, known, most, 413),
+            ("POST", "/v1/aspec_admit", known, most, 429),
+            ("GET", "/livez", "", most, 200),
+        ] {
+            let head = format!(
+                "{method} {path} HTTP/1.1\r\nhost: h\r\n{ID}{headers}content-length: {body}\r\n\r\n"
+            );
+            stream.write_all(head.as_bytes()).await.expect("open");
+            stream.write_all(&vec![b'x'; body]).await.expect("taken");
+            assert_eq!(answered(&mut stream).await, status, "{method} {path}");
+        }
+        running.stop().await.expect("stops");
+    });
+}
+
+#[test]
+fn a_refusal_is_not_kept_waiting_by_a_body_that_does_not_come() {
+    block_on(async {
+        let home = Home::new();
+        let running = strict(&home).await;
+        for headers in [
+            "content-length: 10\r\n",
+            "content-length: 1000000000\r\n",
+            // A client that waits to be asked for its body is refused without being asked.
+            "content-length: 10\r\nexpect: 100-continue\r\n",
+        ] {
+            let mut stream = TcpStream::connect(http(&running)).await.expect("listens");
+            let head = format!("POST /v1/nothing HTTP/1.1\r\nhost: h\r\n{headers}\r\n");
+            stream.write_all(head.as_bytes()).await.expect("open");
+            let waited = tokio::time::timeout(Duration::from_secs(60), answered(&mut stream));
+            assert_eq!(waited.await.expect("in time"), 401, "{headers}");
+        }
+        running.stop().await.expect("stops");
+    });
+}
+
+/// A frame of HTTP/2.
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = (payload.len() as u32).to_be_bytes();
+    let head = [&length[1..], &[kind, flags], &stream.to_be_bytes()].concat();
+    [&head, payload].concat()
+}
+
+/// Kind, flags and stream of the next one.
+async fn next_frame(connection: &mut TcpStream) -> (u8, u8, u32) {
+    let mut head = [0; 9];
+    connection.read_exact(&mut head).await.expect("a frame");
+    let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+    let mut payload = vec![0; length as usize];
+    connection.read_exact(&mut payload).await.expect("whole");
+    let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
+    (head[3], head[4], stream)
+}
+
+/// As curl 7 sends it, which takes the end of its stream for an error.
+#[test]
+fn a_refusal_over_http2_does_not_reset_the_stream_of_a_small_body() {
+    const DATA: u8 = 0;
+    const HEADERS: u8 = 1;
+    const RESET: u8 = 3;
+    const SETTINGS: u8 = 4;
+    const PING: u8 = 6;
+    const END_STREAM: u8 = 1;
+    const END_HEADERS: u8 = 4;
+    block_on(async {
+        let home = Home::new();
+        let running = strict(&home).await;
+        // POST, http, a path and an authority, by the static table.
+        let mut fields = vec![0x83, 0x86, 0x04, PREFLIGHT.len() as u8];
+        fields.extend_from_slice(PREFLIGHT.as_bytes());
+        fields.extend_from_slice(&[0x01, 1, b'h']);
+        let mut connection = TcpStream::connect(http(&running)).await.expect("listens");
+        let opening = [
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(),
+            frame(SETTINGS, 0, 0, &[]),
+            frame(HEADERS, END_HEADERS, 1, &fields),
+            // Another call, without a body: once it is answered, the first was seen as well.
+            frame(HEADERS, END_HEADERS | END_STREAM, 3, &fields),
+        ];
+        connection.write_all(&opening.concat()).await.expect("open");
+        loop {
+            let (kind, flags, stream) = next_frame(&mut connection).await;
+            let answers = [DATA, HEADERS, RESET].contains(&kind);
+            assert!(!(answers && stream == 1), "the body has not come yet");
+            if answers && stream == 3 && flags & END_STREAM != 0 {
+                break;
+            }
+        }
+        let body = frame(DATA, END_STREAM, 1, &[b'x'; 10_000]);
+        let ping = frame(PING, 0, 0, &[0; 8]);
+        connection.write_all(&body).await.expect("taken");
+        let (mut answered, mut asked, mut settled) = (false, false, false);
+        while !settled {
+            let (kind, flags, stream) = next_frame(&mut connection).await;
+            assert!(kind != RESET, "stream {stream} was reset");
+            answered |= kind == DATA && stream == 1 && flags & END_STREAM != 0;
+            settled = kind == PING;
+            if answered && !asked {
+                asked = true;
+                connection.write_all(&ping).await.expect("open");
+            }
+        }
         running.stop().await.expect("stops");
     });
 }

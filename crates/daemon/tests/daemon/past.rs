@@ -18,7 +18,7 @@ use crate::{
     harness::{
         Client, Directory, block_on, config, header, judged, labels, predictions, refused, terms,
     },
-    process::{Serving, block_on_value, spawn, spawn_with},
+    process::{Serving, block_on_value, spawn, spawn_saying, spawn_with},
 };
 
 /// A temporary directory with a data directory, and the anchor beside that.
@@ -208,6 +208,25 @@ fn the_first_start_makes_an_anchor_beside_the_data_and_later_ones_miss_it() {
     is_free(&home.data(), &["--anchor", text(&away)]);
     is_free(&home.data(), &[]);
     assert!(!home.anchor().exists());
+}
+
+#[test]
+fn the_first_line_says_whether_only_reads_are_served() {
+    let home = Home::begun();
+    let first_line = || {
+        let (child, line) = spawn_saying(&home.data(), &[]);
+        end(child);
+        line
+    };
+    let line = first_line();
+    assert!(line.contains("may do everything"), "{line}");
+    assert!(!line.contains("reads only"), "{line}");
+    fs::rename(home.anchor(), home.at("away")).expect("ours");
+    let line = first_line();
+    assert!(line.contains("serves reads only"), "{line}");
+    assert!(!line.contains("may do everything"), "{line}");
+    let why = is_held(&home.data(), &[]);
+    assert!(!why.contains("may do everything"), "{why}");
 }
 
 #[test]
@@ -565,8 +584,15 @@ fn an_anchor_that_was_there_and_knows_nothing_lets_a_log_begin() {
     let mut ring = evidenceos_keys::Ring::open_or_create(&keys).expect("writable");
     ring.generate().expect("writable");
     let flags = ["--key-dir", text(&keys), "--anchor", text(&anchor)];
-    // It is a file that is not there, and no directory either.
+    // It is not there, neither as a file nor as a directory.
     must_not_start(&home.data(), &flags);
+    let as_directory = format!("{}/", text(&anchor));
+    let refused = must_not_start(
+        &home.data(),
+        &["--key-dir", text(&keys), "--anchor", &as_directory],
+    );
+    let once = format!("({}: No such file", text(&anchor));
+    assert!(refused.contains(&once), "{refused}");
     fs::create_dir(&anchor).expect("ours");
     fs::write(anchor.join(".gitkeep"), "").expect("ours");
     let (child, address) = spawn_with(&home.data(), &flags);
@@ -835,6 +861,73 @@ fn a_stop_while_no_anchor_can_be_written_shows_nothing_and_the_next_start_does()
             .expect("starts");
         let mut client = Client::connect(&running.grpc_address().to_string(), None).await;
         client.fetch(&claim).await.expect("there");
+        running.stop().await.expect("stops");
+    });
+}
+
+#[test]
+fn a_held_start_shows_nothing_new_whatever_key_signs_now() {
+    block_on(async {
+        let directory = Directory::new();
+        let running = evidenceos_daemon::start(config(directory.path()))
+            .await
+            .expect("starts");
+        let address = running.grpc_address().to_string();
+        let mut client = Client::connect(&address, None).await;
+        client.put_default("h").await;
+        let claim = client
+            .sealed("c", "h", &judged(&predictions("h", 20)))
+            .await;
+        let (anchor, away) = (directory.beside("data.anchor"), directory.beside("away"));
+        fs::rename(&anchor, &away).expect("ours");
+        let mut waiting = client.clone();
+        let id = claim.clone();
+        let verdict = tokio::spawn(async move { waiting.execute(&id).await });
+        while !warnings(&mut client)
+            .await
+            .contains("no anchor can be written")
+        {
+            tokio::task::yield_now().await;
+        }
+        // The verdict is entry 2, which no anchor knows; now another key takes over by entry 3.
+        let keys = directory.path().join("keys");
+        let mut ring = evidenceos_keys::Ring::open(&keys).expect("there");
+        let new = ring.generate().expect("writable");
+        ring.activate(new).expect("there");
+        running.reload().await.expect("another key");
+        running.stop().await.expect("stops");
+        verdict.await.expect("answered").expect_err("nobody saw it");
+        // The key that signed before is needed to show what was shown then.
+        let old = ring.keys().keys().copied().find(|key| *key != new);
+        let old = ring.file_of(old.expect("two keys"));
+        let hidden = directory.beside("old.key");
+        fs::rename(&old, &hidden).expect("ours");
+        let refused = evidenceos_daemon::start(config(directory.path())).await;
+        let refused = refused.err().expect("nothing to show").to_string();
+        assert!(
+            refused.contains("only an earlier head may be shown"),
+            "{refused}"
+        );
+        fs::rename(&hidden, &old).expect("ours");
+        let running = evidenceos_daemon::start(config(directory.path()))
+            .await
+            .expect("serves reads");
+        let mut client = Client::connect(&running.grpc_address().to_string(), None).await;
+        assert_eq!(tree_size(&mut client).await, 2);
+        let unseen = client.get(&claim).await.expect_err("no anchor knows it");
+        assert_eq!(unseen.code(), Code::Unavailable, "{unseen:?}");
+        fs::rename(&away, &anchor).expect("ours");
+        let mut size = 2;
+        for _ in 0..200 {
+            size = tree_size(&mut client).await;
+            if size == 4 {
+                break;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(25)).await;
+        }
+        assert_eq!(size, 4, "an anchor knows it");
+        let settled = client.get(&claim).await.expect("shown");
+        assert_eq!(settled.state, wire::ClaimState::Certified as i32);
         running.stop().await.expect("stops");
     });
 }

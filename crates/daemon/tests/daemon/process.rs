@@ -62,6 +62,15 @@ pub fn spawn(directory: &Path) -> (Serving, String) {
 
 /// As [`spawn`], with more flags.
 pub fn spawn_with(directory: &Path, more: &[&str]) -> (Serving, String) {
+    let (child, line) = spawn_saying(directory, more);
+    let address = line
+        .split_whitespace()
+        .find(|word| word.parse::<std::net::SocketAddr>().is_ok());
+    (child, address.expect("an address").to_owned())
+}
+
+/// As [`spawn_with`], and the first line that it says.
+pub fn spawn_saying(directory: &Path, more: &[&str]) -> (Serving, String) {
     let mut child = program(directory)
         .args(more)
         .stdout(Stdio::piped())
@@ -71,11 +80,7 @@ pub fn spawn_with(directory: &Path, more: &[&str]) -> (Serving, String) {
     let stdout = child.stdout.take().expect("piped");
     BufReader::new(stdout).read_line(&mut line).expect("a line");
     assert!(line.contains("development server"), "{line}");
-    let address = line
-        .split_whitespace()
-        .find(|word| word.parse::<std::net::SocketAddr>().is_ok());
-    let address = address.expect("an address").to_owned();
-    (Serving(child), address)
+    (Serving(child), line)
 }
 
 pub fn signal(child: &Child, name: &str) {
