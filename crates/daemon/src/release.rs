@@ -37,6 +37,9 @@ use crate::{
     server::unix_ms,
 };
 
+/// How far apart anchor writes begin under load: each costs the disk a sync and wakes those who
+/// wait, and what comes in between shares the next one.
+const APART: Duration = Duration::from_millis(2);
 /// How long nothing is tried after no anchor could be written.
 const TRY_AGAIN: Duration = Duration::from_millis(250);
 /// How often a stop tries to write what is left: what is not shown then is by the next start.
@@ -352,13 +355,21 @@ impl Queue {
         self.filled.notify_one();
     }
 
-    /// Waits until there is something, or the end.
-    fn take(&self) -> (Pending, bool) {
+    /// Waits until there is something and it is time, or the end.
+    fn take(&self, not_before: Instant) -> (Pending, bool) {
         let empty = |pending: &mut Pending| pending.is_empty() && !pending.ended;
-        let mut pending = self
+        let pending = self
             .filled
             .wait_while(self.lock(), empty)
             .unwrap_or_else(PoisonError::into_inner);
+        let early = not_before.saturating_duration_since(Instant::now());
+        let mut pending = if early.is_zero() || pending.ended {
+            pending
+        } else {
+            drop(pending);
+            thread::sleep(early);
+            self.lock()
+        };
         let ended = pending.ended;
         let taken = std::mem::take(&mut *pending);
         pending.ended = ended;
@@ -536,11 +547,13 @@ struct Release {
 impl Release {
     fn run(mut self) {
         let mut tries_left = LAST_TRIES;
+        let mut not_before = Instant::now();
         loop {
-            let (pending, ended) = self.queue.take();
+            let (pending, ended) = self.queue.take(not_before);
             if ended && pending.is_empty() {
                 break;
             }
+            not_before = Instant::now() + APART;
             match self.remember(&pending) {
                 Ok(true) => self.show(pending),
                 Ok(false) => {
