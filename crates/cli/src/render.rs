@@ -2,6 +2,7 @@
 //!
 //! Owns field names and words; the same message looks the same in every command.
 
+use evidenceos_kernel::holdout::MOST_CERTIFICATIONS;
 use evidenceos_proto as proto;
 use serde_json::{Value, json};
 
@@ -108,6 +109,7 @@ pub fn holdout_text(holdout: &proto::Holdout) -> String {
     };
     let left = |count: u32| match count {
         0 => "none: spent".to_owned(),
+        MOST_CERTIFICATIONS => format!("{} or more", grouped(MOST_CERTIFICATIONS.into())),
         count => grouped(count.into()),
     };
     let mut text = facts(&[

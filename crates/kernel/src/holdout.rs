@@ -31,8 +31,18 @@ pub const MAX_BUDGET: MicroBits = MicroBits(1_000_000_000_000);
 pub const MAX_LEVELS: u8 = 32;
 /// The largest alphabet of an oracle.
 pub const MAX_SYMBOLS: u32 = 65_536;
-/// The most certifications that [`Holdout::certifications_left`] counts.
-pub const MOST_CERTIFICATIONS: u32 = 10_000;
+/// The most certifications that [`Holdout::certifications_left`] counts: it is asked for with each
+/// look at a holdout.
+pub const MOST_CERTIFICATIONS: u32 = 1_000;
+
+/// How many certifications in a row a holdout still carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CertificationsLeft {
+    /// Of all its submitters.
+    pub all: u32,
+    /// Of one, within what is left of its own share.
+    pub own: u32,
+}
 
 /// What the custodian fixed at registration; public, and a log entry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -511,36 +521,51 @@ impl Holdout {
     }
 
     /// The largest t, at most [`MOST_CERTIFICATIONS`], so that certifying the next t claims in a
-    /// row fits the budget of settlements and `own_left` by worst case, each within reach of a
-    /// perfect vector. Without levels; a function of the ledger alone, so that it says nothing
-    /// about labels.
+    /// row fits the budget of settlements by worst case, each within reach of a perfect vector; and
+    /// the same within `own_left`. Without levels; a function of the ledger alone, so that it says
+    /// nothing about labels. Takes at most three logarithms for each.
     #[must_use]
-    pub fn certifications_left(&self, own_left: MicroBits) -> u32 {
+    pub fn certifications_left(&self, own_left: MicroBits) -> CertificationsLeft {
         if self.status != HoldoutStatus::Registered {
-            return 0;
+            return CertificationsLeft { all: 0, own: 0 };
         }
         let description = &self.description;
         let policy = &description.policy;
         let reach = description.null_spec.bets.reach(description.sealed_units);
-        let mut left = self.sealed.left(self.sealed_budget()).min(own_left);
+        let mut left = self.sealed.left(self.sealed_budget());
+        let mut own_left = left.min(own_left);
         let (mut k, mut settled, mut certified) =
             (self.sealed.charged, self.settled, self.certified);
+        let (mut bar, mut last_divisor) = (MicroBits::ZERO, 0);
+        let mut own = None;
         for t in 0..MOST_CERTIFICATIONS {
-            let worst = policy
-                .settlement_prices
-                .worst_case(settled, certified, 0, 0);
-            let price = policy.settlement_prices.quote(settled, certified).certified;
+            let quote = policy.settlement_prices.quote(settled, certified);
             let divisor = policy.multiplicity.divisor(certified + 1);
-            let threshold = price::threshold(k, price, policy.alpha_micros, divisor);
-            if worst > left || threshold > reach {
-                return t;
+            if divisor != last_divisor {
+                let none = MicroBits::ZERO;
+                bar = price::threshold(none, none, policy.alpha_micros, divisor);
+                last_divisor = divisor;
             }
-            k = k.saturating_add(price);
-            left = left.saturating_sub(price);
+            let worst = quote.certified.max(quote.not_certified);
+            if worst > own_left {
+                own = own.or(Some(t));
+            }
+            k = k.saturating_add(quote.certified);
+            if worst > left || k.saturating_add(bar) > reach {
+                return CertificationsLeft {
+                    all: t,
+                    own: own.unwrap_or(t),
+                };
+            }
+            left = left.saturating_sub(quote.certified);
+            own_left = own_left.saturating_sub(quote.certified);
             settled += 1;
             certified += 1;
         }
-        MOST_CERTIFICATIONS
+        CertificationsLeft {
+            all: MOST_CERTIFICATIONS,
+            own: own.unwrap_or(MOST_CERTIFICATIONS),
+        }
     }
 
     /// Runs that have ended.

@@ -178,6 +178,7 @@ pub fn holdout(holdout: &Holdout, own: PrincipalPool, warnings: Vec<String>) -> 
     let own_left = policy
         .principal_sealed_budget
         .map_or(MicroBits::MAX, |fence| own.sealed.left(fence));
+    let left = holdout.certifications_left(own_left);
     wire::Holdout {
         holdout_id: bytes(holdout.id.as_bytes()),
         holdout_ref: holdout.reference.clone(),
@@ -211,8 +212,8 @@ pub fn holdout(holdout: &Holdout, own: PrincipalPool, warnings: Vec<String>) -> 
         next_certified_price_microbits: quote.certified.0,
         next_fewest_right: fewest.unwrap_or(0),
         warnings,
-        certifications_left: holdout.certifications_left(MicroBits::MAX),
-        own_certifications_left: holdout.certifications_left(own_left),
+        certifications_left: left.all,
+        own_certifications_left: left.own,
         own_sealed_charged_microbits: own.sealed.charged.0,
         own_sealed_reserved_microbits: own.sealed.reserved.0,
         fresh_items: description.fresh_items,

@@ -264,3 +264,18 @@ fn a_level_is_reached_with_its_full_width() {
     check(99_000_000, 1_000_000, 0, Some(0));
     check(10_000_000, 0, 4, Some(3));
 }
+
+#[test]
+fn with_nobody_ahead_the_worst_case_is_the_dearer_outcome() {
+    for c0_bits in [1, 4, 8] {
+        let prices = SettlementPrices::Learned { c0_bits };
+        for settled in 0..40 {
+            for certified in 0..=settled {
+                let quote = prices.quote(settled, certified);
+                let dearer = quote.certified.max(quote.not_certified);
+                let worst = prices.worst_case(settled, certified, 0, 0);
+                assert_eq!(worst, dearer, "c0 {c0_bits}, m {settled}, s {certified}");
+            }
+        }
+    }
+}

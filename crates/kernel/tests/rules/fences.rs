@@ -3,7 +3,7 @@
 use evidenceos_kernel::{
     bits::MicroBits,
     command::Reply,
-    holdout::Policy,
+    holdout::{MAX_BUDGET, MOST_CERTIFICATIONS, Policy},
     refusal::{Pool, Refusal},
 };
 
@@ -85,10 +85,8 @@ fn certifications_left_are_counted_for_all_and_for_one() {
     let left = |world: &World| {
         let own = bits(16).saturating_sub(world.pool(submitter(1)).sealed.charged);
         let main = world.main();
-        (
-            main.certifications_left(MicroBits::MAX),
-            main.certifications_left(own),
-        )
+        let left = main.certifications_left(own);
+        (left.all, left.own)
     };
     let (all, own) = left(&world);
     // Played out: as many fit as were counted, and not one more.
@@ -129,8 +127,18 @@ fn twenty_certifications_in_a_row_cost_what_the_specification_says() {
 #[test]
 fn a_spent_retired_or_unreachable_holdout_has_none_left() {
     let mut world = World::with(|policy| policy.sealed_budget = bits(3));
-    assert_eq!(world.main().certifications_left(MicroBits::MAX), 0);
+    assert_eq!(world.main().certifications_left(MicroBits::MAX).all, 0);
     world = World::new();
-    assert!(world.main().certifications_left(MicroBits::MAX) > 0);
-    assert_eq!(world.main().certifications_left(MicroBits::ZERO), 0);
+    assert!(world.main().certifications_left(MicroBits::MAX).all > 0);
+    assert_eq!(world.main().certifications_left(MicroBits::ZERO).own, 0);
+    // A look at a holdout must not cost more because its budget is large.
+    let large = World::with(|policy| {
+        policy.settlement_prices = Default::default();
+        policy.sealed_budget = MAX_BUDGET;
+    });
+    let left = large.main().certifications_left(MicroBits::MAX);
+    assert_eq!(
+        (left.all, left.own),
+        (MOST_CERTIFICATIONS, MOST_CERTIFICATIONS)
+    );
 }

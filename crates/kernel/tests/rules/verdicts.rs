@@ -237,7 +237,7 @@ fn reach_is_counted_in_units_and_not_in_items() {
         let mut put = holdout("main", policy(), None);
         put.description.sealed_units = units;
         let mut world = World::on(put);
-        let left = world.main().certifications_left(MicroBits::MAX);
+        let left = world.main().certifications_left(MicroBits::MAX).all;
         assert_eq!(left, certifications, "{units} units");
         let capsule = world.run(submitter(1), "a", &Script::weak());
         assert_eq!(capsule.reason_codes, reasons, "{units} units");
