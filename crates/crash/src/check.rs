@@ -44,6 +44,13 @@ impl Mirror {
         &self.entries
     }
 
+    /// Entries that somebody asked for, and links between keys.
+    #[must_use]
+    pub fn asked_for(&self) -> usize {
+        let asked_for = |entry: &&Vec<u8>| !is_comparison(entry);
+        self.entries.iter().filter(asked_for).count()
+    }
+
     /// The key that signed the first head that was seen.
     #[must_use]
     pub fn vkey(&self) -> &str {
@@ -196,11 +203,7 @@ impl State {
             accounts: listed_accounts,
             totals,
             trust: mirror.trust(&report)?,
-            entries: mirror
-                .entries
-                .iter()
-                .filter(|entry| !is_comparison(entry))
-                .count(),
+            entries: mirror.asked_for(),
             report,
         })
     }

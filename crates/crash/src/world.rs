@@ -631,7 +631,7 @@ impl World {
         })?;
         let client = Client::connect(daemon.address()).await?;
         let mut client = client.ok_or_else(|| fail("nobody listens"))?;
-        self.until_signed(&mut client).await?;
+        self.until_signed(&mut client, daemon.vkey()).await?;
         let state = State::read(&mut client, daemon.vkey(), &mut self.mirror).await?;
         state.must_be_all(&self.ledger.lock())?;
         let lives: Vec<_> = {
@@ -652,15 +652,17 @@ impl World {
 
 impl World {
     /// A key service signs when it comes to it; what has no head yet is not in the log's public part.
-    async fn until_signed(&self, client: &mut Client) -> Result<(), Failed> {
-        let acknowledged = check::entries_of(&self.ledger.lock()) as u64;
+    async fn until_signed(&mut self, client: &mut Client, vkey: &str) -> Result<(), Failed> {
+        let acknowledged = check::entries_of(&self.ledger.lock());
         let patience = Instant::now() + UNTIL_SIGNED;
-        while check::stated(&client.checkpoint().await?)?.size() < acknowledged
-            && Instant::now() < patience
-        {
+        loop {
+            let report = self.mirror.follow(client, vkey).await?;
+            let links = report.keys.links.len();
+            if self.mirror.asked_for() >= acknowledged + links || Instant::now() >= patience {
+                return Ok(());
+            }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        Ok(())
     }
 }
 
