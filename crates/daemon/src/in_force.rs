@@ -13,7 +13,7 @@ use evidenceos_access::Authenticator;
 use evidenceos_driver::{Stated, mailbox::Mailbox};
 use evidenceos_kernel::in_force::InForce;
 
-use crate::{anchors, keys::Keys, policies::Policies};
+use crate::{keys::Keys, policies::Policies};
 
 /// How long a reload waits for the writer.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -33,22 +33,13 @@ pub struct Stating {
     /// What a writer that begins is to state. While a start is held, nothing is signed.
     wanted: Arc<ArcSwap<InForce>>,
     mailbox: Mailbox,
-    anchors: Arc<anchors::State>,
 }
 
 impl Stating {
     /// `wanted` is what the writer reads when it begins.
     #[must_use]
-    pub fn new(
-        wanted: Arc<ArcSwap<InForce>>,
-        mailbox: Mailbox,
-        anchors: Arc<anchors::State>,
-    ) -> Self {
-        Self {
-            wanted,
-            mailbox,
-            anchors,
-        }
+    pub fn new(wanted: Arc<ArcSwap<InForce>>, mailbox: Mailbox) -> Self {
+        Self { wanted, mailbox }
     }
 
     /// Returns once the log states these policies; a start that is held states them when it is
@@ -63,7 +54,7 @@ impl Stating {
             in_force,
             committed,
         });
-        if stated.recv_timeout(PATIENCE).is_ok() || self.anchors.held_because().is_some() {
+        if stated.recv_timeout(PATIENCE).is_ok() {
             return Ok(());
         }
         self.wanted.store(before);

@@ -365,11 +365,7 @@ fn open_locked(
     let epoch = store.epoch();
     let wanted = in_force::of(&policies.load(), &authenticator, &keys);
     let wanted = Arc::new(ArcSwap::from_pointee(wanted));
-    let stating = Stating::new(
-        Arc::clone(&wanted),
-        mailbox.clone(),
-        Arc::clone(&anchor_state),
-    );
+    let stating = Stating::new(Arc::clone(&wanted), mailbox.clone());
     let driver = Writer {
         store,
         resident,

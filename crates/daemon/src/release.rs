@@ -152,9 +152,9 @@ impl Anchored {
         if held { HELD } else { PATIENCE }
     }
 
-    /// Tells once an anchor covers so many entries, or as many as there are if a commit that was
-    /// under way was taken back; or that none does in time, or before the daemon ends. Whoever is
-    /// told runs on the thread that covers: it must not take long.
+    /// Calls `tell` once an anchor covers so many entries (or as many as there are, if the store took
+    /// back a commit that was under way), or once none does in time or before the daemon ends.
+    /// `tell` runs on the thread that covers: it must not take long.
     pub fn when_covered(
         &self,
         entries: u64,

@@ -183,7 +183,8 @@ pub enum Input {
 pub struct Stated {
     /// They.
     pub in_force: InForce,
-    /// Hears that the log states them. Dropped: it does not, and those of before stay.
+    /// Hears that the log states them, or that a writer which has not begun will. Dropped: it does
+    /// not, and those of before stay.
     pub committed: Sender<()>,
 }
 

@@ -226,6 +226,8 @@ pub fn hold(
             Ok(Letter::NewSigner(_)) => {
                 tracing::warn!("another key takes over at the next start: nothing is signed now");
             }
+            // The writer states what it finds when it begins; nothing is decided before that.
+            Ok(Letter::Stated(stated)) => drop(stated.committed.send(())),
             // Nothing runs, and nothing was handed out to be signed or announced.
             Ok(_) | Err(RecvTimeoutError::Timeout) => {}
         }

@@ -1,8 +1,8 @@
 //! Which policies decide beside the kernel: those that vote on runs and tool calls, and the file
 //! that says who may do what.
 //!
-//! The log names them by digest whenever they change, so that what was vetoed, and by whom it could
-//! be asked for, can be laid beside the policies of that time.
+//! The log names them by digest whenever they change, so that an auditor can lay a veto, and who
+//! could ask for a run, beside the policies of that time.
 
 use serde::{Deserialize, Serialize};
 

@@ -5,7 +5,7 @@
 //! the file was made, so that a full disk stops no write. Who signs a log keeps its file locked: a
 //! second process over a copy of the data directory is told at once.
 //!
-//! Errors name files in the directory, and never the directory: whoever reports one has named it.
+//! An error names a file in the directory, and not the directory: its reporter names that.
 //!
 //! The bytes are text, so that an operator can read them: a line with the digest and length of
 //! what follows, the signed checkpoint (or, while a KMS still signs, the unsigned one), line feeds.

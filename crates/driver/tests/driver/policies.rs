@@ -1,8 +1,11 @@
 //! Policies that are to be in force: the log states them first.
 
-use std::sync::mpsc::{Receiver, channel};
+use std::{
+    sync::mpsc::{Receiver, channel},
+    time::{Duration, Instant},
+};
 
-use evidenceos_driver::{Input, Stated};
+use evidenceos_driver::{Input, Stated, mailbox};
 use evidenceos_kernel::{
     id::Digest,
     in_force::{InForce, POLICIES_IN_FORCE},
@@ -93,4 +96,18 @@ fn a_full_disk_refuses_a_reload_and_leaves_a_start_owing() {
     assert!(start.driver.owes_a_step());
     start.step();
     assert_eq!(stated(&mut start).len(), 1);
+}
+
+#[test]
+fn a_reload_does_not_wait_for_a_writer_that_is_held() {
+    let (mailbox, inbox) = mailbox::mailbox();
+    let (committed, stated) = channel();
+    mailbox.state(Stated {
+        in_force: policies(1),
+        committed,
+    });
+    mailbox.stop(Instant::now());
+    let flow = mailbox::hold(&inbox, Duration::from_secs(60), || Ok(false));
+    assert!(flow.expect("nothing fatal").is_break());
+    assert_eq!(stated.try_recv(), Ok(()));
 }

@@ -23,7 +23,7 @@ mod odds;
 mod strategies;
 mod streams;
 
-/// A run whose vector has so many of the sealed units right.
+/// The run predicts this many sealed units correctly.
 fn scored(units: u64, right: u64) -> RunReport {
     let class = SizeClass {
         size: 1,
