@@ -8,8 +8,8 @@
 //! is run twice, once with every step rounded down and once with every step rounded up; the two digit
 //! strings enclose the logarithm.
 //!
-//! Invariant: the rounding is *true*, not "within one unit". Where the enclosure straddles an integer, it is
-//! computed again with twice the width. That ends: `c·log2(num/den)` is an integer only if `num/den` is a
+//! Invariant: the rounding is *true*, not "within one unit". A machine word decides nearly always; where its
+//! enclosure straddles an integer, it is computed again with four times, and then twice, the width. That ends: `c·log2(num/den)` is an integer only if `num/den` is a
 //! power of two whenever `c` is a whole number (else 2 would have a rational root), and powers of two are
 //! answered exactly before.
 
@@ -94,7 +94,13 @@ fn scaled_log2(num: u128, den: u128, scale: u64) -> Scaled {
             exact: true,
         };
     }
-    let mut limbs = 2;
+    if let Some(fraction) = word_floor(num, den, scale) {
+        return Scaled {
+            down: whole + fraction as i64,
+            exact: false,
+        };
+    }
+    let mut limbs = 4;
     loop {
         if let Some(fraction) = fraction_floor(num, den, scale, limbs) {
             return Scaled {
@@ -106,8 +112,39 @@ fn scaled_log2(num: u128, den: u128, scale: u64) -> Scaled {
     }
 }
 
-/// ⌊scale·log2(x)⌋ for the `x` in (1, 2) that is num/den or twice that, or `None` if so many limbs do not
+/// ⌊scale·log2(x)⌋ for the `x` in (1, 2) that is num/den or twice that, or `None` if one word does not
 /// decide.
+fn word_floor(num: u128, den: u128, scale: u64) -> Option<u64> {
+    let start = mantissa(num, den, 1)[0];
+    let low = word_chain(start, Rounding::Down);
+    // The digits of the upper chain are themselves a floor: its logarithm lies below the next value.
+    let high = word_chain(start + 1, Rounding::Up) + 1;
+    if high >> WORD_DIGITS != 0 {
+        return None;
+    }
+    let scaled = |log: u64| (u128::from(log) * u128::from(scale)) >> WORD_DIGITS;
+    (scaled(low) == scaled(high)).then_some(scaled(low) as u64)
+}
+
+/// Digits of a logarithm that the 62 places of a word are good for, with some to spare.
+const WORD_DIGITS: u32 = 56;
+
+/// The first digits of log2 of a number in [1, 2] with 62 places, every square rounded one way.
+fn word_chain(mut x: u64, rounding: Rounding) -> u64 {
+    let mut log = 0;
+    for _ in 0..WORD_DIGITS {
+        // In [1, 4], with 124 places.
+        let square = u128::from(x) * u128::from(x);
+        let reaches_two = square >> 125 != 0;
+        let shift = 62 + u32::from(reaches_two);
+        let inexact = square & ((1 << shift) - 1) != 0;
+        x = (square >> shift) as u64 + u64::from(inexact && rounding == Rounding::Up);
+        log = log << 1 | u64::from(reaches_two);
+    }
+    log
+}
+
+/// The same, or `None` if so many limbs do not decide.
 fn fraction_floor(num: u128, den: u128, scale: u64, limbs: usize) -> Option<u64> {
     let digits = limbs / 2;
     let start = mantissa(num, den, limbs);
@@ -243,6 +280,38 @@ mod tests {
             prop_assert!(log2_fixed40_down(num, den) <= log2_fixed40_down(num + 1, den));
             prop_assert!(log2_fixed40_up(num, den) <= log2_fixed40_up(num + 1, den));
         }
+    }
+
+    /// A ratio in (1, 2), or half of it, as `scaled_log2` makes it.
+    fn aligned() -> impl Strategy<Value = (u128, u128)> {
+        (1u128.., 1u128.., 0u32..127, 0u32..127)
+            .prop_map(|(num, den, less, fewer)| {
+                let (num, den) = ((num >> less).max(1), (den >> fewer).max(1));
+                (num << num.leading_zeros(), den << den.leading_zeros())
+            })
+            .prop_filter("equal", |(num, den)| num != den)
+    }
+
+    proptest! {
+        #[test]
+        fn a_word_decides_as_many_limbs_do((num, den) in aligned(), scale in prop_oneof![Just(MICROBITS_PER_BIT), Just(FIXED40_PER_BIT), 1u64..=FIXED40_PER_BIT]) {
+            let wide = (1..).find_map(|doubled| fraction_floor(num, den, scale, 2 << doubled));
+            if let Some(word) = word_floor(num, den, scale) {
+                prop_assert_eq!(Some(word), wide);
+            }
+        }
+    }
+
+    #[test]
+    fn a_word_leaves_open_what_it_cannot_tell() {
+        let top = u128::MAX;
+        // A hair beside a power of two lies within one place of a word.
+        assert_eq!(word_floor(top, top - 1, MICROBITS_PER_BIT), Some(0));
+        assert_eq!(word_floor(top - 1, top, MICROBITS_PER_BIT), None);
+        assert_eq!(
+            word_floor(3 << 126, 1 << 127, FIXED40_PER_BIT),
+            Some(643_173_071_355)
+        );
     }
 
     #[test]

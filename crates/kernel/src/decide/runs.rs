@@ -184,14 +184,21 @@ fn reserve_settlement(
             claim.terms.levels,
         )
     };
-    // With nobody ahead it would need `least`: more than is left can never be admitted.
-    let (needed, least) = (worst(ahead), worst(0));
+    let needed = worst(ahead);
     let own = stage.pool(holdout.id, claim.terms.owner).sealed;
     let fence = policy.principal_sealed_budget.unwrap_or(MicroBits::MAX);
     let pools = [
         (Pool::Sealed, holdout.sealed, holdout.sealed_budget()),
         (Pool::PrincipalSealed, own, fence),
     ];
+    let Some((short, ..)) = pools
+        .into_iter()
+        .find(|(_, meter, budget)| needed > meter.free(*budget))
+    else {
+        return Ok(needed);
+    };
+    // With nobody ahead it would need this much: more than is left can never be admitted.
+    let least = worst(0);
     for (pool, meter, budget) in pools {
         let left = meter.left(budget);
         if least > left {
@@ -202,12 +209,7 @@ fn reserve_settlement(
             });
         }
     }
-    for (pool, meter, budget) in pools {
-        if needed > meter.free(budget) {
-            return Err(Refusal::Reserved { pool });
-        }
-    }
-    Ok(needed)
+    Err(Refusal::Reserved { pool: short })
 }
 
 pub(super) fn begin_again(holdout: &HoldoutId, number: u64, failed: bool) -> Decision {
