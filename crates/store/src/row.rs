@@ -5,7 +5,8 @@
 //! not fit is never served and never repaired.
 //!
 //! A type grows at its end only. A row from before its last fields were there ends early; they are
-//! read as zero, none or empty, which is what a byte of zeros means to postcard.
+//! read as zero, none or empty, which is what a byte of zeros means to postcard. For the same reason
+//! a row may end in zeros that its value does not need.
 
 use evidenceos_kernel::holdout::{Holdout, Later};
 use serde::{Serialize, de::DeserializeOwned};
@@ -17,11 +18,23 @@ use crate::StoreError;
 pub const CHECK_LEN: usize = 8;
 /// Room for fields that came after a row was written.
 const LATER_FIELDS: usize = 256;
+/// What the length of a row that grows is a multiple of, in bytes: a claim of usual terms has all its
+/// steps in one.
+const GROWING: usize = 576;
 
 /// The bytes of a value.
 pub fn encode<T: Serialize>(value: &T) -> Vec<u8> {
     let bytes = postcard::to_extend(value, vec![0; CHECK_LEN])
         .unwrap_or_else(|error| unreachable!("a value of ours encodes into memory: {error}"));
+    seal(bytes)
+}
+
+/// The same with zeros behind it, so that a value which gets longer has rows of one length. SQLite
+/// writes such a row in its place; a longer one moves what lies on its page, and often pages beside it.
+pub fn encode_growing<T: Serialize>(value: &T) -> Vec<u8> {
+    let mut bytes = postcard::to_extend(value, vec![0; CHECK_LEN])
+        .unwrap_or_else(|error| unreachable!("a value of ours encodes into memory: {error}"));
+    bytes.resize(bytes.len().next_multiple_of(GROWING), 0);
     seal(bytes)
 }
 
@@ -92,6 +105,30 @@ mod tests {
         type Now = (u64, Vec<u8>, Option<String>, u128, [Option<u8>; 2], Vec<u8>);
         let now: Now = decode("t", 1, &before).expect("a row of before");
         assert_eq!(now, (7, vec![1, 2], None, 0, [None, None], vec![]));
+    }
+
+    #[test]
+    fn a_row_that_grows_keeps_its_length_and_its_value() {
+        let mut lengths = Vec::new();
+        for length in 0..2 * GROWING {
+            let value = (u64::MAX, vec![7u8; length]);
+            let row = encode_growing(&value);
+            let read: (u64, Vec<u8>) = decode("t", 1, &row).expect("it is whole");
+            assert_eq!(read, value);
+            // Fields that come later find nothing in the zeros.
+            type Later = (u64, Vec<u8>, Option<u8>, String);
+            let later: Later = decode("t", 1, &row).expect("a row of before");
+            assert_eq!((later.2, later.3), (None, String::new()));
+            lengths.push(row.len());
+        }
+        lengths.dedup();
+        assert_eq!(lengths, [GROWING, 2 * GROWING, 3 * GROWING]);
+        let mut flipped = encode_growing(&7u64);
+        *flipped.last_mut().expect("not empty") = 1;
+        assert!(
+            decode::<u64>("t", 1, &flipped).is_err(),
+            "zeros are checked"
+        );
     }
 
     #[test]

@@ -123,8 +123,10 @@ pub fn open_writer(path: &Path) -> Result<Connection, StoreError> {
             | OpenFlags::SQLITE_OPEN_CREATE
             | OpenFlags::SQLITE_OPEN_NO_MUTEX,
     )?;
-    // 32 MiB of cache; no memory map, since a truncated file would be a SIGBUS. While it is being
-    // opened the last connection of whoever had it before may still be closing.
+    // 4 MiB of cache: most pages of a larger one are full and never read again, and SQLite looks
+    // through all of it whenever it has balanced a tree. No memory map, since a truncated file would
+    // be a SIGBUS. While it is being opened the last connection of whoever had it before may still
+    // be closing.
     connection
         .execute_batch(
             "PRAGMA busy_timeout = 2000;
@@ -132,7 +134,7 @@ pub fn open_writer(path: &Path) -> Result<Connection, StoreError> {
              PRAGMA synchronous = FULL;
              PRAGMA wal_autocheckpoint = 0;
              PRAGMA journal_size_limit = -1;
-             PRAGMA cache_size = -32768;
+             PRAGMA cache_size = -4096;
              PRAGMA mmap_size = 0;
              PRAGMA temp_store = MEMORY;
              PRAGMA cell_size_check = ON;

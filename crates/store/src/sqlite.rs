@@ -26,7 +26,7 @@ use evidenceos_kernel::{
     log_key::LogKey,
     state::{Changes, Counters, REQUEST_WINDOW_MS},
 };
-use parking_lot::ReentrantMutex;
+use parking_lot::{ReentrantMutex, ReentrantMutexGuard};
 use rusqlite::{
     Connection, ErrorCode, OptionalExtension as _,
     backup::{Backup, StepResult},
@@ -45,7 +45,7 @@ use crate::{
 };
 
 /// Pages in the WAL from which a checkpoint runs between batches.
-const CHECKPOINT_PAGES: i64 = 1_000;
+const CHECKPOINT_PAGES: i64 = 2_000;
 /// How often a full disk is tried again.
 const PROBE: Duration = Duration::from_millis(250);
 /// Pages that a copy takes at a time.
@@ -83,6 +83,8 @@ pub struct SqliteStore {
     room: Room,
     /// When the last commit or probe found the disk full, if none has succeeded since.
     full_since: Option<Instant>,
+    /// Whether there was room when it was looked at for the batch that is being made.
+    has_room: Option<bool>,
     observer: Option<Observer>,
 }
 
@@ -183,6 +185,7 @@ impl SqliteStore {
                 done: Arc::new(done),
                 room: Room::new(data_directory),
                 full_since: None,
+                has_room: None,
                 observer: None,
             },
             found,
@@ -205,6 +208,7 @@ impl SqliteStore {
         if next <= self.epoch {
             return Ok(());
         }
+        self.end_reading()?;
         let rows = self.connection.lock().execute(
             "UPDATE state SET epoch = ?1 WHERE id = 1 AND epoch = ?2",
             [next, self.epoch],
@@ -255,6 +259,7 @@ impl SqliteStore {
 
     /// Tries a commit that changes nothing: whether there is room again.
     fn probe(&mut self) -> Result<(), StoreError> {
+        self.end_reading()?;
         failpoint::pass(Point::StoreFullProbe);
         let probed = self
             .connection
@@ -302,11 +307,29 @@ impl SqliteStore {
         Arc::clone(&self.done)
     }
 
+    /// The connection, to read from: what a batch needs is read in the transaction that writes it, so
+    /// that SQLite takes its locks once.
+    fn reading(&self) -> Result<ReentrantMutexGuard<'_, Connection>, StoreError> {
+        Done::count(&self.done.rows_read, 1);
+        let connection = self.connection.lock();
+        begin(&connection)?;
+        Ok(connection)
+    }
+
+    /// Ends the transaction of a batch that came to nothing.
+    fn end_reading(&self) -> Result<(), StoreError> {
+        let connection = self.connection.lock();
+        if !connection.is_autocommit() {
+            connection.prepare_cached("ROLLBACK")?.execute([])?;
+        }
+        Ok(())
+    }
+
     /// The state after the batch, and how long the sync took.
     fn write(&mut self, batch: &Batch) -> Result<(StateRow, Duration), WriteError> {
         let next = self.next_state(batch);
         let connection = self.connection.lock();
-        let transaction = connection.unchecked_transaction()?;
+        let transaction = Transaction::begin(&connection)?;
         failpoint::pass(Point::StoreBegin);
         write_rows(&transaction, batch)?;
         write_accounts(&transaction, batch)?;
@@ -391,8 +414,7 @@ impl SqliteStore {
 
 impl Store for SqliteStore {
     fn claim(&mut self, id: &ClaimId) -> Result<Option<Claim>, StoreError> {
-        Done::count(&self.done.rows_read, 1);
-        read_claim(&self.connection.lock(), id)
+        read_claim(&*self.reading()?, id)
     }
 
     fn pool(
@@ -400,15 +422,13 @@ impl Store for SqliteStore {
         holdout: HoldoutId,
         owner: OwnerTag,
     ) -> Result<Option<PrincipalPool>, StoreError> {
-        Done::count(&self.done.rows_read, 1);
-        read_pool(&self.connection.lock(), holdout, owner)
+        read_pool(&*self.reading()?, holdout, owner)
     }
 
     fn remembered(&mut self, key: &RequestKey) -> Result<Option<Remembered>, StoreError> {
-        Done::count(&self.done.rows_read, 1);
         // A key that was used again after its window is in both: the younger row counts.
         let current = self.state.remembered_table;
-        let connection = self.connection.lock();
+        let connection = self.reading()?;
         for table in [current, current ^ 1] {
             let bytes: Option<Vec<u8>> = connection
                 .prepare_cached(&format!(
@@ -424,15 +444,12 @@ impl Store for SqliteStore {
     }
 
     fn account(&mut self, owner: &OwnerTag) -> Result<Option<Account>, StoreError> {
-        Done::count(&self.done.rows_read, 1);
-        read_account(&self.connection.lock(), owner)
+        read_account(&*self.reading()?, owner)
     }
 
     fn question(&mut self, question: &Question) -> Result<Option<ClaimId>, StoreError> {
-        Done::count(&self.done.rows_read, 1);
         let claim: Option<[u8; 32]> = self
-            .connection
-            .lock()
+            .reading()?
             .prepare_cached("SELECT claim_id FROM questions WHERE question = ?1")?
             .query_row([question.as_bytes()], |row| row.get(0))
             .optional()?;
@@ -440,6 +457,7 @@ impl Store for SqliteStore {
     }
 
     fn commit(&mut self, batch: &Batch) -> Outcome {
+        self.has_room = None;
         match self.write(batch) {
             Ok((next, took)) => {
                 self.state = next;
@@ -470,7 +488,8 @@ impl Store for SqliteStore {
     }
 
     fn takes_new_work(&mut self) -> bool {
-        let takes = self.full_since.is_none() && self.room.suffices();
+        let has_room = *self.has_room.get_or_insert_with(|| self.room.suffices());
+        let takes = self.full_since.is_none() && has_room;
         self.note_room(!takes);
         takes
     }
@@ -480,6 +499,8 @@ impl Store for SqliteStore {
     }
 
     fn maintain(&mut self, idle: bool) -> Result<(), StoreError> {
+        self.end_reading()?;
+        self.has_room = None;
         if self.full_since.is_some_and(|at| at.elapsed() >= PROBE) {
             self.probe()?;
         }
@@ -552,6 +573,44 @@ pub(crate) fn copy_pages(
         if between(pages).is_break() {
             return Ok(ControlFlow::Break(()));
         }
+    }
+}
+
+fn begin(connection: &Connection) -> rusqlite::Result<()> {
+    if connection.is_autocommit() {
+        connection.prepare_cached("BEGIN")?.execute([])?;
+    }
+    Ok(())
+}
+
+/// A transaction, which has begun with what was read for it. Dropped: it came to nothing.
+struct Transaction<'c>(&'c Connection);
+
+impl<'c> Transaction<'c> {
+    fn begin(connection: &'c Connection) -> rusqlite::Result<Self> {
+        begin(connection)?;
+        Ok(Self(connection))
+    }
+
+    fn commit(self) -> rusqlite::Result<()> {
+        self.0.prepare_cached("COMMIT")?.execute([]).map(drop)
+    }
+}
+
+impl Drop for Transaction<'_> {
+    fn drop(&mut self) {
+        if !self.0.is_autocommit() {
+            // If this fails too, the connection says that it is still inside: nothing is known.
+            let _ = self.0.execute_batch("ROLLBACK");
+        }
+    }
+}
+
+impl std::ops::Deref for Transaction<'_> {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        self.0
     }
 }
 
@@ -730,13 +789,13 @@ fn write_rows(connection: &Connection, batch: &Batch) -> Result<(), WriteError> 
             claim.seq as i64,
             claim.id.as_bytes(),
             claim.terms.owner.as_bytes(),
-            row::encode(claim)
+            row::encode_growing(claim)
         ])?;
     }
     let mut update = connection.prepare_cached("UPDATE claims SET row = ?2 WHERE seq = ?1")?;
     for claim in &changes.claims {
         // A claim that was read and is gone: the database lost a row, and nothing may follow it.
-        match update.execute(params![claim.seq as i64, row::encode(claim)])? {
+        match update.execute(params![claim.seq as i64, row::encode_growing(claim)])? {
             1 => {}
             rows => return Err(rusqlite::Error::StatementChangedRows(rows).into()),
         }

@@ -73,15 +73,16 @@ fn assert_damaged<T: std::fmt::Debug>(read: Result<T, StoreError>, what: &str) {
 fn a_flipped_bit_in_a_row_is_found_when_it_is_read() {
     let mut disk = filled();
     let readers = disk.readers();
+    // All that the writer reads, before it reads any of it: its batch sees one state.
     spoil(&disk, "claims", "row");
+    spoil(&disk, "pools", "row");
+    spoil(&disk, "remembered_1", "row");
     let id = claim(0, owner(1)).id;
     assert_damaged(disk.store.claim(&id), "claim");
     assert_damaged(readers.claim(&id), "claim");
     assert_damaged(readers.claims(None, u64::MAX, 1), "claims");
-    spoil(&disk, "pools", "row");
     let pool = disk.store.pool(HoldoutId([1; 32]), owner(1));
     assert_damaged(pool, "pool");
-    spoil(&disk, "remembered_1", "row");
     assert_damaged(disk.store.remembered(&request_key(1)), "remembered");
     spoil(&disk, "holdouts", "row");
     assert_damaged(readers.holdout(0), "holdout");
@@ -211,10 +212,14 @@ fn whoever_opens_the_store_fences_off_those_before_him() {
         },
         ..Batch::default()
     };
+    let late = claim(1, owner(1)).id;
     let outcome = first.store.commit(&batch(1, &first));
     assert!(matches!(outcome, Outcome::Unknown(_)), "{outcome:?}");
-    let late = claim(1, owner(1)).id;
-    assert_eq!(second.claim(&late).expect("readable"), None);
+    // A batch that was being made when the other came has read what is not there any more.
+    assert_eq!(first.store.claim(&late).expect("readable"), None);
     let outcome = second.commit(&batch(2, &first));
     assert!(matches!(outcome, Outcome::Committed), "{outcome:?}");
+    let outcome = first.store.commit(&batch(1, &first));
+    assert!(matches!(outcome, Outcome::Unknown(_)), "{outcome:?}");
+    assert_eq!(second.claim(&late).expect("readable"), None);
 }

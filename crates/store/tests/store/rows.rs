@@ -1,5 +1,7 @@
 //! Every kind of row comes back as it was written, in this process and the next.
 
+use std::sync::atomic::Ordering;
+
 use evidenceos_kernel::{
     bits::MicroBits,
     claim::{ClaimState, Revocation},
@@ -198,6 +200,39 @@ fn a_batch_that_breaks_a_rule_leaves_nothing_and_the_store_goes_on() {
         ..Changes::default()
     });
     assert_eq!(disk.store.claim(&second.id).expect("intact"), Some(second));
+}
+
+#[test]
+fn what_a_batch_reads_is_let_go_whatever_becomes_of_it() {
+    let mut disk = Disk::new();
+    let read = |store: &mut SqliteStore, n| {
+        store
+            .claim(&claim(n, owner(1)).id)
+            .expect("readable")
+            .is_some()
+    };
+    let first = disk.store.epoch();
+    let add = |disk: &mut Disk, n| {
+        disk.commit_changes(Changes {
+            new_claims: vec![claim(n, owner(1))],
+            ..Changes::default()
+        });
+    };
+    assert!(!read(&mut disk.store, 0));
+    add(&mut disk, 0);
+    assert!(read(&mut disk.store, 0));
+    // Nothing came of it: the write-ahead log is copied back all the same.
+    let before = disk.store.done().checkpoints.load(Ordering::Relaxed);
+    disk.store.maintain(true).expect("ours");
+    let after = disk.store.done().checkpoints.load(Ordering::Relaxed);
+    assert_eq!(after, before + 1);
+    // What is written beside batches is not lost with what was read.
+    assert!(read(&mut disk.store, 0));
+    disk.store.be_later_than(first + 1).expect("ours");
+    assert!(read(&mut disk.store, 0));
+    let directory = disk.closed();
+    let (store, _) = SqliteStore::open(directory.path()).expect("our own");
+    assert_eq!(store.epoch(), first + 3);
 }
 
 #[test]
