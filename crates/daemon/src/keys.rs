@@ -21,7 +21,9 @@ use evidenceos_keys::{
 };
 use evidenceos_store::Head;
 use evidenceos_tlog::{
-    Checkpoint, Hash, SignedCheckpoint, SignerKey, VerifierKey, note::KeyKind, sth,
+    Checkpoint, Hash, SignedCheckpoint, SignerKey, VerifierKey,
+    note::{self, KeyKind},
+    sth,
 };
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
@@ -199,12 +201,26 @@ impl LogSigner {
     /// # Errors
     /// Where the KMS does not sign.
     pub async fn sign_head(&self, size: u64, root: Hash) -> Result<Head, KmsError> {
+        let key = match &self.place {
+            Place::Memory(key) => return Ok(self.head_by(key, size, root)),
+            Place::Kms(key) => key,
+        };
         let checkpoint = self.checkpoint(size, root);
-        let signature = self
-            .sign_bytes(sth::sth_digest(size, root).as_bytes())
-            .await?;
-        let note = self.sign_bytes(checkpoint.to_string().as_bytes()).await?;
-        Ok(self.head(&checkpoint, &signature, note))
+        let signature = key.sign(sth::sth_digest(size, root).as_bytes()).await?;
+        let note = key.sign(checkpoint.to_string().as_bytes()).await?;
+        let signed = SignedCheckpoint::from_signature(checkpoint.clone(), &self.verifier(), &note)
+            .unwrap_or_else(|error| unreachable!("our own signature was checked: {error}"));
+        Ok(self.head(&checkpoint, &signature, signed.to_string()))
+    }
+
+    /// The same by the key itself, whose signatures need no check: it has the public key from its
+    /// own seed.
+    fn head_by(&self, key: &SignerKey, size: u64, root: Hash) -> Head {
+        let checkpoint = self.checkpoint(size, root);
+        let signature = key.sign_bytes(sth::sth_digest(size, root).as_bytes());
+        let note = note::sign(&checkpoint.to_string(), &[key])
+            .unwrap_or_else(|error| unreachable!("a checkpoint is the text of a note: {error}"));
+        self.head(&checkpoint, &signature, note.to_string())
     }
 
     fn checkpoint(&self, size: u64, root: Hash) -> Checkpoint {
@@ -212,15 +228,13 @@ impl LogSigner {
             .unwrap_or_else(|error| unreachable!("our own origin was checked: {error}"))
     }
 
-    fn head(&self, checkpoint: &Checkpoint, signature: &[u8; 64], note: [u8; 64]) -> Head {
-        let signed = SignedCheckpoint::from_signature(checkpoint.clone(), &self.verifier(), &note)
-            .unwrap_or_else(|error| unreachable!("our own signature was checked: {error}"));
+    fn head(&self, checkpoint: &Checkpoint, signature: &[u8; 64], note: String) -> Head {
         Head {
             size: checkpoint.size(),
             root: checkpoint.root().0,
             signature: signature.to_vec(),
             key_id: self.key_id(),
-            checkpoint: signed.to_string(),
+            checkpoint: note,
         }
     }
 }
@@ -254,10 +268,7 @@ impl InMemory {
 
 impl Signer for InMemory {
     fn sign(&self, size: u64, root: Hash) -> Head {
-        let checkpoint = self.signer.checkpoint(size, root);
-        let signature = self.key.sign_bytes(sth::sth_digest(size, root).as_bytes());
-        let note = self.key.sign_bytes(checkpoint.to_string().as_bytes());
-        self.signer.head(&checkpoint, &signature, note)
+        self.signer.head_by(&self.key, size, root)
     }
 
     fn origin(&self) -> &str {
