@@ -231,6 +231,9 @@ async fn measure(plan: &Plan, scratch: &std::path::Path) -> Result<Report, CliEr
     Ok(report)
 }
 
+/// How much shorter the turns of two builds are than other rounds.
+const SHORTER: u32 = 4;
+
 /// The same load on a daemon of this build and on one of another, in turn.
 async fn measure_against(
     plan: &Plan,
@@ -242,18 +245,20 @@ async fn measure_against(
     let other = Daemon::start_program(other, &scratch.join("other"), &[]).await?;
     let daemons = [&this, &other];
     let loads = [Load::prepare(&this).await?, Load::prepare(&other).await?];
+    // Short turns: what the machine does for a minute falls on both.
+    let round = plan.round / SHORTER;
     for concurrency in [16, 64] {
         let mut rounds = [Vec::new(), Vec::new()];
-        for turn in 0..2 * plan.alternations {
+        for turn in 0..2 * SHORTER * plan.alternations {
             say(&format!(
                 "lifecycles, concurrency {concurrency}, turn {turn}"
             ));
             // Whoever is second in one turn is first in the next: disks tire within a turn.
             let order = if turn % 2 == 0 { [0, 1] } else { [1, 0] };
             for which in order {
-                tokio::time::sleep(plan.rest / 2).await;
+                tokio::time::sleep(plan.rest / (2 * SHORTER)).await;
                 let before = daemons[which].usage().await?;
-                let round = Round::Time(plan.round);
+                let round = Round::Time(round);
                 let figures = loads[which].round(concurrency, Modules::Shared, round);
                 let mut figures = figures.await?;
                 figures.usage = Some(daemons[which].usage().await?.since(&before));
