@@ -207,6 +207,13 @@ goes_on() { # as what
     grows "$1"
     [ "$(cli "${operator[@]}" log key)" = "$(cat "$scratch/log.vkey")" ] || fail 'another log'
 }
+serves_reads_only() {
+    start "$volume"
+    probe "${operator[@]}"
+    cli "${operator[@]}" holdout show mine >/dev/null || fail 'reads are not served'
+    refused 'read-only' add held
+    docker logs "$name" 2>&1 | grep 'serves reads only' >/dev/null || fail 'its first line does not say it'
+}
 told() { # name of what the README says
     local arguments
     mapfile -t arguments < <(runbook "$1")
@@ -226,24 +233,20 @@ size=$(entries | wc -l)
 stop
 mv "$scratch/$volume" "$scratch/lost"
 cp -a "$scratch/snapshot" "$scratch/$volume"
-start "$volume"
-ends_with 1
-grep -q "anchor /anchor remembers $size entries" "$scratch/log" || fail "it says: $(cat "$scratch/log")"
+serves_reads_only
+docker logs "$name" 2>&1 | grep -F "anchor /anchor remembers $size entries" >/dev/null || fail "it says: $(docker logs "$name" 2>&1)"
+stop
 more=(-v "$scratch/lost/log:/mirror:ro")
 told recover
 grep -q 'recovered 1 entries' "$scratch/told" || fail "it says: $(cat "$scratch/told")"
 more=()
 goes_on after-recover
 stop
-passed 'a snapshot beside a newer anchor: nothing is served; by the README'\''s command it is recovered, and the log goes on'
+passed 'a snapshot beside a newer anchor: reads are served; by the README'\''s command it is recovered, and the log goes on'
 
 # The anchor's volume is lost.
 find "$scratch/$volume-anchor" -mindepth 1 -delete
-start "$volume"
-probe "${operator[@]}"
-cli "${operator[@]}" holdout show mine >/dev/null || fail 'reads are not served'
-refused 'read-only' add held
-docker logs "$name" 2>&1 | grep 'serves reads only' >/dev/null || fail 'its first line does not say it'
+serves_reads_only
 stop
 told continue
 goes_on after-continue

@@ -57,6 +57,7 @@ pub struct Daemon {
     child: Child,
     address: String,
     vkey: String,
+    is_held: bool,
 }
 
 impl Launcher {
@@ -175,6 +176,7 @@ impl Launcher {
             (Some(address), Some(vkey)) => Ok(Started::Serves(Box::new(Daemon {
                 address: address.to_owned(),
                 vkey: vkey.trim().to_owned(),
+                is_held: line.contains("serves reads only"),
                 child,
             }))),
             _ => Err(fail(format!("the daemon says {line:?}"))),
@@ -212,6 +214,12 @@ impl Daemon {
     #[must_use]
     pub fn address(&self) -> &str {
         &self.address
+    }
+
+    /// Whether it signs and charges nothing.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        self.is_held
     }
 
     /// What verifies its log.

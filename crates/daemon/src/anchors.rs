@@ -2,13 +2,13 @@
 //!
 //! A data directory that was rolled back whole looks sound from inside. Signed again under the
 //! same name it is a fork of the log, and it gives back leakage that was spent. So each anchor is
-//! read before the first signature of a start: one that is ahead of the database, or has another
-//! root, stops it. Nothing that an entry is about is shown before an anchor covers the entry.
+//! read before the first signature of a start: one that has another root stops it. Nothing that an
+//! entry is about is shown before an anchor covers the entry.
 //!
 //! Where the anchors are is remembered in the database, so that a copy of the directory looks at
-//! the same ones. While none of them answers, or the directory was restored and nobody has said
-//! what happened since, reads are served and nothing is signed or charged. What has lost its head
-//! is no answer either: an unmounted volume looks so.
+//! the same ones. While one of them is ahead of the database, or none answers, or the directory was
+//! restored and nobody has said what happened since, reads are served and nothing is signed or
+//! charged. What has lost its head is no answer either: an unmounted volume looks so.
 
 pub mod directory;
 
@@ -40,8 +40,8 @@ use crate::{
 
 /// The longest checkpoint, with the signatures of many witnesses.
 const MAX_CHECKPOINT: usize = 64 << 10;
-/// What to do if an anchor knows more than the database.
-const WAYS_OUT: &str = "Nothing was signed. `evidenceos-daemon log recover --from URL|DIR` brings the missing entries back from the published log, a mirror or another backup; if there is none, `evidenceos-daemon log restart --origin NEW --because TEXT` begins a new log that names this one";
+/// What to do if an anchor knows more than the database, or other entries.
+const WAYS_OUT: &str = "With the daemon stopped, `evidenceos-daemon log recover --from URL|DIR` brings the missing entries back from the published log, a mirror or another backup; if there is none, `evidenceos-daemon log restart --origin NEW --because TEXT` begins a new log that names this one";
 /// What to do if nobody can say whether the database is the newest.
 const STATEMENT: &str = "if you are sure that this log was signed nowhere else since, `evidenceos-daemon log continue --nothing-was-signed-since --because TEXT` (daemon stopped) states it in the log";
 
@@ -104,6 +104,8 @@ pub struct Anchors {
     restored: Option<Restored>,
     runtime: Handle,
     state: Arc<State>,
+    /// What was said of those that do not answer: they are asked again each second.
+    said: Mutex<Vec<String>>,
 }
 
 /// Whether signing may begin.
@@ -111,8 +113,18 @@ pub struct Anchors {
 pub enum Verdict {
     /// Yes.
     Free,
-    /// No, and why: nothing says that the database is the newest.
+    /// No, and why: nothing says that the database is the newest. An operator may state it.
     Held(String),
+    /// No, and what anchors know: the database is not the newest. No statement changes that.
+    Past(String),
+}
+
+/// How an anchor's head stands to the log.
+enum Standing {
+    /// The log has it, or continues it.
+    Covered,
+    /// The log has less; what the anchor knows.
+    Behind(String),
 }
 
 /// What an anchor is compared with.
@@ -244,6 +256,7 @@ impl Anchors {
             restored: facts.restored,
             runtime: runtime.clone(),
             state,
+            said: Mutex::default(),
         })
     }
 
@@ -422,15 +435,18 @@ impl Anchors {
     /// Asks every anchor.
     ///
     /// # Errors
-    /// If one is ahead of the log, or remembers another: nothing may be signed.
+    /// If one remembers another log, or other entries: neither of the two may be shown.
     pub fn compare(&self, own: &Own<'_>) -> Result<Verdict, StoreError> {
         let (mut answering, mut agrees, mut exactly) = (0, false, false);
-        let mut silent = Vec::new();
+        let (mut silent, mut ahead) = (Vec::new(), Vec::new());
         for place in &self.places {
             match self.read(place, own.origin, own.former) {
                 Ok(Read::Known(found)) => {
-                    check(&place.at, &found, own)?;
                     answering += 1;
+                    if let Standing::Behind(what) = stand(&place.at, &found, own)? {
+                        ahead.push(what);
+                        continue;
+                    }
                     let is_read = matches!(place.at, AnchorPlace::Url(_));
                     agrees |= place.remembered || is_read || self.fresh;
                     let tip = (found.checkpoint.size(), found.checkpoint.root());
@@ -447,11 +463,10 @@ impl Anchors {
                 Err(error) => silent.push(format!("{}: {error}", place.at)),
             }
         }
-        for what in &silent {
-            tracing::warn!(anchor = what, "an anchor does not answer");
-        }
+        self.say(&silent);
         self.state.answering.store(answering, Ordering::Relaxed);
         let verdict = match self.restored {
+            _ if !ahead.is_empty() => Verdict::Past(ahead.join("; ")),
             Some(restored) if !exactly => Verdict::Held(restored_text(&restored, own.tip.0)),
             None if !(agrees || exactly || self.optional || self.places.is_empty()) => {
                 Verdict::Held(format!(
@@ -464,8 +479,20 @@ impl Anchors {
         match &verdict {
             Verdict::Free => self.state.let_go(),
             Verdict::Held(why) => self.state.hold(why),
+            Verdict::Past(what) => self.state.hold(&format!(
+                "this log was signed further elsewhere: reads of what is here are served, nothing is signed or charged, since that would fork the log and forget leakage: {what}"
+            )),
         }
         Ok(verdict)
+    }
+
+    /// Says which anchors do not answer, each time that it is something else.
+    fn say(&self, silent: &[String]) {
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        for what in silent.iter().filter(|what| !said.contains(what)) {
+            tracing::warn!(anchor = what, "an anchor does not answer");
+        }
+        silent.clone_into(&mut said);
     }
 
     /// What anchors are to remember of a log: all its entries, if one takes what is not signed yet.
@@ -548,7 +575,9 @@ impl Anchors {
                 tip: (tip.size(), tip.checkpoint.root()),
                 root_at: &|_| Ok(tip.checkpoint.root()),
             };
-            check(&place.at, &known, &own)?;
+            if let Standing::Behind(what) = stand(&place.at, &known, &own)? {
+                return Err(StoreError::Unusable(what));
+            }
             let is_signed = Note::parse(&known.text).is_ok();
             if is_signed || tip.note.is_none() {
                 return Ok(Some(true));
@@ -805,32 +834,29 @@ fn restored_text(restored: &Restored, entries: u64) -> String {
     )
 }
 
-fn check(place: &AnchorPlace, known: &Known, own: &Own<'_>) -> Result<(), StoreError> {
-    let stop = |why: String| Err(StoreError::Unusable(why));
+/// How an anchor's head stands to ours.
+///
+/// # Errors
+/// If it is of another log, or was signed over other entries.
+fn stand(place: &AnchorPlace, known: &Known, own: &Own<'_>) -> Result<Standing, StoreError> {
     let found = &known.checkpoint;
     if found.origin() != own.origin {
         // A log that this one continues was bound by its first entry.
         if own.former.iter().any(|former| former == found.origin()) {
-            return Ok(());
+            return Ok(Standing::Covered);
         }
-        return stop(format!(
+        return Err(StoreError::Unusable(format!(
             "anchor {place} remembers another log, {:?}, and ours is {:?}; give this daemon an anchor of its own",
             found.origin(),
             own.origin
-        ));
-    }
-    if let Some(successor) = known.successor() {
-        return stop(format!(
-            "anchor {place} remembers that {:?} was restarted as {successor:?}: this directory is from before that, and what it still takes for unspent was charged there. Nothing was signed. Serve the directory of {successor:?}",
-            found.origin()
-        ));
+        )));
     }
     let (size, root) = (found.size(), found.root());
     if size > own.tip.0 {
-        return stop(format!(
-            "anchor {place} remembers {size} entries with root {root}, the database has {}: it was brought back from an older state, or another daemon signs a copy of it. Continuing would fork the log and forget leakage. {WAYS_OUT}",
+        return Ok(Standing::Behind(format!(
+            "anchor {place} remembers {size} entries with root {root}, the database has {}: it was brought back from an older state, or another daemon signs a copy of it. {WAYS_OUT}",
             own.tip.0
-        ));
+        )));
     }
     let ours = if size == own.tip.0 {
         own.tip.1
@@ -838,11 +864,17 @@ fn check(place: &AnchorPlace, known: &Known, own: &Own<'_>) -> Result<(), StoreE
         (own.root_at)(size)?
     };
     if ours != root {
-        return stop(format!(
-            "anchor {place} remembers {size} entries with root {root}, ours with as many has root {ours}: the log was forked. {WAYS_OUT}"
-        ));
+        return Err(StoreError::Unusable(format!(
+            "anchor {place} remembers {size} entries with root {root}, ours with as many has root {ours}: the log was forked. Nothing was signed. {WAYS_OUT}"
+        )));
     }
-    Ok(())
+    if let Some(successor) = known.successor() {
+        return Ok(Standing::Behind(format!(
+            "anchor {place} remembers that {:?} was restarted as {successor:?}: this directory is from before that, and what it still takes for unspent was charged there. Serve the directory of {successor:?}",
+            found.origin()
+        )));
+    }
+    Ok(Standing::Covered)
 }
 
 #[cfg(test)]

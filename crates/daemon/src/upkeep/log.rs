@@ -229,7 +229,7 @@ impl Opened {
     /// Whether the anchors agree with what is here.
     ///
     /// # Errors
-    /// If one knows more, or another log.
+    /// If one knows another log, or other entries.
     fn compare(&self, anchors: &Anchors) -> Result<Verdict, StoreError> {
         let former = former_origins(&self.readers, &self.facts)?;
         anchors.compare(&Own {
@@ -632,14 +632,14 @@ pub fn carry_on(config: &Config, because: &str, runtime: &Handle) -> Result<Cont
     // Those that are remembered too, and not only those that will be: whichever answers counts.
     let state = Arc::new(anchors::State::default());
     let remembered = Anchors::new(config, &opened.facts, runtime, state)?;
-    if opened.compare(&remembered)? == Verdict::Free {
+    if may_be_newest(opened.compare(&remembered)?)? == Verdict::Free {
         return Err(StoreError::Unusable(
             "nothing needs to be stated: the directory was not restored, and its anchors do not disagree; start the daemon".to_owned(),
         )
         .into());
     }
     let anchors = opened.anchors(config, runtime)?;
-    opened.compare(&anchors)?;
+    may_be_newest(opened.compare(&anchors)?)?;
     let signer = signer_so_far(config, &opened, "state it", runtime)?;
     let command = Command::ContinueLog(Box::new(ContinueLog {
         origin: opened.origin().to_owned(),
@@ -670,6 +670,16 @@ pub fn carry_on(config: &Config, because: &str, runtime: &Handle) -> Result<Cont
         );
     }
     Ok(continued)
+}
+
+/// What can be stated: no anchor knows that it is wrong.
+fn may_be_newest(verdict: Verdict) -> Result<Verdict, StoreError> {
+    match verdict {
+        Verdict::Past(what) => Err(StoreError::Unusable(format!(
+            "it cannot be stated that nothing was signed since: {what}"
+        ))),
+        Verdict::Free | Verdict::Held(_) => Ok(verdict),
+    }
 }
 
 /// `HOLDOUT=BITS`.

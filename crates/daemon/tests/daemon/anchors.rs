@@ -14,7 +14,6 @@ use evidenceos_daemon::{
     Config,
     config::{AnchorPlace, Anchoring},
 };
-use evidenceos_proto as wire;
 use tempfile::TempDir;
 use tonic::Code;
 
@@ -87,30 +86,37 @@ fn copy(from: &Path, to: &Path) {
 }
 
 async fn warnings(daemon: &Daemon) -> String {
+    daemon.operator().await.warnings().await
+}
+
+/// Starts, serves reads and nothing else; why.
+async fn held(place: &Place, anchors: &[AnchorPlace]) -> String {
+    let before = place.published();
+    let daemon = place.start(anchors).await.expect("serves reads");
     let mut client = daemon.operator().await;
-    let request = client.request(wire::GetServerInfoRequest {});
-    let info = client.inner.get_server_info(request).await.expect("served");
-    info.into_inner().warnings.join("\n")
+    assert_eq!(client.holdout("h").await.items, 200);
+    let held = client.create(crate::harness::terms("held", "h")).await;
+    refused(held, Code::Unavailable, "HELD", "read-only");
+    let why = warnings(&daemon).await;
+    daemon.running.stop().await.expect("stops");
+    assert_eq!(place.published(), before);
+    why
 }
 
 #[test]
-fn a_directory_that_was_rolled_back_whole_stops_the_start() {
+fn a_directory_that_was_rolled_back_whole_serves_reads_only() {
     block_on(async {
         let place = Place::new();
         place.rolled_back(&place.anchor()).await;
-        let before = place.published();
         let remembered = fs::read(&place.file).expect("written");
-        let refused = place
-            .start(&place.anchor())
-            .await
-            .err()
-            .expect("rolled back");
+        let why = held(&place, &place.anchor()).await;
         assert!(
-            refused.contains("log recover") && refused.contains("log restart"),
-            "{refused}"
+            why.contains("log recover") && why.contains("log restart"),
+            "{why}"
         );
-        assert!(refused.contains("remembers 3 entries"), "{refused}");
-        assert_eq!(place.published(), before);
+        assert!(why.contains("remembers 3 entries"), "{why}");
+        // It would be refused.
+        assert!(!why.contains("log continue"), "{why}");
         assert_eq!(fs::read(&place.file).expect("there"), remembered);
         // Without the anchor nobody notices, and the daemon says so.
         let daemon = place.start(&[]).await.expect("cannot know");
@@ -244,8 +250,8 @@ fn the_published_log_is_an_anchor_too() {
         place.rolled_back(&[]).await;
         let newer = fs::read(place.kept.path().join("newer/log/checkpoint")).expect("there");
         *published.lock().expect("not poisoned") = Some(newer);
-        let refused = place.start(&anchors).await.err().expect("rolled back");
-        assert!(refused.contains("remembers 3 entries"), "{refused}");
+        let why = held(&place, &anchors).await;
+        assert!(why.contains("remembers 3 entries"), "{why}");
         *published.lock().expect("not poisoned") = Some(place.published().into_bytes());
         let daemon = place.start(&anchors).await.expect("as far as it was");
         daemon.running.stop().await.expect("stops");

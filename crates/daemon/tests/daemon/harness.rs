@@ -132,6 +132,13 @@ impl Client {
         }
     }
 
+    /// What the server warns of.
+    pub async fn warnings(&mut self) -> String {
+        let request = self.request(wire::GetServerInfoRequest {});
+        let info = self.inner.get_server_info(request).await.expect("served");
+        info.into_inner().warnings.join("\n")
+    }
+
     /// A client over a connection that says who it is.
     pub fn over(inner: EvidenceOsClient<Channel>) -> Self {
         Self {

@@ -111,8 +111,15 @@ fn an_https_anchor_is_compared_by_whom_ssl_cert_file_trusts() {
     let anchor = format!("https://localhost:{port}");
 
     let ahead = start(&place, &anchor, &trusted);
-    assert!(ahead.serving.is_none());
-    assert!(ahead.said.contains("remembers 3 entries"), "{}", ahead.said);
+    let (daemon, address) = ahead.serving.expect("it serves reads");
+    block_on(async {
+        let mut client = Client::connect(&address, None).await;
+        let held = client.create(terms("c", "h")).await;
+        refused(held, Code::Unavailable, "HELD", "read-only");
+        let why = client.warnings().await;
+        assert!(why.contains("remembers 3 entries"), "{why}");
+    });
+    drop(daemon);
 
     *text.lock().expect("not poisoned") = place.published();
     let in_step = start(&place, &anchor, &trusted);

@@ -125,18 +125,12 @@ fn is_held(data: &Path, more: &[&str]) -> String {
         assert_eq!(client.holdout("h").await.items, 200);
         let held = client.create(terms("held", "h")).await;
         refused(held, Code::Unavailable, "HELD", "read-only");
-        warnings(&mut client).await
+        client.warnings().await
     });
     end(child);
     let after = fs::read(data.join("log/checkpoint")).expect("published");
     assert_eq!(published, after, "nothing was signed");
     why
-}
-
-async fn warnings(client: &mut Client) -> String {
-    let request = client.request(wire::GetServerInfoRequest {});
-    let info = client.inner.get_server_info(request).await.expect("served");
-    info.into_inner().warnings.join("\n")
 }
 
 /// Serves and signs.
@@ -155,7 +149,7 @@ fn signs(address: &str) {
         let mut fresh = header(&name);
         fresh.fresh_items = true;
         client.put(fresh, &labels(&name)).await.expect("a holdout");
-        assert!(!warnings(&mut client).await.contains("anchor"));
+        assert!(!client.warnings().await.contains("anchor"));
     });
 }
 
@@ -263,7 +257,7 @@ fn a_copy_at_another_path_looks_at_the_same_anchor() {
     // Put back in place, or anywhere else.
     copy(&aside, &other);
     for data in [&other, &aside] {
-        let refused = must_not_start(data, &[]);
+        let refused = is_held(data, &[]);
         assert!(refused.contains("remembers 3 entries"), "{refused}");
         let refused = must_not(&[
             "log",
@@ -278,12 +272,12 @@ fn a_copy_at_another_path_looks_at_the_same_anchor() {
         // Nor does another anchor make it forget the one that it has.
         let fresh = home.at("fresh");
         let _ = fs::create_dir(&fresh);
-        let refused = must_not_start(data, &["--anchor", text(&fresh)]);
+        let refused = is_held(data, &["--anchor", text(&fresh)]);
         assert!(refused.contains("remembers 3 entries"), "{refused}");
     }
     fs::remove_dir_all(home.data()).expect("ours");
     fs::rename(&aside, home.data()).expect("ours");
-    let refused = must_not_start(&home.data(), &[]);
+    let refused = is_held(&home.data(), &[]);
     assert!(refused.contains("log recover"), "{refused}");
 }
 
@@ -294,7 +288,7 @@ fn two_copies_of_one_directory_do_not_both_sign() {
     copy(&home.data(), &other);
     let (child, address) = spawn(&home.data());
     signs(&address);
-    let told = must_not_start(&other, &[]);
+    let told = is_held(&other, &[]);
     assert!(told.contains("remembers 3 entries"), "{told}");
     end(child);
     // The same size, and both at once: one holds the anchor's file.
@@ -310,7 +304,7 @@ fn two_copies_of_one_directory_do_not_both_sign() {
     signs(&address);
     end(child);
     drop(second);
-    let told = must_not_start(&other, &[]);
+    let told = is_held(&other, &[]);
     assert!(told.contains("remembers 4 entries"), "{told}");
 }
 
@@ -341,7 +335,7 @@ fn a_restored_directory_signs_nothing_until_it_is_told_what_happened() {
             assert!(why.contains("restored from a backup"), "{more:?}: {why}");
         }
         // The anchor knows more, wherever it is now.
-        let refused = must_not_start(&restored, &["--anchor", text(&gone_anchor)]);
+        let refused = is_held(&restored, &["--anchor", text(&gone_anchor)]);
         assert!(refused.contains("remembers 5 entries"), "{refused}");
         let refused = must_not(&[
             "log",
@@ -458,7 +452,7 @@ fn a_planned_move_goes_on_by_itself() {
     bring_keys(&home.data(), &moved);
     is_free(&moved, &[]);
     // The one that it came from is the older one now.
-    let refused = must_not_start(&home.data(), &[]);
+    let refused = is_held(&home.data(), &[]);
     assert!(refused.contains("remembers 4 entries"), "{refused}");
     is_free(&moved, &[]);
 }
@@ -516,7 +510,7 @@ fn a_copy_from_before_a_restart_does_not_go_on_under_the_old_name() {
     assert!(restarted.contains("holdout h: exhausted"), "{restarted}");
     is_free(&home.data(), &[]);
     assert_eq!(heads(&home.anchor()).len(), 2);
-    let refused = must_not_start(&before, &[]);
+    let refused = is_held(&before, &[]);
     assert!(refused.contains("was restarted as"), "{refused}");
 }
 
@@ -767,11 +761,7 @@ fn what_no_anchor_remembers_is_not_shown() {
                 }
             }
         }
-        assert!(
-            warnings(&mut client)
-                .await
-                .contains("no anchor can be written")
-        );
+        assert!(client.warnings().await.contains("no anchor can be written"));
         assert!(!verdict.is_finished(), "nobody has seen it");
         assert_eq!(tree_size(&mut client).await, head);
         let mut other = client.clone();
@@ -821,10 +811,7 @@ fn a_stop_while_no_anchor_can_be_written_shows_nothing_and_the_next_start_does()
         let mut waiting = client.clone();
         let id = claim.clone();
         let verdict = tokio::spawn(async move { waiting.execute(&id).await });
-        while !warnings(&mut client)
-            .await
-            .contains("no anchor can be written")
-        {
+        while !client.warnings().await.contains("no anchor can be written") {
             tokio::task::yield_now().await;
         }
         running.stop().await.expect("stops");
@@ -883,10 +870,7 @@ fn a_held_start_shows_nothing_new_whatever_key_signs_now() {
         let mut waiting = client.clone();
         let id = claim.clone();
         let verdict = tokio::spawn(async move { waiting.execute(&id).await });
-        while !warnings(&mut client)
-            .await
-            .contains("no anchor can be written")
-        {
+        while !client.warnings().await.contains("no anchor can be written") {
             tokio::task::yield_now().await;
         }
         // The verdict is entry 2, which no anchor knows; now another key takes over by entry 3.

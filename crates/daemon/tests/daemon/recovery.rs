@@ -92,20 +92,16 @@ impl Place {
         spawn_with(&self.data, &["--anchor", text(&self.anchor)])
     }
 
-    fn is_refused(&self) {
-        let said = must_not(&[
-            "--data-dir",
-            text(&self.data),
-            "--listen",
-            "127.0.0.1:0",
-            "--preflight-listen",
-            "off",
-            "--metrics-listen",
-            "off",
-            "--anchor",
-            text(&self.anchor),
-        ]);
-        assert!(said.contains("log recover"), "{said}");
+    fn serves_reads_only(&self) {
+        let (child, address) = self.start();
+        block_on_value(async {
+            let mut client = Client::connect(&address, None).await;
+            let held = client.create(terms("held", "h")).await;
+            refused(held, Code::Unavailable, "HELD", "read-only");
+            let why = client.warnings().await;
+            assert!(why.contains("log recover"), "{why}");
+        });
+        end(child);
     }
 
     fn log(&self, arguments: &[&str]) -> Vec<String> {
@@ -137,7 +133,7 @@ impl Place {
 #[test]
 fn what_was_lost_comes_back_from_a_mirror_byte_for_byte_and_with_its_charges() {
     let place = Place::rolled_back();
-    place.is_refused();
+    place.serves_reads_only();
     let said = place.must_log(&["recover", "--from", text(&place.newer)]);
     assert!(said.contains("1 claims") && said.contains("new"), "{said}");
     must(&["fsck", "--data-dir", text(&place.data)]);
@@ -250,7 +246,7 @@ fn a_mirror_that_was_changed_or_is_of_another_log_brings_nothing_back() {
     fs::write(&checkpoint, format!("{}\n{forged}\n", lines.join("\n"))).expect("writable");
     place.must_not_log(&["recover", "--from", text(&place.newer)]);
     fs::write(&checkpoint, signed).expect("writable");
-    place.is_refused();
+    place.serves_reads_only();
     must(&["fsck", "--data-dir", text(&place.data)]);
     place.must_log(&["recover", "--from", text(&place.newer)]);
 }
