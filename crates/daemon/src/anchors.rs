@@ -13,12 +13,13 @@
 pub mod directory;
 
 use std::{
+    cmp::Ordering,
     fs, io,
     os::unix::ffi::{OsStrExt as _, OsStringExt as _},
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
 };
 
@@ -61,7 +62,7 @@ impl State {
     /// Why nothing is signed or charged; none if it is.
     #[must_use]
     pub fn held_because(&self) -> Option<String> {
-        let held = self.held.load(Ordering::Relaxed);
+        let held = self.held.load(Relaxed);
         held.then(|| {
             self.why
                 .lock()
@@ -73,12 +74,12 @@ impl State {
     /// Notes that nothing is signed, and why.
     pub fn hold(&self, why: &str) {
         why.clone_into(&mut self.why.lock().unwrap_or_else(PoisonError::into_inner));
-        self.held.store(true, Ordering::Relaxed);
+        self.held.store(true, Relaxed);
     }
 
     /// Notes that signing goes on.
     pub fn let_go(&self) {
-        self.held.store(false, Ordering::Relaxed);
+        self.held.store(false, Relaxed);
     }
 }
 
@@ -245,9 +246,7 @@ impl Anchors {
         let places: Vec<Place> = given
             .chain(only_compared.into_iter().map(|at| place(at, false)))
             .collect();
-        state
-            .configured
-            .store(places.len() as u64, Ordering::Relaxed);
+        state.configured.store(places.len() as u64, Relaxed);
         Ok(Self {
             places,
             fresh: remembered.is_empty(),
@@ -353,9 +352,7 @@ impl Anchors {
             }
             self.look(place, was_there, beginner, &mut looked)?;
         }
-        self.state
-            .answering
-            .store(looked.answering, Ordering::Relaxed);
+        self.state.answering.store(looked.answering, Relaxed);
         if is_sure && looked.answering == 0 && !self.places.is_empty() && !self.optional {
             return Err(StoreError::Unusable(format!(
                 "no anchor answers, and a new log must not begin without one: {}. Make one reachable (an anchor directory must exist: mkdir), or give --anchor-optional",
@@ -464,7 +461,7 @@ impl Anchors {
             }
         }
         self.say(&silent);
-        self.state.answering.store(answering, Ordering::Relaxed);
+        self.state.answering.store(answering, Relaxed);
         let verdict = match self.restored {
             _ if !ahead.is_empty() => Verdict::Past(ahead.join("; ")),
             Some(restored) if !exactly => Verdict::Held(restored_text(&restored, own.tip.0)),
@@ -530,7 +527,7 @@ impl Anchors {
                 None => continue,
             }
         }
-        self.state.answering.store(answering, Ordering::Relaxed);
+        self.state.answering.store(answering, Relaxed);
         Ok(written > 0 || self.optional || !self.are_written())
     }
 
@@ -852,18 +849,12 @@ fn stand(place: &AnchorPlace, known: &Known, own: &Own<'_>) -> Result<Standing, 
         )));
     }
     let (size, root) = (found.size(), found.root());
-    if size > own.tip.0 {
-        return Ok(Standing::Behind(format!(
-            "anchor {place} remembers {size} entries with root {root}, the database has {}: it was brought back from an older state, or another daemon signs a copy of it. {WAYS_OUT}",
-            own.tip.0
-        )));
-    }
-    let ours = if size == own.tip.0 {
-        own.tip.1
-    } else {
-        (own.root_at)(size)?
+    let ours = match size.cmp(&own.tip.0) {
+        Ordering::Less => Some((own.root_at)(size)?),
+        Ordering::Equal => Some(own.tip.1),
+        Ordering::Greater => None,
     };
-    if ours != root {
+    if let Some(ours) = ours.filter(|ours| *ours != root) {
         return Err(StoreError::Unusable(format!(
             "anchor {place} remembers {size} entries with root {root}, ours with as many has root {ours}: the log was forked. Nothing was signed. {WAYS_OUT}"
         )));
@@ -872,6 +863,12 @@ fn stand(place: &AnchorPlace, known: &Known, own: &Own<'_>) -> Result<Standing, 
         return Ok(Standing::Behind(format!(
             "anchor {place} remembers that {:?} was restarted as {successor:?}: this directory is from before that, and what it still takes for unspent was charged there. Serve the directory of {successor:?}",
             found.origin()
+        )));
+    }
+    if ours.is_none() {
+        return Ok(Standing::Behind(format!(
+            "anchor {place} remembers {size} entries with root {root}, the database has {}: it was brought back from an older state, or another daemon signs a copy of it. {WAYS_OUT}",
+            own.tip.0
         )));
     }
     Ok(Standing::Covered)

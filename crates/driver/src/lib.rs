@@ -89,7 +89,7 @@ pub enum Failure {
     NotStored,
     /// Nothing is signed or charged at present; nothing was done.
     #[error(
-        "the server is read-only: nothing confirms that its data is the newest (no anchor remembers the newest head of its log, or it was restored from a backup); the request was not applied, ask again later, or ask its operator"
+        "the server is read-only: nothing confirms that its data is the newest (no anchor remembers the newest head of its log, one remembers more than is here, or it was restored from a backup); the request was not applied, ask again later, or ask its operator"
     )]
     Held,
     /// The server stops; nothing was done.

@@ -24,18 +24,21 @@ const GROWING: usize = 576;
 
 /// The bytes of a value.
 pub fn encode<T: Serialize>(value: &T) -> Vec<u8> {
-    let bytes = postcard::to_extend(value, vec![0; CHECK_LEN])
-        .unwrap_or_else(|error| unreachable!("a value of ours encodes into memory: {error}"));
-    seal(bytes)
+    seal(unsealed(value))
 }
 
 /// The same with zeros behind it, so that a value which gets longer has rows of one length. SQLite
 /// writes such a row in its place; a longer one moves what lies on its page, and often pages beside it.
 pub fn encode_growing<T: Serialize>(value: &T) -> Vec<u8> {
-    let mut bytes = postcard::to_extend(value, vec![0; CHECK_LEN])
-        .unwrap_or_else(|error| unreachable!("a value of ours encodes into memory: {error}"));
+    let mut bytes = unsealed(value);
     bytes.resize(bytes.len().next_multiple_of(GROWING), 0);
     seal(bytes)
+}
+
+/// The value behind room for its checksum.
+fn unsealed<T: Serialize>(value: &T) -> Vec<u8> {
+    postcard::to_extend(value, vec![0; CHECK_LEN])
+        .unwrap_or_else(|error| unreachable!("a value of ours encodes into memory: {error}"))
 }
 
 fn seal(mut bytes: Vec<u8>) -> Vec<u8> {

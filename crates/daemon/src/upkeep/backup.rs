@@ -133,7 +133,7 @@ pub fn restore(source: &Path, data_directory: &Path, as_json: bool) -> ExitCode 
              evidenceos-daemon log recover --from URL|DIR     brings the missing entries back, from the published log, a mirror or another backup\n  \
              evidenceos-daemon log restart --origin NEW --because TEXT     goes on under another name, if they are lost\n  \
              evidenceos-daemon log continue --nothing-was-signed-since --because TEXT     states that there are none\n\
-             If an anchor (--anchor) remembers exactly this backup's head, as after a planned move, the start goes on by itself; if one remembers more, it stops.",
+             If an anchor (--anchor) remembers exactly this backup's head, as after a planned move, the start goes on by itself; if one remembers more, the missing entries must come back: nothing can be stated against it.",
             data_directory.display(),
             source.display(),
             summary(manifest)
