@@ -95,9 +95,7 @@ async fn held(place: &Place, anchors: &[AnchorPlace]) -> String {
     let daemon = place.start(anchors).await.expect("serves reads");
     let mut client = daemon.operator().await;
     assert_eq!(client.holdout("h").await.items, 200);
-    let held = client.create(crate::harness::terms("held", "h")).await;
-    refused(held, Code::Unavailable, "HELD", "read-only");
-    let why = warnings(&daemon).await;
+    let why = client.is_held().await;
     daemon.running.stop().await.expect("stops");
     assert_eq!(place.published(), before);
     why

@@ -139,6 +139,13 @@ impl Client {
         info.into_inner().warnings.join("\n")
     }
 
+    /// The server serves reads and nothing else; why.
+    pub async fn is_held(&mut self) -> String {
+        let held = self.create(terms("held", "h")).await;
+        refused(held, Code::Unavailable, "HELD", "read-only");
+        self.warnings().await
+    }
+
     /// A client over a connection that says who it is.
     pub fn over(inner: EvidenceOsClient<Channel>) -> Self {
         Self {
