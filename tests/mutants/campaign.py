@@ -11,6 +11,8 @@ examples:
   tests/mutants/campaign.py                                     all that .cargo/mutants.toml names
   tests/mutants/campaign.py -f crates/kernel/src/decide         files that begin so
   tests/mutants/campaign.py --minutes 60                      as far as an hour goes
+  tests/mutants/campaign.py --again LOG --with driver         what an earlier run's output says is not
+                                                              caught, also by the tests of another crate
 
 exit status: 0 if every mutant that was played is caught, 1 if one survives, 2 if it did not work.
 """
@@ -77,13 +79,25 @@ def offset(text: str, starts: list[int], at: dict) -> int:
     return starts[at["line"] - 1] + at["column"] - 1
 
 
-def listed(beginnings: tuple[str, ...]) -> Sources:
-    """The mutants of .cargo/mutants.toml whose file begins so."""
+def not_caught(output: Path) -> set[str]:
+    """The mutants that an earlier run said are not caught, without their places: those move."""
+    lines = output.read_text().splitlines()
+    return {unplaced(line.split(": ", 1)[1]) for line in lines if re.match(r" *(not caught yet|survivor): ", line)}
+
+
+def unplaced(name: str) -> str:
+    return re.sub(r":\d+:\d+: ", ": ", name)
+
+
+def listed(beginnings: tuple[str, ...], again: set[str] | None) -> Sources:
+    """The mutants of .cargo/mutants.toml whose file begins so, and that are among these."""
     rows = json.loads(subprocess.check_output(["cargo", "mutants", "--list", "--json"], cwd=ROOT))
     sources = Sources()
     for row in rows:
         name, function = row["file"], row.get("function")
         if beginnings and not name.startswith(beginnings):
+            continue
+        if again is not None and unplaced(row["name"]) not in again:
             continue
         if name not in sources.texts:
             sources.texts[name] = (ROOT / name).read_text()
@@ -261,20 +275,24 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("-f", "--file", action="append", default=[], metavar="PATH", help="only files that begin so")
+    parser.add_argument("--again", type=Path, metavar="LOG", help="only what this output of a run says is not caught")
+    parser.add_argument("--with", dest="others", action="append", default=[], metavar="CRATE", help="also run this crate's tests")
+    parser.add_argument("--without-slow", action="store_true", help="leave out the tests of a minute")
     parser.add_argument("--minutes", type=float, default=10_000, help="play no mutant after so long")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), metavar="N", help="mutants at a time")
     options = parser.parse_args()
 
     deadline = time.monotonic() + 60 * options.minutes
-    sources = listed(tuple(options.file))
+    sources = listed(tuple(options.file), options.again and not_caught(options.again))
     print(f"{len(sources.mutants)} mutants, {sources.not_played} more cannot be switched", flush=True)
     target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve()
     copy = target / "mutants" / "campaign"
-    files = run.files_of({mutant.package for mutant in sources.mutants}, HELPER, "0.0.2")
-    leave_out_unviable(sources, files, copy, target)
     packages = {mutant.package for mutant in sources.mutants}
-    binaries = run.build(copy, target, packages)
-    quick_tests, slow_tests = limits(quick(binaries)), limits(slow(binaries))
+    files = run.files_of(packages, HELPER, "0.0.2", set(options.others))
+    leave_out_unviable(sources, files, copy, target)
+    binaries = run.build(copy, target, packages | set(options.others))
+    quick_tests = limits(quick(binaries))
+    slow_tests = [] if options.without_slow else limits(slow(binaries))
     print(f"  built; {len(sources.mutants)} to play, {sources.unviable} do not compile", flush=True)
 
     played: Counter[str] = Counter()

@@ -163,8 +163,12 @@ def with_version(files: dict[str, bytes], known: dict[str, dict], version: str) 
         files[name] = text.encode()
 
 
-def files_of(mutated: set[str], helper: str, version: str) -> dict[str, bytes]:
+def files_of(
+    mutated: set[str], helper: str, version: str, others: set[str] = frozenset()
+) -> dict[str, bytes]:
     """The files of the copy, with a module for the switch in each mutated package.
+
+    `others` are packages that are kept for their tests.
 
     Other packages are empty libraries that keep their dependencies. Features are then unified as
     for the whole workspace, so that every dependency is the one that `cargo test --workspace` has
@@ -175,7 +179,7 @@ def files_of(mutated: set[str], helper: str, version: str) -> dict[str, bytes]:
     )
     names = [name.decode() for name in listed.split(b"\0") if name and (ROOT / name.decode()).is_file()]
     known = packages()
-    kept = with_dependencies(set(mutated), known)
+    kept = with_dependencies(set(mutated) | others, known)
     files = {}
     for name in names:
         of = name.split("/")[1] if name.startswith("crates/") else None

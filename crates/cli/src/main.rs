@@ -29,6 +29,10 @@ mod verify;
 use std::{ffi::OsStr, path::Path, process::ExitCode};
 
 fn main() -> ExitCode {
+    // The daemon, the demo and the checks of policies run modules in children, which are this program.
+    if let Some(status) = evidenceos_sandbox::serve_if_child() {
+        return status;
+    }
     // Under the daemon's name it is the daemon, but for commands that only this program has: in
     // the image `evidenceos-daemon keys import` is what an init container runs.
     if is_called("evidenceos-daemon") && !asks_for_a_command() {

@@ -182,7 +182,9 @@ fn sign(path: &Path, key: &Path) -> Result<Output, CliError> {
                     .collect::<Vec<_>>()
                     .join("\n")
             )),
-            AdmitError::Engine(_) => failed(error.to_string()),
+            AdmitError::Engine(_) | AdmitError::TooExpensive(_) | AdmitError::Host(_) => {
+                failed(error.to_string())
+            }
         })?;
     let signed = draft.signed(&module, &seed);
     directory.write_guarded(name, &signed.to_file())?;

@@ -38,6 +38,7 @@ async fn info(client: &mut Client) -> Result<Output, CliError> {
         .await?;
     let mut lines = vec![
         format!("server     {}, {}", info.daemon_version, info.engine),
+        format!("guests     {}", walls(info.guest_walls)),
         format!("log        {}", info.log_origin),
         format!("log key    {}", info.log_vkey),
         format!("you are    {} (tag {})", info.principal, info.owner_tag_hex),
@@ -48,6 +49,10 @@ async fn info(client: &mut Client) -> Result<Output, CliError> {
         json!({
             "daemon_version": info.daemon_version,
             "engine": info.engine,
+            "guest_walls": info.guest_walls.map(|walls| json!({
+                "seccomp": walls.seccomp,
+                "landlock": walls.landlock,
+            })),
             "log_origin": info.log_origin,
             "log_vkey": info.log_vkey,
             "principal": info.principal,
@@ -57,6 +62,16 @@ async fn info(client: &mut Client) -> Result<Output, CliError> {
         }),
         lines.join("\n"),
     ))
+}
+
+/// What keeps guests in their processes.
+fn walls(walls: Option<proto::GuestWalls>) -> String {
+    let Some(walls) = walls else {
+        return "run in the server's own process".to_owned();
+    };
+    let there = [("seccomp", walls.seccomp), ("Landlock", walls.landlock)]
+        .map(|(name, holds)| format!("{name} {}", if holds { "on" } else { "off" }));
+    format!("run in processes of their own, {}", there.join(", "))
 }
 
 async fn confirm_clock(client: &mut Client) -> Result<Output, CliError> {

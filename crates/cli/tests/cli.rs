@@ -30,6 +30,7 @@ impl World {
                 metrics: Some(FREE),
                 ..Default::default()
             },
+            guest_program: evidenceos_sandbox::Program(env!("CARGO_BIN_EXE_evidenceos").into()),
             data_dir: dir.path().join("daemon"),
             ..Config::default()
         };

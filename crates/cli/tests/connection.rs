@@ -14,6 +14,7 @@ use evidenceos_daemon::{
     config::{Listeners, Settings},
     start,
 };
+use evidenceos_sandbox::Program;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
@@ -85,6 +86,10 @@ impl World {
     }
 
     fn start(&mut self, config: Config) -> u16 {
+        let config = Config {
+            guest_program: Program(env!("CARGO_BIN_EXE_evidenceos").into()),
+            ..config
+        };
         let daemon = self.runtime.block_on(start(config));
         let daemon = daemon.expect("the daemon starts");
         let port = daemon.grpc_address().port();

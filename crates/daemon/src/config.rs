@@ -21,6 +21,7 @@ use std::{path::PathBuf, time::Duration};
 pub use anchors::{AnchorPlace, Anchoring};
 pub use check::{Checked, check};
 use evidenceos_kernel::account::Accounting;
+use evidenceos_sandbox::{EngineError, Program, Sandbox};
 pub use flags::{AccountsCommand, Asked, Flags, without_empty_variables};
 pub use identity::IdentityConfig;
 pub use keys::{KeySource, KmsKeys};
@@ -41,6 +42,8 @@ pub struct Config {
     pub keys: KeySource,
     /// Whether an empty ring is filled at the first start.
     pub generate_key: bool,
+    /// The program of the processes in which guests and policies run; no setting of users.
+    pub guest_program: Program,
     /// Everything durable is under here.
     pub data_dir: PathBuf,
     /// Where the signing keys are, if not in `keys` there.
@@ -84,6 +87,7 @@ impl Default for Config {
             identity: IdentityConfig::default(),
             keys: KeySource::default(),
             generate_key: true,
+            guest_program: Program::default(),
             data_dir: PathBuf::from("./data"),
             key_dir: None,
             log_origin: None,
@@ -141,6 +145,7 @@ impl Config {
         let data_dir = settings.data_dir.clone().unwrap_or(default.data_dir);
         let anchors = anchors::places(settings, &data_dir, &mut problems);
         let config = Self {
+            guest_program: default.guest_program,
             listeners,
             identity,
             keys,
@@ -172,6 +177,17 @@ impl Config {
         } else {
             Err(ConfigError(problems))
         }
+    }
+
+    /// The sandbox that these settings ask for.
+    ///
+    /// # Errors
+    /// [`EngineError`] if no guest can be run here.
+    pub fn sandbox(&self) -> Result<Sandbox, EngineError> {
+        Sandbox::new(evidenceos_sandbox::Config {
+            program: self.guest_program.clone(),
+            ..Default::default()
+        })
     }
 
     /// The directory of the signing keys.

@@ -33,6 +33,7 @@ use evidenceos_kernel::{
     id::{Digest, HoldoutId},
     refusal::Refusal,
 };
+use evidenceos_sandbox::Walls;
 use evidenceos_store::{Done, Module, log::LogView, reader::Readers};
 use lru::LruCache;
 use tokio::sync::{broadcast, oneshot, watch};
@@ -112,9 +113,9 @@ pub struct Serves {
 }
 
 impl Serves {
-    /// From the configuration.
+    /// From the configuration, and what keeps guests in.
     #[must_use]
-    pub fn new(config: &Config, anchors: Arc<anchors::State>) -> Self {
+    pub fn new(config: &Config, walls: Walls, anchors: Arc<anchors::State>) -> Self {
         let tls = config.listeners.tls.as_ref();
         let mut warnings = Vec::new();
         if tls.is_none() && !config.listeners.grpc.ip().is_loopback() {
@@ -125,6 +126,9 @@ impl Serves {
                 "no anchor (--anchor none): a data directory restored from an older state will not be noticed"
                     .to_owned(),
             );
+        }
+        if !walls.seccomp {
+            warnings.push("guests run without the kernel's filter of system calls (seccomp), which it does not have or somebody took away: limits, Wasm and their process's own rights keep them in".to_owned());
         }
         Self {
             development: config.is_development(),

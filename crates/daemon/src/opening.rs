@@ -34,7 +34,6 @@ use evidenceos_kernel::{
     state::{Changes, Counters, Resident},
 };
 use evidenceos_keys::{kms::Kms, secrets};
-use evidenceos_sandbox::Sandbox;
 use evidenceos_store::{
     AccountsFiles, Batch, Done, Entry, Head, StoreError, backup,
     blobs::sync_directory,
@@ -128,7 +127,7 @@ fn open_locked(
     lock: DirectoryLock,
 ) -> Result<Opened, StartError> {
     let directory = config.data_dir.as_path();
-    let sandbox = Sandbox::new(Default::default())?;
+    let sandbox = config.sandbox()?;
     let policies = policies::at_start(config, &sandbox)?;
     let authenticator = config.identity.load().map_err(StartError::Identity)?;
     let probes = config
@@ -299,6 +298,7 @@ fn open_locked(
     let log = Arc::new(LogView::new(&integrator, shown.clone()));
     done.integrated
         .store(integrator.tree().size(), Ordering::Relaxed);
+    let walls = sandbox.walls();
     let guests = Arc::new(Guests {
         sandbox,
         vault,
@@ -408,7 +408,7 @@ fn open_locked(
         clock,
         accounting: config.accounting.clone(),
         rekeying: tokio::sync::Mutex::new(Rekeying::new(shelf)),
-        serves: crate::grpc::Serves::new(config, anchor_state),
+        serves: crate::grpc::Serves::new(config, walls, anchor_state),
         policies,
     });
     Ok(Opened {

@@ -31,7 +31,7 @@ const LOOK_AFTER: Duration = Duration::from_millis(200);
 /// The daemon as a program: reads the process's arguments and environment.
 #[must_use]
 pub fn main() -> ExitCode {
-    run(std::env::args_os())
+    evidenceos_sandbox::serve_if_child().unwrap_or_else(|| run(std::env::args_os()))
 }
 
 /// The daemon with given arguments, the first being the program's name.

@@ -1,20 +1,18 @@
-//! Runs guests on a few threads of their own, and answers their questions.
+//! Has guests run, by a few threads of their own, and answers their questions.
 //!
-//! What a guest learns goes through `Metered`: a question is priced before the labels are
+//! A guest itself runs in a process of the sandbox's; the labels stay in this one. What a guest
+//! learns goes through `Metered`: a question is priced before the labels are
 //! looked at, and traps where its dearest answer would no longer fit; the same question again is
 //! free, and answered from memory. The run's score is counted here, but what follows from it is
 //! decided by the writer when the run's turn to settle comes.
 
 use std::{
     any::Any,
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, VecDeque},
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{
-        Arc, Mutex, PoisonError,
-        mpsc::{Receiver, Sender, channel},
-    },
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
@@ -31,7 +29,8 @@ use evidenceos_kernel::{
     trace::{EMITTED, TraceWriter, TracedAdmission, TracedEnd, TracedRun},
 };
 use evidenceos_sandbox::{
-    AskError, End, Limits, Oracle, Prepared, RunReport as Ran, Sandbox, TrapCause,
+    AdmitError, AskError, End, HostFault, Limits, Oracle, Prepared, RunReport as Ran, Sandbox,
+    TrapCause,
 };
 use evidenceos_store::{MAX_ROW_BYTES, reader::Readers};
 
@@ -43,6 +42,9 @@ use crate::{
 
 /// Niceness of threads that nobody waits for at once.
 const BACKGROUND_NICENESS: i32 = 10;
+
+/// How long a run that the host failed waits until it is begun again: the first time, and at most.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(10));
 
 /// What running a guest needs.
 pub struct Guests {
@@ -58,9 +60,9 @@ pub struct Guests {
     pub metrics: Arc<Metrics>,
 }
 
-/// Threads that run guests.
+/// Threads that have guests run.
 pub struct Pool {
-    work: Sender<Work>,
+    queue: Arc<Queue>,
 }
 
 impl Pool {
@@ -69,40 +71,158 @@ impl Pool {
     /// # Errors
     /// Where a thread cannot be started.
     pub fn start(guests: &Arc<Guests>, mailbox: &Mailbox, threads: usize) -> std::io::Result<Self> {
-        let (work, queue) = channel();
-        let queue = Arc::new(Mutex::new(queue));
+        let pool = Self {
+            queue: Arc::default(),
+        };
         for number in 0..threads {
             let (guests, mailbox, queue) =
-                (Arc::clone(guests), mailbox.clone(), Arc::clone(&queue));
+                (Arc::clone(guests), mailbox.clone(), Arc::clone(&pool.queue));
             thread::Builder::new()
                 .name(format!("guest-{number}"))
                 .spawn(move || run_all(&guests, &mailbox, &queue))?;
         }
-        Ok(Self { work })
+        Ok(pool)
     }
 }
 
 impl Runner for Pool {
     fn start(&self, work: Work) {
-        // The threads outlive the pool, so a send fails only while the process ends.
-        let _ = self.work.send(work);
+        self.queue.put(Queued { work, failed: 0 });
     }
 }
 
-fn run_all(guests: &Guests, mailbox: &Mailbox, queue: &Mutex<Receiver<Work>>) {
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.queue.close();
+    }
+}
+
+/// Runs that wait for a thread.
+#[derive(Default)]
+struct Queue {
+    state: Mutex<Waiting>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Waiting {
+    next: VecDeque<Queued>,
+    /// Runs that the host failed, and when each is to begin again.
+    later: Vec<(Instant, Queued)>,
+    closed: bool,
+}
+
+struct Queued {
+    work: Work,
+    /// How often the host has failed it.
+    failed: u32,
+}
+
+impl Queue {
+    fn put(&self, run: Queued) {
+        self.state().next.push_back(run);
+        self.changed.notify_one();
+    }
+
+    /// Puts a run that the host failed back, for after a pause.
+    fn put_back(&self, mut run: Queued) {
+        let pause = PAUSES.0.saturating_mul(1 << run.failed.min(16));
+        run.failed += 1;
+        let at = Instant::now() + pause.min(PAUSES.1);
+        self.state().later.push((at, run));
+        self.changed.notify_one();
+    }
+
+    fn close(&self) {
+        self.state().closed = true;
+        self.changed.notify_all();
+    }
+
+    /// The next run; none once the queue is closed.
+    fn take(&self) -> Option<Queued> {
+        let mut state = self.state();
+        loop {
+            if state.closed {
+                return None;
+            }
+            if let Some(run) = state.take(Instant::now()) {
+                return Some(run);
+            }
+            let due = state.later.iter().map(|(at, _)| *at).min();
+            state = match due {
+                None => self.changed.wait(state),
+                Some(due) => {
+                    let pause = due.saturating_duration_since(Instant::now());
+                    let waited = self.changed.wait_timeout(state, pause);
+                    waited
+                        .map(|(state, _)| state)
+                        .map_err(|poison| PoisonError::new(poison.into_inner().0))
+                }
+            }
+            .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, Waiting> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Waiting {
+    fn take(&mut self, now: Instant) -> Option<Queued> {
+        let due = self.later.iter().position(|(at, _)| *at <= now);
+        match due {
+            Some(due) => Some(self.later.swap_remove(due).1),
+            None => self.next.pop_front(),
+        }
+    }
+}
+
+fn run_all(guests: &Guests, mailbox: &Mailbox, queue: &Queue) {
     yield_to_serving();
-    loop {
-        let next = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(work) = next else { return };
-        let (holdout, number) = (work.holdout, work.number);
+    while let Some(next) = queue.take() {
+        let work = &next.work;
         // A panic of ours must not take the holdout's queue with it.
         let result = catch_unwind(AssertUnwindSafe(|| guests.run(work)))
-            .unwrap_or_else(|panic| Err(panic_message(panic.as_ref())));
+            .unwrap_or_else(|panic| Err(Fault::Host(panic_message(panic.as_ref()))));
+        let result = match result {
+            Ok(done) => Ok(done),
+            Err(Fault::Child(died)) => Err(died),
+            Err(Fault::Host(fault)) => {
+                tracing::error!(claim = %work.claim.id, fault, before = next.failed, "the host failed a run; it will begin again");
+                queue.put_back(next);
+                continue;
+            }
+        };
         mailbox.finished(Finished {
-            holdout,
-            number,
+            holdout: work.holdout,
+            number: work.number,
             result,
         });
+    }
+}
+
+/// Why a run has no result.
+enum Fault {
+    /// The process that ran it died: it may be the guest's doing, and counts.
+    Child(String),
+    /// Anything else is the host's, and the run waits until the host can.
+    Host(String),
+}
+
+impl Fault {
+    fn host(error: impl ToString) -> Self {
+        Self::Host(error.to_string())
+    }
+}
+
+impl From<HostFault> for Fault {
+    fn from(fault: HostFault) -> Self {
+        if fault.while_running {
+            Self::Child(fault.message)
+        } else {
+            Self::Host(fault.message)
+        }
     }
 }
 
@@ -122,7 +242,7 @@ fn panic_message(panic: &(dyn Any + Send)) -> String {
 }
 
 impl Guests {
-    fn run(&self, work: Work) -> Result<Done, String> {
+    fn run(&self, work: &Work) -> Result<Done, Fault> {
         let binding = Binding {
             reference: &work.reference,
             policy: &work.description.policy,
@@ -130,8 +250,8 @@ impl Guests {
         let holdout = self
             .vault
             .open(work.holdout, &work.blob, binding)
-            .map_err(|error| error.to_string())?;
-        let module = self.module(&work)?;
+            .map_err(Fault::host)?;
+        let module = self.module(work)?;
         let terms = &work.claim.terms;
         let limits = Limits {
             fuel: work.claim.max_fuel(),
@@ -140,18 +260,20 @@ impl Guests {
             items: work.description.items,
             epoch_size: terms.epoch_size,
         };
-        let run = self.traced(&work)?;
-        let oracle = Metered::new(&work, Arc::clone(&holdout), &run);
+        let run = self.traced(work)?;
+        let mut oracle = Metered::new(work, Arc::clone(&holdout), &run);
         let started = Instant::now();
-        let (ran, oracle) = self
-            .sandbox
-            .run(&module, &limits, oracle)
-            .map_err(|fault| fault.to_string())?;
+        let ran = match module {
+            Ok(module) => self
+                .sandbox
+                .run(&module, &limits, work.apart, &mut oracle)?,
+            Err(cause) => not_run(cause),
+        };
         let mut count = RunCount::new(&ran.end, ran.fuel_used, started.elapsed());
         let judged = ran.judged.as_deref();
         let answers = oracle.tally(ran.oracle_calls);
         // Before the sealed part is looked at, so that a veto says nothing about it.
-        let veto = self.veto(&work, &ran, &answers, &mut count);
+        let veto = self.veto(work, &ran, &answers, &mut count);
         self.metrics.ran(work.claim.id, count);
         let trace = oracle
             .trace
@@ -163,10 +285,7 @@ impl Guests {
         });
         let (trace_hash, trace_len) = (Digest::of(&trace), trace.len() as u64);
         let trace = if trace.len() > MAX_ROW_BYTES {
-            self.readers
-                .blobs()
-                .put(&trace)
-                .map_err(|error| error.to_string())?;
+            self.readers.blobs().put(&trace).map_err(Fault::host)?;
             Vec::new()
         } else {
             trace
@@ -187,15 +306,17 @@ impl Guests {
     }
 
     /// Which run it is, for its trace.
-    fn traced(&self, work: &Work) -> Result<TracedRun, String> {
+    fn traced(&self, work: &Work) -> Result<TracedRun, Fault> {
         let claim = &work.claim;
         let commitment = claim.commitment.as_ref();
-        let commitment = commitment.ok_or("the claim has no module")?;
+        let commitment = commitment.ok_or_else(|| Fault::host(NO_MODULE))?;
         Ok(TracedRun {
             claim_id: claim.id,
             owner_tag: claim.terms.owner,
             wasm_hash: commitment.module.hash,
-            seal_hash: claim.seal_hash.ok_or("the claim is not sealed")?,
+            seal_hash: claim
+                .seal_hash
+                .ok_or_else(|| Fault::host("the claim is not sealed"))?,
             number: work.number,
             levels: claim.terms.levels,
             alpha_micros: claim.terms.alpha_micros,
@@ -252,26 +373,43 @@ impl Guests {
         })
     }
 
-    fn module(&self, work: &Work) -> Result<Arc<Prepared>, String> {
-        let commitment = work
-            .claim
-            .commitment
-            .as_ref()
-            .ok_or("the claim has no module")?;
+    /// The run's module, or how a run of a module ends that was admitted once, and that this
+    /// release does not compile.
+    fn module(&self, work: &Work) -> Result<Result<Arc<Prepared>, TrapCause>, Fault> {
+        let commitment = work.claim.commitment.as_ref();
+        let commitment = commitment.ok_or_else(|| Fault::host(NO_MODULE))?;
         let hash = commitment.module.hash;
         let prepared = self.sandbox.prepared(&hash.0);
         self.metrics.needed_module(prepared.is_some());
         if let Some(prepared) = prepared {
-            return Ok(prepared);
+            return Ok(Ok(prepared));
         }
         let bytes = self
             .readers
             .module(&hash)
-            .map_err(|error| error.to_string())?
-            .ok_or_else(|| format!("module {hash} is not in the store"))?;
-        self.sandbox
-            .prepare(&bytes)
-            .map_err(|error| error.to_string())
+            .map_err(Fault::host)?
+            .ok_or_else(|| Fault::Host(format!("module {hash} is not in the store")))?;
+        match self.sandbox.prepare(&bytes) {
+            Ok(prepared) => Ok(Ok(prepared)),
+            Err(error @ AdmitError::Host(_)) => Err(Fault::host(error)),
+            Err(error) => {
+                tracing::warn!(claim = %work.claim.id, %error, "a claim's module was admitted once, and is not any more");
+                Ok(Err(TrapCause::OutOfMemory))
+            }
+        }
+    }
+}
+
+const NO_MODULE: &str = "the claim has no module";
+
+/// The report of a run that never began.
+fn not_run(cause: TrapCause) -> Ran {
+    Ran {
+        end: End::Trapped(cause),
+        judged: None,
+        fuel_used: 0,
+        memory_pages: 0,
+        oracle_calls: 0,
     }
 }
 

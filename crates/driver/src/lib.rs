@@ -137,8 +137,8 @@ pub struct Work {
     pub allowance: MicroBits,
     /// Runs of the holdout that had ended at its admission; none if an earlier release admitted it.
     pub ended_before: Option<u64>,
-    /// Whether to run it in a process of its own: it was under way when a process ended, and
-    /// might be why.
+    /// Whether to run it in a process that ran nothing before: it was under way when a process
+    /// ended, and might be why, or another guest of that process.
     pub apart: bool,
 }
 
@@ -149,7 +149,7 @@ pub struct Finished {
     pub holdout: HoldoutId,
     /// The run's number.
     pub number: u64,
-    /// What it did; an error is a fault of ours.
+    /// What it did; an error is the death of the process that ran it, which counts as a failure.
     pub result: Result<Done, String>,
 }
 

@@ -6,11 +6,13 @@
 //!
 //! Spec: WebAssembly Core 2.0, binary format and validation; features by allow-list, see [`FEATURES`].
 
+mod effort;
 mod inspector;
 mod sections;
 
 use std::ops::Range;
 
+use serde::{Deserialize, Serialize};
 use wasmparser::WasmFeatures;
 
 use crate::rule::{Violation, Warning};
@@ -75,7 +77,7 @@ pub fn check_policy(wasm: &[u8]) -> Result<ModuleInfo, Vec<Violation>> {
 }
 
 /// What a module is to be used as. Features, sizes and everything else are the same for both.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Role {
     /// A guest: exports `run` and `memory`, may import the host's functions.
     Guest,

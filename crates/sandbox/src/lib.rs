@@ -1,17 +1,19 @@
 //! Guests and policy oracles: which Wasm modules are admitted, and what one run of one does.
 //!
 //! The crate owns admission ([`check()`]), compilation with its caches ([`Sandbox::prepare`]), metered runs
-//! ([`Sandbox::run`]), the modules that wrap a list of predictions ([`pack()`]) and the votes of policy oracles
-//! ([`PolicyModule`]). It deliberately knows nothing of
+//! ([`Sandbox::run`]), the modules that wrap a list of predictions ([`pack()`]), the votes of policy oracles
+//! ([`PolicyModule`]), and the processes in which modules are compiled and run. It deliberately knows nothing of
 //! holdouts, labels, prices or verdicts: whoever runs a guest implements [`Oracle`], which sees a vector and answers
 //! with a symbol.
 //!
-//! Invariant: everything in a [`RunReport`] is a function of the module's bytes, the [`Limits`], the answers that the
-//! oracle gave and [`Sandbox::engine_id`]. There is no clock, no randomness, no parallelism, no file and no
-//! environment in a guest's world; NaNs have one bit pattern; whatever could run for long costs fuel. So what can be
-//! observed about a run says nothing about a holdout beyond the answers, and a run can be repeated anywhere.
+//! Invariants. Nothing of a stranger's is compiled or run in the process that has the sandbox, but in children of it,
+//! which are the same program ([`serve_if_child`]), limited in memory and processor time, and behind the kernel's walls.
+//! Everything in a [`RunReport`] is a function of the module's bytes, the [`Limits`], the answers that the oracle gave
+//! and [`Sandbox::engine_id`]. There is no clock, no randomness, no parallelism, no file and no environment in a
+//! guest's world; NaNs have one bit pattern; whatever could run for long costs fuel. So what can be observed about a
+//! run says nothing about a holdout beyond the answers, and a run can be repeated anywhere.
 //!
-//! ```
+//! ```no_run
 //! use evidenceos_sandbox::{AskError, End, Limits, Mode, Oracle, PackOptions, Sandbox, pack};
 //!
 //! struct Silent;
@@ -21,33 +23,45 @@
 //!     }
 //! }
 //!
-//! let sandbox = Sandbox::new(Default::default())?;
-//! let module = pack(&PackOptions::new(&[1, 0, 1], Mode::Judge))?;
-//! let prepared = sandbox.prepare(&module)?;
-//! let limits = Limits { fuel: 10_000, memory_bytes: 1 << 20, oracle_calls: 0, items: 3, epoch_size: 0 };
-//! let (report, _oracle) = sandbox.run(&prepared, &limits, Silent)?;
-//! assert_eq!(report.end, End::Emitted(vec![0]));
-//! assert_eq!(report.judged.as_deref(), Some(&[1, 0, 1][..]));
-//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     // In a child this is all that happens.
+//!     if evidenceos_sandbox::serve_if_child().is_some() {
+//!         return Ok(());
+//!     }
+//!     let sandbox = Sandbox::new(Default::default())?;
+//!     let module = pack(&PackOptions::new(&[1, 0, 1], Mode::Judge))?;
+//!     let prepared = sandbox.prepare(&module)?;
+//!     let limits = Limits { fuel: 10_000, memory_bytes: 1 << 20, oracle_calls: 0, items: 3, epoch_size: 0 };
+//!     let report = sandbox.run(&prepared, &limits, false, &mut Silent)?;
+//!     assert_eq!(report.end, End::Emitted(vec![0]));
+//!     assert_eq!(report.judged.as_deref(), Some(&[1, 0, 1][..]));
+//!     Ok(())
+//! }
 //! ```
 //!
 //! Spec: the WebAssembly Core Specification 2.0 without SIMD and `externref`, and the guest interface in
 //! ARCHITECTURE.md.
 
 mod abi;
+mod artifact;
 mod cache;
 mod check;
-mod engine;
-mod host;
+mod child;
 mod pack;
 mod policy;
+mod pool;
+mod process;
 mod rule;
 mod run;
 mod sandbox;
+mod wire;
 
 pub use check::{ModuleInfo, check, check_policy, export_names};
+pub use child::serve_if_child;
 pub use pack::{MAX_PACKED_ITEMS, Mode, PackError, PackOptions, output_len, pack};
 pub use policy::{PolicyFailure, PolicyLimits, PolicyModule, Vote};
+pub use process::{Cost, Program};
 pub use rule::{Rule, Violation, Warning, bounds};
-pub use run::{AskError, End, HostFault, Limits, Oracle, RunReport, TrapCause};
+pub use run::{AskError, Broken, End, HostFault, Limits, Oracle, RunReport, TrapCause};
 pub use sandbox::{AdmitError, Config, EngineError, Prepared, Sandbox};
+pub use wire::Walls;

@@ -11,17 +11,19 @@
 //! ```
 
 use std::fmt;
+use std::sync::Arc;
 
-use wasmtime::{Engine, InstancePre, Linker, Module, ModuleExport, ResourceLimiter, Store};
+use serde::{Deserialize, Serialize};
 
-use crate::abi::{POLICY_ALLOC, POLICY_DECIDE};
+use crate::artifact::Artifact;
 use crate::check::{ModuleInfo, PAGE_BYTES};
+use crate::pool::Pool;
 use crate::rule::{Rule, Violation};
-use crate::run::{HostFault, Space, TrapCause, Trapped};
+use crate::run::TrapCause;
 use crate::sandbox::AdmitError;
 
 /// What one call of an oracle may use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PolicyLimits {
     /// Fuel of both calls together: about one unit per instruction.
     pub fuel: u64,
@@ -32,7 +34,7 @@ pub struct PolicyLimits {
 }
 
 /// What an oracle says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Vote {
     /// It has nothing against it.
     Pass,
@@ -43,7 +45,7 @@ pub enum Vote {
 }
 
 /// Why an oracle has no vote.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[non_exhaustive]
 pub enum PolicyFailure {
     /// The input is longer than the oracle takes; it was not called.
@@ -82,62 +84,32 @@ pub enum PolicyFailure {
     #[error("it decided {0}, which is none of 0 (pass), 1 (defer) and 2 (reject)")]
     NotAVote(i32),
     /// A fault of the host's.
-    #[error("the engine failed: {0}")]
+    #[error("{0}")]
     Host(String),
 }
 
-/// An admitted policy oracle, compiled, that can be asked any number of times, by many threads at once.
+/// An admitted policy oracle, compiled, that can be asked any number of times, by many threads at once. Each call is
+/// carried out in a child process.
 pub struct PolicyModule {
     info: ModuleInfo,
     limits: PolicyLimits,
-    instance: InstancePre<PolicySpace>,
-    memory: ModuleExport,
-    alloc: ModuleExport,
-    decide: ModuleExport,
+    code: Arc<Artifact>,
+    children: Arc<Pool>,
 }
 
 impl PolicyModule {
-    pub(crate) fn compile(
-        engine: &Engine,
-        wasm: &[u8],
+    pub(crate) fn new(
         info: ModuleInfo,
         limits: PolicyLimits,
-    ) -> Result<Self, AdmitError> {
-        let needed = info.initial_memory_pages.saturating_mul(PAGE_BYTES);
-        if needed > limits.memory_bytes {
-            return Err(AdmitError::Refused(vec![Violation {
-                rule: Rule::Memory,
-                offset: None,
-                message: format!(
-                    "its memory has {needed} bytes at the start, and max_memory_bytes allows {}",
-                    limits.memory_bytes
-                ),
-            }]));
-        }
-        Self::link(engine, wasm, info, limits)
-            .map_err(|error| AdmitError::Engine(format!("{error:#}")))
-    }
-
-    fn link(
-        engine: &Engine,
-        wasm: &[u8],
-        info: ModuleInfo,
-        limits: PolicyLimits,
-    ) -> wasmtime::Result<Self> {
-        let module = Module::new(engine, wasm)?;
-        let export = |name| {
-            module
-                .get_export_index(name)
-                .ok_or_else(|| wasmtime::Error::msg(format!("no export `{name}`")))
-        };
-        Ok(Self {
+        code: Arc<Artifact>,
+        children: Arc<Pool>,
+    ) -> Self {
+        Self {
             info,
             limits,
-            memory: export("memory")?,
-            alloc: export(POLICY_ALLOC)?,
-            decide: export(POLICY_DECIDE)?,
-            instance: Linker::new(engine).instantiate_pre(&module)?,
-        })
+            code,
+            children,
+        }
     }
 
     /// What admission learnt about the module.
@@ -150,113 +122,37 @@ impl PolicyModule {
         self.limits
     }
 
-    /// Asks the oracle about `input`, on this thread, in an instance of its own.
+    /// Asks the oracle about `input`, in an instance of its own. Blocks until it has answered.
     ///
     /// # Errors
     /// [`PolicyFailure`] where it has no vote.
     pub fn decide(&self, input: &[u8]) -> Result<Vote, PolicyFailure> {
         let (len, most) = (input.len() as u64, self.limits.input_bytes);
-        let wasm_len = u32::try_from(len).ok().filter(|_| len <= most);
-        let Some(wasm_len) = wasm_len else {
+        if len > most || u32::try_from(len).is_err() {
             return Err(PolicyFailure::InputTooLarge { len, most });
-        };
-        let space = PolicySpace {
-            space: Space {
-                memory_bytes: self.limits.memory_bytes,
-            },
-            was_refused: false,
-        };
-        let mut store = Store::new(self.instance.module().engine(), space);
-        store.limiter(|space| space);
-        let answer = self.ask(&mut store, input, wasm_len);
-        let was_refused = store.data().was_refused;
-        match answer {
-            Ok(Ok(0)) => Ok(Vote::Pass),
-            Ok(Ok(1)) => Ok(Vote::Defer),
-            Ok(Ok(2)) => Ok(Vote::Reject),
-            Ok(Ok(other)) => Err(PolicyFailure::NotAVote(other)),
-            Ok(Err(failure)) => Err(failure),
-            Err(error) => Err(told(error, was_refused)),
         }
-    }
-
-    /// The calls, in order. The outer error is the engine's: a trap, or a fault of the host's.
-    fn ask(
-        &self,
-        store: &mut Store<PolicySpace>,
-        input: &[u8],
-        len: u32,
-    ) -> wasmtime::Result<Result<i32, PolicyFailure>> {
-        store.set_fuel(self.limits.fuel)?;
-        let instance = self.instance.instantiate(&mut *store)?;
-        let mut function = |export| {
-            instance
-                .get_module_export(&mut *store, export)
-                .and_then(|export| export.into_func())
-                .ok_or_else(|| wasmtime::Error::msg("an admitted module has lost an export"))
-        };
-        let (alloc, decide) = (function(&self.alloc)?, function(&self.decide)?);
-        let memory = instance
-            .get_module_export(&mut *store, &self.memory)
-            .and_then(|export| export.into_memory())
-            .ok_or_else(|| wasmtime::Error::msg("an admitted module has lost its memory"))?;
-
-        let address = alloc.typed::<u32, u32>(&*store)?.call(&mut *store, len)?;
-        if address == 0 && len > 0 {
-            // The C allocator's word for failure. Written there, the input would overwrite what decides about it.
-            return Ok(Err(PolicyFailure::NoRoom(len.into())));
-        }
-        if memory.write(&mut *store, address as usize, input).is_err() {
-            return Ok(Err(PolicyFailure::RoomOutOfBounds {
-                address,
-                len: len.into(),
-                memory: memory.data_size(&*store) as u64,
-            }));
-        }
-        let decide = decide.typed::<(u32, u32), i32>(&*store)?;
-        decide.call(&mut *store, (address, len)).map(Ok)
+        self.children
+            .with_child(&self.code, self.limits.fuel, false, |child| {
+                child.decide(&self.code, self.limits, input)
+            })
+            .map_err(|fault| PolicyFailure::Host(fault.message))?
     }
 }
 
-fn told(error: wasmtime::Error, was_refused_memory: bool) -> PolicyFailure {
-    match Trapped::from_error(error) {
-        Ok(Trapped { cause, .. }) => match cause {
-            TrapCause::OutOfFuel => PolicyFailure::OutOfFuel,
-            TrapCause::OutOfMemory => PolicyFailure::OutOfMemory,
-            // An allocator that is refused memory commonly gives up with a trap.
-            _ if was_refused_memory => PolicyFailure::OutOfMemory,
-            cause => PolicyFailure::Trapped(cause),
-        },
-        Err(HostFault { message }) => PolicyFailure::Host(message),
+/// A module must have room for the memory with which it starts.
+pub(crate) fn must_carry(limits: PolicyLimits, info: &ModuleInfo) -> Result<(), AdmitError> {
+    let needed = info.initial_memory_pages.saturating_mul(PAGE_BYTES);
+    if needed <= limits.memory_bytes {
+        return Ok(());
     }
-}
-
-/// The space of a call, which remembers whether growth was refused.
-struct PolicySpace {
-    space: Space,
-    was_refused: bool,
-}
-
-impl ResourceLimiter for PolicySpace {
-    fn memory_growing(
-        &mut self,
-        current: usize,
-        desired: usize,
-        maximum: Option<usize>,
-    ) -> wasmtime::Result<bool> {
-        let is_granted = self.space.memory_growing(current, desired, maximum)?;
-        self.was_refused |= !is_granted;
-        Ok(is_granted)
-    }
-
-    fn memory_grow_failed(&mut self, error: wasmtime::Error) -> wasmtime::Result<()> {
-        self.space.memory_grow_failed(error)
-    }
-
-    fn table_growing(&mut self, _: usize, _: usize, _: Option<usize>) -> wasmtime::Result<bool> {
-        // Admission leaves no tables.
-        Ok(false)
-    }
+    Err(AdmitError::Refused(vec![Violation {
+        rule: Rule::Memory,
+        offset: None,
+        message: format!(
+            "its memory has {needed} bytes at the start, and max_memory_bytes allows {}",
+            limits.memory_bytes
+        ),
+    }]))
 }
 
 impl fmt::Debug for PolicyModule {

@@ -13,6 +13,14 @@ pub mod bounds {
     pub const FUNCTIONS: u32 = 10_000;
     /// Most locals in one function, parameters not counted.
     pub const LOCALS_PER_FUNCTION: u64 = 10_000;
+    /// Most parameters and locals in all functions.
+    pub const LOCALS: u64 = 500_000;
+    /// Most values that blocks take and leave and branches carry, in all functions, those counted that are not the
+    /// first: each may take the compiler four kilobytes.
+    pub const CARRIED_VALUES: u64 = 10_000;
+    /// Most locals and values on the stack, counted again at the start of each block, in all functions: the compiler
+    /// keeps account of every one at every place where paths meet.
+    pub const TRACKED_VALUES: u64 = 4_000_000;
     /// Longest code section, in bytes (256 KiB). Data is not code: the worst code compiles at 7 µs a byte, so this is
     /// what keeps the compilation of a module made to be slow below two seconds.
     pub const CODE_BYTES: u64 = 256 << 10;
@@ -74,8 +82,12 @@ pub enum Rule {
     Functions,
     /// Too long a code section, or too long a function in it.
     Code,
-    /// Too many locals in one function.
+    /// Too many locals in one function, or in all.
     Locals,
+    /// Too many values that blocks and branches carry.
+    Carried,
+    /// Too many locals and values at the starts of blocks.
+    Tracked,
     /// Too many tables, or too large a one.
     Tables,
     /// Too large an initial memory.
@@ -112,6 +124,8 @@ impl Rule {
             Self::Functions => "functions",
             Self::Code => "code",
             Self::Locals => "locals",
+            Self::Carried => "carried",
+            Self::Tracked => "tracked",
             Self::Tables => "tables",
             Self::Memory => "memory",
             Self::Globals => "globals",

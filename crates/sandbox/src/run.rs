@@ -1,19 +1,12 @@
-//! One run of a guest: its limits, its oracle, its report, and how an ending is told.
+//! One run of a guest: its limits, its oracle, its report, and the words for how it ended.
 //!
-//! Owns the meaning of a run's end. What host functions do is in `host`; what follows from a report (prices,
+//! Owns the meaning of a run's end. What a run does is in `child::machine`; what follows from a report (prices,
 //! verdicts) is the caller's. Invariant: a trap anywhere, also after the output, makes the run a trapped one.
 
-use std::any::Any;
-
-use wasmtime::{Memory, ResourceLimiter, Store, Trap};
-
-use crate::check::PAGE_BYTES;
-use crate::host::{Guest, Stop};
-use crate::rule::bounds;
-use crate::sandbox::Prepared;
+use serde::{Deserialize, Serialize};
 
 /// What one run may use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     /// Fuel: about one unit per instruction, one per byte of a bulk memory operation, and for a call of the host
     /// 32 units and one per eight bytes that it reads.
@@ -29,9 +22,7 @@ pub struct Limits {
 }
 
 /// Answers a guest's questions.
-///
-/// It is moved into the run and handed back after it, since the engine owns what its host functions reach.
-pub trait Oracle: Any + Send {
+pub trait Oracle {
     /// The symbol for `vector`, which has [`Limits::items`] elements, each 0 or 1.
     ///
     /// # Errors
@@ -40,7 +31,7 @@ pub trait Oracle: Any + Send {
 }
 
 /// Why an oracle does not answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum AskError {
     /// The claim may not be charged for another answer.
     #[error("the claim may not be charged for another answer")]
@@ -48,7 +39,7 @@ pub enum AskError {
 }
 
 /// What a run did. Equal for equal modules, limits, answers and engines.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunReport {
     /// How it ended.
     pub end: End,
@@ -71,8 +62,21 @@ pub struct RunReport {
     pub oracle_calls: u32,
 }
 
+impl RunReport {
+    /// The report of a guest that has no room for the memory with which it starts.
+    pub(crate) fn without_memory(initial_pages: u64) -> Self {
+        Self {
+            end: End::Trapped(TrapCause::OutOfMemory),
+            judged: None,
+            fuel_used: 0,
+            memory_pages: initial_pages,
+            oracle_calls: 0,
+        }
+    }
+}
+
 /// How a run ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum End {
     /// It emitted these bytes, at most 2,048 of them, and returned.
     Emitted(Vec<u8>),
@@ -83,12 +87,12 @@ pub enum End {
 }
 
 /// Why a run was stopped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[non_exhaustive]
 pub enum TrapCause {
-    /// The guest broke a rule of the machine: a division by zero, an `unreachable`.
+    /// The guest broke a rule of the machine.
     #[error("trap: {0}")]
-    Trap(&'static str),
+    Trap(Broken),
     /// The fuel was used up.
     #[error("out of fuel")]
     OutOfFuel,
@@ -115,185 +119,42 @@ pub enum TrapCause {
     OutputTooLarge,
 }
 
-/// A fault of the host's, such as no address space for a guest: the run has no result and says nothing about the
-/// guest. It may be run again.
-#[derive(Debug, thiserror::Error)]
-#[error("the engine failed: {message}")]
+/// The rule of the machine that a guest broke.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[non_exhaustive]
+pub enum Broken {
+    /// It executed `unreachable`.
+    #[error("unreachable")]
+    Unreachable,
+    /// It divided an integer by zero.
+    #[error("integer division by zero")]
+    DivisionByZero,
+    /// The quotient of two integers was none.
+    #[error("integer overflow")]
+    IntegerOverflow,
+    /// It made an integer from a float that is none.
+    #[error("invalid conversion to integer")]
+    BadConversion,
+    /// It called an empty entry of a table.
+    #[error("indirect call of a null entry")]
+    NullEntry,
+    /// It called an entry of a table under a type that it does not have.
+    #[error("indirect call with another type")]
+    WrongType,
+    /// It used a null reference.
+    #[error("null reference")]
+    NullReference,
+    /// Anything else.
+    #[error("other")]
+    Other,
+}
+
+/// A fault of the host's: the run has no result and says nothing about the guest. It may be run again.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
 pub struct HostFault {
-    /// The engine's words.
+    /// What happened.
     pub message: String,
-}
-
-/// Runs `prepared` once; the oracle comes back with the report.
-pub(crate) fn run<O: Oracle>(
-    prepared: &Prepared,
-    limits: &Limits,
-    oracle: O,
-) -> Result<(RunReport, O), HostFault> {
-    let (report, oracle) = run_boxed(prepared, limits, Box::new(oracle))?;
-    let oracle: Box<dyn Any> = oracle;
-    let oracle = oracle
-        .downcast()
-        .expect("the oracle that comes back is the one that went in");
-    Ok((report, *oracle))
-}
-
-fn run_boxed(
-    prepared: &Prepared,
-    limits: &Limits,
-    oracle: Box<dyn Oracle>,
-) -> Result<(RunReport, Box<dyn Oracle>), HostFault> {
-    let initial_pages = prepared.info().initial_memory_pages;
-    if initial_pages.saturating_mul(PAGE_BYTES) > limits.memory_bytes {
-        let end = End::Trapped(TrapCause::OutOfMemory);
-        let report = RunReport {
-            end,
-            judged: None,
-            fuel_used: 0,
-            memory_pages: initial_pages,
-            oracle_calls: 0,
-        };
-        return Ok((report, oracle));
-    }
-    let mut store = Store::new(
-        prepared.engine(),
-        Guest::new(*limits, prepared.info().submits, oracle),
-    );
-    store.limiter(|guest| &mut guest.space);
-    store.set_fuel(limits.fuel).map_err(host_fault)?;
-    let outcome = execute(prepared, &mut store);
-    let fuel_left = store.get_fuel().map_err(host_fault)?;
-    let memory_pages = store
-        .data()
-        .memory
-        .map_or(initial_pages, |memory| memory.size(&store));
-    let guest = store.into_data();
-
-    let trapped = outcome.err().map(Trapped::from_error).transpose()?;
-    let fuel_left = if trapped.as_ref().is_none_or(|trapped| trapped.is_fuel_known) {
-        fuel_left
-    } else {
-        0
-    };
-    let (end, judged) = match (trapped, guest.output) {
-        (Some(trapped), _) => (End::Trapped(trapped.cause), None),
-        (None, Some(output)) => (End::Emitted(output), guest.judged),
-        (None, None) => (End::NoOutput, guest.judged),
-    };
-    let report = RunReport {
-        end,
-        judged,
-        fuel_used: limits.fuel.saturating_sub(fuel_left),
-        memory_pages,
-        oracle_calls: guest.oracle_calls,
-    };
-    Ok((report, guest.oracle))
-}
-
-fn execute(prepared: &Prepared, store: &mut Store<Guest>) -> wasmtime::Result<()> {
-    let instance = prepared.code.instance.instantiate(&mut *store)?;
-    let memory: Option<Memory> = instance
-        .get_module_export(&mut *store, &prepared.code.memory)
-        .and_then(|export| export.into_memory());
-    store.data_mut().memory = memory;
-    if let Some(memory) = memory {
-        // Admission saw that every segment fits the initial memory.
-        for (address, bytes) in &prepared.data {
-            memory.write(&mut *store, *address as usize, bytes)?;
-        }
-    }
-    let run = instance
-        .get_module_export(&mut *store, &prepared.code.run)
-        .and_then(|export| export.into_func());
-    match run {
-        Some(run) => run.typed::<(), ()>(&store)?.call(store, ()),
-        None => Err(wasmtime::Error::msg(
-            "an admitted module has lost its `run`",
-        )),
-    }
-}
-
-/// A run that was stopped by a host function or by the machine.
-pub(crate) struct Trapped {
-    pub(crate) cause: TrapCause,
-    /// The code had saved its count of fuel when it stopped.
-    is_fuel_known: bool,
-}
-
-impl Trapped {
-    /// An error that neither a host function of ours nor the machine raised is the host's fault.
-    pub(crate) fn from_error(error: wasmtime::Error) -> Result<Self, HostFault> {
-        if let Some(Stop(cause)) = error.downcast_ref() {
-            return Ok(Self {
-                cause: *cause,
-                is_fuel_known: *cause != TrapCause::OutOfFuel,
-            });
-        }
-        match error.downcast_ref::<Trap>() {
-            Some(trap) => Ok(Self::from_trap(*trap)),
-            None => Err(host_fault(error)),
-        }
-    }
-
-    fn from_trap(trap: Trap) -> Self {
-        let cause = match trap {
-            Trap::OutOfFuel => TrapCause::OutOfFuel,
-            Trap::StackOverflow => TrapCause::OutOfMemory,
-            Trap::MemoryOutOfBounds | Trap::TableOutOfBounds => TrapCause::OutOfBounds,
-            Trap::UnreachableCodeReached => TrapCause::Trap("unreachable"),
-            Trap::IntegerDivisionByZero => TrapCause::Trap("integer division by zero"),
-            Trap::IntegerOverflow => TrapCause::Trap("integer overflow"),
-            Trap::BadConversionToInteger => TrapCause::Trap("invalid conversion to integer"),
-            Trap::IndirectCallToNull => TrapCause::Trap("indirect call of a null entry"),
-            Trap::BadSignature => TrapCause::Trap("indirect call with another type"),
-            Trap::NullReference => TrapCause::Trap("null reference"),
-            _ => TrapCause::Trap("other"),
-        };
-        // Code saves before `unreachable` and before every call, which is where a stack ends.
-        Self {
-            cause,
-            is_fuel_known: matches!(trap, Trap::UnreachableCodeReached | Trap::StackOverflow),
-        }
-    }
-}
-
-pub(crate) fn host_fault(error: wasmtime::Error) -> HostFault {
-    HostFault {
-        message: format!("{error:#}"),
-    }
-}
-
-/// The space that a run may grow into.
-pub(crate) struct Space {
-    pub(crate) memory_bytes: u64,
-}
-
-impl ResourceLimiter for Space {
-    fn memory_growing(
-        &mut self,
-        _: usize,
-        desired: usize,
-        maximum: Option<usize>,
-    ) -> wasmtime::Result<bool> {
-        Ok(desired as u64 <= self.memory_bytes && maximum.is_none_or(|maximum| desired <= maximum))
-    }
-
-    fn memory_grow_failed(&mut self, error: wasmtime::Error) -> wasmtime::Result<()> {
-        // Refusals of ours are answered with −1. If the operating system refused, the guest must not see it: what it
-        // does next would depend on the machine.
-        match error.downcast_ref::<std::io::Error>() {
-            Some(_) => Err(error),
-            None => Ok(()),
-        }
-    }
-
-    fn table_growing(
-        &mut self,
-        _: usize,
-        desired: usize,
-        maximum: Option<usize>,
-    ) -> wasmtime::Result<bool> {
-        Ok(desired as u64 <= bounds::TABLE_ELEMENTS
-            && maximum.is_none_or(|maximum| desired <= maximum))
-    }
+    /// The child died, or said what it must not, while it ran this guest: it may be the guest's doing.
+    pub while_running: bool,
 }

@@ -1,31 +1,38 @@
-//! The sandbox: one engine, the caches, and modules made ready to run.
+//! The sandbox: admission, the caches, and modules made ready to run.
 //!
-//! Owns compilation. Invariant: a module is compiled once for its code, however many modules carry that code with
-//! other data: `claim pack` puts predictions into data segments, so every claim brings its own module, and compiling
-//! is by far the dearest step of a claim. Data is therefore cut out, the rest compiled and cached by its own hash, and
-//! the data written into each fresh instance, exactly as instantiation would have done it.
+//! Owns what is compiled when. Nothing of a stranger's is compiled or run in this process: children do both (`pool`).
+//! Invariant: a module is compiled once for its code, however many modules carry that code with other data: `claim pack`
+//! puts predictions into data segments, so every claim brings its own module, and compiling is by far the dearest step
+//! of a claim. Data is therefore cut out, the rest compiled and cached by its own hash, and the data written into each
+//! fresh instance, exactly as instantiation would have done it.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::num::NonZero;
+use std::sync::Arc;
+use std::thread;
 
 use sha2::{Digest, Sha256};
-use wasmtime::{Engine, ExternType, InstancePre, Linker, Module, ModuleExport};
 
-use crate::abi::HostFunction;
+use crate::artifact::Artifact;
 use crate::cache::{Bound, Cache, Key};
-use crate::check::{Layout, ModuleInfo, Role, inspect};
-use crate::engine::{engine_id, new_engine};
-use crate::host::{Guest, link};
-use crate::policy::{PolicyLimits, PolicyModule};
+use crate::check::{Layout, ModuleInfo, PAGE_BYTES, Role, inspect};
+use crate::policy::{PolicyLimits, PolicyModule, must_carry};
+use crate::pool::{Compilers, NotCompiled, Pool};
+use crate::process::{Cost, Nursery, Program};
 use crate::rule::Violation;
-use crate::run::{AskError, HostFault, Limits, Oracle, RunReport, run};
+use crate::run::{HostFault, Limits, Oracle, RunReport};
+use crate::wire::Walls;
 
-/// Code that compiles in turn, in bytes of its module without data.
-const LARGE_CODE_BYTES: usize = 32 << 10;
-
-/// How much the sandbox keeps. Bounds are on counts and on estimated bytes; least recently used goes first.
-#[derive(Debug, Clone, Copy)]
+/// What the children are, how many there are, and how much the sandbox keeps. Bounds of what is kept are on counts and
+/// on estimated bytes; least recently used goes first.
+#[derive(Debug, Clone)]
 pub struct Config {
+    /// The program of the children.
+    pub program: Program,
+    /// Most guests that run at a time.
+    pub guests: usize,
+    /// Most policy oracles that are asked at a time.
+    pub policies: usize,
     /// Most modules kept ready to run.
     pub modules: usize,
     /// Most bytes of their data.
@@ -38,7 +45,11 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
+        let processors = thread::available_parallelism().map_or(1, NonZero::get);
         Self {
+            program: Program::default(),
+            guests: processors,
+            policies: processors,
             modules: 256,
             module_bytes: 16 << 20,
             codes: 64,
@@ -47,11 +58,11 @@ impl Default for Config {
     }
 }
 
-/// Why there is no sandbox: the engine does not accept its settings on this machine.
+/// Why there is no sandbox: no child can be started, or the engine does not accept its settings on this machine.
 #[derive(Debug, thiserror::Error)]
-#[error("the engine cannot be set up: {message}")]
+#[error("no process to run guests in: {message}")]
 pub struct EngineError {
-    /// The engine's words.
+    /// What happened.
     pub message: String,
 }
 
@@ -64,6 +75,12 @@ pub enum AdmitError {
     /// It passed admission, but the engine would not compile it.
     #[error("the engine refused the module: {0}")]
     Engine(String),
+    /// It passed admission, but compiling it took more than any module may.
+    #[error("the module is too expensive to compile: it needed {0}")]
+    TooExpensive(&'static str),
+    /// The host failed. It may be tried again.
+    #[error("the module could not be compiled now: {0}")]
+    Host(String),
 }
 
 /// Shows the first violation, of which there is always one.
@@ -75,47 +92,40 @@ impl fmt::Display for FirstOf<'_> {
     }
 }
 
-/// Admits, compiles and runs guests. Cheap to share by reference or in an `Arc`; all methods take `&self`.
+/// Admits modules, and has children compile and run them. Cheap to share by reference or in an `Arc`; all methods take
+/// `&self`.
 pub struct Sandbox {
-    engine: Engine,
-    engine_id: String,
     prepared: Cache<Prepared>,
-    codes: Cache<Code>,
-    /// Held while large code compiles.
-    large_compilation: Mutex<()>,
+    codes: Cache<Artifact>,
+    compilers: Compilers,
+    guests: Pool,
+    policies: Arc<Pool>,
 }
 
-/// An admitted module, compiled and linked, that can be run any number of times, by many threads at once.
+/// An admitted module, compiled, that can be run any number of times, by many threads at once.
 pub struct Prepared {
     info: ModuleInfo,
-    pub(crate) code: Arc<Code>,
+    code: Arc<Artifact>,
     /// The segments that the code does not carry.
-    pub(crate) data: Vec<(u32, Box<[u8]>)>,
+    data: Vec<Segment>,
 }
 
 /// A data segment: its address and its contents.
 type Segment = (u32, Box<[u8]>);
 
-/// Compiled code with its imports resolved.
-pub(crate) struct Code {
-    pub(crate) instance: InstancePre<Guest>,
-    pub(crate) run: ModuleExport,
-    pub(crate) memory: ModuleExport,
-    /// Length of the executable image.
-    image_bytes: usize,
-}
-
 impl Sandbox {
-    /// Sets up the engine and measures its stack once, in about a millisecond.
+    /// Starts the first children, which takes some milliseconds. They end with the process, or when this and all
+    /// [`PolicyModule`]s are dropped.
     ///
     /// # Errors
-    /// [`EngineError`] if the engine does not run on this machine.
+    /// [`EngineError`] if a child cannot be started.
     pub fn new(config: Config) -> Result<Self, EngineError> {
-        let engine = new_engine().map_err(|error| EngineError {
-            message: format!("{error:#}"),
-        })?;
-        let mut sandbox = Self {
-            engine_id: String::new(),
+        let failed = |error: std::io::Error| EngineError {
+            message: error.to_string(),
+        };
+        let nursery = Arc::new(Nursery::new(config.program).map_err(failed)?);
+        let guests = Pool::for_guests(&nursery, config.guests).map_err(failed)?;
+        Ok(Self {
             prepared: Cache::new(Bound {
                 count: config.modules,
                 bytes: config.module_bytes,
@@ -124,38 +134,34 @@ impl Sandbox {
                 count: config.codes,
                 bytes: config.code_bytes,
             }),
-            large_compilation: Mutex::new(()),
-            engine,
-        };
-        let stack_probe = sandbox
-            .measure_stack()
-            .map_err(|message| EngineError { message })?;
-        sandbox.engine_id = engine_id(&sandbox.engine, stack_probe);
-        Ok(sandbox)
+            compilers: Compilers::new(&guests),
+            policies: Arc::new(guests.for_policies(config.policies)),
+            guests,
+        })
     }
 
     /// A short stable text for all on which a result depends besides the module, its limits and the answers:
     /// `wasmtime-48.0.8/x86_64/0123456789abcdef`.
     pub fn engine_id(&self) -> &str {
-        &self.engine_id
+        &self.guests.ready().engine_id
     }
 
-    /// Checks, compiles and links `wasm`, or finds it in the cache. Callers with the same module share one
-    /// compilation, and so do modules that differ in their data alone.
+    /// Which walls the kernel keeps around the children, beside their limits.
+    pub fn walls(&self) -> Walls {
+        self.guests.ready().walls
+    }
+
+    /// Checks and compiles `wasm`, or finds it in the cache. Callers with the same module share one compilation, and so
+    /// do modules that differ in their data alone.
     ///
     /// # Errors
-    /// [`AdmitError`] if the module cannot be run; never for a reason that could pass.
+    /// [`AdmitError`] if the module cannot be run; only [`AdmitError::Host`] is for a reason that could pass.
     pub fn prepare(&self, wasm: &[u8]) -> Result<Arc<Prepared>, AdmitError> {
         let key: Key = Sha256::digest(wasm).into();
         self.prepared.get_or_build(key, || {
             let (info, layout) = inspect(wasm, Role::Guest).map_err(AdmitError::Refused)?;
             let (code_only, data) = separate(wasm, &layout);
-            let code_key = Sha256::digest(&code_only).into();
-            let code = self.codes.get_or_build(code_key, || {
-                let code = self.compile(&code_only)?;
-                let bytes = code.bytes();
-                Ok((code, bytes))
-            })?;
+            let code = self.code(&code_only)?;
             // The code is counted here too: evicted from its own cache, it lives on as long as this module.
             let bytes = data.iter().map(|(_, bytes)| bytes.len()).sum::<usize>() + code.bytes();
             Ok((Prepared { info, code, data }, bytes))
@@ -167,20 +173,29 @@ impl Sandbox {
         self.prepared.get(sha256)
     }
 
-    /// Runs a module once, on this thread, until it ends or its fuel does. The oracle is handed back.
+    /// Runs a module once, in a child, until it ends or its fuel does. `oracle` is asked on this thread, which waits.
+    /// `alone`: in a child that no other guest was run in, or will be.
     ///
     /// # Errors
     /// [`HostFault`] if the host failed the guest; whatever a guest does wrong is a report instead.
-    pub fn run<O: Oracle>(
+    pub fn run(
         &self,
         prepared: &Prepared,
         limits: &Limits,
-        oracle: O,
-    ) -> Result<(RunReport, O), HostFault> {
-        run(prepared, limits, oracle)
+        alone: bool,
+        oracle: &mut dyn Oracle,
+    ) -> Result<RunReport, HostFault> {
+        let initial_pages = prepared.info.initial_memory_pages;
+        if initial_pages.saturating_mul(PAGE_BYTES) > limits.memory_bytes {
+            return Ok(RunReport::without_memory(initial_pages));
+        }
+        let Prepared { info, code, data } = prepared;
+        self.guests.with_child(code, limits.fuel, alone, |child| {
+            child.run(code, info, data, limits, oracle)
+        })
     }
 
-    /// Checks, compiles and links a policy oracle. Nothing is cached: it is done once, when policies are loaded.
+    /// Checks and compiles a policy oracle. Nothing is cached: it is done once, when policies are loaded.
     ///
     /// # Errors
     /// As [`Sandbox::prepare`]; and where `limits` do not carry the module's initial memory.
@@ -190,59 +205,50 @@ impl Sandbox {
         limits: PolicyLimits,
     ) -> Result<PolicyModule, AdmitError> {
         let (info, _) = inspect(wasm, Role::Policy).map_err(AdmitError::Refused)?;
-        PolicyModule::compile(&self.engine, wasm, info, limits)
+        must_carry(limits, &info)?;
+        let code = self.compile(Role::Policy, info.sha256, wasm)?;
+        let children = Arc::clone(&self.policies);
+        Ok(PolicyModule::new(info, limits, Arc::new(code), children))
     }
 
-    /// Large code waits for other large code: compiling it takes tens of megabytes and up to seconds. Packed modules
-    /// and small programs never wait.
-    fn compile(&self, code_only: &[u8]) -> Result<Code, AdmitError> {
-        let _turn = (code_only.len() > LARGE_CODE_BYTES).then(|| {
-            self.large_compilation
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-        });
-        Code::compile(&self.engine, code_only)
-            .map_err(|error| AdmitError::Engine(format!("{error:#}")))
+    /// What it costs to compile `wasm`, be it admitted or not. Nothing is kept.
+    ///
+    /// # Errors
+    /// [`AdmitError`] of every kind but [`AdmitError::Refused`].
+    pub fn cost_of(&self, wasm: &[u8]) -> Result<Cost, AdmitError> {
+        let (_, cost) = self.compilers.compile(Role::Guest, wasm)?;
+        Ok(cost)
     }
 
-    /// Fuel that an endless recursion burns: a measure of how many frames the stack holds.
-    fn measure_stack(&self) -> Result<u64, String> {
-        let code = Code::compile(&self.engine, &crate::pack::stack_probe())
-            .map_err(|error| format!("{error:#}"))?;
-        let (info, _) = inspect(&crate::pack::stack_probe(), Role::Guest)
-            .map_err(|_| "the stack probe is not admitted")?;
-        let prepared = Prepared {
-            info,
-            code: Arc::new(code),
-            data: Vec::new(),
-        };
-        let limits = Limits {
-            fuel: 1 << 40,
-            memory_bytes: 1 << 20,
-            oracle_calls: 0,
-            items: 0,
-            epoch_size: 0,
-        };
-        let (report, _) = self
-            .run(&prepared, &limits, Silent)
-            .map_err(|fault| fault.to_string())?;
-        Ok(report.fuel_used)
+    fn code(&self, code_only: &[u8]) -> Result<Arc<Artifact>, AdmitError> {
+        let key = Sha256::digest(code_only).into();
+        self.codes.get_or_build(key, || {
+            let code = self.compile(Role::Guest, key, code_only)?;
+            let bytes = code.bytes();
+            Ok((code, bytes))
+        })
+    }
+
+    fn compile(&self, role: Role, key: Key, wasm: &[u8]) -> Result<Artifact, AdmitError> {
+        let (code, _) = self.compilers.compile(role, wasm)?;
+        Ok(Artifact::new(self.engine_id(), role, key, code))
     }
 }
 
-/// Asked by nobody.
-struct Silent;
-
-impl Oracle for Silent {
-    fn ask(&mut self, _: &[u8]) -> Result<u32, AskError> {
-        Err(AskError::AllowanceExhausted)
+impl From<NotCompiled> for AdmitError {
+    fn from(why: NotCompiled) -> Self {
+        match why {
+            NotCompiled::Refused(words) => Self::Engine(words),
+            NotCompiled::TooExpensive(of_what) => Self::TooExpensive(of_what),
+            NotCompiled::Host(words) => Self::Host(words),
+        }
     }
 }
 
 impl fmt::Debug for Sandbox {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Sandbox")
-            .field("engine_id", &self.engine_id)
+            .field("engine_id", &self.engine_id())
             .finish_non_exhaustive()
     }
 }
@@ -259,50 +265,6 @@ impl Prepared {
     /// What admission learnt about the module.
     pub fn info(&self) -> &ModuleInfo {
         &self.info
-    }
-
-    pub(crate) fn engine(&self) -> &Engine {
-        self.code.instance.module().engine()
-    }
-}
-
-impl Code {
-    /// What a module costs beside its image: metadata, the pre-linked imports, a mapping.
-    const OVERHEAD_BYTES: usize = 16 << 10;
-
-    fn compile(engine: &Engine, wasm: &[u8]) -> wasmtime::Result<Self> {
-        let module = Module::new(engine, wasm)?;
-        let mut linker = Linker::new(engine);
-        // The same function may be imported many times; its last definition is as good as its first.
-        linker.allow_shadowing(true);
-        for import in module.imports() {
-            let has_result = matches!(import.ty(), ExternType::Func(ty) if ty.results().len() > 0);
-            if let Some(function) = HostFunction::named(import.module(), import.name()) {
-                link(
-                    &mut linker,
-                    import.module(),
-                    import.name(),
-                    function,
-                    has_result,
-                )?;
-            }
-        }
-        let export = |name| {
-            module
-                .get_export_index(name)
-                .ok_or_else(|| wasmtime::Error::msg(format!("no export `{name}`")))
-        };
-        let image = module.image_range();
-        Ok(Self {
-            run: export("run")?,
-            memory: export("memory")?,
-            image_bytes: image.end as usize - image.start as usize,
-            instance: linker.instantiate_pre(&module)?,
-        })
-    }
-
-    fn bytes(&self) -> usize {
-        self.image_bytes + Self::OVERHEAD_BYTES
     }
 }
 

@@ -96,7 +96,7 @@ pub fn sandbox() -> Result<[f64; 3], CliError> {
     for _ in 0..5_000 {
         let before = Instant::now();
         sandbox
-            .run(&prepared, &limits, Silent)
+            .run(&prepared, &limits, false, &mut Silent)
             .map_err(|error| bench(&error))?;
         samples.add(before.elapsed());
     }

@@ -4,7 +4,6 @@ use std::{os::unix::fs::MetadataExt as _, path::Path};
 
 use evidenceos_access::Tls;
 use evidenceos_keys::Ring;
-use evidenceos_sandbox::Sandbox;
 
 use super::{Config, KeySource};
 use crate::policies::Policies;
@@ -34,7 +33,7 @@ pub fn check(config: &Config) -> Checked {
             checked.problems.push(error.to_string());
         }
     }
-    match Sandbox::new(Default::default()) {
+    match config.sandbox() {
         Ok(sandbox) => {
             let (directory, unsigned) = (config.policies_path(), config.allow_unsigned_policies);
             if let Err(error) = Policies::load(&directory, &sandbox, unsigned) {

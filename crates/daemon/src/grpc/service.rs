@@ -9,6 +9,7 @@ use std::{
 };
 
 use evidenceos_proto::{self as wire, evidence_os_server::EvidenceOs};
+use evidenceos_sandbox::Walls;
 use evidenceos_store::Done;
 use prost::bytes::Bytes;
 use tokio_stream::Stream;
@@ -153,6 +154,7 @@ impl EvidenceOs for Service {
             owner_tag_hex: principal.caller.tag.to_hex(),
             principal: principal.name,
             counters: Some(counters(&self.edge.done)),
+            guest_walls: Some(guest_walls(self.edge.guests.sandbox.walls())),
         }))
     }
 
@@ -598,6 +600,13 @@ impl EvidenceOs for Service {
     ) -> Reply<wire::ListEntriesResponse> {
         self.read_shown(request, |edge, request| edge.entries(request))
             .await
+    }
+}
+
+fn guest_walls(walls: Walls) -> wire::GuestWalls {
+    wire::GuestWalls {
+        seccomp: walls.seccomp,
+        landlock: walls.landlock,
     }
 }
 

@@ -20,7 +20,7 @@ use super::{
     probing::Counted,
     registration::Submitted,
     render,
-    status::{internal, invalid, not_stored, refused},
+    status::{internal, invalid, not_stored, refused, unavailable},
     unexpected,
 };
 use crate::auth::Principal;
@@ -454,7 +454,8 @@ fn not_admitted(error: &AdmitError) -> Status {
             .map(ToString::to_string)
             .collect::<Vec<_>>()
             .join("; "),
-        AdmitError::Engine(_) => error.to_string(),
+        AdmitError::Engine(_) | AdmitError::TooExpensive(_) => error.to_string(),
+        AdmitError::Host(_) => return unavailable(&error.to_string()),
     };
     invalid("wasm_module", &rules)
 }

@@ -247,7 +247,9 @@ impl Reading<'_> {
                 .iter()
                 .map(|violation| format!("{} is not admitted: {violation}", path.display()))
                 .collect(),
-            AdmitError::Engine(_) => vec![format!("{}: {error}", path.display())],
+            AdmitError::Engine(_) | AdmitError::TooExpensive(_) | AdmitError::Host(_) => {
+                vec![format!("{}: {error}", path.display())]
+            }
         }
     }
 }

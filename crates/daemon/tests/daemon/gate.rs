@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use crate::{
-    harness::block_on,
+    harness::{block_on, configured},
     secure::{Answer, Home, get, post},
 };
 
@@ -742,7 +742,7 @@ fn http_says_that_the_daemon_starts_while_it_cannot_serve_yet() {
             anchor_optional: Some(true),
             ..unlimited(&home)
         };
-        let config = evidenceos_daemon::Config::new(&settings).expect("it fits together");
+        let config = configured(&settings);
         let starting = tokio::spawn(evidenceos_daemon::start(config));
         let (asked, _) = anchor.accept().await.expect("it asks");
 

@@ -6,9 +6,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use evidenceos_daemon::{Config, Running, StartError, config::Listeners};
+use evidenceos_daemon::{
+    Config, Running, StartError,
+    config::{Listeners, Settings},
+};
 use evidenceos_proto::{self as wire, evidence_os_client::EvidenceOsClient};
-use evidenceos_sandbox::{Mode, PackOptions, pack};
+use evidenceos_sandbox::{Mode, PackOptions, Program, pack};
 use prost::bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
@@ -65,12 +68,26 @@ pub struct Daemon {
     pub directory: Directory,
 }
 
+/// The program of the children: the tests' own is none.
+pub fn program() -> Program {
+    Program(env!("CARGO_BIN_EXE_evidenceos-daemon").into())
+}
+
+/// What settings mean together, for a daemon in this process.
+pub fn configured(settings: &Settings) -> Config {
+    Config {
+        guest_program: program(),
+        ..Config::new(settings).expect("it fits together")
+    }
+}
+
 pub fn config(directory: &Path) -> Config {
     Config {
         listeners: Listeners {
             grpc: "127.0.0.1:0".parse().expect("an address"),
             ..Listeners::default()
         },
+        guest_program: program(),
         data_dir: directory.to_owned(),
         ..Config::default()
     }

@@ -8,7 +8,7 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use evidenceos_daemon::{Config, StartError, config::Settings};
+use evidenceos_daemon::{StartError, config::Settings};
 use evidenceos_proto as wire;
 use tempfile::TempDir;
 use tonic::Code;
@@ -16,7 +16,8 @@ use tonic::Code;
 use crate::{
     continuity::{bring_keys, end, must, must_not, said, text},
     harness::{
-        Client, Directory, block_on, config, header, judged, labels, predictions, refused, terms,
+        Client, Directory, block_on, config, configured, header, judged, labels, predictions,
+        refused, terms,
     },
     process::{Serving, block_on_value, spawn, spawn_saying, spawn_with},
 };
@@ -713,7 +714,7 @@ fn a_start_that_fails_after_it_opened_gives_its_directory_back() {
                 auth_token_file: Some(token.clone()),
                 ..Settings::default()
             };
-            let wrong = Config::new(&settings).expect("a good token");
+            let wrong = configured(&settings);
             fs::remove_file(&token).expect("ours");
             let refused = evidenceos_daemon::start(wrong).await.err();
             assert!(

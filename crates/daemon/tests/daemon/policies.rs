@@ -26,7 +26,8 @@ const SEED: [u8; 32] = [7; 32];
 const PUBLIC: &str = "ea4a6c63e29c520abef5507b132ec5f9954776aebebe7b92421eea691446d22c";
 
 fn sandbox() -> Sandbox {
-    Sandbox::new(Default::default()).expect("the engine runs here")
+    let config = crate::harness::config(std::path::Path::new("unused"));
+    config.sandbox().expect("the engine runs here")
 }
 
 /// A module that decides by this body.

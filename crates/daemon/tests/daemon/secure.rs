@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use evidenceos_daemon::{Config, Running, config::Settings};
+use evidenceos_daemon::{Running, config::Settings};
 use evidenceos_proto::{self as wire, evidence_os_client::EvidenceOsClient};
 use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, RootCertStore};
@@ -20,7 +20,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use tonic::transport::{Channel, Endpoint};
 
 use crate::{
-    harness::Client,
+    harness::{Client, configured},
     pki::{self, Ca, Leaf, write_file},
 };
 
@@ -81,7 +81,7 @@ impl Home {
     }
 
     pub async fn start(&self, settings: &Settings) -> Running {
-        let config = Config::new(settings).expect("it fits together");
+        let config = configured(settings);
         evidenceos_daemon::start(config).await.expect("starts")
     }
 

@@ -11,6 +11,7 @@ use wasmparser::{
     WasmFeatures,
 };
 
+use super::effort::Effort;
 use super::{FEATURES, Layout, ModuleInfo, Role};
 use crate::abi::HostFunction;
 use crate::rule::{Rule, Violation, Warning, bounds};
@@ -24,6 +25,7 @@ pub(super) struct Inspector {
     /// `None` once the module's sections no longer validate: later errors would only be echoes.
     validator: Option<Validator>,
     allocations: FuncValidatorAllocations,
+    effort: Effort,
     pub(super) types: Vec<FuncType>,
     /// The type of every function, imported ones first.
     pub(super) function_types: Vec<u32>,
@@ -46,6 +48,7 @@ impl Inspector {
             role,
             validator: Some(Validator::new_with_features(FEATURES)),
             allocations: FuncValidatorAllocations::default(),
+            effort: Effort::default(),
             types: Vec::new(),
             function_types: Vec::new(),
             imports: Vec::new(),
@@ -65,6 +68,7 @@ impl Inspector {
         let mut inspector = Self::new(role);
         if inspector.is_core_module(wasm) {
             inspector.read_sections(wasm);
+            inspector.bound_effort();
             if !inspector.is_cut_short {
                 inspector.require_exports();
             }
@@ -158,7 +162,7 @@ impl Inspector {
         match validator.payload(payload) {
             Ok(ValidPayload::Func(function, body)) => {
                 let mut function = function.into_validator(std::mem::take(&mut self.allocations));
-                let outcome = function.validate(&body);
+                let outcome = self.effort.validate(&self.types, &mut function, &body);
                 self.allocations = function.into_allocations();
                 // A broken function leaves the others readable: report it and go on.
                 if let Err(error) = outcome {
@@ -169,6 +173,40 @@ impl Inspector {
             Err(error) => {
                 self.validator = None;
                 self.report(Rule::Invalid, Some(error.offset()), error.message());
+            }
+        }
+    }
+
+    /// What the functions name beyond their bytes is bounded over all of them.
+    fn bound_effort(&mut self) {
+        let Effort {
+            locals,
+            carried,
+            tracked,
+        } = self.effort;
+        for (rule, found, most, what) in [
+            (
+                Rule::Locals,
+                locals,
+                bounds::LOCALS,
+                "parameters and locals of all functions",
+            ),
+            (
+                Rule::Carried,
+                carried,
+                bounds::CARRIED_VALUES,
+                "values beyond the first that blocks and branches carry",
+            ),
+            (
+                Rule::Tracked,
+                tracked,
+                bounds::TRACKED_VALUES,
+                "locals and waiting values at the starts of blocks",
+            ),
+        ] {
+            if found > most {
+                let message = format!("{found} {what}, at most {most} are allowed");
+                self.report(rule, None, message);
             }
         }
     }

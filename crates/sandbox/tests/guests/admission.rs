@@ -323,3 +323,98 @@ fn what_a_module_will_not_do_is_warned_of() {
     );
     assert!(info.warnings.is_empty());
 }
+
+/// `run` opens `depth` of these blocks, each of which takes and leaves so many values.
+fn nested(kind: &str, depth: usize, values: usize) -> Vec<u8> {
+    let types = "i32 ".repeat(values);
+    let zeros = "i32.const 0 ".repeat(values);
+    let open = format!("{kind} (param {types}) (result {types}) ").repeat(depth);
+    let (close, drop) = ("end ".repeat(depth), "drop ".repeat(values));
+    wat(&format!(
+        r#"(module (memory (export "memory") 1) (func (export "run") {zeros}{open}{close}{drop}))"#
+    ))
+}
+
+/// `run`, and so many functions with so many locals.
+fn with_locals(functions: usize, locals: usize) -> Vec<u8> {
+    let function = format!("(func (local {}))", "i64 ".repeat(locals));
+    wat(&format!(
+        r#"(module (memory (export "memory") 1) (func (export "run")) {})"#,
+        function.repeat(functions)
+    ))
+}
+
+#[test]
+fn what_compiles_into_much_more_than_its_bytes_is_refused() {
+    let bombs = [
+        ("blocks", nested("block", 4_000, 100), Rule::Carried),
+        ("loops", nested("loop", 400, 1_000), Rule::Carried),
+        ("locals", with_locals(990, 10_000), Rule::Locals),
+    ];
+    for (name, wasm, rule) in bombs {
+        let found = check(&wasm).expect_err(name);
+        assert!(
+            found.iter().any(|violation| violation.rule == rule),
+            "{name}: {found:?}"
+        );
+    }
+}
+
+#[test]
+fn what_the_compiler_must_keep_account_of_is_bounded_over_all_functions() {
+    let rules = |wasm: &[u8]| {
+        check(wasm).map_or_else(
+            |found| found.iter().map(|violation| violation.rule).collect(),
+            |_| Vec::new(),
+        )
+    };
+    // 50 blocks with 101 parameters and as many results carry 2 × 100 values beyond the first each.
+    assert_eq!(rules(&nested("block", 50, 101)), []);
+    assert_eq!(rules(&nested("block", 51, 101)), [Rule::Carried]);
+    assert_eq!(rules(&nested("block", 20_000, 1)), []);
+
+    assert_eq!(rules(&with_locals(50, 10_000)), []);
+    assert_eq!(rules(&with_locals(51, 10_000)), [Rule::Locals]);
+
+    // A branch carries what its block leaves, or what its loop takes; a table for each of its targets.
+    let branches = |times: usize, branch: &str| {
+        let values = "i32.const 0 ".repeat(101);
+        let types = "i32 ".repeat(101);
+        let body = format!("{values} {branch} ").repeat(times);
+        wat(&format!(
+            r#"(module (memory (export "memory") 1)
+                 (func (export "run") (block (result {types}) {body} {values}) {}))"#,
+            "drop ".repeat(101)
+        ))
+    };
+    // The block itself carries 100.
+    assert_eq!(rules(&branches(99, "br 0")), []);
+    assert_eq!(rules(&branches(100, "br 0")), [Rule::Carried]);
+    assert_eq!(rules(&branches(49, "i32.const 0 br_table 0 0")), []);
+    assert_eq!(
+        rules(&branches(50, "i32.const 0 br_table 0 0")),
+        [Rule::Carried]
+    );
+
+    // 2,000 locals at the starts of 2,000 blocks.
+    let blocks = |blocks: usize| {
+        wat(&format!(
+            r#"(module (memory (export "memory") 1)
+                 (func (export "run") (local {}) {}))"#,
+            "i64 ".repeat(2_000),
+            "block end ".repeat(blocks)
+        ))
+    };
+    assert_eq!(rules(&blocks(2_000)), []);
+    assert_eq!(rules(&blocks(2_001)), [Rule::Tracked]);
+    let ifs = "i32.const 0 if else end ".repeat(1_000);
+    let waiting = |values: usize| {
+        let (values, drops) = ("i64.const 0 ".repeat(values), "drop ".repeat(values));
+        wat(&format!(
+            r#"(module (memory (export "memory") 1) (func (export "run") {values} {ifs} {drops}))"#
+        ))
+    };
+    // At an `if` its condition waits too, and both its arms are blocks.
+    assert_eq!(rules(&waiting(1_999)), []);
+    assert_eq!(rules(&waiting(2_000)), [Rule::Tracked]);
+}

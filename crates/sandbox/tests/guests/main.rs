@@ -1,11 +1,14 @@
 //! Guests from text to report: admission, runs and packed modules, each through the public interface alone.
 
 mod admission;
+mod children;
 mod packed;
 mod policies;
 mod runs;
 
-use evidenceos_sandbox::{AskError, Config, Limits, Oracle, RunReport, Sandbox};
+use std::sync::LazyLock;
+
+use evidenceos_sandbox::{AskError, Config, Limits, Oracle, Program, RunReport, Sandbox};
 
 /// Ones at these positions agree with the labels that nobody else sees; the symbol is how many do, at most 255.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,8 +46,18 @@ impl Oracle for Labels {
 
 const LABELS: [u8; 16] = [1, 1, 0, 0, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 
-fn sandbox() -> Sandbox {
-    Sandbox::new(Config::default()).expect("the engine's settings are valid")
+fn config() -> Config {
+    Config {
+        program: Program(env!("CARGO_BIN_EXE_evidenceos-sandbox-child").into()),
+        ..Config::default()
+    }
+}
+
+/// One for all tests: a child is a process.
+fn sandbox() -> &'static Sandbox {
+    static SANDBOX: LazyLock<Sandbox> =
+        LazyLock::new(|| Sandbox::new(config()).expect("children can be started here"));
+    &SANDBOX
 }
 
 fn wat(text: &str) -> Vec<u8> {
@@ -61,14 +74,14 @@ fn limits(items: u64) -> Limits {
     }
 }
 
-fn run_with(wasm: &[u8], limits: &Limits, labels: Labels) -> (RunReport, Labels) {
-    let sandbox = sandbox();
-    let prepared = sandbox
+fn run_with(wasm: &[u8], limits: &Limits, mut labels: Labels) -> (RunReport, Labels) {
+    let prepared = sandbox()
         .prepare(wasm)
         .unwrap_or_else(|error| panic!("{error}"));
-    sandbox
-        .run(&prepared, limits, labels)
-        .expect("the host does not fail")
+    let report = sandbox()
+        .run(&prepared, limits, false, &mut labels)
+        .expect("the host does not fail");
+    (report, labels)
 }
 
 fn run(wasm: &[u8]) -> RunReport {

@@ -189,8 +189,8 @@ fn one_prepared_module_runs_on_many_threads_alike() {
     std::thread::scope(|scope| {
         for _ in 0..8 {
             scope.spawn(|| {
-                let (report, _) = sandbox
-                    .run(&prepared, &limits(16), Labels::new(&LABELS))
+                let report = sandbox
+                    .run(&prepared, &limits(16), false, &mut Labels::new(&LABELS))
                     .expect("the host does not fail");
                 assert_eq!(report, run(&wasm));
             });

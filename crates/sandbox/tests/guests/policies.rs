@@ -1,7 +1,8 @@
 //! Policy oracles: what is admitted, and what each way to answer or to fail is called.
 
 use evidenceos_sandbox::{
-    AdmitError, PolicyFailure, PolicyLimits, PolicyModule, Rule, TrapCause, Vote, check_policy,
+    AdmitError, Broken, PolicyFailure, PolicyLimits, PolicyModule, Rule, TrapCause, Vote,
+    check_policy,
 };
 
 use crate::{sandbox, wat};
@@ -172,13 +173,13 @@ fn a_decision_is_a_vote_or_a_failure_that_says_what_happened() {
         (
             "i32.const 8",
             "unreachable",
-            Err(PolicyFailure::Trapped(TrapCause::Trap("unreachable"))),
+            Err(PolicyFailure::Trapped(TrapCause::Trap(Broken::Unreachable))),
         ),
         (
             "i32.const 8",
             "i32.const 1 i32.const 0 i32.div_s",
             Err(PolicyFailure::Trapped(TrapCause::Trap(
-                "integer division by zero",
+                Broken::DivisionByZero,
             ))),
         ),
         (

@@ -1,6 +1,6 @@
 //! What runs report: every ending, what is judged, and that a repetition is identical.
 
-use evidenceos_sandbox::{End, Limits, RunReport, TrapCause};
+use evidenceos_sandbox::{Broken, End, Limits, RunReport, TrapCause};
 
 use crate::{LABELS, Labels, limits, run, run_with, sandbox, wat};
 
@@ -45,18 +45,18 @@ fn trapped(wasm: &[u8], cause: TrapCause) -> RunReport {
 #[test]
 fn every_trap_has_its_cause() {
     let cases = [
-        ("unreachable", TrapCause::Trap("unreachable")),
+        ("unreachable", TrapCause::Trap(Broken::Unreachable)),
         (
             "(drop (i32.div_u (i32.const 1) (i32.const 0)))",
-            TrapCause::Trap("integer division by zero"),
+            TrapCause::Trap(Broken::DivisionByZero),
         ),
         (
             "(drop (i32.div_s (i32.const 0x80000000) (i32.const -1)))",
-            TrapCause::Trap("integer overflow"),
+            TrapCause::Trap(Broken::IntegerOverflow),
         ),
         (
             "(drop (i32.trunc_f32_s (f32.const nan)))",
-            TrapCause::Trap("invalid conversion to integer"),
+            TrapCause::Trap(Broken::BadConversion),
         ),
         ("(loop $l (br $l))", TrapCause::OutOfFuel),
         (
@@ -176,7 +176,7 @@ fn an_instruction_that_traps_forfeits_the_fuel() {
 fn a_trap_after_the_output_undoes_it() {
     trapped(
         &guest(&format!("{SUBMIT} {EMIT} unreachable")),
-        TrapCause::Trap("unreachable"),
+        TrapCause::Trap(Broken::Unreachable),
     );
     trapped(
         &guest(&format!("{SUBMIT} {EMIT} (loop $l (br $l))")),
@@ -267,7 +267,7 @@ fn a_table_is_bounded_and_its_misuse_is_a_trap() {
     let call = "(call_indirect (i32.const 0))";
     assert_eq!(
         run(&table(call)).end,
-        End::Trapped(TrapCause::Trap("indirect call of a null entry"))
+        End::Trapped(TrapCause::Trap(Broken::NullEntry))
     );
     assert_eq!(
         run(&table("(call_indirect (i32.const 1))")).end,
@@ -281,7 +281,7 @@ fn a_table_is_bounded_and_its_misuse_is_a_trap() {
     assert_eq!(run(&table(&grows(9_999))).end, End::NoOutput);
     assert_eq!(
         run(&table(&grows(10_000))).end,
-        End::Trapped(TrapCause::Trap("unreachable"))
+        End::Trapped(TrapCause::Trap(Broken::Unreachable))
     );
     let segment = wat(
         r#"(module (table 1 funcref) (elem (i32.const 1) $run) (memory (export "memory") 1)
@@ -362,7 +362,7 @@ fn a_hundred_runs_are_identical() {
         let prepared = sandbox.prepare(&wat(text)).expect("admitted");
         let once = || {
             sandbox
-                .run(&prepared, &limits(16), Labels::new(&LABELS))
+                .run(&prepared, &limits(16), false, &mut Labels::new(&LABELS))
                 .expect("the host does not fail")
         };
         let first = once();
@@ -436,8 +436,8 @@ fn later_segments_overwrite_earlier_ones_and_runs_start_afresh() {
     let sandbox = sandbox();
     let prepared = sandbox.prepare(&wasm).expect("admitted");
     for _ in 0..2 {
-        let (report, _) = sandbox
-            .run(&prepared, &limits(16), Labels::new(&LABELS))
+        let report = sandbox
+            .run(&prepared, &limits(16), false, &mut Labels::new(&LABELS))
             .expect("the host does not fail");
         assert_eq!(report.end, End::Emitted(b"abxy".to_vec()));
     }

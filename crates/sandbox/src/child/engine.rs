@@ -120,7 +120,7 @@ mod tests {
 
     #[test]
     fn the_named_version_is_the_one_in_use() {
-        let lock = include_str!("../../../Cargo.lock");
+        let lock = include_str!("../../../../Cargo.lock");
         assert!(lock.contains(&format!(
             "name = \"wasmtime\"\nversion = \"{WASMTIME_VERSION}\""
         )));

@@ -6,8 +6,9 @@
 
 use wasmtime::{Caller, Linker, Memory};
 
+use super::machine::Space;
 use crate::abi::HostFunction;
-use crate::run::{AskError, Limits, Oracle, Space, TrapCause};
+use crate::run::{AskError, Limits, Oracle, TrapCause};
 
 /// Fuel for any call of the host.
 const CALL_FUEL: u64 = 32;

@@ -1,0 +1,113 @@
+//! One call of a policy oracle: its steps in order, and how a failure is told.
+
+use wasmtime::{ResourceLimiter, Store};
+
+use super::code::PolicyCode;
+use super::machine::{Space, Trapped};
+use crate::policy::{PolicyFailure, PolicyLimits, Vote};
+use crate::run::TrapCause;
+
+/// Asks the oracle about `input`, in an instance of its own.
+pub(crate) fn decide(
+    code: &PolicyCode,
+    limits: PolicyLimits,
+    input: &[u8],
+) -> Result<Vote, PolicyFailure> {
+    let space = PolicySpace {
+        space: Space {
+            memory_bytes: limits.memory_bytes,
+        },
+        was_refused: false,
+    };
+    let mut store = Store::new(code.instance.module().engine(), space);
+    store.limiter(|space| space);
+    let answer = ask(code, &mut store, limits.fuel, input);
+    let was_refused = store.data().was_refused;
+    match answer {
+        Ok(Ok(0)) => Ok(Vote::Pass),
+        Ok(Ok(1)) => Ok(Vote::Defer),
+        Ok(Ok(2)) => Ok(Vote::Reject),
+        Ok(Ok(other)) => Err(PolicyFailure::NotAVote(other)),
+        Ok(Err(failure)) => Err(failure),
+        Err(error) => Err(told(error, was_refused)),
+    }
+}
+
+/// The calls, in order. The outer error is the engine's: a trap, or a fault of the host's.
+fn ask(
+    code: &PolicyCode,
+    store: &mut Store<PolicySpace>,
+    fuel: u64,
+    input: &[u8],
+) -> wasmtime::Result<Result<i32, PolicyFailure>> {
+    store.set_fuel(fuel)?;
+    let instance = code.instance.instantiate(&mut *store)?;
+    let mut function = |export| {
+        instance
+            .get_module_export(&mut *store, export)
+            .and_then(|export| export.into_func())
+            .ok_or_else(|| wasmtime::Error::msg("an admitted module has lost an export"))
+    };
+    let (alloc, decide) = (function(&code.alloc)?, function(&code.decide)?);
+    let memory = instance
+        .get_module_export(&mut *store, &code.memory)
+        .and_then(|export| export.into_memory())
+        .ok_or_else(|| wasmtime::Error::msg("an admitted module has lost its memory"))?;
+
+    let len = u32::try_from(input.len())?;
+    let address = alloc.typed::<u32, u32>(&*store)?.call(&mut *store, len)?;
+    if address == 0 && len > 0 {
+        // The C allocator's word for failure. Written there, the input would overwrite what decides about it.
+        return Ok(Err(PolicyFailure::NoRoom(len.into())));
+    }
+    if memory.write(&mut *store, address as usize, input).is_err() {
+        return Ok(Err(PolicyFailure::RoomOutOfBounds {
+            address,
+            len: len.into(),
+            memory: memory.data_size(&*store) as u64,
+        }));
+    }
+    let decide = decide.typed::<(u32, u32), i32>(&*store)?;
+    decide.call(&mut *store, (address, len)).map(Ok)
+}
+
+fn told(error: wasmtime::Error, was_refused_memory: bool) -> PolicyFailure {
+    match Trapped::from_error(error) {
+        Ok(Trapped { cause, .. }) => match cause {
+            TrapCause::OutOfFuel => PolicyFailure::OutOfFuel,
+            TrapCause::OutOfMemory => PolicyFailure::OutOfMemory,
+            // An allocator that is refused memory commonly gives up with a trap.
+            _ if was_refused_memory => PolicyFailure::OutOfMemory,
+            cause => PolicyFailure::Trapped(cause),
+        },
+        Err(fault) => PolicyFailure::Host(fault),
+    }
+}
+
+/// The space of a call, which remembers whether growth was refused.
+pub(crate) struct PolicySpace {
+    space: Space,
+    was_refused: bool,
+}
+
+impl ResourceLimiter for PolicySpace {
+    fn memory_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        let is_granted = self.space.memory_growing(current, desired, maximum)?;
+        self.was_refused |= !is_granted;
+        Ok(is_granted)
+    }
+
+    fn memory_grow_failed(&mut self, error: wasmtime::Error) -> wasmtime::Result<()> {
+        self.space.memory_grow_failed(error)
+    }
+
+    fn table_growing(&mut self, _: usize, _: usize, _: Option<usize>) -> wasmtime::Result<bool> {
+        // Admission leaves no tables.
+        Ok(false)
+    }
+}

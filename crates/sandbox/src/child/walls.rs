@@ -1,0 +1,179 @@
+//! What keeps a child in: limits of memory, time and files, and the kernel's walls.
+//!
+//! Owns the lists. Memory is limited by what is written to (`RLIMIT_DATA`), since an engine reserves four gigabytes of
+//! addresses for each memory. Processes are kept from being made by the list of system calls, since the limit on their
+//! number (`RLIMIT_NPROC`) counts all that a user has, also in other containers.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use landlock::{
+    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetStatus,
+    Scope,
+};
+use rustix::process::{Resource, Rlimit, Signal};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+    SeccompRule,
+};
+
+use crate::wire::Walls;
+
+/// What a child may use, for as long as it lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Bounds {
+    /// Memory that it can write to, in bytes.
+    pub(crate) memory_bytes: u64,
+    /// Processor time, in seconds.
+    pub(crate) cpu_s: u64,
+    /// Its niceness.
+    pub(crate) niceness: i32,
+}
+
+/// Files that a child can have open: its standard ones, the socket, and what raising the walls takes.
+const FILES: u64 = 16;
+
+/// From the signal that says that the time is up to the one that ends it all the same, in seconds.
+const GRACE_S: u64 = 2;
+
+impl Bounds {
+    /// As [`Self::to_arguments`] wrote them.
+    pub(super) fn from_arguments(mut arguments: impl Iterator<Item = String>) -> Option<Self> {
+        let mut next = || arguments.next();
+        Some(Self {
+            memory_bytes: next()?.parse().ok()?,
+            cpu_s: next()?.parse().ok()?,
+            niceness: next()?.parse().ok()?,
+        })
+    }
+
+    pub(crate) fn to_arguments(self) -> [String; 3] {
+        [
+            self.memory_bytes.to_string(),
+            self.cpu_s.to_string(),
+            self.niceness.to_string(),
+        ]
+    }
+
+    /// Limits this process, and ties its life to its parent's.
+    pub(super) fn take_effect(self) -> io::Result<()> {
+        // The thread that started this process lives as long as the sandbox. Should it be gone already, the socket is
+        // closed, and the first read ends this process.
+        rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+        // Without the right to it, the process works on as it was.
+        let _ = rustix::process::setpriority_process(None, self.niceness);
+        let limits = [
+            (Resource::Data, self.memory_bytes, self.memory_bytes),
+            (Resource::Cpu, self.cpu_s, self.cpu_s + GRACE_S),
+            (Resource::Nofile, FILES, FILES),
+            (Resource::Fsize, 0, 0),
+            (Resource::Core, 0, 0),
+        ];
+        for (resource, soft, hard) in limits {
+            let most = rustix::process::getrlimit(resource).maximum;
+            let at_most = |wanted: u64| Some(most.map_or(wanted, |most| most.min(wanted)));
+            rustix::process::setrlimit(
+                resource,
+                Rlimit {
+                    current: at_most(soft),
+                    maximum: at_most(hard),
+                },
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// Closes every file but the standard ones: whoever started the daemon may have left it some that are not marked to be
+/// closed, and they are none of a guest's business.
+pub(super) fn close_inherited_files() {
+    const FIRST: u32 = 3;
+    // SAFETY: the process has just begun, on one thread, and has opened nothing itself; no value in it owns one of these
+    // descriptors.
+    #[allow(unsafe_code)]
+    unsafe {
+        if libc::syscall(libc::SYS_close_range, FIRST, u32::MAX, 0) != 0 {
+            // A kernel before 5.9.
+            for file in FIRST..1_024 {
+                libc::close(file.cast_signed());
+            }
+        }
+    }
+}
+
+/// Raises the walls that this kernel has.
+pub(super) fn raise() -> Walls {
+    // Landlock first: the filter lets no more of it through.
+    let landlock = without_files().unwrap_or(false);
+    Walls {
+        landlock,
+        seccomp: computing_only().is_ok(),
+    }
+}
+
+/// Takes every file and connection away. `false`: the kernel has no Landlock.
+fn without_files() -> Result<bool, landlock::RulesetError> {
+    let abi = ABI::V6;
+    let status = Ruleset::default()
+        .set_compatibility(CompatLevel::BestEffort)
+        .handle_access(AccessFs::from_all(abi))?
+        .handle_access(AccessNet::from_all(abi))?
+        .scope(Scope::from_all(abi))?
+        .create()?
+        .restrict_self()?;
+    Ok(status.ruleset != RulesetStatus::NotEnforced)
+}
+
+/// What computing, memory, the socket and a clean end need.
+const CALLS: &[i64] = &[
+    libc::SYS_read,
+    libc::SYS_readv,
+    libc::SYS_recvfrom,
+    libc::SYS_recvmsg,
+    libc::SYS_write,
+    libc::SYS_writev,
+    libc::SYS_sendto,
+    libc::SYS_sendmsg,
+    libc::SYS_close,
+    libc::SYS_brk,
+    libc::SYS_mmap,
+    libc::SYS_munmap,
+    libc::SYS_mprotect,
+    libc::SYS_madvise,
+    libc::SYS_mremap,
+    libc::SYS_futex,
+    libc::SYS_sched_yield,
+    libc::SYS_clock_gettime,
+    libc::SYS_getrandom,
+    libc::SYS_getpid,
+    libc::SYS_gettid,
+    libc::SYS_rt_sigaction,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_sigaltstack,
+    libc::SYS_restart_syscall,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+];
+
+/// Refuses every system call but [`CALLS`], and signals to anybody but itself.
+fn computing_only() -> Result<(), Box<dyn std::error::Error>> {
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
+        CALLS.iter().map(|call| (*call, Vec::new())).collect();
+    let itself = SeccompCondition::new(
+        0,
+        SeccompCmpArgLen::Dword,
+        SeccompCmpOp::Eq,
+        std::process::id().into(),
+    )?;
+    rules.insert(libc::SYS_tgkill, vec![SeccompRule::new(vec![itself])?]);
+    let filter = SeccompFilter::new(
+        rules,
+        SeccompAction::Errno(libc::EPERM.unsigned_abs()),
+        SeccompAction::Allow,
+        std::env::consts::ARCH.try_into()?,
+    )?;
+    let program: BpfProgram = filter.try_into()?;
+    seccompiler::apply_filter(&program)?;
+    Ok(())
+}

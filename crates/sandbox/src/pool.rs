@@ -1,0 +1,249 @@
+//! Children that wait for work: a pool of those that run, and the next one that compiles.
+//!
+//! Owns how many there are, and when one has done enough. Invariant: a child that met a fault is never used again, and a
+//! call waits for a turn before it makes a process.
+
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::artifact::Artifact;
+use crate::check::Role;
+use crate::child::Bounds;
+use crate::process::{Child, Compiled, Cost, Death, Nursery, Ordered};
+use crate::run::HostFault;
+use crate::wire::{CodeKey, Ready};
+
+/// Fuel that one child is given in its life, at the least one call's. It makes the limit on its processor time, which
+/// the kernel keeps, one that no honest run meets.
+const FUEL: u64 = 10_000_000_000;
+
+/// Processor time of a child that runs: the dearest unit of fuel takes 27 ns.
+const RUN_CPU_S: u64 = 500;
+
+/// Memory of a child that runs: the largest that a guest may have, and the engine's own.
+const RUN_MEMORY_BYTES: u64 = (512 + 128) << 20;
+
+/// Memory of a child that compiles. Admission lets through what needs less.
+const COMPILE_MEMORY_BYTES: u64 = 320 << 20;
+
+/// Processor time of a child that compiles. Admission lets through what needs a fifth of it.
+const COMPILE_CPU_S: u64 = 10;
+
+/// How long compiling may take on the clock of a machine that does much else.
+const COMPILE_PATIENCE: Duration = Duration::from_secs(120);
+
+/// Modules that are compiled at a time.
+const COMPILERS: usize = 2;
+
+/// Niceness of children for whose work nobody waits at once.
+const BACKGROUND: i32 = 10;
+
+/// Children that run guests or policy oracles.
+pub(crate) struct Pool {
+    nursery: Arc<Nursery>,
+    niceness: i32,
+    ready: Arc<Ready>,
+    turns: Turns,
+    idle: Mutex<Vec<Child>>,
+}
+
+impl Pool {
+    /// A pool for guests, at most `most` at a time, with its first child. What that says of itself, all must say.
+    pub(crate) fn for_guests(nursery: &Arc<Nursery>, most: usize) -> io::Result<Self> {
+        let first = nursery.child(run_bounds(BACKGROUND))?;
+        Ok(Self {
+            nursery: Arc::clone(nursery),
+            niceness: BACKGROUND,
+            ready: Arc::new(first.ready().clone()),
+            turns: Turns::new(most),
+            idle: Mutex::new(vec![first]),
+        })
+    }
+
+    /// A pool for policy oracles, at most `most` at a time: somebody waits for their votes.
+    pub(crate) fn for_policies(&self, most: usize) -> Self {
+        Self {
+            nursery: Arc::clone(&self.nursery),
+            niceness: 0,
+            ready: Arc::clone(&self.ready),
+            turns: Turns::new(most),
+            idle: Mutex::default(),
+        }
+    }
+
+    /// What each child says of itself.
+    pub(crate) fn ready(&self) -> &Ready {
+        &self.ready
+    }
+
+    /// Has a child work with this code, for at most so much fuel; `alone`: one that never works for anybody else.
+    pub(crate) fn with_child<T>(
+        &self,
+        code: &Artifact,
+        fuel: u64,
+        alone: bool,
+        work: impl FnOnce(&mut Child) -> Result<T, HostFault>,
+    ) -> Result<T, HostFault> {
+        let _turn = self.turns.take();
+        let idle = (!alone).then(|| self.idle_child(&code.key, fuel)).flatten();
+        let mut child = match idle {
+            Some(child) => child,
+            None => self.new_child().map_err(|error| HostFault {
+                message: format!("no process to run it: {error}"),
+                while_running: false,
+            })?,
+        };
+        let done = work(&mut child)?;
+        if !alone {
+            lock(&self.idle).push(child);
+        }
+        Ok(done)
+    }
+
+    /// An idle child that has so much fuel to give, if possible one that has the code.
+    fn idle_child(&self, key: &CodeKey, fuel: u64) -> Option<Child> {
+        let mut idle = lock(&self.idle);
+        idle.retain(|child| child.fuel().saturating_add(fuel) <= FUEL);
+        let at = idle
+            .iter()
+            .rposition(|child| child.keeps(key))
+            .or_else(|| idle.len().checked_sub(1))?;
+        Some(idle.swap_remove(at))
+    }
+
+    fn new_child(&self) -> io::Result<Child> {
+        let child = self.nursery.child(run_bounds(self.niceness))?;
+        must_be_alike(&self.ready, child.ready())?;
+        Ok(child)
+    }
+}
+
+fn run_bounds(niceness: i32) -> Bounds {
+    Bounds {
+        memory_bytes: RUN_MEMORY_BYTES,
+        cpu_s: RUN_CPU_S,
+        niceness,
+    }
+}
+
+/// Another engine could make another result of the same run; a missing wall would be one that was promised.
+fn must_be_alike(first: &Ready, other: &Ready) -> io::Result<()> {
+    if first == other {
+        return Ok(());
+    }
+    Err(io::Error::other(format!(
+        "a child says {other:?}, the first one said {first:?}"
+    )))
+}
+
+/// Children that compile, one for each module.
+pub(crate) struct Compilers {
+    nursery: Arc<Nursery>,
+    ready: Arc<Ready>,
+    turns: Turns,
+    next: Mutex<Option<Ordered>>,
+}
+
+/// Why there is no compiled code.
+#[derive(Debug)]
+pub(crate) enum NotCompiled {
+    /// The engine's reason.
+    Refused(String),
+    /// What the module needed too much of.
+    TooExpensive(&'static str),
+    /// The host's fault: it may be tried again.
+    Host(String),
+}
+
+impl Compilers {
+    pub(crate) fn new(pool: &Pool) -> Self {
+        Self {
+            nursery: Arc::clone(&pool.nursery),
+            ready: Arc::clone(&pool.ready),
+            turns: Turns::new(COMPILERS),
+            next: Mutex::new(Some(pool.nursery.order(COMPILE_BOUNDS))),
+        }
+    }
+
+    /// Compiles an admitted module.
+    pub(crate) fn compile(
+        &self,
+        role: Role,
+        wasm: &[u8],
+    ) -> Result<(Box<[u8]>, Cost), NotCompiled> {
+        let _turn = self.turns.take();
+        let child = self
+            .child()
+            .map_err(|error| NotCompiled::Host(format!("no process to compile it: {error}")))?;
+        match child.compile(role, wasm, COMPILE_PATIENCE) {
+            Ok(Compiled { code, cost }) => {
+                code.map(|code| (code, cost)).map_err(NotCompiled::Refused)
+            }
+            Err(Death::Memory) => Err(NotCompiled::TooExpensive("more than 320 MiB of memory")),
+            Err(Death::Time) => Err(NotCompiled::TooExpensive(
+                "more than 10 s of processor time",
+            )),
+            Err(Death::Stack) => Err(NotCompiled::TooExpensive("more than 8 MiB of stack")),
+            Err(Death::Panicked(words)) => Err(NotCompiled::Refused(words)),
+            Err(death @ Death::Ended(_)) => Err(NotCompiled::Host(death.to_string())),
+        }
+    }
+
+    /// The child that waits, and an order for the one after it.
+    fn child(&self) -> io::Result<Child> {
+        let next = lock(&self.next).replace(self.nursery.order(COMPILE_BOUNDS));
+        let child = match next.map(Ordered::child) {
+            Some(Ok(child)) => child,
+            // It may have waited for hours, and died.
+            Some(Err(_)) | None => self.nursery.child(COMPILE_BOUNDS)?,
+        };
+        must_be_alike(&self.ready, child.ready())?;
+        Ok(child)
+    }
+}
+
+const COMPILE_BOUNDS: Bounds = Bounds {
+    memory_bytes: COMPILE_MEMORY_BYTES,
+    cpu_s: COMPILE_CPU_S,
+    niceness: BACKGROUND,
+};
+
+/// So many at a time.
+struct Turns {
+    free: Mutex<usize>,
+    freed: Condvar,
+}
+
+impl Turns {
+    fn new(most: usize) -> Self {
+        Self {
+            free: Mutex::new(most.max(1)),
+            freed: Condvar::new(),
+        }
+    }
+
+    /// Waits for a turn, which ends when what is returned is dropped.
+    fn take(&self) -> Turn<'_> {
+        let mut free = self
+            .freed
+            .wait_while(lock(&self.free), |free| *free == 0)
+            .unwrap_or_else(PoisonError::into_inner);
+        *free -= 1;
+        Turn(self)
+    }
+}
+
+struct Turn<'a>(&'a Turns);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        *lock(&self.0.free) += 1;
+        self.0.freed.notify_one();
+    }
+}
+
+/// What is behind these locks is whole between any two statements.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,533 @@
+//! One child, seen from its parent: started, talked to, ended.
+//!
+//! Owns the life of the process and the suspicion of what it says. Invariant: whatever a child does, its parent goes on;
+//! a child that says what it must not is ended, and nothing that it said is used.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::io::{self, Read as _};
+use std::num::NonZero;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::PathBuf;
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
+use std::thread;
+use std::time::Duration;
+
+use lru::LruCache;
+
+use crate::artifact::Artifact;
+use crate::check::{ModuleInfo, PAGE_BYTES, Role};
+use crate::child::{ARGUMENT, Bounds};
+use crate::policy::{PolicyFailure, PolicyLimits, Vote};
+use crate::run::{End, HostFault, Limits, Oracle, RunReport};
+use crate::wire::{Code, CodeKey, FromChild, Link, MARGIN, MAX_CODE, Ready, ToChild, run_of};
+
+/// The program that a child is: one whose `main` calls [`serve_if_child`](crate::serve_if_child) first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Program(pub PathBuf);
+
+impl Default for Program {
+    /// The running program itself, also where its file was replaced since it started.
+    fn default() -> Self {
+        Self("/proc/self/exe".into())
+    }
+}
+
+/// How long a child may take to be ready.
+const START: Duration = Duration::from_secs(30);
+
+/// Pieces of code that a child keeps.
+const KEPT_CODES: NonZero<usize> = NonZero::new(16).expect("not zero");
+
+/// What a call costs a child beside its fuel, in units of fuel.
+const CALL_FUEL: u64 = 10_000;
+
+/// Longest output of a guest, in bytes.
+const OUTPUT_BYTES: usize = 2_048;
+
+/// Starts children, all on one thread of its own: the kernel ends a child with the *thread* that started it.
+pub(crate) struct Nursery {
+    orders: Sender<Order>,
+}
+
+struct Order {
+    bounds: Bounds,
+    to: Sender<io::Result<Child>>,
+}
+
+impl Nursery {
+    pub(crate) fn new(program: Program) -> io::Result<Self> {
+        let (orders, taken) = channel::<Order>();
+        thread::Builder::new()
+            .name("nursery".to_owned())
+            .spawn(move || {
+                for order in taken {
+                    // Whoever no longer waits needs no child.
+                    let _ = order.to.send(Child::start(&program, order.bounds));
+                }
+            })?;
+        Ok(Self { orders })
+    }
+
+    /// A child that is ready.
+    pub(crate) fn child(&self, bounds: Bounds) -> io::Result<Child> {
+        self.order(bounds).child()
+    }
+
+    /// A child that will be ready.
+    pub(crate) fn order(&self, bounds: Bounds) -> Ordered {
+        let (to, child) = channel();
+        // The thread ends with this nursery alone.
+        let _ = self.orders.send(Order { bounds, to });
+        Ordered(child)
+    }
+}
+
+/// A child that is being started.
+pub(crate) struct Ordered(std::sync::mpsc::Receiver<io::Result<Child>>);
+
+impl Ordered {
+    /// Waits for it.
+    pub(crate) fn child(self) -> io::Result<Child> {
+        let child = self.0.recv().map_err(io::Error::other)??;
+        child.is_ready()
+    }
+}
+
+/// A child process.
+pub(crate) struct Child {
+    process: std::process::Child,
+    link: Link<UnixStream>,
+    ready: Option<Arc<Ready>>,
+    kept: LruCache<CodeKey, ()>,
+    /// Fuel that its runs may have used so far.
+    fuel: u64,
+}
+
+impl Child {
+    fn start(program: &Program, bounds: Bounds) -> io::Result<Self> {
+        let (ours, theirs) = UnixStream::pair()?;
+        let mut arguments: Vec<OsString> = vec![ARGUMENT.into()];
+        arguments.extend(bounds.to_arguments().map(OsString::from));
+        let process = Command::new(&program.0)
+            .args(arguments)
+            .env_clear()
+            .current_dir("/")
+            .stdin(Stdio::from(OwnedFd::from(theirs)))
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(|error| {
+                let program = program.0.display();
+                io::Error::new(
+                    error.kind(),
+                    format!("{program} cannot be started: {error}"),
+                )
+            })?;
+        Ok(Self {
+            process,
+            link: Link::new(ours),
+            ready: None,
+            kept: LruCache::new(KEPT_CODES),
+            fuel: 0,
+        })
+    }
+
+    /// Waits until it is ready.
+    fn is_ready(mut self) -> io::Result<Self> {
+        self.link.socket().set_read_timeout(Some(START))?;
+        let ready = match self.link.receive(MARGIN) {
+            Ok(Some(FromChild::Ready(ready))) => ready,
+            Ok(Some(other)) => {
+                let message = format!("it said {other:?} before it was ready");
+                return Err(io::Error::other(message));
+            }
+            Ok(None) => return Err(io::Error::other(self.death().to_string())),
+            Err(error) => return Err(error),
+        };
+        self.link.socket().set_read_timeout(None)?;
+        self.ready = Some(Arc::new(ready));
+        Ok(self)
+    }
+
+    /// What it said of itself.
+    pub(crate) fn ready(&self) -> &Ready {
+        self.ready
+            .as_ref()
+            .expect("only what is ready is handed out")
+    }
+
+    /// The fuel of all runs that it was given.
+    pub(crate) fn fuel(&self) -> u64 {
+        self.fuel
+    }
+
+    pub(crate) fn keeps(&self, key: &CodeKey) -> bool {
+        self.kept.contains(key)
+    }
+
+    /// Compiles a module, for which this child is used up: what one module does to a compiler must not be there when
+    /// the next one comes. `patience` is how long it may take on the clock.
+    pub(crate) fn compile(
+        mut self,
+        role: Role,
+        wasm: &[u8],
+        patience: Duration,
+    ) -> Result<Compiled, Death> {
+        let mut compile = || {
+            self.link.socket().set_read_timeout(Some(patience))?;
+            self.link.send(&ToChild::Compile { role, wasm })?;
+            match self.link.receive(MAX_CODE + MARGIN)? {
+                Some(FromChild::Compiled(Ok(Code(code)))) => Ok(Ok(Box::from(code))),
+                Some(FromChild::Compiled(Err(refusal))) => Ok(Err(refusal)),
+                Some(_) => Err(io::Error::other("it did not answer with code")),
+                None => Err(io::ErrorKind::UnexpectedEof.into()),
+            }
+        };
+        match compile() {
+            Ok(code) => Ok(Compiled {
+                code,
+                cost: Cost::of(self.process.id()),
+            }),
+            Err(error) => Err(self.death_after(&error)),
+        }
+    }
+
+    /// Runs a guest, and has `oracle` answer its questions.
+    ///
+    /// # Errors
+    /// [`HostFault`], after which this child must not be used.
+    pub(crate) fn run(
+        &mut self,
+        code: &Artifact,
+        info: &ModuleInfo,
+        data: &[(u32, Box<[u8]>)],
+        limits: &Limits,
+        oracle: &mut dyn Oracle,
+    ) -> Result<RunReport, HostFault> {
+        self.fuel = self
+            .fuel
+            .saturating_add(limits.fuel)
+            .saturating_add(CALL_FUEL);
+        let outcome = self
+            .keep(code)
+            .and_then(|()| self.link.send(&run_of(code.key, info, limits, data)))
+            .and_then(|()| self.conversation(limits, oracle));
+        match outcome {
+            Ok(Ok(report)) => {
+                // What it did not use it does not owe.
+                self.fuel -= limits.fuel.saturating_sub(report.fuel_used);
+                Ok(report)
+            }
+            Ok(Err(message)) => Err(HostFault {
+                message,
+                while_running: false,
+            }),
+            Err(error) => Err(HostFault {
+                message: self.death_after(&error).to_string(),
+                while_running: true,
+            }),
+        }
+    }
+
+    /// Answers questions until the run has ended.
+    fn conversation(
+        &mut self,
+        limits: &Limits,
+        oracle: &mut dyn Oracle,
+    ) -> io::Result<Result<RunReport, String>> {
+        let items = usize::try_from(limits.items).map_err(io::Error::other)?;
+        let most = items + OUTPUT_BYTES + MARGIN;
+        for asked in 0..=limits.oracle_calls {
+            match self.link.receive(most)? {
+                Some(FromChild::Asked(vector))
+                    if asked < limits.oracle_calls && is_vector(vector, items) =>
+                {
+                    let answer = oracle.ask(vector);
+                    self.link.send(&ToChild::Answer(answer))?;
+                }
+                Some(FromChild::Ended(Ok(report))) if is_possible(&report, limits, asked) => {
+                    return Ok(Ok(report));
+                }
+                Some(FromChild::Ended(Err(fault))) => return Ok(Err(fault)),
+                Some(_) => break,
+                None => return Err(io::ErrorKind::UnexpectedEof.into()),
+            }
+        }
+        Err(io::Error::other("it said what no run can say"))
+    }
+
+    /// Asks a policy oracle.
+    ///
+    /// # Errors
+    /// [`HostFault`], after which this child must not be used.
+    pub(crate) fn decide(
+        &mut self,
+        code: &Artifact,
+        limits: PolicyLimits,
+        input: &[u8],
+    ) -> Result<Result<Vote, PolicyFailure>, HostFault> {
+        self.fuel = self.fuel.saturating_add(CALL_FUEL);
+        let key = code.key;
+        let mut ask = || {
+            self.keep(code)?;
+            self.link.send(&ToChild::Decide { key, limits, input })?;
+            match self.link.receive(MARGIN)? {
+                Some(FromChild::Voted(voted)) => Ok(voted),
+                Some(_) => Err(io::Error::other("it did not answer with a vote")),
+                None => Err(io::ErrorKind::UnexpectedEof.into()),
+            }
+        };
+        ask().map_err(|error| HostFault {
+            message: self.death_after(&error).to_string(),
+            while_running: true,
+        })
+    }
+
+    /// Gives it code that it does not have.
+    fn keep(&mut self, code: &Artifact) -> io::Result<()> {
+        if self.kept.get(&code.key).is_some() {
+            return Ok(());
+        }
+        let instead_of = self.kept.push(code.key, ()).map(|(key, ())| key);
+        self.link.send(&ToChild::Keep {
+            key: code.key,
+            seal: code.seal,
+            role: code.role,
+            code: &code.code,
+            instead_of,
+        })
+    }
+
+    /// Ends it, and says what is known about why. `error` is what talking to it met.
+    fn death_after(&mut self, error: &io::Error) -> Death {
+        let is_closed = matches!(
+            error.kind(),
+            io::ErrorKind::UnexpectedEof
+                | io::ErrorKind::BrokenPipe
+                | io::ErrorKind::ConnectionReset
+        );
+        if is_closed {
+            return self.death();
+        }
+        self.end();
+        Death::Ended(match error.kind() {
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => "it did not answer".to_owned(),
+            _ => error.to_string(),
+        })
+    }
+
+    /// Why it died, which closed the socket.
+    fn death(&mut self) -> Death {
+        let status = match self.process.wait() {
+            Ok(status) => status,
+            Err(error) => return Death::Ended(error.to_string()),
+        };
+        let mut words = String::new();
+        if let Some(stderr) = &mut self.process.stderr {
+            // Nobody else has the pipe's other end: a child makes no processes.
+            let _ = stderr.take(MARGIN as u64).read_to_string(&mut words);
+        }
+        Death::of(status, &words)
+    }
+
+    fn end(&mut self) {
+        // It may be gone already.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// What came of compiling.
+pub(crate) struct Compiled {
+    /// The code, or the engine's reason why there is none.
+    pub(crate) code: Result<Box<[u8]>, String>,
+    pub(crate) cost: Cost,
+}
+
+/// What a child has used.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Cost {
+    /// The most memory that was resident, in bytes, the program's own included.
+    pub peak_bytes: u64,
+    /// Processor time.
+    pub cpu: Duration,
+}
+
+impl Cost {
+    /// Of a process that still is; nothing, where the system does not say.
+    fn of(process: u32) -> Self {
+        let read = |name| std::fs::read_to_string(format!("/proc/{process}/{name}"));
+        let peak = read("status").ok().and_then(|status| {
+            let line = status
+                .lines()
+                .find_map(|line| line.strip_prefix("VmHWM:"))?;
+            line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()
+        });
+        let cpu = read("schedstat")
+            .ok()
+            .and_then(|stat| stat.split(' ').next()?.parse().ok());
+        Self {
+            peak_bytes: peak.unwrap_or_default() << 10,
+            cpu: Duration::from_nanos(cpu.unwrap_or_default()),
+        }
+    }
+}
+
+/// How a child ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Death {
+    /// It needed more memory than it may have.
+    Memory,
+    /// It needed more processor time than it may have.
+    Time,
+    /// It needed more stack than there is.
+    Stack,
+    /// It gave up with these words: a fault of ours.
+    Panicked(String),
+    /// It was ended from outside, or ended where it must not.
+    Ended(String),
+}
+
+impl Death {
+    fn of(status: ExitStatus, words: &str) -> Self {
+        let first = words.lines().find(|line| !line.trim().is_empty());
+        match status.signal() {
+            Some(libc::SIGXCPU) => Self::Time,
+            Some(libc::SIGABRT) if words.contains("memory allocation of") => Self::Memory,
+            Some(libc::SIGABRT) if words.contains("has overflowed its stack") => Self::Stack,
+            Some(libc::SIGKILL) => Self::Ended(
+                "it was killed: the system was short of memory, or somebody ended it".to_owned(),
+            ),
+            Some(signal) => Self::Ended(format!(
+                "signal {signal} ended it{}",
+                first.map(|line| format!(": {line}")).unwrap_or_default()
+            )),
+            None if status.success() => Self::Ended("it ended by itself".to_owned()),
+            None => Self::Panicked(first.unwrap_or("it gave up without a word").to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for Death {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the process that ran it has ended: ")?;
+        match self {
+            Self::Memory => f.write_str("it needed more memory than it may have"),
+            Self::Time => f.write_str("it needed more processor time than it may have"),
+            Self::Stack => f.write_str("it needed more stack than there is"),
+            Self::Panicked(words) | Self::Ended(words) => f.write_str(words),
+        }
+    }
+}
+
+/// A vector as guests may ask about: one byte for each item, each 0 or 1.
+fn is_vector(vector: &[u8], items: usize) -> bool {
+    vector.len() == items && vector.iter().fold(0, |all, byte| all | byte) <= 1
+}
+
+/// Whether a run within these limits, with so many questions that were answered, can have such a report.
+fn is_possible(report: &RunReport, limits: &Limits, answered: u32) -> bool {
+    let items = usize::try_from(limits.items).unwrap_or(usize::MAX);
+    let has_vector = report
+        .judged
+        .as_ref()
+        .is_none_or(|vector| is_vector(vector, items));
+    let end = match &report.end {
+        End::Emitted(output) => output.len() <= OUTPUT_BYTES,
+        End::NoOutput => true,
+        End::Trapped(_) => report.judged.is_none(),
+    };
+    // The call that failed is counted, and was not asked where it failed for its vector.
+    let calls = report.oracle_calls >= answered
+        && report.oracle_calls <= answered + 1
+        && report.oracle_calls <= limits.oracle_calls;
+    let pages = report.memory_pages.saturating_mul(PAGE_BYTES) <= limits.memory_bytes;
+    has_vector && end && calls && pages && report.fuel_used <= limits.fuel
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::run::TrapCause;
+
+    #[test]
+    fn a_death_is_told_by_what_the_system_says_of_it() {
+        let by = ExitStatus::from_raw;
+        let cases = [
+            (by(libc::SIGXCPU), "", Death::Time),
+            (
+                by(libc::SIGABRT),
+                "memory allocation of 80 bytes failed\n",
+                Death::Memory,
+            ),
+            (
+                by(libc::SIGABRT),
+                "\nthread 'main' (1) has overflowed its stack\nfatal runtime error",
+                Death::Stack,
+            ),
+            (
+                by(101 << 8),
+                "\nthread 'main' panicked at x.rs:1:1:\nno",
+                Death::Panicked("thread 'main' panicked at x.rs:1:1:".to_owned()),
+            ),
+            (by(0), "", Death::Ended("it ended by itself".to_owned())),
+            (
+                by(libc::SIGSEGV),
+                "",
+                Death::Ended("signal 11 ended it".to_owned()),
+            ),
+        ];
+        for (status, words, death) in cases {
+            assert_eq!(Death::of(status, words), death);
+        }
+        assert!(matches!(Death::of(by(libc::SIGKILL), ""), Death::Ended(_)));
+    }
+
+    #[test]
+    fn a_report_that_no_run_can_have_is_not_believed() {
+        let limits = Limits {
+            fuel: 100,
+            memory_bytes: 1 << 20,
+            oracle_calls: 3,
+            items: 2,
+            epoch_size: 0,
+        };
+        let honest = RunReport {
+            end: End::Emitted(vec![1; OUTPUT_BYTES]),
+            judged: Some(vec![0, 1]),
+            fuel_used: 100,
+            memory_pages: 1,
+            oracle_calls: 2,
+        };
+        assert!(is_possible(&honest, &limits, 2));
+        assert!(is_possible(&honest, &limits, 1));
+        type Change = fn(&mut RunReport);
+        let changes: [Change; 9] = [
+            |report| report.fuel_used = 101,
+            |report| report.memory_pages = 17,
+            |report| report.oracle_calls = 4,
+            |report| report.oracle_calls = 1,
+            |report| report.judged = Some(vec![0]),
+            |report| report.judged = Some(vec![0, 1, 1]),
+            |report| report.judged = Some(vec![0, 2]),
+            |report| report.end = End::Emitted(vec![1; OUTPUT_BYTES + 1]),
+            |report| report.end = End::Trapped(TrapCause::OutOfFuel),
+        ];
+        for (number, change) in changes.iter().enumerate() {
+            let mut report = honest.clone();
+            change(&mut report);
+            assert!(!is_possible(&report, &limits, 2), "change {number}");
+        }
+    }
+}

@@ -1,0 +1,304 @@
+//! What the parent and a child say to each other: messages, and their frames on a socket.
+//!
+//! Owns the bytes. Both ends are of one build, so there are no versions. Invariant: whoever reads a frame says first
+//! how long it may be, and neither end believes the other: a child is code that strangers feed.
+//!
+//! A frame is its length as `u32` in little-endian order, and a message in postcard's form.
+
+use std::io::{self, IoSlice, Read, Write};
+
+use serde::{Deserialize, Serialize};
+
+use crate::check::{ModuleInfo, Role};
+use crate::policy::{PolicyFailure, PolicyLimits, Vote};
+use crate::run::{AskError, Limits, RunReport};
+
+/// Longest frame to a child, in bytes: the longest module with its data, or code made from one.
+pub(crate) const MAX_TO_CHILD: usize = 64 << 20;
+
+/// Longest piece of compiled code, in bytes.
+pub(crate) const MAX_CODE: usize = 48 << 20;
+
+/// What a child adds around the bytes of a vector, an output or code, at most.
+pub(crate) const MARGIN: usize = 8 << 10;
+
+/// SHA-256 of a module without its data: the name of its code.
+pub(crate) type CodeKey = [u8; 32];
+
+/// To a child.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum ToChild<'a> {
+    /// Compile this module. Answered with [`FromChild::Compiled`].
+    Compile {
+        role: Role,
+        #[serde(borrow, with = "bytes")]
+        wasm: &'a [u8],
+    },
+    /// Keep this code. Not answered: what is wrong with it is told by what uses it.
+    Keep {
+        key: CodeKey,
+        /// [`seal`] over the rest.
+        seal: [u8; 32],
+        role: Role,
+        #[serde(borrow, with = "bytes")]
+        code: &'a [u8],
+        /// Code to drop for it.
+        instead_of: Option<CodeKey>,
+    },
+    /// Run kept code. Answered with any number of [`FromChild::Asked`] and one [`FromChild::Ended`].
+    Run {
+        key: CodeKey,
+        limits: Limits,
+        submits: bool,
+        initial_pages: u64,
+        #[serde(borrow)]
+        data: Vec<Segment<'a>>,
+    },
+    /// The answer to a question.
+    Answer(Result<u32, AskError>),
+    /// Ask kept code of a policy oracle. Answered with [`FromChild::Voted`].
+    Decide {
+        key: CodeKey,
+        limits: PolicyLimits,
+        #[serde(borrow, with = "bytes")]
+        input: &'a [u8],
+    },
+}
+
+/// A data segment of a module: where it goes, and what.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(crate) struct Segment<'a> {
+    pub(crate) address: u32,
+    #[serde(borrow, with = "bytes")]
+    pub(crate) bytes: &'a [u8],
+}
+
+/// From a child. A fault is the host's, in the engine's words.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum FromChild<'a> {
+    /// Said once, when it is ready.
+    Ready(Ready),
+    /// Compiled code, or the engine's reason.
+    Compiled(#[serde(borrow)] Result<Code<'a>, String>),
+    /// A guest asks about a vector.
+    Asked(#[serde(borrow, with = "bytes")] &'a [u8]),
+    /// A run has ended.
+    Ended(Result<RunReport, String>),
+    /// A policy oracle has answered, or failed.
+    Voted(Result<Vote, PolicyFailure>),
+}
+
+/// Compiled code in the engine's own form.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Code<'a>(#[serde(borrow, with = "bytes")] pub(crate) &'a [u8]);
+
+/// What a child says of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Ready {
+    pub(crate) engine_id: String,
+    pub(crate) walls: Walls,
+}
+
+/// Which of the kernel's walls stand around the children, beside their limits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Walls {
+    /// seccomp lets only the system calls through that computing needs.
+    pub seccomp: bool,
+    /// Landlock takes away every file and, where the kernel has it, every network connection.
+    pub landlock: bool,
+}
+
+/// Binds compiled code to the module that it is made from and to the engine that made it.
+pub(crate) fn seal(engine_id: &str, role: Role, key: &CodeKey, code: &[u8]) -> [u8; 32] {
+    use sha2::{Digest, Sha256};
+    let mut digest = Sha256::new();
+    digest.update((engine_id.len() as u64).to_le_bytes());
+    digest.update(engine_id);
+    digest.update([role as u8]);
+    digest.update(key);
+    digest.update(code);
+    digest.finalize().into()
+}
+
+/// What an admitted module says about a run of it, beside its code.
+pub(crate) fn run_of<'a>(
+    key: CodeKey,
+    info: &ModuleInfo,
+    limits: &Limits,
+    data: &'a [(u32, Box<[u8]>)],
+) -> ToChild<'a> {
+    ToChild::Run {
+        key,
+        limits: *limits,
+        submits: info.submits,
+        initial_pages: info.initial_memory_pages,
+        data: data
+            .iter()
+            .map(|(address, bytes)| Segment {
+                address: *address,
+                bytes,
+            })
+            .collect(),
+    }
+}
+
+/// One end of the socket, with the bytes that were read last.
+pub(crate) struct Link<S> {
+    socket: S,
+    buffer: Vec<u8>,
+    /// What of the buffer is read and not yet taken.
+    filled: std::ops::Range<usize>,
+}
+
+/// What is kept of the buffer between messages, in bytes.
+const KEPT_BUFFER: usize = 64 << 10;
+
+impl<S: Read + Write> Link<S> {
+    pub(crate) fn new(socket: S) -> Self {
+        Self {
+            socket,
+            buffer: vec![0; KEPT_BUFFER],
+            filled: 0..0,
+        }
+    }
+
+    pub(crate) fn socket(&self) -> &S {
+        &self.socket
+    }
+
+    /// Writes one message.
+    pub(crate) fn send(&mut self, message: &impl Serialize) -> io::Result<()> {
+        let body = postcard::to_stdvec(message).map_err(io::Error::other)?;
+        let len = u32::try_from(body.len()).map_err(io::Error::other)?;
+        let head = len.to_le_bytes();
+        let mut slices = [IoSlice::new(&head), IoSlice::new(&body)];
+        write_all(&mut self.socket, &mut slices)
+    }
+
+    /// Reads one message of at most `most` bytes. `None`: the other end has closed before it.
+    pub(crate) fn receive<'a, T: Deserialize<'a>>(
+        &'a mut self,
+        most: usize,
+    ) -> io::Result<Option<T>> {
+        if !self.fill(4)? {
+            return Ok(None);
+        }
+        let head = self.filled.start;
+        let mut len = [0; 4];
+        len.copy_from_slice(&self.buffer[head..head + 4]);
+        let len = u32::from_le_bytes(len) as usize;
+        if len > most {
+            return Err(io::Error::other(format!(
+                "a message of {len} bytes, at most {most} are taken"
+            )));
+        }
+        if !self.fill(4 + len)? {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let body = self.filled.start + 4;
+        self.filled.start = body + len;
+        postcard::from_bytes(&self.buffer[body..body + len])
+            .map(Some)
+            .map_err(io::Error::other)
+    }
+
+    /// Reads until `wanted` bytes are there. `false`: the end came before the first.
+    fn fill(&mut self, wanted: usize) -> io::Result<bool> {
+        if self.filled.is_empty() {
+            self.filled = 0..0;
+            if self.buffer.len() > KEPT_BUFFER && wanted <= KEPT_BUFFER {
+                self.buffer = vec![0; KEPT_BUFFER];
+            }
+        }
+        if self.filled.start + wanted > self.buffer.len() {
+            self.buffer.copy_within(self.filled.clone(), 0);
+            self.filled = 0..self.filled.len();
+            if wanted > self.buffer.len() {
+                self.buffer.resize(wanted, 0);
+            }
+        }
+        while self.filled.len() < wanted {
+            match self.socket.read(&mut self.buffer[self.filled.end..]) {
+                Ok(0) if self.filled.is_empty() => return Ok(false),
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(read) => self.filled.end += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(true)
+    }
+}
+
+fn write_all(to: &mut impl Write, mut slices: &mut [IoSlice<'_>]) -> io::Result<()> {
+    while !slices.is_empty() {
+        match to.write_vectored(slices) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => IoSlice::advance_slices(&mut slices, written),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Bytes as one piece: serde would take them one by one.
+mod bytes {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(bytes: &[u8], to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_bytes(bytes)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<&'de [u8], D::Error> {
+        <&[u8]>::deserialize(from)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[test]
+    fn messages_come_as_they_went_also_longer_ones_than_the_buffer() {
+        let (mut here, mut there) = pair();
+        let vectors = [vec![1u8; 3], vec![0; 3 * KEPT_BUFFER], vec![1; 70], vec![]];
+        let sent = vectors.clone();
+        let sender = std::thread::spawn(move || {
+            for vector in &sent {
+                here.send(&FromChild::Asked(vector)).expect("sent");
+            }
+        });
+        for vector in &vectors {
+            let message = there.receive(1 << 20).expect("read").expect("a message");
+            assert!(matches!(message, FromChild::Asked(asked) if asked == vector));
+        }
+        assert!(there.receive::<FromChild<'_>>(9).expect("closed").is_none());
+        sender.join().expect("sent");
+    }
+
+    #[test]
+    fn a_frame_that_is_too_long_or_no_message_is_refused() {
+        let (mut here, mut there) = pair();
+        here.send(&FromChild::Asked(&[1; 100])).expect("sent");
+        assert!(there.receive::<FromChild<'_>>(50).is_err());
+
+        let (here, mut there) = pair();
+        (&here.socket)
+            .write_all(&[2, 0, 0, 0, 0xff, 0xff])
+            .expect("sent");
+        assert!(there.receive::<FromChild<'_>>(50).is_err());
+
+        let (here, mut there) = pair();
+        (&here.socket).write_all(&[9, 0, 0, 0, 1]).expect("sent");
+        drop(here);
+        assert!(there.receive::<FromChild<'_>>(50).is_err());
+    }
+
+    fn pair() -> (Link<UnixStream>, Link<UnixStream>) {
+        let (here, there) = UnixStream::pair().expect("a socket");
+        (Link::new(here), Link::new(there))
+    }
+}
