@@ -421,7 +421,7 @@ impl Death {
 
 impl fmt::Display for Death {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the process that ran it has ended: ")?;
+        f.write_str("its process has ended: ")?;
         match self {
             Self::Memory => f.write_str("it needed more memory than it may have"),
             Self::Time => f.write_str("it needed more processor time than it may have"),

@@ -1,8 +1,23 @@
 //! Guests that misbehave: an ordinary result with a reason, and the daemon stays well.
 
-use evidenceos_proto as wire;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+};
 
-use crate::harness::{Daemon, ITEMS, block_on, judged, predictions, terms};
+use evidenceos_daemon::Config;
+use evidenceos_proto as wire;
+use evidenceos_sandbox::Program;
+use tonic::Code;
+
+use crate::harness::{
+    Daemon, Directory, ITEMS, block_on, config, judged, predictions, program, refused, terms,
+};
 
 /// A guest of the published interface around a body; `emit` takes a pointer and a length.
 fn guest(body: &str) -> Vec<u8> {
@@ -135,5 +150,125 @@ fn the_published_interface_is_judged_on_its_last_question() {
         assert!(result.certified, "{result:?}");
         assert_eq!(result.charged_answer_microbits, 4_000_000);
         assert!((13..16).contains(&result.canonical_output[0]));
+    });
+}
+
+/// Kills whatever runs a guest under this name, until it is dropped.
+struct Killer {
+    stop: Arc<AtomicBool>,
+    thread: Option<thread::JoinHandle<u32>>,
+}
+
+impl Killer {
+    fn of(name: PathBuf) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let asked = Arc::clone(&stop);
+        let thread = thread::spawn(move || {
+            let mut killed = 0;
+            while !asked.load(Ordering::Relaxed) {
+                killed += running(&name).into_iter().filter(|id| kill(*id)).count() as u32;
+                thread::yield_now();
+            }
+            killed
+        });
+        Self {
+            stop,
+            thread: Some(thread),
+        }
+    }
+
+    /// How many it killed.
+    fn stop(mut self) -> u32 {
+        self.stop.store(true, Ordering::Relaxed);
+        let thread = self.thread.take().expect("not stopped before");
+        thread.join().expect("it only looks and kills")
+    }
+}
+
+impl Drop for Killer {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Children under this name that compute at this moment, behind their walls.
+fn running(name: &Path) -> Vec<u32> {
+    let Ok(processes) = fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    processes
+        .flatten()
+        .filter(|process| {
+            let read = |file| fs::read(process.path().join(file)).unwrap_or_default();
+            let computes = |status: &[u8]| {
+                let status = String::from_utf8_lossy(status);
+                status.contains("State:\tR") && status.contains("Seccomp:\t2")
+            };
+            read("cmdline").split(|byte| *byte == 0).next()
+                == Some(name.as_os_str().as_encoded_bytes())
+                && computes(&read("status"))
+        })
+        .filter_map(|process| process.file_name().to_str()?.parse().ok())
+        .collect()
+}
+
+fn kill(id: u32) -> bool {
+    let id = rustix::process::Pid::from_raw(id.cast_signed()).expect("a process");
+    rustix::process::kill_process(id, rustix::process::Signal::KILL).is_ok()
+}
+
+#[test]
+fn a_run_whose_process_dies_three_times_is_aborted_and_nothing_else_is_harmed() {
+    block_on(async {
+        let directory = Directory::new();
+        let name = directory.beside("guests");
+        std::os::unix::fs::symlink(program().0, &name).expect("a name of its own");
+        let running = evidenceos_daemon::start(Config {
+            guest_program: Program(name.clone()),
+            ..config(directory.path())
+        });
+        let daemon = Daemon {
+            running: running.await.expect("it starts"),
+            directory,
+        };
+        let mut client = daemon.operator().await;
+        client.put_default("h").await;
+
+        let endless = guest("(loop $l (br $l))");
+        let claim = client.sealed("killed", "h", &endless).await;
+        let killer = Killer::of(name);
+        let result = client.execute(&claim).await.expect("settled");
+        let killed = killer.stop();
+        assert_eq!(result.outcome, "aborted", "{result:?}");
+        assert!(killed >= 3, "{killed}");
+
+        let (_, result) = client
+            .run("an endless loop", "h", &guest("(loop $l (br $l)) (nop)"))
+            .await;
+        assert_eq!(result.reason_codes, [2, 111]);
+        let (_, good) = client
+            .run("good", "h", &judged(&predictions("h", 20)))
+            .await;
+        assert!(good.certified);
+    });
+}
+
+#[test]
+fn what_is_too_dear_to_compile_is_refused_by_its_rule_and_costs_the_daemon_nothing() {
+    block_on(async {
+        let daemon = Daemon::start().await;
+        let mut client = daemon.operator().await;
+        client.put_default("h").await;
+        let claim = client.create(terms("dear", "h")).await.expect("created");
+        let types = "i32 ".repeat(100);
+        let nested = format!("(block (param {types}) (result {types}) ").repeat(4_000);
+        let body = format!(
+            "{} {nested} {} {}",
+            "i32.const 0 ".repeat(100),
+            ")".repeat(4_000),
+            "drop ".repeat(100)
+        );
+        let refusal = client.commit(&claim, &guest(&body)).await;
+        refused(refusal, Code::InvalidArgument, "INVALID_FIELD", "carried: ");
     });
 }
