@@ -16,7 +16,7 @@ mod listeners;
 mod preflight;
 mod settings;
 
-use std::{path::PathBuf, time::Duration};
+use std::{num::NonZero, path::PathBuf, thread, time::Duration};
 
 pub use anchors::{AnchorPlace, Anchoring};
 pub use check::{Checked, check};
@@ -113,6 +113,13 @@ impl Default for Config {
 #[error("{}", .0.join("\n"))]
 pub struct ConfigError(pub Vec<String>);
 
+/// Runs of one principal that are computed at a time: as many as there are processors. Twice as many
+/// are computed in all, so that another principal's run does not wait for this one's.
+#[must_use]
+pub fn guests_a_principal() -> usize {
+    thread::available_parallelism().map_or(2, NonZero::get)
+}
+
 /// Where traces go; nothing of what they hold is secret, so plain http is taken.
 fn collector(endpoint: Option<&str>, problems: &mut Vec<String>) -> Option<String> {
     let endpoint = endpoint?;
@@ -186,6 +193,7 @@ impl Config {
     pub fn sandbox(&self) -> Result<Sandbox, EngineError> {
         Sandbox::new(evidenceos_sandbox::Config {
             program: self.guest_program.clone(),
+            guests: 2 * guests_a_principal(),
             ..Default::default()
         })
     }

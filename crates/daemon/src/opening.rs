@@ -53,7 +53,7 @@ use crate::{
     accounts::{self, AtStart},
     anchors::{self, Anchors, Beginner, Own, Tip, Verdict},
     clock::Clock,
-    config::{Anchoring, Config, KeySource},
+    config::{Anchoring, Config, KeySource, guests_a_principal},
     decisions,
     grpc::{Catalog, ClaimProbes, Edge, Rekeying},
     holdout_keys::{HoldoutKeyError, KeyShelf},
@@ -846,8 +846,8 @@ impl Writer<'_> {
         inbox: Inbox,
         publisher: Box<dyn Publisher>,
     ) -> Result<DriverThread, StartError> {
-        let threads = thread::available_parallelism().map_or(2, usize::from);
-        let pool = Pool::start(self.guests, mailbox, threads).map_err(StartError::Thread)?;
+        let share = guests_a_principal();
+        let pool = Pool::start(self.guests, mailbox, share).map_err(StartError::Thread)?;
         let signer = self.keys.signer();
         let signing = match InMemory::of(&signer) {
             Some(local) => Signing::Inside(Box::new(local)),

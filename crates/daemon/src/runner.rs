@@ -6,11 +6,13 @@
 //! free, and answered from memory. The run's score is counted here, but what follows from it is
 //! decided by the writer when the run's turn to settle comes.
 
+mod queue;
+
 use std::{
     any::Any,
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, HashMap},
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
@@ -22,7 +24,7 @@ use evidenceos_kernel::{
     bits::MicroBits,
     claim::Reason,
     command::{RunEnd, RunReport},
-    id::Digest,
+    id::{Digest, OwnerTag},
     price::AnswerPrices,
     record::AnswerTally,
     score,
@@ -39,6 +41,7 @@ use crate::{
     policies::{Policies, Settling, Verdict, settlement_input},
     vault::{Binding, OpenHoldout, Vault},
 };
+use queue::Queue;
 
 /// Niceness of threads that nobody waits for at once.
 const BACKGROUND_NICENESS: i32 = 10;
@@ -62,19 +65,27 @@ pub struct Guests {
 
 /// Threads that have guests run.
 pub struct Pool {
-    queue: Arc<Queue>,
+    queue: Arc<Queue<OwnerTag, Queued>>,
+}
+
+/// A run that waits for a thread.
+struct Queued {
+    work: Work,
+    /// How often the host has failed it.
+    failed: u32,
 }
 
 impl Pool {
-    /// Starts the threads; they end when the pool is dropped.
+    /// Starts threads for `share` runs of each principal at a time, and for as many beside them;
+    /// they end when the pool is dropped.
     ///
     /// # Errors
     /// Where a thread cannot be started.
-    pub fn start(guests: &Arc<Guests>, mailbox: &Mailbox, threads: usize) -> std::io::Result<Self> {
+    pub fn start(guests: &Arc<Guests>, mailbox: &Mailbox, share: usize) -> std::io::Result<Self> {
         let pool = Self {
-            queue: Arc::default(),
+            queue: Arc::new(Queue::new(share)),
         };
-        for number in 0..threads {
+        for number in 0..2 * share {
             let (guests, mailbox, queue) =
                 (Arc::clone(guests), mailbox.clone(), Arc::clone(&pool.queue));
             thread::Builder::new()
@@ -87,7 +98,8 @@ impl Pool {
 
 impl Runner for Pool {
     fn start(&self, work: Work) {
-        self.queue.put(Queued { work, failed: 0 });
+        let owner = work.claim.terms.owner;
+        self.queue.put(owner, Queued { work, failed: 0 });
     }
 }
 
@@ -97,100 +109,22 @@ impl Drop for Pool {
     }
 }
 
-/// Runs that wait for a thread.
-#[derive(Default)]
-struct Queue {
-    state: Mutex<Waiting>,
-    changed: Condvar,
-}
-
-#[derive(Default)]
-struct Waiting {
-    next: VecDeque<Queued>,
-    /// Runs that the host failed, and when each is to begin again.
-    later: Vec<(Instant, Queued)>,
-    closed: bool,
-}
-
-struct Queued {
-    work: Work,
-    /// How often the host has failed it.
-    failed: u32,
-}
-
-impl Queue {
-    fn put(&self, run: Queued) {
-        self.state().next.push_back(run);
-        self.changed.notify_one();
-    }
-
-    /// Puts a run that the host failed back, for after a pause.
-    fn put_back(&self, mut run: Queued) {
-        let pause = PAUSES.0.saturating_mul(1 << run.failed.min(16));
-        run.failed += 1;
-        let at = Instant::now() + pause.min(PAUSES.1);
-        self.state().later.push((at, run));
-        self.changed.notify_one();
-    }
-
-    fn close(&self) {
-        self.state().closed = true;
-        self.changed.notify_all();
-    }
-
-    /// The next run; none once the queue is closed.
-    fn take(&self) -> Option<Queued> {
-        let mut state = self.state();
-        loop {
-            if state.closed {
-                return None;
-            }
-            if let Some(run) = state.take(Instant::now()) {
-                return Some(run);
-            }
-            let due = state.later.iter().map(|(at, _)| *at).min();
-            state = match due {
-                None => self.changed.wait(state),
-                Some(due) => {
-                    let pause = due.saturating_duration_since(Instant::now());
-                    let waited = self.changed.wait_timeout(state, pause);
-                    waited
-                        .map(|(state, _)| state)
-                        .map_err(|poison| PoisonError::new(poison.into_inner().0))
-                }
-            }
-            .unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-
-    fn state(&self) -> MutexGuard<'_, Waiting> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Waiting {
-    fn take(&mut self, now: Instant) -> Option<Queued> {
-        let due = self.later.iter().position(|(at, _)| *at <= now);
-        match due {
-            Some(due) => Some(self.later.swap_remove(due).1),
-            None => self.next.pop_front(),
-        }
-    }
-}
-
-fn run_all(guests: &Guests, mailbox: &Mailbox, queue: &Queue) {
+fn run_all(guests: &Guests, mailbox: &Mailbox, queue: &Queue<OwnerTag, Queued>) {
     yield_to_serving();
-    while let Some(next) = queue.take() {
+    while let Some((owner, next)) = queue.take() {
         let work = &next.work;
         // A panic of ours must not take the holdout's queue with it.
         let result = catch_unwind(AssertUnwindSafe(|| guests.run(work)))
             .unwrap_or_else(|panic| Err(Fault::Host(panic_message(panic.as_ref()))));
+        queue.done(owner);
         let result = match result {
             Ok(done) => Ok(done),
             Err(Fault::Child(died)) => Err(died),
             Err(Fault::Host(fault)) => {
                 tracing::error!(claim = %work.claim.id, fault, before = next.failed, "the host failed a run; it will begin again");
-                queue.put_back(next);
+                let pause = PAUSES.0.saturating_mul(1 << next.failed.min(16));
+                let failed = next.failed + 1;
+                queue.put_later(owner, Queued { failed, ..next }, pause.min(PAUSES.1));
                 continue;
             }
         };

@@ -13,6 +13,7 @@ use std::{
 use evidenceos_daemon::Config;
 use evidenceos_proto as wire;
 use evidenceos_sandbox::Program;
+use tokio::task::JoinSet;
 use tonic::Code;
 
 use crate::harness::{
@@ -270,5 +271,37 @@ fn what_is_too_dear_to_compile_is_refused_by_its_rule_and_costs_the_daemon_nothi
         );
         let refusal = client.commit(&claim, &guest(&body)).await;
         refused(refusal, Code::InvalidArgument, "INVALID_FIELD", "carried: ");
+    });
+}
+
+#[test]
+fn one_principals_long_runs_keep_no_thread_from_anothers() {
+    block_on(async {
+        let daemon = Daemon::start().await;
+        let mut operator = daemon.operator().await;
+        operator.put_default("one").await;
+        operator.put_default("other").await;
+        let mut greedy = daemon.submitter("greedy").await;
+        let mut honest = daemon.submitter("honest").await;
+        let predictions = judged(&predictions("other", 20));
+        let short = honest.sealed("short", "other", &predictions).await;
+        let mut long = JoinSet::new();
+        for number in 0..24 {
+            let endless = guest(&format!("(loop $l (br $l)) (drop (i32.const {number}))"));
+            let name = format!("long {number}");
+            let claim = greedy.sealed(&name, "one", &endless).await;
+            let mut greedy = daemon.submitter("greedy").await;
+            long.spawn(async move { greedy.execute(&claim).await.expect("settled") });
+        }
+        // The first of them has settled, so that the others are under way.
+        long.join_next().await.expect("many").expect("settled");
+        let result = honest.execute(&short).await.expect("settled");
+        assert!(result.certified);
+        let mut ended_before = 1;
+        while long.try_join_next().is_some() {
+            ended_before += 1;
+        }
+        assert!(ended_before < 24, "it waited for every other run");
+        while long.join_next().await.is_some() {}
     });
 }
