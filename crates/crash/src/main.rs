@@ -51,6 +51,10 @@ enum What {
 }
 
 fn main() -> ExitCode {
+    // The daemon that is killed is this program, and so are its children.
+    if let Some(status) = evidenceos_sandbox::serve_if_child() {
+        return status;
+    }
     let mut arguments: Vec<OsString> = std::env::args_os().collect();
     let role = arguments.get(1).and_then(|role| role.to_str());
     let done = match role {
