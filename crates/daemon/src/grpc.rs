@@ -6,6 +6,7 @@
 mod accounts;
 mod counting;
 mod gate;
+mod lasting;
 mod parse;
 mod probing;
 mod reads;

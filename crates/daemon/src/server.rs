@@ -150,6 +150,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         Arc::clone(&metrics),
     )?;
     metrics.serves(&edge);
+    listeners.tell_of_exchanges(Arc::clone(&gate), stopped.clone());
     let layers = (CountLayer(metrics), GateLayer::new(Arc::clone(&gate)));
     let servers = listeners
         .serve_grpc(&config.listeners, &edge, layers, &stopped)

@@ -6,10 +6,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use evidenceos_access::TlsFiles;
+use evidenceos_access::{PeerCertificate, TlsFiles};
 use rcgen::{
-    BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType,
-    date_time_ymd,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CustomExtension,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, RevokedCertParams, SanType,
+    SerialNumber, date_time_ymd,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 
@@ -33,6 +34,10 @@ pub struct Ask {
     pub dns: Vec<&'static str>,
     pub usages: Vec<ExtendedKeyUsagePurpose>,
     pub expired: bool,
+    /// What it is called, which identifies nobody.
+    pub common_name: &'static str,
+    /// DER of a subject alternative name that no honest tool writes, in place of `uris` and `dns`.
+    pub raw_names: Option<Vec<u8>>,
 }
 
 /// A client certificate of one URI, as it should be.
@@ -42,6 +47,9 @@ pub fn client(uri: &'static str) -> Ask {
         dns: vec![],
         usages: vec![ExtendedKeyUsagePurpose::ClientAuth],
         expired: false,
+        // Looks like power, and is nothing.
+        common_name: "operator",
+        raw_names: None,
     }
 }
 
@@ -52,6 +60,9 @@ pub fn server() -> Ask {
         dns: vec!["localhost"],
         usages: vec![ExtendedKeyUsagePurpose::ServerAuth],
         expired: false,
+        // Looks like power, and is nothing.
+        common_name: "operator",
+        raw_names: None,
     }
 }
 
@@ -73,10 +84,18 @@ impl Ca {
 
     pub fn issue(&self, ask: &Ask) -> Leaf {
         let mut params = CertificateParams::default();
-        // Looks like power, and is nothing.
         params
             .distinguished_name
-            .push(rcgen::DnType::CommonName, "operator");
+            .push(rcgen::DnType::CommonName, ask.common_name);
+        if let Some(names) = &ask.raw_names {
+            const SUBJECT_ALTERNATIVE_NAME: [u64; 4] = [2, 5, 29, 17];
+            params
+                .custom_extensions
+                .push(CustomExtension::from_oid_content(
+                    &SUBJECT_ALTERNATIVE_NAME,
+                    names.clone(),
+                ));
+        }
         for dns in &ask.dns {
             let name = (*dns).try_into().expect("ASCII");
             params.subject_alt_names.push(SanType::DnsName(name));
@@ -97,7 +116,34 @@ impl Ca {
     }
 }
 
+impl Ca {
+    /// A list of revoked certificates, PEM, that is to be replaced by the first day of a year.
+    pub fn crl(&self, revoked: &[&Leaf], next_update_year: i32) -> String {
+        let revoked_certs = revoked.iter().map(|leaf| RevokedCertParams {
+            serial_number: SerialNumber::from_slice(&leaf.serial()),
+            revocation_time: date_time_ymd(2020, 1, 1),
+            reason_code: None,
+            invalidity_date: None,
+        });
+        let params = CertificateRevocationListParams {
+            this_update: date_time_ymd(2020, 1, 1),
+            next_update: date_time_ymd(next_update_year, 1, 1),
+            crl_number: SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: revoked_certs.collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        let list = params.signed_by(&self.issuer).expect("a list");
+        list.pem().expect("PEM")
+    }
+}
+
 impl Leaf {
+    /// Its number, without leading zero bytes.
+    pub fn serial(&self) -> Vec<u8> {
+        PeerCertificate::read(&self.der()).expect("readable").serial
+    }
+
     pub fn chain(&self) -> Vec<CertificateDer<'static>> {
         vec![CertificateDer::from_pem_slice(self.cert_pem.as_bytes()).expect("PEM")]
     }
@@ -117,6 +163,7 @@ pub fn files(directory: &Path, with_ca: bool) -> TlsFiles {
         cert: directory.join("server.crt"),
         key: directory.join("server.key"),
         client_ca: with_ca.then(|| directory.join("ca.crt")),
+        client_crls: Vec::new(),
     }
 }
 

@@ -85,6 +85,8 @@ fn the_published_vectors_hold() {
             let keys = keys(secret);
             let expected = Signed {
                 key_id: "default",
+                request_id: id,
+                path,
                 timestamp,
             };
             assert_eq!(
