@@ -82,6 +82,14 @@ impl HmacKeys {
             .map_err(|problem| vec![format!("{source}: {problem}")])
     }
 
+    /// The ids of keys whose secret has fewer than so many bytes.
+    pub(crate) fn shorter_than(&self, bytes: usize) -> impl Iterator<Item = &str> {
+        self.secrets
+            .iter()
+            .filter(move |(_, secret)| secret.len() < bytes)
+            .map(|(key_id, _)| key_id.as_str())
+    }
+
     /// Whether there is no key.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -43,7 +43,7 @@ pub use crate::{
     listen::{Connection, Counts, Incoming, Limits, Peer, Stats, incoming},
     policy::Policy,
     roles::{Roles, UnknownRole},
-    settings::AuthSettings,
+    settings::{AuthSettings, token_problem},
     tls::{ClientCertificates, Reloaded, Reloads, Tls, TlsError},
     token::Tokens,
     uses::{Misused, Signature, Uses},

@@ -14,8 +14,15 @@ use crate::pki::{Ca, Leaf, client};
 const NOW: u64 = 1_800_000_000;
 const PATH: &str = "/evidenceos.v2.EvidenceOS/CreateClaimV2";
 
+/// A short word as a token or secret that is long enough.
+fn long(word: &str) -> String {
+    format!("{word:-<16}")
+}
+
+/// One secret, or several with commas between them.
 fn secret(text: &str) -> Option<Zeroizing<String>> {
-    Some(Zeroizing::new(text.to_owned()))
+    let parts: Vec<String> = text.split(',').map(|part| long(part.trim())).collect();
+    Some(Zeroizing::new(parts.join(",")))
 }
 
 fn build(change: impl FnOnce(&mut AuthSettings)) -> Authenticator {
@@ -46,11 +53,11 @@ fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
 }
 
 fn bearer(token: &str) -> HeaderMap {
-    headers(&[("authorization", &format!("Bearer {token}"))])
+    headers(&[("authorization", &format!("Bearer {}", long(token)))])
 }
 
 fn signed(secret: &str, id: &str, at: u64) -> HeaderMap {
-    let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).expect("a key");
+    let mut mac = Hmac::<Sha256>::new_from_slice(long(secret).as_bytes()).expect("a key");
     mac.update(format!("{id}:{PATH}:{at}").as_bytes());
     let signature = hex::encode(mac.finalize().into_bytes());
     headers(&[
@@ -98,7 +105,7 @@ fn a_development_server_knows_tokens_apart_and_gives_nobody_in_particular_every_
     );
     let one = identify(&authenticator, &bearer("one"), None).expect("a token");
     assert_eq!((one.roles, one.kind), (Roles::SUBMITTER, "bearer"));
-    assert_eq!(one.principal, principal::bearer(b"one"));
+    assert_eq!(one.principal, principal::bearer(long("one").as_bytes()));
     // What is no token does not become nobody, who may more.
     for value in ["Basic b25l", "bearer one", "Bearer ", "one"] {
         let denied = identify(&authenticator, &headers(&[("authorization", value)]), None);
@@ -173,7 +180,7 @@ fn tokens_have_the_roles_of_their_flag() {
     ] {
         let caller = identify(authenticator, &bearer(token), None).expect(token);
         assert_eq!(caller.roles, roles, "{token}");
-        assert_eq!(caller.principal, principal::bearer(token.as_bytes()));
+        assert_eq!(caller.principal, principal::bearer(long(token).as_bytes()));
         assert_eq!(caller.request_scope, None);
     }
     for token in ["One", "one ", "on", "onee"] {
@@ -220,7 +227,7 @@ fn a_header_decides_over_a_certificate_and_is_never_ignored() {
     });
     let alice = alice();
     let caller = identify(&authenticator, &bearer("one"), Some(&alice)).expect("both");
-    assert_eq!(caller.principal, principal::bearer(b"one"));
+    assert_eq!(caller.principal, principal::bearer(long("one").as_bytes()));
     for (headers, expected) in [
         (bearer("two"), Denied::UnknownToken),
         (
@@ -245,7 +252,7 @@ fn a_header_decides_over_a_certificate_and_is_never_ignored() {
 
 #[test]
 fn a_token_and_a_signature_are_one_too_many() {
-    let digest = hex::encode(Sha256::digest(b"op"));
+    let digest = hex::encode(Sha256::digest(long("op")));
     let policy = format!("[[rule]]\ntoken_sha256 = \"{digest}\"\nroles = [\"operator\"]");
     let authenticator = with_policy(&policy, |settings| settings.hmac_key = secret("shared"));
     let mut both = signed("shared", "1", NOW);
@@ -281,8 +288,8 @@ fn a_policy_gives_roles_to_whom_it_names_and_to_nobody_else() {
         hmac_key_id = "ci"
         roles = ["submitter"]
         "#,
-        digest(b"op"),
-        digest(b"auditor"),
+        digest(long("op").as_bytes()),
+        digest(long("auditor").as_bytes()),
     );
     let authenticator = with_policy(&policy, |settings| {
         settings.client_certificates = true;

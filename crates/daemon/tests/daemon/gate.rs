@@ -247,7 +247,7 @@ async fn answered(stream: &mut TcpStream) -> u16 {
 /// A gate that asks for a token, and lets nobody admit a module.
 async fn strict(home: &Home) -> Running {
     let settings = Settings {
-        preflight_require_bearer_token_file: Some(home.file("token", "let-me-in\n")),
+        preflight_require_bearer_token_file: Some(home.file("token", "let-me-in-the-gate\n")),
         preflight_global_rate_limit_rps: Some("0".to_owned()),
         ..unlimited(home)
     };
@@ -261,7 +261,7 @@ fn a_refusal_reads_the_body_that_it_does_not_need_and_the_connection_goes_on() {
         let running = strict(&home).await;
         // More than a server finds in its buffer at once; and more than a body may have.
         let (some, most) = (16_000, 60_000);
-        let known = "authorization: Bearer let-me-in\r\n";
+        let known = "authorization: Bearer let-me-in-the-gate\r\n";
         let mut stream = TcpStream::connect(http(&running)).await.expect("listens");
         for (method, path, headers, body, status) in [
             ("POST", PREFLIGHT, "", some, 401),
@@ -421,7 +421,7 @@ fn callers_are_known_by_the_gates_own_token_too() {
     block_on(async {
         let home = Home::new();
         let settings = Settings {
-            preflight_require_bearer_token_file: Some(home.file("token", "let-me-in\n")),
+            preflight_require_bearer_token_file: Some(home.file("token", "let-me-in-the-gate\n")),
             ..unlimited(&home)
         };
         let running = home.start(&settings).await;
@@ -429,8 +429,8 @@ fn callers_are_known_by_the_gates_own_token_too() {
         for (headers, status) in [
             ("", 401),
             ("authorization: Bearer let-me\r\n", 401),
-            ("authorization: bearer let-me-in\r\n", 401),
-            ("authorization: Bearer let-me-in\r\n", 200),
+            ("authorization: bearer let-me-in-the-gate\r\n", 401),
+            ("authorization: Bearer let-me-in-the-gate\r\n", 200),
             ("x-client-cert-san: operator\r\n", 401),
         ] {
             let (answered, decision) = ask(&running, headers, &body).await;

@@ -52,7 +52,7 @@ impl Signature {
     fn ops(id: &str, path: &'static str) -> Self {
         Self {
             key: Some("ops"),
-            secret: "second-secret",
+            secret: "second-secret-of-ops",
             ..Self::of(id, path)
         }
     }
@@ -118,7 +118,7 @@ impl World {
         let home = Home::new();
         let mut settings = home.plain();
         settings.hmac_shared_secret = Some(SECRET.to_owned());
-        let ops = format!("ops:{}", hex::encode("second-secret"));
+        let ops = format!("ops:{}", hex::encode("second-secret-of-ops"));
         settings.hmac_keys_file = Some(home.file("keys", &ops));
         settings.auth_policy = Some(home.file("policy.toml", POLICY));
         change(&mut settings);
@@ -336,12 +336,14 @@ fn a_key_that_was_taken_out_of_its_file_signs_nothing_after_a_reload() {
         world.home.file("keys", "nonsense");
         world.running.reload().await.expect_err("no keys");
         assert_eq!(world.principal(&ops).await.expect("as before"), before);
-        world.home.file("keys", "next:6e657874");
+        world
+            .home
+            .file("keys", "next:6e6578742d7365637265742d6f662d6f7073");
         world.running.reload().await.expect("keys");
         no_name(world.principal(&ops).await, "unknown");
         let next = Signature {
             key: Some("next"),
-            secret: "next",
+            secret: "next-secret-of-ops",
             ..Signature::of("n-1", INFO)
         };
         assert_ne!(world.principal(&next).await.expect("signed"), before);
