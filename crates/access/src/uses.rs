@@ -7,15 +7,20 @@
 //!
 //! Invariants: a binding lasts as long as its signature would be taken; a clock that goes back does
 //! not bring a signature back whose binding is forgotten; a key has so many bindings at most, and a
-//! key that has them all is refused, never forgotten.
+//! key that has them all is refused, never forgotten; with a file a restart forgets none.
+
+mod journal;
 
 use std::{
     collections::{BTreeMap, HashMap},
+    io,
+    path::PathBuf,
     sync::{Mutex, PoisonError},
 };
 
 use sha2::{Digest as _, Sha256};
 
+use self::journal::{Binding, Journal};
 use crate::hmac::{Signed, TIMESTAMP_WINDOW_S};
 
 /// Bindings of one key at a time: 873 signed requests a second for 300 s, in some 25 MiB.
@@ -26,7 +31,9 @@ const MAX_PER_KEY: usize = 1 << 18;
 pub struct Signature {
     /// The key that signed.
     pub key_id: String,
-    /// Digest of what makes it this signature and no other.
+    /// Digest of the key's id.
+    key: [u8; 16],
+    /// Digest of what makes it this signature of the key and no other.
     name: [u8; 16],
     /// The signed timestamp in Unix seconds; none for a request without one.
     signed_unix: Option<u64>,
@@ -72,14 +79,21 @@ impl std::error::Error for Misused {}
 /// What signatures were used for.
 #[derive(Debug)]
 pub struct Uses {
-    keys: Mutex<HashMap<String, OfKey>>,
+    held: Mutex<Held>,
     max_per_key: usize,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    keys: HashMap<[u8; 16], OfKey>,
+    journal: Option<Journal>,
 }
 
 /// The bindings of one key.
 #[derive(Debug, Default)]
 struct OfKey {
-    bindings: HashMap<[u8; 16], [u8; 16]>,
+    /// What each name is bound to, and until when, in Unix seconds.
+    bindings: HashMap<[u8; 16], ([u8; 16], u64)>,
     /// Names by the last second at which their signature is taken.
     ends: BTreeMap<u64, Vec<[u8; 16]>>,
     /// The last of those seconds whose names are forgotten.
@@ -104,6 +118,7 @@ impl Signature {
             .finalize();
         Self {
             key_id: signed.key_id.to_owned(),
+            key: short(&Sha256::digest(signed.key_id)),
             name: short(&name),
             signed_unix: signed.timestamp.and_then(|text| text.parse().ok()),
         }
@@ -119,9 +134,31 @@ impl Default for Uses {
 impl Uses {
     fn new(max_per_key: usize) -> Self {
         Self {
-            keys: Mutex::default(),
+            held: Mutex::default(),
             max_per_key,
         }
+    }
+
+    /// Remembers what an earlier process wrote to a file, at a time in Unix seconds, and writes to it
+    /// from now on. It is made with the first use of a signature.
+    ///
+    /// # Errors
+    /// If there is a file that cannot be read: without it signatures that were used could be used
+    /// again.
+    pub fn kept(path: PathBuf, now_unix: u64) -> io::Result<Self> {
+        let uses = Self::default();
+        let (journal, bindings) = Journal::open(path)?;
+        {
+            let mut held = uses.held.lock().unwrap_or_else(PoisonError::into_inner);
+            for binding in bindings {
+                held.keys.entry(binding.key).or_default().add(&binding);
+            }
+            for of_key in held.keys.values_mut() {
+                of_key.forget_before(now_unix);
+            }
+            held.journal = Some(journal);
+        }
+        Ok(uses)
     }
 
     /// Binds a signature to a request, given by its digest, at a time in Unix seconds. Returns if it
@@ -136,36 +173,64 @@ impl Uses {
         signature: &Signature,
         request: &[u8; 32],
     ) -> Result<(), Misused> {
-        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
-        let of_key = match keys.get_mut(&signature.key_id) {
-            Some(of_key) => of_key,
-            None => keys.entry(signature.key_id.clone()).or_default(),
+        let binding = Binding {
+            key: signature.key,
+            name: signature.name,
+            request: short(request),
+            end_unix: signature.signed_unix.unwrap_or(now_unix) + TIMESTAMP_WINDOW_S,
         };
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_key = held.keys.entry(binding.key).or_default();
         of_key.forget_before(now_unix);
-        let end = signature.signed_unix.unwrap_or(now_unix) + TIMESTAMP_WINDOW_S;
         // The body may come slowly and the clock go back: what may be forgotten does not come again.
-        if end < now_unix
-            || of_key
-                .forgotten_until_unix
-                .is_some_and(|until| end <= until)
-        {
+        if binding.end_unix < now_unix || of_key.forgotten_until_unix >= Some(binding.end_unix) {
             return Err(Misused::TooLate);
         }
-        let request = short(request);
-        match of_key.bindings.get(&signature.name) {
-            Some(bound) if *bound == request => Ok(()),
-            Some(_) => Err(Misused::OtherRequest),
-            None if of_key.bindings.len() >= self.max_per_key => Err(Misused::Full),
-            None => {
-                of_key.bindings.insert(signature.name, request);
-                of_key.ends.entry(end).or_default().push(signature.name);
-                Ok(())
-            }
+        match of_key.bindings.get(&binding.name) {
+            Some((bound, _)) if *bound == binding.request => return Ok(()),
+            Some(_) => return Err(Misused::OtherRequest),
+            None if of_key.bindings.len() >= self.max_per_key => return Err(Misused::Full),
+            None => of_key.add(&binding),
         }
+        held.write_down(&binding);
+        Ok(())
+    }
+}
+
+impl Held {
+    /// Before the request is acted upon, so that none is that a restart would forget.
+    fn write_down(&mut self, binding: &Binding) {
+        let Self { keys, journal } = self;
+        let Some(journal) = journal else {
+            return;
+        };
+        let count = keys.values().map(|of_key| of_key.bindings.len()).sum();
+        let live = keys.iter().flat_map(|(key, of_key)| of_key.all(*key));
+        journal.append(binding, count, live);
     }
 }
 
 impl OfKey {
+    fn add(&mut self, binding: &Binding) {
+        self.bindings
+            .insert(binding.name, (binding.request, binding.end_unix));
+        self.ends
+            .entry(binding.end_unix)
+            .or_default()
+            .push(binding.name);
+    }
+
+    fn all(&self, key: [u8; 16]) -> impl Iterator<Item = Binding> {
+        self.bindings
+            .iter()
+            .map(move |(name, (request, end_unix))| Binding {
+                key,
+                name: *name,
+                request: *request,
+                end_unix: *end_unix,
+            })
+    }
+
     fn forget_before(&mut self, now_unix: u64) {
         while let Some(first) = self.ends.first_entry()
             && *first.key() < now_unix
@@ -287,5 +352,38 @@ mod tests {
         let text = later.to_string();
         let next = signature("a", "t", Some(&text));
         assert_eq!(uses.bind(later, &next, &[1; 32]), Ok(()));
+    }
+
+    #[test]
+    fn a_restart_forgets_no_signature_that_is_still_taken() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("used");
+        let (now, one, other) = (NOW.to_string(), [1; 32], [2; 32]);
+        let used = signature("a", "r", Some(&now));
+        let old = signature("b", "r", Some("1799999700"));
+        let uses = Uses::kept(path.clone(), NOW).expect("no file");
+        for signature in [&used, &old] {
+            assert_eq!(uses.bind(NOW, signature, &one), Ok(()));
+        }
+        drop(uses);
+        let uses = Uses::kept(path.clone(), NOW + 1).expect("readable");
+        assert_eq!(uses.bind(NOW + 1, &used, &one), Ok(()));
+        assert_eq!(
+            uses.bind(NOW + 1, &used, &other),
+            Err(Misused::OtherRequest)
+        );
+        // Its time was over at the start, whatever the clock says afterwards.
+        assert_eq!(uses.bind(NOW, &old, &other), Err(Misused::TooLate));
+        let fresh = signature("a", "s", Some(&now));
+        assert_eq!(uses.bind(NOW + 1, &fresh, &one), Ok(()));
+        drop(uses);
+        let uses = Uses::kept(path.clone(), NOW + 2).expect("readable");
+        for signature in [&used, &fresh] {
+            let bound = uses.bind(NOW + 2, signature, &other);
+            assert_eq!(bound, Err(Misused::OtherRequest));
+        }
+        std::fs::remove_file(&path).expect("ours");
+        std::fs::create_dir(&path).expect("a directory");
+        assert!(Uses::kept(path, NOW).is_err(), "it would forget in silence");
     }
 }

@@ -65,13 +65,14 @@ impl Gate {
         authenticator: Authenticator,
         keys: Arc<Keys>,
         metrics: Arc<Metrics>,
+        uses: Uses,
     ) -> Self {
         Self {
             config,
             authenticator: ArcSwap::from_pointee(authenticator),
             keys,
             metrics,
-            uses: Uses::default(),
+            uses,
             changes: watch::Sender::new(0),
         }
     }

@@ -109,6 +109,7 @@ fn with_headers<T>(
 
 struct World {
     home: Home,
+    settings: Settings,
     running: Running,
     client: EvidenceOsClient<Channel>,
 }
@@ -127,8 +128,21 @@ impl World {
         let client = EvidenceOsClient::connect(format!("http://{address}")).await;
         Self {
             home,
+            settings,
             running,
             client: client.expect("listens"),
+        }
+    }
+
+    async fn restart(self) -> Self {
+        self.running.stop().await.expect("stops");
+        let running = self.home.start(&self.settings).await;
+        let address = running.grpc_address();
+        let client = EvidenceOsClient::connect(format!("http://{address}")).await;
+        Self {
+            running,
+            client: client.expect("listens"),
+            ..self
         }
     }
 
@@ -610,5 +624,60 @@ fn a_conversation_begins_with_a_signature_of_its_own() {
             .await
             .expect_err("a conversation can only be had once");
         assert_eq!(again.code(), Code::AlreadyExists, "{again:?}");
+    });
+}
+
+/// A restart forgets no signature: with another body it is refused, with its own it is answered.
+#[test]
+fn a_signature_serves_one_request_over_restarts() {
+    block_on(async {
+        let world = World::new(|_| {}).await;
+        world.put("h", "o-1").await;
+        let created = world.create(&Signature::of("c", CREATE), "one").await;
+        let one: prost::bytes::Bytes = created.expect("created").into();
+        let created = world.create(&Signature::of("d", CREATE), "two").await;
+        let two: prost::bytes::Bytes = created.expect("created").into();
+        let module = crate::harness::judged(&crate::harness::predictions("h", 20));
+        let heard = Signature::of("m", COMMIT);
+        let commit = |world: &World, claim_id: &prost::bytes::Bytes| {
+            let request = heard.sign(wire::CommitArtifactsRequest {
+                claim_id: claim_id.clone(),
+                artifacts: vec![wire::Artifact {
+                    artifact_hash: Sha256::digest(&module).to_vec().into(),
+                    kind: "wasm".to_owned(),
+                    ..Default::default()
+                }],
+                wasm_module: module.clone().into(),
+            });
+            let mut client = world.client.clone();
+            async move { client.commit_artifacts(request).await.map(drop) }
+        };
+        let read = Signature::of("g", GET);
+        let get = |world: &World, claim_id: &prost::bytes::Bytes| {
+            let request = read.sign(wire::GetClaimRequest {
+                claim_id: claim_id.clone(),
+            });
+            let mut client = world.client.clone();
+            async move { client.get_claim(request).await.map(drop) }
+        };
+        commit(&world, &one).await.expect("committed");
+        get(&world, &one).await.expect("its own");
+        let world = world.restart().await;
+        reused(commit(&world, &two).await);
+        commit(&world, &one).await.expect("what was said before");
+        reused(get(&world, &two).await);
+        get(&world, &one).await.expect("its own");
+        // Again: what the first start read the second writes.
+        let world = world.restart().await;
+        reused(commit(&world, &two).await);
+        reused(get(&world, &two).await);
+        // What was not heard before the restart is new: a client's clock may be behind.
+        let late = Signature {
+            time: heard.time.map(|time| time - 200),
+            ..Signature::of("late", GET)
+        };
+        let request = late.sign(wire::GetClaimRequest { claim_id: two });
+        let got = world.client.clone().get_claim(request).await;
+        got.expect("its own");
     });
 }
