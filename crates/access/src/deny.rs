@@ -157,7 +157,7 @@ fn known_principal(name: String) -> Result<String, String> {
         Some(("mtls" | "bearer" | "hmac", digits)) if is_digest(digits) => Ok(name),
         _ => Err(
             "principal must be mtls:, bearer: or hmac: and 64 lowercase hex digits, as \
-             `evidenceos server info` and the audit log show it"
+             `evidenceos account list` shows it"
                 .into(),
         ),
     }
