@@ -128,7 +128,7 @@ fn of_token(sha256: [u8; 32]) -> Denied {
 /// Hex as OpenSSL prints it: any case, a colon between bytes or none, leading zeros or none.
 fn serial(text: &str) -> Result<Vec<u8>, String> {
     let digits: String = text.chars().filter(|c| *c != ':').collect();
-    let even = if digits.len() % 2 == 0 {
+    let even = if digits.len().is_multiple_of(2) {
         digits
     } else {
         format!("0{digits}")

@@ -166,6 +166,10 @@ impl HmacKeys {
         if self.secrets.contains_key(key_id) {
             return Err("there is a key of this id already");
         }
+        // The key id is not signed: a signature of one would be a signature of the other.
+        if self.secrets.values().any(|held| *held == secret) {
+            return Err("another key id has the same secret; give each its own");
+        }
         self.secrets.insert(key_id.to_owned(), secret);
         Ok(())
     }

@@ -30,7 +30,7 @@ const KEY: Change = |settings| settings.hmac_key = long("s-raw");
 const KEYS: Change = |settings| settings.hmac_keys = secret("ci:00ff00ff00ff00ff00ff00ff00ff00ff");
 const DEFAULT_KEYS: Change = |settings| {
     settings.hmac_keys =
-        secret("ci:00ff00ff00ff00ff00ff00ff00ff00ff,default:00ff00ff00ff00ff00ff00ff00ff00ff")
+        secret("ci:00ff00ff00ff00ff00ff00ff00ff00ff,default:11ff11ff11ff11ff11ff11ff11ff11ff")
 };
 const SHARED: Change = |settings| settings.hmac_shared_secret = long("s-shared");
 
@@ -238,6 +238,16 @@ fn secrets_that_are_guessed_easily_are_refused_with_how_to_make_one() {
         assert!(problem.contains("`openssl rand -hex 32`"), "{problem}");
         assert!(!problem.contains("s-"), "{problem}");
     }
+    // A signature would be of either: the key id is not signed.
+    let twice = problems(&[|settings| {
+        settings.hmac_keys =
+            secret("a:00112233445566778899aabbccddeeff,b:00112233445566778899aabbccddeeff");
+    }]);
+    assert_eq!(twice.len(), 1, "{twice:?}");
+    assert!(
+        twice[0].contains("entry 2") && twice[0].contains("the same secret"),
+        "{twice:?}"
+    );
     let enough: [Change; 3] = [
         |settings| settings.auth_token = secret("0123456789abcdef"),
         |settings| settings.hmac_key = secret("0123456789abcdef"),

@@ -16,6 +16,7 @@ use crate::{
 const SECRET: &str = "discos-shared-secret";
 const INFO: &str = "/evidenceos.v2.EvidenceOS/GetServerInfo";
 const CREATE: &str = "/evidenceos.v2.EvidenceOS/CreateClaimV2";
+const PUT: &str = "/evidenceos.v2.EvidenceOS/PutHoldout";
 const RETIRE: &str = "/evidenceos.v2.EvidenceOS/RetireHoldout";
 
 const POLICY: &str = r#"
@@ -154,9 +155,20 @@ impl World {
 
     /// Registers a holdout.
     async fn put(&self, name: &str, id: &str) {
+        let signature = Signature::ops(id, PUT);
+        let put = self.try_put(name, &signature, crate::harness::labels(name));
+        put.await.expect("registered");
+    }
+
+    async fn try_put(
+        &self,
+        name: &str,
+        signature: &Signature,
+        labels: Vec<u8>,
+    ) -> Result<(), Status> {
         use wire::put_holdout_request::Part;
         let chunk = wire::PutHoldoutChunk {
-            labels: crate::harness::labels(name).into(),
+            labels: labels.into(),
             ..Default::default()
         };
         let parts = [
@@ -164,10 +176,8 @@ impl World {
             Part::Chunk(chunk),
         ];
         let parts = parts.map(|part| wire::PutHoldoutRequest { part: Some(part) });
-        let path = "/evidenceos.v2.EvidenceOS/PutHoldout";
-        let request = Signature::ops(id, path).sign(tokio_stream::iter(parts));
-        let put = self.client.clone().put_holdout(request).await;
-        put.expect("registered");
+        let request = signature.sign(tokio_stream::iter(parts));
+        self.client.clone().put_holdout(request).await.map(drop)
     }
 
     async fn create(&self, signature: &Signature, name: &str) -> Result<Vec<u8>, Status> {
@@ -222,6 +232,7 @@ fn a_signature_of_another_id_path_time_or_key_is_none() {
             (None, Some(now), &untimed, "invalid signature"),
             (None, Some(now), &secrets, "invalid signature"),
             (None, Some(now - 1), &good.hex(), "invalid signature"),
+            // The key id is not signed, but each key has a secret of its own.
             (Some("ops"), Some(now), &good.hex(), "invalid signature"),
             (Some("who"), Some(now), &good.hex(), "unknown"),
             (None, Some(now - 400), &good.hex(), "300 s"),
@@ -466,6 +477,16 @@ fn a_signature_that_was_heard_serves_no_other_body() {
         let heard = Signature::of("r", REVOKE);
         revoke(&heard, 0).await.expect("revoked");
         reused(revoke(&heard, 1).await);
+        // Labels, in several messages.
+        let heard = Signature::ops("p", PUT);
+        let mut labels = crate::harness::labels("next");
+        let put = world.try_put("next", &heard, labels.clone());
+        put.await.expect("registered");
+        let put = world.try_put("next", &heard, labels.clone());
+        put.await.expect("the same again");
+        reused(world.try_put("other", &heard, labels.clone()).await);
+        labels[0] ^= 1;
+        reused(world.try_put("next", &heard, labels).await);
         // Credit, where the body names whose.
         let limit = |signature: &Signature, principal: &str, limit: u64| {
             let request = signature.sign(wire::SetCreditLimitRequest {

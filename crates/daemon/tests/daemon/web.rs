@@ -419,7 +419,11 @@ fn alerts_and_dashboard_are_about_metrics_that_exist() {
     ];
     block_on(async {
         let home = Home::new();
-        let running = home.start(&home.tls(false)).await;
+        let settings = Settings {
+            mtls_client_crl: Some(vec![home.file("clients.crl", &home.ca.crl(&[], 2999))]),
+            ..home.tls(false)
+        };
+        let running = home.start(&settings).await;
         let mut client = home.connect(&running, None).await;
         let info = wire::GetServerInfoRequest {};
         let nobody = client.inner.get_server_info(info).await;
