@@ -4,6 +4,7 @@ use std::{
     fs,
     os::unix::fs::{PermissionsExt as _, symlink},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use evidenceos_access::{PeerCertificate, TlsFiles};
@@ -34,6 +35,8 @@ pub struct Ask {
     pub dns: Vec<&'static str>,
     pub usages: Vec<ExtendedKeyUsagePurpose>,
     pub expired: bool,
+    /// Its last second, in Unix time, if it is neither expired nor good for long.
+    pub not_after_unix: Option<u64>,
     /// What it is called, which identifies nobody.
     pub common_name: &'static str,
     /// DER of a subject alternative name that no honest tool writes, in place of `uris` and `dns`.
@@ -47,6 +50,7 @@ pub fn client(uri: &'static str) -> Ask {
         dns: vec![],
         usages: vec![ExtendedKeyUsagePurpose::ClientAuth],
         expired: false,
+        not_after_unix: None,
         // Looks like power, and is nothing.
         common_name: "operator",
         raw_names: None,
@@ -60,6 +64,7 @@ pub fn server() -> Ask {
         dns: vec!["localhost"],
         usages: vec![ExtendedKeyUsagePurpose::ServerAuth],
         expired: false,
+        not_after_unix: None,
         // Looks like power, and is nothing.
         common_name: "operator",
         raw_names: None,
@@ -106,7 +111,10 @@ impl Ca {
         }
         params.extended_key_usages.clone_from(&ask.usages);
         params.not_before = date_time_ymd(2020, 1, 1);
-        params.not_after = date_time_ymd(if ask.expired { 2021 } else { 2999 }, 1, 1);
+        params.not_after = match ask.not_after_unix {
+            Some(seconds) => date_time_ymd(1970, 1, 1) + Duration::from_secs(seconds),
+            None => date_time_ymd(if ask.expired { 2021 } else { 2999 }, 1, 1),
+        };
         let key = KeyPair::generate().expect("a key");
         let certificate = params.signed_by(&key, &self.issuer).expect("a leaf");
         Leaf {

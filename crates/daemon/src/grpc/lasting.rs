@@ -2,19 +2,23 @@
 //!
 //! A request or an answer in several messages asks again before each of them whether anything has
 //! changed that decides who may call, and whether the client's certificate is still in its time. A
-//! watch, which may have nothing to say for long, is woken by a change.
+//! watch, which may have nothing to say for long, is woken by a change and by the end of that time.
 
 use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use evidenceos_access::{Peer, PeerCertificate};
 use http::HeaderMap;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use prost::bytes::Bytes;
-use tokio::sync::watch;
+use tokio::{
+    sync::watch,
+    time::{Instant, Sleep, sleep},
+};
 use tokio_stream::{Stream as _, wrappers::WatchStream};
 use tonic::{Status, body::Body, metadata::MetadataValue};
 
@@ -90,9 +94,52 @@ struct Lasting {
     body: Body,
     standing: Standing,
     to: To,
-    /// Tells of changes while there is nothing else to tell.
-    wake: Option<WatchStream<u64>>,
+    /// Of a body that may be silent for long.
+    wake: Option<Wake>,
     ended: bool,
+}
+
+/// Tells when to look at the caller again while there is nothing else to tell.
+struct Wake {
+    changes: Option<WatchStream<u64>>,
+    /// The end of the certificate's time, if there is one.
+    expiry: Option<Pin<Box<Sleep>>>,
+}
+
+impl Wake {
+    fn new(standing: &Standing) -> Self {
+        let now_unix = unix_ms() / 1_000;
+        let left_s = standing
+            .not_after_unix
+            .saturating_sub(now_unix)
+            .saturating_add(1);
+        let expires = standing.not_after_unix != u64::MAX;
+        Self {
+            changes: Some(WatchStream::from_changes(standing.changes.clone())),
+            expiry: expires.then(|| Box::pin(sleep(Duration::from_secs(left_s)))),
+        }
+    }
+
+    /// Ready if the caller is to be looked at. Otherwise the task is woken once it is.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if let Some(changes) = &mut self.changes {
+            match Pin::new(changes).poll_next(cx) {
+                Poll::Ready(Some(_)) => return Poll::Ready(()),
+                Poll::Ready(None) => self.changes = None,
+                Poll::Pending => {}
+            }
+        }
+        if let Some(expiry) = &mut self.expiry
+            && expiry.as_mut().poll(cx).is_ready()
+        {
+            // The clocks of timers and of certificates are not the same.
+            expiry
+                .as_mut()
+                .reset(Instant::now() + Duration::from_secs(1));
+            return Poll::Ready(());
+        }
+        Poll::Pending
+    }
 }
 
 /// A request that breaks off when its caller may not make it any more.
@@ -108,7 +155,7 @@ pub fn request(body: Body, standing: Standing) -> Body {
 
 /// An answer that ends when its caller may not have it any more. `waits`: it may be silent for long.
 pub fn answer(body: Body, standing: Standing, waits: bool) -> Body {
-    let wake = waits.then(|| WatchStream::from_changes(standing.changes.clone()));
+    let wake = waits.then(|| Wake::new(&standing));
     Body::new(Lasting {
         body,
         standing,
@@ -150,16 +197,12 @@ impl HttpBody for Lasting {
         if this.ended {
             return Poll::Ready(None);
         }
-        // Until it is pending, so that the next change wakes this task.
-        while let Some(wake) = &mut this.wake {
-            match Pin::new(wake).poll_next(cx) {
-                Poll::Ready(Some(_)) => {
-                    if let Err(status) = this.standing.check() {
-                        return Poll::Ready(this.end(status));
-                    }
-                }
-                Poll::Ready(None) => this.wake = None,
-                Poll::Pending => break,
+        // Until it is pending, so that this task is woken the next time.
+        while let Some(wake) = &mut this.wake
+            && wake.poll(cx).is_ready()
+        {
+            if let Err(status) = this.standing.check() {
+                return Poll::Ready(this.end(status));
             }
         }
         let frame = Pin::new(&mut this.body).poll_frame(cx);

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use evidenceos_daemon::{Config, Running, config::Settings};
+use evidenceos_daemon::{Config, Running, config::Settings, server::unix_ms};
 use evidenceos_proto as wire;
 use sha2::{Digest as _, Sha256};
 use tokio::time::timeout;
@@ -12,7 +12,7 @@ use tonic::{Code, Status};
 
 use crate::{
     harness::{Client, block_on, refused},
-    pki::{Leaf, write_file},
+    pki::{self, Leaf, write_file},
     secure::{Home, get, get_tls, post},
 };
 
@@ -260,6 +260,26 @@ fn streams_end_at_the_reload_that_shuts_their_caller_out() {
         // An end would have come before this answer, over the same connection.
         let quiet = timeout(Duration::ZERO, goes_on.next()).await;
         assert!(quiet.is_err(), "nothing to tell, and no end: {quiet:?}");
+    });
+}
+
+/// Nothing happens, and still it ends.
+#[test]
+fn a_watch_ends_with_the_time_of_its_certificate() {
+    block_on(async {
+        let world = World::new(|_, _| {}).await;
+        let short = world.home.ca.issue(&pki::Ask {
+            not_after_unix: Some(unix_ms() / 1_000 + 2),
+            ..pki::client("spiffe://lab/short")
+        });
+        let client = world.connect(&short).await;
+        let mut stream = watch_revocations(&client).await;
+        let end = timeout(PATIENCE, stream.next()).await.expect("in time");
+        let status = end.expect("a status").expect_err("the end");
+        assert_eq!(status.code(), Code::Unauthenticated, "{status:?}");
+        shut_out(known(&client, None).await, "not valid now");
+        let own = format!("authorization: Bearer {TOKEN}\r\n");
+        assert_eq!(world.http(&short, &own).await, None, "no handshake either");
     });
 }
 
