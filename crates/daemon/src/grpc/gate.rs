@@ -231,7 +231,8 @@ fn admit(
     if !needs.met_by(principal.roles) {
         return Err(Box::new(status::role_required(needs.word())));
     }
-    let standing = Standing::new(gate, &principal, needs, peer, changes);
+    let lasts = rules::lasts(request.uri().path());
+    let standing = Standing::new(gate, &principal, needs, peer, changes, lasts);
     // The token has done its work, and nothing behind the gate can show it.
     request.headers_mut().remove(http::header::AUTHORIZATION);
     request.extensions_mut().insert(principal);

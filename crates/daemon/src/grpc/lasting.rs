@@ -41,15 +41,17 @@ pub struct Standing {
 }
 
 impl Standing {
-    /// Of a call that was let in. `changes` were asked for before it was.
+    /// Of a call that was let in. `changes` were asked for before it was. `lasts`: it may outlive
+    /// the certificate, whose time is read again for that.
     pub fn new(
         gate: &Arc<Gate>,
         principal: &Principal,
         needs: Needs,
         peer: Option<&Peer>,
         changes: watch::Receiver<u64>,
+        lasts: bool,
     ) -> Self {
-        let certificate = peer.and_then(Peer::certificate);
+        let certificate = peer.filter(|_| lasts).and_then(Peer::certificate);
         let not_after_unix = certificate
             .and_then(|der| PeerCertificate::read(der).ok())
             .map_or(u64::MAX, |certificate| certificate.not_after_unix);

@@ -150,6 +150,12 @@ pub fn answers_in_parts(path: &str) -> bool {
         )
 }
 
+/// Whether a path's request or answer comes in several messages, over any time.
+#[must_use]
+pub fn lasts(path: &str) -> bool {
+    answers_in_parts(path) || path.strip_prefix(SERVICE) == Some("PutHoldout")
+}
+
 /// Whether a path's answer begins before its request has ended.
 #[must_use]
 pub fn is_conversation(path: &str) -> bool {
