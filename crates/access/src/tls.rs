@@ -25,7 +25,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 
 pub use self::error::TlsError;
-use self::revoked::Revoked;
+pub(crate) use self::revoked::Revoked;
 use crate::{
     certificate::not_after_unix,
     files::{FileSet, TlsFiles},
@@ -91,7 +91,7 @@ struct Refused {
 pub(crate) struct Serving {
     pub config: Arc<ServerConfig>,
     verifier: Option<Arc<dyn ClientCertVerifier>>,
-    revoked: Revoked,
+    revoked: Arc<Revoked>,
     digest: [u8; 32],
     not_after_unix: u64,
 }
@@ -173,7 +173,10 @@ impl Tls {
 
     /// Whether the lists that serve now revoke a certificate of a chain.
     pub(crate) fn is_revoked(&self, chain: &[CertificateDer<'_>]) -> bool {
-        self.serving.load().revoked.covers(chain)
+        match chain {
+            [leaf, others @ ..] => self.serving.load().revoked.covers(leaf, others),
+            [] => false,
+        }
     }
 
     /// How often reloads failed.
@@ -255,7 +258,7 @@ impl Serving {
         let key = PrivateKeyDer::from_pem_slice(&set.key).map_err(|_secret| TlsError::NoKey {
             path: files.key.clone(),
         })?;
-        let revoked = Revoked::read(&files.client_crls, &set.client_crls)?;
+        let revoked = Arc::new(Revoked::read(&files.client_crls, &set.client_crls)?);
         let verifier = client_verifier(files, options, set, &revoked, &provider)?;
         let builder = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&TLS13, &TLS12])
@@ -299,7 +302,7 @@ fn client_verifier(
     files: &TlsFiles,
     options: &Options,
     set: &FileSet,
-    revoked: &Revoked,
+    revoked: &Arc<Revoked>,
     provider: &Arc<CryptoProvider>,
 ) -> Result<Option<Arc<dyn ClientCertVerifier>>, TlsError> {
     let (Some(path), Some(pem)) = (&files.client_ca, &set.client_ca) else {
@@ -327,6 +330,7 @@ fn client_verifier(
     Ok(Some(Arc::new(Verifier {
         webpki,
         allow_without_eku: options.allow_client_cert_without_eku,
+        revoked: Arc::clone(revoked),
     })))
 }
 

@@ -26,7 +26,7 @@ use crate::certificate::without_leading_zeros;
 
 /// The revocation lists of a set of files.
 #[derive(Default)]
-pub(super) struct Revoked {
+pub(crate) struct Revoked {
     lists: Vec<List>,
     /// Serial numbers without leading zero bytes, by the DER of the issuer's name.
     serials: HashMap<Vec<u8>, HashSet<Vec<u8>>>,
@@ -153,19 +153,24 @@ impl Revoked {
     }
 
     /// Whether a certificate of a chain is revoked. One that cannot be read is.
-    pub fn covers(&self, chain: &[CertificateDer<'_>]) -> bool {
-        !self.lists.is_empty()
-            && chain
-                .iter()
-                .any(|der| match X509Certificate::from_der(der) {
-                    Ok((_, certificate)) => self
-                        .serials
-                        .get(certificate.issuer().as_raw())
-                        .is_some_and(|serials| {
-                            serials.contains(without_leading_zeros(certificate.raw_serial()))
-                        }),
-                    Err(_) => true,
-                })
+    pub fn covers(&self, leaf: &CertificateDer<'_>, others: &[CertificateDer<'_>]) -> bool {
+        let is_revoked = |der: &CertificateDer<'_>| match X509Certificate::from_der(der) {
+            Ok((_, certificate)) => {
+                let serial = without_leading_zeros(certificate.raw_serial());
+                let serials = self.serials.get(certificate.issuer().as_raw());
+                serials.is_some_and(|serials| serials.contains(serial))
+            }
+            Err(_) => true,
+        };
+        !self.lists.is_empty() && (is_revoked(leaf) || others.iter().any(is_revoked))
+    }
+}
+
+impl std::fmt::Debug for Revoked {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Revoked")
+            .field("lists", &self.lists.len())
+            .finish_non_exhaustive()
     }
 }
 

@@ -125,6 +125,27 @@ impl Ca {
 }
 
 impl Ca {
+    /// An authority between this one and clients, and its certificate.
+    pub fn intermediate(&self, name: &str) -> (Self, Leaf) {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params
+            .distinguished_name
+            .push(rcgen::DnType::CommonName, name);
+        let key = KeyPair::generate().expect("a key");
+        let certificate = params.signed_by(&key, &self.issuer).expect("a CA");
+        let leaf = Leaf {
+            cert_pem: certificate.pem(),
+            key_pem: key.serialize_pem(),
+        };
+        let authority = Self {
+            pem: certificate.pem(),
+            der: certificate.der().clone(),
+            issuer: Issuer::new(params, key),
+        };
+        (authority, leaf)
+    }
+
     /// A list of revoked certificates, PEM, that is to be replaced by the first day of a year.
     pub fn crl(&self, revoked: &[&Leaf], next_update_year: i32) -> String {
         let revoked_certs = revoked.iter().map(|leaf| RevokedCertParams {
@@ -152,8 +173,10 @@ impl Leaf {
         PeerCertificate::read(&self.der()).expect("readable").serial
     }
 
+    /// Itself, and what follows it in its PEM.
     pub fn chain(&self) -> Vec<CertificateDer<'static>> {
-        vec![CertificateDer::from_pem_slice(self.cert_pem.as_bytes()).expect("PEM")]
+        let chain = CertificateDer::pem_slice_iter(self.cert_pem.as_bytes());
+        chain.collect::<Result<_, _>>().expect("PEM")
     }
 
     pub fn key(&self) -> PrivateKeyDer<'static> {

@@ -111,6 +111,52 @@ async fn an_open_connection_learns_that_its_certificate_is_revoked() {
     assert!(!connection.peer().is_revoked(), "another's number");
 }
 
+/// Whichever comes first: an authority's older list beside its newer one lets nobody in.
+#[tokio::test]
+async fn of_two_lists_of_one_authority_both_count() {
+    let lab = Lab::new();
+    let bad = lab.client();
+    let (older, newer) = (lab.ca.crl(&[], 2999), lab.ca.crl(&[&bad], 2999));
+    for lists in [format!("{older}{newer}"), format!("{newer}{older}")] {
+        lab.list(&lists);
+        let tls = lab.load().expect("two lists");
+        let server = Server::start(Some(tls), Limits::default()).await;
+        let talk = Client::new(&lab.ca, Some(&bad), ONLY_TLS13)
+            .talk(server.address)
+            .await;
+        assert!(talk.is_err());
+    }
+}
+
+/// Each certificate of a chain needs a list of its issuer, and is looked up in it.
+#[tokio::test]
+async fn a_chain_holds_if_none_of_its_certificates_is_revoked_or_unlisted() {
+    let lab = Lab::new();
+    let (between, certificate) = lab.ca.intermediate("between");
+    let mut leaf = between.issue(&client(URI));
+    leaf.cert_pem.push_str(&certificate.cert_pem);
+    let (root_list, own_list) = (lab.ca.crl(&[], 2999), between.crl(&[], 2999));
+    for (lists, let_in) in [
+        (root_list.clone(), false),
+        (format!("{root_list}{own_list}"), true),
+        (format!("{root_list}{}", between.crl(&[&leaf], 2999)), false),
+        (
+            format!("{}{own_list}", lab.ca.crl(&[&certificate], 2999)),
+            false,
+        ),
+    ] {
+        lab.list(&lists);
+        let tls = lab.load().expect("lists");
+        let server = Server::start(Some(tls), Limits::default()).await;
+        for versions in [ONLY_TLS12, ONLY_TLS13] {
+            let talk = Client::new(&lab.ca, Some(&leaf), versions)
+                .talk(server.address)
+                .await;
+            assert_eq!(talk.is_ok(), let_in, "{lists}");
+        }
+    }
+}
+
 #[test]
 fn lists_are_taken_as_pem_or_der_and_several_to_a_file() {
     let lab = Lab::new();
