@@ -9,9 +9,11 @@
 //! Without anything configured this is a development server: whoever sends no token is `anonymous`
 //! with every role, and each token is a submitter of its own.
 
+use sha2::{Digest as _, Sha256};
+
 use crate::{
-    Credentials, Denied, HmacKeys, HmacRules, PeerCertificate, Policy, Roles, Tokens, hmac,
-    principal, token,
+    Credentials, Denied, HmacKeys, HmacRules, PeerCertificate, Policy, Roles, Signature, Tokens,
+    hmac, principal, token, token::TokenDigest,
 };
 
 /// Who makes a call.
@@ -26,6 +28,21 @@ pub struct Identity {
     pub request_scope: Option<String>,
     /// How it was verified: `bearer`, `hmac`, `mtls`, or `anonymous`.
     pub kind: &'static str,
+    /// What verified it, to be looked at again while the call goes on.
+    pub proof: Proof,
+}
+
+/// What verified a caller. It holds no secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Proof {
+    /// Nothing: a development server.
+    Nothing,
+    /// The token of this digest.
+    Token(TokenDigest),
+    /// A signature.
+    Signature(Signature),
+    /// The connection's certificate.
+    Certificate,
 }
 
 /// Tells callers apart. Immutable: to change it, put another in its place.
@@ -84,26 +101,96 @@ impl Authenticator {
         now_unix: u64,
         credentials: &Credentials<'_>,
     ) -> Result<Identity, Denied> {
+        self.identify_with(None, now_unix, credentials)
+    }
+
+    /// Who makes a call on a port that has tokens of its own. One of them is a credential like any
+    /// other; if nothing else is configured, one of them is needed.
+    ///
+    /// # Errors
+    /// As [`Authenticator::identify`].
+    pub fn identify_with(
+        &self,
+        own: Option<&Tokens>,
+        now_unix: u64,
+        credentials: &Credentials<'_>,
+    ) -> Result<Identity, Denied> {
         let token = token::bearer(credentials.headers)?;
-        if self.is_development() {
-            return Ok(token.map_or_else(anonymous, |token| bearer(token, Roles::SUBMITTER)));
+        if self.is_development() && own.is_none() {
+            let bearer = |token| bearer(Sha256::digest(token).into(), Roles::SUBMITTER);
+            return Ok(token.map_or_else(anonymous, bearer));
         }
         // Also under a header's identity: nobody goes on over a connection that ought to be closed.
-        let certificate = self.certificate(now_unix, credentials)?;
+        let certificate = self.certificate(now_unix, credentials.certificate)?;
         match (token, hmac::is_signed(credentials.headers)) {
             (Some(_), true) => Err(Denied::TwoCredentials),
-            (Some(token), false) => self.token(token),
+            (Some(token), false) => self.token(own, token),
             (None, true) => self.signed(now_unix, credentials),
-            (None, false) => certificate.ok_or_else(|| Denied::Missing(self.methods.expected())),
+            (None, false) => certificate.ok_or_else(|| Denied::Missing(self.expected(own))),
         }
     }
 
-    fn token(&self, token: &[u8]) -> Result<Identity, Denied> {
-        if !self.methods.tokens {
+    /// The roles that a caller has at a later time, in Unix seconds, by what it showed at first:
+    /// for calls that last. A signature's timestamp is not looked at again.
+    ///
+    /// # Errors
+    /// If what it showed, or the connection's certificate, would not be taken now.
+    pub fn roles_now(
+        &self,
+        own: Option<&Tokens>,
+        now_unix: u64,
+        proof: &Proof,
+        certificate: Option<&[u8]>,
+    ) -> Result<Roles, Denied> {
+        let by_certificate = self.certificate(now_unix, certificate)?;
+        match proof {
+            Proof::Nothing if self.is_development() => Ok(Roles::ALL),
+            Proof::Token(_) if self.is_development() && own.is_none() => Ok(Roles::SUBMITTER),
+            Proof::Token(digest) => self.token_of(own, *digest).map(|identity| identity.roles),
+            Proof::Signature(signature) => {
+                if !self.keys.contains(&signature.key_id) {
+                    return Err(Denied::UnknownKeyId);
+                }
+                self.let_in(principal::hmac(&signature.key_id))?;
+                Ok(self.policy.hmac_key(&signature.key_id))
+            }
+            Proof::Nothing | Proof::Certificate => by_certificate
+                .map(|identity| identity.roles)
+                .ok_or_else(|| Denied::Missing(self.expected(own))),
+        }
+    }
+
+    fn expected(&self, own: Option<&Tokens>) -> String {
+        Methods {
+            tokens: self.methods.tokens || own.is_some(),
+            ..self.methods
+        }
+        .expected()
+    }
+
+    /// A principal that no deny entry shuts out.
+    fn let_in(&self, principal: String) -> Result<String, Denied> {
+        if self.policy.denials().principal(&principal) {
+            return Err(Denied::ShutOut);
+        }
+        Ok(principal)
+    }
+
+    fn token(&self, own: Option<&Tokens>, token: &[u8]) -> Result<Identity, Denied> {
+        self.token_of(own, Sha256::digest(token).into())
+    }
+
+    fn token_of(&self, own: Option<&Tokens>, digest: TokenDigest) -> Result<Identity, Denied> {
+        if !self.methods.tokens && own.is_none() {
             return Err(Denied::TokensNotTaken);
         }
-        let roles = self.tokens.roles(token).ok_or(Denied::UnknownToken)?;
-        Ok(bearer(token, roles))
+        let roles = own
+            .and_then(|own| own.roles_of(&digest))
+            .or_else(|| self.tokens.roles_of(&digest))
+            .ok_or(Denied::UnknownToken)?;
+        let identity = bearer(digest, roles);
+        self.let_in(identity.principal.clone())?;
+        Ok(identity)
     }
 
     fn signed(&self, now_unix: u64, credentials: &Credentials<'_>) -> Result<Identity, Denied> {
@@ -113,22 +200,20 @@ impl Authenticator {
         let Credentials { path, headers, .. } = *credentials;
         let signed = self.keys.verify(self.rules, now_unix, path, headers)?;
         Ok(Identity {
-            principal: principal::hmac(signed.key_id),
+            principal: self.let_in(principal::hmac(signed.key_id))?,
             roles: self.policy.hmac_key(signed.key_id),
             request_scope: signed.timestamp.map(str::to_owned),
             kind: "hmac",
+            proof: Proof::Signature(Signature::of(&signed)),
         })
     }
 
     fn certificate(
         &self,
         now_unix: u64,
-        credentials: &Credentials<'_>,
+        certificate: Option<&[u8]>,
     ) -> Result<Option<Identity>, Denied> {
-        let Some(der) = credentials
-            .certificate
-            .filter(|_| self.methods.certificates)
-        else {
+        let Some(der) = certificate.filter(|_| self.methods.certificates) else {
             return Ok(None);
         };
         let certificate = PeerCertificate::read(der)?;
@@ -136,11 +221,15 @@ impl Authenticator {
         if !certificate.is_valid_at(now_unix) {
             return Err(Denied::CertificateNotCurrent);
         }
+        if self.policy.denials().certificate(&certificate) {
+            return Err(Denied::CertificateShutOut);
+        }
         Ok(Some(Identity {
             principal: certificate.principal(),
             roles: self.policy.certificate(&certificate),
             request_scope: None,
             kind: "mtls",
+            proof: Proof::Certificate,
         }))
     }
 }
@@ -164,12 +253,13 @@ impl Methods {
     }
 }
 
-fn bearer(token: &[u8], roles: Roles) -> Identity {
+fn bearer(digest: TokenDigest, roles: Roles) -> Identity {
     Identity {
-        principal: principal::bearer(token),
+        principal: principal::bearer_of(&digest),
         roles,
         request_scope: None,
         kind: "bearer",
+        proof: Proof::Token(digest),
     }
 }
 
@@ -179,5 +269,6 @@ fn anonymous() -> Identity {
         roles: Roles::ALL,
         request_scope: None,
         kind: "anonymous",
+        proof: Proof::Nothing,
     }
 }

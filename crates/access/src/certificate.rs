@@ -3,7 +3,8 @@
 //!
 //! The identity is the only URI in the subject alternative name, else the first DNS name there,
 //! else the digest of the certificate. The common name is never an identity: any CA writes into it
-//! what it is asked to. Names count byte for byte.
+//! what it is asked to. Names count byte for byte, and a certificate is refused if one of them has
+//! a character that a log, a terminal or another parser could take for something else.
 
 use std::fmt;
 
@@ -45,6 +46,10 @@ pub struct PeerCertificate {
     pub kind: IdentityKind,
     /// The identity.
     pub name: String,
+    /// Every DNS name of the subject alternative name, also if the identity is another.
+    pub dns_names: Vec<String>,
+    /// The serial number, big-endian, without leading zero bytes.
+    pub serial: Vec<u8>,
     /// SHA-256 of the DER.
     pub sha256: [u8; 32],
     /// Whether it may be used by a client.
@@ -64,9 +69,15 @@ pub enum CertificateError {
     /// There are bytes after the certificate.
     #[error("there are bytes after the certificate")]
     TrailingBytes,
-    /// A URI or DNS name of other than ASCII characters: not to be skipped for the next.
-    #[error("its subject alternative name has a URI or DNS name that is not ASCII")]
+    /// A URI or DNS name with a character outside 0x21-0x7e: not to be skipped for the next name.
+    #[error(
+        "its subject alternative name has a URI or DNS name with a blank, a control character or a \
+         character that is not ASCII; issue it with characters of 0x21-0x7e"
+    )]
     UnreadableName,
+    /// A common name with a control character. It identifies nobody, but tools show it.
+    #[error("its common name has a control character; issue it without")]
+    ControlInCommonName,
     /// With several, a peer could choose who it is.
     #[error("its subject alternative name has several URIs; issue it with one")]
     SeveralUris,
@@ -86,7 +97,9 @@ impl PeerCertificate {
             return Err(CertificateError::TrailingBytes);
         }
         let sha256 = Sha256::digest(der).into();
-        let (kind, name) = match alternative_name(&certificate)? {
+        printable_common_names(&certificate)?;
+        let names = AlternativeNames::of(&certificate)?;
+        let (kind, name) = match names.identity()? {
             Some(named) => named,
             None => (IdentityKind::Cert, hex::encode(sha256)),
         };
@@ -99,6 +112,8 @@ impl PeerCertificate {
         Ok(Self {
             kind,
             name,
+            dns_names: names.dns,
+            serial: without_leading_zeros(certificate.raw_serial()).to_vec(),
             sha256,
             client_auth,
             not_before_unix: unix(validity.not_before),
@@ -148,33 +163,68 @@ fn unix(time: ASN1Time) -> u64 {
     time.timestamp().try_into().unwrap_or(0)
 }
 
-/// The only URI, else the first DNS name.
-fn alternative_name(
-    certificate: &X509Certificate<'_>,
-) -> Result<Option<(IdentityKind, String)>, CertificateError> {
-    let Some(names) = certificate.subject_alternative_name()? else {
-        return Ok(None);
-    };
-    let mut uris = Vec::new();
-    let mut dns_names = Vec::new();
-    for name in &names.value.general_names {
-        match name {
-            GeneralName::URI(uri) => uris.push(*uri),
-            GeneralName::DNSName(dns) => dns_names.push(*dns),
-            GeneralName::Invalid(tag, _) if matches!(tag.0, 2 | 6) => {
-                return Err(CertificateError::UnreadableName);
-            }
-            _ => {}
-        }
+/// A serial number as it is compared: DER puts a zero byte before a high bit.
+pub(crate) fn without_leading_zeros(serial: &[u8]) -> &[u8] {
+    let zeros = serial.iter().take_while(|byte| **byte == 0).count();
+    &serial[zeros..]
+}
+
+/// Whether a name has visible ASCII characters alone.
+pub(crate) fn is_plain(name: &str) -> bool {
+    name.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+fn printable_common_names(certificate: &X509Certificate<'_>) -> Result<(), CertificateError> {
+    let is_control = |name: &str| name.chars().any(char::is_control);
+    let mut names = certificate.subject().iter_common_name();
+    // Names of other string types than UTF-8's relatives are never shown.
+    if names.any(|name| name.as_str().is_ok_and(is_control)) {
+        return Err(CertificateError::ControlInCommonName);
     }
-    let named = match (uris.as_slice(), dns_names.first()) {
-        ([uri], _) => Some((IdentityKind::Uri, (*uri).to_owned())),
-        ([], Some(dns)) => Some((IdentityKind::Dns, (*dns).to_owned())),
-        ([], None) => None,
-        _ => return Err(CertificateError::SeveralUris),
-    };
-    match named {
-        Some((_, name)) if name.is_empty() => Err(CertificateError::EmptyName),
-        named => Ok(named),
+    Ok(())
+}
+
+/// The names in a subject alternative name that could be identities.
+struct AlternativeNames {
+    uris: Vec<String>,
+    dns: Vec<String>,
+}
+
+impl AlternativeNames {
+    fn of(certificate: &X509Certificate<'_>) -> Result<Self, CertificateError> {
+        let (mut uris, mut dns) = (Vec::new(), Vec::new());
+        let extension = certificate.subject_alternative_name()?;
+        let names = extension
+            .iter()
+            .flat_map(|names| &names.value.general_names);
+        for name in names {
+            match name {
+                GeneralName::URI(uri) => uris.push((*uri).to_owned()),
+                GeneralName::DNSName(name) => dns.push((*name).to_owned()),
+                GeneralName::Invalid(tag, _) if matches!(tag.0, 2 | 6) => {
+                    return Err(CertificateError::UnreadableName);
+                }
+                _ => {}
+            }
+        }
+        // Also those that are not the identity: a deny rule may name any of them.
+        if !uris.iter().chain(&dns).all(|name| is_plain(name)) {
+            return Err(CertificateError::UnreadableName);
+        }
+        Ok(Self { uris, dns })
+    }
+
+    /// The only URI, else the first DNS name.
+    fn identity(&self) -> Result<Option<(IdentityKind, String)>, CertificateError> {
+        let named = match (self.uris.as_slice(), self.dns.first()) {
+            ([uri], _) => Some((IdentityKind::Uri, uri.clone())),
+            ([], Some(dns)) => Some((IdentityKind::Dns, dns.clone())),
+            ([], None) => None,
+            _ => return Err(CertificateError::SeveralUris),
+        };
+        match named {
+            Some((_, name)) if name.is_empty() => Err(CertificateError::EmptyName),
+            named => Ok(named),
+        }
     }
 }

@@ -11,7 +11,8 @@ pub struct Credentials<'a> {
     pub path: &'a str,
     /// All headers of the request.
     pub headers: &'a HeaderMap,
-    /// DER of the peer's leaf certificate, verified by the TLS listener.
+    /// DER of the peer's leaf certificate, verified by the TLS listener when the connection was
+    /// opened. Whether it has been revoked since, [`crate::Peer::is_revoked`] says.
     pub certificate: Option<&'a [u8]>,
 }
 

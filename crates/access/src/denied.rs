@@ -64,6 +64,15 @@ pub enum Denied {
     /// The client certificate names nobody.
     #[error("client certificate: {0}")]
     Certificate(#[from] CertificateError),
+    /// An authority has revoked the client certificate, or one between it and the authority.
+    #[error("the client certificate is revoked; connect again with one that is not")]
+    CertificateRevoked,
+    /// The role policy denies the client certificate, whatever else the call brings.
+    #[error("the role policy denies this client certificate; ask an operator")]
+    CertificateShutOut,
+    /// The role policy denies the token or the signing key.
+    #[error("the role policy denies this caller; ask an operator")]
+    ShutOut,
     /// The connection has outlived the certificate that it was opened with.
     #[error("the client certificate is not valid now; connect again with one that is")]
     CertificateNotCurrent,

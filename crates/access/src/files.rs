@@ -17,6 +17,9 @@ use zeroize::Zeroizing;
 /// The most bytes that a certificate, key, CA or policy file may have.
 const MAX_BYTES: u64 = 1 << 20;
 
+/// The most bytes that a revocation list may have: some 400,000 entries.
+const MAX_CRL_BYTES: u64 = 16 << 20;
+
 /// How often a set is read before it counts as one that does not come to rest.
 const READINGS: usize = 5;
 
@@ -34,6 +37,8 @@ pub struct TlsFiles {
     pub key: PathBuf,
     /// The CA certificates that client certificates must come from.
     pub client_ca: Option<PathBuf>,
+    /// Lists of revoked client certificates, PEM or DER.
+    pub client_crls: Vec<PathBuf>,
 }
 
 /// A file that cannot be used.
@@ -58,10 +63,12 @@ pub enum FileError {
         path: PathBuf,
     },
     /// It is longer than anything that belongs here.
-    #[error("{} has more than {MAX_BYTES} bytes", path.display())]
+    #[error("{} has more than {max} bytes", path.display())]
     TooLong {
         /// The file.
         path: PathBuf,
+        /// The most bytes that it may have.
+        max: u64,
     },
     /// A private key that everybody on the machine can use.
     #[error(
@@ -98,6 +105,8 @@ pub(crate) struct FileSet {
     pub cert: Zeroizing<Vec<u8>>,
     pub key: Zeroizing<Vec<u8>>,
     pub client_ca: Option<Zeroizing<Vec<u8>>>,
+    /// As many as [`TlsFiles::client_crls`].
+    pub client_crls: Vec<Zeroizing<Vec<u8>>>,
     /// SHA-256 over all of it.
     pub digest: [u8; 32],
 }
@@ -129,8 +138,14 @@ impl TlsFiles {
             Some(path) => Some(read(path)?.0),
             None => None,
         };
+        let client_crls = self
+            .client_crls
+            .iter()
+            .map(|path| read_crl(path))
+            .collect::<Result<Vec<_>, _>>()?;
         let mut hash = Sha256::new();
-        for content in [Some(&cert), Some(&key), client_ca.as_ref()] {
+        let always = [Some(&cert), Some(&key), client_ca.as_ref()];
+        for content in always.into_iter().chain(client_crls.iter().map(Some)) {
             // Digests of equal length, so that nothing moves from one file to the next unseen.
             hash.update(Sha256::digest(content.map_or(&[][..], |content| content)));
         }
@@ -138,6 +153,7 @@ impl TlsFiles {
             cert,
             key,
             client_ca,
+            client_crls,
             digest: hash.finalize().into(),
         })
     }
@@ -158,8 +174,22 @@ pub(crate) fn read_policy(path: &Path) -> Result<String, FileError> {
     })
 }
 
+/// A list of revoked certificates: if everybody could write it, everybody could take a name off it.
+fn read_crl(path: &Path) -> Result<Zeroizing<Vec<u8>>, FileError> {
+    let (bytes, mode) = read_at_most(path, MAX_CRL_BYTES)?;
+    if mode & OTHERS_WRITE != 0 {
+        let path = path.to_owned();
+        return Err(FileError::Writable { path, mode });
+    }
+    Ok(bytes)
+}
+
 /// The content and permission bits of a file.
 fn read(path: &Path) -> Result<(Zeroizing<Vec<u8>>, u32), FileError> {
+    read_at_most(path, MAX_BYTES)
+}
+
+fn read_at_most(path: &Path, max: u64) -> Result<(Zeroizing<Vec<u8>>, u32), FileError> {
     let failed = |source| unreadable(path, source);
     // Before it is opened: opening a pipe would wait for its writer.
     if !fs::metadata(path).map_err(failed)?.is_file() {
@@ -169,14 +199,14 @@ fn read(path: &Path) -> Result<(Zeroizing<Vec<u8>>, u32), FileError> {
     let file = File::open(path).map_err(failed)?;
     let metadata = file.metadata().map_err(failed)?;
     // At its size at once: a growing vector leaves copies of a key behind.
-    let size = usize::try_from(metadata.len().min(MAX_BYTES)).unwrap_or(0);
+    let size = usize::try_from(metadata.len().min(max)).unwrap_or(0);
     let mut content = Zeroizing::new(Vec::with_capacity(size + 1));
-    file.take(MAX_BYTES + 1)
+    file.take(max + 1)
         .read_to_end(&mut content)
         .map_err(failed)?;
-    if content.len() as u64 > MAX_BYTES {
+    if content.len() as u64 > max {
         let path = path.to_owned();
-        return Err(FileError::TooLong { path });
+        return Err(FileError::TooLong { path, max });
     }
     Ok((content, metadata.mode() & 0o7777))
 }

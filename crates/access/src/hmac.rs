@@ -2,8 +2,7 @@
 //!
 //! Material: `<request id>:<path>`, and `:<timestamp>` where the header is sent, as it was sent.
 //! Checks come in a fixed order: request id, key id, timestamp, known key, signature. The body is
-//! not signed, and whether a request came before is not known here: [`Signed::timestamp`] is part
-//! of what makes a repeat a repeat.
+//! not signed: [`crate::Uses`] sees to it that a signature serves one request.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -46,6 +45,10 @@ pub struct HmacRules {
 pub struct Signed<'a> {
     /// The key that signed it.
     pub key_id: &'a str,
+    /// The request id that was signed.
+    pub request_id: &'a str,
+    /// The path that was signed: the request's, or `/`.
+    pub path: &'a str,
     /// The timestamp as it was sent and signed.
     pub timestamp: Option<&'a str>,
 }
@@ -79,10 +82,23 @@ impl HmacKeys {
             .map_err(|problem| vec![format!("{source}: {problem}")])
     }
 
+    /// The ids of keys whose secret has fewer than so many bytes.
+    pub(crate) fn shorter_than(&self, bytes: usize) -> impl Iterator<Item = &str> {
+        self.secrets
+            .iter()
+            .filter(move |(_, secret)| secret.len() < bytes)
+            .map(|(key_id, _)| key_id.as_str())
+    }
+
     /// Whether there is no key.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.secrets.is_empty()
+    }
+
+    /// Whether there is a key of this id.
+    pub(crate) fn contains(&self, key_id: &str) -> bool {
+        self.secrets.contains_key(key_id)
     }
 
     /// Checks a request.
@@ -93,7 +109,7 @@ impl HmacKeys {
         &'a self,
         rules: HmacRules,
         now_unix: u64,
-        path: &str,
+        path: &'a str,
         headers: &'a HeaderMap,
     ) -> Result<Signed<'a>, Denied> {
         let request_id = single(headers, REQUEST_ID)?.ok_or(Denied::MissingRequestId)?;
@@ -109,7 +125,7 @@ impl HmacKeys {
             .ok_or(Denied::UnknownKeyId)?;
         let signature = signature(headers)?;
 
-        let holds = |path: &str| {
+        let holds = |path: &'a str| {
             let mut mac = Hmac::<Sha256>::new_from_slice(secret).ok()?;
             for part in [request_id, ":", path] {
                 mac.update(part.as_bytes());
@@ -117,12 +133,17 @@ impl HmacKeys {
             for part in timestamp.iter().flat_map(|timestamp| [":", timestamp]) {
                 mac.update(part.as_bytes());
             }
-            mac.verify_slice(&signature).ok()
+            mac.verify_slice(&signature).ok().map(|()| path)
         };
-        holds(path)
-            .or_else(|| holds("/").filter(|()| rules.accept_root_path))
+        let path = holds(path)
+            .or_else(|| holds("/").filter(|_| rules.accept_root_path))
             .ok_or(Denied::WrongSignature)?;
-        Ok(Signed { key_id, timestamp })
+        Ok(Signed {
+            key_id,
+            request_id,
+            path,
+            timestamp,
+        })
     }
 
     fn add_entry(&mut self, entry: &str) -> Result<(), &'static str> {
@@ -144,6 +165,10 @@ impl HmacKeys {
         }
         if self.secrets.contains_key(key_id) {
             return Err("there is a key of this id already");
+        }
+        // The key id is not signed: a signature of one would be a signature of the other.
+        if self.secrets.values().any(|held| *held == secret) {
+            return Err("another key id has the same secret; give each its own");
         }
         self.secrets.insert(key_id.to_owned(), secret);
         Ok(())

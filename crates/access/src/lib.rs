@@ -6,6 +6,7 @@
 //! - [`Tls`] holds the server certificate, its key and the client CA, and replaces them while
 //!   connections are open; [`incoming`] accepts and makes the handshakes.
 //! - [`PeerCertificate`] says who a verified certificate is.
+//! - [`Uses`] remembers which request a signature was used for, so that it serves no other.
 //! - [`HmacKeys`], [`Tokens`] and [`Policy`] are pure: bytes in, an answer out.
 //! - [`Authenticator`] puts them together: one call's [`Credentials`] become an [`Identity`], or
 //!   are [`Denied`].
@@ -18,6 +19,7 @@ mod authenticator;
 mod certificate;
 mod credentials;
 mod denied;
+mod deny;
 mod files;
 mod hmac;
 mod listen;
@@ -27,11 +29,12 @@ mod roles;
 mod settings;
 mod tls;
 mod token;
+mod uses;
 mod verifier;
 mod watch;
 
 pub use crate::{
-    authenticator::{Authenticator, Identity},
+    authenticator::{Authenticator, Identity, Proof},
     certificate::{CertificateError, ClientAuth, IdentityKind, PeerCertificate},
     credentials::{Credentials, IDENTITY_HEADERS, strip_identity_headers},
     denied::Denied,
@@ -40,8 +43,9 @@ pub use crate::{
     listen::{Connection, Counts, Incoming, Limits, Peer, Stats, incoming},
     policy::Policy,
     roles::{Roles, UnknownRole},
-    settings::AuthSettings,
+    settings::{AuthSettings, token_problem},
     tls::{ClientCertificates, Reloaded, Reloads, Tls, TlsError},
-    token::{Tokens, bearer as bearer_token},
+    token::Tokens,
+    uses::{Misused, Signature, Uses},
     watch::WATCH_EVERY,
 };

@@ -2,20 +2,26 @@
 //!
 //! A rule names its callers by exactly one selector; no two rules have the same selector. The best
 //! rule decides alone: the certificate's digest before its name, an exact name before a prefix, a
-//! longer prefix before a shorter one. Who is verified and named by none gets `default`.
+//! longer prefix before a shorter one. A caller who is verified and named by none gets `default`.
+//!
+//! `[[deny]]` entries shut callers out whatever the rules say; see [`crate::deny`].
 
 use std::collections::HashMap;
 
 use serde::Deserialize;
 use toml::Spanned;
 
-use crate::{IdentityKind, PeerCertificate, Roles, hmac::is_identifier, token::TokenDigest};
+use crate::{
+    IdentityKind, PeerCertificate, Roles, certificate::is_plain, deny::Denials,
+    hmac::is_identifier, token::TokenDigest,
+};
 
 /// The rules of a file.
 #[derive(Debug, Clone, Default)]
 pub struct Policy {
     default: Roles,
     rules: HashMap<Selector, Roles>,
+    denials: Denials,
     /// The file's text; none without a file.
     text: Option<String>,
 }
@@ -42,6 +48,8 @@ struct File {
     default: Option<Spanned<String>>,
     #[serde(default, rename = "rule")]
     rules: Vec<Spanned<toml::Table>>,
+    #[serde(default)]
+    deny: Vec<Spanned<toml::Table>>,
 }
 
 #[derive(Deserialize)]
@@ -73,7 +81,7 @@ impl Policy {
     /// Reads a file's text.
     ///
     /// # Errors
-    /// All problems, each with `source`, the number of the rule and its line.
+    /// All problems, each with `source`, the number of the rule or deny entry and its line.
     pub fn parse(source: &str, text: &str) -> Result<Self, Vec<String>> {
         let file: File = toml::from_str(text).map_err(|error: toml::de::Error| {
             let line = error.span().map_or(1, |span| line_of(text, span.start));
@@ -115,11 +123,23 @@ impl Policy {
                 }
             }
         }
+        for (at, table) in (1..).zip(file.deny) {
+            let line = line_of(text, table.span().start);
+            if let Err(wrong) = policy.denials.add(table.into_inner()) {
+                let place = format!("{source}, deny {at} (line {line})");
+                problems.extend(wrong.iter().map(|problem| format!("{place}: {problem}")));
+            }
+        }
         if problems.is_empty() {
             Ok(policy)
         } else {
             Err(problems)
         }
+    }
+
+    /// Whom no rule lets in.
+    pub(crate) fn denials(&self) -> &Denials {
+        &self.denials
     }
 
     /// The roles of a verified certificate.
@@ -172,13 +192,14 @@ fn rule(table: toml::Table) -> Result<(Selector, Roles), Vec<String>> {
         .map_err(|error: toml::de::Error| vec![one_line(error.message())])?;
     let mut problems = Vec::new();
     let selectors = [
-        rule.uri.map(uri),
-        rule.dns.map(dns),
+        rule.uri.map(|name| uri(name).map(Selector::Uri)),
+        rule.dns.map(|name| dns(name).map(Selector::Dns)),
         rule.cert_sha256
             .map(|hex| digest("cert_sha256", &hex).map(Selector::CertSha256)),
         rule.token_sha256
             .map(|hex| digest("token_sha256", &hex).map(Selector::TokenSha256)),
-        rule.hmac_key_id.map(hmac_key_id),
+        rule.hmac_key_id
+            .map(|key_id| hmac_key_id(key_id).map(Selector::HmacKeyId)),
     ];
     let mut named: Vec<_> = selectors.into_iter().flatten().collect();
     let selector = match (named.pop(), named.is_empty()) {
@@ -195,7 +216,11 @@ fn rule(table: toml::Table) -> Result<(Selector, Roles), Vec<String>> {
         }
     };
     if rule.roles.is_empty() {
-        problems.push("roles must not be empty; a caller of no rule has the default".into());
+        problems.push(
+            "roles must not be empty: to shut a caller out, write the selector under [[deny]]; a \
+             caller of no rule has the default"
+                .into(),
+        );
     }
     let mut roles = Roles::NONE;
     for role in &rule.roles {
@@ -213,33 +238,40 @@ fn rule(table: toml::Table) -> Result<(Selector, Roles), Vec<String>> {
     }
 }
 
-fn uri(uri: String) -> Result<Selector, String> {
+/// A URI that a selector names.
+pub(crate) fn uri(uri: String) -> Result<String, String> {
     // "spiffe://" would be everybody.
     let is_all = uri
         .strip_suffix('/')
         .is_some_and(|prefix| prefix.is_empty() || prefix.ends_with(['/', ':']));
-    if uri.is_empty() || is_all {
-        return Err("uri must be a whole URI, or end in \"/\" after its authority".into());
+    if uri.is_empty() || is_all || !is_plain(&uri) {
+        return Err(
+            "uri must be a whole URI, or end in \"/\" after its authority, of characters of \
+             0x21-0x7e"
+                .into(),
+        );
     }
-    Ok(Selector::Uri(uri))
+    Ok(uri)
 }
 
-fn dns(name: String) -> Result<Selector, String> {
-    if name.is_empty() || name.contains('*') {
-        return Err("dns must be one whole name; there are no wildcards".into());
+/// A DNS name that a selector names.
+pub(crate) fn dns(name: String) -> Result<String, String> {
+    if name.is_empty() || name.contains('*') || !is_plain(&name) {
+        return Err("dns must be one whole name of ASCII; there are no wildcards".into());
     }
-    Ok(Selector::Dns(name))
+    Ok(name)
 }
 
-fn hmac_key_id(key_id: String) -> Result<Selector, String> {
+/// A key id that a selector names.
+pub(crate) fn hmac_key_id(key_id: String) -> Result<String, String> {
     if !is_identifier(key_id.as_bytes()) {
         return Err("hmac_key_id must be 1 to 128 characters of 0x21-0x7e without \":\"".into());
     }
-    Ok(Selector::HmacKeyId(key_id))
+    Ok(key_id)
 }
 
 /// The text is not repeated: it may be a token that was put here by mistake.
-fn digest(name: &str, text: &str) -> Result<[u8; 32], String> {
+pub(crate) fn digest(name: &str, text: &str) -> Result<[u8; 32], String> {
     let mut digest = [0; 32];
     match hex::decode_to_slice(text, &mut digest) {
         Ok(()) => Ok(digest),
@@ -252,7 +284,7 @@ fn line_of(text: &str, at: usize) -> usize {
     1 + text.bytes().take(at).filter(|byte| *byte == b'\n').count()
 }
 
-fn one_line(message: &str) -> String {
+pub(crate) fn one_line(message: &str) -> String {
     message.lines().collect::<Vec<_>>().join(" ")
 }
 
@@ -266,6 +298,8 @@ mod tests {
         PeerCertificate {
             kind,
             name: name.to_owned(),
+            dns_names: Vec::new(),
+            serial: vec![1],
             sha256: [0; 32],
             client_auth: crate::ClientAuth::Allowed,
             not_before_unix: 0,

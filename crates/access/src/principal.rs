@@ -16,6 +16,11 @@ pub fn bearer(token: &[u8]) -> String {
     named("bearer", Sha256::digest(token))
 }
 
+/// The principal of the token of a SHA-256 digest.
+pub(crate) fn bearer_of(digest: &[u8; 32]) -> String {
+    named("bearer", digest)
+}
+
 /// `hmac:` and SHA-256 of the key id: the same for every request that the key signs.
 #[must_use]
 pub fn hmac(key_id: &str) -> String {

@@ -78,6 +78,13 @@ const HMAC_KEY: &str = "--auth-hmac-key";
 const HMAC_KEYS: &str = "EVIDENCEOS_HMAC_KEYS";
 const HMAC_SHARED_SECRET: &str = "EVIDENCEOS_HMAC_SHARED_SECRET";
 
+/// The fewest characters of a token. One that `openssl rand -hex 32` makes has 64.
+const MIN_TOKEN_CHARS: usize = 16;
+/// The fewest bytes of a secret that signs.
+const MIN_SECRET_BYTES: usize = 16;
+/// What to do about a secret that is guessed too easily.
+const TOO_SHORT: &str = "must have at least 16 bytes; make one with `openssl rand -hex 32`";
+
 const EVERY_HMAC: &[&str] = &[HMAC_KEY, HMAC_KEYS, HMAC_SHARED_SECRET];
 
 /// What each setting does not go together with.
@@ -193,14 +200,22 @@ impl AuthSettings {
         if let Some(list) = &self.hmac_keys {
             take(keys.add_list(HMAC_KEYS, list));
         }
+        let short = keys.shorter_than(MIN_SECRET_BYTES);
+        let mut short: Vec<String> = short
+            .map(|key_id| format!("{HMAC_KEYS}, key {key_id:?}: the secret {TOO_SHORT}"))
+            .collect();
         for (name, secret) in [
             (HMAC_KEY, &self.hmac_key),
             (HMAC_SHARED_SECRET, &self.hmac_shared_secret),
         ] {
             if let Some(secret) = secret {
                 take(keys.add_default(name, secret));
+                if (1..MIN_SECRET_BYTES).contains(&secret.len()) {
+                    short.push(format!("{name}: the secret {TOO_SHORT}"));
+                }
             }
         }
+        problems.extend(short);
         keys
     }
 
@@ -213,14 +228,17 @@ impl AuthSettings {
     }
 }
 
-/// Why a token could never be sent in a header.
-fn token_problem(token: &str) -> Option<&'static str> {
+/// Why a token is not taken: it could never be sent in a header, or is guessed too easily.
+#[must_use]
+pub fn token_problem(token: &str) -> Option<&'static str> {
     if token.is_empty() {
         Some("the token must not be empty")
     } else if token.len() > MAX_TOKEN_BYTES {
         Some("the token must not have more than 4096 bytes")
     } else if token.trim() != token || token.chars().any(char::is_control) {
         Some("the token must not begin or end with blanks, or have control characters")
+    } else if token.chars().count() < MIN_TOKEN_CHARS {
+        Some("the token must have at least 16 characters; make one with `openssl rand -hex 32`")
     } else {
         None
     }

@@ -5,10 +5,12 @@
 //! CA let in is resumed under the new one.
 
 mod error;
+mod revoked;
 
 use std::{
     path::Path,
     sync::{Arc, Mutex, PoisonError},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use arc_swap::ArcSwap;
@@ -23,6 +25,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 
 pub use self::error::TlsError;
+pub(crate) use self::revoked::Revoked;
 use crate::{
     certificate::not_after_unix,
     files::{FileSet, TlsFiles},
@@ -88,6 +91,7 @@ struct Refused {
 pub(crate) struct Serving {
     pub config: Arc<ServerConfig>,
     verifier: Option<Arc<dyn ClientCertVerifier>>,
+    revoked: Arc<Revoked>,
     digest: [u8; 32],
     not_after_unix: u64,
 }
@@ -110,12 +114,16 @@ impl Tls {
             (ClientCertificates::None, None) | (_, Some(_)) => {}
             (_, None) => return Err(TlsError::NoClientCa),
         }
+        if let (None, Some(path)) = (&files.client_ca, files.client_crls.first()) {
+            return Err(TlsError::UnusedClientCrl { path: path.clone() });
+        }
         let options = Options {
             client_certificates,
             alpn: alpn.iter().map(|protocol| protocol.to_vec()).collect(),
             allow_client_cert_without_eku,
         };
         let serving = Serving::new(&files, &options, &files.read()?)?;
+        serving.revoked.must_be_current(now_unix())?;
         Ok(Arc::new(Self {
             files,
             options,
@@ -125,11 +133,13 @@ impl Tls {
         }))
     }
 
-    /// Reads the files again and puts them in place if they changed. Open connections go on.
-    /// Blocks on the file system.
+    /// Reads the files again and puts them in place if they changed. Open connections go on; whether
+    /// their certificates are revoked now, [`crate::Peer::is_revoked`] says. Blocks on the file
+    /// system.
     ///
     /// # Errors
-    /// As for [`Tls::load`]; what served before goes on serving, and the failure is counted.
+    /// As for [`Tls::load`]; what served before goes on serving, and the failure is counted. So is a
+    /// revocation list that has not changed and is past its next update.
     pub fn reload(&self) -> Result<Reloaded, TlsError> {
         self.exchange().map_err(|refused| {
             self.count_failure();
@@ -155,6 +165,20 @@ impl Tls {
         self.serving.load().not_after_unix
     }
 
+    /// When the first of the revocation lists must have been replaced, Unix time; none without one.
+    #[must_use]
+    pub fn crl_next_update_unix(&self) -> Option<u64> {
+        self.serving.load().revoked.next_update_unix()
+    }
+
+    /// Whether the lists that serve now revoke a certificate of a chain.
+    pub(crate) fn is_revoked(&self, chain: &[CertificateDer<'_>]) -> bool {
+        match chain {
+            [leaf, others @ ..] => self.serving.load().revoked.covers(leaf, others),
+            [] => false,
+        }
+    }
+
     /// How often reloads failed.
     #[must_use]
     pub fn reload_failures(&self) -> u64 {
@@ -176,11 +200,20 @@ impl Tls {
         let mut last_refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
         let (fingerprint, fresh) = match self.files.read() {
             Ok(set) if set.digest == self.serving.load().digest => {
-                *last_refused = None;
-                return Ok(Reloaded::Unchanged);
+                match self.serving.load().revoked.must_be_current(now_unix()) {
+                    Ok(()) => {
+                        *last_refused = None;
+                        return Ok(Reloaded::Unchanged);
+                    }
+                    // What it revokes stays revoked; that nobody replaced it must be heard.
+                    Err(error) => (set.digest, Err(error)),
+                }
             }
             Ok(set) => {
-                let fresh = Serving::new(&self.files, &self.options, &set);
+                let fresh = Serving::new(&self.files, &self.options, &set).and_then(|fresh| {
+                    fresh.revoked.must_be_current(now_unix())?;
+                    Ok(fresh)
+                });
                 (set.digest, fresh)
             }
             Err(error) => {
@@ -225,7 +258,8 @@ impl Serving {
         let key = PrivateKeyDer::from_pem_slice(&set.key).map_err(|_secret| TlsError::NoKey {
             path: files.key.clone(),
         })?;
-        let verifier = client_verifier(files, options, set, &provider)?;
+        let revoked = Arc::new(Revoked::read(&files.client_crls, &set.client_crls)?);
+        let verifier = client_verifier(files, options, set, &revoked, &provider)?;
         let builder = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&TLS13, &TLS12])
             .map_err(TlsError::Versions)?;
@@ -242,6 +276,7 @@ impl Serving {
         Ok(Self {
             config: Arc::new(config),
             verifier,
+            revoked,
             digest: set.digest,
             not_after_unix,
         })
@@ -267,6 +302,7 @@ fn client_verifier(
     files: &TlsFiles,
     options: &Options,
     set: &FileSet,
+    revoked: &Arc<Revoked>,
     provider: &Arc<CryptoProvider>,
 ) -> Result<Option<Arc<dyn ClientCertVerifier>>, TlsError> {
     let (Some(path), Some(pem)) = (&files.client_ca, &set.client_ca) else {
@@ -280,8 +316,12 @@ fn client_verifier(
             source,
         })?;
     }
-    let builder =
-        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
+    revoked.must_cover(path, &roots)?;
+    let roots = Arc::new(roots);
+    revoked.must_suit_webpki(&roots, provider)?;
+    // With lists each certificate of a chain needs one of its issuer: no list, no entry.
+    let builder = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(provider))
+        .with_crls(revoked.lists());
     let webpki = match options.client_certificates {
         ClientCertificates::Required => builder,
         ClientCertificates::Optional | ClientCertificates::None => builder.allow_unauthenticated(),
@@ -290,7 +330,14 @@ fn client_verifier(
     Ok(Some(Arc::new(Verifier {
         webpki,
         allow_without_eku: options.allow_client_cert_without_eku,
+        revoked: Arc::clone(revoked),
     })))
+}
+
+fn now_unix() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
 }
 
 fn certificates(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
@@ -356,6 +403,7 @@ mod tests {
             cert: path("server.crt"),
             key: path("server.key"),
             client_ca: Some(path("ca.crt")),
+            client_crls: Vec::new(),
         };
         let options = Options {
             client_certificates: ClientCertificates::Required,
@@ -367,6 +415,7 @@ mod tests {
             cert: bytes(leaf.pem()),
             key: bytes(key.serialize_pem()),
             client_ca: Some(bytes(ca_pem)),
+            client_crls: Vec::new(),
             digest: [0; 32],
         };
         let serving = Serving::new(&files, &options, &set).expect("a set that fits");

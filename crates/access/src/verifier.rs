@@ -1,5 +1,7 @@
 //! Which client certificates a handshake accepts: what WebPKI accepts, if it may be used by a
-//! client and has one identity.
+//! client, has one identity, and no list revokes it.
+//!
+//! Of several lists of one authority WebPKI looks at the first, which may be the older one.
 //!
 //! WebPKI alone takes a certificate without extended key usage for a client's, so that a server's
 //! certificate of an old CA would do.
@@ -14,7 +16,7 @@ use rustls::{
     server::danger::{ClientCertVerified, ClientCertVerifier},
 };
 
-use crate::{ClientAuth, PeerCertificate};
+use crate::{ClientAuth, PeerCertificate, tls::Revoked};
 
 /// WebPKI, and then ours.
 #[derive(Debug)]
@@ -22,6 +24,8 @@ pub(crate) struct Verifier {
     pub webpki: Arc<dyn ClientCertVerifier>,
     /// Takes a certificate that has no extended key usage at all.
     pub allow_without_eku: bool,
+    /// By all lists together.
+    pub revoked: Arc<Revoked>,
 }
 
 impl ClientCertVerifier for Verifier {
@@ -35,6 +39,9 @@ impl ClientCertVerifier for Verifier {
         let verified = self
             .webpki
             .verify_client_cert(end_entity, intermediates, now)?;
+        if self.revoked.covers(end_entity, intermediates) {
+            return Err(Refused::Revoked.into());
+        }
         let certificate = PeerCertificate::read(end_entity)
             .map_err(|error| Refused::Other(OtherError(Arc::new(error))))?;
         match certificate.client_auth {

@@ -62,6 +62,7 @@ impl Tls {
             .into_iter()
             .chain([self.files.client_ca.as_ref()])
             .flatten()
+            .chain(&self.files.client_crls)
             .filter_map(|path| path.parent())
             .map(|parent| match parent {
                 relative if relative.as_os_str().is_empty() => Path::new(".").to_owned(),

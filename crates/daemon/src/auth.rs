@@ -1,16 +1,21 @@
-//! Who calls, as the kernel knows him, and what is asked before a call gets to its handler.
+//! Who calls, as the kernel knows the caller, and what is asked before a call gets to its handler.
 //!
 //! Identity comes from `evidenceos-access` alone: a verified certificate, a token, a signature.
 //! Headers in which a client says who it is are dropped before anything else sees them.
+//!
+//! A call that lasts is asked again: [`Gate::roles_now`] says whether what its caller showed would
+//! still be taken, and [`Gate::changes`] when that may have changed.
 
 use std::{net::SocketAddr, sync::Arc};
 
 use arc_swap::ArcSwap;
 use evidenceos_access::{
-    Authenticator, Credentials, Denied, Identity, Peer, Roles, Tokens, bearer_token, principal,
+    Authenticator, Credentials, Denied, Identity, Misused, Peer, Proof, Roles, Signature, Tokens,
+    Uses,
 };
 use evidenceos_kernel::command::Caller;
 use http::HeaderMap;
+use tokio::sync::watch;
 use tonic::transport::server::Connected;
 
 use crate::{config::IdentityConfig, keys::Keys, metrics::Metrics, server::unix_ms};
@@ -26,6 +31,19 @@ pub struct Principal {
     pub roles: Roles,
     /// Part of the key of its requests: processes that share a secret count from 1 each.
     pub request_scope: Option<String>,
+    /// What verified it.
+    pub proof: Proof,
+}
+
+impl Principal {
+    /// The signature of the call, if it is signed.
+    #[must_use]
+    pub fn signature(&self) -> Option<&Signature> {
+        match &self.proof {
+            Proof::Signature(signature) => Some(signature),
+            _ => None,
+        }
+    }
 }
 
 /// Tells callers apart; what it is told can be read again while it does.
@@ -34,6 +52,9 @@ pub struct Gate {
     authenticator: ArcSwap<Authenticator>,
     keys: Arc<Keys>,
     metrics: Arc<Metrics>,
+    uses: Uses,
+    /// Counts what may have changed the answer to who may call.
+    changes: watch::Sender<u64>,
 }
 
 impl Gate {
@@ -44,12 +65,15 @@ impl Gate {
         authenticator: Authenticator,
         keys: Arc<Keys>,
         metrics: Arc<Metrics>,
+        uses: Uses,
     ) -> Self {
         Self {
             config,
             authenticator: ArcSwap::from_pointee(authenticator),
             keys,
             metrics,
+            uses,
+            changes: watch::Sender::new(0),
         }
     }
 
@@ -70,6 +94,18 @@ impl Gate {
     /// Tells callers apart by this from now on.
     pub fn follow(&self, authenticator: Arc<Authenticator>) {
         self.authenticator.store(authenticator);
+        self.changed();
+    }
+
+    /// Has calls under way asked again whether they may go on.
+    pub fn changed(&self) {
+        self.changes.send_modify(|changes| *changes += 1);
+    }
+
+    /// Counts what may have changed who may call.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
     }
 
     /// Whether nobody is asked who he is.
@@ -88,21 +124,11 @@ impl Gate {
         headers: &HeaderMap,
         peer: Option<&Peer>,
     ) -> Result<Principal, Denied> {
-        let credentials = Credentials {
-            path,
-            headers,
-            certificate: peer.and_then(Peer::certificate),
-        };
-        let identified = self
-            .authenticator
-            .load()
-            .identify(unix_ms() / 1_000, &credentials);
-        self.metrics.identified(identified.as_ref().map(|i| i.kind));
-        identified.map(|identity| self.principal(identity))
+        self.identify_with(None, path, headers, peer)
     }
 
-    /// Who makes a call on a port that has tokens of its own: one of them is enough, and without
-    /// other credentials configured one of them is needed.
+    /// Who makes a call on a port that has tokens of its own: one of them is a credential like any
+    /// other, and without other credentials configured one of them is needed.
     ///
     /// # Errors
     /// As [`Gate::identify`].
@@ -113,36 +139,36 @@ impl Gate {
         headers: &HeaderMap,
         peer: Option<&Peer>,
     ) -> Result<Principal, Denied> {
-        let Some(own) = own else {
-            return self.identify(path, headers, peer);
+        let credentials = Credentials {
+            path,
+            headers,
+            certificate: peer.and_then(Peer::certificate),
         };
-        let token = match bearer_token(headers) {
-            Ok(token) => token,
-            Err(denied) => return self.denied(denied),
-        };
-        if let Some(token) = token
-            && let Some(roles) = own.roles(token)
-        {
-            self.metrics.identified(Ok("bearer"));
-            return Ok(self.principal(Identity {
-                principal: principal::bearer(token),
-                roles,
-                request_scope: None,
-                kind: "bearer",
-            }));
-        }
-        match token {
-            _ if !self.is_open() => self.identify(path, headers, peer),
-            Some(_) => self.denied(Denied::UnknownToken),
-            None => self.denied(Denied::Missing(
-                "send \"authorization: Bearer <token>\"".to_owned(),
-            )),
-        }
+        let identified = not_revoked(peer).and_then(|()| {
+            let authenticator = self.authenticator.load();
+            authenticator.identify_with(own, unix_ms() / 1_000, &credentials)
+        });
+        self.metrics.identified(identified.as_ref().map(|i| i.kind));
+        identified.map(|identity| self.principal(identity))
     }
 
-    fn denied<T>(&self, denied: Denied) -> Result<T, Denied> {
-        self.metrics.identified(Err(&denied));
-        Err(denied)
+    /// The roles that the caller of a call under way has now.
+    ///
+    /// # Errors
+    /// If what it showed would not be taken now.
+    pub fn roles_now(&self, principal: &Principal, peer: Option<&Peer>) -> Result<Roles, Denied> {
+        not_revoked(peer)?;
+        let certificate = peer.and_then(Peer::certificate);
+        let authenticator = self.authenticator.load();
+        authenticator.roles_now(None, unix_ms() / 1_000, &principal.proof, certificate)
+    }
+
+    /// Binds a signature to the request of a digest.
+    ///
+    /// # Errors
+    /// If it serves another request, or cannot be remembered.
+    pub fn bind(&self, signature: &Signature, request: &[u8; 32]) -> Result<(), Misused> {
+        self.uses.bind(unix_ms() / 1_000, signature, request)
     }
 
     fn principal(&self, identity: Identity) -> Principal {
@@ -155,8 +181,17 @@ impl Gate {
             name: identity.principal,
             roles: identity.roles,
             request_scope: identity.request_scope,
+            proof: identity.proof,
         }
     }
+}
+
+/// A connection without a certificate, or with one that no authority has revoked.
+fn not_revoked(peer: Option<&Peer>) -> Result<(), Denied> {
+    if peer.is_some_and(Peer::is_revoked) {
+        return Err(Denied::CertificateRevoked);
+    }
+    Ok(())
 }
 
 /// A connection, as the gRPC server wants it.

@@ -14,6 +14,7 @@ mod keys;
 mod layers;
 mod listeners;
 mod preflight;
+mod secret_files;
 mod settings;
 
 use std::{num::NonZero, path::PathBuf, thread, time::Duration};

@@ -6,6 +6,7 @@
 mod accounts;
 mod counting;
 mod gate;
+mod lasting;
 mod parse;
 mod probing;
 mod reads;
@@ -21,6 +22,7 @@ use std::{
     collections::HashMap,
     num::NonZeroUsize,
     sync::{Arc, Mutex, PoisonError, RwLock},
+    time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
@@ -30,8 +32,9 @@ use evidenceos_kernel::{
     claim::ClaimState,
     command::{Command, Reply, Request, Stamp},
     holdout::{Holdout, HoldoutStatus},
-    id::{Digest, HoldoutId},
+    id::{Digest, Fingerprint, HoldoutId, RequestKey},
     refusal::Refusal,
+    state::REQUEST_WINDOW_MS,
 };
 use evidenceos_sandbox::Walls;
 use evidenceos_store::{Done, Module, log::LogView, reader::Readers};
@@ -54,6 +57,11 @@ use crate::{
 /// Modules remembered as stored.
 const KNOWN_MODULES: NonZeroUsize = NonZeroUsize::new(4_096).expect("not zero");
 
+/// Requests remembered by their ids, in some 8 MiB.
+const NAMED_REQUESTS: NonZeroUsize = NonZeroUsize::new(65_536).expect("not zero");
+/// As long as the store remembers requests.
+const REMEMBERED_FOR: Duration = Duration::from_millis(REQUEST_WINDOW_MS);
+
 /// What the edge needs of the daemon.
 pub struct Edge {
     /// Keys and tags.
@@ -70,6 +78,8 @@ pub struct Edge {
     pub catalog: Catalog,
     /// Modules that need not be stored again.
     pub stored_modules: StoredModules,
+    /// Which request each request id named.
+    pub named: NamedRequests,
     /// What the store has done since the start.
     pub done: Arc<Done>,
     /// How far anchors remember the log: what follows from rows is shown once they cover it.
@@ -184,6 +194,46 @@ impl StoredModules {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .put(hash, ());
+    }
+}
+
+/// Which request each request id named, the latest few.
+///
+/// The store remembers requests with the claim that they were about, so that it could not tell an id
+/// that comes with another claim from a new one. For a signed call the signature is bound already.
+pub struct NamedRequests(Mutex<LruCache<RequestKey, Named>>);
+
+struct Named {
+    fingerprint: Fingerprint,
+    since: Instant,
+}
+
+impl Default for NamedRequests {
+    fn default() -> Self {
+        Self(Mutex::new(LruCache::new(NAMED_REQUESTS)))
+    }
+}
+
+impl NamedRequests {
+    /// Refuses a stamp whose key named another request within the time that requests are remembered.
+    fn must_be_the_same(&self, stamp: &Stamp) -> Result<(), Refusal> {
+        let mut named = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        match named.get(&stamp.key) {
+            Some(first) if now.duration_since(first.since) < REMEMBERED_FOR => {
+                if first.fingerprint == stamp.fingerprint {
+                    Ok(())
+                } else {
+                    Err(Refusal::RequestIdReused)
+                }
+            }
+            _ => {
+                let fingerprint = stamp.fingerprint;
+                let since = now;
+                named.put(stamp.key, Named { fingerprint, since });
+                Ok(())
+            }
+        }
     }
 }
 
@@ -329,6 +379,10 @@ impl Edge {
         command: Command,
         module: Option<Module>,
     ) -> Result<Reply, Status> {
+        if let Some(stamp) = &stamp {
+            let same = self.named.must_be_the_same(stamp);
+            same.map_err(|refusal| status::refused(&refusal))?;
+        }
         let (told, answer) = oneshot::channel();
         self.mailbox.call(Call {
             request: Request {

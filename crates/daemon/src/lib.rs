@@ -21,6 +21,7 @@ pub mod http;
 mod in_force;
 pub mod keys;
 pub mod metrics;
+mod once;
 mod opening;
 mod own_work;
 pub mod policies;

@@ -397,6 +397,7 @@ fn open_locked(
         log,
         catalog,
         stored_modules: Default::default(),
+        named: Default::default(),
         done,
         anchored,
         revoked: watch::channel(0).0,

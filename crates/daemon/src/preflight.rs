@@ -27,14 +27,15 @@ use axum::{
     Router,
     body::{Body, Bytes},
     extract::{Request, State},
-    http::{HeaderMap, StatusCode, header},
+    http::{HeaderMap, Method, StatusCode, header},
     response::Response,
     routing::{get, post},
 };
-use evidenceos_access::{Denied, Peer, strip_identity_headers};
+use evidenceos_access::{Denied, Misused, Peer, strip_identity_headers};
 use evidenceos_kernel::{id::Digest, probe::RulesError};
 use evidenceos_store::{Done, log::LogView, reader::Readers};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use sha2::Digest as _;
 use tokio::sync::{Semaphore, watch};
 
 pub use self::limits::Probes;
@@ -50,6 +51,7 @@ use crate::{
     decisions::Recorder,
     grpc::Edge,
     metrics::Metrics,
+    once::{self, Once, Surface},
     policies::Policies,
 };
 
@@ -187,8 +189,10 @@ impl Front {
     fn admit(&self, request: Request, answer: impl FnOnce() -> Response) -> Response {
         match self.api() {
             None => receipts::unavailable("the daemon is starting"),
-            Some(api) if api.known(request).is_none() => receipts::unknown_caller(),
-            Some(_) => answer(),
+            Some(api) => match api.known(request) {
+                Ok(_) => answer(),
+                Err(unknown) => receipts::unknown(unknown),
+            },
         }
     }
 }
@@ -293,6 +297,8 @@ async fn admit(State(front): State<Front>, request: Request) -> Answer<Admission
 
 /// Why a body was not read.
 enum NoBody {
+    /// Its signature serves another request.
+    Misused(Misused),
     TooLarge,
     Slow,
     Broken,
@@ -305,8 +311,19 @@ async fn read(body: Body, max: usize) -> Result<Bytes, NoBody> {
         Err(_elapsed) => Err(NoBody::Slow),
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(NoBody::TooLarge),
-        // The connection broke, so nobody sees the answer.
-        Ok(Err(_)) => Err(NoBody::Broken),
+        Ok(Err(error)) => Err(match once::misused(error.as_ref()) {
+            Some(misused) => NoBody::Misused(misused),
+            // The connection broke, so nobody sees the answer.
+            None => NoBody::Broken,
+        }),
+    }
+}
+
+/// The status of a request whose signature does not serve it.
+fn status_of(misused: Misused) -> StatusCode {
+    match misused {
+        Misused::OtherRequest | Misused::TooLate => StatusCode::UNAUTHORIZED,
+        Misused::Full => StatusCode::TOO_MANY_REQUESTS,
     }
 }
 
@@ -326,15 +343,42 @@ struct Known {
     body: Body,
 }
 
+/// Why nobody makes a request.
+enum Unknown {
+    /// No credential holds.
+    Caller,
+    /// The signature holds, and serves another request.
+    Signature(Misused),
+}
+
 impl Api {
-    /// Who makes a request; nothing of its body is read before.
-    fn known(&self, request: Request) -> Option<Known> {
+    /// Who makes a request; nothing of its body is read before. The body of a signed request ends in
+    /// an error if its signature serves another.
+    fn known(&self, request: Request) -> Result<Known, Unknown> {
         let (mut parts, body) = request.into_parts();
         strip_identity_headers(&mut parts.headers);
         let peer = parts.extensions.get::<Peer>();
-        let principal = self.identify(&parts.headers, parts.uri.path(), peer)?;
+        let principal = self
+            .identify(&parts.headers, parts.uri.path(), peer)
+            .ok_or(Unknown::Caller)?;
+        let body = match principal.signature() {
+            None => body,
+            Some(signature) => {
+                let request = once::request(Surface::Http, &parts.method, &parts.uri);
+                if parts.method == Method::POST {
+                    let (gate, signature) = (Arc::clone(&self.gate), signature.clone());
+                    Body::new(Once::new(gate, signature, request, body))
+                } else {
+                    // Nobody reads a body here.
+                    self.gate
+                        .bind(signature, &request.finalize().into())
+                        .map_err(Unknown::Signature)?;
+                    body
+                }
+            }
+        };
         parts.headers.remove(header::AUTHORIZATION);
-        Some(Known {
+        Ok(Known {
             principal,
             headers: parts.headers,
             body,

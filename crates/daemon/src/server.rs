@@ -9,10 +9,12 @@
 use std::{
     io,
     net::SocketAddr,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
+use evidenceos_access::Uses;
 use evidenceos_driver::Fatal;
 use evidenceos_failpoint::{self as failpoint, Point};
 use evidenceos_keys::KeyError;
@@ -44,6 +46,9 @@ use crate::{
     serving::{self, Listeners},
     vault::VaultError,
 };
+
+/// What signatures were used for, in the data directory.
+const USED_SIGNATURES: &str = "used-signatures";
 
 /// Why the daemon does not start.
 #[derive(Debug, Error)]
@@ -82,6 +87,17 @@ pub enum StartError {
         address: SocketAddr,
         /// The flag that names it.
         flag: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// Which signatures were used.
+    #[error(
+        "cannot read {}: {source}; signatures that were used could be used again. Make it readable; or wait 10 minutes, until all of them are over, and remove it",
+        path.display()
+    )]
+    UsedSignatures {
+        /// The file.
+        path: PathBuf,
         /// Why.
         source: io::Error,
     },
@@ -141,6 +157,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         authenticator,
         Arc::clone(&edge.keys),
         Arc::clone(&metrics),
+        used_signatures(&config.data_dir)?,
     ));
     let api = preflight::Api::new(
         &edge,
@@ -150,6 +167,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         Arc::clone(&metrics),
     )?;
     metrics.serves(&edge);
+    listeners.tell_of_exchanges(Arc::clone(&gate), stopped.clone());
     let layers = (CountLayer(metrics), GateLayer::new(Arc::clone(&gate)));
     let servers = listeners
         .serve_grpc(&config.listeners, &edge, layers, &stopped)
@@ -325,6 +343,13 @@ impl Running {
         drop(lock);
         Ok(())
     }
+}
+
+/// What signatures were used for before this start. The directory's lock is held.
+fn used_signatures(data_dir: &Path) -> Result<Uses, StartError> {
+    let path = data_dir.join(USED_SIGNATURES);
+    Uses::kept(path.clone(), unix_ms() / 1_000)
+        .map_err(|source| StartError::UsedSignatures { path, source })
 }
 
 /// Waits for something that blocks, beside the threads that serve.

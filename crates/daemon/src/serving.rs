@@ -12,7 +12,7 @@ use tokio::{net::TcpSocket, sync::watch, task::JoinHandle};
 use tokio_stream::StreamExt as _;
 
 use crate::{
-    auth::GrpcConnection,
+    auth::{Gate, GrpcConnection},
     config::{Listeners as ListenersConfig, TlsConfig},
     grpc::{CountLayer, Edge, GateLayer, Service},
     http::{self, Health},
@@ -116,6 +116,7 @@ impl Listeners {
             .map(|tls| {
                 let mut tls = tls.clone();
                 tls.files.client_ca = None;
+                tls.files.client_crls.clear();
                 tls.allow_without_eku = false;
                 load(&tls, ClientCertificates::None, &[b"h2", b"http/1.1"])
             })
@@ -193,6 +194,26 @@ impl Listeners {
         // Every one is tried, also after one that failed.
         all.map(|tls| tls.reload().map(drop))
             .fold(Ok(()), Result::and)
+    }
+
+    /// Has the gate ask calls under way again whenever the files of gRPC were exchanged: they may
+    /// revoke certificates of open connections.
+    pub fn tell_of_exchanges(&self, gate: Arc<Gate>, stopped: watch::Receiver<bool>) {
+        let Some(tls) = &self.grpc.tls else {
+            return;
+        };
+        let mut reloads = tls.reloads();
+        tokio::spawn(async move {
+            let told = async {
+                while reloads.changed().await.is_ok() {
+                    gate.changed();
+                }
+            };
+            tokio::select! {
+                () = told => {}
+                () = until(stopped) => {}
+            }
+        });
     }
 
     /// Where gRPC is served.

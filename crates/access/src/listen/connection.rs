@@ -17,6 +17,7 @@ use tokio::{
 use tokio_rustls::server::TlsStream;
 
 use super::stats::Stats;
+use crate::Tls;
 
 /// An accepted connection, its handshake done. It counts against the limit until it is dropped.
 #[derive(Debug)]
@@ -31,7 +32,8 @@ pub struct Connection {
 pub struct Peer {
     address: SocketAddr,
     chain: Option<Arc<[CertificateDer<'static>]>>,
-    is_tls: bool,
+    /// Of the listener; none on a plain connection.
+    tls: Option<Arc<Tls>>,
 }
 
 #[derive(Debug)]
@@ -54,7 +56,7 @@ impl Connection {
             peer: Peer {
                 address,
                 chain: None,
-                is_tls: false,
+                tls: None,
             },
             _held: held,
         }
@@ -63,6 +65,7 @@ impl Connection {
     pub(super) fn tls(
         stream: TlsStream<TcpStream>,
         chain: Option<Arc<[CertificateDer<'static>]>>,
+        tls: Arc<Tls>,
         address: SocketAddr,
         held: Held,
     ) -> Self {
@@ -71,7 +74,7 @@ impl Connection {
             peer: Peer {
                 address,
                 chain,
-                is_tls: true,
+                tls: Some(tls),
             },
             _held: held,
         }
@@ -129,7 +132,16 @@ impl Peer {
     /// Whether the connection is encrypted.
     #[must_use]
     pub fn is_tls(&self) -> bool {
-        self.is_tls
+        self.tls.is_some()
+    }
+
+    /// Whether one of its certificates is revoked by the lists that serve now.
+    #[must_use]
+    pub fn is_revoked(&self) -> bool {
+        match (&self.tls, &self.chain) {
+            (Some(tls), Some(chain)) => tls.is_revoked(chain),
+            _ => false,
+        }
     }
 }
 

@@ -39,7 +39,7 @@ enum Failed {
 
 impl Handshake {
     /// A connection to serve, unless the handshake fails, takes too long, or has to give way.
-    pub async fn run(self, tls: &Tls, evicted: oneshot::Receiver<()>) -> Option<Connection> {
+    pub async fn run(self, tls: &Arc<Tls>, evicted: oneshot::Receiver<()>) -> Option<Connection> {
         let Self {
             tcp,
             address,
@@ -60,7 +60,13 @@ impl Handshake {
             _ = evicted => return None,
         };
         match outcome {
-            Ok(Ok((stream, chain))) => Some(Connection::tls(stream, chain, address, held)),
+            Ok(Ok((stream, chain))) => Some(Connection::tls(
+                stream,
+                chain,
+                Arc::clone(tls),
+                address,
+                held,
+            )),
             Ok(Err(Failed::ProbeLike)) => {
                 stats.probe_like();
                 None

@@ -83,6 +83,55 @@ pub enum TlsError {
         /// The file.
         path: PathBuf,
     },
+    /// Revocation lists are given, and nobody is asked for a certificate.
+    #[error("the revocation list {} is not used; ask for client certificates, or leave it out", path.display())]
+    UnusedClientCrl {
+        /// The file.
+        path: PathBuf,
+    },
+    /// There is no revocation list in it.
+    #[error("no revocation list found in {}: it must be PEM (X509 CRL) or DER", path.display())]
+    NoCrl {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A revocation list cannot be read, or is of a kind that is not checked.
+    #[error(
+        "revocation list {at} in {}: {reason}; have the authority issue a whole X.509 v2 list of its own, with a nextUpdate",
+        path.display()
+    )]
+    BadCrl {
+        /// The file.
+        path: PathBuf,
+        /// Its place in the file, from 1.
+        at: usize,
+        /// Why.
+        reason: String,
+    },
+    /// The time of a revocation list is over: what was revoked since is not in it.
+    #[error(
+        "revocation list {at} in {} is past its nextUpdate ({next_update_unix} s since 1970): get the authority's newest list and put it there",
+        path.display()
+    )]
+    CrlOverdue {
+        /// The file.
+        path: PathBuf,
+        /// Its place in the file, from 1.
+        at: usize,
+        /// Unix time.
+        next_update_unix: u64,
+    },
+    /// An authority has no revocation list, so that every client of it would be refused.
+    #[error(
+        "no revocation list of the authority {authority:?} in {}: with --mtls-client-crl give a list of each authority, an empty one if it has revoked nothing",
+        path.display()
+    )]
+    NoCrlOf {
+        /// The file of the authorities.
+        path: PathBuf,
+        /// Its subject.
+        authority: String,
+    },
     /// The client CA gives no verifier.
     #[error("client CA: {0}")]
     Verifier(#[from] VerifierBuilderError),

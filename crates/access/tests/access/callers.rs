@@ -14,8 +14,15 @@ use crate::pki::{Ca, Leaf, client};
 const NOW: u64 = 1_800_000_000;
 const PATH: &str = "/evidenceos.v2.EvidenceOS/CreateClaimV2";
 
+/// A short word as a token or secret that is long enough.
+fn long(word: &str) -> String {
+    format!("{word:-<16}")
+}
+
+/// One secret, or several with commas between them.
 fn secret(text: &str) -> Option<Zeroizing<String>> {
-    Some(Zeroizing::new(text.to_owned()))
+    let parts: Vec<String> = text.split(',').map(|part| long(part.trim())).collect();
+    Some(Zeroizing::new(parts.join(",")))
 }
 
 fn build(change: impl FnOnce(&mut AuthSettings)) -> Authenticator {
@@ -46,11 +53,11 @@ fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
 }
 
 fn bearer(token: &str) -> HeaderMap {
-    headers(&[("authorization", &format!("Bearer {token}"))])
+    headers(&[("authorization", &format!("Bearer {}", long(token)))])
 }
 
 fn signed(secret: &str, id: &str, at: u64) -> HeaderMap {
-    let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).expect("a key");
+    let mut mac = Hmac::<Sha256>::new_from_slice(long(secret).as_bytes()).expect("a key");
     mac.update(format!("{id}:{PATH}:{at}").as_bytes());
     let signature = hex::encode(mac.finalize().into_bytes());
     headers(&[
@@ -98,7 +105,7 @@ fn a_development_server_knows_tokens_apart_and_gives_nobody_in_particular_every_
     );
     let one = identify(&authenticator, &bearer("one"), None).expect("a token");
     assert_eq!((one.roles, one.kind), (Roles::SUBMITTER, "bearer"));
-    assert_eq!(one.principal, principal::bearer(b"one"));
+    assert_eq!(one.principal, principal::bearer(long("one").as_bytes()));
     // What is no token does not become nobody, who may more.
     for value in ["Basic b25l", "bearer one", "Bearer ", "one"] {
         let denied = identify(&authenticator, &headers(&[("authorization", value)]), None);
@@ -173,7 +180,7 @@ fn tokens_have_the_roles_of_their_flag() {
     ] {
         let caller = identify(authenticator, &bearer(token), None).expect(token);
         assert_eq!(caller.roles, roles, "{token}");
-        assert_eq!(caller.principal, principal::bearer(token.as_bytes()));
+        assert_eq!(caller.principal, principal::bearer(long(token).as_bytes()));
         assert_eq!(caller.request_scope, None);
     }
     for token in ["One", "one ", "on", "onee"] {
@@ -220,7 +227,7 @@ fn a_header_decides_over_a_certificate_and_is_never_ignored() {
     });
     let alice = alice();
     let caller = identify(&authenticator, &bearer("one"), Some(&alice)).expect("both");
-    assert_eq!(caller.principal, principal::bearer(b"one"));
+    assert_eq!(caller.principal, principal::bearer(long("one").as_bytes()));
     for (headers, expected) in [
         (bearer("two"), Denied::UnknownToken),
         (
@@ -245,7 +252,7 @@ fn a_header_decides_over_a_certificate_and_is_never_ignored() {
 
 #[test]
 fn a_token_and_a_signature_are_one_too_many() {
-    let digest = hex::encode(Sha256::digest(b"op"));
+    let digest = hex::encode(Sha256::digest(long("op")));
     let policy = format!("[[rule]]\ntoken_sha256 = \"{digest}\"\nroles = [\"operator\"]");
     let authenticator = with_policy(&policy, |settings| settings.hmac_key = secret("shared"));
     let mut both = signed("shared", "1", NOW);
@@ -281,8 +288,8 @@ fn a_policy_gives_roles_to_whom_it_names_and_to_nobody_else() {
         hmac_key_id = "ci"
         roles = ["submitter"]
         "#,
-        digest(b"op"),
-        digest(b"auditor"),
+        digest(long("op").as_bytes()),
+        digest(long("auditor").as_bytes()),
     );
     let authenticator = with_policy(&policy, |settings| {
         settings.client_certificates = true;
@@ -362,4 +369,218 @@ fn no_refusal_repeats_what_was_sent() {
         let text = denied.expect_err("refused").to_string();
         assert!(!text.contains("hunter2"), "{text}");
     }
+}
+
+/// What a call may bring: none, one that holds, one that does not.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Brought {
+    Nothing,
+    Good,
+    Bad,
+}
+
+const EACH: [Brought; 3] = [Brought::Nothing, Brought::Good, Brought::Bad];
+
+/// Every combination of certificate, token, token of the port's own, and signature: all must hold,
+/// there is one header credential at most, and something must be there.
+#[test]
+fn every_credential_that_is_there_must_hold_whatever_comes_with_it() {
+    let everything = |settings: &mut AuthSettings| {
+        settings.client_certificates = true;
+        settings.hmac_key = secret("a secret that is shared");
+    };
+    let digest = hex::encode(Sha256::digest(b"a token of the policy"));
+    let policy = format!("[[rule]]\ntoken_sha256 = \"{digest}\"\nroles = [\"operator\"]");
+    let configured = with_policy(&policy, everything);
+    let development = AuthSettings::default().build().expect("nothing");
+    let mut own = evidenceos_access::Tokens::default();
+    own.add(b"the port's own token", Roles::SUBMITTER);
+    let (good, expired) = (
+        alice(),
+        Ca::new("ca").issue(&crate::pki::Ask {
+            expired: true,
+            ..client("spiffe://lab/alice")
+        }),
+    );
+    let signature = |brought| match brought {
+        Brought::Nothing => HeaderMap::new(),
+        Brought::Good => signed("a secret that is shared", "1", NOW),
+        Brought::Bad => signed("another", "1", NOW),
+    };
+    let mut asked = 0;
+    for certificate in EACH {
+        for token in [
+            "",
+            "a token of the policy",
+            "the port's own token",
+            "no token of ours",
+        ] {
+            for signing in EACH {
+                for with_own in [false, true] {
+                    let mut headers = signature(signing);
+                    if !token.is_empty() {
+                        headers.extend(bearer(token));
+                    }
+                    let leaf = match certificate {
+                        Brought::Nothing => None,
+                        Brought::Good => Some(good.der()),
+                        Brought::Bad => Some(expired.der()),
+                    };
+                    let credentials = Credentials {
+                        path: PATH,
+                        headers: &headers,
+                        certificate: leaf.as_deref(),
+                    };
+                    let own = with_own.then_some(&own);
+                    let known = configured.identify_with(own, NOW, &credentials);
+                    let token_holds = match token {
+                        "a token of the policy" => true,
+                        "the port's own token" => with_own,
+                        _ => false,
+                    };
+                    let expected = match (certificate, token, signing) {
+                        (Brought::Bad, ..) => None,
+                        (_, "", Brought::Good) => Some("hmac"),
+                        (_, "", Brought::Bad) => None,
+                        (Brought::Good, "", Brought::Nothing) => Some("mtls"),
+                        (Brought::Nothing, "", Brought::Nothing) => None,
+                        (_, _, Brought::Nothing) if token_holds => Some("bearer"),
+                        _ => None,
+                    };
+                    let found = known.as_ref().ok().map(|identity| identity.kind);
+                    let case = (certificate, token, signing, with_own);
+                    assert_eq!(found, expected, "{case:?}: {known:?}");
+                    asked += 1;
+                    // Where the port's own tokens are all that is configured.
+                    if certificate == Brought::Nothing && with_own {
+                        let known = development.identify_with(own, NOW, &credentials);
+                        let holds = token == "the port's own token" && signing == Brought::Nothing;
+                        assert_eq!(known.is_ok(), holds, "{case:?}: {known:?}");
+                    }
+                }
+            }
+        }
+    }
+    assert_eq!(asked, 72);
+}
+
+#[test]
+fn a_deny_entry_wins_over_every_rule_and_every_other_credential() {
+    let token = hex::encode(Sha256::digest(b"a token of the policy"));
+    let alice = alice();
+    let cert = hex::encode(Sha256::digest(alice.der()));
+    let serial = hex::encode(alice.serial());
+    let principal =
+        principal::certificate(evidenceos_access::IdentityKind::Uri, "spiffe://lab/alice");
+    let rules = format!(
+        "default = \"submitter\"\n\
+         [[rule]]\ncert_sha256 = \"{cert}\"\nroles = [\"operator\"]\n\
+         [[rule]]\nhmac_key_id = \"default\"\nroles = [\"operator\"]\n\
+         [[rule]]\ntoken_sha256 = \"{token}\"\nroles = [\"operator\"]\n"
+    );
+    let with = |entry: &str| {
+        with_policy(&format!("{rules}[[deny]]\n{entry}\n"), |settings| {
+            settings.client_certificates = true;
+            settings.hmac_key = secret("a secret that is shared");
+        })
+    };
+    let signed = signed("a secret that is shared", "1", NOW);
+    let token_header = bearer("a token of the policy");
+    let ways = [
+        ("certificate", HeaderMap::new(), Some(&alice)),
+        ("token", token_header.clone(), None),
+        ("signature", signed.clone(), None),
+        ("certificate and token", token_header, Some(&alice)),
+        ("certificate and signature", signed, Some(&alice)),
+    ];
+    let by_certificate = [
+        r#"uri = "spiffe://lab/alice""#.to_owned(),
+        r#"uri = "spiffe://lab/""#.to_owned(),
+        format!("cert_sha256 = \"{cert}\""),
+        format!("serial = \"{serial}\""),
+        format!("principal = \"{principal}\""),
+    ];
+    let by_token = [format!("token_sha256 = \"{token}\"")];
+    let by_key = [r#"hmac_key_id = "default""#.to_owned()];
+    let nobody = [r#"uri = "spiffe://lab/bob""#.to_owned()];
+    for (entries, denies) in [
+        (&by_certificate[..], "certificate"),
+        (&by_token, "token"),
+        (&by_key, "signature"),
+        (&nobody, "nobody"),
+    ] {
+        for entry in entries {
+            let authenticator = with(entry);
+            for (way, headers, leaf) in &ways {
+                let known = identify(&authenticator, headers, *leaf);
+                let expected = !way.contains(denies);
+                assert_eq!(known.is_ok(), expected, "{entry}, {way}: {known:?}");
+                if let Err(denied) = known {
+                    assert!(
+                        denied.to_string().contains("the role policy denies"),
+                        "{denied}"
+                    );
+                }
+            }
+        }
+    }
+    // Also a token that no rule names, and one of the port's own.
+    let digest = hex::encode(Sha256::digest(b"the port's own token"));
+    let authenticator = with(&format!("token_sha256 = \"{digest}\""));
+    let mut own = evidenceos_access::Tokens::default();
+    own.add(b"the port's own token", Roles::SUBMITTER);
+    let headers = bearer("the port's own token");
+    let credentials = Credentials {
+        path: PATH,
+        headers: &headers,
+        certificate: None,
+    };
+    let denied = authenticator.identify_with(Some(&own), NOW, &credentials);
+    assert_eq!(denied, Err(Denied::ShutOut));
+}
+
+#[test]
+fn a_call_that_lasts_is_looked_at_again_by_what_it_showed() {
+    let rules = |deny: &str| {
+        let digest = hex::encode(Sha256::digest(b"a token of the policy"));
+        let text = format!(
+            "[[rule]]\nuri = \"spiffe://lab/alice\"\nroles = [\"auditor\"]\n\
+             [[rule]]\ntoken_sha256 = \"{digest}\"\nroles = [\"operator\"]\n{deny}"
+        );
+        with_policy(&text, |settings| {
+            settings.client_certificates = true;
+            settings.hmac_key = secret("a secret that is shared");
+        })
+    };
+    let before = rules("");
+    let der = alice().der();
+    let by_token = identify(&before, &bearer("a token of the policy"), None).expect("a token");
+    let signed = signed("a secret that is shared", "1", NOW);
+    let by_key = identify(&before, &signed, None).expect("signed");
+    let by_certificate = identify(&before, &HeaderMap::new(), Some(&alice())).expect("verified");
+    let now = |authenticator: &Authenticator, identity: &Identity, at: u64, der: Option<&[u8]>| {
+        authenticator.roles_now(None, at, &identity.proof, der)
+    };
+    // A signature's time is over long before its call is.
+    for identity in [&by_token, &by_key, &by_certificate] {
+        let roles = now(&before, identity, NOW + 9_999, Some(&der));
+        assert_eq!(roles, Ok(identity.roles), "{identity:?}");
+    }
+    let late = now(&before, &by_token, 32_472_144_001, Some(&der));
+    assert_eq!(late, Err(Denied::CertificateNotCurrent));
+    let shut = rules("[[deny]]\nuri = \"spiffe://lab/alice\"\n");
+    for identity in [&by_token, &by_key, &by_certificate] {
+        let denied = now(&shut, identity, NOW, Some(&der));
+        assert_eq!(denied, Err(Denied::CertificateShutOut), "{identity:?}");
+    }
+    let shut = rules("[[deny]]\nhmac_key_id = \"default\"\n");
+    assert_eq!(now(&shut, &by_key, NOW, None), Err(Denied::ShutOut));
+    assert_eq!(now(&shut, &by_token, NOW, None), Ok(by_token.roles));
+    let others = build(|settings| settings.agent_tokens = secret("another token of a list"));
+    assert_eq!(
+        now(&others, &by_token, NOW, None),
+        Err(Denied::UnknownToken)
+    );
+    assert_eq!(now(&others, &by_key, NOW, None), Err(Denied::UnknownKeyId));
+    assert!(now(&others, &by_certificate, NOW, Some(&der)).is_err());
 }

@@ -3,8 +3,10 @@
 mod callers;
 mod handshakes;
 mod listener;
+mod names;
 mod pki;
 mod reload;
+mod revocation;
 mod server;
 mod settings;
 mod signatures;

@@ -4,12 +4,14 @@ use std::{
     fs,
     os::unix::fs::{PermissionsExt as _, symlink},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
-use evidenceos_access::TlsFiles;
+use evidenceos_access::{PeerCertificate, TlsFiles};
 use rcgen::{
-    BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType,
-    date_time_ymd,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CustomExtension,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, RevokedCertParams, SanType,
+    SerialNumber, date_time_ymd,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 
@@ -33,6 +35,12 @@ pub struct Ask {
     pub dns: Vec<&'static str>,
     pub usages: Vec<ExtendedKeyUsagePurpose>,
     pub expired: bool,
+    /// Its last second, in Unix time, if it is neither expired nor good for long.
+    pub not_after_unix: Option<u64>,
+    /// What it is called, which identifies nobody.
+    pub common_name: &'static str,
+    /// DER of a subject alternative name that no honest tool writes, in place of `uris` and `dns`.
+    pub raw_names: Option<Vec<u8>>,
 }
 
 /// A client certificate of one URI, as it should be.
@@ -42,6 +50,10 @@ pub fn client(uri: &'static str) -> Ask {
         dns: vec![],
         usages: vec![ExtendedKeyUsagePurpose::ClientAuth],
         expired: false,
+        not_after_unix: None,
+        // Looks like power, and is nothing.
+        common_name: "operator",
+        raw_names: None,
     }
 }
 
@@ -52,6 +64,10 @@ pub fn server() -> Ask {
         dns: vec!["localhost"],
         usages: vec![ExtendedKeyUsagePurpose::ServerAuth],
         expired: false,
+        not_after_unix: None,
+        // Looks like power, and is nothing.
+        common_name: "operator",
+        raw_names: None,
     }
 }
 
@@ -73,10 +89,18 @@ impl Ca {
 
     pub fn issue(&self, ask: &Ask) -> Leaf {
         let mut params = CertificateParams::default();
-        // Looks like power, and is nothing.
         params
             .distinguished_name
-            .push(rcgen::DnType::CommonName, "operator");
+            .push(rcgen::DnType::CommonName, ask.common_name);
+        if let Some(names) = &ask.raw_names {
+            const SUBJECT_ALTERNATIVE_NAME: [u64; 4] = [2, 5, 29, 17];
+            params
+                .custom_extensions
+                .push(CustomExtension::from_oid_content(
+                    &SUBJECT_ALTERNATIVE_NAME,
+                    names.clone(),
+                ));
+        }
         for dns in &ask.dns {
             let name = (*dns).try_into().expect("ASCII");
             params.subject_alt_names.push(SanType::DnsName(name));
@@ -87,7 +111,10 @@ impl Ca {
         }
         params.extended_key_usages.clone_from(&ask.usages);
         params.not_before = date_time_ymd(2020, 1, 1);
-        params.not_after = date_time_ymd(if ask.expired { 2021 } else { 2999 }, 1, 1);
+        params.not_after = match ask.not_after_unix {
+            Some(seconds) => date_time_ymd(1970, 1, 1) + Duration::from_secs(seconds),
+            None => date_time_ymd(if ask.expired { 2021 } else { 2999 }, 1, 1),
+        };
         let key = KeyPair::generate().expect("a key");
         let certificate = params.signed_by(&key, &self.issuer).expect("a leaf");
         Leaf {
@@ -97,9 +124,59 @@ impl Ca {
     }
 }
 
+impl Ca {
+    /// An authority between this one and clients, and its certificate.
+    pub fn intermediate(&self, name: &str) -> (Self, Leaf) {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params
+            .distinguished_name
+            .push(rcgen::DnType::CommonName, name);
+        let key = KeyPair::generate().expect("a key");
+        let certificate = params.signed_by(&key, &self.issuer).expect("a CA");
+        let leaf = Leaf {
+            cert_pem: certificate.pem(),
+            key_pem: key.serialize_pem(),
+        };
+        let authority = Self {
+            pem: certificate.pem(),
+            der: certificate.der().clone(),
+            issuer: Issuer::new(params, key),
+        };
+        (authority, leaf)
+    }
+
+    /// A list of revoked certificates, PEM, that is to be replaced by the first day of a year.
+    pub fn crl(&self, revoked: &[&Leaf], next_update_year: i32) -> String {
+        let revoked_certs = revoked.iter().map(|leaf| RevokedCertParams {
+            serial_number: SerialNumber::from_slice(&leaf.serial()),
+            revocation_time: date_time_ymd(2020, 1, 1),
+            reason_code: None,
+            invalidity_date: None,
+        });
+        let params = CertificateRevocationListParams {
+            this_update: date_time_ymd(2020, 1, 1),
+            next_update: date_time_ymd(next_update_year, 1, 1),
+            crl_number: SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: revoked_certs.collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        let list = params.signed_by(&self.issuer).expect("a list");
+        list.pem().expect("PEM")
+    }
+}
+
 impl Leaf {
+    /// Its number, without leading zero bytes.
+    pub fn serial(&self) -> Vec<u8> {
+        PeerCertificate::read(&self.der()).expect("readable").serial
+    }
+
+    /// Itself, and what follows it in its PEM.
     pub fn chain(&self) -> Vec<CertificateDer<'static>> {
-        vec![CertificateDer::from_pem_slice(self.cert_pem.as_bytes()).expect("PEM")]
+        let chain = CertificateDer::pem_slice_iter(self.cert_pem.as_bytes());
+        chain.collect::<Result<_, _>>().expect("PEM")
     }
 
     pub fn key(&self) -> PrivateKeyDer<'static> {
@@ -117,6 +194,7 @@ pub fn files(directory: &Path, with_ca: bool) -> TlsFiles {
         cert: directory.join("server.crt"),
         key: directory.join("server.key"),
         client_ca: with_ca.then(|| directory.join("ca.crt")),
+        client_crls: Vec::new(),
     }
 }
 

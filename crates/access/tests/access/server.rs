@@ -147,26 +147,35 @@ pub struct Talk<S> {
     pub name: String,
 }
 
+/// What a client trusts and shows.
+pub fn config(
+    server_ca: &Ca,
+    certificate: Option<&Leaf>,
+    versions: &[&'static SupportedProtocolVersion],
+) -> Arc<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    roots.add(server_ca.der.clone()).expect("a CA");
+    let builder = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+        .with_protocol_versions(versions)
+        .expect("versions")
+        .with_root_certificates(roots);
+    let mut config = match certificate {
+        Some(leaf) => builder
+            .with_client_auth_cert(leaf.chain(), leaf.key())
+            .expect("a pair"),
+        None => builder.with_no_client_auth(),
+    };
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    Arc::new(config)
+}
+
 impl Client {
     pub fn new(
         server_ca: &Ca,
         certificate: Option<&Leaf>,
         versions: &[&'static SupportedProtocolVersion],
     ) -> Self {
-        let mut roots = RootCertStore::empty();
-        roots.add(server_ca.der.clone()).expect("a CA");
-        let builder = ClientConfig::builder_with_provider(Arc::new(default_provider()))
-            .with_protocol_versions(versions)
-            .expect("versions")
-            .with_root_certificates(roots);
-        let mut config = match certificate {
-            Some(leaf) => builder
-                .with_client_auth_cert(leaf.chain(), leaf.key())
-                .expect("a pair"),
-            None => builder.with_no_client_auth(),
-        };
-        config.alpn_protocols = vec![b"h2".to_vec()];
-        Self(Arc::new(config))
+        Self(config(server_ca, certificate, versions))
     }
 
     /// Connects, and reads who the server says we are. A refusal may show in either.

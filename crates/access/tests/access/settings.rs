@@ -9,6 +9,11 @@ fn secret(text: &str) -> Option<Zeroizing<String>> {
     Some(Zeroizing::new(text.to_owned()))
 }
 
+/// A secret of 16 characters.
+fn long(word: &str) -> Option<Zeroizing<String>> {
+    secret(&format!("{word:-<16}"))
+}
+
 fn problems(changes: &[Change]) -> Vec<String> {
     let mut settings = AuthSettings::default();
     for change in changes {
@@ -17,13 +22,17 @@ fn problems(changes: &[Change]) -> Vec<String> {
     settings.build().err().unwrap_or_default()
 }
 
-const AUTH_TOKEN: Change = |settings| settings.auth_token = secret("s-token");
-const AGENTS: Change = |settings| settings.agent_tokens = secret("s-agent, s-other");
-const AUDITORS: Change = |settings| settings.auditor_tokens = secret("s-auditor");
-const KEY: Change = |settings| settings.hmac_key = secret("s-raw");
-const KEYS: Change = |settings| settings.hmac_keys = secret("ci:00ff");
-const DEFAULT_KEYS: Change = |settings| settings.hmac_keys = secret("ci:00ff,default:00ff");
-const SHARED: Change = |settings| settings.hmac_shared_secret = secret("s-shared");
+const AUTH_TOKEN: Change = |settings| settings.auth_token = long("s-token");
+const AGENTS: Change =
+    |settings| settings.agent_tokens = secret("s-agent---------, s-other---------");
+const AUDITORS: Change = |settings| settings.auditor_tokens = long("s-auditor");
+const KEY: Change = |settings| settings.hmac_key = long("s-raw");
+const KEYS: Change = |settings| settings.hmac_keys = secret("ci:00ff00ff00ff00ff00ff00ff00ff00ff");
+const DEFAULT_KEYS: Change = |settings| {
+    settings.hmac_keys =
+        secret("ci:00ff00ff00ff00ff00ff00ff00ff00ff,default:11ff11ff11ff11ff11ff11ff11ff11ff")
+};
+const SHARED: Change = |settings| settings.hmac_shared_secret = long("s-shared");
 
 #[test]
 fn modes_that_exclude_each_other_are_refused_together() {
@@ -110,7 +119,7 @@ fn secrets_that_say_nothing_are_refused_by_name() {
             "--auth-token: ",
         ),
         (
-            |settings| settings.agent_tokens = secret("a,,b"),
+            |settings| settings.agent_tokens = secret("a---------------,,b---------------"),
             "--agent-tokens, entry 2: ",
         ),
         (
@@ -184,4 +193,67 @@ fn a_policy_that_cannot_be_read_or_has_nobody_to_rule_is_refused() {
     assert!(build(false)[0].contains("nothing tells callers apart"));
     std::fs::write(&path, "defualt = \"submitter\"").expect("written");
     assert!(build(true)[0].contains("roles.toml, line 1: unknown field"));
+}
+
+#[test]
+fn secrets_that_are_guessed_easily_are_refused_with_how_to_make_one() {
+    let cases: [(Change, &str); 7] = [
+        (
+            |settings| settings.auth_token = secret("s-23456789abcde"),
+            "--auth-token: ",
+        ),
+        (
+            |settings| settings.agent_tokens = secret("s-23456789abcdef,s-short"),
+            "--agent-tokens, entry 2: ",
+        ),
+        (
+            |settings| settings.auditor_tokens = secret("s"),
+            "--auditor-tokens, entry 1: ",
+        ),
+        (
+            |settings| settings.hmac_key = secret("s-23456789abcde"),
+            "--auth-hmac-key: ",
+        ),
+        (
+            |settings| settings.hmac_shared_secret = secret("s-"),
+            "EVIDENCEOS_HMAC_SHARED_SECRET: ",
+        ),
+        (
+            |settings| settings.hmac_keys = secret("ci:00ff"),
+            "EVIDENCEOS_HMAC_KEYS, key \"ci\": ",
+        ),
+        (
+            |settings| {
+                settings.hmac_keys =
+                    secret("a:000102030405060708090a0b0c0d0e,b:00112233445566778899aabbccddeeff")
+            },
+            "EVIDENCEOS_HMAC_KEYS, key \"a\": ",
+        ),
+    ];
+    for (change, expected) in cases {
+        let problems = problems(&[change]);
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        let problem = problems[0].strip_prefix(expected).expect(expected);
+        assert!(problem.contains("at least 16"), "{problem}");
+        assert!(problem.contains("`openssl rand -hex 32`"), "{problem}");
+        assert!(!problem.contains("s-"), "{problem}");
+    }
+    // A signature would be of either: the key id is not signed.
+    let twice = problems(&[|settings| {
+        settings.hmac_keys =
+            secret("a:00112233445566778899aabbccddeeff,b:00112233445566778899aabbccddeeff");
+    }]);
+    assert_eq!(twice.len(), 1, "{twice:?}");
+    assert!(
+        twice[0].contains("entry 2") && twice[0].contains("the same secret"),
+        "{twice:?}"
+    );
+    let enough: [Change; 3] = [
+        |settings| settings.auth_token = secret("0123456789abcdef"),
+        |settings| settings.hmac_key = secret("0123456789abcdef"),
+        |settings| settings.hmac_keys = secret("ci:00112233445566778899aabbccddeeff"),
+    ];
+    for change in enough {
+        assert_eq!(problems(&[change]), Vec::<String>::new());
+    }
 }

@@ -85,6 +85,8 @@ fn the_published_vectors_hold() {
             let keys = keys(secret);
             let expected = Signed {
                 key_id: "default",
+                request_id: id,
+                path,
                 timestamp,
             };
             assert_eq!(
@@ -297,8 +299,12 @@ fn key_lists_that_are_wrong_are_told_by_place_and_without_secrets() {
         ),
         ("a:687", "entry 1: the secret must be an even number"),
         (
-            "a:6875,b:6875,a:6876",
+            "a:6875,b:6877,a:6876",
             "entry 3: there is a key of this id already",
+        ),
+        (
+            "a:6875,b:6877,c:6875",
+            "entry 3: another key id has the same secret",
         ),
     ];
     for (list, expected) in cases {

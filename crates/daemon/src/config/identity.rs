@@ -3,15 +3,12 @@
 //! A secret stands in a setting or in a file. Files are read again at each reload, so that tokens
 //! can be changed without a restart; what stands in a setting cannot.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use evidenceos_access::{AuthSettings, Authenticator, ClientCertificates};
 use zeroize::Zeroizing;
 
-use super::{Listeners, Settings};
-
-/// The longest file of a secret, in bytes.
-const MAX_SECRET_FILE: u64 = 1 << 20;
+use super::{Listeners, Settings, secret_files};
 
 /// Who may call.
 #[derive(Debug, Clone, Default)]
@@ -147,7 +144,7 @@ impl IdentityConfig {
         let mut settings = self.given.clone();
         let mut problems = Vec::new();
         for (name, path) in &self.files {
-            match read(path) {
+            match secret_files::read(path) {
                 Ok(secret) => *name.of(&mut settings) = Some(secret),
                 Err(problem) => problems.push(format!("{}-file {problem}", name.flag())),
             }
@@ -158,20 +155,4 @@ impl IdentityConfig {
             Err(wrong) => Err(problems.into_iter().chain(wrong).collect()),
         }
     }
-}
-
-/// A secret in a file, without the line feed that editors put at its end.
-fn read(path: &Path) -> Result<Zeroizing<String>, String> {
-    use std::io::Read as _;
-    let failed = |error: std::io::Error| format!("{}: {error}", path.display());
-    let mut text = Zeroizing::new(String::new());
-    let file = std::fs::File::open(path).map_err(failed)?;
-    file.take(MAX_SECRET_FILE)
-        .read_to_string(&mut text)
-        .map_err(failed)?;
-    let trimmed = text.trim_end_matches(['\n', '\r']);
-    if trimmed.is_empty() {
-        return Err(format!("{}: the file is empty", path.display()));
-    }
-    Ok(Zeroizing::new(trimmed.to_owned()))
 }

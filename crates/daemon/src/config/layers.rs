@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use clap::{ArgMatches, parser::ValueSource};
 use toml::{Table, Value};
 
-use super::{ConfigError, Settings, settings::SECRETS};
+use super::{ConfigError, Settings, secret_files, settings::SECRETS};
 
 /// Where a setting came from, strongest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +54,11 @@ impl Layers {
             // Names and kinds are checked here, so that a message shows the line.
             toml::from_str::<Settings>(&text).map_err(|error| failed(&error))?;
             table = text.parse().map_err(|error| failed(&error))?;
+            if table.keys().any(|name| SECRETS.contains(&name.as_str())) {
+                let metadata = std::fs::metadata(path).map_err(|error| failed(&error))?;
+                secret_files::closed_to_others(path, &metadata)
+                    .map_err(|problem| one(format!("--config {problem}")))?;
+            }
             origins.extend(table.keys().map(|name| (name.clone(), Origin::File)));
         }
         let over = Table::try_from(&given).map_err(|error| one(error.to_string()))?;

@@ -139,6 +139,13 @@ fn tls(settings: &Settings, problems: &mut Vec<String>) -> Option<TlsConfig> {
     let require = settings.require_client_cert.unwrap_or(false);
     let without_eku = settings.allow_client_cert_without_eku.unwrap_or(false);
     let ca = settings.mtls_client_ca.clone();
+    let crls = settings.mtls_client_crl.clone().unwrap_or_default();
+    if !crls.is_empty() && ca.is_none() {
+        problems.push(
+            "--mtls-client-crl needs --mtls-client-ca: the authorities whose lists they are"
+                .to_owned(),
+        );
+    }
     if require && ca.is_none() {
         problems.push(
             "--require-client-cert needs --mtls-client-ca: the authorities that clients' certificates must come from".to_owned(),
@@ -158,6 +165,7 @@ fn tls(settings: &Settings, problems: &mut Vec<String>) -> Option<TlsConfig> {
                 cert: cert.clone(),
                 key: key.clone(),
                 client_ca: ca,
+                client_crls: crls,
             },
             allow_without_eku: without_eku,
         }),

@@ -2,10 +2,10 @@
 
 use std::{collections::BTreeSet, num::NonZeroU32, time::Duration};
 
-use evidenceos_access::{Roles, Tokens};
+use evidenceos_access::{Roles, Tokens, token_problem};
 use evidenceos_kernel::probe::{Rules, Thresholds};
 
-use super::Settings;
+use super::{Settings, secret_files};
 
 /// Tools that can do harm, unless others are named.
 const HIGH_RISK: &str = "exec,shell.exec,fs.write,fs.delete_tree,email.send,payment.charge";
@@ -172,20 +172,19 @@ fn token(settings: &Settings, problems: &mut Vec<String>) -> Option<Tokens> {
             problems.push(format!("{flag} and {flag}-file are both given; keep one"));
             return None;
         }
-        (Some(token), None) => token.clone(),
-        (None, Some(path)) => match std::fs::read_to_string(path) {
+        (Some(token), None) => zeroize::Zeroizing::new(token.clone()),
+        (None, Some(path)) => match secret_files::read(path) {
             Ok(token) => token,
-            Err(error) => {
-                problems.push(format!("{flag}-file {}: {error}", path.display()));
+            Err(problem) => {
+                problems.push(format!("{flag}-file {problem}"));
                 return None;
             }
         },
         (None, None) => return None,
     };
-    let token = zeroize::Zeroizing::new(token);
     let token = token.trim();
-    if token.is_empty() || token.len() > 4_096 {
-        problems.push(format!("{flag}: must be 1 to 4096 bytes"));
+    if let Some(problem) = token_problem(token) {
+        problems.push(format!("{flag}: {problem}"));
         return None;
     }
     let mut tokens = Tokens::default();

@@ -92,6 +92,9 @@ pub struct Settings {
     /// Certificates of the authorities that client certificates must come from, PEM
     #[arg(long, env = "EVIDENCEOS_MTLS_CLIENT_CA", value_name = "FILE", help_heading = "TLS")]
     pub mtls_client_ca: Option<PathBuf>,
+    /// Revoked client certificates: a CRL of each authority, PEM or DER, as /etc/evidenceos/clients.crl; read again when it changes. Repeatable
+    #[arg(long, alias = "tls-client-crl", env = "EVIDENCEOS_MTLS_CLIENT_CRL", value_delimiter = ',', value_name = "FILE", help_heading = "TLS")]
+    pub mtls_client_crl: Option<Vec<PathBuf>>,
     /// Serve gRPC only to clients with a certificate
     #[arg(long, env = "EVIDENCEOS_REQUIRE_CLIENT_CERT", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new(), value_name = "BOOL", help_heading = "TLS")]
     pub require_client_cert: Option<bool>,
@@ -191,7 +194,7 @@ pub struct Settings {
     #[arg(long, env = "EVIDENCEOS_PROBE_CLAIMS", value_name = "LEVELS", help_heading = "Probing")]
     pub probe_claims: Option<String>,
 
-    /// Who has which role, TOML; read again on SIGHUP
+    /// Who has which role, and who is shut out, TOML, as /etc/evidenceos/policy.toml; read again on SIGHUP
     #[arg(long, env = "EVIDENCEOS_AUTH_POLICY", value_name = "FILE", help_heading = "Identity")]
     pub auth_policy: Option<PathBuf>,
     /// One bearer token for everybody: submitter and auditor. In a file it is not in the process list

@@ -2,6 +2,9 @@ use std::{ffi::OsString, path::Path};
 
 use super::{flags::Asked, *};
 
+/// Of no caller.
+const TOKEN: &str = "a-token-of-some-length";
+
 fn ask(arguments: &[&str]) -> Result<Layers, ConfigError> {
     let arguments = ["evidenceos-daemon"].iter().chain(arguments);
     match Flags::ask(arguments.map(OsString::from)).expect("known flags")? {
@@ -82,19 +85,22 @@ fn incomplete_protection_is_a_problem_and_never_a_weaker_server() {
         (&["--metrics-tls"], "--tls-cert"),
         (&["--listen", "0.0.0.0:1"], "needs TLS"),
         (&["--listen", "0.0.0.0:1"], "say who they are"),
-        (&["--listen", "[::]:1", "--auth-token", "t"], "needs TLS"),
+        (&["--listen", "[::]:1", "--auth-token", TOKEN], "needs TLS"),
         (
             &["--listen", "0.0.0.0:1", "--tls-cert", "a", "--tls-key", "b"],
             "say who they are",
         ),
         (&["--preflight-listen", "0.0.0.0:1"], "say who they are"),
         (
-            &["--preflight-listen", "0.0.0.0:1", "--auth-token", "t"],
+            &["--preflight-listen", "0.0.0.0:1", "--auth-token", TOKEN],
             "--preflight-tls",
         ),
-        (&["--auth-token", "t", "--auth-hmac-key", "k"], "exclude"),
         (
-            &["--auth-token", "t", "--auth-token-file", "f"],
+            &["--auth-token", TOKEN, "--auth-hmac-key", TOKEN],
+            "exclude",
+        ),
+        (
+            &["--auth-token", TOKEN, "--auth-token-file", "f"],
             "both given",
         ),
         (&["--auth-token-file", "/nowhere"], "/nowhere"),
@@ -122,7 +128,7 @@ fn explicit_flags_lift_what_beyond_loopback_needs() {
         problems(&["--listen", "0.0.0.0:1", "--insecure-allow-plaintext"]),
         Vec::<String>::new()
     );
-    let http = ["--preflight-listen", "0.0.0.0:1", "--auth-token", "t"];
+    let http = ["--preflight-listen", "0.0.0.0:1", "--auth-token", TOKEN];
     let lifted = [&http[..], &["--preflight-allow-plaintext"]].concat();
     assert_eq!(problems(&lifted), Vec::<String>::new());
     let metrics = config(&["--metrics-listen", "0.0.0.0:9464"]).expect("no secrets there");
@@ -137,7 +143,7 @@ fn a_protected_server_makes_no_key_and_takes_no_mock_unless_told() {
         "--tls-key",
         "b",
         "--auth-token",
-        "t",
+        TOKEN,
         "--key-provider",
         "kms",
         "--kms-provider",
@@ -158,7 +164,7 @@ fn no_secret_is_shown() {
     let key = "0202020202020202020202020202020202020202020202020202020202020202";
     let layers = ask(&[
         "--auth-token",
-        "hunter2",
+        "hunter2-and-more-of-it",
         "--key-provider",
         "kms",
         "--kms-provider",
@@ -171,7 +177,10 @@ fn no_secret_is_shown() {
     assert!(shown.contains("auth_token = (hidden)  # flag"), "{shown}");
     let debug = format!("{:?}", Config::new(&layers.settings).expect("fine"));
     for text in [&shown, &debug] {
-        assert!(!text.contains("hunter2") && !text.contains(key), "{text}");
+        assert!(
+            !text.contains("hunter2-and-more-of-it") && !text.contains(key),
+            "{text}"
+        );
     }
     let wrong = problems(&[
         "--key-provider",
@@ -179,9 +188,9 @@ fn no_secret_is_shown() {
         "--kms-provider",
         "mock",
         "--kms-mock-key-hex",
-        "hunter2",
+        "hunter2-and-more-of-it",
     ]);
-    assert!(!wrong.join("\n").contains("hunter2"));
+    assert!(!wrong.join("\n").contains("hunter2-and-more-of-it"));
 }
 
 #[test]
@@ -236,4 +245,48 @@ fn prices_are_exact_decimals_and_limits_are_by_name() {
     ] {
         assert_eq!(super::tests::problems(&[wrong]).len(), 1, "{wrong}");
     }
+}
+
+#[test]
+fn secrets_that_others_can_read_are_refused_wherever_they_are() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let directory = tempfile::tempdir().expect("a directory");
+    let token = written(directory.path(), "token", TOKEN);
+    let keys = written(
+        directory.path(),
+        "keys",
+        "ci:00112233445566778899aabbccddeeff",
+    );
+    let in_config = format!("auth_token = \"{TOKEN}\"\n");
+    let in_config = written(directory.path(), "secret.toml", &in_config);
+    let no_secret = written(directory.path(), "plain.toml", "drain_seconds = 3\n");
+    let set = |path: &str, mode| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("ours");
+    };
+    for (mode, taken) in [(0o600, true), (0o440, true), (0o644, false), (0o666, false)] {
+        for (flag, path) in [
+            ("--auth-token-file", &token),
+            ("--agent-tokens-file", &token),
+            ("--auditor-tokens-file", &token),
+            ("--auth-hmac-key-file", &token),
+            ("--hmac-keys-file", &keys),
+            ("--hmac-shared-secret-file", &token),
+            ("--preflight-require-bearer-token-file", &token),
+            ("--config", &in_config),
+        ] {
+            set(path, mode);
+            let found = config(&[flag, path])
+                .err()
+                .map_or_else(String::new, |error| error.to_string());
+            assert_eq!(found.is_empty(), taken, "{flag} {mode:o}: {found}");
+            if !taken {
+                let command = format!("run `chmod o= {path}`");
+                assert!(found.contains(&command) && found.contains(flag), "{found}");
+            }
+        }
+        set(&no_secret, mode);
+        assert_eq!(problems(&["--config", &no_secret]), Vec::<String>::new());
+    }
+    let short = problems(&["--preflight-require-bearer-token", "let-me-in"]).join("\n");
+    assert!(short.contains("at least 16 characters"), "{short}");
 }

@@ -2,6 +2,8 @@
 //!
 //! The path, the headers and the connection's certificate are all that it looks at. What it
 //! learns travels as a [`Principal`] in the request's extensions; no handler reads a credential.
+//! A signature serves one request, and a call goes on as long as its caller may make it: `once` and
+//! `lasting` follow the bodies.
 //!
 //! It also bounds what calls may hold in memory, whoever makes them: only two calls bring much,
 //! and of those so many are read at a time.
@@ -9,7 +11,10 @@
 use std::{
     future::Future,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     task::{Context, Poll},
 };
 
@@ -22,10 +27,14 @@ use tonic::body::Body;
 use tower::{Layer, Service};
 
 use super::{
+    lasting::{self, Standing},
     rules::{self, Needs},
     status,
 };
-use crate::auth::{Gate, GrpcPeer, Principal};
+use crate::{
+    auth::{Gate, GrpcPeer, Principal},
+    once::{self, Once, Surface},
+};
 
 /// Calls whose messages are read or answered at a time, over all connections.
 const CALLS: usize = 8_192;
@@ -99,23 +108,46 @@ where
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        if let Err(status) = admit(&self.gate, &mut request) {
-            return Box::pin(std::future::ready(Ok(status.into_http())));
-        }
+        let standing = match admit(&self.gate, &mut request) {
+            Ok(standing) => standing,
+            Err(status) => return Box::pin(std::future::ready(Ok(status.into_http()))),
+        };
         let caller = request.extensions().get::<Principal>();
         let called_by = caller.map(|principal| CalledBy(principal.caller.tag));
         let Ok(place) = Arc::clone(&self.room.calls).try_acquire_owned() else {
             let full = status::busy("the server has as many calls under way as it can hold");
             return Box::pin(std::future::ready(Ok(full.into_http())));
         };
+        let path = request.uri().path();
+        let (in_parts, waits) = (
+            rules::answers_in_parts(path),
+            rules::is_watch(rules::label(path)),
+        );
+        let brings_much = rules::brings_much(path);
+        let request = match &standing {
+            Some(standing) => request.map(|body| lasting::request(body, standing.clone())),
+            None => request,
+        };
         let signed = move |mut answer: Response<Body>| {
             if let Some(called_by) = called_by {
                 answer.extensions_mut().insert(called_by);
             }
-            answer
+            match standing.filter(|_| in_parts) {
+                Some(standing) => answer.map(|body| lasting::answer(body, standing, waits)),
+                None => answer,
+            }
         };
-        if !rules::brings_much(request.uri().path()) {
-            let answer = self.inner.call(request.map(small));
+        let request = if brings_much {
+            request
+        } else {
+            request.map(small)
+        };
+        let request = match once(&self.gate, request) {
+            Ok(request) => request,
+            Err(status) => return Box::pin(std::future::ready(Ok(status.into_http()))),
+        };
+        if !brings_much {
+            let answer = self.inner.call(request);
             return Box::pin(async move {
                 let _place = place;
                 answer.await.map(signed)
@@ -145,12 +177,53 @@ fn small(body: Body) -> Body {
     )
 }
 
-fn admit(gate: &Gate, request: &mut Request<Body>) -> Result<(), Box<tonic::Status>> {
+/// Sees to it that the signature of a signed request serves no other.
+fn once(gate: &Arc<Gate>, request: Request<Body>) -> Result<Request<Body>, Box<tonic::Status>> {
+    let caller = request.extensions().get::<Principal>();
+    let Some(signature) = caller.and_then(Principal::signature).cloned() else {
+        return Ok(request);
+    };
+    let bound_to = once::request(Surface::Grpc, request.method(), request.uri());
+    if rules::is_conversation(request.uri().path()) {
+        // It is answered before it has ended, so that no digest of it comes in time: each begins with
+        // a signature of its own.
+        return match gate.bind(&signature, &unlike_any()) {
+            Ok(()) => Ok(request),
+            Err(misused) => Err(Box::new(status::misused(misused))),
+        };
+    }
+    Ok(request.map(|body| {
+        let once = Once::new(Arc::clone(gate), signature, bound_to, body);
+        Body::new(once.map_err(|error| match once::misused(error.as_ref()) {
+            Some(misused) => status::misused(misused),
+            None => match error.downcast::<tonic::Status>() {
+                Ok(status) => *status,
+                Err(error) => tonic::Status::from_error(error),
+            },
+        }))
+    }))
+}
+
+/// The digest of no request, and each time another.
+fn unlike_any() -> [u8; 32] {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let mut digest = [0; 32];
+    digest[..8].copy_from_slice(&NEXT.fetch_add(1, Ordering::Relaxed).to_be_bytes());
+    digest
+}
+
+/// Lets a call in, or not; by what right, unless everybody may make it.
+fn admit(
+    gate: &Arc<Gate>,
+    request: &mut Request<Body>,
+) -> Result<Option<Standing>, Box<tonic::Status>> {
     strip_identity_headers(request.headers_mut());
     let needs = rules::of(request.uri().path());
     if needs == Needs::Nobody {
-        return Ok(());
+        return Ok(None);
     }
+    // Before the caller is looked at: a change from now on is noticed.
+    let changes = gate.changes();
     let peer = request.extensions().get::<GrpcPeer>().map(|peer| &peer.0);
     let principal: Principal = gate
         .identify(request.uri().path(), request.headers(), peer)
@@ -158,10 +231,12 @@ fn admit(gate: &Gate, request: &mut Request<Body>) -> Result<(), Box<tonic::Stat
     if !needs.met_by(principal.roles) {
         return Err(Box::new(status::role_required(needs.word())));
     }
+    let lasts = rules::lasts(request.uri().path());
+    let standing = Standing::new(gate, &principal, needs, peer, changes, lasts);
     // The token has done its work, and nothing behind the gate can show it.
     request.headers_mut().remove(http::header::AUTHORIZATION);
     request.extensions_mut().insert(principal);
-    Ok(())
+    Ok(Some(standing))
 }
 
 #[cfg(test)]

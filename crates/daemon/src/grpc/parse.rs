@@ -225,6 +225,7 @@ mod tests {
             },
             roles: Roles::SUBMITTER,
             request_scope: scope.map(str::to_owned),
+            proof: evidenceos_access::Proof::Nothing,
         };
         assert_eq!(
             stamp(&metadata, &principal(1, None), "m", &content).expect("none"),

@@ -140,6 +140,28 @@ pub fn is_watch(label: &str) -> bool {
     )
 }
 
+/// Whether a path's answer comes in several messages, so that its caller is asked again between them.
+#[must_use]
+pub fn answers_in_parts(path: &str) -> bool {
+    is_watch(label(path))
+        || matches!(
+            path.strip_prefix(SERVICE),
+            Some("OpenHoldout" | "FetchTrace")
+        )
+}
+
+/// Whether a path's request or answer comes in several messages, over any time.
+#[must_use]
+pub fn lasts(path: &str) -> bool {
+    answers_in_parts(path) || path.strip_prefix(SERVICE) == Some("PutHoldout")
+}
+
+/// Whether a path's answer begins before its request has ended.
+#[must_use]
+pub fn is_conversation(path: &str) -> bool {
+    path.starts_with("/grpc.reflection.")
+}
+
 /// What a path needs. Whatever is not known here needs a name, and is answered by the router.
 #[must_use]
 pub fn of(path: &str) -> Needs {

@@ -4,6 +4,7 @@
 //! tells; the published public code; and our own, finer one. The message says what to do.
 
 use crate::vault::VaultError;
+use evidenceos_access::Misused;
 use evidenceos_driver::Failure;
 use evidenceos_kernel::refusal::{Refusal, RefusalKind};
 use evidenceos_store::{StoreError, log::LogError};
@@ -81,6 +82,22 @@ pub fn unauthenticated(message: &str) -> Status {
         "UNAUTHENTICATED",
         message,
     )
+}
+
+/// A signature that does not serve this request.
+#[must_use]
+pub fn misused(misused: Misused) -> Status {
+    let message = misused.to_string();
+    match misused {
+        Misused::OtherRequest => status(
+            Code::AlreadyExists,
+            "INVALID_INPUT",
+            "REQUEST_ID_REUSED",
+            &message,
+        ),
+        Misused::TooLate => unauthenticated(&message),
+        Misused::Full => busy(&message),
+    }
 }
 
 /// A caller who is known, and may not do this.

@@ -97,10 +97,22 @@ impl Collector for PortCollector {
             let value = ConstGauge::new(tls.not_after_unix());
             value.encode(expiry.encode_family(&[("listener", name)])?)?;
         }
+        let mut update = encoder.encode_descriptor(
+            "tls_client_crl_next_update",
+            "When the first of the revocation lists of client certificates must be replaced, in Unix time",
+            Some(&Unit::Seconds),
+            kind,
+        )?;
+        for (name, tls) in tls() {
+            if let Some(next_update_unix) = tls.crl_next_update_unix() {
+                let value = ConstGauge::new(next_update_unix);
+                value.encode(update.encode_family(&[("listener", name)])?)?;
+            }
+        }
         let counter = ConstCounter::new(0u64).metric_type();
         let mut failures = encoder.encode_descriptor(
             "tls_reload_failures",
-            "Sets of certificate, key and authorities that did not fit and were not taken",
+            "Sets of certificate, key, authorities and revocation lists that did not fit and were not taken",
             None,
             counter,
         )?;

@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{extract::Request, http::StatusCode};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
+use evidenceos_access::Misused;
 use evidenceos_kernel::{
     decision::{DecisionId, DecisionRecord, Gate},
     id::Digest,
@@ -12,10 +13,10 @@ use evidenceos_kernel::{
 use serde_json::{Value, json};
 
 use super::{
-    Api, Known, MAX_MODULE_BODY, NoBody, SOON_S, hash_of,
+    Api, Known, MAX_MODULE_BODY, NoBody, SOON_S, Unknown, hash_of,
     judge::{Judgement, Votes, judge_output},
     parse::{self, Body, Malformed, ToolCall},
-    read, says_too_large, short,
+    read, says_too_large, short, status_of,
     wire::{
         Admission, Answer, BudgetDelta, Decision, OutputDecision, OutputVerdict, ReasonCode,
         ToolDecision, Truncated,
@@ -47,25 +48,28 @@ impl Api {
         if says_too_large(request.headers(), self.config.max_body_bytes) {
             return Err(self.malformed(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large"));
         }
-        let Some(known) = self.known(request) else {
-            let body = ToolDecision::bare(Decision::Deny, ReasonCode::Unauthorized);
-            let answer = Answer::new(StatusCode::UNAUTHORIZED, body);
-            return Err(Answer {
-                challenge: true,
-                ..answer
-            });
-        };
         let Known {
             principal,
             headers,
             body,
-        } = known;
+        } = self.known(request).map_err(|unknown| match unknown {
+            Unknown::Caller => {
+                let body = ToolDecision::bare(Decision::Deny, ReasonCode::Unauthorized);
+                let answer = Answer::new(StatusCode::UNAUTHORIZED, body);
+                Answer {
+                    challenge: true,
+                    ..answer
+                }
+            }
+            Unknown::Signature(misused) => self.misused(misused),
+        })?;
         let request_id = parse::request_id(&headers).map_err(|wrong| self.invalid(wrong))?;
         let limited = self.rates.take(&principal.caller.tag).err();
         let bytes =
             read(body, self.config.max_body_bytes)
                 .await
                 .map_err(|no_body| match no_body {
+                    NoBody::Misused(misused) => self.misused(misused),
                     NoBody::TooLarge => {
                         self.malformed(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large")
                     }
@@ -168,6 +172,27 @@ impl Api {
         };
         let body = ToolDecision::bare(decision, ReasonCode::Unavailable);
         Answer::new(StatusCode::SERVICE_UNAVAILABLE, body).retry_after(SOON_S)
+    }
+
+    /// A signature that serves another request stops the tool, as one that does not hold.
+    fn misused(&self, misused: Misused) -> Refused<ToolDecision> {
+        self.metrics.preflight_failed("signature_misused");
+        let reason = match misused {
+            Misused::OtherRequest | Misused::TooLate => ReasonCode::Unauthorized,
+            Misused::Full => ReasonCode::RateLimited,
+        };
+        let body = ToolDecision {
+            reason_detail: Some(misused.text()),
+            ..ToolDecision::bare(Decision::Deny, reason)
+        };
+        let answer = Answer::new(status_of(misused), body);
+        match misused {
+            Misused::Full => answer.retry_after(SOON_S),
+            Misused::OtherRequest | Misused::TooLate => Answer {
+                challenge: true,
+                ..answer
+            },
+        }
     }
 
     fn invalid(&self, wrong: Malformed) -> Refused<ToolDecision> {
@@ -296,14 +321,22 @@ impl Api {
         if says_too_large(request.headers(), max) {
             return Err(too_large());
         }
-        let known = self
-            .known(request)
-            .ok_or_else(|| blocked(StatusCode::BAD_REQUEST, "unauthorized"))?;
+        let misused = |misused| match misused {
+            Misused::OtherRequest | Misused::TooLate => {
+                blocked(StatusCode::BAD_REQUEST, "signature_used")
+            }
+            Misused::Full => {
+                blocked(StatusCode::TOO_MANY_REQUESTS, "rate_limited").retry_after(SOON_S)
+            }
+        };
         let Known {
             principal,
             headers,
             body,
-        } = known;
+        } = self.known(request).map_err(|unknown| match unknown {
+            Unknown::Caller => blocked(StatusCode::BAD_REQUEST, "unauthorized"),
+            Unknown::Signature(why) => misused(why),
+        })?;
         parse::request_id(&headers)
             .map_err(|_| blocked(StatusCode::BAD_REQUEST, "missing_request_id"))?;
         // What was called is over: only the limit of all together counts.
@@ -312,6 +345,7 @@ impl Api {
             return Err(answer.retry_after(whole_seconds(wait)));
         }
         let bytes = read(body, max).await.map_err(|no_body| match no_body {
+            NoBody::Misused(why) => misused(why),
             NoBody::TooLarge => too_large(),
             NoBody::Slow => blocked(StatusCode::REQUEST_TIMEOUT, "slow"),
             NoBody::Broken => blocked(StatusCode::BAD_REQUEST, "broken"),
@@ -460,16 +494,19 @@ impl Api {
         if says_too_large(request.headers(), MAX_MODULE_BODY) {
             return Err(too_large());
         }
-        let Some(Known {
+        let misused = |misused: Misused| inadmissible(status_of(misused), misused.text());
+        let Known {
             principal, body, ..
-        }) = self.known(request)
-        else {
-            let answer = inadmissible(StatusCode::UNAUTHORIZED, "the caller is not known");
-            return Err(Answer {
-                challenge: true,
-                ..answer
-            });
-        };
+        } = self.known(request).map_err(|unknown| match unknown {
+            Unknown::Caller => {
+                let answer = inadmissible(StatusCode::UNAUTHORIZED, "the caller is not known");
+                Answer {
+                    challenge: true,
+                    ..answer
+                }
+            }
+            Unknown::Signature(why) => misused(why),
+        })?;
         if let Err(wait) = self.rates.take(&principal.caller.tag) {
             let answer = inadmissible(StatusCode::TOO_MANY_REQUESTS, "too many calls");
             return Err(answer.retry_after(whole_seconds(wait)));
@@ -477,6 +514,7 @@ impl Api {
         let bytes = read(body, MAX_MODULE_BODY)
             .await
             .map_err(|no_body| match no_body {
+                NoBody::Misused(why) => misused(why),
                 NoBody::TooLarge => too_large(),
                 NoBody::Slow => inadmissible(StatusCode::REQUEST_TIMEOUT, "the body is too slow"),
                 NoBody::Broken => inadmissible(StatusCode::BAD_REQUEST, "the body broke off"),

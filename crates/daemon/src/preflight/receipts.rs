@@ -13,7 +13,7 @@ use evidenceos_store::decisions::FoundDecision;
 use evidenceos_tlog::{Hash, leaf_hash, small::path_in};
 use serde_json::json;
 
-use super::{Api, Front, Known, SOON_S};
+use super::{Api, Front, Known, SOON_S, Unknown, status_of};
 
 /// How long a decision that is durable is waited for, until a head that is shown covers it.
 const COVERED_WITHIN: Duration = Duration::from_millis(250);
@@ -44,8 +44,9 @@ pub(super) async fn receipt(
     let Some(api) = front.api() else {
         return unavailable("the daemon is starting");
     };
-    let Some(Known { principal, .. }) = api.known(request) else {
-        return unknown_caller();
+    let principal = match api.known(request) {
+        Ok(Known { principal, .. }) => principal,
+        Err(why) => return unknown(why),
     };
     let Some(id) = DecisionId::from_hex(&decision_id) else {
         return not_found(NO_DECISION);
@@ -115,10 +116,18 @@ fn pending() -> Response {
     (StatusCode::ACCEPTED, again, body).into_response()
 }
 
-pub(super) fn unknown_caller() -> Response {
+pub(super) fn unknown(why: Unknown) -> Response {
+    let (status, error) = match why {
+        Unknown::Caller => (StatusCode::UNAUTHORIZED, "the caller is not known"),
+        Unknown::Signature(misused) => (status_of(misused), misused.text()),
+    };
+    let body = Json(json!({ "error": error }));
+    if status != StatusCode::UNAUTHORIZED {
+        let again = [(header::RETRY_AFTER, HeaderValue::from(SOON_S))];
+        return (status, again, body).into_response();
+    }
     let challenge = [(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))];
-    let body = Json(json!({ "error": "the caller is not known" }));
-    (StatusCode::UNAUTHORIZED, challenge, body).into_response()
+    (status, challenge, body).into_response()
 }
 
 /// The routes themselves add which methods they take.

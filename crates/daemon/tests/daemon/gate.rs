@@ -247,7 +247,7 @@ async fn answered(stream: &mut TcpStream) -> u16 {
 /// A gate that asks for a token, and lets nobody admit a module.
 async fn strict(home: &Home) -> Running {
     let settings = Settings {
-        preflight_require_bearer_token_file: Some(home.file("token", "let-me-in\n")),
+        preflight_require_bearer_token_file: Some(home.file("token", "let-me-in-the-gate\n")),
         preflight_global_rate_limit_rps: Some("0".to_owned()),
         ..unlimited(home)
     };
@@ -261,7 +261,7 @@ fn a_refusal_reads_the_body_that_it_does_not_need_and_the_connection_goes_on() {
         let running = strict(&home).await;
         // More than a server finds in its buffer at once; and more than a body may have.
         let (some, most) = (16_000, 60_000);
-        let known = "authorization: Bearer let-me-in\r\n";
+        let known = "authorization: Bearer let-me-in-the-gate\r\n";
         let mut stream = TcpStream::connect(http(&running)).await.expect("listens");
         for (method, path, headers, body, status) in [
             ("POST", PREFLIGHT, "", some, 401),
@@ -421,7 +421,7 @@ fn callers_are_known_by_the_gates_own_token_too() {
     block_on(async {
         let home = Home::new();
         let settings = Settings {
-            preflight_require_bearer_token_file: Some(home.file("token", "let-me-in\n")),
+            preflight_require_bearer_token_file: Some(home.file("token", "let-me-in-the-gate\n")),
             ..unlimited(&home)
         };
         let running = home.start(&settings).await;
@@ -429,8 +429,8 @@ fn callers_are_known_by_the_gates_own_token_too() {
         for (headers, status) in [
             ("", 401),
             ("authorization: Bearer let-me\r\n", 401),
-            ("authorization: bearer let-me-in\r\n", 401),
-            ("authorization: Bearer let-me-in\r\n", 200),
+            ("authorization: bearer let-me-in-the-gate\r\n", 401),
+            ("authorization: Bearer let-me-in-the-gate\r\n", 200),
             ("x-client-cert-san: operator\r\n", 401),
         ] {
             let (answered, decision) = ask(&running, headers, &body).await;
@@ -451,6 +451,72 @@ fn callers_are_known_by_the_gates_own_token_too() {
         }
         assert_eq!(get(http(&running), "/livez", "").await.status, 200);
         running.stop().await.expect("stops");
+    });
+}
+
+/// Over every route: the token alone is enough, and nothing beside it is passed over.
+#[test]
+fn what_comes_with_the_gates_own_token_must_hold() {
+    const SECRET: &str = "a secret that is shared";
+    block_on(async {
+        let home = Home::new();
+        let own = home.file("token", "let-me-in-the-gate\n");
+        let alone = Settings {
+            preflight_require_bearer_token_file: Some(own.clone()),
+            ..unlimited(&home)
+        };
+        let with_keys = Settings {
+            auth_hmac_key_file: Some(home.file("key", SECRET)),
+            data_dir: Some(home.path().join("data-2")),
+            ..alone.clone()
+        };
+        let (alone, with_keys) = (home.start(&alone).await, home.start(&with_keys).await);
+        let own = "authorization: Bearer let-me-in-the-gate\r\n";
+        let wrong = "authorization: Bearer let-me-in-the-gates\r\n";
+        let mut number = 0;
+        for path in [PREFLIGHT, POSTFLIGHT, "/v1/aspec_admit", "/openapi.json"] {
+            for (token, signed_with, known) in [
+                (own, None, [true, true]),
+                (wrong, None, [false, false]),
+                ("", None, [false, false]),
+                ("", Some(SECRET), [false, true]),
+                ("", Some("another secret"), [false, false]),
+                (own, Some(SECRET), [false, false]),
+                (own, Some("another secret"), [false, false]),
+                (wrong, Some(SECRET), [false, false]),
+            ] {
+                for (running, known) in [&alone, &with_keys].into_iter().zip(known) {
+                    number += 1;
+                    let id = format!("r-{number}");
+                    let signature = match signed_with {
+                        Some(secret) => crate::signed::http_headers(secret, &id, path),
+                        None => format!("x-request-id: {id}\r\n"),
+                    };
+                    let headers = format!("{token}{signature}");
+                    let answer = if path == "/openapi.json" {
+                        get(http(running), path, &headers).await
+                    } else {
+                        post(http(running), path, &headers, b"{}").await
+                    };
+                    let refused = answer.status == 401 || answer.body.contains("unauthorized");
+                    assert_eq!(refused, !known, "{path} {headers}: {answer:?}");
+                }
+            }
+        }
+        // A part of a signature, and the token twice.
+        for more in [
+            "x-evidenceos-key-id: default\r\n",
+            "x-evidenceos-timestamp: 1\r\n",
+            "x-evidenceos-signature: sha256=00\r\n",
+            own,
+            wrong,
+        ] {
+            let headers = format!("x-request-id: 1\r\n{own}{more}");
+            for running in [&alone, &with_keys] {
+                let answer = get(http(running), "/openapi.json", &headers).await;
+                assert_eq!(answer.status, 401, "{more}");
+            }
+        }
     });
 }
 

@@ -122,6 +122,43 @@ fn a_fetched_capsule_stands_in_the_signed_log() {
     });
 }
 
+/// The store remembers a request with the claim that it was about; the id names one all the same.
+#[test]
+fn a_request_id_that_named_one_claim_is_not_taken_for_another() {
+    fn reused<T: std::fmt::Debug>(result: Result<T, tonic::Status>) {
+        refused(result, Code::AlreadyExists, "REQUEST_ID_REUSED", "new one");
+    }
+    block_on(async {
+        let daemon = Daemon::start().await;
+        let mut client = daemon.operator().await;
+        client.put_default("h").await;
+        let module = judged(&predictions("h", 20));
+        let one = client.create(terms("one", "h")).await.expect("created");
+        let two = client.create(terms("two", "h")).await.expect("created");
+        let mut named = client.with_id("a");
+        named.commit(&one, &module).await.expect("committed");
+        reused(named.commit(&two, &module).await);
+        client.commit(&two, &module).await.expect("without an id");
+        // As published clients do, the next method may have the same id.
+        named.seal(&one).await.expect("sealed");
+        reused(named.seal(&two).await);
+        client.with_id("b").seal(&two).await.expect("sealed");
+        named.execute(&one).await.expect("settled");
+        reused(named.execute(&two).await);
+        named.limit("alice", 100).await.expect("an operator");
+        reused(named.limit("bob", 100).await);
+        named.limit("alice", 100).await.expect("the same again");
+        // Reads are free: a client may have one id for all that it traces.
+        for claim in [&one, &two] {
+            named.get(claim).await.expect("a read");
+        }
+        // Another caller's ids are its own.
+        let mut other = daemon.submitter("another").await.with_id("a");
+        let claim = other.create(terms("one", "h")).await.expect("created");
+        other.commit(&claim, &module).await.expect("committed");
+    });
+}
+
 #[test]
 fn the_same_request_id_gets_the_same_reply_and_does_nothing_twice() {
     block_on(async {

@@ -24,6 +24,7 @@ mod publicity;
 mod recovery;
 mod roles;
 mod secure;
+mod shut_out;
 mod signed;
 mod tls;
 mod traces;

@@ -172,7 +172,7 @@ fn a_reload_says_what_came_of_it() {
         "--auth-policy",
         policy.to_str().expect("text"),
         "--auth-token",
-        "t",
+        "a-token-of-the-process",
     ];
     let mut child = program(&data)
         .args(more)

@@ -16,6 +16,7 @@ use crate::{
 const SECRET: &str = "discos-shared-secret";
 const INFO: &str = "/evidenceos.v2.EvidenceOS/GetServerInfo";
 const CREATE: &str = "/evidenceos.v2.EvidenceOS/CreateClaimV2";
+const PUT: &str = "/evidenceos.v2.EvidenceOS/PutHoldout";
 const RETIRE: &str = "/evidenceos.v2.EvidenceOS/RetireHoldout";
 
 const POLICY: &str = r#"
@@ -52,7 +53,7 @@ impl Signature {
     fn ops(id: &str, path: &'static str) -> Self {
         Self {
             key: Some("ops"),
-            secret: "second-secret",
+            secret: "second-secret-of-ops",
             ..Self::of(id, path)
         }
     }
@@ -70,6 +71,20 @@ impl Signature {
     fn sign<T>(&self, message: T) -> Request<T> {
         with_headers(message, &self.id, self.key, self.time, &self.hex())
     }
+}
+
+/// The headers of a request to the HTTP port, signed now with the key `default`.
+pub fn http_headers(secret: &str, id: &str, path: &str) -> String {
+    http_headers_at(secret, id, path, unix_ms() / 1_000)
+}
+
+fn http_headers_at(secret: &str, id: &str, path: &str, time: u64) -> String {
+    let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).expect("any length");
+    mac.update(format!("{id}:{path}:{time}").as_bytes());
+    let signature = hex::encode(mac.finalize().into_bytes());
+    format!(
+        "x-request-id: {id}\r\nx-evidenceos-timestamp: {time}\r\nx-evidenceos-signature: sha256={signature}\r\n"
+    )
 }
 
 fn with_headers<T>(
@@ -95,6 +110,7 @@ fn with_headers<T>(
 
 struct World {
     home: Home,
+    settings: Settings,
     running: Running,
     client: EvidenceOsClient<Channel>,
 }
@@ -104,7 +120,7 @@ impl World {
         let home = Home::new();
         let mut settings = home.plain();
         settings.hmac_shared_secret = Some(SECRET.to_owned());
-        let ops = format!("ops:{}", hex::encode("second-secret"));
+        let ops = format!("ops:{}", hex::encode("second-secret-of-ops"));
         settings.hmac_keys_file = Some(home.file("keys", &ops));
         settings.auth_policy = Some(home.file("policy.toml", POLICY));
         change(&mut settings);
@@ -113,8 +129,21 @@ impl World {
         let client = EvidenceOsClient::connect(format!("http://{address}")).await;
         Self {
             home,
+            settings,
             running,
             client: client.expect("listens"),
+        }
+    }
+
+    async fn restart(self) -> Self {
+        self.running.stop().await.expect("stops");
+        let running = self.home.start(&self.settings).await;
+        let address = running.grpc_address();
+        let client = EvidenceOsClient::connect(format!("http://{address}")).await;
+        Self {
+            running,
+            client: client.expect("listens"),
+            ..self
         }
     }
 
@@ -126,9 +155,20 @@ impl World {
 
     /// Registers a holdout.
     async fn put(&self, name: &str, id: &str) {
+        let signature = Signature::ops(id, PUT);
+        let put = self.try_put(name, &signature, crate::harness::labels(name));
+        put.await.expect("registered");
+    }
+
+    async fn try_put(
+        &self,
+        name: &str,
+        signature: &Signature,
+        labels: Vec<u8>,
+    ) -> Result<(), Status> {
         use wire::put_holdout_request::Part;
         let chunk = wire::PutHoldoutChunk {
-            labels: crate::harness::labels(name).into(),
+            labels: labels.into(),
             ..Default::default()
         };
         let parts = [
@@ -136,10 +176,8 @@ impl World {
             Part::Chunk(chunk),
         ];
         let parts = parts.map(|part| wire::PutHoldoutRequest { part: Some(part) });
-        let path = "/evidenceos.v2.EvidenceOS/PutHoldout";
-        let request = Signature::ops(id, path).sign(tokio_stream::iter(parts));
-        let put = self.client.clone().put_holdout(request).await;
-        put.expect("registered");
+        let request = signature.sign(tokio_stream::iter(parts));
+        self.client.clone().put_holdout(request).await.map(drop)
     }
 
     async fn create(&self, signature: &Signature, name: &str) -> Result<Vec<u8>, Status> {
@@ -194,6 +232,7 @@ fn a_signature_of_another_id_path_time_or_key_is_none() {
             (None, Some(now), &untimed, "invalid signature"),
             (None, Some(now), &secrets, "invalid signature"),
             (None, Some(now - 1), &good.hex(), "invalid signature"),
+            // The key id is not signed, but each key has a secret of its own.
             (Some("ops"), Some(now), &good.hex(), "invalid signature"),
             (Some("who"), Some(now), &good.hex(), "unknown"),
             (None, Some(now - 400), &good.hex(), "300 s"),
@@ -322,14 +361,344 @@ fn a_key_that_was_taken_out_of_its_file_signs_nothing_after_a_reload() {
         world.home.file("keys", "nonsense");
         world.running.reload().await.expect_err("no keys");
         assert_eq!(world.principal(&ops).await.expect("as before"), before);
-        world.home.file("keys", "next:6e657874");
+        world
+            .home
+            .file("keys", "next:6e6578742d7365637265742d6f662d6f7073");
         world.running.reload().await.expect("keys");
         no_name(world.principal(&ops).await, "unknown");
         let next = Signature {
             key: Some("next"),
-            secret: "next",
+            secret: "next-secret-of-ops",
             ..Signature::of("n-1", INFO)
         };
         assert_ne!(world.principal(&next).await.expect("signed"), before);
+    });
+}
+
+const SEAL: &str = "/evidenceos.v2.EvidenceOS/SealClaim";
+const COMMIT: &str = "/evidenceos.v2.EvidenceOS/CommitArtifacts";
+const EXECUTE: &str = "/evidenceos.v2.EvidenceOS/ExecuteClaimV2";
+const REVOKE: &str = "/evidenceos.v2.EvidenceOS/RevokeClaim";
+const GET: &str = "/evidenceos.v2.EvidenceOS/GetClaim";
+const LIMIT: &str = "/evidenceos.v2.EvidenceOS/SetCreditLimit";
+
+fn reused<T: std::fmt::Debug>(result: Result<T, Status>) {
+    refused(
+        result,
+        Code::AlreadyExists,
+        "REQUEST_ID_REUSED",
+        "used for another request",
+    );
+}
+
+/// Whoever heard the header of one call sends it with another body.
+#[test]
+fn a_signature_that_was_heard_serves_no_other_body() {
+    block_on(async {
+        let world = World::new(|_| {}).await;
+        world.put("h", "o-1").await;
+        let mut claims: Vec<prost::bytes::Bytes> = Vec::new();
+        for name in ["one", "two"] {
+            let created = world.create(&Signature::of(name, CREATE), name).await;
+            claims.push(created.expect("created").into());
+        }
+        let claim_id = |at: usize| claims[at].clone();
+        let client = || world.client.clone();
+        // A read.
+        let get = |signature: &Signature, at: usize| {
+            let request = signature.sign(wire::GetClaimRequest {
+                claim_id: claim_id(at),
+            });
+            let mut client = client();
+            async move { client.get_claim(request).await.map(drop) }
+        };
+        let heard = Signature::of("g", GET);
+        get(&heard, 0).await.expect("its own");
+        get(&heard, 0).await.expect("the same again");
+        reused(get(&heard, 1).await);
+        get(&Signature::of("g2", GET), 1)
+            .await
+            .expect("signed anew");
+        // Artifacts, up to 8 MiB.
+        let commit = |signature: &Signature, at: usize, module: Vec<u8>| {
+            let request = signature.sign(wire::CommitArtifactsRequest {
+                claim_id: claim_id(at),
+                artifacts: vec![wire::Artifact {
+                    artifact_hash: Sha256::digest(&module).to_vec().into(),
+                    kind: "wasm".to_owned(),
+                    ..Default::default()
+                }],
+                wasm_module: module.into(),
+            });
+            let mut client = client();
+            async move { client.commit_artifacts(request).await.map(drop) }
+        };
+        let module = crate::harness::judged(&crate::harness::predictions("h", 20));
+        let other = crate::harness::judged(&crate::harness::predictions("h", 2));
+        let heard = Signature::of("c", COMMIT);
+        commit(&heard, 0, module.clone()).await.expect("committed");
+        commit(&heard, 0, module.clone())
+            .await
+            .expect("the same again");
+        reused(commit(&heard, 1, module.clone()).await);
+        reused(commit(&heard, 0, other).await);
+        let second = Signature::of("c2", COMMIT);
+        commit(&second, 1, module).await.expect("committed");
+        // The rest of a claim's life.
+        let seal = |signature: &Signature, at: usize| {
+            let request = signature.sign(wire::SealClaimRequest {
+                claim_id: claim_id(at),
+            });
+            let mut client = client();
+            async move { client.seal_claim(request).await.map(drop) }
+        };
+        let heard = Signature::of("s", SEAL);
+        seal(&heard, 0).await.expect("sealed");
+        reused(seal(&heard, 1).await);
+        seal(&Signature::of("s2", SEAL), 1).await.expect("sealed");
+        let execute = |signature: &Signature, at: usize| {
+            let request = signature.sign(wire::ExecuteClaimV2Request {
+                claim_id: claim_id(at),
+            });
+            let mut client = client();
+            async move { client.execute_claim_v2(request).await.map(drop) }
+        };
+        let heard = Signature::of("e", EXECUTE);
+        execute(&heard, 0).await.expect("settled");
+        reused(execute(&heard, 1).await);
+        let revoke = |signature: &Signature, at: usize| {
+            let request = signature.sign(wire::RevokeClaimRequest {
+                claim_id: claim_id(at),
+                reason: "a test".to_owned(),
+            });
+            let mut client = client();
+            async move { client.revoke_claim(request).await.map(drop) }
+        };
+        let heard = Signature::of("r", REVOKE);
+        revoke(&heard, 0).await.expect("revoked");
+        reused(revoke(&heard, 1).await);
+        // Labels, in several messages.
+        let heard = Signature::ops("p", PUT);
+        let mut labels = crate::harness::labels("next");
+        let put = world.try_put("next", &heard, labels.clone());
+        put.await.expect("registered");
+        let put = world.try_put("next", &heard, labels.clone());
+        put.await.expect("the same again");
+        reused(world.try_put("other", &heard, labels.clone()).await);
+        labels[0] ^= 1;
+        reused(world.try_put("next", &heard, labels).await);
+        // Credit, where the body names whose.
+        let limit = |signature: &Signature, principal: &str, limit: u64| {
+            let request = signature.sign(wire::SetCreditLimitRequest {
+                principal_id: principal.to_owned(),
+                limit,
+            });
+            let mut client = client();
+            async move { client.set_credit_limit(request).await.map(drop) }
+        };
+        let heard = Signature::ops("l", LIMIT);
+        limit(&heard, "alice", 100).await.expect("an operator");
+        limit(&heard, "alice", 100).await.expect("the same again");
+        reused(limit(&heard, "mallory", (1 << 53) - 1).await);
+        reused(limit(&heard, "alice", 101).await);
+    });
+}
+
+#[test]
+fn a_signature_that_was_heard_serves_no_other_method_where_it_covers_none() {
+    block_on(async {
+        let world = World::new(|settings| settings.hmac_accept_root_path = Some(true)).await;
+        let root = Signature::of("discos-1", "/");
+        let principal = world.principal(&root).await.expect("as the switch says");
+        let head = root.sign(wire::GetSignedTreeHeadRequest {});
+        reused(world.client.clone().get_signed_tree_head(head).await);
+        assert_eq!(world.principal(&root).await.expect("the same"), principal);
+        // Nor does it serve the other port.
+        let http = world.running.http_address().expect("on");
+        let time = root.time.expect("there");
+        let headers = http_headers_at(SECRET, "discos-1", "/", time);
+        let answer = crate::secure::get(http, "/openapi.json", &headers).await;
+        assert_eq!(answer.status, 401, "{answer:?}");
+        assert!(
+            answer.body.contains("used for another request"),
+            "{answer:?}"
+        );
+        let headers = http_headers_at(SECRET, "discos-2", "/", time);
+        let answer = crate::secure::get(http, "/openapi.json", &headers).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        let second = Signature {
+            id: "discos-2".to_owned(),
+            ..root
+        };
+        reused(world.principal(&second).await);
+    });
+}
+
+#[test]
+fn a_signature_on_the_gate_serves_one_request() {
+    block_on(async {
+        let world = World::new(|_| {}).await;
+        let http = world.running.http_address().expect("on");
+        let good: &[u8] = br#"{"toolName":"search","params":{"q":"a"}}"#;
+        let other: &[u8] = br#"{"toolName":"exec","sessionId":"s","params":{"q":"b"}}"#;
+        let path = "/v1/preflight_tool_call";
+        let headers = http_headers(SECRET, "p-1", path);
+        for (path_sent, body, status) in [
+            (path, good, 200),
+            (path, good, 200),
+            (path, other, 401),
+            ("/v1/preflight_tool_call?x=1", good, 401),
+            (path, good, 200),
+        ] {
+            let answer = crate::secure::post(http, path_sent, &headers, body).await;
+            assert_eq!(answer.status, status, "{answer:?}");
+            if status == 401 {
+                assert!(answer.body.contains(r#""decision":"DENY""#), "{answer:?}");
+                assert!(
+                    answer.body.contains("used for another request"),
+                    "{answer:?}"
+                );
+            }
+        }
+        let path = "/v1/postflight_tool_call";
+        let headers = http_headers(SECRET, "p-2", path);
+        let called = |word: &str| {
+            format!(
+                r#"{{"toolName":"t","paramsHash":"{}","status":"ok","output":"{word}"}}"#,
+                "a".repeat(64)
+            )
+        };
+        let first = crate::secure::post(http, path, &headers, called("a").as_bytes()).await;
+        assert_eq!(first.status, 200, "{first:?}");
+        let second = crate::secure::post(http, path, &headers, called("b").as_bytes()).await;
+        assert_eq!(second.status, 400, "{second:?}");
+        assert!(second.body.contains("BLOCK"), "{second:?}");
+        assert!(second.body.contains("signature_used"), "{second:?}");
+        let path = "/v1/aspec_admit";
+        let headers = http_headers(SECRET, "p-3", path);
+        let first = crate::secure::post(http, path, &headers, br#"{"moduleBase64":"AA=="}"#).await;
+        assert_eq!(first.status, 200, "{first:?}");
+        let second = crate::secure::post(http, path, &headers, br#"{"moduleBase64":"AQ=="}"#).await;
+        assert_eq!(second.status, 401, "{second:?}");
+        // A read, by its query too.
+        let path = "/openapi.json";
+        let headers = http_headers(SECRET, "p-4", path);
+        for (sent, status) in [(path, 200), (path, 200), ("/openapi.json?a", 401)] {
+            let answer = crate::secure::get(http, sent, &headers).await;
+            assert_eq!(answer.status, status, "{answer:?}");
+        }
+    });
+}
+
+/// Of two at once, one is let through, whichever it is; both would be two requests.
+#[test]
+fn of_two_bodies_at_once_a_signature_serves_one() {
+    block_on(async {
+        let world = World::new(|_| {}).await;
+        let path = "/evidenceos.v2.EvidenceOS/GetAccount";
+        for round in 0..20 {
+            let signature = Signature::of(&format!("race-{round}"), path);
+            let call = |principal_id: &str| {
+                let request = signature.sign(wire::GetAccountRequest {
+                    principal_id: principal_id.to_owned(),
+                });
+                let mut client = world.client.clone();
+                async move { client.get_account(request).await.map(drop) }
+            };
+            let (one, two) = tokio::join!(call(""), call("anonymous"));
+            let was_reused = |result: &Result<(), Status>| {
+                result
+                    .as_ref()
+                    .is_err_and(|status| status.code() == Code::AlreadyExists)
+            };
+            assert_ne!(was_reused(&one), was_reused(&two), "{one:?} {two:?}");
+        }
+    });
+}
+
+/// Reflection answers while it is asked: nobody could say what the whole request is.
+#[test]
+fn a_conversation_begins_with_a_signature_of_its_own() {
+    block_on(async {
+        let world = World::new(|_| {}).await;
+        let path = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
+        let signature = Signature::of("reflect", path);
+        let talk = || async {
+            use tonic_reflection::pb::v1::{
+                ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+                server_reflection_request::MessageRequest,
+            };
+            let address = world.running.grpc_address();
+            let endpoint = Channel::from_shared(format!("http://{address}")).expect("a URI");
+            let channel = endpoint.connect().await.expect("listens");
+            let asked = ServerReflectionRequest {
+                host: String::new(),
+                message_request: Some(MessageRequest::ListServices(String::new())),
+            };
+            let request = signature.sign(tokio_stream::iter([asked]));
+            let mut client = ServerReflectionClient::new(channel);
+            let answers = client.server_reflection_info(request).await?;
+            answers.into_inner().message().await.map(drop)
+        };
+        talk().await.expect("signed");
+        let again = talk()
+            .await
+            .expect_err("a conversation can only be had once");
+        assert_eq!(again.code(), Code::AlreadyExists, "{again:?}");
+    });
+}
+
+/// A restart forgets no signature: with another body it is refused, with its own it is answered.
+#[test]
+fn a_signature_serves_one_request_over_restarts() {
+    block_on(async {
+        let world = World::new(|_| {}).await;
+        world.put("h", "o-1").await;
+        let created = world.create(&Signature::of("c", CREATE), "one").await;
+        let one: prost::bytes::Bytes = created.expect("created").into();
+        let created = world.create(&Signature::of("d", CREATE), "two").await;
+        let two: prost::bytes::Bytes = created.expect("created").into();
+        let module = crate::harness::judged(&crate::harness::predictions("h", 20));
+        let heard = Signature::of("m", COMMIT);
+        let commit = |world: &World, claim_id: &prost::bytes::Bytes| {
+            let request = heard.sign(wire::CommitArtifactsRequest {
+                claim_id: claim_id.clone(),
+                artifacts: vec![wire::Artifact {
+                    artifact_hash: Sha256::digest(&module).to_vec().into(),
+                    kind: "wasm".to_owned(),
+                    ..Default::default()
+                }],
+                wasm_module: module.clone().into(),
+            });
+            let mut client = world.client.clone();
+            async move { client.commit_artifacts(request).await.map(drop) }
+        };
+        let read = Signature::of("g", GET);
+        let get = |world: &World, claim_id: &prost::bytes::Bytes| {
+            let request = read.sign(wire::GetClaimRequest {
+                claim_id: claim_id.clone(),
+            });
+            let mut client = world.client.clone();
+            async move { client.get_claim(request).await.map(drop) }
+        };
+        commit(&world, &one).await.expect("committed");
+        get(&world, &one).await.expect("its own");
+        let world = world.restart().await;
+        reused(commit(&world, &two).await);
+        commit(&world, &one).await.expect("what was said before");
+        reused(get(&world, &two).await);
+        get(&world, &one).await.expect("its own");
+        // Again: what the first start read the second writes.
+        let world = world.restart().await;
+        reused(commit(&world, &two).await);
+        reused(get(&world, &two).await);
+        // What was not heard before the restart is new: a client's clock may be behind.
+        let late = Signature {
+            time: heard.time.map(|time| time - 200),
+            ..Signature::of("late", GET)
+        };
+        let request = late.sign(wire::GetClaimRequest { claim_id: two });
+        let got = world.client.clone().get_claim(request).await;
+        got.expect("its own");
     });
 }

@@ -53,34 +53,34 @@ fn tokens_have_the_roles_of_their_list() {
         let digest = hex::encode(Sha256::digest("root-token"));
         let policy = format!("[[rule]]\ntoken_sha256 = \"{digest}\"\nroles = [\"operator\"]\n");
         let lists = Settings {
-            agent_tokens: Some("agent-1,agent-2".to_owned()),
-            auditor_tokens_file: Some(home.file("auditors", "auditor-1\n")),
+            agent_tokens: Some("agent-number-one-1,agent-number-two-2".to_owned()),
+            auditor_tokens_file: Some(home.file("auditors", "auditor-number-1\n")),
             auth_policy: Some(home.file("policy.toml", &policy)),
             ..home.plain()
         };
         let single = Settings {
-            auth_token_file: Some(home.file("token", "one-for-all\n")),
+            auth_token_file: Some(home.file("token", "one-token-for-all\n")),
             data_dir: Some(home.path().join("data-2")),
             ..home.plain()
         };
         let (lists, single) = (home.start(&lists).await, home.start(&single).await);
         for (running, token, expected) in [
-            (&lists, "agent-1", (true, false, false)),
-            (&lists, "agent-2", (true, false, false)),
-            (&lists, "auditor-1", (true, true, false)),
+            (&lists, "agent-number-one-1", (true, false, false)),
+            (&lists, "agent-number-two-2", (true, false, false)),
+            (&lists, "auditor-number-1", (true, true, false)),
             (&lists, "root-token", (true, true, true)),
-            (&single, "one-for-all", (true, true, false)),
+            (&single, "one-token-for-all", (true, true, false)),
         ] {
             let held = roles(running, token).await.expect("known");
             assert_eq!(held, expected, "{token}");
         }
         for (running, token) in [
-            (&lists, "one-for-all"),
-            (&lists, "agent-1,agent-2"),
+            (&lists, "one-token-for-all"),
+            (&lists, "agent-number-one-1,agent-number-two-2"),
             (&lists, "agent"),
-            (&lists, "agent-1 "),
-            (&single, "one-for-al"),
-            (&single, "ONE-FOR-ALL"),
+            (&lists, "agent-number-one-1 "),
+            (&single, "one-token-for-al"),
+            (&single, "ONE-TOKEN-FOR-ALL"),
         ] {
             let unknown = roles(running, token).await;
             refused(
@@ -99,7 +99,12 @@ fn tokens_have_the_roles_of_their_list() {
             "UNAUTHENTICATED",
             "missing credentials",
         );
-        for scheme in ["bearer agent-1", "Basic agent-1", "Bearer ", "Bearer"] {
+        for scheme in [
+            "bearer agent-number-one-1",
+            "Basic agent-number-one-1",
+            "Bearer ",
+            "Bearer",
+        ] {
             let mut request = tonic::Request::new(info);
             let value = scheme.parse().expect("ASCII");
             request.metadata_mut().insert("authorization", value);
@@ -119,20 +124,24 @@ fn tokens_in_a_file_are_exchanged_by_a_reload() {
     block_on(async {
         let home = Home::new();
         let settings = Settings {
-            auth_token_file: Some(home.file("token", "old\n")),
+            auth_token_file: Some(home.file("token", "old-token-of-all\n")),
             ..home.plain()
         };
         let running = home.start(&settings).await;
-        roles(&running, "old").await.expect("known");
-        home.file("token", "new\n");
-        roles(&running, "old").await.expect("until a reload");
+        roles(&running, "old-token-of-all").await.expect("known");
+        home.file("token", "new-token-of-all\n");
+        roles(&running, "old-token-of-all")
+            .await
+            .expect("until a reload");
         running.reload().await.expect("a token");
-        roles(&running, "new").await.expect("known");
-        roles(&running, "old").await.expect_err("gone");
+        roles(&running, "new-token-of-all").await.expect("known");
+        roles(&running, "old-token-of-all").await.expect_err("gone");
         home.file("token", "\n");
         let problems = running.reload().await.expect_err("no token");
         assert!(problems.concat().contains("empty"), "{problems:?}");
-        roles(&running, "new").await.expect("as before");
+        roles(&running, "new-token-of-all")
+            .await
+            .expect("as before");
     });
 }
 
@@ -141,7 +150,7 @@ fn health_is_told_to_everybody_and_nothing_else_to_who_is_nobody() {
     block_on(async {
         let home = Home::new();
         let settings = Settings {
-            auth_token: Some("one-for-all".to_owned()),
+            auth_token: Some("one-token-for-all".to_owned()),
             ..home.plain()
         };
         let running = home.start(&settings).await;
@@ -168,14 +177,14 @@ fn health_is_told_to_everybody_and_nothing_else_to_who_is_nobody() {
             for headers in [
                 "",
                 "authorization: Bearer wrong\r\n",
-                "authorization: Bearer one-for-all\r\nauthorization: Bearer one-for-all\r\n",
+                "authorization: Bearer one-token-for-all\r\nauthorization: Bearer one-token-for-all\r\n",
                 "x-client-cert-san: operator\r\n",
             ] {
                 let Answer { status, head, .. } = get(http, path, headers).await;
                 assert_eq!(status, 401, "{path} {headers}");
                 assert!(head.contains("www-authenticate: bearer"), "{head}");
             }
-            let known = get(http, path, "authorization: Bearer one-for-all\r\n").await;
+            let known = get(http, path, "authorization: Bearer one-token-for-all\r\n").await;
             let status = if path.starts_with("/v1/") { 405 } else { 404 };
             assert_eq!(known.status, status, "{path}");
             assert_eq!(
@@ -273,7 +282,7 @@ fn metrics_tell_who_calls_and_what_is_served() {
     block_on(async {
         let home = Home::new();
         let settings = Settings {
-            auth_token: Some("one-for-all".to_owned()),
+            auth_token: Some("one-token-for-all".to_owned()),
             ..home.tls(false)
         };
         let running = home.start(&settings).await;
@@ -288,7 +297,7 @@ fn metrics_tell_who_calls_and_what_is_served() {
         let mut certified = home.connect(&running, Some(&leaf)).await;
         certified.inner.get_server_info(info).await.expect("known");
         let mut named = tonic::Request::new(info);
-        let value = "Bearer one-for-all".parse().expect("ASCII");
+        let value = "Bearer one-token-for-all".parse().expect("ASCII");
         named.metadata_mut().insert("authorization", value);
         client.inner.get_server_info(named).await.expect("known");
         let samples = metrics(&running).await;
@@ -410,7 +419,11 @@ fn alerts_and_dashboard_are_about_metrics_that_exist() {
     ];
     block_on(async {
         let home = Home::new();
-        let running = home.start(&home.tls(false)).await;
+        let settings = Settings {
+            mtls_client_crl: Some(vec![home.file("clients.crl", &home.ca.crl(&[], 2999))]),
+            ..home.tls(false)
+        };
+        let running = home.start(&settings).await;
         let mut client = home.connect(&running, None).await;
         let info = wire::GetServerInfoRequest {};
         let nobody = client.inner.get_server_info(info).await;
@@ -517,19 +530,22 @@ fn no_secret_is_shown_in_any_form() {
                 mock(),
                 vec![(
                     "EVIDENCEOS_AGENT_TOKENS",
-                    "correct-horse,battery-staple".to_owned(),
+                    "correct-horse-battery,battery-staple-correct".to_owned(),
                 )],
             ]
             .concat(),
-            files: vec![("--auditor-tokens-file", "tr0ub4dor-and-3\n".to_owned())],
+            files: vec![(
+                "--auditor-tokens-file",
+                "tr0ub4dor-and-3-of-them\n".to_owned(),
+            )],
             secrets: vec![
-                "correct-horse",
-                "battery-staple",
-                "tr0ub4dor-and-3",
+                "correct-horse-battery",
+                "battery-staple-correct",
+                "tr0ub4dor-and-3-of-them",
                 MOCK_KEY,
                 "mock-key-of-this-test-32-bytes!!",
             ],
-            headers: "authorization: Bearer tr0ub4dor-and-3\r\n",
+            headers: "authorization: Bearer tr0ub4dor-and-3-of-them\r\n",
         },
         Told {
             environment: vec![(
@@ -538,16 +554,16 @@ fn no_secret_is_shown_in_any_form() {
             )],
             files: vec![(
                 "--hmac-keys-file",
-                format!("ops:{}", hex::encode("second-secret")),
+                format!("ops:{}", hex::encode("second-secret-of-ops")),
             )],
-            secrets: vec!["shared-and-unsaid", "second-secret"],
+            secrets: vec!["shared-and-unsaid", "second-secret-of-ops"],
             headers: "x-request-id: 1\r\nx-evidenceos-key-id: ops\r\nx-evidenceos-timestamp: 1\r\n",
         },
         Told {
-            environment: vec![("EVIDENCEOS_AUTH_TOKEN", "correct-horse".to_owned())],
+            environment: vec![("EVIDENCEOS_AUTH_TOKEN", "correct-horse-battery".to_owned())],
             files: vec![],
-            secrets: vec!["correct-horse"],
-            headers: "authorization: Bearer correct-horse\r\n",
+            secrets: vec!["correct-horse-battery"],
+            headers: "authorization: Bearer correct-horse-battery\r\n",
         },
     ];
     for told in cases {

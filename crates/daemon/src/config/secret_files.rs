@@ -1,0 +1,115 @@
+//! Secrets in files. A file that everybody on the machine can use is refused, as key files are: the
+//! group may read it, because Kubernetes gives a mounted secret to a group.
+
+use std::{
+    fs::{self, File, Metadata},
+    io::{self, Read as _},
+    os::unix::fs::MetadataExt as _,
+    path::Path,
+};
+
+use zeroize::Zeroizing;
+
+/// The longest file of a secret, in bytes.
+const MAX_BYTES: u64 = 1 << 20;
+/// Bits of a file's mode for everybody.
+const OTHERS: u32 = 0o007;
+
+/// A secret in a file, without the line feed that editors put at its end. Links are followed.
+///
+/// # Errors
+/// The path and what is wrong, with the command that mends it; nothing of the content.
+pub(super) fn read(path: &Path) -> Result<Zeroizing<String>, String> {
+    let failed = |error: io::Error| format!("{}: {error}", path.display());
+    // Before it is opened: opening a pipe would wait for its writer.
+    if !fs::metadata(path).map_err(failed)?.is_file() {
+        return Err(format!("{}: it is not a regular file", path.display()));
+    }
+    let file = File::open(path).map_err(failed)?;
+    // Of what was opened, so that nobody exchanges it between the look and the reading.
+    closed_to_others(path, &file.metadata().map_err(failed)?)?;
+    let mut text = Zeroizing::new(String::new());
+    file.take(MAX_BYTES)
+        .read_to_string(&mut text)
+        .map_err(failed)?;
+    let trimmed = text.trim_end_matches(['\n', '\r']);
+    if trimmed.is_empty() {
+        return Err(format!("{}: the file is empty", path.display()));
+    }
+    Ok(Zeroizing::new(trimmed.to_owned()))
+}
+
+/// Refuses a file with secrets that everybody on the machine could read or replace.
+///
+/// # Errors
+/// The path, its mode, and the command that mends it.
+pub(super) fn closed_to_others(path: &Path, metadata: &Metadata) -> Result<(), String> {
+    let mode = metadata.mode() & 0o7777;
+    if mode & OTHERS == 0 {
+        return Ok(());
+    }
+    let path = path.display();
+    Err(format!(
+        "{path} has a secret and is open to everybody (mode {mode:04o}): run `chmod o= {path}`; for a Kubernetes Secret set defaultMode: 0440"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+    use super::*;
+
+    #[test]
+    fn a_secret_that_everybody_can_use_is_refused() {
+        let directory = tempfile::tempdir().expect("a directory");
+        // As Kubernetes mounts a secret.
+        let version = directory.path().join("..2026");
+        fs::create_dir(&version).expect("a directory");
+        symlink("..2026", directory.path().join("..data")).expect("a link");
+        symlink("..data/token", directory.path().join("token")).expect("a link");
+        let path = directory.path().join("token");
+        fs::write(&path, "a secret\n").expect("written");
+        for (mode, taken) in [
+            (0o600, true),
+            (0o400, true),
+            (0o440, true),
+            (0o640, true),
+            (0o660, true),
+            (0o644, false),
+            (0o444, false),
+            (0o666, false),
+            (0o602, false),
+            (0o601, false),
+        ] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("a mode");
+            match read(&path) {
+                Ok(secret) => assert!(taken && *secret == "a secret", "{mode:o}"),
+                Err(problem) => {
+                    assert!(!taken, "{mode:o}: {problem}");
+                    let command = format!("run `chmod o= {}`", path.display());
+                    assert!(problem.contains(&command), "{problem}");
+                    assert!(problem.contains(&format!("mode {mode:04o}")), "{problem}");
+                    assert!(!problem.contains("a secret\n"), "{problem}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_file_or_says_nothing_is_refused_with_its_path() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("token");
+        let name = path.display().to_string();
+        assert!(read(&path).expect_err("missing").starts_with(&name));
+        fs::write(&path, "\r\n").expect("written");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("a mode");
+        assert!(
+            read(&path)
+                .expect_err("empty")
+                .contains("the file is empty")
+        );
+        let problem = read(directory.path()).expect_err("a directory");
+        assert!(problem.contains("not a regular file"), "{problem}");
+    }
+}
