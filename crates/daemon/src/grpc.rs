@@ -8,6 +8,7 @@ mod counting;
 mod gate;
 mod lasting;
 mod parse;
+mod places;
 mod probing;
 mod reads;
 mod registration;

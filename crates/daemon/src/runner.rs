@@ -13,7 +13,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
-    thread,
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
@@ -65,7 +65,9 @@ pub struct Guests {
 
 /// Threads that have guests run.
 pub struct Pool {
+    guests: Arc<Guests>,
     queue: Arc<Queue<OwnerTag, Queued>>,
+    threads: Vec<JoinHandle<()>>,
 }
 
 /// A run that waits for a thread.
@@ -77,20 +79,23 @@ struct Queued {
 
 impl Pool {
     /// Starts threads for `share` runs of each principal at a time, and for as many beside them;
-    /// they end when the pool is dropped.
+    /// they end when the pool is dropped, which ends what runs.
     ///
     /// # Errors
     /// Where a thread cannot be started.
     pub fn start(guests: &Arc<Guests>, mailbox: &Mailbox, share: usize) -> std::io::Result<Self> {
-        let pool = Self {
+        let mut pool = Self {
+            guests: Arc::clone(guests),
             queue: Arc::new(Queue::new(share)),
+            threads: Vec::new(),
         };
         for number in 0..2 * share {
             let (guests, mailbox, queue) =
                 (Arc::clone(guests), mailbox.clone(), Arc::clone(&pool.queue));
-            thread::Builder::new()
+            let thread = thread::Builder::new()
                 .name(format!("guest-{number}"))
                 .spawn(move || run_all(&guests, &mailbox, &queue))?;
+            pool.threads.push(thread);
         }
         Ok(pool)
     }
@@ -106,6 +111,11 @@ impl Runner for Pool {
 impl Drop for Pool {
     fn drop(&mut self) {
         self.queue.close();
+        // Nobody settles what still runs, and whoever stops the daemon waits for its last thread.
+        self.guests.sandbox.end();
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
     }
 }
 

@@ -72,6 +72,11 @@ impl Pool {
         }
     }
 
+    /// Ends all children, of every pool over the same nursery.
+    pub(crate) fn end(&self) {
+        self.nursery.end();
+    }
+
     /// What each child says of itself.
     pub(crate) fn ready(&self) -> &Ready {
         &self.ready

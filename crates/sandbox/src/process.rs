@@ -3,6 +3,7 @@
 //! Owns the life of the process and the suspicion of what it says. Invariant: whatever a child does, its parent goes on;
 //! a child that says what it must not is ended, and nothing that it said is used.
 
+use std::collections::HashSet;
 use std::ffi::OsString;
 use std::fmt;
 use std::io::{self, Read as _};
@@ -12,12 +13,13 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Stdio};
-use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use lru::LruCache;
+use rustix::process::{Pid, Signal};
 
 use crate::artifact::Artifact;
 use crate::check::{ModuleInfo, PAGE_BYTES, Role};
@@ -52,6 +54,54 @@ const OUTPUT_BYTES: usize = 2_048;
 /// Starts children, all on one thread of its own: the kernel ends a child with the *thread* that started it.
 pub(crate) struct Nursery {
     orders: Sender<Order>,
+    alive: Arc<Alive>,
+}
+
+/// The children that are there, by their process ids. A child is taken out before anybody waits for its end, so that
+/// no id is here that the system may have given to somebody else.
+#[derive(Default)]
+struct Alive {
+    ids: Mutex<Ids>,
+}
+
+#[derive(Default)]
+struct Ids {
+    ids: HashSet<u32>,
+    /// Nobody is to be started any more.
+    ended: bool,
+}
+
+impl Alive {
+    fn ids(&self) -> MutexGuard<'_, Ids> {
+        self.ids.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts a child, unless all have been ended.
+    fn start(&self, command: &mut Command) -> io::Result<std::process::Child> {
+        let mut ids = self.ids();
+        if ids.ended {
+            return Err(io::Error::other("the sandbox has ended"));
+        }
+        let process = command.spawn()?;
+        ids.ids.insert(process.id());
+        Ok(process)
+    }
+
+    fn forget(&self, id: u32) {
+        self.ids().ids.remove(&id);
+    }
+
+    fn end_all(&self) {
+        let mut ids = self.ids();
+        ids.ended = true;
+        for id in &ids.ids {
+            let id = i32::try_from(*id).ok().and_then(Pid::from_raw);
+            if let Some(id) = id {
+                // It may have ended by itself.
+                let _ = rustix::process::kill_process(id, Signal::KILL);
+            }
+        }
+    }
 }
 
 struct Order {
@@ -62,15 +112,24 @@ struct Order {
 impl Nursery {
     pub(crate) fn new(program: Program) -> io::Result<Self> {
         let (orders, taken) = channel::<Order>();
+        let alive = Arc::<Alive>::default();
+        let of_children = Arc::clone(&alive);
         thread::Builder::new()
             .name("nursery".to_owned())
             .spawn(move || {
                 for order in taken {
                     // Whoever no longer waits needs no child.
-                    let _ = order.to.send(Child::start(&program, order.bounds));
+                    let _ = order
+                        .to
+                        .send(Child::start(&program, order.bounds, &of_children));
                 }
             })?;
-        Ok(Self { orders })
+        Ok(Self { orders, alive })
+    }
+
+    /// Ends every child at once, and starts no other.
+    pub(crate) fn end(&self) {
+        self.alive.end_all();
     }
 
     /// A child that is ready.
@@ -101,6 +160,7 @@ impl Ordered {
 /// A child process.
 pub(crate) struct Child {
     process: std::process::Child,
+    alive: Arc<Alive>,
     link: Link<UnixStream>,
     ready: Option<Arc<Ready>>,
     kept: LruCache<CodeKey, ()>,
@@ -109,27 +169,28 @@ pub(crate) struct Child {
 }
 
 impl Child {
-    fn start(program: &Program, bounds: Bounds) -> io::Result<Self> {
+    fn start(program: &Program, bounds: Bounds, alive: &Arc<Alive>) -> io::Result<Self> {
         let (ours, theirs) = UnixStream::pair()?;
         let mut arguments: Vec<OsString> = vec![ARGUMENT.into()];
         arguments.extend(bounds.to_arguments().map(OsString::from));
-        let process = Command::new(&program.0)
+        let mut command = Command::new(&program.0);
+        command
             .args(arguments)
             .env_clear()
             .current_dir("/")
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(|error| {
-                let program = program.0.display();
-                io::Error::new(
-                    error.kind(),
-                    format!("{program} cannot be started: {error}"),
-                )
-            })?;
+            .stderr(Stdio::piped());
+        let process = alive.start(&mut command).map_err(|error| {
+            let program = program.0.display();
+            io::Error::new(
+                error.kind(),
+                format!("{program} cannot be started: {error}"),
+            )
+        })?;
         Ok(Self {
             process,
+            alive: Arc::clone(alive),
             link: Link::new(ours),
             ready: None,
             kept: LruCache::new(KEPT_CODES),
@@ -323,6 +384,7 @@ impl Child {
 
     /// Why it died, which closed the socket.
     fn death(&mut self) -> Death {
+        self.alive.forget(self.process.id());
         let status = match self.process.wait() {
             Ok(status) => status,
             Err(error) => return Death::Ended(error.to_string()),
@@ -336,6 +398,7 @@ impl Child {
     }
 
     fn end(&mut self) {
+        self.alive.forget(self.process.id());
         // It may be gone already.
         let _ = self.process.kill();
         let _ = self.process.wait();

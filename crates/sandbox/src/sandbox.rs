@@ -140,6 +140,11 @@ impl Sandbox {
         })
     }
 
+    /// Ends every child at once: what runs meets a [`HostFault`], and nothing can be run or compiled any more.
+    pub fn end(&self) {
+        self.guests.end();
+    }
+
     /// A short stable text for all on which a result depends besides the module, its limits and the answers:
     /// `wasmtime-48.0.8/x86_64/0123456789abcdef`.
     pub fn engine_id(&self) -> &str {

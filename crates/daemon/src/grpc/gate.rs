@@ -5,11 +5,12 @@
 //! A signature serves one request, and a call goes on as long as its caller may make it: `once` and
 //! `lasting` follow the bodies.
 //!
-//! It also bounds what calls may hold in memory, whoever makes them: only two calls bring much,
-//! and of those so many are read at a time.
+//! It also bounds what calls may hold, whoever makes them: `places` has how many, of each caller and
+//! of all, and a small request has at most so many bytes.
 
 use std::{
     future::Future,
+    net::{IpAddr, Ipv6Addr},
     pin::Pin,
     sync::{
         Arc,
@@ -21,13 +22,14 @@ use std::{
 use evidenceos_access::strip_identity_headers;
 use evidenceos_kernel::id::OwnerTag;
 use http::{Request, Response};
-use http_body_util::{BodyExt as _, Limited};
-use tokio::sync::Semaphore;
+use http_body_util::{BodyExt as _, Full, Limited};
+use prost::bytes::Bytes;
 use tonic::body::Body;
 use tower::{Layer, Service};
 
 use super::{
     lasting::{self, Standing},
+    places::{self, Places, Whose},
     rules::{self, Needs},
     status,
 };
@@ -36,10 +38,6 @@ use crate::{
     once::{self, Once, Surface},
 };
 
-/// Calls whose messages are read or answered at a time, over all connections.
-const CALLS: usize = 8_192;
-/// Of those, calls that bring modules or labels: up to 8 MiB each, and some ten for labels.
-const LARGE_CALLS: usize = 64;
 /// The most that any other call brings.
 const SMALL_BODY: usize = 256 << 10;
 
@@ -47,25 +45,15 @@ const SMALL_BODY: usize = 256 << 10;
 #[derive(Clone)]
 pub struct GateLayer {
     gate: Arc<Gate>,
-    room: Room,
-}
-
-/// Room for calls.
-#[derive(Clone)]
-struct Room {
-    calls: Arc<Semaphore>,
-    large: Arc<Semaphore>,
+    places: Places,
 }
 
 impl GateLayer {
     /// A gate for one server.
     #[must_use]
     pub fn new(gate: Arc<Gate>) -> Self {
-        let room = Room {
-            calls: Arc::new(Semaphore::new(CALLS)),
-            large: Arc::new(Semaphore::new(LARGE_CALLS)),
-        };
-        Self { gate, room }
+        let places = Places::default();
+        Self { gate, places }
     }
 }
 
@@ -77,7 +65,7 @@ pub struct CalledBy(pub OwnerTag);
 #[derive(Clone)]
 pub struct Gated<S> {
     gate: Arc<Gate>,
-    room: Room,
+    places: Places,
     inner: S,
 }
 
@@ -87,7 +75,7 @@ impl<S> Layer<S> for GateLayer {
     fn layer(&self, inner: S) -> Gated<S> {
         Gated {
             gate: Arc::clone(&self.gate),
-            room: self.room.clone(),
+            places: self.places.clone(),
             inner,
         }
     }
@@ -114,9 +102,14 @@ where
         };
         let caller = request.extensions().get::<Principal>();
         let called_by = caller.map(|principal| CalledBy(principal.caller.tag));
-        let Ok(place) = Arc::clone(&self.room.calls).try_acquire_owned() else {
-            let full = status::busy("the server has as many calls under way as it can hold");
-            return Box::pin(std::future::ready(Ok(full.into_http())));
+        if rules::needs_no_body(request.uri().path()) {
+            // Whoever asks whether the server is well is answered, whatever he leaves unsent.
+            request = request.map(|_| empty_message());
+        }
+        let whose = whose(&request);
+        let place = match self.places.call(whose, request.uri().path()) {
+            Ok(place) => place,
+            Err(full) => return Box::pin(std::future::ready(Ok(full.into_http()))),
         };
         let path = request.uri().path();
         let (in_parts, waits) = (
@@ -146,23 +139,36 @@ where
             Ok(request) => request,
             Err(status) => return Box::pin(std::future::ready(Ok(status.into_http()))),
         };
-        if !brings_much {
-            let answer = self.inner.call(request);
-            return Box::pin(async move {
-                let _place = place;
-                answer.await.map(signed)
-            });
-        }
+        let work = self.places.work(whose, request.uri().path());
         // The service that was found ready is the one to be called; its clone takes its place.
         let clone = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, clone);
-        let large = Arc::clone(&self.room.large);
         Box::pin(async move {
-            let _place = place;
-            // Until there is room nothing is read: the client's window is all that fills.
-            let _room = large.acquire_owned().await;
-            inner.call(request).await.map(signed)
+            let (reading, answer) = match work.begin().await {
+                Ok(begun) => begun,
+                Err(status) => return Ok(status.into_http()),
+            };
+            let request = request.map(|body| reading.of(body));
+            let answered = inner.call(request).await.map(signed)?;
+            Ok(answered.map(|body| places::held(body, (place, answer))))
         })
+    }
+}
+
+/// A message without fields: not compressed, of no bytes.
+fn empty_message() -> Body {
+    Body::new(Full::new(Bytes::from_static(&[0; 5])).map_err(|never| match never {}))
+}
+
+/// Who has to have a place for a call.
+fn whose(request: &Request<Body>) -> Whose {
+    match request.extensions().get::<Principal>() {
+        Some(principal) => Whose::Principal(principal.caller.tag),
+        None => {
+            let peer = request.extensions().get::<GrpcPeer>();
+            let unknown = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+            Whose::from_address(peer.map_or(unknown, |peer| peer.address().ip()))
+        }
     }
 }
 

@@ -106,6 +106,30 @@ pub fn brings_much(path: &str) -> bool {
     )
 }
 
+/// Whether a call is answered whatever it brings.
+#[must_use]
+pub fn needs_no_body(path: &str) -> bool {
+    path.strip_prefix(SERVICE) == Some("Health")
+}
+
+/// Whether a call's answer can have megabytes.
+#[must_use]
+pub fn answers_much(path: &str) -> bool {
+    matches!(
+        path.strip_prefix(SERVICE),
+        Some(
+            "ListEntries"
+                | "ListClaims"
+                | "ListHoldouts"
+                | "ListAccounts"
+                | "ExportAccounts"
+                | "GetRevocationFeed"
+                | "FetchTrace"
+                | "OpenHoldout"
+        )
+    )
+}
+
 /// The calls of other services that are served here, as metrics name them.
 const OTHERS: [&str; 3] = [
     "grpc.health.v1.Health/Check",

@@ -122,6 +122,20 @@ pub fn busy(message: &str) -> Status {
     ))
 }
 
+/// A request that did not come in time.
+#[must_use]
+pub fn too_slow(waited: std::time::Duration) -> Status {
+    status(
+        Code::DeadlineExceeded,
+        "INVALID_INPUT",
+        "TOO_SLOW",
+        &format!(
+            "the server waited {} s for the request, and it has not come; send it again",
+            waited.as_secs()
+        ),
+    )
+}
+
 /// Something that is not there at the moment.
 #[must_use]
 pub fn unavailable(message: &str) -> Status {

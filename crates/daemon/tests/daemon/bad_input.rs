@@ -1,7 +1,11 @@
 //! Bad input: one clear error that says what to do; nothing lost, nothing charged.
 
+use std::time::Duration;
+
 use evidenceos_proto as wire;
 use prost::bytes::Bytes;
+use tokio::{task::JoinSet, time::timeout};
+use tokio_stream::StreamExt as _;
 use tonic::Code;
 
 use crate::harness::{
@@ -452,5 +456,45 @@ fn a_message_larger_than_any_of_its_call_is_refused_before_it_is_read() {
                 "larger than any",
             );
         }
+    });
+}
+
+#[test]
+fn what_one_caller_leaves_open_keeps_nobody_else_out() {
+    block_on(async {
+        let daemon = Daemon::start().await;
+        // The greedy one is an operator, who may bring labels.
+        let mut late = daemon.operator().await;
+        late.put_default("h").await;
+        let mut honest = daemon.submitter("honest").await;
+        // More uploads than all callers together may have, none of which comes to its end.
+        let mut open = JoinSet::new();
+        for _ in 0..4 {
+            let greedy = daemon.operator().await;
+            for _ in 0..40 {
+                let mut greedy = greedy.clone();
+                let part = wire::put_holdout_request::Part::Header(header("never"));
+                let first = wire::PutHoldoutRequest { part: Some(part) };
+                let parts = tokio_stream::iter([first]).chain(tokio_stream::pending());
+                open.spawn(async move {
+                    let request = greedy.request(parts);
+                    greedy.inner.put_holdout(request).await.map(drop)
+                });
+            }
+        }
+        // Until they are there: then the greedy one's share is full, and its own next upload waits.
+        let claim = late.create(terms("late", "h")).await.expect("created");
+        let module = judged(&predictions("h", 20));
+        let hasty = Duration::from_millis(200);
+        while let Ok(committed) = timeout(hasty, late.commit(&claim, &module)).await {
+            committed.expect("committed");
+        }
+        let (_, result) = honest
+            .run("good", "h", &judged(&predictions("h", 20)))
+            .await;
+        assert!(result.certified);
+        // What its uploads held is free once they are gone.
+        open.shutdown().await;
+        late.commit(&claim, &module).await.expect("committed");
     });
 }

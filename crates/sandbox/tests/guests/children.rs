@@ -263,3 +263,14 @@ fn nobody_can_be_a_child_by_hand() {
         assert!(words.contains("to run a guest"), "{words}");
     }
 }
+
+#[test]
+fn an_ended_sandbox_ends_what_runs_and_runs_nothing_more() {
+    let own = Own::new();
+    let mut end = During(|| own.sandbox().end());
+    let fault = own.run(&asking(), &mut end).expect_err("it is ended");
+    assert!(fault.while_running, "{fault}");
+    let fault = own.run(&asking(), &mut During(|| {})).expect_err("no more");
+    assert!(!fault.while_running, "{fault}");
+    assert!(fault.message.contains("has ended"), "{fault}");
+}

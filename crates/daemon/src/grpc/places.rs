@@ -1,0 +1,577 @@
+//! Places for calls: how many are under way, are read and are answered at a time, of each caller
+//! and of all.
+//!
+//! Owns the numbers. Invariants: whoever makes calls has at most a share of the places, so that what
+//! one caller leaves open keeps out that caller alone; calls without a name count by their address,
+//! and have places of their own; a request that does not come to its end gives its place back.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, Ipv6Addr},
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError, Weak},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use evidenceos_kernel::id::OwnerTag;
+use hyper::body::{Body as HttpBody, Frame, SizeHint};
+use prost::bytes::Bytes;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Sleep, sleep, timeout},
+};
+use tonic::{Status, body::Body};
+
+use super::{rules, status};
+
+/// Whose a call is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Whose {
+    /// A caller's with a name.
+    Principal(OwnerTag),
+    /// Nobody's in particular, from this address.
+    Address(IpAddr),
+}
+
+impl Whose {
+    /// Nobody's in particular, from an address; of IPv6 the network, since who has one address there
+    /// has all of its network's.
+    pub fn from_address(address: IpAddr) -> Self {
+        Self::Address(match address.to_canonical() {
+            IpAddr::V6(address) => {
+                let network = u128::from(address) >> 64 << 64;
+                IpAddr::V6(Ipv6Addr::from(network))
+            }
+            address @ IpAddr::V4(_) => address,
+        })
+    }
+}
+
+/// How many places of a kind there are: for all, and for one caller.
+#[derive(Debug, Clone, Copy)]
+struct Most {
+    all: usize,
+    of_one: usize,
+}
+
+/// Calls of callers with a name, from their headers to the end of their answers.
+const CALLS: Most = Most {
+    all: 8_192,
+    of_one: 2_048,
+};
+/// Calls that need no name.
+const NAMELESS: Most = Most {
+    all: 512,
+    of_one: 64,
+};
+/// Calls that last as long as their client likes.
+const WATCHES: Most = Most {
+    all: 2_048,
+    of_one: 256,
+};
+/// Requests that are being read: up to 256 KiB each.
+const READING: Most = Most {
+    all: 512,
+    of_one: 128,
+};
+/// Requests that bring modules or labels: up to 8 MiB each, and some ten for labels.
+const LARGE: Most = Most {
+    all: 64,
+    of_one: 16,
+};
+/// Answers of many entries or claims, until the client has read them: up to a few MiB each.
+const ANSWERS: Most = Most {
+    all: 256,
+    of_one: 64,
+};
+
+/// How long a call waits for a place to be read, or for one to be answered.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// How long a small request may take from its headers to its end.
+const SMALL_REQUEST: Duration = Duration::from_secs(20);
+/// How long a large request may be silent.
+const SILENCE: Duration = Duration::from_secs(30);
+
+/// All places of a server.
+#[derive(Clone)]
+pub struct Places {
+    calls: Arc<Kind>,
+    nameless: Arc<Kind>,
+    watches: Arc<Kind>,
+    reading: Arc<Kind>,
+    large: Arc<Kind>,
+    answers: Arc<Kind>,
+}
+
+impl Default for Places {
+    fn default() -> Self {
+        Self {
+            calls: Kind::new(CALLS),
+            nameless: Kind::new(NAMELESS),
+            watches: Kind::new(WATCHES),
+            reading: Kind::new(READING),
+            large: Kind::new(LARGE),
+            answers: Kind::new(ANSWERS),
+        }
+    }
+}
+
+impl Places {
+    /// A place for a call, until its answer has ended.
+    ///
+    /// # Errors
+    /// If there is none, or the caller has as many as one may have.
+    pub fn call(&self, whose: Whose, path: &str) -> Result<Place, Box<Status>> {
+        let kind = match whose {
+            Whose::Address(_) => &self.nameless,
+            Whose::Principal(_) if rules::is_watch(rules::label(path)) => &self.watches,
+            Whose::Principal(_) => &self.calls,
+        };
+        kind.try_place(whose)
+    }
+
+    /// What a call must still have before its request is read and its handler begins.
+    pub fn work(&self, whose: Whose, path: &str) -> Work {
+        let reading = if rules::brings_much(path) {
+            Some(&self.large)
+        } else {
+            // Who needs no name brings no more than some bytes, and has few places.
+            matches!(whose, Whose::Principal(_)).then_some(&self.reading)
+        };
+        Work {
+            whose,
+            reading: reading.cloned(),
+            answers: rules::answers_much(path).then(|| Arc::clone(&self.answers)),
+            deadline: if rules::brings_much(path) {
+                Deadline::Silence(SILENCE)
+            } else {
+                Deadline::Whole(SMALL_REQUEST)
+            },
+            patience: PATIENCE,
+        }
+    }
+}
+
+/// What a call must have before it is worked on.
+pub struct Work {
+    whose: Whose,
+    reading: Option<Arc<Kind>>,
+    answers: Option<Arc<Kind>>,
+    deadline: Deadline,
+    patience: Duration,
+}
+
+impl Work {
+    /// Waits for it. Until then nothing of the request is read: the client's window is all that
+    /// fills.
+    ///
+    /// # Errors
+    /// If it takes too long.
+    pub async fn begin(self) -> Result<(Reading, Option<Place>), Box<Status>> {
+        let places = async {
+            let mut places = [None, None];
+            for (place, kind) in places.iter_mut().zip([self.answers, self.reading]) {
+                if let Some(kind) = kind {
+                    *place = Some(kind.place(self.whose).await);
+                }
+            }
+            places
+        };
+        let [answer, reading] = timeout(self.patience, places).await.map_err(|_| {
+            Box::new(busy(
+                "requests that are being read, or answers that are not yet read",
+            ))
+        })?;
+        let reading = Reading {
+            place: reading,
+            deadline: self.deadline,
+        };
+        Ok((reading, answer))
+    }
+}
+
+/// A request that is read from now on.
+pub struct Reading {
+    place: Option<Place>,
+    deadline: Deadline,
+}
+
+impl Reading {
+    /// The body, which ends in a status if it does not come in time, and which holds its place as
+    /// long as it lasts.
+    pub fn of(self, body: Body) -> Body {
+        let (wait, renews) = match self.deadline {
+            Deadline::Whole(wait) => (wait, false),
+            Deadline::Silence(wait) => (wait, true),
+        };
+        Body::new(InTime {
+            body,
+            place: self.place,
+            wait,
+            renews,
+            until: None,
+        })
+    }
+}
+
+/// When a request is not waited for any longer.
+#[derive(Debug, Clone, Copy)]
+enum Deadline {
+    /// So long after it began to be read.
+    Whole(Duration),
+    /// So long after its last piece.
+    Silence(Duration),
+}
+
+struct InTime {
+    body: Body,
+    place: Option<Place>,
+    wait: Duration,
+    renews: bool,
+    until: Option<Pin<Box<Sleep>>>,
+}
+
+impl HttpBody for InTime {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        match Pin::new(&mut self.body).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                if self.body.is_end_stream() {
+                    self.place = None;
+                } else if self.renews {
+                    self.until = None;
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(end) => {
+                self.place = None;
+                Poll::Ready(end)
+            }
+            Poll::Pending => {
+                // Most bodies are there at once, and need no timer.
+                let wait = self.wait;
+                let until = self.until.get_or_insert_with(|| Box::pin(sleep(wait)));
+                match until.as_mut().poll(cx) {
+                    Poll::Pending => Poll::Pending,
+                    Poll::Ready(()) => {
+                        self.place = None;
+                        self.body = Body::empty();
+                        Poll::Ready(Some(Err(status::too_slow(wait))))
+                    }
+                }
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// An answer that holds places until it has ended or nobody wants it.
+pub fn held(body: Body, places: impl Send + 'static + Unpin) -> Body {
+    Body::new(Held {
+        body,
+        _places: places,
+    })
+}
+
+struct Held<P> {
+    body: Body,
+    _places: P,
+}
+
+impl<P: Unpin> HttpBody for Held<P> {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// Places of one kind.
+struct Kind {
+    most: Most,
+    all: Arc<Semaphore>,
+    /// The share of each caller that has a place or waits for one.
+    shares: Mutex<HashMap<Whose, Weak<Share>>>,
+}
+
+/// One caller's share of a kind; it is forgotten with the last place.
+struct Share {
+    kind: Arc<Kind>,
+    whose: Whose,
+    free: Arc<Semaphore>,
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let mut shares = self.kind.shares();
+        // Another one may have been made since the last place of this one was given back.
+        if shares
+            .get(&self.whose)
+            .is_some_and(|share| share.strong_count() == 0)
+        {
+            shares.remove(&self.whose);
+        }
+    }
+}
+
+/// A place. It is free again when this is dropped.
+pub struct Place {
+    _of_all: OwnedSemaphorePermit,
+    _of_one: OwnedSemaphorePermit,
+    _share: Arc<Share>,
+}
+
+impl Kind {
+    fn new(most: Most) -> Arc<Self> {
+        Arc::new(Self {
+            most,
+            all: Arc::new(Semaphore::new(most.all)),
+            shares: Mutex::default(),
+        })
+    }
+
+    fn shares(&self) -> std::sync::MutexGuard<'_, HashMap<Whose, Weak<Share>>> {
+        self.shares.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn share(self: &Arc<Self>, whose: Whose) -> Arc<Share> {
+        let mut shares = self.shares();
+        if let Some(share) = shares.get(&whose).and_then(Weak::upgrade) {
+            return share;
+        }
+        let share = Arc::new(Share {
+            kind: Arc::clone(self),
+            whose,
+            free: Arc::new(Semaphore::new(self.most.of_one)),
+        });
+        shares.insert(whose, Arc::downgrade(&share));
+        share
+    }
+
+    fn try_place(self: &Arc<Self>, whose: Whose) -> Result<Place, Box<Status>> {
+        let share = self.share(whose);
+        let of_one = Arc::clone(&share.free).try_acquire_owned().map_err(|_| {
+            busy(&format!(
+                "{} calls of yours under way, which is as many as one caller may have",
+                self.most.of_one
+            ))
+        })?;
+        let of_all = Arc::clone(&self.all)
+            .try_acquire_owned()
+            .map_err(|_| busy("as many calls under way as it can hold"))?;
+        Ok(Place {
+            _of_all: of_all,
+            _of_one: of_one,
+            _share: share,
+        })
+    }
+
+    /// Waits for one of the caller's own first: who waits for that holds none of the others' up.
+    async fn place(self: Arc<Self>, whose: Whose) -> Place {
+        let share = self.share(whose);
+        let acquire = |semaphore: &Arc<Semaphore>| {
+            let acquired = Arc::clone(semaphore).acquire_owned();
+            async {
+                acquired
+                    .await
+                    .unwrap_or_else(|_| unreachable!("no semaphore of this kind is closed"))
+            }
+        };
+        let of_one = acquire(&share.free).await;
+        let of_all = acquire(&self.all).await;
+        Place {
+            _of_all: of_all,
+            _of_one: of_one,
+            _share: share,
+        }
+    }
+}
+
+fn busy(has: &str) -> Status {
+    status::busy(&format!("the server has {has}; retry later"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use http_body_util::{BodyExt as _, StreamBody};
+    use tokio::runtime::{Builder, Runtime};
+    use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
+
+    use super::*;
+
+    fn runtime() -> Runtime {
+        let mut builder = Builder::new_current_thread();
+        builder.enable_time().build().expect("a runtime")
+    }
+
+    fn principal(number: u8) -> Whose {
+        Whose::Principal(OwnerTag([number; 16]))
+    }
+
+    #[test]
+    fn one_caller_has_its_share_and_all_have_what_there_is() {
+        let kind = Kind::new(Most { all: 3, of_one: 2 });
+        let (one, other) = (principal(1), principal(2));
+        let first = kind.try_place(one).expect("free");
+        let _second = kind.try_place(one).expect("free");
+        let refusal = kind
+            .try_place(one)
+            .err()
+            .expect("its share")
+            .message()
+            .to_owned();
+        assert!(refusal.contains("2 calls of yours"), "{refusal}");
+        let _third = kind.try_place(other).expect("free");
+        let refusal = kind
+            .try_place(other)
+            .err()
+            .expect("all")
+            .message()
+            .to_owned();
+        assert!(!refusal.contains("yours"), "{refusal}");
+        drop(first);
+        kind.try_place(other).map(drop).expect("given back");
+    }
+
+    #[test]
+    fn a_caller_without_places_is_forgotten() {
+        let kind = Kind::new(Most { all: 9, of_one: 2 });
+        for number in 0..5 {
+            let place = kind.try_place(principal(number)).expect("free");
+            assert_eq!(kind.shares().len(), 1);
+            drop(place);
+            assert_eq!(kind.shares().len(), 0);
+        }
+    }
+
+    #[test]
+    fn who_waits_for_its_own_share_holds_nobody_up() {
+        runtime().block_on(async {
+            let kind = Kind::new(Most { all: 3, of_one: 2 });
+            let (greedy, honest) = (principal(1), principal(2));
+            let held = [
+                Arc::clone(&kind).place(greedy).await,
+                Arc::clone(&kind).place(greedy).await,
+            ];
+            let waiting = tokio::spawn(Arc::clone(&kind).place(greedy));
+            tokio::task::yield_now().await;
+            drop(Arc::clone(&kind).place(honest).await);
+            drop(held);
+            waiting.await.map(drop).expect("its turn");
+        });
+    }
+
+    #[test]
+    fn a_call_that_gets_no_place_to_be_read_is_refused_in_the_end() {
+        runtime().block_on(async {
+            let places = Places {
+                reading: Kind::new(Most { all: 1, of_one: 1 }),
+                ..Places::default()
+            };
+            let path = "/evidenceos.v2.EvidenceOS/GetClaim";
+            let held = places.work(principal(1), path).begin().await;
+            let hasty = Work {
+                patience: Duration::from_millis(1),
+                ..places.work(principal(2), path)
+            };
+            let refused = hasty.begin().await.err();
+            assert_eq!(
+                refused.expect("waited").code(),
+                tonic::Code::ResourceExhausted
+            );
+            drop(held);
+            assert!(places.work(principal(2), path).begin().await.is_ok());
+        });
+    }
+
+    #[test]
+    fn a_request_that_does_not_come_to_its_end_is_given_up() {
+        runtime().block_on(async {
+            let (short, long) = (Duration::from_millis(1), Duration::from_secs(3_600));
+            for (deadline, comes) in [
+                (Deadline::Whole(short), false),
+                (Deadline::Silence(short), false),
+                (Deadline::Whole(long), true),
+                (Deadline::Silence(long), true),
+            ] {
+                let kind = Kind::new(Most { all: 1, of_one: 1 });
+                let reading = Reading {
+                    place: Some(Arc::clone(&kind).place(principal(1)).await),
+                    deadline,
+                };
+                let (pieces, body) = tokio::sync::mpsc::channel(1);
+                let sent = pieces.send(Bytes::from_static(b"piece")).await;
+                sent.expect("taken");
+                // One that comes ends here; of the other ones nothing more is heard.
+                let silent = (!comes).then_some(pieces);
+                let stream =
+                    ReceiverStream::new(body).map(|piece| Ok::<_, Status>(Frame::data(piece)));
+                let collected = reading
+                    .of(Body::new(StreamBody::new(stream)))
+                    .collect()
+                    .await;
+                assert_eq!(collected.is_ok(), comes, "{deadline:?}");
+                kind.try_place(principal(1)).map(drop).expect("given back");
+                drop(silent);
+            }
+        });
+    }
+
+    #[test]
+    fn an_answer_holds_its_place_until_nobody_wants_more_of_it() {
+        runtime().block_on(async {
+            let kind = Kind::new(Most { all: 1, of_one: 1 });
+            let place = Arc::clone(&kind).place(principal(1)).await;
+            let mut answer = held(
+                Body::new(
+                    http_body_util::Full::new(Bytes::from_static(b"x"))
+                        .map_err(|never| match never {}),
+                ),
+                place,
+            );
+            assert!(kind.try_place(principal(2)).is_err());
+            while poll_fn(|cx| Pin::new(&mut answer).poll_frame(cx))
+                .await
+                .is_some()
+            {}
+            drop(answer);
+            assert!(kind.try_place(principal(2)).is_ok());
+        });
+    }
+
+    #[test]
+    fn an_address_of_ipv6_stands_for_its_network() {
+        let of = |text: &str| Whose::from_address(text.parse().expect("an address"));
+        assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:0:1"));
+        assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
+        assert_eq!(of("::ffff:192.0.2.1"), of("192.0.2.1"));
+        assert_ne!(of("192.0.2.1"), of("192.0.2.2"));
+    }
+}
