@@ -27,4 +27,5 @@ mod secure;
 mod signed;
 mod tls;
 mod traces;
+mod undecided;
 mod web;

@@ -91,6 +91,11 @@ pub fn install_slow(directory: &Path) {
     put(directory, "slow.json", &signed(&manifest, &endless));
 }
 
+/// Installs a signed oracle that votes the same about everything: 0 pass, 1 defer, 2 reject.
+pub fn install_voting(directory: &Path, always: u8) {
+    install(directory, "always.json", "always", 9_002, &vote(always));
+}
+
 /// A directory that trusts the tests' key.
 fn directory() -> Directory {
     let directory = Directory::new();
