@@ -24,7 +24,7 @@ use evidenceos_driver::{Answer, Call, Failure, ReplyTo, mailbox::Mailbox};
 use evidenceos_kernel::{
     command::{Caller, Command, NewDecisions, Request},
     decision::{DecisionBatch, DecisionId, DecisionRecord, MAX_BATCH},
-    id::Digest,
+    id::{Digest, OwnerTag},
 };
 use evidenceos_store::{decisions, reader::Readers};
 use evidenceos_tlog::{Hash, leaf_hash, small::root_of};
@@ -82,6 +82,8 @@ struct Shared {
 
 struct Queue {
     waiting: VecDeque<Waiting>,
+    /// The owners of the batch that is being committed, which is just before what waits.
+    under_way: Vec<OwnerTag>,
     /// How many of them somebody waits for.
     awaited: usize,
     /// The next decision's number.
@@ -139,13 +141,14 @@ impl Recorder {
         self.shared.lock().waiting.len()
     }
 
-    /// Whether a decision of this start has been numbered, and may not be in the log yet.
+    /// Whether a decision of this start waits for its batch to be committed; of one owner, or of
+    /// any. Another owner's looks like one that does not exist.
+    ///
+    /// Ask before looking into the store: what is committed in between is then found there.
     #[must_use]
-    pub fn is_pending(&self, id: DecisionId) -> bool {
-        let queue = self.shared.lock();
-        let first = queue.next.0 - queue.waiting.len() as u64;
-        // What a batch under way has is not in the queue any more.
-        (first.saturating_sub(MAX_BATCH as u64)..queue.next.0).contains(&id.0)
+    pub fn is_pending(&self, id: DecisionId, owner: Option<OwnerTag>) -> bool {
+        let found = self.shared.lock().owner_of(id);
+        found.is_some_and(|found| owner.is_none_or(|owner| owner == found))
     }
 }
 
@@ -238,6 +241,7 @@ impl Shared {
     fn put_back(&self, batch: Vec<Waiting>) {
         let mut queue = self.lock();
         queue.awaited += batch.iter().filter(|one| one.durable.is_some()).count();
+        queue.under_way.clear();
         for waiting in batch.into_iter().rev() {
             queue.waiting.push_front(waiting);
         }
@@ -257,8 +261,22 @@ impl Queue {
         let count = self.waiting.len().min(MAX_BATCH);
         let batch: Vec<Waiting> = self.waiting.drain(..count).collect();
         self.awaited -= batch.iter().filter(|one| one.durable.is_some()).count();
+        self.under_way = batch.iter().map(|one| one.record.owner).collect();
         self.oldest = (!self.waiting.is_empty()).then(Instant::now);
         (first, batch)
+    }
+
+    fn owner_of(&self, id: DecisionId) -> Option<OwnerTag> {
+        let first_waiting = self.next.0 - self.waiting.len() as u64;
+        let first = first_waiting - self.under_way.len() as u64;
+        let position = usize::try_from(id.0.checked_sub(first)?).ok()?;
+        match self.under_way.get(position) {
+            Some(owner) => Some(*owner),
+            None => {
+                let waiting = self.waiting.get(position - self.under_way.len())?;
+                Some(waiting.record.owner)
+            }
+        }
     }
 }
 
@@ -290,6 +308,7 @@ impl Following {
         let shared = Arc::new(Shared {
             queue: Mutex::new(Queue {
                 waiting: VecDeque::new(),
+                under_way: Vec::new(),
                 awaited: 0,
                 next: DecisionId::first_of(epoch),
                 oldest: None,
@@ -372,6 +391,7 @@ impl Writing {
         };
         match self.ask(Command::RecordDecisions(Box::new(new))) {
             Ok(_) => {
+                self.shared.lock().under_way.clear();
                 if std::mem::take(&mut self.failing) {
                     tracing::info!("decisions are recorded again");
                 }

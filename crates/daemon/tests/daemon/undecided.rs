@@ -19,7 +19,7 @@ use crate::{
     gate::{ID, POSTFLIGHT, PREFLIGHT, ask, call, http, parsed, unlimited},
     harness::block_on,
     policies,
-    secure::{Home, post},
+    secure::{Home, get, post},
 };
 
 /// Whether a client carries the call out after this answer.
@@ -196,6 +196,64 @@ fn a_decision_that_cannot_be_recorded_stops_what_policy_or_risk_covers() {
             );
             running.stop().await.expect("stops");
         }
+    });
+}
+
+/// What is said of a decision, but for the time.
+async fn said(running: &Running, id: &str, headers: &str) -> (u16, Vec<String>, String) {
+    let answer = get(http(running), &format!("/v1/decisions/{id}"), headers).await;
+    let lines = answer
+        .head
+        .lines()
+        .filter(|line| !line.starts_with("date:"));
+    (
+        answer.status,
+        lines.map(str::to_owned).collect(),
+        answer.body,
+    )
+}
+
+/// While it waits to be recorded, and when it is recorded.
+#[test]
+fn anothers_decision_looks_like_a_number_that_was_never_given() {
+    block_on(async {
+        let (me, other) = (
+            "authorization: Bearer me\r\n",
+            "authorization: Bearer other\r\n",
+        );
+        let home = Home::new();
+        let running = without_recorder(&home, unlimited(&home)).await;
+        let mut waiting = Vec::new();
+        for n in 0..3 {
+            let (status, answer) = ask(&running, me, &call("search.web", "s", n)).await;
+            assert_eq!(status, 200, "{answer}");
+            waiting.push(answer["decisionId"].as_str().expect("an id").to_owned());
+        }
+        let never = said(&running, "7000000000000000", other).await;
+        assert_eq!(never.0, 404);
+        for id in &waiting {
+            assert_eq!(said(&running, id, me).await.0, 202);
+            // Without a token a development server's caller is an auditor too.
+            assert_eq!(said(&running, id, "").await.0, 202);
+            assert_eq!(said(&running, id, other).await, never);
+        }
+        let next = u64::from_str_radix(&waiting[2], 16).expect("hex") + 1;
+        for id in [next, next + 70_000] {
+            assert_eq!(said(&running, &format!("{id:016x}"), me).await, never);
+        }
+        running.stop().await.expect("stops");
+
+        let home = Home::new();
+        let settings = Settings {
+            decisions_durable: Some(DurableDecisions::All),
+            ..unlimited(&home)
+        };
+        let running = home.start(&settings).await;
+        let (_, answer) = ask(&running, me, &call("search.web", "s", 1)).await;
+        let id = answer["decisionId"].as_str().expect("an id");
+        assert_eq!(said(&running, id, me).await.0, 200);
+        assert_eq!(said(&running, id, other).await, never);
+        running.stop().await.expect("stops");
     });
 }
 
