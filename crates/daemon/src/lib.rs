@@ -31,6 +31,7 @@ mod run;
 pub mod runner;
 pub mod server;
 mod serving;
+pub mod terminal;
 mod trace;
 pub mod upkeep;
 pub mod vault;

@@ -11,6 +11,7 @@ use crate::{
     control,
     http::Condition,
     server::{self, Running},
+    terminal,
     trace::Tracing,
     upkeep,
 };
@@ -104,7 +105,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 fn bad_config(error: &config::ConfigError) -> ExitCode {
     for problem in &error.0 {
-        eprintln!("evidenceos-daemon: {problem}");
+        terminal::complain(&problem);
     }
     ExitCode::from(BAD_CONFIG)
 }
@@ -131,7 +132,7 @@ fn healthcheck(data_dir: &Path) -> ExitCode {
 }
 
 fn failed(error: &dyn std::fmt::Display) -> ExitCode {
-    eprintln!("evidenceos-daemon: {error}");
+    terminal::complain(&error);
     ExitCode::FAILURE
 }
 
@@ -157,7 +158,7 @@ fn look_after_accounts(what: &AccountsCommand) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) => {
-            eprintln!("evidenceos-daemon: {error}");
+            terminal::complain(&error);
             ExitCode::FAILURE
         }
     }
@@ -196,7 +197,7 @@ fn begin(config: Config) -> ExitCode {
     {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("evidenceos-daemon: cannot start: {error}");
+            terminal::complain(&format_args!("cannot start: {error}"));
             return ExitCode::FAILURE;
         }
     };
@@ -204,7 +205,7 @@ fn begin(config: Config) -> ExitCode {
         let tracing = match Tracing::start(&config) {
             Ok(tracing) => tracing,
             Err(error) => {
-                eprintln!("evidenceos-daemon: {error}");
+                terminal::complain(&error);
                 return ExitCode::from(BAD_CONFIG);
             }
         };
@@ -239,14 +240,14 @@ async fn serve(config: Config) -> ExitCode {
     let mut signals = match Signals::new() {
         Ok(signals) => signals,
         Err(error) => {
-            eprintln!("evidenceos-daemon: cannot wait for signals: {error}");
+            terminal::complain(&format_args!("cannot wait for signals: {error}"));
             return ExitCode::FAILURE;
         }
     };
     let mut running = match server::start(config).await {
         Ok(running) => running,
         Err(error) => {
-            eprintln!("evidenceos-daemon: {error}");
+            terminal::complain(&error);
             return ExitCode::FAILURE;
         }
     };
@@ -283,7 +284,7 @@ async fn serve(config: Config) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(fatal) => {
             // What the store holds is found out by the next start and by nobody else.
-            eprintln!("evidenceos-daemon: {fatal}");
+            terminal::complain(&fatal);
             std::process::abort();
         }
     }

@@ -14,7 +14,7 @@ use evidenceos_store::{
     lock::DirectoryLock,
 };
 
-use crate::{control, server::unix_ms};
+use crate::{control, server::unix_ms, terminal};
 
 const SOFTWARE: &str = concat!("evidenceosd/", env!("CARGO_PKG_VERSION"));
 
@@ -209,7 +209,7 @@ impl Shown {
                 if self.as_json {
                     println!("{}", serde_json::json!({ "failed": error.to_string() }));
                 }
-                eprintln!("evidenceos-daemon: {error}");
+                terminal::complain(&error);
                 ExitCode::FAILURE
             }
         }

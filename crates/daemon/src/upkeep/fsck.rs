@@ -9,7 +9,10 @@ use evidenceos_store::{
     lock::DirectoryLock,
 };
 
-use crate::config::{Config, KeySource};
+use crate::{
+    config::{Config, KeySource},
+    terminal,
+};
 
 /// Exit status where something is wrong.
 const FINDINGS: u8 = 1;
@@ -114,7 +117,7 @@ pub fn run(config: &Config, as_json: bool) -> ExitCode {
             if as_json {
                 println!("{}", serde_json::json!({ "failed": error.to_string() }));
             }
-            eprintln!("evidenceos-daemon: {error}");
+            terminal::complain(&error);
             return ExitCode::from(NOT_EXAMINED);
         }
     };

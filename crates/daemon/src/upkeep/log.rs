@@ -39,6 +39,7 @@ use crate::{
     opening::{append_unsigned, former_origins, note_backup},
     own_work::{self, OwnWork, Told},
     server::{StartError, unix_ms},
+    terminal,
 };
 
 /// Entries in a bundle.
@@ -810,12 +811,12 @@ pub fn run_continue(config: &Config, because: &str) -> std::process::ExitCode {
 
 fn warn(warnings: &[String]) {
     for warning in warnings {
-        eprintln!("evidenceos-daemon: {warning}");
+        terminal::complain(&warning);
     }
 }
 
 fn failed(error: &StartError) -> std::process::ExitCode {
-    eprintln!("evidenceos-daemon: {error}");
+    terminal::complain(&error);
     std::process::ExitCode::FAILURE
 }
 

@@ -361,12 +361,19 @@ fn a_run_moves_the_bits_of_its_holdout_and_burns_credit() {
         let home = Home::new();
         let running = home.start(&home.plain()).await;
         let mut client = home.connect_plain(&running).await;
-        client.put_default("h").await;
+        let holdout = client.put_default("a-name-that-tells").await;
+        // By its id: who reads metrics need not be known, and a name may say much.
+        let label = hex::encode(&holdout.holdout_id[..4]);
         let before = metrics(&running).await;
-        let predictions = predictions("h", 20);
-        let (_, result) = client.run("c", "h", &judged(&predictions)).await;
+        assert!(
+            before.keys().all(|sample| !sample.contains("tells")),
+            "{before:?}"
+        );
+        let predictions = predictions("a-name-that-tells", 20);
+        let module = judged(&predictions);
+        let (_, result) = client.run("c", "a-name-that-tells", &module).await;
         let after = metrics(&running).await;
-        let sealed = "{holdout=\"h\",part=\"sealed\"}";
+        let sealed = format!("{{holdout=\"{label}\",part=\"sealed\"}}");
         let moved = |family: &str| {
             let sample = format!("{family}{sealed}");
             after[&sample] - before[&sample]
@@ -377,7 +384,7 @@ fn a_run_moves_the_bits_of_its_holdout_and_burns_credit() {
         assert!((charged + left).abs() < 1e-9, "{charged} {left}");
         assert_eq!(moved("evidenceos_holdout_leakage_budget"), 0.0);
         for family in ["settled", "certified"] {
-            let sample = format!("evidenceos_holdout_claims_{family}_total{{holdout=\"h\"}}");
+            let sample = format!("evidenceos_holdout_claims_{family}_total{{holdout=\"{label}\"}}");
             assert_eq!((before[&sample], after[&sample]), (0.0, 1.0), "{sample}");
         }
         let burned = after["evidenceos_credit_burned_total"];
