@@ -355,6 +355,45 @@ fn calls_are_counted_by_method_and_code_from_closed_sets() {
     });
 }
 
+/// On the gate's port and on that of metrics.
+#[test]
+fn a_request_names_its_host_once() {
+    block_on(async {
+        let home = Home::new();
+        let running = home.start(&home.plain()).await;
+        let gate = running.http_address().expect("on");
+        let metrics = running.metrics_address().expect("on");
+        for (address, path) in [
+            (gate, "/livez"),
+            (gate, "/v1/preflight_tool_call"),
+            (gate, "/nothing"),
+            (metrics, "/metrics"),
+        ] {
+            for (version, hosts, refused) in [
+                ("1.1", "", true),
+                ("1.1", "host: a\r\nhost: a\r\n", true),
+                ("1.1", "host: a\r\nHOST: b\r\n", true),
+                ("1.1", "host: a, b\r\n", true),
+                ("1.0", "host: a\r\nhost: a\r\n", true),
+                ("1.1", "host: a\r\n", false),
+                ("1.0", "", false),
+            ] {
+                let mut stream = tokio::net::TcpStream::connect(address)
+                    .await
+                    .expect("listens");
+                let request =
+                    format!("GET {path} HTTP/{version}\r\n{hosts}connection: close\r\n\r\n");
+                stream.write_all(request.as_bytes()).await.expect("sent");
+                let mut answer = String::new();
+                stream.read_to_string(&mut answer).await.expect("text");
+                let is_400 = answer.starts_with(&format!("HTTP/{version} 400 "));
+                assert_eq!(is_400, refused, "{path} {version} {hosts:?}: {answer}");
+            }
+        }
+        running.stop().await.expect("stops");
+    });
+}
+
 #[test]
 fn a_run_moves_the_bits_of_its_holdout_and_burns_credit() {
     block_on(async {
