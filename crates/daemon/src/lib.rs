@@ -16,6 +16,7 @@ pub mod control;
 pub mod decisions;
 pub mod fetch;
 pub mod grpc;
+mod guarded;
 pub mod holdout_keys;
 pub mod http;
 mod in_force;

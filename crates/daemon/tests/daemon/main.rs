@@ -9,6 +9,7 @@ mod credit;
 mod damage;
 mod full;
 mod gate;
+mod guarded;
 mod guests;
 mod harness;
 mod https_anchors;

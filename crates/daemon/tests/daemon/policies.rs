@@ -126,6 +126,20 @@ fn refused(directory: &Path, words: &[&str]) {
 }
 
 #[test]
+fn policies_that_a_reload_loses_are_named() {
+    let (before, after) = (directory(), directory());
+    for (n, id) in ["a", "b", "c"].iter().enumerate() {
+        install(before.path(), &format!("{n}.json"), id, 9_001, &vote(0));
+    }
+    install(after.path(), "0.json", "b", 9_001, &vote(2));
+    let load = |directory: &Directory| load(directory.path()).expect("sound");
+    let (before, after) = (load(&before), load(&after));
+    assert_eq!(before.missing_in(&after), ["a", "c"]);
+    assert_eq!(before.missing_in(&Policies::default()), ["a", "b", "c"]);
+    assert!(after.missing_in(&before).is_empty(), "another, not gone");
+}
+
+#[test]
 fn no_directory_and_an_empty_one_have_no_policies() {
     let directory = directory();
     for path in [
