@@ -457,9 +457,11 @@ impl Edge {
     ) -> Result<Vec<u8>, Status> {
         let id = parse::claim_id(&request.claim_id)?;
         let unknown = || refused(&Refusal::UnknownClaim(id));
+        // Another's claim is looked at only if its trace could be public.
+        let owner = readable_of(principal).filter(|_| !self.catalog.has_opened());
         let claim = self
             .readers
-            .claim(&id)
+            .claim_of(&id, owner)
             .map_err(|error| internal(&error))?
             .ok_or_else(unknown)?;
         if !principal.caller.may_read(&claim) && !self.is_opened(&claim)? {
@@ -511,7 +513,7 @@ impl Edge {
             let command = Command::OpenHoldout { holdout: fixed.id };
             let stamp = parse::stamp(metadata, principal, "OpenHoldout", request)?;
             match self.call(principal, stamp, command, None).await? {
-                Reply::Holdout(_) => {}
+                Reply::Holdout(holdout) => self.catalog.add(&holdout),
                 other => return Err(unexpected(&other)),
             }
         }
