@@ -112,6 +112,21 @@ impl Recorder {
         noted
     }
 
+    /// Notes a decision that must not go without a record: it waits only if too many do already.
+    ///
+    /// # Errors
+    /// As [`Recorder::note_durably`].
+    pub async fn note_or_wait(
+        &self,
+        patience: Duration,
+        record: DecisionRecord,
+    ) -> Result<Noted, NotNoted> {
+        match self.shared.push(record.clone(), None) {
+            Err(NotNoted::Full) => self.note_durably(patience, record).await,
+            noted => noted,
+        }
+    }
+
     /// Notes a decision and waits until it is durable.
     ///
     /// # Errors
@@ -463,5 +478,103 @@ impl ReplyTo for Reply {
 
     fn is_gone(&self) -> bool {
         false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use evidenceos_kernel::decision::Gate;
+
+    use super::*;
+
+    /// A recorder whose decisions nobody hands to a writer.
+    fn without_writer() -> Recorder {
+        Recorder {
+            shared: Arc::new(Shared {
+                queue: Mutex::new(Queue {
+                    waiting: VecDeque::new(),
+                    under_way: Vec::new(),
+                    awaited: 0,
+                    next: DecisionId::first_of(1),
+                    oldest: None,
+                    open: true,
+                }),
+                filled: Condvar::new(),
+                secret: [0; 32],
+                unrecorded: AtomicU64::new(0),
+            }),
+        }
+    }
+
+    fn record(owner: u8) -> DecisionRecord {
+        DecisionRecord {
+            id: DecisionId::default(),
+            gate: Gate::Preflight,
+            decided_unix_ms: 0,
+            owner: OwnerTag([owner; 16]),
+            tool_name: "t".to_owned(),
+            params_hash: Digest([0; 32]),
+            session_hash: None,
+            agent_hash: None,
+            decision: "ALLOW".to_owned(),
+            reason: "PROBE_CLEAN".to_owned(),
+            policies: Digest([0; 32]),
+            policy: None,
+            output_hash: None,
+            reply_receipt: None,
+            preflight_receipt: None,
+            salt: Default::default(),
+        }
+    }
+
+    #[test]
+    fn a_decision_that_waits_is_its_owners_alone() {
+        let recorder = without_writer();
+        let owners: Vec<u8> = (0..=255).cycle().take(MAX_BATCH + 10).collect();
+        let ids: Vec<DecisionId> = owners
+            .iter()
+            .map(|owner| recorder.note(record(*owner)).expect("room").id)
+            .collect();
+        let is_theirs = || {
+            for (id, owner) in ids.iter().zip(&owners) {
+                let of = |owner: u8| recorder.is_pending(*id, Some(OwnerTag([owner; 16])));
+                assert!(of(*owner) && !of(owner.wrapping_add(1)), "{id}");
+                assert!(recorder.is_pending(*id, None), "an auditor's too");
+            }
+        };
+        is_theirs();
+        // While a batch is being committed, and when it comes back.
+        let (_, batch) = recorder.shared.lock().take();
+        is_theirs();
+        recorder.shared.put_back(batch);
+        is_theirs();
+        for never in [0, ids[0].0 - 1, ids[0].0 + owners.len() as u64, u64::MAX] {
+            assert!(!recorder.is_pending(DecisionId(never), None), "{never}");
+        }
+    }
+
+    #[test]
+    fn a_full_queue_lets_go_only_what_may_go_without_a_record() {
+        let recorder = without_writer();
+        for _ in 0..QUEUE_LAZY {
+            recorder.note(record(1)).expect("room");
+        }
+        assert_eq!(recorder.note(record(1)), Err(NotNoted::Full));
+        assert_eq!(recorder.unrecorded(), 1);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .expect("a runtime");
+        runtime.block_on(async {
+            // Nobody commits it, so that it is no record: its caller stops the call.
+            let waited = recorder.note_or_wait(Duration::ZERO, record(1)).await;
+            assert_eq!(waited, Err(NotNoted::NotDurable));
+        });
+        assert_eq!(recorder.waiting(), QUEUE_LAZY + 1);
+        assert_eq!(
+            recorder.unrecorded(),
+            1,
+            "it was not answered as a decision"
+        );
     }
 }

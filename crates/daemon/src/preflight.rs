@@ -219,7 +219,7 @@ pub fn routes(front: Front) -> Router {
         (status = 401, description = "UNAUTHORIZED", body = ToolDecision),
         (status = 408, description = "The body did not come in time", body = ToolDecision),
         (status = 413, description = "The body is too large", body = ToolDecision),
-        (status = 429, description = "RATE_LIMITED; see Retry-After", body = ToolDecision),
+        (status = 429, description = "RATE_LIMITED, always with DENY; see Retry-After", body = ToolDecision),
         (status = 503, description = "UNAVAILABLE: the decision could not be recorded, or the daemon starts or stops", body = ToolDecision),
     )
 )]

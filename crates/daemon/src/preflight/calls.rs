@@ -33,6 +33,27 @@ const NO_SESSION: &str = "no-session";
 
 type Refused<T> = Answer<T>;
 
+/// How much depends on a decision's record.
+#[derive(Clone, Copy)]
+enum Care {
+    /// The answer waits until it is durable.
+    Durable,
+    /// Without a record the answer is a stop.
+    Recorded,
+    /// The answer goes without one if too many wait.
+    Spare,
+}
+
+impl Care {
+    fn of(durable: bool, goes_on: bool) -> Self {
+        match (durable, goes_on) {
+            (true, _) => Self::Durable,
+            (false, false) => Self::Recorded,
+            (false, true) => Self::Spare,
+        }
+    }
+}
+
 impl Api {
     pub(super) async fn preflight(&self, request: Request) -> Answer<ToolDecision> {
         self.try_preflight(request)
@@ -130,7 +151,7 @@ impl Api {
         let durable = self.must_be_durable(&call.tool_name, judged.decision.stops());
         let noted = self
             .note(
-                durable,
+                Care::of(durable, goes_on),
                 Draft {
                     policies: policies_digest,
                     ..Draft::preflight(principal, call, &judged)
@@ -262,14 +283,13 @@ impl Api {
         }
     }
 
-    async fn note(&self, durable: bool, draft: Draft<'_>) -> Result<Noted, NotNoted> {
+    async fn note(&self, care: Care, draft: Draft<'_>) -> Result<Noted, NotNoted> {
         let record = draft.record(self.clock.now_unix_ms());
-        if durable {
-            self.recorder
-                .note_durably(self.config.timeout, record)
-                .await
-        } else {
-            self.recorder.note(record)
+        let patience = self.config.timeout;
+        match care {
+            Care::Durable => self.recorder.note_durably(patience, record).await,
+            Care::Recorded => self.recorder.note_or_wait(patience, record).await,
+            Care::Spare => self.recorder.note(record),
         }
     }
 }
@@ -350,7 +370,7 @@ impl Api {
         let draft = Draft::postflight(principal, called, &body, receipt);
         let has_policies = !self.policies.load().oracles().is_empty();
         let goes_on = self.risk.lets_through(&called.tool_name, has_policies);
-        match self.note(durable, draft).await {
+        match self.note(Care::of(durable, goes_on), draft).await {
             Ok(noted) => body.decision_id = Some(noted.id.to_string()),
             Err(_) if !durable && goes_on => {}
             Err(_) => {
@@ -494,7 +514,7 @@ impl Api {
             });
         let draft = Draft::admission(&principal, module_hash, objection.is_none());
         let noted = self
-            .note(objection.is_some(), draft)
+            .note(Care::of(objection.is_some(), false), draft)
             .await
             .map_err(|_not_noted| {
                 inadmissible(StatusCode::SERVICE_UNAVAILABLE, "it cannot be recorded")
