@@ -17,9 +17,12 @@ use crate::config::{AnchorPlace, Anchoring, Config};
 /// The first such directory, with the command that mends it.
 pub fn must_be_closed(config: &Config) -> Result<Vec<String>, StoreError> {
     let mut places = vec![config.data_dir.clone()];
-    // Both are checked themselves when they are opened; here it is about what lies above.
+    // Both are checked themselves when they are opened; here it is about what lies above, also
+    // where a link leads.
     for directory in [config.keys_path(), config.policies_path()] {
-        places.extend(directory.parent().map(Path::to_owned));
+        let real = directory.canonicalize().unwrap_or_default();
+        let above = [directory.parent(), real.parent()];
+        places.extend(above.into_iter().flatten().map(Path::to_owned));
     }
     match &config.anchors {
         Anchoring::At(anchors) => places.extend(anchors.iter().filter_map(place_of)),

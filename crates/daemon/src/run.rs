@@ -85,7 +85,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Asked::Healthcheck { data_dir } => healthcheck(&data_dir),
         Asked::Reload { data_dir } => match control::reload(&data_dir) {
             Ok(()) => {
-                println!("certificates, roles, secrets, keys and policies were read again");
+                terminal::say("certificates, roles, secrets, keys and policies were read again");
                 ExitCode::SUCCESS
             }
             Err(error) => failed(&error),
@@ -112,7 +112,7 @@ fn bad_config(error: &config::ConfigError) -> ExitCode {
 
 fn show(layers: &Layers) -> ExitCode {
     for line in layers.shown() {
-        println!("{line}");
+        terminal::say(&line);
     }
     ExitCode::SUCCESS
 }
@@ -120,11 +120,11 @@ fn show(layers: &Layers) -> ExitCode {
 fn healthcheck(data_dir: &Path) -> ExitCode {
     match control::condition(data_dir) {
         Ok(Condition::Serving) => {
-            println!("serving");
+            terminal::say("serving");
             ExitCode::SUCCESS
         }
         Ok(condition) => {
-            println!("not serving: {condition:?}");
+            terminal::say(&format!("not serving: {condition:?}"));
             ExitCode::FAILURE
         }
         Err(error) => failed(&error),
@@ -154,7 +154,7 @@ fn look_after_accounts(what: &AccountsCommand) -> ExitCode {
     };
     match done {
         Ok(lines) => {
-            lines.iter().for_each(|line| println!("{line}"));
+            lines.iter().for_each(|line| terminal::say(line));
             ExitCode::SUCCESS
         }
         Err(error) => {
@@ -167,12 +167,12 @@ fn look_after_accounts(what: &AccountsCommand) -> ExitCode {
 fn check(config: &Config) -> ExitCode {
     let checked = config::check(config);
     for warning in &checked.warnings {
-        println!("warning: {warning}");
+        terminal::say(&format!("warning: {warning}"));
     }
     if !checked.problems.is_empty() {
         return bad_config(&config::ConfigError(checked.problems));
     }
-    println!(
+    terminal::say(&format!(
         "fine: gRPC on {}{}, {}",
         config.listeners.grpc,
         if config.listeners.tls.is_some() {
@@ -185,7 +185,7 @@ fn check(config: &Config) -> ExitCode {
         } else {
             "callers must say who they are"
         }
-    );
+    ));
     ExitCode::SUCCESS
 }
 
@@ -252,7 +252,7 @@ async fn serve(config: Config) -> ExitCode {
         }
     };
     let held = running.is_held();
-    println!(
+    terminal::say(&format!(
         "EvidenceOS {} {} on {} over {}{}{}. Log key: {}",
         env!("CARGO_PKG_VERSION"),
         if development {
@@ -273,7 +273,7 @@ async fn serve(config: Config) -> ExitCode {
             ""
         },
         running.log_vkey(),
-    );
+    ));
     tell_supervisor(&[NotifyState::Ready]);
     until_told_to_stop(&mut running, &mut signals).await;
     tell_supervisor(&[NotifyState::Stopping]);

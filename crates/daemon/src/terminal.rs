@@ -19,6 +19,11 @@ pub fn line(text: &str) -> Cow<'_, str> {
     escaped(text, is_unsafe)
 }
 
+/// Says on stdout what a command found. JSON means the same as before.
+pub(crate) fn say(what: &str) {
+    println!("{}", text(what));
+}
+
 /// Says on stderr what went wrong or should be known.
 pub(crate) fn complain(what: &dyn std::fmt::Display) {
     eprintln!("evidenceos-daemon: {}", text(&what.to_string()));

@@ -133,7 +133,7 @@ fn fault(
     if is_mount && metadata.uid() == 0 && process.uid != 0 {
         return Some(Fault::Warned(format!(
             "{shown} and is a mount point of root's: other users of this machine can put other files in the place of the daemon's; close it with `chmod go-w {}` if there are any",
-            directory.display()
+            quoted(directory)
         )));
     }
     let who = match (of_group, of_others) {
@@ -148,8 +148,19 @@ fn fault(
     };
     Some(Fault::Refused(format!(
         "{shown}: {who} can put other files in the place of the daemon's; run: chmod {what} {}",
-        directory.display()
+        quoted(directory)
     )))
+}
+
+/// A path as a shell takes it.
+fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"/._-".contains(&b);
+    if text.bytes().all(is_plain) {
+        text
+    } else {
+        format!("'{}'", text.replace('\'', r"'\''"))
+    }
 }
 
 #[cfg(test)]
@@ -221,6 +232,17 @@ mod tests {
         for (is_mount, uid, warned) in [(true, 7, true), (true, 0, false), (false, 7, false)] {
             let found = fault_of(0o777, true, is_mount, uid).expect("a fault");
             assert_eq!(matches!(found, Fault::Warned(_)), warned, "{found:?}");
+        }
+    }
+
+    #[test]
+    fn the_command_is_one_that_a_shell_takes() {
+        for (path, shown) in [
+            ("/srv/data-1", "/srv/data-1"),
+            ("/srv/my data", "'/srv/my data'"),
+            ("/srv/it's;x", r"'/srv/it'\''s;x'"),
+        ] {
+            assert_eq!(quoted(Path::new(path)), shown);
         }
     }
 

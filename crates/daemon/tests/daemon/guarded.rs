@@ -74,6 +74,15 @@ fn others_must_not_write_above_keys_and_anchors() {
         assert_eq!(starts(&config).await, Ok(()));
         refused_until_mended(&config, &directory.beside("above-keys")).await;
         refused_until_mended(&config, &directory.beside("anchor")).await;
+        // Keys behind a link: above where it leads counts too.
+        fs::create_dir(directory.beside("real")).expect("made");
+        let (keys, real) = (
+            directory.beside("above-keys/keys"),
+            directory.beside("real/keys"),
+        );
+        fs::rename(&keys, &real).expect("ours");
+        std::os::unix::fs::symlink(&real, &keys).expect("made");
+        refused_until_mended(&config, &directory.beside("real")).await;
         // Remembered in the database, and not named again.
         let later = Config {
             anchors: Anchoring::Default,
