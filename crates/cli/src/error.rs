@@ -8,6 +8,8 @@ use std::path::PathBuf;
 use thiserror::Error;
 use tonic::{Code, Status};
 
+use crate::output::value;
+
 /// The metadata key under which the server puts its stable code.
 const PUBLIC_CODE: &str = "x-evidenceos-public-error-code";
 
@@ -96,7 +98,8 @@ impl From<Status> for CliError {
             .map_or_else(|| code_word(status.code()), str::to_owned);
         let message = match status.message() {
             "" => status.code().description().to_owned(),
-            message => message.to_owned(),
+            // A server's sentence is one line, whatever it has put into it.
+            message => value(message),
         };
         Self::Refused { message, code }
     }
@@ -123,6 +126,8 @@ mod tests {
         let mut status = Status::not_found("no such claim");
         let bare = CliError::from(status.clone());
         assert_eq!(bare.to_string(), "no such claim [NOT_FOUND]");
+        let forged = CliError::from(Status::internal("a\nverified\u{1b}[0m"));
+        assert_eq!(forged.to_string(), "a\\u000averified\\u001b[0m [INTERNAL]");
         status
             .metadata_mut()
             .insert(PUBLIC_CODE, "UNKNOWN_CLAIM".parse().expect("ASCII"));

@@ -269,7 +269,11 @@ async fn entries(
     } else {
         Value::Null
     };
-    Ok(Output::new(json, lines.join("\n")))
+    Ok(Output {
+        // What `verify --log FILE` reads.
+        is_data: true,
+        ..Output::new(json, lines.join("\n"))
+    })
 }
 
 /// All entries under the newest checkpoint.

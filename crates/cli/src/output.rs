@@ -1,10 +1,12 @@
 //! What a command says: a value for machines, a text for people, and progress while it works.
 //!
-//! Owns tables and the one place that writes to stdout. Results go to stdout, progress and errors to stderr, so that
+//! Owns tables and the one place that writes to a terminal, where whatever files and servers put into a text is made
+//! harmless: control characters are shown, not obeyed. Results go to stdout, progress and errors to stderr, so that
 //! `--json` output can be piped while progress is still seen. Integers in JSON are exact; bytes are lower-case hex.
 
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 
+use evidenceos_daemon::terminal;
 use serde_json::{Value, json};
 
 use crate::error::CliError;
@@ -18,6 +20,8 @@ pub struct Output {
     pub text: String,
     /// The exit code; 0 but for `--require-certified` and failed demos.
     pub exit_code: u8,
+    /// Whether the text is data that a file or a pipe gets byte for byte.
+    pub is_data: bool,
 }
 
 impl Output {
@@ -27,22 +31,28 @@ impl Output {
             json,
             text: text.into(),
             exit_code: 0,
+            is_data: false,
         }
     }
 
     /// Prints it. A reader that went away (`| head`) is no error.
     pub fn print(&self, as_json: bool) {
-        let text = if as_json {
-            self.json.to_string()
+        if as_json {
+            print_line(&self.json.to_string());
+        } else if self.is_data && !std::io::stdout().is_terminal() {
+            write_line(&self.text);
         } else {
-            self.text.clone()
-        };
-        print_line(&text);
+            print_line(&self.text);
+        }
     }
 }
 
-/// Writes a line to stdout, whoever listens.
-pub fn print_line(line: &str) {
+/// Writes lines to stdout, whoever listens. JSON means the same as before.
+pub fn print_line(text: &str) {
+    write_line(&terminal::text(text));
+}
+
+fn write_line(line: &str) {
     let mut out = std::io::stdout().lock();
     let _ = writeln!(out, "{line}").and_then(|()| out.flush());
 }
@@ -54,16 +64,33 @@ pub fn print_error(error: &CliError, as_json: bool) {
             &json!({"error": {"code": error.code(), "message": error.to_string()}}).to_string(),
         );
     }
-    eprintln!("error: {error}");
+    eprintln!("error: {}", terminal::text(&error.to_string()));
 }
 
 /// Says on stderr what is happening.
 pub fn progress(line: &str) {
-    eprintln!("  {line}");
+    eprintln!("  {}", terminal::line(line));
+}
+
+/// A value from elsewhere in a text of ours: it stays on its line.
+pub fn value(text: &str) -> String {
+    terminal::line(text).into_owned()
+}
+
+/// A list of them, a line each, indented.
+pub fn listed<V: std::fmt::Display>(values: impl IntoIterator<Item = V>) -> String {
+    let lines = values
+        .into_iter()
+        .map(|one| format!("  {}", value(&one.to_string())));
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 /// Columns of text, aligned; numbers belong right, so a header that ends in `>` (which is dropped) says so.
 pub fn table(headers: &[&str], rows: &[Vec<String>]) -> String {
+    let rows: Vec<Vec<String>> = rows
+        .iter()
+        .map(|row| row.iter().map(|cell| value(cell)).collect())
+        .collect();
     let is_right: Vec<bool> = headers.iter().map(|h| h.ends_with('>')).collect();
     let headers: Vec<String> = headers
         .iter()
@@ -100,7 +127,7 @@ pub fn facts(facts: &[(&str, String)]) -> String {
     let width = facts.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     let lines: Vec<String> = facts
         .iter()
-        .map(|(name, value)| format!("{:<1$}  {value}", format!("{name}:"), width + 1))
+        .map(|(name, fact)| format!("{:<1$}  {2}", format!("{name}:"), width + 1, value(fact)))
         .collect();
     lines.join("\n")
 }
@@ -143,6 +170,18 @@ mod tests {
             table(&["name", "n>"], &rows),
             "name   n\n────  ──\na      1\nlong  10"
         );
+    }
+
+    #[test]
+    fn a_value_cannot_leave_its_line() {
+        let rows = [vec!["a\nb".to_owned(), "\u{1b}[31m".to_owned()]];
+        let shown = table(&["x", "y"], &rows);
+        assert!(shown.ends_with("a\\u000ab  \\u001b[31m"), "{shown}");
+        assert_eq!(
+            facts(&[("name", "x\nid: y".to_owned())]),
+            "name:  x\\u000aid: y"
+        );
+        assert_eq!(listed(["a\nb", "c"]), "  a\\u000ab\n  c");
     }
 
     #[test]

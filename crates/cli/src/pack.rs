@@ -15,7 +15,7 @@ use crate::{
     error::CliError,
     holdout,
     labels::{bit, order_hash, rows},
-    output::{Output, facts, grouped},
+    output::{Output, facts, grouped, listed},
 };
 
 /// Predictions to pack.
@@ -214,17 +214,11 @@ impl CheckArgs {
         let wasm = std::fs::read(&self.module).map_err(CliError::file(&self.module))?;
         match check(&wasm) {
             Ok(info) => Ok(admitted(&info)),
-            Err(violations) => {
-                let rules: Vec<String> = violations
-                    .iter()
-                    .map(|violation| format!("  {violation}"))
-                    .collect();
-                Err(CliError::Failed(format!(
-                    "{} would be refused:\n{}",
-                    self.module.display(),
-                    rules.join("\n")
-                )))
-            }
+            Err(violations) => Err(CliError::Failed(format!(
+                "{} would be refused:\n{}",
+                self.module.display(),
+                listed(&violations)
+            ))),
         }
     }
 }

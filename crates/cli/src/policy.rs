@@ -19,7 +19,7 @@ use serde_json::json;
 use crate::{
     error::CliError,
     keys::{directory_and_name, seed_file},
-    output::{Output, table},
+    output::{Output, listed, table},
 };
 
 /// What can be done with policy oracles.
@@ -89,7 +89,7 @@ impl CheckArgs {
         // The daemon takes a directory that is not there for one without oracles.
         fs::read_dir(&self.dir).map_err(CliError::file(&self.dir))?;
         let policies = Policies::load(&self.dir, &sandbox()?, self.allow_unsigned_policies)
-            .map_err(|error| CliError::Failed(error.to_string()))?;
+            .map_err(|error| CliError::Failed(listed(&error.0)))?;
         let input = match &self.input {
             Some(path) => fs::read(path).map_err(CliError::file(path))?,
             None => preflight_input("sample.tool", None, None, b"{}"),
@@ -176,11 +176,7 @@ fn sign(path: &Path, key: &Path) -> Result<Output, CliError> {
             AdmitError::Refused(violations) => failed(format!(
                 "names {}, which is not admitted:\n{}",
                 draft.wasm_filename,
-                violations
-                    .iter()
-                    .map(ToString::to_string)
-                    .collect::<Vec<_>>()
-                    .join("\n")
+                listed(violations)
             )),
             AdmitError::Engine(_) | AdmitError::TooExpensive(_) | AdmitError::Host(_) => {
                 failed(error.to_string())

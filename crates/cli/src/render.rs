@@ -6,7 +6,7 @@ use evidenceos_kernel::holdout::MOST_CERTIFICATIONS;
 use evidenceos_proto as proto;
 use serde_json::{Value, json};
 
-use crate::output::{bits, facts, grouped};
+use crate::output::{bits, facts, grouped, value};
 
 /// A claim's state as one word.
 pub fn state(state: i32) -> String {
@@ -194,7 +194,7 @@ pub fn holdout_text(holdout: &proto::Holdout) -> String {
     }
     for warning in &holdout.warnings {
         text.push_str("\nwarning: ");
-        text.push_str(warning);
+        text.push_str(&value(warning));
     }
     text
 }

@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::{
     client::{Client, Connection},
     error::CliError,
-    output::Output,
+    output::{Output, value},
 };
 
 /// What can be asked of a server.
@@ -44,7 +44,7 @@ async fn info(client: &mut Client) -> Result<Output, CliError> {
         format!("you are    {} (tag {})", info.principal, info.owner_tag_hex),
     ];
     let warnings = info.warnings.iter();
-    lines.extend(warnings.map(|warning| format!("warning    {warning}")));
+    lines.extend(warnings.map(|warning| format!("warning    {}", value(warning))));
     Ok(Output::new(
         json!({
             "daemon_version": info.daemon_version,

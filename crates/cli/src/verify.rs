@@ -17,7 +17,7 @@ use serde_json::Value;
 use crate::{
     entries::{StoredLog, trace_path, traced_claims},
     error::CliError,
-    output::Output,
+    output::{Output, listed, value},
 };
 
 mod said;
@@ -95,9 +95,10 @@ impl VerifyArgs {
         for (path, receipt) in &read_decisions {
             let verified = verify_decision(receipt, &trust).map_err(|failure| {
                 CliError::Failed(format!(
-                    "{}: the {} check failed: {failure}",
+                    "{}: the {} check failed: {}",
                     path.display(),
-                    failure.check()
+                    failure.check(),
+                    value(&failure.to_string())
                 ))
             })?;
             said.decision(path, &verified);
@@ -144,16 +145,12 @@ impl VerifyArgs {
             let file = trace_path(dir.unwrap_or(Path::new("")), &claim.to_hex());
             std::fs::read(&file).map_err(CliError::file(&file))
         })?;
-        let findings: Vec<String> = audited
-            .findings()
-            .map(|finding| format!("  {finding}"))
-            .collect();
+        let findings = listed(audited.findings());
         if findings.is_empty() {
             Ok(audited)
         } else {
             Err(CliError::Failed(format!(
-                "what was opened does not hold:\n{}",
-                findings.join("\n")
+                "what was opened does not hold:\n{findings}"
             )))
         }
     }
@@ -187,9 +184,10 @@ pub fn verify_file(path: &Path, key: &VerifierKey) -> Result<Verified, CliError>
 
 fn failed(path: &Path, failure: &evidenceos_verify::Failure) -> CliError {
     CliError::Failed(format!(
-        "{}: the {} check failed: {failure}",
+        "{}: the {} check failed: {}",
         path.display(),
-        failure.check()
+        failure.check(),
+        value(&failure.to_string())
     ))
 }
 
@@ -210,9 +208,10 @@ fn read_either(path: &Path) -> Result<Either, CliError> {
         .map(Either::Decision)
         .map_err(|failure| {
             CliError::Failed(format!(
-                "{}: the {} check failed: {failure}",
+                "{}: the {} check failed: {}",
                 path.display(),
-                failure.check()
+                failure.check(),
+                value(&failure.to_string())
             ))
         })
 }
@@ -271,21 +270,16 @@ fn check_log<'l>(
         trust.open(note.as_bytes())?;
         Ok(trust)
     });
-    let findings: Vec<String> = report
-        .findings
-        .iter()
-        .map(|finding| format!("\n  {finding}"))
-        .collect();
+    let findings = listed(&report.findings);
     let trust = trust.map_err(|error| {
         CliError::Failed(format!(
-            "the log's checkpoint: {error}{}",
-            findings.concat()
+            "the log's checkpoint: {}\n{findings}",
+            value(&error.to_string())
         ))
     })?;
     if !report.is_sound() {
         return Err(CliError::Failed(format!(
-            "the log does not hold:{}",
-            findings.concat()
+            "the log does not hold:\n{findings}"
         )));
     }
     Ok(CheckedLog {

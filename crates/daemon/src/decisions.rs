@@ -24,7 +24,7 @@ use evidenceos_driver::{Answer, Call, Failure, ReplyTo, mailbox::Mailbox};
 use evidenceos_kernel::{
     command::{Caller, Command, NewDecisions, Request},
     decision::{DecisionBatch, DecisionId, DecisionRecord, MAX_BATCH},
-    id::Digest,
+    id::{Digest, OwnerTag},
 };
 use evidenceos_store::{decisions, reader::Readers};
 use evidenceos_tlog::{Hash, leaf_hash, small::root_of};
@@ -82,6 +82,8 @@ struct Shared {
 
 struct Queue {
     waiting: VecDeque<Waiting>,
+    /// The owners of the batch that is being committed, which is just before what waits.
+    under_way: Vec<OwnerTag>,
     /// How many of them somebody waits for.
     awaited: usize,
     /// The next decision's number.
@@ -108,6 +110,21 @@ impl Recorder {
             self.shared.unrecorded.fetch_add(1, Ordering::Relaxed);
         }
         noted
+    }
+
+    /// Notes a decision that must not go without a record: it waits only if too many do already.
+    ///
+    /// # Errors
+    /// As [`Recorder::note_durably`].
+    pub async fn note_or_wait(
+        &self,
+        patience: Duration,
+        record: DecisionRecord,
+    ) -> Result<Noted, NotNoted> {
+        match self.shared.push(record.clone(), None) {
+            Err(NotNoted::Full) => self.note_durably(patience, record).await,
+            noted => noted,
+        }
     }
 
     /// Notes a decision and waits until it is durable.
@@ -139,13 +156,14 @@ impl Recorder {
         self.shared.lock().waiting.len()
     }
 
-    /// Whether a decision of this start has been numbered, and may not be in the log yet.
+    /// Whether a decision of this start waits for its batch to be committed; of one owner, or of
+    /// any. Another owner's looks like one that does not exist.
+    ///
+    /// Ask before looking into the store: what is committed in between is then found there.
     #[must_use]
-    pub fn is_pending(&self, id: DecisionId) -> bool {
-        let queue = self.shared.lock();
-        let first = queue.next.0 - queue.waiting.len() as u64;
-        // What a batch under way has is not in the queue any more.
-        (first.saturating_sub(MAX_BATCH as u64)..queue.next.0).contains(&id.0)
+    pub fn is_pending(&self, id: DecisionId, owner: Option<OwnerTag>) -> bool {
+        let found = self.shared.lock().owner_of(id);
+        found.is_some_and(|found| owner.is_none_or(|owner| owner == found))
     }
 }
 
@@ -238,6 +256,7 @@ impl Shared {
     fn put_back(&self, batch: Vec<Waiting>) {
         let mut queue = self.lock();
         queue.awaited += batch.iter().filter(|one| one.durable.is_some()).count();
+        queue.under_way.clear();
         for waiting in batch.into_iter().rev() {
             queue.waiting.push_front(waiting);
         }
@@ -257,8 +276,22 @@ impl Queue {
         let count = self.waiting.len().min(MAX_BATCH);
         let batch: Vec<Waiting> = self.waiting.drain(..count).collect();
         self.awaited -= batch.iter().filter(|one| one.durable.is_some()).count();
+        self.under_way = batch.iter().map(|one| one.record.owner).collect();
         self.oldest = (!self.waiting.is_empty()).then(Instant::now);
         (first, batch)
+    }
+
+    fn owner_of(&self, id: DecisionId) -> Option<OwnerTag> {
+        let first_waiting = self.next.0 - self.waiting.len() as u64;
+        let first = first_waiting - self.under_way.len() as u64;
+        let position = usize::try_from(id.0.checked_sub(first)?).ok()?;
+        match self.under_way.get(position) {
+            Some(owner) => Some(*owner),
+            None => {
+                let waiting = self.waiting.get(position - self.under_way.len())?;
+                Some(waiting.record.owner)
+            }
+        }
     }
 }
 
@@ -290,6 +323,7 @@ impl Following {
         let shared = Arc::new(Shared {
             queue: Mutex::new(Queue {
                 waiting: VecDeque::new(),
+                under_way: Vec::new(),
                 awaited: 0,
                 next: DecisionId::first_of(epoch),
                 oldest: None,
@@ -372,6 +406,7 @@ impl Writing {
         };
         match self.ask(Command::RecordDecisions(Box::new(new))) {
             Ok(_) => {
+                self.shared.lock().under_way.clear();
                 if std::mem::take(&mut self.failing) {
                     tracing::info!("decisions are recorded again");
                 }
@@ -443,5 +478,103 @@ impl ReplyTo for Reply {
 
     fn is_gone(&self) -> bool {
         false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use evidenceos_kernel::decision::Gate;
+
+    use super::*;
+
+    /// A recorder whose decisions nobody hands to a writer.
+    fn without_writer() -> Recorder {
+        Recorder {
+            shared: Arc::new(Shared {
+                queue: Mutex::new(Queue {
+                    waiting: VecDeque::new(),
+                    under_way: Vec::new(),
+                    awaited: 0,
+                    next: DecisionId::first_of(1),
+                    oldest: None,
+                    open: true,
+                }),
+                filled: Condvar::new(),
+                secret: [0; 32],
+                unrecorded: AtomicU64::new(0),
+            }),
+        }
+    }
+
+    fn record(owner: u8) -> DecisionRecord {
+        DecisionRecord {
+            id: DecisionId::default(),
+            gate: Gate::Preflight,
+            decided_unix_ms: 0,
+            owner: OwnerTag([owner; 16]),
+            tool_name: "t".to_owned(),
+            params_hash: Digest([0; 32]),
+            session_hash: None,
+            agent_hash: None,
+            decision: "ALLOW".to_owned(),
+            reason: "PROBE_CLEAN".to_owned(),
+            policies: Digest([0; 32]),
+            policy: None,
+            output_hash: None,
+            reply_receipt: None,
+            preflight_receipt: None,
+            salt: Default::default(),
+        }
+    }
+
+    #[test]
+    fn a_decision_that_waits_is_its_owners_alone() {
+        let recorder = without_writer();
+        let owners: Vec<u8> = (0..=255).cycle().take(MAX_BATCH + 10).collect();
+        let ids: Vec<DecisionId> = owners
+            .iter()
+            .map(|owner| recorder.note(record(*owner)).expect("room").id)
+            .collect();
+        let is_theirs = || {
+            for (id, owner) in ids.iter().zip(&owners) {
+                let of = |owner: u8| recorder.is_pending(*id, Some(OwnerTag([owner; 16])));
+                assert!(of(*owner) && !of(owner.wrapping_add(1)), "{id}");
+                assert!(recorder.is_pending(*id, None), "an auditor's too");
+            }
+        };
+        is_theirs();
+        // While a batch is being committed, and when it comes back.
+        let (_, batch) = recorder.shared.lock().take();
+        is_theirs();
+        recorder.shared.put_back(batch);
+        is_theirs();
+        for never in [0, ids[0].0 - 1, ids[0].0 + owners.len() as u64, u64::MAX] {
+            assert!(!recorder.is_pending(DecisionId(never), None), "{never}");
+        }
+    }
+
+    #[test]
+    fn a_full_queue_lets_go_only_what_may_go_without_a_record() {
+        let recorder = without_writer();
+        for _ in 0..QUEUE_LAZY {
+            recorder.note(record(1)).expect("room");
+        }
+        assert_eq!(recorder.note(record(1)), Err(NotNoted::Full));
+        assert_eq!(recorder.unrecorded(), 1);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .expect("a runtime");
+        runtime.block_on(async {
+            // Nobody commits it, so that it is no record: its caller stops the call.
+            let waited = recorder.note_or_wait(Duration::ZERO, record(1)).await;
+            assert_eq!(waited, Err(NotNoted::NotDurable));
+        });
+        assert_eq!(recorder.waiting(), QUEUE_LAZY + 1);
+        assert_eq!(
+            recorder.unrecorded(),
+            1,
+            "it was not answered as a decision"
+        );
     }
 }

@@ -294,6 +294,13 @@ impl Catalog {
         }
     }
 
+    /// Whether the labels of any holdout are public.
+    fn has_opened(&self) -> bool {
+        let holdouts = self.holdouts.read().unwrap_or_else(PoisonError::into_inner);
+        let mut all = holdouts.by_id.values();
+        all.any(|holdout| holdout.status == HoldoutStatus::Opened)
+    }
+
     fn by_id(&self, id: HoldoutId) -> Option<Arc<Holdout>> {
         let holdouts = self.holdouts.read().unwrap_or_else(PoisonError::into_inner);
         holdouts.by_id.get(&id).cloned()

@@ -3,6 +3,7 @@
 //! Health routes need no name and say nothing that is secret. Every other path needs a caller who
 //! is known, also one that does not exist: who is nobody learns nothing about what there is.
 
+mod host;
 mod unread;
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
@@ -202,6 +203,7 @@ fn service(
 + use<> {
     let peer = connection.peer().clone();
     let service = tower::service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
+        let names_its_host = host::is_named(&request);
         let (mut request, unread) = unread::watch(request);
         request.extensions_mut().insert(peer.clone());
         preflight::normal_path(&mut request);
@@ -215,9 +217,13 @@ fn service(
             request_id = id.as_ref().and_then(|id| id.to_str().ok()),
         );
         trace::follow(&span, request.headers());
-        let answered = routes.clone().oneshot(request).instrument(span.clone());
+        let answered = names_its_host.then(|| routes.clone().oneshot(request));
+        let answered = answered.map(|answered| answered.instrument(span.clone()));
         async move {
-            let mut response = answered.await?;
+            let mut response = match answered {
+                Some(answered) => answered.await?,
+                None => host::refusal(),
+            };
             unread.read().await;
             span.record("http.response.status_code", response.status().as_u16());
             if let Some(id) = id {

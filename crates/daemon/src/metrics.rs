@@ -2,7 +2,7 @@
 //!
 //! Values are read when they are asked for, from counters and rows that the parts keep anyway;
 //! nothing here is on the way of a call but a counter or an observation. Labels come from closed
-//! sets, or are the names of holdouts, which operators give; of these so many are shown.
+//! sets, or are the first 8 hex digits of holdouts' ids; of these so many are shown.
 //!
 //! What is counted here is in this file; `kept`, `ports`, `served` and `process` read the rest.
 

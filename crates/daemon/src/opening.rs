@@ -56,6 +56,7 @@ use crate::{
     config::{Anchoring, Config, KeySource, guests_a_principal},
     decisions,
     grpc::{Catalog, ClaimProbes, Edge, Rekeying},
+    guarded,
     holdout_keys::{HoldoutKeyError, KeyShelf},
     in_force::{self, Stating},
     keys::{self, InMemory, Keys, LogKeyError, LogKeys, NewKey},
@@ -114,6 +115,7 @@ pub fn open(
 ) -> Result<Opened, StartError> {
     let directory = config.data_dir.as_path();
     prepare_directory(directory)?;
+    warn(guarded::must_be_closed(config)?);
     let lock = DirectoryLock::take(directory)?;
     failpoint::pass(Point::StartupLocked);
     open_locked(config, metrics, runtime, lock)
@@ -155,6 +157,9 @@ fn open_locked(
     let first_start = head.is_none();
     let anchor_state = Arc::new(anchors::State::default());
     metrics.keeps(Arc::clone(&done), Arc::clone(&anchor_state));
+    warn(guarded::anchors_must_be_closed(
+        facts.anchors.as_deref().unwrap_or_default(),
+    )?);
     let anchors = Anchors::new(config, &facts, runtime, Arc::clone(&anchor_state))?;
     if config.anchors == Anchoring::Off {
         tracing::warn!(
@@ -524,6 +529,12 @@ fn kms(config: &Config) -> Result<Option<(Kms, Option<String>)>, LogKeyError> {
             let kms = Kms::new(keys.settings.clone())?;
             Ok(Some((kms, keys.holdout_key.clone())))
         }
+    }
+}
+
+fn warn(warnings: Vec<String>) {
+    for warning in warnings {
+        tracing::warn!("{warning}");
     }
 }
 

@@ -120,6 +120,14 @@ impl Policies {
         self.digest
     }
 
+    /// Ids of oracles that another set does not have.
+    #[must_use]
+    pub fn missing_in(&self, other: &Self) -> Vec<&str> {
+        let ids = self.oracles.iter().map(|oracle| &*oracle.id);
+        ids.filter(|id| other.oracles.iter().all(|oracle| &*oracle.id != *id))
+            .collect()
+    }
+
     fn say(&self) {
         if !self.oracles.is_empty() {
             let ids: Vec<&str> = self.oracles.iter().map(|oracle| &*oracle.id).collect();
@@ -184,6 +192,13 @@ pub fn read_again(
     let now = in_force.load_full();
     if loaded.digest == now.digest {
         return Ok(now);
+    }
+    let gone = now.missing_in(&loaded);
+    if !gone.is_empty() {
+        tracing::warn!(
+            oracles = gone.join(" "),
+            "policies that are in force are not in the directory any more, and end with this reload"
+        );
     }
     loaded.say();
     Ok(Arc::new(loaded))

@@ -1,11 +1,13 @@
 //! The gate for agents: HTTP routes that are asked before and after a tool call.
 //!
-//! - `wire` has the bodies, `parse` reads requests, `judge` decides, `limits` bounds.
+//! - `wire` has the bodies, `parse` reads requests, `risk` knows tools by their names, `judge`
+//!   decides, `limits` bounds.
 //! - `calls` is the way of one request: who calls, how often, what is asked, what is decided,
 //!   what is recorded. `receipts` shows a decision with its proof. `openapi` describes it all.
 //!
 //! Invariants: a caller is known before anything of the body is looked at; whatever cannot be
-//! decided or recorded reads as a stop, but for tools that can do no harm; a decision that stops
+//! decided or recorded reads as a stop, but for tools that can do no harm while no policy is in
+//! force; a call beyond its rate is always denied; a decision that stops
 //! something is in the log before it is answered, or is answered with a status that says that it
 //! is not.
 
@@ -15,6 +17,7 @@ mod limits;
 mod openapi;
 mod parse;
 mod receipts;
+mod risk;
 mod wire;
 
 use std::{
@@ -40,8 +43,8 @@ use tokio::sync::{Semaphore, watch};
 
 pub use self::limits::Probes;
 use self::{
-    judge::Risk,
     limits::Rates,
+    risk::Risk,
     wire::{Admission, Answer, Decision, OutputVerdict, ReasonCode, ToolDecision},
 };
 use crate::{
@@ -102,10 +105,7 @@ impl Api {
         Ok(Self {
             gate,
             needs_certificate,
-            risk: Risk {
-                high: config.high_risk_tools.clone(),
-                fail_open_for_low: config.fail_open_for_low_risk,
-            },
+            risk: Risk::new(&config.high_risk_tools, config.fail_open_for_low_risk),
             rates: Rates::new(config.rate_limit, config.global_rate_limit),
             probes: Probes::of_tool_calls(config.probe_tool_calls)?,
             config: config.clone(),
@@ -223,7 +223,7 @@ pub fn routes(front: Front) -> Router {
         (status = 401, description = "UNAUTHORIZED", body = ToolDecision),
         (status = 408, description = "The body did not come in time", body = ToolDecision),
         (status = 413, description = "The body is too large", body = ToolDecision),
-        (status = 429, description = "RATE_LIMITED; see Retry-After", body = ToolDecision),
+        (status = 429, description = "RATE_LIMITED, always with DENY; see Retry-After", body = ToolDecision),
         (status = 503, description = "UNAVAILABLE: the decision could not be recorded, or the daemon starts or stops", body = ToolDecision),
     )
 )]

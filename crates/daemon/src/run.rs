@@ -11,6 +11,7 @@ use crate::{
     control,
     http::Condition,
     server::{self, Running},
+    terminal,
     trace::Tracing,
     upkeep,
 };
@@ -84,7 +85,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Asked::Healthcheck { data_dir } => healthcheck(&data_dir),
         Asked::Reload { data_dir } => match control::reload(&data_dir) {
             Ok(()) => {
-                println!("certificates, roles, secrets, keys and policies were read again");
+                terminal::say("certificates, roles, secrets, keys and policies were read again");
                 ExitCode::SUCCESS
             }
             Err(error) => failed(&error),
@@ -104,14 +105,14 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 fn bad_config(error: &config::ConfigError) -> ExitCode {
     for problem in &error.0 {
-        eprintln!("evidenceos-daemon: {problem}");
+        terminal::complain(&problem);
     }
     ExitCode::from(BAD_CONFIG)
 }
 
 fn show(layers: &Layers) -> ExitCode {
     for line in layers.shown() {
-        println!("{line}");
+        terminal::say(&line);
     }
     ExitCode::SUCCESS
 }
@@ -119,11 +120,11 @@ fn show(layers: &Layers) -> ExitCode {
 fn healthcheck(data_dir: &Path) -> ExitCode {
     match control::condition(data_dir) {
         Ok(Condition::Serving) => {
-            println!("serving");
+            terminal::say("serving");
             ExitCode::SUCCESS
         }
         Ok(condition) => {
-            println!("not serving: {condition:?}");
+            terminal::say(&format!("not serving: {condition:?}"));
             ExitCode::FAILURE
         }
         Err(error) => failed(&error),
@@ -131,7 +132,7 @@ fn healthcheck(data_dir: &Path) -> ExitCode {
 }
 
 fn failed(error: &dyn std::fmt::Display) -> ExitCode {
-    eprintln!("evidenceos-daemon: {error}");
+    terminal::complain(&error);
     ExitCode::FAILURE
 }
 
@@ -153,11 +154,11 @@ fn look_after_accounts(what: &AccountsCommand) -> ExitCode {
     };
     match done {
         Ok(lines) => {
-            lines.iter().for_each(|line| println!("{line}"));
+            lines.iter().for_each(|line| terminal::say(line));
             ExitCode::SUCCESS
         }
         Err(error) => {
-            eprintln!("evidenceos-daemon: {error}");
+            terminal::complain(&error);
             ExitCode::FAILURE
         }
     }
@@ -166,12 +167,12 @@ fn look_after_accounts(what: &AccountsCommand) -> ExitCode {
 fn check(config: &Config) -> ExitCode {
     let checked = config::check(config);
     for warning in &checked.warnings {
-        println!("warning: {warning}");
+        terminal::say(&format!("warning: {warning}"));
     }
     if !checked.problems.is_empty() {
         return bad_config(&config::ConfigError(checked.problems));
     }
-    println!(
+    terminal::say(&format!(
         "fine: gRPC on {}{}, {}",
         config.listeners.grpc,
         if config.listeners.tls.is_some() {
@@ -184,7 +185,7 @@ fn check(config: &Config) -> ExitCode {
         } else {
             "callers must say who they are"
         }
-    );
+    ));
     ExitCode::SUCCESS
 }
 
@@ -196,7 +197,7 @@ fn begin(config: Config) -> ExitCode {
     {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("evidenceos-daemon: cannot start: {error}");
+            terminal::complain(&format_args!("cannot start: {error}"));
             return ExitCode::FAILURE;
         }
     };
@@ -204,7 +205,7 @@ fn begin(config: Config) -> ExitCode {
         let tracing = match Tracing::start(&config) {
             Ok(tracing) => tracing,
             Err(error) => {
-                eprintln!("evidenceos-daemon: {error}");
+                terminal::complain(&error);
                 return ExitCode::from(BAD_CONFIG);
             }
         };
@@ -239,19 +240,19 @@ async fn serve(config: Config) -> ExitCode {
     let mut signals = match Signals::new() {
         Ok(signals) => signals,
         Err(error) => {
-            eprintln!("evidenceos-daemon: cannot wait for signals: {error}");
+            terminal::complain(&format_args!("cannot wait for signals: {error}"));
             return ExitCode::FAILURE;
         }
     };
     let mut running = match server::start(config).await {
         Ok(running) => running,
         Err(error) => {
-            eprintln!("evidenceos-daemon: {error}");
+            terminal::complain(&error);
             return ExitCode::FAILURE;
         }
     };
     let held = running.is_held();
-    println!(
+    terminal::say(&format!(
         "EvidenceOS {} {} on {} over {}{}{}. Log key: {}",
         env!("CARGO_PKG_VERSION"),
         if development {
@@ -272,7 +273,7 @@ async fn serve(config: Config) -> ExitCode {
             ""
         },
         running.log_vkey(),
-    );
+    ));
     tell_supervisor(&[NotifyState::Ready]);
     until_told_to_stop(&mut running, &mut signals).await;
     tell_supervisor(&[NotifyState::Stopping]);
@@ -283,7 +284,7 @@ async fn serve(config: Config) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(fatal) => {
             // What the store holds is found out by the next start and by nobody else.
-            eprintln!("evidenceos-daemon: {fatal}");
+            terminal::complain(&fatal);
             std::process::abort();
         }
     }

@@ -11,9 +11,16 @@
 //! of a backup open in SQLite while its file is read here.
 
 use std::{
-    fs::{self, File},
+    collections::BTreeSet,
+    fs::{self, DirBuilder, File, OpenOptions, Permissions},
     io::{self, Read, Write as _},
-    path::{Component, Path, PathBuf},
+    os::{
+        fd::OwnedFd,
+        unix::fs::{
+            DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
+        },
+    },
+    path::Path,
     sync::Arc,
 };
 
@@ -25,6 +32,7 @@ use crate::{
     StoreError,
     blobs::{self, Blobs, sync_directory},
     facts::{self, Restored},
+    guard,
     lock::DirectoryLock,
     log::Integrator,
     reader::Readers,
@@ -132,10 +140,13 @@ pub type Report<'r> = dyn FnMut(Progress) -> Result<(), StoreError> + 'r;
 /// Makes or takes the empty directory that a backup goes into.
 ///
 /// # Errors
-/// Where there is something in it already, or it cannot be made.
+/// Where there is something in it already, or it cannot be made or closed to others.
 pub fn prepare(destination: &Path) -> Result<(), StoreError> {
     match fs::read_dir(destination) {
-        Ok(entries) => must_be_empty(destination, entries),
+        Ok(entries) => {
+            must_be_empty(destination, entries)?;
+            guard::close(destination)
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             make_private(destination)?;
             sync_parent(destination)
@@ -156,7 +167,7 @@ fn must_be_empty(directory: &Path, entries: fs::ReadDir) -> Result<(), StoreErro
         if name == "keys" && is_empty_directory(&entry.path()) {
             continue;
         }
-        if !NOT_OURS.iter().any(|not_ours| name == *not_ours) {
+        if !is_not_ours(&name) {
             return Err(StoreError::Unusable(format!(
                 "{} is not empty ({} is in it); name a directory that is, or that does not exist yet",
                 directory.display(),
@@ -168,8 +179,7 @@ fn must_be_empty(directory: &Path, entries: fs::ReadDir) -> Result<(), StoreErro
 }
 
 fn make_private(directory: &Path) -> Result<(), StoreError> {
-    use std::os::unix::fs::DirBuilderExt as _;
-    fs::DirBuilder::new()
+    DirBuilder::new()
         .mode(0o700)
         .create(directory)
         .map_err(StoreError::io("create", directory))
@@ -265,7 +275,10 @@ pub fn complete(
         .unwrap_or_else(|error| unreachable!("a manifest is plain data: {error}"));
     json.push(b'\n');
     failpoint::pass(Point::BackupManifest);
-    blobs::write_durably(&destination.join(MANIFEST), &json)?;
+    let path = destination.join(MANIFEST);
+    blobs::write_durably(&path, &json)?;
+    fs::set_permissions(&path, Permissions::from_mode(0o600))
+        .map_err(StoreError::io("close to others", &path))?;
     sync_parent(destination)?;
     Ok(manifest)
 }
@@ -366,7 +379,9 @@ fn seal_files(destination: &Path, report: &mut Report<'_>) -> Result<Vec<FileRec
     for relative in files {
         let path = destination.join(&relative);
         let mut file = File::open(&path).map_err(StoreError::io("open", &path))?;
-        file.sync_all().map_err(StoreError::io("sync", &path))?;
+        file.set_permissions(Permissions::from_mode(0o600))
+            .and_then(|()| file.sync_all())
+            .map_err(StoreError::io("sync", &path))?;
         let (bytes, sha256) = hash(&mut file, &path, &mut io::sink(), &mut |read| {
             done += read;
             report(Progress {
@@ -384,7 +399,12 @@ fn seal_files(destination: &Path, report: &mut Report<'_>) -> Result<Vec<FileRec
     Ok(records)
 }
 
-/// Every regular file below a directory, by its relative path; syncs the directories.
+fn is_not_ours(name: &std::ffi::OsStr) -> bool {
+    NOT_OURS.iter().any(|not_ours| name == *not_ours)
+}
+
+/// Every regular file below a directory, by its relative path; closes the directories in it to
+/// others, and syncs them.
 fn walk(root: &Path, relative: &Path, files: &mut Vec<String>) -> Result<(), StoreError> {
     let directory = root.join(relative);
     let failed = || StoreError::io("list", &directory);
@@ -393,10 +413,11 @@ fn walk(root: &Path, relative: &Path, files: &mut Vec<String>) -> Result<(), Sto
         let below = relative.join(entry.file_name());
         let kind = entry.file_type().map_err(failed())?;
         if kind.is_dir() {
-            if !NOT_OURS.iter().any(|name| entry.file_name() == *name) {
+            if !is_not_ours(&entry.file_name()) {
+                guard::close(&entry.path())?;
                 walk(root, &below, files)?;
             }
-        } else {
+        } else if !is_not_ours(&entry.file_name()) {
             files.push(below.to_str().map(str::to_owned).ok_or_else(|| {
                 StoreError::Unusable(format!("{} is no name of ours", below.display()))
             })?);
@@ -436,13 +457,16 @@ fn hash(
 /// Where there is none, which is how an unfinished backup looks, or it is not ours.
 pub fn manifest(backup: &Path) -> Result<Manifest, StoreError> {
     let path = backup.join(MANIFEST);
-    let text = fs::read(&path).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => StoreError::Unusable(format!(
+    if !path.exists() {
+        return Err(StoreError::Unusable(format!(
             "{} is missing: this is no backup, or one that was not finished; take another",
             path.display()
-        )),
-        _ => StoreError::io("read", &path)(error),
-    })?;
+        )));
+    }
+    let mut text = Vec::new();
+    open_plain(backup, MANIFEST)?
+        .read_to_end(&mut text)
+        .map_err(StoreError::io("read", &path))?;
     let manifest: Manifest = serde_json::from_slice(&text).map_err(|error| {
         StoreError::Unusable(format!(
             "{} is damaged ({error}); take another backup",
@@ -466,6 +490,7 @@ pub fn manifest(backup: &Path) -> Result<Manifest, StoreError> {
 pub fn check(backup: &Path, report: &mut Report<'_>) -> Result<Manifest, StoreError> {
     let manifest = manifest(backup)?;
     must_have_the_database(backup, &manifest)?;
+    must_list_a_backup(backup, &manifest)?;
     read_all(backup, &manifest, report, &mut |_| Ok(Box::new(io::sink())))?;
     Ok(manifest)
 }
@@ -481,6 +506,85 @@ fn must_have_the_database(backup: &Path, manifest: &Manifest) -> Result<(), Stor
     )))
 }
 
+/// Nothing is brought back that a backup never has: no secrets, no policies, no accounts.
+fn must_list_a_backup(backup: &Path, manifest: &Manifest) -> Result<(), StoreError> {
+    let mut seen = BTreeSet::new();
+    let wrong = manifest
+        .files
+        .iter()
+        .map(|file| file.path.as_str())
+        .find(|path| !is_of_a_backup(path) || !seen.insert(*path));
+    match wrong {
+        None => Ok(()),
+        Some(path) => Err(StoreError::Unusable(format!(
+            "{} lists {path:?}, which is no file of a backup, or twice; nothing was restored. Take another backup; bring keys/, secrets/ and policies back by hand",
+            backup.join(MANIFEST).display()
+        ))),
+    }
+}
+
+/// Whether a backup can have a file with this path: the database, blobs, the log's files; and what
+/// earlier releases listed if it was there before.
+fn is_of_a_backup(path: &str) -> bool {
+    let is_hex = |text: &str| {
+        text.bytes()
+            .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+    };
+    let is_name = |name: &&str| {
+        !name.starts_with('.')
+            && (1..=64).contains(&name.len())
+            && name
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+    };
+    let parts: Vec<&str> = path.split('/').collect();
+    match parts.as_slice() {
+        [name] => *name == schema::DATABASE || is_not_ours(name.as_ref()),
+        ["blobs", first, rest] => {
+            first.len() == 2 && rest.len() == 62 && is_hex(&[*first, *rest].concat())
+        }
+        ["log", names @ ..] => (1..=12).contains(&names.len()) && names.iter().all(is_name),
+        _ => false,
+    }
+}
+
+/// Opens a file of a backup: a plain one, with no link on the way to it below the backup.
+fn open_plain(backup: &Path, relative: &str) -> Result<File, StoreError> {
+    use rustix::{
+        fs::{Mode, OFlags},
+        io::Errno,
+    };
+    let path = backup.join(relative);
+    let must_be = |what: &str| {
+        StoreError::Unusable(format!(
+            "{} is {what}, and a backup has plain files only; nothing was restored. Copy the backup with `cp -rL`, if you know where it leads",
+            path.display()
+        ))
+    };
+    let failed = |errno: Errno| match errno {
+        Errno::LOOP | Errno::NOTDIR => must_be("a symbolic link, or below one"),
+        errno => StoreError::io("open", &path)(errno.into()),
+    };
+    let directory = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let mut at: OwnedFd = rustix::fs::open(backup, directory, Mode::empty()).map_err(failed)?;
+    let (above, name) = relative.rsplit_once('/').unwrap_or(("", relative));
+    for part in above.split('/').filter(|part| !part.is_empty()) {
+        let flags = directory | OFlags::NOFOLLOW;
+        at = rustix::fs::openat(&at, part, flags, Mode::empty()).map_err(failed)?;
+    }
+    // Without NONBLOCK a pipe in the place of a file would hold us for ever.
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = File::from(rustix::fs::openat(&at, name, flags, Mode::empty()).map_err(failed)?);
+    let metadata = file.metadata().map_err(StoreError::io("inspect", &path))?;
+    if !metadata.is_file() {
+        return Err(must_be("no regular file"));
+    }
+    if metadata.nlink() > 1 {
+        return Err(must_be("a hard link: another name leads to it too"));
+    }
+    Ok(file)
+}
+
 type Target = Box<dyn io::Write>;
 
 fn read_all(
@@ -491,9 +595,10 @@ fn read_all(
 ) -> Result<(), StoreError> {
     let total = manifest.files.iter().map(|file| file.bytes).sum();
     let mut done = 0;
-    for record in &manifest.files {
-        let path = inside(backup, &record.path)?;
-        let mut file = File::open(&path).map_err(StoreError::io("open", &path))?;
+    let ours = |record: &&FileRecord| !is_not_ours(record.path.as_ref());
+    for record in manifest.files.iter().filter(ours) {
+        let path = backup.join(&record.path);
+        let mut file = open_plain(backup, &record.path)?;
         let mut to = target(record)?;
         let (bytes, sha256) = hash(&mut file, &path, &mut to, &mut |read| {
             done += read;
@@ -512,21 +617,6 @@ fn read_all(
         }
     }
     Ok(())
-}
-
-/// A listed path, which must stay inside the directory.
-fn inside(directory: &Path, relative: &str) -> Result<PathBuf, StoreError> {
-    let path = Path::new(relative);
-    let plain = !relative.is_empty()
-        && path
-            .components()
-            .all(|part| matches!(part, Component::Normal(_)));
-    if plain {
-        return Ok(directory.join(path));
-    }
-    Err(StoreError::Unusable(format!(
-        "{MANIFEST} lists {relative:?}, which is no file of a backup; nothing was restored"
-    )))
 }
 
 /// A file that is synced when it is flushed.
@@ -607,11 +697,20 @@ pub fn restore(
             schema::DATABASE => HALF_RESTORED,
             path => path,
         };
-        let path = inside(data_directory, name)?;
+        let path = data_directory.join(name);
         if let Some(parent) = path.parent() {
-            fs::create_dir_all(parent).map_err(StoreError::io("create", parent))?;
+            DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(parent)
+                .map_err(StoreError::io("create", parent))?;
         }
-        let file = File::create_new(&path).map_err(StoreError::io("create", &path))?;
+        let file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)
+            .map_err(StoreError::io("create", &path))?;
         Ok(Box::new(Durable(file)))
     })?;
     mark_as_restored(&data_directory.join(HALF_RESTORED), &manifest)?;

@@ -7,7 +7,10 @@
 //! Layout of `records`, for each: its length as u16 big-endian, then its fields, a third of what the
 //! canonical bytes take; those are made again from them.
 
-use evidenceos_kernel::decision::{DecisionBatch, DecisionId, DecisionRecord};
+use evidenceos_kernel::{
+    decision::{DecisionBatch, DecisionId, DecisionRecord},
+    id::OwnerTag,
+};
 use evidenceos_tlog::{Hash, leaf_hash, small::root_of};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
@@ -42,12 +45,26 @@ fn unpack(mut packed: &[u8]) -> Option<Vec<&[u8]>> {
 
 /// The canonical bytes of a record as a row keeps it.
 fn canonical(kept: &[u8]) -> Option<Vec<u8>> {
-    // Earlier builds kept the canonical bytes. A record's first field is a number above 127.
-    if kept.first() == Some(&b'{') {
+    if is_canonical(kept) {
         return Some(kept.to_vec());
     }
     let record: DecisionRecord = postcard::from_bytes(kept).ok()?;
     Some(record.to_bytes())
+}
+
+/// Earlier builds kept the canonical bytes. A record's first field is a number above 127.
+fn is_canonical(kept: &[u8]) -> bool {
+    kept.first() == Some(&b'{')
+}
+
+/// The owner of a record as a row keeps it.
+fn owner_of(kept: &[u8]) -> Option<OwnerTag> {
+    let record = if is_canonical(kept) {
+        DecisionRecord::parse(kept).ok()?
+    } else {
+        postcard::from_bytes(kept).ok()?
+    };
+    Some(record.owner)
 }
 
 /// A decision, and the batch in which the log has it.
@@ -86,14 +103,16 @@ pub(crate) fn write(connection: &Connection, batch: &Batch) -> rusqlite::Result<
     Ok(())
 }
 
-/// A decision by number; none where it was never recorded, or is not kept any longer.
+/// A decision by number, of one owner or of any; none if it was never recorded, or is not kept any
+/// longer. The owner is looked at before anything is verified, so that another owner's takes no
+/// longer than a number that was never given.
 pub(crate) fn find(
     connection: &Connection,
     id: DecisionId,
+    owner: Option<OwnerTag>,
 ) -> Result<Option<FoundDecision>, StoreError> {
-    let Ok(number) = i64::try_from(id.0) else {
-        return Ok(None);
-    };
+    // A number that no row can have is looked for like any other.
+    let number = i64::try_from(id.0).unwrap_or(i64::MAX);
     let row: Option<(i64, i64, Vec<u8>)> = connection
         .prepare_cached(
             "SELECT first, idx, records FROM decisions WHERE first <= ?1 ORDER BY first DESC LIMIT 1",
@@ -105,21 +124,27 @@ pub(crate) fn find(
     let Some((first, index, records)) = row else {
         return Ok(None);
     };
-    let entry: Option<Vec<u8>> = connection
-        .prepare_cached("SELECT bytes FROM entries WHERE idx = ?1")?
-        .query_row([index], |row| row.get(0))
-        .optional()?;
     let damaged = |what| StoreError::Damaged {
         table: "decisions",
         key: DecisionId(first as u64).to_string(),
         what,
     };
+    let position = (number - first) as usize;
+    let unpacked = unpack(&records).ok_or_else(|| damaged(BROKEN_OFF))?;
+    let Some(kept) = unpacked.get(position) else {
+        return Ok(None);
+    };
+    let of = owner_of(kept).ok_or_else(|| damaged(NO_RECORD))?;
+    if owner.is_some_and(|owner| owner != of) {
+        return Ok(None);
+    }
+    let entry: Option<Vec<u8>> = connection
+        .prepare_cached("SELECT bytes FROM entries WHERE idx = ?1")?
+        .query_row([index], |row| row.get(0))
+        .optional()?;
     let entry = entry.ok_or_else(|| damaged("its entry in the log is missing"))?;
     let leaves = check(first as u64, &records, &entry).map_err(damaged)?;
-    let position = (number - first) as usize;
-    let unpacked = unpack(&records).unwrap_or_default();
-    let record = unpacked.get(position).and_then(|record| canonical(record));
-    Ok(record.map(|record| FoundDecision {
+    Ok(canonical(kept).map(|record| FoundDecision {
         record,
         position: position as u32,
         leaves,
@@ -128,16 +153,19 @@ pub(crate) fn find(
     }))
 }
 
+const BROKEN_OFF: &str = "it ends in the middle of a record";
+const NO_RECORD: &str = "it has something that is no record";
+
 /// The leaves of a row that is what its entry says.
 pub(crate) fn check(first: u64, records: &[u8], entry: &[u8]) -> Result<Vec<Hash>, &'static str> {
     let (batch, _) =
         DecisionBatch::parse_entry(entry).map_err(|_| "its entry in the log is another one")?;
-    let records = unpack(records).ok_or("it ends in the middle of a record")?;
+    let records = unpack(records).ok_or(BROKEN_OFF)?;
     let leaves: Vec<Hash> = records
         .iter()
         .map(|record| canonical(record).map(|bytes| leaf_hash(&bytes)))
         .collect::<Option<_>>()
-        .ok_or("it has something that is no record")?;
+        .ok_or(NO_RECORD)?;
     if batch.first.0 == first
         && batch.count as usize == leaves.len()
         && batch.root.0 == root_of(&leaves).0
@@ -165,10 +193,7 @@ pub(crate) fn recorded_before(
 
 #[cfg(test)]
 mod tests {
-    use evidenceos_kernel::{
-        decision::Gate,
-        id::{Digest, OwnerTag},
-    };
+    use evidenceos_kernel::{decision::Gate, id::Digest};
 
     use super::*;
 

@@ -21,6 +21,7 @@ pub mod blobs;
 pub mod decisions;
 pub mod facts;
 pub mod fsck;
+pub mod guard;
 pub mod lock;
 pub mod log;
 pub mod memory;

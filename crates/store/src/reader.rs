@@ -95,23 +95,55 @@ impl Readers {
     /// # Errors
     /// As every method here: where the store cannot be read, or a row is damaged.
     pub fn claim(&self, id: &ClaimId) -> Result<Option<Claim>, StoreError> {
-        self.with(|connection| sqlite::read_claim(connection, id))
+        self.with(|connection| sqlite::read_claim(connection, id, None))
     }
 
-    /// A claim with its log entry, where it has settled: what a fetch needs, in one look at the
-    /// database.
+    /// A claim by id, of one owner or of any. The row of another owner's claim is not read, so
+    /// that it takes no longer than one that does not exist, however large it is.
+    ///
+    /// # Errors
+    /// See [`Readers::claim`].
+    pub fn claim_of(
+        &self,
+        id: &ClaimId,
+        owner: Option<OwnerTag>,
+    ) -> Result<Option<Claim>, StoreError> {
+        self.with(|connection| sqlite::read_claim(connection, id, owner))
+    }
+
+    /// Whether there is a claim with this id; of one owner, or of any. Its row is not read.
+    ///
+    /// # Errors
+    /// See [`Readers::claim`].
+    pub fn has_claim(&self, id: &ClaimId, owner: Option<OwnerTag>) -> Result<bool, StoreError> {
+        self.with(|connection| {
+            let found = connection
+                .prepare_cached(
+                    "SELECT 1 FROM claims WHERE claim_id = ?1 AND (?2 IS NULL OR owner = ?2)",
+                )?
+                .exists(params![
+                    id.as_bytes(),
+                    owner.as_ref().map(OwnerTag::as_bytes)
+                ])?;
+            Ok(found)
+        })
+    }
+
+    /// A claim as by [`Readers::claim_of`], with its log entry if it has settled: what a fetch
+    /// needs, in one look at the database.
     ///
     /// # Errors
     /// See [`Readers::claim`].
     pub fn claim_and_entry(
         &self,
         id: &ClaimId,
+        owner: Option<OwnerTag>,
     ) -> Result<Option<(Claim, Option<Entry>)>, StoreError> {
         self.with(|connection| {
             // Two statements in one transaction take the database's locks once. It ends with its
             // guard, however the read ends: one left open would keep the WAL from being reused.
             let transaction = connection.unchecked_transaction()?;
-            read_claim_and_entry(&transaction, id)
+            read_claim_and_entry(&transaction, id, owner)
         })
     }
 
@@ -131,14 +163,18 @@ impl Readers {
         })
     }
 
-    /// A decision about a tool call, by number.
+    /// A decision about a tool call, by number; of one owner, or of any.
     ///
     /// # Errors
     /// See [`Readers::claim`].
-    pub fn decision(&self, id: DecisionId) -> Result<Option<FoundDecision>, StoreError> {
+    pub fn decision(
+        &self,
+        id: DecisionId,
+        owner: Option<OwnerTag>,
+    ) -> Result<Option<FoundDecision>, StoreError> {
         self.with(|connection| {
             let transaction = connection.unchecked_transaction()?;
-            decisions::find(&transaction, id)
+            decisions::find(&transaction, id, owner)
         })
     }
 
@@ -454,8 +490,9 @@ fn each_account_row(
 fn read_claim_and_entry(
     connection: &Connection,
     id: &ClaimId,
+    owner: Option<OwnerTag>,
 ) -> Result<Option<(Claim, Option<Entry>)>, StoreError> {
-    let Some(claim) = sqlite::read_claim(connection, id)? else {
+    let Some(claim) = sqlite::read_claim(connection, id, owner)? else {
         return Ok(None);
     };
     let entry = match &claim.settlement {

@@ -414,7 +414,7 @@ impl SqliteStore {
 
 impl Store for SqliteStore {
     fn claim(&mut self, id: &ClaimId) -> Result<Option<Claim>, StoreError> {
-        read_claim(&*self.reading()?, id)
+        read_claim(&*self.reading()?, id, None)
     }
 
     fn pool(
@@ -934,10 +934,17 @@ fn write_journal(
 pub(crate) fn read_claim(
     connection: &Connection,
     id: &ClaimId,
+    owner: Option<OwnerTag>,
 ) -> Result<Option<Claim>, StoreError> {
+    // The owner stands before the row: of another owner's claim nothing else is read.
     let bytes: Option<Vec<u8>> = connection
-        .prepare_cached("SELECT row FROM claims WHERE claim_id = ?1")?
-        .query_row([id.as_bytes()], |row| row.get(0))
+        .prepare_cached(
+            "SELECT row FROM claims WHERE claim_id = ?1 AND (?2 IS NULL OR owner = ?2)",
+        )?
+        .query_row(
+            params![id.as_bytes(), owner.as_ref().map(OwnerTag::as_bytes)],
+            |row| row.get(0),
+        )
         .optional()?;
     bytes
         .map(|bytes| row::decode("claims", id, &bytes))

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use crate::{
-    output::{Output, bits, facts, grouped, table},
+    output::{Output, bits, facts, grouped, table, value},
     render::decimal,
 };
 
@@ -45,7 +45,7 @@ impl Said {
                 "\n  This claim was certified or settled as shown, and revoked on {} (entry {}): {}",
                 date(revoked.unix_ms),
                 revoked.index,
-                revoked.reason
+                value(&revoked.reason)
             ));
             self.is_wanting = true;
         }
@@ -337,7 +337,8 @@ fn event_text(report: &LogReport, event: &Event) -> String {
             origin,
             because,
         } => format!(
-            "RESTARTED: the end of the log {old_origin} was lost, and it went on as {origin}; the operator says why: {because}"
+            "RESTARTED: the end of the log {old_origin} was lost, and it went on as {origin}; the operator says why: {}",
+            value(because)
         ),
         Event::Charged {
             holdout,
@@ -352,7 +353,8 @@ fn event_text(report: &LogReport, event: &Event) -> String {
             format!("all that was left of holdout {} was charged", name(holdout))
         }
         Event::Continued { because } => format!(
-            "CONTINUED: the operator states that nothing was signed elsewhere since the entry before; they say why: {because}"
+            "CONTINUED: the operator states that nothing was signed elsewhere since the entry before; they say why: {}",
+            value(because)
         ),
         Event::Compared { holdout, agrees } => {
             let result = if *agrees { "agree" } else { "do not agree" };
@@ -362,7 +364,7 @@ fn event_text(report: &LogReport, event: &Event) -> String {
             )
         }
         Event::Withdrawn { holdout, reason } => {
-            format!("holdout {} was WITHDRAWN: {reason}", name(holdout))
+            format!("holdout {} was WITHDRAWN: {}", name(holdout), value(reason))
         }
         Event::BudgetsChanged { holdout } => {
             format!("the budgets of holdout {} changed", name(holdout))

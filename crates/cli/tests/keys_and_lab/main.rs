@@ -5,3 +5,4 @@ mod keys;
 mod lab;
 mod place;
 mod policy;
+mod terminal;

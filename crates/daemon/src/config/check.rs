@@ -1,12 +1,10 @@
 //! What can be said of a configuration without serving: `config check`.
 
-use std::{os::unix::fs::MetadataExt as _, path::Path};
-
 use evidenceos_access::Tls;
 use evidenceos_keys::Ring;
 
 use super::{Config, KeySource};
-use crate::policies::Policies;
+use crate::{guarded, policies::Policies};
 
 /// What was found.
 #[derive(Debug, Default)]
@@ -22,6 +20,10 @@ pub struct Checked {
 #[must_use]
 pub fn check(config: &Config) -> Checked {
     let mut checked = Checked::default();
+    match guarded::must_be_closed(config) {
+        Ok(warnings) => checked.warnings.extend(warnings),
+        Err(error) => checked.problems.push(error.to_string()),
+    }
     if let Some(tls) = &config.listeners.tls {
         let loaded = Tls::load(
             tls.files.clone(),
@@ -63,7 +65,6 @@ pub fn check(config: &Config) -> Checked {
             Ok(_) => {}
             Err(error) => checked.problems.push(error.to_string()),
         }
-        checked.warnings.extend(above(&keys));
     } else if !config.generate_key && matches!(config.keys, KeySource::Files(_)) {
         checked.problems.push(format!(
             "{} is missing, and with TLS and authentication on no key is made; see `evidenceos keys --help`",
@@ -71,28 +72,4 @@ pub fn check(config: &Config) -> Checked {
         ));
     }
     checked
-}
-
-/// Directories above the keys in which others could put another directory in their place.
-fn above(keys: &Path) -> Vec<String> {
-    let Ok(keys) = keys.canonicalize() else {
-        return Vec::new();
-    };
-    const STICKY: u32 = 0o1000;
-    keys.ancestors()
-        .skip(1)
-        .filter_map(|directory| {
-            let metadata = directory.metadata().ok()?;
-            let mode = metadata.mode();
-            let others_can = mode & 0o022 != 0 && mode & STICKY == 0;
-            others_can.then(|| {
-                format!(
-                    "{} has mode {:04o}: whoever can write there can put other keys in the place of {}",
-                    directory.display(),
-                    mode & 0o7777,
-                    keys.display()
-                )
-            })
-        })
-        .collect()
 }

@@ -126,10 +126,10 @@ pub struct Settings {
     /// The same, in a file
     #[arg(long, env = "EVIDENCEOS_PREFLIGHT_REQUIRE_BEARER_TOKEN_FILE", value_name = "FILE", help_heading = "Preflight")]
     pub preflight_require_bearer_token_file: Option<PathBuf>,
-    /// Whether a tool that can do no harm is let through where nothing could be decided [default: true]
+    /// Let a tool that can do no harm through if a decision could not be recorded and no policy is in force [default: true]
     #[arg(long, env = "EVIDENCEOS_PREFLIGHT_FAIL_OPEN_FOR_LOW_RISK", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new(), value_name = "BOOL", help_heading = "Preflight")]
     pub preflight_fail_open_for_low_risk: Option<bool>,
-    /// Tools that can do harm, with commas between them [default: exec,shell.exec,fs.write,fs.delete_tree,email.send,payment.charge]
+    /// Tools that can do harm, with commas between them; only the letters and digits of a name count, in either case [default: exec,shell.exec,fs.write,fs.delete_tree,email.send,payment.charge]
     #[arg(long, env = "EVIDENCEOS_PREFLIGHT_HIGH_RISK_TOOLS", value_name = "TOOLS", help_heading = "Preflight")]
     pub preflight_high_risk_tools: Option<String>,
     /// Milliseconds that policies, and after them the disk, may take for a decision [default: 120]

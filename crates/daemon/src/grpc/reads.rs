@@ -7,7 +7,7 @@ use evidenceos_kernel::{
     claim::{Claim, Reason, Settlement},
     command::{Command, Reply},
     holdout::{Holdout, HoldoutStatus},
-    id::{ClaimId, Digest},
+    id::{ClaimId, Digest, OwnerTag},
     record::Capsule,
     refusal::{Refusal, Role},
 };
@@ -58,9 +58,8 @@ impl Edge {
     /// A claim that the caller may read; another's looks like none.
     fn readable(&self, principal: &Principal, id: ClaimId) -> Result<Claim, Status> {
         self.readers
-            .claim(&id)
+            .claim_of(&id, readable_of(principal))
             .map_err(|error| internal(&error))?
-            .filter(|claim| principal.caller.may_read(claim))
             .ok_or_else(|| refused(&Refusal::UnknownClaim(id)))
     }
 
@@ -69,9 +68,8 @@ impl Edge {
         let id = parse::claim_id(id)?;
         let (claim, entry) = self
             .readers
-            .claim_and_entry(&id)
+            .claim_and_entry(&id, readable_of(principal))
             .map_err(|error| internal(&error))?
-            .filter(|(claim, _)| principal.caller.may_read(claim))
             .ok_or_else(|| refused(&Refusal::UnknownClaim(id)))?;
         let Some(settlement) = claim.settlement else {
             let state = claim.state;
@@ -459,9 +457,11 @@ impl Edge {
     ) -> Result<Vec<u8>, Status> {
         let id = parse::claim_id(&request.claim_id)?;
         let unknown = || refused(&Refusal::UnknownClaim(id));
+        // Another's claim is looked at only if its trace could be public.
+        let owner = readable_of(principal).filter(|_| !self.catalog.has_opened());
         let claim = self
             .readers
-            .claim(&id)
+            .claim_of(&id, owner)
             .map_err(|error| internal(&error))?
             .ok_or_else(unknown)?;
         if !principal.caller.may_read(&claim) && !self.is_opened(&claim)? {
@@ -513,7 +513,7 @@ impl Edge {
             let command = Command::OpenHoldout { holdout: fixed.id };
             let stamp = parse::stamp(metadata, principal, "OpenHoldout", request)?;
             match self.call(principal, stamp, command, None).await? {
-                Reply::Holdout(_) => {}
+                Reply::Holdout(holdout) => self.catalog.add(&holdout),
                 other => return Err(unexpected(&other)),
             }
         }
@@ -530,6 +530,12 @@ impl Edge {
     pub(super) fn find_holdout(&self, name: &str) -> Result<Arc<Holdout>, Status> {
         self.catalog.find(name)
     }
+}
+
+/// The owner whose claims a caller may read; none if it may read all.
+fn readable_of(principal: &Principal) -> Option<OwnerTag> {
+    let caller = &principal.caller;
+    (!caller.auditor && !caller.operator).then_some(caller.tag)
 }
 
 fn hashes(path: &[Hash]) -> Vec<Bytes> {

@@ -34,6 +34,27 @@ const NO_SESSION: &str = "no-session";
 
 type Refused<T> = Answer<T>;
 
+/// How much depends on a decision's record.
+#[derive(Clone, Copy)]
+enum Care {
+    /// The answer waits until it is durable.
+    Durable,
+    /// Without a record the answer is a stop.
+    Recorded,
+    /// The answer goes without one if too many wait.
+    Spare,
+}
+
+impl Care {
+    fn of(durable: bool, goes_on: bool) -> Self {
+        match (durable, goes_on) {
+            (true, _) => Self::Durable,
+            (false, false) => Self::Recorded,
+            (false, true) => Self::Spare,
+        }
+    }
+}
+
 impl Api {
     pub(super) async fn preflight(&self, request: Request) -> Answer<ToolDecision> {
         self.try_preflight(request)
@@ -64,7 +85,9 @@ impl Api {
             Unknown::Signature(misused) => self.misused(misused),
         })?;
         let request_id = parse::request_id(&headers).map_err(|wrong| self.invalid(wrong))?;
-        let limited = self.rates.take(&principal.caller.tag).err();
+        self.rates
+            .take(&principal.caller.tag)
+            .map_err(|wait| self.rate_limited(wait))?;
         let bytes =
             read(body, self.config.max_body_bytes)
                 .await
@@ -78,14 +101,9 @@ impl Api {
                     }
                     NoBody::Broken => self.malformed(StatusCode::BAD_REQUEST, "broken"),
                 })?;
-        let call = ToolCall::parse(&bytes, self.config.strict_hash);
-        if let Some(wait) = limited {
-            return Err(self.rate_limited(call.ok().as_ref(), wait));
-        }
-        let call = call.map_err(|wrong| self.invalid(wrong))?;
-        if self.risk.is_high(&call.tool_name)
-            && call.session_id.as_deref().is_none_or(str::is_empty)
-        {
+        let call = ToolCall::parse(&bytes, self.config.strict_hash)
+            .map_err(|wrong| self.invalid(wrong))?;
+        if self.risk.is_high(&call.tool_name) && is_blank(call.session_id.as_deref()) {
             self.metrics.preflight_failed("session_required");
             let detail = "a tool that can do harm is called within a session: send sessionId";
             let body = ToolDecision {
@@ -115,6 +133,9 @@ impl Api {
         let observed = self.observe(principal, session, &call.tool_name, &call.params_hash);
         let policies = self.policies.load_full();
         let policies_digest = policies.digest();
+        let goes_on = self
+            .risk
+            .lets_through(&call.tool_name, !policies.oracles().is_empty());
         let votes = self.votes(policies, call).await;
         let judged = self
             .risk
@@ -134,7 +155,7 @@ impl Api {
         let durable = self.must_be_durable(&call.tool_name, judged.decision.stops());
         let noted = self
             .note(
-                durable,
+                Care::of(durable, goes_on),
                 Draft {
                     policies: policies_digest,
                     ..Draft::preflight(principal, call, &judged)
@@ -147,20 +168,20 @@ impl Api {
                 body.receipt_hash = Some(noted.leaf.to_hex());
                 Answer::new(StatusCode::OK, body)
             }
-            Err(_) if !durable => Answer::new(StatusCode::OK, body),
-            Err(why) => self.unrecorded(&call.tool_name, judged.decision, why),
+            Err(_) if !durable && goes_on => Answer::new(StatusCode::OK, body),
+            Err(why) => self.unrecorded(goes_on, judged.decision, why),
         }
     }
 
-    /// What is answered where a decision had to be recorded and was not.
-    fn unrecorded(&self, tool: &str, decision: Decision, why: NotNoted) -> Answer<ToolDecision> {
+    /// What is answered if a decision had to be recorded and was not; `goes_on` says whether the
+    /// tool is let through then.
+    fn unrecorded(&self, goes_on: bool, decision: Decision, why: NotNoted) -> Answer<ToolDecision> {
         self.metrics.preflight_failed(match why {
             NotNoted::Full => "record_queue_full",
             NotNoted::Stopping => "stopping",
             NotNoted::NotDurable => "not_durable",
         });
-        let goes_on = matches!(decision, Decision::Allow | Decision::Downgrade);
-        if goes_on && self.risk.lets_through(tool) {
+        if goes_on && !decision.stops() {
             let body = ToolDecision::bare(Decision::Allow, ReasonCode::Unavailable);
             return Answer::new(StatusCode::OK, body);
         }
@@ -205,17 +226,11 @@ impl Api {
         Answer::new(status, body)
     }
 
-    /// One published client goes on after a `DOWNGRADE`, so that only says so where the tool would
-    /// be let through undecided.
-    fn rate_limited(&self, call: Option<&ToolCall>, wait: Duration) -> Refused<ToolDecision> {
+    /// Published clients carry a call out after `DOWNGRADE` without other parameters, so a call
+    /// that nothing was decided about is denied: to call faster must not be a way past a policy.
+    fn rate_limited(&self, wait: Duration) -> Refused<ToolDecision> {
         self.metrics.preflight_failed("rate_limited");
-        let lets_through = call.is_some_and(|call| self.risk.lets_through(&call.tool_name));
-        let decision = if lets_through {
-            Decision::Downgrade
-        } else {
-            Decision::Deny
-        };
-        let body = ToolDecision::bare(decision, ReasonCode::RateLimited);
+        let body = ToolDecision::bare(Decision::Deny, ReasonCode::RateLimited);
         Answer::new(StatusCode::TOO_MANY_REQUESTS, body).retry_after(whole_seconds(wait))
     }
 
@@ -293,14 +308,13 @@ impl Api {
         }
     }
 
-    async fn note(&self, durable: bool, draft: Draft<'_>) -> Result<Noted, NotNoted> {
+    async fn note(&self, care: Care, draft: Draft<'_>) -> Result<Noted, NotNoted> {
         let record = draft.record(self.clock.now_unix_ms());
-        if durable {
-            self.recorder
-                .note_durably(self.config.timeout, record)
-                .await
-        } else {
-            self.recorder.note(record)
+        let patience = self.config.timeout;
+        match care {
+            Care::Durable => self.recorder.note_durably(patience, record).await,
+            Care::Recorded => self.recorder.note_or_wait(patience, record).await,
+            Care::Spare => self.recorder.note(record),
         }
     }
 }
@@ -388,9 +402,11 @@ impl Api {
         let receipt = called.receipt(&body);
         let durable = self.must_be_durable(&called.tool_name, decision.stops());
         let draft = Draft::postflight(principal, called, &body, receipt);
-        match self.note(durable, draft).await {
+        let has_policies = !self.policies.load().oracles().is_empty();
+        let goes_on = self.risk.lets_through(&called.tool_name, has_policies);
+        match self.note(Care::of(durable, goes_on), draft).await {
             Ok(noted) => body.decision_id = Some(noted.id.to_string()),
-            Err(_) if !durable => {}
+            Err(_) if !durable && goes_on => {}
             Err(_) => {
                 let answer = blocked(StatusCode::SERVICE_UNAVAILABLE, "unavailable");
                 return answer.retry_after(SOON_S);
@@ -403,6 +419,11 @@ impl Api {
 
 fn blocked(status: StatusCode, reason: &'static str) -> Answer<OutputVerdict> {
     Answer::new(status, OutputVerdict::blocked(reason))
+}
+
+/// Whether no session is named.
+fn is_blank(session: Option<&str>) -> bool {
+    session.is_none_or(|session| session.trim().is_empty())
 }
 
 fn whole_seconds(wait: Duration) -> u64 {
@@ -442,7 +463,7 @@ impl Called {
             .digest("preflightReceiptHash")
             .map_err(|_| "invalid_preflight_receipt_hash")?;
         let session_id = body.name("sessionId").map_err(|_| "invalid_session_id")?;
-        if is_high_risk(&tool_name) && session_id.as_deref().is_none_or(str::is_empty) {
+        if is_high_risk(&tool_name) && is_blank(session_id.as_deref()) {
             return Err("session_required");
         }
         let agent_id = body.text("agentId").map_err(|_| "invalid_json")?;
@@ -530,17 +551,18 @@ impl Api {
                 Some("the module cannot be checked".to_owned())
             });
         let draft = Draft::admission(&principal, module_hash, objection.is_none());
-        let noted = self.note(objection.is_some(), draft).await;
-        if let (Err(_), Some(_)) = (&noted, &objection) {
-            let answer = inadmissible(StatusCode::SERVICE_UNAVAILABLE, "it cannot be recorded");
-            return Err(answer.retry_after(SOON_S));
-        }
-        let noted = noted.ok();
+        let noted = self
+            .note(Care::of(objection.is_some(), false), draft)
+            .await
+            .map_err(|_not_noted| {
+                inadmissible(StatusCode::SERVICE_UNAVAILABLE, "it cannot be recorded")
+                    .retry_after(SOON_S)
+            })?;
         let body = Admission {
             admissible: objection.is_none(),
             reason: objection,
-            receipt_hash: noted.map(|noted| noted.leaf.to_hex()),
-            decision_id: noted.map(|noted| noted.id.to_string()),
+            receipt_hash: Some(noted.leaf.to_hex()),
+            decision_id: Some(noted.id.to_string()),
         };
         Ok(Answer::new(StatusCode::OK, body))
     }

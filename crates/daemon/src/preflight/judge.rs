@@ -1,12 +1,13 @@
 //! What a tool call is told: the detector's level, the tool's risk and the policies' votes, made
 //! one decision. Pure.
 
-use std::collections::BTreeSet;
-
 use evidenceos_kernel::probe::Level;
 use serde_json::{Map, Value, json};
 
-use super::wire::{Decision, OutputDecision, ReasonCode};
+use super::{
+    risk::Risk,
+    wire::{Decision, OutputDecision, ReasonCode},
+};
 
 /// What policies say of a tool call.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,7 +28,7 @@ pub enum Votes {
         /// Its code.
         code: u16,
     },
-    /// They took too long.
+    /// They took too long, or could not be asked.
     Late,
 }
 
@@ -55,26 +56,7 @@ impl Judgement {
     }
 }
 
-/// Which tools can do harm, and what is done where nothing can be decided.
-#[derive(Debug, Clone)]
-pub struct Risk {
-    /// Tools that can do harm.
-    pub high: BTreeSet<String>,
-    /// Whether the others are let through where nothing can be decided.
-    pub fail_open_for_low: bool,
-}
-
 impl Risk {
-    /// Whether a tool can do harm.
-    pub fn is_high(&self, tool: &str) -> bool {
-        self.high.contains(tool)
-    }
-
-    /// Whether a call of a tool goes on where nothing can be decided.
-    pub fn lets_through(&self, tool: &str) -> bool {
-        self.fail_open_for_low && !self.is_high(tool)
-    }
-
     /// Judges a call.
     pub fn judge(&self, tool: &str, level: Level, votes: Votes) -> Judgement {
         let probed = self.probed(tool, level);
@@ -90,11 +72,19 @@ impl Risk {
                 policy: Some((oracle, code)),
                 ..Judgement::new(Decision::RequireHuman, ReasonCode::PolicyDefer)
             },
-            Votes::Late if probed.decision == Decision::Allow && self.lets_through(tool) => {
-                Judgement::new(Decision::Allow, ReasonCode::Unavailable)
-            }
+            // Policies that have no vote stop every tool: to be late must not be a way past them.
             Votes::Late => Judgement::new(Decision::RequireHuman, ReasonCode::Unavailable),
         }
+    }
+
+    /// Parameters with which a tool does no harm, for the few that have such.
+    fn harmless(&self, tool: &str) -> Option<Map<String, Value>> {
+        if !self.is_shell(tool) {
+            return None;
+        }
+        json!({ "command": "", "dry_run": true })
+            .as_object()
+            .cloned()
     }
 
     fn probed(&self, tool: &str, level: Level) -> Judgement {
@@ -105,7 +95,7 @@ impl Risk {
             Level::Throttle if !self.is_high(tool) => {
                 Judgement::new(Decision::Downgrade, ReasonCode::ProbeThrottle)
             }
-            Level::Throttle => match harmless(tool) {
+            Level::Throttle => match self.harmless(tool) {
                 Some(params) => Judgement {
                     rewritten: Some(params),
                     ..Judgement::new(Decision::Downgrade, ReasonCode::ProbeThrottle)
@@ -114,16 +104,6 @@ impl Risk {
             },
         }
     }
-}
-
-/// Parameters with which a tool does no harm, for the few that have such.
-fn harmless(tool: &str) -> Option<Map<String, Value>> {
-    if !["exec", "shell.exec"].contains(&tool) {
-        return None;
-    }
-    json!({ "command": "", "dry_run": true })
-        .as_object()
-        .cloned()
 }
 
 /// What is to become of an output, and the word for it.
@@ -144,11 +124,8 @@ pub fn judge_output(level: Level, too_long: bool) -> (OutputDecision, Option<&'s
 mod tests {
     use super::*;
 
-    fn risk(fail_open_for_low: bool) -> Risk {
-        Risk {
-            high: ["exec", "fs.write"].map(str::to_owned).into(),
-            fail_open_for_low,
-        }
+    fn risk() -> Risk {
+        Risk::new(["exec", "fs.write"], true)
     }
 
     fn reject() -> Votes {
@@ -214,7 +191,34 @@ mod tests {
             ),
             ("search", L::Freeze, defer(), D::Deny, R::ProbeFreeze),
             ("fs.write", L::Throttle, defer(), D::Deny, R::UnsafeRewrite),
-            ("search", L::Clean, Votes::Late, D::Allow, R::Unavailable),
+            (
+                "search",
+                L::Clean,
+                Votes::Late,
+                D::RequireHuman,
+                R::Unavailable,
+            ),
+            (
+                "search",
+                L::Escalate,
+                Votes::Late,
+                D::RequireHuman,
+                R::Unavailable,
+            ),
+            (
+                "EXEC ",
+                L::Throttle,
+                Votes::Pass,
+                D::Downgrade,
+                R::ProbeThrottle,
+            ),
+            (
+                "Fs.Write",
+                L::Throttle,
+                Votes::Pass,
+                D::Deny,
+                R::UnsafeRewrite,
+            ),
             (
                 "search",
                 L::Throttle,
@@ -231,7 +235,7 @@ mod tests {
             ),
             ("search", L::Freeze, Votes::Late, D::Deny, R::ProbeFreeze),
         ] {
-            let judged = risk(true).judge(tool, level, votes.clone());
+            let judged = risk().judge(tool, level, votes.clone());
             assert_eq!(
                 (judged.decision, judged.reason),
                 (decision, reason),
@@ -241,17 +245,13 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_let_through_undecided_where_that_is_not_wanted() {
-        let judged = risk(false).judge("search", Level::Clean, Votes::Late);
-        assert_eq!(judged.decision, Decision::RequireHuman);
-    }
-
-    #[test]
     fn only_a_shell_has_a_harmless_form() {
-        let shell = risk(true).judge("exec", Level::Throttle, Votes::Pass);
-        let rewritten = serde_json::to_string(&shell.rewritten).expect("JSON");
-        assert_eq!(rewritten, r#"{"command":"","dry_run":true}"#);
-        let search = risk(true).judge("search", Level::Throttle, Votes::Pass);
+        for name in ["exec", "EXEC", " exec "] {
+            let shell = risk().judge(name, Level::Throttle, Votes::Pass);
+            let rewritten = serde_json::to_string(&shell.rewritten).expect("JSON");
+            assert_eq!(rewritten, r#"{"command":"","dry_run":true}"#, "{name:?}");
+        }
+        let search = risk().judge("search", Level::Throttle, Votes::Pass);
         assert_eq!(search.rewritten, None);
     }
 

@@ -15,8 +15,8 @@ use super::Front;
 #[serde(rename_all = "camelCase")]
 #[allow(dead_code, reason = "a description; `parse` reads the body")]
 pub(super) struct PreflightRequest {
-    /// Which tool; printable ASCII.
-    #[schema(min_length = 1, max_length = 128, pattern = "^[ -~]+$")]
+    /// Which tool; printable ASCII, not spaces alone.
+    #[schema(min_length = 1, max_length = 128, pattern = "^[ -~]*[!-~][ -~]*$")]
     tool_name: String,
     /// With what.
     #[schema(value_type = Object)]
@@ -46,8 +46,8 @@ pub(super) enum CallStatus {
 #[serde(rename_all = "camelCase")]
 #[allow(dead_code, reason = "a description; `calls` reads the body")]
 pub(super) struct PostflightRequest {
-    /// Which tool; printable ASCII.
-    #[schema(min_length = 1, max_length = 128, pattern = "^[ -~]+$")]
+    /// Which tool; printable ASCII, not spaces alone.
+    #[schema(min_length = 1, max_length = 128, pattern = "^[ -~]*[!-~][ -~]*$")]
     tool_name: String,
     /// SHA-256 of the parameters, as the preflight answered it.
     #[schema(pattern = "^[0-9a-fA-F]{64}$")]

@@ -265,10 +265,10 @@ fn params_hash_of(body: &mut Body) -> Result<Option<HexDigest>, Malformed> {
     }
 }
 
-/// The tool's name: 1–128 bytes of printable ASCII.
+/// The tool's name: 1–128 bytes of printable ASCII, and not spaces alone.
 pub fn tool_name(body: &mut Body) -> Result<String, Malformed> {
     let name = body.name("toolName")?.ok_or(Malformed::Schema)?;
-    if name.is_empty() {
+    if name.trim().is_empty() {
         return Err(Malformed::InvalidLength);
     }
     Ok(name)

@@ -8,7 +8,7 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse as _, Response},
 };
-use evidenceos_kernel::decision::{DecisionId, DecisionReceipt, DecisionRecord, RECEIPT_FORMAT};
+use evidenceos_kernel::decision::{DecisionId, DecisionReceipt, RECEIPT_FORMAT};
 use evidenceos_store::decisions::FoundDecision;
 use evidenceos_tlog::{Hash, leaf_hash, small::path_in};
 use serde_json::json;
@@ -51,8 +51,13 @@ pub(super) async fn receipt(
     let Some(id) = DecisionId::from_hex(&decision_id) else {
         return not_found(NO_DECISION);
     };
+    // Auditors see all. For everybody else the same reads find nothing of another's as find nothing
+    // of a number that was never given.
+    let owner = (!principal.roles.auditor).then_some(principal.caller.tag);
+    // Before the store is read: what is committed in between is found there.
+    let is_pending = api.recorder.is_pending(id, owner);
     let readers = std::sync::Arc::clone(&api.readers);
-    let found = tokio::task::spawn_blocking(move || readers.decision(id)).await;
+    let found = tokio::task::spawn_blocking(move || readers.decision(id, owner)).await;
     let found = match found {
         Ok(Ok(found)) => found,
         Ok(Err(error)) => {
@@ -64,21 +69,11 @@ pub(super) async fn receipt(
             return unavailable(UNREADABLE);
         }
     };
-    let Some(found) = found else {
-        return if api.recorder.is_pending(id) {
-            pending()
-        } else {
-            not_found(NO_DECISION)
-        };
+    let found = match found {
+        Some(found) => found,
+        None if is_pending => return pending(),
+        None => return not_found(NO_DECISION),
     };
-    match DecisionRecord::parse(&found.record) {
-        Ok(record) if record.owner == principal.caller.tag || principal.roles.auditor => {}
-        Ok(_) => return not_found(NO_DECISION),
-        Err(error) => {
-            tracing::error!(%error, "a decision's record is damaged");
-            return unavailable(UNREADABLE);
-        }
-    }
     // What an anchor is just being told of is shown in a moment.
     let mut released = api.released.subscribe();
     let covered = released.wait_for(|size| *size > found.index);

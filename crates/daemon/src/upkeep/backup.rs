@@ -14,7 +14,7 @@ use evidenceos_store::{
     lock::DirectoryLock,
 };
 
-use crate::{control, server::unix_ms};
+use crate::{control, server::unix_ms, terminal};
 
 const SOFTWARE: &str = concat!("evidenceosd/", env!("CARGO_PKG_VERSION"));
 
@@ -172,7 +172,7 @@ impl Shown {
 
     fn follow(&mut self, progress: &Progress) {
         if self.as_json {
-            println!("{}", serde_json::json!({ "progress": progress }));
+            terminal::say(&serde_json::json!({ "progress": progress }).to_string());
         } else if self.in_place {
             if self.stage.replace(progress.stage) != Some(progress.stage) {
                 eprintln!();
@@ -198,18 +198,18 @@ impl Shown {
         }
         match ended {
             Ok(manifest) if self.as_json => {
-                println!("{}", serde_json::json!({ "done": manifest }));
+                terminal::say(&serde_json::json!({ "done": manifest }).to_string());
                 ExitCode::SUCCESS
             }
             Ok(manifest) => {
-                println!("{}", say(&manifest));
+                terminal::say(&say(&manifest));
                 ExitCode::SUCCESS
             }
             Err(error) => {
                 if self.as_json {
-                    println!("{}", serde_json::json!({ "failed": error.to_string() }));
+                    terminal::say(&serde_json::json!({ "failed": error.to_string() }).to_string());
                 }
-                eprintln!("evidenceos-daemon: {error}");
+                terminal::complain(&error);
                 ExitCode::FAILURE
             }
         }

@@ -9,7 +9,10 @@ use evidenceos_store::{
     lock::DirectoryLock,
 };
 
-use crate::config::{Config, KeySource};
+use crate::{
+    config::{Config, KeySource},
+    terminal,
+};
 
 /// Exit status where something is wrong.
 const FINDINGS: u8 = 1;
@@ -112,21 +115,21 @@ pub fn run(config: &Config, as_json: bool) -> ExitCode {
         Ok(report) => report,
         Err(error) => {
             if as_json {
-                println!("{}", serde_json::json!({ "failed": error.to_string() }));
+                terminal::say(&serde_json::json!({ "failed": error.to_string() }).to_string());
             }
-            eprintln!("evidenceos-daemon: {error}");
+            terminal::complain(&error);
             return ExitCode::from(NOT_EXAMINED);
         }
     };
     if as_json {
-        println!(
+        terminal::say(&format!(
             "{}",
             serde_json::json!({
                 "clean": report.is_clean(),
                 "checks": report.checks,
                 "findings": report.findings,
             })
-        );
+        ));
     } else {
         show(&report);
     }
@@ -140,12 +143,18 @@ pub fn run(config: &Config, as_json: bool) -> ExitCode {
 fn show(report: &Report) {
     for checked in &report.checks {
         match checked.findings {
-            0 => println!("{:20} {:>10}  ok", checked.check, checked.looked_at),
-            n => println!("{:20} {:>10}  {n} wrong", checked.check, checked.looked_at),
+            0 => terminal::say(&format!(
+                "{:20} {:>10}  ok",
+                checked.check, checked.looked_at
+            )),
+            n => terminal::say(&format!(
+                "{:20} {:>10}  {n} wrong",
+                checked.check, checked.looked_at
+            )),
         }
         for finding in &report.findings {
             if finding.check == checked.check {
-                println!("  {finding}");
+                terminal::say(&format!("  {}", terminal::line(&finding.to_string())));
             }
         }
     }

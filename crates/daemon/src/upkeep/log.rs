@@ -39,6 +39,7 @@ use crate::{
     opening::{append_unsigned, former_origins, note_backup},
     own_work::{self, OwnWork, Told},
     server::{StartError, unix_ms},
+    terminal,
 };
 
 /// Entries in a bundle.
@@ -729,19 +730,19 @@ fn with_runtime<T>(work: impl FnOnce(&Handle) -> Result<T, StartError>) -> Resul
 pub fn run_recover(config: &Config, from: &str) -> std::process::ExitCode {
     match with_runtime(|runtime| recover(config, from, runtime)) {
         Ok(recovered) => {
-            println!(
+            terminal::say(&format!(
                 "recovered {} entries: the log has {} with root {}, as {from}. What they charged to holdouts is charged.",
                 recovered.entries, recovered.size, recovered.root
-            );
-            println!(
+            ));
+            terminal::say(&format!(
                 "Not in a log, and so not recovered: accounts (grants and burned credit since), traces, and {} claims whose capsules came back and whose owners find them by entry only.",
                 recovered.unknown_claims
-            );
+            ));
             if !recovered.lost_holdouts.is_empty() {
-                println!(
+                terminal::say(&format!(
                     "Lost with their items: {}. Do not register the same labels again: what leaked about them is not known here.",
                     recovered.lost_holdouts.join(", ")
-                );
+                ));
             }
             warn(&recovered.warnings);
             std::process::ExitCode::SUCCESS
@@ -760,15 +761,15 @@ pub fn run_restart(
 ) -> std::process::ExitCode {
     match with_runtime(|runtime| restart(config, origin, because, charged, runtime)) {
         Ok(restarted) => {
-            println!(
+            terminal::say(&format!(
                 "the log is {} from here on, with {} entries; {} runs under way were aborted at their worst case. Give verifiers its key: {}",
                 restarted.origin, restarted.size, restarted.aborted, restarted.vkey
-            );
+            ));
             for (name, charged) in &restarted.charged {
-                println!("  holdout {name}: {}", charge_text(charged));
+                terminal::say(&format!("  holdout {name}: {}", charge_text(charged)));
             }
-            println!(
-                "Every holdout whose charge was not stated takes no more claims: register fresh items. The published copy under the old name stays as it is."
+            terminal::say(
+                "Every holdout whose charge was not stated takes no more claims: register fresh items. The published copy under the old name stays as it is.",
             );
             warn(&restarted.warnings);
             std::process::ExitCode::SUCCESS
@@ -795,12 +796,12 @@ fn charge_text(charged: &HoldoutCharged) -> String {
 pub fn run_continue(config: &Config, because: &str) -> std::process::ExitCode {
     match with_runtime(|runtime| carry_on(config, because, runtime)) {
         Ok(continued) => {
-            println!(
+            terminal::say(&format!(
                 "the log {} states that nothing was signed elsewhere since its {} entries, and has {} now; start the daemon",
                 continued.origin,
                 continued.size - 1,
                 continued.size
-            );
+            ));
             warn(&continued.warnings);
             std::process::ExitCode::SUCCESS
         }
@@ -810,12 +811,12 @@ pub fn run_continue(config: &Config, because: &str) -> std::process::ExitCode {
 
 fn warn(warnings: &[String]) {
     for warning in warnings {
-        eprintln!("evidenceos-daemon: {warning}");
+        terminal::complain(&warning);
     }
 }
 
 fn failed(error: &StartError) -> std::process::ExitCode {
-    eprintln!("evidenceos-daemon: {error}");
+    terminal::complain(&error);
     std::process::ExitCode::FAILURE
 }
 

@@ -1,8 +1,6 @@
 //! The gate for agents from outside: what is answered, what is refused, and that it is evidence.
 
-use std::{
-    collections::BTreeMap, net::SocketAddr, os::unix::fs::PermissionsExt as _, time::Duration,
-};
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use evidenceos_daemon::{
     Running,
@@ -19,19 +17,19 @@ use crate::{
     secure::{Answer, Home, get, post},
 };
 
-const PREFLIGHT: &str = "/v1/preflight_tool_call";
-const POSTFLIGHT: &str = "/v1/postflight_tool_call";
-const ID: &str = "x-request-id: r-1\r\n";
+pub const PREFLIGHT: &str = "/v1/preflight_tool_call";
+pub const POSTFLIGHT: &str = "/v1/postflight_tool_call";
+pub const ID: &str = "x-request-id: r-1\r\n";
 
-fn http(running: &Running) -> SocketAddr {
+pub fn http(running: &Running) -> SocketAddr {
     running.http_address().expect("on")
 }
 
-fn parsed(answer: &Answer) -> Value {
+pub fn parsed(answer: &Answer) -> Value {
     serde_json::from_str(&answer.body).unwrap_or_else(|error| panic!("{error}: {}", answer.body))
 }
 
-async fn ask(running: &Running, headers: &str, body: &Value) -> (u16, Value) {
+pub async fn ask(running: &Running, headers: &str, body: &Value) -> (u16, Value) {
     let headers = format!("{ID}{headers}");
     let answer = post(
         http(running),
@@ -43,13 +41,13 @@ async fn ask(running: &Running, headers: &str, body: &Value) -> (u16, Value) {
     (answer.status, parsed(&answer))
 }
 
-fn call(tool: &str, session: &str, n: u64) -> Value {
+pub fn call(tool: &str, session: &str, n: u64) -> Value {
     json!({ "toolName": tool, "params": { "n": n }, "sessionId": session })
 }
 
 /// No limit of calls a second, and time to record on the slowest machine: tests are as fast as they
 /// can be, and depend on no clock.
-fn unlimited(home: &Home) -> Settings {
+pub fn unlimited(home: &Home) -> Settings {
     Settings {
         preflight_rate_limit_rps: Some("off".to_owned()),
         preflight_timeout_ms: Some(120_000),
@@ -174,17 +172,33 @@ fn what_is_malformed_is_refused_in_a_constant_shape() {
                 assert!(answer.head.contains("x-request-id: r-1"), "{}", answer.head);
             }
         }
-        let session = post(
-            http(&running),
-            PREFLIGHT,
-            ID,
-            br#"{"toolName":"exec","params":{},"sessionId":""}"#,
-        )
-        .await;
-        assert_eq!(
-            (session.status, parsed(&session)["reasonCode"].clone()),
-            (400, json!("SESSION_REQUIRED"))
-        );
+        for tool in ["exec", "EXEC", "exec ", " Exec", "shell_exec", "exec()"] {
+            for session in ["", "  "] {
+                let body = json!({ "toolName": tool, "params": {}, "sessionId": session });
+                let (status, refused) = ask(&running, "", &body).await;
+                assert_eq!(
+                    (status, &refused["decision"], &refused["reasonCode"]),
+                    (400, &json!("DENY"), &json!("SESSION_REQUIRED")),
+                    "{tool:?} {session:?}"
+                );
+            }
+        }
+        for tool in [
+            "",
+            " ",
+            "exec\n",
+            "exec\u{0}",
+            "\u{ff45}xec",
+            "ex\u{200b}ec",
+        ] {
+            let body = json!({ "toolName": tool, "params": {}, "sessionId": "s" });
+            let (status, refused) = ask(&running, "", &body).await;
+            assert_eq!(
+                (status, refused.to_string().as_str()),
+                (400, invalid),
+                "{tool:?}"
+            );
+        }
         // The published client's second name of the header, and its second slash.
         let alias = "x-evidenceos-request-id: r-1\r\n";
         let answer = post(
@@ -373,46 +387,6 @@ fn a_refusal_over_http2_does_not_reset_the_stream_of_a_small_body() {
             }
         }
         running.stop().await.expect("stops");
-    });
-}
-
-#[test]
-fn a_limit_of_calls_a_second_never_reads_as_permission_to_do_harm() {
-    block_on(async {
-        let home = Home::new();
-        let settings = Settings {
-            preflight_rate_limit_rps: Some("1".to_owned()),
-            ..unlimited(&home)
-        };
-        let running = home.start(&settings).await;
-        let who = |n: u64| format!("authorization: Bearer t-{n}\r\n");
-        for (n, tool, decision) in [
-            (1, "search.web", "DOWNGRADE"),
-            (2, "payment.charge", "DENY"),
-        ] {
-            let (status, _) = ask(&running, &who(n), &call(tool, "s", 1)).await;
-            assert_eq!(status, 200, "the first is in its rate");
-            let headers = format!("{ID}{}", who(n));
-            let body = call(tool, "s", 2).to_string();
-            let answer = post(http(&running), PREFLIGHT, &headers, body.as_bytes()).await;
-            assert_eq!(answer.status, 429);
-            assert!(answer.head.contains("retry-after: 1"), "{}", answer.head);
-            assert_eq!(
-                parsed(&answer),
-                json!({ "decision": decision, "reasonCode": "RATE_LIMITED" })
-            );
-        }
-        let none = Settings {
-            preflight_fail_open_for_low_risk: Some(false),
-            preflight_rate_limit_rps: Some("0".to_owned()),
-            data_dir: Some(home.path().join("data-2")),
-            ..home.plain()
-        };
-        let closed = home.start(&none).await;
-        let (status, body) = ask(&closed, "", &call("search.web", "s", 1)).await;
-        assert_eq!((status, body["decision"].clone()), (429, json!("DENY")));
-        running.stop().await.expect("stops");
-        closed.stop().await.expect("stops");
     });
 }
 
@@ -749,40 +723,6 @@ fn the_description_names_every_route() {
         ] {
             assert!(described["paths"][path].is_object(), "{path}");
         }
-        running.stop().await.expect("stops");
-    });
-}
-
-/// Policies that take long, installed for a daemon that is about to start.
-fn with_slow_policies(home: &Home) -> Settings {
-    let policies = home.path().join("data/policy-oracles");
-    std::fs::create_dir_all(&policies).expect("made");
-    for directory in [home.path().join("data"), policies.clone()] {
-        std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o700))
-            .expect("closed");
-    }
-    crate::policies::trust(&policies);
-    crate::policies::install_slow(&policies);
-    unlimited(home)
-}
-
-#[test]
-fn policies_that_are_late_stop_what_can_do_harm_and_nothing_else() {
-    block_on(async {
-        let home = Home::new();
-        let settings = Settings {
-            // The policy takes a hundred times as long, on any machine.
-            preflight_timeout_ms: Some(1),
-            ..with_slow_policies(&home)
-        };
-        let running = home.start(&settings).await;
-        let (status, low) = ask(&running, "", &call("search.web", "s", 1)).await;
-        assert_eq!(status, 200);
-        assert_eq!(low["decision"], "ALLOW");
-        assert_eq!(low["reasonCode"], "UNAVAILABLE");
-        let (_, high) = ask(&running, "", &call("fs.write", "s", 1)).await;
-        assert_eq!(high["decision"], "REQUIRE_HUMAN");
-        assert_eq!(high["reasonCode"], "UNAVAILABLE");
         running.stop().await.expect("stops");
     });
 }

@@ -92,6 +92,11 @@ pub fn install_slow(directory: &Path) {
     put(directory, "slow.json", &signed(&manifest, &endless));
 }
 
+/// Installs a signed oracle that votes the same about everything: 0 pass, 1 defer, 2 reject.
+pub fn install_voting(directory: &Path, always: u8) {
+    install(directory, "always.json", "always", 9_002, &vote(always));
+}
+
 /// A directory that trusts the tests' key.
 fn directory() -> Directory {
     let directory = Directory::new();
@@ -119,6 +124,20 @@ fn refused(directory: &Path, words: &[&str]) {
     for (problem, words) in found.0.iter().zip(words) {
         assert!(problem.contains(words), "{words:?} is not in {problem:?}");
     }
+}
+
+#[test]
+fn policies_that_a_reload_loses_are_named() {
+    let (before, after) = (directory(), directory());
+    for (n, id) in ["a", "b", "c"].iter().enumerate() {
+        install(before.path(), &format!("{n}.json"), id, 9_001, &vote(0));
+    }
+    install(after.path(), "0.json", "b", 9_001, &vote(2));
+    let load = |directory: &Directory| load(directory.path()).expect("sound");
+    let (before, after) = (load(&before), load(&after));
+    assert_eq!(before.missing_in(&after), ["a", "c"]);
+    assert_eq!(before.missing_in(&Policies::default()), ["a", "b", "c"]);
+    assert!(after.missing_in(&before).is_empty(), "another, not gone");
 }
 
 #[test]

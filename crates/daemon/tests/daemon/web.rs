@@ -364,18 +364,64 @@ fn calls_are_counted_by_method_and_code_from_closed_sets() {
     });
 }
 
+/// On the gate's port and on that of metrics.
+#[test]
+fn a_request_names_its_host_once() {
+    block_on(async {
+        let home = Home::new();
+        let running = home.start(&home.plain()).await;
+        let gate = running.http_address().expect("on");
+        let metrics = running.metrics_address().expect("on");
+        for (address, path) in [
+            (gate, "/livez"),
+            (gate, "/v1/preflight_tool_call"),
+            (gate, "/nothing"),
+            (metrics, "/metrics"),
+        ] {
+            for (version, hosts, refused) in [
+                ("1.1", "", true),
+                ("1.1", "host: a\r\nhost: a\r\n", true),
+                ("1.1", "host: a\r\nHOST: b\r\n", true),
+                ("1.1", "host: a, b\r\n", true),
+                ("1.0", "host: a\r\nhost: a\r\n", true),
+                ("1.1", "host: a\r\n", false),
+                ("1.0", "", false),
+            ] {
+                let mut stream = tokio::net::TcpStream::connect(address)
+                    .await
+                    .expect("listens");
+                let request =
+                    format!("GET {path} HTTP/{version}\r\n{hosts}connection: close\r\n\r\n");
+                stream.write_all(request.as_bytes()).await.expect("sent");
+                let mut answer = String::new();
+                stream.read_to_string(&mut answer).await.expect("text");
+                let is_400 = answer.starts_with(&format!("HTTP/{version} 400 "));
+                assert_eq!(is_400, refused, "{path} {version} {hosts:?}: {answer}");
+            }
+        }
+        running.stop().await.expect("stops");
+    });
+}
+
 #[test]
 fn a_run_moves_the_bits_of_its_holdout_and_burns_credit() {
     block_on(async {
         let home = Home::new();
         let running = home.start(&home.plain()).await;
         let mut client = home.connect_plain(&running).await;
-        client.put_default("h").await;
+        let holdout = client.put_default("a-name-that-tells").await;
+        // By its id: who reads metrics need not be known, and a name may say much.
+        let label = hex::encode(&holdout.holdout_id[..4]);
         let before = metrics(&running).await;
-        let predictions = predictions("h", 20);
-        let (_, result) = client.run("c", "h", &judged(&predictions)).await;
+        assert!(
+            before.keys().all(|sample| !sample.contains("tells")),
+            "{before:?}"
+        );
+        let predictions = predictions("a-name-that-tells", 20);
+        let module = judged(&predictions);
+        let (_, result) = client.run("c", "a-name-that-tells", &module).await;
         let after = metrics(&running).await;
-        let sealed = "{holdout=\"h\",part=\"sealed\"}";
+        let sealed = format!("{{holdout=\"{label}\",part=\"sealed\"}}");
         let moved = |family: &str| {
             let sample = format!("{family}{sealed}");
             after[&sample] - before[&sample]
@@ -386,7 +432,7 @@ fn a_run_moves_the_bits_of_its_holdout_and_burns_credit() {
         assert!((charged + left).abs() < 1e-9, "{charged} {left}");
         assert_eq!(moved("evidenceos_holdout_leakage_budget"), 0.0);
         for family in ["settled", "certified"] {
-            let sample = format!("evidenceos_holdout_claims_{family}_total{{holdout=\"h\"}}");
+            let sample = format!("evidenceos_holdout_claims_{family}_total{{holdout=\"{label}\"}}");
             assert_eq!((before[&sample], after[&sample]), (0.0, 1.0), "{sample}");
         }
         let burned = after["evidenceos_credit_burned_total"];

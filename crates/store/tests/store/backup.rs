@@ -236,6 +236,145 @@ fn a_backup_that_was_changed_is_not_brought_back() {
     }
 }
 
+/// A copy of a backup, file by file, as a restore takes it.
+fn copied(from: &Path, to: &Path) {
+    let status = std::process::Command::new("cp")
+        .args(["-r".as_ref(), from.as_os_str(), to.as_os_str()])
+        .status();
+    assert!(status.expect("cp runs").success());
+}
+
+#[test]
+fn a_backup_with_what_no_backup_has_is_not_brought_back() {
+    let (mut disk, _) = filled();
+    let (kept, to) = target();
+    let manifest = back_up(&mut disk, &to, |_| ());
+    for (n, name) in [
+        "secrets/owners.secret",
+        "keys/0.key",
+        "accounts.json",
+        "policy-oracles/a.json",
+        "policy-oracles/a.wasm",
+        "evidenceos.db-wal",
+        "LOCK",
+        "control.sock",
+        "backup.json",
+        "blobs/x",
+        "blobs/aa/../../x",
+        "blobs/AA/00",
+        "log",
+        "log/",
+        "log/../secrets/x",
+        "log/.hidden",
+        "/etc/passwd",
+        "./evidenceos.db",
+        "evidenceos.db/",
+        "",
+        "evidenceos.db",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let (copy, data) = (kept.path().join(format!("c{n}")), kept.path().join("data"));
+        copied(&to, &copy);
+        let mut more = manifest.clone();
+        let mut file = more.files[0].clone();
+        file.path = name.to_owned();
+        more.files.push(file);
+        let json = serde_json::to_vec(&more).expect("plain data");
+        fs::write(copy.join("backup.json"), json).expect("writable");
+        let refused = backup::restore(&copy, &data, &mut quiet).expect_err(name);
+        assert!(
+            refused.to_string().contains(&format!("{name:?}")),
+            "{refused}"
+        );
+        let left: Vec<_> = contents(&data).into_iter().map(|(path, _)| path).collect();
+        assert_eq!(left, [data.join("LOCK")], "{name}");
+        fs::remove_dir_all(&data).expect("ours");
+    }
+}
+
+#[test]
+fn what_is_no_plain_file_is_not_brought_back() {
+    use std::os::unix::fs::symlink;
+    let (mut disk, _) = filled();
+    let (kept, to) = target();
+    back_up(&mut disk, &to, |_| ());
+    let moved = |at: &Path, name: &str| {
+        let away = at.with_extension("away");
+        fs::rename(at.join(name), &away).expect("there");
+        away
+    };
+    let damage: [Damage<'_>; 6] = [
+        ("evidenceos.db", &|at| {
+            symlink(moved(at, "evidenceos.db"), at.join("evidenceos.db")).expect("made");
+        }),
+        ("checkpoint", &|at| {
+            let name = "log/checkpoint";
+            symlink(moved(at, name), at.join(name)).expect("made");
+        }),
+        ("log/", &|at| {
+            symlink(moved(at, "log"), at.join("log")).expect("made");
+        }),
+        ("backup.json", &|at| {
+            symlink(moved(at, "backup.json"), at.join("backup.json")).expect("made");
+        }),
+        ("checkpoint", &|at| {
+            fs::hard_link(at.join("log/checkpoint"), at.with_extension("hard")).expect("made");
+        }),
+        ("checkpoint", &|at| {
+            let path = at.join("log/checkpoint");
+            fs::remove_file(&path).expect("there");
+            let made = std::process::Command::new("mkfifo").arg(&path).status();
+            assert!(made.expect("mkfifo runs").success());
+        }),
+    ];
+    for (n, (named, damage)) in damage.into_iter().enumerate() {
+        let (copy, data) = (kept.path().join(format!("c{n}")), kept.path().join("data"));
+        copied(&to, &copy);
+        damage(&copy);
+        let refused = backup::restore(&copy, &data, &mut quiet).expect_err(named);
+        let refused = refused.to_string();
+        assert!(
+            refused.contains(named) && refused.contains("plain files only"),
+            "{n}: {refused}"
+        );
+        assert!(!data.join("evidenceos.db").exists(), "{n}");
+        fs::remove_dir_all(&data).expect("ours");
+    }
+}
+
+#[test]
+fn a_backup_and_what_is_restored_are_closed_to_others() {
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+    let (mut disk, _) = filled();
+    let kept = tempfile::tempdir().expect("a directory");
+    let (to, data) = (kept.path().join("backup"), kept.path().join("data"));
+    for directory in [&to, &data] {
+        fs::create_dir(directory).expect("made");
+        fs::set_permissions(directory, fs::Permissions::from_mode(0o755)).expect("ours");
+        fs::write(directory.join(".gitkeep"), "").expect("written");
+    }
+    let manifest = back_up(&mut disk, &to, |_| ());
+    let of_ours = |path: &str| path == "evidenceos.db" || path.contains('/');
+    assert!(manifest.files.iter().all(|file| of_ours(&file.path)));
+    backup::restore(&to, &data, &mut quiet).expect("whole");
+    for directory in [&to, &data] {
+        let mut open = vec![directory.clone()];
+        while let Some(next) = open.pop() {
+            let metadata = fs::symlink_metadata(&next).expect("there");
+            let name = next.file_name().expect("a name");
+            if name != ".gitkeep" && name != "LOCK" {
+                assert_eq!(metadata.mode() & 0o077, 0, "{}", next.display());
+            }
+            if metadata.is_dir() {
+                let entries = fs::read_dir(&next).expect("readable");
+                open.extend(entries.map(|entry| entry.expect("readable").path()));
+            }
+        }
+    }
+}
+
 #[test]
 fn damage_is_not_backed_up_in_silence() {
     let (disk, _) = filled();

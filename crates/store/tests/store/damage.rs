@@ -80,6 +80,19 @@ fn a_flipped_bit_in_a_row_is_found_when_it_is_read() {
     let id = claim(0, owner(1)).id;
     assert_damaged(disk.store.claim(&id), "claim");
     assert_damaged(readers.claim(&id), "claim");
+    // The row of another owner's claim is not read at all.
+    for (of, there) in [
+        (None, true),
+        (Some(owner(1)), true),
+        (Some(owner(2)), false),
+    ] {
+        assert_eq!(readers.has_claim(&id, of).expect("readable"), there);
+    }
+    assert_damaged(readers.claim_of(&id, Some(owner(1))), "claim");
+    let of_another = readers.claim_of(&id, Some(owner(2)));
+    assert_eq!(of_another.expect("not read"), None);
+    let of_another = readers.claim_and_entry(&id, Some(owner(2)));
+    assert_eq!(of_another.expect("not read"), None);
     assert_damaged(readers.claims(None, u64::MAX, 1), "claims");
     let pool = disk.store.pool(HoldoutId([1; 32]), owner(1));
     assert_damaged(pool, "pool");

@@ -90,7 +90,7 @@ fn a_decision_is_found_by_its_number_with_all_that_proves_it() {
         ((1 << 40) + 299, 2, 299),
     ] {
         let found = readers
-            .decision(DecisionId(id))
+            .decision(DecisionId(id), None)
             .expect("readable")
             .expect("there");
         assert_eq!(found.record, record(id).to_bytes());
@@ -109,11 +109,28 @@ fn a_decision_is_found_by_its_number_with_all_that_proves_it() {
     }
     for id in [4, (1 << 40) - 1, (1 << 40) + 300, u64::MAX] {
         assert_eq!(
-            readers.decision(DecisionId(id)).expect("readable"),
+            readers.decision(DecisionId(id), None).expect("readable"),
             None,
             "{id}"
         );
     }
+}
+
+#[test]
+fn another_owners_is_found_as_little_as_a_number_that_was_never_given() {
+    let disk = disk();
+    let readers = disk.readers();
+    for id in [0, 3, 1 << 40] {
+        let found = |of| readers.decision(DecisionId(id), of).expect("readable");
+        assert!(found(Some(owner(1))).is_some(), "{id}");
+        assert_eq!(found(Some(owner(2))), None, "{id}");
+    }
+    // Nothing of it is verified, so that it takes no longer either.
+    let connection = Connection::open(disk.database()).expect("a database");
+    let damage = "UPDATE decisions SET idx = 7 WHERE first = 3";
+    connection.execute(damage, []).expect("a row");
+    let found = disk.readers().decision(DecisionId(3), Some(owner(2)));
+    assert_eq!(found.expect("not looked at"), None);
 }
 
 #[test]
@@ -139,14 +156,14 @@ fn the_oldest_are_forgotten_and_their_entries_stay() {
     let readers = disk.readers();
     for id in [0, 2, 3] {
         assert_eq!(
-            readers.decision(DecisionId(id)).expect("readable"),
+            readers.decision(DecisionId(id), None).expect("readable"),
             None,
             "{id}"
         );
     }
     assert!(
         readers
-            .decision(DecisionId(1 << 40))
+            .decision(DecisionId(1 << 40), None)
             .expect("readable")
             .is_some()
     );
@@ -165,7 +182,7 @@ fn records_that_are_not_what_the_log_has_are_never_served() {
         let connection = Connection::open(database).expect("a database");
         connection.execute(damage, []).expect("a row");
         drop(connection);
-        let read = disk.readers().decision(DecisionId(3));
+        let read = disk.readers().decision(DecisionId(3), None);
         assert!(
             matches!(
                 read,

@@ -1,0 +1,75 @@
+//! The directories in which nobody else may put anything: data, keys, policies, anchors.
+
+use std::{
+    ffi::OsStr,
+    os::unix::ffi::OsStrExt as _,
+    path::{Path, PathBuf},
+};
+
+use evidenceos_store::{StoreError, facts::RememberedAnchor, guard};
+
+use crate::config::{AnchorPlace, Anchoring, Config};
+
+/// Refuses directories that others can write, before anything in them is believed. Returns what
+/// somebody should know.
+///
+/// # Errors
+/// The first such directory, with the command that mends it.
+pub fn must_be_closed(config: &Config) -> Result<Vec<String>, StoreError> {
+    let mut places = vec![config.data_dir.clone()];
+    // Both are checked themselves when they are opened; here it is about what lies above, also
+    // where a link leads.
+    for directory in [config.keys_path(), config.policies_path()] {
+        let real = directory.canonicalize().unwrap_or_default();
+        let above = [directory.parent(), real.parent()];
+        places.extend(above.into_iter().flatten().map(Path::to_owned));
+    }
+    match &config.anchors {
+        Anchoring::At(anchors) => places.extend(anchors.iter().filter_map(place_of)),
+        Anchoring::Default => places.extend(
+            AnchorPlace::beside(&config.data_dir)
+                .ok()
+                .as_ref()
+                .and_then(place_of),
+        ),
+        Anchoring::Off => {}
+    }
+    all(&places)
+}
+
+/// The same for the anchors that a database remembers.
+///
+/// # Errors
+/// As [`must_be_closed`].
+pub fn anchors_must_be_closed(remembered: &[RememberedAnchor]) -> Result<Vec<String>, StoreError> {
+    let path = |bytes: &[u8]| PathBuf::from(OsStr::from_bytes(bytes));
+    let places: Vec<PathBuf> = remembered
+        .iter()
+        .filter_map(|anchor| match anchor {
+            RememberedAnchor::Directory(bytes) => Some(path(bytes)),
+            RememberedAnchor::File(bytes) => path(bytes).parent().map(Path::to_owned),
+            RememberedAnchor::Url(_) => None,
+        })
+        .collect();
+    all(&places)
+}
+
+fn place_of(anchor: &AnchorPlace) -> Option<PathBuf> {
+    match anchor {
+        AnchorPlace::Directory(path) => Some(path.clone()),
+        AnchorPlace::File(path) => path.parent().map(Path::to_owned),
+        AnchorPlace::Url(_) => None,
+    }
+}
+
+fn all(places: &[PathBuf]) -> Result<Vec<String>, StoreError> {
+    let mut warnings = Vec::new();
+    for place in places {
+        for warning in guard::must_be_closed(place)? {
+            if !warnings.contains(&warning) {
+                warnings.push(warning);
+            }
+        }
+    }
+    Ok(warnings)
+}
