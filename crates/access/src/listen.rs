@@ -1,11 +1,13 @@
 //! Accepting connections: limits, TLS handshakes, and what is counted and logged about them.
 //!
 //! Invariants: nobody waits for another's handshake; a peer that says nothing is dropped, and gives
-//! way early where handshakes are many; a connection counts against the limit until it is dropped;
-//! no error of one peer, and no lack of file descriptors, ends the listener.
+//! way early where handshakes or connections are many; a connection counts against the limit until
+//! it is dropped or told to give way; no error of one peer, and no lack of file descriptors, ends the
+//! listener.
 
 mod connection;
 mod handshake;
+mod open;
 mod stats;
 
 use std::{
@@ -25,7 +27,7 @@ use tokio::{
 };
 use tokio_stream::Stream;
 
-use self::{connection::Held, handshake::Handshake, stats::Throttle};
+use self::{connection::Patience, handshake::Handshake, open::Open, stats::Throttle};
 pub use self::{
     connection::{Connection, Peer},
     stats::{Counts, Stats},
@@ -46,17 +48,24 @@ pub struct Limits {
     /// Handshakes under way. One more, and the oldest is dropped: an honest one takes
     /// milliseconds, so the oldest is the likeliest to be silent.
     pub max_handshakes: usize,
-    /// Connections that are open, handshakes included. More are closed at once.
+    /// From the accepted connection to its first request.
+    pub first_request_timeout: Duration,
+    /// Connections that are open, handshakes included. One more, and the oldest is closed that has
+    /// sent no request, or none of a caller who is known; where there is none, the new one.
     pub max_connections: usize,
+    /// The same of one address; of IPv6, of its network of 64 bits.
+    pub max_connections_of_one: usize,
 }
 
 impl Default for Limits {
-    /// 10 s, 256 handshakes, 4096 connections.
+    /// 10 s, 256 handshakes, 20 s, 4096 connections, 2048 of one address.
     fn default() -> Self {
         Self {
             handshake_timeout: Duration::from_secs(10),
             max_handshakes: 256,
+            first_request_timeout: Duration::from_secs(20),
             max_connections: 4_096,
+            max_connections_of_one: 2_048,
         }
     }
 }
@@ -82,7 +91,12 @@ pub fn incoming(
     let accepting = Accepting {
         tls,
         handshake_timeout: limits.handshake_timeout,
-        connections: Arc::new(Semaphore::new(limits.max_connections)),
+        first_request_timeout: limits.first_request_timeout,
+        open: Open::new(
+            limits.max_connections,
+            limits.max_connections_of_one,
+            Arc::clone(&stats),
+        ),
         slots: Slots::new(limits.max_handshakes.max(1)),
         stats,
         log: Arc::new(Throttle::default()),
@@ -111,7 +125,8 @@ impl Stream for Incoming {
 struct Accepting {
     tls: Option<Arc<Tls>>,
     handshake_timeout: Duration,
-    connections: Arc<Semaphore>,
+    first_request_timeout: Duration,
+    open: Arc<Open>,
     slots: Slots,
     stats: Arc<Stats>,
     log: Arc<Throttle>,
@@ -136,21 +151,21 @@ impl Accepting {
 
     async fn accepted(&mut self, tcp: TcpStream, address: SocketAddr) {
         self.stats.accepted();
-        let Ok(permit) = Arc::clone(&self.connections).try_acquire_owned() else {
+        let Some((held, give_way)) = self.open.hold(address.ip()) else {
             self.stats.over_limit();
             if let Some(unlogged) = self.log.may_log() {
                 tracing::warn!(peer = %address.ip(), unlogged, "too many connections; closed one");
             }
             return;
         };
-        let held = Held::new(permit, Arc::clone(&self.stats));
+        let patience = Patience::new(give_way, self.first_request_timeout);
         // It fails where the peer has gone, which reading finds out as well.
         let _ = tcp.set_nodelay(true);
         let Some(tls) = &self.tls else {
             // The server is slower than its callers: then so is accepting.
             let _ = self
                 .ready
-                .send(Ok(Connection::plain(tcp, address, held)))
+                .send(Ok(Connection::plain(tcp, address, held, patience)))
                 .await;
             return;
         };
@@ -160,6 +175,7 @@ impl Accepting {
             tcp,
             address,
             held,
+            patience,
             timeout: self.handshake_timeout,
             stats: Arc::clone(&self.stats),
             log: Arc::clone(&self.log),

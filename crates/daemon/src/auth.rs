@@ -149,6 +149,9 @@ impl Gate {
             authenticator.identify_with(own, unix_ms() / 1_000, &credentials)
         });
         self.metrics.identified(identified.as_ref().map(|i| i.kind));
+        if let (Ok(_), Some(peer)) = (&identified, peer) {
+            peer.is_known();
+        }
         identified.map(|identity| self.principal(identity))
     }
 

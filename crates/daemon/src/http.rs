@@ -205,6 +205,7 @@ fn service(
     let service = tower::service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
         let names_its_host = host::is_named(&request);
         let (mut request, unread) = unread::watch(request);
+        peer.asks();
         request.extensions_mut().insert(peer.clone());
         preflight::normal_path(&mut request);
         let id = request.headers().get(REQUEST_ID).cloned();

@@ -4,19 +4,24 @@ use std::{
     io::{self, IoSlice},
     net::SocketAddr,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
     task::{Context, Poll},
+    time::Duration,
 };
 
 use rustls::pki_types::CertificateDer;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
-    sync::OwnedSemaphorePermit,
+    sync::oneshot,
+    time::{Sleep, sleep},
 };
 use tokio_rustls::server::TlsStream;
 
-use super::stats::Stats;
+use super::open::{Held, Shown};
 use crate::Tls;
 
 /// An accepted connection, its handshake done. It counts against the limit until it is dropped.
@@ -24,6 +29,8 @@ use crate::Tls;
 pub struct Connection {
     stream: Stream,
     peer: Peer,
+    /// Until a caller is known.
+    patience: Option<Patience>,
     _held: Held,
 }
 
@@ -31,6 +38,8 @@ pub struct Connection {
 #[derive(Debug, Clone)]
 pub struct Peer {
     address: SocketAddr,
+    /// A [`Shown`].
+    shown: Arc<AtomicU8>,
     chain: Option<Arc<[CertificateDer<'static>]>>,
     /// Of the listener; none on a plain connection.
     tls: Option<Arc<Tls>>,
@@ -42,22 +51,72 @@ enum Stream {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-/// The place of a connection among those that are open.
+/// How long a connection is borne that shows little of itself.
 #[derive(Debug)]
-pub(super) struct Held {
-    _permit: OwnedSemaphorePermit,
-    stats: Arc<Stats>,
+pub(super) struct Patience {
+    give_way: oneshot::Receiver<()>,
+    /// When its first request must be there.
+    first_request: Pin<Box<Sleep>>,
+    /// Why it is over.
+    over: Option<(io::ErrorKind, &'static str)>,
+}
+
+impl Patience {
+    pub(super) fn new(give_way: oneshot::Receiver<()>, first_request: Duration) -> Self {
+        Self {
+            give_way,
+            first_request: Box::pin(sleep(first_request)),
+            over: None,
+        }
+    }
+
+    /// Waits until the connection is to give way.
+    pub(super) async fn gives_way(&mut self) {
+        if (&mut self.give_way).await.is_err() {
+            // Nobody asks it to.
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Whether it has ended for a connection that has shown so much.
+    fn poll_ended(&mut self, shown: u8, cx: &mut Context<'_>) -> Poll<io::Error> {
+        if self.over.is_none() {
+            self.over = if Pin::new(&mut self.give_way).poll(cx).is_ready() {
+                Some((
+                    io::ErrorKind::ConnectionAborted,
+                    "it gave way to another connection",
+                ))
+            } else if shown == Shown::Nothing as u8
+                && self.first_request.as_mut().poll(cx).is_ready()
+            {
+                Some((io::ErrorKind::TimedOut, "its first request did not come"))
+            } else {
+                None
+            };
+        }
+        match self.over {
+            Some((kind, why)) => Poll::Ready(io::Error::new(kind, why)),
+            None => Poll::Pending,
+        }
+    }
 }
 
 impl Connection {
-    pub(super) fn plain(tcp: TcpStream, address: SocketAddr, held: Held) -> Self {
+    pub(super) fn plain(
+        tcp: TcpStream,
+        address: SocketAddr,
+        held: Held,
+        patience: Patience,
+    ) -> Self {
         Self {
             stream: Stream::Plain(tcp),
             peer: Peer {
                 address,
+                shown: held.shown(),
                 chain: None,
                 tls: None,
             },
+            patience: Some(patience),
             _held: held,
         }
     }
@@ -68,14 +127,17 @@ impl Connection {
         tls: Arc<Tls>,
         address: SocketAddr,
         held: Held,
+        patience: Patience,
     ) -> Self {
         Self {
             stream: Stream::Tls(Box::new(stream)),
             peer: Peer {
                 address,
+                shown: held.shown(),
                 chain,
                 tls: Some(tls),
             },
+            patience: Some(patience),
             _held: held,
         }
     }
@@ -117,6 +179,24 @@ impl Peer {
         self.address
     }
 
+    /// Tells the listener that a request is there: the connection is borne, and gives way to others
+    /// as long as no caller of it is known.
+    pub fn asks(&self) {
+        self.show(Shown::Request);
+    }
+
+    /// Tells the listener that a caller is known: the connection does not give way any more.
+    pub fn is_known(&self) {
+        self.show(Shown::Caller);
+    }
+
+    fn show(&self, shown: Shown) {
+        // Looked at first: connections that are known are written to at each call otherwise.
+        if self.shown.load(Ordering::Relaxed) < shown as u8 {
+            self.shown.fetch_max(shown as u8, Ordering::Relaxed);
+        }
+    }
+
     /// Its verified certificates, the leaf first; `None` where it showed none.
     #[must_use]
     pub fn certificates(&self) -> Option<&[CertificateDer<'static>]> {
@@ -145,29 +225,24 @@ impl Peer {
     }
 }
 
-impl Held {
-    pub fn new(permit: OwnedSemaphorePermit, stats: Arc<Stats>) -> Self {
-        stats.opened();
-        Self {
-            _permit: permit,
-            stats,
-        }
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        self.stats.closed();
-    }
-}
-
 impl AsyncRead for Connection {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        self.stream().poll_read(cx, buf)
+        let this = self.get_mut();
+        if let Some(patience) = &mut this.patience {
+            match this.peer.shown.load(Ordering::Relaxed) {
+                shown if shown == Shown::Caller as u8 => this.patience = None,
+                shown => {
+                    if let Poll::Ready(ended) = patience.poll_ended(shown, cx) {
+                        return Poll::Ready(Err(ended));
+                    }
+                }
+            }
+        }
+        Pin::new(this).stream().poll_read(cx, buf)
     }
 }
 

@@ -14,7 +14,8 @@ use tokio::{net::TcpStream, sync::oneshot, time::timeout};
 use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 
 use super::{
-    connection::{Connection, Held},
+    connection::{Connection, Patience},
+    open::Held,
     stats::{Stats, Throttle},
 };
 use crate::Tls;
@@ -24,6 +25,7 @@ pub(super) struct Handshake {
     pub tcp: TcpStream,
     pub address: SocketAddr,
     pub held: Held,
+    pub patience: Patience,
     pub timeout: Duration,
     pub stats: Arc<Stats>,
     pub log: Arc<Throttle>,
@@ -44,6 +46,7 @@ impl Handshake {
             tcp,
             address,
             held,
+            mut patience,
             timeout: limit,
             stats,
             log,
@@ -58,6 +61,7 @@ impl Handshake {
             outcome = timeout(limit, negotiate(tcp, tls)) => outcome,
             // Counted by who wanted the place.
             _ = evicted => return None,
+            () = patience.gives_way() => return None,
         };
         match outcome {
             Ok(Ok((stream, chain))) => Some(Connection::tls(
@@ -66,6 +70,7 @@ impl Handshake {
                 Arc::clone(tls),
                 address,
                 held,
+                patience,
             )),
             Ok(Err(Failed::ProbeLike)) => {
                 stats.probe_like();

@@ -119,12 +119,62 @@ async fn a_connection_too_many_is_closed_and_its_place_comes_back() {
     };
     let server = Server::start(None, limits).await;
     let mut first = Talk::begin(connect(&server).await).await.expect("served");
+    first.echo("known").await.expect("an echo");
     assert!(end_of(connect(&server).await).await.is_empty());
     assert_eq!(server.counts().over_limit, 1);
     assert_eq!(first.echo("here").await.expect("an echo"), "here");
     drop(first);
     server.counts_until(|counts| counts.open == 0).await;
     Talk::begin(connect(&server).await).await.expect("served");
+}
+
+#[tokio::test]
+async fn a_connection_without_a_request_is_closed_in_time() {
+    let limits = Limits {
+        handshake_timeout: Duration::from_millis(500),
+        first_request_timeout: Duration::from_millis(500),
+        ..Limits::default()
+    };
+    for tls in [false, true] {
+        let (server, client) = if tls {
+            let (server, client) = lab(limits).await;
+            (server, Some(client))
+        } else {
+            (Server::start(None, limits).await, None)
+        };
+        let _silent = connect(&server).await;
+        server.counts_until(|counts| counts.accepted == 1).await;
+        server.counts_until(|counts| counts.open == 0).await;
+        if let Some(client) = client {
+            // The handshake is no request.
+            let _silent = client.talk(server.address).await.expect("let in");
+            server.counts_until(|counts| counts.open == 0).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn where_connections_are_many_those_of_nobody_give_way() {
+    let limits = Limits {
+        max_connections: 2,
+        ..Limits::default()
+    };
+    let server = Server::start(None, limits).await;
+    let silent = connect(&server).await;
+    server.counts_until(|counts| counts.open == 1).await;
+    let mut nobody = Talk::begin(connect(&server).await).await.expect("served");
+    nobody.echo("nobody").await.expect("an echo");
+    // What has shown nothing gives way first, then what has asked and is not known.
+    let mut first = Talk::begin(connect(&server).await).await.expect("served");
+    assert!(!end_of(silent).await.is_empty(), "it was greeted before");
+    first.echo("known").await.expect("an echo");
+    let mut second = Talk::begin(connect(&server).await).await.expect("served");
+    assert!(nobody.echo("still here?").await.is_err());
+    second.echo("known").await.expect("an echo");
+    assert!(end_of(connect(&server).await).await.is_empty());
+    assert_eq!(first.echo("here").await.expect("an echo"), "here");
+    assert_eq!(second.echo("here").await.expect("an echo"), "here");
+    assert_eq!(server.counts().over_limit, 3);
 }
 
 #[tokio::test]

@@ -96,12 +96,13 @@ impl Server {
     }
 }
 
-/// Who the client is, and then back what it says.
+/// Who the client is, and then back what it says; by that it is known, unless it says `nobody`.
 async fn serve(connection: evidenceos_access::Connection) {
     let name = match connection.peer().certificate() {
         Some(der) => PeerCertificate::read(der).expect("verified").name,
         None => "nobody".to_owned(),
     };
+    let peer = connection.peer().clone();
     let (read, mut write) = tokio::io::split(connection);
     let mut lines = BufReader::new(read).lines();
     if write
@@ -112,6 +113,11 @@ async fn serve(connection: evidenceos_access::Connection) {
         return;
     }
     while let Ok(Some(line)) = lines.next_line().await {
+        if line == "nobody" {
+            peer.asks();
+        } else {
+            peer.is_known();
+        }
         if write
             .write_all(format!("{line}\n").as_bytes())
             .await

@@ -1,0 +1,227 @@
+//! The connections that are open, and which of them give way.
+//!
+//! Owns the count. A connection has shown nothing of itself until its first request is there, and
+//! something until one of its callers is known. Where connections are as many as there may be, the
+//! oldest that has shown nothing is closed for a new one, else the oldest that has shown something;
+//! one of a known caller stays. So do strangers, however many they are, keep nobody out.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::{IpAddr, Ipv6Addr},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU8, Ordering},
+    },
+};
+
+use tokio::sync::oneshot;
+
+use super::stats::Stats;
+
+/// What a connection has shown of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub(super) enum Shown {
+    /// Nothing.
+    Nothing,
+    /// A request, of nobody in particular.
+    Request,
+    /// A caller who is known.
+    Caller,
+}
+
+/// All connections of a listener.
+#[derive(Debug)]
+pub(super) struct Open {
+    most: usize,
+    of_one: usize,
+    stats: Arc<Stats>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    next: u64,
+    /// The oldest first.
+    connections: BTreeMap<u64, Entry>,
+    by_network: HashMap<IpAddr, usize>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    network: IpAddr,
+    shown: Arc<AtomicU8>,
+    give_way: oneshot::Sender<()>,
+}
+
+/// The place of a connection among those that are open.
+#[derive(Debug)]
+pub(super) struct Held {
+    number: u64,
+    open: Arc<Open>,
+    shown: Arc<AtomicU8>,
+}
+
+impl Open {
+    pub(super) fn new(most: usize, of_one: usize, stats: Arc<Stats>) -> Arc<Self> {
+        Arc::new(Self {
+            most,
+            of_one,
+            stats,
+            state: Mutex::default(),
+        })
+    }
+
+    /// A place for a connection from `address`, and what tells it to give way. `None`: there is none,
+    /// for all, or for that address.
+    pub(super) fn hold(self: &Arc<Self>, address: IpAddr) -> Option<(Held, oneshot::Receiver<()>)> {
+        let network = network(address);
+        let mut state = self.state();
+        let from_there = state.by_network.get(&network).copied().unwrap_or_default();
+        if from_there >= self.of_one && !self.make_way(&mut state, Some(network)) {
+            return None;
+        }
+        if state.connections.len() >= self.most && !self.make_way(&mut state, None) {
+            return None;
+        }
+        let (give_way, given_way) = oneshot::channel();
+        let shown = Arc::new(AtomicU8::new(Shown::Nothing as u8));
+        let number = state.next;
+        state.next += 1;
+        *state.by_network.entry(network).or_default() += 1;
+        let entry = Entry {
+            network,
+            shown: Arc::clone(&shown),
+            give_way,
+        };
+        state.connections.insert(number, entry);
+        self.stats.opened();
+        let held = Held {
+            number,
+            open: Arc::clone(self),
+            shown,
+        };
+        Some((held, given_way))
+    }
+
+    /// Closes a connection that has shown little, of one network or of any. `false`: there is none.
+    fn make_way(&self, state: &mut State, of: Option<IpAddr>) -> bool {
+        let oldest = |shown: Shown| {
+            let mut connections = state.connections.iter();
+            let found = connections.find(|(_, entry)| {
+                of.is_none_or(|network| entry.network == network)
+                    && entry.shown.load(Ordering::Relaxed) == shown as u8
+            });
+            found.map(|(number, _)| *number)
+        };
+        let Some(number) = oldest(Shown::Nothing).or_else(|| oldest(Shown::Request)) else {
+            return false;
+        };
+        self.stats.over_limit();
+        if let Some(entry) = state.remove(number) {
+            // It may be closing by itself.
+            let _ = entry.give_way.send(());
+        }
+        true
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn remove(&mut self, number: u64) -> Option<Entry> {
+        let entry = self.connections.remove(&number)?;
+        if let Some(count) = self.by_network.get_mut(&entry.network) {
+            *count -= 1;
+            if *count == 0 {
+                self.by_network.remove(&entry.network);
+            }
+        }
+        Some(entry)
+    }
+}
+
+impl Held {
+    /// How the connection's peers are told what it has shown.
+    pub(super) fn shown(&self) -> Arc<AtomicU8> {
+        Arc::clone(&self.shown)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // One that gave way has lost its place already.
+        self.open.state().remove(self.number);
+        self.open.stats.closed();
+    }
+}
+
+/// What an address counts as: of IPv6 the network, since who has one address there has all of it.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from(u128::from(address) >> 64 << 64)),
+        address @ IpAddr::V4(_) => address,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn show(held: &Held, shown: Shown) {
+        held.shown.store(shown as u8, Ordering::Relaxed);
+    }
+
+    fn at(text: &str) -> IpAddr {
+        text.parse().expect("an address")
+    }
+
+    #[test]
+    fn who_has_shown_least_gives_way_and_among_those_the_oldest() {
+        let open = Open::new(4, 9, Arc::default());
+        let mut all: Vec<_> = (0..4)
+            .map(|_| open.hold(at("192.0.2.1")).expect("room"))
+            .collect();
+        for (held, shown) in all.iter().zip([
+            Shown::Caller,
+            Shown::Request,
+            Shown::Nothing,
+            Shown::Nothing,
+        ]) {
+            show(&held.0, shown);
+        }
+        let mut gave_way = Vec::new();
+        while let Some((held, given_way)) = open.hold(at("192.0.2.2")) {
+            show(&held, Shown::Caller);
+            all.push((held, given_way));
+            for (number, (_, given_way)) in all.iter_mut().enumerate() {
+                if !gave_way.contains(&number) && given_way.try_recv().is_ok() {
+                    gave_way.push(number);
+                }
+            }
+        }
+        assert_eq!(gave_way, [2, 3, 1]);
+        assert_eq!(open.stats.counts().over_limit, 3);
+        drop(all);
+        assert_eq!(open.stats.counts().open, 0);
+        assert!(open.state().by_network.is_empty());
+    }
+
+    #[test]
+    fn an_address_has_its_share_and_makes_way_for_itself_alone() {
+        let open = Open::new(9, 2, Arc::default());
+        let (first, mut first_gives_way) = open.hold(at("2001:db8::1")).expect("room");
+        let (_other, mut other_gives_way) = open.hold(at("192.0.2.1")).expect("room");
+        let (second, _) = open.hold(at("2001:db8::2")).expect("room");
+        let (third, _) = open.hold(at("2001:db8::3")).expect("the first gives way");
+        assert!(first_gives_way.try_recv().is_ok() && other_gives_way.try_recv().is_err());
+        show(&second, Shown::Caller);
+        show(&third, Shown::Caller);
+        assert!(open.hold(at("2001:db8::4")).is_none());
+        assert!(open.hold(at("2001:db8:0:1::")).is_some());
+        drop((first, second));
+        assert!(open.hold(at("2001:db8::4")).is_some());
+    }
+}
