@@ -5,6 +5,7 @@
 
 mod accounts;
 mod counting;
+mod fields;
 mod gate;
 mod lasting;
 mod parse;

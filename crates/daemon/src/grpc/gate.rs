@@ -28,6 +28,7 @@ use tonic::body::Body;
 use tower::{Layer, Service};
 
 use super::{
+    fields,
     lasting::{self, Standing},
     places::{self, Places, Whose},
     rules::{self, Needs},
@@ -148,7 +149,7 @@ where
                 Ok(begun) => begun,
                 Err(status) => return Ok(status.into_http()),
             };
-            let request = request.map(|body| reading.of(body));
+            let request = request.map(|body| fields::few(reading.of(body)));
             let answered = inner.call(request).await.map(signed)?;
             Ok(answered.map(|body| places::held(body, (place, answer))))
         })
@@ -226,6 +227,9 @@ fn admit(
     strip_identity_headers(request.headers_mut());
     let needs = rules::of(request.uri().path());
     if needs == Needs::Nobody {
+        if let Some(peer) = request.extensions().get::<GrpcPeer>() {
+            peer.0.asks();
+        }
         return Ok(None);
     }
     // Before the caller is looked at: a change from now on is noticed.

@@ -32,6 +32,8 @@ use crate::{
 const FEED_PAGE: usize = 1_000;
 /// Entries in one reply.
 const MAX_ENTRIES: u32 = 256;
+/// Their bytes at most, unless the first alone has more: answers wait until they are read.
+const MAX_ENTRIES_BYTES: usize = 1 << 20;
 /// Claims or holdouts in one reply, and unless asked otherwise.
 const MAX_PAGE: u32 = 500;
 const PAGE: u32 = 50;
@@ -289,7 +291,12 @@ impl Edge {
         Ok(wire::ListEntriesResponse {
             entries: entries
                 .into_iter()
-                .map(|entry| entry.bytes.into())
+                .map(|entry| Bytes::from(entry.bytes))
+                .scan(0, |bytes, entry| {
+                    let is_first = *bytes == 0;
+                    *bytes += entry.len();
+                    (is_first || *bytes <= MAX_ENTRIES_BYTES).then_some(entry)
+                })
                 .collect(),
             tree_size: size,
         })

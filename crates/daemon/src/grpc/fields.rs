@@ -1,0 +1,279 @@
+//! Counts the fields of a request's messages while they come, before anything is made of them.
+//!
+//! A message without content takes two bytes on the wire, and some eighty once it is decoded: eight
+//! megabytes of them would become hundreds. No call has a message with more than a few hundred
+//! fields at its top, so that one with more ends the body, before the decoder has seen the rest.
+//!
+//! Spec: gRPC over HTTP/2, length-prefixed messages; Protocol Buffers, encoding.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use hyper::body::{Body as HttpBody, Frame, SizeHint};
+use prost::bytes::Bytes;
+use tonic::{Status, body::Body};
+
+use super::status;
+
+/// Most fields at the top of one message. Artifacts are the most that any has: 128 of them.
+const MOST: u32 = 1_024;
+
+/// The body, which ends in a status if a message of it has too many fields.
+pub fn few(body: Body) -> Body {
+    Body::new(Counted {
+        body,
+        reading: Reading::Head { read: 0, len: 0 },
+        left: 0,
+        fields: 0,
+    })
+}
+
+struct Counted {
+    body: Body,
+    reading: Reading,
+    /// Bytes of the message that are not read yet.
+    left: u32,
+    /// Fields of the message so far.
+    fields: u32,
+}
+
+/// What comes next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reading {
+    /// The flag and the length of a message, of which so many bytes are read.
+    Head { read: u8, len: u32 },
+    /// The number and the type of a field.
+    Tag { value: u64, shift: u32 },
+    /// A number.
+    Varint,
+    /// The length of what follows.
+    Length { value: u64, shift: u32 },
+    /// So many bytes of a field's content.
+    Content(u64),
+    /// A message that is compressed or no message: the decoder refuses it.
+    Unread,
+}
+
+impl Counted {
+    /// Reads on. `false`: a message has too many fields.
+    fn read(&mut self, mut bytes: &[u8]) -> bool {
+        while let Some((&byte, rest)) = bytes.split_first() {
+            self.reading = match self.reading {
+                Reading::Head { read, len } => {
+                    bytes = rest;
+                    self.head(read, len, byte)
+                }
+                Reading::Content(len) => {
+                    let skipped = len.min(u64::from(self.left)).min(bytes.len() as u64);
+                    bytes = &bytes[skipped as usize..];
+                    self.left -= skipped as u32;
+                    match len - skipped {
+                        0 => TAG,
+                        len => Reading::Content(len),
+                    }
+                }
+                Reading::Unread => {
+                    let skipped = (self.left as usize).min(bytes.len());
+                    bytes = &bytes[skipped..];
+                    self.left -= skipped as u32;
+                    Reading::Unread
+                }
+                Reading::Tag { value, shift } => {
+                    bytes = rest;
+                    self.left -= 1;
+                    match varint(value, shift, byte) {
+                        Some(Varint::Goes(value, shift)) => Reading::Tag { value, shift },
+                        Some(Varint::Ends(tag)) => {
+                            self.fields += 1;
+                            content(tag)
+                        }
+                        None => Reading::Unread,
+                    }
+                }
+                Reading::Varint => {
+                    bytes = rest;
+                    self.left -= 1;
+                    if byte & 0x80 == 0 {
+                        TAG
+                    } else {
+                        Reading::Varint
+                    }
+                }
+                Reading::Length { value, shift } => {
+                    bytes = rest;
+                    self.left -= 1;
+                    match varint(value, shift, byte) {
+                        Some(Varint::Goes(value, shift)) => Reading::Length { value, shift },
+                        Some(Varint::Ends(0)) => TAG,
+                        Some(Varint::Ends(len)) => Reading::Content(len),
+                        None => Reading::Unread,
+                    }
+                }
+            };
+            if self.fields > MOST {
+                return false;
+            }
+            if self.left == 0 && !matches!(self.reading, Reading::Head { .. }) {
+                self.reading = Reading::Head { read: 0, len: 0 };
+            }
+        }
+        true
+    }
+
+    /// One byte of a message's head.
+    fn head(&mut self, read: u8, len: u32, byte: u8) -> Reading {
+        let len = if read == 0 {
+            0
+        } else {
+            len << 8 | u32::from(byte)
+        };
+        if read < 4 {
+            return Reading::Head {
+                read: read + 1,
+                len,
+            };
+        }
+        (self.left, self.fields) = (len, 0);
+        TAG
+    }
+}
+
+const TAG: Reading = Reading::Tag { value: 0, shift: 0 };
+
+enum Varint {
+    Goes(u64, u32),
+    Ends(u64),
+}
+
+/// One byte more of a number. `None`: it is too long.
+fn varint(value: u64, shift: u32, byte: u8) -> Option<Varint> {
+    if shift > 63 {
+        return None;
+    }
+    let value = value | u64::from(byte & 0x7f) << shift;
+    Some(if byte & 0x80 == 0 {
+        Varint::Ends(value)
+    } else {
+        Varint::Goes(value, shift + 7)
+    })
+}
+
+/// What follows a tag.
+fn content(tag: u64) -> Reading {
+    match tag & 7 {
+        0 => Reading::Varint,
+        1 => Reading::Content(8),
+        2 => Reading::Length { value: 0, shift: 0 },
+        5 => Reading::Content(4),
+        _ => Reading::Unread,
+    }
+}
+
+impl HttpBody for Counted {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        if let Poll::Ready(Some(Ok(frame))) = &polled
+            && let Some(bytes) = frame.data_ref()
+            && !self.read(bytes)
+        {
+            self.body = Body::empty();
+            let what = format!("has more than {MOST} fields");
+            return Poll::Ready(Some(Err(status::invalid("the message", &what))));
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use evidenceos_proto as wire;
+    use proptest::prelude::*;
+    use prost::Message as _;
+
+    use super::*;
+
+    fn counted() -> Counted {
+        Counted {
+            body: Body::empty(),
+            reading: Reading::Head { read: 0, len: 0 },
+            left: 0,
+            fields: 0,
+        }
+    }
+
+    fn framed(message: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![0];
+        bytes.extend((message.len() as u32).to_be_bytes());
+        bytes.extend(message);
+        bytes
+    }
+
+    fn commit(artifacts: usize, module: usize) -> Vec<u8> {
+        let request = wire::CommitArtifactsRequest {
+            claim_id: Bytes::from_static(&[1; 32]),
+            artifacts: vec![wire::Artifact::default(); artifacts],
+            wasm_module: vec![0; module].into(),
+        };
+        framed(&request.encode_to_vec())
+    }
+
+    #[test]
+    fn a_message_has_so_many_fields_and_the_next_one_as_many_again() {
+        // Claim and module are fields too.
+        let (most, more) = (commit(1_022, 300), commit(1_023, 300));
+        assert!(counted().read(&[most.clone(), most.clone(), most.clone()].concat()));
+        assert!(!counted().read(&more));
+        assert!(!counted().read(&[most, more].concat()));
+        assert!(counted().read(&commit(128, 4 << 20)));
+    }
+
+    #[test]
+    fn every_kind_of_field_is_passed_over_whole() {
+        let one_of_each = [
+            &[0x08, 0xff, 0x7f][..],
+            &[0x11, 8, 8, 8, 8, 8, 8, 8, 8],
+            &[0x1a, 3, 8, 8, 8],
+            &[0x1a, 0],
+            &[0x25, 8, 8, 8, 8],
+            &[0xf8, 0xff, 0x7f, 1],
+        ]
+        .concat();
+        let mut reader = counted();
+        assert!(reader.read(&framed(&one_of_each)[..5 + one_of_each.len() - 1]));
+        assert_eq!((reader.fields, reader.left), (6, 1));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn it_counts_the_same_however_the_bytes_come(artifacts in 0usize..1_400, module in 0usize..3_000, cut in 1usize..700) {
+            let bytes = commit(artifacts, module);
+            let mut reader = counted();
+            let passes = bytes.chunks(cut).all(|piece| reader.read(piece));
+            prop_assert_eq!(passes, artifacts + 1 + usize::from(module > 0) <= MOST as usize);
+        }
+
+        #[test]
+        fn no_bytes_upset_it(bytes in proptest::collection::vec(any::<u8>(), 0..4_000), cut in 1usize..90) {
+            let mut reader = counted();
+            let _ = bytes.chunks(cut).all(|piece| reader.read(piece));
+        }
+    }
+}
