@@ -10,7 +10,7 @@ use std::io::{self, Read as _};
 use std::num::NonZero;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::ExitStatusExt as _;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Sender, channel};
@@ -174,6 +174,12 @@ impl Child {
         let mut arguments: Vec<OsString> = vec![ARGUMENT.into()];
         arguments.extend(bounds.to_arguments().map(OsString::from));
         let mut command = Command::new(&program.0);
+        if *program == Program::default()
+            && let Some(name) = std::env::args_os().next()
+        {
+            // What `ps` shows: the name by which somebody started the program.
+            command.arg0(name);
+        }
         command
             .args(arguments)
             .env_clear()
