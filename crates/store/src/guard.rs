@@ -98,6 +98,13 @@ pub fn close(directory: &Path) -> Result<(), StoreError> {
 
 /// The directory and all above it, as it is named and as links lead to it.
 fn with_all_above(directory: &Path) -> Result<BTreeSet<PathBuf>, StoreError> {
+    // What is above a relative name of one part.
+    let here = Path::new(".");
+    let directory = if directory.as_os_str().is_empty() {
+        here
+    } else {
+        directory
+    };
     let named = std::path::absolute(directory).map_err(StoreError::io("find", directory))?;
     // What is not there yet leads nowhere.
     let real = directory.canonicalize().unwrap_or_default();
@@ -286,5 +293,13 @@ mod tests {
             let metadata = fs::metadata(&path).expect("there");
             assert_eq!(metadata.mode() & 0o7777, then, "{mode:o}");
         }
+    }
+
+    #[test]
+    fn what_is_above_a_relative_name_is_where_the_process_is() {
+        let here = with_all_above(Path::new(".")).expect("found");
+        assert_eq!(with_all_above(Path::new("")).expect("found"), here);
+        let below = with_all_above(Path::new("keys")).expect("found");
+        assert!(below.is_superset(&here));
     }
 }
