@@ -153,7 +153,7 @@ impl Ordered {
     /// Waits for it.
     pub(crate) fn child(self) -> io::Result<Child> {
         let child = self.0.recv().map_err(io::Error::other)??;
-        child.is_ready()
+        child.once_ready()
     }
 }
 
@@ -205,7 +205,7 @@ impl Child {
     }
 
     /// Waits until it is ready.
-    fn is_ready(mut self) -> io::Result<Self> {
+    fn once_ready(mut self) -> io::Result<Self> {
         self.link.socket().set_read_timeout(Some(START))?;
         let ready = match self.link.receive(MARGIN) {
             Ok(Some(FromChild::Ready(ready))) => ready,
