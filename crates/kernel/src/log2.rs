@@ -321,9 +321,10 @@ mod tests {
     }
 
     /// Ratios whose 10⁶·log2 lies less than 10⁻⁶⁶ beside a whole number, with its floor: convergents of
-    /// 2^(j/10⁶), computed with 260 decimal digits. A digit of a word ends near each of these numbers too, so
-    /// that a chain which is rounded the wrong way decides for the other side.
-    const BESIDE_A_WHOLE_NUMBER: [(u128, u128, u64); 4] = [
+    /// 2^(j/10⁶), computed with 260 decimal digits. The last digit of a word ends near the first four of these
+    /// numbers too, and that of four limbs at the last two, so that a chain which is rounded the wrong way
+    /// decides for the other side.
+    const BESIDE_A_WHOLE_NUMBER: [(u128, u128, u64); 6] = [
         (
             1_485_865_453_290_434_126_630_440_210_715_462_993,
             1_084_518_365_529_823_012_475_723_611_103_730_942,
@@ -343,6 +344,16 @@ mod tests {
             49_295_764_097_421_138_294_594_343_971_511_806_634,
             25_759_198_125_120_237_339_785_341_687_558_162_843,
             936_375,
+        ),
+        (
+            218_967_852_322_976_444_905_742_247_355_030_930_245,
+            127_409_166_510_692_605_849_838_740_337_556_448_768,
+            781_249,
+        ),
+        (
+            337_183_449_765_766_033_466_217_043_345_363_163_707,
+            183_850_579_648_157_660_456_199_311_685_708_922_999,
+            874_999,
         ),
     ];
 

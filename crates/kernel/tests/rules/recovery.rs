@@ -4,7 +4,7 @@ use evidenceos_kernel::{
     bits::MicroBits,
     command::{Command, Event, RestartLog},
     continuity::{HoldoutCharged, KnownTree},
-    holdout::{HoldoutStatus, NarrowerBudgets},
+    holdout::{HoldoutStatus, Meter, NarrowerBudgets},
     id::Digest,
     in_force::InForce,
     log_key::{KeyLink, LogKey, SignedKeyLink},
@@ -231,6 +231,13 @@ fn a_run_that_asked_nothing_comes_back_without_a_pool_of_answers() {
         assert!(world.pools.is_empty(), "under way: {under_way}");
         assert_eq!(world.main().sealed, first.main().sealed);
     }
+    // What was reserved is free again.
+    let mut world = World::new();
+    let (_, number) = world.admitted(world.terms(submitter(1), "claim"), true);
+    let settled = world.clone().settle(number, &Script::weak()).to_bytes();
+    assert!(world.pool(submitter(1)).answers.reserved > MicroBits::ZERO);
+    recover(&mut world, &settled);
+    assert_eq!(world.pool(submitter(1)).answers, Meter::default());
     // What was charged comes back also to a run of which nothing is reserved.
     let mut world = World::new();
     let claim = world.sealed(world.terms(submitter(1), "claim"), true);

@@ -20,8 +20,14 @@ fn the_ledger_of_an_honest_log_is_computed_again() {
     let (world, first, second) = eventful();
     let report = verify_log(&world.entries, &world.checkpoint());
     assert_eq!(report.findings, []);
+    assert!(report.is_sound());
     assert_eq!(report.capsules.len(), 9);
-    assert_eq!(report.revoked.len(), 1);
+    let [revoked] = report.revoked.as_slice() else {
+        panic!("one: {:?}", report.revoked)
+    };
+    assert_eq!(report.revocation(&revoked.claim), Some(revoked));
+    let (_, standing) = &report.capsules[0];
+    assert_eq!(report.revocation(&standing.claim_id), None);
     let ledger = report.holdout(&first.id).expect("registered");
     assert_eq!((ledger.settled, ledger.certified), (4, 3));
     assert_eq!((ledger.not_judged, ledger.aborted), (2, 1));
@@ -204,6 +210,26 @@ fn what_is_not_understood_is_a_finding() {
     check(world.entries[0].clone(), false);
     // A second retirement, and one with a field that the kind does not have.
     check(world.entries[world.entries.len() - 2].clone(), false);
+    let retired = world.entries.len() - 2;
+    let text = String::from_utf8(world.entries[retired].clone()).expect("text");
+    let reason = "\"reason\":\"its budget is used up\"";
+    let said = |reason: &str| format!("\"reason\":\"{reason}\"");
+    for (from, to, rule) in [
+        ("\"schema\":", "\"s\":1,\"schema\":", Some("unknown field")),
+        (reason, &said(""), Some("1 to 256 bytes")),
+        (reason, &said(&"x".repeat(257)), Some("1 to 256 bytes")),
+        (reason, &said("two\\nlines"), Some("1 to 256 bytes")),
+        (reason, &said(&"x".repeat(256)), None),
+    ] {
+        let mut entries = world.entries.clone();
+        entries[retired] = text.replace(from, to).into_bytes();
+        assert_ne!(entries[retired], world.entries[retired]);
+        let findings = report(&entries).findings;
+        let found = findings.first().map(ToString::to_string);
+        assert_eq!(found.is_some(), rule.is_some(), "{to}: {found:?}");
+        let said = rule.is_none_or(|rule| found.is_some_and(|found| found.contains(rule)));
+        assert!(said, "{to}: {findings:?}");
+    }
 }
 
 #[test]
