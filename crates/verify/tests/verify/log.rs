@@ -3,6 +3,7 @@
 use evidenceos_kernel::{
     bits::MicroBits,
     cj,
+    command::Command,
     holdout::Policy,
     record::{Capsule, HOLDOUT_REGISTERED, schema_of},
 };
@@ -310,5 +311,44 @@ fn a_log_that_went_on_under_another_name_is_followed_and_its_charges_are_counted
         entries[index] = text.replace(from, to).into_bytes();
         let report = honest(&entries, "example.org/2");
         assert_eq!(report.findings[0].index, Some(index as u64), "{to}");
+    }
+}
+
+#[test]
+fn charges_stand_right_behind_their_restart_and_none_is_left_out() {
+    let mut world = World::new();
+    world.begin_as_now();
+    let policy = || Policy::with_sealed_budget(MicroBits::from_bits(64));
+    let stated = world.register(policy(), 400, 1);
+    world.register(policy(), 300, 3);
+    let begun = world.entries.len();
+    world.restart("example.org/2", vec![(stated.id, MicroBits::from_bits(2))]);
+    world.ask(Command::RetireHoldout {
+        holdout: stated.id,
+        reason: "its items are known".to_owned(),
+    });
+    let findings = |entries: &[Vec<u8>]| {
+        let report = verify_log(entries, &checkpoint_under("example.org/2", entries));
+        let found = report.findings.iter();
+        found
+            .map(|finding| (finding.index, finding.fault.to_string()))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(findings(&world.entries), []);
+    // The restart itself, the stated charge, the exhausting one, the retirement.
+    let [_, _, exhausted, retired] = [0, 1, 2, 3].map(|after| begun + after);
+    let mut late = world.entries.clone();
+    late.swap(exhausted, retired);
+    let found = findings(&late);
+    let (index, fault) = found.first().expect("a charge too late");
+    assert_eq!(*index, Some(retired as u64), "{found:?}");
+    assert!(fault.contains("charges follow a restart"), "{found:?}");
+    // Whether another entry follows or none.
+    for end in [retired, exhausted] {
+        let mut left_out = world.entries[..=end].to_vec();
+        left_out.remove(exhausted);
+        let found = findings(&left_out);
+        let (index, _) = found.first().expect("a charge is left out");
+        assert_eq!(*index, Some(begun as u64), "{found:?}");
     }
 }
