@@ -180,11 +180,11 @@ fn a_key_signs_from_the_entry_after_the_one_that_names_it() {
     let mut first = world.clone();
     let rotate = Command::RotateKey(Box::new(link(2)));
     first.ask(OPERATOR, rotate).expect("about this tree");
-    let follows = Event::KeyRotated(LogKey::new([2; 32], 3));
-    assert_eq!(what_it_did(&first), [follows.clone()]);
+    let follows = [Event::KeyRotated(LogKey::new([2; 32], 3))];
+    assert_eq!(what_it_did(&first), follows);
     let entry = first.entries.last().expect("an entry").clone();
     assert_eq!(record::parse_key_rotated(&entry), Ok(link(2)));
-    assert_eq!(recover(&mut world, &entry), [follows]);
+    assert_eq!(recover(&mut world, &entry), follows);
 }
 
 #[test]

@@ -254,6 +254,10 @@ fn logarithms_a_hair_from_a_whole_number_are_rounded_truly() {
         assert_eq!(own_log2::scaled(1, power, 1 << 40), (-bits, -bits));
     }
     assert_eq!(own_log2::scaled(24, 3, 10), (30, 30));
+    // 2^40·log2(3/2) is 643,173,071,355 and a fraction, also 99 bits lower.
+    let down = 643_173_071_355 - (99 << 40);
+    let far_below_one = own_log2::scaled(3, 1 << 100, 1 << 40);
+    assert_eq!(far_below_one, (down + 1, down));
 }
 
 #[test]

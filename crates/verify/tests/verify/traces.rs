@@ -122,10 +122,9 @@ impl Forger {
     }
 
     fn opening(&self, capsule: &Capsule) -> &Opening {
-        let openings = self.history.openings.iter();
+        let mut openings = self.history.openings.iter();
         openings
-            .filter(|opening| opening.holdout_id == capsule.holdout_id)
-            .next_back()
+            .find(|opening| opening.holdout_id == capsule.holdout_id)
             .expect("opened")
     }
 
