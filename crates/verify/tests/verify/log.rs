@@ -4,12 +4,14 @@ use evidenceos_kernel::{
     bits::MicroBits,
     cj,
     command::Command,
-    holdout::Policy,
+    holdout::{NarrowerBudgets, Policy},
     record::{Capsule, HOLDOUT_REGISTERED, schema_of},
 };
 use evidenceos_verify::{Fault, Finding, LogReport, verify_log};
 
-use crate::world::{ORIGIN, World, checkpoint_of, checkpoint_under, eventful, owner};
+use crate::world::{
+    ORIGIN, Script, World, checkpoint_of, checkpoint_under, eventful, owner, vector,
+};
 
 fn report(entries: &[Vec<u8>]) -> LogReport {
     // The forger holds the key: only the arithmetic can catch him.
@@ -351,4 +353,36 @@ fn charges_stand_right_behind_their_restart_and_none_is_left_out() {
         let (index, _) = found.first().expect("a charge is left out");
         assert_eq!(*index, Some(begun as u64), "{found:?}");
     }
+}
+
+#[test]
+fn a_claim_that_a_narrower_budget_does_not_carry_is_found() {
+    let mut world = World::new();
+    let holdout = world.register(Policy::with_sealed_budget(MicroBits::from_bits(64)), 400, 1);
+    let narrower = NarrowerBudgets {
+        sealed: Some(MicroBits::from_bits(20)),
+        ..NarrowerBudgets::default()
+    };
+    world.ask(Command::SetBudgets {
+        holdout: holdout.id,
+        narrower,
+    });
+    let narrowed = world.entries.len() - 1;
+    let script = Script {
+        judged: Some(vector(400, 2)),
+        ..Script::default()
+    };
+    // The first may have been admitted before; the second was after the first had ended.
+    world.run(&holdout, owner(1), "first", &script);
+    let run = world.run(&holdout, owner(1), "second", &script);
+    let honest = report(&world.entries);
+    assert_eq!(honest.findings, []);
+    let ledger = honest.holdout(&holdout.id).expect("registered");
+    assert_eq!(ledger.budgets, narrower);
+    // A claim that may be certified costs four bits.
+    let mut entries = world.entries.clone();
+    let text = String::from_utf8(entries[narrowed].clone()).expect("text");
+    entries[narrowed] = text.replace(":20000000", ":1000000").into_bytes();
+    let [finding] = report(&entries).findings.try_into().expect("one finding");
+    assert_eq!(finding.index, Some(run), "{finding}");
 }
