@@ -10,7 +10,7 @@ use evidenceos_kernel::{
 use evidenceos_verify::{Fault, Finding, LogReport, verify_log};
 
 use crate::world::{
-    ORIGIN, Script, World, checkpoint_of, checkpoint_under, eventful, owner, vector,
+    Items, ORIGIN, Script, World, checkpoint_of, checkpoint_under, eventful, owner, vector,
 };
 
 fn report(entries: &[Vec<u8>]) -> LogReport {
@@ -385,4 +385,36 @@ fn a_claim_that_a_narrower_budget_does_not_carry_is_found() {
     entries[narrowed] = text.replace(":20000000", ":1000000").into_bytes();
     let [finding] = report(&entries).findings.try_into().expect("one finding");
     assert_eq!(finding.index, Some(run), "{finding}");
+}
+
+#[test]
+fn a_comparison_costs_what_the_smaller_pool_carries_and_is_not_left_out() {
+    let bits = MicroBits::from_bits;
+    for (sealed, answers, share) in [
+        (bits(64), bits(64), 200_000),
+        (MicroBits(15_999_999), bits(64), 200_000),
+        (bits(64), bits(4), 200_000),
+        (bits(64), MicroBits::ZERO, 0),
+    ] {
+        let mut world = World::new();
+        world.begin_as_now();
+        let policy = Policy {
+            answer_share_micros: share,
+            answer_budget: answers,
+            ..Policy::with_sealed_budget(sealed)
+        };
+        world.register(policy, 400, 1);
+        let second = Items {
+            fresh: false,
+            ..Items::new(Policy::with_sealed_budget(bits(64)), 300)
+        };
+        world.put(&second).expect("the labels differ");
+        assert_eq!(world.entries.len(), 4);
+        assert_eq!(report(&world.entries).findings, [], "{sealed} {answers}");
+        let mut entries = world.entries.clone();
+        entries.remove(2);
+        let findings = report(&entries).findings;
+        let found = findings.first().expect("no comparison").index;
+        assert_eq!(found, Some(2), "{findings:?}");
+    }
 }
