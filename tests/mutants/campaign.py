@@ -219,6 +219,10 @@ SLOW = {
 }
 
 
+# What run.py says of a test that it ended.
+HANGS = "it hangs"
+
+
 def quick(binaries: list[Binary]) -> list[tuple[Binary, list[str]]]:
     skipping = lambda names: [word for name in names for word in ("--skip", name)]
     return [(b, skipping(SLOW.get((b.package, b.target), []))) for b in binaries]
@@ -243,6 +247,10 @@ def caught_by(mutant: Mutant, tests: list[tuple[Binary, list[str], float]]) -> s
     own_first = sorted(tests, key=lambda t: (t[0].package != mutant.package, t[0].target != "lib"))
     for binary, arguments, limit in own_first:
         outcome = run.run(binary, mutant.number, limit, *arguments)
+        if HANGS in outcome.first_failure:
+            # Other work may have slowed the machine down since the limit was set.
+            limit = max(limit, 10 * run.run(binary, 0, 900, *arguments).seconds)
+            outcome = run.run(binary, mutant.number, limit, *arguments)
         if outcome.failed:
             return f"{binary.package}:{binary.target}:{outcome.first_failure}"
     return None
@@ -264,7 +272,9 @@ def play(mutants: list[Mutant], tests: list, jobs: int, deadline: float, played:
                 left.append(mutant)
                 print(f"  not caught yet: {mutant.name}", flush=True)
             else:
-                played["hung" if "hangs" in test else "caught"] += 1
+                played["hung" if HANGS in test else "caught"] += 1
+                if HANGS in test:
+                    print(f"  hung: {mutant.name}: {test}", flush=True)
             if done % 50 == 0:
                 print(f"  {done} of {len(mutants)}: {dict(played)}", flush=True)
     return left

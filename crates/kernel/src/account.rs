@@ -516,4 +516,14 @@ mod tests {
         totals.burned += 1;
         assert!(!totals.balance_out());
     }
+
+    #[test]
+    fn an_account_that_its_tag_alone_names_has_no_name() {
+        let owner = OwnerTag([0xab; 16]);
+        let open = |principal: &str| Accounting::default().open(0, owner, principal, 0);
+        assert!(open("alice").is_named());
+        assert!(open("owner-alice").is_named());
+        assert!(!open("owner-abababababababababababababababab").is_named());
+        assert_eq!(unnamed(owner), "owner-abababababababababababababababab");
+    }
 }

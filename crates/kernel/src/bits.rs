@@ -111,6 +111,8 @@ mod tests {
     fn sums_never_wrap() {
         let top = MicroBits::MAX;
         assert_eq!(top.checked_add(MicroBits(1)), None);
+        assert_eq!(MicroBits(2).checked_add(MicroBits(3)), Some(MicroBits(5)));
+        assert_eq!(MicroBits(5).checked_sub(MicroBits(3)), Some(MicroBits(2)));
         assert_eq!(top.saturating_add(MicroBits(1)), top);
         assert_eq!([top, top].into_iter().sum::<MicroBits>(), top);
         assert_eq!(MicroBits(1).checked_sub(MicroBits(2)), None);

@@ -784,4 +784,17 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn a_lane_has_the_memory_that_the_documentation_promises() {
+        assert_eq!(Lane::Fast.max_memory_bytes(), 67_108_864);
+        assert_eq!(Lane::Heavy.max_memory_bytes(), 536_870_912);
+        assert_eq!(Lane::Fast.max_memory_pages(), 1_024);
+        assert_eq!(Lane::Heavy.max_memory_pages(), 8_192);
+    }
+
+    #[test]
+    fn a_policys_code_is_its_number() {
+        assert_eq!(PolicyCode::new(9_017).map(u16::from), Some(9_017));
+    }
 }

@@ -283,10 +283,16 @@ mod tests {
             stated_unix_ms: 7,
         };
         assert_eq!(LogContinued::parse(&continued.to_bytes()), Ok(continued));
-        for begun_by in [BegunBy::NewKey, BegunBy::Anchor, BegunBy::Operator] {
+        for (begun_by, word) in [
+            (BegunBy::NewKey, "\"begun_by\":\"new_key\""),
+            (BegunBy::Anchor, "\"begun_by\":\"anchor\""),
+            (BegunBy::Operator, "\"begun_by\":\"operator\""),
+        ] {
             let first = log_started("example.org/log", Digest([1; 32]), "test", begun_by, 9);
             let name = crate::record::started_as(&first);
             assert_eq!(name.as_deref(), Some("example.org/log"), "{begun_by:?}");
+            let text = String::from_utf8(first).expect("text");
+            assert!(text.contains(word), "{text}");
         }
         for stated in [true, false] {
             let charged = HoldoutCharged {

@@ -179,4 +179,54 @@ mod tests {
         assert_eq!(mass[1], 0xb504_f333_f9de_6484);
         assert!(error_ulp < 1_000);
     }
+
+    /// Alphabets of 15,259 and 15,139 symbols at the prices 13.600001 + 0.037003·i bits, so many at each: their
+    /// masses sum to 1 − 2^−174.7 and 1 + 2^−175.5. Found by lattice reduction, summed with 200 decimal digits.
+    const JUST_BELOW_ONE: [usize; 18] = [
+        1026, 1101, 1225, 292, 1052, 903, 857, 960, 536, 675, 735, 529, 317, 752, 1050, 1105, 1145,
+        999,
+    ];
+    const JUST_ABOVE_ONE: [usize; 18] = [
+        1385, 939, 1457, 495, 781, 748, 440, 870, 697, 594, 878, 680, 706, 961, 841, 1139, 1041,
+        487,
+    ];
+
+    #[test]
+    fn what_128_places_leave_open_more_places_decide() {
+        for (counts, fits) in [(JUST_BELOW_ONE, true), (JUST_ABOVE_ONE, false)] {
+            let prices: Vec<MicroBits> = (0..)
+                .zip(counts)
+                .flat_map(|(i, count)| vec![MicroBits(13_600_001 + 37_003 * i); count])
+                .collect();
+            assert_eq!(masses_sum_to_at_most_one(&prices), fits);
+        }
+    }
+
+    #[test]
+    fn no_bound_is_closer_than_what_more_places_show() {
+        // The higher half of a computation with twice the places is the value to the last unit.
+        let upper = |limbs: &[u64], places: usize| limbs[limbs.len() - places..].to_vec();
+        let reaches = |mut low: Vec<u64>, error: u64, value: &[u64]| {
+            wide::add_small(&mut low, error);
+            low.iter().rev().ge(value.iter().rev())
+        };
+        for limbs in [3, 6, 12] {
+            let (ln2, finer) = (ln2_floor(limbs), ln2_floor(2 * limbs));
+            assert!(reaches(
+                ln2.clone(),
+                ln2_error_ulp(limbs),
+                &upper(&finer, limbs)
+            ));
+            for price in [
+                1, 333_333, 500_000, 999_999, 1_000_001, 13_600_001, 63_999_999,
+            ] {
+                let (mass, error) = exp2_minus(price, &ln2);
+                let (true_mass, _) = exp2_minus(price, &finer);
+                assert!(
+                    reaches(mass, error, &upper(&true_mass, limbs)),
+                    "{price} with {limbs} limbs"
+                );
+            }
+        }
+    }
 }

@@ -319,4 +319,67 @@ mod tests {
     fn a_ratio_below_one_has_no_price() {
         let _ = log2_microbits_up(1, 2);
     }
+
+    /// Ratios whose 10⁶·log2 lies less than 10⁻⁶⁶ beside a whole number, with its floor: convergents of
+    /// 2^(j/10⁶), computed with 260 decimal digits. The last digit of a word ends near the first four of these
+    /// numbers too, and that of four limbs at the last two, so that a chain which is rounded the wrong way
+    /// decides for the other side.
+    const BESIDE_A_WHOLE_NUMBER: [(u128, u128, u64); 6] = [
+        (
+            1_485_865_453_290_434_126_630_440_210_715_462_993,
+            1_084_518_365_529_823_012_475_723_611_103_730_942,
+            454_249,
+        ),
+        (
+            4_925_318_866_301_001_730_227_316_529_160_019_801,
+            3_405_444_518_564_147_656_464_626_733_222_440_212,
+            532_374,
+        ),
+        (
+            11_157_087_802_843_867_683_508_587_016_812_978_148,
+            5_705_141_236_345_058_161_205_985_154_034_838_529,
+            967_625,
+        ),
+        (
+            49_295_764_097_421_138_294_594_343_971_511_806_634,
+            25_759_198_125_120_237_339_785_341_687_558_162_843,
+            936_375,
+        ),
+        (
+            218_967_852_322_976_444_905_742_247_355_030_930_245,
+            127_409_166_510_692_605_849_838_740_337_556_448_768,
+            781_249,
+        ),
+        (
+            337_183_449_765_766_033_466_217_043_345_363_163_707,
+            183_850_579_648_157_660_456_199_311_685_708_922_999,
+            874_999,
+        ),
+    ];
+
+    #[test]
+    fn beside_a_whole_number_the_true_side_is_found() {
+        for (num, den, floor) in BESIDE_A_WHOLE_NUMBER {
+            assert_eq!(log2_microbits_down(num, den), MicroBits(floor));
+            assert_eq!(log2_microbits_up(num, den), MicroBits(floor + 1));
+        }
+    }
+
+    #[test]
+    fn the_square_root_of_two_is_told_from_its_convergents() {
+        // p/q approaches √2 from both sides: p² = 2q² − 1 and p² = 2q² + 1 in turn.
+        let (mut p, mut q, mut above) = (1u128, 1u128, false);
+        while p < 1 << 126 {
+            // From here on nearer than a unit of 2^−40.
+            if q > 1 << 21 {
+                let below = u64::from(!above);
+                let microbits = MicroBits(500_000 - below);
+                assert_eq!(log2_microbits_down(p, q), microbits, "{p}/{q}");
+                let fixed40 = (1 << 39) - below as i64;
+                assert_eq!(log2_fixed40_down(p, q), fixed40, "{p}/{q}");
+            }
+            (p, q, above) = (p + 2 * q, p + q, !above);
+        }
+        assert!(q > 1 << 125);
+    }
 }

@@ -476,4 +476,56 @@ mod tests {
         *spare.last_mut().expect("not empty") |= 0x80;
         assert!(parse(&spare).is_err());
     }
+
+    #[test]
+    fn every_record_comes_back_as_it_was_written() {
+        let vectors = [
+            [1, 0, 0, 1, 1, 0, 1, 0, 0, 1, 0],
+            [0, 1, 1, 0, 0, 0, 0, 1, 1, 0, 0],
+            [0; 11],
+        ];
+        for deferred in [false, true] {
+            let end = TracedEnd { deferred, ..end() };
+            let mut writer = TraceWriter::new(11, &run());
+            for vector in &vectors[..2] {
+                writer.asked(vector, 4, 3);
+            }
+            let written = writer.finish(Some(&vectors[2]), &end);
+            let asked = |vector: &[u8]| Record::Asked {
+                n_symbols: 4,
+                symbol: 3,
+                vector: vector.to_vec(),
+            };
+            // No question was free, so that there is no record of free ones.
+            let wanted = vec![
+                Record::Run(Box::new(run())),
+                asked(&vectors[0]),
+                asked(&vectors[1]),
+                Record::Judged(vectors[2].to_vec()),
+                Record::End(end),
+            ];
+            assert_eq!(parse(&written), Ok((11, wanted)));
+        }
+    }
+
+    #[test]
+    fn records_out_of_their_place_are_refused() {
+        let whole = sample();
+        let refused = |bytes: &[u8], what: &str| {
+            assert_eq!(parse(bytes).expect_err(what).what, what);
+        };
+        let mut other = whole.clone();
+        other[0] ^= 1;
+        refused(&other, "wrong magic");
+        let free = [FREE, 0, 0, 0, 1];
+        refused(&[&whole[..], &free].concat(), "a record after the end");
+        let before = sample_of_before();
+        let late = [&before[..], &free].concat();
+        refused(&late, "a record after the judged vector");
+        // A trace of before has no end, wherever it stands: what began another way ends so.
+        let mut end = vec![END];
+        end.extend_from_slice(&[0; 2 + 1 + 8 + 4 + 4]);
+        let unjudged = &before[..before.len() - 3];
+        refused(&[unjudged, &end].concat(), "unknown record");
+    }
 }

@@ -123,4 +123,35 @@ mod tests {
         let quotient = wide / 1_000_003;
         assert_eq!(product, [quotient as u64, (quotient >> 64) as u64]);
     }
+
+    #[test]
+    fn a_shift_tells_whether_it_lost_a_one() {
+        // Source, shift, what is left in two limbs, whether a one is gone.
+        let top = 1 << 63;
+        for (source, shift, wanted, lost) in [
+            ([0, 0, 0], 0, [0, 0], false),
+            ([5, 6, 7], 0, [5, 6], false),
+            ([0b100, 0b1, 0], 2, [1 | 1 << 62, 0], false),
+            ([0b110, 0, 0], 2, [1, 0], true),
+            ([1, 0, 0], 1, [0, 0], true),
+            ([0b10, 0, 0], 1, [1, 0], false),
+            ([top, 0, 0], 63, [1, 0], false),
+            ([top | 1, 0, 0], 63, [1, 0], true),
+            ([0, 9, 8], 64, [9, 8], false),
+            ([1, 9, 8], 64, [9, 8], true),
+            ([0, 0b10, 0b1], 65, [1 | top, 0], false),
+            ([0, 0b11, 0b1], 65, [1 | top, 0], true),
+            ([1, 0b10, 0b1], 65, [1 | top, 0], true),
+            ([0, 0, 0b1000], 131, [1, 0], false),
+            ([0, 1, 0b1000], 131, [1, 0], true),
+        ] {
+            let mut target = [0; 2];
+            assert_eq!(
+                shift_right_into(&mut target, &source, shift),
+                lost,
+                "{source:?} by {shift}"
+            );
+            assert_eq!(target, wanted, "{source:?} by {shift}");
+        }
+    }
 }

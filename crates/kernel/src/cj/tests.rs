@@ -80,8 +80,42 @@ fn nesting_and_size_are_bounded() {
     let refused = Err(CjError { offset, rule });
     assert_eq!(parse(&nested(MAX_DEPTH + 2), LIMIT), refused);
     assert_eq!(parse(&nested(20_000), LIMIT), refused);
+    let objects = |depth: usize| {
+        let open = br#"{"a":"#.repeat(depth);
+        [open, b"0".to_vec(), vec![b'}'; depth]].concat()
+    };
+    assert!(parse(&objects(MAX_DEPTH), LIMIT).is_ok());
+    let (offset, rule) = (5 * (MAX_DEPTH + 1), CjRule::Depth);
+    let refused = Err(CjError { offset, rule });
+    assert_eq!(parse(&objects(MAX_DEPTH + 1), LIMIT), refused);
+    assert_eq!(parse(b"123", 3), Ok(Value::Int(123)));
     let (offset, rule) = (3, CjRule::Size);
     assert_eq!(parse(b"1234", 3), Err(CjError { offset, rule }));
+}
+
+#[test]
+fn a_value_is_read_as_what_it_is_and_as_nothing_else() {
+    let object = Object::new().put("a", 1u8).put("b", 2u8);
+    let elements = vec![Value::Int(3), Value::Bool(true)];
+    let values = [
+        Value::Int(7),
+        Value::Bool(true),
+        Value::Bool(false),
+        Value::Array(elements.clone()),
+        Value::Object(object.clone()),
+    ];
+    let ints = values.each_ref().map(Value::as_int);
+    assert_eq!(ints, [Some(7), None, None, None, None]);
+    let bools = values.each_ref().map(Value::as_bool);
+    assert_eq!(bools, [None, Some(true), Some(false), None, None]);
+    let arrays = values.each_ref().map(Value::as_array);
+    assert_eq!(arrays, [None, None, None, Some(&*elements), None]);
+    let objects = values.each_ref().map(Value::as_object);
+    assert_eq!(objects, [None, None, None, None, Some(&object)]);
+    let (len, empty) = (object.len(), object.is_empty());
+    assert_eq!((len, empty), (2, false));
+    let none = Object::new();
+    assert_eq!((none.len(), none.is_empty()), (0, true));
 }
 
 #[test]

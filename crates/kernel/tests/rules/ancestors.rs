@@ -200,6 +200,26 @@ fn the_number_of_parents_is_bounded() {
 }
 
 #[test]
+fn the_number_of_ancestors_is_bounded() {
+    let mut world = World::new();
+    let leaves: Vec<ClaimId> = (0..63)
+        .map(|n| settled(&mut world, &n.to_string()))
+        .collect();
+    let mut parents: Vec<ClaimId> = ["a", "b", "c", "d"]
+        .iter()
+        .map(|name| {
+            let id = child(&mut world, name, &leaves).expect("63 parents");
+            run(&mut world, id, &Script::trapped()).claim_id
+        })
+        .collect();
+    // Four times 63 and one.
+    assert!(child(&mut world, "256", &parents).is_ok());
+    parents.push(leaves[0]);
+    let refused = child(&mut world, "257", &parents).expect_err("beyond");
+    assert!(matches!(refused, Refusal::TooManyAncestors { .. }));
+}
+
+#[test]
 fn dependency_roots_are_those_of_the_published_rule() {
     let [a, b, c] = [1, 2, 3].map(|n| Digest([n; 32]));
     let leaf = |digest: Digest| Digest::of(&digest.0);

@@ -202,7 +202,9 @@ fn nothing_is_charged_where_nothing_is_certified_any_more() {
     };
     world.ask(OPERATOR, retire).expect("registered");
     let agreeing = second(&world, Some(world.holdout));
+    let entries = world.entries.len();
     assert!(world.ask(OPERATOR, put(agreeing)).is_err());
+    assert_eq!(world.entries.len(), entries, "no answer that costs nothing");
     assert!(world.ask(OPERATOR, put(second(&world, None))).is_ok());
     assert_eq!(charged(world.main()), Default::default());
 }

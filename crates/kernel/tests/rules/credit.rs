@@ -1,7 +1,7 @@
 //! Credit: who pays, what comes back, and that none comes from nowhere.
 
 use evidenceos_kernel::{
-    account::{Account, Accounting, MAX_CREDIT, Totals, unix_day},
+    account::{Account, Accounting, MAX_CREDIT, Tariff, Totals, unix_day},
     claim::{Lane, Outcome, Terms},
     command::{Caller, Command, ImportedAccount, Reply},
     holdout::NarrowerBudgets,
@@ -383,6 +383,187 @@ fn budgets_are_narrowed_and_never_widened() {
         pool: Pool::HoldoutCredit,
     };
     assert_eq!(world.ask(submitter(2), execute(second)), Err(waits));
+}
+
+/// A world where a run of the fast lane costs its 1,024 pages, and its fuel this much a unit.
+fn world_of_pages(credit_limit: u64, per_fuel: &str) -> World {
+    let mut world = World::new();
+    let rate = |text: &str| text.parse().expect("a rate");
+    let accounting = Accounting {
+        tariff: Tariff {
+            per_bit: rate("0"),
+            per_fuel: rate(per_fuel),
+            per_page: rate("1"),
+        },
+        credit_limit,
+        daily_mint_limit: Some(0),
+        ..Accounting::default()
+    };
+    world.resident = world.resident.with_accounts(accounting, Totals::default());
+    world
+}
+
+fn credit_budget(world: &World, credit: u64) -> Command {
+    Command::SetBudgets {
+        holdout: world.holdout,
+        narrower: NarrowerBudgets {
+            credit: Some(credit),
+            ..NarrowerBudgets::default()
+        },
+    }
+}
+
+#[test]
+fn credit_that_buys_no_fuel_admits_no_run() {
+    for (credits, per_fuel, refused) in [
+        (1_023, "1", Some((1_025, 1_023))),
+        (1_024, "1", Some((1_025, 1_024))),
+        (1_025, "1", None),
+        (1_023, "0", Some((1_024, 1_023))),
+        (1_024, "0", None),
+    ] {
+        let mut world = world_of_pages(credits, per_fuel);
+        let id = world.sealed(world.terms(submitter(1), "claim"), false);
+        let reply = match refused {
+            Some((needed, left)) => Err(Refusal::InsufficientCredit { needed, left }),
+            None => Ok(Reply::Running(id)),
+        };
+        let found = world.ask(submitter(1), execute(id));
+        assert_eq!(found, reply, "{credits}, {per_fuel} for a unit of fuel");
+    }
+    // The last credit buys one unit of fuel.
+    let mut world = world_of_pages(1_025, "1");
+    let (id, _) = world.admitted(world.terms(submitter(1), "claim"), false);
+    assert_eq!(world.claims[&id].max_fuel(), 1);
+    // Also what costs nothing costs a credit.
+    let mut world = world_of(0, 0);
+    let accounting = Accounting {
+        tariff: Tariff {
+            per_bit: Default::default(),
+            per_fuel: Default::default(),
+            per_page: Default::default(),
+        },
+        credit_limit: 0,
+        ..Accounting::default()
+    };
+    world.resident = world.resident.with_accounts(accounting, Totals::default());
+    let id = world.sealed(world.terms(submitter(1), "claim"), false);
+    let refused = Refusal::InsufficientCredit { needed: 1, left: 0 };
+    assert_eq!(world.ask(submitter(1), execute(id)), Err(refused));
+}
+
+#[test]
+fn a_holdouts_credit_is_used_to_the_last() {
+    for (budget, refused) in [
+        (
+            1_023,
+            Some(Refusal::HoldoutCreditExhausted {
+                needed: 1_024,
+                left: 1_023,
+            }),
+        ),
+        (1_024, None),
+    ] {
+        let mut world = world_of_pages(10_000, "0");
+        let narrow = credit_budget(&world, budget);
+        world.ask(OPERATOR, narrow).expect("narrower");
+        let id = world.sealed(world.terms(submitter(1), "claim"), false);
+        let reply = refused.map_or(Ok(Reply::Running(id)), Err);
+        assert_eq!(world.ask(submitter(1), execute(id)), reply);
+    }
+    for (budget, carries_both) in [(2_047, false), (2_048, true)] {
+        let mut world = world_of_pages(10_000, "0");
+        let narrow = credit_budget(&world, budget);
+        world.ask(OPERATOR, narrow).expect("narrower");
+        world.admitted(world.terms(submitter(1), "first"), false);
+        let id = world.sealed(world.terms(submitter(2), "second"), false);
+        let waits = Refusal::Reserved {
+            pool: Pool::HoldoutCredit,
+        };
+        let reply = if carries_both {
+            Ok(Reply::Running(id))
+        } else {
+            Err(waits)
+        };
+        assert_eq!(world.ask(submitter(2), execute(id)), reply);
+    }
+}
+
+#[test]
+fn a_grant_fills_an_account_to_its_limit_and_a_limit_goes_to_the_most() {
+    let mut world = World::new();
+    let me = submitter(1);
+    world.run(me, "one", &Script::weak());
+    assert_eq!(world.ask(OPERATOR, grant(me, 1)), Ok(Reply::Credit(10_000)));
+    for (beyond, code) in [
+        (0, None),
+        (1, Some("INVALID_FIELD")),
+        (2, Some("INVALID_FIELD")),
+    ] {
+        let set = world.ask(OPERATOR, limit(me, MAX_CREDIT + beyond));
+        assert_eq!(set.err().map(|refused| refused.code()), code);
+    }
+    assert_eq!(account(&world, me).credit_limit, MAX_CREDIT);
+}
+
+#[test]
+fn an_import_takes_the_largest_numbers_and_opens_accounts_one_by_one() {
+    let imported = |n: u8| ImportedAccount {
+        owner: submitter(n).tag,
+        principal: format!("principal-{n}"),
+        unburned: MAX_CREDIT,
+        daily_mint_remaining: MAX_CREDIT,
+        last_mint_day: MAX_CREDIT,
+        credit_limit: MAX_CREDIT,
+        daily_mint_limit: MAX_CREDIT,
+        burned_total: MAX_CREDIT,
+        denied_total: MAX_CREDIT,
+    };
+    let import = |accounts| Command::ImportAccounts {
+        accounts,
+        file: Digest::of(b"file"),
+        reason: "restored by hand".to_owned(),
+    };
+    let raise: [fn(&mut ImportedAccount); 7] = [
+        |account| account.unburned += 1,
+        |account| account.daily_mint_remaining += 1,
+        |account| account.last_mint_day += 1,
+        |account| account.credit_limit += 1,
+        |account| account.daily_mint_limit += 1,
+        |account| account.burned_total += 1,
+        |account| account.denied_total += 1,
+    ];
+    let mut world = World::new();
+    for raise in raise {
+        let mut account = imported(1);
+        raise(&mut account);
+        let refused = world.ask(OPERATOR, import(vec![account]));
+        assert_eq!(refused.expect_err("too large").code(), "INVALID_FIELD");
+    }
+    let all = (1..=3).map(imported).collect();
+    assert_eq!(world.ask(OPERATOR, import(all)), Ok(Reply::Done));
+    let seqs = [1, 2, 3].map(|n| account(&world, submitter(n)).seq);
+    assert_eq!(seqs, [0, 1, 2]);
+}
+
+#[test]
+fn an_account_keeps_one_request_of_each_kind_and_remembers_the_one_before_for_a_day() {
+    let me = submitter(1);
+    for (later_ms, remembered) in [(DAY_MS - 1, 1), (DAY_MS, 0)] {
+        let mut world = world_of(10_000, 0);
+        let send = |world: &mut World, id: &str, command| {
+            let request = request(OPERATOR, stamp(OPERATOR, id, id), command);
+            world.send(request).expect("an operator");
+        };
+        send(&mut world, "limit", limit(me, 20_000));
+        send(&mut world, "grant", grant(me, 1));
+        assert_eq!(account(&world, me).requests.len(), 2);
+        assert!(world.remembered.is_empty());
+        world.now_unix_ms += later_ms;
+        send(&mut world, "another grant", grant(me, 1));
+        assert_eq!(account(&world, me).requests.len(), 2);
+        assert_eq!(world.remembered.len(), remembered, "after {later_ms} ms");
+    }
 }
 
 #[derive(Debug, Clone)]

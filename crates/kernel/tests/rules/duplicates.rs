@@ -3,12 +3,15 @@
 use evidenceos_kernel::{
     claim::{ClaimState, Outcome, Reason, Terms},
     command::{Caller, Command, Reply},
+    holdout::NarrowerBudgets,
     id::ClaimId,
     record::Capsule,
-    refusal::Refusal,
+    refusal::{Pool, Refusal},
 };
 
-use crate::world::{Script, World, commit, create, execute, request, revoke, seal, submitter};
+use crate::world::{
+    OPERATOR, Script, World, commit, create, execute, request, revoke, seal, submitter,
+};
 
 /// A sealed claim with a given module, so that two claims can have the same.
 fn sealed(world: &mut World, terms: Terms, module: &str, asks: bool) -> ClaimId {
@@ -168,4 +171,34 @@ fn a_duplicate_without_a_credit_is_refused() {
         refused,
         Err(Refusal::InsufficientCredit { needed: 1, left: 0 })
     );
+}
+
+#[test]
+fn a_duplicate_takes_the_last_credit_of_a_holdout() {
+    let mut world = World::new();
+    judge(&mut world, "first", &Script::weak());
+    let burned = world.main().credit_burned;
+    let [second, third] = ["second", "third"].map(|name| same(&mut world, name));
+    let allow = |world: &mut World, credit| {
+        let narrow = Command::SetBudgets {
+            holdout: world.holdout,
+            narrower: NarrowerBudgets {
+                credit: Some(credit),
+                ..NarrowerBudgets::default()
+            },
+        };
+        world.ask(OPERATOR, narrow).expect("within the policy");
+    };
+    allow(&mut world, burned);
+    let exhausted = Refusal::HoldoutCreditExhausted { needed: 1, left: 0 };
+    assert_eq!(world.ask(submitter(1), execute(second)), Err(exhausted));
+    allow(&mut world, burned + 1);
+    assert_eq!(
+        world.ask(submitter(1), execute(second)),
+        Ok(Reply::Running(second))
+    );
+    let waits = Refusal::Reserved {
+        pool: Pool::HoldoutCredit,
+    };
+    assert_eq!(world.ask(submitter(1), execute(third)), Err(waits));
 }

@@ -3,11 +3,13 @@
 use evidenceos_kernel::{
     bits::MicroBits,
     command::Reply,
-    holdout::{MAX_BUDGET, MOST_CERTIFICATIONS, Policy},
+    evidence::Strategy,
+    holdout::{MAX_BUDGET, MOST_CERTIFICATIONS, NullSpec, Policy},
+    price::{Multiplicity, SettlementPrices},
     refusal::{Pool, Refusal},
 };
 
-use crate::world::{Script, World, bits, execute, submitter};
+use crate::world::{Script, World, bits, execute, holdout, policy, submitter};
 
 fn fenced(sealed: u64, fence: u64) -> World {
     World::with(|policy| {
@@ -141,4 +143,44 @@ fn a_spent_retired_or_unreachable_holdout_has_none_left() {
         (left.all, left.own),
         (MOST_CERTIFICATIONS, MOST_CERTIFICATIONS)
     );
+}
+
+#[test]
+fn a_certification_that_just_fits_counts() {
+    // A right unit is one bit: log2(½/¼). A certification costs eight, and needs four for α = 1/16.
+    let left = |units: u64, multiplicity, sealed: u64, own: u64| {
+        let mut put = holdout("main", policy(), None);
+        let strategy = Strategy::FixedAlternative { p1_micros: 500_000 };
+        put.description.null_spec = NullSpec::accuracy(250_000, strategy, None).expect("in range");
+        put.description.policy = Policy {
+            settlement_prices: SettlementPrices::Fixed { certified_bits: 8 },
+            alpha_micros: 62_500,
+            multiplicity,
+            sealed_budget: bits(sealed),
+            ..policy()
+        };
+        let mut main = World::on(put).main().clone();
+        main.description.sealed_units = units;
+        let left = main.certifications_left(bits(own));
+        (left.all, left.own)
+    };
+    let each = Multiplicity::Each;
+    assert_eq!(left(800, each, 24, 24), (3, 3));
+    assert_eq!(left(800, each, 24, 16), (3, 2));
+    assert_eq!(left(800, each, 23, 15), (2, 1));
+    // Three need 28 units.
+    assert_eq!(left(28, each, 64, 64), (3, 3));
+    assert_eq!(left(27, each, 64, 64), (2, 2));
+    // The first of a rate of false discoveries is held to α/2: a bit more.
+    assert_eq!(left(13, Multiplicity::Fdr, 64, 64), (1, 1));
+    assert_eq!(left(12, Multiplicity::Fdr, 64, 64), (0, 0));
+}
+
+#[test]
+fn without_a_fence_and_without_a_question_nobody_has_a_pool() {
+    let mut world = World::new();
+    let (_, number) = world.admitted(world.terms(submitter(1), "one"), false);
+    assert!(world.pools.is_empty());
+    world.settle(number, &Script::weak());
+    assert!(world.pools.is_empty());
 }

@@ -2,7 +2,7 @@
 
 use evidenceos_kernel::{
     claim::{ClaimState, Outcome, Terms},
-    command::{Command, Reply},
+    command::{Caller, Command, Reply},
     id::{ClaimId, Digest, HoldoutId},
     record,
     refusal::{Refusal, RefusalKind, Step},
@@ -306,4 +306,95 @@ fn time_never_goes_back() {
     world.now_unix_ms -= 1_000_000;
     let second = world.run(submitter(1), "b", &Script::weak());
     assert_eq!(second.settled_unix_ms, first.settled_unix_ms);
+}
+
+#[test]
+fn an_output_is_one_symbol_of_the_alphabet() {
+    let mut world = World::new();
+    let id = in_state(&mut world, ClaimState::Uncommitted);
+    let of = |n_symbols: u32| {
+        let mut claim = world.claims[&id].clone();
+        claim.terms.oracle_num_symbols = n_symbols;
+        claim
+    };
+    for (n_symbols, len) in [
+        (2, 1),
+        (255, 1),
+        (256, 1),
+        (257, 2),
+        (65_535, 2),
+        (65_536, 2),
+        (65_537, 3),
+        (1 << 24, 3),
+        ((1 << 24) + 1, 4),
+    ] {
+        assert_eq!(of(n_symbols).output_len(), len, "{n_symbols}");
+    }
+    for (n_symbols, output, accepted) in [
+        (2, vec![1], true),
+        (2, vec![2], false),
+        (2, vec![], false),
+        (2, vec![0, 1], false),
+        (256, vec![255], true),
+        (300, vec![0], false),
+        (300, vec![1, 43], true),
+        (300, vec![1, 44], false),
+        (300, vec![43, 1], false),
+        (65_536, vec![255, 255], true),
+    ] {
+        let found = of(n_symbols).accepts_output(&output);
+        assert_eq!(found, accepted, "{n_symbols}: {output:?}");
+    }
+}
+
+#[test]
+fn a_claim_is_read_by_its_owner_auditors_and_operators() {
+    let mut world = World::new();
+    let id = in_state(&mut world, ClaimState::Uncommitted);
+    let claim = &world.claims[&id];
+    let other = submitter(2);
+    for (caller, reads, acts) in [
+        (submitter(1), true, true),
+        (other, false, false),
+        (
+            Caller {
+                auditor: true,
+                ..other
+            },
+            true,
+            false,
+        ),
+        (
+            Caller {
+                operator: true,
+                ..other
+            },
+            true,
+            true,
+        ),
+    ] {
+        let found = (caller.may_read(claim), caller.may_act_on(claim));
+        assert_eq!(found, (reads, acts), "{caller:?}");
+    }
+}
+
+#[test]
+fn a_capsule_says_how_many_runs_had_ended_at_its_admission() {
+    let mut world = World::new();
+    let admit = |world: &mut World, name: &str| {
+        world.admitted(world.terms(submitter(1), name), false);
+    };
+    for name in ["first", "second"] {
+        admit(&mut world, name);
+    }
+    let mut ended = vec![world.settle(0, &Script::weak())];
+    admit(&mut world, "third");
+    ended.extend([1, 2].map(|number| world.settle(number, &Script::weak())));
+    admit(&mut world, "fourth");
+    ended.push(world.settle(3, &Script::weak()));
+    let found: Vec<_> = ended
+        .iter()
+        .map(|capsule| capsule.run.map(|run| (run.number, run.ended_before)))
+        .collect();
+    assert_eq!(found, [(0, 0), (1, 0), (2, 1), (3, 3)].map(Some));
 }

@@ -14,6 +14,8 @@ mod holdouts;
 mod leakage;
 mod lifecycle;
 mod random;
+mod records;
+mod recovery;
 mod requests;
 mod sizes;
 mod stages;

@@ -263,3 +263,25 @@ fn one_id_twice_in_one_batch_acts_once() {
     assert_eq!(replies, [Ok(Reply::Running(id)), Ok(Reply::Running(id))]);
     assert_eq!(world.main().admitted, 1);
 }
+
+#[test]
+fn a_claim_keeps_one_request_a_method_and_remembers_the_one_before_for_a_day() {
+    for (later_ms, remembered) in [(DAY_MS - 1, 1), (DAY_MS, 0)] {
+        let mut world = World::new();
+        let me = submitter(1);
+        let terms = world.terms(me, "c");
+        let id = terms.claim_id();
+        world.ask(me, create(terms)).expect("new");
+        let calls = ["a", "b"].map(|module| stamped(me, module, commit(id, module, false)));
+        let [first, second] = calls;
+        world.send(first).expect("not sealed yet");
+        world.now_unix_ms += later_ms;
+        world.send(second).expect("not sealed yet");
+        assert_eq!(world.remembered.len(), remembered, "after {later_ms} ms");
+        world
+            .send(stamped(me, "seal", seal(id)))
+            .expect("committed");
+        assert_eq!(world.claims[&id].requests.len(), 2);
+        assert_eq!(world.remembered.len(), remembered);
+    }
+}

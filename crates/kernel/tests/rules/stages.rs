@@ -1,8 +1,10 @@
 //! The stage of a batch: dropped without a trace, merged whole, made again from the journal.
 
 use evidenceos_kernel::{
+    account::{Accounting, Totals},
     command::{Command, Event, Request, RunEnd, RunReport},
     decide::decide,
+    holdout::{Holdout, HoldoutStatus},
     id::{ClaimId, Digest},
     record::AnswerTally,
     score::{Score, SizeClass},
@@ -10,8 +12,8 @@ use evidenceos_kernel::{
 };
 
 use crate::world::{
-    ENGINE, OPERATOR, SEALED_ITEMS, Script, World, commit, create, execute, request, revoke, seal,
-    stamp, submitter,
+    ENGINE, OPERATOR, SEALED_ITEMS, Script, World, commit, create, execute, policy, request,
+    revoke, seal, stamp, submitter,
 };
 
 /// Something of everything, on a world where run 0 is under way.
@@ -269,4 +271,77 @@ fn a_command_reads_as_many_rows_after_ten_claims_as_after_a_thousand() {
     };
     assert_eq!(rows_read(10), rows_read(1_000));
     assert_eq!(rows_read(10), [3, 1, 1, 3]);
+}
+
+#[test]
+fn a_failure_is_counted_to_the_run_that_failed() {
+    let mut world = World::new();
+    for name in ["first", "second"] {
+        world.admitted(world.terms(submitter(1), name), false);
+    }
+    let again = Command::BeginAgain {
+        holdout: world.holdout,
+        number: 1,
+        failed: true,
+    };
+    world.ask(OPERATOR, again).expect("the driver's own");
+    let attempts = |world: &World| [0, 1].map(|at| world.main().in_flight[at].attempt);
+    assert_eq!(attempts(&world), [0, 1]);
+}
+
+#[test]
+fn events_and_registrations_are_counted() {
+    let (mut world, batch) = prepared();
+    world.batch(&batch);
+    let events: usize = world.journal.iter().map(|(_, events)| events.len()).sum();
+    let counters = world.resident.counters();
+    assert_eq!(counters.events, events as u64);
+    assert_eq!(counters.holdouts_generation, 1);
+    world.register("second", policy(), None);
+    assert_eq!(world.resident.counters().holdouts_generation, 2);
+}
+
+#[test]
+fn a_name_is_that_of_the_holdout_that_was_not_withdrawn() {
+    let mut world = World::new();
+    let mut withdrawn = world.main().clone();
+    withdrawn.status = HoldoutStatus::Withdrawn;
+    let second = world.register("second", policy(), None);
+    let mut named = world.of(second).clone();
+    named.reference = withdrawn.reference.clone();
+    let find = |holdouts: Vec<Holdout>| {
+        let resident = Resident::new(holdouts, Counters::default(), ENGINE.to_owned());
+        assert_eq!(resident.engine(), ENGINE);
+        let stage = Stage::new(&resident);
+        stage.holdout_by_reference("main").map(|found| found.id)
+    };
+    let orders = [
+        vec![withdrawn.clone(), named.clone()],
+        vec![named.clone(), withdrawn.clone()],
+        vec![named],
+    ];
+    for order in orders {
+        assert_eq!(find(order), Some(second));
+    }
+    let alone = Some(withdrawn.id);
+    assert_eq!(find(vec![withdrawn]), alone);
+}
+
+#[test]
+fn accounting_and_sums_are_those_that_were_given() {
+    let accounting = Accounting {
+        credit_limit: 77,
+        ..Accounting::default()
+    };
+    let totals = Totals {
+        initial: 5,
+        balances: 5,
+        ..Totals::default()
+    };
+    let resident = World::empty().resident;
+    let resident = resident.with_accounts(accounting.clone(), totals);
+    assert_eq!(resident.accounting(), &accounting);
+    assert_eq!(resident.totals(), totals);
+    assert_eq!(Stage::new(&resident).accounting(), &accounting);
+    assert_eq!(Stage::new(&resident).totals(), totals);
 }

@@ -97,30 +97,34 @@ fn a_split_is_not_drawn_until_it_pleases() {
 
 #[test]
 fn what_released_something_or_may_have_stays() {
-    let check = |what: &str, prepare: &dyn Fn(&mut World)| {
+    let check = |what: &str, said: &str, prepare: &dyn Fn(&mut World)| {
         let mut world = World::new();
         prepare(&mut world);
         let refused = world.ask(OPERATOR, withdraw(world.holdout));
         assert!(
-            matches!(refused, Err(Refusal::NotWithdrawable { .. })),
+            matches!(&refused, Err(Refusal::NotWithdrawable { why, .. }) if why.contains(said)),
             "{what}: {refused:?}"
         );
     };
-    check("a judged claim", &|world| {
+    check("a judged claim", "1 claims were judged", &|world| {
         world.run(submitter(1), "a", &Script::weak());
     });
-    check("an answer", &|world| {
-        let (_, number) = world.admitted(world.terms(submitter(1), "a"), true);
-        world.settle(number, &Script::trapped().charged(bits(1)));
-    });
-    check("an abort", &|world| {
+    check(
+        "an answer",
+        "1 bit were charged about its answer part",
+        &|world| {
+            let (_, number) = world.admitted(world.terms(submitter(1), "a"), true);
+            world.settle(number, &Script::trapped().charged(bits(1)));
+        },
+    );
+    check("an abort", "about its sealed part", &|world| {
         let (_, number) = world.admitted(world.terms(submitter(1), "a"), false);
         world.abort(number);
     });
-    check("a run under way", &|world| {
+    check("a run under way", "1 runs are under way", &|world| {
         world.admitted(world.terms(submitter(1), "a"), false);
     });
-    check("a comparison", &|world| {
+    check("a comparison", "about its answer part", &|world| {
         world.register("second", policy(), None);
     });
 }

@@ -91,3 +91,28 @@ fn mass(price: u64, precision: u64, roots: &[BigUint]) -> (BigUint, BigUint) {
     let low = low - 1u32;
     (low >> whole, (high >> whole) + 1u32)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mass_lies_between_its_bounds() {
+        let finest = 1_280;
+        let fine_roots = roots(finest);
+        for precision in [160, 320] {
+            let roots = roots(precision);
+            for price in [1, 2, 250_000, 333_333, 500_000, 750_000, 999_999]
+                .into_iter()
+                .flat_map(|fraction| [0, 1, 13, 63].map(|whole| whole * PER_BIT + fraction))
+            {
+                let (low, high) = mass(price, precision, &roots);
+                let (fine_low, fine_high) = mass(price, finest, &fine_roots);
+                let beyond = finest - precision;
+                assert!((low.clone() << beyond) <= fine_low, "{price} {precision}");
+                assert!((high.clone() << beyond) >= fine_high, "{price} {precision}");
+                assert!(high - low <= BigUint::from(3 * precision), "{price}");
+            }
+        }
+    }
+}

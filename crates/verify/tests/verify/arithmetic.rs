@@ -211,6 +211,56 @@ fn sums_of_masses_are_decided_alike() {
 }
 
 #[test]
+fn sums_a_hair_from_one_are_decided() {
+    // So many symbols at 13.600001 + 0.037003·i bits: their masses sum to 1 − 2^−174.7 and 1 + 2^−175.5.
+    let below = [
+        1026, 1101, 1225, 292, 1052, 903, 857, 960, 536, 675, 735, 529, 317, 752, 1050, 1105, 1145,
+        999,
+    ];
+    let above = [
+        1385, 939, 1457, 495, 781, 748, 440, 870, 697, 594, 878, 680, 706, 961, 841, 1139, 1041,
+        487,
+    ];
+    for (counts, fits) in [(below, true), (above, false)] {
+        let prices: Vec<u64> = (0..)
+            .zip(counts)
+            .flat_map(|(i, count)| vec![13_600_001 + 37_003 * i; count])
+            .collect();
+        assert_eq!(kraft::fits(&prices), fits);
+    }
+    // Whole bits beyond the first precision.
+    assert!(!kraft::fits(&[0, 200_000_000]));
+    assert!(kraft::fits(&[1_000_000, 2_000_000, 200_000_000]));
+}
+
+#[test]
+fn logarithms_a_hair_from_a_whole_number_are_rounded_truly() {
+    // p/q approaches √2 from both sides: p² = 2q² − 1 and p² = 2q² + 1 in turn.
+    let (mut p, mut q, mut above) = (1u128, 1u128, false);
+    while p < 1 << 126 {
+        if q > 1 << 21 {
+            let half = if above { 500_001 } else { 500_000 };
+            assert_eq!(own_log2::microbits_up(p, q), half, "{p}/{q}");
+            let down = (1 << 39) - i128::from(!above);
+            assert_eq!(own_log2::scaled(p, q, 1 << 40), (down + 1, down), "{p}/{q}");
+            let down = -(1 << 39) - i128::from(above);
+            assert_eq!(own_log2::scaled(q, p, 1 << 40), (down + 1, down), "{q}/{p}");
+        }
+        (p, q, above) = (p + 2 * q, p + q, !above);
+    }
+    for exponent in 0..=127 {
+        let (power, bits) = (1u128 << exponent, i128::from(exponent) << 40);
+        assert_eq!(own_log2::scaled(power, 1, 1 << 40), (bits, bits));
+        assert_eq!(own_log2::scaled(1, power, 1 << 40), (-bits, -bits));
+    }
+    assert_eq!(own_log2::scaled(24, 3, 10), (30, 30));
+    // 2^40·log2(3/2) is 643,173,071,355 and a fraction, also 99 bits lower.
+    let down = 643_173_071_355 - (99 << 40);
+    let far_below_one = own_log2::scaled(3, 1 << 100, 1 << 40);
+    assert_eq!(far_below_one, (down + 1, down));
+}
+
+#[test]
 fn a_split_its_leaves_and_its_commitment_are_the_kernels() {
     for (items, unit_size, share) in [(1, 1, 0), (10, 1, 200_000), (301, 3, 250_000), (64, 64, 1)] {
         let secret = [items as u8; 32];

@@ -133,6 +133,59 @@ fn a_failure_of_before_is_not_rewritten_as_a_trap_or_as_nothing_to_judge() {
 }
 
 #[test]
+fn what_a_trace_of_before_leaves_open_is_not_refused() {
+    let (world, first, _) = eventful();
+    // Judged, so that its trace of before ends with the judged vector.
+    let weak = &world.capsules()[0];
+    let trace = trace_before(&world.traces[&weak.claim_id]);
+    let registered = world.registered(&first);
+    let opened = first.opening.check(&registered).expect("own labels");
+    let emitted = Some("what the run emitted");
+    for (code, left_open) in [
+        (121, Some(None)),
+        (118, Some(emitted)),
+        (119, Some(emitted)),
+        (102, Some(None)),
+        (9_001, Some(Some("a policy vetoed"))),
+        (110, None),
+        (120, None),
+    ] {
+        let mut capsule = weak.clone();
+        capsule.run = None;
+        capsule.trace_hash = Digest::of(&trace);
+        capsule.outcome = evidenceos_kernel::claim::Outcome::NotJudged;
+        capsule.reason_codes = vec![2, code];
+        let found = opened.check_trace(&capsule, true, &trace);
+        let Some(left_open) = left_open else {
+            assert!(found.is_err(), "{code}");
+            continue;
+        };
+        let why = found.expect("nothing speaks against it").not_checkable;
+        assert_eq!(why.is_some(), left_open.is_some(), "{code}: {why:?}");
+        let said = left_open.is_none_or(|open| why.is_some_and(|why| why.contains(open)));
+        assert!(said, "{code}: {why:?}");
+    }
+}
+
+#[test]
+fn a_run_of_before_that_was_lost_costs_at_least_the_dearest_symbol() {
+    let (world, ..) = eventful();
+    for (price, holds) in [(8_000_000, true), (0, false)] {
+        let mut before = Before::of(&world);
+        before.change(|capsule| {
+            if capsule.outcome == evidenceos_kernel::claim::Outcome::Aborted {
+                capsule.ledger.price = MicroBits(price);
+            }
+        });
+        let found = before.findings();
+        let costs = found
+            .iter()
+            .any(|finding| finding.contains("charged its worst case"));
+        assert_eq!(!costs, holds, "{found:?}");
+    }
+}
+
+#[test]
 fn after_a_retirement_no_more_end_than_were_under_way() {
     let mut world = World::new();
     let budget = MicroBits::from_bits(20);

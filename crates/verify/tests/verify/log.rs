@@ -3,12 +3,15 @@
 use evidenceos_kernel::{
     bits::MicroBits,
     cj,
-    holdout::Policy,
+    command::Command,
+    holdout::{NarrowerBudgets, Policy},
     record::{Capsule, HOLDOUT_REGISTERED, schema_of},
 };
 use evidenceos_verify::{Fault, Finding, LogReport, verify_log};
 
-use crate::world::{ORIGIN, World, checkpoint_of, checkpoint_under, eventful, owner};
+use crate::world::{
+    Items, ORIGIN, Script, World, checkpoint_of, checkpoint_under, eventful, owner, vector,
+};
 
 fn report(entries: &[Vec<u8>]) -> LogReport {
     // The forger holds the key: only the arithmetic can catch him.
@@ -20,8 +23,14 @@ fn the_ledger_of_an_honest_log_is_computed_again() {
     let (world, first, second) = eventful();
     let report = verify_log(&world.entries, &world.checkpoint());
     assert_eq!(report.findings, []);
+    assert!(report.is_sound());
     assert_eq!(report.capsules.len(), 9);
-    assert_eq!(report.revoked.len(), 1);
+    let [revoked] = report.revoked.as_slice() else {
+        panic!("one: {:?}", report.revoked)
+    };
+    assert_eq!(report.revocation(&revoked.claim), Some(revoked));
+    let (_, standing) = &report.capsules[0];
+    assert_eq!(report.revocation(&standing.claim_id), None);
     let ledger = report.holdout(&first.id).expect("registered");
     assert_eq!((ledger.settled, ledger.certified), (4, 3));
     assert_eq!((ledger.not_judged, ledger.aborted), (2, 1));
@@ -204,6 +213,26 @@ fn what_is_not_understood_is_a_finding() {
     check(world.entries[0].clone(), false);
     // A second retirement, and one with a field that the kind does not have.
     check(world.entries[world.entries.len() - 2].clone(), false);
+    let retired = world.entries.len() - 2;
+    let text = String::from_utf8(world.entries[retired].clone()).expect("text");
+    let reason = "\"reason\":\"its budget is used up\"";
+    let said = |reason: &str| format!("\"reason\":\"{reason}\"");
+    for (from, to, rule) in [
+        ("\"schema\":", "\"s\":1,\"schema\":", Some("unknown field")),
+        (reason, &said(""), Some("1 to 256 bytes")),
+        (reason, &said(&"x".repeat(257)), Some("1 to 256 bytes")),
+        (reason, &said("two\\nlines"), Some("1 to 256 bytes")),
+        (reason, &said(&"x".repeat(256)), None),
+    ] {
+        let mut entries = world.entries.clone();
+        entries[retired] = text.replace(from, to).into_bytes();
+        assert_ne!(entries[retired], world.entries[retired]);
+        let findings = report(&entries).findings;
+        let found = findings.first().map(ToString::to_string);
+        assert_eq!(found.is_some(), rule.is_some(), "{to}: {found:?}");
+        let said = rule.is_none_or(|rule| found.is_some_and(|found| found.contains(rule)));
+        assert!(said, "{to}: {findings:?}");
+    }
 }
 
 #[test]
@@ -284,5 +313,108 @@ fn a_log_that_went_on_under_another_name_is_followed_and_its_charges_are_counted
         entries[index] = text.replace(from, to).into_bytes();
         let report = honest(&entries, "example.org/2");
         assert_eq!(report.findings[0].index, Some(index as u64), "{to}");
+    }
+}
+
+#[test]
+fn charges_stand_right_behind_their_restart_and_none_is_left_out() {
+    let mut world = World::new();
+    world.begin_as_now();
+    let policy = || Policy::with_sealed_budget(MicroBits::from_bits(64));
+    let stated = world.register(policy(), 400, 1);
+    world.register(policy(), 300, 3);
+    let begun = world.entries.len();
+    world.restart("example.org/2", vec![(stated.id, MicroBits::from_bits(2))]);
+    world.ask(Command::RetireHoldout {
+        holdout: stated.id,
+        reason: "its items are known".to_owned(),
+    });
+    let findings = |entries: &[Vec<u8>]| {
+        let report = verify_log(entries, &checkpoint_under("example.org/2", entries));
+        let found = report.findings.iter();
+        found
+            .map(|finding| (finding.index, finding.fault.to_string()))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(findings(&world.entries), []);
+    // The restart itself, the stated charge, the exhausting one, the retirement.
+    let [_, _, exhausted, retired] = [0, 1, 2, 3].map(|after| begun + after);
+    let mut late = world.entries.clone();
+    late.swap(exhausted, retired);
+    let found = findings(&late);
+    let (index, fault) = found.first().expect("a charge too late");
+    assert_eq!(*index, Some(retired as u64), "{found:?}");
+    assert!(fault.contains("charges follow a restart"), "{found:?}");
+    // Whether another entry follows or none.
+    for end in [retired, exhausted] {
+        let mut left_out = world.entries[..=end].to_vec();
+        left_out.remove(exhausted);
+        let found = findings(&left_out);
+        let (index, _) = found.first().expect("a charge is left out");
+        assert_eq!(*index, Some(begun as u64), "{found:?}");
+    }
+}
+
+#[test]
+fn a_claim_that_a_narrower_budget_does_not_carry_is_found() {
+    let mut world = World::new();
+    let holdout = world.register(Policy::with_sealed_budget(MicroBits::from_bits(64)), 400, 1);
+    let narrower = NarrowerBudgets {
+        sealed: Some(MicroBits::from_bits(20)),
+        ..NarrowerBudgets::default()
+    };
+    world.ask(Command::SetBudgets {
+        holdout: holdout.id,
+        narrower,
+    });
+    let narrowed = world.entries.len() - 1;
+    let script = Script {
+        judged: Some(vector(400, 2)),
+        ..Script::default()
+    };
+    // The first may have been admitted before; the second was after the first had ended.
+    world.run(&holdout, owner(1), "first", &script);
+    let run = world.run(&holdout, owner(1), "second", &script);
+    let honest = report(&world.entries);
+    assert_eq!(honest.findings, []);
+    let ledger = honest.holdout(&holdout.id).expect("registered");
+    assert_eq!(ledger.budgets, narrower);
+    // A claim that may be certified costs four bits.
+    let mut entries = world.entries.clone();
+    let text = String::from_utf8(entries[narrowed].clone()).expect("text");
+    entries[narrowed] = text.replace(":20000000", ":1000000").into_bytes();
+    let [finding] = report(&entries).findings.try_into().expect("one finding");
+    assert_eq!(finding.index, Some(run), "{finding}");
+}
+
+#[test]
+fn a_comparison_costs_what_the_smaller_pool_carries_and_is_not_left_out() {
+    let bits = MicroBits::from_bits;
+    for (sealed, answers, share) in [
+        (bits(64), bits(64), 200_000),
+        (MicroBits(15_999_999), bits(64), 200_000),
+        (bits(64), bits(4), 200_000),
+        (bits(64), MicroBits::ZERO, 0),
+    ] {
+        let mut world = World::new();
+        world.begin_as_now();
+        let policy = Policy {
+            answer_share_micros: share,
+            answer_budget: answers,
+            ..Policy::with_sealed_budget(sealed)
+        };
+        world.register(policy, 400, 1);
+        let second = Items {
+            fresh: false,
+            ..Items::new(Policy::with_sealed_budget(bits(64)), 300)
+        };
+        world.put(&second).expect("the labels differ");
+        assert_eq!(world.entries.len(), 4);
+        assert_eq!(report(&world.entries).findings, [], "{sealed} {answers}");
+        let mut entries = world.entries.clone();
+        entries.remove(2);
+        let findings = report(&entries).findings;
+        let found = findings.first().expect("no comparison").index;
+        assert_eq!(found, Some(2), "{findings:?}");
     }
 }

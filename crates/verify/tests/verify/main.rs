@@ -2,10 +2,14 @@
 
 mod arithmetic;
 mod before;
+mod capsules;
+mod decisions;
 mod forger;
 mod history;
+mod known;
 mod log;
 mod opening;
 mod receipt;
+mod traces;
 mod trust;
 mod world;

@@ -97,6 +97,8 @@ fn an_audit_with_a_missing_trace_is_not_complete() {
         .collect();
     let audited = check(&all);
     assert!(audited.is_complete(), "{audited:?}");
+    // Two, three and one question.
+    assert_eq!(audited.holdouts[0].answers, 6);
     for left_out in 0..all.len() {
         let mut traced = all.clone();
         let claim = traced.remove(left_out);

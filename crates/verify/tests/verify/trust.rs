@@ -136,3 +136,22 @@ fn a_key_that_was_replaced_cannot_name_another_successor() {
     assert_eq!(report.findings.len(), 1, "{:?}", report.findings);
     assert_eq!(report.keys.links.len(), 2);
 }
+
+#[test]
+fn a_head_that_two_keys_signed_is_judged_by_the_one_that_is_trusted() {
+    let (world, [first, _]) = under_three_keys();
+    let report = report(&world);
+    let text = checkpoint_of(&world.entries[..first]).to_string();
+    let signatures = [key(), other(6)].map(|signer| signer.sign(&text));
+    let [old, new] = &signatures;
+    for note in [
+        format!("{text}\n{old}\n{new}\n"),
+        format!("{text}\n{new}\n{old}\n"),
+    ] {
+        for (trusted, holds) in [(key(), true), (other(6), false)] {
+            let trust = Trust::along(trusted.verifier(), &report.keys).expect("a key of the log");
+            let opened = trust.open(note.as_bytes());
+            assert_eq!(opened.is_ok(), holds, "{trusted:?}: {opened:?}");
+        }
+    }
+}
