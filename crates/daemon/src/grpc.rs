@@ -34,7 +34,7 @@ use evidenceos_kernel::{
     claim::ClaimState,
     command::{Command, Reply, Request, Stamp},
     holdout::{Holdout, HoldoutStatus},
-    id::{Digest, Fingerprint, HoldoutId, RequestKey},
+    id::{ClaimId, Digest, Fingerprint, HoldoutId, OwnerTag, RequestKey},
     refusal::Refusal,
     state::REQUEST_WINDOW_MS,
 };
@@ -56,6 +56,8 @@ use crate::{
     runner::Guests,
 };
 
+/// Claims whose owners are remembered, in some 2 MiB.
+const KNOWN_CLAIMS: NonZeroUsize = NonZeroUsize::new(16_384).expect("not zero");
 /// Modules remembered as stored.
 const KNOWN_MODULES: NonZeroUsize = NonZeroUsize::new(4_096).expect("not zero");
 
@@ -80,6 +82,8 @@ pub struct Edge {
     pub catalog: Catalog,
     /// Modules that need not be stored again.
     pub stored_modules: StoredModules,
+    /// Claims and their owners.
+    pub known_claims: KnownClaims,
     /// Which request each request id named.
     pub named: NamedRequests,
     /// What the store has done since the start.
@@ -196,6 +200,28 @@ impl StoredModules {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .put(hash, ());
+    }
+}
+
+/// Whose claims are, the latest few: an owner never changes. Only who finds itself here is spared a
+/// look into the database, so that another's claim takes as long as one that does not exist.
+pub struct KnownClaims(Mutex<LruCache<ClaimId, OwnerTag>>);
+
+impl Default for KnownClaims {
+    fn default() -> Self {
+        Self(Mutex::new(LruCache::new(KNOWN_CLAIMS)))
+    }
+}
+
+impl KnownClaims {
+    fn is_of(&self, claim: &ClaimId, owner: OwnerTag) -> bool {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(claim) == Some(&owner)
+    }
+
+    fn add(&self, claim: ClaimId, owner: OwnerTag) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.put(claim, owner);
     }
 }
 

@@ -402,6 +402,7 @@ fn open_locked(
         log,
         catalog,
         stored_modules: Default::default(),
+        known_claims: Default::default(),
         named: Default::default(),
         done,
         anchored,

@@ -126,11 +126,15 @@ impl Edge {
                 claim,
                 topic,
                 state,
-            } => Ok(wire::CreateClaimV2Response {
-                claim_id: render::bytes(claim.as_bytes()),
-                topic_id: render::bytes(topic.as_bytes()),
-                state: render::state(state),
-            }),
+            } => {
+                // Another's claim of the same terms has another id.
+                self.known_claims.add(claim, principal.caller.tag);
+                Ok(wire::CreateClaimV2Response {
+                    claim_id: render::bytes(claim.as_bytes()),
+                    topic_id: render::bytes(topic.as_bytes()),
+                    state: render::state(state),
+                })
+            }
             other => Err(unexpected(&other)),
         }
     }
@@ -258,6 +262,9 @@ impl Edge {
         claim: ClaimId,
     ) -> Result<(), Status> {
         let caller = principal.caller;
+        if self.known_claims.is_of(&claim, caller.tag) {
+            return Ok(());
+        }
         let owner = (!caller.operator).then_some(caller.tag);
         self.blocking(move |edge| match edge.readers.has_claim(&claim, owner) {
             Ok(true) => Ok(()),
