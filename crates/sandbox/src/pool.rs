@@ -4,6 +4,7 @@
 //! call waits for a turn before it makes a process.
 
 use std::io;
+use std::mem;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -147,7 +148,7 @@ pub(crate) struct Compilers {
     nursery: Arc<Nursery>,
     ready: Arc<Ready>,
     turns: Turns,
-    next: Mutex<Option<Ordered>>,
+    next: Mutex<Ordered>,
 }
 
 /// Why there is no compiled code.
@@ -167,7 +168,7 @@ impl Compilers {
             nursery: Arc::clone(&pool.nursery),
             ready: Arc::clone(&pool.ready),
             turns: Turns::new(COMPILERS),
-            next: Mutex::new(Some(pool.nursery.order(COMPILE_BOUNDS))),
+            next: Mutex::new(pool.nursery.order(COMPILE_BOUNDS)),
         }
     }
 
@@ -197,12 +198,12 @@ impl Compilers {
 
     /// The child that waits, and an order for the one after it.
     fn child(&self) -> io::Result<Child> {
-        let next = lock(&self.next).replace(self.nursery.order(COMPILE_BOUNDS));
-        let child = match next.map(Ordered::child) {
-            Some(Ok(child)) => child,
-            // It may have waited for hours, and died.
-            Some(Err(_)) | None => self.nursery.child(COMPILE_BOUNDS)?,
-        };
+        let after = self.nursery.order(COMPILE_BOUNDS);
+        let next = mem::replace(&mut *lock(&self.next), after);
+        // It may have waited for hours, and died.
+        let child = next
+            .child()
+            .or_else(|_| self.nursery.child(COMPILE_BOUNDS))?;
         must_be_alike(&self.ready, child.ready())?;
         Ok(child)
     }

@@ -13,7 +13,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Stdio};
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -106,7 +106,7 @@ impl Alive {
 
 struct Order {
     bounds: Bounds,
-    to: Sender<io::Result<Child>>,
+    to: Sender<io::Result<Starting>>,
 }
 
 impl Nursery {
@@ -118,10 +118,10 @@ impl Nursery {
             .name("nursery".to_owned())
             .spawn(move || {
                 for order in taken {
-                    // Whoever no longer waits needs no child.
+                    // A caller that no longer waits needs no child.
                     let _ = order
                         .to
-                        .send(Child::start(&program, order.bounds, &of_children));
+                        .send(Starting::new(&program, order.bounds, &of_children));
                 }
             })?;
         Ok(Self { orders, alive })
@@ -147,29 +147,29 @@ impl Nursery {
 }
 
 /// A child that is being started.
-pub(crate) struct Ordered(std::sync::mpsc::Receiver<io::Result<Child>>);
+pub(crate) struct Ordered(Receiver<io::Result<Starting>>);
 
 impl Ordered {
     /// Waits for it.
     pub(crate) fn child(self) -> io::Result<Child> {
-        let child = self.0.recv().map_err(io::Error::other)??;
-        child.once_ready()
+        self.0.recv().map_err(io::Error::other)??.child()
     }
 }
 
-/// A child process.
-pub(crate) struct Child {
+/// A process of ours, which ends with this value.
+struct Process {
     process: std::process::Child,
     alive: Arc<Alive>,
-    link: Link<UnixStream>,
-    ready: Option<Arc<Ready>>,
-    kept: LruCache<CodeKey, ()>,
-    /// Fuel that its runs may have used so far.
-    fuel: u64,
 }
 
-impl Child {
-    fn start(program: &Program, bounds: Bounds, alive: &Arc<Alive>) -> io::Result<Self> {
+/// A child that has not said yet that it is ready.
+struct Starting {
+    process: Process,
+    link: Link<UnixStream>,
+}
+
+impl Starting {
+    fn new(program: &Program, bounds: Bounds, alive: &Arc<Alive>) -> io::Result<Self> {
         let (ours, theirs) = UnixStream::pair()?;
         let mut arguments: Vec<OsString> = vec![ARGUMENT.into()];
         arguments.extend(bounds.to_arguments().map(OsString::from));
@@ -195,17 +195,16 @@ impl Child {
             )
         })?;
         Ok(Self {
-            process,
-            alive: Arc::clone(alive),
+            process: Process {
+                process,
+                alive: Arc::clone(alive),
+            },
             link: Link::new(ours),
-            ready: None,
-            kept: LruCache::new(KEPT_CODES),
-            fuel: 0,
         })
     }
 
     /// Waits until it is ready.
-    fn once_ready(mut self) -> io::Result<Self> {
+    fn child(mut self) -> io::Result<Child> {
         self.link.socket().set_read_timeout(Some(START))?;
         let ready = match self.link.receive(MARGIN) {
             Ok(Some(FromChild::Ready(ready))) => ready,
@@ -213,19 +212,34 @@ impl Child {
                 let message = format!("it said {other:?} before it was ready");
                 return Err(io::Error::other(message));
             }
-            Ok(None) => return Err(io::Error::other(self.death().to_string())),
+            Ok(None) => return Err(io::Error::other(self.process.death().to_string())),
             Err(error) => return Err(error),
         };
         self.link.socket().set_read_timeout(None)?;
-        self.ready = Some(Arc::new(ready));
-        Ok(self)
+        Ok(Child {
+            process: self.process,
+            link: self.link,
+            ready,
+            kept: LruCache::new(KEPT_CODES),
+            fuel: 0,
+        })
     }
+}
 
+/// A child process.
+pub(crate) struct Child {
+    process: Process,
+    link: Link<UnixStream>,
+    ready: Ready,
+    kept: LruCache<CodeKey, ()>,
+    /// Fuel that its runs may have used so far.
+    fuel: u64,
+}
+
+impl Child {
     /// What it said of itself.
     pub(crate) fn ready(&self) -> &Ready {
-        self.ready
-            .as_ref()
-            .expect("only what is ready is handed out")
+        &self.ready
     }
 
     /// The fuel of all runs that it was given.
@@ -258,7 +272,7 @@ impl Child {
         match compile() {
             Ok(code) => Ok(Compiled {
                 code,
-                cost: Cost::of(self.process.id()),
+                cost: Cost::of(self.process.process.id()),
             }),
             Err(error) => Err(self.death_after(&error)),
         }
@@ -379,18 +393,22 @@ impl Child {
                 | io::ErrorKind::ConnectionReset
         );
         if is_closed {
-            return self.death();
+            return self.process.death();
         }
-        self.end();
+        self.process.end();
         Death::Ended(match error.kind() {
             io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => "it did not answer".to_owned(),
             _ => error.to_string(),
         })
     }
+}
 
+impl Process {
     /// Why it died, which closed the socket.
     fn death(&mut self) -> Death {
         self.alive.forget(self.process.id());
+        // One that closed the socket and stays is ended; how it ended is settled for one that is dying.
+        let _ = self.process.kill();
         let status = match self.process.wait() {
             Ok(status) => status,
             Err(error) => return Death::Ended(error.to_string()),
@@ -411,7 +429,7 @@ impl Child {
     }
 }
 
-impl Drop for Child {
+impl Drop for Process {
     fn drop(&mut self) {
         self.end();
     }

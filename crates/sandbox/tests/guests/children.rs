@@ -274,3 +274,14 @@ fn an_ended_sandbox_ends_what_runs_and_runs_nothing_more() {
     assert!(!fault.while_running, "{fault}");
     assert!(fault.message.contains("has ended"), "{fault}");
 }
+
+#[test]
+fn a_child_that_hangs_up_and_stays_is_ended() {
+    let program = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/guests/hangs_up.sh");
+    let error = Sandbox::new(Config {
+        program: Program(program.into()),
+        ..config()
+    });
+    let error = error.expect_err("not a child").to_string();
+    assert!(error.contains("its process has ended"), "{error}");
+}
