@@ -137,7 +137,7 @@ impl Policy {
         }
     }
 
-    /// Whom no rule lets in.
+    /// The callers that no rule lets in.
     pub(crate) fn denials(&self) -> &Denials {
         &self.denials
     }

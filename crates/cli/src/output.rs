@@ -47,7 +47,7 @@ impl Output {
     }
 }
 
-/// Writes lines to stdout, whoever listens. JSON means the same as before.
+/// Writes lines to stdout, harmless for a terminal. JSON keeps its meaning.
 pub fn print_line(text: &str) {
     write_line(&terminal::text(text));
 }

@@ -22,6 +22,7 @@ mod writes;
 
 use std::{
     collections::HashMap,
+    hash::Hash,
     num::NonZeroUsize,
     sync::{Arc, Mutex, PoisonError, RwLock},
     time::{Duration, Instant},
@@ -177,8 +178,23 @@ impl Serves {
     }
 }
 
-/// Digests of modules that are known to be stored, the latest few.
-pub struct StoredModules(Mutex<LruCache<[u8; 32], ()>>);
+/// Facts that never change, the latest few.
+pub struct Latest<K: Eq + Hash, V>(Mutex<LruCache<K, V>>);
+
+impl<K: Eq + Hash, V: Copy> Latest<K, V> {
+    fn get(&self, key: &K) -> Option<V> {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(key).copied()
+    }
+
+    fn add(&self, key: K, value: V) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.put(key, value);
+    }
+}
+
+/// Digests of modules that are known to be stored.
+pub type StoredModules = Latest<[u8; 32], ()>;
 
 impl Default for StoredModules {
     fn default() -> Self {
@@ -186,42 +202,13 @@ impl Default for StoredModules {
     }
 }
 
-impl StoredModules {
-    fn contains(&self, hash: &[u8; 32]) -> bool {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(hash)
-            .is_some()
-    }
-
-    fn add(&self, hash: [u8; 32]) {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .put(hash, ());
-    }
-}
-
-/// Whose claims are, the latest few: an owner never changes. Only who finds itself here is spared a
-/// look into the database, so that another's claim takes as long as one that does not exist.
-pub struct KnownClaims(Mutex<LruCache<ClaimId, OwnerTag>>);
+/// Whose claims are. Only a caller who finds itself here is spared a look into the database, so that
+/// another's claim takes as long as one that does not exist.
+pub type KnownClaims = Latest<ClaimId, OwnerTag>;
 
 impl Default for KnownClaims {
     fn default() -> Self {
         Self(Mutex::new(LruCache::new(KNOWN_CLAIMS)))
-    }
-}
-
-impl KnownClaims {
-    fn is_of(&self, claim: &ClaimId, owner: OwnerTag) -> bool {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        known.get(claim) == Some(&owner)
-    }
-
-    fn add(&self, claim: ClaimId, owner: OwnerTag) {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        known.put(claim, owner);
     }
 }
 

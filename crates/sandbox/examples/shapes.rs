@@ -510,38 +510,29 @@ fn branch_tables_with_values([depth, targets, arity, tables]: Sizes) -> Vec<u8> 
 }
 
 /// Loops, branches, values, functions: from the innermost to each.
-fn back_edges([loops, branches, arity, functions]: Sizes) -> Vec<u8> {
-    let mut shape = Shape::new();
-    let arity = arity - 1;
-    let kind = shape.kind(arity, arity);
-    shape.runs(functions, 0, || {
-        let mut body = pushes(arity);
-        body.extend(times(loops, |_| {
-            vec![I::Loop(BlockType::FunctionType(kind))]
-        }));
-        body.extend(times(branches, |at| {
-            vec![I::I32Const(0), I::BrIf(at % loops)]
-        }));
-        body.extend(times(loops, |_| vec![I::End]));
-        body.extend(drops(arity));
-        body
-    })
+fn back_edges(sizes: Sizes) -> Vec<u8> {
+    branches(sizes, I::Loop)
 }
 
 /// Blocks, branches, values, functions: as [`back_edges`], outwards.
-fn branches_out([blocks, branches, arity, functions]: Sizes) -> Vec<u8> {
+fn branches_out(sizes: Sizes) -> Vec<u8> {
+    branches(sizes, I::Block)
+}
+
+fn branches(
+    [depth, branches, arity, functions]: Sizes,
+    open: fn(BlockType) -> I<'static>,
+) -> Vec<u8> {
     let mut shape = Shape::new();
     let arity = arity - 1;
     let kind = shape.kind(arity, arity);
     shape.runs(functions, 0, || {
         let mut body = pushes(arity);
-        body.extend(times(blocks, |_| {
-            vec![I::Block(BlockType::FunctionType(kind))]
-        }));
+        body.extend(times(depth, |_| vec![open(BlockType::FunctionType(kind))]));
         body.extend(times(branches, |at| {
-            vec![I::I32Const(0), I::BrIf(at % blocks)]
+            vec![I::I32Const(0), I::BrIf(at % depth)]
         }));
-        body.extend(times(blocks, |_| vec![I::End]));
+        body.extend(times(depth, |_| vec![I::End]));
         body.extend(drops(arity));
         body
     })
@@ -550,36 +541,41 @@ fn branches_out([blocks, branches, arity, functions]: Sizes) -> Vec<u8> {
 /// Parameters, results, calls, functions.
 fn calls([parameters, results, calls, functions]: Sizes) -> Vec<u8> {
     let mut shape = Shape::new();
-    let (parameters, results) = (parameters - 1, results - 1);
-    let kind = shape.kind(parameters, results);
-    let callee = shape.function(kind, 0, pushes(results));
-    shape.runs(functions, 0, || {
-        times(calls, |_| {
-            let mut call = pushes(parameters);
-            call.push(I::Call(callee));
-            call.extend(drops(results));
-            call
-        })
-    })
+    let kind = shape.kind(parameters - 1, results - 1);
+    let callee = shape.function(kind, 0, pushes(results - 1));
+    calling(
+        shape,
+        [parameters, results, calls, functions],
+        &[I::Call(callee)],
+    )
 }
 
 /// Parameters, results, calls, functions.
 fn indirect_calls([parameters, results, calls, functions]: Sizes) -> Vec<u8> {
     let mut shape = Shape::new();
-    let (parameters, results) = (parameters - 1, results - 1);
-    let kind = shape.kind(parameters, results);
+    let kind = shape.kind(parameters - 1, results - 1);
+    let call = I::CallIndirect {
+        type_index: kind,
+        table_index: 0,
+    };
+    calling(
+        shape,
+        [parameters, results, calls, functions],
+        &[I::I32Const(0), call],
+    )
+}
+
+fn calling(
+    shape: Shape,
+    [parameters, results, calls, functions]: Sizes,
+    call: &[I<'static>],
+) -> Vec<u8> {
     shape.runs(functions, 0, || {
         times(calls, |_| {
-            let mut call = pushes(parameters);
-            call.extend([
-                I::I32Const(0),
-                I::CallIndirect {
-                    type_index: kind,
-                    table_index: 0,
-                },
-            ]);
-            call.extend(drops(results));
-            call
+            let mut one = pushes(parameters - 1);
+            one.extend_from_slice(call);
+            one.extend(drops(results - 1));
+            one
         })
     })
 }
@@ -645,90 +641,106 @@ fn selects([selects, functions, locals, _]: Sizes) -> Vec<u8> {
     })
 }
 
-/// Operations, functions.
-fn floats([operations, functions, kind, _]: Sizes) -> Vec<u8> {
+/// So many operations one after the other, of the ways the one that `kind` chooses, after what they begin with and before
+/// what they end with.
+fn operations(
+    [operations, functions, kind, _]: Sizes,
+    begin: &[I<'static>],
+    ways: &[&[I<'static>]],
+    end: &[I<'static>],
+) -> Vec<u8> {
+    let way = ways[kind as usize % ways.len()];
     Shape::new().runs(functions, 0, || {
-        let mut body = vec![I::F64Const(Ieee64::from(1.5))];
-        body.extend(times(operations, |_| match kind % 4 {
-            0 => vec![I::F64Sqrt],
-            1 => vec![I::F64Ceil],
-            2 => vec![I::F64Const(Ieee64::from(2.5)), I::F64Min],
-            _ => vec![
-                I::F64Const(Ieee64::from(2.5)),
-                I::F64Copysign,
-                I::F64Nearest,
-            ],
-        }));
-        body.push(I::Drop);
+        let mut body = begin.to_vec();
+        body.extend(times(operations, |_| way.to_vec()));
+        body.extend_from_slice(end);
         body
     })
 }
 
 /// Operations, functions, which.
-fn conversions([operations, functions, kind, _]: Sizes) -> Vec<u8> {
-    Shape::new().runs(functions, 0, || {
-        let mut body = vec![I::F64Const(Ieee64::from(1.5))];
-        body.extend(times(operations, |_| match kind % 3 {
-            0 => vec![I::I64TruncF64S, I::F64ConvertI64U],
-            1 => vec![I::I64TruncSatF64U, I::F64ConvertI64S],
-            _ => vec![I::I32TruncSatF64U, I::F64ConvertI32U],
-        }));
-        body.push(I::Drop);
-        body
-    })
+fn floats(sizes: Sizes) -> Vec<u8> {
+    let other = I::F64Const(Ieee64::from(2.5));
+    operations(
+        sizes,
+        &[I::F64Const(Ieee64::from(1.5))],
+        &[
+            &[I::F64Sqrt],
+            &[I::F64Ceil],
+            &[other.clone(), I::F64Min],
+            &[other, I::F64Copysign, I::F64Nearest],
+        ],
+        &[I::Drop],
+    )
 }
 
 /// Operations, functions, which.
-fn divisions([operations, functions, kind, _]: Sizes) -> Vec<u8> {
-    Shape::new().runs(functions, 0, || {
-        let mut body = vec![I::I64Const(7)];
-        body.extend(times(operations, |_| match kind % 3 {
-            0 => vec![I::I64Const(3), I::I64DivS],
-            1 => vec![I::I64Const(3), I::I64RemS],
-            _ => vec![I::I64Popcnt, I::I64Clz],
-        }));
-        body.push(I::Drop);
-        body
-    })
+fn conversions(sizes: Sizes) -> Vec<u8> {
+    operations(
+        sizes,
+        &[I::F64Const(Ieee64::from(1.5))],
+        &[
+            &[I::I64TruncF64S, I::F64ConvertI64U],
+            &[I::I64TruncSatF64U, I::F64ConvertI64S],
+            &[I::I32TruncSatF64U, I::F64ConvertI32U],
+        ],
+        &[I::Drop],
+    )
 }
 
 /// Operations, functions, which.
-fn memory([operations, functions, kind, _]: Sizes) -> Vec<u8> {
+fn divisions(sizes: Sizes) -> Vec<u8> {
+    operations(
+        sizes,
+        &[I::I64Const(7)],
+        &[
+            &[I::I64Const(3), I::I64DivS],
+            &[I::I64Const(3), I::I64RemS],
+            &[I::I64Popcnt, I::I64Clz],
+        ],
+        &[I::Drop],
+    )
+}
+
+/// Operations, functions, which.
+fn memory(sizes: Sizes) -> Vec<u8> {
     let at = MemArg {
         offset: 7,
         align: 0,
         target: MemArgTarget::Memory(0),
         ordering: None,
     };
-    Shape::new().runs(functions, 0, || {
-        times(operations, |_| match kind % 3 {
-            0 => vec![I::I32Const(0), I::I64Load(at), I::Drop],
-            1 => vec![I::I32Const(0), I::I64Const(1), I::I64Store(at)],
-            _ => vec![I::I32Const(0), I::I32Load8U(at), I::MemoryGrow(0), I::Drop],
-        })
-    })
+    operations(
+        sizes,
+        &[],
+        &[
+            &[I::I32Const(0), I::I64Load(at), I::Drop],
+            &[I::I32Const(0), I::I64Const(1), I::I64Store(at)],
+            &[I::I32Const(0), I::I32Load8U(at), I::MemoryGrow(0), I::Drop],
+        ],
+        &[],
+    )
 }
 
 /// Operations, functions, which.
-fn bulk_memory([operations, functions, kind, _]: Sizes) -> Vec<u8> {
-    let three = [I::I32Const(0), I::I32Const(0), I::I32Const(1)];
-    Shape::new().runs(functions, 0, || {
-        times(operations, |_| {
-            let mut one = three.to_vec();
-            one.push(match kind % 3 {
-                0 => I::MemoryFill(0),
-                1 => I::MemoryCopy {
-                    src_mem: 0,
-                    dst_mem: 0,
-                },
-                _ => I::MemoryInit {
-                    mem: 0,
-                    data_index: 0,
-                },
-            });
-            one
-        })
-    })
+fn bulk_memory(sizes: Sizes) -> Vec<u8> {
+    let with = |operation| [I::I32Const(0), I::I32Const(0), I::I32Const(1), operation];
+    operations(
+        sizes,
+        &[],
+        &[
+            &with(I::MemoryFill(0)),
+            &with(I::MemoryCopy {
+                src_mem: 0,
+                dst_mem: 0,
+            }),
+            &with(I::MemoryInit {
+                mem: 0,
+                data_index: 0,
+            }),
+        ],
+        &[],
+    )
 }
 
 /// Globals, uses, functions.
@@ -750,16 +762,19 @@ fn globals([globals, uses, functions, _]: Sizes) -> Vec<u8> {
 }
 
 /// Operations, functions, which.
-fn tables([operations, functions, kind, _]: Sizes) -> Vec<u8> {
-    let null = || I::RefNull(wasm_encoder::HeapType::FUNC);
-    Shape::new().runs(functions, 0, || {
-        times(operations, |_| match kind % 4 {
-            0 => vec![I::I32Const(0), I::TableGet(0), I::Drop],
-            1 => vec![I::I32Const(0), null(), I::TableSet(0)],
-            2 => vec![null(), I::I32Const(0), I::TableGrow(0), I::Drop],
-            _ => vec![I::RefFunc(0), I::RefIsNull, I::Drop],
-        })
-    })
+fn tables(sizes: Sizes) -> Vec<u8> {
+    let null = I::RefNull(wasm_encoder::HeapType::FUNC);
+    operations(
+        sizes,
+        &[],
+        &[
+            &[I::I32Const(0), I::TableGet(0), I::Drop],
+            &[I::I32Const(0), null.clone(), I::TableSet(0)],
+            &[null, I::I32Const(0), I::TableGrow(0), I::Drop],
+            &[I::RefFunc(0), I::RefIsNull, I::Drop],
+        ],
+        &[],
+    )
 }
 
 /// Functions, parameters, results.

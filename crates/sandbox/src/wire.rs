@@ -1,6 +1,6 @@
 //! What the parent and a child say to each other: messages, and their frames on a socket.
 //!
-//! Owns the bytes. Both ends are of one build, so there are no versions. Invariant: whoever reads a frame says first
+//! Owns the bytes. Both ends are of one build, so there are no versions. Invariant: the reader of a frame says first
 //! how long it may be, and neither end believes the other: a child is code that strangers feed.
 //!
 //! A frame is its length as `u32` in little-endian order, and a message in postcard's form.

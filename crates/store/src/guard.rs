@@ -1,6 +1,6 @@
 //! Who else can write where the daemon's files lie.
 //!
-//! Whoever can write a directory, or one above it, can put another in its place: another database,
+//! A user who can write a directory, or one above it, can put another in its place: another database,
 //! other keys, other policies. The rule: group and others must not, with what deployments need.
 //!
 //! - A sticky directory (`/tmp`) is fine: nobody can rename what is another's there.

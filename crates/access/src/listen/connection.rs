@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, IoSlice},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     pin::Pin,
     sync::{
         Arc,
@@ -21,7 +21,7 @@ use tokio::{
 };
 use tokio_rustls::server::TlsStream;
 
-use super::open::{Held, Shown};
+use super::open::{Held, Shown, network};
 use crate::Tls;
 
 /// An accepted connection, its handshake done. It counts against the limit until it is dropped.
@@ -177,6 +177,12 @@ impl Peer {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The address that it counts by: of IPv6 its network of 64 bits.
+    #[must_use]
+    pub fn network(&self) -> IpAddr {
+        network(self.address.ip())
     }
 
     /// Tells the listener that a request is there: the connection is borne, and gives way to others

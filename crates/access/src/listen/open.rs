@@ -159,7 +159,7 @@ impl Drop for Held {
 }
 
 /// What an address counts as: of IPv6 the network, since who has one address there has all of it.
-fn network(address: IpAddr) -> IpAddr {
+pub(super) fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from(u128::from(address) >> 64 << 64)),
         address @ IpAddr::V4(_) => address,
@@ -223,5 +223,14 @@ mod tests {
         assert!(open.hold(at("2001:db8:0:1::")).is_some());
         drop((first, second));
         assert!(open.hold(at("2001:db8::4")).is_some());
+    }
+
+    #[test]
+    fn an_address_of_ipv6_stands_for_its_network() {
+        let of = |text| network(at(text));
+        assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:0:1"));
+        assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
+        assert_eq!(of("::ffff:192.0.2.1"), of("192.0.2.1"));
+        assert_ne!(of("192.0.2.1"), of("192.0.2.2"));
     }
 }

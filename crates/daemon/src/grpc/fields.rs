@@ -52,9 +52,10 @@ enum Reading {
     Length { value: u64, shift: u32 },
     /// So many bytes of a field's content.
     Content(u64),
-    /// A message that is compressed or no message: the decoder refuses it.
-    Unread,
 }
+
+/// The rest of what is no message: the decoder refuses it.
+const UNREAD: Reading = Reading::Content(u64::MAX);
 
 impl Counted {
     /// Reads on. `false`: a message has too many fields.
@@ -74,12 +75,6 @@ impl Counted {
                         len => Reading::Content(len),
                     }
                 }
-                Reading::Unread => {
-                    let skipped = (self.left as usize).min(bytes.len());
-                    bytes = &bytes[skipped..];
-                    self.left -= skipped as u32;
-                    Reading::Unread
-                }
                 Reading::Tag { value, shift } => {
                     bytes = rest;
                     self.left -= 1;
@@ -89,7 +84,7 @@ impl Counted {
                             self.fields += 1;
                             content(tag)
                         }
-                        None => Reading::Unread,
+                        None => UNREAD,
                     }
                 }
                 Reading::Varint => {
@@ -108,7 +103,7 @@ impl Counted {
                         Some(Varint::Goes(value, shift)) => Reading::Length { value, shift },
                         Some(Varint::Ends(0)) => TAG,
                         Some(Varint::Ends(len)) => Reading::Content(len),
-                        None => Reading::Unread,
+                        None => UNREAD,
                     }
                 }
             };
@@ -167,7 +162,7 @@ fn content(tag: u64) -> Reading {
         1 => Reading::Content(8),
         2 => Reading::Length { value: 0, shift: 0 },
         5 => Reading::Content(4),
-        _ => Reading::Unread,
+        _ => UNREAD,
     }
 }
 

@@ -5,8 +5,8 @@
 //! A signature serves one request, and a call goes on as long as its caller may make it: `once` and
 //! `lasting` follow the bodies.
 //!
-//! It also bounds what calls may hold, whoever makes them: `places` has how many, of each caller and
-//! of all, and a small request has at most so many bytes.
+//! It also bounds what calls may hold: `places` has how many there may be of each caller and of all,
+//! and a small request has at most so many bytes.
 
 use std::{
     future::Future,
@@ -97,27 +97,23 @@ where
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        let standing = match admit(&self.gate, &mut request) {
+        let label = rules::label(request.uri().path());
+        let standing = match admit(&self.gate, label, &mut request) {
             Ok(standing) => standing,
             Err(status) => return Box::pin(std::future::ready(Ok(status.into_http()))),
         };
         let caller = request.extensions().get::<Principal>();
         let called_by = caller.map(|principal| CalledBy(principal.caller.tag));
-        if rules::needs_no_body(request.uri().path()) {
-            // Whoever asks whether the server is well is answered, whatever he leaves unsent.
+        if rules::needs_no_body(label) {
+            // A caller who asks whether the server is well gets the answer, whatever is left unsent.
             request = request.map(|_| empty_message());
         }
         let whose = whose(&request);
-        let place = match self.places.call(whose, request.uri().path()) {
+        let place = match self.places.call(whose, label) {
             Ok(place) => place,
             Err(full) => return Box::pin(std::future::ready(Ok(full.into_http()))),
         };
-        let path = request.uri().path();
-        let (in_parts, waits) = (
-            rules::answers_in_parts(path),
-            rules::is_watch(rules::label(path)),
-        );
-        let brings_much = rules::brings_much(path);
+        let (in_parts, waits) = (rules::answers_in_parts(label), rules::is_watch(label));
         let request = match &standing {
             Some(standing) => request.map(|body| lasting::request(body, standing.clone())),
             None => request,
@@ -131,7 +127,7 @@ where
                 None => answer,
             }
         };
-        let request = if brings_much {
+        let request = if rules::brings_much(label) {
             request
         } else {
             request.map(small)
@@ -140,7 +136,7 @@ where
             Ok(request) => request,
             Err(status) => return Box::pin(std::future::ready(Ok(status.into_http()))),
         };
-        let work = self.places.work(whose, request.uri().path());
+        let work = self.places.work(whose, label);
         // The service that was found ready is the one to be called; its clone takes its place.
         let clone = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, clone);
@@ -168,7 +164,7 @@ fn whose(request: &Request<Body>) -> Whose {
         None => {
             let peer = request.extensions().get::<GrpcPeer>();
             let unknown = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
-            Whose::from_address(peer.map_or(unknown, |peer| peer.address().ip()))
+            Whose::Network(peer.map_or(unknown, |peer| peer.0.network()))
         }
     }
 }
@@ -222,6 +218,7 @@ fn unlike_any() -> [u8; 32] {
 /// Lets a call in, or not; by what right, unless everybody may make it.
 fn admit(
     gate: &Arc<Gate>,
+    label: &str,
     request: &mut Request<Body>,
 ) -> Result<Option<Standing>, Box<tonic::Status>> {
     strip_identity_headers(request.headers_mut());
@@ -241,7 +238,7 @@ fn admit(
     if !needs.met_by(principal.roles) {
         return Err(Box::new(status::role_required(needs.word())));
     }
-    let lasts = rules::lasts(request.uri().path());
+    let lasts = rules::lasts(label);
     let standing = Standing::new(gate, &principal, needs, peer, changes, lasts);
     // The token has done its work, and nothing behind the gate can show it.
     request.headers_mut().remove(http::header::AUTHORIZATION);

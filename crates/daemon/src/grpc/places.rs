@@ -1,13 +1,13 @@
 //! Places for calls: how many are under way, are read and are answered at a time, of each caller
 //! and of all.
 //!
-//! Owns the numbers. Invariants: whoever makes calls has at most a share of the places, so that what
-//! one caller leaves open keeps out that caller alone; calls without a name count by their address,
-//! and have places of their own; a request that does not come to its end gives its place back.
+//! Owns the numbers. Invariants: each caller has at most a share of the places, so that what one
+//! caller leaves open keeps out that caller alone; calls without a name count by their address, and
+//! have places of their own; a request that does not come to its end gives its place back.
 
 use std::{
     collections::HashMap,
-    net::{IpAddr, Ipv6Addr},
+    net::IpAddr,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError, Weak},
     task::{Context, Poll},
@@ -15,6 +15,7 @@ use std::{
 };
 
 use evidenceos_kernel::id::OwnerTag;
+use http_body_util::BodyExt as _;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use prost::bytes::Bytes;
 use tokio::{
@@ -30,22 +31,8 @@ use super::{rules, status};
 pub enum Whose {
     /// A caller's with a name.
     Principal(OwnerTag),
-    /// Nobody's in particular, from this address.
-    Address(IpAddr),
-}
-
-impl Whose {
-    /// Nobody's in particular, from an address; of IPv6 the network, since who has one address there
-    /// has all of its network's.
-    pub fn from_address(address: IpAddr) -> Self {
-        Self::Address(match address.to_canonical() {
-            IpAddr::V6(address) => {
-                let network = u128::from(address) >> 64 << 64;
-                IpAddr::V6(Ipv6Addr::from(network))
-            }
-            address @ IpAddr::V4(_) => address,
-        })
-    }
+    /// Nobody's in particular, from this address or network of IPv6.
+    Network(IpAddr),
 }
 
 /// How many places of a kind there are: for all, and for one caller.
@@ -122,32 +109,30 @@ impl Places {
     ///
     /// # Errors
     /// If there is none, or the caller has as many as one may have.
-    pub fn call(&self, whose: Whose, path: &str) -> Result<Place, Box<Status>> {
+    pub fn call(&self, whose: Whose, label: &str) -> Result<Place, Box<Status>> {
         let kind = match whose {
-            Whose::Address(_) => &self.nameless,
-            Whose::Principal(_) if rules::is_watch(rules::label(path)) => &self.watches,
+            Whose::Network(_) => &self.nameless,
+            Whose::Principal(_) if rules::is_watch(label) => &self.watches,
             Whose::Principal(_) => &self.calls,
         };
         kind.try_place(whose)
     }
 
     /// What a call must still have before its request is read and its handler begins.
-    pub fn work(&self, whose: Whose, path: &str) -> Work {
-        let reading = if rules::brings_much(path) {
-            Some(&self.large)
+    pub fn work(&self, whose: Whose, label: &str) -> Work {
+        let (reading, deadline) = if rules::brings_much(label) {
+            (Some(&self.large), Deadline::Silence(SILENCE))
         } else {
-            // Who needs no name brings no more than some bytes, and has few places.
-            matches!(whose, Whose::Principal(_)).then_some(&self.reading)
+            // A call without a name brings no more than some bytes, and has few places.
+            let named = matches!(whose, Whose::Principal(_));
+            let reading = named.then_some(&self.reading);
+            (reading, Deadline::Whole(SMALL_REQUEST))
         };
         Work {
             whose,
             reading: reading.cloned(),
-            answers: rules::answers_much(path).then(|| Arc::clone(&self.answers)),
-            deadline: if rules::brings_much(path) {
-                Deadline::Silence(SILENCE)
-            } else {
-                Deadline::Whole(SMALL_REQUEST)
-            },
+            answers: rules::answers_much(label).then(|| Arc::clone(&self.answers)),
+            deadline,
             patience: PATIENCE,
         }
     }
@@ -279,36 +264,11 @@ impl HttpBody for InTime {
 }
 
 /// An answer that holds places until it has ended or nobody wants it.
-pub fn held(body: Body, places: impl Send + 'static + Unpin) -> Body {
-    Body::new(Held {
-        body,
-        _places: places,
-    })
-}
-
-struct Held<P> {
-    body: Body,
-    _places: P,
-}
-
-impl<P: Unpin> HttpBody for Held<P> {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
+pub fn held(body: Body, places: impl Send + 'static) -> Body {
+    Body::new(body.map_frame(move |frame| {
+        let _held = &places;
+        frame
+    }))
 }
 
 /// Places of one kind.
@@ -420,7 +380,7 @@ fn busy(has: &str) -> Status {
 mod tests {
     use std::future::poll_fn;
 
-    use http_body_util::{BodyExt as _, StreamBody};
+    use http_body_util::StreamBody;
     use tokio::runtime::{Builder, Runtime};
     use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 
@@ -495,11 +455,11 @@ mod tests {
                 reading: Kind::new(Most { all: 1, of_one: 1 }),
                 ..Places::default()
             };
-            let path = "/evidenceos.v2.EvidenceOS/GetClaim";
-            let held = places.work(principal(1), path).begin().await;
+            let label = "GetClaim";
+            let held = places.work(principal(1), label).begin().await;
             let hasty = Work {
                 patience: Duration::from_millis(1),
-                ..places.work(principal(2), path)
+                ..places.work(principal(2), label)
             };
             let refused = hasty.begin().await.err();
             assert_eq!(
@@ -507,7 +467,7 @@ mod tests {
                 tonic::Code::ResourceExhausted
             );
             drop(held);
-            assert!(places.work(principal(2), path).begin().await.is_ok());
+            assert!(places.work(principal(2), label).begin().await.is_ok());
         });
     }
 
@@ -564,14 +524,5 @@ mod tests {
             drop(answer);
             assert!(kind.try_place(principal(2)).is_ok());
         });
-    }
-
-    #[test]
-    fn an_address_of_ipv6_stands_for_its_network() {
-        let of = |text: &str| Whose::from_address(text.parse().expect("an address"));
-        assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:0:1"));
-        assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
-        assert_eq!(of("::ffff:192.0.2.1"), of("192.0.2.1"));
-        assert_ne!(of("192.0.2.1"), of("192.0.2.2"));
     }
 }

@@ -97,39 +97,6 @@ pub const RULES: [(&str, Needs); 42] = [
     ("ListLogKeys", Needs::Known),
 ];
 
-/// Whether a call brings a module or labels.
-#[must_use]
-pub fn brings_much(path: &str) -> bool {
-    matches!(
-        path.strip_prefix(SERVICE),
-        Some("CommitArtifacts" | "PutHoldout")
-    )
-}
-
-/// Whether a call is answered whatever it brings.
-#[must_use]
-pub fn needs_no_body(path: &str) -> bool {
-    path.strip_prefix(SERVICE) == Some("Health")
-}
-
-/// Whether a call's answer can have megabytes.
-#[must_use]
-pub fn answers_much(path: &str) -> bool {
-    matches!(
-        path.strip_prefix(SERVICE),
-        Some(
-            "ListEntries"
-                | "ListClaims"
-                | "ListHoldouts"
-                | "ListAccounts"
-                | "ExportAccounts"
-                | "GetRevocationFeed"
-                | "FetchTrace"
-                | "OpenHoldout"
-        )
-    )
-}
-
 /// The calls of other services that are served here, as metrics name them.
 const OTHERS: [&str; 3] = [
     "grpc.health.v1.Health/Check",
@@ -152,6 +119,34 @@ pub fn label(path: &str) -> &'static str {
     found.unwrap_or("other")
 }
 
+/// Whether a call, as [`label`] names it, brings a module or labels.
+#[must_use]
+pub fn brings_much(label: &str) -> bool {
+    matches!(label, "CommitArtifacts" | "PutHoldout")
+}
+
+/// Whether a call, as [`label`] names it, is answered whatever it brings.
+#[must_use]
+pub fn needs_no_body(label: &str) -> bool {
+    label == "Health"
+}
+
+/// Whether a call's answer, as [`label`] names the call, can have megabytes.
+#[must_use]
+pub fn answers_much(label: &str) -> bool {
+    matches!(
+        label,
+        "ListEntries"
+            | "ListClaims"
+            | "ListHoldouts"
+            | "ListAccounts"
+            | "ExportAccounts"
+            | "GetRevocationFeed"
+            | "FetchTrace"
+            | "OpenHoldout"
+    )
+}
+
 /// Whether a call, as [`label`] names it, lasts as long as its client likes.
 #[must_use]
 pub fn is_watch(label: &str) -> bool {
@@ -164,20 +159,17 @@ pub fn is_watch(label: &str) -> bool {
     )
 }
 
-/// Whether a path's answer comes in several messages, so that its caller is asked again between them.
+/// Whether a call, as [`label`] names it, is answered in several messages, so that its caller is
+/// asked again between them.
 #[must_use]
-pub fn answers_in_parts(path: &str) -> bool {
-    is_watch(label(path))
-        || matches!(
-            path.strip_prefix(SERVICE),
-            Some("OpenHoldout" | "FetchTrace")
-        )
+pub fn answers_in_parts(label: &str) -> bool {
+    is_watch(label) || matches!(label, "OpenHoldout" | "FetchTrace")
 }
 
-/// Whether a path's request or answer comes in several messages, over any time.
+/// Whether a call, as [`label`] names it, comes or is answered in several messages, over any time.
 #[must_use]
-pub fn lasts(path: &str) -> bool {
-    answers_in_parts(path) || path.strip_prefix(SERVICE) == Some("PutHoldout")
+pub fn lasts(label: &str) -> bool {
+    answers_in_parts(label) || label == "PutHoldout"
 }
 
 /// Whether a path's answer begins before its request has ended.

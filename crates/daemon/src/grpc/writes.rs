@@ -209,7 +209,7 @@ impl Edge {
         };
         match self.call(principal, stamp, command, row).await? {
             Reply::State(state) => {
-                self.stored_modules.add(info.sha256);
+                self.stored_modules.add(info.sha256, ());
                 Ok(render::state(state))
             }
             other => Err(unexpected(&other)),
@@ -225,7 +225,7 @@ impl Edge {
         if wasm.len() <= SMALL_MODULE
             && let Some(prepared) = self.guests.sandbox.prepared(&Digest::of(wasm).0)
         {
-            let known = self.stored_modules.contains(&prepared.info().sha256);
+            let known = self.stored_modules.get(&prepared.info().sha256).is_some();
             // A large one that is not stored must be made durable first.
             if known || wasm.len() <= MAX_ROW_BYTES {
                 return Ok((prepared, known));
@@ -262,7 +262,7 @@ impl Edge {
         claim: ClaimId,
     ) -> Result<(), Status> {
         let caller = principal.caller;
-        if self.known_claims.is_of(&claim, caller.tag) {
+        if self.known_claims.get(&claim) == Some(caller.tag) {
             return Ok(());
         }
         let owner = (!caller.operator).then_some(caller.tag);

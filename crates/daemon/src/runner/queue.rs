@@ -23,7 +23,7 @@ struct State<K, J> {
     lines: VecDeque<(K, VecDeque<J>)>,
     /// Jobs that wait until a moment comes.
     later: Vec<(Instant, K, J)>,
-    /// How many threads work for whom.
+    /// How many threads work for each principal.
     working: HashMap<K, usize>,
     closed: bool,
 }

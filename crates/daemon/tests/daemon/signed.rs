@@ -391,7 +391,7 @@ fn reused<T: std::fmt::Debug>(result: Result<T, Status>) {
     );
 }
 
-/// Whoever heard the header of one call sends it with another body.
+/// An eavesdropper sends the header of one call with another body.
 #[test]
 fn a_signature_that_was_heard_serves_no_other_body() {
     block_on(async {

@@ -84,8 +84,8 @@ impl Bounds {
     }
 }
 
-/// Closes every file but the standard ones: whoever started the daemon may have left it some that are not marked to be
-/// closed, and they are none of a guest's business.
+/// Closes every file but the standard ones: the program that started the daemon may have left it others, which a guest
+/// must not have.
 pub(super) fn close_inherited_files() {
     const FIRST: u32 = 3;
     // SAFETY: the process has just begun, on one thread, and has opened nothing itself; no value in it owns one of these
