@@ -21,6 +21,7 @@ import argparse
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -221,6 +222,9 @@ def write_tree(files: dict[str, bytes], to: Path) -> None:
         if not path.is_file() or path.read_bytes() != content:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
+        # Tests start some of the files as programs.
+        if (ROOT / name).is_file():
+            shutil.copymode(ROOT / name, path)
 
 
 @dataclass(frozen=True)
