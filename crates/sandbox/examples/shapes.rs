@@ -6,7 +6,10 @@
 //!
 //! ```text
 //! cargo run --release -p evidenceos-sandbox --example shapes -- [SECONDS A FAMILY, default 10] [FAMILY…]
+//! cargo run --release -p evidenceos-sandbox --example shapes -- FAMILY:SIZE,SIZE,SIZE,SIZE…
 //! ```
+//!
+//! The second form measures the shapes that it names, admitted or not.
 //!
 //! Exit status 1: something admitted needs more than 256 MiB or 2 s.
 
@@ -43,6 +46,8 @@ const FAMILIES: &[(&str, Build)] = &[
     ("branch-tables-with-values", branch_tables_with_values),
     ("back-edges", back_edges),
     ("branches-out", branches_out),
+    ("blocks-in-loops", blocks_in_loops),
+    ("values-through-loops", values_through_loops),
     ("calls", calls),
     ("indirect-calls", indirect_calls),
     ("constants", constants),
@@ -85,6 +90,11 @@ fn main() -> std::process::ExitCode {
     );
     let mut too_dear = false;
     for (name, build) in FAMILIES {
+        let mut named = wanted.iter().filter_map(|word| word.split_once(':'));
+        if let Some((_, sizes)) = named.find(|(family, _)| family == name) {
+            measure(&sandbox, name, *build, sizes);
+            continue;
+        }
         if !wanted.is_empty() && !wanted.iter().any(|word| word == name) {
             continue;
         }
@@ -105,6 +115,32 @@ fn main() -> std::process::ExitCode {
         too_dear |= dearness(worst.cost) > 1.0 || worst.failed;
     }
     u8::from(too_dear).into()
+}
+
+/// Measures shapes of sizes that are separated by commas, four for each shape.
+fn measure(sandbox: &Sandbox, name: &str, build: Build, sizes: &str) {
+    let sizes: Vec<u32> = sizes
+        .split(',')
+        .map(|size| size.parse().expect("sizes are numbers"))
+        .collect();
+    let (shapes, rest) = sizes.as_chunks::<4>();
+    assert!(rest.is_empty(), "a shape has four sizes");
+    for sizes in shapes {
+        let wasm = build(*sizes);
+        let admitted = match check(&wasm) {
+            Ok(_) => "admitted".to_owned(),
+            Err(rules) => rules[0].to_string(),
+        };
+        let bytes = wasm.len();
+        match sandbox.cost_of(&wasm) {
+            Ok(Cost { peak_bytes, cpu }) => println!(
+                "{name:26} {:9.1} {:8.0} {bytes:9}  {sizes:?}, {admitted}",
+                peak_bytes as f64 / f64::from(1 << 20),
+                cpu.as_secs_f64() * 1e3,
+            ),
+            Err(error) => println!("{name:26} {bytes:28}  {sizes:?}, {admitted}: {error}"),
+        }
+    }
 }
 
 struct Worst {
@@ -534,6 +570,57 @@ fn branches(
         }));
         body.extend(times(depth, |_| vec![I::End]));
         body.extend(drops(arity));
+        body
+    })
+}
+
+/// Loops around, blocks in the innermost, values of each, functions.
+fn blocks_in_loops([loops, blocks, arity, functions]: Sizes) -> Vec<u8> {
+    let mut shape = Shape::new();
+    let arity = arity - 1;
+    let kind = shape.kind(arity, arity);
+    shape.runs(functions, 0, || {
+        let mut body = times(loops, |_| vec![I::Loop(BlockType::Empty)]);
+        body.extend(pushes(arity));
+        body.extend(times(blocks, |_| {
+            vec![
+                I::Block(BlockType::FunctionType(kind)),
+                I::I32Const(0),
+                I::BrIf(0),
+                I::End,
+            ]
+        }));
+        body.extend(drops(arity));
+        body.extend(times(loops, |_| vec![I::I32Const(0), I::BrIf(0), I::End]));
+        body
+    })
+}
+
+/// Loops around, values made in each and used behind it, branches back from each (odd: with), functions.
+fn values_through_loops([loops, values, back, functions]: Sizes) -> Vec<u8> {
+    let values = values - 1;
+    Shape::new().runs(functions, 1, || {
+        let mut body = times(loops, |at| {
+            let mut one = vec![I::Loop(BlockType::Empty)];
+            one.extend(times(values, |_| {
+                vec![
+                    I::LocalGet(0),
+                    I::I64Const(i64::from(at)),
+                    I::I64Add,
+                    I::LocalTee(0),
+                ]
+            }));
+            one
+        });
+        body.extend(times(loops, |_| {
+            let mut one = Vec::new();
+            one.extend(times(values, |_| vec![I::LocalSet(0)]));
+            if back % 2 == 1 {
+                one.extend([I::I32Const(0), I::BrIf(0)]);
+            }
+            one.push(I::End);
+            one
+        }));
         body
     })
 }

@@ -24,7 +24,7 @@ use wasmtime::Engine;
 use crate::check::Role;
 use crate::policy::{PolicyFailure, PolicyLimits, Vote};
 use crate::run::{AskError, Limits, Oracle, RunReport};
-use crate::wire::{Code, CodeKey, FromChild, Link, MAX_TO_CHILD, Ready, ToChild, seal};
+use crate::wire::{Code, CodeKey, FromChild, Link, MAX_CODE, MAX_TO_CHILD, Ready, ToChild, seal};
 use code::{GuestCode, PolicyCode};
 use machine::Task;
 pub(crate) use walls::Bounds;
@@ -111,10 +111,14 @@ impl Worker {
                 None => return Ok(()),
                 Some(ToChild::Compile { wasm, .. }) => {
                     let compiled = code::compile(&self.engine, wasm);
-                    let compiled = compiled
-                        .as_ref()
-                        .map(|code| Code(code))
-                        .map_err(|error| format!("{error:#}"));
+                    let compiled = match &compiled {
+                        Ok(code) if code.len() > MAX_CODE => Err(format!(
+                            "it becomes {} bytes of machine code, at most {MAX_CODE} are allowed",
+                            code.len()
+                        )),
+                        Ok(code) => Ok(Code(code)),
+                        Err(error) => Err(format!("{error:#}")),
+                    };
                     reading.send(&FromChild::Compiled(compiled))?;
                 }
                 Some(ToChild::Keep {

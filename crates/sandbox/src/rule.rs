@@ -18,9 +18,12 @@ pub mod bounds {
     /// Most values that blocks take and leave and branches carry, in all functions, those counted that are not the
     /// first: each may take the compiler four kilobytes.
     pub const CARRIED_VALUES: u64 = 10_000;
-    /// Most locals and values on the stack, counted again at the start of each block, in all functions: the compiler
-    /// keeps account of every one at every place where paths meet.
-    pub const TRACKED_VALUES: u64 = 4_000_000;
+    /// Most values that blocks take and leave, each counted as often as blocks are around it, in all functions: through
+    /// loops within loops one value may take the compiler forty bytes for each.
+    pub const NESTED_VALUES: u64 = 2_000_000;
+    /// Most locals and values on the stack, counted again at the start of each block and at each branch, in all
+    /// functions: the compiler keeps account of every one on every path to where paths meet, in some eighty bytes.
+    pub const TRACKED_VALUES: u64 = 1_000_000;
     /// Longest code section, in bytes (256 KiB). Data is not code: the worst code compiles at 7 µs a byte, so this is
     /// what keeps the compilation of a module made to be slow below two seconds.
     pub const CODE_BYTES: u64 = 256 << 10;
@@ -86,7 +89,9 @@ pub enum Rule {
     Locals,
     /// Too many values that blocks and branches carry.
     Carried,
-    /// Too many locals and values at the starts of blocks.
+    /// Too many values that blocks take and leave within other blocks.
+    Nested,
+    /// Too many locals and values at the starts of blocks and at branches.
     Tracked,
     /// Too many tables, or too large a one.
     Tables,
@@ -125,6 +130,7 @@ impl Rule {
             Self::Code => "code",
             Self::Locals => "locals",
             Self::Carried => "carried",
+            Self::Nested => "nested",
             Self::Tracked => "tracked",
             Self::Tables => "tables",
             Self::Memory => "memory",

@@ -2,7 +2,8 @@
 //!
 //! Owns the counts; their bounds are in `rule::bounds`, and how they were found in `examples/shapes.rs`. A few bytes can
 //! name much: a block of a type with a thousand values, ten thousand locals. Each costs memory and time at every place
-//! where paths meet, so what is bounded is values × places, over the whole module.
+//! where paths meet, on every path there, and in every block around it. So what is bounded is values × places, values ×
+//! paths and values × depth, over the whole module.
 
 use wasmparser::{
     BlockType, FrameKind, FuncType, FuncValidator, FunctionBody, Operator, WasmModuleResources,
@@ -15,7 +16,9 @@ pub(super) struct Effort {
     pub(super) locals: u64,
     /// Values beyond the first that blocks take and leave and branches carry.
     pub(super) carried: u64,
-    /// At the start of each block: the locals, and the values that wait on the stack.
+    /// Values that blocks take and leave, times the blocks that each of these is in.
+    pub(super) nested: u64,
+    /// At the start of each block and at each branch: the locals, and the values that wait on the stack.
     pub(super) tracked: u64,
 }
 
@@ -53,18 +56,19 @@ impl Effort {
             Operator::Block { blockty } | Operator::Loop { blockty } | Operator::If { blockty } => {
                 let (parameters, results) = values_of(types, *blockty);
                 self.carried += beyond_first(parameters) + beyond_first(results);
-                self.enter(validator);
+                self.nested +=
+                    (parameters + results) as u64 * u64::from(validator.control_stack_height());
+                self.track(validator);
             }
             Operator::Else => {
-                self.carried += carried_to(types, validator, 0);
-                self.enter(validator);
+                self.branch(types, validator, 0);
             }
             Operator::Br { relative_depth } | Operator::BrIf { relative_depth } => {
-                self.carried += carried_to(types, validator, *relative_depth);
+                self.branch(types, validator, *relative_depth);
             }
             Operator::BrTable { targets } => {
                 for target in targets.targets().flatten().chain([targets.default()]) {
-                    self.carried += carried_to(types, validator, target);
+                    self.branch(types, validator, target);
                 }
             }
             Operator::Return => {
@@ -75,7 +79,17 @@ impl Effort {
         }
     }
 
-    fn enter<R: WasmModuleResources>(&mut self, validator: &FuncValidator<R>) {
+    fn branch<R: WasmModuleResources>(
+        &mut self,
+        types: &[FuncType],
+        validator: &FuncValidator<R>,
+        depth: u32,
+    ) {
+        self.carried += carried_to(types, validator, depth);
+        self.track(validator);
+    }
+
+    fn track<R: WasmModuleResources>(&mut self, validator: &FuncValidator<R>) {
         self.tracked +=
             u64::from(validator.len_locals()) + u64::from(validator.operand_stack_height());
     }

@@ -182,6 +182,7 @@ impl Inspector {
         let Effort {
             locals,
             carried,
+            nested,
             tracked,
         } = self.effort;
         for (rule, found, most, what) in [
@@ -198,10 +199,16 @@ impl Inspector {
                 "values beyond the first that blocks and branches carry",
             ),
             (
+                Rule::Nested,
+                nested,
+                bounds::NESTED_VALUES,
+                "times that a block around another takes or leaves one of its values",
+            ),
+            (
                 Rule::Tracked,
                 tracked,
                 bounds::TRACKED_VALUES,
-                "locals and waiting values at the starts of blocks",
+                "locals and waiting values at the starts of blocks and at branches",
             ),
         ] {
             if found > most {

@@ -349,6 +349,7 @@ fn what_compiles_into_much_more_than_its_bytes_is_refused() {
     let bombs = [
         ("blocks", nested("block", 4_000, 100), Rule::Carried),
         ("loops", nested("loop", 400, 1_000), Rule::Carried),
+        ("one value", nested("loop", 4_060, 1), Rule::Nested),
         ("locals", with_locals(990, 10_000), Rule::Locals),
     ];
     for (name, wasm, rule) in bombs {
@@ -371,7 +372,20 @@ fn what_the_compiler_must_keep_account_of_is_bounded_over_all_functions() {
     // 50 blocks with 101 parameters and as many results carry 2 × 100 values beyond the first each.
     assert_eq!(rules(&nested("block", 50, 101)), []);
     assert_eq!(rules(&nested("block", 51, 101)), [Rule::Carried]);
-    assert_eq!(rules(&nested("block", 20_000, 1)), []);
+
+    // The block at depth n, the function being the first, takes one value n times and leaves one n times: 1,413 × 1,414.
+    for block in ["block", "loop"] {
+        assert_eq!(rules(&nested(block, 1_413, 1)), []);
+        assert_eq!(rules(&nested(block, 1_414, 1)), [Rule::Nested]);
+    }
+    assert_eq!(
+        rules(&wat(&format!(
+            r#"(module (memory (export "memory") 1) (func (export "run") {} {}))"#,
+            "block ".repeat(20_000),
+            "end ".repeat(20_000)
+        ))),
+        []
+    );
 
     assert_eq!(rules(&with_locals(50, 10_000)), []);
     assert_eq!(rules(&with_locals(51, 10_000)), [Rule::Locals]);
@@ -396,7 +410,7 @@ fn what_the_compiler_must_keep_account_of_is_bounded_over_all_functions() {
         [Rule::Carried]
     );
 
-    // 2,000 locals at the starts of 2,000 blocks.
+    // 2,000 locals at the starts of 500 blocks.
     let blocks = |blocks: usize| {
         wat(&format!(
             r#"(module (memory (export "memory") 1)
@@ -405,9 +419,28 @@ fn what_the_compiler_must_keep_account_of_is_bounded_over_all_functions() {
             "block end ".repeat(blocks)
         ))
     };
-    assert_eq!(rules(&blocks(2_000)), []);
-    assert_eq!(rules(&blocks(2_001)), [Rule::Tracked]);
-    let ifs = "i32.const 0 if else end ".repeat(1_000);
+    assert_eq!(rules(&blocks(500)), []);
+    assert_eq!(rules(&blocks(501)), [Rule::Tracked]);
+    // And at branches out of one, for each target of a table.
+    let leaving = |times: usize, branch: &str| {
+        wat(&format!(
+            r#"(module (memory (export "memory") 1)
+                 (func (export "run") (local {}) block {} end))"#,
+            "i64 ".repeat(2_000),
+            format!("{branch} ").repeat(times)
+        ))
+    };
+    assert_eq!(rules(&leaving(499, "br 0")), []);
+    assert_eq!(rules(&leaving(500, "br 0")), [Rule::Tracked]);
+    // The condition of `br_if`, or the index of a table, waits too.
+    assert_eq!(rules(&leaving(498, "i32.const 0 br_if 0")), []);
+    assert_eq!(rules(&leaving(499, "i32.const 0 br_if 0")), [Rule::Tracked]);
+    assert_eq!(rules(&leaving(249, "i32.const 0 br_table 0 0")), []);
+    assert_eq!(
+        rules(&leaving(250, "i32.const 0 br_table 0 0")),
+        [Rule::Tracked]
+    );
+    let ifs = "i32.const 0 if else end ".repeat(250);
     let waiting = |values: usize| {
         let (values, drops) = ("i64.const 0 ".repeat(values), "drop ".repeat(values));
         wat(&format!(
