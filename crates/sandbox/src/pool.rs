@@ -6,7 +6,7 @@
 use std::io;
 use std::mem;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::artifact::Artifact;
 use crate::check::Role;
@@ -172,17 +172,21 @@ impl Compilers {
         }
     }
 
-    /// Compiles an admitted module.
+    /// Compiles an admitted module; adds the time that it took its child to `spent`.
     pub(crate) fn compile(
         &self,
         role: Role,
         wasm: &[u8],
+        spent: &mut Duration,
     ) -> Result<(Box<[u8]>, Cost), NotCompiled> {
         let _turn = self.turns.take();
         let child = self
             .child()
             .map_err(|error| NotCompiled::Host(format!("no process to compile it: {error}")))?;
-        match child.compile(role, wasm, COMPILE_PATIENCE) {
+        let began = Instant::now();
+        let compiled = child.compile(role, wasm, COMPILE_PATIENCE);
+        *spent += began.elapsed();
+        match compiled {
             Ok(Compiled { code, cost }) => {
                 code.map(|code| (code, cost)).map_err(NotCompiled::Refused)
             }

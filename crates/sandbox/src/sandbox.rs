@@ -10,6 +10,7 @@ use std::fmt;
 use std::num::NonZero;
 use std::sync::Arc;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 
@@ -162,11 +163,27 @@ impl Sandbox {
     /// # Errors
     /// [`AdmitError`] if the module cannot be run; only [`AdmitError::Host`] is for a reason that could pass.
     pub fn prepare(&self, wasm: &[u8]) -> Result<Arc<Prepared>, AdmitError> {
+        self.prepare_timed(wasm, &mut Duration::default())
+    }
+
+    /// As [`Sandbox::prepare`]; adds to `spent` the time that checking and compiling took, without the time
+    /// that passed until it was this module's turn. Nothing is added for what was found.
+    ///
+    /// # Errors
+    /// As [`Sandbox::prepare`].
+    pub fn prepare_timed(
+        &self,
+        wasm: &[u8],
+        spent: &mut Duration,
+    ) -> Result<Arc<Prepared>, AdmitError> {
         let key: Key = Sha256::digest(wasm).into();
         self.prepared.get_or_build(key, || {
-            let (info, layout) = inspect(wasm, Role::Guest).map_err(AdmitError::Refused)?;
+            let began = Instant::now();
+            let inspected = inspect(wasm, Role::Guest).map_err(AdmitError::Refused);
+            *spent += began.elapsed();
+            let (info, layout) = inspected?;
             let (code_only, data) = separate(wasm, &layout);
-            let code = self.code(&code_only)?;
+            let code = self.code(&code_only, spent)?;
             // The code is counted here too: evicted from its own cache, it lives on as long as this module.
             let bytes = data.iter().map(|(_, bytes)| bytes.len()).sum::<usize>() + code.bytes();
             Ok((Prepared { info, code, data }, bytes))
@@ -211,7 +228,7 @@ impl Sandbox {
     ) -> Result<PolicyModule, AdmitError> {
         let (info, _) = inspect(wasm, Role::Policy).map_err(AdmitError::Refused)?;
         must_carry(limits, &info)?;
-        let code = self.compile(Role::Policy, info.sha256, wasm)?;
+        let code = self.compile(Role::Policy, info.sha256, wasm, &mut Duration::default())?;
         let children = Arc::clone(&self.policies);
         Ok(PolicyModule::new(info, limits, Arc::new(code), children))
     }
@@ -221,21 +238,29 @@ impl Sandbox {
     /// # Errors
     /// [`AdmitError`] of every kind but [`AdmitError::Refused`].
     pub fn cost_of(&self, wasm: &[u8]) -> Result<Cost, AdmitError> {
-        let (_, cost) = self.compilers.compile(Role::Guest, wasm)?;
+        let (_, cost) = self
+            .compilers
+            .compile(Role::Guest, wasm, &mut Duration::default())?;
         Ok(cost)
     }
 
-    fn code(&self, code_only: &[u8]) -> Result<Arc<Artifact>, AdmitError> {
+    fn code(&self, code_only: &[u8], spent: &mut Duration) -> Result<Arc<Artifact>, AdmitError> {
         let key = Sha256::digest(code_only).into();
         self.codes.get_or_build(key, || {
-            let code = self.compile(Role::Guest, key, code_only)?;
+            let code = self.compile(Role::Guest, key, code_only, spent)?;
             let bytes = code.bytes();
             Ok((code, bytes))
         })
     }
 
-    fn compile(&self, role: Role, key: Key, wasm: &[u8]) -> Result<Artifact, AdmitError> {
-        let (code, _) = self.compilers.compile(role, wasm)?;
+    fn compile(
+        &self,
+        role: Role,
+        key: Key,
+        wasm: &[u8],
+        spent: &mut Duration,
+    ) -> Result<Artifact, AdmitError> {
+        let (code, _) = self.compilers.compile(role, wasm, spent)?;
         Ok(Artifact::new(self.engine_id(), role, key, code))
     }
 }

@@ -16,7 +16,8 @@ pub(super) struct Effort {
     pub(super) locals: u64,
     /// Values beyond the first that blocks take and leave and branches carry.
     pub(super) carried: u64,
-    /// Values that blocks take and leave, times the blocks that each of these is in.
+    /// Values that blocks take and leave, times the blocks that each of these is in; and values that branches
+    /// carry, times the blocks that each of these leaves.
     pub(super) nested: u64,
     /// At the start of each block and at each branch: the locals, and the values that wait on the stack.
     pub(super) tracked: u64,
@@ -73,7 +74,7 @@ impl Effort {
             }
             Operator::Return => {
                 let outermost = validator.control_stack_height().saturating_sub(1);
-                self.carried += carried_to(types, validator, outermost);
+                self.carried += beyond_first(values_to(types, validator, outermost));
             }
             _ => {}
         }
@@ -85,7 +86,9 @@ impl Effort {
         validator: &FuncValidator<R>,
         depth: u32,
     ) {
-        self.carried += carried_to(types, validator, depth);
+        let values = values_to(types, validator, depth);
+        self.carried += beyond_first(values);
+        self.nested += values as u64 * u64::from(depth);
         self.track(validator);
     }
 
@@ -95,21 +98,21 @@ impl Effort {
     }
 }
 
-/// Values beyond the first that a branch to this depth carries.
-fn carried_to<R: WasmModuleResources>(
+/// Values that a branch to this depth carries.
+fn values_to<R: WasmModuleResources>(
     types: &[FuncType],
     validator: &FuncValidator<R>,
     depth: u32,
-) -> u64 {
+) -> usize {
     let Some(frame) = validator.get_control_frame(depth as usize) else {
         return 0; // the validator refuses it
     };
     let (parameters, results) = values_of(types, frame.block_type);
-    beyond_first(if frame.kind == FrameKind::Loop {
+    if frame.kind == FrameKind::Loop {
         parameters
     } else {
         results
-    })
+    }
 }
 
 /// How many values a block takes and leaves.

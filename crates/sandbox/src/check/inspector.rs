@@ -202,7 +202,7 @@ impl Inspector {
                 Rule::Nested,
                 nested,
                 bounds::NESTED_VALUES,
-                "times that a block around another takes or leaves one of its values",
+                "values that blocks within others take and leave and branches carry out of them, once for each of those",
             ),
             (
                 Rule::Tracked,

@@ -386,6 +386,19 @@ fn what_the_compiler_must_keep_account_of_is_bounded_over_all_functions() {
         ))),
         []
     );
+    // A branch carries one value out of 1,000 blocks, as often as the table has targets. The blocks themselves are
+    // within each other: 1,000 × 1,001 / 2 for what they leave.
+    let table = |targets: usize| {
+        wat(&format!(
+            r#"(module (memory (export "memory") 1)
+                 (func (export "run") {} i32.const 0 i32.const 0 br_table {} 999 {} drop))"#,
+            "block (result i32) ".repeat(1_000),
+            "999 ".repeat(targets - 1),
+            "end ".repeat(1_000),
+        ))
+    };
+    assert_eq!(rules(&table(1_501)), []);
+    assert_eq!(rules(&table(1_502)), [Rule::Nested]);
 
     assert_eq!(rules(&with_locals(50, 10_000)), []);
     assert_eq!(rules(&with_locals(51, 10_000)), [Rule::Locals]);
