@@ -258,6 +258,8 @@ impl Served {
                 "another backup is being made; wait until it is done".to_owned(),
             ));
         }
+        // What the copy's rows name must be there until it was copied too.
+        let kept = self.edge.readers.blobs().keep_all();
         let made = upkeep::backup::of_served(
             &self.edge.mailbox,
             &self.data_directory,
@@ -276,6 +278,7 @@ impl Served {
                 }
             },
         );
+        drop(kept);
         self.backing_up.store(false, Ordering::Release);
         made
     }

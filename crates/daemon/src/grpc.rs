@@ -4,6 +4,7 @@
 //! made in [`status`] alone. Reads never pass the writer.
 
 mod accounts;
+mod compiling;
 mod counting;
 mod fields;
 mod gate;
@@ -83,6 +84,8 @@ pub struct Edge {
     pub catalog: Catalog,
     /// Modules that need not be stored again.
     pub stored_modules: StoredModules,
+    /// Who may have a module compiled now.
+    pub compiling: Compiling,
     /// Claims and their owners.
     pub known_claims: KnownClaims,
     /// Which request each request id named.
@@ -193,8 +196,9 @@ impl<K: Eq + Hash, V: Copy> Latest<K, V> {
     }
 }
 
-/// Digests of modules that are known to be stored.
-pub type StoredModules = Latest<[u8; 32], ()>;
+/// Digests of modules that are known to be stored, with the number of releases when they were: after
+/// another one they may have gone.
+pub type StoredModules = Latest<[u8; 32], u64>;
 
 impl Default for StoredModules {
     fn default() -> Self {
@@ -463,6 +467,7 @@ fn unexpected(reply: &Reply) -> Status {
     status::internal(&format!("an unexpected reply: {reply:?}"))
 }
 
+pub use compiling::Compiling;
 pub use counting::CountLayer;
 pub use gate::GateLayer;
 pub use probing::ClaimProbes;

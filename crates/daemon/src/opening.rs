@@ -193,6 +193,7 @@ fn open_locked(
         }
     };
     let readers = Arc::new(Readers::open(directory)?);
+    store.release_through(readers.blobs().clone());
     let published = log::published_tree(directory, &readers, &head)?;
     let mut tree = published.clone();
     append_unsigned(&mut tree, &readers, counters.next_index)?;
@@ -402,6 +403,7 @@ fn open_locked(
         log,
         catalog,
         stored_modules: Default::default(),
+        compiling: Default::default(),
         known_claims: Default::default(),
         named: Default::default(),
         done,

@@ -1,7 +1,7 @@
 //! A batch before its commit: what was decided, and everything to do once it is durable.
 //!
-//! Making an attempt reads the driver and changes nothing of it, so that an attempt whose commit
-//! failed is simply dropped.
+//! Making an attempt reads the driver and changes nothing of it but what callers have used of their
+//! allowances, so that an attempt whose commit failed is simply dropped.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -20,8 +20,8 @@ use evidenceos_store::{Batch, Entry, Recorded, Store, StoreError, StoredDecision
 use evidenceos_tlog::{Tree, leaf_hash};
 
 use crate::{
-    Answer, Driver, Failure, Parked, Pending, Unfinished, Work, signing::Heads, slots::Slots,
-    waiting::Line,
+    Allowance, Answer, Driver, Failure, Parked, Pending, Unfinished, Work, signing::Heads,
+    slots::Slots, waiting::Line,
 };
 
 type Run = (HoldoutId, u64);
@@ -94,6 +94,8 @@ impl<S: Store> Driver<S> {
             attempt: Attempt::default(),
             // Calls that wait still came before these.
             blocked: self.waiting.lines().collect(),
+            idle_requests: &mut self.idle_requests,
+            now_ms: wall_unix_ms,
             pending_by_owner: HashMap::new(),
         };
         if let Some(signed) = self.heads.link(&self.tree) {
@@ -132,6 +134,8 @@ struct Making<'d, S> {
     /// Lines in which an earlier call waits: later ones wait behind it.
     blocked: HashSet<Line>,
     pending_by_owner: HashMap<OwnerTag, usize>,
+    idle_requests: &'d mut Allowance<OwnerTag>,
+    now_ms: u64,
 }
 
 impl<S: Store> Making<'_, S> {
@@ -271,13 +275,28 @@ impl<S: Store> Making<'_, S> {
             self.attempt.batch.modules.push(module.clone());
         }
         self.keep_decisions(request, &decision);
-        self.enact(request, decision);
+        if self.is_worth_a_row(request, &decision) {
+            self.enact(request, decision);
+        }
         match admitted {
             Some(admitted) if admitted.is_duplicate => self.settle_or_park(&admitted)?,
             Some(admitted) => self.start(admitted.holdout, admitted.number, false),
             None => {}
         }
         Ok(decided)
+    }
+
+    /// Whether a decision is enacted: a caller has so many that change nothing but what is remembered.
+    fn is_worth_a_row(&mut self, request: &Request, decision: &Decision) -> bool {
+        if decision.events.is_empty() || !is_idle(decision) {
+            return true;
+        }
+        let (caller, now) = (request.caller.tag, self.now_ms);
+        if !self.idle_requests.wait(&caller, now).is_zero() {
+            return false;
+        }
+        self.idle_requests.take(caller, 1, now);
+        true
     }
 
     /// Nothing runs for a duplicate: if it is the oldest of its holdout, its turn is now.
@@ -459,6 +478,19 @@ fn is_new_work(decision: &Decision) -> bool {
                 | Event::HoldoutsRekeyed(_)
                 | Event::CreditGranted { .. }
                 | Event::DecisionsRecorded { .. }
+        )
+    })
+}
+
+/// Whether a decision only remembers that something was asked.
+fn is_idle(decision: &Decision) -> bool {
+    decision.events.iter().all(|event| {
+        matches!(
+            event,
+            Event::RequestRemembered { .. }
+                | Event::ClaimRequestRemembered { .. }
+                | Event::AccountRequestRemembered { .. }
+                | Event::CreditDenied(_)
         )
     })
 }

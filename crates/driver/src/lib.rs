@@ -8,6 +8,7 @@
 //! Invariants: no reply leaves before the fate of its batch is known; a batch whose fate is
 //! unknown ends the process; runs of one holdout settle in the order in which they were admitted.
 
+mod allowance;
 mod attempt;
 pub mod mailbox;
 mod signing;
@@ -26,7 +27,7 @@ use evidenceos_kernel::{
     claim::Claim,
     command::{Reply, Request, RunReport},
     holdout::Description,
-    id::{ClaimId, Digest, HoldoutId},
+    id::{ClaimId, Digest, HoldoutId, OwnerTag},
     in_force::InForce,
     log_key::LogKey,
     refusal::Refusal,
@@ -38,7 +39,10 @@ use evidenceos_store::{
 use evidenceos_tlog::{Hash, Tile, Tree};
 use thiserror::Error;
 
-pub use crate::signing::{RemoteSigner, Signer, Signing};
+pub use crate::{
+    allowance::Allowance,
+    signing::{RemoteSigner, Signer, Signing},
+};
 use crate::{
     attempt::{Attempt, Decided},
     signing::Heads,
@@ -106,7 +110,7 @@ pub enum Failure {
 pub struct Call {
     /// The request.
     pub request: Request,
-    /// The module of a commit, unless the store has it.
+    /// The module of a commit.
     pub module: Option<Module>,
     /// Where the answer goes.
     pub reply_to: Box<dyn ReplyTo>,
@@ -229,6 +233,11 @@ enum Parked {
     Duplicate,
 }
 
+/// Requests of one caller that change nothing and are remembered all the same, at once and a second: each
+/// takes a durable row. More are answered, and decided anew when they come again.
+const IDLE_REQUESTS: u64 = 1_024;
+const IDLE_REQUESTS_A_SECOND: u64 = 1;
+
 /// How often a run may fail before it is aborted: by a fault of ours, or by ending the process of
 /// its own that ran it. A stop or a death of the daemon is no failure of a run.
 const MAX_FAILURES: u8 = 3;
@@ -265,6 +274,8 @@ pub struct Driver<S> {
     in_force: InForce,
     /// Who waits until it does.
     stating: Option<Sender<()>>,
+    /// Requests that change nothing and are remembered.
+    idle_requests: Allowance<OwnerTag>,
     stopping: bool,
 }
 
@@ -302,6 +313,7 @@ impl<S: Store> Driver<S> {
             announced: None,
             in_force: resident.in_force(),
             stating: None,
+            idle_requests: Allowance::new(IDLE_REQUESTS, IDLE_REQUESTS_A_SECOND),
             stopping: false,
             resident,
         };

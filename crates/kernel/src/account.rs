@@ -32,6 +32,10 @@ const SUM_PARTS: u128 = RATE_PARTS as u128 * 1_000_000;
 /// the log and of `accounts.json` has it exactly.
 pub const MAX_CREDIT: u64 = (1 << 53) - 1;
 
+/// What a claim counts as beside its module, its artifacts and its trace, in bytes: its row, its journal and
+/// its entries in the log.
+pub const CLAIM_BYTES: u64 = 4_096;
+
 /// The number of a UTC day since 1970-01-01.
 #[must_use]
 pub fn unix_day(unix_ms: u64) -> u64 {
@@ -79,7 +83,21 @@ impl std::fmt::Display for Rate {
     }
 }
 
-/// What a run costs: λ_k a bit of leakage, λ_cpu a unit of fuel, λ_mem a page of 64 KiB.
+/// What a run uses, or may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Usage {
+    /// Leakage.
+    pub bits: MicroBits,
+    /// Units of fuel.
+    pub fuel: u64,
+    /// Wasm pages of 64 KiB.
+    pub pages: u64,
+    /// Bytes of the module, which was checked, compiled and is kept.
+    pub module_bytes: u64,
+}
+
+/// What a run costs: λ_k a bit of leakage, λ_cpu a unit of fuel, λ_mem a page of 64 KiB, λ_code a byte of
+/// the module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tariff {
     /// A bit of leakage.
@@ -88,15 +106,18 @@ pub struct Tariff {
     pub per_fuel: Rate,
     /// A Wasm page.
     pub per_page: Rate,
+    /// A byte of the module.
+    pub per_module_byte: Rate,
 }
 
 impl Default for Tariff {
-    /// 1, 0.000001 and 0.001: a small claim costs one credit.
+    /// 1, 0.000001, 0.001 and 0.000001: a small claim costs one credit.
     fn default() -> Self {
         Self {
             per_bit: Rate(RATE_PARTS),
             per_fuel: Rate(RATE_PARTS / 1_000_000),
             per_page: Rate(RATE_PARTS / 1_000),
+            per_module_byte: Rate(RATE_PARTS / 1_000_000),
         }
     }
 }
@@ -104,32 +125,36 @@ impl Default for Tariff {
 impl Tariff {
     /// The charge for a run, in whole credits: the sum of its parts rounded up once, at least 1.
     #[must_use]
-    pub fn charge(&self, bits: MicroBits, fuel: u64, pages: u64) -> u64 {
-        self.without_fuel(bits, pages)
-            .checked_add(self.fuel_part().saturating_mul(u128::from(fuel)))
+    pub fn charge(&self, used: Usage) -> u64 {
+        self.without_fuel(used)
+            .checked_add(part(self.per_fuel, used.fuel))
             .map_or(u64::MAX, whole_credits)
     }
 
-    /// The most fuel that `credits` pay for beside leakage and memory; `None` where they do not
-    /// even pay for those. Free fuel is without end.
+    /// The most fuel that `credits` pay for beside the rest of what is used, whatever `used` says of fuel;
+    /// `None` where they do not even pay for the rest. Free fuel is without end.
     #[must_use]
-    pub fn affordable_fuel(&self, credits: u64, bits: MicroBits, pages: u64) -> Option<u64> {
-        let rest = (u128::from(credits) * SUM_PARTS).checked_sub(self.without_fuel(bits, pages))?;
-        let fuel = rest.checked_div(self.fuel_part()).unwrap_or(u128::MAX);
+    pub fn affordable_fuel(&self, credits: u64, used: Usage) -> Option<u64> {
+        let rest = (u128::from(credits) * SUM_PARTS).checked_sub(self.without_fuel(used))?;
+        let fuel = rest
+            .checked_div(part(self.per_fuel, 1))
+            .unwrap_or(u128::MAX);
         Some(u64::try_from(fuel).unwrap_or(u64::MAX))
     }
 
     /// In 10⁻¹⁸ credits.
-    fn without_fuel(&self, bits: MicroBits, pages: u64) -> u128 {
-        let memory = u128::from(self.per_page.0)
-            .saturating_mul(u128::from(pages))
-            .saturating_mul(1_000_000);
-        (u128::from(self.per_bit.0) * u128::from(bits.0)).saturating_add(memory)
+    fn without_fuel(&self, used: Usage) -> u128 {
+        (u128::from(self.per_bit.0) * u128::from(used.bits.0))
+            .saturating_add(part(self.per_page, used.pages))
+            .saturating_add(part(self.per_module_byte, used.module_bytes))
     }
+}
 
-    fn fuel_part(&self) -> u128 {
-        u128::from(self.per_fuel.0) * 1_000_000
-    }
+/// So many at a rate, in 10⁻¹⁸ credits.
+fn part(rate: Rate, amount: u64) -> u128 {
+    u128::from(rate.0)
+        .saturating_mul(1_000_000)
+        .saturating_mul(u128::from(amount))
 }
 
 fn whole_credits(sum: u128) -> u64 {
@@ -149,6 +174,8 @@ pub struct Accounting {
     pub daily_mint_limit: Option<u64>,
     /// Credit limits of principals that are not everybody's.
     pub credit_limits: HashMap<String, u64>,
+    /// The most bytes that are stored for one principal.
+    pub storage_limit: u64,
 }
 
 impl Default for Accounting {
@@ -158,11 +185,29 @@ impl Default for Accounting {
             credit_limit: 10_000,
             daily_mint_limit: None,
             credit_limits: HashMap::new(),
+            storage_limit: 4 << 30,
         }
     }
 }
 
 impl Accounting {
+    /// Refuses what would take an account beyond the most that is stored for one principal. A principal who
+    /// has no account yet has nothing stored.
+    ///
+    /// # Errors
+    /// [`Refusal::StorageLimit`].
+    pub fn must_hold(&self, account: Option<&Account>, more: u64) -> Result<(), Refusal> {
+        let stored = account.map_or(0, |account| account.stored_bytes);
+        if stored.saturating_add(more) <= self.storage_limit {
+            return Ok(());
+        }
+        Err(Refusal::StorageLimit {
+            stored,
+            more,
+            limit: self.storage_limit,
+        })
+    }
+
     /// The account of a principal who was never seen: balance and daily mint at their limits.
     #[must_use]
     pub fn open(&self, seq: u64, owner: OwnerTag, principal: &str, now_unix_ms: u64) -> Account {
@@ -183,6 +228,7 @@ impl Accounting {
             denied_total: 0,
             requests: Vec::new(),
             displaced_requests: false,
+            stored_bytes: 0,
         }
     }
 }
@@ -216,6 +262,9 @@ pub struct Account {
     pub requests: Vec<LastCredit>,
     /// Whether an earlier request is remembered elsewhere.
     pub displaced_requests: bool,
+    /// Bytes that are stored for its principal: [`CLAIM_BYTES`] a claim, and the claims' modules, artifacts
+    /// and traces. Claims of releases that did not count are not in it.
+    pub stored_bytes: u64,
 }
 
 /// The last grant, or the last limit set, with the number that it was answered with.
@@ -406,30 +455,39 @@ mod tests {
     #[test]
     fn charges_are_rounded_up_once_and_never_nothing() {
         let tariff = Tariff::default();
-        for (microbits, fuel, pages, credits) in [
-            (0, 0, 0, 1),
-            (100_000, 100_000, 17, 1),
-            (500_000, 400_000, 100, 1),
-            (500_000, 400_001, 100, 2),
-            (1_000_000, 0, 0, 1),
-            (1_000_001, 0, 0, 2),
-            (8_000_000, 100_000_000, 1_024, 110),
+        for (microbits, fuel, pages, module_bytes, credits) in [
+            (0, 0, 0, 0, 1),
+            (100_000, 100_000, 17, 20_000, 1),
+            (500_000, 400_000, 100, 0, 1),
+            (500_000, 400_001, 100, 0, 2),
+            (500_000, 300_000, 100, 100_000, 1),
+            (500_000, 300_000, 100, 100_001, 2),
+            (1_000_000, 0, 0, 0, 1),
+            (1_000_001, 0, 0, 0, 2),
+            (0, 0, 0, 4 << 20, 5),
+            (8_000_000, 100_000_000, 1_024, 0, 110),
         ] {
-            let charge = tariff.charge(MicroBits(microbits), fuel, pages);
-            assert_eq!(
-                charge, credits,
-                "{microbits} µbit, {fuel} fuel, {pages} pages"
-            );
+            let used = Usage {
+                bits: MicroBits(microbits),
+                fuel,
+                pages,
+                module_bytes,
+            };
+            assert_eq!(tariff.charge(used), credits, "{used:?}");
         }
         let dear = Tariff {
             per_bit: rate("1000000"),
             per_fuel: rate("1000000"),
             per_page: rate("1000000"),
+            per_module_byte: rate("1000000"),
         };
-        assert_eq!(
-            dear.charge(MicroBits(u64::MAX), u64::MAX, u64::MAX),
-            u64::MAX
-        );
+        let all = Usage {
+            bits: MicroBits(u64::MAX),
+            fuel: u64::MAX,
+            pages: u64::MAX,
+            module_bytes: u64::MAX,
+        };
+        assert_eq!(dear.charge(all), u64::MAX);
     }
 
     #[test]
@@ -439,27 +497,27 @@ mod tests {
                 per_fuel: rate(text),
                 ..Tariff::default()
             };
-            let (bits, pages) = (MicroBits(8_123_456), 1_024);
+            let rest = Usage {
+                bits: MicroBits(8_123_456),
+                pages: 1_024,
+                module_bytes: 4_321,
+                ..Usage::default()
+            };
             for credits in [10, 11, 100, 9_999] {
                 let fuel = tariff
-                    .affordable_fuel(credits, bits, pages)
+                    .affordable_fuel(credits, rest)
                     .expect("pays for bits");
-                assert!(
-                    tariff.charge(bits, fuel, pages) <= credits,
-                    "{text} {credits}"
-                );
-                assert!(
-                    tariff.charge(bits, fuel + 1, pages) > credits,
-                    "{text} {credits}"
-                );
+                let charge = |fuel| tariff.charge(Usage { fuel, ..rest });
+                assert!(charge(fuel) <= credits, "{text} {credits}");
+                assert!(charge(fuel + 1) > credits, "{text} {credits}");
             }
-            assert_eq!(tariff.affordable_fuel(9, bits, pages), None);
+            assert_eq!(tariff.affordable_fuel(9, rest), None);
         }
         let free = Tariff {
             per_fuel: rate("0"),
             ..Tariff::default()
         };
-        assert_eq!(free.affordable_fuel(1, MicroBits(0), 0), Some(u64::MAX));
+        assert_eq!(free.affordable_fuel(1, Usage::default()), Some(u64::MAX));
     }
 
     fn account() -> Account {

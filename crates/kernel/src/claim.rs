@@ -274,6 +274,12 @@ pub struct Commitment {
 }
 
 impl Commitment {
+    /// What it counts as in its principal's storage.
+    #[must_use]
+    pub fn stored_bytes(&self) -> u64 {
+        stored_bytes(&self.artifacts, self.module.len)
+    }
+
     /// Capsule hashes of the parents, sorted: the order of claim ids, in which they are kept, is
     /// one that no reader of the log knows.
     #[must_use]
@@ -282,6 +288,16 @@ impl Commitment {
         capsules.sort();
         capsules
     }
+}
+
+/// What a module and its artifacts count as in their principal's storage.
+#[must_use]
+pub fn stored_bytes(artifacts: &[Artifact], module_len: u32) -> u64 {
+    let artifacts = artifacts.iter().map(|artifact| {
+        let ids = 1 + usize::from(artifact.parent.is_some());
+        artifact.kind.len() + ids * size_of::<Digest>()
+    });
+    artifacts.sum::<usize>() as u64 + u64::from(module_len)
 }
 
 /// The most ancestors that a claim may have.

@@ -14,7 +14,7 @@ mod keys;
 mod runs;
 mod withdrawal;
 
-pub use claims::dependency_merkle_root;
+pub use claims::{dependency_merkle_root, may_commit};
 
 use crate::{
     account::LastCredit,

@@ -210,6 +210,18 @@ pub enum Refusal {
         /// What to do.
         remedy: String,
     },
+    /// More would be stored for a principal than may be.
+    #[error(
+        "this takes {more} bytes of storage; {stored} of the {limit} bytes that one principal may have are taken. What claims keep is evidence and is not given back; ask an operator for a higher limit (EVIDENCEOS_PRINCIPAL_STORAGE_LIMIT)"
+    )]
+    StorageLimit {
+        /// What is stored for the principal, in bytes.
+        stored: u64,
+        /// What this would add.
+        more: u64,
+        /// The limit.
+        limit: u64,
+    },
 }
 
 /// What a caller may be.
@@ -340,6 +352,7 @@ impl Refusal {
             Self::InsufficientCredit { .. } => "INSUFFICIENT_CREDIT",
             Self::HoldoutCreditExhausted { .. } => "HOLDOUT_CREDIT_EXHAUSTED",
             Self::BeyondCreditLimit { .. } => "BEYOND_CREDIT_LIMIT",
+            Self::StorageLimit { .. } => "STORAGE_LIMIT",
             Self::SameClaimRunning(_) => "SAME_CLAIM_RUNNING",
             Self::HoldoutWithdrawn(_) => "HOLDOUT_WITHDRAWN",
             Self::NotWithdrawable { .. } => "HOLDOUT_NOT_WITHDRAWABLE",
@@ -370,7 +383,8 @@ impl Refusal {
             | Self::InsufficientCredit { .. }
             | Self::HoldoutCreditExhausted { .. }
             | Self::CannotCompare { .. }
-            | Self::BeyondCreditLimit { .. } => RefusalKind::Exhausted,
+            | Self::BeyondCreditLimit { .. }
+            | Self::StorageLimit { .. } => RefusalKind::Exhausted,
             Self::HoldoutsChanged
             | Self::Reserved { .. }
             | Self::SameClaimRunning(_)

@@ -10,9 +10,9 @@ use std::{collections::HashMap, convert::Infallible};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    account::{Account, Accounting, LastCredit, Totals, unix_day},
+    account::{Account, Accounting, CLAIM_BYTES, LastCredit, Totals, unix_day},
     bits::MicroBits,
-    claim::{Claim, ClaimState, LastRequest},
+    claim::{Claim, ClaimState, Commitment, LastRequest},
     command::{Command, Decision, Event, Remembered, RememberedResult, Request},
     decide::continuity,
     decision::DecisionId,
@@ -214,6 +214,8 @@ pub struct Stage<'a> {
     log_keys: Vec<LogKey>,
     named_blobs: Vec<Digest>,
     dropped_blobs: Vec<Digest>,
+    named_modules: Vec<Digest>,
+    displaced_modules: Vec<Digest>,
     forgotten_decisions: Option<DecisionId>,
     in_force: Option<InForce>,
 }
@@ -245,6 +247,10 @@ pub struct Changes {
     pub named_blobs: Vec<Digest>,
     /// Blobs of private items that nothing names any more.
     pub dropped_blobs: Vec<Digest>,
+    /// The module of each claim that was given one, in the place of none or of another.
+    pub named_modules: Vec<Digest>,
+    /// The module that each claim had before, if it had one.
+    pub displaced_modules: Vec<Digest>,
     /// Decisions up to this one are not kept any longer.
     pub forgotten_decisions: Option<DecisionId>,
     /// The policies that are in force from now on, if they are others.
@@ -271,6 +277,8 @@ impl<'a> Stage<'a> {
             log_keys: Vec::new(),
             named_blobs: Vec::new(),
             dropped_blobs: Vec::new(),
+            named_modules: Vec::new(),
+            displaced_modules: Vec::new(),
             forgotten_decisions: None,
             in_force: None,
         }
@@ -530,6 +538,7 @@ impl<'a> Stage<'a> {
         let own = self
             .claim(&id)
             .filter(|claim| request.caller.may_act_on(claim));
+        let commits = matches!(request.command, Command::CommitArtifacts { .. });
         let mut want = |key: Key| {
             if !self.holds(&key) {
                 missing.push(key);
@@ -539,6 +548,9 @@ impl<'a> Stage<'a> {
             && own.is_some_and(|claim| claim.displaced_requests)
         {
             want(Key::Remembered(stamp.key));
+        }
+        if let Some(claim) = own.filter(|_| commits) {
+            want(Key::Account(claim.terms.owner));
         }
         if let Some(claim) = own.filter(|_| runs) {
             want(Key::Pool(claim.terms.holdout, claim.terms.owner));
@@ -679,13 +691,18 @@ impl<'a> Stage<'a> {
             }
             Event::ClaimCreated(claim) => {
                 self.counters.next_claim_seq = claim.seq + 1;
+                self.store_for(&claim.terms.owner, CLAIM_BYTES, 0);
                 self.claims
                     .insert(claim.id, Held::created((**claim).clone()));
             }
             Event::ArtifactsCommitted { claim, commitment } => {
                 let claim = self.claim_mut(claim);
-                claim.commitment = Some((**commitment).clone());
+                let owner = claim.terms.owner;
+                let before = claim.commitment.replace((**commitment).clone());
                 claim.state = ClaimState::Committed;
+                self.name_module(before.as_ref(), commitment);
+                let released = before.map_or(0, |before| before.stored_bytes());
+                self.store_for(&owner, commitment.stored_bytes(), released);
             }
             Event::ClaimSealed { claim, seal_hash } => {
                 let claim = self.claim_mut(claim);
@@ -710,6 +727,8 @@ impl<'a> Stage<'a> {
                 let claim = self.claim_mut(claim);
                 claim.state = settlement.outcome.state();
                 claim.settlement = Some((**settlement).clone());
+                let owner = claim.terms.owner;
+                self.store_for(&owner, settlement.trace_len, 0);
             }
             Event::ClaimRevoked { claim, revocation } => {
                 let claim = self.claim_mut(claim);
@@ -894,6 +913,27 @@ impl<'a> Stage<'a> {
         };
         change(&mut account);
         self.put_account(&account);
+    }
+
+    /// Counts what is stored for a principal. Claims from before there were accounts may have an owner without
+    /// one, for whom nothing is counted.
+    fn store_for(&mut self, owner: &OwnerTag, more: u64, less: u64) {
+        if self.account(owner).is_some() {
+            self.change_account(owner, |account| {
+                let stored = account.stored_bytes.saturating_add(more);
+                account.stored_bytes = stored.saturating_sub(less);
+            });
+        }
+    }
+
+    /// Counts the claims that name a module.
+    fn name_module(&mut self, before: Option<&Commitment>, after: &Commitment) {
+        let before = before.map(|before| before.module.hash);
+        let after = after.module.hash;
+        if before != Some(after) {
+            self.named_modules.push(after);
+            self.displaced_modules.extend(before);
+        }
     }
 
     /// As on a claim: the last request of a method stays in the row, the one before it is
@@ -1083,6 +1123,8 @@ impl<'a> Stage<'a> {
         changes.log_keys = self.log_keys;
         changes.named_blobs = self.named_blobs;
         changes.dropped_blobs = self.dropped_blobs;
+        changes.named_modules = self.named_modules;
+        changes.displaced_modules = self.displaced_modules;
         changes.forgotten_decisions = self.forgotten_decisions;
         changes.in_force = self.in_force;
         changes

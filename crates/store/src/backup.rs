@@ -309,8 +309,7 @@ fn copy_blobs(
         let Some(last) = names.last() else { break };
         after = last.as_bytes().to_vec();
         for name in &names {
-            // A key rotation names other blobs, and the next start removes those that were
-            // copied here: until then they are there.
+            // Whoever serves meanwhile keeps what is copied here; see `Blobs::keep_all`.
             to.put(&from.get(name)?)?;
             done += 1;
             report(Progress {

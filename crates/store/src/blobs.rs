@@ -1,16 +1,16 @@
 //! Files named by the SHA-256 of their content: modules, traces and holdouts too large for a row.
 //!
 //! A blob is durable before the command that names it enters the writer's queue: temporary file,
-//! fsync, rename, fsync of the directory. What no row names is an orphan, of an upload that never
-//! was committed, and is swept at start-up.
+//! fsync, rename, fsync of the directory. What no row names is an orphan, of an upload that was not
+//! committed: it is swept once nobody keeps it, and what a crash left is swept at start-up.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     fs::{self, File},
     io::{self, Write as _},
     os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
 };
 
 use evidenceos_failpoint::{self as failpoint, Point};
@@ -26,6 +26,77 @@ pub struct Blobs {
     /// something is put, for writing while one file is judged and removed. `None` once everything
     /// was swept.
     fresh: Arc<RwLock<Option<HashSet<Digest>>>>,
+    keeping: Arc<Mutex<Keeping>>,
+}
+
+/// What must stay although no row may name it yet, or any more.
+#[derive(Debug, Default)]
+struct Keeping {
+    /// How many keep each name.
+    names: HashMap<Digest, usize>,
+    /// How many keep everything.
+    all: usize,
+    /// What was put and is not kept any more: no row may name it.
+    doubtful: Vec<Digest>,
+    /// How often something was released that a row had named.
+    releases: u64,
+}
+
+/// As long as this is there, a module or blob stays: a row that names it may be on its way.
+#[derive(Debug)]
+pub struct Kept {
+    /// None: everything stays.
+    name: Option<Digest>,
+    was_put: bool,
+    keeping: Arc<Mutex<Keeping>>,
+}
+
+impl Clone for Kept {
+    fn clone(&self) -> Self {
+        lock(&self.keeping).count(self.name);
+        Self {
+            name: self.name,
+            was_put: self.was_put,
+            keeping: Arc::clone(&self.keeping),
+        }
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        let mut keeping = lock(&self.keeping);
+        let Some(name) = self.name else {
+            keeping.all -= 1;
+            return;
+        };
+        if let Some(count) = keeping.names.get_mut(&name) {
+            *count -= 1;
+            if *count == 0 {
+                keeping.names.remove(&name);
+            }
+        }
+        if self.was_put {
+            keeping.doubtful.push(name);
+        }
+    }
+}
+
+impl Keeping {
+    fn count(&mut self, name: Option<Digest>) {
+        match name {
+            Some(name) => *self.names.entry(name).or_insert(0) += 1,
+            None => self.all += 1,
+        }
+    }
+
+    fn keeps(&self, name: &Digest) -> bool {
+        self.all > 0 || self.names.contains_key(name)
+    }
+}
+
+/// What is behind this lock is whole between any two statements.
+fn lock(keeping: &Mutex<Keeping>) -> MutexGuard<'_, Keeping> {
+    keeping.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Blobs {
@@ -52,7 +123,96 @@ impl Blobs {
         Self {
             directory: data_directory.join("blobs"),
             fresh: Arc::new(RwLock::new(Some(HashSet::new()))),
+            keeping: Arc::default(),
         }
+    }
+
+    /// Keeps the module or blob of this name, where it is there.
+    #[must_use]
+    pub fn keep(&self, name: Digest) -> Kept {
+        self.kept(Some(name), false)
+    }
+
+    /// Keeps everything: while a copy is made, what its rows name must not go.
+    #[must_use]
+    pub fn keep_all(&self) -> Kept {
+        self.kept(None, false)
+    }
+
+    fn kept(&self, name: Option<Digest>, was_put: bool) -> Kept {
+        lock(&self.keeping).count(name);
+        Kept {
+            name,
+            was_put,
+            keeping: Arc::clone(&self.keeping),
+        }
+    }
+
+    /// How often something was released that a row had named. What was there when it was kept is there
+    /// as long as this number is the same.
+    #[must_use]
+    pub fn releases(&self) -> u64 {
+        lock(&self.keeping).releases
+    }
+
+    /// Makes bytes durable and keeps them. Once nobody does, they go unless a row names them.
+    ///
+    /// # Errors
+    /// Where a file cannot be written.
+    pub fn put_kept(&self, bytes: &[u8]) -> Result<Kept, StoreError> {
+        let kept = self.kept(Some(Digest::of(bytes)), true);
+        self.put(bytes)?;
+        Ok(kept)
+    }
+
+    /// Removes what was put, is not kept any more, and that no row names. Returns how much that is.
+    ///
+    /// # Errors
+    /// If a file cannot be removed, or `is_named` fails; the rest is tried again.
+    pub fn sweep_doubtful(
+        &self,
+        mut is_named: impl FnMut(&Digest) -> Result<bool, StoreError>,
+    ) -> Result<usize, StoreError> {
+        // Nobody begins to keep one of them until it is judged and gone.
+        let mut keeping = lock(&self.keeping);
+        let mut swept = 0;
+        if keeping.all > 0 {
+            return Ok(swept);
+        }
+        while let Some(at) = (keeping.doubtful.iter()).position(|name| !keeping.keeps(name)) {
+            let name = keeping.doubtful[at];
+            if !is_named(&name)? {
+                self.remove_file(&name)?;
+                swept += 1;
+            }
+            keeping.doubtful.swap_remove(at);
+        }
+        Ok(swept)
+    }
+
+    /// Lets go of what rows name and nothing needs any more. Of `names`, those that nobody keeps are given
+    /// to `forget`, which removes the rows durably and returns the names of those that are blobs; the others
+    /// stay in `names`.
+    ///
+    /// # Errors
+    /// As `forget`, or if a file cannot be removed.
+    pub(crate) fn release(
+        &self,
+        names: &mut Vec<Digest>,
+        forget: impl FnOnce(&[Digest]) -> Result<Vec<Digest>, StoreError>,
+    ) -> Result<(), StoreError> {
+        let mut keeping = lock(&self.keeping);
+        let (kept, free): (Vec<_>, Vec<_>) = names.drain(..).partition(|name| keeping.keeps(name));
+        *names = kept;
+        if free.is_empty() {
+            return Ok(());
+        }
+        keeping.releases += 1;
+        let forgotten = forget(&free).inspect_err(|_| names.extend(&free))?;
+        for name in forgotten {
+            self.remove_file(&name)?;
+        }
+        Ok(())
     }
 
     /// Makes bytes durable; returns their name.
@@ -62,7 +222,7 @@ impl Blobs {
     pub fn put(&self, bytes: &[u8]) -> Result<Digest, StoreError> {
         let name = Digest::of(bytes);
         let path = self.path(&name);
-        self.keep(name);
+        self.note_fresh(name);
         let _not_swept_meanwhile = self.fresh.read().unwrap_or_else(PoisonError::into_inner);
         let parent = path.parent().unwrap_or(&self.directory);
         // What is there and damaged is put in place again.
@@ -96,11 +256,21 @@ impl Blobs {
         Ok(bytes)
     }
 
-    /// Removes a blob that no row names any more; one that is gone already is fine.
+    /// Removes a blob that no row names any more, or has it swept once nobody keeps it; one that is
+    /// gone already is fine.
     ///
     /// # Errors
     /// If the file cannot be removed.
     pub fn remove(&self, name: &Digest) -> Result<(), StoreError> {
+        let mut keeping = lock(&self.keeping);
+        if keeping.keeps(name) {
+            keeping.doubtful.push(*name);
+            return Ok(());
+        }
+        self.remove_file(name)
+    }
+
+    fn remove_file(&self, name: &Digest) -> Result<(), StoreError> {
         let path = self.path(name);
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -110,8 +280,8 @@ impl Blobs {
         }
     }
 
-    /// From now on a sweep leaves a blob alone, also one that an earlier process put.
-    fn keep(&self, name: Digest) {
+    /// From now on the sweep at start-up leaves a blob alone, also one that an earlier process put.
+    fn note_fresh(&self, name: Digest) {
         // Once everything is swept nobody must wait for others' puts.
         let all_swept = self
             .fresh
@@ -243,6 +413,46 @@ mod tests {
             blobs.get(&Digest([0; 32])),
             Err(StoreError::Io { .. })
         ));
+    }
+
+    #[test]
+    fn what_nobody_keeps_or_names_goes() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let blobs = Blobs::open(directory.path()).expect("writable");
+        let sweep = |named: &[Digest]| {
+            let is_named = |name: &Digest| Ok(named.contains(name));
+            blobs.sweep_doubtful(is_named).expect("removable")
+        };
+        let name = Digest::of(b"content");
+        let kept = blobs.put_kept(b"content").expect("writable");
+        let also = kept.clone();
+        drop(kept);
+        assert_eq!(sweep(&[]), 0, "the other keeps it");
+        let all = blobs.keep_all();
+        drop(also);
+        assert_eq!(sweep(&[]), 0, "everything is kept");
+        drop(all);
+        assert_eq!(sweep(&[name]), 0, "a row names it");
+        assert!(blobs.get(&name).is_ok());
+        drop(blobs.put_kept(b"content").expect("there already"));
+        assert_eq!(sweep(&[]), 1);
+        assert!(blobs.get(&name).is_err());
+    }
+
+    #[test]
+    fn what_is_kept_is_not_released() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let blobs = Blobs::open(directory.path()).expect("writable");
+        let [one, other] = [b"one  ", b"other"].map(|bytes| blobs.put(bytes).expect("writable"));
+        let kept = blobs.keep(one);
+        let mut names = vec![one, other];
+        let all = |free: &[Digest]| Ok(free.to_vec());
+        blobs.release(&mut names, all).expect("removable");
+        assert_eq!((names.as_slice(), blobs.releases()), ([one].as_slice(), 1));
+        assert!(blobs.get(&one).is_ok() && blobs.get(&other).is_err());
+        drop(kept);
+        blobs.release(&mut names, all).expect("removable");
+        assert!(names.is_empty() && blobs.get(&one).is_err());
     }
 
     #[test]

@@ -54,6 +54,7 @@ use evidenceos_tlog::Hash;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+pub use crate::blobs::Kept;
 use crate::facts::Fact;
 
 /// What is larger than this is a file of its own, not a row: 16 KiB.
@@ -197,12 +198,42 @@ pub struct Trace {
 }
 
 /// A module that a claim was committed to.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Module {
     /// Its digest.
     pub hash: Digest,
-    /// Its bytes; empty where they are a blob.
-    pub bytes: Vec<u8>,
+    /// Where its bytes are.
+    pub bytes: ModuleBytes,
+    /// Keeps what is stored already until the batch has committed.
+    pub kept: Option<Kept>,
+}
+
+/// Where the bytes of a module are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ModuleBytes {
+    /// They are to be stored in its row.
+    Row(Vec<u8>),
+    /// They are a blob, which its row is to name.
+    Blob,
+    /// It has a row.
+    Stored,
+}
+
+impl ModuleBytes {
+    /// Bytes that come with the batch.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Row(bytes) => bytes.len(),
+            Self::Blob | Self::Stored => 0,
+        }
+    }
+
+    /// Whether no bytes come with the batch.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
 }
 
 /// Records of decisions about tool calls, and the log entry that has their root.

@@ -433,11 +433,7 @@ impl Readers {
     /// # Errors
     /// See [`Readers::claim`].
     pub fn names_blob(&self, hash: &Digest) -> Result<bool, StoreError> {
-        self.with(|connection| {
-            Ok(connection
-                .prepare_cached("SELECT 1 FROM blobs WHERE hash = ?1")?
-                .exists([hash.as_bytes()])?)
-        })
+        self.with(|connection| sqlite::is_blob_named(connection, hash))
     }
 }
 

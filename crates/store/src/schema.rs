@@ -19,7 +19,7 @@ const APPLICATION_ID: i32 = 0x4576_4f53;
 /// The database's name in a data directory. SQLite adds `-wal` and `-shm`.
 pub const DATABASE: &str = "evidenceos.db";
 /// The version of the tables below.
-const SCHEMA_VERSION: i32 = 6;
+const SCHEMA_VERSION: i32 = 7;
 
 const TABLES: &str = "
 CREATE TABLE state (id INTEGER PRIMARY KEY CHECK (id = 1), epoch INTEGER NOT NULL, row BLOB NOT NULL) STRICT;
@@ -32,7 +32,8 @@ CREATE TABLE remembered_1 (key BLOB PRIMARY KEY, row BLOB NOT NULL) STRICT, WITH
 CREATE TABLE entries (idx INTEGER PRIMARY KEY, leaf BLOB NOT NULL, bytes BLOB NOT NULL) STRICT;
 CREATE TABLE revocations (idx INTEGER PRIMARY KEY, claim_seq INTEGER NOT NULL) STRICT;
 CREATE TABLE journal (seq INTEGER PRIMARY KEY, bytes BLOB NOT NULL, chain BLOB NOT NULL) STRICT;
-CREATE TABLE modules (seq INTEGER PRIMARY KEY, hash BLOB NOT NULL UNIQUE, bytes BLOB) STRICT;
+CREATE TABLE modules (seq INTEGER PRIMARY KEY, hash BLOB NOT NULL UNIQUE, bytes BLOB, claims INTEGER) STRICT;
+CREATE INDEX displaced_modules ON modules (claims) WHERE claims = 0;
 CREATE TABLE traces (claim_seq INTEGER PRIMARY KEY, hash BLOB NOT NULL, bytes BLOB) STRICT;
 CREATE TABLE blobs (hash BLOB PRIMARY KEY) STRICT, WITHOUT ROWID;
 CREATE TABLE log_keys (since_size INTEGER PRIMARY KEY, row BLOB NOT NULL) STRICT;
@@ -42,13 +43,16 @@ CREATE TABLE questions (question BLOB PRIMARY KEY, claim_id BLOB NOT NULL) STRIC
 ";
 
 /// What each older version lacks, from version 1 on.
-const MIGRATIONS: [&str; 5] = [
+const MIGRATIONS: [&str; 6] = [
     "CREATE TABLE log_keys (since_size INTEGER PRIMARY KEY, row BLOB NOT NULL) STRICT;",
     "CREATE TABLE accounts (seq INTEGER PRIMARY KEY, owner BLOB NOT NULL UNIQUE, row BLOB NOT NULL) STRICT;",
     "CREATE TABLE decisions (first INTEGER PRIMARY KEY, idx INTEGER NOT NULL, recorded_unix_ms INTEGER NOT NULL, records BLOB NOT NULL) STRICT;",
     "CREATE TABLE questions (question BLOB PRIMARY KEY, claim_id BLOB NOT NULL) STRICT, WITHOUT ROWID;",
     // A backup of an older release may have got it when it was brought back.
     facts::TABLE,
+    // Nobody counted the claims that name a module: those of before stay.
+    "ALTER TABLE modules ADD COLUMN claims INTEGER;
+     CREATE INDEX displaced_modules ON modules (claims) WHERE claims = 0;",
 ];
 
 /// Where the database of a data directory is.

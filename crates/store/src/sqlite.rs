@@ -37,7 +37,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::{
-    AccountsFiles, Batch, Copier, Done, Head, NotCommitted, Outcome, Pages, Store, StoreError,
+    AccountsFiles, Batch, Copier, Done, Head, ModuleBytes, NotCommitted, Outcome, Pages, Store,
+    StoreError,
+    blobs::Blobs,
     decisions,
     facts::{self, Fact, Facts},
     room::Room,
@@ -48,6 +50,8 @@ use crate::{
 const CHECKPOINT_PAGES: i64 = 2_000;
 /// How often a full disk is tried again.
 const PROBE: Duration = Duration::from_millis(250);
+/// Modules that other ones took the place of, from which they are let go of between batches.
+const DISPLACED: usize = 64;
 /// Pages that a copy takes at a time.
 const COPY_PAGES: i32 = 256;
 
@@ -86,6 +90,10 @@ pub struct SqliteStore {
     /// Whether there was room when it was looked at for the batch that is being made.
     has_room: Option<bool>,
     observer: Option<Observer>,
+    /// Modules that no claim names any more, as far as this process has seen.
+    displaced: Vec<Digest>,
+    /// Where large modules are, and what must stay.
+    blobs: Option<Blobs>,
 }
 
 /// Is told of each batch that is durable, and how long the sync took.
@@ -171,6 +179,7 @@ impl SqliteStore {
                 what: "the sums over all accounts do not balance",
             });
         }
+        let displaced = read_displaced(&connection)?;
         let done = Done::default();
         done.accounts_seq
             .store(state.accounts_seq, Ordering::Relaxed);
@@ -187,6 +196,8 @@ impl SqliteStore {
                 full_since: None,
                 has_room: None,
                 observer: None,
+                displaced,
+                blobs: None,
             },
             found,
         ))
@@ -249,6 +260,27 @@ impl SqliteStore {
     /// Sets how much of the disk must be free for new work, in bytes; 0: anything will do.
     pub fn keep_free(&mut self, bytes: u64) {
         self.room.floor = bytes;
+    }
+
+    /// From now on lets go of what nothing names any more, unless these are kept: modules that other ones
+    /// took the place of, and blobs of uploads that were not committed.
+    pub fn release_through(&mut self, blobs: Blobs) {
+        self.blobs = Some(blobs);
+    }
+
+    /// Lets go of what nothing names any more.
+    fn release(&mut self) -> Result<(), StoreError> {
+        let Some(blobs) = &self.blobs else {
+            return Ok(());
+        };
+        let connection = self.connection.lock();
+        blobs.sweep_doubtful(|name| is_blob_named(&connection, name))?;
+        if self.displaced.is_empty() {
+            return Ok(());
+        }
+        blobs.release(&mut self.displaced, |free| {
+            forget_modules(&connection, self.epoch, free)
+        })
     }
 
     /// From now on tells this of each batch that is durable, and how long its `COMMIT` took, which
@@ -334,6 +366,7 @@ impl SqliteStore {
         write_rows(&transaction, batch)?;
         write_accounts(&transaction, batch)?;
         may_fail(Point::StoreRowsHalf)?;
+        write_modules(&transaction, batch)?;
         write_log(&transaction, batch)?;
         decisions::write(&transaction, batch)?;
         write_journal(&transaction, batch, &next)?;
@@ -461,6 +494,8 @@ impl Store for SqliteStore {
         match self.write(batch) {
             Ok((next, took)) => {
                 self.state = next;
+                self.displaced
+                    .extend_from_slice(&batch.changes.displaced_modules);
                 if let Some(Observer(observer)) = &mut self.observer {
                     observer(batch, took);
                 }
@@ -506,6 +541,13 @@ impl Store for SqliteStore {
         }
         if self.is_short_of_space() {
             self.takes_new_work();
+        }
+        // Each time takes a commit.
+        if idle || self.displaced.len() >= DISPLACED {
+            match self.release() {
+                Err(error) if is_full(&error) => {}
+                released => released?,
+            }
         }
         let pages = self.wal_pages.load(Ordering::Relaxed);
         if pages < CHECKPOINT_PAGES && !(idle && pages > 0) {
@@ -574,6 +616,10 @@ pub(crate) fn copy_pages(
             return Ok(ControlFlow::Break(()));
         }
     }
+}
+
+fn is_full(error: &StoreError) -> bool {
+    matches!(error, StoreError::Database(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull))
 }
 
 fn begin(connection: &Connection) -> rusqlite::Result<()> {
@@ -864,15 +910,6 @@ fn write_log(connection: &Connection, batch: &Batch) -> Result<(), WriteError> {
     for (index, entry) in (first..).zip(&batch.entries) {
         entries.execute(params![index as i64, entry.leaf.as_bytes(), entry.bytes])?;
     }
-    let mut modules = connection.prepare_cached(
-        "INSERT INTO modules (hash, bytes) VALUES (?1, ?2) ON CONFLICT DO NOTHING",
-    )?;
-    for module in &batch.modules {
-        modules.execute(params![module.hash.as_bytes(), row_bytes(&module.bytes)])?;
-        if module.bytes.is_empty() {
-            name_blob(connection, module.hash.as_bytes())?;
-        }
-    }
     let mut traces = connection
         .prepare_cached("INSERT INTO traces (claim_seq, hash, bytes) VALUES (?1, ?2, ?3)")?;
     for trace in &batch.traces {
@@ -900,6 +937,87 @@ fn write_log(connection: &Connection, batch: &Batch) -> Result<(), WriteError> {
         }
     }
     Ok(())
+}
+
+/// Stores modules, and counts the claims that name each. Those of before there was a count have none.
+fn write_modules(connection: &Connection, batch: &Batch) -> Result<(), WriteError> {
+    let mut insert = connection.prepare_cached(
+        "INSERT INTO modules (hash, bytes, claims) VALUES (?1, ?2, 1)
+         ON CONFLICT (hash) DO UPDATE SET claims = claims + 1",
+    )?;
+    let mut count =
+        connection.prepare_cached("UPDATE modules SET claims = claims + ?2 WHERE hash = ?1")?;
+    let mut add = |hash: &Digest, by: i64| match count.execute(params![hash.as_bytes(), by])? {
+        1 => Ok(()),
+        // A claim would name a module that is not there.
+        rows => Err(WriteError::from(rusqlite::Error::StatementChangedRows(
+            rows,
+        ))),
+    };
+    for hash in &batch.changes.named_modules {
+        let brought = batch.modules.iter().find(|module| module.hash == *hash);
+        match brought.map(|module| &module.bytes) {
+            Some(ModuleBytes::Row(bytes)) => {
+                insert.execute(params![hash.as_bytes(), bytes])?;
+            }
+            Some(ModuleBytes::Blob) => {
+                insert.execute(params![hash.as_bytes(), None::<&[u8]>])?;
+                name_blob(connection, hash.as_bytes())?;
+            }
+            Some(ModuleBytes::Stored) | None => add(hash, 1)?,
+        }
+    }
+    for hash in &batch.changes.displaced_modules {
+        add(hash, -1)?;
+    }
+    Ok(())
+}
+
+fn read_displaced(connection: &Connection) -> Result<Vec<Digest>, StoreError> {
+    let mut select = connection.prepare("SELECT hash FROM modules WHERE claims = 0")?;
+    let hashes = select.query_map([], |row| row.get(0).map(Digest))?;
+    Ok(hashes.collect::<rusqlite::Result<_>>()?)
+}
+
+/// Removes those of the modules that no claim names. Returns those whose bytes are blobs.
+fn forget_modules(
+    connection: &Connection,
+    epoch: i64,
+    modules: &[Digest],
+) -> Result<Vec<Digest>, StoreError> {
+    let transaction = Transaction::begin(connection)?;
+    let mut blobs = Vec::new();
+    {
+        let mut delete = transaction.prepare_cached(
+            "DELETE FROM modules WHERE hash = ?1 AND claims = 0 RETURNING bytes IS NULL",
+        )?;
+        let mut unname = transaction.prepare_cached("DELETE FROM blobs WHERE hash = ?1")?;
+        for module in modules {
+            let is_blob = delete
+                .query_row([module.as_bytes()], |row| row.get(0))
+                .optional()?;
+            if is_blob == Some(true) {
+                unname.execute([module.as_bytes()])?;
+                blobs.push(*module);
+            }
+        }
+        let fenced = transaction
+            .prepare_cached("UPDATE state SET epoch = epoch WHERE id = 1 AND epoch = ?1")?
+            .execute([epoch])?;
+        if fenced != 1 {
+            return Err(StoreError::Unusable(
+                "another process has opened the database; only one may".to_owned(),
+            ));
+        }
+    }
+    transaction.commit()?;
+    Ok(blobs)
+}
+
+pub(crate) fn is_blob_named(connection: &Connection, hash: &Digest) -> Result<bool, StoreError> {
+    Ok(connection
+        .prepare_cached("SELECT 1 FROM blobs WHERE hash = ?1")?
+        .exists([hash.as_bytes()])?)
 }
 
 fn row_bytes(bytes: &[u8]) -> Option<&[u8]> {

@@ -32,6 +32,11 @@ pub fn accounting(settings: &Settings, problems: &mut Vec<String>) -> Accounting
             &settings.lambda_mem_per_wasm_page,
             default.tariff.per_page,
         ),
+        per_module_byte: rate(
+            "lambda-code-per-byte",
+            &settings.lambda_code_per_byte,
+            default.tariff.per_module_byte,
+        ),
     };
     let mut limit = |flag: &str, asked: Option<u64>| {
         if asked.is_some_and(|asked| asked > MAX_CREDIT) {
@@ -48,6 +53,9 @@ pub fn accounting(settings: &Settings, problems: &mut Vec<String>) -> Accounting
             settings.default_daily_mint_limit,
         ),
         credit_limits: of_principals(settings.principal_credit_limits.as_deref(), problems),
+        storage_limit: settings
+            .principal_storage_limit
+            .unwrap_or(default.storage_limit),
     }
 }
 

@@ -302,6 +302,9 @@ pub struct Settings {
     /// What a day gives back to a new principal at most [default: its credit limit]
     #[arg(long, env = "EVIDENCEOS_DEFAULT_DAILY_MINT_LIMIT", value_name = "CREDITS", help_heading = "Credit")]
     pub default_daily_mint_limit: Option<u64>,
+    /// Bytes that are stored for one principal's claims at most [default: 4294967296]
+    #[arg(long, env = "EVIDENCEOS_PRINCIPAL_STORAGE_LIMIT", value_name = "BYTES", help_heading = "Credit")]
+    pub principal_storage_limit: Option<u64>,
     /// Credits for a bit of leakage [default: 1]
     #[arg(long, env = "EVIDENCEOS_LAMBDA_K_PER_BIT", value_name = "DECIMAL", help_heading = "Credit")]
     pub lambda_k_per_bit: Option<String>,
@@ -311,6 +314,9 @@ pub struct Settings {
     /// Credits for a Wasm page of 64 KiB [default: 0.001]
     #[arg(long, env = "EVIDENCEOS_LAMBDA_MEM_PER_WASM_PAGE", value_name = "DECIMAL", help_heading = "Credit")]
     pub lambda_mem_per_wasm_page: Option<String>,
+    /// Credits for a byte of the module that runs, which was compiled for it [default: 0.000001]
+    #[arg(long, env = "EVIDENCEOS_LAMBDA_CODE_PER_BYTE", value_name = "DECIMAL", help_heading = "Credit")]
+    pub lambda_code_per_byte: Option<String>,
 
     /// TOML file with the same settings (listen = "…", data_dir = "…", …); flags and environment win
     #[arg(long, env = "EVIDENCEOS_CONFIG", value_name = "FILE")]

@@ -37,9 +37,9 @@ pub enum Whose {
 
 /// How many places of a kind there are: for all, and for one caller.
 #[derive(Debug, Clone, Copy)]
-struct Most {
-    all: usize,
-    of_one: usize,
+pub(super) struct Most {
+    pub(super) all: usize,
+    pub(super) of_one: usize,
 }
 
 /// Calls of callers with a name, from their headers to the end of their answers.
@@ -272,7 +272,7 @@ pub fn held(body: Body, places: impl Send + 'static) -> Body {
 }
 
 /// Places of one kind.
-struct Kind {
+pub(super) struct Kind {
     most: Most,
     all: Arc<Semaphore>,
     /// The share of each caller that has a place or waits for one.
@@ -307,7 +307,7 @@ pub struct Place {
 }
 
 impl Kind {
-    fn new(most: Most) -> Arc<Self> {
+    pub(super) fn new(most: Most) -> Arc<Self> {
         Arc::new(Self {
             most,
             all: Arc::new(Semaphore::new(most.all)),
@@ -352,7 +352,7 @@ impl Kind {
     }
 
     /// Waits for one of the caller's own first: who waits for that holds none of the others' up.
-    async fn place(self: Arc<Self>, whose: Whose) -> Place {
+    pub(super) async fn place(self: Arc<Self>, whose: Whose) -> Place {
         let share = self.share(whose);
         let acquire = |semaphore: &Arc<Semaphore>| {
             let acquired = Arc::clone(semaphore).acquire_owned();

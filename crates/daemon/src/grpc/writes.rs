@@ -1,17 +1,18 @@
 //! Calls that change something: they become commands.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use evidenceos_failpoint::{self as failpoint, Point};
 use evidenceos_kernel::{
-    claim::{Claim, ModuleFacts, Terms},
+    claim::{Artifact, Claim, ModuleFacts, Terms},
     command::{Command, Reply, Stamp},
+    decide::may_commit,
     id::{ClaimId, Digest, Fingerprint},
     refusal::Refusal,
 };
 use evidenceos_proto as wire;
 use evidenceos_sandbox::{AdmitError, Prepared};
-use evidenceos_store::{MAX_ROW_BYTES, Module};
+use evidenceos_store::{MAX_ROW_BYTES, Module, ModuleBytes, StoreError};
 use prost::bytes::Bytes;
 use tonic::{Status, Streaming, metadata::MetadataMap};
 
@@ -31,6 +32,13 @@ const SMALL_MODULE: usize = 64 * 1_024;
 const MAX_VIOLATIONS: usize = 20;
 /// How often a registration is tried again after another came in between.
 const REGISTRATION_TRIES: usize = 3;
+
+/// What a claim is to be committed to.
+struct Offer<'a> {
+    claim: ClaimId,
+    artifacts: &'a [Artifact],
+    wasm: &'a Bytes,
+}
 
 impl Edge {
     pub(super) async fn create_v2(
@@ -180,7 +188,13 @@ impl Edge {
         let artifacts = parse::artifacts(&request.artifacts)?;
         // Nobody has modules compiled for another's claim.
         self.must_own(principal, claim).await?;
-        let (prepared, known) = self.admit_module(&request.wasm_module).await?;
+        let offer = Offer {
+            claim,
+            artifacts: &artifacts,
+            wasm: &request.wasm_module,
+        };
+        let (prepared, row) = self.admit_module(principal, offer).await?;
+        let kept = row.kept.clone();
         let info = prepared.info();
         let module = ModuleFacts {
             hash: Digest(info.sha256),
@@ -194,64 +208,113 @@ impl Edge {
             content.wasm_module = Bytes::copy_from_slice(&info.sha256);
             Fingerprint::of(&prost::Message::encode_to_vec(&content))
         })?;
-        let row = (!known).then(|| Module {
-            hash: module.hash,
-            bytes: if request.wasm_module.len() > MAX_ROW_BYTES {
-                Vec::new()
-            } else {
-                request.wasm_module.to_vec()
-            },
-        });
         let command = Command::CommitArtifacts {
             claim,
             artifacts,
             module,
         };
-        match self.call(principal, stamp, command, row).await? {
+        match self.call(principal, stamp, command, Some(row)).await? {
             Reply::State(state) => {
-                self.stored_modules.add(info.sha256, ());
+                // While it was kept it was not released.
+                self.stored_modules
+                    .add(info.sha256, self.readers.blobs().releases());
+                drop(kept);
                 Ok(render::state(state))
             }
             other => Err(unexpected(&other)),
         }
     }
 
-    /// Validates and compiles a module, once for each digest, and makes a large one durable.
-    /// Returns whether the store has it already.
-    async fn admit_module(self: &Arc<Self>, wasm: &Bytes) -> Result<(Arc<Prepared>, bool), Status> {
+    /// Validates and compiles a module, once for each digest, and makes a large one durable. What is kept
+    /// with the module stays until the command has committed or was refused.
+    async fn admit_module(
+        self: &Arc<Self>,
+        principal: &Principal,
+        offer: Offer<'_>,
+    ) -> Result<(Arc<Prepared>, Module), Status> {
+        let wasm = offer.wasm;
         if wasm.is_empty() {
             return Err(invalid("wasm_module", "is required"));
         }
         if wasm.len() <= SMALL_MODULE
             && let Some(prepared) = self.guests.sandbox.prepared(&Digest::of(wasm).0)
         {
-            let known = self.stored_modules.get(&prepared.info().sha256).is_some();
+            let hash = Digest(prepared.info().sha256);
+            let kept = self.readers.blobs().keep(hash);
+            let known = self.stored_modules.get(&hash.0) == Some(self.readers.blobs().releases());
             // A large one that is not stored must be made durable first.
             if known || wasm.len() <= MAX_ROW_BYTES {
-                return Ok((prepared, known));
+                let bytes = if known {
+                    ModuleBytes::Stored
+                } else {
+                    ModuleBytes::Row(wasm.to_vec())
+                };
+                let kept = Some(kept);
+                return Ok((prepared, Module { hash, bytes, kept }));
             }
         }
-        let wasm = wasm.clone();
+        let caller = principal.caller.tag;
+        let turn = self.compiling.turn(caller).await.map_err(|busy| *busy)?;
+        let (claim, wasm, artifacts) = (offer.claim, wasm.clone(), offer.artifacts.to_vec());
         self.blocking(move |edge| {
-            let prepared = edge
-                .guests
-                .sandbox
-                .prepare(&wasm)
-                .map_err(|error| not_admitted(&error))?;
-            let hash = Digest(prepared.info().sha256);
-            let known = edge
-                .readers
-                .has_module(&hash)
-                .map_err(|error| internal(&error))?;
-            if !known && wasm.len() > MAX_ROW_BYTES {
-                edge.readers
-                    .blobs()
-                    .put(&wasm)
-                    .map_err(|error| not_stored(&error))?;
-            }
-            Ok((prepared, known))
+            let _turn = turn;
+            edge.must_be_committable(claim, &artifacts, &wasm)?;
+            let mut spent = Duration::ZERO;
+            let prepared = edge.guests.sandbox.prepare_timed(&wasm, &mut spent);
+            edge.compiling.spent_by(caller, spent);
+            let prepared = prepared.map_err(|error| not_admitted(&error))?;
+            let module = edge.keep_module(Digest(prepared.info().sha256), &wasm)?;
+            Ok((prepared, module))
         })
         .await
+    }
+
+    /// Refuses a module that would be refused whatever it is, before anything is compiled or stored for it.
+    fn must_be_committable(
+        &self,
+        claim: ClaimId,
+        artifacts: &[Artifact],
+        wasm: &[u8],
+    ) -> Result<(), Status> {
+        let read = |error: StoreError| internal(&error);
+        let Some(claim) = self.readers.claim(&claim).map_err(read)? else {
+            return Err(refused(&Refusal::UnknownClaim(claim)));
+        };
+        let hash = Digest::of(wasm);
+        let named = claim.commitment.as_ref().map(|named| named.module.hash);
+        if named == Some(hash) {
+            // It may be the same request once more, which has its reply.
+            return Ok(());
+        }
+        let account = self.readers.account(&claim.terms.owner).map_err(read)?;
+        // Longer than any module, it is refused by its length.
+        let len = u32::try_from(wasm.len()).unwrap_or(u32::MAX);
+        may_commit(
+            &claim,
+            account.as_ref(),
+            &self.accounting,
+            artifacts,
+            hash,
+            len,
+        )
+        .map_err(|refusal| refused(&refusal))
+    }
+
+    /// Keeps an admitted module, which is made durable first if it is large and not stored yet.
+    fn keep_module(&self, hash: Digest, wasm: &[u8]) -> Result<Module, Status> {
+        let blobs = self.readers.blobs();
+        let kept = blobs.keep(hash);
+        let known = self.readers.has_module(&hash);
+        let (bytes, kept) = if known.map_err(|error| internal(&error))? {
+            (ModuleBytes::Stored, kept)
+        } else if wasm.len() <= MAX_ROW_BYTES {
+            (ModuleBytes::Row(wasm.to_vec()), kept)
+        } else {
+            let put = blobs.put_kept(wasm).map_err(|error| not_stored(&error))?;
+            (ModuleBytes::Blob, put)
+        };
+        let kept = Some(kept);
+        Ok(Module { hash, bytes, kept })
     }
 
     /// Refuses a claim that is not the caller's, before the writer would read its row: another's

@@ -27,6 +27,7 @@ mod roles;
 mod secure;
 mod shut_out;
 mod signed;
+mod storage;
 mod tls;
 mod traces;
 mod undecided;

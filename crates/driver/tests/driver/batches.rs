@@ -146,6 +146,33 @@ fn a_step_that_changes_nothing_commits_nothing() {
 }
 
 #[test]
+fn a_caller_has_so_many_refusals_remembered_and_no_more_and_others_have_their_own() {
+    let mut bench = Bench::new();
+    let claim = bench.sealed_many::<1>(1)[0];
+    let mut commits = |caller, id: &str| {
+        bench.take_timeline();
+        let refused = bench.ask(caller, id, commit(claim, "another", true));
+        assert!(matches!(refused, Err(Failure::Refused(_))), "{refused:?}");
+        let timeline = bench.take_timeline();
+        timeline.contains(&Happened::Committed)
+    };
+    let me = submitter(1);
+    let remembered = (0..1_100).filter(|n| commits(me, &n.to_string())).count();
+    assert_eq!(remembered, 1_024);
+    let operator = evidenceos_kernel::command::Caller {
+        operator: true,
+        ..submitter(9)
+    };
+    assert!(commits(operator, "theirs"));
+    // What changes something is done as ever.
+    assert!(
+        bench
+            .ask(me, "next", create(bench.terms(me, "next")))
+            .is_ok()
+    );
+}
+
+#[test]
 fn after_a_stop_nothing_new_runs_and_what_runs_settles() {
     let mut bench = Bench::new();
     let (ticket, work) = bench.running(1, "a");

@@ -4,9 +4,10 @@ use sha2::{Digest as _, Sha256};
 
 use super::credit;
 use crate::{
+    account::{Account, Accounting, CLAIM_BYTES},
     claim::{
         Artifact, Claim, ClaimState, Commitment, MAX_ANCESTORS, MAX_DEPTH, MAX_PARENTS,
-        ModuleFacts, Revocation, RunCredit, Terms,
+        ModuleFacts, Revocation, RunCredit, Terms, stored_bytes,
     },
     command::{Caller, Decision, Event, Reply},
     holdout::MICROS,
@@ -32,6 +33,9 @@ pub(super) fn create(
         return Ok(Decision::reply(reply(claim.state)));
     }
     check_terms(stage, terms)?;
+    stage
+        .accounting()
+        .must_hold(stage.account(&terms.owner), CLAIM_BYTES)?;
     let claim = Claim {
         seq: stage.counters().next_claim_seq,
         id,
@@ -111,8 +115,15 @@ pub(super) fn commit(
     artifacts: &[Artifact],
     module: ModuleFacts,
 ) -> Result<Decision, Refusal> {
-    claim.state.after(Step::Commit)?;
-    check_artifacts(artifacts, module)?;
+    let account = stage.account(&claim.terms.owner);
+    may_commit(
+        claim,
+        account,
+        stage.accounting(),
+        artifacts,
+        module.hash,
+        module.len,
+    )?;
     check_dependency_root(claim, artifacts)?;
     let (parents, ancestors, depth) = parents(stage, claim, caller, artifacts)?;
     let mut artifacts = artifacts.to_vec();
@@ -133,7 +144,30 @@ pub(super) fn commit(
     ))
 }
 
-fn check_artifacts(artifacts: &[Artifact], module: ModuleFacts) -> Result<(), Refusal> {
+/// Refuses what [`commit`] would refuse whatever the module turns out to be, so that nothing is compiled or
+/// stored for it.
+///
+/// # Errors
+/// The same [`Refusal`].
+pub fn may_commit(
+    claim: &Claim,
+    account: Option<&Account>,
+    accounting: &Accounting,
+    artifacts: &[Artifact],
+    module: Digest,
+    module_len: u32,
+) -> Result<(), Refusal> {
+    claim.state.after(Step::Commit)?;
+    check_artifacts(artifacts, module)?;
+    let before = claim
+        .commitment
+        .as_ref()
+        .map_or(0, Commitment::stored_bytes);
+    let more = stored_bytes(artifacts, module_len).saturating_sub(before);
+    accounting.must_hold(account, more)
+}
+
+fn check_artifacts(artifacts: &[Artifact], module: Digest) -> Result<(), Refusal> {
     if !(1..=128).contains(&artifacts.len()) {
         return Err(Refusal::field(
             "artifacts",
@@ -150,13 +184,10 @@ fn check_artifacts(artifacts: &[Artifact], module: ModuleFacts) -> Result<(), Re
         ));
     }
     let named = artifacts.iter().rev().find(|artifact| artifact.is_module());
-    if named.is_none_or(|artifact| artifact.hash != module.hash) {
+    if named.is_none_or(|artifact| artifact.hash != module) {
         return Err(Refusal::field(
             "artifacts",
-            format!(
-                "one of kind \"wasm\" must carry the module's SHA-256, {}",
-                module.hash
-            ),
+            format!("one of kind \"wasm\" must carry the module's SHA-256, {module}",),
         ));
     }
     Ok(())

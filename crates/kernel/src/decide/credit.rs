@@ -7,7 +7,7 @@
 
 use super::public_text;
 use crate::{
-    account::{Account, MAX_CREDIT, unnamed},
+    account::{Account, MAX_CREDIT, Usage, unnamed},
     bits::MicroBits,
     claim::{Claim, Outcome},
     command::{Caller, Decision, Event, ImportedAccount, Reply, RunReport},
@@ -68,15 +68,21 @@ pub(super) fn reserve(
         0 => account.unburned(),
         cap => cap.min(account.unburned()),
     };
-    let worst = tariff.charge(bits, lane.max_fuel(), pages);
+    let usage = |fuel| Usage {
+        bits,
+        fuel,
+        pages,
+        module_bytes: module_bytes(claim),
+    };
+    let worst = tariff.charge(usage(lane.max_fuel()));
     let (amount, max_fuel) = if worst <= carries {
         (worst, lane.max_fuel())
     } else {
-        match tariff.affordable_fuel(carries, bits, pages) {
+        match tariff.affordable_fuel(carries, usage(0)) {
             Some(fuel) if fuel > 0 && carries > 0 => (carries, fuel.min(lane.max_fuel())),
             _ => {
                 return Err(Refusal::InsufficientCredit {
-                    needed: tariff.charge(bits, 1, pages),
+                    needed: tariff.charge(usage(1)),
                     left: carries,
                 });
             }
@@ -106,6 +112,12 @@ pub(super) fn reserve(
         max_fuel,
     });
     Ok(events)
+}
+
+/// The length of the module that a claim was committed to.
+fn module_bytes(claim: &Claim) -> u64 {
+    let commitment = claim.commitment.as_ref();
+    commitment.map_or(0, |commitment| u64::from(commitment.module.len))
 }
 
 /// Sets aside the one credit that a claim costs whose verdict another claim has already.
@@ -168,10 +180,14 @@ pub(super) fn burn(
     }
     let charge = match outcome {
         Outcome::Aborted => 0,
-        Outcome::Certified | Outcome::NotCertified | Outcome::NotJudged => stage
-            .accounting()
-            .tariff
-            .charge(bits, report.fuel, report.pages),
+        Outcome::Certified | Outcome::NotCertified | Outcome::NotJudged => {
+            stage.accounting().tariff.charge(Usage {
+                bits,
+                fuel: report.fuel,
+                pages: report.pages,
+                module_bytes: module_bytes(claim),
+            })
+        }
     };
     Some(Event::CreditBurned {
         owner: claim.terms.owner,
@@ -317,5 +333,6 @@ fn imported_over(
         denied_total: imported.denied_total,
         requests: before.map_or_else(Vec::new, |account| account.requests.clone()),
         displaced_requests: before.is_some_and(|account| account.displaced_requests),
+        stored_bytes: before.map_or(0, |account| account.stored_bytes),
     })
 }

@@ -394,6 +394,7 @@ fn world_of_pages(credit_limit: u64, per_fuel: &str) -> World {
             per_bit: rate("0"),
             per_fuel: rate(per_fuel),
             per_page: rate("1"),
+            per_module_byte: rate("0"),
         },
         credit_limit,
         daily_mint_limit: Some(0),
@@ -442,6 +443,7 @@ fn credit_that_buys_no_fuel_admits_no_run() {
             per_bit: Default::default(),
             per_fuel: Default::default(),
             per_page: Default::default(),
+            per_module_byte: Default::default(),
         },
         credit_limit: 0,
         ..Accounting::default()

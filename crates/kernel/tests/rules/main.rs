@@ -19,6 +19,7 @@ mod recovery;
 mod requests;
 mod sizes;
 mod stages;
+mod storage;
 mod verdicts;
 mod withdrawals;
 mod world;

@@ -10,7 +10,7 @@ use std::{
 
 use evidenceos_kernel::{id::Digest, state::Changes};
 use evidenceos_store::{
-    Batch, Head, Module, Outcome, Store as _, StoreError,
+    Batch, Head, Outcome, Store as _, StoreError,
     backup::{self, Manifest, Progress, Stage},
     facts::{self, Fact, RememberedAnchor, Restored},
     lock::DirectoryLock,
@@ -21,7 +21,7 @@ use evidenceos_store::{
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 
-use crate::disk::{Disk, START_UNIX_MS, claim, flip, owner};
+use crate::disk::{Disk, START_UNIX_MS, claim, flip, large_module, module, owner};
 
 /// What is done to a backup.
 type Damage<'d> = (&'d str, &'d dyn Fn(&Path));
@@ -34,14 +34,10 @@ fn quiet(_: Progress) -> Result<(), StoreError> {
 fn filled() -> (Disk, Digest) {
     let mut disk = Disk::new();
     let blob = disk.readers().blobs().put(&[7; 40_000]).expect("writable");
-    let mut modules = vec![Module {
-        hash: blob,
-        bytes: Vec::new(),
-    }];
+    let mut modules = vec![large_module(blob)];
     modules.extend((0..300_u32).map(|n| {
         let bytes = n.to_be_bytes().repeat(3_750);
-        let hash = Digest::of(&bytes);
-        Module { hash, bytes }
+        module(&bytes)
     }));
     disk.commit(Batch {
         modules,
@@ -434,7 +430,7 @@ fn a_backup_without_the_mark_gets_it_when_it_is_brought_back() {
     let database = to.join("evidenceos.db");
     let connection = rusqlite::Connection::open(&database).expect("a database");
     connection
-        .execute_batch("DROP TABLE facts; DROP TABLE questions; PRAGMA user_version = 4;")
+        .execute_batch("DROP TABLE facts; DROP TABLE questions; DROP INDEX displaced_modules; ALTER TABLE modules DROP COLUMN claims; PRAGMA user_version = 4;")
         .expect("written");
     drop(connection);
     let bytes = fs::read(&database).expect("there");

@@ -7,13 +7,11 @@ use evidenceos_kernel::{
     id::{Digest, HoldoutId},
     state::Changes,
 };
-use evidenceos_store::{
-    Batch, Module, Outcome, Store as _, StoreError, Trace, sqlite::SqliteStore,
-};
+use evidenceos_store::{Batch, Outcome, Store as _, StoreError, Trace, sqlite::SqliteStore};
 use rusqlite::Connection;
 
 use crate::disk::{
-    Disk, START_UNIX_MS, claim, flip, holdout, owner, recorded, remembered, request_key,
+    Disk, START_UNIX_MS, claim, flip, holdout, module, owner, recorded, remembered, request_key,
 };
 
 /// A store with a row of each kind.
@@ -28,10 +26,7 @@ fn filled() -> Disk {
             ..Changes::default()
         },
         recorded: vec![recorded(START_UNIX_MS)],
-        modules: vec![Module {
-            hash: Digest::of(b"module"),
-            bytes: b"module".to_vec(),
-        }],
+        modules: vec![module(b"module")],
         traces: vec![Trace {
             claim_seq: 0,
             hash: Digest::of(b"trace"),
@@ -202,7 +197,7 @@ fn older_tables_are_brought_up_to_date_and_keep_their_rows() {
     let counters = disk.counters;
     let connection = Connection::open(disk.database()).expect("a database");
     connection
-        .execute_batch("DROP TABLE log_keys; DROP TABLE accounts; DROP TABLE decisions; DROP TABLE questions; DROP TABLE facts; PRAGMA user_version = 1;")
+        .execute_batch("DROP TABLE log_keys; DROP TABLE accounts; DROP TABLE decisions; DROP TABLE questions; DROP TABLE facts; DROP INDEX displaced_modules; ALTER TABLE modules DROP COLUMN claims; PRAGMA user_version = 1;")
         .expect("written");
     drop(connection);
     let directory = disk.closed();

@@ -18,7 +18,8 @@ use evidenceos_kernel::{
     state::{Changes, Counters},
 };
 use evidenceos_store::{
-    Batch, Entry, Head, Outcome, Recorded, Store as _, reader::Readers, sqlite::SqliteStore,
+    Batch, Entry, Head, Module, ModuleBytes, Outcome, Recorded, Store as _, reader::Readers,
+    sqlite::SqliteStore,
 };
 use evidenceos_tlog::{Checkpoint, SignedCheckpoint, SignerKey, Tree, leaf_hash};
 use tempfile::TempDir;
@@ -66,9 +67,11 @@ impl Disk {
         Readers::open(self.path()).expect("the writer has opened it")
     }
 
-    /// Commits a batch with the present counters.
+    /// Commits a batch with the present counters. A claim names each of its modules.
     pub(crate) fn commit(&mut self, mut batch: Batch) {
         batch.changes.counters = self.counters;
+        let modules = batch.modules.iter().map(|module| module.hash);
+        batch.changes.named_modules.extend(modules);
         let outcome = self.store.commit(&batch);
         assert!(matches!(outcome, Outcome::Committed), "{outcome:?}");
     }
@@ -127,6 +130,23 @@ pub(crate) fn head_of(tree: &Tree) -> Head {
     }
 }
 
+pub(crate) fn module(bytes: &[u8]) -> Module {
+    Module {
+        hash: Digest::of(bytes),
+        bytes: ModuleBytes::Row(bytes.to_vec()),
+        kept: None,
+    }
+}
+
+/// A module whose bytes are a blob of this name.
+pub(crate) fn large_module(hash: Digest) -> Module {
+    Module {
+        hash,
+        bytes: ModuleBytes::Blob,
+        kept: None,
+    }
+}
+
 pub(crate) fn owner(n: u8) -> OwnerTag {
     OwnerTag([n; 16])
 }
@@ -151,6 +171,7 @@ pub(crate) fn account(seq: u64, principal: &str) -> Account {
         denied_total: 2,
         requests: Vec::new(),
         displaced_requests: false,
+        stored_bytes: 0,
     }
 }
 

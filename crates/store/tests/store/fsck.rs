@@ -16,7 +16,7 @@ use evidenceos_kernel::{
     state::Changes,
 };
 use evidenceos_store::{
-    AccountsFiles, Batch, Entry, Head, Module, Outcome as Fate, StoreError, StoredDecisions, Trace,
+    AccountsFiles, Batch, Entry, Head, Outcome as Fate, StoreError, StoredDecisions, Trace,
     accounts::{AccountsJson, Lines},
     decisions::pack,
     fsck,
@@ -28,7 +28,8 @@ use rusqlite::Connection;
 use tempfile::TempDir;
 
 use crate::disk::{
-    Disk, START_UNIX_MS, account, claim, flip, head_of, holdout, owner, remembered, request_key,
+    Disk, START_UNIX_MS, account, claim, flip, head_of, holdout, module, owner, remembered,
+    request_key,
 };
 
 fn key() -> SignerKey {
@@ -170,10 +171,7 @@ fn sound() -> (Arc<TempDir>, Digest) {
         },
         recorded: vec![crate::disk::recorded(START_UNIX_MS)],
         decisions: vec![decided],
-        modules: vec![Module {
-            hash: Digest::of(b"module"),
-            bytes: b"module".to_vec(),
-        }],
+        modules: vec![module(b"module")],
         traces: vec![Trace {
             claim_seq: 0,
             hash: Digest::of(b"trace"),

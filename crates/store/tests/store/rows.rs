@@ -9,10 +9,14 @@ use evidenceos_kernel::{
     id::{ClaimId, Digest, HoldoutId},
     state::Changes,
 };
-use evidenceos_store::{Batch, Module, Outcome, Store as _, Trace, sqlite::SqliteStore};
+use evidenceos_store::{
+    Batch, MAX_ROW_BYTES, Module, ModuleBytes, Outcome, Store as _, Trace, reader::Readers,
+    sqlite::SqliteStore,
+};
 
 use crate::disk::{
-    Disk, START_UNIX_MS, claim, entry, holdout, owner, recorded, remembered, request_key,
+    Disk, START_UNIX_MS, claim, entry, holdout, large_module, module, owner, recorded, remembered,
+    request_key,
 };
 
 #[test]
@@ -37,10 +41,7 @@ fn every_kind_of_row_survives_a_restart() {
             ..Changes::default()
         },
         recorded: vec![recorded(START_UNIX_MS)],
-        modules: vec![Module {
-            hash: Digest::of(b"module"),
-            bytes: b"module".to_vec(),
-        }],
+        modules: vec![module(b"module")],
         traces: vec![Trace {
             claim_seq: 1,
             hash: Digest::of(b"trace"),
@@ -107,15 +108,80 @@ fn what_is_larger_than_a_row_is_read_from_its_blob() {
     let large = vec![5; evidenceos_store::MAX_ROW_BYTES + 1];
     let hash = readers.blobs().put(&large).expect("a writable directory");
     disk.commit(Batch {
-        modules: vec![Module {
-            hash,
-            bytes: Vec::new(),
-        }],
+        modules: vec![large_module(hash)],
         ..Batch::default()
     });
     assert_eq!(readers.module(&hash).expect("intact"), Some(large));
     assert!(readers.names_blob(&hash).expect("readable"));
     assert!(!readers.names_blob(&Digest::of(b"none")).expect("readable"));
+}
+
+#[test]
+fn a_module_goes_once_no_claim_names_it_and_nobody_keeps_it() {
+    let mut disk = Disk::new();
+    let readers = disk.readers();
+    disk.store.release_through(readers.blobs().clone());
+    let large = readers
+        .blobs()
+        .put_kept(&[5; MAX_ROW_BYTES + 1])
+        .expect("a writable directory");
+    let name = Digest::of(&[5; MAX_ROW_BYTES + 1]);
+    let small = module(b"small");
+    disk.commit(Batch {
+        modules: vec![large_module(name), small.clone()],
+        ..Batch::default()
+    });
+    // Another claim names the small one too.
+    disk.commit(Batch {
+        modules: vec![Module {
+            bytes: ModuleBytes::Stored,
+            ..small.clone()
+        }],
+        ..Batch::default()
+    });
+    let mut displace = |modules: &[Digest]| {
+        disk.commit_changes(Changes {
+            displaced_modules: modules.to_vec(),
+            ..Changes::default()
+        });
+        disk.store.maintain(true).expect("ours");
+        [name, small.hash].map(|hash| readers.has_module(&hash).expect("readable"))
+    };
+    assert_eq!(displace(&[small.hash]), [true, true]);
+    assert_eq!(displace(&[name]), [true, true], "it is kept");
+    drop(large);
+    assert_eq!(displace(&[]), [false, true]);
+    assert!(readers.blobs().get(&name).is_err());
+    // Not while a copy is made, and not forgotten over a restart.
+    let copying = readers.blobs().keep_all();
+    disk.commit_changes(Changes {
+        displaced_modules: vec![small.hash],
+        ..Changes::default()
+    });
+    disk.store.maintain(true).expect("ours");
+    assert!(readers.has_module(&small.hash).expect("readable"));
+    drop((copying, readers));
+    let directory = disk.closed();
+    let (mut store, _) = SqliteStore::open(directory.path()).expect("our own");
+    let readers = Readers::open(directory.path()).expect("the writer has opened it");
+    store.release_through(readers.blobs().clone());
+    store.maintain(true).expect("ours");
+    assert!(!readers.has_module(&small.hash).expect("readable"));
+}
+
+#[test]
+fn a_claim_cannot_name_a_module_that_is_not_there() {
+    let mut disk = Disk::new();
+    let changes = Changes {
+        named_modules: vec![Digest::of(b"none")],
+        counters: disk.counters,
+        ..Changes::default()
+    };
+    let outcome = disk.store.commit(&Batch {
+        changes,
+        ..Batch::default()
+    });
+    assert!(!matches!(outcome, Outcome::Committed), "{outcome:?}");
 }
 
 #[test]

@@ -2,14 +2,11 @@
 
 use std::fs;
 
-use evidenceos_kernel::{
-    id::Digest,
-    state::{Changes, REQUEST_WINDOW_MS},
-};
-use evidenceos_store::{Batch, Module, Store as _, sqlite::SqliteStore};
+use evidenceos_kernel::state::{Changes, REQUEST_WINDOW_MS};
+use evidenceos_store::{Batch, Store as _, sqlite::SqliteStore};
 use rusqlite::Connection;
 
-use crate::disk::{Disk, claim, owner, recorded, remembered, request_key};
+use crate::disk::{Disk, claim, module, owner, recorded, remembered, request_key};
 
 /// Commits a remembered request at the present time.
 fn remember(disk: &mut Disk, n: u64) {
@@ -79,10 +76,9 @@ fn the_wal_does_not_grow_with_what_is_committed() {
                 ..Changes::default()
             },
             recorded: vec![recorded(seq)],
-            modules: vec![Module {
-                hash: Digest::of(&seq.to_be_bytes()),
-                bytes: vec![7; 15_000],
-            }],
+            modules: vec![module(
+                &[&seq.to_be_bytes(), [7; 15_000].as_slice()].concat(),
+            )],
             ..Batch::default()
         });
         disk.store

@@ -1,0 +1,123 @@
+//! Whose module is compiled next, and how much a caller may have compiled.
+//!
+//! Owns the order and the allowance. Invariants: of each caller one module is compiled at a time, so that
+//! another's waits behind one of each at most; and a caller has so much time of the compilers a minute,
+//! whatever comes of it. Modules that are kept ready need neither.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use evidenceos_driver::Allowance;
+use evidenceos_kernel::id::OwnerTag;
+use tonic::Status;
+
+use super::{
+    places::{Kind, Most, Place, Whose},
+    status,
+};
+
+/// Time of the compilers that a caller has at once, in microseconds.
+const AT_ONCE_US: u64 = 60_000_000;
+/// And each second, in microseconds: half of one processor.
+const A_SECOND_US: u64 = 500_000;
+/// Callers whose modules are compiled or wait for it.
+const CALLERS: usize = 256;
+
+/// Turns and allowances of compiling.
+pub struct Compiling {
+    turns: Arc<Kind>,
+    spent: Mutex<Allowance<OwnerTag>>,
+    began: Instant,
+}
+
+impl Default for Compiling {
+    fn default() -> Self {
+        Self {
+            turns: Kind::new(Most {
+                all: CALLERS,
+                of_one: 1,
+            }),
+            spent: Mutex::new(Allowance::new(AT_ONCE_US, A_SECOND_US)),
+            began: Instant::now(),
+        }
+    }
+}
+
+impl Compiling {
+    /// Waits for the caller's turn, which lasts until what is returned is dropped.
+    ///
+    /// # Errors
+    /// If the caller has had so much compiled that more must wait.
+    pub async fn turn(&self, caller: OwnerTag) -> Result<Place, Box<Status>> {
+        let turn = Arc::clone(&self.turns)
+            .place(Whose::Principal(caller))
+            .await;
+        let wait = self.spent().wait(&caller, self.now_ms());
+        if wait.is_zero() {
+            return Ok(turn);
+        }
+        Err(Box::new(status::busy(&format!(
+            "your modules have taken {} s to compile, more than a caller may take at once; retry in {} s, or send modules that were sent before",
+            AT_ONCE_US / 1_000_000,
+            wait.as_secs() + 1
+        ))))
+    }
+
+    /// Counts what was compiled.
+    pub fn spent_by(&self, caller: OwnerTag, spent: Duration) {
+        let spent = u64::try_from(spent.as_micros()).unwrap_or(u64::MAX);
+        self.spent().take(caller, spent, self.now_ms());
+    }
+
+    fn spent(&self) -> MutexGuard<'_, Allowance<OwnerTag>> {
+        self.spent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future as _;
+    use std::task::{Context, Waker};
+
+    use super::*;
+
+    fn caller(n: u8) -> OwnerTag {
+        OwnerTag([n; 16])
+    }
+
+    #[tokio::test]
+    async fn a_caller_has_one_module_compiled_at_a_time_and_keeps_no_other_waiting() {
+        let compiling = Compiling::default();
+        let turn = compiling.turn(caller(1)).await.expect("free");
+        let mut second = Box::pin(compiling.turn(caller(1)));
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(second.as_mut().poll(&mut context).is_pending());
+        assert!(compiling.turn(caller(2)).await.is_ok());
+        drop(turn);
+        assert!(second.await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_caller_whose_modules_took_much_waits_and_no_other_does() {
+        let compiling = Compiling::default();
+        compiling.spent_by(caller(1), Duration::from_secs(59));
+        assert!(compiling.turn(caller(1)).await.is_ok());
+        compiling.spent_by(caller(1), Duration::from_secs(11));
+        let refused = compiling.turn(caller(1)).await.err().expect("too much");
+        assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
+        let seconds = ["retry in 20 s", "retry in 21 s"];
+        assert!(
+            seconds
+                .iter()
+                .any(|words| refused.message().contains(words)),
+            "{refused}"
+        );
+        assert!(compiling.turn(caller(2)).await.is_ok());
+    }
+}

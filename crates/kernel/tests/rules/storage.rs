@@ -1,0 +1,130 @@
+//! What is stored for a principal, and where it ends.
+
+use evidenceos_kernel::{
+    account::{Accounting, CLAIM_BYTES, Totals},
+    command::{Caller, Command, Reply},
+    decide::may_commit,
+    id::Digest,
+    refusal::Refusal,
+};
+
+use crate::world::{Script, World, commit, create, seal, submitter};
+
+/// What `commit` of a module of the world takes: 100 bytes, and one artifact of kind `wasm`.
+const COMMITTED: u64 = 100 + 4 + 32;
+
+/// A world where so much is stored for a principal at most.
+fn world_of(storage_limit: u64) -> World {
+    let mut world = World::new();
+    let accounting = Accounting {
+        storage_limit,
+        ..Accounting::default()
+    };
+    world.resident = world.resident.with_accounts(accounting, Totals::default());
+    world
+}
+
+fn stored(world: &World, owner: Caller) -> u64 {
+    world.accounts[&owner.tag].stored_bytes
+}
+
+#[test]
+fn a_claim_counts_with_its_module_its_artifacts_and_its_trace() {
+    let mut world = World::new();
+    let me = submitter(1);
+    let terms = world.terms(me, "mine");
+    let id = terms.claim_id();
+    world.ask(me, create(terms.clone())).expect("room");
+    assert_eq!(stored(&world, me), CLAIM_BYTES);
+    // What is there already is not counted again.
+    world.ask(me, create(terms)).expect("the same");
+    assert_eq!(stored(&world, me), CLAIM_BYTES);
+    world.ask(me, commit(id, "module", true)).expect("room");
+    assert_eq!(stored(&world, me), CLAIM_BYTES + COMMITTED);
+    // Another one takes its place.
+    world.ask(me, commit(id, "another", true)).expect("room");
+    assert_eq!(stored(&world, me), CLAIM_BYTES + COMMITTED);
+    world.run(me, "judged", &Script::good());
+    let trace = Script::good().report().trace_len;
+    assert_eq!(stored(&world, me), 2 * (CLAIM_BYTES + COMMITTED) + trace);
+}
+
+#[test]
+fn nothing_is_stored_beyond_the_limit_and_others_have_their_own() {
+    let limit = CLAIM_BYTES + COMMITTED;
+    let mut world = world_of(limit);
+    let me = submitter(1);
+    let terms = world.terms(me, "mine");
+    let id = terms.claim_id();
+    world.ask(me, create(terms)).expect("room");
+    world
+        .ask(me, commit(id, "module", true))
+        .expect("just room");
+    let beyond = |stored, more| {
+        Err(Refusal::StorageLimit {
+            stored,
+            more,
+            limit,
+        })
+    };
+    // A module in the place of one that is as long takes nothing; a longer name of an artifact does.
+    world.ask(me, commit(id, "another", true)).expect("no more");
+    let Command::CommitArtifacts {
+        claim,
+        mut artifacts,
+        module,
+    } = commit(id, "module", true)
+    else {
+        unreachable!("made by `commit`")
+    };
+    artifacts.push(crate::world::wasm("module"));
+    artifacts[0].kind = "w".to_owned();
+    let more = Command::CommitArtifacts {
+        claim,
+        artifacts: artifacts.clone(),
+        module,
+    };
+    assert_eq!(world.ask(me, more), beyond(limit, 33));
+    // The same is known before there is a module.
+    let claim = &world.claims[&id];
+    let early = may_commit(
+        claim,
+        world.accounts.get(&me.tag),
+        world.resident.accounting(),
+        &artifacts,
+        module.hash,
+        module.len,
+    );
+    assert_eq!(early.map(|()| Reply::Done), beyond(limit, 33));
+    assert_eq!(
+        world.ask(me, create(world.terms(me, "second"))),
+        beyond(limit, CLAIM_BYTES)
+    );
+    let other = submitter(2);
+    let terms = world.terms(other, "theirs");
+    world.ask(other, create(terms)).expect("room of their own");
+    assert_eq!(stored(&world, me), limit);
+}
+
+#[test]
+fn a_claim_that_is_bound_is_refused_before_there_is_a_module() {
+    let mut world = World::new();
+    let me = submitter(1);
+    let id = world.sealed(world.terms(me, "mine"), true);
+    let claim = &world.claims[&id];
+    let early = may_commit(
+        claim,
+        world.accounts.get(&me.tag),
+        world.resident.accounting(),
+        &[crate::world::wasm("other")],
+        Digest::of(b"other"),
+        100,
+    );
+    let refused = world.ask(me, commit(id, "other", true));
+    assert!(
+        matches!(refused, Err(Refusal::WrongState { .. })),
+        "{refused:?}"
+    );
+    assert_eq!(early.map(|()| Reply::Done), refused);
+    world.ask(me, seal(id)).expect("sealed already");
+}
