@@ -15,7 +15,7 @@ use tokio::{
     time::timeout,
 };
 use tokio_stream::StreamExt as _;
-use tonic::Status;
+use tonic::{Code, Status};
 
 use crate::{
     harness::{Client, Directory, block_on, config},
@@ -265,5 +265,41 @@ fn a_connection_ends_with_its_age_on_every_port_whatever_its_client_does() {
         all.spawn(keeps_calling(open(grpc, b"").await));
         all.join_all().await;
         running.stop().await.expect("stops");
+    });
+}
+
+#[test]
+fn a_watch_ends_with_the_age_of_its_connection_and_says_so() {
+    block_on(async {
+        let (running, _directory) = aged(Duration::from_secs(1), Duration::from_secs(3_600)).await;
+        let client = Client::connect(&running.grpc_address().to_string(), None).await;
+        let status = end_of_watch(watch(&client).await).await;
+        assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+        assert!(status.message().contains("connect again"), "{status:?}");
+        running.stop().await.expect("stops");
+    });
+}
+
+#[test]
+fn a_stop_ends_watches_with_a_word_and_other_connections_without_one() {
+    block_on(async {
+        let hour = Duration::from_secs(3_600);
+        let (running, _directory) = aged(hour, hour).await;
+        let client = Client::connect(&running.grpc_address().to_string(), None).await;
+        let watching = watch(&client).await;
+        let connect = TcpStream::connect(running.grpc_address());
+        let calling = tokio::spawn(keeps_calling(connect.await.expect("listens")));
+        let mut http = TcpStream::connect(running.http_address().expect("on"))
+            .await
+            .expect("listens");
+        http.write_all(HALF_A_CALL).await.expect("open");
+        // Whoever came later was accepted, so that the others were as well.
+        watch(&client).await;
+        running.stop().await.expect("stops");
+        let status = end_of_watch(watching).await;
+        assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+        assert!(status.message().contains("connect again"), "{status:?}");
+        calling.await.expect("closed");
+        ends("half a call", http).await;
     });
 }
