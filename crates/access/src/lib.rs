@@ -40,7 +40,7 @@ pub use crate::{
     denied::Denied,
     files::{FileError, TlsFiles},
     hmac::{HmacKeys, HmacRules, Signed, TIMESTAMP_WINDOW_S},
-    listen::{Connection, Counts, Incoming, Limits, Peer, Stats, incoming},
+    listen::{Connection, Connections, Counts, Incoming, Limits, Peer, Stats, incoming},
     policy::Policy,
     roles::{Roles, UnknownRole},
     settings::{AuthSettings, token_problem},

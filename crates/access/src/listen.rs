@@ -2,8 +2,9 @@
 //!
 //! Invariants: nobody waits for another's handshake; a peer that says nothing is dropped, and gives
 //! way early where handshakes or connections are many; a connection counts against the limit until
-//! it is dropped or told to give way; no error of one peer, and no lack of file descriptors, ends the
-//! listener.
+//! it is dropped or told to end; it ends with its age, and with the authority behind its client's
+//! certificate, whatever its peer does; no error of one peer, and no lack of file descriptors, ends
+//! the listener.
 
 mod connection;
 mod handshake;
@@ -20,6 +21,7 @@ use std::{
     time::Duration,
 };
 
+use rustls::pki_types::CertificateDer;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
@@ -27,7 +29,12 @@ use tokio::{
 };
 use tokio_stream::Stream;
 
-use self::{connection::Patience, handshake::Handshake, open::Open, stats::Throttle};
+use self::{
+    connection::{Accepted, Life},
+    handshake::Handshake,
+    open::Open,
+    stats::Throttle,
+};
 pub use self::{
     connection::{Connection, Peer},
     stats::{Counts, Stats},
@@ -39,6 +46,9 @@ const BACK_OFF: Duration = Duration::from_millis(50);
 
 /// Connections that wait to be taken from [`Incoming`].
 const QUEUE: usize = 64;
+
+/// A client's certificate, and what it sent along.
+type Chain = Arc<[CertificateDer<'static>]>;
 
 /// What a listener bears.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,10 +65,14 @@ pub struct Limits {
     pub max_connections: usize,
     /// The same of one address; of IPv6, of its network of 64 bits.
     pub max_connections_of_one: usize,
+    /// From the accepted connection to its [`Peer::retires`].
+    pub max_age: Duration,
+    /// From there to its end.
+    pub age_grace: Duration,
 }
 
 impl Default for Limits {
-    /// 10 s, 256 handshakes, 20 s, 4096 connections, 2048 of one address.
+    /// 10 s, 256 handshakes, 20 s, 4096 connections, 2048 of one address, 1 hour and 30 s.
     fn default() -> Self {
         Self {
             handshake_timeout: Duration::from_secs(10),
@@ -66,6 +80,8 @@ impl Default for Limits {
             first_request_timeout: Duration::from_secs(20),
             max_connections: 4_096,
             max_connections_of_one: 2_048,
+            max_age: Duration::from_secs(3_600),
+            age_grace: Duration::from_secs(30),
         }
     }
 }
@@ -73,7 +89,21 @@ impl Default for Limits {
 /// Connections that are ready to be served. It never yields an error, which is in its type because
 /// servers ask for it. Dropped, it closes the listener.
 #[derive(Debug)]
-pub struct Incoming(mpsc::Receiver<io::Result<Connection>>);
+pub struct Incoming {
+    ready: mpsc::Receiver<io::Result<Connection>>,
+    open: Arc<Open>,
+}
+
+/// All connections of a listener, to be ended.
+#[derive(Debug)]
+pub struct Connections(Arc<Open>);
+
+impl Connections {
+    /// Ends all of them, whatever their peers do.
+    pub fn end(&self) {
+        self.0.end_all();
+    }
+}
 
 /// Accepts connections until `stop` resolves or the stream is dropped; then the listener is closed,
 /// and the stream ends when the last handshake has. `tls` says how handshakes are made; without
@@ -88,15 +118,22 @@ pub fn incoming(
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> Incoming {
     let (ready, waiting) = mpsc::channel(QUEUE);
+    let open = Open::new(
+        limits.max_connections,
+        limits.max_connections_of_one,
+        Arc::clone(&stats),
+    );
+    if let Some(tls) = &tls {
+        let open = Arc::downgrade(&open);
+        tls.at_exchange(move |serving| {
+            let open = open.upgrade()?;
+            Some(open.end_unverified(serving))
+        });
+    }
     let accepting = Accepting {
         tls,
-        handshake_timeout: limits.handshake_timeout,
-        first_request_timeout: limits.first_request_timeout,
-        open: Open::new(
-            limits.max_connections,
-            limits.max_connections_of_one,
-            Arc::clone(&stats),
-        ),
+        limits,
+        open: Arc::clone(&open),
         slots: Slots::new(limits.max_handshakes.max(1)),
         stats,
         log: Arc::new(Throttle::default()),
@@ -104,28 +141,40 @@ pub fn incoming(
     };
     tokio::spawn(async move {
         let closed = accepting.ready.clone();
+        let open = Arc::clone(&accepting.open);
         tokio::select! {
             () = stop => {}
             () = closed.closed() => {}
             () = accepting.run(listener) => {}
         }
+        open.stops();
     });
-    Incoming(waiting)
+    Incoming {
+        ready: waiting,
+        open,
+    }
+}
+
+impl Incoming {
+    /// The connections that were accepted, also those that were taken from here.
+    #[must_use]
+    pub fn connections(&self) -> Connections {
+        Connections(Arc::clone(&self.open))
+    }
 }
 
 impl Stream for Incoming {
     type Item = io::Result<Connection>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.0.poll_recv(cx)
+        self.ready.poll_recv(cx)
     }
 }
 
 /// The loop that accepts.
 struct Accepting {
     tls: Option<Arc<Tls>>,
-    handshake_timeout: Duration,
-    first_request_timeout: Duration,
+    limits: Limits,
     open: Arc<Open>,
     slots: Slots,
     stats: Arc<Stats>,
@@ -151,32 +200,31 @@ impl Accepting {
 
     async fn accepted(&mut self, tcp: TcpStream, address: SocketAddr) {
         self.stats.accepted();
-        let Some((held, give_way)) = self.open.hold(address.ip()) else {
+        let Some((held, told)) = self.open.hold(address.ip()) else {
             self.stats.over_limit();
             if let Some(unlogged) = self.log.may_log() {
                 tracing::warn!(peer = %address.ip(), unlogged, "too many connections; closed one");
             }
             return;
         };
-        let patience = Patience::new(give_way, self.first_request_timeout);
+        let accepted = Accepted {
+            address,
+            held,
+            life: Life::new(told, &self.limits),
+        };
         // It fails where the peer has gone, which reading finds out as well.
         let _ = tcp.set_nodelay(true);
         let Some(tls) = &self.tls else {
             // The server is slower than its callers: then so is accepting.
-            let _ = self
-                .ready
-                .send(Ok(Connection::plain(tcp, address, held, patience)))
-                .await;
+            let _ = self.ready.send(Ok(Connection::plain(tcp, accepted))).await;
             return;
         };
         let tls = Arc::clone(tls);
         let (slot, evicted) = self.slots.take(&self.stats).await;
         let handshake = Handshake {
             tcp,
-            address,
-            held,
-            patience,
-            timeout: self.handshake_timeout,
+            accepted,
+            timeout: self.limits.handshake_timeout,
             stats: Arc::clone(&self.stats),
             log: Arc::clone(&self.log),
         };

@@ -2,7 +2,7 @@
 //!
 //! Invariants: what serves was read together and belongs together; a set that does not fit leaves
 //! the old one in place; a new set comes with a new session cache, so that no session which the old
-//! CA let in is resumed under the new one.
+//! CA let in is resumed under the new one, and each listener looks at its open connections again.
 
 mod error;
 mod revoked;
@@ -51,8 +51,13 @@ pub struct Tls {
     /// Fingerprint of the last set that was refused. Held while files are read, so that reloads
     /// follow one another.
     refused: Mutex<Option<[u8; 32]>>,
+    followers: Mutex<Vec<Follower>>,
     reloads: watch::Sender<Reloads>,
 }
+
+/// Ends the connections of a listener that do not hold under a new set of files; how many. `None`:
+/// the listener is gone.
+type Follower = Box<dyn Fn(&Serving) -> Option<usize> + Send + Sync>;
 
 /// What became of a reload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,13 +134,15 @@ impl Tls {
             options,
             serving: ArcSwap::from_pointee(serving),
             refused: Mutex::new(None),
+            followers: Mutex::default(),
             reloads: watch::Sender::new(Reloads::default()),
         }))
     }
 
-    /// Reads the files again and puts them in place if they changed. Open connections go on; whether
-    /// their certificates are revoked now, [`crate::Peer::is_revoked`] says. Blocks on the file
-    /// system.
+    /// Reads the files again and puts them in place if they changed. Open connections go on if their
+    /// client showed no certificate or one whose chain holds under the new files; the others are
+    /// ended, but for those of a revoked certificate, which [`crate::Peer::is_revoked`] tells. Blocks
+    /// on the file system, and checks each open connection's chain once.
     ///
     /// # Errors
     /// As for [`Tls::load`]; what served before goes on serving, and the failure is counted. So is a
@@ -196,6 +203,41 @@ impl Tls {
         self.serving.load_full()
     }
 
+    /// Has a listener look at its connections each time that a new set was put in place.
+    pub(crate) fn at_exchange(
+        &self,
+        follower: impl Fn(&Serving) -> Option<usize> + Send + Sync + 'static,
+    ) {
+        let mut followers = self
+            .followers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        followers.push(Box::new(follower));
+    }
+
+    /// Puts a set in place, and ends the connections that do not hold under it.
+    fn put_in_place(&self, serving: Serving) {
+        let serving = Arc::new(serving);
+        self.serving.store(Arc::clone(&serving));
+        let mut ended = 0;
+        let mut followers = self
+            .followers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        followers.retain(|follower| {
+            let of_one = follower(&serving);
+            ended += of_one.unwrap_or_default();
+            of_one.is_some()
+        });
+        if ended > 0 {
+            tracing::info!(
+                ended,
+                "closed connections whose client certificates the new TLS files do not verify"
+            );
+        }
+        self.reloads.send_modify(|reloads| reloads.replaced += 1);
+    }
+
     fn exchange(&self) -> Result<Reloaded, Refused> {
         let mut last_refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
         let (fingerprint, fresh) = match self.files.read() {
@@ -223,9 +265,8 @@ impl Tls {
         };
         match fresh {
             Ok(serving) => {
-                self.serving.store(Arc::new(serving));
+                self.put_in_place(serving);
                 *last_refused = None;
-                self.reloads.send_modify(|reloads| reloads.replaced += 1);
                 Ok(Reloaded::Replaced)
             }
             Err(error) => {
@@ -283,7 +324,8 @@ impl Serving {
     }
 
     /// Checks a client's certificate as a full handshake would. A resumed session brings along the
-    /// certificate of the handshake that began it, which may have expired since.
+    /// certificate of the handshake that began it, which may have expired since; an open connection
+    /// that of a set of files which was exchanged.
     pub(crate) fn verify(
         &self,
         chain: &[CertificateDer<'_>],

@@ -199,13 +199,21 @@ impl Client {
         message: proto::WatchAccountsRequest,
         mut told: impl FnMut(&proto::Account),
     ) -> Result<(), CliError> {
-        let request = self.request(message, None);
-        let watched = self.inner.watch_accounts(request).await;
-        let mut changes = watched.map_err(|status| self.refusal(status))?.into_inner();
-        while let Some(change) = changes.next().await {
-            change?.accounts.iter().for_each(&mut told);
+        loop {
+            let request = self.request(message.clone(), None);
+            let watched = self.inner.watch_accounts(request).await;
+            let mut changes = watched.map_err(|status| self.refusal(status))?.into_inner();
+            loop {
+                match changes.next().await {
+                    Some(Ok(change)) => change.accounts.iter().for_each(&mut told),
+                    // The connection has its age, and the next call opens another; or the server
+                    // stops, and there is none.
+                    Some(Err(status)) if status.code() == Code::Unavailable => break,
+                    Some(Err(status)) => return Err(status.into()),
+                    None => return Ok(()),
+                }
+            }
         }
-        Ok(())
     }
 
     /// A run's trace.

@@ -1,9 +1,11 @@
 //! The `evidenceos` command against a real daemon, on a free port, over a directory of its own.
 
 use std::{
+    io::{BufRead as _, BufReader},
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::Path,
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
+    time::Duration,
 };
 
 use evidenceos_daemon::{Config, Running, start};
@@ -21,9 +23,13 @@ struct World {
 
 impl World {
     fn new() -> Self {
+        Self::with(|_| {})
+    }
+
+    fn with(change: impl FnOnce(&mut Config)) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-        let config = Config {
+        let mut config = Config {
             listeners: evidenceos_daemon::config::Listeners {
                 grpc: FREE,
                 http: Some(FREE),
@@ -34,6 +40,7 @@ impl World {
             data_dir: dir.path().join("daemon"),
             ..Config::default()
         };
+        change(&mut config);
         let daemon = runtime.block_on(start(config)).expect("the daemon starts");
         let endpoint = format!("http://{}", daemon.grpc_address());
         Self {
@@ -576,4 +583,27 @@ fn a_probe_looks_at_each_port_and_names_the_one_that_is_not_well() {
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert_eq!(text.matches("FAILED").count(), 3, "{text}");
     assert!(text.contains("cannot connect"), "{text}");
+}
+
+/// It tells how the account is once over each connection: the server ends the first for its age.
+#[test]
+fn a_watch_goes_on_over_another_connection() {
+    let world = World::with(|config| {
+        config.listeners.max_connection_age = Duration::from_secs(1);
+    });
+    let mut watch = evidenceos(&["account", "watch"])
+        .env("EVIDENCEOS_ENDPOINT", &world.endpoint)
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the command runs");
+    let stdout = watch.stdout.take().expect("piped");
+    let told: Vec<String> = BufReader::new(stdout)
+        .lines()
+        .take(2)
+        .map(|line| line.expect("UTF-8"))
+        .collect();
+    watch.kill().expect("it runs");
+    watch.wait().expect("ended");
+    assert_eq!(told.len(), 2, "it ended by itself: {told:?}");
+    assert_eq!(told[0], told[1]);
 }

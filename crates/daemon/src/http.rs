@@ -6,7 +6,7 @@
 mod host;
 mod unread;
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, pin::pin, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use axum::{
@@ -19,12 +19,15 @@ use axum::{
 use evidenceos_access::{Connection, Incoming};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::{conn::auto::Builder, graceful::GracefulShutdown},
+    server::conn::auto::Builder,
     service::TowerToHyperService,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+};
 use tokio_stream::StreamExt as _;
 use tower::ServiceExt as _;
 use tracing::Instrument as _;
@@ -155,7 +158,8 @@ async fn show_metrics(
     ([(header::CONTENT_TYPE, kind)], shown).into_response()
 }
 
-/// Serves connections until it is told to stop; then those that are open end their calls.
+/// Serves connections until it is told to stop; then those that are open end their calls, as each
+/// does when it has its age.
 pub fn serve(
     mut connections: Incoming,
     routes: Router,
@@ -167,7 +171,8 @@ pub fn serve(
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT);
     builder.http2().timer(TokioTimer::new());
-    let graceful = GracefulShutdown::new();
+    // Each connection has a sender: nothing comes until all have ended.
+    let (open, mut all_ended) = mpsc::channel::<Infallible>(1);
     tokio::spawn(async move {
         loop {
             let connection = tokio::select! {
@@ -176,17 +181,27 @@ pub fn serve(
             };
             match connection {
                 Some(Ok(connection)) => {
+                    let (peer, open) = (connection.peer().clone(), open.clone());
                     let service = service(routes.clone(), &connection);
                     let serving = builder.serve_connection(TokioIo::new(connection), service);
-                    let serving = graceful.watch(serving.into_owned());
-                    // How a client ends its connection is its own affair.
-                    tokio::spawn(async move { drop(serving.await) });
+                    let serving = serving.into_owned();
+                    tokio::spawn(async move {
+                        let _open = open;
+                        let mut serving = pin!(serving);
+                        tokio::select! {
+                            _ = serving.as_mut() => return,
+                            () = peer.retires() => serving.as_mut().graceful_shutdown(),
+                        }
+                        // How a client ends its connection is its own affair.
+                        drop(serving.await);
+                    });
                 }
                 Some(Err(error)) => tracing::debug!(%error, "a connection failed"),
                 None => break,
             }
         }
-        graceful.shutdown().await;
+        drop(open);
+        all_ended.recv().await;
     })
 }
 

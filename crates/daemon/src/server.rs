@@ -245,23 +245,21 @@ impl Running {
     /// # Errors
     /// Everything that could not be taken over.
     pub async fn reload(&self) -> Result<(), Vec<String>> {
-        let mut problems = Vec::new();
-        if let Err(error) = self.listeners.reload_tls() {
-            problems.push(error.to_string());
-        }
+        let reload_tls = self.listeners.reloading_tls();
         let (config, edge) = (self.config.clone(), Arc::clone(&self.edge));
         let (gate, stating) = (Arc::clone(&self.gate), Arc::clone(&self.stating));
         let taken_over = tokio::task::spawn_blocking(move || {
             let mut problems = Vec::new();
+            problems.extend(reload_tls().err().map(|error| error.to_string()));
             let keys = rotation::reload(&config, &edge.keys, &edge.mailbox);
             problems.extend(keys.err().map(|error| error.to_string()));
             problems.extend(reload_rules(&config, &edge, &gate, &stating));
             problems
         });
-        match taken_over.await {
-            Ok(more) => problems.extend(more),
-            Err(panic) => problems.push(panic.to_string()),
-        }
+        let problems = match taken_over.await {
+            Ok(problems) => problems,
+            Err(panic) => vec![panic.to_string()],
+        };
         if problems.is_empty() {
             Ok(())
         } else {

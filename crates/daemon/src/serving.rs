@@ -6,7 +6,9 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use evidenceos_access::{ClientCertificates, Limits, Stats, Tls, TlsError, WATCH_EVERY, incoming};
+use evidenceos_access::{
+    ClientCertificates, Connections, Incoming, Limits, Stats, Tls, TlsError, WATCH_EVERY, incoming,
+};
 use evidenceos_proto::{DESCRIPTORS, evidence_os_server::EvidenceOsServer};
 use tokio::{net::TcpSocket, sync::watch, task::JoinHandle};
 use tokio_stream::StreamExt as _;
@@ -34,6 +36,7 @@ struct Port {
     address: SocketAddr,
     flag: &'static str,
     tls: Option<Arc<Tls>>,
+    limits: Limits,
     stats: Arc<Stats>,
 }
 
@@ -49,6 +52,7 @@ impl Port {
         address: SocketAddr,
         flag: &'static str,
         tls: Option<Arc<Tls>>,
+        limits: Limits,
         metrics: &Metrics,
         name: &'static str,
     ) -> Result<Self, StartError> {
@@ -60,15 +64,13 @@ impl Port {
             address,
             flag,
             tls,
+            limits,
             stats,
         })
     }
 
     /// Listens, from here on.
-    fn connections(
-        &self,
-        stopped: watch::Receiver<bool>,
-    ) -> Result<evidenceos_access::Incoming, StartError> {
+    fn connections(&self, stopped: watch::Receiver<bool>) -> Result<Incoming, StartError> {
         let socket = self
             .socket
             .lock()
@@ -88,7 +90,7 @@ impl Port {
         Ok(incoming(
             listener,
             self.tls.clone(),
-            Limits::default(),
+            self.limits,
             Arc::clone(&self.stats),
             until(stopped),
         ))
@@ -99,6 +101,7 @@ impl Listeners {
     /// Reads the certificates and binds the ports.
     pub fn bind(config: &ListenersConfig, metrics: &Metrics) -> Result<Self, StartError> {
         let tls = config.tls.as_ref();
+        let limits = config.limits();
         let grpc_tls = tls
             .map(|tls| load(tls, tls.clients, &[b"h2"]))
             .transpose()?;
@@ -122,12 +125,13 @@ impl Listeners {
             })
             .transpose()?;
         Ok(Self {
-            grpc: Port::bind(config.grpc, "--listen", grpc_tls, metrics, "grpc")?,
+            grpc: Port::bind(config.grpc, "--listen", grpc_tls, limits, metrics, "grpc")?,
             http: match config.http {
                 Some(address) => Some(Port::bind(
                     address,
                     "--preflight-listen",
                     http_tls,
+                    limits,
                     metrics,
                     "http",
                 )?),
@@ -138,6 +142,7 @@ impl Listeners {
                     address,
                     "--metrics-listen",
                     metrics_tls,
+                    limits,
                     metrics,
                     "metrics",
                 )?),
@@ -154,18 +159,22 @@ impl Listeners {
         metrics: &Arc<Metrics>,
         stopped: &watch::Receiver<bool>,
     ) -> Result<Servers, StartError> {
-        let mut tasks = Vec::new();
+        let mut servers = Vec::new();
+        let mut serve = |port: &Port, routes| {
+            let incoming = port.connections(stopped.clone())?;
+            servers.push(Server {
+                connections: incoming.connections(),
+                task: http::serve(incoming, routes, stopped.clone()),
+            });
+            Ok::<_, StartError>(())
+        };
         if let Some(port) = &self.http {
-            let routes = http::routes(Arc::clone(health), front.clone());
-            let connections = port.connections(stopped.clone())?;
-            tasks.push(http::serve(connections, routes, stopped.clone()));
+            serve(port, http::routes(Arc::clone(health), front.clone()))?;
         }
         if let Some(port) = &self.metrics {
-            let routes = http::metrics_routes(Arc::clone(metrics));
-            let connections = port.connections(stopped.clone())?;
-            tasks.push(http::serve(connections, routes, stopped.clone()));
+            serve(port, http::metrics_routes(Arc::clone(metrics)))?;
         }
-        Ok(Servers(tasks))
+        Ok(Servers(servers))
     }
 
     /// Begins to serve gRPC. Until then connections to its port are refused.
@@ -176,24 +185,27 @@ impl Listeners {
         layers: (CountLayer, GateLayer),
         stopped: &watch::Receiver<bool>,
     ) -> Result<Servers, StartError> {
-        let connections = self.grpc.connections(stopped.clone())?;
-        let task = grpc(config, connections, edge, layers, stopped.clone()).await?;
-        Ok(Servers(vec![task]))
+        let incoming = self.grpc.connections(stopped.clone())?;
+        let connections = incoming.connections();
+        let task = grpc(config, incoming, edge, layers, stopped.clone()).await?;
+        Ok(Servers(vec![Server { task, connections }]))
     }
 
-    /// Reads the certificates again.
-    ///
-    /// # Errors
-    /// Where they do not fit; what served before goes on.
-    pub fn reload_tls(&self) -> Result<(), TlsError> {
+    /// What reads the certificates again. It blocks, and fails if they do not fit: what served
+    /// before goes on then.
+    pub fn reloading_tls(&self) -> impl FnOnce() -> Result<(), TlsError> + Send + use<> {
         let ports = [Some(&self.grpc), self.http.as_ref(), self.metrics.as_ref()];
-        let all = ports
+        let all: Vec<Arc<Tls>> = ports
             .into_iter()
             .flatten()
-            .filter_map(|port| port.tls.as_ref());
+            .filter_map(|port| port.tls.clone())
+            .collect();
         // Every one is tried, also after one that failed.
-        all.map(|tls| tls.reload().map(drop))
-            .fold(Ok(()), Result::and)
+        move || {
+            all.iter()
+                .map(|tls| tls.reload().map(drop))
+                .fold(Ok(()), Result::and)
+        }
     }
 
     /// Has the gate ask calls under way again whenever the files of gRPC were exchanged: they may
@@ -233,14 +245,19 @@ impl Listeners {
 }
 
 /// Servers under way.
-pub struct Servers(Vec<JoinHandle<()>>);
+pub struct Servers(Vec<Server>);
+
+struct Server {
+    task: JoinHandle<()>,
+    connections: Connections,
+}
 
 impl Servers {
-    /// Waits for calls under way, and then for nobody.
+    /// Waits for calls under way, and then closes their connections, whatever clients do.
     pub async fn end(self, grace: Duration) {
-        let ends = self.0.into_iter().map(|task| end_within(grace, task));
-        for end in ends {
-            end.await;
+        for Server { task, connections } in self.0 {
+            end_within(grace, task).await;
+            connections.end();
         }
     }
 }
@@ -260,7 +277,7 @@ async fn until(mut stopped: watch::Receiver<bool>) {
 
 async fn grpc(
     config: &ListenersConfig,
-    connections: evidenceos_access::Incoming,
+    incoming: Incoming,
     edge: &Arc<Edge>,
     (counts, gate): (CountLayer, GateLayer),
     stopped: watch::Receiver<bool>,
@@ -284,7 +301,7 @@ async fn grpc(
         .add_service(service)
         .add_service(health)
         .add_service(reflection);
-    let incoming = connections.map(|connection| connection.map(GrpcConnection));
+    let incoming = incoming.map(|connection| connection.map(GrpcConnection));
     let serving = server.serve_with_incoming_shutdown(incoming, async move {
         until(stopped).await;
         drop(reporter);

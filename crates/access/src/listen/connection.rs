@@ -16,33 +16,46 @@ use rustls::pki_types::CertificateDer;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
-    sync::oneshot,
-    time::{Sleep, sleep},
+    sync::{oneshot, watch},
+    time::{Instant, Sleep, sleep_until},
 };
 use tokio_rustls::server::TlsStream;
 
-use super::open::{Held, Shown, network};
+use super::{
+    Chain, Limits,
+    open::{End, Held, Shown, network},
+};
 use crate::Tls;
 
+/// The longest age that is counted: an [`Instant`] has an end.
+const FOREVER: Duration = Duration::from_secs(30 * 365 * 86_400);
+
 /// An accepted connection, its handshake done. It counts against the limit until it is dropped.
+///
+/// If the listener ends it, reading and writing fail from then on. One task uses all of it: of
+/// several, only the one that used it last would be woken.
 #[derive(Debug)]
 pub struct Connection {
     stream: Stream,
     peer: Peer,
-    /// Until a caller is known.
-    patience: Option<Patience>,
+    life: Life,
     _held: Held,
 }
 
 /// Who is at the other end. Cheap to clone, for the extensions of each request.
 #[derive(Debug, Clone)]
-pub struct Peer {
+pub struct Peer(Arc<Known>);
+
+#[derive(Debug)]
+struct Known {
     address: SocketAddr,
     /// A [`Shown`].
     shown: Arc<AtomicU8>,
-    chain: Option<Arc<[CertificateDer<'static>]>>,
+    chain: Option<Chain>,
     /// Of the listener; none on a plain connection.
     tls: Option<Arc<Tls>>,
+    retires: Instant,
+    stopping: watch::Receiver<bool>,
 }
 
 #[derive(Debug)]
@@ -51,93 +64,129 @@ enum Stream {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-/// How long a connection is borne that shows little of itself.
-#[derive(Debug)]
-pub(super) struct Patience {
-    give_way: oneshot::Receiver<()>,
-    /// When its first request must be there.
-    first_request: Pin<Box<Sleep>>,
-    /// Why it is over.
-    over: Option<(io::ErrorKind, &'static str)>,
+/// A connection before its handshake.
+pub(super) struct Accepted {
+    pub address: SocketAddr,
+    pub held: Held,
+    pub life: Life,
 }
 
-impl Patience {
-    pub(super) fn new(give_way: oneshot::Receiver<()>, first_request: Duration) -> Self {
+/// When the listener ends a connection, whatever its peer does.
+#[derive(Debug)]
+pub(super) struct Life {
+    told: oneshot::Receiver<End>,
+    /// First that of the first request, then the end of the grace.
+    deadline: Pin<Box<Sleep>>,
+    /// When it has its age.
+    retires: Instant,
+    /// When the grace after that is over.
+    until: Instant,
+    over: Option<End>,
+}
+
+impl Life {
+    /// Of a connection that was accepted now.
+    pub(super) fn new(told: oneshot::Receiver<End>, limits: &Limits) -> Self {
+        let now = Instant::now();
+        let retires = now + limits.max_age.min(FOREVER);
+        let until = retires + limits.age_grace.min(FOREVER);
+        let first_request = now + limits.first_request_timeout.min(FOREVER);
         Self {
-            give_way,
-            first_request: Box::pin(sleep(first_request)),
+            told,
+            deadline: Box::pin(sleep_until(first_request.min(until))),
+            retires,
+            until,
             over: None,
         }
     }
 
-    /// Waits until the connection is to give way.
-    pub(super) async fn gives_way(&mut self) {
-        if (&mut self.give_way).await.is_err() {
-            // Nobody asks it to.
-            std::future::pending::<()>().await;
-        }
+    /// Waits until the connection is told to end.
+    pub(super) async fn told(&mut self) -> End {
+        // An error means that the listener is gone.
+        (&mut self.told).await.unwrap_or(End::Stopped)
     }
 
-    /// Whether it has ended for a connection that has shown so much.
-    fn poll_ended(&mut self, shown: u8, cx: &mut Context<'_>) -> Poll<io::Error> {
+    /// Whether it is over for a connection that has shown so much.
+    fn poll_over(&mut self, shown: u8, cx: &mut Context<'_>) -> Poll<End> {
         if self.over.is_none() {
-            self.over = if Pin::new(&mut self.give_way).poll(cx).is_ready() {
-                Some((
-                    io::ErrorKind::ConnectionAborted,
-                    "it gave way to another connection",
-                ))
-            } else if shown == Shown::Nothing as u8
-                && self.first_request.as_mut().poll(cx).is_ready()
-            {
-                Some((io::ErrorKind::TimedOut, "its first request did not come"))
-            } else {
-                None
+            self.over = match Pin::new(&mut self.told).poll(cx) {
+                Poll::Ready(told) => Some(told.unwrap_or(End::Stopped)),
+                Poll::Pending => self.past_deadline(shown, cx),
             };
         }
-        match self.over {
-            Some((kind, why)) => Poll::Ready(io::Error::new(kind, why)),
-            None => Poll::Pending,
+        self.over.map_or(Poll::Pending, Poll::Ready)
+    }
+
+    fn past_deadline(&mut self, shown: u8, cx: &mut Context<'_>) -> Option<End> {
+        while self.deadline.as_mut().poll(cx).is_ready() {
+            if self.deadline.deadline() >= self.until {
+                return Some(End::TooOld);
+            }
+            if shown == Shown::Nothing as u8 {
+                return Some(End::NoRequest);
+            }
+            self.deadline.as_mut().reset(self.until);
         }
+        None
+    }
+}
+
+impl End {
+    fn error(self) -> io::Error {
+        let (kind, why) = match self {
+            Self::GaveWay => (
+                io::ErrorKind::ConnectionAborted,
+                "it gave way to another connection",
+            ),
+            Self::NoRequest => (io::ErrorKind::TimedOut, "its first request did not come"),
+            Self::TooOld => (io::ErrorKind::TimedOut, "it is older than connections get"),
+            Self::NotVerified => (
+                io::ErrorKind::ConnectionAborted,
+                "no authority stands behind its client's certificate any more",
+            ),
+            Self::Stopped => (io::ErrorKind::ConnectionAborted, "the listener has stopped"),
+        };
+        io::Error::new(kind, why)
     }
 }
 
 impl Connection {
-    pub(super) fn plain(
-        tcp: TcpStream,
-        address: SocketAddr,
-        held: Held,
-        patience: Patience,
-    ) -> Self {
-        Self {
-            stream: Stream::Plain(tcp),
-            peer: Peer {
-                address,
-                shown: held.shown(),
-                chain: None,
-                tls: None,
-            },
-            patience: Some(patience),
-            _held: held,
-        }
+    pub(super) fn plain(tcp: TcpStream, accepted: Accepted) -> Self {
+        Self::new(Stream::Plain(tcp), None, None, accepted)
     }
 
     pub(super) fn tls(
         stream: TlsStream<TcpStream>,
-        chain: Option<Arc<[CertificateDer<'static>]>>,
+        chain: Option<Chain>,
         tls: Arc<Tls>,
-        address: SocketAddr,
-        held: Held,
-        patience: Patience,
+        accepted: Accepted,
     ) -> Self {
+        Self::new(Stream::Tls(Box::new(stream)), chain, Some(tls), accepted)
+    }
+
+    fn new(
+        stream: Stream,
+        chain: Option<Chain>,
+        tls: Option<Arc<Tls>>,
+        accepted: Accepted,
+    ) -> Self {
+        let Accepted {
+            address,
+            held,
+            life,
+        } = accepted;
+        let peer = Peer(Arc::new(Known {
+            address,
+            shown: held.shown(),
+            chain,
+            tls,
+            retires: life.retires,
+            stopping: held.stopping(),
+        }));
         Self {
-            stream: Stream::Tls(Box::new(stream)),
-            peer: Peer {
-                address,
-                shown: held.shown(),
-                chain,
-                tls: Some(tls),
-            },
-            patience: Some(patience),
+            stream,
+            peer,
+            life,
             _held: held,
         }
     }
@@ -157,13 +206,32 @@ impl Connection {
         }
     }
 
-    /// The stream beneath, whichever it is.
-    fn stream(self: Pin<&mut Self>) -> Pin<&mut dyn Duplex> {
-        let stream: &mut dyn Duplex = match &mut self.get_mut().stream {
+    /// The stream beneath, whichever it is, unless the connection is over. What waits for the stream
+    /// is woken by the end as well: a peer that reads nothing, or sends nothing, delays it by nothing.
+    fn stream(self: Pin<&mut Self>, cx: &mut Context<'_>) -> io::Result<Pin<&mut dyn Duplex>> {
+        let this = self.get_mut();
+        let shown = this.peer.0.shown.load(Ordering::Relaxed);
+        if let Poll::Ready(end) = this.life.poll_over(shown, cx) {
+            this.ends(end);
+            return Err(end.error());
+        }
+        let stream: &mut dyn Duplex = match &mut this.stream {
             Stream::Plain(tcp) => tcp,
             Stream::Tls(tls) => tls,
         };
-        Pin::new(stream)
+        Ok(Pin::new(stream))
+    }
+
+    fn ends(&self, end: End) {
+        if matches!(end, End::TooOld | End::NotVerified) {
+            let tcp = match &self.stream {
+                Stream::Plain(tcp) => tcp,
+                Stream::Tls(tls) => tls.get_ref().0,
+            };
+            // Or the system would go on sending to a peer that reads slowly. It fails if the peer
+            // has gone.
+            let _ = tcp.set_zero_linger();
+        }
     }
 }
 
@@ -176,13 +244,13 @@ impl Peer {
     /// Its address.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.0.address
     }
 
     /// The address that it counts by: of IPv6 its network of 64 bits.
     #[must_use]
     pub fn network(&self) -> IpAddr {
-        network(self.address.ip())
+        network(self.0.address.ip())
     }
 
     /// Tells the listener that a request is there: the connection is borne, and gives way to others
@@ -198,15 +266,26 @@ impl Peer {
 
     fn show(&self, shown: Shown) {
         // Looked at first: connections that are known are written to at each call otherwise.
-        if self.shown.load(Ordering::Relaxed) < shown as u8 {
-            self.shown.fetch_max(shown as u8, Ordering::Relaxed);
+        if self.0.shown.load(Ordering::Relaxed) < shown as u8 {
+            self.0.shown.fetch_max(shown as u8, Ordering::Relaxed);
+        }
+    }
+
+    /// Waits until the connection is to end soon: it has its age, or its listener has stopped. What
+    /// lasts is ended then in a way that its client understands.
+    pub async fn retires(&self) {
+        let mut stopping = self.0.stopping.clone();
+        tokio::select! {
+            () = sleep_until(self.0.retires) => {}
+            // An error means that the listener is gone.
+            _ = stopping.wait_for(|stopping| *stopping) => {}
         }
     }
 
     /// Its verified certificates, the leaf first; `None` where it showed none.
     #[must_use]
     pub fn certificates(&self) -> Option<&[CertificateDer<'static>]> {
-        self.chain.as_deref()
+        self.0.chain.as_deref()
     }
 
     /// DER of its verified leaf certificate.
@@ -218,13 +297,13 @@ impl Peer {
     /// Whether the connection is encrypted.
     #[must_use]
     pub fn is_tls(&self) -> bool {
-        self.tls.is_some()
+        self.0.tls.is_some()
     }
 
     /// Whether one of its certificates is revoked by the lists that serve now.
     #[must_use]
     pub fn is_revoked(&self) -> bool {
-        match (&self.tls, &self.chain) {
+        match (&self.0.tls, &self.0.chain) {
             (Some(tls), Some(chain)) => tls.is_revoked(chain),
             _ => false,
         }
@@ -237,18 +316,7 @@ impl AsyncRead for Connection {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        if let Some(patience) = &mut this.patience {
-            match this.peer.shown.load(Ordering::Relaxed) {
-                shown if shown == Shown::Caller as u8 => this.patience = None,
-                shown => {
-                    if let Poll::Ready(ended) = patience.poll_ended(shown, cx) {
-                        return Poll::Ready(Err(ended));
-                    }
-                }
-            }
-        }
-        Pin::new(this).stream().poll_read(cx, buf)
+        self.stream(cx)?.poll_read(cx, buf)
     }
 }
 
@@ -258,7 +326,7 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.stream().poll_write(cx, buf)
+        self.stream(cx)?.poll_write(cx, buf)
     }
 
     fn poll_write_vectored(
@@ -266,7 +334,7 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.stream().poll_write_vectored(cx, bufs)
+        self.stream(cx)?.poll_write_vectored(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -277,10 +345,10 @@ impl AsyncWrite for Connection {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.stream().poll_flush(cx)
+        self.stream(cx)?.poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.stream().poll_shutdown(cx)
+        self.stream(cx)?.poll_shutdown(cx)
     }
 }

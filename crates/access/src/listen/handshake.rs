@@ -3,18 +3,15 @@
 //! A peer that leaves before it has said anything is a port probe: counted, not logged. Everything
 //! else is counted and logged with the peer's address and the reason, about once a second.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
-use rustls::{
-    CertificateError, HandshakeKind,
-    pki_types::{CertificateDer, UnixTime},
-    server::Acceptor,
-};
+use rustls::{CertificateError, HandshakeKind, pki_types::UnixTime, server::Acceptor};
 use tokio::{net::TcpStream, sync::oneshot, time::timeout};
 use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 
 use super::{
-    connection::{Connection, Patience},
+    Chain,
+    connection::{Accepted, Connection},
     open::Held,
     stats::{Stats, Throttle},
 };
@@ -23,9 +20,7 @@ use crate::Tls;
 /// An accepted connection whose handshake is to be made.
 pub(super) struct Handshake {
     pub tcp: TcpStream,
-    pub address: SocketAddr,
-    pub held: Held,
-    pub patience: Patience,
+    pub accepted: Accepted,
     pub timeout: Duration,
     pub stats: Arc<Stats>,
     pub log: Arc<Throttle>,
@@ -44,13 +39,12 @@ impl Handshake {
     pub async fn run(self, tls: &Arc<Tls>, evicted: oneshot::Receiver<()>) -> Option<Connection> {
         let Self {
             tcp,
-            address,
-            held,
-            mut patience,
+            mut accepted,
             timeout: limit,
             stats,
             log,
         } = self;
+        let address = accepted.address;
         let refused = |reason: &dyn std::fmt::Display| {
             if let Some(unlogged) = log.may_log() {
                 tracing::info!(peer = %address.ip(), %reason, unlogged, "TLS handshake refused");
@@ -58,20 +52,15 @@ impl Handshake {
         };
         let outcome = tokio::select! {
             biased;
-            outcome = timeout(limit, negotiate(tcp, tls)) => outcome,
+            outcome = timeout(limit, negotiate(tcp, tls, &accepted.held)) => outcome,
             // Counted by who wanted the place.
             _ = evicted => return None,
-            () = patience.gives_way() => return None,
+            _ = accepted.life.told() => return None,
         };
         match outcome {
-            Ok(Ok((stream, chain))) => Some(Connection::tls(
-                stream,
-                chain,
-                Arc::clone(tls),
-                address,
-                held,
-                patience,
-            )),
+            Ok(Ok((stream, chain))) => {
+                Some(Connection::tls(stream, chain, Arc::clone(tls), accepted))
+            }
             Ok(Err(Failed::ProbeLike)) => {
                 stats.probe_like();
                 None
@@ -107,7 +96,8 @@ fn reason(error: &io::Error) -> String {
 async fn negotiate(
     tcp: TcpStream,
     tls: &Tls,
-) -> Result<(TlsStream<TcpStream>, Option<Arc<[CertificateDer<'static>]>>), Failed> {
+    held: &Held,
+) -> Result<(TlsStream<TcpStream>, Option<Chain>), Failed> {
     let hello = LazyConfigAcceptor::new(Acceptor::default(), tcp)
         .await
         .map_err(|error| match error.kind() {
@@ -121,11 +111,18 @@ async fn negotiate(
         .await
         .map_err(Failed::Refused)?;
     let (_, session) = stream.get_ref();
-    let chain: Option<Arc<[CertificateDer<'static>]>> = session.peer_certificates().map(Into::into);
-    if let (Some(HandshakeKind::Resumed), Some(chain)) = (session.handshake_kind(), &chain) {
-        serving
-            .verify(chain, UnixTime::now())
-            .map_err(|error| Failed::Refused(io::Error::new(io::ErrorKind::InvalidData, error)))?;
+    let chain: Option<Chain> = session.peer_certificates().map(Into::into);
+    if let Some(chain) = &chain {
+        // In this order: an exchange of the files sees the chain, or is seen here.
+        held.shows(Arc::clone(chain));
+        let newest = tls.serving();
+        let resumed = session.handshake_kind() == Some(HandshakeKind::Resumed);
+        if resumed || !Arc::ptr_eq(&serving, &newest) {
+            let verified = newest.verify(chain, UnixTime::now());
+            verified.map_err(|error| {
+                Failed::Refused(io::Error::new(io::ErrorKind::InvalidData, error))
+            })?;
+        }
     }
     Ok((stream, chain))
 }

@@ -1,4 +1,4 @@
-//! The connections that are open, and which of them give way.
+//! The connections that are open, which of them give way, and which the listener ends.
 //!
 //! Owns the count. A connection has shown nothing of itself until its first request is there, and
 //! something until one of its callers is known. Where connections are as many as there may be, the
@@ -14,9 +14,11 @@ use std::{
     },
 };
 
-use tokio::sync::oneshot;
+use rustls::{CertificateError, Error, pki_types::UnixTime};
+use tokio::sync::{oneshot, watch};
 
-use super::stats::Stats;
+use super::{Chain, stats::Stats};
+use crate::tls::Serving;
 
 /// What a connection has shown of itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -30,6 +32,16 @@ pub(super) enum Shown {
     Caller,
 }
 
+/// Why the listener ends a connection, whatever its peer does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    GaveWay,
+    NoRequest,
+    TooOld,
+    NotVerified,
+    Stopped,
+}
+
 /// All connections of a listener.
 #[derive(Debug)]
 pub(super) struct Open {
@@ -37,6 +49,8 @@ pub(super) struct Open {
     of_one: usize,
     stats: Arc<Stats>,
     state: Mutex<State>,
+    /// Whether the listener has stopped, so that connections are to end soon.
+    stopping: watch::Sender<bool>,
 }
 
 #[derive(Debug, Default)]
@@ -51,7 +65,9 @@ struct State {
 struct Entry {
     network: IpAddr,
     shown: Arc<AtomicU8>,
-    give_way: oneshot::Sender<()>,
+    /// What its client showed in the handshake.
+    chain: Option<Chain>,
+    end: oneshot::Sender<End>,
 }
 
 /// The place of a connection among those that are open.
@@ -69,12 +85,16 @@ impl Open {
             of_one,
             stats,
             state: Mutex::default(),
+            stopping: watch::Sender::new(false),
         })
     }
 
-    /// A place for a connection from `address`, and what tells it to give way. `None`: there is none,
+    /// A place for a connection from `address`, and what tells it to end. `None`: there is none,
     /// for all, or for that address.
-    pub(super) fn hold(self: &Arc<Self>, address: IpAddr) -> Option<(Held, oneshot::Receiver<()>)> {
+    pub(super) fn hold(
+        self: &Arc<Self>,
+        address: IpAddr,
+    ) -> Option<(Held, oneshot::Receiver<End>)> {
         let network = network(address);
         let mut state = self.state();
         let from_there = state.by_network.get(&network).copied().unwrap_or_default();
@@ -84,7 +104,7 @@ impl Open {
         if state.connections.len() >= self.most && !self.make_way(&mut state, None) {
             return None;
         }
-        let (give_way, given_way) = oneshot::channel();
+        let (end, ended) = oneshot::channel();
         let shown = Arc::new(AtomicU8::new(Shown::Nothing as u8));
         let number = state.next;
         state.next += 1;
@@ -92,7 +112,8 @@ impl Open {
         let entry = Entry {
             network,
             shown: Arc::clone(&shown),
-            give_way,
+            chain: None,
+            end,
         };
         state.connections.insert(number, entry);
         self.stats.opened();
@@ -101,7 +122,49 @@ impl Open {
             open: Arc::clone(self),
             shown,
         };
-        Some((held, given_way))
+        Some((held, ended))
+    }
+
+    /// Ends the connections whose client's chain does not hold under a set of files; how many.
+    ///
+    /// A certificate that its authority has revoked ends no connection: its calls are refused, and
+    /// the refusal says why.
+    pub(super) fn end_unverified(&self, serving: &Serving) -> usize {
+        let shown: Vec<(u64, Chain)> = {
+            let state = self.state();
+            let connections = state.connections.iter();
+            connections
+                .filter_map(|(number, entry)| Some((*number, Arc::clone(entry.chain.as_ref()?))))
+                .collect()
+        };
+        // Signatures are checked without the lock, which each new connection needs.
+        let now = UnixTime::now();
+        let failed = shown.iter().filter(|(_, chain)| {
+            let verified = serving.verify(chain, now);
+            verified
+                .is_err_and(|error| error != Error::InvalidCertificate(CertificateError::Revoked))
+        });
+        failed
+            .filter(|(number, _)| self.state().end(*number, End::NotVerified))
+            .count()
+    }
+
+    /// From here on connections are to end soon.
+    pub(super) fn stops(&self) {
+        self.stopping.send_replace(true);
+    }
+
+    /// Tells whether connections are to end soon.
+    pub(super) fn stopping(&self) -> watch::Receiver<bool> {
+        self.stopping.subscribe()
+    }
+
+    /// Ends all connections.
+    pub(super) fn end_all(&self) {
+        let mut state = self.state();
+        while let Some((&number, _)) = state.connections.first_key_value() {
+            state.end(number, End::Stopped);
+        }
     }
 
     /// Closes a connection that has shown little, of one network or of any. `false`: there is none.
@@ -118,10 +181,7 @@ impl Open {
             return false;
         };
         self.stats.over_limit();
-        if let Some(entry) = state.remove(number) {
-            // It may be closing by itself.
-            let _ = entry.give_way.send(());
-        }
+        state.end(number, End::GaveWay);
         true
     }
 
@@ -131,6 +191,12 @@ impl Open {
 }
 
 impl State {
+    /// Tells a connection to end, and gives its place away. `false`: it has ended by itself.
+    fn end(&mut self, number: u64, why: End) -> bool {
+        self.remove(number)
+            .is_some_and(|entry| entry.end.send(why).is_ok())
+    }
+
     fn remove(&mut self, number: u64) -> Option<Entry> {
         let entry = self.connections.remove(&number)?;
         if let Some(count) = self.by_network.get_mut(&entry.network) {
@@ -148,11 +214,23 @@ impl Held {
     pub(super) fn shown(&self) -> Arc<AtomicU8> {
         Arc::clone(&self.shown)
     }
+
+    /// Notes what the client showed in the handshake: exchanges of the files look at it from here on.
+    pub(super) fn shows(&self, chain: Chain) {
+        if let Some(entry) = self.open.state().connections.get_mut(&self.number) {
+            entry.chain = Some(chain);
+        }
+    }
+
+    /// Tells whether the listener's connections are to end soon.
+    pub(super) fn stopping(&self) -> watch::Receiver<bool> {
+        self.open.stopping()
+    }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        // One that gave way has lost its place already.
+        // One that was told to end has lost its place already.
         self.open.state().remove(self.number);
         self.open.stats.closed();
     }

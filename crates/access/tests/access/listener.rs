@@ -153,6 +153,63 @@ async fn a_connection_without_a_request_is_closed_in_time() {
     }
 }
 
+/// It says nothing, sends for ever, reads nothing, or stops in the middle of its handshake.
+#[tokio::test]
+async fn a_connection_ends_with_its_age_whatever_its_peer_does() {
+    let limits = Limits {
+        handshake_timeout: Duration::from_secs(1),
+        max_age: Duration::from_millis(500),
+        age_grace: Duration::from_millis(500),
+        ..Limits::default()
+    };
+    for tls in [false, true] {
+        let (server, client) = if tls {
+            let (server, client) = lab(limits).await;
+            (server, Some(client))
+        } else {
+            (Server::start(None, limits).await, None)
+        };
+        let silent = connect(&server).await;
+        if let Some(client) = client {
+            let mut idle = client.talk(server.address).await.expect("let in");
+            idle.echo("known").await.expect("an echo");
+            let slow = client.talk(server.address).await.expect("let in");
+            let mut busy = client.talk(server.address).await.expect("let in");
+            tokio::join!(
+                async { assert!(idle.ends().await) },
+                slow.never_reads(),
+                async { while busy.echo("more").await.is_ok() {} }
+            );
+        } else {
+            let talk = async || Talk::begin(connect(&server).await).await.expect("served");
+            let mut idle = talk().await;
+            idle.echo("known").await.expect("an echo");
+            let slow = talk().await;
+            let mut busy = talk().await;
+            tokio::join!(
+                async { assert!(idle.ends().await) },
+                slow.never_reads(),
+                async { while busy.echo("more").await.is_ok() {} }
+            );
+        }
+        end_of(silent).await;
+        server.counts_until(|counts| counts.open == 0).await;
+    }
+}
+
+#[tokio::test]
+async fn all_connections_of_a_listener_can_be_ended() {
+    let (server, client) = lab(Limits::default()).await;
+    let mut talk = client.talk(server.address).await.expect("let in");
+    talk.echo("known").await.expect("an echo");
+    let handshake = connect(&server).await;
+    server.counts_until(|counts| counts.open == 2).await;
+    server.connections.end();
+    assert!(talk.ends().await);
+    assert!(end_of(handshake).await.is_empty());
+    server.counts_until(|counts| counts.open == 0).await;
+}
+
 #[tokio::test]
 async fn where_connections_are_many_those_of_nobody_give_way() {
     let limits = Limits {

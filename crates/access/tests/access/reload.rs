@@ -1,9 +1,17 @@
 //! Exchanging the files of a listener while it serves.
 
-use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, sync::Arc, time::Duration};
+use std::{
+    fs, io::Read as _, net::SocketAddr, os::unix::fs::PermissionsExt as _, path::Path, sync::Arc,
+    time::Duration,
+};
 
 use evidenceos_access::{ClientCertificates, Limits, Reloaded, Reloads, Tls, TlsError};
-use tokio::{sync::oneshot, time::timeout};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    sync::oneshot,
+    time::timeout,
+};
 
 use crate::{
     pki::{self, Ca, Leaf, SecretMount, client},
@@ -64,11 +72,14 @@ async fn a_session_that_the_old_ca_let_in_is_not_resumed_under_the_new_one() {
         let old = lab.client_ca.issue(&client("spiffe://lab/old"));
         let old = Client::new(&lab.server_ca, Some(&old), versions);
 
-        let first = old.talk(server.address).await.expect("let in");
+        let mut first = old.talk(server.address).await.expect("let in");
         assert!(!first.resumed());
         let mut second = old.talk(server.address).await.expect("let in");
         assert!(second.resumed(), "or this test shows nothing");
         assert_eq!(second.name, "spiffe://lab/old");
+        for talk in [&mut first, &mut second] {
+            talk.echo("known").await.expect("an echo");
+        }
 
         let new_ca = Ca::new("new clients");
         pki::write(lab.path(), &lab.server_ca.issue(&pki::server()), &new_ca);
@@ -79,14 +90,161 @@ async fn a_session_that_the_old_ca_let_in_is_not_resumed_under_the_new_one() {
         server
             .counts_until(|counts| counts.handshake_failures == 1)
             .await;
-        // Who is connected stays so.
-        assert_eq!(second.echo("still").await.expect("an echo"), "still");
+        // Its connections are closed: one of a whole handshake, and one of a resumed session.
+        assert!(first.ends().await && second.ends().await);
         let new = new_ca.issue(&client("spiffe://lab/new"));
         let new = Client::new(&lab.server_ca, Some(&new), versions);
         assert_eq!(
             new.talk(server.address).await.expect("let in").name,
             "spiffe://lab/new"
         );
+    }
+}
+
+/// A certificate of an intermediate authority, which the client sends along.
+fn through(root: &Ca, uri: &'static str) -> (Ca, Leaf) {
+    let (between, certificate) = root.intermediate("between");
+    let mut leaf = between.issue(&client(uri));
+    leaf.cert_pem.push_str(&certificate.cert_pem);
+    (between, leaf)
+}
+
+#[tokio::test]
+async fn connections_end_with_the_authority_behind_them_and_no_others_do() {
+    for versions in [ONLY_TLS12, ONLY_TLS13] {
+        let lab = Lab::new();
+        let (gone, kept) = (Ca::new("gone"), Ca::new("kept"));
+        let (_, through_gone) = through(&gone, "spiffe://lab/through-gone");
+        let (between, through_kept) = through(&kept, "spiffe://lab/through-kept");
+        let (between_gone, through_both) = through(&gone, "spiffe://lab/through-both");
+        let bundle = |authorities: &[&Ca]| {
+            let pems: String = authorities.iter().map(|ca| ca.pem.as_str()).collect();
+            pki::write_file(&lab.path().join("ca.crt"), &pems, 0o644);
+        };
+        bundle(&[&gone, &kept]);
+        let tls = tls(lab.path(), ClientCertificates::Optional);
+        let server = Server::start(Some(Arc::clone(&tls)), Limits::default()).await;
+        let open = async |leaf: Option<&Leaf>| {
+            let client = Client::new(&lab.server_ca, leaf, versions);
+            client.talk(server.address).await.expect("let in")
+        };
+        let mut ends = [
+            open(Some(&gone.issue(&client("spiffe://lab/gone")))).await,
+            open(Some(&through_gone)).await,
+        ];
+        let mut stay = [
+            open(Some(&kept.issue(&client("spiffe://lab/kept")))).await,
+            open(Some(&through_kept)).await,
+            // Its own authority is in the new bundle, though the one above is not.
+            open(Some(&through_both)).await,
+            open(None).await,
+        ];
+        async fn stay_open<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin>(
+            talks: &mut [crate::server::Talk<S>],
+        ) {
+            for talk in talks {
+                assert_eq!(talk.echo("here").await.expect("an echo"), "here");
+            }
+        }
+        // Another certificate of the server, and a bundle in another order: nothing ends.
+        let fresh = lab.server_ca.issue(&pki::server());
+        pki::write_file(&lab.path().join("server.key"), &fresh.key_pem, 0o440);
+        pki::write_file(&lab.path().join("server.crt"), &fresh.cert_pem, 0o644);
+        bundle(&[&kept, &gone]);
+        assert_eq!(tls.reload().expect("it fits"), Reloaded::Replaced);
+        stay_open(&mut ends).await;
+        stay_open(&mut stay).await;
+        // A bundle that does not fit ends nothing either.
+        pki::write_file(&lab.path().join("ca.crt"), "nobody", 0o644);
+        tls.reload().expect_err("no bundle");
+        stay_open(&mut ends).await;
+
+        bundle(&[&kept, &between, &between_gone]);
+        assert_eq!(tls.reload().expect("it fits"), Reloaded::Replaced);
+        for talk in &mut ends {
+            assert!(talk.ends().await, "{}", talk.name);
+        }
+        stay_open(&mut stay).await;
+        server.counts_until(|counts| counts.open == 4).await;
+    }
+}
+
+/// The files are exchanged after the server has chosen those of this handshake.
+#[tokio::test]
+async fn a_handshake_that_is_under_way_ends_under_the_new_authority() {
+    for let_in in [false, true] {
+        let lab = Lab::new();
+        let tls = lab.tls();
+        let server = Server::start(Some(Arc::clone(&tls)), Limits::default()).await;
+        let leaf = lab.client_ca.issue(&client("spiffe://lab/a"));
+        let half = HalfWay::new(&lab.server_ca, &leaf, server.address).await;
+
+        let other = Ca::new("other clients");
+        let authority = if let_in { &lab.client_ca } else { &other };
+        pki::write(lab.path(), &lab.server_ca.issue(&pki::server()), authority);
+        assert_eq!(tls.reload().expect("it fits"), Reloaded::Replaced);
+
+        let greeting = half.finish().await;
+        assert_eq!(greeting.starts_with(b"spiffe://lab/a\n"), let_in);
+        let failures = u64::from(!let_in);
+        server
+            .counts_until(|counts| counts.handshake_failures == failures)
+            .await;
+    }
+}
+
+/// A handshake for which the client's last flight is missing.
+struct HalfWay {
+    tcp: TcpStream,
+    tls: rustls::ClientConnection,
+}
+
+impl HalfWay {
+    async fn new(server_ca: &Ca, leaf: &Leaf, address: SocketAddr) -> Self {
+        let config = crate::server::config(server_ca, Some(leaf), ONLY_TLS13);
+        let name = "localhost".try_into().expect("a name");
+        let tls = rustls::ClientConnection::new(config, name).expect("a client");
+        let tcp = TcpStream::connect(address).await.expect("listens");
+        let mut half = Self { tcp, tls };
+        half.send().await;
+        while half.tls.is_handshaking() {
+            assert!(half.receive().await, "the server's flight");
+        }
+        half
+    }
+
+    async fn send(&mut self) {
+        let mut bytes = Vec::new();
+        while self.tls.wants_write() {
+            self.tls.write_tls(&mut bytes).expect("memory");
+        }
+        self.tcp.write_all(&bytes).await.expect("sent");
+    }
+
+    /// Whether something came.
+    async fn receive(&mut self) -> bool {
+        let mut bytes = [0; 4_096];
+        let received = timeout(PATIENCE, self.tcp.read(&mut bytes)).await;
+        let count = received.expect("in time").unwrap_or(0);
+        let mut bytes = &bytes[..count];
+        while !bytes.is_empty() {
+            self.tls.read_tls(&mut bytes).expect("memory");
+            if self.tls.process_new_packets().is_err() {
+                return false;
+            }
+        }
+        count > 0
+    }
+
+    /// Finishes it; what the server says then.
+    async fn finish(mut self) -> Vec<u8> {
+        self.send().await;
+        let mut said = Vec::new();
+        while !said.contains(&b'\n') && self.receive().await {
+            // It fails while there is no more.
+            let _ = self.tls.reader().read_to_end(&mut said);
+        }
+        said
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 };
 
 use evidenceos_access::{
-    ClientCertificates, Counts, Limits, PeerCertificate, Stats, Tls, incoming,
+    ClientCertificates, Connections, Counts, Limits, PeerCertificate, Stats, Tls, incoming,
 };
 use rustls::{
     ClientConfig, HandshakeKind, RootCertStore, SupportedProtocolVersion,
@@ -38,6 +38,7 @@ pub const ONLY_TLS13: &[&SupportedProtocolVersion] = &[&TLS13];
 pub struct Server {
     pub address: SocketAddr,
     pub stats: Arc<Stats>,
+    pub connections: Connections,
     stop: Option<oneshot::Sender<()>>,
     ended: Option<oneshot::Receiver<()>>,
 }
@@ -52,9 +53,10 @@ impl Server {
         let stop_signal = async {
             let _ = stopped.await;
         };
-        let mut connections = incoming(listener, tls, limits, Arc::clone(&stats), stop_signal);
+        let mut incoming = incoming(listener, tls, limits, Arc::clone(&stats), stop_signal);
+        let connections = incoming.connections();
         tokio::spawn(async move {
-            while let Some(connection) = connections.next().await {
+            while let Some(connection) = incoming.next().await {
                 let connection = connection.expect("never an error");
                 tokio::spawn(serve(connection));
             }
@@ -63,6 +65,7 @@ impl Server {
         Self {
             address,
             stats,
+            connections,
             stop: Some(stop),
             ended: Some(ended),
         }
@@ -213,6 +216,20 @@ impl<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin> Talk<S> {
             .write_all(format!("{word}\n").as_bytes())
             .await?;
         self.line().await
+    }
+
+    /// Whether the server closes the connection, while nothing is sent to it.
+    pub async fn ends(&mut self) -> bool {
+        let ended = timeout(PATIENCE, self.line()).await;
+        ended.expect("in time").is_err()
+    }
+
+    /// Sends words and reads none of the answers, until sending fails.
+    pub async fn never_reads(mut self) {
+        let word = [b'a'; 65_536];
+        while self.stream.write_all(&word).await.is_ok()
+            && self.stream.write_all(b"\n").await.is_ok()
+        {}
     }
 
     async fn line(&mut self) -> io::Result<String> {

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use evidenceos_access::{ClientCertificates, TlsFiles};
+use evidenceos_access::{ClientCertificates, Limits, TlsFiles};
 
 use super::{IdentityConfig, PreflightConfig, Settings};
 
@@ -21,8 +21,10 @@ pub struct Listeners {
     pub http_tls: bool,
     /// Whether metrics are served under TLS.
     pub metrics_tls: bool,
-    /// When a gRPC connection is asked to come again.
+    /// When clients of a connection are asked to come again.
     pub max_connection_age: Duration,
+    /// How long after that the connection is closed, whatever its client does.
+    pub max_connection_age_grace: Duration,
 }
 
 /// The server's certificate, and what it asks of clients.
@@ -38,6 +40,7 @@ pub struct TlsConfig {
 
 impl Default for Listeners {
     fn default() -> Self {
+        let limits = Limits::default();
         Self {
             grpc: SocketAddr::from(([127, 0, 0, 1], 50051)),
             http: None,
@@ -45,7 +48,8 @@ impl Default for Listeners {
             tls: None,
             http_tls: false,
             metrics_tls: false,
-            max_connection_age: Duration::from_secs(3_600),
+            max_connection_age: limits.max_age,
+            max_connection_age_grace: limits.age_grace,
         }
     }
 }
@@ -63,6 +67,12 @@ impl Listeners {
             if asked && settings.tls_cert.is_none() {
                 problems.push(format!("{flag} needs --tls-cert and --tls-key"));
             }
+        }
+        if settings.max_connection_age == Some(0) {
+            problems.push(
+                "--max-connection-age 0: no call would get through; give at least 1 second"
+                    .to_owned(),
+            );
         }
         Self {
             grpc: address("--listen", settings.listen.as_deref(), problems).unwrap_or(default.grpc),
@@ -84,6 +94,19 @@ impl Listeners {
             max_connection_age: settings
                 .max_connection_age
                 .map_or(default.max_connection_age, Duration::from_secs),
+            max_connection_age_grace: settings
+                .max_connection_age_grace
+                .map_or(default.max_connection_age_grace, Duration::from_secs),
+        }
+    }
+
+    /// What each listener bears.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        Limits {
+            max_age: self.max_connection_age,
+            age_grace: self.max_connection_age_grace,
+            ..Limits::default()
         }
     }
 

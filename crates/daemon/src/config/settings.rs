@@ -107,9 +107,12 @@ pub struct Settings {
     /// Serve metrics under TLS too, with the same certificate
     #[arg(long, env = "EVIDENCEOS_METRICS_TLS", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new(), value_name = "BOOL", help_heading = "TLS")]
     pub metrics_tls: Option<bool>,
-    /// Seconds after which a gRPC connection is asked to come again [default: 3600]
+    /// Seconds after which the daemon asks the client of a connection to connect again, on every port; calls under way may finish [default: 3600]
     #[arg(long, env = "EVIDENCEOS_MAX_CONNECTION_AGE", value_name = "SECONDS", help_heading = "TLS")]
     pub max_connection_age: Option<u64>,
+    /// Seconds after its age in which calls of a connection may finish; then the daemon closes it, whatever its client does [default: 30]
+    #[arg(long, env = "EVIDENCEOS_MAX_CONNECTION_AGE_GRACE", value_name = "SECONDS", help_heading = "TLS")]
+    pub max_connection_age_grace: Option<u64>,
     /// Serve gRPC beyond loopback without TLS or without authentication
     #[arg(long, env = "EVIDENCEOS_INSECURE_ALLOW_PLAINTEXT", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new(), value_name = "BOOL", help_heading = "TLS")]
     pub insecure_allow_plaintext: Option<bool>,

@@ -116,6 +116,7 @@ fn incomplete_protection_is_a_problem_and_never_a_weaker_server() {
             "EVIDENCEOS_KMS_KEY_ID",
         ),
         (&["--active-key-id", "beef"], "64 hex digits"),
+        (&["--max-connection-age", "0"], "at least 1 second"),
     ] {
         let found = problems(arguments).join("\n");
         assert!(found.contains(expected), "{arguments:?}: {found}");

@@ -114,6 +114,8 @@ where
             Err(full) => return Box::pin(std::future::ready(Ok(full.into_http()))),
         };
         let (in_parts, waits) = (rules::answers_in_parts(label), rules::is_watch(label));
+        let peer = request.extensions().get::<GrpcPeer>();
+        let watcher = peer.filter(|_| waits).map(|peer| peer.0.clone());
         let request = match &standing {
             Some(standing) => request.map(|body| lasting::request(body, standing.clone())),
             None => request,
@@ -122,8 +124,12 @@ where
             if let Some(called_by) = called_by {
                 answer.extensions_mut().insert(called_by);
             }
-            match standing.filter(|_| in_parts) {
+            let answer = match standing.filter(|_| in_parts) {
                 Some(standing) => answer.map(|body| lasting::answer(body, standing, waits)),
+                None => answer,
+            };
+            match watcher {
+                Some(peer) => answer.map(|body| lasting::watch(body, peer)),
                 None => answer,
             }
         };

@@ -3,6 +3,8 @@
 //! A request or an answer in several messages asks again before each of them whether anything has
 //! changed that decides who may call, and whether the client's certificate is still in its time. A
 //! watch, which may have nothing to say for long, is woken by a change and by the end of that time.
+//!
+//! A watch also ends with its connection, in time to say so.
 
 use std::{
     pin::Pin,
@@ -167,6 +169,59 @@ pub fn answer(body: Body, standing: Standing, waits: bool) -> Body {
     })
 }
 
+/// A watch that ends when its connection is to end soon: what is said after that could be lost.
+struct Retiring {
+    body: Body,
+    retires: Pin<Box<dyn Future<Output = ()> + Send>>,
+    ended: bool,
+}
+
+/// The answer of a watch, over the connection of a peer.
+pub fn watch(body: Body, peer: Peer) -> Body {
+    Body::new(Retiring {
+        body,
+        retires: Box::pin(async move { peer.retires().await }),
+        ended: false,
+    })
+}
+
+/// The end of an answer that has begun.
+fn last_words(status: &Status) -> Result<Frame<Bytes>, Status> {
+    let mut trailers = HeaderMap::new();
+    status.add_header(&mut trailers)?;
+    Ok(Frame::trailers(trailers))
+}
+
+impl HttpBody for Retiring {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let this = self.get_mut();
+        if this.ended {
+            return Poll::Ready(None);
+        }
+        if this.retires.as_mut().poll(cx).is_ready() {
+            this.ended = true;
+            return Poll::Ready(Some(last_words(&status::unavailable(
+                "the server ends this watch: its connection has reached its age, or the server stops; connect again",
+            ))));
+        }
+        Pin::new(&mut this.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.ended || self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
 impl Lasting {
     /// How the body ends for a caller who may not go on.
     fn end(&mut self, mut status: Status) -> Option<Result<Frame<Bytes>, Status>> {
@@ -179,11 +234,7 @@ impl Lasting {
         status
             .metadata_mut()
             .insert("x-evidenceos-outcome", unknown);
-        let mut trailers = HeaderMap::new();
-        Some(match status.add_header(&mut trailers) {
-            Ok(()) => Ok(Frame::trailers(trailers)),
-            Err(unwritable) => Err(unwritable),
-        })
+        Some(last_words(&status))
     }
 }
 

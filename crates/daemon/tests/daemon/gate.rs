@@ -14,6 +14,7 @@ use tokio::{
 
 use crate::{
     harness::{block_on, configured},
+    http2::{self, DATA, END_HEADERS, END_STREAM, HEADERS, PING, RESET, frame, next_frame},
     secure::{Answer, Home, get, post},
 };
 
@@ -320,52 +321,24 @@ fn a_refusal_is_not_kept_waiting_by_a_body_that_does_not_come() {
     });
 }
 
-/// A frame of HTTP/2.
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = (payload.len() as u32).to_be_bytes();
-    let head = [&length[1..], &[kind, flags], &stream.to_be_bytes()].concat();
-    [&head, payload].concat()
-}
-
-/// Kind, flags and stream of the next one.
-async fn next_frame(connection: &mut TcpStream) -> (u8, u8, u32) {
-    let mut head = [0; 9];
-    connection.read_exact(&mut head).await.expect("a frame");
-    let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
-    let mut payload = vec![0; length as usize];
-    connection.read_exact(&mut payload).await.expect("whole");
-    let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
-    (head[3], head[4], stream)
-}
-
 /// As curl 7 sends it, which takes the end of its stream for an error.
 #[test]
 fn a_refusal_over_http2_does_not_reset_the_stream_of_a_small_body() {
-    const DATA: u8 = 0;
-    const HEADERS: u8 = 1;
-    const RESET: u8 = 3;
-    const SETTINGS: u8 = 4;
-    const PING: u8 = 6;
-    const END_STREAM: u8 = 1;
-    const END_HEADERS: u8 = 4;
     block_on(async {
         let home = Home::new();
         let running = strict(&home).await;
-        // POST, http, a path and an authority, by the static table.
-        let mut fields = vec![0x83, 0x86, 0x04, PREFLIGHT.len() as u8];
-        fields.extend_from_slice(PREFLIGHT.as_bytes());
-        fields.extend_from_slice(&[0x01, 1, b'h']);
+        let fields = http2::request(true, PREFLIGHT, &[]);
         let mut connection = TcpStream::connect(http(&running)).await.expect("listens");
         let opening = [
-            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(),
-            frame(SETTINGS, 0, 0, &[]),
+            http2::opening(65_535),
             frame(HEADERS, END_HEADERS, 1, &fields),
             // Another call, without a body: once it is answered, the first was seen as well.
             frame(HEADERS, END_HEADERS | END_STREAM, 3, &fields),
         ];
         connection.write_all(&opening.concat()).await.expect("open");
         loop {
-            let (kind, flags, stream) = next_frame(&mut connection).await;
+            let next = next_frame(&mut connection).await.expect("a frame");
+            let (kind, flags, stream) = (next.kind, next.flags, next.stream);
             let answers = [DATA, HEADERS, RESET].contains(&kind);
             assert!(!(answers && stream == 1), "the body has not come yet");
             if answers && stream == 3 && flags & END_STREAM != 0 {
@@ -377,7 +350,8 @@ fn a_refusal_over_http2_does_not_reset_the_stream_of_a_small_body() {
         connection.write_all(&body).await.expect("taken");
         let (mut answered, mut asked, mut settled) = (false, false, false);
         while !settled {
-            let (kind, flags, stream) = next_frame(&mut connection).await;
+            let next = next_frame(&mut connection).await.expect("a frame");
+            let (kind, flags, stream) = (next.kind, next.flags, next.stream);
             assert!(kind != RESET, "stream {stream} was reset");
             answered |= kind == DATA && stream == 1 && flags & END_STREAM != 0;
             settled = kind == PING;

@@ -4,6 +4,7 @@
 
 mod anchors;
 mod bad_input;
+mod connections;
 mod continuity;
 mod credit;
 mod damage;
@@ -12,6 +13,7 @@ mod gate;
 mod guarded;
 mod guests;
 mod harness;
+mod http2;
 mod https_anchors;
 mod keys;
 mod lifecycle;

@@ -140,6 +140,16 @@ fn client_config(authority: &Ca, leaf: Option<&Leaf>, alpn: &[u8]) -> Arc<Client
     Arc::new(config)
 }
 
+/// A connection under TLS, for bytes by hand.
+pub async fn open_tls(
+    address: SocketAddr,
+    authority: &Ca,
+    leaf: Option<&Leaf>,
+    alpn: &[u8],
+) -> io::Result<TlsStream<TcpStream>> {
+    shake_hands(address, client_config(authority, leaf, alpn)).await
+}
+
 async fn shake_hands(
     address: SocketAddr,
     config: Arc<ClientConfig>,
@@ -188,8 +198,8 @@ pub async fn get_tls(
     path: &str,
     headers: &str,
 ) -> io::Result<Answer> {
-    let config = client_config(authority, leaf, b"http/1.1");
-    get_over(shake_hands(address, config).await?, path, headers).await
+    let stream = open_tls(address, authority, leaf, b"http/1.1").await?;
+    get_over(stream, path, headers).await
 }
 
 /// A POST without TLS.
