@@ -48,6 +48,8 @@ const FAMILIES: &[(&str, Build)] = &[
     ("branches-out", branches_out),
     ("blocks-in-loops", blocks_in_loops),
     ("values-through-loops", values_through_loops),
+    ("loops-among-blocks", loops_among_blocks),
+    ("fresh-values-in-loops", fresh_values_in_loops),
     ("calls", calls),
     ("indirect-calls", indirect_calls),
     ("constants", constants),
@@ -593,6 +595,50 @@ fn blocks_in_loops([loops, blocks, arity, functions]: Sizes) -> Vec<u8> {
         body.extend(drops(arity));
         body.extend(times(loops, |_| vec![I::I32Const(0), I::BrIf(0), I::End]));
         body
+    })
+}
+
+/// Loops in a row that carry values, values, loops without any behind each, blocks without any behind each.
+fn loops_among_blocks([loops, arity, empty_loops, empty_blocks]: Sizes) -> Vec<u8> {
+    let mut shape = Shape::new();
+    let arity = arity - 1;
+    let kind = shape.kind(arity, arity);
+    shape.run(0, {
+        let mut body = pushes(arity);
+        body.extend(times(loops, |_| {
+            let mut one = vec![I::Loop(BlockType::FunctionType(kind)), I::End];
+            one.extend(times(empty_loops - 1, |_| {
+                vec![I::Loop(BlockType::Empty), I::End]
+            }));
+            one.extend(times(empty_blocks - 1, |_| {
+                vec![
+                    I::Block(BlockType::Empty),
+                    I::I32Const(0),
+                    I::BrIf(0),
+                    I::End,
+                ]
+            }));
+            one
+        }));
+        body.extend(drops(arity));
+        body
+    })
+}
+
+/// Loops in a row, values that each takes, all made anew before it, branches back, functions.
+fn fresh_values_in_loops([loops, arity, back, functions]: Sizes) -> Vec<u8> {
+    let mut shape = Shape::new();
+    let arity = arity - 1;
+    let kind = shape.kind(arity, arity);
+    shape.runs(functions, 1, || {
+        times(loops, |_| {
+            let mut one = times(arity, |_| vec![I::LocalGet(0)]);
+            one.push(I::Loop(BlockType::FunctionType(kind)));
+            one.extend(times(back - 1, |_| vec![I::I32Const(0), I::BrIf(0)]));
+            one.push(I::End);
+            one.extend(times(arity, |_| vec![I::LocalSet(0)]));
+            one
+        })
     })
 }
 

@@ -18,10 +18,9 @@ pub mod bounds {
     /// Most values that blocks take and leave and branches carry, in all functions, those counted that are not the
     /// first: each may take the compiler four kilobytes.
     pub const CARRIED_VALUES: u64 = 10_000;
-    /// Most values that blocks take and leave, each counted as often as blocks are around it, and that branches carry,
-    /// each counted as often as blocks are left by it, in all functions: through loops within loops one value may take
-    /// the compiler forty bytes for each.
-    pub const NESTED_VALUES: u64 = 2_000_000;
+    /// Most values that the blocks of a function take and leave and its branches carry, times its blocks and branches,
+    /// in all functions: each may take the compiler ten bytes.
+    pub const FLOW: u64 = 8_000_000;
     /// Most locals and values on the stack, counted again at the start of each block and at each branch, in all
     /// functions: the compiler keeps account of every one on every path to where paths meet, in some eighty bytes.
     pub const TRACKED_VALUES: u64 = 1_000_000;
@@ -90,8 +89,8 @@ pub enum Rule {
     Locals,
     /// Too many values that blocks and branches carry.
     Carried,
-    /// Too many values that blocks take and leave within other blocks, or that branches carry out of many.
-    Nested,
+    /// Too many values that blocks and branches hand over in functions with many of those.
+    Flow,
     /// Too many locals and values at the starts of blocks and at branches.
     Tracked,
     /// Too many tables, or too large a one.
@@ -131,7 +130,7 @@ impl Rule {
             Self::Code => "code",
             Self::Locals => "locals",
             Self::Carried => "carried",
-            Self::Nested => "nested",
+            Self::Flow => "flow",
             Self::Tracked => "tracked",
             Self::Tables => "tables",
             Self::Memory => "memory",

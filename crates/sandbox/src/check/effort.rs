@@ -2,8 +2,7 @@
 //!
 //! Owns the counts; their bounds are in `rule::bounds`, and how they were found in `examples/shapes.rs`. A few bytes can
 //! name much: a block of a type with a thousand values, ten thousand locals. Each costs memory and time at every place
-//! where paths meet, on every path there, and in every block around it. So what is bounded is values × places, values ×
-//! paths and values × depth, over the whole module.
+//! where paths meet, and on every path there. So what is bounded is values × places, over the whole module.
 
 use wasmparser::{
     BlockType, FrameKind, FuncType, FuncValidator, FunctionBody, Operator, WasmModuleResources,
@@ -16,11 +15,20 @@ pub(super) struct Effort {
     pub(super) locals: u64,
     /// Values beyond the first that blocks take and leave and branches carry.
     pub(super) carried: u64,
-    /// Values that blocks take and leave, times the blocks that each of these is in; and values that branches
-    /// carry, times the blocks that each of these leaves.
-    pub(super) nested: u64,
+    /// In each function, values that its blocks take and leave and its branches carry, times its blocks and branches.
+    pub(super) flow: u64,
     /// At the start of each block and at each branch: the locals, and the values that wait on the stack.
     pub(super) tracked: u64,
+    function: Flow,
+}
+
+/// The counts of the function that is being validated.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct Flow {
+    /// Values that blocks take and leave and branches carry.
+    values: u64,
+    /// Blocks and branches.
+    places: u64,
 }
 
 impl Effort {
@@ -43,6 +51,8 @@ impl Effort {
             self.count(types, validator, &operator);
             validator.op(offset, &operator)?;
         }
+        let Flow { values, places } = std::mem::take(&mut self.function);
+        self.flow += values * places;
         operators.finish()
     }
 
@@ -57,9 +67,7 @@ impl Effort {
             Operator::Block { blockty } | Operator::Loop { blockty } | Operator::If { blockty } => {
                 let (parameters, results) = values_of(types, *blockty);
                 self.carried += beyond_first(parameters) + beyond_first(results);
-                self.nested +=
-                    (parameters + results) as u64 * u64::from(validator.control_stack_height());
-                self.track(validator);
+                self.meet(validator, parameters + results);
             }
             Operator::Else => {
                 self.branch(types, validator, 0);
@@ -88,11 +96,13 @@ impl Effort {
     ) {
         let values = values_to(types, validator, depth);
         self.carried += beyond_first(values);
-        self.nested += values as u64 * u64::from(depth);
-        self.track(validator);
+        self.meet(validator, values);
     }
 
-    fn track<R: WasmModuleResources>(&mut self, validator: &FuncValidator<R>) {
+    /// A place where paths meet or part, and the values that are handed over there.
+    fn meet<R: WasmModuleResources>(&mut self, validator: &FuncValidator<R>, values: usize) {
+        self.function.values += values as u64;
+        self.function.places += 1;
         self.tracked +=
             u64::from(validator.len_locals()) + u64::from(validator.operand_stack_height());
     }

@@ -182,8 +182,9 @@ impl Inspector {
         let Effort {
             locals,
             carried,
-            nested,
+            flow,
             tracked,
+            ..
         } = self.effort;
         for (rule, found, most, what) in [
             (
@@ -199,10 +200,10 @@ impl Inspector {
                 "values beyond the first that blocks and branches carry",
             ),
             (
-                Rule::Nested,
-                nested,
-                bounds::NESTED_VALUES,
-                "values that blocks within others take and leave and branches carry out of them, once for each of those",
+                Rule::Flow,
+                flow,
+                bounds::FLOW,
+                "values that blocks and branches hand over, times the blocks and branches of their function,",
             ),
             (
                 Rule::Tracked,

@@ -349,7 +349,7 @@ fn what_compiles_into_much_more_than_its_bytes_is_refused() {
     let bombs = [
         ("blocks", nested("block", 4_000, 100), Rule::Carried),
         ("loops", nested("loop", 400, 1_000), Rule::Carried),
-        ("one value", nested("loop", 4_060, 1), Rule::Nested),
+        ("one value", nested("loop", 4_060, 1), Rule::Flow),
         ("locals", with_locals(990, 10_000), Rule::Locals),
     ];
     for (name, wasm, rule) in bombs {
@@ -373,10 +373,21 @@ fn what_the_compiler_must_keep_account_of_is_bounded_over_all_functions() {
     assert_eq!(rules(&nested("block", 50, 101)), []);
     assert_eq!(rules(&nested("block", 51, 101)), [Rule::Carried]);
 
-    // The block at depth n, the function being the first, takes one value n times and leaves one n times: 1,413 × 1,414.
-    for block in ["block", "loop"] {
-        assert_eq!(rules(&nested(block, 1_413, 1)), []);
-        assert_eq!(rules(&nested(block, 1_414, 1)), [Rule::Nested]);
+    // Blocks that take one value and leave one, times blocks: 2 × 2,000 × 2,000, within each other or in a row.
+    let in_a_row = |blocks: usize| {
+        wat(&format!(
+            r#"(module (memory (export "memory") 1) (func (export "run") i32.const 0 {} drop))"#,
+            "loop (param i32) (result i32) end ".repeat(blocks)
+        ))
+    };
+    for blocks in [
+        |blocks| nested("block", blocks, 1),
+        |blocks| nested("loop", blocks, 1),
+        in_a_row,
+    ] as [fn(usize) -> Vec<u8>; 3]
+    {
+        assert_eq!(rules(&blocks(2_000)), []);
+        assert_eq!(rules(&blocks(2_001)), [Rule::Flow]);
     }
     assert_eq!(
         rules(&wat(&format!(
@@ -386,8 +397,8 @@ fn what_the_compiler_must_keep_account_of_is_bounded_over_all_functions() {
         ))),
         []
     );
-    // A branch carries one value out of 1,000 blocks, as often as the table has targets. The blocks themselves are
-    // within each other: 1,000 × 1,001 / 2 for what they leave.
+    // 1,000 blocks leave one value each, and a table of branches carries one for each of its targets. What is one
+    // place is the table's instruction for each target.
     let table = |targets: usize| {
         wat(&format!(
             r#"(module (memory (export "memory") 1)
@@ -397,8 +408,8 @@ fn what_the_compiler_must_keep_account_of_is_bounded_over_all_functions() {
             "end ".repeat(1_000),
         ))
     };
-    assert_eq!(rules(&table(1_501)), []);
-    assert_eq!(rules(&table(1_502)), [Rule::Nested]);
+    assert_eq!(rules(&table(1_828)), []);
+    assert_eq!(rules(&table(1_829)), [Rule::Flow]);
 
     assert_eq!(rules(&with_locals(50, 10_000)), []);
     assert_eq!(rules(&with_locals(51, 10_000)), [Rule::Locals]);
