@@ -212,6 +212,9 @@ fn begin(config: Config) -> ExitCode {
         if !config.allow_core_dumps {
             keep_memory_private();
         }
+        if let Err(error) = evidenceos_heap::give_back() {
+            tracing::warn!(%error, "memory of a burst of calls will not be given back");
+        }
         let ended = serve(config).await;
         // A collector that does not answer keeps a thread waiting, and not this one.
         let _ = tokio::task::spawn_blocking(|| tracing.end()).await;
