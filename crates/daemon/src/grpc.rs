@@ -6,6 +6,8 @@
 mod accounts;
 mod counting;
 mod fields;
+#[doc(hidden)]
+pub mod fuzz;
 mod gate;
 mod lasting;
 mod parse;
