@@ -401,7 +401,7 @@ mod tests {
 
     #[test]
     fn a_batch_has_no_decision_beyond_the_last_number() {
-        // Found with the fuzz target `receipt`: the number of the last decision did not fit.
+        // Found while writing the fuzz target `receipt`: the number of the last decision did not fit.
         for (count, fits) in [(1, true), (2, false), (1_024, false)] {
             let first = DecisionId(u64::MAX);
             let root = Digest([9; 32]);

@@ -259,7 +259,7 @@ mod tests {
     #[test]
     fn a_group_hides_no_field() {
         // No message of ours has a group, but the decoder passes over those that it does not know,
-        // with what is in them, and decodes what comes after. Found with the fuzz target `request`.
+        // with what is in them, and decodes what comes after. Found while writing the fuzz target `request`.
         let empty_group = [0x7b, 0x7c];
         let group_with_fields = [0x7b, 0x08, 1, 0x12, 1, 0xff, 0x7c];
         for group in [&empty_group[..], &group_with_fields] {
