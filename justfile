@@ -28,7 +28,7 @@ power N="500" *ARGS:
 mutants *ARGS:
     tests/mutants/run.py {{ARGS}}
 
-# A long campaign by its name: sim, crash, power or mutants, as large as tests/long.sh says
+# A long campaign by its name: sim, crash, power, mutants or fuzz, as large as tests/long.sh says
 long NAME *ARGS:
     tests/long.sh {{NAME}} {{ARGS}}
 
@@ -54,6 +54,6 @@ deb:
 serve *ARGS:
     cargo run --release -p evidenceos-daemon -- {{ARGS}}
 
-# Bytes that nobody would send, so many seconds of them for each parser (needs `cargo install cargo-fuzz` and a C++ compiler)
+# Every fuzz target, so many seconds each (docs/testing.md; needs a C++ compiler)
 fuzz SECONDS="60":
-    for target in preflight record; do RUSTC_BOOTSTRAP=1 cargo fuzz run "$target" "fuzz/corpus/$target" "fuzz/seeds/$target" -- -max_total_time={{SECONDS}} -max_len=8192; done
+    tests/fuzz.sh {{SECONDS}}

@@ -7,6 +7,9 @@
 #   tests/long.sh power [CUTS]         500 power cuts
 #   tests/long.sh mutants [ARGUMENT…]  every mutant of cargo-mutants in what decides verdicts, as
 #                                      tests/mutants/campaign.py plays them (--help)
+#   tests/long.sh fuzz [SECONDS]       600 seconds of each fuzz target, as many targets at once as there are cores;
+#                                      FUZZ_TARGETS="note tile" chooses targets, FUZZ_CORPUS is a directory of
+#                                      corpora that grow (fuzz/corpus)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -25,6 +28,9 @@ power)
 mutants)
     command -v cargo-mutants >/dev/null || cargo install cargo-mutants --locked
     tests/mutants/campaign.py "$@"
+    ;;
+fuzz)
+    tests/fuzz.sh "${1:-600}"
     ;;
 *)
     sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0" >&2

@@ -21,6 +21,8 @@ mod credentials;
 mod denied;
 mod deny;
 mod files;
+#[doc(hidden)]
+pub mod fuzz;
 mod hmac;
 mod listen;
 mod policy;

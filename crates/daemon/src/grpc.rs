@@ -7,6 +7,8 @@ mod accounts;
 mod compiling;
 mod counting;
 mod fields;
+#[doc(hidden)]
+pub mod fuzz;
 mod gate;
 mod lasting;
 mod parse;

@@ -15,7 +15,8 @@ mod calls;
 mod judge;
 mod limits;
 mod openapi;
-mod parse;
+#[doc(hidden)]
+pub mod parse;
 mod receipts;
 mod risk;
 mod wire;

@@ -263,6 +263,18 @@ impl DecisionBatch {
                 rule: format!("must be from 1 to {MAX_BATCH}"),
             });
         }
+        // Else a log that a stranger made would end its verifier at the number of the last one.
+        if batch
+            .first
+            .0
+            .checked_add(u64::from(batch.count - 1))
+            .is_none()
+        {
+            return Err(RecordError::Value {
+                field: "count".to_owned(),
+                rule: "must leave the last decision a number".to_owned(),
+            });
+        }
         Ok((batch, recorded_unix_ms))
     }
 }
@@ -384,6 +396,17 @@ mod tests {
         for count in [0, 1_025] {
             let entry = DecisionBatch { count, ..batch }.to_entry(17);
             assert!(DecisionBatch::parse_entry(&entry).is_err(), "{count}");
+        }
+    }
+
+    #[test]
+    fn a_batch_has_no_decision_beyond_the_last_number() {
+        // Found while writing the fuzz target `receipt`: the number of the last decision did not fit.
+        for (count, fits) in [(1, true), (2, false), (1_024, false)] {
+            let first = DecisionId(u64::MAX);
+            let root = Digest([9; 32]);
+            let entry = DecisionBatch { first, count, root }.to_entry(17);
+            assert_eq!(DecisionBatch::parse_entry(&entry).is_ok(), fits, "{count}");
         }
     }
 }

@@ -18,19 +18,14 @@ use tonic::{Status, body::Body};
 use super::status;
 
 /// Most fields at the top of one message. Artifacts are the most that any has: 128 of them.
-const MOST: u32 = 1_024;
+pub(super) const MOST: u32 = 1_024;
 
 /// The body, which ends in a status if a message of it has too many fields.
 pub fn few(body: Body) -> Body {
-    Body::new(Counted {
-        body,
-        reading: Reading::Head { read: 0, len: 0 },
-        left: 0,
-        fields: 0,
-    })
+    Body::new(Counted::new(body))
 }
 
-struct Counted {
+pub(super) struct Counted {
     body: Body,
     reading: Reading,
     /// Bytes of the message that are not read yet.
@@ -58,8 +53,17 @@ enum Reading {
 const UNREAD: Reading = Reading::Content(u64::MAX);
 
 impl Counted {
+    pub(super) fn new(body: Body) -> Self {
+        Self {
+            body,
+            reading: Reading::Head { read: 0, len: 0 },
+            left: 0,
+            fields: 0,
+        }
+    }
+
     /// Reads on. `false`: a message has too many fields.
-    fn read(&mut self, mut bytes: &[u8]) -> bool {
+    pub(super) fn read(&mut self, mut bytes: &[u8]) -> bool {
         while let Some((&byte, rest)) = bytes.split_first() {
             self.reading = match self.reading {
                 Reading::Head { read, len } => {
@@ -162,6 +166,10 @@ fn content(tag: u64) -> Reading {
         1 => Reading::Content(8),
         2 => Reading::Length { value: 0, shift: 0 },
         5 => Reading::Content(4),
+        // The decoder passes over a group that it does not know, and decodes what comes after it: to
+        // lose the place here would hide all of that. What is in the group counts too, which no
+        // message of ours can mind.
+        3 | 4 => TAG,
         _ => UNREAD,
     }
 }
@@ -203,12 +211,7 @@ mod tests {
     use super::*;
 
     fn counted() -> Counted {
-        Counted {
-            body: Body::empty(),
-            reading: Reading::Head { read: 0, len: 0 },
-            left: 0,
-            fields: 0,
-        }
+        Counted::new(Body::empty())
     }
 
     fn framed(message: &[u8]) -> Vec<u8> {
@@ -251,6 +254,27 @@ mod tests {
         let mut reader = counted();
         assert!(reader.read(&framed(&one_of_each)[..5 + one_of_each.len() - 1]));
         assert_eq!((reader.fields, reader.left), (6, 1));
+    }
+
+    #[test]
+    fn a_group_hides_no_field() {
+        // No message of ours has a group, but the decoder passes over those that it does not know,
+        // with what is in them, and decodes what comes after. Found while writing the fuzz target `request`.
+        let empty_group = [0x7b, 0x7c];
+        let group_with_fields = [0x7b, 0x08, 1, 0x12, 1, 0xff, 0x7c];
+        for group in [&empty_group[..], &group_with_fields] {
+            let artifacts = wire::CommitArtifactsRequest {
+                artifacts: vec![wire::Artifact::default(); 2_000],
+                ..Default::default()
+            };
+            let message = [group, &artifacts.encode_to_vec()].concat();
+            let decoded = wire::CommitArtifactsRequest::decode(&message[..]).expect("a message");
+            assert_eq!(decoded.artifacts.len(), 2_000);
+            assert!(!counted().read(&framed(&message)));
+        }
+        let mut reader = counted();
+        reader.read(&framed(&group_with_fields)[..5 + group_with_fields.len() - 1]);
+        assert_eq!(reader.fields, 3);
     }
 
     #[test]

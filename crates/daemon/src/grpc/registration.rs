@@ -15,7 +15,7 @@ use evidenceos_kernel::{
     price::{Multiplicity, SettlementPrices},
     split,
 };
-use evidenceos_proto as wire;
+use evidenceos_proto::{self as wire, put_holdout_request::Part};
 use tonic::{Status, Streaming};
 
 use super::{
@@ -48,34 +48,46 @@ pub struct Submitted {
 impl Submitted {
     /// Reads the header and the items.
     pub async fn receive(stream: &mut Streaming<wire::PutHoldoutRequest>) -> Result<Self, Status> {
-        use wire::put_holdout_request::Part;
-        let header = match stream.message().await?.and_then(|message| message.part) {
-            Some(Part::Header(header)) => header,
-            Some(Part::Chunk(_)) | None => {
-                return Err(invalid("header", "must be the first message of the stream"));
-            }
-        };
+        let header = first(stream.message().await?)?;
         let mut submitted = Self::from_header(&header)?;
         while let Some(message) = stream.message().await? {
-            match message.part {
-                Some(Part::Chunk(chunk)) => submitted.add(&header, &chunk)?,
-                Some(Part::Header(_)) | None => {
-                    return Err(invalid("chunk", "only chunks may follow the header"));
-                }
-            }
+            submitted.add(&header, &next(message)?)?;
         }
-        if submitted.labels.len() as u64 != header.items {
-            return Err(invalid(
-                "items",
-                &format!(
-                    "says {}, but {} labels came",
-                    header.items,
-                    submitted.labels.len()
-                ),
-            ));
+        submitted.must_be_whole(&header)
+    }
+
+    /// What [`Submitted::receive`] makes of the same messages.
+    pub(super) fn of(
+        messages: impl IntoIterator<Item = wire::PutHoldoutRequest>,
+    ) -> Result<Self, Status> {
+        let mut messages = messages.into_iter();
+        let header = first(messages.next())?;
+        let mut submitted = Self::from_header(&header)?;
+        for message in messages {
+            submitted.add(&header, &next(message)?)?;
         }
-        submitted.content = prost::Message::encode_to_vec(&header);
-        Ok(submitted)
+        submitted.must_be_whole(&header)
+    }
+
+    /// The labels and the units.
+    pub(super) fn items(&self) -> (&[u8], Option<&[u64]>) {
+        (&self.labels, self.units.as_deref())
+    }
+
+    /// The policy and the null spec for so many sealed units.
+    pub(super) fn rules(&self, sealed_units: u64) -> Result<(Policy, NullSpec), Status> {
+        let (policy, _) = policy(&self.policy, &self.null_spec, sealed_units)?;
+        Ok((policy, self.null_spec.clone()))
+    }
+
+    fn must_be_whole(mut self, header: &wire::PutHoldoutHeader) -> Result<Self, Status> {
+        let (said, came) = (header.items, self.labels.len());
+        if came as u64 != said {
+            let rule = format!("says {said}, but {came} labels came");
+            return Err(invalid("items", &rule));
+        }
+        self.content = prost::Message::encode_to_vec(header);
+        Ok(self)
     }
 
     fn from_header(header: &wire::PutHoldoutHeader) -> Result<Self, Status> {
@@ -218,6 +230,24 @@ impl Submitted {
             compared,
         };
         Ok((Command::PutHoldout(Box::new(put)), warnings))
+    }
+}
+
+/// The header, which comes first.
+fn first(message: Option<wire::PutHoldoutRequest>) -> Result<wire::PutHoldoutHeader, Status> {
+    match message.and_then(|message| message.part) {
+        Some(Part::Header(header)) => Ok(header),
+        Some(Part::Chunk(_)) | None => {
+            Err(invalid("header", "must be the first message of the stream"))
+        }
+    }
+}
+
+/// A chunk, of which all other messages are.
+fn next(message: wire::PutHoldoutRequest) -> Result<wire::PutHoldoutChunk, Status> {
+    match message.part {
+        Some(Part::Chunk(chunk)) => Ok(chunk),
+        Some(Part::Header(_)) | None => Err(invalid("chunk", "only chunks may follow the header")),
     }
 }
 

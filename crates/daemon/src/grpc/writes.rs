@@ -7,7 +7,7 @@ use evidenceos_kernel::{
     claim::{Artifact, Claim, ModuleFacts, Terms},
     command::{Command, Reply, Stamp},
     decide::may_commit,
-    id::{ClaimId, Digest, Fingerprint},
+    id::{ClaimId, Digest, Fingerprint, HoldoutId, OwnerTag},
     refusal::Refusal,
 };
 use evidenceos_proto as wire;
@@ -57,59 +57,10 @@ impl Edge {
         principal: &Principal,
         request: &wire::CreateClaimV2Request,
     ) -> Result<(Terms, bool), Status> {
-        let claim_name = parse::claim_name(&request.claim_name)?;
-        let oracle_id = parse::oracle(&request.oracle_id)?;
-        parse::no_dp("dp_epsilon_budget", request.dp_epsilon_budget)?;
-        parse::no_dp("dp_delta_budget", request.dp_delta_budget)?;
-        let metadata = request
-            .metadata
-            .as_ref()
-            .ok_or_else(|| invalid("metadata", "is required"))?;
-        let epoch_config_ref = match metadata.epoch_config_ref.as_str() {
-            "" => String::new(),
-            text => parse::reference("metadata.epoch_config_ref", text)?,
-        };
-        let (lane, lane_known) = parse::lane(&metadata.lane)?;
-        let signals = request.signals.clone().unwrap_or_default();
-        parse::maybe_digest("signals.semantic_hash", &signals.semantic_hash)?;
-        parse::maybe_digest(
-            "signals.phys_hir_signature_hash",
-            &signals.phys_hir_signature_hash,
-        )?;
-        parse::reference("holdout_ref", &request.holdout_ref)?;
-        let holdout = self.catalog.find(&request.holdout_ref)?;
-        let active = holdout.description.null_spec.hash();
-        let null_spec_hash = match request.nullspec_id.trim() {
-            "" => active,
-            hex => Digest::from_typed_hex(hex)
-                .ok_or_else(|| invalid("nullspec_id", "must be empty or 64 hex digits"))?,
-        };
-        let max_answer_microbits = request
-            .max_answer_microbits
-            .map(|most| parse::public_int("max_answer_microbits", most))
-            .transpose()?;
-        let terms = Terms {
-            owner: principal.caller.tag,
-            claim_name,
-            holdout: holdout.id,
-            null_spec_hash,
-            alpha_micros: metadata.alpha_micros,
-            levels: u8::try_from(request.levels)
-                .map_err(|_| invalid("levels", "must be below 256"))?,
-            oracle_id,
-            oracle_num_symbols: request.oracle_num_symbols,
-            epoch_size: parse::public_int("epoch_size", request.epoch_size)?,
-            epoch_config_ref,
-            lane,
-            access_credit: parse::public_int("access_credit", request.access_credit)?,
-            max_answer_microbits,
-            output_schema_id: parse::output_schema(&metadata.output_schema_id)?,
-            dependency_merkle_root: parse::maybe_digest(
-                "signals.dependency_merkle_root",
-                &signals.dependency_merkle_root,
-            )?,
-        };
-        Ok((terms, lane_known))
+        terms(principal.caller.tag, request, |name| {
+            let holdout = self.catalog.find(name)?;
+            Ok((holdout.id, holdout.description.null_spec.hash()))
+        })
     }
 
     async fn create(
@@ -154,25 +105,7 @@ impl Edge {
         metadata: &MetadataMap,
         request: &wire::CreateClaimRequest,
     ) -> Result<wire::CreateClaimV2Response, Status> {
-        let topic = parse::digest("topic_id", &request.topic_id)?;
-        let handle = parse::digest("holdout_handle_id", &request.holdout_handle_id)?;
-        let phys = parse::digest("phys_hir_hash", &request.phys_hir_hash)?;
-        if !(request.alpha > 0.0 && request.alpha < 1.0) {
-            return Err(invalid("alpha", "must be in (0,1)"));
-        }
-        let name = Digest::domain("evidenceos:legacy_name:v1", &[topic.0, phys.0].concat());
-        let as_v2 = wire::CreateClaimV2Request {
-            claim_name: format!("legacy-v1/{name}"),
-            metadata: Some(wire::ClaimMetadataV2 {
-                alpha_micros: (request.alpha * 1e6) as u32,
-                ..Default::default()
-            }),
-            holdout_ref: handle.to_hex(),
-            epoch_size: request.epoch_size,
-            oracle_num_symbols: request.oracle_num_symbols,
-            access_credit: request.access_credit,
-            ..Default::default()
-        };
+        let as_v2 = as_v2(request)?;
         let stamp = parse::stamp(metadata, principal, "CreateClaim", request)?;
         let (terms, _) = self.terms(principal, &as_v2)?;
         self.create(principal, stamp, terms).await
@@ -506,6 +439,91 @@ impl Edge {
             other => Err(unexpected(&other)),
         }
     }
+}
+
+/// The terms of a claim, each field checked, and whether its lane is known. `find` gives a named
+/// holdout's id and the hash of its null spec.
+pub(super) fn terms(
+    owner: OwnerTag,
+    request: &wire::CreateClaimV2Request,
+    find: impl FnOnce(&str) -> Result<(HoldoutId, Digest), Status>,
+) -> Result<(Terms, bool), Status> {
+    let claim_name = parse::claim_name(&request.claim_name)?;
+    let oracle_id = parse::oracle(&request.oracle_id)?;
+    parse::no_dp("dp_epsilon_budget", request.dp_epsilon_budget)?;
+    parse::no_dp("dp_delta_budget", request.dp_delta_budget)?;
+    let metadata = request
+        .metadata
+        .as_ref()
+        .ok_or_else(|| invalid("metadata", "is required"))?;
+    let epoch_config_ref = match metadata.epoch_config_ref.as_str() {
+        "" => String::new(),
+        text => parse::reference("metadata.epoch_config_ref", text)?,
+    };
+    let (lane, lane_known) = parse::lane(&metadata.lane)?;
+    let signals = request.signals.clone().unwrap_or_default();
+    parse::maybe_digest("signals.semantic_hash", &signals.semantic_hash)?;
+    parse::maybe_digest(
+        "signals.phys_hir_signature_hash",
+        &signals.phys_hir_signature_hash,
+    )?;
+    parse::reference("holdout_ref", &request.holdout_ref)?;
+    let (holdout, active) = find(&request.holdout_ref)?;
+    let null_spec_hash = match request.nullspec_id.trim() {
+        "" => active,
+        hex => Digest::from_typed_hex(hex)
+            .ok_or_else(|| invalid("nullspec_id", "must be empty or 64 hex digits"))?,
+    };
+    let max_answer_microbits = request
+        .max_answer_microbits
+        .map(|most| parse::public_int("max_answer_microbits", most))
+        .transpose()?;
+    let terms = Terms {
+        owner,
+        claim_name,
+        holdout,
+        null_spec_hash,
+        alpha_micros: metadata.alpha_micros,
+        levels: u8::try_from(request.levels).map_err(|_| invalid("levels", "must be below 256"))?,
+        oracle_id,
+        oracle_num_symbols: request.oracle_num_symbols,
+        epoch_size: parse::public_int("epoch_size", request.epoch_size)?,
+        epoch_config_ref,
+        lane,
+        access_credit: parse::public_int("access_credit", request.access_credit)?,
+        max_answer_microbits,
+        output_schema_id: parse::output_schema(&metadata.output_schema_id)?,
+        dependency_merkle_root: parse::maybe_digest(
+            "signals.dependency_merkle_root",
+            &signals.dependency_merkle_root,
+        )?,
+    };
+    Ok((terms, lane_known))
+}
+
+/// The older create as the newer one.
+pub(super) fn as_v2(
+    request: &wire::CreateClaimRequest,
+) -> Result<wire::CreateClaimV2Request, Status> {
+    let topic = parse::digest("topic_id", &request.topic_id)?;
+    let handle = parse::digest("holdout_handle_id", &request.holdout_handle_id)?;
+    let phys = parse::digest("phys_hir_hash", &request.phys_hir_hash)?;
+    if !(request.alpha > 0.0 && request.alpha < 1.0) {
+        return Err(invalid("alpha", "must be in (0,1)"));
+    }
+    let name = Digest::domain("evidenceos:legacy_name:v1", &[topic.0, phys.0].concat());
+    Ok(wire::CreateClaimV2Request {
+        claim_name: format!("legacy-v1/{name}"),
+        metadata: Some(wire::ClaimMetadataV2 {
+            alpha_micros: (request.alpha * 1e6) as u32,
+            ..Default::default()
+        }),
+        holdout_ref: handle.to_hex(),
+        epoch_size: request.epoch_size,
+        oracle_num_symbols: request.oracle_num_symbols,
+        access_credit: request.access_credit,
+        ..Default::default()
+    })
 }
 
 fn came_between(status: &Status) -> bool {

@@ -9,6 +9,8 @@ mod continuity;
 mod credit;
 mod damage;
 mod full;
+#[path = "../../../../fuzz/src/lib.rs"]
+mod fuzz_targets;
 mod gate;
 mod guarded;
 mod guests;
@@ -27,6 +29,7 @@ mod publicity;
 mod recovery;
 mod roles;
 mod secure;
+mod seeds;
 mod shut_out;
 mod signed;
 mod storage;

@@ -7,8 +7,8 @@ use std::ops::Range;
 
 use sha2::{Digest, Sha256};
 use wasmparser::{
-    Chunk, FuncType, FuncValidatorAllocations, Parser, Payload, ValidPayload, Validator,
-    WasmFeatures,
+    Chunk, FuncType, FuncValidatorAllocations, Parser, Payload, SectionLimited, ValidPayload,
+    Validator, WasmFeatures,
 };
 
 use super::effort::Effort;
@@ -38,6 +38,9 @@ pub(super) struct Inspector {
     pub(super) exports: Vec<&'static str>,
     /// Reading stopped early: what was not seen may still be there.
     pub(super) is_cut_short: bool,
+    /// A section claims more entries than it has bytes. A validator makes room for what is claimed before it reads an
+    /// entry: a few bytes would take a hundred megabytes of the daemon.
+    claims_too_much: bool,
     pub(super) layout: Layout,
     violations: Vec<Violation>,
 }
@@ -58,6 +61,7 @@ impl Inspector {
             memory_pages: None,
             exports: Vec::new(),
             is_cut_short: false,
+            claims_too_much: false,
             layout: Layout::default(),
             violations: Vec::new(),
         }
@@ -177,6 +181,17 @@ impl Inspector {
         }
     }
 
+    /// Keeps a section that claims more entries than it has bytes from every validator.
+    pub(super) fn must_fit<T>(&mut self, section: &SectionLimited<'_, T>) {
+        let (count, range) = (section.count(), section.range());
+        if u64::from(count) > range.end - range.start {
+            self.validator = None;
+            self.claims_too_much = true;
+            let message = format!("a section claims {count} entries, more than it has bytes");
+            self.report(Rule::Invalid, Some(range.start), message);
+        }
+    }
+
     /// What the functions name beyond their bytes is bounded over all of them.
     fn bound_effort(&mut self) {
         let Effort {
@@ -222,7 +237,8 @@ impl Inspector {
     /// A module that is valid once every feature is on breaks no rule of WebAssembly, only our choice.
     fn separate_features_from_errors(&mut self, wasm: &[u8]) {
         let is_invalid = |violation: &Violation| violation.rule == Rule::Invalid;
-        if self.violations.iter().any(is_invalid)
+        if !self.claims_too_much
+            && self.violations.iter().any(is_invalid)
             && Validator::new_with_features(WasmFeatures::all())
                 .validate_all(wasm)
                 .is_ok()
@@ -263,10 +279,11 @@ impl Inspector {
     /// Bytes at `at` that are no section: trailing data if all before them is a complete module.
     fn trailing(&mut self, wasm: &[u8], at: usize, why: &str) {
         self.is_cut_short = true;
-        if Validator::new_with_features(FEATURES)
-            .validate_all(&wasm[..at])
-            .is_ok()
-        {
+        let is_whole = !self.claims_too_much
+            && Validator::new_with_features(FEATURES)
+                .validate_all(&wasm[..at])
+                .is_ok();
+        if is_whole {
             let message = format!(
                 "{} bytes after the end of the module ({why})",
                 wasm.len() - at

@@ -57,7 +57,9 @@ impl Inspector {
                     );
                 }
             }
+            Payload::TagSection(tags) => self.must_fit(tags),
             Payload::MemorySection(memories) => {
+                self.must_fit(memories);
                 for entry in memories.clone().into_iter_with_offsets() {
                     let (offset, memory) = entry?;
                     let pages = memory.initial;
@@ -295,6 +297,7 @@ impl Inspector {
 
     /// More than `most` entries in a section break `rule`.
     fn count<T>(&mut self, section: &SectionLimited<'_, T>, rule: Rule, most: u32, what: &str) {
+        self.must_fit(section);
         let found = section.count().into();
         self.at_most(rule, found, most.into(), what, section.range().start);
     }

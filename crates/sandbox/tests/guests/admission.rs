@@ -286,6 +286,21 @@ fn a_flood_of_imports_is_refused_without_reading_it_all() {
 }
 
 #[test]
+fn a_section_that_claims_more_than_it_has_reaches_no_validator() {
+    // Found by fuzzing: a validator makes room for a million entries before it reads the first one.
+    const MILLION: [u8; 3] = [0xc0, 0x84, 0x3d];
+    for section in [1, 2, 3, 4, 5, 6, 7, 9, 11, 13] {
+        let wasm = [b"\0asm\x01\0\0\0", &[section, 4][..], &MILLION, &[0]].concat();
+        let found = violations(&wasm);
+        let claim = "a section claims 1000000 entries, more than it has bytes";
+        assert!(
+            found.iter().any(|violation| violation.message == claim),
+            "{section}: {found:?}"
+        );
+    }
+}
+
+#[test]
 fn all_broken_rules_are_named_at_once() {
     let found = violations(&wat(
         r#"(module (import "a" "b" (func)) (import "env" "oracle_query" (func)) (func $s) (start $s)

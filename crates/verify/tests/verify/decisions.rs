@@ -31,7 +31,7 @@ fn record(id: DecisionId) -> DecisionRecord {
 }
 
 /// Receipts of two decisions in one batch, the first of number 6; the second says this number.
-fn receipts(second: u64) -> [DecisionReceipt; 2] {
+pub(crate) fn receipts(second: u64) -> [DecisionReceipt; 2] {
     let records = [6, second]
         .map(|id| String::from_utf8(record(DecisionId(id)).to_bytes()).expect("a record is text"));
     let leaves = records

@@ -10,6 +10,7 @@ mod known;
 mod log;
 mod opening;
 mod receipt;
+mod seeds;
 mod traces;
 mod trust;
 mod world;

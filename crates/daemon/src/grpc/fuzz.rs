@@ -1,0 +1,82 @@
+//! What the fuzz targets reach of the edge: the pure steps between a request's bytes and a command.
+//! Nothing else calls it.
+
+use evidenceos_kernel::{
+    claim::{Artifact, Terms},
+    holdout::{NullSpec, Policy},
+    id::{ClaimId, Digest, HoldoutId, OwnerTag},
+};
+use evidenceos_proto as wire;
+use tonic::Status;
+
+use super::{fields, parse, registration::Submitted, writes};
+
+/// Most fields at the top of one message.
+pub const MOST_FIELDS: usize = fields::MOST as usize;
+
+/// Whether the counter of fields lets a body through that comes in these pieces.
+#[must_use]
+pub fn is_let_through<'b>(pieces: impl IntoIterator<Item = &'b [u8]>) -> bool {
+    let mut counted = fields::Counted::new(tonic::body::Body::empty());
+    pieces.into_iter().all(|piece| counted.read(piece))
+}
+
+/// The terms of `CreateClaimV2`, as if every name named one holdout.
+///
+/// # Errors
+/// The field that breaks a rule.
+pub fn terms(request: &wire::CreateClaimV2Request) -> Result<Terms, Status> {
+    let holdout = (HoldoutId([1; 32]), Digest([2; 32]));
+    writes::terms(OwnerTag([3; 16]), request, |_| Ok(holdout)).map(|(terms, _)| terms)
+}
+
+/// The terms of the older `CreateClaim`.
+///
+/// # Errors
+/// As [`terms`].
+pub fn older_terms(request: &wire::CreateClaimRequest) -> Result<Terms, Status> {
+    terms(&writes::as_v2(request)?)
+}
+
+/// The claim and the artifacts of `CommitArtifacts`.
+///
+/// # Errors
+/// As [`terms`].
+pub fn artifacts(
+    request: &wire::CommitArtifactsRequest,
+) -> Result<(ClaimId, Vec<Artifact>), Status> {
+    Ok((
+        parse::claim_id(&request.claim_id)?,
+        parse::artifacts(&request.artifacts)?,
+    ))
+}
+
+/// A holdout as `PutHoldout` registers it.
+pub struct Registration {
+    /// One byte an item.
+    pub labels: Vec<u8>,
+    /// The unit of each item, if items belong together.
+    pub units: Option<Vec<u64>>,
+    /// What proves nothing.
+    pub null_spec: NullSpec,
+    /// Its budgets and prices, as if every item were a sealed unit of its own.
+    pub policy: Policy,
+}
+
+/// The messages of `PutHoldout`.
+///
+/// # Errors
+/// As [`terms`].
+pub fn registration(
+    messages: impl IntoIterator<Item = wire::PutHoldoutRequest>,
+) -> Result<Registration, Status> {
+    let submitted = Submitted::of(messages)?;
+    let (labels, units) = submitted.items();
+    let (policy, null_spec) = submitted.rules(labels.len() as u64)?;
+    Ok(Registration {
+        labels: labels.to_vec(),
+        units: units.map(<[u64]>::to_vec),
+        null_spec,
+        policy,
+    })
+}
