@@ -90,7 +90,7 @@ const FIELDS: [&str; 12] = [
     "fuelLimit",
 ];
 
-/// The fields of a body, by their place in [`FIELDS`].
+/// The fields of a body, by their place in `FIELDS`.
 #[derive(Default)]
 pub struct Body([Option<Value>; FIELDS.len()]);
 
