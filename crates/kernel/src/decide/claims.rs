@@ -144,7 +144,7 @@ pub(super) fn commit(
     ))
 }
 
-/// Refuses what [`commit`] would refuse whatever the module turns out to be, so that nothing is compiled or
+/// Refuses what `CommitArtifacts` would refuse whatever the module turns out to be, so that nothing is compiled or
 /// stored for it.
 ///
 /// # Errors
