@@ -113,6 +113,14 @@ async fn show(client: &mut Client, principal: String) -> Result<Output, CliError
         ),
         ("burned so far", grouped(account.burned_total)),
         ("runs denied", grouped(account.denied_total)),
+        (
+            "storage",
+            format!(
+                "{} of at most {} bytes",
+                grouped(account.stored_bytes),
+                grouped(account.storage_limit)
+            ),
+        ),
     ];
     let text: Vec<String> = rows
         .iter()
@@ -133,6 +141,8 @@ fn account_json(account: &proto::Account) -> Value {
         "last_mint_day": account.last_mint_day,
         "burned_total": account.burned_total,
         "denied_total": account.denied_total,
+        "stored_bytes": account.stored_bytes,
+        "storage_limit": account.storage_limit,
     })
 }
 

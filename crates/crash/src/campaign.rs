@@ -328,7 +328,7 @@ fn leave_orphans(directory: &Path) -> Result<(), Failed> {
 fn to_the_first_schema(directory: &Path) -> Result<(), Failed> {
     let database = Connection::open(directory.join("evidenceos.db")).map_err(fail)?;
     database
-        .execute_batch("DROP TABLE log_keys; DROP TABLE accounts; DROP TABLE decisions; DROP TABLE questions; DROP TABLE facts; PRAGMA user_version = 1;")
+        .execute_batch("DROP TABLE log_keys; DROP TABLE accounts; DROP TABLE decisions; DROP TABLE questions; DROP TABLE facts; DROP INDEX displaced_modules; ALTER TABLE modules DROP COLUMN claims; PRAGMA user_version = 1;")
         .map_err(fail)
 }
 

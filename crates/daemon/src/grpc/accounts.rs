@@ -114,7 +114,24 @@ impl Edge {
         let found = self.readers.account(&owner).map_err(|e| internal(&e))?;
         let now = self.clock.now_unix_ms();
         let account = found.unwrap_or_else(|| self.accounting.open(0, owner, name, now));
-        Ok(shown(&account))
+        Ok(self.shown_account(&account))
+    }
+
+    fn shown_account(&self, account: &Account) -> wire::Account {
+        wire::Account {
+            principal_id: account.principal.clone(),
+            owner_tag: render::bytes(account.owner.as_bytes()),
+            credit_balance: account.unburned(),
+            reserved: account.reserved,
+            credit_limit: account.credit_limit,
+            daily_mint_limit: account.daily_mint_limit,
+            daily_mint_remaining: account.daily_mint_remaining,
+            last_mint_day: account.last_mint_day,
+            burned_total: account.burned_total,
+            denied_total: account.denied_total,
+            stored_bytes: account.stored_bytes,
+            storage_limit: self.accounting.storage_limit,
+        }
     }
 
     pub(super) fn list_accounts(
@@ -132,7 +149,10 @@ impl Edge {
             _ => String::new(),
         };
         Ok(wire::ListAccountsResponse {
-            accounts: accounts.iter().map(shown).collect(),
+            accounts: accounts
+                .iter()
+                .map(|account| self.shown_account(account))
+                .collect(),
             next_page_token,
             totals: Some(sums(&totals)),
         })
@@ -181,7 +201,10 @@ impl Edge {
                         .as_ref()
                         .is_none_or(|(owner, _)| *owner == account.owner)
                 };
-                let accounts: Vec<_> = changed.iter().filter(of_interest).map(shown).collect();
+                let of_interest = changed.iter().filter(of_interest);
+                let accounts: Vec<_> = of_interest
+                    .map(|account| self.shown_account(account))
+                    .collect();
                 let message = wire::WatchAccountsResponse { accounts };
                 if !message.accounts.is_empty() && sender.send(Ok(message)).await.is_err() {
                     return;
@@ -206,7 +229,8 @@ impl Edge {
                     let accounts = read.map_err(|error| internal(&error))?;
                     let full = accounts.len() == PAGE;
                     let next = accounts.last().filter(|_| full).map(|last| last.seq + 1);
-                    Ok((accounts.iter().map(shown).collect(), next))
+                    let shown = accounts.iter().map(|account| edge.shown_account(account));
+                    Ok((shown.collect(), next))
                 }
             });
             let (accounts, next) = match read.await {
@@ -380,21 +404,6 @@ fn budgets(holdout: &Holdout, scope: Scope) -> wire::HoldoutPoolBudgets {
         scope: scope.as_str().to_owned(),
         k_bits_budget: Some(bits.0 as f64 / 1e6),
         access_credit_budget: holdout.narrower.credit.map(|credit| credit as f64),
-    }
-}
-
-fn shown(account: &Account) -> wire::Account {
-    wire::Account {
-        principal_id: account.principal.clone(),
-        owner_tag: render::bytes(account.owner.as_bytes()),
-        credit_balance: account.unburned(),
-        reserved: account.reserved,
-        credit_limit: account.credit_limit,
-        daily_mint_limit: account.daily_mint_limit,
-        daily_mint_remaining: account.daily_mint_remaining,
-        last_mint_day: account.last_mint_day,
-        burned_total: account.burned_total,
-        denied_total: account.denied_total,
     }
 }
 

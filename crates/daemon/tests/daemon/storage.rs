@@ -166,6 +166,13 @@ fn no_more_is_stored_for_a_principal_than_may_be() {
         );
         assert_eq!(stored(&daemon), before);
         me.commit(&claim, &module).await.expect("room for it");
+        let account = me.account("").await.expect("one's own");
+        // Its artifact has a kind of four bytes and a digest.
+        let taken = CLAIM_BYTES + module.len() as u64 + 36;
+        assert_eq!(
+            (account.stored_bytes, account.storage_limit),
+            (taken, taken + 164)
+        );
         refused(
             me.create(terms("d", "h")).await,
             Code::ResourceExhausted,
