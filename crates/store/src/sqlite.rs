@@ -269,13 +269,15 @@ impl SqliteStore {
     }
 
     /// Lets go of what nothing names any more.
-    fn release(&mut self) -> Result<(), StoreError> {
+    fn release(&mut self, idle: bool) -> Result<(), StoreError> {
         let Some(blobs) = &self.blobs else {
             return Ok(());
         };
         let connection = self.connection.lock();
+        // Also when calls wait: whoever sends what is refused keeps the writer from being idle.
         blobs.sweep_doubtful(|name| is_blob_named(&connection, name))?;
-        if self.displaced.is_empty() {
+        // This takes a commit each time.
+        if self.displaced.is_empty() || !(idle || self.displaced.len() >= DISPLACED) {
             return Ok(());
         }
         blobs.release(&mut self.displaced, |free| {
@@ -542,12 +544,9 @@ impl Store for SqliteStore {
         if self.is_short_of_space() {
             self.takes_new_work();
         }
-        // Each time takes a commit.
-        if idle || self.displaced.len() >= DISPLACED {
-            match self.release() {
-                Err(error) if is_full(&error) => {}
-                released => released?,
-            }
+        match self.release(idle) {
+            Err(error) if is_full(&error) => {}
+            released => released?,
         }
         let pages = self.wal_pages.load(Ordering::Relaxed);
         if pages < CHECKPOINT_PAGES && !(idle && pages > 0) {

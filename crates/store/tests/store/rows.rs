@@ -169,6 +169,18 @@ fn a_module_goes_once_no_claim_names_it_and_nobody_keeps_it() {
     assert!(!readers.has_module(&small.hash).expect("readable"));
 }
 
+/// Whoever sends what is refused keeps the writer from being idle.
+#[test]
+fn what_was_refused_goes_between_batches_too() {
+    let mut disk = Disk::new();
+    let readers = disk.readers();
+    disk.store.release_through(readers.blobs().clone());
+    let bytes = [6; MAX_ROW_BYTES + 1];
+    drop(readers.blobs().put_kept(&bytes).expect("writable"));
+    disk.store.maintain(false).expect("ours");
+    assert!(readers.blobs().get(&Digest::of(&bytes)).is_err());
+}
+
 #[test]
 fn a_claim_cannot_name_a_module_that_is_not_there() {
     let mut disk = Disk::new();
