@@ -1,4 +1,4 @@
-//! Lists of revoked certificates, as PEM or DER: whoever runs a certificate authority writes them.
+//! Lists of revoked certificates, as PEM or DER: a certificate authority writes them.
 
 use evidenceos_access::fuzz::revocation_lists;
 

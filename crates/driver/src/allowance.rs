@@ -1,7 +1,7 @@
 //! What each of many may use of something that comes back with time.
 //!
 //! Owns the arithmetic of a bucket for each: use fills it, time empties it, and who has filled it waits.
-//! Only the latest few thousand are remembered, and whoever is forgotten begins with an empty one.
+//! It remembers the latest 4,096 keys; one that it forgot begins with an empty bucket.
 
 use std::{hash::Hash, num::NonZeroUsize, time::Duration};
 

@@ -334,7 +334,10 @@ impl<S: Store, C: Fn() -> u64> Turning<'_, S, C> {
             match letter {
                 Letter::Call(call) => {
                     self.inbox.unqueue(&call);
-                    bytes += call.module.as_ref().map_or(0, |module| module.bytes.len());
+                    bytes += call
+                        .module
+                        .as_ref()
+                        .map_or(0, |module| module.bytes.brought());
                     inputs.push(Input::Call(call));
                 }
                 Letter::Finished(finished) => inputs.push(Input::Finished(finished)),

@@ -916,7 +916,7 @@ impl<'a> Stage<'a> {
     }
 
     /// Counts what is stored for a principal. Claims from before there were accounts may have an owner without
-    /// one, for whom nothing is counted.
+    /// an account, which then counts nothing.
     fn store_for(&mut self, owner: &OwnerTag, more: u64, less: u64) {
         if self.account(owner).is_some() {
             self.change_account(owner, |account| {

@@ -32,8 +32,8 @@ pub struct Blobs {
 /// What must stay although no row may name it yet, or any more.
 #[derive(Debug, Default)]
 struct Keeping {
-    /// How many keep each name.
-    names: HashMap<Digest, usize>,
+    /// Who keeps each name.
+    names: HashMap<Digest, Keepers>,
     /// How many keep everything.
     all: usize,
     /// What was put and is not kept any more: no row may name it.
@@ -42,21 +42,26 @@ struct Keeping {
     releases: u64,
 }
 
+#[derive(Debug, Default)]
+struct Keepers {
+    count: usize,
+    /// Whether one of them has put it.
+    have_put: bool,
+}
+
 /// As long as this is there, a module or blob stays: a row that names it may be on its way.
 #[derive(Debug)]
 pub struct Kept {
     /// None: everything stays.
     name: Option<Digest>,
-    was_put: bool,
     keeping: Arc<Mutex<Keeping>>,
 }
 
 impl Clone for Kept {
     fn clone(&self) -> Self {
-        lock(&self.keeping).count(self.name);
+        lock(&self.keeping).count(self.name, false);
         Self {
             name: self.name,
-            was_put: self.was_put,
             keeping: Arc::clone(&self.keeping),
         }
     }
@@ -69,24 +74,29 @@ impl Drop for Kept {
             keeping.all -= 1;
             return;
         };
-        if let Some(count) = keeping.names.get_mut(&name) {
-            *count -= 1;
-            if *count == 0 {
-                keeping.names.remove(&name);
-            }
+        let Some(keepers) = keeping.names.get_mut(&name) else {
+            return;
+        };
+        keepers.count -= 1;
+        if keepers.count > 0 {
+            return;
         }
-        if self.was_put {
+        if keepers.have_put {
             keeping.doubtful.push(name);
         }
+        keeping.names.remove(&name);
     }
 }
 
 impl Keeping {
-    fn count(&mut self, name: Option<Digest>) {
-        match name {
-            Some(name) => *self.names.entry(name).or_insert(0) += 1,
-            None => self.all += 1,
-        }
+    fn count(&mut self, name: Option<Digest>, has_put: bool) {
+        let Some(name) = name else {
+            self.all += 1;
+            return;
+        };
+        let keepers = self.names.entry(name).or_default();
+        keepers.count += 1;
+        keepers.have_put |= has_put;
     }
 
     fn keeps(&self, name: &Digest) -> bool {
@@ -139,11 +149,10 @@ impl Blobs {
         self.kept(None, false)
     }
 
-    fn kept(&self, name: Option<Digest>, was_put: bool) -> Kept {
-        lock(&self.keeping).count(name);
+    fn kept(&self, name: Option<Digest>, has_put: bool) -> Kept {
+        lock(&self.keeping).count(name, has_put);
         Kept {
             name,
-            was_put,
             keeping: Arc::clone(&self.keeping),
         }
     }

@@ -220,19 +220,13 @@ pub enum ModuleBytes {
 }
 
 impl ModuleBytes {
-    /// Bytes that come with the batch.
+    /// How many bytes come with the batch.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub fn brought(&self) -> usize {
         match self {
             Self::Row(bytes) => bytes.len(),
             Self::Blob | Self::Stored => 0,
         }
-    }
-
-    /// Whether no bytes come with the batch.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 }
 

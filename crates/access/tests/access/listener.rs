@@ -128,6 +128,16 @@ async fn a_connection_too_many_is_closed_and_its_place_comes_back() {
     Talk::begin(connect(&server).await).await.expect("served");
 }
 
+/// A server, and a client that it lets in if it has TLS.
+async fn served(tls: bool, limits: Limits) -> (Server, Option<Client>) {
+    if tls {
+        let (server, client) = lab(limits).await;
+        (server, Some(client))
+    } else {
+        (Server::start(None, limits).await, None)
+    }
+}
+
 #[tokio::test]
 async fn a_connection_without_a_request_is_closed_in_time() {
     let limits = Limits {
@@ -136,12 +146,7 @@ async fn a_connection_without_a_request_is_closed_in_time() {
         ..Limits::default()
     };
     for tls in [false, true] {
-        let (server, client) = if tls {
-            let (server, client) = lab(limits).await;
-            (server, Some(client))
-        } else {
-            (Server::start(None, limits).await, None)
-        };
+        let (server, client) = served(tls, limits).await;
         let _silent = connect(&server).await;
         server.counts_until(|counts| counts.accepted == 1).await;
         server.counts_until(|counts| counts.open == 0).await;
@@ -153,7 +158,7 @@ async fn a_connection_without_a_request_is_closed_in_time() {
     }
 }
 
-/// It says nothing, sends for ever, reads nothing, or stops in the middle of its handshake.
+/// The peer says nothing, sends for ever, reads nothing, or stops in the middle of its handshake.
 #[tokio::test]
 async fn a_connection_ends_with_its_age_whatever_its_peer_does() {
     let limits = Limits {
@@ -163,12 +168,7 @@ async fn a_connection_ends_with_its_age_whatever_its_peer_does() {
         ..Limits::default()
     };
     for tls in [false, true] {
-        let (server, client) = if tls {
-            let (server, client) = lab(limits).await;
-            (server, Some(client))
-        } else {
-            (Server::start(None, limits).await, None)
-        };
+        let (server, client) = served(tls, limits).await;
         let silent = connect(&server).await;
         if let Some(client) = client {
             let mut idle = client.talk(server.address).await.expect("let in");

@@ -1,4 +1,5 @@
-//! What is stored for a principal: nothing for what is refused, no more than may be, and not for ever.
+//! The daemon stores nothing for a refused call, at most the limit for a principal, and a module that
+//! another took the place of only until it is removed.
 
 use std::{
     fs,
@@ -166,7 +167,7 @@ fn no_more_is_stored_for_a_principal_than_may_be() {
         );
         assert_eq!(stored(&daemon), before);
         me.commit(&claim, &module).await.expect("room for it");
-        let account = me.account("").await.expect("one's own");
+        let account = me.account("").await.expect("the caller's account");
         // Its artifact has a kind of four bytes and a digest.
         let taken = CLAIM_BYTES + module.len() as u64 + 36;
         assert_eq!(
