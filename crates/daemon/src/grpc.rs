@@ -11,6 +11,7 @@ mod fields;
 pub mod fuzz;
 mod gate;
 mod lasting;
+mod pace;
 mod parse;
 mod places;
 mod probing;

@@ -153,7 +153,7 @@ where
             };
             let request = request.map(|body| fields::few(reading.of(body)));
             let answered = inner.call(request).await.map(signed)?;
-            Ok(answered.map(|body| places::held(body, (place, answer))))
+            Ok(answered.map(|body| places::held(body, place, answer)))
         })
     }
 }

@@ -10,7 +10,7 @@ use std::{
     net::IpAddr,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError, Weak},
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -24,7 +24,10 @@ use tokio::{
 };
 use tonic::{Status, body::Body};
 
-use super::{rules, status};
+use super::{
+    pace::{Pace, Paced},
+    rules, status,
+};
 
 /// Whose a call is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -89,6 +92,8 @@ pub struct Places {
     reading: Arc<Kind>,
     large: Arc<Kind>,
     answers: Arc<Kind>,
+    sent: Arc<Pace>,
+    fetched: Arc<Pace>,
 }
 
 impl Default for Places {
@@ -100,6 +105,8 @@ impl Default for Places {
             reading: Kind::new(READING),
             large: Kind::new(LARGE),
             answers: Kind::new(ANSWERS),
+            sent: Arc::default(),
+            fetched: Arc::default(),
         }
     }
 }
@@ -131,7 +138,9 @@ impl Places {
         Work {
             whose,
             reading: reading.cloned(),
-            answers: rules::answers_much(label).then(|| Arc::clone(&self.answers)),
+            request: Paced::new(&self.sent, whose),
+            answers: rules::answers_much(label)
+                .then(|| (Arc::clone(&self.answers), Paced::new(&self.fetched, whose))),
             deadline,
             patience: PATIENCE,
         }
@@ -142,7 +151,8 @@ impl Places {
 pub struct Work {
     whose: Whose,
     reading: Option<Arc<Kind>>,
-    answers: Option<Arc<Kind>>,
+    request: Paced,
+    answers: Option<(Arc<Kind>, Paced)>,
     deadline: Deadline,
     patience: Duration,
 }
@@ -153,23 +163,30 @@ impl Work {
     ///
     /// # Errors
     /// If it takes too long.
-    pub async fn begin(self) -> Result<(Reading, Option<Place>), Box<Status>> {
+    pub async fn begin(self) -> Result<(Reading, Option<Answering>), Box<Status>> {
         let places = async {
-            let mut places = [None, None];
-            for (place, kind) in places.iter_mut().zip([self.answers, self.reading]) {
-                if let Some(kind) = kind {
-                    *place = Some(kind.place(self.whose).await);
+            let answer = match self.answers {
+                Some((kind, paced)) => {
+                    let place = kind.place(self.whose).await;
+                    paced.begin().await;
+                    Some(Answering { place, paced })
                 }
-            }
-            places
+                None => None,
+            };
+            let reading = match self.reading {
+                Some(kind) => Some(kind.place(self.whose).await),
+                None => None,
+            };
+            (answer, reading)
         };
-        let [answer, reading] = timeout(self.patience, places).await.map_err(|_| {
+        let (answer, place) = timeout(self.patience, places).await.map_err(|_| {
             Box::new(busy(
                 "requests that are being read, or answers that are not yet read",
             ))
         })?;
         let reading = Reading {
-            place: reading,
+            place,
+            paced: self.request,
             deadline: self.deadline,
         };
         Ok((reading, answer))
@@ -179,6 +196,7 @@ impl Work {
 /// A request that is read from now on.
 pub struct Reading {
     place: Option<Place>,
+    paced: Paced,
     deadline: Deadline,
 }
 
@@ -193,6 +211,7 @@ impl Reading {
         Body::new(InTime {
             body,
             place: self.place,
+            paced: self.paced,
             wait,
             renews,
             until: None,
@@ -212,6 +231,7 @@ enum Deadline {
 struct InTime {
     body: Body,
     place: Option<Place>,
+    paced: Paced,
     wait: Duration,
     renews: bool,
     until: Option<Pin<Box<Sleep>>>,
@@ -225,8 +245,13 @@ impl HttpBody for InTime {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        match Pin::new(&mut self.body).poll_frame(cx) {
+        let next = match self.paced.poll(cx) {
+            Poll::Ready(()) => Pin::new(&mut self.body).poll_frame(cx),
+            Poll::Pending => Poll::Pending,
+        };
+        match next {
             Poll::Ready(Some(Ok(frame))) => {
+                self.paced.passed(data_len(&frame));
                 if self.body.is_end_stream() {
                     self.place = None;
                 } else if self.renews {
@@ -263,12 +288,63 @@ impl HttpBody for InTime {
     }
 }
 
-/// An answer that holds places until it has ended or nobody wants it.
-pub fn held(body: Body, places: impl Send + 'static) -> Body {
-    Body::new(body.map_frame(move |frame| {
-        let _held = &places;
-        frame
-    }))
+/// A large answer: its place, and its pace.
+pub struct Answering {
+    place: Place,
+    paced: Paced,
+}
+
+/// An answer that holds its places until it has ended or nobody wants it, at its caller's pace.
+pub fn held(body: Body, place: Place, answering: Option<Answering>) -> Body {
+    match answering {
+        None => Body::new(body.map_frame(move |frame| {
+            let _held = &place;
+            frame
+        })),
+        Some(Answering {
+            place: answer,
+            paced,
+        }) => Body::new(AtPace {
+            body,
+            _places: [place, answer],
+            paced,
+        }),
+    }
+}
+
+struct AtPace {
+    body: Body,
+    _places: [Place; 2],
+    paced: Paced,
+}
+
+impl HttpBody for AtPace {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        ready!(self.paced.poll(cx));
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        if let Some(Ok(frame)) = &frame {
+            self.paced.passed(data_len(frame));
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+fn data_len(frame: &Frame<Bytes>) -> usize {
+    frame.data_ref().map_or(0, Bytes::len)
 }
 
 /// Places of one kind.
@@ -380,7 +456,7 @@ fn busy(has: &str) -> Status {
 mod tests {
     use std::future::poll_fn;
 
-    use http_body_util::StreamBody;
+    use http_body_util::{Full, StreamBody};
     use tokio::runtime::{Builder, Runtime};
     use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 
@@ -484,6 +560,7 @@ mod tests {
                 let kind = Kind::new(Most { all: 1, of_one: 1 });
                 let reading = Reading {
                     place: Some(Arc::clone(&kind).place(principal(1)).await),
+                    paced: Paced::new(&Arc::default(), principal(1)),
                     deadline,
                 };
                 let (pieces, body) = tokio::sync::mpsc::channel(1);
@@ -507,22 +584,68 @@ mod tests {
     #[test]
     fn an_answer_holds_its_place_until_nobody_wants_more_of_it() {
         runtime().block_on(async {
-            let kind = Kind::new(Most { all: 1, of_one: 1 });
-            let place = Arc::clone(&kind).place(principal(1)).await;
-            let mut answer = held(
-                Body::new(
-                    http_body_util::Full::new(Bytes::from_static(b"x"))
-                        .map_err(|never| match never {}),
-                ),
-                place,
-            );
-            assert!(kind.try_place(principal(2)).is_err());
-            while poll_fn(|cx| Pin::new(&mut answer).poll_frame(cx))
+            let kind = Kind::new(Most { all: 2, of_one: 2 });
+            let pace = Arc::default();
+            for large in [false, true] {
+                let place = Arc::clone(&kind).place(principal(1)).await;
+                let second = Arc::clone(&kind).place(principal(1)).await;
+                let answering = large.then(|| Answering {
+                    place: second,
+                    paced: Paced::new(&pace, principal(1)),
+                });
+                let mut answer = held(
+                    Body::new(Full::new(Bytes::from_static(b"x")).map_err(|never| match never {})),
+                    place,
+                    answering,
+                );
+                let others = [kind.try_place(principal(2)), kind.try_place(principal(2))];
+                let free = others.iter().filter(|place| place.is_ok()).count();
+                assert_eq!(free, usize::from(!large));
+                drop(others);
+                while poll_fn(|cx| Pin::new(&mut answer).poll_frame(cx))
+                    .await
+                    .is_some()
+                {}
+                drop(answer);
+                let others = [kind.try_place(principal(2)), kind.try_place(principal(2))];
+                assert!(others.iter().all(Result::is_ok));
+            }
+        });
+    }
+
+    #[test]
+    fn who_fetches_beyond_its_pace_waits_before_more_is_made() {
+        let runtime = Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .expect("a runtime");
+        runtime.block_on(async {
+            let places = Places::default();
+            let label = "ListEntries";
+            let (_, answering) = places
+                .work(principal(1), label)
+                .begin()
                 .await
-                .is_some()
-            {}
-            drop(answer);
-            assert!(kind.try_place(principal(2)).is_ok());
+                .expect("free");
+            let place = places.call(principal(1), label).expect("free");
+            let page = Full::new(Bytes::from(vec![0; 200 << 20]));
+            let answer = held(
+                Body::new(page.map_err(|never| match never {})),
+                place,
+                answering,
+            );
+            let whole = answer.collect().await.expect("an answer");
+            assert_eq!(whole.to_bytes().len(), 200 << 20);
+            // It took three seconds' worth: the caller's next one waits, or is refused in the end.
+            let hasty = |label| Work {
+                patience: Duration::from_millis(1),
+                ..places.work(principal(1), label)
+            };
+            let refused = hasty(label).begin().await.err().expect("waited");
+            assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
+            assert!(hasty("GetClaim").begin().await.is_ok());
+            assert!(places.work(principal(2), label).begin().await.is_ok());
         });
     }
 }

@@ -1,0 +1,157 @@
+//! How fast requests are read, and answers sent.
+//!
+//! Owns the rates. Invariants: what one caller sends or fetches beyond them waits in that caller's own windows,
+//! and takes no processor from others; a request that comes in one piece, as most do, is never held up.
+
+use std::{
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll, ready},
+    time::{Duration, Instant},
+};
+
+use evidenceos_driver::Allowance;
+use tokio::time::{Sleep, sleep};
+
+use super::places::Whose;
+
+/// Bytes of a caller at once, in one direction: sixteen of the largest modules.
+const AT_ONCE: u64 = 64 << 20;
+/// And each second.
+const A_SECOND: u64 = 64 << 20;
+/// The beginning of each body, which is not counted: as much as comes in one piece. Small calls are bounded by
+/// what they ask for.
+const FREE: usize = 16 << 10;
+
+/// What went by in one direction, lately, of each caller.
+pub struct Pace {
+    passed: Mutex<Allowance<Whose>>,
+    began: Instant,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self::of(AT_ONCE, A_SECOND)
+    }
+}
+
+impl Pace {
+    fn of(at_once: u64, a_second: u64) -> Self {
+        Self {
+            passed: Mutex::new(Allowance::new(at_once, a_second)),
+            began: Instant::now(),
+        }
+    }
+
+    /// Counts bytes of a caller, and says how long the next ones are to wait.
+    fn passed(&self, whose: Whose, bytes: usize) -> Duration {
+        let now_ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let mut passed = self.passed.lock().unwrap_or_else(PoisonError::into_inner);
+        if bytes > 0 {
+            passed.take(whose, bytes as u64, now_ms);
+        }
+        passed.wait(&whose, now_ms)
+    }
+}
+
+/// A body that keeps its caller's pace.
+pub struct Paced {
+    pace: Arc<Pace>,
+    whose: Whose,
+    free: usize,
+    pause: Option<Pin<Box<Sleep>>>,
+}
+
+impl Paced {
+    /// A body of which nothing has gone by.
+    pub fn new(pace: &Arc<Pace>, whose: Whose) -> Self {
+        Self {
+            pace: Arc::clone(pace),
+            whose,
+            free: FREE,
+            pause: None,
+        }
+    }
+
+    /// Waits until what the caller's other bodies brought is within its pace, before anything is made of this one.
+    pub async fn begin(&self) {
+        loop {
+            let wait = self.pace.passed(self.whose, 0);
+            if wait.is_zero() {
+                return;
+            }
+            sleep(wait).await;
+        }
+    }
+
+    /// Ready when the next piece may go by.
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if let Some(pause) = &mut self.pause {
+            ready!(pause.as_mut().poll(cx));
+            self.pause = None;
+        }
+        Poll::Ready(())
+    }
+
+    /// Counts a piece that went by.
+    pub fn passed(&mut self, bytes: usize) {
+        let free = bytes.min(self.free);
+        self.free -= free;
+        if bytes > free {
+            let wait = self.pace.passed(self.whose, bytes - free);
+            self.pause = (!wait.is_zero()).then(|| Box::pin(sleep(wait)));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{future::poll_fn, net::Ipv4Addr};
+
+    use super::*;
+
+    fn of(last: u8) -> Whose {
+        Whose::Network(Ipv4Addr::new(127, 0, 0, last).into())
+    }
+
+    /// So slow that no time of a test counts.
+    fn slow() -> Arc<Pace> {
+        Arc::new(Pace::of(100, 1))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_caller_beyond_its_pace_waits_and_no_other_does() {
+        let pace = slow();
+        let mut greedy = Paced::new(&pace, of(1));
+        for bytes in [FREE - 1, 1, 99] {
+            greedy.passed(bytes);
+            assert!(greedy.pause.is_none());
+        }
+        greedy.passed(60);
+        let began = tokio::time::Instant::now();
+        let mut other = Paced::new(&pace, of(2));
+        other.begin().await;
+        other.passed(FREE + 50);
+        poll_fn(|cx| other.poll(cx)).await;
+        assert_eq!(began.elapsed(), Duration::ZERO);
+        poll_fn(|cx| greedy.poll(cx)).await;
+        // 159 of 100: sixty must go, one a second.
+        assert!(began.elapsed() >= Duration::from_secs(59));
+        assert!(began.elapsed() <= Duration::from_secs(61));
+    }
+
+    #[tokio::test]
+    async fn the_next_body_of_the_same_caller_waits_too() {
+        let pace = Arc::new(Pace::of(100, 1_000));
+        let mut first = Paced::new(&pace, of(1));
+        first.passed(FREE + 200);
+        drop(first);
+        let mut second = Paced::new(&pace, of(1));
+        second.passed(FREE);
+        assert!(second.pause.is_none(), "its beginning is free");
+        let mut begin = Box::pin(second.begin());
+        let mut context = Context::from_waker(std::task::Waker::noop());
+        assert!(begin.as_mut().poll(&mut context).is_pending());
+        begin.await;
+    }
+}
