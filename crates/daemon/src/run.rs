@@ -352,3 +352,17 @@ fn tell_supervisor(state: &[NotifyState<'_>]) {
         tracing::warn!(%error, "the service manager could not be told how it goes");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rustix::process::{DumpableBehavior, Resource, dumpable_behavior, getrlimit};
+
+    use super::*;
+
+    #[test]
+    fn memory_with_keys_is_in_no_core_file_and_no_debugger() {
+        keep_memory_private();
+        assert_eq!(dumpable_behavior(), Ok(DumpableBehavior::NotDumpable));
+        assert_eq!(getrlimit(Resource::Core).maximum, Some(0));
+    }
+}

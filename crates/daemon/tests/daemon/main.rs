@@ -25,6 +25,7 @@ mod past;
 mod pki;
 mod policies;
 mod process;
+mod promises;
 mod publicity;
 mod recovery;
 mod roles;

@@ -177,3 +177,77 @@ fn computing_only() -> Result<(), Box<dyn std::error::Error>> {
     seccompiler::apply_filter(&program)?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs::File,
+        io::{self, ErrorKind},
+        net::{TcpListener, TcpStream},
+        process::Command,
+        thread,
+    };
+
+    use super::*;
+
+    /// Walls are a thread's own, so that each test has a thread that ends with them.
+    fn behind<T: Send + 'static>(inside: impl FnOnce() -> T + Send + 'static) -> T {
+        thread::spawn(inside).join().expect("no panic")
+    }
+
+    fn denied<T>(result: io::Result<T>) -> bool {
+        result.is_err_and(|error| error.kind() == ErrorKind::PermissionDenied)
+    }
+
+    /// The version of Landlock that the running kernel has, if it has it.
+    fn landlock_version() -> Option<i64> {
+        const ASK: u32 = 1;
+        // SAFETY: with this flag the call takes no memory of ours, and returns a number.
+        #[allow(unsafe_code)]
+        let version =
+            unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, 0usize, 0usize, ASK) };
+        (version > 0).then_some(version)
+    }
+
+    #[test]
+    fn where_the_kernel_has_landlock_no_file_and_no_connection_is_left() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
+        let to = listener.local_addr().expect("an address");
+        let (holds, file, directory, connection) = behind(move || {
+            let holds = without_files().expect("it is asked as it is documented");
+            (
+                holds,
+                denied(File::open("/proc/self/status")),
+                denied(std::fs::read_dir("/")),
+                denied(TcpStream::connect(to)),
+            )
+        });
+        let version = landlock_version();
+        assert_eq!(holds, version.is_some());
+        assert_eq!((file, directory), (holds, holds));
+        // Connections came with its fourth version.
+        assert_eq!(connection, version.is_some_and(|version| version >= 4));
+    }
+
+    #[test]
+    fn the_filter_lets_no_file_connection_process_or_signal_through() {
+        let parent = rustix::process::getpid();
+        behind(move || {
+            computing_only().expect("it is in every kernel that anything is shipped for");
+            assert!(denied(File::open("/proc/self/status")));
+            assert!(denied(TcpListener::bind("127.0.0.1:0")));
+            assert!(denied(Command::new("/bin/true").status()));
+            assert!(denied(
+                rustix::process::kill_process(parent, Signal::CHILD).map_err(io::Error::from)
+            ));
+            // What computing needs is left.
+            assert_eq!(
+                vec![1_u8; 1 << 20]
+                    .iter()
+                    .map(|n| u64::from(*n))
+                    .sum::<u64>(),
+                1 << 20
+            );
+        });
+    }
+}
