@@ -9,13 +9,14 @@
 //! cargo run --release -p evidenceos-sandbox --example shapes -- FAMILY:SIZE,SIZE,SIZE,SIZE…
 //! ```
 //!
-//! The second form measures the shapes that it names, admitted or not.
+//! The second form measures the shapes that it names, admitted or not. With `SHAPES_DIR=DIR` it also writes each to
+//! `DIR/FAMILY-SIZES.wasm`.
 //!
 //! Exit status 1: something admitted needs more than 256 MiB or 2 s.
 
 use std::time::{Duration, Instant};
 
-use evidenceos_sandbox::{Config, Cost, Sandbox, check};
+use evidenceos_sandbox::{AdmitError, Config, Cost, Sandbox, check};
 use wasm_encoder::{
     BlockType, CodeSection, ConstExpr, DataCountSection, DataSection, ElementSection, Elements,
     EntityType, ExportKind, ExportSection, Function, FunctionSection, GlobalSection, GlobalType,
@@ -26,6 +27,7 @@ use wasm_encoder::{
 const MOST: Cost = Cost {
     peak_bytes: 256 << 20,
     cpu: Duration::from_secs(2),
+    code_bytes: 8 << 20,
 };
 
 /// Sizes of a shape; what each is for is the family's.
@@ -66,6 +68,7 @@ const FAMILIES: &[(&str, Build)] = &[
     ("many-functions", many_functions),
     ("many-types", many_types),
     ("many-elements", many_elements),
+    ("sparse-data", sparse_data),
     ("many-exports", many_exports),
     ("many-imports", many_imports),
     ("returns", returns),
@@ -87,8 +90,8 @@ fn main() -> std::process::ExitCode {
     let wanted: Vec<String> = arguments.collect();
     let sandbox = Sandbox::new(Config::default()).expect("children can be started here");
     println!(
-        "{:26} {:>9} {:>8} {:>9}  sizes",
-        "family", "peak MiB", "CPU ms", "bytes"
+        "{:26} {:>9} {:>8} {:>9} {:>9}  sizes",
+        "family", "peak MiB", "CPU ms", "code KiB", "bytes"
     );
     let mut too_dear = false;
     for (name, build) in FAMILIES {
@@ -105,9 +108,10 @@ fn main() -> std::process::ExitCode {
             continue;
         };
         println!(
-            "{name:26} {:9.1} {:8.0} {:9}  {:?}, {} tried, {} admitted{}",
+            "{name:26} {:9.1} {:8.0} {:9} {:9}  {:?}, {} tried, {} admitted{}",
             worst.cost.peak_bytes as f64 / f64::from(1 << 20),
             worst.cost.cpu.as_secs_f64() * 1e3,
+            worst.cost.code_bytes >> 10,
             worst.bytes,
             worst.sizes,
             worst.tried,
@@ -134,13 +138,19 @@ fn measure(sandbox: &Sandbox, name: &str, build: Build, sizes: &str) {
             Err(rules) => rules[0].to_string(),
         };
         let bytes = wasm.len();
+        if let Some(to) = std::env::var_os("SHAPES_DIR") {
+            let sizes = sizes.map(|size| size.to_string()).join("-");
+            let file = std::path::Path::new(&to).join(format!("{name}-{sizes}.wasm"));
+            std::fs::write(&file, &wasm).expect("the directory can be written to");
+        }
         match sandbox.cost_of(&wasm) {
-            Ok(Cost { peak_bytes, cpu }) => println!(
-                "{name:26} {:9.1} {:8.0} {bytes:9}  {sizes:?}, {admitted}",
-                peak_bytes as f64 / f64::from(1 << 20),
-                cpu.as_secs_f64() * 1e3,
+            Ok(cost) => println!(
+                "{name:26} {:9.1} {:8.0} {:9} {bytes:9}  {sizes:?}, {admitted}",
+                cost.peak_bytes as f64 / f64::from(1 << 20),
+                cost.cpu.as_secs_f64() * 1e3,
+                cost.code_bytes >> 10,
             ),
-            Err(error) => println!("{name:26} {bytes:28}  {sizes:?}, {admitted}: {error}"),
+            Err(error) => println!("{name:26} {bytes:38}  {sizes:?}, {admitted}: {error}"),
         }
     }
 }
@@ -157,7 +167,9 @@ struct Worst {
 /// 1 for what may just be.
 fn dearness(cost: Cost) -> f64 {
     let memory = cost.peak_bytes as f64 / MOST.peak_bytes as f64;
-    memory.max(cost.cpu.as_secs_f64() / MOST.cpu.as_secs_f64())
+    let time = cost.cpu.as_secs_f64() / MOST.cpu.as_secs_f64();
+    let code = cost.code_bytes as f64 / MOST.code_bytes as f64;
+    memory.max(time).max(code)
 }
 
 fn search(sandbox: &Sandbox, build: Build, time: Duration) -> Option<Worst> {
@@ -184,9 +196,13 @@ fn search(sandbox: &Sandbox, build: Build, time: Duration) -> Option<Worst> {
             stuck += 1;
             continue;
         }
-        admitted += 1;
         let (cost, failed) = match sandbox.cost_of(&wasm) {
             Ok(cost) => (cost, false),
+            // As a bound that only the compiler can see refuses it: too much machine code.
+            Err(AdmitError::Engine(_)) => {
+                stuck += 1;
+                continue;
+            }
             Err(error) => {
                 eprintln!("{sizes:?}: {error}");
                 (
@@ -198,6 +214,7 @@ fn search(sandbox: &Sandbox, build: Build, time: Duration) -> Option<Worst> {
                 )
             }
         };
+        admitted += 1;
         let dear = dearness(cost);
         if here.is_none_or(|(before, _)| dear > before * 1.02) {
             (here, stuck) = (Some((dear, sizes)), 0);
@@ -260,6 +277,17 @@ struct Shape {
     imports: ImportSection,
     imported: u32,
     elements: u32,
+    /// Entries of each element segment.
+    entries: u32,
+    /// They are expressions, and not functions.
+    are_expressions: bool,
+    /// Length of the names of exports beyond those that are required.
+    name_bytes: usize,
+    /// Length of the data, which code may name.
+    data_bytes: usize,
+    /// Segments of a byte, and the bytes from each to the next.
+    bytes: u32,
+    apart: u32,
     run: Option<u32>,
     defined: u32,
 }
@@ -275,6 +303,12 @@ impl Shape {
             imports: ImportSection::new(),
             imported: 0,
             elements: 1,
+            entries: 1,
+            are_expressions: false,
+            name_bytes: 1,
+            data_bytes: 4,
+            bytes: 0,
+            apart: 0,
             run: None,
             defined: 0,
         }
@@ -340,7 +374,7 @@ impl Shape {
         module.section(&tables);
         let mut memories = MemorySection::new();
         memories.memory(MemoryType {
-            minimum: 1,
+            minimum: 1 + u64::from(self.bytes) * u64::from(self.apart) / (64 << 10),
             maximum: None,
             memory64: false,
             shared: false,
@@ -354,22 +388,32 @@ impl Shape {
         exports.export("run", ExportKind::Func, run);
         exports.export("memory", ExportKind::Memory, 0);
         for number in 0..self.extra_exports {
-            exports.export(&format!("e{number}"), ExportKind::Func, run);
+            let name = format!("{number:e>0$}", self.name_bytes);
+            exports.export(&name, ExportKind::Func, run);
         }
         module.section(&exports);
         let mut elements = ElementSection::new();
+        let functions = vec![run; self.entries as usize];
+        let expressions = vec![ConstExpr::ref_func(run); self.entries as usize];
         for _ in 0..self.elements {
-            elements.active(
-                None,
-                &ConstExpr::i32_const(0),
-                Elements::Functions([run].as_slice().into()),
-            );
+            let entries = if self.are_expressions {
+                Elements::Expressions(RefType::FUNCREF, expressions.as_slice().into())
+            } else {
+                Elements::Functions(functions.as_slice().into())
+            };
+            elements.active(None, &ConstExpr::i32_const(0), entries);
         }
         module.section(&elements);
-        module.section(&DataCountSection { count: 1 });
+        module.section(&DataCountSection {
+            count: 1 + self.bytes,
+        });
         module.section(&self.code);
         let mut data = DataSection::new();
-        data.passive([1, 2, 3, 4]);
+        data.passive(vec![1; self.data_bytes]);
+        for number in 0..self.bytes {
+            let at = ConstExpr::i32_const((number * self.apart).cast_signed());
+            data.active(0, &at, [1]);
+        }
         module.section(&data);
         module.finish()
     }
@@ -929,17 +973,26 @@ fn many_types([types, parameters, results, _]: Sizes) -> Vec<u8> {
     shape.run(0, [])
 }
 
-/// Element segments.
-fn many_elements([segments, _, _, _]: Sizes) -> Vec<u8> {
+/// Element segments, entries of each, as functions or as expressions.
+fn many_elements([segments, entries, which, _]: Sizes) -> Vec<u8> {
     let mut shape = Shape::new();
-    shape.elements = segments;
+    (shape.elements, shape.entries) = (segments, entries);
+    shape.are_expressions = which % 2 == 0;
     shape.run(0, [])
 }
 
-/// Exports.
-fn many_exports([exports, _, _, _]: Sizes) -> Vec<u8> {
+/// Data that code may name, in KiB, other segments of a byte, the KiB from each to the next.
+fn sparse_data([kilobytes, segments, apart, _]: Sizes) -> Vec<u8> {
     let mut shape = Shape::new();
-    shape.extra_exports = exports;
+    shape.data_bytes = (kilobytes as usize) << 10;
+    (shape.bytes, shape.apart) = (segments, apart << 10);
+    shape.run(0, [I::DataDrop(0)])
+}
+
+/// Exports, the length of their names.
+fn many_exports([exports, name, _, _]: Sizes) -> Vec<u8> {
+    let mut shape = Shape::new();
+    (shape.extra_exports, shape.name_bytes) = (exports, name as usize);
     shape.run(0, [])
 }
 

@@ -176,7 +176,7 @@ impl Compilers {
     pub(crate) fn compile(
         &self,
         role: Role,
-        wasm: &[u8],
+        wasm: Vec<u8>,
         spent: &mut Duration,
     ) -> Result<(Box<[u8]>, Cost), NotCompiled> {
         let _turn = self.turns.take();

@@ -26,7 +26,7 @@ use crate::check::{ModuleInfo, PAGE_BYTES, Role};
 use crate::child::{ARGUMENT, Bounds};
 use crate::policy::{PolicyFailure, PolicyLimits, Vote};
 use crate::run::{End, HostFault, Limits, Oracle, RunReport};
-use crate::wire::{Code, CodeKey, FromChild, Link, MARGIN, MAX_CODE, Ready, ToChild, run_of};
+use crate::wire::{CodeKey, FromChild, Link, MARGIN, MAX_CODE, Ready, ToChild, run_of};
 
 /// The program that a child is: one whose `main` calls [`serve_if_child`](crate::serve_if_child) first.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -252,27 +252,29 @@ impl Child {
     }
 
     /// Compiles a module, for which this child is used up: what one module does to a compiler must not be there when
-    /// the next one comes. `patience` is how long it may take on the clock.
+    /// the next one comes. `patience` is how long it may take on the clock. The module is dropped once it is sent: what
+    /// strangers make this process hold at a time is bounded.
     pub(crate) fn compile(
         mut self,
         role: Role,
-        wasm: &[u8],
+        wasm: Vec<u8>,
         patience: Duration,
     ) -> Result<Compiled, Death> {
-        let mut compile = || {
-            self.link.socket().set_read_timeout(Some(patience))?;
-            self.link.send(&ToChild::Compile { role, wasm })?;
-            match self.link.receive(MAX_CODE + MARGIN)? {
-                Some(FromChild::Compiled(Ok(Code(code)))) => Ok(Ok(Box::from(code))),
-                Some(FromChild::Compiled(Err(refusal))) => Ok(Err(refusal)),
-                Some(_) => Err(io::Error::other("it did not answer with code")),
-                None => Err(io::ErrorKind::UnexpectedEof.into()),
-            }
+        let link = &mut self.link;
+        let compile = || {
+            link.socket().set_read_timeout(Some(patience))?;
+            link.send(&ToChild::Compile { role, wasm: &wasm })?;
+            drop(wasm);
+            link.receive_code(MAX_CODE + MARGIN)?
+                .ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
         };
         match compile() {
             Ok(code) => Ok(Compiled {
+                cost: Cost {
+                    code_bytes: code.as_ref().map_or(0, |code| code.len() as u64),
+                    ..Cost::of(self.process.process.id())
+                },
                 code,
-                cost: Cost::of(self.process.process.id()),
             }),
             Err(error) => Err(self.death_after(&error)),
         }
@@ -449,6 +451,8 @@ pub struct Cost {
     pub peak_bytes: u64,
     /// Processor time.
     pub cpu: Duration,
+    /// What came of it, in bytes of machine code.
+    pub code_bytes: u64,
 }
 
 impl Cost {
@@ -467,6 +471,7 @@ impl Cost {
         Self {
             peak_bytes: peak.unwrap_or_default() << 10,
             cpu: Duration::from_nanos(cpu.unwrap_or_default()),
+            code_bytes: 0,
         }
     }
 }

@@ -39,8 +39,12 @@ pub mod bounds {
     pub const GLOBALS: u32 = 1_000;
     /// Most data segments, and most element segments.
     pub const SEGMENTS: u32 = 10_000;
+    /// Most entries of all element segments: two full tables. Each may take the compiler four kilobytes.
+    pub const ELEMENTS: u64 = 20_000;
     /// Most types, and most exports.
     pub const TYPES_OR_EXPORTS: u32 = 10_000;
+    /// Most values that all types take and leave: each may take the check twenty bytes, and the compiler eighty.
+    pub const TYPE_VALUES: u64 = 65_536;
     /// Most imports: every offered function under every name, many times over.
     pub const IMPORTS: u32 = 100;
     /// Most violations that one check reports; a module as wrong as this needs no complete list.
@@ -99,11 +103,11 @@ pub enum Rule {
     Memory,
     /// Too many globals.
     Globals,
-    /// Too many data or element segments.
+    /// Too many data or element segments, or too many entries in the latter.
     Segments,
     /// An active data segment lies outside the initial memory.
     DataBounds,
-    /// Too many types, imports or exports.
+    /// Too many types, imports or exports, or too many values in all types.
     Entries,
 }
 

@@ -183,7 +183,7 @@ impl Sandbox {
             *spent += began.elapsed();
             let (info, layout) = inspected?;
             let (code_only, data) = separate(wasm, &layout);
-            let code = self.code(&code_only, spent)?;
+            let code = self.code(code_only, spent)?;
             // The code is counted here too: evicted from its own cache, it lives on as long as this module.
             let bytes = data.iter().map(|(_, bytes)| bytes.len()).sum::<usize>() + code.bytes();
             Ok((Prepared { info, code, data }, bytes))
@@ -228,7 +228,12 @@ impl Sandbox {
     ) -> Result<PolicyModule, AdmitError> {
         let (info, _) = inspect(wasm, Role::Policy).map_err(AdmitError::Refused)?;
         must_carry(limits, &info)?;
-        let code = self.compile(Role::Policy, info.sha256, wasm, &mut Duration::default())?;
+        let code = self.compile(
+            Role::Policy,
+            info.sha256,
+            wasm.to_vec(),
+            &mut Duration::default(),
+        )?;
         let children = Arc::clone(&self.policies);
         Ok(PolicyModule::new(info, limits, Arc::new(code), children))
     }
@@ -238,14 +243,14 @@ impl Sandbox {
     /// # Errors
     /// [`AdmitError`] of every kind but [`AdmitError::Refused`].
     pub fn cost_of(&self, wasm: &[u8]) -> Result<Cost, AdmitError> {
-        let (_, cost) = self
-            .compilers
-            .compile(Role::Guest, wasm, &mut Duration::default())?;
+        let (_, cost) =
+            self.compilers
+                .compile(Role::Guest, wasm.to_vec(), &mut Duration::default())?;
         Ok(cost)
     }
 
-    fn code(&self, code_only: &[u8], spent: &mut Duration) -> Result<Arc<Artifact>, AdmitError> {
-        let key = Sha256::digest(code_only).into();
+    fn code(&self, code_only: Vec<u8>, spent: &mut Duration) -> Result<Arc<Artifact>, AdmitError> {
+        let key = Sha256::digest(&code_only).into();
         self.codes.get_or_build(key, || {
             let code = self.compile(Role::Guest, key, code_only, spent)?;
             let bytes = code.bytes();
@@ -257,7 +262,7 @@ impl Sandbox {
         &self,
         role: Role,
         key: Key,
-        wasm: &[u8],
+        wasm: Vec<u8>,
         spent: &mut Duration,
     ) -> Result<Artifact, AdmitError> {
         let (code, _) = self.compilers.compile(role, wasm, spent)?;
@@ -306,15 +311,17 @@ const DATA_SECTION: u8 = 11;
 /// Code sees segments only through `memory.init` and `data.drop`, which need a data count section.
 fn separate(wasm: &[u8], layout: &Layout) -> (Vec<u8>, Vec<Segment>) {
     let cuts_data = !layout.code_may_name_segments;
-    let mut code = MODULE_HEADER.to_vec();
-    for (id, range) in &layout.sections {
-        if !(cuts_data && *id == DATA_SECTION) {
-            let data = &wasm[range.clone()];
-            wasm_encoder::Section::append_to(
-                &wasm_encoder::RawSection { id: *id, data },
-                &mut code,
-            );
-        }
+    let kept = || {
+        let sections = layout.sections.iter();
+        sections.filter(|(id, _)| !(cuts_data && *id == DATA_SECTION))
+    };
+    // An id and a length take at most six bytes.
+    let len: usize = kept().map(|(_, range)| range.len() + 6).sum();
+    let mut code = Vec::with_capacity(MODULE_HEADER.len() + len);
+    code.extend_from_slice(MODULE_HEADER);
+    for (id, range) in kept() {
+        let data = &wasm[range.clone()];
+        wasm_encoder::Section::append_to(&wasm_encoder::RawSection { id: *id, data }, &mut code);
     }
     let data = if cuts_data {
         layout

@@ -5,8 +5,9 @@
 //!
 //! A frame is its length as `u32` in little-endian order, and a message in postcard's form.
 
-use std::io::{self, IoSlice, Read, Write};
+use std::io::{self, BufWriter, Read, Write};
 
+use postcard::ser_flavors::Size;
 use serde::{Deserialize, Serialize};
 
 use crate::check::{ModuleInfo, Role};
@@ -16,8 +17,8 @@ use crate::run::{AskError, Limits, RunReport};
 /// Longest frame to a child, in bytes: the longest module with its data, or code made from one.
 pub(crate) const MAX_TO_CHILD: usize = 64 << 20;
 
-/// Longest piece of compiled code, in bytes.
-pub(crate) const MAX_CODE: usize = 48 << 20;
+/// Longest piece of compiled code, in bytes: the daemon keeps it. The densest code of admission becomes sixty times as long.
+pub(crate) const MAX_CODE: usize = 8 << 20;
 
 /// What a child adds around the bytes of a vector, an output or code, at most.
 pub(crate) const MARGIN: usize = 8 << 10;
@@ -166,13 +167,21 @@ impl<S: Read + Write> Link<S> {
         &self.socket
     }
 
-    /// Writes one message.
+    /// Writes one message. Of a large one no copy is made.
     pub(crate) fn send(&mut self, message: &impl Serialize) -> io::Result<()> {
-        let body = postcard::to_stdvec(message).map_err(io::Error::other)?;
-        let len = u32::try_from(body.len()).map_err(io::Error::other)?;
-        let head = len.to_le_bytes();
-        let mut slices = [IoSlice::new(&head), IoSlice::new(&body)];
-        write_all(&mut self.socket, &mut slices)
+        let len =
+            postcard::serialize_with_flavor(message, Size::default()).map_err(io::Error::other)?;
+        let head = u32::try_from(len).map_err(io::Error::other)?.to_le_bytes();
+        let capacity = (4 + len).min(KEPT_BUFFER);
+        let mut to = Noticing {
+            to: BufWriter::with_capacity(capacity, &mut self.socket),
+            error: None,
+        };
+        to.write_all(&head)?;
+        if let Err(error) = postcard::to_io(message, &mut to) {
+            return Err(to.error.unwrap_or_else(|| io::Error::other(error)));
+        }
+        to.to.flush()
     }
 
     /// Reads one message of at most `most` bytes. `None`: the other end has closed before it.
@@ -200,6 +209,26 @@ impl<S: Read + Write> Link<S> {
         postcard::from_bytes(&self.buffer[body..body + len])
             .map(Some)
             .map_err(io::Error::other)
+    }
+
+    /// Reads the answer of a child that compiles, of at most `most` bytes, into the memory where its code will stay.
+    pub(crate) fn receive_code(
+        &mut self,
+        most: usize,
+    ) -> io::Result<Option<Result<Box<[u8]>, String>>> {
+        let code = match self.receive(most)? {
+            None => return Ok(None),
+            Some(FromChild::Compiled(Err(why))) => return Ok(Some(Err(why))),
+            Some(FromChild::Compiled(Ok(Code(code)))) => code.len(),
+            Some(_) => return Err(io::Error::other("it did not answer with code")),
+        };
+        // Code is what a message ends with.
+        let end = self.filled.start;
+        let mut buffer = std::mem::take(&mut self.buffer);
+        self.filled = 0..0;
+        buffer.copy_within(end - code..end, 0);
+        buffer.truncate(code);
+        Ok(Some(Ok(buffer.into_boxed_slice())))
     }
 
     /// Reads until `wanted` bytes are there. `false`: the end came before the first.
@@ -230,16 +259,26 @@ impl<S: Read + Write> Link<S> {
     }
 }
 
-fn write_all(to: &mut impl Write, mut slices: &mut [IoSlice<'_>]) -> io::Result<()> {
-    while !slices.is_empty() {
-        match to.write_vectored(slices) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(written) => IoSlice::advance_slices(&mut slices, written),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
+/// A writer that keeps its error, of which the encoder says only that there was one.
+struct Noticing<W> {
+    to: W,
+    error: Option<io::Error>,
+}
+
+impl<W: Write> Write for Noticing<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.to.write(bytes).map_err(|error| {
+            let kind = error.kind();
+            if kind != io::ErrorKind::Interrupted {
+                self.error = Some(error);
+            }
+            kind.into()
+        })
     }
-    Ok(())
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.to.flush()
+    }
 }
 
 /// Bytes as one piece: serde would take them one by one.
@@ -277,6 +316,40 @@ mod tests {
         }
         assert!(there.receive::<FromChild<'_>>(9).expect("closed").is_none());
         sender.join().expect("sent");
+    }
+
+    #[test]
+    fn code_comes_as_it_went_and_nothing_else_passes_for_it() {
+        let (mut here, mut there) = pair();
+        let code: Vec<u8> = (0..5 * KEPT_BUFFER).map(|n| n as u8).collect();
+        let sent = code.clone();
+        let sender = std::thread::spawn(move || {
+            here.send(&FromChild::Compiled(Ok(Code(&sent))))
+                .expect("sent");
+        });
+        let received = there
+            .receive_code(1 << 20)
+            .expect("read")
+            .expect("an answer");
+        assert_eq!(received.expect("code"), code.into_boxed_slice());
+        sender.join().expect("sent");
+
+        let (mut here, mut there) = pair();
+        here.send(&FromChild::Compiled(Err("why".to_owned())))
+            .expect("sent");
+        let received = there
+            .receive_code(1 << 20)
+            .expect("read")
+            .expect("an answer");
+        assert_eq!(received, Err("why".to_owned()));
+
+        let (mut here, mut there) = pair();
+        here.send(&FromChild::Asked(&[1])).expect("sent");
+        assert!(there.receive_code(1 << 20).is_err());
+
+        let (here, mut there) = pair();
+        drop(here);
+        assert!(there.receive_code(1 << 20).expect("closed").is_none());
     }
 
     #[test]

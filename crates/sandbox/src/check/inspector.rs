@@ -38,9 +38,8 @@ pub(super) struct Inspector {
     pub(super) exports: Vec<&'static str>,
     /// Reading stopped early: what was not seen may still be there.
     pub(super) is_cut_short: bool,
-    /// A section claims more entries than it has bytes. A validator makes room for what is claimed before it reads an
-    /// entry: a few bytes would take a hundred megabytes of the daemon.
-    claims_too_much: bool,
+    /// The module has what would take a validator, and with it the daemon, much memory.
+    is_kept_from_validators: bool,
     pub(super) layout: Layout,
     violations: Vec<Violation>,
 }
@@ -61,7 +60,7 @@ impl Inspector {
             memory_pages: None,
             exports: Vec::new(),
             is_cut_short: false,
-            claims_too_much: false,
+            is_kept_from_validators: false,
             layout: Layout::default(),
             violations: Vec::new(),
         }
@@ -181,12 +180,18 @@ impl Inspector {
         }
     }
 
-    /// Keeps a section that claims more entries than it has bytes from every validator.
+    /// Sees to it that no validator reads the module, now or later.
+    pub(super) fn keep_from_validators(&mut self) {
+        self.validator = None;
+        self.is_kept_from_validators = true;
+    }
+
+    /// Keeps a section that claims more entries than it has bytes from every validator: it makes room for what is
+    /// claimed before it reads an entry, so that a few bytes would take a hundred megabytes.
     pub(super) fn must_fit<T>(&mut self, section: &SectionLimited<'_, T>) {
         let (count, range) = (section.count(), section.range());
         if u64::from(count) > range.end - range.start {
-            self.validator = None;
-            self.claims_too_much = true;
+            self.keep_from_validators();
             let message = format!("a section claims {count} entries, more than it has bytes");
             self.report(Rule::Invalid, Some(range.start), message);
         }
@@ -237,7 +242,7 @@ impl Inspector {
     /// A module that is valid once every feature is on breaks no rule of WebAssembly, only our choice.
     fn separate_features_from_errors(&mut self, wasm: &[u8]) {
         let is_invalid = |violation: &Violation| violation.rule == Rule::Invalid;
-        if !self.claims_too_much
+        if !self.is_kept_from_validators
             && self.violations.iter().any(is_invalid)
             && Validator::new_with_features(WasmFeatures::all())
                 .validate_all(wasm)
@@ -279,7 +284,7 @@ impl Inspector {
     /// Bytes at `at` that are no section: trailing data if all before them is a complete module.
     fn trailing(&mut self, wasm: &[u8], at: usize, why: &str) {
         self.is_cut_short = true;
-        let is_whole = !self.claims_too_much
+        let is_whole = !self.is_kept_from_validators
             && Validator::new_with_features(FEATURES)
                 .validate_all(&wasm[..at])
                 .is_ok();

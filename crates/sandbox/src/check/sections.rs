@@ -4,8 +4,8 @@
 //! module made to be refused: of a section that is too long, only as much is read as is allowed.
 
 use wasmparser::{
-    Data, DataKind, Export, ExternalKind, FromReader, FunctionBody, Import, Imports, Operator,
-    Payload, SectionLimited, TypeRef,
+    Data, DataKind, Element, ElementItems, Export, ExternalKind, FromReader, FunctionBody, Import,
+    Imports, Operator, Payload, SectionLimited, TypeRef, TypeSectionReader,
 };
 
 use super::inspector::{CUSTOM_SECTION, Inspector, to_usize};
@@ -14,6 +14,54 @@ use crate::abi::{GUEST_EXPORTS, HostFunction, MODULES, POLICY_EXPORTS, RequiredE
 use crate::rule::{Rule, bounds};
 
 impl Inspector {
+    /// Reads the types, as far as there may be of them.
+    fn types(&mut self, types: &TypeSectionReader<'_>) -> wasmparser::Result<()> {
+        let mut values = 0;
+        for ty in types.clone().into_iter_err_on_gc_types() {
+            let ty = ty?;
+            values += (ty.params().len() + ty.results().len()) as u64;
+            if values > bounds::TYPE_VALUES {
+                self.keep_from_validators();
+                let most = bounds::TYPE_VALUES;
+                self.report(
+                    Rule::Entries,
+                    Some(types.range().start),
+                    format!("more than {most} values that types take and leave"),
+                );
+                return Ok(());
+            }
+            self.types.push(ty);
+        }
+        Ok(())
+    }
+
+    /// Counts the entries of element segments: the compiler makes room for each of them, also of those that fit into
+    /// no table.
+    fn elements(&mut self, segments: &SectionLimited<'_, Element<'_>>) -> wasmparser::Result<()> {
+        let mut entries = 0;
+        for segment in self.entries(
+            segments,
+            Rule::Segments,
+            bounds::SEGMENTS,
+            "element segments",
+        ) {
+            let (offset, segment) = segment?;
+            entries += u64::from(match segment.items {
+                ElementItems::Functions(items) => items.count(),
+                ElementItems::Expressions(_, items) => items.count(),
+            });
+            if entries > bounds::ELEMENTS {
+                let message = format!(
+                    "{entries} entries of element segments, at most {} are allowed",
+                    bounds::ELEMENTS
+                );
+                self.report(Rule::Segments, Some(offset), message);
+                break;
+            }
+        }
+        Ok(())
+    }
+
     /// Applies our bounds to a section. An error means that nothing after it can be read.
     pub(super) fn section(&mut self, payload: &Payload<'_>) -> wasmparser::Result<()> {
         if let Some((id, range)) = payload.as_section()
@@ -24,8 +72,7 @@ impl Inspector {
         match payload {
             Payload::TypeSection(types) => {
                 self.count(types, Rule::Entries, bounds::TYPES_OR_EXPORTS, "types");
-                let types = types.clone().into_iter_err_on_gc_types();
-                self.types = types.collect::<Result<_, _>>()?;
+                self.types(types)?;
             }
             Payload::ImportSection(imports) => {
                 for entry in self.entries(imports, Rule::Entries, bounds::IMPORTS, "imports") {
@@ -91,14 +138,7 @@ impl Inspector {
                 };
                 self.report(Rule::StartFunction, Some(range.start), message);
             }
-            Payload::ElementSection(segments) => {
-                self.count(
-                    segments,
-                    Rule::Segments,
-                    bounds::SEGMENTS,
-                    "element segments",
-                );
-            }
+            Payload::ElementSection(segments) => self.elements(segments)?,
             Payload::DataCountSection { .. } => self.layout.code_may_name_segments = true,
             Payload::DataSection(segments) => {
                 for segment in

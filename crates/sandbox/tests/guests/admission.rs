@@ -216,7 +216,17 @@ fn bounds_are_inclusive() {
     let many = |count: usize, text: &str| with(&text.repeat(count));
     // Each is three bytes; a body has an end and no locals.
     let drops = |count: usize| format!("(func {})", "(drop (i32.const 1))".repeat(count));
-    let cases: [(Rule, String, String); 10] = [
+    let types = |values: usize| {
+        let one = |values: usize| format!("(type (func (param {})))", "i64 ".repeat(values));
+        with(&(one(1_000).repeat(values / 1_000) + &one(values % 1_000)))
+    };
+    let elements = |last: usize| {
+        let one = |entries: usize| format!("(elem func {})", "$f ".repeat(entries));
+        with(&("(func $f)".to_owned() + &one(10_000) + &one(last)))
+    };
+    let cases: [(Rule, String, String); 12] = [
+        (Rule::Segments, elements(10_000), elements(10_001)),
+        (Rule::Entries, types(65_536), types(65_537)),
         (Rule::Code, with(&drops(21_844)), with(&drops(21_845))),
         (
             Rule::Code,

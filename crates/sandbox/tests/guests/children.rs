@@ -217,6 +217,26 @@ fn what_takes_too_much_to_compile_is_the_modules_end_and_the_sandbox_goes_on() {
 }
 
 #[test]
+fn what_becomes_too_much_machine_code_is_the_modules_end() {
+    let own = Own::new();
+    // Two bytes each, and more than a hundred of machine code.
+    let module = |functions: usize| {
+        let there_and_back = "i64.trunc_f64_s f64.convert_i64_u ".repeat(32_000);
+        let one = format!("(func (param f64) (result f64) local.get 0 {there_and_back})");
+        let many = one.repeat(functions);
+        wat(&format!(
+            r#"(module (memory (export "memory") 1) {many} (func (export "run")))"#
+        ))
+    };
+    let error = own.sandbox().prepare(&module(4)).expect_err("too much");
+    let AdmitError::Engine(words) = &error else {
+        panic!("{error}");
+    };
+    assert!(words.contains("machine code"), "{words}");
+    assert!(own.sandbox().prepare(&module(1)).is_ok());
+}
+
+#[test]
 fn children_end_with_their_sandbox() {
     let mut own = Own::new();
     own.run(&asking(), &mut During(|| {})).expect("a run");
