@@ -28,7 +28,7 @@ power N="500" *ARGS:
 mutants *ARGS:
     tests/mutants/run.py {{ARGS}}
 
-# A long campaign by its name: sim, crash, power, mutants or fuzz, as large as tests/long.sh says
+# A long campaign by its name: sim, crash, power, mutants, fuzz or attacks, as large as tests/long.sh says
 long NAME *ARGS:
     tests/long.sh {{NAME}} {{ARGS}}
 

@@ -10,6 +10,8 @@
 #   tests/long.sh fuzz [SECONDS]       600 seconds of each fuzz target, as many targets at once as there are cores;
 #                                      FUZZ_TARGETS="note tile" chooses targets, FUZZ_CORPUS is a directory of
 #                                      corpora that grow (fuzz/corpus)
+#   tests/long.sh attacks [ARGUMENT…]  one caller at its worst, and many strangers, beside an honest one, as
+#                                      tests/attacks/attacks.py plays them (--help)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -28,6 +30,17 @@ power)
 mutants)
     command -v cargo-mutants >/dev/null || cargo install cargo-mutants --locked
     tests/mutants/campaign.py "$@"
+    ;;
+attacks)
+    cargo build --release --workspace --locked
+    here=$(mktemp -d)
+    trap 'rm -rf "$here"' EXIT
+    python3 -m venv "$here/venv"
+    "$here/venv/bin/pip" install --quiet --disable-pip-version-check grpcio grpcio-tools
+    "$here/venv/bin/python" -m grpc_tools.protoc -I crates/proto/proto --python_out="$here" --grpc_python_out="$here" \
+        evidenceos/v2/evidenceos.proto
+    PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=$here "$here/venv/bin/python" tests/attacks/attacks.py \
+        "${CARGO_TARGET_DIR:-target}/release/evidenceos-daemon" "$here/daemon" "$@"
     ;;
 fuzz)
     tests/fuzz.sh "${1:-600}"
