@@ -265,19 +265,23 @@ struct Noticing<W> {
     error: Option<io::Error>,
 }
 
+impl<W> Noticing<W> {
+    fn notice(&mut self, error: io::Error) -> io::Error {
+        let kind = error.kind();
+        if kind != io::ErrorKind::Interrupted {
+            self.error = Some(error);
+        }
+        kind.into()
+    }
+}
+
 impl<W: Write> Write for Noticing<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.to.write(bytes).map_err(|error| {
-            let kind = error.kind();
-            if kind != io::ErrorKind::Interrupted {
-                self.error = Some(error);
-            }
-            kind.into()
-        })
+        self.to.write(bytes).map_err(|error| self.notice(error))
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.to.flush()
+        self.to.flush().map_err(|error| self.notice(error))
     }
 }
 
@@ -350,6 +354,18 @@ mod tests {
         let (here, mut there) = pair();
         drop(here);
         assert!(there.receive_code(1 << 20).expect("closed").is_none());
+    }
+
+    #[test]
+    fn a_peer_that_is_gone_is_told_as_that_whatever_the_length() {
+        for len in [1, KEPT_BUFFER / 2, 3 * KEPT_BUFFER] {
+            let (mut here, there) = pair();
+            drop(there);
+            let error = here
+                .send(&FromChild::Asked(&vec![0; len]))
+                .expect_err("nobody reads");
+            assert_eq!(error.kind(), io::ErrorKind::BrokenPipe, "{len}: {error}");
+        }
     }
 
     #[test]
