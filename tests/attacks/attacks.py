@@ -3,7 +3,9 @@
 A daemon is started on loopback with default limits. Beside each attack, which has a process of its own, an
 honest submitter asks for Health and takes whole claims through; the daemon's memory is looked at meanwhile.
 
-  attacks.py BIN DIR [--seconds S] [--shape FILE.wasm]… [ATTACK…]
+  attacks.py BIN DIR [--seconds S] [ATTACK…]
+  attacks.py BIN DIR --shape FILE.wasm…        how far the daemon's memory moves while these are committed
+  attacks.py BIN DIR --existence ROUNDS        whether another's claim takes longer than none
 
 BIN is `evidenceos-daemon` or `evidenceos`, DIR an empty directory. Needs grpcio, and the modules that
 grpc_tools.protoc makes of crates/proto/proto on PYTHONPATH; `just long attacks` sees to all of it.
@@ -649,6 +651,59 @@ def measure(program, directory, names, seconds):
         daemon.stop()
 
 
+def existence(program, directory, rounds):
+    """How long calls take for another's claim and for one that does not exist, asked in turn."""
+    calls = {
+        "GetClaim": lambda claim: pb.GetClaimRequest(claim_id=claim),
+        "GetCapsule": lambda claim: pb.GetCapsuleRequest(claim_id=claim),
+        "FetchCapsule": lambda claim: pb.FetchCapsuleRequest(claim_id=claim),
+        "SealClaim": lambda claim: pb.SealClaimRequest(claim_id=claim),
+        "ExecuteClaimV2": lambda claim: pb.ExecuteClaimV2Request(claim_id=claim),
+        "RevokeClaim": lambda claim: pb.RevokeClaimRequest(claim_id=claim),
+        "CommitArtifacts": lambda claim: pb.CommitArtifactsRequest(claim_id=claim, wasm_module=judged([0] * ITEMS)),
+    }
+    daemon = Daemon(program, directory)
+    try:
+        put_holdout(Caller(daemon.address, OPERATOR, "operator"), "ours")
+        owner, caller = Caller(daemon.address, HONEST, "owner"), Caller(daemon.address, ATTACKER, "asks")
+        theirs = []
+        for seed in range(64):
+            # As large as claims are: the row of one that was committed has its artifacts.
+            theirs.append(owner.claim("ours"))
+            wasm = judged(random.Random(seed).choices((0, 1), k=ITEMS))
+            names = [hashlib.sha256(f"{seed} {n}".encode()).digest() for n in range(127)]
+            artifacts = [pb.Artifact(artifact_hash=name, kind="data") for name in names]
+            artifacts.append(pb.Artifact(artifact_hash=hashlib.sha256(wasm).digest(), kind="wasm"))
+            owner.call(
+                "CommitArtifacts", pb.CommitArtifactsRequest(claim_id=theirs[-1], artifacts=artifacts, wasm_module=wasm)
+            )
+        heads = ("call", "theirs", "none", "theirs", "none")
+        print("{:18} {:>10} {:>10} {:>10} {:>10}   us: p50, p95; the answers".format(*heads))
+        differ = False
+        for method, request in calls.items():
+            times, answers = ([], []), (set(), set())
+            for number in range(rounds):
+                asked = [(0, theirs[number % len(theirs)]), (1, unknown(caller))]
+                for which, claim in asked[:: 1 - 2 * (number % 2)]:
+                    began = time.monotonic()
+                    try:
+                        caller.call(method, request(claim))
+                        answers[which].add("OK")
+                    except grpc.RpcError as error:
+                        said = error.details().replace(claim.hex(), "ID")
+                        answers[which].add(f"{error.code().name}: {said}")
+                    times[which].append(time.monotonic() - began)
+            middles = [sorted(found)[len(found) // 2] * 1e6 for found in times]
+            ends = [p95_ms(found) * 1e3 for found in times]
+            same = "the same" if answers[0] == answers[1] else f"DIFFER: {answers}"
+            differ |= answers[0] != answers[1]
+            figures = f"{middles[0]:10.0f} {middles[1]:10.0f} {ends[0]:10.0f} {ends[1]:10.0f}"
+            print(f"{method:18} {figures}   {same}", flush=True)
+        return differ
+    finally:
+        daemon.stop()
+
+
 def shapes(program, directory, files):
     """How far the daemon's memory moves while each of these modules is committed."""
     daemon = Daemon(program, directory)
@@ -695,6 +750,7 @@ def main():
     parser.add_argument("directory", metavar="DIR")
     parser.add_argument("--seconds", type=float, default=12)
     parser.add_argument("--shape", action="append", default=[], metavar="FILE")
+    parser.add_argument("--existence", type=int, metavar="ROUNDS", help="only time what is another's, so many times")
     parser.add_argument("attacks", nargs="*", metavar="ATTACK", help=", ".join(ATTACKS))
     given = parser.parse_intermixed_args()
     for name in given.attacks:
@@ -703,6 +759,8 @@ def main():
     if given.shape:
         shapes(given.program, given.directory, given.shape)
         return 0
+    if given.existence:
+        return int(existence(given.program, given.directory, given.existence))
     return int(measure(given.program, given.directory, given.attacks or list(ATTACKS), given.seconds))
 
 

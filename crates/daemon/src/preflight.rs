@@ -434,7 +434,24 @@ async fn nothing(State(front): State<Front>, request: Request) -> Response {
 
 #[cfg(test)]
 mod tests {
+    use tokio_stream::StreamExt as _;
+
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_is_read_whole_and_in_time_or_not_at_all() {
+        let pieces = |pieces: Vec<Result<&'static str, std::io::Error>>| tokio_stream::iter(pieces);
+        let whole = Body::from_stream(pieces(vec![Ok("ab"), Ok("cd")]));
+        assert!(read(whole, 4).await.is_ok_and(|bytes| bytes == "abcd"));
+        let long = Body::from_stream(pieces(vec![Ok("ab"), Ok("cde")]));
+        assert!(matches!(read(long, 4).await, Err(NoBody::TooLarge)));
+        let gone = Err(std::io::ErrorKind::ConnectionReset.into());
+        let broken = Body::from_stream(pieces(vec![Ok("ab"), gone]));
+        assert!(matches!(read(broken, 4).await, Err(NoBody::Broken)));
+        let silent = pieces(vec![Ok("ab")]).chain(tokio_stream::pending());
+        let slow = Body::from_stream(silent);
+        assert!(matches!(read(slow, 4).await, Err(NoBody::Slow)));
+    }
 
     #[test]
     fn several_slashes_are_one() {
