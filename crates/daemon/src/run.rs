@@ -28,6 +28,8 @@ const BAD_CONFIG: u8 = 78;
 const TASKS_BEFORE_EVENTS: u32 = 1_024;
 /// How often the writer is looked after.
 const LOOK_AFTER: Duration = Duration::from_millis(200);
+/// Large modules that nobody used for so long, and for as long before, are no longer kept ready.
+const FORGET_AFTER: Duration = Duration::from_secs(15);
 
 /// The daemon as a program: reads the process's arguments and environment.
 #[must_use]
@@ -313,6 +315,7 @@ impl Signals {
 
 async fn until_told_to_stop(running: &mut Running, signals: &mut Signals) {
     let mut look = tokio::time::interval(LOOK_AFTER);
+    let mut forget = tokio::time::interval(FORGET_AFTER);
     loop {
         tokio::select! {
             _ = signals.terminate.recv() => return,
@@ -324,6 +327,7 @@ async fn until_told_to_stop(running: &mut Running, signals: &mut Signals) {
                 let _ = asked.send(done);
             }
             _ = look.tick() => if running.has_failed() { return },
+            _ = forget.tick() => running.forget_unused(),
         }
     }
 }

@@ -239,6 +239,11 @@ impl Running {
         self.threads.driver.has_ended()
     }
 
+    /// Gives the memory of modules back that nobody uses: `evidenceos_sandbox::Sandbox::forget_unused`.
+    pub fn forget_unused(&self) {
+        self.edge.guests.sandbox.forget_unused();
+    }
+
     /// Reads certificates, roles, secrets, keys and policies again. What does not fit is said and leaves
     /// that part as it was.
     ///

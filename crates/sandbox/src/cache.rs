@@ -2,7 +2,7 @@
 //!
 //! Owns single flight and eviction; knows nothing of Wasm. Invariant: at most one thread builds the value of a key at
 //! a time, no lock is held across keys while one builds, and what is kept never exceeds the bounds (but for a single
-//! value that alone is larger: it is handed out and not kept).
+//! value that alone is larger: it is handed out and not kept). Large values go when nobody uses them.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,6 +19,9 @@ pub(crate) struct Bound {
     pub(crate) bytes: usize,
 }
 
+/// Values up to this many bytes stay until others need their place.
+const SMALL: usize = 16 << 10;
+
 pub(crate) struct Cache<V> {
     bound: Bound,
     state: Mutex<State<V>>,
@@ -28,11 +31,15 @@ struct State<V> {
     kept: LruCache<Key, Kept<V>>,
     kept_bytes: usize,
     building: HashMap<Key, Slot<V>>,
+    /// How often unused values were forgotten.
+    sweeps: u64,
 }
 
 struct Kept<V> {
     value: Arc<V>,
     bytes: usize,
+    /// The sweeps that there had been when it was last used.
+    used: u64,
 }
 
 /// Locked by the thread that builds; the others wait on it and find the value.
@@ -44,6 +51,7 @@ impl<V> Cache<V> {
             kept: LruCache::unbounded(),
             kept_bytes: 0,
             building: HashMap::new(),
+            sweeps: 0,
         };
         Self {
             bound,
@@ -53,6 +61,11 @@ impl<V> Cache<V> {
 
     pub(crate) fn get(&self, key: &Key) -> Option<Arc<V>> {
         lock(&self.state).get(key)
+    }
+
+    /// Drops large values that nobody has used since the last time but one.
+    pub(crate) fn forget_unused(&self) {
+        lock(&self.state).forget_unused();
     }
 
     /// The value of `key`, built by `build` unless it is kept or being built. `build` also tells how many bytes the
@@ -78,11 +91,13 @@ impl<V> Cache<V> {
         state.building.remove(&key);
         let (value, bytes) = outcome?;
         let value = Arc::new(value);
+        let used = state.sweeps;
         state.keep(
             key,
             Kept {
                 value: value.clone(),
                 bytes,
+                used,
             },
             self.bound,
         );
@@ -93,7 +108,25 @@ impl<V> Cache<V> {
 
 impl<V> State<V> {
     fn get(&mut self, key: &Key) -> Option<Arc<V>> {
-        self.kept.get(key).map(|kept| kept.value.clone())
+        let kept = self.kept.get_mut(key)?;
+        kept.used = self.sweeps;
+        Some(kept.value.clone())
+    }
+
+    fn forget_unused(&mut self) {
+        let unused = |kept: &Kept<V>| kept.bytes > SMALL && kept.used < self.sweeps;
+        let keys: Vec<Key> = self
+            .kept
+            .iter()
+            .filter(|(_, kept)| unused(kept))
+            .map(|(key, _)| *key)
+            .collect();
+        for key in keys {
+            if let Some(gone) = self.kept.pop(&key) {
+                self.kept_bytes -= gone.bytes;
+            }
+        }
+        self.sweeps += 1;
     }
 
     fn keep(&mut self, key: Key, kept: Kept<V>, bound: Bound) {
@@ -158,6 +191,25 @@ mod tests {
         assert_eq!(kept(&cache, &[1, 2]), [2]);
         put(&cache, 3, 101);
         assert_eq!(kept(&cache, &[1, 2, 3]), [] as [u8; 0]);
+    }
+
+    #[test]
+    fn large_values_go_when_nobody_uses_them_and_small_ones_stay() {
+        let cache = Cache::new(Bound {
+            count: 10,
+            bytes: 1 << 20,
+        });
+        for (key, bytes) in [(1, SMALL), (2, SMALL + 1), (3, SMALL + 1)] {
+            put(&cache, key, bytes);
+        }
+        cache.forget_unused();
+        assert!(cache.get(&[2; 32]).is_some());
+        cache.forget_unused();
+        assert_eq!(kept(&cache, &[1, 2, 3]), [1, 2]);
+        cache.forget_unused();
+        cache.forget_unused();
+        assert_eq!(kept(&cache, &[1, 2, 3]), [1]);
+        assert_eq!(lock(&cache.state).kept_bytes, SMALL);
     }
 
     #[test]

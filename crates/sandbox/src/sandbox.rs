@@ -146,6 +146,13 @@ impl Sandbox {
         self.guests.end();
     }
 
+    /// Drops large modules and large code that nobody has used since the last call but one: they are made again when
+    /// they are wanted.
+    pub fn forget_unused(&self) {
+        self.prepared.forget_unused();
+        self.codes.forget_unused();
+    }
+
     /// A short stable text for all on which a result depends besides the module, its limits and the answers:
     /// `wasmtime-48.0.8/x86_64/0123456789abcdef`.
     pub fn engine_id(&self) -> &str {
