@@ -43,21 +43,18 @@ PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 # --- modules -------------------------------------------------------------------------------------
 
 
-def number(value):
+def number(value, last=0x7F):
+    """In the groups of seven bits that Wasm and protobuf use; the last one is at most `last`."""
     out = bytearray()
-    while value > 0x7F:
+    while value > last:
         out.append(value & 0x7F | 0x80)
         value >>= 7
     return bytes(out + bytes([value]))
 
 
 def signed(value):
-    """A constant as Wasm writes it, not below zero."""
-    out = bytearray()
-    while value > 0x3F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes(out + bytes([value]))
+    """A constant as Wasm writes it, not below zero: its last group has a bit for the sign."""
+    return number(value, last=0x3F)
 
 
 def section(kind, body):
