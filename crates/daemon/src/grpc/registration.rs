@@ -3,7 +3,7 @@
 //! The labels leave this module encrypted or not at all. What is slow happens here, beside the
 //! writer: the writer only checks that no other holdout came in between.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{collections::HashSet, num::NonZero, sync::Arc, thread};
 
 use evidenceos_kernel::{
     bits::MicroBits,
@@ -13,6 +13,7 @@ use evidenceos_kernel::{
     id::{Digest, Fingerprint, HoldoutId},
     planner,
     price::{Multiplicity, SettlementPrices},
+    refusal::Refusal,
     split,
 };
 use evidenceos_proto::{self as wire, put_holdout_request::Part};
@@ -25,6 +26,7 @@ use super::{
 use crate::{
     agreement,
     keys::Keys,
+    runner::yield_to_serving,
     vault::{Binding, Items, OpenHoldout, Vault},
 };
 
@@ -272,6 +274,9 @@ fn keyed_ids(keys: &Keys, digests: &[[u8; 16]]) -> Result<Vec<[u8; 16]>, Status>
 
 /// Metering is per item: an item in two holdouts would be metered twice. A shared item id is
 /// refused here; whether label columns agree is for the kernel to charge and to refuse.
+///
+/// A thousand columns of a million labels take seconds of a processor: every processor compares its share,
+/// and gives way to what serves.
 fn check_overlap(
     vault: &Vault,
     items: &Items,
@@ -279,31 +284,58 @@ fn check_overlap(
     fresh_items: bool,
 ) -> Result<Vec<(HoldoutId, bool)>, Status> {
     let column = (!fresh_items).then(|| agreement::Candidate::new(&items.labels));
-    let mut compared = Vec::new();
-    let others = others
+    let others: Vec<&Holdout> = others
         .iter()
-        .filter(|other| other.status != HoldoutStatus::Withdrawn);
-    for other in others {
-        let ids = other.has_item_ids && !items.item_ids.is_empty();
-        if !ids && column.is_none() {
-            continue;
-        }
-        let theirs = vault
-            .read(&other.blob, Binding::of(other))
-            .map_err(|error| internal(&error))?;
-        if ids && items.shares_item_with(&theirs) {
-            return Err(refused(
-                &evidenceos_kernel::refusal::Refusal::HoldoutExists(format!(
-                    "some of these items are in holdout {:?} already; leakage is metered per item, so an item is in one holdout only",
-                    other.reference
-                )),
-            ));
-        }
-        if let Some(column) = &column {
-            compared.push((other.id, column.agrees_with(&theirs.labels)));
-        }
+        .map(Arc::as_ref)
+        .filter(|other| other.status != HoldoutStatus::Withdrawn)
+        .filter(|other| column.is_some() || share_ids(items, other))
+        .collect();
+    let processors = thread::available_parallelism().map_or(1, NonZero::get);
+    let share = others.len().div_ceil(processors).max(1);
+    let compare = |others: &[&Holdout]| {
+        yield_to_serving();
+        let others = others.iter();
+        others
+            .map(|other| check_against(vault, items, column.as_ref(), other))
+            .collect::<Result<Vec<_>, _>>()
+    };
+    let compared: Result<Vec<_>, _> = thread::scope(|scope| {
+        let shares: Vec<_> = others
+            .chunks(share)
+            .map(|others| scope.spawn(move || compare(others)))
+            .collect();
+        let joined = shares.into_iter().map(|share| {
+            let panicked = |panic| std::panic::resume_unwind(panic);
+            share.join().unwrap_or_else(panicked)
+        });
+        joined.collect()
+    });
+    let compared: Vec<Vec<Option<(HoldoutId, bool)>>> = compared.map_err(|status| *status)?;
+    Ok(compared.into_iter().flatten().flatten().collect())
+}
+
+/// Whether both have ids for their items.
+fn share_ids(items: &Items, other: &Holdout) -> bool {
+    other.has_item_ids && !items.item_ids.is_empty()
+}
+
+/// Whether another holdout's column agrees, if that is asked.
+fn check_against(
+    vault: &Vault,
+    items: &Items,
+    column: Option<&agreement::Candidate>,
+    other: &Holdout,
+) -> Result<Option<(HoldoutId, bool)>, Box<Status>> {
+    let theirs = vault
+        .read(&other.blob, Binding::of(other))
+        .map_err(|error| Box::new(internal(&error)))?;
+    if share_ids(items, other) && items.shares_item_with(&theirs) {
+        return Err(Box::new(refused(&Refusal::HoldoutExists(format!(
+            "some of these items are in holdout {:?} already; leakage is metered per item, so an item is in one holdout only",
+            other.reference
+        )))));
     }
-    Ok(compared)
+    Ok(column.map(|column| (other.id, column.agrees_with(&theirs.labels))))
 }
 
 fn null_spec(spec: &wire::NullSpec) -> Result<NullSpec, Status> {
