@@ -11,7 +11,10 @@ use std::{
 };
 
 use evidenceos_driver::Allowance;
+use hyper::body::{Body as HttpBody, Frame, SizeHint};
+use prost::bytes::Bytes;
 use tokio::time::{Sleep, sleep};
+use tonic::{Status, body::Body};
 
 use super::places::Whose;
 
@@ -54,26 +57,22 @@ impl Pace {
     }
 }
 
-/// A body that keeps its caller's pace.
+/// The pace of one caller in one direction.
 pub struct Paced {
     pace: Arc<Pace>,
     whose: Whose,
-    free: usize,
-    pause: Option<Pin<Box<Sleep>>>,
 }
 
 impl Paced {
-    /// A body of which nothing has gone by.
+    /// A caller's pace.
     pub fn new(pace: &Arc<Pace>, whose: Whose) -> Self {
         Self {
             pace: Arc::clone(pace),
             whose,
-            free: FREE,
-            pause: None,
         }
     }
 
-    /// Waits until what the caller's other bodies brought is within its pace, before anything is made of this one.
+    /// Waits until what the caller's other bodies brought is within its pace, before anything is made of the next one.
     pub async fn begin(&self) {
         loop {
             let wait = self.pace.passed(self.whose, 0);
@@ -84,8 +83,33 @@ impl Paced {
         }
     }
 
+    /// The body at this pace; nothing of it has gone by.
+    pub fn of(self, body: Body) -> AtPace {
+        AtPace {
+            body,
+            paced: self,
+            free: FREE,
+            pause: None,
+        }
+    }
+}
+
+/// A body that keeps its caller's pace.
+pub struct AtPace {
+    body: Body,
+    paced: Paced,
+    free: usize,
+    pause: Option<Pin<Box<Sleep>>>,
+}
+
+impl AtPace {
+    /// Lets go of what has not gone by.
+    pub fn give_up(&mut self) {
+        self.body = Body::empty();
+    }
+
     /// Ready when the next piece may go by.
-    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll_pause(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if let Some(pause) = &mut self.pause {
             ready!(pause.as_mut().poll(cx));
             self.pause = None;
@@ -94,13 +118,39 @@ impl Paced {
     }
 
     /// Counts a piece that went by.
-    pub fn passed(&mut self, bytes: usize) {
+    fn passed(&mut self, bytes: usize) {
         let free = bytes.min(self.free);
         self.free -= free;
         if bytes > free {
-            let wait = self.pace.passed(self.whose, bytes - free);
+            let Paced { pace, whose } = &self.paced;
+            let wait = pace.passed(*whose, bytes - free);
             self.pause = (!wait.is_zero()).then(|| Box::pin(sleep(wait)));
         }
+    }
+}
+
+impl HttpBody for AtPace {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        ready!(self.poll_pause(cx));
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        if let Some(Ok(frame)) = &frame {
+            self.passed(frame.data_ref().map_or(0, Bytes::len));
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 
@@ -122,19 +172,20 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_caller_beyond_its_pace_waits_and_no_other_does() {
         let pace = slow();
-        let mut greedy = Paced::new(&pace, of(1));
+        let mut greedy = Paced::new(&pace, of(1)).of(Body::empty());
         for bytes in [FREE - 1, 1, 99] {
             greedy.passed(bytes);
             assert!(greedy.pause.is_none());
         }
         greedy.passed(60);
         let began = tokio::time::Instant::now();
-        let mut other = Paced::new(&pace, of(2));
+        let other = Paced::new(&pace, of(2));
         other.begin().await;
+        let mut other = other.of(Body::empty());
         other.passed(FREE + 50);
-        poll_fn(|cx| other.poll(cx)).await;
+        poll_fn(|cx| other.poll_pause(cx)).await;
         assert_eq!(began.elapsed(), Duration::ZERO);
-        poll_fn(|cx| greedy.poll(cx)).await;
+        poll_fn(|cx| greedy.poll_pause(cx)).await;
         // 159 of 100: sixty must go, one a second.
         assert!(began.elapsed() >= Duration::from_secs(59));
         assert!(began.elapsed() <= Duration::from_secs(61));
@@ -143,13 +194,13 @@ mod tests {
     #[tokio::test]
     async fn the_next_body_of_the_same_caller_waits_too() {
         let pace = Arc::new(Pace::of(100, 1_000));
-        let mut first = Paced::new(&pace, of(1));
+        let mut first = Paced::new(&pace, of(1)).of(Body::empty());
         first.passed(FREE + 200);
         drop(first);
-        let mut second = Paced::new(&pace, of(1));
+        let mut second = Paced::new(&pace, of(1)).of(Body::empty());
         second.passed(FREE);
         assert!(second.pause.is_none(), "its beginning is free");
-        let mut begin = Box::pin(second.begin());
+        let mut begin = Box::pin(second.paced.begin());
         let mut context = Context::from_waker(std::task::Waker::noop());
         assert!(begin.as_mut().poll(&mut context).is_pending());
         begin.await;

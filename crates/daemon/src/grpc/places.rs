@@ -10,7 +10,7 @@ use std::{
     net::IpAddr,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError, Weak},
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -25,7 +25,7 @@ use tokio::{
 use tonic::{Status, body::Body};
 
 use super::{
-    pace::{Pace, Paced},
+    pace::{AtPace, Pace, Paced},
     rules, status,
 };
 
@@ -209,9 +209,8 @@ impl Reading {
             Deadline::Silence(wait) => (wait, true),
         };
         Body::new(InTime {
-            body,
+            body: self.paced.of(body),
             place: self.place,
-            paced: self.paced,
             wait,
             renews,
             until: None,
@@ -229,9 +228,8 @@ enum Deadline {
 }
 
 struct InTime {
-    body: Body,
+    body: AtPace,
     place: Option<Place>,
-    paced: Paced,
     wait: Duration,
     renews: bool,
     until: Option<Pin<Box<Sleep>>>,
@@ -245,13 +243,8 @@ impl HttpBody for InTime {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let next = match self.paced.poll(cx) {
-            Poll::Ready(()) => Pin::new(&mut self.body).poll_frame(cx),
-            Poll::Pending => Poll::Pending,
-        };
-        match next {
+        match Pin::new(&mut self.body).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
-                self.paced.passed(data_len(&frame));
                 if self.body.is_end_stream() {
                     self.place = None;
                 } else if self.renews {
@@ -271,7 +264,7 @@ impl HttpBody for InTime {
                     Poll::Pending => Poll::Pending,
                     Poll::Ready(()) => {
                         self.place = None;
-                        self.body = Body::empty();
+                        self.body.give_up();
                         Poll::Ready(Some(Err(status::too_slow(wait))))
                     }
                 }
@@ -296,55 +289,14 @@ pub struct Answering {
 
 /// An answer that holds its places until it has ended or nobody wants it, at its caller's pace.
 pub fn held(body: Body, place: Place, answering: Option<Answering>) -> Body {
-    match answering {
-        None => Body::new(body.map_frame(move |frame| {
-            let _held = &place;
-            frame
-        })),
-        Some(Answering {
-            place: answer,
-            paced,
-        }) => Body::new(AtPace {
-            body,
-            _places: [place, answer],
-            paced,
-        }),
-    }
-}
-
-struct AtPace {
-    body: Body,
-    _places: [Place; 2],
-    paced: Paced,
-}
-
-impl HttpBody for AtPace {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        ready!(self.paced.poll(cx));
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
-        if let Some(Ok(frame)) = &frame {
-            self.paced.passed(data_len(frame));
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-fn data_len(frame: &Frame<Bytes>) -> usize {
-    frame.data_ref().map_or(0, Bytes::len)
+    let (body, places) = match answering {
+        None => (body, (place, None)),
+        Some(large) => (Body::new(large.paced.of(body)), (place, Some(large.place))),
+    };
+    Body::new(body.map_frame(move |frame| {
+        let _held = &places;
+        frame
+    }))
 }
 
 /// Places of one kind.
