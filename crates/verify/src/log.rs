@@ -384,8 +384,8 @@ impl Replay {
                 let index = self.books[at].exhausted_at();
                 self.find(index, fault);
             }
-            if let Some(index) = self.books[at].cheap_comparison() {
-                let rule = "a comparison is priced at 16 bits for agreement, or at all whole bits that are left";
+            if let Some(index) = self.books[at].mispriced_comparison() {
+                let rule = "a comparison is priced at 16 bits for agreement, or at as many whole bits as are free";
                 self.find(Some(index), Fault::rule(Check::Comparison, rule));
             }
         }

@@ -82,6 +82,53 @@ struct Squeezed {
     complete: bool,
 }
 
+/// Comparisons between two ends of runs. What runs that had been admitted before the first of these ends had reserved
+/// must have left the bits at which each comparison is priced.
+#[derive(Debug, Clone, Copy)]
+struct Room {
+    ended: u64,
+    sealed: Tightest,
+    answers: Option<Tightest>,
+    sealed_reserved: u64,
+    answers_reserved: u64,
+}
+
+/// The comparison that leaves least of a pool to reservations.
+#[derive(Debug, Clone, Copy)]
+struct Tightest {
+    index: u64,
+    most_reserved: u64,
+}
+
+impl Tightest {
+    /// Of a pool that has so much left when so many bits are found free.
+    fn new(index: u64, left: u64, bits: u64) -> Self {
+        Self {
+            index,
+            most_reserved: left.saturating_sub(bits * 1_000_000),
+        }
+    }
+
+    fn tighter(self, other: Self) -> Self {
+        if other.most_reserved < self.most_reserved {
+            other
+        } else {
+            self
+        }
+    }
+}
+
+impl Room {
+    /// The comparison that found more room than there was, if one did.
+    fn exceeded(&self) -> Option<u64> {
+        let answers = self
+            .answers
+            .filter(|answers| self.answers_reserved > answers.most_reserved);
+        let sealed = Some(self.sealed).filter(|sealed| self.sealed_reserved > sealed.most_reserved);
+        sealed.or(answers).map(|tightest| tightest.index)
+    }
+}
+
 /// When a holdout stopped taking claims, for capsules that do not say when they were admitted: those that follow
 /// were under way together.
 #[derive(Debug, Clone, Copy)]
@@ -107,6 +154,10 @@ pub(super) struct Book {
     changes: Vec<(u64, NarrowerBudgets)>,
     exhausted: Option<Exhausted>,
     squeezed: Vec<Squeezed>,
+    /// Those after which runs may still end that were under way.
+    rooms: Vec<Room>,
+    /// The first comparison that found more room than there was.
+    roomy: Option<u64>,
     closing: Option<Closing>,
     /// `run.ended_before` of the run before; none before the first capsule that has it.
     last_ended_before: Option<u64>,
@@ -140,6 +191,8 @@ impl Book {
             changes: Vec::new(),
             exhausted: None,
             squeezed: Vec::new(),
+            rooms: Vec::new(),
+            roomy: None,
             closing: None,
             last_ended_before: None,
         }
@@ -212,6 +265,27 @@ impl Book {
         !self.ledger.retired && !self.ledger.withdrawn && least <= left.get()
     }
 
+    /// Notes that a comparison found room for so many bits.
+    pub(super) fn compare(&mut self, index: u64, bits: u64) {
+        let (sealed, answers) = self.left();
+        let ended = self.ended();
+        let sealed = Tightest::new(index, sealed, bits);
+        let answers = answers.map(|left| Tightest::new(index, left, bits));
+        match self.rooms.last_mut().filter(|room| room.ended == ended) {
+            Some(room) => {
+                room.sealed = room.sealed.tighter(sealed);
+                room.answers = room.answers.zip(answers).map(|(a, b)| a.tighter(b));
+            }
+            None => self.rooms.push(Room {
+                ended,
+                sealed,
+                answers,
+                sealed_reserved: 0,
+                answers_reserved: 0,
+            }),
+        }
+    }
+
     /// Notes that a comparison found room for so many bits only, less than what is not charged has.
     pub(super) fn squeeze(&mut self, index: u64, bits: u64) {
         let (sealed, answers) = self.left();
@@ -247,8 +321,8 @@ impl Book {
         self.exhausted.map(|exhausted| exhausted.index)
     }
 
-    /// The comparison, if there is one, that charged less than it should have.
-    pub(super) fn cheap_comparison(&self) -> Option<u64> {
+    /// The comparison, if there is one, that is priced at other bits than were free.
+    pub(super) fn mispriced_comparison(&self) -> Option<u64> {
         let cheap = self.squeezed.iter().find(|squeezed| {
             let explained = squeezed.sealed_found >= squeezed.sealed_reserved
                 || squeezed
@@ -256,7 +330,7 @@ impl Book {
                     .is_some_and(|reserved| squeezed.answers_found >= reserved);
             squeezed.complete && !explained
         });
-        cheap.map(|squeezed| squeezed.index)
+        self.roomy.or(cheap.map(|squeezed| squeezed.index))
     }
 
     /// What only the end of the log shows: an exhausted holdout had just what its runs under way had reserved.
@@ -372,6 +446,7 @@ impl Book {
             // What it had reserved, nobody knows.
             self.exhausted = None;
             self.squeezed.clear();
+            self.rooms.clear();
             Check::Admission.holds(
                 self.last_ended_before.is_none(),
                 "run is there in every capsule of a holdout after the first that has it",
@@ -395,6 +470,17 @@ impl Book {
 
     /// Counts what a run under way had reserved when a restart or a comparison found so much reserved.
     fn note_reserved(&mut self, run: &RunPlace) {
+        // Runs are admitted in the order of their numbers: no later one was under way either.
+        self.rooms.retain(|room| run.ended_before < room.ended);
+        for room in &mut self.rooms {
+            room.sealed_reserved = room
+                .sealed_reserved
+                .saturating_add(run.sealed_reserved.get());
+            room.answers_reserved = room
+                .answers_reserved
+                .saturating_add(run.answers_reserved.get());
+            self.roomy = self.roomy.or(room.exceeded());
+        }
         for squeezed in &mut self.squeezed {
             squeezed.complete |= run.ended_before > squeezed.ended;
             if !squeezed.complete {

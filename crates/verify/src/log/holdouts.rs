@@ -149,6 +149,9 @@ impl Replay {
             0 => 0,
             _ => charged,
         };
+        if let Some(bits) = bits {
+            book.compare(index, bits);
+        }
         if let Some(bits) = bits.filter(|&bits| bits < most) {
             book.squeeze(index, bits);
         }
