@@ -7,6 +7,7 @@ mod decisions;
 mod forger;
 mod history;
 mod known;
+mod ledgers;
 mod log;
 mod opening;
 mod receipt;
