@@ -32,7 +32,7 @@ use evidenceos_store::{
 pub use offline::{export, import};
 use tokio::sync::watch;
 
-use crate::{keys::Keys, own_work::must, runner::yield_to_serving};
+use crate::{keys::Keys, priority::yield_to_serving};
 
 /// A rest between two rewrites of a small file: each costs a commit.
 const SMALL_REST: Duration = Duration::from_millis(400);
@@ -175,7 +175,8 @@ pub fn write_now(
         announced: Some(written),
         before,
     };
-    must(store.announce(files), "the digest of accounts.json")?;
+    let announced = store.announce(files);
+    announced.must_be_durable("the digest of accounts.json")?;
     file.put_in_place()?;
     Ok(written)
 }

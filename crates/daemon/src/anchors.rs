@@ -14,7 +14,7 @@ pub mod directory;
 
 use std::{
     cmp::Ordering,
-    fs, io,
+    fmt, fs, io,
     os::unix::ffi::{OsStrExt as _, OsStringExt as _},
     path::{Path, PathBuf},
     sync::{
@@ -30,6 +30,7 @@ use evidenceos_store::{
     facts::{Facts, RememberedAnchor, Restored},
 };
 use evidenceos_tlog::{Checkpoint, Hash, Note, SignedCheckpoint, Tree, VerifierKey, note::KeyKind};
+use prometheus_client::{collector::Collector, encoding::DescriptorEncoder};
 use tokio::runtime::Handle;
 
 use self::directory::{BeginLock, HeadFile, Known};
@@ -37,6 +38,7 @@ use crate::{
     config::{AnchorPlace, Anchoring, Config},
     fetch::{self, Trust},
     keys::LogSigner,
+    metrics::write::gauge,
 };
 
 /// The longest checkpoint, with the signatures of many witnesses.
@@ -57,6 +59,10 @@ pub struct State {
     pub held: AtomicBool,
     why: Mutex<String>,
 }
+
+/// Shows the state as metrics.
+#[derive(Debug)]
+pub struct StateCollector(pub Arc<State>);
 
 impl State {
     /// Why nothing is signed or charged; none if it is.
@@ -80,6 +86,32 @@ impl State {
     /// Notes that signing goes on.
     pub fn let_go(&self) {
         self.held.store(false, Relaxed);
+    }
+}
+
+impl Collector for StateCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let anchors = &self.0;
+        for (name, help, value) in [
+            (
+                "anchors",
+                "Anchors that were given; with none a data directory restored from an older state is not noticed",
+                anchors.configured.load(Relaxed),
+            ),
+            (
+                "anchors_answering",
+                "Anchors that answered when they were last asked or written",
+                anchors.answering.load(Relaxed),
+            ),
+            (
+                "signing_held",
+                "1 while nothing is signed or charged, since no anchor answers",
+                u64::from(anchors.held.load(Relaxed)),
+            ),
+        ] {
+            gauge(&mut encoder, name, help, None, value)?;
+        }
+        Ok(())
     }
 }
 

@@ -18,7 +18,7 @@ use http::HeaderMap;
 use tokio::sync::watch;
 use tonic::transport::server::Connected;
 
-use crate::{config::IdentityConfig, keys::Keys, metrics::Metrics, server::unix_ms};
+use crate::{clock::unix_ms, config::IdentityConfig, keys::Keys, metrics::Metrics};
 
 /// A caller, and the name that its tag was made from.
 #[derive(Debug, Clone)]

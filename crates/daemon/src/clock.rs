@@ -9,15 +9,20 @@
 
 use std::{
     sync::{Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
-
-use crate::server::unix_ms;
 
 /// How far the clock may get ahead of the time that passed.
 const AHEAD_AT_MOST_MS: u64 = 10 * 60 * 1_000;
 /// How long a daemon may have been stopped.
 const STOPPED_AT_MOST_MS: u64 = 400 * 24 * 60 * 60 * 1_000;
+
+/// What the system's clock says, in Unix milliseconds; 0 before 1970.
+#[must_use]
+pub fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| since.as_millis() as u64)
+}
 
 /// A clock that notices jumps.
 #[derive(Debug)]

@@ -11,6 +11,7 @@
 
 use std::{
     collections::VecDeque,
+    fmt,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -29,10 +30,14 @@ use evidenceos_kernel::{
 use evidenceos_store::{decisions, reader::Readers};
 use evidenceos_tlog::{Hash, leaf_hash, small::root_of};
 use hmac::{Hmac, KeyInit as _, Mac as _};
+use prometheus_client::{collector::Collector, encoding::DescriptorEncoder};
 use sha2::Sha256;
 use tokio::sync::oneshot;
 
-use crate::server::unix_ms;
+use crate::{
+    clock::unix_ms,
+    metrics::write::{counter, gauge},
+};
 
 /// Decisions that wait, those that somebody waits for included.
 const QUEUE: usize = 16_384;
@@ -97,6 +102,26 @@ struct Waiting {
     record: DecisionRecord,
     leaf: Hash,
     durable: Option<oneshot::Sender<()>>,
+}
+
+/// Shows the recorder's queue as metrics.
+pub struct RecorderCollector(pub Arc<Recorder>);
+
+impl fmt::Debug for RecorderCollector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RecorderCollector")
+    }
+}
+
+impl Collector for RecorderCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "Decisions that are not in the log yet";
+        let waiting = self.0.waiting() as u64;
+        gauge(&mut encoder, "decisions_waiting", help, None, waiting)?;
+        let help = "Decisions that let a tool without harm through and are not in the log, since too many waited";
+        let unrecorded = self.0.unrecorded();
+        counter(&mut encoder, "decisions_unrecorded", help, None, unrecorded)
+    }
 }
 
 impl Recorder {

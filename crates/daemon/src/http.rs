@@ -8,7 +8,6 @@ mod unread;
 
 use std::{convert::Infallible, pin::pin, sync::Arc, time::Duration};
 
-use arc_swap::ArcSwap;
 use axum::{
     Json, Router,
     extract::{RawQuery, State},
@@ -22,7 +21,6 @@ use hyper_util::{
     server::conn::auto::Builder,
     service::TowerToHyperService,
 };
-use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::{
     sync::{mpsc, watch},
@@ -33,6 +31,7 @@ use tower::ServiceExt as _;
 use tracing::Instrument as _;
 
 use crate::{
+    health::{Condition, Health},
     metrics::{Metrics, classic},
     preflight::{self, Front},
     trace,
@@ -43,44 +42,6 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What a caller calls its request; the answer has it too.
 const REQUEST_ID: header::HeaderName = header::HeaderName::from_static("x-request-id");
-
-/// Whether calls are served.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Condition {
-    /// Not yet: what was acknowledged before is being brought back.
-    Starting,
-    /// Yes.
-    Serving,
-    /// Not any more.
-    Stopping,
-}
-
-/// The daemon's condition, as probes see it.
-pub struct Health(ArcSwap<Condition>);
-
-impl Default for Health {
-    fn default() -> Self {
-        Self(ArcSwap::from_pointee(Condition::Starting))
-    }
-}
-
-impl Health {
-    /// Everything that was acknowledged before can be served again.
-    pub fn serves(&self) {
-        self.0.store(Arc::new(Condition::Serving));
-    }
-
-    /// No new work is taken.
-    pub fn stops(&self) {
-        self.0.store(Arc::new(Condition::Stopping));
-    }
-
-    /// How it is now.
-    pub fn condition(&self) -> Condition {
-        **self.0.load()
-    }
-}
 
 /// The routes of the HTTP port.
 pub fn routes(health: Arc<Health>, front: Front) -> Router {

@@ -4,18 +4,19 @@
 //! nothing here is on the way of a call but a counter or an observation. Labels come from closed
 //! sets, or are the first 8 hex digits of holdouts' ids; of these so many are shown.
 //!
-//! What is counted here is in this file; `kept`, `ports`, `served` and `process` read the rest.
+//! What is counted here is in this file; `log`, `ports` and `process` read what the process and its
+//! listeners keep. Other parts hand in collectors of their own: nothing here knows them.
 
 pub mod classic;
-mod kept;
+mod log;
 mod ports;
 mod process;
-mod served;
+pub mod write;
 
 use std::{
     collections::{HashMap, VecDeque},
     fmt,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak, atomic::Ordering},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, atomic::Ordering},
     time::Duration,
 };
 
@@ -24,11 +25,11 @@ use evidenceos_kernel::{claim::ClaimState, command::Event, id::ClaimId};
 use evidenceos_sandbox::End;
 use evidenceos_store::{Batch, Done};
 use prometheus_client::{
-    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric as _, text::encode},
+    collector::Collector,
+    encoding::{EncodeLabelSet, text::encode},
     metrics::{
-        counter::{ConstCounter, Counter},
+        counter::Counter,
         family::{Family, MetricConstructor},
-        gauge::ConstGauge,
         histogram::Histogram,
     },
     registry::{Registry, Unit},
@@ -36,24 +37,23 @@ use prometheus_client::{
 use tonic::Code;
 
 use self::{
-    kept::{Durable, DurableCollector, LogCollector, LogState, RecorderCollector},
+    log::{LogCollector, LogState, StoreCollector},
     ports::{Port, PortCollector, Ports},
     process::ProcessCollector,
-    served::ServedCollector,
 };
-use crate::{anchors, decisions::Recorder, grpc::Edge, release::Anchored};
+
+/// What every name but those of the process begins with.
+const PREFIX: &str = "evidenceos";
 
 /// The metrics of a daemon.
 pub struct Metrics {
-    registry: Registry,
+    registry: RwLock<Registry>,
     calls: Family<Identified, Counter>,
     log: Arc<LogState>,
     ports: Arc<Ports>,
-    durable: Arc<OnceLock<Durable>>,
     decisions: Family<Decided, Counter>,
     failures: Family<Failed, Counter>,
     decision_seconds: Family<AtGate, Histogram, Bounds>,
-    recorder: Arc<OnceLock<Arc<Recorder>>>,
     rpcs: Family<Called, Counter>,
     rpc_seconds: Family<OfMethod, Histogram, Bounds>,
     credit_denied: Family<DeniedBy, Counter>,
@@ -64,7 +64,6 @@ pub struct Metrics {
     run_fuel: Counter,
     prepared: Family<Prepared, Counter>,
     vetoes: Family<Vetoed, Counter>,
-    edge: Arc<OnceLock<Weak<Edge>>>,
     waiting: Mutex<Waiting>,
 }
 
@@ -256,18 +255,11 @@ impl Metrics {
     pub fn new() -> Self {
         let mut whole = Registry::default();
         whole.register_collector(Box::new(ProcessCollector::new()));
-        let registry = whole.sub_registry_with_prefix("evidenceos");
+        let registry = whole.sub_registry_with_prefix(PREFIX);
         let log = Arc::new(LogState::default());
         let ports = Arc::new(Ports::default());
-        let (durable, recorder, edge) = (Arc::default(), Arc::default(), Arc::default());
         registry.register_collector(Box::new(LogCollector(Arc::clone(&log))));
         registry.register_collector(Box::new(PortCollector(Arc::clone(&ports))));
-        registry.register_collector(Box::new(RecorderCollector(Arc::clone(&recorder))));
-        registry.register_collector(Box::new(DurableCollector {
-            durable: Arc::clone(&durable),
-            log: Arc::clone(&log),
-        }));
-        registry.register_collector(Box::new(ServedCollector::new(&edge)));
         let commit_changes = Bounds::CHANGES.new_metric();
         registry.register(
             "commit_changes",
@@ -342,15 +334,12 @@ impl Metrics {
                 "settlement_vetoes",
                 "Claims that a policy kept from being judged",
             ),
-            registry: whole,
+            registry: RwLock::new(whole),
             commit_changes,
             commit_sync_seconds,
             run_fuel,
             log,
             ports,
-            durable,
-            recorder,
-            edge,
             waiting: Mutex::default(),
         }
     }
@@ -394,9 +383,13 @@ impl Metrics {
         self.failures.get_or_create(&Failed { kind }).inc();
     }
 
-    /// Watches where decisions are recorded; the first time counts.
-    pub fn records(&self, recorder: Arc<Recorder>) {
-        let _ = self.recorder.set(recorder);
+    /// Shows what a part keeps by itself, read each time that metrics are asked for.
+    pub fn collect(&self, collector: impl Collector) {
+        self.registry
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .sub_registry_with_prefix(PREFIX)
+            .register_collector(Box::new(collector));
     }
 
     /// Counts a call of gRPC that ended, and how long it took where that is the server's doing.
@@ -500,14 +493,9 @@ impl Metrics {
         self.prepared.get_or_create(&Prepared { cache }).inc();
     }
 
-    /// Has what tells of settlements wait for anchors.
-    pub fn waits_for(&self, anchored: &Anchored, entries: u64) {
-        self.waiting().anchored = anchored.is_on().then_some(entries);
-    }
-
-    /// Watches what is served, as long as it is; the first time counts.
-    pub fn serves(&self, edge: &Arc<Edge>) {
-        let _ = self.edge.set(Arc::downgrade(edge));
+    /// Counts what tells of settlements only once anchors cover it: at first they cover so many entries.
+    pub fn wait_for_anchors(&self, entries: u64) {
+        self.waiting().anchored = Some(entries);
     }
 
     /// Notes the newest head that is shown.
@@ -527,9 +515,10 @@ impl Metrics {
         let _ = pending.compare_exchange(0, now_unix_ms, Ordering::Relaxed, Ordering::Relaxed);
     }
 
-    /// Watches what keeps the data; the first time counts.
-    pub fn keeps(&self, done: Arc<Done>, anchors: Arc<anchors::State>) {
-        let _ = self.durable.set(Durable { done, anchors });
+    /// Shows what the store has done.
+    pub fn keeps(&self, done: Arc<Done>) {
+        let log = Arc::clone(&self.log);
+        self.collect(StoreCollector { done, log });
     }
 
     /// Watches a port.
@@ -542,7 +531,8 @@ impl Metrics {
     #[must_use]
     pub fn show(&self) -> String {
         let mut text = String::new();
-        encode(&mut text, &self.registry)
+        let registry = self.registry.read();
+        encode(&mut text, &registry.unwrap_or_else(PoisonError::into_inner))
             .unwrap_or_else(|error| unreachable!("text is written into memory: {error}"));
         text
     }
@@ -591,34 +581,4 @@ fn name_of(code: Code) -> &'static str {
         Code::DataLoss => "DATA_LOSS",
         Code::Unauthenticated => "UNAUTHENTICATED",
     }
-}
-
-/// Writes a gauge without labels.
-fn gauge<V>(
-    encoder: &mut DescriptorEncoder<'_>,
-    name: &str,
-    help: &str,
-    unit: Option<&Unit>,
-    value: V,
-) -> fmt::Result
-where
-    ConstGauge<V>: prometheus_client::encoding::EncodeMetric,
-{
-    let gauge = ConstGauge::new(value);
-    gauge.encode(encoder.encode_descriptor(name, help, unit, gauge.metric_type())?)
-}
-
-/// Writes a counter without labels.
-fn counter<V>(
-    encoder: &mut DescriptorEncoder<'_>,
-    name: &str,
-    help: &str,
-    unit: Option<&Unit>,
-    value: V,
-) -> fmt::Result
-where
-    ConstCounter<V>: prometheus_client::encoding::EncodeMetric,
-{
-    let counter = ConstCounter::new(value);
-    counter.encode(encoder.encode_descriptor(name, help, unit, counter.metric_type())?)
 }

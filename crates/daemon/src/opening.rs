@@ -35,7 +35,7 @@ use evidenceos_kernel::{
 };
 use evidenceos_keys::{kms::Kms, secrets};
 use evidenceos_store::{
-    AccountsFiles, Batch, Done, Entry, Head, StoreError, backup,
+    AccountsFiles, Batch, Done, Entry, Head, Store as _, StoreError, backup,
     blobs::sync_directory,
     facts::{Beginning, Fact, Facts},
     lock::DirectoryLock,
@@ -53,20 +53,25 @@ use crate::{
     accounts::{self, AtStart},
     anchors::{self, Anchors, Beginner, Own, Tip, Verdict},
     clock::Clock,
+    clock::unix_ms,
     config::{Anchoring, Config, KeySource, guests_a_principal},
-    decisions,
-    grpc::{Catalog, ClaimProbes, Edge, Rekeying},
+    decisions::{self, Recorder, RecorderCollector},
     guarded,
     holdout_keys::{HoldoutKeyError, KeyShelf},
     in_force::{self, Stating},
     keys::{self, InMemory, Keys, LogKeyError, LogKeys, NewKey},
     metrics::Metrics,
-    own_work::{OwnWork, Told, must, must_commit},
-    policies,
+    own_work::{OwnWork, Told},
+    policies::{self, Policies},
+    priority::yield_to_serving,
     release::{Anchored, Releasing, Shows},
     rotation::{self, RemoteHeads},
-    runner::{Guests, Pool, yield_to_serving},
-    server::{StartError, unix_ms},
+    runner::{Guests, Pool},
+    services::{
+        Accounts, Catalog, Claims, Holdouts, Log, Probing, Rekeying, Rows, Server, Services,
+        ServicesCollector, Setup, Writer as WayToWriter,
+    },
+    start_error::StartError,
     vault::Vault,
 };
 
@@ -81,14 +86,32 @@ const WATCHED_CHANGES: usize = 256;
 
 /// A data directory that has come to life.
 pub struct Opened {
-    /// What the edges need.
-    pub edge: Arc<Edge>,
+    /// What can be asked of it.
+    pub services: Arc<Services>,
+    /// What the gate, a reload and a stop need beside.
+    pub parts: Parts,
     /// Tells callers apart, as the log states it.
     pub authenticator: Authenticator,
     /// Has the log state other policies.
     pub stating: Arc<Stating>,
     /// What works on it.
     pub threads: Threads,
+}
+
+/// The daemon's parts that others than services need.
+#[derive(Clone)]
+pub struct Parts {
+    pub mailbox: Mailbox,
+    pub keys: Arc<Keys>,
+    pub guests: Arc<Guests>,
+    pub policies: Arc<ArcSwap<Policies>>,
+    pub recorder: Arc<Recorder>,
+    pub clock: Arc<Clock>,
+    pub log: Arc<LogView>,
+    pub released: watch::Sender<u64>,
+    pub readers: Arc<Readers>,
+    pub done: Arc<Done>,
+    pub accounts_shown: watch::Receiver<u64>,
 }
 
 /// Everything that works on an opened directory, in the order in which it ends.
@@ -130,13 +153,12 @@ fn open_locked(
 ) -> Result<Opened, StartError> {
     let directory = config.data_dir.as_path();
     let sandbox = config.sandbox()?;
-    let policies = policies::at_start(config, &sandbox)?;
+    let policies = policies::at_start(
+        &config.policies_path(),
+        &sandbox,
+        config.allow_unsigned_policies,
+    )?;
     let authenticator = config.identity.load().map_err(StartError::Identity)?;
-    let probes = config
-        .preflight
-        .probe_claims
-        .map(|rules| ClaimProbes::new(rules, config.preflight.probe_retry_after))
-        .transpose()?;
     let (mut store, mut found) = SqliteStore::open(directory)?;
     store.keep_free(config.min_free_bytes);
     note_backup(directory, &mut store, &mut found.facts)?;
@@ -156,7 +178,8 @@ fn open_locked(
     } = found;
     let first_start = head.is_none();
     let anchor_state = Arc::new(anchors::State::default());
-    metrics.keeps(Arc::clone(&done), Arc::clone(&anchor_state));
+    metrics.keeps(Arc::clone(&done));
+    metrics.collect(anchors::StateCollector(Arc::clone(&anchor_state)));
     warn(guarded::anchors_must_be_closed(
         facts.anchors.as_deref().unwrap_or_default(),
     )?);
@@ -230,7 +253,7 @@ fn open_locked(
     let anchors = Arc::new(anchors);
 
     let clock = Arc::new(Clock::start(counters.now_unix_ms));
-    let catalog = Catalog::new(&holdouts);
+    let catalog = Arc::new(Catalog::new(&holdouts));
     let mut resident = Resident::new(holdouts, counters, sandbox.engine_id().to_owned())
         .with_accounts(config.accounting.clone(), totals)
         .with_in_force(in_force);
@@ -322,7 +345,9 @@ fn open_locked(
     } else {
         Anchored::off(Arc::clone(&done))
     };
-    metrics.waits_for(&anchored, covered);
+    if anchored.is_on() {
+        metrics.wait_for_anchors(covered);
+    }
     runtime.spawn(anchored.clone().look_after());
     let hold = (!free).then(|| Hold {
         own,
@@ -394,34 +419,87 @@ fn open_locked(
     )
     .map_err(StartError::Thread)?;
     let recorder = Arc::new(recorder);
-    metrics.records(Arc::clone(&recorder));
-    let edge = Arc::new(Edge {
-        keys,
-        mailbox,
-        guests,
-        readers,
-        log,
-        catalog,
-        stored_modules: Default::default(),
-        compiling: Default::default(),
-        known_claims: Default::default(),
-        named: Default::default(),
-        done,
+    metrics.collect(RecorderCollector(Arc::clone(&recorder)));
+    let writer = Arc::new(WayToWriter::new(mailbox, anchored.clone()));
+    let rows = Rows {
+        readers: Arc::clone(&readers),
         anchored,
-        revoked: watch::channel(0).0,
-        recorder,
-        probes,
-        released,
-        accounts_shown: accounts.shown(),
-        changed_accounts,
-        clock,
-        accounting: config.accounting.clone(),
-        rekeying: tokio::sync::Mutex::new(Rekeying::new(shelf)),
-        serves: crate::grpc::Serves::new(config, walls, anchor_state),
-        policies,
+    };
+    let probing = config
+        .preflight
+        .probe_claims
+        .map(|rules| {
+            let retry_after = config.preflight.probe_retry_after;
+            Probing::new(
+                rules,
+                retry_after,
+                Arc::clone(&recorder),
+                Arc::clone(&clock),
+            )
+        })
+        .transpose()?;
+    let shown_log = Arc::new(Log::new(
+        Arc::clone(&keys),
+        Arc::clone(&log),
+        rows.clone(),
+        released.clone(),
+    ));
+    let services = Arc::new(Services {
+        claims: Arc::new(Claims::new(
+            Arc::clone(&writer),
+            rows.clone(),
+            Arc::clone(&catalog),
+            Arc::clone(&shown_log),
+            Arc::clone(&guests),
+            config.accounting.clone(),
+            probing,
+        )),
+        holdouts: Arc::new(Holdouts::new(
+            Arc::clone(&writer),
+            rows.clone(),
+            catalog,
+            Arc::clone(&keys),
+            Arc::clone(&guests),
+            Rekeying::new(shelf),
+        )),
+        log: shown_log,
+        accounts: Arc::new(Accounts {
+            writer: Arc::clone(&writer),
+            rows,
+            keys: Arc::clone(&keys),
+            clock: Arc::clone(&clock),
+            accounting: config.accounting.clone(),
+            done: Arc::clone(&done),
+            in_file: accounts.shown(),
+            changed: changed_accounts,
+        }),
+        server: Arc::new(Server::new(
+            Setup::new(config, walls),
+            Arc::clone(&writer),
+            Arc::clone(&clock),
+            Arc::clone(&keys),
+            Arc::clone(&guests),
+            Arc::clone(&done),
+            anchor_state,
+        )),
     });
+    metrics.collect(ServicesCollector::new(&services));
+    let parts = Parts {
+        mailbox: writer.mailbox().clone(),
+        keys,
+        guests,
+        policies,
+        recorder,
+        clock,
+        log,
+        released,
+        readers,
+        done,
+        accounts_shown: accounts.shown(),
+    };
     Ok(Opened {
-        edge,
+        services,
+        parts,
         authenticator,
         stating: Arc::new(stating),
         threads: Threads {
@@ -448,7 +526,8 @@ pub(crate) fn note_backup(
     if facts.restored.is_none() {
         let fact = Fact::Restored(Some(restored));
         facts.note(&fact);
-        must(store.remember(vec![fact]), "that this is a backup")?;
+        let noted = store.remember(vec![fact]);
+        noted.must_be_durable("that this is a backup")?;
     }
     backup::no_backup_any_more(directory)
 }
@@ -462,7 +541,8 @@ fn make_key(config: &Config, facts: &Facts, store: &mut SqliteStore) -> Result<b
     let beginning = Beginning { key_id: new.id() };
     if facts.beginning != Some(beginning) {
         let fact = Fact::Beginning(Some(beginning));
-        must(store.remember(vec![fact]), "that a key is being made")?;
+        let noted = store.remember(vec![fact]);
+        noted.must_be_durable("that a key is being made")?;
     }
     new.save()?;
     Ok(true)
@@ -522,7 +602,8 @@ fn settle(store: &mut SqliteStore, anchors: &Anchors, facts: &Facts) -> Result<(
     if changed.is_empty() {
         return Ok(());
     }
-    must(store.remember(changed), "where the anchors are")
+    let remembered = store.remember(changed);
+    remembered.must_be_durable("where the anchors are")
 }
 
 fn kms(config: &Config) -> Result<Option<(Kms, Option<String>)>, LogKeyError> {
@@ -597,7 +678,8 @@ fn start_log(
         facts: vec![Fact::Beginning(None)],
         ..Batch::default()
     };
-    must_commit(store, &batch, "the first entry of the log")?;
+    let committed = store.commit(&batch);
+    committed.must_be_durable("the first entry of the log")?;
     Ok((head, counters))
 }
 
@@ -660,7 +742,8 @@ fn follow_keys(
             },
             ..Batch::default()
         };
-        must_commit(store, &batch, "the log's first key")?;
+        let committed = store.commit(&batch);
+        committed.must_be_durable("the log's first key")?;
         history.push(first);
     }
     if let Some(old) = &keys.predecessor {

@@ -6,15 +6,15 @@ use evidenceos_kernel::{
     state::{Key, Resident, Stage},
 };
 use evidenceos_store::{
-    AccountsFiles, Batch, Entry, Head, NotCommitted, Outcome, Recorded, Store, StoreError,
-    facts::Fact,
+    AccountsFiles, Batch, Entry, Head, Recorded, Store, StoreError, facts::Fact,
 };
 use evidenceos_tlog::{Tree, leaf_hash};
 use tokio::runtime::Handle;
 
 use crate::{
+    clock::unix_ms,
     keys::{LogKeyError, LogSigner},
-    server::{StartError, unix_ms},
+    start_error::StartError,
 };
 
 /// The state that a start works on.
@@ -100,7 +100,7 @@ impl<S: Store> OwnWork<'_, S> {
             facts: told.facts,
             ..Batch::default()
         };
-        must_commit(self.store, &batch, what)?;
+        self.store.commit(&batch).must_be_durable(what)?;
         self.resident.merge(batch.changes);
         *self.tree = grown;
         let entries = batch.entries.into_iter().map(|entry| entry.bytes);
@@ -137,30 +137,6 @@ pub fn load(
                     stage.supply_question(question, store.question(&question)?);
                 }
             }
-        }
-    }
-}
-
-/// Commits a batch of the start-up's own.
-///
-/// # Errors
-/// Where it is not certainly durable.
-pub fn must_commit(store: &mut impl Store, batch: &Batch, what: &str) -> Result<(), StoreError> {
-    must(store.commit(batch), what)
-}
-
-/// Demands that something is certainly durable.
-///
-/// # Errors
-/// Where it is not.
-pub fn must(outcome: Outcome, what: &str) -> Result<(), StoreError> {
-    match outcome {
-        Outcome::Committed => Ok(()),
-        Outcome::NotCommitted(NotCommitted::Full) => Err(StoreError::Unusable(format!(
-            "{what} cannot be written: the disk is full"
-        ))),
-        Outcome::NotCommitted(NotCommitted::Constraint(error)) | Outcome::Unknown(error) => {
-            Err(error)
         }
     }
 }

@@ -25,8 +25,6 @@ use evidenceos_kernel::{claim::PolicyCode, id::Digest};
 use evidenceos_sandbox::{PolicyFailure, PolicyModule, Sandbox, Vote};
 use thiserror::Error;
 
-use crate::config::Config;
-
 pub use directory::{TRUSTED_KEYS, TrustedKeys};
 pub use input::{Settling, preflight_input, settlement_input};
 pub use manifest::{Manifest, bounds};
@@ -168,11 +166,11 @@ impl Policies {
 /// # Errors
 /// As [`Policies::load`].
 pub fn at_start(
-    config: &Config,
+    directory: &Path,
     sandbox: &Sandbox,
+    allow_unsigned: bool,
 ) -> Result<Arc<ArcSwap<Policies>>, PoliciesError> {
-    let directory = config.policies_path();
-    let policies = Policies::load(&directory, sandbox, config.allow_unsigned_policies)?;
+    let policies = Policies::load(directory, sandbox, allow_unsigned)?;
     policies.say();
     Ok(Arc::new(ArcSwap::from_pointee(policies)))
 }
@@ -183,12 +181,12 @@ pub fn at_start(
 /// # Errors
 /// As [`Policies::load`].
 pub fn read_again(
-    config: &Config,
+    directory: &Path,
     sandbox: &Sandbox,
+    allow_unsigned: bool,
     in_force: &ArcSwap<Policies>,
 ) -> Result<Arc<Policies>, PoliciesError> {
-    let directory = config.policies_path();
-    let loaded = Policies::load(&directory, sandbox, config.allow_unsigned_policies)?;
+    let loaded = Policies::load(directory, sandbox, allow_unsigned)?;
     let now = in_force.load_full();
     if loaded.digest == now.digest {
         return Ok(now);

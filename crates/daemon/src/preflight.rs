@@ -3,7 +3,8 @@
 //! - `wire` has the bodies, `parse` reads requests, `risk` knows tools by their names, `judge`
 //!   decides, `limits` bounds.
 //! - `calls` is the way of one request: who calls, how often, what is asked, what is decided,
-//!   what is recorded. `receipts` shows a decision with its proof. `openapi` describes it all.
+//!   what is recorded. `receipts` shows a decision with its proof. `openapi` describes it all, with
+//!   the shapes of `bodies`.
 //!
 //! Invariants: a caller is known before anything of the body is looked at; whatever cannot be
 //! decided or recorded reads as a stop, but for tools that can do no harm while no policy is in
@@ -11,6 +12,7 @@
 //! something is in the log before it is answered, or is answered with a status that says that it
 //! is not.
 
+mod bodies;
 mod calls;
 mod judge;
 mod limits;
@@ -42,7 +44,6 @@ use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use sha2::Digest as _;
 use tokio::sync::{Semaphore, watch};
 
-pub use self::limits::Probes;
 use self::{
     limits::Rates,
     risk::Risk,
@@ -53,10 +54,10 @@ use crate::{
     clock::Clock,
     config::{DurableDecisions, PreflightConfig},
     decisions::Recorder,
-    grpc::Edge,
     metrics::Metrics,
     once::{self, Once, Surface},
     policies::Policies,
+    probes::Probes,
 };
 
 /// A body that has not come by then does not come.
@@ -71,24 +72,39 @@ const POLICIES_AT_ONCE: usize = 64;
 const SOON_S: u64 = 1;
 
 /// What the gate needs of the daemon.
+#[derive(Clone)]
+pub struct Parts {
+    /// Tells callers apart.
+    pub gate: Arc<Gate>,
+    /// Where decisions are handed in.
+    pub recorder: Arc<Recorder>,
+    /// What may veto tool calls; another set after a reload.
+    pub policies: Arc<ArcSwap<Policies>>,
+    /// The time that decisions are made at.
+    pub clock: Arc<Clock>,
+    /// Proofs.
+    pub log: Arc<LogView>,
+    /// The size of the newest head that is shown.
+    pub released: watch::Sender<u64>,
+    /// Committed rows.
+    pub readers: Arc<Readers>,
+    /// What the store has done since the start.
+    pub done: Arc<Done>,
+    /// The last change that `accounts.json` shows.
+    pub accounts_shown: watch::Receiver<u64>,
+    /// Counts decisions.
+    pub metrics: Arc<Metrics>,
+}
+
+/// The gate of a daemon that serves.
 pub struct Api {
-    gate: Arc<Gate>,
     needs_certificate: bool,
     config: PreflightConfig,
     risk: Risk,
     rates: Rates,
     probes: Probes,
-    recorder: Arc<Recorder>,
-    policies: Arc<ArcSwap<Policies>>,
     asking: Arc<Semaphore>,
-    clock: Arc<Clock>,
-    log: Arc<LogView>,
-    /// The size of the newest head that is shown.
-    released: tokio::sync::watch::Sender<u64>,
-    readers: Arc<Readers>,
-    done: Arc<Done>,
-    accounts_shown: watch::Receiver<u64>,
-    metrics: Arc<Metrics>,
+    parts: Parts,
 }
 
 impl Api {
@@ -97,29 +113,18 @@ impl Api {
     /// # Errors
     /// Where the rules of probing cannot be applied, which configuration has refused before.
     pub fn new(
-        edge: &Edge,
-        gate: Arc<Gate>,
-        needs_certificate: bool,
         config: &PreflightConfig,
-        metrics: Arc<Metrics>,
+        needs_certificate: bool,
+        parts: Parts,
     ) -> Result<Self, RulesError> {
         Ok(Self {
-            gate,
             needs_certificate,
             risk: Risk::new(&config.high_risk_tools, config.fail_open_for_low_risk),
             rates: Rates::new(config.rate_limit, config.global_rate_limit),
             probes: Probes::of_tool_calls(config.probe_tool_calls)?,
             config: config.clone(),
-            recorder: Arc::clone(&edge.recorder),
-            policies: Arc::clone(&edge.policies),
             asking: Arc::new(Semaphore::new(POLICIES_AT_ONCE)),
-            clock: Arc::clone(&edge.clock),
-            log: Arc::clone(&edge.log),
-            released: edge.released.clone(),
-            readers: Arc::clone(&edge.readers),
-            done: Arc::clone(&edge.done),
-            accounts_shown: edge.accounts_shown.clone(),
-            metrics,
+            parts,
         })
     }
 
@@ -129,7 +134,8 @@ impl Api {
             return None;
         }
         let known: Result<Principal, Denied> =
-            self.gate
+            self.parts
+                .gate
                 .identify_with(self.config.token.as_ref(), path, headers, peer);
         known.ok()
     }
@@ -166,10 +172,10 @@ impl Front {
     pub fn details(&self) -> Option<serde_json::Value> {
         let api = self.api()?;
         let (acknowledged, shown) = (
-            api.done.accounts_seq.load(Ordering::Relaxed),
-            *api.accounts_shown.borrow(),
+            api.parts.done.accounts_seq.load(Ordering::Relaxed),
+            *api.parts.accounts_shown.borrow(),
         );
-        let head = api.log.released().head;
+        let head = api.parts.log.released().head;
         Some(serde_json::json!({
             "accounts_json": {
                 "acknowledged": acknowledged,
@@ -177,8 +183,8 @@ impl Front {
                 "current": shown >= acknowledged,
             },
             "log": { "entries": head.size },
-            "decisions": { "waiting": api.recorder.waiting() },
-            "space": { "short": api.done.short_of_space.load(Ordering::Relaxed) != 0 },
+            "decisions": { "waiting": api.parts.recorder.waiting() },
+            "space": { "short": api.parts.done.short_of_space.load(Ordering::Relaxed) != 0 },
         }))
     }
 
@@ -217,7 +223,7 @@ pub fn routes(front: Front) -> Router {
     path = "/v1/preflight_tool_call",
     tag = "gate",
     params(("X-Request-Id" = String, Header, description = "1-128 characters of 0x21-0x7e without \":\"; X-EvidenceOS-Request-Id where it is absent")),
-    request_body(content = openapi::PreflightRequest, content_type = "application/json"),
+    request_body(content = bodies::PreflightRequest, content_type = "application/json"),
     responses(
         (status = 200, description = "The decision", body = ToolDecision),
         (status = 400, description = "INVALID_INPUT or SESSION_REQUIRED", body = ToolDecision),
@@ -235,7 +241,7 @@ async fn preflight(State(front): State<Front>, request: Request) -> Answer<ToolD
     };
     let started = std::time::Instant::now();
     let answer = api.preflight(request).await;
-    api.metrics.preflight(
+    api.parts.metrics.preflight(
         answer.body.decision.word(),
         answer.body.reason_code.word(),
         started.elapsed(),
@@ -249,7 +255,7 @@ async fn preflight(State(front): State<Front>, request: Request) -> Answer<ToolD
     path = "/v1/postflight_tool_call",
     tag = "gate",
     params(("X-Request-Id" = String, Header, description = "1-128 characters of 0x21-0x7e without \":\"; X-EvidenceOS-Request-Id where it is absent")),
-    request_body(content = openapi::PostflightRequest, content_type = "application/json"),
+    request_body(content = bodies::PostflightRequest, content_type = "application/json"),
     responses(
         (status = 200, description = "The decision", body = OutputVerdict),
         (status = 400, description = "The request is malformed, or its caller is not known; the reason says which", body = OutputVerdict),
@@ -266,7 +272,8 @@ async fn postflight(State(front): State<Front>, request: Request) -> Answer<Outp
     };
     let started = std::time::Instant::now();
     let answer = api.postflight(request).await;
-    api.metrics
+    api.parts
+        .metrics
         .postflight(answer.body.decision.word(), started.elapsed());
     answer
 }
@@ -277,7 +284,7 @@ async fn postflight(State(front): State<Front>, request: Request) -> Answer<Outp
     post,
     path = "/v1/aspec_admit",
     tag = "gate",
-    request_body(content = openapi::AdmitRequest, content_type = "application/json"),
+    request_body(content = bodies::AdmitRequest, content_type = "application/json"),
     responses(
         (status = 200, description = "Whether it is admissible, and why not", body = Admission),
         (status = 400, description = "The request is malformed", body = Admission),
@@ -367,11 +374,12 @@ impl Api {
             Some(signature) => {
                 let request = once::request(Surface::Http, &parts.method, &parts.uri);
                 if parts.method == Method::POST {
-                    let (gate, signature) = (Arc::clone(&self.gate), signature.clone());
+                    let (gate, signature) = (Arc::clone(&self.parts.gate), signature.clone());
                     Body::new(Once::new(gate, signature, request, body))
                 } else {
                     // Nobody reads a body here.
-                    self.gate
+                    self.parts
+                        .gate
                         .bind(signature, &request.finalize().into())
                         .map_err(Unknown::Signature)?;
                     body

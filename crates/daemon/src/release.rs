@@ -32,9 +32,9 @@ use tokio::sync::{Notify, broadcast, oneshot, watch};
 
 use crate::{
     anchors::{Anchors, State, Tip},
+    clock::unix_ms,
     keys::Keys,
     metrics::Metrics,
-    server::unix_ms,
 };
 
 /// How far apart anchor writes begin under load: each costs the disk a sync and wakes those who

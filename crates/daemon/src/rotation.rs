@@ -25,11 +25,12 @@ use evidenceos_tlog::{Hash, Tree};
 use tokio::{runtime::Handle, time::Instant};
 
 use crate::{
+    clock::unix_ms,
     config::{Config, KeySource},
     keys::{InMemory, Keys, LogKeyError, LogSigner},
     metrics::Metrics,
     own_work::{OwnWork, Told},
-    server::{StartError, unix_ms},
+    start_error::StartError,
 };
 
 /// A KMS signs a head at most this often: each costs two calls, which cost money.

@@ -9,7 +9,7 @@ use crate::{
     accounts,
     config::{self, AccountsCommand, Asked, Config, Flags, Layers},
     control,
-    http::Condition,
+    health::Condition,
     server::{self, Running},
     terminal,
     trace::Tracing,

@@ -39,12 +39,10 @@ use evidenceos_store::{MAX_ROW_BYTES, reader::Readers};
 use crate::{
     metrics::{Metrics, RunCount},
     policies::{Policies, Settling, Verdict, settlement_input},
+    priority::yield_to_serving,
     vault::{Binding, OpenHoldout, Vault},
 };
 use queue::Queue;
-
-/// Niceness of threads that nobody waits for at once.
-const BACKGROUND_NICENESS: i32 = 10;
 
 /// How long a run that the host failed waits until it is begun again: the first time, and at most.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(10));
@@ -168,13 +166,6 @@ impl From<HostFault> for Fault {
             Self::Host(fault.message)
         }
     }
-}
-
-/// Makes the calling thread give way to those that serve: a guest that computes for seconds must
-/// not be felt by whoever asks for something else.
-pub fn yield_to_serving() {
-    // Without the right to it the thread works on as it was.
-    let _ = rustix::process::setpriority_process(None, BACKGROUND_NICENESS);
 }
 
 fn panic_message(panic: &(dyn Any + Send)) -> String {

@@ -7,22 +7,17 @@
 //! published, and HTTP closes last.
 
 use std::{
-    io,
     net::SocketAddr,
-    path::{Path, PathBuf},
+    path::Path,
     sync::Arc,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use evidenceos_access::Uses;
 use evidenceos_driver::Fatal;
 use evidenceos_failpoint::{self as failpoint, Point};
-use evidenceos_keys::KeyError;
-use evidenceos_sandbox::EngineError;
 use evidenceos_store::StoreError;
-use thiserror::Error;
 use tokio::{
-    net::TcpSocket,
     runtime::Handle,
     sync::{mpsc, watch},
     task::JoinHandle as Task,
@@ -31,96 +26,35 @@ use tokio::{
 use crate::{
     accounts,
     auth::Gate,
+    clock::unix_ms,
     config::Config,
     control::{Control, ReloadAsked},
-    grpc::{CountLayer, Edge, GateLayer},
-    holdout_keys::HoldoutKeyError,
-    http,
+    grpc::{CountLayer, GateLayer},
+    health::Health,
     in_force::{self, Stating},
-    keys::LogKeyError,
     metrics::Metrics,
-    opening::{self, Opened, Threads},
-    policies::{self, PoliciesError},
+    opening::{self, Opened, Parts, Threads},
+    policies,
     preflight::{self, Front},
     rotation,
-    serving::{self, Listeners},
-    vault::VaultError,
+    services::Services,
+    serving::{self, Listeners, end_within},
+    start_error::StartError,
 };
 
 /// What signatures were used for, in the data directory.
 const USED_SIGNATURES: &str = "used-signatures";
-
-/// Why the daemon does not start.
-#[derive(Debug, Error)]
-pub enum StartError {
-    /// The data directory.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// Key files.
-    #[error(transparent)]
-    Keys(#[from] KeyError),
-    /// The log's keys.
-    #[error(transparent)]
-    LogKeys(#[from] LogKeyError),
-    /// The holdouts' keys.
-    #[error(transparent)]
-    HoldoutKeys(#[from] HoldoutKeyError),
-    /// The holdouts.
-    #[error(transparent)]
-    Vault(#[from] VaultError),
-    /// Certificates.
-    #[error(transparent)]
-    Tls(#[from] evidenceos_access::TlsError),
-    /// Who may call.
-    #[error("{}", .0.join("\n"))]
-    Identity(Vec<String>),
-    /// The policy oracles.
-    #[error(transparent)]
-    Policies(#[from] PoliciesError),
-    /// The guest engine.
-    #[error(transparent)]
-    Engine(#[from] EngineError),
-    /// A port.
-    #[error("cannot listen on {address}: {source}; give another {flag}")]
-    Listen {
-        /// Which.
-        address: SocketAddr,
-        /// The flag that names it.
-        flag: &'static str,
-        /// Why.
-        source: io::Error,
-    },
-    /// Which signatures were used.
-    #[error(
-        "cannot read {}: {source}; signatures that were used could be used again. Make it readable; or wait 10 minutes, until all of them are over, and remove it",
-        path.display()
-    )]
-    UsedSignatures {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// A thread.
-    #[error("cannot start a thread: {0}")]
-    Thread(io::Error),
-    /// When calls are probing.
-    #[error(transparent)]
-    Probes(#[from] evidenceos_kernel::probe::RulesError),
-    /// The schema for reflection.
-    #[error("cannot serve reflection: {0}")]
-    Reflection(#[from] tonic_reflection::server::Error),
-}
 
 /// A running daemon. Dropped without a stop it ends as after a crash, but for its threads: they are
 /// gone, and the data directory's lock with them, when the drop returns.
 pub struct Running {
     config: Config,
     listeners: Listeners,
-    edge: Arc<Edge>,
+    services: Arc<Services>,
+    parts: Parts,
     gate: Arc<Gate>,
     stating: Arc<Stating>,
-    health: Arc<http::Health>,
+    health: Arc<Health>,
     stop: watch::Sender<bool>,
     servers: serving::Servers,
     stop_http: watch::Sender<bool>,
@@ -139,7 +73,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let listeners = Listeners::bind(&config.listeners, &metrics)?;
     let (stop, stopped) = watch::channel(false);
     let (stop_http, http_stopped) = watch::channel(false);
-    let health = Arc::new(http::Health::default());
+    let health = Arc::new(Health::default());
     let front = Front::default();
     let http_servers = listeners.serve_http(&health, &front, &metrics, &http_stopped)?;
     let opened = {
@@ -147,7 +81,8 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         blocking(move || opening::open(&config, &metrics, &runtime)).await?
     };
     let Opened {
-        edge,
+        services,
+        parts,
         authenticator,
         stating,
         threads,
@@ -155,29 +90,43 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let gate = Arc::new(Gate::new(
         config.identity.clone(),
         authenticator,
-        Arc::clone(&edge.keys),
+        Arc::clone(&parts.keys),
         Arc::clone(&metrics),
         used_signatures(&config.data_dir)?,
     ));
+    let needs_certificate = config.listeners.http_needs_certificate();
     let api = preflight::Api::new(
-        &edge,
-        Arc::clone(&gate),
-        config.listeners.http_needs_certificate(),
         &config.preflight,
-        Arc::clone(&metrics),
+        needs_certificate,
+        preflight::Parts {
+            gate: Arc::clone(&gate),
+            recorder: Arc::clone(&parts.recorder),
+            policies: Arc::clone(&parts.policies),
+            clock: Arc::clone(&parts.clock),
+            log: Arc::clone(&parts.log),
+            released: parts.released.clone(),
+            readers: Arc::clone(&parts.readers),
+            done: Arc::clone(&parts.done),
+            accounts_shown: parts.accounts_shown.clone(),
+            metrics: Arc::clone(&metrics),
+        },
     )?;
-    metrics.serves(&edge);
     listeners.tell_of_exchanges(Arc::clone(&gate), stopped.clone());
     let layers = (CountLayer(metrics), GateLayer::new(Arc::clone(&gate)));
     let servers = listeners
-        .serve_grpc(&config.listeners, &edge, layers, &stopped)
+        .serve_grpc(&config.listeners, &services, layers, &stopped)
         .await?;
     front.open(api);
     let (reload, reloads) = mpsc::channel(1);
     let control = match Control::bind(&config.data_dir) {
-        Ok(control) => {
-            Some(control.serve(config.data_dir.clone(), &edge, &health, reload, stopped))
-        }
+        Ok(control) => Some(control.serve(
+            config.data_dir.clone(),
+            parts.mailbox.clone(),
+            parts.readers.blobs().clone(),
+            &health,
+            reload,
+            stopped,
+        )),
         // Serving does not depend on it.
         Err(error) => {
             tracing::warn!(%error, "no control socket in the data directory; backups need the daemon stopped, no reload but SIGHUP, and healthcheck fails");
@@ -188,7 +137,8 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     Ok(Running {
         config,
         listeners,
-        edge,
+        services,
+        parts,
         gate,
         stating,
         health,
@@ -224,13 +174,13 @@ impl Running {
     /// What verifiers need, as a C2SP verifier key.
     #[must_use]
     pub fn log_vkey(&self) -> String {
-        self.edge.keys.signer().verifier().to_string()
+        self.services.server.log_vkey()
     }
 
     /// Whether only reads are served, until an anchor answers or the operator says what happened.
     #[must_use]
     pub fn is_held(&self) -> bool {
-        self.edge.serves.is_held()
+        self.services.server.is_held()
     }
 
     /// Whether the writer has ended, which it does by itself only where the store failed.
@@ -241,7 +191,7 @@ impl Running {
 
     /// Gives the memory of modules back that nobody uses: `evidenceos_sandbox::Sandbox::forget_unused`.
     pub fn forget_unused(&self) {
-        self.edge.guests.sandbox.forget_unused();
+        self.parts.guests.sandbox.forget_unused();
     }
 
     /// Reads certificates, roles, secrets, keys and policies again. What does not fit is said and leaves
@@ -251,14 +201,14 @@ impl Running {
     /// Everything that could not be taken over.
     pub async fn reload(&self) -> Result<(), Vec<String>> {
         let reload_tls = self.listeners.reloading_tls();
-        let (config, edge) = (self.config.clone(), Arc::clone(&self.edge));
+        let (config, parts) = (self.config.clone(), self.parts.clone());
         let (gate, stating) = (Arc::clone(&self.gate), Arc::clone(&self.stating));
         let taken_over = tokio::task::spawn_blocking(move || {
             let mut problems = Vec::new();
             problems.extend(reload_tls().err().map(|error| error.to_string()));
-            let keys = rotation::reload(&config, &edge.keys, &edge.mailbox);
+            let keys = rotation::reload(&config, &parts.keys, &parts.mailbox);
             problems.extend(keys.err().map(|error| error.to_string()));
-            problems.extend(reload_rules(&config, &edge, &gate, &stating));
+            problems.extend(reload_rules(&config, &parts, &gate, &stating));
             problems
         });
         let problems = match taken_over.await {
@@ -304,7 +254,7 @@ impl Running {
             lock,
         } = self.threads;
         blocking(move || decisions.end()).await;
-        self.edge.mailbox.stop(deadline);
+        self.parts.mailbox.stop(deadline);
         let driver = blocking(move || driver.join()).await;
         // What was decided last is anchored and shown while callers still wait for it.
         blocking(move || releasing.end()).await;
@@ -320,18 +270,18 @@ impl Running {
         blocking(move || integrator.end()).await;
         failpoint::pass(Point::ShutdownFlushed);
         let mut store = driver?;
-        let (edge, directory) = (self.edge, self.config.data_dir);
+        let (parts, directory) = (self.parts, self.config.data_dir);
         let flushed = blocking(move || {
             let before = accounts.end();
             let behind = before.is_none_or(|file| {
                 file.seq
-                    < edge
+                    < parts
                         .done
                         .accounts_seq
                         .load(std::sync::atomic::Ordering::Acquire)
             });
             if behind {
-                accounts::write_now(&mut store, &directory, &edge.readers, before)?;
+                accounts::write_now(&mut store, &directory, &parts.readers, before)?;
             }
             Ok::<_, StoreError>(())
         })
@@ -362,60 +312,28 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
         .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
 }
 
-/// The time, in Unix milliseconds.
-#[must_use]
-pub fn unix_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| since.as_millis() as u64)
-}
-
-/// A task that must not outlive the daemon.
-pub(crate) async fn end_within(grace: Duration, task: Task<()>) {
-    let abort = task.abort_handle();
-    if tokio::time::timeout(grace, task).await.is_err() {
-        abort.abort();
-    }
-}
-
-/// Binds a port, without listening on it.
-pub(crate) fn bind(
-    address: SocketAddr,
-    flag: &'static str,
-) -> Result<(TcpSocket, SocketAddr), StartError> {
-    let failed = |source| StartError::Listen {
-        address,
-        flag,
-        source,
-    };
-    let socket = match address {
-        SocketAddr::V4(_) => TcpSocket::new_v4(),
-        SocketAddr::V6(_) => TcpSocket::new_v6(),
-    };
-    let socket = socket.map_err(failed)?;
-    // Connections of a process that died still linger on it.
-    socket.set_reuseaddr(true).map_err(failed)?;
-    socket.bind(address).map_err(failed)?;
-    let bound = socket.local_addr().map_err(failed)?;
-    Ok((socket, bound))
-}
-
 /// Takes over roles, secrets and policies as they are in their files now, once the log states them.
 /// What cannot be read stays as it was; gives what was wrong. Blocks.
-fn reload_rules(config: &Config, edge: &Edge, gate: &Gate, stating: &Stating) -> Vec<String> {
+fn reload_rules(config: &Config, parts: &Parts, gate: &Gate, stating: &Stating) -> Vec<String> {
     let mut problems = Vec::new();
     let authenticator = gate.read_again().unwrap_or_else(|wrong| {
         problems.extend(wrong);
         gate.authenticator()
     });
-    let policies = policies::read_again(config, &edge.guests.sandbox, &edge.policies)
-        .unwrap_or_else(|wrong| {
-            problems.extend(wrong.0);
-            edge.policies.load_full()
-        });
-    match stating.state(in_force::of(&policies, &authenticator, &edge.keys)) {
+    let policies = policies::read_again(
+        &config.policies_path(),
+        &parts.guests.sandbox,
+        config.allow_unsigned_policies,
+        &parts.policies,
+    )
+    .unwrap_or_else(|wrong| {
+        problems.extend(wrong.0);
+        parts.policies.load_full()
+    });
+    match stating.state(in_force::of(&policies, &authenticator, &parts.keys)) {
         Ok(()) => {
             gate.follow(authenticator);
-            edge.policies.store(policies);
+            parts.policies.store(policies);
         }
         Err(problem) => problems.push(problem),
     }

@@ -16,11 +16,13 @@ use tokio_stream::StreamExt as _;
 use crate::{
     auth::{Gate, GrpcConnection},
     config::{Listeners as ListenersConfig, TlsConfig},
-    grpc::{CountLayer, Edge, GateLayer, Service},
-    http::{self, Health},
+    grpc::{CountLayer, GateLayer, Service},
+    health::Health,
+    http,
     metrics::Metrics,
     preflight::Front,
-    server::{StartError, bind, end_within},
+    services::Services,
+    start_error::StartError,
 };
 
 /// The largest message, so that a module of 5 MiB gets our sentence and not the transport's.
@@ -181,13 +183,13 @@ impl Listeners {
     pub async fn serve_grpc(
         &self,
         config: &ListenersConfig,
-        edge: &Arc<Edge>,
+        services: &Arc<Services>,
         layers: (CountLayer, GateLayer),
         stopped: &watch::Receiver<bool>,
     ) -> Result<Servers, StartError> {
         let incoming = self.grpc.connections(stopped.clone())?;
         let connections = incoming.connections();
-        let task = grpc(config, incoming, edge, layers, stopped.clone()).await?;
+        let task = grpc(config, incoming, services, layers, stopped.clone()).await?;
         Ok(Servers(vec![Server { task, connections }]))
     }
 
@@ -278,11 +280,11 @@ async fn until(mut stopped: watch::Receiver<bool>) {
 async fn grpc(
     config: &ListenersConfig,
     incoming: Incoming,
-    edge: &Arc<Edge>,
+    services: &Arc<Services>,
     (counts, gate): (CountLayer, GateLayer),
     stopped: watch::Receiver<bool>,
 ) -> Result<JoinHandle<()>, StartError> {
-    let service = EvidenceOsServer::new(Service::new(Arc::clone(edge)))
+    let service = EvidenceOsServer::new(Service::new(Arc::clone(services)))
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
     let (reporter, health) = tonic_health::server::health_reporter();
@@ -311,4 +313,31 @@ async fn grpc(
             tracing::error!(%error, "gRPC ended");
         }
     }))
+}
+
+/// A task that must not outlive the daemon.
+pub async fn end_within(grace: Duration, task: JoinHandle<()>) {
+    let abort = task.abort_handle();
+    if tokio::time::timeout(grace, task).await.is_err() {
+        abort.abort();
+    }
+}
+
+/// Binds a port, without listening on it.
+fn bind(address: SocketAddr, flag: &'static str) -> Result<(TcpSocket, SocketAddr), StartError> {
+    let failed = |source| StartError::Listen {
+        address,
+        flag,
+        source,
+    };
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4(),
+        SocketAddr::V6(_) => TcpSocket::new_v6(),
+    };
+    let socket = socket.map_err(failed)?;
+    // Connections of a process that died still linger on it.
+    socket.set_reuseaddr(true).map_err(failed)?;
+    socket.bind(address).map_err(failed)?;
+    let bound = socket.local_addr().map_err(failed)?;
+    Ok((socket, bound))
 }

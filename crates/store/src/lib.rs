@@ -351,6 +351,24 @@ pub enum Outcome {
     Unknown(StoreError),
 }
 
+impl Outcome {
+    /// Demands that it is durable; `what` was to be written.
+    ///
+    /// # Errors
+    /// If it is not, or nobody knows.
+    pub fn must_be_durable(self, what: &str) -> Result<(), StoreError> {
+        match self {
+            Self::Committed => Ok(()),
+            Self::NotCommitted(NotCommitted::Full) => Err(StoreError::Unusable(format!(
+                "{what} cannot be written: the disk is full"
+            ))),
+            Self::NotCommitted(NotCommitted::Constraint(error)) | Self::Unknown(error) => {
+                Err(error)
+            }
+        }
+    }
+}
+
 /// Why a batch is certainly not there.
 #[derive(Debug)]
 pub enum NotCommitted {

@@ -18,7 +18,7 @@ use evidenceos_store::{
 use serde::{Deserialize, Serialize};
 
 use super::write_now;
-use crate::server::unix_ms;
+use crate::clock::unix_ms;
 
 /// That an operator wants a file imported; the next start does it.
 #[derive(Debug, Serialize, Deserialize)]

@@ -9,7 +9,7 @@ use evidenceos_kernel::{
 use evidenceos_proto as wire;
 use tonic::Status;
 
-use super::{fields, parse, registration::Submitted, writes};
+use super::{claims, fields, parse, registration, status};
 
 /// Most fields at the top of one message.
 pub const MOST_FIELDS: usize = fields::MOST as usize;
@@ -27,7 +27,7 @@ pub fn is_let_through<'b>(pieces: impl IntoIterator<Item = &'b [u8]>) -> bool {
 /// The field that breaks a rule.
 pub fn terms(request: &wire::CreateClaimV2Request) -> Result<Terms, Status> {
     let holdout = (HoldoutId([1; 32]), Digest([2; 32]));
-    writes::terms(OwnerTag([3; 16]), request, |_| Ok(holdout)).map(|(terms, _)| terms)
+    claims::terms(OwnerTag([3; 16]), request, |_| Ok(holdout)).map(|(terms, _)| terms)
 }
 
 /// The terms of the older `CreateClaim`.
@@ -35,7 +35,7 @@ pub fn terms(request: &wire::CreateClaimV2Request) -> Result<Terms, Status> {
 /// # Errors
 /// As [`terms`].
 pub fn older_terms(request: &wire::CreateClaimRequest) -> Result<Terms, Status> {
-    terms(&writes::as_v2(request)?)
+    terms(&claims::as_v2(request)?)
 }
 
 /// The claim and the artifacts of `CommitArtifacts`.
@@ -70,13 +70,16 @@ pub struct Registration {
 pub fn registration(
     messages: impl IntoIterator<Item = wire::PutHoldoutRequest>,
 ) -> Result<Registration, Status> {
-    let submitted = Submitted::of(messages)?;
-    let (labels, units) = submitted.items();
-    let (policy, null_spec) = submitted.rules(labels.len() as u64)?;
+    let submission = registration::of(messages)?;
+    let sealed_units = submission.labels.len() as u64;
+    let (policy, _) = submission
+        .policy
+        .for_units(&submission.null_spec, sealed_units)
+        .map_err(|refusal| status::refused(&refusal))?;
     Ok(Registration {
-        labels: labels.to_vec(),
-        units: units.map(<[u64]>::to_vec),
-        null_spec,
+        labels: submission.labels,
+        units: submission.units,
+        null_spec: submission.null_spec,
         policy,
     })
 }

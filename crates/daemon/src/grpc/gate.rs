@@ -30,13 +30,14 @@ use tower::{Layer, Service};
 use super::{
     fields,
     lasting::{self, Standing},
-    places::{self, Places, Whose},
+    places::{self, Places},
     rules::{self, Needs},
     status,
 };
 use crate::{
     auth::{Gate, GrpcPeer, Principal},
     once::{self, Once, Surface},
+    shares::Whose,
 };
 
 /// The most that any other call brings.

@@ -27,7 +27,7 @@ use tonic::{Status, body::Body, metadata::MetadataValue};
 use super::{rules::Needs, status};
 use crate::{
     auth::{Gate, Principal},
-    server::unix_ms,
+    clock::unix_ms,
 };
 
 /// The right by which a call goes on.

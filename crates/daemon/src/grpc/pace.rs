@@ -16,7 +16,7 @@ use prost::bytes::Bytes;
 use tokio::time::{Sleep, sleep};
 use tonic::{Status, body::Body};
 
-use super::places::Whose;
+use crate::shares::Whose;
 
 /// Bytes of a caller at once, in one direction: sixteen of the largest modules.
 const AT_ONCE: u64 = 64 << 20;

@@ -2,16 +2,16 @@
 
 use evidenceos_kernel::{
     claim::{Artifact, Lane},
-    command::Stamp,
-    id::{ClaimId, Digest, Fingerprint, RequestKey},
+    id::{ClaimId, Digest},
 };
 use evidenceos_proto as wire;
-use prost::Message;
-use sha2::{Digest as _, Sha256};
-use tonic::{Status, metadata::MetadataMap};
+use tonic::Status;
 
 use super::status::invalid;
-use crate::auth::Principal;
+
+/// Claims, holdouts or accounts in one reply, and unless asked otherwise.
+const MAX_PAGE: u32 = 500;
+const PAGE: u32 = 50;
 
 /// Integers in public records stay below 2⁵³.
 const MAX_PUBLIC_INT: u64 = (1 << 53) - 1;
@@ -19,60 +19,6 @@ const MAX_PUBLIC_INT: u64 = (1 << 53) - 1;
 const DEFAULT_ORACLE: &str = "builtin.accuracy";
 /// The schema of plain symbols.
 const LEGACY_SCHEMA: &str = "legacy/v1";
-
-/// The idempotency key of a request, if it carries one. `method` is part of the key, the owner
-/// too: nobody meets another's requests. So is what a signature covers beside the id, since
-/// processes that share a secret count their ids from 1 each.
-pub fn stamp(
-    metadata: &MetadataMap,
-    principal: &Principal,
-    method: &'static str,
-    content: &impl Message,
-) -> Result<Option<Stamp>, Status> {
-    stamp_of(metadata, principal, method, || {
-        Fingerprint::of(&content.encode_to_vec())
-    })
-}
-
-/// As [`stamp`], for content that is fingerprinted differently.
-pub fn stamp_of(
-    metadata: &MetadataMap,
-    principal: &Principal,
-    method: &'static str,
-    fingerprint: impl FnOnce() -> Fingerprint,
-) -> Result<Option<Stamp>, Status> {
-    let Some(id) = metadata.get("x-request-id") else {
-        return Ok(None);
-    };
-    let id = id
-        .to_str()
-        .ok()
-        .filter(|id| {
-            (1..=128).contains(&id.len()) && id.bytes().all(|b| (0x21..=0x7e).contains(&b))
-        })
-        .ok_or_else(|| {
-            invalid(
-                "x-request-id",
-                "must be 1 to 128 printable ASCII characters",
-            )
-        })?;
-    let digest: [u8; 32] = Sha256::new()
-        .chain_update(principal.caller.tag.as_bytes())
-        .chain_update(method)
-        .chain_update([0])
-        .chain_update(id)
-        // Neither an id nor a timestamp has a zero byte.
-        .chain_update([0])
-        .chain_update(principal.request_scope.as_deref().unwrap_or_default())
-        .finalize()
-        .into();
-    let mut key = RequestKey([0; 16]);
-    key.0.copy_from_slice(&digest[..16]);
-    Ok(Some(Stamp {
-        key,
-        fingerprint: fingerprint(),
-    }))
-}
 
 pub fn claim_id(bytes: &[u8]) -> Result<ClaimId, Status> {
     ClaimId::from_slice(bytes).ok_or_else(|| {
@@ -192,11 +138,23 @@ pub fn artifacts(artifacts: &[wire::Artifact]) -> Result<Vec<Artifact>, Status> 
         .collect()
 }
 
+/// First row and number of rows of a page.
+pub fn page(size: u32, token: &str, first: u64) -> Result<(u64, usize), Status> {
+    let size = match size {
+        0 => PAGE,
+        size => size.min(MAX_PAGE),
+    };
+    let from = match token {
+        "" => first,
+        token => token
+            .parse()
+            .map_err(|_| invalid("page_token", "must be the next_page_token of a reply"))?,
+    };
+    Ok((from, size as usize))
+}
+
 #[cfg(test)]
 mod tests {
-    use evidenceos_access::Roles;
-    use evidenceos_kernel::{command::Caller, id::OwnerTag};
-
     use super::*;
 
     #[test]
@@ -209,48 +167,6 @@ mod tests {
             "", "/", "../x", "a/../b", "a//b", "/a", "a/", ".", "a b", "é", &long,
         ] {
             assert!(reference("f", bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn the_same_id_of_two_principals_or_signed_times_is_two_keys() {
-        let mut metadata = MetadataMap::new();
-        let content = wire::SealRequest::default();
-        let principal = |tag: u8, scope: Option<&str>| Principal {
-            name: String::new(),
-            caller: Caller {
-                tag: OwnerTag([tag; 16]),
-                operator: false,
-                auditor: false,
-            },
-            roles: Roles::SUBMITTER,
-            request_scope: scope.map(str::to_owned),
-            proof: evidenceos_access::Proof::Nothing,
-        };
-        assert_eq!(
-            stamp(&metadata, &principal(1, None), "m", &content).expect("none"),
-            None
-        );
-        metadata.insert("x-request-id", "id-1".parse().expect("ascii"));
-        let key = |tag, method, scope| {
-            let stamp = stamp(&metadata, &principal(tag, scope), method, &content).expect("fine");
-            stamp.expect("an id").key
-        };
-        assert_eq!(key(1, "m", None), key(1, "m", None));
-        assert_ne!(key(1, "m", None), key(2, "m", None));
-        assert_ne!(key(1, "m", None), key(1, "n", None));
-        assert_ne!(key(1, "m", Some("1700000000")), key(1, "m", None));
-        assert_ne!(
-            key(1, "m", Some("1700000000")),
-            key(1, "m", Some("1700000001"))
-        );
-        let long = "x".repeat(129);
-        for bad in ["a b", &long] {
-            metadata.insert("x-request-id", bad.parse().expect("ascii"));
-            assert!(
-                stamp(&metadata, &principal(1, None), "m", &content).is_err(),
-                "{bad}"
-            );
         }
     }
 }

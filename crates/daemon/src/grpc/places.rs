@@ -1,49 +1,27 @@
 //! Places for calls: how many are under way, are read and are answered at a time, of each caller
 //! and of all.
 //!
-//! Owns the numbers. Invariants: each caller has at most a share of the places, so that what one
-//! caller leaves open keeps out that caller alone; calls without a name count by their address, and
-//! have places of their own; a request that does not come to its end gives its place back.
+//! Owns the numbers. Invariants: calls without a name count by their address, and have places of
+//! their own; a request that does not come to its end gives its place back.
 
 use std::{
-    collections::HashMap,
-    net::IpAddr,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
-use evidenceos_kernel::id::OwnerTag;
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use prost::bytes::Bytes;
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::{Sleep, sleep, timeout},
-};
+use tokio::time::{Sleep, sleep, timeout};
 use tonic::{Status, body::Body};
 
 use super::{
     pace::{AtPace, Pace, Paced},
     rules, status,
 };
-
-/// Whose a call is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Whose {
-    /// A caller's with a name.
-    Principal(OwnerTag),
-    /// Nobody's in particular, from this address or network of IPv6.
-    Network(IpAddr),
-}
-
-/// How many places of a kind there are: for all, and for one caller.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Most {
-    pub(super) all: usize,
-    pub(super) of_one: usize,
-}
+use crate::shares::{Most, NoPlace, Place, Shares, Whose};
 
 /// Calls of callers with a name, from their headers to the end of their answers.
 const CALLS: Most = Most {
@@ -86,12 +64,12 @@ const SILENCE: Duration = Duration::from_secs(30);
 /// All places of a server.
 #[derive(Clone)]
 pub struct Places {
-    calls: Arc<Kind>,
-    nameless: Arc<Kind>,
-    watches: Arc<Kind>,
-    reading: Arc<Kind>,
-    large: Arc<Kind>,
-    answers: Arc<Kind>,
+    calls: Arc<Shares>,
+    nameless: Arc<Shares>,
+    watches: Arc<Shares>,
+    reading: Arc<Shares>,
+    large: Arc<Shares>,
+    answers: Arc<Shares>,
     sent: Arc<Pace>,
     fetched: Arc<Pace>,
 }
@@ -99,12 +77,12 @@ pub struct Places {
 impl Default for Places {
     fn default() -> Self {
         Self {
-            calls: Kind::new(CALLS),
-            nameless: Kind::new(NAMELESS),
-            watches: Kind::new(WATCHES),
-            reading: Kind::new(READING),
-            large: Kind::new(LARGE),
-            answers: Kind::new(ANSWERS),
+            calls: Shares::new(CALLS),
+            nameless: Shares::new(NAMELESS),
+            watches: Shares::new(WATCHES),
+            reading: Shares::new(READING),
+            large: Shares::new(LARGE),
+            answers: Shares::new(ANSWERS),
             sent: Arc::default(),
             fetched: Arc::default(),
         }
@@ -123,6 +101,7 @@ impl Places {
             Whose::Principal(_) => &self.calls,
         };
         kind.try_place(whose)
+            .map_err(|none| Box::new(no_place(none)))
     }
 
     /// What a call must still have before its request is read and its handler begins.
@@ -150,9 +129,9 @@ impl Places {
 /// What a call must have before it is worked on.
 pub struct Work {
     whose: Whose,
-    reading: Option<Arc<Kind>>,
+    reading: Option<Arc<Shares>>,
     request: Paced,
-    answers: Option<(Arc<Kind>, Paced)>,
+    answers: Option<(Arc<Shares>, Paced)>,
     deadline: Deadline,
     patience: Duration,
 }
@@ -299,104 +278,12 @@ pub fn held(body: Body, place: Place, answering: Option<Answering>) -> Body {
     }))
 }
 
-/// Places of one kind.
-pub(super) struct Kind {
-    most: Most,
-    all: Arc<Semaphore>,
-    /// The share of each caller that has a place or waits for one.
-    shares: Mutex<HashMap<Whose, Weak<Share>>>,
-}
-
-/// One caller's share of a kind; it is forgotten with the last place.
-struct Share {
-    kind: Arc<Kind>,
-    whose: Whose,
-    free: Arc<Semaphore>,
-}
-
-impl Drop for Share {
-    fn drop(&mut self) {
-        let mut shares = self.kind.shares();
-        // Another one may have been made since the last place of this one was given back.
-        if shares
-            .get(&self.whose)
-            .is_some_and(|share| share.strong_count() == 0)
-        {
-            shares.remove(&self.whose);
-        }
-    }
-}
-
-/// A place. It is free again when this is dropped.
-pub struct Place {
-    _of_all: OwnedSemaphorePermit,
-    _of_one: OwnedSemaphorePermit,
-    _share: Arc<Share>,
-}
-
-impl Kind {
-    pub(super) fn new(most: Most) -> Arc<Self> {
-        Arc::new(Self {
-            most,
-            all: Arc::new(Semaphore::new(most.all)),
-            shares: Mutex::default(),
-        })
-    }
-
-    fn shares(&self) -> std::sync::MutexGuard<'_, HashMap<Whose, Weak<Share>>> {
-        self.shares.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn share(self: &Arc<Self>, whose: Whose) -> Arc<Share> {
-        let mut shares = self.shares();
-        if let Some(share) = shares.get(&whose).and_then(Weak::upgrade) {
-            return share;
-        }
-        let share = Arc::new(Share {
-            kind: Arc::clone(self),
-            whose,
-            free: Arc::new(Semaphore::new(self.most.of_one)),
-        });
-        shares.insert(whose, Arc::downgrade(&share));
-        share
-    }
-
-    fn try_place(self: &Arc<Self>, whose: Whose) -> Result<Place, Box<Status>> {
-        let share = self.share(whose);
-        let of_one = Arc::clone(&share.free).try_acquire_owned().map_err(|_| {
-            busy(&format!(
-                "{} calls of yours under way, which is as many as one caller may have",
-                self.most.of_one
-            ))
-        })?;
-        let of_all = Arc::clone(&self.all)
-            .try_acquire_owned()
-            .map_err(|_| busy("as many calls under way as it can hold"))?;
-        Ok(Place {
-            _of_all: of_all,
-            _of_one: of_one,
-            _share: share,
-        })
-    }
-
-    /// Waits for one of the caller's own first: who waits for that holds none of the others' up.
-    pub(super) async fn place(self: Arc<Self>, whose: Whose) -> Place {
-        let share = self.share(whose);
-        let acquire = |semaphore: &Arc<Semaphore>| {
-            let acquired = Arc::clone(semaphore).acquire_owned();
-            async {
-                acquired
-                    .await
-                    .unwrap_or_else(|_| unreachable!("no semaphore of this kind is closed"))
-            }
-        };
-        let of_one = acquire(&share.free).await;
-        let of_all = acquire(&self.all).await;
-        Place {
-            _of_all: of_all,
-            _of_one: of_one,
-            _share: share,
-        }
+fn no_place(none: NoPlace) -> Status {
+    match none {
+        NoPlace::OfOne(share) => busy(&format!(
+            "{share} calls of yours under way, which is as many as one caller may have"
+        )),
+        NoPlace::OfAll => busy("as many calls under way as it can hold"),
     }
 }
 
@@ -408,6 +295,7 @@ fn busy(has: &str) -> Status {
 mod tests {
     use std::future::poll_fn;
 
+    use evidenceos_kernel::id::OwnerTag;
     use http_body_util::{Full, StreamBody};
     use tokio::runtime::{Builder, Runtime};
     use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
@@ -424,63 +312,18 @@ mod tests {
     }
 
     #[test]
-    fn one_caller_has_its_share_and_all_have_what_there_is() {
-        let kind = Kind::new(Most { all: 3, of_one: 2 });
-        let (one, other) = (principal(1), principal(2));
-        let first = kind.try_place(one).expect("free");
-        let _second = kind.try_place(one).expect("free");
-        let refusal = kind
-            .try_place(one)
-            .err()
-            .expect("its share")
-            .message()
-            .to_owned();
-        assert!(refusal.contains("2 calls of yours"), "{refusal}");
-        let _third = kind.try_place(other).expect("free");
-        let refusal = kind
-            .try_place(other)
-            .err()
-            .expect("all")
-            .message()
-            .to_owned();
-        assert!(!refusal.contains("yours"), "{refusal}");
-        drop(first);
-        kind.try_place(other).map(drop).expect("given back");
-    }
-
-    #[test]
-    fn a_caller_without_places_is_forgotten() {
-        let kind = Kind::new(Most { all: 9, of_one: 2 });
-        for number in 0..5 {
-            let place = kind.try_place(principal(number)).expect("free");
-            assert_eq!(kind.shares().len(), 1);
-            drop(place);
-            assert_eq!(kind.shares().len(), 0);
-        }
-    }
-
-    #[test]
-    fn who_waits_for_its_own_share_holds_nobody_up() {
-        runtime().block_on(async {
-            let kind = Kind::new(Most { all: 3, of_one: 2 });
-            let (greedy, honest) = (principal(1), principal(2));
-            let held = [
-                Arc::clone(&kind).place(greedy).await,
-                Arc::clone(&kind).place(greedy).await,
-            ];
-            let waiting = tokio::spawn(Arc::clone(&kind).place(greedy));
-            tokio::task::yield_now().await;
-            drop(Arc::clone(&kind).place(honest).await);
-            drop(held);
-            waiting.await.map(drop).expect("its turn");
-        });
+    fn a_caller_is_told_whether_the_calls_are_its_own() {
+        let own = no_place(NoPlace::OfOne(2));
+        assert!(own.message().contains("2 calls of yours"), "{own}");
+        let all = no_place(NoPlace::OfAll);
+        assert!(!all.message().contains("yours"), "{all}");
     }
 
     #[test]
     fn a_call_that_gets_no_place_to_be_read_is_refused_in_the_end() {
         runtime().block_on(async {
             let places = Places {
-                reading: Kind::new(Most { all: 1, of_one: 1 }),
+                reading: Shares::new(Most { all: 1, of_one: 1 }),
                 ..Places::default()
             };
             let label = "GetClaim";
@@ -509,7 +352,7 @@ mod tests {
                 (Deadline::Whole(long), true),
                 (Deadline::Silence(long), true),
             ] {
-                let kind = Kind::new(Most { all: 1, of_one: 1 });
+                let kind = Shares::new(Most { all: 1, of_one: 1 });
                 let reading = Reading {
                     place: Some(Arc::clone(&kind).place(principal(1)).await),
                     paced: Paced::new(&Arc::default(), principal(1)),
@@ -536,7 +379,7 @@ mod tests {
     #[test]
     fn an_answer_holds_its_place_until_nobody_wants_more_of_it() {
         runtime().block_on(async {
-            let kind = Kind::new(Most { all: 2, of_one: 2 });
+            let kind = Shares::new(Most { all: 2, of_one: 2 });
             let pace = Arc::default();
             for large in [false, true] {
                 let place = Arc::clone(&kind).place(principal(1)).await;

@@ -1,17 +1,25 @@
-//! From the kernel's entities to the wire.
+//! From what services give to the wire.
 
 use evidenceos_kernel::{
     bits::MicroBits,
     claim::{self, Claim, ClaimState, Outcome, Reason, Settlement},
     evidence::Strategy,
-    holdout::{Holdout, NullSpec, Policy, PrincipalPool},
+    holdout::{NullSpec, Policy},
     id::{ClaimId, Digest},
     price::{self, SettlementPrices},
     record,
 };
 use evidenceos_proto as wire;
 use evidenceos_store::Head;
+use evidenceos_tlog::Hash;
 use prost::bytes::Bytes;
+use tonic::Status;
+
+use super::{call::Pieces, status::internal};
+use crate::services::{ProvenCapsule, Revoked, ShownCapsule, ShownClaim, ShownHoldout};
+
+/// A piece of a streamed file.
+const PIECE_BYTES: usize = 256 * 1_024;
 
 /// Bytes for the wire.
 pub fn bytes(of: &[u8]) -> Bytes {
@@ -89,19 +97,75 @@ pub fn head(head: &Head) -> wire::SignedTreeHead {
     }
 }
 
-pub fn revocation(claim: &Claim) -> Option<wire::RevocationEntry> {
-    let revocation = claim.revocation.as_ref()?;
-    let capsule = claim
-        .settlement
-        .as_ref()
-        .map(|settlement| settlement.capsule_hash);
-    Some(wire::RevocationEntry {
-        claim_id: bytes(claim.id.as_bytes()),
-        timestamp_unix: revocation.revoked_unix_ms / 1_000,
-        reason: revocation.reason.clone(),
-        capsule_hash: capsule.map_or_else(Bytes::new, |hash| bytes(hash.as_bytes())),
-        etl_index: revocation.index,
-    })
+pub fn revocation(revoked: &Revoked) -> wire::RevocationEntry {
+    wire::RevocationEntry {
+        claim_id: bytes(revoked.claim.as_bytes()),
+        timestamp_unix: revoked.revoked_unix_ms / 1_000,
+        reason: revoked.reason.clone(),
+        capsule_hash: revoked
+            .capsule
+            .map_or_else(Bytes::new, |hash| bytes(hash.as_bytes())),
+        etl_index: revoked.index,
+    }
+}
+
+pub fn hashes(path: &[Hash]) -> Vec<Bytes> {
+    path.iter().map(|hash| bytes(hash.as_bytes())).collect()
+}
+
+/// A file in pieces.
+pub fn pieces<T: Send + 'static>(file: Vec<u8>, wrap: fn(Bytes) -> T) -> Pieces<T> {
+    let file = Bytes::from(file);
+    let starts = (0..file.len()).step_by(PIECE_BYTES);
+    let pieces: Vec<Result<T, Status>> = starts
+        .map(|start| {
+            let end = file.len().min(start + PIECE_BYTES);
+            Ok(wrap(file.slice(start..end)))
+        })
+        .collect();
+    Box::pin(tokio_stream::iter(pieces))
+}
+
+/// The result of a claim that was executed.
+pub fn settled(
+    claim: &Claim,
+    duplicate_of: Option<ClaimId>,
+) -> Result<wire::ExecuteClaimV2Response, Status> {
+    let settlement = claim.settlement.as_ref();
+    settlement
+        .map(|settlement| result(settlement, claim.credit.burned, duplicate_of))
+        .ok_or_else(|| internal(&"a settled claim has no result"))
+}
+
+/// A capsule with its proofs.
+pub fn proven_capsule(proven: ProvenCapsule) -> wire::FetchCapsuleResponse {
+    let ProvenCapsule {
+        capsule: ShownCapsule { entry, settlement },
+        head: shown,
+        inclusion,
+        known_size,
+        consistency,
+    } = proven;
+    wire::FetchCapsuleResponse {
+        capsule_bytes: entry.bytes.into(),
+        capsule_hash: bytes(settlement.capsule_hash.as_bytes()),
+        etl_index: settlement.index,
+        signed_tree_head: Some(head(&shown)),
+        inclusion_proof: Some(wire::MerkleInclusionProof {
+            leaf_hash: bytes(entry.leaf.as_bytes()),
+            leaf_index: settlement.index,
+            tree_size: shown.size,
+            audit_path: hashes(&inclusion),
+        }),
+        consistency_proof: Some(wire::MerkleConsistencyProof {
+            old_tree_size: known_size,
+            new_tree_size: shown.size,
+            path: hashes(&consistency),
+        }),
+        root_hash: bytes(&shown.root),
+        tree_size: shown.size,
+        checkpoint: shown.checkpoint.clone(),
+    }
 }
 
 pub fn artifact(artifact: &claim::Artifact) -> wire::Artifact {
@@ -115,14 +179,15 @@ pub fn artifact(artifact: &claim::Artifact) -> wire::Artifact {
 }
 
 /// A claim. Tainted and stale are shown in place of the state that they overlay.
-pub fn claim(
-    claim: &Claim,
-    holdout_ref: String,
-    tainted_by: Option<ClaimId>,
-    stale: bool,
-    duplicate_of: Option<ClaimId>,
-) -> wire::Claim {
-    let shown = match claim.state {
+pub fn claim(shown: ShownClaim) -> wire::Claim {
+    let ShownClaim {
+        claim,
+        holdout: holdout_ref,
+        tainted_by,
+        stale,
+        duplicate_of,
+    } = shown;
+    let shown_state = match claim.state {
         ClaimState::Revoked => state(claim.state),
         _ if tainted_by.is_some() => wire::ClaimState::Tainted as i32,
         ClaimState::Sealed if stale => wire::ClaimState::Stale as i32,
@@ -134,7 +199,7 @@ pub fn claim(
         claim_id: bytes(claim.id.as_bytes()),
         topic_id: bytes(claim.terms.topic_id().as_bytes()),
         claim_name: claim.terms.claim_name.clone(),
-        state: shown,
+        state: shown_state,
         owner_tag_hex: claim.terms.owner.to_hex(),
         holdout_id: bytes(claim.terms.holdout.as_bytes()),
         holdout_ref,
@@ -152,13 +217,18 @@ pub fn claim(
             .settlement
             .as_ref()
             .map(|settlement| result(settlement, claim.credit.burned, duplicate_of)),
-        revocation: revocation(claim),
+        revocation: Revoked::of(&claim).as_ref().map(revocation),
         tainted_by: tainted_by.map_or_else(Bytes::new, |id| bytes(id.as_bytes())),
     }
 }
 
 /// A holdout as anybody may see it, with the caller's own allowance.
-pub fn holdout(holdout: &Holdout, own: PrincipalPool, warnings: Vec<String>) -> wire::Holdout {
+pub fn holdout(shown: ShownHoldout) -> wire::Holdout {
+    let ShownHoldout {
+        holdout,
+        own,
+        warnings,
+    } = shown;
     let description = &holdout.description;
     let policy = &description.policy;
     let quote = policy

@@ -3,12 +3,13 @@
 //! Every error carries `x-evidenceos-outcome`: `not-applied`, or `unknown` where only asking again
 //! tells; the published public code; and our own, finer one. The message says what to do.
 
-use crate::vault::VaultError;
 use evidenceos_access::Misused;
 use evidenceos_driver::Failure;
 use evidenceos_kernel::refusal::{Refusal, RefusalKind};
 use evidenceos_store::{StoreError, log::LogError};
 use tonic::{Code, Status, metadata::MetadataValue};
+
+use crate::{services::Error, vault::VaultError};
 
 /// Longest message that is put into a trailer.
 const MAX_MESSAGE: usize = 2_048;
@@ -37,9 +38,30 @@ fn retry(mut status: Status) -> Status {
     status
 }
 
-/// A caller who creates and executes many claims.
-#[must_use]
-pub fn throttled(retry_after: std::time::Duration) -> Status {
+impl From<Error> for Status {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Refused(refusal) => refused(&refusal),
+            Error::Failed(failure) => failed(&failure),
+            Error::NotShownYet { changed } => not_shown_yet(changed),
+            Error::NotSignedYet => unavailable(&error.to_string()),
+            Error::Throttled { retry_after } => throttled(retry_after),
+            Error::Frozen => frozen(),
+            Error::Absent { code, message } => status(Code::NotFound, "NOT_FOUND", code, message),
+            Error::WrongState { code, message } => precondition(code, &message),
+            Error::Busy(message) => busy(&message),
+            Error::Unavailable(message) => unavailable(&message),
+            Error::Log(error) => log(&error),
+            Error::Store(error) | Error::Vault(VaultError::Store(error)) => not_stored(&error),
+            Error::Vault(error) => internal(&error),
+            Error::HoldoutKeys(error) => internal(&error),
+            Error::Fault(what) => internal(&what),
+        }
+    }
+}
+
+/// A caller that creates and executes many claims.
+fn throttled(retry_after: std::time::Duration) -> Status {
     let ms = retry_after.as_millis();
     let message = format!("PROBE_THROTTLED: probe_throttle_threshold; retry_after_ms={ms}");
     let mut status = status(
@@ -56,9 +78,8 @@ pub fn throttled(retry_after: std::time::Duration) -> Status {
     status
 }
 
-/// A caller who creates and executes far too many claims.
-#[must_use]
-pub fn frozen() -> Status {
+/// A caller that creates and executes far too many claims.
+fn frozen() -> Status {
     status(
         Code::PermissionDenied,
         "FORBIDDEN",
@@ -149,8 +170,7 @@ pub fn unavailable(message: &str) -> Status {
 
 /// What was decided is durable, and no anchor remembers it yet: it must not be shown. `changed`:
 /// the call asked for a change, which may have been made.
-#[must_use]
-pub fn not_shown_yet(changed: bool) -> Status {
+fn not_shown_yet(changed: bool) -> Status {
     let mut status = retry(status(
         Code::Unavailable,
         "UNAVAILABLE",
@@ -177,12 +197,6 @@ pub fn precondition(own: &'static str, message: &str) -> Status {
     )
 }
 
-/// Something that is not there.
-#[must_use]
-pub fn not_found(own: &'static str, message: &str) -> Status {
-    status(Code::NotFound, "NOT_FOUND", own, message)
-}
-
 /// A fault of ours: the details are for the operator's log, not for the caller.
 #[must_use]
 pub fn internal(error: &dyn std::fmt::Display) -> Status {
@@ -197,8 +211,7 @@ pub fn internal(error: &dyn std::fmt::Display) -> Status {
 
 /// The store could not do it: for want of space, since the disk was made read-only, or by a fault
 /// of ours.
-#[must_use]
-pub fn not_stored(error: &StoreError) -> Status {
+fn not_stored(error: &StoreError) -> Status {
     if error.is_full() {
         return failed(&Failure::DiskFull);
     }
@@ -212,15 +225,6 @@ pub fn not_stored(error: &StoreError) -> Status {
         ));
     }
     internal(error)
-}
-
-/// Private items could not be stored or read.
-#[must_use]
-pub fn vault_failed(error: &VaultError) -> Status {
-    match error {
-        VaultError::Store(error) => not_stored(error),
-        VaultError::Sealed(_) | VaultError::Random(_) => internal(error),
-    }
 }
 
 /// A refusal of the kernel.
@@ -244,8 +248,7 @@ pub fn refused(refusal: &Refusal) -> Status {
 }
 
 /// A call that the driver did not answer with a reply.
-#[must_use]
-pub fn failed(failure: &Failure) -> Status {
+fn failed(failure: &Failure) -> Status {
     let message = failure.to_string();
     match failure {
         Failure::Refused(refusal) => refused(refusal),
@@ -275,8 +278,7 @@ pub fn failed(failure: &Failure) -> Status {
 }
 
 /// A proof that cannot be given.
-#[must_use]
-pub fn log(error: &LogError) -> Status {
+fn log(error: &LogError) -> Status {
     match error {
         LogError::Beyond { .. } => status(
             Code::NotFound,

@@ -6,8 +6,8 @@ use std::{fmt, fs};
 
 use prometheus_client::{collector::Collector, encoding::DescriptorEncoder, registry::Unit};
 
-use super::{counter, gauge};
-use crate::server::unix_ms;
+use super::write::{counter, gauge};
+use crate::clock::unix_ms;
 
 /// What reads the process.
 #[derive(Debug)]

@@ -104,7 +104,7 @@ impl Api {
         let call = ToolCall::parse(&bytes, self.config.strict_hash)
             .map_err(|wrong| self.invalid(wrong))?;
         if self.risk.is_high(&call.tool_name) && is_blank(call.session_id.as_deref()) {
-            self.metrics.preflight_failed("session_required");
+            self.parts.metrics.preflight_failed("session_required");
             let detail = "a tool that can do harm is called within a session: send sessionId";
             let body = ToolDecision {
                 reason_detail: principal.roles.auditor.then_some(detail),
@@ -131,7 +131,7 @@ impl Api {
     async fn judge(&self, principal: &Principal, call: &ToolCall) -> Answer<ToolDecision> {
         let session = call.session_id.as_deref();
         let observed = self.observe(principal, session, &call.tool_name, &call.params_hash);
-        let policies = self.policies.load_full();
+        let policies = self.parts.policies.load_full();
         let policies_digest = policies.digest();
         let goes_on = self
             .risk
@@ -176,7 +176,7 @@ impl Api {
     /// What is answered if a decision had to be recorded and was not; `goes_on` says whether the
     /// tool is let through then.
     fn unrecorded(&self, goes_on: bool, decision: Decision, why: NotNoted) -> Answer<ToolDecision> {
-        self.metrics.preflight_failed(match why {
+        self.parts.metrics.preflight_failed(match why {
             NotNoted::Full => "record_queue_full",
             NotNoted::Stopping => "stopping",
             NotNoted::NotDurable => "not_durable",
@@ -197,7 +197,7 @@ impl Api {
 
     /// A signature that serves another request stops the tool, as one that does not hold.
     fn misused(&self, misused: Misused) -> Refused<ToolDecision> {
-        self.metrics.preflight_failed("signature_misused");
+        self.parts.metrics.preflight_failed("signature_misused");
         let reason = match misused {
             Misused::OtherRequest | Misused::TooLate => ReasonCode::Unauthorized,
             Misused::Full => ReasonCode::RateLimited,
@@ -221,7 +221,7 @@ impl Api {
     }
 
     fn malformed(&self, status: StatusCode, kind: &'static str) -> Refused<ToolDecision> {
-        self.metrics.preflight_failed(kind);
+        self.parts.metrics.preflight_failed(kind);
         let body = ToolDecision::bare(Decision::Deny, ReasonCode::InvalidInput);
         Answer::new(status, body)
     }
@@ -229,7 +229,7 @@ impl Api {
     /// Published clients carry a call out after `DOWNGRADE` without other parameters, so a call
     /// that nothing was decided about is denied: to call faster must not be a way past a policy.
     fn rate_limited(&self, wait: Duration) -> Refused<ToolDecision> {
-        self.metrics.preflight_failed("rate_limited");
+        self.parts.metrics.preflight_failed("rate_limited");
         let body = ToolDecision::bare(Decision::Deny, ReasonCode::RateLimited);
         Answer::new(StatusCode::TOO_MANY_REQUESTS, body).retry_after(whole_seconds(wait))
     }
@@ -273,7 +273,7 @@ impl Api {
             return Votes::Pass;
         }
         let Ok(permit) = Arc::clone(&self.asking).try_acquire_owned() else {
-            self.metrics.preflight_failed("policy_busy");
+            self.parts.metrics.preflight_failed("policy_busy");
             return Votes::Late;
         };
         let input = preflight_input(
@@ -302,19 +302,19 @@ impl Api {
                 Votes::Late
             }
             Err(_elapsed) => {
-                self.metrics.preflight_failed("policy_timeout");
+                self.parts.metrics.preflight_failed("policy_timeout");
                 Votes::Late
             }
         }
     }
 
     async fn note(&self, care: Care, draft: Draft<'_>) -> Result<Noted, NotNoted> {
-        let record = draft.record(self.clock.now_unix_ms());
+        let record = draft.record(self.parts.clock.now_unix_ms());
         let patience = self.config.timeout;
         match care {
-            Care::Durable => self.recorder.note_durably(patience, record).await,
-            Care::Recorded => self.recorder.note_or_wait(patience, record).await,
-            Care::Spare => self.recorder.note(record),
+            Care::Durable => self.parts.recorder.note_durably(patience, record).await,
+            Care::Recorded => self.parts.recorder.note_or_wait(patience, record).await,
+            Care::Spare => self.parts.recorder.note(record),
         }
     }
 }
@@ -402,7 +402,7 @@ impl Api {
         let receipt = called.receipt(&body);
         let durable = self.must_be_durable(&called.tool_name, decision.stops());
         let draft = Draft::postflight(principal, called, &body, receipt);
-        let has_policies = !self.policies.load().oracles().is_empty();
+        let has_policies = !self.parts.policies.load().oracles().is_empty();
         let goes_on = self.risk.lets_through(&called.tool_name, has_policies);
         match self.note(Care::of(durable, goes_on), draft).await {
             Ok(noted) => body.decision_id = Some(noted.id.to_string()),

@@ -1,32 +1,14 @@
-//! How much the gate for agents bears: calls a second, and what its detector remembers.
-//!
-//! Both know a principal by its tag and are bounded in how many they know. Time is monotonic.
+//! How many calls a second the gate for agents bears, of each principal and of all.
 
-use std::{
-    num::NonZeroUsize,
-    sync::{Mutex, PoisonError},
-    time::{Duration, Instant},
-};
+use std::time::Duration;
 
-use evidenceos_kernel::{
-    id::OwnerTag,
-    probe::{Call, Detector, Observed, Rules, RulesError},
-};
+use evidenceos_kernel::id::OwnerTag;
 use governor::{
     DefaultDirectRateLimiter, DefaultKeyedRateLimiter, Quota, RateLimiter,
     clock::{Clock as _, DefaultClock},
 };
 
 use crate::config::RateLimit;
-
-/// Parts of the detector, each with a lock of its own.
-const SHARDS: usize = 16;
-/// Principals that the detector for tool calls remembers.
-const PRINCIPALS: usize = 32_768;
-/// Sessions that it remembers.
-const OPERATIONS: usize = 65_536;
-/// Principals whose claims are remembered.
-const CLAIMANTS: usize = 4_096;
 
 /// Calls a second, of each principal and of all.
 pub struct Rates {
@@ -100,58 +82,6 @@ impl Rates {
             limiter.retain_recent();
             limiter.shrink_to_fit();
         }
-    }
-}
-
-/// The detector, in parts, for many threads.
-pub struct Probes {
-    shards: Vec<Mutex<Detector>>,
-    started: Instant,
-    rules: Rules,
-}
-
-impl Probes {
-    /// A detector for tool calls.
-    ///
-    /// # Errors
-    /// Where the rules cannot be applied.
-    pub fn of_tool_calls(rules: Rules) -> Result<Self, RulesError> {
-        Self::new(rules, PRINCIPALS, OPERATIONS)
-    }
-
-    /// A detector for claims.
-    ///
-    /// # Errors
-    /// Where the rules cannot be applied.
-    pub fn of_claims(rules: Rules) -> Result<Self, RulesError> {
-        Self::new(rules, CLAIMANTS, CLAIMANTS)
-    }
-
-    fn new(rules: Rules, principals: usize, operations: usize) -> Result<Self, RulesError> {
-        let each = |of: usize| NonZeroUsize::new(of / SHARDS).unwrap_or(NonZeroUsize::MIN);
-        let shards = (0..SHARDS)
-            .map(|_| Detector::new(rules, each(principals), each(operations)).map(Mutex::new))
-            .collect::<Result<_, _>>()?;
-        Ok(Self {
-            shards,
-            started: Instant::now(),
-            rules,
-        })
-    }
-
-    /// The rules.
-    pub fn rules(&self) -> &Rules {
-        &self.rules
-    }
-
-    /// Counts a call, now.
-    pub fn observe(&self, call: &Call) -> Observed {
-        let now_ms = self.started.elapsed().as_millis() as u64;
-        let shard = usize::from(call.principal.0[0]) % SHARDS;
-        self.shards[shard]
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .observe(now_ms, call)
     }
 }
 

@@ -29,7 +29,7 @@ const UNREADABLE: &str = "the decision cannot be read now";
     tag = "gate",
     params(("decision_id" = String, Path, description = "16 hex digits, as in a decision's answer")),
     responses(
-        (status = 200, description = "The receipt, for `evidenceos verify`", content_type = "application/json", body = super::openapi::DecisionReceiptBody),
+        (status = 200, description = "The receipt, for `evidenceos verify`", content_type = "application/json", body = super::bodies::DecisionReceiptBody),
         (status = 202, description = "The decision is not in the log yet; see Retry-After"),
         (status = 401, description = "The caller is not known"),
         (status = 404, description = "No such decision, or it is not kept any longer"),
@@ -55,8 +55,8 @@ pub(super) async fn receipt(
     // of a number that was never given.
     let owner = (!principal.roles.auditor).then_some(principal.caller.tag);
     // Before the store is read: what is committed in between is found there.
-    let is_pending = api.recorder.is_pending(id, owner);
-    let readers = std::sync::Arc::clone(&api.readers);
+    let is_pending = api.parts.recorder.is_pending(id, owner);
+    let readers = std::sync::Arc::clone(&api.parts.readers);
     let found = tokio::task::spawn_blocking(move || readers.decision(id, owner)).await;
     let found = match found {
         Ok(Ok(found)) => found,
@@ -75,7 +75,7 @@ pub(super) async fn receipt(
         None => return not_found(NO_DECISION),
     };
     // What an anchor is just being told of is shown in a moment.
-    let mut released = api.released.subscribe();
+    let mut released = api.parts.released.subscribe();
     let covered = released.wait_for(|size| *size > found.index);
     let _ = tokio::time::timeout(COVERED_WITHIN, covered).await;
     match api.proved(&found) {
@@ -87,9 +87,13 @@ pub(super) async fn receipt(
 impl Api {
     /// The receipt of a decision; none where no head covers it yet.
     fn proved(&self, found: &FoundDecision) -> Option<DecisionReceipt> {
-        let head = self.log.released().head;
+        let head = self.parts.log.released().head;
         let leaf = leaf_hash(&found.entry);
-        let (inclusion, _) = self.log.inclusion_of(leaf, found.index, head.size).ok()?;
+        let (inclusion, _) = self
+            .parts
+            .log
+            .inclusion_of(leaf, found.index, head.size)
+            .ok()?;
         let path = path_in(&found.leaves, found.position as usize)?;
         let hex = |hashes: Vec<Hash>| hashes.iter().map(Hash::to_hex).collect();
         Some(DecisionReceipt {

@@ -14,7 +14,7 @@ use evidenceos_store::{
     lock::DirectoryLock,
 };
 
-use crate::{control, server::unix_ms, terminal};
+use crate::{clock::unix_ms, control, terminal};
 
 const SOFTWARE: &str = concat!("evidenceosd/", env!("CARGO_PKG_VERSION"));
 

@@ -20,7 +20,7 @@ use evidenceos_kernel::{
     state::{Resident, Stage},
 };
 use evidenceos_store::{
-    Batch, Entry, Head, Recorded, StoreError,
+    Batch, Entry, Head, Recorded, Store as _, StoreError,
     facts::{Fact, Facts},
     lock::DirectoryLock,
     reader::Readers,
@@ -33,12 +33,13 @@ use tokio::runtime::Handle;
 
 use crate::{
     anchors::{self, Anchors, Own, Tip, Verdict},
+    clock::unix_ms,
     config::{Anchoring, Config},
     fetch::{self, Trust},
     keys::{LogKeyError, LogKeys, LogSigner, verifier},
     opening::{append_unsigned, former_origins, note_backup},
     own_work::{self, OwnWork, Told},
-    server::{StartError, unix_ms},
+    start_error::StartError,
     terminal,
 };
 
@@ -252,7 +253,8 @@ impl Opened {
             return Ok(());
         }
         let fact = Fact::Anchors(places);
-        own_work::must(self.store.remember(vec![fact]), "where the anchors are")
+        let remembered = self.store.remember(vec![fact]);
+        remembered.must_be_durable("where the anchors are")
     }
 
     fn work<'o>(&'o mut self, runtime: &'o Handle) -> OwnWork<'o, SqliteStore> {
@@ -482,7 +484,8 @@ fn append(
     }
     drop(tree.take_full_tiles());
     batch.changes = stage.into_changes();
-    own_work::must_commit(&mut opened.store, &batch, "what was recovered")?;
+    let committed = opened.store.commit(&batch);
+    committed.must_be_durable("what was recovered")?;
     opened.store.be_later_than(epoch)?;
     opened.resident.merge(batch.changes);
     opened.tree = tree;

@@ -1,7 +1,7 @@
 //! Calls that are signed with a shared secret, over a socket: what holds, whose they are, and what
 //! comes of repeating one.
 
-use evidenceos_daemon::{Running, config::Settings, server::unix_ms};
+use evidenceos_daemon::{Running, clock::unix_ms, config::Settings};
 use evidenceos_proto::{self as wire, evidence_os_client::EvidenceOsClient};
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::{Digest as _, Sha256};

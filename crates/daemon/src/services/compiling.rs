@@ -11,12 +11,9 @@ use std::{
 
 use evidenceos_driver::Allowance;
 use evidenceos_kernel::id::OwnerTag;
-use tonic::Status;
 
-use super::{
-    places::{Kind, Most, Place, Whose},
-    status,
-};
+use super::Error;
+use crate::shares::{Most, Place, Shares, Whose};
 
 /// Time of the compilers that a caller has at once, in microseconds.
 const AT_ONCE_US: u64 = 60_000_000;
@@ -27,7 +24,7 @@ const CALLERS: usize = 256;
 
 /// Turns and allowances of compiling.
 pub struct Compiling {
-    turns: Arc<Kind>,
+    turns: Arc<Shares>,
     spent: Mutex<Allowance<OwnerTag>>,
     began: Instant,
 }
@@ -35,7 +32,7 @@ pub struct Compiling {
 impl Default for Compiling {
     fn default() -> Self {
         Self {
-            turns: Kind::new(Most {
+            turns: Shares::new(Most {
                 all: CALLERS,
                 of_one: 1,
             }),
@@ -49,8 +46,8 @@ impl Compiling {
     /// Waits for the caller's turn, which lasts until what is returned is dropped.
     ///
     /// # Errors
-    /// If the caller has had so much compiled that more must wait.
-    pub async fn turn(&self, caller: OwnerTag) -> Result<Place, Box<Status>> {
+    /// [`Error::Busy`] if the caller has had so much compiled that more must wait.
+    pub async fn turn(&self, caller: OwnerTag) -> Result<Place, Error> {
         let turn = Arc::clone(&self.turns)
             .place(Whose::Principal(caller))
             .await;
@@ -58,11 +55,11 @@ impl Compiling {
         if wait.is_zero() {
             return Ok(turn);
         }
-        Err(Box::new(status::busy(&format!(
+        Err(Error::Busy(format!(
             "your modules have taken {} s to compile, more than a caller may take at once; retry in {} s, or send modules that were sent before",
             AT_ONCE_US / 1_000_000,
             wait.as_secs() + 1
-        ))))
+        )))
     }
 
     /// Counts what was compiled.
@@ -110,12 +107,12 @@ mod tests {
         assert!(compiling.turn(caller(1)).await.is_ok());
         compiling.spent_by(caller(1), Duration::from_secs(11));
         let refused = compiling.turn(caller(1)).await.err().expect("too much");
-        assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
+        let Error::Busy(refused) = refused else {
+            panic!("{refused}");
+        };
         let seconds = ["retry in 20 s", "retry in 21 s"];
         assert!(
-            seconds
-                .iter()
-                .any(|words| refused.message().contains(words)),
+            seconds.iter().any(|words| refused.contains(words)),
             "{refused}"
         );
         assert!(compiling.turn(caller(2)).await.is_ok());

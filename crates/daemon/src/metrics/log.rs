@@ -1,9 +1,9 @@
-//! The log, decisions on their way into it, and the store: read from what these keep anyway.
+//! The log as it is shown, and the store: read from what these keep anyway.
 
 use std::{
     fmt,
     sync::{
-        Arc, OnceLock,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -11,8 +11,8 @@ use std::{
 use evidenceos_store::Done;
 use prometheus_client::{collector::Collector, encoding::DescriptorEncoder, registry::Unit};
 
-use super::{counter, gauge};
-use crate::{anchors, decisions::Recorder, server::unix_ms};
+use super::write::{counter, gauge};
+use crate::clock::unix_ms;
 
 /// The log as it is shown.
 #[derive(Debug, Default)]
@@ -21,13 +21,6 @@ pub(super) struct LogState {
     pub(super) released_unix_ms: AtomicU64,
     /// Since when a head is being signed elsewhere; 0: none is.
     pub(super) pending_since_unix_ms: AtomicU64,
-}
-
-/// What keeps the data.
-#[derive(Debug)]
-pub(super) struct Durable {
-    pub(super) done: Arc<Done>,
-    pub(super) anchors: Arc<anchors::State>,
 }
 
 #[derive(Debug)]
@@ -54,63 +47,19 @@ impl Collector for LogCollector {
     }
 }
 
-pub(super) struct RecorderCollector(pub(super) Arc<OnceLock<Arc<Recorder>>>);
-
-impl fmt::Debug for RecorderCollector {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("RecorderCollector")
-    }
-}
-
-impl Collector for RecorderCollector {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let Some(recorder) = self.0.get() else {
-            return Ok(());
-        };
-        let help = "Decisions that are not in the log yet";
-        let waiting = recorder.waiting() as u64;
-        gauge(&mut encoder, "decisions_waiting", help, None, waiting)?;
-        let help = "Decisions that let a tool without harm through and are not in the log, since too many waited";
-        let unrecorded = recorder.unrecorded();
-        counter(&mut encoder, "decisions_unrecorded", help, None, unrecorded)
-    }
-}
-
-pub(super) struct DurableCollector {
-    pub(super) durable: Arc<OnceLock<Durable>>,
+#[derive(Debug)]
+pub(super) struct StoreCollector {
+    pub(super) done: Arc<Done>,
     pub(super) log: Arc<LogState>,
 }
 
-impl fmt::Debug for DurableCollector {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("DurableCollector")
-    }
-}
-
-impl Collector for DurableCollector {
+impl Collector for StoreCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let Some(Durable { done, anchors }) = self.durable.get() else {
-            return Ok(());
-        };
+        let done = &self.done;
         // The other way round a head that comes in between would count as a lag.
         let integrated = done.integrated.load(Ordering::Relaxed);
         let published = self.log.size.load(Ordering::Relaxed);
         for (name, help, value) in [
-            (
-                "anchors",
-                "Anchors that were given; with none a data directory restored from an older state is not noticed",
-                anchors.configured.load(Ordering::Relaxed),
-            ),
-            (
-                "anchors_answering",
-                "Anchors that answered when they were last asked or written",
-                anchors.answering.load(Ordering::Relaxed),
-            ),
-            (
-                "signing_held",
-                "1 while nothing is signed or charged, since no anchor answers",
-                u64::from(anchors.held.load(Ordering::Relaxed)),
-            ),
             (
                 "store_short_of_space",
                 "1 while new work is refused for want of space on the disk",

@@ -1,41 +1,29 @@
 //! Who creates and executes too many claims.
 //!
-//! Leakage is metered in bits and work in credit; this is the third line, against whoever keeps the
-//! server busy with probes that cost little. It is the gate's detector with rules of its own:
+//! Leakage is metered in bits and work in credit; this is the third line, against a submitter that
+//! keeps the server busy with probes that cost little. It is the gate's detector with rules of its own:
 //! claims differ from one another by nature. Operators are not counted.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use evidenceos_kernel::{
     decision::{DecisionId, DecisionRecord, Gate},
     id::Digest,
     probe::{Call, Level, Rules, RulesError},
 };
-use tonic::Status;
 
-use super::{Edge, status};
-use crate::{auth::Principal, preflight::Probes};
+use super::Error;
+use crate::{auth::Principal, clock::Clock, decisions::Recorder, probes::Probes};
 
 /// How long a frozen caller's refusal waits to be recorded.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The detector for claims.
-pub struct ClaimProbes {
+pub struct Probing {
     probes: Probes,
     retry_after: Duration,
-}
-
-impl ClaimProbes {
-    /// A detector with rules; a throttled caller is told to come again after a while.
-    ///
-    /// # Errors
-    /// Where the rules cannot be applied.
-    pub fn new(rules: Rules, retry_after: Duration) -> Result<Self, RulesError> {
-        Ok(Self {
-            probes: Probes::of_claims(rules)?,
-            retry_after,
-        })
-    }
+    recorder: Arc<Recorder>,
+    clock: Arc<Clock>,
 }
 
 /// A call that is counted.
@@ -47,22 +35,44 @@ pub(super) struct Counted {
     pub(super) claim: Digest,
 }
 
-impl Edge {
-    /// Counts a call, and refuses it where there are too many.
+impl Probing {
+    /// A detector with rules; a throttled caller is told to come again after a while, and what is
+    /// conspicuous is recorded.
+    ///
+    /// # Errors
+    /// If the rules cannot be applied.
+    pub fn new(
+        rules: Rules,
+        retry_after: Duration,
+        recorder: Arc<Recorder>,
+        clock: Arc<Clock>,
+    ) -> Result<Self, RulesError> {
+        Ok(Self {
+            probes: Probes::of_claims(rules)?,
+            retry_after,
+            recorder,
+            clock,
+        })
+    }
+
+    /// Counts a call, and refuses it if there are too many.
+    ///
+    /// # Errors
+    /// [`Error::Throttled`] or [`Error::Frozen`].
     pub(super) async fn must_not_probe(
         &self,
         principal: &Principal,
         call: Counted,
-    ) -> Result<(), Status> {
-        let Some(watched) = self.probes.as_ref().filter(|_| !principal.caller.operator) else {
+    ) -> Result<(), Error> {
+        if principal.caller.operator {
             return Ok(());
-        };
+        }
         let first = |digest: &Digest| {
             let mut bytes = [0; 8];
             bytes.copy_from_slice(&digest.0[..8]);
             u64::from_be_bytes(bytes)
         };
-        let observed = watched.probes.observe(&Call {
+        let observed = self.probes.observe(&Call {
             principal: principal.caller.tag,
             operation: [0; 16],
             topic: first(&call.topic),
@@ -89,7 +99,9 @@ impl Edge {
         };
         match observed.level {
             Level::Clean => Ok(()),
-            Level::Throttle => Err(status::throttled(watched.retry_after)),
+            Level::Throttle => Err(Error::Throttled {
+                retry_after: self.retry_after,
+            }),
             Level::Escalate => {
                 // A queue that is full counts what it loses.
                 let _ = self.recorder.note(record("ALLOW", "PROBE_ESCALATE"));
@@ -101,9 +113,9 @@ impl Edge {
                     .note_durably(PATIENCE, record("DENY", "PROBE_FREEZE"))
                     .await;
                 if let Err(why) = noted {
-                    tracing::warn!(?why, "a refusal of somebody who probes is not recorded");
+                    tracing::warn!(?why, "the refusal of a caller that probes is not recorded");
                 }
-                Err(status::frozen())
+                Err(Error::Frozen)
             }
         }
     }

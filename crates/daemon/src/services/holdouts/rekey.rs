@@ -7,17 +7,12 @@ use evidenceos_kernel::{
     holdout::HoldoutStatus,
     id::{Digest, HoldoutId, RequestKey},
 };
-use evidenceos_proto as wire;
-use tonic::{Status, metadata::MetadataMap};
 
-use super::{
-    Edge, parse,
-    status::{internal, vault_failed},
-    unexpected,
-};
+use super::Holdouts;
 use crate::{
     auth::Principal,
     holdout_keys::{HoldoutKey, KeyShelf},
+    services::{Error, rows::blocking, writer::unexpected},
     vault::Binding,
 };
 
@@ -29,7 +24,16 @@ pub struct Rekeying {
     shelf: Arc<KeyShelf>,
     /// A repeat of the same request is not another rotation. Kept in memory alone: after a start
     /// a repeat does again what is right to do twice.
-    last: Option<(RequestKey, wire::RotateHoldoutKeyResponse)>,
+    last: Option<(RequestKey, Rekeyed)>,
+}
+
+/// What a rotation did.
+#[derive(Clone)]
+pub struct Rekeyed {
+    /// Holdouts that are under the new key.
+    pub holdouts: u64,
+    /// Where the key lies.
+    pub place: String,
 }
 
 impl Rekeying {
@@ -43,62 +47,61 @@ impl Rekeying {
     }
 }
 
-impl Edge {
+impl Holdouts {
     /// Encrypts every holdout's items under a new key and destroys the old one. Either all
     /// holdouts are under the new key afterwards, or none.
-    pub(super) async fn rotate_holdout_key(
+    ///
+    /// # Errors
+    /// If the caller does not operate, or the key cannot be made or put into place.
+    pub async fn rotate_key(
         self: &Arc<Self>,
         principal: &Principal,
-        metadata: &MetadataMap,
-    ) -> Result<wire::RotateHoldoutKeyResponse, Status> {
-        let content = wire::RotateHoldoutKeyRequest {};
-        let stamp = parse::stamp(metadata, principal, "RotateHoldoutKey", &content)?;
+        key: Option<RequestKey>,
+    ) -> Result<Rekeyed, Error> {
         // One at a time, and nobody registers a holdout under the old key meanwhile: the commit
         // would say so.
         let mut rekeying = self.rekeying.lock().await;
-        if let (Some(stamp), Some((last, reply))) = (stamp, &rekeying.last)
-            && stamp.key == *last
+        if let (Some(key), Some((last, done))) = (key, &rekeying.last)
+            && key == *last
         {
-            return Ok(reply.clone());
+            return Ok(done.clone());
         }
         let shelf = Arc::clone(&rekeying.shelf);
-        let keys = Arc::clone(&shelf);
-        let (next, generation, blobs) = self.blocking(move |edge| edge.encrypt_anew(&keys)).await?;
+        let (holdouts, keys) = (Arc::clone(self), Arc::clone(&shelf));
+        let (next, generation, blobs) = blocking(move || holdouts.encrypt_anew(&keys)).await?;
         let command = Command::RekeyHoldouts {
             generation,
             blobs: blobs.clone(),
         };
-        match self.call(principal, None, command, None).await {
+        match self.writer.call(principal, None, command, None).await {
             Ok(Reply::Done) => {}
             Ok(other) => return Err(unexpected(&other)),
-            Err(status) => {
-                // Where the outcome is unknown the process ends, and the next start finds out.
-                let keys = Arc::clone(&shelf);
-                self.blocking(move |_| keys.forget_next().map_err(|error| internal(&error)))
-                    .await?;
-                return Err(status);
+            Err(error) => {
+                // If the outcome is unknown the process ends, and the next start finds out.
+                blocking(move || Ok(shelf.forget_next()?)).await?;
+                return Err(error);
             }
         }
-        let done = self.blocking(move |edge| {
-            edge.guests.vault.follow(next);
+        let holdouts = Arc::clone(self);
+        let done = blocking(move || {
+            holdouts.guests.vault.follow(next);
             for (id, blob) in &blobs {
-                edge.catalog.moved(*id, *blob);
+                holdouts.catalog.moved(*id, *blob);
             }
-            shelf.promote().map_err(|error| internal(&error))?;
+            shelf.promote()?;
             tracing::info!(holdouts = blobs.len(), "the holdouts are under another key");
-            Ok(wire::RotateHoldoutKeyResponse {
+            Ok(Rekeyed {
                 holdouts: blobs.len() as u64,
                 place: shelf.place(),
             })
-        });
-        let reply = done.await?;
-        rekeying.last = stamp.map(|stamp| (stamp.key, reply.clone()));
-        Ok(reply)
+        })
+        .await?;
+        rekeying.last = key.map(|key| (key, done.clone()));
+        Ok(done)
     }
 
-    fn encrypt_anew(&self, keys: &KeyShelf) -> Result<(HoldoutKey, u64, Blobs), Status> {
-        let failed = |error: &dyn std::fmt::Display| internal(error);
-        let next = keys.make_next().map_err(|error| failed(&error))?;
+    fn encrypt_anew(&self, keys: &KeyShelf) -> Result<(HoldoutKey, u64, Blobs), Error> {
+        let next = keys.make_next()?;
         self.guests.vault.know(next.clone());
         let all = self.catalog.all();
         let mut blobs = Vec::with_capacity(all.len());
@@ -108,11 +111,8 @@ impl Edge {
         for holdout in kept {
             let binding = Binding::of(holdout);
             let vault = &self.guests.vault;
-            let blob = vault
-                .read(&holdout.blob, binding)
-                .and_then(|items| vault.put_under(&next, &items, binding))
-                .map_err(|error| vault_failed(&error))?;
-            blobs.push((holdout.id, blob));
+            let items = vault.read(&holdout.blob, binding)?;
+            blobs.push((holdout.id, vault.put_under(&next, &items, binding)?));
         }
         // Each registration raises the generation by one.
         Ok((next, all.len() as u64, blobs))

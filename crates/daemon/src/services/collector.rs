@@ -1,11 +1,11 @@
-//! Holdouts, credit, queues and the build: what the edge knows, read when somebody asks.
+//! Holdouts, credit, queues and the build as metrics, read each time that metrics are asked for.
 //!
 //! Rows are read beside the writer. What cannot be read is left out and said in the log; no
 //! scrape fails for it.
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, OnceLock, PoisonError, Weak, atomic::Ordering},
+    sync::{Arc, Mutex, PoisonError, Weak, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -17,8 +17,8 @@ use prometheus_client::{
     metrics::{counter::ConstCounter, gauge::ConstGauge},
 };
 
-use super::{counter, gauge};
-use crate::grpc::Edge;
+use super::{Accounts, Rows, Server, Services};
+use crate::metrics::write::{counter, gauge};
 
 /// Holdouts that are shown one by one, the newest: what bounds the series of a server.
 const HOLDOUTS: usize = 1_000;
@@ -27,9 +27,9 @@ const HOLDOUTS: usize = 1_000;
 const COVERED_WITHIN: Duration = Duration::from_millis(500);
 const LOOK: Duration = Duration::from_millis(1);
 
-/// What reads the edge, while there is one.
-pub(super) struct ServedCollector {
-    edge: Arc<OnceLock<Weak<Edge>>>,
+/// Shows what the services know, as long as there are any.
+pub struct ServicesCollector {
+    services: Weak<Services>,
     /// The meters that were shown last: they stand while no anchor covers newer ones.
     shown: Mutex<Option<Arc<Meters>>>,
 }
@@ -40,25 +40,27 @@ struct Meters {
     totals: Totals,
 }
 
-impl ServedCollector {
-    pub(super) fn new(edge: &Arc<OnceLock<Weak<Edge>>>) -> Self {
+impl ServicesCollector {
+    /// A collector over these services, which it does not keep alive.
+    #[must_use]
+    pub fn new(services: &Arc<Services>) -> Self {
         Self {
-            edge: Arc::clone(edge),
+            services: Arc::downgrade(services),
             shown: Mutex::default(),
         }
     }
 
     /// The newest meters that an anchor covers.
-    fn meters(&self, edge: &Edge, holdouts: &[Arc<Holdout>]) -> Option<Arc<Meters>> {
+    fn meters(&self, rows: &Rows, holdouts: &[Arc<Holdout>]) -> Option<Arc<Meters>> {
         let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
-        match read_meters(edge, holdouts) {
+        match read_meters(rows, holdouts) {
             Ok(meters) => {
-                let entries = edge.anchored.seen();
+                let entries = rows.anchored.seen();
                 let until = Instant::now() + COVERED_WITHIN;
-                while !edge.anchored.covers(entries) && Instant::now() < until {
+                while !rows.anchored.covers(entries) && Instant::now() < until {
                     std::thread::sleep(LOOK);
                 }
-                if edge.anchored.covers(entries) {
+                if rows.anchored.covers(entries) {
                     *shown = Some(Arc::new(meters));
                 }
             }
@@ -70,34 +72,34 @@ impl ServedCollector {
     }
 }
 
-fn read_meters(edge: &Edge, holdouts: &[Arc<Holdout>]) -> Result<Meters, StoreError> {
+fn read_meters(rows: &Rows, holdouts: &[Arc<Holdout>]) -> Result<Meters, StoreError> {
     let shown = holdouts.iter().rev().take(HOLDOUTS);
     let read: Vec<Option<Holdout>> = shown
-        .map(|holdout| edge.readers.holdout(holdout.seq))
+        .map(|holdout| rows.readers.holdout(holdout.seq))
         .collect::<Result<_, _>>()?;
     Ok(Meters {
         holdouts: read.into_iter().flatten().collect(),
-        totals: edge.readers.accounts_and_totals(0, 0)?.1,
+        totals: rows.readers.accounts_and_totals(0, 0)?.1,
     })
 }
 
-impl fmt::Debug for ServedCollector {
+impl fmt::Debug for ServicesCollector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("ServedCollector")
+        f.write_str("ServicesCollector")
     }
 }
 
-impl Collector for ServedCollector {
+impl Collector for ServicesCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let Some(edge) = self.edge.get().and_then(Weak::upgrade) else {
+        let Some(services) = self.services.upgrade() else {
             return Ok(());
         };
-        build(&edge, &mut encoder)?;
-        queues(&edge, &mut encoder)?;
-        let all = edge.catalog.all();
+        build(&services.server, &mut encoder)?;
+        queues(&services.accounts, &mut encoder)?;
+        let all = services.holdouts.all();
         let help = "Holdouts that were registered; the newest 1000 are shown one by one";
         gauge(&mut encoder, "holdouts", help, None, all.len() as u64)?;
-        match self.meters(&edge, &all) {
+        match self.meters(&services.accounts.rows, &all) {
             Some(meters) => {
                 holdouts(&meters.holdouts, &mut encoder)?;
                 credit(&meters.totals, &mut encoder)
@@ -107,23 +109,23 @@ impl Collector for ServedCollector {
     }
 }
 
-fn build(edge: &Edge, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+fn build(server: &Server, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
     let info = ConstGauge::new(1u64);
     let labels = [
         ("version", env!("CARGO_PKG_VERSION")),
-        ("engine", edge.guests.sandbox.engine_id()),
+        ("engine", server.engine()),
     ];
     let help = "1; the labels say what runs";
     let mut family = encoder.encode_descriptor("build_info", help, None, info.metric_type())?;
     info.encode(family.encode_family(&labels)?)
 }
 
-fn queues(edge: &Edge, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+fn queues(accounts: &Accounts, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
     let help = "Calls that wait before the writer";
-    let waiting = edge.mailbox.waiting() as u64;
+    let waiting = accounts.writer.mailbox().waiting() as u64;
     gauge(encoder, "writer_calls_waiting", help, None, waiting)?;
-    let acknowledged = edge.done.accounts_seq.load(Ordering::Relaxed);
-    let behind = acknowledged.saturating_sub(*edge.accounts_shown.borrow());
+    let acknowledged = accounts.done.accounts_seq.load(Ordering::Relaxed);
+    let behind = acknowledged.saturating_sub(*accounts.in_file.borrow());
     let help = "Commits since the last one that accounts.json shows, up to the last that changed an account; 0: it shows all";
     gauge(encoder, "accounts_file_behind_commits", help, None, behind)
 }

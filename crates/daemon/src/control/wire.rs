@@ -1,0 +1,64 @@
+//! What goes over the control socket, and where the socket is.
+
+use std::{
+    io,
+    os::fd::{AsRawFd as _, OwnedFd},
+    path::{Path, PathBuf},
+};
+
+use evidenceos_store::backup;
+use rustix::fs::{Mode, OFlags};
+use serde::{Deserialize, Serialize};
+
+use crate::health::Condition;
+
+/// The socket's name in the data directory.
+pub const SOCKET: &str = "control.sock";
+
+/// What can be asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Order {
+    /// Back the data directory up.
+    Backup {
+        /// An absolute path; empty, or not there yet.
+        destination: PathBuf,
+    },
+    /// Say whether calls are served.
+    Health,
+    /// Read certificates, roles, secrets, keys and policies again, as on SIGHUP.
+    Reload,
+}
+
+/// What is answered, a line each.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum News {
+    /// So far.
+    Progress(backup::Progress),
+    /// It is done.
+    Done(Box<backup::Manifest>),
+    /// It is not, and why.
+    Failed(String),
+    /// Whether calls are served.
+    Health(Condition),
+    /// Everything was read again.
+    Reloaded,
+}
+
+/// A path to a name in a directory that fits into a socket address, however long the directory's
+/// own is. It holds as long as the descriptor.
+pub(super) fn short_path(directory: &Path, name: &str) -> io::Result<(OwnedFd, PathBuf)> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let fd = rustix::fs::open(directory, flags, Mode::empty())?;
+    let path = PathBuf::from(format!("/proc/self/fd/{}/{name}", fd.as_raw_fd()));
+    Ok((fd, path))
+}
+
+/// One line, as it is sent.
+pub(super) fn line(of: &impl Serialize) -> Vec<u8> {
+    let mut line = serde_json::to_vec(of)
+        .unwrap_or_else(|error| unreachable!("orders and news are plain data: {error}"));
+    line.push(b'\n');
+    line
+}

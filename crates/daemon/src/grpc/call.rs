@@ -1,0 +1,66 @@
+//! A call on its way to its handler: who makes it, what it asks, what makes it idempotent.
+
+use std::pin::Pin;
+
+use evidenceos_kernel::{
+    command::Stamp,
+    id::{Fingerprint, RequestKey},
+};
+use prost::Message;
+use tokio_stream::Stream;
+use tonic::{Request, Status, metadata::MetadataMap};
+
+use super::status::{refused, unauthenticated};
+use crate::{auth::Principal, services::request_key};
+
+/// A call whose caller is known.
+pub struct Call<M> {
+    pub principal: Principal,
+    pub message: M,
+    metadata: MetadataMap,
+}
+
+/// An answer in pieces.
+pub type Pieces<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+impl<M> Call<M> {
+    /// # Errors
+    /// Without the gate there is no caller: a bug of ours, and nobody's call.
+    pub fn of(request: Request<M>) -> Result<Self, Status> {
+        let (metadata, extensions, message) = request.into_parts();
+        let principal = extensions.get::<Principal>().cloned();
+        Ok(Self {
+            principal: principal.ok_or_else(|| unauthenticated("the caller was not identified"))?,
+            message,
+            metadata,
+        })
+    }
+
+    /// The idempotency key of the request, if it names itself. Methods of the published wire keep
+    /// their names, which are part of it.
+    pub fn key(&self, method: &'static str) -> Result<Option<RequestKey>, Status> {
+        let id = self.metadata.get("x-request-id");
+        let key = id.map(|id| request_key(&self.principal, method, id.as_encoded_bytes()));
+        key.transpose().map_err(|refusal| refused(&refusal))
+    }
+
+    /// The same with a fingerprint of what is asked.
+    pub fn stamp_of(
+        &self,
+        method: &'static str,
+        fingerprint: impl FnOnce() -> Fingerprint,
+    ) -> Result<Option<Stamp>, Status> {
+        let key = self.key(method)?;
+        Ok(key.map(|key| Stamp {
+            key,
+            fingerprint: fingerprint(),
+        }))
+    }
+}
+
+impl<M: Message> Call<M> {
+    /// The same for the message as it came.
+    pub fn stamp(&self, method: &'static str) -> Result<Option<Stamp>, Status> {
+        self.stamp_of(method, || Fingerprint::of(&self.message.encode_to_vec()))
+    }
+}

@@ -1,0 +1,44 @@
+//! What can be asked of a daemon, once: gRPC, HTTP and the control socket parse, call this, render.
+//!
+//! Five services over the daemon's parts, each with what it needs. A service decides nothing: it
+//! hands commands to the writer, reads rows beside it, and keeps back what no anchor covers yet. It
+//! knows no protocol: identities come as [`Principal`](crate::auth::Principal)s, what is asked as
+//! the kernel's types, what goes wrong as an [`Error`].
+
+mod accounts;
+mod catalog;
+mod claims;
+mod collector;
+mod compiling;
+mod error;
+mod holdouts;
+mod log;
+mod probing;
+mod rows;
+mod server;
+mod writer;
+
+use std::sync::Arc;
+
+pub use self::{
+    accounts::{Accounts, Whose},
+    catalog::Catalog,
+    claims::{Claims, Created, Offer, ProvenCapsule, ShownCapsule, ShownClaim},
+    collector::ServicesCollector,
+    error::Error,
+    holdouts::{AskedPolicy, Holdouts, Rekeying, ShownHoldout, Submission},
+    log::{Log, Revocations, Revoked},
+    probing::Probing,
+    rows::Rows,
+    server::{Server, Setup},
+    writer::{Writer, request_key},
+};
+
+/// The services of a daemon.
+pub struct Services {
+    pub claims: Arc<Claims>,
+    pub holdouts: Arc<Holdouts>,
+    pub log: Arc<Log>,
+    pub accounts: Arc<Accounts>,
+    pub server: Arc<Server>,
+}

@@ -1,0 +1,258 @@
+//! Credit: accounts, grants and limits.
+
+use std::sync::Arc;
+
+use evidenceos_kernel::{
+    account::{Account, Accounting, Totals},
+    command::{Command, Reply, Stamp},
+    id::OwnerTag,
+    refusal::{Refusal, Role},
+};
+use evidenceos_store::Done;
+use tokio::sync::{
+    broadcast::{self, error::RecvError},
+    mpsc, watch,
+};
+
+use super::{Error, Rows, Writer, writer::unexpected};
+use crate::{accounts::shows_all, auth::Principal, clock::Clock, keys::Keys};
+
+/// Accounts in one message of a watch.
+const PAGE: usize = 256;
+/// Messages that wait for a slow watcher.
+const WATCH_DEPTH: usize = 4;
+
+/// What can be done with accounts.
+pub struct Accounts {
+    /// The way to the writer.
+    pub writer: Arc<Writer>,
+    /// Committed rows.
+    pub rows: Rows,
+    /// What makes tags of names.
+    pub keys: Arc<Keys>,
+    /// The time that decisions are made at.
+    pub clock: Arc<Clock>,
+    /// What new accounts start with.
+    pub accounting: Accounting,
+    /// What the store has done since the start.
+    pub done: Arc<Done>,
+    /// The last change that `accounts.json` shows.
+    pub in_file: watch::Receiver<u64>,
+    /// Accounts as they change.
+    pub changed: broadcast::Sender<Arc<[Account]>>,
+}
+
+/// Whose accounts are asked for.
+#[derive(Clone, Copy)]
+pub enum Whose<'a> {
+    /// The account of a principal; an empty name is the caller's own.
+    Of(&'a str),
+    /// All of them.
+    All,
+}
+
+/// One account, by tag and name.
+type Named = (OwnerTag, String);
+/// Where a watcher is told.
+type Told = mpsc::Sender<Result<Vec<Account>, Error>>;
+
+impl Accounts {
+    /// Grants credit to a principal; gives what it has then, reservations included.
+    ///
+    /// # Errors
+    /// If the caller does not operate, or the kernel refuses.
+    pub async fn grant(
+        &self,
+        principal: &Principal,
+        stamp: Option<Stamp>,
+        to: String,
+        amount: u64,
+        reason: String,
+    ) -> Result<u64, Error> {
+        let command = Command::GrantCredit {
+            owner: self.owner_of(&to)?,
+            principal: to,
+            amount,
+            reason,
+        };
+        self.change_credit(principal, stamp, command).await
+    }
+
+    /// Sets the credit limit of a principal; gives the limit.
+    ///
+    /// # Errors
+    /// As [`Accounts::grant`].
+    pub async fn set_limit(
+        &self,
+        principal: &Principal,
+        stamp: Option<Stamp>,
+        of: String,
+        limit: u64,
+    ) -> Result<u64, Error> {
+        let command = Command::SetCreditLimit {
+            owner: self.owner_of(&of)?,
+            principal: of,
+            limit,
+        };
+        self.change_credit(principal, stamp, command).await
+    }
+
+    async fn change_credit(
+        &self,
+        principal: &Principal,
+        stamp: Option<Stamp>,
+        command: Command,
+    ) -> Result<u64, Error> {
+        match self.writer.call(principal, stamp, command, None).await? {
+            Reply::Credit(credit) => Ok(credit),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// An account as it is, or as it will be opened.
+    ///
+    /// # Errors
+    /// If it is another's, unless the caller operates.
+    pub async fn get(self: &Arc<Self>, principal: &Principal, of: &str) -> Result<Account, Error> {
+        let (owner, name) = self.asked_for(principal, of)?;
+        let accounts = Arc::clone(self);
+        self.rows.read(move || accounts.read(owner, &name)).await
+    }
+
+    /// Accounts from a number on, at most so many, and the sums over all.
+    ///
+    /// # Errors
+    /// If rows cannot be read.
+    pub async fn list(&self, from: u64, most: usize) -> Result<(Vec<Account>, Totals), Error> {
+        let readers = Arc::clone(&self.rows.readers);
+        let read = move || Ok(readers.accounts_and_totals(from, most)?);
+        self.rows.read(read).await
+    }
+
+    /// Tells how accounts are, then how they become. A watcher that falls behind is told all of it
+    /// again, so that it costs no memory and misses no last change. It ends when the receiver is
+    /// dropped.
+    ///
+    /// # Errors
+    /// If another's accounts are asked for, unless the caller operates.
+    pub fn watch(
+        self: &Arc<Self>,
+        principal: &Principal,
+        whose: Whose<'_>,
+    ) -> Result<mpsc::Receiver<Result<Vec<Account>, Error>>, Error> {
+        let whose = match whose {
+            Whose::All => {
+                principal.caller.must_operate()?;
+                None
+            }
+            Whose::Of(name) => Some(self.asked_for(principal, name)?),
+        };
+        let (sender, receiver) = mpsc::channel(WATCH_DEPTH);
+        tokio::spawn(Arc::clone(self).tell(whose, sender));
+        Ok(receiver)
+    }
+
+    async fn tell(self: Arc<Self>, whose: Option<Named>, sender: Told) {
+        let mut changes = self.changed.subscribe();
+        'all: loop {
+            if self.tell_all(&whose, &sender).await.is_none() {
+                return;
+            }
+            loop {
+                let changed = tokio::select! {
+                    () = sender.closed() => return,
+                    changed = changes.recv() => changed,
+                };
+                let changed = match changed {
+                    Ok(changed) => changed,
+                    Err(RecvError::Lagged(_)) => continue 'all,
+                    Err(RecvError::Closed) => return,
+                };
+                let is_asked_for = |account: &&Account| {
+                    let owner = whose.as_ref().map(|(owner, _)| owner);
+                    owner.is_none_or(|owner| *owner == account.owner)
+                };
+                let accounts: Vec<Account> = changed.iter().filter(is_asked_for).cloned().collect();
+                if !accounts.is_empty() && sender.send(Ok(accounts)).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// `None` if nobody listens any more.
+    async fn tell_all(self: &Arc<Self>, whose: &Option<Named>, sender: &Told) -> Option<()> {
+        let mut from = 0;
+        loop {
+            let (one, accounts) = (whose.clone(), Arc::clone(self));
+            let read = self.rows.read(move || match one {
+                Some((owner, name)) => Ok((vec![accounts.read(owner, &name)?], None)),
+                None => {
+                    let page = accounts.rows.readers.accounts(from, PAGE)?;
+                    let full = page.len() == PAGE;
+                    let next = page.last().filter(|_| full).map(|last| last.seq + 1);
+                    Ok((page, next))
+                }
+            });
+            let (page, next) = match read.await {
+                Ok(read) => read,
+                Err(error) => {
+                    // A watcher that has gone away needs no reason.
+                    let _ = sender.send(Err(error)).await;
+                    return None;
+                }
+            };
+            sender.send(Ok(page)).await.ok()?;
+            from = match next {
+                Some(next) => next,
+                None => return Some(()),
+            };
+        }
+    }
+
+    /// Waits until `accounts.json` shows all that was acknowledged; gives the last change in it.
+    ///
+    /// # Errors
+    /// If the server stops first.
+    pub async fn export(&self) -> Result<u64, Error> {
+        let shown = shows_all(&self.done, self.in_file.clone()).await;
+        shown.map_err(|_| {
+            Error::Unavailable(
+                "the server is stopping; accounts.json is brought up to date as it ends".to_owned(),
+            )
+        })
+    }
+
+    /// Bytes that a principal may leave in the store.
+    #[must_use]
+    pub fn storage_limit(&self) -> u64 {
+        self.accounting.storage_limit
+    }
+
+    fn owner_of(&self, name: &str) -> Result<OwnerTag, Refusal> {
+        if !(1..=256).contains(&name.len()) || name.chars().any(char::is_control) {
+            return Err(Refusal::field(
+                "principal_id",
+                "must be 1 to 256 bytes of text without control characters",
+            ));
+        }
+        Ok(self.keys.owner_tag(name))
+    }
+
+    /// Whose account a caller asks for; an empty name is the caller's own.
+    fn asked_for(&self, principal: &Principal, name: &str) -> Result<Named, Refusal> {
+        if name.is_empty() || name == principal.name {
+            return Ok((principal.caller.tag, principal.name.clone()));
+        }
+        if !principal.caller.operator {
+            return Err(Refusal::RoleRequired(Role::Operator));
+        }
+        Ok((self.owner_of(name)?, name.to_owned()))
+    }
+
+    fn read(&self, owner: OwnerTag, name: &str) -> Result<Account, Error> {
+        let found = self.rows.readers.account(&owner)?;
+        let now = self.clock.now_unix_ms();
+        Ok(found.unwrap_or_else(|| self.accounting.open(0, owner, name, now)))
+    }
+}

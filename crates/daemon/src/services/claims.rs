@@ -1,0 +1,514 @@
+//! Claims, from their creation to their capsules.
+//!
+//! A claim that is not the caller's looks exactly like one that does not exist, and takes as long.
+
+mod modules;
+
+use std::{
+    num::NonZeroUsize,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use evidenceos_kernel::{
+    account::Accounting,
+    claim::{Claim, ClaimState, ModuleFacts, Reason, Settlement, Terms},
+    command::{Command, Reply, Stamp},
+    holdout::{Holdout, HoldoutStatus},
+    id::{ClaimId, Digest, Fingerprint, OwnerTag, RequestKey},
+    record::Capsule,
+    refusal::{Refusal, Role},
+};
+use evidenceos_store::{Entry, Head};
+use evidenceos_tlog::Hash;
+use lru::LruCache;
+
+use self::modules::Modules;
+pub use self::modules::Offer;
+use super::{
+    Catalog, Error, Log, Rows, Writer,
+    log::Shown,
+    probing::{Counted, Probing},
+    rows::blocking,
+    writer::unexpected,
+};
+use crate::{auth::Principal, clock::unix_ms, runner::Guests};
+
+/// Claims whose owners are remembered, in some 2 MiB.
+const KNOWN_CLAIMS: NonZeroUsize = NonZeroUsize::new(16_384).expect("not zero");
+
+/// What can be done with claims.
+pub struct Claims {
+    writer: Arc<Writer>,
+    rows: Rows,
+    catalog: Arc<Catalog>,
+    log: Arc<Log>,
+    modules: Arc<Modules>,
+    probing: Option<Probing>,
+    known: KnownClaims,
+}
+
+/// A claim that was created, or was there.
+pub struct Created {
+    /// Its id, which follows from its terms and its owner.
+    pub claim: ClaimId,
+    /// What it is about.
+    pub topic: Digest,
+    /// Where it stands.
+    pub state: ClaimState,
+}
+
+/// A claim as its reader sees it.
+pub struct ShownClaim {
+    /// Its row.
+    pub claim: Claim,
+    /// The name of its holdout.
+    pub holdout: String,
+    /// The revoked claim that it depends on, if there is one.
+    pub tainted_by: Option<ClaimId>,
+    /// The null spec of its holdout has expired.
+    pub stale: bool,
+    /// The claim whose verdict stands for this one, if it was settled as a duplicate.
+    pub duplicate_of: Option<ClaimId>,
+}
+
+/// A settled claim's entry in the log.
+pub struct ShownCapsule {
+    /// Its canonical bytes.
+    pub entry: Entry,
+    /// How the claim was settled.
+    pub settlement: Settlement,
+}
+
+/// A capsule with its proofs against the head that is shown.
+pub struct ProvenCapsule {
+    /// The capsule.
+    pub capsule: ShownCapsule,
+    /// The head.
+    pub head: Arc<Head>,
+    /// The inclusion path of the entry.
+    pub inclusion: Vec<Hash>,
+    /// The tree size that the caller knew; its own entry's, if it knew none.
+    pub known_size: u64,
+    /// The consistency path from that size.
+    pub consistency: Vec<Hash>,
+}
+
+impl Claims {
+    /// Claims over a daemon's parts. `probing` counts who creates and executes too many; none: nobody
+    /// is counted.
+    #[must_use]
+    pub fn new(
+        writer: Arc<Writer>,
+        rows: Rows,
+        catalog: Arc<Catalog>,
+        log: Arc<Log>,
+        guests: Arc<Guests>,
+        accounting: Accounting,
+        probing: Option<Probing>,
+    ) -> Self {
+        Self {
+            writer,
+            modules: Modules::new(guests, Arc::clone(&rows.readers), accounting),
+            rows,
+            catalog,
+            log,
+            probing,
+            known: KnownClaims::default(),
+        }
+    }
+
+    /// Creates a claim on these terms.
+    ///
+    /// # Errors
+    /// If the terms break a rule, or the caller creates too many claims.
+    pub async fn create(
+        &self,
+        principal: &Principal,
+        stamp: Option<Stamp>,
+        terms: Terms,
+    ) -> Result<Created, Error> {
+        let call = Counted {
+            method: "CreateClaimV2",
+            topic: terms.topic_id(),
+            claim: Digest(terms.claim_id().0),
+        };
+        self.must_not_probe(principal, call).await?;
+        let command = Command::CreateClaim {
+            id: terms.claim_id(),
+            terms: Box::new(terms),
+            principal: principal.name.clone(),
+        };
+        match self.writer.call(principal, stamp, command, None).await? {
+            Reply::Created {
+                claim,
+                topic,
+                state,
+            } => {
+                // Another's claim of the same terms has another id.
+                self.known.add(claim, principal.caller.tag);
+                Ok(Created {
+                    claim,
+                    topic,
+                    state,
+                })
+            }
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Commits a claim to a module and artifacts. `key` names the request, and `fingerprint` makes of
+    /// the module's digest what it asks for.
+    ///
+    /// # Errors
+    /// If the claim is not the caller's, the module breaks a rule, or it is one too many.
+    pub async fn commit(
+        self: &Arc<Self>,
+        principal: &Principal,
+        key: Option<RequestKey>,
+        offer: Offer,
+        fingerprint: impl FnOnce(&Digest) -> Fingerprint,
+    ) -> Result<ClaimState, Error> {
+        let (claim, artifacts) = (offer.claim, offer.artifacts.clone());
+        // Nobody has modules compiled for another's claim.
+        self.must_own(principal, claim).await?;
+        let (prepared, row) = self.modules.admit(principal.caller.tag, offer).await?;
+        let kept = row.kept.clone();
+        let info = prepared.info();
+        let module = ModuleFacts {
+            hash: Digest(info.sha256),
+            len: info.len as u32,
+            asks: info.asks,
+            submits: info.submits,
+        };
+        let stamp = key.map(|key| Stamp {
+            key,
+            fingerprint: fingerprint(&module.hash),
+        });
+        let command = Command::CommitArtifacts {
+            claim,
+            artifacts,
+            module,
+        };
+        match self
+            .writer
+            .call(principal, stamp, command, Some(row))
+            .await?
+        {
+            Reply::State(state) => {
+                // While it was kept it was not released.
+                self.modules.is_stored(module.hash);
+                drop(kept);
+                Ok(state)
+            }
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Seals a claim: nothing of it changes from then on.
+    ///
+    /// # Errors
+    /// If it is not the caller's, or not committed.
+    pub async fn seal(
+        &self,
+        principal: &Principal,
+        stamp: Option<Stamp>,
+        claim: ClaimId,
+    ) -> Result<ClaimState, Error> {
+        self.must_own(principal, claim).await?;
+        let command = Command::SealClaim { claim };
+        match self.writer.call(principal, stamp, command, None).await? {
+            Reply::State(state) => Ok(state),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Executes a claim, and waits until it is settled. Gives the claim, and the one whose verdict
+    /// stands for it if it is a duplicate.
+    ///
+    /// # Errors
+    /// If it is not the caller's, not sealed, cannot be paid for, or the caller executes too many.
+    pub async fn execute(
+        &self,
+        principal: &Principal,
+        stamp: Option<Stamp>,
+        claim: ClaimId,
+    ) -> Result<(Box<Claim>, Option<ClaimId>), Error> {
+        // What it is about is counted when it is created.
+        let call = Counted {
+            method: "ExecuteClaimV2",
+            topic: Digest([0; 32]),
+            claim: Digest(claim.0),
+        };
+        self.must_not_probe(principal, call).await?;
+        self.must_own(principal, claim).await?;
+        let command = Command::ExecuteClaim { claim };
+        match self.writer.call(principal, stamp, command, None).await? {
+            Reply::Settled(claim) => {
+                let duplicate_of = self.duplicate_of(&claim)?;
+                Ok((claim, duplicate_of))
+            }
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Revokes a claim; gives when, in Unix milliseconds.
+    ///
+    /// # Errors
+    /// If it is not the caller's, or not settled.
+    pub async fn revoke(
+        &self,
+        principal: &Principal,
+        stamp: Option<Stamp>,
+        claim: ClaimId,
+        reason: String,
+    ) -> Result<u64, Error> {
+        self.must_own(principal, claim).await?;
+        let command = Command::RevokeClaim { claim, reason };
+        match self.writer.call(principal, stamp, command, None).await? {
+            Reply::Revoked { at_unix_ms } => {
+                self.log.was_revoked();
+                Ok(at_unix_ms)
+            }
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// A claim that the caller may read.
+    ///
+    /// # Errors
+    /// [`Refusal::UnknownClaim`] for another's.
+    pub async fn get(
+        self: &Arc<Self>,
+        principal: &Principal,
+        id: ClaimId,
+    ) -> Result<ShownClaim, Error> {
+        let (claims, owner) = (Arc::clone(self), readable_of(principal));
+        let read = move || {
+            let claim = claims.rows.readers.claim_of(&id, owner)?;
+            claims.shown(claim.ok_or(Refusal::UnknownClaim(id))?)
+        };
+        self.rows.read(read).await
+    }
+
+    /// The newest claims before a number, at most so many: the caller's, or everybody's.
+    ///
+    /// # Errors
+    /// [`Refusal::RoleRequired`] for everybody's, unless the caller audits or operates.
+    pub async fn list(
+        self: &Arc<Self>,
+        principal: &Principal,
+        all: bool,
+        before: u64,
+        most: usize,
+    ) -> Result<Vec<ShownClaim>, Error> {
+        let owner = match readable_of(principal) {
+            None if all => None,
+            Some(_) if all => return Err(Refusal::RoleRequired(Role::Auditor).into()),
+            _ => Some(principal.caller.tag),
+        };
+        let claims = Arc::clone(self);
+        let read = move || {
+            let found = claims.rows.readers.claims(owner, before, most)?;
+            found.into_iter().map(|claim| claims.shown(claim)).collect()
+        };
+        self.rows.read(read).await
+    }
+
+    /// The capsule of a settled claim that the caller may read, as soon as a shown head covers it.
+    ///
+    /// # Errors
+    /// If there is none yet, or no head covers it in time.
+    pub async fn capsule(
+        self: &Arc<Self>,
+        principal: &Principal,
+        id: ClaimId,
+    ) -> Result<ShownCapsule, Error> {
+        let (claims, owner) = (Arc::clone(self), readable_of(principal));
+        let read = move || {
+            let capsule = claims.settled(owner, id)?;
+            let covered = claims.log.head().size > capsule.settlement.index;
+            Ok(Shown::of(covered, capsule.settlement.index, capsule))
+        };
+        self.log.once_shown(read).await
+    }
+
+    /// The same with its proofs: that the shown head covers it, and that it grew from the head that
+    /// the caller knows (0: none).
+    ///
+    /// # Errors
+    /// As [`Claims::capsule`]; also if the head has no such proof.
+    pub async fn proven_capsule(
+        self: &Arc<Self>,
+        principal: &Principal,
+        id: ClaimId,
+        known_size: u64,
+    ) -> Result<ProvenCapsule, Error> {
+        let (claims, owner) = (Arc::clone(self), readable_of(principal));
+        let read = move || {
+            let capsule = claims.settled(owner, id)?;
+            let index = capsule.settlement.index;
+            let head = claims.log.head();
+            if head.size <= index {
+                return Ok(Shown::After(index));
+            }
+            let known_size = match known_size {
+                0 => index + 1,
+                known => known,
+            };
+            let leaf = capsule.entry.leaf;
+            let (inclusion, consistency) =
+                claims.log.proofs_of(leaf, index, known_size, head.size)?;
+            Ok(Shown::Now(ProvenCapsule {
+                capsule,
+                head,
+                inclusion,
+                known_size,
+                consistency,
+            }))
+        };
+        self.log.once_shown(read).await
+    }
+
+    /// The trace of a claim: for those who may read the claim, and for everybody once the labels are
+    /// public.
+    ///
+    /// # Errors
+    /// [`Refusal::UnknownClaim`] for everybody else; `NO_TRACE` if it was not executed to its end.
+    pub async fn trace(
+        self: &Arc<Self>,
+        principal: &Principal,
+        id: ClaimId,
+    ) -> Result<Vec<u8>, Error> {
+        let (claims, principal) = (Arc::clone(self), principal.clone());
+        self.rows
+            .read(move || claims.read_trace(&principal, id))
+            .await
+    }
+
+    fn read_trace(&self, principal: &Principal, id: ClaimId) -> Result<Vec<u8>, Error> {
+        let readers = &self.rows.readers;
+        // Another's claim is looked at only if its trace could be public.
+        let owner = readable_of(principal).filter(|_| !self.catalog.has_opened());
+        let claim = readers
+            .claim_of(&id, owner)?
+            .ok_or(Refusal::UnknownClaim(id))?;
+        if !principal.caller.may_read(&claim) && !self.is_opened(&claim)? {
+            return Err(Refusal::UnknownClaim(id).into());
+        }
+        let no_trace = || Error::WrongState {
+            code: "NO_TRACE",
+            message: "the claim has no trace; it was not executed to its end".to_owned(),
+        };
+        let settlement = claim.settlement.as_ref().ok_or_else(no_trace)?;
+        let trace = readers.trace(claim.seq, &settlement.trace_hash)?;
+        trace.ok_or_else(no_trace)
+    }
+
+    fn is_opened(&self, claim: &Claim) -> Result<bool, Error> {
+        let Some(fixed) = self.catalog.by_id(claim.terms.holdout) else {
+            return Ok(false);
+        };
+        let row = self.rows.readers.holdout(fixed.seq)?;
+        Ok(row.is_some_and(|holdout| holdout.status == HoldoutStatus::Opened))
+    }
+
+    /// The result of a claim of this owner, or of anybody's, and its log entry.
+    fn settled(&self, owner: Option<OwnerTag>, id: ClaimId) -> Result<ShownCapsule, Error> {
+        let (claim, entry) = self
+            .rows
+            .readers
+            .claim_and_entry(&id, owner)?
+            .ok_or(Refusal::UnknownClaim(id))?;
+        let Some(settlement) = claim.settlement else {
+            let state = claim.state;
+            return Err(Error::WrongState {
+                code: "NOT_SETTLED",
+                message: format!(
+                    "the claim is {state}; it has a capsule once it has been executed"
+                ),
+            });
+        };
+        let entry = entry.ok_or_else(|| Error::Fault("a settled claim has no entry".to_owned()))?;
+        Ok(ShownCapsule { entry, settlement })
+    }
+
+    fn shown(&self, claim: Claim) -> Result<ShownClaim, Error> {
+        let holdout = self.catalog.by_id(claim.terms.holdout);
+        let expired = |holdout: &Holdout| holdout.description.null_spec.expired_at(unix_ms());
+        let readers = &self.rows.readers;
+        Ok(ShownClaim {
+            tainted_by: claim.revoked_ancestor(|id| readers.claim(id))?,
+            duplicate_of: self.duplicate_of(&claim)?,
+            stale: holdout.as_deref().is_some_and(expired),
+            holdout: holdout.map_or_else(String::new, |holdout| holdout.reference.clone()),
+            claim,
+        })
+    }
+
+    /// The claim whose verdict stands for this one, if it was settled as a duplicate: its capsule
+    /// says so.
+    fn duplicate_of(&self, claim: &Claim) -> Result<Option<ClaimId>, Error> {
+        let Some(settlement) = &claim.settlement else {
+            return Ok(None);
+        };
+        if !settlement.reasons.contains(&Reason::Duplicate) {
+            return Ok(None);
+        }
+        let entries = self.rows.readers.entries(settlement.index, 1)?;
+        let capsule = entries
+            .first()
+            .and_then(|entry| Capsule::parse(&entry.bytes).ok());
+        Ok(capsule.and_then(|capsule| capsule.duplicate_of))
+    }
+
+    async fn must_not_probe(&self, principal: &Principal, call: Counted) -> Result<(), Error> {
+        match &self.probing {
+            Some(probing) => probing.must_not_probe(principal, call).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses a claim that is not the caller's, before the writer would read its row: another's
+    /// takes no longer than one that does not exist, however large it is.
+    async fn must_own(&self, principal: &Principal, claim: ClaimId) -> Result<(), Error> {
+        let caller = principal.caller;
+        if self.known.get(&claim) == Some(caller.tag) {
+            return Ok(());
+        }
+        let owner = (!caller.operator).then_some(caller.tag);
+        let readers = Arc::clone(&self.rows.readers);
+        blocking(move || match readers.has_claim(&claim, owner)? {
+            true => Ok(()),
+            false => Err(Refusal::UnknownClaim(claim).into()),
+        })
+        .await
+    }
+}
+
+/// The owner whose claims a caller may read; none if it may read all.
+fn readable_of(principal: &Principal) -> Option<OwnerTag> {
+    let caller = &principal.caller;
+    (!caller.auditor && !caller.operator).then_some(caller.tag)
+}
+
+/// Whose the latest claims are. Only a caller who finds itself here is spared a look into the
+/// database, so that another's claim takes as long as one that does not exist.
+struct KnownClaims(Mutex<LruCache<ClaimId, OwnerTag>>);
+
+impl Default for KnownClaims {
+    fn default() -> Self {
+        Self(Mutex::new(LruCache::new(KNOWN_CLAIMS)))
+    }
+}
+
+impl KnownClaims {
+    fn get(&self, claim: &ClaimId) -> Option<OwnerTag> {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(claim).copied()
+    }
+
+    fn add(&self, claim: ClaimId, owner: OwnerTag) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.put(claim, owner);
+    }
+}

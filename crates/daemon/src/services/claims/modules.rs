@@ -1,0 +1,193 @@
+//! Modules on their way into the store: admitted, compiled once for each digest, made durable.
+
+use std::{
+    num::NonZeroUsize,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use evidenceos_kernel::{
+    account::Accounting,
+    claim::Artifact,
+    decide::may_commit,
+    id::{ClaimId, Digest, OwnerTag},
+    refusal::Refusal,
+};
+use evidenceos_sandbox::{AdmitError, Prepared};
+use evidenceos_store::{MAX_ROW_BYTES, Module, ModuleBytes, reader::Readers};
+use lru::LruCache;
+use prost::bytes::Bytes;
+
+use crate::{
+    runner::Guests,
+    services::{Error, compiling::Compiling, rows::blocking},
+};
+
+/// Above this many bytes even hashing a module is left to a thread that may block.
+const SMALL_MODULE: usize = 64 * 1_024;
+/// Broken rules named in one message.
+const MAX_VIOLATIONS: usize = 20;
+/// Modules remembered as stored.
+const KNOWN_MODULES: NonZeroUsize = NonZeroUsize::new(4_096).expect("not zero");
+
+/// What a claim is to be committed to.
+pub struct Offer {
+    /// The claim.
+    pub claim: ClaimId,
+    /// What it stands on.
+    pub artifacts: Vec<Artifact>,
+    /// The module that makes its predictions.
+    pub wasm: Bytes,
+}
+
+/// What admits modules.
+pub struct Modules {
+    guests: Arc<Guests>,
+    readers: Arc<Readers>,
+    accounting: Accounting,
+    compiling: Compiling,
+    /// Those that are known to be stored, with the number of releases when they were: after another
+    /// one they may have gone.
+    stored: Mutex<LruCache<Digest, u64>>,
+}
+
+impl Modules {
+    /// Modules for these guests.
+    pub fn new(guests: Arc<Guests>, readers: Arc<Readers>, accounting: Accounting) -> Arc<Self> {
+        Arc::new(Self {
+            guests,
+            readers,
+            accounting,
+            compiling: Compiling::default(),
+            stored: Mutex::new(LruCache::new(KNOWN_MODULES)),
+        })
+    }
+
+    /// Validates and compiles a module, once for each digest, and makes a large one durable. What is
+    /// kept with the module stays until the command has committed or was refused.
+    ///
+    /// # Errors
+    /// If the module breaks a rule, cannot be committed whatever it is, or the caller had too many
+    /// compiled lately.
+    pub async fn admit(
+        self: &Arc<Self>,
+        caller: OwnerTag,
+        offer: Offer,
+    ) -> Result<(Arc<Prepared>, Module), Error> {
+        if offer.wasm.is_empty() {
+            return Err(Error::field("wasm_module", "is required"));
+        }
+        if let Some(ready) = self.ready(&offer.wasm) {
+            return Ok(ready);
+        }
+        let turn = self.compiling.turn(caller).await?;
+        let modules = Arc::clone(self);
+        blocking(move || {
+            let _turn = turn;
+            let Offer {
+                claim,
+                artifacts,
+                wasm,
+            } = offer;
+            modules.must_be_committable(claim, &artifacts, &wasm)?;
+            let mut spent = Duration::ZERO;
+            let prepared = modules.guests.sandbox.prepare_timed(&wasm, &mut spent);
+            modules.compiling.spent_by(caller, spent);
+            let prepared = prepared.map_err(|error| not_admitted(&error))?;
+            let module = modules.keep(Digest(prepared.info().sha256), &wasm)?;
+            Ok((prepared, module))
+        })
+        .await
+    }
+
+    /// Notes that a module is stored.
+    pub fn is_stored(&self, hash: Digest) {
+        let mut stored = self.stored.lock().unwrap_or_else(PoisonError::into_inner);
+        stored.put(hash, self.readers.blobs().releases());
+    }
+
+    /// A small module that was compiled before, and is stored or goes into a row.
+    fn ready(&self, wasm: &[u8]) -> Option<(Arc<Prepared>, Module)> {
+        if wasm.len() > SMALL_MODULE {
+            return None;
+        }
+        let prepared = self.guests.sandbox.prepared(&Digest::of(wasm).0)?;
+        let hash = Digest(prepared.info().sha256);
+        let blobs = self.readers.blobs();
+        // Before the look: what is kept is not released.
+        let kept = Some(blobs.keep(hash));
+        let stored = {
+            let mut stored = self.stored.lock().unwrap_or_else(PoisonError::into_inner);
+            stored.get(&hash).copied()
+        };
+        let bytes = if stored == Some(blobs.releases()) {
+            ModuleBytes::Stored
+        } else if wasm.len() <= MAX_ROW_BYTES {
+            ModuleBytes::Row(wasm.to_vec())
+        } else {
+            // A large one that is not stored must be made durable first.
+            return None;
+        };
+        Some((prepared, Module { hash, bytes, kept }))
+    }
+
+    /// Refuses a module that would be refused whatever it is, before anything is compiled or stored
+    /// for it.
+    fn must_be_committable(
+        &self,
+        claim: ClaimId,
+        artifacts: &[Artifact],
+        wasm: &[u8],
+    ) -> Result<(), Error> {
+        let claim = self
+            .readers
+            .claim(&claim)?
+            .ok_or(Refusal::UnknownClaim(claim))?;
+        let hash = Digest::of(wasm);
+        let named = claim.commitment.as_ref().map(|named| named.module.hash);
+        if named == Some(hash) {
+            // It may be the same request once more, which has its reply.
+            return Ok(());
+        }
+        let account = self.readers.account(&claim.terms.owner)?;
+        // Longer than any module, it is refused by its length.
+        let len = u32::try_from(wasm.len()).unwrap_or(u32::MAX);
+        Ok(may_commit(
+            &claim,
+            account.as_ref(),
+            &self.accounting,
+            artifacts,
+            hash,
+            len,
+        )?)
+    }
+
+    /// Keeps an admitted module, which is made durable first if it is large and not stored yet.
+    fn keep(&self, hash: Digest, wasm: &[u8]) -> Result<Module, Error> {
+        let blobs = self.readers.blobs();
+        let kept = blobs.keep(hash);
+        let (bytes, kept) = if self.readers.has_module(&hash)? {
+            (ModuleBytes::Stored, kept)
+        } else if wasm.len() <= MAX_ROW_BYTES {
+            (ModuleBytes::Row(wasm.to_vec()), kept)
+        } else {
+            (ModuleBytes::Blob, blobs.put_kept(wasm)?)
+        };
+        let kept = Some(kept);
+        Ok(Module { hash, bytes, kept })
+    }
+}
+
+fn not_admitted(error: &AdmitError) -> Error {
+    let rules = match error {
+        AdmitError::Refused(violations) => violations
+            .iter()
+            .take(MAX_VIOLATIONS)
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join("; "),
+        AdmitError::Engine(_) | AdmitError::TooExpensive(_) => error.to_string(),
+        AdmitError::Host(_) => return Error::Unavailable(error.to_string()),
+    };
+    Error::field("wasm_module", &rules)
+}

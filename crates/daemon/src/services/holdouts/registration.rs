@@ -1,0 +1,282 @@
+//! A registration: the overlap with other holdouts, the split, the commitment, the blob.
+//!
+//! The labels leave this module encrypted or not at all. What is slow happens here, beside the
+//! writer: the writer only checks that no other holdout came in between.
+
+use std::{collections::HashSet, num::NonZero, sync::Arc, thread};
+
+use evidenceos_kernel::{
+    bits::MicroBits,
+    command::{Command, PutHoldout},
+    holdout::{self, Description, Holdout, HoldoutStatus, NullSpec, Policy},
+    id::{Digest, Fingerprint, HoldoutId},
+    planner,
+    price::{AnswerPrices, Multiplicity, SettlementPrices},
+    refusal::Refusal,
+    split,
+};
+
+use crate::{
+    agreement,
+    keys::Keys,
+    priority::yield_to_serving,
+    services::Error,
+    vault::{Binding, Items, OpenHoldout, Vault},
+};
+
+/// A holdout as it was sent, checked field by field.
+pub struct Submission {
+    /// Its name.
+    pub reference: String,
+    /// Digest of the order of its items, if the custodian states one.
+    pub item_order_hash: Option<Digest>,
+    /// Budgets and prices, as far as they are asked for.
+    pub policy: AskedPolicy,
+    /// What proves nothing.
+    pub null_spec: NullSpec,
+    /// One label an item, 0 or 1.
+    pub labels: Vec<u8>,
+    /// The unit of each item, if items belong together.
+    pub units: Option<Vec<u64>>,
+    /// Digests of the items' ids, if they have any.
+    pub item_ids: Vec<[u8; 16]>,
+    /// The items are declared to be in no other holdout, which is public.
+    pub fresh_items: bool,
+    /// Everything else that was sent, for the request's fingerprint.
+    pub content: Vec<u8>,
+}
+
+/// A policy as it is asked for; what is left out is proposed.
+#[derive(Default)]
+pub struct AskedPolicy {
+    pub answer_share_micros: Option<u32>,
+    pub answer_budget: Option<MicroBits>,
+    pub principal_answer_budget: Option<MicroBits>,
+    pub sealed_budget: Option<MicroBits>,
+    pub principal_sealed_budget: Option<MicroBits>,
+    pub answer_prices: AnswerPrices,
+    pub settlement_prices: Option<SettlementPrices>,
+    pub levels: u8,
+    pub level_width: Option<MicroBits>,
+    pub alpha_micros: Option<u32>,
+    pub multiplicity: Multiplicity,
+    pub max_symbols: Option<u32>,
+}
+
+impl AskedPolicy {
+    /// The policy for so many sealed units, and what its custodian should know.
+    ///
+    /// # Errors
+    /// The field that breaks a rule.
+    pub fn for_units(
+        &self,
+        null_spec: &NullSpec,
+        sealed_units: u64,
+    ) -> Result<(Policy, Vec<String>), Refusal> {
+        let alpha_micros = self.alpha_micros.unwrap_or(50_000);
+        let proposal = planner::proposed_sealed_budget(
+            sealed_units,
+            null_spec.p0_micros,
+            null_spec.strategy,
+            alpha_micros.clamp(1, 999_999),
+        )
+        .map_err(|error| Refusal::field("null_spec", error.to_string()))?;
+        let default = Policy::with_sealed_budget(proposal.budget);
+        let mut policy = Policy {
+            answer_share_micros: self
+                .answer_share_micros
+                .unwrap_or(default.answer_share_micros),
+            answer_budget: self.answer_budget.unwrap_or(default.answer_budget),
+            principal_answer_budget: self
+                .principal_answer_budget
+                .unwrap_or(default.principal_answer_budget),
+            sealed_budget: self.sealed_budget.unwrap_or(default.sealed_budget),
+            settlement_prices: self.settlement_prices.unwrap_or(default.settlement_prices),
+            levels: self.levels,
+            level_width: self.level_width.unwrap_or(default.level_width),
+            alpha_micros,
+            multiplicity: self.multiplicity,
+            max_symbols: self.max_symbols.unwrap_or(default.max_symbols),
+            answer_prices: default.answer_prices,
+            principal_sealed_budget: None,
+        };
+        let stated = self.answer_prices.0.clone();
+        policy.answer_prices.0.extend(stated);
+        policy.principal_sealed_budget = Some(
+            self.principal_sealed_budget
+                .unwrap_or_else(|| policy.proposed_fence()),
+        );
+        policy
+            .validate()
+            .map_err(|error| Refusal::field(&format!("policy.{}", error.field), error.rule))?;
+        let mut warnings = Vec::new();
+        if proposal.hardly_certifiable {
+            warnings.push(format!(
+                "on {sealed_units} sealed units even an accuracy halfway between p0 and 1 could hardly be certified; register more items, or a lower p0"
+            ));
+        }
+        Ok((policy, warnings))
+    }
+}
+
+impl Submission {
+    /// Keyed, since a plain digest of labels would be an oracle about them.
+    pub fn fingerprint(&self, keys: &Keys) -> Fingerprint {
+        let mut content = self.content.clone();
+        content.extend_from_slice(&self.labels);
+        for unit in self.units.iter().flatten() {
+            content.extend_from_slice(&unit.to_be_bytes());
+        }
+        content.extend(self.item_ids.iter().flatten());
+        Fingerprint::of(keys.keyed("put_holdout", &content).as_bytes())
+    }
+
+    /// Splits, commits to and stores the items; returns the command that registers them, and what
+    /// its custodian should know.
+    ///
+    /// Blocking: a million items take a second.
+    pub fn prepare(
+        &self,
+        keys: &Keys,
+        vault: &Vault,
+        others: &[Arc<Holdout>],
+    ) -> Result<(Command, Vec<String>), Error> {
+        let labels_key = keys.keyed("labels", &self.labels);
+        let secret = evidenceos_keys::draw().map_err(|error| Error::Fault(error.to_string()))?;
+        let items = Items {
+            secret: *secret,
+            labels: self.labels.clone(),
+            units: self.units.clone(),
+            item_ids: keyed_ids(keys, &self.item_ids)?,
+        };
+        let compared = check_overlap(vault, &items, others, self.fresh_items)?;
+        let share = self.policy.answer_share_micros.unwrap_or(200_000);
+        if share >= holdout::MICROS {
+            return Err(Error::field(
+                "policy.answer_share_micros",
+                "must be below 1000000: some items must stay sealed",
+            ));
+        }
+        let open = OpenHoldout::new(items, share)
+            .ok_or_else(|| Error::field("units", "have too many different sizes"))?;
+        let split = open.split();
+        let (policy, warnings) = self.policy.for_units(&self.null_spec, split.sealed_units)?;
+        let distinct: HashSet<u64> = open.items().units().into_iter().collect();
+        let description = Description {
+            items: open.labels().len() as u64,
+            units: distinct.len() as u64,
+            answer_items: split.answer_items,
+            sealed_items: split.sealed_items,
+            sealed_units: split.sealed_units,
+            item_order_hash: self.item_order_hash,
+            commitment_root: open.commitment_root(),
+            secret_commitment: Digest(split::secret_commitment(&open.items().secret)),
+            policy,
+            null_spec: self.null_spec.clone(),
+            fresh_items: self.fresh_items,
+            replaces: None,
+        };
+        let binding = Binding {
+            reference: &self.reference,
+            policy: &description.policy,
+        };
+        let blob = vault.put(open.items(), binding)?;
+        let put = PutHoldout {
+            reference: self.reference.clone(),
+            description,
+            blob,
+            labels_key,
+            has_item_ids: !open.items().item_ids.is_empty(),
+            // Each registration raises it by one.
+            generation: others.len() as u64,
+            compared,
+        };
+        Ok((Command::PutHoldout(Box::new(put)), warnings))
+    }
+}
+
+fn keyed_ids(keys: &Keys, digests: &[[u8; 16]]) -> Result<Vec<[u8; 16]>, Error> {
+    let mut ids: Vec<[u8; 16]> = digests
+        .iter()
+        .map(|digest| {
+            let mut short = [0; 16];
+            short.copy_from_slice(&keys.keyed("item", digest).0[..16]);
+            short
+        })
+        .collect();
+    ids.sort_unstable();
+    if ids.windows(2).any(|pair| pair[0] == pair[1]) {
+        return Err(Error::field(
+            "item_id_digests",
+            "name an item twice; every item id must be its own",
+        ));
+    }
+    Ok(ids)
+}
+
+/// Metering is per item: an item in two holdouts would be metered twice. A shared item id is
+/// refused here; whether label columns agree is for the kernel to charge and to refuse.
+///
+/// A thousand columns of a million labels take seconds of a processor: every processor compares its share,
+/// and gives way to what serves.
+fn check_overlap(
+    vault: &Vault,
+    items: &Items,
+    others: &[Arc<Holdout>],
+    fresh_items: bool,
+) -> Result<Vec<(HoldoutId, bool)>, Error> {
+    let column = (!fresh_items).then(|| agreement::Candidate::new(&items.labels));
+    let others: Vec<&Holdout> = others
+        .iter()
+        .map(Arc::as_ref)
+        .filter(|other| other.status != HoldoutStatus::Withdrawn)
+        .filter(|other| column.is_some() || share_ids(items, other))
+        .collect();
+    let processors = thread::available_parallelism().map_or(1, NonZero::get);
+    let share = others.len().div_ceil(processors).max(1);
+    let compare = |others: &[&Holdout]| {
+        yield_to_serving();
+        let others = others.iter();
+        others
+            .map(|other| check_against(vault, items, column.as_ref(), other))
+            .collect::<Result<Vec<_>, _>>()
+    };
+    let compared: Result<Vec<_>, _> = thread::scope(|scope| {
+        let shares: Vec<_> = others
+            .chunks(share)
+            .map(|others| scope.spawn(move || compare(others)))
+            .collect();
+        let joined = shares.into_iter().map(|share| {
+            let panicked = |panic| std::panic::resume_unwind(panic);
+            share.join().unwrap_or_else(panicked)
+        });
+        joined.collect()
+    });
+    let compared: Vec<Vec<Option<(HoldoutId, bool)>>> = compared?;
+    Ok(compared.into_iter().flatten().flatten().collect())
+}
+
+/// Whether both have ids for their items.
+fn share_ids(items: &Items, other: &Holdout) -> bool {
+    other.has_item_ids && !items.item_ids.is_empty()
+}
+
+/// Whether another holdout's column agrees, if that is asked.
+fn check_against(
+    vault: &Vault,
+    items: &Items,
+    column: Option<&agreement::Candidate>,
+    other: &Holdout,
+) -> Result<Option<(HoldoutId, bool)>, Error> {
+    let theirs = vault
+        .read(&other.blob, Binding::of(other))
+        .map_err(|error| Error::Fault(error.to_string()))?;
+    if share_ids(items, other) && items.shares_item_with(&theirs) {
+        return Err(Refusal::HoldoutExists(format!(
+            "some of these items are in holdout {:?} already; leakage is metered per item, so an item is in one holdout only",
+            other.reference
+        ))
+        .into());
+    }
+    Ok(column.map(|column| (other.id, column.agrees_with(&theirs.labels))))
+}

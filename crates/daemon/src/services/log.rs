@@ -1,0 +1,400 @@
+//! The log as it is shown: heads, proofs, entries, keys, revocations.
+
+use std::sync::Arc;
+
+use evidenceos_kernel::{
+    claim::Claim,
+    id::{ClaimId, Digest},
+    log_key::LogKey,
+};
+use evidenceos_store::{Head, log::LogView};
+use evidenceos_tlog::Hash;
+use tokio::sync::{mpsc, watch};
+
+use super::{Error, Rows, rows::blocking};
+use crate::keys::{Keys, verifier};
+
+/// Revocations in one page.
+const FEED_PAGE: usize = 1_000;
+/// Pages that wait for a slow watcher.
+const WATCH_DEPTH: usize = 4;
+/// Bytes of entries in one page, unless the first alone has more: answers wait until they are read.
+const MAX_ENTRIES_BYTES: usize = 1 << 20;
+
+/// What can be asked of the log.
+pub struct Log {
+    keys: Arc<Keys>,
+    view: Arc<LogView>,
+    rows: Rows,
+    /// The size of the newest head that is shown.
+    released: watch::Sender<u64>,
+    /// The log index of the newest revocation.
+    revoked: watch::Sender<u64>,
+}
+
+/// A key of the log, as verifiers want it.
+pub struct ShownKey {
+    /// The key, and since which size it signs.
+    pub key: LogKey,
+    /// As a C2SP verifier key.
+    pub vkey: String,
+}
+
+/// An entry's place in the tree of a size.
+pub struct Inclusion {
+    /// Hash of the entry.
+    pub leaf: Hash,
+    /// The path from the leaf to the root.
+    pub path: Vec<Hash>,
+    /// The root.
+    pub root: Hash,
+    /// The size.
+    pub size: u64,
+    /// The checkpoint of that size, if it is the shown one.
+    pub checkpoint: Option<String>,
+}
+
+/// That one tree is the beginning of another.
+pub struct Consistency {
+    /// The path.
+    pub path: Vec<Hash>,
+    /// Root of the smaller tree.
+    pub old_root: Hash,
+    /// Root of the larger one.
+    pub new_root: Hash,
+    /// The checkpoint of the larger one, if it is the shown one.
+    pub checkpoint: Option<String>,
+}
+
+/// A claim that was revoked.
+pub struct Revoked {
+    /// The claim.
+    pub claim: ClaimId,
+    /// When, in Unix milliseconds.
+    pub revoked_unix_ms: u64,
+    /// Why, in its owner's words.
+    pub reason: String,
+    /// The capsule that does not hold any more.
+    pub capsule: Option<Digest>,
+    /// The log index of the revocation.
+    pub index: u64,
+}
+
+/// A page of revocations.
+pub struct Revocations {
+    /// In the order of the log.
+    pub entries: Vec<Revoked>,
+    /// The head that covers them.
+    pub head: Arc<Head>,
+    /// The log's signature over the page; none if the key is in a KMS, which signs heads only.
+    pub signature: Option<[u8; 64]>,
+    /// Whether there are more behind this page.
+    pub more: bool,
+    /// Index of the last one in it.
+    last: u64,
+    /// Whether there are more that no shown head covers yet.
+    hidden: bool,
+}
+
+/// Something of a log entry that may not be shown yet.
+pub enum Shown<T> {
+    /// It may be.
+    Now(T),
+    /// It may be once the shown head covers the entry with this index.
+    After(u64),
+}
+
+impl<T> Shown<T> {
+    /// Shown if it is covered, else after the entry with this index.
+    pub fn of(is_covered: bool, index: u64, what: T) -> Self {
+        if is_covered {
+            Self::Now(what)
+        } else {
+            Self::After(index)
+        }
+    }
+}
+
+impl Log {
+    /// The log over its view.
+    #[must_use]
+    pub fn new(
+        keys: Arc<Keys>,
+        view: Arc<LogView>,
+        rows: Rows,
+        released: watch::Sender<u64>,
+    ) -> Self {
+        let revoked = watch::Sender::new(0);
+        Self {
+            keys,
+            view,
+            rows,
+            released,
+            revoked,
+        }
+    }
+
+    /// The newest head that is shown.
+    #[must_use]
+    pub fn head(&self) -> Arc<Head> {
+        self.view.released().head
+    }
+
+    /// The log's keys, the first one first.
+    #[must_use]
+    pub fn keys(&self) -> Vec<ShownKey> {
+        let origin = self.keys.origin();
+        let shown = |key: LogKey| ShownKey {
+            vkey: verifier(&origin, &key.public_key).to_string(),
+            key,
+        };
+        self.keys.history().into_iter().map(shown).collect()
+    }
+
+    /// A key by its id, or the one that signs: its bytes, and as a C2SP verifier key.
+    ///
+    /// # Errors
+    /// `KEY_NOT_FOUND`.
+    pub fn public_key(&self, id: Option<Digest>) -> Result<([u8; 32], String), Error> {
+        let found = match id {
+            None => Some(self.keys.signer().public_key()),
+            Some(id) => self.keys.public_key(id).map(|(public_key, _)| public_key),
+        };
+        let public_key = found.ok_or(Error::Absent {
+            code: "KEY_NOT_FOUND",
+            message: "no key of this log has that id; leave it empty for the one that signs",
+        })?;
+        let vkey = verifier(&self.keys.origin(), &public_key).to_string();
+        Ok((public_key, vkey))
+    }
+
+    /// The place of an entry in the tree of a size; 0: of the shown head's.
+    ///
+    /// # Errors
+    /// If the size is beyond what is shown, or the entry beyond the size.
+    pub async fn inclusion(self: &Arc<Self>, index: u64, size: u64) -> Result<Inclusion, Error> {
+        let log = Arc::clone(self);
+        blocking(move || {
+            let head = log.head();
+            let size = match size {
+                0 => head.size,
+                size => size,
+            };
+            let (leaf, path, root) = log.view.inclusion(index, size)?;
+            Ok(Inclusion {
+                leaf,
+                path,
+                root,
+                size,
+                checkpoint: (size == head.size).then(|| head.checkpoint.clone()),
+            })
+        })
+        .await
+    }
+
+    /// That the tree of one size is the beginning of the other's. The view has verified the proof;
+    /// it gives none that does not hold.
+    ///
+    /// # Errors
+    /// If a size is beyond what is shown, or the first above the second.
+    pub async fn consistency(
+        self: &Arc<Self>,
+        first: u64,
+        second: u64,
+    ) -> Result<Consistency, Error> {
+        let log = Arc::clone(self);
+        blocking(move || {
+            let head = log.head();
+            let (path, old_root, new_root) = log.view.consistency(first, second)?;
+            Ok(Consistency {
+                path,
+                old_root,
+                new_root,
+                checkpoint: (second == head.size).then(|| head.checkpoint.clone()),
+            })
+        })
+        .await
+    }
+
+    /// Entries from an index on, at most so many and a MiB of them, and the size of what is shown.
+    ///
+    /// # Errors
+    /// If rows cannot be read.
+    pub async fn entries(
+        self: &Arc<Self>,
+        start: u64,
+        most: u32,
+    ) -> Result<(Vec<Vec<u8>>, u64), Error> {
+        let log = Arc::clone(self);
+        blocking(move || {
+            let size = log.head().size;
+            let count = u64::from(most).min(size.saturating_sub(start));
+            let read = log.rows.readers.entries(start.min(size), count as usize)?;
+            let entries = read
+                .into_iter()
+                .scan(0, |bytes, entry| {
+                    let is_first = *bytes == 0;
+                    *bytes += entry.bytes.len();
+                    (is_first || *bytes <= MAX_ENTRIES_BYTES).then_some(entry.bytes)
+                })
+                .collect();
+            Ok((entries, size))
+        })
+        .await
+    }
+
+    /// Revocations after a log index, and a signature over just what is carried.
+    ///
+    /// # Errors
+    /// If rows cannot be read.
+    pub async fn revocations(self: &Arc<Self>, after: u64) -> Result<Revocations, Error> {
+        let log = Arc::clone(self);
+        blocking(move || log.read_revocations(after)).await
+    }
+
+    /// All revocations, then the new ones as they come: a page each. The first page comes at once,
+    /// also if it is empty.
+    ///
+    /// The watcher reads what is new from the store each time that something was revoked, so a slow
+    /// reader misses nothing and costs no memory. It ends when the receiver is dropped.
+    #[must_use]
+    pub fn watch_revocations(self: &Arc<Self>) -> mpsc::Receiver<Result<Revocations, Error>> {
+        let (sender, receiver) = mpsc::channel(WATCH_DEPTH);
+        tokio::spawn(Arc::clone(self).tell_revocations(sender));
+        receiver
+    }
+
+    async fn tell_revocations(self: Arc<Self>, sender: mpsc::Sender<Result<Revocations, Error>>) {
+        let mut changed = self.revoked.subscribe();
+        let mut shown = self.released.subscribe();
+        let mut after = 0;
+        let mut first = true;
+        loop {
+            // Before the look: a head that comes meanwhile must not be missed.
+            shown.mark_unchanged();
+            let page = match self.revocations(after).await {
+                Ok(page) => page,
+                Err(error) => {
+                    let _ = sender.send(Err(error)).await;
+                    return;
+                }
+            };
+            after = page.last;
+            let (more, hidden) = (page.more, page.hidden);
+            if (first || !page.entries.is_empty()) && sender.send(Ok(page)).await.is_err() {
+                return;
+            }
+            first = false;
+            if more {
+                continue;
+            }
+            tokio::select! {
+                () = sender.closed() => return,
+                changed = changed.changed() => if changed.is_err() { return },
+                changed = shown.changed(), if hidden => if changed.is_err() { return },
+            }
+        }
+    }
+
+    /// Wakes watchers: a claim was revoked.
+    pub(super) fn was_revoked(&self) {
+        let newest = self.head().size;
+        self.revoked.send_modify(|index| *index = newest);
+    }
+
+    /// The paths that show an entry in the tree of a size, and that tree as grown from a known one.
+    pub(super) fn proofs_of(
+        &self,
+        leaf: Hash,
+        index: u64,
+        known_size: u64,
+        size: u64,
+    ) -> Result<(Vec<Hash>, Vec<Hash>), Error> {
+        let (inclusion, _) = self.view.inclusion_of(leaf, index, size)?;
+        let (consistency, _, _) = self.view.consistency(known_size, size)?;
+        Ok((inclusion, consistency))
+    }
+
+    /// Reads something of one claim's entry, as soon as a head that is shown covers it: an anchor
+    /// must remember it first, and a KMS may have to sign it.
+    pub(super) async fn once_shown<T: Send + 'static>(
+        &self,
+        read: impl Fn() -> Result<Shown<T>, Error> + Clone + Send + 'static,
+    ) -> Result<T, Error> {
+        let mut released = self.released.subscribe();
+        loop {
+            let index = match blocking(read.clone()).await? {
+                Shown::Now(found) => return Ok(found),
+                Shown::After(index) => index,
+            };
+            let covered = released.wait_for(|size| *size > index);
+            let patience = self.rows.anchored.patience();
+            if tokio::time::timeout(patience, covered).await.is_err() {
+                return Err(if self.keys.signer().is_remote() {
+                    Error::NotSignedYet
+                } else {
+                    Error::NotShownYet { changed: false }
+                });
+            }
+        }
+    }
+
+    fn read_revocations(&self, after: u64) -> Result<Revocations, Error> {
+        let mut claims = self.rows.readers.revoked(after, FEED_PAGE + 1)?;
+        let head = self.head();
+        // What the head does not cover yet is in the next page.
+        let found = claims.len();
+        claims.retain(|claim| {
+            let index = claim.revocation.as_ref().map(|revocation| revocation.index);
+            index.is_some_and(|index| index < head.size)
+        });
+        let hidden = claims.len() < found;
+        let more = claims.len() > FEED_PAGE;
+        claims.truncate(FEED_PAGE);
+        let entries: Vec<Revoked> = claims.iter().filter_map(Revoked::of).collect();
+        // A key in a KMS signs heads only: there the entries stand for themselves, in the log.
+        let digest = revocations_digest(&entries, &head);
+        Ok(Revocations {
+            signature: self.keys.signer().sign_here(&digest.0),
+            last: entries.last().map_or(after, |entry| entry.index),
+            head,
+            entries,
+            more,
+            hidden,
+        })
+    }
+}
+
+impl Revoked {
+    /// The revocation of a claim, if it was revoked.
+    #[must_use]
+    pub fn of(claim: &Claim) -> Option<Self> {
+        let revocation = claim.revocation.as_ref()?;
+        let settlement = claim.settlement.as_ref();
+        Some(Self {
+            claim: claim.id,
+            revoked_unix_ms: revocation.revoked_unix_ms,
+            reason: revocation.reason.clone(),
+            capsule: settlement.map(|settlement| settlement.capsule_hash),
+            index: revocation.index,
+        })
+    }
+}
+
+/// The published digest of a feed: each entry with its lengths, then the tree head's numbers.
+fn revocations_digest(entries: &[Revoked], head: &Head) -> Digest {
+    let mut payload = Vec::new();
+    let length = |bytes: &[u8]| (bytes.len() as u64).to_be_bytes();
+    for entry in entries {
+        payload.extend_from_slice(&length(entry.claim.as_bytes()));
+        payload.extend_from_slice(entry.claim.as_bytes());
+        payload.extend_from_slice(&(entry.revoked_unix_ms / 1_000).to_be_bytes());
+        payload.extend_from_slice(&length(entry.reason.as_bytes()));
+        payload.extend_from_slice(entry.reason.as_bytes());
+    }
+    payload.extend_from_slice(&head.size.to_be_bytes());
+    payload.extend_from_slice(&head.root);
+    payload.extend_from_slice(&length(head.key_id.as_bytes()));
+    payload.extend_from_slice(head.key_id.as_bytes());
+    Digest::domain("evidenceos:revocations:v1", &payload)
+}

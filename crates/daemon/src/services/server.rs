@@ -1,0 +1,181 @@
+//! The server itself: how it is set up, what an operator should know, its clock.
+
+use std::sync::Arc;
+
+use evidenceos_access::ClientCertificates;
+use evidenceos_kernel::command::{Command, Reply};
+use evidenceos_sandbox::Walls;
+use evidenceos_store::Done;
+
+use super::{Error, Writer, writer::unexpected};
+use crate::{
+    anchors,
+    auth::Principal,
+    clock::Clock,
+    config::{Anchoring, Config},
+    keys::Keys,
+    runner::Guests,
+};
+
+/// What can be asked of the server itself.
+pub struct Server {
+    setup: Setup,
+    writer: Arc<Writer>,
+    clock: Arc<Clock>,
+    keys: Arc<Keys>,
+    guests: Arc<Guests>,
+    done: Arc<Done>,
+    anchors: Arc<anchors::State>,
+}
+
+/// How the daemon is set up, as far as callers may know.
+pub struct Setup {
+    /// No caller has to authenticate.
+    pub development: bool,
+    /// gRPC is served under TLS.
+    pub tls: bool,
+    /// Client certificates are verified.
+    pub client_certificates: bool,
+    /// What an operator should know, whatever happens.
+    warnings: Vec<String>,
+}
+
+impl Setup {
+    /// From the configuration, and what keeps guests in.
+    #[must_use]
+    pub fn new(config: &Config, walls: Walls) -> Self {
+        let tls = config.listeners.tls.as_ref();
+        let mut warnings = Vec::new();
+        if tls.is_none() && !config.listeners.grpc.ip().is_loopback() {
+            warnings.push("gRPC is served beyond loopback without TLS, as a flag demands: whoever sees the network sees tokens and answers".to_owned());
+        }
+        if config.anchors == Anchoring::Off {
+            warnings.push(
+                "no anchor (--anchor none): a data directory restored from an older state will not be noticed"
+                    .to_owned(),
+            );
+        }
+        if !walls.seccomp {
+            warnings.push("guests run without the kernel's filter of system calls (seccomp), which it does not have or somebody took away: limits, Wasm and their process's own rights keep them in".to_owned());
+        }
+        Self {
+            development: config.is_development(),
+            tls: tls.is_some(),
+            client_certificates: tls.is_some_and(|tls| tls.clients != ClientCertificates::None),
+            warnings,
+        }
+    }
+}
+
+impl Server {
+    /// The server over a daemon's parts.
+    #[must_use]
+    pub fn new(
+        setup: Setup,
+        writer: Arc<Writer>,
+        clock: Arc<Clock>,
+        keys: Arc<Keys>,
+        guests: Arc<Guests>,
+        done: Arc<Done>,
+        anchors: Arc<anchors::State>,
+    ) -> Self {
+        Self {
+            setup,
+            writer,
+            clock,
+            keys,
+            guests,
+            done,
+            anchors,
+        }
+    }
+
+    /// How it is set up.
+    #[must_use]
+    pub fn setup(&self) -> &Setup {
+        &self.setup
+    }
+
+    /// The name of its log.
+    #[must_use]
+    pub fn log_origin(&self) -> String {
+        self.keys.origin()
+    }
+
+    /// The key that signs its log, as a C2SP verifier key.
+    #[must_use]
+    pub fn log_vkey(&self) -> String {
+        self.keys.signer().verifier().to_string()
+    }
+
+    /// The engine that guests run in; their results depend on it.
+    #[must_use]
+    pub fn engine(&self) -> &str {
+        self.guests.sandbox.engine_id()
+    }
+
+    /// What keeps guests in.
+    #[must_use]
+    pub fn walls(&self) -> Walls {
+        self.guests.sandbox.walls()
+    }
+
+    /// What the store has done since the start.
+    #[must_use]
+    pub fn done(&self) -> &Done {
+        &self.done
+    }
+
+    /// Whether only reads are served, until an anchor answers or an operator says what happened.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        self.anchors.held_because().is_some()
+    }
+
+    /// What an operator should know at this moment.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
+        let held = self.anchors.held_because();
+        let mut warnings = Vec::new();
+        if self.setup.development {
+            let what = if held.is_some() { "read" } else { "do" };
+            warnings.push(format!(
+                "development server: no credentials are checked, every caller without a bearer token may {what} everything"
+            ));
+        }
+        warnings.extend(self.setup.warnings.iter().cloned());
+        warnings.extend(held);
+        if let Some(held) = self.clock.held() {
+            warnings.push(format!(
+                "the clock went from {} to {} ms since 1970 in no time; decisions are made as if it had not until an operator confirms it: evidenceos server confirm-clock",
+                held.trusted_unix_ms, held.system_unix_ms
+            ));
+        }
+        warnings
+    }
+
+    /// Accepts the system clock after a forward jump. Gives the time that decisions were made at, and
+    /// the one that they are made at now, in Unix milliseconds.
+    ///
+    /// # Errors
+    /// If the caller does not operate.
+    pub async fn confirm_clock(&self, principal: &Principal) -> Result<(u64, u64), Error> {
+        principal.caller.must_operate()?;
+        let Some(held) = self.clock.held() else {
+            let now = self.clock.now_unix_ms();
+            return Ok((now, now));
+        };
+        let (from_unix_ms, to_unix_ms) = (held.trusted_unix_ms, held.system_unix_ms);
+        let command = Command::ConfirmClock {
+            from_unix_ms,
+            to_unix_ms,
+        };
+        match self.writer.call(principal, None, command, None).await? {
+            Reply::Done => {
+                self.clock.confirm();
+                Ok((from_unix_ms, to_unix_ms))
+            }
+            other => Err(unexpected(&other)),
+        }
+    }
+}
