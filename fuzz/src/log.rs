@@ -1,6 +1,6 @@
 //! A whole log as others mirror it: one entry a line.
 
-use evidenceos_kernel::record::started_as;
+use evidenceos_kernel::continuity::LogStarted;
 use evidenceos_tlog::{Checkpoint, Hash, Tree, leaf_hash};
 use evidenceos_verify::verify_log;
 
@@ -19,7 +19,9 @@ pub fn check(bytes: &[u8]) {
         tree.append(leaf_hash(entry));
         drop(tree.take_full_tiles());
     }
-    let named = entries.first().and_then(|first| started_as(first));
+    let first = entries.first();
+    let started = first.and_then(|first| LogStarted::parse(first).ok());
+    let named = started.map(|started| started.origin);
     let head = |size: u64, root: Hash| {
         let named = named.as_deref().unwrap_or(NO_NAME);
         Checkpoint::new(named, size, root).or_else(|_| Checkpoint::new(NO_NAME, size, root))

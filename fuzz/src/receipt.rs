@@ -3,7 +3,7 @@
 use std::sync::LazyLock;
 
 use evidenceos_kernel::{
-    decision::{DecisionBatch, DecisionReceipt, DecisionRecord},
+    decision::{BatchRecorded, DecisionBatch, DecisionReceipt, DecisionRecord},
     id::Digest,
 };
 use evidenceos_tlog::{
@@ -72,21 +72,21 @@ fn of_decision(receipt: &DecisionReceipt) {
             Ok(&receipt.record)
         );
     }
-    let Ok((batch, unix_ms)) = DecisionBatch::parse_entry(receipt.entry.as_bytes()) else {
+    let Ok(recorded) = BatchRecorded::parse(receipt.entry.as_bytes()) else {
         return;
     };
     // The record at its place in a small batch of the same numbers.
-    let count = batch.count.min(9);
+    let count = recorded.batch.count.min(9);
     let position = receipt.position % count;
     let leaf = leaf_hash(receipt.record.as_bytes());
     let leaves = vec![leaf; count as usize];
     let batch = DecisionBatch {
         count,
         root: Digest(root_of(&leaves).0),
-        ..batch
+        ..recorded.batch
     };
     let path = path_in(&leaves, position as usize).expect("it is in");
-    let entry = batch.to_entry(unix_ms);
+    let entry = BatchRecorded { batch, ..recorded }.to_bytes();
     let signed = DecisionReceipt {
         position,
         batch_path: path.iter().map(Hash::to_hex).collect(),

@@ -5,7 +5,7 @@ use std::{
     path::Path,
 };
 
-use evidenceos_kernel::record;
+use evidenceos_kernel::entry::{Entry, Kind};
 use evidenceos_proto as wire;
 use evidenceos_tlog::{Checkpoint, Hash, Note, VerifierKey, verify_consistency};
 use evidenceos_verify::{LogReport, Trust, verify_log, verify_receipt};
@@ -136,7 +136,7 @@ pub(crate) fn entries_of(ledger: &Ledger) -> usize {
 /// A registration writes one for each earlier holdout on which something can still be certified:
 /// how many those are depends on what ended first.
 fn is_comparison(entry: &[u8]) -> bool {
-    record::schema_of(entry).as_deref() == Some(record::HOLDOUT_COMPARED)
+    Kind::of(entry) == Some(Kind::HoldoutCompared)
 }
 
 /// What the server says it holds.
@@ -182,13 +182,8 @@ impl State {
         })?;
         let mut revocations = BTreeMap::new();
         for entry in &mirror.entries {
-            if record::schema_of(entry).as_deref() == Some(record::CLAIM_REVOKED) {
-                let entry: serde_json::Value = serde_json::from_slice(entry).map_err(fail)?;
-                let claim = entry["claim_id_hex"]
-                    .as_str()
-                    .unwrap_or_default()
-                    .to_owned();
-                *revocations.entry(claim).or_insert(0) += 1;
+            if let Ok(Entry::ClaimRevoked(revoked)) = Entry::parse(entry) {
+                *revocations.entry(revoked.claim.to_hex()).or_insert(0) += 1;
             }
         }
         let (listed, totals) = client.accounts().await?;

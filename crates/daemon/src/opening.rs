@@ -26,11 +26,10 @@ use evidenceos_driver::{
 };
 use evidenceos_failpoint::{self as failpoint, Point};
 use evidenceos_kernel::{
-    continuity::{self, BegunBy},
+    continuity::{BegunBy, LogStarted},
     holdout::HoldoutStatus,
     in_force::InForce,
     log_key::LogKey,
-    record,
     state::{Changes, Counters, Resident},
 };
 use evidenceos_keys::{kms::Kms, secrets};
@@ -656,7 +655,14 @@ fn start_log(
     let now = unix_ms();
     let signer = &keys.signer;
     let software = concat!("evidenceosd/", env!("CARGO_PKG_VERSION"));
-    let bytes = continuity::log_started(signer.origin(), signer.key_id(), software, begun_by, now);
+    let started = LogStarted {
+        origin: signer.origin().to_owned(),
+        key_id: signer.key_id(),
+        software: software.to_owned(),
+        begun_by: Some(begun_by),
+        started_unix_ms: now,
+    };
+    let bytes = started.to_bytes();
     let leaf = leaf_hash(&bytes);
     let mut tree = Tree::new();
     tree.append(leaf);
@@ -892,10 +898,11 @@ impl Hold {
 /// The names that the log had: others than today's, if it was begun anew.
 pub(crate) fn former_origins(readers: &Readers, facts: &Facts) -> Result<Vec<String>, StoreError> {
     let first = readers.entries(0, 1)?;
-    let origin = first
+    let started = first
         .first()
-        .and_then(|entry| record::started_as(&entry.bytes));
-    Ok(origin
+        .and_then(|entry| LogStarted::parse(&entry.bytes).ok());
+    Ok(started
+        .map(|started| started.origin)
         .into_iter()
         .chain(facts.former.iter().cloned())
         .collect())

@@ -11,17 +11,10 @@ use crate::{
     bits::MicroBits,
     cj,
     id::{Digest, HoldoutId},
-    record::{Fields, LOG_STARTED, RecordError},
+    record::{RecordError, fields::Fields},
 };
 
-/// The first entry under another name.
-pub const LOG_RESTARTED: &str = "evidenceos.v2.log_restarted";
-/// What a holdout was charged that no capsule in this log says.
-pub const HOLDOUT_CHARGED: &str = "evidenceos.v2.holdout_charged";
-
-/// An operator's statement that nothing was signed since the log's newest entry.
-pub const LOG_CONTINUED: &str = "evidenceos.v2.log_continued";
-/// What such an entry states.
+/// What a `log_continued` entry states.
 const NOTHING_SINCE: &str = "nothing_was_signed_since";
 
 /// What let a log begin: nothing could have signed under its key before.
@@ -36,6 +29,8 @@ pub enum BegunBy {
 }
 
 impl BegunBy {
+    const ALL: [Self; 3] = [Self::NewKey, Self::Anchor, Self::Operator];
+
     /// As entry 0 has it.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -45,25 +40,50 @@ impl BegunBy {
             Self::Operator => "operator",
         }
     }
+
+    fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|by| by.name() == name)
+    }
 }
 
-/// `log_started`: entry 0, with what let it begin.
-#[must_use]
-pub fn log_started(
-    origin: &str,
-    key_id: Digest,
-    software: &str,
-    begun_by: BegunBy,
-    unix_ms: u64,
-) -> Vec<u8> {
-    cj::Object::new()
-        .put("schema", LOG_STARTED)
-        .put("origin", origin)
-        .put("key_id_hex", key_id.to_hex())
-        .put("software", software)
-        .put("begun_by", begun_by.name())
-        .put("started_unix_ms", unix_ms)
-        .to_bytes()
+/// `log_started`: entry 0.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogStarted {
+    /// The log's name.
+    pub origin: String,
+    /// SHA-256 of the first public key.
+    pub key_id: Digest,
+    /// The release that began it.
+    pub software: String,
+    /// What let it begin; releases before 2.2 did not say.
+    pub begun_by: Option<BegunBy>,
+    /// When, in Unix milliseconds.
+    pub started_unix_ms: u64,
+}
+
+impl LogStarted {
+    pub(crate) fn write(&self) -> cj::Object {
+        cj::Object::new()
+            .put("origin", self.origin.as_str())
+            .put("key_id_hex", self.key_id.to_hex())
+            .put("software", self.software.as_str())
+            .put_some("begun_by", self.begun_by.map(BegunBy::name))
+            .put("started_unix_ms", self.started_unix_ms)
+    }
+
+    pub(crate) fn read(fields: &mut Fields<'_>) -> Result<Self, RecordError> {
+        Ok(Self {
+            origin: fields.string("origin")?,
+            key_id: fields.digest("key_id_hex")?,
+            software: fields.string("software")?,
+            begun_by: if fields.has("begun_by") {
+                Some(fields.word("begun_by", BegunBy::named)?)
+            } else {
+                None
+            },
+            started_unix_ms: fields.int("started_unix_ms")?,
+        })
+    }
 }
 
 /// `log_continued`: the operator's word that the log was signed nowhere else since.
@@ -80,29 +100,19 @@ pub struct LogContinued {
 }
 
 impl LogContinued {
-    /// The canonical bytes.
-    #[must_use]
-    pub fn to_bytes(&self) -> Vec<u8> {
+    pub(crate) fn write(&self) -> cj::Object {
         cj::Object::new()
-            .put("schema", LOG_CONTINUED)
             .put("origin", self.origin.as_str())
             .put("size", self.tree.size)
             .put("root_hash_hex", Digest(self.tree.root).to_hex())
             .put("statement", NOTHING_SINCE)
             .put("because", self.because.as_str())
             .put("stated_unix_ms", self.stated_unix_ms)
-            .to_bytes()
     }
 
-    /// Reads such an entry.
-    ///
-    /// # Errors
-    /// If the bytes are none.
-    pub fn parse(bytes: &[u8]) -> Result<Self, RecordError> {
-        let mut fields = Fields::parse(bytes)?;
-        fields.expect("schema", LOG_CONTINUED)?;
+    pub(crate) fn read(fields: &mut Fields<'_>) -> Result<Self, RecordError> {
         fields.expect("statement", NOTHING_SINCE)?;
-        let continued = Self {
+        Ok(Self {
             origin: fields.string("origin")?,
             tree: KnownTree {
                 size: fields.int("size")?,
@@ -110,9 +120,7 @@ impl LogContinued {
             },
             because: fields.string("because")?,
             stated_unix_ms: fields.int("stated_unix_ms")?,
-        };
-        fields.finish()?;
-        Ok(continued)
+        })
     }
 }
 
@@ -143,11 +151,8 @@ pub struct LogRestarted {
 }
 
 impl LogRestarted {
-    /// The canonical bytes.
-    #[must_use]
-    pub fn to_bytes(&self) -> Vec<u8> {
+    pub(crate) fn write(&self) -> cj::Object {
         let mut object = cj::Object::new()
-            .put("schema", LOG_RESTARTED)
             .put("origin", self.origin.as_str())
             .put("old_origin", self.old_origin.as_str())
             .put("old_size", self.old.size)
@@ -159,27 +164,18 @@ impl LogRestarted {
                 .put("known_size", known.size)
                 .put("known_root_hash_hex", Digest(known.root).to_hex());
         }
-        object.to_bytes()
+        object
     }
 
-    /// Reads such an entry.
-    ///
-    /// # Errors
-    /// Where the bytes are none.
-    pub fn parse(bytes: &[u8]) -> Result<Self, RecordError> {
-        let mut fields = Fields::parse(bytes)?;
-        fields.expect("schema", LOG_RESTARTED)?;
-        let known = match fields.maybe("known_size") {
+    pub(crate) fn read(fields: &mut Fields<'_>) -> Result<Self, RecordError> {
+        let known = match fields.maybe_int("known_size")? {
             None => None,
-            Some(cj::Value::Int(size)) => Some(KnownTree {
+            Some(size) => Some(KnownTree {
                 size,
                 root: fields.digest("known_root_hash_hex")?.0,
             }),
-            Some(
-                cj::Value::Bool(_) | cj::Value::Str(_) | cj::Value::Array(_) | cj::Value::Object(_),
-            ) => return Err(RecordError::Field("known_size".to_owned())),
         };
-        let restarted = Self {
+        Ok(Self {
             origin: fields.string("origin")?,
             old_origin: fields.string("old_origin")?,
             old: KnownTree {
@@ -189,9 +185,7 @@ impl LogRestarted {
             known,
             because: fields.string("because")?,
             restarted_unix_ms: fields.int("restarted_unix_ms")?,
-        };
-        fields.finish()?;
-        Ok(restarted)
+        })
     }
 }
 
@@ -211,39 +205,27 @@ pub struct HoldoutCharged {
 }
 
 impl HoldoutCharged {
-    /// The canonical bytes.
-    #[must_use]
-    pub fn to_bytes(&self) -> Vec<u8> {
+    pub(crate) fn write(&self) -> cj::Object {
         cj::Object::new()
-            .put("schema", HOLDOUT_CHARGED)
             .put("holdout_id_hex", self.holdout.to_hex())
             .put("answers_microbits", self.answers.0)
             .put("sealed_microbits", self.sealed.0)
             .put("basis", if self.stated { "stated" } else { "exhausted" })
             .put("charged_unix_ms", self.charged_unix_ms)
-            .to_bytes()
     }
 
-    /// Reads such an entry.
-    ///
-    /// # Errors
-    /// Where the bytes are none.
-    pub fn parse(bytes: &[u8]) -> Result<Self, RecordError> {
-        let mut fields = Fields::parse(bytes)?;
-        fields.expect("schema", HOLDOUT_CHARGED)?;
-        let charged = Self {
-            holdout: HoldoutId(fields.digest("holdout_id_hex")?.0),
-            answers: MicroBits(fields.int("answers_microbits")?),
-            sealed: MicroBits(fields.int("sealed_microbits")?),
+    pub(crate) fn read(fields: &mut Fields<'_>) -> Result<Self, RecordError> {
+        Ok(Self {
+            holdout: fields.holdout()?,
+            answers: fields.bits("answers_microbits")?,
+            sealed: fields.bits("sealed_microbits")?,
             stated: fields.word("basis", |basis| match basis {
                 "stated" => Some(true),
                 "exhausted" => Some(false),
                 _ => None,
             })?,
             charged_unix_ms: fields.int("charged_unix_ms")?,
-        };
-        fields.finish()?;
-        Ok(charged)
+        })
     }
 }
 
@@ -288,10 +270,15 @@ mod tests {
             (BegunBy::Anchor, "\"begun_by\":\"anchor\""),
             (BegunBy::Operator, "\"begun_by\":\"operator\""),
         ] {
-            let first = log_started("example.org/log", Digest([1; 32]), "test", begun_by, 9);
-            let name = crate::record::started_as(&first);
-            assert_eq!(name.as_deref(), Some("example.org/log"), "{begun_by:?}");
-            let text = String::from_utf8(first).expect("text");
+            let first = LogStarted {
+                origin: "example.org/log".to_owned(),
+                key_id: Digest([1; 32]),
+                software: "test".to_owned(),
+                begun_by: Some(begun_by),
+                started_unix_ms: 9,
+            };
+            assert_eq!(LogStarted::parse(&first.to_bytes()), Ok(first.clone()));
+            let text = String::from_utf8(first.to_bytes()).expect("text");
             assert!(text.contains(word), "{text}");
         }
         for stated in [true, false] {

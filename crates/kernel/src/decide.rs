@@ -23,7 +23,7 @@ use crate::{
         Caller, Command, Decision, Event, Remembered, RememberedResult, Reply, Request, Stamp,
     },
     id::{ClaimId, OwnerTag},
-    in_force::InForce,
+    in_force::{InForce, PoliciesStated},
     record,
     refusal::Refusal,
     state::{Key, Stage},
@@ -171,9 +171,13 @@ fn state_policies(
     if stage.in_force() == in_force {
         return Ok(Decision::reply(Reply::Done));
     }
+    let entry = PoliciesStated {
+        in_force,
+        in_force_unix_ms: stage.now_unix_ms(),
+    };
     Ok(Decision {
         events: vec![Event::PoliciesStated(in_force)],
-        entries: vec![in_force.to_bytes(stage.now_unix_ms())],
+        entries: vec![entry.to_bytes()],
         reply: Reply::Done,
     })
 }

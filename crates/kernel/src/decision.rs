@@ -14,13 +14,11 @@ use serde::{Deserialize, Serialize};
 use crate::{
     cj,
     id::{Digest, OwnerTag, canonical_hex},
-    record::{Fields, RecordError},
+    record::{RecordError, fields::Fields},
 };
 
 /// A decision's record.
 pub const DECISION: &str = "evidenceos.v2.decision";
-/// A batch of decisions, in the log.
-pub const DECISION_BATCH: &str = "evidenceos.v2.decision_batch";
 
 /// More than most records have.
 const TYPICAL_BYTES: usize = 640;
@@ -230,52 +228,51 @@ impl DecisionBatch {
     pub fn last(&self) -> DecisionId {
         DecisionId(self.first.0 + u64::from(self.count.saturating_sub(1)))
     }
+}
 
-    /// The log's entry.
-    #[must_use]
-    pub fn to_entry(&self, unix_ms: u64) -> Vec<u8> {
+/// `decision_batch`: a batch as the log's entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BatchRecorded {
+    /// From 1 to [`MAX_BATCH`] decisions.
+    pub batch: DecisionBatch,
+    /// When, in Unix milliseconds.
+    pub recorded_unix_ms: u64,
+}
+
+impl BatchRecorded {
+    pub(crate) fn write(&self) -> cj::Object {
+        let batch = &self.batch;
         cj::Object::new()
-            .put("schema", DECISION_BATCH)
-            .put("first_decision_hex", self.first.to_string())
-            .put("count", u64::from(self.count))
-            .put("root_hex", self.root.to_hex())
-            .put("recorded_unix_ms", unix_ms)
-            .to_bytes()
+            .put("first_decision_hex", batch.first.to_string())
+            .put("count", u64::from(batch.count))
+            .put("root_hex", batch.root.to_hex())
+            .put("recorded_unix_ms", self.recorded_unix_ms)
     }
 
-    /// Reads an entry: the batch, and when it was recorded.
-    ///
-    /// # Errors
-    /// Where the bytes are not such an entry.
-    pub fn parse_entry(bytes: &[u8]) -> Result<(Self, u64), RecordError> {
-        let mut fields = Fields::parse(bytes)?;
-        fields.expect("schema", DECISION_BATCH)?;
-        let batch = Self {
+    pub(crate) fn read(fields: &mut Fields<'_>) -> Result<Self, RecordError> {
+        let batch = DecisionBatch {
             first: fields.word("first_decision_hex", DecisionId::from_hex)?,
             count: fields.int("count")?,
             root: fields.digest("root_hex")?,
         };
         let recorded_unix_ms = fields.int("recorded_unix_ms")?;
-        fields.finish()?;
+        let wrong_count = |rule: String| RecordError::Value {
+            field: "count".to_owned(),
+            rule,
+        };
         if batch.count == 0 || batch.count as usize > MAX_BATCH {
-            return Err(RecordError::Value {
-                field: "count".to_owned(),
-                rule: format!("must be from 1 to {MAX_BATCH}"),
-            });
+            return Err(wrong_count(format!("must be from 1 to {MAX_BATCH}")));
         }
         // Else a log that a stranger made would end its verifier at the number of the last one.
-        if batch
-            .first
-            .0
-            .checked_add(u64::from(batch.count - 1))
-            .is_none()
-        {
-            return Err(RecordError::Value {
-                field: "count".to_owned(),
-                rule: "must leave the last decision a number".to_owned(),
-            });
+        let last = batch.first.0.checked_add(u64::from(batch.count - 1));
+        if last.is_none() {
+            let rule = "must leave the last decision a number";
+            return Err(wrong_count(rule.to_owned()));
         }
-        Ok((batch, recorded_unix_ms))
+        Ok(Self {
+            batch,
+            recorded_unix_ms,
+        })
     }
 }
 
@@ -388,14 +385,18 @@ mod tests {
             count: 3,
             root: Digest([9; 32]),
         };
+        let recorded = |batch| BatchRecorded {
+            batch,
+            recorded_unix_ms: 17,
+        };
         assert_eq!(
-            DecisionBatch::parse_entry(&batch.to_entry(17)),
-            Ok((batch, 17))
+            BatchRecorded::parse(&recorded(batch).to_bytes()),
+            Ok(recorded(batch))
         );
         assert_eq!(batch.last(), DecisionId(44));
         for count in [0, 1_025] {
-            let entry = DecisionBatch { count, ..batch }.to_entry(17);
-            assert!(DecisionBatch::parse_entry(&entry).is_err(), "{count}");
+            let entry = recorded(DecisionBatch { count, ..batch }).to_bytes();
+            assert!(BatchRecorded::parse(&entry).is_err(), "{count}");
         }
     }
 
@@ -405,8 +406,12 @@ mod tests {
         for (count, fits) in [(1, true), (2, false), (1_024, false)] {
             let first = DecisionId(u64::MAX);
             let root = Digest([9; 32]);
-            let entry = DecisionBatch { first, count, root }.to_entry(17);
-            assert_eq!(DecisionBatch::parse_entry(&entry).is_ok(), fits, "{count}");
+            let entry = BatchRecorded {
+                batch: DecisionBatch { first, count, root },
+                recorded_unix_ms: 17,
+            };
+            let read = BatchRecorded::parse(&entry.to_bytes());
+            assert_eq!(read.is_ok(), fits, "{count}");
         }
     }
 }

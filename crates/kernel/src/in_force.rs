@@ -9,11 +9,8 @@ use serde::{Deserialize, Serialize};
 use crate::{
     cj,
     id::Digest,
-    record::{Fields, RecordError},
+    record::{RecordError, fields::Fields},
 };
-
-/// Other policies are in force from here on.
-pub const POLICIES_IN_FORCE: &str = "evidenceos.v2.policies_in_force";
 
 /// Names the empty set of policies.
 pub const NO_POLICIES: Digest = Digest([0; 32]);
@@ -36,33 +33,31 @@ impl Default for InForce {
     }
 }
 
-impl InForce {
-    /// The entry that states them.
-    #[must_use]
-    pub fn to_bytes(&self, in_force_unix_ms: u64) -> Vec<u8> {
-        let mut object = cj::Object::new()
-            .put("schema", POLICIES_IN_FORCE)
-            .put("policies_sha256_hex", self.policies.to_hex())
-            .put("in_force_unix_ms", in_force_unix_ms);
-        if let Some(roles) = self.roles {
-            object = object.put("roles_hmac_hex", roles.to_hex());
-        }
-        object.to_bytes()
+/// `policies_in_force`: other policies, or another file of roles, are in force from here on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PoliciesStated {
+    /// What is in force.
+    pub in_force: InForce,
+    /// Since when, in Unix milliseconds.
+    pub in_force_unix_ms: u64,
+}
+
+impl PoliciesStated {
+    pub(crate) fn write(&self) -> cj::Object {
+        let InForce { policies, roles } = self.in_force;
+        cj::Object::new()
+            .put("policies_sha256_hex", policies.to_hex())
+            .put_some("roles_hmac_hex", roles.map(|roles| roles.to_hex()))
+            .put("in_force_unix_ms", self.in_force_unix_ms)
     }
 
-    /// Reads such an entry.
-    ///
-    /// # Errors
-    /// [`RecordError`] if the bytes are none.
-    pub fn parse(bytes: &[u8]) -> Result<Self, RecordError> {
-        let mut fields = Fields::parse(bytes)?;
-        fields.expect("schema", POLICIES_IN_FORCE)?;
-        let in_force = Self {
-            policies: fields.digest("policies_sha256_hex")?,
-            roles: fields.maybe_digest("roles_hmac_hex")?,
-        };
-        let _: u64 = fields.int("in_force_unix_ms")?;
-        fields.finish()?;
-        Ok(in_force)
+    pub(crate) fn read(fields: &mut Fields<'_>) -> Result<Self, RecordError> {
+        Ok(Self {
+            in_force: InForce {
+                policies: fields.digest("policies_sha256_hex")?,
+                roles: fields.maybe_digest("roles_hmac_hex")?,
+            },
+            in_force_unix_ms: fields.int("in_force_unix_ms")?,
+        })
     }
 }

@@ -11,8 +11,9 @@
 //! - **Leakage and evidence.** [`bits`], [`log2`], [`price`], [`evidence`], [`score`]: integers,
 //!   leakage rounded up, evidence rounded down.
 //! - **Probing.** [`probe`]: who asks too much, too variously. [`decision`]: what tool calls were told.
-//! - **Public bytes.** [`log_key`] (who signs the log, and who next), [`cj`] (canonical JSON), [`record`] (log entries and capsules), [`trace`],
-//!   [`split`] (which item is in which part, and the commitment to the labels).
+//! - **Public bytes.** [`cj`] (canonical JSON), [`entry`] (log entries of every kind), [`record`]
+//!   (what they say of claims, holdouts and credit), [`log_key`] (which keys sign the log),
+//!   [`continuity`] (how it began and went on), [`trace`], [`split`] (which item is in which part, and the commitment to the labels).
 //!
 //! What it must guarantee: the probability that an i-th claim is certified on a holdout and that
 //! it is false is at most α, however cleverly and however often submitters asked before.
@@ -27,6 +28,7 @@ pub mod command;
 pub mod continuity;
 pub mod decide;
 pub mod decision;
+pub mod entry;
 pub mod evidence;
 pub mod holdout;
 pub mod id;

@@ -7,7 +7,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{cj, id::Digest};
+use crate::{
+    cj,
+    id::Digest,
+    record::{RecordError, fields::Fields},
+};
 
 /// A public key that signs heads, or once did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,4 +78,43 @@ pub struct SignedKeyLink {
     pub old_signature: [u8; 64],
     /// Ed25519 by the new key over the same.
     pub new_signature: [u8; 64],
+}
+
+/// `key_rotated`: the statement and both signatures over its digest. Reading does not check the
+/// signatures.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyRotated {
+    /// The link, signed by both keys.
+    pub signed: SignedKeyLink,
+    /// When, in Unix milliseconds.
+    pub rotated_unix_ms: u64,
+}
+
+impl KeyRotated {
+    pub(crate) fn write(&self) -> cj::Object {
+        let signed = &self.signed;
+        signed
+            .link
+            .to_object()
+            .put("old_signature_hex", hex::encode(signed.old_signature))
+            .put("new_signature_hex", hex::encode(signed.new_signature))
+            .put("rotated_unix_ms", self.rotated_unix_ms)
+    }
+
+    pub(crate) fn read(fields: &mut Fields<'_>) -> Result<Self, RecordError> {
+        Ok(Self {
+            signed: SignedKeyLink {
+                link: KeyLink {
+                    origin: fields.string("origin")?,
+                    old_public_key: fields.digest("old_public_key_hex")?.0,
+                    new_public_key: fields.digest("new_public_key_hex")?.0,
+                    tree_size: fields.int("tree_size")?,
+                    root: fields.digest("root_hash_hex")?.0,
+                },
+                old_signature: fields.signature("old_signature_hex")?,
+                new_signature: fields.signature("new_signature_hex")?,
+            },
+            rotated_unix_ms: fields.int("rotated_unix_ms")?,
+        })
+    }
 }

@@ -8,7 +8,7 @@
 //! canonical bytes take; those are made again from them.
 
 use evidenceos_kernel::{
-    decision::{DecisionBatch, DecisionId, DecisionRecord},
+    decision::{BatchRecorded, DecisionId, DecisionRecord},
     id::OwnerTag,
 };
 use evidenceos_tlog::{Hash, leaf_hash, small::root_of};
@@ -158,8 +158,9 @@ const NO_RECORD: &str = "it has something that is no record";
 
 /// The leaves of a row that is what its entry says.
 pub(crate) fn check(first: u64, records: &[u8], entry: &[u8]) -> Result<Vec<Hash>, &'static str> {
-    let (batch, _) =
-        DecisionBatch::parse_entry(entry).map_err(|_| "its entry in the log is another one")?;
+    let batch = BatchRecorded::parse(entry)
+        .map_err(|_| "its entry in the log is another one")?
+        .batch;
     let records = unpack(records).ok_or(BROKEN_OFF)?;
     let leaves: Vec<Hash> = records
         .iter()

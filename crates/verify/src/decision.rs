@@ -5,7 +5,7 @@
 //! decision was right: policies and the detector's memory are not public.
 
 use evidenceos_kernel::{
-    decision::{DecisionBatch, DecisionReceipt, DecisionRecord, RECEIPT_FORMAT},
+    decision::{BatchRecorded, DecisionReceipt, DecisionRecord, RECEIPT_FORMAT},
     id::Digest,
     record::RecordError,
 };
@@ -103,8 +103,10 @@ pub fn verify_decision(
         checkpoint.root(),
     )
     .map_err(DecisionFailure::Inclusion)?;
-    let (batch, recorded_unix_ms) =
-        DecisionBatch::parse_entry(receipt.entry.as_bytes()).map_err(DecisionFailure::Batch)?;
+    let BatchRecorded {
+        batch,
+        recorded_unix_ms,
+    } = BatchRecorded::parse(receipt.entry.as_bytes()).map_err(DecisionFailure::Batch)?;
     let leaf = leaf_hash(receipt.record.as_bytes());
     verify_inclusion(
         leaf,

@@ -12,13 +12,13 @@ use std::collections::{BTreeMap, HashMap};
 
 use evidenceos_kernel::{
     bits::MicroBits,
-    continuity::{HOLDOUT_CHARGED, LOG_RESTARTED},
-    decision::{DECISION_BATCH, DecisionId},
+    decision::DecisionId,
+    entry::Kind,
     holdout::NarrowerBudgets,
     id::{ClaimId, Digest, HoldoutId, OwnerTag},
-    in_force::{InForce, POLICIES_IN_FORCE},
+    in_force::InForce,
     log_key::KeyLink,
-    record::{self, Capsule, Registered},
+    record::{Capsule, Registered},
 };
 use evidenceos_tlog::{Checkpoint, Tree, leaf_hash};
 
@@ -34,9 +34,6 @@ mod others;
 mod runs;
 
 use book::Book;
-
-/// An operator's statement at a restart that nothing was signed since.
-pub(crate) const LOG_CONTINUED: &str = "evidenceos.v2.log_continued";
 
 /// A broken rule and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -321,32 +318,47 @@ impl Replay {
         let mut fields = Fields::parse(entry)?;
         let unix_ms = fields.unix_ms();
         let schema = fields.text("schema")?;
-        self.close_groups(index, &schema);
-        if (index == 0) != (schema == record::LOG_STARTED) {
+        let kind = Kind::named(&schema);
+        self.close_groups(index, kind);
+        if (index == 0) != (kind == Some(Kind::LogStarted)) {
             return Err(Fault::Start);
         }
-        let own = match schema.as_str() {
-            record::LOG_STARTED => self.started(fields),
-            LOG_RESTARTED => self.restarted(index, entry, tree.root()),
-            LOG_CONTINUED => self.continued(index, fields, tree.root()),
-            record::KEY_ROTATED => self.key_rotated(index, entry, tree.root()),
-            record::HOLDOUT_REGISTERED => self.registered(index, entry),
-            record::HOLDOUT_POLICY => self.budgets_changed(index, entry),
-            record::HOLDOUT_COMPARED => self.compared(index, entry),
-            record::HOLDOUT_WITHDRAWN => self.withdrawn(index, fields),
-            record::HOLDOUT_RETIRED => self.retired(index, fields),
-            record::HOLDOUT_OPENED => self.opened(fields),
-            HOLDOUT_CHARGED => self.charged(index, entry),
-            record::CLAIM_CAPSULE => self.capsule(index, entry),
-            record::CLAIM_REVOKED => self.revoked(index, fields),
-            record::CREDIT_GRANTED => others::credit_granted(fields),
-            record::ACCOUNTS_IMPORTED => others::accounts_imported(fields),
-            DECISION_BATCH => self.decisions(entry),
-            POLICIES_IN_FORCE => self.policies(index, entry),
-            _ => Err(Fault::UnknownKind(schema)),
+        let own = match kind {
+            Some(kind) => self.of_kind(kind, index, entry, fields, tree),
+            None => Err(Fault::UnknownKind(schema)),
         };
         // The first fault of an entry is the one that explains the others.
         own.and(self.time(unix_ms))
+    }
+
+    /// Checks what an entry's kind demands. `fields` are the entry's, but for its schema; `tree` has those before it.
+    fn of_kind(
+        &mut self,
+        kind: Kind,
+        index: u64,
+        entry: &[u8],
+        fields: Fields,
+        tree: &Tree,
+    ) -> Result<(), Fault> {
+        match kind {
+            Kind::LogStarted => self.started(fields),
+            Kind::LogRestarted => self.restarted(index, entry, tree.root()),
+            Kind::LogContinued => self.continued(index, fields, tree.root()),
+            Kind::KeyRotated => self.key_rotated(index, entry, tree.root()),
+            Kind::HoldoutRegistered => self.registered(index, entry),
+            Kind::HoldoutPolicy => self.budgets_changed(index, entry),
+            Kind::HoldoutCompared => self.compared(index, entry),
+            Kind::HoldoutWithdrawn => self.withdrawn(index, fields),
+            Kind::HoldoutRetired => self.retired(index, fields),
+            Kind::HoldoutOpened => self.opened(fields),
+            Kind::HoldoutCharged => self.charged(index, entry),
+            Kind::ClaimCapsule => self.capsule(index, entry),
+            Kind::ClaimRevoked => self.revoked(index, fields),
+            Kind::CreditGranted => others::credit_granted(fields),
+            Kind::AccountsImported => others::accounts_imported(fields),
+            Kind::DecisionBatch => self.decisions(entry),
+            Kind::PoliciesInForce => self.policies(index, entry),
+        }
     }
 
     /// Every entry says when it was made, and none comes before the one before it.
@@ -363,11 +375,11 @@ impl Replay {
     }
 
     /// Entries that belong together stand together: what another kind of entry interrupts is complete.
-    fn close_groups(&mut self, index: u64, schema: &str) {
-        if self.restart.is_some() && schema != HOLDOUT_CHARGED {
+    fn close_groups(&mut self, index: u64, kind: Option<Kind>) {
+        if self.restart.is_some() && kind != Some(Kind::HoldoutCharged) {
             self.close_restart(index);
         }
-        if schema != record::HOLDOUT_COMPARED && schema != record::HOLDOUT_REGISTERED {
+        if !matches!(kind, Some(Kind::HoldoutCompared | Kind::HoldoutRegistered)) {
             self.close_comparison(index);
         }
     }

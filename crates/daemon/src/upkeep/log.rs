@@ -13,9 +13,9 @@ use evidenceos_kernel::{
     command::{Caller, Command, ContinueLog, Request, RestartLog},
     continuity::{HoldoutCharged, KnownTree},
     decide::decide,
-    decision::DecisionBatch,
+    decision::BatchRecorded,
     id::HoldoutId,
-    log_key::LogKey,
+    log_key::{KeyRotated, LogKey},
     record,
     state::{Resident, Stage},
 };
@@ -365,7 +365,7 @@ fn checked(
     while tree.size() < checkpoint.size() {
         let entries = source.bundle(tree.size() / WIDTH, checkpoint.size(), runtime)?;
         for entry in &entries[(tree.size() % WIDTH) as usize..] {
-            if let Ok(signed) = record::parse_key_rotated(entry) {
+            if let Ok(KeyRotated { signed, .. }) = KeyRotated::parse(entry) {
                 let link = &signed.link;
                 let follows = link.old_public_key == key.public_key
                     && link.tree_size == tree.size()
@@ -460,8 +460,8 @@ fn append(
         };
         // A clock that is behind must not let the next entry be older than this one.
         stage.advance_to(record::time_of(bytes).unwrap_or(0));
-        if let Ok((decisions, _)) = DecisionBatch::parse_entry(bytes) {
-            epoch = epoch.max(decisions.first.epoch());
+        if let Ok(recorded) = BatchRecorded::parse(bytes) {
+            epoch = epoch.max(recorded.batch.first.epoch());
         }
         own_work::load(&mut opened.store, &mut stage, &request)?;
         let index = stage.next_index();

@@ -537,7 +537,7 @@ async fn receipt(running: &Running, id: &str, headers: &str) -> Answer {
 
 /// Checks a receipt as anybody would, from bytes alone.
 fn must_prove(running: &Running, receipt: &str, decision: &Value) {
-    use evidenceos_kernel::decision::{DecisionBatch, DecisionReceipt, DecisionRecord};
+    use evidenceos_kernel::decision::{BatchRecorded, DecisionReceipt, DecisionRecord};
     use evidenceos_tlog::{Hash, SignedCheckpoint, VerifierKey, leaf_hash, verify_inclusion};
     let receipt: DecisionReceipt = serde_json::from_str(receipt).expect("a receipt");
     let key: VerifierKey = running.log_vkey().parse().expect("a key");
@@ -557,7 +557,8 @@ fn must_prove(running: &Running, receipt: &str, decision: &Value) {
         checkpoint.root(),
     )
     .expect("in the log");
-    let (batch, _) = DecisionBatch::parse_entry(receipt.entry.as_bytes()).expect("a batch");
+    let recorded = BatchRecorded::parse(receipt.entry.as_bytes()).expect("a batch");
+    let batch = recorded.batch;
     let leaf = leaf_hash(receipt.record.as_bytes());
     verify_inclusion(
         leaf,

@@ -11,9 +11,7 @@ use evidenceos_daemon::{
     policies::{self, Manifest, NO_POLICIES, Policies, PoliciesError, Verdict, preflight_input},
 };
 use evidenceos_kernel::{
-    claim::PolicyCode,
-    in_force::{InForce, POLICIES_IN_FORCE},
-    record::{self, Capsule},
+    claim::PolicyCode, entry::Kind, in_force::PoliciesStated, record::Capsule,
 };
 use evidenceos_proto as wire;
 use evidenceos_sandbox::Sandbox;
@@ -639,19 +637,16 @@ fn a_veto_keeps_a_run_from_being_judged_until_a_reload_takes_it_back() {
         let entries = client.entries().await;
         let stated = entries
             .iter()
-            .filter_map(|entry| InForce::parse(entry).ok())
+            .filter_map(|entry| Some(PoliciesStated::parse(entry).ok()?.in_force))
             .collect::<Vec<_>>();
         assert_eq!(stated.len(), 4);
         let now = Policies::load(&place, &sandbox(), false).expect("loads");
         assert_eq!(stated[3].policies, now.digest());
         assert_eq!(stated[3].roles, None);
-        let kinds = entries.iter().filter_map(|entry| {
-            let schema = record::schema_of(entry)?;
-            match schema.as_str() {
-                POLICIES_IN_FORCE => Some('p'),
-                record::CLAIM_CAPSULE => Some('c'),
-                _ => None,
-            }
+        let kinds = entries.iter().filter_map(|entry| match Kind::of(entry)? {
+            Kind::PoliciesInForce => Some('p'),
+            Kind::ClaimCapsule => Some('c'),
+            _ => None,
         });
         assert_eq!(kinds.collect::<String>(), "pcpcpccpc");
     });

@@ -1,6 +1,6 @@
 //! What is public: server info, the log, revocations, opened holdouts; reflection and health.
 
-use evidenceos_kernel::{record, trace};
+use evidenceos_kernel::{entry::Kind, record, trace};
 use evidenceos_proto as wire;
 use tokio_stream::StreamExt as _;
 use tonic::Code;
@@ -99,17 +99,13 @@ fn the_log_begins_with_its_origin_and_holds_every_capsule() {
             .list_entries(wire::ListEntriesRequest::default())
             .await;
         let listed = listed.expect("public").into_inner();
-        let schemas: Vec<_> = listed
-            .entries
-            .iter()
-            .filter_map(|e| record::schema_of(e))
-            .collect();
+        let kinds: Vec<_> = listed.entries.iter().filter_map(|e| Kind::of(e)).collect();
         assert_eq!(
-            schemas,
+            kinds,
             [
-                record::LOG_STARTED,
-                record::HOLDOUT_REGISTERED,
-                record::CLAIM_CAPSULE
+                Kind::LogStarted,
+                Kind::HoldoutRegistered,
+                Kind::ClaimCapsule
             ]
         );
         let capsule = record::Capsule::parse(&listed.entries[2]).expect("canonical");

@@ -3,7 +3,7 @@
 use std::fs;
 
 use evidenceos_daemon::config::Settings;
-use evidenceos_kernel::in_force::{InForce, NO_POLICIES};
+use evidenceos_kernel::in_force::{InForce, NO_POLICIES, PoliciesStated};
 use evidenceos_proto::{self as wire, evidence_os_client::EvidenceOsClient};
 use rcgen::ExtendedKeyUsagePurpose as Usage;
 use sha2::{Digest as _, Sha256};
@@ -238,7 +238,7 @@ fn a_role_that_is_taken_away_is_gone_with_the_next_call() {
         let entries = client.entries().await;
         let stated: Vec<InForce> = entries
             .iter()
-            .filter_map(|entry| InForce::parse(entry).ok())
+            .filter_map(|entry| Some(PoliciesStated::parse(entry).ok()?.in_force))
             .collect();
         assert_eq!(stated.len(), 2);
         assert!(stated.iter().all(|stated| stated.policies == NO_POLICIES));

@@ -6,11 +6,7 @@ use std::{
 };
 
 use evidenceos_driver::{Input, Stated, mailbox};
-use evidenceos_kernel::{
-    id::Digest,
-    in_force::{InForce, POLICIES_IN_FORCE},
-    record,
-};
+use evidenceos_kernel::{entry::Entry, id::Digest, in_force::InForce};
 use evidenceos_store::memory::Fault;
 
 use crate::bench::{Bench, create, submitter};
@@ -34,11 +30,13 @@ fn state(bench: &mut Bench, in_force: InForce) -> Receiver<()> {
 /// What the log states, with the index of each statement.
 fn stated(bench: &mut Bench) -> Vec<(usize, InForce)> {
     let entries = bench.driver.store_mut().memory.entries();
-    let statements = entries.iter().enumerate().filter(|(_, entry)| {
-        record::schema_of(&entry.bytes).is_some_and(|schema| schema == POLICIES_IN_FORCE)
-    });
-    statements
-        .map(|(at, entry)| (at, InForce::parse(&entry.bytes).expect("a statement")))
+    let in_force = |entry: &[u8]| match Entry::parse(entry) {
+        Ok(Entry::PoliciesInForce(stated)) => Some(stated.in_force),
+        _ => None,
+    };
+    let entries = entries.iter().enumerate();
+    entries
+        .filter_map(|(at, entry)| Some((at, in_force(&entry.bytes)?)))
         .collect()
 }
 

@@ -1,7 +1,7 @@
 //! Keys that follow one another, and keys that never leave their KMS.
 
 use evidenceos_driver::{Input, Signer as _};
-use evidenceos_kernel::{log_key::LogKey, record};
+use evidenceos_kernel::log_key::{KeyRotated, LogKey};
 use evidenceos_store::{Head, memory::Fault};
 use evidenceos_tlog::{SignerKey, Tree, sth};
 
@@ -47,7 +47,8 @@ fn a_key_that_takes_over_is_linked_by_both_keys_to_the_tree_before() {
 
     let memory = &bench.driver.store_mut().memory;
     let entry = &memory.entries()[before.size as usize];
-    let signed = record::parse_key_rotated(&entry.bytes).expect("a key link");
+    let rotated = KeyRotated::parse(&entry.bytes).expect("a key link");
+    let signed = rotated.signed;
     assert_eq!(signed.link.tree_size, before.size);
     assert_eq!(signed.link.root, before.root);
     assert_eq!(signed.link.origin, ORIGIN);

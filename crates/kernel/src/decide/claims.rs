@@ -12,7 +12,7 @@ use crate::{
     command::{Caller, Decision, Event, Reply},
     holdout::MICROS,
     id::{ClaimId, Digest},
-    record,
+    record::ClaimRevoked,
     refusal::{Refusal, Step},
     state::Stage,
 };
@@ -325,6 +325,12 @@ pub(super) fn revoke(stage: &Stage<'_>, claim: &Claim, reason: &str) -> Result<D
         });
     };
     let now = stage.now_unix_ms();
+    let entry = ClaimRevoked {
+        claim: claim.id,
+        capsule: settlement.capsule_hash,
+        reason: reason.to_owned(),
+        revoked_unix_ms: now,
+    };
     let revocation = Revocation {
         reason: reason.to_owned(),
         revoked_unix_ms: now,
@@ -335,12 +341,7 @@ pub(super) fn revoke(stage: &Stage<'_>, claim: &Claim, reason: &str) -> Result<D
             claim: claim.id,
             revocation,
         }],
-        entries: vec![record::claim_revoked(
-            claim.id,
-            settlement.capsule_hash,
-            reason,
-            now,
-        )],
+        entries: vec![entry.to_bytes()],
         reply: Reply::Revoked { at_unix_ms: now },
     })
 }

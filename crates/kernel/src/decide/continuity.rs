@@ -6,13 +6,13 @@ use crate::{
     bits::MicroBits,
     claim::{Claim, ClaimState, Reason, Revocation, Settlement},
     command::{Caller, ContinueLog, Decision, Event, Reply, RestartLog},
-    continuity::{HOLDOUT_CHARGED, HoldoutCharged, LOG_RESTARTED, LogContinued, LogRestarted},
+    continuity::{HoldoutCharged, LogContinued, LogRestarted},
     decide::runs,
+    entry::Entry,
     holdout::{Holdout, HoldoutStatus},
     id::{ClaimId, Digest, HoldoutId},
-    in_force::{InForce, POLICIES_IN_FORCE},
     log_key::LogKey,
-    record::{self, Capsule},
+    record::{Capsule, ClaimRevoked},
     refusal::Refusal,
     state::Stage,
 };
@@ -164,72 +164,71 @@ pub(super) fn recover(
     entry: &[u8],
 ) -> Result<Decision, Refusal> {
     caller.must_operate()?;
-    let unreadable = |error: record::RecordError| {
+    // An entry of a kind that this release does not know may charge a budget: without its effect
+    // the holdout would release that much again.
+    let read = Entry::parse(entry).map_err(|error| {
         Refusal::field("entry", format!("{error}; this is no entry of this log"))
-    };
-    let schema = record::schema_of(entry).unwrap_or_default();
-    let event = match schema.as_str() {
-        record::CLAIM_CAPSULE => {
-            settled(stage, &Capsule::parse(entry).map_err(unreadable)?, entry)?
-        }
-        record::CLAIM_REVOKED => revoked(stage, entry),
-        record::HOLDOUT_RETIRED => held(stage, entry)
+    })?;
+    Ok(Decision {
+        events: effect(stage, &read, entry)?
+            .into_iter()
+            .chain([Event::LogCarriedOn])
+            .collect(),
+        entries: vec![entry.to_vec()],
+        reply: Reply::Done,
+    })
+}
+
+/// What an entry that comes back changes, if it changes anything.
+fn effect(stage: &Stage<'_>, entry: &Entry, bytes: &[u8]) -> Result<Option<Event>, Refusal> {
+    let holdout = |id: &HoldoutId| stage.holdout(id);
+    let known = |id: &HoldoutId| holdout(id).is_some();
+    Ok(match entry {
+        Entry::ClaimCapsule(capsule) => settled(stage, capsule, bytes)?,
+        Entry::ClaimRevoked(entry) => revoked(stage, entry),
+        Entry::HoldoutRetired(entry) => holdout(&entry.holdout)
             .filter(|holdout| holdout.status == HoldoutStatus::Registered)
             .map(|holdout| Event::HoldoutRetired(holdout.id)),
-        record::HOLDOUT_OPENED => held(stage, entry)
+        Entry::HoldoutOpened(entry) => holdout(&entry.holdout)
             .filter(|holdout| holdout.status != HoldoutStatus::Opened)
             .map(|holdout| Event::HoldoutOpened(holdout.id)),
-        record::KEY_ROTATED => {
-            let signed = record::parse_key_rotated(entry).map_err(unreadable)?;
-            let since = stage.next_index() + 1;
-            Some(Event::KeyRotated(LogKey::new(
-                signed.link.new_public_key,
-                since,
-            )))
-        }
-        record::HOLDOUT_POLICY => {
-            let changed = record::BudgetsChanged::parse(entry).map_err(unreadable)?;
-            let known = stage.holdout(&changed.holdout).is_some();
-            known.then_some(Event::BudgetsNarrowed {
+        Entry::HoldoutWithdrawn(entry) => holdout(&entry.holdout)
+            .filter(|holdout| holdout.status != HoldoutStatus::Withdrawn)
+            .map(|holdout| Event::HoldoutWithdrawn(holdout.id)),
+        Entry::HoldoutPolicy(changed) => {
+            known(&changed.holdout).then_some(Event::BudgetsNarrowed {
                 holdout: changed.holdout,
                 narrower: changed.budgets,
             })
         }
-        record::HOLDOUT_COMPARED => {
-            let compared = record::Compared::parse(entry).map_err(unreadable)?;
-            let known = stage.holdout(&compared.holdout).is_some();
-            known.then_some(Event::HoldoutCompared {
+        Entry::HoldoutCompared(compared) => {
+            known(&compared.holdout).then_some(Event::HoldoutCompared {
                 holdout: compared.holdout,
                 answers: compared.answers,
                 sealed: compared.sealed,
             })
         }
-        record::HOLDOUT_WITHDRAWN => held(stage, entry)
-            .filter(|holdout| holdout.status != HoldoutStatus::Withdrawn)
-            .map(|holdout| Event::HoldoutWithdrawn(holdout.id)),
-        HOLDOUT_CHARGED => {
-            let charged = HoldoutCharged::parse(entry).map_err(unreadable)?;
-            stage
-                .holdout(&charged.holdout)
-                .is_some()
-                .then(|| charged_event(charged))
+        Entry::HoldoutCharged(charged) => known(&charged.holdout).then(|| charged_event(*charged)),
+        Entry::KeyRotated(entry) => {
+            let since = stage.next_index() + 1;
+            let key = LogKey::new(entry.signed.link.new_public_key, since);
+            Some(Event::KeyRotated(key))
         }
-        POLICIES_IN_FORCE => {
-            let in_force = InForce::parse(entry).map_err(unreadable)?;
-            Some(Event::PoliciesStated(in_force))
-        }
-        LOG_RESTARTED => {
+        Entry::PoliciesInForce(stated) => Some(Event::PoliciesStated(stated.in_force)),
+        Entry::LogRestarted(_) => {
             return Err(Refusal::field(
                 "entry",
                 "the log went on under another name there; recover it from where it has its own",
             ));
         }
-        _ => None,
-    };
-    Ok(Decision {
-        events: event.into_iter().chain([Event::LogCarriedOn]).collect(),
-        entries: vec![entry.to_vec()],
-        reply: Reply::Done,
+        // The items of a holdout, the names behind accounts and the records of decisions are not
+        // in the log, so they stay lost.
+        Entry::LogStarted(_)
+        | Entry::LogContinued(_)
+        | Entry::HoldoutRegistered(_)
+        | Entry::CreditGranted(_)
+        | Entry::AccountsImported(_)
+        | Entry::DecisionBatch(_) => None,
     })
 }
 
@@ -271,23 +270,18 @@ fn settled(stage: &Stage<'_>, capsule: &Capsule, entry: &[u8]) -> Result<Option<
     }))
 }
 
-fn revoked(stage: &Stage<'_>, entry: &[u8]) -> Option<Event> {
-    let (claim, reason, revoked_unix_ms) = record::parse_claim_revoked(entry).ok()?;
-    let found: &Claim = stage.claim(&claim)?;
+fn revoked(stage: &Stage<'_>, entry: &ClaimRevoked) -> Option<Event> {
+    let found: &Claim = stage.claim(&entry.claim)?;
     (found.settlement.is_some() && found.state != ClaimState::Revoked).then(|| {
         Event::ClaimRevoked {
-            claim,
+            claim: entry.claim,
             revocation: Revocation {
-                reason,
-                revoked_unix_ms,
+                reason: entry.reason.clone(),
+                revoked_unix_ms: entry.revoked_unix_ms,
                 index: stage.next_index(),
             },
         }
     })
-}
-
-fn held<'s>(stage: &'s Stage<'_>, entry: &[u8]) -> Option<&'s Holdout> {
-    stage.holdout(&record::holdout_of(entry)?)
 }
 
 /// The rows that a recovered entry is about: its claim, holdout and owner.
@@ -295,6 +289,6 @@ pub(crate) fn subject(entry: &[u8]) -> (Option<ClaimId>, Option<Capsule>) {
     if let Ok(capsule) = Capsule::parse(entry) {
         return (Some(capsule.claim_id), Some(capsule));
     }
-    let revoked = record::parse_claim_revoked(entry).ok();
-    (revoked.map(|(claim, _, _)| claim), None)
+    let revoked = ClaimRevoked::parse(entry).ok();
+    (revoked.map(|revoked| revoked.claim), None)
 }

@@ -13,7 +13,7 @@ use crate::{
     command::{Caller, Decision, Event, ImportedAccount, Reply, RunReport},
     holdout::Holdout,
     id::{ClaimId, Digest, OwnerTag},
-    record,
+    record::{AccountsImported, CreditGranted},
     refusal::{Pool, Refusal},
     state::Stage,
 };
@@ -227,14 +227,15 @@ pub(super) fn grant(
         amount,
         reason: reason.to_owned(),
     });
+    let entry = CreditGranted {
+        owner,
+        amount,
+        reason: reason.to_owned(),
+        granted_unix_ms: stage.now_unix_ms(),
+    };
     Ok(Decision {
         events,
-        entries: vec![record::credit_granted(
-            owner,
-            amount,
-            reason,
-            stage.now_unix_ms(),
-        )],
+        entries: vec![entry.to_bytes()],
         reply: Reply::Credit(account.unburned()),
     })
 }
@@ -285,10 +286,15 @@ pub(super) fn import(
             events.push(Event::AccountImported(Box::new(after)));
         }
     }
-    let entry = record::accounts_imported(events.len() as u64, file, reason, stage.now_unix_ms());
+    let entry = AccountsImported {
+        accounts: events.len() as u64,
+        file,
+        reason: reason.to_owned(),
+        imported_unix_ms: stage.now_unix_ms(),
+    };
     Ok(Decision {
         events,
-        entries: vec![entry],
+        entries: vec![entry.to_bytes()],
         reply: Reply::Done,
     })
 }

@@ -2,7 +2,7 @@
 
 use crate::{
     command::{Caller, Decision, Event, NewDecisions, Reply},
-    decision::DecisionId,
+    decision::{BatchRecorded, DecisionId},
     refusal::Refusal,
     state::Stage,
 };
@@ -15,12 +15,16 @@ pub(super) fn record(
     new: &NewDecisions,
 ) -> Result<Decision, Refusal> {
     caller.must_operate()?;
+    let entry = BatchRecorded {
+        batch: new.batch,
+        recorded_unix_ms: stage.now_unix_ms(),
+    };
     Ok(Decision {
         events: vec![Event::DecisionsRecorded {
             batch: new.batch,
             index: stage.next_index(),
         }],
-        entries: vec![new.batch.to_entry(stage.now_unix_ms())],
+        entries: vec![entry.to_bytes()],
         reply: Reply::Done,
     })
 }

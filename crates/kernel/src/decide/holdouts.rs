@@ -5,7 +5,7 @@ use crate::{
     command::{Caller, Decision, Event, PutHoldout, Reply},
     holdout::{Description, Holdout, HoldoutStatus, MAX_ITEMS, Meter, NarrowerBudgets},
     id::HoldoutId,
-    record::{self, BudgetsChanged},
+    record::{BudgetsChanged, HoldoutOpened, HoldoutRetired, MAX_ENTRY_LEN, Registered},
     refusal::Refusal,
     state::Stage,
 };
@@ -35,7 +35,8 @@ pub(super) fn put(
         ..put.description.clone()
     };
     let now = stage.now_unix_ms();
-    let entry = record::holdout_registered(&put.reference, &description, now);
+    let registered = Registered::new(put.reference.clone(), description, now);
+    let entry = registered.to_bytes();
     fits(&entry)?;
     let comparison = comparison::of(stage, put)?;
     if let Some(refused) = comparison.refusal {
@@ -47,9 +48,9 @@ pub(super) fn put(
     }
     let holdout = Holdout {
         seq: stage.counters().next_holdout_seq,
-        id: record::holdout_id(&entry),
-        reference: put.reference.clone(),
-        description,
+        id: registered.id,
+        reference: registered.reference,
+        description: registered.description,
         blob: put.blob,
         labels_key: put.labels_key,
         has_item_ids: put.has_item_ids,
@@ -85,7 +86,7 @@ pub(super) fn put(
 
 /// The public description is a log entry, and lists of answer prices are what makes it long.
 fn fits(entry: &[u8]) -> Result<(), Refusal> {
-    if entry.len() <= record::MAX_ENTRY_LEN {
+    if entry.len() <= MAX_ENTRY_LEN {
         return Ok(());
     }
     Err(Refusal::EntryTooLong {
@@ -147,9 +148,14 @@ pub(super) fn retire(
         status: HoldoutStatus::Retired,
         ..holdout.clone()
     };
+    let entry = HoldoutRetired {
+        holdout: *id,
+        reason: reason.to_owned(),
+        retired_unix_ms: stage.now_unix_ms(),
+    };
     Ok(Decision {
         events: vec![Event::HoldoutRetired(*id)],
-        entries: vec![record::holdout_retired(*id, reason, stage.now_unix_ms())],
+        entries: vec![entry.to_bytes()],
         reply: Reply::Holdout(Box::new(retired)),
     })
 }
@@ -179,9 +185,13 @@ pub(super) fn open(
                 status: HoldoutStatus::Opened,
                 ..holdout.clone()
             };
+            let entry = HoldoutOpened {
+                holdout: *id,
+                opened_unix_ms: stage.now_unix_ms(),
+            };
             Ok(Decision {
                 events: vec![Event::HoldoutOpened(*id)],
-                entries: vec![record::holdout_opened(*id, stage.now_unix_ms())],
+                entries: vec![entry.to_bytes()],
                 reply: Reply::Holdout(Box::new(opened)),
             })
         }

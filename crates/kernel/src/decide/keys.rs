@@ -6,8 +6,7 @@ use crate::{
     command::{Caller, Decision, Event, Reply},
     holdout::HoldoutStatus,
     id::{Digest, HoldoutId},
-    log_key::{LogKey, SignedKeyLink},
-    record,
+    log_key::{KeyRotated, LogKey, SignedKeyLink},
     refusal::Refusal,
     state::Stage,
 };
@@ -22,9 +21,13 @@ pub(super) fn rotate(stage: &Stage<'_>, signed: &SignedKeyLink) -> Decision {
         "a key link is about the tree just before it"
     );
     let key = LogKey::new(link.new_public_key, link.tree_size + 1);
+    let entry = KeyRotated {
+        signed: signed.clone(),
+        rotated_unix_ms: stage.now_unix_ms(),
+    };
     Decision {
         events: vec![Event::KeyRotated(key)],
-        entries: vec![record::key_rotated(signed, stage.now_unix_ms())],
+        entries: vec![entry.to_bytes()],
         reply: Reply::Done,
     }
 }

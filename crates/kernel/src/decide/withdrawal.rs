@@ -6,7 +6,7 @@ use crate::{
     command::{Caller, Decision, Event, Reply},
     holdout::{Holdout, HoldoutStatus},
     id::{Digest, HoldoutId},
-    record,
+    record::HoldoutWithdrawn,
     refusal::Refusal,
     state::Stage,
 };
@@ -39,9 +39,14 @@ pub(super) fn withdraw(
         status: HoldoutStatus::Withdrawn,
         ..holdout.clone()
     };
+    let entry = HoldoutWithdrawn {
+        holdout: *id,
+        reason: reason.to_owned(),
+        withdrawn_unix_ms: stage.now_unix_ms(),
+    };
     Ok(Decision {
         events: vec![Event::HoldoutWithdrawn(*id)],
-        entries: vec![record::holdout_withdrawn(*id, reason, stage.now_unix_ms())],
+        entries: vec![entry.to_bytes()],
         reply: Reply::Holdout(Box::new(withdrawn)),
     })
 }

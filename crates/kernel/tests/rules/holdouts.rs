@@ -4,7 +4,7 @@ use evidenceos_kernel::{
     command::{Command, PutHoldout, Reply},
     holdout::HoldoutStatus,
     id::{Digest, HoldoutId},
-    record::{self, Registered},
+    record::{HoldoutOpened, HoldoutRetired, Registered},
     refusal::{Refusal, RefusalKind, Role},
 };
 
@@ -144,9 +144,21 @@ fn retiring_and_opening_again_appends_nothing() {
     for (command, entry) in [
         (
             retire(id),
-            record::holdout_retired(id, "spent", START_UNIX_MS),
+            HoldoutRetired {
+                holdout: id,
+                reason: "spent".to_owned(),
+                retired_unix_ms: START_UNIX_MS,
+            }
+            .to_bytes(),
         ),
-        (open(id), record::holdout_opened(id, START_UNIX_MS)),
+        (
+            open(id),
+            HoldoutOpened {
+                holdout: id,
+                opened_unix_ms: START_UNIX_MS,
+            }
+            .to_bytes(),
+        ),
     ] {
         for _ in 0..2 {
             let reply = world.ask(OPERATOR, command.clone());

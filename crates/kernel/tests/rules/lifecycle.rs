@@ -4,7 +4,7 @@ use evidenceos_kernel::{
     claim::{ClaimState, Outcome, Terms},
     command::{Caller, Command, Reply},
     id::{ClaimId, Digest, HoldoutId},
-    record,
+    record::ClaimRevoked,
     refusal::{Refusal, RefusalKind, Step},
 };
 
@@ -279,9 +279,13 @@ fn a_revocation_is_an_entry_and_keeps_the_result() {
         world.ask(submitter(1), revoke(id)),
         Ok(Reply::Revoked { at_unix_ms })
     );
-    let reason = "a leak in the training rows";
-    let entry = record::claim_revoked(id, capsule, reason, at_unix_ms);
-    assert_eq!(world.entries.last(), Some(&entry));
+    let entry = ClaimRevoked {
+        claim: id,
+        capsule,
+        reason: "a leak in the training rows".to_owned(),
+        revoked_unix_ms: at_unix_ms,
+    };
+    assert_eq!(world.entries.last(), Some(&entry.to_bytes()));
     let claim = &world.claims[&id];
     assert!(claim.settlement.is_some());
     let index = claim.revocation.as_ref().map(|r| r.index);

@@ -7,10 +7,10 @@ use evidenceos_kernel::{
     evidence::Strategy,
     holdout::{NarrowerBudgets, NullSpec},
     id::{ClaimId, Digest, HoldoutId},
-    in_force::InForce,
-    log_key::{KeyLink, SignedKeyLink},
+    in_force::{InForce, PoliciesStated},
+    log_key::{KeyLink, KeyRotated, SignedKeyLink},
     price::{AnswerPrices, Multiplicity, SettlementPrices},
-    record::{self, AnswerTally, BudgetsChanged, Capsule, Compared, Registered},
+    record::{AnswerTally, BudgetsChanged, Capsule, ClaimRevoked, Compared, Registered},
 };
 
 use crate::world::{OPERATOR, Script, World, bits, holdout, policy, submitter};
@@ -122,15 +122,31 @@ fn a_field_too_many_is_refused_in_every_entry() {
             |b| Compared::parse(b).is_ok(),
         ),
         (
-            record::claim_revoked(ClaimId([1; 32]), digest, "why", 1),
-            |b| record::parse_claim_revoked(b).is_ok(),
+            ClaimRevoked {
+                claim: ClaimId([1; 32]),
+                capsule: digest,
+                reason: "why".to_owned(),
+                revoked_unix_ms: 1,
+            }
+            .to_bytes(),
+            |b| ClaimRevoked::parse(b).is_ok(),
         ),
-        (record::key_rotated(&link, 1), |b| {
-            record::parse_key_rotated(b).is_ok()
-        }),
-        (InForce::default().to_bytes(1), |b| {
-            InForce::parse(b).is_ok()
-        }),
+        (
+            KeyRotated {
+                signed: link,
+                rotated_unix_ms: 1,
+            }
+            .to_bytes(),
+            |b| KeyRotated::parse(b).is_ok(),
+        ),
+        (
+            PoliciesStated {
+                in_force: InForce::default(),
+                in_force_unix_ms: 1,
+            }
+            .to_bytes(),
+            |b| PoliciesStated::parse(b).is_ok(),
+        ),
         (
             HoldoutCharged {
                 holdout,

@@ -7,7 +7,7 @@ use evidenceos_kernel::{
     holdout::{HoldoutStatus, Meter, NarrowerBudgets},
     id::Digest,
     in_force::InForce,
-    log_key::{KeyLink, LogKey, SignedKeyLink},
+    log_key::{KeyLink, KeyRotated, LogKey, SignedKeyLink},
     record,
     refusal::Refusal,
 };
@@ -174,6 +174,21 @@ fn what_a_restart_charged_is_charged_again() {
 }
 
 #[test]
+fn an_entry_of_an_unknown_kind_is_refused_since_it_may_have_charged() {
+    let mut world = judged();
+    for entry in [
+        &br#"{"at_unix_ms":1,"schema":"evidenceos.v2.weather"}"#[..],
+        br#"{"holdout_id_hex":"00","schema":"evidenceos.v2.holdout_retired"}"#,
+        b"{}",
+    ] {
+        let before = world.entries.len();
+        let recover = Command::RecoverEntry(entry.to_vec());
+        assert!(world.ask(OPERATOR, recover).is_err());
+        assert_eq!(world.entries.len(), before);
+    }
+}
+
+#[test]
 fn a_key_signs_from_the_entry_after_the_one_that_names_it() {
     let mut world = judged();
     assert_eq!(world.entries.len(), 2);
@@ -183,7 +198,8 @@ fn a_key_signs_from_the_entry_after_the_one_that_names_it() {
     let follows = [Event::KeyRotated(LogKey::new([2; 32], 3))];
     assert_eq!(what_it_did(&first), follows);
     let entry = first.entries.last().expect("an entry").clone();
-    assert_eq!(record::parse_key_rotated(&entry), Ok(link(2)));
+    let read = KeyRotated::parse(&entry).expect("a key link");
+    assert_eq!(read.signed, link(2));
     assert_eq!(recover(&mut world, &entry), follows);
 }
 

@@ -6,13 +6,17 @@ use evidenceos_kernel::{
     bits::MicroBits,
     claim::{Artifact, ClaimState, Outcome, Reason, Terms},
     command::{Caller, Command, PutHoldout, RunEnd, RunReport},
+    continuity::{BegunBy, LogStarted},
     decide::dependency_merkle_root,
+    entry::Kind,
     holdout::{MAX_ITEMS, NarrowerBudgets},
     id::{ClaimId, Digest, HoldoutId, OwnerTag},
-    in_force::InForce,
+    in_force::{InForce, PoliciesStated},
     price::{AnswerPrices, Multiplicity, SettlementPrices},
     record::{
-        self, AnswerTally, BudgetsChanged, Capsule, Compared, Ledger, MAX_ENTRY_LEN, RunPlace,
+        AccountsImported, AnswerTally, BudgetsChanged, Capsule, ClaimRevoked, Compared,
+        CreditGranted, HoldoutOpened, HoldoutRetired, HoldoutWithdrawn, Ledger, MAX_ENTRY_LEN,
+        Registered, RunPlace,
     },
     refusal::{Refusal, RefusalKind},
 };
@@ -37,11 +41,12 @@ fn with_prices(lists: &[(u32, u64)]) -> PutHoldout {
 }
 
 fn entry_len(put: &PutHoldout) -> usize {
-    record::holdout_registered(
-        &put.reference,
-        &put.description,
+    Registered::new(
+        put.reference.clone(),
+        put.description.clone(),
         crate::world::START_UNIX_MS,
     )
+    .to_bytes()
     .len()
 }
 
@@ -86,7 +91,7 @@ proptest! {
         match ask(put) {
             Ok(world) => {
                 prop_assert!(len <= MAX_ENTRY_LEN);
-                prop_assert!(record::Registered::parse(&world.entries[0]).is_ok());
+                prop_assert!(Registered::parse(&world.entries[0]).is_ok());
             }
             Err(refused) => prop_assert!(len > MAX_ENTRY_LEN, "{len}: {refused}"),
         }
@@ -158,18 +163,60 @@ fn the_largest_entry_of_every_command_fits() {
     };
     let entries = [
         largest_capsule().to_bytes(),
-        record::log_started(&text, Digest([0xff; 32]), &text, MOST),
-        record::credit_granted(OwnerTag([0xff; 16]), MOST, &text, MOST),
-        record::accounts_imported(MOST, Digest([0xff; 32]), &text, MOST),
-        record::holdout_retired(id, &text, MOST),
-        record::holdout_opened(id, MOST),
-        record::holdout_withdrawn(id, &text, MOST),
-        record::claim_revoked(ClaimId([0xff; 32]), Digest([0xff; 32]), &text, MOST),
-        InForce {
-            policies: Digest([0xff; 32]),
-            roles: Some(Digest([0xff; 32])),
+        LogStarted {
+            origin: text.clone(),
+            key_id: Digest([0xff; 32]),
+            software: text.clone(),
+            begun_by: Some(BegunBy::Operator),
+            started_unix_ms: MOST,
         }
-        .to_bytes(MOST),
+        .to_bytes(),
+        CreditGranted {
+            owner: OwnerTag([0xff; 16]),
+            amount: MOST,
+            reason: text.clone(),
+            granted_unix_ms: MOST,
+        }
+        .to_bytes(),
+        AccountsImported {
+            accounts: MOST,
+            file: Digest([0xff; 32]),
+            reason: text.clone(),
+            imported_unix_ms: MOST,
+        }
+        .to_bytes(),
+        HoldoutRetired {
+            holdout: id,
+            reason: text.clone(),
+            retired_unix_ms: MOST,
+        }
+        .to_bytes(),
+        HoldoutOpened {
+            holdout: id,
+            opened_unix_ms: MOST,
+        }
+        .to_bytes(),
+        HoldoutWithdrawn {
+            holdout: id,
+            reason: text.clone(),
+            withdrawn_unix_ms: MOST,
+        }
+        .to_bytes(),
+        ClaimRevoked {
+            claim: ClaimId([0xff; 32]),
+            capsule: Digest([0xff; 32]),
+            reason: text,
+            revoked_unix_ms: MOST,
+        }
+        .to_bytes(),
+        PoliciesStated {
+            in_force: InForce {
+                policies: Digest([0xff; 32]),
+                roles: Some(Digest([0xff; 32])),
+            },
+            in_force_unix_ms: MOST,
+        }
+        .to_bytes(),
         BudgetsChanged {
             holdout: id,
             budgets,
@@ -186,10 +233,10 @@ fn the_largest_entry_of_every_command_fits() {
         .to_bytes(),
     ];
     for entry in entries {
-        let kind = record::schema_of(&entry).expect("a kind");
+        let kind = Kind::of(&entry).expect("a kind");
         assert!(
             entry.len() <= MAX_ENTRY_LEN,
-            "{kind}: {} bytes",
+            "{kind:?}: {} bytes",
             entry.len()
         );
     }

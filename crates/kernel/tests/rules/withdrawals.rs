@@ -4,7 +4,7 @@ use evidenceos_kernel::{
     command::{Command, PutHoldout, Reply},
     holdout::{Holdout, HoldoutStatus},
     id::{Digest, HoldoutId},
-    record,
+    record::HoldoutWithdrawn,
     refusal::{Refusal, Role},
 };
 
@@ -39,10 +39,8 @@ fn it_takes_no_claims_and_its_name_and_labels_are_free_again() {
     let first = world.holdout;
     let reply = world.ask(OPERATOR, withdraw(first));
     assert!(matches!(reply, Ok(Reply::Holdout(h)) if h.status == HoldoutStatus::Withdrawn));
-    assert_eq!(
-        record::holdout_of(world.entries.last().expect("an entry")),
-        Some(first)
-    );
+    let entry = HoldoutWithdrawn::parse(world.entries.last().expect("an entry"));
+    assert_eq!(entry.expect("a withdrawal").holdout, first);
     for command in [execute(queued), created] {
         let refused = world.ask(submitter(1), command);
         assert_eq!(refused, Err(Refusal::HoldoutWithdrawn("main".to_owned())));

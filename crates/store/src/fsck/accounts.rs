@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use evidenceos_kernel::{
     account::{Account, Totals},
     claim::{Claim, ClaimState},
+    entry::Entry,
     id::{HoldoutId, OwnerTag},
-    record,
 };
 
 use super::{Examination, RESTORE, TELL, each, history::each_entry, rows};
@@ -156,13 +156,10 @@ fn holdouts(
 /// What the log says was granted was granted; imports grant beside it.
 fn grants(on: &mut Examination<'_>) -> Result<(), StoreError> {
     let mut granted = 0u128;
-    each_entry(on, false, |on, index, _, bytes| {
-        if record::schema_of(bytes).as_deref() == Some(record::CREDIT_GRANTED) {
-            let entry: Option<serde_json::Value> = serde_json::from_slice(bytes).ok();
-            match entry.and_then(|entry| entry["amount"].as_u64()) {
-                Some(amount) => granted += u128::from(amount),
-                None => on.note("entries", index, "a grant without an amount", TELL),
-            }
+    each_entry(on, false, |_, _, _, bytes| {
+        // The check of the ledger notes a grant that cannot be read.
+        if let Ok(Entry::CreditGranted(grant)) = Entry::parse(bytes) {
+            granted += u128::from(grant.amount);
         }
         Ok(())
     })?;

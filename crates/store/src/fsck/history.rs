@@ -1,10 +1,9 @@
 //! What only grows: entries, the signed head over them, the keys that signed, the journal.
 
 use evidenceos_kernel::{
-    cj,
-    id::Digest,
+    entry::Entry,
     log_key::{LogKey, SignedKeyLink},
-    record,
+    record::{self, ClaimRevoked},
 };
 use evidenceos_tlog::{
     Hash, SignedCheckpoint, Tree, VerifierKey, leaf_hash, note::KeyKind, sth::verify_sth,
@@ -151,10 +150,9 @@ pub(super) fn log_keys(on: &mut Examination<'_>) -> Result<u64, StoreError> {
         let before = tree.root();
         tree.append(leaf);
         drop(tree.take_full_tiles());
-        match record::schema_of(bytes).as_deref() {
-            Some(record::LOG_STARTED) => {
-                let named = text(bytes, "key_id_hex");
-                let fits = current.is_some_and(|key| named == Some(key.id.to_hex()));
+        match Entry::parse(bytes) {
+            Ok(Entry::LogStarted(started)) => {
+                let fits = current.is_some_and(|key| key.id == started.key_id);
                 on.must(
                     fits,
                     ("log_keys", index),
@@ -162,15 +160,14 @@ pub(super) fn log_keys(on: &mut Examination<'_>) -> Result<u64, StoreError> {
                     RESTORE,
                 );
             }
-            Some(record::KEY_ROTATED) => {
+            Ok(Entry::KeyRotated(rotated)) => {
                 let next = known.next().copied();
-                let fits = record::parse_key_rotated(bytes).is_ok_and(|signed| {
-                    signed.link.tree_size == index
-                        && signed.link.root == before.0
-                        && current.is_some_and(|key| key.public_key == signed.link.old_public_key)
-                        && next == Some(LogKey::new(signed.link.new_public_key, index + 1))
-                        && is_signed(&signed)
-                });
+                let link = &rotated.signed.link;
+                let fits = link.tree_size == index
+                    && link.root == before.0
+                    && current.is_some_and(|key| key.public_key == link.old_public_key)
+                    && next == Some(LogKey::new(link.new_public_key, index + 1))
+                    && is_signed(&rotated.signed);
                 on.must(
                     fits,
                     ("log_keys", index),
@@ -191,17 +188,6 @@ pub(super) fn log_keys(on: &mut Examination<'_>) -> Result<u64, StoreError> {
         RESTORE,
     );
     Ok(keys.len() as u64)
-}
-
-/// A field of an entry.
-pub(super) fn text(entry: &[u8], field: &str) -> Option<String> {
-    match cj::parse(entry, record::MAX_ENTRY_LEN).ok()? {
-        cj::Value::Object(mut object) => match object.remove(field)? {
-            cj::Value::Str(text) => Some(text),
-            _ => None,
-        },
-        _ => None,
-    }
 }
 
 fn is_signed(signed: &SignedKeyLink) -> bool {
@@ -290,9 +276,9 @@ pub(super) fn revocations(on: &mut Examination<'_>) -> Result<u64, StoreError> {
                 .prepare_cached("SELECT bytes FROM entries WHERE idx = ?1")?
                 .query_row([index], |row| row.get(0))
                 .optional()?;
-            let named = entry.and_then(|entry| text(&entry, "claim_id_hex"));
+            let named = entry.and_then(|entry| ClaimRevoked::parse(&entry).ok());
             let fits = revocation.is_some_and(|(id, revocation)| {
-                revocation.index == index as u64 && named == Some(Digest(id.0).to_hex())
+                revocation.index == index as u64 && named.is_some_and(|entry| entry.claim == id)
             });
             on.must(
                 fits,

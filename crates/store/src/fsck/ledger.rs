@@ -5,10 +5,11 @@ use std::collections::{HashMap, HashSet};
 use evidenceos_kernel::{
     bits::MicroBits,
     claim::Outcome,
-    continuity::{HOLDOUT_CHARGED, HoldoutCharged},
+    continuity::HoldoutCharged,
+    entry::{Entry, Kind},
     holdout::{Holdout, InFlight, PrincipalPool},
     id::{HoldoutId, OwnerTag},
-    record::{self, Capsule, Compared},
+    record::{Capsule, Compared},
 };
 
 use super::{Examination, TELL, history::each_entry, rows};
@@ -59,32 +60,54 @@ impl Sums {
     }
 }
 
-/// Bits charged to holdouts and principals are the sums over the capsules in the log.
-pub(super) fn ledger(on: &mut Examination<'_>) -> Result<u64, StoreError> {
+/// What the log's entries come to for each holdout, and the holdouts that they register.
+fn summed(
+    on: &mut Examination<'_>,
+) -> Result<(HashMap<HoldoutId, Sums>, HashSet<HoldoutId>), StoreError> {
     let mut sums: HashMap<HoldoutId, Sums> = HashMap::new();
     let mut registered = HashSet::new();
     each_entry(on, false, |on, index, _, bytes| {
-        let unreadable = match record::schema_of(bytes).as_deref() {
-            Some(record::CLAIM_CAPSULE) => Capsule::parse(bytes)
-                .map(|capsule| sums.entry(capsule.holdout_id).or_default().settle(&capsule))
-                .err(),
-            Some(record::HOLDOUT_REGISTERED) => {
-                registered.insert(record::holdout_id(bytes));
-                None
+        match Entry::parse(bytes) {
+            Ok(Entry::ClaimCapsule(capsule)) => {
+                sums.entry(capsule.holdout_id).or_default().settle(&capsule);
             }
-            Some(record::HOLDOUT_COMPARED) => Compared::parse(bytes)
-                .map(|compared| sums.entry(compared.holdout).or_default().compare(&compared))
-                .err(),
-            Some(HOLDOUT_CHARGED) => HoldoutCharged::parse(bytes)
-                .map(|charged| sums.entry(charged.holdout).or_default().charge(&charged))
-                .err(),
-            _ => None,
-        };
-        if let Some(error) = unreadable {
-            on.note("entries", index, error.to_string(), TELL);
+            Ok(Entry::HoldoutCompared(compared)) => {
+                sums.entry(compared.holdout).or_default().compare(&compared);
+            }
+            Ok(Entry::HoldoutCharged(charged)) => {
+                sums.entry(charged.holdout).or_default().charge(&charged);
+            }
+            Ok(Entry::HoldoutRegistered(holdout)) => _ = registered.insert(holdout.id),
+            // They charge no meter of a holdout.
+            Ok(
+                Entry::LogStarted(_)
+                | Entry::LogRestarted(_)
+                | Entry::LogContinued(_)
+                | Entry::KeyRotated(_)
+                | Entry::HoldoutPolicy(_)
+                | Entry::HoldoutWithdrawn(_)
+                | Entry::HoldoutRetired(_)
+                | Entry::HoldoutOpened(_)
+                | Entry::ClaimRevoked(_)
+                | Entry::CreditGranted(_)
+                | Entry::AccountsImported(_)
+                | Entry::DecisionBatch(_)
+                | Entry::PoliciesInForce(_),
+            ) => {}
+            // What is no record at all, the check of the entries notes.
+            Err(error) if Kind::of(bytes).is_some() => {
+                on.note("entries", index, error.to_string(), TELL);
+            }
+            Err(_) => {}
         }
         Ok(())
     })?;
+    Ok((sums, registered))
+}
+
+/// Bits charged to holdouts and principals are the sums over the capsules in the log.
+pub(super) fn ledger(on: &mut Examination<'_>) -> Result<u64, StoreError> {
+    let (mut sums, registered) = summed(on)?;
     let holdouts = rows::all_holdouts(on)?;
     let mut pools = rows::all_pools(on)?;
     for (id, holdout) in &holdouts {

@@ -1,7 +1,7 @@
 //! Records of decisions: found by number, compared with the log, forgotten from the oldest on.
 
 use evidenceos_kernel::{
-    decision::{DecisionBatch, DecisionId, DecisionRecord, Gate},
+    decision::{BatchRecorded, DecisionBatch, DecisionId, DecisionRecord, Gate},
     id::Digest,
     state::Changes,
 };
@@ -51,7 +51,11 @@ fn commit(disk: &mut Disk, ids: std::ops::Range<u64>) {
     };
     let index = disk.counters.next_index;
     let recorded_unix_ms = START_UNIX_MS + index * 3_600_000;
-    let bytes = batch.to_entry(recorded_unix_ms);
+    let bytes = BatchRecorded {
+        batch,
+        recorded_unix_ms,
+    }
+    .to_bytes();
     let leaf = leaf_hash(&bytes);
     disk.tree.append(leaf);
     disk.counters.next_index += 1;
@@ -95,7 +99,7 @@ fn a_decision_is_found_by_its_number_with_all_that_proves_it() {
             .expect("there");
         assert_eq!(found.record, record(id).to_bytes());
         assert_eq!((found.index, found.position), (index, position));
-        let (batch, _) = DecisionBatch::parse_entry(&found.entry).expect("a batch");
+        let batch = BatchRecorded::parse(&found.entry).expect("a batch").batch;
         let path = path_in(&found.leaves, position as usize).expect("it is in");
         let root = evidenceos_tlog::Hash(batch.root.0);
         verify_inclusion(

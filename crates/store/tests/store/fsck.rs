@@ -7,7 +7,8 @@ use evidenceos_kernel::{
     account::{Account, Totals},
     bits::MicroBits,
     claim::{Outcome, Reason},
-    decision::{DecisionBatch, DecisionId},
+    continuity::LogStarted,
+    decision::{BatchRecorded, DecisionBatch, DecisionId},
     holdout::{Meter, PrincipalPool},
     id::{Digest, HoldoutId},
     log_key::LogKey,
@@ -111,17 +112,23 @@ fn sound() -> (Arc<TempDir>, Digest) {
     };
     held.sealed.charged = MicroBits(6);
     held.settled = 2;
-    let mut entries = vec![record::log_started(
-        "example.org/log",
-        log_key.id,
-        "test",
-        START_UNIX_MS,
-    )];
+    let started = LogStarted {
+        origin: "example.org/log".to_owned(),
+        key_id: log_key.id,
+        software: "test".to_owned(),
+        begun_by: None,
+        started_unix_ms: START_UNIX_MS,
+    };
+    let mut entries = vec![started.to_bytes()];
     entries.extend((0..2).map(|n| capsule(n, held.id)));
     entries
         .extend((0..600).map(|n| format!("{{\"n\":{n},\"schema\":\"evidenceos.v2.x\"}}").into()));
     let decided = decided(entries.len() as u64);
-    entries.push(decided.batch.to_entry(START_UNIX_MS));
+    let recorded = BatchRecorded {
+        batch: decided.batch,
+        recorded_unix_ms: START_UNIX_MS,
+    };
+    entries.push(recorded.to_bytes());
     let entries: Vec<Entry> = entries
         .into_iter()
         .map(|bytes: Vec<u8>| Entry {

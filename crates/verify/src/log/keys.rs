@@ -3,7 +3,8 @@
 use evidenceos_kernel::{
     continuity::{HoldoutCharged, LogRestarted},
     id::Digest,
-    record::{self, RecordError},
+    log_key::KeyRotated,
+    record::RecordError,
 };
 use evidenceos_tlog::Hash;
 
@@ -61,7 +62,7 @@ impl Replay {
         entry: &[u8],
         root_before: Hash,
     ) -> Result<(), Fault> {
-        let signed = record::parse_key_rotated(entry)?;
+        let signed = KeyRotated::parse(entry)?.signed;
         let link = &signed.link;
         Check::Keys.equal("origin", link.origin.as_str(), self.origin.as_str())?;
         Check::Keys.equal("tree_size", link.tree_size, index)?;

@@ -2,9 +2,9 @@
 
 use evidenceos_kernel::{
     account::MAX_CREDIT,
-    decision::{DecisionBatch, DecisionId},
+    decision::{BatchRecorded, DecisionId},
     id::OwnerTag,
-    in_force::InForce,
+    in_force::PoliciesStated,
     record::RecordError,
 };
 
@@ -20,7 +20,7 @@ const COUNTING_BITS: u32 = 40;
 impl Replay {
     /// Batches follow one another without a gap; a start of the daemon begins at 0 under a higher number of starts.
     pub(super) fn decisions(&mut self, entry: &[u8]) -> Result<(), Fault> {
-        let (batch, _) = DecisionBatch::parse_entry(entry)?;
+        let batch = BatchRecorded::parse(entry)?.batch;
         let begins_a_start = batch.first.0.trailing_zeros() >= COUNTING_BITS;
         let follows = match self.next_decision {
             None => true,
@@ -38,7 +38,7 @@ impl Replay {
     }
 
     pub(super) fn policies(&mut self, index: u64, entry: &[u8]) -> Result<(), Fault> {
-        let in_force = InForce::parse(entry)?;
+        let in_force = PoliciesStated::parse(entry)?.in_force;
         self.events.push((index, Event::Policies(in_force)));
         let before = std::mem::replace(&mut self.in_force, in_force);
         Check::Policies.holds(

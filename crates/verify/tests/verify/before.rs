@@ -7,7 +7,7 @@ use evidenceos_kernel::{
     command::Command,
     holdout::Policy,
     id::{ClaimId, Digest},
-    record::{self, Capsule},
+    record::{Capsule, HoldoutRetired},
     trace::{Record, parse},
 };
 use evidenceos_verify::{Audited, Check, Opening, audit, verify_log};
@@ -214,7 +214,6 @@ fn after_a_retirement_no_more_end_than_were_under_way() {
     for n in 1..=5 {
         more.run(&same, owner(n), &format!("{n}"), &script);
     }
-    let retired = record::holdout_retired(same.id, "its items are known", 1);
     before = Before::of(&more);
     let time = String::from_utf8(before.entries[1].clone()).expect("text");
     let time = time.split("registered_unix_ms\":").nth(1).expect("a time");
@@ -223,9 +222,12 @@ fn after_a_retirement_no_more_end_than_were_under_way() {
         .next()
         .and_then(|time| time.parse().ok())
         .expect("a number");
-    let retired = String::from_utf8(retired).expect("text");
-    let retired = retired.replace("_unix_ms\":1", &format!("_unix_ms\":{time}"));
-    before.entries.insert(2, retired.into_bytes());
+    let retired = HoldoutRetired {
+        holdout: same.id,
+        reason: "its items are known".to_owned(),
+        retired_unix_ms: time,
+    };
+    before.entries.insert(2, retired.to_bytes());
     let findings = before.findings();
     assert!(
         findings

@@ -1,7 +1,10 @@
 //! Receipts of decisions: what a tool call was told is in the log, at its place.
 
 use evidenceos_kernel::{
-    decision::{DecisionBatch, DecisionId, DecisionReceipt, DecisionRecord, Gate, RECEIPT_FORMAT},
+    decision::{
+        BatchRecorded, DecisionBatch, DecisionId, DecisionReceipt, DecisionRecord, Gate,
+        RECEIPT_FORMAT,
+    },
     id::{Digest, OwnerTag},
 };
 use evidenceos_tlog::leaf_hash;
@@ -45,7 +48,11 @@ pub(crate) fn receipts(second: u64) -> [DecisionReceipt; 2] {
     };
     let (world, ..) = eventful();
     let mut entries = world.entries;
-    let entry = batch.to_entry(world.now_unix_ms + 1);
+    let entry = BatchRecorded {
+        batch,
+        recorded_unix_ms: world.now_unix_ms + 1,
+    }
+    .to_bytes();
     entries.push(entry.clone());
     let index = entries.len() as u64 - 1;
     let proof = receipt_of(&entries, index);

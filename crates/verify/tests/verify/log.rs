@@ -4,8 +4,9 @@ use evidenceos_kernel::{
     bits::MicroBits,
     cj,
     command::Command,
+    entry::Kind,
     holdout::{NarrowerBudgets, Policy},
-    record::{Capsule, HOLDOUT_REGISTERED, schema_of},
+    record::Capsule,
 };
 use evidenceos_verify::{Fault, Finding, LogReport, OwnerLedger, verify_log};
 
@@ -283,10 +284,7 @@ fn a_log_of_another_origin_is_found_at_its_first_entry() {
         verify_log(&world.entries, &other).findings[0].index,
         Some(0)
     );
-    assert_eq!(
-        schema_of(&world.entries[1]).as_deref(),
-        Some(HOLDOUT_REGISTERED)
-    );
+    assert_eq!(Kind::of(&world.entries[1]), Some(Kind::HoldoutRegistered));
 }
 
 #[test]

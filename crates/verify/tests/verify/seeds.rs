@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use evidenceos_kernel::{
     bits::MicroBits,
     command::Command,
-    decision::{DecisionBatch, DecisionId},
+    decision::{BatchRecorded, DecisionBatch, DecisionId},
     holdout::Policy,
     id::Digest,
     record::Capsule,
@@ -65,7 +65,11 @@ fn write_the_seeds() {
         count: 2,
         root: Digest([9; 32]),
     };
-    let entries = [world.entries[0].clone(), last.to_entry(world.now_unix_ms)];
+    let last = BatchRecorded {
+        batch: last,
+        recorded_unix_ms: world.now_unix_ms,
+    };
+    let entries = [world.entries[0].clone(), last.to_bytes()];
     write("log/last_decision.jsonl", &entries.join(&b'\n'));
     write("opening/opened.json", holdout.opening.to_json().as_bytes());
     write("trace/asked.trace", &world.traces[&capsule.claim_id]);

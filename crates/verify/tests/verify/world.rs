@@ -9,14 +9,14 @@ use evidenceos_kernel::{
     command::{
         Caller, Command, Decision, PutHoldout, Reply, Request, RestartLog, RunEnd, RunReport,
     },
-    continuity::{self, BegunBy, KnownTree},
+    continuity::{BegunBy, KnownTree, LogStarted},
     decide::{decide, dependency_merkle_root},
     evidence::Strategy,
     holdout::{Description, NullSpec, Policy, PrincipalPool},
     id::{ClaimId, Digest, HoldoutId, OwnerTag, Question},
-    log_key::{KeyLink, SignedKeyLink},
+    log_key::{KeyLink, KeyRotated, SignedKeyLink},
     price::Multiplicity,
-    record::{self, AnswerTally, Capsule, Registered},
+    record::{AnswerTally, Capsule, Registered},
     score::{self, Classes},
     split::{self, Salts, Split},
     state::{Counters, Key, Resident, Stage},
@@ -157,7 +157,7 @@ impl World {
             pools: HashMap::new(),
             accounts: HashMap::new(),
             questions: HashMap::new(),
-            entries: vec![record::log_started(ORIGIN, id, "evidenceos test", 1_000)],
+            entries: vec![started(id, None)],
             traces: HashMap::new(),
             now_unix_ms: 2_000,
             origin: ORIGIN.to_owned(),
@@ -168,8 +168,7 @@ impl World {
     /// Lets the log begin as this release begins one.
     pub(crate) fn begin_as_now(&mut self) {
         let id = Digest(sth::key_id(&key().public_key()).0);
-        self.entries[0] =
-            continuity::log_started(ORIGIN, id, "evidenceos test", BegunBy::NewKey, 1_000);
+        self.entries[0] = started(id, Some(BegunBy::NewKey));
     }
 
     pub(crate) fn register(&mut self, policy: Policy, items: usize, unit_size: usize) -> Private {
@@ -573,8 +572,11 @@ impl World {
         bend(&mut signed);
         self.now_unix_ms += 1_000;
         // Past the kernel, which would not let a bent one through.
-        let entry = record::key_rotated(&signed, self.now_unix_ms);
-        self.push(entry);
+        let entry = KeyRotated {
+            signed,
+            rotated_unix_ms: self.now_unix_ms,
+        };
+        self.push(entry.to_bytes());
         self.signer = new.clone();
     }
 
@@ -719,7 +721,7 @@ pub(crate) fn eventful() -> (World, Private, Private) {
     };
     world.run(&second, owner(3), "second", &perfect);
     let last = world.run(&second, owner(4), "once more", &perfect);
-    let claim = evidenceos_kernel::record::Capsule::parse(&world.entries[last as usize])
+    let claim = Capsule::parse(&world.entries[last as usize])
         .expect("a capsule")
         .claim_id;
     world.ask(Command::RevokeClaim {
@@ -732,4 +734,16 @@ pub(crate) fn eventful() -> (World, Private, Private) {
     });
     world.ask(Command::OpenHoldout { holdout: first.id });
     (world, first, second)
+}
+
+/// Entry 0, as a release that says what let the log begin writes it, or an earlier one.
+fn started(key_id: Digest, begun_by: Option<BegunBy>) -> Vec<u8> {
+    LogStarted {
+        origin: ORIGIN.to_owned(),
+        key_id,
+        software: "evidenceos test".to_owned(),
+        begun_by,
+        started_unix_ms: 1_000,
+    }
+    .to_bytes()
 }

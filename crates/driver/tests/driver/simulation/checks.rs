@@ -7,10 +7,10 @@ use evidenceos_kernel::{
     bits::MicroBits,
     claim::{ClaimState, Outcome},
     command::{Command, Event, Reply},
+    entry::Entry,
     id::Digest,
-    record::{CLAIM_CAPSULE, CREDIT_GRANTED, Capsule, schema_of},
 };
-use evidenceos_store::{Entry, Store as _};
+use evidenceos_store::Store as _;
 
 use super::Simulation;
 use crate::heads::assert_heads_sound;
@@ -46,18 +46,14 @@ impl Simulation {
         let known = self.log.len();
         assert_eq!(entries[..known], self.log);
         self.log.extend_from_slice(&entries[known..]);
-        let is_capsule = |entry: &&Entry| schema_of(&entry.bytes).as_deref() == Some(CLAIM_CAPSULE);
-        let new = self.log[known..].iter().filter(is_capsule);
-        self.capsules
-            .extend(new.map(|entry| Capsule::parse(&entry.bytes).expect("our own capsule")));
         for entry in &self.log[known..] {
-            if schema_of(&entry.bytes).as_deref() == Some(CREDIT_GRANTED) {
-                let entry: serde_json::Value =
-                    serde_json::from_slice(&entry.bytes).expect("entries are JSON");
-                let reason = entry["reason"].as_str().expect("a text").to_owned();
-                let amount = entry["amount"].as_u64().expect("a number");
+            let entry = Entry::parse(&entry.bytes).expect("our own entry");
+            if let Entry::ClaimCapsule(capsule) = entry {
+                self.capsules.push(capsule);
+            } else if let Entry::CreditGranted(grant) = entry {
                 // A reason belongs to one request: twice in the log, it was granted twice.
-                assert_eq!(self.granted.insert(reason, u128::from(amount)), None);
+                let before = self.granted.insert(grant.reason, u128::from(grant.amount));
+                assert_eq!(before, None);
             }
         }
         let capsules = &self.capsules;

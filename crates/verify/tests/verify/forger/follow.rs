@@ -10,7 +10,7 @@ use evidenceos_kernel::{
     bits::MicroBits,
     claim::Outcome,
     id::{Digest, HoldoutId},
-    log_key::KeyLink,
+    log_key::KeyRotated,
     price,
     record::{self, Capsule, Registered},
 };
@@ -282,10 +282,10 @@ impl Forge {
         if kind(tree) != "key_rotated" || is_signature {
             return;
         }
-        let Ok(signed) = record::parse_key_rotated(&edit::write(tree)) else {
+        let Ok(rotated) = KeyRotated::parse(&edit::write(tree)) else {
             return;
         };
-        let link: KeyLink = signed.link;
+        let link = rotated.signed.link;
         let (old, new): (SignerKey, SignerKey) = (key(), second_key());
         let signed = signed_by(&old, &new, link);
         tree["old_signature_hex"] = json!(hex::encode(signed.old_signature));

@@ -1,0 +1,72 @@
+//! Credit, as entries say it.
+
+use super::fields::Fields;
+use crate::{
+    cj,
+    id::{Digest, OwnerTag},
+    record::RecordError,
+};
+
+/// `credit_granted`: a principal was given credit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CreditGranted {
+    /// The principal.
+    pub owner: OwnerTag,
+    /// How many credits.
+    pub amount: u64,
+    /// Why, in the operator's words; 1–256 bytes.
+    pub reason: String,
+    /// When, in Unix milliseconds.
+    pub granted_unix_ms: u64,
+}
+
+impl CreditGranted {
+    pub(crate) fn write(&self) -> cj::Object {
+        cj::Object::new()
+            .put("owner_tag_hex", self.owner.to_hex())
+            .put("amount", self.amount)
+            .put("reason", self.reason.as_str())
+            .put("granted_unix_ms", self.granted_unix_ms)
+    }
+
+    pub(crate) fn read(fields: &mut Fields<'_>) -> Result<Self, RecordError> {
+        Ok(Self {
+            owner: fields.word("owner_tag_hex", OwnerTag::from_hex)?,
+            amount: fields.int("amount")?,
+            reason: fields.string("reason")?,
+            granted_unix_ms: fields.int("granted_unix_ms")?,
+        })
+    }
+}
+
+/// `accounts_imported`: accounts became what a file says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AccountsImported {
+    /// How many accounts changed.
+    pub accounts: u64,
+    /// SHA-256 of the file.
+    pub file: Digest,
+    /// Why, in the operator's words; 1–256 bytes.
+    pub reason: String,
+    /// When, in Unix milliseconds.
+    pub imported_unix_ms: u64,
+}
+
+impl AccountsImported {
+    pub(crate) fn write(&self) -> cj::Object {
+        cj::Object::new()
+            .put("accounts", self.accounts)
+            .put("file_sha256_hex", self.file.to_hex())
+            .put("reason", self.reason.as_str())
+            .put("imported_unix_ms", self.imported_unix_ms)
+    }
+
+    pub(crate) fn read(fields: &mut Fields<'_>) -> Result<Self, RecordError> {
+        Ok(Self {
+            accounts: fields.int("accounts")?,
+            file: fields.digest("file_sha256_hex")?,
+            reason: fields.string("reason")?,
+            imported_unix_ms: fields.int("imported_unix_ms")?,
+        })
+    }
+}
