@@ -4,14 +4,16 @@
 
 use evidenceos_kernel::{
     bits::MicroBits,
-    evidence::{BetTable, Strategy},
     planner::{DEFAULT_POWER, accuracy_certified_with_power},
     price::{DEFAULT_C0_BITS, Multiplicity, SettlementPrices, threshold},
 };
 use evidenceos_proto as proto;
 use serde_json::{Value, json};
 
-use crate::output::{bits, grouped};
+use crate::{
+    null_spec,
+    output::{bits, grouped},
+};
 
 /// How many further failures the second forecast assumes.
 const FAILURES: u64 = 1_000;
@@ -33,7 +35,7 @@ impl Forecast {
     /// Forecasts from what is public of a holdout; `None` where the server said less than that.
     pub fn of(holdout: &proto::Holdout) -> Option<Self> {
         let (policy, spec) = (holdout.policy.as_ref()?, holdout.null_spec.as_ref()?);
-        let bets = BetTable::new(spec.p0_micros, strategy_of(spec)).ok()?;
+        let bets = null_spec::bets_of(spec)?;
         let units = holdout.sealed_units;
         let alpha_micros = policy.alpha_micros?;
         let prices = prices_of(policy);
@@ -134,16 +136,6 @@ pub fn shortfall(
             "a model of accuracy {:.1} % is no better than the null: no number of items would certify it",
             100.0 * accuracy
         ),
-    }
-}
-
-/// The bet of a null spec on the wire.
-pub fn strategy_of(spec: &proto::NullSpec) -> Strategy {
-    match spec.strategy.as_str() {
-        "fixed_alternative" => Strategy::FixedAlternative {
-            p1_micros: spec.p1_micros,
-        },
-        _ => Strategy::Grid,
     }
 }
 

@@ -14,9 +14,10 @@ use crate::{
     error::CliError,
     forecast::Forecast,
     labels::{Labels, item_digest},
+    null_spec::NullArgs,
     output::{Output, bits, grouped, progress, table},
     render::{holdout_json, holdout_text},
-    units::{self, StrategyArg},
+    units,
 };
 
 /// Items in one message: with units and digests well below 1 MiB.
@@ -101,12 +102,8 @@ pub struct AddArgs {
     /// Its name; default: the file's name without its extension.
     #[arg(long = "ref", value_name = "NAME")]
     reference: Option<String>,
-    /// The null: "the chance to be right is at most P0". A claim is certified for being better.
-    #[arg(long, value_parser = units::chance, value_name = "P0")]
-    p0: u32,
-    /// How to bet against the null: `grid`, or `fixed:P1` where an accuracy P1 is expected.
-    #[arg(long, value_parser = units::strategy, default_value = "grid")]
-    strategy: StrategyArg,
+    #[command(flatten)]
+    null_spec: NullArgs,
     /// Share of the units from which questions are answered; 0: no questions.
     #[arg(long, value_parser = units::share, value_name = "SHARE")]
     answer_share: Option<u32>,
@@ -141,9 +138,6 @@ pub struct AddArgs {
     /// The largest alphabet that a claim may ask in.
     #[arg(long, value_name = "N")]
     max_symbols: Option<u32>,
-    /// When the null spec expires, in Unix seconds.
-    #[arg(long, value_name = "UNIX_SECONDS")]
-    expires: Option<u64>,
 }
 
 impl HoldoutCommand {
@@ -369,29 +363,12 @@ impl AddArgs {
             .file_stem()
             .map(|stem| stem.to_string_lossy().into_owned());
         let reference = self.reference.clone().or(stem);
-        let (strategy, p1_micros) = match self.strategy {
-            StrategyArg::Grid => ("grid", 0),
-            StrategyArg::Fixed(p1_micros) if p1_micros > self.p0 => {
-                ("fixed_alternative", p1_micros)
-            }
-            StrategyArg::Fixed(_) => {
-                return Err(CliError::Usage(
-                    "--strategy fixed:P1 needs a P1 above --p0".to_owned(),
-                ));
-            }
-        };
         Ok(proto::PutHoldoutHeader {
             holdout_ref: reference
                 .ok_or_else(|| CliError::Usage("name the holdout with --ref NAME".to_owned()))?,
             items: labels.labels.len() as u64,
             policy: Some(self.policy()),
-            null_spec: Some(proto::NullSpec {
-                kind: "accuracy".to_owned(),
-                p0_micros: self.p0,
-                strategy: strategy.to_owned(),
-                p1_micros,
-                expires_unix: self.expires,
-            }),
+            null_spec: Some(self.null_spec.to_wire()?),
             item_order_hash: labels
                 .item_order_hash()
                 .map(|hash| hash.to_vec().into())

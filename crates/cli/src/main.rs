@@ -17,6 +17,7 @@ mod keys;
 mod lab;
 mod labels;
 mod log;
+mod null_spec;
 mod output;
 mod pack;
 mod policy;

@@ -6,7 +6,10 @@ use evidenceos_kernel::holdout::MOST_CERTIFICATIONS;
 use evidenceos_proto as proto;
 use serde_json::{Value, json};
 
-use crate::output::{bits, facts, grouped, value};
+use crate::{
+    null_spec,
+    output::{bits, facts, grouped, value},
+};
 
 /// A claim's state as one word.
 pub fn state(state: i32) -> String {
@@ -29,7 +32,7 @@ pub fn holdout_json(holdout: &proto::Holdout) -> Value {
         "sealed_items": holdout.sealed_items,
         "item_order_hash": hex::encode(&holdout.item_order_hash),
         "policy": holdout.policy.as_ref().map(policy_json),
-        "null_spec": holdout.null_spec.as_ref().map(null_spec_json),
+        "null_spec": holdout.null_spec.as_ref().map(null_spec::to_json),
         "policy_hash": hex::encode(&holdout.policy_hash),
         "null_spec_hash": hex::encode(&holdout.null_spec_hash),
         "commitment_root": hex::encode(&holdout.commitment_root),
@@ -81,16 +84,6 @@ fn policy_json(policy: &proto::HoldoutPolicy) -> Value {
     })
 }
 
-fn null_spec_json(spec: &proto::NullSpec) -> Value {
-    json!({
-        "kind": spec.kind,
-        "p0_micros": spec.p0_micros,
-        "strategy": spec.strategy,
-        "p1_micros": spec.p1_micros,
-        "expires_unix": spec.expires_unix,
-    })
-}
-
 /// A holdout for people.
 pub fn holdout_text(holdout: &proto::Holdout) -> String {
     let policy = holdout.policy.clone().unwrap_or_default();
@@ -126,14 +119,7 @@ pub fn holdout_text(holdout: &proto::Holdout) -> String {
                 grouped(holdout.sealed_items)
             ),
         ),
-        (
-            "null",
-            format!(
-                "accuracy at most {}, bet {}",
-                decimal(spec.p0_micros),
-                strategy(&spec)
-            ),
-        ),
+        ("null", null_spec::to_text(&spec)),
         (
             "alpha",
             format!(
@@ -197,13 +183,6 @@ pub fn holdout_text(holdout: &proto::Holdout) -> String {
         text.push_str(&value(warning));
     }
     text
-}
-
-fn strategy(spec: &proto::NullSpec) -> String {
-    match spec.strategy.as_str() {
-        "fixed_alternative" => format!("fixed:{}", decimal(spec.p1_micros)),
-        other => other.to_owned(),
-    }
 }
 
 /// Millionths as a decimal: 50,000 is `0.05`.

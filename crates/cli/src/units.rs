@@ -3,6 +3,7 @@
 //! Decimals are read digit by digit into integers, so that 0.05 is exactly 50,000 millionths: no float stands between
 //! what a user types and what is hashed.
 
+use evidenceos_kernel::evidence::Strategy;
 use prost::bytes::Bytes;
 
 /// Reads a decimal with at most six places as millionths: `0.05` is 50,000, `16` is 16,000,000.
@@ -46,20 +47,11 @@ pub fn id(text: &str) -> Result<Bytes, String> {
     }
 }
 
-/// How the null is bet against: `grid`, or `fixed:P1`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StrategyArg {
-    /// The best of eight bets.
-    Grid,
-    /// The likelihood ratio of one alternative, in millionths.
-    Fixed(u32),
-}
-
-/// Reads a strategy.
-pub fn strategy(text: &str) -> Result<StrategyArg, String> {
+/// Reads how the null is bet against: `grid`, or `fixed:P1`.
+pub fn strategy(text: &str) -> Result<Strategy, String> {
     match text.split_once(':') {
-        None if text == "grid" => Ok(StrategyArg::Grid),
-        Some(("fixed", p1)) => chance(p1).map(StrategyArg::Fixed),
+        None if text == "grid" => Ok(Strategy::Grid),
+        Some(("fixed", p1)) => chance(p1).map(|p1_micros| Strategy::FixedAlternative { p1_micros }),
         _ => Err(format!(
             "{text:?} is neither `grid` nor `fixed:P1`, like fixed:0.95"
         )),
@@ -93,7 +85,11 @@ mod tests {
         assert_eq!(chance("0.5"), Ok(500_000));
         assert!(chance("0").is_err() && chance("1").is_err());
         assert_eq!(share("0"), Ok(0));
-        assert_eq!(strategy("fixed:0.95"), Ok(StrategyArg::Fixed(950_000)));
+        let p1_micros = 950_000;
+        assert_eq!(
+            strategy("fixed:0.95"),
+            Ok(Strategy::FixedAlternative { p1_micros })
+        );
         assert!(strategy("fixed:1").is_err() && strategy("best").is_err());
         assert!(id("abcd").is_err() && id(&"ab".repeat(32)).is_ok());
     }

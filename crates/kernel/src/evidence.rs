@@ -47,6 +47,42 @@ pub enum Strategy {
     },
 }
 
+/// The word of [`Strategy::Grid`].
+const GRID: &str = "grid";
+/// The word of [`Strategy::FixedAlternative`].
+pub(crate) const FIXED_ALTERNATIVE: &str = "fixed_alternative";
+
+impl Strategy {
+    /// The strategy with this word, in public records and on the wire; `p1_micros` counts only if
+    /// the strategy has an alternative.
+    #[must_use]
+    pub fn named(word: &str, p1_micros: u32) -> Option<Self> {
+        match word {
+            GRID => Some(Self::Grid),
+            FIXED_ALTERNATIVE => Some(Self::FixedAlternative { p1_micros }),
+            _ => None,
+        }
+    }
+
+    /// Its word.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Grid => GRID,
+            Self::FixedAlternative { .. } => FIXED_ALTERNATIVE,
+        }
+    }
+
+    /// The alternative in millionths, if it has one.
+    #[must_use]
+    pub fn p1_micros(self) -> Option<u32> {
+        match self {
+            Self::Grid => None,
+            Self::FixedAlternative { p1_micros } => Some(p1_micros),
+        }
+    }
+}
+
 /// A null hypothesis or strategy that cannot be bet on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum EvidenceError {

@@ -15,8 +15,8 @@ use crate::{
     bits::MicroBits,
     cj,
     claim::Outcome,
-    evidence::{BetTable, Strategy},
     id::{ClaimId, Digest, HoldoutId, OwnerTag},
+    null::NullSpec,
     price::{self, AnswerPrices, Multiplicity, SettlementPrices},
     refusal::Refusal,
 };
@@ -228,78 +228,6 @@ impl Policy {
             Some(fence) => object.put("principal_sealed_budget_microbits", fence.0),
             None => object,
         }
-    }
-}
-
-/// The pre-registered null hypothesis, "the chance to be right is at most p0", and the bet
-/// against it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NullSpec {
-    /// p0 in millionths.
-    pub p0_micros: u32,
-    /// The bet.
-    pub strategy: Strategy,
-    /// The bet's integer constants.
-    pub bets: BetTable,
-    /// When it expires, in Unix seconds.
-    pub expires_unix: Option<u64>,
-}
-
-impl NullSpec {
-    /// An accuracy null spec with its constants computed.
-    ///
-    /// # Errors
-    /// Where p0, or the alternative, is out of range.
-    pub fn accuracy(
-        p0_micros: u32,
-        strategy: Strategy,
-        expires_unix: Option<u64>,
-    ) -> Result<Self, PolicyError> {
-        let bets = BetTable::new(p0_micros, strategy).map_err(|error| PolicyError {
-            field: "null_spec",
-            rule: error.to_string(),
-        })?;
-        Ok(Self {
-            p0_micros,
-            strategy,
-            bets,
-            expires_unix,
-        })
-    }
-
-    /// `D("evidenceos:null_spec:v1", CJ(null spec))`.
-    #[must_use]
-    pub fn hash(&self) -> Digest {
-        Digest::domain("evidenceos:null_spec:v1", &self.to_object().to_bytes())
-    }
-
-    /// The public record.
-    #[must_use]
-    pub fn to_object(&self) -> cj::Object {
-        let mut object = cj::Object::new()
-            .put("kind", "accuracy")
-            .put("p0_micros", u64::from(self.p0_micros))
-            .put(
-                "constants_hash",
-                Digest::of(&self.bets.canonical_bytes()).to_hex(),
-            );
-        object = match self.strategy {
-            Strategy::Grid => object.put("strategy", "grid"),
-            Strategy::FixedAlternative { p1_micros } => object
-                .put("strategy", "fixed_alternative")
-                .put("p1_micros", u64::from(p1_micros)),
-        };
-        match self.expires_unix {
-            Some(expires) => object.put("expires_unix", expires),
-            None => object,
-        }
-    }
-
-    /// Whether it has expired at a time.
-    #[must_use]
-    pub fn expired_at(&self, unix_ms: u64) -> bool {
-        self.expires_unix
-            .is_some_and(|expires| unix_ms / 1_000 >= expires)
     }
 }
 
@@ -531,7 +459,7 @@ impl Holdout {
         }
         let description = &self.description;
         let policy = &description.policy;
-        let reach = description.null_spec.bets.reach(description.sealed_units);
+        let reach = description.null_spec.reach(description.sealed_units);
         let mut left = self.sealed.left(self.sealed_budget());
         let mut own_left = left.min(own_left);
         let (mut k, mut settled, mut certified) =

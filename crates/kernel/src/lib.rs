@@ -8,7 +8,7 @@
 //!   what becomes of each, [`command::Event`]s are all that changes state. [`claim`] and
 //!   [`holdout`] are the entities.
 //! - **Credit.** [`account`]: what runs cost, and who pays.
-//! - **Leakage and evidence.** [`bits`], [`log2`], [`price`], [`evidence`], [`score`]: integers,
+//! - **Leakage and evidence.** [`bits`], [`log2`], [`price`], [`null`], [`evidence`], [`score`]: integers,
 //!   leakage rounded up, evidence rounded down.
 //! - **Probing.** [`probe`]: who asks too much, too variously. [`decision`]: what tool calls were told.
 //! - **Public bytes.** [`cj`] (canonical JSON), [`entry`] (log entries of every kind), [`record`]
@@ -36,6 +36,7 @@ pub mod in_force;
 mod kraft;
 pub mod log2;
 pub mod log_key;
+pub mod null;
 pub mod planner;
 pub mod price;
 pub mod probe;

@@ -117,17 +117,15 @@ pub struct Proposal {
 }
 
 /// The k at which an accuracy halfway between p0 and 1 is still certified with 90 % probability, held within
-/// 16 and 64 bits. `items` are those of the sealed part; the settlement is priced at its default, 8 bits.
-///
-/// # Errors
-/// As [`BetTable::new`].
+/// 16 and 64 bits. `table` bets against p0. `items` are those of the sealed part; the settlement is priced at its
+/// default, 8 bits.
+#[must_use]
 pub fn proposed_sealed_budget(
     items: u64,
     p0_micros: u32,
-    strategy: Strategy,
+    table: &BetTable,
     alpha_micros: u32,
-) -> Result<Proposal, EvidenceError> {
-    let table = BetTable::new(p0_micros, strategy)?;
+) -> Proposal {
     let p0 = f64::from(p0_micros) / f64::from(CHANCE_WHOLE_MICROS);
     let right = count_reached_with_power(items, f64::midpoint(p0, 1.0), DEFAULT_POWER);
     let own_price = MicroBits::from_bits(DEFAULT_C0_BITS.into());
@@ -136,10 +134,10 @@ pub fn proposed_sealed_budget(
     let spare = evidence.checked_sub(first.get());
     let (least, most) = PROPOSED_BITS;
     let (least, most) = (MicroBits::from_bits(least), MicroBits::from_bits(most));
-    Ok(Proposal {
+    Proposal {
         budget: MicroBits(spare.unwrap_or(0)).clamp(least, most),
         hardly_certifiable: spare.is_none(),
-    })
+    }
 }
 
 /// The largest s with P(Bin(n, p) ≥ s) ≥ power.
@@ -307,8 +305,8 @@ mod tests {
     #[test]
     fn the_proposed_budget_stays_between_16_and_64_bits_and_warns_below() {
         let check = |items, bits: u64, hardly_certifiable| {
-            let proposal =
-                proposed_sealed_budget(items, 500_000, Strategy::Grid, ALPHA).expect("in range");
+            let table = BetTable::new(500_000, Strategy::Grid).expect("in range");
+            let proposal = proposed_sealed_budget(items, 500_000, &table, ALPHA);
             assert_eq!(proposal.budget.get() / 1_000_000, bits, "{items}");
             assert_eq!(proposal.hardly_certifiable, hardly_certifiable, "{items}");
         };

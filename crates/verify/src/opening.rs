@@ -185,9 +185,8 @@ impl Opening {
         )?;
         let root = commitment_root(&self.secret, &units, &parts.part, &self.labels);
         check.equal("commitment_root_hex", description.commitment_root, root)?;
-        let null_spec = &description.null_spec;
-        let bets = Bets::new(null_spec.p0_micros, null_spec.strategy)
-            .ok_or(Fault::rule(check, "the null spec can be bet against"))?;
+        let bets = Bets::of(&description.null_spec)
+            .map_err(|_| Fault::rule(check, "the null spec can be bet against"))?;
         let Parts { part, .. } = parts;
         Ok(Opened {
             registered,

@@ -2,9 +2,7 @@
 
 use std::path::Path;
 
-use evidenceos_kernel::{
-    claim::Outcome, evidence::Strategy, in_force::NO_POLICIES, record::Capsule,
-};
+use evidenceos_kernel::{claim::Outcome, in_force::NO_POLICIES, record::Capsule};
 use evidenceos_tlog::Checkpoint;
 use evidenceos_verify::{
     AuditReport, Audited, Event, HoldoutLedger, LogReport, Verified, VerifiedDecision,
@@ -13,6 +11,7 @@ use serde_json::{Value, json};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use crate::{
+    null_spec,
     output::{Output, bits, facts, grouped, table, value},
     render::decimal,
 };
@@ -132,7 +131,8 @@ fn receipt_text(verified: &Verified, log: Option<&LogReport>) -> String {
         ("  settled", date(capsule.settled_unix_ms)),
     ];
     if let Some(ledger) = log.and_then(|log| log.holdout(&capsule.holdout_id)) {
-        rows.push(("  measured", measured(ledger)));
+        let null_spec = &ledger.registered.description.null_spec;
+        rows.push(("  measured", null_spec::refuted(null_spec)));
         rows.push(("  holdout", described(ledger)));
     }
     rows.extend([
@@ -157,18 +157,6 @@ fn receipt_text(verified: &Verified, log: Option<&LogReport>) -> String {
         ),
     ]);
     facts(&rows)
-}
-
-/// What was certified, or was not: the null hypothesis that the evidence spoke against.
-fn measured(ledger: &HoldoutLedger) -> String {
-    let null_spec = &ledger.registered.description.null_spec;
-    let bet = match null_spec.strategy {
-        Strategy::Grid => String::new(),
-        Strategy::FixedAlternative { p1_micros } => {
-            format!(" (bet on {})", decimal(p1_micros))
-        }
-    };
-    format!("accuracy above {}{bet}", decimal(null_spec.p0_micros))
 }
 
 fn described(ledger: &HoldoutLedger) -> String {
@@ -218,7 +206,7 @@ fn holdout_json(ledger: &HoldoutLedger) -> Value {
         "holdout_ref": registered.reference,
         "items": registered.description.items,
         "sealed_items": registered.description.sealed_items,
-        "p0_micros": registered.description.null_spec.p0_micros,
+        "p0_micros": null_spec::p0_micros(&registered.description.null_spec),
         "registered_unix_ms": registered.registered_unix_ms,
     })
 }

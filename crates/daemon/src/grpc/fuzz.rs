@@ -3,8 +3,9 @@
 
 use evidenceos_kernel::{
     claim::{Artifact, Terms},
-    holdout::{NullSpec, Policy},
+    holdout::Policy,
     id::{ClaimId, Digest, HoldoutId, OwnerTag},
+    null::NullSpec,
 };
 use evidenceos_proto as wire;
 use tonic::Status;

@@ -3,7 +3,8 @@
 use evidenceos_kernel::{
     bits::MicroBits,
     evidence::Strategy,
-    holdout::{MAX_ITEMS, NullSpec, PolicyError},
+    holdout::{MAX_ITEMS, PolicyError},
+    null::NullSpec,
     price::{AnswerPrices, Multiplicity, SettlementPrices},
 };
 use evidenceos_proto::{self as wire, put_holdout_request::Part};

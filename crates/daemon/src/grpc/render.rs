@@ -3,9 +3,9 @@
 use evidenceos_kernel::{
     bits::MicroBits,
     claim::{self, Claim, ClaimState, Outcome, Reason, Settlement},
-    evidence::Strategy,
-    holdout::{NullSpec, Policy},
+    holdout::Policy,
     id::{ClaimId, Digest},
+    null::NullSpec,
     price::{self, SettlementPrices},
     record,
 };
@@ -243,7 +243,6 @@ pub fn holdout(shown: ShownHoldout) -> wire::Holdout {
     );
     let fewest = description
         .null_spec
-        .bets
         .fewest_right(description.sealed_units, threshold);
     let own_left = policy
         .principal_sealed_budget
@@ -324,15 +323,12 @@ fn policy_of(policy: &Policy) -> wire::HoldoutPolicy {
 }
 
 fn null_spec(spec: &NullSpec) -> wire::NullSpec {
-    let (strategy, p1_micros) = match spec.strategy {
-        Strategy::Grid => ("grid", 0),
-        Strategy::FixedAlternative { p1_micros } => ("fixed_alternative", p1_micros),
-    };
+    let NullSpec::Accuracy(accuracy) = spec;
     wire::NullSpec {
-        kind: "accuracy".to_owned(),
-        p0_micros: spec.p0_micros,
-        strategy: strategy.to_owned(),
-        p1_micros,
-        expires_unix: spec.expires_unix,
+        kind: spec.kind().to_owned(),
+        p0_micros: accuracy.p0_micros,
+        strategy: accuracy.strategy.word().to_owned(),
+        p1_micros: accuracy.strategy.p1_micros().unwrap_or(0),
+        expires_unix: accuracy.expires_unix,
     }
 }

@@ -426,11 +426,11 @@ fn judge(
         return Verdict::not_judged(Reason::NothingToJudge);
     };
     let description = &holdout.description;
-    let bets = &description.null_spec.bets;
-    if !bets.can_reach(description.sealed_units, terms.threshold) {
+    let null_spec = &description.null_spec;
+    if !null_spec.can_reach(description.sealed_units, terms.threshold) {
         return Verdict::not_judged(Reason::OutOfReach);
     }
-    let evidence = bets.evidence_of(score);
+    let evidence = null_spec.evidence_of(score);
     let policy = &description.policy;
     let levels = claim.terms.levels;
     match price::level_reached(evidence, terms.threshold, policy.level_width, levels) {

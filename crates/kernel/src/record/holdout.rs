@@ -4,9 +4,9 @@ use super::fields::Fields;
 use crate::{
     bits::MicroBits,
     cj,
-    evidence::Strategy,
-    holdout::{Description, NarrowerBudgets, NullSpec, Policy},
+    holdout::{Description, NarrowerBudgets, Policy},
     id::{Digest, HoldoutId},
+    null::NullSpec,
     price::{AnswerPrices, Multiplicity, SettlementPrices},
     record::RecordError,
 };
@@ -72,7 +72,7 @@ impl Registered {
     pub(crate) fn read(fields: &mut Fields<'_>) -> Result<Self, RecordError> {
         fields.expect("element", "u8_binary")?;
         let policy = read_policy(fields.object("policy")?)?;
-        let null_spec = read_null_spec(fields.object("null_spec")?)?;
+        let null_spec = NullSpec::read(fields.object("null_spec")?)?;
         Ok(Self {
             id: holdout_id(fields.entry()),
             reference: fields.string("ref")?,
@@ -310,32 +310,4 @@ fn read_policy(mut fields: Fields<'_>) -> Result<Policy, RecordError> {
         rule: error.rule,
     })?;
     Ok(policy)
-}
-
-fn read_null_spec(mut fields: Fields<'_>) -> Result<NullSpec, RecordError> {
-    fields.expect("kind", "accuracy")?;
-    let strategy = match fields.string("strategy")?.as_str() {
-        "grid" => Strategy::Grid,
-        "fixed_alternative" => Strategy::FixedAlternative {
-            p1_micros: fields.int("p1_micros")?,
-        },
-        _ => return Err(RecordError::Field("strategy".to_owned())),
-    };
-    let expires = fields.maybe_int("expires_unix")?;
-    let null_spec =
-        NullSpec::accuracy(fields.int("p0_micros")?, strategy, expires).map_err(|error| {
-            RecordError::Value {
-                field: error.field.to_owned(),
-                rule: error.rule,
-            }
-        })?;
-    let stated = fields.digest("constants_hash")?;
-    if stated != Digest::of(&null_spec.bets.canonical_bytes()) {
-        return Err(RecordError::Value {
-            field: "constants_hash".to_owned(),
-            rule: "the bet's constants, computed again, have another digest".to_owned(),
-        });
-    }
-    fields.finish()?;
-    Ok(null_spec)
 }

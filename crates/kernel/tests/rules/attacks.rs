@@ -185,9 +185,9 @@ fn a_stream_of_claims_pays_the_same_under_one_name_and_under_many() {
 fn claiming_the_same_vector_again_raises_the_bar_and_not_the_evidence() {
     let mut world = World::new();
     // Just too weak for the first threshold.
-    let bets = &world.main().description.null_spec.bets;
+    let null_spec = &world.main().description.null_spec;
     let threshold = MicroBits(12_321_929);
-    let fewest = bets.fewest_right(800, threshold).expect("in reach");
+    let fewest = null_spec.fewest_right(800, threshold).expect("in reach");
     for n in 0..100 {
         let script = Script::right(fewest - 1);
         let capsule = world.run(submitter(1), &n.to_string(), &script);

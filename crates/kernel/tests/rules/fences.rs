@@ -4,7 +4,8 @@ use evidenceos_kernel::{
     bits::MicroBits,
     command::Reply,
     evidence::Strategy,
-    holdout::{MAX_BUDGET, MOST_CERTIFICATIONS, NullSpec, Policy},
+    holdout::{MAX_BUDGET, MOST_CERTIFICATIONS, Policy},
+    null::NullSpec,
     price::{Multiplicity, SettlementPrices},
     refusal::{Pool, Refusal},
 };

@@ -5,10 +5,11 @@ use evidenceos_kernel::{
     command::{Command, RunReport},
     continuity::{HoldoutCharged, KnownTree, LogContinued, LogRestarted},
     evidence::Strategy,
-    holdout::{NarrowerBudgets, NullSpec},
+    holdout::NarrowerBudgets,
     id::{ClaimId, Digest, HoldoutId},
     in_force::{InForce, PoliciesStated},
     log_key::{KeyLink, KeyRotated, SignedKeyLink},
+    null::NullSpec,
     price::{AnswerPrices, Multiplicity, SettlementPrices},
     record::{AnswerTally, BudgetsChanged, Capsule, ClaimRevoked, Compared, Registered},
 };
@@ -54,7 +55,8 @@ fn a_registration_is_read_as_it_was_written() {
     let prices = read.description.policy.settlement_prices;
     assert_eq!(prices, SettlementPrices::Fixed { certified_bits: 7 });
     let strategy = Strategy::FixedAlternative { p1_micros: 600_000 };
-    assert_eq!(read.description.null_spec.strategy, strategy);
+    let null_spec = NullSpec::accuracy(500_000, strategy, Some(9_000_000_000));
+    assert_eq!(Ok(read.description.null_spec), null_spec);
 }
 
 #[test]

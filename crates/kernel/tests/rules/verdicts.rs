@@ -86,9 +86,9 @@ fn capsule_says_what_was_bound() {
 #[test]
 fn certified_means_exactly_that_the_evidence_reaches_the_threshold() {
     let probe = World::new();
-    let bets = &probe.main().description.null_spec.bets;
+    let null_spec = &probe.main().description.null_spec;
     let threshold = MicroBits(8_000_000 + LOG2_20);
-    let fewest = bets
+    let fewest = null_spec
         .fewest_right(SEALED_ITEMS, threshold)
         .expect("a perfect vector certifies");
     let outcome = |right| {
@@ -105,7 +105,7 @@ fn certified_means_exactly_that_the_evidence_reaches_the_threshold() {
             right: fewest,
         }],
     };
-    assert!(bets.evidence_of(&score) >= threshold.get() as i64);
+    assert!(null_spec.evidence_of(&score) >= threshold.get() as i64);
 }
 
 #[test]
@@ -225,8 +225,8 @@ fn what_not_even_a_perfect_vector_could_reach_is_not_judged_and_free() {
     // The weakest vector is told the same: it is a matter of the ledger alone.
     let weak = world.run(submitter(2), "weak", &Script::right(0));
     assert_eq!(weak.reason_codes, capsule.reason_codes);
-    let bets = &world.main().description.null_spec.bets;
-    assert!(!bets.can_reach(SEALED_ITEMS, capsule.ledger.threshold));
+    let null_spec = &world.main().description.null_spec;
+    assert!(!null_spec.can_reach(SEALED_ITEMS, capsule.ledger.threshold));
 }
 
 #[test]
@@ -308,14 +308,15 @@ fn levels_release_more_and_cost_more() {
         let (_, number) = world.admitted(terms, false);
         world.settle(number, &Script::right(right))
     };
-    let bets = World::new().main().description.null_spec.bets.clone();
+    let null_spec = World::new().main().description.null_spec.clone();
     let threshold = 8_000_000 + LOG2_20;
     let at = |surplus_bits: u64| {
-        bets.fewest_right(
-            SEALED_ITEMS,
-            MicroBits(threshold + surplus_bits * 1_000_000),
-        )
-        .expect("in reach")
+        null_spec
+            .fewest_right(
+                SEALED_ITEMS,
+                MicroBits(threshold + surplus_bits * 1_000_000),
+            )
+            .expect("in reach")
     };
     // Level j of four costs c and ⌈10⁶·log2((j+1)(j+2))⌉; the last ⌈10⁶·log2 4⌉.
     let log2_of = [1_000_000, 2_584_963, 3_584_963, 2_000_000];

@@ -12,8 +12,9 @@ use evidenceos_kernel::{
     claim::{Claim, ClaimState, Lane, RunCredit, Terms},
     command::{Event, Remembered, RememberedResult},
     evidence::Strategy,
-    holdout::{Description, Holdout, HoldoutStatus, Meter, NullSpec, Policy},
+    holdout::{Description, Holdout, HoldoutStatus, Meter, Policy},
     id::{ClaimId, Digest, Fingerprint, HoldoutId, OwnerTag, RequestKey},
+    null::NullSpec,
     refusal::Refusal,
     state::{Changes, Counters},
 };

@@ -9,9 +9,10 @@
 //! with r right adds (r·gain − (n − r)·loss)/n, and the sum over all units of one size is rounded down. Evidence in
 //! microbits is ⌊ℓ·10⁶/2^40⌋.
 
-use evidenceos_kernel::{cj, evidence::Strategy, id::Digest};
+use evidenceos_kernel::{cj, evidence::Strategy, id::Digest, null::NullSpec, record::RecordError};
 
 use super::log2::scaled;
+use crate::fields::value;
 
 const UNITS_PER_BIT: u64 = 1 << 40;
 const WHOLE: u128 = 1_000_000;
@@ -44,7 +45,23 @@ pub struct UnitsOfSize {
 }
 
 impl Bets {
-    /// The constants, or `None` unless 0 < p0 < 1 and, where there is a p1, p0 < p1 < 1.
+    /// The constants of a null spec.
+    ///
+    /// # Errors
+    /// [`RecordError::Value`] if a chance that it names is out of its range.
+    pub fn of(null_spec: &NullSpec) -> Result<Self, RecordError> {
+        match null_spec {
+            NullSpec::Accuracy(accuracy) => Self::new(accuracy.p0_micros, accuracy.strategy)
+                .ok_or_else(|| match accuracy.strategy {
+                    Strategy::Grid => value("p0_micros", "must be between 1 and 999999"),
+                    Strategy::FixedAlternative { .. } => {
+                        value("p1_micros", "must be between p0 and 999999")
+                    }
+                }),
+        }
+    }
+
+    /// The constants against accuracies of at most p0, or `None` unless 0 < p0 < 1 and, where there is a p1, p0 < p1 < 1.
     #[must_use]
     pub fn new(p0_micros: u32, strategy: Strategy) -> Option<Self> {
         let p0 = u128::from(p0_micros);

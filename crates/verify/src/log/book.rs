@@ -529,7 +529,7 @@ impl Book {
         let since = self
             .admitted_after(run)
             .map_or(self.ledger.registered.registered_unix_ms, |end| end.unix_ms);
-        let expires = self.ledger.registered.description.null_spec.expires_unix;
+        let expires = self.ledger.registered.description.null_spec.expires_unix();
         Check::Admission.holds(
             expires.is_none_or(|expires| since / 1_000 < expires),
             "no run is admitted after its null spec expired",
@@ -675,7 +675,7 @@ impl Book {
     /// worst case of its place in the queue.
     fn check_room(&mut self) -> Result<(), Fault> {
         let registered = &self.ledger.registered.description;
-        let expires = registered.null_spec.expires_unix;
+        let expires = registered.null_spec.expires_unix();
         let last = self.ends.last().map(|end| end.unix_ms);
         if expires.is_some_and(|expires| last.is_some_and(|last| last / 1_000 >= expires)) {
             self.close();

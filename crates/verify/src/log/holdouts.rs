@@ -1,8 +1,7 @@
 //! Descriptions of holdouts, what was compared with them, their budgets, their end.
 
 use evidenceos_kernel::{
-    evidence::Strategy,
-    holdout::{NullSpec, Policy},
+    holdout::Policy,
     id::{Digest, HoldoutId},
     price::SettlementPrices,
     record::{BudgetsChanged, Compared, Registered},
@@ -12,7 +11,7 @@ use super::{Book, Event, Replay};
 use crate::{
     arithmetic::{evidence::Bets, kraft, log2::microbits_up, split},
     fault::{Check, Fault},
-    fields::{Fields, public_text, value},
+    fields::{Fields, public_text},
 };
 
 /// The most bits of "the labels agree": R. Then "they do not" costs ⌈10⁶·log2(2ᴿ/(2ᴿ − 1))⌉, 23 microbits for 16.
@@ -48,7 +47,7 @@ impl Replay {
         let (replaced, replaces) = self.replaced(&registered);
         let named = self.named(&registered.reference);
         let sound = check_description(&registered);
-        let bets = bets_of(&description.null_spec)?;
+        let bets = Bets::of(&description.null_spec)?;
         let at = self.books.len();
         self.by_id.insert(id, at);
         self.names.insert(registered.reference.clone(), at);
@@ -314,16 +313,6 @@ fn price_of_comparison(bits: u64, agrees: bool) -> u64 {
     microbits_up(whole, if agrees { 1 } else { whole - 1 })
 }
 
-fn bets_of(null_spec: &NullSpec) -> Result<Bets, Fault> {
-    let bets = Bets::new(null_spec.p0_micros, null_spec.strategy).ok_or_else(|| match null_spec
-        .strategy
-    {
-        Strategy::Grid => value("p0_micros", "must be between 1 and 999999"),
-        Strategy::FixedAlternative { .. } => value("p1_micros", "must be between p0 and 999999"),
-    })?;
-    Ok(bets)
-}
-
 /// What a description says of itself: sizes, policy, null spec.
 fn check_description(registered: &Registered) -> Result<(), Fault> {
     let description = &registered.description;
@@ -354,7 +343,7 @@ fn check_description(registered: &Registered) -> Result<(), Fault> {
     let null_spec = &description.null_spec;
     Check::Registration.holds(
         null_spec
-            .expires_unix
+            .expires_unix()
             .is_none_or(|expires| registered.registered_unix_ms / 1_000 < expires),
         "a null spec expires after its registration",
     )?;
@@ -363,7 +352,7 @@ fn check_description(registered: &Registered) -> Result<(), Fault> {
     Check::Registration.equal(
         "null_spec.constants_hash",
         stated.unwrap_or_default(),
-        &bets_of(null_spec)?.digest().to_hex(),
+        &Bets::of(null_spec)?.digest().to_hex(),
     )
 }
 

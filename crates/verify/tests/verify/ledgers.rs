@@ -4,7 +4,7 @@ use evidenceos_kernel::{
     bits::MicroBits,
     command::Command,
     holdout::{NarrowerBudgets, Policy},
-    record::{Capsule, Compared, HOLDOUT_COMPARED, schema_of},
+    record::{Capsule, Compared},
 };
 use evidenceos_verify::{Check, Fault};
 
@@ -40,17 +40,12 @@ const DIFFER_MICROBITS: [u64; 16] = [
 
 /// The comparisons of a log: where each stands, and at how many bits it is priced.
 fn comparisons(entries: &[Vec<u8>]) -> Vec<(u64, usize)> {
-    let compared = entries
-        .iter()
-        .enumerate()
-        .filter(|(_, entry)| schema_of(entry).is_some_and(|schema| schema == HOLDOUT_COMPARED));
-    compared
-        .map(|(at, entry)| {
-            let sealed = Compared::parse(entry).expect("parses").sealed.get();
-            let bits = DIFFER_MICROBITS.iter().position(|&price| price == sealed);
-            (at as u64, 1 + bits.expect("a price of the table"))
-        })
-        .collect()
+    let compared = entries.iter().enumerate().filter_map(|(at, entry)| {
+        let sealed = Compared::parse(entry).ok()?.sealed.get();
+        let bits = DIFFER_MICROBITS.iter().position(|&price| price == sealed);
+        Some((at as u64, 1 + bits.expect("a price of the table")))
+    });
+    compared.collect()
 }
 
 /// The log with one comparison priced at so many bits.
@@ -336,9 +331,7 @@ fn a_run_is_admitted_only_beside_what_was_charged_and_what_others_have_reserved(
 fn comparisons_that_agree(entries: &[Vec<u8>]) -> Compared {
     let compared = entries
         .iter()
-        .filter(|entry| schema_of(entry).is_some_and(|schema| schema == HOLDOUT_COMPARED));
-    let mut agree = compared
-        .map(|entry| Compared::parse(entry).expect("parses"))
-        .filter(|compared| compared.agrees);
+        .filter_map(|entry| Compared::parse(entry).ok());
+    let mut agree = compared.filter(|compared| compared.agrees);
     agree.next().expect("one")
 }

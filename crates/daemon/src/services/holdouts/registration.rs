@@ -8,9 +8,9 @@ use std::{collections::HashSet, num::NonZero, sync::Arc, thread};
 use evidenceos_kernel::{
     bits::MicroBits,
     command::{Command, PutHoldout},
-    holdout::{self, Description, Holdout, HoldoutStatus, NullSpec, Policy},
+    holdout::{self, Description, Holdout, HoldoutStatus, Policy},
     id::{Digest, Fingerprint, HoldoutId},
-    planner,
+    null::NullSpec,
     price::{AnswerPrices, Multiplicity, SettlementPrices},
     refusal::Refusal,
     split,
@@ -74,13 +74,8 @@ impl AskedPolicy {
         sealed_units: u64,
     ) -> Result<(Policy, Vec<String>), Refusal> {
         let alpha_micros = self.alpha_micros.unwrap_or(50_000);
-        let proposal = planner::proposed_sealed_budget(
-            sealed_units,
-            null_spec.p0_micros,
-            null_spec.strategy,
-            alpha_micros.clamp(1, 999_999),
-        )
-        .map_err(|error| Refusal::field("null_spec", error.to_string()))?;
+        let proposal =
+            null_spec.proposed_sealed_budget(sealed_units, alpha_micros.clamp(1, 999_999));
         let default = Policy::with_sealed_budget(proposal.budget);
         let mut policy = Policy {
             answer_share_micros: self

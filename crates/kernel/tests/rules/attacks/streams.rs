@@ -6,12 +6,8 @@
 //! alone: which claim, if any, is the first to reach its bar.
 
 use evidenceos_kernel::{
-    claim::Outcome,
-    evidence::Strategy,
-    holdout::{NullSpec, Policy},
-    planner::binomial_tail,
-    price::SettlementPrices,
-    record::Ledger,
+    claim::Outcome, evidence::Strategy, holdout::Policy, null::NullSpec, planner::binomial_tail,
+    price::SettlementPrices, record::Ledger,
 };
 
 use super::{
@@ -77,8 +73,8 @@ fn admit(world: &mut World, n: u64) -> u64 {
 fn fail(world: &mut World, number: u64, units: u64) -> (Ledger, u64) {
     let would_be = |right| world.would_settle_as(number, scored(units, right));
     let threshold = would_be(0).threshold;
-    let bets = &world.main().description.null_spec.bets;
-    let fewest = bets.fewest_right(units, threshold).expect("in reach");
+    let null_spec = &world.main().description.null_spec;
+    let fewest = null_spec.fewest_right(units, threshold).expect("in reach");
     assert_eq!(would_be(fewest).outcome, Outcome::Certified);
     assert_eq!(would_be(fewest - 1).outcome, Outcome::NotCertified);
     let failed = world.settle_as(number, scored(units, 0));
@@ -214,12 +210,12 @@ fn six_hundred_claims_about_fair_coins_have_the_published_chances() {
     assert_holds(certified, RUNS, "claims about fair coins");
 
     let world = world(FIXED, COINS);
-    let bets = &world.main().description.null_spec.bets;
+    let null_spec = &world.main().description.null_spec;
     let without_c: Vec<f64> = stream
         .iter()
         .map(|(ledger, _)| {
             let bar = ledger.threshold.saturating_sub(ledger.c);
-            by_luck(bets.fewest_right(COINS.units, bar).expect("in reach"))
+            by_luck(null_spec.fewest_right(COINS.units, bar).expect("in reach"))
         })
         .collect();
     let certified = assert_published(&without_c, Luck::Independent, 77.949, 5e-4);

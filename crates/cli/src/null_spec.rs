@@ -1,0 +1,97 @@
+//! Null specs: the flags that name one, and the words that tell people of one.
+
+use clap::Args;
+use evidenceos_kernel::{
+    evidence::{BetTable, Strategy},
+    null::{NullSpec, accuracy},
+};
+use evidenceos_proto as proto;
+use serde_json::{Value, json};
+
+use crate::{error::CliError, render::decimal, units};
+
+/// The null spec of a registration.
+#[derive(Debug, Args)]
+pub struct NullArgs {
+    /// The null: "the chance to be right is at most P0". A claim is certified for being better.
+    #[arg(long, value_parser = units::chance, value_name = "P0")]
+    p0: u32,
+    /// How to bet against the null: `grid`, or `fixed:P1` where an accuracy P1 is expected.
+    #[arg(long, value_parser = units::strategy, default_value = "grid")]
+    strategy: Strategy,
+    /// When the null spec expires, in Unix seconds.
+    #[arg(long, value_name = "UNIX_SECONDS")]
+    expires: Option<u64>,
+}
+
+impl NullArgs {
+    /// The null spec as the server is asked for it.
+    ///
+    /// # Errors
+    /// [`CliError::Usage`] if the alternative is not above p0: name another one.
+    pub fn to_wire(&self) -> Result<proto::NullSpec, CliError> {
+        let p1_micros = self.strategy.p1_micros();
+        if p1_micros.is_some_and(|p1_micros| p1_micros <= self.p0) {
+            return Err(CliError::Usage(
+                "--strategy fixed:P1 needs a P1 above --p0".to_owned(),
+            ));
+        }
+        Ok(proto::NullSpec {
+            kind: accuracy::KIND.to_owned(),
+            p0_micros: self.p0,
+            strategy: self.strategy.word().to_owned(),
+            p1_micros: p1_micros.unwrap_or(0),
+            expires_unix: self.expires,
+        })
+    }
+}
+
+/// The bets of a null spec on the wire; none if this release does not know it.
+pub fn bets_of(spec: &proto::NullSpec) -> Option<BetTable> {
+    let strategy = Strategy::named(&spec.strategy, spec.p1_micros)?;
+    (spec.kind == accuracy::KIND)
+        .then(|| BetTable::new(spec.p0_micros, strategy).ok())
+        .flatten()
+}
+
+/// A null spec on the wire for machines.
+pub fn to_json(spec: &proto::NullSpec) -> Value {
+    json!({
+        "kind": spec.kind,
+        "p0_micros": spec.p0_micros,
+        "strategy": spec.strategy,
+        "p1_micros": spec.p1_micros,
+        "expires_unix": spec.expires_unix,
+    })
+}
+
+/// A null spec on the wire for people.
+pub fn to_text(spec: &proto::NullSpec) -> String {
+    let bet = match Strategy::named(&spec.strategy, spec.p1_micros) {
+        Some(Strategy::FixedAlternative { p1_micros }) => format!("fixed:{}", decimal(p1_micros)),
+        Some(Strategy::Grid) | None => spec.strategy.clone(),
+    };
+    format!(
+        "{} at most {}, bet {bet}",
+        spec.kind,
+        decimal(spec.p0_micros)
+    )
+}
+
+/// What a certificate says: the null hypothesis that the evidence spoke against.
+pub fn refuted(null_spec: &NullSpec) -> String {
+    let NullSpec::Accuracy(accuracy) = null_spec;
+    let bet = match accuracy.strategy {
+        Strategy::Grid => String::new(),
+        Strategy::FixedAlternative { p1_micros } => {
+            format!(" (bet on {})", decimal(p1_micros))
+        }
+    };
+    format!("accuracy above {}{bet}", decimal(accuracy.p0_micros))
+}
+
+/// The chance that is to be exceeded, in millionths.
+pub fn p0_micros(null_spec: &NullSpec) -> u32 {
+    let NullSpec::Accuracy(accuracy) = null_spec;
+    accuracy.p0_micros
+}
