@@ -11,9 +11,11 @@
 //! is added. `docs/formats.md` states every field.
 
 use crate::{
+    bits::MicroBits,
     cj,
     continuity::{HoldoutCharged, LogContinued, LogRestarted, LogStarted},
     decision::BatchRecorded,
+    id::HoldoutId,
     in_force::PoliciesStated,
     log_key::KeyRotated,
     record::{
@@ -162,6 +164,56 @@ impl Kind {
     #[must_use]
     pub fn of(entry: &[u8]) -> Option<Self> {
         Self::named(&schema_of(entry)?)
+    }
+}
+
+/// What an entry charges to a holdout.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Charge {
+    /// The holdout.
+    pub holdout: HoldoutId,
+    /// To its answer part.
+    pub answers: MicroBits,
+    /// To its sealed part.
+    pub sealed: MicroBits,
+}
+
+impl Entry {
+    /// What the entry charges, if its kind charges anything: a holdout's meters are the sums of
+    /// these over the log.
+    #[must_use]
+    pub fn charge(&self) -> Option<Charge> {
+        match self {
+            Self::ClaimCapsule(capsule) => Some(Charge {
+                holdout: capsule.holdout_id,
+                answers: capsule.answers.charged,
+                sealed: capsule.ledger.price,
+            }),
+            Self::HoldoutCompared(compared) => Some(Charge {
+                holdout: compared.holdout,
+                answers: compared.answers,
+                sealed: compared.sealed,
+            }),
+            Self::HoldoutCharged(charged) => Some(Charge {
+                holdout: charged.holdout,
+                answers: charged.answers,
+                sealed: charged.sealed,
+            }),
+            Self::LogStarted(_)
+            | Self::LogRestarted(_)
+            | Self::LogContinued(_)
+            | Self::KeyRotated(_)
+            | Self::HoldoutRegistered(_)
+            | Self::HoldoutPolicy(_)
+            | Self::HoldoutWithdrawn(_)
+            | Self::HoldoutRetired(_)
+            | Self::HoldoutOpened(_)
+            | Self::ClaimRevoked(_)
+            | Self::CreditGranted(_)
+            | Self::AccountsImported(_)
+            | Self::DecisionBatch(_)
+            | Self::PoliciesInForce(_) => None,
+        }
     }
 }
 

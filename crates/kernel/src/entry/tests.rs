@@ -66,3 +66,20 @@ fn what_is_no_entry_is_told_from_an_entry_of_an_unknown_kind() {
         matches!(e, RecordError::Json(_))
     });
 }
+
+#[test]
+fn an_entry_charges_what_it_says() {
+    let mut charging = 0;
+    for line in GOLDEN.lines() {
+        let entry = Entry::parse(line.as_bytes()).expect(line);
+        let json: serde_json::Value = serde_json::from_str(line).expect(line);
+        let int = |path: &str| json.pointer(path).and_then(serde_json::Value::as_u64);
+        let answers = int("/answers/charged_microbits").or(int("/answers_microbits"));
+        let sealed = int("/ledger/price_microbits").or(int("/sealed_microbits"));
+        let charge = entry.charge();
+        charging += usize::from(charge.is_some());
+        let said = charge.map(|charge| (charge.answers.get(), charge.sealed.get()));
+        assert_eq!(said, answers.zip(sealed), "{line}");
+    }
+    assert_eq!(charging, 6);
+}

@@ -5,11 +5,10 @@ use std::collections::{HashMap, HashSet};
 use evidenceos_kernel::{
     bits::MicroBits,
     claim::Outcome,
-    continuity::HoldoutCharged,
-    entry::{Entry, Kind},
+    entry::{Charge, Entry, Kind},
     holdout::{Holdout, InFlight, PrincipalPool},
     id::{HoldoutId, OwnerTag},
-    record::{Capsule, Compared},
+    record::Capsule,
 };
 
 use super::{Examination, TELL, history::each_entry, rows};
@@ -32,22 +31,15 @@ struct OwnSums {
 }
 
 impl Sums {
-    fn charge(&mut self, charged: &HoldoutCharged) {
-        self.sealed = self.sealed.saturating_add(charged.sealed);
-        self.answers = self.answers.saturating_add(charged.answers);
+    fn charge(&mut self, charge: &Charge) {
+        self.sealed = self.sealed.saturating_add(charge.sealed);
+        self.answers = self.answers.saturating_add(charge.answers);
     }
 
-    fn compare(&mut self, compared: &Compared) {
-        self.sealed = self.sealed.saturating_add(compared.sealed);
-        self.answers = self.answers.saturating_add(compared.answers);
-    }
-
-    fn settle(&mut self, capsule: &Capsule) {
-        self.sealed = self.sealed.saturating_add(capsule.ledger.price);
-        let charged = capsule.answers.charged;
-        self.answers = self.answers.saturating_add(charged);
+    /// Counts a claim that ended, beside what it was charged.
+    fn count(&mut self, capsule: &Capsule) {
         let own = self.owners.entry(capsule.owner_tag).or_default();
-        own.answers = own.answers.saturating_add(charged);
+        own.answers = own.answers.saturating_add(capsule.answers.charged);
         own.sealed = own.sealed.saturating_add(capsule.ledger.price);
         match capsule.outcome {
             Outcome::Certified => {
@@ -67,38 +59,24 @@ fn summed(
     let mut sums: HashMap<HoldoutId, Sums> = HashMap::new();
     let mut registered = HashSet::new();
     each_entry(on, false, |on, index, _, bytes| {
-        match Entry::parse(bytes) {
-            Ok(Entry::ClaimCapsule(capsule)) => {
-                sums.entry(capsule.holdout_id).or_default().settle(&capsule);
+        let entry = match Entry::parse(bytes) {
+            Ok(entry) => entry,
+            Err(error) => {
+                // What is no record at all, the check of the entries notes.
+                if Kind::of(bytes).is_some() {
+                    on.note("entries", index, error.to_string(), TELL);
+                }
+                return Ok(());
             }
-            Ok(Entry::HoldoutCompared(compared)) => {
-                sums.entry(compared.holdout).or_default().compare(&compared);
-            }
-            Ok(Entry::HoldoutCharged(charged)) => {
-                sums.entry(charged.holdout).or_default().charge(&charged);
-            }
-            Ok(Entry::HoldoutRegistered(holdout)) => _ = registered.insert(holdout.id),
-            // They charge no meter of a holdout.
-            Ok(
-                Entry::LogStarted(_)
-                | Entry::LogRestarted(_)
-                | Entry::LogContinued(_)
-                | Entry::KeyRotated(_)
-                | Entry::HoldoutPolicy(_)
-                | Entry::HoldoutWithdrawn(_)
-                | Entry::HoldoutRetired(_)
-                | Entry::HoldoutOpened(_)
-                | Entry::ClaimRevoked(_)
-                | Entry::CreditGranted(_)
-                | Entry::AccountsImported(_)
-                | Entry::DecisionBatch(_)
-                | Entry::PoliciesInForce(_),
-            ) => {}
-            // What is no record at all, the check of the entries notes.
-            Err(error) if Kind::of(bytes).is_some() => {
-                on.note("entries", index, error.to_string(), TELL);
-            }
-            Err(_) => {}
+        };
+        if let Some(charge) = entry.charge() {
+            sums.entry(charge.holdout).or_default().charge(&charge);
+        }
+        if let Entry::ClaimCapsule(capsule) = &entry {
+            let sums = sums.entry(capsule.holdout_id).or_default();
+            sums.count(capsule);
+        } else if let Entry::HoldoutRegistered(holdout) = &entry {
+            registered.insert(holdout.id);
         }
         Ok(())
     })?;
