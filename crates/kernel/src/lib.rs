@@ -45,5 +45,7 @@ pub mod refusal;
 pub mod score;
 pub mod split;
 pub mod state;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod trace;
 mod wide;

@@ -8,19 +8,19 @@ use std::{
 use evidenceos_driver::{
     Answer, Call, Done, Driver, Fatal, Finished, Input, Limits, Signing, Work,
 };
+pub(crate) use evidenceos_kernel::testing::{
+    ENGINE, OPERATOR, commit, create, execute, seal, submitter,
+};
 use evidenceos_kernel::{
     account::{Account, Accounting},
     bits::MicroBits,
-    claim::{Artifact, Claim, Lane, ModuleFacts, Terms},
-    command::{Caller, Command, PutHoldout, Reply, Request, RunEnd, RunReport, Stamp},
-    evidence::Strategy,
+    claim::{Claim, Terms},
+    command::{Caller, Command, PutHoldout, Reply, Request},
     holdout::{Description, Holdout, Policy},
-    id::{ClaimId, Digest, Fingerprint, HoldoutId, OwnerTag, RequestKey},
+    id::{ClaimId, HoldoutId, OwnerTag},
     in_force::InForce,
-    null::NullSpec,
-    record::AnswerTally,
-    score::{Score, SizeClass},
     state::Resident,
+    testing::{self, START_UNIX_MS},
 };
 use evidenceos_store::{
     Head, Store as _,
@@ -30,23 +30,6 @@ use evidenceos_tlog::{Hash, Tree};
 
 use crate::fakes::{Collector, Elsewhere, LocalKey, Shelf, Waiter, Watch, key};
 pub(crate) use crate::fakes::{Happened, ORIGIN, Ticket};
-
-pub(crate) const ENGINE: &str = "test-engine";
-const SEALED_ITEMS: u64 = 800;
-
-pub(crate) const OPERATOR: Caller = Caller {
-    tag: OwnerTag([0xff; 16]),
-    operator: true,
-    auditor: true,
-};
-
-pub(crate) fn submitter(n: u8) -> Caller {
-    Caller {
-        tag: OwnerTag([n; 16]),
-        operator: false,
-        auditor: false,
-    }
-}
 
 pub(crate) struct Bench {
     pub(crate) driver: Driver<Shelf>,
@@ -129,7 +112,7 @@ impl Bench {
         Self {
             driver,
             holdout,
-            now_unix_ms: 1_700_000_000_000,
+            now_unix_ms: START_UNIX_MS,
             tail: Tail::Nothing,
             watch,
             limits,
@@ -176,28 +159,13 @@ impl Bench {
     }
 
     pub(crate) fn register(&mut self, reference: &str, policy: Policy) -> HoldoutId {
+        let description = Description {
+            fresh_items: true,
+            ..testing::description(policy)
+        };
         let put = PutHoldout {
-            reference: reference.to_owned(),
-            description: Description {
-                items: 200 + SEALED_ITEMS,
-                units: 200 + SEALED_ITEMS,
-                answer_items: 200,
-                sealed_items: SEALED_ITEMS,
-                sealed_units: SEALED_ITEMS,
-                item_order_hash: None,
-                commitment_root: Digest::of(b"commitment"),
-                secret_commitment: Digest::of(b"secret"),
-                policy,
-                null_spec: NullSpec::accuracy(500_000, Strategy::Grid, None)
-                    .expect("a half is a chance"),
-                fresh_items: true,
-                replaces: None,
-            },
-            blob: Digest::of(b"blob"),
-            labels_key: Digest::of(reference.as_bytes()),
-            has_item_ids: false,
             generation: self.driver.resident().counters().holdouts_generation,
-            compared: Vec::new(),
+            ..testing::put(reference, description)
         };
         let put = Command::PutHoldout(Box::new(put));
         match self.ask(OPERATOR, reference, put) {
@@ -253,12 +221,7 @@ impl Bench {
     ) -> (Call, Ticket) {
         let ticket = Ticket(self.calls);
         self.calls += 1;
-        let mut key = caller.tag.0.to_vec();
-        key.extend_from_slice(id.as_bytes());
-        let stamp = Stamp {
-            key: RequestKey(Fingerprint::of(&key).0),
-            fingerprint: Fingerprint::of(format!("{command:?}").as_bytes()),
-        };
+        let stamp = testing::stamp(caller, id, &format!("{command:?}"));
         let call = Call {
             request: Request {
                 caller,
@@ -281,25 +244,8 @@ impl Bench {
     }
 
     pub(crate) fn finish_charged(&mut self, work: &Work, right: u64, charged: MicroBits) {
-        let report = RunReport {
-            end: RunEnd::Emitted(vec![1]),
-            answers: AnswerTally {
-                n_symbols: 4,
-                charged,
-                ..AnswerTally::default()
-            },
-            score: Some(Score {
-                classes: vec![SizeClass {
-                    size: 1,
-                    units: SEALED_ITEMS,
-                    right,
-                }],
-            }),
-            fuel: 7,
-            pages: 17,
-            trace_hash: Digest::of(b"trace"),
-            trace_len: 5,
-        };
+        let mut report = testing::report(right);
+        report.answers.charged = charged;
         let done = Done {
             report: Box::new(report),
             trace: b"trace".to_vec(),
@@ -342,32 +288,12 @@ impl Bench {
     pub(crate) fn terms_on(&self, holdout: HoldoutId, owner: Caller, name: &str) -> Terms {
         let registered = self.driver.resident().holdout(&holdout);
         let null_spec = &registered.expect("registered").description.null_spec;
-        Terms {
-            owner: owner.tag,
-            claim_name: name.to_owned(),
-            holdout,
-            null_spec_hash: null_spec.hash(),
-            alpha_micros: 50_000,
-            levels: 0,
-            oracle_id: "builtin.accuracy".to_owned(),
-            oracle_num_symbols: 4,
-            epoch_size: 0,
-            epoch_config_ref: String::new(),
-            lane: Lane::Fast,
-            access_credit: 0,
-            max_answer_microbits: None,
-            output_schema_id: String::new(),
-            dependency_merkle_root: None,
-        }
+        testing::terms(owner.tag, name, holdout, null_spec.hash())
     }
 
     /// A sealed claim whose module asks only where its terms declare what it may be charged.
     pub(crate) fn sealed(&mut self, terms: Terms) -> ClaimId {
-        let owner = Caller {
-            tag: terms.owner,
-            operator: false,
-            auditor: false,
-        };
+        let owner = testing::caller(terms.owner);
         let (id, asks) = (terms.claim_id(), terms.max_answer_microbits.is_some());
         for (step, command) in [
             ("create", create(terms)),
@@ -446,38 +372,4 @@ impl Bench {
         let memory = &mut self.driver.store_mut().memory;
         memory.claim(id).expect("memory can be read")
     }
-}
-
-pub(crate) fn create(terms: Terms) -> Command {
-    Command::CreateClaim {
-        id: terms.claim_id(),
-        principal: format!("principal-{}", terms.owner.0[0]),
-        terms: Box::new(terms),
-    }
-}
-
-pub(crate) fn commit(claim: ClaimId, module: &str, asks: bool) -> Command {
-    let hash = Digest::of(module.as_bytes());
-    Command::CommitArtifacts {
-        claim,
-        artifacts: vec![Artifact {
-            kind: "wasm".to_owned(),
-            hash,
-            parent: None,
-        }],
-        module: ModuleFacts {
-            hash,
-            len: 100,
-            asks,
-            submits: true,
-        },
-    }
-}
-
-pub(crate) fn seal(claim: ClaimId) -> Command {
-    Command::SealClaim { claim }
-}
-
-pub(crate) fn execute(claim: ClaimId) -> Command {
-    Command::ExecuteClaim { claim }
 }

@@ -41,7 +41,7 @@ fn child(world: &mut World, name: &str, parents: &[ClaimId]) -> Result<ClaimId, 
 }
 
 fn capsule_hash(world: &World, id: &ClaimId) -> Digest {
-    let settlement = world.claims[id].settlement.as_ref();
+    let settlement = world.rows.claims[id].settlement.as_ref();
     settlement.expect("a settled parent").capsule_hash
 }
 

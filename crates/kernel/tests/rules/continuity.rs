@@ -115,7 +115,7 @@ fn what_is_recovered_is_charged_and_counted_as_it_was() {
             let main = world.main();
             let meters = (main.sealed, main.answers, world.pool(submitter(1)));
             let counts = (main.settled, main.certified, main.admitted);
-            (meters, counts, world.claims[&claim].state)
+            (meters, counts, world.rows.claims[&claim].state)
         };
         assert_eq!(ledger(&restored), ledger(&world), "under way: {under_way}");
         assert!(restored.ask(OPERATOR, recover).is_err(), "once");

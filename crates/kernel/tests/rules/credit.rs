@@ -20,7 +20,7 @@ fn worst(world: &mut World) -> u64 {
     let mut probe = world.clone();
     let me = submitter(9);
     probe.admitted(probe.terms(me, "probe"), false);
-    probe.accounts[&me.tag].reserved
+    probe.rows.accounts[&me.tag].reserved
 }
 
 /// A world where new accounts have this limit, and a day mints that much.
@@ -53,7 +53,7 @@ fn limit(owner: Caller, limit: u64) -> Command {
 }
 
 fn account(world: &World, owner: Caller) -> &Account {
-    &world.accounts[&owner.tag]
+    &world.rows.accounts[&owner.tag]
 }
 
 #[test]
@@ -89,7 +89,7 @@ fn a_run_reserves_its_worst_case_and_burns_what_it_used() {
         (found.balance, found.reserved, found.burned_total),
         (9_999, 0, 1)
     );
-    assert_eq!(world.claims[&claim].credit.burned, 1);
+    assert_eq!(world.rows.claims[&claim].credit.burned, 1);
     assert_eq!(
         (world.main().credit_reserved, world.main().credit_burned),
         (0, 1)
@@ -118,7 +118,7 @@ fn little_credit_buys_little_fuel() {
     let mut world = world_of(60, 0);
     let me = submitter(1);
     let (claim, number) = world.admitted(world.terms(me, "poor"), false);
-    let fuel = world.claims[&claim].max_fuel();
+    let fuel = world.rows.claims[&claim].max_fuel();
     assert!((40_000_000..60_000_000).contains(&fuel), "{fuel}");
     assert_eq!(account(&world, me).balance, 0);
     let all = Script {
@@ -140,7 +140,7 @@ fn a_claim_burns_no_more_than_its_access_credit() {
     };
     let (claim, _) = world.admitted(terms, false);
     assert_eq!(account(&world, me).reserved, 30);
-    assert!(world.claims[&claim].max_fuel() < 30_000_000);
+    assert!(world.rows.claims[&claim].max_fuel() < 30_000_000);
     let terms = Terms {
         access_credit: 2,
         ..world.terms(me, "capped too low")
@@ -435,7 +435,7 @@ fn credit_that_buys_no_fuel_admits_no_run() {
     // The last credit buys one unit of fuel.
     let mut world = world_of_pages(1_025, "1");
     let (id, _) = world.admitted(world.terms(submitter(1), "claim"), false);
-    assert_eq!(world.claims[&id].max_fuel(), 1);
+    assert_eq!(world.rows.claims[&id].max_fuel(), 1);
     // Also what costs nothing costs a credit.
     let mut world = world_of(0, 0);
     let accounting = Accounting {
@@ -560,11 +560,15 @@ fn an_account_keeps_one_request_of_each_kind_and_remembers_the_one_before_for_a_
         send(&mut world, "limit", limit(me, 20_000));
         send(&mut world, "grant", grant(me, 1));
         assert_eq!(account(&world, me).requests.len(), 2);
-        assert!(world.remembered.is_empty());
+        assert!(world.rows.remembered.is_empty());
         world.now_unix_ms += later_ms;
         send(&mut world, "another grant", grant(me, 1));
         assert_eq!(account(&world, me).requests.len(), 2);
-        assert_eq!(world.remembered.len(), remembered, "after {later_ms} ms");
+        assert_eq!(
+            world.rows.remembered.len(),
+            remembered,
+            "after {later_ms} ms"
+        );
     }
 }
 
@@ -596,18 +600,25 @@ fn act() -> impl Strategy<Value = Act> {
 fn assert_conserved(world: &World) {
     let totals = world.resident.totals();
     assert!(totals.balance_out(), "{totals:?}");
-    let sum = |of: fn(&Account) -> u64| world.accounts.values().map(|a| u128::from(of(a))).sum();
+    let sum = |of: fn(&Account) -> u64| {
+        world
+            .rows
+            .accounts
+            .values()
+            .map(|a| u128::from(of(a)))
+            .sum()
+    };
     assert_eq!(totals.balances, sum(|account| account.balance));
     assert_eq!(totals.reserved, sum(|account| account.reserved));
-    assert_eq!(totals.accounts, world.accounts.len() as u64);
+    assert_eq!(totals.accounts, world.rows.accounts.len() as u64);
     let claims = |of: fn(&evidenceos_kernel::claim::RunCredit) -> u64| -> u128 {
-        let runs = world.claims.values().map(|claim| &claim.credit);
+        let runs = world.rows.claims.values().map(|claim| &claim.credit);
         runs.map(|credit| u128::from(of(credit))).sum()
     };
     assert_eq!(totals.burned, claims(|credit| credit.burned));
     assert_eq!(u128::from(world.main().credit_burned), totals.burned);
     assert_eq!(u128::from(world.main().credit_reserved), totals.reserved);
-    for account in world.accounts.values() {
+    for account in world.rows.accounts.values() {
         assert!(account.daily_mint_remaining <= account.daily_mint_limit.max(50));
     }
 }
@@ -631,23 +642,23 @@ fn play(acts: &[Act]) {
                 let after = account(&world, submitter(owner));
                 assert!(after.unburned() >= before && after.unburned() <= before + 50);
                 if cap > 0 {
-                    assert!(world.claims[&id].credit.reserved <= cap);
+                    assert!(world.rows.claims[&id].credit.reserved <= cap);
                 }
             }
             (&Act::Settle { fuel, right }, Some(run)) => {
-                let fuel = fuel.min(world.claims[&run.claim].max_fuel());
+                let fuel = fuel.min(world.rows.claims[&run.claim].max_fuel());
                 let script = Script {
                     right,
                     fuel,
                     ..Script::weak()
                 };
                 world.settle(run.number, &script);
-                let credit = world.claims[&run.claim].credit;
+                let credit = world.rows.claims[&run.claim].credit;
                 assert!((1..=credit.reserved).contains(&credit.burned));
             }
             (Act::Abort, Some(run)) => {
                 world.abort(run.number);
-                assert_eq!(world.claims[&run.claim].credit.burned, 0);
+                assert_eq!(world.rows.claims[&run.claim].credit.burned, 0);
             }
             (_, None)
             | (Act::Grant { .. } | Act::Limit { .. } | Act::Import { .. } | Act::Pass { .. }, _) => {

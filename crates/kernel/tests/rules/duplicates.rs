@@ -51,7 +51,7 @@ fn the_first_verdict_stands_and_nothing_moves_but_one_credit() {
         let mut world = World::new();
         let (first, _) = judge(&mut world, "first", &script);
         let before = world.main().clone();
-        let unburned = world.accounts[&submitter(1).tag].unburned();
+        let unburned = world.rows.accounts[&submitter(1).tag].unburned();
         let again = same(&mut world, "again");
         assert_eq!(
             world.ask(submitter(1), execute(again)),
@@ -73,8 +73,11 @@ fn the_first_verdict_stands_and_nothing_moves_but_one_credit() {
         ] {
             assert_eq!(was, is);
         }
-        assert_eq!(world.accounts[&submitter(1).tag].unburned() + 1, unburned);
-        assert_eq!(world.claims[&again].state, ClaimState::Settled);
+        assert_eq!(
+            world.rows.accounts[&submitter(1).tag].unburned() + 1,
+            unburned
+        );
+        assert_eq!(world.rows.claims[&again].state, ClaimState::Settled);
     }
 }
 
@@ -165,7 +168,12 @@ fn a_duplicate_without_a_credit_is_refused() {
     judge(&mut world, "first", &Script::weak());
     let id = same(&mut world, "again");
     let owner = submitter(1).tag;
-    world.accounts.get_mut(&owner).expect("an account").balance = 0;
+    world
+        .rows
+        .accounts
+        .get_mut(&owner)
+        .expect("an account")
+        .balance = 0;
     let refused = world.ask(submitter(1), execute(id));
     assert_eq!(
         refused,

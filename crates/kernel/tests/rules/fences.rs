@@ -181,7 +181,7 @@ fn a_certification_that_just_fits_counts() {
 fn without_a_fence_and_without_a_question_nobody_has_a_pool() {
     let mut world = World::new();
     let (_, number) = world.admitted(world.terms(submitter(1), "one"), false);
-    assert!(world.pools.is_empty());
+    assert!(world.rows.pools.is_empty());
     world.settle(number, &Script::weak());
-    assert!(world.pools.is_empty());
+    assert!(world.rows.pools.is_empty());
 }

@@ -57,7 +57,7 @@ fn a_claim_goes_through_its_life() {
     for state in ClaimState::ALL {
         let mut world = World::new();
         let id = in_state(&mut world, state);
-        assert_eq!(world.claims[&id].state, state);
+        assert_eq!(world.rows.claims[&id].state, state);
     }
 }
 
@@ -93,7 +93,12 @@ fn a_claim_is_committed_again_until_it_is_sealed() {
     world
         .ask(submitter(1), commit(id, "better", true))
         .expect("not sealed yet");
-    let sealed = |world: &World| world.claims[&id].commitment.clone().expect("committed");
+    let sealed = |world: &World| {
+        world.rows.claims[&id]
+            .commitment
+            .clone()
+            .expect("committed")
+    };
     assert_eq!(sealed(&world).module.hash, Digest::of(b"better"));
     world.ask(submitter(1), seal(id)).expect("committed");
     assert!(world.ask(submitter(1), commit(id, "late", true)).is_err());
@@ -119,7 +124,7 @@ fn seal_binds_module_and_policy() {
         for command in [create(terms), commit(id, module, false), seal(id)] {
             world.ask(submitter(1), command).expect("allowed");
         }
-        world.claims[&id].seal_hash.expect("sealed")
+        world.rows.claims[&id].seal_hash.expect("sealed")
     };
     assert_ne!(hash("one", 0), hash("two", 0));
     assert_ne!(hash("one", 0), hash("one", 1));
@@ -133,14 +138,14 @@ fn the_same_claim_of_another_principal_is_another_claim() {
     for (n, terms) in [(1, mine), (2, theirs)] {
         world.ask(submitter(n), create(terms)).expect("new");
     }
-    assert_eq!(world.claims.len(), 2);
+    assert_eq!(world.rows.claims.len(), 2);
 }
 
 #[test]
 fn creating_a_claim_again_returns_it_as_it_is() {
     let mut world = World::new();
     let id = in_state(&mut world, ClaimState::Sealed);
-    let terms = world.claims[&id].terms.clone();
+    let terms = world.rows.claims[&id].terms.clone();
     let before = world.snapshot();
     let again = world.ask(submitter(1), create(terms.clone()));
     let topic = terms.topic_id();
@@ -177,7 +182,7 @@ fn an_operator_may_act_on_any_claim() {
     let mut world = World::new();
     let id = in_state(&mut world, ClaimState::Certified);
     world.ask(OPERATOR, revoke(id)).expect("an operator");
-    assert_eq!(world.claims[&id].state, ClaimState::Revoked);
+    assert_eq!(world.rows.claims[&id].state, ClaimState::Revoked);
 }
 
 #[test]
@@ -201,7 +206,7 @@ fn terms_that_break_a_rule_name_the_field() {
     check("oracle_num_symbols", &|t| t.oracle_num_symbols = 1);
     check("oracle_num_symbols", &|t| t.oracle_num_symbols = 17);
     check("nullspec_id", &|t| t.null_spec_hash = Digest([0; 32]));
-    assert!(world.claims.is_empty());
+    assert!(world.rows.claims.is_empty());
 }
 
 #[test]
@@ -286,7 +291,7 @@ fn a_revocation_is_an_entry_and_keeps_the_result() {
         revoked_unix_ms: at_unix_ms,
     };
     assert_eq!(world.entries.last(), Some(&entry.to_bytes()));
-    let claim = &world.claims[&id];
+    let claim = &world.rows.claims[&id];
     assert!(claim.settlement.is_some());
     let index = claim.revocation.as_ref().map(|r| r.index);
     assert_eq!(index, Some(world.entries.len() as u64 - 1));
@@ -317,7 +322,7 @@ fn an_output_is_one_symbol_of_the_alphabet() {
     let mut world = World::new();
     let id = in_state(&mut world, ClaimState::Uncommitted);
     let of = |n_symbols: u32| {
-        let mut claim = world.claims[&id].clone();
+        let mut claim = world.rows.claims[&id].clone();
         claim.terms.oracle_num_symbols = n_symbols;
         claim
     };
@@ -355,7 +360,7 @@ fn an_output_is_one_symbol_of_the_alphabet() {
 fn a_claim_is_read_by_its_owner_auditors_and_operators() {
     let mut world = World::new();
     let id = in_state(&mut world, ClaimState::Uncommitted);
-    let claim = &world.claims[&id];
+    let claim = &world.rows.claims[&id];
     let other = submitter(2);
     for (caller, reads, acts) in [
         (submitter(1), true, true),

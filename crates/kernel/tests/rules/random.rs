@@ -61,7 +61,7 @@ fn assert_sound(world: &World, capsules: &[Capsule]) {
         assert!(meter.charged.saturating_add(meter.reserved) <= budget);
     }
     let (mut charged, mut held) = (MicroBits::ZERO, MicroBits::ZERO);
-    for pool in world.pools.values() {
+    for pool in world.rows.pools.values() {
         let total = pool.answers.charged.saturating_add(pool.answers.reserved);
         assert!(total <= policy.principal_answer_budget);
         charged = charged.saturating_add(pool.answers.charged);

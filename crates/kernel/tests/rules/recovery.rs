@@ -136,7 +136,7 @@ fn what_an_entry_did_is_done_again() {
     check("narrowed", World::new(), narrow(&World::new()), false);
     check("compared", World::new(), compare(&World::new()), false);
     let world = judged();
-    let claim = *world.claims.keys().next().expect("a claim");
+    let claim = *world.rows.claims.keys().next().expect("a claim");
     check("revoked", world, revoke(claim), true);
 }
 
@@ -227,9 +227,9 @@ fn a_revocation_of_what_is_not_settled_here_does_nothing() {
     first.settle(0, &Script::weak());
     first.ask(submitter(1), revoke(claim)).expect("settled");
     let entry = first.entries.last().expect("an entry").clone();
-    let before = world.claims[&claim].clone();
+    let before = world.rows.claims[&claim].clone();
     assert_eq!(recover(&mut world, &entry), []);
-    assert_eq!(world.claims[&claim], before);
+    assert_eq!(world.rows.claims[&claim], before);
 }
 
 #[test]
@@ -244,7 +244,7 @@ fn a_run_that_asked_nothing_comes_back_without_a_pool_of_answers() {
         }
         let settled = first.settle(0, &Script::weak()).to_bytes();
         recover(&mut world, &settled);
-        assert!(world.pools.is_empty(), "under way: {under_way}");
+        assert!(world.rows.pools.is_empty(), "under way: {under_way}");
         assert_eq!(world.main().sealed, first.main().sealed);
     }
     // What was reserved is free again.
@@ -269,10 +269,10 @@ fn a_run_from_before_there_was_credit_comes_back_too() {
     let mut world = World::new();
     let (claim, _) = world.admitted(world.terms(submitter(1), "old"), false);
     let settled = world.clone().settle(0, &Script::weak()).to_bytes();
-    world.accounts.clear();
+    world.rows.accounts.clear();
     recover(&mut world, &settled);
-    assert!(world.claims[&claim].settlement.is_some());
-    assert!(world.accounts.is_empty());
+    assert!(world.rows.claims[&claim].settlement.is_some());
+    assert!(world.rows.accounts.is_empty());
 }
 
 #[test]

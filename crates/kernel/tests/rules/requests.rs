@@ -190,7 +190,7 @@ fn a_displaced_refusal_is_still_answered() {
     world.ask(me, execute(id)).expect("sealed");
     world.settle(0, &Script::good());
     assert_eq!(world.send(early), refused);
-    assert_eq!(world.claims[&id].state, ClaimState::Certified);
+    assert_eq!(world.rows.claims[&id].state, ClaimState::Certified);
 }
 
 #[test]
@@ -277,11 +277,15 @@ fn a_claim_keeps_one_request_a_method_and_remembers_the_one_before_for_a_day() {
         world.send(first).expect("not sealed yet");
         world.now_unix_ms += later_ms;
         world.send(second).expect("not sealed yet");
-        assert_eq!(world.remembered.len(), remembered, "after {later_ms} ms");
+        assert_eq!(
+            world.rows.remembered.len(),
+            remembered,
+            "after {later_ms} ms"
+        );
         world
             .send(stamped(me, "seal", seal(id)))
             .expect("committed");
-        assert_eq!(world.claims[&id].requests.len(), 2);
-        assert_eq!(world.remembered.len(), remembered);
+        assert_eq!(world.rows.claims[&id].requests.len(), 2);
+        assert_eq!(world.rows.remembered.len(), remembered);
     }
 }

@@ -328,6 +328,6 @@ fn a_run_that_did_all_it_could_settles() {
     };
     world.ask(Caller::DRIVER, settle).expect("never refused");
     let entry = world.entries.last().expect("a capsule");
-    assert_eq!(world.claims[&id].state, ClaimState::Settled);
+    assert_eq!(world.rows.claims[&id].state, ClaimState::Settled);
     assert!(entry.len() < MAX_ENTRY_LEN / 2, "{}", entry.len());
 }

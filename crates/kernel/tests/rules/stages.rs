@@ -89,7 +89,7 @@ fn a_dropped_stage_leaves_everything_as_it_was() {
         let mut stage = Stage::new(&world.resident);
         stage.advance_to(world.now_unix_ms + 1_000);
         for request in &batch[..prefix] {
-            world.load(&mut stage, request);
+            world.rows.load(&mut stage, request);
             if let Ok(decision) = decide(&stage, request) {
                 stage.enact(&decision);
             }
@@ -121,7 +121,7 @@ fn deciding_changes_nothing() {
     let mut stage = Stage::new(&world.resident);
     stage.advance_to(world.now_unix_ms);
     for request in &batch {
-        world.load(&mut stage, request);
+        world.rows.load(&mut stage, request);
         let before = format!("{:?}", stage.counters());
         let [first, second] = [decide(&stage, request), decide(&stage, request)];
         assert_eq!(first, second, "the same stage, the same decision");
@@ -135,7 +135,7 @@ fn deciding_changes_nothing() {
 /// What an event changes must be loaded before.
 fn named_by(event: &Event, world: &World) -> Vec<Key> {
     let with_pool = |claim: &ClaimId| {
-        let owner = world.claims[claim].terms.owner;
+        let owner = world.rows.claims[claim].terms.owner;
         vec![
             Key::Claim(*claim),
             Key::Pool(world.holdout, owner),
@@ -145,7 +145,7 @@ fn named_by(event: &Event, world: &World) -> Vec<Key> {
     match event {
         Event::ClaimCreated(claim) => vec![Key::Account(claim.terms.owner)],
         Event::ArtifactsCommitted { claim, .. } => {
-            let owner = world.claims[claim].terms.owner;
+            let owner = world.rows.claims[claim].terms.owner;
             vec![Key::Claim(*claim), Key::Account(owner)]
         }
         Event::ClaimSealed { claim, .. }
@@ -222,7 +222,7 @@ fn the_journal_alone_rebuilds_every_row() {
         stage.advance_to(*at_unix_ms);
         for event in events {
             for key in named_by(event, &world) {
-                rebuilt.supply(&mut stage, key);
+                rebuilt.rows.supply(&mut stage, key);
             }
             stage.apply(event);
         }
@@ -264,7 +264,7 @@ fn a_command_reads_as_many_rows_after_ten_claims_as_after_a_thousand() {
                 }
                 read += missing.len();
                 for key in missing {
-                    world.supply(&mut stage, key);
+                    world.rows.supply(&mut stage, key);
                 }
             }
             drop(stage);

@@ -25,7 +25,7 @@ fn world_of(storage_limit: u64) -> World {
 }
 
 fn stored(world: &World, owner: Caller) -> u64 {
-    world.accounts[&owner.tag].stored_bytes
+    world.rows.accounts[&owner.tag].stored_bytes
 }
 
 #[test]
@@ -86,10 +86,10 @@ fn nothing_is_stored_beyond_the_limit_and_others_have_their_own() {
     };
     assert_eq!(world.ask(me, more), beyond(limit, 33));
     // The same is known before there is a module.
-    let claim = &world.claims[&id];
+    let claim = &world.rows.claims[&id];
     let early = may_commit(
         claim,
-        world.accounts.get(&me.tag),
+        world.rows.accounts.get(&me.tag),
         world.resident.accounting(),
         &artifacts,
         module.hash,
@@ -111,10 +111,10 @@ fn a_claim_that_is_bound_is_refused_before_there_is_a_module() {
     let mut world = World::new();
     let me = submitter(1);
     let id = world.sealed(world.terms(me, "mine"), true);
-    let claim = &world.claims[&id];
+    let claim = &world.rows.claims[&id];
     let early = may_commit(
         claim,
-        world.accounts.get(&me.tag),
+        world.rows.accounts.get(&me.tag),
         world.resident.accounting(),
         &[crate::world::wasm("other")],
         Digest::of(b"other"),

@@ -68,7 +68,7 @@ fn ledgers_are_those_computed_by_hand() {
 fn capsule_says_what_was_bound() {
     let mut world = World::new();
     let capsule = world.run(submitter(1), "a", &Script::good());
-    let claim = &world.claims[&capsule.claim_id];
+    let claim = &world.rows.claims[&capsule.claim_id];
     let settlement = claim.settlement.as_ref().expect("settled");
     assert_eq!(capsule.owner_tag, submitter(1).tag);
     assert_eq!(capsule.holdout_id, world.holdout);

@@ -1,51 +1,28 @@
 //! A world with the real kernel in it: maps in place of the store, scripts in place of guests.
 
-use std::collections::HashMap;
-
+pub(crate) use evidenceos_kernel::testing::{
+    ENGINE, OPERATOR, SEALED_ITEMS, START_UNIX_MS, bits, commit, commit_with, create, execute,
+    revoke, seal, submitter, wasm,
+};
 use evidenceos_kernel::{
     account::Account,
     bits::MicroBits,
-    claim::{Artifact, Claim, Lane, ModuleFacts, Reason, Settlement, Terms},
+    claim::{Claim, Reason, Settlement, Terms},
     command::{
-        Caller, Command, Event, PutHoldout, Remembered, Reply, Request, RestartLog, RunEnd,
-        RunReport, Stamp,
+        Caller, Command, Event, PutHoldout, Reply, Request, RestartLog, RunEnd, RunReport, Stamp,
     },
     continuity::KnownTree,
     decide::decide,
-    evidence::Strategy,
     holdout::{Description, Holdout, HoldoutStatus, Policy, PrincipalPool},
-    id::{ClaimId, Digest, Fingerprint, HoldoutId, OwnerTag, Question, RequestKey},
-    null::NullSpec,
+    id::{ClaimId, HoldoutId},
     price::SettlementPrices,
-    record::{AnswerTally, Capsule},
+    record::Capsule,
     refusal::Refusal,
-    score::{Score, SizeClass},
-    state::{Changes, Counters, Key, REQUEST_WINDOW_MS, Resident, Stage},
+    state::{Changes, Counters, REQUEST_WINDOW_MS, Resident, Stage},
+    testing::{self, Rows},
 };
 
-pub(crate) const ENGINE: &str = "test-engine";
-pub(crate) const SEALED_ITEMS: u64 = 800;
-pub(crate) const START_UNIX_MS: u64 = 1_700_000_000_000;
 pub(crate) const DAY_MS: u64 = REQUEST_WINDOW_MS;
-
-pub(crate) const OPERATOR: Caller = Caller {
-    tag: OwnerTag([0xff; 16]),
-    operator: true,
-    auditor: true,
-};
-
-/// The n-th submitter.
-pub(crate) fn submitter(n: u8) -> Caller {
-    Caller {
-        tag: OwnerTag([n; 16]),
-        operator: false,
-        auditor: false,
-    }
-}
-
-pub(crate) fn bits(bits: u64) -> MicroBits {
-    MicroBits::from_bits(bits)
-}
 
 /// What a guest does.
 #[derive(Debug, Clone)]
@@ -96,25 +73,12 @@ impl Script {
     }
 
     pub(crate) fn report(&self) -> RunReport {
-        RunReport {
-            end: self.end.clone(),
-            answers: AnswerTally {
-                n_symbols: 4,
-                charged: self.answers_charged,
-                ..AnswerTally::default()
-            },
-            score: self.right.map(|right| Score {
-                classes: vec![SizeClass {
-                    size: 1,
-                    units: SEALED_ITEMS,
-                    right,
-                }],
-            }),
-            fuel: self.fuel,
-            pages: 17,
-            trace_hash: Digest::of(b"trace"),
-            trace_len: 5,
-        }
+        let mut report = testing::report(self.right.unwrap_or(0));
+        report.end = self.end.clone();
+        report.answers.charged = self.answers_charged;
+        report.score = report.score.filter(|_| self.right.is_some());
+        report.fuel = self.fuel;
+        report
     }
 }
 
@@ -129,44 +93,17 @@ pub(crate) fn policy() -> Policy {
 
 /// The registration of a holdout of 200 answer items and 800 sealed ones.
 pub(crate) fn holdout(reference: &str, policy: Policy, expires_unix: Option<u64>) -> PutHoldout {
-    let answer_items = if policy.answer_share_micros == 0 {
-        0
-    } else {
-        200
+    let description = Description {
+        null_spec: testing::coin(expires_unix),
+        ..testing::description(policy)
     };
-    PutHoldout {
-        reference: reference.to_owned(),
-        description: Description {
-            items: answer_items + SEALED_ITEMS,
-            units: answer_items + SEALED_ITEMS,
-            answer_items,
-            sealed_items: SEALED_ITEMS,
-            sealed_units: SEALED_ITEMS,
-            item_order_hash: None,
-            commitment_root: Digest::of(b"commitment"),
-            secret_commitment: Digest::of(b"secret"),
-            policy,
-            null_spec: NullSpec::accuracy(500_000, Strategy::Grid, expires_unix)
-                .expect("a half is a chance"),
-            fresh_items: false,
-            replaces: None,
-        },
-        blob: Digest::of(b"blob"),
-        labels_key: Digest::of(reference.as_bytes()),
-        has_item_ids: false,
-        generation: 0,
-        compared: Vec::new(),
-    }
+    testing::put(reference, description)
 }
 
 #[derive(Debug, Clone)]
 pub(crate) struct World {
     pub(crate) resident: Resident,
-    pub(crate) claims: HashMap<ClaimId, Claim>,
-    pub(crate) pools: HashMap<(HoldoutId, OwnerTag), PrincipalPool>,
-    pub(crate) remembered: HashMap<RequestKey, Remembered>,
-    pub(crate) accounts: HashMap<OwnerTag, Account>,
-    pub(crate) questions: HashMap<Question, ClaimId>,
+    pub(crate) rows: Rows,
     pub(crate) entries: Vec<Vec<u8>>,
     /// Events with the time at which they happened.
     pub(crate) journal: Vec<(u64, Vec<Event>)>,
@@ -179,11 +116,7 @@ impl World {
     pub(crate) fn empty() -> Self {
         Self {
             resident: Resident::new(Vec::new(), Counters::default(), ENGINE.to_owned()),
-            claims: HashMap::new(),
-            pools: HashMap::new(),
-            remembered: HashMap::new(),
-            accounts: HashMap::new(),
-            questions: HashMap::new(),
+            rows: Rows::default(),
             entries: Vec::new(),
             journal: Vec::new(),
             now_unix_ms: START_UNIX_MS,
@@ -259,37 +192,6 @@ impl World {
         }
     }
 
-    /// Gives a stage what a request needs.
-    pub(crate) fn load(&self, stage: &mut Stage<'_>, request: &Request) {
-        loop {
-            let missing = stage.missing(request);
-            if missing.is_empty() {
-                return;
-            }
-            for key in missing {
-                self.supply(stage, key);
-            }
-        }
-    }
-
-    pub(crate) fn supply(&self, stage: &mut Stage<'_>, key: Key) {
-        match key {
-            Key::Claim(id) => stage.supply_claim(id, self.claims.get(&id).cloned()),
-            Key::Pool(holdout, owner) => {
-                stage.supply_pool(holdout, owner, self.pools.get(&(holdout, owner)).copied());
-            }
-            Key::Remembered(key) => {
-                stage.supply_remembered(key, self.remembered.get(&key).cloned());
-            }
-            Key::Account(owner) => {
-                stage.supply_account(owner, self.accounts.get(&owner).cloned());
-            }
-            Key::Question(question) => {
-                stage.supply_question(question, self.questions.get(&question).copied());
-            }
-        }
-    }
-
     /// Decides a batch on one stage and commits it. Remembered refusals come as errors, too.
     pub(crate) fn batch(&mut self, requests: &[Request]) -> Vec<Result<Reply, Refusal>> {
         let resident = self.resident.clone();
@@ -297,7 +199,7 @@ impl World {
         stage.advance_to(self.now_unix_ms);
         let mut replies = Vec::new();
         for request in requests {
-            self.load(&mut stage, request);
+            self.rows.load(&mut stage, request);
             replies.push(decide(&stage, request).and_then(|decision| {
                 stage.enact(&decision);
                 self.entries.extend(decision.entries);
@@ -315,17 +217,7 @@ impl World {
     }
 
     pub(crate) fn merge(&mut self, changes: Changes) {
-        for claim in changes.new_claims.iter().chain(&changes.claims) {
-            self.claims.insert(claim.id, claim.clone());
-        }
-        for (holdout, owner, pool) in &changes.pools {
-            self.pools.insert((*holdout, *owner), *pool);
-        }
-        self.remembered.extend(changes.remembered.iter().cloned());
-        for account in changes.new_accounts.iter().chain(&changes.accounts) {
-            self.accounts.insert(account.owner, account.clone());
-        }
-        self.questions.extend(changes.questions.iter().copied());
+        self.rows.merge(&changes);
         self.resident.merge(changes);
     }
 
@@ -343,33 +235,13 @@ impl World {
     }
 
     pub(crate) fn terms_on(&self, holdout: HoldoutId, owner: Caller, name: &str) -> Terms {
-        let null_spec = &self.of(holdout).description.null_spec;
-        Terms {
-            owner: owner.tag,
-            claim_name: name.to_owned(),
-            holdout,
-            null_spec_hash: null_spec.hash(),
-            alpha_micros: 50_000,
-            levels: 0,
-            oracle_id: "builtin.accuracy".to_owned(),
-            oracle_num_symbols: 4,
-            epoch_size: 0,
-            epoch_config_ref: String::new(),
-            lane: Lane::Fast,
-            access_credit: 0,
-            max_answer_microbits: None,
-            output_schema_id: String::new(),
-            dependency_merkle_root: None,
-        }
+        let null_spec = self.of(holdout).description.null_spec.hash();
+        testing::terms(owner.tag, name, holdout, null_spec)
     }
 
     /// A claim that is sealed, with a module that asks or does not.
     pub(crate) fn sealed(&mut self, terms: Terms, asks: bool) -> ClaimId {
-        let owner = Caller {
-            tag: terms.owner,
-            operator: false,
-            auditor: false,
-        };
+        let owner = testing::caller(terms.owner);
         let id = terms.claim_id();
         let module = format!("module of {}", terms.claim_name);
         for command in [create(terms), commit(id, &module, asks), seal(id)] {
@@ -402,7 +274,7 @@ impl World {
         let request = request(Caller::DRIVER, None, self.settlement(number, report));
         let mut stage = Stage::new(&self.resident);
         stage.advance_to(self.now_unix_ms);
-        self.load(&mut stage, &request);
+        self.rows.load(&mut stage, &request);
         let decision = decide(&stage, &request).expect("the oldest run can always end");
         let settlement = decision.events.into_iter().find_map(|event| match event {
             Event::RunSettled { settlement, .. } => Some(*settlement),
@@ -453,22 +325,22 @@ impl World {
 
     pub(crate) fn pool(&self, owner: Caller) -> PrincipalPool {
         let key = (self.holdout, owner.tag);
-        self.pools.get(&key).copied().unwrap_or_default()
+        self.rows.pools.get(&key).copied().unwrap_or_default()
     }
 
     /// All rows, in an order of their own: equal worlds have equal snapshots.
     pub(crate) fn snapshot(&self) -> String {
-        let mut claims: Vec<&Claim> = self.claims.values().collect();
+        let mut claims: Vec<&Claim> = self.rows.claims.values().collect();
         claims.sort_by_key(|claim| claim.seq);
         let mut holdouts: Vec<&Holdout> = self.resident.holdouts().collect();
         holdouts.sort_by_key(|holdout| holdout.seq);
-        let mut pools: Vec<_> = self.pools.iter().collect();
+        let mut pools: Vec<_> = self.rows.pools.iter().collect();
         pools.sort_by_key(|(key, _)| **key);
-        let mut remembered: Vec<_> = self.remembered.iter().collect();
+        let mut remembered: Vec<_> = self.rows.remembered.iter().collect();
         remembered.sort_by_key(|(key, _)| **key);
-        let mut accounts: Vec<&Account> = self.accounts.values().collect();
+        let mut accounts: Vec<&Account> = self.rows.accounts.values().collect();
         accounts.sort_by_key(|account| account.seq);
-        let mut questions: Vec<_> = self.questions.iter().collect();
+        let mut questions: Vec<_> = self.rows.questions.iter().collect();
         questions.sort_by_key(|(question, _)| **question);
         let totals = self.resident.totals();
         format!(
@@ -487,66 +359,5 @@ pub(crate) fn request(caller: Caller, stamp: Option<Stamp>, command: Command) ->
 
 /// A request id of a caller with a content.
 pub(crate) fn stamp(caller: Caller, id: &str, content: &str) -> Option<Stamp> {
-    let mut key = caller.tag.0.to_vec();
-    key.extend_from_slice(id.as_bytes());
-    Some(Stamp {
-        key: RequestKey(Fingerprint::of(&key).0),
-        fingerprint: Fingerprint::of(content.as_bytes()),
-    })
-}
-
-pub(crate) fn create(terms: Terms) -> Command {
-    Command::CreateClaim {
-        id: terms.claim_id(),
-        principal: format!("principal-{}", terms.owner.0[0]),
-        terms: Box::new(terms),
-    }
-}
-
-pub(crate) fn wasm(module: &str) -> Artifact {
-    Artifact {
-        kind: "wasm".to_owned(),
-        hash: Digest::of(module.as_bytes()),
-        parent: None,
-    }
-}
-
-pub(crate) fn commit(claim: ClaimId, module: &str, asks: bool) -> Command {
-    commit_with(claim, module, asks, Vec::new())
-}
-
-pub(crate) fn commit_with(
-    claim: ClaimId,
-    module: &str,
-    asks: bool,
-    mut artifacts: Vec<Artifact>,
-) -> Command {
-    let wasm = wasm(module);
-    let hash = wasm.hash;
-    artifacts.push(wasm);
-    Command::CommitArtifacts {
-        claim,
-        artifacts,
-        module: ModuleFacts {
-            hash,
-            len: 100,
-            asks,
-            submits: true,
-        },
-    }
-}
-
-pub(crate) fn seal(claim: ClaimId) -> Command {
-    Command::SealClaim { claim }
-}
-
-pub(crate) fn execute(claim: ClaimId) -> Command {
-    Command::ExecuteClaim { claim }
-}
-
-pub(crate) fn revoke(claim: ClaimId) -> Command {
-    Command::RevokeClaim {
-        claim,
-        reason: "a leak in the training rows".to_owned(),
-    }
+    Some(testing::stamp(caller, id, content))
 }

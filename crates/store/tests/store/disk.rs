@@ -6,17 +6,17 @@ use std::{
     sync::Arc,
 };
 
+pub(crate) use evidenceos_kernel::testing::{START_UNIX_MS, owner};
 use evidenceos_kernel::{
     account::Account,
     bits::MicroBits,
-    claim::{Claim, ClaimState, Lane, RunCredit, Terms},
+    claim::{Claim, ClaimState, RunCredit},
     command::{Event, Remembered, RememberedResult},
-    evidence::Strategy,
     holdout::{Description, Holdout, HoldoutStatus, Meter, Policy},
     id::{ClaimId, Digest, Fingerprint, HoldoutId, OwnerTag, RequestKey},
-    null::NullSpec,
     refusal::Refusal,
     state::{Changes, Counters},
+    testing,
 };
 use evidenceos_store::{
     Batch, Entry, Head, Module, ModuleBytes, Outcome, Recorded, Store as _, reader::Readers,
@@ -24,8 +24,6 @@ use evidenceos_store::{
 };
 use evidenceos_tlog::{Checkpoint, SignedCheckpoint, SignerKey, Tree, leaf_hash};
 use tempfile::TempDir;
-
-pub(crate) const START_UNIX_MS: u64 = 1_700_000_000_000;
 
 /// A store and the counters of its last batch.
 pub(crate) struct Disk {
@@ -148,10 +146,6 @@ pub(crate) fn large_module(hash: Digest) -> Module {
     }
 }
 
-pub(crate) fn owner(n: u8) -> OwnerTag {
-    OwnerTag([n; 16])
-}
-
 /// An account that has neither burned nor reserved anything.
 pub(crate) fn account(seq: u64, principal: &str) -> Account {
     Account {
@@ -188,13 +182,7 @@ pub(crate) fn holdout(seq: u64) -> Holdout {
             sealed_items: 8,
             sealed_units: 8,
             item_order_hash: Some(Digest::of(b"order")),
-            commitment_root: Digest::of(b"root"),
-            secret_commitment: Digest::of(b"secret"),
-            policy: Policy::with_sealed_budget(MicroBits(1)),
-            null_spec: NullSpec::accuracy(500_000, Strategy::Grid, None)
-                .expect("a half is a chance"),
-            fresh_items: false,
-            replaces: None,
+            ..testing::description(Policy::with_sealed_budget(MicroBits(1)))
         },
         blob: Digest::of(b"blob"),
         labels_key: Digest::of(b"labels"),
@@ -223,23 +211,12 @@ pub(crate) fn claim(seq: u64, owner: OwnerTag) -> Claim {
     Claim {
         seq,
         id: ClaimId(Digest::of(format!("claim {seq}").as_bytes()).0),
-        terms: Terms {
+        terms: testing::terms(
             owner,
-            claim_name: format!("claim {seq}"),
-            holdout: HoldoutId([1; 32]),
-            null_spec_hash: Digest::of(b"null"),
-            alpha_micros: 50_000,
-            levels: 0,
-            oracle_id: "builtin.accuracy".to_owned(),
-            oracle_num_symbols: 4,
-            epoch_size: 0,
-            epoch_config_ref: String::new(),
-            lane: Lane::Fast,
-            access_credit: 0,
-            max_answer_microbits: None,
-            output_schema_id: String::new(),
-            dependency_merkle_root: None,
-        },
+            &format!("claim {seq}"),
+            HoldoutId([1; 32]),
+            Digest::of(b"null"),
+        ),
         state: ClaimState::Uncommitted,
         created_unix_ms: START_UNIX_MS,
         commitment: None,

@@ -1,35 +1,33 @@
 //! A small world with the real kernel in it: holdouts, runs and the log that they leave.
 
+pub(crate) use evidenceos_kernel::testing::owner;
 use std::collections::HashMap;
 
 use evidenceos_kernel::{
-    account::Account,
     bits::MicroBits,
-    claim::{Artifact, Claim, Lane, ModuleFacts, PolicyCode, Reason, Terms},
+    claim::{Artifact, PolicyCode, Reason, Terms},
     command::{
         Caller, Command, Decision, PutHoldout, Reply, Request, RestartLog, RunEnd, RunReport,
     },
     continuity::{BegunBy, KnownTree, LogStarted},
     decide::{decide, dependency_merkle_root},
     evidence::Strategy,
-    holdout::{Description, Policy, PrincipalPool},
-    id::{ClaimId, Digest, HoldoutId, OwnerTag, Question},
+    holdout::{Description, Policy},
+    id::{ClaimId, Digest, HoldoutId, OwnerTag},
     log_key::{KeyLink, KeyRotated, SignedKeyLink},
     null::NullSpec,
     price::Multiplicity,
     record::{AnswerTally, Capsule, Registered},
     score::{self, Classes},
     split::{self, Salts, Split},
-    state::{Counters, Key, Resident, Stage},
+    state::{Counters, Resident, Stage},
+    testing::{self, ENGINE, Rows, SYMBOLS},
     trace::{EMITTED, TraceWriter, TracedAdmission, TracedEnd, TracedRun},
 };
 use evidenceos_tlog::{Checkpoint, SignedCheckpoint, SignerKey, Tree, leaf_hash, sth};
 use evidenceos_verify::{Opening, Receipt};
 
 pub(crate) const ORIGIN: &str = "example.org/log";
-const ENGINE: &str = "test-engine";
-/// The alphabet of every claim.
-const SYMBOLS: u32 = 4;
 
 /// The private side of a holdout.
 #[derive(Clone)]
@@ -111,10 +109,7 @@ pub(crate) struct Ticket {
 
 pub(crate) struct World {
     resident: Resident,
-    claims: HashMap<ClaimId, Claim>,
-    pools: HashMap<(HoldoutId, OwnerTag), PrincipalPool>,
-    accounts: HashMap<OwnerTag, Account>,
-    questions: HashMap<Question, ClaimId>,
+    rows: Rows,
     pub(crate) entries: Vec<Vec<u8>>,
     pub(crate) traces: HashMap<ClaimId, Vec<u8>>,
     pub(crate) now_unix_ms: u64,
@@ -125,10 +120,6 @@ pub(crate) struct World {
 
 pub(crate) fn key() -> SignerKey {
     SignerKey::from_seed(ORIGIN, [5; 32]).expect("a valid name")
-}
-
-pub(crate) fn owner(n: u8) -> OwnerTag {
-    OwnerTag([n; 16])
 }
 
 /// Labels that alternate in a way that no unit shares.
@@ -154,10 +145,7 @@ impl World {
         let id = Digest(sth::key_id(&key().public_key()).0);
         Self {
             resident: Resident::new(Vec::new(), counters, ENGINE.to_owned()),
-            claims: HashMap::new(),
-            pools: HashMap::new(),
-            accounts: HashMap::new(),
-            questions: HashMap::new(),
+            rows: Rows::default(),
             entries: vec![started(id, None)],
             traces: HashMap::new(),
             now_unix_ms: 2_000,
@@ -301,12 +289,12 @@ impl World {
             .description
             .null_spec
             .hash();
-        let mut artifacts: Vec<Artifact> = script
+        let artifacts: Vec<Artifact> = script
             .parents
             .iter()
             .map(|parent| Artifact {
                 kind: "dependency".to_owned(),
-                hash: self.claims[parent]
+                hash: self.rows.claims[parent]
                     .settlement
                     .as_ref()
                     .expect("settled")
@@ -318,21 +306,11 @@ impl World {
         hashes.sort();
         let root = (!hashes.is_empty()).then(|| dependency_merkle_root(&hashes));
         let terms = Terms {
-            owner,
-            claim_name: name.to_owned(),
-            holdout: holdout.id,
-            null_spec_hash,
             alpha_micros: script.alpha_micros.unwrap_or(50_000),
             levels: script.levels,
-            oracle_id: "builtin.accuracy".to_owned(),
-            oracle_num_symbols: SYMBOLS,
-            epoch_size: 0,
-            epoch_config_ref: String::new(),
-            lane: Lane::Fast,
-            access_credit: 0,
             max_answer_microbits: script.allowance,
-            output_schema_id: String::new(),
             dependency_merkle_root: root,
+            ..testing::terms(owner, name, holdout.id, null_spec_hash)
         };
         let claim = terms.claim_id();
         self.ask(Command::CreateClaim {
@@ -340,22 +318,8 @@ impl World {
             principal: "a submitter".to_owned(),
             terms: Box::new(terms),
         });
-        let hash = Digest::of(script.module.unwrap_or(name).as_bytes());
-        artifacts.push(Artifact {
-            kind: "wasm".to_owned(),
-            hash,
-            parent: None,
-        });
-        self.ask(Command::CommitArtifacts {
-            claim,
-            artifacts,
-            module: ModuleFacts {
-                hash,
-                len: 100,
-                asks: !script.questions.is_empty(),
-                submits: true,
-            },
-        });
+        let (module, asks) = (script.module.unwrap_or(name), !script.questions.is_empty());
+        self.ask(testing::commit_with(claim, module, asks, artifacts));
         self.ask(Command::SealClaim { claim });
         claim
     }
@@ -397,7 +361,7 @@ impl World {
         let (labels, split) = (&holdout.opening.labels, &holdout.split);
         let held = self.resident.holdout(&holdout.id).expect("known");
         let prices = &held.description.policy.answer_prices;
-        let row = &self.claims[&claim];
+        let row = &self.rows.claims[&claim];
         let (admitted, commitment) = (&held.in_flight[0], row.commitment.as_ref());
         let commitment = commitment.expect("committed");
         let run = TracedRun {
@@ -490,11 +454,7 @@ impl World {
     pub(crate) fn ask(&mut self, command: Command) -> Reply {
         let request = Request {
             caller: match &command {
-                Command::CreateClaim { terms, .. } => Caller {
-                    tag: terms.owner,
-                    operator: false,
-                    auditor: false,
-                },
+                Command::CreateClaim { terms, .. } => testing::caller(terms.owner),
                 _ => Caller::DRIVER,
             },
             stamp: None,
@@ -503,41 +463,11 @@ impl World {
         self.now_unix_ms += 1_000;
         let mut stage = Stage::new(&self.resident);
         stage.advance_to(self.now_unix_ms);
-        loop {
-            let missing = stage.missing(&request);
-            if missing.is_empty() {
-                break;
-            }
-            for key in missing {
-                match key {
-                    Key::Claim(id) => stage.supply_claim(id, self.claims.get(&id).cloned()),
-                    Key::Pool(holdout, owner) => {
-                        let pool = self.pools.get(&(holdout, owner)).copied();
-                        stage.supply_pool(holdout, owner, pool);
-                    }
-                    Key::Remembered(key) => stage.supply_remembered(key, None),
-                    Key::Account(owner) => {
-                        stage.supply_account(owner, self.accounts.get(&owner).cloned());
-                    }
-                    Key::Question(question) => {
-                        stage.supply_question(question, self.questions.get(&question).copied());
-                    }
-                }
-            }
-        }
+        self.rows.load(&mut stage, &request);
         let decision: Decision = decide(&stage, &request).expect("the script keeps the rules");
         stage.enact(&decision);
         let changes = stage.into_changes();
-        for claim in changes.new_claims.iter().chain(&changes.claims) {
-            self.claims.insert(claim.id, claim.clone());
-        }
-        for (holdout, owner, pool) in &changes.pools {
-            self.pools.insert((*holdout, *owner), *pool);
-        }
-        for account in changes.new_accounts.iter().chain(&changes.accounts) {
-            self.accounts.insert(account.owner, account.clone());
-        }
-        self.questions.extend(changes.questions.iter().copied());
+        self.rows.merge(&changes);
         self.resident.merge(changes);
         self.entries.extend(decision.entries);
         decision.reply
