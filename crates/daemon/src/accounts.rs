@@ -5,8 +5,6 @@
 //! changed, with rests that grow with what a rewrite takes; the writer commits the file's digest
 //! before it is put in place. A start accepts the files that a crash can leave, and no other.
 
-mod offline;
-
 use std::{
     path::Path,
     sync::{
@@ -29,7 +27,9 @@ use evidenceos_store::{
     reader::Readers,
     sqlite::{Found, SqliteStore},
 };
-pub use offline::{export, import};
+mod approval;
+
+pub use approval::Approval;
 use tokio::sync::watch;
 
 use crate::{keys::Keys, priority::yield_to_serving};
@@ -82,7 +82,7 @@ pub fn look(directory: &Path, found: &Found) -> Result<AtStart, StoreError> {
             AtStart::Behind(Some(known))
         });
     }
-    let approval = offline::approval(directory)?.filter(|approval| approval.sha256 == sha256);
+    let approval = Approval::waiting(directory)?.filter(|approval| approval.sha256 == sha256);
     let is_first = found.totals.accounts == 0 && found.accounts_files.announced.is_none();
     let reason = match approval {
         Some(approval) => approval.reason,
@@ -154,7 +154,7 @@ impl Import {
             reason = self.reason,
             "accounts.json was imported"
         );
-        offline::withdraw_approval(directory)
+        Approval::withdraw(directory)
     }
 }
 

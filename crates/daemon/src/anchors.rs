@@ -29,7 +29,7 @@ use evidenceos_store::{
     Head, StoreError, blobs,
     facts::{Facts, RememberedAnchor, Restored},
 };
-use evidenceos_tlog::{Checkpoint, Hash, Note, SignedCheckpoint, Tree, VerifierKey, note::KeyKind};
+use evidenceos_tlog::{Checkpoint, Hash, Note, SignedCheckpoint, VerifierKey, note::KeyKind};
 use prometheus_client::{collector::Collector, encoding::DescriptorEncoder};
 use tokio::runtime::Handle;
 
@@ -526,10 +526,10 @@ impl Anchors {
 
     /// What anchors are to remember of a log: all its entries, if one takes what is not signed yet.
     #[must_use]
-    pub fn tip_of(&self, head: &Head, tree: &Tree, signer: &LogSigner) -> Tip {
-        let unsigned = Some(tree)
-            .filter(|tree| tree.size() > head.size && self.take_unsigned())
-            .and_then(|tree| Tip::unsigned(signer, tree.size(), tree.root()));
+    pub fn tip_of(&self, head: &Head, (size, root): (u64, Hash), signer: &LogSigner) -> Tip {
+        let unsigned = Some(size)
+            .filter(|size| *size > head.size && self.take_unsigned())
+            .and_then(|size| Tip::unsigned(signer, size, root));
         unsigned.unwrap_or_else(|| Tip::from(head))
     }
 

@@ -23,7 +23,7 @@ pub use anchors::{AnchorPlace, Anchoring};
 pub use check::{Checked, check};
 use evidenceos_kernel::account::Accounting;
 use evidenceos_sandbox::{EngineError, Program, Sandbox};
-pub use flags::{AccountsCommand, Asked, Flags, without_empty_variables};
+pub use flags::{AccountsCommand, Asked, CalledAs, Flags, without_empty_variables};
 pub use identity::IdentityConfig;
 pub use keys::{KeySource, KmsKeys};
 pub use layers::{Layers, Origin};

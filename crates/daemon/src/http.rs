@@ -31,7 +31,7 @@ use tower::ServiceExt as _;
 use tracing::Instrument as _;
 
 use crate::{
-    health::{Condition, Health},
+    assemble::health::{Condition, Health},
     metrics::{Metrics, classic},
     preflight::{self, Front},
     trace,

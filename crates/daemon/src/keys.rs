@@ -19,7 +19,7 @@ use evidenceos_keys::{
     kms::{Kms, KmsError, KmsSigningKey},
     public_key, secrets,
 };
-use evidenceos_store::Head;
+use evidenceos_store::{Head, StoreError, reader::Readers};
 use evidenceos_tlog::{
     Checkpoint, Hash, SignedCheckpoint, SignerKey, VerifierKey,
     note::{self, KeyKind},
@@ -580,6 +580,23 @@ impl Keys {
             }
             log.history.push(*key);
         });
+    }
+
+    /// Another owners' secret would give every principal another tag: nobody would find their claims
+    /// and credit again. The first account tells.
+    ///
+    /// # Errors
+    /// If the secret is another, or the account cannot be read.
+    pub fn must_be_these(&self, readers: &Readers) -> Result<(), StoreError> {
+        let first = readers.accounts(0, 1)?.pop();
+        match first.filter(|account| account.is_named()) {
+            Some(account) if self.owner_tag(&account.principal) != account.owner => {
+                Err(StoreError::Unusable(
+                    "owners.secret is not the one that this directory was served with: every principal would be somebody else. Bring secrets/owners.secret back from a backup".to_owned(),
+                ))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The tag of a principal in public records.

@@ -1,8 +1,8 @@
-//! How another key takes over the log: at a start, or while the daemon runs.
+//! How another key takes over the log while the daemon runs, and how a KMS signs heads meanwhile.
 //!
-//! Either way an entry links the new key to the old by both signatures, and the first head that
-//! the new key signs covers that entry. At a start the keys may be in a KMS; while running, only
-//! keys in files can follow one another, since a KMS's key is named in the environment.
+//! An entry links the new key to the old by both signatures, and the first head that the new key
+//! signs covers that entry. While running, only keys in files can follow one another, since a KMS's
+//! key is named in the environment; at a start the keys may be in a KMS (`assemble::log`).
 
 use std::{
     sync::{
@@ -14,14 +14,8 @@ use std::{
 
 use evidenceos_driver::{RemoteSigner, mailbox::Mailbox};
 use evidenceos_failpoint::{self as failpoint, Point};
-use evidenceos_kernel::{
-    command::Command,
-    log_key::{KeyLink, SignedKeyLink},
-    state::Resident,
-};
 use evidenceos_keys::Ring;
-use evidenceos_store::{Head, Store};
-use evidenceos_tlog::{Hash, Tree};
+use evidenceos_tlog::Hash;
 use tokio::{runtime::Handle, time::Instant};
 
 use crate::{
@@ -29,8 +23,6 @@ use crate::{
     config::{Config, KeySource},
     keys::{InMemory, Keys, LogKeyError, LogSigner},
     metrics::Metrics,
-    own_work::{OwnWork, Told},
-    start_error::StartError,
 };
 
 /// A KMS signs a head at most this often: each costs two calls, which cost money.
@@ -38,47 +30,6 @@ const REMOTE_INTERVAL: Duration = Duration::from_millis(500);
 /// How long a KMS that fails is left alone, at first and at most.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-
-/// Links the key that signs from now on to the one before, as an entry after everything that the
-/// log holds, and signs the head over it.
-pub fn link(
-    store: &mut impl Store,
-    resident: &mut Resident,
-    tree: &mut Tree,
-    old: &LogSigner,
-    new: &LogSigner,
-    runtime: &Handle,
-) -> Result<Head, StartError> {
-    let statement = KeyLink {
-        origin: new.origin().to_owned(),
-        old_public_key: old.public_key(),
-        new_public_key: new.public_key(),
-        tree_size: tree.size(),
-        root: tree.root().0,
-    };
-    let digest = statement.digest();
-    let (old_signature, new_signature) = runtime
-        .block_on(async {
-            let old = old.sign_bytes(digest.as_bytes()).await?;
-            Ok((old, new.sign_bytes(digest.as_bytes()).await?))
-        })
-        .map_err(LogKeyError::Kms)?;
-    let command = Command::RotateKey(Box::new(SignedKeyLink {
-        link: statement,
-        old_signature,
-        new_signature,
-    }));
-    let mut work = OwnWork {
-        store,
-        resident,
-        tree,
-        runtime,
-    };
-    let what = "the link to the log's new key";
-    let enacted = work.enact(command, new, what, Told::default())?;
-    tracing::info!(old = %old.key_id(), new = %new.key_id(), "another key signs the log");
-    Ok(enacted.head)
-}
 
 /// Reads the key directory again and hands the writer the key that is to sign, if it is another.
 ///

@@ -6,14 +6,11 @@ use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
-    accounts,
-    config::{self, AccountsCommand, Asked, Config, Flags, Layers},
-    control,
-    health::Condition,
-    server::{self, Running},
-    terminal,
+    assemble::health::Condition,
+    assemble::{self, Running},
+    config::{self, AccountsCommand, Asked, CalledAs, Config, Flags, Layers},
+    control, offline, terminal,
     trace::Tracing,
-    upkeep,
 };
 
 /// Exit status for a command line that cannot be understood: `EX_USAGE` of sysexits.
@@ -40,7 +37,13 @@ pub fn main() -> ExitCode {
 /// The daemon with given arguments, the first being the program's name.
 #[must_use]
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let asked = match Flags::ask(arguments) {
+    run_as(CalledAs::Daemon, arguments)
+}
+
+/// The same under one of its names; a command of the `evidenceos` program is part of it.
+#[must_use]
+pub fn run_as(called_as: CalledAs, arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let asked = match Flags::ask(called_as, arguments) {
         Ok(asked) => asked,
         Err(error) => {
             // Help and version are errors of this kind too, and go to standard output.
@@ -57,14 +60,14 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             data_dir,
             destination,
             json,
-        } => upkeep::backup::back_up(&data_dir, &destination, json),
+        } => offline::backup::back_up(&data_dir, &destination, json),
         Asked::Restore {
             data_dir,
             source,
             json,
-        } => upkeep::backup::restore(&source, &data_dir, json),
+        } => offline::backup::restore(&source, &data_dir, json),
         Asked::RecoverLog { layers, from } => match Config::new(&layers.settings) {
-            Ok(config) => upkeep::log::run_recover(&config, &from),
+            Ok(config) => offline::recover::run_recover(&config, &from),
             Err(error) => bad_config(&error),
         },
         Asked::RestartLog {
@@ -73,15 +76,15 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             because,
             charged,
         } => match Config::new(&layers.settings) {
-            Ok(config) => upkeep::log::run_restart(&config, &origin, &because, &charged),
+            Ok(config) => offline::restart::run_restart(&config, &origin, &because, &charged),
             Err(error) => bad_config(&error),
         },
         Asked::ContinueLog { layers, because } => match Config::new(&layers.settings) {
-            Ok(config) => upkeep::log::run_continue(&config, &because),
+            Ok(config) => offline::restart::run_continue(&config, &because),
             Err(error) => bad_config(&error),
         },
         Asked::Fsck { layers, json } => match Config::new(&layers.settings) {
-            Ok(config) => upkeep::fsck::run(&config, json),
+            Ok(config) => offline::fsck::run(&config, json),
             Err(error) => bad_config(&error),
         },
         Asked::Healthcheck { data_dir } => healthcheck(&data_dir),
@@ -144,10 +147,10 @@ fn look_after_accounts(what: &AccountsCommand) -> ExitCode {
             file,
             because,
             directory,
-        } => accounts::import(&directory.data_dir, file.as_deref(), because),
+        } => offline::accounts::import(&directory.data_dir, file.as_deref(), because),
         AccountsCommand::Export { directory } => {
             let path = directory.data_dir.join("accounts.json");
-            accounts::export(&directory.data_dir).map(|kept| {
+            offline::accounts::export(&directory.data_dir).map(|kept| {
                 let written = format!("{} is written from the database", path.display());
                 let kept = kept.map(|kept| format!("what was there is {}", kept.display()));
                 std::iter::once(written).chain(kept).collect()
@@ -249,7 +252,7 @@ async fn serve(config: Config) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let mut running = match server::start(config).await {
+    let mut running = match assemble::start(config).await {
         Ok(running) => running,
         Err(error) => {
             terminal::complain(&error);

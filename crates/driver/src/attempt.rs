@@ -10,9 +10,10 @@ use std::{
 
 use evidenceos_kernel::{
     claim::Claim,
-    command::{Caller, Command, Decision, Event, Reply, Request},
+    command::{Command, Decision, Event, Reply, Request},
     decide::decide,
     id::{ClaimId, HoldoutId, OwnerTag},
+    record,
     refusal::{Pool, Refusal},
     state::{Key, Stage},
 };
@@ -20,8 +21,8 @@ use evidenceos_store::{Batch, Entry, Recorded, Store, StoreError, StoredDecision
 use evidenceos_tlog::{Tree, leaf_hash};
 
 use crate::{
-    Allowance, Answer, Driver, Failure, Parked, Pending, Unfinished, Work, signing::Heads,
-    slots::Slots, waiting::Line,
+    Allowance, Answer, Driver, Failure, Parked, Pending, Unfinished, Work, own::own_request,
+    signing::Heads, slots::Slots, waiting::Line,
 };
 
 type Run = (HoldoutId, u64);
@@ -36,6 +37,18 @@ pub(crate) enum Decided {
     Wait(Line),
     /// Nobody waits for it, and it left no trace.
     Drop,
+}
+
+/// Why commands of the daemon's own are not decided.
+pub(crate) enum NotDecided {
+    Refused { nth: usize, refusal: Refusal },
+    Store(StoreError),
+}
+
+impl From<StoreError> for NotDecided {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
 }
 
 /// A batch that was decided.
@@ -126,6 +139,42 @@ impl<S: Store> Driver<S> {
     }
 }
 
+impl<S: Store> Driver<S> {
+    /// Decides commands of the daemon's own, and nothing beside them.
+    ///
+    /// # Errors
+    /// If one of them is refused, or a row cannot be read.
+    pub(crate) fn attempt_own(
+        &mut self,
+        wall_unix_ms: u64,
+        requests: &[Request],
+    ) -> Result<Attempt, NotDecided> {
+        let mut stage = Stage::new(&self.resident);
+        stage.advance_to(wall_unix_ms);
+        let mut making = Making {
+            stage,
+            store: &mut self.store,
+            slots: &self.slots,
+            attempt: Attempt::default(),
+            blocked: HashSet::new(),
+            idle_requests: &mut self.idle_requests,
+            now_ms: wall_unix_ms,
+            pending_by_owner: HashMap::new(),
+        };
+        for (nth, request) in requests.iter().enumerate() {
+            if let Command::RecoverEntry(entry) = &request.command {
+                // A clock that is behind must not let the next entry be older than this one.
+                making.stage.advance_to(record::time_of(entry).unwrap_or(0));
+            }
+            making.load(request)?;
+            let decision = decide(&making.stage, request);
+            let decision = decision.map_err(|refusal| NotDecided::Refused { nth, refusal })?;
+            making.enact(request, decision);
+        }
+        Ok(making.finish(&self.tree, &self.heads))
+    }
+}
+
 struct Making<'d, S> {
     stage: Stage<'d>,
     store: &'d mut S,
@@ -210,11 +259,7 @@ impl<S: Store> Making<'_, S> {
 
     /// A command of the driver's own, which cannot be refused.
     fn own(&mut self, command: Command) -> Result<(), StoreError> {
-        let request = Request {
-            caller: Caller::DRIVER,
-            stamp: None,
-            command,
-        };
+        let request = own_request(command);
         self.load(&request)?;
         match decide(&self.stage, &request) {
             Ok(decision) => self.enact(&request, decision),

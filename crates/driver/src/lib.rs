@@ -11,6 +11,7 @@
 mod allowance;
 mod attempt;
 pub mod mailbox;
+mod own;
 mod signing;
 mod slots;
 mod waiting;
@@ -41,6 +42,7 @@ use thiserror::Error;
 
 pub use crate::{
     allowance::Allowance,
+    own::{Alone, Enacted, NotEnacted, OwnWork},
     signing::{RemoteSigner, Signer, Signing},
 };
 use crate::{
@@ -298,7 +300,37 @@ impl<S: Store> Driver<S> {
         publisher: Box<dyn Publisher>,
         limits: Limits,
     ) -> Self {
-        let mut driver = Self {
+        let mut driver = Self::over(
+            store,
+            resident,
+            tree,
+            signing,
+            signed_size,
+            runner,
+            publisher,
+            limits,
+        );
+        driver.find_unfinished();
+        driver.heads.ask(&mut driver.tree);
+        driver
+    }
+
+    /// The same, which has looked at nothing yet.
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "everything around the driver, once"
+    )]
+    fn over(
+        store: S,
+        resident: Resident,
+        tree: Tree,
+        signing: Signing,
+        signed_size: u64,
+        runner: Box<dyn Runner>,
+        publisher: Box<dyn Publisher>,
+        limits: Limits,
+    ) -> Self {
+        Self {
             store,
             tree,
             heads: Heads::new(signing, signed_size),
@@ -316,10 +348,7 @@ impl<S: Store> Driver<S> {
             idle_requests: Allowance::new(IDLE_REQUESTS, IDLE_REQUESTS_A_SECOND),
             stopping: false,
             resident,
-        };
-        driver.find_unfinished();
-        driver.heads.ask(&mut driver.tree);
-        driver
+        }
     }
 
     /// The same under these policies: the log states them before anything else is decided.

@@ -14,7 +14,7 @@ use crate::{
         Artifact, Claim, ClaimState, LastRequest, Method, ModuleFacts, PolicyCode, Reason,
         Revocation, Settlement, Terms,
     },
-    continuity::KnownTree,
+    continuity::{BegunBy, KnownTree},
     decision::{DecisionBatch, DecisionId},
     holdout::{Description, Holdout, InFlight, Later, NarrowerBudgets, Place},
     id::{ClaimId, Digest, Fingerprint, HoldoutId, OwnerTag, Question, RequestKey},
@@ -180,6 +180,10 @@ pub enum Command {
         /// The run's number.
         number: u64,
     },
+    /// Begin the log.
+    BeginLog(Box<BeginLog>),
+    /// Note the first key of a log that a release before the history of keys began.
+    KnowFirstKey([u8; 32]),
     /// Note that another key signs the log from here on.
     RotateKey(Box<SignedKeyLink>),
     /// Go on under another name, since the end of the log was lost.
@@ -296,6 +300,19 @@ pub struct RestartLog {
     pub because: String,
     /// What holdouts were charged in what was lost, as the operator states it.
     pub charged: Vec<(HoldoutId, MicroBits)>,
+}
+
+/// A log that begins.
+#[derive(Debug, Clone)]
+pub struct BeginLog {
+    /// Its name.
+    pub origin: String,
+    /// The key that signs it, Ed25519.
+    pub public_key: [u8; 32],
+    /// The release that begins it.
+    pub software: String,
+    /// What lets it begin.
+    pub begun_by: BegunBy,
 }
 
 /// A log that goes on by its operator's word.

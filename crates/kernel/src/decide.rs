@@ -116,6 +116,8 @@ fn dispatch(stage: &Stage<'_>, request: &Request) -> Result<Decision, Refusal> {
         Command::SettleDuplicate { holdout, number } => {
             Ok(runs::settle_duplicate(stage, holdout, *number))
         }
+        Command::BeginLog(begin) => Ok(continuity::begin(stage, begin)),
+        Command::KnowFirstKey(public_key) => Ok(keys::know_first(public_key)),
         Command::RotateKey(signed) => Ok(keys::rotate(stage, signed)),
         Command::RestartLog(restart) => continuity::restart(stage, caller, restart),
         Command::ContinueLog(stated) => continuity::carry_on(stage, caller, stated),
@@ -205,6 +207,8 @@ fn method_of(command: &Command) -> Option<(Method, ClaimId)> {
         | Command::BeginAgain { .. }
         | Command::Settle { .. }
         | Command::Abort { .. }
+        | Command::BeginLog(_)
+        | Command::KnowFirstKey(_)
         | Command::RotateKey(_)
         | Command::RestartLog(_)
         | Command::ContinueLog(_)

@@ -429,6 +429,8 @@ impl<'a> Stage<'a> {
             | Command::OpenHoldout { .. }
             | Command::WithdrawHoldout { .. }
             | Command::BeginAgain { .. }
+            | Command::BeginLog(_)
+            | Command::KnowFirstKey(_)
             | Command::RotateKey(_)
             | Command::ContinueLog(_)
             | Command::RekeyHoldouts { .. }
@@ -523,6 +525,8 @@ impl<'a> Stage<'a> {
             | Command::BeginAgain { .. }
             | Command::Abort { .. }
             | Command::SettleDuplicate { .. }
+            | Command::BeginLog(_)
+            | Command::KnowFirstKey(_)
             | Command::RotateKey(_)
             | Command::RestartLog(_)
             | Command::ContinueLog(_)

@@ -43,17 +43,17 @@ pub struct Flags {
 
 #[derive(Clone, Subcommand)]
 enum Command {
-    /// Look at the configuration without serving
+    /// Check or show the configuration without serving
     Config {
         #[command(subcommand)]
         what: ConfigCommand,
     },
-    /// Settle what an accounts.json that is not the daemon's is good for, while it is stopped
+    /// Import an edited accounts.json, or regenerate it (daemon stopped)
     Accounts {
         #[command(subcommand)]
         what: AccountsCommand,
     },
-    /// Copy the data directory, while a daemon serves it or while none does
+    /// Copy the data directory, whether or not a daemon serves it
     ///
     /// The copy is consistent, checked while it is made, and complete once `backup.json` is in it.
     /// Signing keys, the daemon's secrets and certificates are not in it: back them up apart.
@@ -84,12 +84,12 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Say what happened to a log whose database may not be the newest; the daemon is stopped
+    /// Recover, restart or continue a log whose database may not be the newest (daemon stopped)
     Log {
         #[command(subcommand)]
         what: LogCommand,
     },
-    /// Read all of a data directory that no daemon serves, and say what is wrong with it
+    /// Check all of a data directory (daemon stopped)
     ///
     /// Nothing is written. Exit status: 0 all is well, 1 something is wrong, 2 it cannot be looked at.
     #[command(after_help = "Examples:
@@ -113,7 +113,7 @@ enum Command {
         #[command(flatten)]
         place: Place,
     },
-    /// Have the daemon that serves a data directory read its files again, as on SIGHUP
+    /// Make the daemon read its files again, as on SIGHUP
     ///
     /// Certificates, roles, tokens, secrets, the active key and policies. What does not fit is
     /// said, and goes on as it was.
@@ -344,6 +344,85 @@ pub fn without_empty_variables(command: clap::Command) -> clap::Command {
         .mut_subcommands(without_empty_variables)
 }
 
+/// Under which name the daemon's arguments are given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CalledAs {
+    /// `evidenceos-daemon`: it serves, or does what one of its commands says.
+    Daemon,
+    /// `evidenceos serve`: it serves.
+    Serve,
+    /// `evidenceos admin`: it does what a command says.
+    Admin,
+}
+
+impl CalledAs {
+    /// The command line under this name, its help included.
+    fn command(self) -> clap::Command {
+        let command = without_empty_variables(Flags::command());
+        match self {
+            Self::Daemon => command,
+            Self::Serve => renamed(command)
+                .bin_name("evidenceos serve")
+                .mut_subcommands(|command| command.hide(true))
+                .disable_help_subcommand(true),
+            Self::Admin => renamed(command)
+                .bin_name("evidenceos admin")
+                .about("Look after a data directory and its daemon: configuration, backups, checks, recovery")
+                .long_about(None)
+                .after_help("Examples:
+  evidenceos admin config check --config /etc/evidenceos/config.toml
+  evidenceos admin backup /mnt/backups/today          copy ./data, also while it is served
+  evidenceos admin fsck --data-dir /srv/evidenceos
+  evidenceos admin reload")
+                .mut_args(|arg| arg.hide(true))
+                .subcommand_required(true)
+                .arg_required_else_help(true),
+        }
+    }
+
+    /// Whether a command may be given, or must be.
+    fn admits(self, has_command: bool) -> bool {
+        match self {
+            Self::Daemon => true,
+            Self::Serve => !has_command,
+            Self::Admin => has_command,
+        }
+    }
+}
+
+/// The same with examples that call `evidenceos serve` and `evidenceos admin`.
+fn renamed(command: clap::Command) -> clap::Command {
+    let words: Vec<String> = Flags::command()
+        .get_subcommands()
+        .map(|command| command.get_name().to_owned())
+        .collect();
+    renamed_by(command, &words)
+}
+
+fn renamed_by(mut command: clap::Command, words: &[String]) -> clap::Command {
+    let rename = |text: &clap::builder::StyledStr| {
+        let mut text = text.to_string();
+        for word in words {
+            let (before, after) = (
+                format!("evidenceos-daemon {word}"),
+                format!("evidenceos admin {word}"),
+            );
+            text = text.replace(&before, &after);
+        }
+        text.replace("evidenceos-daemon", "evidenceos serve")
+    };
+    if let Some(text) = command.get_about().map(rename) {
+        command = command.about(text);
+    }
+    if let Some(text) = command.get_long_about().map(rename) {
+        command = command.long_about(text);
+    }
+    if let Some(text) = command.get_after_help().map(rename) {
+        command = command.after_help(text);
+    }
+    command.mut_subcommands(|command| renamed_by(command, words))
+}
+
 impl Flags {
     /// Whether a word names one of the commands.
     #[must_use]
@@ -355,25 +434,39 @@ impl Flags {
     /// What arguments, environment and file ask for; the first argument is the program's name.
     ///
     /// # Errors
-    /// Where clap does not understand the arguments; help and version are errors of its kind too.
+    /// If clap does not understand the arguments; help and version are errors of its kind too.
     pub fn ask(
+        called_as: CalledAs,
         arguments: impl IntoIterator<Item = OsString>,
     ) -> Result<Result<Asked, ConfigError>, clap::Error> {
-        let matches = without_empty_variables(Self::command()).try_get_matches_from(arguments)?;
+        let mut known = called_as.command();
+        let matches = known.try_get_matches_from_mut(arguments)?;
         let flags = Self::from_arg_matches(&matches)?;
+        if !called_as.admits(flags.command.is_some()) {
+            return Err(known.error(
+                clap::error::ErrorKind::InvalidSubcommand,
+                "`evidenceos serve` takes no command; say `evidenceos admin COMMAND`",
+            ));
+        }
         let Some(command) = flags.command else {
             return Ok(Layers::new(flags.settings, &matches).map(Asked::Serve));
         };
-        let inner = innermost(&matches);
-        Ok(match command {
-            Command::Accounts { what } => Ok(Asked::Accounts(what)),
-            Command::Config {
+        Ok(command.asked(innermost(&matches)))
+    }
+}
+
+impl Command {
+    /// What it asks for; `inner` are the matches of its own arguments.
+    fn asked(self, inner: &ArgMatches) -> Result<Asked, ConfigError> {
+        match self {
+            Self::Accounts { what } => Ok(Asked::Accounts(what)),
+            Self::Config {
                 what: ConfigCommand::Check { settings },
             } => Layers::new(*settings, inner).map(Asked::Check),
-            Command::Config {
+            Self::Config {
                 what: ConfigCommand::Show { settings },
             } => Layers::new(*settings, inner).map(Asked::Show),
-            Command::Log { what } => match what {
+            Self::Log { what } => match what {
                 LogCommand::Recover { from, settings } => {
                     Layers::new(*settings, inner).map(|layers| Asked::RecoverLog { layers, from })
                 }
@@ -395,10 +488,10 @@ impl Flags {
                 } => Layers::new(*settings, inner)
                     .map(|layers| Asked::ContinueLog { layers, because }),
             },
-            Command::Fsck { settings, json } => {
+            Self::Fsck { settings, json } => {
                 Layers::new(*settings, inner).map(|layers| Asked::Fsck { layers, json })
             }
-            Command::Backup {
+            Self::Backup {
                 destination,
                 place,
                 json,
@@ -407,7 +500,7 @@ impl Flags {
                 destination,
                 json,
             }),
-            Command::Restore {
+            Self::Restore {
                 source,
                 place,
                 json,
@@ -416,13 +509,13 @@ impl Flags {
                 source,
                 json,
             }),
-            Command::Healthcheck { place } => place
+            Self::Healthcheck { place } => place
                 .data_dir(inner)
                 .map(|data_dir| Asked::Healthcheck { data_dir }),
-            Command::Reload { place } => place
+            Self::Reload { place } => place
                 .data_dir(inner)
                 .map(|data_dir| Asked::Reload { data_dir }),
-        })
+        }
     }
 }
 

@@ -7,7 +7,7 @@ const TOKEN: &str = "a-token-of-some-length";
 
 fn ask(arguments: &[&str]) -> Result<Layers, ConfigError> {
     let arguments = ["evidenceos-daemon"].iter().chain(arguments);
-    match Flags::ask(arguments.map(OsString::from)).expect("known flags")? {
+    match Flags::ask(CalledAs::Daemon, arguments.map(OsString::from)).expect("known flags")? {
         Asked::Serve(layers) | Asked::Check(layers) | Asked::Show(layers) => Ok(layers),
         _ => panic!("a command without all settings"),
     }

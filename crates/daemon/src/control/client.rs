@@ -10,7 +10,7 @@ use std::{
 use evidenceos_store::{StoreError, backup};
 
 use super::wire::{self, News, Order, SOCKET};
-use crate::health::Condition;
+use crate::assemble::health::Condition;
 
 /// How long a daemon may think about how it is.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);

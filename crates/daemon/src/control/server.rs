@@ -21,7 +21,7 @@ use tokio::{
 };
 
 use super::wire::{self, News, Order, SOCKET};
-use crate::{health::Health, upkeep};
+use crate::{assemble::health::Health, offline};
 
 /// The longest order, in bytes.
 const MAX_ORDER: u64 = 64 << 10;
@@ -201,7 +201,7 @@ impl Served {
         }
         // What the copy's rows name must be there until it was copied too.
         let kept = self.blobs.keep_all();
-        let made = upkeep::backup::of_served(
+        let made = offline::backup::of_served(
             &self.mailbox,
             &self.data_directory,
             destination,

@@ -10,7 +10,7 @@ use evidenceos_store::backup;
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
-use crate::health::Condition;
+use crate::assemble::health::Condition;
 
 /// The socket's name in the data directory.
 pub const SOCKET: &str = "control.sock";

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use crate::{
     bits::MicroBits,
     claim::{Claim, ClaimState, Reason, Revocation, Settlement},
-    command::{Caller, ContinueLog, Decision, Event, Reply, RestartLog},
-    continuity::{HoldoutCharged, LogContinued, LogRestarted},
+    command::{BeginLog, Caller, ContinueLog, Decision, Event, Reply, RestartLog},
+    continuity::{HoldoutCharged, LogContinued, LogRestarted, LogStarted},
     decide::runs,
     entry::Entry,
     holdout::{Holdout, HoldoutStatus},
@@ -16,6 +16,24 @@ use crate::{
     refusal::Refusal,
     state::Stage,
 };
+
+/// Entry 0, and the key that signs it. A log begins once: a second beginning is a bug of ours.
+pub(super) fn begin(stage: &Stage<'_>, begin: &BeginLog) -> Decision {
+    assert_eq!(stage.next_index(), 0, "a log begins with its first entry");
+    let key = LogKey::new(begin.public_key, 0);
+    let entry = LogStarted {
+        origin: begin.origin.clone(),
+        key_id: key.id,
+        software: begin.software.clone(),
+        begun_by: Some(begin.begun_by),
+        started_unix_ms: stage.now_unix_ms(),
+    };
+    Decision {
+        events: vec![Event::KeyRotated(key)],
+        entries: vec![entry.to_bytes()],
+        reply: Reply::Done,
+    }
+}
 
 /// The log goes on under another name. What runs under way have reserved is charged, since they may
 /// have ended in what was lost: all of it is one decision, so that no crash leaves half of it.

@@ -23,6 +23,12 @@ use tokio::{
     task::JoinHandle as Task,
 };
 
+use super::{
+    StartError,
+    health::Health,
+    listeners::{self, Listeners, end_within},
+    open::{self, Opened, Parts, Threads},
+};
 use crate::{
     accounts,
     auth::Gate,
@@ -30,16 +36,12 @@ use crate::{
     config::Config,
     control::{Control, ReloadAsked},
     grpc::{CountLayer, GateLayer},
-    health::Health,
     in_force::{self, Stating},
     metrics::Metrics,
-    opening::{self, Opened, Parts, Threads},
     policies,
     preflight::{self, Front},
     rotation,
     services::Services,
-    serving::{self, Listeners, end_within},
-    start_error::StartError,
 };
 
 /// What signatures were used for, in the data directory.
@@ -56,9 +58,9 @@ pub struct Running {
     stating: Arc<Stating>,
     health: Arc<Health>,
     stop: watch::Sender<bool>,
-    servers: serving::Servers,
+    servers: listeners::Servers,
     stop_http: watch::Sender<bool>,
-    http_servers: serving::Servers,
+    http_servers: listeners::Servers,
     control: Option<Task<()>>,
     reloads: mpsc::Receiver<ReloadAsked>,
     threads: Threads,
@@ -78,7 +80,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let http_servers = listeners.serve_http(&health, &front, &metrics, &http_stopped)?;
     let opened = {
         let (config, metrics, runtime) = (config.clone(), Arc::clone(&metrics), Handle::current());
-        blocking(move || opening::open(&config, &metrics, &runtime)).await?
+        blocking(move || open::open(&config, &metrics, &runtime)).await?
     };
     let Opened {
         services,

@@ -3,61 +3,22 @@
 use std::{
     collections::BTreeMap,
     fs,
-    io::ErrorKind,
     path::{Path, PathBuf},
 };
 
 use evidenceos_store::{
     StoreError,
     accounts::{AccountsJson, Listed, digest, parse},
-    blobs::{sync_directory, write_durably},
+    blobs::write_durably,
     lock::DirectoryLock,
     reader::Readers,
     sqlite::{Found, SqliteStore},
 };
-use serde::{Deserialize, Serialize};
 
-use super::write_now;
-use crate::clock::unix_ms;
-
-/// That an operator wants a file imported; the next start does it.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Approval {
-    /// Digest of the file.
-    pub sha256: [u8; 32],
-    /// Why.
-    pub reason: String,
-}
-
-fn approval_path(directory: &Path) -> PathBuf {
-    directory.join("accounts.import")
-}
-
-/// The approval that waits, if there is one.
-pub fn approval(directory: &Path) -> Result<Option<Approval>, StoreError> {
-    let path = approval_path(directory);
-    let bytes = match fs::read(&path) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(StoreError::io("read", path)(error)),
-    };
-    serde_json::from_slice(&bytes).map(Some).map_err(|error| {
-        StoreError::Unusable(format!(
-            "{} is damaged ({error}); run `accounts import` or `accounts export` again",
-            path.display()
-        ))
-    })
-}
-
-/// Removes the approval.
-pub fn withdraw_approval(directory: &Path) -> Result<(), StoreError> {
-    let path = approval_path(directory);
-    match fs::remove_file(&path) {
-        Ok(()) => sync_directory(directory),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(StoreError::io("remove", path)(error)),
-    }
-}
+use crate::{
+    accounts::{Approval, write_now},
+    clock::unix_ms,
+};
 
 struct Stopped {
     _lock: DirectoryLock,
@@ -116,9 +77,7 @@ pub fn import(
         reason: because.to_owned(),
     };
     // The approval first: alone it changes nothing, since it names the file by its digest.
-    let approval = serde_json::to_vec(&approval)
-        .unwrap_or_else(|error| unreachable!("a digest and a text are JSON: {error}"));
-    write_durably(&approval_path(directory), &approval)?;
+    approval.give(directory)?;
     if from.is_some() {
         write_durably(&file.path(), &bytes)?;
     }
@@ -185,7 +144,7 @@ pub fn export(directory: &Path) -> Result<Option<PathBuf>, StoreError> {
             kept = Some(copy);
         }
     }
-    withdraw_approval(directory)?;
+    Approval::withdraw(directory)?;
     write_now(&mut stopped.store, directory, &stopped.readers, before)?;
     Ok(kept)
 }

@@ -13,16 +13,15 @@ use evidenceos_proto::{DESCRIPTORS, evidence_os_server::EvidenceOsServer};
 use tokio::{net::TcpSocket, sync::watch, task::JoinHandle};
 use tokio_stream::StreamExt as _;
 
+use super::{StartError, health::Health};
 use crate::{
     auth::{Gate, GrpcConnection},
     config::{Listeners as ListenersConfig, TlsConfig},
     grpc::{CountLayer, GateLayer, Service},
-    health::Health,
     http,
     metrics::Metrics,
     preflight::Front,
     services::Services,
-    start_error::StartError,
 };
 
 /// The largest message, so that a module of 5 MiB gets our sentence and not the transport's.

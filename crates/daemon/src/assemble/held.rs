@@ -1,0 +1,195 @@
+//! A log before its anchors agree: it is shown as far as it was before, and nothing is signed.
+
+use std::{ops::ControlFlow, path::Path, sync::Arc, time::Duration};
+
+use evidenceos_driver::{
+    Fatal, Publisher,
+    mailbox::{self, Inbox},
+};
+use evidenceos_kernel::log_key::LogKey;
+use evidenceos_store::{
+    Head, StoreError,
+    facts::{Fact, Facts},
+    log::{self, Released},
+    reader::Readers,
+    sqlite::SqliteStore,
+};
+use evidenceos_tlog::{Hash, Tile, Tree};
+use tokio::runtime::Handle;
+
+use super::{
+    StartError,
+    entries::{append_unsigned, former_origins},
+};
+use crate::{
+    anchors::{self, Anchors, Own, Tip, Verdict},
+    config::Config,
+    keys::{self, LogKeyError, LogKeys},
+    release::Anchored,
+};
+
+/// How often anchors that do not answer are asked again.
+const ASK_ANCHORS_EVERY: Duration = Duration::from_secs(1);
+
+/// The log as an anchor is compared with it.
+#[derive(Clone)]
+pub struct OwnLog {
+    /// The tree that the log's files have: all of it was shown before.
+    pub published: Tree,
+    pub readers: Arc<Readers>,
+    pub origin: String,
+    /// The names that it had before.
+    pub former: Vec<String>,
+    /// The newest signed head.
+    pub head: Head,
+    /// All entries, and their root: a KMS may not have signed the last ones.
+    pub tip: (u64, Hash),
+}
+
+impl OwnLog {
+    /// Reads the log of a directory, which has a head and so many entries.
+    ///
+    /// # Errors
+    /// If its files or rows cannot be read, or do not belong together.
+    pub fn read(
+        directory: &Path,
+        readers: &Arc<Readers>,
+        head: &Head,
+        facts: &Facts,
+        keys: &LogKeys,
+        size: u64,
+    ) -> Result<Self, StoreError> {
+        let published = log::published_tree(directory, readers, head)?;
+        let mut tree = published.clone();
+        append_unsigned(&mut tree, readers, size)?;
+        Ok(Self {
+            published,
+            readers: Arc::clone(readers),
+            origin: keys.signer.origin().to_owned(),
+            former: former_origins(readers, facts)?,
+            head: head.clone(),
+            tip: (tree.size(), tree.root()),
+        })
+    }
+
+    /// Whether signing may begin.
+    pub fn is_free(&self, anchors: &Anchors) -> Result<bool, StoreError> {
+        let verdict = anchors.compare(&Own {
+            origin: &self.origin,
+            former: &self.former,
+            tip: self.tip,
+            root_at: &|size| Ok(self.tree_at(size)?.root()),
+        })?;
+        Ok(verdict == Verdict::Free)
+    }
+
+    /// The tree of a size. From the published one on it takes only what came since: an anchor is
+    /// not behind that, but for one that was away.
+    fn tree_at(&self, size: u64) -> Result<Tree, StoreError> {
+        let mut tree = if size >= self.published.size() {
+            self.published.clone()
+        } else {
+            Tree::new()
+        };
+        append_unsigned(&mut tree, &self.readers, size)?;
+        Ok(tree)
+    }
+
+    /// The head that may be shown while nothing is known of anchors: over what was shown before.
+    /// A crash may have come before an anchor knew of more, of another key that took over as well.
+    /// Signed again by the key of that time it has the same bytes.
+    pub fn shown_head(
+        &self,
+        config: &Config,
+        keys: &LogKeys,
+        history: &[LogKey],
+        runtime: &Handle,
+    ) -> Result<Head, StartError> {
+        let size = self.published.size().max(1);
+        if size >= self.head.size {
+            return Ok(self.head.clone());
+        }
+        let then = history.iter().rfind(|key| key.since_size <= size);
+        let signer = match then.filter(|key| key.id != keys.signer.key_id()) {
+            Some(key) => keys::earlier(config, &self.origin, key, runtime)?,
+            None => keys.signer.clone(),
+        };
+        let root = self.tree_at(size)?.root();
+        let signed = runtime.block_on(signer.sign_head(size, root));
+        Ok(signed.map_err(LogKeyError::Kms)?)
+    }
+
+    /// What is to be shown once an anchor knows it: the tree of the newest head, and the tiles that
+    /// no file has yet.
+    fn unshown(&self) -> Result<(Tree, Vec<Tile>), StoreError> {
+        let mut tree = self.published.clone();
+        append_unsigned(&mut tree, &self.readers, self.head.size)?;
+        let tiles = tree.take_full_tiles();
+        Ok((tree, tiles))
+    }
+}
+
+/// Why a start is held whose anchors agree.
+pub const CANNOT_WRITE: &str = "no anchor can be written: reads are served, nothing is signed or charged until one can be; see the server's log for which, and why";
+
+/// Waits for an anchor.
+pub struct Hold {
+    pub own: OwnLog,
+    pub tip: Tip,
+    /// All entries.
+    pub tree: Tree,
+    pub anchors: Arc<Anchors>,
+    pub anchored: Anchored,
+    pub state: Arc<anchors::State>,
+    pub facts: Facts,
+}
+
+impl Hold {
+    /// Sends calls away until an anchor answers, and shows then what none knew. Breaks if the
+    /// daemon is to stop first.
+    pub fn wait(
+        self,
+        inbox: &Inbox,
+        store: &mut SqliteStore,
+        publisher: &dyn Publisher,
+    ) -> Result<ControlFlow<()>, Fatal> {
+        tracing::error!("{}", self.state.held_because().unwrap_or_default());
+        let flow = mailbox::hold(inbox, ASK_ANCHORS_EVERY, || {
+            if !self.own.is_free(&self.anchors)? {
+                return Ok(false);
+            }
+            if !self.anchors.remember(&self.tip)? {
+                self.state.hold(CANNOT_WRITE);
+                return Ok(false);
+            }
+            settle(store, &self.anchors, &self.facts)?;
+            Ok(true)
+        })?;
+        if flow.is_continue() {
+            tracing::info!("an anchor answers: signing begins");
+            self.anchored.is_free();
+            let (tree, tiles) = self.own.unshown()?;
+            publisher.grown(self.tree.size(), self.tree.root());
+            publisher.release(Released::new(self.own.head, tree), tiles);
+        }
+        Ok(flow)
+    }
+}
+
+/// An anchor agrees: the database remembers which ones there are, and that nothing is open.
+pub fn settle(store: &mut SqliteStore, anchors: &Anchors, facts: &Facts) -> Result<(), StoreError> {
+    let mut changed = Vec::new();
+    let places = anchors.to_remember();
+    if !places.is_empty() && facts.anchors.as_ref() != Some(&places) {
+        changed.push(Fact::Anchors(places));
+    }
+    if facts.restored.is_some() {
+        tracing::info!("an anchor remembers exactly this log: the restored directory goes on");
+        changed.push(Fact::Restored(None));
+    }
+    if changed.is_empty() {
+        return Ok(());
+    }
+    let remembered = store.remember(changed);
+    remembered.must_be_durable("where the anchors are")
+}

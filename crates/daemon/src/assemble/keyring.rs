@@ -1,0 +1,125 @@
+//! The keys of a data directory: the log's, the owners' secret, the holdouts'.
+
+use std::path::Path;
+
+use evidenceos_kernel::holdout::{Holdout, HoldoutStatus};
+use evidenceos_keys::{Secret, kms::Kms, secrets};
+use evidenceos_store::{
+    blobs::Blobs,
+    facts::{Beginning, Fact, Facts},
+    sqlite::SqliteStore,
+};
+
+use super::{StartError, data::Data};
+use crate::{
+    config::{Config, KeySource},
+    holdout_keys::{HoldoutKeyError, HoldoutKeys, KeyShelf},
+    keys::{self, LogKeyError, LogKeys, NewKey},
+    vault::Vault,
+};
+
+/// The keys.
+pub struct Keyring {
+    /// The log's: what signs, and what signed before.
+    pub log: LogKeys,
+    /// What makes tags of principals.
+    pub owners: Secret,
+    /// Whether this start made the log's key, or one before it that died before the log began.
+    pub made_key: bool,
+    shelf: KeyShelf,
+    holdouts: HoldoutKeys,
+}
+
+impl Keyring {
+    /// Finds the keys, and makes those that a first start makes. Blocks.
+    ///
+    /// # Errors
+    /// If one is missing that there must be, or cannot be used.
+    pub fn find(
+        config: &Config,
+        data: &mut Data,
+        runtime: &tokio::runtime::Handle,
+    ) -> Result<Self, StartError> {
+        let directory: &Path = &config.data_dir;
+        let first_start = data.found.head.is_none();
+        let own = secrets::directory(directory)?;
+        let made_now = first_start && make_key(config, &data.found.facts, &mut data.store)?;
+        let imported = keys::imported(config)?;
+        let log = LogKeys::find(config, data.found.head.as_ref(), runtime)?;
+        let made_key = made_now || (first_start && is_own(&data.found.facts, &log));
+        let owners = keys::owners(&own, imported.as_ref(), first_start)?;
+        let shelf = KeyShelf::new(own, imported, kms(config)?, runtime.clone());
+        let holdouts = shelf.load(first_start)?;
+        Ok(Self {
+            log,
+            owners,
+            made_key,
+            shelf,
+            holdouts,
+        })
+    }
+
+    /// The vault of the holdouts' items under the key that they are encrypted with, and where that
+    /// key lies. Settles a change of keys that a crash has cut off.
+    ///
+    /// # Errors
+    /// If the key is missing.
+    pub fn open_vault<'h>(
+        shelf: KeyShelf,
+        mut keys: HoldoutKeys,
+        mut holdouts: impl Iterator<Item = &'h Holdout>,
+        blobs: &Blobs,
+    ) -> Result<(Vault, KeyShelf), StartError> {
+        let vault = Vault::new(keys.clone(), blobs.clone());
+        // The items of a withdrawn holdout are gone.
+        let kept = holdouts.find(|holdout| holdout.status != HoldoutStatus::Withdrawn);
+        let in_use = match kept {
+            Some(holdout) => vault.tag_of(&holdout.blob)?,
+            None => None,
+        };
+        shelf.settle(&mut keys, in_use)?;
+        if let Some(tag) = in_use {
+            let key = keys.of(&tag).cloned();
+            vault.follow(key.ok_or_else(|| HoldoutKeyError::Another(shelf.place()))?);
+        }
+        Ok((vault, shelf))
+    }
+
+    /// The log's keys and the owners' secret, and the holdouts' keys.
+    #[must_use]
+    pub fn apart(self) -> (LogKeys, Secret, KeyShelf, HoldoutKeys) {
+        (self.log, self.owners, self.shelf, self.holdouts)
+    }
+}
+
+/// Makes the signing key, if there is none and one may be made. That this start makes it is
+/// durable before the key is: a crash in between leaves no key that could have signed a log.
+fn make_key(config: &Config, facts: &Facts, store: &mut SqliteStore) -> Result<bool, StartError> {
+    let Some(new) = NewKey::wanted(config)? else {
+        return Ok(false);
+    };
+    let beginning = Beginning { key_id: new.id() };
+    if facts.beginning != Some(beginning) {
+        let fact = Fact::Beginning(Some(beginning));
+        let noted = store.remember(vec![fact]);
+        noted.must_be_durable("that a key is being made")?;
+    }
+    new.save()?;
+    Ok(true)
+}
+
+/// Whether the key is the one that a start made which died before it began the log.
+fn is_own(facts: &Facts, keys: &LogKeys) -> bool {
+    let id = keys.signer.key_id().0;
+    !keys.signer.is_remote() && facts.beginning == Some(Beginning { key_id: id })
+}
+
+fn kms(config: &Config) -> Result<Option<(Kms, Option<String>)>, LogKeyError> {
+    match &config.keys {
+        KeySource::Files(_) => Ok(None),
+        KeySource::Kms(keys) => {
+            let kms = Kms::new(keys.settings.clone())?;
+            Ok(Some((kms, keys.holdout_key.clone())))
+        }
+    }
+}

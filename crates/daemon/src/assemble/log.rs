@@ -1,0 +1,407 @@
+//! The log of a data directory at a start: begun or found, compared with its anchors, and then free
+//! to be signed or held.
+//!
+//! An empty directory begins a log only if its key can have signed none; over one that is there
+//! nothing is signed before an anchor agrees. A key that takes over the log is linked here, before
+//! anything else is signed.
+
+use std::{path::Path, sync::Arc};
+
+use evidenceos_driver::{Alone, OwnWork};
+use evidenceos_kernel::{
+    command::{BeginLog, Command},
+    log_key::{KeyLink, LogKey, SignedKeyLink},
+    state::Resident,
+};
+use evidenceos_store::{
+    AccountsFile, AccountsFiles, Done, Head, StoreError,
+    facts::{Fact, Facts},
+    log::Integrator,
+    reader::Readers,
+    sqlite::{Found, SqliteStore},
+};
+use evidenceos_tlog::Tree;
+use tokio::runtime::Handle;
+
+use super::{
+    StartError,
+    entries::append_unsigned,
+    held::{self, CANNOT_WRITE, Hold, OwnLog},
+    keyring::Keyring,
+    own::{self, Signing},
+};
+use crate::{
+    accounts::{self, AtStart, Import},
+    anchors::{self, Anchors, Beginner, Tip},
+    config::{Anchoring, Config},
+    guarded,
+    keys::{Keys, LogKeyError, LogKeys, LogSigner},
+    metrics::Metrics,
+    release::Anchored,
+};
+
+/// The log of an opened directory.
+pub struct Log {
+    /// The store with its state and the tree of all entries.
+    pub alone: Alone<SqliteStore>,
+    /// Committed rows.
+    pub readers: Arc<Readers>,
+    /// What remembers its head elsewhere.
+    pub anchors: Arc<Anchors>,
+    /// What is known of them.
+    pub state: Arc<anchors::State>,
+    /// Whether it may be signed.
+    pub free: bool,
+    /// The newest signed head.
+    pub head: Head,
+    /// The newest head that may be shown.
+    pub shown: Head,
+    /// What writes its files.
+    pub integrator: Integrator,
+    /// Its keys, the first one first.
+    pub history: Vec<LogKey>,
+    own: OwnLog,
+    facts: Facts,
+}
+
+impl Log {
+    /// Opens the log of a directory, or begins one. Blocks.
+    ///
+    /// # Errors
+    /// If the log may not begin, contradicts an anchor or itself, or would have to be signed while it
+    /// is held.
+    pub fn open(
+        config: &Config,
+        (store, found): (SqliteStore, Found),
+        accounts_json: &AtStart,
+        keyring: &Keyring,
+        engine: &str,
+        metrics: &Metrics,
+        runtime: &Handle,
+    ) -> Result<Self, StartError> {
+        let directory = config.data_dir.as_path();
+        let keys = &keyring.log;
+        let Found {
+            holdouts,
+            counters,
+            head,
+            log_keys,
+            totals,
+            facts,
+            in_force,
+            ..
+        } = found;
+        let first_start = head.is_none();
+        let resident = Resident::new(holdouts, counters, engine.to_owned())
+            .with_accounts(config.accounting.clone(), totals)
+            .with_in_force(in_force);
+        let (anchors, state) = anchors_of(config, &facts, metrics, runtime)?;
+        let ((mut store, resident), head, history) = match head {
+            Some(head) => {
+                must_be_named(config, &head)?;
+                ((store, resident), head, log_keys)
+            }
+            None => {
+                let (opened, head) = begin(config, (store, resident), &anchors, keyring, runtime)?;
+                (opened, head, vec![LogKey::new(keys.signer.public_key(), 0)])
+            }
+        };
+        let readers = Arc::new(Readers::open(directory)?);
+        store.release_through(readers.blobs().clone());
+        let size = resident.counters().next_index;
+        // Before anything is signed over what is here, or shown of it that was not before.
+        let own = OwnLog::read(directory, &readers, &head, &facts, keys, size)?;
+        if !first_start
+            && facts.restored.is_none()
+            && let Err(error) = anchors.make_default()
+        {
+            tracing::error!(%error, "the log has no anchor");
+        }
+        let tip = anchors.tip_of(&head, own.tip, &keys.signer);
+        let mut free = own.is_free(&anchors)?;
+        if free && !anchors.remember(&tip)? {
+            state.hold(CANNOT_WRITE);
+            free = false;
+        }
+        must_need_no_signature(free, &state, accounts_json, keys)?;
+        let shown = if free {
+            head.clone()
+        } else {
+            own.shown_head(config, keys, &history, runtime)?
+        };
+        let integrator = Integrator::recover(directory, Arc::clone(&readers), Some(&shown))?;
+        let mut tree = integrator.tree().clone();
+        append_unsigned(&mut tree, &readers, size)?;
+        Ok(Self {
+            alone: Alone::new(store, resident, tree),
+            readers,
+            anchors: Arc::new(anchors),
+            state,
+            free,
+            head,
+            shown,
+            integrator,
+            history,
+            own,
+            facts,
+        })
+    }
+
+    /// Brings the history of keys up to date, and links the key that signs now to the one before.
+    ///
+    /// # Errors
+    /// If a KMS does not sign, or the store fails.
+    pub fn follow_key(&mut self, keys: &LogKeys, runtime: &Handle) -> Result<(), StartError> {
+        let before = keys.predecessor.as_ref().unwrap_or(&keys.signer);
+        if self.history.is_empty() {
+            let first = before.public_key();
+            let command = Command::KnowFirstKey(first);
+            own::note(&mut self.alone, command, "the log's first key")?;
+            self.history.push(LogKey::new(first, 0));
+        }
+        let Some(old) = &keys.predecessor else {
+            return Ok(());
+        };
+        let since = self.alone.tree().size() + 1;
+        let link = link(self.alone.tree(), old, &keys.signer, runtime)?;
+        let work = OwnWork::command(Command::RotateKey(Box::new(link)));
+        let signing = Signing {
+            signer: &keys.signer,
+            runtime,
+        };
+        let what = "the link to the log's new key";
+        self.head = own::enact(&mut self.alone, work, signing, what)?.0;
+        tracing::info!(old = %old.key_id(), new = %keys.signer.key_id(), "another key signs the log");
+        let new = keys.signer.public_key();
+        self.history.push(LogKey::new(new, since));
+        Ok(())
+    }
+
+    /// Brings `accounts.json` and the accounts together; gives the file that lies there then.
+    ///
+    /// # Errors
+    /// If the file cannot be written, or its import is refused.
+    pub fn bring_accounts(
+        &mut self,
+        directory: &Path,
+        at_start: AtStart,
+        keys: &Keys,
+        runtime: &Handle,
+    ) -> Result<AccountsFile, StartError> {
+        let before = match at_start {
+            AtStart::Current(file) => return Ok(file),
+            AtStart::Behind(file) => file,
+            AtStart::Import(import) => Some(self.import(directory, &import, keys, runtime)?),
+        };
+        let store = self.alone.store_mut();
+        Ok(accounts::write_now(
+            store,
+            directory,
+            &self.readers,
+            before,
+        )?)
+    }
+
+    fn import(
+        &mut self,
+        directory: &Path,
+        import: &Import,
+        keys: &Keys,
+        runtime: &Handle,
+    ) -> Result<AccountsFile, StartError> {
+        let file = import.file();
+        let work = OwnWork {
+            files: Some(AccountsFiles {
+                announced: Some(file),
+                before: None,
+            }),
+            ..OwnWork::command(import.command(keys))
+        };
+        let signing = Signing {
+            signer: &keys.signer(),
+            runtime,
+        };
+        let what = "the import of accounts.json";
+        self.head = own::enact(&mut self.alone, work, signing, what)?.0;
+        import.done(directory)?;
+        Ok(file)
+    }
+
+    /// Has anchors remember what the start itself has signed, and the log's files show it.
+    ///
+    /// # Errors
+    /// If an anchor knows other entries, or the files cannot be written.
+    pub fn publish(&mut self, signer: &LogSigner, done: &Done) -> Result<(), StartError> {
+        if self.free {
+            self.free = self.anchors.remember(&self.tip(signer))?;
+            self.own.head = self.head.clone();
+            let tree = self.alone.tree();
+            self.own.tip = (tree.size(), tree.root());
+            self.shown = self.head.clone();
+        }
+        self.integrator.integrate(&self.shown)?;
+        if self.free {
+            held::settle(self.alone.store_mut(), &self.anchors, &self.facts)?;
+        } else if self.state.held_because().is_none() {
+            self.state.hold(CANNOT_WRITE);
+        }
+        let integrated = self.integrator.tree().size();
+        done.integrated
+            .store(integrated, std::sync::atomic::Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// How far anchors remember the log, for those who wait for more.
+    #[must_use]
+    pub fn anchored(&self, done: &Arc<Done>, metrics: &Metrics) -> Anchored {
+        let done = Arc::clone(done);
+        if !self.anchors.are_written() && self.free {
+            return Anchored::off(done);
+        }
+        let covered = if self.free {
+            self.alone.tree().size()
+        } else {
+            self.integrator.tree().size()
+        };
+        metrics.wait_for_anchors(covered);
+        Anchored::from(done, covered, self.free)
+    }
+
+    /// The log as anchors are to know it.
+    #[must_use]
+    pub fn tip(&self, signer: &LogSigner) -> Tip {
+        let tree = self.alone.tree();
+        let tip = (tree.size(), tree.root());
+        self.anchors.tip_of(&self.head, tip, signer)
+    }
+
+    /// What waits for an anchor, if the log is held.
+    #[must_use]
+    pub fn hold(&self, anchored: &Anchored, signer: &LogSigner) -> Option<Hold> {
+        (!self.free).then(|| Hold {
+            own: self.own.clone(),
+            tip: self.tip(signer),
+            tree: self.alone.tree().clone(),
+            anchors: Arc::clone(&self.anchors),
+            anchored: anchored.clone(),
+            state: Arc::clone(&self.state),
+            facts: self.facts.clone(),
+        })
+    }
+}
+
+fn anchors_of(
+    config: &Config,
+    facts: &Facts,
+    metrics: &Metrics,
+    runtime: &Handle,
+) -> Result<(Anchors, Arc<anchors::State>), StartError> {
+    let state = Arc::new(anchors::State::default());
+    metrics.collect(anchors::StateCollector(Arc::clone(&state)));
+    let remembered = facts.anchors.as_deref().unwrap_or_default();
+    for warning in guarded::anchors_must_be_closed(remembered)? {
+        tracing::warn!("{warning}");
+    }
+    let anchors = Anchors::new(config, facts, runtime, Arc::clone(&state))?;
+    if config.anchors == Anchoring::Off {
+        tracing::warn!(
+            "--anchor none: a data directory restored from an older state will not be noticed"
+        );
+    }
+    Ok((anchors, state))
+}
+
+/// Entry 0 of a new log, committed before anything else.
+fn begin(
+    config: &Config,
+    (store, resident): (SqliteStore, Resident),
+    anchors: &Anchors,
+    keyring: &Keyring,
+    runtime: &Handle,
+) -> Result<((SqliteStore, Resident), Head), StartError> {
+    let signer = &keyring.log.signer;
+    let begun = anchors.begin(&Beginner {
+        origin: signer.origin(),
+        keys: keyring.log.public_keys(),
+        made_key: keyring.made_key,
+        stated: config.begin_log.as_deref(),
+    })?;
+    let command = Command::BeginLog(Box::new(BeginLog {
+        origin: signer.origin().to_owned(),
+        public_key: signer.public_key(),
+        software: concat!("evidenceosd/", env!("CARGO_PKG_VERSION")).to_owned(),
+        begun_by: begun.by,
+    }));
+    let work = OwnWork {
+        facts: vec![Fact::Beginning(None)],
+        ..OwnWork::command(command)
+    };
+    let mut alone = Alone::new(store, resident, Tree::new());
+    let signing = Signing { signer, runtime };
+    let (head, _) = own::enact(&mut alone, work, signing, "the first entry of the log")?;
+    // Until an anchor has it, another start beside the anchor could begin as well.
+    anchors.remember(&Tip::from(&head))?;
+    let (store, resident, _) = alone.into_parts();
+    Ok(((store, resident), head))
+}
+
+/// The link from one key to the next, over the tree as it is; either may be in a KMS.
+fn link(
+    tree: &Tree,
+    old: &LogSigner,
+    new: &LogSigner,
+    runtime: &Handle,
+) -> Result<SignedKeyLink, LogKeyError> {
+    let link = KeyLink {
+        origin: new.origin().to_owned(),
+        old_public_key: old.public_key(),
+        new_public_key: new.public_key(),
+        tree_size: tree.size(),
+        root: tree.root().0,
+    };
+    let digest = link.digest();
+    let signed = runtime.block_on(async {
+        let old = old.sign_bytes(digest.as_bytes()).await?;
+        Ok((old, new.sign_bytes(digest.as_bytes()).await?))
+    });
+    let (old_signature, new_signature) = signed.map_err(LogKeyError::Kms)?;
+    Ok(SignedKeyLink {
+        link,
+        old_signature,
+        new_signature,
+    })
+}
+
+/// `--begin-log` over a log that is there must mean that log.
+fn must_be_named(config: &Config, head: &Head) -> Result<(), StoreError> {
+    let origin = head.checkpoint.lines().next().unwrap_or_default();
+    match config.begin_log.as_deref() {
+        Some(stated) if stated != origin => Err(StoreError::Unusable(format!(
+            "--begin-log {stated:?}: the data directory has the log {origin:?}; leave the flag out, or give another --data-dir"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// While nothing may be signed, a start that would have to sign something first is none.
+fn must_need_no_signature(
+    free: bool,
+    state: &anchors::State,
+    accounts: &AtStart,
+    keys: &LogKeys,
+) -> Result<(), StoreError> {
+    if free {
+        return Ok(());
+    }
+    let what = if matches!(accounts, AtStart::Import(_)) {
+        "accounts.json is to be imported"
+    } else if keys.predecessor.is_some() {
+        "another key is to take over the log (start with the key that signed before)"
+    } else {
+        return Ok(());
+    };
+    let why = state.held_because().unwrap_or_default();
+    Err(StoreError::Unusable(format!(
+        "{what}, and that cannot be signed now: {why}"
+    )))
+}

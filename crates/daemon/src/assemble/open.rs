@@ -1,0 +1,461 @@
+//! Opening a data directory: what must be there, and in which order it comes to life.
+//!
+//! Lock, database, keys, log, then the writer and what follows it. Runs found unfinished are begun
+//! again by the writer. Whatever ends what was opened, by a stop, an error or a drop, ends its
+//! threads first and gives the lock back last.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use evidenceos_access::Authenticator;
+use evidenceos_driver::mailbox::{self, Mailbox};
+use evidenceos_failpoint::{self as failpoint, Point};
+use evidenceos_kernel::{account::Account, in_force::InForce};
+use evidenceos_sandbox::{Sandbox, Walls};
+use evidenceos_store::{AccountsFile, Done, lock::DirectoryLock, log::LogView, reader::Readers};
+use tokio::{
+    runtime::Handle,
+    sync::{broadcast, watch},
+};
+
+use super::{
+    StartError,
+    data::{Data, prepare_directory},
+    integrating::Integrating,
+    keyring::Keyring,
+    log::Log,
+    writer::{DriverThread, Writer},
+};
+use crate::{
+    accounts, anchors,
+    clock::{Clock, unix_ms},
+    config::Config,
+    decisions::{self, Recorder, RecorderCollector},
+    guarded,
+    holdout_keys::KeyShelf,
+    in_force::{self, Stating},
+    keys::Keys,
+    metrics::Metrics,
+    policies::{self, Policies},
+    release::{Anchored, Releasing, Shows},
+    runner::Guests,
+    services::{
+        Accounts, Catalog, Claims, Holdouts, Log as ShownLog, Probing, Rekeying, Rows, Server,
+        Services, ServicesCollector, Setup, Writer as WayToWriter,
+    },
+};
+
+/// Changes of accounts that a slow watcher may be behind before it reads them all again.
+const WATCHED_CHANGES: usize = 256;
+
+/// A data directory that has come to life.
+pub struct Opened {
+    /// What can be asked of it.
+    pub services: Arc<Services>,
+    /// What the gate, a reload and a stop need beside.
+    pub parts: Parts,
+    /// Tells callers apart, as the log states it.
+    pub authenticator: Authenticator,
+    /// Has the log state other policies.
+    pub stating: Arc<Stating>,
+    /// What works on it.
+    pub threads: Threads,
+}
+
+/// The daemon's parts that others than services need.
+#[derive(Clone)]
+pub struct Parts {
+    pub mailbox: Mailbox,
+    pub keys: Arc<Keys>,
+    pub guests: Arc<Guests>,
+    pub policies: Arc<ArcSwap<Policies>>,
+    pub recorder: Arc<Recorder>,
+    pub clock: Arc<Clock>,
+    pub log: Arc<LogView>,
+    pub released: watch::Sender<u64>,
+    pub readers: Arc<Readers>,
+    pub done: Arc<Done>,
+    pub accounts_shown: watch::Receiver<u64>,
+}
+
+/// Everything that works on an opened directory, in the order in which it ends.
+pub struct Threads {
+    /// Puts decisions into the log.
+    pub decisions: decisions::Following,
+    /// The writer.
+    pub driver: DriverThread,
+    /// Has anchors remember heads, and shows them.
+    pub releasing: Releasing,
+    /// Writes the log's files.
+    pub integrator: Integrating,
+    /// Writes `accounts.json`.
+    pub accounts: accounts::Following,
+    /// Nobody else has the directory.
+    pub lock: DirectoryLock,
+}
+
+/// What is configured in files beside the data, read before anything is opened.
+struct Rules {
+    sandbox: Sandbox,
+    policies: Arc<ArcSwap<Policies>>,
+    authenticator: Authenticator,
+}
+
+/// What is open before anything works on it.
+struct Ready {
+    log: Log,
+    keys: Arc<Keys>,
+    guests: Arc<Guests>,
+    shelf: KeyShelf,
+    clock: Arc<Clock>,
+    catalog: Arc<Catalog>,
+    done: Arc<Done>,
+    accounts_json: AccountsFile,
+    walls: Walls,
+}
+
+/// What works on it, and how the services reach it.
+struct Working {
+    threads: Threads,
+    mailbox: Mailbox,
+    recorder: Arc<Recorder>,
+    view: Arc<LogView>,
+    anchored: Anchored,
+    stating: Stating,
+    released: watch::Sender<u64>,
+    changed_accounts: broadcast::Sender<Arc<[Account]>>,
+    state: Arc<anchors::State>,
+    readers: Arc<Readers>,
+}
+
+/// Opens a data directory. Blocks; `runtime` is where a KMS is asked.
+pub fn open(
+    config: &Config,
+    metrics: &Arc<Metrics>,
+    runtime: &Handle,
+) -> Result<Opened, StartError> {
+    let directory = config.data_dir.as_path();
+    prepare_directory(directory)?;
+    for warning in guarded::must_be_closed(config)? {
+        tracing::warn!("{warning}");
+    }
+    let lock = DirectoryLock::take(directory)?;
+    failpoint::pass(Point::StartupLocked);
+    open_locked(config, metrics, runtime, lock)
+        .inspect_err(|_| failpoint::pass(Point::StartupFailedAfterLock))
+}
+
+fn open_locked(
+    config: &Config,
+    metrics: &Arc<Metrics>,
+    runtime: &Handle,
+    lock: DirectoryLock,
+) -> Result<Opened, StartError> {
+    let rules = Rules::read(config)?;
+    let policies = Arc::clone(&rules.policies);
+    let ready = Ready::prepare(config, rules.sandbox, &policies, metrics, runtime)?;
+    let Ready {
+        log,
+        keys,
+        guests,
+        shelf,
+        clock,
+        catalog,
+        done,
+        accounts_json,
+        walls,
+    } = ready;
+    let wanted = in_force::of(&policies.load(), &rules.authenticator, &keys);
+    let wanted = Arc::new(ArcSwap::from_pointee(wanted));
+    let working = Working::start(
+        config,
+        log,
+        (&keys, &guests, &clock, &done),
+        accounts_json,
+        wanted,
+        (metrics, runtime),
+        lock,
+    )?;
+    let services = services(
+        config, &working, &keys, &guests, &clock, &done, catalog, shelf, walls,
+    )?;
+    metrics.collect(ServicesCollector::new(&services));
+    Ok(Opened {
+        services,
+        parts: Parts {
+            mailbox: working.mailbox,
+            keys,
+            guests,
+            policies,
+            recorder: working.recorder,
+            clock,
+            log: working.view,
+            released: working.released,
+            readers: working.readers,
+            done,
+            accounts_shown: working.threads.accounts.shown(),
+        },
+        authenticator: rules.authenticator,
+        stating: Arc::new(working.stating),
+        threads: working.threads,
+    })
+}
+
+impl Rules {
+    fn read(config: &Config) -> Result<Self, StartError> {
+        let sandbox = config.sandbox()?;
+        let policies = policies::at_start(
+            &config.policies_path(),
+            &sandbox,
+            config.allow_unsigned_policies,
+        )?;
+        let authenticator = config.identity.load().map_err(StartError::Identity)?;
+        Ok(Self {
+            sandbox,
+            policies,
+            authenticator,
+        })
+    }
+}
+
+impl Ready {
+    /// Opens the database, the keys and the log, in this order.
+    fn prepare(
+        config: &Config,
+        sandbox: Sandbox,
+        policies: &Arc<ArcSwap<Policies>>,
+        metrics: &Arc<Metrics>,
+        runtime: &Handle,
+    ) -> Result<Self, StartError> {
+        let directory = config.data_dir.as_path();
+        let mut data = Data::open(config, metrics)?;
+        let keyring = Keyring::find(config, &mut data, runtime)?;
+        let Data {
+            store,
+            found,
+            done,
+            accounts_json,
+        } = data;
+        let clock = Arc::new(Clock::start(found.counters.now_unix_ms));
+        let catalog = Arc::new(Catalog::new(&found.holdouts));
+        let mut log = Log::open(
+            config,
+            (store, found),
+            &accounts_json,
+            &keyring,
+            sandbox.engine_id(),
+            metrics,
+            runtime,
+        )?;
+        let (log_keys, owners, shelf, holdout_keys) = keyring.apart();
+        log.follow_key(&log_keys, runtime)?;
+        let keys = Arc::new(Keys::new(owners, log_keys, log.history.clone()));
+        keys.must_be_these(&log.readers)?;
+        let accounts_json = log.bring_accounts(directory, accounts_json, &keys, runtime)?;
+        log.publish(&keys.signer(), &done)?;
+        let blobs = log.readers.blobs();
+        let holdouts = log.alone.resident().holdouts();
+        let (vault, shelf) = Keyring::open_vault(shelf, holdout_keys, holdouts, blobs)?;
+        let walls = sandbox.walls();
+        let guests = Arc::new(Guests {
+            sandbox,
+            vault,
+            readers: Arc::clone(&log.readers),
+            policies: Arc::clone(policies),
+            metrics: Arc::clone(metrics),
+        });
+        Ok(Self {
+            log,
+            keys,
+            guests,
+            shelf,
+            clock,
+            catalog,
+            done,
+            accounts_json,
+            walls,
+        })
+    }
+}
+
+impl Working {
+    /// Starts the threads: what follows the writer first, since it must hear of all that the writer
+    /// does.
+    fn start(
+        config: &Config,
+        log: Log,
+        (keys, guests, clock, done): (&Arc<Keys>, &Arc<Guests>, &Arc<Clock>, &Arc<Done>),
+        accounts_json: AccountsFile,
+        wanted: Arc<ArcSwap<InForce>>,
+        (metrics, runtime): (&Arc<Metrics>, &Handle),
+        lock: DirectoryLock,
+    ) -> Result<Self, StartError> {
+        let view = Arc::new(LogView::new(&log.integrator, log.shown.clone()));
+        let anchored = log.anchored(done, metrics);
+        runtime.spawn(anchored.clone().look_after());
+        let hold = log.hold(&anchored, &keys.signer());
+        let readers = Arc::clone(&log.readers);
+        let (mailbox, inbox) = mailbox::mailbox();
+        let integrator = Integrating::start(
+            log.integrator,
+            Arc::clone(&view),
+            Arc::clone(&readers),
+            Arc::clone(done),
+        )?;
+        let accounts = accounts::Following::start(
+            &config.data_dir,
+            Arc::clone(&readers),
+            Arc::clone(done),
+            mailbox.clone(),
+            accounts_json,
+        )
+        .map_err(StartError::Thread)?;
+        let shows = Shows {
+            log: Arc::clone(&view),
+            wake: integrator.waker(),
+            changed_accounts: broadcast::channel(WATCHED_CHANGES).0,
+            metrics: Arc::clone(metrics),
+            released: watch::channel(log.shown.size).0,
+            anchored: anchored.clone(),
+        };
+        let (released, changed_accounts) = (shows.released.clone(), shows.changed_accounts.clone());
+        metrics.head(log.shown.size, unix_ms());
+        let (releasing, publishing) = Releasing::start(
+            log.anchors,
+            Arc::clone(&log.state),
+            mailbox.clone(),
+            Arc::clone(keys),
+            accounts.waker(),
+            shows,
+        )
+        .map_err(StartError::Thread)?;
+        let mut alone = log.alone;
+        let epoch = alone.store_mut().epoch();
+        let driver = Writer {
+            alone,
+            signed_size: log.head.size,
+            keys,
+            guests,
+            runtime,
+            metrics,
+            clock,
+            in_force: Arc::clone(&wanted),
+            hold,
+        }
+        .start(&mailbox, inbox, Box::new(publishing))?;
+        let (recorder, decisions) = recorder(config, epoch, &mailbox, &readers, metrics)?;
+        let threads = Threads {
+            decisions,
+            driver,
+            releasing,
+            integrator,
+            accounts,
+            lock,
+        };
+        Ok(Self {
+            threads,
+            stating: Stating::new(wanted, mailbox.clone()),
+            mailbox,
+            recorder,
+            view,
+            anchored,
+            released,
+            changed_accounts,
+            state: log.state,
+            readers,
+        })
+    }
+}
+
+/// What records decisions, and the thread that puts them into the log.
+fn recorder(
+    config: &Config,
+    epoch: u64,
+    mailbox: &Mailbox,
+    readers: &Arc<Readers>,
+    metrics: &Metrics,
+) -> Result<(Arc<Recorder>, decisions::Following), StartError> {
+    let keep = config.preflight.keep;
+    let started = decisions::Following::start(epoch, keep, mailbox.clone(), Arc::clone(readers));
+    let (recorder, following) = started.map_err(StartError::Thread)?;
+    let recorder = Arc::new(recorder);
+    metrics.collect(RecorderCollector(Arc::clone(&recorder)));
+    Ok((recorder, following))
+}
+
+/// The services over what works.
+#[allow(clippy::too_many_arguments, reason = "everything that is open, once")]
+fn services(
+    config: &Config,
+    working: &Working,
+    keys: &Arc<Keys>,
+    guests: &Arc<Guests>,
+    clock: &Arc<Clock>,
+    done: &Arc<Done>,
+    catalog: Arc<Catalog>,
+    shelf: KeyShelf,
+    walls: Walls,
+) -> Result<Arc<Services>, StartError> {
+    let (keys, guests, clock) = (
+        || Arc::clone(keys),
+        || Arc::clone(guests),
+        || Arc::clone(clock),
+    );
+    let writer = Arc::new(WayToWriter::new(
+        working.mailbox.clone(),
+        working.anchored.clone(),
+    ));
+    let rows = Rows {
+        readers: Arc::clone(&working.readers),
+        anchored: working.anchored.clone(),
+    };
+    let probing = config.preflight.probe_claims.map(|rules| {
+        let retry_after = config.preflight.probe_retry_after;
+        Probing::new(rules, retry_after, Arc::clone(&working.recorder), clock())
+    });
+    let log = Arc::new(ShownLog::new(
+        keys(),
+        Arc::clone(&working.view),
+        rows.clone(),
+        working.released.clone(),
+    ));
+    Ok(Arc::new(Services {
+        claims: Arc::new(Claims::new(
+            Arc::clone(&writer),
+            rows.clone(),
+            Arc::clone(&catalog),
+            Arc::clone(&log),
+            guests(),
+            config.accounting.clone(),
+            probing.transpose()?,
+        )),
+        holdouts: Arc::new(Holdouts::new(
+            Arc::clone(&writer),
+            rows.clone(),
+            catalog,
+            keys(),
+            guests(),
+            Rekeying::new(shelf),
+        )),
+        log,
+        accounts: Arc::new(Accounts {
+            writer: Arc::clone(&writer),
+            rows,
+            keys: keys(),
+            clock: clock(),
+            accounting: config.accounting.clone(),
+            done: Arc::clone(done),
+            in_file: working.threads.accounts.shown(),
+            changed: working.changed_accounts.clone(),
+        }),
+        server: Arc::new(Server::new(
+            Setup::new(config, walls),
+            writer,
+            clock(),
+            keys(),
+            guests(),
+            Arc::clone(done),
+            Arc::clone(&working.state),
+        )),
+    }))
+}

@@ -1,0 +1,142 @@
+//! The writer, in a thread of its own.
+
+use std::{
+    sync::Arc,
+    thread::{self, JoinHandle},
+    time::Instant,
+};
+
+use arc_swap::ArcSwap;
+use evidenceos_driver::{
+    Alone, Driver, Fatal, Limits, Publisher, Signing,
+    mailbox::{self, Inbox, Mailbox},
+};
+use evidenceos_kernel::in_force::InForce;
+use evidenceos_store::sqlite::SqliteStore;
+use tokio::runtime::Handle;
+
+use super::{StartError, held::Hold};
+use crate::{
+    clock::Clock,
+    config::guests_a_principal,
+    keys::{InMemory, Keys},
+    metrics::Metrics,
+    rotation::RemoteHeads,
+    runner::{Guests, Pool},
+};
+
+/// What the writer is wired from.
+pub struct Writer<'o> {
+    /// The store, its state and its tree.
+    pub alone: Alone<SqliteStore>,
+    /// Entries that have a signed head.
+    pub signed_size: u64,
+    pub keys: &'o Keys,
+    pub guests: &'o Arc<Guests>,
+    pub runtime: &'o Handle,
+    pub metrics: &'o Arc<Metrics>,
+    pub clock: &'o Arc<Clock>,
+    /// The policies that the log is to state when the writer begins.
+    pub in_force: Arc<ArcSwap<InForce>>,
+    /// Why nothing may be signed yet, if it may not.
+    pub hold: Option<Hold>,
+}
+
+impl Writer<'_> {
+    /// Starts the thread that takes what comes into `inbox`.
+    ///
+    /// # Errors
+    /// If a thread cannot be started.
+    pub fn start(
+        self,
+        mailbox: &Mailbox,
+        inbox: Inbox,
+        publisher: Box<dyn Publisher>,
+    ) -> Result<DriverThread, StartError> {
+        let share = guests_a_principal();
+        let pool = Pool::start(self.guests, mailbox, share).map_err(StartError::Thread)?;
+        let signer = self.keys.signer();
+        let signing = match InMemory::of(&signer) {
+            Some(local) => Signing::Inside(Box::new(local)),
+            None => Signing::Elsewhere(Box::new(RemoteHeads::new(
+                signer,
+                mailbox.clone(),
+                self.runtime.clone(),
+                Arc::clone(self.metrics),
+            ))),
+        };
+        let Self {
+            alone,
+            signed_size,
+            in_force,
+            hold,
+            ..
+        } = self;
+        let clock = Arc::clone(self.clock);
+        let (mut store, resident, tree) = alone.into_parts();
+        let thread = thread::Builder::new()
+            .name("writer".to_owned())
+            .spawn(move || {
+                if let Some(hold) = hold
+                    && hold
+                        .wait(&inbox, &mut store, publisher.as_ref())?
+                        .is_break()
+                {
+                    return Ok(store);
+                }
+                let driver = Driver::new(
+                    store,
+                    resident,
+                    tree,
+                    signing,
+                    signed_size,
+                    Box::new(pool),
+                    publisher,
+                    Limits::default(),
+                )
+                .under(**in_force.load());
+                mailbox::run(driver, &inbox, || clock.now_unix_ms())
+            })
+            .map_err(StartError::Thread)?;
+        Ok(DriverThread {
+            mailbox: mailbox.clone(),
+            thread: Some(thread),
+        })
+    }
+}
+
+/// The writer's thread.
+pub struct DriverThread {
+    mailbox: Mailbox,
+    thread: Option<JoinHandle<Result<SqliteStore, Fatal>>>,
+}
+
+impl DriverThread {
+    /// Whether it has ended, which it does by itself only if the store failed.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
+    /// Waits for its end, and gives the store back. Blocks.
+    ///
+    /// # Errors
+    /// If the store failed.
+    pub fn join(mut self) -> Result<SqliteStore, Fatal> {
+        match self.thread.take().map(JoinHandle::join) {
+            Some(Ok(ended)) => ended,
+            Some(Err(panic)) => std::panic::resume_unwind(panic),
+            None => unreachable!("the writer is waited for once"),
+        }
+    }
+}
+
+impl Drop for DriverThread {
+    fn drop(&mut self) {
+        if let Some(thread) = self.thread.take() {
+            self.mailbox.stop(Instant::now());
+            // How it ended is said by who is told to stop; this is a start that failed, or a drop.
+            let _ = thread.join();
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! A stopped data directory, opened to work on its log.
+
+use std::sync::Arc;
+
+use evidenceos_driver::Alone;
+use evidenceos_kernel::{log_key::LogKey, state::Resident};
+use evidenceos_store::{
+    Head, StoreError,
+    facts::{Fact, Facts},
+    lock::DirectoryLock,
+    reader::Readers,
+    sqlite::{Found, SqliteStore},
+};
+use evidenceos_tlog::Tree;
+use tokio::runtime::Handle;
+
+use crate::{
+    anchors::{self, Anchors, Own, Verdict},
+    assemble::{
+        StartError,
+        data::note_backup,
+        entries::{append_unsigned, former_origins},
+    },
+    config::{Anchoring, Config},
+};
+
+/// A stopped data directory, opened to work on its log.
+pub struct Opened {
+    /// The store with its state and the tree of all entries.
+    pub alone: Alone<SqliteStore>,
+    pub head: Head,
+    pub log_keys: Vec<LogKey>,
+    pub facts: Facts,
+    pub readers: Arc<Readers>,
+    _lock: DirectoryLock,
+}
+
+impl Opened {
+    pub fn open(config: &Config) -> Result<Self, StartError> {
+        let lock = DirectoryLock::take(&config.data_dir)?;
+        let (mut store, mut found) = SqliteStore::open(&config.data_dir)?;
+        store.keep_free(0);
+        note_backup(&config.data_dir, &mut store, &mut found.facts)?;
+        let Found {
+            holdouts,
+            counters,
+            head,
+            log_keys,
+            totals,
+            facts,
+            in_force,
+            ..
+        } = found;
+        let head = head.ok_or_else(|| {
+            StoreError::Unusable(
+                "the database has no log yet; restore a backup, or start the daemon".to_owned(),
+            )
+        })?;
+        let readers = Arc::new(Readers::open(&config.data_dir)?);
+        let mut tree = Tree::new();
+        append_unsigned(&mut tree, &readers, counters.next_index)?;
+        drop(tree.take_full_tiles());
+        let resident = Resident::new(holdouts, counters, String::new())
+            .with_accounts(config.accounting.clone(), totals)
+            .with_in_force(in_force);
+        Ok(Self {
+            alone: Alone::new(store, resident, tree),
+            head,
+            log_keys,
+            facts,
+            readers,
+            _lock: lock,
+        })
+    }
+
+    /// The anchors to compare with and to write. Told of none, a command whose remembered anchors
+    /// are gone, as on another machine, takes the directory beside the data directory.
+    pub fn anchors(&self, config: &Config, runtime: &Handle) -> Result<Anchors, StoreError> {
+        let state = || Arc::new(anchors::State::default());
+        let anchors = Anchors::new(config, &self.facts, runtime, state())?;
+        let origin = self.origin();
+        if config.anchors != Anchoring::Default || anchors.any_answers(origin) {
+            return Ok(anchors);
+        }
+        let nowhere = Facts {
+            anchors: None,
+            ..self.facts.clone()
+        };
+        Anchors::new(config, &nowhere, runtime, state())
+    }
+
+    /// Whether the anchors agree with what is here.
+    ///
+    /// # Errors
+    /// If one knows another log, or other entries.
+    pub fn compare(&self, anchors: &Anchors) -> Result<Verdict, StoreError> {
+        let former = former_origins(&self.readers, &self.facts)?;
+        anchors.compare(&Own {
+            origin: self.origin(),
+            former: &former,
+            tip: (self.alone.tree().size(), self.alone.tree().root()),
+            root_at: &|size| {
+                let mut tree = Tree::new();
+                append_unsigned(&mut tree, &self.readers, size)?;
+                Ok(tree.root())
+            },
+        })
+    }
+
+    /// Has the database remember the anchors from now on, which have the newest head already.
+    pub fn remember(&mut self, anchors: &Anchors) -> Result<(), StoreError> {
+        let places = anchors.to_remember();
+        if places.is_empty() || self.facts.anchors.as_ref() == Some(&places) {
+            return Ok(());
+        }
+        let fact = Fact::Anchors(places);
+        let remembered = self.alone.store_mut().remember(vec![fact]);
+        remembered.must_be_durable("where the anchors are")
+    }
+
+    pub fn origin(&self) -> &str {
+        self.head.checkpoint.lines().next().unwrap_or_default()
+    }
+}

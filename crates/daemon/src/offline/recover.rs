@@ -1,0 +1,280 @@
+//! `log recover`: bringing back what was signed, byte for byte.
+
+use evidenceos_driver::OwnWork;
+use evidenceos_failpoint::{self as failpoint, Point};
+use evidenceos_kernel::{
+    command::Command,
+    decision::BatchRecorded,
+    log_key::{KeyRotated, LogKey},
+    record,
+};
+use evidenceos_store::{Head, StoreError, facts::Fact, reader::Readers};
+use evidenceos_tlog::{Checkpoint, Hash, Note, SignedCheckpoint, leaf_hash};
+use tokio::runtime::Handle;
+
+use super::{
+    failed,
+    opened::Opened,
+    source::{Source, WIDTH},
+    warn, with_runtime,
+};
+use crate::{
+    anchors::Tip,
+    assemble::{StartError, own},
+    clock::unix_ms,
+    config::Config,
+    keys::{LogKeyError, LogKeys, verifier},
+    terminal,
+};
+
+/// What was brought back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recovered {
+    /// Entries that were missing.
+    pub entries: u64,
+    /// The log's size now.
+    pub size: u64,
+    /// Its root.
+    pub root: Hash,
+    /// Claims whose capsule came back and whose own rows are lost.
+    pub unknown_claims: u64,
+    /// Holdouts that were registered in what was lost: their items are gone.
+    pub lost_holdouts: Vec<String>,
+    /// What the next start will meet.
+    pub warnings: Vec<String>,
+}
+
+/// Appends the entries that a log of this name has elsewhere and this database has not, and
+/// charges what they charged.
+///
+/// # Errors
+/// Where the other log is none of this name and key, does not continue this one, or holds nothing
+/// more. Nothing is changed before all of it was checked.
+pub fn recover(config: &Config, from: &str, runtime: &Handle) -> Result<Recovered, StartError> {
+    let mut opened = Opened::open(config)?;
+    let source = Source::new(from);
+    let note = source.checkpoint(runtime)?;
+    let checkpoint = parse(&note).ok_or_else(|| source.lacks("readable checkpoint"))?;
+    if checkpoint.origin() != opened.origin() {
+        return Err(StoreError::Unusable(format!(
+            "{source} is the log {:?}, this one is {:?}; name a copy of this very log",
+            checkpoint.origin(),
+            opened.origin()
+        ))
+        .into());
+    }
+    let (own, size) = (opened.alone.tree().size(), checkpoint.size());
+    if size <= own {
+        return Err(StoreError::Unusable(format!(
+            "{source} has {size} entries, this log {own}: there is nothing to bring back"
+        ))
+        .into());
+    }
+    let missing = checked(&opened, &source, &checkpoint, &note, runtime)?;
+    let keys = signer(config, &opened, &missing, runtime)?;
+    let head = runtime
+        .block_on(keys.signer.sign_head(size, checkpoint.root()))
+        .map_err(LogKeyError::Kms)?;
+    let mut recovered = Recovered {
+        entries: missing.leaves.len() as u64,
+        size,
+        root: checkpoint.root(),
+        unknown_claims: 0,
+        lost_holdouts: Vec::new(),
+        warnings: Vec::new(),
+    };
+    let mut next = own;
+    while next < size {
+        let entries = source.bundle(next / WIDTH, size, runtime)?;
+        let entries = entries[(next % WIDTH) as usize..].to_vec();
+        let count = entries.len() as u64;
+        let last = next + count == size;
+        failpoint::pass(Point::LogRecoverMid);
+        append(
+            &mut opened,
+            entries,
+            &missing.leaves[(next - own) as usize..],
+            last.then(|| head.clone()),
+            &mut recovered,
+        )?;
+        next += count;
+    }
+    let anchors = opened.anchors(config, runtime)?;
+    anchors.make_written();
+    match anchors.remember(&Tip::from(&head)) {
+        Ok(true) => opened.remember(&anchors)?,
+        Ok(false) => recovered.warnings.push(
+            "no anchor could be written; the next start is read-only until one can be".to_owned(),
+        ),
+        Err(error) => recovered.warnings.push(error.to_string()),
+    }
+    Ok(recovered)
+}
+
+fn parse(note: &[u8]) -> Option<Checkpoint> {
+    Note::parse(note).ok()?.text().parse().ok()
+}
+
+/// What was checked before anything is written.
+struct Missing {
+    leaves: Vec<Hash>,
+    /// The key that signed the newest head.
+    key: LogKey,
+}
+
+/// Reads all that is missing once: it must lead from this log to the other's root, and the other's
+/// head must be signed by this log's key, or one that it passed the log on to.
+fn checked(
+    opened: &Opened,
+    source: &Source,
+    checkpoint: &Checkpoint,
+    note: &[u8],
+    runtime: &Handle,
+) -> Result<Missing, StoreError> {
+    let mut tree = opened.alone.tree().clone();
+    let mut key = *opened.log_keys.last().ok_or_else(|| {
+        StoreError::Unusable("the database knows no key of its log; run fsck".to_owned())
+    })?;
+    let mut leaves = Vec::new();
+    while tree.size() < checkpoint.size() {
+        let entries = source.bundle(tree.size() / WIDTH, checkpoint.size(), runtime)?;
+        for entry in &entries[(tree.size() % WIDTH) as usize..] {
+            if let Ok(KeyRotated { signed, .. }) = KeyRotated::parse(entry) {
+                let link = &signed.link;
+                let follows = link.old_public_key == key.public_key
+                    && link.tree_size == tree.size()
+                    && link.root == tree.root().0
+                    && verifier(&link.origin, &link.old_public_key)
+                        .verify_bytes(link.digest().as_bytes(), &signed.old_signature);
+                if !follows {
+                    return Err(StoreError::Unusable(format!(
+                        "{source} passes the log on to another key at entry {} without the signature of the one before; it is not this log",
+                        tree.size()
+                    )));
+                }
+                key = LogKey::new(link.new_public_key, tree.size() + 1);
+            }
+            let leaf = leaf_hash(entry);
+            leaves.push(leaf);
+            tree.append(leaf);
+        }
+        drop(tree.take_full_tiles());
+    }
+    if tree.root() != checkpoint.root() {
+        return Err(StoreError::Unusable(format!(
+            "this log's {} entries with those of {source} do not lead to its root {}: one of the two was changed or forked, and nothing was appended. Compare with another mirror",
+            opened.alone.tree().size(),
+            checkpoint.root()
+        )));
+    }
+    let verifier = verifier(checkpoint.origin(), &key.public_key);
+    SignedCheckpoint::open(note, &verifier, &[]).map_err(|error| {
+        StoreError::Unusable(format!(
+            "the checkpoint of {source} is not signed by this log's key {}: {error}",
+            key.id
+        ))
+    })?;
+    Ok(Missing { leaves, key })
+}
+
+fn signer(
+    config: &Config,
+    opened: &Opened,
+    missing: &Missing,
+    runtime: &Handle,
+) -> Result<LogKeys, StartError> {
+    let newest = Head {
+        key_id: missing.key.id,
+        ..opened.head.clone()
+    };
+    let keys = LogKeys::find(config, Some(&newest), runtime)?;
+    if keys.signer.public_key() == missing.key.public_key {
+        return Ok(keys);
+    }
+    Err(StoreError::Unusable(format!(
+        "the newest head was signed by key {}, and another is chosen now; bring that key back, recover, and let the other take over at the next start",
+        missing.key.id
+    ))
+    .into())
+}
+
+/// One durable step: a crash after it leaves a log that can be recovered further.
+fn append(
+    opened: &mut Opened,
+    entries: Vec<Vec<u8>>,
+    leaves: &[Hash],
+    head: Option<Head>,
+    recovered: &mut Recovered,
+) -> Result<(), StartError> {
+    let mut epoch = 0;
+    for (bytes, expected) in entries.iter().zip(leaves) {
+        if leaf_hash(bytes) != *expected {
+            return Err(StoreError::Unusable(
+                "the source changed while it was read; begin again".to_owned(),
+            )
+            .into());
+        }
+        if let Ok(recorded) = BatchRecorded::parse(bytes) {
+            epoch = epoch.max(recorded.batch.first.epoch());
+        }
+        note_losses(&opened.readers, bytes, recovered)?;
+    }
+    let first = opened.alone.tree().size();
+    // The last part ends what was open: nothing that the source has is missing any more.
+    let fact = head.is_some().then_some(Fact::Restored(None));
+    let work = OwnWork {
+        commands: entries.into_iter().map(Command::RecoverEntry).collect(),
+        facts: fact.into_iter().collect(),
+        files: None,
+    };
+    let what = "what was recovered";
+    let enacted = opened.alone.enact(unix_ms(), work, |_, _| Ok(head));
+    enacted.map_err(|error| {
+        own::not_enacted(error, what, |nth, refusal| {
+            StoreError::Unusable(format!("entry {}: {refusal}", first + nth as u64))
+        })
+    })?;
+    opened.alone.store_mut().be_later_than(epoch)?;
+    Ok(())
+}
+
+fn note_losses(
+    readers: &Readers,
+    entry: &[u8],
+    recovered: &mut Recovered,
+) -> Result<(), StoreError> {
+    if let Ok(capsule) = record::Capsule::parse(entry) {
+        let known = readers.has_claim(&capsule.claim_id, None)?;
+        recovered.unknown_claims += u64::from(!known);
+    }
+    if let Ok(registered) = record::Registered::parse(entry) {
+        recovered.lost_holdouts.push(registered.reference);
+    }
+    Ok(())
+}
+
+/// `evidenceos-daemon log recover`.
+#[must_use]
+pub fn run_recover(config: &Config, from: &str) -> std::process::ExitCode {
+    match with_runtime(|runtime| recover(config, from, runtime)) {
+        Ok(recovered) => {
+            terminal::say(&format!(
+                "recovered {} entries: the log has {} with root {}, as {from}. What they charged to holdouts is charged.",
+                recovered.entries, recovered.size, recovered.root
+            ));
+            terminal::say(&format!(
+                "Not in a log, and so not recovered: accounts (grants and burned credit since), traces, and {} claims whose capsules came back and whose owners find them by entry only.",
+                recovered.unknown_claims
+            ));
+            if !recovered.lost_holdouts.is_empty() {
+                terminal::say(&format!(
+                    "Lost with their items: {}. Do not register the same labels again: what leaked about them is not known here.",
+                    recovered.lost_holdouts.join(", ")
+                ));
+            }
+            warn(&recovered.warnings);
+            std::process::ExitCode::SUCCESS
+        }
+        Err(error) => failed(&error),
+    }
+}

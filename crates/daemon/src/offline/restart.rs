@@ -1,0 +1,331 @@
+//! `log restart` and `log continue`: going on under another name, and stating, in the log, that
+//! nothing was signed elsewhere. Nothing is ever signed under the old name below a size that an
+//! anchor knows.
+
+use std::sync::Arc;
+
+use evidenceos_driver::OwnWork;
+use evidenceos_kernel::{
+    bits::MicroBits,
+    command::{Command, ContinueLog, RestartLog},
+    continuity::{HoldoutCharged, KnownTree},
+    id::HoldoutId,
+    record,
+    state::Resident,
+};
+use evidenceos_store::{StoreError, facts::Fact};
+use tokio::runtime::Handle;
+
+use super::{failed, opened::Opened, warn, with_runtime};
+use crate::{
+    anchors::{self, Anchors, Tip, Verdict},
+    assemble::{
+        StartError,
+        own::{self, Signing},
+    },
+    config::Config,
+    keys::{LogKeys, LogSigner},
+    terminal,
+};
+
+/// What a new beginning did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Restarted {
+    /// The log's new name.
+    pub origin: String,
+    /// Its size now.
+    pub size: u64,
+    /// Holdouts by name, in the order of registration, and what each was charged.
+    pub charged: Vec<(String, HoldoutCharged)>,
+    /// Runs that were under way, and are aborted.
+    pub aborted: usize,
+    /// What verifiers need from here on.
+    pub vkey: String,
+    /// What the next start will meet.
+    pub warnings: Vec<String>,
+}
+
+/// Goes on under another name, in one commit. Every holdout is exhausted, but for those whose
+/// charge is stated, as `HOLDOUT=BITS`; runs under way are aborted.
+///
+/// # Errors
+/// If the name is not another, a holdout is not known, more is stated than its budget carries, or
+/// the log cannot be signed.
+pub fn restart(
+    config: &Config,
+    origin: &str,
+    because: &str,
+    stated: &[String],
+    runtime: &Handle,
+) -> Result<Restarted, StartError> {
+    let mut opened = Opened::open(config)?;
+    let old_origin = opened.origin().to_owned();
+    if origin == old_origin {
+        return Err(StoreError::Unusable(format!(
+            "the log is named {origin:?} already; under that name it must not be signed again, so give it another"
+        ))
+        .into());
+    }
+    let charged = stated
+        .iter()
+        .map(|text| charge(opened.alone.resident(), text))
+        .collect::<Result<_, _>>()
+        .map_err(StoreError::Unusable)?;
+    let signer = signer_so_far(config, &opened, "restart the log", runtime)?.under(origin)?;
+    let anchors = opened.anchors(config, runtime)?;
+    let known = anchors
+        .largest(&old_origin)
+        .filter(|(_, known)| known.origin() == old_origin)
+        .map(|(_, known)| KnownTree {
+            size: known.size(),
+            root: known.root().0,
+        });
+    let command = Command::RestartLog(Box::new(RestartLog {
+        origin: origin.to_owned(),
+        old_origin: old_origin.clone(),
+        old: KnownTree {
+            size: opened.alone.tree().size(),
+            root: opened.alone.tree().root().0,
+        },
+        known,
+        because: because.to_owned(),
+        charged,
+    }));
+    let mut former = opened.facts.former.clone();
+    former.push(old_origin.clone());
+    let work = OwnWork {
+        facts: vec![Fact::Restored(None), Fact::Former(former)],
+        ..OwnWork::command(command)
+    };
+    let signing = Signing {
+        signer: &signer,
+        runtime,
+    };
+    let what = "the log's new beginning";
+    let (head, entries) = own::enact(&mut opened.alone, work, signing, what)?;
+    let mut restarted = Restarted {
+        origin: origin.to_owned(),
+        size: head.size,
+        charged: Vec::new(),
+        aborted: 0,
+        vkey: signer.verifier().to_string(),
+        warnings: Vec::new(),
+    };
+    for entry in &entries {
+        if let Ok(charged) = HoldoutCharged::parse(entry) {
+            let holdout = opened.alone.resident().holdout(&charged.holdout);
+            let name = holdout.map_or_else(String::new, |holdout| holdout.reference.clone());
+            restarted.charged.push((name, charged));
+        }
+        restarted.aborted += usize::from(record::Capsule::parse(entry).is_ok());
+    }
+    anchors.make_written();
+    match anchors.overwrite(&head, &old_origin) {
+        Ok(()) => opened.remember(&anchors)?,
+        Err(error) => restarted.warnings.push(format!(
+            "the log is restarted, but an anchor does not know it yet ({error}); the next start writes it"
+        )),
+    }
+    Ok(restarted)
+}
+
+/// Who signed the log so far: another key takes over at a start, and not in a command.
+fn signer_so_far(
+    config: &Config,
+    opened: &Opened,
+    what: &str,
+    runtime: &Handle,
+) -> Result<LogSigner, StartError> {
+    let keys = LogKeys::find(config, Some(&opened.head), runtime)?;
+    if keys.predecessor.is_some() {
+        return Err(StoreError::Unusable(format!(
+            "another key is chosen than the one that signed so far; {what} with the old one, and let the other take over at the next start"
+        ))
+        .into());
+    }
+    Ok(keys.signer)
+}
+
+/// A log that goes on by its operator's word.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Continued {
+    /// Its name.
+    pub origin: String,
+    /// Its size now.
+    pub size: u64,
+    /// What the next start will meet.
+    pub warnings: Vec<String>,
+}
+
+/// States in the log that it was signed nowhere else since its newest entry.
+///
+/// # Errors
+/// If an anchor knows more, nothing is open that needs the statement, or the log cannot be signed.
+pub fn carry_on(config: &Config, because: &str, runtime: &Handle) -> Result<Continued, StartError> {
+    let mut opened = Opened::open(config)?;
+    // Those that are remembered too, and not only those that will be: whichever answers counts.
+    let state = Arc::new(anchors::State::default());
+    let remembered = Anchors::new(config, &opened.facts, runtime, state)?;
+    if may_be_newest(opened.compare(&remembered)?)? == Verdict::Free {
+        return Err(StoreError::Unusable(
+            "nothing needs to be stated: the directory was not restored, and its anchors do not disagree; start the daemon".to_owned(),
+        )
+        .into());
+    }
+    let anchors = opened.anchors(config, runtime)?;
+    may_be_newest(opened.compare(&anchors)?)?;
+    let signer = signer_so_far(config, &opened, "state it", runtime)?;
+    let command = Command::ContinueLog(Box::new(ContinueLog {
+        origin: opened.origin().to_owned(),
+        tree: KnownTree {
+            size: opened.alone.tree().size(),
+            root: opened.alone.tree().root().0,
+        },
+        because: because.to_owned(),
+    }));
+    let work = OwnWork {
+        facts: vec![Fact::Restored(None)],
+        ..OwnWork::command(command)
+    };
+    let signing = Signing {
+        signer: &signer,
+        runtime,
+    };
+    let (head, _) = own::enact(&mut opened.alone, work, signing, "the statement")?;
+    let mut continued = Continued {
+        origin: opened.origin().to_owned(),
+        size: head.size,
+        warnings: Vec::new(),
+    };
+    anchors.make_written();
+    if anchors.remember(&Tip::from(&head))? {
+        opened.remember(&anchors)?;
+    } else {
+        continued.warnings.push(
+            "no anchor could be written; the next start is read-only until one can be".to_owned(),
+        );
+    }
+    Ok(continued)
+}
+
+/// What can be stated: no anchor knows that it is wrong.
+fn may_be_newest(verdict: Verdict) -> Result<Verdict, StoreError> {
+    match verdict {
+        Verdict::Past(what) => Err(StoreError::Unusable(format!(
+            "it cannot be stated that nothing was signed since: {what}"
+        ))),
+        Verdict::Free | Verdict::Held(_) => Ok(verdict),
+    }
+}
+
+/// `HOLDOUT=BITS`.
+fn charge(resident: &Resident, text: &str) -> Result<(HoldoutId, MicroBits), String> {
+    let (name, bits) = text
+        .rsplit_once('=')
+        .ok_or_else(|| format!("--charged {text}: write HOLDOUT=BITS"))?;
+    let holdout = resident
+        .holdouts()
+        .find(|holdout| holdout.reference == name || holdout.id.to_hex() == name)
+        .ok_or_else(|| format!("--charged {text}: no holdout is named {name:?}"))?;
+    let bits = micros(bits).ok_or_else(|| {
+        format!(
+            "--charged {text}: bits are a decimal number with at most six digits after the point"
+        )
+    })?;
+    Ok((holdout.id, bits))
+}
+
+/// An exact decimal, in millionths.
+fn micros(text: &str) -> Option<MicroBits> {
+    let (whole, part) = text.split_once('.').unwrap_or((text, ""));
+    let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    if whole.is_empty() || part.len() > 6 || !digits(whole) || !digits(part) {
+        return None;
+    }
+    let part: u64 = format!("{part:0<6}").parse().ok()?;
+    let whole: u64 = whole.parse().ok()?;
+    whole
+        .checked_mul(1_000_000)?
+        .checked_add(part)
+        .map(MicroBits)
+}
+
+/// `evidenceos-daemon log restart`.
+#[must_use]
+pub fn run_restart(
+    config: &Config,
+    origin: &str,
+    because: &str,
+    charged: &[String],
+) -> std::process::ExitCode {
+    match with_runtime(|runtime| restart(config, origin, because, charged, runtime)) {
+        Ok(restarted) => {
+            terminal::say(&format!(
+                "the log is {} from here on, with {} entries; {} runs under way were aborted at their worst case. Give verifiers its key: {}",
+                restarted.origin, restarted.size, restarted.aborted, restarted.vkey
+            ));
+            for (name, charged) in &restarted.charged {
+                terminal::say(&format!("  holdout {name}: {}", charge_text(charged)));
+            }
+            terminal::say(
+                "Every holdout whose charge was not stated takes no more claims: register fresh items. The published copy under the old name stays as it is.",
+            );
+            warn(&restarted.warnings);
+            std::process::ExitCode::SUCCESS
+        }
+        Err(error) => failed(&error),
+    }
+}
+
+fn charge_text(charged: &HoldoutCharged) -> String {
+    let HoldoutCharged {
+        answers, sealed, ..
+    } = charged;
+    if charged.stated {
+        format!("charged {answers} for its answer part and {sealed} for its sealed part, as stated")
+    } else {
+        format!(
+            "exhausted: charged the {answers} that its answer part and the {sealed} that its sealed part had left"
+        )
+    }
+}
+
+/// `evidenceos-daemon log continue`.
+#[must_use]
+pub fn run_continue(config: &Config, because: &str) -> std::process::ExitCode {
+    match with_runtime(|runtime| carry_on(config, because, runtime)) {
+        Ok(continued) => {
+            terminal::say(&format!(
+                "the log {} states that nothing was signed elsewhere since its {} entries, and has {} now; start the daemon",
+                continued.origin,
+                continued.size - 1,
+                continued.size
+            ));
+            warn(&continued.warnings);
+            std::process::ExitCode::SUCCESS
+        }
+        Err(error) => failed(&error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bits_are_exact_decimals() {
+        for (text, micros_of) in [
+            ("0", Some(0)),
+            ("12.5", Some(12_500_000)),
+            ("0.000001", Some(1)),
+            ("1.", Some(1_000_000)),
+            (".5", None),
+            ("1.0000001", None),
+            ("-1", None),
+            ("1e3", None),
+            ("", None),
+        ] {
+            assert_eq!(micros(text).map(|bits| bits.0), micros_of, "{text}");
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! A log that somebody else keeps: published, mirrored or backed up.
+
+use std::{fs, io, path::PathBuf};
+
+use evidenceos_store::StoreError;
+use evidenceos_tlog::{BundleId, tile::decode_entries};
+use tokio::runtime::Handle;
+
+use crate::fetch::{self, Trust};
+
+/// Entries in a bundle.
+pub const WIDTH: u64 = 256;
+/// The largest bundle: 256 entries with their lengths.
+const MAX_BUNDLE: usize = 256 * (65_535 + 2);
+/// The largest checkpoint.
+const MAX_CHECKPOINT: usize = 64 << 10;
+
+/// A log that somebody else keeps.
+pub enum Source {
+    Directory(PathBuf),
+    Url(String),
+}
+
+impl Source {
+    pub fn new(text: &str) -> Self {
+        if text.starts_with("http://") || text.starts_with("https://") {
+            let base = text.trim_end_matches('/');
+            let base = base.strip_suffix("/checkpoint").unwrap_or(base);
+            return Self::Url(base.to_owned());
+        }
+        // A data directory or a backup has its log below it.
+        let directory = PathBuf::from(text);
+        let below = directory.join("log");
+        Self::Directory(if below.join("checkpoint").exists() {
+            below
+        } else {
+            directory
+        })
+    }
+
+    fn read(
+        &self,
+        name: &str,
+        limit: usize,
+        runtime: &Handle,
+    ) -> Result<Option<Vec<u8>>, StoreError> {
+        match self {
+            Self::Directory(directory) => {
+                let path = directory.join(name);
+                match fs::read(&path) {
+                    Ok(bytes) => Ok(Some(bytes)),
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+                    Err(error) => Err(StoreError::io("read", path)(error)),
+                }
+            }
+            Self::Url(base) => {
+                let url = format!("{base}/{name}");
+                runtime
+                    .block_on(fetch::get(&url, limit, Trust::System))
+                    .map_err(|error| StoreError::Unusable(format!("{url}: {error}")))
+            }
+        }
+    }
+
+    pub fn checkpoint(&self, runtime: &Handle) -> Result<Vec<u8>, StoreError> {
+        self.read("checkpoint", MAX_CHECKPOINT, runtime)?
+            .ok_or_else(|| self.lacks("checkpoint"))
+    }
+
+    /// The entries of a bundle, as a log of `size` entries has it.
+    pub fn bundle(
+        &self,
+        index: u64,
+        size: u64,
+        runtime: &Handle,
+    ) -> Result<Vec<Vec<u8>>, StoreError> {
+        let width = (size - index * WIDTH).min(WIDTH);
+        let id = u16::try_from(width)
+            .ok()
+            .and_then(|width| BundleId::new(index, width).ok())
+            .ok_or_else(|| self.lacks("a bundle of that index"))?;
+        // Of a log that grew since, the bundle may be there in full only.
+        let full = BundleId::new(index, WIDTH as u16).map(|id| id.to_string());
+        let mut bytes = self.read(&id.to_string(), MAX_BUNDLE, runtime)?;
+        if let (None, Ok(full)) = (&bytes, full) {
+            bytes = self.read(&full, MAX_BUNDLE, runtime)?;
+        }
+        let bytes = bytes.ok_or_else(|| self.lacks(&id.to_string()))?;
+        let entries = decode_entries(&bytes)
+            .map_err(|error| StoreError::Unusable(format!("{self} has a bad {id}: {error}")))?;
+        if (entries.len() as u64) < width {
+            return Err(self.lacks(&id.to_string()));
+        }
+        Ok(entries[..width as usize]
+            .iter()
+            .map(|entry| entry.to_vec())
+            .collect())
+    }
+
+    pub fn lacks(&self, what: &str) -> StoreError {
+        StoreError::Unusable(format!(
+            "{self} has no {what}; name the log of a mirror, a backup or the published one"
+        ))
+    }
+}
+
+impl std::fmt::Display for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Directory(path) => path.display().fmt(f),
+            Self::Url(url) => f.write_str(url),
+        }
+    }
+}

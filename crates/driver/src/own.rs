@@ -1,0 +1,199 @@
+//! Commands of the daemon's own, before it serves and in a stopped directory.
+//!
+//! They take the way of every command: decided against a stage, in one batch with the head over
+//! them, committed, merged. Two things differ, and are the reason that they are no
+//! [`Input`](crate::Input): such a command may be refused, for which there is nobody to answer but
+//! who asked; and its head may be signed by a KMS that fails, at a time at which the daemon can still
+//! stop without a word.
+
+use evidenceos_kernel::{
+    command::{Caller, Command, Request},
+    refusal::Refusal,
+    state::Resident,
+};
+use evidenceos_store::{
+    AccountsFiles, Head, NotCommitted, Outcome, Store, StoreError, facts::Fact, log::Released,
+};
+use evidenceos_tlog::{Hash, Tile, Tree};
+use thiserror::Error;
+
+use crate::{
+    Driver, Limits, Publisher, Runner, Signing, Work,
+    attempt::{Attempt, NotDecided},
+};
+
+/// Commands that commit together, and what the store notes in their commit.
+#[derive(Debug, Default)]
+pub struct OwnWork {
+    /// In order.
+    pub commands: Vec<Command>,
+    /// What may lie there as `accounts.json` from then on.
+    pub files: Option<AccountsFiles>,
+    /// What the database remembers about itself from then on.
+    pub facts: Vec<Fact>,
+}
+
+impl OwnWork {
+    /// One command.
+    #[must_use]
+    pub fn command(command: Command) -> Self {
+        Self {
+            commands: vec![command],
+            ..Self::default()
+        }
+    }
+}
+
+/// What commands of the daemon's own left.
+#[derive(Debug)]
+pub struct Enacted {
+    /// The head over them, if one was signed.
+    pub head: Option<Head>,
+    /// Their entries.
+    pub entries: Vec<Vec<u8>>,
+}
+
+/// Why commands of the daemon's own are not enacted. Nothing of them is durable, but for
+/// [`NotEnacted::Store`].
+#[derive(Debug, Error)]
+pub enum NotEnacted<E> {
+    /// The kernel refuses one of them.
+    #[error("{refusal}")]
+    Refused {
+        /// Which, from 0.
+        nth: usize,
+        /// Why.
+        refusal: Refusal,
+    },
+    /// The head could not be signed.
+    #[error("{0}")]
+    Unsigned(E),
+    /// The disk is full.
+    #[error("the disk is full")]
+    Full,
+    /// The store failed; if it failed in the commit, the next start finds out what is durable.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Runs nothing and shows nothing.
+struct Idle;
+
+impl Runner for Idle {
+    fn start(&self, _: Work) {
+        unreachable!("a driver that is alone admits no runs");
+    }
+}
+
+impl Publisher for Idle {
+    fn release(&self, _: Released, _: Vec<Tile>) {}
+    fn rotated(&self, _: &evidenceos_kernel::log_key::LogKey) {}
+    fn accounts_changed(&self, _: &mut dyn Iterator<Item = &evidenceos_kernel::account::Account>) {}
+}
+
+/// A driver that serves nobody: it takes commands of the daemon's own, and leaves runs under way
+/// alone.
+pub struct Alone<S>(Driver<S>);
+
+impl<S: Store> Alone<S> {
+    /// A driver over what the store holds, with the tree of its entries.
+    #[must_use]
+    pub fn new(store: S, resident: Resident, tree: Tree) -> Self {
+        let signing = Signing::ByCaller;
+        let signed_size = tree.size();
+        Self(Driver::over(
+            store,
+            resident,
+            tree,
+            signing,
+            signed_size,
+            Box::new(Idle),
+            Box::new(Idle),
+            Limits::default(),
+        ))
+    }
+
+    /// The committed state that stays in memory.
+    #[must_use]
+    pub fn resident(&self) -> &Resident {
+        &self.0.resident
+    }
+
+    /// The tree of all entries.
+    #[must_use]
+    pub fn tree(&self) -> &Tree {
+        &self.0.tree
+    }
+
+    /// The store, for what must be done between commands.
+    pub fn store_mut(&mut self) -> &mut S {
+        &mut self.0.store
+    }
+
+    /// The parts, for a driver that serves.
+    #[must_use]
+    pub fn into_parts(self) -> (S, Resident, Tree) {
+        let Driver {
+            store,
+            resident,
+            tree,
+            ..
+        } = self.0;
+        (store, resident, tree)
+    }
+
+    /// Enacts commands that append entries, in one commit with the head that `sign` makes over the
+    /// grown tree; if it makes none, the entries wait for one.
+    ///
+    /// # Errors
+    /// [`NotEnacted`].
+    pub fn enact<E>(
+        &mut self,
+        wall_unix_ms: u64,
+        work: OwnWork,
+        sign: impl FnOnce(u64, Hash) -> Result<Option<Head>, E>,
+    ) -> Result<Enacted, NotEnacted<E>> {
+        let driver = &mut self.0;
+        let requests: Vec<Request> = work.commands.into_iter().map(own_request).collect();
+        let mut attempt =
+            driver
+                .attempt_own(wall_unix_ms, &requests)
+                .map_err(|error| match error {
+                    NotDecided::Refused { nth, refusal } => NotEnacted::Refused { nth, refusal },
+                    NotDecided::Store(error) => NotEnacted::Store(error),
+                })?;
+        if let Some(tree) = &attempt.tree {
+            attempt.batch.head = sign(tree.size(), tree.root()).map_err(NotEnacted::Unsigned)?;
+        }
+        attempt.batch.accounts_files = work.files;
+        attempt.batch.facts = work.facts;
+        match driver.store.commit(&attempt.batch) {
+            Outcome::Committed => Ok(self.concluded(attempt)),
+            Outcome::NotCommitted(NotCommitted::Full) => Err(NotEnacted::Full),
+            Outcome::NotCommitted(NotCommitted::Constraint(error)) | Outcome::Unknown(error) => {
+                Err(NotEnacted::Store(error))
+            }
+        }
+    }
+
+    fn concluded(&mut self, mut attempt: Attempt) -> Enacted {
+        let enacted = Enacted {
+            head: attempt.batch.head.clone(),
+            entries: std::mem::take(&mut attempt.batch.entries)
+                .into_iter()
+                .map(|entry| entry.bytes)
+                .collect(),
+        };
+        self.0.conclude(attempt, Vec::new());
+        enacted
+    }
+}
+
+/// A request of the daemon's own.
+pub(crate) fn own_request(command: Command) -> Request {
+    Request {
+        caller: Caller::DRIVER,
+        stamp: None,
+        command,
+    }
+}
