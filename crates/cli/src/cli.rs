@@ -4,7 +4,7 @@
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use clap_complete::Shell;
 use evidenceos_daemon::config::without_empty_variables;
 
@@ -34,6 +34,7 @@ use crate::{
     after_help = "Exit codes: 0 done; 1 failed; 2 wrong usage; 4 settled but not certified (with --require-certified).\n\n\
         Examples:\n  \
         evidenceos demo\n  \
+        evidenceos serve --data-dir ./data\n  \
         evidenceos holdout add labels.csv --p0 0.5\n  \
         evidenceos claim run claim.wasm --holdout labels --receipt receipt.json\n  \
         evidenceos verify receipt.json --key \"$(evidenceos log key)\""
@@ -50,6 +51,10 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Serve holdouts: the daemon.
+    Serve(DaemonArgs),
+    /// Back up, restore, check and repair a data directory.
+    Admin(DaemonArgs),
     /// Register, show, retire and open holdouts.
     #[command(subcommand)]
     Holdout(HoldoutCommand),
@@ -92,6 +97,18 @@ enum Command {
     },
 }
 
+/// Arguments that the daemon reads itself, if its word comes first: here are only those that came
+/// behind other options.
+#[derive(Debug, Args)]
+#[command(
+    disable_help_flag = true,
+    after_help = "Examples:\n  evidenceos serve --help\n  evidenceos admin --help"
+)]
+struct DaemonArgs {
+    #[arg(hide = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    _arguments: Vec<String>,
+}
+
 impl Cli {
     /// What the process was called with; prints help and ends it where that is not understood.
     pub fn of_the_process() -> Self {
@@ -125,6 +142,10 @@ async fn execute(cli: Cli, token_from_environment: Option<String>) -> Result<Out
     // What works on files alone runs wherever the environment says that a daemon is.
     let connection = || Connection::new(cli.connection, token_from_environment);
     match cli.command {
+        Command::Serve(_) | Command::Admin(_) => Err(CliError::Usage(
+            "`serve` and `admin` come first: `evidenceos serve …`, `evidenceos admin COMMAND …`"
+                .to_owned(),
+        )),
         Command::Holdout(command) => command.run(&connection()?).await,
         Command::Claim(command) => command.run(&connection()?).await,
         Command::Account(command) => command.run(&connection()?).await,

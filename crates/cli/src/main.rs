@@ -1,4 +1,4 @@
-//! `evidenceos`: submit claims, administer holdouts, read the log, verify offline, see the demo.
+//! `evidenceos`: serve, submit claims, administer holdouts, read the log, verify offline, see the demo.
 //!
 //! Thin on purpose: the environment is read here, once, and passed on as a value; everything else is in the modules.
 
@@ -27,7 +27,13 @@ mod server;
 mod units;
 mod verify;
 
-use std::{ffi::OsStr, path::Path, process::ExitCode};
+use std::{
+    ffi::{OsStr, OsString},
+    path::Path,
+    process::ExitCode,
+};
+
+use evidenceos_daemon::config::CalledAs;
 
 fn main() -> ExitCode {
     // The daemon, the demo and the checks of policies run modules in children, which are this program.
@@ -38,6 +44,9 @@ fn main() -> ExitCode {
     // the image `evidenceos-daemon keys import` is what an init container runs.
     if is_called("evidenceos-daemon") && !asks_for_a_command() {
         return evidenceos_daemon::main();
+    }
+    if let Some((called_as, arguments)) = daemons_part() {
+        return evidenceos_daemon::run_as(called_as, arguments);
     }
     let cli = cli::Cli::of_the_process();
     let token = std::env::var("EVIDENCEOS_BEARER_TOKEN").ok();
@@ -52,6 +61,22 @@ fn main() -> ExitCode {
         }
     };
     runtime.block_on(cli::run(cli, token))
+}
+
+/// `evidenceos serve …` and `evidenceos admin …`, with the arguments that the daemon reads itself:
+/// some have the names of options that are this program's own.
+fn daemons_part() -> Option<(CalledAs, Vec<OsString>)> {
+    let mut arguments = std::env::args_os();
+    let program = arguments.next()?;
+    let called_as = match arguments.next()?.to_str()? {
+        "serve" => CalledAs::Serve,
+        "admin" => CalledAs::Admin,
+        _ => return None,
+    };
+    Some((
+        called_as,
+        std::iter::once(program).chain(arguments).collect(),
+    ))
 }
 
 /// Both have `log`: under the daemon's name it is the one that brings a log back.
