@@ -12,7 +12,7 @@ use crate::{
     holdout::{Holdout, HoldoutStatus},
     id::{ClaimId, Digest, HoldoutId},
     log_key::LogKey,
-    record::{Capsule, ClaimRevoked},
+    record::{Capsule, ClaimRevoked, RecordError},
     refusal::Refusal,
     state::Stage,
 };
@@ -185,7 +185,14 @@ pub(super) fn recover(
     // An entry of a kind that this release does not know may charge a budget: without its effect
     // the holdout would release that much again.
     let read = Entry::parse(entry).map_err(|error| {
-        Refusal::field("entry", format!("{error}; this is no entry of this log"))
+        let remedy = match error {
+            RecordError::Kind(_) => "recover it with the release that wrote it",
+            RecordError::Json(_)
+            | RecordError::Field(_)
+            | RecordError::Unknown(_)
+            | RecordError::Value { .. } => "this is no entry of this log",
+        };
+        Refusal::field("entry", format!("{error}; {remedy}"))
     })?;
     Ok(Decision {
         events: effect(stage, &read, entry)?
