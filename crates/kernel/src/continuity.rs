@@ -1,4 +1,5 @@
-//! A log that lost its end: what may be brought back, and what a new beginning says.
+//! How a log begins and goes on, also after its end was lost: what may be brought back, and what
+//! a restart says.
 //!
 //! A log is never signed again below a size that it had. Either the entries that are missing are
 //! appended again, byte for byte, and what they charged is charged; or the log goes on under
@@ -17,7 +18,7 @@ use crate::{
 /// What a `log_continued` entry states.
 const NOTHING_SINCE: &str = "nothing_was_signed_since";
 
-/// What let a log begin: nothing could have signed under its key before.
+/// Why a log could begin: nothing can have been signed under its key before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BegunBy {
     /// The start that began it made the key.
@@ -31,7 +32,7 @@ pub enum BegunBy {
 impl BegunBy {
     const ALL: [Self; 3] = [Self::NewKey, Self::Anchor, Self::Operator];
 
-    /// As entry 0 has it.
+    /// The word in entry 0.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -91,11 +92,11 @@ impl LogStarted {
 pub struct LogContinued {
     /// The log's name.
     pub origin: String,
-    /// The entries before this one.
+    /// The tree of the entries before this one.
     pub tree: KnownTree,
     /// Why, in the operator's words; 1–256 bytes.
     pub because: String,
-    /// When.
+    /// When, in Unix milliseconds.
     pub stated_unix_ms: u64,
 }
 
@@ -127,26 +128,26 @@ impl LogContinued {
 /// A size and root that a log had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KnownTree {
-    /// Entries.
+    /// How many entries it has.
     pub size: u64,
-    /// Root.
+    /// Its root, by RFC 9162.
     pub root: [u8; 32],
 }
 
-/// `log_restarted`.
+/// `log_restarted`: the log goes on under another name, since its end was lost.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogRestarted {
     /// The name from here on.
     pub origin: String,
     /// The name so far.
     pub old_origin: String,
-    /// The entries before this one: all that is left of the old log.
+    /// The tree of the entries before this one: all that is left of the old log.
     pub old: KnownTree,
-    /// The largest tree that an anchor remembered, where one did: what was lost lies between.
+    /// The largest tree that an anchor remembered, if one did: what was lost lies between.
     pub known: Option<KnownTree>,
     /// Why, in the operator's words; 1–256 bytes.
     pub because: String,
-    /// When.
+    /// When, in Unix milliseconds.
     pub restarted_unix_ms: u64,
 }
 
@@ -192,15 +193,15 @@ impl LogRestarted {
 /// `holdout_charged`: bits beyond those of the capsules in this log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HoldoutCharged {
-    /// Which.
+    /// The holdout that is charged.
     pub holdout: HoldoutId,
-    /// About the answer part.
+    /// Charged to its answer part.
     pub answers: MicroBits,
-    /// About the sealed part.
+    /// Charged to its sealed part.
     pub sealed: MicroBits,
     /// Whether the operator stated it; else the holdout is exhausted.
     pub stated: bool,
-    /// When.
+    /// When, in Unix milliseconds.
     pub charged_unix_ms: u64,
 }
 

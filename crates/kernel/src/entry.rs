@@ -73,19 +73,12 @@ macro_rules! entries {
                 Ok(entry)
             }
 
-            /// The canonical bytes.
+            /// The canonical bytes. They are those that it was read from, unless a registration
+            /// lists its answer prices in another order than the kernel writes them.
             #[must_use]
             pub fn to_bytes(&self) -> Vec<u8> {
                 match self {
                     $(Self::$kind(record) => record.to_bytes(),)*
-                }
-            }
-
-            /// Its kind.
-            #[must_use]
-            pub fn kind(&self) -> Kind {
-                match self {
-                    $(Self::$kind(_) => Kind::$kind,)*
                 }
             }
         }

@@ -1,9 +1,9 @@
 //! The keys that sign the log, one after the other.
 //!
 //! A log outlives its keys. When another key takes over, an entry says so, and both keys sign the
-//! same statement about the tree just before that entry: whoever trusts the old key learns from it
-//! alone which key came next, and from which size on. Signatures are made and checked outside of
-//! the kernel, which fixes what they are over.
+//! same statement about the tree just before that entry: a reader who trusts the old key learns from
+//! it alone which key came next, and from which size on. The kernel fixes what the signatures are
+//! over; the signer makes them and the reader checks them.
 
 use serde::{Deserialize, Serialize};
 
@@ -18,7 +18,7 @@ use crate::{
 pub struct LogKey {
     /// SHA-256 of the public key.
     pub id: Digest,
-    /// Ed25519.
+    /// The Ed25519 key.
     pub public_key: [u8; 32],
     /// It signs trees of this size and larger ones, until another takes over.
     pub since_size: u64,
@@ -39,15 +39,15 @@ impl LogKey {
 /// What both keys sign when one follows the other.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyLink {
-    /// The log.
+    /// The log's name.
     pub origin: String,
-    /// Who signed so far.
+    /// The Ed25519 key that signed so far.
     pub old_public_key: [u8; 32],
-    /// Who signs from now on.
+    /// The Ed25519 key that signs from the next entry on.
     pub new_public_key: [u8; 32],
     /// Entries before this one: the last tree that the old key vouches for.
     pub tree_size: u64,
-    /// Its root.
+    /// The root of that tree.
     pub root: [u8; 32],
 }
 
@@ -72,7 +72,7 @@ impl KeyLink {
 /// A link with both signatures.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SignedKeyLink {
-    /// What is said.
+    /// What both keys sign.
     pub link: KeyLink,
     /// Ed25519 by the old key over [`KeyLink::digest`].
     pub old_signature: [u8; 64],

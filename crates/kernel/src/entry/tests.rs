@@ -11,8 +11,7 @@ fn every_kind_is_read_from_its_golden_bytes_and_written_the_same_again() {
     for line in GOLDEN.lines() {
         let entry = Entry::parse(line.as_bytes()).expect(line);
         assert_eq!(String::from_utf8(entry.to_bytes()).expect("JSON"), line);
-        assert_eq!(Kind::of(line.as_bytes()), Some(entry.kind()));
-        kinds.push(entry.kind());
+        kinds.extend(Kind::of(line.as_bytes()));
     }
     kinds.dedup();
     assert_eq!(kinds, Kind::ALL);

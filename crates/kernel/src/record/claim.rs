@@ -13,48 +13,47 @@ use crate::{
 /// The canonical record of a settled claim. Its SHA-256 is the capsule hash.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Capsule {
-    /// The claim.
+    /// The claim that was settled.
     pub claim_id: ClaimId,
-    /// Its topic.
+    /// `D("evidenceos:topic:v3", holdout id ‖ null spec hash)`.
     pub topic_id: Digest,
     /// SHA-256 of what the guest emitted.
     pub structured_output_hash: Digest,
-    /// Its owner.
+    /// The principal that owns it, under a key of the log's.
     pub owner_tag: OwnerTag,
-    /// The holdout.
+    /// The holdout that it was judged on.
     pub holdout_id: HoldoutId,
-    /// The policy that it was settled under.
+    /// Hash of the holdout policy that it was settled under.
     pub policy_hash: Digest,
-    /// The null spec.
+    /// Hash of the null spec that the evidence spoke against.
     pub null_spec_hash: Digest,
-    /// The module.
+    /// SHA-256 of its module.
     pub wasm_hash: Digest,
-    /// Everything that was bound.
+    /// Hash of everything that its seal bound.
     pub seal_hash: Digest,
     /// Capsule hashes of the parents, sorted.
     pub dependencies: Vec<Digest>,
-    /// The trace.
+    /// SHA-256 of the run's trace.
     pub trace_hash: Digest,
     /// How it ended.
     pub outcome: Outcome,
-    /// Why, sorted.
+    /// Codes of the reasons, sorted and without repetition.
     pub reason_codes: Vec<u16>,
-    /// What was asked.
+    /// What its run asked, and what the answers cost.
     pub answers: AnswerTally,
     /// What it was measured against.
     pub ledger: Ledger,
     /// Items of the answer part and of the sealed part, and units of the sealed part.
     pub items: (u64, u64, u64),
-    /// Exponent of the released e-value; only where certified.
+    /// Exponent of the released e-value, if the claim is certified.
     pub e_value_log2: Option<u64>,
-    /// Fuel used.
+    /// Fuel that the guest used.
     pub fuel: u64,
-    /// When.
+    /// When it was settled, in Unix milliseconds.
     pub settled_unix_ms: u64,
-    /// The guest engine.
+    /// The engine that ran the guest, with its version.
     pub engine: String,
-    /// Its place in the holdout's order and what it had reserved; absent in capsules of releases
-    /// before 2.2.
+    /// Its place in the holdout's order and what it had reserved; releases before 2.2 did not say.
     pub run: Option<RunPlace>,
     /// The claim that asked the same before and was judged; only with [`Reason::Duplicate`].
     pub duplicate_of: Option<ClaimId>,
@@ -101,7 +100,7 @@ impl RunPlace {
 /// What a run asked and what it cost.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct AnswerTally {
-    /// The alphabet.
+    /// The size of the alphabet.
     pub n_symbols: u32,
     /// Questions asked, replays and free ones included.
     pub asked: u32,
@@ -122,9 +121,9 @@ pub struct Ledger {
     pub c: MicroBits,
     /// What this settlement was charged.
     pub price: MicroBits,
-    /// m.
+    /// m: claims of the holdout that were judged before.
     pub settled_before: u64,
-    /// s.
+    /// s: claims of the holdout that were certified before.
     pub certified_before: u64,
     /// i = s + 1.
     pub ordinal: u64,
@@ -132,7 +131,7 @@ pub struct Ledger {
     pub alpha_micros: u32,
     /// α_i = α / divisor.
     pub alpha_divisor: u64,
-    /// How α is shared.
+    /// How α is shared among certifications.
     pub multiplicity: Multiplicity,
     /// What the evidence had to reach.
     pub threshold: MicroBits,
@@ -307,7 +306,7 @@ fn symbol_count(value: cj::Value) -> Option<(u32, u32)> {
 /// `claim_revoked`: a settled claim counts no more.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClaimRevoked {
-    /// The claim.
+    /// The claim that is revoked.
     pub claim: ClaimId,
     /// The hash of its capsule.
     pub capsule: Digest,

@@ -11,16 +11,16 @@ use crate::{
     record::RecordError,
 };
 
-/// A holdout's description as read from the log.
+/// `holdout_registered`: a holdout's public description.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Registered {
-    /// The holdout's id.
+    /// [`holdout_id`] of the entry.
     pub id: HoldoutId,
-    /// Its name.
+    /// The holdout's name.
     pub reference: String,
-    /// What it says.
+    /// What the custodian fixed.
     pub description: Description,
-    /// When.
+    /// When, in Unix milliseconds.
     pub registered_unix_ms: u64,
 }
 
@@ -97,7 +97,7 @@ impl Registered {
     }
 }
 
-/// The handle of a holdout: `D("evidenceos:holdout:v1", entry)`.
+/// The id of a holdout: `D("evidenceos:holdout:v1", entry)`.
 #[must_use]
 pub fn holdout_id(entry: &[u8]) -> HoldoutId {
     HoldoutId(Digest::domain("evidenceos:holdout:v1", entry).0)
@@ -151,17 +151,17 @@ impl BudgetsChanged {
     }
 }
 
-/// `holdout_compared`: whether a column of labels that somebody registers agrees with this
-/// holdout's beyond chance. The answer is a symbol about both of its parts.
+/// `holdout_compared`: whether the labels of a new registration agree with this holdout's beyond
+/// chance. The answer is a symbol about both of its parts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Compared {
     /// The earlier holdout.
     pub holdout: HoldoutId,
     /// Whether the columns agree; then the registration was refused.
     pub agrees: bool,
-    /// Charged to its answer pool.
+    /// Charged to its answer part.
     pub answers: MicroBits,
-    /// Charged to its sealed pool.
+    /// Charged to its sealed part.
     pub sealed: MicroBits,
     /// When, in Unix milliseconds.
     pub compared_unix_ms: u64,
