@@ -23,7 +23,7 @@ use crate::{
     world::{checkpoint_under, owner},
 };
 
-mod edit;
+pub(crate) mod edit;
 mod follow;
 mod named;
 mod table;

@@ -335,3 +335,87 @@ fn comparisons_that_agree(entries: &[Vec<u8>]) -> Compared {
     let mut agree = compared.filter(|compared| compared.agrees);
     agree.next().expect("one")
 }
+
+#[test]
+fn runs_that_may_have_been_admitted_after_a_comparison_leave_it_all_room() {
+    let mut world = World::new();
+    world.begin_as_now();
+    let policy = Policy {
+        answer_budget: MicroBits::from_bits(16),
+        ..Policy::with_sealed_budget(MicroBits::from_bits(16))
+    };
+    let holdout = world.register(policy, 400, 1);
+    register_another(&mut world, 300, None);
+    assert_eq!(comparisons(&world.entries), [(2, 16)]);
+    // Before the next end they look as if they had been under way.
+    let script = script(2_000_000);
+    let runs = [1, 2].map(|n| world.admit(&holdout, owner(n), &format!("run {n}"), &script));
+    for run in runs {
+        world.settle(&holdout, run, &script);
+    }
+    assert_eq!(report(&world.entries).findings, []);
+}
+
+#[test]
+fn no_run_is_admitted_in_the_second_in_which_its_null_spec_expires() {
+    let with_expiry = |expires_unix| {
+        let mut world = World::new();
+        let policy = Policy::with_sealed_budget(MicroBits::from_bits(64));
+        let items = Items {
+            expires_unix: Some(expires_unix),
+            ..Items::new(policy, 400)
+        };
+        let holdout = world.put(&items).expect("registered");
+        let script = script(0);
+        let first = world.run(&holdout, owner(1), "first", &script);
+        let second = world.run(&holdout, owner(2), "second", &script);
+        (world, first as usize, second)
+    };
+    // Each command takes a second; the last settles the second run, and the one before admits it.
+    let (world, _, _) = with_expiry(1_000);
+    let expires = world.now_unix_ms / 1_000;
+    let (mut world, first, second) = with_expiry(expires);
+    assert_eq!(report(&world.entries).findings, []);
+    for (ended_unix_ms, sound) in [(expires * 1_000 - 1, true), (expires * 1_000, false)] {
+        let mut capsule = Capsule::parse(&world.entries[first]).expect("a capsule");
+        capsule.settled_unix_ms = ended_unix_ms;
+        world.entries[first] = capsule.to_bytes();
+        let findings = report(&world.entries).findings;
+        let found: Vec<_> = findings.iter().map(|finding| finding.index).collect();
+        let expected: &[Option<u64>] = if sound { &[] } else { &[Some(second)] };
+        assert_eq!(found, expected, "{findings:?}");
+    }
+}
+
+#[test]
+fn a_run_is_admitted_only_beside_what_its_owners_other_runs_have_reserved() {
+    let mut world = World::new();
+    world.begin_as_now();
+    let policy = Policy {
+        answer_budget: MicroBits::from_bits(64),
+        principal_answer_budget: MicroBits::from_bits(16),
+        ..Policy::with_sealed_budget(MicroBits::from_bits(64))
+    };
+    let holdout = world.register(policy, 400, 1);
+    let script = script(3_000_000);
+    world.run(&holdout, owner(1), "before", &script);
+    let runs = ["one", "two", "three"].map(|name| world.admit(&holdout, owner(1), name, &script));
+    let ends = runs.map(|run| world.settle(&holdout, run, &script));
+    assert_eq!(report(&world.entries).findings, []);
+    let last = ends[2] as usize;
+    let capsules = world.capsules();
+    let charged = capsules[0].answers.charged.0;
+    let others: u64 = capsules[1..3]
+        .iter()
+        .filter_map(|capsule| capsule.run)
+        .map(|place| place.answers_reserved.0)
+        .sum();
+    let free = 16_000_000 - charged - others;
+    for (reserved, fits) in [(free, true), (free + 1, false)] {
+        let mut capsule = Capsule::parse(&world.entries[last]).expect("a capsule");
+        capsule.run.as_mut().expect("a place").answers_reserved = MicroBits(reserved);
+        world.entries[last] = capsule.to_bytes();
+        let findings = report(&world.entries).findings;
+        assert_eq!(findings.is_empty(), fits, "{reserved}: {findings:?}");
+    }
+}

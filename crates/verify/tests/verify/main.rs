@@ -11,6 +11,8 @@ mod ledgers;
 mod log;
 mod opening;
 mod receipt;
+mod registrations;
+mod scripted;
 mod seeds;
 mod traces;
 mod trust;

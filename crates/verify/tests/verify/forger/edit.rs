@@ -3,12 +3,12 @@
 use serde_json::{Value, json};
 
 /// An entry as a tree.
-pub(super) fn read(entry: &[u8]) -> Value {
+pub(crate) fn read(entry: &[u8]) -> Value {
     serde_json::from_slice(entry).expect("entries are JSON")
 }
 
 /// The canonical bytes of a tree.
-pub(super) fn write(value: &Value) -> Vec<u8> {
+pub(crate) fn write(value: &Value) -> Vec<u8> {
     let mut out = String::new();
     write_into(value, &mut out);
     out.into_bytes()
