@@ -12,6 +12,7 @@ mod log;
 mod opening;
 mod receipt;
 mod registrations;
+mod relations;
 mod scripted;
 mod seeds;
 mod traces;

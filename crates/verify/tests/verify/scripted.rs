@@ -386,3 +386,82 @@ fn a_continuation_binds_the_tree_before_it() {
         assert!(!continued(field, value).found().is_empty(), "{field}");
     }
 }
+
+#[test]
+fn credit_and_imports_are_numbers_in_their_range() {
+    let mut log = Scripted::now();
+    let found =
+        |log: &Scripted, kind: &str, field: &str, value: u64, fields: &Value, time: &str| {
+            let mut fields = fields.clone();
+            fields[field] = json!(value);
+            let mut log = Scripted {
+                entries: log.entries.clone(),
+                registration: Value::Null,
+            };
+            !log.push(kind, fields, time).found().is_empty()
+        };
+    log.register("one", &[]);
+    let granted = json!({ "owner_tag_hex": "11".repeat(16), "reason": "a start" });
+    let most = evidenceos_kernel::account::MAX_CREDIT;
+    for (amount, wrong) in [(0, true), (1, false), (most, false), (most + 1, true)] {
+        let is = found(
+            &log,
+            "credit_granted",
+            "amount",
+            amount,
+            &granted,
+            "granted_unix_ms",
+        );
+        assert_eq!(is, wrong, "{amount}");
+    }
+    let imported = json!({ "file_sha256_hex": "22".repeat(32), "reason": "moved" });
+    for (accounts, wrong) in [(0, false), (u64::from(u32::MAX), false), (1 << 32, true)] {
+        let is = found(
+            &log,
+            "accounts_imported",
+            "accounts",
+            accounts,
+            &imported,
+            "imported_unix_ms",
+        );
+        assert_eq!(is, wrong, "{accounts}");
+    }
+}
+
+#[test]
+fn policies_are_stated_if_they_are_others_than_before() {
+    let stated = |digests: &[&str]| {
+        let mut log = Scripted::now();
+        for digest in digests {
+            let fields = json!({ "policies_sha256_hex": digest.repeat(32) });
+            log.push("policies_in_force", fields, "in_force_unix_ms");
+        }
+        log
+    };
+    stated(&["11"]).is_sound();
+    stated(&["11", "22", "11"]).is_sound();
+    stated(&["11", "11"]).ends_badly("others than before");
+}
+
+#[test]
+fn batches_of_decisions_follow_one_another_or_begin_a_later_start() {
+    const START: u64 = 1 << 40;
+    let recorded = |batches: &[(u64, u64)]| {
+        let mut log = Scripted::now();
+        for (first, count) in batches {
+            let fields = json!({
+                "first_decision_hex": format!("{first:016x}"), "count": count, "root_hex": "33".repeat(32),
+            });
+            log.push("decision_batch", fields, "recorded_unix_ms");
+        }
+        log
+    };
+    recorded(&[(START, 3), (START + 3, 1)]).is_sound();
+    recorded(&[(START, 3), (2 * START, 1), (5 * START, 2)]).is_sound();
+    for next in [START, START + 2, START + 4, 2 * START + 1] {
+        recorded(&[(START, 3), (next, 1)]).ends_badly("follows the last decision");
+    }
+    recorded(&[(2 * START, 1), (START, 1)]).ends_badly("follows the last decision");
+    recorded(&[(2 * START - 2, 2)]).is_sound();
+    recorded(&[(2 * START - 2, 3)]).ends_badly("of one start of the daemon");
+}
