@@ -10,35 +10,39 @@
 //! restored and nobody has said what happened since, reads are served and nothing is signed or
 //! charged. What has lost its head is no answer either: an unmounted volume looks so.
 
+mod beginning;
 pub mod directory;
+mod place;
+mod state;
 
 use std::{
     cmp::Ordering,
-    fmt, fs, io,
+    fs, io,
     os::unix::ffi::{OsStrExt as _, OsStringExt as _},
-    path::{Path, PathBuf},
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
-    },
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering::Relaxed},
 };
 
-use evidenceos_failpoint::{self as failpoint, Point};
-use evidenceos_kernel::{continuity::BegunBy, id::Digest};
 use evidenceos_store::{
-    Head, StoreError, blobs,
+    Head, StoreError,
     facts::{Facts, RememberedAnchor, Restored},
 };
-use evidenceos_tlog::{Checkpoint, Hash, Note, SignedCheckpoint, VerifierKey, note::KeyKind};
-use prometheus_client::{collector::Collector, encoding::DescriptorEncoder};
+use evidenceos_tlog::{Checkpoint, Hash, Note};
 use tokio::runtime::Handle;
 
-use self::directory::{BeginLock, HeadFile, Known};
+pub use self::{
+    beginning::{Beginner, Begun},
+    place::Tip,
+    state::{State, StateCollector},
+};
+use self::{
+    directory::{HeadFile, Known},
+    place::{Place, hold},
+};
 use crate::{
     config::{AnchorPlace, Anchoring, Config},
     fetch::{self, Trust},
     keys::LogSigner,
-    metrics::write::gauge,
 };
 
 /// The longest checkpoint, with the signatures of many witnesses.
@@ -47,84 +51,6 @@ const MAX_CHECKPOINT: usize = 64 << 10;
 const WAYS_OUT: &str = "With the daemon stopped, `evidenceos-daemon log recover --from URL|DIR` brings the missing entries back from the published log, a mirror or another backup; if there is none, `evidenceos-daemon log restart --origin NEW --because TEXT` begins a new log that names this one";
 /// What to do if nobody can say whether the database is the newest.
 const STATEMENT: &str = "if you are sure that this log was signed nowhere else since, `evidenceos-daemon log continue --nothing-was-signed-since --because TEXT` (daemon stopped) states it in the log";
-
-/// What is known of the anchors, for others to read.
-#[derive(Debug, Default)]
-pub struct State {
-    /// Anchors that heads are compared with.
-    pub configured: AtomicU64,
-    /// Those that answered when they were last asked or written.
-    pub answering: AtomicU64,
-    /// Nothing is signed or charged until one answers.
-    pub held: AtomicBool,
-    why: Mutex<String>,
-}
-
-/// Shows the state as metrics.
-#[derive(Debug)]
-pub struct StateCollector(pub Arc<State>);
-
-impl State {
-    /// Why nothing is signed or charged; none if it is.
-    #[must_use]
-    pub fn held_because(&self) -> Option<String> {
-        let held = self.held.load(Relaxed);
-        held.then(|| {
-            self.why
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .clone()
-        })
-    }
-
-    /// Notes that nothing is signed, and why.
-    pub fn hold(&self, why: &str) {
-        why.clone_into(&mut self.why.lock().unwrap_or_else(PoisonError::into_inner));
-        self.held.store(true, Relaxed);
-    }
-
-    /// Notes that signing goes on.
-    pub fn let_go(&self) {
-        self.held.store(false, Relaxed);
-    }
-}
-
-impl Collector for StateCollector {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let anchors = &self.0;
-        for (name, help, value) in [
-            (
-                "anchors",
-                "Anchors that were given; with none a data directory restored from an older state is not noticed",
-                anchors.configured.load(Relaxed),
-            ),
-            (
-                "anchors_answering",
-                "Anchors that answered when they were last asked or written",
-                anchors.answering.load(Relaxed),
-            ),
-            (
-                "signing_held",
-                "1 while nothing is signed or charged, since no anchor answers",
-                u64::from(anchors.held.load(Relaxed)),
-            ),
-        ] {
-            gauge(&mut encoder, name, help, None, value)?;
-        }
-        Ok(())
-    }
-}
-
-/// One anchor.
-struct Place {
-    at: AnchorPlace,
-    /// A start that signed beside it has noted it in the database.
-    remembered: bool,
-    /// Heads are written there; else it is only compared, since the daemon is told of others now.
-    written: bool,
-    /// The log's file in a directory, once this process signs.
-    file: Mutex<Option<HeadFile>>,
-}
 
 /// The anchors of a daemon.
 pub struct Anchors {
@@ -170,67 +96,6 @@ pub struct Own<'o> {
     pub tip: (u64, Hash),
     /// The root of an earlier tree.
     pub root_at: &'o dyn Fn(u64) -> Result<Hash, StoreError>,
-}
-
-/// A head that anchors are to remember.
-#[derive(Debug, Clone)]
-pub struct Tip {
-    /// Name, size and root.
-    checkpoint: Checkpoint,
-    /// The signed note; absent while a KMS still signs it.
-    note: Option<String>,
-    /// SHA-256 of the log's public key, in hex.
-    key_id: String,
-}
-
-impl Tip {
-    /// A tree that is not signed yet.
-    #[must_use]
-    pub fn unsigned(signer: &LogSigner, size: u64, root: Hash) -> Option<Self> {
-        Some(Self {
-            checkpoint: Checkpoint::new(signer.origin(), size, root).ok()?,
-            note: None,
-            key_id: signer.key_id().to_hex(),
-        })
-    }
-
-    /// Entries.
-    #[must_use]
-    pub fn size(&self) -> u64 {
-        self.checkpoint.size()
-    }
-}
-
-impl From<&Head> for Tip {
-    fn from(head: &Head) -> Self {
-        let origin = head.checkpoint.lines().next().unwrap_or_default();
-        Self {
-            checkpoint: Checkpoint::new(origin, head.size, head.root())
-                .unwrap_or_else(|error| unreachable!("our own head has a name: {error}")),
-            note: Some(head.checkpoint.clone()),
-            key_id: head.key_id.to_hex(),
-        }
-    }
-}
-
-/// A log may begin.
-pub struct Begun {
-    /// Why.
-    pub by: BegunBy,
-    /// Until its first head is in the anchors nobody else begins one beside them.
-    _locks: Vec<BeginLock>,
-}
-
-/// What wants to begin a log.
-pub struct Beginner<'b> {
-    /// The log's name.
-    pub origin: &'b str,
-    /// The public keys that are there, the one that would sign among them.
-    pub keys: Vec<[u8; 32]>,
-    /// Whether this start made the key.
-    pub made_key: bool,
-    /// The name of the log that the operator wants begun, if one is given.
-    pub stated: Option<&'b str>,
 }
 
 impl Anchors {
@@ -348,117 +213,6 @@ impl Anchors {
             }
         }
         Ok(())
-    }
-
-    /// Whether an empty data directory may begin a log: nothing can have signed under its key, or
-    /// an anchor says that nothing has, or the operator does.
-    ///
-    /// # Errors
-    /// If none of this is so, or an anchor remembers the very log.
-    pub fn begin(&self, beginner: &Beginner<'_>) -> Result<Begun, StoreError> {
-        if let Some(stated) = beginner.stated.filter(|stated| *stated != beginner.origin) {
-            return Err(StoreError::Unusable(format!(
-                "--begin-log {stated:?} names another log than the one that would begin here, {:?}; name that one, or set --log-origin",
-                beginner.origin
-            )));
-        }
-        let was_there: Vec<bool> = self.places.iter().map(Place::is_there).collect();
-        let is_sure = beginner.made_key || beginner.stated.is_some();
-        if is_sure {
-            self.make_default()?;
-            self.places.iter().for_each(Place::make);
-        }
-        let mut locks = Vec::new();
-        let mut looked = Looked::default();
-        for (place, was_there) in self.places.iter().zip(was_there) {
-            if let AnchorPlace::Directory(path) = &place.at
-                && path.is_dir()
-            {
-                match BeginLock::take(path) {
-                    Ok(lock) => locks.push(lock),
-                    Err(error) => {
-                        looked.silent(place, &error.to_string());
-                        continue;
-                    }
-                }
-            }
-            self.look(place, was_there, beginner, &mut looked)?;
-        }
-        self.state.answering.store(looked.answering, Relaxed);
-        if is_sure && looked.answering == 0 && !self.places.is_empty() && !self.optional {
-            return Err(StoreError::Unusable(format!(
-                "no anchor answers, and a new log must not begin without one: {}. Make one reachable (an anchor directory must exist: mkdir), or give --anchor-optional",
-                looked.silent.join("; ")
-            )));
-        }
-        let by = if beginner.made_key {
-            BegunBy::NewKey
-        } else if looked.knows_nothing && looked.of_key.is_none() && looked.silent.is_empty() {
-            BegunBy::Anchor
-        } else if beginner.stated.is_some() {
-            BegunBy::Operator
-        } else {
-            return Err(looked.refusal(beginner.origin));
-        };
-        Ok(Begun { by, _locks: locks })
-    }
-
-    fn look(
-        &self,
-        place: &Place,
-        was_there: bool,
-        beginner: &Beginner<'_>,
-        looked: &mut Looked,
-    ) -> Result<(), StoreError> {
-        let lost = |found: &Known| {
-            StoreError::Unusable(format!(
-                "the data directory is empty, but anchor {} remembers {} entries of {:?}: the directory was lost, or the wrong one is mounted. Bring it back, or restore a backup (`evidenceos-daemon restore`); for another log give another --log-origin and --anchor",
-                place.at,
-                found.checkpoint.size(),
-                found.checkpoint.origin()
-            ))
-        };
-        if let AnchorPlace::Directory(path) = &place.at {
-            let heads = match directory::scan(path) {
-                Ok(heads) => heads,
-                Err(error) => {
-                    looked.silent(place, &error);
-                    return Ok(());
-                }
-            };
-            looked.answering += 1;
-            looked.knows_nothing |= was_there;
-            for (_, known) in heads {
-                if known.checkpoint.origin() == beginner.origin {
-                    return Err(lost(&known));
-                }
-                if beginner.keys.iter().any(|key| is_signed_by(&known, key)) {
-                    let size = known.checkpoint.size();
-                    looked.of_key = Some(format!(
-                        "anchor {} remembers {size} entries of {:?} that this key signed",
-                        place.at,
-                        known.checkpoint.origin()
-                    ));
-                }
-            }
-            return Ok(());
-        }
-        match self.read(place, beginner.origin, &[]) {
-            Ok(Read::Known(found)) => Err(lost(&found)),
-            Ok(Read::New) => {
-                looked.answering += 1;
-                looked.knows_nothing |= was_there;
-                Ok(())
-            }
-            Ok(Read::Missing(_)) => {
-                looked.answering += 1;
-                Ok(())
-            }
-            Err(error) => {
-                looked.silent(place, &error);
-                Ok(())
-            }
-        }
     }
 
     /// Asks every anchor.
@@ -722,129 +476,12 @@ impl Anchors {
     }
 }
 
-impl Place {
-    fn is_written(&self) -> bool {
-        self.written && !matches!(self.at, AnchorPlace::Url(_))
-    }
-
-    fn path(&self) -> PathBuf {
-        match &self.at {
-            AnchorPlace::File(path) | AnchorPlace::Directory(path) => path.clone(),
-            AnchorPlace::Url(url) => PathBuf::from(url),
-        }
-    }
-
-    /// Whether it can tell something of a time before this start.
-    fn is_there(&self) -> bool {
-        match &self.at {
-            AnchorPlace::File(path) => path.is_file(),
-            AnchorPlace::Directory(path) => path.is_dir(),
-            AnchorPlace::Url(_) => true,
-        }
-    }
-
-    /// Makes a directory for a log that begins; one that cannot be made does not answer.
-    fn make(&self) {
-        if let AnchorPlace::Directory(path) = &self.at
-            && self.written
-            && let Err(error) = directory::make(path)
-        {
-            tracing::warn!(anchor = %self.at, %error, "an anchor directory cannot be made");
-        }
-    }
-
-    /// Whether it could take the head: a file is only given what is signed.
-    fn write(&self, tip: &Tip) -> io::Result<bool> {
-        failpoint::pass(Point::LogHeadCommittedBeforeAnchor);
-        match &self.at {
-            AnchorPlace::File(path) => {
-                let Some(note) = &tip.note else {
-                    return Ok(false);
-                };
-                blobs::write_durably(path, note.as_bytes()).map_err(without_path)?;
-            }
-            AnchorPlace::Directory(path) => {
-                let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-                let origin = tip.checkpoint.origin();
-                let unsigned = || directory::unsigned(&tip.checkpoint, &tip.key_id);
-                let text = tip.note.clone().unwrap_or_else(unsigned);
-                hold(&mut file, path, origin)?
-                    .write(text.as_bytes())
-                    .inspect_err(|_| *file = None)?;
-            }
-            AnchorPlace::Url(_) => return Ok(false),
-        }
-        failpoint::pass(Point::LogAnchorWritten);
-        Ok(true)
-    }
-}
-
-/// The error for a report that names the anchor already.
-fn without_path(error: StoreError) -> io::Error {
-    match error {
-        StoreError::Io {
-            operation, source, ..
-        } => io::Error::new(source.kind(), format!("cannot {operation} it: {source}")),
-        other => io::Error::other(other),
-    }
-}
-
-/// The log's file in a directory, which this process holds from now on.
-fn hold<'f>(
-    file: &'f mut Option<HeadFile>,
-    directory: &Path,
-    origin: &str,
-) -> io::Result<&'f mut HeadFile> {
-    match file {
-        Some(held) => Ok(held),
-        None => Ok(file.insert(HeadFile::take(directory, origin)?)),
-    }
-}
-
 enum Read {
     Known(Known),
     /// It never remembered a head of this log.
     New,
     /// It is not there, or what it remembered is not; and what to do.
     Missing(String),
-}
-
-/// What was found before a log begins.
-#[derive(Default)]
-struct Looked {
-    answering: u64,
-    /// One that was there before this start answers, and knows no head of the log.
-    knows_nothing: bool,
-    /// What is known of the key under another name.
-    of_key: Option<String>,
-    silent: Vec<String>,
-}
-
-impl Looked {
-    fn silent(&mut self, place: &Place, why: &str) {
-        tracing::warn!(anchor = %place.at, why, "an anchor does not answer");
-        self.silent.push(format!("{}: {why}", place.at));
-    }
-
-    fn refusal(&self, origin: &str) -> StoreError {
-        let seen = match (&self.of_key, self.silent.as_slice()) {
-            (Some(known), _) => known.clone(),
-            (None, []) => "no anchor that was there before this start can tell".to_owned(),
-            (None, silent) => silent.join("; "),
-        };
-        StoreError::Unusable(format!(
-            "the data directory is empty, and the signing key was there before this start: if the key has signed a log, a second one under its name would be a fork ({seen}). Nothing was signed. If the log was lost or is mounted elsewhere, bring its directory back or restore a backup (`evidenceos-daemon restore`). If it is a new log, do one of these: make an anchor directory outside of the data directory (mkdir DIR) and name it with --anchor DIR/; take the key away, and let the start make one; or, once you are sure, state that the key has signed no log of this name: --begin-log {origin}"
-        ))
-    }
-}
-
-fn is_signed_by(known: &Known, public_key: &[u8; 32]) -> bool {
-    let id = Digest::of(public_key).to_hex();
-    if known.named_keys().any(|named| named == id) {
-        return true;
-    }
-    VerifierKey::new(known.checkpoint.origin(), KeyKind::Ed25519, public_key)
-        .is_ok_and(|key| SignedCheckpoint::open(&known.text, &key, &[]).is_ok())
 }
 
 fn recalled(anchor: &RememberedAnchor) -> AnchorPlace {

@@ -2,7 +2,7 @@
 //!
 //! - `wire` has the bodies, `parse` reads requests, `risk` knows tools by their names, `judge`
 //!   decides, `limits` bounds.
-//! - `calls` is the way of one request: who calls, how often, what is asked, what is decided,
+//! - `calls` and `admission` are the way of one request: who calls, how often, what is asked, what is decided,
 //!   what is recorded. `receipts` shows a decision with its proof. `openapi` describes it all, with
 //!   the shapes of `bodies`.
 //!
@@ -12,6 +12,7 @@
 //! something is in the log before it is answered, or is answered with a status that says that it
 //! is not.
 
+mod admission;
 mod bodies;
 mod calls;
 mod judge;
@@ -297,7 +298,7 @@ async fn postflight(State(front): State<Front>, request: Request) -> Answer<Outp
 )]
 async fn admit(State(front): State<Front>, request: Request) -> Answer<Admission> {
     let Some(api) = front.api() else {
-        return calls::inadmissible(StatusCode::SERVICE_UNAVAILABLE, "the daemon is starting")
+        return admission::inadmissible(StatusCode::SERVICE_UNAVAILABLE, "the daemon is starting")
             .retry_after(SOON_S);
     };
     api.admit(request).await

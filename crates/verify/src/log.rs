@@ -31,6 +31,7 @@ mod book;
 mod holdouts;
 mod keys;
 mod others;
+mod rooms;
 mod runs;
 
 use book::Book;

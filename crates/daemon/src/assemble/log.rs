@@ -117,12 +117,7 @@ impl Log {
         {
             tracing::error!(%error, "the log has no anchor");
         }
-        let tip = anchors.tip_of(&head, own.tip, &keys.signer);
-        let mut free = own.is_free(&anchors)?;
-        if free && !anchors.remember(&tip)? {
-            state.hold(CANNOT_WRITE);
-            free = false;
-        }
+        let free = is_free(&own, &head, &anchors, &state, &keys.signer)?;
         must_need_no_signature(free, &state, accounts_json, keys)?;
         let shown = if free {
             head.clone()
@@ -309,6 +304,25 @@ fn anchors_of(
         );
     }
     Ok((anchors, state))
+}
+
+/// Whether signing may begin: the anchors agree with what is here, and one remembers all of it.
+fn is_free(
+    own: &OwnLog,
+    head: &Head,
+    anchors: &Anchors,
+    state: &anchors::State,
+    signer: &LogSigner,
+) -> Result<bool, StoreError> {
+    let tip = anchors.tip_of(head, own.tip, signer);
+    if !own.is_free(anchors)? {
+        return Ok(false);
+    }
+    let remembered = anchors.remember(&tip)?;
+    if !remembered {
+        state.hold(CANNOT_WRITE);
+    }
+    Ok(remembered)
 }
 
 /// Entry 0 of a new log, committed before anything else.

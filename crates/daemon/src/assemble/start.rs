@@ -96,23 +96,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         Arc::clone(&metrics),
         used_signatures(&config.data_dir)?,
     ));
-    let needs_certificate = config.listeners.http_needs_certificate();
-    let api = preflight::Api::new(
-        &config.preflight,
-        needs_certificate,
-        preflight::Parts {
-            gate: Arc::clone(&gate),
-            recorder: Arc::clone(&parts.recorder),
-            policies: Arc::clone(&parts.policies),
-            clock: Arc::clone(&parts.clock),
-            log: Arc::clone(&parts.log),
-            released: parts.released.clone(),
-            readers: Arc::clone(&parts.readers),
-            done: Arc::clone(&parts.done),
-            accounts_shown: parts.accounts_shown.clone(),
-            metrics: Arc::clone(&metrics),
-        },
-    )?;
+    let api = agents_gate(&config, &parts, &gate, &metrics)?;
     listeners.tell_of_exchanges(Arc::clone(&gate), stopped.clone());
     let layers = (CountLayer(metrics), GateLayer::new(Arc::clone(&gate)));
     let servers = listeners
@@ -120,21 +104,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         .await?;
     front.open(api);
     let (reload, reloads) = mpsc::channel(1);
-    let control = match Control::bind(&config.data_dir) {
-        Ok(control) => Some(control.serve(
-            config.data_dir.clone(),
-            parts.mailbox.clone(),
-            parts.readers.blobs().clone(),
-            &health,
-            reload,
-            stopped,
-        )),
-        // Serving does not depend on it.
-        Err(error) => {
-            tracing::warn!(%error, "no control socket in the data directory; backups need the daemon stopped, no reload but SIGHUP, and healthcheck fails");
-            None
-        }
-    };
+    let control = control(&config, &parts, &health, reload, stopped);
     health.serves();
     Ok(Running {
         config,
@@ -152,6 +122,57 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         reloads,
         threads,
     })
+}
+
+/// The gate for agents over what is open.
+fn agents_gate(
+    config: &Config,
+    parts: &Parts,
+    gate: &Arc<Gate>,
+    metrics: &Arc<Metrics>,
+) -> Result<preflight::Api, StartError> {
+    let parts = preflight::Parts {
+        gate: Arc::clone(gate),
+        recorder: Arc::clone(&parts.recorder),
+        policies: Arc::clone(&parts.policies),
+        clock: Arc::clone(&parts.clock),
+        log: Arc::clone(&parts.log),
+        released: parts.released.clone(),
+        readers: Arc::clone(&parts.readers),
+        done: Arc::clone(&parts.done),
+        accounts_shown: parts.accounts_shown.clone(),
+        metrics: Arc::clone(metrics),
+    };
+    let needs_certificate = config.listeners.http_needs_certificate();
+    Ok(preflight::Api::new(
+        &config.preflight,
+        needs_certificate,
+        parts,
+    )?)
+}
+
+/// The control socket, if the file system takes one: serving does not depend on it.
+fn control(
+    config: &Config,
+    parts: &Parts,
+    health: &Arc<Health>,
+    reload: mpsc::Sender<ReloadAsked>,
+    stopped: watch::Receiver<bool>,
+) -> Option<Task<()>> {
+    match Control::bind(&config.data_dir) {
+        Ok(control) => Some(control.serve(
+            config.data_dir.clone(),
+            parts.mailbox.clone(),
+            parts.readers.blobs().clone(),
+            health,
+            reload,
+            stopped,
+        )),
+        Err(error) => {
+            tracing::warn!(%error, "no control socket in the data directory; backups need the daemon stopped, no reload but SIGHUP, and healthcheck fails");
+            None
+        }
+    }
 }
 
 impl Running {

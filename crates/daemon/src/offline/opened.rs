@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use evidenceos_driver::Alone;
-use evidenceos_kernel::{log_key::LogKey, state::Resident};
+use evidenceos_kernel::{continuity::KnownTree, log_key::LogKey, state::Resident};
 use evidenceos_store::{
     Head, StoreError,
     facts::{Fact, Facts},
@@ -116,6 +116,15 @@ impl Opened {
         let fact = Fact::Anchors(places);
         let remembered = self.alone.store_mut().remember(vec![fact]);
         remembered.must_be_durable("where the anchors are")
+    }
+
+    /// What it holds.
+    pub fn tree(&self) -> KnownTree {
+        let tree = self.alone.tree();
+        KnownTree {
+            size: tree.size(),
+            root: tree.root().0,
+        }
     }
 
     pub fn origin(&self) -> &str {

@@ -73,21 +73,11 @@ pub fn restart(
         .map_err(StoreError::Unusable)?;
     let signer = signer_so_far(config, &opened, "restart the log", runtime)?.under(origin)?;
     let anchors = opened.anchors(config, runtime)?;
-    let known = anchors
-        .largest(&old_origin)
-        .filter(|(_, known)| known.origin() == old_origin)
-        .map(|(_, known)| KnownTree {
-            size: known.size(),
-            root: known.root().0,
-        });
     let command = Command::RestartLog(Box::new(RestartLog {
         origin: origin.to_owned(),
         old_origin: old_origin.clone(),
-        old: KnownTree {
-            size: opened.alone.tree().size(),
-            root: opened.alone.tree().root().0,
-        },
-        known,
+        old: opened.tree(),
+        known: known_to(&anchors, &old_origin),
         because: because.to_owned(),
         charged,
     }));
@@ -106,19 +96,14 @@ pub fn restart(
     let mut restarted = Restarted {
         origin: origin.to_owned(),
         size: head.size,
-        charged: Vec::new(),
-        aborted: 0,
+        charged: charged_in(&entries, opened.alone.resident()),
+        aborted: entries
+            .iter()
+            .filter(|entry| record::Capsule::parse(entry).is_ok())
+            .count(),
         vkey: signer.verifier().to_string(),
         warnings: Vec::new(),
     };
-    for entry in &entries {
-        if let Ok(charged) = HoldoutCharged::parse(entry) {
-            let holdout = opened.alone.resident().holdout(&charged.holdout);
-            let name = holdout.map_or_else(String::new, |holdout| holdout.reference.clone());
-            restarted.charged.push((name, charged));
-        }
-        restarted.aborted += usize::from(record::Capsule::parse(entry).is_ok());
-    }
     anchors.make_written();
     match anchors.overwrite(&head, &old_origin) {
         Ok(()) => opened.remember(&anchors)?,
@@ -127,6 +112,28 @@ pub fn restart(
         )),
     }
     Ok(restarted)
+}
+
+/// The largest tree of this name that an anchor knows.
+fn known_to(anchors: &Anchors, origin: &str) -> Option<KnownTree> {
+    let (_, known) = anchors.largest(origin)?;
+    (known.origin() == origin).then(|| KnownTree {
+        size: known.size(),
+        root: known.root().0,
+    })
+}
+
+/// What holdouts were charged by these entries, by their names.
+fn charged_in(entries: &[Vec<u8>], resident: &Resident) -> Vec<(String, HoldoutCharged)> {
+    let charged = entries
+        .iter()
+        .filter_map(|entry| HoldoutCharged::parse(entry).ok());
+    let named = charged.map(|charged| {
+        let holdout = resident.holdout(&charged.holdout);
+        let name = holdout.map_or_else(String::new, |holdout| holdout.reference.clone());
+        (name, charged)
+    });
+    named.collect()
 }
 
 /// Who signed the log so far: another key takes over at a start, and not in a command.
@@ -177,10 +184,7 @@ pub fn carry_on(config: &Config, because: &str, runtime: &Handle) -> Result<Cont
     let signer = signer_so_far(config, &opened, "state it", runtime)?;
     let command = Command::ContinueLog(Box::new(ContinueLog {
         origin: opened.origin().to_owned(),
-        tree: KnownTree {
-            size: opened.alone.tree().size(),
-            root: opened.alone.tree().root().0,
-        },
+        tree: opened.tree(),
         because: because.to_owned(),
     }));
     let work = OwnWork {

@@ -3,23 +3,22 @@
 use std::{sync::Arc, time::Duration};
 
 use axum::{extract::Request, http::StatusCode};
-use base64::{Engine as _, prelude::BASE64_STANDARD};
 use evidenceos_access::Misused;
 use evidenceos_kernel::{
     decision::{DecisionId, DecisionRecord, Gate},
     id::Digest,
     probe::{Call, Level, Observed},
 };
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{
-    Api, Known, MAX_MODULE_BODY, NoBody, SOON_S, Unknown, hash_of,
+    Api, Known, NoBody, SOON_S, Unknown, hash_of,
     judge::{Judgement, Votes, judge_output},
     parse::{self, Body, Malformed, ToolCall},
     read, says_too_large, short, status_of,
     wire::{
-        Admission, Answer, BudgetDelta, Decision, OutputDecision, OutputVerdict, ReasonCode,
-        ToolDecision, Truncated,
+        Answer, BudgetDelta, Decision, OutputDecision, OutputVerdict, ReasonCode, ToolDecision,
+        Truncated,
     },
 };
 use crate::{
@@ -32,11 +31,11 @@ use crate::{
 /// The session of calls that name none.
 const NO_SESSION: &str = "no-session";
 
-type Refused<T> = Answer<T>;
+pub(super) type Refused<T> = Answer<T>;
 
 /// How much depends on a decision's record.
 #[derive(Clone, Copy)]
-enum Care {
+pub(super) enum Care {
     /// The answer waits until it is durable.
     Durable,
     /// Without a record the answer is a stop.
@@ -46,7 +45,7 @@ enum Care {
 }
 
 impl Care {
-    fn of(durable: bool, goes_on: bool) -> Self {
+    pub(super) fn of(durable: bool, goes_on: bool) -> Self {
         match (durable, goes_on) {
             (true, _) => Self::Durable,
             (false, false) => Self::Recorded,
@@ -308,7 +307,7 @@ impl Api {
         }
     }
 
-    async fn note(&self, care: Care, draft: Draft<'_>) -> Result<Noted, NotNoted> {
+    pub(super) async fn note(&self, care: Care, draft: Draft<'_>) -> Result<Noted, NotNoted> {
         let record = draft.record(self.parts.clock.now_unix_ms());
         let patience = self.config.timeout;
         match care {
@@ -426,7 +425,7 @@ fn is_blank(session: Option<&str>) -> bool {
     session.is_none_or(|session| session.trim().is_empty())
 }
 
-fn whole_seconds(wait: Duration) -> u64 {
+pub(super) fn whole_seconds(wait: Duration) -> u64 {
     wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
 }
 
@@ -503,143 +502,8 @@ impl Called {
     }
 }
 
-impl Api {
-    pub(super) async fn admit(&self, request: Request) -> Answer<Admission> {
-        self.try_admit(request)
-            .await
-            .unwrap_or_else(|refused| refused)
-    }
-
-    async fn try_admit(&self, request: Request) -> Result<Answer<Admission>, Refused<Admission>> {
-        let too_large = || inadmissible(StatusCode::PAYLOAD_TOO_LARGE, "a module is at most 1 MiB");
-        if says_too_large(request.headers(), MAX_MODULE_BODY) {
-            return Err(too_large());
-        }
-        let misused = |misused: Misused| inadmissible(status_of(misused), misused.text());
-        let Known {
-            principal, body, ..
-        } = self.known(request).map_err(|unknown| match unknown {
-            Unknown::Caller => {
-                let answer = inadmissible(StatusCode::UNAUTHORIZED, "the caller is not known");
-                Answer {
-                    challenge: true,
-                    ..answer
-                }
-            }
-            Unknown::Signature(why) => misused(why),
-        })?;
-        if let Err(wait) = self.rates.take(&principal.caller.tag) {
-            let answer = inadmissible(StatusCode::TOO_MANY_REQUESTS, "too many calls");
-            return Err(answer.retry_after(whole_seconds(wait)));
-        }
-        let bytes = read(body, MAX_MODULE_BODY)
-            .await
-            .map_err(|no_body| match no_body {
-                NoBody::Misused(why) => misused(why),
-                NoBody::TooLarge => too_large(),
-                NoBody::Slow => inadmissible(StatusCode::REQUEST_TIMEOUT, "the body is too slow"),
-                NoBody::Broken => inadmissible(StatusCode::BAD_REQUEST, "the body broke off"),
-            })?;
-        let candidate = Candidate::parse(&bytes)
-            .map_err(|reason| inadmissible(StatusCode::BAD_REQUEST, reason))?;
-        let module_hash = Digest::of(&candidate.module);
-        // Linear in the module, but a megabyte of it is felt by who shares the thread.
-        let objection = tokio::task::spawn_blocking(move || candidate.objection())
-            .await
-            .unwrap_or_else(|panic| {
-                tracing::error!(%panic, "checking a module failed");
-                Some("the module cannot be checked".to_owned())
-            });
-        let draft = Draft::admission(&principal, module_hash, objection.is_none());
-        let noted = self
-            .note(Care::of(objection.is_some(), false), draft)
-            .await
-            .map_err(|_not_noted| {
-                inadmissible(StatusCode::SERVICE_UNAVAILABLE, "it cannot be recorded")
-                    .retry_after(SOON_S)
-            })?;
-        let body = Admission {
-            admissible: objection.is_none(),
-            reason: objection,
-            receipt_hash: Some(noted.leaf.to_hex()),
-            decision_id: Some(noted.id.to_string()),
-        };
-        Ok(Answer::new(StatusCode::OK, body))
-    }
-}
-
-/// A refusal of a module.
-pub(super) fn inadmissible(status: StatusCode, reason: &str) -> Answer<Admission> {
-    let body = Admission {
-        admissible: false,
-        reason: Some(reason.to_owned()),
-        receipt_hash: None,
-        decision_id: None,
-    };
-    Answer::new(status, body)
-}
-
-/// A module that is to become a tool.
-struct Candidate {
-    module: Vec<u8>,
-    exports: Vec<String>,
-    fuel_limit: u64,
-}
-
-/// Exports that a module may be said to have.
-const MAX_EXPORTS: usize = 64;
-
-impl Candidate {
-    fn parse(bytes: &[u8]) -> Result<Self, &'static str> {
-        let mut body = Body::parse(bytes).map_err(|_| "the body is not a JSON object")?;
-        let text = body.text("moduleBase64").ok().flatten();
-        let text = text.ok_or("moduleBase64 is missing")?;
-        // One published client sends the file's text as it is; then it is no module, as admission
-        // will say.
-        let module = BASE64_STANDARD
-            .decode(text.trim())
-            .unwrap_or_else(|_not_base64| text.into_bytes());
-        let exports = match body.take("declaredExports") {
-            None => Vec::new(),
-            Some(Value::Array(names)) if names.len() <= MAX_EXPORTS => names
-                .into_iter()
-                .map(|name| match name {
-                    Value::String(name) => Ok(name),
-                    _ => Err("declaredExports must be texts"),
-                })
-                .collect::<Result<_, _>>()?,
-            Some(_) => return Err("declaredExports must be a list of at most 64 texts"),
-        };
-        let fuel_limit = match body.take("fuelLimit") {
-            None => 1,
-            Some(limit) => limit
-                .as_u64()
-                .ok_or("fuelLimit must be a positive integer")?,
-        };
-        Ok(Self {
-            module,
-            exports,
-            fuel_limit,
-        })
-    }
-
-    /// Why it is not admitted.
-    fn objection(&self) -> Option<String> {
-        if self.fuel_limit == 0 {
-            return Some("fuelLimit is 0: it could not run at all".to_owned());
-        }
-        if let Err(violations) = evidenceos_sandbox::check(&self.module) {
-            let words: Vec<String> = violations.iter().map(ToString::to_string).collect();
-            return Some(words.join("; "));
-        }
-        let present = evidenceos_sandbox::export_names(&self.module);
-        let missing = self.exports.iter().find(|name| !present.contains(name))?;
-        Some(format!("{missing:?} is declared and not exported"))
-    }
-}
-
 /// A decision that is to be recorded.
-struct Draft<'d> {
+pub(super) struct Draft<'d> {
     gate: Gate,
     principal: &'d Principal,
     tool_name: &'d str,
@@ -721,7 +585,7 @@ impl<'d> Draft<'d> {
         }
     }
 
-    fn admission(principal: &'d Principal, module: Digest, admissible: bool) -> Self {
+    pub(super) fn admission(principal: &'d Principal, module: Digest, admissible: bool) -> Self {
         let (decision, reason) = if admissible {
             ("ALLOW", "ADMISSIBLE")
         } else {
@@ -817,33 +681,6 @@ mod tests {
             let body = with(&format!(r#""status":{status}"#));
             let called = Called::parse(body.as_bytes(), |_| false).expect("a call");
             assert_eq!(called.has_status, has, "{status}");
-        }
-    }
-
-    #[test]
-    fn a_module_is_objected_to_in_words() {
-        use evidenceos_sandbox::{Mode, PackOptions, pack};
-        let module = pack(&PackOptions::new(&[0, 1], Mode::Judge));
-        let good = BASE64_STANDARD.encode(module.expect("a module"));
-        for (module, exports, objection) in [
-            (good.as_str(), r#"["run","memory"]"#, None),
-            (
-                good.as_str(),
-                r#"["ran"]"#,
-                Some("\"ran\" is declared and not exported"),
-            ),
-            ("echo hello", "[]", Some("")),
-            ("", "[]", Some("")),
-        ] {
-            let body = format!(
-                r#"{{"moduleBase64":"{module}","declaredExports":{exports},"fuelLimit":1}}"#
-            );
-            let candidate = Candidate::parse(body.as_bytes()).expect("well formed");
-            match (candidate.objection(), objection) {
-                (None, None) => {}
-                (Some(found), Some(expected)) => assert!(found.contains(expected), "{found}"),
-                (found, expected) => panic!("{module} {exports}: {found:?}, not {expected:?}"),
-            }
         }
     }
 }

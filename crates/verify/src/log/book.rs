@@ -14,7 +14,10 @@ use evidenceos_kernel::{
     record::{Capsule, Registered, RunPlace},
 };
 
-use super::HoldoutLedger;
+use super::{
+    HoldoutLedger,
+    rooms::{Room, Tightest},
+};
 use crate::{
     arithmetic::{evidence::Bets, prices},
     fault::{Check, Fault},
@@ -80,53 +83,6 @@ struct Squeezed {
     answers_found: u64,
     /// A run was admitted later, so that all that were under way have been seen.
     complete: bool,
-}
-
-/// Comparisons between two ends of runs. What runs that had been admitted before the first of these ends had reserved
-/// must have left the bits at which each comparison is priced.
-#[derive(Debug, Clone, Copy)]
-struct Room {
-    ended: u64,
-    sealed: Tightest,
-    answers: Option<Tightest>,
-    sealed_reserved: u64,
-    answers_reserved: u64,
-}
-
-/// The comparison that leaves least of a pool to reservations.
-#[derive(Debug, Clone, Copy)]
-struct Tightest {
-    index: u64,
-    most_reserved: u64,
-}
-
-impl Tightest {
-    /// Of a pool that has so much left when so many bits are found free.
-    fn new(index: u64, left: u64, bits: u64) -> Self {
-        Self {
-            index,
-            most_reserved: left.saturating_sub(bits * 1_000_000),
-        }
-    }
-
-    fn tighter(self, other: Self) -> Self {
-        if other.most_reserved < self.most_reserved {
-            other
-        } else {
-            self
-        }
-    }
-}
-
-impl Room {
-    /// The comparison that found more room than there was, if one did.
-    fn exceeded(&self) -> Option<u64> {
-        let answers = self
-            .answers
-            .filter(|answers| self.answers_reserved > answers.most_reserved);
-        let sealed = Some(self.sealed).filter(|sealed| self.sealed_reserved > sealed.most_reserved);
-        sealed.or(answers).map(|tightest| tightest.index)
-    }
 }
 
 /// When a holdout stopped taking claims, for capsules that do not say when they were admitted: those that follow

@@ -322,7 +322,7 @@ fn changed_budgets_are_at_most_the_registered_ones_and_stay_stated() {
         changed(&[json!({ (field): most })]).ends_badly("at most the registered one");
     }
     let all = json!({ (sealed): 1_000_000, (principals): 1_000_000, "credit_budget": 5 });
-    changed(&[all.clone()]).is_sound();
+    changed(std::slice::from_ref(&all)).is_sound();
     changed(&[all.clone(), all.clone()]).ends_badly("a change of budgets changes one");
     for field in [sealed, principals, "credit_budget"] {
         let mut less = all.clone();

@@ -1,0 +1,185 @@
+//! Whether a log may begin beside these anchors.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use evidenceos_kernel::{continuity::BegunBy, id::Digest};
+use evidenceos_store::StoreError;
+use evidenceos_tlog::{SignedCheckpoint, VerifierKey, note::KeyKind};
+
+use super::{
+    Anchors, Read,
+    directory::{self, BeginLock, Known},
+    place::Place,
+};
+use crate::config::AnchorPlace;
+
+/// A log may begin.
+pub struct Begun {
+    /// Why.
+    pub by: BegunBy,
+    /// Until its first head is in the anchors nobody else begins one beside them.
+    _locks: Vec<BeginLock>,
+}
+
+/// What wants to begin a log.
+pub struct Beginner<'b> {
+    /// The log's name.
+    pub origin: &'b str,
+    /// The public keys that are there, the one that would sign among them.
+    pub keys: Vec<[u8; 32]>,
+    /// Whether this start made the key.
+    pub made_key: bool,
+    /// The name of the log that the operator wants begun, if one is given.
+    pub stated: Option<&'b str>,
+}
+
+impl Anchors {
+    /// Whether an empty data directory may begin a log: nothing can have signed under its key, or
+    /// an anchor says that nothing has, or the operator does.
+    ///
+    /// # Errors
+    /// If none of this is so, or an anchor remembers the very log.
+    pub fn begin(&self, beginner: &Beginner<'_>) -> Result<Begun, StoreError> {
+        if let Some(stated) = beginner.stated.filter(|stated| *stated != beginner.origin) {
+            return Err(StoreError::Unusable(format!(
+                "--begin-log {stated:?} names another log than the one that would begin here, {:?}; name that one, or set --log-origin",
+                beginner.origin
+            )));
+        }
+        let was_there: Vec<bool> = self.places.iter().map(Place::is_there).collect();
+        let is_sure = beginner.made_key || beginner.stated.is_some();
+        if is_sure {
+            self.make_default()?;
+            self.places.iter().for_each(Place::make);
+        }
+        let mut locks = Vec::new();
+        let mut looked = Looked::default();
+        for (place, was_there) in self.places.iter().zip(was_there) {
+            if let AnchorPlace::Directory(path) = &place.at
+                && path.is_dir()
+            {
+                match BeginLock::take(path) {
+                    Ok(lock) => locks.push(lock),
+                    Err(error) => {
+                        looked.silent(place, &error.to_string());
+                        continue;
+                    }
+                }
+            }
+            self.look(place, was_there, beginner, &mut looked)?;
+        }
+        self.state.answering.store(looked.answering, Relaxed);
+        if is_sure && looked.answering == 0 && !self.places.is_empty() && !self.optional {
+            return Err(StoreError::Unusable(format!(
+                "no anchor answers, and a new log must not begin without one: {}. Make one reachable (an anchor directory must exist: mkdir), or give --anchor-optional",
+                looked.silent.join("; ")
+            )));
+        }
+        let by = if beginner.made_key {
+            BegunBy::NewKey
+        } else if looked.knows_nothing && looked.of_key.is_none() && looked.silent.is_empty() {
+            BegunBy::Anchor
+        } else if beginner.stated.is_some() {
+            BegunBy::Operator
+        } else {
+            return Err(looked.refusal(beginner.origin));
+        };
+        Ok(Begun { by, _locks: locks })
+    }
+
+    fn look(
+        &self,
+        place: &Place,
+        was_there: bool,
+        beginner: &Beginner<'_>,
+        looked: &mut Looked,
+    ) -> Result<(), StoreError> {
+        let lost = |found: &Known| {
+            StoreError::Unusable(format!(
+                "the data directory is empty, but anchor {} remembers {} entries of {:?}: the directory was lost, or the wrong one is mounted. Bring it back, or restore a backup (`evidenceos-daemon restore`); for another log give another --log-origin and --anchor",
+                place.at,
+                found.checkpoint.size(),
+                found.checkpoint.origin()
+            ))
+        };
+        if let AnchorPlace::Directory(path) = &place.at {
+            let heads = match directory::scan(path) {
+                Ok(heads) => heads,
+                Err(error) => {
+                    looked.silent(place, &error);
+                    return Ok(());
+                }
+            };
+            looked.answering += 1;
+            looked.knows_nothing |= was_there;
+            for (_, known) in heads {
+                if known.checkpoint.origin() == beginner.origin {
+                    return Err(lost(&known));
+                }
+                if beginner.keys.iter().any(|key| is_signed_by(&known, key)) {
+                    let size = known.checkpoint.size();
+                    looked.of_key = Some(format!(
+                        "anchor {} remembers {size} entries of {:?} that this key signed",
+                        place.at,
+                        known.checkpoint.origin()
+                    ));
+                }
+            }
+            return Ok(());
+        }
+        match self.read(place, beginner.origin, &[]) {
+            Ok(Read::Known(found)) => Err(lost(&found)),
+            Ok(Read::New) => {
+                looked.answering += 1;
+                looked.knows_nothing |= was_there;
+                Ok(())
+            }
+            Ok(Read::Missing(_)) => {
+                looked.answering += 1;
+                Ok(())
+            }
+            Err(error) => {
+                looked.silent(place, &error);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// What was found before a log begins.
+#[derive(Default)]
+struct Looked {
+    answering: u64,
+    /// One that was there before this start answers, and knows no head of the log.
+    knows_nothing: bool,
+    /// What is known of the key under another name.
+    of_key: Option<String>,
+    silent: Vec<String>,
+}
+
+impl Looked {
+    fn silent(&mut self, place: &Place, why: &str) {
+        tracing::warn!(anchor = %place.at, why, "an anchor does not answer");
+        self.silent.push(format!("{}: {why}", place.at));
+    }
+
+    fn refusal(&self, origin: &str) -> StoreError {
+        let seen = match (&self.of_key, self.silent.as_slice()) {
+            (Some(known), _) => known.clone(),
+            (None, []) => "no anchor that was there before this start can tell".to_owned(),
+            (None, silent) => silent.join("; "),
+        };
+        StoreError::Unusable(format!(
+            "the data directory is empty, and the signing key was there before this start: if the key has signed a log, a second one under its name would be a fork ({seen}). Nothing was signed. If the log was lost or is mounted elsewhere, bring its directory back or restore a backup (`evidenceos-daemon restore`). If it is a new log, do one of these: make an anchor directory outside of the data directory (mkdir DIR) and name it with --anchor DIR/; take the key away, and let the start make one; or, once you are sure, state that the key has signed no log of this name: --begin-log {origin}"
+        ))
+    }
+}
+
+fn is_signed_by(known: &Known, public_key: &[u8; 32]) -> bool {
+    let id = Digest::of(public_key).to_hex();
+    if known.named_keys().any(|named| named == id) {
+        return true;
+    }
+    VerifierKey::new(known.checkpoint.origin(), KeyKind::Ed25519, public_key)
+        .is_ok_and(|key| SignedCheckpoint::open(&known.text, &key, &[]).is_ok())
+}

@@ -1,0 +1,48 @@
+//! How much room comparisons of label columns found beside what runs under way had reserved.
+
+/// Comparisons between two ends of runs. What runs that had been admitted before the first of these ends had reserved
+/// must have left the bits at which each comparison is priced.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Room {
+    pub(super) ended: u64,
+    pub(super) sealed: Tightest,
+    pub(super) answers: Option<Tightest>,
+    pub(super) sealed_reserved: u64,
+    pub(super) answers_reserved: u64,
+}
+
+/// The comparison that leaves least of a pool to reservations.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Tightest {
+    pub(super) index: u64,
+    pub(super) most_reserved: u64,
+}
+
+impl Tightest {
+    /// Of a pool that has so much left when so many bits are found free.
+    pub(super) fn new(index: u64, left: u64, bits: u64) -> Self {
+        Self {
+            index,
+            most_reserved: left.saturating_sub(bits * 1_000_000),
+        }
+    }
+
+    pub(super) fn tighter(self, other: Self) -> Self {
+        if other.most_reserved < self.most_reserved {
+            other
+        } else {
+            self
+        }
+    }
+}
+
+impl Room {
+    /// The comparison that found more room than there was, if one did.
+    pub(super) fn exceeded(&self) -> Option<u64> {
+        let answers = self
+            .answers
+            .filter(|answers| self.answers_reserved > answers.most_reserved);
+        let sealed = Some(self.sealed).filter(|sealed| self.sealed_reserved > sealed.most_reserved);
+        sealed.or(answers).map(|tightest| tightest.index)
+    }
+}
