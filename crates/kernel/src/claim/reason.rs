@@ -1,0 +1,205 @@
+//! Why a run ended as it did.
+
+use serde::{Deserialize, Serialize};
+
+/// The reason code of a policy oracle's veto: 9000 to 9999, chosen by whoever made the oracle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "u16", into = "u16")]
+pub struct PolicyCode(u16);
+
+impl PolicyCode {
+    /// The code, if it is one of a policy's.
+    #[must_use]
+    pub fn new(code: u16) -> Option<Self> {
+        (9_000..=9_999).contains(&code).then_some(Self(code))
+    }
+
+    /// The number on the wire.
+    #[must_use]
+    pub fn get(self) -> u16 {
+        self.0
+    }
+}
+
+impl From<PolicyCode> for u16 {
+    fn from(code: PolicyCode) -> Self {
+        code.0
+    }
+}
+
+impl TryFrom<u16> for PolicyCode {
+    type Error = &'static str;
+
+    fn try_from(code: u16) -> Result<Self, Self::Error> {
+        Self::new(code).ok_or("a policy's reason code is 9000 to 9999")
+    }
+}
+
+/// Why a run ended as it did. The codes are on the wire and in capsules; rows hold the position in
+/// this list, so that what is new comes at its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Reason {
+    /// The published code of an approval.
+    Approved,
+    /// The published code of a rejection.
+    Rejected,
+    /// The evidence stayed below the threshold.
+    BelowThreshold,
+    /// No vector, not even a perfect one, could reach the threshold.
+    OutOfReach,
+    /// The module trapped.
+    Trap,
+    /// It ran out of fuel.
+    OutOfFuel,
+    /// It asked for more memory, or a deeper stack, than its lane has.
+    OutOfMemory,
+    /// It passed a vector of a wrong length or with a value other than 0 and 1.
+    InvalidVector,
+    /// A question no longer fitted what it may be charged.
+    AllowanceExhausted,
+    /// It made more oracle calls than its lane has.
+    TooManyCalls,
+    /// It passed a pointer outside its memory.
+    OutOfBounds,
+    /// It emitted twice.
+    EmittedTwice,
+    /// It ended without emitting.
+    NoOutput,
+    /// What it emitted does not fit the output schema.
+    InvalidOutput,
+    /// It submitted no vector to judge.
+    NothingToJudge,
+    /// An ancestor was revoked.
+    AncestorRevoked,
+    /// The run was aborted.
+    Aborted,
+    /// The published code of a deferral.
+    Deferred,
+    /// A policy oracle's veto, under its own code.
+    Policy(PolicyCode),
+    /// The same claim was judged before.
+    Duplicate,
+}
+
+impl Reason {
+    /// The number on the wire.
+    #[must_use]
+    pub fn code(self) -> u16 {
+        match self {
+            Self::Approved => 1,
+            Self::Rejected => 2,
+            Self::BelowThreshold => 101,
+            Self::OutOfReach => 102,
+            Self::Trap => 110,
+            Self::OutOfFuel => 111,
+            Self::OutOfMemory => 112,
+            Self::InvalidVector => 113,
+            Self::AllowanceExhausted => 114,
+            Self::TooManyCalls => 115,
+            Self::OutOfBounds => 116,
+            Self::EmittedTwice => 117,
+            Self::NoOutput => 118,
+            Self::InvalidOutput => 119,
+            Self::NothingToJudge => 120,
+            Self::AncestorRevoked => 121,
+            Self::Aborted => 130,
+            Self::Deferred => 3,
+            Self::Policy(code) => code.get(),
+            Self::Duplicate => 122,
+        }
+    }
+
+    /// The reason of a number.
+    #[must_use]
+    pub fn of_code(code: u16) -> Option<Self> {
+        [
+            Self::Approved,
+            Self::Rejected,
+            Self::BelowThreshold,
+            Self::OutOfReach,
+            Self::Trap,
+            Self::OutOfFuel,
+            Self::OutOfMemory,
+            Self::InvalidVector,
+            Self::AllowanceExhausted,
+            Self::TooManyCalls,
+            Self::OutOfBounds,
+            Self::EmittedTwice,
+            Self::NoOutput,
+            Self::InvalidOutput,
+            Self::NothingToJudge,
+            Self::AncestorRevoked,
+            Self::Aborted,
+            Self::Deferred,
+            Self::Duplicate,
+        ]
+        .into_iter()
+        .find(|reason| reason.code() == code)
+        .or_else(|| PolicyCode::new(code).map(Self::Policy))
+    }
+
+    /// What happened, in a sentence.
+    #[must_use]
+    pub fn sentence(self) -> &'static str {
+        match self {
+            Self::Approved => "Certified: the evidence reached the threshold.",
+            Self::Rejected => "Not certified.",
+            Self::BelowThreshold => "The evidence on the sealed part stayed below the threshold.",
+            Self::OutOfReach => {
+                "After all that has leaked, no prediction on these items, not even a perfect one, could be certified; the sealed part was not looked at."
+            }
+            Self::Trap => "The module trapped.",
+            Self::OutOfFuel => {
+                "The module ran out of fuel: it does too much work for its lane, or loops for ever."
+            }
+            Self::OutOfMemory => "The module asked for more memory or stack than its lane has.",
+            Self::InvalidVector => {
+                "The module passed a prediction vector of a wrong length, or with a value other than 0 and 1."
+            }
+            Self::AllowanceExhausted => {
+                "The module asked a question that no longer fitted into what this claim may be charged."
+            }
+            Self::TooManyCalls => "The module asked more questions than its lane allows.",
+            Self::OutOfBounds => "The module passed a pointer outside its memory.",
+            Self::EmittedTwice => "The module emitted its claim twice.",
+            Self::NoOutput => "The module ended without emitting a claim.",
+            Self::InvalidOutput => {
+                "What the module emitted is not one big-endian symbol of the claim's alphabet."
+            }
+            Self::NothingToJudge => "The module submitted no predictions to judge.",
+            Self::AncestorRevoked => "A claim on which this one depends was revoked.",
+            Self::Aborted => {
+                "The run could not be completed or repeated; its worst case was charged to the holdout, no credit to you."
+            }
+            Self::Deferred => "Not certified: left for somebody to decide.",
+            Self::Policy(_) => {
+                "A policy of this server does not allow the claim to be judged; the sealed part was not looked at."
+            }
+            Self::Duplicate => {
+                "You had the same module judged under the same terms before; the verdict of that claim stands, and nothing was charged but one credit."
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_of_a_reason_reads_back() {
+        let codes: Vec<u16> = (0..=u16::MAX)
+            .filter(|&code| Reason::of_code(code).is_some_and(|reason| reason.code() == code))
+            .collect();
+        let named = [
+            1, 2, 3, 101, 102, 110, 111, 112, 113, 114, 115, 116, 117, 118, 119, 120, 121, 122, 130,
+        ];
+        let wanted: Vec<u16> = named.into_iter().chain(9_000..=9_999).collect();
+        assert_eq!(codes, wanted);
+    }
+
+    #[test]
+    fn a_policys_code_is_its_number() {
+        assert_eq!(PolicyCode::new(9_017).map(u16::from), Some(9_017));
+    }
+}
