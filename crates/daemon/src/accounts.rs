@@ -18,7 +18,7 @@ use std::{
 
 use evidenceos_driver::{Announced, mailbox::Mailbox};
 use evidenceos_kernel::{
-    command::{Command, ImportedAccount},
+    command::{Command, CreditCommand, ImportedAccount},
     id::Digest,
 };
 use evidenceos_store::{
@@ -128,11 +128,12 @@ impl Import {
                 denied_total: listed.denied_total,
             })
             .collect();
-        Command::ImportAccounts {
+        CreditCommand::Import {
             accounts,
             file: Digest(self.sha256),
             reason: self.reason.clone(),
         }
+        .into()
     }
 
     /// The file, which is known once the command is committed. It shows no change of ours.

@@ -23,7 +23,7 @@ use std::{
 
 use evidenceos_driver::{Answer, Call, Failure, ReplyTo, mailbox::Mailbox};
 use evidenceos_kernel::{
-    command::{Caller, Command, NewDecisions, Request},
+    command::{Caller, Command, DecisionCommand, NewDecisions, Request},
     decision::{DecisionBatch, DecisionId, DecisionRecord, MAX_BATCH},
     id::{Digest, OwnerTag},
 };
@@ -429,7 +429,7 @@ impl Writing {
             },
             records: packed.into(),
         };
-        match self.ask(Command::RecordDecisions(Box::new(new))) {
+        match self.ask(DecisionCommand::Record(Box::new(new))) {
             Ok(_) => {
                 self.shared.lock().under_way.clear();
                 if std::mem::take(&mut self.failing) {
@@ -469,7 +469,7 @@ impl Writing {
         let Some(through) = through else {
             return false;
         };
-        match self.ask(Command::ForgetDecisions { through }) {
+        match self.ask(DecisionCommand::Forget { through }) {
             Ok(_) => true,
             Err(failure) => {
                 tracing::warn!(%failure, "old records of decisions are kept for now");
@@ -478,13 +478,13 @@ impl Writing {
         }
     }
 
-    fn ask(&self, command: Command) -> Answer {
+    fn ask(&self, command: impl Into<Command>) -> Answer {
         let (reply_to, answer) = mpsc::channel();
         self.mailbox.call(Call {
             request: Request {
                 caller: Caller::DRIVER,
                 stamp: None,
-                command,
+                command: command.into(),
             },
             module: None,
             reply_to: Box::new(Reply(reply_to)),

@@ -10,7 +10,10 @@ use std::{
 
 use evidenceos_kernel::{
     claim::Claim,
-    command::{Command, Decision, Event, Reply, Request},
+    command::{
+        ClaimCommand, Command, Decision, DecisionCommand, Event, LogCommand, Reply, Request,
+        RunCommand, ServerCommand,
+    },
     decide::decide,
     id::{ClaimId, HoldoutId, OwnerTag},
     record,
@@ -112,11 +115,11 @@ impl<S: Store> Driver<S> {
             pending_by_owner: HashMap::new(),
         };
         if let Some(signed) = self.heads.link(&self.tree) {
-            making.own(Command::RotateKey(Box::new(signed)))?;
+            making.own(LogCommand::RotateKey(Box::new(signed)))?;
             making.attempt.rotated = true;
         }
         if self.in_force != self.resident.in_force() {
-            making.own(Command::StatePolicies(self.in_force))?;
+            making.own(ServerCommand::StatePolicies(self.in_force))?;
             making.attempt.stated = true;
         }
         making.settle(&self.parked)?;
@@ -162,7 +165,7 @@ impl<S: Store> Driver<S> {
             pending_by_owner: HashMap::new(),
         };
         for (nth, request) in requests.iter().enumerate() {
-            if let Command::RecoverEntry(entry) = &request.command {
+            if let Command::Log(LogCommand::Recover(entry)) = &request.command {
                 // A clock that is behind must not let the next entry be older than this one.
                 making.stage.advance_to(record::time_of(entry).unwrap_or(0));
             }
@@ -215,13 +218,13 @@ impl<S: Store> Making<'_, S> {
         outcome: &Parked,
     ) -> Result<(), StoreError> {
         let command = match outcome {
-            Parked::Done(done) => Command::Settle {
+            Parked::Done(done) => RunCommand::Settle {
                 holdout,
                 number,
                 report: done.report.clone(),
             },
-            Parked::Abort => Command::Abort { holdout, number },
-            Parked::Duplicate => Command::SettleDuplicate { holdout, number },
+            Parked::Abort => RunCommand::Abort { holdout, number },
+            Parked::Duplicate => RunCommand::SettleDuplicate { holdout, number },
         };
         self.own(command)?;
         self.attempt.settled.push(((holdout, number), claim));
@@ -243,7 +246,7 @@ impl<S: Store> Making<'_, S> {
         let Some(in_flight) = self.stage.run(&holdout, number).cloned() else {
             return Ok(());
         };
-        self.own(Command::BeginAgain {
+        self.own(RunCommand::BeginAgain {
             holdout,
             number,
             failed,
@@ -258,8 +261,8 @@ impl<S: Store> Making<'_, S> {
     }
 
     /// A command of the driver's own, which cannot be refused.
-    fn own(&mut self, command: Command) -> Result<(), StoreError> {
-        let request = own_request(command);
+    fn own(&mut self, command: impl Into<Command>) -> Result<(), StoreError> {
+        let request = own_request(command.into());
         self.load(&request)?;
         match decide(&self.stage, &request) {
             Ok(decision) => self.enact(&request, decision),
@@ -276,7 +279,10 @@ impl<S: Store> Making<'_, S> {
             return Ok(Decided::Wait(*line));
         }
         let request = &call.request;
-        let executes = matches!(request.command, Command::ExecuteClaim { .. });
+        let executes = matches!(
+            request.command,
+            Command::Claim(ClaimCommand::Execute { .. })
+        );
         if executes && call.reply_to.is_gone() {
             return Ok(Decided::Drop);
         }
@@ -382,7 +388,7 @@ impl<S: Store> Making<'_, S> {
     /// The line in which a refused call waits, if waiting helps: what only the owner's own runs
     /// stand in the way of holds up nobody else.
     fn line_for(&self, request: &Request, refusal: &Refusal) -> Option<Line> {
-        let Command::ExecuteClaim { claim } = &request.command else {
+        let Command::Claim(ClaimCommand::Execute { claim }) = &request.command else {
             return None;
         };
         let terms = &self.stage.claim(claim)?.terms;
@@ -398,7 +404,7 @@ impl<S: Store> Making<'_, S> {
 
     /// The log has the root of them; the store keeps the rest.
     fn keep_decisions(&mut self, request: &Request, decision: &Decision) {
-        let Command::RecordDecisions(new) = &request.command else {
+        let Command::Decision(DecisionCommand::Record(new)) = &request.command else {
             return;
         };
         for event in &decision.events {

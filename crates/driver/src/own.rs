@@ -36,9 +36,9 @@ pub struct OwnWork {
 impl OwnWork {
     /// One command.
     #[must_use]
-    pub fn command(command: Command) -> Self {
+    pub fn command(command: impl Into<Command>) -> Self {
         Self {
-            commands: vec![command],
+            commands: vec![command.into()],
             ..Self::default()
         }
     }

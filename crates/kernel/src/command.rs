@@ -1,28 +1,45 @@
 //! What can be asked of the kernel, and what it answers.
 //!
 //! Commands carry everything that a decision needs from outside: time comes beside them, random
-//! bytes and digests of bulk data inside them. Nothing here is parsed from the wire.
+//! bytes and digests of bulk data inside them. Nothing here is parsed from the wire, and no command
+//! is stored: what is stored of it are its [`Event`]s and entries.
+//!
+//! Commands are nested by area, and each area has a module. Beside its commands, the module states
+//! what must be loaded for each (`keys`), which rule decides it (`decide`), and, if the row of a
+//! claim or an account remembers its requests, which row (`remembered_on`).
+//!
+//! Invariant: an area matches its commands without a wildcard, so that the compiler lists what a
+//! new command must state.
 
-use std::sync::Arc;
+mod claim;
+mod credit;
+mod decision;
+mod holdout;
+mod log;
+mod run;
+mod server;
 
 use serde::{Deserialize, Serialize};
+
+pub use claim::ClaimCommand;
+pub use credit::{CreditCommand, ImportedAccount};
+pub use decision::{DecisionCommand, NewDecisions};
+pub use holdout::{HoldoutCommand, PutHoldout};
+pub use log::{BeginLog, ContinueLog, LogCommand, RestartLog};
+pub use run::{RunCommand, RunEnd, RunReport};
+pub use server::ServerCommand;
 
 use crate::{
     account::{Account, LastCredit},
     bits::MicroBits,
-    claim::{
-        Artifact, Claim, ClaimState, LastRequest, Method, ModuleFacts, PolicyCode, Reason,
-        Revocation, Settlement, Terms,
-    },
-    continuity::{BegunBy, KnownTree},
+    claim::{Claim, ClaimState, LastRequest, Method, Revocation, Settlement},
     decision::{DecisionBatch, DecisionId},
-    holdout::{Description, Holdout, InFlight, Later, NarrowerBudgets, Place},
+    holdout::{Holdout, InFlight, Later, NarrowerBudgets, Place},
     id::{ClaimId, Digest, Fingerprint, HoldoutId, OwnerTag, Question, RequestKey},
     in_force::InForce,
-    log_key::{LogKey, SignedKeyLink},
-    record::AnswerTally,
+    log_key::LogKey,
     refusal::{Refusal, Role},
-    score::Score,
+    state::{Stage, Wanted},
 };
 
 /// Who calls, as the edge has verified it.
@@ -89,300 +106,91 @@ pub struct Request {
     pub command: Command,
 }
 
-/// What can be asked.
-#[derive(Debug, Clone)]
-pub enum Command {
-    /// Register a holdout.
-    PutHoldout(Box<PutHoldout>),
-    /// Take no more claims on a holdout.
-    RetireHoldout {
-        /// Which.
-        holdout: HoldoutId,
-        /// Why, 1–256 bytes.
-        reason: String,
-    },
-    /// Make a retired holdout's labels public.
-    OpenHoldout {
-        /// Which.
-        holdout: HoldoutId,
-    },
-    /// Create a claim.
-    CreateClaim {
-        /// `terms.claim_id()`.
-        id: ClaimId,
-        /// What it is bound to.
-        terms: Box<Terms>,
-        /// Its owner's name, for his account.
-        principal: String,
-    },
-    /// Give a claim its module and artifacts.
-    CommitArtifacts {
-        /// Which.
-        claim: ClaimId,
-        /// What it is committed to.
-        artifacts: Vec<Artifact>,
-        /// What is known of the validated module.
-        module: ModuleFacts,
-    },
-    /// Bind a claim.
-    SealClaim {
-        /// Which.
-        claim: ClaimId,
-    },
-    /// Admit a claim's run.
-    ExecuteClaim {
-        /// Which.
-        claim: ClaimId,
-    },
-    /// Withdraw a claim.
-    RevokeClaim {
-        /// Which.
-        claim: ClaimId,
-        /// Why, 1–256 bytes.
-        reason: String,
-    },
-    /// Note that a run is begun again: it was found unfinished, or it failed.
-    BeginAgain {
-        /// The holdout.
-        holdout: HoldoutId,
-        /// The run's number.
-        number: u64,
-        /// Whether it failed, which counts towards its abort.
-        failed: bool,
-    },
-    /// End a run. Only the oldest run of its holdout can end.
-    Settle {
-        /// The holdout.
-        holdout: HoldoutId,
-        /// The run's number.
-        number: u64,
-        /// What it did.
-        report: Box<RunReport>,
-    },
-    /// End the run of a claim that was judged before, under its first verdict.
-    SettleDuplicate {
-        /// The holdout.
-        holdout: HoldoutId,
-        /// The run's number.
-        number: u64,
-    },
-    /// Take a holdout back that released nothing.
-    WithdrawHoldout {
-        /// Which.
-        holdout: HoldoutId,
-        /// Why, 1–256 bytes.
-        reason: String,
-    },
-    /// End a run that cannot be repeated, at its worst case.
-    Abort {
-        /// The holdout.
-        holdout: HoldoutId,
-        /// The run's number.
-        number: u64,
-    },
-    /// Begin the log.
-    BeginLog(Box<BeginLog>),
-    /// Note the first key of a log that a release before the history of keys began.
-    KnowFirstKey([u8; 32]),
-    /// Note that another key signs the log from here on.
-    RotateKey(Box<SignedKeyLink>),
-    /// Go on under another name, since the end of the log was lost.
-    RestartLog(Box<RestartLog>),
-    /// State that the log was signed nowhere else since its newest entry.
-    ContinueLog(Box<ContinueLog>),
-    /// Append an entry that this log had.
-    RecoverEntry(Vec<u8>),
-    /// Note that the holdouts' items are encrypted under another key.
-    RekeyHoldouts {
-        /// The generation of holdouts that was encrypted.
-        generation: u64,
-        /// Each holdout's new blob.
-        blobs: Vec<(HoldoutId, Digest)>,
-    },
-    /// Give a principal credit.
-    GrantCredit {
-        /// Whom.
+macro_rules! areas {
+    ($($(#[$doc:meta])* $area:ident($command:ident),)*) => {
+        /// What can be asked.
+        #[derive(Debug, Clone)]
+        pub enum Command {
+            $($(#[$doc])* $area($command),)*
+        }
+
+        impl Command {
+            /// Names what must be loaded before the command can be decided. It is asked again
+            /// after each load, since one row names the next.
+            pub(crate) fn keys(&self, wanted: &mut Wanted<'_>) {
+                match self {
+                    $(Self::$area(command) => command.keys(wanted),)*
+                }
+            }
+
+            /// Decides the command by its rule.
+            pub(crate) fn decide(
+                &self,
+                stage: &Stage<'_>,
+                caller: &Caller,
+            ) -> Result<Decision, Refusal> {
+                match self {
+                    $(Self::$area(command) => command.decide(stage, caller),)*
+                }
+            }
+        }
+
+        $(
+            impl From<$command> for Command {
+                fn from(command: $command) -> Self {
+                    Self::$area(command)
+                }
+            }
+        )*
+    };
+}
+
+areas! {
+    /// About holdouts.
+    Holdout(HoldoutCommand),
+    /// About claims.
+    Claim(ClaimCommand),
+    /// About runs under way.
+    Run(RunCommand),
+    /// About principals' credit.
+    Credit(CreditCommand),
+    /// About the log.
+    Log(LogCommand),
+    /// About decisions on tool calls.
+    Decision(DecisionCommand),
+    /// About the server.
+    Server(ServerCommand),
+}
+
+/// Where a request is remembered, so that the same request again gets the same reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RememberedOn {
+    /// In the row of a claim, as the last request of its method.
+    Claim(Method, ClaimId),
+    /// In the row of an account.
+    Account {
+        /// The account's owner.
         owner: OwnerTag,
-        /// His name.
-        principal: String,
-        /// How much; at least 1.
-        amount: u64,
-        /// Why, 1–256 bytes.
-        reason: String,
+        /// Whether the request sets the limit; otherwise it gives credit.
+        limits: bool,
     },
-    /// Set what a principal's credit may come to.
-    SetCreditLimit {
-        /// Whose.
-        owner: OwnerTag,
-        /// His name.
-        principal: String,
-        /// To what.
-        limit: u64,
-    },
-    /// Make accounts what a file says.
-    ImportAccounts {
-        /// The accounts in the file, in its order.
-        accounts: Vec<ImportedAccount>,
-        /// Digest of the file.
-        file: Digest,
-        /// Why, 1–256 bytes.
-        reason: String,
-    },
-    /// Narrow what a holdout may be asked, or what may be burned on it.
-    SetBudgets {
-        /// Which.
-        holdout: HoldoutId,
-        /// The narrower budgets; absent ones stay as they are.
-        narrower: NarrowerBudgets,
-    },
-    /// These policies are in force from here on; nothing, if they are already.
-    StatePolicies(InForce),
-    /// A clock that went further than time passed is right after all.
-    ConfirmClock {
-        /// Where it was, in Unix milliseconds.
-        from_unix_ms: u64,
-        /// Where it went.
-        to_unix_ms: u64,
-    },
-    /// Put decisions about tool calls into the log.
-    RecordDecisions(Box<NewDecisions>),
-    /// Keep records of decisions no longer; their roots stay in the log.
-    ForgetDecisions {
-        /// The last one that is not kept.
-        through: DecisionId,
-    },
+    /// In a row of its own, under its key.
+    Key,
 }
 
-/// Decisions to put into the log.
-#[derive(Debug, Clone)]
-pub struct NewDecisions {
-    /// What the log will have of them.
-    pub batch: DecisionBatch,
-    /// Their records, as the store keeps them.
-    pub records: Arc<[u8]>,
-}
-
-/// An account as a file has it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ImportedAccount {
-    /// Whose, as the log names him.
-    pub owner: OwnerTag,
-    /// Whose; 1–256 bytes.
-    pub principal: String,
-    /// What is not burned, reservations included.
-    pub unburned: u64,
-    /// What may still be minted on `last_mint_day`.
-    pub daily_mint_remaining: u64,
-    /// The UTC day of the last mint.
-    pub last_mint_day: u64,
-    /// The most that the balance comes to.
-    pub credit_limit: u64,
-    /// The most that a day mints.
-    pub daily_mint_limit: u64,
-    /// Burned ever.
-    pub burned_total: u64,
-    /// Refused ever.
-    pub denied_total: u64,
-}
-
-/// A log that goes on under another name.
-#[derive(Debug, Clone)]
-pub struct RestartLog {
-    /// Its name from here on.
-    pub origin: String,
-    /// Its name so far.
-    pub old_origin: String,
-    /// What is left of it.
-    pub old: KnownTree,
-    /// The largest tree that an anchor remembers.
-    pub known: Option<KnownTree>,
-    /// Why, 1–256 bytes.
-    pub because: String,
-    /// What holdouts were charged in what was lost, as the operator states it.
-    pub charged: Vec<(HoldoutId, MicroBits)>,
-}
-
-/// A log that begins.
-#[derive(Debug, Clone)]
-pub struct BeginLog {
-    /// Its name.
-    pub origin: String,
-    /// The key that signs it, Ed25519.
-    pub public_key: [u8; 32],
-    /// The release that begins it.
-    pub software: String,
-    /// What lets it begin.
-    pub begun_by: BegunBy,
-}
-
-/// A log that goes on by its operator's word.
-#[derive(Debug, Clone)]
-pub struct ContinueLog {
-    /// Its name.
-    pub origin: String,
-    /// What it holds.
-    pub tree: KnownTree,
-    /// Why, 1–256 bytes.
-    pub because: String,
-}
-
-/// A holdout to register; its bulk is in the store already.
-#[derive(Debug, Clone)]
-pub struct PutHoldout {
-    /// Its name.
-    pub reference: String,
-    /// What will be public of it.
-    pub description: Description,
-    /// Digest of its encrypted items.
-    pub blob: Digest,
-    /// Keyed digest of its labels.
-    pub labels_key: Digest,
-    /// Whether its items came with ids.
-    pub has_item_ids: bool,
-    /// The generation of holdouts that it was checked against.
-    pub generation: u64,
-    /// Whether its labels agree beyond chance with those of each earlier holdout that is not
-    /// withdrawn; empty if its items are declared fresh.
-    pub compared: Vec<(HoldoutId, bool)>,
-}
-
-/// What a run did.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RunReport {
-    /// How it ended.
-    pub end: RunEnd,
-    /// What it asked.
-    pub answers: AnswerTally,
-    /// How right the judged vector is on the sealed part, if there is one.
-    pub score: Option<Score>,
-    /// Fuel used.
-    pub fuel: u64,
-    /// Memory at its end, in Wasm pages.
-    pub pages: u64,
-    /// Digest of the trace.
-    pub trace_hash: Digest,
-    /// Length of the trace in bytes.
-    pub trace_len: u64,
-}
-
-/// How a run ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum RunEnd {
-    /// It returned after emitting this.
-    Emitted(Vec<u8>),
-    /// It returned without emitting.
-    NoOutput,
-    /// It trapped.
-    Trapped(Reason),
-    /// It returned after emitting this, and a policy keeps it from being judged.
-    Vetoed {
-        /// What it emitted.
-        output: Vec<u8>,
-        /// The policy's code.
-        code: PolicyCode,
-        /// Whether somebody else is to decide, instead of nobody.
-        deferred: bool,
-    },
+impl Command {
+    /// Where a request with this command is remembered.
+    pub(crate) fn remembered_on(&self) -> RememberedOn {
+        match self {
+            Self::Claim(command) => command.remembered_on(),
+            Self::Credit(command) => command.remembered_on(),
+            Self::Holdout(_)
+            | Self::Run(_)
+            | Self::Log(_)
+            | Self::Decision(_)
+            | Self::Server(_) => RememberedOn::Key,
+        }
+    }
 }
 
 /// What happened. Events are all that changes state; the journal keeps each whole.

@@ -11,6 +11,7 @@ mod keys;
 
 pub use changes::Changes;
 pub use keys::Key;
+pub(crate) use keys::Wanted;
 
 use std::{collections::HashMap, convert::Infallible};
 

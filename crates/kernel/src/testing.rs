@@ -10,7 +10,9 @@ use crate::{
     account::Account,
     bits::MicroBits,
     claim::{Artifact, Claim, Lane, ModuleFacts, Terms},
-    command::{Caller, Command, PutHoldout, Remembered, Request, RunEnd, RunReport, Stamp},
+    command::{
+        Caller, ClaimCommand, Command, PutHoldout, Remembered, Request, RunEnd, RunReport, Stamp,
+    },
     evidence::Strategy,
     holdout::{Description, Policy, PrincipalPool},
     id::{ClaimId, Digest, Fingerprint, HoldoutId, OwnerTag, Question, RequestKey},
@@ -138,11 +140,12 @@ pub fn terms(owner: OwnerTag, name: &str, holdout: HoldoutId, null_spec_hash: Di
 /// Creates the claim of these terms.
 #[must_use]
 pub fn create(terms: Terms) -> Command {
-    Command::CreateClaim {
+    ClaimCommand::Create {
         id: terms.claim_id(),
         principal: format!("principal-{}", terms.owner.0[0]),
         terms: Box::new(terms),
     }
+    .into()
 }
 
 /// The module of this name, as an artifact.
@@ -172,7 +175,7 @@ pub fn commit_with(
     let wasm = wasm(module);
     let hash = wasm.hash;
     artifacts.push(wasm);
-    Command::CommitArtifacts {
+    ClaimCommand::Commit {
         claim,
         artifacts,
         module: ModuleFacts {
@@ -182,27 +185,29 @@ pub fn commit_with(
             submits: true,
         },
     }
+    .into()
 }
 
 /// Seals a claim.
 #[must_use]
 pub fn seal(claim: ClaimId) -> Command {
-    Command::SealClaim { claim }
+    ClaimCommand::Seal { claim }.into()
 }
 
 /// Starts a claim's run.
 #[must_use]
 pub fn execute(claim: ClaimId) -> Command {
-    Command::ExecuteClaim { claim }
+    ClaimCommand::Execute { claim }.into()
 }
 
 /// Revokes a claim.
 #[must_use]
 pub fn revoke(claim: ClaimId) -> Command {
-    Command::RevokeClaim {
+    ClaimCommand::Revoke {
         claim,
         reason: "a leak in the training rows".to_owned(),
     }
+    .into()
 }
 
 /// What a run did that emitted its output, asked nothing and predicted so many of the 800 sealed

@@ -9,7 +9,7 @@ use std::{path::Path, sync::Arc};
 
 use evidenceos_driver::{Alone, OwnWork};
 use evidenceos_kernel::{
-    command::{BeginLog, Command},
+    command::{BeginLog, LogCommand},
     log_key::{KeyLink, LogKey, SignedKeyLink},
     state::Resident,
 };
@@ -150,7 +150,7 @@ impl Log {
         let before = keys.predecessor.as_ref().unwrap_or(&keys.signer);
         if self.history.is_empty() {
             let first = before.public_key();
-            let command = Command::KnowFirstKey(first);
+            let command = LogCommand::KnowFirstKey(first).into();
             own::note(&mut self.alone, command, "the log's first key")?;
             self.history.push(LogKey::new(first, 0));
         }
@@ -159,7 +159,7 @@ impl Log {
         };
         let since = self.alone.tree().size() + 1;
         let link = link(self.alone.tree(), old, &keys.signer, runtime)?;
-        let work = OwnWork::command(Command::RotateKey(Box::new(link)));
+        let work = OwnWork::command(LogCommand::RotateKey(Box::new(link)));
         let signing = Signing {
             signer: &keys.signer,
             runtime,
@@ -340,7 +340,7 @@ fn begin(
         made_key: keyring.made_key,
         stated: config.begin_log.as_deref(),
     })?;
-    let command = Command::BeginLog(Box::new(BeginLog {
+    let command = LogCommand::Begin(Box::new(BeginLog {
         origin: signer.origin().to_owned(),
         public_key: signer.public_key(),
         software: concat!("evidenceosd/", env!("CARGO_PKG_VERSION")).to_owned(),

@@ -3,7 +3,7 @@
 use evidenceos_driver::OwnWork;
 use evidenceos_failpoint::{self as failpoint, Point};
 use evidenceos_kernel::{
-    command::Command,
+    command::LogCommand,
     decision::BatchRecorded,
     log_key::{KeyRotated, LogKey},
     record,
@@ -223,7 +223,10 @@ fn append(
     // The last part ends what was open: nothing that the source has is missing any more.
     let fact = head.is_some().then_some(Fact::Restored(None));
     let work = OwnWork {
-        commands: entries.into_iter().map(Command::RecoverEntry).collect(),
+        commands: entries
+            .into_iter()
+            .map(|entry| LogCommand::Recover(entry).into())
+            .collect(),
         facts: fact.into_iter().collect(),
         files: None,
     };

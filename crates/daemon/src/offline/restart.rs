@@ -7,7 +7,7 @@ use std::sync::Arc;
 use evidenceos_driver::OwnWork;
 use evidenceos_kernel::{
     bits::MicroBits,
-    command::{Command, ContinueLog, RestartLog},
+    command::{ContinueLog, LogCommand, RestartLog},
     continuity::{HoldoutCharged, KnownTree},
     id::HoldoutId,
     record,
@@ -73,7 +73,7 @@ pub fn restart(
         .map_err(StoreError::Unusable)?;
     let signer = signer_so_far(config, &opened, "restart the log", runtime)?.under(origin)?;
     let anchors = opened.anchors(config, runtime)?;
-    let command = Command::RestartLog(Box::new(RestartLog {
+    let command = LogCommand::Restart(Box::new(RestartLog {
         origin: origin.to_owned(),
         old_origin: old_origin.clone(),
         old: opened.tree(),
@@ -182,7 +182,7 @@ pub fn carry_on(config: &Config, because: &str, runtime: &Handle) -> Result<Cont
     let anchors = opened.anchors(config, runtime)?;
     may_be_newest(opened.compare(&anchors)?)?;
     let signer = signer_so_far(config, &opened, "state it", runtime)?;
-    let command = Command::ContinueLog(Box::new(ContinueLog {
+    let command = LogCommand::Continue(Box::new(ContinueLog {
         origin: opened.origin().to_owned(),
         tree: opened.tree(),
         because: because.to_owned(),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use evidenceos_kernel::{
     account::{Account, Accounting, Totals},
-    command::{Command, Reply, Stamp},
+    command::{Command, CreditCommand, Reply, Stamp},
     id::OwnerTag,
     refusal::{Refusal, Role},
 };
@@ -69,12 +69,13 @@ impl Accounts {
         amount: u64,
         reason: String,
     ) -> Result<u64, Error> {
-        let command = Command::GrantCredit {
+        let command = CreditCommand::Grant {
             owner: self.owner_of(&to)?,
             principal: to,
             amount,
             reason,
-        };
+        }
+        .into();
         self.change_credit(principal, stamp, command).await
     }
 
@@ -89,11 +90,12 @@ impl Accounts {
         of: String,
         limit: u64,
     ) -> Result<u64, Error> {
-        let command = Command::SetCreditLimit {
+        let command = CreditCommand::SetLimit {
             owner: self.owner_of(&of)?,
             principal: of,
             limit,
-        };
+        }
+        .into();
         self.change_credit(principal, stamp, command).await
     }
 

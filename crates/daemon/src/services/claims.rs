@@ -12,7 +12,7 @@ use std::{
 use evidenceos_kernel::{
     account::Accounting,
     claim::{Claim, ClaimState, ModuleFacts, Reason, Settlement, Terms},
-    command::{Command, Reply, Stamp},
+    command::{ClaimCommand, Reply, Stamp},
     holdout::{Holdout, HoldoutStatus},
     id::{ClaimId, Digest, Fingerprint, OwnerTag, RequestKey},
     record::Capsule,
@@ -133,11 +133,12 @@ impl Claims {
             claim: Digest(terms.claim_id().0),
         };
         self.must_not_probe(principal, call).await?;
-        let command = Command::CreateClaim {
+        let command = ClaimCommand::Create {
             id: terms.claim_id(),
             terms: Box::new(terms),
             principal: principal.name.clone(),
-        };
+        }
+        .into();
         match self.writer.call(principal, stamp, command, None).await? {
             Reply::Created {
                 claim,
@@ -184,11 +185,12 @@ impl Claims {
             key,
             fingerprint: fingerprint(&module.hash),
         });
-        let command = Command::CommitArtifacts {
+        let command = ClaimCommand::Commit {
             claim,
             artifacts,
             module,
-        };
+        }
+        .into();
         match self
             .writer
             .call(principal, stamp, command, Some(row))
@@ -215,7 +217,7 @@ impl Claims {
         claim: ClaimId,
     ) -> Result<ClaimState, Error> {
         self.must_own(principal, claim).await?;
-        let command = Command::SealClaim { claim };
+        let command = ClaimCommand::Seal { claim }.into();
         match self.writer.call(principal, stamp, command, None).await? {
             Reply::State(state) => Ok(state),
             other => Err(unexpected(&other)),
@@ -241,7 +243,7 @@ impl Claims {
         };
         self.must_not_probe(principal, call).await?;
         self.must_own(principal, claim).await?;
-        let command = Command::ExecuteClaim { claim };
+        let command = ClaimCommand::Execute { claim }.into();
         match self.writer.call(principal, stamp, command, None).await? {
             Reply::Settled(claim) => {
                 let duplicate_of = self.duplicate_of(&claim)?;
@@ -263,7 +265,7 @@ impl Claims {
         reason: String,
     ) -> Result<u64, Error> {
         self.must_own(principal, claim).await?;
-        let command = Command::RevokeClaim { claim, reason };
+        let command = ClaimCommand::Revoke { claim, reason }.into();
         match self.writer.call(principal, stamp, command, None).await? {
             Reply::Revoked { at_unix_ms } => {
                 self.log.was_revoked();

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use evidenceos_failpoint::{self as failpoint, Point};
 use evidenceos_kernel::{
-    command::{Command, Reply, Stamp},
+    command::{Command, HoldoutCommand, Reply, Stamp},
     holdout::{Holdout, HoldoutStatus, NarrowerBudgets, PrincipalPool},
     id::{Digest, HoldoutId, RequestKey},
     refusal::Refusal,
@@ -148,7 +148,7 @@ impl Holdouts {
     ) -> Result<ShownHoldout, Error> {
         let holdout = self.catalog.find(name)?.id;
         let reason = or_default(reason, "retired");
-        let command = Command::RetireHoldout { holdout, reason };
+        let command = HoldoutCommand::Retire { holdout, reason }.into();
         self.change(principal, stamp, command).await
     }
 
@@ -165,7 +165,7 @@ impl Holdouts {
     ) -> Result<ShownHoldout, Error> {
         let holdout = self.catalog.find(name)?.id;
         let reason = or_default(reason, "withdrawn");
-        let command = Command::WithdrawHoldout { holdout, reason };
+        let command = HoldoutCommand::Withdraw { holdout, reason }.into();
         let withdrawn = self.change(principal, stamp, command).await?;
         self.catalog.add(&withdrawn.holdout);
         let (id, blob) = (withdrawn.holdout.id, withdrawn.holdout.blob);
@@ -190,7 +190,7 @@ impl Holdouts {
         narrower: NarrowerBudgets,
     ) -> Result<Holdout, Error> {
         let holdout = self.by_id(id)?.id;
-        let command = Command::SetBudgets { holdout, narrower };
+        let command = HoldoutCommand::SetBudgets { holdout, narrower }.into();
         let changed = self.change(principal, stamp, command).await?;
         Ok(changed.holdout)
     }
@@ -224,7 +224,7 @@ impl Holdouts {
             Ok(row.is_some_and(|holdout| holdout.status == HoldoutStatus::Opened))
         };
         if !self.rows.read(is_opened).await? {
-            let command = Command::OpenHoldout { holdout: fixed.id };
+            let command = HoldoutCommand::Open { holdout: fixed.id }.into();
             let opened = self.change(principal, stamp, command).await?;
             self.catalog.add(&opened.holdout);
         }

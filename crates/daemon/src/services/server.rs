@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use evidenceos_access::ClientCertificates;
-use evidenceos_kernel::command::{Command, Reply};
+use evidenceos_kernel::command::{Reply, ServerCommand};
 use evidenceos_sandbox::Walls;
 use evidenceos_store::Done;
 
@@ -166,10 +166,11 @@ impl Server {
             return Ok((now, now));
         };
         let (from_unix_ms, to_unix_ms) = (held.trusted_unix_ms, held.system_unix_ms);
-        let command = Command::ConfirmClock {
+        let command = ServerCommand::ConfirmClock {
             from_unix_ms,
             to_unix_ms,
-        };
+        }
+        .into();
         match self.writer.call(principal, None, command, None).await? {
             Reply::Done => {
                 self.clock.confirm();

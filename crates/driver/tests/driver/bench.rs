@@ -15,7 +15,7 @@ use evidenceos_kernel::{
     account::{Account, Accounting},
     bits::MicroBits,
     claim::{Claim, Terms},
-    command::{Caller, Command, PutHoldout, Reply, Request},
+    command::{Caller, Command, HoldoutCommand, PutHoldout, Reply, Request},
     holdout::{Description, Holdout, Policy},
     id::{ClaimId, HoldoutId, OwnerTag},
     in_force::InForce,
@@ -167,7 +167,7 @@ impl Bench {
             generation: self.driver.resident().counters().holdouts_generation,
             ..testing::put(reference, description)
         };
-        let put = Command::PutHoldout(Box::new(put));
+        let put = HoldoutCommand::Put(Box::new(put)).into();
         match self.ask(OPERATOR, reference, put) {
             Ok(Reply::Holdout(holdout)) => holdout.id,
             other => panic!("registered: {other:?}"),

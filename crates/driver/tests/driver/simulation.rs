@@ -21,7 +21,7 @@ use evidenceos_kernel::{
     account::Account,
     bits::MicroBits,
     claim::Terms,
-    command::{Caller, Command, Reply},
+    command::{Caller, ClaimCommand, Command, CreditCommand, Reply},
     id::{ClaimId, OwnerTag},
     record::Capsule,
 };
@@ -189,18 +189,20 @@ impl Simulation {
         let owner = submitter(1 + self.dice.below(3) as u8).tag;
         let principal = format!("principal-{}", owner.0[0]);
         let command = if self.dice.below(3) == 0 {
-            Command::SetCreditLimit {
+            CreditCommand::SetLimit {
                 owner,
                 principal,
                 limit: 5_000 * self.dice.below(5),
             }
+            .into()
         } else {
-            Command::GrantCredit {
+            CreditCommand::Grant {
                 owner,
                 principal,
                 amount: 1 + self.dice.below(300),
                 reason: format!("grant {}", self.asked.len()),
             }
+            .into()
         };
         self.ask(OPERATOR, command);
     }
@@ -209,7 +211,7 @@ impl Simulation {
         if let Some(nth) = (self.claims.len() as u64).checked_sub(1) {
             let (caller, claim) = self.claims[self.dice.below(nth + 1) as usize];
             let reason = format!("revocation {}", self.asked.len());
-            self.ask(caller, Command::RevokeClaim { claim, reason });
+            self.ask(caller, ClaimCommand::Revoke { claim, reason }.into());
         }
     }
 

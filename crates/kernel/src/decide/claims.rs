@@ -17,7 +17,7 @@ use crate::{
     state::Stage,
 };
 
-pub(super) fn create(
+pub(crate) fn create(
     stage: &Stage<'_>,
     id: ClaimId,
     terms: &Terms,
@@ -108,7 +108,7 @@ fn check_terms(stage: &Stage<'_>, terms: &Terms) -> Result<(), Refusal> {
     Ok(())
 }
 
-pub(super) fn commit(
+pub(crate) fn commit(
     stage: &Stage<'_>,
     claim: &Claim,
     caller: &Caller,
@@ -291,7 +291,7 @@ fn parents(
     Ok((parents, ancestors, depth))
 }
 
-pub(super) fn seal(stage: &Stage<'_>, claim: &Claim) -> Result<Decision, Refusal> {
+pub(crate) fn seal(stage: &Stage<'_>, claim: &Claim) -> Result<Decision, Refusal> {
     let state = claim.state.after(Step::Seal)?;
     let reply = Reply::State(state);
     let (Some(commitment), Some(holdout)) =
@@ -315,7 +315,7 @@ pub(super) fn seal(stage: &Stage<'_>, claim: &Claim) -> Result<Decision, Refusal
     ))
 }
 
-pub(super) fn revoke(stage: &Stage<'_>, claim: &Claim, reason: &str) -> Result<Decision, Refusal> {
+pub(crate) fn revoke(stage: &Stage<'_>, claim: &Claim, reason: &str) -> Result<Decision, Refusal> {
     super::public_text("reason", reason)?;
     claim.state.after(Step::Revoke)?;
     let Some(settlement) = &claim.settlement else {

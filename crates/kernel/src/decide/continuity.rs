@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Entry 0, and the key that signs it. A log begins once: a second beginning is a bug of ours.
-pub(super) fn begin(stage: &Stage<'_>, begin: &BeginLog) -> Decision {
+pub(crate) fn begin(stage: &Stage<'_>, begin: &BeginLog) -> Decision {
     assert_eq!(stage.next_index(), 0, "a log begins with its first entry");
     let key = LogKey::new(begin.public_key, 0);
     let entry = LogStarted {
@@ -37,7 +37,7 @@ pub(super) fn begin(stage: &Stage<'_>, begin: &BeginLog) -> Decision {
 
 /// The log goes on under another name. What runs under way have reserved is charged, since they may
 /// have ended in what was lost: all of it is one decision, so that no crash leaves half of it.
-pub(super) fn restart(
+pub(crate) fn restart(
     stage: &Stage<'_>,
     caller: &Caller,
     restart: &RestartLog,
@@ -146,7 +146,7 @@ fn charge(holdout: &Holdout, stated: Option<MicroBits>, now: u64) -> HoldoutChar
 }
 
 /// The operator states that the log was signed nowhere else since its newest entry.
-pub(super) fn carry_on(
+pub(crate) fn carry_on(
     stage: &Stage<'_>,
     caller: &Caller,
     stated: &ContinueLog,
@@ -176,7 +176,7 @@ fn charged_event(charged: HoldoutCharged) -> Event {
 
 /// An entry of this very log comes back: it is appended as it was, and what it did is done. What
 /// it is about and is not here any more stays unknown.
-pub(super) fn recover(
+pub(crate) fn recover(
     stage: &Stage<'_>,
     caller: &Caller,
     entry: &[u8],

@@ -196,7 +196,7 @@ pub(super) fn burn(
     })
 }
 
-pub(super) fn grant(
+pub(crate) fn grant(
     stage: &Stage<'_>,
     caller: &Caller,
     owner: OwnerTag,
@@ -240,7 +240,7 @@ pub(super) fn grant(
     })
 }
 
-pub(super) fn set_limit(
+pub(crate) fn set_limit(
     stage: &Stage<'_>,
     caller: &Caller,
     owner: OwnerTag,
@@ -265,7 +265,7 @@ pub(super) fn set_limit(
 }
 
 /// Accounts that a file does not name stay as they are; those that are as it says are not touched.
-pub(super) fn import(
+pub(crate) fn import(
     stage: &Stage<'_>,
     caller: &Caller,
     accounts: &[ImportedAccount],

@@ -9,7 +9,7 @@ use crate::{
 
 /// The decisions themselves were made at the edge, by [`crate::probe`] and by policies; here they
 /// become part of what is certain.
-pub(super) fn record(
+pub(crate) fn record(
     stage: &Stage<'_>,
     caller: &Caller,
     new: &NewDecisions,
@@ -29,7 +29,7 @@ pub(super) fn record(
     })
 }
 
-pub(super) fn forget(caller: &Caller, through: DecisionId) -> Result<Decision, Refusal> {
+pub(crate) fn forget(caller: &Caller, through: DecisionId) -> Result<Decision, Refusal> {
     caller.must_operate()?;
     Ok(Decision::event(
         Event::DecisionsForgotten { through },

@@ -10,7 +10,7 @@ use crate::{
     state::Stage,
 };
 
-pub(super) fn put(
+pub(crate) fn put(
     stage: &Stage<'_>,
     caller: &Caller,
     put: &PutHoldout,
@@ -129,7 +129,7 @@ fn check(put: &PutHoldout) -> Result<(), Refusal> {
         .map_err(|error| Refusal::field(&format!("policy.{}", error.field), error.rule))
 }
 
-pub(super) fn retire(
+pub(crate) fn retire(
     stage: &Stage<'_>,
     caller: &Caller,
     id: &HoldoutId,
@@ -160,7 +160,7 @@ pub(super) fn retire(
     })
 }
 
-pub(super) fn open(
+pub(crate) fn open(
     stage: &Stage<'_>,
     caller: &Caller,
     id: &HoldoutId,
@@ -200,7 +200,7 @@ pub(super) fn open(
 
 /// Narrows budgets. What is charged already stays charged: a budget below it lets nothing
 /// through, and one widened again, up to the policy's, lets the rest.
-pub(super) fn narrow(
+pub(crate) fn narrow(
     stage: &Stage<'_>,
     caller: &Caller,
     id: &HoldoutId,

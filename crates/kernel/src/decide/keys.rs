@@ -12,14 +12,14 @@ use crate::{
 };
 
 /// The key that signed the log from its first entry on. No entry tells of it but the first, by its id.
-pub(super) fn know_first(public_key: &[u8; 32]) -> Decision {
+pub(crate) fn know_first(public_key: &[u8; 32]) -> Decision {
     let key = LogKey::new(*public_key, 0);
     Decision::event(Event::KeyRotated(key), Reply::Done)
 }
 
 /// The next entry is the last that the old key's tree does not hold, so a link about any other
 /// tree is a bug of ours: it would leave entries that neither key vouches for.
-pub(super) fn rotate(stage: &Stage<'_>, signed: &SignedKeyLink) -> Decision {
+pub(crate) fn rotate(stage: &Stage<'_>, signed: &SignedKeyLink) -> Decision {
     let link = &signed.link;
     assert_eq!(
         link.tree_size,
@@ -39,7 +39,7 @@ pub(super) fn rotate(stage: &Stage<'_>, signed: &SignedKeyLink) -> Decision {
 }
 
 /// Every holdout's items are encrypted anew, or none's: half of them would need two keys for ever.
-pub(super) fn rekey(
+pub(crate) fn rekey(
     stage: &Stage<'_>,
     caller: &Caller,
     generation: u64,

@@ -17,7 +17,7 @@ use crate::{
     state::Stage,
 };
 
-pub(super) fn admit(stage: &Stage<'_>, claim: &Claim) -> Result<Decision, Refusal> {
+pub(crate) fn admit(stage: &Stage<'_>, claim: &Claim) -> Result<Decision, Refusal> {
     claim.state.after(Step::Execute)?;
     match claim.state {
         ClaimState::Settled | ClaimState::Certified => {
@@ -212,7 +212,7 @@ fn reserve_settlement(
     Err(Refusal::Reserved { pool: short })
 }
 
-pub(super) fn begin_again(holdout: &HoldoutId, number: u64, failed: bool) -> Decision {
+pub(crate) fn begin_again(holdout: &HoldoutId, number: u64, failed: bool) -> Decision {
     let begun = Event::RunBegunAgain {
         holdout: *holdout,
         number,
@@ -228,7 +228,7 @@ pub(super) fn begin_again(holdout: &HoldoutId, number: u64, failed: bool) -> Dec
     }
 }
 
-pub(super) fn settle(
+pub(crate) fn settle(
     stage: &Stage<'_>,
     holdout: &HoldoutId,
     number: u64,
@@ -249,7 +249,7 @@ pub(super) fn settle(
     conclude(stage, holdout, run, claim, &terms, verdict, report, output)
 }
 
-pub(super) fn abort(stage: &Stage<'_>, holdout: &HoldoutId, number: u64) -> Decision {
+pub(crate) fn abort(stage: &Stage<'_>, holdout: &HoldoutId, number: u64) -> Decision {
     let (holdout, run, claim) = oldest(stage, holdout, number);
     let terms = SettlementTerms::now(holdout, claim);
     let report = RunReport {
@@ -286,7 +286,7 @@ pub(super) fn abort(stage: &Stage<'_>, holdout: &HoldoutId, number: u64) -> Deci
 
 /// The turn of a run whose verdict another claim has already: nothing ran, and nothing is looked
 /// at.
-pub(super) fn settle_duplicate(stage: &Stage<'_>, holdout: &HoldoutId, number: u64) -> Decision {
+pub(crate) fn settle_duplicate(stage: &Stage<'_>, holdout: &HoldoutId, number: u64) -> Decision {
     let (holdout, run, claim) = oldest(stage, holdout, number);
     let terms = SettlementTerms::now(holdout, claim);
     let report = RunReport {

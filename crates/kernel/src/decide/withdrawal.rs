@@ -17,7 +17,7 @@ pub const MAX_REPLACED: u8 = 3;
 
 /// Decided by the writer, so that no run can be admitted meanwhile. Queued claims meet the new
 /// status and are refused.
-pub(super) fn withdraw(
+pub(crate) fn withdraw(
     stage: &Stage<'_>,
     caller: &Caller,
     id: &HoldoutId,

@@ -3,9 +3,9 @@
 use crate::{
     account::Account,
     claim::Claim,
-    command::{Command, Remembered, Request},
-    decide::continuity,
-    holdout::PrincipalPool,
+    command::{Caller, Command, Remembered, RememberedOn, Request},
+    decide::own,
+    holdout::{InFlight, PrincipalPool},
     id::{ClaimId, HoldoutId, OwnerTag, Question, RequestKey},
     state::{Held, Stage},
 };
@@ -25,170 +25,82 @@ pub enum Key {
     Question(Question),
 }
 
+/// Collects what a command wants loaded and the stage does not hold yet.
+#[derive(Debug)]
+pub(crate) struct Wanted<'w> {
+    stage: &'w Stage<'w>,
+    caller: &'w Caller,
+    missing: Vec<Key>,
+}
+
+impl<'w> Wanted<'w> {
+    pub(crate) fn want(&mut self, key: Key) {
+        if !self.stage.holds(&key) {
+            self.missing.push(key);
+        }
+    }
+
+    /// What is loaded by now.
+    pub(crate) fn stage(&self) -> &'w Stage<'w> {
+        self.stage
+    }
+
+    /// The caller's claim, once it is loaded. Nothing is loaded for a claim of another principal.
+    pub(crate) fn own(&self, id: &ClaimId) -> Option<&'w Claim> {
+        own(self.stage, self.caller, id).ok()
+    }
+
+    /// Wants what the end of a run touches.
+    pub(crate) fn want_run(&mut self, holdout: HoldoutId, run: &InFlight) {
+        self.want(Key::Claim(run.claim));
+        self.want(Key::Account(run.owner));
+        self.want(Key::Pool(holdout, run.owner));
+    }
+
+    /// Wants the ancestors of a claim, as far as loaded ones name them.
+    pub(crate) fn want_ancestors(&mut self, claim: &Claim) {
+        let mut open: Vec<ClaimId> = claim.parents().collect();
+        while let Some(id) = open.pop() {
+            self.want(Key::Claim(id));
+            if let Some(ancestor) = self.stage.claim(&id) {
+                open.extend(ancestor.parents());
+            }
+        }
+    }
+
+    /// Whether a request may lie under its key. A row that remembers its last requests knows
+    /// whether it ever gave one up: if it did not, the hot path reads no row under a random key.
+    fn may_be_remembered_by_key(&self, command: &Command) -> bool {
+        match command.remembered_on() {
+            RememberedOn::Claim(_, claim) => self
+                .own(&claim)
+                .is_some_and(|claim| claim.displaced_requests),
+            RememberedOn::Account { owner, .. } => self
+                .stage
+                .account(&owner)
+                .is_some_and(|account| account.displaced_requests),
+            RememberedOn::Key => true,
+        }
+    }
+}
+
 impl Stage<'_> {
     /// What must still be loaded before a request can be decided. Asked again after each load,
     /// since one row names the next; bounded by the ancestors of a claim.
     #[must_use]
     pub fn missing(&self, request: &Request) -> Vec<Key> {
-        let mut missing = Vec::new();
-        let mut want = |key: Key| {
-            if !self.holds(&key) {
-                missing.push(key);
-            }
+        let mut wanted = Wanted {
+            stage: self,
+            caller: &request.caller,
+            missing: Vec::new(),
         };
-        let stamp = request.stamp.map(|stamp| Key::Remembered(stamp.key));
-        match &request.command {
-            Command::PutHoldout(_)
-            | Command::RetireHoldout { .. }
-            | Command::OpenHoldout { .. }
-            | Command::WithdrawHoldout { .. }
-            | Command::BeginAgain { .. }
-            | Command::BeginLog(_)
-            | Command::KnowFirstKey(_)
-            | Command::RotateKey(_)
-            | Command::ContinueLog(_)
-            | Command::RekeyHoldouts { .. }
-            | Command::SetBudgets { .. }
-            | Command::StatePolicies(_)
-            | Command::RecordDecisions(_)
-            | Command::ForgetDecisions { .. }
-            | Command::ConfirmClock { .. } => stamp.into_iter().for_each(want),
-            Command::RestartLog(_) => {
-                // It aborts every run under way.
-                for holdout in self.holdouts() {
-                    for run in &holdout.in_flight {
-                        want(Key::Claim(run.claim));
-                        want(Key::Account(run.owner));
-                        want(Key::Pool(holdout.id, run.owner));
-                    }
-                }
-            }
-            Command::CreateClaim { id, terms, .. } => {
-                stamp.into_iter().for_each(&mut want);
-                want(Key::Claim(*id));
-                want(Key::Account(terms.owner));
-            }
-            Command::GrantCredit { owner, .. } | Command::SetCreditLimit { owner, .. } => {
-                want(Key::Account(*owner));
-            }
-            Command::ImportAccounts { accounts, .. } => {
-                let owners = accounts.iter().map(|account| Key::Account(account.owner));
-                owners.for_each(want);
-            }
-            Command::CommitArtifacts {
-                claim, artifacts, ..
-            } => {
-                want(Key::Claim(*claim));
-                for artifact in artifacts.iter().filter(|artifact| artifact.is_dependency()) {
-                    want(Key::Claim(artifact.parent_claim()));
-                }
-            }
-            Command::SealClaim { claim }
-            | Command::ExecuteClaim { claim }
-            | Command::RevokeClaim { claim, .. } => want(Key::Claim(*claim)),
-            Command::RecoverEntry(entry) => {
-                let (claim, capsule) = continuity::subject(entry);
-                claim.map(Key::Claim).into_iter().for_each(&mut want);
-                if let Some(capsule) = capsule {
-                    want(Key::Pool(capsule.holdout_id, capsule.owner_tag));
-                    want(Key::Account(capsule.owner_tag));
-                }
-            }
-            Command::Settle {
-                holdout, number, ..
-            }
-            | Command::Abort { holdout, number }
-            | Command::SettleDuplicate { holdout, number } => {
-                if let Some(run) = self.run(holdout, *number) {
-                    want(Key::Claim(run.claim));
-                    want(Key::Account(run.owner));
-                    want(Key::Pool(*holdout, run.owner));
-                }
-            }
-        }
-        if missing.is_empty() {
-            self.missing_behind_claim(request, &mut missing);
-        }
-        missing
-    }
-
-    /// What the claim of a request names: its owner's pool, its ancestors, a displaced request.
-    fn missing_behind_claim(&self, request: &Request, missing: &mut Vec<Key>) {
-        let (id, runs) = match &request.command {
-            Command::CommitArtifacts { claim, .. }
-            | Command::SealClaim { claim }
-            | Command::RevokeClaim { claim, .. } => (*claim, false),
-            Command::ExecuteClaim { claim } => (*claim, true),
-            Command::Settle {
-                holdout, number, ..
-            } => match self.run(holdout, *number) {
-                Some(run) => (run.claim, true),
-                None => return,
-            },
-            Command::GrantCredit { owner, .. } | Command::SetCreditLimit { owner, .. } => {
-                let displaced = self.account(owner).is_some_and(|a| a.displaced_requests);
-                let key = request.stamp.map(|stamp| Key::Remembered(stamp.key));
-                missing.extend(key.filter(|key| displaced && !self.holds(key)));
-                return;
-            }
-            Command::PutHoldout(_)
-            | Command::RetireHoldout { .. }
-            | Command::OpenHoldout { .. }
-            | Command::WithdrawHoldout { .. }
-            | Command::CreateClaim { .. }
-            | Command::BeginAgain { .. }
-            | Command::Abort { .. }
-            | Command::SettleDuplicate { .. }
-            | Command::BeginLog(_)
-            | Command::KnowFirstKey(_)
-            | Command::RotateKey(_)
-            | Command::RestartLog(_)
-            | Command::ContinueLog(_)
-            | Command::RecoverEntry(_)
-            | Command::RekeyHoldouts { .. }
-            | Command::ImportAccounts { .. }
-            | Command::SetBudgets { .. }
-            | Command::StatePolicies(_)
-            | Command::RecordDecisions(_)
-            | Command::ForgetDecisions { .. }
-            | Command::ConfirmClock { .. } => return,
-        };
-        let own = self
-            .claim(&id)
-            .filter(|claim| request.caller.may_act_on(claim));
-        let commits = matches!(request.command, Command::CommitArtifacts { .. });
-        let mut want = |key: Key| {
-            if !self.holds(&key) {
-                missing.push(key);
-            }
-        };
+        request.command.keys(&mut wanted);
         if let Some(stamp) = request.stamp
-            && own.is_some_and(|claim| claim.displaced_requests)
+            && wanted.may_be_remembered_by_key(&request.command)
         {
-            want(Key::Remembered(stamp.key));
+            wanted.want(Key::Remembered(stamp.key));
         }
-        if let Some(claim) = own.filter(|_| commits) {
-            want(Key::Account(claim.terms.owner));
-        }
-        if let Some(claim) = own.filter(|_| runs) {
-            want(Key::Pool(claim.terms.holdout, claim.terms.owner));
-            want(Key::Account(claim.terms.owner));
-            if let Command::ExecuteClaim { .. } = request.command
-                && let Some(question) = claim.question()
-            {
-                want(Key::Question(question));
-                if let Some(earlier) = self.asked_before(&question) {
-                    want(Key::Claim(earlier));
-                }
-            }
-            let mut open: Vec<ClaimId> = claim.parents().collect();
-            while let Some(id) = open.pop() {
-                want(Key::Claim(id));
-                if let Some(ancestor) = self.claim(&id) {
-                    open.extend(ancestor.parents());
-                }
-            }
-        }
+        wanted.missing
     }
 
     fn holds(&self, key: &Key) -> bool {

@@ -1,7 +1,7 @@
 //! Every change of a holdout's budgets is a log entry.
 
 use evidenceos_kernel::{
-    command::{Command, Reply},
+    command::{Command, HoldoutCommand, Reply},
     holdout::NarrowerBudgets,
     record::BudgetsChanged,
 };
@@ -9,10 +9,11 @@ use evidenceos_kernel::{
 use crate::world::{OPERATOR, World, bits};
 
 fn set(world: &World, narrower: NarrowerBudgets) -> Command {
-    Command::SetBudgets {
+    HoldoutCommand::SetBudgets {
         holdout: world.holdout,
         narrower,
     }
+    .into()
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use evidenceos_kernel::{
     bits::MicroBits,
-    command::{Command, PutHoldout, Reply},
+    command::{Command, HoldoutCommand, PutHoldout, Reply},
     holdout::Holdout,
     id::{Digest, HoldoutId},
     record::{Compared, Registered},
@@ -15,7 +15,7 @@ const DIFFERENT: MicroBits = MicroBits(23);
 const AGREES: MicroBits = MicroBits(16_000_000);
 
 fn put(put: PutHoldout) -> Command {
-    Command::PutHoldout(Box::new(put))
+    HoldoutCommand::Put(Box::new(put)).into()
 }
 
 fn charged(holdout: &Holdout) -> (MicroBits, MicroBits) {
@@ -196,7 +196,7 @@ fn declared_fresh_nothing_is_compared_and_everybody_can_read_so() {
 #[test]
 fn nothing_is_charged_where_nothing_is_certified_any_more() {
     let mut world = World::new();
-    let retire = Command::RetireHoldout {
+    let retire = HoldoutCommand::Retire {
         holdout: world.holdout,
         reason: "spent".to_owned(),
     };

@@ -3,7 +3,7 @@
 use evidenceos_kernel::{
     bits::MicroBits,
     claim::Outcome,
-    command::{Command, ContinueLog, RestartLog},
+    command::{Command, ContinueLog, LogCommand, RestartLog},
     continuity::{HoldoutCharged, KnownTree, LogContinued, LogRestarted},
     id::HoldoutId,
     record::Capsule,
@@ -13,7 +13,7 @@ use evidenceos_kernel::{
 use crate::world::{OPERATOR, Script, World, bits, execute, submitter};
 
 fn restart(charged: Vec<(HoldoutId, MicroBits)>) -> Command {
-    Command::RestartLog(Box::new(RestartLog {
+    LogCommand::Restart(Box::new(RestartLog {
         origin: "example.org/2".to_owned(),
         old_origin: "example.org/1".to_owned(),
         old: tree(),
@@ -21,6 +21,7 @@ fn restart(charged: Vec<(HoldoutId, MicroBits)>) -> Command {
         because: "lost".to_owned(),
         charged,
     }))
+    .into()
 }
 
 fn tree() -> KnownTree {
@@ -108,7 +109,7 @@ fn what_is_recovered_is_charged_and_counted_as_it_was() {
             .expect("nothing stands against it");
         let mut restored = if under_way { world.clone() } else { backup };
         let settled = world.settle(0, &Script::good().charged(bits(2)));
-        let recover = Command::RecoverEntry(settled.to_bytes());
+        let recover = LogCommand::Recover(settled.to_bytes());
         assert!(restored.ask(submitter(1), recover.clone()).is_err());
         restored.ask(OPERATOR, recover.clone()).expect("its own");
         let ledger = |world: &World| {
@@ -150,7 +151,7 @@ fn more_than_the_budget_carries_is_refused_and_changes_nothing() {
 fn an_operators_statement_is_an_entry_and_charges_nothing() {
     let mut world = World::new();
     let stated = |because: &str| {
-        Command::ContinueLog(Box::new(ContinueLog {
+        LogCommand::Continue(Box::new(ContinueLog {
             origin: "example.org/1".to_owned(),
             tree: tree(),
             because: because.to_owned(),

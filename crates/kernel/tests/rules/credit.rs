@@ -3,7 +3,7 @@
 use evidenceos_kernel::{
     account::{Account, Accounting, MAX_CREDIT, Tariff, Totals, unix_day},
     claim::{Lane, Outcome, Terms},
-    command::{Caller, Command, ImportedAccount, Reply},
+    command::{Caller, Command, CreditCommand, HoldoutCommand, ImportedAccount, Reply},
     holdout::NarrowerBudgets,
     id::{Digest, OwnerTag},
     refusal::{Pool, Refusal},
@@ -36,20 +36,22 @@ fn world_of(credit_limit: u64, daily_mint_limit: u64) -> World {
 }
 
 fn grant(owner: Caller, amount: u64) -> Command {
-    Command::GrantCredit {
+    CreditCommand::Grant {
         owner: owner.tag,
         principal: format!("principal-{}", owner.tag.0[0]),
         amount,
         reason: "the quarter's allowance".to_owned(),
     }
+    .into()
 }
 
 fn limit(owner: Caller, limit: u64) -> Command {
-    Command::SetCreditLimit {
+    CreditCommand::SetLimit {
         owner: owner.tag,
         principal: format!("principal-{}", owner.tag.0[0]),
         limit,
     }
+    .into()
 }
 
 fn account(world: &World, owner: Caller) -> &Account {
@@ -311,7 +313,7 @@ fn an_import_makes_accounts_what_a_file_says() {
         burned_total: 11,
         denied_total: 2,
     };
-    let import = |accounts| Command::ImportAccounts {
+    let import = |accounts| CreditCommand::Import {
         accounts,
         file: Digest::of(b"file"),
         reason: "restored by hand".to_owned(),
@@ -342,7 +344,7 @@ fn budgets_are_narrowed_and_never_widened() {
     let mut world = World::new();
     let me = submitter(1);
     let holdout = world.holdout;
-    let narrow = |narrower| Command::SetBudgets { holdout, narrower };
+    let narrow = |narrower| HoldoutCommand::SetBudgets { holdout, narrower };
     let sealed = |sealed| NarrowerBudgets {
         sealed: Some(sealed),
         ..NarrowerBudgets::default()
@@ -405,13 +407,14 @@ fn world_of_pages(credit_limit: u64, per_fuel: &str) -> World {
 }
 
 fn credit_budget(world: &World, credit: u64) -> Command {
-    Command::SetBudgets {
+    HoldoutCommand::SetBudgets {
         holdout: world.holdout,
         narrower: NarrowerBudgets {
             credit: Some(credit),
             ..NarrowerBudgets::default()
         },
     }
+    .into()
 }
 
 #[test]
@@ -521,7 +524,7 @@ fn an_import_takes_the_largest_numbers_and_opens_accounts_one_by_one() {
         burned_total: MAX_CREDIT,
         denied_total: MAX_CREDIT,
     };
-    let import = |accounts| Command::ImportAccounts {
+    let import = |accounts| CreditCommand::Import {
         accounts,
         file: Digest::of(b"file"),
         reason: "restored by hand".to_owned(),
@@ -687,7 +690,7 @@ fn play(acts: &[Act]) {
                 }];
                 let _ = world.ask(
                     OPERATOR,
-                    Command::ImportAccounts {
+                    CreditCommand::Import {
                         accounts,
                         file: Digest::of(b"file"),
                         reason: "play".to_owned(),

@@ -2,7 +2,7 @@
 
 use evidenceos_kernel::{
     claim::{ClaimState, Outcome, Reason, Terms},
-    command::{Caller, Command, Reply},
+    command::{Caller, HoldoutCommand, Reply, RunCommand},
     holdout::NarrowerBudgets,
     id::ClaimId,
     record::Capsule,
@@ -40,7 +40,10 @@ fn judge(world: &mut World, name: &str, script: &Script) -> (ClaimId, Capsule) {
 
 fn settle_duplicate(world: &mut World) -> Capsule {
     let (holdout, number) = (world.holdout, world.main().in_flight[0].number);
-    let settled = world.ask(Caller::DRIVER, Command::SettleDuplicate { holdout, number });
+    let settled = world.ask(
+        Caller::DRIVER,
+        RunCommand::SettleDuplicate { holdout, number },
+    );
     assert_eq!(settled, Ok(Reply::Done));
     world.last_capsule()
 }
@@ -188,7 +191,7 @@ fn a_duplicate_takes_the_last_credit_of_a_holdout() {
     let burned = world.main().credit_burned;
     let [second, third] = ["second", "third"].map(|name| same(&mut world, name));
     let allow = |world: &mut World, credit| {
-        let narrow = Command::SetBudgets {
+        let narrow = HoldoutCommand::SetBudgets {
             holdout: world.holdout,
             narrower: NarrowerBudgets {
                 credit: Some(credit),

@@ -1,7 +1,7 @@
 //! Registering, retiring and opening holdouts.
 
 use evidenceos_kernel::{
-    command::{Command, PutHoldout, Reply},
+    command::{Command, HoldoutCommand, PutHoldout, Reply},
     holdout::HoldoutStatus,
     id::{Digest, HoldoutId},
     record::{HoldoutOpened, HoldoutRetired, Registered},
@@ -13,18 +13,19 @@ use crate::world::{
 };
 
 fn put(put: PutHoldout) -> Command {
-    Command::PutHoldout(Box::new(put))
+    HoldoutCommand::Put(Box::new(put)).into()
 }
 
 fn retire(holdout: HoldoutId) -> Command {
-    Command::RetireHoldout {
+    HoldoutCommand::Retire {
         holdout,
         reason: "spent".to_owned(),
     }
+    .into()
 }
 
 fn open(holdout: HoldoutId) -> Command {
-    Command::OpenHoldout { holdout }
+    HoldoutCommand::Open { holdout }.into()
 }
 
 #[test]

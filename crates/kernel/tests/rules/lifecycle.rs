@@ -2,7 +2,7 @@
 
 use evidenceos_kernel::{
     claim::{ClaimState, Outcome, Terms},
-    command::{Caller, Command, Reply},
+    command::{Caller, ClaimCommand, Command, Reply},
     id::{ClaimId, Digest, HoldoutId},
     record::ClaimRevoked,
     refusal::{Refusal, RefusalKind, Step},
@@ -225,7 +225,7 @@ fn a_claim_on_no_holdout_is_refused() {
 fn artifacts_that_break_a_rule_are_refused() {
     let mut world = World::new();
     let id = in_state(&mut world, ClaimState::Uncommitted);
-    let Command::CommitArtifacts { module, .. } = commit(id, "module", false) else {
+    let Command::Claim(ClaimCommand::Commit { module, .. }) = commit(id, "module", false) else {
         unreachable!("a commit")
     };
     let named = |kind: &str| evidenceos_kernel::claim::Artifact {
@@ -243,7 +243,7 @@ fn artifacts_that_break_a_rule_are_refused() {
     ] {
         let refused = world.ask(
             submitter(1),
-            Command::CommitArtifacts {
+            ClaimCommand::Commit {
                 claim: id,
                 artifacts,
                 module,
@@ -302,7 +302,7 @@ fn reasons_that_could_not_stand_in_the_log_are_refused() {
     let mut world = World::new();
     let claim = in_state(&mut world, ClaimState::Certified);
     for reason in [String::new(), "x".repeat(257), "two\nlines".to_owned()] {
-        let refused = world.ask(submitter(1), Command::RevokeClaim { claim, reason });
+        let refused = world.ask(submitter(1), ClaimCommand::Revoke { claim, reason });
         let refusal = refused.expect_err("no public text");
         assert_eq!(refusal.kind(), RefusalKind::Invalid);
     }

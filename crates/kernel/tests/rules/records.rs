@@ -2,7 +2,7 @@
 
 use evidenceos_kernel::{
     bits::MicroBits,
-    command::{Command, RunReport},
+    command::{HoldoutCommand, RunReport},
     continuity::{HoldoutCharged, KnownTree, LogContinued, LogRestarted},
     evidence::Strategy,
     holdout::NarrowerBudgets,
@@ -198,7 +198,7 @@ fn a_field_too_many_is_refused_in_every_entry() {
 #[test]
 fn what_is_read_is_written_the_same_again() {
     let mut world = of_its_own();
-    let narrow = Command::SetBudgets {
+    let narrow = HoldoutCommand::SetBudgets {
         holdout: world.holdout,
         narrower: NarrowerBudgets {
             sealed: Some(bits(9)),

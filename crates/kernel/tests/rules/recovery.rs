@@ -2,7 +2,7 @@
 
 use evidenceos_kernel::{
     bits::MicroBits,
-    command::{Command, Event, RestartLog},
+    command::{Command, Event, HoldoutCommand, LogCommand, RestartLog, ServerCommand},
     continuity::{HoldoutCharged, KnownTree},
     holdout::{HoldoutStatus, Meter, NarrowerBudgets},
     id::Digest,
@@ -17,7 +17,7 @@ use crate::world::{
 };
 
 fn recover(world: &mut World, entry: &[u8]) -> Vec<Event> {
-    let recover = Command::RecoverEntry(entry.to_vec());
+    let recover = LogCommand::Recover(entry.to_vec());
     world.ask(OPERATOR, recover).expect("an entry of this log");
     assert_eq!(world.entries.last().expect("an entry"), entry);
     what_it_did(world)
@@ -33,43 +33,47 @@ fn what_it_did(world: &World) -> Vec<Event> {
 }
 
 fn retire(world: &World) -> Command {
-    Command::RetireHoldout {
+    HoldoutCommand::Retire {
         holdout: world.holdout,
         reason: "spent".to_owned(),
     }
+    .into()
 }
 
 fn open(world: &World) -> Command {
-    Command::OpenHoldout {
+    HoldoutCommand::Open {
         holdout: world.holdout,
     }
+    .into()
 }
 
 fn withdraw(world: &World) -> Command {
-    Command::WithdrawHoldout {
+    HoldoutCommand::Withdraw {
         holdout: world.holdout,
         reason: "wrong p0".to_owned(),
     }
+    .into()
 }
 
 fn narrow(world: &World) -> Command {
-    Command::SetBudgets {
+    HoldoutCommand::SetBudgets {
         holdout: world.holdout,
         narrower: NarrowerBudgets {
             sealed: Some(bits(9)),
             ..NarrowerBudgets::default()
         },
     }
+    .into()
 }
 
 /// Refused, since the labels agree; the answer is charged.
 fn compare(world: &World) -> Command {
     let again = world.compared(holdout("again", policy(), None), Some(world.holdout));
-    Command::PutHoldout(Box::new(again))
+    HoldoutCommand::Put(Box::new(again)).into()
 }
 
 fn restart(charged: Option<(&World, MicroBits)>) -> Command {
-    Command::RestartLog(Box::new(RestartLog {
+    LogCommand::Restart(Box::new(RestartLog {
         origin: "example.org/2".to_owned(),
         old_origin: "example.org/1".to_owned(),
         old: KnownTree {
@@ -83,6 +87,7 @@ fn restart(charged: Option<(&World, MicroBits)>) -> Command {
             .into_iter()
             .collect(),
     }))
+    .into()
 }
 
 const IN_FORCE: InForce = InForce {
@@ -144,7 +149,7 @@ fn what_an_entry_did_is_done_again() {
 fn what_is_not_about_a_holdout_comes_back_everywhere() {
     for mut world in [World::new(), World::empty()] {
         let mut first = world.clone();
-        let state = Command::StatePolicies(IN_FORCE);
+        let state = ServerCommand::StatePolicies(IN_FORCE);
         first.ask(OPERATOR, state).expect("the operator's");
         let entry = first.entries.last().expect("an entry").clone();
         let stated = Event::PoliciesStated(IN_FORCE);
@@ -167,7 +172,7 @@ fn what_a_restart_charged_is_charged_again() {
     assert_eq!(meters(&world), meters(&first));
     assert_eq!(recover(&mut World::empty(), charged), []);
     // The log that it begins is another one.
-    let other = Command::RecoverEntry(restarted.clone());
+    let other = LogCommand::Recover(restarted.clone());
     let before = world.entries.len();
     assert!(world.ask(OPERATOR, other).is_err());
     assert_eq!(world.entries.len(), before);
@@ -182,7 +187,7 @@ fn an_entry_of_an_unknown_kind_is_refused_since_it_may_have_charged() {
         b"{}",
     ] {
         let before = world.entries.len();
-        let recover = Command::RecoverEntry(entry.to_vec());
+        let recover = LogCommand::Recover(entry.to_vec());
         assert!(world.ask(OPERATOR, recover).is_err());
         assert_eq!(world.entries.len(), before);
     }
@@ -193,7 +198,7 @@ fn a_key_signs_from_the_entry_after_the_one_that_names_it() {
     let mut world = judged();
     assert_eq!(world.entries.len(), 2);
     let mut first = world.clone();
-    let rotate = Command::RotateKey(Box::new(link(2)));
+    let rotate = LogCommand::RotateKey(Box::new(link(2)));
     first.ask(OPERATOR, rotate).expect("about this tree");
     let follows = [Event::KeyRotated(LogKey::new([2; 32], 3))];
     assert_eq!(what_it_did(&first), follows);
@@ -302,7 +307,7 @@ fn a_restart_exhausts_each_part_that_carries_something() {
 fn policies_that_are_in_force_are_not_stated_again() {
     let mut world = World::new();
     for (stated, entries) in [(IN_FORCE, 2), (IN_FORCE, 2), (InForce::default(), 3)] {
-        let state = Command::StatePolicies(stated);
+        let state = ServerCommand::StatePolicies(stated);
         world.ask(OPERATOR, state).expect("the operator's");
         assert_eq!(world.entries.len(), entries);
         assert_eq!(world.resident.in_force(), stated);
@@ -322,7 +327,7 @@ fn all_items_are_encrypted_anew_or_none() {
     let blob = |n: u8| Digest([n; 32]);
     let rekey = |world: &World, generation, named: &[_]| {
         assert_eq!(world.resident.counters().holdouts_generation, 3);
-        Command::RekeyHoldouts {
+        HoldoutCommand::Rekey {
             generation,
             blobs: named
                 .iter()

@@ -2,7 +2,7 @@
 
 use evidenceos_kernel::{
     claim::{ClaimState, Terms},
-    command::{Caller, Command, Reply, Request},
+    command::{Caller, Command, HoldoutCommand, Reply, Request},
     id::ClaimId,
     refusal::Refusal,
 };
@@ -36,7 +36,7 @@ fn twice(world: &mut World, request: Request) -> Result<Reply, Refusal> {
 fn the_same_id_gets_the_same_reply_for_every_method() {
     let mut world = World::empty();
     let me = submitter(1);
-    let put = Command::PutHoldout(Box::new(holdout("main", policy(), None)));
+    let put = HoldoutCommand::Put(Box::new(holdout("main", policy(), None))).into();
     let Ok(Reply::Holdout(registered)) = twice(&mut world, stamped(OPERATOR, "put", put)) else {
         panic!("registered")
     };
@@ -58,11 +58,12 @@ fn the_same_id_gets_the_same_reply_for_every_method() {
     assert!(twice(&mut world, stamped(me, "revoke", revoke(id))).is_ok());
     let holdout = world.holdout;
     for command in [
-        Command::RetireHoldout {
+        HoldoutCommand::Retire {
             holdout,
             reason: "spent".to_owned(),
-        },
-        Command::OpenHoldout { holdout },
+        }
+        .into(),
+        HoldoutCommand::Open { holdout }.into(),
     ] {
         let name = format!("{command:?}");
         assert!(twice(&mut world, stamped(OPERATOR, &name, command)).is_ok());

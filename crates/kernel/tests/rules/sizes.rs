@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use evidenceos_kernel::{
     bits::MicroBits,
     claim::{Artifact, ClaimState, Outcome, Reason, Terms},
-    command::{Caller, Command, PutHoldout, RunEnd, RunReport},
+    command::{Caller, CreditCommand, HoldoutCommand, PutHoldout, RunCommand, RunEnd, RunReport},
     continuity::{BegunBy, LogStarted},
     decide::dependency_merkle_root,
     entry::Kind,
@@ -52,7 +52,7 @@ fn entry_len(put: &PutHoldout) -> usize {
 
 fn ask(put: PutHoldout) -> Result<World, Refusal> {
     let mut world = World::empty();
-    world.ask(OPERATOR, Command::PutHoldout(Box::new(put)))?;
+    world.ask(OPERATOR, HoldoutCommand::Put(Box::new(put)))?;
     Ok(world)
 }
 
@@ -288,12 +288,12 @@ fn a_run_that_did_all_it_could_settles() {
         world.ask(owner, command).expect("within the limits");
     }
     let (tag, principal) = (owner.tag, "principal-1".to_owned());
-    let limit = Command::SetCreditLimit {
+    let limit = CreditCommand::SetLimit {
         owner: tag,
         principal: principal.clone(),
         limit: 1 << 40,
     };
-    let grant = Command::GrantCredit {
+    let grant = CreditCommand::Grant {
         owner: tag,
         principal,
         amount: 1 << 39,
@@ -321,7 +321,7 @@ fn a_run_that_did_all_it_could_settles() {
         trace_hash: Digest::of(b"trace"),
         trace_len: 5,
     };
-    let settle = Command::Settle {
+    let settle = RunCommand::Settle {
         holdout: world.holdout,
         number: run.number,
         report: Box::new(report),

@@ -2,7 +2,7 @@
 
 use evidenceos_kernel::{
     account::{Accounting, Totals},
-    command::{Command, Event, Request, RunEnd, RunReport},
+    command::{Event, HoldoutCommand, Request, RunCommand, RunEnd, RunReport},
     decide::decide,
     holdout::{Holdout, HoldoutStatus},
     id::{ClaimId, Digest},
@@ -46,19 +46,21 @@ fn mixed_batch(world: &World, revocable: ClaimId) -> Vec<Request> {
         (me, seal(ClaimId([8; 32]))),
         (
             OPERATOR,
-            Command::Settle {
+            RunCommand::Settle {
                 holdout,
                 number: world.main().in_flight[0].number,
                 report: Box::new(report),
-            },
+            }
+            .into(),
         ),
         (me, revoke(revocable)),
         (
             OPERATOR,
-            Command::RetireHoldout {
+            HoldoutCommand::Retire {
                 holdout,
                 reason: "spent".to_owned(),
-            },
+            }
+            .into(),
         ),
     ];
     let with_id = |(n, (caller, command)): (usize, _)| {
@@ -203,7 +205,7 @@ fn the_journal_alone_rebuilds_every_row() {
     world.now_unix_ms += 5_000;
     let number = world.main().in_flight[0].number;
     let holdout = world.holdout;
-    let again = Command::BeginAgain {
+    let again = RunCommand::BeginAgain {
         holdout,
         number,
         failed: true,
@@ -286,7 +288,7 @@ fn a_failure_is_counted_to_the_run_that_failed() {
     for name in ["first", "second"] {
         world.admitted(world.terms(submitter(1), name), false);
     }
-    let again = Command::BeginAgain {
+    let again = RunCommand::BeginAgain {
         holdout: world.holdout,
         number: 1,
         failed: true,

@@ -2,7 +2,7 @@
 
 use evidenceos_kernel::{
     account::{Accounting, CLAIM_BYTES, Totals},
-    command::{Caller, Command, Reply},
+    command::{Caller, ClaimCommand, Command, Reply},
     decide::may_commit,
     id::Digest,
     refusal::Refusal,
@@ -69,17 +69,17 @@ fn nothing_is_stored_beyond_the_limit_and_others_have_their_own() {
     };
     // A module in the place of one that is as long takes nothing; a longer name of an artifact does.
     world.ask(me, commit(id, "another", true)).expect("no more");
-    let Command::CommitArtifacts {
+    let Command::Claim(ClaimCommand::Commit {
         claim,
         mut artifacts,
         module,
-    } = commit(id, "module", true)
+    }) = commit(id, "module", true)
     else {
         unreachable!("made by `commit`")
     };
     artifacts.push(crate::world::wasm("module"));
     artifacts[0].kind = "w".to_owned();
-    let more = Command::CommitArtifacts {
+    let more = ClaimCommand::Commit {
         claim,
         artifacts: artifacts.clone(),
         module,

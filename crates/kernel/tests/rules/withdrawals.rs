@@ -1,7 +1,7 @@
 //! A holdout that released nothing can be taken back; its labels are then registered anew.
 
 use evidenceos_kernel::{
-    command::{Command, PutHoldout, Reply},
+    command::{Command, HoldoutCommand, LogCommand, PutHoldout, Reply},
     holdout::{Holdout, HoldoutStatus},
     id::{Digest, HoldoutId},
     record::HoldoutWithdrawn,
@@ -11,10 +11,11 @@ use evidenceos_kernel::{
 use crate::world::{OPERATOR, Script, World, bits, create, execute, holdout, policy, submitter};
 
 fn withdraw(holdout: HoldoutId) -> Command {
-    Command::WithdrawHoldout {
+    HoldoutCommand::Withdraw {
         holdout,
         reason: "wrong p0".to_owned(),
     }
+    .into()
 }
 
 /// Registers the labels of "main" again, with another secret.
@@ -25,7 +26,7 @@ fn again(world: &mut World, nth: u8) -> Result<Holdout, Refusal> {
         ..world.compared(holdout("main", policy(), None), None)
     };
     put.description.secret_commitment = Digest::of(&[nth]);
-    match world.ask(OPERATOR, Command::PutHoldout(Box::new(put)))? {
+    match world.ask(OPERATOR, HoldoutCommand::Put(Box::new(put)))? {
         Reply::Holdout(holdout) => Ok(*holdout),
         other => panic!("registered: {other:?}"),
     }
@@ -52,8 +53,8 @@ fn it_takes_no_claims_and_its_name_and_labels_are_free_again() {
     // Idempotent, and opened it never is.
     assert!(world.ask(OPERATOR, withdraw(first)).is_ok());
     for command in [
-        Command::OpenHoldout { holdout: first },
-        Command::RetireHoldout {
+        HoldoutCommand::Open { holdout: first },
+        HoldoutCommand::Retire {
             holdout: first,
             reason: "r".to_owned(),
         },
@@ -150,7 +151,7 @@ fn after_a_loss_nobody_can_show_that_it_released_nothing() {
         continuity::KnownTree,
     };
     let mut world = World::new();
-    let word = Command::ContinueLog(Box::new(ContinueLog {
+    let word = LogCommand::Continue(Box::new(ContinueLog {
         origin: "example.org/log".to_owned(),
         tree: KnownTree {
             size: 1,

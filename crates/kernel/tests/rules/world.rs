@@ -9,7 +9,8 @@ use evidenceos_kernel::{
     bits::MicroBits,
     claim::{Claim, Reason, Settlement, Terms},
     command::{
-        Caller, Command, Event, PutHoldout, Reply, Request, RestartLog, RunEnd, RunReport, Stamp,
+        Caller, Command, Event, HoldoutCommand, LogCommand, PutHoldout, Reply, Request, RestartLog,
+        RunCommand, RunEnd, RunReport, Stamp,
     },
     continuity::KnownTree,
     decide::decide,
@@ -153,7 +154,7 @@ impl World {
     }
 
     fn put(&mut self, put: PutHoldout) -> HoldoutId {
-        match self.ask(OPERATOR, Command::PutHoldout(Box::new(put))) {
+        match self.ask(OPERATOR, HoldoutCommand::Put(Box::new(put))) {
             Ok(Reply::Holdout(holdout)) => holdout.id,
             other => panic!("registered: {other:?}"),
         }
@@ -173,7 +174,7 @@ impl World {
             because: "lost".to_owned(),
             charged: vec![(self.holdout, bits)],
         };
-        self.ask(OPERATOR, Command::RestartLog(Box::new(restart)))
+        self.ask(OPERATOR, LogCommand::Restart(Box::new(restart)))
             .expect("the budgets carry it");
     }
 
@@ -226,8 +227,12 @@ impl World {
     }
 
     /// A command without a request id.
-    pub(crate) fn ask(&mut self, caller: Caller, command: Command) -> Result<Reply, Refusal> {
-        self.send(request(caller, None, command))
+    pub(crate) fn ask(
+        &mut self,
+        caller: Caller,
+        command: impl Into<Command>,
+    ) -> Result<Reply, Refusal> {
+        self.send(request(caller, None, command.into()))
     }
 
     pub(crate) fn terms(&self, owner: Caller, name: &str) -> Terms {
@@ -284,16 +289,17 @@ impl World {
     }
 
     fn settlement(&self, number: u64, report: RunReport) -> Command {
-        Command::Settle {
+        RunCommand::Settle {
             holdout: self.holdout,
             number,
             report: Box::new(report),
         }
+        .into()
     }
 
     pub(crate) fn abort(&mut self, number: u64) -> Capsule {
         let holdout = self.holdout;
-        self.end(Command::Abort { holdout, number })
+        self.end(RunCommand::Abort { holdout, number }.into())
     }
 
     fn end(&mut self, command: Command) -> Capsule {

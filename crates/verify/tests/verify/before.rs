@@ -4,7 +4,7 @@ use std::{collections::HashMap, convert::Infallible};
 
 use evidenceos_kernel::{
     bits::MicroBits,
-    command::Command,
+    command::HoldoutCommand,
     holdout::Policy,
     id::{ClaimId, Digest},
     record::{Capsule, HoldoutRetired},
@@ -198,7 +198,7 @@ fn after_a_retirement_no_more_end_than_were_under_way() {
     let tickets: Vec<_> = (1..=3)
         .map(|n| world.admit(&holdout, owner(n), &format!("{n}"), &script))
         .collect();
-    world.ask(Command::RetireHoldout {
+    world.ask(HoldoutCommand::Retire {
         holdout: holdout.id,
         reason: "its items are known".to_owned(),
     });

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use evidenceos_kernel::{
     bits::MicroBits,
     claim::Reason,
-    command::{Command, ContinueLog, ImportedAccount, NewDecisions},
+    command::{
+        ClaimCommand, ContinueLog, CreditCommand, DecisionCommand, HoldoutCommand, ImportedAccount,
+        LogCommand, NewDecisions, ServerCommand,
+    },
     continuity::KnownTree,
     decision::{DecisionBatch, DecisionId},
     evidence::Strategy,
@@ -87,12 +90,12 @@ impl World {
     }
 
     fn narrow(&mut self, holdout: HoldoutId, narrower: NarrowerBudgets) {
-        self.ask(Command::SetBudgets { holdout, narrower });
+        self.ask(HoldoutCommand::SetBudgets { holdout, narrower });
     }
 
     fn decisions(&mut self, first: DecisionId, count: u32) {
         let root = Digest::of(&first.0.to_be_bytes());
-        self.ask(Command::RecordDecisions(Box::new(NewDecisions {
+        self.ask(DecisionCommand::Record(Box::new(NewDecisions {
             batch: DecisionBatch { first, count, root },
             records: Arc::from([]),
         })));
@@ -101,7 +104,7 @@ impl World {
     /// What an operator states at a start on a restored directory.
     fn continue_log(&mut self) {
         let head = self.checkpoint();
-        self.ask(Command::ContinueLog(Box::new(ContinueLog {
+        self.ask(LogCommand::Continue(Box::new(ContinueLog {
             origin: self.origin.clone(),
             tree: KnownTree {
                 size: head.size(),
@@ -175,7 +178,7 @@ fn register(world: &mut World) -> Holdouts {
         ..Items::new(Policy::with_sealed_budget(budget), 60)
     };
     let withdrawn = world.put(&mistaken).expect("registered");
-    world.ask(Command::WithdrawHoldout {
+    world.ask(HoldoutCommand::Withdraw {
         holdout: withdrawn.id,
         reason: "the wrong share of answers".to_owned(),
     });
@@ -313,14 +316,14 @@ fn revoke_a_parent(world: &mut World, holdouts: &Holdouts, marks: &mut Marks) {
     let child = world.claim_at(before);
     let grandchild = depending(&[child], 13);
     let ticket = world.admit(levels, owner(1), "grandchild", &grandchild);
-    world.ask(Command::RevokeClaim {
+    world.ask(ClaimCommand::Revoke {
         claim: parent,
         reason: "trained on the wrong year".to_owned(),
     });
     marks.tainted = world.settle(levels, ticket, &grandchild) as usize;
     // Its own verdict was taken back, so that the same question is judged anew.
     let weak = world.claim_at(marks.weak as u64);
-    world.ask(Command::RevokeClaim {
+    world.ask(ClaimCommand::Revoke {
         claim: weak,
         reason: "a slip".to_owned(),
     });
@@ -349,7 +352,7 @@ fn narrow_and_grant(world: &mut World, holdouts: &Holdouts) {
             ..NarrowerBudgets::default()
         },
     );
-    world.ask(Command::ImportAccounts {
+    world.ask(CreditCommand::Import {
         accounts: vec![ImportedAccount {
             owner: owner(9),
             principal: "a guest".to_owned(),
@@ -364,14 +367,14 @@ fn narrow_and_grant(world: &mut World, holdouts: &Holdouts) {
         file: Digest::of(b"accounts.json"),
         reason: "moved from another server".to_owned(),
     });
-    world.ask(Command::GrantCredit {
+    world.ask(CreditCommand::Grant {
         owner: owner(9),
         principal: "a guest".to_owned(),
         amount: 70,
         reason: "a workshop".to_owned(),
     });
     for (policies, roles) in [(1, None), (1, Some(2)), (3, Some(2))] {
-        world.ask(Command::StatePolicies(InForce {
+        world.ask(ServerCommand::StatePolicies(InForce {
             policies: Digest([policies; 32]),
             roles: roles.map(|byte| Digest([byte; 32])),
         }));
@@ -386,7 +389,7 @@ fn retire_with_a_run(world: &mut World, holdouts: &Holdouts, marks: &mut Marks) 
     let units = &holdouts.units;
     let script = judged(50);
     let ticket = world.admit(units, owner(7), "late", &script);
-    world.ask(Command::RetireHoldout {
+    world.ask(HoldoutCommand::Retire {
         holdout: units.id,
         reason: "its items are known".to_owned(),
     });
@@ -401,7 +404,7 @@ fn open_all(world: &mut World, holdouts: &Holdouts) {
         &holdouts.tiny,
         &holdouts.again,
     ] {
-        world.ask(Command::RetireHoldout {
+        world.ask(HoldoutCommand::Retire {
             holdout: holdout.id,
             reason: "the study is over".to_owned(),
         });
@@ -413,7 +416,7 @@ fn open_all(world: &mut World, holdouts: &Holdouts) {
         &holdouts.tiny,
         &holdouts.again,
     ] {
-        world.ask(Command::OpenHoldout {
+        world.ask(HoldoutCommand::Open {
             holdout: holdout.id,
         });
     }

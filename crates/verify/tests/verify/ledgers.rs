@@ -2,7 +2,7 @@
 
 use evidenceos_kernel::{
     bits::MicroBits,
-    command::Command,
+    command::HoldoutCommand,
     holdout::{NarrowerBudgets, Policy},
     record::{Capsule, Compared},
 };
@@ -189,7 +189,7 @@ fn nothing_is_compared_with_less_than_a_bit() {
         sealed: Some(MicroBits(microbits)),
         ..NarrowerBudgets::default()
     };
-    world.ask(Command::SetBudgets {
+    world.ask(HoldoutCommand::SetBudgets {
         holdout: holdout.id,
         narrower: budget(1_000_000),
     });
@@ -266,7 +266,7 @@ fn admitted_beside_others() -> (World, u64) {
         ..Policy::with_sealed_budget(MicroBits::from_bits(64))
     };
     let holdout = world.register(policy, 400, 1);
-    world.ask(Command::SetBudgets {
+    world.ask(HoldoutCommand::SetBudgets {
         holdout: holdout.id,
         narrower: NarrowerBudgets {
             sealed: Some(MicroBits::from_bits(60)),

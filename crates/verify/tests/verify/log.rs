@@ -3,7 +3,7 @@
 use evidenceos_kernel::{
     bits::MicroBits,
     cj,
-    command::Command,
+    command::HoldoutCommand,
     entry::Kind,
     holdout::{NarrowerBudgets, Policy},
     record::Capsule,
@@ -339,7 +339,7 @@ fn charges_stand_right_behind_their_restart_and_none_is_left_out() {
     world.register(policy(), 300, 3);
     let begun = world.entries.len();
     world.restart("example.org/2", vec![(stated.id, MicroBits::from_bits(2))]);
-    world.ask(Command::RetireHoldout {
+    world.ask(HoldoutCommand::Retire {
         holdout: stated.id,
         reason: "its items are known".to_owned(),
     });
@@ -377,7 +377,7 @@ fn a_claim_that_a_narrower_budget_does_not_carry_is_found() {
         sealed: Some(MicroBits::from_bits(20)),
         ..NarrowerBudgets::default()
     };
-    world.ask(Command::SetBudgets {
+    world.ask(HoldoutCommand::SetBudgets {
         holdout: holdout.id,
         narrower,
     });

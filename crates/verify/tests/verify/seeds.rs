@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use evidenceos_kernel::{
     bits::MicroBits,
-    command::Command,
+    command::{ClaimCommand, HoldoutCommand},
     decision::{BatchRecorded, DecisionBatch, DecisionId},
     holdout::Policy,
     id::Digest,
@@ -48,15 +48,15 @@ fn write_the_seeds() {
     };
     world.run(&holdout, owner(2), "weak", &weak);
     let capsule = Capsule::parse(&world.entries[asked as usize]).expect("a capsule");
-    world.ask(Command::RevokeClaim {
+    world.ask(ClaimCommand::Revoke {
         claim: capsule.claim_id,
         reason: "trained on the wrong year".to_owned(),
     });
-    world.ask(Command::RetireHoldout {
+    world.ask(HoldoutCommand::Retire {
         holdout: holdout.id,
         reason: "its budget is used up".to_owned(),
     });
-    world.ask(Command::OpenHoldout {
+    world.ask(HoldoutCommand::Open {
         holdout: holdout.id,
     });
     write("log/opened.jsonl", &world.entries.join(&b'\n'));

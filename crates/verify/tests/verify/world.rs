@@ -7,7 +7,8 @@ use evidenceos_kernel::{
     bits::MicroBits,
     claim::{Artifact, PolicyCode, Reason, Terms},
     command::{
-        Caller, Command, Decision, PutHoldout, Reply, Request, RestartLog, RunEnd, RunReport,
+        Caller, ClaimCommand, Command, Decision, HoldoutCommand, LogCommand, PutHoldout, Reply,
+        Request, RestartLog, RunCommand, RunEnd, RunReport,
     },
     continuity::{BegunBy, KnownTree, LogStarted},
     decide::{decide, dependency_merkle_root},
@@ -214,7 +215,7 @@ impl World {
                 .map(|other| (other.id, put.agrees_with == Some(other.id)))
                 .collect()
         };
-        let reply = self.ask(Command::PutHoldout(Box::new(PutHoldout {
+        let reply = self.ask(HoldoutCommand::Put(Box::new(PutHoldout {
             reference: put
                 .reference
                 .clone()
@@ -265,7 +266,7 @@ impl World {
         script: &Script,
     ) -> Ticket {
         let claim = self.sealed(holdout, owner, name, script);
-        self.ask(Command::ExecuteClaim { claim });
+        self.ask(ClaimCommand::Execute { claim });
         let held = self.resident.holdout(&holdout.id).expect("known");
         Ticket {
             claim,
@@ -313,14 +314,14 @@ impl World {
             ..testing::terms(owner, name, holdout.id, null_spec_hash)
         };
         let claim = terms.claim_id();
-        self.ask(Command::CreateClaim {
+        self.ask(ClaimCommand::Create {
             id: claim,
             principal: "a submitter".to_owned(),
             terms: Box::new(terms),
         });
         let (module, asks) = (script.module.unwrap_or(name), !script.questions.is_empty());
         self.ask(testing::commit_with(claim, module, asks, artifacts));
-        self.ask(Command::SealClaim { claim });
+        self.ask(ClaimCommand::Seal { claim });
         claim
     }
 
@@ -335,18 +336,18 @@ impl World {
         let run = self.resident.holdout(&id).expect("known").in_flight[0].clone();
         let is_duplicate = run.place.is_some_and(|place| place.duplicate_of.is_some());
         let end = if is_duplicate {
-            Command::SettleDuplicate {
+            RunCommand::SettleDuplicate {
                 holdout: id,
                 number,
             }
         } else if matches!(script.ends, Ends::Aborts) {
-            Command::Abort {
+            RunCommand::Abort {
                 holdout: id,
                 number,
             }
         } else {
             let report = self.report(holdout, claim, script);
-            Command::Settle {
+            RunCommand::Settle {
                 holdout: id,
                 number,
                 report: Box::new(report),
@@ -451,10 +452,11 @@ impl World {
     }
 
     /// Puts a command to the kernel and takes over what it decides.
-    pub(crate) fn ask(&mut self, command: Command) -> Reply {
+    pub(crate) fn ask(&mut self, command: impl Into<Command>) -> Reply {
+        let command = command.into();
         let request = Request {
             caller: match &command {
-                Command::CreateClaim { terms, .. } => testing::caller(terms.owner),
+                Command::Claim(ClaimCommand::Create { terms, .. }) => testing::caller(terms.owner),
                 _ => Caller::DRIVER,
             },
             stamp: None,
@@ -514,7 +516,7 @@ impl World {
     /// Goes on under another name; holdouts are exhausted but for those that are stated.
     pub(crate) fn restart(&mut self, origin: &str, charged: Vec<(HoldoutId, MicroBits)>) {
         let checkpoint = self.checkpoint();
-        self.ask(Command::RestartLog(Box::new(RestartLog {
+        self.ask(LogCommand::Restart(Box::new(RestartLog {
             origin: origin.to_owned(),
             old_origin: self.origin.clone(),
             old: KnownTree {
@@ -655,15 +657,15 @@ pub(crate) fn eventful() -> (World, Private, Private) {
     let claim = Capsule::parse(&world.entries[last as usize])
         .expect("a capsule")
         .claim_id;
-    world.ask(Command::RevokeClaim {
+    world.ask(ClaimCommand::Revoke {
         claim,
         reason: "trained on the wrong year".to_owned(),
     });
-    world.ask(Command::RetireHoldout {
+    world.ask(HoldoutCommand::Retire {
         holdout: first.id,
         reason: "its budget is used up".to_owned(),
     });
-    world.ask(Command::OpenHoldout { holdout: first.id });
+    world.ask(HoldoutCommand::Open { holdout: first.id });
     (world, first, second)
 }
 

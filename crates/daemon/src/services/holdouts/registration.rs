@@ -7,7 +7,7 @@ use std::{collections::HashSet, num::NonZero, sync::Arc, thread};
 
 use evidenceos_kernel::{
     bits::MicroBits,
-    command::{Command, PutHoldout},
+    command::{Command, HoldoutCommand, PutHoldout},
     holdout::{self, Description, Holdout, HoldoutStatus, Policy},
     id::{Digest, Fingerprint, HoldoutId},
     null::NullSpec,
@@ -186,7 +186,7 @@ impl Submission {
             generation: others.len() as u64,
             compared,
         };
-        Ok((Command::PutHoldout(Box::new(put)), warnings))
+        Ok((HoldoutCommand::Put(Box::new(put)).into(), warnings))
     }
 }
 

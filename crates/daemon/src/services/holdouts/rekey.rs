@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use evidenceos_kernel::{
-    command::{Command, Reply},
+    command::{HoldoutCommand, Reply},
     holdout::HoldoutStatus,
     id::{Digest, HoldoutId, RequestKey},
 };
@@ -69,10 +69,11 @@ impl Holdouts {
         let shelf = Arc::clone(&rekeying.shelf);
         let (holdouts, keys) = (Arc::clone(self), Arc::clone(&shelf));
         let (next, generation, blobs) = blocking(move || holdouts.encrypt_anew(&keys)).await?;
-        let command = Command::RekeyHoldouts {
+        let command = HoldoutCommand::Rekey {
             generation,
             blobs: blobs.clone(),
-        };
+        }
+        .into();
         match self.writer.call(principal, None, command, None).await {
             Ok(Reply::Done) => {}
             Ok(other) => return Err(unexpected(&other)),

@@ -6,7 +6,7 @@ use evidenceos_kernel::{
     account::Account,
     bits::MicroBits,
     claim::{ClaimState, Outcome},
-    command::{Command, Event, Reply},
+    command::{ClaimCommand, Command, CreditCommand, Event, Reply},
     entry::Entry,
     id::Digest,
 };
@@ -84,10 +84,10 @@ impl Simulation {
             let Some(Ok(reply)) = &asked.answer else {
                 continue;
             };
-            if let Command::GrantCredit { reason, amount, .. } = &asked.command {
+            if let Command::Credit(CreditCommand::Grant { reason, amount, .. }) = &asked.command {
                 assert_eq!(self.granted.get(reason), Some(&u128::from(*amount)));
             }
-            if let Command::RevokeClaim { claim, .. } = &asked.command {
+            if let Command::Claim(ClaimCommand::Revoke { claim, .. }) = &asked.command {
                 let memory = &mut self.bench.driver.store_mut().memory;
                 let stored = memory.claim(claim);
                 let stored = stored.expect("readable").expect("stored");

@@ -1,0 +1,122 @@
+//! What submitters command about their claims.
+
+use super::{Caller, Decision, RememberedOn};
+use crate::{
+    claim::{Artifact, Method, ModuleFacts, Terms},
+    decide::{claims, own, runs},
+    id::ClaimId,
+    refusal::Refusal,
+    state::{Key, Stage, Wanted},
+};
+
+/// A command about a claim.
+#[derive(Debug, Clone)]
+pub enum ClaimCommand {
+    /// Create a claim.
+    Create {
+        /// `terms.claim_id()`.
+        id: ClaimId,
+        /// What it is bound to.
+        terms: Box<Terms>,
+        /// The owner's name, for the owner's account.
+        principal: String,
+    },
+    /// Give a claim its module and artifacts.
+    Commit {
+        /// The claim.
+        claim: ClaimId,
+        /// What it is committed to, its module among them.
+        artifacts: Vec<Artifact>,
+        /// What is known of the validated module.
+        module: ModuleFacts,
+    },
+    /// Bind a claim.
+    Seal {
+        /// The claim.
+        claim: ClaimId,
+    },
+    /// Admit a claim's run.
+    Execute {
+        /// The claim.
+        claim: ClaimId,
+    },
+    /// Revoke a claim.
+    Revoke {
+        /// The claim.
+        claim: ClaimId,
+        /// Why, 1–256 bytes.
+        reason: String,
+    },
+}
+
+impl ClaimCommand {
+    pub(crate) fn keys(&self, wanted: &mut Wanted<'_>) {
+        match self {
+            Self::Create { id, terms, .. } => {
+                wanted.want(Key::Claim(*id));
+                wanted.want(Key::Account(terms.owner));
+            }
+            Self::Commit {
+                claim, artifacts, ..
+            } => {
+                wanted.want(Key::Claim(*claim));
+                for artifact in artifacts.iter().filter(|artifact| artifact.is_dependency()) {
+                    wanted.want(Key::Claim(artifact.parent_claim()));
+                }
+                if let Some(claim) = wanted.own(claim) {
+                    wanted.want(Key::Account(claim.terms.owner));
+                }
+            }
+            Self::Seal { claim } | Self::Revoke { claim, .. } => wanted.want(Key::Claim(*claim)),
+            Self::Execute { claim } => {
+                wanted.want(Key::Claim(*claim));
+                let Some(claim) = wanted.own(claim) else {
+                    return;
+                };
+                wanted.want(Key::Pool(claim.terms.holdout, claim.terms.owner));
+                wanted.want(Key::Account(claim.terms.owner));
+                if let Some(question) = claim.question() {
+                    wanted.want(Key::Question(question));
+                    if let Some(earlier) = wanted.stage().asked_before(&question) {
+                        wanted.want(Key::Claim(earlier));
+                    }
+                }
+                wanted.want_ancestors(claim);
+            }
+        }
+    }
+
+    pub(crate) fn decide(&self, stage: &Stage<'_>, caller: &Caller) -> Result<Decision, Refusal> {
+        match self {
+            Self::Create {
+                id,
+                terms,
+                principal,
+            } => claims::create(stage, *id, terms, principal),
+            Self::Commit {
+                claim,
+                artifacts,
+                module,
+            } => {
+                let claim = own(stage, caller, claim)?;
+                claims::commit(stage, claim, caller, artifacts, *module)
+            }
+            Self::Seal { claim } => claims::seal(stage, own(stage, caller, claim)?),
+            Self::Execute { claim } => runs::admit(stage, own(stage, caller, claim)?),
+            Self::Revoke { claim, reason } => {
+                claims::revoke(stage, own(stage, caller, claim)?, reason)
+            }
+        }
+    }
+
+    pub(crate) fn remembered_on(&self) -> RememberedOn {
+        match self {
+            // The claim may not be there to remember anything.
+            Self::Create { .. } => RememberedOn::Key,
+            Self::Commit { claim, .. } => RememberedOn::Claim(Method::Commit, *claim),
+            Self::Seal { claim } => RememberedOn::Claim(Method::Seal, *claim),
+            Self::Execute { claim } => RememberedOn::Claim(Method::Execute, *claim),
+            Self::Revoke { claim, .. } => RememberedOn::Claim(Method::Revoke, *claim),
+        }
+    }
+}
