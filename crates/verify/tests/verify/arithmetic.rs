@@ -398,3 +398,24 @@ proptest! {
         prop_assert_eq!(kraft::fits(&listed), AnswerPrices(table).validate().is_ok());
     }
 }
+
+#[test]
+fn a_symbol_outside_of_its_alphabet_has_no_price() {
+    let unlisted = AnswerPrices::default();
+    for (n_symbols, symbol, priced) in [
+        (2, 0, Some(1_000_000)),
+        (2, 1, Some(1_000_000)),
+        (2, 2, None),
+        (4, 3, Some(2_000_000)),
+        (4, 4, None),
+        (1, 0, None),
+        (65_536, 65_535, Some(16_000_000)),
+        (65_537, 0, None),
+    ] {
+        assert_eq!(
+            prices::answer(&unlisted, n_symbols, symbol),
+            priced,
+            "{n_symbols} {symbol}"
+        );
+    }
+}
