@@ -110,7 +110,8 @@ impl Pool {
     /// An idle child that has so much fuel to give, if possible one that has the code.
     fn idle_child(&self, key: &CodeKey, fuel: u64) -> Option<Child> {
         let mut idle = lock(&self.idle);
-        idle.retain(|child| child.fuel().saturating_add(fuel) <= FUEL);
+        // One that died while it waited, as a system short of memory has it, would fail a run that it never began.
+        idle.retain_mut(|child| child.fuel().saturating_add(fuel) <= FUEL && !child.has_ended());
         let at = idle
             .iter()
             .rposition(|child| child.keeps(key))
@@ -204,10 +205,13 @@ impl Compilers {
     fn child(&self) -> io::Result<Child> {
         let after = self.nursery.order(COMPILE_BOUNDS);
         let next = mem::replace(&mut *lock(&self.next), after);
-        // It may have waited for hours, and died.
-        let child = next
-            .child()
-            .or_else(|_| self.nursery.child(COMPILE_BOUNDS))?;
+        // It may have waited for hours, and died before or after it said that it is ready.
+        let waited = next.child().ok();
+        let alive = waited.and_then(|mut child| (!child.has_ended()).then_some(child));
+        let child = match alive {
+            Some(child) => child,
+            None => self.nursery.child(COMPILE_BOUNDS)?,
+        };
         must_be_alike(&self.ready, child.ready())?;
         Ok(child)
     }

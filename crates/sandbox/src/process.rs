@@ -237,6 +237,12 @@ pub(crate) struct Child {
 }
 
 impl Child {
+    /// Whether it has died while it waited for work: of that no work is at fault.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        // A process that cannot be looked at will say so when it is used.
+        matches!(self.process.process.try_wait(), Ok(Some(_)))
+    }
+
     /// What it said of itself.
     pub(crate) fn ready(&self) -> &Ready {
         &self.ready

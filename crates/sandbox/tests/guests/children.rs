@@ -5,6 +5,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
 
 use evidenceos_sandbox::{
     AdmitError, AskError, Config, End, HostFault, Mode, Oracle, PackOptions, Program, RunReport,
@@ -180,6 +181,28 @@ fn the_death_of_a_child_while_it_runs_a_guest_is_a_fault_and_the_next_run_goes_o
     let report = own
         .run(&asking(), &mut During(|| {}))
         .expect("another child");
+    assert!(matches!(report.end, End::Emitted(_)));
+}
+
+#[test]
+fn children_that_die_while_they_wait_fail_nobody() {
+    let own = Own::new();
+    own.run(&asking(), &mut During(|| {})).expect("a run");
+    // One that runs and one that compiles, which have said that they are ready and wait for work.
+    let waits = |id: &u32| {
+        let status = fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
+        status.contains("State:\tS") && status.contains("Seccomp:\t2")
+    };
+    let waiting = || own.children().into_iter().filter(waits).count();
+    while waiting() < 2 {
+        thread::yield_now();
+    }
+    own.children().into_iter().for_each(kill);
+    while !own.children().is_empty() {
+        thread::yield_now();
+    }
+    let other = pack(&PackOptions::new(&[0; 16], Mode::AskAndJudge)).expect("packs");
+    let report = own.run(&other, &mut During(|| {})).expect("other children");
     assert!(matches!(report.end, End::Emitted(_)));
 }
 
