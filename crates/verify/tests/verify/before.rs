@@ -12,7 +12,7 @@ use evidenceos_kernel::{
 };
 use evidenceos_verify::{Audited, Check, Opening, audit, verify_log};
 
-use crate::world::{Ends, Script, World, checkpoint_of, eventful, owner, vector};
+use crate::world::{Ends, Items, Script, World, checkpoint_of, eventful, owner, vector};
 
 /// A log with its traces as an earlier release would have written them.
 struct Before {
@@ -235,4 +235,38 @@ fn after_a_retirement_no_more_end_than_were_under_way() {
             .is_some_and(|finding| finding.contains("than could be under way")),
         "{findings:?}"
     );
+}
+
+#[test]
+fn after_a_null_spec_expired_no_more_end_than_were_under_way() {
+    let mut world = World::new();
+    let items = Items {
+        expires_unix: Some(1_000),
+        ..Items::new(Policy::with_sealed_budget(MicroBits::from_bits(20)), 400)
+    };
+    let holdout = world.put(&items).expect("registered");
+    let script = Script {
+        judged: Some(vector(400, 2)),
+        ends: Ends::Emits,
+        ..Script::default()
+    };
+    for n in 1..=6 {
+        world.run(&holdout, owner(n), &format!("{n}"), &script);
+    }
+    // 20 bits carry four together. If the first ends before the null spec expires, the second may have been admitted
+    // after that end; if it ends in the last second, five must have been under way.
+    for (first_unix_ms, sound) in [(999_999, true), (1_000_000, false)] {
+        let mut before = Before::of(&world);
+        let mut ended = 0;
+        before.change(|capsule| {
+            capsule.settled_unix_ms = first_unix_ms + 10_000 * ended;
+            ended += 1;
+        });
+        let findings = before.findings();
+        let found = findings
+            .iter()
+            .any(|finding| finding.contains("than could be under way"));
+        assert_eq!(findings.is_empty(), sound, "{findings:?}");
+        assert_eq!(found, !sound, "{findings:?}");
+    }
 }

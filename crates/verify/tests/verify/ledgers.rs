@@ -6,11 +6,11 @@ use evidenceos_kernel::{
     holdout::{NarrowerBudgets, Policy},
     record::{Capsule, Compared},
 };
-use evidenceos_verify::{Check, Fault};
+use evidenceos_verify::{Check, Fault, verify_log};
 
 use crate::{
     log::report,
-    world::{Items, Private, Script, World, owner, vector},
+    world::{Items, Private, Script, World, checkpoint_under, owner, vector},
 };
 
 /// A judged claim that asks nothing but may be charged so much for answers.
@@ -220,7 +220,10 @@ fn of_several_comparisons_the_one_with_too_much_room_is_named() {
     world.settle(&holdout, runs[0], &script);
     register_another(&mut world, 320, None);
     register_another(&mut world, 330, None);
-    for run in &runs[1..] {
+    // And one after the second has, beside which less is reserved.
+    world.settle(&holdout, runs[1], &script);
+    register_another(&mut world, 340, None);
+    for run in &runs[2..] {
         world.settle(&holdout, *run, &script);
     }
     assert_eq!(report(&world.entries).findings, []);
@@ -232,10 +235,13 @@ fn of_several_comparisons_the_one_with_too_much_room_is_named() {
         .into_iter()
         .filter(with_holdout)
         .collect();
-    let &[_, _, (third, bits), (fourth, same_bits)] = &found[..] else {
+    let &[_, _, (third, bits), (fourth, same_bits), (_, more_bits)] = &found[..] else {
         panic!("{found:?}");
     };
-    assert!(bits == same_bits && bits < 16, "{found:?}");
+    assert!(
+        bits == same_bits && bits < more_bits && more_bits < 16,
+        "{found:?}"
+    );
     for at in [third, fourth] {
         let findings = report(&priced_at(&world.entries, at, bits + 1)).findings;
         let compared = |fault: &Fault| {
@@ -418,4 +424,41 @@ fn a_run_is_admitted_only_beside_what_its_owners_other_runs_have_reserved() {
         let findings = report(&world.entries).findings;
         assert_eq!(findings.is_empty(), fits, "{reserved}: {findings:?}");
     }
+}
+
+#[test]
+fn a_restart_passes_over_a_withdrawn_holdout() {
+    let mut world = World::new();
+    world.begin_as_now();
+    let policy = Policy::with_sealed_budget(MicroBits::from_bits(64));
+    let withdrawn = world.register(policy.clone(), 400, 1);
+    world.register(policy, 300, 1);
+    world.ask(HoldoutCommand::Withdraw {
+        holdout: withdrawn.id,
+        reason: "a mistake".to_owned(),
+    });
+    world.restart("example.org/2", Vec::new());
+    let checkpoint = checkpoint_under("example.org/2", &world.entries);
+    let honest = verify_log(&world.entries, &checkpoint);
+    assert_eq!(honest.findings, []);
+}
+
+#[test]
+fn a_capsule_of_this_release_asks_for_comparisons_from_then_on() {
+    let mut world = World::new();
+    let policy = Policy::with_sealed_budget(MicroBits::from_bits(64));
+    let plain = |items| Items {
+        fresh: false,
+        ..Items::new(policy.clone(), items)
+    };
+    let holdout = world.put(&plain(400)).expect("registered");
+    world.run(&holdout, owner(1), "one", &script(0));
+    world.put(&plain(300)).expect("the labels differ");
+    let &[(compared, _)] = &comparisons(&world.entries)[..] else {
+        panic!("one");
+    };
+    world.entries.remove(compared as usize);
+    let findings = report(&world.entries).findings;
+    let found = findings.first().expect("it was not compared");
+    assert_eq!(found.index, Some(compared), "{findings:?}");
 }
