@@ -139,3 +139,115 @@ fn values_of(types: &[FuncType], block: BlockType) -> (usize, usize) {
 fn beyond_first(values: usize) -> u64 {
     values.saturating_sub(1) as u64
 }
+
+#[cfg(test)]
+mod tests {
+    use wasmparser::{
+        CompositeInnerType, FuncValidatorAllocations, Parser, Payload, ValidPayload, Validator,
+    };
+
+    use super::*;
+
+    /// The counts of a module with three types: `$two` takes and leaves two values, `$to_three` takes none and leaves
+    /// three, `$from_three` takes three and leaves none.
+    fn effort_of(functions: &str) -> Effort {
+        let module = wat::parse_str(format!(
+            "(module
+               (type $two (func (param i32 i32) (result i32 i32)))
+               (type $to_three (func (result i32 i32 i32)))
+               (type $from_three (func (param i32 i32 i32)))
+               {functions})"
+        ))
+        .expect("text");
+        let mut validator = Validator::new();
+        let mut types = Vec::new();
+        let mut effort = Effort::default();
+        for payload in Parser::new(0).parse_all(&module) {
+            let payload = payload.expect("a module");
+            if let Payload::TypeSection(section) = &payload {
+                for group in section.clone() {
+                    for ty in group.expect("a type").into_types() {
+                        if let CompositeInnerType::Func(ty) = ty.composite_type.inner {
+                            types.push(ty);
+                        }
+                    }
+                }
+            }
+            if let ValidPayload::Func(function, body) = validator.payload(&payload).expect("valid")
+            {
+                let mut function = function.into_validator(FuncValidatorAllocations::default());
+                effort
+                    .validate(&types, &mut function, &body)
+                    .expect("valid");
+            }
+        }
+        effort
+    }
+
+    fn counts(of: Effort) -> [u64; 4] {
+        [of.locals, of.carried, of.flow, of.tracked]
+    }
+
+    #[test]
+    fn each_place_is_counted_with_what_it_hands_over_and_what_waits() {
+        for (function, expected) in [
+            ("(func)", [0, 0, 0, 0]),
+            ("(func (param i32) (local i64 i64))", [3, 0, 0, 0]),
+            // A place: a local is tracked there.
+            ("(func (local i32) (block))", [1, 0, 0, 1]),
+            ("(func (local i32) (loop))", [1, 0, 0, 1]),
+            // One value is handed over, which is free; one waits on the stack.
+            (
+                "(func (result i32) i32.const 0 (block (result i32) i32.const 1) i32.add)",
+                [0, 0, 1, 1],
+            ),
+            // Two in, two out: one of each is beyond the first.
+            (
+                "(func (result i32 i32) i32.const 0 i32.const 1 (block (type $two)))",
+                [0, 2, 4, 2],
+            ),
+            // Two blocks in one function: their values times the places.
+            (
+                "(func (result i32 i32) i32.const 0 i32.const 1 (block (type $two)) (loop (type $two)))",
+                [0, 4, 16, 4],
+            ),
+            // Two functions: each by itself.
+            (
+                "(func (result i32) (block (result i32) i32.const 1)) (func (result i32) (block (result i32) i32.const 1))",
+                [0, 0, 2, 0],
+            ),
+            // An if and its else: the else carries what the if leaves.
+            (
+                "(func (result i32 i32 i32) i32.const 0 (if (type $to_three) (then i32.const 1 i32.const 2 i32.const 3) (else i32.const 4 i32.const 5 i32.const 6)))",
+                [0, 4, 12, 4],
+            ),
+            // A branch to a block carries what it leaves, to a loop what it takes.
+            (
+                "(func (result i32 i32 i32) (block (type $to_three) i32.const 1 i32.const 2 i32.const 3 br 0))",
+                [0, 4, 12, 3],
+            ),
+            (
+                "(func i32.const 1 i32.const 2 i32.const 3 (loop (type $from_three) br 0))",
+                [0, 4, 12, 6],
+            ),
+            // A conditional branch finds its condition on the stack.
+            ("(func (block (br_if 0 (i32.const 1))))", [0, 0, 0, 1]),
+            // Each target of a table, and the default.
+            (
+                "(func (block (block (br_table 0 1 1 (i32.const 1)))))",
+                [0, 0, 0, 3],
+            ),
+            // A return carries the results of the function, and is no place.
+            (
+                "(func (type $to_three) i32.const 1 i32.const 2 i32.const 3 return)",
+                [0, 2, 0, 0],
+            ),
+            (
+                "(func (type $to_three) (block i32.const 1 i32.const 2 i32.const 3 return) unreachable)",
+                [0, 2, 0, 0],
+            ),
+        ] {
+            assert_eq!(counts(effort_of(function)), expected, "{function}");
+        }
+    }
+}

@@ -500,3 +500,21 @@ fn what_the_compiler_must_keep_account_of_is_bounded_over_all_functions() {
     assert_eq!(rules(&waiting(1_999)), []);
     assert_eq!(rules(&waiting(2_000)), [Rule::Tracked]);
 }
+
+#[test]
+fn the_names_that_a_module_exports_are_given_in_its_order() {
+    let module =
+        wat(r#"(module (memory (export "memory") 1) (func (export "run")) (func (export "a")))"#);
+    assert_eq!(
+        evidenceos_sandbox::export_names(&module),
+        ["memory", "run", "a"]
+    );
+    assert_eq!(evidenceos_sandbox::export_names(&wat("(module)")), [""; 0]);
+    assert_eq!(evidenceos_sandbox::export_names(b"no module"), [""; 0]);
+    // As far as it can be read.
+    let cut = &module[..module.len() - 3];
+    assert_eq!(
+        evidenceos_sandbox::export_names(cut),
+        ["memory", "run", "a"]
+    );
+}
