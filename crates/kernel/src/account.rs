@@ -86,9 +86,8 @@ impl std::fmt::Display for Rate {
 /// What a run uses, or may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Usage {
-    /// Leakage.
+    /// Leakage, of answers and of the settlement together.
     pub bits: MicroBits,
-    /// Units of fuel.
     pub fuel: u64,
     /// Wasm pages of 64 KiB.
     pub pages: u64,
@@ -104,7 +103,7 @@ pub struct Tariff {
     pub per_bit: Rate,
     /// A unit of fuel.
     pub per_fuel: Rate,
-    /// A Wasm page.
+    /// A Wasm page of 64 KiB.
     pub per_page: Rate,
     /// A byte of the module.
     pub per_module_byte: Rate,
@@ -142,7 +141,7 @@ impl Tariff {
         Some(u64::try_from(fuel).unwrap_or(u64::MAX))
     }
 
-    /// In 10⁻¹⁸ credits.
+    /// The charge for all but the fuel, in 10⁻¹⁸ credits.
     fn without_fuel(&self, used: Usage) -> u128 {
         (u128::from(self.per_bit.0) * u128::from(used.bits.0))
             .saturating_add(part(self.per_page, used.pages))
@@ -166,7 +165,6 @@ fn whole_credits(sum: u128) -> u64 {
 /// Prices and the limits of new accounts, as configured.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Accounting {
-    /// What runs cost.
     pub tariff: Tariff,
     /// Balance and limit of a new account.
     pub credit_limit: u64,
@@ -233,7 +231,7 @@ impl Accounting {
     }
 }
 
-/// A principal's credit.
+/// A principal's credit: what they may spend, what is reserved, and their limits.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Account {
     /// Number in order of opening; the store's key.
@@ -272,9 +270,8 @@ pub struct Account {
 pub struct LastCredit {
     /// Whether it set the limit; else it was a grant.
     pub limits: bool,
-    /// The request's key.
     pub key: RequestKey,
-    /// What it asked.
+    /// Tells a repeated request from another one under the same key.
     pub fingerprint: Fingerprint,
     /// When it was remembered.
     pub at_unix_ms: u64,
@@ -368,21 +365,21 @@ fn sum(a: u64, b: u64) -> u64 {
 /// Sums over all accounts that commit with each batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Totals {
-    /// Accounts.
+    /// The number of accounts that were opened.
     pub accounts: u64,
     /// What accounts were opened with.
     pub initial: u128,
-    /// Minted by days.
+    /// Added by the daily mints, in credits.
     pub minted: u128,
     /// Granted by operators, and what imports added.
     pub granted: u128,
     /// Taken by lowered limits and imports.
     pub withdrawn: u128,
-    /// Burned by runs.
+    /// Burned by runs, in credits.
     pub burned: u128,
     /// Set aside for runs under way.
     pub reserved: u128,
-    /// Balances.
+    /// Free to spend, reservations not included.
     pub balances: u128,
 }
 

@@ -24,7 +24,7 @@ pub const MICROBITS_PER_BIT: u64 = 1_000_000;
 pub struct MicroBits(pub u64);
 
 impl MicroBits {
-    /// Nothing.
+    /// No leakage, or no evidence.
     pub const ZERO: Self = Self(0);
 
     /// The largest amount: as a threshold, one that no evidence reaches.

@@ -21,15 +21,11 @@ pub const MAX_INT: u64 = (1 << 53) - 1;
 /// A value of canonical JSON.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Value {
-    /// `true` or `false`.
     Bool(bool),
     /// An integer of at most [`MAX_INT`].
     Int(u64),
-    /// A string.
     Str(String),
-    /// An array.
     Array(Vec<Value>),
-    /// An object.
     Object(Object),
 }
 
@@ -293,7 +289,7 @@ impl Writer {
         self
     }
 
-    /// The canonical bytes.
+    /// Closes the object and returns its canonical bytes.
     #[must_use]
     pub fn to_bytes(mut self) -> Vec<u8> {
         self.out.push(b'}');

@@ -36,20 +36,20 @@ pub enum ClaimState {
     Uncommitted,
     /// Has a module and artifacts, which may still be replaced.
     Committed,
-    /// Bound.
+    /// Its owner bound it: nothing of it can be replaced any more.
     Sealed,
     /// Has its place in the holdout's order; runs, or waits for its turn to settle.
     Executing,
-    /// Ended, not certified.
+    /// The run ended without a certificate.
     Settled,
-    /// Ended, certified.
+    /// The run ended and the claim holds a certificate.
     Certified,
     /// Withdrawn by its owner or an operator.
     Revoked,
 }
 
 impl ClaimState {
-    /// Every state.
+    /// Every state, in the order of a claim's life.
     pub const ALL: [Self; 7] = [
         Self::Uncommitted,
         Self::Committed,
@@ -97,7 +97,7 @@ impl std::fmt::Display for ClaimState {
 pub enum Outcome {
     /// The evidence reached the threshold.
     Certified,
-    /// It did not.
+    /// The sealed part was looked at, and the evidence stayed below the threshold.
     NotCertified,
     /// The sealed part was not looked at.
     NotJudged,
@@ -143,9 +143,8 @@ impl Outcome {
 /// The result of a claim.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settlement {
-    /// How it ended.
     pub outcome: Outcome,
-    /// Why, sorted.
+    /// Sorted; empty if the claim was certified.
     pub reasons: Vec<Reason>,
     /// What the guest emitted, where it was valid.
     pub output: Vec<u8>,
@@ -157,7 +156,7 @@ pub struct Settlement {
     pub price: MicroBits,
     /// What the evidence had to reach.
     pub threshold: MicroBits,
-    /// Fuel used.
+    /// Units of fuel that the run used.
     pub fuel: u64,
     /// Digest of the trace.
     pub trace_hash: Digest,
@@ -167,16 +166,14 @@ pub struct Settlement {
     pub capsule_hash: Digest,
     /// Where the capsule stands in the log.
     pub index: u64,
-    /// When.
     pub settled_unix_ms: u64,
 }
 
-/// A withdrawn result.
+/// The withdrawal of a result by the claim's owner or an operator.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Revocation {
     /// Why, in the revoker's words; 1–256 bytes.
     pub reason: String,
-    /// When.
     pub revoked_unix_ms: u64,
     /// Where the revocation stands in the log.
     pub index: u64,
@@ -185,13 +182,10 @@ pub struct Revocation {
 /// The calls on a claim that remember their last request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Method {
-    /// CommitArtifacts.
     Commit,
     /// Freeze, FreezeGates, Seal, SealClaim.
     Seal,
-    /// ExecuteClaimV2.
     Execute,
-    /// RevokeClaim.
     Revoke,
 }
 
@@ -199,11 +193,9 @@ pub enum Method {
 /// writes no row under a random key for it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LastRequest {
-    /// The method.
     pub method: Method,
-    /// The request's key.
     pub key: RequestKey,
-    /// What it asked.
+    /// Tells a repeated request from another one under the same key.
     pub fingerprint: Fingerprint,
     /// When it was remembered.
     pub at_unix_ms: u64,
@@ -211,16 +203,15 @@ pub struct LastRequest {
     pub refusal: Option<Refusal>,
 }
 
-/// A claim.
+/// A submission and its state, from its creation to its end.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claim {
     /// Number in order of creation; the store's key.
     pub seq: u64,
-    /// Its id.
+    /// The digest of the terms, as `terms.claim_id()` computes it.
     pub id: ClaimId,
     /// What it was created with.
     pub terms: Terms,
-    /// Where it is.
     pub state: ClaimState,
     /// When it was created.
     pub created_unix_ms: u64,
@@ -228,9 +219,9 @@ pub struct Claim {
     pub commitment: Option<Commitment>,
     /// The digest of everything bound, once sealed.
     pub seal_hash: Option<Digest>,
-    /// Its result.
+    /// `None` until its run has settled.
     pub settlement: Option<Settlement>,
-    /// Its withdrawal.
+    /// `None` unless its owner or an operator withdrew it.
     pub revocation: Option<Revocation>,
     /// Last request of each method.
     pub requests: Vec<LastRequest>,

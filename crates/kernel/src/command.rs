@@ -45,7 +45,7 @@ use crate::{
 /// Who calls, as the edge has verified it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Caller {
-    /// The caller's tag.
+    /// The log names the caller by this tag.
     pub tag: OwnerTag,
     /// Whether the caller administers the server.
     pub operator: bool,
@@ -89,20 +89,17 @@ impl Caller {
 /// An idempotency key with the content that it was sent with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stamp {
-    /// The key.
     pub key: RequestKey,
-    /// The content.
+    /// Of the request's content: the same key with another content is refused.
     pub fingerprint: Fingerprint,
 }
 
 /// A command, who sent it, and under which key.
 #[derive(Debug, Clone)]
 pub struct Request {
-    /// Who.
     pub caller: Caller,
     /// Under which key; absent: no idempotency.
     pub stamp: Option<Stamp>,
-    /// What.
     pub command: Command,
 }
 
@@ -146,19 +143,15 @@ macro_rules! areas {
 }
 
 areas! {
-    /// About holdouts.
     Holdout(HoldoutCommand),
-    /// About claims.
     Claim(ClaimCommand),
     /// About runs under way.
     Run(RunCommand),
-    /// About principals' credit.
+    /// Principals' credit and its limits.
     Credit(CreditCommand),
-    /// About the log.
     Log(LogCommand),
     /// About decisions on tool calls.
     Decision(DecisionCommand),
-    /// About the server.
     Server(ServerCommand),
 }
 
@@ -169,7 +162,6 @@ pub(crate) enum RememberedOn {
     Claim(Method, ClaimId),
     /// In the row of an account.
     Account {
-        /// The account's owner.
         owner: OwnerTag,
         /// Whether the request sets the limit; otherwise it gives credit.
         limits: bool,
@@ -206,58 +198,42 @@ pub enum Event {
     ClaimCreated(Box<Claim>),
     /// A claim was given a module and artifacts.
     ArtifactsCommitted {
-        /// Which.
         claim: ClaimId,
-        /// What.
         commitment: Box<crate::claim::Commitment>,
     },
     /// A claim was bound.
     ClaimSealed {
-        /// Which.
         claim: ClaimId,
-        /// To what.
+        /// Covers everything that the claim is bound to.
         seal_hash: Digest,
     },
     /// A run took its place.
-    RunAdmitted {
-        /// The holdout.
-        holdout: HoldoutId,
-        /// The run.
-        run: InFlight,
-    },
+    RunAdmitted { holdout: HoldoutId, run: InFlight },
     /// A run was begun again after a crash.
     RunBegunAgain {
-        /// The holdout.
         holdout: HoldoutId,
-        /// The run's number.
+        /// The run's number in the order of its holdout.
         number: u64,
     },
     /// The oldest run of a holdout ended.
     RunSettled {
-        /// The holdout.
         holdout: HoldoutId,
-        /// The claim.
         claim: ClaimId,
-        /// Its result.
         settlement: Box<Settlement>,
     },
     /// A claim was withdrawn.
     ClaimRevoked {
-        /// Which.
         claim: ClaimId,
-        /// How.
         revocation: Revocation,
     },
     /// A claim remembers its last request of a method.
     ClaimRequestRemembered {
-        /// Which.
         claim: ClaimId,
-        /// The request.
+        /// Takes the place of the claim's earlier request of the same method.
         request: LastRequest,
     },
     /// A request that has no claim row to live in is remembered.
     RequestRemembered {
-        /// Its key.
         key: RequestKey,
         /// What came of it.
         remembered: Remembered,
@@ -270,77 +246,65 @@ pub enum Event {
     AccountOpened(Box<Account>),
     /// The first touch of an account on a day.
     CreditMinted {
-        /// Whose.
         owner: OwnerTag,
-        /// The UTC day.
+        /// In UTC, counted since 1970-01-01.
         day: u64,
-        /// How much.
+        /// In whole credits, added to the balance.
         amount: u64,
     },
     /// The worst case of a run was set aside.
     CreditReserved {
-        /// Whose.
         owner: OwnerTag,
-        /// For which claim.
         claim: ClaimId,
-        /// How much.
+        /// In whole credits; the run's worst case.
         amount: u64,
         /// The fuel that it pays for.
         max_fuel: u64,
     },
     /// What a run used was burned, the rest given back.
     CreditBurned {
-        /// Whose.
         owner: OwnerTag,
-        /// By which claim.
         claim: ClaimId,
-        /// How much.
+        /// In whole credits; the rest of the reservation is given back.
         amount: u64,
     },
     /// A run was refused for want of credit.
     CreditDenied(OwnerTag),
     /// An operator gave credit.
     CreditGranted {
-        /// Whom.
         owner: OwnerTag,
-        /// How much.
+        /// In whole credits, added to the balance.
         amount: u64,
-        /// Why.
+        /// In the operator's words; 1–256 bytes.
         reason: String,
     },
     /// An operator set a limit.
     CreditLimitSet {
-        /// Whose.
         owner: OwnerTag,
-        /// To what.
+        /// In whole credits; balance and reservations together stay within it.
         limit: u64,
     },
     /// An account became what a file says.
     AccountImported(Box<Account>),
     /// An account remembers its last request of a method.
     AccountRequestRemembered {
-        /// Whose.
         owner: OwnerTag,
-        /// The request.
         request: LastCredit,
     },
     /// A holdout's budgets were narrowed.
     BudgetsNarrowed {
-        /// Which.
         holdout: HoldoutId,
-        /// To what.
         narrower: NarrowerBudgets,
     },
     /// An operator confirmed a clock that had jumped.
     ClockConfirmed {
-        /// Where it was.
+        /// The time before the jump.
         from_unix_ms: u64,
-        /// Where it went.
+        /// The time that the operator accepted.
         to_unix_ms: u64,
     },
     /// A holdout was charged what no capsule of this state says.
     HoldoutCharged {
-        /// Which.
         holdout: HoldoutId,
         /// About the answer part.
         answers: MicroBits,
@@ -349,11 +313,9 @@ pub enum Event {
     },
     /// The result of a run came back from the log; the claim's own row may be lost.
     RunRecovered {
-        /// The holdout.
         holdout: HoldoutId,
         /// Whose claim it was.
         owner: OwnerTag,
-        /// The claim.
         claim: ClaimId,
         /// Its result, as far as the log has it.
         settlement: Box<Settlement>,
@@ -362,7 +324,7 @@ pub enum Event {
     DecisionsRecorded {
         /// What the log has of them.
         batch: DecisionBatch,
-        /// The entry's index.
+        /// The entry's index in the log, from 0.
         index: u64,
     },
     /// Records of decisions are not kept any longer.
@@ -372,30 +334,21 @@ pub enum Event {
     },
     /// What a holdout was registered with beside what [`Event::HoldoutRegistered`] has room for.
     HoldoutTold {
-        /// Which.
         holdout: HoldoutId,
-        /// What.
         later: Box<Later>,
     },
     /// What was so when a run was admitted, beside what [`Event::RunAdmitted`] has room for.
     RunPlaced {
-        /// The holdout.
         holdout: HoldoutId,
-        /// The run's number.
+        /// The run's number in the order of its holdout.
         number: u64,
-        /// What was so.
         place: Place,
     },
     /// A claim is the one to whose verdict the same question is referred.
-    QuestionAsked {
-        /// The question.
-        question: Question,
-        /// The claim.
-        claim: ClaimId,
-    },
+    QuestionAsked { question: Question, claim: ClaimId },
     /// A new column of labels was compared with a holdout's.
     HoldoutCompared {
-        /// The earlier holdout.
+        /// The earlier holdout, which pays for the comparison.
         holdout: HoldoutId,
         /// Charged to its answer pool.
         answers: MicroBits,
@@ -407,11 +360,10 @@ pub enum Event {
     /// The log goes on after something of it was lost, or may have been: what a holdout of before
     /// released is known by somebody's word.
     LogCarriedOn,
-    /// A run failed.
+    /// A run failed; each failure counts towards its abort.
     RunFailed {
-        /// The holdout.
         holdout: HoldoutId,
-        /// The run's number.
+        /// The run's number in the order of its holdout.
         number: u64,
     },
     /// Other policies are in force.
@@ -421,9 +373,8 @@ pub enum Event {
 /// A request remembered under its key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Remembered {
-    /// What it asked.
+    /// Tells a repeated request from another one under the same key.
     pub fingerprint: Fingerprint,
-    /// When.
     pub at_unix_ms: u64,
     /// What came of it; the reply is made from this again.
     pub result: RememberedResult,
@@ -432,7 +383,6 @@ pub struct Remembered {
 /// What came of a remembered request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RememberedResult {
-    /// It was refused.
     Refused(Refusal),
     /// It created a claim, or found it in a state.
     Created(ClaimId, ClaimState),
@@ -449,11 +399,8 @@ pub enum RememberedResult {
 pub enum Reply {
     /// A claim was created, or was there.
     Created {
-        /// Its id.
         claim: ClaimId,
-        /// Its topic.
         topic: Digest,
-        /// Its state.
         state: ClaimState,
     },
     /// A claim is in a state.
@@ -464,10 +411,8 @@ pub enum Reply {
     Settled(Box<Claim>),
     /// A claim was withdrawn.
     Revoked {
-        /// When.
         at_unix_ms: u64,
     },
-    /// A holdout.
     Holdout(Box<Holdout>),
     /// Refused, and remembered under its key.
     Refused(Refusal),
@@ -480,11 +425,10 @@ pub enum Reply {
 /// Events to apply, entries to append, and the reply to give once both are durable.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Decision {
-    /// In order.
+    /// In the order in which they apply.
     pub events: Vec<Event>,
     /// In order; the first stands at the stage's next index.
     pub entries: Vec<Vec<u8>>,
-    /// The reply.
     pub reply: Reply,
 }
 

@@ -47,10 +47,10 @@ impl BegunBy {
     }
 }
 
-/// `log_started`: entry 0.
+/// `log_started`: entry 0, which names the log and its first key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogStarted {
-    /// The log's name.
+    /// The log's name, the first line of each checkpoint.
     pub origin: String,
     /// SHA-256 of the first public key.
     pub key_id: Digest,
@@ -90,7 +90,7 @@ impl LogStarted {
 /// `log_continued`: the operator's word that the log was signed nowhere else since.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogContinued {
-    /// The log's name.
+    /// The log's name, the first line of each checkpoint.
     pub origin: String,
     /// The tree of the entries before this one.
     pub tree: KnownTree,

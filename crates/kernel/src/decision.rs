@@ -17,7 +17,7 @@ use crate::{
     record::{RecordError, fields::Fields},
 };
 
-/// A decision's record.
+/// What `schema` says in the record of a decision.
 pub const DECISION: &str = "evidenceos.v2.decision";
 
 /// More than most records have.
@@ -45,7 +45,7 @@ impl DecisionId {
         self.0 >> 40
     }
 
-    /// The one after.
+    /// The number of the next decision of the same start.
     #[must_use]
     pub fn next(self) -> Self {
         Self(self.0 + 1)
@@ -101,16 +101,15 @@ impl Gate {
     }
 }
 
-/// One decision.
+/// What was decided about one tool call, as the log commits to it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DecisionRecord {
-    /// Its number.
     pub id: DecisionId,
     /// What it was about.
     pub gate: Gate,
     /// When, in Unix milliseconds.
     pub decided_unix_ms: u64,
-    /// Who asked.
+    /// The principal who asked for the decision.
     pub owner: OwnerTag,
     /// Which tool; 1–128 bytes.
     pub tool_name: String,
@@ -139,7 +138,7 @@ pub struct DecisionRecord {
 }
 
 impl DecisionRecord {
-    /// The canonical bytes.
+    /// The record as canonical JSON, the bytes that its leaf hashes.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         let Self {
@@ -216,7 +215,6 @@ impl DecisionRecord {
 pub struct DecisionBatch {
     /// The first one's number.
     pub first: DecisionId,
-    /// How many.
     pub count: u32,
     /// Root of the Merkle tree over them.
     pub root: Digest,
@@ -284,9 +282,9 @@ pub const RECEIPT_FORMAT: &str = "evidenceos.decision_receipt.v1";
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DecisionReceipt {
-    /// [`RECEIPT_FORMAT`].
+    /// Always [`RECEIPT_FORMAT`] in this release.
     pub format: String,
-    /// The record.
+    /// The record's canonical JSON, as it was hashed.
     pub record: String,
     /// Its place in the batch, from 0.
     pub position: u32,
@@ -298,7 +296,7 @@ pub struct DecisionReceipt {
     pub index: u64,
     /// From the entry towards the log's root.
     pub inclusion: Vec<String>,
-    /// The signed note.
+    /// The signed note that states the log's root.
     pub checkpoint: String,
 }
 

@@ -34,7 +34,7 @@ macro_rules! entries {
         }
 
         impl Kind {
-            /// Every kind.
+            /// Every kind, in the order of their declaration.
             pub const ALL: &'static [Self] = &[$(Self::$kind,)*];
 
             /// What `schema` says in entries of this kind.
@@ -163,7 +163,7 @@ impl Kind {
 /// What an entry charges to a holdout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Charge {
-    /// The holdout.
+    /// The holdout that pays for it.
     pub holdout: HoldoutId,
     /// To its answer part.
     pub answers: MicroBits,

@@ -64,7 +64,7 @@ impl Strategy {
         }
     }
 
-    /// Its word.
+    /// The strategy's word in public records and on the wire.
     #[must_use]
     pub fn word(self) -> &'static str {
         match self {
@@ -95,7 +95,6 @@ pub enum EvidenceError {
     /// p1 is not strictly between p0 and 1.
     #[error("p1 lies strictly between p0 ({p0_micros}) and 1000000 millionths, not at {p1_micros}")]
     Alternative {
-        /// The null chance.
         p0_micros: u32,
         /// What was asked for.
         p1_micros: u32,
@@ -147,7 +146,7 @@ impl BetTable {
         }
     }
 
-    /// The bets.
+    /// The bets, of which the best one counts.
     #[must_use]
     pub fn bets(&self) -> &[Bet] {
         &self.bets

@@ -49,13 +49,11 @@ pub struct CertificationsLeft {
 pub struct Policy {
     /// Share of the units from which oracles answer, in millionths; 0: claims only.
     pub answer_share_micros: u32,
-    /// Prices of answers.
     pub answer_prices: AnswerPrices,
     /// All that the answer part will release.
     pub answer_budget: MicroBits,
     /// All that it will release to one principal.
     pub principal_answer_budget: MicroBits,
-    /// Prices of settlements.
     pub settlement_prices: SettlementPrices,
     /// All that settlements may release about the sealed part.
     pub sealed_budget: MicroBits,
@@ -82,7 +80,7 @@ pub struct Policy {
 pub struct PolicyError {
     /// The field, as in the public record.
     pub field: &'static str,
-    /// The rule.
+    /// What the field's value must be.
     pub rule: String,
 }
 
@@ -180,13 +178,13 @@ impl Policy {
             })
     }
 
-    /// `D("evidenceos:policy:v1", CJ(policy))`.
+    /// The policy's digest, `D("evidenceos:policy:v1", CJ(policy))`.
     #[must_use]
     pub fn hash(&self) -> Digest {
         Digest::domain("evidenceos:policy:v1", &self.to_object().to_bytes())
     }
 
-    /// The public record.
+    /// The policy as public records and the wire have it.
     #[must_use]
     pub fn to_object(&self) -> cj::Object {
         let prices: Vec<cj::Value> = self
@@ -234,7 +232,7 @@ impl Policy {
 /// Leakage of one pool: charged for good, and reserved by runs under way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Meter {
-    /// Never goes down.
+    /// Charged for good; it never goes down.
     pub charged: MicroBits,
     /// The worst case of the runs under way.
     pub reserved: MicroBits,
@@ -289,9 +287,7 @@ impl Meter {
 pub struct InFlight {
     /// Its number in the holdout's order of admission, from 0.
     pub number: u64,
-    /// The claim.
     pub claim: ClaimId,
-    /// Its owner.
     pub owner: OwnerTag,
     /// The most that its questions may be charged.
     pub answers_reserved: MicroBits,
@@ -318,7 +314,7 @@ pub struct Place {
 /// Whether a holdout takes claims.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum HoldoutStatus {
-    /// Yes.
+    /// It takes claims and runs.
     Registered,
     /// No more; runs under way settle.
     Retired,
@@ -330,7 +326,7 @@ pub enum HoldoutStatus {
 }
 
 impl HoldoutStatus {
-    /// Its name.
+    /// The status's word on the wire.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -342,14 +338,14 @@ impl HoldoutStatus {
     }
 }
 
-/// A registered holdout.
+/// A registered holdout: its public description, its meters and its runs under way.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holdout {
     /// Number in order of registration; the store's key.
     pub seq: u64,
     /// The digest of its public description.
     pub id: HoldoutId,
-    /// Its name.
+    /// The name that claims call it by; unique on the server.
     pub reference: String,
     /// What the public description says.
     pub description: Description,
@@ -507,7 +503,7 @@ impl Holdout {
 /// through than it promises, never more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct NarrowerBudgets {
-    /// Of settlements.
+    /// The budget of settlements; `None` leaves the policy's.
     pub sealed: Option<MicroBits>,
     /// Of each principal's answers.
     pub principal_answers: Option<MicroBits>,
@@ -549,9 +545,7 @@ impl Holdout {
 /// What anybody may know of a holdout, as its custodian fixed it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Description {
-    /// Items.
     pub items: u64,
-    /// Units.
     pub units: u64,
     /// Items of the answer part.
     pub answer_items: u64,
@@ -565,9 +559,7 @@ pub struct Description {
     pub commitment_root: Digest,
     /// Digest of the secret.
     pub secret_commitment: Digest,
-    /// The policy.
     pub policy: Policy,
-    /// The null spec.
     pub null_spec: NullSpec,
     /// Whether the custodian declared that no item is in an earlier holdout, which switches the
     /// comparison of labels off.

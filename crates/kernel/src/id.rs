@@ -35,7 +35,7 @@ macro_rules! bytes_newtype {
                 Some(Self(bytes))
             }
 
-            /// The bytes.
+            /// The bytes, in the order in which hex shows them.
             #[must_use]
             pub fn as_bytes(&self) -> &[u8] {
                 &self.0
@@ -68,7 +68,7 @@ macro_rules! bytes_newtype {
 }
 
 bytes_newtype!(
-    /// A SHA-256 digest.
+    /// A SHA-256 digest, of content or of a domain and content.
     Digest, 32
 );
 bytes_newtype!(
@@ -108,7 +108,7 @@ pub(crate) fn canonical_hex<const LEN: usize>(text: &str) -> Option<[u8; LEN]> {
 }
 
 impl Digest {
-    /// SHA-256 of `bytes`.
+    /// SHA-256 of `bytes`, without a domain before them.
     #[must_use]
     pub fn of(bytes: &[u8]) -> Self {
         Self(Sha256::digest(bytes).into())

@@ -18,7 +18,7 @@ use crate::{
 pub struct LogKey {
     /// SHA-256 of the public key.
     pub id: Digest,
-    /// The Ed25519 key.
+    /// The raw Ed25519 key, 32 bytes.
     pub public_key: [u8; 32],
     /// It signs trees of this size and larger ones, until another takes over.
     pub since_size: u64,
@@ -39,7 +39,7 @@ impl LogKey {
 /// What both keys sign when one follows the other.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyLink {
-    /// The log's name.
+    /// The name of the log that both keys sign.
     pub origin: String,
     /// The Ed25519 key that signed so far.
     pub old_public_key: [u8; 32],

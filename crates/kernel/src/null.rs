@@ -81,7 +81,7 @@ impl NullSpec {
         }
     }
 
-    /// The public record.
+    /// The null spec as public records and the wire have it.
     #[must_use]
     pub fn to_object(&self) -> cj::Object {
         match self {
@@ -90,7 +90,7 @@ impl NullSpec {
         .put("kind", self.kind())
     }
 
-    /// `D("evidenceos:null_spec:v1", CJ(null spec))`.
+    /// The null spec's digest, `D("evidenceos:null_spec:v1", CJ(null spec))`.
     #[must_use]
     pub fn hash(&self) -> Digest {
         Digest::domain("evidenceos:null_spec:v1", &self.to_object().to_bytes())

@@ -78,7 +78,6 @@ pub enum PriceError {
     TooDear {
         /// The size of the alphabet.
         n_symbols: u32,
-        /// The price.
         price: MicroBits,
     },
     /// The prices are too low for the alphabet: Σ 2^{−price} > 1.
@@ -132,7 +131,7 @@ struct Mass {
 }
 
 impl Mass {
-    /// ⌈10⁶·log2(divisor/mass)⌉.
+    /// The price in microbits, ⌈10⁶·log2(divisor/mass)⌉.
     fn price(self, divisor: u128) -> MicroBits {
         log2_microbits_up(self.den * divisor, self.num)
     }
@@ -348,7 +347,7 @@ impl Multiplicity {
         }
     }
 
-    /// Reads its name.
+    /// The rule that a policy names, or `None` if no rule has this name.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
         [Self::Each, Self::Fwer, Self::Fdr]

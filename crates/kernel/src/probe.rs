@@ -26,9 +26,9 @@ pub const MAX_THRESHOLD: u32 = 65_536;
 /// How much is too much, within a window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Thresholds {
-    /// Calls.
+    /// Calls, whatever they ask.
     pub total: u32,
-    /// Different things asked.
+    /// Different [`Call::hash`]es among them.
     pub distinct_hashes: u32,
     /// Different topics asked about.
     pub distinct_topics: u32,
@@ -150,26 +150,23 @@ impl Rules {
 /// What is made of a principal's calls; the sharper is the greater.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
-    /// Nothing.
     Clean,
     /// Answers are made poorer.
     Throttle,
     /// A person must look.
     Escalate,
-    /// Nothing is answered.
     Freeze,
 }
 
 /// One call. Names come as the first bytes of digests: the detector only tells them apart.
 #[derive(Debug, Clone, Copy)]
 pub struct Call {
-    /// Whose.
     pub principal: OwnerTag,
     /// The session that it belongs to.
     pub operation: [u8; 16],
     /// What it is about.
     pub topic: u64,
-    /// What it asks.
+    /// Stands for the call's content; equal calls have equal hashes.
     pub hash: u64,
 }
 
@@ -184,7 +181,7 @@ pub struct Observed {
     pub operation_distinct: u32,
 }
 
-/// Watches calls.
+/// Counts each principal's and each operation's calls, and judges them by its rules.
 #[derive(Debug)]
 pub struct Detector {
     rules: Rules,
@@ -212,7 +209,7 @@ impl Detector {
         })
     }
 
-    /// The rules.
+    /// The rules that every call is judged by.
     #[must_use]
     pub fn rules(&self) -> &Rules {
         &self.rules

@@ -31,7 +31,7 @@ pub const MAX_ENTRY_LEN: usize = 65_535;
 /// Why bytes are not the record that they were taken for.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum RecordError {
-    /// Not canonical JSON.
+    /// The bytes are not canonical JSON.
     #[error("not canonical JSON: {0}")]
     Json(#[from] cj::CjError),
     /// A field is missing, or not of its kind.
@@ -46,9 +46,8 @@ pub enum RecordError {
     /// A value out of its range.
     #[error("field {field:?}: {rule}")]
     Value {
-        /// The field.
         field: String,
-        /// The rule.
+        /// What the field's value must be.
         rule: String,
     },
 }

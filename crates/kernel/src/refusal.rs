@@ -30,7 +30,7 @@ pub enum RefusalKind {
     Retry,
 }
 
-/// A refused command.
+/// Why the kernel refused a command. The text is the sentence for the caller.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Error)]
 pub enum Refusal {
     /// No such claim, or another principal's.
@@ -38,7 +38,6 @@ pub enum Refusal {
         "claim {0} not found among your claims; check the id, or list yours with `evidenceos claim list`"
     )]
     UnknownClaim(ClaimId),
-    /// No such holdout.
     #[error("holdout {0:?} not found; `evidenceos holdout list` shows what is registered")]
     UnknownHoldout(String),
     /// The caller lacks a role.
@@ -47,7 +46,6 @@ pub enum Refusal {
     /// A step that the claim's state does not allow.
     #[error("cannot {step} a claim that is {state}; {}", hint(*.state))]
     WrongState {
-        /// What was tried.
         step: Step,
         /// What the claim is.
         state: ClaimState,
@@ -83,15 +81,15 @@ pub enum Refusal {
         "too many ancestors: at most {max_ancestors} claims and {max_depth} generations may stand behind a claim"
     )]
     TooManyAncestors {
-        /// Claims.
+        /// The most claims among the ancestors.
         max_ancestors: u16,
-        /// Generations.
+        /// The most generations from the claim to its farthest ancestor.
         max_depth: u8,
     },
     /// A claim rests on a revoked one.
     #[error("claim {ancestor}, on which this one depends, was revoked")]
     Tainted {
-        /// The revoked one.
+        /// The ancestor that was revoked.
         ancestor: ClaimId,
     },
     /// The claim's null spec has expired.
@@ -114,7 +112,6 @@ pub enum Refusal {
     /// A budget cannot carry this, whatever else is under way.
     #[error("{pool} is exhausted: {needed} needed, {left} left; nothing was charged")]
     BudgetExhausted {
-        /// Which.
         pool: Pool,
         /// Worst case of this request.
         needed: MicroBits,
@@ -123,10 +120,7 @@ pub enum Refusal {
     },
     /// A budget could carry this if nothing else were under way.
     #[error("{pool} is reserved by runs under way; ask again when they have settled")]
-    Reserved {
-        /// Which.
-        pool: Pool,
-    },
+    Reserved { pool: Pool },
     /// No run slot is free, or the caller has its share of them.
     #[error("every run slot is taken; ask again later")]
     NoSlot,
@@ -158,11 +152,11 @@ pub enum Refusal {
         "a grant of {amount} exceeds the credit limit: {unburned} of {limit} are there; grant at most {}, or raise the limit first (`evidenceos account limit`)", limit.saturating_sub(*unburned)
     )]
     BeyondCreditLimit {
-        /// The grant.
+        /// In credits; what the operator asked for.
         amount: u64,
         /// What is there, reservations included.
         unburned: u64,
-        /// The limit.
+        /// In credits; the account's limit.
         limit: u64,
     },
     /// The same claim was admitted before and has no result yet.
@@ -178,7 +172,6 @@ pub enum Refusal {
         "holdout {reference:?} cannot be withdrawn: {why}; retire it instead (`evidenceos holdout retire`)"
     )]
     NotWithdrawable {
-        /// Its name.
         reference: String,
         /// What stands in the way.
         why: String,
@@ -192,7 +185,7 @@ pub enum Refusal {
         reference: String,
         /// Which pool does not carry it.
         pool: Pool,
-        /// The worst case.
+        /// The most that the comparison can release.
         needed: MicroBits,
         /// What the pool carries.
         left: MicroBits,
@@ -205,9 +198,8 @@ pub enum Refusal {
     EntryTooLong {
         /// What is too long.
         what: String,
-        /// Its length.
         bytes: u64,
-        /// What to do.
+        /// What the caller can do, as the end of the sentence.
         remedy: String,
     },
     /// More would be stored for a principal than may be.
@@ -219,7 +211,7 @@ pub enum Refusal {
         stored: u64,
         /// What this would add.
         more: u64,
-        /// The limit.
+        /// In bytes; what one principal may have.
         limit: u64,
     },
 }
@@ -227,7 +219,7 @@ pub enum Refusal {
 /// What a caller may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Role {
-    /// Owns claims.
+    /// Creates claims, runs them and reads their results.
     Submitter,
     /// Reads everything public and all capsules.
     Auditor,
@@ -250,13 +242,12 @@ impl std::fmt::Display for Role {
 pub enum Step {
     /// Give it a module and artifacts.
     Commit,
-    /// Bind everything.
+    /// Bind the claim to everything it was given.
     Seal,
     /// Take a place in the holdout's order and run.
     Execute,
-    /// End a run.
+    /// End a run with its result.
     Settle,
-    /// Withdraw the result.
     Revoke,
 }
 
@@ -277,11 +268,10 @@ impl std::fmt::Display for Step {
 pub enum Pool {
     /// All answers about the answer part.
     Answers,
-    /// One principal's answers.
+    /// What one principal's questions may release on a holdout.
     PrincipalAnswers,
     /// Settlements, about the sealed part.
     Sealed,
-    /// A principal's credit.
     Credit,
     /// Credits burned on a holdout.
     HoldoutCredit,

@@ -57,7 +57,6 @@ pub struct Score {
 pub struct SizeClass {
     /// Items of each unit.
     pub size: u64,
-    /// Units.
     pub units: u64,
     /// Right items among all of them.
     pub right: u64,
@@ -113,7 +112,7 @@ impl Classes {
         }
     }
 
-    /// Sealed units.
+    /// The number of units in the sealed part.
     #[must_use]
     pub fn sealed_units(&self) -> u64 {
         self.sizes.iter().map(|(_, units)| units).sum()

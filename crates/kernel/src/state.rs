@@ -44,7 +44,7 @@ pub struct Counters {
     pub holdouts_generation: u64,
     /// Time of the last command, in Unix milliseconds; never goes back.
     pub now_unix_ms: u64,
-    /// Events so far.
+    /// Events that were ever applied.
     pub events: u64,
 }
 
@@ -212,7 +212,7 @@ pub struct Stage<'a> {
 }
 
 impl<'a> Stage<'a> {
-    /// An empty stage.
+    /// A stage that has loaded nothing and changed nothing yet.
     #[must_use]
     pub fn new(resident: &'a Resident) -> Self {
         Self {
@@ -283,7 +283,7 @@ impl<'a> Stage<'a> {
         self.holdout(id)
     }
 
-    /// Every holdout.
+    /// Every holdout, those of this batch included.
     pub fn holdouts(&self) -> impl Iterator<Item = &Holdout> {
         let committed = self
             .resident

@@ -62,7 +62,7 @@ pub fn caller(tag: OwnerTag) -> Caller {
     }
 }
 
-/// Whole bits.
+/// So many whole bits, in microbits.
 #[must_use]
 pub fn bits(bits: u64) -> MicroBits {
     MicroBits::from_bits(bits)
@@ -188,7 +188,7 @@ pub fn commit_with(
     .into()
 }
 
-/// Seals a claim.
+/// The command that seals a claim.
 #[must_use]
 pub fn seal(claim: ClaimId) -> Command {
     ClaimCommand::Seal { claim }.into()
@@ -200,7 +200,7 @@ pub fn execute(claim: ClaimId) -> Command {
     ClaimCommand::Execute { claim }.into()
 }
 
-/// Revokes a claim.
+/// The command that revokes a claim for a fixed reason.
 #[must_use]
 pub fn revoke(claim: ClaimId) -> Command {
     ClaimCommand::Revoke {
@@ -248,13 +248,11 @@ pub fn stamp(caller: Caller, id: &str, content: &str) -> Stamp {
 /// The rows that a store would have: maps that give a stage what it asks for.
 #[derive(Debug, Clone, Default)]
 pub struct Rows {
-    /// Claims by id.
     pub claims: HashMap<ClaimId, Claim>,
     /// What principals' claims released about holdouts.
     pub pools: HashMap<(HoldoutId, OwnerTag), PrincipalPool>,
     /// Results under request ids.
     pub remembered: HashMap<RequestKey, Remembered>,
-    /// Accounts by owner.
     pub accounts: HashMap<OwnerTag, Account>,
     /// The claims that were judged first for their question.
     pub questions: HashMap<Question, ClaimId>,

@@ -49,9 +49,7 @@ pub const EMITTED: u16 = 1;
 /// Which run a trace is of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TracedRun {
-    /// The claim.
     pub claim_id: ClaimId,
-    /// Its owner.
     pub owner_tag: OwnerTag,
     /// Digest of the module.
     pub wasm_hash: Digest,
@@ -90,7 +88,7 @@ pub struct TracedEnd {
     pub code: u16,
     /// Whether a policy leaves the verdict to somebody else.
     pub deferred: bool,
-    /// Fuel used.
+    /// In units of fuel.
     pub fuel: u64,
     /// Oracle calls, replays and free ones included.
     pub asked: u32,
@@ -109,9 +107,9 @@ pub enum Record {
     Asked {
         /// The alphabet of the answer.
         n_symbols: u32,
-        /// The answer.
+        /// What the oracle answered, below `n_symbols`.
         symbol: u32,
-        /// The question.
+        /// What was asked: one byte an item, 0 or 1.
         vector: Vec<u8>,
     },
     /// A question that had been asked in this run already: the number of the first asking,
@@ -127,9 +125,8 @@ pub enum Record {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("not a trace: {what} at byte {offset}")]
 pub struct TraceError {
-    /// What was wrong.
     pub what: &'static str,
-    /// Where.
+    /// In bytes from the beginning.
     pub offset: usize,
 }
 

@@ -9,7 +9,7 @@ use crate::id::{ClaimId, Digest};
 pub struct Artifact {
     /// What it is: `wasm`, `dependency`, or a label of the submitter's. 1–64 bytes.
     pub kind: String,
-    /// Its digest.
+    /// Of a module: SHA-256 of its bytes. Of a dependency: the hash of the parent's capsule.
     pub hash: Digest,
     /// The parent claim, for a dependency.
     pub parent: Option<ClaimId>,
@@ -40,7 +40,7 @@ impl Artifact {
 pub struct ModuleFacts {
     /// Digest of the bytes.
     pub hash: Digest,
-    /// Length in bytes.
+    /// The length in bytes.
     pub len: u32,
     /// Whether it can ask an oracle.
     pub asks: bool,
@@ -53,7 +53,6 @@ pub struct ModuleFacts {
 pub struct Commitment {
     /// Sorted by kind and hash.
     pub artifacts: Vec<Artifact>,
-    /// The module.
     pub module: ModuleFacts,
     /// Parents, each with the hash of its capsule.
     pub parents: Vec<(ClaimId, Digest)>,

@@ -47,7 +47,7 @@ pub enum Reason {
     BelowThreshold,
     /// No vector, not even a perfect one, could reach the threshold.
     OutOfReach,
-    /// The module trapped.
+    /// The module trapped for a cause that has no code of its own.
     Trap,
     /// It ran out of fuel.
     OutOfFuel,
@@ -61,7 +61,7 @@ pub enum Reason {
     TooManyCalls,
     /// It passed a pointer outside its memory.
     OutOfBounds,
-    /// It emitted twice.
+    /// It emitted a second output.
     EmittedTwice,
     /// It ended without emitting.
     NoOutput,

@@ -50,7 +50,7 @@ impl Lane {
         }
     }
 
-    /// Its name.
+    /// The lane's name on the wire and in log entries.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -63,7 +63,6 @@ impl Lane {
 /// What a claim is created with: everything that its id covers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Terms {
-    /// Who owns it.
     pub owner: OwnerTag,
     /// The submitter's name for it, 1–128 bytes; never public.
     pub claim_name: String,
@@ -76,15 +75,14 @@ pub struct Terms {
     pub alpha_micros: u32,
     /// Levels of the e-value that it may release.
     pub levels: u8,
-    /// The oracle.
     pub oracle_id: String,
-    /// The oracle's alphabet.
+    /// The number of symbols that the oracle answers with.
     pub oracle_num_symbols: u32,
     /// Fuel an epoch lasts; 0: the epoch never advances.
     pub epoch_size: u64,
     /// The epoch configuration's name, or empty.
     pub epoch_config_ref: String,
-    /// Resource class.
+    /// Sets the limits of fuel, memory and oracle calls.
     pub lane: Lane,
     /// The most credit that it may burn; 0: no limit of its own.
     pub access_credit: u64,

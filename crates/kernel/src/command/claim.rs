@@ -12,9 +12,8 @@ use crate::{
 /// A command about a claim.
 #[derive(Debug, Clone)]
 pub enum ClaimCommand {
-    /// Create a claim.
     Create {
-        /// `terms.claim_id()`.
+        /// `terms.claim_id()`; the caller computes it.
         id: ClaimId,
         /// What it is bound to.
         terms: Box<Terms>,
@@ -23,28 +22,20 @@ pub enum ClaimCommand {
     },
     /// Give a claim its module and artifacts.
     Commit {
-        /// The claim.
         claim: ClaimId,
         /// What it is committed to, its module among them.
         artifacts: Vec<Artifact>,
         /// What is known of the validated module.
         module: ModuleFacts,
     },
-    /// Bind a claim.
-    Seal {
-        /// The claim.
-        claim: ClaimId,
-    },
+    /// Bind a claim to its terms, module and artifacts.
+    Seal { claim: ClaimId },
     /// Admit a claim's run.
-    Execute {
-        /// The claim.
-        claim: ClaimId,
-    },
-    /// Revoke a claim.
+    Execute { claim: ClaimId },
+    /// Withdraw a settled claim's result.
     Revoke {
-        /// The claim.
         claim: ClaimId,
-        /// Why, 1–256 bytes.
+        /// In the caller's words; 1–256 bytes.
         reason: String,
     },
 }

@@ -13,22 +13,20 @@ use crate::{
 pub enum CreditCommand {
     /// Give a principal credit.
     Grant {
-        /// The account's owner.
         owner: OwnerTag,
-        /// The principal's name.
+        /// The name that `owner` is the tag of.
         principal: String,
-        /// At least 1.
+        /// In credits, at least 1.
         amount: u64,
-        /// Why, 1–256 bytes.
+        /// In the operator's words; 1–256 bytes.
         reason: String,
     },
     /// Set the most that a principal's credit may come to.
     SetLimit {
-        /// The account's owner.
         owner: OwnerTag,
-        /// The principal's name.
+        /// The name that `owner` is the tag of.
         principal: String,
-        /// In credits.
+        /// In credits; balance and reservations together.
         limit: u64,
     },
     /// Make accounts what a file says.
@@ -37,7 +35,7 @@ pub enum CreditCommand {
         accounts: Vec<ImportedAccount>,
         /// Digest of the file.
         file: Digest,
-        /// Why, 1–256 bytes.
+        /// In the operator's words; 1–256 bytes.
         reason: String,
     },
 }
@@ -47,7 +45,7 @@ pub enum CreditCommand {
 pub struct ImportedAccount {
     /// Whose, as the log names him.
     pub owner: OwnerTag,
-    /// Whose; 1–256 bytes.
+    /// The name that `owner` is the tag of; 1–256 bytes.
     pub principal: String,
     /// What is not burned, reservations included.
     pub unburned: u64,
@@ -59,9 +57,9 @@ pub struct ImportedAccount {
     pub credit_limit: u64,
     /// The most that a day mints.
     pub daily_mint_limit: u64,
-    /// Burned ever.
+    /// Credits that runs burned since the account was opened.
     pub burned_total: u64,
-    /// Refused ever.
+    /// Runs refused for want of credit since the account was opened.
     pub denied_total: u64,
 }
 

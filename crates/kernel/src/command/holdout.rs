@@ -12,30 +12,24 @@ use crate::{
 /// A command about holdouts.
 #[derive(Debug, Clone)]
 pub enum HoldoutCommand {
-    /// Register a holdout.
+    /// Register a holdout whose items are in the store already.
     Put(Box<PutHoldout>),
     /// Take no more claims on a holdout.
     Retire {
-        /// The holdout.
         holdout: HoldoutId,
-        /// Why, 1–256 bytes.
+        /// In the operator's words; 1–256 bytes.
         reason: String,
     },
     /// Make a retired holdout's labels public.
-    Open {
-        /// The holdout.
-        holdout: HoldoutId,
-    },
+    Open { holdout: HoldoutId },
     /// Withdraw a holdout that released nothing.
     Withdraw {
-        /// The holdout.
         holdout: HoldoutId,
-        /// Why, 1–256 bytes.
+        /// In the operator's words; 1–256 bytes.
         reason: String,
     },
     /// Lower a holdout's budgets, or restore them up to the registered maximum.
     SetBudgets {
-        /// The holdout.
         holdout: HoldoutId,
         /// Budgets that are absent stay as they are.
         narrower: NarrowerBudgets,
@@ -52,7 +46,7 @@ pub enum HoldoutCommand {
 /// A holdout to register; its bulk is in the store already.
 #[derive(Debug, Clone)]
 pub struct PutHoldout {
-    /// Its name.
+    /// The name that claims call it by; unique on the server.
     pub reference: String,
     /// What will be public of it.
     pub description: Description,

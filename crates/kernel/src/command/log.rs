@@ -14,7 +14,7 @@ use crate::{
 /// A command about the log.
 #[derive(Debug, Clone)]
 pub enum LogCommand {
-    /// Begin the log.
+    /// Begin the log with its entry 0.
     Begin(Box<BeginLog>),
     /// Note the first key of a log that a release before the history of keys began.
     KnowFirstKey([u8; 32]),
@@ -31,7 +31,7 @@ pub enum LogCommand {
 /// A log that begins.
 #[derive(Debug, Clone)]
 pub struct BeginLog {
-    /// Its name.
+    /// The log's name, the first line of each checkpoint.
     pub origin: String,
     /// The key that signs it, Ed25519.
     pub public_key: [u8; 32],
@@ -52,7 +52,7 @@ pub struct RestartLog {
     pub old: KnownTree,
     /// The largest tree that an anchor remembers.
     pub known: Option<KnownTree>,
-    /// Why, 1–256 bytes.
+    /// In the operator's words; 1–256 bytes.
     pub because: String,
     /// What holdouts were charged in what was lost, as the operator states it.
     pub charged: Vec<(HoldoutId, MicroBits)>,
@@ -61,11 +61,11 @@ pub struct RestartLog {
 /// A log that goes on by its operator's word.
 #[derive(Debug, Clone)]
 pub struct ContinueLog {
-    /// Its name.
+    /// The log's name, the first line of each checkpoint.
     pub origin: String,
-    /// What it holds.
+    /// Size and root of the log that goes on.
     pub tree: KnownTree,
-    /// Why, 1–256 bytes.
+    /// In the operator's words; 1–256 bytes.
     pub because: String,
 }
 

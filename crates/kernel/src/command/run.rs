@@ -16,7 +16,6 @@ use crate::{
 pub enum RunCommand {
     /// Note that a run is begun again: it was found unfinished, or it failed.
     BeginAgain {
-        /// The holdout.
         holdout: HoldoutId,
         /// The run's number in the order of its holdout.
         number: u64,
@@ -25,23 +24,19 @@ pub enum RunCommand {
     },
     /// End a run. Only the oldest run of its holdout can end.
     Settle {
-        /// The holdout.
         holdout: HoldoutId,
         /// The run's number in the order of its holdout.
         number: u64,
-        /// What it did.
         report: Box<RunReport>,
     },
     /// End the run of a claim that was judged before, under its first verdict.
     SettleDuplicate {
-        /// The holdout.
         holdout: HoldoutId,
         /// The run's number in the order of its holdout.
         number: u64,
     },
     /// End a run that cannot be repeated, at its worst case.
     Abort {
-        /// The holdout.
         holdout: HoldoutId,
         /// The run's number in the order of its holdout.
         number: u64,
@@ -51,13 +46,11 @@ pub enum RunCommand {
 /// What a run did.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunReport {
-    /// How it ended.
     pub end: RunEnd,
-    /// What it asked.
     pub answers: AnswerTally,
     /// How right the judged vector is on the sealed part, if there is one.
     pub score: Option<Score>,
-    /// Fuel used.
+    /// In units of fuel.
     pub fuel: u64,
     /// Memory at its end, in Wasm pages.
     pub pages: u64,
@@ -74,13 +67,12 @@ pub enum RunEnd {
     Emitted(Vec<u8>),
     /// It returned without emitting.
     NoOutput,
-    /// It trapped.
+    /// The module trapped for this reason.
     Trapped(Reason),
     /// It returned after emitting this, and a policy keeps it from being judged.
     Vetoed {
-        /// What it emitted.
         output: Vec<u8>,
-        /// The policy's code.
+        /// The code that the policy chose, 9000 to 9999.
         code: PolicyCode,
         /// Whether somebody else is to decide, instead of nobody.
         deferred: bool,

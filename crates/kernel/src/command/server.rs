@@ -17,7 +17,7 @@ pub enum ServerCommand {
     ConfirmClock {
         /// Where it was, in Unix milliseconds.
         from_unix_ms: u64,
-        /// Where it went.
+        /// Where it went, in Unix milliseconds.
         to_unix_ms: u64,
     },
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// See `testdata/entries/README.md`.
+/// Entries of every kind; `testdata/entries/README.md` says how they were made.
 const GOLDEN: &str = include_str!("../../../../testdata/entries/entries.jsonl");
 
 #[test]

@@ -19,7 +19,7 @@ pub const KIND: &str = "accuracy";
 /// A chance that is to be exceeded, and the bet on it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Accuracy {
-    /// p0 in millionths.
+    /// p0, the chance of a right item under the null, in millionths.
     pub p0_micros: u32,
     /// How the null is bet against.
     pub strategy: Strategy,

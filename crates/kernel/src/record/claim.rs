@@ -35,7 +35,6 @@ pub struct Capsule {
     pub dependencies: Vec<Digest>,
     /// SHA-256 of the run's trace.
     pub trace_hash: Digest,
-    /// How it ended.
     pub outcome: Outcome,
     /// Codes of the reasons, sorted and without repetition.
     pub reason_codes: Vec<u16>,

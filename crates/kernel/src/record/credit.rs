@@ -10,9 +10,8 @@ use crate::{
 /// `credit_granted`: a principal was given credit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CreditGranted {
-    /// The principal.
     pub owner: OwnerTag,
-    /// How many credits.
+    /// In whole credits, at least 1.
     pub amount: u64,
     /// Why, in the operator's words; 1–256 bytes.
     pub reason: String,

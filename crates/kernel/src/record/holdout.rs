@@ -16,7 +16,7 @@ use crate::{
 pub struct Registered {
     /// [`holdout_id`] of the entry.
     pub id: HoldoutId,
-    /// The holdout's name.
+    /// The name that claims call it by.
     pub reference: String,
     /// What the custodian fixed.
     pub description: Description,
@@ -107,7 +107,6 @@ pub fn holdout_id(entry: &[u8]) -> HoldoutId {
 /// absent is the registered one; an absent credit budget is none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BudgetsChanged {
-    /// The holdout.
     pub holdout: HoldoutId,
     /// The budgets, each at most the registered one.
     pub budgets: NarrowerBudgets,
@@ -155,7 +154,7 @@ impl BudgetsChanged {
 /// chance. The answer is a symbol about both of its parts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Compared {
-    /// The earlier holdout.
+    /// The earlier holdout, which paid for the comparison.
     pub holdout: HoldoutId,
     /// Whether the columns agree; then the registration was refused.
     pub agrees: bool,
@@ -191,7 +190,6 @@ impl Compared {
 /// `holdout_retired`: the holdout takes no more claims.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HoldoutRetired {
-    /// The holdout.
     pub holdout: HoldoutId,
     /// Why, in the operator's words; 1–256 bytes.
     pub reason: String,
@@ -220,7 +218,6 @@ impl HoldoutRetired {
 /// commitment in the description binds it already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HoldoutOpened {
-    /// The holdout.
     pub holdout: HoldoutId,
     /// When, in Unix milliseconds.
     pub opened_unix_ms: u64,
@@ -244,7 +241,6 @@ impl HoldoutOpened {
 /// `holdout_withdrawn`: the holdout released nothing and takes no claims.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HoldoutWithdrawn {
-    /// The holdout.
     pub holdout: HoldoutId,
     /// Why, in the operator's words; 1–256 bytes.
     pub reason: String,

@@ -15,17 +15,16 @@ use crate::{
 /// What a batch changed, to be written and then merged.
 #[derive(Debug, Default)]
 pub struct Changes {
-    /// New claims.
+    /// Claims that this batch created.
     pub new_claims: Vec<Claim>,
     /// Claims that were there.
     pub claims: Vec<Claim>,
-    /// Touched holdouts.
+    /// Holdouts that this batch registered or changed.
     pub holdouts: Vec<Holdout>,
-    /// Touched pools.
+    /// Principals' pools that this batch charged or reserved from.
     pub pools: Vec<(HoldoutId, OwnerTag, PrincipalPool)>,
-    /// Newly remembered requests.
     pub remembered: Vec<(RequestKey, Remembered)>,
-    /// New accounts.
+    /// Accounts that this batch opened.
     pub new_accounts: Vec<Account>,
     /// Accounts that were there.
     pub accounts: Vec<Account>,

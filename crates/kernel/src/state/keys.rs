@@ -13,13 +13,10 @@ use crate::{
 /// Something that the stage must hold before a command can be decided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Key {
-    /// A claim.
     Claim(ClaimId),
     /// A principal's pool on a holdout.
     Pool(HoldoutId, OwnerTag),
-    /// A remembered request.
     Remembered(RequestKey),
-    /// A principal's account.
     Account(OwnerTag),
     /// The claim that asked a question first.
     Question(Question),
