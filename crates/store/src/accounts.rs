@@ -38,7 +38,6 @@ pub struct Listed {
     pub daily_mint_remaining: u64,
     /// Days since 1970-01-01, UTC.
     pub last_mint_day: u64,
-    /// Its limits.
     pub limits: Limits,
     /// Burned by runs, ever.
     pub burned_total: u64,
@@ -134,7 +133,7 @@ impl AccountsJson {
         }
     }
 
-    /// Where it is.
+    /// The path of `accounts.json` in the data directory.
     #[must_use]
     pub fn path(&self) -> PathBuf {
         self.directory.join("accounts.json")

@@ -65,9 +65,9 @@ const CHUNK: usize = 1 << 20;
 /// What a backup holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
-    /// `evidenceos.backup.v1`.
+    /// Always `evidenceos.backup.v1` in this release.
     pub format: String,
-    /// Who made it.
+    /// Name and version of the program that made the backup.
     pub software: String,
     /// When, in Unix milliseconds.
     pub created_unix_ms: u64,
@@ -92,7 +92,7 @@ pub struct BackedUpHead {
     pub root: String,
     /// SHA-256 of the public key, in hex.
     pub key_id: String,
-    /// The C2SP checkpoint.
+    /// The signed note over the same tree, in C2SP's format.
     pub checkpoint: String,
 }
 
@@ -101,9 +101,9 @@ pub struct BackedUpHead {
 pub struct FileRecord {
     /// Relative, with `/` between its parts.
     pub path: String,
-    /// Its length.
+    /// Its length in bytes.
     pub bytes: u64,
-    /// SHA-256 in hex.
+    /// The SHA-256 of its bytes, in hex.
     pub sha256: String,
 }
 
@@ -124,11 +124,11 @@ pub struct Progress {
 pub enum Stage {
     /// The database, in pages.
     Database,
-    /// Blobs, by number.
+    /// The blobs, counted in files.
     Blobs,
     /// The log's files, in entries.
     Log,
-    /// Digests, in bytes.
+    /// The digests of all files, counted in bytes.
     Digests,
     /// Bringing files back, in bytes.
     Files,

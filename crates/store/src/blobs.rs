@@ -52,7 +52,7 @@ struct Keepers {
 /// As long as this is there, a module or blob stays: a row that names it may be on its way.
 #[derive(Debug)]
 pub struct Kept {
-    /// None: everything stays.
+    /// `None` keeps every module and blob.
     name: Option<Digest>,
     keeping: Arc<Mutex<Keeping>>,
 }

@@ -70,7 +70,7 @@ fn owner_of(kept: &[u8]) -> Option<OwnerTag> {
 /// A decision, and the batch in which the log has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FoundDecision {
-    /// Its canonical bytes.
+    /// The record's canonical JSON, the bytes that its leaf hashes.
     pub record: Vec<u8>,
     /// Its place in the batch, from 0.
     pub position: u32,
@@ -78,7 +78,7 @@ pub struct FoundDecision {
     pub leaves: Vec<Hash>,
     /// The index of the batch's entry.
     pub index: u64,
-    /// The entry.
+    /// The canonical bytes of the batch's log entry.
     pub entry: Vec<u8>,
 }
 

@@ -50,7 +50,7 @@ pub struct Beginning {
     pub key_id: [u8; 32],
 }
 
-/// All of them.
+/// Everything that a database remembers about itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Facts {
     /// Where anchors are; none: no start has signed beside one yet.
@@ -66,13 +66,13 @@ pub struct Facts {
 /// One of them, as it is to be from now on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fact {
-    /// See [`Facts::anchors`].
+    /// Replaces [`Facts::anchors`], whatever was there.
     Anchors(Vec<RememberedAnchor>),
-    /// See [`Facts::restored`].
+    /// Replaces [`Facts::restored`]; `None` clears it.
     Restored(Option<Restored>),
-    /// See [`Facts::beginning`].
+    /// Replaces [`Facts::beginning`]; `None` clears it.
     Beginning(Option<Beginning>),
-    /// See [`Facts::former`].
+    /// Replaces [`Facts::former`], whatever was there.
     Former(Vec<String>),
 }
 
@@ -88,7 +88,7 @@ impl Facts {
     }
 }
 
-/// Reads all.
+/// Reads all facts from their rows; a missing row is the default.
 pub(crate) fn read(connection: &Connection) -> Result<Facts, StoreError> {
     Ok(Facts {
         anchors: read_one(connection, ANCHORS)?,

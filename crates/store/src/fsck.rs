@@ -48,9 +48,9 @@ pub struct Finding {
     pub table: String,
     /// Which row or file.
     pub key: String,
-    /// What is wrong.
+    /// What is wrong, as a sentence without its subject.
     pub what: String,
-    /// What to do.
+    /// What the operator can do about it.
     pub repair: String,
 }
 
@@ -67,7 +67,7 @@ impl std::fmt::Display for Finding {
 /// A check that was made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Checked {
-    /// Its name.
+    /// The check's name, as findings repeat it.
     pub check: String,
     /// Rows, entries or files that it looked at.
     pub looked_at: u64,
@@ -75,7 +75,7 @@ pub struct Checked {
     pub findings: u64,
 }
 
-/// What was found.
+/// What an examination of a data directory found.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Report {
     /// Every check, in order.
@@ -146,7 +146,7 @@ pub(crate) struct Examination<'f> {
 }
 
 impl Examination<'_> {
-    /// Notes something.
+    /// Adds a finding to the running check; beyond [`KEPT`] it only counts.
     pub(crate) fn note(
         &mut self,
         table: &str,

@@ -46,7 +46,7 @@ impl Process {
 enum Fault {
     /// The process must not work there.
     Refused(String),
-    /// Somebody should know.
+    /// The process may work there, and its log warns the operator.
     Warned(String),
 }
 

@@ -15,6 +15,11 @@
 //! Invariants: what [`Outcome::Committed`] was answered for survives any crash; a batch is in the
 //! store whole or not at all; no row is served whose checksum does not fit.
 
+#![allow(
+    missing_docs,
+    reason = "a field or variant has a comment if its name and type do not say all; a test asks for all other items"
+)]
+
 pub mod accounts;
 pub mod backup;
 pub mod blobs;
@@ -66,14 +71,12 @@ pub enum StoreError {
     /// A file or directory.
     #[error("{operation} {path}: {source}")]
     Io {
-        /// What was tried.
+        /// What was tried, as a verb.
         operation: &'static str,
-        /// On what.
         path: PathBuf,
-        /// Why it failed.
         source: io::Error,
     },
-    /// The database.
+    /// SQLite reported an error.
     #[error("database: {0}{hint}", hint = hint(.0))]
     Database(#[from] rusqlite::Error),
     /// A row is not what was written.
@@ -81,11 +84,9 @@ pub enum StoreError {
         "{table} row {key} is damaged: {what}; stop, keep a copy of the data directory, and restore a backup"
     )]
     Damaged {
-        /// Which table.
         table: &'static str,
-        /// Which row.
+        /// The row's key, as its table has it.
         key: String,
-        /// How it shows.
         what: &'static str,
     },
     /// The data directory is not ours to use.
@@ -146,15 +147,15 @@ impl StoreError {
 /// A signed tree head: the wire's form and the checkpoint note, of the same tree.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Head {
-    /// Entries.
+    /// Entries that the head covers.
     pub size: u64,
-    /// Root hash.
+    /// The root by RFC 9162.
     pub root: [u8; 32],
     /// Ed25519 over the wire's digest of size and root.
     pub signature: Vec<u8>,
     /// SHA-256 of the public key.
     pub key_id: Digest,
-    /// The C2SP checkpoint.
+    /// The signed note over the same tree, in C2SP's format.
     pub checkpoint: String,
 }
 
@@ -171,7 +172,7 @@ impl Head {
 pub struct Entry {
     /// RFC 9162 leaf hash of `bytes`.
     pub leaf: Hash,
-    /// The canonical record.
+    /// The canonical JSON of the record.
     pub bytes: Vec<u8>,
 }
 
@@ -180,18 +181,17 @@ pub struct Entry {
 pub struct Recorded {
     /// Time of the batch.
     pub at_unix_ms: u64,
-    /// The caller's tag.
     pub caller: OwnerTag,
-    /// In order.
+    /// In the order in which they apply.
     pub events: Vec<Event>,
 }
 
 /// A trace, and the claim that it belongs to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trace {
-    /// The claim's number.
+    /// The claim's number, its key in the store.
     pub claim_seq: u64,
-    /// Its digest.
+    /// The SHA-256 of the trace.
     pub hash: Digest,
     /// Its bytes; empty where they are a blob.
     pub bytes: Vec<u8>,
@@ -200,7 +200,7 @@ pub struct Trace {
 /// A module that a claim was committed to.
 #[derive(Debug, Clone)]
 pub struct Module {
-    /// Its digest.
+    /// The SHA-256 of its bytes.
     pub hash: Digest,
     /// Where its bytes are.
     pub bytes: ModuleBytes,
@@ -235,7 +235,7 @@ impl ModuleBytes {
 pub struct StoredDecisions {
     /// What the log has of them.
     pub batch: DecisionBatch,
-    /// The entry's index.
+    /// The entry's index in the log, from 0.
     pub index: u64,
     /// When it was recorded.
     pub recorded_unix_ms: u64,
@@ -246,7 +246,7 @@ pub struct StoredDecisions {
 /// What a store has done since it was opened: what noise cannot touch in a measurement.
 #[derive(Debug, Default)]
 pub struct Done {
-    /// Durable transactions.
+    /// Transactions that were made durable.
     pub commits: AtomicU64,
     /// Write-ahead log copied into the database.
     pub checkpoints: AtomicU64,
@@ -282,17 +282,14 @@ impl Done {
 /// Everything that commits together.
 #[derive(Debug, Default)]
 pub struct Batch {
-    /// Rows.
+    /// The rows to insert and to replace.
     pub changes: Changes,
-    /// The journal's part.
+    /// The journal's rows, one for each command.
     pub recorded: Vec<Recorded>,
     /// New entries, from index `changes.counters.next_index - entries.len()`.
     pub entries: Vec<Entry>,
-    /// New modules.
     pub modules: Vec<Module>,
-    /// New traces.
     pub traces: Vec<Trace>,
-    /// New decisions.
     pub decisions: Vec<StoredDecisions>,
     /// The signed head over all entries, where there are new ones.
     pub head: Option<Head>,
@@ -343,7 +340,7 @@ impl Batch {
 /// The fate of a commit.
 #[derive(Debug)]
 pub enum Outcome {
-    /// Durable.
+    /// It is durable: a crash does not undo it.
     Committed,
     /// Certainly not there; the store goes on.
     NotCommitted(NotCommitted),
@@ -446,9 +443,9 @@ pub trait Store: Send {
 /// How far a copy is, in pages of the database. The total grows with what is written meanwhile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pages {
-    /// Copied.
+    /// Pages that were copied.
     pub copied: u64,
-    /// All.
+    /// Pages that the database has now.
     pub total: u64,
 }
 

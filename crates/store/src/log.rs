@@ -45,15 +45,15 @@ pub enum LogError {
     Beyond {
         /// What was asked for.
         asked: u64,
-        /// What there is.
+        /// The number of entries that the log has.
         size: u64,
     },
     /// A first tree that is larger than the second.
     #[error("the first tree, of {first} entries, is larger than the second, of {second}")]
     SizesOutOfOrder {
-        /// First.
+        /// Entries of the first tree.
         first: u64,
-        /// Second.
+        /// Entries of the second tree.
         second: u64,
     },
     /// The store or a file.
@@ -424,7 +424,6 @@ fn tree_from_files(files: &LogFiles, checkpoint: &Checkpoint) -> Option<Tree> {
 /// What may be shown of the log: the newest durable head, and the right edge of its tree.
 #[derive(Debug, Clone)]
 pub struct Released {
-    /// The head.
     pub head: Arc<Head>,
     tree: Arc<Tree>,
     /// Inner nodes of the right edge, by level: made once a head, since most proofs need them.
@@ -455,7 +454,7 @@ impl Released {
     }
 }
 
-/// Serves proofs.
+/// Serves proofs and tiles of what is released, and nothing beyond it.
 #[derive(Debug)]
 pub struct LogView {
     files: LogFiles,

@@ -25,7 +25,7 @@ use crate::{
 /// What becomes of a commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// Nothing bad.
+    /// The commit succeeds and is durable.
     None,
     /// The disk is full: not there.
     Full,
@@ -42,7 +42,7 @@ pub enum Fault {
 /// What a restart finds behind the last commit that was not in doubt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tail {
-    /// Nothing.
+    /// No batch was in doubt.
     Nothing,
     /// A batch that nobody knew to be there.
     Whole,
@@ -172,7 +172,7 @@ impl MemoryStore {
         self.accounts.values()
     }
 
-    /// The log.
+    /// The log's entries, in order.
     #[must_use]
     pub fn entries(&self) -> &[Entry] {
         &self.entries
@@ -196,7 +196,7 @@ impl MemoryStore {
         self.in_force
     }
 
-    /// The journal.
+    /// The journal's rows, in order.
     #[must_use]
     pub fn recorded(&self) -> &[Recorded] {
         &self.recorded

@@ -25,7 +25,7 @@ use crate::{
     row, schema, sqlite,
 };
 
-/// Connections kept.
+/// Reading connections that the pool keeps open.
 const CONNECTIONS: usize = 4;
 
 /// A pool of reading connections, and the blobs.
@@ -53,7 +53,7 @@ impl Readers {
         })
     }
 
-    /// The blobs.
+    /// The blobs beside the database.
     #[must_use]
     pub fn blobs(&self) -> &Blobs {
         &self.blobs

@@ -99,7 +99,7 @@ pub struct SqliteStore {
 /// Is told of each batch that is durable, and how long the sync took.
 type Told = dyn FnMut(&Batch, Duration) + Send;
 
-/// Whoever is told.
+/// The function that hears of durable batches.
 struct Observer(Box<Told>);
 
 impl std::fmt::Debug for Observer {
@@ -111,7 +111,6 @@ impl std::fmt::Debug for Observer {
 /// What a start finds in the store.
 #[derive(Debug)]
 pub struct Found {
-    /// Every holdout.
     pub holdouts: Vec<Holdout>,
     /// The counters of the last batch.
     pub counters: Counters,
@@ -811,7 +810,7 @@ fn check_journal_tail(connection: &Connection, state: &StateRow) -> Result<(), S
     Ok(())
 }
 
-/// H(previous ‖ bytes).
+/// The journal's next link: SHA-256(previous ‖ bytes).
 pub(crate) fn chain(previous: &[u8], bytes: &[u8]) -> [u8; 32] {
     Sha256::new()
         .chain_update(previous)
