@@ -39,9 +39,8 @@ pub enum Proof {
     Nothing,
     /// The token of this digest.
     Token(TokenDigest),
-    /// A signature.
     Signature(Signature),
-    /// The connection's certificate.
+    /// The client certificate that the TLS handshake verified.
     Certificate,
 }
 
@@ -235,7 +234,7 @@ impl Authenticator {
 }
 
 impl Methods {
-    /// What to send.
+    /// The end of a refusal's sentence: which credentials the server takes.
     fn expected(self) -> String {
         let ways = [
             (self.tokens, "send \"authorization: Bearer <token>\""),

@@ -31,7 +31,7 @@ pub enum IdentityKind {
 /// What the extended key usage says about TLS clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClientAuth {
-    /// It lists clientAuth.
+    /// Its extended key usage lists clientAuth.
     Allowed,
     /// There is no such extension, so the certificate is for anything.
     Unrestricted,
@@ -44,7 +44,7 @@ pub enum ClientAuth {
 pub struct PeerCertificate {
     /// What the identity is.
     pub kind: IdentityKind,
-    /// The identity.
+    /// The identity, of the kind that `kind` states.
     pub name: String,
     /// Every DNS name of the subject alternative name, also if the identity is another.
     pub dns_names: Vec<String>,

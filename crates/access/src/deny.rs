@@ -29,7 +29,7 @@ pub(crate) struct Denials(HashSet<Denied>);
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Denied {
     Uri(String),
-    /// In lower case.
+    /// A DNS name in lower case.
     Dns(String),
     /// Without leading zero bytes.
     Serial(Vec<u8>),

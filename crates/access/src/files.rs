@@ -47,25 +47,19 @@ pub enum FileError {
     /// It could not be read.
     #[error("cannot read {}: {source}{owner}{remedy}", path.display())]
     Unreadable {
-        /// The file.
         path: PathBuf,
-        /// Why.
         source: io::Error,
         /// Its mode and owner, where they are known.
         owner: String,
-        /// What to do.
+        /// The command that mends it, as the end of the sentence; empty if none is known.
         remedy: String,
     },
     /// It is a directory or a device.
     #[error("{} is not a regular file", path.display())]
-    NotAFile {
-        /// The file.
-        path: PathBuf,
-    },
+    NotAFile { path: PathBuf },
     /// It is longer than anything that belongs here.
     #[error("{} has more than {max} bytes", path.display())]
     TooLong {
-        /// The file.
         path: PathBuf,
         /// The most bytes that it may have.
         max: u64,
@@ -76,9 +70,8 @@ pub enum FileError {
         path.display(), path.display()
     )]
     OpenKey {
-        /// The file.
         path: PathBuf,
-        /// Its permission bits.
+        /// The file's permission bits, as `chmod` takes them.
         mode: u32,
     },
     /// Roles that everybody on the machine can give himself.
@@ -87,15 +80,14 @@ pub enum FileError {
         path.display(), path.display()
     )]
     Writable {
-        /// The file.
         path: PathBuf,
-        /// Its permission bits.
+        /// The file's permission bits, as `chmod` takes them.
         mode: u32,
     },
     /// Each reading found something else.
     #[error("the files next to {} change while they are read; they are read again later", path.display())]
     Unsteady {
-        /// The server's certificate.
+        /// The server's certificate, which the other files lie next to.
         path: PathBuf,
     },
 }

@@ -33,7 +33,7 @@ enum Selector {
     Uri(String),
     /// A certificate's DNS name.
     Dns(String),
-    /// A certificate.
+    /// The SHA-256 of a certificate's DER.
     CertSha256([u8; 32]),
     /// A bearer token, which is thereby taken.
     TokenSha256(TokenDigest),
@@ -279,7 +279,7 @@ pub(crate) fn digest(name: &str, text: &str) -> Result<[u8; 32], String> {
     }
 }
 
-/// Counted from 1.
+/// The line that holds byte `at`, counted from 1.
 fn line_of(text: &str, at: usize) -> usize {
     1 + text.bytes().take(at).filter(|byte| *byte == b'\n').count()
 }

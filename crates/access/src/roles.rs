@@ -21,13 +21,13 @@ pub struct Roles {
 pub struct UnknownRole;
 
 impl Roles {
-    /// No role.
+    /// No role: every call that needs one is refused.
     pub const NONE: Self = Self {
         submitter: false,
         auditor: false,
         operator: false,
     };
-    /// The submitter alone.
+    /// The submitter role and no other.
     pub const SUBMITTER: Self = Self {
         submitter: true,
         ..Self::NONE
@@ -37,7 +37,7 @@ impl Roles {
         auditor: true,
         ..Self::SUBMITTER
     };
-    /// Every role.
+    /// Submitter, auditor and operator together.
     pub const ALL: Self = Self {
         operator: true,
         ..Self::SUBMITTER_AUDITOR

@@ -24,7 +24,7 @@ pub struct AuthSettings {
     pub auditor_tokens: Secret,
     /// `--auth-hmac-key`: raw bytes of the key `default`.
     pub hmac_key: Secret,
-    /// `EVIDENCEOS_HMAC_KEYS`: `kid:hex,kid2:hex`.
+    /// `EVIDENCEOS_HMAC_KEYS`: keys in hex with their ids, `kid:hex,kid2:hex`.
     pub hmac_keys: Secret,
     /// `EVIDENCEOS_HMAC_SHARED_SECRET`: raw bytes of the key `default`.
     pub hmac_shared_secret: Secret,
@@ -32,7 +32,7 @@ pub struct AuthSettings {
     pub policy: Option<PathBuf>,
     /// See [`HmacRules::require_timestamp`]. On, unless said otherwise.
     pub hmac_require_timestamp: bool,
-    /// See [`HmacRules::accept_root_path`].
+    /// See [`HmacRules::accept_root_path`]; off by default.
     pub hmac_accept_root_path: bool,
     /// Whether the listener verifies client certificates, asked for or required.
     pub client_certificates: bool,

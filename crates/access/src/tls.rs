@@ -39,7 +39,7 @@ pub enum ClientCertificates {
     None,
     /// They may; one that is shown must be valid.
     Optional,
-    /// They must.
+    /// A connection without a valid certificate is refused.
     Required,
 }
 

@@ -49,7 +49,7 @@ pub struct Peer(Arc<Known>);
 #[derive(Debug)]
 struct Known {
     address: SocketAddr,
-    /// A [`Shown`].
+    /// The connection's [`Shown`], which its entry in the listener's list shares.
     shown: Arc<AtomicU8>,
     chain: Option<Chain>,
     /// Of the listener; none on a plain connection.
@@ -241,7 +241,7 @@ trait Duplex: AsyncRead + AsyncWrite + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Unpin> Duplex for T {}
 
 impl Peer {
-    /// Its address.
+    /// The peer's address, as the socket has it.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.0.address

@@ -24,7 +24,7 @@ use crate::tls::Serving;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub(super) enum Shown {
-    /// Nothing.
+    /// No request has come yet.
     Nothing,
     /// A request, of nobody in particular.
     Request,
@@ -56,7 +56,7 @@ pub(super) struct Open {
 #[derive(Debug, Default)]
 struct State {
     next: u64,
-    /// The oldest first.
+    /// By number, so the oldest connection is the first.
     connections: BTreeMap<u64, Entry>,
     by_network: HashMap<IpAddr, usize>,
 }
@@ -159,7 +159,7 @@ impl Open {
         self.stopping.subscribe()
     }
 
-    /// Ends all connections.
+    /// Ends all connections, those with requests under way too.
     pub(super) fn end_all(&self) {
         let mut state = self.state();
         while let Some((&number, _)) = state.connections.first_key_value() {

@@ -25,7 +25,6 @@ pub struct Stats {
 /// The counters at one time.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Connections accepted.
     pub accepted: u64,
     /// Connections open now, handshakes under way included.
     pub open: u64,
@@ -42,7 +41,7 @@ pub struct Counts {
 }
 
 impl Stats {
-    /// All counters.
+    /// Reads all counters, one after the other and not at one instant.
     #[must_use]
     pub fn counts(&self) -> Counts {
         Counts {
