@@ -66,7 +66,7 @@ impl Directory {
         Self::open(path)
     }
 
-    /// Where it is.
+    /// The directory's path, as it was opened.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path

@@ -12,11 +12,9 @@ pub enum KeyError {
     /// A file or directory.
     #[error("cannot {operation} {path}: {source}")]
     Io {
-        /// What was tried.
+        /// What was tried, as a verb.
         operation: &'static str,
-        /// On which path.
         path: PathBuf,
-        /// Why it failed.
         source: io::Error,
     },
     /// Somebody else could read or change a key.
@@ -26,29 +24,23 @@ pub enum KeyError {
     Permissions {
         /// The file or directory.
         path: PathBuf,
-        /// Its permission bits.
+        /// The permission bits that the file has.
         mode: u32,
-        /// Its owner.
+        /// The uid of the file's owner.
         owner: u32,
-        /// The rule.
+        /// The modes that are allowed, as a part of the sentence.
         wanted: &'static str,
-        /// Our effective uid.
+        /// The effective uid of this process.
         user: u32,
-        /// What mends it.
+        /// The command that mends it.
         command: String,
     },
     /// A file that is no key.
     #[error("{path} is not a key: {what}")]
-    NotAKey {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        what: String,
-    },
+    NotAKey { path: PathBuf, what: String },
     /// A file that is not what it must be, whatever is in it.
     #[error("{path} {what}")]
     Unfit {
-        /// The file.
         path: PathBuf,
         /// What it is instead.
         what: String,
@@ -58,7 +50,6 @@ pub enum KeyError {
         "{path} holds the key {found}: its name does not match its content; rename it to {found}.key"
     )]
     WrongName {
-        /// The file.
         path: PathBuf,
         /// The key that it holds.
         found: KeyId,
@@ -66,9 +57,8 @@ pub enum KeyError {
     /// No key of that id.
     #[error("{directory} has no key {id}; `evidenceos keys list` shows those that it has")]
     Unknown {
-        /// The ring's directory.
+        /// The directory of the ring.
         directory: PathBuf,
-        /// The id.
         id: KeyId,
     },
     /// Not a key id.
@@ -84,9 +74,9 @@ pub enum KeyError {
         "{directory} holds {count} signing keys and none is chosen; choose with `evidenceos keys activate KEY-ID` or --active-key-id"
     )]
     NotChosen {
-        /// The ring's directory.
+        /// The directory of the ring.
         directory: PathBuf,
-        /// How many.
+        /// The number of signing keys that the ring holds.
         count: usize,
     },
     /// A secret that the data directory depends on.
@@ -97,9 +87,8 @@ pub enum KeyError {
         "{path} can be read by everybody (mode {mode:04o}); a mounted key may be closed to others at most: 0440 or stricter. For a Kubernetes Secret set defaultMode: 0440"
     )]
     WorldReadable {
-        /// The file.
         path: PathBuf,
-        /// Its permission bits.
+        /// The permission bits that the file has.
         mode: u32,
     },
     /// A link out of the mount.
@@ -110,7 +99,7 @@ pub enum KeyError {
     /// Two secrets under one name.
     #[error("{0} is there already and holds something else; nothing was overwritten")]
     Differs(PathBuf),
-    /// No random bytes.
+    /// The operating system gave no random bytes.
     #[error("the operating system gives no random bytes: {0}")]
     Random(getrandom::Error),
 }

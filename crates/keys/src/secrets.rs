@@ -15,9 +15,9 @@ use crate::{Directory, KeyError, Secret, draw};
 
 /// Keys the owner tags.
 pub const OWNERS: &str = "owners.secret";
-/// Encrypts the holdouts.
+/// The key that encrypts the holdouts' blobs.
 pub const HOLDOUTS: &str = "holdouts.secret";
-/// All of them.
+/// Every secret of a data directory, by its file name.
 pub const NAMES: [&str; 2] = [OWNERS, HOLDOUTS];
 
 /// A secret of the data directory: from the key directory, else from our own, else new if nothing

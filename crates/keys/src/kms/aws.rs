@@ -175,7 +175,7 @@ impl Backend for Aws {
     }
 }
 
-/// `eu-west-1` of `arn:aws:kms:eu-west-1:…`.
+/// The region in an ARN: `eu-west-1` of `arn:aws:kms:eu-west-1:…`.
 fn region(resource: &str) -> Option<&str> {
     resource
         .strip_prefix("arn:")?

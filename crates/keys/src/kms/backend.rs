@@ -9,7 +9,7 @@ use super::key_ref::KeyRef;
 use super::mock::Mock;
 use super::settings::{KmsSettings, Provider};
 
-/// One provider, connected.
+/// The calls that a connected provider answers.
 #[async_trait]
 pub(super) trait Backend: Send + Sync {
     /// Where `resource` is asked for, for errors.
@@ -22,7 +22,7 @@ pub(super) trait Backend: Send + Sync {
         ciphertext: Option<&[u8]>,
     ) -> Result<Zeroizing<Vec<u8>>, Fault>;
 
-    /// `secret`, wrapped.
+    /// Encrypts `secret` under the key that `resource` names.
     async fn wrap(&self, resource: &str, secret: &[u8; 32]) -> Result<KeyRef, Fault>;
 
     /// The public half of a key that signs inside.

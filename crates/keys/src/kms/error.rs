@@ -13,10 +13,9 @@ pub enum KmsError {
     /// The settings cannot work; each problem is one sentence.
     #[error("the KMS settings are wrong: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Settings(Vec<Problem>),
-    /// A call failed.
+    /// A call to the KMS failed, as `fault` says.
     #[error("{provider} KMS, {operation} with {resource} at {endpoint}: {fault}")]
     Call {
-        /// Whose KMS.
         provider: Provider,
         /// What was asked for.
         operation: &'static str,

@@ -21,7 +21,7 @@ pub struct KeyRef {
 /// Why a text is no [`KeyRef`].
 #[derive(Debug, thiserror::Error)]
 pub enum KeyRefError {
-    /// Over [`MAX_KEY_REF`].
+    /// It has more than [`MAX_KEY_REF`] bytes.
     #[error("the KMS key id has {0} bytes; at most {MAX_KEY_REF} are taken")]
     Long(usize),
     /// Nothing, or nothing before the `|`.

@@ -17,7 +17,7 @@ use crate::Secret;
 /// The deadline of one call where none is configured.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Whose KMS.
+/// The KMS that holds or wraps a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Provider {
     /// In this process, with a key from the configuration: for tests and trials.
@@ -42,7 +42,7 @@ impl Provider {
     }
 }
 
-/// Not a [`Provider`].
+/// A word that names no [`Provider`].
 #[derive(Debug, thiserror::Error)]
 #[error("unknown KMS provider {0:?}; expected mock, aws, gcp or azure")]
 pub struct UnknownProvider(pub String);
@@ -74,7 +74,7 @@ impl fmt::Display for Provider {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Context(BTreeMap<String, String>);
 
-/// Not a [`Context`].
+/// Why a text is no [`Context`].
 #[derive(Debug, thiserror::Error)]
 pub enum ContextError {
     /// A part is not `name=value`.
@@ -131,7 +131,6 @@ impl fmt::Display for Context {
 /// How to reach a KMS. Credentials are not among it: each SDK finds its own.
 #[derive(Clone)]
 pub struct KmsSettings {
-    /// Whose.
     pub provider: Provider,
     /// The mock's key; nobody else has one.
     pub mock_key: Option<Secret>,
@@ -211,9 +210,8 @@ pub enum Problem {
     /// The SDK is not in this build.
     #[error("the {provider} KMS is not built in; build with --features {feature}")]
     NotBuilt {
-        /// Whose KMS.
         provider: Provider,
-        /// The cargo feature.
+        /// The cargo feature that builds the provider in.
         feature: &'static str,
     },
     /// The mock without its key.
