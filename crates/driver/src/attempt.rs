@@ -32,11 +32,11 @@ type Run = (HoldoutId, u64);
 
 /// What becomes of a call if the batch commits.
 pub(crate) enum Decided {
-    /// It is answered.
+    /// It is answered when the batch has committed.
     Answer(Answer),
     /// It is answered when the claim settles.
     Join(ClaimId),
-    /// It waits.
+    /// It waits in this line until something has ended.
     Wait(Line),
     /// Nobody waits for it, and it left no trace.
     Drop,

@@ -8,6 +8,11 @@
 //! Invariants: no reply leaves before the fate of its batch is known; a batch whose fate is
 //! unknown ends the process; runs of one holdout settle in the order in which they were admitted.
 
+#![allow(
+    missing_docs,
+    reason = "a field or variant has a comment if its name and type do not say all; a test asks for all other items"
+)]
+
 mod allowance;
 mod attempt;
 mod conclude;
@@ -72,7 +77,7 @@ pub trait Publisher: Send {
 
 /// Where the answer to a call goes.
 pub trait ReplyTo: Send {
-    /// Gives the answer.
+    /// Hands the answer over; it is called once.
     fn send(self: Box<Self>, answer: Answer);
     /// Whether nobody waits for it any more.
     fn is_gone(&self) -> bool;
@@ -84,7 +89,7 @@ pub type Answer = Result<Reply, Failure>;
 /// Why a call has no reply from the kernel, or a bad one.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum Failure {
-    /// The kernel refused.
+    /// The kernel refused the command; nothing was done.
     #[error(transparent)]
     Refused(#[from] Refusal),
     /// The disk is full; nothing was done.
@@ -110,7 +115,6 @@ pub enum Failure {
 
 /// A request with what belongs to it.
 pub struct Call {
-    /// The request.
     pub request: Request,
     /// The module of a commit.
     pub module: Option<Module>,
@@ -127,17 +131,15 @@ struct Pending {
 /// A run to execute.
 #[derive(Debug, Clone)]
 pub struct Work {
-    /// The holdout.
     pub holdout: HoldoutId,
-    /// Its name.
+    /// The holdout's name, which its encrypted items are bound to.
     pub reference: String,
-    /// Its encrypted items.
+    /// Digest of the holdout's encrypted items, and their blob's name.
     pub blob: Digest,
     /// Its policy and sizes.
     pub description: Description,
-    /// The run's number.
+    /// The run's number in the order of its holdout.
     pub number: u64,
-    /// The claim.
     pub claim: Box<Claim>,
     /// The most that its questions may be charged.
     pub allowance: MicroBits,
@@ -151,9 +153,8 @@ pub struct Work {
 /// A run that was executed.
 #[derive(Debug)]
 pub struct Finished {
-    /// The holdout.
     pub holdout: HoldoutId,
-    /// The run's number.
+    /// The run's number in the order of its holdout.
     pub number: u64,
     /// What it did; an error is the death of the process that ran it, which counts as a failure.
     pub result: Result<Done, String>,
@@ -162,7 +163,6 @@ pub struct Finished {
 /// What an executed run left.
 #[derive(Debug, Clone)]
 pub struct Done {
-    /// What it did.
     pub report: Box<RunReport>,
     /// Its trace; empty where it is a blob already.
     pub trace: Vec<u8>,
@@ -170,7 +170,6 @@ pub struct Done {
 
 /// What a step takes in.
 pub enum Input {
-    /// A call.
     Call(Call),
     /// A run that was executed.
     Finished(Finished),
@@ -187,7 +186,6 @@ pub enum Input {
 /// Policies that the log must state before they are in force.
 #[derive(Debug)]
 pub struct Stated {
-    /// They.
     pub in_force: InForce,
     /// Hears that the log states them, or that a writer which has not begun will. Dropped: it does
     /// not, and those of before stay.
@@ -252,7 +250,7 @@ struct Unfinished {
     failed: bool,
 }
 
-/// The one writer.
+/// The one writer: it decides, commits and publishes everything that changes the store.
 pub struct Driver<S> {
     store: S,
     resident: Resident,

@@ -28,7 +28,7 @@ const BATCH_COMMANDS: usize = 256;
 const BATCH_BYTES: usize = 1 << 20;
 /// Calls that wait before the writer.
 const QUEUE: usize = 4_096;
-/// Of one principal.
+/// Calls of one principal that wait before the writer.
 const QUEUE_OF_ONE: usize = QUEUE / 4;
 /// How long nothing comes before the store tidies up.
 const IDLE: Duration = Duration::from_millis(50);
@@ -59,7 +59,7 @@ pub struct CopyOrder {
 /// How a copy goes.
 #[derive(Debug)]
 pub enum CopyNews {
-    /// So far.
+    /// The pages that were copied so far.
     Pages(Pages),
     /// It is there, or will not be.
     Done(Result<(), StoreError>),
@@ -271,7 +271,7 @@ pub fn run<S: Store>(
     Ok(turning.driver.into_store())
 }
 
-/// The loop.
+/// The writer's loop and what it keeps from one turn to the next.
 struct Turning<'i, S, C> {
     driver: Driver<S>,
     inbox: &'i Inbox,

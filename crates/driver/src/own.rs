@@ -25,7 +25,7 @@ use crate::{
 /// Commands that commit together, and what the store notes in their commit.
 #[derive(Debug, Default)]
 pub struct OwnWork {
-    /// In order.
+    /// In the order in which they are decided.
     pub commands: Vec<Command>,
     /// What may lie there as `accounts.json` from then on.
     pub files: Option<AccountsFiles>,
@@ -34,7 +34,7 @@ pub struct OwnWork {
 }
 
 impl OwnWork {
-    /// One command.
+    /// Work of one command and nothing else.
     #[must_use]
     pub fn command(command: impl Into<Command>) -> Self {
         Self {
@@ -49,7 +49,7 @@ impl OwnWork {
 pub struct Enacted {
     /// The head over them, if one was signed.
     pub head: Option<Head>,
-    /// Their entries.
+    /// Canonical bytes of the entries that they appended, in order.
     pub entries: Vec<Vec<u8>>,
 }
 
@@ -60,9 +60,8 @@ pub enum NotEnacted<E> {
     /// The kernel refuses one of them.
     #[error("{refusal}")]
     Refused {
-        /// Which, from 0.
+        /// The refused command's place in the work, from 0.
         nth: usize,
-        /// Why.
         refusal: Refusal,
     },
     /// The head could not be signed.

@@ -13,11 +13,11 @@ use evidenceos_tlog::{Hash, Tile, Tree};
 pub trait Signer: Send {
     /// The signed head of a tree.
     fn sign(&self, size: u64, root: Hash) -> Head;
-    /// The log's name.
+    /// The log's name, the first line of each checkpoint.
     fn origin(&self) -> &str;
-    /// Ed25519.
+    /// The raw Ed25519 key, 32 bytes.
     fn public_key(&self) -> [u8; 32];
-    /// Ed25519 over bytes.
+    /// An Ed25519 signature over the bytes as they are, without a domain before them.
     fn sign_bytes(&self, bytes: &[u8]) -> [u8; 64];
 }
 
@@ -29,9 +29,9 @@ pub trait RemoteSigner: Send {
 
 /// Where heads are signed.
 pub enum Signing {
-    /// Inside the batch.
+    /// The writer signs inside the batch, before it commits.
     Inside(Box<dyn Signer>),
-    /// Elsewhere.
+    /// A remote signer signs; the head comes back as [`crate::Input::Signed`].
     Elsewhere(Box<dyn RemoteSigner>),
     /// By whoever has commands of the daemon's own enacted.
     ByCaller,

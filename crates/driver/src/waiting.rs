@@ -21,7 +21,7 @@ pub(crate) enum Line {
     Same(ClaimId),
 }
 
-/// The queue.
+/// All calls that wait, in the order in which they came.
 pub(crate) struct Waiting {
     most: usize,
     calls: VecDeque<(Line, Call)>,

@@ -31,7 +31,7 @@ macro_rules! points {
         }
 
         impl Point {
-            /// All of them.
+            /// All points, in the order of their declaration.
             pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
 
             /// Its name in variables and reports.
@@ -177,7 +177,7 @@ points! {
     AccountsIntentCommitted = "accounts.intent.committed", Kill;
     /// `accounts.json` is the new file, and its directory is not synced.
     AccountsRenamed = "accounts.renamed", Kill;
-    /// `accounts.json` is durable.
+    /// `accounts.json` is durable under its name.
     AccountsDirsynced = "accounts.dirsynced", Kill;
     /// A grant of credit is durable; nobody has been told.
     GrantCommittedBeforeReply = "grant.committed_before_reply", Kill;
