@@ -20,10 +20,7 @@ use crate::text;
 pub enum CheckpointError {
     /// The origin is empty or has a line feed or another control character.
     #[error("{origin:?} cannot be an origin")]
-    Origin {
-        /// The origin found.
-        origin: String,
-    },
+    Origin { origin: String },
     /// The text is not an origin, a size and a root on one line each, and then non-empty lines.
     #[error("a checkpoint is an origin, a decimal size and a base64 root, on one line each")]
     Shape,
@@ -32,13 +29,13 @@ pub enum CheckpointError {
     OtherLog {
         /// The name of the log's key.
         expected: String,
-        /// The origin found.
+        /// The origin that the checkpoint has.
         found: String,
     },
     /// The log's key signs something other than notes.
     #[error("key {name} is a witness's and not a log's")]
     NotALogKey {
-        /// The key's name.
+        /// The name in the key.
         name: String,
     },
     /// The note itself is refused.
@@ -74,7 +71,7 @@ impl Checkpoint {
         })
     }
 
-    /// The log's name.
+    /// The log's name, the checkpoint's first line.
     pub fn origin(&self) -> &str {
         &self.origin
     }
@@ -84,7 +81,7 @@ impl Checkpoint {
         self.size
     }
 
-    /// The tree's root.
+    /// The tree's root by RFC 9162.
     pub fn root(&self) -> Hash {
         self.root
     }
@@ -220,7 +217,7 @@ impl SignedCheckpoint {
         })
     }
 
-    /// What was signed.
+    /// The checkpoint that the log's key has signed.
     pub fn checkpoint(&self) -> &Checkpoint {
         &self.checkpoint
     }
@@ -263,7 +260,7 @@ impl SignedCheckpoint {
     }
 }
 
-/// The signed note.
+/// The text of the signed note, as the log's `checkpoint` file has it.
 impl fmt::Display for SignedCheckpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.note.fmt(f)

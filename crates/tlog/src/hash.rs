@@ -32,7 +32,7 @@ impl Hash {
     /// Length of a hash in bytes.
     pub const LEN: usize = 32;
 
-    /// The raw bytes.
+    /// The raw bytes, in the order in which hex shows them.
     pub fn as_bytes(&self) -> &[u8; Self::LEN] {
         &self.0
     }

@@ -22,7 +22,7 @@ pub const MAX_NOTE_BYTES: usize = 1 << 20;
 /// The most signatures that a note may carry. The specification asks for at least 16.
 pub const MAX_SIGNATURES: usize = 100;
 
-/// One signature line.
+/// One signature line: the key's name and id, and the signature's bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NoteSignature {
     name: String,

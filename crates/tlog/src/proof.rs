@@ -56,7 +56,7 @@ impl<S: TileSource + ?Sized> TileSource for &S {
 /// Why a proof could not be built.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProofError<E> {
-    /// The source failed.
+    /// The source could not give a tile.
     #[error("a tile could not be read")]
     Source(#[source] E),
     /// The source returned fewer hashes than asked for.
@@ -64,7 +64,7 @@ pub enum ProofError<E> {
     ShortTile {
         /// The tile asked for.
         tile: TileId,
-        /// Hashes returned.
+        /// The number of hashes that came back.
         have: usize,
     },
     /// The index is not below the size.

@@ -39,16 +39,10 @@ pub enum TileError {
     },
     /// The width, in hashes or entries, is not in 1..=256.
     #[error("width {width} is not in 1..={TILE_WIDTH}")]
-    Width {
-        /// The width found.
-        width: usize,
-    },
+    Width { width: usize },
     /// The text is not the canonical path of a tile or bundle.
     #[error("not a canonical tile path: {path:?}")]
-    Path {
-        /// The text found.
-        path: String,
-    },
+    Path { path: String },
     /// The encoded tile's length is not a multiple of 32 bytes.
     #[error("a tile of {bytes} bytes is not a whole number of hashes")]
     Ragged {
@@ -133,7 +127,7 @@ impl TileId {
     }
 }
 
-/// `tile/<L>/<N>[.p/<W>]`.
+/// The tile's path, `tile/<L>/<N>[.p/<W>]`.
 impl fmt::Display for TileId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "tile/{}/", self.level)?;
@@ -188,7 +182,7 @@ impl BundleId {
     }
 }
 
-/// `tile/entries/<N>[.p/<W>]`.
+/// The bundle's path, `tile/entries/<N>[.p/<W>]`.
 impl fmt::Display for BundleId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("tile/entries/")?;

@@ -14,7 +14,7 @@ use crate::note::{MAX_NOTE_BYTES, Note, NoteError, VerifierKey};
 use crate::proof::{MAX_PROOF_LEN, VerifyError, verify_inclusion};
 use crate::text;
 
-/// The first line.
+/// The first line of every proof file.
 pub const HEADER: &str = "c2sp.org/tlog-proof@v1";
 
 /// The longest proof file that is looked at, in bytes: 2 MiB.

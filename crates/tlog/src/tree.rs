@@ -65,7 +65,7 @@ impl Tile {
         }
     }
 
-    /// The tile's name.
+    /// Where the tile belongs: its level, index and width.
     pub fn id(&self) -> TileId {
         self.id
     }

@@ -8,20 +8,13 @@ use super::{MAX_NOTE_BYTES, MAX_SIGNATURES};
 pub enum NoteError {
     /// The key name is empty or contains white space, a control character or a plus sign.
     #[error("{name:?} cannot name a key")]
-    KeyName {
-        /// The name found.
-        name: String,
-    },
+    KeyName { name: String },
     /// The text is not `name+hex8+base64`.
     #[error("not a verifier key: {vkey:?}")]
-    KeyText {
-        /// The text found.
-        vkey: String,
-    },
+    KeyText { vkey: String },
     /// The key is of a type that this crate does not know.
     #[error("key {name} is of the unknown type {kind:#04x}")]
     KeyKind {
-        /// The key's name.
         name: String,
         /// The type byte found.
         kind: u8,
@@ -29,7 +22,6 @@ pub enum NoteError {
     /// The id written in the key is not that of its name, type and bytes.
     #[error("key {name} has the id {computed}, not {claimed}")]
     KeyIdMismatch {
-        /// The key's name.
         name: String,
         /// The id that follows from name and key.
         computed: KeyId,
@@ -38,16 +30,13 @@ pub enum NoteError {
     },
     /// The bytes are not an Ed25519 public key.
     #[error("key {name} is not a point on the curve")]
-    PublicKey {
-        /// The key's name.
-        name: String,
-    },
+    PublicKey { name: String },
     /// Two of the given keys have the same name and id.
     #[error("two keys are called {name} with id {id}")]
     AmbiguousKey {
-        /// The keys' name.
+        /// The name that both keys have.
         name: String,
-        /// Their id.
+        /// The id that both keys have.
         id: KeyId,
     },
     /// The note is longer than [`MAX_NOTE_BYTES`].
@@ -65,7 +54,7 @@ pub enum NoteError {
     /// A line after the blank line is not a signature.
     #[error("not a signature line: {line:?}")]
     SignatureLine {
-        /// The line found.
+        /// The line, as it was found.
         line: String,
     },
     /// The note has more signatures than [`MAX_SIGNATURES`].
@@ -73,12 +62,7 @@ pub enum NoteError {
     TooManySignatures,
     /// A known key's signature does not verify.
     #[error("the signature of {name} with id {id} does not verify")]
-    BadSignature {
-        /// The key's name.
-        name: String,
-        /// Its id.
-        id: KeyId,
-    },
+    BadSignature { name: String, id: KeyId },
     /// None of the given keys has signed the note.
     #[error("none of the known keys has signed the note")]
     NotSigned,

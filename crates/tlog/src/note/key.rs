@@ -71,7 +71,7 @@ impl VerifierKey {
         &self.name
     }
 
-    /// The key's id.
+    /// The first four bytes of a hash over the key's name, type and bytes.
     pub fn id(&self) -> KeyId {
         self.id
     }
@@ -221,7 +221,7 @@ impl SignerKey {
         })
     }
 
-    /// The public half.
+    /// The public half, which checks this key's signatures.
     pub fn verifier(&self) -> VerifierKey {
         self.verifier.clone()
     }

@@ -33,7 +33,7 @@ impl TileNodes {
         self.rows.get(level_in_tile as usize)?.get(index).copied()
     }
 
-    /// The tile's hashes.
+    /// The tile's hashes, from the left.
     pub fn hashes(&self) -> &[Hash] {
         &self.rows[0]
     }

@@ -40,7 +40,7 @@ pub enum VerifyError {
     RootMismatch {
         /// What the proof leads to.
         computed: Hash,
-        /// What was claimed.
+        /// The root that was to be proved.
         claimed: Hash,
     },
     /// The proof leads to another root of the older tree.
@@ -48,7 +48,7 @@ pub enum VerifyError {
     OldRootMismatch {
         /// What the proof leads to.
         computed: Hash,
-        /// What was claimed.
+        /// The old root that was to be proved.
         claimed: Hash,
     },
 }
