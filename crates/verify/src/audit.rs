@@ -23,7 +23,6 @@ pub struct AuditFinding {
     pub claim: Option<ClaimId>,
     /// Where its capsule stands.
     pub index: Option<u64>,
-    /// What is wrong.
     pub failure: OpeningFailure,
 }
 
@@ -38,10 +37,9 @@ impl std::fmt::Display for AuditFinding {
     }
 }
 
-/// One opened holdout.
+/// What the audit of one opened holdout found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Audited {
-    /// The holdout.
     pub holdout: HoldoutId,
     /// Its claims that ran to an end, each with a verdict to check.
     pub verdicts: u64,
@@ -53,11 +51,11 @@ pub struct Audited {
     pub missing: Vec<ClaimId>,
     /// Claims whose verdict their trace does not decide, and why.
     pub not_checkable: Vec<(ClaimId, &'static str)>,
-    /// What is wrong.
+    /// In the order of the log; empty if all is well.
     pub findings: Vec<AuditFinding>,
 }
 
-/// All opened holdouts.
+/// What the audit of all opened holdouts found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AuditReport {
     /// One for each opening, in their order.

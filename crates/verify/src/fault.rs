@@ -19,10 +19,10 @@ macro_rules! checks {
         }
 
         impl Check {
-            /// Every check.
+            /// Every check, in the order of their declaration.
             pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
 
-            /// Its name.
+            /// The check's name in reports and in `docs/formats.md`.
             #[must_use]
             pub fn name(self) -> &'static str {
                 match self {
@@ -124,7 +124,7 @@ pub enum Fault {
         "there are {entries} entries, but the checkpoint covers {signed}: the log is cut or padded"
     )]
     Size {
-        /// Entries given.
+        /// Entries that were given.
         entries: u64,
         /// Entries that the checkpoint covers.
         signed: u64,
@@ -136,7 +136,7 @@ pub enum Fault {
     Root {
         /// What the entries hash to.
         computed: Hash,
-        /// What was signed.
+        /// The root that was signed.
         signed: Hash,
     },
     /// An entry is not the record that its kind demands.
@@ -151,21 +151,19 @@ pub enum Fault {
     /// A field does not say what follows from the entries before, or from the capsule itself.
     #[error("{field} is {stated}, but {computed} follows")]
     Mismatch {
-        /// The check.
         check: Check,
         /// The field, as the record names it.
         field: &'static str,
         /// What the entry says.
         stated: String,
-        /// What was computed.
+        /// The value that follows.
         computed: String,
     },
     /// A rule that a single value cannot show.
     #[error("{rule}")]
     Rule {
-        /// The check.
         check: Check,
-        /// The rule.
+        /// The broken rule, as a sentence.
         rule: &'static str,
     },
     /// The entry names a holdout that was not registered before.
@@ -190,7 +188,7 @@ pub enum Fault {
         budget: &'static str,
         /// All that was charged or reserved, this entry included.
         charged: u64,
-        /// What is allowed.
+        /// In microbits; what the budget allows.
         allowed: u64,
     },
 }
@@ -214,7 +212,7 @@ impl Fault {
         }
     }
 
-    /// A broken rule.
+    /// A rule that a single value cannot show is broken.
     pub(crate) fn rule(check: Check, rule: &'static str) -> Self {
         Self::Rule { check, rule }
     }

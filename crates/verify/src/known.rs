@@ -29,7 +29,7 @@ pub enum NotKnown {
     Shorter {
         /// Entries that the head covers.
         known: u64,
-        /// Entries given.
+        /// Entries that were given.
         entries: u64,
     },
     /// The log begins with other entries.
@@ -41,7 +41,7 @@ pub enum NotKnown {
         size: u64,
         /// What the entries hash to.
         computed: Hash,
-        /// What was signed.
+        /// The root that was signed.
         signed: Hash,
     },
 }
@@ -61,7 +61,7 @@ impl Known {
         Ok(Self(signed.checkpoint().clone()))
     }
 
-    /// The head.
+    /// The head's origin, size and root.
     #[must_use]
     pub fn checkpoint(&self) -> &Checkpoint {
         &self.0

@@ -41,7 +41,6 @@ use book::Book;
 pub struct Finding {
     /// The entry; none if the log as a whole is meant.
     pub index: Option<u64>,
-    /// What is broken.
     pub fault: Fault,
 }
 
@@ -58,7 +57,6 @@ impl std::fmt::Display for Finding {
 /// What the log says about one holdout, computed again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HoldoutLedger {
-    /// Its description.
     pub registered: Registered,
     /// Where its registration stands.
     pub index: u64,
@@ -93,18 +91,17 @@ pub struct HoldoutLedger {
 pub struct OwnerLedger {
     /// Claims with a capsule.
     pub claims: u64,
-    /// Certified ones.
+    /// Those of them that were certified.
     pub certified: u64,
-    /// Charged for answers.
+    /// Charged for answers to this owner.
     pub answers_charged: MicroBits,
-    /// Charged for settlements.
+    /// Charged for settlements of this owner's claims.
     pub sealed_charged: MicroBits,
 }
 
 /// A claim whose verdict was taken back.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Revoked {
-    /// The claim.
     pub claim: ClaimId,
     /// Where the revocation stands.
     pub index: u64,
@@ -128,7 +125,6 @@ pub enum Event {
     },
     /// What a holdout was charged at a restart.
     Charged {
-        /// The holdout.
         holdout: HoldoutId,
         /// To its sealed part.
         sealed: MicroBits,
@@ -142,23 +138,19 @@ pub enum Event {
     },
     /// A new column of labels was compared with a holdout's.
     Compared {
-        /// The earlier holdout.
+        /// The earlier holdout, which paid for the comparison.
         holdout: HoldoutId,
         /// Whether the registration was refused for it.
         agrees: bool,
     },
     /// A holdout was taken back.
     Withdrawn {
-        /// The holdout.
         holdout: HoldoutId,
         /// Why, in the operator's words.
         reason: String,
     },
     /// A holdout's budgets changed.
-    BudgetsChanged {
-        /// The holdout.
-        holdout: HoldoutId,
-    },
+    BudgetsChanged { holdout: HoldoutId },
     /// Other policies, or another file of roles, are in force.
     Policies(InForce),
 }
@@ -175,7 +167,7 @@ pub struct KeyChain {
 /// The result of a replay.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogReport {
-    /// Entries read.
+    /// The number of entries that were read.
     pub entries: u64,
     /// Capsules among them, with their indices, in order.
     pub capsules: Vec<(u64, Capsule)>,
@@ -200,7 +192,7 @@ impl LogReport {
         self.findings.is_empty()
     }
 
-    /// A holdout's ledger.
+    /// What the log says about one holdout; `None` if it registers none of this id.
     #[must_use]
     pub fn holdout(&self, id: &HoldoutId) -> Option<&HoldoutLedger> {
         self.holdouts

@@ -31,7 +31,6 @@ const FORMAT: &str = "evidenceos.opening.v1";
 /// What makes a holdout public.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Opening {
-    /// The holdout.
     pub holdout_id: HoldoutId,
     /// Its secret: split and salts follow from it.
     pub secret: [u8; 32],
@@ -53,9 +52,9 @@ pub enum OpeningFailure {
     /// The bytes are not the trace that the capsule names.
     #[error("the trace has hash {found}, but the capsule names {wanted}")]
     TraceHash {
-        /// Of the bytes.
+        /// The hash of the bytes.
         found: Digest,
-        /// In the capsule.
+        /// The hash in the capsule.
         wanted: Digest,
     },
     /// The bytes are not a trace.
@@ -68,7 +67,7 @@ pub enum OpeningFailure {
         question: u32,
         /// The symbol in the trace.
         stated: u32,
-        /// The symbol computed.
+        /// The symbol that the labels give.
         computed: u32,
     },
     /// The trace or the verdict breaks a rule.

@@ -28,13 +28,13 @@ const FORMAT: &str = "evidenceos.receipt.v1";
 /// A capsule with all that proves it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Receipt {
-    /// The entry's bytes.
+    /// The canonical bytes of the capsule's log entry.
     pub capsule: Vec<u8>,
     /// Its index in the log, from 0.
     pub index: u64,
     /// The audit path, from the leaf towards the root.
     pub inclusion: Vec<Hash>,
-    /// The signed note.
+    /// The signed note that states the log's root.
     pub checkpoint: String,
 }
 
@@ -135,7 +135,6 @@ impl Receipt {
 /// What a receipt proves.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verified {
-    /// The settled claim.
     pub capsule: Capsule,
     /// SHA-256 of its bytes.
     pub capsule_hash: Digest,

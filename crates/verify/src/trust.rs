@@ -59,7 +59,7 @@ pub enum Distrust {
         size: u64,
         /// The smallest tree that is the key's to sign.
         first: u64,
-        /// The largest.
+        /// The largest tree that is the key's to sign.
         last: u64,
     },
 }

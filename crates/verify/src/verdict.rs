@@ -92,7 +92,7 @@ impl<'t> Traced<'t> {
 
 /// What the questions of a trace come to.
 struct Answers {
-    /// Answered and charged.
+    /// Questions that were answered and charged.
     asked: u32,
     /// All calls that were answered, replays and free ones included.
     calls: u64,
@@ -255,7 +255,7 @@ fn check_end(capsule: &Capsule, end: &TracedEnd, answers: &Answers) -> Result<()
     )
 }
 
-/// What was computed.
+/// What was computed from a trace, and what could not be.
 #[derive(Default)]
 struct Checked {
     evidence: Option<i64>,
@@ -266,7 +266,7 @@ struct Checked {
 enum Ending {
     /// Not judged: the reason, and whether it is left to somebody else.
     NotJudged(Reason, bool),
-    /// Judged.
+    /// The sealed part was looked at.
     Judged,
 }
 

@@ -20,9 +20,9 @@ const WHOLE: u128 = 1_000_000;
 /// What one bet adds for a right item and takes for a wrong one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bet {
-    /// Rounded down.
+    /// What a right item adds, in microbits, rounded down.
     pub gain: i128,
-    /// Rounded up.
+    /// What a wrong item takes, in microbits, rounded up.
     pub loss: i128,
 }
 
@@ -36,9 +36,8 @@ pub struct Bets {
 /// The sealed units of one size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UnitsOfSize {
-    /// Items of each.
+    /// Items of each unit.
     pub size: u64,
-    /// How many units.
     pub units: u64,
     /// Right items in all of them.
     pub right: u64,
@@ -102,7 +101,7 @@ impl Bets {
         }
     }
 
-    /// Each bet.
+    /// The bets, of which the best one counts.
     #[must_use]
     pub fn bets(&self) -> &[Bet] {
         &self.bets

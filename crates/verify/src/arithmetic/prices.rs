@@ -8,7 +8,7 @@ use evidenceos_kernel::price::{AnswerPrices, Multiplicity, SettlementPrices};
 
 use super::log2::microbits_up;
 
-/// An exact mass.
+/// The mass num/den, kept exact.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Mass {
     num: u128,

@@ -21,7 +21,7 @@ pub struct Parts {
     pub sealed_units: u64,
 }
 
-/// Splits the units.
+/// Splits the units: those with the smallest keyed hashes answer, the others are sealed.
 #[must_use]
 pub fn split(secret: &[u8; 32], units: &[u64], share_micros: u32) -> Parts {
     let distinct: BTreeSet<u64> = units.iter().copied().collect();
@@ -45,7 +45,7 @@ pub fn split(secret: &[u8; 32], units: &[u64], share_micros: u32) -> Parts {
     }
 }
 
-/// ⌊share·units⌋.
+/// Units of the answer part: ⌊share·units⌋.
 #[must_use]
 pub fn answer_units(units: u64, share_micros: u32) -> u64 {
     let chosen = u128::from(units) * u128::from(share_micros.min(1_000_000)) / 1_000_000;
