@@ -42,7 +42,7 @@ pub struct ModuleInfo {
     pub asks: bool,
     /// Imports `submit_predictions`: judged on the last vector submitted, and on nothing if none is.
     pub submits: bool,
-    /// Imports `emit_structured_claim`.
+    /// Imports `emit_structured_claim`, as every guest must.
     pub emits: bool,
     /// Functions defined by the module.
     pub functions: u32,

@@ -235,7 +235,7 @@ fn parent_is_gone() -> ! {
     std::process::exit(1)
 }
 
-/// Asked by nobody.
+/// Stands where an oracle must be and nobody asks it.
 struct Silent;
 
 impl Oracle for Silent {

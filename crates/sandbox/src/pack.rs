@@ -34,7 +34,7 @@ pub enum Mode {
     AskOnly,
 }
 
-/// What to pack.
+/// Predictions, and the module that is to hold them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PackOptions<'a> {
     /// One prediction per item of the holdout, in its order, each 0 or 1.
@@ -68,7 +68,7 @@ pub enum PackError {
     /// More predictions than [`MAX_PACKED_ITEMS`].
     #[error("{items} predictions, at most {MAX_PACKED_ITEMS} fit into a module")]
     TooMany {
-        /// The predictions given.
+        /// The number of predictions given.
         items: usize,
     },
     /// A prediction is neither 0 nor 1.
@@ -76,23 +76,14 @@ pub enum PackError {
     NotBinary {
         /// Which prediction, from 0.
         index: usize,
-        /// Its value.
         value: u8,
     },
     /// The alphabet has fewer than two symbols.
     #[error("an alphabet has at least 2 symbols, not {num_symbols}")]
-    Alphabet {
-        /// The alphabet's size.
-        num_symbols: u32,
-    },
+    Alphabet { num_symbols: u32 },
     /// The symbol is not in the alphabet.
     #[error("symbol {symbol} is not among the {num_symbols} of the alphabet")]
-    Symbol {
-        /// The symbol.
-        symbol: u32,
-        /// The alphabet's size.
-        num_symbols: u32,
-    },
+    Symbol { symbol: u32, num_symbols: u32 },
 }
 
 /// Bytes of a symbol of an alphabet of `num_symbols`, emitted big-endian: ⌈⌈log2 n⌉ / 8⌉.

@@ -73,7 +73,7 @@ pub enum PolicyFailure {
         "alloc answered {address:#x}: an input of {len} bytes there ends outside its memory of {memory} bytes"
     )]
     RoomOutOfBounds {
-        /// The address.
+        /// The address that `alloc` answered.
         address: u32,
         /// Length of the input.
         len: u64,

@@ -155,7 +155,7 @@ pub(crate) struct Compilers {
 /// Why there is no compiled code.
 #[derive(Debug)]
 pub(crate) enum NotCompiled {
-    /// The engine's reason.
+    /// The engine refused the code for this reason.
     Refused(String),
     /// What the module needed too much of.
     TooExpensive(&'static str),

@@ -150,7 +150,7 @@ impl Nursery {
 pub(crate) struct Ordered(Receiver<io::Result<Starting>>);
 
 impl Ordered {
-    /// Waits for it.
+    /// Blocks until the child has started or failed to.
     pub(crate) fn child(self) -> io::Result<Child> {
         self.0.recv().map_err(io::Error::other)??.child()
     }
@@ -226,7 +226,7 @@ impl Starting {
     }
 }
 
-/// A child process.
+/// A child process with its link, and what it has compiled.
 pub(crate) struct Child {
     process: Process,
     link: Link<UnixStream>,
@@ -455,7 +455,7 @@ pub(crate) struct Compiled {
 pub struct Cost {
     /// The most memory that was resident, in bytes, the program's own included.
     pub peak_bytes: u64,
-    /// Processor time.
+    /// Processor time, user and system; zero if the system does not say.
     pub cpu: Duration,
     /// What came of it, in bytes of machine code.
     pub code_bytes: u64,

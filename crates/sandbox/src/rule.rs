@@ -29,13 +29,13 @@ pub mod bounds {
     pub const CODE_BYTES: u64 = 256 << 10;
     /// Longest function body, in bytes (64 KiB): compiling is not linear in the length of a function.
     pub const FUNCTION_BYTES: u64 = 64 << 10;
-    /// Most tables.
+    /// The most tables in a module.
     pub const TABLES: u32 = 10;
     /// Most elements in any one table, at its start and after every `table.grow`.
     pub const TABLE_ELEMENTS: u64 = 10_000;
     /// Largest initial memory, in pages of 64 KiB (512 MiB); a lane may allow less at the run.
     pub const INITIAL_MEMORY_PAGES: u64 = 8_192;
-    /// Most globals.
+    /// The most globals in a module.
     pub const GLOBALS: u32 = 1_000;
     /// Most data segments, and most element segments.
     pub const SEGMENTS: u32 = 10_000;
@@ -85,7 +85,7 @@ pub enum Rule {
     AllocExport,
     /// `policy_oracle_decide` of a policy oracle is not exported as a function `(i32, i32) -> i32`.
     DecideExport,
-    /// Too many functions.
+    /// It defines too many functions.
     Functions,
     /// Too long a code section, or too long a function in it.
     Code,
@@ -101,7 +101,7 @@ pub enum Rule {
     Tables,
     /// Too large an initial memory.
     Memory,
-    /// Too many globals.
+    /// It has too many globals.
     Globals,
     /// Too many data or element segments, or too many entries in the latter.
     Segments,

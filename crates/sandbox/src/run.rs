@@ -41,7 +41,6 @@ pub enum AskError {
 /// What a run did. Equal for equal modules, limits, answers and engines.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunReport {
-    /// How it ended.
     pub end: End,
     /// The vector to be judged: [`Limits::items`] elements, each 0 or 1. `None` if there is none, and always after a
     /// trap.
@@ -82,7 +81,7 @@ pub enum End {
     Emitted(Vec<u8>),
     /// It returned without emitting anything.
     NoOutput,
-    /// It was stopped.
+    /// It was stopped before it could return.
     Trapped(TrapCause),
 }
 
@@ -111,7 +110,7 @@ pub enum TrapCause {
     /// An access outside a memory or a table.
     #[error("access out of bounds")]
     OutOfBounds,
-    /// A second output.
+    /// It emitted a second output.
     #[error("a second output was emitted")]
     EmittedTwice,
     /// An output of more than 2,048 bytes.
@@ -123,7 +122,6 @@ pub enum TrapCause {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[non_exhaustive]
 pub enum Broken {
-    /// It executed `unreachable`.
     #[error("unreachable")]
     Unreachable,
     /// It divided an integer by zero.
@@ -144,7 +142,7 @@ pub enum Broken {
     /// It used a null reference.
     #[error("null reference")]
     NullReference,
-    /// Anything else.
+    /// A rule that this list does not name.
     #[error("other")]
     Other,
 }
@@ -153,7 +151,7 @@ pub enum Broken {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct HostFault {
-    /// What happened.
+    /// What happened, for the operator's log.
     pub message: String,
     /// The child died, or said what it must not, while it ran this guest: it may be the guest's doing.
     pub while_running: bool,

@@ -63,7 +63,7 @@ impl Default for Config {
 #[derive(Debug, thiserror::Error)]
 #[error("no process to run guests in: {message}")]
 pub struct EngineError {
-    /// What happened.
+    /// What happened, as the end of the sentence.
     pub message: String,
 }
 

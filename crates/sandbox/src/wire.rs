@@ -26,7 +26,7 @@ pub(crate) const MARGIN: usize = 8 << 10;
 /// SHA-256 of a module without its data: the name of its code.
 pub(crate) type CodeKey = [u8; 32];
 
-/// To a child.
+/// What a child is told to do.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum ToChild<'a> {
     /// Compile this module. Answered with [`FromChild::Compiled`].

@@ -80,7 +80,7 @@ impl Inspector {
         inspector
     }
 
-    /// The verdict.
+    /// The verdict: what was learnt, or every violation that was found.
     pub(super) fn finish(self, wasm: &[u8]) -> Result<(ModuleInfo, Layout), Vec<Violation>> {
         if self.violations.is_empty() {
             Ok(self.into_info(wasm))

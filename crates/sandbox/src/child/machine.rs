@@ -19,7 +19,7 @@ pub(crate) struct Task {
     pub(crate) data: Vec<(u32, Vec<u8>)>,
 }
 
-/// Runs `code` once.
+/// Runs `code` once, in a store of its own.
 pub(crate) fn run(
     code: &GuestCode,
     task: &Task,

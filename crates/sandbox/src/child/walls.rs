@@ -26,7 +26,7 @@ pub(crate) struct Bounds {
     pub(crate) memory_bytes: u64,
     /// Processor time, in seconds.
     pub(crate) cpu_s: u64,
-    /// Its niceness.
+    /// Its niceness, from −20 to 19.
     pub(crate) niceness: i32,
 }
 
