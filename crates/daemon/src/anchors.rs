@@ -70,7 +70,7 @@ pub struct Anchors {
 /// Whether signing may begin.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Yes.
+    /// Nothing speaks against it.
     Free,
     /// No, and why: nothing says that the database is the newest. An operator may state it.
     Held(String),
@@ -88,7 +88,7 @@ enum Standing {
 
 /// What an anchor is compared with.
 pub struct Own<'o> {
-    /// The log's name.
+    /// The log's name, the first line of each checkpoint.
     pub origin: &'o str,
     /// The names of the logs that this one continues.
     pub former: &'o [String],

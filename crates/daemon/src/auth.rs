@@ -23,7 +23,7 @@ use crate::{clock::unix_ms, config::IdentityConfig, keys::Keys, metrics::Metrics
 /// A caller, and the name that its tag was made from.
 #[derive(Debug, Clone)]
 pub struct Principal {
-    /// Its name.
+    /// The verified name, as roles and accounts have it.
     pub name: String,
     /// What the kernel knows of it.
     pub caller: Caller,
@@ -31,7 +31,7 @@ pub struct Principal {
     pub roles: Roles,
     /// Part of the key of its requests: processes that share a secret count from 1 each.
     pub request_scope: Option<String>,
-    /// What verified it.
+    /// The credential that verified it.
     pub proof: Proof,
 }
 
@@ -58,7 +58,7 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// A gate.
+    /// A gate that authenticates callers as `config` demands.
     #[must_use]
     pub fn new(
         config: IdentityConfig,

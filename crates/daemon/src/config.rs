@@ -32,12 +32,12 @@ pub use preflight::{DurableDecisions, PreflightConfig, RateLimit};
 pub use settings::{LogFormat, Settings};
 use thiserror::Error;
 
-/// The daemon's configuration.
+/// The daemon's configuration, checked and merged from flags, environment and file.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// What is served where, and how it is protected.
     pub listeners: Listeners,
-    /// Who may call.
+    /// How callers are authenticated.
     pub identity: IdentityConfig,
     /// Where the log's key is.
     pub keys: KeySource,
@@ -53,7 +53,7 @@ pub struct Config {
     pub log_origin: Option<String>,
     /// What is logged, as a `tracing` filter.
     pub log: String,
-    /// How.
+    /// In which format it is logged.
     pub log_format: LogFormat,
     /// Where a collector takes traces by OTLP over gRPC.
     pub otlp_endpoint: Option<String>,

@@ -55,9 +55,8 @@ const FORGET_AT_ONCE: usize = 256;
 /// A decision that is in the queue, or in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Noted {
-    /// Its number.
     pub id: DecisionId,
-    /// Its leaf.
+    /// The leaf of its record in the batch's tree.
     pub leaf: Digest,
 }
 
@@ -66,7 +65,7 @@ pub struct Noted {
 pub enum NotNoted {
     /// The queue is full.
     Full,
-    /// The daemon stops.
+    /// The daemon stops and takes no more.
     Stopping,
     /// It could not be made durable.
     NotDurable,
@@ -175,7 +174,7 @@ impl Recorder {
         self.shared.unrecorded.load(Ordering::Relaxed)
     }
 
-    /// Decisions that wait.
+    /// The number of decisions that wait for the writer.
     #[must_use]
     pub fn waiting(&self) -> usize {
         self.shared.lock().waiting.len()

@@ -21,10 +21,10 @@ const NEXT: &str = "holdouts-next";
 /// Why the holdouts' keys cannot be used.
 #[derive(Debug, Error)]
 pub enum HoldoutKeyError {
-    /// The files.
+    /// A key file cannot be read, or others can read it.
     #[error(transparent)]
     Files(#[from] KeyError),
-    /// The KMS.
+    /// The KMS did not wrap or unwrap a key.
     #[error(transparent)]
     Kms(#[from] KmsError),
     /// A wrapped key and nobody to ask.
@@ -40,9 +40,7 @@ pub enum HoldoutKeyError {
     /// A wrapped key that is none.
     #[error("{path} is damaged: {source}; bring it back from a backup")]
     Damaged {
-        /// The file.
         path: std::path::PathBuf,
-        /// Why.
         source: KeyRefError,
     },
 }
@@ -53,14 +51,12 @@ pub type Tag = [u8; 8];
 /// A key with its tag.
 #[derive(Clone)]
 pub struct HoldoutKey {
-    /// The tag.
     pub tag: Tag,
-    /// The key.
     pub secret: Secret,
 }
 
 impl HoldoutKey {
-    /// A key.
+    /// The key with the tag that follows from it.
     #[must_use]
     pub fn new(secret: Secret) -> Self {
         let digest = Sha256::new()
@@ -106,7 +102,7 @@ pub struct KeyShelf {
     kms: Option<Wrapping>,
 }
 
-/// What wraps keys.
+/// The KMS that wraps and unwraps keys.
 struct Wrapping {
     kms: Kms,
     /// Wraps new keys; absent: new keys lie in files.

@@ -34,10 +34,10 @@ use crate::config::{Config, KeySource, KmsKeys};
 /// Why the log cannot be signed.
 #[derive(Debug, Error)]
 pub enum LogKeyError {
-    /// The key files.
+    /// A key file cannot be read, or others can read it.
     #[error(transparent)]
     Files(#[from] KeyError),
-    /// The KMS.
+    /// The KMS gave no key or no signature.
     #[error(transparent)]
     Kms(#[from] KmsError),
     /// A first start that must not make a key.
@@ -49,12 +49,7 @@ pub enum LogKeyError {
     #[error(
         "the KMS gave the key {found}, but EVIDENCEOS_KMS_EXPECT_KEY_ID is {expected}; nothing was signed"
     )]
-    Unexpected {
-        /// What came.
-        found: KeyId,
-        /// What was expected.
-        expected: KeyId,
-    },
+    Unexpected { found: KeyId, expected: KeyId },
     /// The key that signed so far cannot link its successor.
     #[error(
         "the log was signed by key {old} so far, and would now be signed by {new}; the old key must vouch for the new one, and it is not there. Bring {old}.key back beside the new key (for a KMS: EVIDENCEOS_KMS_PREVIOUS_KEY_ID), start once, then remove it"
@@ -62,7 +57,7 @@ pub enum LogKeyError {
     NoPredecessor {
         /// Who signed so far.
         old: KeyId,
-        /// Who would sign.
+        /// The key that would sign from now on.
         new: KeyId,
     },
     /// The key that signed the newest head that may be shown.
@@ -146,7 +141,7 @@ impl LogSigner {
         })
     }
 
-    /// The log's name.
+    /// The log's name, the first line of each checkpoint.
     #[must_use]
     pub fn origin(&self) -> &str {
         &self.origin
@@ -158,7 +153,7 @@ impl LogSigner {
         Digest(KeyId::of(&self.public_key).0)
     }
 
-    /// The public key.
+    /// The raw Ed25519 key, 32 bytes.
     #[must_use]
     pub fn public_key(&self) -> [u8; 32] {
         self.public_key
@@ -540,7 +535,7 @@ impl Keys {
         self.read(|log| log.signer.clone())
     }
 
-    /// The log's name.
+    /// The log's name, the first line of each checkpoint.
     #[must_use]
     pub fn origin(&self) -> String {
         self.read(|log| log.signer.origin.clone())

@@ -126,7 +126,7 @@ struct Identified {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Decided {
-    /// `preflight` or `postflight`.
+    /// The gate's call: `preflight` or `postflight`.
     gate: &'static str,
     decision: &'static str,
     reason: &'static str,
@@ -156,7 +156,7 @@ struct OfMethod {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct DeniedBy {
-    /// `account` or `holdout`.
+    /// Whose credit did not suffice: `account` or `holdout`.
     limit: &'static str,
 }
 
@@ -179,7 +179,7 @@ struct Prepared {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Vetoed {
-    /// `defer` or `reject`.
+    /// The policies' vote: `defer` or `reject`.
     vote: &'static str,
 }
 
@@ -521,7 +521,7 @@ impl Metrics {
         self.collect(StoreCollector { done, log });
     }
 
-    /// Watches a port.
+    /// Adds a port whose connections the metrics count from now on.
     pub fn listens(&self, name: &'static str, stats: Arc<Stats>, tls: Option<Arc<Tls>>) {
         let mut ports = self.ports.0.lock().unwrap_or_else(PoisonError::into_inner);
         ports.push(Port { name, stats, tls });

@@ -24,9 +24,7 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// Where a request came in.
 #[derive(Debug, Clone, Copy)]
 pub enum Surface {
-    /// The gRPC port.
     Grpc,
-    /// The HTTP port.
     Http,
 }
 

@@ -46,7 +46,7 @@ pub struct Policies {
     digest: Digest,
 }
 
-/// One oracle.
+/// A policy module that was loaded, with its manifest.
 pub struct Oracle {
     id: Arc<str>,
     code: PolicyCode,
@@ -59,7 +59,7 @@ pub struct Oracle {
 /// What a set of policies says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// Nothing against it.
+    /// None of the policies objects.
     Approve,
     /// Somebody else is to decide.
     Defer(Veto),
@@ -70,7 +70,7 @@ pub enum Verdict {
 /// Whose veto it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Veto {
-    /// The oracle.
+    /// The oracle that objected.
     pub oracle_id: Arc<str>,
     /// The reason code of its manifest, 9000 to 9999.
     pub reason_code: PolicyCode,
@@ -203,7 +203,7 @@ pub fn read_again(
 }
 
 impl Oracle {
-    /// Its manifest.
+    /// The manifest that it was loaded by.
     #[must_use]
     pub fn manifest(&self) -> &Manifest {
         &self.manifest

@@ -75,7 +75,7 @@ const SOON_S: u64 = 1;
 /// What the gate needs of the daemon.
 #[derive(Clone)]
 pub struct Parts {
-    /// Tells callers apart.
+    /// Authenticates the callers of the agents' HTTP surface.
     pub gate: Arc<Gate>,
     /// Where decisions are handed in.
     pub recorder: Arc<Recorder>,
@@ -83,17 +83,16 @@ pub struct Parts {
     pub policies: Arc<ArcSwap<Policies>>,
     /// The time that decisions are made at.
     pub clock: Arc<Clock>,
-    /// Proofs.
+    /// Proves entries against the head that is shown.
     pub log: Arc<LogView>,
     /// The size of the newest head that is shown.
     pub released: watch::Sender<u64>,
-    /// Committed rows.
+    /// Connections that read committed rows.
     pub readers: Arc<Readers>,
     /// What the store has done since the start.
     pub done: Arc<Done>,
     /// The last change that `accounts.json` shows.
     pub accounts_shown: watch::Receiver<u64>,
-    /// Counts decisions.
     pub metrics: Arc<Metrics>,
 }
 
@@ -205,7 +204,7 @@ impl Front {
     }
 }
 
-/// The routes.
+/// The routes of the agents' HTTP surface.
 pub fn routes(front: Front) -> Router {
     Router::new()
         .route("/v1/preflight_tool_call", post(preflight))
@@ -354,7 +353,7 @@ struct Known {
 
 /// Why nobody makes a request.
 enum Unknown {
-    /// No credential holds.
+    /// No credential of the request holds.
     Caller,
     /// The signature holds, and serves another request.
     Signature(Misused),

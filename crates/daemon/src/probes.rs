@@ -55,7 +55,7 @@ impl Probes {
         })
     }
 
-    /// The rules.
+    /// The rules that every shard counts by.
     pub fn rules(&self) -> &Rules {
         &self.rules
     }

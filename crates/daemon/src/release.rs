@@ -59,7 +59,7 @@ pub struct NotCovered;
 #[derive(Clone)]
 pub struct Anchored {
     done: Arc<Done>,
-    /// None: nothing waits.
+    /// `None` if no anchors are configured: then nothing waits.
     line: Option<Arc<Line>>,
 }
 
@@ -271,13 +271,12 @@ impl Reach {
 
 /// Everything that shows the log or what follows from it.
 pub struct Shows {
-    /// Proofs and heads.
+    /// The proofs and heads that readers see.
     pub log: Arc<LogView>,
     /// Wakes what writes the log's files.
     pub wake: Sender<()>,
     /// Accounts as they change.
     pub changed_accounts: broadcast::Sender<Arc<[Account]>>,
-    /// Counts.
     pub metrics: Arc<Metrics>,
     /// The size of the newest head that is shown.
     pub released: watch::Sender<u64>,
@@ -392,7 +391,7 @@ pub struct Publishing {
 }
 
 enum Way {
-    /// Shown at once.
+    /// Without anchors, what is durable is shown at once.
     Open(Shows),
     /// Through the anchors' thread.
     Anchors {

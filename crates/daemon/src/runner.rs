@@ -49,15 +49,14 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_
 
 /// What running a guest needs.
 pub struct Guests {
-    /// The engine.
+    /// Runs modules in processes of their own.
     pub sandbox: Sandbox,
-    /// The private items.
+    /// Decrypts the holdouts' labels.
     pub vault: Vault,
-    /// Modules and blobs.
+    /// Connections that read modules, and the blobs.
     pub readers: Arc<Readers>,
     /// What may veto a settlement.
     pub policies: Arc<ArcSwap<Policies>>,
-    /// Counts runs.
     pub metrics: Arc<Metrics>,
 }
 

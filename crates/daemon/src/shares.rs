@@ -27,7 +27,7 @@ pub enum Whose {
 pub struct Most {
     /// For all callers together.
     pub all: usize,
-    /// For each caller.
+    /// For each caller, within all.
     pub of_one: usize,
 }
 

@@ -47,7 +47,7 @@ const KEPT: NonZeroUsize = NonZeroUsize::new(16).expect("not zero");
 /// Why a holdout cannot be opened.
 #[derive(Debug, Error)]
 pub enum VaultError {
-    /// The blob.
+    /// The blob with the items cannot be read.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The blob does not open under our key.
@@ -55,7 +55,7 @@ pub enum VaultError {
         "the items of holdout {0:?} do not open under this data directory's keys; bring the secrets directory back from a backup"
     )]
     Sealed(String),
-    /// No random bytes.
+    /// The operating system gave no random bytes.
     #[error("the operating system gives no random bytes: {0}")]
     Random(getrandom::Error),
 }
@@ -117,7 +117,7 @@ impl OpenHoldout {
         })
     }
 
-    /// The private items.
+    /// The items as they are stored, labels and secret among them.
     #[must_use]
     pub fn items(&self) -> &Items {
         &self.items
@@ -171,9 +171,8 @@ impl OpenHoldout {
 /// What a holdout's items are bound to.
 #[derive(Clone, Copy)]
 pub struct Binding<'h> {
-    /// The holdout's name.
+    /// The name of the holdout.
     pub reference: &'h str,
-    /// Its policy.
     pub policy: &'h Policy,
 }
 

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 pub struct Approval {
     /// Digest of the file.
     pub sha256: [u8; 32],
-    /// Why.
+    /// In the operator's words; 1–256 bytes.
     pub reason: String,
 }
 

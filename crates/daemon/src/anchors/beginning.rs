@@ -15,7 +15,7 @@ use crate::config::AnchorPlace;
 
 /// A log may begin.
 pub struct Begun {
-    /// Why.
+    /// What lets it begin, as its entry 0 says.
     pub by: BegunBy,
     /// Until its first head is in the anchors nobody else begins one beside them.
     _locks: Vec<BeginLock>,
@@ -23,7 +23,7 @@ pub struct Begun {
 
 /// What wants to begin a log.
 pub struct Beginner<'b> {
-    /// The log's name.
+    /// The name that the log is to have.
     pub origin: &'b str,
     /// The public keys that are there, the one that would sign among them.
     pub keys: Vec<[u8; 32]>,

@@ -35,7 +35,7 @@ impl Tip {
         })
     }
 
-    /// Entries.
+    /// Entries that the head covers.
     #[must_use]
     pub fn size(&self) -> u64 {
         self.checkpoint.size()
@@ -54,7 +54,7 @@ impl From<&Head> for Tip {
     }
 }
 
-/// One anchor.
+/// One anchor, and what this process knows of it.
 pub(super) struct Place {
     pub(super) at: AnchorPlace,
     /// A start that signed beside it has noted it in the database.

@@ -18,9 +18,8 @@ use crate::{
 
 /// The database of a locked directory, before anything is decided over it.
 pub struct Data {
-    /// The store.
     pub store: SqliteStore,
-    /// What it holds.
+    /// What the store held when it was opened.
     pub found: Found,
     /// What it has done since the start.
     pub done: Arc<Done>,

@@ -14,41 +14,39 @@ use crate::{
 /// Why the daemon does not start.
 #[derive(Debug, Error)]
 pub enum StartError {
-    /// The data directory.
+    /// The data directory cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// Key files.
+    /// A key file cannot be read, or others can read it.
     #[error(transparent)]
     Keys(#[from] KeyError),
-    /// The log's keys.
+    /// The log cannot be signed.
     #[error(transparent)]
     LogKeys(#[from] LogKeyError),
-    /// The holdouts' keys.
+    /// The holdouts' keys are missing or damaged.
     #[error(transparent)]
     HoldoutKeys(#[from] HoldoutKeyError),
-    /// The holdouts.
+    /// A holdout's items do not open.
     #[error(transparent)]
     Vault(#[from] VaultError),
-    /// Certificates.
+    /// The TLS files of a listener cannot serve.
     #[error(transparent)]
     Tls(#[from] evidenceos_access::TlsError),
-    /// Who may call.
+    /// The settings of authentication are wrong: one sentence a line.
     #[error("{}", .0.join("\n"))]
     Identity(Vec<String>),
-    /// The policy oracles.
+    /// A policy module cannot be loaded.
     #[error(transparent)]
     Policies(#[from] PoliciesError),
-    /// The guest engine.
+    /// The engine that runs guests does not start.
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// A port.
+    /// A port cannot be listened on.
     #[error("cannot listen on {address}: {source}; give another {flag}")]
     Listen {
-        /// Which.
         address: SocketAddr,
         /// The flag that names it.
         flag: &'static str,
-        /// Why.
         source: io::Error,
     },
     /// Which signatures were used.
@@ -56,13 +54,8 @@ pub enum StartError {
         "cannot read {}: {source}; signatures that were used could be used again. Make it readable; or wait 10 minutes, until all of them are over, and remove it",
         path.display()
     )]
-    UsedSignatures {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// A thread.
+    UsedSignatures { path: PathBuf, source: io::Error },
+    /// The system gives no thread.
     #[error("cannot start a thread: {0}")]
     Thread(io::Error),
     /// When calls are probing.

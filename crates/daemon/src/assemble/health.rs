@@ -11,9 +11,9 @@ use serde::{Deserialize, Serialize};
 pub enum Condition {
     /// Not yet: what was acknowledged before is being brought back.
     Starting,
-    /// Yes.
+    /// The daemon serves calls.
     Serving,
-    /// Not any more.
+    /// The daemon drains: it takes no new calls.
     Stopping,
 }
 

@@ -136,7 +136,7 @@ pub const CANNOT_WRITE: &str = "no anchor can be written: reads are served, noth
 pub struct Hold {
     pub own: OwnLog,
     pub tip: Tip,
-    /// All entries.
+    /// The tree of all entries.
     pub tree: Tree,
     pub anchors: Arc<Anchors>,
     pub anchored: Anchored,

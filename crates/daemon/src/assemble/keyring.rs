@@ -18,7 +18,7 @@ use crate::{
     vault::Vault,
 };
 
-/// The keys.
+/// Every key of the daemon: the log's, the holdouts' and the one that makes tags.
 pub struct Keyring {
     /// The log's: what signs, and what signed before.
     pub log: LogKeys,

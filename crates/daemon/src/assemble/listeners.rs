@@ -41,7 +41,7 @@ struct Port {
     stats: Arc<Stats>,
 }
 
-/// The ports.
+/// The ports that are bound, before anything is served on them.
 pub struct Listeners {
     grpc: Port,
     http: Option<Port>,
@@ -245,7 +245,7 @@ impl Listeners {
     }
 }
 
-/// Servers under way.
+/// The servers that run, one for each port.
 pub struct Servers(Vec<Server>);
 
 struct Server {

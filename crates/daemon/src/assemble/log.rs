@@ -44,7 +44,7 @@ use crate::{
 pub struct Log {
     /// The store with its state and the tree of all entries.
     pub alone: Alone<SqliteStore>,
-    /// Committed rows.
+    /// Connections that read committed rows.
     pub readers: Arc<Readers>,
     /// What remembers its head elsewhere.
     pub anchors: Arc<Anchors>,

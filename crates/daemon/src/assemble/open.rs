@@ -82,13 +82,13 @@ pub struct Parts {
 pub struct Threads {
     /// Puts decisions into the log.
     pub decisions: decisions::Following,
-    /// The writer.
+    /// Decides, commits and publishes.
     pub driver: DriverThread,
     /// Has anchors remember heads, and shows them.
     pub releasing: Releasing,
     /// Writes the log's files.
     pub integrator: Integrating,
-    /// Writes `accounts.json`.
+    /// Writes `accounts.json` after each change.
     pub accounts: accounts::Following,
     /// Nobody else has the directory.
     pub lock: DirectoryLock,

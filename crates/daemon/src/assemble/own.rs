@@ -14,7 +14,6 @@ use crate::{
 /// What signs, and where it is waited for.
 #[derive(Clone, Copy)]
 pub struct Signing<'s> {
-    /// The key.
     pub signer: &'s LogSigner,
     /// Where a KMS is asked.
     pub runtime: &'s Handle,

@@ -105,7 +105,7 @@ impl Writer<'_> {
     }
 }
 
-/// The writer's thread.
+/// The writer's thread, and the mailbox that ends it.
 pub struct DriverThread {
     mailbox: Mailbox,
     thread: Option<JoinHandle<Result<SqliteStore, Fatal>>>,

@@ -26,7 +26,7 @@ pub enum Anchoring {
     Default,
     /// None: a data directory that was rolled back is not noticed.
     Off,
-    /// These.
+    /// These and no others.
     At(Vec<AnchorPlace>),
 }
 

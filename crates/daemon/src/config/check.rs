@@ -6,7 +6,7 @@ use evidenceos_keys::Ring;
 use super::{Config, KeySource};
 use crate::{guarded, policies::Policies};
 
-/// What was found.
+/// What a check of the configuration found.
 #[derive(Debug, Default)]
 pub struct Checked {
     /// The daemon would not start.

@@ -261,28 +261,27 @@ enum ConfigCommand {
 
 /// What the command line asks for.
 pub enum Asked {
-    /// Serve.
+    /// Serve until a signal comes.
     Serve(Layers),
     /// Say whether it would.
     Check(Layers),
-    /// Print the settings.
+    /// Print the settings and where each came from.
     Show(Layers),
-    /// Look after `accounts.json`.
+    /// Export, import or mend `accounts.json`.
     Accounts(AccountsCommand),
     /// Bring the missing end of a log back.
     RecoverLog {
         /// Of which data directory.
         layers: Layers,
-        /// Where it is.
         from: String,
     },
     /// Go on under another name.
     RestartLog {
         /// In which data directory.
         layers: Layers,
-        /// The name.
+        /// The log's name from then on.
         origin: String,
-        /// Why.
+        /// In the operator's words, for the log.
         because: String,
         /// What holdouts were charged.
         charged: Vec<String>,
@@ -291,44 +290,29 @@ pub enum Asked {
     ContinueLog {
         /// In which data directory.
         layers: Layers,
-        /// Why.
+        /// In the operator's words, for the log.
         because: String,
     },
     /// Read all of a data directory.
-    Fsck {
-        /// Of which.
-        layers: Layers,
-        /// As JSON.
-        json: bool,
-    },
+    Fsck { layers: Layers, json: bool },
     /// Copy a data directory.
     Backup {
-        /// Of which.
         data_dir: PathBuf,
-        /// Where to.
         destination: PathBuf,
-        /// As JSON lines.
+        /// One JSON object a line instead of text.
         json: bool,
     },
     /// Bring a copy back.
     Restore {
-        /// Where to.
         data_dir: PathBuf,
-        /// Where from.
         source: PathBuf,
-        /// As JSON lines.
+        /// One JSON object a line instead of text.
         json: bool,
     },
     /// Say whether the daemon of a data directory takes calls.
-    Healthcheck {
-        /// Of which.
-        data_dir: PathBuf,
-    },
+    Healthcheck { data_dir: PathBuf },
     /// Have the daemon of a data directory read its files again.
-    Reload {
-        /// Of which.
-        data_dir: PathBuf,
-    },
+    Reload { data_dir: PathBuf },
 }
 
 /// A command to which an environment variable that is set to nothing is one that is not set, as

@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 
 use super::{Listeners, Settings, secret_files};
 
-/// Who may call.
+/// How callers are authenticated: settings, and secrets in files that a reload reads again.
 #[derive(Debug, Clone, Default)]
 pub struct IdentityConfig {
     /// What was given in settings.

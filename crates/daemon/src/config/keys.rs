@@ -14,7 +14,7 @@ use super::Settings;
 pub enum KeySource {
     /// In the key directory; the one that signs, if one is asked for.
     Files(Option<KeyId>),
-    /// In a KMS.
+    /// In a KMS, wrapped by it or never leaving it.
     Kms(Box<KmsKeys>),
 }
 

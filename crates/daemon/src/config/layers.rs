@@ -10,9 +10,8 @@ use super::{ConfigError, Settings, secret_files, settings::SECRETS};
 /// Where a setting came from, strongest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
-    /// The command line.
+    /// A flag of the command line.
     Flag,
-    /// An environment variable.
     Environment,
     /// The file of `--config`.
     File,

@@ -6,16 +6,16 @@ use evidenceos_access::{ClientCertificates, Limits, TlsFiles};
 
 use super::{IdentityConfig, PreflightConfig, Settings};
 
-/// The listeners.
+/// The addresses that are listened on, and their TLS.
 #[derive(Debug, Clone)]
 pub struct Listeners {
     /// gRPC; port 0 takes a free one.
     pub grpc: SocketAddr,
     /// HTTP: health, and the gate for agents.
     pub http: Option<SocketAddr>,
-    /// Metrics.
+    /// Prometheus metrics; `None` serves none.
     pub metrics: Option<SocketAddr>,
-    /// The server's certificate.
+    /// `None` serves plain connections.
     pub tls: Option<TlsConfig>,
     /// Whether HTTP is served under TLS.
     pub http_tls: bool,

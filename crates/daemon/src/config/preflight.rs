@@ -66,7 +66,7 @@ pub enum RateLimit {
     Off,
     /// So many, and as many at once.
     PerSecond(NonZeroU32),
-    /// None at all.
+    /// Nothing is let through.
     Nothing,
 }
 

@@ -2,7 +2,7 @@ use std::{ffi::OsString, path::Path};
 
 use super::{flags::Asked, *};
 
-/// Of no caller.
+/// A token that no setting of these tests gives.
 const TOKEN: &str = "a-token-of-some-length";
 
 fn ask(arguments: &[&str]) -> Result<Layers, ConfigError> {

@@ -34,9 +34,9 @@ pub enum Order {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum News {
-    /// So far.
+    /// How far a backup is; more lines follow.
     Progress(backup::Progress),
-    /// It is done.
+    /// The backup is complete.
     Done(Box<backup::Manifest>),
     /// It is not, and why.
     Failed(String),

@@ -34,14 +34,14 @@ pub(super) struct Counted {
     fields: u32,
 }
 
-/// What comes next.
+/// The part of the wire format that comes next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Reading {
     /// The flag and the length of a message, of which so many bytes are read.
     Head { read: u8, len: u32 },
     /// The number and the type of a field.
     Tag { value: u64, shift: u32 },
-    /// A number.
+    /// A number, which ends with a byte below 128.
     Varint,
     /// The length of what follows.
     Length { value: u64, shift: u32 },

@@ -58,7 +58,7 @@ pub struct Registration {
     pub labels: Vec<u8>,
     /// The unit of each item, if items belong together.
     pub units: Option<Vec<u64>>,
-    /// What proves nothing.
+    /// The null hypothesis that a claim must refute.
     pub null_spec: NullSpec,
     /// Its budgets and prices, as if every item were a sealed unit of its own.
     pub policy: Policy,

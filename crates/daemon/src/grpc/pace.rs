@@ -20,7 +20,7 @@ use crate::shares::Whose;
 
 /// Bytes of a caller at once, in one direction: sixteen of the largest modules.
 const AT_ONCE: u64 = 64 << 20;
-/// And each second.
+/// Bytes of a caller each second after that, in one direction.
 const A_SECOND: u64 = 64 << 20;
 /// The beginning of each body, which is not counted: as much as comes in one piece. Small calls are bounded by
 /// what they ask for.
@@ -64,7 +64,7 @@ pub struct Paced {
 }
 
 impl Paced {
-    /// A caller's pace.
+    /// The pace of `whose`, as `pace` counts it.
     pub fn new(pace: &Arc<Pace>, whose: Whose) -> Self {
         Self {
             pace: Arc::clone(pace),

@@ -15,7 +15,7 @@ const PAGE: u32 = 50;
 
 /// Integers in public records stay below 2⁵³.
 const MAX_PUBLIC_INT: u64 = (1 << 53) - 1;
-/// The default oracle.
+/// The oracle of a claim that names none.
 const DEFAULT_ORACLE: &str = "builtin.accuracy";
 /// The schema of plain symbols.
 const LEGACY_SCHEMA: &str = "legacy/v1";

@@ -12,13 +12,13 @@ pub enum Needs {
     Nobody,
     /// A name; no role.
     Known,
-    /// Any role.
+    /// At least one role, whichever.
     AnyRole,
-    /// Submitter, or operator.
+    /// The submitter or the operator role.
     Submitter,
-    /// Auditor, or operator.
+    /// The auditor or the operator role.
     Auditor,
-    /// Operator.
+    /// The operator role, for which no other stands.
     Operator,
 }
 

@@ -21,7 +21,7 @@ pub struct Service {
 type Reply<T> = Result<Response<T>, Status>;
 
 impl Service {
-    /// A service.
+    /// The gRPC service over what the daemon can do.
     #[must_use]
     pub fn new(services: Arc<Services>) -> Self {
         Self { services }

@@ -20,7 +20,7 @@ pub(super) struct Port {
     pub(super) tls: Option<Arc<Tls>>,
 }
 
-/// All of them.
+/// The ports whose connections the metrics count.
 #[derive(Default)]
 pub(super) struct Ports(pub(super) Mutex<Vec<Port>>);
 

@@ -77,7 +77,7 @@ fn at_rest(
     backup::complete(data_directory, destination, SOFTWARE, unix_ms(), report)
 }
 
-/// `evidenceos-daemon backup`.
+/// Runs `evidenceos-daemon backup`, beside a daemon that serves or without one.
 #[must_use]
 pub fn back_up(data_directory: &Path, destination: &Path, as_json: bool) -> ExitCode {
     let mut shown = Shown::new(as_json);
@@ -117,7 +117,7 @@ fn destination_of(path: &Path) -> Result<PathBuf, StoreError> {
     std::path::absolute(path).map_err(StoreError::io("find", path))
 }
 
-/// `evidenceos-daemon restore`.
+/// Runs `evidenceos-daemon restore` into a directory that has no data.
 #[must_use]
 pub fn restore(source: &Path, data_directory: &Path, as_json: bool) -> ExitCode {
     let mut shown = Shown::new(as_json);

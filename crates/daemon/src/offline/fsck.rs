@@ -99,7 +99,7 @@ fn keys(config: &Config, report: &mut Report) {
     report.add("keys", looked_at, findings);
 }
 
-/// `evidenceos-daemon fsck`.
+/// Runs `evidenceos-daemon fsck` and prints its report.
 #[must_use]
 pub fn run(config: &Config, as_json: bool) -> ExitCode {
     let in_place = !as_json && std::io::stderr().is_terminal();

@@ -118,7 +118,7 @@ impl Opened {
         remembered.must_be_durable("where the anchors are")
     }
 
-    /// What it holds.
+    /// Size and root of the log that it holds.
     pub fn tree(&self) -> KnownTree {
         let tree = self.alone.tree();
         KnownTree {

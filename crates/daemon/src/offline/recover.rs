@@ -34,7 +34,7 @@ pub struct Recovered {
     pub entries: u64,
     /// The log's size now.
     pub size: u64,
-    /// Its root.
+    /// The log's root now.
     pub root: Hash,
     /// Claims whose capsule came back and whose own rows are lost.
     pub unknown_claims: u64,
@@ -256,7 +256,7 @@ fn note_losses(
     Ok(())
 }
 
-/// `evidenceos-daemon log recover`.
+/// Runs `evidenceos-daemon log recover` and prints what came back.
 #[must_use]
 pub fn run_recover(config: &Config, from: &str) -> std::process::ExitCode {
     match with_runtime(|runtime| recover(config, from, runtime)) {

@@ -33,7 +33,7 @@ use crate::{
 pub struct Restarted {
     /// The log's new name.
     pub origin: String,
-    /// Its size now.
+    /// The log's size now, in entries.
     pub size: u64,
     /// Holdouts by name, in the order of registration, and what each was charged.
     pub charged: Vec<(String, HoldoutCharged)>,
@@ -156,9 +156,9 @@ fn signer_so_far(
 /// A log that goes on by its operator's word.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Continued {
-    /// Its name.
+    /// The log's name, which stays.
     pub origin: String,
-    /// Its size now.
+    /// The log's size now, in entries.
     pub size: u64,
     /// What the next start will meet.
     pub warnings: Vec<String>,
@@ -222,7 +222,7 @@ fn may_be_newest(verdict: Verdict) -> Result<Verdict, StoreError> {
     }
 }
 
-/// `HOLDOUT=BITS`.
+/// Reads `HOLDOUT=BITS`, where a name or an id stands for the holdout.
 fn charge(resident: &Resident, text: &str) -> Result<(HoldoutId, MicroBits), String> {
     let (name, bits) = text
         .rsplit_once('=')
@@ -254,7 +254,7 @@ fn micros(text: &str) -> Option<MicroBits> {
         .map(MicroBits)
 }
 
-/// `evidenceos-daemon log restart`.
+/// Runs `evidenceos-daemon log restart` and prints what was charged.
 #[must_use]
 pub fn run_restart(
     config: &Config,
@@ -294,7 +294,7 @@ fn charge_text(charged: &HoldoutCharged) -> String {
     }
 }
 
-/// `evidenceos-daemon log continue`.
+/// Runs `evidenceos-daemon log continue` and prints its warnings.
 #[must_use]
 pub fn run_continue(config: &Config, because: &str) -> std::process::ExitCode {
     match with_runtime(|runtime| carry_on(config, because, runtime)) {

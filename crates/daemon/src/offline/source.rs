@@ -12,7 +12,7 @@ use crate::fetch::{self, Trust};
 pub const WIDTH: u64 = 256;
 /// The largest bundle: 256 entries with their lengths.
 const MAX_BUNDLE: usize = 256 * (65_535 + 2);
-/// The largest checkpoint.
+/// The largest checkpoint that is read, in bytes.
 const MAX_CHECKPOINT: usize = 64 << 10;
 
 /// A log that somebody else keeps.

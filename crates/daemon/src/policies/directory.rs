@@ -19,7 +19,7 @@ pub const TRUSTED_KEYS: &str = "trusted_keys.json";
 /// Most keys that can be trusted.
 const MOST_TRUSTED: usize = 256;
 
-/// Whose signatures count.
+/// The Ed25519 keys whose signatures on a manifest count.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TrustedKeys(Vec<VerifyingKey>);
 
@@ -96,7 +96,7 @@ impl TrustedKeys {
         public_key(hex).is_some_and(|key| self.has(&key))
     }
 
-    /// The file.
+    /// The bytes of the file that lists these keys.
     #[must_use]
     pub fn to_file(&self) -> Vec<u8> {
         let file = TrustedKeysFile {

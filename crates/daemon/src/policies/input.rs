@@ -38,7 +38,7 @@ pub fn preflight_input(
 pub struct Settling<'a> {
     /// The claim, which was committed and sealed.
     pub claim: &'a Claim,
-    /// Its holdout's name.
+    /// The name of its holdout.
     pub holdout_ref: &'a str,
     /// The holdout's significance level, in millionths; the stricter of it and the claim's counts.
     pub holdout_alpha_micros: u32,
@@ -48,7 +48,7 @@ pub struct Settling<'a> {
     pub oracle_calls: u32,
     /// What its answers are charged, in millionths of a bit.
     pub answers_charged_microbits: u64,
-    /// Fuel used.
+    /// In units of fuel.
     pub fuel: u64,
     /// Memory at its end, in Wasm pages.
     pub memory_pages: u64,

@@ -41,7 +41,7 @@ pub struct Manifest {
     schema: String,
     /// Its name, unique in its directory.
     pub oracle_id: String,
-    /// Who made it.
+    /// The maker, in their own words.
     pub vendor: String,
     /// Which of its versions this is.
     pub version: String,

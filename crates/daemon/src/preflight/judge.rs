@@ -12,20 +12,20 @@ use super::{
 /// What policies say of a tool call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Votes {
-    /// None objects.
+    /// None of the policies objects.
     Pass,
     /// One wants a person to look, or failed.
     Defer {
-        /// Which.
+        /// The id of the oracle that objected.
         oracle: String,
-        /// Its code.
+        /// The reason code of its manifest, 9000 to 9999.
         code: u16,
     },
-    /// One rejects.
+    /// One policy rejects the call.
     Reject {
-        /// Which.
+        /// The id of the oracle that objected.
         oracle: String,
-        /// Its code.
+        /// The reason code of its manifest, 9000 to 9999.
         code: u16,
     },
     /// They took too long, or could not be asked.
@@ -37,7 +37,6 @@ pub enum Votes {
 pub struct Judgement {
     /// What is to become of it.
     pub decision: Decision,
-    /// Why.
     pub reason: ReasonCode,
     /// Parameters to use instead.
     pub rewritten: Option<Map<String, Value>>,
@@ -57,7 +56,7 @@ impl Judgement {
 }
 
 impl Risk {
-    /// Judges a call.
+    /// Judges a call by its tool, its caller's level and the policies' votes.
     pub fn judge(&self, tool: &str, level: Level, votes: Votes) -> Judgement {
         let probed = self.probed(tool, level);
         match votes {

@@ -37,7 +37,7 @@ impl<L> Limit<L> {
 const NEVER: Duration = Duration::from_secs(60);
 
 impl Rates {
-    /// Rates as configured.
+    /// The rate of each caller, `own`, and of all together, `all`.
     pub fn new(own: RateLimit, all: RateLimit) -> Self {
         Self {
             own: Limit::new(own, RateLimiter::keyed),

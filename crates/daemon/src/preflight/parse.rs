@@ -23,7 +23,7 @@ const REQUEST_ID_ALIAS: HeaderName = HeaderName::from_static("x-evidenceos-reque
 /// What is wrong with a request. The words are those of the published daemon's metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Malformed {
-    /// No request id.
+    /// The request has no id.
     MissingRequestId,
     /// A request id of other characters, or too long.
     InvalidRequestId,
@@ -95,7 +95,7 @@ const FIELDS: [&str; 12] = [
 pub struct Body([Option<Value>; FIELDS.len()]);
 
 impl Body {
-    /// Parses a body.
+    /// Parses a body that must be one JSON object.
     pub fn parse(bytes: &[u8]) -> Result<Self, Malformed> {
         // What is no such object is looked at once more, for what it is.
         serde_json::from_slice(bytes).map_err(|_| match serde_json::from_slice(bytes) {
@@ -110,7 +110,7 @@ impl Body {
         self.0[at].take().filter(|value| !value.is_null())
     }
 
-    /// Takes a text.
+    /// Takes a field that must be a text; null is absent.
     pub fn text(&mut self, name: &str) -> Result<Option<String>, Malformed> {
         match self.take(name) {
             None => Ok(None),
@@ -202,20 +202,18 @@ impl<'de> Deserialize<'de> for Body {
 pub struct HexDigest {
     /// As it was written.
     pub text: String,
-    /// What it says.
     pub digest: Digest,
 }
 
 /// A tool call that is about to be made.
 #[derive(Debug)]
 pub struct ToolCall {
-    /// Which tool.
     pub tool_name: String,
     /// With what, as canonical JSON: keys in byte order, no white space.
     pub canonical_params: Vec<u8>,
-    /// SHA-256 of that.
+    /// SHA-256 of the canonical parameters.
     pub params_hash: Digest,
-    /// In which session.
+    /// The session, as the caller names it.
     pub session_id: Option<String>,
     /// On whose behalf, as the caller says; never an identity.
     pub agent_id: Option<String>,

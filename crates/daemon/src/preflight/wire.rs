@@ -218,7 +218,7 @@ pub struct OutputVerdict {
 }
 
 impl OutputVerdict {
-    /// A refusal.
+    /// A verdict that blocks the output and has no record.
     pub fn blocked(reason: &'static str) -> Self {
         Self {
             decision: OutputDecision::Block,
@@ -251,9 +251,7 @@ pub struct Admission {
 
 /// An answer on its way out.
 pub struct Answer<T> {
-    /// Its status.
     pub status: StatusCode,
-    /// Its body.
     pub body: T,
     /// When to ask again, in seconds.
     pub retry_after_s: Option<u64>,

@@ -26,7 +26,7 @@ const WATCH_DEPTH: usize = 4;
 pub struct Accounts {
     /// The way to the writer.
     pub writer: Arc<Writer>,
-    /// Committed rows.
+    /// The committed rows that replies are made from.
     pub rows: Rows,
     /// What makes tags of names.
     pub keys: Arc<Keys>,
@@ -47,7 +47,7 @@ pub struct Accounts {
 pub enum Whose<'a> {
     /// The account of a principal; an empty name is the caller's own.
     Of(&'a str),
-    /// All of them.
+    /// Every account, for operators alone.
     All,
 }
 

@@ -11,7 +11,7 @@ use evidenceos_kernel::{
     refusal::Refusal,
 };
 
-/// All holdouts.
+/// All holdouts, by name and by id.
 #[derive(Default)]
 pub struct Catalog {
     holdouts: RwLock<Cataloged>,

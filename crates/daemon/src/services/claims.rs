@@ -53,13 +53,12 @@ pub struct Created {
     pub claim: ClaimId,
     /// What it is about.
     pub topic: Digest,
-    /// Where it stands.
     pub state: ClaimState,
 }
 
 /// A claim as its reader sees it.
 pub struct ShownClaim {
-    /// Its row.
+    /// The claim as its row has it.
     pub claim: Claim,
     /// The name of its holdout.
     pub holdout: String,
@@ -73,7 +72,7 @@ pub struct ShownClaim {
 
 /// A settled claim's entry in the log.
 pub struct ShownCapsule {
-    /// Its canonical bytes.
+    /// The canonical bytes and the leaf hash.
     pub entry: Entry,
     /// How the claim was settled.
     pub settlement: Settlement,
@@ -81,9 +80,8 @@ pub struct ShownCapsule {
 
 /// A capsule with its proofs against the head that is shown.
 pub struct ProvenCapsule {
-    /// The capsule.
     pub capsule: ShownCapsule,
-    /// The head.
+    /// The head that the proofs lead to.
     pub head: Arc<Head>,
     /// The inclusion path of the entry.
     pub inclusion: Vec<Hash>,

@@ -39,7 +39,7 @@ pub enum Error {
     /// Something that was named is not there.
     #[error("{message}")]
     Absent {
-        /// Its stable code.
+        /// The stable code that the reply carries.
         code: &'static str,
         /// What is missing, for the caller.
         message: &'static str,
@@ -47,7 +47,7 @@ pub enum Error {
     /// It is not possible in the state that the claim is in.
     #[error("{message}")]
     WrongState {
-        /// Its stable code.
+        /// The stable code that the reply carries.
         code: &'static str,
         /// Which state that is, and what helps.
         message: String,
@@ -61,7 +61,7 @@ pub enum Error {
     /// A proof that cannot be given.
     #[error(transparent)]
     Log(#[from] LogError),
-    /// Rows or files.
+    /// A row or a file cannot be read or written.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The private items of a holdout.

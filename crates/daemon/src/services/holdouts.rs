@@ -41,7 +41,7 @@ pub struct Holdouts {
 
 /// A holdout with its meters, and the caller's own.
 pub struct ShownHoldout {
-    /// Its row.
+    /// The holdout as its row has it.
     pub holdout: Holdout,
     /// What the caller has used of it.
     pub own: PrincipalPool,

@@ -46,9 +46,9 @@ pub struct Inclusion {
     pub leaf: Hash,
     /// The path from the leaf to the root.
     pub path: Vec<Hash>,
-    /// The root.
+    /// The root of the tree of `size` entries.
     pub root: Hash,
-    /// The size.
+    /// The size of the tree, in entries.
     pub size: u64,
     /// The checkpoint of that size, if it is the shown one.
     pub checkpoint: Option<String>,
@@ -56,7 +56,7 @@ pub struct Inclusion {
 
 /// That one tree is the beginning of another.
 pub struct Consistency {
-    /// The path.
+    /// From the smaller tree to the larger one.
     pub path: Vec<Hash>,
     /// Root of the smaller tree.
     pub old_root: Hash,
@@ -68,7 +68,6 @@ pub struct Consistency {
 
 /// A claim that was revoked.
 pub struct Revoked {
-    /// The claim.
     pub claim: ClaimId,
     /// When, in Unix milliseconds.
     pub revoked_unix_ms: u64,
@@ -98,7 +97,7 @@ pub struct Revocations {
 
 /// Something of a log entry that may not be shown yet.
 pub enum Shown<T> {
-    /// It may be.
+    /// The shown head covers it.
     Now(T),
     /// It may be once the shown head covers the entry with this index.
     After(u64),

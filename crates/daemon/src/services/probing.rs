@@ -31,7 +31,7 @@ pub(super) struct Counted {
     pub(super) method: &'static str,
     /// What the claim is about.
     pub(super) topic: Digest,
-    /// The claim.
+    /// Tells claims apart: equal claims have equal digests.
     pub(super) claim: Digest,
 }
 

@@ -10,7 +10,6 @@ use crate::release::Anchored;
 /// Rows, and how far they may be shown.
 #[derive(Clone)]
 pub struct Rows {
-    /// What reads them.
     pub readers: Arc<Readers>,
     /// How far anchors remember the log: what follows from rows is shown once they cover it.
     pub anchored: Anchored,

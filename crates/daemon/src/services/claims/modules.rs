@@ -32,7 +32,6 @@ const KNOWN_MODULES: NonZeroUsize = NonZeroUsize::new(4_096).expect("not zero");
 
 /// What a claim is to be committed to.
 pub struct Offer {
-    /// The claim.
     pub claim: ClaimId,
     /// What it stands on.
     pub artifacts: Vec<Artifact>,
@@ -40,7 +39,7 @@ pub struct Offer {
     pub wasm: Bytes,
 }
 
-/// What admits modules.
+/// Admits modules: checks them, compiles them once and knows which are stored.
 pub struct Modules {
     guests: Arc<Guests>,
     readers: Arc<Readers>,

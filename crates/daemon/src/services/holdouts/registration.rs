@@ -26,13 +26,13 @@ use crate::{
 
 /// A holdout as it was sent, checked field by field.
 pub struct Submission {
-    /// Its name.
+    /// The name that claims will call it by.
     pub reference: String,
     /// Digest of the order of its items, if the custodian states one.
     pub item_order_hash: Option<Digest>,
     /// Budgets and prices, as far as they are asked for.
     pub policy: AskedPolicy,
-    /// What proves nothing.
+    /// The null hypothesis that a claim must refute.
     pub null_spec: NullSpec,
     /// One label an item, 0 or 1.
     pub labels: Vec<u8>,
