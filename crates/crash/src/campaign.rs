@@ -26,9 +26,9 @@ pub const CHOOSE_KEY: &str = "choose-key";
 /// What worlds are made of.
 #[derive(Debug, Clone)]
 pub struct Tools<'t> {
-    /// This crate's program.
+    /// This crate's program, which runs the daemon.
     pub program: &'t Path,
-    /// The recorder library.
+    /// The library that is loaded before the daemon.
     pub recorder: &'t Recorder,
 }
 

@@ -16,15 +16,15 @@ use crate::{Failed, fail, modules};
 /// What became of a call.
 #[derive(Debug)]
 pub enum Answer<T> {
-    /// It was done.
+    /// The server says that it was done.
     Done(T),
     /// The server says that nothing was done, and whether asking again later may help.
     NotApplied {
-        /// The finer code.
+        /// The stable code that the reply carries.
         code: String,
         /// Whether to ask again.
         again: bool,
-        /// The sentence.
+        /// The server's sentence for the caller.
         message: String,
     },
     /// The connection broke, or the server does not know itself.
@@ -88,18 +88,18 @@ impl<T> Answer<T> {
 pub struct Settled {
     /// Where its capsule stands.
     pub index: u64,
-    /// The capsule's digest.
+    /// The SHA-256 of the capsule.
     pub capsule_hash: Bytes,
-    /// The verdict.
+    /// The verdict, in the capsule's words.
     pub outcome: String,
-    /// What it cost.
+    /// The credit that the run burned.
     pub burned: u64,
 }
 
 /// What a fetch gave.
 #[derive(Debug, Clone)]
 pub struct Fetched {
-    /// Verifies offline.
+    /// A receipt that verifies offline.
     pub receipt: Receipt,
     /// The tree of its checkpoint.
     pub head: (u64, Hash),
@@ -109,7 +109,7 @@ pub struct Fetched {
 #[derive(Clone)]
 pub struct Client(EvidenceOsClient<Channel>);
 
-/// Who calls.
+/// The principal of a call.
 #[derive(Debug, Clone, Copy)]
 pub enum Caller<'c> {
     /// Whoever runs the server.
@@ -173,7 +173,7 @@ impl Client {
         Ok(answer.map(|reply| reply.holdout.unwrap_or_default().holdout_id))
     }
 
-    /// Retires a holdout.
+    /// Retires a holdout as the operator.
     pub async fn retire(&mut self, id: &str, holdout: &str) -> Result<Answer<()>, Failed> {
         let message = wire::RetireHoldoutRequest {
             holdout: holdout.to_owned(),
@@ -211,7 +211,7 @@ impl Client {
         Ok(answer.map(|reply| reply.claim_id))
     }
 
-    /// Commits a module.
+    /// Commits a module to a claim.
     pub async fn commit(
         &mut self,
         caller: Caller<'_>,
@@ -232,7 +232,7 @@ impl Client {
         Ok(Answer::of(self.0.commit_artifacts(request).await).map(drop))
     }
 
-    /// Seals a claim.
+    /// Seals a claim that has its module.
     pub async fn seal(
         &mut self,
         caller: Caller<'_>,
@@ -246,7 +246,7 @@ impl Client {
         Ok(Answer::of(self.0.seal_claim(request).await).map(drop))
     }
 
-    /// Executes a claim.
+    /// Executes a sealed claim and waits until it has settled.
     pub async fn execute(
         &mut self,
         caller: Caller<'_>,
@@ -307,7 +307,7 @@ impl Client {
         Ok(Answer::of(self.0.revoke_claim(request).await).map(|reply| reply.timestamp_unix))
     }
 
-    /// A claim.
+    /// A claim as the operator sees it; a missing one is an error.
     pub async fn claim(&mut self, claim: &Bytes) -> Result<wire::Claim, Failed> {
         let message = wire::GetClaimRequest {
             claim_id: claim.clone(),
@@ -321,7 +321,7 @@ impl Client {
         found.ok_or_else(|| fail("a reply without a claim"))
     }
 
-    /// All claims.
+    /// All claims as the operator sees them, page after page.
     pub async fn claims(&mut self) -> Result<Vec<wire::Claim>, Failed> {
         let mut claims = Vec::new();
         let mut page_token = String::new();
@@ -345,7 +345,7 @@ impl Client {
         }
     }
 
-    /// All holdouts.
+    /// All holdouts as the operator sees them, page after page.
     pub async fn holdouts(&mut self) -> Result<Vec<wire::Holdout>, Failed> {
         let mut holdouts = Vec::new();
         let mut page_token = String::new();
@@ -422,7 +422,7 @@ impl Client {
         answer.done("accounts.json").map(drop)
     }
 
-    /// The newest checkpoint.
+    /// The text of the newest checkpoint that is shown.
     pub async fn checkpoint(&mut self) -> Result<String, Failed> {
         let answer = Answer::of(self.0.get_checkpoint(wire::GetCheckpointRequest {}).await);
         Ok(answer.done("the checkpoint")?.checkpoint)

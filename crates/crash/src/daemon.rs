@@ -26,7 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// How daemons are started.
 #[derive(Debug, Clone)]
 pub struct Launcher {
-    /// This crate's program.
+    /// This crate's program, which runs the daemon.
     pub program: PathBuf,
     /// Stands between the daemon and its files.
     pub recorder: Recorder,
@@ -38,7 +38,7 @@ pub struct Launcher {
     pub trace: Option<PathBuf>,
     /// While this file exists, nothing in the data directory can be changed.
     pub read_only_while: PathBuf,
-    /// Variables besides.
+    /// Environment variables besides those that every start has.
     pub variables: Vec<(&'static str, OsString)>,
     /// Seconds by which the daemon's clock is ahead.
     pub clock_s: i64,
@@ -46,7 +46,7 @@ pub struct Launcher {
 
 /// How a start went.
 pub enum Started {
-    /// It serves.
+    /// It takes calls now.
     Serves(Box<Daemon>),
     /// It ended before that.
     Ended(ExitStatus, String),
@@ -210,7 +210,7 @@ pub async fn ended(child: &mut Child) -> Result<ExitStatus, Failed> {
 }
 
 impl Daemon {
-    /// Where it serves.
+    /// The address that it takes calls at.
     #[must_use]
     pub fn address(&self) -> &str {
         &self.address

@@ -27,28 +27,28 @@ pub enum Step {
     Create,
     /// Its module is committed.
     Commit,
-    /// It is sealed.
+    /// The claim is sealed.
     Seal,
-    /// It is executed.
+    /// The claim is executed.
     Execute,
     /// Its capsule is fetched.
     Fetch,
-    /// It is revoked.
+    /// The claim is revoked.
     Revoke,
     /// The limit of an account is raised.
     Limit,
-    /// Credit is granted.
+    /// The account is granted credit.
     Grant,
-    /// And again.
+    /// The account is granted credit once more.
     GrantMore,
 }
 
 /// Whose life it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// A claim's.
+    /// A claim's, from its creation to its revocation.
     Claim,
-    /// A holdout's.
+    /// A holdout's, from its registration to its retirement.
     Holdout,
     /// An account's, which is granted credit and never runs anything.
     Account,
@@ -78,7 +78,6 @@ pub enum Told {
     Done,
     /// How a claim settled.
     Settled(Settled),
-    /// A receipt.
     Fetched(Fetched),
     /// When a claim was revoked, in Unix seconds.
     Revoked(u64),
@@ -91,11 +90,10 @@ pub enum Told {
 pub struct Life {
     /// Its number, from which its names and request ids come.
     pub number: u64,
-    /// Whose it is.
     pub kind: Kind,
     /// The submitter's token; none: the operator.
     pub token: Option<String>,
-    /// The holdout.
+    /// The holdout's name, which a claim names or which is registered.
     pub holdout: String,
     /// What the claim brings.
     pub module: Module,
@@ -110,7 +108,7 @@ pub struct Life {
 }
 
 impl Life {
-    /// All its steps.
+    /// The steps of this life, in order.
     #[must_use]
     pub fn steps(&self) -> &'static [Step] {
         let all: &[Step] = match self.kind {
@@ -139,7 +137,7 @@ impl Life {
         format!("{}-{step:?}", self.number)
     }
 
-    /// A claim's name.
+    /// The name that the claim is created under.
     #[must_use]
     pub fn name(&self) -> String {
         format!("crash-{}", self.number)

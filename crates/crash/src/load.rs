@@ -25,19 +25,19 @@ const PAUSE: Duration = Duration::from_millis(5);
 pub struct Shared(Arc<Mutex<Ledger>>);
 
 impl Shared {
-    /// Shares a ledger.
+    /// Shares a ledger among clients.
     #[must_use]
     pub fn new(ledger: Ledger) -> Self {
         Self(Arc::new(Mutex::new(ledger)))
     }
 
-    /// The ledger itself.
+    /// The ledger, until the guard is dropped.
     pub fn lock(&self) -> MutexGuard<'_, Ledger> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Clients under way.
+/// Clients that lead lives on a daemon.
 pub struct Load {
     clients: JoinSet<Result<(), Failed>>,
     acknowledged: watch::Receiver<u64>,

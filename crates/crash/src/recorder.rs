@@ -11,7 +11,7 @@ use crate::{Failed, fail};
 
 const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/recorder/recorder.c");
 
-/// The compiled library.
+/// The path of the compiled library.
 #[derive(Debug, Clone)]
 pub struct Recorder(PathBuf);
 
@@ -38,7 +38,7 @@ impl Recorder {
         }
     }
 
-    /// Where it is.
+    /// The library's path, for `LD_PRELOAD`.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.0
@@ -48,7 +48,7 @@ impl Recorder {
 /// What is to happen at a point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum What {
-    /// The process dies.
+    /// The process dies there.
     Kill,
     /// A write fails as on a full disk.
     Full,
@@ -59,11 +59,9 @@ pub enum What {
 /// A point, when, and what.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Arming {
-    /// The point.
     pub point: Point,
     /// At which time of coming by, from 1.
     pub nth: u64,
-    /// What happens.
     pub what: What,
 }
 

@@ -55,7 +55,7 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Adds another campaign's.
+    /// Adds the counts of another campaign.
     pub fn add(&mut self, other: &Self) {
         self.rounds += other.rounds;
         self.deaths += other.deaths;
@@ -145,7 +145,7 @@ impl World {
         })
     }
 
-    /// The data directory.
+    /// The data directory of the world's daemon.
     #[must_use]
     pub fn directory(&self) -> &Path {
         &self.launcher.directory

@@ -53,15 +53,15 @@ struct Directory {
 /// What chance leaves of what was not synced.
 #[derive(Debug, Clone, Copy)]
 pub enum Luck {
-    /// Nothing.
+    /// Nothing of it is left.
     None,
     /// Everything: the process died, the power did not.
     All,
     /// Each change with a chance of so many in eight; of those that are there, so many in eight are torn.
     Some {
-        /// There.
+        /// In eighths; the chance that a change is there.
         there: u64,
-        /// Torn.
+        /// In eighths; the chance that a change that is there is torn.
         torn: u64,
     },
 }

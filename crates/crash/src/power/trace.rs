@@ -14,54 +14,33 @@ pub enum Deed {
     Create {
         /// Its number, until another file gets it.
         inode: u64,
-        /// Its name.
         path: String,
     },
     /// A file got another length.
     Truncate {
-        /// The file.
         inode: u64,
-        /// Its length.
+        /// The new length in bytes.
         length: usize,
     },
-    /// Bytes were written.
+    /// Bytes were written into a file.
     Write {
-        /// The file.
         inode: u64,
-        /// Where.
+        /// In bytes from the beginning of the file.
         offset: usize,
-        /// What.
         data: Vec<u8>,
     },
     /// A file's content is durable.
-    Sync {
-        /// The file.
-        inode: u64,
-    },
+    Sync { inode: u64 },
     /// A directory's names are durable.
-    SyncDirectory {
-        /// The directory.
-        path: String,
-    },
-    /// Everything is durable.
+    SyncDirectory { path: String },
+    /// Everything that was done before is durable.
     SyncAll,
     /// A name became another.
-    Rename {
-        /// The old one.
-        from: String,
-        /// The new one.
-        to: String,
-    },
+    Rename { from: String, to: String },
     /// A name is gone.
-    Remove {
-        /// The name.
-        path: String,
-    },
-    /// A directory.
-    MakeDirectory {
-        /// Its name.
-        path: String,
-    },
+    Remove { path: String },
+    /// A directory was made.
+    MakeDirectory { path: String },
 }
 
 /// A deed, and how long the trace was with it.
@@ -69,7 +48,6 @@ pub enum Deed {
 pub struct Record {
     /// The position after it.
     pub end: u64,
-    /// What was done.
     pub deed: Deed,
 }
 
