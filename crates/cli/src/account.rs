@@ -69,7 +69,7 @@ pub struct GrantArgs {
 }
 
 impl AccountCommand {
-    /// Does it.
+    /// Runs the command and returns what it prints.
     pub async fn run(self, connection: &Connection) -> Result<Output, CliError> {
         let mut client = Client::connect(connection).await?;
         match self {

@@ -81,7 +81,7 @@ struct Plan {
 }
 
 impl BenchArgs {
-    /// Runs the benchmark.
+    /// Runs the benchmark and returns its report.
     pub async fn run(self) -> Result<Output, CliError> {
         if self.serve_noop {
             gate::serve_noop().await?;

@@ -157,7 +157,7 @@ pub struct RunArgs {
 }
 
 impl ClaimCommand {
-    /// Does it.
+    /// Runs the command and returns what it prints.
     pub async fn run(self, connection: &Connection) -> Result<Output, CliError> {
         let connect = || Client::connect(connection);
         match self {
@@ -235,7 +235,7 @@ fn said(claim: &[u8], now: i32) -> Output {
     )
 }
 
-/// Creates a claim.
+/// Creates a claim on these terms; the same terms give the same claim.
 pub async fn create(
     client: &mut Client,
     terms: &TermsArgs,
@@ -304,9 +304,8 @@ async fn commit(
 /// A claim that ran: its id and its result.
 #[derive(Debug, Clone)]
 pub struct Ran {
-    /// The claim.
     pub claim_id: Bytes,
-    /// How it ended.
+    /// What the settlement said.
     pub result: proto::ExecuteClaimV2Response,
 }
 

@@ -25,7 +25,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// A claim's module and a page of entries fit.
 const MAX_MESSAGE_BYTES: usize = 64 << 20;
 
-/// A connected client.
+/// A connection to the daemon, with the credentials that calls go out with.
 #[derive(Debug, Clone)]
 pub struct Client {
     inner: EvidenceOsClient<Channel>,
@@ -57,23 +57,23 @@ macro_rules! unary_calls {
 unary_calls! {
     /// What the server is.
     get_server_info(GetServerInfoRequest) -> GetServerInfoResponse, changes: false;
-    /// Creates a claim.
+    /// Creates a claim, or finds the one with these terms.
     create_claim_v2(CreateClaimV2Request) -> CreateClaimV2Response, changes: true;
     /// Gives a claim its module.
     commit_artifacts(CommitArtifactsRequest) -> CommitArtifactsResponse, changes: true;
-    /// Binds a claim.
+    /// Binds a claim to its module and terms.
     seal_claim(SealClaimRequest) -> SealClaimResponse, changes: true;
     /// Runs a claim and waits for its settlement.
     execute_claim_v2(ExecuteClaimV2Request) -> ExecuteClaimV2Response, changes: true;
     /// A settled claim's capsule with its proof.
     fetch_capsule(FetchCapsuleRequest) -> FetchCapsuleResponse, changes: false;
-    /// Withdraws a claim.
+    /// Withdraws a settled claim's result.
     revoke_claim(RevokeClaimRequest) -> RevokeClaimResponse, changes: true;
-    /// A claim.
+    /// One claim by its id.
     get_claim(GetClaimRequest) -> GetClaimResponse, changes: false;
     /// A page of claims.
     list_claims(ListClaimsRequest) -> ListClaimsResponse, changes: false;
-    /// A holdout.
+    /// One holdout with its meters.
     get_holdout(GetHoldoutRequest) -> GetHoldoutResponse, changes: false;
     /// A page of holdouts.
     list_holdouts(ListHoldoutsRequest) -> ListHoldoutsResponse, changes: false;
@@ -93,11 +93,11 @@ unary_calls! {
     list_log_keys(ListLogKeysRequest) -> ListLogKeysResponse, changes: false;
     /// Encrypts the holdouts under another key.
     rotate_holdout_key(RotateHoldoutKeyRequest) -> RotateHoldoutKeyResponse, changes: true;
-    /// An account.
+    /// One account with its balance and limits.
     get_account(GetAccountRequest) -> GetAccountResponse, changes: false;
     /// A page of accounts.
     list_accounts(ListAccountsRequest) -> ListAccountsResponse, changes: false;
-    /// Gives credit.
+    /// Gives a principal credit, as an operator.
     grant_credit(GrantCreditRequest) -> GrantCreditResponse, changes: true;
     /// Sets a limit of credit.
     set_credit_limit(SetCreditLimitRequest) -> SetCreditLimitResponse, changes: true;
@@ -105,7 +105,7 @@ unary_calls! {
     export_accounts(ExportAccountsRequest) -> ExportAccountsResponse, changes: false;
     /// Narrows a holdout's budgets.
     set_holdout_pool_budgets(SetHoldoutPoolBudgetsRequest) -> SetHoldoutPoolBudgetsResponse, changes: true;
-    /// A holdout's budgets.
+    /// A holdout's budgets, registered and in force.
     get_holdout_pool_budgets(GetHoldoutPoolBudgetsRequest) -> GetHoldoutPoolBudgetsResponse, changes: false;
     /// Takes a clock that jumped for right.
     confirm_clock(ConfirmClockRequest) -> ConfirmClockResponse, changes: false;
@@ -216,7 +216,7 @@ impl Client {
         }
     }
 
-    /// A run's trace.
+    /// The trace of a claim's run, whole.
     pub async fn fetch_trace(
         &mut self,
         claim_id: prost::bytes::Bytes,

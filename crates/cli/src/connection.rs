@@ -78,7 +78,7 @@ struct Profile {
 /// Where to call, and as whom.
 #[derive(Clone)]
 pub struct Connection {
-    /// `http://host:port` or `https://host:port`.
+    /// The daemon's URL, `http://host:port` or `https://host:port`.
     pub endpoint: String,
     /// A bearer token; absent: no credential but the certificate, if there is one.
     pub bearer_token: Option<String>,

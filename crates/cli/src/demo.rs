@@ -33,9 +33,8 @@ pub struct DemoArgs {
     data_dir: PathBuf,
 }
 
-/// The demo's directory.
+/// The directory that a demo makes and keeps everything in.
 pub struct Place {
-    /// All of it.
     pub root: PathBuf,
 }
 
@@ -59,7 +58,7 @@ impl Place {
         self.root.join("daemon")
     }
 
-    /// The receipts.
+    /// The directory of the receipts.
     pub fn receipts(&self) -> PathBuf {
         self.root.join("receipts")
     }

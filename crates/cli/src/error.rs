@@ -19,18 +19,17 @@ pub enum CliError {
     /// The arguments or an input file make no sense; nothing was sent.
     #[error("{0}")]
     Usage(String),
-    /// Nobody listens there.
+    /// No daemon answers at the endpoint.
     #[error("no daemon to talk to at {endpoint}: {reason}")]
     Unreachable {
-        /// Where.
         endpoint: String,
         /// How the connection failed.
         reason: String,
     },
-    /// The server refused.
+    /// The server refused the call.
     #[error("{message} [{code}]")]
     Refused {
-        /// The server's sentence.
+        /// The server's sentence for the caller.
         message: String,
         /// Its stable code, else that of gRPC.
         code: String,
@@ -38,12 +37,10 @@ pub enum CliError {
     /// A file could not be read or written.
     #[error("{}: {source}", path.display())]
     File {
-        /// Which.
         path: PathBuf,
-        /// Why.
         source: std::io::Error,
     },
-    /// A check failed.
+    /// A check failed, and this says which.
     #[error("{0}")]
     Failed(String),
     /// The server's answer breaks the protocol.

@@ -18,10 +18,10 @@ use crate::{
 /// How many further failures the second forecast assumes.
 const FAILURES: u64 = 1_000;
 
-/// A forecast.
+/// What accuracy would be certified next on a holdout, and after failures.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Forecast {
-    /// Sealed units.
+    /// Units of the sealed part.
     pub units: u64,
     /// The accuracy that would be certified next with 90 % probability; none: not even a perfect prediction.
     pub accuracy_now: Option<f64>,
@@ -81,7 +81,7 @@ impl Forecast {
         })
     }
 
-    /// For people.
+    /// The forecast as sentences for a terminal.
     pub fn text(&self) -> String {
         let units = grouped(self.units);
         let now = match self.accuracy_now {

@@ -141,7 +141,7 @@ pub struct AddArgs {
 }
 
 impl HoldoutCommand {
-    /// Does it.
+    /// Runs the command and returns what it prints.
     pub async fn run(self, connection: &Connection) -> Result<Output, CliError> {
         let connect = || Client::connect(connection);
         match self {

@@ -168,7 +168,7 @@ pub struct WrapArgs {
 }
 
 impl KeysCommand {
-    /// Does it.
+    /// Runs the command and returns what it prints.
     pub async fn run(self) -> Result<Output, CliError> {
         match self {
             Self::Generate { place, activate } => generate(&place, activate),

@@ -69,7 +69,7 @@ pub struct InitArgs {
 }
 
 impl LabCommand {
-    /// Does it.
+    /// Runs the command and returns what it prints.
     pub fn run(self) -> Result<Output, CliError> {
         match self {
             Self::Init(args) => args.run(),

@@ -79,7 +79,7 @@ pub enum LogCommand {
 }
 
 impl LogCommand {
-    /// Does it.
+    /// Runs the command and returns what it prints.
     pub async fn run(self, connection: &Connection, as_json: bool) -> Result<Output, CliError> {
         let mut client = Client::connect(connection).await?;
         match self {

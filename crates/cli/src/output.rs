@@ -14,7 +14,7 @@ use crate::error::CliError;
 /// What a command has to say when it is done.
 #[derive(Debug)]
 pub struct Output {
-    /// For `--json`.
+    /// What the command prints with `--json`.
     pub json: Value,
     /// For people, without the last line feed.
     pub text: String,
@@ -25,7 +25,7 @@ pub struct Output {
 }
 
 impl Output {
-    /// A success.
+    /// A success with exit code 0.
     pub fn new(json: Value, text: impl Into<String>) -> Self {
         Self {
             json,

@@ -74,7 +74,7 @@ pub struct CheckArgs {
 }
 
 impl PolicyCommand {
-    /// Does it.
+    /// Runs the command and returns what it prints.
     pub fn run(self) -> Result<Output, CliError> {
         match self {
             Self::Check(args) => args.run(),

@@ -52,7 +52,7 @@ struct Check {
 }
 
 impl ProbeArgs {
-    /// Looks.
+    /// Looks until all is well or the wait is over.
     pub async fn run(self, connection: &Connection) -> Result<Output, CliError> {
         let deadline = Instant::now() + Duration::from_secs(self.wait);
         let mut waits = false;

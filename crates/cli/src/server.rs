@@ -22,7 +22,7 @@ pub enum ServerCommand {
 }
 
 impl ServerCommand {
-    /// Does it.
+    /// Runs the command and returns what it prints.
     pub async fn run(self, connection: &Connection) -> Result<Output, CliError> {
         let mut client = Client::connect(connection).await?;
         match self {

@@ -42,11 +42,10 @@ const BEGINNING: u64 = 4_096;
 /// What a round of charges measured.
 #[derive(Debug, Clone)]
 pub struct Charges {
-    /// Tasks.
+    /// Tasks that charge at once.
     pub concurrency: usize,
-    /// Accounts.
+    /// Accounts in the file.
     pub accounts: u64,
-    /// Durations of grants.
     pub grants: Samples,
     /// Durations of charged runs.
     pub runs: Samples,
@@ -57,7 +56,7 @@ pub struct Charges {
 }
 
 impl Charges {
-    /// Charges a second.
+    /// Grants and charged runs a second.
     pub fn per_s(&self) -> f64 {
         (self.grants.len() + self.runs.len()) as f64 / self.seconds
     }
@@ -119,7 +118,7 @@ impl Desk {
         self.accounts
     }
 
-    /// Ends the daemon.
+    /// Stops the daemon and waits for its end.
     pub async fn close(self) -> Result<(), CliError> {
         self.daemon.stop().await
     }

@@ -37,11 +37,11 @@ pub struct Usage {
     pub written_bytes: u64,
     /// Bytes that it had to read from disk.
     pub read_bytes: u64,
-    /// Resident memory.
+    /// Memory that is resident.
     pub rss_bytes: u64,
     /// Processor time of all its threads, in seconds.
     pub cpu_s: f64,
-    /// Its own counters.
+    /// What its metrics count.
     pub counters: ServerCounters,
 }
 
@@ -131,7 +131,7 @@ impl Daemon {
         Ok((daemon, [web, metrics]))
     }
 
-    /// Where it serves.
+    /// The address that it takes calls at.
     pub fn address(&self) -> String {
         self.address.clone()
     }

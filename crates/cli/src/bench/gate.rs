@@ -54,7 +54,7 @@ impl std::fmt::Display for Asking {
 /// A round of calls.
 #[derive(Debug, Clone)]
 pub struct Calls {
-    /// Connections.
+    /// Connections that call at once.
     pub connections: usize,
     /// Their times as the client sees them.
     pub times: Samples,
@@ -63,7 +63,7 @@ pub struct Calls {
 }
 
 impl Calls {
-    /// Calls a second.
+    /// Calls of all connections a second.
     pub fn per_s(&self) -> f64 {
         self.times.len() as f64 / self.seconds
     }

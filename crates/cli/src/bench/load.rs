@@ -40,9 +40,9 @@ pub const CALLS: [&str; 5] = ["create", "commit", "seal", "execute", "fetch"];
 /// Which modules the claims bring.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Modules {
-    /// All the same.
+    /// All claims bring the same module.
     Shared,
-    /// Each its own.
+    /// Each claim brings a module of its own.
     Distinct,
 }
 
@@ -58,18 +58,17 @@ impl fmt::Display for Modules {
 /// How long a round goes on.
 #[derive(Debug, Clone, Copy)]
 pub enum Round {
-    /// So long.
+    /// Until this time has passed.
     Time(Duration),
-    /// So many lives.
+    /// Until so many lives were completed.
     Lifecycles(u64),
 }
 
 /// What a round measured.
 #[derive(Debug, Clone)]
 pub struct Figures {
-    /// Tasks.
+    /// Tasks that lead lives at once.
     pub concurrency: usize,
-    /// Which modules.
     pub modules: Modules,
     /// Lives that were completed.
     pub lifecycles: u64,
@@ -82,7 +81,7 @@ pub struct Figures {
 }
 
 impl Figures {
-    /// Lives a second.
+    /// Completed lives of all tasks a second.
     pub fn per_s(&self) -> f64 {
         self.lifecycles as f64 / self.seconds
     }
@@ -147,7 +146,7 @@ impl Load {
         self.done.load(Ordering::Relaxed)
     }
 
-    /// One round.
+    /// Leads lives in so many tasks at once, and measures them.
     pub async fn round(
         &self,
         concurrency: usize,
@@ -276,11 +275,11 @@ impl Load {
 /// 95th percentiles of Health, in microseconds.
 #[derive(Debug, Clone, Copy)]
 pub struct HealthP95 {
-    /// By itself.
+    /// Health alone, without another caller.
     pub idle_us: f64,
     /// Beside another caller of Health.
     pub beside_health_us: f64,
-    /// Beside a writer.
+    /// Beside a client that writes.
     pub beside_writer_us: f64,
 }
 

@@ -15,7 +15,7 @@ use super::failed;
 use super::stats::Samples;
 use crate::error::CliError;
 
-/// Entries a commit.
+/// Entries of a commit.
 const BATCH: u64 = 1_000;
 /// Proofs of each kind.
 const PROOFS: u64 = 5_000;

@@ -17,7 +17,6 @@ use super::{
 /// A figure between two readings of the disk.
 #[derive(Debug, Clone)]
 pub struct Bracketed<T> {
-    /// The figure.
     pub figure: T,
     /// Median of an append of 4 KiB with fdatasync before and after, in microseconds.
     pub fdatasync_us: (f64, f64),
@@ -34,7 +33,7 @@ impl<T> Bracketed<T> {
 /// The same rounds of two builds, in turn.
 #[derive(Debug)]
 pub struct Beside {
-    /// Of this build.
+    /// Rounds of this build.
     pub this: Vec<Figures>,
     /// Of the other one.
     pub other: Vec<Figures>,
@@ -88,7 +87,7 @@ pub struct Report {
     pub sandbox: Option<[f64; 3]>,
     /// Calls that do nothing.
     pub noop: Option<Noop>,
-    /// Lives of claims.
+    /// Lives of claims, at each concurrency.
     pub lifecycles: Vec<Bracketed<Figures>>,
     /// Lives of claims, of this build and of another one.
     pub beside: Vec<Beside>,
@@ -98,7 +97,7 @@ pub struct Report {
     pub rss_bytes: u64,
     /// The same calls on a small store and on the large one, in turn.
     pub growth_small: Vec<Figures>,
-    /// See `growth_small`.
+    /// The rounds on the large store, in the order of `growth_small`.
     pub growth_large: Vec<Figures>,
     /// Health, by itself and beside others.
     pub health: Option<HealthP95>,
@@ -120,7 +119,7 @@ struct Check {
 }
 
 impl Report {
-    /// For machines.
+    /// The report as JSON, for `--json`.
     pub fn to_json(&self) -> Value {
         json!({
             "machine": {
@@ -406,7 +405,7 @@ impl Report {
         }
     }
 
-    /// For people.
+    /// The report as tables for a terminal.
     pub fn to_table(&self) -> String {
         let mut out = String::new();
         // Writing to a string cannot fail.

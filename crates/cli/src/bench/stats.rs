@@ -7,7 +7,7 @@ use std::time::Duration;
 pub struct Samples(Vec<f64>);
 
 impl Samples {
-    /// Adds one.
+    /// Adds one duration, in microseconds.
     pub fn add(&mut self, duration: Duration) {
         self.0.push(duration.as_secs_f64() * 1e6);
     }

@@ -7,7 +7,7 @@
 
 use sha2::{Digest as _, Sha256};
 
-/// An attacker's notebook.
+/// What an attacker has learnt of each item from the answers so far.
 pub struct Booster {
     votes: Vec<f64>,
     asked: u64,
@@ -22,7 +22,7 @@ impl Booster {
         }
     }
 
-    /// The next question.
+    /// The next question: the vote so far, flipped at random items.
     pub fn question(&self) -> Vec<u8> {
         let coins = coins(self.asked, self.votes.len());
         self.vote()

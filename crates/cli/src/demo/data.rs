@@ -12,14 +12,14 @@ const CSV: &[u8] = include_bytes!("../../../../examples/data/breast-cancer-wisco
 const TRAINING_ROWS: usize = 129;
 const SPLIT_DOMAIN: &[u8] = b"evidenceos/demo/split/v1";
 
-/// One tumour.
+/// One tumour of the data set.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Row {
     /// Its number in the file, from 0.
     pub number: usize,
-    /// Thirty measurements.
+    /// The thirty measurements of the tumour.
     pub features: Vec<f64>,
-    /// 1: benign.
+    /// 1 if it is benign, 0 if it is malignant.
     pub label: u8,
 }
 
@@ -27,7 +27,7 @@ pub struct Row {
 pub struct Dataset {
     /// Names of the features.
     pub names: Vec<String>,
-    /// Public, with labels.
+    /// Public rows with their labels.
     pub training: Vec<Row>,
     /// Features are public, labels are the custodian's.
     pub holdout: Vec<Row>,
@@ -73,7 +73,7 @@ impl Dataset {
         })
     }
 
-    /// The holdout's labels.
+    /// The holdout's labels, in its order.
     pub fn labels(&self) -> Vec<u8> {
         self.holdout.iter().map(|row| row.label).collect()
     }

@@ -7,7 +7,7 @@ use super::data::Row;
 
 /// Steps of gradient descent.
 const STEPS: usize = 300;
-/// Step size.
+/// The size of a step of gradient descent.
 const RATE: f64 = 0.5;
 /// L2 penalty on the weights.
 const PENALTY: f64 = 0.01;

@@ -12,7 +12,7 @@ use crate::{
     render::result_json,
 };
 
-/// One judged claim.
+/// A judged claim as a line of the table.
 #[derive(Debug, Clone)]
 pub struct Line {
     who: String,
@@ -90,13 +90,13 @@ pub struct Pools {
 /// All that the demo found.
 #[derive(Debug, Default)]
 pub struct Report {
-    /// The judged claims.
+    /// The judged claims, a line each.
     pub lines: Vec<Line>,
     /// Items that certification rests on.
     pub sealed_items: u64,
     /// About the weak model.
     pub weak: Vec<String>,
-    /// About the attacker.
+    /// What the attacker got, a sentence each.
     pub attack: Vec<String>,
     /// About receipts and log.
     pub offline: Vec<String>,

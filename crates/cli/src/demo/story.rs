@@ -30,7 +30,7 @@ use crate::{
     verify::verify_file,
 };
 
-/// The holdout's name.
+/// The name of the demo's holdout.
 pub const HOLDOUT: &str = "tumours";
 const P0_MICROS: u32 = 800_000;
 const ALPHA_MICROS: u32 = 50_000;
