@@ -27,7 +27,7 @@ pub(super) struct Effort {
 struct Flow {
     /// Values that blocks take and leave and branches carry.
     values: u64,
-    /// The number of blocks and branches in it.
+    /// Places where paths meet or part: blocks and branches.
     places: u64,
 }
 

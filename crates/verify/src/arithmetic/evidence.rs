@@ -20,9 +20,9 @@ const WHOLE: u128 = 1_000_000;
 /// What one bet adds for a right item and takes for a wrong one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bet {
-    /// What a right item adds, in microbits, rounded down.
+    /// What a right item adds, in 2⁻⁴⁰ bits, rounded down.
     pub gain: i128,
-    /// What a wrong item takes, in microbits, rounded up.
+    /// What a wrong item takes, in 2⁻⁴⁰ bits, rounded up.
     pub loss: i128,
 }
 
