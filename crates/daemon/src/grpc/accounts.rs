@@ -11,6 +11,7 @@ use super::{
 };
 use crate::services::{Services, Whose};
 
+/// `GrantCredit`: adds credit to an account and answers what the account has then.
 pub async fn grant(
     services: &Services,
     call: Call<wire::GrantCreditRequest>,
@@ -30,6 +31,7 @@ pub async fn grant(
     })
 }
 
+/// `SetCreditLimit`: bounds what an account comes to, reservations included.
 pub async fn set_limit(
     services: &Services,
     call: Call<wire::SetCreditLimitRequest>,
@@ -45,6 +47,7 @@ pub async fn set_limit(
     })
 }
 
+/// `GetAccount`: an empty principal id names the caller's own account.
 pub async fn get(
     services: &Services,
     call: Call<wire::GetAccountRequest>,
@@ -56,6 +59,7 @@ pub async fn get(
     })
 }
 
+/// `ListAccounts`: a page of accounts in the order in which they were opened, with the totals.
 pub async fn list(
     services: &Services,
     call: Call<wire::ListAccountsRequest>,
@@ -77,6 +81,7 @@ pub async fn list(
     })
 }
 
+/// `WatchAccounts`: streams one account or all of them, as they are and as they change.
 pub async fn watch(
     services: &Services,
     call: Call<wire::WatchAccountsRequest>,
@@ -98,6 +103,7 @@ pub async fn watch(
     Ok(Box::pin(told))
 }
 
+/// `ExportAccounts`: answers once `accounts.json` shows what was acknowledged before.
 pub async fn export(
     services: &Services,
     _: Call<wire::ExportAccountsRequest>,

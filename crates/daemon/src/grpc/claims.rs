@@ -54,6 +54,7 @@ pub async fn create_v1(
     })
 }
 
+/// `CommitArtifacts`: checks and compiles the module before the claim is committed to it.
 pub async fn commit(
     services: &Services,
     call: Call<wire::CommitArtifactsRequest>,
@@ -82,6 +83,7 @@ pub async fn commit(
     })
 }
 
+/// `Freeze`, an alias of the published wire for `SealClaim`.
 pub async fn freeze(
     services: &Services,
     call: Call<wire::FreezeRequest>,
@@ -90,6 +92,7 @@ pub async fn freeze(
     Ok(wire::FreezeResponse { state })
 }
 
+/// `FreezeGates`, an alias of the published wire for `SealClaim`.
 pub async fn freeze_gates(
     services: &Services,
     call: Call<wire::FreezeGatesRequest>,
@@ -98,6 +101,7 @@ pub async fn freeze_gates(
     Ok(wire::FreezeGatesResponse { state })
 }
 
+/// `Seal`, an alias of the published wire for `SealClaim`.
 pub async fn seal(
     services: &Services,
     call: Call<wire::SealRequest>,
@@ -106,6 +110,7 @@ pub async fn seal(
     Ok(wire::SealResponse { state })
 }
 
+/// `SealClaim`: binds the claim, so that nothing of it can be replaced.
 pub async fn seal_claim(
     services: &Services,
     call: Call<wire::SealClaimRequest>,
@@ -126,6 +131,7 @@ async fn seal_as<M>(
     Ok(render::state(sealed))
 }
 
+/// `ExecuteClaim`, which this daemon refuses: there the caller decides.
 pub async fn execute_v1(
     _: &Services,
     _: Call<wire::ExecuteClaimRequest>,
@@ -136,6 +142,7 @@ pub async fn execute_v1(
     ))
 }
 
+/// `ExecuteClaimV2`: runs the claim and answers with its settlement.
 pub async fn execute(
     services: &Services,
     call: Call<wire::ExecuteClaimV2Request>,
@@ -147,6 +154,7 @@ pub async fn execute(
     render::settled(&claim, duplicate_of)
 }
 
+/// `RevokeClaim`: withdraws a settled claim's result; the reason becomes public.
 pub async fn revoke(
     services: &Services,
     call: Call<wire::RevokeClaimRequest>,
@@ -163,6 +171,7 @@ pub async fn revoke(
     })
 }
 
+/// `GetCapsule`: a settled claim's capsule without proofs.
 pub async fn get_capsule(
     services: &Services,
     call: Call<wire::GetCapsuleRequest>,
@@ -176,6 +185,7 @@ pub async fn get_capsule(
     })
 }
 
+/// `FetchCapsule`: a settled claim's capsule with its proofs against the shown head.
 pub async fn fetch_capsule(
     services: &Services,
     call: Call<wire::FetchCapsuleRequest>,
@@ -189,6 +199,7 @@ pub async fn fetch_capsule(
     Ok(render::proven_capsule(proven))
 }
 
+/// `GetClaim`: a claim as its owner, an auditor or an operator may see it.
 pub async fn get(
     services: &Services,
     call: Call<wire::GetClaimRequest>,
@@ -200,6 +211,7 @@ pub async fn get(
     })
 }
 
+/// `ListClaims`: a page of claims, the newest first.
 pub async fn list(
     services: &Services,
     call: Call<wire::ListClaimsRequest>,
@@ -219,6 +231,7 @@ pub async fn list(
     })
 }
 
+/// `FetchTrace`: streams the trace of a claim's run in pieces.
 pub async fn trace(
     services: &Services,
     call: Call<wire::FetchTraceRequest>,

@@ -18,6 +18,7 @@ use crate::services::Services;
 /// The largest budget that a double carries exactly in millionths.
 const MAX_BITS: f64 = 9_007_199_254.0;
 
+/// `PutHoldout`: registers a holdout from a stream of its description and labels.
 pub async fn put(
     services: &Services,
     mut call: Call<Streaming<wire::PutHoldoutRequest>>,
@@ -33,6 +34,7 @@ pub async fn put(
     })
 }
 
+/// `GetHoldout`: one holdout, by name or id, with its meters and the caller's own.
 pub async fn get(
     services: &Services,
     call: Call<wire::GetHoldoutRequest>,
@@ -44,6 +46,7 @@ pub async fn get(
     })
 }
 
+/// `ListHoldouts`: a page of holdouts in the order of their registration.
 pub async fn list(
     services: &Services,
     call: Call<wire::ListHoldoutsRequest>,
@@ -57,6 +60,7 @@ pub async fn list(
     })
 }
 
+/// `RetireHoldout`: the holdout takes no more claims; runs under way settle.
 pub async fn retire(
     services: &Services,
     call: Call<wire::RetireHoldoutRequest>,
@@ -71,6 +75,7 @@ pub async fn retire(
     })
 }
 
+/// `WithdrawHoldout`: takes a holdout back that has released nothing.
 pub async fn withdraw(
     services: &Services,
     call: Call<wire::WithdrawHoldoutRequest>,
@@ -85,6 +90,7 @@ pub async fn withdraw(
     })
 }
 
+/// `OpenHoldout`: makes a retired holdout's labels public and streams its opening.
 pub async fn open(
     services: &Services,
     call: Call<wire::OpenHoldoutRequest>,
@@ -97,6 +103,7 @@ pub async fn open(
     }))
 }
 
+/// `RotateHoldoutKey`: encrypts all holdouts under a new key.
 pub async fn rotate_key(
     services: &Services,
     call: Call<wire::RotateHoldoutKeyRequest>,
@@ -109,6 +116,7 @@ pub async fn rotate_key(
     })
 }
 
+/// `GetHoldoutPoolBudgets`: the budgets in force, all principals' together or each one's.
 pub async fn budgets(
     services: &Services,
     call: Call<wire::GetHoldoutPoolBudgetsRequest>,
@@ -121,6 +129,7 @@ pub async fn budgets(
     })
 }
 
+/// `SetHoldoutPoolBudgets`: narrows budgets, or restores them up to the registered ones.
 pub async fn set_budgets(
     services: &Services,
     call: Call<wire::SetHoldoutPoolBudgetsRequest>,

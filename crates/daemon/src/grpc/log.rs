@@ -14,6 +14,7 @@ use crate::services::{Revocations, Services};
 /// Entries in one reply.
 const MAX_ENTRIES: u32 = 256;
 
+/// `GetPublicKey`: the key of an id, or the one that signs now if none is named.
 pub fn public_key(
     services: &Services,
     request: &wire::GetPublicKeyRequest,
@@ -28,6 +29,7 @@ pub fn public_key(
     })
 }
 
+/// `ListLogKeys`: every key that signed the log, with the size from which it did.
 pub fn keys(
     services: &Services,
     _: &wire::ListLogKeysRequest,
@@ -43,6 +45,7 @@ pub fn keys(
     })
 }
 
+/// `GetSignedTreeHead`: the newest head that may be shown, in the published wire's form.
 pub fn tree_head(
     services: &Services,
     _: &wire::GetSignedTreeHeadRequest,
@@ -57,6 +60,7 @@ pub fn tree_head(
     })
 }
 
+/// `GetCheckpoint`: the newest head that may be shown, as a signed note.
 pub fn checkpoint(
     services: &Services,
     _: &wire::GetCheckpointRequest,
@@ -65,6 +69,7 @@ pub fn checkpoint(
     Ok(wire::GetCheckpointResponse { checkpoint })
 }
 
+/// `GetInclusionProof`: the path from one entry to the root of a tree.
 pub async fn inclusion(
     services: &Services,
     call: Call<wire::GetInclusionProofRequest>,
@@ -83,6 +88,7 @@ pub async fn inclusion(
     })
 }
 
+/// `GetConsistencyProof`: the path that proves one tree to be the beginning of another.
 pub async fn consistency(
     services: &Services,
     call: Call<wire::GetConsistencyProofRequest>,
@@ -98,6 +104,7 @@ pub async fn consistency(
     })
 }
 
+/// `ListEntries`: entries from an index on; a count of 0 asks for as many as one reply has.
 pub async fn entries(
     services: &Services,
     call: Call<wire::ListEntriesRequest>,
@@ -113,6 +120,7 @@ pub async fn entries(
     })
 }
 
+/// `GetRevocationFeed`: a page of revocations after an index, with the head that covers them.
 pub async fn revocations(
     services: &Services,
     call: Call<wire::GetRevocationFeedRequest>,
@@ -127,6 +135,7 @@ pub async fn revocations(
     })
 }
 
+/// `WatchRevocations`: streams pages of revocations once a shown head covers them.
 pub async fn watch_revocations(
     services: &Services,
     _: Call<wire::WatchRevocationsRequest>,

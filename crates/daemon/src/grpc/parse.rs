@@ -20,6 +20,7 @@ const DEFAULT_ORACLE: &str = "builtin.accuracy";
 /// The schema of plain symbols.
 const LEGACY_SCHEMA: &str = "legacy/v1";
 
+/// A claim's id: exactly 32 bytes.
 pub fn claim_id(bytes: &[u8]) -> Result<ClaimId, Status> {
     ClaimId::from_slice(bytes).ok_or_else(|| {
         invalid(
@@ -29,6 +30,7 @@ pub fn claim_id(bytes: &[u8]) -> Result<ClaimId, Status> {
     })
 }
 
+/// A digest of exactly 32 bytes; `field` names it in the error.
 pub fn digest(field: &str, bytes: &[u8]) -> Result<Digest, Status> {
     Digest::from_slice(bytes)
         .ok_or_else(|| invalid(field, &format!("must be 32 bytes, not {}", bytes.len())))
@@ -43,6 +45,7 @@ pub fn maybe_digest(field: &str, bytes: &[u8]) -> Result<Option<Digest>, Status>
     }
 }
 
+/// A claim's name: 1 to 128 bytes without control characters.
 pub fn claim_name(name: &str) -> Result<String, Status> {
     if (1..=128).contains(&name.len()) && !name.chars().any(char::is_control) {
         Ok(name.to_owned())
@@ -94,6 +97,7 @@ pub fn lane(text: &str) -> Result<(Lane, bool), Status> {
     }
 }
 
+/// The output schema's one name; empty and the published wire's name mean it too.
 pub fn output_schema(text: &str) -> Result<String, Status> {
     match text {
         "" | LEGACY_SCHEMA | "EVIDENCEOS_SC_V0" => Ok(LEGACY_SCHEMA.to_owned()),
@@ -113,6 +117,7 @@ pub fn no_dp(field: &str, budget: Option<f64>) -> Result<(), Status> {
     }
 }
 
+/// An integer that public records can hold: below 2⁵³.
 pub fn public_int(field: &str, value: u64) -> Result<u64, Status> {
     if value <= MAX_PUBLIC_INT {
         Ok(value)
@@ -121,6 +126,7 @@ pub fn public_int(field: &str, value: u64) -> Result<u64, Status> {
     }
 }
 
+/// At most 128 artifacts; a parent's claim id may be left out.
 pub fn artifacts(artifacts: &[wire::Artifact]) -> Result<Vec<Artifact>, Status> {
     if artifacts.len() > 128 {
         return Err(invalid("artifacts", "there must be 1 to 128 of them"));

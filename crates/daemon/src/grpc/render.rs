@@ -26,6 +26,7 @@ pub fn bytes(of: &[u8]) -> Bytes {
     Bytes::copy_from_slice(of)
 }
 
+/// The state's number on the wire.
 pub fn state(state: ClaimState) -> i32 {
     let state = match state {
         ClaimState::Uncommitted => wire::ClaimState::Uncommitted,
@@ -87,6 +88,7 @@ fn explanation(reasons: &[Reason]) -> String {
     particular.join(" ")
 }
 
+/// The head in the published wire's form, with its checkpoint.
 pub fn head(head: &Head) -> wire::SignedTreeHead {
     wire::SignedTreeHead {
         tree_size: head.size,
@@ -97,6 +99,7 @@ pub fn head(head: &Head) -> wire::SignedTreeHead {
     }
 }
 
+/// A revocation; an absent capsule hash is empty, and its time is in seconds.
 pub fn revocation(revoked: &Revoked) -> wire::RevocationEntry {
     wire::RevocationEntry {
         claim_id: bytes(revoked.claim.as_bytes()),
@@ -109,6 +112,7 @@ pub fn revocation(revoked: &Revoked) -> wire::RevocationEntry {
     }
 }
 
+/// The hashes of a path, in their order.
 pub fn hashes(path: &[Hash]) -> Vec<Bytes> {
     path.iter().map(|hash| bytes(hash.as_bytes())).collect()
 }
@@ -168,6 +172,7 @@ pub fn proven_capsule(proven: ProvenCapsule) -> wire::FetchCapsuleResponse {
     }
 }
 
+/// An artifact; an absent parent is an empty claim id.
 pub fn artifact(artifact: &claim::Artifact) -> wire::Artifact {
     wire::Artifact {
         artifact_hash: bytes(artifact.hash.as_bytes()),

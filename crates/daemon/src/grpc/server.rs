@@ -15,12 +15,14 @@ const PROTO_HASH: &str = "9d53726935aa537ab68849be060bc20cef2fe675b57a1ec8fc974a
 /// The version of the protocol.
 const PROTOCOL: &str = "2.1.0";
 
+/// `Health`: what is served answers, so the status is always `SERVING`.
 pub fn health(_: &Services, _: &wire::HealthRequest) -> Result<wire::HealthResponse, Status> {
     Ok(wire::HealthResponse {
         status: "SERVING".to_owned(),
     })
 }
 
+/// `GetServerInfo`: versions, the log's name and key, warnings, and the caller's name and tag.
 pub async fn info(
     services: &Services,
     call: Call<wire::GetServerInfoRequest>,
@@ -55,6 +57,7 @@ pub async fn info(
     })
 }
 
+/// `ConfirmClock`: accepts the system clock after a forward jump.
 pub async fn confirm_clock(
     services: &Services,
     call: Call<wire::ConfirmClockRequest>,

@@ -36,6 +36,10 @@ pub struct Opened {
 }
 
 impl Opened {
+    /// Locks the data directory and opens its database, log and tree.
+    ///
+    /// # Errors
+    /// If a daemon has the directory, or the database has no log yet.
     pub fn open(config: &Config) -> Result<Self, StartError> {
         let lock = DirectoryLock::take(&config.data_dir)?;
         let (mut store, mut found) = SqliteStore::open(&config.data_dir)?;
@@ -127,6 +131,7 @@ impl Opened {
         }
     }
 
+    /// The log's name, the first line of its newest checkpoint.
     pub fn origin(&self) -> &str {
         self.head.checkpoint.lines().next().unwrap_or_default()
     }

@@ -22,6 +22,8 @@ pub enum Source {
 }
 
 impl Source {
+    /// A URL, with or without `/checkpoint`, or the directory of a log, a backup or a data
+    /// directory.
     pub fn new(text: &str) -> Self {
         if text.starts_with("http://") || text.starts_with("https://") {
             let base = text.trim_end_matches('/');
@@ -62,6 +64,7 @@ impl Source {
         }
     }
 
+    /// The bytes of the other log's newest checkpoint.
     pub fn checkpoint(&self, runtime: &Handle) -> Result<Vec<u8>, StoreError> {
         self.read("checkpoint", MAX_CHECKPOINT, runtime)?
             .ok_or_else(|| self.lacks("checkpoint"))
@@ -97,6 +100,7 @@ impl Source {
             .collect())
     }
 
+    /// The error that the other log does not have `what`.
     pub fn lacks(&self, what: &str) -> StoreError {
         StoreError::Unusable(format!(
             "{self} has no {what}; name the log of a mirror, a backup or the published one"
