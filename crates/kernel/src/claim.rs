@@ -144,7 +144,7 @@ impl Outcome {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settlement {
     pub outcome: Outcome,
-    /// Sorted; empty if the claim was certified.
+    /// Sorted; a certified claim has [`Reason::Approved`] alone.
     pub reasons: Vec<Reason>,
     /// What the guest emitted, where it was valid.
     pub output: Vec<u8>,

@@ -109,7 +109,7 @@ pub struct DecisionRecord {
     pub gate: Gate,
     /// When, in Unix milliseconds.
     pub decided_unix_ms: u64,
-    /// The principal who asked for the decision.
+    /// The principal that asked for the decision.
     pub owner: OwnerTag,
     /// Which tool; 1–128 bytes.
     pub tool_name: String,
