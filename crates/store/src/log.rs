@@ -454,7 +454,7 @@ impl Released {
     }
 }
 
-/// Serves proofs and tiles of what is released, and nothing beyond it.
+/// Serves proofs of what is released, and of nothing beyond it.
 #[derive(Debug)]
 pub struct LogView {
     files: LogFiles,

@@ -42,7 +42,7 @@ pub enum Fault {
 /// What a restart finds behind the last commit that was not in doubt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tail {
-    /// No batch was in doubt.
+    /// Nothing of a batch in doubt is there.
     Nothing,
     /// A batch that nobody knew to be there.
     Whole,
