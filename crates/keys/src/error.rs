@@ -28,7 +28,7 @@ pub enum KeyError {
         mode: u32,
         /// The uid of the file's owner.
         owner: u32,
-        /// The modes that are allowed, as a part of the sentence.
+        /// The rule that it breaks, as a part of the sentence.
         wanted: &'static str,
         /// The effective uid of this process.
         user: u32,
