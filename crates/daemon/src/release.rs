@@ -59,7 +59,7 @@ pub struct NotCovered;
 #[derive(Clone)]
 pub struct Anchored {
     done: Arc<Done>,
-    /// `None` if no anchors are configured: then nothing waits.
+    /// `None` if no anchor is written: then nothing waits.
     line: Option<Arc<Line>>,
 }
 
@@ -391,7 +391,7 @@ pub struct Publishing {
 }
 
 enum Way {
-    /// Without anchors, what is durable is shown at once.
+    /// No anchor is written: what is durable is shown at once.
     Open(Shows),
     /// Through the anchors' thread.
     Anchors {

@@ -267,7 +267,7 @@ pub enum Asked {
     Check(Layers),
     /// Print the settings and where each came from.
     Show(Layers),
-    /// Export, import or mend `accounts.json`.
+    /// Import `accounts.json`, or write it again.
     Accounts(AccountsCommand),
     /// Bring the missing end of a log back.
     RecoverLog {

@@ -116,7 +116,7 @@ pub async fn rotate_key(
     })
 }
 
-/// `GetHoldoutPoolBudgets`: the budgets in force, all principals' together or each one's.
+/// `GetHoldoutPoolBudgets`: the budgets in force, of settlements or of each principal's answers.
 pub async fn budgets(
     services: &Services,
     call: Call<wire::GetHoldoutPoolBudgetsRequest>,
