@@ -62,6 +62,7 @@ impl<K: Hash + Eq> Allowance<K> {
         let Some(bucket) = self.buckets.get(key) else {
             return 0;
         };
+        // In 128 bits a long silence times a large rate does not overflow.
         let lost =
             now_ms.saturating_sub(bucket.at_ms) as u128 * u128::from(self.per_second) / 1_000;
         bucket

@@ -114,10 +114,13 @@ impl<S: Store> Driver<S> {
             now_ms: wall_unix_ms,
             pending_by_owner: HashMap::new(),
         };
+        // The link states the size and root of the tree before this batch, so it must be the
+        // batch's first entry.
         if let Some(signed) = self.heads.link(&self.tree) {
             making.own(LogCommand::RotateKey(Box::new(signed)))?;
             making.attempt.rotated = true;
         }
+        // Nothing of this batch may be decided under policies that the log does not state yet.
         if self.in_force != self.resident.in_force() {
             making.own(ServerCommand::StatePolicies(self.in_force))?;
             making.attempt.stated = true;
@@ -193,9 +196,13 @@ struct Making<'d, S> {
 impl<S: Store> Making<'_, S> {
     fn settle(&mut self, parked: &HashMap<Run, Parked>) -> Result<(), StoreError> {
         let mut holdouts: Vec<HoldoutId> = parked.keys().map(|(holdout, _)| *holdout).collect();
+        // A hash map has another order in each process. Sorted, the same outcomes give the same
+        // log.
         holdouts.sort_unstable();
         holdouts.dedup();
         for holdout in holdouts {
+            // Settling the oldest run makes the next one the oldest: a batch settles as many in a
+            // row as have ended.
             while let Some((number, claim)) = self.oldest(&holdout)
                 && let Some(outcome) = parked.get(&(holdout, number))
             {
@@ -251,6 +258,8 @@ impl<S: Store> Making<'_, S> {
             number,
             failed,
         })?;
+        // `start` begins nothing if the stage lacks the claim. The run would then count as begun
+        // again for ever, and no later one would have its turn.
         if self.stage.claim(&in_flight.claim).is_none() {
             let claim = self.store.claim(&in_flight.claim)?;
             self.stage.supply_claim(in_flight.claim, claim);
@@ -283,6 +292,8 @@ impl<S: Store> Making<'_, S> {
             request.command,
             Command::Claim(ClaimCommand::Execute { .. })
         );
+        // No caller would hear of the run, which would take a slot and reserve budgets all the
+        // same.
         if executes && call.reply_to.is_gone() {
             return Ok(Decided::Drop);
         }
@@ -302,6 +313,8 @@ impl<S: Store> Making<'_, S> {
         }
         let admitted = admission(&decision);
         if let Some(admitted) = &admitted {
+            // A run that is admitted now could outlast the stop's deadline, and the next start
+            // would execute it again.
             if stopping {
                 return Ok(Decided::Answer(Err(Failure::Stopping)));
             }
@@ -317,6 +330,8 @@ impl<S: Store> Making<'_, S> {
             Reply::Refused(refusal) => Decided::Answer(Err(refusal.clone().into())),
             reply => Decided::Answer(Ok(reply.clone())),
         };
+        // A commit that changes nothing names no module: storing its bytes would leave a blob that
+        // no claim refers to.
         if let Some(module) = &call.module
             && decision
                 .events
@@ -375,6 +390,8 @@ impl<S: Store> Making<'_, S> {
         if self.blocked.contains(&own) {
             return Some(own);
         }
+        // A duplicate keeps its place behind earlier calls but executes nothing, so it needs no
+        // slot.
         if admitted.is_duplicate {
             return None;
         }
@@ -504,6 +521,8 @@ impl<S: Store> Making<'_, S> {
     fn finish(self, tree: &Tree, heads: &Heads) -> Attempt {
         let mut attempt = self.attempt;
         if !attempt.batch.entries.is_empty() {
+            // The driver's own tree stays as it is until the commit: an attempt whose commit failed
+            // is dropped.
             let mut tree = tree.clone();
             for entry in &attempt.batch.entries {
                 tree.append(entry.leaf);

@@ -105,12 +105,16 @@ impl<S: Store> Driver<S> {
     fn begin(&mut self, works: Vec<Work>, begun_again: Option<(HoldoutId, u64)>) {
         if let Some(key) = begun_again {
             failpoint::pass(Point::StartupInFlightAttemptCommitted);
+            // The run stays first in line until its new beginning is durable: a failed commit
+            // leaves it owed.
             self.unfinished.pop_front();
             self.rerunning = Some(key);
         }
         if !works.is_empty() {
             failpoint::pass(Point::WorkReserved);
         }
+        // Runs begin only after the commit: what a run answers must have been reserved durably
+        // before.
         for work in works {
             self.slots
                 .take((work.holdout, work.number), work.claim.terms.owner);

@@ -518,6 +518,7 @@ impl<S: Store> Driver<S> {
                 return Err(Fatal(error));
             }
         };
+        // Refusals and calls that wait change nothing durable, so they cost no sync.
         if attempt.is_empty() {
             self.conclude(attempt, calls);
             return Ok(());
@@ -532,6 +533,8 @@ impl<S: Store> Driver<S> {
                 Ok(())
             }
             Outcome::NotCommitted(NotCommitted::Full) => {
+                // Dropping the announcement tells its sender that the file must not be put in
+                // place.
                 self.announced = None;
                 // A reload hears that it failed. Those of the start are in force: they stay owed.
                 if self.stating.take().is_some() {
@@ -561,6 +564,8 @@ impl<S: Store> Driver<S> {
         calls: Vec<Pending>,
     ) -> Result<(), Fatal> {
         match (own_work, calls.as_slice()) {
+            // Nothing but the driver's own work is left, and that can be neither refused nor left
+            // out.
             (true, []) => {
                 self.abandon();
                 return Err(Fatal(error));

@@ -142,11 +142,15 @@ impl Mailbox {
 
     /// Hands in an executed run.
     pub fn finished(&self, finished: Finished) {
+        // If the loop has ended, the outcome is lost: the next start finds the run unfinished and
+        // executes it again.
         let _ = self.letters.send(Letter::Finished(finished));
     }
 
     /// Hands in a head that was to be signed elsewhere, or why it was not.
     pub fn signed(&self, result: Result<Head, String>) {
+        // If the loop has ended, the head is lost: the next start asks for the newest tree's head
+        // anew.
         let _ = self.letters.send(Letter::Signed(result));
     }
 
@@ -189,6 +193,8 @@ impl Inbox {
         queued.calls -= 1;
         if let Some(own) = queued.by_principal.get_mut(&tag) {
             *own -= 1;
+            // An entry of zero for each principal that ever called would let the map grow without
+            // bound.
             if *own == 0 {
                 queued.by_principal.remove(&tag);
             }
@@ -295,8 +301,11 @@ impl<S: Store, C: Fn() -> u64> Turning<'_, S, C> {
                 self.driver.store_mut().maintain(true)?;
                 return Ok(ControlFlow::Break(()));
             }
+            // The copy proceeds between turns, so a turn must not wait for a letter that may not
+            // come.
             _ if self.copying => Duration::ZERO,
             Some(deadline) => deadline.saturating_duration_since(Instant::now()).min(IDLE),
+            // No letter comes when the disk has room again, so the loop looks by itself.
             None if self.driver.store_mut().is_short_of_space() => PROBE,
             None if self.tidy => Duration::MAX,
             None => IDLE,
@@ -305,6 +314,7 @@ impl<S: Store, C: Fn() -> u64> Turning<'_, S, C> {
             Ok(first) => {
                 self.tidy = false;
                 let inputs = self.gather(first);
+                // The halt wins over the calls that came with it: their step would sign a head.
                 if let Some(why) = self.halted.take() {
                     self.driver.abandon();
                     return Err(Fatal(why));

@@ -161,6 +161,7 @@ impl<S: Store> Alone<S> {
                     NotDecided::Refused { nth, refusal } => NotEnacted::Refused { nth, refusal },
                     NotDecided::Store(error) => NotEnacted::Store(error),
                 })?;
+        // The head is signed before the commit: if the KMS fails, nothing of the work is durable.
         if let Some(tree) = &attempt.tree {
             attempt.batch.head = sign(tree.size(), tree.root()).map_err(NotEnacted::Unsigned)?;
         }

@@ -109,6 +109,8 @@ impl Heads {
     pub(crate) fn head(&self, grown: Option<&Tree>) -> Option<Head> {
         match (&self.signing, grown) {
             (Signing::Inside(current), Some(tree)) => {
+                // The batch that links a new key is the first that it signs: its head vouches for
+                // the link.
                 let signer = self.next.as_ref().unwrap_or(current);
                 Some(signer.sign(tree.size(), tree.root()))
             }
@@ -132,6 +134,8 @@ impl Heads {
             }
             Err(error) => {
                 tracing::error!(error, "the log's head could not be signed; appends go on");
+                // The tree gave these tiles away with the request. Dropped, they would never reach
+                // the disk.
                 let asked = self.asked.take();
                 self.carried
                     .extend(asked.into_iter().flat_map(|asked| asked.full));
@@ -146,6 +150,8 @@ impl Heads {
         tree: &mut Tree,
         rotated: bool,
     ) -> Option<(Head, Tree, Vec<Tile>)> {
+        // The old key signs until the link is durable, so that a failed commit leaves a key that
+        // the log names.
         if rotated && let Some(next) = self.next.take() {
             self.signing = Signing::Inside(next);
         }

@@ -39,6 +39,7 @@ impl Slots {
     /// the slots is the most for one.
     pub(crate) fn has_its_share(&self, owner: OwnerTag, own: usize) -> bool {
         let held = self.by_owner.get(&owner).copied().unwrap_or(0);
+        // A quarter of fewer than four slots is none, and then no principal could run anything.
         held + own >= (self.most / 4).max(1)
     }
 
