@@ -119,6 +119,8 @@ impl Directory {
         let fd = match rustix::fs::openat(&self.fd, name, flags, Mode::empty()) {
             Ok(fd) => fd,
             Err(rustix::io::Errno::NOENT) => return Ok(None),
+            // The checks below would be about the link's target, whose directory other users may be
+            // able to write.
             Err(rustix::io::Errno::LOOP) => {
                 return Err(KeyError::NotAKey {
                     path,
@@ -165,9 +167,13 @@ impl Directory {
             Ok(()) | Err(rustix::io::Errno::NOENT) => {}
             Err(errno) => return Err(failed("replace")(errno)),
         }
+        // `EXCL` refuses a file or link that appeared since the removal: the secret must not go
+        // into a file that another process has open.
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(&self.fd, &temporary, flags, mode).map_err(failed("write"))?;
         let mut file = File::from(fd);
+        // The bytes are durable before the name is: a loss of power must not leave a key's name
+        // with an empty file.
         file.write_all(bytes)
             .and_then(|()| file.sync_all())
             .map_err(KeyError::io("write", self.path.join(name)))?;
@@ -178,6 +184,8 @@ impl Directory {
         } else {
             Point::KeysGenerateRenamed
         });
+        // Without this sync a loss of power could undo the rename, and take a key that has signed
+        // by then.
         rustix::fs::fsync(&self.fd).map_err(failed("sync"))
     }
 
@@ -187,6 +195,7 @@ impl Directory {
     /// Where the directory cannot be written.
     pub fn remove(&self, name: &str) -> Result<(), KeyError> {
         match rustix::fs::unlinkat(&self.fd, name, AtFlags::empty()) {
+            // Without the sync a removed file could be back after a loss of power.
             Ok(()) => rustix::fs::fsync(&self.fd).map_err(KeyError::errno("sync", &self.path)),
             Err(rustix::io::Errno::NOENT) => Ok(()),
             Err(errno) => Err(KeyError::errno("remove", self.path.join(name))(errno)),
@@ -261,6 +270,7 @@ impl Directory {
             });
         }
         let mut bytes = Vec::new();
+        // One byte beyond the limit tells a file that is too long from one that just fits.
         File::from(fd)
             .take(most.saturating_add(1))
             .read_to_end(&mut bytes)
@@ -307,6 +317,8 @@ impl Directory {
 
 /// Reads 32 bytes from an open file, and makes sure that there are no more.
 pub(crate) fn read_secret(mut file: File, path: &Path) -> Result<Secret, KeyError> {
+    // The 33rd byte shows a file that is too long: its length may have changed since the check, and
+    // an import checks none.
     let mut bytes = Zeroizing::new([0_u8; 33]);
     let mut length = 0;
     while length < bytes.len() {
@@ -373,6 +385,8 @@ fn mend(path: &Path, stat: &Stat, mode: &str) -> String {
 }
 
 fn quoted(path: &OsStr) -> String {
+    // The operator pastes the command into a shell, where a path with a blank or a quote must stay
+    // one path.
     let text = path.to_string_lossy();
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
     if text.chars().all(plain) {
@@ -385,6 +399,7 @@ fn quoted(path: &OsStr) -> String {
 fn sync_parent(path: &Path) -> Result<(), KeyError> {
     let parent = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
+        // A relative path of one part has an empty parent, which cannot be opened.
         _ => Path::new("."),
     };
     File::open(parent)

@@ -37,6 +37,8 @@ pub struct Imported {
 /// Where there is neither key nor secret, or one is world-readable, misnamed, no key, or outside of `from`.
 /// Nothing is written unless every key is good.
 pub fn import(from: &Path, to: &Path) -> Result<Imported, KeyError> {
+    // Keys are compared with the root after their links are resolved, so the root must be resolved
+    // too.
     let root = fs::canonicalize(from).map_err(KeyError::io("open", from))?;
     let mut seeds = Vec::new();
     let mut others = Vec::new();
@@ -64,6 +66,8 @@ fn store(to: &Path, seeds: &[Secret], others: Vec<(String, Secret)>) -> Result<I
     let mut imported = Imported::default();
     let mut ring = Ring::open_or_create(to)?;
     let directory = Directory::open(to)?;
+    // All secrets are compared before anything is written. A replaced secret would cost the data
+    // directory its owners or its holdouts.
     for (name, secret) in &others {
         if let Some(there) = directory.read(name)?
             && there != *secret
@@ -108,12 +112,14 @@ fn read_mounted(root: &Path, path: &Path) -> Result<Secret, KeyError> {
     if !real.starts_with(root) {
         return Err(KeyError::LeadsOut(path.to_owned()));
     }
+    // The path is resolved by now: a link that took its place since then is refused.
     let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
     let file = File::options()
         .read(true)
         .custom_flags(flags.bits() as i32)
         .open(&real)
         .map_err(KeyError::io("open", path))?;
+    // The open file is inspected, not the path, which may lead elsewhere by now.
     let metadata = file.metadata().map_err(KeyError::io("inspect", path))?;
     let mode = metadata.mode() & 0o777;
     if mode & 0o007 != 0 {

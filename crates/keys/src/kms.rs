@@ -75,6 +75,7 @@ impl Kms {
                 .unwrap(resource, ciphertext.as_deref())
                 .await?;
             let mut secret = Secret::default();
+            // The error tells the length alone, because the bytes may be a secret of another kind.
             if plaintext.len() != secret.len() {
                 return Err(Fault::Length(plaintext.len()));
             }
@@ -187,6 +188,7 @@ impl KmsSigningKey {
         kms.call("sign", resource, async {
             let bytes = kms.backend(resource).await?.sign(resource, message).await?;
             let signature = Signature::from_slice(&bytes).map_err(|_| Fault::BadSignature)?;
+            // A head with a wrong signature would look like a forged log to every reader.
             public
                 .verify_strict(message, &signature)
                 .map_err(|_| Fault::BadSignature)?;

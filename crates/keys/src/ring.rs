@@ -85,11 +85,13 @@ impl Ring {
             let Some(stem) = name.strip_suffix(SUFFIX) else {
                 continue;
             };
+            // The file can have been removed since the names were listed.
             let Some(seed) = directory.read(&name)? else {
                 continue;
             };
             let public = public_key(&seed);
             let found = KeyId::of(&public);
+            // Otherwise a file that was copied or renamed would sign under the id of another key.
             if found.to_string() != stem {
                 let path = directory.path().join(&name);
                 return Err(KeyError::WrongName { path, found });
@@ -210,6 +212,7 @@ impl Ring {
     /// # Errors
     /// Where the ring has no such key, or the directory cannot be written.
     pub fn activate(&self, id: KeyId) -> Result<(), KeyError> {
+        // A choice that names no key of the ring would stop the next start.
         let id = self.known(id)?;
         self.directory
             .write_bytes(ACTIVE, format!("{id}\n").as_bytes())

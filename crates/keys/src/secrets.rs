@@ -39,10 +39,13 @@ pub fn open(
     if let Some(secret) = own.read(name)? {
         return Ok(secret);
     }
+    // A new secret in place of a lost one would leave claims without owners, or holdouts
+    // unreadable.
     if !first_start {
         return Err(KeyError::Missing(own.path().join(name)));
     }
     let secret = draw()?;
+    // The secret is durable before anything is tagged or encrypted under it.
     own.write(name, &secret)?;
     Ok(secret)
 }

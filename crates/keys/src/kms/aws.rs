@@ -158,6 +158,8 @@ impl Backend for Aws {
     }
 
     async fn sign(&self, resource: &str, message: &[u8]) -> Result<Vec<u8>, Fault> {
+        // Readers verify pure Ed25519 (RFC 8032), which signs the message itself and no digest of
+        // it.
         let answer = self
             .client
             .sign()

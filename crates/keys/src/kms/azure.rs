@@ -36,6 +36,7 @@ pub(super) struct Azure {
 
 impl Azure {
     pub(super) fn connect(settings: &KmsSettings) -> Result<Self, Fault> {
+        // A redirect could carry the request and its credential to a host that nobody configured.
         let mut http = reqwest::Client::builder()
             .timeout(super::attempt_timeout(settings))
             .redirect(reqwest::redirect::Policy::none());

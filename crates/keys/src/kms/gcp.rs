@@ -71,6 +71,8 @@ impl Backend for Gcp {
         ciphertext: Option<&[u8]>,
     ) -> Result<Zeroizing<Vec<u8>>, Fault> {
         let ciphertext = required(ciphertext)?.to_vec();
+        // The SDK retries only what is idempotent, and takes no POST for that by itself. To decrypt
+        // again changes nothing.
         let answer = self
             .client
             .decrypt()

@@ -247,6 +247,7 @@ pub(super) fn is_private(url: &str) -> bool {
         return false;
     };
     let Some(host) = uri.host() else { return false };
+    // In `https://known@other/` the host is `other`, and no KMS endpoint needs that form.
     if uri
         .authority()
         .is_some_and(|authority| authority.as_str().contains('@'))
@@ -256,6 +257,8 @@ pub(super) fn is_private(url: &str) -> bool {
     match uri.scheme_str() {
         Some("https") => true,
         Some("http") => {
+            // The URL keeps the brackets of an IPv6 address, which the parser of addresses does not
+            // take.
             let host = host.trim_start_matches('[').trim_end_matches(']');
             host.eq_ignore_ascii_case("localhost")
                 || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
