@@ -114,6 +114,8 @@ impl Authenticator {
         now_unix: u64,
         credentials: &Credentials<'_>,
     ) -> Result<Identity, Denied> {
+        // A malformed header is refused by a development server too: it must not pass for no
+        // header.
         let token = token::bearer(credentials.headers)?;
         if self.is_development() && own.is_none() {
             let bearer = |token| bearer(Sha256::digest(token).into(), Roles::SUBMITTER);
@@ -147,6 +149,7 @@ impl Authenticator {
             Proof::Token(_) if self.is_development() && own.is_none() => Ok(Roles::SUBMITTER),
             Proof::Token(digest) => self.token_of(own, *digest).map(|identity| identity.roles),
             Proof::Signature(signature) => {
+                // A reload may have taken the key away: calls that it signed end with it.
                 if !self.keys.contains(&signature.key_id) {
                     return Err(Denied::UnknownKeyId);
                 }

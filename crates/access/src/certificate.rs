@@ -93,6 +93,8 @@ impl PeerCertificate {
     /// Where it cannot be read, or its name could be taken in two ways.
     pub fn read(der: &[u8]) -> Result<Self, CertificateError> {
         let (rest, certificate) = X509Certificate::from_der(der).map_err(X509Error::from)?;
+        // The digest is over all bytes. With a tail, one certificate would have any number of
+        // digests, and a deny entry by digest would miss it.
         if !rest.is_empty() {
             return Err(CertificateError::TrailingBytes);
         }
@@ -201,6 +203,8 @@ impl AlternativeNames {
             match name {
                 GeneralName::URI(uri) => uris.push((*uri).to_owned()),
                 GeneralName::DNSName(name) => dns.push((*name).to_owned()),
+                // Tags 2 and 6 are a DNS name and a URI. If one that cannot be read were passed
+                // over, the next name would become the identity.
                 GeneralName::Invalid(tag, _) if matches!(tag.0, 2 | 6) => {
                     return Err(CertificateError::UnreadableName);
                 }

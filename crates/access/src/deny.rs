@@ -103,10 +103,13 @@ impl Denials {
             Denied::CertSha256(certificate.sha256),
             Denied::Principal(certificate.principal()),
         ];
+        // DNS names mean the same in either case: another spelling must not pass an entry.
         let dns_names = certificate.dns_names.iter();
         marks.extend(dns_names.map(|name| Denied::Dns(name.to_ascii_lowercase())));
         if certificate.kind == IdentityKind::Uri {
             let name = &certificate.name;
+            // An entry that ends in `/` denies all below it, so each prefix up to a slash is looked
+            // up: the time does not grow with the entries.
             let prefixes = name.match_indices('/').map(|(at, _)| &name[..=at]);
             let uris = prefixes.chain([name.as_str()]);
             marks.extend(uris.map(|uri| Denied::Uri(uri.to_owned())));

@@ -193,6 +193,7 @@ fn read_at_most(path: &Path, max: u64) -> Result<(Zeroizing<Vec<u8>>, u32), File
     // At its size at once: a growing vector leaves copies of a key behind.
     let size = usize::try_from(metadata.len().min(max)).unwrap_or(0);
     let mut content = Zeroizing::new(Vec::with_capacity(size + 1));
+    // One byte beyond the limit tells a file that is too long from one that just fits.
     file.take(max + 1)
         .read_to_end(&mut content)
         .map_err(failed)?;

@@ -124,6 +124,7 @@ pub fn incoming(
         Arc::clone(&stats),
     );
     if let Some(tls) = &tls {
+        // A weak reference: the TLS files may outlive the listener, and must not keep its list.
         let open = Arc::downgrade(&open);
         tls.at_exchange(move |serving| {
             let open = open.upgrade()?;
@@ -220,6 +221,8 @@ impl Accepting {
             return;
         };
         let tls = Arc::clone(tls);
+        // The place is taken before the task is spawned: else tasks that wait for one would be
+        // unbounded.
         let (slot, evicted) = self.slots.take(&self.stats).await;
         let handshake = Handshake {
             tcp,
@@ -231,6 +234,7 @@ impl Accepting {
         let ready = self.ready.clone();
         tokio::spawn(async move {
             let connection = handshake.run(&tls, evicted).await;
+            // The place is free before the connection waits for the server, which may be slow.
             drop(slot);
             if let Some(connection) = connection {
                 let _ = ready.send(Ok(connection)).await;
@@ -269,6 +273,8 @@ impl Slots {
                 Arc::clone(&self.free).acquire_owned().await.ok()
             }
         };
+        // Handshakes that are done leave closed senders behind. Clearing them at twice the limit
+        // costs each new one a constant.
         if self.running.len() >= 2 * self.max {
             self.running.retain(|handshake| !handshake.is_closed());
         }
@@ -278,6 +284,7 @@ impl Slots {
     }
 
     fn evict_oldest(&mut self, stats: &Stats) {
+        // A handshake that is done cannot give way, so the next oldest is asked.
         while let Some(oldest) = self.running.pop_front() {
             if oldest.send(()).is_ok() {
                 stats.over_limit();

@@ -107,6 +107,7 @@ impl AuthSettings {
         let keys = self.keys(&mut problems);
         let policy = match self.policy(&mut problems) {
             Some(policy) => {
+                // The role policy has the last word about a token that a list names as well.
                 for (digest, roles) in policy.tokens() {
                     tokens.set_digest(digest, roles);
                 }
@@ -210,6 +211,7 @@ impl AuthSettings {
         ] {
             if let Some(secret) = secret {
                 take(keys.add_default(name, secret));
+                // An empty secret was reported above.
                 if (1..MIN_SECRET_BYTES).contains(&secret.len()) {
                     short.push(format!("{name}: the secret {TOO_SHORT}"));
                 }

@@ -218,6 +218,8 @@ impl Tls {
     /// Puts a set in place, and ends the connections that do not hold under it.
     fn put_in_place(&self, serving: Serving) {
         let serving = Arc::new(serving);
+        // New handshakes use the new set by now, so that followers miss no connection between the
+        // two.
         self.serving.store(Arc::clone(&serving));
         let mut ended = 0;
         let mut followers = self
@@ -258,6 +260,8 @@ impl Tls {
                 });
                 (set.digest, fresh)
             }
+            // There is no content to compare, so the error's text stands for the set: the same
+            // failure is told once.
             Err(error) => {
                 let text = error.to_string();
                 (Sha256::digest(text).into(), Err(error.into()))

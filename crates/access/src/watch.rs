@@ -47,6 +47,8 @@ impl Tls {
             let _watcher = watcher;
             let mut stop = pin!(stop);
             loop {
+                // The files may have changed between the start, which read them, and the first
+                // event.
                 check(&tls).await;
                 tokio::select! {
                     () = &mut stop => return,

@@ -108,6 +108,7 @@ impl Life {
 
     /// Whether it is over for a connection that has shown so much.
     fn poll_over(&mut self, shown: u8, cx: &mut Context<'_>) -> Poll<End> {
+        // A channel that has told must not be polled again, so the end is kept.
         if self.over.is_none() {
             self.over = match Pin::new(&mut self.told).poll(cx) {
                 Poll::Ready(told) => Some(told.unwrap_or(End::Stopped)),
@@ -118,6 +119,8 @@ impl Life {
     }
 
     fn past_deadline(&mut self, shown: u8, cx: &mut Context<'_>) -> Option<End> {
+        // After a reset the timer is polled once more: only a poll registers this task with the new
+        // deadline.
         while self.deadline.as_mut().poll(cx).is_ready() {
             if self.deadline.deadline() >= self.until {
                 return Some(End::TooOld);

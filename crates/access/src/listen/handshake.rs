@@ -51,6 +51,8 @@ impl Handshake {
             }
         };
         let outcome = tokio::select! {
+            // A handshake that is done is served, also if it is told to give way in the same
+            // moment.
             biased;
             outcome = timeout(limit, negotiate(tcp, tls, &accepted.held)) => outcome,
             // Counted by who wanted the place.
@@ -116,6 +118,8 @@ async fn negotiate(
         // In this order: an exchange of the files sees the chain, or is seen here.
         held.shows(Arc::clone(chain));
         let newest = tls.serving();
+        // A full handshake under the newest files has just verified the chain. Under older ones, or
+        // in a resumed session, that was longer ago.
         let resumed = session.handshake_kind() == Some(HandshakeKind::Resumed);
         if resumed || !Arc::ptr_eq(&serving, &newest) {
             let verified = newest.verify(chain, UnixTime::now());

@@ -98,6 +98,7 @@ impl Open {
         let network = network(address);
         let mut state = self.state();
         let from_there = state.by_network.get(&network).copied().unwrap_or_default();
+        // First the share of the address: it makes way for itself, at nobody else's cost.
         if from_there >= self.of_one && !self.make_way(&mut state, Some(network)) {
             return None;
         }
@@ -238,6 +239,8 @@ impl Drop for Held {
 
 /// What an address counts as: of IPv6 the network, since who has one address there has all of it.
 pub(super) fn network(address: IpAddr) -> IpAddr {
+    // An IPv4 address that is mapped into IPv6 counts as itself: else all of them would be one
+    // network.
     match address.to_canonical() {
         IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from(u128::from(address) >> 64 << 64)),
         address @ IpAddr::V4(_) => address,

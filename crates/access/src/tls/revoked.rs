@@ -71,7 +71,10 @@ impl Revoked {
         let next_update = list
             .next_update()
             .ok_or_else(|| bad(&"it has no nextUpdate"))?;
+        // A list that had to be replaced before 1970 is overdue at any time.
         let next_update_unix = next_update.timestamp().try_into().unwrap_or(0);
+        // The authority is noted also if its list revokes nothing: `must_cover` asks for a list of
+        // each.
         let serials = self
             .serials
             .entry(list.issuer().as_raw().to_vec())
@@ -179,6 +182,7 @@ fn lists(
     content: &[u8],
 ) -> Result<Vec<CertificateRevocationListDer<'static>>, TlsError> {
     const SEQUENCE: u8 = 0x30;
+    // DER begins with the tag of a sequence, PEM with text.
     if content.first() == Some(&SEQUENCE) {
         return Ok(vec![content.to_vec().into()]);
     }
@@ -199,6 +203,7 @@ fn lists(
 fn content(sequence: &[u8]) -> &[u8] {
     let length_bytes = match sequence.get(1) {
         Some(short) if *short < 0x80 => 1,
+        // In the long form the first byte holds the number of length bytes that follow.
         Some(long) => 1 + usize::from(*long & 0x7f),
         None => 0,
     };

@@ -57,6 +57,8 @@ impl Journal {
             .collect();
         let journal = Self {
             path,
+            // The first record makes a new file. What an earlier process left may end in half a
+            // record, after which no reader would find the next one.
             file: None,
             records: 0,
             complained: false,
@@ -66,6 +68,8 @@ impl Journal {
 
     /// Appends a binding. `live` are all that are not over, this one included, `count` of them.
     pub fn append(&mut self, binding: &Binding, count: usize, live: impl Iterator<Item = Binding>) {
+        // The file is made anew when more than half of it is over: that costs each record a
+        // constant.
         let written = if self.file.is_none() || self.records > 2 * count + SLACK {
             self.write_anew(count, live)
         } else {
@@ -105,6 +109,7 @@ impl Journal {
             .mode(0o600)
             .open(&fresh)?;
         file.write_all(&records)?;
+        // A process that dies before this leaves the old file, which holds the earlier bindings.
         fs::rename(&fresh, &self.path)?;
         self.file = Some(file);
         self.records = count;
