@@ -88,6 +88,7 @@ impl<V> Cache<V> {
         }
         let outcome = build();
         let mut state = lock(&self.state);
+        // The slot goes also after a failure, so that the next caller builds anew.
         state.building.remove(&key);
         let (value, bytes) = outcome?;
         let value = Arc::new(value);
@@ -101,6 +102,7 @@ impl<V> Cache<V> {
             },
             self.bound,
         );
+        // Callers that wait on the slot find the value here, also if it is too large to be kept.
         *built = Some(value.clone());
         Ok(value)
     }

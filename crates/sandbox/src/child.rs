@@ -44,6 +44,7 @@ pub fn serve_if_child() -> Option<ExitCode> {
         return None;
     }
     let bounds = Bounds::from_arguments(arguments);
+    // Nothing is opened before this, since it closes the program's own descriptors too.
     walls::close_inherited_files();
     let socket = parent();
     let (Some(bounds), Ok(socket)) = (bounds, socket) else {
@@ -64,16 +65,20 @@ pub fn serve_if_child() -> Option<ExitCode> {
 /// The socket to the parent, which is where others have their standard input.
 fn parent() -> io::Result<UnixStream> {
     let socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
+    // A file or a terminal has no peer: then a user called the program by hand.
     socket.peer_addr()?;
     Ok(socket)
 }
 
 fn serve(bounds: Bounds, socket: UnixStream) -> io::Result<()> {
     bounds.take_effect()?;
+    // The engine is set up before the walls stand: their list of system calls is made for what a
+    // run needs afterwards.
     let engine = engine::new_engine().map_err(io::Error::other)?;
     let engine_id = engine::engine_id(&engine, measure_stack(&engine).map_err(io::Error::other)?);
     let walls = walls::raise();
     let mut link = Link::new(socket);
+    // The parent sends nothing of a stranger's before it has heard this.
     link.send(&FromChild::Ready(Ready {
         engine_id: engine_id.clone(),
         walls,
@@ -128,6 +133,7 @@ impl Worker {
                     code,
                     instead_of,
                 }) => {
+                    // Out first, then in: the child never keeps more than its parent counts.
                     if let Some(old) = instead_of {
                         self.codes.remove(&old);
                     }
@@ -145,11 +151,15 @@ impl Worker {
                         limits,
                         submits,
                         initial_pages,
+                        // A copy, because the guest's questions use the link's buffer while it
+                        // runs.
                         data: data
                             .iter()
                             .map(|segment| (segment.address, segment.bytes.to_vec()))
                             .collect(),
                     };
+                    // The guest's questions go over the same link, which must not be borrowed
+                    // meanwhile.
                     drop(reading);
                     let ended = self.run(&key, &task);
                     link.borrow_mut().send(&FromChild::Ended(ended))?;
@@ -252,6 +262,7 @@ fn measure_stack(engine: &Engine) -> Result<u64, String> {
     let code = GuestCode::link(&code::load(engine, &compiled).map_err(told)?).map_err(told)?;
     let task = Task {
         limits: Limits {
+            // More than any recursion burns before its stack ends: the stack must be what ends it.
             fuel: 1 << 40,
             memory_bytes: 1 << 20,
             oracle_calls: 0,

@@ -100,6 +100,8 @@ impl Pool {
                 while_running: false,
             })?,
         };
+        // After a fault the child is dropped, which ends it: nothing is known of the state that it
+        // is in.
         let done = work(&mut child)?;
         if !alone {
             lock(&self.idle).push(child);
@@ -203,6 +205,8 @@ impl Compilers {
 
     /// The child that waits, and an order for the one after it.
     fn child(&self) -> io::Result<Child> {
+        // The next child starts while this one works, so that the next module need not wait for a
+        // process.
         let after = self.nursery.order(COMPILE_BOUNDS);
         let next = mem::replace(&mut *lock(&self.next), after);
         // It may have waited for hours, and died before or after it said that it is ready.

@@ -78,6 +78,8 @@ impl Alive {
 
     /// Starts a child, unless all have been ended.
     fn start(&self, command: &mut Command) -> io::Result<std::process::Child> {
+        // The lock is held across the start: a child that starts while all are ended must not be
+        // missed.
         let mut ids = self.ids();
         if ids.ended {
             return Err(io::Error::other("the sandbox has ended"));
@@ -180,6 +182,8 @@ impl Starting {
             // What `ps` shows: the name by which somebody started the program.
             command.arg0(name);
         }
+        // The environment may hold secrets, and inherited output would let a child write where the
+        // daemon does.
         command
             .args(arguments)
             .env_clear()
@@ -205,6 +209,8 @@ impl Starting {
 
     /// Waits until it is ready.
     fn child(mut self) -> io::Result<Child> {
+        // A child that hangs before it is ready must not hold its caller for ever. A run may take
+        // as long as its fuel lasts.
         self.link.socket().set_read_timeout(Some(START))?;
         let ready = match self.link.receive(MARGIN) {
             Ok(Some(FromChild::Ready(ready))) => ready,
@@ -331,6 +337,7 @@ impl Child {
     ) -> io::Result<Result<RunReport, String>> {
         let items = usize::try_from(limits.items).map_err(io::Error::other)?;
         let most = items + OUTPUT_BYTES + MARGIN;
+        // There is one round more than questions are allowed: the last one must bring the end.
         for asked in 0..=limits.oracle_calls {
             match self.link.receive(most)? {
                 Some(FromChild::Asked(vector))
@@ -382,6 +389,7 @@ impl Child {
         if self.kept.get(&code.key).is_some() {
             return Ok(());
         }
+        // The child keeps what this list has: only the parent evicts, and says so.
         let instead_of = self.kept.push(code.key, ()).map(|(key, ())| key);
         self.link.send(&ToChild::Keep {
             key: code.key,
@@ -502,6 +510,7 @@ impl Death {
         let first = words.lines().find(|line| !line.trim().is_empty());
         match status.signal() {
             Some(libc::SIGXCPU) => Self::Time,
+            // The standard library says this before it aborts; the signal alone would not tell why.
             Some(libc::SIGABRT) if words.contains("memory allocation of") => Self::Memory,
             Some(libc::SIGABRT) if words.contains("has overflowed its stack") => Self::Stack,
             Some(libc::SIGKILL) => Self::Ended(

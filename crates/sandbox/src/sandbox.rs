@@ -187,6 +187,7 @@ impl Sandbox {
         self.prepared.get_or_build(key, || {
             let began = Instant::now();
             let inspected = inspect(wasm, Role::Guest).map_err(AdmitError::Refused);
+            // A module that is refused took its time too, for which its caller has to wait.
             *spent += began.elapsed();
             let (info, layout) = inspected?;
             let (code_only, data) = separate(wasm, &layout);
@@ -215,6 +216,7 @@ impl Sandbox {
         oracle: &mut dyn Oracle,
     ) -> Result<RunReport, HostFault> {
         let initial_pages = prepared.info.initial_memory_pages;
+        // The run cannot begin, so it needs no process.
         if initial_pages.saturating_mul(PAGE_BYTES) > limits.memory_bytes {
             return Ok(RunReport::without_memory(initial_pages));
         }

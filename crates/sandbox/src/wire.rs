@@ -113,6 +113,7 @@ pub struct Walls {
 pub(crate) fn seal(engine_id: &str, role: Role, key: &CodeKey, code: &[u8]) -> [u8; 32] {
     use sha2::{Digest, Sha256};
     let mut digest = Sha256::new();
+    // The length keeps the name apart from what follows: no two inputs hash the same bytes.
     digest.update((engine_id.len() as u64).to_le_bytes());
     digest.update(engine_id);
     digest.update([role as u8]);
@@ -196,6 +197,7 @@ impl<S: Read + Write> Link<S> {
         let mut len = [0; 4];
         len.copy_from_slice(&self.buffer[head..head + 4]);
         let len = u32::from_le_bytes(len) as usize;
+        // The length is the other end's word: no room is made for it before it is bounded.
         if len > most {
             return Err(io::Error::other(format!(
                 "a message of {len} bytes, at most {most} are taken"
@@ -235,6 +237,7 @@ impl<S: Read + Write> Link<S> {
     fn fill(&mut self, wanted: usize) -> io::Result<bool> {
         if self.filled.is_empty() {
             self.filled = 0..0;
+            // Else each link would keep the room of its largest message.
             if self.buffer.len() > KEPT_BUFFER && wanted <= KEPT_BUFFER {
                 self.buffer = vec![0; KEPT_BUFFER];
             }

@@ -69,6 +69,7 @@ impl Effort {
                 self.carried += beyond_first(parameters) + beyond_first(results);
                 self.meet(validator, parameters + results);
             }
+            // At `else` the first arm jumps to the end of its block.
             Operator::Else => {
                 self.branch(types, validator, 0);
             }
@@ -118,6 +119,8 @@ fn values_to<R: WasmModuleResources>(
         return 0; // the validator refuses it
     };
     let (parameters, results) = values_of(types, frame.block_type);
+    // A branch to a loop goes to its start, which takes parameters; to any other block it goes to
+    // the end.
     if frame.kind == FrameKind::Loop {
         parameters
     } else {

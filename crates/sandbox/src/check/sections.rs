@@ -21,6 +21,7 @@ impl Inspector {
             let ty = ty?;
             values += (ty.params().len() + ty.results().len()) as u64;
             if values > bounds::TYPE_VALUES {
+                // A validator keeps every value of every type, however many there are.
                 self.keep_from_validators();
                 let most = bounds::TYPE_VALUES;
                 self.report(
@@ -117,6 +118,8 @@ impl Inspector {
                         "pages of initial memory",
                         offset,
                     );
+                    // One memory is all that the features allow: the validator refuses a second
+                    // one.
                     self.memory_pages.get_or_insert((pages, memory.maximum));
                 }
             }

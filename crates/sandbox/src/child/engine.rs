@@ -26,6 +26,8 @@ const RESERVED_BYTES: u64 = 4 << 30;
 /// The engine for all guests.
 pub(crate) fn new_engine() -> wasmtime::Result<Engine> {
     let mut config = Config::new();
+    // Everything is switched off first, so that a feature which a later engine has on by default
+    // stays off.
     config
         .wasm_features(WasmFeatures::all(), false)
         .wasm_features(features(), true);
@@ -37,10 +39,12 @@ pub(crate) fn new_engine() -> wasmtime::Result<Engine> {
         "{WASMTIME_VERSION}/{HOST_REVISION}"
     )))?;
 
+    // Fuel alone ends a run. An interruption by the clock would make its end depend on the machine.
     config
         .consume_fuel(true)
         .epoch_interruption(false)
         .max_wasm_stack(STACK_BYTES);
+    // Processors make NaNs of different bits, and a guest can look at them.
     config.cranelift_nan_canonicalization(true);
 
     // A guest runs once, for microseconds: what counts is the time to compile it.

@@ -91,6 +91,7 @@ fn ask(mut caller: Caller<'_, Guest>, ptr: u32, len: u32) -> wasmtime::Result<u3
     if guest.oracle_calls == guest.limits.oracle_calls {
         return stop(TrapCause::TooManyCalls);
     }
+    // A call that fails counts too: the report names every call that was made.
     guest.oracle_calls += 1;
     let (vector, guest) = read_vector(&mut caller, ptr, len)?;
     match guest.oracle.ask(vector) {
@@ -158,6 +159,7 @@ fn read<'a>(
         return stop(TrapCause::OutOfBounds);
     };
     let (bytes, guest) = memory.data_and_store_mut(caller);
+    // Two numbers of 32 bits do not overflow 64.
     let range = ptr as usize..ptr as usize + len as usize;
     match bytes.get(range) {
         Some(bytes) => Ok((bytes, guest)),

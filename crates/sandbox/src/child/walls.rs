@@ -70,6 +70,7 @@ impl Bounds {
             (Resource::Core, 0, 0),
         ];
         for (resource, soft, hard) in limits {
+            // A limit that the daemon itself runs under may be lower, and cannot be raised.
             let most = rustix::process::getrlimit(resource).maximum;
             let at_most = |wanted: u64| Some(most.map_or(wanted, |most| most.min(wanted)));
             rustix::process::setrlimit(
