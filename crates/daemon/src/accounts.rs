@@ -74,6 +74,8 @@ pub fn look(directory: &Path, found: &Found) -> Result<AtStart, StoreError> {
         return Ok(AtStart::Behind(None));
     };
     let sha256 = digest(&bytes);
+    // A crash between the commit of a digest and the rename leaves the file before, so that two
+    // files are ours.
     if let Some(known) = found.accounts_files.find(&sha256) {
         let newest = found.accounts_files.announced == Some(known);
         return Ok(if newest && known.seq == found.accounts_seq {
@@ -82,7 +84,11 @@ pub fn look(directory: &Path, found: &Found) -> Result<AtStart, StoreError> {
             AtStart::Behind(Some(known))
         });
     }
+    // The approval is for the bytes that the operator saw: a file that changed since needs another
+    // one.
     let approval = Approval::waiting(directory)?.filter(|approval| approval.sha256 == sha256);
+    // At a first start there are no accounts that the file could overwrite, so it needs no
+    // approval.
     let is_first = found.totals.accounts == 0 && found.accounts_files.announced.is_none();
     let reason = match approval {
         Some(approval) => approval.reason,
@@ -176,6 +182,8 @@ pub fn write_now(
         announced: Some(written),
         before,
     };
+    // The digest is durable before the file has its name: a crash in between leaves the old file,
+    // which is known too.
     let announced = store.announce(files);
     announced.must_be_durable("the digest of accounts.json")?;
     file.put_in_place()?;
@@ -280,6 +288,7 @@ impl Follower {
         yield_to_serving();
         while woken.recv().is_ok() {
             loop {
+                // One rewrite shows all changes that were told of so far.
                 while woken.try_recv().is_ok() {}
                 let began = Instant::now();
                 let rest = match self.rewrite() {
@@ -297,6 +306,8 @@ impl Follower {
                 if !wait(woken, rest) {
                     return;
                 }
+                // The pause took in what told of later changes, so the numbers are compared: else a
+                // change could stay out of the file.
                 if self.done.accounts_seq.load(Ordering::Acquire) <= *self.show.borrow() {
                     break;
                 }

@@ -72,6 +72,7 @@ impl Column {
                 .unwrap_or(0)
         };
         let (at, bit) = (from.div_euclid(64), from.rem_euclid(64) as u32);
+        // A shift by all 64 bits would overflow.
         match bit {
             0 => word(at),
             bit => word(at) >> bit | word(at + 1) << (64 - bit),
@@ -87,6 +88,7 @@ impl Column {
         let (mut agree, mut at) = (0, first);
         while at < last {
             let here = (last - at).min(64);
+            // Here too a shift by 64 would overflow.
             let mask = if here == 64 {
                 u64::MAX
             } else {
@@ -123,9 +125,11 @@ impl Column {
         let mut sampled: Vec<(usize, u64)> = Vec::new();
         for from in (0..self.len).step_by(stride) {
             let run: Vec<usize> = self.positions(label, from).take(gaps + 1).collect();
+            // Places further on have fewer items left still.
             if run.len() <= gaps {
                 break;
             }
+            // Two places in one gap begin with the same item: its pattern counts once.
             if sampled.last().is_none_or(|&(begin, _)| begin != run[0]) {
                 sampled.push((run[0], pattern_hash(&run)));
             }
@@ -145,6 +149,7 @@ impl Patterns {
         let gaps = pattern_length(column.share(label));
         let positions: Vec<usize> = column.positions(label, 0).collect();
         let mut begins = HashMap::new();
+        // A pattern that is there twice does not tell where a piece lies.
         for run in positions.windows(gaps + 1) {
             begins
                 .entry(pattern_hash(run))
@@ -159,6 +164,7 @@ impl Patterns {
 fn pattern_length(share: f64) -> usize {
     let entropy = -(share * share.log2() + (1.0 - share) * (1.0 - share).log2());
     let gaps = PATTERN_BITS * share / entropy;
+    // A column of one label has no entropy, and no pattern of it tells anything.
     if gaps.is_finite() {
         (gaps.ceil() as usize).clamp(2, MAX_PATTERN)
     } else {
@@ -240,6 +246,8 @@ fn in_place(a: &Column, b: &Column) -> bool {
     [(agree, false), (items - agree, true)]
         .into_iter()
         .any(|(matches, inverted)| {
+            // If each column has one label alone, they agree of necessity: q is 1, and nothing
+            // follows.
             let q = chance(a, b, inverted);
             q < 1.0 && binomial_tail(items as u64, q, matches as u64) < CHANCE
         })
@@ -254,6 +262,7 @@ fn aligned(earlier: &Column, column: &Column, offsets: &[isize], inverted: bool)
     let block = (short / 32).clamp(BLOCK.0, BLOCK.1);
     let (mut matches, mut items, mut blocks) = (0, 0, 0);
     for from in (0..earlier.len).step_by(block) {
+        // Of offsets with as many matches, that with the fewest items compared says the most.
         let best = offsets
             .iter()
             .map(|&offset| {
@@ -278,6 +287,7 @@ fn evidence(matches: usize, items: usize, q: f64) -> f64 {
         return 0.0;
     }
     let rate = matches as f64 / items as f64;
+    // Less agreement than chance makes is no evidence; disagreement has a test of its own.
     if rate <= q {
         return 0.0;
     }
@@ -293,6 +303,7 @@ fn offsets(sampled: &[(usize, u64)], patterns: &Patterns) -> Vec<isize> {
             *votes.entry(*there as isize - *begin as isize).or_insert(0) += 1;
         }
     }
+    // One pattern in common may be chance: a piece that both columns have gives several.
     let mut votes: Vec<(isize, u32)> = votes.into_iter().filter(|&(_, votes)| votes > 1).collect();
     votes.sort_unstable_by_key(|&(offset, votes)| (std::cmp::Reverse(votes), offset));
     votes.truncate(OFFSETS);

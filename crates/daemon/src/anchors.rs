@@ -231,12 +231,15 @@ impl Anchors {
                         continue;
                     }
                     let is_read = matches!(place.at, AnchorPlace::Url(_));
+                    // Beside noted anchors, a file or directory that is not noted counts only if it
+                    // has exactly our newest head: an older one would confirm an older database too.
                     agrees |= place.remembered || is_read || self.fresh;
                     let tip = (found.checkpoint.size(), found.checkpoint.root());
                     exactly |= found.checkpoint.origin() == own.origin && tip == own.tip;
                 }
                 Ok(Read::New) => {
                     answering += 1;
+                    // A log that has signed beside no anchor yet finds each of them new.
                     agrees |= self.fresh;
                     if !self.fresh {
                         silent.push(format!("{} is new and remembers nothing", place.at));
@@ -248,6 +251,8 @@ impl Anchors {
         }
         self.say(&silent);
         self.state.answering.store(answering, Relaxed);
+        // An anchor that is ahead decides before all else: no statement makes an older database the
+        // newest.
         let verdict = match self.restored {
             _ if !ahead.is_empty() => Verdict::Past(ahead.join("; ")),
             Some(restored) if !exactly => Verdict::Held(restored_text(&restored, own.tip.0)),
@@ -361,6 +366,8 @@ impl Anchors {
             if let Standing::Behind(what) = stand(&place.at, &known, &own)? {
                 return Err(StoreError::Unusable(what));
             }
+            // A head that lies there unsigned gives way to the signed one, which a reader can
+            // verify.
             let is_signed = Note::parse(&known.text).is_ok();
             if is_signed || tip.note.is_none() {
                 return Ok(Some(true));
@@ -393,6 +400,8 @@ impl Anchors {
                         return Err(failed(io::Error::other("see the log for why")));
                     }
                     let origin = tip.checkpoint.origin();
+                    // The new log's head is there first: a crash in between must not leave a
+                    // successor that no anchor knows.
                     directory::succeeded(path, old_origin, origin, &tip.key_id).map_err(failed)?;
                 }
                 AnchorPlace::Url(_) => {}

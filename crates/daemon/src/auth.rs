@@ -144,11 +144,13 @@ impl Gate {
             headers,
             certificate: peer.and_then(Peer::certificate),
         };
+        // Revocation is looked at first: no other credential carries a revoked certificate.
         let identified = not_revoked(peer).and_then(|()| {
             let authenticator = self.authenticator.load();
             authenticator.identify_with(own, unix_ms() / 1_000, &credentials)
         });
         self.metrics.identified(identified.as_ref().map(|i| i.kind));
+        // Only a known caller keeps a connection from giving way to others: strangers must not.
         if let (Ok(_), Some(peer)) = (&identified, peer) {
             peer.is_known();
         }

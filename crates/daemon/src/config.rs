@@ -177,6 +177,8 @@ impl Config {
             min_free_bytes: settings.min_free_bytes.unwrap_or(default.min_free_bytes),
             allow_unsigned_policies: settings.allow_unsigned_policies.unwrap_or(false),
         };
+        // The filter is parsed here, so that its problem is reported with the others and `config
+        // check` finds it.
         if let Err(error) = tracing_subscriber::EnvFilter::try_new(&config.log) {
             problems.push(format!("--log {:?}: {error}", config.log));
         }
@@ -230,6 +232,7 @@ fn delay(text: Option<&str>, problems: &mut Vec<String>) -> Duration {
     };
     match number.parse::<u64>() {
         Ok(number) if number.saturating_mul(unit_ms) <= 300_000 => {
+            // The guard has bounded the product, so that it does not overflow here.
             Duration::from_millis(number * unit_ms)
         }
         _ => {

@@ -220,12 +220,14 @@ impl Shared {
         } else if queue.oldest.is_none() {
             queue.oldest = Some(Instant::now());
         }
+        // If others wait already, the thread wakes by itself when the oldest of them is due.
         let wake = first || durable.is_some();
         queue.waiting.push_back(Waiting {
             record,
             leaf,
             durable,
         });
+        // The lock is given back first: the thread that wakes takes it at once.
         drop(queue);
         if wake {
             self.filled.notify_one();
@@ -281,6 +283,8 @@ impl Shared {
         let mut queue = self.lock();
         queue.awaited += batch.iter().filter(|one| one.durable.is_some()).count();
         queue.under_way.clear();
+        // The decisions go back in front, in order: their numbers are given, and a batch is a range
+        // of numbers.
         for waiting in batch.into_iter().rev() {
             queue.waiting.push_front(waiting);
         }
@@ -300,6 +304,8 @@ impl Queue {
         let count = self.waiting.len().min(MAX_BATCH);
         let batch: Vec<Waiting> = self.waiting.drain(..count).collect();
         self.awaited -= batch.iter().filter(|one| one.durable.is_some()).count();
+        // While a batch commits, its decisions are neither in the queue nor in the store:
+        // `is_pending` finds them here.
         self.under_way = batch.iter().map(|one| one.record.owner).collect();
         self.oldest = (!self.waiting.is_empty()).then(Instant::now);
         (first, batch)
@@ -349,6 +355,8 @@ impl Following {
                 waiting: VecDeque::new(),
                 under_way: Vec::new(),
                 awaited: 0,
+                // Each start has numbers of its own: those that an earlier one gave may be in the
+                // log.
                 next: DecisionId::first_of(epoch),
                 oldest: None,
                 open: true,
@@ -440,11 +448,14 @@ impl Writing {
                 }
                 true
             }
+            // The writer takes nothing more. If the fate of the batch is unknown, the next start
+            // finds out.
             Err(Failure::Stopping | Failure::Unknown) => false,
             Err(failure) => {
                 if !std::mem::replace(&mut self.failing, true) {
                     tracing::warn!(%failure, "decisions are not recorded for now");
                 }
+                // A stop tries nothing again: it could wait for an anchor or a disk for ever.
                 let open = self.shared.lock().open;
                 if open {
                     self.shared.put_back(batch);

@@ -105,6 +105,7 @@ fn not_secured(error: &io::Error, trust: Trust<'_>) -> String {
 fn of_the_system() -> Result<RootCertStore, String> {
     let found = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();
+    // Systems come with certificates that cannot be parsed; the others serve all the same.
     let (taken, _) = roots.add_parsable_certificates(found.certs);
     if taken == 0 {
         let errors: Vec<String> = found.errors.iter().map(ToString::to_string).collect();

@@ -59,6 +59,7 @@ impl HoldoutKey {
     /// The key with the tag that follows from it.
     #[must_use]
     pub fn new(secret: Secret) -> Self {
+        // The prefix keeps the tag apart from any other digest of the key.
         let digest = Sha256::new()
             .chain_update("evidenceos:holdout_key:v1\0")
             .chain_update(secret.as_slice())
@@ -138,6 +139,8 @@ impl KeyShelf {
             found.extend(imported.read(secrets::HOLDOUTS)?);
         }
         if found.is_empty() {
+            // Holdouts may lie under the key that is missing, and a new one would open none of
+            // them.
             if !first_start {
                 let missing = self.own.path().join(secrets::HOLDOUTS);
                 return Err(KeyError::Missing(missing).into());
@@ -146,6 +149,8 @@ impl KeyShelf {
             self.store(ACTIVE, &secret)?;
             found.push(secret);
         }
+        // A rotation that a crash cut off may have committed: then blobs need this key, which
+        // `settle` finds out.
         found.extend(self.stored(NEXT)?);
         let mut keys = found.into_iter().map(HoldoutKey::new);
         let active = keys
@@ -175,6 +180,8 @@ impl KeyShelf {
         let (wrapped, plain) = (file(NEXT, true), file(NEXT, false));
         if self.own.read_text(&wrapped)?.is_some() {
             self.own.rename(&wrapped, &file(ACTIVE, true))?;
+            // A crash before this leaves both forms. The wrapped one is read first, and it is the
+            // new key.
             self.own.remove(&file(ACTIVE, false))?;
         } else if self.own.read(&plain)?.is_some() {
             self.own.rename(&plain, &file(ACTIVE, false))?;

@@ -161,6 +161,7 @@ pub fn serve(
                 None => break,
             }
         }
+        // This task's own sender would keep the channel open for ever.
         drop(open);
         all_ended.recv().await;
     })

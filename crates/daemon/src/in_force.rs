@@ -24,6 +24,7 @@ pub fn of(policies: &Policies, authenticator: &Authenticator, keys: &Keys) -> In
     let roles = authenticator.role_policy();
     InForce {
         policies: policies.digest(),
+        // A plain digest in the public log would let any reader test a guess of the roles.
         roles: roles.map(|text| keys.keyed("roles", text.as_bytes())),
     }
 }
@@ -48,6 +49,7 @@ impl Stating {
     /// # Errors
     /// Where the log cannot state them: those of before must stay in force.
     pub fn state(&self, in_force: InForce) -> Result<(), String> {
+        // A writer that begins from here on must state these policies and not those of before.
         let before = self.wanted.swap(Arc::new(in_force));
         let (committed, stated) = mpsc::channel();
         self.mailbox.state(Stated {
@@ -57,6 +59,7 @@ impl Stating {
         if stated.recv_timeout(PATIENCE).is_ok() {
             return Ok(());
         }
+        // A writer that begins later must state what is in force then, which is what was before.
         self.wanted.store(before);
         Err("the log cannot state that other policies or roles are in force, so that those of before stay; free some space, and reload again".to_owned())
     }

@@ -350,6 +350,8 @@ impl LogKeys {
         let so_far = head.map(|head| KeyId(head.key_id.0));
         let path = config.keys_path();
         let (found, ring) = match &config.keys {
+            // Only a log that begins may get a new key: an empty volume must not change the key of
+            // a log that is there.
             KeySource::Files(asked) => {
                 let ring = file_ring(&path, config.generate_key && head.is_none())?;
                 let id = ring.choose(*asked, so_far)?;
@@ -458,6 +460,7 @@ fn predecessor(
     let Some(previous) = &keys.previous else {
         return Ok(None);
     };
+    // The setting may name a key that never signed this log, which can vouch for nothing.
     let found = runtime.block_on(in_kms(keys, Some(previous)))?;
     Ok(Some(found).filter(|found| found.id() == old))
 }
@@ -569,6 +572,7 @@ impl Keys {
 
     /// Notes that the key that the writer was handed signs from now on.
     pub fn took_over(&self, key: &LogKey) {
+        // The writer's word decides: a later reload may have noted another key since.
         self.write(|log| {
             if let Some(next) = log.next.take_if(|next| next.public_key == key.public_key) {
                 log.signer = next;
@@ -609,6 +613,8 @@ impl Keys {
         let mut mac = Hmac::<Sha256>::new_from_slice(self.owners.as_slice())
             .unwrap_or_else(|_| unreachable!("HMAC takes keys of any length"));
         mac.update(purpose.as_bytes());
+        // A zero byte is in no purpose, so that no two pairs of purpose and content are the same
+        // bytes.
         mac.update(&[0]);
         mac.update(bytes);
         Digest(mac.finalize().into_bytes().into())

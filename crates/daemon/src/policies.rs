@@ -100,6 +100,7 @@ impl Policies {
     ) -> Result<Self, PoliciesError> {
         let loaded = directory::load(directory, sandbox, allow_unsigned)?;
         let mut hashes: Vec<[u8; 64]> = loaded.iter().map(Oracle::hashes).collect();
+        // Sorted, the hashes name the set alone, and not the names of its files.
         hashes.sort_unstable();
         let digest = if hashes.is_empty() {
             NO_POLICIES

@@ -156,12 +156,15 @@ impl Front {
         if self.0.set(api).is_err() {
             return;
         }
+        // A weak reference, so that this task does not keep the daemon's parts alive.
         let front = Arc::downgrade(&self.0);
         tokio::spawn(async move {
             while let Some(api) = front.upgrade() {
                 if let Some(api) = api.get() {
                     api.rates.tidy();
                 }
+                // It is not held during the pause, for which the end of the daemon would have to
+                // wait.
                 drop(api);
                 tokio::time::sleep(TIDY_EVERY).await;
             }

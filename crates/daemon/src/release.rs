@@ -94,6 +94,7 @@ impl Line {
     /// Changes the reach, and tells those who are not to wait any longer.
     fn change(&self, change: impl FnOnce(&mut Reach) -> Vec<(Waiter, Result<(), NotCovered>)>) {
         let told = change(&mut self.lock());
+        // The lock is given back by now: a caller that is told may come back at once.
         for (waiter, result) in told {
             (waiter.tell)(result);
         }
@@ -177,6 +178,7 @@ impl Anchored {
             tell: Box::new(tell),
         });
         drop(reach);
+        // The task that looks after the line stays awake as long as a caller waits.
         if is_first {
             line.filled.notify_one();
         }
@@ -206,6 +208,8 @@ impl Anchored {
                 let (mut is_empty, mut ended) = (true, false);
                 line.change(|reach| {
                     let told = reach.leave(|size, waiter| {
+                        // If the store took a commit back, no head ever covers as many entries as
+                        // were seen.
                         if size >= waiter.entries.min(seen) {
                             Some(Ok(()))
                         } else {
@@ -328,6 +332,7 @@ impl Pending {
         self.tree = self.tree.take().or(earlier.tree);
         self.head = match (self.head.take(), earlier.head) {
             (Some((newer, full)), Some((_, mut before))) => {
+                // The tiles of both are needed: no later head has those of an earlier one.
                 before.extend(full);
                 Some((newer, before))
             }
@@ -442,6 +447,7 @@ impl Publisher for Publishing {
                 done,
                 watched,
             } if watched.receiver_count() > 0 => {
+                // The accounts may follow from any entry that is committed by now.
                 let (seen, accounts) = (done.seen(), accounts.cloned().collect());
                 queue.add(|pending| pending.accounts.push((seen, accounts)));
             }
@@ -452,6 +458,7 @@ impl Publisher for Publishing {
 
 impl Drop for Publishing {
     fn drop(&mut self) {
+        // The writer is gone, so that what waits is the last.
         if let Way::Anchors { queue, .. } = &self.way {
             queue.add(|pending| pending.ended = true);
         }
@@ -572,14 +579,17 @@ impl Release {
                     }
                 }
                 Err(error) => {
+                    // Another daemon continues this log: every further head would be a fork.
                     tracing::error!(%error, "nothing more is signed");
                     self.state.hold(&error.to_string());
+                    // Calls are sent away at once, since the writer takes some time to end.
                     self.mailbox.hold_off(true);
                     self.mailbox.halt(error);
                     break;
                 }
             }
         }
+        // No anchor is written from here on, so that callers that wait must be told.
         self.shows.anchored.end();
     }
 
@@ -597,6 +607,7 @@ impl Release {
         ];
         // One write for both: the larger covers the other.
         match tips.into_iter().flatten().max_by_key(Tip::size) {
+            // A head that an anchor covers already needs no write.
             Some(tip) if !self.shows.anchored.covers(tip.size()) => self.anchors.remember(&tip),
             _ => Ok(true),
         }
@@ -608,6 +619,7 @@ impl Release {
             self.state.let_go();
             self.mailbox.hold_off(false);
         }
+        // A file takes signed heads alone: there the tree is covered only with its head.
         if let Some((size, _)) = pending.tree
             && self.anchors.take_unsigned()
         {

@@ -48,6 +48,7 @@ pub fn reload(config: &Config, keys: &Keys, mailbox: &Mailbox) -> Result<(), Log
     }
     let next = LogSigner::local(current.origin(), &ring.seed(chosen)?)?;
     if let Some(signer) = InMemory::of(&next) {
+        // The key is noted before the writer has it, which may report its first head at once.
         keys.expect(next);
         mailbox.follow(Box::new(signer));
     }
@@ -107,8 +108,11 @@ impl RemoteSigner for RemoteHeads {
                     mailbox.signed(Ok(head));
                 }
                 Err(error) => {
+                    // More doublings would overflow, and are beyond the longest pause anyway.
                     let before = failures.fetch_add(1, Ordering::Relaxed).min(16);
                     let pause = FIRST_PAUSE.saturating_mul(1 << before).min(LONGEST_PAUSE);
+                    // The writer asks again as soon as it hears of the failure, so that the pause
+                    // comes first.
                     tokio::time::sleep(pause).await;
                     mailbox.signed(Err(error.to_string()));
                 }

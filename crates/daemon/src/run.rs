@@ -31,6 +31,7 @@ const FORGET_AFTER: Duration = Duration::from_secs(15);
 /// The daemon as a program: reads the process's arguments and environment.
 #[must_use]
 pub fn main() -> ExitCode {
+    // A child must not read a setting or start a thread before its walls stand.
     evidenceos_sandbox::serve_if_child().unwrap_or_else(|| run(std::env::args_os()))
 }
 
@@ -214,6 +215,7 @@ fn begin(config: Config) -> ExitCode {
                 return ExitCode::from(BAD_CONFIG);
             }
         };
+        // This comes before any key is read.
         if !config.allow_core_dumps {
             keep_memory_private();
         }
@@ -323,6 +325,7 @@ async fn until_told_to_stop(running: &mut Running, signals: &mut Signals) {
         tokio::select! {
             _ = signals.terminate.recv() => return,
             _ = signals.interrupt.recv() => return,
+            // Nothing waits for an answer to a signal; what was wrong is in the log.
             _ = signals.hangup.recv() => drop(reload(running).await),
             asked = running.reload_asked() => {
                 let done = reload(running).await;

@@ -123,6 +123,8 @@ fn run_all(guests: &Guests, mailbox: &Mailbox, queue: &Queue<OwnerTag, Queued>) 
         // A panic of ours must not take the holdout's queue with it.
         let result = catch_unwind(AssertUnwindSafe(|| guests.run(work)))
             .unwrap_or_else(|panic| Err(Fault::Host(panic_message(panic.as_ref()))));
+        // The thread is given back before any pause: a run that waits must not use up its
+        // principal's share.
         queue.done(owner);
         let result = match result {
             Ok(done) => Ok(done),
@@ -218,6 +220,7 @@ impl Guests {
                 .score(vector, holdout.labels(), holdout.part_mask())
         });
         let (trace_hash, trace_len) = (Digest::of(&trace), trace.len() as u64);
+        // A large trace is durable before the settlement that names it.
         let trace = if trace.len() > MAX_ROW_BYTES {
             self.readers.blobs().put(&trace).map_err(Fault::host)?;
             Vec::new()
@@ -326,6 +329,8 @@ impl Guests {
         match self.sandbox.prepare(&bytes) {
             Ok(prepared) => Ok(Ok(prepared)),
             Err(error @ AdmitError::Host(_)) => Err(Fault::host(error)),
+            // It would fail at every try, and the claims behind it would wait for ever: so the run
+            // ends as a trap.
             Err(error) => {
                 tracing::warn!(claim = %work.claim.id, %error, "a claim's module was admitted once, and is not any more");
                 Ok(Err(TrapCause::OutOfMemory))
@@ -433,6 +438,7 @@ impl Oracle for Metered {
     fn ask(&mut self, vector: &[u8]) -> Result<u32, AskError> {
         failpoint::pass(Point::WorkRunMid);
         let answer_items = self.holdout.split().answer_items;
+        // Without an answer part an answer tells nothing, so that it costs nothing.
         if answer_items == 0 {
             self.trace.free();
             return Ok(0);
@@ -459,6 +465,8 @@ impl Oracle for Metered {
             self.n_symbols,
             answer_items,
         );
+        // If the table lacks the symbol, the dearest price is charged: no answer is ever free by
+        // accident.
         let price = self.prices.price(self.n_symbols, symbol).unwrap_or(dearest);
         self.left = self.left.saturating_sub(price);
         self.charged = self.charged.saturating_add(price);

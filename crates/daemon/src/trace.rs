@@ -42,6 +42,7 @@ impl Tracing {
     /// # Errors
     /// A sentence, where nothing can be sent to the collector.
     pub fn start(config: &Config) -> Result<Self, String> {
+        // The configuration has refused a filter that does not parse.
         let filter = EnvFilter::try_new(&config.log).unwrap_or_else(|_| EnvFilter::new("info"));
         let lines = tracing_subscriber::fmt::layer()
             .with_ansi(std::io::stderr().is_terminal())

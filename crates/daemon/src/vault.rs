@@ -239,6 +239,8 @@ impl Vault {
         items: &Items,
         binding: Binding<'_>,
     ) -> Result<Digest, VaultError> {
+        // AES-GCM fails if a nonce comes twice under one key; of 96 random bits none does in so few
+        // blobs.
         let mut nonce = [0; NONCE_LEN];
         getrandom::fill(&mut nonce).map_err(VaultError::Random)?;
         let plain = Zeroizing::new(
@@ -270,6 +272,8 @@ impl Vault {
         if let Some(open) = lock().get(&id) {
             return Ok(Arc::clone(open));
         }
+        // The lock is not held while items are decrypted: two runs may do so twice, and no other
+        // run waits.
         let items = self.read(blob, binding)?;
         let open = OpenHoldout::new(items, binding.policy.answer_share_micros)
             .ok_or_else(|| binding.does_not_open())?;
@@ -306,6 +310,7 @@ impl Vault {
     /// # Errors
     /// If the blob cannot be removed; the next start removes it.
     pub fn forget(&self, id: HoldoutId, blob: &Digest) -> Result<(), VaultError> {
+        // Memory forgets first, so that no run opens the holdout from there.
         self.open
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -341,6 +346,7 @@ impl Vault {
     }
 
     fn keys(&self) -> HoldoutKeys {
+        // A copy, so that no lock is held while some ten megabytes are encrypted or decrypted.
         self.keys
             .read()
             .unwrap_or_else(PoisonError::into_inner)

@@ -46,8 +46,12 @@ impl Anchors {
                 beginner.origin
             )));
         }
+        // This is asked before directories are made: one that this start makes cannot say that
+        // nothing was signed before.
         let was_there: Vec<bool> = self.places.iter().map(Place::is_there).collect();
         let is_sure = beginner.made_key || beginner.stated.is_some();
+        // Else nothing is made: a start that is refused must not leave an anchor that the next one
+        // takes for an old one.
         if is_sure {
             self.make_default()?;
             self.places.iter().for_each(Place::make);

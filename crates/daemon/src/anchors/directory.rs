@@ -138,6 +138,7 @@ pub fn make(directory: &Path) -> io::Result<()> {
     match DirBuilder::new().mode(0o700).create(directory) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && directory.is_dir() => Ok(()),
         Err(error) => Err(error),
+        // The directory's name must outlast a loss of power as the heads in it do.
         Ok(()) => sync(directory.parent().unwrap_or(directory)),
     }
 }
@@ -263,6 +264,8 @@ impl HeadFile {
             .truncate(false)
             .mode(0o600)
             .open(&path)?;
+        // The file is locked before anything is looked at: the process that holds it may be
+        // writing.
         lock(&file, TAKE_PATIENCE)?;
         let metadata = file.metadata()?;
         if metadata.len() < 2 * SLOT as u64 {
@@ -273,6 +276,7 @@ impl HeadFile {
             )?;
             file.sync_all()?;
         }
+        // The file's name must outlast a loss of power, or its heads would go with it.
         if is_new {
             sync(directory)?;
         }

@@ -111,6 +111,7 @@ impl Place {
                 let origin = tip.checkpoint.origin();
                 let unsigned = || directory::unsigned(&tip.checkpoint, &tip.key_id);
                 let text = tip.note.clone().unwrap_or_else(unsigned);
+                // After an error the file is opened anew: an operator may have replaced it.
                 hold(&mut file, path, origin)?
                     .write(text.as_bytes())
                     .inspect_err(|_| *file = None)?;

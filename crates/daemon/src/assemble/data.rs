@@ -98,5 +98,7 @@ pub fn note_backup(
         let noted = store.remember(vec![fact]);
         noted.must_be_durable("that this is a backup")?;
     }
+    // The mark goes once the database says the same: a crash in between must not lose that this is
+    // a backup.
     backup::no_backup_any_more(directory)
 }

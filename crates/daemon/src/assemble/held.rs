@@ -106,6 +106,7 @@ impl OwnLog {
         runtime: &Handle,
     ) -> Result<Head, StartError> {
         let size = self.published.size().max(1);
+        // All of the newest head was shown before, so that it may be shown again.
         if size >= self.head.size {
             return Ok(self.head.clone());
         }
@@ -158,6 +159,8 @@ impl Hold {
             if !self.own.is_free(&self.anchors)? {
                 return Ok(false);
             }
+            // Agreement is not enough: an anchor must remember the newest head before another one
+            // is signed.
             if !self.anchors.remember(&self.tip)? {
                 self.state.hold(CANNOT_WRITE);
                 return Ok(false);

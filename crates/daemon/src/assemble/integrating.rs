@@ -38,6 +38,7 @@ impl Integrating {
         let (wake, woken) = mpsc::channel();
         let follow = move || {
             yield_to_serving();
+            // The sweep leaves what this process has put, so that uploads may go on beside it.
             match readers.blobs().sweep(|blob| readers.names_blob(blob)) {
                 Ok(0) => {}
                 Ok(swept) => tracing::info!(swept, "removed blobs of uploads that never committed"),

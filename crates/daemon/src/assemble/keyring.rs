@@ -78,6 +78,7 @@ impl Keyring {
             None => None,
         };
         shelf.settle(&mut keys, in_use)?;
+        // A missing key stops the start here: else every run on a holdout would fail later.
         if let Some(tag) = in_use {
             let key = keys.of(&tag).cloned();
             vault.follow(key.ok_or_else(|| HoldoutKeyError::Another(shelf.place()))?);

@@ -118,6 +118,7 @@ impl Listeners {
         let metrics_tls = tls
             .filter(|_| config.metrics_tls)
             .map(|tls| {
+                // Metrics need no caller that is known, so that no certificate is asked for.
                 let mut tls = tls.clone();
                 tls.files.client_ca = None;
                 tls.files.client_crls.clear();

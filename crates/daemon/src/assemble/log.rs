@@ -111,6 +111,8 @@ impl Log {
         let size = resident.counters().next_index;
         // Before anything is signed over what is here, or shown of it that was not before.
         let own = OwnLog::read(directory, &readers, &head, &facts, keys, size)?;
+        // A first start has made its anchor by now. A restored directory gets none by itself: a new
+        // anchor knows nothing of what was signed after the backup.
         if !first_start
             && facts.restored.is_none()
             && let Err(error) = anchors.make_default()
@@ -157,6 +159,7 @@ impl Log {
         let Some(old) = &keys.predecessor else {
             return Ok(());
         };
+        // The new key signs the tree that has the link, so it begins with that size.
         let since = self.alone.tree().size() + 1;
         let link = link(self.alone.tree(), old, &keys.signer, runtime)?;
         let work = OwnWork::command(LogCommand::RotateKey(Box::new(link)));
@@ -205,6 +208,8 @@ impl Log {
         runtime: &Handle,
     ) -> Result<AccountsFile, StartError> {
         let file = import.file();
+        // One commit makes the accounts what the file says and the file a known one: after a crash
+        // both hold, or neither.
         let work = OwnWork {
             files: Some(AccountsFiles {
                 announced: Some(file),
@@ -218,6 +223,8 @@ impl Log {
         };
         let what = "the import of accounts.json";
         self.head = own::enact(&mut self.alone, work, signing, what)?.0;
+        // A crash before this leaves an approval that nothing asks for: the next start knows the
+        // file.
         import.done(directory)?;
         Ok(file)
     }
@@ -228,6 +235,8 @@ impl Log {
     /// If an anchor knows other entries, or the files cannot be written.
     pub fn publish(&mut self, signer: &LogSigner, done: &Done) -> Result<(), StartError> {
         if self.free {
+            // Anchors come first: what this start has signed is shown only if one of them remembers
+            // it.
             self.free = self.anchors.remember(&self.tip(signer))?;
             self.own.head = self.head.clone();
             let tree = self.alone.tree();
@@ -347,6 +356,8 @@ fn begin(
         begun_by: begun.by,
     }));
     let work = OwnWork {
+        // The commit that begins the log also forgets that a key was being made: from here on the
+        // key has signed.
         facts: vec![Fact::Beginning(None)],
         ..OwnWork::command(command)
     };

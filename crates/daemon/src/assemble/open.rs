@@ -136,6 +136,8 @@ pub fn open(
 ) -> Result<Opened, StartError> {
     let directory = config.data_dir.as_path();
     prepare_directory(directory)?;
+    // The daemon believes nothing in the directory, the lock included, before it knows that no
+    // other user can write there.
     for warning in guarded::must_be_closed(config)? {
         tracing::warn!("{warning}");
     }
@@ -248,11 +250,15 @@ impl Ready {
             runtime,
         )?;
         let (log_keys, owners, shelf, holdout_keys) = keyring.apart();
+        // A new key is linked before the start signs anything else with it.
         log.follow_key(&log_keys, runtime)?;
         let keys = Arc::new(Keys::new(owners, log_keys, log.history.clone()));
         keys.must_be_these(&log.readers)?;
         let accounts_json = log.bring_accounts(directory, accounts_json, &keys, runtime)?;
+        // An anchor knows what the start has signed before anything works on the log.
         log.publish(&keys.signer(), &done)?;
+        // Only the registered holdouts tell which key opens them, so that the vault comes after the
+        // database.
         let blobs = log.readers.blobs();
         let holdouts = log.alone.resident().holdouts();
         let (vault, shelf) = Keyring::open_vault(shelf, holdout_keys, holdouts, blobs)?;

@@ -78,6 +78,8 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let health = Arc::new(Health::default());
     let front = Front::default();
     let http_servers = listeners.serve_http(&health, &front, &metrics, &http_stopped)?;
+    // Files and a KMS are waited for on a thread of their own, so that health is answered
+    // meanwhile.
     let opened = {
         let (config, metrics, runtime) = (config.clone(), Arc::clone(&metrics), Handle::current());
         blocking(move || open::open(&config, &metrics, &runtime)).await?
@@ -97,6 +99,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         used_signatures(&config.data_dir)?,
     ));
     let api = agents_gate(&config, &parts, &gate, &metrics)?;
+    // The gate listens before calls are served, so that it misses no exchange of the files.
     listeners.tell_of_exchanges(Arc::clone(&gate), stopped.clone());
     let layers = (CountLayer(metrics), GateLayer::new(Arc::clone(&gate)));
     let servers = listeners
@@ -105,6 +108,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     front.open(api);
     let (reload, reloads) = mpsc::channel(1);
     let control = control(&config, &parts, &health, reload, stopped);
+    // This comes last: a probe that finds the daemon ready finds every port open.
     health.serves();
     Ok(Running {
         config,
@@ -227,6 +231,8 @@ impl Running {
         let (config, parts) = (self.config.clone(), self.parts.clone());
         let (gate, stating) = (Arc::clone(&self.gate), Arc::clone(&self.stating));
         let taken_over = tokio::task::spawn_blocking(move || {
+            // Each part is tried, also after one that failed: the operator hears of all problems at
+            // once.
             let mut problems = Vec::new();
             problems.extend(reload_tls().err().map(|error| error.to_string()));
             let keys = rotation::reload(&config, &parts.keys, &parts.mailbox);
@@ -260,6 +266,8 @@ impl Running {
     /// # Errors
     /// Where the writer had failed.
     pub async fn stop(self) -> Result<(), Fatal> {
+        // Probes hear of the stop first: load balancers go elsewhere while everything is still
+        // served.
         self.health.stops();
         // A writer that has failed takes nothing any more.
         if !self.has_failed() {
@@ -276,6 +284,7 @@ impl Running {
             mut accounts,
             lock,
         } = self.threads;
+        // Decisions that still wait for the log must reach it while the writer takes calls.
         blocking(move || decisions.end()).await;
         self.parts.mailbox.stop(deadline);
         let driver = blocking(move || driver.join()).await;
@@ -292,6 +301,7 @@ impl Running {
         // The last head is published before the lock is given back.
         blocking(move || integrator.end()).await;
         failpoint::pass(Point::ShutdownFlushed);
+        // A failure of the writer is raised only here, once the other threads have ended.
         let mut store = driver?;
         let (parts, directory) = (self.parts, self.config.data_dir);
         let flushed = blocking(move || {
@@ -316,6 +326,7 @@ impl Running {
         let _ = self.stop_http.send(true);
         self.http_servers.end(grace).await;
         failpoint::pass(Point::ShutdownBeforeUnlock);
+        // The lock goes last: the next start must find nothing of this one at work.
         drop(lock);
         Ok(())
     }
@@ -353,6 +364,8 @@ fn reload_rules(config: &Config, parts: &Parts, gate: &Gate, stating: &Stating) 
         problems.extend(wrong.0);
         parts.policies.load_full()
     });
+    // The log states the new rules before any call is judged by them. If it cannot, the old ones
+    // stay in force.
     match stating.state(in_force::of(&policies, &authenticator, &parts.keys)) {
         Ok(()) => {
             gate.follow(authenticator);

@@ -77,6 +77,7 @@ impl Writer<'_> {
         let thread = thread::Builder::new()
             .name("writer".to_owned())
             .spawn(move || {
+                // While the log is held there is no driver, so that nothing can decide or sign.
                 if let Some(hold) = hold
                     && hold
                         .wait(&inbox, &mut store, publisher.as_ref())?

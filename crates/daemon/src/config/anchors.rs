@@ -111,6 +111,7 @@ fn fixed(path: &Path) -> std::io::Result<PathBuf> {
     let (Some(parent), Some(name)) = (absolute.parent(), absolute.file_name()) else {
         return Ok(absolute.canonicalize().unwrap_or(absolute));
     };
+    // A parent that is not there yet has no links to resolve.
     Ok(parent
         .canonicalize()
         .unwrap_or_else(|_| parent.to_owned())

@@ -111,6 +111,8 @@ impl IdentityConfig {
                 (None, None) => {}
             }
         }
+        // The files are read once here, so that what is wrong with them is reported with the other
+        // problems.
         if let Err(wrong) = config.load() {
             problems.extend(wrong);
         }

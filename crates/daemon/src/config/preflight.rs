@@ -227,6 +227,8 @@ fn tool_calls(settings: &Settings, problems: &mut Vec<String>) -> Rules {
         ),
     };
     if let Err(error) = rules.check() {
+        // The problem stops the start, so that the default never serves in place of what was asked
+        // for.
         problems.push(format!("--probe-…: {error}"));
         return default;
     }

@@ -87,6 +87,7 @@ fn order(
         }
         _ => failed("connect to the daemon at")(error),
     })?;
+    // A backup may be silent for long, so that only a look at the health is given up.
     stream
         .set_read_timeout(patience)
         .map_err(failed("read from"))?;

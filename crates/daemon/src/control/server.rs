@@ -48,6 +48,8 @@ impl Control {
     /// Where the file system takes no sockets.
     pub fn bind(data_directory: &Path) -> io::Result<Self> {
         let path = data_directory.join(SOCKET);
+        // The socket is made under a name of its own and renamed: a client finds the old one or a
+        // finished one.
         let fresh = format!("{SOCKET}.{}", std::process::id());
         let (directory, short) = wire::short_path(data_directory, &fresh)?;
         match fs::remove_file(&short) {
@@ -136,6 +138,7 @@ impl Served {
         let (read, mut write) = stream.into_split();
         let mut line = String::new();
         let mut reader = tokio::io::BufReader::new(read.take(MAX_ORDER));
+        // A peer that says nothing must not keep one of the few places.
         let order = match tokio::time::timeout(ORDER_TIMEOUT, reader.read_line(&mut line)).await {
             Ok(Ok(_)) => serde_json::from_str::<Order>(&line)
                 .map_err(|error| format!("no order of this release: {error}")),

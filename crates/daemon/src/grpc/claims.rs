@@ -319,6 +319,7 @@ pub fn as_v2(request: &wire::CreateClaimRequest) -> Result<wire::CreateClaimV2Re
     let topic = parse::digest("topic_id", &request.topic_id)?;
     let handle = parse::digest("holdout_handle_id", &request.holdout_handle_id)?;
     let phys = parse::digest("phys_hir_hash", &request.phys_hir_hash)?;
+    // Written this way round, the test refuses NaN too.
     if !(request.alpha > 0.0 && request.alpha < 1.0) {
         return Err(invalid("alpha", "must be in (0,1)"));
     }
@@ -326,6 +327,8 @@ pub fn as_v2(request: &wire::CreateClaimRequest) -> Result<wire::CreateClaimV2Re
     Ok(wire::CreateClaimV2Request {
         claim_name: format!("legacy-v1/{name}"),
         metadata: Some(wire::ClaimMetadataV2 {
+            // The fraction that the cast cuts off makes the significance level stricter, never
+            // laxer.
             alpha_micros: (request.alpha * 1e6) as u32,
             ..Default::default()
         }),

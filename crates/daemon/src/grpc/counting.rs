@@ -94,6 +94,7 @@ where
 /// The id that a call came with, or one that no other has.
 fn request_id(headers: &HeaderMap) -> HeaderValue {
     static NEXT: AtomicU64 = AtomicU64::new(0);
+    // An id is repeated in logs and headers, so that other characters are not taken.
     let sent = headers.get(REQUEST_ID).filter(|id| {
         (1..=128).contains(&id.len()) && id.as_bytes().iter().all(|b| (0x21..=0x7e).contains(b))
     });
@@ -119,6 +120,7 @@ struct UnderWay {
 impl UnderWay {
     /// Counts a call whose status is in the answer's head, and follows the body of any other.
     fn follow(mut self, mut answer: Response<Body>) -> Response<Body> {
+        // The tag is taken out: it is for this layer's line of the log alone.
         self.caller = answer.extensions_mut().remove::<CalledBy>().map(|by| by.0);
         let id = self.request_id.clone();
         answer.headers_mut().insert(REQUEST_ID, id);
@@ -140,6 +142,7 @@ impl UnderWay {
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
+        // A watch lasts as long as its client likes, which says nothing about the server.
         let took = (!rules::is_watch(self.method)).then(|| self.began.elapsed());
         self.metrics.called(self.method, self.end, took);
         self.span.record("rpc.grpc.status_code", self.end as i32);

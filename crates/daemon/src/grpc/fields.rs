@@ -71,6 +71,7 @@ impl Counted {
                     self.head(read, len, byte)
                 }
                 Reading::Content(len) => {
+                    // No more than `left` is skipped, so that the casts lose nothing.
                     let skipped = len.min(u64::from(self.left)).min(bytes.len() as u64);
                     bytes = &bytes[skipped as usize..];
                     self.left -= skipped as u32;
@@ -114,6 +115,8 @@ impl Counted {
             if self.fields > MOST {
                 return false;
             }
+            // With no byte left the next one begins a message: so nothing is ever taken from a
+            // `left` of zero.
             if self.left == 0 && !matches!(self.reading, Reading::Head { .. }) {
                 self.reading = Reading::Head { read: 0, len: 0 };
             }
@@ -187,6 +190,7 @@ impl HttpBody for Counted {
             && let Some(bytes) = frame.data_ref()
             && !self.read(bytes)
         {
+            // The rest stays unread: nobody decodes a body that has ended in a status.
             self.body = Body::empty();
             let what = format!("has more than {MOST} fields");
             return Poll::Ready(Some(Err(status::invalid("the message", &what))));

@@ -110,6 +110,7 @@ where
             request = request.map(|_| empty_message());
         }
         let whose = whose(&request);
+        // Only a call that was let in takes a place: strangers must not use up what callers share.
         let place = match self.places.call(whose, label) {
             Ok(place) => place,
             Err(full) => return Box::pin(std::future::ready(Ok(full.into_http()))),

@@ -137,6 +137,7 @@ pub async fn set_budgets(
     let request = &call.message;
     let scope = Scope::parse(&request.scope)?;
     let stamp = call.stamp("SetHoldoutPoolBudgets")?;
+    // `amount` has bounded it, so that the cast cuts off less than a millionth of a bit.
     let bits = request
         .new_k_bits_budget
         .map(|bits| amount("new_k_bits_budget", bits))

@@ -69,10 +69,13 @@ impl Standing {
 
     /// Whether the call may go on.
     fn check(&mut self) -> Result<(), Status> {
+        // A sender that is gone belongs to a daemon that ends: nothing changes any more.
         let has_changed = self.changes.has_changed().unwrap_or(false);
         if !has_changed && unix_ms() / 1_000 <= self.not_after_unix {
             return Ok(());
         }
+        // The change is marked before the roles are read, so that one that comes in between is
+        // looked at again.
         self.changes.mark_unchanged();
         let roles = self
             .gate
@@ -112,6 +115,7 @@ struct Wake {
 
 impl Wake {
     fn new(standing: &Standing) -> Self {
+        // The certificate holds through its last second.
         let now_unix = unix_ms() / 1_000;
         let left_s = standing
             .not_after_unix

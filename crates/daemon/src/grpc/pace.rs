@@ -50,6 +50,8 @@ impl Pace {
     fn passed(&self, whose: Whose, bytes: usize) -> Duration {
         let now_ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
         let mut passed = self.passed.lock().unwrap_or_else(PoisonError::into_inner);
+        // A caller that only asks for the wait must not push another caller's bucket out of the
+        // memory.
         if bytes > 0 {
             passed.take(whose, bytes as u64, now_ms);
         }
@@ -74,6 +76,7 @@ impl Paced {
 
     /// Waits until what the caller's other bodies brought is within its pace, before anything is made of the next one.
     pub async fn begin(&self) {
+        // Other bodies of the same caller may have gone by during the pause.
         loop {
             let wait = self.pace.passed(self.whose, 0);
             if wait.is_zero() {
@@ -137,6 +140,8 @@ impl HttpBody for AtPace {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        // Beyond the pace nothing is read: the bytes stay in the client's window, and fill no
+        // buffer here.
         ready!(self.poll_pause(cx));
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
         if let Some(Ok(frame)) = &frame {

@@ -112,6 +112,7 @@ pub fn output_schema(text: &str) -> Result<String, Status> {
 pub fn no_dp(field: &str, budget: Option<f64>) -> Result<(), Status> {
     match budget {
         None => Ok(()),
+        // A client that sends every field asks for nothing by a zero.
         Some(0.0) => Ok(()),
         Some(_) => Err(invalid(field, "is not offered; leave it out")),
     }

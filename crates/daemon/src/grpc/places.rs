@@ -144,6 +144,8 @@ impl Work {
     /// If it takes too long.
     pub async fn begin(self) -> Result<(Reading, Option<Answering>), Box<Status>> {
         let places = async {
+            // Nothing of the request is read before its answer has a place too: it would fill
+            // memory while it waits.
             let answer = match self.answers {
                 Some((kind, paced)) => {
                     let place = kind.place(self.whose).await;
@@ -224,9 +226,12 @@ impl HttpBody for InTime {
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         match Pin::new(&mut self.body).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
+                // The handler may work on the last piece for long, and nothing more is read
+                // meanwhile.
                 if self.body.is_end_stream() {
                     self.place = None;
                 } else if self.renews {
+                    // The piece ended the silence: the next one has a deadline of its own.
                     self.until = None;
                 }
                 Poll::Ready(Some(Ok(frame)))
@@ -243,6 +248,8 @@ impl HttpBody for InTime {
                     Poll::Pending => Poll::Pending,
                     Poll::Ready(()) => {
                         self.place = None;
+                        // What has come goes at once, and not only when the handler has seen the
+                        // status.
                         self.body.give_up();
                         Poll::Ready(Some(Err(status::too_slow(wait))))
                     }
@@ -272,6 +279,7 @@ pub fn held(body: Body, place: Place, answering: Option<Answering>) -> Body {
         None => (body, (place, None)),
         Some(large) => (Body::new(large.paced.of(body)), (place, Some(large.place))),
     };
+    // The closure owns the places, so that they are free when the body is dropped.
     Body::new(body.map_frame(move |frame| {
         let _held = &places;
         frame

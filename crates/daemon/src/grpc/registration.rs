@@ -46,6 +46,7 @@ fn must_be_whole(
     header: &wire::PutHoldoutHeader,
 ) -> Result<Submission, Status> {
     let (said, came) = (header.items, submission.labels.len());
+    // A stream that ends early without an error must not register a part of the labels.
     if came as u64 != said {
         let rule = format!("says {said}, but {came} labels came");
         return Err(invalid("items", &rule));
@@ -84,6 +85,8 @@ fn add(
     chunk: &wire::PutHoldoutChunk,
 ) -> Result<(), Status> {
     let count = chunk.labels.len();
+    // Each piece is bounded before it is kept, so that memory holds what the header says and no
+    // more.
     if count > MAX_CHUNK_BYTES || (submission.labels.len() + count) as u64 > header.items {
         return Err(invalid(
             "labels",

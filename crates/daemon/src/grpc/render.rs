@@ -193,6 +193,7 @@ pub fn claim(shown: ShownClaim) -> wire::Claim {
         duplicate_of,
     } = shown;
     let shown_state = match claim.state {
+        // A revocation of its own says more than one that the claim inherits.
         ClaimState::Revoked => state(claim.state),
         _ if tainted_by.is_some() => wire::ClaimState::Tainted as i32,
         ClaimState::Sealed if stale => wire::ClaimState::Stale as i32,

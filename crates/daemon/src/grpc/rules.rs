@@ -116,6 +116,7 @@ pub fn label(path: &str) -> &'static str {
             .into_iter()
             .find(|name| path.strip_prefix('/') == Some(*name)),
     };
+    // A path is a stranger's word. As a label it would be another series of metrics for each word.
     found.unwrap_or("other")
 }
 
@@ -187,6 +188,8 @@ pub fn of(path: &str) -> Needs {
     let Some(method) = path.strip_prefix(SERVICE) else {
         return Needs::Known;
     };
+    // A method that the table lacks needs the strongest role, so that no forgotten row opens a
+    // call.
     RULES
         .iter()
         .find(|(name, _)| *name == method)

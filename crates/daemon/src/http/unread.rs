@@ -55,6 +55,7 @@ pub fn watch(request: Request<Incoming>) -> (Request<Body>, Unread) {
 impl Unread {
     /// Reads what is left, if it is little and comes soon.
     pub async fn read(self) {
+        // A body that its reader still holds is not waited for: the answer must leave.
         let Some(Ok(body)) = self.0.map(|mut back| back.try_recv()) else {
             return;
         };

@@ -93,6 +93,7 @@ fn differences(
         before.insert(account.principal.clone(), Listed::from(&account));
         Ok(())
     })?;
+    // The credit of all accounts together may exceed 64 bits.
     let sum = |accounts: &BTreeMap<String, Listed>| -> u128 {
         accounts
             .values()
@@ -138,12 +139,15 @@ pub fn export(directory: &Path) -> Result<Option<PathBuf>, StoreError> {
     let mut kept = None;
     if let Some(bytes) = file.read()? {
         before = stopped.found.accounts_files.find(&digest(&bytes));
+        // A file that the daemon did not write may be an operator's work, so it is kept.
         if before.is_none() {
             let copy = directory.join(format!("accounts.json.replaced-{}", unix_ms()));
             write_durably(&copy, &bytes)?;
             kept = Some(copy);
         }
     }
+    // The approval goes first: after a crash the next start must not import what the operator gave
+    // up.
     Approval::withdraw(directory)?;
     write_now(&mut stopped.store, directory, &stopped.readers, before)?;
     Ok(kept)

@@ -56,6 +56,7 @@ fn begin(data_directory: &Path, destination: &Path) -> Result<(), StoreError> {
         )));
     }
     let canonical = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    // The destination need not exist yet, so that its parent tells where it lies.
     let parent = destination.parent().unwrap_or(destination);
     if canonical(parent).starts_with(canonical(data_directory)) {
         return Err(StoreError::Unusable(format!(

@@ -79,6 +79,7 @@ fn keys(config: &Config, report: &mut Report) {
     for name in secrets::NAMES {
         looked_at += 1;
         match (read(&imported, name), read(&own, name)) {
+            // If a KMS wraps the key of the holdouts, the plain file is rightly missing.
             (Ok(None), Ok(None)) if name == secrets::HOLDOUTS && wrapped(&own) => {}
             (Ok(None), Ok(None)) => note(name.to_owned(), "it is missing".to_owned()),
             (Err(error), _) | (_, Err(error)) => note(name.to_owned(), error.to_string()),

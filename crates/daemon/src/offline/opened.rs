@@ -43,6 +43,8 @@ impl Opened {
     pub fn open(config: &Config) -> Result<Self, StartError> {
         let lock = DirectoryLock::take(&config.data_dir)?;
         let (mut store, mut found) = SqliteStore::open(&config.data_dir)?;
+        // Recovery protects what was charged, so that it may use the room that is kept free from
+        // new work.
         store.keep_free(0);
         note_backup(&config.data_dir, &mut store, &mut found.facts)?;
         let Found {
@@ -63,7 +65,9 @@ impl Opened {
         let readers = Arc::new(Readers::open(&config.data_dir)?);
         let mut tree = Tree::new();
         append_unsigned(&mut tree, &readers, counters.next_index)?;
+        // Size and root are all that is needed; the tiles of a whole log would fill memory.
         drop(tree.take_full_tiles());
+        // Nothing runs here, so that no engine is named.
         let resident = Resident::new(holdouts, counters, String::new())
             .with_accounts(config.accounting.clone(), totals)
             .with_in_force(in_force);

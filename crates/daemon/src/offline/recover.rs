@@ -72,6 +72,7 @@ pub fn recover(config: &Config, from: &str, runtime: &Handle) -> Result<Recovere
     }
     let missing = checked(&opened, &source, &checkpoint, &note, runtime)?;
     let keys = signer(config, &opened, &missing, runtime)?;
+    // The head is signed before anything is appended: if the KMS fails, the directory is as it was.
     let head = runtime
         .block_on(keys.signer.sign_head(size, checkpoint.root()))
         .map_err(LogKeyError::Kms)?;
@@ -85,6 +86,7 @@ pub fn recover(config: &Config, from: &str, runtime: &Handle) -> Result<Recovere
     };
     let mut next = own;
     while next < size {
+        // The source is read a second time, since all that is missing may not fit into memory.
         let entries = source.bundle(next / WIDTH, size, runtime)?;
         let entries = entries[(next % WIDTH) as usize..].to_vec();
         let count = entries.len() as u64;
@@ -94,6 +96,8 @@ pub fn recover(config: &Config, from: &str, runtime: &Handle) -> Result<Recovere
             &mut opened,
             entries,
             &missing.leaves[(next - own) as usize..],
+            // Only the last part has a head: one over an earlier part would be a head that the log
+            // never had.
             last.then(|| head.clone()),
             &mut recovered,
         )?;
@@ -183,6 +187,7 @@ fn signer(
     missing: &Missing,
     runtime: &Handle,
 ) -> Result<LogKeys, StartError> {
+    // The key is chosen as if the newest head were here already: the key that signed it goes on.
     let newest = Head {
         key_id: missing.key.id,
         ..opened.head.clone()
@@ -237,6 +242,8 @@ fn append(
             StoreError::Unusable(format!("entry {}: {refusal}", first + nth as u64))
         })
     })?;
+    // Decisions that came back have numbers of their epoch. This database must be later, or it
+    // would give them again.
     opened.alone.store_mut().be_later_than(epoch)?;
     Ok(())
 }

@@ -180,6 +180,7 @@ pub fn carry_on(config: &Config, because: &str, runtime: &Handle) -> Result<Cont
         .into());
     }
     let anchors = opened.anchors(config, runtime)?;
+    // The anchors that will be written may be others than those, and one of them may know more.
     may_be_newest(opened.compare(&anchors)?)?;
     let signer = signer_so_far(config, &opened, "state it", runtime)?;
     let command = LogCommand::Continue(Box::new(ContinueLog {

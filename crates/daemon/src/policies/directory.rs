@@ -183,6 +183,7 @@ impl Reading<'_> {
         let manifest = Manifest::parse(&bytes)
             .map_err(|found| found.into_iter().map(about).collect::<Vec<_>>())?;
         let mut problems = Vec::new();
+        // A veto names its oracle by the id alone, so that no two may have the same.
         match self.named.get(&manifest.oracle_id) {
             Some(first) => problems.push(about(format!(
                 "has the oracle_id {:?}, which {first} has already",

@@ -81,6 +81,7 @@ impl Manifest {
     pub fn parse(bytes: &[u8]) -> Result<Self, Vec<String>> {
         let mut manifest: Self = serde_json::from_slice(bytes)
             .map_err(|error| vec![format!("is not a manifest: {error}")])?;
+        // The name of the set covers each file as it lies there, and not only what was understood.
         manifest.file_hash = Digest::of(bytes);
         let problems = manifest.problems();
         if problems.is_empty() {
@@ -121,6 +122,7 @@ impl Manifest {
             "wasm_filename must be the name of a file beside the manifest: no path, no \"..\""
                 .to_owned(),
         );
+        // A draft has no hash yet; `evidenceos policy sign` fills it in.
         unless(
             self.wasm_sha256_hex.is_empty()
                 || Digest::from_typed_hex(&self.wasm_sha256_hex).is_some(),

@@ -84,6 +84,7 @@ impl Api {
             Unknown::Signature(misused) => self.misused(misused),
         })?;
         let request_id = parse::request_id(&headers).map_err(|wrong| self.invalid(wrong))?;
+        // The rate comes before the body: a caller beyond it costs no memory.
         self.rates
             .take(&principal.caller.tag)
             .map_err(|wait| self.rate_limited(wait))?;
@@ -130,6 +131,8 @@ impl Api {
     async fn judge(&self, principal: &Principal, call: &ToolCall) -> Answer<ToolDecision> {
         let session = call.session_id.as_deref();
         let observed = self.observe(principal, session, &call.tool_name, &call.params_hash);
+        // One set serves the whole call: a reload must not mix the digest of one set with the votes
+        // of another.
         let policies = self.parts.policies.load_full();
         let policies_digest = policies.digest();
         let goes_on = self
@@ -241,6 +244,8 @@ impl Api {
         tool: &str,
         asked: &Digest,
     ) -> Observed {
+        // Calls that name no session share one: to leave it out is no way past what a session may
+        // do.
         let operation = Digest::of(session.unwrap_or(NO_SESSION).as_bytes());
         let mut name = [0; 16];
         name.copy_from_slice(&operation.0[..16]);
@@ -282,6 +287,8 @@ impl Api {
             &call.canonical_params,
         );
         let asked = tokio::task::spawn_blocking(move || {
+            // The permit goes with the work, also if the call has lost patience: what computes is
+            // bounded.
             let _permit = permit;
             policies.decide(&input)
         });
@@ -383,6 +390,7 @@ impl Api {
         let output = called.output.as_deref().unwrap_or_default();
         let too_long = output.len() > self.config.max_output_bytes;
         let (decision, reason) = judge_output(observed.level, too_long);
+        // An output that is stopped must not be shown in part either.
         let shows = too_long && decision == OutputDecision::Redact;
         let mut body = OutputVerdict {
             decision,
@@ -398,6 +406,7 @@ impl Api {
             receipt_hash: String::new(),
             decision_id: None,
         };
+        // The receipt covers the answer as it is before it has a receipt and a number of its own.
         let receipt = called.receipt(&body);
         let durable = self.must_be_durable(&called.tool_name, decision.stops());
         let draft = Draft::postflight(principal, called, &body, receipt);

@@ -51,6 +51,7 @@ impl Rates {
     /// # Errors
     /// How long to wait for one.
     pub fn take(&self, principal: &OwnerTag) -> Result<(), Duration> {
+        // The caller's own rate comes first: a call that it refuses takes nothing from the others.
         match &self.own {
             Limit::Off => {}
             Limit::By(limiter) => limiter

@@ -186,6 +186,8 @@ impl<'de> Deserialize<'de> for Body {
                     match at {
                         Some(at) => body.0[at] = Some(map.next_value()?),
                         None => {
+                            // The value is passed over without a tree, so that an unknown field
+                            // costs no memory.
                             map.next_value::<IgnoredAny>()?;
                         }
                     }

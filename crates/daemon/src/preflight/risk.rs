@@ -30,6 +30,8 @@ impl Risk {
     /// Whether a tool can do harm.
     pub fn is_high(&self, tool: &str) -> bool {
         let bare = bare(tool);
+        // Of a name of dots and blanks nothing is left to compare, so that it counts as one that
+        // can do harm.
         !is_plain(tool) || bare.is_empty() || self.high.contains(&bare)
     }
 
@@ -41,6 +43,8 @@ impl Risk {
 
     /// Whether a tool carries out a command.
     pub(super) fn is_shell(&self, tool: &str) -> bool {
+        // An unusual name could be any tool for the program that makes the call: no parameters are
+        // harmless for it.
         is_plain(tool) && SHELLS.contains(&bare(tool).as_str())
     }
 }

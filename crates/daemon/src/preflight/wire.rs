@@ -273,6 +273,7 @@ impl<T> Answer<T> {
     /// The same, to be asked again after a while.
     pub fn retry_after(self, seconds: u64) -> Self {
         Self {
+            // After zero seconds a client would ask again at once.
             retry_after_s: Some(seconds.max(1)),
             ..self
         }

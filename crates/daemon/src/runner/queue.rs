@@ -76,6 +76,8 @@ impl<K: Copy + Eq + Hash, J> Queue<K, J> {
             if let Some(next) = state.take(self.share) {
                 return Some(next);
             }
+            // Nobody notifies when a moment comes, so that the wait itself ends with the earliest
+            // one.
             let pause = state.later.iter().map(|(at, ..)| *at - now).min();
             state = match pause {
                 None => self.changed.wait(state),

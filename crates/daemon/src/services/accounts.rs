@@ -155,6 +155,8 @@ impl Accounts {
     }
 
     async fn tell(self: Arc<Self>, whose: Option<Named>, sender: Told) {
+        // The subscription comes before the first look: a change in between is told twice rather
+        // than never.
         let mut changes = self.changed.subscribe();
         'all: loop {
             if self.tell_all(&whose, &sender).await.is_none() {
@@ -162,6 +164,8 @@ impl Accounts {
             }
             loop {
                 let changed = tokio::select! {
+                    // Accounts may stay as they are for days: a watcher that has left must not be
+                    // kept for so long.
                     () = sender.closed() => return,
                     changed = changes.recv() => changed,
                 };

@@ -55,6 +55,8 @@ impl ServicesCollector {
         let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
         match read_meters(rows, holdouts) {
             Ok(meters) => {
+                // What was read may follow from every entry up to here, so that this is asked after
+                // the read.
                 let entries = rows.anchored.seen();
                 let until = Instant::now() + COVERED_WITHIN;
                 while !rows.anchored.covers(entries) && Instant::now() < until {

@@ -51,6 +51,7 @@ impl Compiling {
         let turn = Arc::clone(&self.turns)
             .place(Whose::Principal(caller))
             .await;
+        // Only in the caller's turn is it known what the modules before this one took.
         let wait = self.spent().wait(&caller, self.now_ms());
         if wait.is_zero() {
             return Ok(turn);

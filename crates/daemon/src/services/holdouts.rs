@@ -170,6 +170,8 @@ impl Holdouts {
         self.catalog.add(&withdrawn.holdout);
         let (id, blob) = (withdrawn.holdout.id, withdrawn.holdout.blob);
         let guests = Arc::clone(&self.guests);
+        // The row says that the holdout is withdrawn. If a crash leaves the blob, the next start
+        // removes it.
         blocking(move || {
             let forgotten = guests.vault.forget(id, &blob);
             forgotten.map_err(|error| Error::Fault(error.to_string()))

@@ -339,6 +339,7 @@ impl Log {
     }
 
     fn read_revocations(&self, after: u64) -> Result<Revocations, Error> {
+        // One more than a page tells whether there are more.
         let mut claims = self.rows.readers.revoked(after, FEED_PAGE + 1)?;
         let head = self.head();
         // What the head does not cover yet is in the next page.

@@ -74,6 +74,7 @@ impl Probing {
         };
         let observed = self.probes.observe(&Call {
             principal: principal.caller.tag,
+            // Claims have no sessions: all of a caller's count together.
             operation: [0; 16],
             topic: first(&call.topic),
             hash: first(&call.claim),
@@ -112,6 +113,7 @@ impl Probing {
                     .recorder
                     .note_durably(PATIENCE, record("DENY", "PROBE_FREEZE"))
                     .await;
+                // The caller is refused in any case: a full recorder must let no caller through.
                 if let Err(why) = noted {
                     tracing::warn!(?why, "the refusal of a caller that probes is not recorded");
                 }

@@ -161,6 +161,7 @@ impl Server {
     /// If the caller does not operate.
     pub async fn confirm_clock(&self, principal: &Principal) -> Result<(u64, u64), Error> {
         principal.caller.must_operate()?;
+        // There is nothing to confirm: the same call again must not be recorded twice.
         let Some(held) = self.clock.held() else {
             let now = self.clock.now_unix_ms();
             return Ok((now, now));
@@ -173,6 +174,7 @@ impl Server {
         .into();
         match self.writer.call(principal, None, command, None).await? {
             Reply::Done => {
+                // The clock goes on only once the operator's word for it is durable.
                 self.clock.confirm();
                 Ok((from_unix_ms, to_unix_ms))
             }

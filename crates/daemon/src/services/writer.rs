@@ -85,6 +85,7 @@ impl Writer {
                 anchored: self.anchored.clone(),
             }),
         });
+        // A call that was dropped without an answer may have been committed before.
         let answer = answer.await.unwrap_or(Ok(Err(Failure::Unknown)));
         let answer = answer.map_err(|NotCovered| Error::NotShownYet { changed: true })?;
         Ok(answer?)
@@ -200,9 +201,13 @@ fn must_be_covered(answer: &Answer, anchored: &Anchored) -> Option<u64> {
             }
         },
         Ok(Reply::Settled(claim)) => match &claim.settlement {
+            // All that the reply says was fixed by the claim's own entry: it need not wait for
+            // later ones.
             Some(settlement) if claim.revocation.is_none() => Some(settlement.index + 1),
             _ => Some(anchored.seen()),
         },
+        // A refusal can tell of a verdict as well: that a claim has settled, or that a budget is
+        // spent.
         Ok(_) | Err(Failure::Refused(_)) => Some(anchored.seen()),
         Err(
             Failure::DiskFull

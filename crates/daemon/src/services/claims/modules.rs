@@ -76,6 +76,8 @@ impl Modules {
         if offer.wasm.is_empty() {
             return Err(Error::field("wasm_module", "is required"));
         }
+        // A module that is ready needs no compiler, so that it needs neither a turn nor a thread
+        // that blocks.
         if let Some(ready) = self.ready(&offer.wasm) {
             return Ok(ready);
         }
@@ -91,6 +93,7 @@ impl Modules {
             modules.must_be_committable(claim, &artifacts, &wasm)?;
             let mut spent = Duration::ZERO;
             let prepared = modules.guests.sandbox.prepare_timed(&wasm, &mut spent);
+            // The time counts also if the module is refused: the compilers have spent it.
             modules.compiling.spent_by(caller, spent);
             let prepared = prepared.map_err(|error| not_admitted(&error))?;
             let module = modules.keep(Digest(prepared.info().sha256), &wasm)?;
@@ -164,6 +167,7 @@ impl Modules {
     /// Keeps an admitted module, which is made durable first if it is large and not stored yet.
     fn keep(&self, hash: Digest, wasm: &[u8]) -> Result<Module, Error> {
         let blobs = self.readers.blobs();
+        // It is kept before the look, so that nobody releases it in between.
         let kept = blobs.keep(hash);
         let (bytes, kept) = if self.readers.has_module(&hash)? {
             (ModuleBytes::Stored, kept)

@@ -74,6 +74,8 @@ impl AskedPolicy {
         sealed_units: u64,
     ) -> Result<(Policy, Vec<String>), Refusal> {
         let alpha_micros = self.alpha_micros.unwrap_or(50_000);
+        // `validate` refuses a level out of range below; the proposal needs one within it until
+        // then.
         let proposal =
             null_spec.proposed_sealed_budget(sealed_units, alpha_micros.clamp(1, 999_999));
         let default = Policy::with_sealed_budget(proposal.budget);
@@ -144,6 +146,7 @@ impl Submission {
             units: self.units.clone(),
             item_ids: keyed_ids(keys, &self.item_ids)?,
         };
+        // Nothing is stored for items that are registered already.
         let compared = check_overlap(vault, &items, others, self.fresh_items)?;
         let share = self.policy.answer_share_micros.unwrap_or(200_000);
         if share >= holdout::MICROS {
@@ -175,6 +178,8 @@ impl Submission {
             reference: &self.reference,
             policy: &description.policy,
         };
+        // The blob is durable before the row that names it. A crash in between leaves a blob that a
+        // start sweeps away.
         let blob = vault.put(open.items(), binding)?;
         let put = PutHoldout {
             reference: self.reference.clone(),
@@ -220,6 +225,8 @@ fn check_overlap(
     others: &[Arc<Holdout>],
     fresh_items: bool,
 ) -> Result<Vec<(HoldoutId, bool)>, Error> {
+    // If the custodian declares the items fresh, which is public, their labels are compared with no
+    // others.
     let column = (!fresh_items).then(|| agreement::Candidate::new(&items.labels));
     let others: Vec<&Holdout> = others
         .iter()
@@ -228,6 +235,7 @@ fn check_overlap(
         .filter(|other| column.is_some() || share_ids(items, other))
         .collect();
     let processors = thread::available_parallelism().map_or(1, NonZero::get);
+    // `chunks` takes no length of zero, which the first holdout would give it.
     let share = others.len().div_ceil(processors).max(1);
     let compare = |others: &[&Holdout]| {
         yield_to_serving();

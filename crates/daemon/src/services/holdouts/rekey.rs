@@ -89,6 +89,8 @@ impl Holdouts {
             for (id, blob) in &blobs {
                 holdouts.catalog.moved(*id, *blob);
             }
+            // The old key goes last: a crash before this leaves a rotation that the next start
+            // finishes.
             shelf.promote()?;
             tracing::info!(holdouts = blobs.len(), "the holdouts are under another key");
             Ok(Rekeyed {
@@ -103,6 +105,7 @@ impl Holdouts {
 
     fn encrypt_anew(&self, keys: &KeyShelf) -> Result<(HoldoutKey, u64, Blobs), Error> {
         let next = keys.make_next()?;
+        // A reader of a blob that is under the next key must find that key.
         self.guests.vault.know(next.clone());
         let all = self.catalog.all();
         let mut blobs = Vec::with_capacity(all.len());
