@@ -63,8 +63,11 @@ impl FromStr for Rate {
             return Err(RateError);
         }
         let whole: u64 = whole.parse().map_err(|_| RateError)?;
+        // Padded on the right, the digits count parts of 10⁻¹²: `.5` and `.50` are one rate.
         let padded = format!("{decimals:0<RATE_DECIMALS$}");
         let decimals: u64 = padded.parse().map_err(|_| RateError)?;
+        // A million credits are 10¹⁸ parts. They fit in 64 bits, and times any number of microbits
+        // in 128, so that `without_fuel` need not check its first product.
         let in_range = whole < MAX_RATE || (whole == MAX_RATE && decimals == 0);
         in_range
             .then_some(Self(whole * RATE_PARTS + decimals))
@@ -125,6 +128,7 @@ impl Tariff {
     /// The charge for a run, in whole credits: the sum of its parts rounded up once, at least 1.
     #[must_use]
     pub fn charge(&self, used: Usage) -> u64 {
+        // A sum beyond 128 bits is a charge that no balance carries, so it need not be exact.
         self.without_fuel(used)
             .checked_add(part(self.per_fuel, used.fuel))
             .map_or(u64::MAX, whole_credits)
@@ -135,6 +139,8 @@ impl Tariff {
     #[must_use]
     pub fn affordable_fuel(&self, credits: u64, used: Usage) -> Option<u64> {
         let rest = (u128::from(credits) * SUM_PARTS).checked_sub(self.without_fuel(used))?;
+        // Rounded down, so that the charge for this fuel, which is rounded up, is at most
+        // `credits`.
         let fuel = rest
             .checked_div(part(self.per_fuel, 1))
             .unwrap_or(u128::MAX);
@@ -157,6 +163,7 @@ fn part(rate: Rate, amount: u64) -> u128 {
 }
 
 fn whole_credits(sum: u128) -> u64 {
+    // If fractions were rounded down, any number of small runs would be free.
     u64::try_from(sum.div_ceil(SUM_PARTS))
         .unwrap_or(u64::MAX)
         .max(1)
@@ -345,6 +352,7 @@ impl Account {
     /// Sets the limit; what the balance has beyond it is withdrawn. Returns how much.
     pub fn limit(&mut self, credit_limit: u64) -> u64 {
         let beyond = self.unburned().saturating_sub(credit_limit);
+        // The balance alone gives way: runs under way may still burn what they have reserved.
         let withdrawn = beyond.min(self.balance);
         self.balance -= withdrawn;
         self.credit_limit = credit_limit;
@@ -388,10 +396,12 @@ impl Totals {
     /// initial + minted + granted − withdrawn − burned − reserved = balances.
     #[must_use]
     pub fn balance_out(&self) -> bool {
+        // Both sides are sums: a difference of unsigned numbers could wrap and balance by accident.
         let came = [self.initial, self.minted, self.granted];
         let went = [self.withdrawn, self.burned, self.reserved, self.balances];
         let sum = |terms: &[u128]| terms.iter().try_fold(0u128, |sum, t| sum.checked_add(*t));
         let came = sum(&came);
+        // Two sums that overflow are both `None`, and equal.
         came.is_some() && came == sum(&went)
     }
 
@@ -399,6 +409,8 @@ impl Totals {
     pub(crate) fn follow(&mut self, before: Option<&Account>, after: &Account) {
         match before {
             Some(before) => {
+                // What the account had leaves first. The sums hold it, so the subtraction cannot go
+                // below zero.
                 self.balances -= u128::from(before.balance);
                 self.reserved -= u128::from(before.reserved);
             }

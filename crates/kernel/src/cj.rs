@@ -47,6 +47,8 @@ impl Object {
     #[must_use]
     pub fn put(mut self, key: &'static str, value: impl Into<Value>) -> Self {
         assert!(is_key(key.as_bytes()), "{key:?} is not a canonical key");
+        // RFC 8785 §3.2.3 sorts keys by UTF-16 code units. For the characters of a key that is the
+        // byte order of the map, so records may put their fields in any order.
         self.0.insert(Cow::Borrowed(key), value.into());
         self
     }
@@ -298,6 +300,7 @@ impl Writer {
 
     fn key(&mut self, key: &'static str) {
         assert!(is_key(key.as_bytes()), "{key:?} is not a canonical key");
+        // What is written cannot be sorted any more, and fields in another order have another hash.
         assert!(self.last < key, "{key:?} comes before {:?}", self.last);
         if !self.last.is_empty() {
             self.out.push(b',');
@@ -354,6 +357,7 @@ fn write_hex(byte: u8, out: &mut Vec<u8>) {
 
 fn write_int(mut int: u64, out: &mut Vec<u8>) {
     assert!(int <= MAX_INT, "a canonical integer is at most 2^53 - 1");
+    // 2^53 − 1 has 16 digits.
     let mut digits = [0; 16];
     let mut start = digits.len();
     loop {
@@ -380,6 +384,7 @@ fn write_string(text: &str, out: &mut Vec<u8>) {
         match short_escape(byte) {
             Some(letter) => out.push(letter),
             None => {
+                // RFC 8785 §3.2.2.2 writes the other control characters as \u00hh, in lower case.
                 out.extend_from_slice(b"u00");
                 write_hex(byte, out);
             }
@@ -391,6 +396,8 @@ fn write_string(text: &str, out: &mut Vec<u8>) {
 }
 
 fn needs_escape(byte: u8) -> bool {
+    // RFC 8785 §3.2.2.2 leaves DEL and everything beyond ASCII as it is: a second spelling of a
+    // text would be a second hash of its record.
     byte < 0x20 || byte == b'"' || byte == b'\\'
 }
 

@@ -70,6 +70,7 @@ impl ClaimState {
             (Self::Uncommitted | Self::Committed, Step::Commit) => Ok(Self::Committed),
             (Self::Committed | Self::Sealed, Step::Seal) => Ok(Self::Sealed),
             (Self::Sealed | Self::Executing, Step::Execute) => Ok(Self::Executing),
+            // A client that lost the reply executes again: it gets the result, and nothing runs.
             (Self::Settled | Self::Certified, Step::Execute) => Ok(self),
             (Self::Executing, Step::Settle) => Ok(Self::Settled),
             (Self::Settled | Self::Certified, Step::Revoke) => Ok(Self::Revoked),
@@ -270,6 +271,8 @@ impl Claim {
         mut look_up: impl FnMut(&ClaimId) -> Result<Option<C>, E>,
     ) -> Result<Option<ClaimId>, E> {
         let mut open: Vec<ClaimId> = self.parents().collect();
+        // An ancestor was counted once for each path to it when the claim was committed, and this
+        // walk takes each path, so that it ends within the bound.
         for _ in 0..MAX_ANCESTORS {
             let Some(id) = open.pop() else { break };
             let Some(found) = look_up(&id)? else { continue };

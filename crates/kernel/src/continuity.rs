@@ -169,6 +169,7 @@ impl LogRestarted {
     }
 
     pub(crate) fn read(fields: &mut Fields<'_>) -> Result<Self, RecordError> {
+        // A root without a size is left over and refused by the caller's `finish`.
         let known = match fields.maybe_int("known_size")? {
             None => None,
             Some(size) => Some(KnownTree {

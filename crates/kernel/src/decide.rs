@@ -42,6 +42,8 @@ pub fn decide(stage: &Stage<'_>, request: &Request) -> Result<Decision, Refusal>
         Vec::<Key>::new(),
         "everything named is loaded"
     );
+    // A repeated request gets its reply before any rule sees it: decided again, it would be charged
+    // twice or refused for what it did itself.
     if let Some(stamp) = request.stamp
         && let Some(recalled) = recall(stage, request, stamp)
     {
@@ -87,6 +89,7 @@ pub(crate) fn own<'s>(
 
 /// The reply to a request that was decided before, if this is one.
 fn recall(stage: &Stage<'_>, request: &Request, stamp: Stamp) -> Option<Result<Reply, Refusal>> {
+    // The row has the last request of each method; those that it displaced lie under their keys.
     if let Some((fingerprint, reply)) = recall_from_row(stage, request, stamp) {
         return Some(same_request(stamp, fingerprint).map(|()| reply));
     }
@@ -115,6 +118,7 @@ fn recall(stage: &Stage<'_>, request: &Request, stamp: Stamp) -> Option<Result<R
 }
 
 fn same_request(stamp: Stamp, fingerprint: Fingerprint) -> Result<(), Refusal> {
+    // Another request under a used key must not get a reply that was never about it.
     if fingerprint == stamp.fingerprint {
         Ok(())
     } else {
@@ -143,6 +147,7 @@ fn recall_from_row(
             ))
         }
         RememberedOn::Account { owner, .. } => {
+            // A caller without the operator role must not learn a balance by repeating a request.
             let account = stage.account(&owner).filter(|_| request.caller.operator)?;
             let mut requests = account.requests.iter();
             let last =
@@ -209,8 +214,10 @@ fn remember_refusal(
     } else {
         Vec::new()
     };
+    // The same request may succeed later: a remembered refusal would stand in its way for a day.
     let stamp = request.stamp.filter(|_| !refusal.asks_to_retry());
     events.extend(stamp.and_then(|stamp| remembered_refusal(stage, request, &refusal, stamp)));
+    // Without an event there is nothing to commit, and the refusal costs no write.
     if events.is_empty() {
         return Err(refusal);
     }

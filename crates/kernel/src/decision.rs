@@ -147,6 +147,8 @@ impl DecisionRecord {
             preflight_receipt,
             ..
         } = self;
+        // The writer takes fields in the order of their keys alone: it cannot sort what it has
+        // written.
         let mut record = cj::Writer::with_capacity(TYPICAL_BYTES)
             .hex_if("agent_sha256_hex", self.agent_hash.map(|hash| hash.0))
             .int("decided_unix_ms", self.decided_unix_ms)

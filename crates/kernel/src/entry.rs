@@ -69,6 +69,7 @@ macro_rules! entries {
                 let entry = match kind {
                     $(Kind::$kind => Self::$kind($record::read(&mut fields)?),)*
                 };
+                // A field that is left over would be signed, and checked by nobody.
                 fields.finish()?;
                 Ok(entry)
             }

@@ -132,6 +132,8 @@ impl BetTable {
                 penalty: GRID_PENALTY,
             }),
             Strategy::FixedAlternative { p1_micros } => {
+                // Only with p1 above p0 is the likelihood ratio an e-variable for every accuracy up
+                // to p0.
                 if p1_micros <= p0_micros || p1_micros >= CHANCE_WHOLE_MICROS {
                     return Err(EvidenceError::Alternative {
                         p0_micros,
@@ -212,6 +214,7 @@ impl BetTable {
                     let wrong = class.units * class.size - class.right;
                     let sum = i128::from(class.right) * i128::from(bet.gain)
                         - i128::from(wrong) * i128::from(bet.loss);
+                    // Rounded down also below zero, so that no rounding ever adds evidence.
                     sum.div_euclid(i128::from(class.size))
                 })
                 .sum::<i128>()
@@ -271,6 +274,8 @@ fn grid_bet(p0_micros: u32, g: u32) -> Bet {
     let (p0, whole) = (u128::from(p0_micros), u128::from(CHANCE_WHOLE_MICROS));
     let tenths = 10u128 << g;
     Bet {
+        // Gains are rounded down and losses up, so that the expectation under the null stays at
+        // most 1.
         gain: log2_fixed40_down(tenths * p0 + 9 * (whole - p0), tenths * p0),
         loss: log2_fixed40_up(tenths, tenths - 9),
     }

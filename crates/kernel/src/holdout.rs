@@ -222,6 +222,8 @@ impl Policy {
             .put("alpha_micros", u64::from(self.alpha_micros))
             .put("multiplicity", self.multiplicity.as_str())
             .put("max_symbols", u64::from(self.max_symbols));
+        // Left out if there is none, so that policies from before there were fences keep their
+        // hash.
         match self.principal_sealed_budget {
             Some(fence) => object.put("principal_sealed_budget_microbits", fence.0),
             None => object,
@@ -242,6 +244,7 @@ impl Meter {
     /// What a budget still carries, whatever is under way.
     #[must_use]
     pub fn left(&self, budget: MicroBits) -> MicroBits {
+        // A budget that was narrowed below what is charged carries nothing, and is no error.
         budget.saturating_sub(self.charged)
     }
 
@@ -465,15 +468,18 @@ impl Holdout {
         for t in 0..MOST_CERTIFICATIONS {
             let quote = policy.settlement_prices.quote(settled, certified);
             let divisor = policy.multiplicity.divisor(certified + 1);
+            // With `each` the divisor is always 1, and the logarithm is taken once.
             if divisor != last_divisor {
                 let none = MicroBits::ZERO;
                 bar = price::threshold(none, none, policy.alpha_micros, divisor);
                 last_divisor = divisor;
             }
+            // A run reserves the dearer verdict, whichever comes.
             let worst = quote.certified.max(quote.not_certified);
             if worst > own_left {
                 own = own.or(Some(t));
             }
+            // The threshold of a certification has its own price in it.
             k = k.saturating_add(quote.certified);
             if worst > left || k.saturating_add(bar) > reach {
                 return CertificationsLeft {
@@ -537,6 +543,7 @@ impl Holdout {
                 self.certified += 1;
             }
             Outcome::NotCertified => self.settled += 1,
+            // Prices are learned from verdicts about evidence, and these two ends looked at none.
             Outcome::NotJudged | Outcome::Aborted => {}
         }
     }

@@ -119,6 +119,8 @@ impl Digest {
     pub fn domain(domain: &str, payload: &[u8]) -> Self {
         let mut hasher = Sha256::new();
         hasher.update(domain.as_bytes());
+        // No domain has a zero byte in it, so that no two pairs of domain and payload are the same
+        // bytes.
         hasher.update([0]);
         hasher.update(payload);
         Self(hasher.finalize().into())

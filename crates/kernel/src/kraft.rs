@@ -22,6 +22,7 @@ pub(crate) fn masses_sum_to_at_most_one(prices: &[MicroBits]) -> bool {
     if prices.iter().all(whole) {
         return dyadic_sum_is_at_most_one(prices);
     }
+    // An exponential series is computed for each different price, however many symbols share it.
     let mut counts = BTreeMap::<u64, u64>::new();
     for price in prices {
         *counts.entry(price.get()).or_default() += 1;

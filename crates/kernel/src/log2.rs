@@ -146,9 +146,11 @@ fn word_chain(mut x: u64, rounding: Rounding) -> u64 {
 
 /// The same, or `None` if so many limbs do not decide.
 fn fraction_floor(num: u128, den: u128, scale: u64, limbs: usize) -> Option<u64> {
+    // Each squaring doubles the error, so that half of the bits are spent on it.
     let digits = limbs / 2;
     let start = mantissa(num, den, limbs);
     let mut above = start.clone();
+    // The mantissa was rounded down: one unit more is an upper end.
     wide::add_small(&mut above, 1);
     let mut low = chain(start, digits, Rounding::Down);
     let mut high = chain(above, digits, Rounding::Up);
@@ -176,6 +178,8 @@ fn mantissa(num: u128, den: u128, limbs: usize) -> Vec<u64> {
         (num - den, fraction_bits(limbs))
     };
     for _ in 0..places {
+        // The rest is below `den`, but twice the rest may need 129 bits: the bit that is lost means
+        // that `den` fits.
         let overflow = rest >> 127 == 1;
         rest <<= 1;
         let digit = overflow || rest >= den;

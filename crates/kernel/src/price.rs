@@ -303,6 +303,7 @@ impl AnswerPrices {
             if let Some(&price) = prices.iter().find(|&&price| price > MAX_ANSWER_PRICE) {
                 return Err(PriceError::TooDear { n_symbols, price });
             }
+            // Below Kraft's bound the answers would tell more than they are charged for.
             if !kraft::masses_sum_to_at_most_one(prices) {
                 return Err(PriceError::Kraft { n_symbols });
             }
@@ -407,6 +408,7 @@ pub fn level_reached(
     let last = levels.saturating_sub(1);
     // Levels of no width are all reached at once.
     let level = surplus.checked_div(level_width.get()).unwrap_or(u64::MAX);
+    // Evidence beyond the last level stays untold: nothing was charged for telling it.
     Some(level.min(u64::from(last)) as u8)
 }
 

@@ -259,9 +259,13 @@ impl Window {
         while self.times_ms.front().is_some_and(|at| gone(*at)) {
             self.times_ms.pop_front();
         }
+        // As many calls as freeze a principal are enough: one more changes no level, and memory
+        // stays bounded.
         if self.times_ms.len() >= rules.freeze.total as usize {
             self.times_ms.pop_front();
         }
+        // After a burst the memory is given back. The factor of four keeps a steady caller from
+        // growing and shrinking in turn.
         if self.times_ms.capacity() > 64 && self.times_ms.len() < self.times_ms.capacity() / 4 {
             self.times_ms.shrink_to(self.times_ms.len() * 2);
         }
@@ -298,6 +302,8 @@ impl Latest {
         let known = self.0.iter().rposition(|(known, _)| *known == value);
         match known {
             Some(at) if at >= expired => {
+                // The value goes before the expired ones do: draining moves the place that `at`
+                // means.
                 self.0.remove(at);
                 self.0.drain(..expired);
             }

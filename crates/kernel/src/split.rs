@@ -48,8 +48,10 @@ pub fn split(secret: &[u8; 32], units: &[u64], answer_share_micros: u32) -> Spli
     distinct.dedup();
     let total = distinct.len();
     let share = u128::from(answer_share_micros.min(SHARE_WHOLE_MICROS));
+    // Rounded down: a fraction of a unit stays sealed.
     let chosen = (total as u128 * share / u128::from(SHARE_WHOLE_MICROS)) as usize;
 
+    // Submitters may know the units: without the secret nobody can tell which of them are sealed.
     let mac = keyed(secret);
     let mut tagged: Vec<([u8; 32], u64)> = distinct
         .into_iter()

@@ -193,6 +193,7 @@ impl TraceWriter {
     /// Ends the trace with the vector to judge, if there is one, and how the run ended.
     #[must_use]
     pub fn finish(mut self, judged: Option<&[u8]>, end: &TracedEnd) -> Vec<u8> {
+        // Free questions tell nothing, so that one count stands for all of them.
         if self.free > 0 {
             self.bytes.push(FREE);
             self.bytes.extend_from_slice(&self.free.to_be_bytes());
@@ -346,8 +347,11 @@ impl<'a> Input<'a> {
     }
 
     fn vector(&mut self, items: usize) -> Result<Vec<u8>, TraceError> {
+        // Bytes are taken before anything is allocated: a short file that claims many items costs
+        // no memory.
         let packed = self.take(items.div_ceil(8))?;
         let vector: Vec<u8> = (0..items).map(|i| packed[i / 8] >> (i % 8) & 1).collect();
+        // A vector has one packing: bits beyond the items would give one run several digests.
         let unused = items % 8;
         if unused != 0 && packed[items / 8] >> unused != 0 {
             return Err(self.error("unused bits are set"));

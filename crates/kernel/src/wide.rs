@@ -33,6 +33,7 @@ pub(crate) fn add(limbs: &mut [u64], other: &[u64]) -> bool {
 pub(crate) fn mul_small(limbs: &mut [u64], factor: u64) -> u64 {
     let mut carry = 0u128;
     for limb in limbs {
+        // A product of two limbs and a carry is at most 2^128 − 2^64, so that it fits.
         carry += u128::from(*limb) * u128::from(factor);
         *limb = carry as u64;
         carry >>= 64;
@@ -57,6 +58,8 @@ pub(crate) fn mul(product: &mut [u64], left: &[u64], right: &[u64]) {
     for (i, &a) in left.iter().enumerate() {
         let mut carry = 0u128;
         for (j, &b) in right.iter().enumerate() {
+            // (2^64 − 1)² + 2·(2^64 − 1) = 2^128 − 1: a product of two limbs and two more limbs
+            // just fit.
             carry += u128::from(product[i + j]) + u128::from(a) * u128::from(b);
             product[i + j] = carry as u64;
             carry >>= 64;
@@ -72,6 +75,7 @@ pub(crate) fn shift_right_into(target: &mut [u64], source: &[u64], shift: usize)
     for (i, limb) in target.iter_mut().enumerate() {
         let low = at(i + limbs);
         let high = at(i + limbs + 1);
+        // A shift by all 64 bits is an overflow and not a zero.
         *limb = if bits == 0 {
             low
         } else {

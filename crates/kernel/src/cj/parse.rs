@@ -80,11 +80,13 @@ impl fmt::Display for CjRule {
 /// refused unread.
 pub fn parse(bytes: &[u8], max_bytes: usize) -> Result<Value, CjError> {
     let mut parser = Parser { bytes, at: 0 };
+    // The size is looked at first, so that the caller's bound limits time and memory too.
     if bytes.len() > max_bytes {
         parser.at = max_bytes;
         return Err(parser.broken(CjRule::Size));
     }
     let value = parser.value(0)?;
+    // Bytes behind the value would be hashed and signed with it, and read by nobody.
     if parser.at < bytes.len() {
         return Err(parser.broken(CjRule::Trailing));
     }
@@ -98,6 +100,8 @@ struct Parser<'a> {
 
 impl Parser<'_> {
     fn value(&mut self, depth: usize) -> Result<Value, CjError> {
+        // Each level is a call of its own: without a bound, brackets alone would overflow the
+        // stack.
         if depth > MAX_DEPTH {
             return Err(self.broken(CjRule::Depth));
         }
@@ -121,6 +125,8 @@ impl Parser<'_> {
         loop {
             let start = self.at;
             let key = self.key()?;
+            // This refuses a key that stands twice, too: one reader would take the first value,
+            // another the last.
             if fields
                 .last_key_value()
                 .is_some_and(|(last, _)| **last >= *key)
@@ -177,6 +183,7 @@ impl Parser<'_> {
                 self.at += 1;
             }
             let run = &self.bytes[start..self.at];
+            // A run ends at an ASCII character, so that it cuts no longer character in two.
             let run = std::str::from_utf8(run).map_err(|why| CjError {
                 offset: start + why.valid_up_to(),
                 rule: CjRule::Utf8,
@@ -221,6 +228,7 @@ impl Parser<'_> {
             }
             self.at += 1;
         }
+        // A leading zero, a fraction or an exponent would be a second spelling of a number.
         let leading_zero = self.bytes[start] == b'0' && self.at > start + 1;
         let goes_on = matches!(self.bytes.get(self.at), Some(b'.' | b'e' | b'E'));
         if leading_zero || goes_on {

@@ -29,6 +29,8 @@ pub(crate) fn create(
         topic: terms.topic_id(),
         state,
     };
+    // The id covers the owner, so this claim is the caller's own: nobody learns of another
+    // principal's claim by creating it again.
     if let Some(claim) = stage.claim(&id) {
         return Ok(Decision::reply(reply(claim.state)));
     }
@@ -116,6 +118,8 @@ pub(crate) fn commit(
     module: ModuleFacts,
 ) -> Result<Decision, Refusal> {
     let account = stage.account(&claim.terms.owner);
+    // The edge asked the same before it compiled the module. Meanwhile the claim may have been
+    // sealed, or the account filled.
     may_commit(
         claim,
         account,
@@ -127,6 +131,7 @@ pub(crate) fn commit(
     check_dependency_root(claim, artifacts)?;
     let (parents, ancestors, depth) = parents(stage, claim, caller, artifacts)?;
     let mut artifacts = artifacts.to_vec();
+    // The seal hash must not depend on the order in which artifacts were named.
     artifacts.sort();
     let commitment = Commitment {
         artifacts,
@@ -159,6 +164,7 @@ pub fn may_commit(
 ) -> Result<(), Refusal> {
     claim.state.after(Step::Commit)?;
     check_artifacts(artifacts, module)?;
+    // A commitment that is replaced gives its bytes back, so that only the growth counts.
     let before = claim
         .commitment
         .as_ref()
@@ -259,6 +265,8 @@ fn parents(
             .claim(&id)
             .filter(|_| id != claim.id)
             .ok_or(unknown.clone())?;
+        // A parent must have settled. It cannot be committed again after that, so that no claims
+        // can depend on each other in a circle.
         let capsule = parent
             .settlement
             .as_ref()
@@ -281,6 +289,7 @@ fn parents(
             .commitment
             .as_ref()
             .map_or((0, 0), |c| (c.ancestors, c.depth));
+        // Each path to an ancestor counts, since the walk of `revoked_ancestor` takes each path.
         ancestors = ancestors.saturating_add(1).saturating_add(behind.0);
         depth = depth.max(behind.1.saturating_add(1));
         if parents.len() > MAX_PARENTS || ancestors > MAX_ANCESTORS || depth > MAX_DEPTH {

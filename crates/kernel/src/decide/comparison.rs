@@ -46,12 +46,17 @@ pub(super) fn of(stage: &Stage<'_>, put: &PutHoldout) -> Result<Comparison, Refu
         .holdouts()
         .filter(|other| other.status != HoldoutStatus::Withdrawn)
         .collect();
+    // A hash map has another order on another machine, and the entries must be the same bytes.
     others.sort_unstable_by_key(|other| other.seq);
     let answers: HashMap<HoldoutId, bool> = put.compared.iter().copied().collect();
+    // The labels were compared outside of the writer. A holdout that was registered meanwhile would
+    // be left out.
     if answers.len() != others.len() || !others.iter().all(|other| answers.contains_key(&other.id))
     {
         return Err(Refusal::HoldoutsChanged);
     }
+    // All pools are asked before the first answer is used: whether the registration is refused for
+    // want of bits must not depend on an answer.
     let carried = others
         .into_iter()
         .map(|other| Ok((other, Carried::by(other)?)))
@@ -62,6 +67,7 @@ pub(super) fn of(stage: &Stage<'_>, put: &PutHoldout) -> Result<Comparison, Refu
         if agrees {
             comparison.refusal.get_or_insert_with(|| same_labels(other));
         }
+        // The refusal names the first that agrees, but all were compared, so that all are charged.
         carried.charge(stage, other, agrees, &mut comparison);
     }
     Ok(comparison)
@@ -112,6 +118,7 @@ impl Carried {
                 continue;
             }
             let (left, free) = (meter.left(budget), meter.free(budget));
+            // R = 0 would leave no mass for "they do not agree", and its price would be infinite.
             if left < MicroBits::from_bits(1) {
                 return Err(Refusal::CannotCompare {
                     reference: holdout.reference.clone(),
@@ -123,6 +130,7 @@ impl Carried {
             if free < MicroBits::from_bits(1) {
                 return Err(Refusal::Reserved { pool });
             }
+            // Rounded down, so that the dearer answer fits into what is free.
             carried.bits = carried.bits.min(free.get() / MICROBITS_PER_BIT);
         }
         Ok(carried)
@@ -177,6 +185,7 @@ fn may_still_certify(holdout: &Holdout) -> bool {
         .settlement_prices
         .worst_case(holdout.settled, holdout.certified, 0, 0);
     let takes_claims = holdout.status == HoldoutStatus::Registered;
+    // A narrowed budget can be widened again, so that the registered one decides.
     !holdout.in_flight.is_empty()
         || (takes_claims && least <= holdout.sealed.left(policy.sealed_budget))
 }

@@ -55,6 +55,7 @@ pub(crate) fn restart(
         restarted_unix_ms: now,
     };
     let mut holdouts: Vec<&Holdout> = stage.holdouts().collect();
+    // A hash map has another order on another machine, and the entries must be the same bytes.
     holdouts.sort_unstable_by_key(|holdout| holdout.seq);
     let charges: Vec<HoldoutCharged> = holdouts
         .iter()
@@ -79,6 +80,7 @@ pub(crate) fn restart(
 /// Each abort is decided after the ones before it, as if they had been committed one by one.
 fn abort_all(stage: &Stage<'_>, holdouts: &[&Holdout], whole: &mut Decision) {
     let mut ahead = stage.clone();
+    // The charges come first, so that the capsule of each aborted run states a k that has them.
     ahead.enact(whole);
     for holdout in holdouts {
         for run in &holdout.in_flight {
@@ -235,6 +237,8 @@ fn effect(stage: &Stage<'_>, entry: &Entry, bytes: &[u8]) -> Result<Option<Event
         }
         Entry::HoldoutCharged(charged) => known(&charged.holdout).then(|| charged_event(*charged)),
         Entry::KeyRotated(entry) => {
+            // The new key signs from the tree on that holds this entry, whose size is its index and
+            // one.
             let since = stage.next_index() + 1;
             let key = LogKey::new(entry.signed.link.new_public_key, since);
             Some(Event::KeyRotated(key))
@@ -261,6 +265,7 @@ fn settled(stage: &Stage<'_>, capsule: &Capsule, entry: &[u8]) -> Result<Option<
     if stage.holdout(&capsule.holdout_id).is_none() {
         return Ok(None);
     }
+    // A second capsule would charge the holdout twice for one claim.
     if stage
         .claim(&capsule.claim_id)
         .is_some_and(|claim| claim.settlement.is_some())

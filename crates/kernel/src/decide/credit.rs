@@ -30,6 +30,7 @@ pub(super) fn opened(stage: &Stage<'_>, owner: OwnerTag, principal: &str) -> Opt
 
 /// A principal's account as the touch of today leaves it, and the events of that touch.
 fn touched(stage: &Stage<'_>, owner: OwnerTag, principal: &str) -> (Account, Vec<Event>) {
+    // A new account begins at its limit, so that there is nothing to mint on its first day.
     if let Some(Event::AccountOpened(account)) = opened(stage, owner, principal) {
         return ((*account).clone(), vec![Event::AccountOpened(account)]);
     }
@@ -79,6 +80,7 @@ pub(super) fn reserve(
         (worst, lane.max_fuel())
     } else {
         match tariff.affordable_fuel(carries, usage(0)) {
+            // A run without fuel could only trap, and would be charged all the same.
             Some(fuel) if fuel > 0 && carries > 0 => (carries, fuel.min(lane.max_fuel())),
             _ => {
                 return Err(Refusal::InsufficientCredit {
@@ -89,7 +91,9 @@ pub(super) fn reserve(
         }
     };
     if let Some(budget) = holdout.narrower.credit {
+        // An operator may set the budget below what is burned already: then nothing is left.
         let left = budget.saturating_sub(holdout.credit_burned);
+        // This refusal comes before the next one: a claim that no waiting helps must not wait.
         if amount > left {
             return Err(Refusal::HoldoutCreditExhausted {
                 needed: amount,
@@ -274,6 +278,7 @@ pub(crate) fn import(
 ) -> Result<Decision, Refusal> {
     caller.must_operate()?;
     public_text("reason", reason)?;
+    // The events are applied after this decision, so that numbers of new accounts are counted here.
     let mut next_seq = stage.totals().accounts;
     let mut events = Vec::new();
     for imported in accounts {
@@ -319,6 +324,8 @@ fn imported_over(
             return Err(field(format!("no number may exceed {MAX_CREDIT}")));
         }
     }
+    // The file's balance has reservations in it. They stay, since runs under way settle against
+    // them.
     let reserved = before.map_or(0, |account| account.reserved);
     let balance = imported.unburned.checked_sub(reserved).ok_or_else(|| {
         field(format!(

@@ -16,6 +16,8 @@ pub(crate) fn put(
     put: &PutHoldout,
 ) -> Result<Decision, Refusal> {
     caller.must_operate()?;
+    // The labels were compared outside of the writer, and with no holdout that was registered
+    // since.
     if put.generation != stage.counters().holdouts_generation {
         return Err(Refusal::HoldoutsChanged);
     }
@@ -37,6 +39,7 @@ pub(crate) fn put(
     let now = stage.now_unix_ms();
     let registered = Registered::new(put.reference.clone(), description, now);
     let entry = registered.to_bytes();
+    // A registration that the log cannot hold must not charge other holdouts for a comparison.
     fits(&entry)?;
     let comparison = comparison::of(stage, put)?;
     if let Some(refused) = comparison.refusal {
@@ -56,6 +59,7 @@ pub(crate) fn put(
         has_item_ids: put.has_item_ids,
         status: HoldoutStatus::Registered,
         registered_unix_ms: now,
+        // The entries of the comparisons come first in this decision.
         index: stage.next_index() + comparison.entries.len() as u64,
         answers: Meter::default(),
         sealed: Meter::default(),
@@ -71,6 +75,8 @@ pub(crate) fn put(
     };
     let mut events = comparison.events;
     events.push(Event::HoldoutRegistered(Box::new(holdout.clone())));
+    // Journals keep the form of the first release: serde skips in the event above what came later,
+    // and this event has it.
     events.push(Event::HoldoutTold {
         holdout: holdout.id,
         later: Box::new(holdout.later()),
@@ -223,6 +229,7 @@ pub(crate) fn narrow(
         }
     }
     let before = holdout.narrower;
+    // A budget that the operator leaves out stays as an earlier call set it.
     let narrower = NarrowerBudgets {
         sealed: narrower.sealed.or(before.sealed),
         principal_answers: narrower.principal_answers.or(before.principal_answers),

@@ -51,6 +51,7 @@ pub(crate) fn rekey(
     let all = stage
         .holdouts()
         .all(|holdout| (holdout.status != HoldoutStatus::Withdrawn) == named.contains(&holdout.id));
+    // A holdout that was registered while the others were encrypted anew would keep the old key.
     if generation != stage.counters().holdouts_generation || !all {
         return Err(Refusal::HoldoutsChanged);
     }

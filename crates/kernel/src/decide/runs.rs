@@ -40,10 +40,12 @@ pub(crate) fn admit(stage: &Stage<'_>, claim: &Claim) -> Result<Decision, Refusa
     {
         return Err(Refusal::Stale);
     }
+    // The settlement asks this again, since an ancestor may be revoked while the run goes on.
     if let Some(ancestor) = stage.revoked_ancestor(claim) {
         return Err(Refusal::Tainted { ancestor });
     }
     let duplicate_of = judged_before(stage, claim)?;
+    // A duplicate is never judged: it reserves no leakage, and so blocks nobody.
     let (answers_reserved, sealed_reserved) = match duplicate_of {
         Some(_) => (MicroBits::ZERO, MicroBits::ZERO),
         None => (
@@ -59,6 +61,8 @@ pub(crate) fn admit(stage: &Stage<'_>, claim: &Claim) -> Result<Decision, Refusa
         }
     };
     let place = Place {
+        // Admissions are no entries. This number lets an auditor place the admission between two
+        // capsules.
         ended_before: holdout.ended(),
         duplicate_of,
     };
@@ -82,6 +86,7 @@ pub(crate) fn admit(stage: &Stage<'_>, claim: &Claim) -> Result<Decision, Refusa
         number,
         place,
     });
+    // A duplicate has no verdict of its own to which a third claim could be referred.
     if let (None, Some(question)) = (duplicate_of, claim.question()) {
         events.push(Event::QuestionAsked {
             question,
@@ -108,6 +113,8 @@ fn judged_before(stage: &Stage<'_>, claim: &Claim) -> Result<Option<ClaimId>, Re
             Err(Refusal::SameClaimRunning(earlier.id))
         }
         Some(earlier) if earlier.has_standing_verdict() => Ok(Some(earlier.id)),
+        // A claim that was not judged, or that was revoked, left no verdict that stands: it may be
+        // asked again.
         _ => Ok(None),
     }
 }
@@ -138,6 +145,8 @@ fn reserve_answers(
             all_left,
         ),
     ] {
+        // What is charged never comes back, so that this refusal is final; what is reserved may
+        // come back, so that the next one lets the claim wait.
         if needed > left {
             return Err(Refusal::BudgetExhausted { pool, needed, left });
         }
@@ -158,6 +167,8 @@ fn most_asked(claim: &Claim, holdout: &Holdout) -> MicroBits {
         return MicroBits::ZERO;
     }
     let calls = u64::from(claim.terms.lane.max_oracle_calls());
+    // A product that does not fit is more than any budget, and `reserve_answers` cuts it to what is
+    // left.
     holdout
         .description
         .policy
@@ -235,6 +246,7 @@ pub(crate) fn settle(
     report: &RunReport,
 ) -> Decision {
     let (holdout, run, claim) = oldest(stage, holdout, number);
+    // Runs ahead of this one may have raised k and the ordinal since its admission.
     let terms = SettlementTerms::now(holdout, claim);
     let tainted = stage.revoked_ancestor(claim).is_some();
     let verdict = judge(holdout, claim, report, &terms, tainted);
@@ -326,6 +338,8 @@ fn oldest<'s>(
         .in_flight
         .front()
         .expect("a run that settles is under way");
+    // Settled too early, this run would be priced by an m and an s that runs ahead of it still
+    // change.
     assert_eq!(
         run.number, number,
         "runs settle in the order in which they were admitted"
@@ -351,7 +365,9 @@ impl SettlementTerms {
         let quote = policy
             .settlement_prices
             .quote(holdout.settled, holdout.certified);
+        // The count never goes down: a certificate that was revoked has used its share of α.
         let ordinal = holdout.certified + 1;
+        // A claim may ask for a stricter level than the policy has, never for a laxer one.
         let alpha_micros = claim.terms.alpha_micros.min(policy.alpha_micros);
         let divisor = policy.multiplicity.divisor(ordinal);
         let threshold = price::threshold(k, quote.certified, alpha_micros, divisor);
@@ -406,6 +422,8 @@ fn judge(
     terms: &SettlementTerms,
     tainted: bool,
 ) -> Verdict {
+    // `docs/formats.md` states this order, and the verifier asks in it too: the reason in a capsule
+    // must be the first that holds.
     match &report.end {
         RunEnd::Trapped(reason) => return Verdict::not_judged(*reason),
         RunEnd::NoOutput => return Verdict::not_judged(Reason::NoOutput),
@@ -427,6 +445,8 @@ fn judge(
     };
     let description = &holdout.description;
     let null_spec = &description.null_spec;
+    // If no vector can be certified, the verdict is known beforehand and says nothing about labels:
+    // it is not charged.
     if !null_spec.can_reach(description.sealed_units, terms.threshold) {
         return Verdict::not_judged(Reason::OutOfReach);
     }
@@ -437,6 +457,8 @@ fn judge(
         Some(level) => Verdict {
             outcome: Outcome::Certified,
             reasons: vec![Reason::Approved],
+            // The price is that of the node at which the threshold was computed, before this
+            // settlement counts.
             price: policy.settlement_prices.level_price(
                 holdout.settled,
                 holdout.certified,

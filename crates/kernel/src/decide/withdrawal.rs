@@ -63,6 +63,7 @@ fn released(holdout: &Holdout) -> Option<String> {
     if holdout.settled > 0 {
         return Some(format!("{} claims were judged on it", holdout.settled));
     }
+    // Aborted runs and comparisons are charged, and are no settlements.
     for (meter, part) in [
         (holdout.answers, "answer part"),
         (holdout.sealed, "sealed part"),
@@ -84,6 +85,7 @@ pub(super) fn replaced(
     stage: &Stage<'_>,
     labels_key: Digest,
 ) -> Result<Option<(HoldoutId, u8)>, Refusal> {
+    // Each registration knows how many came before it, so that the newest one has the count.
     let newest = stage
         .holdouts()
         .filter(|holdout| holdout.status == HoldoutStatus::Withdrawn)

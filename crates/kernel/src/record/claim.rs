@@ -277,6 +277,7 @@ impl Capsule {
                 .maybe_digest("duplicate_of_hex")?
                 .map(|earlier| ClaimId(earlier.0)),
         };
+        // The caller finishes `fields` alone: an unknown field within these objects would pass.
         for rest in [answers, ledger, items] {
             rest.finish()?;
         }

@@ -46,6 +46,7 @@ impl<'e> Fields<'e> {
     }
 
     pub(crate) fn maybe(&mut self, name: &str) -> Option<cj::Value> {
+        // What is read is taken out, so that `finish` sees what nobody asked for.
         self.left.remove(name)
     }
 
@@ -133,6 +134,7 @@ impl<'e> Fields<'e> {
         match self.maybe(name) {
             None => Ok(false),
             Some(cj::Value::Bool(true)) => Ok(true),
+            // `false` would be a second spelling of a record that leaves the field out.
             Some(_) => Err(RecordError::Field(name.to_owned())),
         }
     }
@@ -146,6 +148,7 @@ impl<'e> Fields<'e> {
     }
 
     pub(crate) fn int<T: TryFrom<u64>>(&mut self, name: &str) -> Result<T, RecordError> {
+        // A number beyond the field's type is refused: cut to size, it would read as another one.
         T::try_from(as_int(self.take(name)?)?).map_err(|_| RecordError::Field(name.to_owned()))
     }
 

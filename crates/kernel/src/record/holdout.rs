@@ -28,6 +28,7 @@ impl Registered {
     /// What a registration says; its id is that of its bytes.
     #[must_use]
     pub fn new(reference: String, description: Description, registered_unix_ms: u64) -> Self {
+        // The bytes do not hold the id, so that any will do until they are hashed.
         let mut registered = Self {
             id: HoldoutId([0; 32]),
             reference,
@@ -74,6 +75,8 @@ impl Registered {
         let policy = read_policy(fields.object("policy")?)?;
         let null_spec = NullSpec::read(fields.object("null_spec")?)?;
         Ok(Self {
+            // The id is that of the bytes in the log, which may list answer prices in another order
+            // than `write` does.
             id: holdout_id(fields.entry()),
             reference: fields.string("ref")?,
             description: Description {
@@ -301,6 +304,8 @@ fn read_policy(mut fields: Fields<'_>) -> Result<Policy, RecordError> {
         principal_sealed_budget: fields.maybe_bits("principal_sealed_budget_microbits")?,
     };
     fields.finish()?;
+    // A policy that could not be registered is not read either: an auditor must not compute with
+    // prices below Kraft's bound.
     policy.validate().map_err(|error| RecordError::Value {
         field: error.field.to_owned(),
         rule: error.rule,

@@ -50,6 +50,7 @@ impl Stage<'_> {
                 sealed,
             } => {
                 let held = self.holdout_mut(holdout);
+                // A comparison reserves nothing: it is decided and charged in one event.
                 held.answers.recover(MicroBits::ZERO, *answers);
                 held.sealed.recover(MicroBits::ZERO, *sealed);
             }
@@ -210,6 +211,7 @@ impl Stage<'_> {
         );
         held.answers.recover(answers, settlement.answers_charged);
         held.sealed.recover(sealed, settlement.price);
+        // This state never admitted the run, but its number in the holdout's order is used.
         if run.is_none() {
             held.admitted += 1;
         }
@@ -327,6 +329,7 @@ impl Stage<'_> {
         self.change_account(owner, |account| {
             let same = account.requests.iter();
             let at = same.clone().position(|last| last.limits == request.limits);
+            // A request that is retried displaces itself, and needs no second place.
             displaced = at.map(|at| account.requests.swap_remove(at)).filter(|old| {
                 old.key != request.key && now.saturating_sub(old.at_unix_ms) < REQUEST_WINDOW_MS
             });
@@ -352,6 +355,7 @@ impl Stage<'_> {
         held.answers.reserve(run.answers_reserved);
         held.sealed.reserve(run.sealed_reserved);
         held.in_flight.push_back(run.clone());
+        // Only a fence asks for this sum: without one, no row is written for it.
         let fenced = held.description.policy.principal_sealed_budget.is_some();
         if run.answers_reserved > MicroBits::ZERO {
             self.pool_mut(*holdout, run.owner)

@@ -112,6 +112,7 @@ impl Stage<'_> {
 
     /// Gives the stage a claim, or its absence, as the store has it.
     pub fn supply_claim(&mut self, id: ClaimId, claim: Option<Claim>) {
+        // A claim that this batch has changed already must not go back to what the store has.
         self.claims.entry(id).or_insert(Held::loaded(claim));
     }
 
