@@ -131,11 +131,13 @@ fn audit_one<E>(
     };
     for (index, capsule) in &report.capsules {
         let claim = capsule.claim_id;
+        // An aborted run left no trace and a duplicate has none: neither counts as missing.
         let ran = capsule.outcome != Outcome::Aborted && capsule.duplicate_of.is_none();
         if capsule.holdout_id != opening.holdout_id || !ran {
             continue;
         }
         audited.verdicts += 1;
+        // What is missing stands apart from the findings, since the caller may allow it.
         if !there.contains(&claim) {
             audited.missing.push(claim);
             continue;

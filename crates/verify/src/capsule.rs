@@ -218,6 +218,7 @@ fn check_e_value(capsule: &Capsule) -> Result<(), Fault> {
         ));
     };
     let base = prices::released_exponent(ledger.alpha_micros, ledger.alpha_divisor, 0, 0);
+    // A capsule of an earlier release does not say how many levels its claim chose.
     let levels = capsule.run.map_or(MOST_LEVELS, |run| run.levels);
     // A price of exactly c is that of a claim without levels, or of one level.
     let is_base = levels <= 1 || ledger.price == ledger.c;
@@ -283,6 +284,7 @@ fn check_run(capsule: &Capsule) -> Result<(), Fault> {
     )?;
     Check::Admission.holds(run.levels <= MOST_LEVELS, "run.levels is at most 32")?;
     let charged = capsule.answers.charged;
+    // Nobody knows what an aborted run was told, so that it is charged all that it had reserved.
     if capsule.outcome == Outcome::Aborted {
         Check::Price.equal(
             "ledger.price_microbits",
@@ -370,6 +372,7 @@ impl Expected<'_> {
             ledger.multiplicity.as_str(),
             policy.multiplicity.as_str(),
         )?;
+        // k, m and s were compared first: a wrong one explains every number that follows from it.
         check_capsule(capsule)?;
         if let Some(run) = &capsule.run {
             Check::Admission.holds(

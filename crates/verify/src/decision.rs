@@ -93,6 +93,7 @@ pub fn verify_decision(
     trust: &Trust,
 ) -> Result<VerifiedDecision, DecisionFailure> {
     let (batch_path, inclusion) = (hashes(&receipt.batch_path)?, hashes(&receipt.inclusion)?);
+    // Without a signature the rest of the file says nothing about any log.
     let signed = trust.open(receipt.checkpoint.as_bytes())?;
     let checkpoint = signed.checkpoint().clone();
     verify_inclusion(
@@ -118,6 +119,8 @@ pub fn verify_decision(
     .map_err(DecisionFailure::Position)?;
     let record = DecisionRecord::parse(receipt.record.as_bytes())
         .map_err(|error| DecisionFailure::Record(error.to_string()))?;
+    // The root binds the records and their places, not the numbers in them. The sum fits: the
+    // position is below the count, and `parse` made sure that the batch has a last number.
     if record.id.0 != batch.first.0 + u64::from(receipt.position) {
         return Err(DecisionFailure::Record(format!(
             "it says that it is decision {}, and stands where another one does",

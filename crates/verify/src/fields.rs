@@ -21,6 +21,7 @@ impl Fields {
 
     /// The one field that says when, whatever it is called; it is not taken.
     pub(crate) fn unix_ms(&self) -> Option<u64> {
+        // Two times would leave open which of them must not run backwards.
         let mut times = self.0.iter().filter(|(key, _)| key.ends_with("_unix_ms"));
         match (times.next(), times.next()) {
             (Some((_, time)), None) => time.as_int(),

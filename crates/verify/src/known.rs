@@ -53,6 +53,8 @@ impl Known {
     /// # Errors
     /// [`NotKnown::Format`] and [`NotKnown::Signature`].
     pub fn open(note: &[u8], trust: &Trust) -> Result<Self, NotKnown> {
+        // The name in the note is only taken to choose the keys: `open` checks their signature
+        // under it.
         let stated: Checkpoint = Note::parse(note)
             .ok()
             .and_then(|note| note.text().parse().ok())
@@ -82,6 +84,7 @@ impl Known {
         let mut tree = Tree::new();
         for entry in prefix {
             tree.append(leaf_hash(entry.as_ref()));
+            // Only the root is wanted: completed tiles need not pile up.
             drop(tree.take_full_tiles());
         }
         let (computed, signed) = (tree.root(), self.0.root());

@@ -220,6 +220,7 @@ pub fn verify_log<E: AsRef<[u8]>>(
     for entry in entries {
         let entry = entry.as_ref();
         let index = tree.size();
+        // The tree must not hold the entry yet: links and restarts bind the root before them.
         if let Err(fault) = replay.entry(index, entry, &tree) {
             replay.find(Some(index), fault);
         }
@@ -228,6 +229,7 @@ pub fn verify_log<E: AsRef<[u8]>>(
         drop(tree.take_full_tiles());
     }
     replay.end(tree.size());
+    // Without a readable entry 0 there is no name to compare, and that is a finding already.
     if let Err(fault) = Check::Origin.equal("origin", replay.origin.as_str(), checkpoint.origin())
         && replay.keys.first.is_some()
     {
@@ -235,6 +237,7 @@ pub fn verify_log<E: AsRef<[u8]>>(
         replay.find(Some(replay.named_at), fault);
     }
     let (size, root) = (tree.size(), tree.root());
+    // If the sizes differ, the roots do too, and the size says more.
     if size != checkpoint.size() {
         let signed = checkpoint.size();
         let entries = size;
@@ -243,6 +246,7 @@ pub fn verify_log<E: AsRef<[u8]>>(
         let (computed, signed) = (root, checkpoint.root());
         replay.find(None, Fault::Root { computed, signed });
     }
+    // What only the end of the log shows may be about an early entry.
     replay
         .findings
         .sort_by_key(|finding| finding.index.unwrap_or(u64::MAX));

@@ -182,6 +182,7 @@ impl Opening {
             description.units,
             parts.answer_units + parts.sealed_units,
         )?;
+        // Each leaf has the item's unit and part in it, so that the root binds the split too.
         let root = commitment_root(&self.secret, &units, &parts.part, &self.labels);
         check.equal("commitment_root_hex", description.commitment_root, root)?;
         let bets = Bets::of(&description.null_spec)
@@ -202,6 +203,7 @@ fn commitment_root(secret: &[u8; 32], units: &[u64], part: &[u8], labels: &[u8])
     let mut tree = Tree::new();
     for (index, ((unit, part), label)) in (0u64..).zip(units.iter().zip(part).zip(labels)) {
         tree.append(leaf_hash(&split::leaf(secret, index, *unit, *part, *label)));
+        // Only the root is wanted: completed tiles need not pile up.
         drop(tree.take_full_tiles());
     }
     Digest(tree.root().0)

@@ -102,6 +102,8 @@ impl Trust {
         let mut first_size = 0;
         for link in links {
             sizes.push((link.old_public_key, first_size, link.tree_size));
+            // The tree that holds the link has one entry more, and is the first that the new key
+            // signs.
             first_size = link.tree_size + 1;
         }
         sizes.extend(
@@ -112,6 +114,8 @@ impl Trust {
         let mut keys: Vec<Trusted> = sizes
             .into_iter()
             .filter_map(|(public_key, first_size, last_size)| {
+                // Bytes that are no key have signed nothing: to leave them out believes less and
+                // not more.
                 Some(Trusted {
                     key: VerifierKey::new(&name, KeyKind::Ed25519, &public_key).ok()?,
                     first_size,
@@ -119,6 +123,7 @@ impl Trust {
                 })
             })
             .collect();
+        // The reader's own key is tried first, since `open` reports what the first key found.
         keys.sort_by_key(|trusted| trusted.key.public_key() != public_key);
         Ok(Self { keys })
     }

@@ -36,6 +36,7 @@ pub(crate) fn check(
             not_checkable: None,
         });
     }
+    // The digest binds the trace to the capsule. Other bytes are not even parsed.
     let found = Digest::of(bytes);
     if found != capsule.trace_hash {
         return Err(OpeningFailure::TraceHash {
@@ -113,6 +114,7 @@ fn check_answers(
     let mut by_symbol = BTreeMap::new();
     let mut questions = HashSet::new();
     let (mut asked, mut replayed, mut free, mut charged) = (0u32, 0u32, 0u64, 0u64);
+    // The kernel admits a question at its dearest answer, before it reads a label.
     let fits = |charged: u64| allowance.is_none_or(|most| charged.saturating_add(dearest) <= most);
     for record in traced.records {
         match record {
@@ -377,6 +379,7 @@ fn is_symbol(output: &[u8], n_symbols: u32) -> bool {
         0x1_0000..=0xff_ffff => 3,
         _ => 4,
     };
+    // The length is compared below; eight bytes keep the value of a longer output from overflowing.
     let value = output
         .iter()
         .take(8)

@@ -76,6 +76,7 @@ impl Bets {
                     let wrong = (d * p0 - 9 * p0, d * p0);
                     Bet {
                         gain: scaled(right.0, right.1, UNITS_PER_BIT).1,
+                        // The logarithm is negative: its floor, negated, is the loss rounded up.
                         loss: -scaled(wrong.0, wrong.1, UNITS_PER_BIT).1,
                     }
                 });
@@ -137,6 +138,7 @@ impl Bets {
                     let items = i128::from(class.units) * i128::from(class.size);
                     let right = i128::from(class.right);
                     let sum = right * bet.gain - (items - right) * bet.loss;
+                    // Rounded down also below zero, so that no rounding adds evidence.
                     sum.div_euclid(i128::from(class.size))
                 })
                 .sum()

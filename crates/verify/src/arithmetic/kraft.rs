@@ -24,6 +24,7 @@ pub fn fits(prices: &[u64]) -> bool {
     loop {
         let (low, high) = sum(&counts, precision);
         let one = BigUint::from(1u32) << precision;
+        // Only then is the sum exact, and only an exact sum can be found equal to 1.
         if whole_bits && counts.keys().all(|price| price / PER_BIT <= precision) {
             return low <= one;
         }

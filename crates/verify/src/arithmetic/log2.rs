@@ -29,6 +29,7 @@ const FIRST_PRECISION: u64 = 256;
 #[must_use]
 pub fn scaled(num: u128, den: u128, scale: u64) -> (i128, i128) {
     assert!(num > 0 && den > 0, "a logarithm needs a positive ratio");
+    // In lowest terms a power of two is seen as one, and equal ratios share what is kept.
     let shared = gcd(num, den);
     let (num, den) = (num / shared, den / shared);
     if num.is_power_of_two() && den.is_power_of_two() {
@@ -37,6 +38,7 @@ pub fn scaled(num: u128, den: u128, scale: u64) -> (i128, i128) {
         return (exact, exact);
     }
     KNOWN.with_borrow_mut(|known| {
+        // A log that a stranger made must not fill the memory with ratios.
         if known.len() >= KEPT {
             known.clear();
         }
@@ -140,6 +142,7 @@ fn computed_ln2(precision: u64) -> Enclosed {
     let of = |den: u32| artanh(&BigUint::from(1u32), &BigUint::from(den), precision);
     let (a, b, c) = (of(26), of(4_801), of(8_749));
     Enclosed {
+        // What is subtracted counts with its other end.
         low: a.low * 18u32 + c.low * 8u32 - b.high * 2u32,
         high: a.high * 18u32 + c.high * 8u32 - b.low * 2u32,
     }

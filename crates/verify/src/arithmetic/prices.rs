@@ -75,6 +75,8 @@ pub fn worst_case(prices: SettlementPrices, m: u64, s: u64, ahead: u64, levels: 
         SettlementPrices::Learned { .. } => ahead,
         SettlementPrices::Fixed { .. } => 0,
     };
+    // Each place is tried: to take the kernel's closed formula would repeat an error of its
+    // derivation, if there is one.
     for more in 0..=steps {
         let met = m.saturating_add(more);
         // Fewest certifications make "certified" dearest, most make "not certified" dearest.
@@ -110,6 +112,7 @@ pub fn released_exponent(alpha_micros: u32, divisor: u64, level: u8, width: u64)
     let inverse_alpha = 1_000_000 * u128::from(divisor);
     let mut power = u128::from(alpha_micros);
     let mut exponent = 0;
+    // The kernel takes the logarithm of a quotient; doubling comes to the same by another way.
     while power * 2 <= inverse_alpha {
         power *= 2;
         exponent += 1;

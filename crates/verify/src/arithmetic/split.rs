@@ -79,6 +79,8 @@ fn keyed(secret: &[u8; 32], domain: &[u8], number: u64) -> [u8; 32] {
 fn hmac_sha256(key: &[u8; 32], message: &[u8]) -> [u8; 32] {
     let padded = |pad: u8| {
         let mut block = [pad; 64];
+        // RFC 2104 §2 fills a key up with zeros to the block, so that the rest of the block is the
+        // pad.
         for (byte, key) in block.iter_mut().zip(key) {
             *byte ^= key;
         }

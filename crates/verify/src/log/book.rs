@@ -161,6 +161,7 @@ impl Book {
 
     pub(super) fn retire(&mut self, index: u64) {
         self.ledger.retired = true;
+        // A second retirement is a fault of its own, and runs are measured by the first.
         self.retired_at.get_or_insert(index);
         self.close();
     }
@@ -215,6 +216,7 @@ impl Book {
         let policy = &self.ledger.registered.description.policy;
         let (m, s) = (self.ledger.settled, self.ledger.certified);
         let least = prices::worst_case(policy.settlement_prices, m, s, 0, 0);
+        // A narrowed budget can be widened again, so that the registered one decides.
         let left = policy
             .sealed_budget
             .saturating_sub(self.ledger.sealed_charged);
@@ -227,6 +229,8 @@ impl Book {
         let ended = self.ended();
         let sealed = Tightest::new(index, sealed, bits);
         let answers = answers.map(|left| Tightest::new(index, left, bits));
+        // Comparisons between the same two ends saw the same runs under way, so that the tightest
+        // one decides for all of them.
         match self.rooms.last_mut().filter(|room| room.ended == ended) {
             Some(room) => {
                 room.sealed = room.sealed.tighter(sealed);
@@ -329,6 +333,8 @@ impl Book {
             Outcome::Aborted => ledger.aborted += 1,
         }
         let owner = *owner;
+        // What a run of an earlier release had reserved is unknown. It adds nothing, so that no
+        // other run is refused for a guess.
         let place = capsule.run.unwrap_or(RunPlace {
             number: 0,
             ended_before: 0,
@@ -452,6 +458,8 @@ impl Book {
             exhausted.complete |= run.ended_before > exhausted.ended;
             if !exhausted.complete {
                 exhausted.sealed_found = exhausted
+                    // So many cannot have been ahead, and `worst_case` would go through each of
+                    // them: a forged log must not choose how long its check takes.
                     .sealed_found
                     .saturating_add(run.sealed_reserved.get());
                 exhausted.answers_found = exhausted
@@ -584,6 +592,7 @@ impl Book {
             ),
         ] {
             let needed = charged.saturating_add(reserved).saturating_add(added);
+            // A run that reserves nothing of a pool is admitted even if the pool is spent.
             if let Some(allowed) = allowed.filter(|_| added > 0) {
                 must_fit(budget, MicroBits(needed), allowed)?;
             }

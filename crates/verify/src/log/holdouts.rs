@@ -48,6 +48,8 @@ impl Replay {
         let named = self.named(&registered.reference);
         let sound = check_description(&registered);
         let bets = Bets::of(&description.null_spec)?;
+        // A faulty registration opens a book too: without one, each capsule about it would be
+        // another finding.
         let at = self.books.len();
         self.by_id.insert(id, at);
         self.names.insert(registered.reference.clone(), at);
@@ -67,6 +69,8 @@ impl Replay {
         let looks_like_an_id = name.len() == 64 && name.bytes().all(|b| b.is_ascii_hexdigit());
         let means_another =
             HoldoutId::from_typed_hex(name).is_some_and(|id| self.by_id.contains_key(&id));
+        // Earlier releases took such names. In their logs it is a fault only if another holdout is
+        // meant.
         Check::Registration.holds(
             !(looks_like_an_id && (self.modern || means_another)),
             "ref is not written like a holdout's id",

@@ -80,6 +80,8 @@ impl Replay {
             "the new key of a link is another one",
         )?;
         check_signatures(&signed)?;
+        // Until both signatures hold, the key stays: a forged link must not put another key in
+        // force.
         self.key_id = Some(Digest::of(&link.new_public_key));
         self.keys.links.push(signed.link);
         Ok(())

@@ -26,6 +26,8 @@ impl Replay {
             None => true,
             Some(next) => batch.first == next || begins_a_start && batch.first > next,
         };
+        // Whatever was stated, the next batch is measured by this one, so that one gap is one
+        // finding.
         self.next_decision = Some(DecisionId(batch.last().0.saturating_add(1)));
         Check::Decisions.holds(
             follows,

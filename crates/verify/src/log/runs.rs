@@ -49,6 +49,7 @@ impl Replay {
         let (claim, digest) = (capsule.claim_id, Digest::of(entry));
         let place = self.capsules.len();
         let (parents, ancestors, depth) = self.lineage(&capsule);
+        // The first capsule stays. A second one is a fault, and later entries mean the first.
         self.settled.entry(claim).or_insert(Settled {
             capsule: digest,
             place,
@@ -107,6 +108,7 @@ impl Replay {
         let mut open = self.lineage(capsule).0;
         let mut seen = HashSet::new();
         let mut first: Option<u64> = None;
+        // A log that a stranger made may have any number of paths to one ancestor.
         while let Some(claim) = open.pop() {
             let Some(settled) = self.settled.get(&claim).filter(|_| seen.insert(claim)) else {
                 continue;
@@ -152,6 +154,7 @@ impl Replay {
 
     /// A duplicate is referred to a verdict that stood when it was admitted: of the same owner, module and terms.
     fn check_duplicate(&mut self, capsule: &Capsule) -> Result<(), Fault> {
+        // A duplicate without `run` is a fault that its capsule shows by itself.
         let (Some(earlier), Some(run)) = (capsule.duplicate_of, capsule.run) else {
             return Ok(());
         };
