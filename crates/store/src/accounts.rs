@@ -155,6 +155,7 @@ impl AccountsJson {
             Err(error) => return Err(StoreError::io("read", path)(error)),
         };
         let mut bytes = Vec::new();
+        // One byte more than is allowed tells a file that is too large from one that just fits.
         file.take(MAX_BYTES + 1)
             .read_to_end(&mut bytes)
             .map_err(StoreError::io("read", &path))?;
@@ -179,6 +180,7 @@ impl AccountsJson {
     ) -> Result<AccountsFile, StoreError> {
         let path = self.temporary();
         let failed = |source| StoreError::io("write", &path)(source);
+        // A leftover of an interrupted write is written over: nothing reads it.
         let file = File::options()
             .write(true)
             .create(true)
@@ -208,6 +210,7 @@ impl AccountsJson {
         let Hashing { file, hash } = out
             .into_inner()
             .map_err(|error| failed(error.into_error()))?;
+        // Without this sync a crash after the rename could leave the name without its content.
         file.sync_all().map_err(StoreError::io("sync", &path))?;
         failpoint::pass(Point::AccountsTmpSynced);
         Ok(AccountsFile {
@@ -225,6 +228,8 @@ impl AccountsJson {
         let (from, to) = (self.temporary(), self.path());
         fs::rename(&from, &to).map_err(StoreError::io("rename", from))?;
         failpoint::pass(Point::AccountsRenamed);
+        // Until the directory is synced a crash may bring the file before this one back, which is
+        // why the state row knows both.
         sync_directory(&self.directory)?;
         failpoint::pass(Point::AccountsDirsynced);
         Ok(())
@@ -256,6 +261,7 @@ struct Hashing {
 impl Write for Hashing {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let written = self.file.write(bytes)?;
+        // A writer may take less than it is given, and the digest must be that of the file.
         self.hash.update(&bytes[..written]);
         Ok(written)
     }

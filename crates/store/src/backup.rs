@@ -149,6 +149,7 @@ pub fn prepare(destination: &Path) -> Result<(), StoreError> {
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             make_private(destination)?;
+            // A new directory's name is durable only with the directory above it.
             sync_parent(destination)
         }
         Err(error) => Err(StoreError::io("list", destination)(error)),
@@ -275,6 +276,7 @@ pub fn complete(
         .unwrap_or_else(|error| unreachable!("a manifest is plain data: {error}"));
     json.push(b'\n');
     failpoint::pass(Point::BackupManifest);
+    // A directory with a manifest is a backup: all that it lists is durable by now.
     let path = destination.join(MANIFEST);
     blobs::write_durably(&path, &json)?;
     fs::set_permissions(&path, Permissions::from_mode(0o600))
@@ -567,6 +569,7 @@ fn open_plain(backup: &Path, relative: &str) -> Result<File, StoreError> {
     let directory = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let mut at: OwnedFd = rustix::fs::open(backup, directory, Mode::empty()).map_err(failed)?;
     let (above, name) = relative.rsplit_once('/').unwrap_or(("", relative));
+    // Each part is opened below the one before, so that no link can take its place in between.
     for part in above.split('/').filter(|part| !part.is_empty()) {
         let flags = directory | OFlags::NOFOLLOW;
         at = rustix::fs::openat(&at, part, flags, Mode::empty()).map_err(failed)?;
@@ -608,6 +611,7 @@ fn read_all(
             })
         })?;
         to.flush().map_err(StoreError::io("sync", &path))?;
+        // The file may have been changed since `check` read it.
         if bytes != record.bytes || sha256 != record.sha256 {
             return Err(StoreError::Unusable(format!(
                 "{} is not what {MANIFEST} says: the backup was damaged or changed after it was made; take another",
@@ -638,9 +642,11 @@ fn mark_as_restored(database: &Path, manifest: &Manifest) -> Result<(), StoreErr
         entries: manifest.entries,
     };
     facts::mark_restored(database, restored)?;
+    // `mark_restored` leaves the sync to its caller.
     File::open(database)
         .and_then(|file| file.sync_all())
         .map_err(StoreError::io("sync", database))?;
+    // They are named after the half-restored file: nothing would find them after the rename.
     for path in facts::beside(database) {
         if path.exists() {
             fs::remove_file(&path).map_err(StoreError::io("remove", &path))?;
@@ -689,6 +695,7 @@ pub fn restore(
     report: &mut Report<'_>,
 ) -> Result<Manifest, StoreError> {
     prepare(data_directory)?;
+    // A daemon that is started meanwhile must not make a database of its own here.
     let lock = DirectoryLock::take(data_directory)?;
     let manifest = check(backup, report)?;
     read_all(backup, &manifest, report, &mut |record| {
@@ -713,6 +720,7 @@ pub fn restore(
         Ok(Box::new(Durable(file)))
     })?;
     mark_as_restored(&data_directory.join(HALF_RESTORED), &manifest)?;
+    // The walk syncs every directory: all names are durable before the database gets its own.
     let mut files = Vec::new();
     walk(data_directory, Path::new(""), &mut files)?;
     let database = schema::path_in(data_directory);

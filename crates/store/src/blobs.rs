@@ -81,6 +81,7 @@ impl Drop for Kept {
         if keepers.count > 0 {
             return;
         }
+        // What nobody put was named by a row when it was kept. Only what was put may have no row.
         if keepers.have_put {
             keeping.doubtful.push(name);
         }
@@ -169,6 +170,7 @@ impl Blobs {
     /// # Errors
     /// Where a file cannot be written.
     pub fn put_kept(&self, bytes: &[u8]) -> Result<Kept, StoreError> {
+        // It is kept before it is there, so that no sweep in between takes it.
         let kept = self.kept(Some(Digest::of(bytes)), true);
         self.put(bytes)?;
         Ok(kept)
@@ -185,6 +187,7 @@ impl Blobs {
         // Nobody begins to keep one of them until it is judged and gone.
         let mut keeping = lock(&self.keeping);
         let mut swept = 0;
+        // While a copy is made, its rows may name any of them.
         if keeping.all > 0 {
             return Ok(swept);
         }
@@ -217,6 +220,8 @@ impl Blobs {
             return Ok(());
         }
         keeping.releases += 1;
+        // The rows go first, durably: a crash in between leaves an orphan for the sweep, and no row
+        // without its file.
         let forgotten = forget(&free).inspect_err(|_| names.extend(&free))?;
         for name in forgotten {
             self.remove_file(&name)?;
@@ -231,6 +236,8 @@ impl Blobs {
     pub fn put(&self, bytes: &[u8]) -> Result<Digest, StoreError> {
         let name = Digest::of(bytes);
         let path = self.path(&name);
+        // Noted before the file is looked at: the sweep at start-up must not remove it between that
+        // look and the commit of its row.
         self.note_fresh(name);
         let _not_swept_meanwhile = self.fresh.read().unwrap_or_else(PoisonError::into_inner);
         let parent = path.parent().unwrap_or(&self.directory);
@@ -244,6 +251,7 @@ impl Blobs {
         fs::create_dir_all(parent).map_err(StoreError::io("create", parent))?;
         let (synced, renamed) = (Point::BlobTmp, Point::BlobRenamedBeforeCommit);
         write_durably_past(&path, bytes, Some(synced), Some(renamed))?;
+        // The parent may be new, and its name is durable only with the directory above it.
         sync_directory(&self.directory)?;
         Ok(name)
     }
@@ -374,6 +382,7 @@ pub(crate) fn write_durably_past(
     synced: Option<Point>,
     renamed: Option<Point>,
 ) -> Result<(), StoreError> {
+    // Two uploads of the same bytes must not write into one temporary file.
     let mut random = [0; 8];
     getrandom::fill(&mut random).map_err(|error| StoreError::Io {
         operation: "draw random bytes for",
@@ -381,6 +390,7 @@ pub(crate) fn write_durably_past(
         source: io::Error::other(error),
     })?;
     let temporary = path.with_extension(format!("{}.tmp", hex::encode(random)));
+    // The sync comes before the rename: a crash must not leave the name with half of the content.
     let written = File::create(&temporary)
         .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
         .map_err(StoreError::io("write", &temporary))

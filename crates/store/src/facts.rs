@@ -149,10 +149,12 @@ fn put(connection: &Connection, name: &str, bytes: &[u8]) -> rusqlite::Result<()
 /// Notes in a database that nobody has open that it is a copy of a backup. One of an older release
 /// keeps its version, so that this release and that one can both take it. The file is not synced.
 pub(crate) fn mark_restored(database: &Path, restored: Restored) -> Result<(), StoreError> {
+    // The flags lack CREATE: a database that is missing must not become an empty one.
     let connection = Connection::open_with_flags(
         database,
         OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
     )?;
+    // Nothing is synced here: each caller syncs the file once it is complete.
     connection.execute_batch(&format!(
         "PRAGMA synchronous = OFF; PRAGMA mmap_size = 0; {TABLE}"
     ))?;
@@ -181,6 +183,7 @@ pub(crate) fn beside(database: &Path) -> [PathBuf; 2] {
 /// Where there is no database, or it cannot be read.
 pub fn at_rest(data_directory: &Path) -> Result<Facts, StoreError> {
     let connection = schema::open_at_rest(&schema::path_in(data_directory))?;
+    // Nothing is migrated at rest, and a database of an older release has no such table.
     let has_table = connection
         .prepare("SELECT 1 FROM sqlite_schema WHERE name = 'facts'")?
         .exists([])?;

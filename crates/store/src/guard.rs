@@ -31,6 +31,7 @@ struct Process {
 
 impl Process {
     fn this() -> Self {
+        // Without the list only the process's own group counts, which refuses more and not less.
         let more = rustix::process::getgroups().unwrap_or_default();
         let own = rustix::process::getegid();
         let groups = more.into_iter().chain([own]).map(|gid| gid.as_raw());
@@ -85,6 +86,7 @@ pub fn close(directory: &Path) -> Result<(), StoreError> {
         if metadata.mode() & 0o077 == 0 {
             return Ok(());
         }
+        // Group and others lose their rights; setuid, setgid and sticky bits stay as they are.
         let mode = metadata.mode() & 0o7700;
         return fs::set_permissions(directory, Permissions::from_mode(mode))
             .map_err(StoreError::io("close to others", directory));

@@ -271,10 +271,13 @@ impl Done {
     /// while a commit is under way, and is asked again by who waits long.
     #[must_use]
     pub fn seen(&self) -> u64 {
+        // Acquire pairs with the release before a commit: a reader of the batch's rows sees its
+        // entries counted.
         self.visible.load(Ordering::Acquire)
     }
 
     fn count(counter: &AtomicU64, by: u64) {
+        // These numbers are read by people, and nothing is ordered by them.
         counter.fetch_add(by, Ordering::Relaxed);
     }
 }

@@ -39,6 +39,7 @@ impl DirectoryLock {
             .read(true)
             .write(true)
             .create(true)
+            // The file has the holder's number in it until this process holds the lock.
             .truncate(false)
             .open(&path)
             .map_err(StoreError::io("open", &path))?;

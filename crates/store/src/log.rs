@@ -106,6 +106,7 @@ impl LogFiles {
         let path = self.path(name);
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent).map_err(StoreError::io("create", parent))?;
+            // Directories on the way may be new, and their names must be durable too.
             written.directories.extend(
                 parent
                     .ancestors()
@@ -192,11 +193,14 @@ impl Integrator {
         let Some(head) = head else {
             return Ok(integrator);
         };
+        // Files that fit are only brought up. If that fails, all of them are made again below.
         if tree.is_some() && integrator.integrate(head).is_ok() {
             return Ok(integrator);
         }
         // Without a checkpoint nothing was published: a new log, or a crash before its first one.
         if let Some(checkpoint) = &published {
+            // Nothing is written over before this: if the entries do not lead to what was
+            // published, the files may be right and the database wrong.
             let ours = root_of_entries(&integrator.readers, checkpoint.size())?;
             if ours != checkpoint.root() {
                 return Err(other_root(&integrator.files, checkpoint, ours));
@@ -273,6 +277,7 @@ impl Integrator {
         }
         failpoint::pass(Point::LogTileWritten);
         self.synced += written.files.len() as u64 + 1;
+        // Without this sync a crash could leave a checkpoint over tiles that are not there.
         written.sync()?;
         failpoint::pass(Point::LogTilesSyncedBeforeWatermark);
         blobs::write_durably_past(
@@ -285,6 +290,8 @@ impl Integrator {
             // Only now is the full tile durable; a missing directory had no partials.
             let _ = fs::remove_dir_all(partials);
         }
+        // The tree changes last: if a step before failed, the next attempt begins at what is
+        // published.
         self.tree = tree;
         Ok(())
     }
@@ -496,6 +503,7 @@ impl LogView {
                 recent.insert(key, Arc::new(TileNodes::new(tile.hashes().to_vec())));
             }
         }
+        // The head is shown after its tiles are there, since a proof over it may need them at once.
         *self
             .released
             .write()
@@ -673,6 +681,7 @@ impl LogView {
         if let Some(nodes) = kept.get(&key) {
             return Ok(Arc::clone(nodes));
         }
+        // The file is read without the lock: a slow disk must not hold up proofs from memory.
         drop(kept);
         let id = TileId::new(level, index, WIDTH as u16).map_err(|_| StoreError::Damaged {
             table: "log tiles",

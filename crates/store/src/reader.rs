@@ -519,6 +519,7 @@ fn read_entries(
             key: index.to_string(),
             what,
         };
+        // The query alone would pass over a missing entry without a word.
         if index as u64 != expected {
             return Err(damaged("an entry before it is missing"));
         }

@@ -46,6 +46,7 @@ impl Room {
     /// failed to make room for its index of the WAL.
     pub(crate) fn explain(&self, error: StoreError) -> StoreError {
         const HARDLY_ANY: u64 = 64 << 10;
+        // If the disk does not say, the error is told as it is.
         let free = rustix::fs::statvfs(&self.directory)
             .map_or(u64::MAX, |disk| disk.f_bavail.saturating_mul(disk.f_frsize));
         match error {

@@ -176,6 +176,8 @@ pub fn fence_off(connection: &Connection) -> Result<(), StoreError> {
 /// Opens a connection that only reads. Its cache is small: every commit of the writer empties it,
 /// and emptying a large one takes longer than reading a few pages again.
 pub fn open_reader(path: &Path) -> Result<Connection, StoreError> {
+    // Readers write marks into the index of the WAL, so that they need the right to write;
+    // `query_only` keeps them from the data.
     let connection = Connection::open_with_flags(
         path,
         OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
@@ -203,6 +205,7 @@ pub fn open_at_rest(path: &Path) -> Result<Connection, StoreError> {
         Connection::open_with_flags(immutable(path), flags | OpenFlags::SQLITE_OPEN_URI)
     };
     let connection = opened.map_err(|error| not_a_database(path, error))?;
+    // Without this, closing the last connection would copy the WAL into the database.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     connection
         .execute_batch(
@@ -235,6 +238,7 @@ fn immutable(path: &Path) -> String {
     use std::{fmt::Write as _, os::unix::ffi::OsStrExt as _};
     let mut uri = "file:".to_owned();
     for &byte in path.as_os_str().as_bytes() {
+        // In a URI, `?` or `#` would end the path.
         if byte.is_ascii_alphanumeric() || b"/._-".contains(&byte) {
             uri.push(char::from(byte));
         } else {
@@ -293,6 +297,8 @@ fn prepare_tables(connection: &Connection, path: &Path) -> Result<(), StoreError
     if tables == 0 {
         // A database whose WAL was lost before its first checkpoint looks like a new one.
         must_be_alone(path.parent().unwrap_or(Path::new("")))?;
+        // One transaction makes all tables: a crash in it leaves a database without any, which the
+        // next start takes for a new one.
         connection.execute_batch(&format!(
             "BEGIN IMMEDIATE; {TABLES}
              {}
@@ -306,6 +312,8 @@ fn prepare_tables(connection: &Connection, path: &Path) -> Result<(), StoreError
     check_application(path, application)?;
     if (1..SCHEMA_VERSION).contains(&version) {
         let steps = MIGRATIONS[version as usize - 1..].concat();
+        // The version changes in the transaction of the steps, so that a crash leaves the old
+        // version with its own tables.
         connection.execute_batch(&format!("BEGIN IMMEDIATE; {steps}"))?;
         failpoint::pass(Point::SchemaMigrateMid);
         connection.execute_batch(&format!("PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"))?;

@@ -148,14 +148,18 @@ impl SqliteStore {
 
     fn open_now(data_directory: &Path) -> Result<(Self, Found), StoreError> {
         let path = schema::path_in(data_directory);
+        // Asked before a file is made: a new one must not take the place of a database that was
+        // lost.
         schema::must_not_be_lost(data_directory)?;
         let mut connection = schema::open_writer(&path)?;
         let wal_pages = Arc::new(AtomicI64::new(0));
         let seen = Arc::clone(&wal_pages);
+        // Automatic checkpoints are off. The hook tells `maintain` how long the WAL is.
         connection.wal_hook(Some(move |_: &mut _, pages| {
             seen.store(i64::from(pages), Ordering::Relaxed);
             Ok(())
         }))?;
+        // From this commit on no earlier process can commit: its epoch is older than the row's.
         let (epoch, state) = raise_epoch(&mut connection)?;
         schema::fence_off(&connection)?;
         let holdouts = read_holdouts(&connection)?;
@@ -218,6 +222,7 @@ impl SqliteStore {
         if next <= self.epoch {
             return Ok(());
         }
+        // Within a batch's transaction this update would be lost with the batch.
         self.end_reading()?;
         let rows = self.connection.lock().execute(
             "UPDATE state SET epoch = ?1 WHERE id = 1 AND epoch = ?2",
@@ -378,6 +383,8 @@ impl SqliteStore {
         if let Some(in_force) = &batch.changes.in_force {
             facts::write_in_force(&transaction, in_force)?;
         }
+        // Last in the transaction: if a later start has raised the epoch, nothing of this batch
+        // commits.
         let fenced = transaction
             .prepare_cached("UPDATE state SET row = ?1 WHERE id = 1 AND epoch = ?2")?
             .execute(params![row::encode(&next), self.epoch])?;
@@ -509,6 +516,8 @@ impl Store for SqliteStore {
             }
             Err(error) => {
                 let fate = error.fate(self.connection.lock().is_autocommit());
+                // The batch is certainly not there, so that no reader has seen its entries. If its
+                // fate is unknown, the number stays.
                 if matches!(fate, Outcome::NotCommitted(_)) {
                     let entries = self.state.counters.next_index;
                     self.done.visible.store(entries, Ordering::Release);
@@ -544,6 +553,7 @@ impl Store for SqliteStore {
             self.takes_new_work();
         }
         match self.release(idle) {
+            // On a full disk what nothing names stays where it is, until the next look.
             Err(error) if is_full(&error) => {}
             released => released?,
         }
@@ -551,6 +561,7 @@ impl Store for SqliteStore {
         if pages < CHECKPOINT_PAGES && !(idle && pages > 0) {
             return Ok(());
         }
+        // PASSIVE waits for no reader, so that a long read does not hold up the writer.
         match self
             .connection
             .lock()
@@ -675,6 +686,7 @@ impl WriteError {
     fn fate(self, rolled_back: bool) -> Outcome {
         let error = match self {
             Self::Fence => {
+                // `NotCommitted` would let this process go on beside the one that took over.
                 return Outcome::Unknown(StoreError::Unusable(
                     "another process has taken over the database".to_owned(),
                 ));
@@ -925,6 +937,7 @@ fn write_log(connection: &Connection, batch: &Batch) -> Result<(), WriteError> {
         .claims
         .iter()
         .filter(|claim| claim.state == ClaimState::Revoked);
+    // A claim that changes after its revocation comes by again, and its row stays the same.
     for claim in revoked {
         if let Some(revocation) = &claim.revocation {
             connection
@@ -999,6 +1012,8 @@ fn forget_modules(
                 blobs.push(*module);
             }
         }
+        // This commit is fenced too: a process that was taken over must not remove what the other
+        // one names.
         let fenced = transaction
             .prepare_cached("UPDATE state SET epoch = epoch WHERE id = 1 AND epoch = ?1")?
             .execute([epoch])?;

@@ -47,6 +47,7 @@ pub(super) fn accounts(on: &mut Examination<'_>) -> Result<u64, StoreError> {
                 || "its number or its owner is another than its row's".to_owned(),
                 RESTORE,
             );
+            // What is left over at the end is of no account.
             let by_runs = runs.reserved.remove(&account.owner).unwrap_or_default();
             on.must(
                 u128::from(account.reserved) == by_runs,

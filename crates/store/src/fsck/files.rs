@@ -189,6 +189,7 @@ pub(super) fn log_files(on: &mut Examination<'_>) -> Result<u64, StoreError> {
         );
     }
     for name in std::mem::take(&mut files.left) {
+        // A write that a crash cut off leaves its temporary file.
         let ours = name.ends_with(".tmp");
         on.must(
             ours,
