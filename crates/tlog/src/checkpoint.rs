@@ -58,6 +58,7 @@ impl Checkpoint {
     /// # Errors
     /// [`CheckpointError::Origin`].
     pub fn new(origin: &str, size: u64, root: Hash) -> Result<Self, CheckpointError> {
+        // A line feed in the origin would make its rest the size.
         if origin.is_empty() || origin.contains(char::is_control) {
             return Err(CheckpointError::Origin {
                 origin: origin.to_owned(),
@@ -112,6 +113,7 @@ impl FromStr for Checkpoint {
     type Err = CheckpointError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
+        // tlog-checkpoint ends each line with a line feed, the last one too.
         let mut lines = text
             .strip_suffix('\n')
             .ok_or(CheckpointError::Shape)?
@@ -124,6 +126,7 @@ impl FromStr for Checkpoint {
         let root = Hash::from_base64(root).map_err(|_| CheckpointError::Shape)?;
         let mut checkpoint = Self::new(origin, size, root)?;
         checkpoint.extensions = lines.map(str::to_owned).collect();
+        // tlog-checkpoint allows lines after the root, and no empty ones.
         if checkpoint.extensions.iter().any(String::is_empty) {
             Err(CheckpointError::Shape)
         } else {
@@ -162,6 +165,7 @@ impl SignedCheckpoint {
     ) -> Result<Self, CheckpointError> {
         let mut note = Note::new(checkpoint.to_string())?;
         note.add(NoteSignature::new(log.name(), log.id(), signature)?)?;
+        // Opened like anybody's note, so that a wrong signature is refused before it gets out.
         Self::from_note(note, log, &[])
     }
 
@@ -187,6 +191,7 @@ impl SignedCheckpoint {
         log: &VerifierKey,
         witnesses: &[VerifierKey],
     ) -> Result<Self, CheckpointError> {
+        // A cosignature covers a time too: a witness's key does not sign for a log.
         if log.kind() != KeyKind::Ed25519 {
             return Err(CheckpointError::NotALogKey {
                 name: log.name().to_owned(),
@@ -195,6 +200,7 @@ impl SignedCheckpoint {
         // Opened with the log's key alone first: a witness's signature does not stand in for the log's.
         note.open(std::slice::from_ref(log))?;
         let checkpoint: Checkpoint = note.text().parse()?;
+        // The signature alone would let a head of another log pass that the same key has signed.
         if checkpoint.origin != log.name() {
             return Err(CheckpointError::OtherLog {
                 expected: log.name().to_owned(),
@@ -205,8 +211,11 @@ impl SignedCheckpoint {
             Ok(opened) => opened
                 .verified
                 .into_iter()
+                // A log's signature is no witness's, even if its key is given as one.
                 .filter(|s| s.kind == KeyKind::CosignatureV1)
                 .collect(),
+            // That no witness has signed is no fault here: how many are enough is the caller's
+            // policy.
             Err(NoteError::NotSigned) => Vec::new(),
             Err(error) => return Err(error.into()),
         };
@@ -247,8 +256,10 @@ impl SignedCheckpoint {
         if !known {
             return Err(NoteError::NotSigned.into());
         }
+        // Checked before it is added, since the note is passed on with all its lines.
         let verified = witness.verify(self.note.text(), line.bytes())?;
         self.note.add(line)?;
+        // A second line by one witness must not count twice towards a quorum.
         if !self
             .cosignatures
             .iter()

@@ -13,6 +13,7 @@ pub const COSIGNATURE_BYTES: usize = 8 + 64;
 
 /// What a witness signs: a header, the time in Unix seconds, and the note's text.
 pub fn message(time_unix_s: u64, text: &str) -> String {
+    // The first line keeps what a witness signs apart from what a log signs, the text alone.
     format!("cosignature/v1\ntime {time_unix_s}\n{text}")
 }
 

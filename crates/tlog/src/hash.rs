@@ -49,6 +49,7 @@ impl Hash {
     pub fn from_hex(hex: &str) -> Result<Self, HashParseError> {
         let digits = hex.as_bytes();
         let mut bytes = [0; Self::LEN];
+        // Zipped with 32 bytes, a longer text would be read as its beginning.
         if digits.len() != 2 * Self::LEN {
             return Err(HashParseError::Hex);
         }
@@ -118,6 +119,7 @@ impl AsRef<[u8]> for Hash {
 
 /// SHA-256(0x00 ‖ entry): the hash of a leaf.
 pub fn leaf_hash(entry: &[u8]) -> Hash {
+    // RFC 6962 §2.1: without different prefixes an inner node could be shown as an entry.
     sha256(&[&[0x00], entry])
 }
 

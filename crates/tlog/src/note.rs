@@ -116,7 +116,9 @@ impl Note {
     /// [`NoteError`] for what is wrong with its form.
     pub fn parse(bytes: &[u8]) -> Result<Self, NoteError> {
         let whole = check_characters(bytes)?;
+        // signed-note lets the text have blank lines of its own, so that the last one counts.
         let (_, lines) = whole.rsplit_once("\n\n").ok_or(NoteError::Shape)?;
+        // The line feed before the blank line belongs to the text and is signed with it.
         let text = &whole[..whole.len() - lines.len() - 1];
         let lines = lines.strip_suffix('\n').ok_or(NoteError::Shape)?;
         let mut note = Self::new(text)?;
@@ -167,10 +169,12 @@ impl Note {
             let mut named = keys
                 .iter()
                 .filter(|key| key.name() == signature.name && key.id() == signature.id);
+            // signed-note ignores signatures by unknown keys, so that others can add theirs.
             let Some(key) = named.next() else {
                 opened.unverified.push(signature.clone());
                 continue;
             };
+            // The line does not tell which of two keys of one name and id has signed.
             if named.any(|other| other != key) {
                 return Err(NoteError::AmbiguousKey {
                     name: signature.name.clone(),
@@ -251,6 +255,7 @@ fn check_characters(bytes: &[u8]) -> Result<&str, NoteError> {
         return Err(NoteError::TooLarge { bytes: bytes.len() });
     }
     let text = std::str::from_utf8(bytes).map_err(|_| NoteError::NotText)?;
+    // signed-note allows no control character below U+0020 but the line feed.
     if text.bytes().any(|byte| byte < 0x20 && byte != b'\n') {
         Err(NoteError::NotText)
     } else {

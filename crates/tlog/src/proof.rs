@@ -109,6 +109,7 @@ pub fn inclusion_proof<S: TileSource>(
         range = if index < left.end { left } else { right };
         path.push(reader.root_of(sibling)?);
     }
+    // The way went down from the root; RFC 6962 §2.1.1 lists a path from the leaf up.
     path.reverse();
     Ok(path)
 }
@@ -248,6 +249,7 @@ impl<S: TileSource> NodeReader<S> {
             .source
             .nodes(level, index, id.width())
             .map_err(ProofError::Source)?;
+        // A fuller tile is fine, but in a narrower one a node of the proof would be missing.
         if nodes.width() < usize::from(id.width()) {
             return Err(ProofError::ShortTile {
                 tile: id,

@@ -43,6 +43,8 @@ pub fn path_in(leaves: &[Hash], index: usize) -> Option<Vec<Hash>> {
 
 /// The largest power of two below the length, and the rest. The length is at least 2.
 fn halves(leaves: &[Hash]) -> (&[Hash], &[Hash]) {
+    // RFC 9162 §2.1.1 splits at the largest power of two below the length: at half of it, if the
+    // length is a power of two itself.
     leaves.split_at(leaves.len().next_power_of_two() / 2)
 }
 

@@ -17,6 +17,7 @@ pub(crate) fn base64_decode(text: &str) -> Option<Vec<u8>> {
 
 /// A decimal number without sign and without leading zeros.
 pub(crate) fn decimal(text: &str) -> Option<u64> {
+    // `parse` would take a plus sign and leading zeros, and a number has one spelling.
     let canonical = text.bytes().all(|byte| byte.is_ascii_digit())
         && !text.is_empty()
         && (text == "0" || !text.starts_with('0'));

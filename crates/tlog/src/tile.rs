@@ -234,6 +234,7 @@ fn parse_position(position: &str) -> Option<(u64, u16)> {
     let (index, width) = match position.split_once(".p/") {
         Some((index, width)) => (
             index,
+            // tlog-tiles names a full tile without `.p`, so that 256 would be a second name for it.
             u16::try_from(text::decimal(width)?)
                 .ok()
                 .filter(|w| *w < TILE_WIDTH)?,
@@ -255,6 +256,7 @@ fn parse_position(position: &str) -> Option<(u64, u16)> {
 }
 
 fn push_group(value: u64, digits: &str) -> Option<u64> {
+    // `parse` would take `+12` for a group of three digits.
     let three_digits = digits.len() == 3 && digits.bytes().all(|byte| byte.is_ascii_digit());
     let group: u64 = if three_digits {
         digits.parse().ok()?

@@ -69,6 +69,8 @@ impl TlogProof {
             return Err(TlogProofError::TooLarge { bytes: bytes.len() });
         }
         let whole = std::str::from_utf8(bytes).map_err(|_| NoteError::NotText)?;
+        // The lines before the checkpoint have no blank one among them; the note has one of its
+        // own.
         let (head, checkpoint) = whole
             .split_once("\n\n")
             .ok_or(TlogProofError::Line { line: 1 })?;
@@ -89,6 +91,8 @@ impl TlogProof {
         let index = index.ok_or(TlogProofError::Line { line: number })?;
         let mut path = Vec::new();
         for (line, number) in lines {
+            // No tree is higher than 64 nodes, so that a longer path is refused before it takes
+            // memory.
             let hash = Hash::from_base64(line)
                 .ok()
                 .filter(|_| path.len() < MAX_PROOF_LEN);
@@ -115,6 +119,8 @@ impl TlogProof {
     ) -> Result<SignedCheckpoint, TlogProofError> {
         let signed = SignedCheckpoint::from_note(self.checkpoint.clone(), log, witnesses)?;
         let head = signed.checkpoint();
+        // The root is the one that was signed: a path to a root of the file's own would prove
+        // nothing.
         verify_inclusion(leaf, self.index, head.size(), &self.path, head.root())?;
         Ok(signed)
     }

@@ -128,6 +128,7 @@ impl Tree {
                 }
             }
         }
+        // Peaks stand from the largest to the smallest, and higher levels have the larger ones.
         tree.peaks = tree
             .edge
             .iter()
@@ -207,6 +208,7 @@ impl Tree {
         let partial = &mut self.edge[usize::from(level)];
         partial.push(hash);
         if partial.len() == usize::from(TILE_WIDTH) {
+            // `append` has counted the entry already, so that this hash is the last of its level.
             let index = hashes_at(level, self.size) / u64::from(TILE_WIDTH) - 1;
             let id = TileId::within_range(level, index, TILE_WIDTH);
             self.full.push(Tile {

@@ -157,6 +157,7 @@ impl FromStr for VerifierKey {
         else {
             return Err(malformed());
         };
+        // `from_str_radix` takes a sign and upper case too, and a key has one spelling.
         let canonical = id.len() == 8
             && id
                 .bytes()
@@ -179,6 +180,7 @@ impl FromStr for VerifierKey {
         };
         let key = Self::new(name, kind, public_key.try_into().map_err(|_| malformed())?)?;
         let claimed = KeyId(id.to_be_bytes());
+        // The id is a hash over the other parts, so that another id means a changed part.
         if key.id == claimed {
             Ok(key)
         } else {

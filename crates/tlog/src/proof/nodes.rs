@@ -19,6 +19,7 @@ impl TileNodes {
         hashes.truncate(usize::from(TILE_WIDTH));
         let mut rows = vec![hashes];
         while let Some(row) = rows.last().filter(|row| row.len() > 1) {
+            // An odd hash at the end has no complete parent yet, and gets none.
             let above = row
                 .chunks_exact(2)
                 .map(|pair| node_hash(pair[0], pair[1]))

@@ -64,6 +64,7 @@ pub fn verify_inclusion(
     proof: &[Hash],
     root: Hash,
 ) -> Result<(), VerifyError> {
+    // Step 1 of RFC 9162 §2.1.3.2.
     if index >= size {
         return Err(VerifyError::IndexOutOfRange { index, size });
     }
@@ -73,17 +74,20 @@ pub fn verify_inclusion(
     if proof.len() > MAX_PROOF_LEN {
         return Err(wrong_length);
     }
+    // Steps 2 and 3: `node` is `fn` and `last` is `sn`.
     let mut walk = Walk {
         node: index,
         last: size - 1,
     };
     let mut computed = leaf;
+    // Step 4. A walk that is at the root before the proof ends shows a proof that is too long.
     for sibling in proof {
         computed = match walk.step().ok_or(wrong_length)? {
             Side::Left => node_hash(*sibling, computed),
             Side::Right => node_hash(computed, *sibling),
         };
     }
+    // Step 5 demands that `sn` is 0: otherwise the proof is too short for the size.
     if walk.last != 0 {
         return Err(wrong_length);
     }
@@ -119,6 +123,7 @@ pub fn verify_consistency(
     if first == second {
         expect_root(root1, root2)?;
     }
+    // There is nothing to hash in these two cases, and a proof has one form.
     if first == 0 || first == second {
         return if proof.is_empty() {
             Ok(())
@@ -133,6 +138,7 @@ pub fn verify_consistency(
         Some(_) if first.is_power_of_two() => (root1, proof),
         Some((start, rest)) => (*start, rest),
     };
+    // Steps 3 and 4 of RFC 9162 §2.1.4.2; steps 1, 2 and 5 chose `start`.
     let mut walk = Walk {
         node: first - 1,
         last: second - 1,
@@ -146,6 +152,8 @@ pub fn verify_consistency(
             Side::Right => new = node_hash(new, *sibling),
         }
     }
+    // Step 7 demands that `sn` is 0, too: a proof that ends below the root says nothing of the
+    // newer tree.
     if walk.last != 0 {
         return Err(wrong_length);
     }
@@ -186,6 +194,7 @@ impl Walk {
 
     /// Goes up `rows` rows, past the top to zero.
     fn rise(&mut self, rows: u32) {
+        // A shift by all 64 bits overflows, and means past the top.
         self.node = self.node.checked_shr(rows).unwrap_or(0);
         self.last = self.last.checked_shr(rows).unwrap_or(0);
     }
