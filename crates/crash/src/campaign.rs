@@ -186,6 +186,7 @@ impl Tools<'_> {
         }
         let mut tally = Tally::default();
         for point in Point::ALL {
+            // Only a point at which a write can fail has more to play than a death.
             let whats: &[What] = if point.kind().can_fail() {
                 &[What::Kill, What::Full, What::Broken]
             } else {
@@ -202,6 +203,7 @@ impl Tools<'_> {
                     what: *what,
                 };
                 let context = format!("seed {seed}, {arming}");
+                // What these scenes leave behind would be in the way of the points after them.
                 if needs_own_world(*point) {
                     let mut world = self.world(dice.roll())?;
                     let done = self.at(&mut world, arming).await.map(|()| world.tally());
@@ -290,6 +292,7 @@ async fn start(
             to_the_first_schema(&directory)?;
         }
         Prepare::SecretGone => {
+            // A start without this secret fails, and has taken the lock by then.
             let (secret, aside) = (
                 directory.join("secrets/owners.secret"),
                 directory.join("aside"),

@@ -72,6 +72,7 @@ impl Mirror {
                 )));
             }
             let (path, first, second) = client.consistency(before, size).await?;
+            // The server names the roots of its proof. Only those that were signed count.
             must(first == old_root && second == root, || {
                 format!("the roots of trees {before} and {size} are not those that were signed")
             })?;
@@ -85,6 +86,7 @@ impl Mirror {
             let findings: Vec<String> = report.findings.iter().map(ToString::to_string).collect();
             format!("the log does not hold: {}", findings.join("; "))
         })?;
+        // The first key that was seen is trusted, and later ones must follow from the log.
         let first = self.vkey.get_or_insert_with(|| vkey.to_owned()).clone();
         let trust = trust(&first, &report)?;
         trust.open(note.as_bytes()).map_err(fail)?;
@@ -130,6 +132,7 @@ pub(crate) fn entries_of(ledger: &Ledger) -> usize {
         let told = steps.iter().filter(|step| life.told_at(**step).is_some());
         told.count()
     };
+    // Entry 0 begins the log, and no client asked for it.
     1 + ledger.lives().map(of_a_life).sum::<usize>()
 }
 
@@ -180,6 +183,7 @@ impl State {
         must(holdouts.len() == count, || {
             "a holdout is listed twice".to_owned()
         })?;
+        // Counted from the entries, and not from what the server lists.
         let mut revocations = BTreeMap::new();
         for entry in &mirror.entries {
             if let Ok(Entry::ClaimRevoked(revoked)) = Entry::parse(entry) {
@@ -238,6 +242,7 @@ impl State {
                 } else {
                     wire::ClaimState::Sealed
                 };
+                // The claim may be further than this step: only a step back is a loss.
                 must(claim.state >= least as i32, || {
                     format!("its state is {}", claim.state)
                 })
@@ -257,6 +262,7 @@ impl State {
             (Step::Fetch, Told::Fetched(fetched)) => {
                 let verified = verify_receipt(&fetched.receipt, &self.trust).map_err(fail)?;
                 let size = verified.checkpoint.size();
+                // A receipt over a larger tree was shown before that tree was durable.
                 must(size <= self.report.entries, || {
                     format!(
                         "its receipt is of a tree of {size}, the log has {}",
@@ -287,6 +293,7 @@ impl State {
             }
             (Step::Grant | Step::GrantMore, Told::Granted(told)) => {
                 let balance = self.account(&life.principal())?.credit_balance;
+                // It may have got more since, and accounts like this one run nothing.
                 must(balance >= *told, || {
                     format!("its balance was {told}, and is {balance}, and it burns nothing")
                 })
@@ -336,6 +343,7 @@ impl State {
     /// # Errors
     /// Where there is.
     pub fn must_be_all(&self, ledger: &Ledger) -> Result<(), Failed> {
+        // A change of keys writes an entry that no client asked for.
         let entries = entries_of(ledger) + self.report.keys.links.len();
         let (mut claims, mut holdouts) = (BTreeSet::new(), BTreeSet::new());
         for life in ledger.lives() {
@@ -398,6 +406,7 @@ impl State {
             )
         })?;
         let in_all: u64 = burned.values().sum();
+        // Every client has its answer by now, so that no run is under way.
         must(totals.burned == in_all && totals.reserved == 0, || {
             format!(
                 "runs said to have burned {in_all} credits, and the accounts say {}, and {} reserved",
@@ -516,6 +525,7 @@ impl State {
                 holdout.sealed_reserved_microbits,
                 holdout.answer_reserved_microbits,
             ];
+            // No run is under way by now: what is still reserved was forgotten by a settlement.
             let should = [
                 ledger.sealed_charged.get(),
                 ledger.answers_charged.get(),
@@ -568,7 +578,10 @@ pub async fn replay(client: &mut Client, lives: &[Life], dice: &mut Dice) -> Res
             .map(|last| life.steps()[last])
         {
             None => continue,
+            // A fetch has no request id, so that asking again proves nothing.
             Some(Step::Fetch) => Step::Execute,
+            // The first request is remembered by its key and later ones in a row: both places must
+            // answer.
             Some(_) if dice.one_in(2) => life.steps()[0],
             Some(step) => step,
         };

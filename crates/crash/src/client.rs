@@ -41,6 +41,7 @@ impl<T> Answer<T> {
             let value = status.metadata().get(name);
             value.and_then(|value| value.to_str().ok())
         };
+        // Only a server that says so has not done it. Any other error leaves the outcome open.
         match field("x-evidenceos-outcome") {
             Some("not-applied") => Self::NotApplied {
                 code: field("x-evidenceos-code").unwrap_or_default().to_owned(),
@@ -153,6 +154,7 @@ impl Client {
     /// Where the address is none.
     pub async fn connect(address: &str) -> Result<Option<Self>, Failed> {
         let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(fail)?;
+        // That nobody listens is an answer here: the daemon may be dead.
         let channel = endpoint.tcp_nodelay(true).connect().await.ok();
         Ok(channel.map(|channel| {
             Self(EvidenceOsClient::new(channel).max_decoding_message_size(64 << 20))
@@ -458,6 +460,7 @@ impl Client {
             };
             let request = request(Caller::Operator, None, message)?;
             let page = Answer::of(self.0.list_entries(request).await).done("the log's entries")?;
+            // An empty page would be asked for again without end.
             if page.entries.is_empty() {
                 return Err(fail(format!("the log has no entry {from}, of {end}")));
             }

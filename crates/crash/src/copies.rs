@@ -65,6 +65,7 @@ pub async fn recover(world: &mut World, arming: Arming) -> Result<(), Failed> {
     })?;
     daemon.stop().await?;
     let arguments = ["log", "recover", "--from", text(&mirror)?];
+    // The second recovery begins at what the first one left, and dies too.
     for _ in 0..2 {
         let (fine, _) = world.command(&arguments, &[arming]).await?;
         must(!fine, || format!("at {arming} the recovery went on"))?;

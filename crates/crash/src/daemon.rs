@@ -74,6 +74,7 @@ impl Launcher {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .stdin(Stdio::null())
+            // A test that fails must leave no daemon behind.
             .kill_on_drop(true);
         if let Some(trace) = &self.trace {
             command.env("EVIDENCEOS_RECORDER_TRACE", trace);
@@ -153,6 +154,7 @@ impl Launcher {
         read.map_err(|_| fail("a start takes for ever"))?
             .map_err(fail)?;
         let mut stderr = child.stderr.take().ok_or_else(|| fail("no errors"))?;
+        // A daemon that serves says so in its first line. Without one it has ended.
         if line.is_empty() {
             let status = ended(&mut child).await?;
             let mut said = String::new();
@@ -163,6 +165,7 @@ impl Launcher {
         tokio::spawn(async move {
             let mut lines = BufReader::new(stderr).lines();
             while let Ok(Some(line)) = lines.next_line().await {
+                // Every stop under load says this, so that it is no sign of a failure.
                 if !line.contains("stopping; runs under way") {
                     eprintln!("  daemon: {line}");
                 }

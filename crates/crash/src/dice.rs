@@ -21,6 +21,7 @@ impl Dice {
 
     /// A number below `n`, which is not 0.
     pub fn below(&mut self, n: u64) -> u64 {
+        // The remainder favours small numbers a little, which does no harm here.
         self.roll() % n
     }
 

@@ -158,6 +158,7 @@ impl Life {
     /// Steps that were acknowledged when the trace was so long.
     #[must_use]
     pub fn told_by(&self, position: u64) -> usize {
+        // The replies of a life arrive in order, so that the first later one ends those of before.
         self.told
             .iter()
             .take_while(|(_, mark)| *mark <= position)
@@ -244,7 +245,9 @@ impl Ledger {
             .map(|life| {
                 let mut life = life.clone();
                 let told = life.told_by(position);
+                // That a step was not done was said after the last reply, and so after this moment.
                 life.given_up &= told == life.told.len();
+                // Steps after this moment had been asked for, and nobody knows what became of them.
                 life.maybe = told < life.told.len();
                 life.told.truncate(told);
                 (life.number, life)
@@ -253,6 +256,8 @@ impl Ledger {
         let idle = lives.values().filter(|life| !life.is_over());
         Self {
             dice: self.dice.clone(),
+            // Lives are taken from the end, and the holdouts that all others name have the lowest
+            // numbers.
             idle: idle.map(|life| life.number).rev().collect(),
             trace: None,
             heads: Vec::new(),
@@ -307,6 +312,7 @@ impl Ledger {
             self.add(life);
         }
         let first = FIRST_HOLDOUTS.len() as u64;
+        // Claims name the first holdouts, so that nothing else is led before those are registered.
         if !self.has_begun() && self.idle.last().is_some_and(|next| *next >= first) {
             return None;
         }
@@ -318,6 +324,7 @@ impl Ledger {
 
     /// Notes what a step was told; the life goes on.
     pub fn tell(&mut self, life: &mut Life, told: Told) {
+        // The reply is here: all that it promises was done while the trace was no longer than now.
         let mark = self.position();
         if let Told::Fetched(Fetched {
             head: (size, root), ..

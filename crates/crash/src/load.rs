@@ -127,6 +127,7 @@ struct One {
 impl One {
     async fn work(self, mut client: Client) -> Result<(), Failed> {
         while !self.enough.load(Ordering::Relaxed) {
+            // The lock is given back before the next await.
             let taken = self.ledger.lock().take(self.may_begin);
             let Some(life) = taken else { return Ok(()) };
             if !self.lead(&mut client, life).await? {
@@ -148,6 +149,7 @@ impl One {
                     self.told.send_modify(|told| *told += 1);
                 }
                 Answer::Lost => {
+                    // Whoever takes the life next asks for the same step under the same request id.
                     life.maybe = true;
                     self.ledger.lock().give_back(life);
                     return Ok(false);
@@ -157,6 +159,8 @@ impl One {
                     return Ok(false);
                 }
                 Answer::NotApplied { again: true, .. } => {
+                    // A step whose fate was once unknown may have been done. Only one that
+                    // certainly was not can be given up.
                     if !life.maybe && step != Step::Fetch && self.ledger.lock().gives_up() {
                         life.given_up = true;
                         break;

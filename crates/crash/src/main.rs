@@ -55,6 +55,7 @@ fn main() -> ExitCode {
     if let Some(status) = evidenceos_sandbox::serve_if_child() {
         return status;
     }
+    // The daemon has arguments of its own, which must not be parsed as those of the tests.
     let mut arguments: Vec<OsString> = std::env::args_os().collect();
     let role = arguments.get(1).and_then(|role| role.to_str());
     let done = match role {

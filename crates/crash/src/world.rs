@@ -210,6 +210,7 @@ impl World {
     /// # Errors
     /// Where the notes cannot be read.
     pub fn noted(&self, what: &str) -> Result<BTreeSet<String>, Failed> {
+        // Only a daemon makes the file, and a round begins without it.
         if !self.launcher.hits.exists() {
             return Ok(BTreeSet::new());
         }
@@ -315,6 +316,7 @@ impl World {
         let mut child = self.launcher.spawn(&[])?;
         let moment = self.dice.below(A_START.as_micros() as u64);
         tokio::time::sleep(Duration::from_micros(moment)).await;
+        // It may have ended by itself.
         let _ = child.start_kill();
         ended(&mut child).await?;
         self.tally.deaths += 1;
@@ -384,10 +386,12 @@ impl World {
     /// Where it has not, or anything is not as it must be afterwards.
     pub async fn round_at(&mut self, arming: Arming) -> Result<(), Failed> {
         self.forget_fired()?;
+        // Registrations are rare among the lives, and this point is come by in one only.
         let rare = matches!(arming.point, Point::HoldoutPutBlobBeforeRow);
         self.ledger.lock().holdout_in(if rare { 3 } else { 40 });
         match self.launcher.start(&[arming]).await? {
             Started::Serves(daemon) => self.load_at(arming, *daemon).await?,
+            // The point may be come by in the start already.
             Started::Ended(status, said) => must(!status.success(), || said)?,
         }
         must(self.has_fired(arming.point)?, || {
@@ -552,6 +556,8 @@ impl World {
     /// Lets so much time pass that requests of before may be forgotten.
     pub fn let_time_pass(&mut self, seconds: i64) {
         self.launcher.clock_s += seconds;
+        // Requests of lives before this one may be forgotten by now, so that they are not asked
+        // again.
         self.remembered_from = self.ledger.lock().lives().count() as u64;
     }
 
@@ -562,6 +568,7 @@ impl World {
     pub fn clear(&mut self) -> Result<(), Failed> {
         let directory = self.directory();
         fs::remove_dir_all(directory).map_err(fail)?;
+        // The anchor remembers a head of the old log, and would have the new one held.
         if self.anchor.exists() {
             fs::remove_dir_all(&self.anchor).map_err(fail)?;
         }
@@ -658,6 +665,7 @@ impl World {
         loop {
             let report = self.mirror.follow(client, vkey).await?;
             let links = report.keys.links.len();
+            // What is still missing then is told by the comparison that follows.
             if self.mirror.asked_for() >= acknowledged + links || Instant::now() >= patience {
                 return Ok(());
             }
@@ -670,8 +678,11 @@ impl World {
 fn ends_the_process(arming: Arming) -> bool {
     match (arming.what, arming.point) {
         (What::Kill, _) => true,
+        // Tiles and `accounts.json` are made again from the rows, so that the daemon goes on.
         (_, Point::LogTileHalf | Point::AccountsTmpHalf) => false,
         (What::Broken, _) => true,
+        // At the sync itself nobody knows any more what is on the disk; before it, a full disk
+        // leaves no doubt.
         (What::Full, point) => point == Point::StoreCommitFsync,
     }
 }

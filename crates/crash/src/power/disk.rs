@@ -123,6 +123,7 @@ impl Disk {
             Deed::Create { inode, path } => {
                 let file = self.files.len();
                 self.files.push(File::default());
+                // The number of a removed file may be given to another one.
                 self.by_inode.insert(*inode, file);
                 self.name(path, Node::File(file))
             }
@@ -206,6 +207,7 @@ impl Disk {
         if parent != into {
             return Err(fail("a rename into another directory"));
         }
+        // The process sees every name, durable or not.
         let node = self.directories[parent].now().get(&from).copied();
         let node = node.ok_or_else(|| fail(format!("{from} was never made")))?;
         self.directories[parent].pending.push(Renaming {

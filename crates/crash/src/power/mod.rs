@@ -113,6 +113,7 @@ impl History {
             ledger: world.ledger().clone(),
             vkey: world.vkey().to_owned(),
             launcher: Launcher {
+                // What daemons do on images is not recorded.
                 trace: None,
                 ..world.launcher().clone()
             },
@@ -136,6 +137,7 @@ impl History {
 
     async fn cut(&self, dice: &mut Dice, images: u64) -> Result<Cuts, Failed> {
         let mut moments: Vec<usize> = (0..images).map(|_| self.moment(dice)).collect();
+        // In the order of the trace, one pass over it serves all moments.
         moments.sort_unstable();
         let mut cuts = Cuts {
             records: self.records.len() as u64,
@@ -151,6 +153,7 @@ impl History {
             done = moment;
             let luck = Luck::draw(dice);
             let image = home.path().join(format!("image-{nth}"));
+            // Split off, so that the size of one image does not change what is drawn for the next.
             disk.leave(&image, luck, &mut dice.split())?;
             let goes_on = dice.one_in(GO_ON);
             let position = moment
@@ -189,6 +192,7 @@ impl History {
                 };
                 let next = self.records[from..].iter().position(border);
                 let at = from + next.unwrap_or(0);
+                // The power goes just before the border or just after it.
                 (at + dice.below(2) as usize).min(count)
             }
             _ => {
@@ -198,6 +202,7 @@ impl History {
                     told.map(|(_, mark)| *mark).collect()
                 };
                 let mark = *dice.one_of(&marks);
+                // The cut comes right after the last record that was there when the reply arrived.
                 self.records.partition_point(|record| record.end <= mark)
             }
         }
@@ -227,6 +232,7 @@ impl History {
             heads_must_hold(heads, &mirror)?;
             looked_for
         };
+        // A cut before the first reply may leave no key, and the start then makes another one.
         must(looked_for == 0 || daemon.vkey() == self.vkey, || {
             "the log has another key".to_owned()
         })?;

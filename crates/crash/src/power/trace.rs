@@ -77,6 +77,7 @@ pub fn read(path: &Path) -> Result<Vec<Record>, Failed> {
 
 fn record(bytes: &[u8]) -> Option<(Result<Deed, Failed>, &[u8])> {
     let (header, rest) = bytes.split_at_checked(HEADER)?;
+    // The recorder ran on this machine and wrote in its byte order.
     let word = |at: usize| Some(u32::from_ne_bytes(header.get(at..at + 4)?.try_into().ok()?));
     let long = |at: usize| Some(u64::from_ne_bytes(header.get(at..at + 8)?.try_into().ok()?));
     if word(0)? != MAGIC {
