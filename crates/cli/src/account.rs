@@ -73,6 +73,7 @@ impl AccountCommand {
     pub async fn run(self, connection: &Connection) -> Result<Output, CliError> {
         let mut client = Client::connect(connection).await?;
         match self {
+            // An empty name stands for the caller's own account.
             Self::Show { principal } => show(&mut client, principal.unwrap_or_default()).await,
             Self::List => list(&mut client).await,
             Self::Grant(args) => args.run(&mut client).await,
@@ -150,6 +151,7 @@ async fn list(client: &mut Client) -> Result<Output, CliError> {
     let mut accounts = Vec::new();
     let mut page_token = String::new();
     let totals = loop {
+        // A page size of 0 leaves the size to the server.
         let page = client
             .list_accounts(proto::ListAccountsRequest {
                 page_size: 0,

@@ -133,6 +133,7 @@ impl BenchArgs {
 }
 
 fn tempdir(within: &std::path::Path) -> Result<Scratch, CliError> {
+    // Two benchmarks in one place must not share a directory.
     let path = within.join(format!("evidenceos-bench-{}", std::process::id()));
     std::fs::create_dir_all(&path).map_err(CliError::file(path.clone()))?;
     Ok(Scratch(path))
@@ -163,6 +164,7 @@ async fn measure(plan: &Plan, scratch: &std::path::Path) -> Result<Report, CliEr
 
     let small = Daemon::start(&scratch.join("small")).await?;
     let few = Load::prepare(&small).await?;
+    // Growth is measured against this store of 100 claims.
     few.round(1, Modules::Shared, Round::Lifecycles(100))
         .await?;
     report.noop = Some(few.noop(plan.round / 2).await?);
@@ -194,6 +196,7 @@ async fn measure(plan: &Plan, scratch: &std::path::Path) -> Result<Report, CliEr
     say(&format!("filling a store with {} claims", plan.claims));
     while many.lifecycles_done() < plan.claims {
         let missing = plan.claims - many.lifecycles_done();
+        // In parts, so that it can say how far it is.
         many.round(64, Modules::Shared, Round::Lifecycles(missing.min(10_000)))
             .await?;
         say(&format!("  {} claims", many.lifecycles_done()));
@@ -202,12 +205,14 @@ async fn measure(plan: &Plan, scratch: &std::path::Path) -> Result<Report, CliEr
     report.rss_bytes = large.usage().await?.rss_bytes;
 
     say("growth: the same calls on a store of 100 claims and on the large one, in turn");
+    // In turn, so that a change of the machine falls on both stores alike.
     for _ in 0..plan.alternations {
         tokio::time::sleep(plan.rest / 2).await;
         for (load, daemon, into) in [
             (&few, &small, &mut report.growth_small),
             (&many, &large, &mut report.growth_large),
         ] {
+            // The daemon's counters go on over the rounds, so that a round is a difference.
             let before = daemon.usage().await?;
             let mut round = load
                 .round(1, Modules::Shared, Round::Lifecycles(400))
@@ -296,6 +301,7 @@ async fn measure_charges(
     ));
     let one = Arc::new(Desk::open(&scratch.join("one"), 1).await?);
     let many = Arc::new(Desk::open(&scratch.join("many"), plan.accounts).await?);
+    // More claims than a round runs: it would end early where none is left.
     let runs_a_second = 3_000;
     for concurrency in [1, 64] {
         let enough = match concurrency {
@@ -303,6 +309,7 @@ async fn measure_charges(
             _ => runs_a_second,
         } * plan.round.as_secs() as usize;
         for desk in [&one, &many] {
+            // A claim is sealed before the clock starts: sealing is no part of the figure.
             desk.seal(enough).await?;
             say(&format!(
                 "  {} accounts, concurrency {concurrency}",
@@ -325,6 +332,7 @@ async fn bracketed<T, F: Future<Output = Result<T, CliError>>>(
     scratch: &std::path::Path,
     figure: impl FnOnce() -> F,
 ) -> Result<Bracketed<T>, CliError> {
+    // What the figure before has written must not slow this one.
     tokio::time::sleep(plan.rest).await;
     let before = limits::fdatasync_p50_us(scratch)?;
     let figure = figure().await?;

@@ -268,6 +268,7 @@ async fn commit(
     wasm_module: Vec<u8>,
     parents: Vec<Bytes>,
 ) -> Result<proto::CommitArtifactsResponse, CliError> {
+    // The daemon refuses a module whose hash is another.
     let mut artifacts = vec![proto::Artifact {
         artifact_hash: Bytes::copy_from_slice(&Sha256::digest(&wasm_module)),
         kind: "wasm".to_owned(),
@@ -281,6 +282,7 @@ async fn commit(
         let capsule = settled
             .map(|result| result.capsule_hash)
             .unwrap_or_default();
+        // Only a settled claim has a capsule on which another can depend.
         if capsule.is_empty() {
             return Err(CliError::Failed(format!(
                 "parent {} is not settled yet",
@@ -349,6 +351,7 @@ pub async fn run_claim(
 
 impl RunArgs {
     async fn run(self, connection: &Connection) -> Result<Output, CliError> {
+        // Read before the server is called, so that a wrong path creates no claim.
         let wasm = std::fs::read(&self.module).map_err(CliError::file(&self.module))?;
         let mut terms = self.terms;
         if terms.name.is_empty() {
@@ -366,6 +369,7 @@ impl RunArgs {
             text = format!("{text}\nreceipt:    {}, verified", path.display());
         }
         let mut output = Output::new(json, text);
+        // That a claim is not certified is no failure, unless a script asks for it.
         if self.require_certified && !ran.result.certified {
             output.exit_code = NOT_CERTIFIED;
         }
@@ -387,6 +391,7 @@ fn default_name(module: &Path, wasm: &[u8]) -> String {
 /// That key proves only that the server agrees with itself; `evidenceos verify --key` is for one learnt elsewhere.
 pub async fn fetch_receipt(client: &mut Client, claim_id: Bytes) -> Result<Receipt, CliError> {
     let reply = client
+        // A receipt has no place for a consistency proof, and 0 asks for none.
         .fetch_capsule(proto::FetchCapsuleRequest {
             claim_id,
             known_tree_size: 0,
@@ -431,6 +436,7 @@ async fn list(client: &mut Client, all: bool, limit: usize) -> Result<Output, Cl
     let mut claims = Vec::new();
     let mut page_token = String::new();
     while claims.len() < limit {
+        // The daemon gives no more than 500 a page.
         let page_size = u32::try_from(limit - claims.len())
             .unwrap_or(u32::MAX)
             .min(500);

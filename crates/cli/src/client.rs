@@ -40,6 +40,7 @@ macro_rules! unary_calls {
         impl Client {$(
             $(#[$doc])*
             pub async fn $name(&mut self, message: proto::$request) -> Result<proto::$reply, CliError> {
+                // One id for all attempts, so that what was done already is not done again.
                 let request_id = request_id($changes);
                 let mut retry = Retry::default();
                 loop {
@@ -140,6 +141,7 @@ impl Client {
     async fn must_be_let_in(&mut self, connection: &Connection) -> Result<(), CliError> {
         let request = self.request(proto::HealthRequest {}, None);
         match self.inner.health(request).await {
+            // Only a failure on the way has a cause: a status that the server has sent has none.
             Err(status) if std::error::Error::source(&status).is_some() => {
                 Err(connection.failed(&status))
             }
@@ -165,6 +167,7 @@ impl Client {
         let request_id = request_id(true);
         let mut retry = Retry::default();
         loop {
+            // An attempt uses its stream up.
             let stream = tokio_stream::iter(parts.clone());
             match self
                 .inner
@@ -200,6 +203,7 @@ impl Client {
         mut told: impl FnMut(&proto::Account),
     ) -> Result<(), CliError> {
         loop {
+            // A new watch begins with every account as it is, so that no change is lost in between.
             let request = self.request(message.clone(), None);
             let watched = self.inner.watch_accounts(request).await;
             let mut changes = watched.map_err(|status| self.refusal(status))?.into_inner();
@@ -274,6 +278,7 @@ fn bearer(token: &str) -> Result<AsciiMetadataValue, CliError> {
         .map_err(|_| {
             CliError::Usage("the bearer token has characters that no header can carry".to_owned())
         })?;
+    // A sensitive value is not shown by `Debug`, and HTTP/2 keeps it out of its table of headers.
     value.set_sensitive(true);
     Ok(value)
 }
@@ -286,6 +291,7 @@ struct Retry {
 impl Retry {
     async fn pause_or_give_up(&mut self, status: Status) -> Result<(), Status> {
         self.failures += 1;
+        // Any other status is an answer, and would come again.
         if status.code() != Code::Unavailable || self.failures == ATTEMPTS {
             return Err(status);
         }

@@ -103,6 +103,7 @@ struct Own {
 
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // A token must not get into a log or a message.
         f.debug_struct("Connection")
             .field("endpoint", &self.endpoint)
             .finish_non_exhaustive()
@@ -138,6 +139,7 @@ impl Connection {
             .or(profile.endpoint)
             .unwrap_or_else(|| DEFAULT_ENDPOINT.to_owned());
         let token_file = args.token_file.or(profile.token_file);
+        // The environment counts only where no file is named, as the help of `--token-file` says.
         let token = match &token_file {
             Some(path) => Some(text(path)?),
             None => token_from_environment,
@@ -153,6 +155,7 @@ impl Connection {
         let tls = match uri.scheme_str() {
             Some("https") => Some(tls),
             Some("http") if tls.is_empty() => None,
+            // Certificates that are named and not used would be taken for a protection.
             Some("http") => {
                 return Err(CliError::Usage(format!(
                     "--endpoint {endpoint}: certificates are for https; write https://{}",
@@ -165,6 +168,7 @@ impl Connection {
                 )));
             }
         };
+        // A token to this machine crosses no network, so that it may go in the clear.
         if token.is_some() && tls.is_none() && !is_here(&uri) && !args.insecure_send_token {
             return Err(CliError::Usage(format!(
                 "--endpoint {endpoint}: a token would cross the network in the clear; use https://, or --insecure-send-token where something else protects the network"
@@ -251,6 +255,7 @@ impl Connection {
     }
 
     fn explain(&self, causes: &[String]) -> String {
+        // The causes come from rustls, hyper and the system, which spell them differently.
         let all = causes.join(": ").to_lowercase();
         let says = |words: &[&str]| words.iter().any(|word| all.contains(word));
         let deepest = causes.last().cloned().unwrap_or_default();
@@ -286,13 +291,16 @@ impl Connection {
         ]) {
             return format!("{deepest}; call it by a name that its certificate has");
         }
+        // In an alert it is the server that found the client's certificate expired.
         if says(&["certificate expired", "expired"]) && !says(&["alert"]) {
             return format!("the server's certificate: {deepest}");
         }
+        // A plain server answers the handshake with what is no TLS record.
         if says(&["invalidcontenttype", "corrupt message", "wrong version"]) {
             return "it does not speak TLS; write http:// in --endpoint if it is this machine's"
                 .to_owned();
         }
+        // A server that wants a certificate may just close the connection.
         if tls.identity.is_none()
             && says(&[
                 "certificaterequired",
@@ -421,11 +429,13 @@ fn private_key(path: PathBuf) -> Result<(PathBuf, Vec<u8>), CliError> {
 
 fn text(path: &Path) -> Result<String, CliError> {
     let text = std::fs::read_to_string(path).map_err(CliError::file(path))?;
+    // Editors end a file with a line feed, which is no part of the token.
     Ok(text.trim().to_owned())
 }
 
 fn is_here(uri: &http::Uri) -> bool {
     let host = uri.host().unwrap_or_default();
+    // The host of an IPv6 address comes in its brackets.
     let host = host.trim_start_matches('[').trim_end_matches(']');
     host.eq_ignore_ascii_case("localhost")
         || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())

@@ -94,6 +94,7 @@ impl DemoArgs {
         progress(&format!("data directory {}", place.root.display()));
         let config = Config {
             listeners: evidenceos_daemon::config::Listeners {
+                // Any free port, beside a daemon that may run already.
                 grpc: std::net::SocketAddr::from(([127, 0, 0, 1], 0)),
                 ..Default::default()
             },
@@ -106,6 +107,7 @@ impl DemoArgs {
         let endpoint = format!("http://{}", running.grpc_address());
         progress(&format!("daemon on {endpoint}"));
         let connection = Connection::plain(endpoint);
+        // No early return from here on: the daemon has to be stopped.
         let told = match Client::connect(&connection).await {
             Ok(client) => story::tell(&place, client).await,
             Err(error) => Err(error),

@@ -36,6 +36,7 @@ impl StoredLog {
             return Self::read_tiles(path);
         }
         let bytes = fs::read(path).map_err(CliError::file(path))?;
+        // The line feed at the end leaves an empty line.
         let lines = bytes
             .split(|&byte| byte == b'\n')
             .filter(|line| !line.is_empty());
@@ -53,6 +54,7 @@ impl StoredLog {
         let mut entries = Vec::new();
         while (entries.len() as u64) < size {
             let index = entries.len() as u64 / u64::from(TILE_WIDTH);
+            // The checkpoint may end within a bundle, and does not cover what follows there.
             let wanted = (size - entries.len() as u64).min(u64::from(TILE_WIDTH));
             entries.extend(read_bundle(dir, index, wanted as u16)?);
         }
@@ -123,12 +125,14 @@ pub fn traced_claims(dir: &Path) -> Result<Vec<ClaimId>, CliError> {
     let mut claims = Vec::new();
     for entry in fs::read_dir(dir).map_err(CliError::file(dir))? {
         let name = entry.map_err(CliError::file(dir))?.file_name();
+        // A directory of traces may hold other files too.
         let claim = name
             .to_str()
             .and_then(|name| name.strip_suffix(".trace"))
             .and_then(ClaimId::from_hex);
         claims.extend(claim);
     }
+    // Machines list a directory in different orders.
     claims.sort_unstable();
     Ok(claims)
 }

@@ -90,6 +90,7 @@ impl From<evidenceos_keys::KeyError> for CliError {
 impl From<Status> for CliError {
     fn from(status: Status) -> Self {
         let public = status.metadata().get(PUBLIC_CODE);
+        // Many refusals share a code of gRPC, and the server's own code tells them apart.
         let code = public
             .and_then(|code| code.to_str().ok())
             .map_or_else(|| code_word(status.code()), str::to_owned);

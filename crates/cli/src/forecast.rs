@@ -42,6 +42,7 @@ impl Forecast {
         let multiplicity = Multiplicity::parse(&policy.multiplicity)?;
         let accuracy = |k, settled| {
             let c = prices.quote(settled, holdout.certified).certified;
+            // What counts is the certification that the next claim would be.
             let divisor = multiplicity.divisor(holdout.certified + 1);
             accuracy_certified_with_power(
                 &bets,
@@ -55,6 +56,7 @@ impl Forecast {
         let (mut k_then, mut failures) = (k, 0);
         while failures < FAILURES {
             let settled = holdout.settled + failures;
+            // A claim is admitted by its worst case, and charged less for a verdict.
             let worst = prices.worst_case(settled, holdout.certified, 0, 0);
             if k_then.saturating_add(worst) > budget {
                 break;

@@ -223,6 +223,7 @@ pub struct NarrowArgs {
 
 impl NarrowArgs {
     async fn run(self, client: &mut Client) -> Result<Output, CliError> {
+        // The calls for budgets take an id only, and the user may have given a name.
         let request = proto::GetHoldoutRequest {
             holdout: self.holdout,
         };
@@ -239,6 +240,7 @@ impl NarrowArgs {
             self.principal_answer_budget_bits.map(to_bits),
             None,
         );
+        // Each scope is a call of its own, and one that was not named stays as it is.
         for (scope, new_k_bits_budget, new_access_credit_budget) in [global, principals] {
             if new_k_bits_budget.is_some() || new_access_credit_budget.is_some() {
                 let request = proto::SetHoldoutPoolBudgetsRequest {
@@ -250,6 +252,7 @@ impl NarrowArgs {
                 client.set_holdout_pool_budgets(request).await?;
             }
         }
+        // Shown is what the server has now, and not what was asked for.
         let mut budgets = Vec::new();
         for scope in ["global", "per_principal"] {
             let request = proto::GetHoldoutPoolBudgetsRequest {
@@ -405,6 +408,7 @@ pub fn parts(header: proto::PutHoldoutHeader, labels: &Labels) -> Vec<proto::Put
             .units
             .as_ref()
             .map(|units| units[range.clone()].to_vec());
+        // Item ids stay on this machine: the server gets hashes of them.
         let digests = labels.items.as_ref().map(|items| {
             let digests = items[range.clone()].iter().map(|item| item_digest(item));
             digests.collect::<Vec<_>>().concat()

@@ -47,6 +47,7 @@ impl Place {
     /// The same, after making what it lies in, closed as the daemon makes it.
     fn keys_to_be(&self) -> Result<PathBuf, CliError> {
         let keys = self.keys();
+        // The parent of a bare name is empty, and cannot be made.
         if let Some(parent) = keys
             .parent()
             .filter(|parent| !parent.as_os_str().is_empty())
@@ -193,6 +194,7 @@ impl KeysCommand {
 fn generate(place: &Place, activate: bool) -> Result<Output, CliError> {
     let path = place.keys_to_be()?;
     let mut ring = Ring::open_or_create(&path)?;
+    // Counted before the new one, since a first key signs without being chosen.
     let others = ring.keys().len();
     let id = ring.generate()?;
     if activate {
@@ -291,6 +293,7 @@ fn import_from(place: &Place, from: &Path) -> Result<Output, CliError> {
 
 fn fix_permissions(place: &Place) -> Result<Output, CliError> {
     let all = [place.keys(), place.data_dir.join("secrets")];
+    // One of the two may not have been made yet.
     let there: Vec<&PathBuf> = all.iter().filter(|path| path.exists()).collect();
     if there.is_empty() {
         return Err(CliError::Failed(format!(
@@ -326,6 +329,7 @@ pub fn seed_file(flag: &str, path: &Path) -> Result<Secret, CliError> {
 /// The directory of a file, and its name there.
 pub fn directory_and_name(path: &Path) -> Option<(&Path, &str)> {
     let name = path.file_name()?.to_str()?;
+    // The parent of a bare name is empty, and stands for the directory at hand.
     let parent = path
         .parent()
         .filter(|parent| !parent.as_os_str().is_empty());
@@ -389,6 +393,7 @@ impl WrapArgs {
     }
 
     fn mock_key(&self) -> Result<Option<Secret>, CliError> {
+        // The variable may be set while another provider is asked for.
         let Some(hex) = self
             .mock_key_hex
             .as_deref()

@@ -81,6 +81,7 @@ impl InitArgs {
     fn run(self) -> Result<Output, CliError> {
         let mut lab = Lab::new(&self.dir);
         lab.must_be_free()?;
+        // These fail on a bad name, and nothing is written by then.
         let authority = Authority::new(self.days)?;
         let server = authority.server(&self.names())?;
         // First, since a file there may belong to somebody else.
@@ -95,6 +96,7 @@ impl InitArgs {
         }
         lab.file("ca/ca.key", 0o600, &authority.key_pem)?;
         lab.file("ca/ca.crt", 0o644, &authority.cert_pem)?;
+        // Nothing mounts `ca`, so that the server has the certificate in a place of its own.
         lab.file("certs/ca.crt", 0o644, &authority.cert_pem)?;
         lab.file("certs/server.crt", 0o644, &server.cert_pem)?;
         lab.file("certs/server.key", 0o600, &server.key_pem)?;
@@ -103,6 +105,7 @@ impl InitArgs {
             let client = authority.client(role)?;
             let at = format!("clients/{role}");
             lab.directory(&at, 0o700)?;
+            // A profile names files beside it, so that each client's directory is complete.
             lab.file(&format!("{at}/ca.crt"), 0o644, &authority.cert_pem)?;
             lab.file(&format!("{at}/client.crt"), 0o644, &client.cert_pem)?;
             lab.file(&format!("{at}/client.key"), 0o600, &client.key_pem)?;
@@ -110,7 +113,9 @@ impl InitArgs {
         }
         let mut ring = Ring::open(&lab.path("keys"))?;
         let key_id = ring.generate()?;
+        // The ring has written this file itself, so that the list lacks it.
         lab.made(ring.file_of(key_id));
+        // Only now, when the list has everything that was made.
         lab.give_to(self.sudo_uid, self.sudo_gid)?;
 
         let dir = self.dir.display();
@@ -190,6 +195,7 @@ impl Lab {
         for (name, _) in DIRECTORIES {
             let path = self.path(name);
             let Ok(entries) = fs::read_dir(&path) else {
+                // A file of that name is in the way too.
                 if path.exists() {
                     there.push(path.display().to_string());
                 }
@@ -239,6 +245,7 @@ impl Lab {
 
     fn file(&mut self, name: &str, mode: u32, text: &str) -> Result<(), CliError> {
         let path = self.path(name);
+        // Nothing is overwritten, whatever came since the look.
         let written = OpenOptions::new()
             .write(true)
             .create_new(true)
@@ -263,6 +270,7 @@ impl Lab {
             return Ok(());
         }
         for path in &self.made {
+            // Of a link that came here meanwhile the link is given away, and not what it points to.
             std::os::unix::fs::lchown(path, uid, gid).map_err(CliError::file(path))?;
         }
         Ok(())
@@ -299,6 +307,7 @@ impl ComposeEnvironment {
         };
         let (own_uid, own_gid) = (rustix::process::geteuid(), rustix::process::getegid());
         let sudo = own_uid.is_root();
+        // Only root can give files away, so that the variables of sudo count for root only.
         let uid = uid.filter(|_| sudo).unwrap_or(own_uid.as_raw());
         let gid = gid.filter(|_| sudo).unwrap_or(own_gid.as_raw());
         let wanted = [
@@ -313,6 +322,7 @@ impl ComposeEnvironment {
                 added.push_str(&format!("{name}={value}\n"));
             }
         }
+        // A last line without a line feed would run into the first addition.
         if !text.is_empty() && !text.ends_with('\n') {
             added.insert(0, '\n');
         }
@@ -322,6 +332,7 @@ impl ComposeEnvironment {
             .open(path)
             .and_then(|mut file| file.write_all(added.as_bytes()))
             .map_err(CliError::file(path))?;
+        // A file that was there keeps its owner.
         if sudo && !was_there {
             std::os::unix::fs::lchown(path, Some(uid), Some(gid)).map_err(CliError::file(path))?;
         }
@@ -367,7 +378,10 @@ impl Authority {
         // Two labs' authorities of one name look to a client like one with a wrong signature.
         let mark = hex::encode(&Sha256::digest(key.public_key_pem())[..4]);
         let mut params = params(&format!("EvidenceOS lab CA {mark}"), days);
+        // It signs servers and clients, and no further authorities.
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        // RFC 5280, 4.2.1.3: a key that signs certificates and revocation lists must be allowed
+        // both.
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let cert_pem = params.self_signed(&key).map_err(cannot)?.pem();
         Ok(Self {
@@ -381,6 +395,7 @@ impl Authority {
     fn server(&self, names: &[String]) -> Result<Issued, CliError> {
         let mut params = params("evidenceos", self.days);
         for name in names {
+            // Clients compare an address with addresses only, and a name with names.
             params.subject_alt_names.push(match name.parse() {
                 Ok(address) => SanType::IpAddress(address),
                 Err(_) if is_name(name) => {
@@ -393,12 +408,14 @@ impl Authority {
                 }
             });
         }
+        // A stolen key of a server must not do for a client, nor a client's for a server.
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         self.issue(params)
     }
 
     fn client(&self, role: &str) -> Result<Issued, CliError> {
         let mut params = params(&format!("lab {role}"), self.days);
+        // The policy finds the role by this URI.
         let uri = format!("{TRUST_DOMAIN}/{role}/lab");
         params.subject_alt_names = vec![SanType::URI(uri.as_str().try_into().map_err(cannot)?)];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
@@ -408,6 +425,7 @@ impl Authority {
     fn issue(&self, mut params: CertificateParams) -> Result<Issued, CliError> {
         let key = KeyPair::generate().map_err(cannot)?;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        // RFC 5280, 4.2.1.1: every certificate but a self-signed one names the key of its issuer.
         params.use_authority_key_identifier_extension = true;
         let cert = params.signed_by(&key, &self.issuer).map_err(cannot)?;
         Ok(Issued {

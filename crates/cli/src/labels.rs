@@ -46,6 +46,7 @@ impl Labels {
     }
 
     fn bare(rows: &[Row], name: &str) -> Result<Self, CliError> {
+        // A label is 0 or 1, so that this word can only be a header.
         let has_header = rows[0].1[0] == "label";
         let labels = rows[usize::from(has_header)..]
             .iter()

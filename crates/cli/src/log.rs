@@ -146,6 +146,7 @@ async fn inclusion(client: &mut Client, leaf_index: u64) -> Result<Output, CliEr
     let reply = client.get_inclusion_proof(message).await?;
     let entry = page(client, leaf_index, 1).await?.0.into_iter().next();
     let entry = entry.ok_or_else(|| CliError::Protocol("the entry is missing".to_owned()))?;
+    // The leaf is computed from the entry: the server's own hash would prove nothing about it.
     let path = hashes(&reply.sibling_hashes)?;
     verify_inclusion(
         leaf_hash(&entry),
@@ -184,6 +185,7 @@ async fn consistency(client: &mut Client, from: u64, to: u64) -> Result<Output, 
         hash(&reply.first_root_hash)?,
         hash(&reply.second_root_hash)?,
     );
+    // The roots are the server's word here: whether they were signed is for the reader to check.
     verify_consistency(from, to, &path, old, new)
         .map_err(|error| CliError::Failed(format!("the server's proof does not hold: {error}")))?;
     Ok(Output::new(
@@ -206,8 +208,10 @@ async fn tail(client: &mut Client, lines: u64, follow: bool) -> Result<Output, C
     let mut next = size.saturating_sub(lines);
     let mut shown = Vec::new();
     loop {
+        // The log may grow meanwhile, so that each page tells its size anew.
         let (entries, size) = page(client, next, PAGE).await?;
         for entry in &entries {
+            // Entries are JSON, and so UTF-8: nothing is lost here.
             let text = String::from_utf8_lossy(entry).into_owned();
             if follow {
                 print_line(&text);
@@ -216,6 +220,7 @@ async fn tail(client: &mut Client, lines: u64, follow: bool) -> Result<Output, C
             }
             next += 1;
         }
+        // An empty page must not make this a loop without a pause.
         if next >= size || entries.is_empty() {
             if !follow {
                 break;
@@ -278,14 +283,17 @@ async fn entries(
 
 /// All entries under the newest checkpoint.
 pub async fn fetch(client: &mut Client) -> Result<StoredLog, CliError> {
+    // The checkpoint comes first: entries of later are left out, and those below its size stay.
     let checkpoint = checkpoint(client).await?;
     let size = size_of(&checkpoint)
         .ok_or_else(|| CliError::Protocol("the checkpoint has no size".to_owned()))?;
     let mut entries = Vec::new();
     while (entries.len() as u64) < size {
         let start = entries.len() as u64;
+        // The last page must not go beyond the checkpoint.
         let wanted = (size - start).min(u64::from(PAGE));
         let (page, _) = page(client, start, wanted as u32).await?;
+        // An empty page would be asked for again without end.
         if page.is_empty() {
             return Err(CliError::Protocol(format!(
                 "entry {start} of {size} is missing"

@@ -31,6 +31,7 @@ impl NullArgs {
     /// [`CliError::Usage`] if the alternative is not above p0: name another one.
     pub fn to_wire(&self) -> Result<proto::NullSpec, CliError> {
         let p1_micros = self.strategy.p1_micros();
+        // An alternative at or below p0 is part of the hypothesis that is bet against.
         if p1_micros.is_some_and(|p1_micros| p1_micros <= self.p0) {
             return Err(CliError::Usage(
                 "--strategy fixed:P1 needs a P1 above --p0".to_owned(),
@@ -69,6 +70,7 @@ pub fn to_json(spec: &proto::NullSpec) -> Value {
 pub fn to_text(spec: &proto::NullSpec) -> String {
     let bet = match Strategy::named(&spec.strategy, spec.p1_micros) {
         Some(Strategy::FixedAlternative { p1_micros }) => format!("fixed:{}", decimal(p1_micros)),
+        // A strategy of a later release is shown by its name.
         Some(Strategy::Grid) | None => spec.strategy.clone(),
     };
     format!(

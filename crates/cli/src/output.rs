@@ -40,6 +40,7 @@ impl Output {
         if as_json {
             print_line(&self.json.to_string());
         } else if self.is_data && !std::io::stdout().is_terminal() {
+            // A file or a pipe gets the bytes as they are: only a terminal obeys what is in them.
             write_line(&self.text);
         } else {
             print_line(&self.text);
@@ -87,6 +88,7 @@ pub fn listed<V: std::fmt::Display>(values: impl IntoIterator<Item = V>) -> Stri
 
 /// Columns of text, aligned; numbers belong right, so a header that ends in `>` (which is dropped) says so.
 pub fn table(headers: &[&str], rows: &[Vec<String>]) -> String {
+    // Cells are made harmless first, so that widths are those of what is shown.
     let rows: Vec<Vec<String>> = rows
         .iter()
         .map(|row| row.iter().map(|cell| value(cell)).collect())
@@ -98,6 +100,7 @@ pub fn table(headers: &[&str], rows: &[Vec<String>]) -> String {
         .collect();
     let width = |column: usize| {
         let cells = rows.iter().filter_map(|row| row.get(column));
+        // Counted in characters, as the padding counts.
         let widths = cells.map(|cell| cell.chars().count());
         widths.fold(headers[column].chars().count(), usize::max)
     };
@@ -134,6 +137,7 @@ pub fn facts(facts: &[(&str, String)]) -> String {
 
 /// Microbits as bits with three decimals: `12.712`.
 pub fn bits(microbits: u64) -> String {
+    // Rounded to the nearest, as this is for reading only. In 128 bits the sum cannot overflow.
     let thousandths = (u128::from(microbits) + 500) / 1_000;
     format!("{}.{:03}", thousandths / 1_000, thousandths % 1_000)
 }

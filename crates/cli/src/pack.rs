@@ -53,6 +53,7 @@ pub struct PackArgs {
 impl PackArgs {
     /// Reads, checks, packs, writes.
     pub async fn run(self, connection: &Connection) -> Result<Output, CliError> {
+        // Files are read first, so that a mistake in them is told without a server.
         let items = match &self.items {
             Some(path) => Some(read_items(path)?),
             None => None,
@@ -124,12 +125,14 @@ fn parse_predictions(
     items: Option<&[String]>,
 ) -> Result<Vec<u8>, CliError> {
     let rows = rows(content, name)?;
+    // Only the last column's name counts: the ids may be called anything.
     let is_header = |row: &[String]| row.last().is_some_and(|cell| cell == "prediction");
     let body = match rows.first() {
         Some((_, first)) if is_header(first) => &rows[1..],
         _ => &rows[..],
     };
     let columns = body.first().map_or(0, |(_, row)| row.len());
+    // The prediction is in the last column, with an item before it or without.
     let by_order = |row: &Vec<String>, line| bit(&row[columns - 1], "prediction", name, line);
     match (columns, items) {
         (0, _) => Err(CliError::Usage(format!("{name} has no predictions"))),
@@ -153,6 +156,7 @@ fn parse_predictions(
             let missing = |item: &String| {
                 CliError::Usage(format!("{name} has no prediction for item {item:?}"))
             };
+            // Those that are left afterwards are for no item of the list.
             let predictions = items
                 .iter()
                 .map(|item| by_item.remove(item.as_str()).ok_or_else(|| missing(item)))
@@ -186,6 +190,7 @@ fn must_fit(
             holdout.items
         )));
     }
+    // A holdout that was registered without ids has no order to compare.
     match items {
         Some(items)
             if !holdout.item_order_hash.is_empty()

@@ -96,6 +96,7 @@ impl CheckArgs {
         };
         let mut failed = false;
         let (mut values, mut rows) = (Vec::new(), Vec::new());
+        // Every oracle is asked, so that all failures show at once.
         for oracle in policies.oracles() {
             let manifest = oracle.manifest();
             let (vote, failure) = match oracle.vote(&input) {

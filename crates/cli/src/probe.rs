@@ -95,6 +95,7 @@ impl ProbeArgs {
 }
 
 async fn grpc(connection: &Connection) -> Result<String, String> {
+    // By itself first, so that a bad certificate is told from a call that is refused.
     fetch::handshake(&connection.endpoint, connection.trust()).await?;
     let reached = if connection.is_secure() {
         "TLS, certificate and name hold"

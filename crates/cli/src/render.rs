@@ -91,6 +91,7 @@ pub fn holdout_text(holdout: &proto::Holdout) -> String {
     let of = |charged, budget: Option<u64>| {
         format!("{} of {} bits", bits(charged), bits(budget.unwrap_or(0)))
     };
+    // 0 stands for none.
     let next = match holdout.next_fewest_right {
         0 => "out of reach: not even a perfect prediction could be certified".to_owned(),
         right => format!(
@@ -102,6 +103,7 @@ pub fn holdout_text(holdout: &proto::Holdout) -> String {
     };
     let left = |count: u32| match count {
         0 => "none: spent".to_owned(),
+        // The daemon counts no further.
         MOST_CERTIFICATIONS => format!("{} or more", grouped(MOST_CERTIFICATIONS.into())),
         count => grouped(count.into()),
     };

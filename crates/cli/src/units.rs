@@ -11,11 +11,14 @@ pub fn millionths(text: &str) -> Result<u64, String> {
     let wrong =
         || format!("{text:?} is not a decimal number with at most six places, like 0.05 or 16");
     let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
+    // `parse` by itself would take a `+` before the digits.
     let digits = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    // A seventh place would have to be rounded, and what is hashed must be what was typed.
     if !digits(whole) || !digits(fraction) || fraction.len() > 6 {
         return Err(wrong());
     }
     let whole: u64 = whole.parse().map_err(|_| wrong())?;
+    // Padded on the right, since a digit's place counts from the point.
     let fraction: u64 = format!("{fraction:0<6}").parse().map_err(|_| wrong())?;
     whole
         .checked_mul(1_000_000)

@@ -76,12 +76,14 @@ impl VerifyArgs {
             }
         }
         let log = self.log.as_deref().map(StoredLog::read).transpose()?;
+        // The log comes first: it says which keys may have signed the receipts' heads.
         let checked = match &log {
             Some(log) => Some(check_log(log, key.clone(), newest(&read, &read_decisions))?),
             None => None,
         };
         let trust = match &checked {
             Some(checked) => checked.trust.clone(),
+            // Without a log nothing says that another key has followed.
             None => Trust::from(key),
         };
         let report = checked.as_ref().map(|checked| &checked.report);
@@ -106,6 +108,7 @@ impl VerifyArgs {
         }
         if let Some(checked) = &checked {
             for (path, head) in &heads {
+                // A receipt may hold by itself and be of another log under the same key.
                 must_be_in(path, head, checked.entries)?;
             }
             let known = self.check_known(checked)?;
@@ -140,6 +143,7 @@ impl VerifyArgs {
             openings.push(opening);
         }
         let dir = self.traces.as_deref();
+        // Without a directory every verdict counts as one that lacks its trace.
         let traced = dir.map(traced_claims).transpose()?.unwrap_or_default();
         let audited = audit(report, &openings, &traced, |claim| {
             let file = trace_path(dir.unwrap_or(Path::new("")), &claim.to_hex());
@@ -158,6 +162,8 @@ impl VerifyArgs {
 
 /// A verifier key, or the file that it stands in.
 fn read_key(text: &str) -> Result<VerifierKey, CliError> {
+    // What cannot be read as a file is taken for the key itself, and the error below speaks of
+    // both.
     let from_file = std::fs::read_to_string(text).ok();
     let vkey = from_file.as_deref().unwrap_or(text).trim();
     vkey.parse().map_err(|error| {
@@ -199,6 +205,7 @@ enum Either {
 
 fn read_either(path: &Path) -> Result<Either, CliError> {
     let json = std::fs::read(path).map_err(CliError::file(path))?;
+    // What is no JSON is left to the reader of receipts, which says why.
     let format = serde_json::from_slice::<Value>(&json).ok();
     let is_decision = format.is_some_and(|file| file["format"] == RECEIPT_FORMAT);
     if !is_decision {
@@ -227,6 +234,7 @@ fn newest<'r>(
     let of_decisions = decisions
         .iter()
         .map(|(_, receipt)| receipt.checkpoint.as_str());
+    // A note that cannot be read counts as the smallest: no receipt with it verifies.
     of_claims
         .chain(of_decisions)
         .max_by_key(|note| stated(note).map_or(0, |checkpoint| checkpoint.size()))
@@ -260,6 +268,7 @@ fn check_log<'l>(
     })?;
     let checkpoint = stated(note)
         .ok_or_else(|| CliError::Failed("the log's checkpoint is not a signed note".to_owned()))?;
+    // What lies beyond the checkpoint nobody has signed.
     let covered = log
         .entries
         .len()
@@ -270,6 +279,7 @@ fn check_log<'l>(
         trust.open(note.as_bytes())?;
         Ok(trust)
     });
+    // The findings may explain why a key is not known.
     let findings = listed(&report.findings);
     let trust = trust.map_err(|error| {
         CliError::Failed(format!(
@@ -292,6 +302,7 @@ fn check_log<'l>(
 
 /// A receipt's entry, and the head that it was signed under, are of this log.
 fn must_be_in(path: &Path, checkpoint: &Checkpoint, entries: &[Vec<u8>]) -> Result<(), CliError> {
+    // A size beyond what can be addressed is beyond the log too.
     let size = usize::try_from(checkpoint.size()).unwrap_or(usize::MAX);
     let Some(prefix) = entries.get(..size) else {
         return Err(CliError::Failed(format!(

@@ -86,6 +86,7 @@ fn principal(account: u64) -> String {
 /// The file that the daemon begins with.
 fn accounts_json(accounts: u64) -> String {
     let names = std::iter::once(MARKER.to_owned()).chain((0..accounts).map(principal));
+    // Nothing is minted on these accounts, so that the marker's balance counts its grants.
     let lines = names.map(|name| {
         format!(
             "\n\"{name}\":{{\"credit_balance\":100000,\"daily_mint_remaining\":0,\"last_mint_day\":99999,\"limits\":{{\"credit_limit\":1000000000,\"daily_mint_limit\":0}},\"burned_total\":0,\"denied_total\":0}}"
@@ -203,6 +204,7 @@ impl Desk {
             grants.extend(&own.0);
             runs.extend(&own.1);
         }
+        // The watcher's last look is no part of the round.
         let seconds = started.elapsed().as_secs_f64();
         over.store(true, Ordering::Relaxed);
         let behind = behind.await.map_err(|error| failed(&error))??;
@@ -225,6 +227,7 @@ impl Desk {
         while !over.load(Ordering::Relaxed) {
             if granted.elapsed() >= MARKER_EVERY {
                 let balance = grant(&mut client, self.number(), MARKER.to_owned()).await?;
+                // How far the file is behind is counted from the acknowledgement.
                 granted = Instant::now();
                 owed.push_back((balance, granted));
             }
@@ -244,6 +247,7 @@ impl Desk {
 fn shown_balance(path: &Path) -> Result<u64, CliError> {
     let file = File::open(path).map_err(CliError::file(path.to_owned()))?;
     let mut bytes = Vec::new();
+    // The account that is looked for is among the first in the file, however long it is.
     file.take(BEGINNING)
         .read_to_end(&mut bytes)
         .map_err(CliError::file(path.to_owned()))?;

@@ -97,6 +97,7 @@ impl Daemon {
         let ports = [free()?, free()?];
         let [web, metrics] = [address(&ports[0])?, address(&ports[1])?];
         drop(ports);
+        // In a window as short as the one below no caller comes near such numbers.
         let most = "65536";
         let gate = [
             "--preflight-listen",
@@ -166,6 +167,7 @@ impl Daemon {
         Ok(Usage {
             written_bytes: number_after(&io, "write_bytes:"),
             read_bytes: number_after(&io, "read_bytes:"),
+            // The kernel says KiB here.
             rss_bytes: number_after(&status, "VmRSS:") * 1_024,
             cpu_s: ticks as f64 / 100.0,
             counters: info.counters.unwrap_or_default(),
@@ -183,9 +185,11 @@ impl Daemon {
         // The calls under way fail, which is the point.
         let (_, killed) = tokio::join!(during, kill);
         killed.map_err(|error| failed(&error))?;
+        // The clock begins with the start: how long the old one took to die is no part of it.
         let before = Instant::now();
         let (child, _) = spawn(&self.program, &self.directory, &self.address, &[]).await?;
         self.child = child;
+        // It has printed its address by then, but it serves only once a call is answered.
         let mut client = self.connect().await?;
         client
             .health(HealthRequest {})
@@ -223,6 +227,7 @@ async fn spawn(
     more: &[&str],
 ) -> Result<(Child, String), CliError> {
     let mut command = std::process::Command::new(program);
+    // The program decides by its name that it is the daemon.
     command
         .arg0("evidenceos-daemon")
         .args(["--listen", listen])
@@ -239,6 +244,7 @@ async fn spawn(
         }
     }
     let (child, line) = launch(command).await?;
+    // The daemon names its address in its first line. One that fails ends without any.
     let address = line
         .split_whitespace()
         .find(|word| word.parse::<std::net::SocketAddr>().is_ok())
@@ -249,6 +255,7 @@ async fn spawn(
 /// Starts a program that is killed with its owner, and waits for its first line.
 pub async fn launch(mut command: std::process::Command) -> Result<(Child, String), CliError> {
     command.stdout(Stdio::piped());
+    // A benchmark that fails must leave no daemon behind.
     let mut child = Command::from(command)
         .kill_on_drop(true)
         .spawn()

@@ -103,6 +103,7 @@ pub async fn serve_noop() -> Result<(), CliError> {
     let routes = Router::new().route("/noop", post(noop));
     axum::serve(
         axum::serve::ListenerExt::tap_io(listener, |tcp| {
+            // Without it answers come later, and are still right.
             let _ = tcp.set_nodelay(true);
         }),
         routes,
@@ -138,6 +139,7 @@ pub async fn measure(
     };
     let rss = async || Ok::<_, CliError>(daemon.usage().await?.rss_bytes);
     let alone = calls(&gate, 1, Asking::OneCaller, round).await?;
+    // Asked before the other loads, so that the histogram has the lone caller's calls only.
     let served_us = served_us(&metrics).await?;
     let idle = rss().await?;
     let mut decisions = Vec::new();
@@ -186,6 +188,7 @@ async fn served_us(metrics: &str) -> Result<(f64, f64), CliError> {
             Some((bound, count.parse().ok()?))
         })
         .collect();
+    // Buckets are cumulative, so that the last one counts all calls.
     let all = buckets.last().map_or(0.0, |(_, count)| *count);
     let at = |share: f64| {
         let found = buckets.iter().find(|(_, count)| *count >= share * all);
@@ -277,6 +280,7 @@ impl Connection {
     /// One call; fails where the answer is not 200.
     async fn call(&mut self, asking: Asking, number: u64) -> Result<(), CliError> {
         use std::io::Write as _;
+        // Callers that are no strangers have numbers that strangers never reach.
         let (tool, who) = match asking {
             Asking::Strangers => ("search.web", NEXT.fetch_add(1, Ordering::Relaxed)),
             Asking::OneCaller => ("search.web", u64::MAX),

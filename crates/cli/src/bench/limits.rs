@@ -64,6 +64,7 @@ fn signatures_per_s() -> Result<f64, CliError> {
     let key = SignerKey::from_seed("bench", [7; 32]).map_err(|error| failed(&error))?;
     let (started, mut count) = (Instant::now(), 0u32);
     while started.elapsed() < Duration::from_millis(300) {
+        // The compiler would leave out a signature that nobody uses.
         std::hint::black_box(key.sign_bytes(&count.to_be_bytes()));
         count += 1;
     }
@@ -74,6 +75,7 @@ struct Silent;
 
 impl Oracle for Silent {
     fn ask(&mut self, _: &[u8]) -> Result<u32, AskError> {
+        // A module that is only judged asks nothing.
         Err(AskError::AllowanceExhausted)
     }
 }

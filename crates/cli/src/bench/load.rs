@@ -98,6 +98,7 @@ impl Load {
     /// Connects, and registers the holdouts.
     pub async fn prepare(daemon: &Daemon) -> Result<Self, CliError> {
         let mut connections = Vec::new();
+        // Four connections carry the 64 tasks of the largest round.
         for _ in 0..4 {
             connections.push(daemon.connect().await?);
         }
@@ -172,6 +173,8 @@ impl Load {
                 while deadline.is_none_or(|deadline| Instant::now() < deadline)
                     && taken.fetch_add(1, Ordering::Relaxed) < lives
                 {
+                    // Numbers go on over the rounds: the same number would make the same claim
+                    // again.
                     let number = done.fetch_add(1, Ordering::Relaxed);
                     let own = match modules {
                         Modules::Shared => None,
@@ -193,6 +196,7 @@ impl Load {
         Ok(Figures {
             concurrency,
             modules,
+            // A life counts once its last call has returned.
             lifecycles: calls[4].len() as u64,
             seconds: started.elapsed().as_secs_f64(),
             calls,
@@ -310,6 +314,7 @@ pub struct Noop {
 
 async fn put_holdout(client: &mut EvidenceOsClient<Channel>, number: u64) -> Result<(), CliError> {
     use wire::put_holdout_request::Part;
+    // The labels are coins, so that no module of the load is certified.
     let labels: Vec<u8> = (0..ITEMS as u64)
         .map(|item| Sha256::digest([item, number].map(u64::to_be_bytes).concat())[0] & 1)
         .collect();
@@ -340,6 +345,7 @@ async fn put_holdout(client: &mut EvidenceOsClient<Channel>, number: u64) -> Res
 }
 
 fn distinct_module(number: u64) -> Result<Vec<u8>, CliError> {
+    // The bits of the number are the predictions, so that no two modules are the same.
     let predictions: Vec<u8> = (0..ITEMS)
         .map(|item| u8::from(number >> (item % 64) & 1 == 1))
         .collect();
@@ -472,6 +478,7 @@ async fn execute(
         .map_err(|status| failed(&status))?
         .into_inner()
         .outcome;
+    // A claim that ends in another way takes another path than the measured one.
     if outcome == "not_certified" {
         Ok(())
     } else {

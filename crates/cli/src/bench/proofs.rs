@@ -59,6 +59,7 @@ pub fn measure(directory: &Path, entries: u64) -> Result<Proofs, CliError> {
     let integrator = Integrator::recover(directory, readers, Some(&head)).map_err(|e| bench(&e))?;
     let integrated = started.elapsed();
     let view = LogView::new(&integrator, head);
+    // The seed is fixed, so that every benchmark asks for the same proofs.
     let mut random = 0x2545_f491_4f6c_dd1du64;
     let mut next = |below: u64| {
         random ^= random << 13;
@@ -68,6 +69,7 @@ pub fn measure(directory: &Path, entries: u64) -> Result<Proofs, CliError> {
     };
     let (mut inclusion, mut consistency) = (Samples::default(), Samples::default());
     for _ in 0..PROOFS {
+        // A consistency proof begins at a tree of one entry at least.
         let (index, first) = (next(entries), next(entries) + 1);
         let before = Instant::now();
         view.inclusion(index, entries).map_err(|e| bench(&e))?;
@@ -101,10 +103,12 @@ fn batch(tree: &mut Tree, most: u64, key: &SignerKey) -> Result<Batch, CliError>
     for entry in &entries {
         tree.append(entry.leaf);
     }
+    // Only the root is wanted here.
     drop(tree.take_full_tiles());
     let signed = Checkpoint::new("bench.example/log", tree.size(), tree.root())
         .and_then(|checkpoint| SignedCheckpoint::sign(checkpoint, key))
         .map_err(|error| failed(&error))?;
+    // Nothing here verifies the head's signature.
     let head = Head {
         size: tree.size(),
         root: tree.root().0,

@@ -237,6 +237,7 @@ impl Report {
             let Some(usage) = figures.usage else { continue };
             let lives = figures.lifecycles as f64;
             if figures.concurrency == 1 {
+                // What is counted does not depend on the speed of the disk.
                 let commits = usage.counters.commits as f64 / lives;
                 check(
                     "durable commits a lifecycle, concurrency 1".to_owned(),
@@ -259,6 +260,7 @@ impl Report {
         }
         for beside in &self.beside {
             let [this, other] = beside.per_s();
+            // Both builds took turns on one disk, so that its speed is the same for both.
             check(
                 format!(
                     "lifecycles/s, concurrency {}, of the other build's",

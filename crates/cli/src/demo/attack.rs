@@ -69,6 +69,7 @@ pub fn naive_leaderboard(labels: &[u8], questions: u64) -> Vec<u8> {
     let mut booster = Booster::new(labels.len());
     for _ in 0..questions {
         let question = booster.question();
+        // Coins are right half the time, so that only the distance from that tells something.
         let above_half = super::model::accuracy(&question, labels) - 0.5;
         booster.learn(&question, above_half);
     }

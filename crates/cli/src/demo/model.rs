@@ -40,6 +40,7 @@ impl Logistic {
         let means: Vec<f64> = (0..columns).map(|c| mean(&|row| row.features[c])).collect();
         let deviations: Vec<f64> = (0..columns)
             .map(|c| {
+                // A column that is the same in every row must not make this a division by zero.
                 mean(&|row| (row.features[c] - means[c]).powi(2))
                     .sqrt()
                     .max(f64::MIN_POSITIVE)

@@ -160,12 +160,15 @@ impl Story<'_> {
 
     async fn attack(&mut self, data: &Dataset) -> Result<(), CliError> {
         let labels = data.labels();
+        // The attacker's own pools change, so that another principal's are compared.
         let before = self.pools("carol").await?;
         let mut mallory = self.operator.with_bearer("mallory")?;
         let mut booster = Booster::new(labels.len());
         let mut asked = 0;
         let refusal = loop {
             let question = booster.question();
+            // A run that declares a bit is refused once no bit is left. Undeclared it would still
+            // be let in.
             let terms = TermsArgs {
                 max_answer_bits: Some(ONE_BIT),
                 ..terms(&format!("probe {asked}"))
@@ -173,6 +176,7 @@ impl Story<'_> {
             let module = pack_module(&question, Mode::AskOnly, 2)?;
             let ran = match run_claim(&mut mallory, &terms, module, |_| {}).await {
                 Ok(ran) => ran,
+                // A refusal is how the attack is meant to end, and any other error ends the demo.
                 Err(CliError::Refused { code, message }) => break format!("{message} [{code}]"),
                 Err(error) => return Err(error),
             };
@@ -241,6 +245,7 @@ impl Story<'_> {
 
     /// What a principal sees of the holdout's pools.
     async fn pools(&self, principal: &str) -> Result<Pools, CliError> {
+        // Callers see their own charges only, so that this is asked as that principal.
         let holdout = show(
             &mut self.operator.with_bearer(principal)?,
             HOLDOUT.to_owned(),
@@ -292,6 +297,8 @@ impl Story<'_> {
 
     /// From here on only files are read: every receipt, the log as a whole, and one receipt with a changed byte.
     async fn verify_offline(&mut self) -> Result<(), CliError> {
+        // The demo has no other source than its own server. Elsewhere the key comes on a way of its
+        // own.
         let key = server_key(&mut self.operator).await?;
         std::fs::write(self.place.key(), format!("{key}\n"))
             .map_err(CliError::file(self.place.key()))?;
@@ -321,7 +328,9 @@ impl Story<'_> {
 
         let path = self.place.receipts().join("good-model.json");
         let mut bytes = std::fs::read(&path).map_err(CliError::file(&path))?;
+        // The capsule lies a third of the way in.
         let middle = bytes.len() / 3;
+        // Another digit of base64, so that the file still reads and a check has to find the change.
         bytes[middle] = if bytes[middle] == b'A' { b'B' } else { b'A' };
         let failure = Receipt::from_json(&bytes)
             .and_then(|receipt| verify_receipt(&receipt, &key.clone().into()))

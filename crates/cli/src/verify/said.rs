@@ -40,12 +40,14 @@ impl Said {
             receipt_text(verified, log)
         );
         if let Some(revoked) = revoked {
+            // The reason is somebody's free text, which must not reach a terminal as it is.
             text.push_str(&format!(
                 "\n  This claim was certified or settled as shown, and revoked on {} (entry {}): {}",
                 date(revoked.unix_ms),
                 revoked.index,
                 value(&revoked.reason)
             ));
+            // A script must not take a revoked claim for a success.
             self.is_wanting = true;
         }
         if log.is_none() {
@@ -85,6 +87,7 @@ impl Said {
             let name = name_of(report, holdout);
             self.text.push(audited_text(&name, holdout));
             listed.push(audited_json(&name, holdout));
+            // A verdict that was not checked must not pass for one that holds.
             self.is_wanting |= !allowed && holdout.checked < holdout.verdicts;
         }
         // One opening was the only possibility before there could be several.
@@ -110,6 +113,7 @@ impl Said {
 
 /// A time as people read it: `2026-11-28T16:00:00Z`.
 fn date(unix_ms: u64) -> String {
+    // A time that no date can say is shown as it is.
     let seconds = i64::try_from(unix_ms / 1_000).ok();
     seconds
         .and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok())
@@ -130,6 +134,7 @@ fn receipt_text(verified: &Verified, log: Option<&LogReport>) -> String {
         ("  outcome", outcome),
         ("  settled", date(capsule.settled_unix_ms)),
     ];
+    // What was measured is told by the holdout's registration, which only the log has.
     if let Some(ledger) = log.and_then(|log| log.holdout(&capsule.holdout_id)) {
         let null_spec = &ledger.registered.description.null_spec;
         rows.push(("  measured", null_spec::refuted(null_spec)));
