@@ -225,11 +225,24 @@ impl Directory {
             Err(rustix::io::Errno::NOENT) => return Ok(None),
             Err(errno) => return Err(KeyError::errno("open", path)(errno)),
         };
+        let unfit = |what: String| KeyError::Unfit {
+            path: path.clone(),
+            what,
+        };
+        let stat = rustix::fs::fstat(&fd).map_err(KeyError::errno("inspect", &path))?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Err(unfit("is not a regular file".to_owned()));
+        }
         let mut text = String::new();
+        // One byte beyond the limit tells a file that is too long from one that just fits: a text that is cut names
+        // another key, or none.
         File::from(fd)
-            .take(MOST)
+            .take(MOST + 1)
             .read_to_string(&mut text)
-            .map_err(KeyError::io("read", path))?;
+            .map_err(KeyError::io("read", &path))?;
+        if text.len() as u64 > MOST {
+            return Err(unfit(format!("is longer than {MOST} bytes")));
+        }
         Ok(Some(text))
     }
 

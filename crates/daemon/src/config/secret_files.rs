@@ -29,9 +29,17 @@ pub(super) fn read(path: &Path) -> Result<Zeroizing<String>, String> {
     // Of what was opened, so that nobody exchanges it between the look and the reading.
     closed_to_others(path, &file.metadata().map_err(failed)?)?;
     let mut text = Zeroizing::new(String::new());
-    file.take(MAX_BYTES)
+    // One byte beyond the limit tells a file that is too long from one that just fits: if it were cut, the last secret
+    // in it would be another, shorter one.
+    file.take(MAX_BYTES + 1)
         .read_to_string(&mut text)
         .map_err(failed)?;
+    if text.len() as u64 > MAX_BYTES {
+        return Err(format!(
+            "{}: the file is longer than {MAX_BYTES} bytes; take out what is no longer used",
+            path.display()
+        ));
+    }
     let trimmed = text.trim_end_matches(['\n', '\r']);
     if trimmed.is_empty() {
         return Err(format!("{}: the file is empty", path.display()));
@@ -109,6 +117,18 @@ mod tests {
                 .expect_err("empty")
                 .contains("the file is empty")
         );
+        for (length, taken) in [(1 << 20, true), ((1 << 20) + 1, false)] {
+            fs::write(&path, "s".repeat(length)).expect("written");
+            match read(&path) {
+                Ok(secret) => assert!(taken && secret.len() == length),
+                Err(problem) => {
+                    assert!(
+                        !taken && problem.contains("longer than 1048576 bytes"),
+                        "{problem}"
+                    );
+                }
+            }
+        }
         let problem = read(directory.path()).expect_err("a directory");
         assert!(problem.contains("not a regular file"), "{problem}");
     }

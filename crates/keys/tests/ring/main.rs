@@ -208,6 +208,29 @@ fn the_key_that_signs_is_asked_for_then_activated_then_the_one_so_far_then_the_o
 }
 
 #[test]
+fn the_name_of_the_key_that_signs_is_read_whole_or_refused() {
+    let home = scratch();
+    put(home.path(), 1, 0o600);
+    let active = home.path().join("active_key_id");
+    let choose = || {
+        Ring::open(home.path())
+            .and_then(|ring| ring.choose(None, None))
+            .map_err(|error| error.to_string())
+    };
+    let padded = |length: usize| format!("{:length$}", id(1).to_string());
+    fs::write(&active, padded(16 << 10)).expect("writable");
+    assert_eq!(choose(), Ok(id(1)), "just as long as may be");
+    // Cut at the limit it would name the same key: a rest that nobody reads must not pass.
+    fs::write(&active, padded((16 << 10) + 1)).expect("writable");
+    let refused = choose().expect_err("too long");
+    assert!(refused.contains("longer than 16384 bytes"), "{refused}");
+    fs::remove_file(&active).expect("there");
+    fs::create_dir(&active).expect("writable");
+    let refused = choose().expect_err("a directory");
+    assert!(refused.contains("not a regular file"), "{refused}");
+}
+
+#[test]
 fn a_read_only_ring_works() {
     let home = scratch();
     put(home.path(), 1, 0o400);
