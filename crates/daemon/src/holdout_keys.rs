@@ -138,6 +138,9 @@ impl KeyShelf {
         if let Some(imported) = &self.imported {
             found.extend(imported.read(secrets::HOLDOUTS)?);
         }
+        // A rotation that a crash cut off may have committed: then blobs need this key, which
+        // `settle` finds out. Alone, it was about to become the active one.
+        found.extend(self.stored(NEXT)?);
         if found.is_empty() {
             // Holdouts may lie under the key that is missing, and a new one would open none of
             // them.
@@ -149,9 +152,6 @@ impl KeyShelf {
             self.store(ACTIVE, &secret)?;
             found.push(secret);
         }
-        // A rotation that a crash cut off may have committed: then blobs need this key, which
-        // `settle` finds out.
-        found.extend(self.stored(NEXT)?);
         let mut keys = found.into_iter().map(HoldoutKey::new);
         let active = keys
             .next()
@@ -177,16 +177,16 @@ impl KeyShelf {
     /// # Errors
     /// Where the directory cannot be written.
     pub fn promote(&self) -> Result<(), HoldoutKeyError> {
-        let (wrapped, plain) = (file(NEXT, true), file(NEXT, false));
-        if self.own.read_text(&wrapped)?.is_some() {
-            self.own.rename(&wrapped, &file(ACTIVE, true))?;
-            // A crash before this leaves both forms. The wrapped one is read first, and it is the
-            // new key.
-            self.own.remove(&file(ACTIVE, false))?;
-        } else if self.own.read(&plain)?.is_some() {
-            self.own.rename(&plain, &file(ACTIVE, false))?;
-            self.own.remove(&file(ACTIVE, true))?;
+        let is_wrapped = self.own.read_text(&file(NEXT, true))?.is_some();
+        if !is_wrapped && self.own.read(&file(NEXT, false))?.is_none() {
+            return Ok(());
         }
+        // The old key's other form goes first. A crash after this leaves the next key alone, which
+        // is then the active one; the other way round it could leave two, and the old one would be
+        // read.
+        self.own.remove(&file(ACTIVE, !is_wrapped))?;
+        self.own
+            .rename(&file(NEXT, is_wrapped), &file(ACTIVE, is_wrapped))?;
         Ok(())
     }
 
@@ -200,7 +200,8 @@ impl KeyShelf {
         Ok(())
     }
 
-    /// After a crash: the next key is the active one if a blob needs it, and nothing otherwise.
+    /// After a crash: the next key is the active one if a blob needs it or no other is there, and
+    /// nothing otherwise.
     ///
     /// # Errors
     /// Where the directory cannot be written.
@@ -212,9 +213,12 @@ impl KeyShelf {
         let Some(next) = self.stored(NEXT)?.map(HoldoutKey::new) else {
             return Ok(());
         };
-        if in_use == Some(next.tag) {
+        let is_promoted = keys.active.tag == next.tag;
+        if is_promoted || in_use == Some(next.tag) {
             tracing::warn!("finishing a rotation of the holdouts' key that a crash interrupted");
-            keys.follow(next);
+            if !is_promoted {
+                keys.follow(next);
+            }
             self.promote()
         } else {
             self.forget_next()
@@ -277,6 +281,8 @@ fn file(name: &str, is_wrapped: bool) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use evidenceos_keys::kms::{KmsSettings, Provider};
 
     use super::*;
@@ -343,6 +349,41 @@ mod tests {
             let keys = shelf.load(false).expect("one");
             assert_eq!((keys.active.tag, keys.others.len()), (in_use, 0));
         }
+    }
+
+    #[test]
+    fn a_crash_while_a_key_changes_its_form_leaves_the_new_key() {
+        for (from, to, old) in [
+            (None, Some("vault"), "holdouts.secret"),
+            (Some("vault"), None, "holdouts.wrapped"),
+        ] {
+            for has_holdouts in [true, false] {
+                let home = Home::new();
+                home.shelf(from).load(true).expect("first start");
+                let shelf = home.shelf(to);
+                let next = shelf.make_next().expect("writable").tag;
+                // The crash comes between the two steps of the promotion.
+                fs::remove_file(home.directory.path().join("secrets").join(old)).expect("there");
+                let mut keys = shelf.load(false).expect("the next one");
+                let in_use = has_holdouts.then_some(next);
+                shelf.settle(&mut keys, in_use).expect("writable");
+                assert_eq!((keys.active.tag, keys.others.len()), (next, 0));
+                let keys = shelf.load(false).expect("one");
+                assert_eq!((keys.active.tag, keys.others.len()), (next, 0));
+            }
+        }
+    }
+
+    #[test]
+    fn a_rotation_moves_the_key_out_of_the_kms_and_leaves_nothing_behind() {
+        let home = Home::new();
+        home.shelf(Some("vault")).load(true).expect("first start");
+        let shelf = home.shelf(None);
+        let next = shelf.make_next().expect("writable").tag;
+        shelf.promote().expect("writable");
+        assert!(home.has("holdouts.secret"));
+        assert!(!home.has("holdouts.wrapped") && !home.has("holdouts-next.secret"));
+        assert_eq!(shelf.load(false).expect("there").active.tag, next);
     }
 
     #[test]
