@@ -1,9 +1,11 @@
-//! The daemon from outside: real sockets, real files, one module a capability.
+//! The daemon from outside: real sockets, real files, one module a capability; but for
+//! [`comments`], which reads the sources of the whole workspace.
 
 #![allow(missing_docs, reason = "tests are claims by their names")]
 
 mod anchors;
 mod bad_input;
+mod comments;
 mod connections;
 mod continuity;
 mod credit;

@@ -1,12 +1,10 @@
 //! The kernel's rules, played through `decide` on a stage as the driver does it.
 //!
-//! [`world::World`] is a store of maps; everything else are claims about what the kernel does,
-//! but for [`comments`], which reads the sources of the whole workspace.
+//! [`world::World`] is a store of maps; everything else are claims about what the kernel does.
 
 mod ancestors;
 mod attacks;
 mod budgets;
-mod comments;
 mod comparisons;
 mod continuity;
 mod credit;
