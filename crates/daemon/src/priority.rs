@@ -4,7 +4,7 @@
 const BACKGROUND_NICENESS: i32 = 10;
 
 /// Makes the calling thread give way to those that serve: a guest that computes for seconds must
-/// not be felt by whoever asks for something else.
+/// not delay other callers.
 pub fn yield_to_serving() {
     // Without the right to it the thread works on as it was.
     let _ = rustix::process::setpriority_process(None, BACKGROUND_NICENESS);

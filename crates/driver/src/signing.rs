@@ -33,7 +33,7 @@ pub enum Signing {
     Inside(Box<dyn Signer>),
     /// A remote signer signs; the head comes back as [`crate::Input::Signed`].
     Elsewhere(Box<dyn RemoteSigner>),
-    /// By whoever has commands of the daemon's own enacted.
+    /// The caller of [`crate::Alone`] signs, and has its commands enacted.
     ByCaller,
 }
 

@@ -5,7 +5,7 @@
 //! answers in a module of its own. Does not own the threshold that evidence must reach
 //! (`price.rs`), nor how a score is counted (`score.rs`).
 //!
-//! Invariant: whoever needs to know the kind matches [`NullSpec`] without a wildcard, so that the
+//! Invariant: code that needs the kind matches [`NullSpec`] without a wildcard, so that the
 //! compiler lists the places when a kind is added.
 
 use serde::{Deserialize, Serialize};

@@ -210,8 +210,8 @@ pub fn revoke(claim: ClaimId) -> Command {
     .into()
 }
 
-/// What a run did that emitted its output, asked nothing and predicted so many of the 800 sealed
-/// items right.
+/// The record of a run that emits its output, asks nothing and predicts the given number of the
+/// 800 sealed items right.
 #[must_use]
 pub fn report(right: u64) -> RunReport {
     RunReport {

@@ -209,7 +209,7 @@ impl Holdouts {
         }
     }
 
-    /// Opens a retired holdout and gives its opening; whoever comes later gets it too.
+    /// Opens a retired holdout and gives its opening; later callers get the same one.
     ///
     /// # Errors
     /// If the caller does not operate, or the holdout is not retired.

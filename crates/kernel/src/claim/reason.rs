@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// The reason code of a policy oracle's veto: 9000 to 9999, chosen by whoever made the oracle.
+/// The reason code of a policy oracle's veto: 9000 to 9999. The oracle's author chooses it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "u16", into = "u16")]
 pub struct PolicyCode(u16);
