@@ -2,12 +2,13 @@
 
 use evidenceos_kernel::{bits::MicroBits, holdout::Policy, record::holdout_id};
 use evidenceos_tlog::{Tree, leaf_hash};
+use evidenceos_verify::verify_log;
 use serde_json::{Value, json};
 
 use crate::{
     forger::edit::{read, write},
     log::report,
-    world::{Items, ORIGIN, World},
+    world::{Items, ORIGIN, World, checkpoint_under},
 };
 
 /// A log of this release, or of one before it, that holds nothing yet.
@@ -384,6 +385,27 @@ fn a_continuation_binds_the_tree_before_it() {
         ("statement", json!("all is well")),
     ] {
         assert!(!continued(field, value).found().is_empty(), "{field}");
+    }
+}
+
+/// Only this release promises that a restart charges each holdout that has something left.
+#[test]
+fn a_restart_of_before_may_pass_a_holdout_over_that_has_something_left() {
+    for of_this_release in [false, true] {
+        let mut log = Scripted::new(of_this_release);
+        log.register("one", &[]);
+        let mut tree = Tree::new();
+        for entry in &log.entries {
+            tree.append(leaf_hash(entry));
+        }
+        let restarted = json!({
+            "origin": "example.org/2", "old_origin": ORIGIN, "old_size": 2,
+            "old_root_hash_hex": tree.root().to_string(), "because": "the end was lost",
+        });
+        log.push("log_restarted", restarted, "restarted_unix_ms");
+        let checkpoint = checkpoint_under("example.org/2", &log.entries);
+        let findings = verify_log(&log.entries, &checkpoint).findings;
+        assert_eq!(findings.is_empty(), !of_this_release, "{findings:?}");
     }
 }
 
