@@ -19,15 +19,8 @@ use crate::{
 
 pub(crate) fn admit(stage: &Stage<'_>, claim: &Claim) -> Result<Decision, Refusal> {
     claim.state.after(Step::Execute)?;
-    match claim.state {
-        ClaimState::Settled | ClaimState::Certified => {
-            return Ok(Decision::reply(Reply::Settled(Box::new(claim.clone()))));
-        }
-        ClaimState::Executing => return Ok(Decision::reply(Reply::Running(claim.id))),
-        ClaimState::Uncommitted
-        | ClaimState::Committed
-        | ClaimState::Sealed
-        | ClaimState::Revoked => {}
+    if let Some(reply) = without_a_run(claim) {
+        return Ok(Decision::reply(reply));
     }
     let holdout = stage
         .holdout(&claim.terms.holdout)
@@ -45,6 +38,43 @@ pub(crate) fn admit(stage: &Stage<'_>, claim: &Claim) -> Result<Decision, Refusa
         return Err(Refusal::Tainted { ancestor });
     }
     let duplicate_of = judged_before(stage, claim)?;
+    let run = reserve(stage, claim, holdout, duplicate_of)?;
+    let mut events = match duplicate_of {
+        Some(_) => credit::reserve_one(stage, claim, holdout)?,
+        None => {
+            let bits = run.answers_reserved.saturating_add(run.sealed_reserved);
+            credit::reserve(stage, claim, holdout, bits)?
+        }
+    };
+    events.extend(admitted(claim, holdout, run));
+    Ok(Decision {
+        events,
+        entries: Vec::new(),
+        reply: Reply::Running(claim.id),
+    })
+}
+
+/// The reply to a claim that has run, or runs already.
+fn without_a_run(claim: &Claim) -> Option<Reply> {
+    match claim.state {
+        ClaimState::Settled | ClaimState::Certified => {
+            Some(Reply::Settled(Box::new(claim.clone())))
+        }
+        ClaimState::Executing => Some(Reply::Running(claim.id)),
+        ClaimState::Uncommitted
+        | ClaimState::Committed
+        | ClaimState::Sealed
+        | ClaimState::Revoked => None,
+    }
+}
+
+/// The run with what it reserves of the holdout's budgets.
+fn reserve(
+    stage: &Stage<'_>,
+    claim: &Claim,
+    holdout: &Holdout,
+    duplicate_of: Option<ClaimId>,
+) -> Result<InFlight, Refusal> {
     // A duplicate is never judged: it reserves no leakage, and so blocks nobody.
     let (answers_reserved, sealed_reserved) = match duplicate_of {
         Some(_) => (MicroBits::ZERO, MicroBits::ZERO),
@@ -53,20 +83,7 @@ pub(crate) fn admit(stage: &Stage<'_>, claim: &Claim) -> Result<Decision, Refusa
             reserve_settlement(stage, claim, holdout)?,
         ),
     };
-    let mut events = match duplicate_of {
-        Some(_) => credit::reserve_one(stage, claim, holdout)?,
-        None => {
-            let bits = answers_reserved.saturating_add(sealed_reserved);
-            credit::reserve(stage, claim, holdout, bits)?
-        }
-    };
-    let place = Place {
-        // Admissions are no entries. This number lets an auditor place the admission between two
-        // capsules.
-        ended_before: holdout.ended(),
-        duplicate_of,
-    };
-    let run = InFlight {
+    Ok(InFlight {
         number: holdout.admitted,
         claim: claim.id,
         owner: claim.terms.owner,
@@ -74,30 +91,33 @@ pub(crate) fn admit(stage: &Stage<'_>, claim: &Claim) -> Result<Decision, Refusa
         sealed_reserved,
         attempt: 0,
         engine: stage.engine().to_owned(),
-        place: Some(place),
-    };
-    let number = run.number;
-    events.push(Event::RunAdmitted {
-        holdout: holdout.id,
-        run,
-    });
-    events.push(Event::RunPlaced {
-        holdout: holdout.id,
+        place: Some(Place {
+            // Admissions are no entries. This number lets an auditor place the admission between
+            // two capsules.
+            ended_before: holdout.ended(),
+            duplicate_of,
+        }),
+    })
+}
+
+/// What an admission changes, beside the credit that it reserves.
+fn admitted(claim: &Claim, holdout: &Holdout, run: InFlight) -> Vec<Event> {
+    let (holdout, number, place) = (holdout.id, run.number, run.place);
+    let mut events = vec![Event::RunAdmitted { holdout, run }];
+    events.extend(place.map(|place| Event::RunPlaced {
+        holdout,
         number,
         place,
-    });
+    }));
     // A duplicate has no verdict of its own to which a third claim could be referred.
-    if let (None, Some(question)) = (duplicate_of, claim.question()) {
+    let is_duplicate = place.is_some_and(|place| place.duplicate_of.is_some());
+    if let (false, Some(question)) = (is_duplicate, claim.question()) {
         events.push(Event::QuestionAsked {
             question,
             claim: claim.id,
         });
     }
-    Ok(Decision {
-        events,
-        entries: Vec::new(),
-        reply: Reply::Running(claim.id),
-    })
+    events
 }
 
 /// The claim that asked the same before, if it was judged and its verdict stands: to judge the
@@ -258,7 +278,15 @@ pub(crate) fn settle(
             Vec::new()
         }
     };
-    conclude(stage, holdout, run, claim, &terms, verdict, report, output)
+    let ending = Ending {
+        holdout,
+        run,
+        claim,
+        terms: &terms,
+        report,
+        verdict,
+    };
+    ending.conclude(stage, output)
 }
 
 pub(crate) fn abort(stage: &Stage<'_>, holdout: &HoldoutId, number: u64) -> Decision {
@@ -284,16 +312,15 @@ pub(crate) fn abort(stage: &Stage<'_>, holdout: &HoldoutId, number: u64) -> Deci
         price: run.sealed_reserved,
         e_value_log2: None,
     };
-    conclude(
-        stage,
+    let ending = Ending {
         holdout,
         run,
         claim,
-        &terms,
+        terms: &terms,
+        report: &report,
         verdict,
-        &report,
-        Vec::new(),
-    )
+    };
+    ending.conclude(stage, Vec::new())
 }
 
 /// The turn of a run whose verdict another claim has already: nothing ran, and nothing is looked
@@ -314,16 +341,15 @@ pub(crate) fn settle_duplicate(stage: &Stage<'_>, holdout: &HoldoutId, number: u
         trace_len: 0,
     };
     let verdict = Verdict::not_judged(Reason::Duplicate);
-    conclude(
-        stage,
+    let ending = Ending {
         holdout,
         run,
         claim,
-        &terms,
+        terms: &terms,
+        report: &report,
         verdict,
-        &report,
-        Vec::new(),
-    )
+    };
+    ending.conclude(stage, Vec::new())
 }
 
 fn oldest<'s>(
@@ -481,102 +507,114 @@ fn judge(
     }
 }
 
-#[allow(
-    clippy::too_many_arguments,
-    reason = "one capsule has all of these in it"
-)]
-fn conclude(
-    stage: &Stage<'_>,
-    holdout: &Holdout,
-    run: &InFlight,
-    claim: &Claim,
-    terms: &SettlementTerms,
+/// A run that ends, with all that its capsule and its settlement say.
+struct Ending<'a> {
+    holdout: &'a Holdout,
+    run: &'a InFlight,
+    claim: &'a Claim,
+    terms: &'a SettlementTerms,
+    report: &'a RunReport,
     verdict: Verdict,
-    report: &RunReport,
-    output: Vec<u8>,
-) -> Decision {
-    let description = &holdout.description;
-    let commitment = claim
-        .commitment
-        .as_ref()
-        .expect("a claim that runs was committed");
-    let (now, reasons) = (stage.now_unix_ms(), verdict.reasons.clone());
-    let capsule = Capsule {
-        claim_id: claim.id,
-        topic_id: claim.terms.topic_id(),
-        structured_output_hash: Digest::of(&output),
-        owner_tag: claim.terms.owner,
-        holdout_id: holdout.id,
-        policy_hash: description.policy.hash(),
-        null_spec_hash: claim.terms.null_spec_hash,
-        wasm_hash: commitment.module.hash,
-        seal_hash: claim.seal_hash.expect("a claim that runs was sealed"),
-        dependencies: commitment.capsules_of_parents(),
-        trace_hash: report.trace_hash,
-        outcome: verdict.outcome,
-        reason_codes: record::reason_codes(&verdict.reasons),
-        answers: report.answers.clone(),
-        ledger: Ledger {
-            k: terms.k,
-            c: terms.quote.certified,
-            price: verdict.price,
-            settled_before: holdout.settled,
-            certified_before: holdout.certified,
-            ordinal: terms.ordinal,
-            alpha_micros: terms.alpha_micros,
-            alpha_divisor: terms.divisor,
-            multiplicity: description.policy.multiplicity,
-            threshold: terms.threshold,
-        },
-        items: (
-            description.answer_items,
-            description.sealed_items,
-            description.sealed_units,
-        ),
-        e_value_log2: verdict.e_value_log2,
-        fuel: report.fuel,
-        settled_unix_ms: now,
-        engine: run.engine.clone(),
-        run: run.place.map(|place| RunPlace {
-            number: run.number,
-            ended_before: place.ended_before,
-            levels: claim.terms.levels,
-            answers_reserved: run.answers_reserved,
-            sealed_reserved: run.sealed_reserved,
-        }),
-        // A duplicate may be aborted too, when the log goes on under another name.
-        duplicate_of: run
-            .place
-            .and_then(|place| place.duplicate_of)
-            .filter(|_| reasons.contains(&Reason::Duplicate)),
-    };
-    let bytes = capsule.to_bytes();
-    let verdict_price = verdict.price;
-    let settlement = Settlement {
-        outcome: verdict.outcome,
-        reasons: verdict.reasons,
-        output,
-        e_value_log2: verdict.e_value_log2,
-        answers_charged: report.answers.charged,
-        price: verdict.price,
-        threshold: terms.threshold,
-        fuel: report.fuel,
-        trace_hash: report.trace_hash,
-        trace_len: report.trace_len,
-        capsule_hash: Digest::of(&bytes),
-        index: stage.next_index(),
-        settled_unix_ms: now,
-    };
-    let mut events = vec![Event::RunSettled {
-        holdout: holdout.id,
-        claim: claim.id,
-        settlement: Box::new(settlement),
-    }];
-    let bits = report.answers.charged.saturating_add(verdict_price);
-    events.extend(credit::burn(stage, claim, verdict.outcome, bits, report));
-    Decision {
-        events,
-        entries: vec![bytes],
-        reply: Reply::Done,
+}
+
+impl Ending<'_> {
+    /// The entry, what it charges, and the end of the claim.
+    fn conclude(self, stage: &Stage<'_>, output: Vec<u8>) -> Decision {
+        let capsule = self.capsule(stage.now_unix_ms(), &output).to_bytes();
+        let bits = (self.report.answers.charged).saturating_add(self.verdict.price);
+        let outcome = self.verdict.outcome;
+        let burned = credit::burn(stage, self.claim, outcome, bits, self.report);
+        let (holdout, claim) = (self.holdout.id, self.claim.id);
+        let mut events = vec![Event::RunSettled {
+            holdout,
+            claim,
+            settlement: Box::new(self.settlement(stage, &capsule, output)),
+        }];
+        events.extend(burned);
+        Decision {
+            events,
+            entries: vec![capsule],
+            reply: Reply::Done,
+        }
+    }
+
+    fn capsule(&self, now_unix_ms: u64, output: &[u8]) -> Capsule {
+        let (claim, run, description) = (self.claim, self.run, &self.holdout.description);
+        let commitment = claim
+            .commitment
+            .as_ref()
+            .expect("a claim that runs was committed");
+        Capsule {
+            claim_id: claim.id,
+            topic_id: claim.terms.topic_id(),
+            structured_output_hash: Digest::of(output),
+            owner_tag: claim.terms.owner,
+            holdout_id: self.holdout.id,
+            policy_hash: description.policy.hash(),
+            null_spec_hash: claim.terms.null_spec_hash,
+            wasm_hash: commitment.module.hash,
+            seal_hash: claim.seal_hash.expect("a claim that runs was sealed"),
+            dependencies: commitment.capsules_of_parents(),
+            trace_hash: self.report.trace_hash,
+            outcome: self.verdict.outcome,
+            reason_codes: record::reason_codes(&self.verdict.reasons),
+            answers: self.report.answers.clone(),
+            ledger: self.ledger(),
+            items: (
+                description.answer_items,
+                description.sealed_items,
+                description.sealed_units,
+            ),
+            e_value_log2: self.verdict.e_value_log2,
+            fuel: self.report.fuel,
+            settled_unix_ms: now_unix_ms,
+            engine: run.engine.clone(),
+            run: run.place.map(|place| RunPlace {
+                number: run.number,
+                ended_before: place.ended_before,
+                levels: claim.terms.levels,
+                answers_reserved: run.answers_reserved,
+                sealed_reserved: run.sealed_reserved,
+            }),
+            // A duplicate may be aborted too, when the log goes on under another name.
+            duplicate_of: run
+                .place
+                .and_then(|place| place.duplicate_of)
+                .filter(|_| self.verdict.reasons.contains(&Reason::Duplicate)),
+        }
+    }
+
+    /// What the verdict cost, and where on the path of verdicts it fell.
+    fn ledger(&self) -> Ledger {
+        Ledger {
+            k: self.terms.k,
+            c: self.terms.quote.certified,
+            price: self.verdict.price,
+            settled_before: self.holdout.settled,
+            certified_before: self.holdout.certified,
+            ordinal: self.terms.ordinal,
+            alpha_micros: self.terms.alpha_micros,
+            alpha_divisor: self.terms.divisor,
+            multiplicity: self.holdout.description.policy.multiplicity,
+            threshold: self.terms.threshold,
+        }
+    }
+
+    fn settlement(self, stage: &Stage<'_>, capsule: &[u8], output: Vec<u8>) -> Settlement {
+        Settlement {
+            outcome: self.verdict.outcome,
+            reasons: self.verdict.reasons,
+            output,
+            e_value_log2: self.verdict.e_value_log2,
+            answers_charged: self.report.answers.charged,
+            price: self.verdict.price,
+            threshold: self.terms.threshold,
+            fuel: self.report.fuel,
+            trace_hash: self.report.trace_hash,
+            trace_len: self.report.trace_len,
+            capsule_hash: Digest::of(capsule),
+            index: stage.next_index(),
+            settled_unix_ms: stage.now_unix_ms(),
+        }
     }
 }
