@@ -40,7 +40,8 @@ check:
 
 # The benchmark against this machine's limits
 bench *ARGS:
-    cargo run --release -p evidenceos -- bench {{ARGS}}
+    cargo build --release --locked -p evidenceos
+    cargo run --release --locked -p evidenceos-bench -- {{ARGS}}
 
 # What the shipped program is made of, as CycloneDX (needs `cargo install cargo-cyclonedx`)
 sbom FILE="evidenceos.cdx.json":

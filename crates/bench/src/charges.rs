@@ -22,13 +22,12 @@ use prost::bytes::Bytes;
 use tokio::task::JoinSet;
 use tonic::{Request, transport::Channel};
 
-use super::{
-    child::Daemon,
-    failed,
+use crate::{
+    child::{Daemon, Program},
+    error::{BenchError, failed},
     load::{Load, stamped},
     stats::Samples,
 };
-use crate::error::CliError;
 
 /// Grants to one run.
 const GRANTS: u64 = 3;
@@ -98,11 +97,15 @@ fn accounts_json(accounts: u64) -> String {
 
 impl Desk {
     /// Starts a daemon over so many accounts.
-    pub async fn open(directory: &Path, accounts: u64) -> Result<Self, CliError> {
-        fs::create_dir_all(directory).map_err(CliError::file(directory.to_owned()))?;
+    pub async fn open(
+        program: &Program,
+        directory: &Path,
+        accounts: u64,
+    ) -> Result<Self, BenchError> {
+        fs::create_dir_all(directory).map_err(BenchError::file(directory.to_owned()))?;
         let path = directory.join("accounts.json");
-        fs::write(&path, accounts_json(accounts)).map_err(CliError::file(path))?;
-        let daemon = Daemon::start(directory).await?;
+        fs::write(&path, accounts_json(accounts)).map_err(BenchError::file(path))?;
+        let daemon = program.start(directory).await?;
         let load = Load::prepare(&daemon).await?;
         Ok(Self {
             daemon,
@@ -120,7 +123,7 @@ impl Desk {
     }
 
     /// Stops the daemon and waits for its end.
-    pub async fn close(self) -> Result<(), CliError> {
+    pub async fn close(self) -> Result<(), BenchError> {
         self.daemon.stop().await
     }
 
@@ -134,7 +137,7 @@ impl Desk {
     }
 
     /// Seals claims until so many wait to be run.
-    pub async fn seal(self: &Arc<Self>, wanted: usize) -> Result<(), CliError> {
+    pub async fn seal(self: &Arc<Self>, wanted: usize) -> Result<(), BenchError> {
         let mut tasks = JoinSet::new();
         for task in 0..64 {
             let desk = Arc::clone(self);
@@ -146,7 +149,7 @@ impl Desk {
                     let claim = desk.load.seal_one(&mut client, number, &token).await?;
                     desk.queue().push_back((claim, token));
                 }
-                Ok::<_, CliError>(())
+                Ok::<_, BenchError>(())
             });
         }
         while let Some(joined) = tasks.join_next().await {
@@ -168,7 +171,7 @@ impl Desk {
         self: &Arc<Self>,
         concurrency: usize,
         time: Duration,
-    ) -> Result<Charges, CliError> {
+    ) -> Result<Charges, BenchError> {
         let started = Instant::now();
         let deadline = started + time;
         let over = Arc::new(AtomicBool::new(false));
@@ -195,7 +198,7 @@ impl Desk {
                         .await?;
                     runs.add(began.elapsed());
                 }
-                Ok::<_, CliError>((grants, runs))
+                Ok::<_, BenchError>((grants, runs))
             });
         }
         let (mut grants, mut runs) = (Samples::default(), Samples::default());
@@ -219,7 +222,7 @@ impl Desk {
     }
 
     /// Grants to the marker again and again, and looks how long the file takes to show it.
-    async fn look_behind(self: Arc<Self>, over: Arc<AtomicBool>) -> Result<Duration, CliError> {
+    async fn look_behind(self: Arc<Self>, over: Arc<AtomicBool>) -> Result<Duration, BenchError> {
         let mut client = self.load.connection(0);
         // Balances that were acknowledged and not seen yet, and when that was.
         let mut owed: VecDeque<(u64, Instant)> = VecDeque::new();
@@ -244,13 +247,13 @@ impl Desk {
 }
 
 /// The marker's balance in the file. It only grows, as it runs no claims.
-fn shown_balance(path: &Path) -> Result<u64, CliError> {
-    let file = File::open(path).map_err(CliError::file(path.to_owned()))?;
+fn shown_balance(path: &Path) -> Result<u64, BenchError> {
+    let file = File::open(path).map_err(BenchError::file(path.to_owned()))?;
     let mut bytes = Vec::new();
     // The account that is looked for is among the first in the file, however long it is.
     file.take(BEGINNING)
         .read_to_end(&mut bytes)
-        .map_err(CliError::file(path.to_owned()))?;
+        .map_err(BenchError::file(path.to_owned()))?;
     let beginning = String::from_utf8_lossy(&bytes);
     let balance = beginning
         .split_once(MARKER)
@@ -268,7 +271,7 @@ async fn grant(
     client: &mut EvidenceOsClient<Channel>,
     number: u64,
     principal_id: String,
-) -> Result<u64, CliError> {
+) -> Result<u64, BenchError> {
     let message = wire::GrantCreditRequest {
         principal_id,
         amount: 1,

@@ -16,11 +16,10 @@ use tokio::{
 };
 use tonic::transport::{Channel, Endpoint};
 
-use super::{
-    failed,
+use crate::{
+    error::{BenchError, failed},
     load::{Load, Modules, Round},
 };
-use crate::error::CliError;
 
 /// A daemon, its port and its directory.
 pub struct Daemon {
@@ -64,22 +63,50 @@ impl Usage {
     }
 }
 
-impl Daemon {
-    /// Starts this very program as a daemon on a free port of loopback.
-    pub async fn start(directory: &Path) -> Result<Self, CliError> {
-        Self::start_program(&this_program()?, directory, &[]).await
+/// A build of `evidenceos`.
+#[derive(Debug, Clone)]
+pub struct Program(PathBuf);
+
+impl Program {
+    /// The one that was named, else the one beside this program, else the one on the PATH.
+    ///
+    /// # Errors
+    /// [`BenchError::Usage`] says how to build one.
+    pub fn find(named: Option<&Path>) -> Result<Self, BenchError> {
+        if let Some(named) = named {
+            return match named.is_file() {
+                true => Ok(Self(named.to_owned())),
+                false => Err(BenchError::Usage(format!(
+                    "{} is no program; name a build of `evidenceos`",
+                    named.display()
+                ))),
+            };
+        }
+        let this = std::env::current_exe().map_err(|error| failed(&error))?;
+        let beside = this.with_file_name("evidenceos");
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let on_path = std::env::split_paths(&path).map(|directory| directory.join("evidenceos"));
+        let found = std::iter::once(beside)
+            .chain(on_path)
+            .find(|file| file.is_file());
+        found.map(Self).ok_or_else(|| {
+            BenchError::Usage(
+                "there is no `evidenceos` to measure; build it with `cargo build --release -p evidenceos`, or name one with --program"
+                    .to_owned(),
+            )
+        })
     }
 
-    /// Starts any build of `evidenceos` as a daemon on a free port of loopback.
-    pub async fn start_program(
-        program: &Path,
-        directory: &Path,
-        more: &[&str],
-    ) -> Result<Self, CliError> {
-        let (child, address) = spawn(program, directory, "127.0.0.1:0", more).await?;
-        Ok(Self {
+    /// Starts it as a daemon on a free port of loopback.
+    pub async fn start(&self, directory: &Path) -> Result<Daemon, BenchError> {
+        self.start_with(directory, &[]).await
+    }
+
+    async fn start_with(&self, directory: &Path, more: &[&str]) -> Result<Daemon, BenchError> {
+        let (child, address) = spawn(&self.0, directory, "127.0.0.1:0", more).await?;
+        Ok(Daemon {
             child,
-            program: program.to_owned(),
+            program: self.0.clone(),
             address,
             directory: directory.to_owned(),
         })
@@ -87,12 +114,15 @@ impl Daemon {
 
     /// The same with the gate for agents, and where that and its metrics are: nobody is too fast
     /// for it, and nobody probes.
-    pub async fn start_with_gate(directory: &Path) -> Result<(Self, [String; 2]), CliError> {
+    pub async fn start_with_gate(
+        &self,
+        directory: &Path,
+    ) -> Result<(Daemon, [String; 2]), BenchError> {
         // Free now; whoever takes one in between fails the start.
         let free = || std::net::TcpListener::bind("127.0.0.1:0").map_err(|error| failed(&error));
         let address = |port: &std::net::TcpListener| {
             let address = port.local_addr().map_err(|error| failed(&error))?;
-            Ok::<_, CliError>(address.to_string())
+            Ok::<_, BenchError>(address.to_string())
         };
         let ports = [free()?, free()?];
         let [web, metrics] = [address(&ports[0])?, address(&ports[1])?];
@@ -128,22 +158,24 @@ impl Daemon {
             "--probe-window-ms",
             "100",
         ];
-        let daemon = Self::start_program(&this_program()?, directory, &gate).await?;
+        let daemon = self.start_with(directory, &gate).await?;
         Ok((daemon, [web, metrics]))
     }
+}
 
+impl Daemon {
     /// The address that it takes calls at.
     pub fn address(&self) -> String {
         self.address.clone()
     }
 
     /// A connection of its own.
-    pub async fn connect(&self) -> Result<EvidenceOsClient<Channel>, CliError> {
+    pub async fn connect(&self) -> Result<EvidenceOsClient<Channel>, BenchError> {
         connect(&self.address).await
     }
 
     /// What it has used.
-    pub async fn usage(&self) -> Result<Usage, CliError> {
+    pub async fn usage(&self) -> Result<Usage, BenchError> {
         let pid = self
             .child
             .id()
@@ -176,7 +208,7 @@ impl Daemon {
 
     /// Kills the daemon under load, starts it again on its port, and says how many milliseconds
     /// passed until it served.
-    pub async fn kill_and_restart(&mut self, load: &Load) -> Result<f64, CliError> {
+    pub async fn kill_and_restart(&mut self, load: &Load) -> Result<f64, BenchError> {
         let during = load.round(16, Modules::Shared, Round::Time(Duration::from_secs(2)));
         let kill = async {
             tokio::time::sleep(Duration::from_secs(1)).await;
@@ -199,7 +231,7 @@ impl Daemon {
     }
 
     /// Ends it as an operator would.
-    pub async fn stop(mut self) -> Result<(), CliError> {
+    pub async fn stop(mut self) -> Result<(), BenchError> {
         let pid = self
             .child
             .id()
@@ -215,17 +247,13 @@ impl Daemon {
     }
 }
 
-fn this_program() -> Result<PathBuf, CliError> {
-    std::env::current_exe().map_err(|error| failed(&error))
-}
-
 /// Starts a program under its other name, and waits until it says where it serves.
 async fn spawn(
     program: &Path,
     directory: &Path,
     listen: &str,
     more: &[&str],
-) -> Result<(Child, String), CliError> {
+) -> Result<(Child, String), BenchError> {
     let mut command = std::process::Command::new(program);
     // The program decides by its name that it is the daemon.
     command
@@ -253,7 +281,7 @@ async fn spawn(
 }
 
 /// Starts a program that is killed with its owner, and waits for its first line.
-pub async fn launch(mut command: std::process::Command) -> Result<(Child, String), CliError> {
+pub async fn launch(mut command: std::process::Command) -> Result<(Child, String), BenchError> {
     command.stdout(Stdio::piped());
     // A benchmark that fails must leave no daemon behind.
     let mut child = Command::from(command)
@@ -271,7 +299,7 @@ pub async fn launch(mut command: std::process::Command) -> Result<(Child, String
 }
 
 /// A connection to a daemon.
-pub async fn connect(address: &str) -> Result<EvidenceOsClient<Channel>, CliError> {
+pub async fn connect(address: &str) -> Result<EvidenceOsClient<Channel>, BenchError> {
     let endpoint = Endpoint::from_shared(format!("http://{address}"))
         .map_err(|error| failed(&error))?
         .tcp_nodelay(true);
@@ -279,9 +307,9 @@ pub async fn connect(address: &str) -> Result<EvidenceOsClient<Channel>, CliErro
     Ok(EvidenceOsClient::new(channel))
 }
 
-fn proc_file(pid: u32, name: &str) -> Result<String, CliError> {
+fn proc_file(pid: u32, name: &str) -> Result<String, BenchError> {
     let path = PathBuf::from(format!("/proc/{pid}/{name}"));
-    std::fs::read_to_string(&path).map_err(CliError::file(path))
+    std::fs::read_to_string(&path).map_err(BenchError::file(path))
 }
 
 fn number_after(text: &str, name: &str) -> u64 {

@@ -5,7 +5,6 @@
 //! over connections that are kept.
 
 use std::{
-    os::unix::process::CommandExt as _,
     path::Path,
     sync::{
         Arc,
@@ -23,12 +22,11 @@ use tokio::{
     task::JoinSet,
 };
 
-use super::{
-    child::{Daemon, launch},
-    failed,
+use crate::{
+    child::{Program, launch},
+    error::{BenchError, failed},
     stats::Samples,
 };
-use crate::error::CliError;
 
 /// What one call is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,7 +92,7 @@ struct Target {
 ///
 /// # Errors
 /// Where no port can be had.
-pub async fn serve_noop() -> Result<(), CliError> {
+pub async fn serve_noop() -> Result<(), BenchError> {
     let listener = TcpListener::bind("127.0.0.1:0")
         .await
         .map_err(|error| failed(&error))?;
@@ -112,10 +110,10 @@ pub async fn serve_noop() -> Result<(), CliError> {
     .map_err(|error| failed(&error))
 }
 
-async fn noop_server() -> Result<(Child, Target), CliError> {
+async fn noop_server() -> Result<(Child, Target), BenchError> {
     let program = std::env::current_exe().map_err(|error| failed(&error))?;
     let mut command = std::process::Command::new(program);
-    command.arg0("evidenceos").args(["bench", "--serve-noop"]);
+    command.arg("--serve-noop");
     let (child, line) = launch(command).await?;
     let target = Target {
         address: line.trim().to_owned(),
@@ -126,18 +124,19 @@ async fn noop_server() -> Result<(Child, Target), CliError> {
 
 /// Measures the gate of a daemon of its own.
 pub async fn measure(
+    program: &Program,
     scratch: &Path,
     round: Duration,
     long: Duration,
-) -> Result<GateFigures, CliError> {
+) -> Result<GateFigures, BenchError> {
     let (noop, target) = noop_server().await?;
     let noop_calls = calls(&target, 64, Asking::Strangers, round).await?;
-    let (daemon, [web, metrics]) = Daemon::start_with_gate(&scratch.join("gate")).await?;
+    let (daemon, [web, metrics]) = program.start_with_gate(&scratch.join("gate")).await?;
     let gate = Target {
         address: web,
         path: "/v1/preflight_tool_call",
     };
-    let rss = async || Ok::<_, CliError>(daemon.usage().await?.rss_bytes);
+    let rss = async || Ok::<_, BenchError>(daemon.usage().await?.rss_bytes);
     let alone = calls(&gate, 1, Asking::OneCaller, round).await?;
     // Asked before the other loads, so that the histogram has the lone caller's calls only.
     let served_us = served_us(&metrics).await?;
@@ -170,7 +169,7 @@ pub async fn measure(
 
 /// The median and the 99th percentile of the decisions that a daemon has made, from the buckets of
 /// its own histogram: the bounds of those that they are in, in microseconds.
-async fn served_us(metrics: &str) -> Result<(f64, f64), CliError> {
+async fn served_us(metrics: &str) -> Result<(f64, f64), BenchError> {
     let url = format!("http://{metrics}/metrics");
     let page = fetch::get(&url, 4 << 20, Trust::System).await;
     let page = page.map_err(|error| failed(&error))?.unwrap_or_default();
@@ -203,7 +202,7 @@ async fn served_us(metrics: &str) -> Result<(f64, f64), CliError> {
 /// Numbers of callers that were never seen.
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
-async fn strangers(target: &Target, calls: u64) -> Result<(), CliError> {
+async fn strangers(target: &Target, calls: u64) -> Result<(), BenchError> {
     let end = NEXT.load(Ordering::Relaxed) + calls;
     let mut tasks = JoinSet::new();
     for _ in 0..64 {
@@ -212,7 +211,7 @@ async fn strangers(target: &Target, calls: u64) -> Result<(), CliError> {
             while NEXT.load(Ordering::Relaxed) < end {
                 connection.call(Asking::Strangers, 0).await?;
             }
-            Ok::<_, CliError>(())
+            Ok::<_, BenchError>(())
         });
     }
     while let Some(done) = tasks.join_next().await {
@@ -226,7 +225,7 @@ async fn calls(
     connections: usize,
     asking: Asking,
     time: Duration,
-) -> Result<Calls, CliError> {
+) -> Result<Calls, BenchError> {
     let started = Instant::now();
     let numbers = Arc::new(AtomicU64::new(0));
     let mut tasks = JoinSet::new();
@@ -241,7 +240,7 @@ async fn calls(
                 connection.call(asking, number).await?;
                 samples.add(before.elapsed());
             }
-            Ok::<_, CliError>(samples)
+            Ok::<_, BenchError>(samples)
         });
     }
     let mut times = Samples::default();
@@ -264,7 +263,7 @@ struct Connection {
 }
 
 impl Connection {
-    async fn open(target: &Target) -> Result<Self, CliError> {
+    async fn open(target: &Target) -> Result<Self, BenchError> {
         let stream = TcpStream::connect(&target.address)
             .await
             .map_err(|error| failed(&error))?;
@@ -278,7 +277,7 @@ impl Connection {
     }
 
     /// One call; fails where the answer is not 200.
-    async fn call(&mut self, asking: Asking, number: u64) -> Result<(), CliError> {
+    async fn call(&mut self, asking: Asking, number: u64) -> Result<(), BenchError> {
         use std::io::Write as _;
         // Callers that are no strangers have numbers that strangers never reach.
         let (tool, who) = match asking {

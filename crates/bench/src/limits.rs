@@ -10,9 +10,10 @@ use std::{
 use evidenceos_sandbox::{AskError, Limits, Mode, Oracle, PackOptions, Sandbox, pack};
 use evidenceos_tlog::SignerKey;
 
-use super::failed;
-use super::stats::Samples;
-use crate::error::CliError;
+use crate::{
+    error::{BenchError, failed},
+    stats::Samples,
+};
 
 /// How long the disk is measured.
 const DISK: Duration = Duration::from_secs(1);
@@ -28,7 +29,7 @@ pub struct Machine {
 
 impl Machine {
     /// Measures disk and processor.
-    pub fn measure(scratch: &Path) -> Result<Self, CliError> {
+    pub fn measure(scratch: &Path) -> Result<Self, BenchError> {
         Ok(Self {
             fdatasync_us: fdatasync(scratch)?.percentiles(),
             signatures_per_s: signatures_per_s()?,
@@ -37,30 +38,30 @@ impl Machine {
 }
 
 /// The median of an append of 4 KiB with its fdatasync, in microseconds.
-pub fn fdatasync_p50_us(scratch: &Path) -> Result<f64, CliError> {
+pub fn fdatasync_p50_us(scratch: &Path) -> Result<f64, BenchError> {
     Ok(fdatasync(scratch)?.p50())
 }
 
-fn fdatasync(scratch: &Path) -> Result<Samples, CliError> {
+fn fdatasync(scratch: &Path) -> Result<Samples, BenchError> {
     let path = scratch.join("fdatasync");
     let mut file: File = OpenOptions::new()
         .create(true)
         .append(true)
         .open(&path)
-        .map_err(CliError::file(path.clone()))?;
+        .map_err(BenchError::file(path.clone()))?;
     let (block, started, mut samples) = ([7u8; 4_096], Instant::now(), Samples::default());
     while started.elapsed() < DISK {
         let before = Instant::now();
         file.write_all(&block)
             .and_then(|()| file.sync_data())
-            .map_err(CliError::file(path.clone()))?;
+            .map_err(BenchError::file(path.clone()))?;
         samples.add(before.elapsed());
     }
-    std::fs::remove_file(&path).map_err(CliError::file(path.clone()))?;
+    std::fs::remove_file(&path).map_err(BenchError::file(path.clone()))?;
     Ok(samples)
 }
 
-fn signatures_per_s() -> Result<f64, CliError> {
+fn signatures_per_s() -> Result<f64, BenchError> {
     let key = SignerKey::from_seed("bench", [7; 32]).map_err(|error| failed(&error))?;
     let (started, mut count) = (Instant::now(), 0u32);
     while started.elapsed() < Duration::from_millis(300) {
@@ -81,7 +82,7 @@ impl Oracle for Silent {
 }
 
 /// A run of a cached, trivial module on 1,000 items, in microseconds.
-pub fn sandbox() -> Result<[f64; 3], CliError> {
+pub fn sandbox() -> Result<[f64; 3], BenchError> {
     let bench = |error: &dyn std::error::Error| failed(&error);
     let sandbox = Sandbox::new(Default::default()).map_err(|error| bench(&error))?;
     let module =

@@ -20,12 +20,11 @@ use sha2::{Digest as _, Sha256};
 use tokio::task::JoinSet;
 use tonic::{Request, transport::Channel};
 
-use super::{
+use crate::{
     child::{self, Daemon, Usage},
-    failed,
+    error::{BenchError, failed},
     stats::Samples,
 };
-use crate::error::CliError;
 
 const HOLDOUTS: u64 = 8;
 const ITEMS: usize = 1_000;
@@ -96,7 +95,7 @@ pub struct Load {
 
 impl Load {
     /// Connects, and registers the holdouts.
-    pub async fn prepare(daemon: &Daemon) -> Result<Self, CliError> {
+    pub async fn prepare(daemon: &Daemon) -> Result<Self, BenchError> {
         let mut connections = Vec::new();
         // Four connections carry the 64 tasks of the largest round.
         for _ in 0..4 {
@@ -124,7 +123,7 @@ impl Load {
         client: &mut EvidenceOsClient<Channel>,
         number: u64,
         token: &str,
-    ) -> Result<Bytes, CliError> {
+    ) -> Result<Bytes, BenchError> {
         let claim = create(client, number, Some(token)).await?;
         commit(client, number, Some(token), &claim, &self.module).await?;
         seal(client, number, Some(token), &claim).await?;
@@ -138,7 +137,7 @@ impl Load {
         number: u64,
         token: &str,
         claim: &Bytes,
-    ) -> Result<(), CliError> {
+    ) -> Result<(), BenchError> {
         execute(client, number, Some(token), claim).await
     }
 
@@ -153,7 +152,7 @@ impl Load {
         concurrency: usize,
         modules: Modules,
         round: Round,
-    ) -> Result<Figures, CliError> {
+    ) -> Result<Figures, BenchError> {
         let started = Instant::now();
         let (deadline, lives) = match round {
             Round::Time(time) => (Some(started + time), u64::MAX),
@@ -183,7 +182,7 @@ impl Load {
                     let module = own.as_ref().unwrap_or(&module);
                     life(&mut client, number, module, &mut calls).await?;
                 }
-                Ok::<_, CliError>(calls)
+                Ok::<_, BenchError>(calls)
             });
         }
         let mut calls: [Samples; 5] = Default::default();
@@ -206,7 +205,7 @@ impl Load {
 
     /// Calls that do nothing: what the transport costs. At concurrency 1 the median in
     /// microseconds, at 64 the calls a second.
-    pub async fn noop(&self, time: Duration) -> Result<Noop, CliError> {
+    pub async fn noop(&self, time: Duration) -> Result<Noop, BenchError> {
         let alone = self.health(1, time).await?;
         let many = self.health(64, time).await?;
         Ok(Noop {
@@ -215,7 +214,7 @@ impl Load {
         })
     }
 
-    async fn health(&self, concurrency: usize, time: Duration) -> Result<Samples, CliError> {
+    async fn health(&self, concurrency: usize, time: Duration) -> Result<Samples, BenchError> {
         let deadline = Instant::now() + time;
         let mut tasks = JoinSet::new();
         for task in 0..concurrency {
@@ -237,7 +236,7 @@ impl Load {
         &self,
         daemon: &Daemon,
         time: Duration,
-    ) -> Result<HealthP95, CliError> {
+    ) -> Result<HealthP95, BenchError> {
         let alone = || {
             let (address, time) = (daemon.address(), time / HEALTH_ROUNDS);
             async move {
@@ -290,7 +289,7 @@ pub struct HealthP95 {
 async fn health_until(
     mut client: EvidenceOsClient<Channel>,
     deadline: Instant,
-) -> Result<Samples, CliError> {
+) -> Result<Samples, BenchError> {
     let mut samples = Samples::default();
     while Instant::now() < deadline {
         let before = Instant::now();
@@ -312,7 +311,10 @@ pub struct Noop {
     pub per_s: f64,
 }
 
-async fn put_holdout(client: &mut EvidenceOsClient<Channel>, number: u64) -> Result<(), CliError> {
+async fn put_holdout(
+    client: &mut EvidenceOsClient<Channel>,
+    number: u64,
+) -> Result<(), BenchError> {
     use wire::put_holdout_request::Part;
     // The labels are coins, so that no module of the load is certified.
     let labels: Vec<u8> = (0..ITEMS as u64)
@@ -344,7 +346,7 @@ async fn put_holdout(client: &mut EvidenceOsClient<Channel>, number: u64) -> Res
     Ok(())
 }
 
-fn distinct_module(number: u64) -> Result<Vec<u8>, CliError> {
+fn distinct_module(number: u64) -> Result<Vec<u8>, BenchError> {
     // The bits of the number are the predictions, so that no two modules are the same.
     let predictions: Vec<u8> = (0..ITEMS)
         .map(|item| u8::from(number >> (item % 64) & 1 == 1))
@@ -366,7 +368,7 @@ async fn life(
     number: u64,
     module: &[u8],
     calls: &mut [Samples; 5],
-) -> Result<(), CliError> {
+) -> Result<(), BenchError> {
     let mut clock = Instant::now();
     let mut lap = |call: usize| {
         calls[call].add(clock.elapsed());
@@ -406,7 +408,7 @@ async fn create(
     client: &mut EvidenceOsClient<Channel>,
     number: u64,
     token: Option<&str>,
-) -> Result<Bytes, CliError> {
+) -> Result<Bytes, BenchError> {
     let create = wire::CreateClaimV2Request {
         claim_name: format!("bench-{number}"),
         metadata: Some(wire::ClaimMetadataV2 {
@@ -434,7 +436,7 @@ async fn commit(
     token: Option<&str>,
     claim_id: &Bytes,
     module: &[u8],
-) -> Result<(), CliError> {
+) -> Result<(), BenchError> {
     let commit = wire::CommitArtifactsRequest {
         claim_id: claim_id.clone(),
         artifacts: vec![wire::Artifact {
@@ -454,7 +456,7 @@ async fn seal(
     number: u64,
     token: Option<&str>,
     claim_id: &Bytes,
-) -> Result<(), CliError> {
+) -> Result<(), BenchError> {
     let seal = wire::SealClaimRequest {
         claim_id: claim_id.clone(),
     };
@@ -468,7 +470,7 @@ async fn execute(
     number: u64,
     token: Option<&str>,
     claim_id: &Bytes,
-) -> Result<(), CliError> {
+) -> Result<(), BenchError> {
     let execute = wire::ExecuteClaimV2Request {
         claim_id: claim_id.clone(),
     };

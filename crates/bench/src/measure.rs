@@ -1,176 +1,105 @@
-//! `evidenceos bench`: what the daemon does, beside what the machine can do.
-//!
-//! It drives a daemon of its own (a child process: durable, as shipped) over gRPC on loopback, with the load on the
-//! same cores. Every figure that contains a sync is bracketed by the disk's own: rate-limited disks have two speeds,
-//! and a figure whose brackets differ more than twofold is marked invalid. What noise cannot touch (syncs, bytes
-//! written, rows read a lifecycle) is counted beside it.
+//! What is measured, in which order, and on which daemon.
 
-mod charges;
-mod child;
-mod gate;
-mod limits;
-mod load;
-mod proofs;
-mod report;
-mod stats;
+use std::{path::Path, sync::Arc, time::Duration};
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
-
-use clap::Args;
-
-use crate::{error::CliError, output::Output};
-
-use self::{
+use crate::{
     charges::Desk,
-    child::Daemon,
-    limits::Machine,
+    child::{Daemon, Program},
+    error::{BenchError, failed},
+    gate,
+    limits::{self, Machine},
     load::{Load, Modules, Round},
+    proofs,
     report::{Beside, Bracketed, Report},
 };
 
-/// Measure a daemon against the limits of this machine.
-#[derive(Debug, Clone, Args)]
-#[command(after_help = "Examples:
-  evidenceos bench                        all figures; some ten minutes
-  evidenceos bench --quick                smaller stores and shorter rounds; two minutes
-  evidenceos bench --against ./old/evidenceos
-                                          lifecycles of this build beside those of another, in turn
-  evidenceos --json bench > figures.json  for machines")]
-pub struct BenchArgs {
-    /// Smaller stores and shorter rounds
-    #[arg(long)]
-    quick: bool,
-    /// Where to put the data directories; they are removed afterwards
-    #[arg(long, value_name = "DIR", default_value = ".")]
-    dir: PathBuf,
-    /// Claims in the large store
-    #[arg(long, value_name = "N")]
-    claims: Option<u64>,
-    /// Entries in the large log
-    #[arg(long, value_name = "N")]
-    entries: Option<u64>,
-    /// Accounts of the daemon that charges
-    #[arg(long, value_name = "N", default_value_t = 100_000)]
-    accounts: u64,
-    /// Only what is charged: grants and runs over many accounts
-    #[arg(long)]
-    charges_only: bool,
-    /// Only the gate for agents
-    #[arg(long, conflicts_with = "charges_only")]
-    gate_only: bool,
-    /// Only lifecycles, of this build and of another one that is driven in turn
-    #[arg(long, value_name = "PROGRAM", conflicts_with_all = ["charges_only", "gate_only"])]
-    against: Option<PathBuf>,
-    /// Be the server that does nothing
-    #[arg(long, hide = true)]
-    serve_noop: bool,
-    /// Seconds of rest before each figure
-    #[arg(long, value_name = "SECONDS")]
-    rest: Option<u64>,
-}
-
-struct Plan {
-    claims: u64,
-    entries: u64,
-    accounts: u64,
-    rest: Duration,
-    round: Duration,
+/// How large, how long and how often.
+pub struct Plan<'s> {
+    /// The build that is measured.
+    pub program: Program,
+    /// Where data directories lie.
+    pub scratch: &'s Path,
+    /// Claims in the large store.
+    pub claims: u64,
+    /// Entries in the large log.
+    pub entries: u64,
+    /// Accounts of the daemon that charges.
+    pub accounts: u64,
+    /// Rest before each figure.
+    pub rest: Duration,
+    /// How long a round takes.
+    pub round: Duration,
     /// How long one caller keeps the gate busy.
-    busy: Duration,
-    alternations: u32,
+    pub busy: Duration,
+    /// How often two stores take turns.
+    pub alternations: u32,
 }
 
-impl BenchArgs {
-    /// Runs the benchmark and returns its report.
-    pub async fn run(self) -> Result<Output, CliError> {
-        if self.serve_noop {
-            gate::serve_noop().await?;
-        }
-        let scratch = tempdir(&self.dir)?;
-        let report = if self.gate_only {
-            let mut report = Report {
-                machine: Machine::measure(scratch.path())?,
-                ..Report::default()
-            };
-            measure_gate(&self.plan(), scratch.path(), &mut report).await?;
-            report
-        } else if let Some(other) = &self.against {
-            let mut report = Report {
-                machine: Machine::measure(scratch.path())?,
-                ..Report::default()
-            };
-            measure_against(&self.plan(), scratch.path(), other, &mut report).await?;
-            report
-        } else if self.charges_only {
-            let mut report = Report {
-                machine: Machine::measure(scratch.path())?,
-                ..Report::default()
-            };
-            measure_charges(&self.plan(), scratch.path(), &mut report).await?;
-            report
-        } else {
-            measure(&self.plan(), scratch.path()).await?
-        };
-        Ok(Output::new(report.to_json(), report.to_table()))
-    }
-
-    fn plan(&self) -> Plan {
-        let (claims, entries, rest, round, alternations) = if self.quick {
-            (5_000, 100_000, 3, 4, 2)
-        } else {
-            (100_000, 1_000_000, 12, 8, 4)
-        };
-        Plan {
-            claims: self.claims.unwrap_or(claims),
-            entries: self.entries.unwrap_or(entries),
-            accounts: self.accounts,
-            rest: Duration::from_secs(self.rest.unwrap_or(rest)),
-            round: Duration::from_secs(round),
-            busy: Duration::from_secs(if self.quick { 15 } else { 60 }),
-            alternations,
-        }
+impl Plan<'_> {
+    fn machine_alone(&self) -> Result<Report, BenchError> {
+        Ok(Report {
+            machine: Machine::measure(self.scratch)?,
+            ..Report::default()
+        })
     }
 }
 
-fn tempdir(within: &std::path::Path) -> Result<Scratch, CliError> {
-    // Two benchmarks in one place must not share a directory.
-    let path = within.join(format!("evidenceos-bench-{}", std::process::id()));
-    std::fs::create_dir_all(&path).map_err(CliError::file(path.clone()))?;
-    Ok(Scratch(path))
+/// Only the gate for agents.
+pub async fn gate_alone(plan: &Plan<'_>) -> Result<Report, BenchError> {
+    let mut report = plan.machine_alone()?;
+    measure_gate(plan, &mut report).await?;
+    Ok(report)
 }
 
-/// A directory that goes away with its owner.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn path(&self) -> &std::path::Path {
-        &self.0
-    }
+/// Only what is charged.
+pub async fn charges_alone(plan: &Plan<'_>) -> Result<Report, BenchError> {
+    let mut report = plan.machine_alone()?;
+    measure_charges(plan, &mut report).await?;
+    Ok(report)
 }
 
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        // What cannot be removed is only disk space, and its name says whose it is.
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
-async fn measure(plan: &Plan, scratch: &std::path::Path) -> Result<Report, CliError> {
+/// All figures.
+pub async fn everything(plan: &Plan<'_>) -> Result<Report, BenchError> {
     let mut report = Report::default();
     say("machine: fdatasync, Ed25519, a log of many entries, a cached guest");
-    report.machine = Machine::measure(scratch)?;
-    report.proofs = Some(proofs::measure(&scratch.join("log"), plan.entries)?);
+    report.machine = Machine::measure(plan.scratch)?;
+    report.proofs = Some(proofs::measure(&plan.scratch.join("log"), plan.entries)?);
     report.sandbox = Some(limits::sandbox()?);
 
-    let small = Daemon::start(&scratch.join("small")).await?;
+    let small = plan.program.start(&plan.scratch.join("small")).await?;
     let few = Load::prepare(&small).await?;
     // Growth is measured against this store of 100 claims.
     few.round(1, Modules::Shared, Round::Lifecycles(100))
         .await?;
     report.noop = Some(few.noop(plan.round / 2).await?);
 
-    let mut large = Daemon::start(&scratch.join("large")).await?;
+    let mut large = plan.program.start(&plan.scratch.join("large")).await?;
     let many = Load::prepare(&large).await?;
+    measure_lifecycles(plan, &large, &many, &mut report).await?;
+    fill(plan, &many).await?;
+    report.claims = many.lifecycles_done();
+    report.rss_bytes = large.usage().await?.rss_bytes;
+    measure_growth(plan, (&small, &few), (&large, &many), &mut report).await?;
+
+    say("Health beside a busy writer");
+    report.health = Some(many.health_beside_writer(&large, plan.round).await?);
+    say("restart after SIGKILL under load");
+    for _ in 0..plan.alternations {
+        report.restart_ms.push(large.kill_and_restart(&many).await?);
+    }
+    small.stop().await?;
+    large.stop().await?;
+    measure_charges(plan, &mut report).await?;
+    measure_gate(plan, &mut report).await?;
+    Ok(report)
+}
+
+async fn measure_lifecycles(
+    plan: &Plan<'_>,
+    daemon: &Daemon,
+    load: &Load,
+    report: &mut Report,
+) -> Result<(), BenchError> {
     for (concurrency, modules) in [
         (1, Modules::Shared),
         (16, Modules::Shared),
@@ -180,8 +109,7 @@ async fn measure(plan: &Plan, scratch: &std::path::Path) -> Result<Report, CliEr
         say(&format!(
             "lifecycles, concurrency {concurrency}, {modules} modules"
         ));
-        let (daemon, load) = (&large, &many);
-        let figure = bracketed(plan, scratch, || async move {
+        let figure = bracketed(plan, || async move {
             let before = daemon.usage().await?;
             let mut round = load
                 .round(concurrency, modules, Round::Time(plan.round))
@@ -192,25 +120,34 @@ async fn measure(plan: &Plan, scratch: &std::path::Path) -> Result<Report, CliEr
         .await?;
         report.lifecycles.push(figure);
     }
+    Ok(())
+}
 
+async fn fill(plan: &Plan<'_>, load: &Load) -> Result<(), BenchError> {
     say(&format!("filling a store with {} claims", plan.claims));
-    while many.lifecycles_done() < plan.claims {
-        let missing = plan.claims - many.lifecycles_done();
+    while load.lifecycles_done() < plan.claims {
+        let missing = plan.claims - load.lifecycles_done();
         // In parts, so that it can say how far it is.
-        many.round(64, Modules::Shared, Round::Lifecycles(missing.min(10_000)))
+        load.round(64, Modules::Shared, Round::Lifecycles(missing.min(10_000)))
             .await?;
-        say(&format!("  {} claims", many.lifecycles_done()));
+        say(&format!("  {} claims", load.lifecycles_done()));
     }
-    report.claims = many.lifecycles_done();
-    report.rss_bytes = large.usage().await?.rss_bytes;
+    Ok(())
+}
 
+async fn measure_growth(
+    plan: &Plan<'_>,
+    (small, few): (&Daemon, &Load),
+    (large, many): (&Daemon, &Load),
+    report: &mut Report,
+) -> Result<(), BenchError> {
     say("growth: the same calls on a store of 100 claims and on the large one, in turn");
     // In turn, so that a change of the machine falls on both stores alike.
     for _ in 0..plan.alternations {
         tokio::time::sleep(plan.rest / 2).await;
         for (load, daemon, into) in [
-            (&few, &small, &mut report.growth_small),
-            (&many, &large, &mut report.growth_large),
+            (few, small, &mut report.growth_small),
+            (many, large, &mut report.growth_large),
         ] {
             // The daemon's counters go on over the rounds, so that a round is a difference.
             let before = daemon.usage().await?;
@@ -221,33 +158,17 @@ async fn measure(plan: &Plan, scratch: &std::path::Path) -> Result<Report, CliEr
             into.push(round);
         }
     }
-
-    say("Health beside a busy writer");
-    report.health = Some(many.health_beside_writer(&large, plan.round).await?);
-
-    say("restart after SIGKILL under load");
-    for _ in 0..plan.alternations {
-        report.restart_ms.push(large.kill_and_restart(&many).await?);
-    }
-    small.stop().await?;
-    large.stop().await?;
-    measure_charges(plan, scratch, &mut report).await?;
-    measure_gate(plan, scratch, &mut report).await?;
-    Ok(report)
+    Ok(())
 }
 
 /// How much shorter the turns of two builds are than other rounds.
 const SHORTER: u32 = 4;
 
 /// The same load on a daemon of this build and on one of another, in turn.
-async fn measure_against(
-    plan: &Plan,
-    scratch: &std::path::Path,
-    other: &std::path::Path,
-    report: &mut Report,
-) -> Result<(), CliError> {
-    let this = Daemon::start(&scratch.join("this")).await?;
-    let other = Daemon::start_program(other, &scratch.join("other"), &[]).await?;
+pub async fn against(plan: &Plan<'_>, other: &Program) -> Result<Report, BenchError> {
+    let mut report = plan.machine_alone()?;
+    let this = plan.program.start(&plan.scratch.join("this")).await?;
+    let other = other.start(&plan.scratch.join("other")).await?;
     let daemons = [&this, &other];
     let loads = [Load::prepare(&this).await?, Load::prepare(&other).await?];
     // Short turns: what the machine does for a minute falls on both.
@@ -258,7 +179,7 @@ async fn measure_against(
             say(&format!(
                 "lifecycles, concurrency {concurrency}, turn {turn}"
             ));
-            // Whoever is second in one turn is first in the next: disks tire within a turn.
+            // The daemon that is second in one turn is first in the next: disks tire within a turn.
             let order = if turn % 2 == 0 { [0, 1] } else { [1, 0] };
             for which in order {
                 tokio::time::sleep(plan.rest / (2 * SHORTER)).await;
@@ -274,33 +195,27 @@ async fn measure_against(
         report.beside.push(Beside { this, other });
     }
     this.stop().await?;
-    other.stop().await
+    other.stop().await?;
+    Ok(report)
 }
 
-async fn measure_gate(
-    plan: &Plan,
-    scratch: &std::path::Path,
-    report: &mut Report,
-) -> Result<(), CliError> {
+async fn measure_gate(plan: &Plan<'_>, report: &mut Report) -> Result<(), BenchError> {
     say("the gate for agents, and a server that does nothing");
     tokio::time::sleep(plan.rest).await;
-    let figures = gate::measure(scratch, plan.round, plan.busy).await?;
+    let figures = gate::measure(&plan.program, plan.scratch, plan.round, plan.busy).await?;
     report.gate = Some(figures);
     Ok(())
 }
 
 /// Charges on a daemon with one account and on one with many, in turn.
-async fn measure_charges(
-    plan: &Plan,
-    scratch: &std::path::Path,
-    report: &mut Report,
-) -> Result<(), CliError> {
+async fn measure_charges(plan: &Plan<'_>, report: &mut Report) -> Result<(), BenchError> {
     say(&format!(
         "charges: a daemon that takes over {} accounts",
         plan.accounts
     ));
-    let one = Arc::new(Desk::open(&scratch.join("one"), 1).await?);
-    let many = Arc::new(Desk::open(&scratch.join("many"), plan.accounts).await?);
+    let one = Arc::new(Desk::open(&plan.program, &plan.scratch.join("one"), 1).await?);
+    let many =
+        Arc::new(Desk::open(&plan.program, &plan.scratch.join("many"), plan.accounts).await?);
     // More claims than a round runs: it would end early where none is left.
     let runs_a_second = 3_000;
     for concurrency in [1, 64] {
@@ -315,7 +230,7 @@ async fn measure_charges(
                 "  {} accounts, concurrency {concurrency}",
                 desk.accounts()
             ));
-            let figure = bracketed(plan, scratch, || desk.round(concurrency, plan.round)).await?;
+            let figure = bracketed(plan, || desk.round(concurrency, plan.round)).await?;
             report.charges.push(figure);
         }
     }
@@ -327,25 +242,19 @@ async fn measure_charges(
 }
 
 /// Rests, measures the disk, the figure, and the disk again.
-async fn bracketed<T, F: Future<Output = Result<T, CliError>>>(
-    plan: &Plan,
-    scratch: &std::path::Path,
+async fn bracketed<T, F: Future<Output = Result<T, BenchError>>>(
+    plan: &Plan<'_>,
     figure: impl FnOnce() -> F,
-) -> Result<Bracketed<T>, CliError> {
+) -> Result<Bracketed<T>, BenchError> {
     // What the figure before has written must not slow this one.
     tokio::time::sleep(plan.rest).await;
-    let before = limits::fdatasync_p50_us(scratch)?;
+    let before = limits::fdatasync_p50_us(plan.scratch)?;
     let figure = figure().await?;
-    let after = limits::fdatasync_p50_us(scratch)?;
+    let after = limits::fdatasync_p50_us(plan.scratch)?;
     Ok(Bracketed {
         figure,
         fdatasync_us: (before, after),
     })
-}
-
-/// A measurement that could not be made.
-fn failed(reason: &dyn std::fmt::Display) -> CliError {
-    CliError::Failed(format!("bench: {reason}"))
 }
 
 fn say(what: &str) {

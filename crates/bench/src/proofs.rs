@@ -1,19 +1,18 @@
 //! A log of many entries: what appending costs, and proofs from its tiles.
 
-use std::{path::Path, sync::Arc, time::Instant};
+use std::{path::Path, time::Instant};
 
 use evidenceos_kernel::state::{Changes, Counters};
 use evidenceos_store::{
-    Batch, Entry, Head, Outcome, Store as _,
+    Batch, Entry, Head, OpenedStore, Outcome,
     log::{Integrator, LogView},
-    reader::Readers,
-    sqlite::SqliteStore,
 };
 use evidenceos_tlog::{Checkpoint, SignedCheckpoint, SignerKey, Tree, leaf_hash};
 
-use super::failed;
-use super::stats::Samples;
-use crate::error::CliError;
+use crate::{
+    error::{BenchError, failed},
+    stats::Samples,
+};
 
 /// Entries of a commit.
 const BATCH: u64 = 1_000;
@@ -36,11 +35,13 @@ pub struct Proofs {
 }
 
 /// Builds a log and takes proofs at random.
-pub fn measure(directory: &Path, entries: u64) -> Result<Proofs, CliError> {
+pub fn measure(directory: &Path, entries: u64) -> Result<Proofs, BenchError> {
     let bench = |error: &dyn std::fmt::Display| failed(&error);
-    std::fs::create_dir_all(directory).map_err(CliError::file(directory.to_owned()))?;
+    std::fs::create_dir_all(directory).map_err(BenchError::file(directory.to_owned()))?;
     let key = SignerKey::from_seed("bench.example/log", [7; 32]).map_err(|e| bench(&e))?;
-    let (mut store, _) = SqliteStore::open(directory).map_err(|e| bench(&e))?;
+    let OpenedStore {
+        mut store, rows, ..
+    } = evidenceos_store::open(directory).map_err(|e| bench(&e))?;
     let mut tree = Tree::new();
     let started = Instant::now();
     let mut last = None;
@@ -54,9 +55,8 @@ pub fn measure(directory: &Path, entries: u64) -> Result<Proofs, CliError> {
     }
     let appended = started.elapsed();
     let head = last.ok_or_else(|| failed(&"a log needs entries"))?;
-    let readers = Arc::new(Readers::open(directory).map_err(|e| bench(&e))?);
     let started = Instant::now();
-    let integrator = Integrator::recover(directory, readers, Some(&head)).map_err(|e| bench(&e))?;
+    let integrator = Integrator::recover(directory, rows, Some(&head)).map_err(|e| bench(&e))?;
     let integrated = started.elapsed();
     let view = LogView::new(&integrator, head);
     // The seed is fixed, so that every benchmark asks for the same proofs.
@@ -88,7 +88,7 @@ pub fn measure(directory: &Path, entries: u64) -> Result<Proofs, CliError> {
     })
 }
 
-fn batch(tree: &mut Tree, most: u64, key: &SignerKey) -> Result<Batch, CliError> {
+fn batch(tree: &mut Tree, most: u64, key: &SignerKey) -> Result<Batch, BenchError> {
     let first = tree.size();
     let entries: Vec<Entry> = (first..most.min(first + BATCH))
         .map(|index| {

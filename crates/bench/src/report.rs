@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 
-use super::{
+use crate::{
     charges::Charges,
     child::Usage,
     gate::{Asking, GateFigures},
@@ -540,7 +540,7 @@ impl Report {
 
 fn write_gate(gate: &GateFigures, out: &mut String) -> std::fmt::Result {
     writeln!(out, "\nThe gate for agents, 64 connections")?;
-    let line = |out: &mut String, name: &str, calls: &super::gate::Calls| {
+    let line = |out: &mut String, name: &str, calls: &crate::gate::Calls| {
         let [p50, p95, p99] = calls.times.percentiles();
         writeln!(
             out,
@@ -565,7 +565,7 @@ fn write_gate(gate: &GateFigures, out: &mut String) -> std::fmt::Result {
 }
 
 fn gate_json(gate: &GateFigures) -> Value {
-    let calls = |calls: &super::gate::Calls| {
+    let calls = |calls: &crate::gate::Calls| {
         json!({
             "connections": calls.connections,
             "per_s": calls.per_s().round(),

@@ -85,7 +85,7 @@ enum Command {
     Verify(VerifyArgs),
     /// See the whole of it work on real data, in a daemon of its own.
     Demo(DemoArgs),
-    /// Measure a daemon against the limits of this machine.
+    /// Measure a daemon against the limits of this machine, by the tool `evidenceos-bench`.
     Bench(BenchArgs),
     /// Print a completion script for a shell.
     #[command(
@@ -157,7 +157,7 @@ async fn execute(cli: Cli, token_from_environment: Option<String>) -> Result<Out
         Command::Lab(command) => command.run(),
         Command::Verify(args) => args.run(),
         Command::Demo(args) => args.run().await,
-        Command::Bench(args) => args.run().await,
+        Command::Bench(args) => Err(args.run(cli.json)),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "evidenceos", &mut script);
