@@ -22,10 +22,8 @@ use evidenceos_kernel::{
     id::Digest,
 };
 use evidenceos_store::{
-    AccountsFile, AccountsFiles, Done, StoreError,
+    AccountsFile, AccountsFiles, Done, Found, Rows, StoreEngine, StoreError,
     accounts::{AccountsJson, Lines, Listed, digest, parse},
-    reader::Readers,
-    sqlite::{Found, SqliteStore},
 };
 mod approval;
 
@@ -171,9 +169,9 @@ impl Import {
 /// # Errors
 /// Where it cannot be written, or its digest not be committed.
 pub fn write_now(
-    store: &mut SqliteStore,
+    store: &mut dyn StoreEngine,
     directory: &Path,
-    readers: &Readers,
+    readers: &dyn Rows,
     before: Option<AccountsFile>,
 ) -> Result<AccountsFile, StoreError> {
     let file = AccountsJson::of(directory);
@@ -211,7 +209,7 @@ impl Following {
     /// Where no thread can be started.
     pub fn start(
         directory: &Path,
-        readers: Arc<Readers>,
+        readers: Arc<dyn Rows>,
         done: Arc<Done>,
         mailbox: Mailbox,
         in_place: AccountsFile,
@@ -276,7 +274,7 @@ enum Written {
 struct Follower {
     file: AccountsJson,
     lines: Lines,
-    readers: Arc<Readers>,
+    readers: Arc<dyn Rows>,
     done: Arc<Done>,
     mailbox: Mailbox,
     in_place: AccountsFile,
@@ -316,7 +314,7 @@ impl Follower {
     }
 
     fn rewrite(&mut self) -> Result<Written, StoreError> {
-        let written = self.file.write_temporary(&self.readers, &mut self.lines)?;
+        let written = self.file.write_temporary(&*self.readers, &mut self.lines)?;
         let (committed, answer) = mpsc::channel();
         self.mailbox.announce(Announced {
             files: AccountsFiles {

@@ -27,7 +27,7 @@ use evidenceos_kernel::{
     decision::{DecisionBatch, DecisionId, DecisionRecord, MAX_BATCH},
     id::{Digest, OwnerTag},
 };
-use evidenceos_store::{decisions, reader::Readers};
+use evidenceos_store::{Rows, decisions};
 use evidenceos_tlog::{Hash, leaf_hash, small::root_of};
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use prometheus_client::{collector::Collector, encoding::DescriptorEncoder};
@@ -346,7 +346,7 @@ impl Following {
         epoch: u64,
         keep: Duration,
         mailbox: Mailbox,
-        readers: Arc<Readers>,
+        readers: Arc<dyn Rows>,
     ) -> std::io::Result<(Recorder, Self)> {
         let mut secret = [0; 32];
         getrandom::fill(&mut secret).map_err(std::io::Error::other)?;
@@ -397,7 +397,7 @@ impl Following {
 struct Writing {
     shared: Arc<Shared>,
     mailbox: Mailbox,
-    readers: Arc<Readers>,
+    readers: Arc<dyn Rows>,
     keep: Duration,
     /// Whether the last batch could not be committed.
     failing: bool,

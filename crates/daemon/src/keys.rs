@@ -19,7 +19,7 @@ use evidenceos_keys::{
     kms::{Kms, KmsError, KmsSigningKey},
     public_key, secrets,
 };
-use evidenceos_store::{Head, StoreError, reader::Readers};
+use evidenceos_store::{Head, Rows, StoreError};
 use evidenceos_tlog::{
     Checkpoint, Hash, SignedCheckpoint, SignerKey, VerifierKey,
     note::{self, KeyKind},
@@ -586,7 +586,7 @@ impl Keys {
     ///
     /// # Errors
     /// If the secret is another, or the account cannot be read.
-    pub fn must_be_these(&self, readers: &Readers) -> Result<(), StoreError> {
+    pub fn must_be_these(&self, readers: &dyn Rows) -> Result<(), StoreError> {
         let first = readers.accounts(0, 1)?.pop();
         match first.filter(|account| account.is_named()) {
             Some(account) if self.owner_tag(&account.principal) != account.owner => {

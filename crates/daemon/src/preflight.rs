@@ -40,7 +40,7 @@ use axum::{
 };
 use evidenceos_access::{Denied, Misused, Peer, strip_identity_headers};
 use evidenceos_kernel::{id::Digest, probe::RulesError};
-use evidenceos_store::{Done, log::LogView, reader::Readers};
+use evidenceos_store::{Done, Rows, log::LogView};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use sha2::Digest as _;
 use tokio::sync::{Semaphore, watch};
@@ -88,7 +88,7 @@ pub struct Parts {
     /// The size of the newest head that is shown.
     pub released: watch::Sender<u64>,
     /// Connections that read committed rows.
-    pub readers: Arc<Readers>,
+    pub readers: Arc<dyn Rows>,
     /// What the store has done since the start.
     pub done: Arc<Done>,
     /// The last change that `accounts.json` shows.

@@ -34,7 +34,7 @@ use evidenceos_sandbox::{
     AdmitError, AskError, End, HostFault, Limits, Oracle, Prepared, RunReport as Ran, Sandbox,
     TrapCause,
 };
-use evidenceos_store::{MAX_ROW_BYTES, reader::Readers};
+use evidenceos_store::{MAX_ROW_BYTES, Rows};
 
 use crate::{
     metrics::{Metrics, RunCount},
@@ -54,7 +54,7 @@ pub struct Guests {
     /// Decrypts the holdouts' labels.
     pub vault: Vault,
     /// Connections that read modules, and the blobs.
-    pub readers: Arc<Readers>,
+    pub readers: Arc<dyn Rows>,
     /// What may veto a settlement.
     pub policies: Arc<ArcSwap<Policies>>,
     pub metrics: Arc<Metrics>,

@@ -29,7 +29,7 @@ pub use self::{
     holdouts::{AskedPolicy, Holdouts, Rekeying, ShownHoldout, Submission},
     log::{Log, Revocations, Revoked},
     probing::Probing,
-    rows::Rows,
+    rows::ShownRows,
     server::{Server, Setup},
     writer::{Writer, request_key},
 };

@@ -20,7 +20,7 @@ use evidenceos_kernel::account::Account;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::{AccountsFile, StoreError, blobs::sync_directory, reader::Readers, row};
+use crate::{AccountsFile, Rows, StoreError, blobs::sync_directory, row};
 
 /// The largest file that is read: some four million accounts.
 const MAX_BYTES: u64 = 1 << 30;
@@ -93,14 +93,14 @@ pub struct Lines(Vec<Line>);
 
 #[derive(Debug)]
 struct Line {
-    seq: i64,
+    seq: u64,
     check: Option<[u8; row::CHECK_LEN]>,
     text: Box<[u8]>,
 }
 
 impl Lines {
     /// The line of the nth account, without its separator. They are asked for in order.
-    fn of(&mut self, nth: usize, seq: i64, bytes: &[u8]) -> Result<&[u8], StoreError> {
+    fn of(&mut self, nth: usize, seq: u64, bytes: &[u8]) -> Result<&[u8], StoreError> {
         // Accounts are never removed: each keeps its place. Those beyond the last share it.
         let place = nth.min(LINES_KEPT);
         let check = row::check_of(bytes);
@@ -175,7 +175,7 @@ impl AccountsJson {
     /// Where the accounts cannot be read or the file not be written.
     pub fn write_temporary(
         &self,
-        readers: &Readers,
+        rows: &dyn Rows,
         lines: &mut Lines,
     ) -> Result<AccountsFile, StoreError> {
         let path = self.temporary();
@@ -198,7 +198,7 @@ impl AccountsJson {
         );
         out.write_all(b"{\"accounts\":{").map_err(failed)?;
         let mut nth = 0;
-        let seq = readers.all_account_rows(|seq, bytes| {
+        let seq = rows.all_account_rows(&mut |seq, bytes| {
             let separator: &[u8] = if nth == 0 { b"\n" } else { b",\n" };
             let line = lines.of(nth, seq, bytes)?;
             nth += 1;

@@ -25,19 +25,20 @@ use std::{
 };
 
 use evidenceos_failpoint::{self as failpoint, Point};
+use evidenceos_kernel::id::Digest;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::{
     StoreError,
     blobs::{self, Blobs, sync_directory},
-    facts::{self, Restored},
+    facts::Restored,
     guard,
     lock::DirectoryLock,
     log::Integrator,
-    reader::Readers,
-    schema,
-    sqlite::{self, StateRow},
+    sqlite::{self, AtRest, SqliteRows},
+    state::StateRow,
+    tables::{Table, Tables as _},
 };
 
 /// What a backup says of itself.
@@ -203,11 +204,9 @@ pub fn copy_at_rest(
     destination: &Path,
     report: &mut Report<'_>,
 ) -> Result<(), StoreError> {
-    let connection = schema::open_at_rest(&schema::path_in(data_directory))?;
+    let database = AtRest::open(data_directory)?;
     let mut broken_off = None;
-    let copied = sqlite::copy_pages(&connection, destination, &mut |pages| match report(
-        pages.progress(),
-    ) {
+    let copied = database.copy(destination, &mut |pages| match report(pages.progress()) {
         Ok(()) => std::ops::ControlFlow::Continue(()),
         Err(error) => {
             broken_off = Some(error);
@@ -252,7 +251,7 @@ pub fn complete(
         entries: state.counters.next_index,
     };
     // In the copy itself: however it comes into place, whoever serves it knows what it is.
-    facts::mark_restored(&schema::path_in(destination), restored)?;
+    sqlite::mark_restored(&sqlite::path_in(destination), restored)?;
     copy_blobs(data_directory, destination, report)?;
     make_log(destination, &state, report)?;
     // Every connection of ours to the copy is closed: its file can be read as any other.
@@ -286,14 +285,11 @@ pub fn complete(
 }
 
 fn copied_state(destination: &Path) -> Result<StateRow, StoreError> {
-    let connection = schema::open_at_rest(&schema::path_in(destination))?;
-    Ok(sqlite::read_state(&connection)?
-        .ok_or_else(|| {
-            StoreError::Unusable(
-                "the database has no state yet; start the daemon once, then back it up".to_owned(),
-            )
-        })?
-        .1)
+    AtRest::open(destination)?.state()?.ok_or_else(|| {
+        StoreError::Unusable(
+            "the database has no state yet; start the daemon once, then back it up".to_owned(),
+        )
+    })
 }
 
 fn copy_blobs(
@@ -301,18 +297,17 @@ fn copy_blobs(
     destination: &Path,
     report: &mut Report<'_>,
 ) -> Result<(), StoreError> {
-    let connection = schema::open_at_rest(&schema::path_in(destination))?;
+    let database = AtRest::open(destination)?;
     let (from, to) = (Blobs::at(data_directory), Blobs::open(destination)?);
-    let total = sqlite::count(&connection, "blobs")?;
+    let total = database.count(Table::Blobs)?;
     let mut done = 0;
-    let mut after = Vec::new();
-    loop {
-        let names = sqlite::blob_names(&connection, &after, PAGE)?;
-        let Some(last) = names.last() else { break };
-        after = last.as_bytes().to_vec();
-        for name in &names {
-            // Whoever serves meanwhile keeps what is copied here; see `Blobs::keep_all`.
-            to.put(&from.get(name)?)?;
+    let mut page = database.page(Table::Blobs, None, PAGE)?;
+    while let Some(last) = page.last() {
+        let after = last.key.clone();
+        for row in &page {
+            let name = named(row.key_bytes(0))?;
+            // A daemon that serves meanwhile keeps what is copied here; see `Blobs::keep_all`.
+            to.put(&from.get(&name)?)?;
             done += 1;
             report(Progress {
                 stage: Stage::Blobs,
@@ -320,8 +315,21 @@ fn copy_blobs(
                 total,
             })?;
         }
+        page = database.page(Table::Blobs, Some(&after), PAGE)?;
     }
     Ok(())
+}
+
+/// A blob's name, as its row has it.
+fn named(bytes: &[u8]) -> Result<Digest, StoreError> {
+    bytes
+        .try_into()
+        .map(Digest)
+        .map_err(|_| StoreError::Damaged {
+            table: "blobs",
+            key: hex::encode(bytes),
+            what: "no digest has this length",
+        })
 }
 
 /// The log's files as its entries give them. What was published meanwhile may be newer than the
@@ -338,8 +346,8 @@ fn make_log(
         done: 0,
         total,
     })?;
-    let readers = Arc::new(Readers::open(destination)?);
-    let done = Integrator::recover(destination, readers, state.head.as_ref())?
+    let rows = Arc::new(SqliteRows::open(destination)?);
+    let done = Integrator::recover(destination, rows, state.head.as_ref())?
         .tree()
         .size();
     report(Progress { stage, done, total })
@@ -347,7 +355,7 @@ fn make_log(
 
 /// What SQLite leaves beside a database that was only read: an index of an empty WAL.
 fn remove_shared_memory(destination: &Path) -> Result<(), StoreError> {
-    let beside = facts::beside(&schema::path_in(destination));
+    let beside = sqlite::beside(&sqlite::path_in(destination));
     for (path, is_wal) in beside.into_iter().zip([true, false]) {
         match fs::metadata(&path) {
             Ok(metadata) if is_wal && metadata.len() > 0 => {
@@ -497,7 +505,7 @@ pub fn check(backup: &Path, report: &mut Report<'_>) -> Result<Manifest, StoreEr
 }
 
 fn must_have_the_database(backup: &Path, manifest: &Manifest) -> Result<(), StoreError> {
-    let has = |file: &FileRecord| file.path == schema::DATABASE;
+    let has = |file: &FileRecord| file.path == sqlite::DATABASE;
     if manifest.files.iter().any(has) {
         return Ok(());
     }
@@ -540,7 +548,7 @@ fn is_of_a_backup(path: &str) -> bool {
     };
     let parts: Vec<&str> = path.split('/').collect();
     match parts.as_slice() {
-        [name] => *name == schema::DATABASE || is_not_ours(name.as_ref()),
+        [name] => *name == sqlite::DATABASE || is_not_ours(name.as_ref()),
         ["blobs", first, rest] => {
             first.len() == 2 && rest.len() == 62 && is_hex(&[*first, *rest].concat())
         }
@@ -641,13 +649,13 @@ fn mark_as_restored(database: &Path, manifest: &Manifest) -> Result<(), StoreErr
         made_unix_ms: manifest.created_unix_ms,
         entries: manifest.entries,
     };
-    facts::mark_restored(database, restored)?;
+    sqlite::mark_restored(database, restored)?;
     // `mark_restored` leaves the sync to its caller.
     File::open(database)
         .and_then(|file| file.sync_all())
         .map_err(StoreError::io("sync", database))?;
     // They are named after the half-restored file: nothing would find them after the rename.
-    for path in facts::beside(database) {
+    for path in sqlite::beside(database) {
         if path.exists() {
             fs::remove_file(&path).map_err(StoreError::io("remove", &path))?;
         }
@@ -700,7 +708,7 @@ pub fn restore(
     let manifest = check(backup, report)?;
     read_all(backup, &manifest, report, &mut |record| {
         let name = match record.path.as_str() {
-            schema::DATABASE => HALF_RESTORED,
+            sqlite::DATABASE => HALF_RESTORED,
             path => path,
         };
         let path = data_directory.join(name);
@@ -723,7 +731,7 @@ pub fn restore(
     // The walk syncs every directory: all names are durable before the database gets its own.
     let mut files = Vec::new();
     walk(data_directory, Path::new(""), &mut files)?;
-    let database = schema::path_in(data_directory);
+    let database = sqlite::path_in(data_directory);
     failpoint::pass(Point::RestoreBeforeSwap);
     fs::rename(data_directory.join(HALF_RESTORED), &database)
         .map_err(StoreError::io("rename", &database))?;

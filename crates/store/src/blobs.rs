@@ -1,27 +1,64 @@
-//! Files named by the SHA-256 of their content: modules, traces and holdouts too large for a row.
+//! Bytes named by their SHA-256: modules, traces and holdouts too large for a row.
 //!
 //! A blob is durable before the command that names it enters the writer's queue: temporary file,
 //! fsync, rename, fsync of the directory. What no row names is an orphan, of an upload that was not
 //! committed: it is swept once nobody keeps it, and what a crash left is swept at start-up.
 
+mod directory;
+
 use std::{
     collections::{HashMap, HashSet},
-    fs::{self, File},
-    io::{self, Write as _},
-    os::unix::fs::DirBuilderExt as _,
-    path::{Path, PathBuf},
+    ffi::OsString,
+    path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
 };
 
 use evidenceos_failpoint::{self as failpoint, Point};
 use evidenceos_kernel::id::Digest;
 
+pub(crate) use self::directory::write_durably_past;
+pub use self::directory::{Directory, sync_directory, write_durably};
 use crate::StoreError;
 
-/// A directory of blobs.
+/// Where the bytes of blobs lie. It knows nothing of which blobs are named or kept: that is
+/// [`Blobs`]' business, and the same wherever they lie.
+///
+/// # Errors
+/// Every method fails with what the storage says; nothing is half done then but what
+/// [`BlobStorage::list`] gives as [`Lying::Debris`].
+#[allow(
+    clippy::missing_errors_doc,
+    reason = "all methods fail alike, as the trait says"
+)]
+pub trait BlobStorage: Send + Sync + std::fmt::Debug {
+    /// Makes bytes durable under their name. What lies there already and is another is replaced.
+    fn put(&self, name: &Digest, bytes: &[u8]) -> Result<(), StoreError>;
+
+    /// The bytes under a name, as they lie.
+    fn get(&self, name: &Digest) -> Result<Vec<u8>, StoreError>;
+
+    /// Removes a blob durably; one that is gone already is fine.
+    fn remove(&self, name: &Digest) -> Result<(), StoreError>;
+
+    /// What lies there under names that begin with a byte.
+    fn list(&self, shelf: u8) -> Result<Vec<Lying>, StoreError>;
+
+    /// Removes something that was listed on a shelf; it may come back after a crash.
+    fn discard(&self, shelf: u8, lying: &Lying) -> Result<(), StoreError>;
+}
+
+/// Something that lies where blobs do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Lying {
+    Blob(Digest),
+    /// What an interrupted write left.
+    Debris(OsString),
+}
+
+/// Blobs, and which of them must stay.
 #[derive(Debug, Clone)]
 pub struct Blobs {
-    directory: PathBuf,
+    storage: Arc<dyn BlobStorage>,
     /// What this process has put: a row that names it may be on its way. Held for reading while
     /// something is put, for writing while one file is judged and removed. `None` once everything
     /// was swept.
@@ -116,23 +153,20 @@ impl Blobs {
     /// # Errors
     /// Where the directory cannot be created.
     pub fn open(data_directory: &Path) -> Result<Self, StoreError> {
-        let blobs = Self::at(data_directory);
-        let directory = &blobs.directory;
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(directory)
-            .map_err(StoreError::io("create", directory))?;
-        // Also where it was there: whoever made it may have died before this.
-        sync_directory(data_directory)?;
-        Ok(blobs)
+        Ok(Self::over(Arc::new(Directory::open(data_directory)?)))
     }
 
     /// The blobs under a data directory, which is left as it is.
     #[must_use]
     pub fn at(data_directory: &Path) -> Self {
+        Self::over(Arc::new(Directory::at(data_directory)))
+    }
+
+    /// The blobs of a storage that no other process changes.
+    #[must_use]
+    pub fn over(storage: Arc<dyn BlobStorage>) -> Self {
         Self {
-            directory: data_directory.join("blobs"),
+            storage,
             fresh: Arc::new(RwLock::new(Some(HashSet::new()))),
             keeping: Arc::default(),
         }
@@ -194,7 +228,7 @@ impl Blobs {
         while let Some(at) = (keeping.doubtful.iter()).position(|name| !keeping.keeps(name)) {
             let name = keeping.doubtful[at];
             if !is_named(&name)? {
-                self.remove_file(&name)?;
+                self.storage.remove(&name)?;
                 swept += 1;
             }
             keeping.doubtful.swap_remove(at);
@@ -224,7 +258,7 @@ impl Blobs {
         // without its file.
         let forgotten = forget(&free).inspect_err(|_| names.extend(&free))?;
         for name in forgotten {
-            self.remove_file(&name)?;
+            self.storage.remove(&name)?;
         }
         Ok(())
     }
@@ -235,24 +269,11 @@ impl Blobs {
     /// Where a file cannot be written.
     pub fn put(&self, bytes: &[u8]) -> Result<Digest, StoreError> {
         let name = Digest::of(bytes);
-        let path = self.path(&name);
-        // Noted before the file is looked at: the sweep at start-up must not remove it between that
-        // look and the commit of its row.
+        // Noted before the storage is looked at: the sweep at start-up must not remove it between
+        // that look and the commit of its row.
         self.note_fresh(name);
         let _not_swept_meanwhile = self.fresh.read().unwrap_or_else(PoisonError::into_inner);
-        let parent = path.parent().unwrap_or(&self.directory);
-        // What is there and damaged is put in place again.
-        if self.get(&name).is_ok() {
-            // Whoever put it may have died, or be about to, before its name is durable.
-            sync_directory(parent)?;
-            sync_directory(&self.directory)?;
-            return Ok(name);
-        }
-        fs::create_dir_all(parent).map_err(StoreError::io("create", parent))?;
-        let (synced, renamed) = (Point::BlobTmp, Point::BlobRenamedBeforeCommit);
-        write_durably_past(&path, bytes, Some(synced), Some(renamed))?;
-        // The parent may be new, and its name is durable only with the directory above it.
-        sync_directory(&self.directory)?;
+        self.storage.put(&name, bytes)?;
         Ok(name)
     }
 
@@ -261,8 +282,7 @@ impl Blobs {
     /// # Errors
     /// Where it is missing, unreadable, or not what its name says.
     pub fn get(&self, name: &Digest) -> Result<Vec<u8>, StoreError> {
-        let path = self.path(name);
-        let bytes = fs::read(&path).map_err(StoreError::io("read", &path))?;
+        let bytes = self.storage.get(name)?;
         if Digest::of(&bytes) != *name {
             return Err(StoreError::Damaged {
                 table: "blobs",
@@ -284,17 +304,7 @@ impl Blobs {
             keeping.doubtful.push(*name);
             return Ok(());
         }
-        self.remove_file(name)
-    }
-
-    fn remove_file(&self, name: &Digest) -> Result<(), StoreError> {
-        let path = self.path(name);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(StoreError::io("remove", &path)(error))
-            }
-            _ => sync_directory(path.parent().unwrap_or(&self.directory)),
-        }
+        self.storage.remove(name)
     }
 
     /// From now on the sweep at start-up leaves a blob alone, also one that an earlier process put.
@@ -323,29 +333,21 @@ impl Blobs {
         &self,
         mut is_named: impl FnMut(&Digest) -> Result<bool, StoreError>,
     ) -> Result<usize, StoreError> {
-        let list = |path: &Path| -> Result<Vec<PathBuf>, StoreError> {
-            fs::read_dir(path)
-                .and_then(|entries| entries.map(|entry| entry.map(|e| e.path())).collect())
-                .map_err(StoreError::io("list", path))
-        };
         let mut swept = 0;
-        for parent in list(&self.directory)?
-            .into_iter()
-            .filter(|path| path.is_dir())
-        {
-            for path in list(&parent)? {
-                // Nothing is put until this file is judged, so a temporary one is nobody's.
+        for shelf in 0..=u8::MAX {
+            for lying in self.storage.list(shelf)? {
+                // Nothing is put until this is judged, so that debris is of no write under way.
                 let fresh = self.fresh.write().unwrap_or_else(PoisonError::into_inner);
                 let Some(fresh) = fresh.as_ref() else {
                     return Ok(swept);
                 };
-                let wanted = match digest_of(&parent, &path) {
-                    Some(digest) => fresh.contains(&digest) || is_named(&digest)?,
-                    None => false,
+                let wanted = match &lying {
+                    Lying::Blob(name) => fresh.contains(name) || is_named(name)?,
+                    Lying::Debris(_) => false,
                 };
                 if !wanted {
                     failpoint::pass(Point::BlobSweepMid);
-                    fs::remove_file(&path).map_err(StoreError::io("remove", &path))?;
+                    self.storage.discard(shelf, &lying)?;
                     swept += 1;
                 }
             }
@@ -353,71 +355,17 @@ impl Blobs {
         *self.fresh.write().unwrap_or_else(PoisonError::into_inner) = None;
         Ok(swept)
     }
-
-    fn path(&self, name: &Digest) -> PathBuf {
-        let hex = name.to_hex();
-        self.directory.join(&hex[..2]).join(&hex[2..])
-    }
-}
-
-fn digest_of(parent: &Path, path: &Path) -> Option<Digest> {
-    let mut hex = parent.file_name()?.to_str()?.to_owned();
-    hex.push_str(path.file_name()?.to_str()?);
-    Digest::from_hex(&hex)
-}
-
-/// Puts a whole file in place: temporary file beside it, fsync, rename, fsync of the directory. A
-/// crash leaves the old file or the new one.
-///
-/// # Errors
-/// Where any step fails; the old file is then still there.
-pub fn write_durably(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
-    write_durably_past(path, bytes, None, None)
-}
-
-/// As [`write_durably`]; names the moments before and after the rename.
-pub(crate) fn write_durably_past(
-    path: &Path,
-    bytes: &[u8],
-    synced: Option<Point>,
-    renamed: Option<Point>,
-) -> Result<(), StoreError> {
-    // Two uploads of the same bytes must not write into one temporary file.
-    let mut random = [0; 8];
-    getrandom::fill(&mut random).map_err(|error| StoreError::Io {
-        operation: "draw random bytes for",
-        path: path.to_owned(),
-        source: io::Error::other(error),
-    })?;
-    let temporary = path.with_extension(format!("{}.tmp", hex::encode(random)));
-    // The sync comes before the rename: a crash must not leave the name with half of the content.
-    let written = File::create(&temporary)
-        .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
-        .map_err(StoreError::io("write", &temporary))
-        .inspect(|()| synced.into_iter().for_each(failpoint::pass))
-        .and_then(|()| fs::rename(&temporary, path).map_err(StoreError::io("rename", path)));
-    if written.is_err() {
-        // Best effort: what stays is swept at the next start.
-        let _ = fs::remove_file(&temporary);
-    }
-    written?;
-    renamed.into_iter().for_each(failpoint::pass);
-    path.parent().map_or(Ok(()), sync_directory)
-}
-
-/// Makes the names in a directory durable.
-///
-/// # Errors
-/// Where the directory cannot be opened or synced.
-pub fn sync_directory(path: &Path) -> Result<(), StoreError> {
-    File::open(path)
-        .and_then(|directory| directory.sync_all())
-        .map_err(StoreError::io("sync", path))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn file(directory: &tempfile::TempDir, name: &Digest) -> std::path::PathBuf {
+        let hex = name.to_hex();
+        let shelf = directory.path().join("blobs").join(&hex[..2]);
+        shelf.join(&hex[2..])
+    }
 
     #[test]
     fn a_blob_is_what_its_name_says_or_an_error() {
@@ -426,7 +374,7 @@ mod tests {
         let name = blobs.put(b"content").expect("writable");
         assert_eq!(blobs.put(b"content").expect("there already"), name);
         assert_eq!(blobs.get(&name).expect("there"), b"content");
-        fs::write(blobs.path(&name), b"another").expect("writable");
+        std::fs::write(file(&directory, &name), b"another").expect("writable");
         assert!(matches!(blobs.get(&name), Err(StoreError::Damaged { .. })));
         assert!(matches!(
             blobs.get(&Digest([0; 32])),
@@ -480,8 +428,8 @@ mod tests {
         let before = Blobs::open(directory.path()).expect("writable");
         let [named, orphan, again] =
             [b"named", b"lost ", b"again"].map(|bytes| before.put(bytes).expect("writable"));
-        let temporary = before.path(&orphan).with_extension("0123456789abcdef.tmp");
-        fs::write(&temporary, b"half").expect("writable");
+        let temporary = file(&directory, &orphan).with_extension("0123456789abcdef.tmp");
+        std::fs::write(&temporary, b"half").expect("writable");
         // A client that was not answered sends the same bytes after a restart. They are there, and
         // no row names them yet.
         let blobs = Blobs::open(directory.path()).expect("writable");

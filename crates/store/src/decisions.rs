@@ -12,9 +12,8 @@ use evidenceos_kernel::{
     id::OwnerTag,
 };
 use evidenceos_tlog::{Hash, leaf_hash, small::root_of};
-use rusqlite::{Connection, OptionalExtension as _, params};
 
-use crate::{Batch, StoreError};
+use crate::StoreError;
 
 /// The bytes in which a row keeps records.
 #[must_use]
@@ -82,55 +81,32 @@ pub struct FoundDecision {
     pub entry: Vec<u8>,
 }
 
-pub(crate) fn write(connection: &Connection, batch: &Batch) -> rusqlite::Result<()> {
-    for decisions in &batch.decisions {
-        connection
-            .prepare_cached(
-                "INSERT INTO decisions (first, idx, recorded_unix_ms, records) VALUES (?1, ?2, ?3, ?4)",
-            )?
-            .execute(params![
-                decisions.batch.first.0 as i64,
-                decisions.index as i64,
-                decisions.recorded_unix_ms as i64,
-                &decisions.records[..],
-            ])?;
-    }
-    if let Some(through) = batch.changes.forgotten_decisions {
-        connection
-            .prepare_cached("DELETE FROM decisions WHERE first <= ?1")?
-            .execute([through.0 as i64])?;
-    }
-    Ok(())
+/// A row of records as the store has it.
+pub(crate) struct KeptDecisions<'r> {
+    /// The number of its first decision.
+    pub(crate) first: u64,
+    /// Its entry in the log, from 0.
+    pub(crate) index: u64,
+    pub(crate) records: &'r [u8],
 }
 
-/// A decision by number, of one owner or of any; none if it was never recorded, or is not kept any
-/// longer. The owner is looked at before anything is verified, so that another owner's takes no
-/// longer than a number that was never given.
+/// A decision by number, of one owner or of any, in the last row that begins at or before it; none if it
+/// was never recorded, or is not kept any longer. The owner is looked at before anything is verified, so
+/// that another owner's takes no longer than a number that was never given. `entry` reads the row's entry
+/// in the log.
 pub(crate) fn find(
-    connection: &Connection,
+    row: &KeptDecisions<'_>,
     id: DecisionId,
     owner: Option<OwnerTag>,
+    entry: impl FnOnce() -> Result<Option<Vec<u8>>, StoreError>,
 ) -> Result<Option<FoundDecision>, StoreError> {
-    // A number that no row can have is looked for like any other.
-    let number = i64::try_from(id.0).unwrap_or(i64::MAX);
-    let row: Option<(i64, i64, Vec<u8>)> = connection
-        .prepare_cached(
-            "SELECT first, idx, records FROM decisions WHERE first <= ?1 ORDER BY first DESC LIMIT 1",
-        )?
-        .query_row([number], |row| {
-            Ok((row.get(0)?, row.get(1)?, row.get(2)?))
-        })
-        .optional()?;
-    let Some((first, index, records)) = row else {
-        return Ok(None);
-    };
     let damaged = |what| StoreError::Damaged {
         table: "decisions",
-        key: DecisionId(first as u64).to_string(),
+        key: DecisionId(row.first).to_string(),
         what,
     };
-    let position = (number - first) as usize;
-    let unpacked = unpack(&records).ok_or_else(|| damaged(BROKEN_OFF))?;
+    let unpacked = unpack(row.records).ok_or_else(|| damaged(BROKEN_OFF))?;
+    let position = usize::try_from(id.0.saturating_sub(row.first)).unwrap_or(usize::MAX);
     let Some(kept) = unpacked.get(position) else {
         return Ok(None);
     };
@@ -138,17 +114,13 @@ pub(crate) fn find(
     if owner.is_some_and(|owner| owner != of) {
         return Ok(None);
     }
-    let entry: Option<Vec<u8>> = connection
-        .prepare_cached("SELECT bytes FROM entries WHERE idx = ?1")?
-        .query_row([index], |row| row.get(0))
-        .optional()?;
-    let entry = entry.ok_or_else(|| damaged("its entry in the log is missing"))?;
-    let leaves = check(first as u64, &records, &entry).map_err(damaged)?;
+    let entry = entry()?.ok_or_else(|| damaged("its entry in the log is missing"))?;
+    let leaves = check(row.first, row.records, &entry).map_err(damaged)?;
     Ok(canonical(kept).map(|record| FoundDecision {
         record,
         position: position as u32,
         leaves,
-        index: index as u64,
+        index: row.index,
         entry,
     }))
 }
@@ -175,21 +147,6 @@ pub(crate) fn check(first: u64, records: &[u8], entry: &[u8]) -> Result<Vec<Hash
     } else {
         Err("it is not what the log has of it")
     }
-}
-
-/// The last of the oldest rows, at most so many, that were recorded before a time.
-pub(crate) fn recorded_before(
-    connection: &Connection,
-    unix_ms: u64,
-    at_most: usize,
-) -> Result<Option<DecisionId>, StoreError> {
-    let last: Option<i64> = connection
-        .prepare_cached(
-            "SELECT max(first) FROM (SELECT first, recorded_unix_ms FROM decisions ORDER BY first LIMIT ?2)
-             WHERE recorded_unix_ms < ?1",
-        )?
-        .query_row(params![unix_ms as i64, at_most as i64], |row| row.get(0))?;
-    Ok(last.map(|first| DecisionId(first as u64)))
 }
 
 #[cfg(test)]

@@ -15,12 +15,12 @@ mod rows;
 
 use std::path::{Path, PathBuf};
 
-use rusqlite::Connection;
 use serde::Serialize;
 
 use crate::{
-    StoreError, row, schema,
-    sqlite::{self, StateRow},
+    StoreError, row, sqlite,
+    state::StateRow,
+    tables::{StoredRow, Table, Tables},
 };
 
 /// Findings that are kept of one check; more are only counted.
@@ -30,6 +30,8 @@ const STRIDE: u64 = 4_096;
 
 /// What to do about a damaged row.
 pub(crate) const RESTORE: &str = "keep a copy of the directory, restore the newest backup into another one (`evidenceos-daemon restore`), then bring back what came after it (`evidenceos-daemon log recover`)";
+/// What is wrong with a row whose key no release of ours writes.
+pub(crate) const NO_KEY: &str = "its key, or what it names, has another length than any of ours";
 /// What to do about damaged files of the log.
 pub(crate) const REMAKE_LOG: &str = "if all checks of the database pass, remove the log directory: the next start makes it again from the entries";
 /// What to do about a blob.
@@ -137,7 +139,7 @@ const CHECKS: [(&str, Check); 20] = [
 /// What the checks look at.
 pub(crate) struct Examination<'f> {
     pub(crate) data_directory: PathBuf,
-    pub(crate) connection: Connection,
+    pub(crate) tables: Box<dyn Tables>,
     pub(crate) state: StateRow,
     check: &'static str,
     found: Vec<Finding>,
@@ -218,19 +220,16 @@ pub fn examine<'f>(
     _held: &crate::lock::DirectoryLock,
     follow: &'f mut Follow<'f>,
 ) -> Result<Report, StoreError> {
-    let path = schema::path_in(data_directory);
-    schema::must_be_there(data_directory)?;
-    let connection = schema::open_at_rest(&path)?;
-    schema::must_be_current(&connection, &path)?;
-    let (_, state) = sqlite::read_state(&connection)?.ok_or_else(|| {
+    let tables = sqlite::AtRest::open_current(data_directory)?;
+    let state = tables.state()?.ok_or_else(|| {
         StoreError::Unusable(format!(
             "{} has no state row: no daemon has ever served it, or the database is damaged; {RESTORE}",
-            path.display()
+            tables.path().display()
         ))
     })?;
     let mut examination = Examination {
         data_directory: data_directory.to_owned(),
-        connection,
+        tables: Box::new(tables),
         state,
         check: "",
         found: Vec::new(),
@@ -264,35 +263,25 @@ pub fn examine<'f>(
     Ok(report)
 }
 
-/// Runs through a query's rows. Rows are taken a page at a time, so that a check may note things
-/// and ask other queries meanwhile. The query's first column is an integer that ?1 is below, in
-/// order; ?2 is the limit.
-pub(crate) fn each<T>(
+/// Runs through a table's rows. Rows are taken a page at a time, so that a check may note things
+/// and read other rows meanwhile.
+pub(crate) fn each(
     on: &mut Examination<'_>,
-    sql: &str,
+    table: Table,
     total: u64,
-    read: impl Fn(&rusqlite::Row<'_>) -> rusqlite::Result<T>,
-    mut look: impl FnMut(&mut Examination<'_>, i64, T) -> Result<(), StoreError>,
+    mut look: impl FnMut(&mut Examination<'_>, &StoredRow) -> Result<(), StoreError>,
 ) -> Result<u64, StoreError> {
-    const PAGE: i64 = 512;
-    let mut after = -1_i64;
+    const PAGE: usize = 512;
     let mut done = 0;
-    loop {
-        let page: Vec<(i64, T)> = on
-            .connection
-            .prepare_cached(sql)?
-            .query_map(rusqlite::params![after, PAGE], |row| {
-                Ok((row.get(0)?, read(row)?))
-            })?
-            .collect::<Result<_, _>>()?;
-        let Some(&(last, _)) = page.last() else {
-            return Ok(done);
-        };
-        for (key, value) in page {
-            look(on, key, value)?;
+    let mut page = on.tables.page(table, None, PAGE)?;
+    while let Some(last) = page.last() {
+        let after = last.key.clone();
+        for row in &page {
+            look(on, row)?;
             done += 1;
             on.progress(done, total);
         }
-        after = last;
+        page = on.tables.page(table, Some(&after), PAGE)?;
     }
+    Ok(done)
 }

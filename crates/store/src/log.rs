@@ -7,6 +7,8 @@
 //! durable. [`LogView`] serves proofs from the right edge in memory and the files, and verifies
 //! each against the released root before it leaves.
 
+mod leaves;
+
 use std::{
     collections::{BTreeSet, HashMap},
     fs::{self, File},
@@ -28,12 +30,11 @@ use evidenceos_tlog::{
 use lru::LruCache;
 use thiserror::Error;
 
-use crate::{Head, StoreError, blobs, reader::Readers};
+pub use self::leaves::{Tiles, append_leaves, root_of_entries};
+use crate::{Head, Rows, StoreError, blobs};
 
 /// Entries in a tile or a bundle.
 const WIDTH: u64 = 256;
-/// Leaves read at once.
-const LEAVES: u64 = 4_096;
 /// Full tiles whose inner nodes are kept: 16 KiB each.
 const KEPT_NODES: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
 
@@ -158,7 +159,7 @@ impl Written {
 #[derive(Debug)]
 pub struct Integrator {
     files: LogFiles,
-    readers: Arc<Readers>,
+    rows: Arc<dyn Rows>,
     tree: Tree,
     synced: u64,
     /// Whether a start makes all files again.
@@ -174,7 +175,7 @@ impl Integrator {
     /// to the signed head.
     pub fn recover(
         data_directory: &Path,
-        readers: Arc<Readers>,
+        rows: Arc<dyn Rows>,
         head: Option<&Head>,
     ) -> Result<Self, StoreError> {
         let files = LogFiles::of(data_directory)?;
@@ -185,7 +186,7 @@ impl Integrator {
             .and_then(|checkpoint| tree_from_files(&files, checkpoint));
         let mut integrator = Self {
             files,
-            readers,
+            rows,
             tree: tree.clone().unwrap_or_default(),
             synced: 0,
             recovering: false,
@@ -201,7 +202,7 @@ impl Integrator {
         if let Some(checkpoint) = &published {
             // Nothing is written over before this: if the entries do not lead to what was
             // published, the files may be right and the database wrong.
-            let ours = root_of_entries(&integrator.readers, checkpoint.size())?;
+            let ours = root_of_entries(&*integrator.rows, checkpoint.size())?;
             if ours != checkpoint.root() {
                 return Err(other_root(&integrator.files, checkpoint, ours));
             }
@@ -243,7 +244,7 @@ impl Integrator {
         let mut start = tree.size() - tree.size() % WIDTH;
         while start < head.size && tree.size() < head.size {
             let count = WIDTH.min(head.size - start);
-            let entries = self.readers.entries(start, count as usize)?;
+            let entries = self.rows.entries(start, count as usize)?;
             for (index, entry) in (start..).zip(&entries) {
                 if index >= tree.size() {
                     tree.append(entry.leaf);
@@ -301,7 +302,7 @@ impl Integrator {
     /// The entries must lead to the signed root before any file is touched.
     fn must_lead_to(&self, head: &Head) -> Result<(), StoreError> {
         let mut tree = self.tree.clone();
-        append_leaves(&mut tree, &self.readers, head.size)?;
+        append_leaves(&mut tree, &*self.rows, head.size, Tiles::Drop)?;
         if tree.root() == head.root() {
             return Ok(());
         }
@@ -344,7 +345,7 @@ fn published_under(
 /// As [`Integrator::recover`].
 pub fn published_tree(
     data_directory: &Path,
-    readers: &Readers,
+    rows: &dyn Rows,
     head: &Head,
 ) -> Result<Tree, StoreError> {
     let files = LogFiles::of(data_directory)?;
@@ -355,38 +356,12 @@ pub fn published_tree(
         return Ok(tree);
     }
     let mut tree = Tree::new();
-    append_leaves(&mut tree, readers, checkpoint.size())?;
+    append_leaves(&mut tree, rows, checkpoint.size(), Tiles::Drop)?;
     if tree.root() == checkpoint.root() {
         Ok(tree)
     } else {
         Err(other_root(&files, &checkpoint, tree.root()))
     }
-}
-
-fn append_leaves(tree: &mut Tree, readers: &Readers, size: u64) -> Result<(), StoreError> {
-    while tree.size() < size {
-        let count = (size - tree.size()).min(LEAVES);
-        let leaves = readers.leaves(tree.size(), count as usize)?;
-        if leaves.is_empty() {
-            return Err(StoreError::Damaged {
-                table: "entries",
-                key: tree.size().to_string(),
-                what: "entries are missing",
-            });
-        }
-        for leaf in leaves {
-            tree.append(leaf);
-        }
-        // Only the root is wanted.
-        drop(tree.take_full_tiles());
-    }
-    Ok(())
-}
-
-fn root_of_entries(readers: &Readers, size: u64) -> Result<Hash, StoreError> {
-    let mut tree = Tree::new();
-    append_leaves(&mut tree, readers, size)?;
-    Ok(tree.root())
 }
 
 fn other_root(files: &LogFiles, published: &Checkpoint, ours: Hash) -> StoreError {
@@ -465,7 +440,7 @@ impl Released {
 #[derive(Debug)]
 pub struct LogView {
     files: LogFiles,
-    readers: Arc<Readers>,
+    rows: Arc<dyn Rows>,
     released: RwLock<Released>,
     /// Full tiles that are not in a file yet.
     recent: Mutex<HashMap<(u8, u64), Arc<TileNodes>>>,
@@ -478,7 +453,7 @@ impl LogView {
     pub fn new(integrator: &Integrator, head: Head) -> Self {
         Self {
             files: integrator.files.clone(),
-            readers: Arc::clone(&integrator.readers),
+            rows: Arc::clone(&integrator.rows),
             released: RwLock::new(Released::new(head, integrator.tree.clone())),
             recent: Mutex::default(),
             nodes: Mutex::new(LruCache::new(KEPT_NODES)),
@@ -526,7 +501,7 @@ impl LogView {
     /// # Errors
     /// Where the entry or the tree is beyond the log, or the tiles cannot be made to fit.
     pub fn inclusion(&self, index: u64, size: u64) -> Result<(Hash, Vec<Hash>, Hash), LogError> {
-        let leaves = self.readers.leaves(index, 1)?;
+        let leaves = self.rows.leaves(index, 1)?;
         let beyond = || LogError::Beyond {
             asked: index,
             size: self.released().head.size,
@@ -654,7 +629,7 @@ impl LogView {
             if first + WIDTH > size {
                 return Ok(None);
             }
-            return Ok(Some(self.readers.leaves(first, WIDTH as usize)?));
+            return Ok(Some(self.rows.leaves(first, WIDTH as usize)?));
         }
         let mut hashes = Vec::with_capacity(WIDTH as usize);
         for below in first..first + WIDTH {

@@ -4,22 +4,35 @@
 //! leaves nothing there; one in doubt leaves what came to the disk of it, and only the restart
 //! reads that. It takes a batch whose every row is there up to the mark of its end, and no other.
 //! After a commit in doubt nobody may use the store: that is a panic.
+//!
+//! [`MemoryDisk`] makes an engine of it that is opened, read beside the writer and opened again, as the
+//! others are: the contract suite holds it to the same rules.
 
-use std::collections::{HashMap, VecDeque};
+mod committed;
+mod disk;
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use evidenceos_kernel::{
     account::{Account, Totals},
     claim::Claim,
     command::Remembered,
     holdout::{Holdout, PrincipalPool},
-    id::{ClaimId, Digest, HoldoutId, OwnerTag, Question, RequestKey},
+    id::{ClaimId, HoldoutId, OwnerTag, Question, RequestKey},
     in_force::InForce,
     log_key::LogKey,
     state::Counters,
 };
 
+use self::committed::{Committed, Row, rows};
+pub use self::disk::{MemoryBlobs, MemoryDisk};
 use crate::{
-    AccountsFiles, Batch, Entry, Head, NotCommitted, Outcome, Recorded, Store, StoreError,
+    AccountsFiles, Batch, Done, Entry, Head, NotCommitted, Observer, Outcome, Recorded, Store,
+    StoreEngine, StoreError, blobs::Blobs,
 };
 
 /// What becomes of a commit.
@@ -50,79 +63,29 @@ pub enum Tail {
     Torn,
 }
 
-/// A row in the write-ahead log.
-#[derive(Debug, Clone)]
-enum Row {
-    Claim(Box<Claim>),
-    Holdout(Box<Holdout>),
-    Pool(HoldoutId, OwnerTag, PrincipalPool),
-    Remembered(RequestKey, Box<Remembered>),
-    Account(Account),
-    Question(Question, ClaimId),
-    Totals(Totals),
-    Entry(Entry),
-    Trace(u64, Digest),
-    Recorded(Recorded),
-    Counters(Counters),
-    LogKey(LogKey),
-    Head(Head),
-    AccountsFiles(AccountsFiles),
-    InForce(InForce),
-    /// What was written since the last one belongs together.
-    End,
-}
-
-fn rows(batch: &Batch) -> Vec<Row> {
-    let changes = &batch.changes;
-    let mut rows = Vec::new();
-    let claims = changes.new_claims.iter().chain(&changes.claims);
-    rows.extend(claims.map(|claim| Row::Claim(Box::new(claim.clone()))));
-    let holdouts = changes.holdouts.iter().cloned();
-    rows.extend(holdouts.map(|holdout| Row::Holdout(Box::new(holdout))));
-    let pools = changes.pools.iter();
-    rows.extend(pools.map(|(holdout, owner, pool)| Row::Pool(*holdout, *owner, *pool)));
-    let remembered = changes.remembered.iter().cloned();
-    rows.extend(remembered.map(|(key, value)| Row::Remembered(key, Box::new(value))));
-    let accounts = changes.new_accounts.iter().chain(&changes.accounts);
-    rows.extend(accounts.cloned().map(Row::Account));
-    let questions = changes.questions.iter();
-    rows.extend(questions.map(|(question, claim)| Row::Question(*question, *claim)));
-    rows.extend(changes.totals.map(Row::Totals));
-    rows.extend(batch.entries.iter().cloned().map(Row::Entry));
-    let traces = batch.traces.iter();
-    rows.extend(traces.map(|trace| Row::Trace(trace.claim_seq, trace.hash)));
-    rows.extend(batch.recorded.iter().cloned().map(Row::Recorded));
-    rows.push(Row::Counters(changes.counters));
-    rows.extend(changes.log_keys.iter().copied().map(Row::LogKey));
-    rows.extend(batch.head.clone().map(Row::Head));
-    rows.extend(batch.accounts_files.map(Row::AccountsFiles));
-    rows.extend(changes.in_force.map(Row::InForce));
-    rows.push(Row::End);
-    rows
-}
-
 /// A store in memory.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 pub struct MemoryStore {
-    claims: HashMap<ClaimId, Claim>,
-    holdouts: HashMap<HoldoutId, Holdout>,
-    pools: HashMap<(HoldoutId, OwnerTag), PrincipalPool>,
-    remembered: HashMap<RequestKey, Remembered>,
-    accounts: HashMap<OwnerTag, Account>,
-    questions: HashMap<Question, ClaimId>,
-    totals: Totals,
-    entries: Vec<Entry>,
-    traces: HashMap<u64, Digest>,
-    recorded: Vec<Recorded>,
-    head: Option<Head>,
-    counters: Counters,
-    log_keys: Vec<LogKey>,
-    accounts_files: AccountsFiles,
-    in_force: InForce,
+    committed: Committed,
     faults: VecDeque<Fault>,
     played: Vec<Fault>,
     /// The log behind the last commit, once one is in doubt; `None`: a row that is not there.
     tail: Option<Vec<Option<Row>>>,
+    /// What outlives it, and is read beside it.
+    disk: Option<MemoryDisk>,
+    epoch: u64,
+    done: Arc<Done>,
+    observer: Option<Told>,
+    blobs: Option<Blobs>,
+}
+
+/// The observer, in a store that is printed.
+struct Told(Observer);
+
+impl std::fmt::Debug for Told {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Observer")
+    }
 }
 
 impl MemoryStore {
@@ -140,8 +103,13 @@ impl MemoryStore {
     /// The store as a restart finds it.
     #[must_use]
     pub fn restarted(&self) -> (Self, Tail) {
-        let mut store = self.clone();
-        let Some(tail) = store.tail.take().filter(|tail| !tail.is_empty()) else {
+        let mut store = Self {
+            committed: self.committed.clone(),
+            faults: self.faults.clone(),
+            played: self.played.clone(),
+            ..Self::default()
+        };
+        let Some(tail) = self.tail.clone().filter(|tail| !tail.is_empty()) else {
             return (store, Tail::Nothing);
         };
         // Each row's checksum includes those before it, so a gap ends the log.
@@ -149,78 +117,97 @@ impl MemoryStore {
         if !matches!(chain.last(), Some(Row::End)) {
             return (store, Tail::Torn);
         }
-        chain.into_iter().for_each(|row| store.keep(row));
+        chain.into_iter().for_each(|row| store.committed.keep(row));
         (store, Tail::Whole)
     }
 
     /// What a start finds.
     #[must_use]
     pub fn found(&self) -> (Vec<Holdout>, Counters, Option<Head>) {
-        let mut holdouts: Vec<Holdout> = self.holdouts.values().cloned().collect();
-        holdouts.sort_by_key(|holdout| holdout.seq);
-        (holdouts, self.counters, self.head.clone())
+        let found = self.committed.found();
+        (found.holdouts, found.counters, found.head)
     }
 
     /// Sums over all accounts.
     #[must_use]
     pub fn totals(&self) -> Totals {
-        self.totals
+        self.committed.totals
     }
 
     /// Every account, in no order.
     pub fn accounts(&self) -> impl Iterator<Item = &Account> {
-        self.accounts.values()
+        self.committed.accounts.values()
     }
 
     /// The log's entries, in order.
     #[must_use]
     pub fn entries(&self) -> &[Entry] {
-        &self.entries
+        &self.committed.entries
     }
 
     /// The keys that signed the log, in order.
     #[must_use]
     pub fn log_keys(&self) -> &[LogKey] {
-        &self.log_keys
+        &self.committed.log_keys
     }
 
     /// The files that a crash can leave as `accounts.json`.
     #[must_use]
     pub fn accounts_files(&self) -> AccountsFiles {
-        self.accounts_files
+        self.committed.accounts_files
     }
 
     /// The policies that the log stated last.
     #[must_use]
     pub fn in_force(&self) -> InForce {
-        self.in_force
+        self.committed.in_force
     }
 
     /// The journal's rows, in order.
     #[must_use]
     pub fn recorded(&self) -> &[Recorded] {
-        &self.recorded
+        &self.committed.recorded
     }
 
-    fn keep(&mut self, row: Row) {
-        match row {
-            Row::Claim(claim) => drop(self.claims.insert(claim.id, *claim)),
-            Row::Holdout(holdout) => drop(self.holdouts.insert(holdout.id, *holdout)),
-            Row::Pool(holdout, owner, pool) => drop(self.pools.insert((holdout, owner), pool)),
-            Row::Remembered(key, value) => drop(self.remembered.insert(key, *value)),
-            Row::Account(account) => drop(self.accounts.insert(account.owner, account)),
-            Row::Question(question, claim) => drop(self.questions.insert(question, claim)),
-            Row::Totals(totals) => self.totals = totals,
-            Row::Entry(entry) => self.entries.push(entry),
-            Row::Trace(claim_seq, hash) => drop(self.traces.insert(claim_seq, hash)),
-            Row::Recorded(recorded) => self.recorded.push(recorded),
-            Row::Counters(counters) => self.counters = counters,
-            Row::LogKey(key) => self.log_keys.push(key),
-            Row::Head(head) => self.head = Some(head),
-            Row::AccountsFiles(files) => self.accounts_files = files,
-            Row::InForce(in_force) => self.in_force = in_force,
-            Row::End => {}
+    /// Makes a batch durable, and shows it to those who read beside.
+    fn keep(&mut self, batch: &Batch) {
+        if let Some(disk) = &self.disk {
+            // Before any reader can see it.
+            let entries = batch.changes.counters.next_index;
+            self.done.visible.store(entries, Ordering::Release);
+            disk.keep(rows(batch));
         }
+        for row in rows(batch) {
+            self.committed.keep(row);
+        }
+        let accounts_seq = self.committed.accounts_seq;
+        self.done
+            .accounts_seq
+            .store(accounts_seq, Ordering::Relaxed);
+        Done::count(&self.done.commits, 1);
+        if let Some(Told(observer)) = &mut self.observer {
+            observer(batch, Duration::ZERO);
+        }
+    }
+
+    /// What a commit may not be, whatever fault is played.
+    fn refused(&self, batch: &Batch) -> Option<Outcome> {
+        if self
+            .disk
+            .as_ref()
+            .is_some_and(|disk| disk.epoch() != self.epoch)
+        {
+            return Some(Outcome::Unknown(StoreError::Unusable(
+                "another process has taken over the store".to_owned(),
+            )));
+        }
+        let what = self.committed.breaks(batch)?;
+        Some(match what {
+            committed::Breach::Twice(error) => {
+                Outcome::NotCommitted(NotCommitted::Constraint(error))
+            }
+            committed::Breach::Gone(error) => Outcome::Unknown(error),
+        })
     }
 
     fn in_doubt(&mut self, tail: Vec<Option<Row>>) -> Outcome {
@@ -243,7 +230,7 @@ fn injected() -> StoreError {
 impl Store for MemoryStore {
     fn claim(&mut self, id: &ClaimId) -> Result<Option<Claim>, StoreError> {
         self.must_not_be_in_doubt();
-        Ok(self.claims.get(id).cloned())
+        Ok(self.committed.claims.get(id).cloned())
     }
 
     fn pool(
@@ -252,31 +239,34 @@ impl Store for MemoryStore {
         owner: OwnerTag,
     ) -> Result<Option<PrincipalPool>, StoreError> {
         self.must_not_be_in_doubt();
-        Ok(self.pools.get(&(holdout, owner)).copied())
+        Ok(self.committed.pools.get(&(holdout, owner)).copied())
     }
 
     fn remembered(&mut self, key: &RequestKey) -> Result<Option<Remembered>, StoreError> {
         self.must_not_be_in_doubt();
-        Ok(self.remembered.get(key).cloned())
+        Ok(self.committed.remembered.get(key).cloned())
     }
 
     fn account(&mut self, owner: &OwnerTag) -> Result<Option<Account>, StoreError> {
         self.must_not_be_in_doubt();
-        Ok(self.accounts.get(owner).cloned())
+        Ok(self.committed.accounts.get(owner).cloned())
     }
 
     fn question(&mut self, question: &Question) -> Result<Option<ClaimId>, StoreError> {
         self.must_not_be_in_doubt();
-        Ok(self.questions.get(question).copied())
+        Ok(self.committed.questions.get(question).copied())
     }
 
     fn commit(&mut self, batch: &Batch) -> Outcome {
         self.must_not_be_in_doubt();
+        if let Some(refused) = self.refused(batch) {
+            return refused;
+        }
         let fault = self.faults.pop_front();
         self.played.extend(fault);
         match fault.unwrap_or(Fault::None) {
             Fault::None => {
-                rows(batch).into_iter().for_each(|row| self.keep(row));
+                self.keep(batch);
                 Outcome::Committed
             }
             Fault::Full => Outcome::NotCommitted(NotCommitted::Full),
@@ -292,19 +282,76 @@ impl Store for MemoryStore {
         }
     }
 
-    fn maintain(&mut self, _idle: bool) -> Result<(), StoreError> {
+    fn maintain(&mut self, idle: bool) -> Result<(), StoreError> {
+        let (Some(blobs), Some(disk)) = (&self.blobs, &self.disk) else {
+            return Ok(());
+        };
+        blobs.sweep_doubtful(|name| Ok(self.committed.named_blobs.contains(name)))?;
+        if !idle {
+            return Ok(());
+        }
+        let mut displaced = self.committed.displaced();
+        blobs.release(&mut displaced, |free| {
+            disk.forget(free);
+            Ok(self.committed.forget(free))
+        })
+    }
+}
+
+impl StoreEngine for MemoryStore {
+    fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    fn be_later_than(&mut self, epoch: u64) -> Result<(), StoreError> {
+        if epoch < self.epoch {
+            return Ok(());
+        }
+        self.epoch = epoch + 1;
+        if let Some(disk) = &self.disk {
+            disk.raise_epoch_to(self.epoch);
+        }
         Ok(())
+    }
+
+    fn counters(&self) -> Counters {
+        self.committed.counters
+    }
+
+    fn keep_free(&mut self, _bytes: u64) {}
+
+    fn release_through(&mut self, blobs: Blobs) {
+        self.blobs = Some(blobs);
+    }
+
+    fn observe(&mut self, observer: Observer) {
+        self.observer = Some(Told(observer));
+    }
+
+    fn done(&self) -> Arc<Done> {
+        Arc::clone(&self.done)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use evidenceos_kernel::state::Changes;
+
     use super::*;
 
-    fn batch() -> Batch {
+    /// The batch that makes the nth entry.
+    fn batch(nth: u64) -> Batch {
         let leaf = evidenceos_tlog::leaf_hash(b"entry");
         let bytes = b"entry".to_vec();
+        let counters = Counters {
+            next_index: nth,
+            ..Counters::default()
+        };
         Batch {
+            changes: Changes {
+                counters,
+                ..Changes::default()
+            },
             entries: vec![Entry { leaf, bytes }],
             ..Batch::default()
         }
@@ -312,7 +359,7 @@ mod tests {
 
     #[test]
     fn a_batch_in_doubt_is_found_whole_or_not_at_all_and_only_by_the_restart() {
-        let all = rows(&batch()).len();
+        let all = rows(&batch(1)).len();
         let torn = (0..all).map(|nth| (Fault::Torn(nth), Tail::Torn, 1));
         let others = [
             (Fault::UnknownLost, Tail::Nothing, 1),
@@ -321,8 +368,8 @@ mod tests {
         for (fault, wanted, entries) in torn.chain(others) {
             let mut store = MemoryStore::default();
             store.inject([Fault::None, fault]);
-            assert!(matches!(store.commit(&batch()), Outcome::Committed));
-            assert!(matches!(store.commit(&batch()), Outcome::Unknown(_)));
+            assert!(matches!(store.commit(&batch(1)), Outcome::Committed));
+            assert!(matches!(store.commit(&batch(2)), Outcome::Unknown(_)));
             assert_eq!(store.entries().len(), 1, "{fault:?}");
             let (store, tail) = store.restarted();
             assert_eq!(
@@ -338,7 +385,7 @@ mod tests {
     fn a_store_in_doubt_is_used_no_more() {
         let mut store = MemoryStore::default();
         store.inject([Fault::UnknownLost]);
-        assert!(matches!(store.commit(&batch()), Outcome::Unknown(_)));
-        store.commit(&batch());
+        assert!(matches!(store.commit(&batch(1)), Outcome::Unknown(_)));
+        store.commit(&batch(1));
     }
 }

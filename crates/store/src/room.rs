@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{StoreError, schema};
+use crate::{StoreError, sqlite};
 
 /// Bytes that stay free unless told otherwise: 64 MiB.
 pub const KEEP_FREE: u64 = 64 << 20;
@@ -25,7 +25,7 @@ pub(crate) struct Room {
 
 impl Room {
     pub(crate) fn new(data_directory: &Path) -> Self {
-        let mut wal = schema::path_in(data_directory).into_os_string();
+        let mut wal = sqlite::path_in(data_directory).into_os_string();
         wal.push("-wal");
         Self {
             directory: data_directory.to_owned(),

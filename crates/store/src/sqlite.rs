@@ -5,8 +5,16 @@
 //! after a failed one the kernel may have dropped the pages that it could not write. WAL
 //! checkpoints run here, between batches, so that their time and their errors are seen.
 
+mod at_rest;
+mod copy;
+mod facts;
+mod read;
+mod rows;
+mod schema;
+mod transaction;
+mod write;
+
 use std::{
-    ops::ControlFlow,
     path::Path,
     sync::{
         Arc,
@@ -17,33 +25,33 @@ use std::{
 
 use evidenceos_failpoint::{self as failpoint, Point};
 use evidenceos_kernel::{
-    account::{Account, Totals},
-    claim::{Claim, ClaimState},
+    account::Account,
+    claim::Claim,
     command::Remembered,
-    holdout::{Holdout, PrincipalPool},
+    holdout::PrincipalPool,
     id::{ClaimId, Digest, HoldoutId, OwnerTag, Question, RequestKey},
-    in_force::InForce,
-    log_key::LogKey,
-    state::{Changes, Counters, REQUEST_WINDOW_MS},
+    state::{Counters, REQUEST_WINDOW_MS},
 };
 use parking_lot::{ReentrantMutex, ReentrantMutexGuard};
-use rusqlite::{
-    Connection, ErrorCode, OptionalExtension as _,
-    backup::{Backup, StepResult},
-    params,
-    wal::CheckpointMode,
-};
-use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
+use rusqlite::{Connection, ErrorCode, OptionalExtension as _, params, wal::CheckpointMode};
 
+pub use self::{
+    at_rest::{AtRest, exists, path_in},
+    facts::{at_rest as facts_at_rest, beside, mark_restored},
+    rows::SqliteRows,
+    schema::DATABASE,
+};
+use self::{
+    copy::OnlineCopy,
+    transaction::{Transaction, WriteError, begin, may_fail},
+};
 use crate::{
-    AccountsFiles, Batch, Copier, Done, Head, ModuleBytes, NotCommitted, Outcome, Pages, Store,
+    Batch, Copier, Done, Found, NotCommitted, Observer, OpenedStore, Outcome, Store, StoreEngine,
     StoreError,
     blobs::Blobs,
-    decisions,
-    facts::{self, Fact, Facts},
     room::Room,
-    row, schema,
+    row,
+    state::{StateRow, chain, journal_bytes},
 };
 
 /// Pages in the WAL from which a checkpoint runs between batches.
@@ -52,26 +60,19 @@ const CHECKPOINT_PAGES: i64 = 2_000;
 const PROBE: Duration = Duration::from_millis(250);
 /// Modules that other ones took the place of, from which they are let go of between batches.
 const DISPLACED: usize = 64;
-/// Pages that a copy takes at a time.
-const COPY_PAGES: i32 = 256;
 
-/// What the one state row holds.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub(crate) struct StateRow {
-    pub(crate) counters: Counters,
-    pub(crate) head: Option<Head>,
-    /// Number of the last journal row.
-    pub(crate) journal_seq: u64,
-    /// SHA-256 over all journal rows: H(previous ‖ bytes).
-    pub(crate) journal_chain: [u8; 32],
-    /// Which of the two tables new requests are remembered in, and since when.
-    remembered_table: u8,
-    remembered_since_unix_ms: u64,
-    /// Sums over all accounts.
-    pub(crate) totals: Totals,
-    /// Number of the last journal row that changed an account.
-    pub(crate) accounts_seq: u64,
-    pub(crate) accounts_files: AccountsFiles,
+/// Opens or creates the database of a data directory whose lock is held, fences off every earlier
+/// process, and opens what reads beside it.
+///
+/// # Errors
+/// As [`SqliteStore::open`], or if a reader cannot be opened.
+pub fn open(data_directory: &Path) -> Result<OpenedStore, StoreError> {
+    let (store, found) = SqliteStore::open(data_directory)?;
+    Ok(OpenedStore {
+        store: Box::new(store),
+        rows: Arc::new(SqliteRows::open(data_directory)?),
+        found,
+    })
 }
 
 /// The writer's side of the database.
@@ -89,54 +90,23 @@ pub struct SqliteStore {
     full_since: Option<Instant>,
     /// Whether there was room when it was looked at for the batch that is being made.
     has_room: Option<bool>,
-    observer: Option<Observer>,
+    observer: Option<Told>,
     /// Modules that no claim names any more, as far as this process has seen.
     displaced: Vec<Digest>,
     /// Where large modules are, and what must stay.
     blobs: Option<Blobs>,
 }
 
-/// Is told of each batch that is durable, and how long the sync took.
-type Told = dyn FnMut(&Batch, Duration) + Send;
+/// The observer, in a store that is printed.
+struct Told(Observer);
 
-/// The function that hears of durable batches.
-struct Observer(Box<Told>);
-
-impl std::fmt::Debug for Observer {
+impl std::fmt::Debug for Told {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Observer")
     }
 }
 
-/// What a start finds in the store.
-#[derive(Debug)]
-pub struct Found {
-    pub holdouts: Vec<Holdout>,
-    /// The counters of the last batch.
-    pub counters: Counters,
-    /// The last signed head.
-    pub head: Option<Head>,
-    /// The keys that signed the log, in order.
-    pub log_keys: Vec<LogKey>,
-    /// Sums over all accounts.
-    pub totals: Totals,
-    /// Number of the last journal row that changed an account.
-    pub accounts_seq: u64,
-    /// What may lie there as `accounts.json`.
-    pub accounts_files: AccountsFiles,
-    /// What the database remembers about itself.
-    pub facts: Facts,
-    /// The policies that the log stated last.
-    pub in_force: InForce,
-}
-
 impl SqliteStore {
-    /// Whether a data directory has a database.
-    #[must_use]
-    pub fn exists(data_directory: &Path) -> bool {
-        schema::path_in(data_directory).exists()
-    }
-
     /// Opens or creates the database of a data directory whose lock is held, and fences off
     /// every earlier process.
     ///
@@ -162,13 +132,13 @@ impl SqliteStore {
         // From this commit on no earlier process can commit: its epoch is older than the row's.
         let (epoch, state) = raise_epoch(&mut connection)?;
         schema::fence_off(&connection)?;
-        let holdouts = read_holdouts(&connection)?;
-        check_journal_tail(&connection, &state)?;
+        let holdouts = read::read_holdouts(&connection)?;
+        read::check_journal_tail(&connection, &state)?;
         let found = Found {
             holdouts,
             counters: state.counters,
             head: state.head.clone(),
-            log_keys: read_log_keys(&connection)?,
+            log_keys: read::read_log_keys(&connection)?,
             totals: state.totals,
             accounts_seq: state.accounts_seq,
             accounts_files: state.accounts_files,
@@ -182,7 +152,7 @@ impl SqliteStore {
                 what: "the sums over all accounts do not balance",
             });
         }
-        let displaced = read_displaced(&connection)?;
+        let displaced = read::read_displaced(&connection)?;
         let done = Done::default();
         done.accounts_seq
             .store(state.accounts_seq, Ordering::Relaxed);
@@ -206,72 +176,6 @@ impl SqliteStore {
         ))
     }
 
-    /// How often the database was opened to be served, this time included.
-    #[must_use]
-    pub fn epoch(&self) -> u64 {
-        self.epoch as u64
-    }
-
-    /// Counts a start as a later one than `epoch`: entries that came back from elsewhere may be of
-    /// starts that this database does not know, and numbers of decisions count the starts.
-    ///
-    /// # Errors
-    /// If the database cannot be written, or somebody else opened it since.
-    pub fn be_later_than(&mut self, epoch: u64) -> Result<(), StoreError> {
-        let next = i64::try_from(epoch.saturating_add(1)).unwrap_or(i64::MAX);
-        if next <= self.epoch {
-            return Ok(());
-        }
-        // Within a batch's transaction this update would be lost with the batch.
-        self.end_reading()?;
-        let rows = self.connection.lock().execute(
-            "UPDATE state SET epoch = ?1 WHERE id = 1 AND epoch = ?2",
-            [next, self.epoch],
-        )?;
-        if rows != 1 {
-            return Err(StoreError::Unusable(
-                "another process opened the database; stop it first".to_owned(),
-            ));
-        }
-        self.epoch = next;
-        Ok(())
-    }
-
-    /// Commits which `accounts.json` is about to be put in place, and nothing else.
-    pub fn announce(&mut self, files: AccountsFiles) -> Outcome {
-        self.commit(&Batch {
-            changes: Changes {
-                counters: self.state.counters,
-                ..Changes::default()
-            },
-            accounts_files: Some(files),
-            ..Batch::default()
-        })
-    }
-
-    /// Commits facts, and nothing else.
-    pub fn remember(&mut self, facts: Vec<Fact>) -> Outcome {
-        self.commit(&Batch {
-            changes: Changes {
-                counters: self.state.counters,
-                ..Changes::default()
-            },
-            facts,
-            ..Batch::default()
-        })
-    }
-
-    /// Sets how much of the disk must be free for new work, in bytes; 0: anything will do.
-    pub fn keep_free(&mut self, bytes: u64) {
-        self.room.floor = bytes;
-    }
-
-    /// From now on lets go of what nothing names any more, unless these are kept: modules that other ones
-    /// took the place of, and blobs of uploads that were not committed.
-    pub fn release_through(&mut self, blobs: Blobs) {
-        self.blobs = Some(blobs);
-    }
-
     /// Lets go of what nothing names any more.
     fn release(&mut self, idle: bool) -> Result<(), StoreError> {
         let Some(blobs) = &self.blobs else {
@@ -279,20 +183,14 @@ impl SqliteStore {
         };
         let connection = self.connection.lock();
         // Also when calls wait: whoever sends what is refused keeps the writer from being idle.
-        blobs.sweep_doubtful(|name| is_blob_named(&connection, name))?;
+        blobs.sweep_doubtful(|name| read::is_blob_named(&connection, name))?;
         // This takes a commit each time.
         if self.displaced.is_empty() || !(idle || self.displaced.len() >= DISPLACED) {
             return Ok(());
         }
         blobs.release(&mut self.displaced, |free| {
-            forget_modules(&connection, self.epoch, free)
+            write::forget_modules(&connection, self.epoch, free)
         })
-    }
-
-    /// From now on tells this of each batch that is durable, and how long its `COMMIT` took, which
-    /// is the sync of the write-ahead log.
-    pub fn observe(&mut self, observer: impl FnMut(&Batch, Duration) + Send + 'static) {
-        self.observer = Some(Observer(Box::new(observer)));
     }
 
     /// Tries a commit that changes nothing: whether there is room again.
@@ -339,12 +237,6 @@ impl SqliteStore {
         }
     }
 
-    /// What was done so far, for others to read.
-    #[must_use]
-    pub fn done(&self) -> Arc<Done> {
-        Arc::clone(&self.done)
-    }
-
     /// The connection, to read from: what a batch needs is read in the transaction that writes it, so
     /// that SQLite takes its locks once.
     fn reading(&self) -> Result<ReentrantMutexGuard<'_, Connection>, StoreError> {
@@ -369,13 +261,13 @@ impl SqliteStore {
         let connection = self.connection.lock();
         let transaction = Transaction::begin(&connection)?;
         failpoint::pass(Point::StoreBegin);
-        write_rows(&transaction, batch)?;
-        write_accounts(&transaction, batch)?;
+        write::write_rows(&transaction, batch)?;
+        write::write_accounts(&transaction, batch)?;
         may_fail(Point::StoreRowsHalf)?;
-        write_modules(&transaction, batch)?;
-        write_log(&transaction, batch)?;
-        decisions::write(&transaction, batch)?;
-        write_journal(&transaction, batch, &next)?;
+        write::write_modules(&transaction, batch)?;
+        write::write_log(&transaction, batch)?;
+        write::write_decisions(&transaction, batch)?;
+        write::write_journal(&transaction, batch, &next)?;
         self.write_remembered(&transaction, batch, &next)?;
         for fact in &batch.facts {
             facts::write(&transaction, fact)?;
@@ -455,7 +347,7 @@ impl SqliteStore {
 
 impl Store for SqliteStore {
     fn claim(&mut self, id: &ClaimId) -> Result<Option<Claim>, StoreError> {
-        read_claim(&*self.reading()?, id, None)
+        read::read_claim(&*self.reading()?, id, None)
     }
 
     fn pool(
@@ -463,7 +355,7 @@ impl Store for SqliteStore {
         holdout: HoldoutId,
         owner: OwnerTag,
     ) -> Result<Option<PrincipalPool>, StoreError> {
-        read_pool(&*self.reading()?, holdout, owner)
+        read::read_pool(&*self.reading()?, holdout, owner)
     }
 
     fn remembered(&mut self, key: &RequestKey) -> Result<Option<Remembered>, StoreError> {
@@ -485,7 +377,7 @@ impl Store for SqliteStore {
     }
 
     fn account(&mut self, owner: &OwnerTag) -> Result<Option<Account>, StoreError> {
-        read_account(&*self.reading()?, owner)
+        read::read_account(&*self.reading()?, owner)
     }
 
     fn question(&mut self, question: &Question) -> Result<Option<ClaimId>, StoreError> {
@@ -504,7 +396,7 @@ impl Store for SqliteStore {
                 self.state = next;
                 self.displaced
                     .extend_from_slice(&batch.changes.displaced_modules);
-                if let Some(Observer(observer)) = &mut self.observer {
+                if let Some(Told(observer)) = &mut self.observer {
                     observer(batch, took);
                 }
                 self.done
@@ -585,45 +477,49 @@ impl Store for SqliteStore {
     }
 }
 
-/// The copy of a database through the connection that writes it: what is written between two
-/// steps is carried over, where from another connection each commit would begin the copy anew.
-struct OnlineCopy(Arc<ReentrantMutex<Connection>>);
-
-impl Copier for OnlineCopy {
-    fn copy(
-        self: Box<Self>,
-        to: &Path,
-        between: &mut dyn FnMut(Pages) -> ControlFlow<()>,
-    ) -> Result<ControlFlow<()>, StoreError> {
-        copy_pages(&self.0.lock(), to, between)
+impl StoreEngine for SqliteStore {
+    fn epoch(&self) -> u64 {
+        self.epoch as u64
     }
-}
 
-/// Copies a database page by page into the directory `to`. The copy is not durable yet: whoever
-/// ordered it syncs it, so that nobody waits for that here.
-pub(crate) fn copy_pages(
-    from: &Connection,
-    to: &Path,
-    between: &mut dyn FnMut(Pages) -> ControlFlow<()>,
-) -> Result<ControlFlow<()>, StoreError> {
-    let mut target = schema::open_copy(to)?;
-    let backup = Backup::new(from, &mut target)?;
-    loop {
-        let step = backup.step(COPY_PAGES)?;
-        failpoint::pass(Point::BackupStep);
-        let progress = backup.progress();
-        if step == StepResult::Done {
-            return Ok(ControlFlow::Continue(()));
+    fn be_later_than(&mut self, epoch: u64) -> Result<(), StoreError> {
+        let next = i64::try_from(epoch.saturating_add(1)).unwrap_or(i64::MAX);
+        if next <= self.epoch {
+            return Ok(());
         }
-        let total = u64::try_from(progress.pagecount).unwrap_or(0);
-        let left = u64::try_from(progress.remaining).unwrap_or(0);
-        let pages = Pages {
-            copied: total.saturating_sub(left),
-            total,
-        };
-        if between(pages).is_break() {
-            return Ok(ControlFlow::Break(()));
+        // Within a batch's transaction this update would be lost with the batch.
+        self.end_reading()?;
+        let rows = self.connection.lock().execute(
+            "UPDATE state SET epoch = ?1 WHERE id = 1 AND epoch = ?2",
+            [next, self.epoch],
+        )?;
+        if rows != 1 {
+            return Err(StoreError::Unusable(
+                "another process opened the database; stop it first".to_owned(),
+            ));
         }
+        self.epoch = next;
+        Ok(())
+    }
+
+    fn counters(&self) -> Counters {
+        self.state.counters
+    }
+
+    fn keep_free(&mut self, bytes: u64) {
+        self.room.floor = bytes;
+    }
+
+    fn release_through(&mut self, blobs: Blobs) {
+        self.blobs = Some(blobs);
+    }
+
+    fn observe(&mut self, observer: Observer) {
+        self.observer = Some(Told(observer));
+    }
+
+    fn done(&self) -> Arc<Done> {
+        Arc::clone(&self.done)
     }
 }
 
@@ -631,131 +527,9 @@ fn is_full(error: &StoreError) -> bool {
     matches!(error, StoreError::Database(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull))
 }
 
-fn begin(connection: &Connection) -> rusqlite::Result<()> {
-    if connection.is_autocommit() {
-        connection.prepare_cached("BEGIN")?.execute([])?;
-    }
-    Ok(())
-}
-
-/// A transaction, which has begun with what was read for it. Dropped: it came to nothing.
-struct Transaction<'c>(&'c Connection);
-
-impl<'c> Transaction<'c> {
-    fn begin(connection: &'c Connection) -> rusqlite::Result<Self> {
-        begin(connection)?;
-        Ok(Self(connection))
-    }
-
-    fn commit(self) -> rusqlite::Result<()> {
-        self.0.prepare_cached("COMMIT")?.execute([]).map(drop)
-    }
-}
-
-impl Drop for Transaction<'_> {
-    fn drop(&mut self) {
-        if !self.0.is_autocommit() {
-            // If this fails too, the connection says that it is still inside: nothing is known.
-            let _ = self.0.execute_batch("ROLLBACK");
-        }
-    }
-}
-
-impl std::ops::Deref for Transaction<'_> {
-    type Target = Connection;
-
-    fn deref(&self) -> &Connection {
-        self.0
-    }
-}
-
-enum WriteError {
-    Database(rusqlite::Error),
-    Fence,
-}
-
-impl From<rusqlite::Error> for WriteError {
-    fn from(error: rusqlite::Error) -> Self {
-        Self::Database(error)
-    }
-}
-
-impl WriteError {
-    /// The fate of a batch whose write failed. Only a full disk and a broken rule leave no doubt,
-    /// and only once SQLite has rolled the transaction back.
-    fn fate(self, rolled_back: bool) -> Outcome {
-        let error = match self {
-            Self::Fence => {
-                // `NotCommitted` would let this process go on beside the one that took over.
-                return Outcome::Unknown(StoreError::Unusable(
-                    "another process has taken over the database".to_owned(),
-                ));
-            }
-            Self::Database(error) => error,
-        };
-        match error.sqlite_error_code() {
-            Some(ErrorCode::DiskFull) if rolled_back => Outcome::NotCommitted(NotCommitted::Full),
-            Some(ErrorCode::ConstraintViolation | ErrorCode::TooBig | ErrorCode::TypeMismatch)
-                if rolled_back =>
-            {
-                Outcome::NotCommitted(NotCommitted::Constraint(error.into()))
-            }
-            _ => Outcome::Unknown(error.into()),
-        }
-    }
-}
-
-/// A point where a crash test plays a full or a broken disk, in SQLite's words.
-fn may_fail(point: Point) -> Result<(), rusqlite::Error> {
-    failpoint::reach(point).map_err(|error| {
-        let code = if error.kind() == std::io::ErrorKind::StorageFull {
-            rusqlite::ffi::SQLITE_FULL
-        } else {
-            rusqlite::ffi::SQLITE_IOERR
-        };
-        rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(code), None)
-    })
-}
-
-/// The epoch and the state row, if there is one yet.
-pub(crate) fn read_state(connection: &Connection) -> Result<Option<(i64, StateRow)>, StoreError> {
-    let found: Option<(i64, Vec<u8>)> = connection
-        .query_row("SELECT epoch, row FROM state WHERE id = 1", [], |row| {
-            Ok((row.get(0)?, row.get(1)?))
-        })
-        .optional()?;
-    found
-        .map(|(epoch, bytes)| Ok((epoch, row::decode("state", 1, &bytes)?)))
-        .transpose()
-}
-
-/// Rows of a table.
-pub(crate) fn count(connection: &Connection, table: &str) -> Result<u64, StoreError> {
-    let rows: i64 = connection.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| {
-        row.get(0)
-    })?;
-    Ok(rows as u64)
-}
-
-/// A page of the names of blobs, in order.
-pub(crate) fn blob_names(
-    connection: &Connection,
-    after: &[u8],
-    limit: usize,
-) -> Result<Vec<Digest>, StoreError> {
-    let mut statement = connection
-        .prepare_cached("SELECT hash FROM blobs WHERE hash > ?1 ORDER BY hash LIMIT ?2")?;
-    let names = statement
-        .query_map(params![after, limit as i64], |row| {
-            row.get::<_, [u8; 32]>(0).map(Digest)
-        })?
-        .collect::<Result<_, _>>()?;
-    Ok(names)
-}
-
 fn raise_epoch(connection: &mut Connection) -> Result<(i64, StateRow), StoreError> {
     let transaction = connection.transaction()?;
-    let (epoch, state) = match read_state(&transaction)? {
+    let (epoch, state) = match read::read_state(&transaction)? {
         Some((epoch, state)) => (epoch + 1, state),
         None => (1, StateRow::default()),
     };
@@ -766,356 +540,4 @@ fn raise_epoch(connection: &mut Connection) -> Result<(i64, StateRow), StoreErro
     )?;
     transaction.commit()?;
     Ok((epoch, state))
-}
-
-fn read_holdouts(connection: &Connection) -> Result<Vec<Holdout>, StoreError> {
-    let mut statement = connection.prepare("SELECT seq, row FROM holdouts ORDER BY seq")?;
-    let mut rows = statement.query([])?;
-    let mut holdouts = Vec::new();
-    while let Some(found) = rows.next()? {
-        let (seq, bytes): (i64, Vec<u8>) = (found.get(0)?, found.get(1)?);
-        holdouts.push(row::decode_holdout(seq, &bytes)?);
-    }
-    Ok(holdouts)
-}
-
-fn read_log_keys(connection: &Connection) -> Result<Vec<LogKey>, StoreError> {
-    let mut statement =
-        connection.prepare("SELECT since_size, row FROM log_keys ORDER BY since_size")?;
-    let mut rows = statement.query([])?;
-    let mut keys = Vec::new();
-    while let Some(found) = rows.next()? {
-        let (since, bytes): (i64, Vec<u8>) = (found.get(0)?, found.get(1)?);
-        keys.push(row::decode("log_keys", since, &bytes)?);
-    }
-    Ok(keys)
-}
-
-/// The last journal row must end the chain that the state row names.
-fn check_journal_tail(connection: &Connection, state: &StateRow) -> Result<(), StoreError> {
-    if state.journal_seq == 0 {
-        return Ok(());
-    }
-    let seq = state.journal_seq as i64;
-    let chain_at = |seq: i64| {
-        connection
-            .query_row(
-                "SELECT bytes, chain FROM journal WHERE seq = ?1",
-                [seq],
-                |row| Ok((row.get::<_, Vec<u8>>(0)?, row.get::<_, Vec<u8>>(1)?)),
-            )
-            .optional()
-    };
-    let damaged = |what| StoreError::Damaged {
-        table: "journal",
-        key: seq.to_string(),
-        what,
-    };
-    let (bytes, stored) = chain_at(seq)?.ok_or_else(|| damaged("it is missing"))?;
-    let previous = match chain_at(seq - 1)? {
-        Some((_, previous)) => previous,
-        None => vec![0; 32],
-    };
-    if stored != state.journal_chain || chain(&previous, &bytes) != state.journal_chain {
-        return Err(damaged("it does not end the chain of the journal"));
-    }
-    Ok(())
-}
-
-/// The journal's next link: SHA-256(previous ‖ bytes).
-pub(crate) fn chain(previous: &[u8], bytes: &[u8]) -> [u8; 32] {
-    Sha256::new()
-        .chain_update(previous)
-        .chain_update(bytes)
-        .finalize()
-        .into()
-}
-
-fn journal_bytes(batch: &Batch) -> Vec<u8> {
-    postcard::to_allocvec(&batch.recorded)
-        .unwrap_or_else(|error| unreachable!("events of ours encode into memory: {error}"))
-}
-
-fn write_rows(connection: &Connection, batch: &Batch) -> Result<(), WriteError> {
-    let changes = &batch.changes;
-    let mut insert = connection
-        .prepare_cached("INSERT INTO claims (seq, claim_id, owner, row) VALUES (?1, ?2, ?3, ?4)")?;
-    for claim in &changes.new_claims {
-        insert.execute(params![
-            claim.seq as i64,
-            claim.id.as_bytes(),
-            claim.terms.owner.as_bytes(),
-            row::encode_growing(claim)
-        ])?;
-    }
-    let mut update = connection.prepare_cached("UPDATE claims SET row = ?2 WHERE seq = ?1")?;
-    for claim in &changes.claims {
-        // A claim that was read and is gone: the database lost a row, and nothing may follow it.
-        match update.execute(params![claim.seq as i64, row::encode_growing(claim)])? {
-            1 => {}
-            rows => return Err(rusqlite::Error::StatementChangedRows(rows).into()),
-        }
-    }
-    let mut holdouts =
-        connection.prepare_cached("INSERT OR REPLACE INTO holdouts (seq, row) VALUES (?1, ?2)")?;
-    for holdout in &changes.holdouts {
-        holdouts.execute(params![holdout.seq as i64, row::encode_holdout(holdout)])?;
-    }
-    for blob in &changes.named_blobs {
-        name_blob(connection, blob.as_bytes())?;
-    }
-    for blob in &changes.dropped_blobs {
-        connection
-            .prepare_cached("DELETE FROM blobs WHERE hash = ?1")?
-            .execute([blob.as_bytes()])?;
-    }
-    for key in &changes.log_keys {
-        connection
-            .prepare_cached("INSERT INTO log_keys (since_size, row) VALUES (?1, ?2)")?
-            .execute(params![key.since_size as i64, row::encode(key)])?;
-    }
-    let mut questions = connection
-        .prepare_cached("INSERT OR REPLACE INTO questions (question, claim_id) VALUES (?1, ?2)")?;
-    for (question, claim) in &changes.questions {
-        questions.execute(params![question.as_bytes(), claim.as_bytes()])?;
-    }
-    let mut pools = connection
-        .prepare_cached("INSERT OR REPLACE INTO pools (holdout, owner, row) VALUES (?1, ?2, ?3)")?;
-    for (holdout, owner, pool) in &changes.pools {
-        pools.execute(params![
-            holdout.as_bytes(),
-            owner.as_bytes(),
-            row::encode(pool)
-        ])?;
-    }
-    Ok(())
-}
-
-fn write_accounts(connection: &Connection, batch: &Batch) -> Result<(), WriteError> {
-    let changes = &batch.changes;
-    let mut insert =
-        connection.prepare_cached("INSERT INTO accounts (seq, owner, row) VALUES (?1, ?2, ?3)")?;
-    for account in &changes.new_accounts {
-        insert.execute(params![
-            account.seq as i64,
-            account.owner.as_bytes(),
-            row::encode(account)
-        ])?;
-    }
-    let mut update = connection.prepare_cached("UPDATE accounts SET row = ?2 WHERE seq = ?1")?;
-    for account in &changes.accounts {
-        // As with claims: what was read and is gone must stop everything.
-        match update.execute(params![account.seq as i64, row::encode(account)])? {
-            1 => {}
-            rows => return Err(rusqlite::Error::StatementChangedRows(rows).into()),
-        }
-    }
-    Ok(())
-}
-
-fn write_log(connection: &Connection, batch: &Batch) -> Result<(), WriteError> {
-    let first = batch.changes.counters.next_index - batch.entries.len() as u64;
-    let mut entries =
-        connection.prepare_cached("INSERT INTO entries (idx, leaf, bytes) VALUES (?1, ?2, ?3)")?;
-    for (index, entry) in (first..).zip(&batch.entries) {
-        entries.execute(params![index as i64, entry.leaf.as_bytes(), entry.bytes])?;
-    }
-    let mut traces = connection
-        .prepare_cached("INSERT INTO traces (claim_seq, hash, bytes) VALUES (?1, ?2, ?3)")?;
-    for trace in &batch.traces {
-        traces.execute(params![
-            trace.claim_seq as i64,
-            trace.hash.as_bytes(),
-            row_bytes(&trace.bytes)
-        ])?;
-        if trace.bytes.is_empty() {
-            name_blob(connection, trace.hash.as_bytes())?;
-        }
-    }
-    let revoked = batch
-        .changes
-        .claims
-        .iter()
-        .filter(|claim| claim.state == ClaimState::Revoked);
-    // A claim that changes after its revocation comes by again, and its row stays the same.
-    for claim in revoked {
-        if let Some(revocation) = &claim.revocation {
-            connection
-                .prepare_cached(
-                    "INSERT OR REPLACE INTO revocations (idx, claim_seq) VALUES (?1, ?2)",
-                )?
-                .execute(params![revocation.index as i64, claim.seq as i64])?;
-        }
-    }
-    Ok(())
-}
-
-/// Stores modules, and counts the claims that name each. Those of before there was a count have none.
-fn write_modules(connection: &Connection, batch: &Batch) -> Result<(), WriteError> {
-    let mut insert = connection.prepare_cached(
-        "INSERT INTO modules (hash, bytes, claims) VALUES (?1, ?2, 1)
-         ON CONFLICT (hash) DO UPDATE SET claims = claims + 1",
-    )?;
-    let mut count =
-        connection.prepare_cached("UPDATE modules SET claims = claims + ?2 WHERE hash = ?1")?;
-    let mut add = |hash: &Digest, by: i64| match count.execute(params![hash.as_bytes(), by])? {
-        1 => Ok(()),
-        // A claim would name a module that is not there.
-        rows => Err(WriteError::from(rusqlite::Error::StatementChangedRows(
-            rows,
-        ))),
-    };
-    for hash in &batch.changes.named_modules {
-        let brought = batch.modules.iter().find(|module| module.hash == *hash);
-        match brought.map(|module| &module.bytes) {
-            Some(ModuleBytes::Row(bytes)) => {
-                insert.execute(params![hash.as_bytes(), bytes])?;
-            }
-            Some(ModuleBytes::Blob) => {
-                insert.execute(params![hash.as_bytes(), None::<&[u8]>])?;
-                name_blob(connection, hash.as_bytes())?;
-            }
-            Some(ModuleBytes::Stored) | None => add(hash, 1)?,
-        }
-    }
-    for hash in &batch.changes.displaced_modules {
-        add(hash, -1)?;
-    }
-    Ok(())
-}
-
-fn read_displaced(connection: &Connection) -> Result<Vec<Digest>, StoreError> {
-    let mut select = connection.prepare("SELECT hash FROM modules WHERE claims = 0")?;
-    let hashes = select.query_map([], |row| row.get(0).map(Digest))?;
-    Ok(hashes.collect::<rusqlite::Result<_>>()?)
-}
-
-/// Removes those of the modules that no claim names. Returns those whose bytes are blobs.
-fn forget_modules(
-    connection: &Connection,
-    epoch: i64,
-    modules: &[Digest],
-) -> Result<Vec<Digest>, StoreError> {
-    let transaction = Transaction::begin(connection)?;
-    let mut blobs = Vec::new();
-    {
-        let mut delete = transaction.prepare_cached(
-            "DELETE FROM modules WHERE hash = ?1 AND claims = 0 RETURNING bytes IS NULL",
-        )?;
-        let mut unname = transaction.prepare_cached("DELETE FROM blobs WHERE hash = ?1")?;
-        for module in modules {
-            let is_blob = delete
-                .query_row([module.as_bytes()], |row| row.get(0))
-                .optional()?;
-            if is_blob == Some(true) {
-                unname.execute([module.as_bytes()])?;
-                blobs.push(*module);
-            }
-        }
-        // This commit is fenced too: a process that was taken over must not remove what the other
-        // one names.
-        let fenced = transaction
-            .prepare_cached("UPDATE state SET epoch = epoch WHERE id = 1 AND epoch = ?1")?
-            .execute([epoch])?;
-        if fenced != 1 {
-            return Err(StoreError::Unusable(
-                "another process has opened the database; only one may".to_owned(),
-            ));
-        }
-    }
-    transaction.commit()?;
-    Ok(blobs)
-}
-
-pub(crate) fn is_blob_named(connection: &Connection, hash: &Digest) -> Result<bool, StoreError> {
-    Ok(connection
-        .prepare_cached("SELECT 1 FROM blobs WHERE hash = ?1")?
-        .exists([hash.as_bytes()])?)
-}
-
-fn row_bytes(bytes: &[u8]) -> Option<&[u8]> {
-    (!bytes.is_empty()).then_some(bytes)
-}
-
-fn name_blob(connection: &Connection, hash: &[u8]) -> Result<(), WriteError> {
-    connection
-        .prepare_cached("INSERT INTO blobs (hash) VALUES (?1) ON CONFLICT DO NOTHING")?
-        .execute([hash])?;
-    Ok(())
-}
-
-fn write_journal(
-    connection: &Connection,
-    batch: &Batch,
-    next: &StateRow,
-) -> Result<(), WriteError> {
-    if batch.recorded.is_empty() {
-        return Ok(());
-    }
-    connection
-        .prepare_cached("INSERT INTO journal (seq, bytes, chain) VALUES (?1, ?2, ?3)")?
-        .execute(params![
-            next.journal_seq as i64,
-            journal_bytes(batch),
-            next.journal_chain
-        ])?;
-    Ok(())
-}
-
-pub(crate) fn read_claim(
-    connection: &Connection,
-    id: &ClaimId,
-    owner: Option<OwnerTag>,
-) -> Result<Option<Claim>, StoreError> {
-    // The owner stands before the row: of another owner's claim nothing else is read.
-    let bytes: Option<Vec<u8>> = connection
-        .prepare_cached(
-            "SELECT row FROM claims WHERE claim_id = ?1 AND (?2 IS NULL OR owner = ?2)",
-        )?
-        .query_row(
-            params![id.as_bytes(), owner.as_ref().map(OwnerTag::as_bytes)],
-            |row| row.get(0),
-        )
-        .optional()?;
-    bytes
-        .map(|bytes| row::decode("claims", id, &bytes))
-        .transpose()
-}
-
-pub(crate) fn read_account(
-    connection: &Connection,
-    owner: &OwnerTag,
-) -> Result<Option<Account>, StoreError> {
-    let bytes: Option<Vec<u8>> = connection
-        .prepare_cached("SELECT row FROM accounts WHERE owner = ?1")?
-        .query_row([owner.as_bytes()], |row| row.get(0))
-        .optional()?;
-    bytes
-        .map(|bytes| row::decode("accounts", owner, &bytes))
-        .transpose()
-}
-
-/// The sums over all accounts, and the number of the last journal row that changed one.
-pub(crate) fn read_totals(connection: &Connection) -> Result<(Totals, u64), StoreError> {
-    let bytes: Vec<u8> = connection
-        .prepare_cached("SELECT row FROM state WHERE id = 1")?
-        .query_row([], |row| row.get(0))?;
-    let state: StateRow = row::decode("state", 1, &bytes)?;
-    Ok((state.totals, state.accounts_seq))
-}
-
-pub(crate) fn read_pool(
-    connection: &Connection,
-    holdout: HoldoutId,
-    owner: OwnerTag,
-) -> Result<Option<PrincipalPool>, StoreError> {
-    let bytes: Option<Vec<u8>> = connection
-        .prepare_cached("SELECT row FROM pools WHERE holdout = ?1 AND owner = ?2")?
-        .query_row(params![holdout.as_bytes(), owner.as_bytes()], |row| {
-            row.get(0)
-        })
-        .optional()?;
-    bytes
-        .map(|bytes| row::decode("pools", owner, &bytes))
-        .transpose()
 }

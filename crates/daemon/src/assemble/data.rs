@@ -3,10 +3,9 @@
 use std::{fs::DirBuilder, os::unix::fs::DirBuilderExt as _, path::Path, sync::Arc};
 
 use evidenceos_store::{
-    Done, StoreError, backup,
+    Done, Found, OpenedStore, Rows, StoreEngine, StoreError, backup,
     blobs::sync_directory,
     facts::{Fact, Facts},
-    sqlite::{Found, SqliteStore},
 };
 
 use super::StartError;
@@ -18,7 +17,9 @@ use crate::{
 
 /// The database of a locked directory, before anything is decided over it.
 pub struct Data {
-    pub store: SqliteStore,
+    pub store: Box<dyn StoreEngine>,
+    /// What reads beside it.
+    pub readers: Arc<dyn Rows>,
     /// What the store held when it was opened.
     pub found: Found,
     /// What it has done since the start.
@@ -34,16 +35,21 @@ impl Data {
     /// If the database cannot be opened, or `accounts.json` is none of ours.
     pub fn open(config: &Config, metrics: &Arc<Metrics>) -> Result<Self, StartError> {
         let directory = config.data_dir.as_path();
-        let (mut store, mut found) = SqliteStore::open(directory)?;
+        let OpenedStore {
+            mut store,
+            rows: readers,
+            mut found,
+        } = evidenceos_store::open(directory)?;
         store.keep_free(config.min_free_bytes);
-        note_backup(directory, &mut store, &mut found.facts)?;
+        note_backup(directory, &mut *store, &mut found.facts)?;
         let watching = Arc::clone(metrics);
-        store.observe(move |batch, took| watching.committed(batch, took));
+        store.observe(Box::new(move |batch, took| watching.committed(batch, took)));
         let done = store.done();
         metrics.keeps(Arc::clone(&done));
         let accounts_json = accounts::look(directory, &found)?;
         Ok(Self {
             store,
+            readers,
             found,
             done,
             accounts_json,
@@ -86,7 +92,7 @@ pub fn prepare_directory(directory: &Path) -> Result<(), StoreError> {
 /// If the mark cannot be read or written.
 pub fn note_backup(
     directory: &Path,
-    store: &mut SqliteStore,
+    store: &mut dyn StoreEngine,
     facts: &mut Facts,
 ) -> Result<(), StoreError> {
     let Some(restored) = backup::put_into_place(directory)? else {

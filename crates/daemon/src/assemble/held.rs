@@ -8,19 +8,14 @@ use evidenceos_driver::{
 };
 use evidenceos_kernel::log_key::LogKey;
 use evidenceos_store::{
-    Head, StoreError,
+    Head, Rows, StoreEngine, StoreError,
     facts::{Fact, Facts},
-    log::{self, Released},
-    reader::Readers,
-    sqlite::SqliteStore,
+    log::{self, Released, Tiles, append_leaves},
 };
 use evidenceos_tlog::{Hash, Tile, Tree};
 use tokio::runtime::Handle;
 
-use super::{
-    StartError,
-    entries::{append_unsigned, former_origins},
-};
+use super::{StartError, entries::former_origins};
 use crate::{
     anchors::{self, Anchors, Own, Tip, Verdict},
     config::Config,
@@ -36,7 +31,7 @@ const ASK_ANCHORS_EVERY: Duration = Duration::from_secs(1);
 pub struct OwnLog {
     /// The tree that the log's files have: all of it was shown before.
     pub published: Tree,
-    pub readers: Arc<Readers>,
+    pub readers: Arc<dyn Rows>,
     pub origin: String,
     /// The names that it had before.
     pub former: Vec<String>,
@@ -53,20 +48,20 @@ impl OwnLog {
     /// If its files or rows cannot be read, or do not belong together.
     pub fn read(
         directory: &Path,
-        readers: &Arc<Readers>,
+        readers: &Arc<dyn Rows>,
         head: &Head,
         facts: &Facts,
         keys: &LogKeys,
         size: u64,
     ) -> Result<Self, StoreError> {
-        let published = log::published_tree(directory, readers, head)?;
+        let published = log::published_tree(directory, &**readers, head)?;
         let mut tree = published.clone();
-        append_unsigned(&mut tree, readers, size)?;
+        append_leaves(&mut tree, &**readers, size, Tiles::Drop)?;
         Ok(Self {
             published,
             readers: Arc::clone(readers),
             origin: keys.signer.origin().to_owned(),
-            former: former_origins(readers, facts)?,
+            former: former_origins(&**readers, facts)?,
             head: head.clone(),
             tip: (tree.size(), tree.root()),
         })
@@ -91,7 +86,7 @@ impl OwnLog {
         } else {
             Tree::new()
         };
-        append_unsigned(&mut tree, &self.readers, size)?;
+        append_leaves(&mut tree, &*self.readers, size, Tiles::Drop)?;
         Ok(tree)
     }
 
@@ -124,7 +119,7 @@ impl OwnLog {
     /// no file has yet.
     fn unshown(&self) -> Result<(Tree, Vec<Tile>), StoreError> {
         let mut tree = self.published.clone();
-        append_unsigned(&mut tree, &self.readers, self.head.size)?;
+        append_leaves(&mut tree, &*self.readers, self.head.size, Tiles::Keep)?;
         let tiles = tree.take_full_tiles();
         Ok((tree, tiles))
     }
@@ -151,7 +146,7 @@ impl Hold {
     pub fn wait(
         self,
         inbox: &Inbox,
-        store: &mut SqliteStore,
+        store: &mut dyn StoreEngine,
         publisher: &dyn Publisher,
     ) -> Result<ControlFlow<()>, Fatal> {
         tracing::error!("{}", self.state.held_because().unwrap_or_default());
@@ -180,7 +175,11 @@ impl Hold {
 }
 
 /// An anchor agrees: the database remembers which ones there are, and that nothing is open.
-pub fn settle(store: &mut SqliteStore, anchors: &Anchors, facts: &Facts) -> Result<(), StoreError> {
+pub fn settle(
+    store: &mut dyn StoreEngine,
+    anchors: &Anchors,
+    facts: &Facts,
+) -> Result<(), StoreError> {
     let mut changed = Vec::new();
     let places = anchors.to_remember();
     if !places.is_empty() && facts.anchors.as_ref() != Some(&places) {

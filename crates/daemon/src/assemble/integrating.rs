@@ -7,9 +7,8 @@ use std::{
 };
 
 use evidenceos_store::{
-    Done,
+    Done, Rows,
     log::{Integrator, LogView},
-    reader::Readers,
 };
 
 use super::StartError;
@@ -32,7 +31,7 @@ impl Integrating {
     pub fn start(
         mut integrator: Integrator,
         log: Arc<LogView>,
-        readers: Arc<Readers>,
+        readers: Arc<dyn Rows>,
         done: Arc<Done>,
     ) -> Result<Self, StartError> {
         let (wake, woken) = mpsc::channel();

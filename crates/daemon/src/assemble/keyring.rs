@@ -5,9 +5,9 @@ use std::path::Path;
 use evidenceos_kernel::holdout::{Holdout, HoldoutStatus};
 use evidenceos_keys::{Secret, kms::Kms, secrets};
 use evidenceos_store::{
+    StoreEngine,
     blobs::Blobs,
     facts::{Beginning, Fact, Facts},
-    sqlite::SqliteStore,
 };
 
 use super::{StartError, data::Data};
@@ -43,7 +43,7 @@ impl Keyring {
         let directory: &Path = &config.data_dir;
         let first_start = data.found.head.is_none();
         let own = secrets::directory(directory)?;
-        let made_now = first_start && make_key(config, &data.found.facts, &mut data.store)?;
+        let made_now = first_start && make_key(config, &data.found.facts, &mut *data.store)?;
         let imported = keys::imported(config)?;
         let log = LogKeys::find(config, data.found.head.as_ref(), runtime)?;
         let made_key = made_now || (first_start && is_own(&data.found.facts, &log));
@@ -95,7 +95,11 @@ impl Keyring {
 
 /// Makes the signing key, if there is none and one may be made. That this start makes it is
 /// durable before the key is: a crash in between leaves no key that could have signed a log.
-fn make_key(config: &Config, facts: &Facts, store: &mut SqliteStore) -> Result<bool, StartError> {
+fn make_key(
+    config: &Config,
+    facts: &Facts,
+    store: &mut dyn StoreEngine,
+) -> Result<bool, StartError> {
     let Some(new) = NewKey::wanted(config)? else {
         return Ok(false);
     };

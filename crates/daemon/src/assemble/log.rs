@@ -14,18 +14,15 @@ use evidenceos_kernel::{
     state::Resident,
 };
 use evidenceos_store::{
-    AccountsFile, AccountsFiles, Done, Head, StoreError,
+    AccountsFile, AccountsFiles, Done, Found, Head, OpenedStore, Rows, StoreEngine, StoreError,
     facts::{Fact, Facts},
-    log::Integrator,
-    reader::Readers,
-    sqlite::{Found, SqliteStore},
+    log::{Integrator, Tiles, append_leaves},
 };
 use evidenceos_tlog::Tree;
 use tokio::runtime::Handle;
 
 use super::{
     StartError,
-    entries::append_unsigned,
     held::{self, CANNOT_WRITE, Hold, OwnLog},
     keyring::Keyring,
     own::{self, Signing},
@@ -43,9 +40,9 @@ use crate::{
 /// The log of an opened directory.
 pub struct Log {
     /// The store with its state and the tree of all entries.
-    pub alone: Alone<SqliteStore>,
+    pub alone: Alone<Box<dyn StoreEngine>>,
     /// Connections that read committed rows.
-    pub readers: Arc<Readers>,
+    pub readers: Arc<dyn Rows>,
     /// What remembers its head elsewhere.
     pub anchors: Arc<Anchors>,
     /// What is known of them.
@@ -72,7 +69,7 @@ impl Log {
     /// is held.
     pub fn open(
         config: &Config,
-        (store, found): (SqliteStore, Found),
+        opened: OpenedStore,
         accounts_json: &AtStart,
         keyring: &Keyring,
         engine: &str,
@@ -81,20 +78,19 @@ impl Log {
     ) -> Result<Self, StartError> {
         let directory = config.data_dir.as_path();
         let keys = &keyring.log;
+        let OpenedStore {
+            store,
+            rows: readers,
+            found,
+        } = opened;
+        let resident = found.resident(config.accounting.clone(), engine.to_owned());
         let Found {
-            holdouts,
-            counters,
             head,
             log_keys,
-            totals,
             facts,
-            in_force,
             ..
         } = found;
         let first_start = head.is_none();
-        let resident = Resident::new(holdouts, counters, engine.to_owned())
-            .with_accounts(config.accounting.clone(), totals)
-            .with_in_force(in_force);
         let (anchors, state) = anchors_of(config, &facts, metrics, runtime)?;
         let ((mut store, resident), head, history) = match head {
             Some(head) => {
@@ -106,7 +102,6 @@ impl Log {
                 (opened, head, vec![LogKey::new(keys.signer.public_key(), 0)])
             }
         };
-        let readers = Arc::new(Readers::open(directory)?);
         store.release_through(readers.blobs().clone());
         let size = resident.counters().next_index;
         // Before anything is signed over what is here, or shown of it that was not before.
@@ -128,7 +123,7 @@ impl Log {
         };
         let integrator = Integrator::recover(directory, Arc::clone(&readers), Some(&shown))?;
         let mut tree = integrator.tree().clone();
-        append_unsigned(&mut tree, &readers, size)?;
+        append_leaves(&mut tree, &*readers, size, Tiles::Keep)?;
         Ok(Self {
             alone: Alone::new(store, resident, tree),
             readers,
@@ -193,9 +188,9 @@ impl Log {
         };
         let store = self.alone.store_mut();
         Ok(accounts::write_now(
-            store,
+            &mut **store,
             directory,
-            &self.readers,
+            &*self.readers,
             before,
         )?)
     }
@@ -245,7 +240,7 @@ impl Log {
         }
         self.integrator.integrate(&self.shown)?;
         if self.free {
-            held::settle(self.alone.store_mut(), &self.anchors, &self.facts)?;
+            held::settle(&mut **self.alone.store_mut(), &self.anchors, &self.facts)?;
         } else if self.state.held_because().is_none() {
             self.state.hold(CANNOT_WRITE);
         }
@@ -334,14 +329,16 @@ fn is_free(
     Ok(remembered)
 }
 
+type StoreAndState = (Box<dyn StoreEngine>, Resident);
+
 /// Entry 0 of a new log, committed before anything else.
 fn begin(
     config: &Config,
-    (store, resident): (SqliteStore, Resident),
+    (store, resident): StoreAndState,
     anchors: &Anchors,
     keyring: &Keyring,
     runtime: &Handle,
-) -> Result<((SqliteStore, Resident), Head), StartError> {
+) -> Result<(StoreAndState, Head), StartError> {
     let signer = &keyring.log.signer;
     let begun = anchors.begin(&Beginner {
         origin: signer.origin(),

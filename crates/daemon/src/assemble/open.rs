@@ -12,7 +12,7 @@ use evidenceos_driver::mailbox::{self, Mailbox};
 use evidenceos_failpoint::{self as failpoint, Point};
 use evidenceos_kernel::{account::Account, in_force::InForce};
 use evidenceos_sandbox::{Sandbox, Walls};
-use evidenceos_store::{AccountsFile, Done, lock::DirectoryLock, log::LogView, reader::Readers};
+use evidenceos_store::{AccountsFile, Done, OpenedStore, Rows, lock::DirectoryLock, log::LogView};
 use tokio::{
     runtime::Handle,
     sync::{broadcast, watch},
@@ -40,8 +40,8 @@ use crate::{
     release::{Anchored, Releasing, Shows},
     runner::Guests,
     services::{
-        Accounts, Catalog, Claims, Holdouts, Log as ShownLog, Probing, Rekeying, Rows, Server,
-        Services, ServicesCollector, Setup, Writer as WayToWriter,
+        Accounts, Catalog, Claims, Holdouts, Log as ShownLog, Probing, Rekeying, Server, Services,
+        ServicesCollector, Setup, ShownRows, Writer as WayToWriter,
     },
 };
 
@@ -73,7 +73,7 @@ pub struct Parts {
     pub clock: Arc<Clock>,
     pub log: Arc<LogView>,
     pub released: watch::Sender<u64>,
-    pub readers: Arc<Readers>,
+    pub readers: Arc<dyn Rows>,
     pub done: Arc<Done>,
     pub accounts_shown: watch::Receiver<u64>,
 }
@@ -125,7 +125,7 @@ struct Working {
     released: watch::Sender<u64>,
     changed_accounts: broadcast::Sender<Arc<[Account]>>,
     state: Arc<anchors::State>,
-    readers: Arc<Readers>,
+    readers: Arc<dyn Rows>,
 }
 
 /// Opens a data directory. Blocks; `runtime` is where a KMS is asked.
@@ -234,6 +234,7 @@ impl Ready {
         let keyring = Keyring::find(config, &mut data, runtime)?;
         let Data {
             store,
+            readers,
             found,
             done,
             accounts_json,
@@ -242,7 +243,11 @@ impl Ready {
         let catalog = Arc::new(Catalog::new(&found.holdouts));
         let mut log = Log::open(
             config,
-            (store, found),
+            OpenedStore {
+                store,
+                rows: readers,
+                found,
+            },
             &accounts_json,
             &keyring,
             sandbox.engine_id(),
@@ -253,7 +258,7 @@ impl Ready {
         // A new key is linked before the start signs anything else with it.
         log.follow_key(&log_keys, runtime)?;
         let keys = Arc::new(Keys::new(owners, log_keys, log.history.clone()));
-        keys.must_be_these(&log.readers)?;
+        keys.must_be_these(&*log.readers)?;
         let accounts_json = log.bring_accounts(directory, accounts_json, &keys, runtime)?;
         // An anchor knows what the start has signed before anything works on the log.
         log.publish(&keys.signer(), &done)?;
@@ -378,7 +383,7 @@ fn recorder(
     config: &Config,
     epoch: u64,
     mailbox: &Mailbox,
-    readers: &Arc<Readers>,
+    readers: &Arc<dyn Rows>,
     metrics: &Metrics,
 ) -> Result<(Arc<Recorder>, decisions::Following), StartError> {
     let keep = config.preflight.keep;
@@ -411,7 +416,7 @@ fn services(
         working.mailbox.clone(),
         working.anchored.clone(),
     ));
-    let rows = Rows {
+    let rows = ShownRows {
         readers: Arc::clone(&working.readers),
         anchored: working.anchored.clone(),
     };

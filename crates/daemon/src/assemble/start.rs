@@ -314,7 +314,7 @@ impl Running {
                         .load(std::sync::atomic::Ordering::Acquire)
             });
             if behind {
-                accounts::write_now(&mut store, &directory, &parts.readers, before)?;
+                accounts::write_now(&mut *store, &directory, &*parts.readers, before)?;
             }
             Ok::<_, StoreError>(())
         })

@@ -12,7 +12,7 @@ use evidenceos_driver::{
     mailbox::{self, Inbox, Mailbox},
 };
 use evidenceos_kernel::in_force::InForce;
-use evidenceos_store::sqlite::SqliteStore;
+use evidenceos_store::StoreEngine;
 use tokio::runtime::Handle;
 
 use super::{StartError, held::Hold};
@@ -28,7 +28,7 @@ use crate::{
 /// What the writer is wired from.
 pub struct Writer<'o> {
     /// The store, its state and its tree.
-    pub alone: Alone<SqliteStore>,
+    pub alone: Alone<Box<dyn StoreEngine>>,
     /// Entries that have a signed head.
     pub signed_size: u64,
     pub keys: &'o Keys,
@@ -80,7 +80,7 @@ impl Writer<'_> {
                 // While the log is held there is no driver, so that nothing can decide or sign.
                 if let Some(hold) = hold
                     && hold
-                        .wait(&inbox, &mut store, publisher.as_ref())?
+                        .wait(&inbox, &mut *store, publisher.as_ref())?
                         .is_break()
                 {
                     return Ok(store);
@@ -109,7 +109,7 @@ impl Writer<'_> {
 /// The writer's thread, and the mailbox that ends it.
 pub struct DriverThread {
     mailbox: Mailbox,
-    thread: Option<JoinHandle<Result<SqliteStore, Fatal>>>,
+    thread: Option<JoinHandle<Result<Box<dyn StoreEngine>, Fatal>>>,
 }
 
 impl DriverThread {
@@ -123,7 +123,7 @@ impl DriverThread {
     ///
     /// # Errors
     /// If the store failed.
-    pub fn join(mut self) -> Result<SqliteStore, Fatal> {
+    pub fn join(mut self) -> Result<Box<dyn StoreEngine>, Fatal> {
         match self.thread.take().map(JoinHandle::join) {
             Some(Ok(ended)) => ended,
             Some(Err(panic)) => std::panic::resume_unwind(panic),

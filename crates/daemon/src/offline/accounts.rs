@@ -7,12 +7,10 @@ use std::{
 };
 
 use evidenceos_store::{
-    StoreError,
+    OpenedStore, Rows, StoreError,
     accounts::{AccountsJson, Listed, digest, parse},
     blobs::write_durably,
     lock::DirectoryLock,
-    reader::Readers,
-    sqlite::{Found, SqliteStore},
 };
 
 use crate::{
@@ -22,26 +20,20 @@ use crate::{
 
 struct Stopped {
     _lock: DirectoryLock,
-    store: SqliteStore,
-    found: Found,
-    readers: Readers,
+    opened: OpenedStore,
 }
 
 fn open(directory: &Path) -> Result<Stopped, StoreError> {
-    if !SqliteStore::exists(directory) {
+    if !evidenceos_store::exists(directory) {
         return Err(StoreError::Unusable(format!(
             "{} holds no database; a daemon that is started on it imports the accounts.json that it finds there",
             directory.display()
         )));
     }
     let lock = DirectoryLock::take(directory)?;
-    let (store, found) = SqliteStore::open(directory)?;
-    let readers = Readers::open(directory)?;
     Ok(Stopped {
         _lock: lock,
-        store,
-        found,
-        readers,
+        opened: evidenceos_store::open(directory)?,
     })
 }
 
@@ -71,7 +63,7 @@ pub fn import(
     let listed = parse(&bytes).map_err(|error| {
         StoreError::Unusable(format!("this is not what accounts are kept as: {error}"))
     })?;
-    let lines = differences(&stopped.readers, &listed)?;
+    let lines = differences(&*stopped.opened.rows, &listed)?;
     let approval = Approval {
         sha256: digest(&bytes),
         reason: because.to_owned(),
@@ -85,11 +77,11 @@ pub fn import(
 }
 
 fn differences(
-    readers: &Readers,
+    rows: &dyn Rows,
     listed: &BTreeMap<String, Listed>,
 ) -> Result<Vec<String>, StoreError> {
     let mut before = BTreeMap::new();
-    readers.all_accounts(|account| {
+    rows.all_accounts(&mut |account| {
         before.insert(account.principal.clone(), Listed::from(&account));
         Ok(())
     })?;
@@ -138,7 +130,7 @@ pub fn export(directory: &Path) -> Result<Option<PathBuf>, StoreError> {
     let mut before = None;
     let mut kept = None;
     if let Some(bytes) = file.read()? {
-        before = stopped.found.accounts_files.find(&digest(&bytes));
+        before = stopped.opened.found.accounts_files.find(&digest(&bytes));
         // A file that the daemon did not write may be an operator's work, so it is kept.
         if before.is_none() {
             let copy = directory.join(format!("accounts.json.replaced-{}", unix_ms()));
@@ -149,6 +141,7 @@ pub fn export(directory: &Path) -> Result<Option<PathBuf>, StoreError> {
     // The approval goes first: after a crash the next start must not import what the operator gave
     // up.
     Approval::withdraw(directory)?;
-    write_now(&mut stopped.store, directory, &stopped.readers, before)?;
+    let OpenedStore { store, rows, .. } = &mut stopped.opened;
+    write_now(&mut **store, directory, &**rows, before)?;
     Ok(kept)
 }

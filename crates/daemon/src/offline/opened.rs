@@ -3,35 +3,30 @@
 use std::sync::Arc;
 
 use evidenceos_driver::Alone;
-use evidenceos_kernel::{continuity::KnownTree, log_key::LogKey, state::Resident};
+use evidenceos_kernel::{continuity::KnownTree, log_key::LogKey};
 use evidenceos_store::{
-    Head, StoreError,
+    self as store, Found, Head, Rows, StoreEngine, StoreError,
     facts::{Fact, Facts},
     lock::DirectoryLock,
-    reader::Readers,
-    sqlite::{Found, SqliteStore},
+    log::{Tiles, append_leaves, root_of_entries},
 };
 use evidenceos_tlog::Tree;
 use tokio::runtime::Handle;
 
 use crate::{
     anchors::{self, Anchors, Own, Verdict},
-    assemble::{
-        StartError,
-        data::note_backup,
-        entries::{append_unsigned, former_origins},
-    },
+    assemble::{StartError, data::note_backup, entries::former_origins},
     config::{Anchoring, Config},
 };
 
 /// A stopped data directory, opened to work on its log.
 pub struct Opened {
     /// The store with its state and the tree of all entries.
-    pub alone: Alone<SqliteStore>,
+    pub alone: Alone<Box<dyn StoreEngine>>,
     pub head: Head,
     pub log_keys: Vec<LogKey>,
     pub facts: Facts,
-    pub readers: Arc<Readers>,
+    pub readers: Arc<dyn Rows>,
     _lock: DirectoryLock,
 }
 
@@ -42,19 +37,22 @@ impl Opened {
     /// If a daemon has the directory, or the database has no log yet.
     pub fn open(config: &Config) -> Result<Self, StartError> {
         let lock = DirectoryLock::take(&config.data_dir)?;
-        let (mut store, mut found) = SqliteStore::open(&config.data_dir)?;
+        let store::OpenedStore {
+            mut store,
+            rows: readers,
+            mut found,
+        } = store::open(&config.data_dir)?;
         // Recovery protects what was charged, so that it may use the room that is kept free from
         // new work.
         store.keep_free(0);
-        note_backup(&config.data_dir, &mut store, &mut found.facts)?;
+        note_backup(&config.data_dir, &mut *store, &mut found.facts)?;
+        // Nothing runs here, so that no engine is named.
+        let resident = found.resident(config.accounting.clone(), String::new());
         let Found {
-            holdouts,
             counters,
             head,
             log_keys,
-            totals,
             facts,
-            in_force,
             ..
         } = found;
         let head = head.ok_or_else(|| {
@@ -62,15 +60,8 @@ impl Opened {
                 "the database has no log yet; restore a backup, or start the daemon".to_owned(),
             )
         })?;
-        let readers = Arc::new(Readers::open(&config.data_dir)?);
         let mut tree = Tree::new();
-        append_unsigned(&mut tree, &readers, counters.next_index)?;
-        // Size and root are all that is needed; the tiles of a whole log would fill memory.
-        drop(tree.take_full_tiles());
-        // Nothing runs here, so that no engine is named.
-        let resident = Resident::new(holdouts, counters, String::new())
-            .with_accounts(config.accounting.clone(), totals)
-            .with_in_force(in_force);
+        append_leaves(&mut tree, &*readers, counters.next_index, Tiles::Drop)?;
         Ok(Self {
             alone: Alone::new(store, resident, tree),
             head,
@@ -102,16 +93,12 @@ impl Opened {
     /// # Errors
     /// If one knows another log, or other entries.
     pub fn compare(&self, anchors: &Anchors) -> Result<Verdict, StoreError> {
-        let former = former_origins(&self.readers, &self.facts)?;
+        let former = former_origins(&*self.readers, &self.facts)?;
         anchors.compare(&Own {
             origin: self.origin(),
             former: &former,
             tip: (self.alone.tree().size(), self.alone.tree().root()),
-            root_at: &|size| {
-                let mut tree = Tree::new();
-                append_unsigned(&mut tree, &self.readers, size)?;
-                Ok(tree.root())
-            },
+            root_at: &|size| root_of_entries(&*self.readers, size),
         })
     }
 

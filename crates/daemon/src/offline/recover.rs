@@ -8,7 +8,7 @@ use evidenceos_kernel::{
     log_key::{KeyRotated, LogKey},
     record,
 };
-use evidenceos_store::{Head, StoreError, facts::Fact, reader::Readers};
+use evidenceos_store::{Head, Rows, StoreError, facts::Fact};
 use evidenceos_tlog::{Checkpoint, Hash, Note, SignedCheckpoint, leaf_hash};
 use tokio::runtime::Handle;
 
@@ -222,7 +222,7 @@ fn append(
         if let Ok(recorded) = BatchRecorded::parse(bytes) {
             epoch = epoch.max(recorded.batch.first.epoch());
         }
-        note_losses(&opened.readers, bytes, recovered)?;
+        note_losses(&*opened.readers, bytes, recovered)?;
     }
     let first = opened.alone.tree().size();
     // The last part ends what was open: nothing that the source has is missing any more.
@@ -249,7 +249,7 @@ fn append(
 }
 
 fn note_losses(
-    readers: &Readers,
+    readers: &dyn Rows,
     entry: &[u8],
     recovered: &mut Recovered,
 ) -> Result<(), StoreError> {

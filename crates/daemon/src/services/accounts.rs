@@ -14,7 +14,7 @@ use tokio::sync::{
     mpsc, watch,
 };
 
-use super::{Error, Rows, Writer, writer::unexpected};
+use super::{Error, ShownRows, Writer, writer::unexpected};
 use crate::{accounts::shows_all, auth::Principal, clock::Clock, keys::Keys};
 
 /// Accounts in one message of a watch.
@@ -27,7 +27,7 @@ pub struct Accounts {
     /// The way to the writer.
     pub writer: Arc<Writer>,
     /// The committed rows that replies are made from.
-    pub rows: Rows,
+    pub rows: ShownRows,
     /// What makes tags of names.
     pub keys: Arc<Keys>,
     /// The time that decisions are made at.

@@ -25,7 +25,7 @@ use lru::LruCache;
 use self::modules::Modules;
 pub use self::modules::Offer;
 use super::{
-    Catalog, Error, Log, Rows, Writer,
+    Catalog, Error, Log, ShownRows, Writer,
     log::Shown,
     probing::{Counted, Probing},
     rows::blocking,
@@ -39,7 +39,7 @@ const KNOWN_CLAIMS: NonZeroUsize = NonZeroUsize::new(16_384).expect("not zero");
 /// What can be done with claims.
 pub struct Claims {
     writer: Arc<Writer>,
-    rows: Rows,
+    rows: ShownRows,
     catalog: Arc<Catalog>,
     log: Arc<Log>,
     modules: Arc<Modules>,
@@ -97,7 +97,7 @@ impl Claims {
     #[must_use]
     pub fn new(
         writer: Arc<Writer>,
-        rows: Rows,
+        rows: ShownRows,
         catalog: Arc<Catalog>,
         log: Arc<Log>,
         guests: Arc<Guests>,

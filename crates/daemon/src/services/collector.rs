@@ -17,7 +17,7 @@ use prometheus_client::{
     metrics::{counter::ConstCounter, gauge::ConstGauge},
 };
 
-use super::{Accounts, Rows, Server, Services};
+use super::{Accounts, Server, Services, ShownRows};
 use crate::metrics::write::{counter, gauge};
 
 /// Holdouts that are shown one by one, the newest: what bounds the series of a server.
@@ -51,7 +51,7 @@ impl ServicesCollector {
     }
 
     /// The newest meters that an anchor covers.
-    fn meters(&self, rows: &Rows, holdouts: &[Arc<Holdout>]) -> Option<Arc<Meters>> {
+    fn meters(&self, rows: &ShownRows, holdouts: &[Arc<Holdout>]) -> Option<Arc<Meters>> {
         let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
         match read_meters(rows, holdouts) {
             Ok(meters) => {
@@ -74,7 +74,7 @@ impl ServicesCollector {
     }
 }
 
-fn read_meters(rows: &Rows, holdouts: &[Arc<Holdout>]) -> Result<Meters, StoreError> {
+fn read_meters(rows: &ShownRows, holdouts: &[Arc<Holdout>]) -> Result<Meters, StoreError> {
     let shown = holdouts.iter().rev().take(HOLDOUTS);
     let read: Vec<Option<Holdout>> = shown
         .map(|holdout| rows.readers.holdout(holdout.seq))

@@ -18,7 +18,7 @@ pub use self::{
     registration::{AskedPolicy, Submission},
     rekey::Rekeying,
 };
-use super::{Catalog, Error, Rows, Writer, rows::blocking, writer::unexpected};
+use super::{Catalog, Error, ShownRows, Writer, rows::blocking, writer::unexpected};
 use crate::{
     auth::Principal,
     keys::Keys,
@@ -32,7 +32,7 @@ const REGISTRATION_TRIES: usize = 3;
 /// What can be done with holdouts.
 pub struct Holdouts {
     writer: Arc<Writer>,
-    rows: Rows,
+    rows: ShownRows,
     catalog: Arc<Catalog>,
     keys: Arc<Keys>,
     guests: Arc<Guests>,
@@ -64,7 +64,7 @@ impl Holdouts {
     #[must_use]
     pub fn new(
         writer: Arc<Writer>,
-        rows: Rows,
+        rows: ShownRows,
         catalog: Arc<Catalog>,
         keys: Arc<Keys>,
         guests: Arc<Guests>,

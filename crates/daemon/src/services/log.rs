@@ -11,7 +11,7 @@ use evidenceos_store::{Head, log::LogView};
 use evidenceos_tlog::Hash;
 use tokio::sync::{mpsc, watch};
 
-use super::{Error, Rows, rows::blocking};
+use super::{Error, ShownRows, rows::blocking};
 use crate::keys::{Keys, verifier};
 
 /// Revocations in one page.
@@ -25,7 +25,7 @@ const MAX_ENTRIES_BYTES: usize = 1 << 20;
 pub struct Log {
     keys: Arc<Keys>,
     view: Arc<LogView>,
-    rows: Rows,
+    rows: ShownRows,
     /// The size of the newest head that is shown.
     released: watch::Sender<u64>,
     /// The log index of the newest revocation.
@@ -120,7 +120,7 @@ impl Log {
     pub fn new(
         keys: Arc<Keys>,
         view: Arc<LogView>,
-        rows: Rows,
+        rows: ShownRows,
         released: watch::Sender<u64>,
     ) -> Self {
         let revoked = watch::Sender::new(0);

@@ -2,20 +2,20 @@
 
 use std::sync::Arc;
 
-use evidenceos_store::reader::Readers;
+use evidenceos_store::Rows;
 
 use super::Error;
 use crate::release::Anchored;
 
 /// Rows, and how far they may be shown.
 #[derive(Clone)]
-pub struct Rows {
-    pub readers: Arc<Readers>,
+pub struct ShownRows {
+    pub readers: Arc<dyn Rows>,
     /// How far anchors remember the log: what follows from rows is shown once they cover it.
     pub anchored: Anchored,
 }
 
-impl Rows {
+impl ShownRows {
     /// Reads rows beside the threads that serve, and gives what was read, be it a refusal, once an
     /// anchor covers all that it may follow from.
     ///

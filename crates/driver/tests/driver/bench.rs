@@ -148,9 +148,13 @@ impl Bench {
     }
 
     fn found_with(&mut self, engine: &str) -> Self {
-        let mut shelf = self.driver.store_mut().clone();
-        let (memory, tail) = shelf.memory.restarted();
-        shelf.memory = memory;
+        let before = self.driver.store_mut();
+        let (memory, tail) = before.memory.restarted();
+        let shelf = Shelf {
+            memory,
+            watch: before.watch.clone(),
+            ..*before
+        };
         let mut bench = Self::start(shelf, self.limits, engine, self.calls, self.keys);
         bench.tail = tail;
         bench.holdout = self.holdout;

@@ -66,7 +66,6 @@ impl Watch {
 }
 
 /// The store in memory, with faults that belong to a claim instead of a moment.
-#[derive(Clone)]
 pub(crate) struct Shelf {
     pub(crate) memory: MemoryStore,
     /// No batch that writes this claim can be stored.

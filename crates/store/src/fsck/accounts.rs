@@ -13,7 +13,8 @@ use super::{Examination, RESTORE, TELL, each, history::each_entry, rows};
 use crate::{
     StoreError,
     accounts::{AccountsJson, digest},
-    sqlite,
+    row,
+    tables::Table,
 };
 
 /// What to do about a file that is not the daemon's.
@@ -30,42 +31,37 @@ struct Runs {
 pub(super) fn accounts(on: &mut Examination<'_>) -> Result<u64, StoreError> {
     let mut runs = runs(on)?;
     let mut found = Totals::default();
-    let total = sqlite::count(&on.connection, "accounts")?;
-    let rows = each(
-        on,
-        "SELECT seq, owner, row FROM accounts WHERE seq > ?1 ORDER BY seq LIMIT ?2",
-        total,
-        |row| Ok((row.get::<_, Vec<u8>>(1)?, row.get::<_, Vec<u8>>(2)?)),
-        |on, seq, (owner, bytes)| {
-            let Some(account) = on.decoded::<Account>("accounts", seq, &bytes) else {
-                return Ok(());
-            };
-            let at = ("accounts", &account.principal);
-            on.must(
-                account.seq == seq as u64 && account.owner.as_bytes() == owner,
-                at,
-                || "its number or its owner is another than its row's".to_owned(),
-                RESTORE,
-            );
-            // What is left over at the end is of no account.
-            let by_runs = runs.reserved.remove(&account.owner).unwrap_or_default();
-            on.must(
-                u128::from(account.reserved) == by_runs,
-                at,
-                || {
-                    format!(
-                        "{} credits are reserved, by runs under way {by_runs}",
-                        account.reserved
-                    )
-                },
-                TELL,
-            );
-            found.accounts += 1;
-            found.balances += u128::from(account.balance);
-            found.reserved += u128::from(account.reserved);
-            Ok(())
-        },
-    )?;
+    let total = on.tables.count(Table::Accounts)?;
+    let rows = each(on, Table::Accounts, total, |on, row| {
+        let seq = row.number();
+        let Some(account) = on.decoded::<Account>("accounts", seq, row.bytes(1)) else {
+            return Ok(());
+        };
+        let at = ("accounts", &account.principal);
+        on.must(
+            account.seq == seq && account.owner.as_bytes() == row.bytes(0),
+            at,
+            || "its number or its owner is another than its row's".to_owned(),
+            RESTORE,
+        );
+        // What is left over at the end is of no account.
+        let by_runs = runs.reserved.remove(&account.owner).unwrap_or_default();
+        on.must(
+            u128::from(account.reserved) == by_runs,
+            at,
+            || {
+                format!(
+                    "{} credits are reserved, by runs under way {by_runs}",
+                    account.reserved
+                )
+            },
+            TELL,
+        );
+        found.accounts += 1;
+        found.balances += u128::from(account.balance);
+        found.reserved += u128::from(account.reserved);
+        Ok(())
+    })?;
     for (owner, reserved) in runs.reserved {
         on.note(
             "claims",
@@ -83,28 +79,22 @@ pub(super) fn accounts(on: &mut Examination<'_>) -> Result<u64, StoreError> {
 
 fn runs(on: &mut Examination<'_>) -> Result<Runs, StoreError> {
     let mut runs = Runs::default();
-    let total = sqlite::count(&on.connection, "claims")?;
-    each(
-        on,
-        "SELECT seq, row FROM claims WHERE seq > ?1 ORDER BY seq LIMIT ?2",
-        total,
-        |row| row.get::<_, Vec<u8>>(1),
-        |_, _, bytes| {
-            // A row that does not decode was noted by the check of claims.
-            let Ok(claim) = crate::row::decode::<Claim>("claims", 0, &bytes) else {
-                return Ok(());
-            };
-            let holdout = runs.by_holdout.entry(claim.terms.holdout).or_default();
-            if claim.state == ClaimState::Executing {
-                *runs.reserved.entry(claim.terms.owner).or_default() +=
-                    u128::from(claim.credit.reserved);
-                holdout.0 += claim.credit.reserved;
-            }
-            holdout.1 += claim.credit.burned;
-            runs.burned += u128::from(claim.credit.burned);
-            Ok(())
-        },
-    )?;
+    let total = on.tables.count(Table::Claims)?;
+    each(on, Table::Claims, total, |_, row| {
+        // A row that does not decode was noted by the check of claims.
+        let Ok(claim) = row::decode::<Claim>("claims", 0, row.bytes(2)) else {
+            return Ok(());
+        };
+        let holdout = runs.by_holdout.entry(claim.terms.holdout).or_default();
+        if claim.state == ClaimState::Executing {
+            *runs.reserved.entry(claim.terms.owner).or_default() +=
+                u128::from(claim.credit.reserved);
+            holdout.0 += claim.credit.reserved;
+        }
+        holdout.1 += claim.credit.burned;
+        runs.burned += u128::from(claim.credit.burned);
+        Ok(())
+    })?;
     // Whoever reserves nothing needs no account: claims from before there was credit.
     runs.reserved.retain(|_, reserved| *reserved > 0);
     Ok(runs)

@@ -6,14 +6,19 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use evidenceos_kernel::{holdout::HoldoutStatus, id::Digest};
+use evidenceos_kernel::{claim::Claim, holdout::HoldoutStatus, id::Digest};
 use evidenceos_tlog::{
     Checkpoint, Note, SignedCheckpoint, Tile, Tree,
     tile::{encode_entries, encode_hashes},
 };
 
-use super::{BRING_BLOB, Examination, REMAKE_LOG, RESTORE, each, history};
-use crate::{StoreError, blobs::Blobs, sqlite};
+use super::{BRING_BLOB, Examination, NO_KEY, REMAKE_LOG, RESTORE, each, history};
+use crate::{
+    StoreError,
+    blobs::Blobs,
+    row,
+    tables::{Table, Value},
+};
 
 /// Entries in a tile or a bundle.
 const WIDTH: u64 = 256;
@@ -262,66 +267,46 @@ fn checkpoint(
 /// Modules and traces in rows are what their digests say; those in blobs are named as blobs.
 pub(super) fn modules_and_traces(on: &mut Examination<'_>) -> Result<u64, StoreError> {
     let mut looked_at = 0;
-    for (table, key) in [("modules", "seq"), ("traces", "claim_seq")] {
-        let total = sqlite::count(&on.connection, table)?;
-        looked_at += each(
-            on,
-            &format!(
-                "SELECT {key}, hash, bytes FROM {table} WHERE {key} > ?1 ORDER BY {key} LIMIT ?2"
-            ),
-            total,
-            |row| Ok((row.get::<_, Vec<u8>>(1)?, row.get::<_, Option<Vec<u8>>>(2)?)),
-            |on, seq, (hash, bytes)| {
-                let fits = match bytes {
-                    Some(bytes) => Digest::of(&bytes).0[..] == hash[..],
-                    None => on
-                        .connection
-                        .prepare_cached("SELECT 1 FROM blobs WHERE hash = ?1")?
-                        .exists([&hash])?,
-                };
-                on.must(
-                    fits,
-                    (table, seq),
-                    || "its content has another digest, or is named nowhere".to_owned(),
-                    RESTORE,
-                );
-                Ok(())
-            },
-        )?;
+    for (table, name) in [(Table::Modules, "modules"), (Table::Traces, "traces")] {
+        let total = on.tables.count(table)?;
+        looked_at += each(on, table, total, |on, row| {
+            let hash = row.bytes(0);
+            let fits = if row.is_null(1) {
+                let blob = [Value::Bytes(hash.to_vec())];
+                on.tables.row(Table::Blobs, &blob)?.is_some()
+            } else {
+                Digest::of(row.bytes(1)).0[..] == *hash
+            };
+            on.must(
+                fits,
+                (name, row.number()),
+                || "its content has another digest, or is named nowhere".to_owned(),
+                RESTORE,
+            );
+            Ok(())
+        })?;
     }
-    let modules = claims_without(on, "modules")?;
-    for claim in modules {
+    for claim in claims_without_module(on)? {
         on.note("claims", claim, "its module is missing", RESTORE);
     }
     Ok(looked_at)
 }
 
 /// Claims whose module is not stored.
-fn claims_without(on: &mut Examination<'_>, table: &str) -> Result<Vec<String>, StoreError> {
+fn claims_without_module(on: &mut Examination<'_>) -> Result<Vec<String>, StoreError> {
     let mut without = Vec::new();
-    let total = sqlite::count(&on.connection, "claims")?;
-    let sql = format!("SELECT 1 FROM {table} WHERE hash = ?1");
-    each(
-        on,
-        "SELECT seq, row FROM claims WHERE seq > ?1 ORDER BY seq LIMIT ?2",
-        total,
-        |row| row.get::<_, Vec<u8>>(1),
-        |on, seq, bytes| {
-            // A damaged row is a finding of the check of claims.
-            let claim =
-                crate::row::decode::<evidenceos_kernel::claim::Claim>("claims", seq, &bytes);
-            if let Ok(claim) = claim
-                && let Some(commitment) = &claim.commitment
-                && !on
-                    .connection
-                    .prepare_cached(&sql)?
-                    .exists([commitment.module.hash.as_bytes()])?
-            {
-                without.push(claim.id.to_string());
-            }
-            Ok(())
-        },
-    )?;
+    let total = on.tables.count(Table::Claims)?;
+    each(on, Table::Claims, total, |on, row| {
+        // A damaged row is a finding of the check of claims.
+        let claim = row::decode::<Claim>("claims", row.number(), row.bytes(2));
+        if let Ok(claim) = claim
+            && let Some(commitment) = &claim.commitment
+            && !on.tables.has_module(&commitment.module.hash)?
+        {
+            without.push(claim.id.to_string());
+        }
+        Ok(())
+    })?;
     Ok(without)
 }
 
@@ -329,13 +314,13 @@ fn claims_without(on: &mut Examination<'_>, table: &str) -> Result<Vec<String>, 
 pub(super) fn blobs(on: &mut Examination<'_>) -> Result<u64, StoreError> {
     let blobs = Blobs::at(&on.data_directory);
     let mut names: BTreeSet<[u8; 32]> = BTreeSet::new();
-    let mut after = Vec::new();
-    loop {
-        let page = sqlite::blob_names(&on.connection, &after, 1_024)?;
-        let Some(last) = page.last() else { break };
-        after = last.as_bytes().to_vec();
-        names.extend(page.iter().map(|name| name.0));
-    }
+    each(on, Table::Blobs, 0, |on, row| {
+        match row.key_bytes(0).try_into() {
+            Ok(name) => drop(names.insert(name)),
+            Err(_) => on.note("blobs", hex::encode(row.key_bytes(0)), NO_KEY, RESTORE),
+        }
+        Ok(())
+    })?;
     for holdout in super::rows::all_holdouts(on)?.values() {
         on.must(
             names.contains(&holdout.blob.0) || holdout.status == HoldoutStatus::Withdrawn,

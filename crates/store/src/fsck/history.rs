@@ -1,6 +1,9 @@
 //! What only grows: entries, the signed head over them, the keys that signed, the journal.
 
+use super::{Examination, RESTORE, TELL, each};
+use crate::{Recorded, StoreError, row, state::chain, tables::Table};
 use evidenceos_kernel::{
+    claim::Claim,
     entry::Entry,
     log_key::{LogKey, SignedKeyLink},
     record::{self, ClaimRevoked},
@@ -8,10 +11,6 @@ use evidenceos_kernel::{
 use evidenceos_tlog::{
     Hash, SignedCheckpoint, Tree, VerifierKey, leaf_hash, note::KeyKind, sth::verify_sth,
 };
-use rusqlite::OptionalExtension as _;
-
-use super::{Examination, RESTORE, TELL, each};
-use crate::{Recorded, StoreError, sqlite};
 
 /// Runs through the entries in order; a gap or a wrong leaf hash is noted here if `noting`.
 pub(super) fn each_entry(
@@ -21,30 +20,24 @@ pub(super) fn each_entry(
 ) -> Result<u64, StoreError> {
     let total = on.state.counters.next_index;
     let mut next = 0;
-    each(
-        on,
-        "SELECT idx, leaf, bytes FROM entries WHERE idx > ?1 ORDER BY idx LIMIT ?2",
-        total,
-        |row| Ok((row.get::<_, Vec<u8>>(1)?, row.get::<_, Vec<u8>>(2)?)),
-        |on, index, (leaf, bytes)| {
-            let index = index as u64;
-            if noting && index != next {
-                let what = format!("entries {next} to {} are missing", index - 1);
-                on.note("entries", next, what, RESTORE);
-            }
-            let hash = leaf_hash(&bytes);
-            if noting && hash.0[..] != leaf[..] {
-                on.note(
-                    "entries",
-                    index,
-                    "its bytes do not fit its leaf hash",
-                    RESTORE,
-                );
-            }
-            next = index + 1;
-            look(on, index, hash, &bytes)
-        },
-    )
+    each(on, Table::Entries, total, |on, row| {
+        let (index, bytes) = (row.number(), row.bytes(1));
+        if noting && index != next {
+            let what = format!("entries {next} to {} are missing", index - 1);
+            on.note("entries", next, what, RESTORE);
+        }
+        let hash = leaf_hash(bytes);
+        if noting && hash.0[..] != *row.bytes(0) {
+            on.note(
+                "entries",
+                index,
+                "its bytes do not fit its leaf hash",
+                RESTORE,
+            );
+        }
+        next = index + 1;
+        look(on, index, hash, bytes)
+    })
 }
 
 /// Every entry fits its leaf hash, and all of them lead to the signed root.
@@ -89,15 +82,12 @@ pub(super) fn verifier(origin: &str, key: &LogKey) -> Option<VerifierKey> {
 
 /// The keys as their rows say; what cannot be read is noted.
 pub(super) fn all_keys(on: &mut Examination<'_>) -> Result<Vec<LogKey>, StoreError> {
-    let rows: Vec<(i64, Vec<u8>)> = on
-        .connection
-        .prepare("SELECT since_size, row FROM log_keys ORDER BY since_size")?
-        .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
-        .collect::<Result<_, _>>()?;
-    Ok(rows
-        .iter()
-        .filter_map(|(since, bytes)| on.decoded("log_keys", since, bytes))
-        .collect())
+    let mut keys = Vec::new();
+    each(on, Table::LogKeys, 0, |on, row| {
+        keys.extend(on.decoded::<LogKey>("log_keys", row.number(), row.bytes(0)));
+        Ok(())
+    })?;
+    Ok(keys)
 }
 
 /// The newest head is signed, both ways, by the key of its size.
@@ -207,37 +197,33 @@ fn is_signed(signed: &SignedKeyLink) -> bool {
 /// The journal is one chain from its first row, and has as many events as were counted.
 pub(super) fn journal(on: &mut Examination<'_>) -> Result<u64, StoreError> {
     let total = on.state.journal_seq;
-    let (mut chain, mut next, mut events, mut broken) = ([0; 32], 1, 0_u64, false);
-    let looked_at = each(
-        on,
-        "SELECT seq, bytes, chain FROM journal WHERE seq > ?1 ORDER BY seq LIMIT ?2",
-        total,
-        |row| Ok((row.get::<_, Vec<u8>>(1)?, row.get::<_, Vec<u8>>(2)?)),
-        |on, seq, (bytes, stored)| {
-            if !broken && (seq as u64 != next || sqlite::chain(&chain, &bytes) != *stored) {
-                // Every later row would be wrong for the same reason.
-                broken = true;
-                on.note(
-                    "journal",
-                    seq,
-                    "it breaks the chain of the journal",
-                    RESTORE,
-                );
+    let (mut end, mut next, mut events, mut broken) = ([0; 32], 1, 0_u64, false);
+    let looked_at = each(on, Table::Journal, total, |on, row| {
+        let (seq, bytes) = (row.number(), row.bytes(0));
+        let link = chain(&end, bytes);
+        if !broken && (seq != next || link != *row.bytes(1)) {
+            // Every later row would be wrong for the same reason.
+            broken = true;
+            on.note(
+                "journal",
+                seq,
+                "it breaks the chain of the journal",
+                RESTORE,
+            );
+        }
+        end = link;
+        next = seq + 1;
+        match postcard::from_bytes::<Vec<Recorded>>(bytes) {
+            Ok(commands) => {
+                let count = |command: &Recorded| command.events.len() as u64;
+                events += commands.iter().map(count).sum::<u64>();
             }
-            chain = sqlite::chain(&chain, &bytes);
-            next = seq as u64 + 1;
-            match postcard::from_bytes::<Vec<Recorded>>(&bytes) {
-                Ok(commands) => {
-                    let count = |command: &Recorded| command.events.len() as u64;
-                    events += commands.iter().map(count).sum::<u64>();
-                }
-                Err(_) => on.note("journal", seq, "it does not decode", RESTORE),
-            }
-            Ok(())
-        },
-    )?;
+            Err(_) => on.note("journal", seq, "it does not decode", RESTORE),
+        }
+        Ok(())
+    })?;
     on.must(
-        broken || chain == on.state.journal_chain,
+        broken || end == on.state.journal_chain,
         ("journal", total),
         || "it does not end the chain that the state row names".to_owned(),
         RESTORE,
@@ -254,40 +240,23 @@ pub(super) fn journal(on: &mut Examination<'_>) -> Result<u64, StoreError> {
 
 /// Each row of the feed names a claim that was revoked there.
 pub(super) fn revocations(on: &mut Examination<'_>) -> Result<u64, StoreError> {
-    let total = sqlite::count(&on.connection, "revocations")?;
-    each(
-        on,
-        "SELECT idx, claim_seq FROM revocations WHERE idx > ?1 ORDER BY idx LIMIT ?2",
-        total,
-        |row| row.get::<_, i64>(1),
-        |on, index, claim| {
-            let bytes: Option<Vec<u8>> = on
-                .connection
-                .prepare_cached("SELECT row FROM claims WHERE seq = ?1")?
-                .query_row([claim], |row| row.get(0))
-                .optional()?;
-            let revocation = bytes
-                .and_then(|bytes| {
-                    crate::row::decode::<evidenceos_kernel::claim::Claim>("claims", claim, &bytes)
-                        .ok()
-                })
-                .and_then(|claim| claim.revocation.map(|revocation| (claim.id, revocation)));
-            let entry: Option<Vec<u8>> = on
-                .connection
-                .prepare_cached("SELECT bytes FROM entries WHERE idx = ?1")?
-                .query_row([index], |row| row.get(0))
-                .optional()?;
-            let named = entry.and_then(|entry| ClaimRevoked::parse(&entry).ok());
-            let fits = revocation.is_some_and(|(id, revocation)| {
-                revocation.index == index as u64 && named.is_some_and(|entry| entry.claim == id)
-            });
-            on.must(
-                fits,
-                ("revocations", index),
-                || "the claim that it names was not revoked there".to_owned(),
-                RESTORE,
-            );
-            Ok(())
-        },
-    )
+    let total = on.tables.count(Table::Revocations)?;
+    each(on, Table::Revocations, total, |on, revoked| {
+        let (index, claim) = (revoked.number(), revoked.number_in(0));
+        let revocation = (on.tables.row(Table::Claims, &[claim.into()])?)
+            .and_then(|found| row::decode::<Claim>("claims", claim, found.bytes(2)).ok())
+            .and_then(|claim| claim.revocation.map(|revocation| (claim.id, revocation)));
+        let entry = on.tables.row(Table::Entries, &[index.into()])?;
+        let named = entry.and_then(|entry| ClaimRevoked::parse(entry.bytes(1)).ok());
+        let fits = revocation.is_some_and(|(id, revocation)| {
+            revocation.index == index && named.is_some_and(|entry| entry.claim == id)
+        });
+        on.must(
+            fits,
+            ("revocations", index),
+            || "the claim that it names was not revoked there".to_owned(),
+            RESTORE,
+        );
+        Ok(())
+    })
 }

@@ -12,7 +12,8 @@ use std::{
 use evidenceos_failpoint::{self as failpoint, Point};
 use rusqlite::{Connection, OpenFlags, config::DbConfig};
 
-use crate::{StoreError, facts};
+use super::facts;
+use crate::StoreError;
 
 /// "EvOS", so that another program's database is not taken for ours.
 const APPLICATION_ID: i32 = 0x4576_4f53;

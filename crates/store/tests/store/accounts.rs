@@ -11,7 +11,6 @@ use evidenceos_kernel::{
 use evidenceos_store::{
     AccountsFile, AccountsFiles, Batch, Outcome, Store as _,
     accounts::{AccountsJson, Lines, Listed, digest, parse},
-    sqlite::SqliteStore,
 };
 
 use crate::disk::{Disk, START_UNIX_MS, account, claim, holdout, owner, recorded};
@@ -85,9 +84,8 @@ fn what_a_run_may_burn_and_burned_comes_back() {
         holdouts: vec![on.clone()],
         ..Changes::default()
     });
-    let directory = disk.closed();
-    let (mut store, found) = SqliteStore::open(directory.path()).expect("our own database");
-    assert_eq!(store.claim(&run.id).expect("intact"), Some(run));
+    let (mut disk, found) = disk.reopened();
+    assert_eq!(disk.store.claim(&run.id).expect("intact"), Some(run));
     assert_eq!(found.holdouts, [on]);
 }
 
@@ -99,7 +97,7 @@ fn the_file_is_the_documented_object() {
     commit(&mut disk, accounts.clone(), vec![]);
     let file = AccountsJson::of(disk.path());
     let written = file
-        .write_temporary(&disk.readers(), &mut Lines::default())
+        .write_temporary(&*disk.readers(), &mut Lines::default())
         .expect("a free disk");
     assert!(file.read().expect("readable").is_none(), "not in place yet");
     file.put_in_place().expect("a free disk");
@@ -136,7 +134,7 @@ fn the_file_is_the_documented_object() {
 fn no_accounts_are_an_empty_object() {
     let disk = Disk::new();
     let file = AccountsJson::of(disk.path());
-    file.write_temporary(&disk.readers(), &mut Lines::default())
+    file.write_temporary(&*disk.readers(), &mut Lines::default())
         .expect("a free disk");
     file.put_in_place().expect("a free disk");
     let bytes = file.read().expect("readable").expect("in place");
@@ -170,8 +168,7 @@ fn the_files_that_a_crash_can_leave_are_known_after_it() {
         before: Some(file(1)),
     };
     assert!(matches!(disk.store.announce(files), Outcome::Committed));
-    let directory = disk.closed();
-    let (_, found) = SqliteStore::open(directory.path()).expect("our own database");
+    let (_, found) = disk.reopened();
     assert_eq!(found.accounts_files, files);
     assert_eq!(files.find(&[1; 32]), Some(file(1)));
     assert_eq!(files.find(&[3; 32]), Some(file(3)));
@@ -185,7 +182,7 @@ fn a_leftover_of_an_interrupted_write_is_written_over() {
     commit(&mut disk, vec![account(0, "alice")], vec![]);
     fs::write(disk.path().join("accounts.tmp"), vec![b'x'; 1 << 16]).expect("a free disk");
     let file = AccountsJson::of(disk.path());
-    file.write_temporary(&disk.readers(), &mut Lines::default())
+    file.write_temporary(&*disk.readers(), &mut Lines::default())
         .expect("a free disk");
     file.put_in_place().expect("a free disk");
     let bytes = file.read().expect("readable").expect("in place");
@@ -201,8 +198,8 @@ fn lines_that_are_kept_make_the_file_that_is_made_without_them() {
     let mut round = |disk: &mut Disk, new, changed| {
         commit(disk, new, changed);
         let readers = disk.readers();
-        let kept = file.write_temporary(&readers, &mut lines);
-        let anew = file.write_temporary(&readers, &mut Lines::default());
+        let kept = file.write_temporary(&*readers, &mut lines);
+        let anew = file.write_temporary(&*readers, &mut Lines::default());
         assert_eq!(kept.expect("a free disk"), anew.expect("a free disk"));
         file.put_in_place().expect("a free disk");
         let bytes = file.read().expect("readable").expect("in place");
@@ -222,7 +219,7 @@ fn lines_that_are_kept_make_the_file_that_is_made_without_them() {
         [],
     );
     assert_eq!(spoilt.expect("ours"), 1);
-    let refused = file.write_temporary(&disk.readers(), &mut lines);
+    let refused = file.write_temporary(&*disk.readers(), &mut lines);
     let refused = refused.expect_err("a damaged row").to_string();
     assert!(refused.contains("accounts row 1 is damaged"), "{refused}");
 }

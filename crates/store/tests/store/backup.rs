@@ -5,18 +5,16 @@ use std::{
     fs,
     ops::ControlFlow,
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
 use evidenceos_kernel::{id::Digest, state::Changes};
 use evidenceos_store::{
-    Batch, Head, Outcome, Store as _, StoreError,
+    Batch, Head, OpenedStore, Outcome, StoreError,
     backup::{self, Manifest, Progress, Stage},
-    facts::{self, Fact, RememberedAnchor, Restored},
+    facts::{Fact, RememberedAnchor, Restored},
     lock::DirectoryLock,
     log::Integrator,
-    reader::Readers,
-    sqlite::SqliteStore,
+    sqlite::facts_at_rest,
 };
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
@@ -72,7 +70,7 @@ fn restored(backup: &Path) -> (TempDir, PathBuf) {
 }
 
 fn integrate(disk: &Disk, head: &Head) {
-    let readers = Arc::new(disk.readers());
+    let readers = disk.readers();
     Integrator::recover(disk.path(), readers, Some(head)).expect("our own log");
 }
 
@@ -94,12 +92,15 @@ fn what_is_committed_while_a_copy_is_made_is_in_it() {
     assert!(written > 3, "several steps");
     assert_eq!(manifest.entries, disk.tree.size());
     let (_kept, path) = restored(&to);
-    let (mut store, found) = SqliteStore::open(&path).expect("a database");
+    let OpenedStore {
+        mut store,
+        rows: readers,
+        found,
+    } = evidenceos_store::open(&path).expect("a database");
     let last = claim(written - 1, owner(1));
     assert_eq!(store.claim(&last.id).expect("intact"), Some(last));
     let head = found.head.expect("signed");
     assert_eq!(head.root(), disk.tree.root());
-    let readers = Arc::new(Readers::open(&path).expect("open"));
     assert_eq!(readers.blobs().get(&blob).expect("there"), [7; 40_000]);
     Integrator::recover(&path, readers, Some(&head)).expect("fits");
     let published = fs::read(path.join("log/checkpoint")).expect("there");
@@ -120,8 +121,11 @@ fn what_is_published_after_the_copy_does_not_get_into_the_backup() {
     let manifest = backup::complete(disk.path(), &to, "test", 0, &mut quiet).expect("complete");
     assert_eq!(manifest.head.expect("signed").size, size);
     let (_kept, path) = restored(&to);
-    let (_, found) = SqliteStore::open(&path).expect("a database");
-    let readers = Arc::new(Readers::open(&path).expect("open"));
+    let OpenedStore {
+        rows: readers,
+        found,
+        ..
+    } = evidenceos_store::open(&path).expect("a database");
     Integrator::recover(&path, readers, found.head.as_ref()).expect("no files ahead of it");
 }
 
@@ -404,20 +408,22 @@ fn a_copy_says_that_it_is_one_and_the_directory_does_not() {
     });
     let (_kept, path) = restored(&to);
     for copy in [&to, &path] {
-        let facts = facts::at_rest(copy).expect("readable");
+        let facts = facts_at_rest(copy).expect("readable");
         assert_eq!(facts.restored, mark);
         assert_eq!(facts.anchors.as_ref(), Some(&anchors), "they go with it");
     }
     // What is committed ends it, for this copy alone.
-    let (mut store, found) = SqliteStore::open(&path).expect("a database");
+    let OpenedStore {
+        mut store, found, ..
+    } = evidenceos_store::open(&path).expect("a database");
     assert_eq!(found.facts.restored, mark);
     let ended = store.remember(vec![Fact::Restored(None)]);
     assert!(matches!(ended, Outcome::Committed));
     drop(store);
-    let facts = facts::at_rest(&path).expect("readable");
+    let facts = facts_at_rest(&path).expect("readable");
     assert_eq!((facts.restored, facts.anchors), (None, Some(anchors)));
     let directory = disk.closed();
-    let own = facts::at_rest(directory.path()).expect("readable");
+    let own = facts_at_rest(directory.path()).expect("readable");
     assert_eq!(own.restored, None);
 }
 
@@ -444,12 +450,14 @@ fn a_backup_without_the_mark_gets_it_when_it_is_brought_back() {
     let json = serde_json::to_vec(&older).expect("plain data");
     fs::write(to.join("backup.json"), json).expect("writable");
     let (_kept, path) = restored(&to);
-    let facts = facts::at_rest(&path).expect("readable");
+    let facts = facts_at_rest(&path).expect("readable");
     assert_eq!(
         facts.restored.map(|mark| mark.entries),
         Some(manifest.entries)
     );
-    let (_, found) = SqliteStore::open(&path).expect("brought up to date");
+    let found = evidenceos_store::open(&path)
+        .expect("brought up to date")
+        .found;
     assert!(found.facts.restored.is_some());
     // Put into place as it is, its manifest tells.
     let told = backup::put_into_place(&to).expect("readable");

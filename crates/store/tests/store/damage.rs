@@ -7,7 +7,7 @@ use evidenceos_kernel::{
     id::{Digest, HoldoutId},
     state::Changes,
 };
-use evidenceos_store::{Batch, Outcome, Store as _, StoreError, Trace, sqlite::SqliteStore};
+use evidenceos_store::{Batch, Outcome, Store as _, StoreError, Trace, sqlite};
 use rusqlite::Connection;
 
 use crate::disk::{
@@ -113,7 +113,7 @@ fn damage_in_what_a_start_reads_stops_the_start() {
         let disk = filled();
         spoil(&disk, table, column);
         let directory = disk.closed();
-        assert_damaged(SqliteStore::open(directory.path()), table);
+        assert_damaged(sqlite::open(directory.path()), table);
     }
 }
 
@@ -126,7 +126,7 @@ fn a_missing_end_of_the_journal_stops_the_start() {
         .expect("written");
     drop(connection);
     let directory = disk.closed();
-    assert_damaged(SqliteStore::open(directory.path()), "journal");
+    assert_damaged(sqlite::open(directory.path()), "journal");
 }
 
 #[test]
@@ -139,7 +139,7 @@ fn a_missing_entry_is_noticed() {
 }
 
 fn assert_unusable(directory: &std::path::Path, sentence: &str) {
-    match SqliteStore::open(directory) {
+    match sqlite::open(directory) {
         Err(StoreError::Unusable(said)) => {
             assert!(said.contains(sentence), "{said}");
             assert!(said.contains("evidenceos.db"), "{said}");
@@ -202,7 +202,9 @@ fn older_tables_are_brought_up_to_date_and_keep_their_rows() {
     drop(connection);
     let directory = disk.closed();
     for _ in 0..2 {
-        let (_, found) = SqliteStore::open(directory.path()).expect("an older database of ours");
+        let found = sqlite::open(directory.path())
+            .expect("an older database of ours")
+            .found;
         assert_eq!(found.counters, counters);
         assert_eq!(found.log_keys, []);
     }
@@ -211,7 +213,7 @@ fn older_tables_are_brought_up_to_date_and_keep_their_rows() {
 #[test]
 fn whoever_opens_the_store_fences_off_those_before_him() {
     let mut first = filled();
-    let (mut second, _) = SqliteStore::open(first.path()).expect("our own database");
+    let mut second = first.opened_by_another().store;
     let batch = |n: u64, disk: &Disk| Batch {
         changes: Changes {
             new_claims: vec![claim(n, owner(1))],

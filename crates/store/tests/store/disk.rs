@@ -19,28 +19,64 @@ use evidenceos_kernel::{
     testing,
 };
 use evidenceos_store::{
-    Batch, Entry, Head, Module, ModuleBytes, Outcome, Recorded, Store as _, reader::Readers,
-    sqlite::SqliteStore,
+    Batch, Entry, Found, Head, Module, ModuleBytes, OpenedStore, Outcome, Recorded, Rows,
+    StoreEngine, memory::MemoryDisk, sqlite,
 };
 use evidenceos_tlog::{Checkpoint, SignedCheckpoint, SignerKey, Tree, leaf_hash};
 use tempfile::TempDir;
 
+/// Where an engine keeps a store, so that it can be opened again.
+#[derive(Clone)]
+enum Place {
+    Sqlite(Arc<TempDir>),
+    Memory(MemoryDisk),
+}
+
+impl Place {
+    fn sqlite() -> Self {
+        Self::Sqlite(Arc::new(tempfile::tempdir().expect("a directory")))
+    }
+
+    /// An empty place for each engine. Another one joins the contract here.
+    fn of_each_engine() -> Vec<Self> {
+        vec![Self::sqlite(), Self::Memory(MemoryDisk::default())]
+    }
+
+    fn open(&self) -> OpenedStore {
+        match self {
+            Self::Sqlite(directory) => sqlite::open(directory.path()).expect("our own store"),
+            Self::Memory(disk) => disk.open(),
+        }
+    }
+}
+
 /// A store and the counters of its last batch.
 pub(crate) struct Disk {
-    directory: Arc<TempDir>,
-    pub(crate) store: SqliteStore,
+    place: Place,
+    pub(crate) store: Box<dyn StoreEngine>,
+    rows: Arc<dyn Rows>,
     pub(crate) counters: Counters,
     pub(crate) tree: Tree,
 }
 
 impl Disk {
+    /// A store of SQLite, in a directory.
     pub(crate) fn new() -> Self {
-        let directory = Arc::new(tempfile::tempdir().expect("a directory"));
-        let (store, found) = SqliteStore::open(directory.path()).expect("an empty directory");
+        Self::at(Place::sqlite())
+    }
+
+    /// An empty store of each engine.
+    pub(crate) fn of_each_engine() -> impl Iterator<Item = Self> {
+        Place::of_each_engine().into_iter().map(Self::at)
+    }
+
+    fn at(place: Place) -> Self {
+        let OpenedStore { store, rows, found } = place.open();
         assert_eq!(found.counters, Counters::default());
         Self {
-            directory,
+            place,
             store,
+            rows,
             counters: Counters {
                 now_unix_ms: START_UNIX_MS,
                 ..Counters::default()
@@ -49,8 +85,41 @@ impl Disk {
         }
     }
 
+    /// Closes the store and opens it again.
+    pub(crate) fn reopened(self) -> (Self, Found) {
+        let Self {
+            place,
+            store,
+            rows,
+            counters,
+            tree,
+        } = self;
+        drop((store, rows));
+        let OpenedStore { store, rows, found } = place.open();
+        let disk = Self {
+            place,
+            store,
+            rows,
+            counters,
+            tree,
+        };
+        (disk, found)
+    }
+
+    /// Another process that opens the same store.
+    pub(crate) fn opened_by_another(&self) -> OpenedStore {
+        self.place.open()
+    }
+
+    fn directory(&self) -> &Arc<TempDir> {
+        match &self.place {
+            Place::Sqlite(directory) => directory,
+            Place::Memory(_) => panic!("memory has no directory"),
+        }
+    }
+
     pub(crate) fn path(&self) -> &Path {
-        self.directory.path()
+        self.directory().path()
     }
 
     pub(crate) fn database(&self) -> PathBuf {
@@ -59,11 +128,11 @@ impl Disk {
 
     /// The directory, kept while its store is closed.
     pub(crate) fn closed(self) -> Arc<TempDir> {
-        self.directory
+        Arc::clone(self.directory())
     }
 
-    pub(crate) fn readers(&self) -> Readers {
-        Readers::open(self.path()).expect("the writer has opened it")
+    pub(crate) fn readers(&self) -> Arc<dyn Rows> {
+        Arc::clone(&self.rows)
     }
 
     /// Commits a batch with the present counters. A claim names each of its modules.

@@ -191,7 +191,7 @@ fn sound() -> (Arc<TempDir>, Digest) {
     });
     let file = AccountsJson::of(disk.path());
     let written = file
-        .write_temporary(&disk.readers(), &mut Lines::default())
+        .write_temporary(&*disk.readers(), &mut Lines::default())
         .expect("a free disk");
     let files = AccountsFiles {
         announced: Some(written),
@@ -199,7 +199,7 @@ fn sound() -> (Arc<TempDir>, Digest) {
     };
     assert!(matches!(disk.store.announce(files), Fate::Committed));
     file.put_in_place().expect("a free disk");
-    Integrator::recover(disk.path(), Arc::new(disk.readers()), Some(&head)).expect("our own log");
+    Integrator::recover(disk.path(), disk.readers(), Some(&head)).expect("our own log");
     (disk.closed(), blob)
 }
 
@@ -236,7 +236,7 @@ fn nothing_is_found_where_nothing_is_wrong() {
 fn a_file_that_no_checkpoint_covers_may_be_unfinished_and_nothing_else() {
     let mut disk = Disk::new();
     let published = disk.append(3);
-    Integrator::recover(disk.path(), Arc::new(disk.readers()), Some(&published)).expect("ours");
+    Integrator::recover(disk.path(), disk.readers(), Some(&published)).expect("ours");
     disk.append(2);
     let directory = disk.closed();
     let entries = directory.path().join("log/tile/entries");

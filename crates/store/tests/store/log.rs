@@ -4,7 +4,6 @@ use std::{
     collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
 use evidenceos_store::{
@@ -24,7 +23,7 @@ type OnDisk = fn(&Disk);
 type OnFile = fn(&Path);
 
 fn integrated(disk: &Disk, head: &Head) -> Integrator {
-    Integrator::recover(disk.path(), Arc::new(disk.readers()), Some(head)).expect("our own log")
+    Integrator::recover(disk.path(), disk.readers(), Some(head)).expect("our own log")
 }
 
 fn log_path(disk: &Disk, name: &str) -> PathBuf {
@@ -179,7 +178,7 @@ fn a_checkpoint_ahead_of_the_database_stops_the_start() {
     let newer = disk.append(10);
     integrated(&disk, &newer);
     for head in [Some(&older), None] {
-        let refused = Integrator::recover(disk.path(), Arc::new(disk.readers()), head);
+        let refused = Integrator::recover(disk.path(), disk.readers(), head);
         match refused {
             Err(StoreError::Unusable(said)) => {
                 assert!(said.contains("restored from an older state"), "{said}");
@@ -194,7 +193,7 @@ fn entries_that_do_not_lead_to_the_signed_root_stop_the_start() {
     let mut disk = Disk::new();
     let mut head = disk.append(10);
     head.root[0] ^= 1;
-    let refused = Integrator::recover(disk.path(), Arc::new(disk.readers()), Some(&head));
+    let refused = Integrator::recover(disk.path(), disk.readers(), Some(&head));
     assert!(matches!(refused, Err(StoreError::Unusable(_))));
     assert!(
         !log_path(&disk, "checkpoint").exists(),

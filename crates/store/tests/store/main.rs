@@ -3,11 +3,11 @@
 
 mod accounts;
 mod backup;
+mod contract;
 mod damage;
 mod decisions;
 mod disk;
 mod fsck;
 mod log;
-mod rows;
 mod sources;
 mod upkeep;

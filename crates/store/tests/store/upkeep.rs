@@ -1,9 +1,9 @@
 //! What keeps the store small and its pages where they belong.
 
-use std::fs;
+use std::{fs, sync::atomic::Ordering};
 
 use evidenceos_kernel::state::{Changes, REQUEST_WINDOW_MS};
-use evidenceos_store::{Batch, Store as _, sqlite::SqliteStore};
+use evidenceos_store::{Batch, StoreEngine};
 use rusqlite::Connection;
 
 use crate::disk::{Disk, claim, module, owner, recorded, remembered, request_key};
@@ -54,8 +54,7 @@ fn rotation_goes_on_after_a_restart() {
     let mut disk = Disk::new();
     remember(&mut disk, 1);
     disk.counters.now_unix_ms += REQUEST_WINDOW_MS / 2;
-    let (store, _) = SqliteStore::open(disk.path()).expect("our own database");
-    disk.store = store;
+    let (mut disk, _) = disk.reopened();
     remember(&mut disk, 2);
     assert!(remembers(&mut disk, 1).is_some());
     disk.counters.now_unix_ms += REQUEST_WINDOW_MS;
@@ -123,4 +122,36 @@ fn sqlite_is_built_as_it_must_be() {
     let config = concat!(env!("CARGO_MANIFEST_DIR"), "/../../.cargo/config.toml");
     let config = fs::read_to_string(config).expect("the workspace's own");
     assert!(config.contains("-DHAVE_FDATASYNC=1"));
+}
+
+#[test]
+fn what_a_batch_reads_is_let_go_whatever_becomes_of_it() {
+    let mut disk = Disk::new();
+    let read = |store: &mut Box<dyn StoreEngine>, n| {
+        store
+            .claim(&claim(n, owner(1)).id)
+            .expect("readable")
+            .is_some()
+    };
+    let first = disk.store.epoch();
+    let add = |disk: &mut Disk, n| {
+        disk.commit_changes(Changes {
+            new_claims: vec![claim(n, owner(1))],
+            ..Changes::default()
+        });
+    };
+    assert!(!read(&mut disk.store, 0));
+    add(&mut disk, 0);
+    assert!(read(&mut disk.store, 0));
+    // Nothing came of it: the write-ahead log is copied back all the same.
+    let before = disk.store.done().checkpoints.load(Ordering::Relaxed);
+    disk.store.maintain(true).expect("ours");
+    let after = disk.store.done().checkpoints.load(Ordering::Relaxed);
+    assert_eq!(after, before + 1);
+    // What is written beside batches is not lost with what was read.
+    assert!(read(&mut disk.store, 0));
+    disk.store.be_later_than(first + 1).expect("ours");
+    assert!(read(&mut disk.store, 0));
+    let (disk, _) = disk.reopened();
+    assert_eq!(disk.store.epoch(), first + 3);
 }

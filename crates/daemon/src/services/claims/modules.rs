@@ -14,7 +14,7 @@ use evidenceos_kernel::{
     refusal::Refusal,
 };
 use evidenceos_sandbox::{AdmitError, Prepared};
-use evidenceos_store::{MAX_ROW_BYTES, Module, ModuleBytes, reader::Readers};
+use evidenceos_store::{MAX_ROW_BYTES, Module, ModuleBytes, Rows};
 use lru::LruCache;
 use prost::bytes::Bytes;
 
@@ -42,7 +42,7 @@ pub struct Offer {
 /// Admits modules: checks them, compiles them once and knows which are stored.
 pub struct Modules {
     guests: Arc<Guests>,
-    readers: Arc<Readers>,
+    readers: Arc<dyn Rows>,
     accounting: Accounting,
     compiling: Compiling,
     /// Those that are known to be stored, with the number of releases when they were: after another
@@ -52,7 +52,7 @@ pub struct Modules {
 
 impl Modules {
     /// Modules for these guests.
-    pub fn new(guests: Arc<Guests>, readers: Arc<Readers>, accounting: Accounting) -> Arc<Self> {
+    pub fn new(guests: Arc<Guests>, readers: Arc<dyn Rows>, accounting: Accounting) -> Arc<Self> {
         Arc::new(Self {
             guests,
             readers,

@@ -1,0 +1,521 @@
+//! The seam: what a storage engine does for everyone else.
+//!
+//! - [`Store`] writes: keyed reads for decisions, and [`Store::commit`], the one commit point.
+//! - [`StoreEngine`] adds to it what a start and an operator's commands ask of the writer.
+//! - [`Rows`] reads committed rows, beside the writer and from many threads.
+//! - [`crate::blobs::BlobStorage`] keeps bytes that are too large for a row.
+//!
+//! No type of a database and no statement crosses the seam. An engine joins by these traits and a function
+//! that gives [`OpenedStore`]; it passes the contract suite (`tests/store/contract.rs`) as the others do.
+
+use std::{
+    ops::ControlFlow,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use evidenceos_kernel::{
+    account::{Account, Accounting, Totals},
+    claim::Claim,
+    command::Remembered,
+    decision::DecisionId,
+    holdout::{Holdout, PrincipalPool},
+    id::{ClaimId, Digest, HoldoutId, OwnerTag, Question, RequestKey},
+    in_force::InForce,
+    log_key::LogKey,
+    state::{Changes, Counters, Resident},
+};
+use evidenceos_tlog::Hash;
+
+use crate::{
+    AccountsFiles, Batch, Entry, Head, StoreError,
+    blobs::Blobs,
+    decisions::FoundDecision,
+    facts::{Fact, Facts},
+    row,
+};
+
+/// A store that was opened: what writes it, what reads beside the writer, and what was found.
+pub struct OpenedStore {
+    pub store: Box<dyn StoreEngine>,
+    pub rows: Arc<dyn Rows>,
+    pub found: Found,
+}
+
+impl std::fmt::Debug for OpenedStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("OpenedStore")
+            .field("found", &self.found)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a start finds in the store.
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// In the order of registration.
+    pub holdouts: Vec<Holdout>,
+    /// The counters of the last batch.
+    pub counters: Counters,
+    /// The last signed head.
+    pub head: Option<Head>,
+    /// The keys that signed the log, in order.
+    pub log_keys: Vec<LogKey>,
+    /// Sums over all accounts.
+    pub totals: Totals,
+    /// Number of the last journal row that changed an account.
+    pub accounts_seq: u64,
+    /// What may lie there as `accounts.json`.
+    pub accounts_files: AccountsFiles,
+    /// What the store remembers about itself.
+    pub facts: Facts,
+    /// The policies that the log stated last.
+    pub in_force: InForce,
+}
+
+impl Found {
+    /// The state that commands are decided on, as it was found; `engine` names what runs guests.
+    #[must_use]
+    pub fn resident(&self, accounting: Accounting, engine: String) -> Resident {
+        Resident::new(self.holdouts.clone(), self.counters, engine)
+            .with_accounts(accounting, self.totals)
+            .with_in_force(self.in_force)
+    }
+}
+
+/// What a store has done since it was opened: what noise cannot touch in a measurement.
+#[derive(Debug, Default)]
+pub struct Done {
+    /// Transactions that were made durable.
+    pub commits: AtomicU64,
+    /// Write-ahead log copied into the database.
+    pub checkpoints: AtomicU64,
+    /// Rows that decisions read.
+    pub rows_read: AtomicU64,
+    /// Files of the log that were synced.
+    pub log_files_synced: AtomicU64,
+    /// Entries that tiles, bundles and the published checkpoint have.
+    pub integrated: AtomicU64,
+    /// 1 while new work is refused for want of space on the disk.
+    pub short_of_space: AtomicU64,
+    /// The last change of an account: the number of its journal row.
+    pub accounts_seq: AtomicU64,
+    /// Entries of the log that a reader may have seen: raised before a commit, taken back where it
+    /// failed. See [`Done::seen`].
+    pub(crate) visible: AtomicU64,
+}
+
+impl Done {
+    /// Entries that whoever has just read rows may have seen the effect of: what is shown from
+    /// those rows must not leave before this many entries are anchored. May be more for a moment,
+    /// while a commit is under way, and is asked again by who waits long.
+    #[must_use]
+    pub fn seen(&self) -> u64 {
+        // Acquire pairs with the release before a commit: a reader of the batch's rows sees its
+        // entries counted.
+        self.visible.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn count(counter: &AtomicU64, by: u64) {
+        // These numbers are read by people, and nothing is ordered by them.
+        counter.fetch_add(by, Ordering::Relaxed);
+    }
+}
+
+/// The fate of a commit.
+#[derive(Debug)]
+pub enum Outcome {
+    /// It is durable: a crash does not undo it.
+    Committed,
+    /// Certainly not there; the store goes on.
+    NotCommitted(NotCommitted),
+    /// Nobody knows until the next start: the process must end without another word.
+    Unknown(StoreError),
+}
+
+impl Outcome {
+    /// Demands that it is durable; `what` was to be written.
+    ///
+    /// # Errors
+    /// If it is not, or nobody knows.
+    pub fn must_be_durable(self, what: &str) -> Result<(), StoreError> {
+        match self {
+            Self::Committed => Ok(()),
+            Self::NotCommitted(NotCommitted::Full) => Err(StoreError::Unusable(format!(
+                "{what} cannot be written: the disk is full"
+            ))),
+            Self::NotCommitted(NotCommitted::Constraint(error)) | Self::Unknown(error) => {
+                Err(error)
+            }
+        }
+    }
+}
+
+/// Why a batch is certainly not there.
+#[derive(Debug)]
+pub enum NotCommitted {
+    /// The disk is full.
+    Full,
+    /// The batch breaks a rule of the store: a bug of ours.
+    Constraint(StoreError),
+}
+
+/// Keyed reads, and the one commit point.
+pub trait Store: Send {
+    /// A claim by id.
+    ///
+    /// # Errors
+    /// Where the store cannot be read or the row is damaged.
+    fn claim(&mut self, id: &ClaimId) -> Result<Option<Claim>, StoreError>;
+
+    /// A principal's pool on a holdout.
+    ///
+    /// # Errors
+    /// As [`Store::claim`].
+    fn pool(
+        &mut self,
+        holdout: HoldoutId,
+        owner: OwnerTag,
+    ) -> Result<Option<PrincipalPool>, StoreError>;
+
+    /// A remembered request.
+    ///
+    /// # Errors
+    /// As [`Store::claim`].
+    fn remembered(&mut self, key: &RequestKey) -> Result<Option<Remembered>, StoreError>;
+
+    /// A principal's account.
+    ///
+    /// # Errors
+    /// As [`Store::claim`].
+    fn account(&mut self, owner: &OwnerTag) -> Result<Option<Account>, StoreError>;
+
+    /// The claim to whose verdict a question is referred, if one asked it.
+    ///
+    /// # Errors
+    /// As [`Store::claim`].
+    fn question(&mut self, question: &Question) -> Result<Option<ClaimId>, StoreError>;
+
+    /// Makes a batch durable, whole or not at all. The batch's holdouts must be registered in it
+    /// or before it.
+    fn commit(&mut self, batch: &Batch) -> Outcome;
+
+    /// Does what waits between batches; called when nobody waits for a reply. `idle`: no command
+    /// is waiting either.
+    ///
+    /// # Errors
+    /// Where the store cannot go on.
+    fn maintain(&mut self, idle: bool) -> Result<(), StoreError>;
+
+    /// Whether there is room for new work; what was begun can end without.
+    fn takes_new_work(&mut self) -> bool {
+        true
+    }
+
+    /// Whether new work was refused for want of space when it was last looked at. While it is,
+    /// [`Store::maintain`] must be called every 250 ms or so: it finds out when there is space
+    /// again.
+    fn is_short_of_space(&self) -> bool {
+        false
+    }
+
+    /// What copies the store while batches go on; none where it cannot be copied.
+    fn copier(&self) -> Option<Box<dyn Copier>> {
+        None
+    }
+}
+
+/// Is told of each batch that is durable, and how long the sync took.
+pub type Observer = Box<dyn FnMut(&Batch, Duration) + Send>;
+
+/// The writer's side of an engine, beyond single batches: what a start and an operator's commands ask.
+pub trait StoreEngine: Store {
+    /// How often the store was opened to be served, this time included.
+    fn epoch(&self) -> u64;
+
+    /// Counts a start as a later one than `epoch`: entries that came back from elsewhere may be of
+    /// starts that this store does not know, and numbers of decisions count the starts.
+    ///
+    /// # Errors
+    /// If the store cannot be written, or another process opened it since.
+    fn be_later_than(&mut self, epoch: u64) -> Result<(), StoreError>;
+
+    /// The counters of the last batch.
+    fn counters(&self) -> Counters;
+
+    /// Sets how much space must be free for new work, in bytes; 0: anything will do. An engine whose
+    /// space is not this machine's ignores it.
+    fn keep_free(&mut self, bytes: u64);
+
+    /// From now on lets go of what nothing names any more, unless the blobs' keepers keep it: modules
+    /// that other ones took the place of, and blobs of uploads that were not committed.
+    fn release_through(&mut self, blobs: Blobs);
+
+    /// From now on tells `observer` of each batch that is durable, and how long its sync took.
+    fn observe(&mut self, observer: Observer);
+
+    /// What was done so far, for others to read.
+    fn done(&self) -> Arc<Done>;
+
+    /// Commits which `accounts.json` is about to be put in place, and nothing else.
+    fn announce(&mut self, files: AccountsFiles) -> Outcome {
+        let batch = Batch {
+            accounts_files: Some(files),
+            ..unchanged(self.counters())
+        };
+        self.commit(&batch)
+    }
+
+    /// Commits facts, and nothing else.
+    fn remember(&mut self, facts: Vec<Fact>) -> Outcome {
+        let batch = Batch {
+            facts,
+            ..unchanged(self.counters())
+        };
+        self.commit(&batch)
+    }
+}
+
+/// A batch that changes no row.
+fn unchanged(counters: Counters) -> Batch {
+    Batch {
+        changes: Changes {
+            counters,
+            ..Changes::default()
+        },
+        ..Batch::default()
+    }
+}
+
+impl<S: Store + ?Sized> Store for Box<S> {
+    fn claim(&mut self, id: &ClaimId) -> Result<Option<Claim>, StoreError> {
+        (**self).claim(id)
+    }
+
+    fn pool(
+        &mut self,
+        holdout: HoldoutId,
+        owner: OwnerTag,
+    ) -> Result<Option<PrincipalPool>, StoreError> {
+        (**self).pool(holdout, owner)
+    }
+
+    fn remembered(&mut self, key: &RequestKey) -> Result<Option<Remembered>, StoreError> {
+        (**self).remembered(key)
+    }
+
+    fn account(&mut self, owner: &OwnerTag) -> Result<Option<Account>, StoreError> {
+        (**self).account(owner)
+    }
+
+    fn question(&mut self, question: &Question) -> Result<Option<ClaimId>, StoreError> {
+        (**self).question(question)
+    }
+
+    fn commit(&mut self, batch: &Batch) -> Outcome {
+        (**self).commit(batch)
+    }
+
+    fn maintain(&mut self, idle: bool) -> Result<(), StoreError> {
+        (**self).maintain(idle)
+    }
+
+    fn takes_new_work(&mut self) -> bool {
+        (**self).takes_new_work()
+    }
+
+    fn is_short_of_space(&self) -> bool {
+        (**self).is_short_of_space()
+    }
+
+    fn copier(&self) -> Option<Box<dyn Copier>> {
+        (**self).copier()
+    }
+}
+
+/// Where bytes that belong to a row are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RowBytes {
+    /// In the row.
+    Here(Vec<u8>),
+    /// In the blob of their digest.
+    Blob,
+}
+
+/// Is given rows one after the other: number, and the bytes of [`crate::row::encode`]. An error breaks the
+/// reading off.
+pub type TakeRow<'t> = dyn FnMut(u64, &[u8]) -> Result<(), StoreError> + 't;
+
+/// Reads committed rows beside the writer: each call sees all of a batch or nothing of it. Calls may
+/// block, and come from many threads at once.
+///
+/// # Errors
+/// Every method fails with [`StoreError::Damaged`] if a row is not what was written, and with what the
+/// engine says if it cannot be read.
+#[allow(
+    clippy::missing_errors_doc,
+    reason = "all methods fail alike, as the trait says"
+)]
+pub trait Rows: Send + Sync + std::fmt::Debug {
+    /// The blobs beside the rows.
+    fn blobs(&self) -> &Blobs;
+
+    /// A claim by id, of one owner or of any. The row of another owner's claim is not read, so
+    /// that it takes no longer than one that does not exist, however large it is.
+    fn claim_of(&self, id: &ClaimId, owner: Option<OwnerTag>) -> Result<Option<Claim>, StoreError>;
+
+    /// Whether there is a claim with this id; of one owner, or of any. Its row is not read.
+    fn has_claim(&self, id: &ClaimId, owner: Option<OwnerTag>) -> Result<bool, StoreError>;
+
+    /// A claim as by [`Rows::claim_of`], with its log entry if it has settled: what a fetch
+    /// needs, in one look.
+    fn claim_and_entry(
+        &self,
+        id: &ClaimId,
+        owner: Option<OwnerTag>,
+    ) -> Result<Option<(Claim, Option<Entry>)>, StoreError>;
+
+    /// A claim by number.
+    fn claim_by_seq(&self, seq: u64) -> Result<Option<Claim>, StoreError>;
+
+    /// A page of claims, newest first, older than `before`; of one owner or of all.
+    fn claims(
+        &self,
+        owner: Option<OwnerTag>,
+        before: u64,
+        limit: usize,
+    ) -> Result<Vec<Claim>, StoreError>;
+
+    /// Revoked claims in the order of their revocations, after a log index.
+    fn revoked(&self, after: u64, limit: usize) -> Result<Vec<Claim>, StoreError>;
+
+    /// A holdout by number.
+    fn holdout(&self, seq: u64) -> Result<Option<Holdout>, StoreError>;
+
+    /// A principal's pool on a holdout.
+    fn pool(
+        &self,
+        holdout: HoldoutId,
+        owner: OwnerTag,
+    ) -> Result<Option<PrincipalPool>, StoreError>;
+
+    /// A principal's account.
+    fn account(&self, owner: &OwnerTag) -> Result<Option<Account>, StoreError>;
+
+    /// A page of accounts in the order of their opening, from a number on.
+    fn accounts(&self, from: u64, limit: usize) -> Result<Vec<Account>, StoreError>;
+
+    /// A page of accounts as [`Rows::accounts`], and the sums over all of them at that moment.
+    fn accounts_and_totals(
+        &self,
+        from: u64,
+        limit: usize,
+    ) -> Result<(Vec<Account>, Totals), StoreError>;
+
+    /// Every account as of one moment, in the order of their opening: number, and the row as
+    /// [`crate::row::encode`] makes it. Returns the number of the last journal row that changed one.
+    /// Fails as `take` does.
+    fn all_account_rows(&self, take: &mut TakeRow<'_>) -> Result<u64, StoreError>;
+
+    /// Consecutive entries from an index on, each checked against its leaf hash; fewer at the end.
+    fn entries(&self, start: u64, count: usize) -> Result<Vec<Entry>, StoreError>;
+
+    /// Leaf hashes of consecutive entries, without their bytes; fewer at the end.
+    fn leaves(&self, start: u64, count: usize) -> Result<Vec<Hash>, StoreError>;
+
+    /// A decision about a tool call, by number; of one owner, or of any.
+    fn decision(
+        &self,
+        id: DecisionId,
+        owner: Option<OwnerTag>,
+    ) -> Result<Option<FoundDecision>, StoreError>;
+
+    /// The last of the oldest batches of decisions, at most `at_most`, that were recorded before
+    /// a time.
+    fn decisions_before(
+        &self,
+        unix_ms: u64,
+        at_most: usize,
+    ) -> Result<Option<DecisionId>, StoreError>;
+
+    /// Where the bytes of a module are.
+    fn module_row(&self, hash: &Digest) -> Result<Option<RowBytes>, StoreError>;
+
+    /// Whether a module is stored.
+    fn has_module(&self, hash: &Digest) -> Result<bool, StoreError>;
+
+    /// Where the bytes of a claim's trace are, by the claim's number.
+    fn trace_row(&self, claim_seq: u64) -> Result<Option<RowBytes>, StoreError>;
+
+    /// Whether a row names a blob.
+    fn names_blob(&self, hash: &Digest) -> Result<bool, StoreError>;
+
+    /// Every account, as by [`Rows::all_account_rows`].
+    fn all_accounts(
+        &self,
+        take: &mut dyn FnMut(Account) -> Result<(), StoreError>,
+    ) -> Result<u64, StoreError> {
+        self.all_account_rows(&mut |seq, bytes| take(row::decode("accounts", seq, bytes)?))
+    }
+
+    /// A claim by id, of any owner.
+    fn claim(&self, id: &ClaimId) -> Result<Option<Claim>, StoreError> {
+        self.claim_of(id, None)
+    }
+
+    /// A module by digest.
+    fn module(&self, hash: &Digest) -> Result<Option<Vec<u8>>, StoreError> {
+        resolve(self.module_row(hash)?, hash, self.blobs())
+    }
+
+    /// The trace of a claim, by number and digest.
+    fn trace(&self, claim_seq: u64, hash: &Digest) -> Result<Option<Vec<u8>>, StoreError> {
+        resolve(self.trace_row(claim_seq)?, hash, self.blobs())
+    }
+}
+
+/// Bytes of a digest, from their row or their blob.
+fn resolve(
+    found: Option<RowBytes>,
+    hash: &Digest,
+    blobs: &Blobs,
+) -> Result<Option<Vec<u8>>, StoreError> {
+    match found {
+        None => Ok(None),
+        Some(RowBytes::Blob) => blobs.get(hash).map(Some),
+        Some(RowBytes::Here(bytes)) if Digest::of(&bytes) == *hash => Ok(Some(bytes)),
+        Some(RowBytes::Here(_)) => Err(StoreError::Damaged {
+            table: "modules or traces",
+            key: hash.to_hex(),
+            what: "its content has another digest",
+        }),
+    }
+}
+
+/// How far a copy is, in pages of the database. The total grows with what is written meanwhile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pages {
+    /// Pages that were copied.
+    pub copied: u64,
+    /// Pages that the database has now.
+    pub total: u64,
+}
+
+/// Copies a store, a few pages at a time.
+pub trait Copier {
+    /// Copies into a directory that has no copy yet. `between` runs after each step but the last:
+    /// batches may commit in it and are in the copy too. The copy is as of the last step. It is
+    /// not synced. Breaks off where `between` does.
+    ///
+    /// # Errors
+    /// Where the store cannot be read, or the copy not be written.
+    fn copy(
+        self: Box<Self>,
+        to: &Path,
+        between: &mut dyn FnMut(Pages) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>, StoreError>;
+}
