@@ -146,7 +146,7 @@ impl AccountsJson {
     /// Its bytes; `None` where there is none.
     ///
     /// # Errors
-    /// Where it cannot be read, or is too large to be one.
+    /// [`StoreError::Io`] if it cannot be read; [`StoreError::Refused`] if it is too large to be one.
     pub fn read(&self) -> Result<Option<Vec<u8>>, StoreError> {
         let path = self.path();
         let file = match File::open(&path) {
@@ -160,10 +160,13 @@ impl AccountsJson {
             .read_to_end(&mut bytes)
             .map_err(StoreError::io("read", &path))?;
         if bytes.len() as u64 > MAX_BYTES {
-            return Err(StoreError::Unusable(format!(
-                "{} is larger than {MAX_BYTES} bytes; it is not a file of ours",
-                path.display()
-            )));
+            return Err(StoreError::refused(
+                format!(
+                    "{} is larger than {MAX_BYTES} bytes; it is not a file of ours",
+                    path.display()
+                ),
+                "move it away",
+            ));
         }
         Ok(Some(bytes))
     }

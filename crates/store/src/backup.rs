@@ -141,7 +141,8 @@ pub type Report<'r> = dyn FnMut(Progress) -> Result<(), StoreError> + 'r;
 /// Makes or takes the empty directory that a backup goes into.
 ///
 /// # Errors
-/// Where there is something in it already, or it cannot be made or closed to others.
+/// [`StoreError::Refused`] if something is in it already, or others can write it;
+/// [`StoreError::Io`] if it cannot be made or closed to others.
 pub fn prepare(destination: &Path) -> Result<(), StoreError> {
     match fs::read_dir(destination) {
         Ok(entries) => {
@@ -170,11 +171,14 @@ fn must_be_empty(directory: &Path, entries: fs::ReadDir) -> Result<(), StoreErro
             continue;
         }
         if !is_not_ours(&name) {
-            return Err(StoreError::Unusable(format!(
-                "{} is not empty ({} is in it); name a directory that is, or that does not exist yet",
-                directory.display(),
-                name.display()
-            )));
+            return Err(StoreError::refused(
+                format!(
+                    "{} is not empty ({} is in it)",
+                    directory.display(),
+                    name.display()
+                ),
+                "name a directory that is, or that does not exist yet",
+            ));
         }
     }
     Ok(())
@@ -197,7 +201,8 @@ fn sync_parent(path: &Path) -> Result<(), StoreError> {
 /// Copies the database of a data directory that no daemon serves, and whose lock is held.
 ///
 /// # Errors
-/// Where it cannot be read, or `report` breaks it off.
+/// The store's error if it cannot be read or the copy not be written; that of `report` if it breaks
+/// the copy off.
 pub fn copy_at_rest(
     data_directory: &Path,
     _held: &DirectoryLock,
@@ -235,8 +240,9 @@ impl crate::Pages {
 /// When this returns, all of it is durable.
 ///
 /// # Errors
-/// Where something that the copy names is missing or damaged, or cannot be written. The directory
-/// is then no backup, and has no manifest.
+/// [`StoreError::Refused`], [`StoreError::Damaged`] or [`StoreError::Io`] if something that the copy
+/// names is missing, damaged, or cannot be written; that of `report` if it breaks the backup off. The
+/// directory is then no backup, and has no manifest: begin it anew elsewhere.
 pub fn complete(
     data_directory: &Path,
     destination: &Path,
@@ -286,8 +292,9 @@ pub fn complete(
 
 fn copied_state(destination: &Path) -> Result<StateRow, StoreError> {
     AtRest::open(destination)?.state()?.ok_or_else(|| {
-        StoreError::Unusable(
-            "the database has no state yet; start the daemon once, then back it up".to_owned(),
+        StoreError::refused(
+            "the database has no state yet",
+            "start the daemon once, then back it up",
         )
     })
 }
@@ -359,10 +366,13 @@ fn remove_shared_memory(destination: &Path) -> Result<(), StoreError> {
     for (path, is_wal) in beside.into_iter().zip([true, false]) {
         match fs::metadata(&path) {
             Ok(metadata) if is_wal && metadata.len() > 0 => {
-                return Err(StoreError::Unusable(format!(
-                    "{} is not empty: somebody else writes into the backup; begin it anew elsewhere",
-                    path.display()
-                )));
+                return Err(StoreError::refused(
+                    format!(
+                        "{} is not empty: somebody else writes into the backup",
+                        path.display()
+                    ),
+                    "begin it anew elsewhere",
+                ));
             }
             Ok(_) => fs::remove_file(&path).map_err(StoreError::io("remove", &path))?,
             Err(_) => {}
@@ -428,7 +438,10 @@ fn walk(root: &Path, relative: &Path, files: &mut Vec<String>) -> Result<(), Sto
             }
         } else if !is_not_ours(&entry.file_name()) {
             files.push(below.to_str().map(str::to_owned).ok_or_else(|| {
-                StoreError::Unusable(format!("{} is no name of ours", below.display()))
+                StoreError::refused(
+                    format!("{} is no name of ours", below.display()),
+                    "begin the backup anew elsewhere",
+                )
             })?);
         }
     }
@@ -463,31 +476,38 @@ fn hash(
 /// Reads the manifest of a backup.
 ///
 /// # Errors
-/// Where there is none, which is how an unfinished backup looks, or it is not ours.
+/// [`StoreError::Refused`] if there is none, which is how an unfinished backup looks, or it is not
+/// ours; [`StoreError::Io`] if it cannot be read.
 pub fn manifest(backup: &Path) -> Result<Manifest, StoreError> {
     let path = backup.join(MANIFEST);
     if !path.exists() {
-        return Err(StoreError::Unusable(format!(
-            "{} is missing: this is no backup, or one that was not finished; take another",
-            path.display()
-        )));
+        return Err(StoreError::refused(
+            format!(
+                "{} is missing: this is no backup, or one that was not finished",
+                path.display()
+            ),
+            "take another",
+        ));
     }
     let mut text = Vec::new();
     open_plain(backup, MANIFEST)?
         .read_to_end(&mut text)
         .map_err(StoreError::io("read", &path))?;
     let manifest: Manifest = serde_json::from_slice(&text).map_err(|error| {
-        StoreError::Unusable(format!(
-            "{} is damaged ({error}); take another backup",
-            path.display()
-        ))
+        StoreError::refused(
+            format!("{} is damaged ({error})", path.display()),
+            "take another backup",
+        )
     })?;
     if manifest.format != FORMAT {
-        return Err(StoreError::Unusable(format!(
-            "{} is of format {:?}, this program knows {FORMAT:?}; use the release that made it, or a newer one",
-            path.display(),
-            manifest.format
-        )));
+        return Err(StoreError::refused(
+            format!(
+                "{} is of format {:?}, this program knows {FORMAT:?}",
+                path.display(),
+                manifest.format
+            ),
+            "use the release that made it, or a newer one",
+        ));
     }
     Ok(manifest)
 }
@@ -495,7 +515,8 @@ pub fn manifest(backup: &Path) -> Result<Manifest, StoreError> {
 /// Checks every file of a backup against its manifest.
 ///
 /// # Errors
-/// The first file that is missing, changed, or not a plain file below the backup.
+/// [`StoreError::Refused`] or [`StoreError::Io`] with the first file that is missing, changed, or not
+/// a plain file below the backup; that of `report` if it breaks the check off.
 pub fn check(backup: &Path, report: &mut Report<'_>) -> Result<Manifest, StoreError> {
     let manifest = manifest(backup)?;
     must_have_the_database(backup, &manifest)?;
@@ -509,10 +530,13 @@ fn must_have_the_database(backup: &Path, manifest: &Manifest) -> Result<(), Stor
     if manifest.files.iter().any(has) {
         return Ok(());
     }
-    Err(StoreError::Unusable(format!(
-        "{} does not list the database; take another backup",
-        backup.join(MANIFEST).display()
-    )))
+    Err(StoreError::refused(
+        format!(
+            "{} does not list the database",
+            backup.join(MANIFEST).display()
+        ),
+        "take another backup",
+    ))
 }
 
 /// Nothing is brought back that a backup never has: no secrets, no policies, no accounts.
@@ -525,10 +549,13 @@ fn must_list_a_backup(backup: &Path, manifest: &Manifest) -> Result<(), StoreErr
         .find(|path| !is_of_a_backup(path) || !seen.insert(*path));
     match wrong {
         None => Ok(()),
-        Some(path) => Err(StoreError::Unusable(format!(
-            "{} lists {path:?}, which is no file of a backup, or twice; nothing was restored. Take another backup; bring keys/, secrets/ and policies back by hand",
-            backup.join(MANIFEST).display()
-        ))),
+        Some(path) => Err(StoreError::refused(
+            format!(
+                "{} lists {path:?}, which is no file of a backup, or twice; nothing was restored",
+                backup.join(MANIFEST).display()
+            ),
+            "Take another backup; bring keys/, secrets/ and policies back by hand",
+        )),
     }
 }
 
@@ -565,10 +592,13 @@ fn open_plain(backup: &Path, relative: &str) -> Result<File, StoreError> {
     };
     let path = backup.join(relative);
     let must_be = |what: &str| {
-        StoreError::Unusable(format!(
-            "{} is {what}, and a backup has plain files only; nothing was restored. Copy the backup with `cp -rL`, if you know where it leads",
-            path.display()
-        ))
+        StoreError::refused(
+            format!(
+                "{} is {what}, and a backup has plain files only; nothing was restored",
+                path.display()
+            ),
+            "Copy the backup with `cp -rL`, if you know where it leads",
+        )
     };
     let failed = |errno: Errno| match errno {
         Errno::LOOP | Errno::NOTDIR => must_be("a symbolic link, or below one"),
@@ -621,10 +651,13 @@ fn read_all(
         to.flush().map_err(StoreError::io("sync", &path))?;
         // The file may have been changed since `check` read it.
         if bytes != record.bytes || sha256 != record.sha256 {
-            return Err(StoreError::Unusable(format!(
-                "{} is not what {MANIFEST} says: the backup was damaged or changed after it was made; take another",
-                path.display()
-            )));
+            return Err(StoreError::refused(
+                format!(
+                    "{} is not what {MANIFEST} says: the backup was damaged or changed after it was made",
+                    path.display()
+                ),
+                "take another",
+            ));
         }
     }
     Ok(())
@@ -667,7 +700,7 @@ fn mark_as_restored(database: &Path, manifest: &Manifest) -> Result<(), StoreErr
 /// manifest is in it. Of the releases before there is no other sign.
 ///
 /// # Errors
-/// Where the manifest cannot be read.
+/// As [`manifest`], if there is a manifest.
 pub fn put_into_place(data_directory: &Path) -> Result<Option<Restored>, StoreError> {
     if !data_directory.join(MANIFEST).exists() {
         return Ok(None);
@@ -684,7 +717,7 @@ pub fn put_into_place(data_directory: &Path) -> Result<Option<Restored>, StoreEr
 /// database: what it lists is not what lies there any more.
 ///
 /// # Errors
-/// Where it cannot be removed.
+/// [`StoreError::Io`] if it cannot be removed.
 pub fn no_backup_any_more(data_directory: &Path) -> Result<(), StoreError> {
     let path = data_directory.join(MANIFEST);
     fs::remove_file(&path).map_err(StoreError::io("remove", &path))?;
@@ -696,7 +729,8 @@ pub fn no_backup_any_more(data_directory: &Path) -> Result<(), StoreError> {
 /// that a start does not take a directory that is half restored.
 ///
 /// # Errors
-/// Where the backup is not whole, or the directory not empty.
+/// [`StoreError::Refused`] if the backup is not whole, or the directory not empty;
+/// [`StoreError::Io`] if a file cannot be read or written; that of `report` if it breaks off.
 pub fn restore(
     backup: &Path,
     data_directory: &Path,

@@ -145,9 +145,7 @@ impl Outcome {
     pub fn must_be_durable(self, what: &str) -> Result<(), StoreError> {
         match self {
             Self::Committed => Ok(()),
-            Self::NotCommitted(NotCommitted::Full) => Err(StoreError::Unusable(format!(
-                "{what} cannot be written: the disk is full"
-            ))),
+            Self::NotCommitted(NotCommitted::Full) => Err(StoreError::full(what)),
             Self::NotCommitted(NotCommitted::Constraint(error)) | Self::Unknown(error) => {
                 Err(error)
             }

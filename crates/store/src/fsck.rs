@@ -213,8 +213,8 @@ impl Examination<'_> {
 /// Examines a data directory whose lock is held.
 ///
 /// # Errors
-/// Where there is no database of ours to look at, or its state row is gone: nothing else could be
-/// compared with anything.
+/// [`StoreError::Refused`] if there is no database of ours to look at, or its state row is gone:
+/// nothing else could be compared with anything. [`StoreError::Engine`] if it cannot be opened.
 pub fn examine<'f>(
     data_directory: &Path,
     _held: &crate::lock::DirectoryLock,
@@ -222,10 +222,13 @@ pub fn examine<'f>(
 ) -> Result<Report, StoreError> {
     let tables = sqlite::AtRest::open_current(data_directory)?;
     let state = tables.state()?.ok_or_else(|| {
-        StoreError::Unusable(format!(
-            "{} has no state row: no daemon has ever served it, or the database is damaged; {RESTORE}",
-            tables.path().display()
-        ))
+        StoreError::refused(
+            format!(
+                "{} has no state row: no daemon has ever served it, or the database is damaged",
+                tables.path().display()
+            ),
+            RESTORE,
+        )
     })?;
     let mut examination = Examination {
         data_directory: data_directory.to_owned(),

@@ -46,7 +46,7 @@ impl Process {
 #[derive(Debug, PartialEq, Eq)]
 enum Fault {
     /// The process must not work there.
-    Refused(String),
+    Refused { what: String, remedy: String },
     /// The process may work there, and its log warns the operator.
     Warned(String),
 }
@@ -55,7 +55,7 @@ enum Fault {
 /// know. A directory that does not exist is no fault; those above it are looked at.
 ///
 /// # Errors
-/// [`StoreError::Unusable`] names the directory, its mode, and the command that mends it.
+/// [`StoreError::Refused`] names the directory, its mode, and the command that mends it.
 pub fn must_be_closed(directory: &Path) -> Result<Vec<String>, StoreError> {
     let process = Process::this();
     let mut warnings = Vec::new();
@@ -68,7 +68,7 @@ pub fn must_be_closed(directory: &Path) -> Result<Vec<String>, StoreError> {
         match fault(&directory, &metadata, is_mount, &process) {
             None => {}
             Some(Fault::Warned(warning)) => warnings.push(warning),
-            Some(Fault::Refused(problem)) => return Err(StoreError::Unusable(problem)),
+            Some(Fault::Refused { what, remedy }) => return Err(StoreError::refused(what, remedy)),
         }
     }
     Ok(warnings)
@@ -78,7 +78,7 @@ pub fn must_be_closed(directory: &Path) -> Result<Vec<String>, StoreError> {
 /// able to write it.
 ///
 /// # Errors
-/// If it cannot be closed, or others can write it.
+/// [`StoreError::Io`] if it cannot be closed; [`StoreError::Refused`] if others can write it.
 pub fn close(directory: &Path) -> Result<(), StoreError> {
     let metadata = fs::metadata(directory).map_err(StoreError::io("inspect", directory))?;
     let process = Process::this();
@@ -93,7 +93,7 @@ pub fn close(directory: &Path) -> Result<(), StoreError> {
     }
     let is_mount = is_mount(directory, &metadata);
     match fault(directory, &metadata, is_mount, &process) {
-        Some(Fault::Refused(problem)) => Err(StoreError::Unusable(problem)),
+        Some(Fault::Refused { what, remedy }) => Err(StoreError::refused(what, remedy)),
         Some(Fault::Warned(_)) | None => Ok(()),
     }
 }
@@ -150,15 +150,15 @@ fn fault(
         (true, false) => format!("group {gid}, which is not the daemon's,"),
         (false, _) => "others".to_owned(),
     };
-    let what = match (of_group, of_others) {
+    let mode = match (of_group, of_others) {
         (true, true) => "go-w",
         (true, false) => "g-w",
         (false, _) => "o-w",
     };
-    Some(Fault::Refused(format!(
-        "{shown}: {who} can put other files in the place of the daemon's; run: chmod {what} {}",
-        quoted(directory)
-    )))
+    Some(Fault::Refused {
+        what: format!("{shown}: {who} can put other files in the place of the daemon's"),
+        remedy: format!("run: chmod {mode} {}", quoted(directory)),
+    })
 }
 
 /// A path as a shell takes it.
@@ -227,8 +227,8 @@ mod tests {
                 continue;
             }
             assert_eq!(found.is_some(), refused, "{mode:o} {own_group}: {found:?}");
-            if let Some(Fault::Refused(problem)) = found {
-                assert!(problem.contains("run: chmod "), "{problem}");
+            if let Some(Fault::Refused { remedy, .. }) = found {
+                assert!(remedy.contains("run: chmod "), "{remedy}");
             }
         }
     }

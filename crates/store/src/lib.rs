@@ -11,6 +11,7 @@
 //! - [`backup`] copies a data directory while it is served, and brings a copy back.
 //! - [`fsck`] reads all of a data directory and says what is wrong with it.
 //! - [`lock`] keeps a second process out of the directory.
+//! - [`error`] says whose fault it is, and what mends it.
 //!
 //! Invariants: what [`Outcome::Committed`] was answered for survives any crash; a batch is in the
 //! store whole or not at all; no row is served whose checksum does not fit.
@@ -26,6 +27,7 @@ mod batch;
 pub mod blobs;
 pub mod decisions;
 pub mod engine;
+pub mod error;
 pub mod facts;
 pub mod fsck;
 pub mod guard;
@@ -38,12 +40,7 @@ pub mod sqlite;
 pub mod state;
 pub mod tables;
 
-use std::{
-    io,
-    path::{Path, PathBuf},
-};
-
-use thiserror::Error;
+use std::path::Path;
 
 pub use crate::{
     batch::{
@@ -55,6 +52,7 @@ pub use crate::{
         Copier, Done, Found, NotCommitted, Observer, OpenedStore, Outcome, Pages, RowBytes, Rows,
         Store, StoreEngine, TakeRow,
     },
+    error::StoreError,
 };
 
 /// What is larger than this is a file of its own, not a row: 16 KiB.
@@ -73,83 +71,4 @@ pub fn open(data_directory: &Path) -> Result<OpenedStore, StoreError> {
 #[must_use]
 pub fn exists(data_directory: &Path) -> bool {
     sqlite::exists(data_directory)
-}
-
-/// A store could not do what was asked of it.
-#[derive(Debug, Error)]
-pub enum StoreError {
-    /// A file or directory.
-    #[error("{operation} {path}: {source}")]
-    Io {
-        /// What was tried, as a verb.
-        operation: &'static str,
-        path: PathBuf,
-        source: io::Error,
-    },
-    /// SQLite reported an error.
-    #[error("database: {0}{hint}", hint = hint(.0))]
-    Database(#[from] rusqlite::Error),
-    /// A row is not what was written.
-    #[error(
-        "{table} row {key} is damaged: {what}; stop, keep a copy of the data directory, and restore a backup"
-    )]
-    Damaged {
-        table: &'static str,
-        /// The row's key, as its table has it.
-        key: String,
-        what: &'static str,
-    },
-    /// The data directory is not ours to use.
-    #[error("{0}")]
-    Unusable(String),
-}
-
-/// What an operator can do about an error of the database.
-fn hint(error: &rusqlite::Error) -> &'static str {
-    match error.sqlite_error_code() {
-        Some(rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase) => {
-            "; it is damaged: stop, keep a copy of the data directory, see what `evidenceos-daemon fsck` says, and restore a backup"
-        }
-        Some(rusqlite::ErrorCode::DiskFull) => "; the disk is full: free some space",
-        Some(rusqlite::ErrorCode::ReadOnly) => {
-            "; the data directory is read-only: remount it for writing, or correct its owner and mode"
-        }
-        Some(rusqlite::ErrorCode::SystemIoFailure | rusqlite::ErrorCode::CannotOpen) => {
-            "; look for disk errors in the kernel's log and at the owner, mode and mount of the data directory"
-        }
-        _ => "",
-    }
-}
-
-impl StoreError {
-    /// Whether nothing but space on the disk is missing.
-    #[must_use]
-    pub fn is_full(&self) -> bool {
-        match self {
-            Self::Io { source, .. } => matches!(
-                source.kind(),
-                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-            ),
-            Self::Database(error) => {
-                error.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull)
-            }
-            Self::Damaged { .. } | Self::Unusable(_) => false,
-        }
-    }
-
-    /// Whether the file system takes no writes at all.
-    #[must_use]
-    pub fn is_read_only(&self) -> bool {
-        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::ReadOnlyFilesystem)
-    }
-
-    /// Wraps an I/O error with what was tried on which path.
-    pub fn io(operation: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
-        let path = path.into();
-        move |source| Self::Io {
-            operation,
-            path,
-            source,
-        }
-    }
 }

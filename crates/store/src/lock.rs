@@ -32,7 +32,8 @@ impl DirectoryLock {
     /// Takes the directory, which must exist.
     ///
     /// # Errors
-    /// [`StoreError::Unusable`] names the process that holds it.
+    /// [`StoreError::Locked`] names the process that holds it: stop that one, or take another
+    /// directory. [`StoreError::Io`] if the lock's file cannot be opened or written.
     pub fn take(directory: &Path) -> Result<Self, StoreError> {
         let path = directory.join("LOCK");
         let mut file = OpenOptions::new()
@@ -53,10 +54,10 @@ impl DirectoryLock {
                     "" => "another process".to_owned(),
                     pid => format!("process {pid}"),
                 };
-                return Err(StoreError::Unusable(format!(
-                    "{} is in use by {holder}; stop that daemon, or give this one another --data-dir",
-                    directory.display()
-                )));
+                return Err(StoreError::locked(
+                    format!("{} is in use by {holder}", directory.display()),
+                    "stop that daemon, or give this one another --data-dir",
+                ));
             }
             Err(TryLockError::Error(source)) => {
                 return Err(StoreError::Io {

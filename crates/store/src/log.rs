@@ -171,8 +171,8 @@ impl Integrator {
     /// is written again. Files that do not fit the entries are all made again.
     ///
     /// # Errors
-    /// Where the files are ahead of the database (a restored backup), or the entries do not lead
-    /// to the signed head.
+    /// [`StoreError::Refused`] if the files are ahead of the database (a restored backup), or the
+    /// entries do not lead to the signed head.
     pub fn recover(
         data_directory: &Path,
         rows: Arc<dyn Rows>,
@@ -233,8 +233,8 @@ impl Integrator {
     /// Writes everything up to a head and publishes its checkpoint.
     ///
     /// # Errors
-    /// Where files cannot be written, or the entries do not lead to the head's root; nothing is
-    /// published then.
+    /// [`StoreError::Io`] if files cannot be written; [`StoreError::Refused`] if the entries do not
+    /// lead to the head's root. Nothing is published then.
     pub fn integrate(&mut self, head: &Head) -> Result<(), StoreError> {
         self.must_lead_to(head)?;
         let mut tree = self.tree.clone();
@@ -306,10 +306,13 @@ impl Integrator {
         if tree.root() == head.root() {
             return Ok(());
         }
-        Err(StoreError::Unusable(format!(
-            "the {} entries of the log do not lead to its signed root; the database is damaged: keep a copy, see what `evidenceos-daemon fsck` says, restore a backup",
-            head.size
-        )))
+        Err(StoreError::refused(
+            format!(
+                "the {} entries of the log do not lead to its signed root",
+                head.size
+            ),
+            "the database is damaged: keep a copy, see what `evidenceos-daemon fsck` says, restore a backup",
+        ))
     }
 }
 
@@ -323,11 +326,14 @@ fn published_under(
     if let Some(checkpoint) = &published
         && checkpoint.size() > size
     {
-        return Err(StoreError::Unusable(format!(
-            "{} was published with {} entries, but the database has {size}: the database was restored from an older state. Continuing would fork the log and forget leakage; bring back the newer database",
-            files.path("checkpoint").display(),
-            checkpoint.size()
-        )));
+        return Err(StoreError::refused(
+            format!(
+                "{} was published with {} entries, but the database has {size}: the database was restored from an older state. Continuing would fork the log and forget leakage",
+                files.path("checkpoint").display(),
+                checkpoint.size()
+            ),
+            "bring back the newer database",
+        ));
     }
     if let (Some(checkpoint), Some(head)) = (&published, head)
         && checkpoint.size() == size
@@ -365,13 +371,16 @@ pub fn published_tree(
 }
 
 fn other_root(files: &LogFiles, published: &Checkpoint, ours: Hash) -> StoreError {
-    StoreError::Unusable(format!(
-        "{} says {} entries with root {}, but the database's first {} have root {ours}: one of the two is of another log, or damaged. Nothing was signed or changed. `evidenceos-daemon fsck` says whether the database is sound and the checkpoint is signed by the log's key; a checkpoint that is not may be removed, for one that is the newer database must be brought back",
-        files.path("checkpoint").display(),
-        published.size(),
-        published.root(),
-        published.size()
-    ))
+    StoreError::refused(
+        format!(
+            "{} says {} entries with root {}, but the database's first {} have root {ours}: one of the two is of another log, or damaged. Nothing was signed or changed",
+            files.path("checkpoint").display(),
+            published.size(),
+            published.root(),
+            published.size()
+        ),
+        "`evidenceos-daemon fsck` says whether the database is sound and the checkpoint is signed by the log's key; a checkpoint that is not may be removed, for one that is the newer database must be brought back",
+    )
 }
 
 /// Releases before 2.2 accepted a registration whose entry no bundle can hold.
@@ -382,11 +391,16 @@ fn must_fit_bundles(first: u64, entries: &[&[u8]]) -> Result<(), StoreError> {
     else {
         return Ok(());
     };
-    Err(StoreError::Unusable(format!(
-        "entry {index} of the log has {} bytes, and the log's files hold at most {} an entry: an earlier release accepted it, and this log cannot be published beyond it. Go on in another directory: if a backup from before that entry exists, restore it, then `evidenceos-daemon log restart --origin NEW --because TEXT`; else begin a new log in an empty directory (`--log-origin NEW --begin-log NEW`) and register fresh items. Receipts up to entry {index} stay valid",
-        entry.len(),
-        u16::MAX
-    )))
+    Err(StoreError::refused(
+        format!(
+            "entry {index} of the log has {} bytes, and the log's files hold at most {} an entry: an earlier release accepted it, and this log cannot be published beyond it",
+            entry.len(),
+            u16::MAX
+        ),
+        format!(
+            "Go on in another directory: if a backup from before that entry exists, restore it, then `evidenceos-daemon log restart --origin NEW --because TEXT`; else begin a new log in an empty directory (`--log-origin NEW --begin-log NEW`) and register fresh items. Receipts up to entry {index} stay valid"
+        ),
+    ))
 }
 
 fn bundle(index: u64, entries: &[&[u8]]) -> Option<(BundleId, Vec<u8>)> {

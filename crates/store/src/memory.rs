@@ -32,7 +32,9 @@ use self::committed::{Committed, Row, rows};
 pub use self::disk::{MemoryBlobs, MemoryDisk};
 use crate::{
     AccountsFiles, Batch, Done, Entry, Head, NotCommitted, Observer, Outcome, Recorded, Store,
-    StoreEngine, StoreError, blobs::Blobs,
+    StoreEngine, StoreError,
+    blobs::Blobs,
+    error::{EngineError, EngineFault},
 };
 
 /// What becomes of a commit.
@@ -197,8 +199,9 @@ impl MemoryStore {
             .as_ref()
             .is_some_and(|disk| disk.epoch() != self.epoch)
         {
-            return Some(Outcome::Unknown(StoreError::Unusable(
-                "another process has taken over the store".to_owned(),
+            return Some(Outcome::Unknown(StoreError::locked(
+                "another process has taken over the store",
+                "stop one of the two",
             )));
         }
         let what = self.committed.breaks(batch)?;
@@ -224,7 +227,7 @@ impl MemoryStore {
 }
 
 fn injected() -> StoreError {
-    StoreError::Unusable("an injected fault".to_owned())
+    EngineError::new(EngineFault::Other, "an injected fault").into()
 }
 
 impl Store for MemoryStore {

@@ -7,6 +7,7 @@
 
 mod at_rest;
 mod copy;
+mod error;
 mod facts;
 mod read;
 mod rows;
@@ -49,6 +50,7 @@ use crate::{
     Batch, Copier, Done, Found, NotCommitted, Observer, OpenedStore, Outcome, Store, StoreEngine,
     StoreError,
     blobs::Blobs,
+    error::EngineFault,
     room::Room,
     row,
     state::{StateRow, chain, journal_bytes},
@@ -111,7 +113,9 @@ impl SqliteStore {
     /// every earlier process.
     ///
     /// # Errors
-    /// Where it cannot be opened, is another program's, or is damaged in what start-up reads.
+    /// [`StoreError::Engine`] if it cannot be opened; [`StoreError::Refused`] if it is another
+    /// program's or release's, or was lost; [`StoreError::Damaged`] if what a start reads is damaged;
+    /// [`StoreError::Locked`] or [`StoreError::Full`] if that is why.
     pub fn open(data_directory: &Path) -> Result<(Self, Found), StoreError> {
         Self::open_now(data_directory).map_err(|error| Room::new(data_directory).explain(error))
     }
@@ -494,8 +498,9 @@ impl StoreEngine for SqliteStore {
             [next, self.epoch],
         )?;
         if rows != 1 {
-            return Err(StoreError::Unusable(
-                "another process opened the database; stop it first".to_owned(),
+            return Err(StoreError::locked(
+                "another process opened the database",
+                "stop it first",
             ));
         }
         self.epoch = next;
@@ -524,7 +529,7 @@ impl StoreEngine for SqliteStore {
 }
 
 fn is_full(error: &StoreError) -> bool {
-    matches!(error, StoreError::Database(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull))
+    matches!(error, StoreError::Engine(error) if error.fault == EngineFault::Full)
 }
 
 fn raise_epoch(connection: &mut Connection) -> Result<(i64, StateRow), StoreError> {

@@ -89,7 +89,7 @@ pub fn back_up(data_directory: &Path, destination: &Path, as_json: bool) -> Exit
                 Ok(())
             }),
             // Somebody has it: a daemon that can be asked.
-            Err(held @ StoreError::Unusable(_)) => {
+            Err(held @ StoreError::Locked { .. }) => {
                 control::back_up(data_directory, destination, &mut |progress| {
                     shown.follow(progress);
                 })

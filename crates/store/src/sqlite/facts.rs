@@ -100,9 +100,7 @@ pub fn mark_restored(database: &Path, restored: Restored) -> Result<(), StoreErr
     connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| {
         row.get::<_, i64>(0)
     })?;
-    connection
-        .close()
-        .map_err(|(_, error)| StoreError::Database(error))
+    connection.close().map_err(|(_, error)| error.into())
 }
 
 /// What lies beside a database as long as it is open, or was not closed: its WAL, and the index of it.

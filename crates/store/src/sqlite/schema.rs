@@ -66,10 +66,10 @@ pub fn must_be_there(data_directory: &Path) -> Result<(), StoreError> {
     let path = path_in(data_directory);
     match std::fs::metadata(&path) {
         Ok(metadata) if metadata.is_file() && metadata.len() > 0 => Ok(()),
-        _ => Err(StoreError::Unusable(format!(
-            "{} is missing or empty; give the --data-dir of a daemon, or restore a backup",
-            path.display()
-        ))),
+        _ => Err(StoreError::refused(
+            format!("{} is missing or empty", path.display()),
+            "give the --data-dir of a daemon, or restore a backup",
+        )),
     }
 }
 
@@ -86,11 +86,14 @@ fn must_be_alone(data_directory: &Path) -> Result<(), StoreError> {
     for name in ["log", "blobs"] {
         let beside = data_directory.join(name);
         if is_filled(&beside) {
-            return Err(StoreError::Unusable(format!(
-                "{} is missing or empty, but {} is not: the database was lost, and a new one would fork the log and forget what has leaked. Bring it back, or restore a backup into an empty directory (`evidenceos-daemon restore`) and recover the rest (`evidenceos-daemon log recover`); for a new server give another --data-dir",
-                path_in(data_directory).display(),
-                beside.display()
-            )));
+            return Err(StoreError::refused(
+                format!(
+                    "{} is missing or empty, but {} is not: the database was lost, and a new one would fork the log and forget what has leaked",
+                    path_in(data_directory).display(),
+                    beside.display()
+                ),
+                "Bring it back, or restore a backup into an empty directory (`evidenceos-daemon restore`) and recover the rest (`evidenceos-daemon log recover`); for a new server give another --data-dir",
+            ));
         }
     }
     Ok(())
@@ -113,10 +116,13 @@ pub fn must_be_current(connection: &Connection, path: &Path) -> Result<(), Store
     if version == SCHEMA_VERSION {
         return Ok(());
     }
-    Err(StoreError::Unusable(format!(
-        "{} has version {version} of the tables, this program checks version {SCHEMA_VERSION}; start the daemon of this release once, which brings them up to date",
-        path.display()
-    )))
+    Err(StoreError::refused(
+        format!(
+            "{} has version {version} of the tables, this program checks version {SCHEMA_VERSION}",
+            path.display()
+        ),
+        "start the daemon of this release once, which brings them up to date",
+    ))
 }
 
 /// Opens the writer's connection; makes the tables in a new database.
@@ -280,17 +286,20 @@ fn check_application(path: &Path, application: i32) -> Result<(), StoreError> {
     if application == APPLICATION_ID {
         return Ok(());
     }
-    Err(StoreError::Unusable(format!(
-        "{} is a database of another program; give the daemon a --data-dir of its own",
-        path.display()
-    )))
+    Err(StoreError::refused(
+        format!("{} is a database of another program", path.display()),
+        "give the daemon a --data-dir of its own",
+    ))
 }
 
 fn other_version(path: &Path, version: i32) -> StoreError {
-    StoreError::Unusable(format!(
-        "{} has version {version} of the tables, this program knows version {SCHEMA_VERSION}; run the release that wrote it, or a newer one",
-        path.display()
-    ))
+    StoreError::refused(
+        format!(
+            "{} has version {version} of the tables, this program knows version {SCHEMA_VERSION}",
+            path.display()
+        ),
+        "run the release that wrote it, or a newer one",
+    )
 }
 
 fn prepare_tables(connection: &Connection, path: &Path) -> Result<(), StoreError> {
@@ -329,16 +338,19 @@ fn prepare_tables(connection: &Connection, path: &Path) -> Result<(), StoreError
 fn not_a_database(path: &Path, error: rusqlite::Error) -> StoreError {
     match error.sqlite_error_code() {
         Some(rusqlite::ErrorCode::NotADatabase | rusqlite::ErrorCode::DatabaseCorrupt) => {
-            StoreError::Unusable(format!(
-                "{} is damaged, or no database at all ({error}); keep a copy, then restore the data directory from a backup",
-                path.display()
-            ))
+            StoreError::refused(
+                format!(
+                    "{} is damaged, or no database at all ({error})",
+                    path.display()
+                ),
+                "keep a copy, then restore the data directory from a backup",
+            )
         }
-        Some(rusqlite::ErrorCode::DatabaseBusy) => StoreError::Unusable(format!(
-            "{} is held by another program; stop it first",
-            path.display()
-        )),
-        _ => StoreError::Database(error),
+        Some(rusqlite::ErrorCode::DatabaseBusy) => StoreError::locked(
+            format!("{} is held by another program", path.display()),
+            "stop it first",
+        ),
+        _ => error.into(),
     }
 }
 

@@ -61,8 +61,9 @@ impl WriteError {
         let error = match self {
             Self::Fence => {
                 // `NotCommitted` would let this process go on beside the one that took over.
-                return Outcome::Unknown(StoreError::Unusable(
-                    "another process has taken over the database".to_owned(),
+                return Outcome::Unknown(StoreError::locked(
+                    "another process has taken over the database",
+                    "stop one of the two",
                 ));
             }
             Self::Database(error) => error,

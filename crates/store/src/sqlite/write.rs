@@ -185,8 +185,9 @@ pub(super) fn forget_modules(
             .prepare_cached("UPDATE state SET epoch = epoch WHERE id = 1 AND epoch = ?1")?
             .execute([epoch])?;
         if fenced != 1 {
-            return Err(StoreError::Unusable(
-                "another process has opened the database; only one may".to_owned(),
+            return Err(StoreError::locked(
+                "another process has opened the database; only one may",
+                "stop one of the two",
             ));
         }
     }

@@ -140,7 +140,8 @@ fn a_missing_entry_is_noticed() {
 
 fn assert_unusable(directory: &std::path::Path, sentence: &str) {
     match sqlite::open(directory) {
-        Err(StoreError::Unusable(said)) => {
+        Err(error @ StoreError::Refused { .. }) => {
+            let said = error.to_string();
             assert!(said.contains(sentence), "{said}");
             assert!(said.contains("evidenceos.db"), "{said}");
         }

@@ -180,8 +180,8 @@ fn a_checkpoint_ahead_of_the_database_stops_the_start() {
     for head in [Some(&older), None] {
         let refused = Integrator::recover(disk.path(), disk.readers(), head);
         match refused {
-            Err(StoreError::Unusable(said)) => {
-                assert!(said.contains("restored from an older state"), "{said}");
+            Err(StoreError::Refused { what, .. }) => {
+                assert!(what.contains("restored from an older state"), "{what}");
             }
             other => panic!("a fork: {other:?}"),
         }
@@ -194,7 +194,7 @@ fn entries_that_do_not_lead_to_the_signed_root_stop_the_start() {
     let mut head = disk.append(10);
     head.root[0] ^= 1;
     let refused = Integrator::recover(disk.path(), disk.readers(), Some(&head));
-    assert!(matches!(refused, Err(StoreError::Unusable(_))));
+    assert!(matches!(refused, Err(StoreError::Refused { .. })));
     assert!(
         !log_path(&disk, "checkpoint").exists(),
         "nothing is published"

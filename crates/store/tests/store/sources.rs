@@ -46,3 +46,18 @@ fn only_the_store_names_the_database() {
         assert!(allowed || !opens, "{} names the database", path.display());
     }
 }
+
+/// What another engine could not have stays inside SQLite's own folder.
+#[test]
+fn only_the_engine_of_sqlite_names_its_library() {
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    rust_files(&sources, &mut files);
+    let engine = [sources.join("sqlite"), sources.join("sqlite.rs")];
+    let (inside, outside): (Vec<_>, Vec<_>) =
+        (files.iter()).partition(|path| engine.iter().any(|engine| path.starts_with(engine)));
+    let names = |path: &&PathBuf| fs::read_to_string(path).expect("text").contains("rusqlite");
+    assert!(inside.iter().any(names), "the search works");
+    let named: Vec<_> = outside.into_iter().filter(names).collect();
+    assert_eq!(named, Vec::<&PathBuf>::new());
+}

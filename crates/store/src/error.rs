@@ -1,0 +1,272 @@
+//! Why the store did not do what was asked of it: a variant for each party at fault, with what
+//! failed and what mends it.
+
+use std::{
+    error::Error,
+    fmt,
+    io::{self, ErrorKind},
+    path::PathBuf,
+};
+
+use thiserror::Error;
+
+/// Why the store did not do what was asked of it, by the party at fault.
+#[derive(Debug, Error)]
+pub enum StoreError {
+    /// The file system refused an operation.
+    #[error("{operation} {path}: {source}")]
+    Io {
+        /// What was tried, as a verb.
+        operation: &'static str,
+        path: PathBuf,
+        source: io::Error,
+    },
+    /// The storage engine failed.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// A row is not what was written.
+    #[error(
+        "{table} row {key} is damaged: {what}; stop, keep a copy of the data directory, and restore a backup"
+    )]
+    Damaged {
+        table: &'static str,
+        /// The row's key, as its table has it.
+        key: String,
+        what: &'static str,
+    },
+    /// Another process has what this one needs.
+    #[error("{}", remedied(.what, .remedy))]
+    Locked { what: String, remedy: String },
+    /// The operator must change or decide something first: the store does not use what it found.
+    #[error("{}", remedied(.what, .remedy))]
+    Refused { what: String, remedy: String },
+    /// The disk has no room.
+    #[error("{what}; free some space, then start again")]
+    Full { what: String },
+    /// A part of the daemon cannot go on.
+    #[error("{0}")]
+    Unusable(String),
+}
+
+impl StoreError {
+    /// Wraps an I/O error with what was tried on which path.
+    pub fn io(operation: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io {
+            operation,
+            path,
+            source,
+        }
+    }
+
+    /// [`StoreError::Locked`]: what another process has, and how to get it.
+    #[must_use]
+    pub fn locked(what: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self::Locked {
+            what: what.into(),
+            remedy: remedy.into(),
+        }
+    }
+
+    /// [`StoreError::Refused`]: what the store found, and what the operator can do.
+    #[must_use]
+    pub fn refused(what: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self::Refused {
+            what: what.into(),
+            remedy: remedy.into(),
+        }
+    }
+
+    /// [`StoreError::Full`]: `subject` was to be written.
+    #[must_use]
+    pub fn full(subject: &str) -> Self {
+        Self::Full {
+            what: format!("{subject} cannot be written: the disk is full"),
+        }
+    }
+
+    /// Whether nothing but space on the disk is missing.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        match self {
+            Self::Io { source, .. } => matches!(
+                source.kind(),
+                ErrorKind::StorageFull | ErrorKind::QuotaExceeded
+            ),
+            Self::Engine(error) => error.fault == EngineFault::Full,
+            Self::Full { .. } => true,
+            Self::Damaged { .. }
+            | Self::Locked { .. }
+            | Self::Refused { .. }
+            | Self::Unusable(_) => false,
+        }
+    }
+
+    /// Whether the file system takes no writes at all.
+    #[must_use]
+    pub fn is_read_only(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == ErrorKind::ReadOnlyFilesystem)
+    }
+}
+
+/// The storage engine failed.
+#[derive(Debug, Error)]
+#[error("database: {source}{}", .fault.hint())]
+pub struct EngineError {
+    /// What it lacks, as far as the engine knows.
+    pub fault: EngineFault,
+    /// The engine's own error.
+    pub source: Box<dyn Error + Send + Sync>,
+}
+
+impl EngineError {
+    /// An error of an engine.
+    pub fn new(fault: EngineFault, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self {
+            fault,
+            source: source.into(),
+        }
+    }
+}
+
+/// What a storage engine lacks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EngineFault {
+    /// The disk is full.
+    Full,
+    /// It may not write.
+    ReadOnly,
+    /// Its file is not what it wrote, or none of its own.
+    Damaged,
+    /// The disk failed, or the file cannot be opened.
+    Disk,
+    /// Anything else: a bug, or a request that breaks one of its rules.
+    Other,
+}
+
+impl EngineFault {
+    /// What an operator can do about it, to be put behind the engine's own words.
+    fn hint(self) -> &'static str {
+        match self {
+            Self::Full => "; the disk is full: free some space",
+            Self::ReadOnly => {
+                "; the data directory is read-only: remount it for writing, or correct its owner and mode"
+            }
+            Self::Damaged => {
+                "; it is damaged: stop, keep a copy of the data directory, see what `evidenceos-daemon fsck` says, and restore a backup"
+            }
+            Self::Disk => {
+                "; look for disk errors in the kernel's log and at the owner, mode and mount of the data directory"
+            }
+            Self::Other => "",
+        }
+    }
+}
+
+/// What failed and its remedy as one text: a remedy that begins with a small letter goes on in the
+/// sentence, any other one is a sentence of its own.
+pub fn remedied(what: &str, remedy: &str) -> impl fmt::Display {
+    let joint = if remedy.starts_with(char::is_lowercase) {
+        "; "
+    } else {
+        ". "
+    };
+    fmt::from_fn(move |f| write!(f, "{what}{joint}{remedy}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_party_is_told_what_failed_and_what_mends_it() {
+        let engine = |fault| StoreError::from(EngineError::new(fault, "it failed"));
+        for (error, what, remedy) in [
+            (
+                StoreError::locked("process 7 has it", "stop it"),
+                "process 7 has it",
+                "; stop it",
+            ),
+            (
+                StoreError::refused("it is not empty", "name another"),
+                "it is not empty",
+                "; name another",
+            ),
+            (
+                StoreError::refused("it was lost", "Bring it back"),
+                "it was lost",
+                ". Bring it back",
+            ),
+            (
+                StoreError::refused("it is of another log", "`fsck` says which"),
+                "it is of another log",
+                ". `fsck` says which",
+            ),
+            (
+                StoreError::full("a digest"),
+                "a digest cannot be written: the disk is full",
+                "; free some space, then start again",
+            ),
+            (
+                StoreError::Damaged {
+                    table: "claims",
+                    key: "3".to_owned(),
+                    what: "its checksum does not fit",
+                },
+                "claims row 3 is damaged: its checksum does not fit",
+                "; stop, keep a copy of the data directory, and restore a backup",
+            ),
+            (
+                engine(EngineFault::Full),
+                "database: it failed",
+                "; the disk is full: free some space",
+            ),
+            (
+                engine(EngineFault::ReadOnly),
+                "database: it failed",
+                "; the data directory is read-only: remount it for writing, or correct its owner and mode",
+            ),
+            (
+                engine(EngineFault::Damaged),
+                "database: it failed",
+                "; it is damaged: stop, keep a copy of the data directory, see what `evidenceos-daemon fsck` says, and restore a backup",
+            ),
+            (
+                engine(EngineFault::Disk),
+                "database: it failed",
+                "; look for disk errors in the kernel's log and at the owner, mode and mount of the data directory",
+            ),
+        ] {
+            assert_eq!(error.to_string(), format!("{what}{remedy}"), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn what_nobody_can_mend_by_a_rule_is_told_as_it_is() {
+        let denied = StoreError::io("open", "/data/LOCK")(ErrorKind::PermissionDenied.into());
+        assert_eq!(denied.to_string(), "open /data/LOCK: permission denied");
+        let other = StoreError::from(EngineError::new(EngineFault::Other, "it failed"));
+        assert_eq!(other.to_string(), "database: it failed");
+    }
+
+    #[test]
+    fn only_a_full_disk_is_full() {
+        let io = |kind: ErrorKind| StoreError::io("write", "/data/x")(kind.into());
+        let engine = |fault| StoreError::from(EngineError::new(fault, "it failed"));
+        for (error, full) in [
+            (io(ErrorKind::StorageFull), true),
+            (io(ErrorKind::QuotaExceeded), true),
+            (io(ErrorKind::ReadOnlyFilesystem), false),
+            (engine(EngineFault::Full), true),
+            (engine(EngineFault::ReadOnly), false),
+            (engine(EngineFault::Disk), false),
+            (StoreError::full("it"), true),
+            (StoreError::refused("it", "go"), false),
+            (StoreError::locked("it", "go"), false),
+        ] {
+            assert_eq!(error.is_full(), full, "{error:?}");
+        }
+        assert!(io(ErrorKind::ReadOnlyFilesystem).is_read_only());
+        assert!(!engine(EngineFault::ReadOnly).is_read_only());
+    }
+}
