@@ -314,6 +314,31 @@ impl Book {
         price: u64,
     ) -> Result<(), Fault> {
         let answers = capsule.answers.charged.get();
+        self.count(capsule, price, answers);
+        let summed = self.summed(capsule, price, answers);
+        // A budget that an earlier entry broke is that entry's fault.
+        let own_budgets = self.check_owners_budgets(capsule, price, answers);
+        let budgets = if (price, answers) == (0, 0) {
+            Ok(())
+        } else {
+            self.add(price, answers)
+        };
+        self.ends.push(End {
+            index,
+            unix_ms: capsule.settled_unix_ms,
+            settled: self.ledger.settled,
+            certified: self.ledger.certified,
+            after: Sums {
+                sealed: self.ledger.sealed_charged.get(),
+                answers: self.ledger.answers_charged.get(),
+                ..summed
+            },
+        });
+        budgets.and(own_budgets)
+    }
+
+    /// Counts a claim that ended, for the holdout and for its owner.
+    fn count(&mut self, capsule: &Capsule, price: u64, answers: u64) {
         let ledger = &mut self.ledger;
         let owner = ledger.owners.entry(capsule.owner_tag).or_default();
         owner.claims += 1;
@@ -332,7 +357,10 @@ impl Book {
             }
             Outcome::Aborted => ledger.aborted += 1,
         }
-        let owner = *owner;
+    }
+
+    /// The sums over all runs that ended, this one included; those of its owner are noted.
+    fn summed(&mut self, capsule: &Capsule, price: u64, answers: u64) -> Sums {
         // What a run of an earlier release had reserved is unknown. It adds nothing, so that no
         // other run is refused for a guess.
         let place = capsule.run.unwrap_or(RunPlace {
@@ -347,51 +375,34 @@ impl Book {
         let own = self.owners.entry(capsule.owner_tag).or_default();
         let own_so_far = own.last().map(|(_, sums)| *sums).unwrap_or_default();
         own.push((number, own_so_far.plus(price, answers, &place)));
-        let summed = all.plus(price, answers, &place);
-        // A budget that an earlier entry broke is that entry's fault.
-        let own_budgets = match answers {
-            0 => Ok(()),
-            _ => must_fit(
+        all.plus(price, answers, &place)
+    }
+
+    /// What the owner was charged so far, against the shares that the holdout's policy gives a principal.
+    fn check_owners_budgets(
+        &self,
+        capsule: &Capsule,
+        price: u64,
+        answers: u64,
+    ) -> Result<(), Fault> {
+        let policy = &self.ledger.registered.description.policy;
+        let owner = self.ledger.owners.get(&capsule.owner_tag);
+        let owner = owner.copied().unwrap_or_default();
+        if answers > 0 {
+            must_fit(
                 "principal_answer_budget_microbits",
                 owner.answers_charged,
-                self.ledger
-                    .registered
-                    .description
-                    .policy
-                    .principal_answer_budget,
-            ),
-        };
-        let fence = self
-            .ledger
-            .registered
-            .description
-            .policy
-            .principal_sealed_budget;
-        let fenced = match (price, fence) {
-            (0, _) | (_, None) => Ok(()),
-            (_, Some(fence)) => must_fit(
+                policy.principal_answer_budget,
+            )?;
+        }
+        match policy.principal_sealed_budget {
+            Some(fence) if price > 0 => must_fit(
                 "principal_sealed_budget_microbits",
                 owner.sealed_charged,
                 fence,
             ),
-        };
-        let budgets = if (price, answers) == (0, 0) {
-            Ok(())
-        } else {
-            self.add(price, answers)
-        };
-        self.ends.push(End {
-            index,
-            unix_ms: capsule.settled_unix_ms,
-            settled: self.ledger.settled,
-            certified: self.ledger.certified,
-            after: Sums {
-                sealed: self.ledger.sealed_charged.get(),
-                answers: self.ledger.answers_charged.get(),
-                ..summed
-            },
-        });
-        budgets.and(own_budgets).and(fenced)
+            _ => Ok(()),
+        }
     }
 
     /// Whether the run that ends now could be admitted when it says that it was. Called before [`Book::settle`].

@@ -1,0 +1,326 @@
+//! The way back: a backup is read, checked, and put into an empty directory.
+
+use std::{
+    collections::BTreeSet,
+    fs::{self, DirBuilder, File, OpenOptions},
+    io::{self, Read as _},
+    os::{
+        fd::OwnedFd,
+        unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
+    },
+    path::Path,
+};
+
+use evidenceos_failpoint::{self as failpoint, Point};
+
+use super::{
+    FORMAT, FileRecord, MANIFEST, Manifest, Progress, Report, Stage, hash, is_not_ours, prepare,
+    sync_parent, walk,
+};
+use crate::{StoreError, blobs::sync_directory, facts::Restored, lock::DirectoryLock, sqlite};
+
+/// The database while it is brought back: a start does not take it.
+const HALF_RESTORED: &str = "evidenceos.db.restoring";
+
+/// Reads the manifest of a backup.
+///
+/// # Errors
+/// [`StoreError::Refused`] if there is none, which is how an unfinished backup looks, or it is not
+/// ours; [`StoreError::Io`] if it cannot be read.
+pub fn manifest(backup: &Path) -> Result<Manifest, StoreError> {
+    let path = backup.join(MANIFEST);
+    if !path.exists() {
+        return Err(StoreError::refused(
+            format!(
+                "{} is missing: this is no backup, or one that was not finished",
+                path.display()
+            ),
+            "take another",
+        ));
+    }
+    let mut text = Vec::new();
+    open_plain(backup, MANIFEST)?
+        .read_to_end(&mut text)
+        .map_err(StoreError::io("read", &path))?;
+    let manifest: Manifest = serde_json::from_slice(&text).map_err(|error| {
+        StoreError::refused(
+            format!("{} is damaged ({error})", path.display()),
+            "take another backup",
+        )
+    })?;
+    if manifest.format != FORMAT {
+        return Err(StoreError::refused(
+            format!(
+                "{} is of format {:?}, this program knows {FORMAT:?}",
+                path.display(),
+                manifest.format
+            ),
+            "use the release that made it, or a newer one",
+        ));
+    }
+    Ok(manifest)
+}
+
+/// Checks every file of a backup against its manifest.
+///
+/// # Errors
+/// [`StoreError::Refused`] or [`StoreError::Io`] with the first file that is missing, changed, or not
+/// a plain file below the backup; that of `report` if it breaks the check off.
+pub fn check(backup: &Path, report: &mut Report<'_>) -> Result<Manifest, StoreError> {
+    let manifest = manifest(backup)?;
+    must_have_the_database(backup, &manifest)?;
+    must_list_a_backup(backup, &manifest)?;
+    read_all(backup, &manifest, report, &mut |_| Ok(Box::new(io::sink())))?;
+    Ok(manifest)
+}
+
+fn must_have_the_database(backup: &Path, manifest: &Manifest) -> Result<(), StoreError> {
+    let has = |file: &FileRecord| file.path == sqlite::DATABASE;
+    if manifest.files.iter().any(has) {
+        return Ok(());
+    }
+    Err(StoreError::refused(
+        format!(
+            "{} does not list the database",
+            backup.join(MANIFEST).display()
+        ),
+        "take another backup",
+    ))
+}
+
+/// Nothing is brought back that a backup never has: no secrets, no policies, no accounts.
+fn must_list_a_backup(backup: &Path, manifest: &Manifest) -> Result<(), StoreError> {
+    let mut seen = BTreeSet::new();
+    let wrong = manifest
+        .files
+        .iter()
+        .map(|file| file.path.as_str())
+        .find(|path| !is_of_a_backup(path) || !seen.insert(*path));
+    match wrong {
+        None => Ok(()),
+        Some(path) => Err(StoreError::refused(
+            format!(
+                "{} lists {path:?}, which is no file of a backup, or twice; nothing was restored",
+                backup.join(MANIFEST).display()
+            ),
+            "Take another backup; bring keys/, secrets/ and policies back by hand",
+        )),
+    }
+}
+
+/// Whether a backup can have a file with this path: the database, blobs, the log's files; and what
+/// earlier releases listed if it was there before.
+fn is_of_a_backup(path: &str) -> bool {
+    let is_hex = |text: &str| {
+        text.bytes()
+            .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+    };
+    let is_name = |name: &&str| {
+        !name.starts_with('.')
+            && (1..=64).contains(&name.len())
+            && name
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+    };
+    let parts: Vec<&str> = path.split('/').collect();
+    match parts.as_slice() {
+        [name] => *name == sqlite::DATABASE || is_not_ours(name.as_ref()),
+        ["blobs", first, rest] => {
+            first.len() == 2 && rest.len() == 62 && is_hex(&[*first, *rest].concat())
+        }
+        ["log", names @ ..] => (1..=12).contains(&names.len()) && names.iter().all(is_name),
+        _ => false,
+    }
+}
+
+/// Opens a file of a backup: a plain one, with no link on the way to it below the backup.
+fn open_plain(backup: &Path, relative: &str) -> Result<File, StoreError> {
+    use rustix::{
+        fs::{Mode, OFlags},
+        io::Errno,
+    };
+    let path = backup.join(relative);
+    let must_be = |what: &str| {
+        StoreError::refused(
+            format!(
+                "{} is {what}, and a backup has plain files only; nothing was restored",
+                path.display()
+            ),
+            "Copy the backup with `cp -rL`, if you know where it leads",
+        )
+    };
+    let failed = |errno: Errno| match errno {
+        Errno::LOOP | Errno::NOTDIR => must_be("a symbolic link, or below one"),
+        errno => StoreError::io("open", &path)(errno.into()),
+    };
+    let directory = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let mut at: OwnedFd = rustix::fs::open(backup, directory, Mode::empty()).map_err(failed)?;
+    let (above, name) = relative.rsplit_once('/').unwrap_or(("", relative));
+    // Each part is opened below the one before, so that no link can take its place in between.
+    for part in above.split('/').filter(|part| !part.is_empty()) {
+        let flags = directory | OFlags::NOFOLLOW;
+        at = rustix::fs::openat(&at, part, flags, Mode::empty()).map_err(failed)?;
+    }
+    // Without NONBLOCK a pipe in the place of a file would hold us for ever.
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = File::from(rustix::fs::openat(&at, name, flags, Mode::empty()).map_err(failed)?);
+    let metadata = file.metadata().map_err(StoreError::io("inspect", &path))?;
+    if !metadata.is_file() {
+        return Err(must_be("no regular file"));
+    }
+    if metadata.nlink() > 1 {
+        return Err(must_be("a hard link: another name leads to it too"));
+    }
+    Ok(file)
+}
+
+type Target = Box<dyn io::Write>;
+
+fn read_all(
+    backup: &Path,
+    manifest: &Manifest,
+    report: &mut Report<'_>,
+    target: &mut dyn FnMut(&FileRecord) -> Result<Target, StoreError>,
+) -> Result<(), StoreError> {
+    let total = manifest.files.iter().map(|file| file.bytes).sum();
+    let mut done = 0;
+    let ours = |record: &&FileRecord| !is_not_ours(record.path.as_ref());
+    for record in manifest.files.iter().filter(ours) {
+        let path = backup.join(&record.path);
+        let mut file = open_plain(backup, &record.path)?;
+        let mut to = target(record)?;
+        let (bytes, sha256) = hash(&mut file, &path, &mut to, &mut |read| {
+            done += read;
+            report(Progress {
+                stage: Stage::Files,
+                done,
+                total,
+            })
+        })?;
+        to.flush().map_err(StoreError::io("sync", &path))?;
+        // The file may have been changed since `check` read it.
+        if bytes != record.bytes || sha256 != record.sha256 {
+            return Err(StoreError::refused(
+                format!(
+                    "{} is not what {MANIFEST} says: the backup was damaged or changed after it was made",
+                    path.display()
+                ),
+                "take another",
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// A file that is synced when it is flushed.
+struct Durable(File);
+
+impl io::Write for Durable {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.sync_all()
+    }
+}
+
+/// Backups of older releases do not say in the database what they are.
+fn mark_as_restored(database: &Path, manifest: &Manifest) -> Result<(), StoreError> {
+    let restored = Restored {
+        made_unix_ms: manifest.created_unix_ms,
+        entries: manifest.entries,
+    };
+    sqlite::mark_restored(database, restored)?;
+    // `mark_restored` leaves the sync to its caller.
+    File::open(database)
+        .and_then(|file| file.sync_all())
+        .map_err(StoreError::io("sync", database))?;
+    // They are named after the half-restored file: nothing would find them after the rename.
+    for path in sqlite::beside(database) {
+        if path.exists() {
+            fs::remove_file(&path).map_err(StoreError::io("remove", &path))?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether a directory is a backup that somebody put into place as it is, without `restore`: its
+/// manifest is in it. Of the releases before there is no other sign.
+///
+/// # Errors
+/// As [`manifest`], if there is a manifest.
+pub fn put_into_place(data_directory: &Path) -> Result<Option<Restored>, StoreError> {
+    if !data_directory.join(MANIFEST).exists() {
+        return Ok(None);
+    }
+    // A manifest that is damaged says as much.
+    let known = manifest(data_directory).ok();
+    Ok(Some(Restored {
+        made_unix_ms: known.as_ref().map_or(0, |found| found.created_unix_ms),
+        entries: known.as_ref().map_or(0, |found| found.entries),
+    }))
+}
+
+/// Takes the manifest away from a backup that is served from now on, once that is noted in its
+/// database: what it lists is not what lies there any more.
+///
+/// # Errors
+/// [`StoreError::Io`] if it cannot be removed.
+pub fn no_backup_any_more(data_directory: &Path) -> Result<(), StoreError> {
+    let path = data_directory.join(MANIFEST);
+    fs::remove_file(&path).map_err(StoreError::io("remove", &path))?;
+    sync_directory(data_directory)
+}
+
+/// Brings a backup back into a directory that is empty or does not exist. Every file is checked
+/// before the first is written, and again while it is copied; the database gets its name last, so
+/// that a start does not take a directory that is half restored.
+///
+/// # Errors
+/// [`StoreError::Refused`] if the backup is not whole, or the directory not empty;
+/// [`StoreError::Io`] if a file cannot be read or written; that of `report` if it breaks off.
+pub fn restore(
+    backup: &Path,
+    data_directory: &Path,
+    report: &mut Report<'_>,
+) -> Result<Manifest, StoreError> {
+    prepare(data_directory)?;
+    // A daemon that is started meanwhile must not make a database of its own here.
+    let lock = DirectoryLock::take(data_directory)?;
+    let manifest = check(backup, report)?;
+    read_all(backup, &manifest, report, &mut |record| {
+        let name = match record.path.as_str() {
+            sqlite::DATABASE => HALF_RESTORED,
+            path => path,
+        };
+        let path = data_directory.join(name);
+        if let Some(parent) = path.parent() {
+            DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(parent)
+                .map_err(StoreError::io("create", parent))?;
+        }
+        let file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)
+            .map_err(StoreError::io("create", &path))?;
+        Ok(Box::new(Durable(file)))
+    })?;
+    mark_as_restored(&data_directory.join(HALF_RESTORED), &manifest)?;
+    // The walk syncs every directory: all names are durable before the database gets its own.
+    let mut files = Vec::new();
+    walk(data_directory, Path::new(""), &mut files)?;
+    let database = sqlite::path_in(data_directory);
+    failpoint::pass(Point::RestoreBeforeSwap);
+    fs::rename(data_directory.join(HALF_RESTORED), &database)
+        .map_err(StoreError::io("rename", &database))?;
+    failpoint::pass(Point::RestoreAfterSwap);
+    sync_directory(data_directory)?;
+    sync_parent(data_directory)?;
+    drop(lock);
+    Ok(manifest)
+}
