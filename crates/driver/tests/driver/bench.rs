@@ -15,7 +15,7 @@ use evidenceos_kernel::{
     account::{Account, Accounting},
     bits::MicroBits,
     claim::{Claim, Terms},
-    command::{Caller, Command, HoldoutCommand, PutHoldout, Reply, Request},
+    command::{Caller, ClaimCommand, Command, HoldoutCommand, PutHoldout, Reply, Request},
     holdout::{Description, Holdout, Policy},
     id::{ClaimId, HoldoutId, OwnerTag},
     in_force::InForce,
@@ -23,7 +23,7 @@ use evidenceos_kernel::{
     testing::{self, START_UNIX_MS},
 };
 use evidenceos_store::{
-    Head, Store as _,
+    Head, Module, ModuleBytes, Store as _,
     memory::{Fault, MemoryStore, Tail},
 };
 use evidenceos_tlog::{Hash, Tree};
@@ -226,13 +226,22 @@ impl Bench {
         let ticket = Ticket(self.calls);
         self.calls += 1;
         let stamp = testing::stamp(caller, id, &format!("{command:?}"));
+        // A store knows each module that a claim names: the call brings it.
+        let module = match &command {
+            Command::Claim(ClaimCommand::Commit { module, .. }) => Some(Module {
+                hash: module.hash,
+                bytes: ModuleBytes::Row(vec![0]),
+                kept: None,
+            }),
+            _ => None,
+        };
         let call = Call {
             request: Request {
                 caller,
                 stamp: Some(stamp),
                 command,
             },
-            module: None,
+            module,
             reply_to: Box::new(Waiter {
                 ticket,
                 gone,

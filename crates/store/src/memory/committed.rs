@@ -211,30 +211,58 @@ impl Committed {
 
     /// The rule of the store that a batch breaks, if it breaks one.
     pub(super) fn breaks(&self, batch: &Batch) -> Option<Breach> {
+        self.inserts_twice(batch)
+            .map(Breach::Twice)
+            .or_else(|| self.misses(batch).map(Breach::Gone))
+    }
+
+    fn inserts_twice(&self, batch: &Batch) -> Option<StoreError> {
         let changes = &batch.changes;
-        let damaged = |table, key: String, what| StoreError::Damaged { table, key, what };
-        for claim in &changes.new_claims {
-            if self.claims_by_seq.contains_key(&claim.seq) || self.claims.contains_key(&claim.id) {
-                let error = damaged("claims", claim.seq.to_string(), "it is there already");
-                return Some(Breach::Twice(error));
-            }
-        }
-        for account in &changes.new_accounts {
-            if self.accounts.contains_key(&account.owner) {
-                let error = damaged("accounts", account.owner.to_string(), "it is there already");
-                return Some(Breach::Twice(error));
-            }
-        }
-        let first = changes.counters.next_index - batch.entries.len() as u64;
-        if !batch.entries.is_empty() && first < self.entries.len() as u64 {
-            let error = damaged("entries", first.to_string(), "it is there already");
-            return Some(Breach::Twice(error));
-        }
-        let gone = changes.claims.iter().find(|claim| {
-            !self.claims.contains_key(&claim.id)
-                && !changes.new_claims.iter().any(|new| new.id == claim.id)
+        let there = |table, key: &dyn ToString| StoreError::Damaged {
+            table,
+            key: key.to_string(),
+            what: "it is there already",
+        };
+        let (mut numbers, mut ids) = (HashSet::new(), HashSet::new());
+        let claim = changes.new_claims.iter().find(|claim| {
+            self.claims_by_seq.contains_key(&claim.seq)
+                || self.claims.contains_key(&claim.id)
+                || !numbers.insert(claim.seq)
+                || !ids.insert(claim.id)
         });
-        gone.map(|claim| Breach::Gone(damaged("claims", claim.seq.to_string(), "it is missing")))
+        let mut owners = HashSet::new();
+        let account = changes.new_accounts.iter().find(|account| {
+            self.accounts.contains_key(&account.owner) || !owners.insert(account.owner)
+        });
+        let first = (changes.counters.next_index).saturating_sub(batch.entries.len() as u64);
+        let is_entry_there = !batch.entries.is_empty() && first < self.entries.len() as u64;
+        claim
+            .map(|claim| there("claims", &claim.seq))
+            .or_else(|| account.map(|account| there("accounts", &account.owner)))
+            .or_else(|| is_entry_there.then(|| there("entries", &first)))
+    }
+
+    fn misses(&self, batch: &Batch) -> Option<StoreError> {
+        let changes = &batch.changes;
+        let missing = |table, key: &dyn ToString| StoreError::Damaged {
+            table,
+            key: key.to_string(),
+            what: "it is missing",
+        };
+        let claim = changes.claims.iter().find(|claim| {
+            let is_new = changes.new_claims.iter().any(|new| new.id == claim.id);
+            !self.claims.contains_key(&claim.id) && !is_new
+        });
+        let module = changes.named_modules.iter().find(|hash| {
+            let is_brought = batch
+                .modules
+                .iter()
+                .any(|module| module.hash == **hash && module.bytes != ModuleBytes::Stored);
+            !self.modules.contains_key(hash) && !is_brought
+        });
+        claim
+            .map(|claim| missing("claims", &claim.seq))
+            .or_else(|| module.map(|hash| missing("modules", hash)))
     }
 
     pub(super) fn found(&self) -> Found {
