@@ -78,9 +78,9 @@ struct Document {
 /// Reads a file's content; members that are not ours are passed over.
 ///
 /// # Errors
-/// Where it is not the documented object: a sentence with the line.
-pub fn parse(bytes: &[u8]) -> Result<BTreeMap<String, Listed>, String> {
-    let document: Document = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+/// If it is not the documented object; the error has the line.
+pub fn parse(bytes: &[u8]) -> Result<BTreeMap<String, Listed>, serde_json::Error> {
+    let document: Document = serde_json::from_slice(bytes)?;
     Ok(document.accounts)
 }
 

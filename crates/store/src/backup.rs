@@ -130,8 +130,8 @@ pub enum Stage {
     Files,
 }
 
-/// Told how far a backup is; an error breaks it off.
-pub type Report<'r> = dyn FnMut(Progress) -> Result<(), StoreError> + 'r;
+/// Told how far a backup is; an error of the caller's own breaks it off.
+pub type Report<'r, E = StoreError> = dyn FnMut(Progress) -> Result<(), E> + 'r;
 
 /// Makes or takes the empty directory that a backup goes into.
 ///
@@ -198,12 +198,12 @@ fn sync_parent(path: &Path) -> Result<(), StoreError> {
 /// # Errors
 /// The store's error if it cannot be read or the copy not be written; that of `report` if it breaks
 /// the copy off.
-pub fn copy_at_rest(
+pub fn copy_at_rest<E: From<StoreError>>(
     data_directory: &Path,
     _held: &DirectoryLock,
     destination: &Path,
-    report: &mut Report<'_>,
-) -> Result<(), StoreError> {
+    report: &mut Report<'_, E>,
+) -> Result<(), E> {
     let database = AtRest::open(data_directory)?;
     let mut broken_off = None;
     let copied = database.copy(destination, &mut |pages| match report(pages.progress()) {
@@ -238,13 +238,13 @@ impl crate::Pages {
 /// [`StoreError::Refused`], [`StoreError::Damaged`] or [`StoreError::Io`] if something that the copy
 /// names is missing, damaged, or cannot be written; that of `report` if it breaks the backup off. The
 /// directory is then no backup, and has no manifest: begin it anew elsewhere.
-pub fn complete(
+pub fn complete<E: From<StoreError>>(
     data_directory: &Path,
     destination: &Path,
     software: &str,
     now_unix_ms: u64,
-    report: &mut Report<'_>,
-) -> Result<Manifest, StoreError> {
+    report: &mut Report<'_, E>,
+) -> Result<Manifest, E> {
     // SQLite has synced nothing; what it left is on its way to the disk while the rest is copied.
     let state = copied_state(destination)?;
     let restored = Restored {
@@ -294,11 +294,11 @@ fn copied_state(destination: &Path) -> Result<StateRow, StoreError> {
     })
 }
 
-fn copy_blobs(
+fn copy_blobs<E: From<StoreError>>(
     data_directory: &Path,
     destination: &Path,
-    report: &mut Report<'_>,
-) -> Result<(), StoreError> {
+    report: &mut Report<'_, E>,
+) -> Result<(), E> {
     let database = AtRest::open(destination)?;
     let (from, to) = (Blobs::at(data_directory), Blobs::open(destination)?);
     let total = database.count(Table::Blobs)?;
@@ -336,11 +336,11 @@ fn named(bytes: &[u8]) -> Result<Digest, StoreError> {
 
 /// The log's files as its entries give them. What was published meanwhile may be newer than the
 /// copy, and files ahead of a database stop a start.
-fn make_log(
+fn make_log<E: From<StoreError>>(
     destination: &Path,
     state: &StateRow,
-    report: &mut Report<'_>,
-) -> Result<(), StoreError> {
+    report: &mut Report<'_, E>,
+) -> Result<(), E> {
     let total = state.head.as_ref().map_or(0, |head| head.size);
     let stage = Stage::Log;
     report(Progress {
@@ -377,7 +377,10 @@ fn remove_shared_memory(destination: &Path) -> Result<(), StoreError> {
 }
 
 /// Syncs and hashes every file, and syncs every directory.
-fn seal_files(destination: &Path, report: &mut Report<'_>) -> Result<Vec<FileRecord>, StoreError> {
+fn seal_files<E: From<StoreError>>(
+    destination: &Path,
+    report: &mut Report<'_, E>,
+) -> Result<Vec<FileRecord>, E> {
     let mut files = Vec::new();
     walk(destination, Path::new(""), &mut files)?;
     files.sort();
@@ -443,12 +446,12 @@ fn walk(root: &Path, relative: &Path, files: &mut Vec<String>) -> Result<(), Sto
     sync_directory(&directory)
 }
 
-fn hash(
+fn hash<E: From<StoreError>>(
     file: &mut impl Read,
     path: &Path,
     to: &mut impl io::Write,
-    read: &mut dyn FnMut(u64) -> Result<(), StoreError>,
-) -> Result<(u64, String), StoreError> {
+    read: &mut dyn FnMut(u64) -> Result<(), E>,
+) -> Result<(u64, String), E> {
     let mut digest = Sha256::new();
     let mut chunk = vec![0; CHUNK];
     let mut bytes = 0;
@@ -457,7 +460,7 @@ fn hash(
             Ok(0) => break,
             Ok(length) => length,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(StoreError::io("read", path)(error)),
+            Err(error) => return Err(StoreError::io("read", path)(error).into()),
         };
         digest.update(&chunk[..length]);
         to.write_all(&chunk[..length])

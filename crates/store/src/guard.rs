@@ -150,14 +150,14 @@ fn fault(
         (true, false) => format!("group {gid}, which is not the daemon's,"),
         (false, _) => "others".to_owned(),
     };
-    let mode = match (of_group, of_others) {
+    let rights = match (of_group, of_others) {
         (true, true) => "go-w",
         (true, false) => "g-w",
         (false, _) => "o-w",
     };
     Some(Fault::Refused {
         what: format!("{shown}: {who} can put other files in the place of the daemon's"),
-        remedy: format!("run: chmod {mode} {}", quoted(directory)),
+        remedy: format!("run: chmod {rights} {}", quoted(directory)),
     })
 }
 

@@ -66,7 +66,10 @@ pub fn manifest(backup: &Path) -> Result<Manifest, StoreError> {
 /// # Errors
 /// [`StoreError::Refused`] or [`StoreError::Io`] with the first file that is missing, changed, or not
 /// a plain file below the backup; that of `report` if it breaks the check off.
-pub fn check(backup: &Path, report: &mut Report<'_>) -> Result<Manifest, StoreError> {
+pub fn check<E: From<StoreError>>(
+    backup: &Path,
+    report: &mut Report<'_, E>,
+) -> Result<Manifest, E> {
     let manifest = manifest(backup)?;
     must_have_the_database(backup, &manifest)?;
     must_list_a_backup(backup, &manifest)?;
@@ -176,12 +179,12 @@ fn open_plain(backup: &Path, relative: &str) -> Result<File, StoreError> {
 
 type Target = Box<dyn io::Write>;
 
-fn read_all(
+fn read_all<E: From<StoreError>>(
     backup: &Path,
     manifest: &Manifest,
-    report: &mut Report<'_>,
+    report: &mut Report<'_, E>,
     target: &mut dyn FnMut(&FileRecord) -> Result<Target, StoreError>,
-) -> Result<(), StoreError> {
+) -> Result<(), E> {
     let total = manifest.files.iter().map(|file| file.bytes).sum();
     let mut done = 0;
     let ours = |record: &&FileRecord| !is_not_ours(record.path.as_ref());
@@ -206,7 +209,8 @@ fn read_all(
                     path.display()
                 ),
                 "take another",
-            ));
+            )
+            .into());
         }
     }
     Ok(())
@@ -280,11 +284,11 @@ pub fn no_backup_any_more(data_directory: &Path) -> Result<(), StoreError> {
 /// # Errors
 /// [`StoreError::Refused`] if the backup is not whole, or the directory not empty;
 /// [`StoreError::Io`] if a file cannot be read or written; that of `report` if it breaks off.
-pub fn restore(
+pub fn restore<E: From<StoreError>>(
     backup: &Path,
     data_directory: &Path,
-    report: &mut Report<'_>,
-) -> Result<Manifest, StoreError> {
+    report: &mut Report<'_, E>,
+) -> Result<Manifest, E> {
     prepare(data_directory)?;
     // A daemon that is started meanwhile must not make a database of its own here.
     let lock = DirectoryLock::take(data_directory)?;

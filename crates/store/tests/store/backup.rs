@@ -141,7 +141,7 @@ fn a_backup_at_rest_leaves_the_directory_as_it_is() {
     let mut stages = Vec::new();
     backup::copy_at_rest(&directory, &lock, &to, &mut |progress| {
         stages.push(progress.stage);
-        Ok(())
+        Ok::<_, StoreError>(())
     })
     .expect("copied");
     assert!(stages.contains(&Stage::Database));
