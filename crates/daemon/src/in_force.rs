@@ -12,6 +12,7 @@ use arc_swap::ArcSwap;
 use evidenceos_access::Authenticator;
 use evidenceos_driver::{Stated, mailbox::Mailbox};
 use evidenceos_kernel::in_force::InForce;
+use thiserror::Error;
 
 use crate::{keys::Keys, policies::Policies};
 
@@ -28,6 +29,13 @@ pub fn of(policies: &Policies, authenticator: &Authenticator, keys: &Keys) -> In
         roles: roles.map(|text| keys.keyed("roles", text.as_bytes())),
     }
 }
+
+/// The log does not state that other policies or roles are in force.
+#[derive(Debug, Error)]
+#[error(
+    "the log cannot state that other policies or roles are in force, so that those of before stay; free some space, and reload again"
+)]
+pub struct NotStated;
 
 /// The way to have the log state policies.
 pub struct Stating {
@@ -47,8 +55,8 @@ impl Stating {
     /// free. Blocks.
     ///
     /// # Errors
-    /// Where the log cannot state them: those of before must stay in force.
-    pub fn state(&self, in_force: InForce) -> Result<(), String> {
+    /// [`NotStated`]: those of before must stay in force.
+    pub fn state(&self, in_force: InForce) -> Result<(), NotStated> {
         // A writer that begins from here on must state these policies and not those of before.
         let before = self.wanted.swap(Arc::new(in_force));
         let (committed, stated) = mpsc::channel();
@@ -61,6 +69,6 @@ impl Stating {
         }
         // A writer that begins later must state what is in force then, which is what was before.
         self.wanted.store(before);
-        Err("the log cannot state that other policies or roles are in force, so that those of before stay; free some space, and reload again".to_owned())
+        Err(NotStated)
     }
 }

@@ -12,8 +12,9 @@ use opentelemetry::{
     propagation::{Extractor, TextMapPropagator as _},
     trace::TracerProvider as _,
 };
-use opentelemetry_otlp::{WithExportConfig as _, WithTonicConfig as _};
+use opentelemetry_otlp::{ExporterBuildError, WithExportConfig as _, WithTonicConfig as _};
 use opentelemetry_sdk::{Resource, propagation::TraceContextPropagator, trace::SdkTracerProvider};
+use thiserror::Error;
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 use tracing_subscriber::{
@@ -31,6 +32,14 @@ pub const TARGET: &str = "evidenceos_trace";
 /// How long a batch of spans may take to a collector.
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Nothing can be sent to the collector that `--otlp-endpoint` names.
+#[derive(Debug, Error)]
+#[error("--otlp-endpoint {endpoint}: {source}")]
+pub struct NoCollector {
+    endpoint: String,
+    source: ExporterBuildError,
+}
+
 /// Where spans go; none where nobody collects them.
 #[derive(Default)]
 pub struct Tracing(Option<SdkTracerProvider>);
@@ -40,8 +49,8 @@ impl Tracing {
     /// What is set up already, as in a test, stays.
     ///
     /// # Errors
-    /// A sentence, where nothing can be sent to the collector.
-    pub fn start(config: &Config) -> Result<Self, String> {
+    /// [`NoCollector`] if nothing can be sent to the collector that is configured.
+    pub fn start(config: &Config) -> Result<Self, NoCollector> {
         // The configuration has refused a filter that does not parse.
         let filter = EnvFilter::try_new(&config.log).unwrap_or_else(|_| EnvFilter::new("info"));
         let lines = tracing_subscriber::fmt::layer()
@@ -74,7 +83,7 @@ impl Tracing {
     }
 }
 
-fn exporting_to(endpoint: &str) -> Result<SdkTracerProvider, String> {
+fn exporting_to(endpoint: &str) -> Result<SdkTracerProvider, NoCollector> {
     let mut exporter = opentelemetry_otlp::SpanExporter::builder()
         .with_tonic()
         .with_endpoint(endpoint)
@@ -83,9 +92,10 @@ fn exporting_to(endpoint: &str) -> Result<SdkTracerProvider, String> {
         let tls = tonic::transport::ClientTlsConfig::new().with_native_roots();
         exporter = exporter.with_tls_config(tls);
     }
-    let exporter = exporter
-        .build()
-        .map_err(|error| format!("--otlp-endpoint {endpoint}: {error}"))?;
+    let exporter = exporter.build().map_err(|source| NoCollector {
+        endpoint: endpoint.to_owned(),
+        source,
+    })?;
     let resource = Resource::builder()
         .with_service_name("evidenceosd")
         .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))

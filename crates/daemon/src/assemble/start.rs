@@ -371,7 +371,7 @@ fn reload_rules(config: &Config, parts: &Parts, gate: &Gate, stating: &Stating) 
             gate.follow(authenticator);
             parts.policies.store(policies);
         }
-        Err(problem) => problems.push(problem),
+        Err(not_stated) => problems.push(not_stated.to_string()),
     }
     problems
 }

@@ -5,9 +5,10 @@ use std::{
     fs::{self, File, Metadata},
     io::{self, Read as _},
     os::unix::fs::MetadataExt as _,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
+use thiserror::Error;
 use zeroize::Zeroizing;
 
 /// The longest file of a secret, in bytes.
@@ -15,15 +16,40 @@ const MAX_BYTES: u64 = 1 << 20;
 /// Bits of a file's mode for everybody.
 const OTHERS: u32 = 0o007;
 
+/// Why a file of a secret is not used. Nothing of its content is in it.
+#[derive(Debug, Error)]
+pub(super) enum SecretFileError {
+    /// It cannot be opened or read.
+    #[error("{path}: {source}")]
+    Io { path: PathBuf, source: io::Error },
+    /// A directory, or a pipe.
+    #[error("{0}: it is not a regular file")]
+    NotRegular(PathBuf),
+    /// Everybody on the machine could read or replace it.
+    #[error(
+        "{path} has a secret and is open to everybody (mode {mode:04o}): run `chmod o= {path}`; for a Kubernetes Secret set defaultMode: 0440"
+    )]
+    Open { path: PathBuf, mode: u32 },
+    /// Its end would be cut off.
+    #[error("{0}: the file is longer than {MAX_BYTES} bytes; take out what is no longer used")]
+    TooLong(PathBuf),
+    /// Nothing but line feeds is in it.
+    #[error("{0}: the file is empty")]
+    Empty(PathBuf),
+}
+
 /// A secret in a file, without the line feed that editors put at its end. Links are followed.
 ///
 /// # Errors
-/// The path and what is wrong, with the command that mends it; nothing of the content.
-pub(super) fn read(path: &Path) -> Result<Zeroizing<String>, String> {
-    let failed = |error: io::Error| format!("{}: {error}", path.display());
+/// [`SecretFileError`]: the path and what is wrong, with the command that mends it.
+pub(super) fn read(path: &Path) -> Result<Zeroizing<String>, SecretFileError> {
+    let failed = |source| SecretFileError::Io {
+        path: path.to_owned(),
+        source,
+    };
     // Before it is opened: opening a pipe would wait for its writer.
     if !fs::metadata(path).map_err(failed)?.is_file() {
-        return Err(format!("{}: it is not a regular file", path.display()));
+        return Err(SecretFileError::NotRegular(path.to_owned()));
     }
     let file = File::open(path).map_err(failed)?;
     // Of what was opened, so that nobody exchanges it between the look and the reading.
@@ -35,14 +61,11 @@ pub(super) fn read(path: &Path) -> Result<Zeroizing<String>, String> {
         .read_to_string(&mut text)
         .map_err(failed)?;
     if text.len() as u64 > MAX_BYTES {
-        return Err(format!(
-            "{}: the file is longer than {MAX_BYTES} bytes; take out what is no longer used",
-            path.display()
-        ));
+        return Err(SecretFileError::TooLong(path.to_owned()));
     }
     let trimmed = text.trim_end_matches(['\n', '\r']);
     if trimmed.is_empty() {
-        return Err(format!("{}: the file is empty", path.display()));
+        return Err(SecretFileError::Empty(path.to_owned()));
     }
     Ok(Zeroizing::new(trimmed.to_owned()))
 }
@@ -50,16 +73,16 @@ pub(super) fn read(path: &Path) -> Result<Zeroizing<String>, String> {
 /// Refuses a file with secrets that everybody on the machine could read or replace.
 ///
 /// # Errors
-/// The path, its mode, and the command that mends it.
-pub(super) fn closed_to_others(path: &Path, metadata: &Metadata) -> Result<(), String> {
+/// [`SecretFileError::Open`]: the path, its mode, and the command that mends it.
+pub(super) fn closed_to_others(path: &Path, metadata: &Metadata) -> Result<(), SecretFileError> {
     let mode = metadata.mode() & 0o7777;
     if mode & OTHERS == 0 {
         return Ok(());
     }
-    let path = path.display();
-    Err(format!(
-        "{path} has a secret and is open to everybody (mode {mode:04o}): run `chmod o= {path}`; for a Kubernetes Secret set defaultMode: 0440"
-    ))
+    Err(SecretFileError::Open {
+        path: path.to_owned(),
+        mode,
+    })
 }
 
 #[cfg(test)]
@@ -93,7 +116,8 @@ mod tests {
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("a mode");
             match read(&path) {
                 Ok(secret) => assert!(taken && *secret == "a secret", "{mode:o}"),
-                Err(problem) => {
+                Err(error) => {
+                    let problem = error.to_string();
                     assert!(!taken, "{mode:o}: {problem}");
                     let command = format!("run `chmod o= {}`", path.display());
                     assert!(problem.contains(&command), "{problem}");
@@ -109,19 +133,22 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("token");
         let name = path.display().to_string();
-        assert!(read(&path).expect_err("missing").starts_with(&name));
+        let missing = read(&path).expect_err("missing").to_string();
+        assert!(missing.starts_with(&name), "{missing}");
         fs::write(&path, "\r\n").expect("written");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("a mode");
         assert!(
             read(&path)
                 .expect_err("empty")
+                .to_string()
                 .contains("the file is empty")
         );
         for (length, taken) in [(1 << 20, true), ((1 << 20) + 1, false)] {
             fs::write(&path, "s".repeat(length)).expect("written");
             match read(&path) {
                 Ok(secret) => assert!(taken && secret.len() == length),
-                Err(problem) => {
+                Err(error) => {
+                    let problem = error.to_string();
                     assert!(
                         !taken && problem.contains("longer than 1048576 bytes"),
                         "{problem}"
@@ -129,7 +156,7 @@ mod tests {
                 }
             }
         }
-        let problem = read(directory.path()).expect_err("a directory");
+        let problem = read(directory.path()).expect_err("a directory").to_string();
         assert!(problem.contains("not a regular file"), "{problem}");
     }
 }
