@@ -26,8 +26,9 @@ use evidenceos_store::{
     accounts::{AccountsJson, Lines, Listed, digest, parse},
 };
 mod approval;
+mod error;
 
-pub use approval::Approval;
+pub use self::{approval::Approval, error::AccountsError};
 use tokio::sync::watch;
 
 use crate::{keys::Keys, priority::yield_to_serving};
@@ -61,8 +62,10 @@ pub struct Import {
 /// Looks at the file that a start finds. Only hashes it where it is ours.
 ///
 /// # Errors
-/// [`StoreError::Unusable`] where it was edited or brought back from somewhere.
-pub fn look(directory: &Path, found: &Found) -> Result<AtStart, StoreError> {
+/// [`AccountsError::Foreign`] if it was edited or brought back from somewhere, and
+/// [`AccountsError::NotAccounts`] if it is to be imported and does not list accounts;
+/// [`AccountsError::Store`] if it cannot be read.
+pub fn look(directory: &Path, found: &Found) -> Result<AtStart, AccountsError> {
     let file = AccountsJson::of(directory);
     let path = file.path();
     let Some(bytes) = file.read()? else {
@@ -91,26 +94,19 @@ pub fn look(directory: &Path, found: &Found) -> Result<AtStart, StoreError> {
     let reason = match approval {
         Some(approval) => approval.reason,
         None if is_first => "found at the first start".to_owned(),
-        None => return Err(StoreError::Unusable(foreign(&path, directory))),
+        None => {
+            return Err(AccountsError::Foreign {
+                path,
+                directory: directory.to_owned(),
+            });
+        }
     };
-    let accounts = parse(&bytes).map_err(|error| {
-        StoreError::Unusable(format!(
-            "{} is not what accounts are kept as: {error}; mend it, or move it away",
-            path.display()
-        ))
-    })?;
+    let accounts = parse(&bytes).map_err(|source| AccountsError::NotAccounts { path, source })?;
     Ok(AtStart::Import(Import {
         accounts: accounts.into_iter().collect(),
         sha256,
         reason,
     }))
-}
-
-fn foreign(path: &Path, directory: &Path) -> String {
-    let (path, directory) = (path.display(), directory.display());
-    format!(
-        "{path} is not one of the last two files that this daemon wrote: it was edited, or brought back from a backup. Nothing was changed. Either make the accounts what it says, which is recorded in the log:\n  evidenceos-daemon accounts import --data-dir {directory} --because TEXT\nor write it again from the database, keeping a copy of the edited one:\n  evidenceos-daemon accounts export --data-dir {directory}"
-    )
 }
 
 impl Import {
@@ -152,8 +148,8 @@ impl Import {
     /// Says what was imported, and forgets the approval.
     ///
     /// # Errors
-    /// Where the approval cannot be removed.
-    pub fn done(&self, directory: &Path) -> Result<(), StoreError> {
+    /// [`AccountsError::Io`] if the approval cannot be removed.
+    pub fn done(&self, directory: &Path) -> Result<(), AccountsError> {
         tracing::info!(
             accounts = self.accounts.len(),
             reason = self.reason,

@@ -6,11 +6,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use evidenceos_store::{
-    StoreError,
-    blobs::{sync_directory, write_durably},
-};
+use evidenceos_store::blobs::{sync_directory, write_durably};
 use serde::{Deserialize, Serialize};
+
+use super::error::AccountsError;
 
 /// That an operator wants a file imported; the next start does it.
 #[derive(Debug, Serialize, Deserialize)]
@@ -29,42 +28,39 @@ impl Approval {
     /// The approval that waits, if there is one.
     ///
     /// # Errors
-    /// If it cannot be read, or is damaged.
-    pub fn waiting(directory: &Path) -> Result<Option<Self>, StoreError> {
+    /// [`AccountsError::Io`] if it cannot be read, [`AccountsError::Approval`] if it is damaged.
+    pub fn waiting(directory: &Path) -> Result<Option<Self>, AccountsError> {
         let path = path(directory);
         let bytes = match fs::read(&path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(StoreError::io("read", path)(error)),
+            Err(error) => return Err(AccountsError::io("read", path)(error)),
         };
-        serde_json::from_slice(&bytes).map(Some).map_err(|error| {
-            StoreError::Unusable(format!(
-                "{} is damaged ({error}); run `accounts import` or `accounts export` again",
-                path.display()
-            ))
-        })
+        serde_json::from_slice(&bytes)
+            .map(Some)
+            .map_err(|source| AccountsError::Approval { path, source })
     }
 
     /// Lays the approval down for the next start.
     ///
     /// # Errors
-    /// If it cannot be written.
-    pub fn give(&self, directory: &Path) -> Result<(), StoreError> {
+    /// [`AccountsError::Store`] if it cannot be written.
+    pub fn give(&self, directory: &Path) -> Result<(), AccountsError> {
         let approval = serde_json::to_vec(self)
             .unwrap_or_else(|error| unreachable!("a digest and a text are JSON: {error}"));
-        write_durably(&path(directory), &approval)
+        Ok(write_durably(&path(directory), &approval)?)
     }
 
     /// Removes the approval, if there is one.
     ///
     /// # Errors
-    /// If it cannot be removed.
-    pub fn withdraw(directory: &Path) -> Result<(), StoreError> {
+    /// [`AccountsError::Io`] if it cannot be removed.
+    pub fn withdraw(directory: &Path) -> Result<(), AccountsError> {
         let path = path(directory);
         match fs::remove_file(&path) {
-            Ok(()) => sync_directory(directory),
+            Ok(()) => Ok(sync_directory(directory)?),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(StoreError::io("remove", path)(error)),
+            Err(error) => Err(AccountsError::io("remove", path)(error)),
         }
     }
 }

@@ -8,7 +8,8 @@ use evidenceos_store::StoreError;
 use thiserror::Error;
 
 use crate::{
-    holdout_keys::HoldoutKeyError, keys::LogKeyError, policies::PoliciesError, vault::VaultError,
+    accounts::AccountsError, holdout_keys::HoldoutKeyError, keys::LogKeyError,
+    policies::PoliciesError, vault::VaultError,
 };
 
 /// Why the daemon does not start.
@@ -17,6 +18,9 @@ pub enum StartError {
     /// The data directory cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// `accounts.json` is not taken.
+    #[error(transparent)]
+    Accounts(#[from] AccountsError),
     /// A key file cannot be read, or others can read it.
     #[error(transparent)]
     Keys(#[from] KeyError),

@@ -14,7 +14,7 @@ use evidenceos_store::{
 };
 
 use crate::{
-    accounts::{Approval, write_now},
+    accounts::{AccountsError, Approval, write_now},
     clock::unix_ms,
 };
 
@@ -23,12 +23,9 @@ struct Stopped {
     opened: OpenedStore,
 }
 
-fn open(directory: &Path) -> Result<Stopped, StoreError> {
+fn open(directory: &Path) -> Result<Stopped, AccountsError> {
     if !evidenceos_store::exists(directory) {
-        return Err(StoreError::Unusable(format!(
-            "{} holds no database; a daemon that is started on it imports the accounts.json that it finds there",
-            directory.display()
-        )));
+        return Err(AccountsError::NoDatabase(directory.to_owned()));
     }
     let lock = DirectoryLock::take(directory)?;
     Ok(Stopped {
@@ -40,29 +37,27 @@ fn open(directory: &Path) -> Result<Stopped, StoreError> {
 /// Lets the next start make the accounts what a file says; returns what that means, in lines.
 ///
 /// # Errors
-/// Where the daemon runs, the file is not what accounts are kept as, or cannot be put in place.
+/// `AccountsError::Because`, `AccountsError::NoDatabase`, `AccountsError::Missing` or
+/// `AccountsError::NotImportable` if the operator must give something else;
+/// `AccountsError::Store` if the daemon runs, or the file cannot be put in place.
 pub fn import(
     directory: &Path,
     from: Option<&Path>,
     because: &str,
-) -> Result<Vec<String>, StoreError> {
+) -> Result<Vec<String>, AccountsError> {
     let because = because.trim();
     if !(1..=256).contains(&because.len()) || because.chars().any(char::is_control) {
-        return Err(StoreError::Unusable(
-            "--because: 1 to 256 bytes of text; it goes into the public log".to_owned(),
-        ));
+        return Err(AccountsError::Because);
     }
     let stopped = open(directory)?;
     let file = AccountsJson::of(directory);
     let bytes = match from {
-        Some(path) => fs::read(path).map_err(StoreError::io("read", path))?,
-        None => file.read()?.ok_or_else(|| {
-            StoreError::Unusable(format!("{} does not exist", file.path().display()))
-        })?,
+        Some(path) => fs::read(path).map_err(AccountsError::io("read", path))?,
+        None => file
+            .read()?
+            .ok_or_else(|| AccountsError::Missing(file.path()))?,
     };
-    let listed = parse(&bytes).map_err(|error| {
-        StoreError::Unusable(format!("this is not what accounts are kept as: {error}"))
-    })?;
+    let listed = parse(&bytes).map_err(AccountsError::NotImportable)?;
     let lines = differences(&*stopped.opened.rows, &listed)?;
     let approval = Approval {
         sha256: digest(&bytes),
@@ -123,8 +118,9 @@ fn differences(
 /// Writes the file again from the database; returns where the one that was there is kept.
 ///
 /// # Errors
-/// Where the daemon runs, or the file cannot be written.
-pub fn export(directory: &Path) -> Result<Option<PathBuf>, StoreError> {
+/// `AccountsError::Store` if the daemon runs, or the file cannot be written;
+/// `AccountsError::NoDatabase` if none has served the directory yet.
+pub fn export(directory: &Path) -> Result<Option<PathBuf>, AccountsError> {
     let mut stopped = open(directory)?;
     let file = AccountsJson::of(directory);
     let mut before = None;

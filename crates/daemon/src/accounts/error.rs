@@ -1,0 +1,72 @@
+//! Why accounts and their file are not what the other says.
+
+use std::{io, path::PathBuf};
+
+use evidenceos_store::StoreError;
+use thiserror::Error;
+
+/// Why `accounts.json` is not taken, or an operator's command about it not done.
+#[derive(Debug, Error)]
+pub enum AccountsError {
+    /// The database or the file fails.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A file that the operator named, or the approval, cannot be read or removed.
+    #[error("{operation} {path}: {source}")]
+    Io {
+        /// What was tried, as a verb.
+        operation: &'static str,
+        path: PathBuf,
+        source: io::Error,
+    },
+    /// The file is none that a crash can have left.
+    #[error(
+        "{path} is not one of the last two files that this daemon wrote: it was edited, or brought back from a backup. Nothing was changed. Either make the accounts what it says, which is recorded in the log:\n  evidenceos-daemon accounts import --data-dir {directory} --because TEXT\nor write it again from the database, keeping a copy of the edited one:\n  evidenceos-daemon accounts export --data-dir {directory}"
+    )]
+    Foreign {
+        path: PathBuf,
+        /// The data directory.
+        directory: PathBuf,
+    },
+    /// A file that is to be imported at a start does not list accounts.
+    #[error("{path} is not what accounts are kept as: {source}; mend it, or move it away")]
+    NotAccounts {
+        path: PathBuf,
+        source: serde_json::Error,
+    },
+    /// A file that an operator wants imported does not list accounts.
+    #[error("this is not what accounts are kept as: {0}; mend it, or name another file")]
+    NotImportable(serde_json::Error),
+    /// The operator's approval of an edited file.
+    #[error("{path} is damaged ({source}); run `accounts import` or `accounts export` again")]
+    Approval {
+        path: PathBuf,
+        source: serde_json::Error,
+    },
+    /// No daemon has served the directory yet.
+    #[error(
+        "{0} holds no database; a daemon that is started on it imports the accounts.json that it finds there"
+    )]
+    NoDatabase(PathBuf),
+    /// The operator's reason is empty, too long, or has control characters.
+    #[error("--because: 1 to 256 bytes of text; it goes into the public log")]
+    Because,
+    /// There is no file to import.
+    #[error("{0} does not exist; name the file that is to be imported")]
+    Missing(PathBuf),
+}
+
+impl AccountsError {
+    /// Wraps an I/O error with what was tried on which path.
+    pub(crate) fn io(
+        operation: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io {
+            operation,
+            path,
+            source,
+        }
+    }
+}
