@@ -80,6 +80,19 @@ pub enum LogKeyError {
     Origin(String),
 }
 
+/// Why nobody's tag can be made.
+#[derive(Debug, Error)]
+pub enum OwnersError {
+    /// It is not the secret that the tags of the accounts were made with.
+    #[error(
+        "owners.secret is not the one that this directory was served with: every principal would be somebody else. Bring secrets/owners.secret back from a backup"
+    )]
+    Other,
+    /// The first account cannot be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
 /// Signs for one log: with a key in memory, or by asking a KMS.
 #[derive(Clone)]
 pub struct LogSigner {
@@ -585,14 +598,13 @@ impl Keys {
     /// and credit again. The first account tells.
     ///
     /// # Errors
-    /// If the secret is another, or the account cannot be read.
-    pub fn must_be_these(&self, readers: &dyn Rows) -> Result<(), StoreError> {
+    /// [`OwnersError::Other`] if the secret is another; [`OwnersError::Store`] if the account cannot be
+    /// read.
+    pub fn must_be_these(&self, readers: &dyn Rows) -> Result<(), OwnersError> {
         let first = readers.accounts(0, 1)?.pop();
         match first.filter(|account| account.is_named()) {
             Some(account) if self.owner_tag(&account.principal) != account.owner => {
-                Err(StoreError::Unusable(
-                    "owners.secret is not the one that this directory was served with: every principal would be somebody else. Bring secrets/owners.secret back from a backup".to_owned(),
-                ))
+                Err(OwnersError::Other)
             }
             _ => Ok(()),
         }

@@ -8,8 +8,11 @@ use evidenceos_store::StoreError;
 use thiserror::Error;
 
 use crate::{
-    accounts::AccountsError, holdout_keys::HoldoutKeyError, keys::LogKeyError,
-    policies::PoliciesError, vault::VaultError,
+    accounts::AccountsError,
+    holdout_keys::HoldoutKeyError,
+    keys::{LogKeyError, OwnersError},
+    policies::PoliciesError,
+    vault::VaultError,
 };
 
 /// Why the daemon does not start.
@@ -24,6 +27,9 @@ pub enum StartError {
     /// A key file cannot be read, or others can read it.
     #[error(transparent)]
     Keys(#[from] KeyError),
+    /// The owners' secret is another.
+    #[error(transparent)]
+    Owners(#[from] OwnersError),
     /// The log cannot be signed.
     #[error(transparent)]
     LogKeys(#[from] LogKeyError),
