@@ -96,7 +96,9 @@ impl ProbeArgs {
 
 async fn grpc(connection: &Connection) -> Result<String, String> {
     // By itself first, so that a bad certificate is told from a call that is refused.
-    fetch::handshake(&connection.endpoint, connection.trust()).await?;
+    fetch::handshake(&connection.endpoint, connection.trust())
+        .await
+        .map_err(|error| error.to_string())?;
     let reached = if connection.is_secure() {
         "TLS, certificate and name hold"
     } else {
@@ -127,7 +129,8 @@ async fn grpc(connection: &Connection) -> Result<String, String> {
 
 async fn http(connection: &Connection, at: &str, path: &str) -> Result<String, String> {
     let url = format!("{}/{path}", at.trim_end_matches('/'));
-    match fetch::get(&url, MAX_BODY, connection.trust()).await? {
+    let page = fetch::get(&url, MAX_BODY, connection.trust()).await;
+    match page.map_err(|error| error.to_string())? {
         Some(_) => Ok(format!("/{path} answers")),
         None => Err(format!("there is no /{path}; is it another port's URL?")),
     }

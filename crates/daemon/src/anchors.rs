@@ -12,6 +12,7 @@
 
 mod beginning;
 pub mod directory;
+mod error;
 mod place;
 mod state;
 
@@ -32,11 +33,13 @@ use tokio::runtime::Handle;
 
 pub use self::{
     beginning::{Beginner, Begun},
+    error::{Ahead, AnchorError},
     place::Tip,
     state::{State, StateCollector},
 };
 use self::{
     directory::{HeadFile, Known},
+    error::Unreadable,
     place::{Place, hold},
 };
 use crate::{
@@ -47,8 +50,6 @@ use crate::{
 
 /// The longest checkpoint, with the signatures of many witnesses.
 const MAX_CHECKPOINT: usize = 64 << 10;
-/// What to do if an anchor knows more than the database, or other entries.
-const WAYS_OUT: &str = "With the daemon stopped, `evidenceos-daemon log recover --from URL|DIR` brings the missing entries back from the published log, a mirror or another backup; if there is none, `evidenceos-daemon log restart --origin NEW --because TEXT` begins a new log that names this one";
 /// What to do if nobody can say whether the database is the newest.
 const STATEMENT: &str = "if you are sure that this log was signed nowhere else since, `evidenceos-daemon log continue --nothing-was-signed-since --because TEXT` (daemon stopped) states it in the log";
 
@@ -82,8 +83,8 @@ pub enum Verdict {
 enum Standing {
     /// The log has it, or continues it.
     Covered,
-    /// The log has less; what the anchor knows.
-    Behind(String),
+    /// The log has less.
+    Behind(Ahead),
 }
 
 /// What an anchor is compared with.
@@ -102,16 +103,16 @@ impl Anchors {
     /// The anchors of a configuration and of a database. URLs are asked on `runtime`.
     ///
     /// # Errors
-    /// If a path cannot be made absolute.
+    /// [`AnchorError::Io`] if a path cannot be made absolute.
     pub fn new(
         config: &Config,
         facts: &Facts,
         runtime: &Handle,
         state: Arc<State>,
-    ) -> Result<Self, StoreError> {
+    ) -> Result<Self, AnchorError> {
         let remembered: Vec<AnchorPlace> = facts.anchors.iter().flatten().map(recalled).collect();
         let path = config.data_dir.as_path();
-        let failed = StoreError::io("find the place of", path);
+        let failed = AnchorError::io("find the place of", path);
         let given = match &config.anchors {
             Anchoring::Off => Vec::new(),
             Anchoring::Default if remembered.is_empty() => {
@@ -197,18 +198,16 @@ impl Anchors {
     /// Makes the directory beside the data directory for a log that has no anchor yet.
     ///
     /// # Errors
-    /// If it cannot be made.
-    pub fn make_default(&self) -> Result<(), StoreError> {
+    /// [`AnchorError::NotMade`]: name another place for it.
+    pub fn make_default(&self) -> Result<(), AnchorError> {
         if !(self.by_default && self.fresh) {
             return Ok(());
         }
         for Place { at, .. } in &self.places {
             if let AnchorPlace::Directory(path) = at {
-                directory::make(path).map_err(|error| {
-                    StoreError::Unusable(format!(
-                        "the anchor directory {} cannot be made ({error}): nothing would remember the log's newest head outside of the data directory. Name a directory that can be written, best on another disk, with --anchor DIR/, or give --anchor none",
-                        path.display()
-                    ))
+                directory::make(path).map_err(|source| AnchorError::NotMade {
+                    path: path.clone(),
+                    source,
                 })?;
             }
         }
@@ -218,8 +217,9 @@ impl Anchors {
     /// Asks every anchor.
     ///
     /// # Errors
-    /// If one remembers another log, or other entries: neither of the two may be shown.
-    pub fn compare(&self, own: &Own<'_>) -> Result<Verdict, StoreError> {
+    /// [`AnchorError::OtherLog`] or [`AnchorError::Forked`] if one remembers another log, or other
+    /// entries: neither of the two may be shown. [`AnchorError::Store`] if the log cannot be read.
+    pub fn compare(&self, own: &Own<'_>) -> Result<Verdict, AnchorError> {
         let (mut answering, mut agrees, mut exactly) = (0, false, false);
         let (mut silent, mut ahead) = (Vec::new(), Vec::new());
         for place in &self.places {
@@ -227,7 +227,7 @@ impl Anchors {
                 Ok(Read::Known(found)) => {
                     answering += 1;
                     if let Standing::Behind(what) = stand(&place.at, &found, own)? {
-                        ahead.push(what);
+                        ahead.push(what.to_string());
                         continue;
                     }
                     let is_read = matches!(place.at, AnchorPlace::Url(_));
@@ -305,8 +305,9 @@ impl Anchors {
     /// be written is said.
     ///
     /// # Errors
-    /// If one remembers more than this log has: somebody else continues it.
-    pub fn remember(&self, tip: &Tip) -> Result<bool, StoreError> {
+    /// [`AnchorError::Ahead`] if one remembers more than this log has, and [`AnchorError::Forked`] if
+    /// one remembers other entries: another daemon continues it.
+    pub fn remember(&self, tip: &Tip) -> Result<bool, AnchorError> {
         let mut written = 0;
         let mut answering = 0;
         for place in self.places.iter().filter(|place| place.written) {
@@ -323,7 +324,7 @@ impl Anchors {
     }
 
     /// Whether an anchor remembers a head now; none if it does not answer.
-    fn remember_at(&self, place: &Place, tip: &Tip) -> Result<Option<bool>, StoreError> {
+    fn remember_at(&self, place: &Place, tip: &Tip) -> Result<Option<bool>, AnchorError> {
         let failed = |error: &dyn std::fmt::Display| {
             tracing::error!(anchor = %place.at, %error, "an anchor cannot be written");
         };
@@ -364,7 +365,7 @@ impl Anchors {
                 root_at: &|_| Ok(tip.checkpoint.root()),
             };
             if let Standing::Behind(what) = stand(&place.at, &known, &own)? {
-                return Err(StoreError::Unusable(what));
+                return Err(AnchorError::Ahead(what));
             }
             // A head that lies there unsigned gives way to the signed one, which a reader can
             // verify.
@@ -386,11 +387,11 @@ impl Anchors {
     /// the one that it continues; and that this one went on, so that a copy from before is known.
     ///
     /// # Errors
-    /// If one cannot be written.
-    pub fn overwrite(&self, head: &Head, old_origin: &str) -> Result<(), StoreError> {
+    /// [`AnchorError::Io`] if one cannot be written; else as [`Anchors::remember`].
+    pub fn overwrite(&self, head: &Head, old_origin: &str) -> Result<(), AnchorError> {
         let tip = Tip::from(head);
         for place in self.places.iter().filter(|place| place.written) {
-            let failed = |error| StoreError::io("write", &place.path())(error);
+            let failed = |error| AnchorError::io("write", place.path())(error);
             match &place.at {
                 AnchorPlace::File(_) => {
                     place.write(&tip).map_err(failed)?;
@@ -422,7 +423,7 @@ impl Anchors {
             .max_by_key(|(_, found)| found.size())
     }
 
-    fn read(&self, place: &Place, origin: &str, former: &[String]) -> Result<Read, String> {
+    fn read(&self, place: &Place, origin: &str, former: &[String]) -> Result<Read, Unreadable> {
         let bytes = match &place.at {
             AnchorPlace::Directory(path) => {
                 if !path.is_dir() {
@@ -461,7 +462,7 @@ impl Anchors {
                         path.display()
                     )));
                 }
-                Err(error) => return Err(error.to_string()),
+                Err(error) => return Err(Unreadable::File(error)),
             },
             AnchorPlace::Url(url) => {
                 match self
@@ -481,7 +482,7 @@ impl Anchors {
         // than a restored database, must stop us as well.
         Known::parse(&bytes)
             .map(Read::Known)
-            .ok_or_else(|| "there is no checkpoint in it".to_owned())
+            .ok_or(Unreadable::NoCheckpoint)
     }
 }
 
@@ -512,19 +513,20 @@ fn restored_text(restored: &Restored, entries: u64) -> String {
 /// How an anchor's head stands to ours.
 ///
 /// # Errors
-/// If it is of another log, or was signed over other entries.
-fn stand(place: &AnchorPlace, known: &Known, own: &Own<'_>) -> Result<Standing, StoreError> {
+/// [`AnchorError::OtherLog`] if it is of another log, [`AnchorError::Forked`] if it was signed over
+/// other entries.
+fn stand(place: &AnchorPlace, known: &Known, own: &Own<'_>) -> Result<Standing, AnchorError> {
     let found = &known.checkpoint;
     if found.origin() != own.origin {
         // A log that this one continues was bound by its first entry.
         if own.former.iter().any(|former| former == found.origin()) {
             return Ok(Standing::Covered);
         }
-        return Err(StoreError::Unusable(format!(
-            "anchor {place} remembers another log, {:?}, and ours is {:?}; give this daemon an anchor of its own",
-            found.origin(),
-            own.origin
-        )));
+        return Err(AnchorError::OtherLog {
+            place: place.clone(),
+            found: found.origin().to_owned(),
+            ours: own.origin.to_owned(),
+        });
     }
     let (size, root) = (found.size(), found.root());
     let ours = match size.cmp(&own.tip.0) {
@@ -533,21 +535,27 @@ fn stand(place: &AnchorPlace, known: &Known, own: &Own<'_>) -> Result<Standing, 
         Ordering::Greater => None,
     };
     if let Some(ours) = ours.filter(|ours| *ours != root) {
-        return Err(StoreError::Unusable(format!(
-            "anchor {place} remembers {size} entries with root {root}, ours with as many has root {ours}: the log was forked. Nothing was signed. {WAYS_OUT}"
-        )));
+        return Err(AnchorError::Forked {
+            place: place.clone(),
+            size,
+            found: root,
+            ours,
+        });
     }
     if let Some(successor) = known.successor() {
-        return Ok(Standing::Behind(format!(
-            "anchor {place} remembers that {:?} was restarted as {successor:?}: this directory is from before that, and what it still takes for unspent was charged there. Serve the directory of {successor:?}",
-            found.origin()
-        )));
+        return Ok(Standing::Behind(Ahead::Restarted {
+            place: place.clone(),
+            origin: found.origin().to_owned(),
+            successor: successor.to_owned(),
+        }));
     }
     if ours.is_none() {
-        return Ok(Standing::Behind(format!(
-            "anchor {place} remembers {size} entries with root {root}, the database has {}: it was brought back from an older state, or another daemon signs a copy of it. {WAYS_OUT}",
-            own.tip.0
-        )));
+        return Ok(Standing::Behind(Ahead::Longer {
+            place: place.clone(),
+            size,
+            root,
+            own: own.tip.0,
+        }));
     }
     Ok(Standing::Covered)
 }

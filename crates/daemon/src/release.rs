@@ -24,14 +24,14 @@ use std::{
 use evidenceos_driver::{Publisher, mailbox::Mailbox};
 use evidenceos_kernel::{account::Account, log_key::LogKey};
 use evidenceos_store::{
-    Done, StoreError,
+    Done,
     log::{LogView, Released},
 };
 use evidenceos_tlog::{Hash, Tile};
 use tokio::sync::{Notify, broadcast, oneshot, watch};
 
 use crate::{
-    anchors::{Anchors, State, Tip},
+    anchors::{AnchorError, Anchors, State, Tip},
     clock::unix_ms,
     keys::Keys,
     metrics::Metrics,
@@ -584,7 +584,7 @@ impl Release {
                     self.state.hold(&error.to_string());
                     // Calls are sent away at once, since the writer takes some time to end.
                     self.mailbox.hold_off(true);
-                    self.mailbox.halt(error);
+                    self.mailbox.halt(error.into());
                     break;
                 }
             }
@@ -594,7 +594,7 @@ impl Release {
     }
 
     /// Whether an anchor covers all of it now.
-    fn remember(&self, pending: &Pending) -> Result<bool, StoreError> {
+    fn remember(&self, pending: &Pending) -> Result<bool, AnchorError> {
         let tips = [
             pending
                 .tree

@@ -24,6 +24,7 @@ mod waiting;
 
 use std::{
     collections::{HashMap, VecDeque},
+    error::Error,
     sync::mpsc::Sender,
 };
 
@@ -201,10 +202,16 @@ pub struct Announced {
     pub committed: Sender<()>,
 }
 
-/// The process must end: what is durable is not known any more, or a rule of ours was broken.
+/// The process must end.
 #[derive(Debug, Error)]
-#[error("the store failed, and what it holds is known only after a restart: {0}")]
-pub struct Fatal(#[from] pub StoreError);
+pub enum Fatal {
+    /// What is durable is not known any more, or a rule of ours was broken.
+    #[error("the store failed, and what it holds is known only after a restart: {0}")]
+    Store(#[from] StoreError),
+    /// The part that gave the order knows why nothing else may be signed.
+    #[error("nothing more is signed: {0}")]
+    Halted(Box<dyn Error + Send + Sync>),
+}
 
 /// Limits of the driver.
 #[derive(Debug, Clone, Copy)]
@@ -515,7 +522,7 @@ impl<S: Store> Driver<S> {
                 tracing::error!(%error, "what is to be settled cannot be read");
                 answer_all(calls, &Failure::NotStored);
                 self.abandon();
-                return Err(Fatal(error));
+                return Err(error.into());
             }
         };
         // Refusals and calls that wait change nothing durable, so they cost no sync.
@@ -549,7 +556,7 @@ impl<S: Store> Driver<S> {
             Outcome::Unknown(error) => {
                 answer_all(calls, &Failure::Unknown);
                 self.abandon();
-                Err(Fatal(error))
+                Err(error.into())
             }
         }
     }
@@ -568,7 +575,7 @@ impl<S: Store> Driver<S> {
             // out.
             (true, []) => {
                 self.abandon();
-                return Err(Fatal(error));
+                return Err(error.into());
             }
             (false, [culprit]) => {
                 tracing::error!(%error, request = ?culprit.call.request, "a command alone makes the commit fail");

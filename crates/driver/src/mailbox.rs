@@ -44,7 +44,7 @@ enum Letter {
     Stated(Stated),
     Announced(Announced),
     Copy(CopyOrder),
-    Halt(StoreError),
+    Halt(Fatal),
     Stop(Instant),
 }
 
@@ -176,7 +176,7 @@ impl Mailbox {
     }
 
     /// Ends the loop at once, before anything else is signed: the process must end.
-    pub fn halt(&self, why: StoreError) {
+    pub fn halt(&self, why: Fatal) {
         let _ = self.letters.send(Letter::Halt(why));
     }
 
@@ -206,11 +206,11 @@ impl Inbox {
 /// asked again after each `pause`. Breaks where the loop is not to begin at all.
 ///
 /// # Errors
-/// Where `ready` fails: the process must end.
+/// That of `ready`, or that with which the loop was halted: the process must end.
 pub fn hold(
     inbox: &Inbox,
     pause: Duration,
-    mut ready: impl FnMut() -> Result<bool, StoreError>,
+    mut ready: impl FnMut() -> Result<bool, Fatal>,
 ) -> Result<ControlFlow<()>, Fatal> {
     let mut again = Instant::now() + pause;
     loop {
@@ -228,7 +228,7 @@ pub fn hold(
             Ok(Letter::Stop(_)) | Err(RecvTimeoutError::Disconnected) => {
                 return Ok(ControlFlow::Break(()));
             }
-            Ok(Letter::Halt(why)) => return Err(Fatal(why)),
+            Ok(Letter::Halt(why)) => return Err(why),
             Ok(Letter::NewSigner(_)) => {
                 tracing::warn!("another key takes over at the next start: nothing is signed now");
             }
@@ -289,7 +289,7 @@ struct Turning<'i, S, C> {
     ordered: Option<CopyOrder>,
     copying: bool,
     /// Why nothing may be signed any more.
-    halted: Option<StoreError>,
+    halted: Option<Fatal>,
 }
 
 impl<S: Store, C: Fn() -> u64> Turning<'_, S, C> {
@@ -317,7 +317,7 @@ impl<S: Store, C: Fn() -> u64> Turning<'_, S, C> {
                 // The halt wins over the calls that came with it: their step would sign a head.
                 if let Some(why) = self.halted.take() {
                     self.driver.abandon();
-                    return Err(Fatal(why));
+                    return Err(why);
                 }
                 self.step(inputs)?;
                 self.driver.store_mut().maintain(false)?;

@@ -1,14 +1,14 @@
 //! Whether a log may begin beside these anchors.
 
-use std::sync::atomic::Ordering::Relaxed;
+use std::{fmt, sync::atomic::Ordering::Relaxed};
 
 use evidenceos_kernel::{continuity::BegunBy, id::Digest};
-use evidenceos_store::StoreError;
 use evidenceos_tlog::{SignedCheckpoint, VerifierKey, note::KeyKind};
 
 use super::{
     Anchors, Read,
     directory::{self, BeginLock, Known},
+    error::AnchorError,
     place::Place,
 };
 use crate::config::AnchorPlace;
@@ -38,13 +38,15 @@ impl Anchors {
     /// an anchor says that nothing has, or the operator does.
     ///
     /// # Errors
-    /// If none of this is so, or an anchor remembers the very log.
-    pub fn begin(&self, beginner: &Beginner<'_>) -> Result<Begun, StoreError> {
+    /// [`AnchorError::MayHaveSigned`] if none of this is so; [`AnchorError::Lost`] if an anchor
+    /// remembers the very log; [`AnchorError::OtherBegins`] if the operator means another one;
+    /// [`AnchorError::NoneAnswers`] or [`AnchorError::NotMade`] if no anchor could remember it.
+    pub fn begin(&self, beginner: &Beginner<'_>) -> Result<Begun, AnchorError> {
         if let Some(stated) = beginner.stated.filter(|stated| *stated != beginner.origin) {
-            return Err(StoreError::Unusable(format!(
-                "--begin-log {stated:?} names another log than the one that would begin here, {:?}; name that one, or set --log-origin",
-                beginner.origin
-            )));
+            return Err(AnchorError::OtherBegins {
+                stated: stated.to_owned(),
+                origin: beginner.origin.to_owned(),
+            });
         }
         // This is asked before directories are made: one that this start makes cannot say that
         // nothing was signed before.
@@ -65,7 +67,7 @@ impl Anchors {
                 match BeginLock::take(path) {
                     Ok(lock) => locks.push(lock),
                     Err(error) => {
-                        looked.silent(place, &error.to_string());
+                        looked.silent(place, &error);
                         continue;
                     }
                 }
@@ -74,10 +76,9 @@ impl Anchors {
         }
         self.state.answering.store(looked.answering, Relaxed);
         if is_sure && looked.answering == 0 && !self.places.is_empty() && !self.optional {
-            return Err(StoreError::Unusable(format!(
-                "no anchor answers, and a new log must not begin without one: {}. Make one reachable (an anchor directory must exist: mkdir), or give --anchor-optional",
-                looked.silent.join("; ")
-            )));
+            return Err(AnchorError::NoneAnswers {
+                silent: looked.silent.join("; "),
+            });
         }
         let by = if beginner.made_key {
             BegunBy::NewKey
@@ -97,14 +98,11 @@ impl Anchors {
         was_there: bool,
         beginner: &Beginner<'_>,
         looked: &mut Looked,
-    ) -> Result<(), StoreError> {
-        let lost = |found: &Known| {
-            StoreError::Unusable(format!(
-                "the data directory is empty, but anchor {} remembers {} entries of {:?}: the directory was lost, or the wrong one is mounted. Bring it back, or restore a backup (`evidenceos-daemon restore`); for another log give another --log-origin and --anchor",
-                place.at,
-                found.checkpoint.size(),
-                found.checkpoint.origin()
-            ))
+    ) -> Result<(), AnchorError> {
+        let lost = |found: &Known| AnchorError::Lost {
+            place: place.at.clone(),
+            size: found.checkpoint.size(),
+            origin: found.checkpoint.origin().to_owned(),
         };
         if let AnchorPlace::Directory(path) = &place.at {
             let heads = match directory::scan(path) {
@@ -162,20 +160,21 @@ struct Looked {
 }
 
 impl Looked {
-    fn silent(&mut self, place: &Place, why: &str) {
-        tracing::warn!(anchor = %place.at, why, "an anchor does not answer");
+    fn silent(&mut self, place: &Place, why: &dyn fmt::Display) {
+        tracing::warn!(anchor = %place.at, %why, "an anchor does not answer");
         self.silent.push(format!("{}: {why}", place.at));
     }
 
-    fn refusal(&self, origin: &str) -> StoreError {
+    fn refusal(&self, origin: &str) -> AnchorError {
         let seen = match (&self.of_key, self.silent.as_slice()) {
             (Some(known), _) => known.clone(),
             (None, []) => "no anchor that was there before this start can tell".to_owned(),
             (None, silent) => silent.join("; "),
         };
-        StoreError::Unusable(format!(
-            "the data directory is empty, and the signing key was there before this start: if the key has signed a log, a second one under its name would be a fork ({seen}). Nothing was signed. If the log was lost or is mounted elsewhere, bring its directory back or restore a backup (`evidenceos-daemon restore`). If it is a new log, do one of these: make an anchor directory outside of the data directory (mkdir DIR) and name it with --anchor DIR/; take the key away, and let the start make one; or, once you are sure, state that the key has signed no log of this name: --begin-log {origin}"
-        ))
+        AnchorError::MayHaveSigned {
+            seen,
+            origin: origin.to_owned(),
+        }
     }
 }
 

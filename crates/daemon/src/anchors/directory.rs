@@ -22,6 +22,7 @@ use std::{
 
 use evidenceos_tlog::{Checkpoint, Note};
 use sha2::{Digest as _, Sha256};
+use thiserror::Error;
 
 /// What a head is written into at once: a page.
 const SLOT: usize = 4_096;
@@ -44,6 +45,24 @@ const BEGIN_PATIENCE: Duration = Duration::from_secs(10);
 /// How long a process that gives a file back is waited for.
 const TAKE_PATIENCE: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_millis(20);
+
+/// Why nobody knows what a directory remembers.
+#[derive(Debug, Error)]
+pub enum HeadError {
+    /// A file or the directory cannot be read.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// Both slots of a file are damaged.
+    #[error("neither of its two heads can be read")]
+    Torn,
+    /// One file of a directory.
+    #[error("its {name}: {source}")]
+    Of {
+        /// The file's name in the directory.
+        name: String,
+        source: Box<HeadError>,
+    },
+}
 
 /// A head that an anchor remembers.
 #[derive(Debug, Clone)]
@@ -150,39 +169,43 @@ fn sync(directory: &Path) -> io::Result<()> {
 /// The head in a log's file; none if the file is not there, or no head was ever written whole.
 ///
 /// # Errors
-/// If the file cannot be read, or neither of its heads can be.
-pub fn read(path: &Path) -> Result<Option<Known>, String> {
+/// [`HeadError::Io`] if the file cannot be read, [`HeadError::Torn`] if neither of its heads can be.
+pub fn read(path: &Path) -> Result<Option<Known>, HeadError> {
     match fs::read(path) {
         Ok(bytes) => match newest(&bytes) {
             Some((_, known)) => Ok(Some(known)),
             None if is_new(&bytes) => Ok(None),
-            None => Err("neither of its two heads can be read".to_owned()),
+            None => Err(HeadError::Torn),
         },
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error.to_string()),
+        Err(error) => Err(error.into()),
     }
 }
 
 /// Every head in a directory, with the file that has it. What an operator copied there counts too.
 ///
 /// # Errors
-/// If the directory or a file of ours cannot be read: nobody knows then what it remembers.
-pub fn scan(directory: &Path) -> Result<Vec<(PathBuf, Known)>, String> {
+/// [`HeadError::Io`] if the directory cannot be read, [`HeadError::Of`] if a file of ours cannot be:
+/// nobody knows then what it remembers.
+pub fn scan(directory: &Path) -> Result<Vec<(PathBuf, Known)>, HeadError> {
     let mut found = Vec::new();
-    for entry in fs::read_dir(directory).map_err(|error| error.to_string())? {
-        let entry = entry.map_err(|error| error.to_string())?;
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
         let (path, name) = (entry.path(), entry.file_name());
         let name = name.to_string_lossy();
-        let failed = |error: &dyn std::fmt::Display| format!("its {name}: {error}");
-        let metadata = fs::metadata(&path).map_err(|error| failed(&error))?;
+        let failed = |source| HeadError::Of {
+            name: name.clone().into_owned(),
+            source: Box::new(source),
+        };
+        let metadata = fs::metadata(&path).map_err(|error| failed(error.into()))?;
         if !metadata.is_file() {
             continue;
         }
         if name.ends_with(SUFFIX) {
-            let known = read(&path).map_err(|error| failed(&error))?;
+            let known = read(&path).map_err(failed)?;
             found.extend(known.map(|known| (path, known)));
         } else if metadata.len() <= MOST_FOREIGN {
-            let bytes = fs::read(&path).map_err(|error| failed(&error))?;
+            let bytes = fs::read(&path).map_err(|error| failed(error.into()))?;
             found.extend(Known::parse(&bytes).map(|known| (path, known)));
         }
     }
@@ -472,8 +495,10 @@ mod tests {
         fs::write(there.join("torn.head"), both).expect("writable");
         fs::create_dir(there.join(LOCK)).expect("ours");
         let errors = [
-            scan(&missing).expect_err("not there"),
-            scan(&there).expect_err("neither head can be read"),
+            scan(&missing).expect_err("not there").to_string(),
+            scan(&there)
+                .expect_err("neither head can be read")
+                .to_string(),
             BeginLock::take(&missing).expect_err("no place").to_string(),
             BeginLock::take(&there).expect_err("in the way").to_string(),
             HeadFile::take(&missing, "o")

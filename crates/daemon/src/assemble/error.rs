@@ -9,6 +9,7 @@ use thiserror::Error;
 
 use crate::{
     accounts::AccountsError,
+    anchors::AnchorError,
     holdout_keys::HoldoutKeyError,
     keys::{LogKeyError, OwnersError},
     policies::PoliciesError,
@@ -21,6 +22,9 @@ pub enum StartError {
     /// The data directory cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The log may not begin or go on beside its anchors.
+    #[error(transparent)]
+    Anchors(#[from] AnchorError),
     /// `accounts.json` is not taken.
     #[error(transparent)]
     Accounts(#[from] AccountsError),

@@ -17,7 +17,7 @@ use tokio::runtime::Handle;
 
 use super::{StartError, entries::former_origins};
 use crate::{
-    anchors::{self, Anchors, Own, Tip, Verdict},
+    anchors::{self, AnchorError, Anchors, Own, Tip, Verdict},
     config::Config,
     keys::{self, LogKeyError, LogKeys},
     release::Anchored,
@@ -68,7 +68,7 @@ impl OwnLog {
     }
 
     /// Whether signing may begin.
-    pub fn is_free(&self, anchors: &Anchors) -> Result<bool, StoreError> {
+    pub fn is_free(&self, anchors: &Anchors) -> Result<bool, AnchorError> {
         let verdict = anchors.compare(&Own {
             origin: &self.origin,
             former: &self.former,

@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     accounts::{self, AtStart, Import},
-    anchors::{self, Anchors, Beginner, Tip},
+    anchors::{self, AnchorError, Anchors, Beginner, Tip},
     config::{Anchoring, Config},
     guarded,
     keys::{Keys, LogKeyError, LogKeys, LogSigner},
@@ -317,7 +317,7 @@ fn is_free(
     anchors: &Anchors,
     state: &anchors::State,
     signer: &LogSigner,
-) -> Result<bool, StoreError> {
+) -> Result<bool, AnchorError> {
     let tip = anchors.tip_of(head, own.tip, signer);
     if !own.is_free(anchors)? {
         return Ok(false);

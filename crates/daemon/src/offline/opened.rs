@@ -14,8 +14,12 @@ use evidenceos_tlog::Tree;
 use tokio::runtime::Handle;
 
 use crate::{
-    anchors::{self, Anchors, Own, Verdict},
-    assemble::{StartError, data::note_backup, entries::former_origins},
+    anchors::{self, AnchorError, Anchors, Own, Verdict},
+    assemble::{
+        StartError,
+        data::note_backup,
+        entries::former_origins,
+    },
     config::{Anchoring, Config},
 };
 
@@ -74,7 +78,7 @@ impl Opened {
 
     /// The anchors to compare with and to write. Told of none, a command whose remembered anchors
     /// are gone, as on another machine, takes the directory beside the data directory.
-    pub fn anchors(&self, config: &Config, runtime: &Handle) -> Result<Anchors, StoreError> {
+    pub fn anchors(&self, config: &Config, runtime: &Handle) -> Result<Anchors, AnchorError> {
         let state = || Arc::new(anchors::State::default());
         let anchors = Anchors::new(config, &self.facts, runtime, state())?;
         let origin = self.origin();
@@ -91,8 +95,8 @@ impl Opened {
     /// Whether the anchors agree with what is here.
     ///
     /// # Errors
-    /// If one knows another log, or other entries.
-    pub fn compare(&self, anchors: &Anchors) -> Result<Verdict, StoreError> {
+    /// As [`Anchors::compare`].
+    pub fn compare(&self, anchors: &Anchors) -> Result<Verdict, AnchorError> {
         let former = former_origins(&*self.readers, &self.facts)?;
         anchors.compare(&Own {
             origin: self.origin(),

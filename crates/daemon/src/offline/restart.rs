@@ -18,7 +18,7 @@ use tokio::runtime::Handle;
 
 use super::{failed, opened::Opened, warn, with_runtime};
 use crate::{
-    anchors::{self, Anchors, Tip, Verdict},
+    anchors::{self, AnchorError, Anchors, Tip, Verdict},
     assemble::{
         StartError,
         own::{self, Signing},
@@ -214,11 +214,9 @@ pub fn carry_on(config: &Config, because: &str, runtime: &Handle) -> Result<Cont
 }
 
 /// What can be stated: no anchor knows that it is wrong.
-fn may_be_newest(verdict: Verdict) -> Result<Verdict, StoreError> {
+fn may_be_newest(verdict: Verdict) -> Result<Verdict, AnchorError> {
     match verdict {
-        Verdict::Past(what) => Err(StoreError::Unusable(format!(
-            "it cannot be stated that nothing was signed since: {what}"
-        ))),
+        Verdict::Past(what) => Err(AnchorError::Contradicted(what)),
         Verdict::Free | Verdict::Held(_) => Ok(verdict),
     }
 }
