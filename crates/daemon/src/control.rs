@@ -18,11 +18,13 @@
 //! | out | `"reloaded"` or `{"failed":"…"}` |
 
 mod client;
+mod error;
 mod server;
 mod wire;
 
 pub use self::{
     client::{back_up, condition, reload},
+    error::ControlError,
     server::{Control, ReloadAsked},
     wire::{News, Order, SOCKET},
 };

@@ -6,6 +6,7 @@
 
 pub mod accounts;
 pub mod backup;
+pub mod error;
 pub mod fsck;
 mod opened;
 pub mod recover;

@@ -19,6 +19,7 @@ use std::{
 
 use evidenceos_kernel::{id::OwnerTag, refusal::Refusal};
 use evidenceos_store::{Head, Pages, Store, StoreError};
+use thiserror::Error;
 
 use crate::{Announced, Call, Driver, Failure, Fatal, Finished, Input, Signer, Stated};
 
@@ -62,7 +63,29 @@ pub enum CopyNews {
     /// The pages that were copied so far.
     Pages(Pages),
     /// It is there, or will not be.
-    Done(Result<(), StoreError>),
+    Done(Result<(), CopyError>),
+}
+
+/// Why there is no copy of the store.
+#[derive(Debug, Error)]
+pub enum CopyError {
+    /// The loop waits until signing may begin.
+    #[error(
+        "the daemon is read-only, as its log and `evidenceos server info` say; stop it to back it up"
+    )]
+    Held,
+    /// One copy is made at a time.
+    #[error("another copy of the data is being made; wait until it is done")]
+    Busy,
+    /// The store has no [`Copier`](evidenceos_store::Copier).
+    #[error("this store cannot be copied while it is served; stop the daemon to back it up")]
+    OnlyAtRest,
+    /// The loop ends first, or nobody listens to the news any more.
+    #[error("the copy was broken off, since the daemon stops; back it up once it has stopped")]
+    BrokenOff,
+    /// The store cannot be read, or the copy not be written.
+    #[error(transparent)]
+    Store(#[from] StoreError),
 }
 
 #[derive(Default)]
@@ -221,9 +244,7 @@ pub fn hold(
                 call.reply_to.send(Err(Failure::Held));
             }
             Ok(Letter::Copy(order)) => {
-                let held = "the daemon is read-only, as its log and `evidenceos server info` say; stop it to back it up";
-                let held = StoreError::Unusable(held.to_owned());
-                let _ = order.news.send(CopyNews::Done(Err(held)));
+                let _ = order.news.send(CopyNews::Done(Err(CopyError::Held)));
             }
             Ok(Letter::Stop(_)) | Err(RecvTimeoutError::Disconnected) => {
                 return Ok(ControlFlow::Break(()));
@@ -378,10 +399,7 @@ impl<S: Store, C: Fn() -> u64> Turning<'_, S, C> {
 
     fn take_order(&mut self, order: CopyOrder) {
         if self.copying || self.ordered.is_some() {
-            let busy = "another copy of the data is being made; wait until it is done";
-            let _ = order
-                .news
-                .send(CopyNews::Done(Err(StoreError::Unusable(busy.to_owned()))));
+            let _ = order.news.send(CopyNews::Done(Err(CopyError::Busy)));
         } else {
             self.ordered = Some(order);
         }
@@ -390,10 +408,7 @@ impl<S: Store, C: Fn() -> u64> Turning<'_, S, C> {
     /// Makes a copy; the loop goes on between its steps. A copy that fails is its owner's affair.
     fn copy(&mut self, order: CopyOrder) -> Result<ControlFlow<()>, Fatal> {
         let Some(copier) = self.driver.store_mut().copier() else {
-            let none = "this store cannot be copied while it is served";
-            let _ = order
-                .news
-                .send(CopyNews::Done(Err(StoreError::Unusable(none.to_owned()))));
+            let _ = order.news.send(CopyNews::Done(Err(CopyError::OnlyAtRest)));
             return Ok(ControlFlow::Continue(()));
         };
         self.copying = true;
@@ -411,10 +426,8 @@ impl<S: Store, C: Fn() -> u64> Turning<'_, S, C> {
         self.copying = false;
         let done = match copied {
             Ok(ControlFlow::Continue(())) => Ok(()),
-            Ok(ControlFlow::Break(())) => Err(StoreError::Unusable(
-                "the copy was broken off, since the daemon stops".to_owned(),
-            )),
-            Err(error) => Err(error),
+            Ok(ControlFlow::Break(())) => Err(CopyError::BrokenOff),
+            Err(error) => Err(error.into()),
         };
         let _ = order.news.send(CopyNews::Done(done));
         turned

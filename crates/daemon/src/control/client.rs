@@ -7,9 +7,12 @@ use std::{
     time::Duration,
 };
 
-use evidenceos_store::{StoreError, backup};
+use evidenceos_store::backup;
 
-use super::wire::{self, News, Order, SOCKET};
+use super::{
+    error::ControlError,
+    wire::{self, News, Order, SOCKET},
+};
 use crate::assemble::health::Condition;
 
 /// How long a daemon may think about how it is.
@@ -18,36 +21,37 @@ const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
 /// Asks the daemon that serves a data directory for a backup, and follows it to its end. Blocks.
 ///
 /// # Errors
-/// Where nobody answers, or the daemon says that it failed.
+/// [`ControlError::NobodyAnswers`] if no daemon serves the directory; [`ControlError::Failed`] if it
+/// says why there is no backup; any other one if the talk with it fails.
 pub fn back_up(
     data_directory: &Path,
     destination: PathBuf,
     follow: &mut dyn FnMut(&backup::Progress),
-) -> Result<backup::Manifest, StoreError> {
+) -> Result<backup::Manifest, ControlError> {
     for news in order(data_directory, &Order::Backup { destination }, None)? {
         match news? {
             News::Progress(progress) => follow(&progress),
             News::Done(manifest) => return Ok(*manifest),
-            News::Failed(why) => return Err(StoreError::Unusable(why)),
+            News::Failed(why) => return Err(ControlError::Failed(why)),
             News::Health(_) | News::Reloaded => break,
         }
     }
-    Err(StoreError::Unusable(
-        "the daemon ended before it was done, or had no room for another order; what was begun is not complete".to_owned(),
+    Err(ControlError::HungUp(
+        "the daemon ended before it was done, or had no room for another order; what was begun is not complete",
     ))
 }
 
 /// Asks the daemon that serves a data directory how it is. Blocks, for two seconds at most.
 ///
 /// # Errors
-/// Where nobody answers.
-pub fn condition(data_directory: &Path) -> Result<Condition, StoreError> {
+/// As [`back_up`].
+pub fn condition(data_directory: &Path) -> Result<Condition, ControlError> {
     let mut news = order(data_directory, &Order::Health, Some(HEALTH_TIMEOUT))?;
     match news.next().transpose()? {
         Some(News::Health(condition)) => Ok(condition),
-        Some(News::Failed(why)) => Err(StoreError::Unusable(why)),
-        _ => Err(StoreError::Unusable(
-            "the daemon had no room for another order".to_owned(),
+        Some(News::Failed(why)) => Err(ControlError::Failed(why)),
+        _ => Err(ControlError::HungUp(
+            "the daemon had no room for another order",
         )),
     }
 }
@@ -55,14 +59,14 @@ pub fn condition(data_directory: &Path) -> Result<Condition, StoreError> {
 /// Has the daemon that serves a data directory read its files again. Blocks.
 ///
 /// # Errors
-/// Where nobody answers; or a line for each file that could not be taken over.
-pub fn reload(data_directory: &Path) -> Result<(), StoreError> {
+/// As [`back_up`]; [`ControlError::Failed`] has a line for each file that could not be taken over.
+pub fn reload(data_directory: &Path) -> Result<(), ControlError> {
     let mut news = order(data_directory, &Order::Reload, None)?;
     match news.next().transpose()? {
         Some(News::Reloaded) => Ok(()),
-        Some(News::Failed(why)) => Err(StoreError::Unusable(why)),
-        _ => Err(StoreError::Unusable(
-            "the daemon ended, or had no room for another order".to_owned(),
+        Some(News::Failed(why)) => Err(ControlError::Failed(why)),
+        _ => Err(ControlError::HungUp(
+            "the daemon ended, or had no room for another order",
         )),
     }
 }
@@ -72,19 +76,16 @@ fn order(
     data_directory: &Path,
     order: &Order,
     patience: Option<Duration>,
-) -> Result<impl Iterator<Item = Result<News, StoreError>> + use<>, StoreError> {
+) -> Result<impl Iterator<Item = Result<News, ControlError>> + use<>, ControlError> {
     let path = data_directory.join(SOCKET);
-    let failed = |operation| StoreError::io(operation, path.clone());
+    let failed = |operation| ControlError::io(operation, path.clone());
     let connected = wire::short_path(data_directory, SOCKET)
         .and_then(|(_directory, short)| StdStream::connect(short));
     let mut stream = connected.map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-            StoreError::Unusable(format!(
-                "nobody answers at {}; is {} the directory of a daemon that runs?",
-                path.display(),
-                data_directory.display()
-            ))
-        }
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ControlError::NobodyAnswers {
+            socket: path.clone(),
+            directory: data_directory.to_owned(),
+        },
         _ => failed("connect to the daemon at")(error),
     })?;
     // A backup may be silent for long, so that only a look at the health is given up.
@@ -95,11 +96,7 @@ fn order(
     written.map_err(failed("write to"))?;
     let lines = BufReader::new(stream).lines();
     Ok(lines.map(move |line| {
-        let line = line.map_err(StoreError::io("read from", path.clone()))?;
-        serde_json::from_str(&line).map_err(|error| {
-            StoreError::Unusable(format!(
-                "the daemon answered {line:?}, which this release does not understand ({error}); use the daemon's own release"
-            ))
-        })
+        let line = line.map_err(ControlError::io("read from", path.clone()))?;
+        serde_json::from_str(&line).map_err(|source| ControlError::OtherRelease { line, source })
     }))
 }

@@ -12,7 +12,7 @@ use std::{
 };
 
 use evidenceos_driver::mailbox::Mailbox;
-use evidenceos_store::{StoreError, backup, blobs::Blobs};
+use evidenceos_store::{backup, blobs::Blobs};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _},
     net::{UnixListener, UnixStream},
@@ -21,7 +21,10 @@ use tokio::{
 };
 
 use super::wire::{self, News, Order, SOCKET};
-use crate::{assemble::health::Health, offline};
+use crate::{
+    assemble::health::Health,
+    offline::{self, error::BackupError},
+};
 
 /// The longest order, in bytes.
 const MAX_ORDER: u64 = 64 << 10;
@@ -196,11 +199,9 @@ impl Served {
         &self,
         destination: &Path,
         lines: &mpsc::Sender<News>,
-    ) -> Result<backup::Manifest, StoreError> {
+    ) -> Result<backup::Manifest, BackupError> {
         if self.backing_up.swap(true, Ordering::AcqRel) {
-            return Err(StoreError::Unusable(
-                "another backup is being made; wait until it is done".to_owned(),
-            ));
+            return Err(BackupError::Busy);
         }
         // What the copy's rows name must be there until it was copied too.
         let kept = self.blobs.keep_all();
@@ -210,14 +211,10 @@ impl Served {
             destination,
             &mut |progress| {
                 if *self.stopped.borrow() {
-                    return Err(StoreError::Unusable(
-                        "the daemon stops; the backup is not complete".to_owned(),
-                    ));
+                    return Err(BackupError::Stopping);
                 }
                 match lines.try_send(News::Progress(progress)) {
-                    Err(mpsc::error::TrySendError::Closed(_)) => Err(StoreError::Unusable(
-                        "whoever asked for the backup has gone; it is not complete".to_owned(),
-                    )),
+                    Err(mpsc::error::TrySendError::Closed(_)) => Err(BackupError::Abandoned),
                     Ok(()) | Err(mpsc::error::TrySendError::Full(_)) => Ok(()),
                 }
             },

@@ -14,20 +14,26 @@ use evidenceos_store::{
     lock::DirectoryLock,
 };
 
-use crate::{clock::unix_ms, control, terminal};
+use super::error::BackupError;
+use crate::{
+    clock::unix_ms,
+    control::{self, ControlError},
+    terminal,
+};
 
 const SOFTWARE: &str = concat!("evidenceosd/", env!("CARGO_PKG_VERSION"));
 
 /// Backs up the directory that this process serves; its writer goes on with batches meanwhile.
 ///
 /// # Errors
-/// Where it fails or is broken off; the destination is then not complete.
+/// That of `report` if it breaks the backup off; any other one if it fails. The destination is then
+/// not complete.
 pub fn of_served(
     mailbox: &Mailbox,
     data_directory: &Path,
     destination: &Path,
-    report: &mut Report<'_>,
-) -> Result<Manifest, StoreError> {
+    report: &mut Report<'_, BackupError>,
+) -> Result<Manifest, BackupError> {
     begin(data_directory, destination)?;
     let (news, copied) = mpsc::channel();
     mailbox.copy(CopyOrder {
@@ -38,41 +44,31 @@ pub fn of_served(
         match copied.recv() {
             Ok(CopyNews::Pages(pages)) => report(pages.progress())?,
             Ok(CopyNews::Done(done)) => break done?,
-            Err(_) => {
-                return Err(StoreError::Unusable(
-                    "the daemon's writer has ended; the backup is not complete".to_owned(),
-                ));
-            }
+            Err(_) => return Err(BackupError::WriterEnded),
         }
     }
     backup::complete(data_directory, destination, SOFTWARE, unix_ms(), report)
 }
 
-fn begin(data_directory: &Path, destination: &Path) -> Result<(), StoreError> {
+fn begin(data_directory: &Path, destination: &Path) -> Result<(), BackupError> {
     if !destination.is_absolute() {
-        return Err(StoreError::Unusable(format!(
-            "{} is not absolute, and the daemon's own directory is not meant",
-            destination.display()
-        )));
+        return Err(BackupError::NotAbsolute(destination.to_owned()));
     }
     let canonical = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
     // The destination need not exist yet, so that its parent tells where it lies.
     let parent = destination.parent().unwrap_or(destination);
     if canonical(parent).starts_with(canonical(data_directory)) {
-        return Err(StoreError::Unusable(format!(
-            "{} is in the data directory, and would be lost with it; name a place elsewhere, best on another disk",
-            destination.display()
-        )));
+        return Err(BackupError::WithTheData(destination.to_owned()));
     }
-    backup::prepare(destination)
+    Ok(backup::prepare(destination)?)
 }
 
 fn at_rest(
     data_directory: &Path,
     lock: &DirectoryLock,
     destination: &Path,
-    report: &mut Report<'_>,
-) -> Result<Manifest, StoreError> {
+    report: &mut Report<'_, BackupError>,
+) -> Result<Manifest, BackupError> {
     begin(data_directory, destination)?;
     backup::copy_at_rest(data_directory, lock, destination, report)?;
     backup::complete(data_directory, destination, SOFTWARE, unix_ms(), report)
@@ -94,13 +90,11 @@ pub fn back_up(data_directory: &Path, destination: &Path, as_json: bool) -> Exit
                     shown.follow(progress);
                 })
                 .map_err(|error| match error {
-                    StoreError::Io { .. } => StoreError::Unusable(format!(
-                        "{held}, and it does not answer at its control socket ({error}); wait until it serves, or stop it"
-                    )),
-                    error => error,
+                    source @ ControlError::Io { .. } => BackupError::Deaf { held, source },
+                    error => error.into(),
                 })
             }
-            Err(error) => Err(error),
+            Err(error) => Err(error.into()),
         }
     });
     shown.end(made, |manifest| {
@@ -114,8 +108,11 @@ pub fn back_up(data_directory: &Path, destination: &Path, as_json: bool) -> Exit
     })
 }
 
-fn destination_of(path: &Path) -> Result<PathBuf, StoreError> {
-    std::path::absolute(path).map_err(StoreError::io("find", path))
+fn destination_of(path: &Path) -> Result<PathBuf, BackupError> {
+    std::path::absolute(path).map_err(|source| BackupError::NoPlace {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 /// Runs `evidenceos-daemon restore` into a directory that has no data.
@@ -191,7 +188,7 @@ impl Shown {
 
     fn end(
         self,
-        ended: Result<Manifest, StoreError>,
+        ended: Result<Manifest, BackupError>,
         say: impl Fn(&Manifest) -> String,
     ) -> ExitCode {
         if self.in_place && self.stage.is_some() {

@@ -19,7 +19,8 @@ use evidenceos_kernel::{
     log_key::LogKey,
 };
 use evidenceos_store::{
-    Batch, Head, NotCommitted, Outcome, Store, StoreError, log::Released, memory::MemoryStore,
+    Batch, EngineError, EngineFault, Head, NotCommitted, Outcome, Store, StoreError, log::Released,
+    memory::MemoryStore,
 };
 use evidenceos_tlog::{Checkpoint, Hash, SignedCheckpoint, SignerKey, Tile, sth};
 
@@ -75,10 +76,14 @@ pub(crate) struct Shelf {
     pub(crate) watch: Watch,
 }
 
+fn injected() -> StoreError {
+    EngineError::new(EngineFault::Other, "an injected fault").into()
+}
+
 impl Store for Shelf {
     fn claim(&mut self, id: &ClaimId) -> Result<Option<Claim>, StoreError> {
         if self.unreadable == Some(*id) {
-            return Err(StoreError::Unusable("an injected fault".to_owned()));
+            return Err(injected());
         }
         self.memory.claim(id)
     }
@@ -107,8 +112,7 @@ impl Store for Shelf {
         let changes = &batch.changes;
         let mut written = changes.new_claims.iter().chain(&changes.claims);
         let outcome = if written.any(|claim| self.rejected == Some(claim.id)) {
-            let fault = StoreError::Unusable("an injected fault".to_owned());
-            Outcome::NotCommitted(NotCommitted::Constraint(fault))
+            Outcome::NotCommitted(NotCommitted::Constraint(injected()))
         } else {
             self.memory.commit(batch)
         };

@@ -1,8 +1,14 @@
 //! The loop around the driver: bounded queues before it, and an orderly end.
 
-use std::time::Instant;
+use std::{
+    sync::mpsc,
+    time::{Duration, Instant},
+};
 
-use evidenceos_driver::mailbox::{mailbox, run};
+use evidenceos_driver::{
+    Fatal,
+    mailbox::{CopyError, CopyNews, CopyOrder, Mailbox, hold, mailbox, run},
+};
 use evidenceos_kernel::{command::Reply, refusal::Refusal};
 
 use crate::bench::{Bench, create, submitter};
@@ -50,4 +56,55 @@ fn what_was_put_in_before_the_stop_is_answered_before_the_end() {
     for ticket in tickets {
         assert!(matches!(answers(ticket), Some(Ok(Reply::Created { .. }))));
     }
+}
+
+#[test]
+fn who_halts_the_loop_says_why_and_nothing_else_is_blamed() {
+    let bench = Bench::new();
+    let (mailbox, inbox) = mailbox();
+    let halt = |mailbox: &Mailbox| mailbox.halt(Fatal::Halted("another daemon signs it".into()));
+    halt(&mailbox);
+    let held = hold(&inbox, Duration::from_secs(60), || Ok(false)).expect_err("halted");
+    halt(&mailbox);
+    let ended = run(bench.driver, &inbox, || 1_700_000_000_000);
+    for fatal in [held, ended.map(drop).expect_err("halted")] {
+        let said = fatal.to_string();
+        assert_eq!(said, "nothing more is signed: another daemon signs it");
+    }
+}
+
+/// The only news of a copy that is ordered.
+fn news_of_a_copy(mailbox: &Mailbox, turn: impl FnOnce()) -> CopyError {
+    let (news, heard) = mpsc::channel();
+    let to = "copy".into();
+    mailbox.copy(CopyOrder { to, news });
+    turn();
+    match heard.try_recv() {
+        Ok(CopyNews::Done(Err(error))) => error,
+        other => panic!("it is not refused: {other:?}"),
+    }
+}
+
+#[test]
+fn a_copy_that_cannot_be_made_says_what_to_do_instead() {
+    let (held, inbox) = mailbox();
+    let refused = news_of_a_copy(&held, || {
+        held.stop(Instant::now());
+        let flow = hold(&inbox, Duration::from_secs(60), || Ok(false));
+        assert!(flow.expect("nothing fatal").is_break());
+    });
+    assert!(matches!(refused, CopyError::Held), "{refused}");
+    assert!(refused.to_string().ends_with("; stop it to back it up"));
+    let bench = Bench::new();
+    let (mailbox, inbox) = mailbox();
+    let refused = news_of_a_copy(&mailbox, || {
+        mailbox.stop(Instant::now());
+        run(bench.driver, &inbox, || 1_700_000_000_000).expect("nothing fatal");
+    });
+    assert!(matches!(refused, CopyError::OnlyAtRest), "{refused}");
+    assert!(
+        refused
+            .to_string()
+            .ends_with("; stop the daemon to back it up")
+    );
 }

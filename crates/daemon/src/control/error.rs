@@ -1,0 +1,53 @@
+//! Why an order at the control socket came to nothing.
+
+use std::{io, path::PathBuf};
+
+use thiserror::Error;
+
+/// Why an order at the control socket came to nothing.
+#[derive(Debug, Error)]
+pub enum ControlError {
+    /// No daemon serves the directory.
+    #[error("nobody answers at {socket}; is {directory} the directory of a daemon that runs?")]
+    NobodyAnswers {
+        socket: PathBuf,
+        /// The data directory.
+        directory: PathBuf,
+    },
+    /// The socket fails, or the daemon takes too long.
+    #[error("{operation} {path}: {source}")]
+    Io {
+        /// What was tried, as a verb.
+        operation: &'static str,
+        path: PathBuf,
+        source: io::Error,
+    },
+    /// The daemon hangs up without a last word.
+    #[error("{0}; try again")]
+    HungUp(&'static str),
+    /// The daemon says why it failed, in its own words.
+    #[error("{0}")]
+    Failed(String),
+    /// The daemon is of another release.
+    #[error(
+        "the daemon answered {line:?}, which this release does not understand ({source}); use the daemon's own release"
+    )]
+    OtherRelease {
+        line: String,
+        source: serde_json::Error,
+    },
+}
+
+impl ControlError {
+    pub(super) fn io(
+        operation: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io {
+            operation,
+            path,
+            source,
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! Why a command on a data directory does not do its work.
+
+use std::{io, path::PathBuf};
+
+use evidenceos_driver::mailbox::CopyError;
+use evidenceos_store::StoreError;
+use thiserror::Error;
+
+use crate::control::ControlError;
+
+/// Why there is no backup, or nothing was restored.
+#[derive(Debug, Error)]
+pub enum BackupError {
+    /// The directory cannot be read, the backup not be written, or the reverse.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The daemon's writer makes no copy of the database.
+    #[error(transparent)]
+    Copy(#[from] CopyError),
+    /// The daemon that serves the directory does not make it.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// The present directory cannot be found, to make a path absolute.
+    #[error("find {path}: {source}")]
+    NoPlace { path: PathBuf, source: io::Error },
+    /// A path whose meaning depends on where the daemon was started.
+    #[error(
+        "{0} is not absolute, and the daemon's own directory is not meant; give an absolute path"
+    )]
+    NotAbsolute(PathBuf),
+    /// What loses the data directory would lose the backup.
+    #[error(
+        "{0} is in the data directory, and would be lost with it; name a place elsewhere, best on another disk"
+    )]
+    WithTheData(PathBuf),
+    /// A process has the directory, and does not take orders.
+    #[error(
+        "{held}, and it does not answer at its control socket ({source}); wait until it serves, or stop it"
+    )]
+    Deaf {
+        /// Which process has it.
+        held: StoreError,
+        source: ControlError,
+    },
+    /// One backup is made at a time.
+    #[error("another backup is being made; wait until it is done")]
+    Busy,
+    /// The daemon is told to stop while it makes one.
+    #[error("the daemon stops; the backup is not complete; back up again once it has stopped")]
+    Stopping,
+    /// The daemon's writer has ended while it made one.
+    #[error(
+        "the daemon's writer has ended; the backup is not complete; back up again once the daemon has stopped"
+    )]
+    WriterEnded,
+    /// Nobody listens to the daemon that makes one.
+    #[error("whoever asked for the backup has gone; it is not complete; ask for another")]
+    Abandoned,
+}
