@@ -43,9 +43,6 @@ pub enum StoreError {
     /// The disk has no room.
     #[error("{what}; free some space, then start again")]
     Full { what: String },
-    /// A part of the daemon cannot go on.
-    #[error("{0}")]
-    Unusable(String),
 }
 
 impl StoreError {
@@ -95,10 +92,7 @@ impl StoreError {
             ),
             Self::Engine(error) => error.fault == EngineFault::Full,
             Self::Full { .. } => true,
-            Self::Damaged { .. }
-            | Self::Locked { .. }
-            | Self::Refused { .. }
-            | Self::Unusable(_) => false,
+            Self::Damaged { .. } | Self::Locked { .. } | Self::Refused { .. } => false,
         }
     }
 

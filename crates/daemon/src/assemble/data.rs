@@ -60,8 +60,8 @@ impl Data {
 /// Makes the directory, if it is not there.
 ///
 /// # Errors
-/// If it cannot be made, or is something else.
-pub fn prepare_directory(directory: &Path) -> Result<(), StoreError> {
+/// [`StartError::Store`] if it cannot be made; [`StartError::Refused`] if it is something else.
+pub fn prepare_directory(directory: &Path) -> Result<(), StartError> {
     if !directory.exists() {
         DirBuilder::new()
             .recursive(true)
@@ -77,10 +77,10 @@ pub fn prepare_directory(directory: &Path) -> Result<(), StoreError> {
         }
     }
     if !directory.is_dir() {
-        return Err(StoreError::Unusable(format!(
-            "{} is not a directory; give a --data-dir that is one, or does not exist yet",
-            directory.display()
-        )));
+        return Err(StartError::refused(
+            format!("{} is not a directory", directory.display()),
+            "give a --data-dir that is one, or does not exist yet",
+        ));
     }
     Ok(())
 }

@@ -1,10 +1,12 @@
-//! Why a daemon does not start: one kind for each part that can be at fault.
+//! Why a daemon, or a command on a stopped directory, does not start: one kind for each part that can
+//! be at fault.
 
 use std::{io, net::SocketAddr, path::PathBuf};
 
+use evidenceos_kernel::refusal::Refusal;
 use evidenceos_keys::KeyError;
 use evidenceos_sandbox::EngineError;
-use evidenceos_store::StoreError;
+use evidenceos_store::{StoreError, error::remedied};
 use thiserror::Error;
 
 use crate::{
@@ -12,22 +14,46 @@ use crate::{
     anchors::AnchorError,
     holdout_keys::HoldoutKeyError,
     keys::{LogKeyError, OwnersError},
+    offline::error::{ChargeError, SourceError},
     policies::PoliciesError,
     vault::VaultError,
 };
 
-/// Why the daemon does not start.
+/// Why the daemon, or a command on a stopped directory, does not start.
 #[derive(Debug, Error)]
 pub enum StartError {
     /// The data directory cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The operator must change or decide something first.
+    #[error("{}", remedied(.what, .remedy))]
+    Refused { what: String, remedy: String },
     /// The log may not begin or go on beside its anchors.
     #[error(transparent)]
     Anchors(#[from] AnchorError),
     /// `accounts.json` is not taken.
     #[error(transparent)]
     Accounts(#[from] AccountsError),
+    /// A log elsewhere does not give what is missing here.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// A holdout's charge is not stated as it must be.
+    #[error(transparent)]
+    Charge(#[from] ChargeError),
+    /// The kernel refuses a command of the daemon's own.
+    #[error("{what}: {refusal}")]
+    NotEnacted {
+        /// What the command was to do.
+        what: String,
+        refusal: Refusal,
+    },
+    /// The start would have to sign something, and may not.
+    #[error("{what}, and that cannot be signed now: {why}")]
+    NotSigned {
+        what: &'static str,
+        /// Why nothing may be signed, and what to do about it.
+        why: String,
+    },
     /// A key file cannot be read, or others can read it.
     #[error(transparent)]
     Keys(#[from] KeyError),
@@ -78,4 +104,14 @@ pub enum StartError {
     /// The schema for reflection.
     #[error("cannot serve reflection: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
+}
+
+impl StartError {
+    /// [`StartError::Refused`]: what was found, and what the operator can do.
+    pub(crate) fn refused(what: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self::Refused {
+            what: what.into(),
+            remedy: remedy.into(),
+        }
+    }
 }

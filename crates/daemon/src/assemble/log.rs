@@ -14,7 +14,7 @@ use evidenceos_kernel::{
     state::Resident,
 };
 use evidenceos_store::{
-    AccountsFile, AccountsFiles, Done, Found, Head, OpenedStore, Rows, StoreEngine, StoreError,
+    AccountsFile, AccountsFiles, Done, Found, Head, OpenedStore, Rows, StoreEngine,
     facts::{Fact, Facts},
     log::{Integrator, Tiles, append_leaves},
 };
@@ -395,12 +395,13 @@ fn link(
 }
 
 /// `--begin-log` over a log that is there must mean that log.
-fn must_be_named(config: &Config, head: &Head) -> Result<(), StoreError> {
+fn must_be_named(config: &Config, head: &Head) -> Result<(), StartError> {
     let origin = head.checkpoint.lines().next().unwrap_or_default();
     match config.begin_log.as_deref() {
-        Some(stated) if stated != origin => Err(StoreError::Unusable(format!(
-            "--begin-log {stated:?}: the data directory has the log {origin:?}; leave the flag out, or give another --data-dir"
-        ))),
+        Some(stated) if stated != origin => Err(StartError::refused(
+            format!("--begin-log {stated:?}: the data directory has the log {origin:?}"),
+            "leave the flag out, or give another --data-dir",
+        )),
         _ => Ok(()),
     }
 }
@@ -411,7 +412,7 @@ fn must_need_no_signature(
     state: &anchors::State,
     accounts: &AtStart,
     keys: &LogKeys,
-) -> Result<(), StoreError> {
+) -> Result<(), StartError> {
     if free {
         return Ok(());
     }
@@ -423,7 +424,5 @@ fn must_need_no_signature(
         return Ok(());
     };
     let why = state.held_because().unwrap_or_default();
-    Err(StoreError::Unusable(format!(
-        "{what}, and that cannot be signed now: {why}"
-    )))
+    Err(StartError::NotSigned { what, why })
 }

@@ -1,7 +1,7 @@
 //! Commands of the daemon's own, signed by a key in memory or in a KMS.
 
 use evidenceos_driver::{Alone, Enacted, NotEnacted, OwnWork};
-use evidenceos_kernel::{command::Command, refusal::Refusal};
+use evidenceos_kernel::command::Command;
 use evidenceos_store::{Head, Store, StoreError};
 use tokio::runtime::Handle;
 
@@ -23,7 +23,8 @@ pub struct Signing<'s> {
 /// they are, for errors. Gives the head and the entries.
 ///
 /// # Errors
-/// If the kernel refuses one of them, the head cannot be signed, or the store fails.
+/// [`StartError::NotEnacted`] if the kernel refuses one of them, [`StartError::LogKeys`] if the head
+/// cannot be signed, [`StartError::Store`] if the store fails.
 pub fn enact<S: Store>(
     alone: &mut Alone<S>,
     work: OwnWork,
@@ -36,11 +37,14 @@ pub fn enact<S: Store>(
         signed.map(Some).map_err(LogKeyError::Kms)
     };
     let enacted = alone.enact(unix_ms(), work, sign);
-    let Enacted { head, entries } = enacted.map_err(|error| {
-        let refused = |_, refusal: Refusal| StoreError::Unusable(format!("{what}: {refusal}"));
-        not_enacted(error, what, refused)
+    let Enacted { head, entries } =
+        enacted.map_err(|error| not_enacted(error, what, |_| what.to_owned()))?;
+    let head = head.ok_or_else(|| {
+        StartError::refused(
+            format!("{what} appends no entry"),
+            "report this: it is a bug",
+        )
     })?;
-    let head = head.ok_or_else(|| StoreError::Unusable(format!("{what} appends no entry")))?;
     Ok((head, entries))
 }
 
@@ -55,24 +59,24 @@ pub fn note<S: Store>(
 ) -> Result<(), StartError> {
     let unsigned = |_, _| Ok::<_, LogKeyError>(None);
     let noted = alone.enact(unix_ms(), OwnWork::command(command), unsigned);
-    noted.map(drop).map_err(|error| {
-        let refused = |_, refusal: Refusal| StoreError::Unusable(format!("{what}: {refusal}"));
-        not_enacted(error, what, refused)
-    })
+    noted
+        .map(drop)
+        .map_err(|error| not_enacted(error, what, |_| what.to_owned()))
 }
 
-/// An error for the operator; `refused` says which command was refused.
+/// An error for the operator; `nth` names the command of that place.
 pub fn not_enacted(
     error: NotEnacted<LogKeyError>,
     what: &str,
-    refused: impl FnOnce(usize, Refusal) -> StoreError,
+    nth: impl FnOnce(usize) -> String,
 ) -> StartError {
     match error {
-        NotEnacted::Refused { nth, refusal } => refused(nth, refusal).into(),
+        NotEnacted::Refused { nth: n, refusal } => StartError::NotEnacted {
+            what: nth(n),
+            refusal,
+        },
         NotEnacted::Unsigned(error) => error.into(),
-        NotEnacted::Full => {
-            StoreError::Unusable(format!("{what} cannot be written: the disk is full")).into()
-        }
+        NotEnacted::Full => StoreError::full(what).into(),
         NotEnacted::Store(error) => error.into(),
     }
 }

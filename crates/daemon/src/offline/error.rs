@@ -4,9 +4,10 @@ use std::{io, path::PathBuf};
 
 use evidenceos_driver::mailbox::CopyError;
 use evidenceos_store::StoreError;
+use evidenceos_tlog::{BundleId, TileError};
 use thiserror::Error;
 
-use crate::control::ControlError;
+use crate::{control::ControlError, fetch::FetchError};
 
 /// Why there is no backup, or nothing was restored.
 #[derive(Debug, Error)]
@@ -56,4 +57,44 @@ pub enum BackupError {
     /// Nobody listens to the daemon that makes one.
     #[error("whoever asked for the backup has gone; it is not complete; ask for another")]
     Abandoned,
+}
+
+/// Why a log elsewhere does not give what is missing.
+#[derive(Debug, Error)]
+pub enum SourceError {
+    /// A file of a log in a directory cannot be read.
+    #[error("read {path}: {source}")]
+    Io { path: PathBuf, source: io::Error },
+    /// A server does not answer.
+    #[error("{url}: {source}")]
+    Fetch { url: String, source: FetchError },
+    /// A bundle cannot be taken apart.
+    #[error("{log} has a bad {id}: {source}; name another copy of the log")]
+    BadBundle {
+        /// Where the log is.
+        log: String,
+        id: BundleId,
+        source: TileError,
+    },
+    /// The log has no such file, or it is too short.
+    #[error("{log} has no {what}; name the log of a mirror, a backup or the published one")]
+    Lacks {
+        /// Where the log is.
+        log: String,
+        what: String,
+    },
+}
+
+/// What is wrong with a stated charge.
+#[derive(Debug, Error)]
+pub enum ChargeError {
+    /// It is not of the form.
+    #[error("--charged {0}: write HOLDOUT=BITS")]
+    Form(String),
+    /// The log has no such holdout.
+    #[error("--charged {text}: no holdout is named {name:?}; give a name or an id of this log")]
+    Holdout { text: String, name: String },
+    /// The number is not exact.
+    #[error("--charged {0}: bits are a decimal number with at most six digits after the point")]
+    Bits(String),
 }

@@ -4,12 +4,12 @@ use std::{io::IsTerminal as _, process::ExitCode};
 
 use evidenceos_keys::{Directory, KeyError, KeyId, Ring, secrets};
 use evidenceos_store::{
-    StoreError,
     fsck::{self, Finding, Report},
     lock::DirectoryLock,
 };
 
 use crate::{
+    assemble::StartError,
     config::{Config, KeySource},
     terminal,
 };
@@ -22,17 +22,18 @@ const NOT_EXAMINED: u8 = 2;
 /// Examines the data directory of a configuration. Nothing is written but the lock's own file.
 ///
 /// # Errors
-/// Where a daemon serves it, or there is no database to look at.
+/// [`StartError::Store`] if a daemon serves it, or there is no database to look at;
+/// [`StartError::Refused`] if it is no directory.
 pub fn examine(
     config: &Config,
     follow: &mut dyn FnMut(&str, u64, u64),
-) -> Result<Report, StoreError> {
+) -> Result<Report, StartError> {
     let directory = &config.data_dir;
     if !directory.is_dir() {
-        return Err(StoreError::Unusable(format!(
-            "{} is not a directory; give the --data-dir of a daemon",
-            directory.display()
-        )));
+        return Err(StartError::refused(
+            format!("{} is not a directory", directory.display()),
+            "give the --data-dir of a daemon",
+        ));
     }
     let lock = DirectoryLock::take(directory)?;
     let mut report = fsck::examine(directory, &lock, follow)?;

@@ -38,7 +38,8 @@ impl Opened {
     /// Locks the data directory and opens its database, log and tree.
     ///
     /// # Errors
-    /// If a daemon has the directory, or the database has no log yet.
+    /// [`StartError::Store`] if a daemon has the directory, or it cannot be read;
+    /// [`StartError::Refused`] if the database has no log yet.
     pub fn open(config: &Config) -> Result<Self, StartError> {
         let lock = DirectoryLock::take(&config.data_dir)?;
         let store::OpenedStore {
@@ -60,8 +61,9 @@ impl Opened {
             ..
         } = found;
         let head = head.ok_or_else(|| {
-            StoreError::Unusable(
-                "the database has no log yet; restore a backup, or start the daemon".to_owned(),
+            StartError::refused(
+                "the database has no log yet",
+                "restore a backup, or start the daemon",
             )
         })?;
         let mut tree = Tree::new();

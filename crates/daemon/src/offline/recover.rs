@@ -48,27 +48,30 @@ pub struct Recovered {
 /// charges what they charged.
 ///
 /// # Errors
-/// Where the other log is none of this name and key, does not continue this one, or holds nothing
-/// more. Nothing is changed before all of it was checked.
+/// [`StartError::Source`] if the other log cannot be read; [`StartError::Refused`] if it is none of
+/// this name and key, does not continue this one, or holds nothing more. Nothing is changed before
+/// all of it was checked.
 pub fn recover(config: &Config, from: &str, runtime: &Handle) -> Result<Recovered, StartError> {
     let mut opened = Opened::open(config)?;
     let source = Source::new(from);
     let note = source.checkpoint(runtime)?;
     let checkpoint = parse(&note).ok_or_else(|| source.lacks("readable checkpoint"))?;
     if checkpoint.origin() != opened.origin() {
-        return Err(StoreError::Unusable(format!(
-            "{source} is the log {:?}, this one is {:?}; name a copy of this very log",
-            checkpoint.origin(),
-            opened.origin()
-        ))
-        .into());
+        return Err(StartError::refused(
+            format!(
+                "{source} is the log {:?}, this one is {:?}",
+                checkpoint.origin(),
+                opened.origin()
+            ),
+            "name a copy of this very log",
+        ));
     }
     let (own, size) = (opened.alone.tree().size(), checkpoint.size());
     if size <= own {
-        return Err(StoreError::Unusable(format!(
-            "{source} has {size} entries, this log {own}: there is nothing to bring back"
-        ))
-        .into());
+        return Err(StartError::refused(
+            format!("{source} has {size} entries, this log {own}: there is nothing to bring back"),
+            "name a copy that has more, if there is one",
+        ));
     }
     let missing = checked(&opened, &source, &checkpoint, &note, runtime)?;
     let keys = signer(config, &opened, &missing, runtime)?;
@@ -134,11 +137,12 @@ fn checked(
     checkpoint: &Checkpoint,
     note: &[u8],
     runtime: &Handle,
-) -> Result<Missing, StoreError> {
+) -> Result<Missing, StartError> {
     let mut tree = opened.alone.tree().clone();
-    let mut key = *opened.log_keys.last().ok_or_else(|| {
-        StoreError::Unusable("the database knows no key of its log; run fsck".to_owned())
-    })?;
+    let mut key = *opened
+        .log_keys
+        .last()
+        .ok_or_else(|| StartError::refused("the database knows no key of its log", "run fsck"))?;
     let mut leaves = Vec::new();
     while tree.size() < checkpoint.size() {
         let entries = source.bundle(tree.size() / WIDTH, checkpoint.size(), runtime)?;
@@ -151,10 +155,13 @@ fn checked(
                     && verifier(&link.origin, &link.old_public_key)
                         .verify_bytes(link.digest().as_bytes(), &signed.old_signature);
                 if !follows {
-                    return Err(StoreError::Unusable(format!(
-                        "{source} passes the log on to another key at entry {} without the signature of the one before; it is not this log",
-                        tree.size()
-                    )));
+                    return Err(StartError::refused(
+                        format!(
+                            "{source} passes the log on to another key at entry {} without the signature of the one before; it is not this log",
+                            tree.size()
+                        ),
+                        "name a copy of this very log",
+                    ));
                 }
                 key = LogKey::new(link.new_public_key, tree.size() + 1);
             }
@@ -165,18 +172,24 @@ fn checked(
         drop(tree.take_full_tiles());
     }
     if tree.root() != checkpoint.root() {
-        return Err(StoreError::Unusable(format!(
-            "this log's {} entries with those of {source} do not lead to its root {}: one of the two was changed or forked, and nothing was appended. Compare with another mirror",
-            opened.alone.tree().size(),
-            checkpoint.root()
-        )));
+        return Err(StartError::refused(
+            format!(
+                "this log's {} entries with those of {source} do not lead to its root {}: one of the two was changed or forked, and nothing was appended",
+                opened.alone.tree().size(),
+                checkpoint.root()
+            ),
+            "Compare with another mirror",
+        ));
     }
     let verifier = verifier(checkpoint.origin(), &key.public_key);
     SignedCheckpoint::open(note, &verifier, &[]).map_err(|error| {
-        StoreError::Unusable(format!(
-            "the checkpoint of {source} is not signed by this log's key {}: {error}",
-            key.id
-        ))
+        StartError::refused(
+            format!(
+                "the checkpoint of {source} is not signed by this log's key {}: {error}",
+                key.id
+            ),
+            "name a copy of this very log",
+        )
     })?;
     Ok(Missing { leaves, key })
 }
@@ -196,11 +209,13 @@ fn signer(
     if keys.signer.public_key() == missing.key.public_key {
         return Ok(keys);
     }
-    Err(StoreError::Unusable(format!(
-        "the newest head was signed by key {}, and another is chosen now; bring that key back, recover, and let the other take over at the next start",
-        missing.key.id
+    Err(StartError::refused(
+        format!(
+            "the newest head was signed by key {}, and another is chosen now",
+            missing.key.id
+        ),
+        "bring that key back, recover, and let the other take over at the next start",
     ))
-    .into())
 }
 
 /// One durable step: a crash after it leaves a log that can be recovered further.
@@ -214,10 +229,10 @@ fn append(
     let mut epoch = 0;
     for (bytes, expected) in entries.iter().zip(leaves) {
         if leaf_hash(bytes) != *expected {
-            return Err(StoreError::Unusable(
-                "the source changed while it was read; begin again".to_owned(),
-            )
-            .into());
+            return Err(StartError::refused(
+                "the source changed while it was read",
+                "begin again",
+            ));
         }
         if let Ok(recorded) = BatchRecorded::parse(bytes) {
             epoch = epoch.max(recorded.batch.first.epoch());
@@ -238,9 +253,7 @@ fn append(
     let what = "what was recovered";
     let enacted = opened.alone.enact(unix_ms(), work, |_, _| Ok(head));
     enacted.map_err(|error| {
-        own::not_enacted(error, what, |nth, refusal| {
-            StoreError::Unusable(format!("entry {}: {refusal}", first + nth as u64))
-        })
+        own::not_enacted(error, what, |nth| format!("entry {}", first + nth as u64))
     })?;
     // Decisions that came back have numbers of their epoch. This database must be later, or it
     // would give them again.

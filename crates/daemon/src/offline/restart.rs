@@ -13,10 +13,10 @@ use evidenceos_kernel::{
     record,
     state::Resident,
 };
-use evidenceos_store::{StoreError, facts::Fact};
+use evidenceos_store::facts::Fact;
 use tokio::runtime::Handle;
 
-use super::{failed, opened::Opened, warn, with_runtime};
+use super::{error::ChargeError, failed, opened::Opened, warn, with_runtime};
 use crate::{
     anchors::{self, AnchorError, Anchors, Tip, Verdict},
     assemble::{
@@ -49,8 +49,9 @@ pub struct Restarted {
 /// charge is stated, as `HOLDOUT=BITS`; runs under way are aborted.
 ///
 /// # Errors
-/// If the name is not another, a holdout is not known, more is stated than its budget carries, or
-/// the log cannot be signed.
+/// [`StartError::Refused`] if the name is not another; [`StartError::Charge`] if a holdout is not
+/// known; [`StartError::NotEnacted`] if more is stated than its budget carries;
+/// [`StartError::LogKeys`] if the log cannot be signed.
 pub fn restart(
     config: &Config,
     origin: &str,
@@ -61,16 +62,15 @@ pub fn restart(
     let mut opened = Opened::open(config)?;
     let old_origin = opened.origin().to_owned();
     if origin == old_origin {
-        return Err(StoreError::Unusable(format!(
-            "the log is named {origin:?} already; under that name it must not be signed again, so give it another"
-        ))
-        .into());
+        return Err(StartError::refused(
+            format!("the log is named {origin:?} already"),
+            "under that name it must not be signed again, so give it another",
+        ));
     }
     let charged = stated
         .iter()
         .map(|text| charge(opened.alone.resident(), text))
-        .collect::<Result<_, _>>()
-        .map_err(StoreError::Unusable)?;
+        .collect::<Result<_, _>>()?;
     let signer = signer_so_far(config, &opened, "restart the log", runtime)?.under(origin)?;
     let anchors = opened.anchors(config, runtime)?;
     let command = LogCommand::Restart(Box::new(RestartLog {
@@ -145,10 +145,10 @@ fn signer_so_far(
 ) -> Result<LogSigner, StartError> {
     let keys = LogKeys::find(config, Some(&opened.head), runtime)?;
     if keys.predecessor.is_some() {
-        return Err(StoreError::Unusable(format!(
-            "another key is chosen than the one that signed so far; {what} with the old one, and let the other take over at the next start"
-        ))
-        .into());
+        return Err(StartError::refused(
+            "another key is chosen than the one that signed so far",
+            format!("{what} with the old one, and let the other take over at the next start"),
+        ));
     }
     Ok(keys.signer)
 }
@@ -167,17 +167,18 @@ pub struct Continued {
 /// States in the log that it was signed nowhere else since its newest entry.
 ///
 /// # Errors
-/// If an anchor knows more, nothing is open that needs the statement, or the log cannot be signed.
+/// [`StartError::Anchors`] if an anchor knows more; [`StartError::Refused`] if nothing is open that
+/// needs the statement; [`StartError::LogKeys`] if the log cannot be signed.
 pub fn carry_on(config: &Config, because: &str, runtime: &Handle) -> Result<Continued, StartError> {
     let mut opened = Opened::open(config)?;
     // Those that are remembered too, and not only those that will be: whichever answers counts.
     let state = Arc::new(anchors::State::default());
     let remembered = Anchors::new(config, &opened.facts, runtime, state)?;
     if may_be_newest(opened.compare(&remembered)?)? == Verdict::Free {
-        return Err(StoreError::Unusable(
-            "nothing needs to be stated: the directory was not restored, and its anchors do not disagree; start the daemon".to_owned(),
-        )
-        .into());
+        return Err(StartError::refused(
+            "nothing needs to be stated: the directory was not restored, and its anchors do not disagree",
+            "start the daemon",
+        ));
     }
     let anchors = opened.anchors(config, runtime)?;
     // The anchors that will be written may be others than those, and one of them may know more.
@@ -222,19 +223,18 @@ fn may_be_newest(verdict: Verdict) -> Result<Verdict, AnchorError> {
 }
 
 /// Reads `HOLDOUT=BITS`, where a name or an id stands for the holdout.
-fn charge(resident: &Resident, text: &str) -> Result<(HoldoutId, MicroBits), String> {
+fn charge(resident: &Resident, text: &str) -> Result<(HoldoutId, MicroBits), ChargeError> {
     let (name, bits) = text
         .rsplit_once('=')
-        .ok_or_else(|| format!("--charged {text}: write HOLDOUT=BITS"))?;
+        .ok_or_else(|| ChargeError::Form(text.to_owned()))?;
     let holdout = resident
         .holdouts()
         .find(|holdout| holdout.reference == name || holdout.id.to_hex() == name)
-        .ok_or_else(|| format!("--charged {text}: no holdout is named {name:?}"))?;
-    let bits = micros(bits).ok_or_else(|| {
-        format!(
-            "--charged {text}: bits are a decimal number with at most six digits after the point"
-        )
-    })?;
+        .ok_or_else(|| ChargeError::Holdout {
+            text: text.to_owned(),
+            name: name.to_owned(),
+        })?;
+    let bits = micros(bits).ok_or_else(|| ChargeError::Bits(text.to_owned()))?;
     Ok((holdout.id, bits))
 }
 

@@ -2,10 +2,10 @@
 
 use std::{fs, io, path::PathBuf};
 
-use evidenceos_store::StoreError;
 use evidenceos_tlog::{BundleId, tile::decode_entries};
 use tokio::runtime::Handle;
 
+use super::error::SourceError;
 use crate::fetch::{self, Trust};
 
 /// Entries in a bundle.
@@ -45,27 +45,27 @@ impl Source {
         name: &str,
         limit: usize,
         runtime: &Handle,
-    ) -> Result<Option<Vec<u8>>, StoreError> {
+    ) -> Result<Option<Vec<u8>>, SourceError> {
         match self {
             Self::Directory(directory) => {
                 let path = directory.join(name);
                 match fs::read(&path) {
                     Ok(bytes) => Ok(Some(bytes)),
                     Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-                    Err(error) => Err(StoreError::io("read", path)(error)),
+                    Err(source) => Err(SourceError::Io { path, source }),
                 }
             }
             Self::Url(base) => {
                 let url = format!("{base}/{name}");
                 runtime
                     .block_on(fetch::get(&url, limit, Trust::System))
-                    .map_err(|error| StoreError::Unusable(format!("{url}: {error}")))
+                    .map_err(|source| SourceError::Fetch { url, source })
             }
         }
     }
 
     /// The bytes of the other log's newest checkpoint.
-    pub fn checkpoint(&self, runtime: &Handle) -> Result<Vec<u8>, StoreError> {
+    pub fn checkpoint(&self, runtime: &Handle) -> Result<Vec<u8>, SourceError> {
         self.read("checkpoint", MAX_CHECKPOINT, runtime)?
             .ok_or_else(|| self.lacks("checkpoint"))
     }
@@ -76,7 +76,7 @@ impl Source {
         index: u64,
         size: u64,
         runtime: &Handle,
-    ) -> Result<Vec<Vec<u8>>, StoreError> {
+    ) -> Result<Vec<Vec<u8>>, SourceError> {
         let width = (size - index * WIDTH).min(WIDTH);
         let id = u16::try_from(width)
             .ok()
@@ -89,8 +89,11 @@ impl Source {
             bytes = self.read(&full, MAX_BUNDLE, runtime)?;
         }
         let bytes = bytes.ok_or_else(|| self.lacks(&id.to_string()))?;
-        let entries = decode_entries(&bytes)
-            .map_err(|error| StoreError::Unusable(format!("{self} has a bad {id}: {error}")))?;
+        let entries = decode_entries(&bytes).map_err(|source| SourceError::BadBundle {
+            log: self.to_string(),
+            id,
+            source,
+        })?;
         if (entries.len() as u64) < width {
             return Err(self.lacks(&id.to_string()));
         }
@@ -102,10 +105,11 @@ impl Source {
     }
 
     /// The error that the other log does not have `what`.
-    pub fn lacks(&self, what: &str) -> StoreError {
-        StoreError::Unusable(format!(
-            "{self} has no {what}; name the log of a mirror, a backup or the published one"
-        ))
+    pub fn lacks(&self, what: &str) -> SourceError {
+        SourceError::Lacks {
+            log: self.to_string(),
+            what: what.to_owned(),
+        }
     }
 }
 
