@@ -10,6 +10,10 @@ fn violations(wasm: &[u8]) -> Vec<Violation> {
     check(wasm).expect_err("the module breaks a rule")
 }
 
+fn rules(wasm: &[u8]) -> Vec<Rule> {
+    violations(wasm).iter().map(|it| it.rule).collect()
+}
+
 /// The module breaks `rule` alone, at `offset`.
 #[track_caller]
 fn refused(wasm: &[u8], rule: Rule, offset: Option<usize>) {
@@ -38,6 +42,26 @@ fn with(text: &str) -> String {
     format!("(module {text} {RUN})")
 }
 
+/// A module of these sections, byte for byte.
+fn module_of(sections: &[&[u8]]) -> Vec<u8> {
+    [&b"\0asm\x01\0\0\0"[..], &sections.concat()].concat()
+}
+
+/// The module, made this long by a custom section.
+fn padded(module: &[u8], len: usize) -> Vec<u8> {
+    // An id, a length in four bytes, and the length of no name.
+    let section = len - module.len() - 5;
+    let length = [
+        (section & 0x7f) as u8 | 0x80,
+        (section >> 7 & 0x7f) as u8 | 0x80,
+        (section >> 14 & 0x7f) as u8 | 0x80,
+        (section >> 21) as u8,
+    ];
+    let mut padded = [module, &[0], &length].concat();
+    padded.resize(len, 0);
+    padded
+}
+
 #[test]
 fn what_is_no_module_is_named() {
     let whole = wat(&with(""));
@@ -45,6 +69,11 @@ fn what_is_no_module_is_named() {
     refused(b"not wasm", Rule::NotAModule, Some(0));
     refused(b"\0asm\x02\0\0\0", Rule::NotAModule, Some(4));
     refused(b"\0as", Rule::Truncated, Some(3));
+    refused(b"\0asm\x01\0\0", Rule::Truncated, Some(7));
+    assert_eq!(
+        rules(&module_of(&[])),
+        [Rule::RunExport, Rule::MemoryExport]
+    );
     refused(&wat("(component)"), Rule::Component, Some(4));
     refused(&vec![0; (4 << 20) + 1], Rule::ModuleSize, Some(4 << 20));
     refused(
@@ -57,6 +86,38 @@ fn what_is_no_module_is_named() {
         Rule::TrailingData,
         Some(whole.len()),
     );
+}
+
+#[test]
+fn a_module_may_be_four_mebibytes_long_and_no_byte_longer() {
+    const MOST: usize = 4 << 20;
+    let module = wat(&with(""));
+    assert_eq!(check(&padded(&module, MOST)).map(|info| info.len), Ok(MOST));
+    refused(&padded(&module, MOST + 1), Rule::ModuleSize, Some(MOST));
+}
+
+#[test]
+fn what_follows_a_module_is_trailing_data_only_if_the_module_is_whole() {
+    // Its one function has a type and no code.
+    let unfinished = module_of(&[&[1, 4, 1, 0x60, 0, 0], &[3, 2, 1, 0]]);
+    let wasm = [&unfinished[..], b"and more"].concat();
+    refused(&wasm, Rule::Invalid, Some(unfinished.len()));
+}
+
+#[test]
+fn a_module_that_ends_inside_a_section_is_truncated_there() {
+    let whole = wat(&with(""));
+    let mut at = 8;
+    while at < whole.len() {
+        let end = at + 2 + usize::from(whole[at + 1]);
+        for len in at + 1..end {
+            refused(&whole[..len], Rule::Truncated, Some(len));
+        }
+        at = end;
+    }
+    assert_eq!(at, whole.len(), "each section's length is one byte");
+    // The last of the sections that there are, by its id.
+    refused(&module_of(&[&[13, 4, 1]]), Rule::Truncated, Some(11));
 }
 
 #[test]
@@ -214,8 +275,10 @@ fn features_beyond_the_list_are_told_from_errors() {
 #[test]
 fn bounds_are_inclusive() {
     let many = |count: usize, text: &str| with(&text.repeat(count));
-    // Each is three bytes; a body has an end and no locals.
-    let drops = |count: usize| format!("(func {})", "(drop (i32.const 1))".repeat(count));
+    // A body is so many bytes, its end and that it has no locals.
+    let body = |len: usize| format!("(func {})", "nop ".repeat(len - 2));
+    // The code section is a count, four of these, each with its length in three bytes, and the three bytes of `run`.
+    let bodies = |last: usize| with(&(body(65_532).repeat(3) + &body(last)));
     let types = |values: usize| {
         let one = |values: usize| format!("(type (func (param {})))", "i64 ".repeat(values));
         with(&(one(1_000).repeat(values / 1_000) + &one(values % 1_000)))
@@ -227,12 +290,8 @@ fn bounds_are_inclusive() {
     let cases: [(Rule, String, String); 12] = [
         (Rule::Segments, elements(10_000), elements(10_001)),
         (Rule::Entries, types(65_536), types(65_537)),
-        (Rule::Code, with(&drops(21_844)), with(&drops(21_845))),
-        (
-            Rule::Code,
-            with(&drops(21_844).repeat(3)),
-            with(&drops(21_844).repeat(4)),
-        ),
+        (Rule::Code, with(&body(65_536)), with(&body(65_537))),
+        (Rule::Code, bodies(65_532), bodies(65_533)),
         (
             Rule::Functions,
             many(9_999, "(func)"),
@@ -311,6 +370,74 @@ fn a_section_that_claims_more_than_it_has_reaches_no_validator() {
 }
 
 #[test]
+fn a_section_claims_too_much_only_if_it_claims_more_entries_than_it_has_bytes() {
+    let found = |count: u8| violations(&module_of(&[&[6, 5, count, 0, 0, 0, 0]]));
+    let claims = |found: &[Violation]| {
+        let claims = |violation: &&Violation| violation.message.contains("a section claims");
+        found.iter().filter(claims).count()
+    };
+    assert_eq!(claims(&found(5)), 0, "{:?}", found(5));
+    assert_eq!(claims(&found(6)), 1, "{:?}", found(6));
+}
+
+#[test]
+fn what_is_kept_from_validators_breaks_no_rule_that_they_apply() {
+    // A count of tags is all of its section, and the only thing of it that is read.
+    let tags = module_of(&[&[13, 1, 2]]);
+    assert_eq!(
+        rules(&tags),
+        [Rule::Invalid, Rule::RunExport, Rule::MemoryExport]
+    );
+    // The function's code is not valid, and after the types nobody asks.
+    let types = format!("(type (func (param {})))", "i64 ".repeat(1_000)).repeat(66);
+    refused_somewhere(
+        &with(&format!("{types} (func (result i32))")),
+        Rule::Entries,
+    );
+    // Imports in a form that is a feature: to tell it from an error takes a validator.
+    let compact = [2, 5, 1, 0, 0, 0x7f, 0];
+    assert_eq!(rules(&module_of(&[&compact])), [Rule::Feature]);
+    let types = wat(&format!("(module {types})"));
+    assert_eq!(
+        rules(&[&types[..], &compact].concat()),
+        [Rule::Entries, Rule::Invalid]
+    );
+    // So does whether what comes before other bytes is a whole module.
+    assert_eq!(
+        rules(&[&types[..], b"and more"].concat()),
+        [Rule::Entries, Rule::Invalid]
+    );
+}
+
+#[test]
+fn no_more_than_a_hundred_violations_are_named() {
+    let wrong =
+        |functions: usize| violations(&wat(&with(&"(func (result i32))".repeat(functions))));
+    assert_eq!(wrong(99).len(), 99);
+    assert_eq!(wrong(100).len(), 100);
+    assert_eq!(wrong(101).len(), 100);
+}
+
+#[test]
+fn admission_tells_what_it_learnt_of_a_module() {
+    let wasm = wat(
+        r#"(module (import "kernel" "get_logical_epoch" (func (result i64)))
+             (memory (export "memory") 2 3) (func (export "run")) (func)
+             (data (i32.const 8) "four") (data "of a passive one"))"#,
+    );
+    let info = check(&wasm).expect("admitted");
+    assert_eq!(
+        (info.len, info.functions, info.data_bytes),
+        (wasm.len(), 2, 20)
+    );
+    assert_eq!((info.asks, info.submits, info.emits), (false, false, false));
+    assert_eq!(
+        (info.initial_memory_pages, info.maximum_memory_pages),
+        (2, Some(3))
+    );
+}
+
+#[test]
 fn all_broken_rules_are_named_at_once() {
     let found = violations(&wat(
         r#"(module (import "a" "b" (func)) (import "env" "oracle_query" (func)) (func $s) (start $s)
@@ -347,6 +474,12 @@ fn what_a_module_will_not_do_is_warned_of() {
         (true, true, true, 1)
     );
     assert!(info.warnings.is_empty());
+    // Either of the two is enough to be judged.
+    for name in ["oracle_query", "oracle_bucket", "submit_predictions"] {
+        let import = format!(r#"(import "env" "{name}" (func (param i32 i32) (result i32)))"#);
+        let info = check(&wat(&with(&import))).expect("admitted");
+        assert_eq!(info.warnings, [Warning::NeverEmits], "{name}");
+    }
 }
 
 /// `run` opens `depth` of these blocks, each of which takes and leaves so many values.

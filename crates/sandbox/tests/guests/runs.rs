@@ -424,6 +424,20 @@ fn data_that_code_can_name_stays_with_the_code() {
 }
 
 #[test]
+fn code_may_drop_a_segment_that_is_in_memory_from_the_start() {
+    // Without a passive segment only the count of segments says that code may name them.
+    let wasm = wat(
+        r#"(module (import "env" "emit_structured_claim" (func $emit (param i32 i32)))
+             (memory (export "memory") 1)
+             (data $active (i32.const 0) "abcd")
+             (func (export "run")
+               (data.drop $active)
+               (call $emit (i32.const 0) (i32.const 4))))"#,
+    );
+    assert_eq!(run(&wasm).end, End::Emitted(b"abcd".to_vec()));
+}
+
+#[test]
 fn later_segments_overwrite_earlier_ones_and_runs_start_afresh() {
     let wasm = wat(
         r#"(module (import "env" "emit_structured_claim" (func $emit (param i32 i32)))
