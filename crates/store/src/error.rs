@@ -23,7 +23,7 @@ pub enum StoreError {
     },
     /// The storage engine failed.
     #[error(transparent)]
-    Engine(#[from] EngineError),
+    Database(#[from] DatabaseError),
     /// A row is not what was written.
     #[error(
         "{table} row {key} is damaged: {what}; stop, keep a copy of the data directory, and restore a backup"
@@ -90,7 +90,7 @@ impl StoreError {
                 source.kind(),
                 ErrorKind::StorageFull | ErrorKind::QuotaExceeded
             ),
-            Self::Engine(error) => error.fault == EngineFault::Full,
+            Self::Database(error) => error.fault == DatabaseFault::Full,
             Self::Full { .. } => true,
             Self::Damaged { .. } | Self::Locked { .. } | Self::Refused { .. } => false,
         }
@@ -106,16 +106,16 @@ impl StoreError {
 /// The storage engine failed.
 #[derive(Debug, Error)]
 #[error("database: {source}{}", .fault.hint())]
-pub struct EngineError {
+pub struct DatabaseError {
     /// What it lacks, as far as the engine knows.
-    pub fault: EngineFault,
+    pub fault: DatabaseFault,
     /// The engine's own error.
     pub source: Box<dyn Error + Send + Sync>,
 }
 
-impl EngineError {
+impl DatabaseError {
     /// An error of an engine.
-    pub fn new(fault: EngineFault, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+    pub fn new(fault: DatabaseFault, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self {
             fault,
             source: source.into(),
@@ -125,7 +125,7 @@ impl EngineError {
 
 /// What a storage engine lacks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum EngineFault {
+pub enum DatabaseFault {
     /// The disk is full.
     Full,
     /// It may not write.
@@ -138,7 +138,7 @@ pub enum EngineFault {
     Other,
 }
 
-impl EngineFault {
+impl DatabaseFault {
     /// What an operator can do about it, to be put behind the engine's own words.
     fn hint(self) -> &'static str {
         match self {
@@ -174,7 +174,7 @@ mod tests {
 
     #[test]
     fn each_party_is_told_what_failed_and_what_mends_it() {
-        let engine = |fault| StoreError::from(EngineError::new(fault, "it failed"));
+        let engine = |fault| StoreError::from(DatabaseError::new(fault, "it failed"));
         for (error, what, remedy) in [
             (
                 StoreError::locked("process 7 has it", "stop it"),
@@ -211,22 +211,22 @@ mod tests {
                 "; stop, keep a copy of the data directory, and restore a backup",
             ),
             (
-                engine(EngineFault::Full),
+                engine(DatabaseFault::Full),
                 "database: it failed",
                 "; the disk is full: free some space",
             ),
             (
-                engine(EngineFault::ReadOnly),
+                engine(DatabaseFault::ReadOnly),
                 "database: it failed",
                 "; the data directory is read-only: remount it for writing, or correct its owner and mode",
             ),
             (
-                engine(EngineFault::Damaged),
+                engine(DatabaseFault::Damaged),
                 "database: it failed",
                 "; it is damaged: stop, keep a copy of the data directory, see what `evidenceos-daemon fsck` says, and restore a backup",
             ),
             (
-                engine(EngineFault::Disk),
+                engine(DatabaseFault::Disk),
                 "database: it failed",
                 "; look for disk errors in the kernel's log and at the owner, mode and mount of the data directory",
             ),
@@ -239,21 +239,21 @@ mod tests {
     fn what_nobody_can_mend_by_a_rule_is_told_as_it_is() {
         let denied = StoreError::io("open", "/data/LOCK")(ErrorKind::PermissionDenied.into());
         assert_eq!(denied.to_string(), "open /data/LOCK: permission denied");
-        let other = StoreError::from(EngineError::new(EngineFault::Other, "it failed"));
+        let other = StoreError::from(DatabaseError::new(DatabaseFault::Other, "it failed"));
         assert_eq!(other.to_string(), "database: it failed");
     }
 
     #[test]
     fn only_a_full_disk_is_full() {
         let io = |kind: ErrorKind| StoreError::io("write", "/data/x")(kind.into());
-        let engine = |fault| StoreError::from(EngineError::new(fault, "it failed"));
+        let engine = |fault| StoreError::from(DatabaseError::new(fault, "it failed"));
         for (error, full) in [
             (io(ErrorKind::StorageFull), true),
             (io(ErrorKind::QuotaExceeded), true),
             (io(ErrorKind::ReadOnlyFilesystem), false),
-            (engine(EngineFault::Full), true),
-            (engine(EngineFault::ReadOnly), false),
-            (engine(EngineFault::Disk), false),
+            (engine(DatabaseFault::Full), true),
+            (engine(DatabaseFault::ReadOnly), false),
+            (engine(DatabaseFault::Disk), false),
             (StoreError::full("it"), true),
             (StoreError::refused("it", "go"), false),
             (StoreError::locked("it", "go"), false),
@@ -261,6 +261,6 @@ mod tests {
             assert_eq!(error.is_full(), full, "{error:?}");
         }
         assert!(io(ErrorKind::ReadOnlyFilesystem).is_read_only());
-        assert!(!engine(EngineFault::ReadOnly).is_read_only());
+        assert!(!engine(DatabaseFault::ReadOnly).is_read_only());
     }
 }

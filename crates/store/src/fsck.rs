@@ -214,7 +214,7 @@ impl Examination<'_> {
 ///
 /// # Errors
 /// [`StoreError::Refused`] if there is no database of ours to look at, or its state row is gone:
-/// nothing else could be compared with anything. [`StoreError::Engine`] if it cannot be opened.
+/// nothing else could be compared with anything. [`StoreError::Database`] if it cannot be opened.
 pub fn examine<'f>(
     data_directory: &Path,
     _held: &crate::lock::DirectoryLock,

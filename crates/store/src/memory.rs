@@ -34,7 +34,7 @@ use crate::{
     AccountsFiles, Batch, Done, Entry, Head, NotCommitted, Observer, Outcome, Recorded, Store,
     StoreEngine, StoreError,
     blobs::Blobs,
-    error::{EngineError, EngineFault},
+    error::{DatabaseError, DatabaseFault},
 };
 
 /// What becomes of a commit.
@@ -227,7 +227,7 @@ impl MemoryStore {
 }
 
 fn injected() -> StoreError {
-    EngineError::new(EngineFault::Other, "an injected fault").into()
+    DatabaseError::new(DatabaseFault::Other, "an injected fault").into()
 }
 
 impl Store for MemoryStore {

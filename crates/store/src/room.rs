@@ -50,7 +50,7 @@ impl Room {
         let free = rustix::fs::statvfs(&self.directory)
             .map_or(u64::MAX, |disk| disk.f_bavail.saturating_mul(disk.f_frsize));
         match error {
-            StoreError::Engine(error) if free < HARDLY_ANY => StoreError::Full {
+            StoreError::Database(error) if free < HARDLY_ANY => StoreError::Full {
                 what: format!(
                     "the disk of {} is full ({free} bytes are free; the database says: {})",
                     self.directory.display(),

@@ -50,7 +50,7 @@ use crate::{
     Batch, Copier, Done, Found, NotCommitted, Observer, OpenedStore, Outcome, Store, StoreEngine,
     StoreError,
     blobs::Blobs,
-    error::EngineFault,
+    error::DatabaseFault,
     room::Room,
     row,
     state::{StateRow, chain, journal_bytes},
@@ -113,7 +113,7 @@ impl SqliteStore {
     /// every earlier process.
     ///
     /// # Errors
-    /// [`StoreError::Engine`] if it cannot be opened; [`StoreError::Refused`] if it is another
+    /// [`StoreError::Database`] if it cannot be opened; [`StoreError::Refused`] if it is another
     /// program's or release's, or was lost; [`StoreError::Damaged`] if what a start reads is damaged;
     /// [`StoreError::Locked`] or [`StoreError::Full`] if that is why.
     pub fn open(data_directory: &Path) -> Result<(Self, Found), StoreError> {
@@ -529,7 +529,7 @@ impl StoreEngine for SqliteStore {
 }
 
 fn is_full(error: &StoreError) -> bool {
-    matches!(error, StoreError::Engine(error) if error.fault == EngineFault::Full)
+    matches!(error, StoreError::Database(error) if error.fault == DatabaseFault::Full)
 }
 
 fn raise_epoch(connection: &mut Connection) -> Result<(i64, StateRow), StoreError> {

@@ -15,11 +15,7 @@ use tokio::runtime::Handle;
 
 use crate::{
     anchors::{self, AnchorError, Anchors, Own, Verdict},
-    assemble::{
-        StartError,
-        data::note_backup,
-        entries::former_origins,
-    },
+    assemble::{StartError, data::note_backup, entries::former_origins},
     config::{Anchoring, Config},
 };
 

@@ -19,8 +19,8 @@ use evidenceos_kernel::{
     log_key::LogKey,
 };
 use evidenceos_store::{
-    Batch, EngineError, EngineFault, Head, NotCommitted, Outcome, Store, StoreError, log::Released,
-    memory::MemoryStore,
+    Batch, DatabaseError, DatabaseFault, Head, NotCommitted, Outcome, Store, StoreError,
+    log::Released, memory::MemoryStore,
 };
 use evidenceos_tlog::{Checkpoint, Hash, SignedCheckpoint, SignerKey, Tile, sth};
 
@@ -77,7 +77,7 @@ pub(crate) struct Shelf {
 }
 
 fn injected() -> StoreError {
-    EngineError::new(EngineFault::Other, "an injected fault").into()
+    DatabaseError::new(DatabaseFault::Other, "an injected fault").into()
 }
 
 impl Store for Shelf {

@@ -2,21 +2,21 @@
 
 use rusqlite::ErrorCode;
 
-use crate::error::{EngineError, EngineFault, StoreError};
+use crate::error::{DatabaseError, DatabaseFault, StoreError};
 
 impl From<rusqlite::Error> for StoreError {
     fn from(error: rusqlite::Error) -> Self {
-        EngineError::new(fault(&error), error).into()
+        DatabaseError::new(fault(&error), error).into()
     }
 }
 
-fn fault(error: &rusqlite::Error) -> EngineFault {
+fn fault(error: &rusqlite::Error) -> DatabaseFault {
     match error.sqlite_error_code() {
-        Some(ErrorCode::DiskFull) => EngineFault::Full,
-        Some(ErrorCode::ReadOnly) => EngineFault::ReadOnly,
-        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => EngineFault::Damaged,
-        Some(ErrorCode::SystemIoFailure | ErrorCode::CannotOpen) => EngineFault::Disk,
-        _ => EngineFault::Other,
+        Some(ErrorCode::DiskFull) => DatabaseFault::Full,
+        Some(ErrorCode::ReadOnly) => DatabaseFault::ReadOnly,
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => DatabaseFault::Damaged,
+        Some(ErrorCode::SystemIoFailure | ErrorCode::CannotOpen) => DatabaseFault::Disk,
+        _ => DatabaseFault::Other,
     }
 }
 
@@ -29,19 +29,19 @@ mod tests {
     #[test]
     fn each_code_of_sqlite_is_a_fault() {
         for (code, fault) in [
-            (ffi::SQLITE_FULL, EngineFault::Full),
-            (ffi::SQLITE_READONLY, EngineFault::ReadOnly),
-            (ffi::SQLITE_READONLY_DIRECTORY, EngineFault::ReadOnly),
-            (ffi::SQLITE_CORRUPT, EngineFault::Damaged),
-            (ffi::SQLITE_NOTADB, EngineFault::Damaged),
-            (ffi::SQLITE_IOERR, EngineFault::Disk),
-            (ffi::SQLITE_IOERR_FSYNC, EngineFault::Disk),
-            (ffi::SQLITE_CANTOPEN, EngineFault::Disk),
-            (ffi::SQLITE_CONSTRAINT, EngineFault::Other),
-            (ffi::SQLITE_BUSY, EngineFault::Other),
+            (ffi::SQLITE_FULL, DatabaseFault::Full),
+            (ffi::SQLITE_READONLY, DatabaseFault::ReadOnly),
+            (ffi::SQLITE_READONLY_DIRECTORY, DatabaseFault::ReadOnly),
+            (ffi::SQLITE_CORRUPT, DatabaseFault::Damaged),
+            (ffi::SQLITE_NOTADB, DatabaseFault::Damaged),
+            (ffi::SQLITE_IOERR, DatabaseFault::Disk),
+            (ffi::SQLITE_IOERR_FSYNC, DatabaseFault::Disk),
+            (ffi::SQLITE_CANTOPEN, DatabaseFault::Disk),
+            (ffi::SQLITE_CONSTRAINT, DatabaseFault::Other),
+            (ffi::SQLITE_BUSY, DatabaseFault::Other),
         ] {
             let sqlite = || rusqlite::Error::SqliteFailure(ffi::Error::new(code), None);
-            let StoreError::Engine(error) = StoreError::from(sqlite()) else {
+            let StoreError::Database(error) = StoreError::from(sqlite()) else {
                 panic!("{code} is not the engine's");
             };
             assert_eq!(error.fault, fault, "{code}");
@@ -55,9 +55,9 @@ mod tests {
 
     #[test]
     fn an_error_without_a_code_is_a_fault_of_no_kind() {
-        let StoreError::Engine(error) = rusqlite::Error::QueryReturnedNoRows.into() else {
+        let StoreError::Database(error) = rusqlite::Error::QueryReturnedNoRows.into() else {
             panic!("it is the engine's");
         };
-        assert_eq!(error.fault, EngineFault::Other);
+        assert_eq!(error.fault, DatabaseFault::Other);
     }
 }
