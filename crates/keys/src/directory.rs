@@ -82,7 +82,7 @@ impl Directory {
             path: self.path.clone(),
             mode,
             owner: stat.st_uid,
-            wanted: "whoever can write a directory chooses what is in it: group and others must not",
+            wanted: "a user who can write a directory chooses what is in it: group and others must not",
             user: us(),
             command: mend(&self.path, &stat, "go-w"),
         })

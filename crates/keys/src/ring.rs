@@ -144,9 +144,11 @@ impl Ring {
     /// The key that was chosen with [`Ring::activate`], if one was.
     ///
     /// # Errors
-    /// Where the choice cannot be read or names no key of the ring.
+    /// [`KeyError::Unfit`] if the file of the choice is none, with the command that makes another;
+    /// also if it cannot be read, or names no key of the ring.
     pub fn activated(&self) -> Result<Option<KeyId>, KeyError> {
-        let Some(text) = self.directory.read_text(ACTIVE)? else {
+        let text = self.directory.read_text(ACTIVE).map_err(choose_again)?;
+        let Some(text) = text else {
             return Ok(None);
         };
         self.known(text.parse()?).map(Some)
@@ -232,4 +234,15 @@ impl Ring {
 
 fn file_name(id: KeyId) -> String {
     format!("{id}{SUFFIX}")
+}
+
+/// What to do about a file that cannot say which key is active.
+fn choose_again(error: KeyError) -> KeyError {
+    match error {
+        KeyError::Unfit { path, what } => KeyError::Unfit {
+            path,
+            what: format!("{what}; remove it and run `evidenceos keys activate KEY_ID`"),
+        },
+        other => other,
+    }
 }

@@ -55,7 +55,9 @@ pub enum BackupError {
     )]
     WriterEnded,
     /// Nobody listens to the daemon that makes one.
-    #[error("whoever asked for the backup has gone; it is not complete; ask for another")]
+    #[error(
+        "the client that asked for the backup has gone, so the backup is not complete; ask for another"
+    )]
     Abandoned,
 }
 

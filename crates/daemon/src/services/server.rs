@@ -47,7 +47,7 @@ impl Setup {
         let tls = config.listeners.tls.as_ref();
         let mut warnings = Vec::new();
         if tls.is_none() && !config.listeners.grpc.ip().is_loopback() {
-            warnings.push("gRPC is served beyond loopback without TLS, as a flag demands: whoever sees the network sees tokens and answers".to_owned());
+            warnings.push("gRPC is served beyond loopback without TLS, as a flag demands: everyone on the network path can read tokens and answers".to_owned());
         }
         if config.anchors == Anchoring::Off {
             warnings.push(

@@ -150,7 +150,7 @@ impl Reason {
             }
             Self::Trap => "The module trapped.",
             Self::OutOfFuel => {
-                "The module ran out of fuel: it does too much work for its lane, or loops for ever."
+                "The module used all fuel of its lane before it ended: it does too much work, or it loops without end."
             }
             Self::OutOfMemory => "The module asked for more memory or stack than its lane has.",
             Self::InvalidVector => {

@@ -224,10 +224,12 @@ fn the_name_of_the_key_that_signs_is_read_whole_or_refused() {
     fs::write(&active, padded((16 << 10) + 1)).expect("writable");
     let refused = choose().expect_err("too long");
     assert!(refused.contains("longer than 16384 bytes"), "{refused}");
+    assert!(refused.contains("evidenceos keys activate"), "{refused}");
     fs::remove_file(&active).expect("there");
     fs::create_dir(&active).expect("writable");
     let refused = choose().expect_err("a directory");
     assert!(refused.contains("not a regular file"), "{refused}");
+    assert!(refused.contains("evidenceos keys activate"), "{refused}");
 }
 
 #[test]
