@@ -160,7 +160,7 @@ async fn execute(cli: Cli, token_from_environment: Option<String>) -> Result<Out
         Command::Bench(args) => Err(args.run(cli.json)),
         Command::Completions { shell } => {
             let mut script = Vec::new();
-            clap_complete::generate(shell, &mut Cli::command(), "evidenceos", &mut script);
+            clap_complete::generate(shell, &mut completed(), "evidenceos", &mut script);
             let script = String::from_utf8_lossy(&script).into_owned();
             Ok(Output::new(
                 serde_json::json!({ "script": script }),
@@ -168,6 +168,29 @@ async fn execute(cli: Cli, token_from_environment: Option<String>) -> Result<Out
             ))
         }
     }
+}
+
+/// All that can be completed: this program's commands, and the daemon's flags and commands behind `serve`
+/// and `admin`, which the daemon reads itself.
+fn completed() -> clap::Command {
+    let own = Cli::command();
+    let global: Vec<String> = own
+        .get_arguments()
+        .filter(|argument| argument.is_global_set())
+        .filter_map(|argument| argument.get_long().map(str::to_owned))
+        .collect();
+    // What is global here is completed everywhere, and must not be there twice.
+    let is_new = |argument: &&clap::Arg| {
+        let long = argument.get_long();
+        long.is_none_or(|long| !global.iter().any(|global| global == long))
+    };
+    let daemon = evidenceos_daemon::config::Flags::command();
+    let flags: Vec<clap::Arg> = daemon.get_arguments().filter(is_new).cloned().collect();
+    let commands: Vec<clap::Command> = daemon.get_subcommands().cloned().collect();
+    own.mut_subcommand("serve", |serve| {
+        serve.args(flags).groups(daemon.get_groups().cloned())
+    })
+    .mut_subcommand("admin", |admin| admin.subcommands(commands))
 }
 
 #[cfg(test)]
