@@ -84,14 +84,10 @@ pub fn back_up(data_directory: &Path, destination: &Path, as_json: bool) -> Exit
                 shown.follow(&progress);
                 Ok(())
             }),
-            // Somebody has it: a daemon that can be asked.
+            // Another process has it: a daemon that can be asked.
             Err(held @ StoreError::Locked { .. }) => {
-                control::back_up(data_directory, destination, &mut |progress| {
+                ask(data_directory, destination, held, &mut |progress| {
                     shown.follow(progress);
-                })
-                .map_err(|error| match error {
-                    source @ ControlError::Io { .. } => BackupError::Deaf { held, source },
-                    error => error.into(),
                 })
             }
             Err(error) => Err(error.into()),
@@ -105,6 +101,22 @@ pub fn back_up(data_directory: &Path, destination: &Path, as_json: bool) -> Exit
             summary(manifest),
             manifest.excluded.join(", ")
         )
+    })
+}
+
+/// Has the process that holds the directory make the backup.
+fn ask(
+    data_directory: &Path,
+    destination: PathBuf,
+    held: StoreError,
+    follow: &mut dyn FnMut(&Progress),
+) -> Result<Manifest, BackupError> {
+    control::back_up(data_directory, destination, follow).map_err(|error| match error {
+        // A daemon that starts, and `fsck`, hold the directory and have no socket.
+        source @ (ControlError::Io { .. } | ControlError::NobodyAnswers { .. }) => {
+            BackupError::Deaf { held, source }
+        }
+        error => error.into(),
     })
 }
 
@@ -221,5 +233,24 @@ fn name(stage: Stage) -> &'static str {
         Stage::Log => "log, entries",
         Stage::Digests => "digests, bytes",
         Stage::Files => "files, bytes",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_that_holds_the_directory_and_takes_no_orders_is_named() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let _held = DirectoryLock::take(directory.path()).expect("free");
+        let held = DirectoryLock::take(directory.path()).expect_err("held");
+        let destination = directory.path().join("backup");
+        let refused = ask(directory.path(), destination, held, &mut |_| {});
+        let said = refused.expect_err("there is no socket").to_string();
+        let process = format!("process {}", std::process::id());
+        for part in [process.as_str(), "wait until it serves, or stop it"] {
+            assert!(said.contains(part), "{said}");
+        }
     }
 }
