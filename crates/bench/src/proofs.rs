@@ -4,7 +4,7 @@ use std::{path::Path, time::Instant};
 
 use evidenceos_kernel::state::{Changes, Counters};
 use evidenceos_store::{
-    Batch, Entry, Head, OpenedStore, Outcome,
+    Batch, Entry, Head, Location, OpenedStore, Outcome,
     log::{Integrator, LogView},
 };
 use evidenceos_tlog::{Checkpoint, SignedCheckpoint, SignerKey, Tree, leaf_hash};
@@ -41,7 +41,9 @@ pub fn measure(directory: &Path, entries: u64) -> Result<Proofs, BenchError> {
     let key = SignerKey::from_seed("bench.example/log", [7; 32]).map_err(|e| bench(&e))?;
     let OpenedStore {
         mut store, rows, ..
-    } = evidenceos_store::open(directory).map_err(|e| bench(&e))?;
+    } = Location::in_directory(directory)
+        .open()
+        .map_err(|e| bench(&e))?;
     let mut tree = Tree::new();
     let started = Instant::now();
     let mut last = None;

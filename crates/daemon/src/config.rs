@@ -23,6 +23,7 @@ pub use anchors::{AnchorPlace, Anchoring};
 pub use check::{Checked, check};
 use evidenceos_kernel::account::Accounting;
 use evidenceos_sandbox::{EngineError, Program, Sandbox};
+use evidenceos_store::Location;
 pub use flags::{AccountsCommand, Asked, CalledAs, Flags, without_empty_variables};
 pub use identity::IdentityConfig;
 pub use keys::{KeySource, KmsKeys};
@@ -187,6 +188,12 @@ impl Config {
         } else {
             Err(ConfigError(problems))
         }
+    }
+
+    /// Which engine keeps the store, and where.
+    #[must_use]
+    pub fn store(&self) -> Location {
+        Location::in_directory(&self.data_dir)
     }
 
     /// The sandbox that these settings ask for.

@@ -40,7 +40,7 @@ pub mod sqlite;
 pub mod state;
 pub mod tables;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 pub use crate::{
     batch::{
@@ -58,17 +58,37 @@ pub use crate::{
 /// What is larger than this is a file of its own, not a row: 16 KiB.
 pub const MAX_ROW_BYTES: usize = 16 * 1_024;
 
-/// Opens the store of a data directory whose lock is held, by the engine that ships. This is the one place
-/// that chooses an engine.
-///
-/// # Errors
-/// If it cannot be opened, is another program's, or is damaged in what start-up reads.
-pub fn open(data_directory: &Path) -> Result<OpenedStore, StoreError> {
-    sqlite::open(data_directory)
+/// Which engine keeps a store, and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Location {
+    /// A database of SQLite in this data directory.
+    Sqlite(PathBuf),
 }
 
-/// Whether a data directory has a store.
-#[must_use]
-pub fn exists(data_directory: &Path) -> bool {
-    sqlite::exists(data_directory)
+impl Location {
+    /// The store of a data directory, by the engine that ships.
+    #[must_use]
+    pub fn in_directory(data_directory: &Path) -> Self {
+        Self::Sqlite(data_directory.to_owned())
+    }
+
+    /// Opens the store. The lock of its data directory is held.
+    ///
+    /// # Errors
+    /// [`StoreError::Refused`] if it is another program's or of a later release,
+    /// [`StoreError::Damaged`] if it is damaged in what start-up reads, and what the engine says if it
+    /// cannot be opened.
+    pub fn open(&self) -> Result<OpenedStore, StoreError> {
+        match self {
+            Self::Sqlite(directory) => sqlite::open(directory),
+        }
+    }
+
+    /// Whether there is a store.
+    #[must_use]
+    pub fn exists(&self) -> bool {
+        match self {
+            Self::Sqlite(directory) => sqlite::exists(directory),
+        }
+    }
 }

@@ -39,7 +39,7 @@ impl Data {
             mut store,
             rows: readers,
             mut found,
-        } = evidenceos_store::open(directory)?;
+        } = config.store().open()?;
         store.keep_free(config.min_free_bytes);
         note_backup(directory, &mut *store, &mut found.facts)?;
         let watching = Arc::clone(metrics);

@@ -7,7 +7,7 @@ use std::{
 };
 
 use evidenceos_store::{
-    OpenedStore, Rows, StoreError,
+    Location, OpenedStore, Rows, StoreError,
     accounts::{AccountsJson, Listed, digest, parse},
     blobs::write_durably,
     lock::DirectoryLock,
@@ -24,13 +24,14 @@ struct Stopped {
 }
 
 fn open(directory: &Path) -> Result<Stopped, AccountsError> {
-    if !evidenceos_store::exists(directory) {
+    let store = Location::in_directory(directory);
+    if !store.exists() {
         return Err(AccountsError::NoDatabase(directory.to_owned()));
     }
     let lock = DirectoryLock::take(directory)?;
     Ok(Stopped {
         _lock: lock,
-        opened: evidenceos_store::open(directory)?,
+        opened: store.open()?,
     })
 }
 

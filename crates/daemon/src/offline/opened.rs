@@ -42,7 +42,7 @@ impl Opened {
             mut store,
             rows: readers,
             mut found,
-        } = store::open(&config.data_dir)?;
+        } = config.store().open()?;
         // Recovery protects what was charged, so that it may use the room that is kept free from
         // new work.
         store.keep_free(0);

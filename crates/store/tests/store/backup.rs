@@ -14,7 +14,7 @@ use evidenceos_store::{
     facts::{Fact, RememberedAnchor, Restored},
     lock::DirectoryLock,
     log::Integrator,
-    sqlite::facts_at_rest,
+    sqlite::{self, facts_at_rest},
 };
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
@@ -96,7 +96,7 @@ fn what_is_committed_while_a_copy_is_made_is_in_it() {
         mut store,
         rows: readers,
         found,
-    } = evidenceos_store::open(&path).expect("a database");
+    } = sqlite::open(&path).expect("a database");
     let last = claim(written - 1, owner(1));
     assert_eq!(store.claim(&last.id).expect("intact"), Some(last));
     let head = found.head.expect("signed");
@@ -125,7 +125,7 @@ fn what_is_published_after_the_copy_does_not_get_into_the_backup() {
         rows: readers,
         found,
         ..
-    } = evidenceos_store::open(&path).expect("a database");
+    } = sqlite::open(&path).expect("a database");
     Integrator::recover(&path, readers, found.head.as_ref()).expect("no files ahead of it");
 }
 
@@ -415,7 +415,7 @@ fn a_copy_says_that_it_is_one_and_the_directory_does_not() {
     // What is committed ends it, for this copy alone.
     let OpenedStore {
         mut store, found, ..
-    } = evidenceos_store::open(&path).expect("a database");
+    } = sqlite::open(&path).expect("a database");
     assert_eq!(found.facts.restored, mark);
     let ended = store.remember(vec![Fact::Restored(None)]);
     assert!(matches!(ended, Outcome::Committed));
@@ -455,9 +455,7 @@ fn a_backup_without_the_mark_gets_it_when_it_is_brought_back() {
         facts.restored.map(|mark| mark.entries),
         Some(manifest.entries)
     );
-    let found = evidenceos_store::open(&path)
-        .expect("brought up to date")
-        .found;
+    let found = sqlite::open(&path).expect("brought up to date").found;
     assert!(found.facts.restored.is_some());
     // Put into place as it is, its manifest tells.
     let told = backup::put_into_place(&to).expect("readable");

@@ -20,7 +20,7 @@ use evidenceos_store::{
     AccountsFile, AccountsFiles, Batch, MAX_ROW_BYTES, Module, ModuleBytes, NotCommitted, Outcome,
     RowBytes, StoreError, Trace,
     facts::{Fact, Restored},
-    row,
+    row, sqlite,
 };
 
 use crate::disk::{
@@ -641,7 +641,7 @@ fn a_copy_is_whole_or_there_is_none_to_be_had() {
         let to = tempfile::tempdir().expect("a directory");
         let copied = copier.copy(to.path(), &mut |_| ControlFlow::Continue(()));
         assert!(copied.expect("a free disk").is_continue());
-        let copy = evidenceos_store::open(to.path()).expect("a store");
+        let copy = sqlite::open(to.path()).expect("a store");
         assert_eq!(copy.found.counters, disk.counters);
         assert_eq!(copy.rows.entries(0, 9).expect("readable").len(), 3);
     }
