@@ -83,6 +83,7 @@ impl Program {
             };
         }
         let this = std::env::current_exe().map_err(|error| failed(&error))?;
+        // The one beside the tool was built with it, so that a figure is of the sources at hand.
         let beside = this.with_file_name("evidenceos");
         let path = std::env::var_os("PATH").unwrap_or_default();
         let on_path = std::env::split_paths(&path).map(|directory| directory.join("evidenceos"));

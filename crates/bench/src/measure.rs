@@ -168,6 +168,7 @@ const SHORTER: u32 = 4;
 pub async fn against(plan: &Plan<'_>, other: &Program) -> Result<Report, BenchError> {
     let mut report = plan.machine_alone()?;
     let this = plan.program.start(&plan.scratch.join("this")).await?;
+    // Both run all the time, so that what an idle daemon costs falls on both figures.
     let other = other.start(&plan.scratch.join("other")).await?;
     let daemons = [&this, &other];
     let loads = [Load::prepare(&this).await?, Load::prepare(&other).await?];

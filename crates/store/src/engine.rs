@@ -485,6 +485,7 @@ fn resolve(
     match found {
         None => Ok(None),
         Some(RowBytes::Blob) => blobs.get(hash).map(Some),
+        // A row's checksum does not cover these bytes: their own digest does, at every read.
         Some(RowBytes::Here(bytes)) if Digest::of(&bytes) == *hash => Ok(Some(bytes)),
         Some(RowBytes::Here(_)) => Err(StoreError::Damaged {
             table: "modules or traces",

@@ -37,6 +37,7 @@ pub fn append_leaves(
                 what: "entries are missing",
             });
         }
+        // An empty page alone means a gap: the last page of a log is shorter than what was asked for.
         for leaf in leaves {
             tree.append(leaf);
         }

@@ -172,6 +172,7 @@ impl Committed {
             Row::Totals(totals) => self.totals = totals,
             Row::Entry(entry) => self.entries.push(entry),
             Row::Trace(claim_seq, bytes) => drop(self.traces.insert(claim_seq, bytes)),
+            // Another claim may have brought it: under one digest there is one content.
             Row::Module(hash, bytes) => drop(self.modules.entry(hash).or_insert((bytes, 0))),
             Row::Named(hash, by) => {
                 if let Some((_, claims)) = self.modules.get_mut(&hash) {
@@ -200,6 +201,7 @@ impl Committed {
     }
 
     fn keep_claim(&mut self, claim: Claim) {
+        // A claim that changes after its revocation comes by again, and its place in the feed stays.
         if claim.state == ClaimState::Revoked
             && let Some(revocation) = &claim.revocation
         {

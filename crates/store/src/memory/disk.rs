@@ -40,6 +40,7 @@ impl MemoryDisk {
     /// Opens the store, and fences off every store that was opened before.
     #[must_use]
     pub fn open(&self) -> OpenedStore {
+        // Every store that was opened before has a lower one, and commits nothing from here on.
         let epoch = self.epoch.fetch_add(1, Ordering::SeqCst) + 1;
         let committed = self.read().clone();
         let found = committed.found();
@@ -263,6 +264,7 @@ impl Rows for MemoryRows {
     }
 
     fn all_account_rows(&self, take: &mut TakeRow<'_>) -> Result<u64, StoreError> {
+        // Not under the lock for longer than this: `take` may itself read or write the store.
         let (accounts, seq) = {
             let committed = self.read();
             let all = accounts_from(&committed, 0, usize::MAX);

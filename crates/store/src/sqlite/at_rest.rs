@@ -116,6 +116,7 @@ impl Tables for AtRest {
     }
 
     fn look_over(&self) -> Result<(u64, Vec<String>), StoreError> {
+        // A hundred lines tell that it is damaged; more would only repeat it.
         let said: Vec<String> = self
             .connection
             .prepare("PRAGMA integrity_check(100)")?
@@ -178,6 +179,7 @@ impl Tables for AtRest {
             shape.keys.join(", "),
             places(key.len())
         );
+        // A key is unique: there is one row, or none.
         let found = self.rows(&sql, shape.keys.len(), key.iter().cloned())?;
         Ok(found.into_iter().next())
     }
