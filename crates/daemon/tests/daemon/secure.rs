@@ -45,7 +45,8 @@ impl Home {
         self.directory.path()
     }
 
-    /// Every port on a free one of loopback; nobody is asked who he is.
+    /// Every port on a free one of loopback; no caller is authenticated. The gate has time to record on the
+    /// slowest machine: a test that is not about late decisions must not depend on the clock.
     pub fn plain(&self) -> Settings {
         let free = || Some("127.0.0.1:0".to_owned());
         Settings {
@@ -54,6 +55,7 @@ impl Home {
             metrics_listen: free(),
             data_dir: Some(self.path().join("data")),
             generate_key: Some(true),
+            preflight_timeout_ms: Some(120_000),
             ..Settings::default()
         }
     }
