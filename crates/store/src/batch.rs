@@ -108,7 +108,7 @@ pub struct StoredDecisions {
     pub index: u64,
     /// When it was recorded.
     pub recorded_unix_ms: u64,
-    /// As [`decisions::pack`] makes them.
+    /// As [`crate::decisions::pack`] makes them.
     pub records: Arc<[u8]>,
 }
 
