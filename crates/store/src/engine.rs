@@ -110,9 +110,9 @@ pub struct Done {
 }
 
 impl Done {
-    /// Entries that whoever has just read rows may have seen the effect of: what is shown from
-    /// those rows must not leave before this many entries are anchored. May be more for a moment,
-    /// while a commit is under way, and is asked again by who waits long.
+    /// How many entries a reader of rows may have seen the effect of. The daemon must not show what it
+    /// read before anchors cover this many entries. While a commit is under way the number may be too
+    /// large for a moment, so a caller that waits long asks again.
     #[must_use]
     pub fn seen(&self) -> u64 {
         // Acquire pairs with the release before a commit: a reader of the batch's rows sees its
@@ -407,7 +407,7 @@ pub trait Rows: Send + Sync + std::fmt::Debug {
     /// A page of accounts in the order of their opening, from a number on.
     fn accounts(&self, from: u64, limit: usize) -> Result<Vec<Account>, StoreError>;
 
-    /// A page of accounts as [`Rows::accounts`], and the sums over all of them at that moment.
+    /// Reads a page of accounts, as [`Rows::accounts`] does, and the sums over all accounts at that moment.
     fn accounts_and_totals(
         &self,
         from: u64,

@@ -180,7 +180,7 @@ fn a_module_goes_once_no_claim_names_it_and_nobody_keeps_it() {
     }
 }
 
-/// Whoever sends what is refused keeps the writer from being idle.
+/// A caller whose calls are refused keeps the writer from being idle.
 #[test]
 fn what_was_refused_goes_between_batches_too() {
     for mut disk in Disk::of_each_engine() {
