@@ -13,7 +13,7 @@ use std::{
 };
 
 use clap::Args;
-use evidenceos_daemon::fetch::Trust;
+use evidenceos_notary::fetch::Trust;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use serde::Deserialize;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};

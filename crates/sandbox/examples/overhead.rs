@@ -7,7 +7,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use evidenceos_sandbox::{
-    AskError, Config, Limits, Mode, Oracle, PackOptions, Prepared, RunReport, Sandbox, check, pack,
+    AskError, Config, Limits, Mode, Oracle, PackOptions, Prepared, Ran, Sandbox, check, pack,
 };
 
 const ROUNDS: u32 = 2_000;
@@ -82,7 +82,7 @@ fn packed(seed: u32, items: usize, mode: Mode) -> Result<Vec<u8>, evidenceos_san
     pack(&PackOptions::new(&predictions, mode))
 }
 
-fn run(sandbox: &Sandbox, prepared: &Prepared, items: usize) -> Option<RunReport> {
+fn run(sandbox: &Sandbox, prepared: &Prepared, items: usize) -> Option<Ran> {
     let limits = Limits {
         fuel: 100_000_000,
         memory_bytes: 64 << 20,

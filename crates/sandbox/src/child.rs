@@ -23,7 +23,7 @@ use wasmtime::Engine;
 
 use crate::check::Role;
 use crate::policy::{PolicyFailure, PolicyLimits, Vote};
-use crate::run::{AskError, Limits, Oracle, RunReport};
+use crate::run::{AskError, Limits, Oracle, Ran};
 use crate::wire::{Code, CodeKey, FromChild, Link, MAX_CODE, MAX_TO_CHILD, Ready, ToChild, seal};
 use code::{GuestCode, PolicyCode};
 use machine::Task;
@@ -194,7 +194,7 @@ impl Worker {
         .map_err(told)
     }
 
-    fn run(&self, key: &CodeKey, task: &Task) -> Result<RunReport, String> {
+    fn run(&self, key: &CodeKey, task: &Task) -> Result<Ran, String> {
         match self.kept(key)? {
             Kept::Guest(code) => machine::run(code, task, Box::new(Parent(Rc::clone(&self.link)))),
             Kept::Policy(_) => Err("a policy oracle is no guest".to_owned()),

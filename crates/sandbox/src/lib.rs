@@ -8,7 +8,7 @@
 //!
 //! Invariants. Nothing of a stranger's is compiled or run in the process that has the sandbox, but in children of it,
 //! which are the same program ([`serve_if_child`]), limited in memory and processor time, and behind the kernel's walls.
-//! Everything in a [`RunReport`] is a function of the module's bytes, the [`Limits`], the answers that the oracle gave
+//! Everything in a [`Ran`] is a function of the module's bytes, the [`Limits`], the answers that the oracle gave
 //! and [`Sandbox::engine_id`]. There is no clock, no randomness, no parallelism, no file and no environment in a
 //! guest's world; NaNs have one bit pattern; whatever could run for long costs fuel. So what can be observed about a
 //! run says nothing about a holdout beyond the answers, and a run can be repeated anywhere.
@@ -67,6 +67,6 @@ pub use pack::{MAX_PACKED_ITEMS, Mode, PackError, PackOptions, output_len, pack}
 pub use policy::{PolicyFailure, PolicyLimits, PolicyModule, Vote};
 pub use process::{Cost, Program};
 pub use rule::{Rule, Violation, Warning, bounds};
-pub use run::{AskError, Broken, End, HostFault, Limits, Oracle, RunReport, TrapCause};
+pub use run::{AskError, Broken, End, HostFault, Limits, Oracle, Ran, TrapCause};
 pub use sandbox::{AdmitError, Config, EngineError, Prepared, Sandbox};
 pub use wire::Walls;

@@ -25,7 +25,7 @@ use crate::artifact::Artifact;
 use crate::check::{ModuleInfo, PAGE_BYTES, Role};
 use crate::child::{ARGUMENT, Bounds};
 use crate::policy::{PolicyFailure, PolicyLimits, Vote};
-use crate::run::{End, HostFault, Limits, Oracle, RunReport};
+use crate::run::{End, HostFault, Limits, Oracle, Ran};
 use crate::wire::{CodeKey, FromChild, Link, MARGIN, MAX_CODE, Ready, ToChild, run_of};
 
 /// The program that a child is: one whose `main` calls [`serve_if_child`](crate::serve_if_child) first.
@@ -303,7 +303,7 @@ impl Child {
         data: &[(u32, Box<[u8]>)],
         limits: &Limits,
         oracle: &mut dyn Oracle,
-    ) -> Result<RunReport, HostFault> {
+    ) -> Result<Ran, HostFault> {
         self.fuel = self
             .fuel
             .saturating_add(limits.fuel)
@@ -334,7 +334,7 @@ impl Child {
         &mut self,
         limits: &Limits,
         oracle: &mut dyn Oracle,
-    ) -> io::Result<Result<RunReport, String>> {
+    ) -> io::Result<Result<Ran, String>> {
         let items = usize::try_from(limits.items).map_err(io::Error::other)?;
         let most = items + OUTPUT_BYTES + MARGIN;
         // There is one round more than questions are allowed: the last one must bring the end.
@@ -544,7 +544,7 @@ fn is_vector(vector: &[u8], items: usize) -> bool {
 }
 
 /// Whether a run within these limits, with so many questions that were answered, can have such a report.
-fn is_possible(report: &RunReport, limits: &Limits, answered: u32) -> bool {
+fn is_possible(report: &Ran, limits: &Limits, answered: u32) -> bool {
     let items = usize::try_from(limits.items).unwrap_or(usize::MAX);
     let has_vector = report
         .judged
@@ -610,7 +610,7 @@ mod tests {
             items: 2,
             epoch_size: 0,
         };
-        let honest = RunReport {
+        let honest = Ran {
             end: End::Emitted(vec![1; OUTPUT_BYTES]),
             judged: Some(vec![0, 1]),
             fuel_used: 100,
@@ -619,7 +619,7 @@ mod tests {
         };
         assert!(is_possible(&honest, &limits, 2));
         assert!(is_possible(&honest, &limits, 1));
-        type Change = fn(&mut RunReport);
+        type Change = fn(&mut Ran);
         let changes: [Change; 9] = [
             |report| report.fuel_used = 101,
             |report| report.memory_pages = 17,

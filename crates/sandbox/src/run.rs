@@ -40,7 +40,7 @@ pub enum AskError {
 
 /// What a run did. Equal for equal modules, limits, answers and engines.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RunReport {
+pub struct Ran {
     pub end: End,
     /// The vector to be judged: [`Limits::items`] elements, each 0 or 1. `None` if there is none, and always after a
     /// trap.
@@ -61,7 +61,7 @@ pub struct RunReport {
     pub oracle_calls: u32,
 }
 
-impl RunReport {
+impl Ran {
     /// The report of a guest that has no room for the memory with which it starts.
     pub(crate) fn without_memory(initial_pages: u64) -> Self {
         Self {

@@ -21,7 +21,7 @@ use crate::policy::{PolicyLimits, PolicyModule, must_carry};
 use crate::pool::{Compilers, NotCompiled, Pool};
 use crate::process::{Cost, Nursery, Program};
 use crate::rule::Violation;
-use crate::run::{HostFault, Limits, Oracle, RunReport};
+use crate::run::{HostFault, Limits, Oracle, Ran};
 use crate::wire::Walls;
 
 /// What the children are, how many there are, and how much the sandbox keeps. Bounds of what is kept are on counts and
@@ -214,11 +214,11 @@ impl Sandbox {
         limits: &Limits,
         alone: bool,
         oracle: &mut dyn Oracle,
-    ) -> Result<RunReport, HostFault> {
+    ) -> Result<Ran, HostFault> {
         let initial_pages = prepared.info.initial_memory_pages;
         // The run cannot begin, so it needs no process.
         if initial_pages.saturating_mul(PAGE_BYTES) > limits.memory_bytes {
-            return Ok(RunReport::without_memory(initial_pages));
+            return Ok(Ran::without_memory(initial_pages));
         }
         let Prepared { info, code, data } = prepared;
         self.guests.with_child(code, limits.fuel, alone, |child| {

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::check::{ModuleInfo, Role};
 use crate::policy::{PolicyFailure, PolicyLimits, Vote};
-use crate::run::{AskError, Limits, RunReport};
+use crate::run::{AskError, Limits, Ran};
 
 /// Longest frame to a child, in bytes: the longest module with its data, or code made from one.
 pub(crate) const MAX_TO_CHILD: usize = 64 << 20;
@@ -84,7 +84,7 @@ pub(crate) enum FromChild<'a> {
     /// A guest asks about a vector.
     Asked(#[serde(borrow, with = "bytes")] &'a [u8]),
     /// A run has ended.
-    Ended(Result<RunReport, String>),
+    Ended(Result<Ran, String>),
     /// A policy oracle has answered, or failed.
     Voted(Result<Vote, PolicyFailure>),
 }

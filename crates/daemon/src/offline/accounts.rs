@@ -6,6 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use evidenceos_driver::clock::unix_ms;
 use evidenceos_store::{
     Location, OpenedStore, Rows, StoreError,
     accounts::{AccountsJson, Listed, digest, parse},
@@ -13,10 +14,7 @@ use evidenceos_store::{
     lock::DirectoryLock,
 };
 
-use crate::{
-    accounts::{AccountsError, Approval, write_now},
-    clock::unix_ms,
-};
+use crate::accounts::{AccountsError, Approval, write_now};
 
 struct Stopped {
     _lock: DirectoryLock,

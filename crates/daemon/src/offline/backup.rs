@@ -7,7 +7,10 @@ use std::{
     sync::mpsc,
 };
 
-use evidenceos_driver::mailbox::{CopyNews, CopyOrder, Mailbox};
+use evidenceos_driver::{
+    clock::unix_ms,
+    mailbox::{CopyNews, CopyOrder, Mailbox},
+};
 use evidenceos_store::{
     StoreError,
     backup::{self, Manifest, Progress, Report, Stage},
@@ -16,7 +19,6 @@ use evidenceos_store::{
 
 use super::error::BackupError;
 use crate::{
-    clock::unix_ms,
     control::{self, ControlError},
     terminal,
 };

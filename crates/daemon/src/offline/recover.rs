@@ -1,12 +1,16 @@
 //! `log recover`: bringing back what was signed, byte for byte.
 
-use evidenceos_driver::OwnWork;
+use evidenceos_driver::{OwnWork, clock::unix_ms};
 use evidenceos_failpoint::{self as failpoint, Point};
 use evidenceos_kernel::{
     command::LogCommand,
     decision::BatchRecorded,
     log_key::{KeyRotated, LogKey},
     record,
+};
+use evidenceos_notary::{
+    anchors::Tip,
+    keys::{LogKeyError, LogKeys, verifier},
 };
 use evidenceos_store::{Head, Rows, StoreError, facts::Fact};
 use evidenceos_tlog::{Checkpoint, Hash, Note, SignedCheckpoint, leaf_hash};
@@ -19,11 +23,8 @@ use super::{
     warn, with_runtime,
 };
 use crate::{
-    anchors::Tip,
     assemble::{StartError, own},
-    clock::unix_ms,
     config::Config,
-    keys::{LogKeyError, LogKeys, verifier},
     terminal,
 };
 
@@ -205,7 +206,7 @@ fn signer(
         key_id: missing.key.id,
         ..opened.head.clone()
     };
-    let keys = LogKeys::find(config, Some(&newest), runtime)?;
+    let keys = LogKeys::find(&config.log_keys(), Some(&newest), runtime)?;
     if keys.signer.public_key() == missing.key.public_key {
         return Ok(keys);
     }

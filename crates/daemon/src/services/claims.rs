@@ -9,6 +9,9 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use evidenceos_access::Principal;
+use evidenceos_custody::Guests;
+use evidenceos_driver::clock::unix_ms;
 use evidenceos_kernel::{
     account::Accounting,
     claim::{Claim, ClaimState, ModuleFacts, Reason, Settlement, Terms},
@@ -31,7 +34,6 @@ use super::{
     rows::blocking,
     writer::unexpected,
 };
-use crate::{auth::Principal, clock::unix_ms, runner::Guests};
 
 /// Claims whose owners are remembered, in some 2 MiB.
 const KNOWN_CLAIMS: NonZeroUsize = NonZeroUsize::new(16_384).expect("not zero");

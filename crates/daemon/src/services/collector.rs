@@ -18,7 +18,7 @@ use prometheus_client::{
 };
 
 use super::{Accounts, Server, Services, ShownRows};
-use crate::metrics::write::{counter, gauge};
+use evidenceos_telemetry::write::{counter, gauge};
 
 /// Holdouts that are shown one by one, the newest: what bounds the series of a server.
 const HOLDOUTS: usize = 1_000;

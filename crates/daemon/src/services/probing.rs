@@ -6,6 +6,9 @@
 
 use std::{sync::Arc, time::Duration};
 
+use evidenceos_access::Principal;
+use evidenceos_driver::clock::Clock;
+use evidenceos_gate::{probes::Probes, recorder::Recorder};
 use evidenceos_kernel::{
     decision::{DecisionId, DecisionRecord, Gate},
     id::Digest,
@@ -13,7 +16,6 @@ use evidenceos_kernel::{
 };
 
 use super::Error;
-use crate::{auth::Principal, clock::Clock, decisions::Recorder, probes::Probes};
 
 /// How long a frozen caller's refusal waits to be recorded.
 const PATIENCE: Duration = Duration::from_secs(2);

@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use evidenceos_access::Principal;
 use evidenceos_driver::{Answer, Call, Failure, ReplyTo, mailbox::Mailbox};
 use evidenceos_kernel::{
     claim::ClaimState,
@@ -17,16 +18,13 @@ use evidenceos_kernel::{
     refusal::Refusal,
     state::REQUEST_WINDOW_MS,
 };
+use evidenceos_notary::release::{Anchored, NotCovered};
 use evidenceos_store::Module;
 use lru::LruCache;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::oneshot;
 
 use super::Error;
-use crate::{
-    auth::Principal,
-    release::{Anchored, NotCovered},
-};
 
 /// Requests remembered by their ids, in some 8 MiB.
 const NAMED_REQUESTS: NonZeroUsize = NonZeroUsize::new(65_536).expect("not zero");

@@ -6,7 +6,7 @@ use super::code::GuestCode;
 use super::host::{Guest, Stop};
 use crate::check::PAGE_BYTES;
 use crate::rule::bounds;
-use crate::run::{Broken, End, Limits, Oracle, RunReport, TrapCause};
+use crate::run::{Broken, End, Limits, Oracle, Ran, TrapCause};
 
 /// What a run needs beside its code.
 pub(crate) struct Task {
@@ -20,14 +20,10 @@ pub(crate) struct Task {
 }
 
 /// Runs `code` once, in a store of its own.
-pub(crate) fn run(
-    code: &GuestCode,
-    task: &Task,
-    oracle: Box<dyn Oracle>,
-) -> Result<RunReport, Fault> {
+pub(crate) fn run(code: &GuestCode, task: &Task, oracle: Box<dyn Oracle>) -> Result<Ran, Fault> {
     let (limits, initial_pages) = (&task.limits, task.initial_pages);
     if initial_pages.saturating_mul(PAGE_BYTES) > limits.memory_bytes {
-        return Ok(RunReport::without_memory(initial_pages));
+        return Ok(Ran::without_memory(initial_pages));
     }
     let mut store = Store::new(
         code.instance.module().engine(),
@@ -54,7 +50,7 @@ pub(crate) fn run(
         (None, Some(output)) => (End::Emitted(output), guest.judged),
         (None, None) => (End::NoOutput, guest.judged),
     };
-    Ok(RunReport {
+    Ok(Ran {
         end,
         judged,
         fuel_used: limits.fuel.saturating_sub(fuel_left),

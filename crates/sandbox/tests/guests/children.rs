@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
 use evidenceos_sandbox::{
-    AdmitError, AskError, Config, End, HostFault, Mode, Oracle, PackOptions, Program, RunReport,
-    Sandbox, pack,
+    AdmitError, AskError, Config, End, HostFault, Mode, Oracle, PackOptions, Program, Ran, Sandbox,
+    pack,
 };
 
 use crate::{config, limits, wat};
@@ -71,7 +71,7 @@ impl Own {
         children
     }
 
-    fn run(&self, wasm: &[u8], oracle: &mut dyn Oracle) -> Result<RunReport, HostFault> {
+    fn run(&self, wasm: &[u8], oracle: &mut dyn Oracle) -> Result<Ran, HostFault> {
         let prepared = self.sandbox().prepare(wasm).expect("an admitted module");
         self.sandbox().run(&prepared, &limits(16), false, oracle)
     }

@@ -8,7 +8,7 @@ mod runs;
 
 use std::sync::LazyLock;
 
-use evidenceos_sandbox::{AskError, Config, Limits, Oracle, Program, RunReport, Sandbox};
+use evidenceos_sandbox::{AskError, Config, Limits, Oracle, Program, Ran, Sandbox};
 
 /// Ones at these positions agree with the labels that nobody else sees; the symbol is how many do, at most 255.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,7 +74,7 @@ fn limits(items: u64) -> Limits {
     }
 }
 
-fn run_with(wasm: &[u8], limits: &Limits, mut labels: Labels) -> (RunReport, Labels) {
+fn run_with(wasm: &[u8], limits: &Limits, mut labels: Labels) -> (Ran, Labels) {
     let prepared = sandbox()
         .prepare(wasm)
         .unwrap_or_else(|error| panic!("{error}"));
@@ -84,6 +84,6 @@ fn run_with(wasm: &[u8], limits: &Limits, mut labels: Labels) -> (RunReport, Lab
     (report, labels)
 }
 
-fn run(wasm: &[u8]) -> RunReport {
+fn run(wasm: &[u8]) -> Ran {
     run_with(wasm, &limits(16), Labels::new(&LABELS)).0
 }

@@ -1,6 +1,6 @@
 //! What runs report: every ending, what is judged, and that a repetition is identical.
 
-use evidenceos_sandbox::{Broken, End, Limits, RunReport, TrapCause};
+use evidenceos_sandbox::{Broken, End, Limits, Ran, TrapCause};
 
 use crate::{LABELS, Labels, limits, run, run_with, sandbox, wat};
 
@@ -36,7 +36,7 @@ const SUBMIT: &str = "(drop (call $submit (i32.const 0) (i32.const 16)))";
 const EMIT: &str = "(drop (call $emit (i32.const 0) (i32.const 1)))";
 
 #[track_caller]
-fn trapped(wasm: &[u8], cause: TrapCause) -> RunReport {
+fn trapped(wasm: &[u8], cause: TrapCause) -> Ran {
     let report = run(wasm);
     assert_eq!((&report.end, &report.judged), (&End::Trapped(cause), &None));
     report

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use evidenceos_custody::Guests;
 use evidenceos_kernel::{
     account::Accounting,
     claim::Artifact,
@@ -18,10 +19,7 @@ use evidenceos_store::{MAX_ROW_BYTES, Module, ModuleBytes, Rows};
 use lru::LruCache;
 use prost::bytes::Bytes;
 
-use crate::{
-    runner::Guests,
-    services::{Error, compiling::Compiling, rows::blocking},
-};
+use crate::services::{Error, compiling::Compiling, rows::blocking};
 
 /// Above this many bytes even hashing a module is left to a thread that may block.
 const SMALL_MODULE: usize = 64 * 1_024;
