@@ -1,7 +1,7 @@
 //! Has guests run, by a few threads of their own.
 //!
 //! A guest itself runs in a process of the sandbox's; the labels stay in this one, where
-//! [`crate::metered`] answers its questions. The run's score is counted here, but what follows from
+//! `metered` answers its questions. The run's score is counted here, but what follows from
 //! it is decided by the writer when the run's turn to settle comes. Who watches runs, and may keep
 //! one from being judged, is an [`Overseer`].
 
