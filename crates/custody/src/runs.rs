@@ -211,21 +211,13 @@ impl Guests {
             .open(work.holdout, &work.blob, binding)
             .map_err(Fault::host)?;
         let module = self.module(work)?;
-        let terms = &work.claim.terms;
-        let limits = Limits {
-            fuel: work.claim.max_fuel(),
-            memory_bytes: terms.lane.max_memory_bytes(),
-            oracle_calls: terms.lane.max_oracle_calls(),
-            items: work.description.items,
-            epoch_size: terms.epoch_size,
-        };
         let run = self.traced(work)?;
         let mut oracle = Metered::new(work, Arc::clone(&holdout), &run);
         let started = Instant::now();
         let ran = match module {
             Ok(module) => self
                 .sandbox
-                .run(&module, &limits, work.apart, &mut oracle)?,
+                .run(&module, &limits(work), work.apart, &mut oracle)?,
             Err(cause) => not_run(cause),
         };
         let took = started.elapsed();
@@ -241,13 +233,7 @@ impl Guests {
                 .score(vector, holdout.labels(), holdout.part_mask())
         });
         let (trace_hash, trace_len) = (Digest::of(&trace), trace.len() as u64);
-        // A large trace is durable before the settlement that names it.
-        let trace = if trace.len() > MAX_ROW_BYTES {
-            self.readers.blobs().put(&trace).map_err(Fault::host)?;
-            Vec::new()
-        } else {
-            trace
-        };
+        let trace = self.kept_as_row(trace)?;
         let report = RunReport {
             end: end_of(ran.end, veto),
             answers,
@@ -261,6 +247,16 @@ impl Guests {
             report: Box::new(report),
             trace,
         })
+    }
+
+    /// A trace that is small enough for a row. A large one is a blob, which is durable before the
+    /// settlement that names it.
+    fn kept_as_row(&self, trace: Vec<u8>) -> Result<Vec<u8>, Fault> {
+        if trace.len() <= MAX_ROW_BYTES {
+            return Ok(trace);
+        }
+        self.readers.blobs().put(&trace).map_err(Fault::host)?;
+        Ok(Vec::new())
     }
 
     /// Which run it is, for its trace.
@@ -335,6 +331,18 @@ impl Guests {
 }
 
 const NO_MODULE: &str = "the claim has no module";
+
+/// What a run may use.
+fn limits(work: &Work) -> Limits {
+    let terms = &work.claim.terms;
+    Limits {
+        fuel: work.claim.max_fuel(),
+        memory_bytes: terms.lane.max_memory_bytes(),
+        oracle_calls: terms.lane.max_oracle_calls(),
+        items: work.description.items,
+        epoch_size: terms.epoch_size,
+    }
+}
 
 /// The report of a run that never began.
 fn not_run(cause: TrapCause) -> Ran {

@@ -12,11 +12,7 @@
 //! | 12 | nonce |
 //! | rest | ciphertext and its 16-byte authentication tag |
 
-use std::{
-    collections::HashSet,
-    num::NonZeroUsize,
-    sync::{Arc, Mutex, PoisonError, RwLock},
-};
+use std::{collections::HashSet, num::NonZeroUsize, sync::Arc};
 
 use aes_gcm::{
     Aes256Gcm, Key, KeyInit as _, Nonce,
@@ -31,6 +27,7 @@ use evidenceos_kernel::{
 use evidenceos_store::{StoreError, blobs::Blobs};
 use evidenceos_tlog::{Tree, leaf_hash};
 use lru::LruCache;
+use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
@@ -268,7 +265,7 @@ impl Vault {
         blob: &Digest,
         binding: Binding<'_>,
     ) -> Result<Arc<OpenHoldout>, VaultError> {
-        let lock = || self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let lock = || self.open.lock();
         if let Some(open) = lock().get(&id) {
             return Ok(Arc::clone(open));
         }
@@ -311,10 +308,7 @@ impl Vault {
     /// If the blob cannot be removed; the next start removes it.
     pub fn forget(&self, id: HoldoutId, blob: &Digest) -> Result<(), VaultError> {
         // Memory forgets first, so that no run opens the holdout from there.
-        self.open
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .pop(&id);
+        self.open.lock().pop(&id);
         Ok(self.blobs.remove(blob)?)
     }
 
@@ -330,27 +324,17 @@ impl Vault {
     /// Encrypts what is new under another key from now on. The old one still opens what runs
     /// under way may need.
     pub fn follow(&self, next: HoldoutKey) {
-        self.keys
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .follow(next);
+        self.keys.write().follow(next);
     }
 
     /// Knows another key, which encrypts nothing yet.
     pub fn know(&self, next: HoldoutKey) {
-        self.keys
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .others
-            .push(next);
+        self.keys.write().others.push(next);
     }
 
     fn keys(&self) -> HoldoutKeys {
         // A copy, so that no lock is held while some ten megabytes are encrypted or decrypted.
-        self.keys
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.keys.read().clone()
     }
 }
 

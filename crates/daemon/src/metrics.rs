@@ -12,7 +12,7 @@ mod store;
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
@@ -22,6 +22,7 @@ use evidenceos_notary::{ShownHead, ShownHeadCollector};
 use evidenceos_sandbox::End;
 use evidenceos_store::{Batch, Done};
 use evidenceos_telemetry::{Bounds, Registry};
+use parking_lot::{Mutex, MutexGuard};
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, histogram::Histogram},
@@ -219,7 +220,7 @@ impl Metrics {
     }
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+        self.waiting.lock()
     }
 
     fn count(&self, counted: &Counted) {
@@ -270,7 +271,7 @@ impl Metrics {
 
     /// Adds a port whose connections the metrics count from now on.
     pub fn listens(&self, name: &'static str, stats: Arc<Stats>, tls: Option<Arc<Tls>>) {
-        let mut ports = self.ports.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ports = self.ports.0.lock();
         ports.push(Port { name, stats, tls });
     }
 }

@@ -7,10 +7,9 @@
 //! command. A clock that goes back holds nothing up: the kernel's time stands until it is caught
 //! up with.
 
-use std::{
-    sync::{Mutex, PoisonError},
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
-};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use parking_lot::Mutex;
 
 /// How far the clock may get ahead of the time that passed.
 const AHEAD_AT_MOST_MS: u64 = 10 * 60 * 1_000;
@@ -113,8 +112,8 @@ impl Clock {
         state.at = Instant::now();
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> parking_lot::MutexGuard<'_, State> {
+        self.state.lock()
     }
 }
 

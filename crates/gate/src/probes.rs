@@ -2,13 +2,10 @@
 //!
 //! It knows a principal by its tag and is bounded in how many it knows. Time is monotonic.
 
-use std::{
-    num::NonZeroUsize,
-    sync::{Mutex, PoisonError},
-    time::Instant,
-};
+use std::{num::NonZeroUsize, time::Instant};
 
 use evidenceos_kernel::probe::{Call, Detector, Observed, Rules, RulesError};
+use parking_lot::Mutex;
 
 /// Parts of the detector, each with a lock of its own.
 const SHARDS: usize = 16;
@@ -65,9 +62,6 @@ impl Probes {
         let now_ms = self.started.elapsed().as_millis() as u64;
         // A tag is part of a keyed digest, so that its first byte spreads principals evenly.
         let shard = usize::from(call.principal.0[0]) % SHARDS;
-        self.shards[shard]
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .observe(now_ms, call)
+        self.shards[shard].lock().observe(now_ms, call)
     }
 }

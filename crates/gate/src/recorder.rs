@@ -13,7 +13,7 @@ use std::{
     collections::VecDeque,
     fmt,
     sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering},
         mpsc,
     },
@@ -31,6 +31,7 @@ use evidenceos_store::{Rows, decisions};
 use evidenceos_telemetry::write::{counter, gauge};
 use evidenceos_tlog::{Hash, leaf_hash, small::root_of};
 use hmac::{Hmac, KeyInit as _, Mac as _};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use prometheus_client::{collector::Collector, encoding::DescriptorEncoder};
 use sha2::Sha256;
 use tokio::sync::oneshot;
@@ -189,7 +190,7 @@ impl Recorder {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+        self.queue.lock()
     }
 
     fn push(
@@ -266,11 +267,7 @@ impl Shared {
                 .oldest
                 .map_or(until, |oldest| until.min(oldest + GATHER));
             let wait = next.saturating_duration_since(now);
-            queue = self
-                .filled
-                .wait_timeout(queue, wait)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
+            self.filled.wait_for(&mut queue, wait);
         }
     }
 

@@ -21,15 +21,16 @@ use std::{
     cmp::Ordering,
     fs, io,
     os::unix::ffi::{OsStrExt as _, OsStringExt as _},
-    path::PathBuf,
-    sync::{Arc, Mutex, PoisonError, atomic::Ordering::Relaxed},
+    path::{Path, PathBuf},
+    sync::{Arc, atomic::Ordering::Relaxed},
 };
 
 use evidenceos_store::{
-    Head, StoreError,
+    FileError, Head, StoreError,
     facts::{Facts, RememberedAnchor, Restored},
 };
 use evidenceos_tlog::{Checkpoint, Hash, Note};
+use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
 pub use self::{
@@ -113,7 +114,7 @@ impl Anchors {
     ) -> Result<Self, AnchorError> {
         let remembered: Vec<AnchorPlace> = facts.anchors.iter().flatten().map(recalled).collect();
         let path = config.data_dir.as_path();
-        let failed = AnchorError::io("find the place of", path);
+        let failed = FileError::of("find the place of", path);
         let given = match &config.anchors {
             Anchoring::Off => Vec::new(),
             Anchoring::Default if remembered.is_empty() => {
@@ -277,7 +278,7 @@ impl Anchors {
 
     /// Says which anchors do not answer, each time that it is something else.
     fn say(&self, silent: &[String]) {
-        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut said = self.said.lock();
         for what in silent.iter().filter(|what| !said.contains(what)) {
             tracing::warn!(anchor = what, "an anchor does not answer");
         }
@@ -332,7 +333,7 @@ impl Anchors {
         let known = match &place.at {
             AnchorPlace::Url(_) => return Ok(Some(false)),
             AnchorPlace::Directory(path) => {
-                let mut file = place.file.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut file = place.file.lock();
                 let known =
                     hold(&mut file, path, tip.checkpoint.origin()).and_then(HeadFile::known);
                 match known {
@@ -392,14 +393,14 @@ impl Anchors {
     pub fn overwrite(&self, head: &Head, old_origin: &str) -> Result<(), AnchorError> {
         let tip = Tip::from(head);
         for place in self.places.iter().filter(|place| place.written) {
-            let failed = |error| AnchorError::io("write", place.path())(error);
+            let failed = |error| FileError::of("write", place.path())(error);
             match &place.at {
                 AnchorPlace::File(_) => {
                     place.write(&tip).map_err(failed)?;
                 }
                 AnchorPlace::Directory(path) => {
                     if self.remember_at(place, &tip)?.is_none() {
-                        return Err(failed(io::Error::other("see the log for why")));
+                        return Err(failed(io::Error::other("see the log for why")).into());
                     }
                     let origin = tip.checkpoint.origin();
                     // The new log's head is there first: a crash in between must not leave a
@@ -427,27 +428,7 @@ impl Anchors {
     fn read(&self, place: &Place, origin: &str, former: &[String]) -> Result<Read, Unreadable> {
         let bytes = match &place.at {
             AnchorPlace::Directory(path) => {
-                if !path.is_dir() {
-                    return Ok(Read::Missing("the directory is not there".to_owned()));
-                }
-                if let Some(known) = directory::read(&directory::file_of(path, origin))? {
-                    return Ok(Read::Known(known));
-                }
-                // A log that was restarted and died before its anchors heard of it.
-                for former in former {
-                    if let Some(known) = directory::read(&directory::file_of(path, former))?
-                        && known.successor().is_none()
-                    {
-                        return Ok(Read::Known(known));
-                    }
-                }
-                return Ok(if place.remembered {
-                    Read::Missing(format!(
-                        "the directory is there, and the head of {origin:?} that it remembered is not"
-                    ))
-                } else {
-                    Read::New
-                });
+                return read_directory(path, place.remembered, origin, former);
             }
             AnchorPlace::File(path) => match fs::read(path) {
                 Ok(bytes) if bytes.is_empty() && place.remembered => {
@@ -466,17 +447,13 @@ impl Anchors {
                 Err(error) => return Err(Unreadable::File(error)),
             },
             AnchorPlace::Url(url) => {
-                match self
-                    .runtime
-                    .block_on(fetch::get(url, MAX_CHECKPOINT, Trust::System))?
-                {
-                    Some(bytes) => bytes,
-                    None => {
-                        return Ok(Read::Missing(
-                            "the server has no checkpoint there".to_owned(),
-                        ));
-                    }
-                }
+                let asked = fetch::get(url, MAX_CHECKPOINT, Trust::System);
+                let Some(bytes) = self.runtime.block_on(asked)? else {
+                    return Ok(Read::Missing(
+                        "the server has no checkpoint there".to_owned(),
+                    ));
+                };
+                bytes
             }
         };
         // Who signed it does not matter: a head that we cannot verify, since its key is younger
@@ -485,6 +462,36 @@ impl Anchors {
             .map(Read::Known)
             .ok_or(Unreadable::NoCheckpoint)
     }
+}
+
+/// What a directory remembers of a log; `remembered`: the database says that it remembered something.
+fn read_directory(
+    path: &Path,
+    remembered: bool,
+    origin: &str,
+    former: &[String],
+) -> Result<Read, Unreadable> {
+    if !path.is_dir() {
+        return Ok(Read::Missing("the directory is not there".to_owned()));
+    }
+    if let Some(known) = directory::read(&directory::file_of(path, origin))? {
+        return Ok(Read::Known(known));
+    }
+    // A log that was restarted and died before its anchors heard of it.
+    for former in former {
+        if let Some(known) = directory::read(&directory::file_of(path, former))?
+            && known.successor().is_none()
+        {
+            return Ok(Read::Known(known));
+        }
+    }
+    Ok(if remembered {
+        Read::Missing(format!(
+            "the directory is there, and the head of {origin:?} that it remembered is not"
+        ))
+    } else {
+        Read::New
+    })
 }
 
 enum Read {

@@ -4,10 +4,7 @@
 //! signers of one log. The key that signs may change while the daemon runs, so readers take it
 //! from [`Keys::signer`] each time. A log never changes its key in silence: see [`crate::rotation`].
 
-use std::{
-    path::Path,
-    sync::{Arc, PoisonError, RwLock},
-};
+use std::{path::Path, sync::Arc};
 
 use evidenceos_driver::Signer;
 use evidenceos_kernel::{id::Digest, log_key::LogKey};
@@ -22,6 +19,7 @@ use evidenceos_tlog::{
     note::{self, KeyKind},
     sth,
 };
+use parking_lot::RwLock;
 use thiserror::Error;
 
 use crate::config::{KeyConfig, KeySource, KmsKeys};
@@ -575,11 +573,11 @@ impl Keys {
     }
 
     fn read<T>(&self, look: impl FnOnce(&Log) -> T) -> T {
-        look(&self.log.read().unwrap_or_else(PoisonError::into_inner))
+        look(&self.log.read())
     }
 
     fn write(&self, change: impl FnOnce(&mut Log)) {
-        change(&mut self.log.write().unwrap_or_else(PoisonError::into_inner));
+        change(&mut self.log.write());
     }
 }
 

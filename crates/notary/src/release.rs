@@ -14,7 +14,7 @@
 use std::{
     collections::VecDeque,
     sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        Arc,
         mpsc::{self, Sender},
     },
     thread::{self, JoinHandle},
@@ -28,6 +28,7 @@ use evidenceos_store::{
     log::{LogView, Released},
 };
 use evidenceos_tlog::{Hash, Tile};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use tokio::sync::{Notify, broadcast, oneshot, watch};
 
 use crate::{
@@ -87,7 +88,7 @@ struct Waiter {
 
 impl Line {
     fn lock(&self) -> MutexGuard<'_, Reach> {
-        self.reach.lock().unwrap_or_else(PoisonError::into_inner)
+        self.reach.lock()
     }
 
     /// Changes the reach, and tells those who are not to wait any longer.
@@ -353,7 +354,7 @@ struct Queue {
 
 impl Queue {
     fn lock(&self) -> MutexGuard<'_, Pending> {
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+        self.pending.lock()
     }
 
     fn add(&self, change: impl FnOnce(&mut Pending)) {
@@ -364,18 +365,14 @@ impl Queue {
     /// Waits until there is something and it is time, or the end.
     fn take(&self, not_before: Instant) -> (Pending, bool) {
         let empty = |pending: &mut Pending| pending.is_empty() && !pending.ended;
-        let pending = self
-            .filled
-            .wait_while(self.lock(), empty)
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut pending = self.lock();
+        self.filled.wait_while(&mut pending, empty);
         let early = not_before.saturating_duration_since(Instant::now());
-        let mut pending = if early.is_zero() || pending.ended {
-            pending
-        } else {
+        if !early.is_zero() && !pending.ended {
             drop(pending);
             thread::sleep(early);
-            self.lock()
-        };
+            pending = self.lock();
+        }
         let ended = pending.ended;
         let taken = std::mem::take(&mut *pending);
         pending.ended = ended;
@@ -384,9 +381,8 @@ impl Queue {
 
     fn pause(&self) {
         let ended = |pending: &mut Pending| !pending.ended;
-        let _ = self
-            .filled
-            .wait_timeout_while(self.lock(), TRY_AGAIN, ended);
+        self.filled
+            .wait_while_for(&mut self.lock(), ended, TRY_AGAIN);
     }
 }
 

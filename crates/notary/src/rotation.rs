@@ -61,7 +61,7 @@ pub struct RemoteHeads {
     runtime: Handle,
     shown: Arc<ShownHead>,
     failures: Arc<AtomicU32>,
-    not_before: Arc<std::sync::Mutex<Instant>>,
+    not_before: Arc<parking_lot::Mutex<Instant>>,
 }
 
 impl RemoteHeads {
@@ -79,7 +79,7 @@ impl RemoteHeads {
             runtime,
             shown,
             failures: Arc::default(),
-            not_before: Arc::new(std::sync::Mutex::new(Instant::now())),
+            not_before: Arc::new(parking_lot::Mutex::new(Instant::now())),
         }
     }
 }
@@ -90,10 +90,7 @@ impl RemoteSigner for RemoteHeads {
         let (signer, mailbox) = (self.signer.clone(), self.mailbox.clone());
         let failures = Arc::clone(&self.failures);
         let begin = {
-            let mut not_before = self
-                .not_before
-                .lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner);
+            let mut not_before = self.not_before.lock();
             let begin = (*not_before).max(Instant::now());
             *not_before = begin + REMOTE_INTERVAL;
             begin

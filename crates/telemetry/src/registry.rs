@@ -1,11 +1,8 @@
 //! The registry: what is counted, under which name, and all of it as text.
 
-use std::{
-    fmt::Debug,
-    hash::Hash,
-    sync::{PoisonError, RwLock, RwLockWriteGuard},
-};
+use std::{fmt::Debug, hash::Hash};
 
+use parking_lot::RwLock;
 use prometheus_client::{
     collector::Collector,
     encoding::{EncodeLabelSet, text::encode},
@@ -105,15 +102,12 @@ impl Registry {
     #[must_use]
     pub fn show(&self) -> String {
         let mut text = String::new();
-        let registry = self.0.read();
-        encode(&mut text, &registry.unwrap_or_else(PoisonError::into_inner))
+        encode(&mut text, &self.0.read())
             .unwrap_or_else(|error| unreachable!("text is written into memory: {error}"));
         text
     }
 
     fn own(&self, register: impl FnOnce(&mut registry::Registry)) {
-        let mut whole: RwLockWriteGuard<'_, _> =
-            self.0.write().unwrap_or_else(PoisonError::into_inner);
-        register(whole.sub_registry_with_prefix(PREFIX));
+        register(self.0.write().sub_registry_with_prefix(PREFIX));
     }
 }

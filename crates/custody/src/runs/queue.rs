@@ -7,9 +7,10 @@
 use std::{
     collections::{HashMap, VecDeque},
     hash::Hash,
-    sync::{Condvar, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
+
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 /// Jobs of `K`s, for threads that wait for them.
 pub(super) struct Queue<K, J> {
@@ -79,15 +80,12 @@ impl<K: Copy + Eq + Hash, J> Queue<K, J> {
             // Nobody notifies when a moment comes, so that the wait itself ends with the earliest
             // one.
             let pause = state.later.iter().map(|(at, ..)| *at - now).min();
-            state = match pause {
-                None => self.changed.wait(state),
-                Some(pause) => self
-                    .changed
-                    .wait_timeout(state, pause)
-                    .map(|(state, _)| state)
-                    .map_err(|poison| PoisonError::new(poison.into_inner().0)),
+            match pause {
+                None => self.changed.wait(&mut state),
+                Some(pause) => {
+                    self.changed.wait_for(&mut state, pause);
+                }
             }
-            .unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -106,7 +104,7 @@ impl<K: Copy + Eq + Hash, J> Queue<K, J> {
     }
 
     fn state(&self) -> MutexGuard<'_, State<K, J>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

@@ -34,7 +34,7 @@ const MAX_STREAMS: u32 = 1_024;
 
 /// A port that is bound: nobody else has it, and nobody gets through before it listens.
 struct Port {
-    socket: std::sync::Mutex<Option<TcpSocket>>,
+    socket: parking_lot::Mutex<Option<TcpSocket>>,
     address: SocketAddr,
     flag: &'static str,
     tls: Option<Arc<Tls>>,
@@ -62,7 +62,7 @@ impl Port {
         let stats = Arc::new(Stats::default());
         metrics.listens(name, Arc::clone(&stats), tls.clone());
         Ok(Self {
-            socket: std::sync::Mutex::new(Some(socket)),
+            socket: parking_lot::Mutex::new(Some(socket)),
             address,
             flag,
             tls,
@@ -76,7 +76,6 @@ impl Port {
         let socket = self
             .socket
             .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
             .take()
             .unwrap_or_else(|| unreachable!("a port is served once"));
         let listener = socket

@@ -109,13 +109,8 @@ impl Log {
         let size = resident.counters().next_index;
         // Before anything is signed over what is here, or shown of it that was not before.
         let own = OwnLog::read(directory, &readers, &head, &facts, keys, size)?;
-        // A first start has made its anchor by now. A restored directory gets none by itself: a new
-        // anchor knows nothing of what was signed after the backup.
-        if !first_start
-            && facts.restored.is_none()
-            && let Err(error) = anchors.make_default()
-        {
-            tracing::error!(%error, "the log has no anchor");
+        if !first_start {
+            make_default_anchor(&anchors, &facts);
         }
         let free = is_free(&own, &head, &anchors, &state, &keys.signer)?;
         must_need_no_signature(free, &state, accounts_json, keys)?;
@@ -310,6 +305,16 @@ fn anchors_of(
         );
     }
     Ok((anchors, state))
+}
+
+/// Makes the anchor of a log that has none. A first start has made it by now; a restored directory
+/// gets none by itself, since a new anchor knows nothing of what was signed after the backup.
+fn make_default_anchor(anchors: &Anchors, facts: &Facts) {
+    if facts.restored.is_none()
+        && let Err(error) = anchors.make_default()
+    {
+        tracing::error!(%error, "the log has no anchor");
+    }
 }
 
 /// Whether signing may begin: the anchors agree with what is here, and one remembers all of it.

@@ -9,7 +9,7 @@
 use std::{
     net::SocketAddr,
     path::Path,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -310,14 +310,8 @@ impl Running {
         let (parts, directory) = (self.parts, self.config.data_dir);
         let flushed = blocking(move || {
             let before = accounts.end();
-            let behind = before.is_none_or(|file| {
-                file.seq
-                    < parts
-                        .done
-                        .accounts_seq
-                        .load(std::sync::atomic::Ordering::Acquire)
-            });
-            if behind {
+            let newest = parts.done.accounts_seq.load(Ordering::Acquire);
+            if before.is_none_or(|file| file.seq < newest) {
                 accounts::write_now(&mut *store, &directory, &*parts.readers, before)?;
             }
             Ok::<_, StoreError>(())

@@ -115,25 +115,16 @@ where
             Ok(place) => place,
             Err(full) => return Box::pin(std::future::ready(Ok(full.into_http()))),
         };
-        let (in_parts, waits) = (rules::answers_in_parts(label), rules::is_watch(label));
         let peer = request.extensions().get::<Peer>();
-        let watcher = peer.filter(|_| waits).cloned();
-        let request = match &standing {
-            Some(standing) => request.map(|body| lasting::request(body, standing.clone())),
-            None => request,
+        let outgoing = Outgoing {
+            called_by,
+            watcher: peer.filter(|_| rules::is_watch(label)).cloned(),
+            in_parts: rules::answers_in_parts(label),
+            standing: standing.clone(),
         };
-        let signed = move |mut answer: Response<Body>| {
-            if let Some(called_by) = called_by {
-                answer.extensions_mut().insert(called_by);
-            }
-            let answer = match standing.filter(|_| in_parts) {
-                Some(standing) => answer.map(|body| lasting::answer(body, standing, waits)),
-                None => answer,
-            };
-            match watcher {
-                Some(peer) => answer.map(|body| lasting::watch(body, peer)),
-                None => answer,
-            }
+        let request = match standing {
+            Some(standing) => request.map(|body| lasting::request(body, standing)),
+            None => request,
         };
         let request = if rules::brings_much(label) {
             request
@@ -154,9 +145,37 @@ where
                 Err(status) => return Ok(status.into_http()),
             };
             let request = request.map(|body| fields::few(reading.of(body)));
-            let answered = inner.call(request).await.map(signed)?;
+            let answered = inner.call(request).await?;
+            let answered = outgoing.answer(answered);
             Ok(answered.map(|body| places::held(body, place, answer)))
         })
+    }
+}
+
+/// What becomes of an answer on its way out.
+struct Outgoing {
+    called_by: Option<CalledBy>,
+    /// The peer of a watch, which ends with its connection.
+    watcher: Option<Peer>,
+    /// The answer comes in parts, between which its caller may be shut out.
+    in_parts: bool,
+    standing: Option<Standing>,
+}
+
+impl Outgoing {
+    fn answer(self, mut answer: Response<Body>) -> Response<Body> {
+        if let Some(called_by) = self.called_by {
+            answer.extensions_mut().insert(called_by);
+        }
+        let waits = self.watcher.is_some();
+        let answer = match self.standing.filter(|_| self.in_parts) {
+            Some(standing) => answer.map(|body| lasting::answer(body, standing, waits)),
+            None => answer,
+        };
+        match self.watcher {
+            Some(peer) => answer.map(|body| lasting::watch(body, peer)),
+            None => answer,
+        }
     }
 }
 

@@ -115,7 +115,7 @@ fn ask(
 ) -> Result<Manifest, BackupError> {
     control::back_up(data_directory, destination, follow).map_err(|error| match error {
         // A daemon that starts, and `fsck`, hold the directory and have no socket.
-        source @ (ControlError::Io { .. } | ControlError::NobodyAnswers { .. }) => {
+        source @ (ControlError::Io(_) | ControlError::NobodyAnswers { .. }) => {
             BackupError::Deaf { held, source }
         }
         error => error.into(),

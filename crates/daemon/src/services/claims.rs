@@ -4,10 +4,7 @@
 
 mod modules;
 
-use std::{
-    num::NonZeroUsize,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{num::NonZeroUsize, sync::Arc};
 
 use evidenceos_access::Principal;
 use evidenceos_custody::Guests;
@@ -24,6 +21,7 @@ use evidenceos_kernel::{
 use evidenceos_store::{Entry, Head};
 use evidenceos_tlog::Hash;
 use lru::LruCache;
+use parking_lot::Mutex;
 
 use self::modules::Modules;
 pub use self::modules::Offer;
@@ -505,12 +503,12 @@ impl Default for KnownClaims {
 
 impl KnownClaims {
     fn get(&self, claim: &ClaimId) -> Option<OwnerTag> {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.0.lock();
         known.get(claim).copied()
     }
 
     fn add(&self, claim: ClaimId, owner: OwnerTag) {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.0.lock();
         known.put(claim, owner);
     }
 }

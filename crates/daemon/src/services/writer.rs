@@ -5,7 +5,6 @@
 
 use std::{
     num::NonZeroUsize,
-    sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -21,6 +20,7 @@ use evidenceos_kernel::{
 use evidenceos_notary::release::{Anchored, NotCovered};
 use evidenceos_store::Module;
 use lru::LruCache;
+use parking_lot::Mutex;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::oneshot;
 
@@ -142,7 +142,7 @@ impl Default for NamedRequests {
 impl NamedRequests {
     /// Refuses a stamp whose key named another request within the time that requests are remembered.
     fn must_be_the_same(&self, stamp: &Stamp) -> Result<(), Refusal> {
-        let mut named = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut named = self.0.lock();
         let now = Instant::now();
         match named.get(&stamp.key) {
             Some(first) if now.duration_since(first.since) < REMEMBERED_FOR => {

@@ -71,35 +71,15 @@ impl Api {
             principal,
             headers,
             body,
-        } = self.known(request).map_err(|unknown| match unknown {
-            Unknown::Caller => {
-                let body = ToolDecision::bare(Decision::Deny, ReasonCode::Unauthorized);
-                let answer = Answer::new(StatusCode::UNAUTHORIZED, body);
-                Answer {
-                    challenge: true,
-                    ..answer
-                }
-            }
-            Unknown::Signature(misused) => self.misused(misused),
-        })?;
+        } = self.known(request).map_err(|who| self.unknown(who))?;
         let request_id = parse::request_id(&headers).map_err(|wrong| self.invalid(wrong))?;
         // The rate comes before the body: a caller beyond it costs no memory.
         self.rates
             .take(&principal.caller.tag)
             .map_err(|wait| self.rate_limited(wait))?;
-        let bytes =
-            read(body, self.config.max_body_bytes)
-                .await
-                .map_err(|no_body| match no_body {
-                    NoBody::Misused(misused) => self.misused(misused),
-                    NoBody::TooLarge => {
-                        self.malformed(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large")
-                    }
-                    NoBody::Slow => {
-                        self.malformed(StatusCode::REQUEST_TIMEOUT, Malformed::Slow.word())
-                    }
-                    NoBody::Broken => self.malformed(StatusCode::BAD_REQUEST, "broken"),
-                })?;
+        let bytes = read(body, self.config.max_body_bytes)
+            .await
+            .map_err(|why| self.unread(why))?;
         let call = ToolCall::parse(&bytes, self.config.strict_hash)
             .map_err(|wrong| self.invalid(wrong))?;
         if self.risk.is_high(&call.tool_name) && is_blank(call.session_id.as_deref()) {
@@ -124,6 +104,30 @@ impl Api {
             "preflight"
         );
         Ok(answer)
+    }
+
+    /// The answer to who shows no credential, or a signature that serves another request.
+    fn unknown(&self, unknown: Unknown) -> Refused<ToolDecision> {
+        match unknown {
+            Unknown::Caller => {
+                let body = ToolDecision::bare(Decision::Deny, ReasonCode::Unauthorized);
+                Answer {
+                    challenge: true,
+                    ..Answer::new(StatusCode::UNAUTHORIZED, body)
+                }
+            }
+            Unknown::Signature(misused) => self.misused(misused),
+        }
+    }
+
+    /// The answer to a body that was not read.
+    fn unread(&self, why: NoBody) -> Refused<ToolDecision> {
+        match why {
+            NoBody::Misused(misused) => self.misused(misused),
+            NoBody::TooLarge => self.malformed(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large"),
+            NoBody::Slow => self.malformed(StatusCode::REQUEST_TIMEOUT, Malformed::Slow.word()),
+            NoBody::Broken => self.malformed(StatusCode::BAD_REQUEST, "broken"),
+        }
     }
 
     /// Judges a call that is well formed and in its rate.

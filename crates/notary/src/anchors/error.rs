@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf};
 
-use evidenceos_store::StoreError;
+use evidenceos_store::{FileError, StoreError};
 use evidenceos_tlog::Hash;
 use thiserror::Error;
 
@@ -16,13 +16,8 @@ const WAYS_OUT: &str = "With the daemon stopped, `evidenceos-daemon log recover 
 #[derive(Debug, Error)]
 pub enum AnchorError {
     /// The place of an anchor cannot be found, or the anchor not be written.
-    #[error("{operation} {path}: {source}")]
-    Io {
-        /// What was tried, as a verb.
-        operation: &'static str,
-        path: PathBuf,
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Io(#[from] FileError),
     /// The log's own entries cannot be read.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -89,18 +84,6 @@ pub enum AnchorError {
         seen: String,
         origin: String,
     },
-}
-
-impl AnchorError {
-    /// Wraps an I/O error with what was tried on which path.
-    pub fn io(operation: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
-        let path = path.into();
-        move |source| Self::Io {
-            operation,
-            path,
-            source,
-        }
-    }
 }
 
 impl From<AnchorError> for evidenceos_driver::Fatal {

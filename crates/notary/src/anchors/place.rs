@@ -3,12 +3,12 @@
 use std::{
     io,
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
 };
 
 use evidenceos_failpoint::{self as failpoint, Point};
 use evidenceos_store::{Head, StoreError, blobs};
 use evidenceos_tlog::{Checkpoint, Hash};
+use parking_lot::Mutex;
 
 use super::directory::{self, HeadFile};
 use crate::{anchors::AnchorPlace, keys::LogSigner};
@@ -107,7 +107,7 @@ impl Place {
                 blobs::write_durably(path, note.as_bytes()).map_err(without_path)?;
             }
             AnchorPlace::Directory(path) => {
-                let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut file = self.file.lock();
                 let origin = tip.checkpoint.origin();
                 let unsigned = || directory::unsigned(&tip.checkpoint, &tip.key_id);
                 let text = tip.note.clone().unwrap_or_else(unsigned);

@@ -3,11 +3,12 @@
 use std::{
     fmt,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
 };
 
+use parking_lot::Mutex;
 use prometheus_client::{collector::Collector, encoding::DescriptorEncoder};
 
 use evidenceos_telemetry::write::gauge;
@@ -33,17 +34,12 @@ impl State {
     #[must_use]
     pub fn held_because(&self) -> Option<String> {
         let held = self.held.load(Relaxed);
-        held.then(|| {
-            self.why
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .clone()
-        })
+        held.then(|| self.why.lock().clone())
     }
 
     /// Notes that nothing is signed, and why.
     pub fn hold(&self, why: &str) {
-        why.clone_into(&mut self.why.lock().unwrap_or_else(PoisonError::into_inner));
+        why.clone_into(&mut self.why.lock());
         self.held.store(true, Relaxed);
     }
 

@@ -1,10 +1,6 @@
 //! Modules on their way into the store: admitted, compiled once for each digest, made durable.
 
-use std::{
-    num::NonZeroUsize,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 
 use evidenceos_custody::Guests;
 use evidenceos_kernel::{
@@ -17,6 +13,7 @@ use evidenceos_kernel::{
 use evidenceos_sandbox::{AdmitError, Prepared};
 use evidenceos_store::{MAX_ROW_BYTES, Module, ModuleBytes, Rows};
 use lru::LruCache;
+use parking_lot::Mutex;
 use prost::bytes::Bytes;
 
 use crate::services::{Error, compiling::Compiling, rows::blocking};
@@ -102,7 +99,7 @@ impl Modules {
 
     /// Notes that a module is stored.
     pub fn is_stored(&self, hash: Digest) {
-        let mut stored = self.stored.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut stored = self.stored.lock();
         stored.put(hash, self.readers.blobs().releases());
     }
 
@@ -117,7 +114,7 @@ impl Modules {
         // Before the look: what is kept is not released.
         let kept = Some(blobs.keep(hash));
         let stored = {
-            let mut stored = self.stored.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut stored = self.stored.lock();
             stored.get(&hash).copied()
         };
         let bytes = if stored == Some(blobs.releases()) {
