@@ -89,20 +89,25 @@ impl Pool {
         code: &Artifact,
         fuel: u64,
         alone: bool,
-        work: impl FnOnce(&mut Child) -> Result<T, HostFault>,
+        mut work: impl FnMut(&mut Child) -> Result<T, HostFault>,
     ) -> Result<T, HostFault> {
         let _turn = self.turns.take();
         let idle = (!alone).then(|| self.idle_child(&code.key, fuel)).flatten();
         let mut child = match idle {
             Some(child) => child,
-            None => self.new_child().map_err(|error| HostFault {
-                message: format!("no process to run it: {error}"),
-                while_running: false,
-            })?,
+            None => self.new_child()?,
         };
         // After a fault the child is dropped, which ends it: nothing is known of the state that it
         // is in.
-        let done = work(&mut child)?;
+        let done = match work(&mut child) {
+            // It died as one that waits does, and only now the system says so. Once: code that a child
+            // dies of while it takes it in looks the same, and that must count.
+            Err(_) if child.left_its_work_unread() => {
+                child = self.new_child()?;
+                work(&mut child)?
+            }
+            done => done?,
+        };
         if !alone {
             lock(&self.idle).push(child);
         }
@@ -121,10 +126,14 @@ impl Pool {
         Some(idle.swap_remove(at))
     }
 
-    fn new_child(&self) -> io::Result<Child> {
-        let child = self.nursery.child(run_bounds(self.niceness))?;
-        must_be_alike(&self.ready, child.ready())?;
-        Ok(child)
+    fn new_child(&self) -> Result<Child, HostFault> {
+        let child = self.nursery.child(run_bounds(self.niceness));
+        child
+            .and_then(|child| must_be_alike(&self.ready, child.ready()).map(|()| child))
+            .map_err(|error| HostFault {
+                message: format!("no process to run it: {error}"),
+                while_running: false,
+            })
     }
 }
 
@@ -179,15 +188,20 @@ impl Compilers {
     pub(crate) fn compile(
         &self,
         role: Role,
-        wasm: Vec<u8>,
+        wasm: &[u8],
         spent: &mut Duration,
     ) -> Result<(Box<[u8]>, Cost), NotCompiled> {
         let _turn = self.turns.take();
-        let child = self
-            .child()
-            .map_err(|error| NotCompiled::Host(format!("no process to compile it: {error}")))?;
+        let child = || {
+            let child = self.child();
+            child.map_err(|error| NotCompiled::Host(format!("no process to compile it: {error}")))
+        };
+        let mut first = child()?;
         let began = Instant::now();
-        let compiled = child.compile(role, wasm, COMPILE_PATIENCE);
+        let mut compiled = first.compile(role, wasm, COMPILE_PATIENCE);
+        if compiled.is_err() && first.left_its_work_unread() {
+            compiled = child()?.compile(role, wasm, COMPILE_PATIENCE);
+        }
         *spent += began.elapsed();
         match compiled {
             Ok(Compiled { code, cost }) => {

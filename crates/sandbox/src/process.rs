@@ -228,6 +228,7 @@ impl Starting {
             ready,
             kept: LruCache::new(KEPT_CODES),
             fuel: 0,
+            left_unread: false,
         })
     }
 }
@@ -240,6 +241,8 @@ pub(crate) struct Child {
     kept: LruCache<CodeKey, ()>,
     /// Fuel that its runs may have used so far.
     fuel: u64,
+    /// It died with its work unread.
+    left_unread: bool,
 }
 
 impl Child {
@@ -247,6 +250,11 @@ impl Child {
     pub(crate) fn has_ended(&mut self) -> bool {
         // A process that cannot be looked at will say so when it is used.
         matches!(self.process.process.try_wait(), Ok(Some(_)))
+    }
+
+    /// Whether it died before it had read its last work, which nothing of what it was sent can have caused.
+    pub(crate) fn left_its_work_unread(&self) -> bool {
+        self.left_unread
     }
 
     /// What it said of itself.
@@ -264,19 +272,17 @@ impl Child {
     }
 
     /// Compiles a module, for which this child is used up: what one module does to a compiler must not be there when
-    /// the next one comes. `patience` is how long it may take on the clock. The module is dropped once it is sent: what
-    /// strangers make this process hold at a time is bounded.
+    /// the next one comes. `patience` is how long it may take on the clock.
     pub(crate) fn compile(
-        mut self,
+        &mut self,
         role: Role,
-        wasm: Vec<u8>,
+        wasm: &[u8],
         patience: Duration,
     ) -> Result<Compiled, Death> {
         let link = &mut self.link;
-        let compile = || {
+        let mut compile = || {
             link.socket().set_read_timeout(Some(patience))?;
-            link.send(&ToChild::Compile { role, wasm: &wasm })?;
-            drop(wasm);
+            link.send(&ToChild::Compile { role, wasm })?;
             link.receive_code(MAX_CODE + MARGIN)?
                 .ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
         };
@@ -288,7 +294,10 @@ impl Child {
                 },
                 code,
             }),
-            Err(error) => Err(self.death_after(&error)),
+            Err(error) => {
+                self.left_unread = is_unread(&error);
+                Err(self.death_after(&error))
+            }
         }
     }
 
@@ -308,10 +317,11 @@ impl Child {
             .fuel
             .saturating_add(limits.fuel)
             .saturating_add(CALL_FUEL);
+        let mut heard = false;
         let outcome = self
             .keep(code)
             .and_then(|()| self.link.send(&run_of(code.key, info, limits, data)))
-            .and_then(|()| self.conversation(limits, oracle));
+            .and_then(|()| self.conversation(limits, oracle, &mut heard));
         match outcome {
             Ok(Ok(report)) => {
                 // What it did not use it does not owe.
@@ -322,24 +332,31 @@ impl Child {
                 message,
                 while_running: false,
             }),
-            Err(error) => Err(HostFault {
-                message: self.death_after(&error).to_string(),
-                while_running: true,
-            }),
+            Err(error) => {
+                // Once it has said something, what is unread is an answer, and the guest is at work.
+                self.left_unread = !heard && is_unread(&error);
+                Err(HostFault {
+                    message: self.death_after(&error).to_string(),
+                    while_running: true,
+                })
+            }
         }
     }
 
-    /// Answers questions until the run has ended.
+    /// Answers questions until the run has ended. `heard`: whether the child has said anything.
     fn conversation(
         &mut self,
         limits: &Limits,
         oracle: &mut dyn Oracle,
+        heard: &mut bool,
     ) -> io::Result<Result<Ran, String>> {
         let items = usize::try_from(limits.items).map_err(io::Error::other)?;
         let most = items + OUTPUT_BYTES + MARGIN;
         // There is one round more than questions are allowed: the last one must bring the end.
         for asked in 0..=limits.oracle_calls {
-            match self.link.receive(most)? {
+            let said = self.link.receive(most)?;
+            *heard = true;
+            match said {
                 Some(FromChild::Asked(vector))
                     if asked < limits.oracle_calls && is_vector(vector, items) =>
                 {
@@ -378,9 +395,12 @@ impl Child {
                 None => Err(io::ErrorKind::UnexpectedEof.into()),
             }
         };
-        ask().map_err(|error| HostFault {
-            message: self.death_after(&error).to_string(),
-            while_running: true,
+        ask().map_err(|error| {
+            self.left_unread = is_unread(&error);
+            HostFault {
+                message: self.death_after(&error).to_string(),
+                while_running: true,
+            }
         })
     }
 
@@ -536,6 +556,15 @@ impl fmt::Display for Death {
             Self::Panicked(words) | Self::Ended(words) => f.write_str(words),
         }
     }
+}
+
+/// Whether talking to a child met that it died before it had read all that it was sent: the system closes
+/// a socket whose other end is not read out in another way than one that is.
+fn is_unread(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
+    )
 }
 
 /// A vector as guests may ask about: one byte for each item, each 0 or 1.

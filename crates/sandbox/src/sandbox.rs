@@ -237,12 +237,7 @@ impl Sandbox {
     ) -> Result<PolicyModule, AdmitError> {
         let (info, _) = inspect(wasm, Role::Policy).map_err(AdmitError::Refused)?;
         must_carry(limits, &info)?;
-        let code = self.compile(
-            Role::Policy,
-            info.sha256,
-            wasm.to_vec(),
-            &mut Duration::default(),
-        )?;
+        let code = self.compile(Role::Policy, info.sha256, wasm, &mut Duration::default())?;
         let children = Arc::clone(&self.policies);
         Ok(PolicyModule::new(info, limits, Arc::new(code), children))
     }
@@ -252,16 +247,16 @@ impl Sandbox {
     /// # Errors
     /// [`AdmitError`] of every kind but [`AdmitError::Refused`].
     pub fn cost_of(&self, wasm: &[u8]) -> Result<Cost, AdmitError> {
-        let (_, cost) =
-            self.compilers
-                .compile(Role::Guest, wasm.to_vec(), &mut Duration::default())?;
+        let (_, cost) = self
+            .compilers
+            .compile(Role::Guest, wasm, &mut Duration::default())?;
         Ok(cost)
     }
 
     fn code(&self, code_only: Vec<u8>, spent: &mut Duration) -> Result<Arc<Artifact>, AdmitError> {
         let key = Sha256::digest(&code_only).into();
         self.codes.get_or_build(key, || {
-            let code = self.compile(Role::Guest, key, code_only, spent)?;
+            let code = self.compile(Role::Guest, key, &code_only, spent)?;
             let bytes = code.bytes();
             Ok((code, bytes))
         })
@@ -271,7 +266,7 @@ impl Sandbox {
         &self,
         role: Role,
         key: Key,
-        wasm: Vec<u8>,
+        wasm: &[u8],
         spent: &mut Duration,
     ) -> Result<Artifact, AdmitError> {
         let (code, _) = self.compilers.compile(role, wasm, spent)?;

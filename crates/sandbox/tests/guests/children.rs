@@ -102,7 +102,13 @@ fn asking() -> Vec<u8> {
 }
 
 fn kill(id: u32) {
-    let status = Command::new("kill").args(["-9", &id.to_string()]).status();
+    signal(id, "KILL");
+}
+
+fn signal(id: u32, name: &str) {
+    let status = Command::new("kill")
+        .args(["-s", name, &id.to_string()])
+        .status();
     assert!(status.expect("kill").success());
 }
 
@@ -204,6 +210,49 @@ fn children_that_die_while_they_wait_fail_nobody() {
     let other = pack(&PackOptions::new(&[0; 16], Mode::AskAndJudge)).expect("packs");
     let report = own.run(&other, &mut During(|| {})).expect("other children");
     assert!(matches!(report.end, End::Emitted(_)));
+}
+
+#[test]
+fn a_child_that_dies_before_it_has_read_its_work_fails_nobody() {
+    let own = Own::new();
+    // Stopped, they read nothing, as those that a signal has reached and that are not gone yet.
+    let stopped = |children: Vec<u32>| {
+        children.iter().for_each(|id| signal(*id, "STOP"));
+        children
+    };
+    own.run(&asking(), &mut During(|| {})).expect("a run");
+    let other = pack(&PackOptions::new(&[0; 16], Mode::AskAndJudge)).expect("packs");
+    for module in [asking(), other] {
+        let children = stopped(own.children());
+        thread::scope(|scope| {
+            let run = thread::Builder::new()
+                .name("waits".to_owned())
+                .spawn_scoped(scope, || own.run(&module, &mut During(|| {})))
+                .expect("a thread");
+            while !run.is_finished() && !waits_for_bytes("waits") {
+                thread::yield_now();
+            }
+            children.into_iter().for_each(kill);
+            let report = run.join().expect("no panic").expect("another child");
+            assert!(matches!(report.end, End::Emitted(_)));
+        });
+    }
+}
+
+/// Whether the thread of this name waits for what comes through a socket.
+fn waits_for_bytes(name: &str) -> bool {
+    let threads = fs::read_dir("/proc/self/task").expect("threads").flatten();
+    let mut ours = threads.filter(|thread| {
+        let called = fs::read_to_string(thread.path().join("comm")).unwrap_or_default();
+        called.trim() == name
+    });
+    ours.any(|thread| {
+        let look = |file| fs::read_to_string(thread.path().join(file)).unwrap_or_default();
+        let waits_in = look("wchan");
+        // A kernel that does not say where a thread waits still says that it does.
+        let is_there = waits_in.contains("unix_stream") || matches!(&*waits_in, "" | "0");
+        look("status").contains("State:\tS") && is_there
+    })
 }
 
 #[test]
