@@ -9,12 +9,11 @@ mod revoked;
 
 use std::{
     path::Path,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use arc_swap::ArcSwap;
-use parking_lot::Mutex;
 use rustls::{
     RootCertStore, ServerConfig,
     crypto::{CryptoProvider, aws_lc_rs},
@@ -209,7 +208,10 @@ impl Tls {
         &self,
         follower: impl Fn(&Serving) -> Option<usize> + Send + Sync + 'static,
     ) {
-        let mut followers = self.followers.lock();
+        let mut followers = self
+            .followers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         followers.push(Box::new(follower));
     }
 
@@ -220,7 +222,10 @@ impl Tls {
         // two.
         self.serving.store(Arc::clone(&serving));
         let mut ended = 0;
-        let mut followers = self.followers.lock();
+        let mut followers = self
+            .followers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         followers.retain(|follower| {
             let of_one = follower(&serving);
             ended += of_one.unwrap_or_default();
@@ -236,7 +241,7 @@ impl Tls {
     }
 
     fn exchange(&self) -> Result<Reloaded, Refused> {
-        let mut last_refused = self.refused.lock();
+        let mut last_refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
         let (fingerprint, fresh) = match self.files.read() {
             Ok(set) if set.digest == self.serving.load().digest => {
                 match self.serving.load().revoked.must_be_current(now_unix()) {

@@ -16,7 +16,6 @@ mod listeners;
 mod log;
 mod open;
 pub mod own;
-mod owners;
 mod start;
 mod writer;
 

@@ -6,10 +6,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use evidenceos_notary::anchors::{AnchorPlace, Anchoring};
 use evidenceos_store::{StoreError, facts::RememberedAnchor, guard};
 
-use crate::config::Config;
+use crate::config::{AnchorPlace, Anchoring, Config};
 
 /// Refuses directories that others can write, before anything in them is believed. Returns what
 /// somebody should know.

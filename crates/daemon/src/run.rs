@@ -2,14 +2,15 @@
 
 use std::{ffi::OsString, path::Path, process::ExitCode, time::Duration};
 
-use evidenceos_telemetry::trace::Tracing;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
-    assemble::{self, Running, health::Condition},
+    assemble::health::Condition,
+    assemble::{self, Running},
     config::{self, AccountsCommand, Asked, CalledAs, Config, Flags, Layers},
     control, offline, terminal,
+    trace::Tracing,
 };
 
 /// Exit status for a command line that cannot be understood: `EX_USAGE` of sysexits.
@@ -207,7 +208,7 @@ fn begin(config: Config) -> ExitCode {
         }
     };
     runtime.block_on(async {
-        let tracing = match Tracing::start(&config.telemetry) {
+        let tracing = match Tracing::start(&config) {
             Ok(tracing) => tracing,
             Err(error) => {
                 terminal::complain(&error);

@@ -7,11 +7,10 @@
 use std::{
     collections::HashMap,
     net::IpAddr,
-    sync::{Arc, Weak},
+    sync::{Arc, Mutex, PoisonError, Weak},
 };
 
 use evidenceos_kernel::id::OwnerTag;
-use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Whose a call is.
@@ -87,8 +86,8 @@ impl Shares {
         })
     }
 
-    fn shares(&self) -> parking_lot::MutexGuard<'_, HashMap<Whose, Weak<Share>>> {
-        self.shares.lock()
+    fn shares(&self) -> std::sync::MutexGuard<'_, HashMap<Whose, Weak<Share>>> {
+        self.shares.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn share(self: &Arc<Self>, whose: Whose) -> Arc<Share> {

@@ -10,12 +10,11 @@ use std::{
     collections::{HashMap, HashSet},
     ffi::OsString,
     path::Path,
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
 };
 
 use evidenceos_failpoint::{self as failpoint, Point};
 use evidenceos_kernel::id::Digest;
-use parking_lot::{Mutex, MutexGuard, RwLock};
 
 pub(crate) use self::directory::write_durably_past;
 pub use self::directory::{Directory, sync_directory, write_durably};
@@ -145,7 +144,7 @@ impl Keeping {
 
 /// What is behind this lock is whole between any two statements.
 fn lock(keeping: &Mutex<Keeping>) -> MutexGuard<'_, Keeping> {
-    keeping.lock()
+    keeping.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Blobs {
@@ -273,7 +272,7 @@ impl Blobs {
         // Noted before the storage is looked at: the sweep at start-up must not remove it between
         // that look and the commit of its row.
         self.note_fresh(name);
-        let _not_swept_meanwhile = self.fresh.read();
+        let _not_swept_meanwhile = self.fresh.read().unwrap_or_else(PoisonError::into_inner);
         self.storage.put(&name, bytes)?;
         Ok(name)
     }
@@ -311,11 +310,15 @@ impl Blobs {
     /// From now on the sweep at start-up leaves a blob alone, also one that an earlier process put.
     fn note_fresh(&self, name: Digest) {
         // Once everything is swept nobody must wait for others' puts.
-        let all_swept = self.fresh.read().is_none();
+        let all_swept = self
+            .fresh
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_none();
         if all_swept {
             return;
         }
-        let mut fresh = self.fresh.write();
+        let mut fresh = self.fresh.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(fresh) = fresh.as_mut() {
             fresh.insert(name);
         }
@@ -334,7 +337,7 @@ impl Blobs {
         for shelf in 0..=u8::MAX {
             for lying in self.storage.list(shelf)? {
                 // Nothing is put until this is judged, so that debris is of no write under way.
-                let fresh = self.fresh.write();
+                let fresh = self.fresh.write().unwrap_or_else(PoisonError::into_inner);
                 let Some(fresh) = fresh.as_ref() else {
                     return Ok(swept);
                 };
@@ -349,7 +352,7 @@ impl Blobs {
                 }
             }
         }
-        *self.fresh.write() = None;
+        *self.fresh.write().unwrap_or_else(PoisonError::into_inner) = None;
         Ok(swept)
     }
 }

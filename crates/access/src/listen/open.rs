@@ -9,12 +9,11 @@ use std::{
     collections::{BTreeMap, HashMap},
     net::{IpAddr, Ipv6Addr},
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU8, Ordering},
     },
 };
 
-use parking_lot::{Mutex, MutexGuard};
 use rustls::{CertificateError, Error, pki_types::UnixTime};
 use tokio::sync::{oneshot, watch};
 
@@ -188,7 +187,7 @@ impl Open {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock()
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -6,10 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use evidenceos_store::{
-    FileError,
-    blobs::{sync_directory, write_durably},
-};
+use evidenceos_store::blobs::{sync_directory, write_durably};
 use serde::{Deserialize, Serialize};
 
 use super::error::AccountsError;
@@ -37,7 +34,7 @@ impl Approval {
         let bytes = match fs::read(&path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(FileError::of("read", path)(error).into()),
+            Err(error) => return Err(AccountsError::io("read", path)(error)),
         };
         serde_json::from_slice(&bytes)
             .map(Some)
@@ -63,7 +60,7 @@ impl Approval {
         match fs::remove_file(&path) {
             Ok(()) => Ok(sync_directory(directory)?),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(FileError::of("remove", path)(error).into()),
+            Err(error) => Err(AccountsError::io("remove", path)(error)),
         }
     }
 }

@@ -9,20 +9,14 @@
 use std::{
     net::SocketAddr,
     path::Path,
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use evidenceos_access::{Callers, Uses};
-use evidenceos_driver::{Fatal, clock::unix_ms};
+use evidenceos_access::Uses;
+use evidenceos_driver::Fatal;
 use evidenceos_failpoint::{self as failpoint, Point};
-use evidenceos_gate::{
-    policies,
-    preflight::{self, Front},
-};
-use evidenceos_notary::rotation;
 use evidenceos_store::StoreError;
-use evidenceos_telemetry::Registry;
 use tokio::{
     runtime::Handle,
     sync::{mpsc, watch},
@@ -37,11 +31,16 @@ use super::{
 };
 use crate::{
     accounts,
+    auth::Gate,
+    clock::unix_ms,
     config::Config,
     control::{Control, ReloadAsked},
-    grpc::{CallersLayer, CountLayer},
+    grpc::{CountLayer, GateLayer},
     in_force::{self, Stating},
     metrics::Metrics,
+    policies,
+    preflight::{self, Front},
+    rotation,
     services::Services,
 };
 
@@ -55,7 +54,7 @@ pub struct Running {
     listeners: Listeners,
     services: Arc<Services>,
     parts: Parts,
-    callers: Arc<Callers>,
+    gate: Arc<Gate>,
     stating: Arc<Stating>,
     health: Arc<Health>,
     stop: watch::Sender<bool>,
@@ -72,14 +71,13 @@ pub struct Running {
 /// # Errors
 /// Where anything that it needs is not there, or not ours.
 pub async fn start(config: Config) -> Result<Running, StartError> {
-    let registry = Arc::new(Registry::new());
-    let metrics = Arc::new(Metrics::new(Arc::clone(&registry)));
+    let metrics = Arc::new(Metrics::new());
     let listeners = Listeners::bind(&config.listeners, &metrics)?;
     let (stop, stopped) = watch::channel(false);
     let (stop_http, http_stopped) = watch::channel(false);
     let health = Arc::new(Health::default());
     let front = Front::default();
-    let http_servers = listeners.serve_http(&health, &front, &registry, &http_stopped)?;
+    let http_servers = listeners.serve_http(&health, &front, &metrics, &http_stopped)?;
     // Files and a KMS are waited for on a thread of their own, so that health is answered
     // meanwhile.
     let opened = {
@@ -93,19 +91,17 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         stating,
         threads,
     } = opened;
-    let callers = Arc::new(Callers::new(
+    let gate = Arc::new(Gate::new(
+        config.identity.clone(),
         authenticator,
-        Arc::clone(&parts.owners),
+        Arc::clone(&parts.keys),
+        Arc::clone(&metrics),
         used_signatures(&config.data_dir)?,
-        &registry,
     ));
-    let api = agents_gate(&config, &parts, &callers, &registry)?;
-    // It is told before calls are served, so that it misses no exchange of the files.
-    listeners.tell_of_exchanges(Arc::clone(&callers), stopped.clone());
-    let layers = (
-        CountLayer::new(&registry),
-        CallersLayer::new(Arc::clone(&callers)),
-    );
+    let api = agents_gate(&config, &parts, &gate, &metrics)?;
+    // The gate listens before calls are served, so that it misses no exchange of the files.
+    listeners.tell_of_exchanges(Arc::clone(&gate), stopped.clone());
+    let layers = (CountLayer(metrics), GateLayer::new(Arc::clone(&gate)));
     let servers = listeners
         .serve_grpc(&config.listeners, &services, layers, &stopped)
         .await?;
@@ -119,7 +115,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         listeners,
         services,
         parts,
-        callers,
+        gate,
         stating,
         health,
         stop,
@@ -136,11 +132,11 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
 fn agents_gate(
     config: &Config,
     parts: &Parts,
-    callers: &Arc<Callers>,
-    registry: &Arc<Registry>,
+    gate: &Arc<Gate>,
+    metrics: &Arc<Metrics>,
 ) -> Result<preflight::Api, StartError> {
     let parts = preflight::Parts {
-        callers: Arc::clone(callers),
+        gate: Arc::clone(gate),
         recorder: Arc::clone(&parts.recorder),
         policies: Arc::clone(&parts.policies),
         clock: Arc::clone(&parts.clock),
@@ -149,7 +145,7 @@ fn agents_gate(
         readers: Arc::clone(&parts.readers),
         done: Arc::clone(&parts.done),
         accounts_shown: parts.accounts_shown.clone(),
-        registry: Arc::clone(registry),
+        metrics: Arc::clone(metrics),
     };
     let needs_certificate = config.listeners.http_needs_certificate();
     Ok(preflight::Api::new(
@@ -233,15 +229,15 @@ impl Running {
     pub async fn reload(&self) -> Result<(), Vec<String>> {
         let reload_tls = self.listeners.reloading_tls();
         let (config, parts) = (self.config.clone(), self.parts.clone());
-        let (callers, stating) = (Arc::clone(&self.callers), Arc::clone(&self.stating));
+        let (gate, stating) = (Arc::clone(&self.gate), Arc::clone(&self.stating));
         let taken_over = tokio::task::spawn_blocking(move || {
             // Each part is tried, also after one that failed: the operator hears of all problems at
             // once.
             let mut problems = Vec::new();
             problems.extend(reload_tls().err().map(|error| error.to_string()));
-            let keys = rotation::reload(&config.log_keys(), &parts.keys, &parts.mailbox);
+            let keys = rotation::reload(&config, &parts.keys, &parts.mailbox);
             problems.extend(keys.err().map(|error| error.to_string()));
-            problems.extend(reload_rules(&config, &parts, &callers, &stating));
+            problems.extend(reload_rules(&config, &parts, &gate, &stating));
             problems
         });
         let problems = match taken_over.await {
@@ -310,8 +306,14 @@ impl Running {
         let (parts, directory) = (self.parts, self.config.data_dir);
         let flushed = blocking(move || {
             let before = accounts.end();
-            let newest = parts.done.accounts_seq.load(Ordering::Acquire);
-            if before.is_none_or(|file| file.seq < newest) {
+            let behind = before.is_none_or(|file| {
+                file.seq
+                    < parts
+                        .done
+                        .accounts_seq
+                        .load(std::sync::atomic::Ordering::Acquire)
+            });
+            if behind {
                 accounts::write_now(&mut *store, &directory, &*parts.readers, before)?;
             }
             Ok::<_, StoreError>(())
@@ -346,21 +348,12 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 
 /// Takes over roles, secrets and policies as they are in their files now, once the log states them.
 /// What cannot be read stays as it was; gives what was wrong. Blocks.
-fn reload_rules(
-    config: &Config,
-    parts: &Parts,
-    callers: &Callers,
-    stating: &Stating,
-) -> Vec<String> {
+fn reload_rules(config: &Config, parts: &Parts, gate: &Gate, stating: &Stating) -> Vec<String> {
     let mut problems = Vec::new();
-    let read_again = config.identity.load();
-    let authenticator = read_again.map_or_else(
-        |wrong| {
-            problems.extend(wrong);
-            callers.authenticator()
-        },
-        Arc::new,
-    );
+    let authenticator = gate.read_again().unwrap_or_else(|wrong| {
+        problems.extend(wrong);
+        gate.authenticator()
+    });
     let policies = policies::read_again(
         &config.policies_path(),
         &parts.guests.sandbox,
@@ -373,9 +366,9 @@ fn reload_rules(
     });
     // The log states the new rules before any call is judged by them. If it cannot, the old ones
     // stay in force.
-    match stating.state(in_force::of(&policies, &authenticator, &parts.owners)) {
+    match stating.state(in_force::of(&policies, &authenticator, &parts.keys)) {
         Ok(()) => {
-            callers.follow(authenticator);
+            gate.follow(authenticator);
             parts.policies.store(policies);
         }
         Err(not_stated) => problems.push(not_stated.to_string()),

@@ -17,7 +17,6 @@ use std::{
 };
 
 use evidenceos_kernel::id::OwnerTag;
-use evidenceos_telemetry::{Registry, trace};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use prost::bytes::Bytes;
@@ -25,26 +24,19 @@ use tonic::{Code, Status, body::Body};
 use tower::{Layer, Service};
 use tracing::{Instrument as _, Span};
 
-use super::{callers::CalledBy, counts::Counts, rules};
+use super::{gate::CalledBy, rules};
+use crate::{metrics::Metrics, trace};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Counts the calls of a service.
 #[derive(Clone)]
-pub struct CountLayer(Arc<Counts>);
-
-impl CountLayer {
-    /// Counts what `registry` shows.
-    #[must_use]
-    pub fn new(registry: &Registry) -> Self {
-        Self(Arc::new(Counts::new(registry)))
-    }
-}
+pub struct CountLayer(pub Arc<Metrics>);
 
 /// A service whose calls are counted.
 #[derive(Clone)]
 pub struct Counted<S> {
-    counts: Arc<Counts>,
+    metrics: Arc<Metrics>,
     inner: S,
 }
 
@@ -53,7 +45,7 @@ impl<S> Layer<S> for CountLayer {
 
     fn layer(&self, inner: S) -> Counted<S> {
         Counted {
-            counts: Arc::clone(&self.0),
+            metrics: Arc::clone(&self.0),
             inner,
         }
     }
@@ -86,7 +78,7 @@ where
         );
         trace::follow(&span, request.headers());
         let call = UnderWay {
-            counts: Arc::clone(&self.counts),
+            metrics: Arc::clone(&self.metrics),
             method,
             request_id,
             caller: None,
@@ -115,7 +107,7 @@ fn request_id(headers: &HeaderMap) -> HeaderValue {
 
 /// A call that has no end yet. It is counted when it is dropped, so that each is, and once.
 struct UnderWay {
-    counts: Arc<Counts>,
+    metrics: Arc<Metrics>,
     method: &'static str,
     request_id: HeaderValue,
     /// Unless nobody got to know.
@@ -135,7 +127,7 @@ impl UnderWay {
         match code(answer.headers()) {
             Some(code) => {
                 self.end = code;
-                self.counts.refused_call(answer.headers());
+                self.metrics.refused_call(answer.headers());
                 answer
             }
             None => answer.map(|body| {
@@ -152,7 +144,7 @@ impl Drop for UnderWay {
     fn drop(&mut self) {
         // A watch lasts as long as its client likes, which says nothing about the server.
         let took = (!rules::is_watch(self.method)).then(|| self.began.elapsed());
-        self.counts.called(self.method, self.end, took);
+        self.metrics.called(self.method, self.end, took);
         self.span.record("rpc.grpc.status_code", self.end as i32);
         // No message: it may hold what is nobody else's.
         tracing::debug!(

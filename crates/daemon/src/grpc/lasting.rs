@@ -13,8 +13,7 @@ use std::{
     time::Duration,
 };
 
-use evidenceos_access::{Callers, Peer, PeerCertificate, Principal};
-use evidenceos_driver::clock::unix_ms;
+use evidenceos_access::{Peer, PeerCertificate};
 use http::HeaderMap;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use prost::bytes::Bytes;
@@ -26,11 +25,15 @@ use tokio_stream::{Stream as _, wrappers::WatchStream};
 use tonic::{Status, body::Body, metadata::MetadataValue};
 
 use super::{rules::Needs, status};
+use crate::{
+    auth::{Gate, Principal},
+    clock::unix_ms,
+};
 
 /// The right by which a call goes on.
 #[derive(Clone)]
 pub struct Standing {
-    callers: Arc<Callers>,
+    gate: Arc<Gate>,
     principal: Principal,
     needs: Needs,
     peer: Option<Peer>,
@@ -43,7 +46,7 @@ impl Standing {
     /// Of a call that was let in. `changes` were asked for before it was. `lasts`: it may outlive
     /// the certificate, whose time is read again for that.
     pub fn new(
-        callers: &Arc<Callers>,
+        gate: &Arc<Gate>,
         principal: &Principal,
         needs: Needs,
         peer: Option<&Peer>,
@@ -55,7 +58,7 @@ impl Standing {
             .and_then(|der| PeerCertificate::read(der).ok())
             .map_or(u64::MAX, |certificate| certificate.not_after_unix);
         Self {
-            callers: Arc::clone(callers),
+            gate: Arc::clone(gate),
             principal: principal.clone(),
             needs,
             peer: peer.cloned(),
@@ -75,7 +78,7 @@ impl Standing {
         // looked at again.
         self.changes.mark_unchanged();
         let roles = self
-            .callers
+            .gate
             .roles_now(&self.principal, self.peer.as_ref())
             .map_err(|denied| status::unauthenticated(&denied.to_string()))?;
         // The handler may have looked at any role that there was when the call began.

@@ -1,9 +1,11 @@
 //! Connections and certificates, by listener.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use evidenceos_access::{Stats, Tls};
-use parking_lot::Mutex;
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeMetric as _},
@@ -32,7 +34,7 @@ impl fmt::Debug for PortCollector {
 
 impl Collector for PortCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let ports = self.0.0.lock();
+        let ports = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
         type Read = fn(&evidenceos_access::Counts) -> u64;
         let counters: [(&str, &str, Read); 6] = [
             ("connections_accepted", "Connections accepted", |c| {

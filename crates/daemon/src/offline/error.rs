@@ -3,12 +3,11 @@
 use std::{io, path::PathBuf};
 
 use evidenceos_driver::mailbox::CopyError;
-use evidenceos_notary::fetch::FetchError;
 use evidenceos_store::StoreError;
 use evidenceos_tlog::{BundleId, TileError};
 use thiserror::Error;
 
-use crate::control::ControlError;
+use crate::{control::ControlError, fetch::FetchError};
 
 /// Why there is no backup, or nothing was restored.
 #[derive(Debug, Error)]

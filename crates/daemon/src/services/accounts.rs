@@ -2,9 +2,6 @@
 
 use std::sync::Arc;
 
-use evidenceos_access::Owners;
-use evidenceos_access::Principal;
-use evidenceos_driver::clock::Clock;
 use evidenceos_kernel::{
     account::{Account, Accounting, Totals},
     command::{Command, CreditCommand, Reply, Stamp},
@@ -18,7 +15,7 @@ use tokio::sync::{
 };
 
 use super::{Error, ShownRows, Writer, writer::unexpected};
-use crate::accounts::shows_all;
+use crate::{accounts::shows_all, auth::Principal, clock::Clock, keys::Keys};
 
 /// Accounts in one message of a watch.
 const PAGE: usize = 256;
@@ -32,7 +29,7 @@ pub struct Accounts {
     /// The committed rows that replies are made from.
     pub rows: ShownRows,
     /// What makes tags of names.
-    pub owners: Arc<Owners>,
+    pub keys: Arc<Keys>,
     /// The time that decisions are made at.
     pub clock: Arc<Clock>,
     /// What new accounts start with.
@@ -245,7 +242,7 @@ impl Accounts {
                 "must be 1 to 256 bytes of text without control characters",
             ));
         }
-        Ok(self.owners.tag(name))
+        Ok(self.keys.owner_tag(name))
     }
 
     /// Whose account a caller asks for; an empty name is the caller's own.

@@ -5,13 +5,12 @@
 
 use std::{
     fmt,
-    sync::{Arc, Weak, atomic::Ordering},
+    sync::{Arc, Mutex, PoisonError, Weak, atomic::Ordering},
     time::{Duration, Instant},
 };
 
 use evidenceos_kernel::{account::Totals, bits::MicroBits, holdout::Holdout};
 use evidenceos_store::StoreError;
-use parking_lot::Mutex;
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeMetric as _},
@@ -19,7 +18,7 @@ use prometheus_client::{
 };
 
 use super::{Accounts, Server, Services, ShownRows};
-use evidenceos_telemetry::write::{counter, gauge};
+use crate::metrics::write::{counter, gauge};
 
 /// Holdouts that are shown one by one, the newest: what bounds the series of a server.
 const HOLDOUTS: usize = 1_000;
@@ -53,7 +52,7 @@ impl ServicesCollector {
 
     /// The newest meters that an anchor covers.
     fn meters(&self, rows: &ShownRows, holdouts: &[Arc<Holdout>]) -> Option<Arc<Meters>> {
-        let mut shown = self.shown.lock();
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
         match read_meters(rows, holdouts) {
             Ok(meters) => {
                 // What was read may follow from every entry up to here, so that this is asked after

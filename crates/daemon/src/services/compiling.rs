@@ -5,13 +5,12 @@
 //! whatever comes of it. Modules that are kept ready need neither.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use evidenceos_driver::Allowance;
 use evidenceos_kernel::id::OwnerTag;
-use parking_lot::{Mutex, MutexGuard};
 
 use super::Error;
 use crate::shares::{Most, Place, Shares, Whose};
@@ -71,7 +70,7 @@ impl Compiling {
     }
 
     fn spent(&self) -> MutexGuard<'_, Allowance<OwnerTag>> {
-        self.spent.lock()
+        self.spent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn now_ms(&self) -> u64 {

@@ -6,9 +6,6 @@ mod rekey;
 use std::sync::Arc;
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use evidenceos_access::Owners;
-use evidenceos_access::Principal;
-use evidenceos_custody::{Binding, Guests, Items};
 use evidenceos_failpoint::{self as failpoint, Point};
 use evidenceos_kernel::{
     command::{Command, HoldoutCommand, Reply, Stamp},
@@ -22,6 +19,12 @@ pub use self::{
     rekey::Rekeying,
 };
 use super::{Catalog, Error, ShownRows, Writer, rows::blocking, writer::unexpected};
+use crate::{
+    auth::Principal,
+    keys::Keys,
+    runner::Guests,
+    vault::{Binding, Items},
+};
 
 /// How often a registration is tried again after another came in between.
 const REGISTRATION_TRIES: usize = 3;
@@ -31,7 +34,7 @@ pub struct Holdouts {
     writer: Arc<Writer>,
     rows: ShownRows,
     catalog: Arc<Catalog>,
-    owners: Arc<Owners>,
+    keys: Arc<Keys>,
     guests: Arc<Guests>,
     rekeying: tokio::sync::Mutex<Rekeying>,
 }
@@ -63,7 +66,7 @@ impl Holdouts {
         writer: Arc<Writer>,
         rows: ShownRows,
         catalog: Arc<Catalog>,
-        owners: Arc<Owners>,
+        keys: Arc<Keys>,
         guests: Arc<Guests>,
         rekeying: Rekeying,
     ) -> Self {
@@ -71,7 +74,7 @@ impl Holdouts {
             writer,
             rows,
             catalog,
-            owners,
+            keys,
             guests,
             rekeying: tokio::sync::Mutex::new(rekeying),
         }
@@ -104,14 +107,14 @@ impl Holdouts {
         principal.caller.must_operate()?;
         let stamp = key.map(|key| Stamp {
             key,
-            fingerprint: submission.fingerprint(&self.owners),
+            fingerprint: submission.fingerprint(&self.keys),
         });
         let submission = Arc::new(submission);
         for _ in 0..REGISTRATION_TRIES {
             let (holdouts, prepared) = (Arc::clone(self), Arc::clone(&submission));
             let (command, warnings) = blocking(move || {
                 let others = holdouts.catalog.all();
-                prepared.prepare(&holdouts.owners, &holdouts.guests.vault, &others)
+                prepared.prepare(&holdouts.keys, &holdouts.guests.vault, &others)
             })
             .await?;
             failpoint::pass(Point::HoldoutPutBlobBeforeRow);

@@ -6,9 +6,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use evidenceos_access::Principal;
-use evidenceos_driver::clock::Clock;
-use evidenceos_gate::{probes::Probes, recorder::Recorder};
 use evidenceos_kernel::{
     decision::{DecisionId, DecisionRecord, Gate},
     id::Digest,
@@ -16,6 +13,7 @@ use evidenceos_kernel::{
 };
 
 use super::Error;
+use crate::{auth::Principal, clock::Clock, decisions::Recorder, probes::Probes};
 
 /// How long a frozen caller's refusal waits to be recorded.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -35,36 +33,6 @@ pub(super) struct Counted {
     pub(super) topic: Digest,
     /// Tells claims apart: equal claims have equal digests.
     pub(super) claim: Digest,
-}
-
-impl Counted {
-    /// What the log is told of it.
-    fn record(
-        &self,
-        principal: &Principal,
-        decided_unix_ms: u64,
-        decision: &str,
-        reason: &str,
-    ) -> DecisionRecord {
-        DecisionRecord {
-            id: DecisionId::default(),
-            gate: Gate::Claim,
-            decided_unix_ms,
-            owner: principal.caller.tag,
-            tool_name: self.method.to_owned(),
-            params_hash: self.claim,
-            session_hash: None,
-            agent_hash: None,
-            decision: decision.to_owned(),
-            reason: reason.to_owned(),
-            policies: Digest([0; 32]),
-            policy: None,
-            output_hash: None,
-            reply_receipt: None,
-            preflight_receipt: None,
-            salt: Default::default(),
-        }
-    }
 }
 
 impl Probing {
@@ -99,15 +67,37 @@ impl Probing {
         if principal.caller.operator {
             return Ok(());
         }
+        let first = |digest: &Digest| {
+            let mut bytes = [0; 8];
+            bytes.copy_from_slice(&digest.0[..8]);
+            u64::from_be_bytes(bytes)
+        };
         let observed = self.probes.observe(&Call {
             principal: principal.caller.tag,
             // Claims have no sessions: all of a caller's count together.
             operation: [0; 16],
-            topic: short(&call.topic),
-            hash: short(&call.claim),
+            topic: first(&call.topic),
+            hash: first(&call.claim),
         });
         let at = self.clock.now_unix_ms();
-        let record = |decision, reason| call.record(principal, at, decision, reason);
+        let record = |decision: &str, reason: &str| DecisionRecord {
+            id: DecisionId::default(),
+            gate: Gate::Claim,
+            decided_unix_ms: at,
+            owner: principal.caller.tag,
+            tool_name: call.method.to_owned(),
+            params_hash: call.claim,
+            session_hash: None,
+            agent_hash: None,
+            decision: decision.to_owned(),
+            reason: reason.to_owned(),
+            policies: Digest([0; 32]),
+            policy: None,
+            output_hash: None,
+            reply_receipt: None,
+            preflight_receipt: None,
+            salt: Default::default(),
+        };
         match observed.level {
             Level::Clean => Ok(()),
             Level::Throttle => Err(Error::Throttled {
@@ -131,11 +121,4 @@ impl Probing {
             }
         }
     }
-}
-
-/// The first bytes of a digest, to tell things apart.
-fn short(digest: &Digest) -> u64 {
-    let mut bytes = [0; 8];
-    bytes.copy_from_slice(&digest.0[..8]);
-    u64::from_be_bytes(bytes)
 }

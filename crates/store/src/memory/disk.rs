@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -16,7 +16,6 @@ use evidenceos_kernel::{
     id::{ClaimId, Digest, HoldoutId, OwnerTag},
 };
 use evidenceos_tlog::Hash;
-use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::{
     MemoryStore,
@@ -87,11 +86,15 @@ impl MemoryDisk {
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Committed> {
-        self.committed.read()
+        self.committed
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn write(&self) -> RwLockWriteGuard<'_, Committed> {
-        self.committed.write()
+        self.committed
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -100,8 +103,8 @@ impl MemoryDisk {
 pub struct MemoryBlobs(Mutex<HashMap<Digest, Vec<u8>>>);
 
 impl MemoryBlobs {
-    fn lock(&self) -> parking_lot::MutexGuard<'_, HashMap<Digest, Vec<u8>>> {
-        self.0.lock()
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Digest, Vec<u8>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -146,7 +149,9 @@ struct MemoryRows {
 
 impl MemoryRows {
     fn read(&self) -> RwLockReadGuard<'_, Committed> {
-        self.committed.read()
+        self.committed
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 

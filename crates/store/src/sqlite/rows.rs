@@ -3,7 +3,10 @@
 //! Every read is by key or one page of a scan, so that no read transaction lives long enough to
 //! keep the WAL from being reused.
 
-use std::path::Path;
+use std::{
+    path::Path,
+    sync::{Condvar, Mutex, PoisonError},
+};
 
 use evidenceos_kernel::{
     account::{Account, Totals},
@@ -13,7 +16,6 @@ use evidenceos_kernel::{
     id::{ClaimId, Digest, HoldoutId, OwnerTag},
 };
 use evidenceos_tlog::Hash;
-use parking_lot::{Condvar, Mutex};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::{read, schema};
@@ -61,7 +63,7 @@ impl SqliteRows {
     }
 
     fn lend(&self) -> Lent<'_> {
-        let mut idle = self.idle.lock();
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             match idle.pop() {
                 Some(connection) => {
@@ -70,7 +72,12 @@ impl SqliteRows {
                         readers: self,
                     };
                 }
-                None => self.returned.wait(&mut idle),
+                None => {
+                    idle = self
+                        .returned
+                        .wait(idle)
+                        .unwrap_or_else(PoisonError::into_inner);
+                }
             }
         }
     }
@@ -319,7 +326,11 @@ struct Lent<'r> {
 
 impl Drop for Lent<'_> {
     fn drop(&mut self) {
-        let mut idle = self.readers.idle.lock();
+        let mut idle = self
+            .readers
+            .idle
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         idle.extend(self.connection.take());
         self.readers.returned.notify_one();
     }

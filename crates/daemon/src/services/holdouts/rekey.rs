@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use evidenceos_access::Principal;
-use evidenceos_custody::{Binding, HoldoutKey, KeyShelf};
 use evidenceos_kernel::{
     command::{HoldoutCommand, Reply},
     holdout::HoldoutStatus,
@@ -11,7 +9,12 @@ use evidenceos_kernel::{
 };
 
 use super::Holdouts;
-use crate::services::{Error, rows::blocking, writer::unexpected};
+use crate::{
+    auth::Principal,
+    holdout_keys::{HoldoutKey, KeyShelf},
+    services::{Error, rows::blocking, writer::unexpected},
+    vault::Binding,
+};
 
 /// Each holdout's new blob.
 type Blobs = Vec<(HoldoutId, Digest)>;
