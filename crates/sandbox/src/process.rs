@@ -252,7 +252,7 @@ impl Child {
         matches!(self.process.process.try_wait(), Ok(Some(_)))
     }
 
-    /// Whether it died before it had read its last work, which nothing of what it was sent can have caused.
+    /// Whether it died before it had read all of its last work: it has begun none of it, or died of taking the code in.
     pub(crate) fn left_its_work_unread(&self) -> bool {
         self.left_unread
     }
