@@ -1,6 +1,6 @@
 //! Bodies of the gate for agents.
 
-use evidenceos_daemon::preflight::parse::ToolCall;
+use evidenceos_gate::preflight::parse::ToolCall;
 use evidenceos_kernel::id::Digest;
 use serde_json::{Value, json};
 

@@ -1,7 +1,7 @@
 //! Who calls, and in which role.
 //!
-//! The crate is used by every listener alike: it knows sockets, certificates and headers, but no
-//! RPC framework, no web framework and no rules of claims.
+//! The crate is used by every listener alike: it knows sockets, certificates, headers and bodies,
+//! but no RPC framework, no web framework and no rules of claims.
 //!
 //! - [`Tls`] holds the server certificate, its key and the client CA, and replaces them while
 //!   connections are open; [`incoming`] accepts and makes the handshakes.
@@ -10,6 +10,8 @@
 //! - [`HmacKeys`], [`Tokens`] and [`Policy`] are pure: bytes in, an answer out.
 //! - [`Authenticator`] puts them together: one call's [`Credentials`] become an [`Identity`], or
 //!   are [`Denied`].
+//! - [`Callers`] is what a listener asks: it gives the kernel's name of a caller, and its [`once`]
+//!   binds a signature to the body of one request.
 //!
 //! Invariants: an identity comes from what was verified and from nothing else; a credential that
 //! is there is valid or the call is refused, never ignored; no secret is shown by `Debug`, an
@@ -21,6 +23,7 @@
 )]
 
 mod authenticator;
+mod callers;
 mod certificate;
 mod credentials;
 mod denied;
@@ -30,6 +33,8 @@ mod files;
 pub mod fuzz;
 mod hmac;
 mod listen;
+pub mod once;
+mod owners;
 mod policy;
 pub mod principal;
 mod roles;
@@ -42,12 +47,14 @@ mod watch;
 
 pub use crate::{
     authenticator::{Authenticator, Identity, Proof},
+    callers::{Callers, Principal},
     certificate::{CertificateError, ClientAuth, IdentityKind, PeerCertificate},
     credentials::{Credentials, IDENTITY_HEADERS, strip_identity_headers},
     denied::Denied,
     files::{FileError, TlsFiles},
     hmac::{HmacKeys, HmacRules, Signed, TIMESTAMP_WINDOW_S},
     listen::{Connection, Connections, Counts, Incoming, Limits, Peer, Stats, incoming},
+    owners::Owners,
     policy::Policy,
     roles::{Roles, UnknownRole},
     settings::{AuthSettings, token_problem},

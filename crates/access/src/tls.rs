@@ -9,11 +9,12 @@ mod revoked;
 
 use std::{
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use rustls::{
     RootCertStore, ServerConfig,
     crypto::{CryptoProvider, aws_lc_rs},
@@ -208,10 +209,7 @@ impl Tls {
         &self,
         follower: impl Fn(&Serving) -> Option<usize> + Send + Sync + 'static,
     ) {
-        let mut followers = self
-            .followers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut followers = self.followers.lock();
         followers.push(Box::new(follower));
     }
 
@@ -222,10 +220,7 @@ impl Tls {
         // two.
         self.serving.store(Arc::clone(&serving));
         let mut ended = 0;
-        let mut followers = self
-            .followers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut followers = self.followers.lock();
         followers.retain(|follower| {
             let of_one = follower(&serving);
             ended += of_one.unwrap_or_default();
@@ -241,7 +236,7 @@ impl Tls {
     }
 
     fn exchange(&self) -> Result<Reloaded, Refused> {
-        let mut last_refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last_refused = self.refused.lock();
         let (fingerprint, fresh) = match self.files.read() {
             Ok(set) if set.digest == self.serving.load().digest => {
                 match self.serving.load().revoked.must_be_current(now_unix()) {

@@ -15,9 +15,9 @@ use std::{
     collections::{BTreeMap, HashMap},
     io,
     path::PathBuf,
-    sync::{Mutex, PoisonError},
 };
 
+use parking_lot::Mutex;
 use sha2::{Digest as _, Sha256};
 
 use self::journal::{Binding, Journal};
@@ -149,7 +149,7 @@ impl Uses {
         let uses = Self::default();
         let (journal, bindings) = Journal::open(path)?;
         {
-            let mut held = uses.held.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut held = uses.held.lock();
             for binding in bindings {
                 held.keys.entry(binding.key).or_default().add(&binding);
             }
@@ -179,7 +179,7 @@ impl Uses {
             request: short(request),
             end_unix: signature.signed_unix.unwrap_or(now_unix) + TIMESTAMP_WINDOW_S,
         };
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = self.held.lock();
         let of_key = held.keys.entry(binding.key).or_default();
         of_key.forget_before(now_unix);
         // The body may come slowly and the clock go back: what may be forgotten does not come again.

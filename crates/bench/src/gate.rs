@@ -14,7 +14,7 @@ use std::{
 };
 
 use axum::{Router, body::Bytes, routing::post};
-use evidenceos_daemon::fetch::{self, Trust};
+use evidenceos_notary::fetch::{self, Trust};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},

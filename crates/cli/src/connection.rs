@@ -13,7 +13,7 @@ use std::{
 };
 
 use clap::Args;
-use evidenceos_daemon::fetch::Trust;
+use evidenceos_notary::fetch::Trust;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use serde::Deserialize;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
@@ -270,13 +270,22 @@ impl Connection {
                 "{deepest}; start one with `evidenceos-daemon`, or name another with --endpoint"
             );
         }
-        let Some(tls) = &self.tls else {
+        match &self.tls {
+            Some(tls) => tls.explain(&all, deepest),
             // A TLS listener answers our preface with an alert, or closes.
-            return format!("{deepest}; does it want TLS? then write https:// in --endpoint");
-        };
+            None => format!("{deepest}; does it want TLS? then write https:// in --endpoint"),
+        }
+    }
+}
+
+impl Tls {
+    /// Why a server with which TLS is spoken gives no answer: `all` its causes in small letters, and
+    /// the `deepest` as it was said.
+    fn explain(&self, all: &str, deepest: String) -> String {
+        let says = |words: &[&str]| words.iter().any(|word| all.contains(word));
         // Another authority of the same name, as that of another lab, makes a bad signature of it.
         if says(&["unknownissuer", "unknown issuer", "badsignature"]) {
-            return match &tls.ca {
+            return match &self.ca {
                 Some((path, _)) => format!(
                     "the server's certificate does not come from the authorities in --tls-ca {}",
                     path.display()
@@ -301,7 +310,7 @@ impl Connection {
                 .to_owned();
         }
         // A server that wants a certificate may just close the connection.
-        if tls.identity.is_none()
+        if self.identity.is_none()
             && says(&[
                 "certificaterequired",
                 "certificate required",
@@ -328,9 +337,7 @@ impl Connection {
         }
         deepest
     }
-}
 
-impl Tls {
     fn read(
         ca: Option<PathBuf>,
         cert: Option<PathBuf>,

@@ -9,7 +9,7 @@ use std::{
 };
 
 use clap::{Args, Subcommand};
-use evidenceos_daemon::policies::{
+use evidenceos_gate::policies::{
     Manifest, Policies, TRUSTED_KEYS, TrustedKeys, Verdict, bounds, preflight_input,
 };
 use evidenceos_keys::{Directory, public_key};

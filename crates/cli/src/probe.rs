@@ -7,7 +7,7 @@
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use evidenceos_daemon::fetch;
+use evidenceos_notary::fetch;
 use serde_json::json;
 
 use crate::{

@@ -16,7 +16,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use evidenceos_driver::{Announced, mailbox::Mailbox};
+use evidenceos_access::Owners;
+use evidenceos_driver::{Announced, mailbox::Mailbox, priority::yield_to_serving};
 use evidenceos_kernel::{
     command::{Command, CreditCommand, ImportedAccount},
     id::Digest,
@@ -30,8 +31,6 @@ mod error;
 
 pub use self::{approval::Approval, error::AccountsError};
 use tokio::sync::watch;
-
-use crate::{keys::Keys, priority::yield_to_serving};
 
 /// A rest between two rewrites of a small file: each costs a commit.
 const SMALL_REST: Duration = Duration::from_millis(400);
@@ -112,12 +111,12 @@ pub fn look(directory: &Path, found: &Found) -> Result<AtStart, AccountsError> {
 impl Import {
     /// The command that makes it so.
     #[must_use]
-    pub fn command(&self, keys: &Keys) -> Command {
+    pub fn command(&self, owners: &Owners) -> Command {
         let accounts = self
             .accounts
             .iter()
             .map(|(principal, listed)| ImportedAccount {
-                owner: keys.owner_tag(principal),
+                owner: owners.tag(principal),
                 principal: principal.clone(),
                 unburned: listed.credit_balance,
                 daily_mint_remaining: listed.daily_mint_remaining,

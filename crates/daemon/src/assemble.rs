@@ -16,6 +16,7 @@ mod listeners;
 mod log;
 mod open;
 pub mod own;
+mod owners;
 mod start;
 mod writer;
 

@@ -19,18 +19,21 @@ mod settings;
 
 use std::{num::NonZero, path::PathBuf, thread, time::Duration};
 
-pub use anchors::{AnchorPlace, Anchoring};
 pub use check::{Checked, check};
+pub use evidenceos_gate::{DurableDecisions, PreflightConfig, RateLimit};
 use evidenceos_kernel::account::Accounting;
+use evidenceos_notary::{KeyConfig, anchors::AnchorConfig};
+pub use evidenceos_notary::{
+    KeySource, KmsKeys,
+    anchors::{AnchorPlace, Anchoring},
+};
 use evidenceos_sandbox::{EngineError, Program, Sandbox};
 use evidenceos_store::Location;
 pub use flags::{AccountsCommand, Asked, CalledAs, Flags, without_empty_variables};
 pub use identity::IdentityConfig;
-pub use keys::{KeySource, KmsKeys};
 pub use layers::{Layers, Origin};
 pub use listeners::{Listeners, TlsConfig};
-pub use preflight::{DurableDecisions, PreflightConfig, RateLimit};
-pub use settings::{LogFormat, Settings};
+pub use settings::Settings;
 use thiserror::Error;
 
 /// The daemon's configuration, checked and merged from flags, environment and file.
@@ -52,12 +55,8 @@ pub struct Config {
     pub key_dir: Option<PathBuf>,
     /// The log's name; fixed by the first start.
     pub log_origin: Option<String>,
-    /// What is logged, as a `tracing` filter.
-    pub log: String,
-    /// In which format it is logged.
-    pub log_format: LogFormat,
-    /// Where a collector takes traces by OTLP over gRPC.
-    pub otlp_endpoint: Option<String>,
+    /// What is logged and traced.
+    pub telemetry: evidenceos_telemetry::trace::Config,
     /// How long a stop waits for runs under way.
     pub drain: Duration,
     /// How long the ports stay open after a stop was asked for.
@@ -93,9 +92,7 @@ impl Default for Config {
             data_dir: PathBuf::from("./data"),
             key_dir: None,
             log_origin: None,
-            log: "info".to_owned(),
-            log_format: LogFormat::Text,
-            otlp_endpoint: None,
+            telemetry: evidenceos_telemetry::trace::Config::default(),
             drain: Duration::from_secs(20),
             drain_delay: Duration::ZERO,
             preflight: PreflightConfig::default(),
@@ -120,6 +117,24 @@ pub struct ConfigError(pub Vec<String>);
 #[must_use]
 pub fn guests_a_principal() -> usize {
     thread::available_parallelism().map_or(2, NonZero::get)
+}
+
+/// What is logged and traced. The filter is checked here, so that its problem is reported with the
+/// others and `config check` finds it.
+fn telemetry(
+    settings: &Settings,
+    problems: &mut Vec<String>,
+) -> evidenceos_telemetry::trace::Config {
+    let default = evidenceos_telemetry::trace::Config::default();
+    let config = evidenceos_telemetry::trace::Config {
+        filter: settings.log.clone().unwrap_or(default.filter),
+        format: settings.log_format.unwrap_or(default.format),
+        otlp_endpoint: collector(settings.otlp_endpoint.as_deref(), problems),
+    };
+    if let Err(error) = config.check() {
+        problems.push(format!("--log {:?}: {error}", config.filter));
+    }
+    config
 }
 
 /// Where traces go; nothing of what they hold is secret, so plain http is taken.
@@ -148,9 +163,9 @@ impl Config {
         let listeners = Listeners::new(settings, &mut problems);
         let identity = IdentityConfig::new(settings, &listeners, &mut problems);
         let is_protected = listeners.tls.is_some() && identity.authenticates();
-        let preflight = PreflightConfig::new(settings, &mut problems);
+        let preflight = preflight::gate(settings, &mut problems);
         listeners.must_be_protected(settings, &identity, &preflight, &mut problems);
-        let keys = KeySource::new(settings, is_protected, &mut problems);
+        let keys = keys::source(settings, is_protected, &mut problems);
         let data_dir = settings.data_dir.clone().unwrap_or(default.data_dir);
         let anchors = anchors::places(settings, &data_dir, &mut problems);
         let config = Self {
@@ -162,9 +177,7 @@ impl Config {
             data_dir,
             key_dir: settings.key_dir.clone(),
             log_origin: settings.log_origin.clone(),
-            log: settings.log.clone().unwrap_or(default.log),
-            log_format: settings.log_format.unwrap_or(default.log_format),
-            otlp_endpoint: collector(settings.otlp_endpoint.as_deref(), &mut problems),
+            telemetry: telemetry(settings, &mut problems),
             drain: settings
                 .drain_seconds
                 .map_or(default.drain, Duration::from_secs),
@@ -178,11 +191,6 @@ impl Config {
             min_free_bytes: settings.min_free_bytes.unwrap_or(default.min_free_bytes),
             allow_unsigned_policies: settings.allow_unsigned_policies.unwrap_or(false),
         };
-        // The filter is parsed here, so that its problem is reported with the others and `config
-        // check` finds it.
-        if let Err(error) = tracing_subscriber::EnvFilter::try_new(&config.log) {
-            problems.push(format!("--log {:?}: {error}", config.log));
-        }
         if problems.is_empty() {
             Ok(config)
         } else {
@@ -215,10 +223,31 @@ impl Config {
         self.key_dir.clone().unwrap_or_else(beside)
     }
 
+    /// How the log finds its keys at a start.
+    #[must_use]
+    pub fn log_keys(&self) -> KeyConfig {
+        KeyConfig {
+            source: self.keys.clone(),
+            directory: self.keys_path(),
+            generate: self.generate_key,
+            origin: self.log_origin.clone(),
+        }
+    }
+
+    /// What remembers the newest head.
+    #[must_use]
+    pub fn anchoring(&self) -> AnchorConfig {
+        AnchorConfig {
+            data_dir: self.data_dir.clone(),
+            anchors: self.anchors.clone(),
+            optional: self.anchor_optional,
+        }
+    }
+
     /// The directory of the policy oracles.
     #[must_use]
     pub fn policies_path(&self) -> PathBuf {
-        self.data_dir.join(crate::policies::DIRECTORY)
+        self.data_dir.join(evidenceos_gate::policies::DIRECTORY)
     }
 
     /// Whether it is a development server: nobody is asked who he is.

@@ -2,17 +2,19 @@
 //!
 //! `service` says which handler answers which method; aliases of the published wire (`Freeze`,
 //! `Seal`, `GetCapsule`) end in `claims`; statuses are made in [`status`] alone. Before a handler
-//! stand the layers: `counting`, `gate` and what bounds a call (`fields`, `places`, `pace`,
+//! stand the layers: `counting`, `callers` and what bounds a call (`fields`, `places`, `pace`,
 //! `lasting`).
 
 mod accounts;
 mod call;
+mod callers;
 mod claims;
+mod connection;
 mod counting;
+mod counts;
 mod fields;
 #[doc(hidden)]
 pub mod fuzz;
-mod gate;
 mod holdouts;
 mod lasting;
 mod log;
@@ -26,6 +28,7 @@ mod server;
 mod service;
 pub mod status;
 
+pub use callers::CallersLayer;
+pub use connection::GrpcConnection;
 pub use counting::CountLayer;
-pub use gate::GateLayer;
 pub use service::Service;

@@ -6,9 +6,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use evidenceos_notary::anchors::{AnchorPlace, Anchoring};
 use evidenceos_store::{StoreError, facts::RememberedAnchor, guard};
 
-use crate::config::{AnchorPlace, Anchoring, Config};
+use crate::config::Config;
 
 /// Refuses directories that others can write, before anything in them is believed. Returns what
 /// somebody should know.

@@ -16,6 +16,8 @@ use axum::{
     routing::get,
 };
 use evidenceos_access::{Connection, Incoming};
+use evidenceos_gate::preflight::{self, Front};
+use evidenceos_telemetry::{Registry, classic, trace};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto::Builder,
@@ -30,12 +32,7 @@ use tokio_stream::StreamExt as _;
 use tower::ServiceExt as _;
 use tracing::Instrument as _;
 
-use crate::{
-    assemble::health::{Condition, Health},
-    metrics::{Metrics, classic},
-    preflight::{self, Front},
-    trace,
-};
+use crate::assemble::health::{Condition, Health};
 
 /// A client that has not sent its headers by then is sent away.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -55,10 +52,10 @@ pub fn routes(health: Arc<Health>, front: Front) -> Router {
 }
 
 /// The routes of the metrics port.
-pub fn metrics_routes(metrics: Arc<Metrics>) -> Router {
+pub fn metrics_routes(registry: Arc<Registry>) -> Router {
     Router::new()
         .route("/metrics", get(show_metrics))
-        .with_state((metrics, Arc::default()))
+        .with_state((registry, Arc::default()))
 }
 
 /// Held while metrics are read: of the store's few connections scrapes take one at a time.
@@ -92,12 +89,12 @@ async fn version() -> Json<serde_json::Value> {
 
 /// In the format that is asked for: OpenMetrics, or the older one of Prometheus.
 async fn show_metrics(
-    State((metrics, turn)): State<(Arc<Metrics>, Turn)>,
+    State((registry, turn)): State<(Arc<Registry>, Turn)>,
     headers: HeaderMap,
 ) -> Response {
     let _turn = turn.lock().await;
     // Some of it is read from files.
-    let shown = tokio::task::spawn_blocking(move || metrics.show())
+    let shown = tokio::task::spawn_blocking(move || registry.show())
         .await
         .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
     let accepted = headers

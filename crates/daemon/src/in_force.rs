@@ -9,24 +9,23 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use evidenceos_access::Authenticator;
+use evidenceos_access::{Authenticator, Owners};
 use evidenceos_driver::{Stated, mailbox::Mailbox};
+use evidenceos_gate::policies::Policies;
 use evidenceos_kernel::in_force::InForce;
 use thiserror::Error;
-
-use crate::{keys::Keys, policies::Policies};
 
 /// How long a reload waits for the writer.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What the log is to state of policies and of the file of roles.
 #[must_use]
-pub fn of(policies: &Policies, authenticator: &Authenticator, keys: &Keys) -> InForce {
+pub fn of(policies: &Policies, authenticator: &Authenticator, owners: &Owners) -> InForce {
     let roles = authenticator.role_policy();
     InForce {
         policies: policies.digest(),
         // A plain digest in the public log would let any reader test a guess of the roles.
-        roles: roles.map(|text| keys.keyed("roles", text.as_bytes())),
+        roles: roles.map(|text| owners.keyed("roles", text.as_bytes())),
     }
 }
 

@@ -12,37 +12,20 @@
 )]
 
 mod accounts;
-mod agreement;
-pub mod anchors;
 pub mod assemble;
-pub mod auth;
-pub mod clock;
 pub mod config;
 pub mod control;
-pub mod decisions;
-pub mod fetch;
 pub mod grpc;
 mod guarded;
-pub mod holdout_keys;
 pub mod http;
 mod in_force;
-pub mod keys;
 pub mod metrics;
 pub mod offline;
-mod once;
-pub mod policies;
-pub mod preflight;
-mod priority;
-mod probes;
-mod release;
-mod rotation;
+mod overseeing;
 mod run;
-pub mod runner;
 mod services;
 mod shares;
 pub mod terminal;
-mod trace;
-pub mod vault;
 
 pub use assemble::{Running, StartError, start};
 pub use config::Config;

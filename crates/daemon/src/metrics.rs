@@ -4,59 +4,53 @@
 //! nothing here is on the way of a call but a counter or an observation. Labels come from closed
 //! sets, or are the first 8 hex digits of holdouts' ids; of these so many are shown.
 //!
-//! What is counted here is in this file; `log`, `ports` and `process` read what the process and its
-//! listeners keep. Other parts hand in collectors of their own: nothing here knows them.
+//! What tells of commits and runs is counted here; `store` and `ports` read what the store and the
+//! listeners keep. Other parts register their own counts: nothing here knows them.
 
-pub mod classic;
-mod log;
 mod ports;
-mod process;
-pub mod write;
+mod store;
 
 use std::{
     collections::{HashMap, VecDeque},
-    fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, atomic::Ordering},
+    sync::Arc,
     time::Duration,
 };
 
-use evidenceos_access::{Denied, Stats, Tls};
+use evidenceos_access::{Stats, Tls};
 use evidenceos_kernel::{claim::ClaimState, command::Event, id::ClaimId};
+use evidenceos_notary::{ShownHead, ShownHeadCollector};
 use evidenceos_sandbox::End;
 use evidenceos_store::{Batch, Done};
+use evidenceos_telemetry::{Bounds, Registry};
+use parking_lot::{Mutex, MutexGuard};
 use prometheus_client::{
-    collector::Collector,
-    encoding::{EncodeLabelSet, text::encode},
-    metrics::{
-        counter::Counter,
-        family::{Family, MetricConstructor},
-        histogram::Histogram,
-    },
-    registry::{Registry, Unit},
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, histogram::Histogram},
 };
-use tonic::Code;
 
 use self::{
-    log::{LogCollector, LogState, StoreCollector},
     ports::{Port, PortCollector, Ports},
-    process::ProcessCollector,
+    store::StoreCollector,
 };
 
-/// What every name but those of the process begins with.
-const PREFIX: &str = "evidenceos";
+/// Time that a guest runs, in seconds.
+const RUN: Bounds = Bounds(&[
+    30e-6, 100e-6, 300e-6, 1e-3, 3e-3, 10e-3, 30e-3, 100e-3, 300e-3, 1.0, 3.0, 10.0, 30.0, 120.0,
+]);
+/// Time that a disk takes to sync, in seconds.
+const SYNC: Bounds = Bounds(&[
+    30e-6, 100e-6, 300e-6, 1e-3, 2e-3, 5e-3, 10e-3, 30e-3, 100e-3, 300e-3, 1.0, 3.0,
+]);
+/// Changes that are committed together.
+const CHANGES: Bounds = Bounds(&[
+    0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1_024.0,
+]);
 
 /// The metrics of a daemon.
 pub struct Metrics {
-    registry: RwLock<Registry>,
-    calls: Family<Identified, Counter>,
-    log: Arc<LogState>,
+    registry: Arc<Registry>,
+    shown: Arc<ShownHead>,
     ports: Arc<Ports>,
-    decisions: Family<Decided, Counter>,
-    failures: Family<Failed, Counter>,
-    decision_seconds: Family<AtGate, Histogram, Bounds>,
-    rpcs: Family<Called, Counter>,
-    rpc_seconds: Family<OfMethod, Histogram, Bounds>,
-    credit_denied: Family<DeniedBy, Counter>,
     claims: Family<InState, Counter>,
     commit_changes: Histogram,
     commit_sync_seconds: Histogram,
@@ -96,9 +90,9 @@ pub struct RunCount {
 }
 
 impl RunCount {
-    /// A run that ended so.
+    /// A run that ended so; `vetoed`: a policy kept it from being judged, `true` only for now.
     #[must_use]
-    pub fn new(end: &End, fuel: u64, took: Duration) -> Self {
+    pub fn new(end: &End, fuel: u64, took: Duration, vetoed: Option<bool>) -> Self {
         let end = match end {
             End::Emitted(_) => "emitted",
             End::NoOutput => "no_output",
@@ -108,56 +102,9 @@ impl RunCount {
             end,
             fuel,
             took,
-            vetoed: None,
+            vetoed,
         }
     }
-
-    /// A policy kept it from being judged; `deferred`: for now.
-    pub fn vetoed(&mut self, deferred: bool) {
-        self.vetoed = Some(deferred);
-    }
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Identified {
-    /// `mtls`, `bearer`, `hmac`, `anonymous`, or `denied`.
-    by: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Decided {
-    /// The gate's call: `preflight` or `postflight`.
-    gate: &'static str,
-    decision: &'static str,
-    reason: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Failed {
-    kind: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct AtGate {
-    gate: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Called {
-    /// As the rule table names it.
-    method: &'static str,
-    code: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OfMethod {
-    method: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct DeniedBy {
-    /// Whose credit did not suffice: `account` or `holdout`.
-    limit: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -183,238 +130,50 @@ struct Vetoed {
     vote: &'static str,
 }
 
-/// Bounds of a histogram.
-#[derive(Debug, Clone, Copy)]
-struct Bounds(&'static [f64]);
-
-impl Bounds {
-    /// Time that a call takes, in seconds. Runs may take minutes.
-    const RPC: Self = Self(&[
-        300e-6, 1e-3, 3e-3, 10e-3, 30e-3, 100e-3, 300e-3, 1.0, 3.0, 10.0, 30.0, 120.0,
-    ]);
-    /// Time that a decision takes, in seconds.
-    const DECISION: Self = Self(&[
-        10e-6, 20e-6, 30e-6, 60e-6, 100e-6, 250e-6, 500e-6, 1e-3, 3e-3, 10e-3, 30e-3, 100e-3,
-        300e-3, 1.0,
-    ]);
-    /// Time that a guest runs, in seconds.
-    const RUN: Self = Self(&[
-        30e-6, 100e-6, 300e-6, 1e-3, 3e-3, 10e-3, 30e-3, 100e-3, 300e-3, 1.0, 3.0, 10.0, 30.0,
-        120.0,
-    ]);
-    /// Time that a disk takes to sync, in seconds.
-    const SYNC: Self = Self(&[
-        30e-6, 100e-6, 300e-6, 1e-3, 2e-3, 5e-3, 10e-3, 30e-3, 100e-3, 300e-3, 1.0, 3.0,
-    ]);
-    /// Changes that are committed together.
-    const CHANGES: Self = Self(&[
-        0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1_024.0,
-    ]);
-}
-
-impl MetricConstructor<Histogram> for Bounds {
-    fn new_metric(&self) -> Histogram {
-        Histogram::new(self.0.iter().copied())
-    }
-}
-
-/// Registers a family of counters.
-fn counters<L>(registry: &mut Registry, name: &str, help: &str) -> Family<L, Counter>
-where
-    L: Clone + Eq + std::hash::Hash + EncodeLabelSet + fmt::Debug + Send + Sync + 'static,
-{
-    let family = Family::default();
-    registry.register(name, help, Family::clone(&family));
-    family
-}
-
-/// Registers a family of histograms of times.
-fn timings<L>(
-    registry: &mut Registry,
-    name: &str,
-    help: &str,
-    bounds: Bounds,
-) -> Family<L, Histogram, Bounds>
-where
-    L: Clone + Eq + std::hash::Hash + EncodeLabelSet + fmt::Debug + Send + Sync + 'static,
-{
-    let family = Family::new_with_constructor(bounds);
-    registry.register_with_unit(name, help, Unit::Seconds, Family::clone(&family));
-    family
-}
-
-impl Default for Metrics {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl Metrics {
-    /// Metrics that nobody has counted yet.
+    /// Counts that are shown by `registry`.
     #[must_use]
-    pub fn new() -> Self {
-        let mut whole = Registry::default();
-        whole.register_collector(Box::new(ProcessCollector::new()));
-        let registry = whole.sub_registry_with_prefix(PREFIX);
-        let log = Arc::new(LogState::default());
+    pub fn new(registry: Arc<Registry>) -> Self {
+        let shown = Arc::new(ShownHead::default());
+        registry.collect(ShownHeadCollector(Arc::clone(&shown)));
         let ports = Arc::new(Ports::default());
-        registry.register_collector(Box::new(LogCollector(Arc::clone(&log))));
-        registry.register_collector(Box::new(PortCollector(Arc::clone(&ports))));
-        let commit_changes = Bounds::CHANGES.new_metric();
-        registry.register(
-            "commit_changes",
-            "Changes that became durable by one commit; 0: one of the server's own",
-            commit_changes.clone(),
-        );
-        let commit_sync_seconds = Bounds::SYNC.new_metric();
-        registry.register_with_unit(
-            "commit_sync",
-            "Time that a commit took to sync the write-ahead log",
-            Unit::Seconds,
-            commit_sync_seconds.clone(),
-        );
-        let run_fuel = Counter::default();
-        registry.register("run_fuel", "Fuel that guests used", run_fuel.clone());
+        registry.collect(PortCollector(Arc::clone(&ports)));
         Self {
-            calls: counters(
-                registry,
-                "identified_calls",
-                "Calls by how the caller was identified; denied ones included",
-            ),
-            decisions: counters(
-                registry,
-                "decisions",
-                "Decisions about tool calls, refusals of malformed requests included",
-            ),
-            failures: counters(
-                registry,
-                "preflight_failures",
-                "Preflight requests that were not judged, and decisions that could not be recorded",
-            ),
-            decision_seconds: timings(
-                registry,
-                "decision",
-                "Time from a request's head to its answer, as the server sees it",
-                Bounds::DECISION,
-            ),
-            rpcs: counters(
-                registry,
-                "rpc_calls",
-                "Calls of gRPC that ended, by method and status; denied ones included",
-            ),
-            rpc_seconds: timings(
-                registry,
-                "rpc",
-                "Time from a call's head to its last word, without calls that last as long as their client likes",
-                Bounds::RPC,
-            ),
-            credit_denied: counters(
-                registry,
-                "credit_denied_calls",
-                "Calls refused for want of credit, of the account or of the holdout",
-            ),
-            claims: counters(
-                registry,
+            claims: registry.counters(
                 "claims",
                 "Times that a claim came to a state since the daemon started",
             ),
-            run_seconds: timings(
-                registry,
-                "run",
-                "Time that a guest ran, by how it ended",
-                Bounds::RUN,
+            commit_changes: registry.histogram(
+                "commit_changes",
+                "Changes that became durable by one commit; 0: one of the server's own",
+                CHANGES,
             ),
-            prepared: counters(
-                registry,
+            commit_sync_seconds: registry.timing(
+                "commit_sync",
+                "Time that a commit took to sync the write-ahead log",
+                SYNC,
+            ),
+            run_seconds: registry.timings("run", "Time that a guest ran, by how it ended", RUN),
+            run_fuel: registry.counter("run_fuel", "Fuel that guests used"),
+            prepared: registry.counters(
                 "modules_prepared",
                 "Modules that a run needed, by whether they were compiled already",
             ),
-            vetoes: counters(
-                registry,
+            vetoes: registry.counters(
                 "settlement_vetoes",
                 "Claims that a policy kept from being judged",
             ),
-            registry: RwLock::new(whole),
-            commit_changes,
-            commit_sync_seconds,
-            run_fuel,
-            log,
+            registry,
+            shown,
             ports,
             waiting: Mutex::default(),
         }
     }
 
-    /// Counts a call that got an identity, or none.
-    pub fn identified(&self, kind: Result<&'static str, &Denied>) {
-        let by = kind.unwrap_or("denied");
-        self.calls.get_or_create(&Identified { by }).inc();
-    }
-
-    /// Counts a decision before a tool call.
-    pub fn preflight(&self, decision: &'static str, reason: &'static str, took: Duration) {
-        self.decided("preflight", decision, reason, took);
-    }
-
-    /// Counts a decision after a tool call.
-    pub fn postflight(&self, decision: &'static str, took: Duration) {
-        self.decided("postflight", decision, "", took);
-    }
-
-    fn decided(
-        &self,
-        gate: &'static str,
-        decision: &'static str,
-        reason: &'static str,
-        took: Duration,
-    ) {
-        let labels = Decided {
-            gate,
-            decision,
-            reason,
-        };
-        self.decisions.get_or_create(&labels).inc();
-        self.decision_seconds
-            .get_or_create(&AtGate { gate })
-            .observe(took.as_secs_f64());
-    }
-
-    /// Counts a preflight request that was not judged, or not recorded.
-    pub fn preflight_failed(&self, kind: &'static str) {
-        self.failures.get_or_create(&Failed { kind }).inc();
-    }
-
-    /// Shows what a part keeps by itself, read each time that metrics are asked for.
-    pub fn collect(&self, collector: impl Collector) {
-        self.registry
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .sub_registry_with_prefix(PREFIX)
-            .register_collector(Box::new(collector));
-    }
-
-    /// Counts a call of gRPC that ended, and how long it took where that is the server's doing.
-    pub fn called(&self, method: &'static str, code: Code, took: Option<Duration>) {
-        let labels = Called {
-            method,
-            code: name_of(code),
-        };
-        self.rpcs.get_or_create(&labels).inc();
-        if let Some(took) = took {
-            self.rpc_seconds
-                .get_or_create(&OfMethod { method })
-                .observe(took.as_secs_f64());
-        }
-    }
-
-    /// Looks at the head of an answer that is a refusal: some are counted apart.
-    pub fn refused_call(&self, headers: &http::HeaderMap) {
-        let own = headers.get("x-evidenceos-code").map(|code| code.as_bytes());
-        let limit = match own {
-            Some(b"INSUFFICIENT_CREDIT") => "account",
-            Some(b"HOLDOUT_CREDIT_EXHAUSTED") => "holdout",
-            _ => return,
-        };
-        self.credit_denied.get_or_create(&DeniedBy { limit }).inc();
+    /// Where parts register what they count themselves, and what shows all of it.
+    #[must_use]
+    pub fn registry(&self) -> &Arc<Registry> {
+        &self.registry
     }
 
     /// Counts what became durable together, and how long the sync of it took.
@@ -461,7 +220,7 @@ impl Metrics {
     }
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+        self.waiting.lock()
     }
 
     fn count(&self, counted: &Counted) {
@@ -498,43 +257,22 @@ impl Metrics {
         self.waiting().anchored = Some(entries);
     }
 
-    /// Notes the newest head that is shown.
-    pub fn head(&self, size: u64, now_unix_ms: u64) {
-        self.log.size.store(size, Ordering::Relaxed);
-        self.log
-            .released_unix_ms
-            .store(now_unix_ms, Ordering::Relaxed);
-        self.log.pending_since_unix_ms.store(0, Ordering::Relaxed);
-    }
-
-    /// Notes that a head waits for a signature from elsewhere. Only the first of those that fail
-    /// one after the other counts.
-    pub fn head_pending(&self, now_unix_ms: u64) {
-        let pending = &self.log.pending_since_unix_ms;
-        // Whoever was first stays.
-        let _ = pending.compare_exchange(0, now_unix_ms, Ordering::Relaxed, Ordering::Relaxed);
+    /// The newest head that is shown, which its parts tell of.
+    #[must_use]
+    pub fn shown(&self) -> &Arc<ShownHead> {
+        &self.shown
     }
 
     /// Shows what the store has done.
     pub fn keeps(&self, done: Arc<Done>) {
-        let log = Arc::clone(&self.log);
-        self.collect(StoreCollector { done, log });
+        let shown = Arc::clone(&self.shown);
+        self.registry.collect(StoreCollector { done, shown });
     }
 
     /// Adds a port whose connections the metrics count from now on.
     pub fn listens(&self, name: &'static str, stats: Arc<Stats>, tls: Option<Arc<Tls>>) {
-        let mut ports = self.ports.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ports = self.ports.0.lock();
         ports.push(Port { name, stats, tls });
-    }
-
-    /// Everything, as OpenMetrics text.
-    #[must_use]
-    pub fn show(&self) -> String {
-        let mut text = String::new();
-        let registry = self.registry.read();
-        encode(&mut text, &registry.unwrap_or_else(PoisonError::into_inner))
-            .unwrap_or_else(|error| unreachable!("text is written into memory: {error}"));
-        text
     }
 }
 
@@ -557,28 +295,5 @@ fn state_name(state: ClaimState) -> &'static str {
         ClaimState::Settled => "settled",
         ClaimState::Certified => "certified",
         ClaimState::Revoked => "revoked",
-    }
-}
-
-/// A status by the name that the specification of gRPC gives it.
-fn name_of(code: Code) -> &'static str {
-    match code {
-        Code::Ok => "OK",
-        Code::Cancelled => "CANCELLED",
-        Code::Unknown => "UNKNOWN",
-        Code::InvalidArgument => "INVALID_ARGUMENT",
-        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
-        Code::NotFound => "NOT_FOUND",
-        Code::AlreadyExists => "ALREADY_EXISTS",
-        Code::PermissionDenied => "PERMISSION_DENIED",
-        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
-        Code::FailedPrecondition => "FAILED_PRECONDITION",
-        Code::Aborted => "ABORTED",
-        Code::OutOfRange => "OUT_OF_RANGE",
-        Code::Unimplemented => "UNIMPLEMENTED",
-        Code::Internal => "INTERNAL",
-        Code::Unavailable => "UNAVAILABLE",
-        Code::DataLoss => "DATA_LOSS",
-        Code::Unauthenticated => "UNAUTHENTICATED",
     }
 }

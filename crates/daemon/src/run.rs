@@ -2,15 +2,14 @@
 
 use std::{ffi::OsString, path::Path, process::ExitCode, time::Duration};
 
+use evidenceos_telemetry::trace::Tracing;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
-    assemble::health::Condition,
-    assemble::{self, Running},
+    assemble::{self, Running, health::Condition},
     config::{self, AccountsCommand, Asked, CalledAs, Config, Flags, Layers},
     control, offline, terminal,
-    trace::Tracing,
 };
 
 /// Exit status for a command line that cannot be understood: `EX_USAGE` of sysexits.
@@ -208,7 +207,7 @@ fn begin(config: Config) -> ExitCode {
         }
     };
     runtime.block_on(async {
-        let tracing = match Tracing::start(&config) {
+        let tracing = match Tracing::start(&config.telemetry) {
             Ok(tracing) => tracing,
             Err(error) => {
                 terminal::complain(&error);

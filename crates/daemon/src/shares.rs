@@ -7,10 +7,11 @@
 use std::{
     collections::HashMap,
     net::IpAddr,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Weak},
 };
 
 use evidenceos_kernel::id::OwnerTag;
+use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Whose a call is.
@@ -86,8 +87,8 @@ impl Shares {
         })
     }
 
-    fn shares(&self) -> std::sync::MutexGuard<'_, HashMap<Whose, Weak<Share>>> {
-        self.shares.lock().unwrap_or_else(PoisonError::into_inner)
+    fn shares(&self) -> parking_lot::MutexGuard<'_, HashMap<Whose, Weak<Share>>> {
+        self.shares.lock()
     }
 
     fn share(self: &Arc<Self>, whose: Whose) -> Arc<Share> {

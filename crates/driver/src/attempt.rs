@@ -24,7 +24,7 @@ use evidenceos_store::{Batch, Entry, Recorded, Store, StoreError, StoredDecision
 use evidenceos_tlog::{Tree, leaf_hash};
 
 use crate::{
-    Allowance, Answer, Driver, Failure, Parked, Pending, Unfinished, Work, own::own_request,
+    Allowance, Answer, Call, Driver, Failure, Parked, Pending, Unfinished, Work, own::own_request,
     signing::Heads, slots::Slots, waiting::Line,
 };
 
@@ -40,6 +40,16 @@ pub(crate) enum Decided {
     Wait(Line),
     /// Nobody waits for it, and it left no trace.
     Drop,
+}
+
+impl Decided {
+    fn by(decision: &Decision) -> Self {
+        match &decision.reply {
+            Reply::Running(claim) => Self::Join(*claim),
+            Reply::Refused(refusal) => Self::Answer(Err(refusal.clone().into())),
+            reply => Self::Answer(Ok(reply.clone())),
+        }
+    }
 }
 
 /// Why commands of the daemon's own are not decided.
@@ -325,21 +335,8 @@ impl<S: Store> Making<'_, S> {
                 *self.pending_by_owner.entry(admitted.owner).or_insert(0) += 1;
             }
         }
-        let decided = match &decision.reply {
-            Reply::Running(claim) => Decided::Join(*claim),
-            Reply::Refused(refusal) => Decided::Answer(Err(refusal.clone().into())),
-            reply => Decided::Answer(Ok(reply.clone())),
-        };
-        // A commit that changes nothing names no module: storing its bytes would leave a blob that
-        // no claim refers to.
-        if let Some(module) = &call.module
-            && decision
-                .events
-                .iter()
-                .any(|event| matches!(event, Event::ArtifactsCommitted { .. }))
-        {
-            self.attempt.batch.modules.push(module.clone());
-        }
+        let decided = Decided::by(&decision);
+        self.keep_module(call, &decision);
         self.keep_decisions(request, &decision);
         if self.is_worth_a_row(request, &decision) {
             self.enact(request, decision);
@@ -350,6 +347,17 @@ impl<S: Store> Making<'_, S> {
             None => {}
         }
         Ok(decided)
+    }
+
+    /// Has the module of a call committed with it. A commit that changes nothing names no module:
+    /// storing its bytes would leave a blob that no claim refers to.
+    fn keep_module(&mut self, call: &Call, decision: &Decision) {
+        let names_it = |event: &Event| matches!(event, Event::ArtifactsCommitted { .. });
+        if let Some(module) = &call.module
+            && decision.events.iter().any(names_it)
+        {
+            self.attempt.batch.modules.push(module.clone());
+        }
     }
 
     /// Whether a decision is enacted: a caller has so many that change nothing but what is remembered.

@@ -3,7 +3,8 @@
 //! [`Driver::step`] is the whole of it: it decides what waits, in order, each command against a
 //! stage that holds the events before it; signs the tree head; commits everything in one
 //! transaction; and only then merges, replies and starts work. It knows no sockets, threads or
-//! clocks, so that a simulator can drive it; [`mailbox::run`] is the loop around it.
+//! clocks, so that a simulator can drive it; [`mailbox::run`] is the loop around it, and [`clock`]
+//! what gives that loop its time.
 //!
 //! Invariants: no reply leaves before the fate of its batch is known; a batch whose fate is
 //! unknown ends the process; runs of one holdout settle in the order in which they were admitted.
@@ -15,9 +16,11 @@
 
 mod allowance;
 mod attempt;
+pub mod clock;
 mod conclude;
 pub mod mailbox;
 mod own;
+pub mod priority;
 mod signing;
 mod slots;
 mod waiting;
@@ -158,12 +161,12 @@ pub struct Finished {
     /// The run's number in the order of its holdout.
     pub number: u64,
     /// What it did; an error is the death of the process that ran it, which counts as a failure.
-    pub result: Result<Done, String>,
+    pub result: Result<RunDone, String>,
 }
 
 /// What an executed run left.
 #[derive(Debug, Clone)]
-pub struct Done {
+pub struct RunDone {
     pub report: Box<RunReport>,
     /// Its trace; empty where it is a blob already.
     pub trace: Vec<u8>,
@@ -233,7 +236,7 @@ impl Default for Limits {
 
 /// How a run is to be settled when its turn comes.
 enum Parked {
-    Done(Done),
+    Done(RunDone),
     /// It failed too often, or cannot be repeated.
     Abort,
     /// Nothing ran: another claim has its verdict.

@@ -10,7 +10,7 @@ use std::{
     ops::ControlFlow,
     path::PathBuf,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
         mpsc::{Receiver, RecvTimeoutError, Sender, channel},
     },
@@ -19,6 +19,7 @@ use std::{
 
 use evidenceos_kernel::{id::OwnerTag, refusal::Refusal};
 use evidenceos_store::{Head, Pages, Store, StoreError};
+use parking_lot::Mutex;
 use thiserror::Error;
 
 use crate::{Announced, Call, Driver, Failure, Fatal, Finished, Input, Signer, Stated};
@@ -136,7 +137,7 @@ impl Mailbox {
         }
         let tag = call.request.caller.tag;
         {
-            let mut queued = self.queued.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut queued = self.queued.lock();
             let own = queued.by_principal.get(&tag).copied().unwrap_or(0);
             if queued.calls >= QUEUE || own >= QUEUE_OF_ONE {
                 drop(queued);
@@ -159,7 +160,7 @@ impl Mailbox {
     /// Calls that wait before the writer.
     #[must_use]
     pub fn waiting(&self) -> usize {
-        let queued = self.queued.lock().unwrap_or_else(PoisonError::into_inner);
+        let queued = self.queued.lock();
         queued.calls
     }
 
@@ -212,7 +213,7 @@ impl Mailbox {
 impl Inbox {
     fn unqueue(&self, call: &Call) {
         let tag = call.request.caller.tag;
-        let mut queued = self.queued.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut queued = self.queued.lock();
         queued.calls -= 1;
         if let Some(own) = queued.by_principal.get_mut(&tag) {
             *own -= 1;

@@ -10,11 +10,12 @@ use std::{
     collections::{HashMap, HashSet},
     ffi::OsString,
     path::Path,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
+    sync::Arc,
 };
 
 use evidenceos_failpoint::{self as failpoint, Point};
 use evidenceos_kernel::id::Digest;
+use parking_lot::{Mutex, MutexGuard, RwLock};
 
 pub(crate) use self::directory::write_durably_past;
 pub use self::directory::{Directory, sync_directory, write_durably};
@@ -144,7 +145,7 @@ impl Keeping {
 
 /// What is behind this lock is whole between any two statements.
 fn lock(keeping: &Mutex<Keeping>) -> MutexGuard<'_, Keeping> {
-    keeping.lock().unwrap_or_else(PoisonError::into_inner)
+    keeping.lock()
 }
 
 impl Blobs {
@@ -272,7 +273,7 @@ impl Blobs {
         // Noted before the storage is looked at: the sweep at start-up must not remove it between
         // that look and the commit of its row.
         self.note_fresh(name);
-        let _not_swept_meanwhile = self.fresh.read().unwrap_or_else(PoisonError::into_inner);
+        let _not_swept_meanwhile = self.fresh.read();
         self.storage.put(&name, bytes)?;
         Ok(name)
     }
@@ -310,15 +311,11 @@ impl Blobs {
     /// From now on the sweep at start-up leaves a blob alone, also one that an earlier process put.
     fn note_fresh(&self, name: Digest) {
         // Once everything is swept nobody must wait for others' puts.
-        let all_swept = self
-            .fresh
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .is_none();
+        let all_swept = self.fresh.read().is_none();
         if all_swept {
             return;
         }
-        let mut fresh = self.fresh.write().unwrap_or_else(PoisonError::into_inner);
+        let mut fresh = self.fresh.write();
         if let Some(fresh) = fresh.as_mut() {
             fresh.insert(name);
         }
@@ -337,7 +334,7 @@ impl Blobs {
         for shelf in 0..=u8::MAX {
             for lying in self.storage.list(shelf)? {
                 // Nothing is put until this is judged, so that debris is of no write under way.
-                let fresh = self.fresh.write().unwrap_or_else(PoisonError::into_inner);
+                let fresh = self.fresh.write();
                 let Some(fresh) = fresh.as_ref() else {
                     return Ok(swept);
                 };
@@ -352,7 +349,7 @@ impl Blobs {
                 }
             }
         }
-        *self.fresh.write().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.fresh.write() = None;
         Ok(swept)
     }
 }

@@ -10,6 +10,28 @@ use std::{
 
 use thiserror::Error;
 
+/// The file system refused an operation on a path.
+#[derive(Debug, Error)]
+#[error("{operation} {path}: {source}")]
+pub struct FileError {
+    /// What was tried, as a verb.
+    pub operation: &'static str,
+    pub path: PathBuf,
+    pub source: io::Error,
+}
+
+impl FileError {
+    /// Wraps an I/O error with what was tried on which path.
+    pub fn of(operation: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self {
+            operation,
+            path,
+            source,
+        }
+    }
+}
+
 /// Why the store did not do what was asked of it, by the party at fault.
 #[derive(Debug, Error)]
 pub enum StoreError {

@@ -52,7 +52,7 @@ pub use crate::{
         Copier, Done, Found, NotCommitted, Observer, OpenedStore, Outcome, Pages, RowBytes, Rows,
         Store, StoreEngine, TakeRow,
     },
-    error::{DatabaseError, DatabaseFault, StoreError},
+    error::{DatabaseError, DatabaseFault, FileError, StoreError},
 };
 
 /// What is larger than this is a file of its own, not a row: 16 KiB.

@@ -28,7 +28,7 @@ pub use self::{
     leaves::{Tiles, append_leaves, root_of_entries},
     view::{LogError, LogView, Released},
 };
-use crate::{Head, Rows, StoreError, blobs};
+use crate::{Entry, Head, Rows, StoreError, blobs};
 
 /// Entries in a tile or a bundle.
 const WIDTH: u64 = 256;
@@ -216,21 +216,7 @@ impl Integrator {
                     tree.append(entry.leaf);
                 }
             }
-            let bytes: Vec<&[u8]> = entries.iter().map(|entry| entry.bytes.as_slice()).collect();
-            must_fit_bundles(start, &bytes)?;
-            let (bundle, encoded) = bundle(start / WIDTH, &bytes).ok_or(StoreError::Damaged {
-                table: "entries",
-                key: start.to_string(),
-                what: "entries are missing",
-            })?;
-            self.files.write(bundle, &encoded, &mut written)?;
-            failpoint::pass(Point::LogBundleWritten);
-            if self.recovering {
-                failpoint::pass(Point::StartupTilesRebuildMid);
-            }
-            if bundle.width() == WIDTH as u16 {
-                complete.push(self.files.path(format!("{bundle}.p")));
-            }
+            complete.extend(self.write_bundle(start, &entries, &mut written)?);
             start += WIDTH;
         }
         for tile in tree.take_full_tiles() {
@@ -265,6 +251,30 @@ impl Integrator {
 }
 
 impl Integrator {
+    /// Writes the bundle of the entries from `start` on. If it is full, gives the directory of the
+    /// partial ones that it takes the place of.
+    fn write_bundle(
+        &self,
+        start: u64,
+        entries: &[Entry],
+        written: &mut Written,
+    ) -> Result<Option<PathBuf>, StoreError> {
+        let bytes: Vec<&[u8]> = entries.iter().map(|entry| entry.bytes.as_slice()).collect();
+        must_fit_bundles(start, &bytes)?;
+        let (bundle, encoded) = bundle(start / WIDTH, &bytes).ok_or(StoreError::Damaged {
+            table: "entries",
+            key: start.to_string(),
+            what: "entries are missing",
+        })?;
+        self.files.write(bundle, &encoded, written)?;
+        failpoint::pass(Point::LogBundleWritten);
+        if self.recovering {
+            failpoint::pass(Point::StartupTilesRebuildMid);
+        }
+        let is_full = bundle.width() == WIDTH as u16;
+        Ok(is_full.then(|| self.files.path(format!("{bundle}.p"))))
+    }
+
     /// The entries must lead to the signed root before any file is touched.
     fn must_lead_to(&self, head: &Head) -> Result<(), StoreError> {
         let mut tree = self.tree.clone();

@@ -9,11 +9,12 @@ use std::{
     collections::{BTreeMap, HashMap},
     net::{IpAddr, Ipv6Addr},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicU8, Ordering},
     },
 };
 
+use parking_lot::{Mutex, MutexGuard};
 use rustls::{CertificateError, Error, pki_types::UnixTime};
 use tokio::sync::{oneshot, watch};
 
@@ -187,7 +188,7 @@ impl Open {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

@@ -1,13 +1,11 @@
 //! What a listener counts, and how seldom it logs.
 
 use std::{
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 /// Counters of a listener. They only grow, `open` excepted.
@@ -96,7 +94,7 @@ impl Throttle {
     /// Whether to log now, and how much was left out since the last line.
     pub fn may_log(&self) -> Option<u64> {
         const EVERY: Duration = Duration::from_secs(1);
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.0.lock();
         let (last, unlogged) = &mut *state;
         let now = Instant::now();
         if last.is_some_and(|last| now.duration_since(last) < EVERY) {

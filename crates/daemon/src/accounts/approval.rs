@@ -6,7 +6,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use evidenceos_store::blobs::{sync_directory, write_durably};
+use evidenceos_store::{
+    FileError,
+    blobs::{sync_directory, write_durably},
+};
 use serde::{Deserialize, Serialize};
 
 use super::error::AccountsError;
@@ -34,7 +37,7 @@ impl Approval {
         let bytes = match fs::read(&path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(AccountsError::io("read", path)(error)),
+            Err(error) => return Err(FileError::of("read", path)(error).into()),
         };
         serde_json::from_slice(&bytes)
             .map(Some)
@@ -60,7 +63,7 @@ impl Approval {
         match fs::remove_file(&path) {
             Ok(()) => Ok(sync_directory(directory)?),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(AccountsError::io("remove", path)(error)),
+            Err(error) => Err(FileError::of("remove", path)(error).into()),
         }
     }
 }

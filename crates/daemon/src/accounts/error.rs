@@ -1,8 +1,8 @@
 //! Why accounts and their file are not what the other says.
 
-use std::{io, path::PathBuf};
+use std::path::PathBuf;
 
-use evidenceos_store::StoreError;
+use evidenceos_store::{FileError, StoreError};
 use thiserror::Error;
 
 /// Why `accounts.json` is not taken, or an operator's command about it not done.
@@ -12,13 +12,8 @@ pub enum AccountsError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// A file that the operator named, or the approval, cannot be read or removed.
-    #[error("{operation} {path}: {source}")]
-    Io {
-        /// What was tried, as a verb.
-        operation: &'static str,
-        path: PathBuf,
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Io(#[from] FileError),
     /// The file is none that a crash can have left.
     #[error(
         "{path} is not one of the last two files that this daemon wrote: it was edited, or brought back from a backup. Nothing was changed. Either make the accounts what it says, which is recorded in the log:\n  evidenceos-daemon accounts import --data-dir {directory} --because TEXT\nor write it again from the database, keeping a copy of the edited one:\n  evidenceos-daemon accounts export --data-dir {directory}"
@@ -54,19 +49,4 @@ pub enum AccountsError {
     /// There is no file to import.
     #[error("{0} does not exist; name the file that is to be imported")]
     Missing(PathBuf),
-}
-
-impl AccountsError {
-    /// Wraps an I/O error with what was tried on which path.
-    pub(crate) fn io(
-        operation: &'static str,
-        path: impl Into<PathBuf>,
-    ) -> impl FnOnce(io::Error) -> Self {
-        let path = path.into();
-        move |source| Self::Io {
-            operation,
-            path,
-            source,
-        }
-    }
 }

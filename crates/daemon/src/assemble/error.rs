@@ -3,20 +3,19 @@
 
 use std::{io, net::SocketAddr, path::PathBuf};
 
+use evidenceos_custody::{HoldoutKeyError, VaultError};
+use evidenceos_gate::policies::PoliciesError;
 use evidenceos_kernel::refusal::Refusal;
 use evidenceos_keys::KeyError;
+use evidenceos_notary::{anchors::AnchorError, keys::LogKeyError};
 use evidenceos_sandbox::EngineError;
 use evidenceos_store::{StoreError, error::remedied};
 use thiserror::Error;
 
+use super::owners::OwnersError;
 use crate::{
     accounts::AccountsError,
-    anchors::AnchorError,
-    holdout_keys::HoldoutKeyError,
-    keys::{LogKeyError, OwnersError},
     offline::error::{ChargeError, SourceError},
-    policies::PoliciesError,
-    vault::VaultError,
 };
 
 /// Why the daemon, or a command on a stopped directory, does not start.

@@ -7,6 +7,11 @@ use evidenceos_driver::{
     mailbox::{self, Inbox},
 };
 use evidenceos_kernel::log_key::LogKey;
+use evidenceos_notary::{
+    anchors::{self, AnchorError, Anchors, Clearance, Own, Tip},
+    keys::{self, LogKeyError, LogKeys},
+    release::Anchored,
+};
 use evidenceos_store::{
     Head, Rows, StoreEngine, StoreError,
     facts::{Fact, Facts},
@@ -16,12 +21,7 @@ use evidenceos_tlog::{Hash, Tile, Tree};
 use tokio::runtime::Handle;
 
 use super::{StartError, entries::former_origins};
-use crate::{
-    anchors::{self, AnchorError, Anchors, Own, Tip, Verdict},
-    config::Config,
-    keys::{self, LogKeyError, LogKeys},
-    release::Anchored,
-};
+use crate::config::Config;
 
 /// How often anchors that do not answer are asked again.
 const ASK_ANCHORS_EVERY: Duration = Duration::from_secs(1);
@@ -75,7 +75,7 @@ impl OwnLog {
             tip: self.tip,
             root_at: &|size| Ok(self.tree_at(size)?.root()),
         })?;
-        Ok(verdict == Verdict::Free)
+        Ok(verdict == Clearance::Free)
     }
 
     /// The tree of a size. From the published one on it takes only what came since: an anchor is
@@ -107,7 +107,7 @@ impl OwnLog {
         }
         let then = history.iter().rfind(|key| key.since_size <= size);
         let signer = match then.filter(|key| key.id != keys.signer.key_id()) {
-            Some(key) => keys::earlier(config, &self.origin, key, runtime)?,
+            Some(key) => keys::earlier(&config.log_keys(), &self.origin, key, runtime)?,
             None => keys.signer.clone(),
         };
         let root = self.tree_at(size)?.root();

@@ -6,13 +6,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use evidenceos_driver::priority::yield_to_serving;
 use evidenceos_store::{
     Done, Rows,
     log::{Integrator, LogView},
 };
 
 use super::StartError;
-use crate::priority::yield_to_serving;
 
 /// How often tiles are written while entries come.
 const INTEGRATE_EVERY: Duration = Duration::from_millis(500);

@@ -2,28 +2,29 @@
 
 use std::path::Path;
 
+use evidenceos_access::Owners;
+use evidenceos_custody::{HoldoutKeyError, HoldoutKeys, KeyShelf, Vault};
 use evidenceos_kernel::holdout::{Holdout, HoldoutStatus};
-use evidenceos_keys::{Secret, kms::Kms, secrets};
+use evidenceos_keys::{kms::Kms, secrets};
+use evidenceos_notary::{
+    KeySource,
+    keys::{self, LogKeyError, LogKeys, NewKey},
+};
 use evidenceos_store::{
     StoreEngine,
     blobs::Blobs,
     facts::{Beginning, Fact, Facts},
 };
 
-use super::{StartError, data::Data};
-use crate::{
-    config::{Config, KeySource},
-    holdout_keys::{HoldoutKeyError, HoldoutKeys, KeyShelf},
-    keys::{self, LogKeyError, LogKeys, NewKey},
-    vault::Vault,
-};
+use super::{StartError, data::Data, owners};
+use crate::config::Config;
 
 /// Every key of the daemon: the log's, the holdouts' and the one that makes tags.
 pub struct Keyring {
     /// The log's: what signs, and what signed before.
     pub log: LogKeys,
     /// What makes tags of principals.
-    pub owners: Secret,
+    pub owners: Owners,
     /// Whether this start made the log's key, or one before it that died before the log began.
     pub made_key: bool,
     shelf: KeyShelf,
@@ -44,10 +45,10 @@ impl Keyring {
         let first_start = data.found.head.is_none();
         let own = secrets::directory(directory)?;
         let made_now = first_start && make_key(config, &data.found.facts, &mut *data.store)?;
-        let imported = keys::imported(config)?;
-        let log = LogKeys::find(config, data.found.head.as_ref(), runtime)?;
+        let imported = keys::imported(&config.log_keys())?;
+        let log = LogKeys::find(&config.log_keys(), data.found.head.as_ref(), runtime)?;
         let made_key = made_now || (first_start && is_own(&data.found.facts, &log));
-        let owners = keys::owners(&own, imported.as_ref(), first_start)?;
+        let owners = owners::open(&own, imported.as_ref(), first_start)?;
         let shelf = KeyShelf::new(own, imported, kms(config)?, runtime.clone());
         let holdouts = shelf.load(first_start)?;
         Ok(Self {
@@ -88,7 +89,7 @@ impl Keyring {
 
     /// The log's keys and the owners' secret, and the holdouts' keys.
     #[must_use]
-    pub fn apart(self) -> (LogKeys, Secret, KeyShelf, HoldoutKeys) {
+    pub fn apart(self) -> (LogKeys, Owners, KeyShelf, HoldoutKeys) {
         (self.log, self.owners, self.shelf, self.holdouts)
     }
 }
@@ -100,7 +101,7 @@ fn make_key(
     facts: &Facts,
     store: &mut dyn StoreEngine,
 ) -> Result<bool, StartError> {
-    let Some(new) = NewKey::wanted(config)? else {
+    let Some(new) = NewKey::wanted(&config.log_keys())? else {
         return Ok(false);
     };
     let beginning = Beginning { key_id: new.id() };

@@ -7,20 +7,21 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use evidenceos_access::{
-    ClientCertificates, Connections, Incoming, Limits, Stats, Tls, TlsError, WATCH_EVERY, incoming,
+    Callers, ClientCertificates, Connections, Incoming, Limits, Stats, Tls, TlsError, WATCH_EVERY,
+    incoming,
 };
+use evidenceos_gate::preflight::Front;
 use evidenceos_proto::{DESCRIPTORS, evidence_os_server::EvidenceOsServer};
+use evidenceos_telemetry::Registry;
 use tokio::{net::TcpSocket, sync::watch, task::JoinHandle};
 use tokio_stream::StreamExt as _;
 
 use super::{StartError, health::Health};
 use crate::{
-    auth::{Gate, GrpcConnection},
     config::{Listeners as ListenersConfig, TlsConfig},
-    grpc::{CountLayer, GateLayer, Service},
+    grpc::{CallersLayer, CountLayer, GrpcConnection, Service},
     http,
     metrics::Metrics,
-    preflight::Front,
     services::Services,
 };
 
@@ -33,7 +34,7 @@ const MAX_STREAMS: u32 = 1_024;
 
 /// A port that is bound: nobody else has it, and nobody gets through before it listens.
 struct Port {
-    socket: std::sync::Mutex<Option<TcpSocket>>,
+    socket: parking_lot::Mutex<Option<TcpSocket>>,
     address: SocketAddr,
     flag: &'static str,
     tls: Option<Arc<Tls>>,
@@ -61,7 +62,7 @@ impl Port {
         let stats = Arc::new(Stats::default());
         metrics.listens(name, Arc::clone(&stats), tls.clone());
         Ok(Self {
-            socket: std::sync::Mutex::new(Some(socket)),
+            socket: parking_lot::Mutex::new(Some(socket)),
             address,
             flag,
             tls,
@@ -75,7 +76,6 @@ impl Port {
         let socket = self
             .socket
             .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
             .take()
             .unwrap_or_else(|| unreachable!("a port is served once"));
         let listener = socket
@@ -158,7 +158,7 @@ impl Listeners {
         &self,
         health: &Arc<Health>,
         front: &Front,
-        metrics: &Arc<Metrics>,
+        registry: &Arc<Registry>,
         stopped: &watch::Receiver<bool>,
     ) -> Result<Servers, StartError> {
         let mut servers = Vec::new();
@@ -174,7 +174,7 @@ impl Listeners {
             serve(port, http::routes(Arc::clone(health), front.clone()))?;
         }
         if let Some(port) = &self.metrics {
-            serve(port, http::metrics_routes(Arc::clone(metrics)))?;
+            serve(port, http::metrics_routes(Arc::clone(registry)))?;
         }
         Ok(Servers(servers))
     }
@@ -184,7 +184,7 @@ impl Listeners {
         &self,
         config: &ListenersConfig,
         services: &Arc<Services>,
-        layers: (CountLayer, GateLayer),
+        layers: (CountLayer, CallersLayer),
         stopped: &watch::Receiver<bool>,
     ) -> Result<Servers, StartError> {
         let incoming = self.grpc.connections(stopped.clone())?;
@@ -210,9 +210,9 @@ impl Listeners {
         }
     }
 
-    /// Has the gate ask calls under way again whenever the files of gRPC were exchanged: they may
+    /// Has calls under way asked again whenever the files of gRPC were exchanged: they may
     /// revoke certificates of open connections.
-    pub fn tell_of_exchanges(&self, gate: Arc<Gate>, stopped: watch::Receiver<bool>) {
+    pub fn tell_of_exchanges(&self, callers: Arc<Callers>, stopped: watch::Receiver<bool>) {
         let Some(tls) = &self.grpc.tls else {
             return;
         };
@@ -220,7 +220,7 @@ impl Listeners {
         tokio::spawn(async move {
             let told = async {
                 while reloads.changed().await.is_ok() {
-                    gate.changed();
+                    callers.changed();
                 }
             };
             tokio::select! {
@@ -281,7 +281,7 @@ async fn grpc(
     config: &ListenersConfig,
     incoming: Incoming,
     services: &Arc<Services>,
-    (counts, gate): (CountLayer, GateLayer),
+    (counts, callers): (CountLayer, CallersLayer),
     stopped: watch::Receiver<bool>,
 ) -> Result<JoinHandle<()>, StartError> {
     let service = EvidenceOsServer::new(Service::new(Arc::clone(services)))
@@ -296,7 +296,7 @@ async fn grpc(
     let server = tonic::transport::Server::builder()
         // Around the gate, so that whom it sends away is counted as well.
         .layer(counts)
-        .layer(gate)
+        .layer(callers)
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
         .max_concurrent_streams(Some(MAX_STREAMS))
         .max_connection_age(config.max_connection_age)

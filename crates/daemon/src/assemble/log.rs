@@ -7,11 +7,17 @@
 
 use std::{path::Path, sync::Arc};
 
+use evidenceos_access::Owners;
 use evidenceos_driver::{Alone, OwnWork};
 use evidenceos_kernel::{
     command::{BeginLog, LogCommand},
     log_key::{KeyLink, LogKey, SignedKeyLink},
     state::Resident,
+};
+use evidenceos_notary::{
+    anchors::{self, AnchorError, Anchoring, Anchors, Beginner, Tip},
+    keys::{LogKeyError, LogKeys, LogSigner},
+    release::Anchored,
 };
 use evidenceos_store::{
     AccountsFile, AccountsFiles, Done, Found, Head, OpenedStore, Rows, StoreEngine,
@@ -29,12 +35,9 @@ use super::{
 };
 use crate::{
     accounts::{self, AtStart, Import},
-    anchors::{self, AnchorError, Anchors, Beginner, Tip},
-    config::{Anchoring, Config},
+    config::Config,
     guarded,
-    keys::{Keys, LogKeyError, LogKeys, LogSigner},
     metrics::Metrics,
-    release::Anchored,
 };
 
 /// The log of an opened directory.
@@ -106,13 +109,8 @@ impl Log {
         let size = resident.counters().next_index;
         // Before anything is signed over what is here, or shown of it that was not before.
         let own = OwnLog::read(directory, &readers, &head, &facts, keys, size)?;
-        // A first start has made its anchor by now. A restored directory gets none by itself: a new
-        // anchor knows nothing of what was signed after the backup.
-        if !first_start
-            && facts.restored.is_none()
-            && let Err(error) = anchors.make_default()
-        {
-            tracing::error!(%error, "the log has no anchor");
+        if !first_start {
+            make_default_anchor(&anchors, &facts);
         }
         let free = is_free(&own, &head, &anchors, &state, &keys.signer)?;
         must_need_no_signature(free, &state, accounts_json, keys)?;
@@ -178,13 +176,13 @@ impl Log {
         &mut self,
         directory: &Path,
         at_start: AtStart,
-        keys: &Keys,
-        runtime: &Handle,
+        owners: &Owners,
+        signing: (&LogSigner, &Handle),
     ) -> Result<AccountsFile, StartError> {
         let before = match at_start {
             AtStart::Current(file) => return Ok(file),
             AtStart::Behind(file) => file,
-            AtStart::Import(import) => Some(self.import(directory, &import, keys, runtime)?),
+            AtStart::Import(import) => Some(self.import(directory, &import, owners, signing)?),
         };
         let store = self.alone.store_mut();
         Ok(accounts::write_now(
@@ -199,8 +197,8 @@ impl Log {
         &mut self,
         directory: &Path,
         import: &Import,
-        keys: &Keys,
-        runtime: &Handle,
+        owners: &Owners,
+        (signer, runtime): (&LogSigner, &Handle),
     ) -> Result<AccountsFile, StartError> {
         let file = import.file();
         // One commit makes the accounts what the file says and the file a known one: after a crash
@@ -210,12 +208,9 @@ impl Log {
                 announced: Some(file),
                 before: None,
             }),
-            ..OwnWork::command(import.command(keys))
+            ..OwnWork::command(import.command(owners))
         };
-        let signing = Signing {
-            signer: &keys.signer(),
-            runtime,
-        };
+        let signing = Signing { signer, runtime };
         let what = "the import of accounts.json";
         self.head = own::enact(&mut self.alone, work, signing, what)?.0;
         // A crash before this leaves an approval that nothing asks for: the next start knows the
@@ -296,18 +291,30 @@ fn anchors_of(
     runtime: &Handle,
 ) -> Result<(Anchors, Arc<anchors::State>), StartError> {
     let state = Arc::new(anchors::State::default());
-    metrics.collect(anchors::StateCollector(Arc::clone(&state)));
+    metrics
+        .registry()
+        .collect(anchors::StateCollector(Arc::clone(&state)));
     let remembered = facts.anchors.as_deref().unwrap_or_default();
     for warning in guarded::anchors_must_be_closed(remembered)? {
         tracing::warn!("{warning}");
     }
-    let anchors = Anchors::new(config, facts, runtime, Arc::clone(&state))?;
+    let anchors = Anchors::new(&config.anchoring(), facts, runtime, Arc::clone(&state))?;
     if config.anchors == Anchoring::Off {
         tracing::warn!(
             "--anchor none: a data directory restored from an older state will not be noticed"
         );
     }
     Ok((anchors, state))
+}
+
+/// Makes the anchor of a log that has none. A first start has made it by now; a restored directory
+/// gets none by itself, since a new anchor knows nothing of what was signed after the backup.
+fn make_default_anchor(anchors: &Anchors, facts: &Facts) {
+    if facts.restored.is_none()
+        && let Err(error) = anchors.make_default()
+    {
+        tracing::error!(%error, "the log has no anchor");
+    }
 }
 
 /// Whether signing may begin: the anchors agree with what is here, and one remembers all of it.

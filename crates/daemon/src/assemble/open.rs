@@ -4,13 +4,26 @@
 //! again by the writer. Whatever ends what was opened, by a stop, an error or a drop, ends its
 //! threads first and gives the lock back last.
 
-use std::sync::Arc;
+use std::sync::{Arc, mpsc::Sender};
 
 use arc_swap::ArcSwap;
-use evidenceos_access::Authenticator;
-use evidenceos_driver::mailbox::{self, Mailbox};
+use evidenceos_access::{Authenticator, Owners};
+use evidenceos_custody::{Guests, KeyShelf};
+use evidenceos_driver::{
+    clock::{Clock, unix_ms},
+    mailbox::{self, Mailbox},
+};
 use evidenceos_failpoint::{self as failpoint, Point};
+use evidenceos_gate::{
+    policies::{self, Policies},
+    recorder::{self, Recorder, RecorderCollector},
+};
 use evidenceos_kernel::{account::Account, in_force::InForce};
+use evidenceos_notary::{
+    anchors,
+    keys::Keys,
+    release::{Anchored, Releasing, Shows},
+};
 use evidenceos_sandbox::{Sandbox, Walls};
 use evidenceos_store::{AccountsFile, Done, OpenedStore, Rows, lock::DirectoryLock, log::LogView};
 use tokio::{
@@ -24,21 +37,16 @@ use super::{
     integrating::Integrating,
     keyring::Keyring,
     log::Log,
+    owners,
     writer::{DriverThread, Writer},
 };
 use crate::{
-    accounts, anchors,
-    clock::{Clock, unix_ms},
+    accounts,
     config::Config,
-    decisions::{self, Recorder, RecorderCollector},
     guarded,
-    holdout_keys::KeyShelf,
     in_force::{self, Stating},
-    keys::Keys,
     metrics::Metrics,
-    policies::{self, Policies},
-    release::{Anchored, Releasing, Shows},
-    runner::Guests,
+    overseeing::Overseeing,
     services::{
         Accounts, Catalog, Claims, Holdouts, Log as ShownLog, Probing, Rekeying, Server, Services,
         ServicesCollector, Setup, ShownRows, Writer as WayToWriter,
@@ -67,6 +75,7 @@ pub struct Opened {
 pub struct Parts {
     pub mailbox: Mailbox,
     pub keys: Arc<Keys>,
+    pub owners: Arc<Owners>,
     pub guests: Arc<Guests>,
     pub policies: Arc<ArcSwap<Policies>>,
     pub recorder: Arc<Recorder>,
@@ -81,7 +90,7 @@ pub struct Parts {
 /// Everything that works on an opened directory, in the order in which it ends.
 pub struct Threads {
     /// Puts decisions into the log.
-    pub decisions: decisions::Following,
+    pub decisions: recorder::Following,
     /// Decides, commits and publishes.
     pub driver: DriverThread,
     /// Has anchors remember heads, and shows them.
@@ -101,15 +110,22 @@ struct Rules {
     authenticator: Authenticator,
 }
 
+/// What many parts have a handle of.
+struct Shared {
+    keys: Arc<Keys>,
+    owners: Arc<Owners>,
+    guests: Arc<Guests>,
+    clock: Arc<Clock>,
+    done: Arc<Done>,
+    metrics: Arc<Metrics>,
+}
+
 /// What is open before anything works on it.
 struct Ready {
+    shared: Shared,
     log: Log,
-    keys: Arc<Keys>,
-    guests: Arc<Guests>,
     shelf: KeyShelf,
-    clock: Arc<Clock>,
     catalog: Arc<Catalog>,
-    done: Arc<Done>,
     accounts_json: AccountsFile,
     walls: Walls,
 }
@@ -155,46 +171,35 @@ fn open_locked(
 ) -> Result<Opened, StartError> {
     let rules = Rules::read(config)?;
     let policies = Arc::clone(&rules.policies);
-    let ready = Ready::prepare(config, rules.sandbox, &policies, metrics, runtime)?;
     let Ready {
+        shared,
         log,
-        keys,
-        guests,
         shelf,
-        clock,
         catalog,
-        done,
         accounts_json,
         walls,
-    } = ready;
-    let wanted = in_force::of(&policies.load(), &rules.authenticator, &keys);
+    } = Ready::prepare(config, rules.sandbox, &policies, metrics, runtime)?;
+    let wanted = in_force::of(&policies.load(), &rules.authenticator, &shared.owners);
     let wanted = Arc::new(ArcSwap::from_pointee(wanted));
-    let working = Working::start(
-        config,
-        log,
-        (&keys, &guests, &clock, &done),
-        accounts_json,
-        wanted,
-        (metrics, runtime),
-        lock,
-    )?;
-    let services = services(
-        config, &working, &keys, &guests, &clock, &done, catalog, shelf, walls,
-    )?;
-    metrics.collect(ServicesCollector::new(&services));
+    let working = Working::start(config, log, &shared, accounts_json, wanted, runtime, lock)?;
+    let services = services(config, &working, &shared, catalog, shelf, walls)?;
+    metrics
+        .registry()
+        .collect(ServicesCollector::new(&services));
     Ok(Opened {
         services,
         parts: Parts {
             mailbox: working.mailbox,
-            keys,
-            guests,
+            keys: shared.keys,
+            owners: shared.owners,
+            guests: shared.guests,
             policies,
             recorder: working.recorder,
-            clock,
+            clock: shared.clock,
             log: working.view,
             released: working.released,
             readers: working.readers,
-            done,
+            done: shared.done,
             accounts_shown: working.threads.accounts.shown(),
         },
         authenticator: rules.authenticator,
@@ -232,36 +237,27 @@ impl Ready {
         let directory = config.data_dir.as_path();
         let mut data = Data::open(config, metrics)?;
         let keyring = Keyring::find(config, &mut data, runtime)?;
-        let Data {
-            store,
-            readers,
-            found,
-            done,
-            accounts_json,
-        } = data;
+        let (done, found) = (data.done, data.found);
         let clock = Arc::new(Clock::start(found.counters.now_unix_ms));
         let catalog = Arc::new(Catalog::new(&found.holdouts));
+        let opened = OpenedStore {
+            store: data.store,
+            rows: data.readers,
+            found,
+        };
+        let (at_start, engine) = (data.accounts_json, sandbox.engine_id());
         let mut log = Log::open(
-            config,
-            OpenedStore {
-                store,
-                rows: readers,
-                found,
-            },
-            &accounts_json,
-            &keyring,
-            sandbox.engine_id(),
-            metrics,
-            runtime,
+            config, opened, &at_start, &keyring, engine, metrics, runtime,
         )?;
         let (log_keys, owners, shelf, holdout_keys) = keyring.apart();
         // A new key is linked before the start signs anything else with it.
         log.follow_key(&log_keys, runtime)?;
-        let keys = Arc::new(Keys::new(owners, log_keys, log.history.clone()));
-        keys.must_be_these(&*log.readers)?;
-        let accounts_json = log.bring_accounts(directory, accounts_json, &keys, runtime)?;
+        owners::must_be_these(&owners, &*log.readers)?;
+        let keys = Arc::new(Keys::new(log_keys, log.history.clone()));
+        let signer = keys.signer();
+        let accounts_json = log.bring_accounts(directory, at_start, &owners, (&signer, runtime))?;
         // An anchor knows what the start has signed before anything works on the log.
-        log.publish(&keys.signer(), &done)?;
+        log.publish(&signer, &done)?;
         // Only the registered holdouts tell which key opens them, so that the vault comes after the
         // database.
         let blobs = log.readers.blobs();
@@ -272,17 +268,24 @@ impl Ready {
             sandbox,
             vault,
             readers: Arc::clone(&log.readers),
-            policies: Arc::clone(policies),
-            metrics: Arc::clone(metrics),
+            overseer: Arc::new(Overseeing {
+                policies: Arc::clone(policies),
+                metrics: Arc::clone(metrics),
+            }),
         });
-        Ok(Self {
-            log,
+        let shared = Shared {
             keys,
+            owners: Arc::new(owners),
             guests,
-            shelf,
             clock,
-            catalog,
             done,
+            metrics: Arc::clone(metrics),
+        };
+        Ok(Self {
+            shared,
+            log,
+            shelf,
+            catalog,
             accounts_json,
             walls,
         })
@@ -295,16 +298,17 @@ impl Working {
     fn start(
         config: &Config,
         log: Log,
-        (keys, guests, clock, done): (&Arc<Keys>, &Arc<Guests>, &Arc<Clock>, &Arc<Done>),
+        shared: &Shared,
         accounts_json: AccountsFile,
         wanted: Arc<ArcSwap<InForce>>,
-        (metrics, runtime): (&Arc<Metrics>, &Handle),
+        runtime: &Handle,
         lock: DirectoryLock,
     ) -> Result<Self, StartError> {
+        let (done, metrics) = (&shared.done, &shared.metrics);
         let view = Arc::new(LogView::new(&log.integrator, log.shown.clone()));
         let anchored = log.anchored(done, metrics);
         runtime.spawn(anchored.clone().look_after());
-        let hold = log.hold(&anchored, &keys.signer());
+        let hold = log.hold(&anchored, &shared.keys.signer());
         let readers = Arc::clone(&log.readers);
         let (mailbox, inbox) = mailbox::mailbox();
         let integrator = Integrating::start(
@@ -321,21 +325,19 @@ impl Working {
             accounts_json,
         )
         .map_err(StartError::Thread)?;
-        let shows = Shows {
-            log: Arc::clone(&view),
-            wake: integrator.waker(),
-            changed_accounts: broadcast::channel(WATCHED_CHANGES).0,
-            metrics: Arc::clone(metrics),
-            released: watch::channel(log.shown.size).0,
-            anchored: anchored.clone(),
-        };
+        let shows = shows(
+            &view,
+            integrator.waker(),
+            metrics,
+            log.shown.size,
+            &anchored,
+        );
         let (released, changed_accounts) = (shows.released.clone(), shows.changed_accounts.clone());
-        metrics.head(log.shown.size, unix_ms());
         let (releasing, publishing) = Releasing::start(
             log.anchors,
             Arc::clone(&log.state),
             mailbox.clone(),
-            Arc::clone(keys),
+            Arc::clone(&shared.keys),
             accounts.waker(),
             shows,
         )
@@ -345,26 +347,25 @@ impl Working {
         let driver = Writer {
             alone,
             signed_size: log.head.size,
-            keys,
-            guests,
+            keys: &shared.keys,
+            guests: &shared.guests,
             runtime,
             metrics,
-            clock,
+            clock: &shared.clock,
             in_force: Arc::clone(&wanted),
             hold,
         }
         .start(&mailbox, inbox, Box::new(publishing))?;
         let (recorder, decisions) = recorder(config, epoch, &mailbox, &readers, metrics)?;
-        let threads = Threads {
-            decisions,
-            driver,
-            releasing,
-            integrator,
-            accounts,
-            lock,
-        };
         Ok(Self {
-            threads,
+            threads: Threads {
+                decisions,
+                driver,
+                releasing,
+                integrator,
+                accounts,
+                lock,
+            },
             stating: Stating::new(wanted, mailbox.clone()),
             mailbox,
             recorder,
@@ -378,6 +379,28 @@ impl Working {
     }
 }
 
+/// What is told once an anchor covers a head: readers, the log's files, metrics.
+fn shows(
+    view: &Arc<LogView>,
+    wake: Sender<()>,
+    metrics: &Arc<Metrics>,
+    size: u64,
+    anchored: &Anchored,
+) -> Shows {
+    let gauge = Arc::clone(metrics.shown());
+    gauge.shows(size, unix_ms());
+    let counts = Arc::clone(metrics);
+    Shows {
+        log: Arc::clone(view),
+        wake,
+        changed_accounts: broadcast::channel(WATCHED_CHANGES).0,
+        gauge,
+        covered: Box::new(move |entries| counts.anchored(entries)),
+        released: watch::channel(size).0,
+        anchored: anchored.clone(),
+    }
+}
+
 /// What records decisions, and the thread that puts them into the log.
 fn recorder(
     config: &Config,
@@ -385,47 +408,38 @@ fn recorder(
     mailbox: &Mailbox,
     readers: &Arc<dyn Rows>,
     metrics: &Metrics,
-) -> Result<(Arc<Recorder>, decisions::Following), StartError> {
+) -> Result<(Arc<Recorder>, recorder::Following), StartError> {
     let keep = config.preflight.keep;
-    let started = decisions::Following::start(epoch, keep, mailbox.clone(), Arc::clone(readers));
+    let started = recorder::Following::start(epoch, keep, mailbox.clone(), Arc::clone(readers));
     let (recorder, following) = started.map_err(StartError::Thread)?;
     let recorder = Arc::new(recorder);
-    metrics.collect(RecorderCollector(Arc::clone(&recorder)));
+    let collector = RecorderCollector(Arc::clone(&recorder));
+    metrics.registry().collect(collector);
     Ok((recorder, following))
 }
 
 /// The services over what works.
-#[allow(clippy::too_many_arguments, reason = "everything that is open, once")]
 fn services(
     config: &Config,
     working: &Working,
-    keys: &Arc<Keys>,
-    guests: &Arc<Guests>,
-    clock: &Arc<Clock>,
-    done: &Arc<Done>,
+    shared: &Shared,
     catalog: Arc<Catalog>,
     shelf: KeyShelf,
     walls: Walls,
 ) -> Result<Arc<Services>, StartError> {
-    let (keys, guests, clock) = (
-        || Arc::clone(keys),
-        || Arc::clone(guests),
-        || Arc::clone(clock),
-    );
-    let writer = Arc::new(WayToWriter::new(
-        working.mailbox.clone(),
-        working.anchored.clone(),
-    ));
+    let (guests, clock) = (|| Arc::clone(&shared.guests), || Arc::clone(&shared.clock));
+    let (mailbox, anchored) = (working.mailbox.clone(), working.anchored.clone());
+    let writer = Arc::new(WayToWriter::new(mailbox, anchored.clone()));
     let rows = ShownRows {
         readers: Arc::clone(&working.readers),
-        anchored: working.anchored.clone(),
+        anchored,
     };
     let probing = config.preflight.probe_claims.map(|rules| {
         let retry_after = config.preflight.probe_retry_after;
         Probing::new(rules, retry_after, Arc::clone(&working.recorder), clock())
     });
     let log = Arc::new(ShownLog::new(
-        keys(),
+        Arc::clone(&shared.keys),
         Arc::clone(&working.view),
         rows.clone(),
         working.released.clone(),
@@ -444,29 +458,39 @@ fn services(
             Arc::clone(&writer),
             rows.clone(),
             catalog,
-            keys(),
+            Arc::clone(&shared.owners),
             guests(),
             Rekeying::new(shelf),
         )),
+        accounts: Arc::new(accounts_service(config, working, shared, &writer, rows)),
         log,
-        accounts: Arc::new(Accounts {
-            writer: Arc::clone(&writer),
-            rows,
-            keys: keys(),
-            clock: clock(),
-            accounting: config.accounting.clone(),
-            done: Arc::clone(done),
-            in_file: working.threads.accounts.shown(),
-            changed: working.changed_accounts.clone(),
-        }),
         server: Arc::new(Server::new(
             Setup::new(config, walls),
             writer,
             clock(),
-            keys(),
+            Arc::clone(&shared.keys),
             guests(),
-            Arc::clone(done),
+            Arc::clone(&shared.done),
             Arc::clone(&working.state),
         )),
     }))
+}
+
+fn accounts_service(
+    config: &Config,
+    working: &Working,
+    shared: &Shared,
+    writer: &Arc<WayToWriter>,
+    rows: ShownRows,
+) -> Accounts {
+    Accounts {
+        writer: Arc::clone(writer),
+        rows,
+        owners: Arc::clone(&shared.owners),
+        clock: Arc::clone(&shared.clock),
+        accounting: config.accounting.clone(),
+        done: Arc::clone(&shared.done),
+        in_file: working.threads.accounts.shown(),
+        changed: working.changed_accounts.clone(),
+    }
 }

@@ -1,15 +1,12 @@
 //! Commands of the daemon's own, signed by a key in memory or in a KMS.
 
-use evidenceos_driver::{Alone, Enacted, NotEnacted, OwnWork};
+use evidenceos_driver::{Alone, Enacted, NotEnacted, OwnWork, clock::unix_ms};
 use evidenceos_kernel::command::Command;
+use evidenceos_notary::keys::{LogKeyError, LogSigner};
 use evidenceos_store::{Head, Store, StoreError};
 use tokio::runtime::Handle;
 
 use super::StartError;
-use crate::{
-    clock::unix_ms,
-    keys::{LogKeyError, LogSigner},
-};
 
 /// What signs, and where it is waited for.
 #[derive(Clone, Copy)]

@@ -9,14 +9,20 @@
 use std::{
     net::SocketAddr,
     path::Path,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
-use evidenceos_access::Uses;
-use evidenceos_driver::Fatal;
+use evidenceos_access::{Callers, Uses};
+use evidenceos_driver::{Fatal, clock::unix_ms};
 use evidenceos_failpoint::{self as failpoint, Point};
+use evidenceos_gate::{
+    policies,
+    preflight::{self, Front},
+};
+use evidenceos_notary::rotation;
 use evidenceos_store::StoreError;
+use evidenceos_telemetry::Registry;
 use tokio::{
     runtime::Handle,
     sync::{mpsc, watch},
@@ -31,16 +37,11 @@ use super::{
 };
 use crate::{
     accounts,
-    auth::Gate,
-    clock::unix_ms,
     config::Config,
     control::{Control, ReloadAsked},
-    grpc::{CountLayer, GateLayer},
+    grpc::{CallersLayer, CountLayer},
     in_force::{self, Stating},
     metrics::Metrics,
-    policies,
-    preflight::{self, Front},
-    rotation,
     services::Services,
 };
 
@@ -54,7 +55,7 @@ pub struct Running {
     listeners: Listeners,
     services: Arc<Services>,
     parts: Parts,
-    gate: Arc<Gate>,
+    callers: Arc<Callers>,
     stating: Arc<Stating>,
     health: Arc<Health>,
     stop: watch::Sender<bool>,
@@ -71,13 +72,14 @@ pub struct Running {
 /// # Errors
 /// Where anything that it needs is not there, or not ours.
 pub async fn start(config: Config) -> Result<Running, StartError> {
-    let metrics = Arc::new(Metrics::new());
+    let registry = Arc::new(Registry::new());
+    let metrics = Arc::new(Metrics::new(Arc::clone(&registry)));
     let listeners = Listeners::bind(&config.listeners, &metrics)?;
     let (stop, stopped) = watch::channel(false);
     let (stop_http, http_stopped) = watch::channel(false);
     let health = Arc::new(Health::default());
     let front = Front::default();
-    let http_servers = listeners.serve_http(&health, &front, &metrics, &http_stopped)?;
+    let http_servers = listeners.serve_http(&health, &front, &registry, &http_stopped)?;
     // Files and a KMS are waited for on a thread of their own, so that health is answered
     // meanwhile.
     let opened = {
@@ -91,17 +93,19 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         stating,
         threads,
     } = opened;
-    let gate = Arc::new(Gate::new(
-        config.identity.clone(),
+    let callers = Arc::new(Callers::new(
         authenticator,
-        Arc::clone(&parts.keys),
-        Arc::clone(&metrics),
+        Arc::clone(&parts.owners),
         used_signatures(&config.data_dir)?,
+        &registry,
     ));
-    let api = agents_gate(&config, &parts, &gate, &metrics)?;
-    // The gate listens before calls are served, so that it misses no exchange of the files.
-    listeners.tell_of_exchanges(Arc::clone(&gate), stopped.clone());
-    let layers = (CountLayer(metrics), GateLayer::new(Arc::clone(&gate)));
+    let api = agents_gate(&config, &parts, &callers, &registry)?;
+    // It is told before calls are served, so that it misses no exchange of the files.
+    listeners.tell_of_exchanges(Arc::clone(&callers), stopped.clone());
+    let layers = (
+        CountLayer::new(&registry),
+        CallersLayer::new(Arc::clone(&callers)),
+    );
     let servers = listeners
         .serve_grpc(&config.listeners, &services, layers, &stopped)
         .await?;
@@ -115,7 +119,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         listeners,
         services,
         parts,
-        gate,
+        callers,
         stating,
         health,
         stop,
@@ -132,11 +136,11 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
 fn agents_gate(
     config: &Config,
     parts: &Parts,
-    gate: &Arc<Gate>,
-    metrics: &Arc<Metrics>,
+    callers: &Arc<Callers>,
+    registry: &Arc<Registry>,
 ) -> Result<preflight::Api, StartError> {
     let parts = preflight::Parts {
-        gate: Arc::clone(gate),
+        callers: Arc::clone(callers),
         recorder: Arc::clone(&parts.recorder),
         policies: Arc::clone(&parts.policies),
         clock: Arc::clone(&parts.clock),
@@ -145,7 +149,7 @@ fn agents_gate(
         readers: Arc::clone(&parts.readers),
         done: Arc::clone(&parts.done),
         accounts_shown: parts.accounts_shown.clone(),
-        metrics: Arc::clone(metrics),
+        registry: Arc::clone(registry),
     };
     let needs_certificate = config.listeners.http_needs_certificate();
     Ok(preflight::Api::new(
@@ -229,15 +233,15 @@ impl Running {
     pub async fn reload(&self) -> Result<(), Vec<String>> {
         let reload_tls = self.listeners.reloading_tls();
         let (config, parts) = (self.config.clone(), self.parts.clone());
-        let (gate, stating) = (Arc::clone(&self.gate), Arc::clone(&self.stating));
+        let (callers, stating) = (Arc::clone(&self.callers), Arc::clone(&self.stating));
         let taken_over = tokio::task::spawn_blocking(move || {
             // Each part is tried, also after one that failed: the operator hears of all problems at
             // once.
             let mut problems = Vec::new();
             problems.extend(reload_tls().err().map(|error| error.to_string()));
-            let keys = rotation::reload(&config, &parts.keys, &parts.mailbox);
+            let keys = rotation::reload(&config.log_keys(), &parts.keys, &parts.mailbox);
             problems.extend(keys.err().map(|error| error.to_string()));
-            problems.extend(reload_rules(&config, &parts, &gate, &stating));
+            problems.extend(reload_rules(&config, &parts, &callers, &stating));
             problems
         });
         let problems = match taken_over.await {
@@ -306,14 +310,8 @@ impl Running {
         let (parts, directory) = (self.parts, self.config.data_dir);
         let flushed = blocking(move || {
             let before = accounts.end();
-            let behind = before.is_none_or(|file| {
-                file.seq
-                    < parts
-                        .done
-                        .accounts_seq
-                        .load(std::sync::atomic::Ordering::Acquire)
-            });
-            if behind {
+            let newest = parts.done.accounts_seq.load(Ordering::Acquire);
+            if before.is_none_or(|file| file.seq < newest) {
                 accounts::write_now(&mut *store, &directory, &*parts.readers, before)?;
             }
             Ok::<_, StoreError>(())
@@ -348,12 +346,21 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 
 /// Takes over roles, secrets and policies as they are in their files now, once the log states them.
 /// What cannot be read stays as it was; gives what was wrong. Blocks.
-fn reload_rules(config: &Config, parts: &Parts, gate: &Gate, stating: &Stating) -> Vec<String> {
+fn reload_rules(
+    config: &Config,
+    parts: &Parts,
+    callers: &Callers,
+    stating: &Stating,
+) -> Vec<String> {
     let mut problems = Vec::new();
-    let authenticator = gate.read_again().unwrap_or_else(|wrong| {
-        problems.extend(wrong);
-        gate.authenticator()
-    });
+    let read_again = config.identity.load();
+    let authenticator = read_again.map_or_else(
+        |wrong| {
+            problems.extend(wrong);
+            callers.authenticator()
+        },
+        Arc::new,
+    );
     let policies = policies::read_again(
         &config.policies_path(),
         &parts.guests.sandbox,
@@ -366,9 +373,9 @@ fn reload_rules(config: &Config, parts: &Parts, gate: &Gate, stating: &Stating) 
     });
     // The log states the new rules before any call is judged by them. If it cannot, the old ones
     // stay in force.
-    match stating.state(in_force::of(&policies, &authenticator, &parts.keys)) {
+    match stating.state(in_force::of(&policies, &authenticator, &parts.owners)) {
         Ok(()) => {
-            gate.follow(authenticator);
+            callers.follow(authenticator);
             parts.policies.store(policies);
         }
         Err(not_stated) => problems.push(not_stated.to_string()),

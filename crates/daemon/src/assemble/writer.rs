@@ -7,23 +7,22 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use evidenceos_custody::{Guests, Pool};
 use evidenceos_driver::{
     Alone, Driver, Fatal, Limits, Publisher, Signing,
+    clock::Clock,
     mailbox::{self, Inbox, Mailbox},
 };
 use evidenceos_kernel::in_force::InForce;
+use evidenceos_notary::{
+    keys::{InMemory, Keys},
+    rotation::RemoteHeads,
+};
 use evidenceos_store::StoreEngine;
 use tokio::runtime::Handle;
 
 use super::{StartError, held::Hold};
-use crate::{
-    clock::Clock,
-    config::guests_a_principal,
-    keys::{InMemory, Keys},
-    metrics::Metrics,
-    rotation::RemoteHeads,
-    runner::{Guests, Pool},
-};
+use crate::{config::guests_a_principal, metrics::Metrics};
 
 /// What the writer is wired from.
 pub struct Writer<'o> {
@@ -62,7 +61,7 @@ impl Writer<'_> {
                 signer,
                 mailbox.clone(),
                 self.runtime.clone(),
-                Arc::clone(self.metrics),
+                Arc::clone(self.metrics.shown()),
             ))),
         };
         let Self {

@@ -1,10 +1,11 @@
 //! What can be said of a configuration without serving: `config check`.
 
 use evidenceos_access::Tls;
+use evidenceos_gate::policies::Policies;
 use evidenceos_keys::Ring;
 
 use super::{Config, KeySource};
-use crate::{guarded, policies::Policies};
+use crate::guarded;
 
 /// What a check of the configuration found.
 #[derive(Debug, Default)]

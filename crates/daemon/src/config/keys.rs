@@ -3,73 +3,47 @@
 use std::time::Duration;
 
 use evidenceos_keys::{
-    KeyId, Secret,
+    Secret,
     kms::{DEFAULT_TIMEOUT, KeyRef, KmsSettings, Provider},
 };
+use evidenceos_notary::{KeySource, KmsKeys};
 
 use super::Settings;
 
-/// Where the log's key is.
-#[derive(Debug, Clone)]
-pub enum KeySource {
-    /// In the key directory; the one that signs, if one is asked for.
-    Files(Option<KeyId>),
-    /// In a KMS, wrapped by it or never leaving it.
-    Kms(Box<KmsKeys>),
-}
-
-/// Keys in a KMS.
-#[derive(Debug, Clone)]
-pub struct KmsKeys {
-    /// How it is reached.
-    pub settings: KmsSettings,
-    /// The log's key. Without a ciphertext it never leaves the KMS; the mock's own key has no name.
-    pub key: Option<KeyRef>,
-    /// The key before it.
-    pub previous: Option<KeyRef>,
-    /// The id that the log's key must have.
-    pub expect: Option<KeyId>,
-    /// What wraps the key of the holdouts; absent: it lies in a file.
-    pub holdout_key: Option<String>,
-}
-
-impl Default for KeySource {
-    fn default() -> Self {
-        Self::Files(None)
-    }
-}
-
-impl KeySource {
-    pub(super) fn new(settings: &Settings, is_protected: bool, problems: &mut Vec<String>) -> Self {
-        let provider = settings.key_provider.as_deref().unwrap_or("file");
-        if provider.eq_ignore_ascii_case("kms") {
-            if settings.active_key_id.is_some() {
-                problems.push(
-                    "--active-key-id chooses among files; with a KMS use EVIDENCEOS_KMS_EXPECT_KEY_ID"
-                        .to_owned(),
-                );
-            }
-            return match kms(settings, is_protected, problems) {
-                Some(keys) => Self::Kms(Box::new(keys)),
-                None => Self::default(),
-            };
-        }
-        if !provider.eq_ignore_ascii_case("file") {
-            problems.push(format!(
-                "EVIDENCEOS_KEY_PROVIDER {provider:?}: must be file or kms"
-            ));
-        }
-        if settings.kms_provider.is_some() {
+/// Where the log's key is, by the settings.
+pub(super) fn source(
+    settings: &Settings,
+    is_protected: bool,
+    problems: &mut Vec<String>,
+) -> KeySource {
+    let provider = settings.key_provider.as_deref().unwrap_or("file");
+    if provider.eq_ignore_ascii_case("kms") {
+        if settings.active_key_id.is_some() {
             problems.push(
-                "EVIDENCEOS_KMS_PROVIDER is set, but EVIDENCEOS_KEY_PROVIDER is not kms".to_owned(),
+                "--active-key-id chooses among files; with a KMS use EVIDENCEOS_KMS_EXPECT_KEY_ID"
+                    .to_owned(),
             );
         }
-        Self::Files(parsed(
-            "--active-key-id",
-            settings.active_key_id.as_deref(),
-            problems,
-        ))
+        return match kms(settings, is_protected, problems) {
+            Some(keys) => KeySource::Kms(Box::new(keys)),
+            None => KeySource::default(),
+        };
     }
+    if !provider.eq_ignore_ascii_case("file") {
+        problems.push(format!(
+            "EVIDENCEOS_KEY_PROVIDER {provider:?}: must be file or kms"
+        ));
+    }
+    if settings.kms_provider.is_some() {
+        problems.push(
+            "EVIDENCEOS_KMS_PROVIDER is set, but EVIDENCEOS_KEY_PROVIDER is not kms".to_owned(),
+        );
+    }
+    KeySource::Files(parsed(
+        "--active-key-id",
+        settings.active_key_id.as_deref(),
+        problems,
+    ))
 }
 
 fn kms(settings: &Settings, is_protected: bool, problems: &mut Vec<String>) -> Option<KmsKeys> {

@@ -5,20 +5,11 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum, builder::BoolishValueParser};
+use clap::{Args, builder::BoolishValueParser};
+use evidenceos_telemetry::trace::LogFormat;
 use serde::{Deserialize, Serialize};
 
 use super::DurableDecisions;
-
-/// How the log lines of the daemon look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// For machines, one object a line.
-    Json,
-}
 
 /// Names of settings whose values are never shown.
 pub const SECRETS: [&str; 8] = [

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use evidenceos_store::backup;
+use evidenceos_store::{FileError, backup};
 
 use super::{
     error::ControlError,
@@ -78,7 +78,7 @@ fn order(
     patience: Option<Duration>,
 ) -> Result<impl Iterator<Item = Result<News, ControlError>> + use<>, ControlError> {
     let path = data_directory.join(SOCKET);
-    let failed = |operation| ControlError::io(operation, path.clone());
+    let failed = |operation| FileError::of(operation, path.clone());
     let connected = wire::short_path(data_directory, SOCKET)
         .and_then(|(_directory, short)| StdStream::connect(short));
     let mut stream = connected.map_err(|error| match error.kind() {
@@ -86,7 +86,7 @@ fn order(
             socket: path.clone(),
             directory: data_directory.to_owned(),
         },
-        _ => failed("connect to the daemon at")(error),
+        _ => failed("connect to the daemon at")(error).into(),
     })?;
     // A backup may be silent for long, so that only a look at the health is given up.
     stream
@@ -96,7 +96,7 @@ fn order(
     written.map_err(failed("write to"))?;
     let lines = BufReader::new(stream).lines();
     Ok(lines.map(move |line| {
-        let line = line.map_err(ControlError::io("read from", path.clone()))?;
+        let line = line.map_err(FileError::of("read from", path.clone()))?;
         serde_json::from_str(&line).map_err(|source| ControlError::OtherRelease { line, source })
     }))
 }

@@ -1,7 +1,8 @@
 //! Why an order at the control socket came to nothing.
 
-use std::{io, path::PathBuf};
+use std::path::PathBuf;
 
+use evidenceos_store::FileError;
 use thiserror::Error;
 
 /// Why an order at the control socket came to nothing.
@@ -15,13 +16,8 @@ pub enum ControlError {
         directory: PathBuf,
     },
     /// The socket fails, or the daemon takes too long.
-    #[error("{operation} {path}: {source}")]
-    Io {
-        /// What was tried, as a verb.
-        operation: &'static str,
-        path: PathBuf,
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Io(#[from] FileError),
     /// The daemon hangs up without a last word.
     #[error("{0}; try again")]
     HungUp(&'static str),
@@ -36,18 +32,4 @@ pub enum ControlError {
         line: String,
         source: serde_json::Error,
     },
-}
-
-impl ControlError {
-    pub(super) fn io(
-        operation: &'static str,
-        path: impl Into<PathBuf>,
-    ) -> impl FnOnce(io::Error) -> Self {
-        let path = path.into();
-        move |source| Self::Io {
-            operation,
-            path,
-            source,
-        }
-    }
 }

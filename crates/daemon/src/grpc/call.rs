@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 
+use evidenceos_access::Principal;
 use evidenceos_kernel::{
     command::Stamp,
     id::{Fingerprint, RequestKey},
@@ -11,7 +12,7 @@ use tokio_stream::Stream;
 use tonic::{Request, Status, metadata::MetadataMap};
 
 use super::status::{refused, unauthenticated};
-use crate::{auth::Principal, services::request_key};
+use crate::services::request_key;
 
 /// A call whose caller is known.
 pub struct Call<M> {

@@ -17,6 +17,7 @@ use std::{
 };
 
 use evidenceos_kernel::id::OwnerTag;
+use evidenceos_telemetry::{Registry, trace};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use prost::bytes::Bytes;
@@ -24,19 +25,26 @@ use tonic::{Code, Status, body::Body};
 use tower::{Layer, Service};
 use tracing::{Instrument as _, Span};
 
-use super::{gate::CalledBy, rules};
-use crate::{metrics::Metrics, trace};
+use super::{callers::CalledBy, counts::Counts, rules};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Counts the calls of a service.
 #[derive(Clone)]
-pub struct CountLayer(pub Arc<Metrics>);
+pub struct CountLayer(Arc<Counts>);
+
+impl CountLayer {
+    /// Counts what `registry` shows.
+    #[must_use]
+    pub fn new(registry: &Registry) -> Self {
+        Self(Arc::new(Counts::new(registry)))
+    }
+}
 
 /// A service whose calls are counted.
 #[derive(Clone)]
 pub struct Counted<S> {
-    metrics: Arc<Metrics>,
+    counts: Arc<Counts>,
     inner: S,
 }
 
@@ -45,7 +53,7 @@ impl<S> Layer<S> for CountLayer {
 
     fn layer(&self, inner: S) -> Counted<S> {
         Counted {
-            metrics: Arc::clone(&self.0),
+            counts: Arc::clone(&self.0),
             inner,
         }
     }
@@ -78,7 +86,7 @@ where
         );
         trace::follow(&span, request.headers());
         let call = UnderWay {
-            metrics: Arc::clone(&self.metrics),
+            counts: Arc::clone(&self.counts),
             method,
             request_id,
             caller: None,
@@ -107,7 +115,7 @@ fn request_id(headers: &HeaderMap) -> HeaderValue {
 
 /// A call that has no end yet. It is counted when it is dropped, so that each is, and once.
 struct UnderWay {
-    metrics: Arc<Metrics>,
+    counts: Arc<Counts>,
     method: &'static str,
     request_id: HeaderValue,
     /// Unless nobody got to know.
@@ -127,7 +135,7 @@ impl UnderWay {
         match code(answer.headers()) {
             Some(code) => {
                 self.end = code;
-                self.metrics.refused_call(answer.headers());
+                self.counts.refused_call(answer.headers());
                 answer
             }
             None => answer.map(|body| {
@@ -144,7 +152,7 @@ impl Drop for UnderWay {
     fn drop(&mut self) {
         // A watch lasts as long as its client likes, which says nothing about the server.
         let took = (!rules::is_watch(self.method)).then(|| self.began.elapsed());
-        self.metrics.called(self.method, self.end, took);
+        self.counts.called(self.method, self.end, took);
         self.span.record("rpc.grpc.status_code", self.end as i32);
         // No message: it may hold what is nobody else's.
         tracing::debug!(

@@ -13,7 +13,8 @@ use std::{
     time::Duration,
 };
 
-use evidenceos_access::{Peer, PeerCertificate};
+use evidenceos_access::{Callers, Peer, PeerCertificate, Principal};
+use evidenceos_driver::clock::unix_ms;
 use http::HeaderMap;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use prost::bytes::Bytes;
@@ -25,15 +26,11 @@ use tokio_stream::{Stream as _, wrappers::WatchStream};
 use tonic::{Status, body::Body, metadata::MetadataValue};
 
 use super::{rules::Needs, status};
-use crate::{
-    auth::{Gate, Principal},
-    clock::unix_ms,
-};
 
 /// The right by which a call goes on.
 #[derive(Clone)]
 pub struct Standing {
-    gate: Arc<Gate>,
+    callers: Arc<Callers>,
     principal: Principal,
     needs: Needs,
     peer: Option<Peer>,
@@ -46,7 +43,7 @@ impl Standing {
     /// Of a call that was let in. `changes` were asked for before it was. `lasts`: it may outlive
     /// the certificate, whose time is read again for that.
     pub fn new(
-        gate: &Arc<Gate>,
+        callers: &Arc<Callers>,
         principal: &Principal,
         needs: Needs,
         peer: Option<&Peer>,
@@ -58,7 +55,7 @@ impl Standing {
             .and_then(|der| PeerCertificate::read(der).ok())
             .map_or(u64::MAX, |certificate| certificate.not_after_unix);
         Self {
-            gate: Arc::clone(gate),
+            callers: Arc::clone(callers),
             principal: principal.clone(),
             needs,
             peer: peer.cloned(),
@@ -78,7 +75,7 @@ impl Standing {
         // looked at again.
         self.changes.mark_unchanged();
         let roles = self
-            .gate
+            .callers
             .roles_now(&self.principal, self.peer.as_ref())
             .map_err(|denied| status::unauthenticated(&denied.to_string()))?;
         // The handler may have looked at any role that there was when the call began.

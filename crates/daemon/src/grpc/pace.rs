@@ -5,13 +5,14 @@
 
 use std::{
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
 
 use evidenceos_driver::Allowance;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
+use parking_lot::Mutex;
 use prost::bytes::Bytes;
 use tokio::time::{Sleep, sleep};
 use tonic::{Status, body::Body};
@@ -49,7 +50,7 @@ impl Pace {
     /// Counts bytes of a caller, and says how long the next ones are to wait.
     fn passed(&self, whose: Whose, bytes: usize) -> Duration {
         let now_ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let mut passed = self.passed.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut passed = self.passed.lock();
         // A caller that only asks for the wait must not push another caller's bucket out of the
         // memory.
         if bytes > 0 {

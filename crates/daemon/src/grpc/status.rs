@@ -4,12 +4,13 @@
 //! tells; the published public code; and our own, finer one. The message says what to do.
 
 use evidenceos_access::Misused;
+use evidenceos_custody::VaultError;
 use evidenceos_driver::Failure;
 use evidenceos_kernel::refusal::{Refusal, RefusalKind};
 use evidenceos_store::{StoreError, log::LogError};
 use tonic::{Code, Status, metadata::MetadataValue};
 
-use crate::{services::Error, vault::VaultError};
+use crate::services::Error;
 
 /// Longest message that is put into a trailer.
 const MAX_MESSAGE: usize = 2_048;

@@ -1,11 +1,9 @@
 //! Connections and certificates, by listener.
 
-use std::{
-    fmt,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{fmt, sync::Arc};
 
 use evidenceos_access::{Stats, Tls};
+use parking_lot::Mutex;
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeMetric as _},
@@ -34,7 +32,7 @@ impl fmt::Debug for PortCollector {
 
 impl Collector for PortCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let ports = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let ports = self.0.0.lock();
         type Read = fn(&evidenceos_access::Counts) -> u64;
         let counters: [(&str, &str, Read); 6] = [
             ("connections_accepted", "Connections accepted", |c| {

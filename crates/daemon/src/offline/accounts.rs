@@ -6,17 +6,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use evidenceos_driver::clock::unix_ms;
 use evidenceos_store::{
-    Location, OpenedStore, Rows, StoreError,
+    FileError, Location, OpenedStore, Rows, StoreError,
     accounts::{AccountsJson, Listed, digest, parse},
     blobs::write_durably,
     lock::DirectoryLock,
 };
 
-use crate::{
-    accounts::{AccountsError, Approval, write_now},
-    clock::unix_ms,
-};
+use crate::accounts::{AccountsError, Approval, write_now};
 
 struct Stopped {
     _lock: DirectoryLock,
@@ -53,7 +51,7 @@ pub fn import(
     let stopped = open(directory)?;
     let file = AccountsJson::of(directory);
     let bytes = match from {
-        Some(path) => fs::read(path).map_err(AccountsError::io("read", path))?,
+        Some(path) => fs::read(path).map_err(FileError::of("read", path))?,
         None => file
             .read()?
             .ok_or_else(|| AccountsError::Missing(file.path()))?,

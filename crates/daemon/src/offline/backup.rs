@@ -7,7 +7,10 @@ use std::{
     sync::mpsc,
 };
 
-use evidenceos_driver::mailbox::{CopyNews, CopyOrder, Mailbox};
+use evidenceos_driver::{
+    clock::unix_ms,
+    mailbox::{CopyNews, CopyOrder, Mailbox},
+};
 use evidenceos_store::{
     StoreError,
     backup::{self, Manifest, Progress, Report, Stage},
@@ -16,7 +19,6 @@ use evidenceos_store::{
 
 use super::error::BackupError;
 use crate::{
-    clock::unix_ms,
     control::{self, ControlError},
     terminal,
 };
@@ -113,7 +115,7 @@ fn ask(
 ) -> Result<Manifest, BackupError> {
     control::back_up(data_directory, destination, follow).map_err(|error| match error {
         // A daemon that starts, and `fsck`, hold the directory and have no socket.
-        source @ (ControlError::Io { .. } | ControlError::NobodyAnswers { .. }) => {
+        source @ (ControlError::Io(_) | ControlError::NobodyAnswers { .. }) => {
             BackupError::Deaf { held, source }
         }
         error => error.into(),

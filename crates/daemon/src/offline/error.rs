@@ -3,11 +3,12 @@
 use std::{io, path::PathBuf};
 
 use evidenceos_driver::mailbox::CopyError;
+use evidenceos_notary::fetch::FetchError;
 use evidenceos_store::StoreError;
 use evidenceos_tlog::{BundleId, TileError};
 use thiserror::Error;
 
-use crate::{control::ControlError, fetch::FetchError};
+use crate::control::ControlError;
 
 /// Why there is no backup, or nothing was restored.
 #[derive(Debug, Error)]

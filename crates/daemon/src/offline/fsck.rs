@@ -3,16 +3,13 @@
 use std::{io::IsTerminal as _, process::ExitCode};
 
 use evidenceos_keys::{Directory, KeyError, KeyId, Ring, secrets};
+use evidenceos_notary::KeySource;
 use evidenceos_store::{
     fsck::{self, Finding, Report},
     lock::DirectoryLock,
 };
 
-use crate::{
-    assemble::StartError,
-    config::{Config, KeySource},
-    terminal,
-};
+use crate::{assemble::StartError, config::Config, terminal};
 
 /// Exit status where something is wrong.
 const FINDINGS: u8 = 1;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use evidenceos_driver::Alone;
 use evidenceos_kernel::{continuity::KnownTree, log_key::LogKey};
+use evidenceos_notary::anchors::{self, AnchorError, Anchoring, Anchors, Clearance, Own};
 use evidenceos_store::{
     self as store, Found, Head, Rows, StoreEngine, StoreError,
     facts::{Fact, Facts},
@@ -14,9 +15,8 @@ use evidenceos_tlog::Tree;
 use tokio::runtime::Handle;
 
 use crate::{
-    anchors::{self, AnchorError, Anchors, Own, Verdict},
     assemble::{StartError, data::note_backup, entries::former_origins},
-    config::{Anchoring, Config},
+    config::Config,
 };
 
 /// A stopped data directory, opened to work on its log.
@@ -78,7 +78,7 @@ impl Opened {
     /// are gone, as on another machine, takes the directory beside the data directory.
     pub fn anchors(&self, config: &Config, runtime: &Handle) -> Result<Anchors, AnchorError> {
         let state = || Arc::new(anchors::State::default());
-        let anchors = Anchors::new(config, &self.facts, runtime, state())?;
+        let anchors = Anchors::new(&config.anchoring(), &self.facts, runtime, state())?;
         let origin = self.origin();
         if config.anchors != Anchoring::Default || anchors.any_answers(origin) {
             return Ok(anchors);
@@ -87,14 +87,14 @@ impl Opened {
             anchors: None,
             ..self.facts.clone()
         };
-        Anchors::new(config, &nowhere, runtime, state())
+        Anchors::new(&config.anchoring(), &nowhere, runtime, state())
     }
 
     /// Whether the anchors agree with what is here.
     ///
     /// # Errors
     /// As [`Anchors::compare`].
-    pub fn compare(&self, anchors: &Anchors) -> Result<Verdict, AnchorError> {
+    pub fn compare(&self, anchors: &Anchors) -> Result<Clearance, AnchorError> {
         let former = former_origins(&*self.readers, &self.facts)?;
         anchors.compare(&Own {
             origin: self.origin(),

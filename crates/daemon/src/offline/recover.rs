@@ -1,6 +1,6 @@
 //! `log recover`: bringing back what was signed, byte for byte.
 
-use evidenceos_driver::OwnWork;
+use evidenceos_driver::{OwnWork, clock::unix_ms};
 use evidenceos_failpoint::{self as failpoint, Point};
 use evidenceos_kernel::{
     command::LogCommand,
@@ -8,8 +8,12 @@ use evidenceos_kernel::{
     log_key::{KeyRotated, LogKey},
     record,
 };
+use evidenceos_notary::{
+    anchors::Tip,
+    keys::{LogKeyError, LogKeys, verifier},
+};
 use evidenceos_store::{Head, Rows, StoreError, facts::Fact};
-use evidenceos_tlog::{Checkpoint, Hash, Note, SignedCheckpoint, leaf_hash};
+use evidenceos_tlog::{Checkpoint, Hash, Note, SignedCheckpoint, Tree, leaf_hash};
 use tokio::runtime::Handle;
 
 use super::{
@@ -19,11 +23,8 @@ use super::{
     warn, with_runtime,
 };
 use crate::{
-    anchors::Tip,
     assemble::{StartError, own},
-    clock::unix_ms,
     config::Config,
-    keys::{LogKeyError, LogKeys, verifier},
     terminal,
 };
 
@@ -87,25 +88,14 @@ pub fn recover(config: &Config, from: &str, runtime: &Handle) -> Result<Recovere
         lost_holdouts: Vec::new(),
         warnings: Vec::new(),
     };
-    let mut next = own;
-    while next < size {
-        // The source is read a second time, since all that is missing may not fit into memory.
-        let entries = source.bundle(next / WIDTH, size, runtime)?;
-        let entries = entries[(next % WIDTH) as usize..].to_vec();
-        let count = entries.len() as u64;
-        let last = next + count == size;
-        failpoint::pass(Point::LogRecoverMid);
-        append(
-            &mut opened,
-            entries,
-            &missing.leaves[(next - own) as usize..],
-            // Only the last part has a head: one over an earlier part would be a head that the log
-            // never had.
-            last.then(|| head.clone()),
-            &mut recovered,
-        )?;
-        next += count;
-    }
+    append_all(
+        &mut opened,
+        &source,
+        &missing,
+        &head,
+        &mut recovered,
+        runtime,
+    )?;
     let anchors = opened.anchors(config, runtime)?;
     anchors.make_written();
     match anchors.remember(&Tip::from(&head)) {
@@ -116,6 +106,38 @@ pub fn recover(config: &Config, from: &str, runtime: &Handle) -> Result<Recovere
         Err(error) => recovered.warnings.push(error.to_string()),
     }
     Ok(recovered)
+}
+
+/// Appends what is missing, a bundle at a time. The source is read a second time, since all of it may
+/// not fit into memory.
+fn append_all(
+    opened: &mut Opened,
+    source: &Source,
+    missing: &Missing,
+    head: &Head,
+    recovered: &mut Recovered,
+    runtime: &Handle,
+) -> Result<(), StartError> {
+    let (own, size) = (opened.alone.tree().size(), head.size);
+    let mut next = own;
+    while next < size {
+        let entries = source.bundle(next / WIDTH, size, runtime)?;
+        let entries = entries[(next % WIDTH) as usize..].to_vec();
+        let count = entries.len() as u64;
+        let last = next + count == size;
+        failpoint::pass(Point::LogRecoverMid);
+        append(
+            opened,
+            entries,
+            &missing.leaves[(next - own) as usize..],
+            // Only the last part has a head: one over an earlier part would be a head that the log
+            // never had.
+            last.then(|| head.clone()),
+            recovered,
+        )?;
+        next += count;
+    }
+    Ok(())
 }
 
 fn parse(note: &[u8]) -> Option<Checkpoint> {
@@ -147,23 +169,16 @@ fn checked(
     while tree.size() < checkpoint.size() {
         let entries = source.bundle(tree.size() / WIDTH, checkpoint.size(), runtime)?;
         for entry in &entries[(tree.size() % WIDTH) as usize..] {
-            if let Ok(KeyRotated { signed, .. }) = KeyRotated::parse(entry) {
-                let link = &signed.link;
-                let follows = link.old_public_key == key.public_key
-                    && link.tree_size == tree.size()
-                    && link.root == tree.root().0
-                    && verifier(&link.origin, &link.old_public_key)
-                        .verify_bytes(link.digest().as_bytes(), &signed.old_signature);
-                if !follows {
-                    return Err(StartError::refused(
+            if let Ok(rotated) = KeyRotated::parse(entry) {
+                key = next_key(&rotated, &key, &tree).ok_or_else(|| {
+                    StartError::refused(
                         format!(
                             "{source} passes the log on to another key at entry {} without the signature of the one before; it is not this log",
                             tree.size()
                         ),
                         "name a copy of this very log",
-                    ));
-                }
-                key = LogKey::new(link.new_public_key, tree.size() + 1);
+                    )
+                })?;
             }
             let leaf = leaf_hash(entry);
             leaves.push(leaf);
@@ -194,6 +209,17 @@ fn checked(
     Ok(Missing { leaves, key })
 }
 
+/// The key that an entry passes the log on to, if the key before it signed that over this very tree.
+fn next_key(rotated: &KeyRotated, before: &LogKey, tree: &Tree) -> Option<LogKey> {
+    let link = &rotated.signed.link;
+    let follows = link.old_public_key == before.public_key
+        && link.tree_size == tree.size()
+        && link.root == tree.root().0
+        && verifier(&link.origin, &link.old_public_key)
+            .verify_bytes(link.digest().as_bytes(), &rotated.signed.old_signature);
+    follows.then(|| LogKey::new(link.new_public_key, tree.size() + 1))
+}
+
 fn signer(
     config: &Config,
     opened: &Opened,
@@ -205,7 +231,7 @@ fn signer(
         key_id: missing.key.id,
         ..opened.head.clone()
     };
-    let keys = LogKeys::find(config, Some(&newest), runtime)?;
+    let keys = LogKeys::find(&config.log_keys(), Some(&newest), runtime)?;
     if keys.signer.public_key() == missing.key.public_key {
         return Ok(keys);
     }

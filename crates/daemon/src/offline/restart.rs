@@ -13,18 +13,20 @@ use evidenceos_kernel::{
     record,
     state::Resident,
 };
+use evidenceos_notary::{
+    anchors::{self, AnchorError, Anchors, Clearance, Tip},
+    keys::{LogKeys, LogSigner},
+};
 use evidenceos_store::facts::Fact;
 use tokio::runtime::Handle;
 
 use super::{error::ChargeError, failed, opened::Opened, warn, with_runtime};
 use crate::{
-    anchors::{self, AnchorError, Anchors, Tip, Verdict},
     assemble::{
         StartError,
         own::{self, Signing},
     },
     config::Config,
-    keys::{LogKeys, LogSigner},
     terminal,
 };
 
@@ -143,7 +145,7 @@ fn signer_so_far(
     what: &str,
     runtime: &Handle,
 ) -> Result<LogSigner, StartError> {
-    let keys = LogKeys::find(config, Some(&opened.head), runtime)?;
+    let keys = LogKeys::find(&config.log_keys(), Some(&opened.head), runtime)?;
     if keys.predecessor.is_some() {
         return Err(StartError::refused(
             "another key is chosen than the one that signed so far",
@@ -173,8 +175,8 @@ pub fn carry_on(config: &Config, because: &str, runtime: &Handle) -> Result<Cont
     let mut opened = Opened::open(config)?;
     // Those that are remembered too, and not only those that will be: whichever answers counts.
     let state = Arc::new(anchors::State::default());
-    let remembered = Anchors::new(config, &opened.facts, runtime, state)?;
-    if may_be_newest(opened.compare(&remembered)?)? == Verdict::Free {
+    let remembered = Anchors::new(&config.anchoring(), &opened.facts, runtime, state)?;
+    if may_be_newest(opened.compare(&remembered)?)? == Clearance::Free {
         return Err(StartError::refused(
             "nothing needs to be stated: the directory was not restored, and its anchors do not disagree",
             "start the daemon",
@@ -215,10 +217,10 @@ pub fn carry_on(config: &Config, because: &str, runtime: &Handle) -> Result<Cont
 }
 
 /// What can be stated: no anchor knows that it is wrong.
-fn may_be_newest(verdict: Verdict) -> Result<Verdict, AnchorError> {
+fn may_be_newest(verdict: Clearance) -> Result<Clearance, AnchorError> {
     match verdict {
-        Verdict::Past(what) => Err(AnchorError::Contradicted(what)),
-        Verdict::Free | Verdict::Held(_) => Ok(verdict),
+        Clearance::Past(what) => Err(AnchorError::Contradicted(what)),
+        Clearance::Free | Clearance::Held(_) => Ok(verdict),
     }
 }
 

@@ -2,11 +2,11 @@
 
 use std::{fs, io, path::PathBuf};
 
+use evidenceos_notary::fetch::{self, Trust};
 use evidenceos_tlog::{BundleId, tile::decode_entries};
 use tokio::runtime::Handle;
 
 use super::error::SourceError;
-use crate::fetch::{self, Trust};
 
 /// Entries in a bundle.
 pub const WIDTH: u64 = 256;

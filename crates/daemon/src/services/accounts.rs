@@ -2,6 +2,9 @@
 
 use std::sync::Arc;
 
+use evidenceos_access::Owners;
+use evidenceos_access::Principal;
+use evidenceos_driver::clock::Clock;
 use evidenceos_kernel::{
     account::{Account, Accounting, Totals},
     command::{Command, CreditCommand, Reply, Stamp},
@@ -15,7 +18,7 @@ use tokio::sync::{
 };
 
 use super::{Error, ShownRows, Writer, writer::unexpected};
-use crate::{accounts::shows_all, auth::Principal, clock::Clock, keys::Keys};
+use crate::accounts::shows_all;
 
 /// Accounts in one message of a watch.
 const PAGE: usize = 256;
@@ -29,7 +32,7 @@ pub struct Accounts {
     /// The committed rows that replies are made from.
     pub rows: ShownRows,
     /// What makes tags of names.
-    pub keys: Arc<Keys>,
+    pub owners: Arc<Owners>,
     /// The time that decisions are made at.
     pub clock: Arc<Clock>,
     /// What new accounts start with.
@@ -242,7 +245,7 @@ impl Accounts {
                 "must be 1 to 256 bytes of text without control characters",
             ));
         }
-        Ok(self.keys.owner_tag(name))
+        Ok(self.owners.tag(name))
     }
 
     /// Whose account a caller asks for; an empty name is the caller's own.

@@ -1,15 +1,13 @@
 //! What is fixed of each holdout, by id and by name. Its meters are read from the store.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, PoisonError, RwLock},
-};
+use std::{collections::HashMap, sync::Arc};
 
 use evidenceos_kernel::{
     holdout::{Holdout, HoldoutStatus},
     id::{Digest, HoldoutId},
     refusal::Refusal,
 };
+use parking_lot::RwLock;
 
 /// All holdouts, by name and by id.
 #[derive(Default)]
@@ -36,10 +34,7 @@ impl Catalog {
     /// Adds a holdout, or what has changed of one.
     pub fn add(&self, holdout: &Holdout) {
         let shared = Arc::new(holdout.clone());
-        let mut holdouts = self
-            .holdouts
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut holdouts = self.holdouts.write();
         // A withdrawn holdout keeps its name only until another one takes it.
         let named = holdouts.by_name.entry(holdout.reference.clone());
         if holdout.status == HoldoutStatus::Withdrawn {
@@ -55,7 +50,7 @@ impl Catalog {
     /// # Errors
     /// [`Refusal::UnknownHoldout`].
     pub fn find(&self, name: &str) -> Result<Arc<Holdout>, Refusal> {
-        let holdouts = self.holdouts.read().unwrap_or_else(PoisonError::into_inner);
+        let holdouts = self.holdouts.read();
         let id = HoldoutId::from_typed_hex(name).or_else(|| holdouts.by_name.get(name).copied());
         id.and_then(|id| holdouts.by_id.get(&id).cloned())
             .ok_or_else(|| Refusal::UnknownHoldout(name.to_owned()))
@@ -74,7 +69,7 @@ impl Catalog {
     /// Whether the labels of any holdout are public.
     #[must_use]
     pub fn has_opened(&self) -> bool {
-        let holdouts = self.holdouts.read().unwrap_or_else(PoisonError::into_inner);
+        let holdouts = self.holdouts.read();
         let mut all = holdouts.by_id.values();
         all.any(|holdout| holdout.status == HoldoutStatus::Opened)
     }
@@ -82,14 +77,14 @@ impl Catalog {
     /// A holdout by its id.
     #[must_use]
     pub fn by_id(&self, id: HoldoutId) -> Option<Arc<Holdout>> {
-        let holdouts = self.holdouts.read().unwrap_or_else(PoisonError::into_inner);
+        let holdouts = self.holdouts.read();
         holdouts.by_id.get(&id).cloned()
     }
 
     /// All, in the order of registration.
     #[must_use]
     pub fn all(&self) -> Vec<Arc<Holdout>> {
-        let holdouts = self.holdouts.read().unwrap_or_else(PoisonError::into_inner);
+        let holdouts = self.holdouts.read();
         let mut all: Vec<Arc<Holdout>> = holdouts.by_id.values().cloned().collect();
         all.sort_unstable_by_key(|holdout| holdout.seq);
         all

@@ -4,11 +4,11 @@
 
 mod modules;
 
-use std::{
-    num::NonZeroUsize,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{num::NonZeroUsize, sync::Arc};
 
+use evidenceos_access::Principal;
+use evidenceos_custody::Guests;
+use evidenceos_driver::clock::unix_ms;
 use evidenceos_kernel::{
     account::Accounting,
     claim::{Claim, ClaimState, ModuleFacts, Reason, Settlement, Terms},
@@ -21,6 +21,7 @@ use evidenceos_kernel::{
 use evidenceos_store::{Entry, Head};
 use evidenceos_tlog::Hash;
 use lru::LruCache;
+use parking_lot::Mutex;
 
 use self::modules::Modules;
 pub use self::modules::Offer;
@@ -31,7 +32,6 @@ use super::{
     rows::blocking,
     writer::unexpected,
 };
-use crate::{auth::Principal, clock::unix_ms, runner::Guests};
 
 /// Claims whose owners are remembered, in some 2 MiB.
 const KNOWN_CLAIMS: NonZeroUsize = NonZeroUsize::new(16_384).expect("not zero");
@@ -503,12 +503,12 @@ impl Default for KnownClaims {
 
 impl KnownClaims {
     fn get(&self, claim: &ClaimId) -> Option<OwnerTag> {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.0.lock();
         known.get(claim).copied()
     }
 
     fn add(&self, claim: ClaimId, owner: OwnerTag) {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.0.lock();
         known.put(claim, owner);
     }
 }

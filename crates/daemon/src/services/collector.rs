@@ -5,12 +5,13 @@
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, PoisonError, Weak, atomic::Ordering},
+    sync::{Arc, Weak, atomic::Ordering},
     time::{Duration, Instant},
 };
 
 use evidenceos_kernel::{account::Totals, bits::MicroBits, holdout::Holdout};
 use evidenceos_store::StoreError;
+use parking_lot::Mutex;
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeMetric as _},
@@ -18,7 +19,7 @@ use prometheus_client::{
 };
 
 use super::{Accounts, Server, Services, ShownRows};
-use crate::metrics::write::{counter, gauge};
+use evidenceos_telemetry::write::{counter, gauge};
 
 /// Holdouts that are shown one by one, the newest: what bounds the series of a server.
 const HOLDOUTS: usize = 1_000;
@@ -52,7 +53,7 @@ impl ServicesCollector {
 
     /// The newest meters that an anchor covers.
     fn meters(&self, rows: &ShownRows, holdouts: &[Arc<Holdout>]) -> Option<Arc<Meters>> {
-        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shown = self.shown.lock();
         match read_meters(rows, holdouts) {
             Ok(meters) => {
                 // What was read may follow from every entry up to here, so that this is asked after

@@ -5,12 +5,13 @@
 //! whatever comes of it. Modules that are kept ready need neither.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use evidenceos_driver::Allowance;
 use evidenceos_kernel::id::OwnerTag;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::Error;
 use crate::shares::{Most, Place, Shares, Whose};
@@ -70,7 +71,7 @@ impl Compiling {
     }
 
     fn spent(&self) -> MutexGuard<'_, Allowance<OwnerTag>> {
-        self.spent.lock().unwrap_or_else(PoisonError::into_inner)
+        self.spent.lock()
     }
 
     fn now_ms(&self) -> u64 {

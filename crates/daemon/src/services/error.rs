@@ -2,12 +2,11 @@
 
 use std::time::Duration;
 
+use evidenceos_custody::{HoldoutKeyError, VaultError};
 use evidenceos_driver::Failure;
 use evidenceos_kernel::refusal::Refusal;
 use evidenceos_store::{StoreError, log::LogError};
 use thiserror::Error;
-
-use crate::{holdout_keys::HoldoutKeyError, vault::VaultError};
 
 /// Why a call has no answer.
 #[derive(Debug, Error)]

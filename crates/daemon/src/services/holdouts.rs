@@ -6,6 +6,9 @@ mod rekey;
 use std::sync::Arc;
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
+use evidenceos_access::Owners;
+use evidenceos_access::Principal;
+use evidenceos_custody::{Binding, Guests, Items};
 use evidenceos_failpoint::{self as failpoint, Point};
 use evidenceos_kernel::{
     command::{Command, HoldoutCommand, Reply, Stamp},
@@ -19,12 +22,6 @@ pub use self::{
     rekey::Rekeying,
 };
 use super::{Catalog, Error, ShownRows, Writer, rows::blocking, writer::unexpected};
-use crate::{
-    auth::Principal,
-    keys::Keys,
-    runner::Guests,
-    vault::{Binding, Items},
-};
 
 /// How often a registration is tried again after another came in between.
 const REGISTRATION_TRIES: usize = 3;
@@ -34,7 +31,7 @@ pub struct Holdouts {
     writer: Arc<Writer>,
     rows: ShownRows,
     catalog: Arc<Catalog>,
-    keys: Arc<Keys>,
+    owners: Arc<Owners>,
     guests: Arc<Guests>,
     rekeying: tokio::sync::Mutex<Rekeying>,
 }
@@ -66,7 +63,7 @@ impl Holdouts {
         writer: Arc<Writer>,
         rows: ShownRows,
         catalog: Arc<Catalog>,
-        keys: Arc<Keys>,
+        owners: Arc<Owners>,
         guests: Arc<Guests>,
         rekeying: Rekeying,
     ) -> Self {
@@ -74,7 +71,7 @@ impl Holdouts {
             writer,
             rows,
             catalog,
-            keys,
+            owners,
             guests,
             rekeying: tokio::sync::Mutex::new(rekeying),
         }
@@ -107,14 +104,14 @@ impl Holdouts {
         principal.caller.must_operate()?;
         let stamp = key.map(|key| Stamp {
             key,
-            fingerprint: submission.fingerprint(&self.keys),
+            fingerprint: submission.fingerprint(&self.owners),
         });
         let submission = Arc::new(submission);
         for _ in 0..REGISTRATION_TRIES {
             let (holdouts, prepared) = (Arc::clone(self), Arc::clone(&submission));
             let (command, warnings) = blocking(move || {
                 let others = holdouts.catalog.all();
-                prepared.prepare(&holdouts.keys, &holdouts.guests.vault, &others)
+                prepared.prepare(&holdouts.owners, &holdouts.guests.vault, &others)
             })
             .await?;
             failpoint::pass(Point::HoldoutPutBlobBeforeRow);

@@ -7,12 +7,12 @@ use evidenceos_kernel::{
     id::{ClaimId, Digest},
     log_key::LogKey,
 };
+use evidenceos_notary::keys::{Keys, verifier};
 use evidenceos_store::{Head, log::LogView};
 use evidenceos_tlog::Hash;
 use tokio::sync::{mpsc, watch};
 
 use super::{Error, ShownRows, rows::blocking};
-use crate::keys::{Keys, verifier};
 
 /// Revocations in one page.
 const FEED_PAGE: usize = 1_000;

@@ -6,6 +6,9 @@
 
 use std::{sync::Arc, time::Duration};
 
+use evidenceos_access::Principal;
+use evidenceos_driver::clock::Clock;
+use evidenceos_gate::{probes::Probes, recorder::Recorder};
 use evidenceos_kernel::{
     decision::{DecisionId, DecisionRecord, Gate},
     id::Digest,
@@ -13,7 +16,6 @@ use evidenceos_kernel::{
 };
 
 use super::Error;
-use crate::{auth::Principal, clock::Clock, decisions::Recorder, probes::Probes};
 
 /// How long a frozen caller's refusal waits to be recorded.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -33,6 +35,36 @@ pub(super) struct Counted {
     pub(super) topic: Digest,
     /// Tells claims apart: equal claims have equal digests.
     pub(super) claim: Digest,
+}
+
+impl Counted {
+    /// What the log is told of it.
+    fn record(
+        &self,
+        principal: &Principal,
+        decided_unix_ms: u64,
+        decision: &str,
+        reason: &str,
+    ) -> DecisionRecord {
+        DecisionRecord {
+            id: DecisionId::default(),
+            gate: Gate::Claim,
+            decided_unix_ms,
+            owner: principal.caller.tag,
+            tool_name: self.method.to_owned(),
+            params_hash: self.claim,
+            session_hash: None,
+            agent_hash: None,
+            decision: decision.to_owned(),
+            reason: reason.to_owned(),
+            policies: Digest([0; 32]),
+            policy: None,
+            output_hash: None,
+            reply_receipt: None,
+            preflight_receipt: None,
+            salt: Default::default(),
+        }
+    }
 }
 
 impl Probing {
@@ -67,37 +99,15 @@ impl Probing {
         if principal.caller.operator {
             return Ok(());
         }
-        let first = |digest: &Digest| {
-            let mut bytes = [0; 8];
-            bytes.copy_from_slice(&digest.0[..8]);
-            u64::from_be_bytes(bytes)
-        };
         let observed = self.probes.observe(&Call {
             principal: principal.caller.tag,
             // Claims have no sessions: all of a caller's count together.
             operation: [0; 16],
-            topic: first(&call.topic),
-            hash: first(&call.claim),
+            topic: short(&call.topic),
+            hash: short(&call.claim),
         });
         let at = self.clock.now_unix_ms();
-        let record = |decision: &str, reason: &str| DecisionRecord {
-            id: DecisionId::default(),
-            gate: Gate::Claim,
-            decided_unix_ms: at,
-            owner: principal.caller.tag,
-            tool_name: call.method.to_owned(),
-            params_hash: call.claim,
-            session_hash: None,
-            agent_hash: None,
-            decision: decision.to_owned(),
-            reason: reason.to_owned(),
-            policies: Digest([0; 32]),
-            policy: None,
-            output_hash: None,
-            reply_receipt: None,
-            preflight_receipt: None,
-            salt: Default::default(),
-        };
+        let record = |decision, reason| call.record(principal, at, decision, reason);
         match observed.level {
             Level::Clean => Ok(()),
             Level::Throttle => Err(Error::Throttled {
@@ -121,4 +131,11 @@ impl Probing {
             }
         }
     }
+}
+
+/// The first bytes of a digest, to tell things apart.
+fn short(digest: &Digest) -> u64 {
+    let mut bytes = [0; 8];
+    bytes.copy_from_slice(&digest.0[..8]);
+    u64::from_be_bytes(bytes)
 }

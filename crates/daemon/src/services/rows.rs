@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
+use evidenceos_notary::release::Anchored;
 use evidenceos_store::Rows;
 
 use super::Error;
-use crate::release::Anchored;
 
 /// Rows, and how far they may be shown.
 #[derive(Clone)]

@@ -2,20 +2,19 @@
 
 use std::sync::Arc;
 
-use evidenceos_access::ClientCertificates;
+use evidenceos_access::{ClientCertificates, Principal};
+use evidenceos_custody::Guests;
+use evidenceos_driver::clock::Clock;
 use evidenceos_kernel::command::{Reply, ServerCommand};
+use evidenceos_notary::{
+    anchors::{self, Anchoring},
+    keys::Keys,
+};
 use evidenceos_sandbox::Walls;
 use evidenceos_store::Done;
 
 use super::{Error, Writer, writer::unexpected};
-use crate::{
-    anchors,
-    auth::Principal,
-    clock::Clock,
-    config::{Anchoring, Config},
-    keys::Keys,
-    runner::Guests,
-};
+use crate::config::Config;
 
 /// What can be asked of the server itself.
 pub struct Server {

@@ -5,10 +5,10 @@
 
 use std::{
     num::NonZeroUsize,
-    sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
+use evidenceos_access::Principal;
 use evidenceos_driver::{Answer, Call, Failure, ReplyTo, mailbox::Mailbox};
 use evidenceos_kernel::{
     claim::ClaimState,
@@ -17,16 +17,14 @@ use evidenceos_kernel::{
     refusal::Refusal,
     state::REQUEST_WINDOW_MS,
 };
+use evidenceos_notary::release::{Anchored, NotCovered};
 use evidenceos_store::Module;
 use lru::LruCache;
+use parking_lot::Mutex;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::oneshot;
 
 use super::Error;
-use crate::{
-    auth::Principal,
-    release::{Anchored, NotCovered},
-};
 
 /// Requests remembered by their ids, in some 8 MiB.
 const NAMED_REQUESTS: NonZeroUsize = NonZeroUsize::new(65_536).expect("not zero");
@@ -144,7 +142,7 @@ impl Default for NamedRequests {
 impl NamedRequests {
     /// Refuses a stamp whose key named another request within the time that requests are remembered.
     fn must_be_the_same(&self, stamp: &Stamp) -> Result<(), Refusal> {
-        let mut named = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut named = self.0.lock();
         let now = Instant::now();
         match named.get(&stamp.key) {
             Some(first) if now.duration_since(first.since) < REMEMBERED_FOR => {

@@ -6,9 +6,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use evidenceos_daemon::{
-    StartError,
-    policies::{self, Manifest, NO_POLICIES, Policies, PoliciesError, Verdict, preflight_input},
+use evidenceos_daemon::StartError;
+use evidenceos_gate::policies::{
+    self, Manifest, NO_POLICIES, Policies, PoliciesError, Verdict, preflight_input,
 };
 use evidenceos_kernel::{
     claim::PolicyCode, entry::Kind, in_force::PoliciesStated, record::Capsule,

@@ -3,7 +3,8 @@
 
 use std::time::Duration;
 
-use evidenceos_daemon::{Config, Running, clock::unix_ms, config::Settings};
+use evidenceos_daemon::{Config, Running, config::Settings};
+use evidenceos_driver::clock::unix_ms;
 use evidenceos_proto as wire;
 use sha2::{Digest as _, Sha256};
 use tokio::time::timeout;

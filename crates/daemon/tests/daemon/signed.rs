@@ -3,7 +3,8 @@
 
 mod once;
 
-use evidenceos_daemon::{Running, clock::unix_ms, config::Settings};
+use evidenceos_daemon::{Running, config::Settings};
+use evidenceos_driver::clock::unix_ms;
 use evidenceos_proto::{self as wire, evidence_os_client::EvidenceOsClient};
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::{Digest as _, Sha256};

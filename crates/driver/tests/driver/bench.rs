@@ -6,7 +6,7 @@ use std::{
 };
 
 use evidenceos_driver::{
-    Answer, Call, Done, Driver, Fatal, Finished, Input, Limits, Signing, Work,
+    Answer, Call, Driver, Fatal, Finished, Input, Limits, RunDone, Signing, Work,
 };
 pub(crate) use evidenceos_kernel::testing::{
     ENGINE, OPERATOR, commit, create, execute, seal, submitter,
@@ -259,14 +259,14 @@ impl Bench {
     pub(crate) fn finish_charged(&mut self, work: &Work, right: u64, charged: MicroBits) {
         let mut report = testing::report(right);
         report.answers.charged = charged;
-        let done = Done {
+        let done = RunDone {
             report: Box::new(report),
             trace: b"trace".to_vec(),
         };
         self.finish_as(work, Ok(done));
     }
 
-    pub(crate) fn finish_as(&mut self, work: &Work, result: Result<Done, String>) {
+    pub(crate) fn finish_as(&mut self, work: &Work, result: Result<RunDone, String>) {
         self.inputs.push(Input::Finished(Finished {
             holdout: work.holdout,
             number: work.number,

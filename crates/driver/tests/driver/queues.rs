@@ -35,7 +35,7 @@ fn drain(bench: &mut Bench) -> Vec<ClaimId> {
         }
         for work in works {
             started.push(work.claim.id);
-            let trapped = evidenceos_driver::Done {
+            let trapped = evidenceos_driver::RunDone {
                 report: Box::new(trapped()),
                 trace: b"trace".to_vec(),
             };
@@ -106,7 +106,7 @@ fn callers_who_go_away_while_they_wait_leave_no_trace() {
     flag.store(true, Ordering::Relaxed);
     bench.finish_as(
         &work,
-        Ok(evidenceos_driver::Done {
+        Ok(evidenceos_driver::RunDone {
             report: Box::new(trapped()),
             trace: b"trace".to_vec(),
         }),
@@ -274,7 +274,7 @@ fn going_one_by_one_keeps_the_order_of_the_queue() {
     bench.inject([Fault::Constraint]);
     bench.finish_as(
         &work,
-        Ok(evidenceos_driver::Done {
+        Ok(evidenceos_driver::RunDone {
             report: Box::new(trapped()),
             trace: b"trace".to_vec(),
         }),

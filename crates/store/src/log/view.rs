@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeSet, HashMap},
     fs,
     num::NonZeroUsize,
-    sync::{Arc, Mutex, OnceLock, PoisonError, RwLock},
+    sync::{Arc, OnceLock},
 };
 
 use evidenceos_tlog::{
@@ -12,6 +12,7 @@ use evidenceos_tlog::{
     root_at, tile::encode_hashes, verify_consistency, verify_inclusion,
 };
 use lru::LruCache;
+use parking_lot::{Mutex, RwLock};
 use thiserror::Error;
 
 use super::{Integrator, LogFiles, WIDTH};
@@ -109,31 +110,25 @@ impl LogView {
     /// The newest released head.
     #[must_use]
     pub fn released(&self) -> Released {
-        self.released
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.released.read().clone()
     }
 
     /// Shows a head that is durable, with the tiles that its batch completed.
     pub fn release(&self, released: Released, full: Vec<Tile>) {
         if !full.is_empty() {
-            let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut recent = self.recent.lock();
             for tile in full {
                 let key = (tile.id().level(), tile.id().index());
                 recent.insert(key, Arc::new(TileNodes::new(tile.hashes().to_vec())));
             }
         }
         // The head is shown after its tiles are there, since a proof over it may need them at once.
-        *self
-            .released
-            .write()
-            .unwrap_or_else(PoisonError::into_inner) = released;
+        *self.released.write() = released;
     }
 
     /// Notes that every full tile below a size is in a file.
     pub fn integrated(&self, size: u64) {
-        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut recent = self.recent.lock();
         recent.retain(|&(level, index), _| {
             let spanned = u64::from(level + 1) * 8;
             (index + 1)
@@ -229,10 +224,7 @@ impl LogView {
         if let Some(made) = make(&source) {
             return Ok(made);
         }
-        let touched = source
-            .tiles
-            .into_inner()
-            .unwrap_or_else(PoisonError::into_inner);
+        let touched = source.tiles.into_inner();
         for (level, index) in touched {
             self.repair(level, index, released.head.size)?;
         }
@@ -252,10 +244,7 @@ impl LogView {
             return Ok(());
         };
         // The file may have been put right since it was read.
-        self.nodes
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .pop(&(level, index));
+        self.nodes.lock().pop(&(level, index));
         if self.files.read_tile(id).ok().as_deref() == Some(hashes.as_slice()) {
             return Ok(());
         }
@@ -289,16 +278,11 @@ impl LogView {
 
     fn full_tile(&self, level: u8, index: u64) -> Result<Arc<TileNodes>, StoreError> {
         let key = (level, index);
-        let lock = |map: &Mutex<HashMap<_, Arc<TileNodes>>>| {
-            map.lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .get(&key)
-                .cloned()
-        };
+        let lock = |map: &Mutex<HashMap<_, Arc<TileNodes>>>| map.lock().get(&key).cloned();
         if let Some(nodes) = lock(&self.recent) {
             return Ok(nodes);
         }
-        let mut kept = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.nodes.lock();
         if let Some(nodes) = kept.get(&key) {
             return Ok(Arc::clone(nodes));
         }
@@ -310,7 +294,7 @@ impl LogView {
             what: "no such tile",
         })?;
         let nodes = Arc::new(TileNodes::new(self.files.read_tile(id)?));
-        kept = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
+        kept = self.nodes.lock();
         kept.put(key, Arc::clone(&nodes));
         Ok(nodes)
     }
@@ -343,10 +327,7 @@ impl TileSource for Touched<'_> {
         if let Some(edge) = self.released.edge(level, index) {
             return Ok(edge);
         }
-        self.tiles
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert((level, index));
+        self.tiles.lock().insert((level, index));
         self.view.full_tile(level, index)
     }
 }

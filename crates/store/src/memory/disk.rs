@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -16,6 +16,7 @@ use evidenceos_kernel::{
     id::{ClaimId, Digest, HoldoutId, OwnerTag},
 };
 use evidenceos_tlog::Hash;
+use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::{
     MemoryStore,
@@ -86,15 +87,11 @@ impl MemoryDisk {
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Committed> {
-        self.committed
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.committed.read()
     }
 
     fn write(&self) -> RwLockWriteGuard<'_, Committed> {
-        self.committed
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.committed.write()
     }
 }
 
@@ -103,8 +100,8 @@ impl MemoryDisk {
 pub struct MemoryBlobs(Mutex<HashMap<Digest, Vec<u8>>>);
 
 impl MemoryBlobs {
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Digest, Vec<u8>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> parking_lot::MutexGuard<'_, HashMap<Digest, Vec<u8>>> {
+        self.0.lock()
     }
 }
 
@@ -149,9 +146,7 @@ struct MemoryRows {
 
 impl MemoryRows {
     fn read(&self) -> RwLockReadGuard<'_, Committed> {
-        self.committed
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.committed.read()
     }
 }
 

@@ -3,10 +3,7 @@
 //! Every read is by key or one page of a scan, so that no read transaction lives long enough to
 //! keep the WAL from being reused.
 
-use std::{
-    path::Path,
-    sync::{Condvar, Mutex, PoisonError},
-};
+use std::path::Path;
 
 use evidenceos_kernel::{
     account::{Account, Totals},
@@ -16,6 +13,7 @@ use evidenceos_kernel::{
     id::{ClaimId, Digest, HoldoutId, OwnerTag},
 };
 use evidenceos_tlog::Hash;
+use parking_lot::{Condvar, Mutex};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::{read, schema};
@@ -63,7 +61,7 @@ impl SqliteRows {
     }
 
     fn lend(&self) -> Lent<'_> {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut idle = self.idle.lock();
         loop {
             match idle.pop() {
                 Some(connection) => {
@@ -72,12 +70,7 @@ impl SqliteRows {
                         readers: self,
                     };
                 }
-                None => {
-                    idle = self
-                        .returned
-                        .wait(idle)
-                        .unwrap_or_else(PoisonError::into_inner);
-                }
+                None => self.returned.wait(&mut idle),
             }
         }
     }
@@ -326,11 +319,7 @@ struct Lent<'r> {
 
 impl Drop for Lent<'_> {
     fn drop(&mut self) {
-        let mut idle = self
-            .readers
-            .idle
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut idle = self.readers.idle.lock();
         idle.extend(self.connection.take());
         self.readers.returned.notify_one();
     }

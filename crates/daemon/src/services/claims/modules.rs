@@ -1,11 +1,8 @@
 //! Modules on their way into the store: admitted, compiled once for each digest, made durable.
 
-use std::{
-    num::NonZeroUsize,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 
+use evidenceos_custody::Guests;
 use evidenceos_kernel::{
     account::Accounting,
     claim::Artifact,
@@ -16,12 +13,10 @@ use evidenceos_kernel::{
 use evidenceos_sandbox::{AdmitError, Prepared};
 use evidenceos_store::{MAX_ROW_BYTES, Module, ModuleBytes, Rows};
 use lru::LruCache;
+use parking_lot::Mutex;
 use prost::bytes::Bytes;
 
-use crate::{
-    runner::Guests,
-    services::{Error, compiling::Compiling, rows::blocking},
-};
+use crate::services::{Error, compiling::Compiling, rows::blocking};
 
 /// Above this many bytes even hashing a module is left to a thread that may block.
 const SMALL_MODULE: usize = 64 * 1_024;
@@ -104,7 +99,7 @@ impl Modules {
 
     /// Notes that a module is stored.
     pub fn is_stored(&self, hash: Digest) {
-        let mut stored = self.stored.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut stored = self.stored.lock();
         stored.put(hash, self.readers.blobs().releases());
     }
 
@@ -119,7 +114,7 @@ impl Modules {
         // Before the look: what is kept is not released.
         let kept = Some(blobs.keep(hash));
         let stored = {
-            let mut stored = self.stored.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut stored = self.stored.lock();
             stored.get(&hash).copied()
         };
         let bytes = if stored == Some(blobs.releases()) {

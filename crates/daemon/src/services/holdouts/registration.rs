@@ -5,6 +5,9 @@
 
 use std::{collections::HashSet, num::NonZero, sync::Arc, thread};
 
+use evidenceos_access::Owners;
+use evidenceos_custody::{Binding, Items, OpenHoldout, Vault, agreement};
+use evidenceos_driver::priority::yield_to_serving;
 use evidenceos_kernel::{
     bits::MicroBits,
     command::{Command, HoldoutCommand, PutHoldout},
@@ -16,13 +19,7 @@ use evidenceos_kernel::{
     split,
 };
 
-use crate::{
-    agreement,
-    keys::Keys,
-    priority::yield_to_serving,
-    services::Error,
-    vault::{Binding, Items, OpenHoldout, Vault},
-};
+use crate::services::Error;
 
 /// A holdout as it was sent, checked field by field.
 pub struct Submission {
@@ -118,14 +115,14 @@ impl AskedPolicy {
 
 impl Submission {
     /// Keyed, since a plain digest of labels would be an oracle about them.
-    pub fn fingerprint(&self, keys: &Keys) -> Fingerprint {
+    pub fn fingerprint(&self, owners: &Owners) -> Fingerprint {
         let mut content = self.content.clone();
         content.extend_from_slice(&self.labels);
         for unit in self.units.iter().flatten() {
             content.extend_from_slice(&unit.to_be_bytes());
         }
         content.extend(self.item_ids.iter().flatten());
-        Fingerprint::of(keys.keyed("put_holdout", &content).as_bytes())
+        Fingerprint::of(owners.keyed("put_holdout", &content).as_bytes())
     }
 
     /// Splits, commits to and stores the items; returns the command that registers them, and what
@@ -134,17 +131,17 @@ impl Submission {
     /// Blocking: a million items take a second.
     pub fn prepare(
         &self,
-        keys: &Keys,
+        owners: &Owners,
         vault: &Vault,
         others: &[Arc<Holdout>],
     ) -> Result<(Command, Vec<String>), Error> {
-        let labels_key = keys.keyed("labels", &self.labels);
+        let labels_key = owners.keyed("labels", &self.labels);
         let secret = evidenceos_keys::draw().map_err(|error| Error::Fault(error.to_string()))?;
         let items = Items {
             secret: *secret,
             labels: self.labels.clone(),
             units: self.units.clone(),
-            item_ids: keyed_ids(keys, &self.item_ids)?,
+            item_ids: keyed_ids(owners, &self.item_ids)?,
         };
         // Nothing is stored for items that are registered already.
         let compared = check_overlap(vault, &items, others, self.fresh_items)?;
@@ -195,12 +192,12 @@ impl Submission {
     }
 }
 
-fn keyed_ids(keys: &Keys, digests: &[[u8; 16]]) -> Result<Vec<[u8; 16]>, Error> {
+fn keyed_ids(owners: &Owners, digests: &[[u8; 16]]) -> Result<Vec<[u8; 16]>, Error> {
     let mut ids: Vec<[u8; 16]> = digests
         .iter()
         .map(|digest| {
             let mut short = [0; 16];
-            short.copy_from_slice(&keys.keyed("item", digest).0[..16]);
+            short.copy_from_slice(&owners.keyed("item", digest).0[..16]);
             short
         })
         .collect();

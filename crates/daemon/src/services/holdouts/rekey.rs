@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use evidenceos_access::Principal;
+use evidenceos_custody::{Binding, HoldoutKey, KeyShelf};
 use evidenceos_kernel::{
     command::{HoldoutCommand, Reply},
     holdout::HoldoutStatus,
@@ -9,12 +11,7 @@ use evidenceos_kernel::{
 };
 
 use super::Holdouts;
-use crate::{
-    auth::Principal,
-    holdout_keys::{HoldoutKey, KeyShelf},
-    services::{Error, rows::blocking, writer::unexpected},
-    vault::Binding,
-};
+use crate::services::{Error, rows::blocking, writer::unexpected};
 
 /// Each holdout's new blob.
 type Blobs = Vec<(HoldoutId, Digest)>;

@@ -1,0 +1,403 @@
+//! Has guests run, by a few threads of their own.
+//!
+//! A guest itself runs in a process of the sandbox's; the labels stay in this one, where
+//! `metered` answers its questions. The run's score is counted here, but what follows from
+//! it is decided by the writer when the run's turn to settle comes. Who watches runs, and may keep
+//! one from being judged, is an [`Overseer`].
+
+mod queue;
+
+use std::{
+    any::Any,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use evidenceos_driver::{
+    Finished, RunDone, Runner, Work, mailbox::Mailbox, priority::yield_to_serving,
+};
+use evidenceos_kernel::{
+    bits::MicroBits,
+    claim::{PolicyCode, Reason},
+    command::{RunEnd, RunReport},
+    id::{ClaimId, Digest, OwnerTag},
+    trace::{EMITTED, TracedAdmission, TracedEnd, TracedRun},
+};
+use evidenceos_sandbox::{AdmitError, End, HostFault, Limits, Prepared, Ran, Sandbox, TrapCause};
+use evidenceos_store::{MAX_ROW_BYTES, Rows};
+use queue::Queue;
+
+use crate::{
+    metered::Metered,
+    vault::{Binding, Vault},
+};
+
+/// How long a run that the host failed waits until it is begun again: the first time, and at most.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(10));
+
+/// What watches runs, and may keep one from being judged.
+pub trait Overseer: Send + Sync {
+    /// A run needed its module, which was compiled already or was not.
+    fn needed_module(&self, was_compiled: bool);
+
+    /// Whether a run that has ended, and could be judged, must not be. Asked before the sealed part
+    /// is looked at, so that the answer says nothing about it.
+    fn veto(&self, ended: &Ended<'_>) -> Option<Vetoed>;
+
+    /// A run of a claim has ended, in so much time.
+    fn ran(&self, claim: ClaimId, ran: &Ran, took: Duration, veto: Option<Vetoed>);
+}
+
+/// A run that has ended and could be judged.
+pub struct Ended<'r> {
+    /// What was run.
+    pub work: &'r Work,
+    /// How it went.
+    pub ran: &'r Ran,
+    /// What the guest emitted.
+    pub output: &'r [u8],
+    /// What its answers are charged.
+    pub charged: MicroBits,
+}
+
+/// A run is not judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Vetoed {
+    /// Why, as the settlement says.
+    pub code: PolicyCode,
+    /// Only for now.
+    pub deferred: bool,
+}
+
+/// What running a guest needs.
+pub struct Guests {
+    /// Runs modules in processes of their own.
+    pub sandbox: Sandbox,
+    /// Decrypts the holdouts' labels.
+    pub vault: Vault,
+    /// Connections that read modules, and the blobs.
+    pub readers: Arc<dyn Rows>,
+    /// What watches runs.
+    pub overseer: Arc<dyn Overseer>,
+}
+
+/// Threads that have guests run.
+pub struct Pool {
+    guests: Arc<Guests>,
+    queue: Arc<Queue<OwnerTag, Queued>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// A run that waits for a thread.
+struct Queued {
+    work: Work,
+    /// How often the host has failed it.
+    failed: u32,
+}
+
+impl Pool {
+    /// Starts threads for `share` runs of each principal at a time, and for as many beside them;
+    /// they end when the pool is dropped, which ends what runs.
+    ///
+    /// # Errors
+    /// Where a thread cannot be started.
+    pub fn start(guests: &Arc<Guests>, mailbox: &Mailbox, share: usize) -> std::io::Result<Self> {
+        let mut pool = Self {
+            guests: Arc::clone(guests),
+            queue: Arc::new(Queue::new(share)),
+            threads: Vec::new(),
+        };
+        for number in 0..2 * share {
+            let (guests, mailbox, queue) =
+                (Arc::clone(guests), mailbox.clone(), Arc::clone(&pool.queue));
+            let thread = thread::Builder::new()
+                .name(format!("guest-{number}"))
+                .spawn(move || run_all(&guests, &mailbox, &queue))?;
+            pool.threads.push(thread);
+        }
+        Ok(pool)
+    }
+}
+
+impl Runner for Pool {
+    fn start(&self, work: Work) {
+        let owner = work.claim.terms.owner;
+        self.queue.put(owner, Queued { work, failed: 0 });
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.queue.close();
+        // Nobody settles what still runs, and whoever stops the daemon waits for its last thread.
+        self.guests.sandbox.end();
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn run_all(guests: &Guests, mailbox: &Mailbox, queue: &Queue<OwnerTag, Queued>) {
+    yield_to_serving();
+    while let Some((owner, next)) = queue.take() {
+        let work = &next.work;
+        // A panic of ours must not take the holdout's queue with it.
+        let result = catch_unwind(AssertUnwindSafe(|| guests.run(work)))
+            .unwrap_or_else(|panic| Err(Fault::Host(panic_message(panic.as_ref()))));
+        // The thread is given back before any pause: a run that waits must not use up its
+        // principal's share.
+        queue.done(owner);
+        let result = match result {
+            Ok(done) => Ok(done),
+            Err(Fault::Child(died)) => Err(died),
+            Err(Fault::Host(fault)) => {
+                tracing::error!(claim = %work.claim.id, fault, before = next.failed, "the host failed a run; it will begin again");
+                let pause = PAUSES.0.saturating_mul(1 << next.failed.min(16));
+                let failed = next.failed + 1;
+                queue.put_later(owner, Queued { failed, ..next }, pause.min(PAUSES.1));
+                continue;
+            }
+        };
+        mailbox.finished(Finished {
+            holdout: work.holdout,
+            number: work.number,
+            result,
+        });
+    }
+}
+
+/// Why a run has no result.
+enum Fault {
+    /// The process that ran it died: it may be the guest's doing, and counts.
+    Child(String),
+    /// Anything else is the host's, and the run waits until the host can.
+    Host(String),
+}
+
+impl Fault {
+    fn host(error: impl ToString) -> Self {
+        Self::Host(error.to_string())
+    }
+}
+
+impl From<HostFault> for Fault {
+    fn from(fault: HostFault) -> Self {
+        if fault.while_running {
+            Self::Child(fault.message)
+        } else {
+            Self::Host(fault.message)
+        }
+    }
+}
+
+fn panic_message(panic: &(dyn Any + Send)) -> String {
+    let text = panic
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| panic.downcast_ref::<String>().cloned());
+    format!("a guest thread panicked: {}", text.unwrap_or_default())
+}
+
+impl Guests {
+    fn run(&self, work: &Work) -> Result<RunDone, Fault> {
+        let binding = Binding {
+            reference: &work.reference,
+            policy: &work.description.policy,
+        };
+        let holdout = self
+            .vault
+            .open(work.holdout, &work.blob, binding)
+            .map_err(Fault::host)?;
+        let module = self.module(work)?;
+        let run = self.traced(work)?;
+        let mut oracle = Metered::new(work, Arc::clone(&holdout), &run);
+        let started = Instant::now();
+        let ran = match module {
+            Ok(module) => self
+                .sandbox
+                .run(&module, &limits(work), work.apart, &mut oracle)?,
+            Err(cause) => not_run(cause),
+        };
+        let took = started.elapsed();
+        let judged = ran.judged.as_deref();
+        let answers = oracle.tally(ran.oracle_calls);
+        // Before the sealed part is looked at, so that a veto says nothing about it.
+        let veto = self.veto(work, &ran, answers.charged);
+        self.overseer.ran(work.claim.id, &ran, took, veto);
+        let trace = oracle.trace.finish(judged, &traced_end(&ran, veto));
+        let score = judged.filter(|_| veto.is_none()).map(|vector| {
+            holdout
+                .classes()
+                .score(vector, holdout.labels(), holdout.part_mask())
+        });
+        let (trace_hash, trace_len) = (Digest::of(&trace), trace.len() as u64);
+        let trace = self.kept_as_row(trace)?;
+        let report = RunReport {
+            end: end_of(ran.end, veto),
+            answers,
+            score,
+            fuel: ran.fuel_used,
+            pages: ran.memory_pages,
+            trace_hash,
+            trace_len,
+        };
+        Ok(RunDone {
+            report: Box::new(report),
+            trace,
+        })
+    }
+
+    /// A trace that is small enough for a row. A large one is a blob, which is durable before the
+    /// settlement that names it.
+    fn kept_as_row(&self, trace: Vec<u8>) -> Result<Vec<u8>, Fault> {
+        if trace.len() <= MAX_ROW_BYTES {
+            return Ok(trace);
+        }
+        self.readers.blobs().put(&trace).map_err(Fault::host)?;
+        Ok(Vec::new())
+    }
+
+    /// Which run it is, for its trace.
+    fn traced(&self, work: &Work) -> Result<TracedRun, Fault> {
+        let claim = &work.claim;
+        let commitment = claim.commitment.as_ref();
+        let commitment = commitment.ok_or_else(|| Fault::host(NO_MODULE))?;
+        Ok(TracedRun {
+            claim_id: claim.id,
+            owner_tag: claim.terms.owner,
+            wasm_hash: commitment.module.hash,
+            seal_hash: claim
+                .seal_hash
+                .ok_or_else(|| Fault::host("the claim is not sealed"))?,
+            number: work.number,
+            levels: claim.terms.levels,
+            alpha_micros: claim.terms.alpha_micros,
+            n_symbols: claim.terms.oracle_num_symbols,
+            engine: self.sandbox.engine_id().to_owned(),
+            admission: work.ended_before.map(|ended_before| TracedAdmission {
+                ended_before,
+                answers_reserved: work.allowance,
+                dependencies: commitment.capsules_of_parents(),
+            }),
+        })
+    }
+
+    /// Whether a run must not be judged. The overseer is asked about a run that could be, and about
+    /// no other.
+    fn veto(&self, work: &Work, ran: &Ran, charged: MicroBits) -> Option<Vetoed> {
+        let End::Emitted(output) = &ran.end else {
+            return None;
+        };
+        if ran.judged.is_none() || !work.claim.accepts_output(output) {
+            return None;
+        }
+        self.overseer.veto(&Ended {
+            work,
+            ran,
+            output,
+            charged,
+        })
+    }
+
+    /// The run's module, or how a run of a module ends that was admitted once, and that this
+    /// release does not compile.
+    fn module(&self, work: &Work) -> Result<Result<Arc<Prepared>, TrapCause>, Fault> {
+        let commitment = work.claim.commitment.as_ref();
+        let commitment = commitment.ok_or_else(|| Fault::host(NO_MODULE))?;
+        let hash = commitment.module.hash;
+        let prepared = self.sandbox.prepared(&hash.0);
+        self.overseer.needed_module(prepared.is_some());
+        if let Some(prepared) = prepared {
+            return Ok(Ok(prepared));
+        }
+        let bytes = self
+            .readers
+            .module(&hash)
+            .map_err(Fault::host)?
+            .ok_or_else(|| Fault::Host(format!("module {hash} is not in the store")))?;
+        match self.sandbox.prepare(&bytes) {
+            Ok(prepared) => Ok(Ok(prepared)),
+            Err(error @ AdmitError::Host(_)) => Err(Fault::host(error)),
+            // It would fail at every try, and the claims behind it would wait for ever: so the run
+            // ends as a trap.
+            Err(error) => {
+                tracing::warn!(claim = %work.claim.id, %error, "a claim's module was admitted once, and is not any more");
+                Ok(Err(TrapCause::OutOfMemory))
+            }
+        }
+    }
+}
+
+const NO_MODULE: &str = "the claim has no module";
+
+/// What a run may use.
+fn limits(work: &Work) -> Limits {
+    let terms = &work.claim.terms;
+    Limits {
+        fuel: work.claim.max_fuel(),
+        memory_bytes: terms.lane.max_memory_bytes(),
+        oracle_calls: terms.lane.max_oracle_calls(),
+        items: work.description.items,
+        epoch_size: terms.epoch_size,
+    }
+}
+
+/// The report of a run that never began.
+fn not_run(cause: TrapCause) -> Ran {
+    Ran {
+        end: End::Trapped(cause),
+        judged: None,
+        fuel_used: 0,
+        memory_pages: 0,
+        oracle_calls: 0,
+    }
+}
+
+fn end_of(end: End, veto: Option<Vetoed>) -> RunEnd {
+    match end {
+        End::Emitted(output) => match veto {
+            Some(Vetoed { code, deferred }) => RunEnd::Vetoed {
+                output,
+                code,
+                deferred,
+            },
+            None => RunEnd::Emitted(output),
+        },
+        End::NoOutput => RunEnd::NoOutput,
+        End::Trapped(cause) => RunEnd::Trapped(match cause {
+            TrapCause::Trap(_) => Reason::Trap,
+            TrapCause::OutOfFuel => Reason::OutOfFuel,
+            TrapCause::OutOfMemory => Reason::OutOfMemory,
+            TrapCause::InvalidVector => Reason::InvalidVector,
+            TrapCause::AllowanceExhausted => Reason::AllowanceExhausted,
+            TrapCause::TooManyCalls => Reason::TooManyCalls,
+            TrapCause::OutOfBounds => Reason::OutOfBounds,
+            TrapCause::EmittedTwice => Reason::EmittedTwice,
+            TrapCause::OutputTooLarge => Reason::InvalidOutput,
+            // Whatever else stops a guest is a trap of its own.
+            _ => Reason::Trap,
+        }),
+    }
+}
+
+/// How a run ended, for its trace.
+fn traced_end(ran: &Ran, veto: Option<Vetoed>) -> TracedEnd {
+    let (code, deferred) = match end_of(ran.end.clone(), veto) {
+        RunEnd::Vetoed { code, deferred, .. } => (code.get(), deferred),
+        RunEnd::Trapped(reason) => (reason.code(), false),
+        RunEnd::NoOutput => (Reason::NoOutput.code(), false),
+        RunEnd::Emitted(_) => (EMITTED, false),
+    };
+    TracedEnd {
+        code,
+        deferred,
+        fuel: ran.fuel_used,
+        asked: ran.oracle_calls,
+        output: match &ran.end {
+            End::Emitted(output) => output.clone(),
+            End::NoOutput | End::Trapped(_) => Vec::new(),
+        },
+    }
+}

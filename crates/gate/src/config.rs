@@ -1,0 +1,109 @@
+//! What the gate is told: what it takes for granted, how much it bears, what it remembers.
+
+use std::{collections::BTreeSet, num::NonZeroU32, time::Duration};
+
+use clap::ValueEnum;
+use evidenceos_access::Tokens;
+use evidenceos_kernel::probe::Rules;
+use serde::{Deserialize, Serialize};
+
+/// Tools that can do harm, unless others are named.
+const HIGH_RISK: [&str; 6] = [
+    "exec",
+    "shell.exec",
+    "fs.write",
+    "fs.delete_tree",
+    "email.send",
+    "payment.charge",
+];
+/// Seconds of a day.
+const DAY_S: u64 = 24 * 60 * 60;
+/// Decisions a second of one principal, unless another rate is named.
+const FIFTY: NonZeroU32 = NonZeroU32::new(50).expect("not zero");
+
+/// Which decisions are durable before they are answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DurableDecisions {
+    /// All of them.
+    All,
+    /// Those that stop something, and those about tools that can do harm.
+    Guarded,
+}
+
+/// The gate for agents.
+#[derive(Debug, Clone)]
+pub struct PreflightConfig {
+    /// The largest body of a tool call, in bytes.
+    pub max_body_bytes: usize,
+    /// A token that is needed on the HTTP port, beside or instead of other credentials.
+    pub token: Option<Tokens>,
+    /// Whether a tool that can do no harm is let through where nothing could be decided.
+    pub fail_open_for_low_risk: bool,
+    /// Tools that can do harm.
+    pub high_risk_tools: BTreeSet<String>,
+    /// How long a decision may take.
+    pub timeout: Duration,
+    /// Decisions a second of one principal; none: as many as it likes.
+    pub rate_limit: RateLimit,
+    /// Decisions a second of all together.
+    pub global_rate_limit: RateLimit,
+    /// Whether a `paramsHash` that is not ours is an error.
+    pub strict_hash: bool,
+    /// The longest output of a tool that is let through as it is, in bytes of JSON.
+    pub max_output_bytes: usize,
+    /// Characters that are shown of a longer one.
+    pub preview_chars: usize,
+    /// Which decisions are durable before they are answered.
+    pub durable: DurableDecisions,
+    /// How long records of decisions are kept.
+    pub keep: Duration,
+    /// When tool calls are probing.
+    pub probe_tool_calls: Rules,
+    /// When claims are probing; none: never.
+    pub probe_claims: Option<Rules>,
+    /// When a throttled caller may try again.
+    pub probe_retry_after: Duration,
+}
+
+/// How many a second.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RateLimit {
+    /// As many as there are.
+    Off,
+    /// So many, and as many at once.
+    PerSecond(NonZeroU32),
+    /// Nothing is let through.
+    Nothing,
+}
+
+impl Default for PreflightConfig {
+    /// What a gate does that is told nothing.
+    fn default() -> Self {
+        Self {
+            max_body_bytes: 16_384,
+            token: None,
+            fail_open_for_low_risk: true,
+            high_risk_tools: HIGH_RISK.map(str::to_owned).into(),
+            timeout: Duration::from_millis(120),
+            rate_limit: RateLimit::PerSecond(FIFTY),
+            global_rate_limit: RateLimit::Off,
+            strict_hash: false,
+            max_output_bytes: 4_096,
+            preview_chars: 256,
+            durable: DurableDecisions::Guarded,
+            keep: Duration::from_secs(30 * DAY_S),
+            probe_tool_calls: Rules::TOOL_CALLS,
+            probe_claims: Some(Rules::CLAIMS),
+            probe_retry_after: Duration::from_secs(3),
+        }
+    }
+}
+
+impl PreflightConfig {
+    /// Whether the HTTP port knows its callers by a token of its own.
+    #[must_use]
+    pub fn authenticates(&self) -> bool {
+        self.token.is_some()
+    }
+}

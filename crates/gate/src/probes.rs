@@ -1,0 +1,67 @@
+//! The detector of probing, for many threads: of tool calls at the gate, and of claims.
+//!
+//! It knows a principal by its tag and is bounded in how many it knows. Time is monotonic.
+
+use std::{num::NonZeroUsize, time::Instant};
+
+use evidenceos_kernel::probe::{Call, Detector, Observed, Rules, RulesError};
+use parking_lot::Mutex;
+
+/// Parts of the detector, each with a lock of its own.
+const SHARDS: usize = 16;
+/// Principals that the detector for tool calls remembers.
+const PRINCIPALS: usize = 32_768;
+/// Sessions that it remembers.
+const OPERATIONS: usize = 65_536;
+/// Principals whose claims are remembered.
+const CLAIMANTS: usize = 4_096;
+
+/// The detector, in parts, for many threads.
+pub struct Probes {
+    shards: Vec<Mutex<Detector>>,
+    started: Instant,
+    rules: Rules,
+}
+
+impl Probes {
+    /// A detector for tool calls.
+    ///
+    /// # Errors
+    /// Where the rules cannot be applied.
+    pub fn of_tool_calls(rules: Rules) -> Result<Self, RulesError> {
+        Self::new(rules, PRINCIPALS, OPERATIONS)
+    }
+
+    /// A detector for claims.
+    ///
+    /// # Errors
+    /// Where the rules cannot be applied.
+    pub fn of_claims(rules: Rules) -> Result<Self, RulesError> {
+        Self::new(rules, CLAIMANTS, CLAIMANTS)
+    }
+
+    fn new(rules: Rules, principals: usize, operations: usize) -> Result<Self, RulesError> {
+        let each = |of: usize| NonZeroUsize::new(of / SHARDS).unwrap_or(NonZeroUsize::MIN);
+        let shards = (0..SHARDS)
+            .map(|_| Detector::new(rules, each(principals), each(operations)).map(Mutex::new))
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            shards,
+            started: Instant::now(),
+            rules,
+        })
+    }
+
+    /// The rules that every shard counts by.
+    pub fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
+    /// Counts a call, now.
+    pub fn observe(&self, call: &Call) -> Observed {
+        let now_ms = self.started.elapsed().as_millis() as u64;
+        // A tag is part of a keyed digest, so that its first byte spreads principals evenly.
+        let shard = usize::from(call.principal.0[0]) % SHARDS;
+        self.shards[shard].lock().observe(now_ms, call)
+    }
+}

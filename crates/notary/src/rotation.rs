@@ -1,0 +1,118 @@
+//! How another key takes over the log while the daemon runs, and how a KMS signs heads meanwhile.
+//!
+//! An entry links the new key to the old by both signatures, and the first head that the new key
+//! signs covers that entry. While running, only keys in files can follow one another, since a KMS's
+//! key is named in the environment; at a start the keys may be in a KMS.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use evidenceos_driver::{RemoteSigner, clock::unix_ms, mailbox::Mailbox};
+use evidenceos_failpoint::{self as failpoint, Point};
+use evidenceos_keys::Ring;
+use evidenceos_tlog::Hash;
+use tokio::{runtime::Handle, time::Instant};
+
+use crate::{
+    ShownHead,
+    config::{KeyConfig, KeySource},
+    keys::{InMemory, Keys, LogKeyError, LogSigner},
+};
+
+/// A KMS signs a head at most this often: each costs two calls, which cost money.
+const REMOTE_INTERVAL: Duration = Duration::from_millis(500);
+/// How long a KMS that fails is left alone, at first and at most.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// Reads the key directory again and hands the writer the key that is to sign, if it is another.
+///
+/// # Errors
+/// Where the directory or a key in it cannot be used; the key that signs stays.
+pub fn reload(config: &KeyConfig, keys: &Keys, mailbox: &Mailbox) -> Result<(), LogKeyError> {
+    let KeySource::Files(asked) = &config.source else {
+        return Ok(());
+    };
+    let ring = Ring::open(&config.directory)?;
+    let current = keys.signer();
+    let current_id = evidenceos_keys::KeyId(current.key_id().0);
+    let chosen = ring.choose(*asked, Some(current_id))?;
+    if chosen == current_id {
+        return Ok(());
+    }
+    let next = LogSigner::local(current.origin(), &ring.seed(chosen)?)?;
+    if let Some(signer) = InMemory::of(&next) {
+        // The key is noted before the writer has it, which may report its first head at once.
+        keys.expect(next);
+        mailbox.follow(Box::new(signer));
+    }
+    Ok(())
+}
+
+/// Has heads signed by a KMS, one at a time, while the writer goes on.
+pub struct RemoteHeads {
+    signer: LogSigner,
+    mailbox: Mailbox,
+    runtime: Handle,
+    shown: Arc<ShownHead>,
+    failures: Arc<AtomicU32>,
+    not_before: Arc<parking_lot::Mutex<Instant>>,
+}
+
+impl RemoteHeads {
+    /// Heads of a log whose key is in a KMS.
+    #[must_use]
+    pub fn new(
+        signer: LogSigner,
+        mailbox: Mailbox,
+        runtime: Handle,
+        shown: Arc<ShownHead>,
+    ) -> Self {
+        Self {
+            signer,
+            mailbox,
+            runtime,
+            shown,
+            failures: Arc::default(),
+            not_before: Arc::new(parking_lot::Mutex::new(Instant::now())),
+        }
+    }
+}
+
+impl RemoteSigner for RemoteHeads {
+    fn start(&self, size: u64, root: Hash) {
+        self.shown.waits(unix_ms());
+        let (signer, mailbox) = (self.signer.clone(), self.mailbox.clone());
+        let failures = Arc::clone(&self.failures);
+        let begin = {
+            let mut not_before = self.not_before.lock();
+            let begin = (*not_before).max(Instant::now());
+            *not_before = begin + REMOTE_INTERVAL;
+            begin
+        };
+        self.runtime.spawn(async move {
+            tokio::time::sleep_until(begin).await;
+            match signer.sign_head(size, root).await {
+                Ok(head) => {
+                    failures.store(0, Ordering::Relaxed);
+                    failpoint::pass(Point::LogKmsSignedBeforeCommand);
+                    mailbox.signed(Ok(head));
+                }
+                Err(error) => {
+                    // More doublings would overflow, and are beyond the longest pause anyway.
+                    let before = failures.fetch_add(1, Ordering::Relaxed).min(16);
+                    let pause = FIRST_PAUSE.saturating_mul(1 << before).min(LONGEST_PAUSE);
+                    // The writer asks again as soon as it hears of the failure, so that the pause
+                    // comes first.
+                    tokio::time::sleep(pause).await;
+                    mailbox.signed(Err(error.to_string()));
+                }
+            }
+        });
+    }
+}
