@@ -109,23 +109,8 @@ pub(crate) fn second_reason(capsule: &Capsule) -> Option<Reason> {
 }
 
 fn check_outcome(capsule: &Capsule) -> Result<(), Fault> {
-    let codes = capsule.reason_codes.as_slice();
     let second = second_reason(capsule);
-    let fits = match capsule.outcome {
-        Outcome::Certified => codes == [Reason::Approved.code()],
-        Outcome::NotCertified => codes == [Reason::Rejected.code(), Reason::BelowThreshold.code()],
-        Outcome::Aborted => codes == [Reason::Rejected.code(), Reason::Aborted.code()],
-        Outcome::NotJudged => {
-            let by_policy = matches!(second, Some(Reason::Policy(_)));
-            let first = codes.first().copied();
-            // Only a policy can leave it to somebody else.
-            codes.len() == 2
-                && second.is_some_and(keeps_from_judging)
-                && (first == Some(Reason::Rejected.code())
-                    || by_policy && first == Some(Reason::Deferred.code()))
-        }
-    };
-    Check::Outcome.holds(fits, "reason_codes fit the outcome")?;
+    Check::Outcome.holds(reasons_fit(capsule), "reason_codes fit the outcome")?;
     Check::Price.holds(
         capsule.outcome != Outcome::NotJudged || capsule.ledger.price.get() == 0,
         "ledger.price_microbits is 0 for a claim that was not judged",
@@ -150,21 +135,7 @@ fn check_outcome(capsule: &Capsule) -> Result<(), Fault> {
                 && capsule.answers.by_symbol.is_empty(),
         "a claim that was aborted, or a duplicate, has no trace, no output, no fuel and no answers",
     )?;
-    let without_output = matches!(
-        second,
-        Some(
-            Reason::Trap
-                | Reason::OutOfFuel
-                | Reason::OutOfMemory
-                | Reason::InvalidVector
-                | Reason::AllowanceExhausted
-                | Reason::TooManyCalls
-                | Reason::OutOfBounds
-                | Reason::EmittedTwice
-                | Reason::NoOutput
-                | Reason::InvalidOutput
-        )
-    );
+    let without_output = second.is_some_and(leaves_no_output);
     Check::Outcome.holds(
         without_run
             || without_output == (capsule.structured_output_hash == digest_of_nothing()),
@@ -173,6 +144,43 @@ fn check_outcome(capsule: &Capsule) -> Result<(), Fault> {
     Check::Outcome.holds(
         without_run || capsule.trace_hash != digest_of_nothing(),
         "trace_hash_hex is that of a trace",
+    )
+}
+
+/// Whether the reasons of a capsule are some that its outcome can have.
+fn reasons_fit(capsule: &Capsule) -> bool {
+    let codes = capsule.reason_codes.as_slice();
+    let second = second_reason(capsule);
+    match capsule.outcome {
+        Outcome::Certified => codes == [Reason::Approved.code()],
+        Outcome::NotCertified => codes == [Reason::Rejected.code(), Reason::BelowThreshold.code()],
+        Outcome::Aborted => codes == [Reason::Rejected.code(), Reason::Aborted.code()],
+        Outcome::NotJudged => {
+            let by_policy = matches!(second, Some(Reason::Policy(_)));
+            let first = codes.first().copied();
+            // Only a policy can leave it to somebody else.
+            codes.len() == 2
+                && second.is_some_and(keeps_from_judging)
+                && (first == Some(Reason::Rejected.code())
+                    || by_policy && first == Some(Reason::Deferred.code()))
+        }
+    }
+}
+
+/// Whether a run that ended for this reason emitted nothing, or nothing that counts.
+fn leaves_no_output(reason: Reason) -> bool {
+    matches!(
+        reason,
+        Reason::Trap
+            | Reason::OutOfFuel
+            | Reason::OutOfMemory
+            | Reason::InvalidVector
+            | Reason::AllowanceExhausted
+            | Reason::TooManyCalls
+            | Reason::OutOfBounds
+            | Reason::EmittedTwice
+            | Reason::NoOutput
+            | Reason::InvalidOutput
     )
 }
 

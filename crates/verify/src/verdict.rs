@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashSet};
 use evidenceos_kernel::{
     claim::{Outcome, PolicyCode, Reason},
     id::Digest,
-    record::Capsule,
+    record::{AnswerTally, Capsule},
     trace::{self, EMITTED, Record, TracedEnd, TracedRun},
 };
 
@@ -106,78 +106,143 @@ fn check_answers(
     traced: &Traced<'_>,
 ) -> Result<Answers, OpeningFailure> {
     let (tally, check) = (&capsule.answers, Check::AnswersAgain);
-    let policy = &opened.registered.description.policy;
-    let has_answers = opened.registered.description.answer_items > 0;
-    let allowance = capsule.run.map(|run| run.answers_reserved.get());
-    let dearest = prices::dearest_answer(&policy.answer_prices, tally.n_symbols)
-        .ok_or(Fault::rule(check, "answers.n_symbols is an alphabet"))?;
-    let mut by_symbol = BTreeMap::new();
-    let mut questions = HashSet::new();
-    let (mut asked, mut replayed, mut free, mut charged) = (0u32, 0u32, 0u64, 0u64);
-    // The kernel admits a question at its dearest answer, before it reads a label.
-    let fits = |charged: u64| allowance.is_none_or(|most| charged.saturating_add(dearest) <= most);
+    let prices = &opened.registered.description.policy.answer_prices;
+    let mut counted = Counted {
+        check,
+        has_answers: opened.registered.description.answer_items > 0,
+        allowance: capsule.run.map(|run| run.answers_reserved.get()),
+        dearest: prices::dearest_answer(prices, tally.n_symbols)
+            .ok_or(Fault::rule(check, "answers.n_symbols is an alphabet"))?,
+        by_symbol: BTreeMap::new(),
+        questions: HashSet::new(),
+        asked: 0,
+        replayed: 0,
+        free: 0,
+        charged: 0,
+    };
     for record in traced.records {
+        counted.count(opened, tally.n_symbols, record)?;
+    }
+    let refused = second_reason(capsule) == Some(Reason::AllowanceExhausted);
+    counted.must_be(tally, refused)?;
+    let calls = u64::from(counted.asked) + u64::from(counted.replayed) + counted.free;
+    check_calls(capsule, calls)?;
+    Ok(Answers {
+        asked: counted.asked,
+        calls,
+    })
+}
+
+/// What the records of a trace come to, so far.
+struct Counted<'a> {
+    check: Check,
+    has_answers: bool,
+    /// Micro-bits that the run had for its questions; not known of a log of the first release.
+    allowance: Option<u64>,
+    /// Micro-bits of the dearest answer.
+    dearest: u64,
+    by_symbol: BTreeMap<u32, u32>,
+    questions: HashSet<&'a [u8]>,
+    asked: u32,
+    replayed: u32,
+    free: u64,
+    charged: u64,
+}
+
+impl<'a> Counted<'a> {
+    /// The kernel admits a question at its dearest answer, before it reads a label.
+    fn fits(&self) -> bool {
+        let needed = self.charged.saturating_add(self.dearest);
+        self.allowance.is_none_or(|most| needed <= most)
+    }
+
+    fn count(
+        &mut self,
+        opened: &Opened<'_>,
+        n_symbols: u32,
+        record: &'a Record,
+    ) -> Result<(), OpeningFailure> {
+        let check = self.check;
         match record {
             Record::Asked {
-                n_symbols,
+                n_symbols: alphabet,
                 symbol,
                 vector,
             } => {
-                check.equal("answers.n_symbols", tally.n_symbols, *n_symbols)?;
-                check.holds(
-                    has_answers,
-                    "a holdout without an answer part answers nothing",
-                )?;
-                check.holds(
-                    questions.insert(vector.as_slice()),
-                    "a question that was asked before is repeated free, and not charged again",
-                )?;
-                check.holds(
-                    fits(charged),
-                    "a question is answered only if its dearest answer fits the allowance",
-                )?;
-                let computed = score::answer(vector, &opened.labels, &opened.part, *n_symbols);
-                if computed != *symbol {
-                    return Err(OpeningFailure::Answer {
-                        question: asked,
-                        stated: *symbol,
-                        computed,
-                    });
-                }
-                *by_symbol.entry(*symbol).or_insert(0u32) += 1;
-                let price = prices::answer(&policy.answer_prices, *n_symbols, *symbol);
-                charged = charged.saturating_add(price.unwrap_or(dearest));
-                asked += 1;
+                check.equal("answers.n_symbols", n_symbols, *alphabet)?;
+                self.answer(opened, n_symbols, *symbol, vector)?;
             }
             Record::Replayed(first) => {
-                check.holds(*first < asked, "a replay repeats an earlier question")?;
-                replayed += 1;
+                check.holds(*first < self.asked, "a replay repeats an earlier question")?;
+                self.replayed += 1;
             }
             Record::Free(count) => {
                 check.holds(
-                    !has_answers && *count > 0 && free == 0,
+                    !self.has_answers && *count > 0 && self.free == 0,
                     "questions are free only without an answer part, and counted once",
                 )?;
-                free = u64::from(*count);
+                self.free = u64::from(*count);
             }
             Record::Judged(_) | Record::Run(_) | Record::End(_) => {}
         }
+        Ok(())
     }
-    let by_symbol: Vec<(u32, u32)> = by_symbol.into_iter().collect();
-    check.holds(
-        by_symbol == tally.by_symbol,
-        "answers.by_symbol counts the answers of the trace",
-    )?;
-    check.equal("answers.replayed", tally.replayed, replayed)?;
-    check.equal("answers.charged_microbits", tally.charged.get(), charged)?;
-    let refused = second_reason(capsule) == Some(Reason::AllowanceExhausted);
-    check.holds(
-        !refused || allowance.is_none() || !fits(charged),
-        "a question is refused only if its dearest answer does not fit the allowance",
-    )?;
-    let calls = u64::from(asked) + u64::from(replayed) + free;
-    check_calls(capsule, calls)?;
-    Ok(Answers { asked, calls })
+
+    fn answer(
+        &mut self,
+        opened: &Opened<'_>,
+        n_symbols: u32,
+        stated: u32,
+        vector: &'a [u8],
+    ) -> Result<(), OpeningFailure> {
+        let check = self.check;
+        check.holds(
+            self.has_answers,
+            "a holdout without an answer part answers nothing",
+        )?;
+        check.holds(
+            self.questions.insert(vector),
+            "a question that was asked before is repeated free, and not charged again",
+        )?;
+        check.holds(
+            self.fits(),
+            "a question is answered only if its dearest answer fits the allowance",
+        )?;
+        let computed = score::answer(vector, &opened.labels, &opened.part, n_symbols);
+        if computed != stated {
+            return Err(OpeningFailure::Answer {
+                question: self.asked,
+                stated,
+                computed,
+            });
+        }
+        *self.by_symbol.entry(stated).or_insert(0) += 1;
+        let prices = &opened.registered.description.policy.answer_prices;
+        let price = prices::answer(prices, n_symbols, stated).unwrap_or(self.dearest);
+        self.charged = self.charged.saturating_add(price);
+        self.asked += 1;
+        Ok(())
+    }
+
+    /// Whether the tally states this, and the run ended for want of bits only where they were spent.
+    fn must_be(&self, tally: &AnswerTally, refused: bool) -> Result<(), Fault> {
+        let check = self.check;
+        let by_symbol = self
+            .by_symbol
+            .iter()
+            .map(|(&symbol, &count)| (symbol, count));
+        check.holds(
+            by_symbol.eq(tally.by_symbol.iter().copied()),
+            "answers.by_symbol counts the answers of the trace",
+        )?;
+        check.equal("answers.replayed", tally.replayed, self.replayed)?;
+        let charged = tally.charged.get();
+        check.equal("answers.charged_microbits", charged, self.charged)?;
+        check.holds(
+            !refused || self.allowance.is_none() || !self.fits(),
+            "a question is refused only if its dearest answer does not fit the allowance",
+        )
+    }
 }
 
 /// A call that was not answered leaves no record: it is the last, and ended the run.

@@ -60,6 +60,28 @@ pub(super) fn reserve(
     bits: MicroBits,
 ) -> Result<Vec<Event>, Refusal> {
     let (account, mut events) = payer(stage, claim);
+    let (amount, max_fuel) = carried(stage, &account, claim, bits)?;
+    must_fit_budget(holdout, amount)?;
+    if amount > account.balance {
+        return Err(Refusal::Reserved { pool: Pool::Credit });
+    }
+    events.push(Event::CreditReserved {
+        owner: account.owner,
+        claim: claim.id,
+        amount,
+        max_fuel,
+    });
+    Ok(events)
+}
+
+/// The credit that a run sets aside, and the fuel it can burn for that: the worst case of its lane,
+/// or what its account carries.
+fn carried(
+    stage: &Stage<'_>,
+    account: &Account,
+    claim: &Claim,
+    bits: MicroBits,
+) -> Result<(u64, u64), Refusal> {
     let tariff = &stage.accounting().tariff;
     let (lane, cap) = (claim.terms.lane, claim.terms.access_credit);
     let pages = lane.max_memory_pages();
@@ -76,46 +98,39 @@ pub(super) fn reserve(
         module_bytes: module_bytes(claim),
     };
     let worst = tariff.charge(usage(lane.max_fuel()));
-    let (amount, max_fuel) = if worst <= carries {
-        (worst, lane.max_fuel())
-    } else {
-        match tariff.affordable_fuel(carries, usage(0)) {
-            // A run without fuel could only trap, and would be charged all the same.
-            Some(fuel) if fuel > 0 && carries > 0 => (carries, fuel.min(lane.max_fuel())),
-            _ => {
-                return Err(Refusal::InsufficientCredit {
-                    needed: tariff.charge(usage(1)),
-                    left: carries,
-                });
-            }
-        }
+    if worst <= carries {
+        return Ok((worst, lane.max_fuel()));
+    }
+    match tariff.affordable_fuel(carries, usage(0)) {
+        // A run without fuel could only trap, and would be charged all the same.
+        Some(fuel) if fuel > 0 && carries > 0 => Ok((carries, fuel.min(lane.max_fuel()))),
+        _ => Err(Refusal::InsufficientCredit {
+            needed: tariff.charge(usage(1)),
+            left: carries,
+        }),
+    }
+}
+
+/// What a holdout may burn of everybody's credit, if its operator has said so.
+fn must_fit_budget(holdout: &Holdout, amount: u64) -> Result<(), Refusal> {
+    let Some(budget) = holdout.narrower.credit else {
+        return Ok(());
     };
-    if let Some(budget) = holdout.narrower.credit {
-        // An operator may set the budget below what is burned already: then nothing is left.
-        let left = budget.saturating_sub(holdout.credit_burned);
-        // This refusal comes before the next one: a claim that no waiting helps must not wait.
-        if amount > left {
-            return Err(Refusal::HoldoutCreditExhausted {
-                needed: amount,
-                left,
-            });
-        }
-        if amount > left.saturating_sub(holdout.credit_reserved) {
-            return Err(Refusal::Reserved {
-                pool: Pool::HoldoutCredit,
-            });
-        }
+    // An operator may set the budget below what is burned already: then nothing is left.
+    let left = budget.saturating_sub(holdout.credit_burned);
+    // This refusal comes before the next one: a claim that no waiting helps must not wait.
+    if amount > left {
+        return Err(Refusal::HoldoutCreditExhausted {
+            needed: amount,
+            left,
+        });
     }
-    if amount > account.balance {
-        return Err(Refusal::Reserved { pool: Pool::Credit });
+    if amount > left.saturating_sub(holdout.credit_reserved) {
+        return Err(Refusal::Reserved {
+            pool: Pool::HoldoutCredit,
+        });
     }
-    events.push(Event::CreditReserved {
-        owner: account.owner,
-        claim: claim.id,
-        amount,
-        max_fuel,
-    });
-    Ok(events)
+    Ok(())
 }
 
 /// The length of the module that a claim was committed to.

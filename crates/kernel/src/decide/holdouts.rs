@@ -22,22 +22,13 @@ pub(crate) fn put(
         return Err(Refusal::HoldoutsChanged);
     }
     check(put)?;
-    if stage
-        .holdout_by_reference(&put.reference)
-        .is_some_and(|other| other.status != HoldoutStatus::Withdrawn)
-    {
-        return Err(Refusal::HoldoutExists(format!(
-            "a holdout named {:?} is registered already; a changed or fresh batch of items is a new holdout, under a new name",
-            put.reference
-        )));
-    }
+    must_be_a_new_name(stage, &put.reference)?;
     let replaced = withdrawal::replaced(stage, put.labels_key)?;
     let description = Description {
         replaces: replaced.map(|(withdrawn, _)| withdrawn),
         ..put.description.clone()
     };
-    let now = stage.now_unix_ms();
-    let registered = Registered::new(put.reference.clone(), description, now);
+    let registered = Registered::new(put.reference.clone(), description, stage.now_unix_ms());
     let entry = registered.to_bytes();
     // A registration that the log cannot hold must not charge other holdouts for a comparison.
     fits(&entry)?;
@@ -50,28 +41,10 @@ pub(crate) fn put(
         });
     }
     let holdout = Holdout {
-        seq: stage.counters().next_holdout_seq,
-        id: registered.id,
-        reference: registered.reference,
-        description: registered.description,
-        blob: put.blob,
-        labels_key: put.labels_key,
-        has_item_ids: put.has_item_ids,
-        status: HoldoutStatus::Registered,
-        registered_unix_ms: now,
         // The entries of the comparisons come first in this decision.
         index: stage.next_index() + comparison.entries.len() as u64,
-        answers: Meter::default(),
-        sealed: Meter::default(),
-        settled: 0,
-        certified: 0,
-        admitted: 0,
-        in_flight: Default::default(),
-        narrower: NarrowerBudgets::default(),
-        credit_burned: 0,
-        credit_reserved: 0,
         replaced: replaced.map_or(0, |(_, times)| times),
-        carried_on: false,
+        ..untouched(stage, put, registered)
     };
     let mut events = comparison.events;
     events.push(Event::HoldoutRegistered(Box::new(holdout.clone())));
@@ -88,6 +61,44 @@ pub(crate) fn put(
         entries,
         reply: Reply::Holdout(Box::new(holdout)),
     })
+}
+
+/// The name of a holdout that was withdrawn is free again.
+fn must_be_a_new_name(stage: &Stage<'_>, reference: &str) -> Result<(), Refusal> {
+    let other = stage.holdout_by_reference(reference);
+    if other.is_some_and(|other| other.status != HoldoutStatus::Withdrawn) {
+        return Err(Refusal::HoldoutExists(format!(
+            "a holdout named {reference:?} is registered already; a changed or fresh batch of items is a new holdout, under a new name"
+        )));
+    }
+    Ok(())
+}
+
+/// A holdout that replaces none and that nobody has asked yet, as if its entry came next.
+fn untouched(stage: &Stage<'_>, put: &PutHoldout, registered: Registered) -> Holdout {
+    Holdout {
+        seq: stage.counters().next_holdout_seq,
+        id: registered.id,
+        reference: registered.reference,
+        description: registered.description,
+        blob: put.blob,
+        labels_key: put.labels_key,
+        has_item_ids: put.has_item_ids,
+        status: HoldoutStatus::Registered,
+        registered_unix_ms: registered.registered_unix_ms,
+        index: stage.next_index(),
+        answers: Meter::default(),
+        sealed: Meter::default(),
+        settled: 0,
+        certified: 0,
+        admitted: 0,
+        in_flight: Default::default(),
+        narrower: NarrowerBudgets::default(),
+        credit_burned: 0,
+        credit_reserved: 0,
+        replaced: 0,
+        carried_on: false,
+    }
 }
 
 /// The public description is a log entry, and lists of answer prices are what makes it long.

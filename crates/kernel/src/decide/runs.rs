@@ -426,6 +426,29 @@ impl Verdict {
         }
     }
 
+    /// The evidence reached `level` of so many `levels`.
+    fn certified(holdout: &Holdout, terms: &SettlementTerms, levels: u8, level: u8) -> Self {
+        let policy = &holdout.description.policy;
+        Self {
+            outcome: Outcome::Certified,
+            reasons: vec![Reason::Approved],
+            // The price is that of the node at which the threshold was computed, before this
+            // settlement counts.
+            price: policy.settlement_prices.level_price(
+                holdout.settled,
+                holdout.certified,
+                levels,
+                level,
+            ),
+            e_value_log2: Some(price::released_log2(
+                terms.alpha_micros,
+                terms.divisor,
+                level,
+                policy.level_width,
+            )),
+        }
+    }
+
     /// A policy keeps the sealed part from being looked at.
     fn vetoed(code: PolicyCode, deferred: bool) -> Self {
         let general = if deferred {
@@ -480,24 +503,7 @@ fn judge(
     let policy = &description.policy;
     let levels = claim.terms.levels;
     match price::level_reached(evidence, terms.threshold, policy.level_width, levels) {
-        Some(level) => Verdict {
-            outcome: Outcome::Certified,
-            reasons: vec![Reason::Approved],
-            // The price is that of the node at which the threshold was computed, before this
-            // settlement counts.
-            price: policy.settlement_prices.level_price(
-                holdout.settled,
-                holdout.certified,
-                levels,
-                level,
-            ),
-            e_value_log2: Some(price::released_log2(
-                terms.alpha_micros,
-                terms.divisor,
-                level,
-                policy.level_width,
-            )),
-        },
+        Some(level) => Verdict::certified(holdout, terms, levels, level),
         None => Verdict {
             outcome: Outcome::NotCertified,
             reasons: vec![Reason::Rejected, Reason::BelowThreshold],

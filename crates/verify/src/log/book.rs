@@ -556,16 +556,7 @@ impl Book {
             .map(|end| end.after)
             .unwrap_or_default();
         let all = self.ends.last().map(|end| end.after).unwrap_or_default();
-        let own = self
-            .owners
-            .get(&capsule.owner_tag)
-            .map_or(&[][..], Vec::as_slice);
-        let own_all = own.last().map(|(_, sums)| *sums).unwrap_or_default();
-        let own_ended_runs = own.partition_point(|(number, _)| *number < run.ended_before);
-        let own_ended = own_ended_runs
-            .checked_sub(1)
-            .map(|at| own[at].1)
-            .unwrap_or_default();
+        let (own_ended, own_all) = self.own_sums(capsule, run);
         let sealed_budget = self.largest_in_force(run, policy.sealed_budget, |b| b.sealed);
         let answer_fence =
             self.largest_in_force(run, policy.principal_answer_budget, |b| b.principal_answers);
@@ -609,6 +600,22 @@ impl Book {
             }
         }
         Ok(())
+    }
+
+    /// What the runs of a claim's owner come to: those that had ended when a run was admitted, and
+    /// all of them.
+    fn own_sums(&self, capsule: &Capsule, run: &RunPlace) -> (Sums, Sums) {
+        let own = self
+            .owners
+            .get(&capsule.owner_tag)
+            .map_or(&[][..], Vec::as_slice);
+        let all = own.last().map(|(_, sums)| *sums).unwrap_or_default();
+        let ended_runs = own.partition_point(|(number, _)| *number < run.ended_before);
+        let ended = ended_runs
+            .checked_sub(1)
+            .map(|at| own[at].1)
+            .unwrap_or_default();
+        (ended, all)
     }
 
     /// The largest budget that was in force at some time at which a run may have been admitted.

@@ -143,11 +143,9 @@ impl Replay {
                 "nothing is compared with a holdout of which less than a bit is left",
             ));
         };
-        let sealed = compared.sealed.get();
-        let bits = (1..=most)
-            .rev()
-            .find(|&bits| price_of_comparison(bits, compared.agrees) == sealed);
-        let charged = bits.map_or_else(|| price_of_comparison(most, compared.agrees), |_| sealed);
+        let bits = bits_compared(&compared, most);
+        // What was to be charged, whatever is stated.
+        let charged = price_of_comparison(bits.unwrap_or(most), compared.agrees);
         let answers = match book.ledger.registered.description.answer_items {
             0 => 0,
             _ => charged,
@@ -158,7 +156,6 @@ impl Replay {
         if let Some(bits) = bits.filter(|&bits| bits < most) {
             book.squeeze(index, bits);
         }
-        // What was to be charged, whatever is stated.
         let within = book.add(charged, answers);
         Check::Comparison.holds(
             !book.ledger.opened && !book.ledger.withdrawn,
@@ -309,6 +306,14 @@ impl Replay {
             "a holdout is opened once, and retired before",
         )
     }
+}
+
+/// The most bits at which an answer about agreement has the price that an entry states.
+fn bits_compared(compared: &Compared, most: u64) -> Option<u64> {
+    let sealed = compared.sealed.get();
+    (1..=most)
+        .rev()
+        .find(|&bits| price_of_comparison(bits, compared.agrees) == sealed)
 }
 
 /// What an answer about agreement costs if "they agree" has mass 2^−bits.
