@@ -115,15 +115,8 @@ impl Worker {
             match reading.receive(MAX_TO_CHILD)? {
                 None => return Ok(()),
                 Some(ToChild::Compile { wasm, .. }) => {
-                    let compiled = code::compile(&self.engine, wasm);
-                    let compiled = match &compiled {
-                        Ok(code) if code.len() > MAX_CODE => Err(format!(
-                            "it becomes {} bytes of machine code, at most {MAX_CODE} are allowed",
-                            code.len()
-                        )),
-                        Ok(code) => Ok(Code(code)),
-                        Err(error) => Err(format!("{error:#}")),
-                    };
+                    let compiled = self.compile(wasm);
+                    let compiled = compiled.as_deref().map(Code).map_err(Clone::clone);
                     reading.send(&FromChild::Compiled(compiled))?;
                 }
                 Some(ToChild::Keep {
@@ -173,6 +166,18 @@ impl Worker {
                 }
             }
         }
+    }
+
+    /// Machine code of a module, if it is not too long to be kept.
+    fn compile(&self, wasm: &[u8]) -> Result<Vec<u8>, String> {
+        let code = code::compile(&self.engine, wasm).map_err(|error| format!("{error:#}"))?;
+        if code.len() > MAX_CODE {
+            return Err(format!(
+                "it becomes {} bytes of machine code, at most {MAX_CODE} are allowed",
+                code.len()
+            ));
+        }
+        Ok(code)
     }
 
     fn keep(

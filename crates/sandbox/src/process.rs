@@ -422,13 +422,7 @@ impl Child {
 
     /// Ends it, and says what is known about why. `error` is what talking to it met.
     fn death_after(&mut self, error: &io::Error) -> Death {
-        let is_closed = matches!(
-            error.kind(),
-            io::ErrorKind::UnexpectedEof
-                | io::ErrorKind::BrokenPipe
-                | io::ErrorKind::ConnectionReset
-        );
-        if is_closed {
+        if is_unread(error) || error.kind() == io::ErrorKind::UnexpectedEof {
             return self.process.death();
         }
         self.process.end();

@@ -162,8 +162,60 @@ impl Story<'_> {
         let labels = data.labels();
         // The attacker's own pools change, so that another principal's are compared.
         let before = self.pools("carol").await?;
+        let (boosted, asked, refusal) = self.ask_until_refused(labels.len()).await?;
+        progress(&format!("then: {refusal}"));
+        self.report
+            .expect("the attacker's allowance ends after 32 bits", asked == 32);
+        let after = self.pools("carol").await?;
+        self.report.expect(
+            "k, c and the next threshold are unchanged by his questions",
+            before.sealed == after.sealed,
+        );
+        self.report.expect(
+            "another principal's own allowance is unchanged",
+            before.own == after.own,
+        );
+        let ran = self
+            .judge("attacker", "mallory", &boosted, &data.items(), Mode::Judge)
+            .await?;
+        self.report
+            .expect("the attacker is not certified", !ran.result.certified);
+        self.report.expect(
+            "his threshold is the one that stood before he asked",
+            ran.result.threshold_microbits == before.sealed[2],
+        );
+        let naive = accuracy(&naive_leaderboard(&labels, NAIVE_QUESTIONS), &labels);
+        self.report
+            .expect("a naive leaderboard would have been fooled", naive > 0.9);
+        self.report.attack = vec![
+            format!(
+                "{asked} questions, a claim each, cost him {} bits of answers; then: {refusal}",
+                bits(asked * ONE_BIT)
+            ),
+            format!(
+                "a leaderboard that gives {NAIVE_QUESTIONS} exact answers would now show him at {:.1} %; here he really is at {:.1} %",
+                100.0 * naive,
+                100.0 * accuracy(&boosted, &labels)
+            ),
+            format!(
+                "k {}, c {} and the threshold {} bits are what they were before his questions; carol's own allowance still is {} bits",
+                bits(after.sealed[0]),
+                bits(after.sealed[1]),
+                bits(after.sealed[2]),
+                bits(32 * ONE_BIT - after.own)
+            ),
+        ];
+        Ok(())
+    }
+
+    /// Has mallory ask about `items` labels, a claim for each question, until a claim is refused.
+    /// Gives what he votes for then, the questions that were answered, and the refusal.
+    async fn ask_until_refused(
+        &mut self,
+        items: usize,
+    ) -> Result<(Vec<u8>, u64, String), CliError> {
         let mut mallory = self.operator.with_bearer("mallory")?;
-        let mut booster = Booster::new(labels.len());
+        let mut booster = Booster::new(items);
         let mut asked = 0;
         let refusal = loop {
             let question = booster.question();
@@ -197,50 +249,7 @@ impl Story<'_> {
                 break "nobody stopped him".to_owned();
             }
         };
-        progress(&format!("then: {refusal}"));
-        self.report
-            .expect("the attacker's allowance ends after 32 bits", asked == 32);
-        let after = self.pools("carol").await?;
-        self.report.expect(
-            "k, c and the next threshold are unchanged by his questions",
-            before.sealed == after.sealed,
-        );
-        self.report.expect(
-            "another principal's own allowance is unchanged",
-            before.own == after.own,
-        );
-        let boosted = booster.vote();
-        let ran = self
-            .judge("attacker", "mallory", &boosted, &data.items(), Mode::Judge)
-            .await?;
-        self.report
-            .expect("the attacker is not certified", !ran.result.certified);
-        self.report.expect(
-            "his threshold is the one that stood before he asked",
-            ran.result.threshold_microbits == before.sealed[2],
-        );
-        let naive = accuracy(&naive_leaderboard(&labels, NAIVE_QUESTIONS), &labels);
-        self.report
-            .expect("a naive leaderboard would have been fooled", naive > 0.9);
-        self.report.attack = vec![
-            format!(
-                "{asked} questions, a claim each, cost him {} bits of answers; then: {refusal}",
-                bits(asked * ONE_BIT)
-            ),
-            format!(
-                "a leaderboard that gives {NAIVE_QUESTIONS} exact answers would now show him at {:.1} %; here he really is at {:.1} %",
-                100.0 * naive,
-                100.0 * accuracy(&boosted, &labels)
-            ),
-            format!(
-                "k {}, c {} and the threshold {} bits are what they were before his questions; carol's own allowance still is {} bits",
-                bits(after.sealed[0]),
-                bits(after.sealed[1]),
-                bits(after.sealed[2]),
-                bits(32 * ONE_BIT - after.own)
-            ),
-        ];
-        Ok(())
+        Ok((booster.vote(), asked, refusal))
     }
 
     /// What a principal sees of the holdout's pools.

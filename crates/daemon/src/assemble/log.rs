@@ -81,11 +81,7 @@ impl Log {
     ) -> Result<Self, StartError> {
         let directory = config.data_dir.as_path();
         let keys = &keyring.log;
-        let OpenedStore {
-            store,
-            rows: readers,
-            found,
-        } = opened;
+        let (store, readers, found) = (opened.store, opened.rows, opened.found);
         let resident = found.resident(config.accounting.clone(), engine.to_owned());
         let Found {
             head,
@@ -95,15 +91,13 @@ impl Log {
         } = found;
         let first_start = head.is_none();
         let (anchors, state) = anchors_of(config, &facts, metrics, runtime)?;
-        let ((mut store, resident), head, history) = match head {
-            Some(head) => {
-                must_be_named(config, &head)?;
-                ((store, resident), head, log_keys)
-            }
-            None => {
-                let (opened, head) = begin(config, (store, resident), &anchors, keyring, runtime)?;
-                (opened, head, vec![LogKey::new(keys.signer.public_key(), 0)])
-            }
+        let opened = (store, resident);
+        let ((mut store, resident), head, history) = if let Some(head) = head {
+            must_be_named(config, &head)?;
+            (opened, head, log_keys)
+        } else {
+            let (opened, head) = begin(config, opened, &anchors, keyring, runtime)?;
+            (opened, head, vec![LogKey::new(keys.signer.public_key(), 0)])
         };
         store.release_through(readers.blobs().clone());
         let size = resident.counters().next_index;
@@ -119,9 +113,7 @@ impl Log {
         } else {
             own.shown_head(config, keys, &history, runtime)?
         };
-        let integrator = Integrator::recover(directory, Arc::clone(&readers), Some(&shown))?;
-        let mut tree = integrator.tree().clone();
-        append_leaves(&mut tree, &*readers, size, Tiles::Keep)?;
+        let (integrator, tree) = files_and_tree(directory, &readers, &shown, size)?;
         Ok(Self {
             alone: Alone::new(store, resident, tree),
             readers,
@@ -282,6 +274,20 @@ impl Log {
             facts: self.facts.clone(),
         })
     }
+}
+
+/// What writes the log's files, which go as far as the head that may be shown, and the tree of all
+/// `size` entries.
+fn files_and_tree(
+    directory: &Path,
+    readers: &Arc<dyn Rows>,
+    shown: &Head,
+    size: u64,
+) -> Result<(Integrator, Tree), StartError> {
+    let integrator = Integrator::recover(directory, Arc::clone(readers), Some(shown))?;
+    let mut tree = integrator.tree().clone();
+    append_leaves(&mut tree, &**readers, size, Tiles::Keep)?;
+    Ok((integrator, tree))
 }
 
 fn anchors_of(

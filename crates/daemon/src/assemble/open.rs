@@ -11,7 +11,7 @@ use evidenceos_access::{Authenticator, Owners};
 use evidenceos_custody::{Guests, KeyShelf};
 use evidenceos_driver::{
     clock::{Clock, unix_ms},
-    mailbox::{self, Mailbox},
+    mailbox::{self, Inbox, Mailbox},
 };
 use evidenceos_failpoint::{self as failpoint, Point};
 use evidenceos_gate::{
@@ -25,7 +25,11 @@ use evidenceos_notary::{
     release::{Anchored, Releasing, Shows},
 };
 use evidenceos_sandbox::{Sandbox, Walls};
-use evidenceos_store::{AccountsFile, Done, OpenedStore, Rows, lock::DirectoryLock, log::LogView};
+use evidenceos_store::{
+    AccountsFile, Done, OpenedStore, Rows,
+    lock::DirectoryLock,
+    log::{Integrator, LogView},
+};
 use tokio::{
     runtime::Handle,
     sync::{broadcast, watch},
@@ -133,15 +137,20 @@ struct Ready {
 /// What works on it, and how the services reach it.
 struct Working {
     threads: Threads,
-    mailbox: Mailbox,
+    ways: Ways,
     recorder: Arc<Recorder>,
+    stating: Stating,
+    state: Arc<anchors::State>,
+}
+
+/// How the threads and the services reach one another.
+struct Ways {
+    mailbox: Mailbox,
+    readers: Arc<dyn Rows>,
     view: Arc<LogView>,
     anchored: Anchored,
-    stating: Stating,
     released: watch::Sender<u64>,
     changed_accounts: broadcast::Sender<Arc<[Account]>>,
-    state: Arc<anchors::State>,
-    readers: Arc<dyn Rows>,
 }
 
 /// Opens a data directory. Blocks; `runtime` is where a KMS is asked.
@@ -189,16 +198,16 @@ fn open_locked(
     Ok(Opened {
         services,
         parts: Parts {
-            mailbox: working.mailbox,
+            mailbox: working.ways.mailbox,
             keys: shared.keys,
             owners: shared.owners,
             guests: shared.guests,
             policies,
             recorder: working.recorder,
             clock: shared.clock,
-            log: working.view,
-            released: working.released,
-            readers: working.readers,
+            log: working.ways.view,
+            released: working.ways.released,
+            readers: working.ways.readers,
             done: shared.done,
             accounts_shown: working.threads.accounts.shown(),
         },
@@ -264,19 +273,16 @@ impl Ready {
         let holdouts = log.alone.resident().holdouts();
         let (vault, shelf) = Keyring::open_vault(shelf, holdout_keys, holdouts, blobs)?;
         let walls = sandbox.walls();
-        let guests = Arc::new(Guests {
+        let guests = Guests {
             sandbox,
             vault,
             readers: Arc::clone(&log.readers),
-            overseer: Arc::new(Overseeing {
-                policies: Arc::clone(policies),
-                metrics: Arc::clone(metrics),
-            }),
-        });
+            overseer: overseer(policies, metrics),
+        };
         let shared = Shared {
             keys,
             owners: Arc::new(owners),
-            guests,
+            guests: Arc::new(guests),
             clock,
             done,
             metrics: Arc::clone(metrics),
@@ -292,6 +298,14 @@ impl Ready {
     }
 }
 
+/// Who looks at a run before its evidence counts: the policies, which the metrics count.
+fn overseer(policies: &Arc<ArcSwap<Policies>>, metrics: &Arc<Metrics>) -> Arc<Overseeing> {
+    Arc::new(Overseeing {
+        policies: Arc::clone(policies),
+        metrics: Arc::clone(metrics),
+    })
+}
+
 impl Working {
     /// Starts the threads: what follows the writer first, since it must hear of all that the writer
     /// does.
@@ -304,42 +318,18 @@ impl Working {
         runtime: &Handle,
         lock: DirectoryLock,
     ) -> Result<Self, StartError> {
-        let (done, metrics) = (&shared.done, &shared.metrics);
-        let view = Arc::new(LogView::new(&log.integrator, log.shown.clone()));
-        let anchored = log.anchored(done, metrics);
-        runtime.spawn(anchored.clone().look_after());
-        let hold = log.hold(&anchored, &shared.keys.signer());
-        let readers = Arc::clone(&log.readers);
-        let (mailbox, inbox) = mailbox::mailbox();
-        let integrator = Integrating::start(
-            log.integrator,
-            Arc::clone(&view),
-            Arc::clone(&readers),
-            Arc::clone(done),
-        )?;
-        let accounts = accounts::Following::start(
-            &config.data_dir,
-            Arc::clone(&readers),
-            Arc::clone(done),
-            mailbox.clone(),
-            accounts_json,
-        )
-        .map_err(StartError::Thread)?;
-        let shows = shows(
-            &view,
-            integrator.waker(),
-            metrics,
-            log.shown.size,
-            &anchored,
-        );
-        let (released, changed_accounts) = (shows.released.clone(), shows.changed_accounts.clone());
+        let (ways, inbox) = Ways::of(&log, shared);
+        runtime.spawn(ways.anchored.clone().look_after());
+        let hold = log.hold(&ways.anchored, &shared.keys.signer());
+        let (integrator, accounts) =
+            ways.follow(config, log.integrator, accounts_json, &shared.done)?;
         let (releasing, publishing) = Releasing::start(
             log.anchors,
             Arc::clone(&log.state),
-            mailbox.clone(),
+            ways.mailbox.clone(),
             Arc::clone(&shared.keys),
             accounts.waker(),
-            shows,
+            ways.shows(integrator.waker(), &shared.metrics, log.shown.size),
         )
         .map_err(StartError::Thread)?;
         let mut alone = log.alone;
@@ -350,54 +340,82 @@ impl Working {
             keys: &shared.keys,
             guests: &shared.guests,
             runtime,
-            metrics,
+            metrics: &shared.metrics,
             clock: &shared.clock,
             in_force: Arc::clone(&wanted),
             hold,
         }
-        .start(&mailbox, inbox, Box::new(publishing))?;
-        let (recorder, decisions) = recorder(config, epoch, &mailbox, &readers, metrics)?;
+        .start(&ways.mailbox, inbox, Box::new(publishing))?;
+        let (recorder, decisions) = recorder(config, epoch, &ways, &shared.metrics)?;
+        let threads = Threads {
+            decisions,
+            driver,
+            releasing,
+            integrator,
+            accounts,
+            lock,
+        };
         Ok(Self {
-            threads: Threads {
-                decisions,
-                driver,
-                releasing,
-                integrator,
-                accounts,
-                lock,
-            },
-            stating: Stating::new(wanted, mailbox.clone()),
-            mailbox,
+            threads,
+            stating: Stating::new(wanted, ways.mailbox.clone()),
+            ways,
             recorder,
-            view,
-            anchored,
-            released,
-            changed_accounts,
             state: log.state,
-            readers,
         })
     }
 }
 
-/// What is told once an anchor covers a head: readers, the log's files, metrics.
-fn shows(
-    view: &Arc<LogView>,
-    wake: Sender<()>,
-    metrics: &Arc<Metrics>,
-    size: u64,
-    anchored: &Anchored,
-) -> Shows {
-    let gauge = Arc::clone(metrics.shown());
-    gauge.shows(size, unix_ms());
-    let counts = Arc::clone(metrics);
-    Shows {
-        log: Arc::clone(view),
-        wake,
-        changed_accounts: broadcast::channel(WATCHED_CHANGES).0,
-        gauge,
-        covered: Box::new(move |entries| counts.anchored(entries)),
-        released: watch::channel(size).0,
-        anchored: anchored.clone(),
+impl Ways {
+    /// The ways into an opened log, and the end at which the writer takes its mail.
+    fn of(log: &Log, shared: &Shared) -> (Self, Inbox) {
+        let (mailbox, inbox) = mailbox::mailbox();
+        let ways = Self {
+            mailbox,
+            readers: Arc::clone(&log.readers),
+            view: Arc::new(LogView::new(&log.integrator, log.shown.clone())),
+            anchored: log.anchored(&shared.done, &shared.metrics),
+            released: watch::channel(log.shown.size).0,
+            changed_accounts: broadcast::channel(WATCHED_CHANGES).0,
+        };
+        (ways, inbox)
+    }
+
+    /// Starts what writes files after each commit: the log's, and `accounts.json`.
+    fn follow(
+        &self,
+        config: &Config,
+        integrator: Integrator,
+        accounts_json: AccountsFile,
+        done: &Arc<Done>,
+    ) -> Result<(Integrating, accounts::Following), StartError> {
+        let readers = || Arc::clone(&self.readers);
+        let view = Arc::clone(&self.view);
+        let integrating = Integrating::start(integrator, view, readers(), Arc::clone(done))?;
+        let accounts = accounts::Following::start(
+            &config.data_dir,
+            readers(),
+            Arc::clone(done),
+            self.mailbox.clone(),
+            accounts_json,
+        )
+        .map_err(StartError::Thread)?;
+        Ok((integrating, accounts))
+    }
+
+    /// What is told once an anchor covers a head: readers, the log's files, metrics.
+    fn shows(&self, wake: Sender<()>, metrics: &Arc<Metrics>, size: u64) -> Shows {
+        let gauge = Arc::clone(metrics.shown());
+        gauge.shows(size, unix_ms());
+        let counts = Arc::clone(metrics);
+        Shows {
+            log: Arc::clone(&self.view),
+            wake,
+            changed_accounts: self.changed_accounts.clone(),
+            gauge,
+            covered: Box::new(move |entries| counts.anchored(entries)),
+            released: self.released.clone(),
+            anchored: self.anchored.clone(),
+        }
     }
 }
 
@@ -405,12 +423,12 @@ fn shows(
 fn recorder(
     config: &Config,
     epoch: u64,
-    mailbox: &Mailbox,
-    readers: &Arc<dyn Rows>,
+    ways: &Ways,
     metrics: &Metrics,
 ) -> Result<(Arc<Recorder>, recorder::Following), StartError> {
     let keep = config.preflight.keep;
-    let started = recorder::Following::start(epoch, keep, mailbox.clone(), Arc::clone(readers));
+    let (mailbox, readers) = (ways.mailbox.clone(), Arc::clone(&ways.readers));
+    let started = recorder::Following::start(epoch, keep, mailbox, readers);
     let (recorder, following) = started.map_err(StartError::Thread)?;
     let recorder = Arc::new(recorder);
     let collector = RecorderCollector(Arc::clone(&recorder));
@@ -428,10 +446,11 @@ fn services(
     walls: Walls,
 ) -> Result<Arc<Services>, StartError> {
     let (guests, clock) = (|| Arc::clone(&shared.guests), || Arc::clone(&shared.clock));
-    let (mailbox, anchored) = (working.mailbox.clone(), working.anchored.clone());
+    let ways = &working.ways;
+    let (mailbox, anchored) = (ways.mailbox.clone(), ways.anchored.clone());
     let writer = Arc::new(WayToWriter::new(mailbox, anchored.clone()));
     let rows = ShownRows {
-        readers: Arc::clone(&working.readers),
+        readers: Arc::clone(&ways.readers),
         anchored,
     };
     let probing = config.preflight.probe_claims.map(|rules| {
@@ -440,9 +459,9 @@ fn services(
     });
     let log = Arc::new(ShownLog::new(
         Arc::clone(&shared.keys),
-        Arc::clone(&working.view),
+        Arc::clone(&ways.view),
         rows.clone(),
-        working.released.clone(),
+        ways.released.clone(),
     ));
     Ok(Arc::new(Services {
         claims: Arc::new(Claims::new(
@@ -491,6 +510,6 @@ fn accounts_service(
         accounting: config.accounting.clone(),
         done: Arc::clone(&shared.done),
         in_file: working.threads.accounts.shown(),
-        changed: working.changed_accounts.clone(),
+        changed: working.ways.changed_accounts.clone(),
     }
 }

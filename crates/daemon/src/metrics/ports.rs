@@ -2,12 +2,12 @@
 
 use std::{fmt, sync::Arc};
 
-use evidenceos_access::{Stats, Tls};
+use evidenceos_access::{Counts, Stats, Tls};
 use parking_lot::Mutex;
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, EncodeMetric as _},
-    metrics::{counter::ConstCounter, gauge::ConstGauge},
+    encoding::{DescriptorEncoder, EncodeMetric},
+    metrics::{TypedMetric, counter::ConstCounter, gauge::ConstGauge},
     registry::Unit,
 };
 
@@ -30,94 +30,106 @@ impl fmt::Debug for PortCollector {
     }
 }
 
+type Read = fn(&Counts) -> u64;
+
+/// What is counted of every port's connections: name, help and count.
+const COUNTED: [(&str, &str, Read); 6] = [
+    ("connections_accepted", "Connections accepted", |c| {
+        c.accepted
+    }),
+    (
+        "connections_closed_unused",
+        "Connections that were closed before a word was said, as port probes do",
+        |c| c.probe_like,
+    ),
+    (
+        "handshakes_refused",
+        "TLS handshakes refused by either side",
+        |c| c.handshake_failures,
+    ),
+    (
+        "handshakes_timed_out",
+        "TLS handshakes that took too long",
+        |c| c.handshake_timeouts,
+    ),
+    (
+        "connections_over_limit",
+        "Connections closed for a limit",
+        |c| c.over_limit,
+    ),
+    (
+        "accept_errors",
+        "Connections that could not be accepted",
+        |c| c.accept_errors,
+    ),
+];
+
 impl Collector for PortCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let ports = self.0.0.lock();
-        type Read = fn(&evidenceos_access::Counts) -> u64;
-        let counters: [(&str, &str, Read); 6] = [
-            ("connections_accepted", "Connections accepted", |c| {
-                c.accepted
-            }),
-            (
-                "connections_closed_unused",
-                "Connections that were closed before a word was said, as port probes do",
-                |c| c.probe_like,
-            ),
-            (
-                "handshakes_refused",
-                "TLS handshakes refused by either side",
-                |c| c.handshake_failures,
-            ),
-            (
-                "handshakes_timed_out",
-                "TLS handshakes that took too long",
-                |c| c.handshake_timeouts,
-            ),
-            (
-                "connections_over_limit",
-                "Connections closed for a limit",
-                |c| c.over_limit,
-            ),
-            (
-                "accept_errors",
-                "Connections that could not be accepted",
-                |c| c.accept_errors,
-            ),
-        ];
-        for (name, help, read) in counters {
-            let kind = ConstCounter::new(0u64).metric_type();
-            let mut family = encoder.encode_descriptor(name, help, None, kind)?;
-            for port in ports.iter() {
-                let labels = [("listener", port.name)];
-                let value = ConstCounter::new(read(&port.stats.counts()));
-                value.encode(family.encode_family(&labels)?)?;
-            }
-        }
-        let kind = ConstGauge::new(0u64).metric_type();
-        let mut open =
-            encoder.encode_descriptor("connections_open", "Connections open", None, kind)?;
-        for port in ports.iter() {
-            let value = ConstGauge::new(port.stats.counts().open);
-            value.encode(open.encode_family(&[("listener", port.name)])?)?;
-        }
-        let tls = || {
-            ports
+        for (name, help, read) in COUNTED {
+            let counts = ports
                 .iter()
-                .filter_map(|port| Some((port.name, port.tls.as_ref()?)))
-        };
-        let mut expiry = encoder.encode_descriptor(
+                .map(|port| (port.name, ConstCounter::new(read(&port.stats.counts()))));
+            family(&mut encoder, (name, help, None), counts)?;
+        }
+        let open = ports
+            .iter()
+            .map(|port| (port.name, ConstGauge::new(port.stats.counts().open)));
+        family(
+            &mut encoder,
+            ("connections_open", "Connections open", None),
+            open,
+        )?;
+        certificates(&mut encoder, &ports)
+    }
+}
+
+/// The metrics of the listeners with TLS.
+fn certificates(encoder: &mut DescriptorEncoder<'_>, ports: &[Port]) -> fmt::Result {
+    let tls = || {
+        ports
+            .iter()
+            .filter_map(|port| Some((port.name, port.tls.as_ref()?)))
+    };
+    family(
+        encoder,
+        (
             "tls_certificate_not_after",
             "When the server's certificate expires, in Unix time",
             Some(&Unit::Seconds),
-            kind,
-        )?;
-        for (name, tls) in tls() {
-            let value = ConstGauge::new(tls.not_after_unix());
-            value.encode(expiry.encode_family(&[("listener", name)])?)?;
-        }
-        let mut update = encoder.encode_descriptor(
+        ),
+        tls().map(|(name, tls)| (name, ConstGauge::new(tls.not_after_unix()))),
+    )?;
+    family(
+        encoder,
+        (
             "tls_client_crl_next_update",
             "When the first of the revocation lists of client certificates must be replaced, in Unix time",
             Some(&Unit::Seconds),
-            kind,
-        )?;
-        for (name, tls) in tls() {
-            if let Some(next_update_unix) = tls.crl_next_update_unix() {
-                let value = ConstGauge::new(next_update_unix);
-                value.encode(update.encode_family(&[("listener", name)])?)?;
-            }
-        }
-        let counter = ConstCounter::new(0u64).metric_type();
-        let mut failures = encoder.encode_descriptor(
+        ),
+        tls().filter_map(|(name, tls)| Some((name, ConstGauge::new(tls.crl_next_update_unix()?)))),
+    )?;
+    family(
+        encoder,
+        (
             "tls_reload_failures",
             "Sets of certificate, key, authorities and revocation lists that did not fit and were not taken",
             None,
-            counter,
-        )?;
-        for (name, tls) in tls() {
-            let value = ConstCounter::new(tls.reload_failures());
-            value.encode(failures.encode_family(&[("listener", name)])?)?;
-        }
-        Ok(())
+        ),
+        tls().map(|(name, tls)| (name, ConstCounter::new(tls.reload_failures()))),
+    )
+}
+
+/// One metric, by its name, help and unit, with a value for each listener.
+fn family<M: EncodeMetric + TypedMetric>(
+    encoder: &mut DescriptorEncoder<'_>,
+    (name, help, unit): (&str, &str, Option<&Unit>),
+    values: impl Iterator<Item = (&'static str, M)>,
+) -> fmt::Result {
+    let mut family = encoder.encode_descriptor(name, help, unit, M::TYPE)?;
+    for (listener, value) in values {
+        value.encode(family.encode_family(&[("listener", listener)])?)?;
     }
+    Ok(())
 }

@@ -99,10 +99,7 @@ pub fn restart(
         origin: origin.to_owned(),
         size: head.size,
         charged: charged_in(&entries, opened.alone.resident()),
-        aborted: entries
-            .iter()
-            .filter(|entry| record::Capsule::parse(entry).is_ok())
-            .count(),
+        aborted: aborted_in(&entries),
         vkey: signer.verifier().to_string(),
         warnings: Vec::new(),
     };
@@ -114,6 +111,14 @@ pub fn restart(
         )),
     }
     Ok(restarted)
+}
+
+/// How many runs a restart has ended: each has a capsule among its entries.
+fn aborted_in(entries: &[Vec<u8>]) -> usize {
+    entries
+        .iter()
+        .filter(|entry| record::Capsule::parse(entry).is_ok())
+        .count()
 }
 
 /// The largest tree of this name that an anchor knows.

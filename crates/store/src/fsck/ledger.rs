@@ -90,46 +90,10 @@ pub(super) fn ledger(on: &mut Examination<'_>) -> Result<u64, StoreError> {
     let mut pools = rows::all_pools(on)?;
     for (id, holdout) in &holdouts {
         let sum = sums.remove(id).unwrap_or_default();
-        for (what, said, is) in [
-            (
-                "the sealed part's charge",
-                holdout.sealed.charged.0,
-                sum.sealed.0,
-            ),
-            (
-                "the answer part's charge",
-                holdout.answers.charged.0,
-                sum.answers.0,
-            ),
-            ("the number of judged claims", holdout.settled, sum.settled),
-            (
-                "the number of certified claims",
-                holdout.certified,
-                sum.certified,
-            ),
-        ] {
-            on.must(
-                said == is,
-                ("holdouts", &holdout.reference),
-                || format!("{what} is {said}, but {is} by the log"),
-                TELL,
-            );
-        }
+        charged_to_all(on, holdout, &sum);
         for (owner, charged) in sum.owners {
             let pool = pools.remove(&(*id, owner)).unwrap_or_default();
-            let mut is = vec![(pool.answers.charged, charged.answers)];
-            // Without a fence nobody counts them.
-            if fenced(holdout) {
-                is.push((pool.sealed.charged, charged.sealed));
-            }
-            for (said, is) in is {
-                on.must(
-                    said == is,
-                    ("pools", format!("{id} {owner}")),
-                    || format!("{} charged, but {} by the log", said.0, is.0),
-                    TELL,
-                );
-            }
+            charged_to_one(on, holdout, owner, &pool, charged);
             reserved(on, holdout, owner, &pool);
         }
     }
@@ -157,6 +121,58 @@ pub(super) fn ledger(on: &mut Examination<'_>) -> Result<u64, StoreError> {
         );
     }
     Ok(holdouts.len() as u64)
+}
+
+/// A holdout's own meters and counts.
+fn charged_to_all(on: &mut Examination<'_>, holdout: &Holdout, sum: &Sums) {
+    for (what, said, is) in [
+        (
+            "the sealed part's charge",
+            holdout.sealed.charged.0,
+            sum.sealed.0,
+        ),
+        (
+            "the answer part's charge",
+            holdout.answers.charged.0,
+            sum.answers.0,
+        ),
+        ("the number of judged claims", holdout.settled, sum.settled),
+        (
+            "the number of certified claims",
+            holdout.certified,
+            sum.certified,
+        ),
+    ] {
+        on.must(
+            said == is,
+            ("holdouts", &holdout.reference),
+            || format!("{what} is {said}, but {is} by the log"),
+            TELL,
+        );
+    }
+}
+
+/// The meters of one principal at a holdout.
+fn charged_to_one(
+    on: &mut Examination<'_>,
+    holdout: &Holdout,
+    owner: OwnerTag,
+    pool: &PrincipalPool,
+    charged: OwnSums,
+) {
+    let mut is = vec![(pool.answers.charged, charged.answers)];
+    // Without a fence nobody counts them.
+    if fenced(holdout) {
+        is.push((pool.sealed.charged, charged.sealed));
+    }
+    for (said, is) in is {
+        on.must(
+            said == is,
+            ("pools", format!("{} {owner}", holdout.id)),
+            || format!("{} charged, but {} by the log", said.0, is.0),
+            TELL,
+        );
+    }
 }
 
 fn fenced(holdout: &Holdout) -> bool {

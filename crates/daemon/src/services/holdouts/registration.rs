@@ -154,23 +154,9 @@ impl Submission {
         }
         let open = OpenHoldout::new(items, share)
             .ok_or_else(|| Error::field("units", "have too many different sizes"))?;
-        let split = open.split();
-        let (policy, warnings) = self.policy.for_units(&self.null_spec, split.sealed_units)?;
-        let distinct: HashSet<u64> = open.items().units().into_iter().collect();
-        let description = Description {
-            items: open.labels().len() as u64,
-            units: distinct.len() as u64,
-            answer_items: split.answer_items,
-            sealed_items: split.sealed_items,
-            sealed_units: split.sealed_units,
-            item_order_hash: self.item_order_hash,
-            commitment_root: open.commitment_root(),
-            secret_commitment: Digest(split::secret_commitment(&open.items().secret)),
-            policy,
-            null_spec: self.null_spec.clone(),
-            fresh_items: self.fresh_items,
-            replaces: None,
-        };
+        let units = open.split().sealed_units;
+        let (policy, warnings) = self.policy.for_units(&self.null_spec, units)?;
+        let description = self.describe(&open, policy);
         let binding = Binding {
             reference: &self.reference,
             policy: &description.policy,
@@ -189,6 +175,26 @@ impl Submission {
             compared,
         };
         Ok((HoldoutCommand::Put(Box::new(put)).into(), warnings))
+    }
+
+    /// What the log will say of the items.
+    fn describe(&self, open: &OpenHoldout, policy: Policy) -> Description {
+        let split = open.split();
+        let distinct: HashSet<u64> = open.items().units().into_iter().collect();
+        Description {
+            items: open.labels().len() as u64,
+            units: distinct.len() as u64,
+            answer_items: split.answer_items,
+            sealed_items: split.sealed_items,
+            sealed_units: split.sealed_units,
+            item_order_hash: self.item_order_hash,
+            commitment_root: open.commitment_root(),
+            secret_commitment: Digest(split::secret_commitment(&open.items().secret)),
+            policy,
+            null_spec: self.null_spec.clone(),
+            fresh_items: self.fresh_items,
+            replaces: None,
+        }
     }
 }
 
