@@ -16,10 +16,10 @@ const TINY_WORDS: usize = 3;
 const MOST_TINY_PERCENT: usize = 4;
 
 /// A file under some `crates/*/src`, in lines.
-struct Source {
+pub struct Source {
     /// From the directory of the crates.
-    path: PathBuf,
-    lines: Vec<String>,
+    pub path: PathBuf,
+    pub lines: Vec<String>,
 }
 
 impl Source {
@@ -67,7 +67,7 @@ fn read_below(crates: &Path, directory: &Path, sources: &mut Vec<Source>) {
     }
 }
 
-fn sources() -> Vec<Source> {
+pub fn sources() -> Vec<Source> {
     let crates = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut sources = Vec::new();
     for entry in fs::read_dir(&crates).expect("the crates").flatten() {
@@ -81,7 +81,7 @@ fn sources() -> Vec<Source> {
     sources
 }
 
-fn indent(line: &str) -> usize {
+pub fn indent(line: &str) -> usize {
     line.len() - line.trim_start().len()
 }
 
@@ -108,7 +108,7 @@ fn item(declaration: &str) -> Option<(&str, &str)> {
 }
 
 /// The files of test modules, without `.rs`: `#[cfg(test)] mod name;` names each.
-fn test_modules(sources: &[Source]) -> BTreeSet<PathBuf> {
+pub fn test_modules(sources: &[Source]) -> BTreeSet<PathBuf> {
     let mut modules = BTreeSet::new();
     for source in sources {
         for pair in source.lines.windows(2) {

@@ -33,6 +33,7 @@ mod recovery;
 mod roles;
 mod secure;
 mod seeds;
+mod shape;
 mod shut_out;
 mod signed;
 mod storage;
