@@ -2,8 +2,11 @@
 
 use std::{
     io,
-    net::SocketAddr,
-    sync::{Arc, Mutex},
+    net::{Ipv4Addr, SocketAddr},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU8, Ordering},
+    },
     time::Duration,
 };
 
@@ -45,7 +48,11 @@ pub struct Server {
 
 impl Server {
     pub async fn start(tls: Option<Arc<Tls>>, limits: Limits) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        // On an address of its own, so that no other test's server has its port once it is closed.
+        static TAKEN: AtomicU8 = AtomicU8::new(0);
+        let own = [127, 0, 1, TAKEN.fetch_add(1, Ordering::Relaxed)];
+        let listener = TcpListener::bind((Ipv4Addr::from(own), 0));
+        let listener = listener.await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let stats = Arc::new(Stats::default());
         let (stop, stopped) = oneshot::channel::<()>();

@@ -424,7 +424,8 @@ fn the_ports_open_and_close_in_their_order() {
         let home = Home::new();
         let settings = Settings {
             drain_delay: Some("300ms".to_owned()),
-            ..unlimited(&home)
+            preflight_rate_limit_rps: Some("off".to_owned()),
+            ..home.plain_and_alone()
         };
         let running = home.start(&settings).await;
         let (web, grpc) = (http(&running), running.grpc_address());

@@ -4,7 +4,10 @@ use std::{
     fs, io,
     net::SocketAddr,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
 };
 
 use evidenceos_daemon::{Running, config::Settings};
@@ -57,6 +60,19 @@ impl Home {
             generate_key: Some(true),
             preflight_timeout_ms: Some(120_000),
             ..Settings::default()
+        }
+    }
+
+    /// The same on an address where nobody else listens: a port of it that was closed stays closed,
+    /// while one of 127.0.0.1 may be another test's by the next look, or answer itself.
+    pub fn plain_and_alone(&self) -> Settings {
+        static TAKEN: AtomicU8 = AtomicU8::new(0);
+        let number = TAKEN.fetch_add(1, Ordering::Relaxed);
+        let free = || Some(format!("127.0.1.{number}:0"));
+        Settings {
+            listen: free(),
+            preflight_listen: free(),
+            ..self.plain()
         }
     }
 

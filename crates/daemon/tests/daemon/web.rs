@@ -203,7 +203,7 @@ fn health_is_told_to_everybody_and_nothing_else_to_who_is_nobody() {
 fn a_daemon_that_stops_is_not_ready() {
     block_on(async {
         let home = Home::new();
-        let running = home.start(&home.plain()).await;
+        let running = home.start(&home.plain_and_alone()).await;
         let http = running.http_address().expect("on");
         // Asked before the stop, to its end after it: later nobody is let in.
         let mut stream = TcpStream::connect(http).await.expect("listens");
