@@ -1,5 +1,7 @@
 //! What a provider can do. The rules that hold for all of them are in the parent.
 
+use std::pin::Pin;
+
 use async_trait::async_trait;
 use ed25519_dalek::VerifyingKey;
 use zeroize::Zeroizing;
@@ -32,11 +34,18 @@ pub(super) trait Backend: Send + Sync {
     async fn sign(&self, resource: &str, message: &[u8]) -> Result<Vec<u8>, Fault>;
 }
 
+/// A backend that is being connected.
+type Connecting<'a> = Pin<Box<dyn Future<Output = Result<Box<dyn Backend>, Fault>> + Send + 'a>>;
+
 /// Connects as `settings` say, which have no problems. `resource` may tell the region.
-pub(super) async fn connect(
-    settings: &KmsSettings,
-    resource: &str,
-) -> Result<Box<dyn Backend>, Fault> {
+// A future of a known type is compiled once more in every crate that polls it, and this one holds
+// the clients of three clouds: without the box the program has 41 MB instead of 35.
+#[inline(never)]
+pub(super) fn connect<'a>(settings: &'a KmsSettings, resource: &'a str) -> Connecting<'a> {
+    Box::pin(connected(settings, resource))
+}
+
+async fn connected(settings: &KmsSettings, resource: &str) -> Result<Box<dyn Backend>, Fault> {
     let _ = resource;
     Ok(match settings.provider {
         Provider::Mock => Box::new(Mock::new(settings)?),
