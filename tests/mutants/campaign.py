@@ -10,9 +10,10 @@ return `impl Trait` cannot be played so; their number is printed.
 examples:
   tests/mutants/campaign.py                                     all that .cargo/mutants.toml names
   tests/mutants/campaign.py -f crates/kernel/src/decide         files that begin so
-  tests/mutants/campaign.py --minutes 60                      as far as an hour goes
-  tests/mutants/campaign.py --again LOG --with driver         what an earlier run's output says is not
-                                                              caught, also by the tests of another crate
+  tests/mutants/campaign.py --since 40913db                     functions that are not in that commit
+  tests/mutants/campaign.py --minutes 60                        as far as an hour goes
+  tests/mutants/campaign.py --again LOG --with driver           what an earlier run's output says is not
+                                                                caught, also by the tests of another crate
 
 exit status: 0 if every mutant that was played is caught, 1 if one survives, 2 if it did not work.
 """
@@ -89,8 +90,20 @@ def unplaced(name: str) -> str:
     return re.sub(r":\d+:\d+: ", ": ", name)
 
 
-def listed(beginnings: tuple[str, ...], again: set[str] | None) -> Sources:
-    """The mutants of .cargo/mutants.toml whose file begins so, and that are among these."""
+def squeezed(text: str) -> str:
+    """The text without its comments, spaces and line ends: no mutant is in those."""
+    return "".join(re.sub(r"//[^\n]*", "", text).split())
+
+
+def sources_of(revision: str) -> str:
+    """All that the crates said in a commit, squeezed."""
+    command = ["git", "grep", "--no-color", "-h", "", revision, "--", "crates/*.rs"]
+    return squeezed(subprocess.check_output(command, cwd=ROOT, text=True))
+
+
+def listed(beginnings: tuple[str, ...], again: set[str] | None, before: str) -> Sources:
+    """The mutants of .cargo/mutants.toml whose file begins so, that are among these, and in functions
+    that are not in what was before."""
     rows = json.loads(subprocess.check_output(["cargo", "mutants", "--list", "--json"], cwd=ROOT))
     sources = Sources()
     for row in rows:
@@ -104,6 +117,8 @@ def listed(beginnings: tuple[str, ...], again: set[str] | None) -> Sources:
         text = sources.texts[name]
         starts = [0] + [match.end() for match in re.finditer("\n", text)]
         span = lambda s: (offset(text, starts, s["start"]), offset(text, starts, s["end"]))
+        if function and squeezed(text[slice(*span(function["span"]))]) in before:
+            continue
         if not function or not playable(text, span(function["span"])):
             sources.not_played += 1
             continue
@@ -285,6 +300,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("-f", "--file", action="append", default=[], metavar="PATH", help="only files that begin so")
+    parser.add_argument("--since", metavar="COMMIT", help="only functions that are not in this commit")
     parser.add_argument("--again", type=Path, metavar="LOG", help="only what this output of a run says is not caught")
     parser.add_argument("--with", dest="others", action="append", default=[], metavar="CRATE", help="also run this crate's tests")
     parser.add_argument("--without-slow", action="store_true", help="leave out the tests of a minute")
@@ -293,7 +309,9 @@ def main() -> int:
     options = parser.parse_args()
 
     deadline = time.monotonic() + 60 * options.minutes
-    sources = listed(tuple(options.file), options.again and not_caught(options.again))
+    again = options.again and not_caught(options.again)
+    before = sources_of(options.since) if options.since else ""
+    sources = listed(tuple(options.file), again, before)
     print(f"{len(sources.mutants)} mutants, {sources.not_played} more cannot be switched", flush=True)
     target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve()
     copy = target / "mutants" / "campaign"
