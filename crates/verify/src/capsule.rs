@@ -4,7 +4,7 @@
 //! not own where k, m and s come from (`log/`), nor the formulas (`arithmetic/`).
 
 use evidenceos_kernel::{
-    claim::{Outcome, PolicyCode, Reason},
+    claim::{Outcome, Reason},
     holdout::Description,
     id::{Digest, HoldoutId},
     price::SettlementPrices,
@@ -135,7 +135,7 @@ fn check_outcome(capsule: &Capsule) -> Result<(), Fault> {
                 && capsule.answers.by_symbol.is_empty(),
         "a claim that was aborted, or a duplicate, has no trace, no output, no fuel and no answers",
     )?;
-    let without_output = second.is_some_and(leaves_no_output);
+    let without_output = second.map(Run::of) == Some(Run::WithoutOutput);
     Check::Outcome.holds(
         without_run
             || without_output == (capsule.structured_output_hash == digest_of_nothing()),
@@ -160,18 +160,28 @@ fn reasons_fit(capsule: &Capsule) -> bool {
             let first = codes.first().copied();
             // Only a policy can leave it to somebody else.
             codes.len() == 2
-                && second.is_some_and(keeps_from_judging)
+                && second.is_some_and(|reason| Run::of(reason) != Run::AnyOther)
                 && (first == Some(Reason::Rejected.code())
                     || by_policy && first == Some(Reason::Deferred.code()))
         }
     }
 }
 
-/// Whether a run that ended for this reason emitted nothing, or nothing that counts.
-fn leaves_no_output(reason: Reason) -> bool {
-    matches!(
-        reason,
-        Reason::Trap
+/// What the second reason of a capsule says of its run.
+#[derive(PartialEq)]
+enum Run {
+    /// It emitted nothing, or nothing that counts; the sealed part was not looked at.
+    WithoutOutput,
+    /// What it emitted, if it ran, was not judged: the sealed part was not looked at.
+    NotJudged,
+    /// Nothing of the kind.
+    AnyOther,
+}
+
+impl Run {
+    fn of(reason: Reason) -> Self {
+        match reason {
+            Reason::Trap
             | Reason::OutOfFuel
             | Reason::OutOfMemory
             | Reason::InvalidVector
@@ -180,33 +190,18 @@ fn leaves_no_output(reason: Reason) -> bool {
             | Reason::OutOfBounds
             | Reason::EmittedTwice
             | Reason::NoOutput
-            | Reason::InvalidOutput
-    )
-}
-
-/// Whether a reason is one for which the sealed part is not looked at.
-fn keeps_from_judging(reason: Reason) -> bool {
-    match reason {
-        Reason::OutOfReach
-        | Reason::Trap
-        | Reason::OutOfFuel
-        | Reason::OutOfMemory
-        | Reason::InvalidVector
-        | Reason::AllowanceExhausted
-        | Reason::TooManyCalls
-        | Reason::OutOfBounds
-        | Reason::EmittedTwice
-        | Reason::NoOutput
-        | Reason::InvalidOutput
-        | Reason::NothingToJudge
-        | Reason::AncestorRevoked
-        | Reason::Duplicate => true,
-        Reason::Policy(code) => PolicyCode::new(code.get()).is_some(),
-        Reason::Approved
-        | Reason::Rejected
-        | Reason::Deferred
-        | Reason::BelowThreshold
-        | Reason::Aborted => false,
+            | Reason::InvalidOutput => Self::WithoutOutput,
+            Reason::OutOfReach
+            | Reason::NothingToJudge
+            | Reason::AncestorRevoked
+            | Reason::Duplicate
+            | Reason::Policy(_) => Self::NotJudged,
+            Reason::Approved
+            | Reason::Rejected
+            | Reason::Deferred
+            | Reason::BelowThreshold
+            | Reason::Aborted => Self::AnyOther,
+        }
     }
 }
 
