@@ -408,6 +408,27 @@ fn world_of_pages(credit_limit: u64, per_fuel: &str) -> World {
     world
 }
 
+#[test]
+fn a_run_pays_for_the_bytes_of_its_module() {
+    let mut world = World::new();
+    let rate = |text: &str| text.parse().expect("a rate");
+    let accounting = Accounting {
+        tariff: Tariff {
+            per_bit: rate("0"),
+            per_fuel: rate("0"),
+            per_page: rate("0"),
+            per_module_byte: rate("2"),
+        },
+        ..Accounting::default()
+    };
+    world.resident = world.resident.with_accounts(accounting, Totals::default());
+    let me = submitter(1);
+    let (_, number) = world.admitted(world.terms(me, "100 bytes"), false);
+    assert_eq!(account(&world, me).reserved, 200);
+    world.settle(number, &Script::weak());
+    assert_eq!(account(&world, me).burned_total, 200);
+}
+
 fn credit_budget(world: &World, credit: u64) -> Command {
     HoldoutCommand::SetBudgets {
         holdout: world.holdout,

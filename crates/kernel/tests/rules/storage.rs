@@ -2,13 +2,15 @@
 
 use evidenceos_kernel::{
     account::{Accounting, CLAIM_BYTES, Totals},
+    claim::{Artifact, stored_bytes},
     command::{Caller, ClaimCommand, Command, Reply},
-    decide::may_commit,
-    id::Digest,
+    decide::{decide, may_commit},
+    id::{ClaimId, Digest},
     refusal::Refusal,
+    state::Stage,
 };
 
-use crate::world::{Script, World, commit, create, seal, submitter};
+use crate::world::{Script, World, commit, create, request, seal, submitter, wasm};
 
 /// What `commit` of a module of the world takes: 100 bytes, and one artifact of kind `wasm`.
 const COMMITTED: u64 = 100 + 4 + 32;
@@ -77,7 +79,7 @@ fn nothing_is_stored_beyond_the_limit_and_others_have_their_own() {
     else {
         unreachable!("made by `commit`")
     };
-    artifacts.push(crate::world::wasm("module"));
+    artifacts.push(wasm("module"));
     artifacts[0].kind = "w".to_owned();
     let more = ClaimCommand::Commit {
         claim,
@@ -107,6 +109,48 @@ fn nothing_is_stored_beyond_the_limit_and_others_have_their_own() {
 }
 
 #[test]
+fn an_artifact_counts_with_its_kind_and_each_of_its_ids() {
+    let dependency = Artifact {
+        kind: "dependency".to_owned(),
+        hash: Digest::of(b"a capsule"),
+        parent: Some(ClaimId([1; 32])),
+    };
+    assert_eq!(stored_bytes(&[], 100), 100);
+    assert_eq!(stored_bytes(&[wasm("module")], 100), COMMITTED);
+    assert_eq!(
+        stored_bytes(&[wasm("module"), dependency], 100),
+        COMMITTED + 10 + 2 * 32
+    );
+}
+
+#[test]
+fn a_module_is_named_once_and_displaced_by_another_alone() {
+    let mut world = World::new();
+    let me = submitter(1);
+    let terms = world.terms(me, "mine");
+    let id = terms.claim_id();
+    world.ask(me, create(terms)).expect("room");
+    let [first, second] = ["first", "second"].map(|module| Digest::of(module.as_bytes()));
+    for (module, named, displaced) in [
+        ("first", vec![first], vec![]),
+        ("first", vec![], vec![]),
+        ("second", vec![second], vec![first]),
+    ] {
+        let request = request(me, None, commit(id, module, true));
+        let resident = world.resident.clone();
+        let mut stage = Stage::new(&resident);
+        stage.advance_to(world.now_unix_ms);
+        world.rows.load(&mut stage, &request);
+        let decision = decide(&stage, &request).expect("room");
+        stage.enact(&decision);
+        let changes = stage.into_changes();
+        assert_eq!(changes.named_modules, named, "{module}");
+        assert_eq!(changes.displaced_modules, displaced, "{module}");
+        world.merge(changes);
+    }
+}
+
+#[test]
 fn a_claim_that_is_bound_is_refused_before_there_is_a_module() {
     let mut world = World::new();
     let me = submitter(1);
@@ -116,7 +160,7 @@ fn a_claim_that_is_bound_is_refused_before_there_is_a_module() {
         claim,
         world.rows.accounts.get(&me.tag),
         world.resident.accounting(),
-        &[crate::world::wasm("other")],
+        &[wasm("other")],
         Digest::of(b"other"),
         100,
     );

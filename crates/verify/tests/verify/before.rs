@@ -4,6 +4,7 @@ use std::{collections::HashMap, convert::Infallible};
 
 use evidenceos_kernel::{
     bits::MicroBits,
+    claim::Reason,
     command::HoldoutCommand,
     holdout::Policy,
     id::{ClaimId, Digest},
@@ -268,5 +269,56 @@ fn after_a_null_spec_expired_no_more_end_than_were_under_way() {
             .any(|finding| finding.contains("than could be under way"));
         assert_eq!(findings.is_empty(), sound, "{findings:?}");
         assert_eq!(found, !sound, "{findings:?}");
+    }
+}
+
+#[test]
+fn no_owner_of_before_is_charged_beyond_what_the_policy_gives_one() {
+    let certified = Script {
+        judged: Some(vector(400, 20)),
+        ..Script::default()
+    };
+    let asking = Script {
+        questions: vec![vector(400, 3), vector(400, 5)],
+        ..Script::default()
+    };
+    let trapped = Script {
+        ends: Ends::Traps(Reason::Trap),
+        ..Script::default()
+    };
+    let policy = Policy {
+        answer_budget: MicroBits::from_bits(64),
+        principal_answer_budget: MicroBits::from_bits(6),
+        principal_sealed_budget: Some(MicroBits::from_bits(8)),
+        ..Policy::with_sealed_budget(MicroBits::from_bits(64))
+    };
+    for (script, times, budget) in [
+        (&asking, 2, "principal_answer_budget_microbits"),
+        (&certified, 3, "principal_sealed_budget_microbits"),
+    ] {
+        let mut world = World::new();
+        let holdout = world.register(policy.clone(), 400, 1);
+        for n in 1..=times {
+            world.run(&holdout, owner(n), &format!("{n}"), script);
+        }
+        let last_charged = world.entries.len() as u64 - 1;
+        // It is charged nothing, so that it is not at fault for what came before it.
+        world.run(&holdout, owner(1), "trapped", &trapped);
+        let mut before = Before::of(&world);
+        let broken = |before: &Before| -> Vec<Option<u64>> {
+            let report = verify_log(&before.entries, &checkpoint_of(&before.entries));
+            let named = |fault: &dyn ToString| fault.to_string().contains(budget);
+            let findings = report.findings.iter();
+            let found = findings.filter(|finding| named(&finding.fault));
+            found.map(|finding| finding.index).collect()
+        };
+        assert_eq!(broken(&before), [], "{:?}", before.findings());
+        before.change(|capsule| capsule.owner_tag = owner(1));
+        assert_eq!(
+            broken(&before),
+            [Some(last_charged)],
+            "{:?}",
+            before.findings()
+        );
     }
 }
