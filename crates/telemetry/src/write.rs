@@ -1,10 +1,10 @@
-//! Single values, written as they are read.
+//! Single values and families, written as they are read.
 
 use std::fmt;
 
 use prometheus_client::{
-    encoding::{DescriptorEncoder, EncodeMetric as _},
-    metrics::{counter::ConstCounter, gauge::ConstGauge},
+    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric},
+    metrics::{TypedMetric, counter::ConstCounter, gauge::ConstGauge},
     registry::Unit,
 };
 
@@ -20,10 +20,9 @@ pub fn gauge<V>(
     value: V,
 ) -> fmt::Result
 where
-    ConstGauge<V>: prometheus_client::encoding::EncodeMetric,
+    ConstGauge<V>: EncodeMetric + TypedMetric,
 {
-    let gauge = ConstGauge::new(value);
-    gauge.encode(encoder.encode_descriptor(name, help, unit, gauge.metric_type())?)
+    single(encoder, (name, help, unit), &ConstGauge::new(value))
 }
 
 /// Writes a counter without labels.
@@ -38,8 +37,31 @@ pub fn counter<V>(
     value: V,
 ) -> fmt::Result
 where
-    ConstCounter<V>: prometheus_client::encoding::EncodeMetric,
+    ConstCounter<V>: EncodeMetric + TypedMetric,
 {
-    let counter = ConstCounter::new(value);
-    counter.encode(encoder.encode_descriptor(name, help, unit, counter.metric_type())?)
+    single(encoder, (name, help, unit), &ConstCounter::new(value))
+}
+
+fn single<M: EncodeMetric + TypedMetric>(
+    encoder: &mut DescriptorEncoder<'_>,
+    (name, help, unit): (&str, &str, Option<&Unit>),
+    value: &M,
+) -> fmt::Result {
+    value.encode(encoder.encode_descriptor(name, help, unit, M::TYPE)?)
+}
+
+/// Writes one metric, by its name, help and unit, with a value for each set of labels.
+///
+/// # Errors
+/// If the encoder cannot write.
+pub fn family<L: EncodeLabelSet, M: EncodeMetric + TypedMetric>(
+    encoder: &mut DescriptorEncoder<'_>,
+    (name, help, unit): (&str, &str, Option<&Unit>),
+    values: impl IntoIterator<Item = (L, M)>,
+) -> fmt::Result {
+    let mut family = encoder.encode_descriptor(name, help, unit, M::TYPE)?;
+    for (labels, value) in values {
+        value.encode(family.encode_family(&labels)?)?;
+    }
+    Ok(())
 }

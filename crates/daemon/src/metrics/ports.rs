@@ -3,11 +3,12 @@
 use std::{fmt, sync::Arc};
 
 use evidenceos_access::{Counts, Stats, Tls};
+use evidenceos_telemetry::write::family;
 use parking_lot::Mutex;
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, EncodeMetric},
-    metrics::{TypedMetric, counter::ConstCounter, gauge::ConstGauge},
+    encoding::DescriptorEncoder,
+    metrics::{counter::ConstCounter, gauge::ConstGauge},
     registry::Unit,
 };
 
@@ -68,21 +69,25 @@ impl Collector for PortCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let ports = self.0.0.lock();
         for (name, help, read) in COUNTED {
-            let counts = ports
-                .iter()
-                .map(|port| (port.name, ConstCounter::new(read(&port.stats.counts()))));
+            let counts = ports.iter().map(|port| {
+                let count = read(&port.stats.counts());
+                (listener(port.name), ConstCounter::new(count))
+            });
             family(&mut encoder, (name, help, None), counts)?;
         }
-        let open = ports
-            .iter()
-            .map(|port| (port.name, ConstGauge::new(port.stats.counts().open)));
-        family(
-            &mut encoder,
-            ("connections_open", "Connections open", None),
-            open,
-        )?;
+        let open = ports.iter().map(|port| {
+            let open = port.stats.counts().open;
+            (listener(port.name), ConstGauge::new(open))
+        });
+        let named = ("connections_open", "Connections open", None);
+        family(&mut encoder, named, open)?;
         certificates(&mut encoder, &ports)
     }
+}
+
+/// The label of a listener's values.
+fn listener(name: &'static str) -> [(&'static str, &'static str); 1] {
+    [("listener", name)]
 }
 
 /// The metrics of the listeners with TLS.
@@ -90,7 +95,7 @@ fn certificates(encoder: &mut DescriptorEncoder<'_>, ports: &[Port]) -> fmt::Res
     let tls = || {
         ports
             .iter()
-            .filter_map(|port| Some((port.name, port.tls.as_ref()?)))
+            .filter_map(|port| Some((listener(port.name), port.tls.as_ref()?)))
     };
     family(
         encoder,
@@ -99,7 +104,7 @@ fn certificates(encoder: &mut DescriptorEncoder<'_>, ports: &[Port]) -> fmt::Res
             "When the server's certificate expires, in Unix time",
             Some(&Unit::Seconds),
         ),
-        tls().map(|(name, tls)| (name, ConstGauge::new(tls.not_after_unix()))),
+        tls().map(|(labels, tls)| (labels, ConstGauge::new(tls.not_after_unix()))),
     )?;
     family(
         encoder,
@@ -108,7 +113,9 @@ fn certificates(encoder: &mut DescriptorEncoder<'_>, ports: &[Port]) -> fmt::Res
             "When the first of the revocation lists of client certificates must be replaced, in Unix time",
             Some(&Unit::Seconds),
         ),
-        tls().filter_map(|(name, tls)| Some((name, ConstGauge::new(tls.crl_next_update_unix()?)))),
+        tls().filter_map(|(labels, tls)| {
+            Some((labels, ConstGauge::new(tls.crl_next_update_unix()?)))
+        }),
     )?;
     family(
         encoder,
@@ -117,19 +124,6 @@ fn certificates(encoder: &mut DescriptorEncoder<'_>, ports: &[Port]) -> fmt::Res
             "Sets of certificate, key, authorities and revocation lists that did not fit and were not taken",
             None,
         ),
-        tls().map(|(name, tls)| (name, ConstCounter::new(tls.reload_failures()))),
+        tls().map(|(labels, tls)| (labels, ConstCounter::new(tls.reload_failures()))),
     )
-}
-
-/// One metric, by its name, help and unit, with a value for each listener.
-fn family<M: EncodeMetric + TypedMetric>(
-    encoder: &mut DescriptorEncoder<'_>,
-    (name, help, unit): (&str, &str, Option<&Unit>),
-    values: impl Iterator<Item = (&'static str, M)>,
-) -> fmt::Result {
-    let mut family = encoder.encode_descriptor(name, help, unit, M::TYPE)?;
-    for (listener, value) in values {
-        value.encode(family.encode_family(&[("listener", listener)])?)?;
-    }
-    Ok(())
 }

@@ -14,12 +14,12 @@ use evidenceos_store::StoreError;
 use parking_lot::Mutex;
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, EncodeMetric as _},
+    encoding::DescriptorEncoder,
     metrics::{counter::ConstCounter, gauge::ConstGauge},
 };
 
 use super::{Accounts, Server, Services, ShownRows};
-use evidenceos_telemetry::write::{counter, gauge};
+use evidenceos_telemetry::write::{counter, family, gauge};
 
 /// Holdouts that are shown one by one, the newest: what bounds the series of a server.
 const HOLDOUTS: usize = 1_000;
@@ -113,14 +113,13 @@ impl Collector for ServicesCollector {
 }
 
 fn build(server: &Server, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-    let info = ConstGauge::new(1u64);
     let labels = [
         ("version", env!("CARGO_PKG_VERSION")),
         ("engine", server.engine()),
     ];
     let help = "1; the labels say what runs";
-    let mut family = encoder.encode_descriptor("build_info", help, None, info.metric_type())?;
-    info.encode(family.encode_family(&labels)?)
+    let info = [(labels, ConstGauge::new(1u64))];
+    family(encoder, ("build_info", help, None), info)
 }
 
 fn queues(accounts: &Accounts, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
@@ -146,51 +145,32 @@ fn label(holdout: &Holdout) -> String {
 /// Leakage is in bits of information. That is no part of the names, since the linter of the text
 /// format takes any bits for eighths of bytes.
 fn holdouts(holdouts: &[Holdout], encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-    let charged: [(&str, Of<MicroBits>); 2] = [
-        ("answers", |holdout| holdout.answers.charged),
-        ("sealed", |holdout| holdout.sealed.charged),
-    ];
-    let kind = ConstCounter::new(0.0).metric_type();
-    let help = "Leakage that was charged, in bits of information, of the answer part and of the sealed part";
-    let mut family = encoder.encode_descriptor("holdout_leakage_charged", help, None, kind)?;
-    for holdout in holdouts {
-        let name = label(holdout);
-        for (part, read) in charged {
-            let labels = [("holdout", name.as_str()), ("part", part)];
-            ConstCounter::new(bits(read(holdout))).encode(family.encode_family(&labels)?)?;
-        }
-    }
+    let charged = "Leakage that was charged, in bits of information, of the answer part and of the sealed part";
+    let charged = ("holdout_leakage_charged", charged, None);
+    let of_parts = by_part(holdouts, |holdout| {
+        [holdout.answers.charged, holdout.sealed.charged]
+    });
+    let counters = of_parts.map(|(labels, bits)| (labels, ConstCounter::new(bits)));
+    family(encoder, charged, counters)?;
     let left: [(&str, &str, Of<[MicroBits; 2]>); 2] = [
         (
             "holdout_leakage_left",
             "Leakage that the budget carries beside what is charged and what runs under way may take, in bits of information",
             |holdout| {
-                let answers = holdout.description.policy.answer_budget;
-                let sealed = holdout.sealed_budget();
+                let [answers, sealed] = budgets(holdout);
                 [holdout.answers.free(answers), holdout.sealed.free(sealed)]
             },
         ),
         (
             "holdout_leakage_budget",
             "Leakage that the holdout may lose in all, in bits of information",
-            |holdout| {
-                [
-                    holdout.description.policy.answer_budget,
-                    holdout.sealed_budget(),
-                ]
-            },
+            budgets,
         ),
     ];
     for (name, help, read) in left {
-        let kind = ConstGauge::new(0.0).metric_type();
-        let mut family = encoder.encode_descriptor(name, help, None, kind)?;
-        for holdout in holdouts {
-            let name = label(holdout);
-            for (part, left) in ["answers", "sealed"].into_iter().zip(read(holdout)) {
-                let labels = [("holdout", name.as_str()), ("part", part)];
-                ConstGauge::new(bits(left)).encode(family.encode_family(&labels)?)?;
-            }
-        }
+        let of_parts = by_part(holdouts, read);
+        let gauges = of_parts.map(|(labels, bits)| (labels, ConstGauge::new(bits)));
+        family(encoder, (name, help, None), gauges)?;
     }
     let counts: [(&str, &str, Of<u64>); 2] = [
         (
@@ -205,13 +185,33 @@ fn holdouts(holdouts: &[Holdout], encoder: &mut DescriptorEncoder<'_>) -> fmt::R
         ),
     ];
     for (name, help, read) in counts {
-        let mut family = encoder.encode_descriptor(name, help, None, kind)?;
-        for holdout in holdouts {
+        let counters = holdouts.iter().map(|holdout| {
             let labels = [("holdout", label(holdout))];
-            ConstCounter::new(read(holdout)).encode(family.encode_family(&labels)?)?;
-        }
+            (labels, ConstCounter::new(read(holdout)))
+        });
+        family(encoder, (name, help, None), counters)?;
     }
     Ok(())
+}
+
+/// Budgets of the answer part and of the sealed part.
+fn budgets(holdout: &Holdout) -> [MicroBits; 2] {
+    let answers = holdout.description.policy.answer_budget;
+    [answers, holdout.sealed_budget()]
+}
+
+/// Bits of each holdout's answer part and of its sealed part, with their labels.
+fn by_part(
+    holdouts: &[Holdout],
+    read: Of<[MicroBits; 2]>,
+) -> impl Iterator<Item = ([(&'static str, String); 2], f64)> {
+    holdouts.iter().flat_map(move |holdout| {
+        let parts = ["answers", "sealed"].into_iter().zip(read(holdout));
+        parts.map(|(part, amount)| {
+            let labels = [("holdout", label(holdout)), ("part", part.to_owned())];
+            (labels, bits(amount))
+        })
+    })
 }
 
 fn bits(amount: MicroBits) -> f64 {

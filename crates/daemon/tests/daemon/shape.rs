@@ -22,7 +22,6 @@ const TABLES: &[&str] = &[
     "daemon/src/config/preflight.rs: gate",
     "daemon/src/grpc/render.rs: holdout",
     "daemon/src/run.rs: run_as",
-    "daemon/src/services/collector.rs: holdouts",
     "gate/src/policies/manifest.rs: problems",
     "kernel/src/record/claim.rs: read",
     "kernel/src/record/claim.rs: write",
