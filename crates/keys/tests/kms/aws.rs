@@ -17,6 +17,7 @@ use sha2::{Digest as _, Sha256};
 use crate::SECRET;
 use crate::child::Case;
 use crate::cloud::{Asked, Reply, Server, Trouble, Troubles, json as reply, names, open, seal};
+use crate::every::Cloud;
 
 const KEY: &str = "alias/lab";
 const SIGNER: &str = "arn:aws:kms:eu-west-3:111122223333:key/signer";
@@ -32,6 +33,16 @@ struct Aws {
 }
 
 impl Aws {
+    fn cloud<'l>(&'l self, server: &'l Server) -> Cloud<'l> {
+        Cloud {
+            provider: "aws",
+            server,
+            troubles: &self.troubles,
+            caller: caller(server),
+            key: KEY,
+        }
+    }
+
     fn answer(&self, asked: &Asked) -> Reply {
         if let Err(problem) = signed(asked, self.session) {
             return refusal("InvalidSignatureException", &problem);
@@ -250,59 +261,28 @@ async fn the_kms_signs_and_the_signature_verifies() {
 #[tokio::test]
 async fn a_throttled_call_is_tried_again_and_at_last_told() {
     let (aws, server) = Aws::default().start().await;
-    let key = caller(&server).wrap(KEY, &SECRET).await.expect("wrapped");
-    aws.troubles.are([Trouble::Throttled; 2]);
-    assert_eq!(
-        caller(&server).unwrap(&key).await.expect("the third time"),
-        SECRET
-    );
-    aws.troubles.are([Trouble::Throttled; 99]);
-    let error = caller(&server).unwrap(&key).await.expect_err("exhausted");
-    names(
-        &error,
-        &[
-            "aws KMS",
-            KEY,
-            &server.url(),
-            "ThrottlingException: Rate exceeded",
-        ],
-    );
+    let cloud = aws.cloud(&server);
+    cloud
+        .throttles(2, "ThrottlingException: Rate exceeded")
+        .await;
 }
 
 #[tokio::test]
 async fn a_refusal_is_told_in_the_words_of_the_service() {
     let (aws, server) = Aws::default().start().await;
-    let key = caller(&server).wrap(KEY, &SECRET).await.expect("wrapped");
-    for (trouble, says) in [
-        (Trouble::Disabled, "DisabledException: key/lab is disabled."),
-        (
-            Trouble::Expired,
-            "ExpiredTokenException: The security token is expired",
-        ),
-        (
-            Trouble::Short,
-            "the plaintext has 31 bytes, and a key has 32",
-        ),
-    ] {
-        aws.troubles.are([trouble; 9]);
-        let error = caller(&server).unwrap(&key).await.expect_err(says);
-        names(&error, &["aws KMS, unwrap", KEY, &server.url(), says]);
-    }
+    let cloud = aws.cloud(&server);
+    let (disabled, expired) = (
+        "DisabledException: key/lab is disabled.",
+        "ExpiredTokenException: The security token is expired",
+    );
+    cloud.refuses(disabled, expired).await;
 }
 
 #[tokio::test]
 async fn a_silent_endpoint_ends_at_the_deadline() {
     let (aws, server) = Aws::default().start().await;
-    aws.troubles.are([Trouble::Silence; 9]);
-    let error = caller(&server)
-        .within(Duration::from_secs(1))
-        .wrap(KEY, &SECRET)
-        .await
-        .expect_err("silence");
-    names(
-        &error,
-        &["aws KMS, wrap", KEY, &server.url(), "no answer within 1s"],
-    );
+    let cloud = aws.cloud(&server);
+    cloud.is_silent().await;
 }
 
 #[tokio::test]

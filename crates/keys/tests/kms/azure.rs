@@ -2,7 +2,6 @@
 //! wraps with real RSA-OAEP-256. The credentials are tried each in its own way.
 
 use std::sync::{Arc, LazyLock};
-use std::time::Duration;
 
 use aws_lc_rs::rsa::{
     KeySize, OAEP_SHA256_MGF1SHA256, OaepPrivateDecryptingKey, OaepPublicEncryptingKey,
@@ -16,6 +15,7 @@ use serde_json::json;
 use crate::SECRET;
 use crate::child::Case;
 use crate::cloud::{Asked, Reply, Server, Trouble, Troubles, json as reply, names};
+use crate::every::Cloud;
 
 const TENANT: &str = "11111111-2222-3333-4444-555555555555";
 const KEY: &str = "https://lab.vault.azure.net/keys/lab/0123456789abcdef";
@@ -159,9 +159,18 @@ impl Lab {
             .with("AZURE_CLIENT_SECRET", "the lab's secret")
     }
 
+    fn cloud(&self) -> Cloud<'_> {
+        Cloud {
+            provider: "azure",
+            server: &self.server,
+            troubles: &self.troubles,
+            caller: self.caller(),
+            key: KEY,
+        }
+    }
+
     fn tells(&self, error: &str, parts: &[&str]) {
-        names(error, &["azure KMS", &self.server.url()]);
-        names(error, parts);
+        self.cloud().tells(error, parts);
     }
 }
 
@@ -215,48 +224,23 @@ async fn a_pod_and_a_machine_are_known_by_their_own_identities() {
 #[tokio::test]
 async fn a_throttled_call_is_tried_again_and_at_last_told() {
     let lab = Lab::start().await;
-    let key = lab.caller().wrap(KEY, &SECRET).await.expect("wrapped");
-    lab.troubles.are([Trouble::Throttled]);
-    assert_eq!(
-        lab.caller().unwrap(&key).await.expect("the second time"),
-        SECRET
-    );
-    lab.troubles.are([Trouble::Throttled; 99]);
-    let error = lab.caller().unwrap(&key).await.expect_err("exhausted");
-    lab.tells(&error, &[KEY, "too many requests"]);
+    let cloud = lab.cloud();
+    cloud.throttles(1, "too many requests").await;
 }
 
 #[tokio::test]
 async fn a_refusal_is_told_in_the_words_of_the_service() {
     let lab = Lab::start().await;
-    let key = lab.caller().wrap(KEY, &SECRET).await.expect("wrapped");
-    for (trouble, says) in [
-        (Trouble::Disabled, "not allowed on a disabled key"),
-        (Trouble::Expired, "the token is expired"),
-        (
-            Trouble::Short,
-            "the plaintext has 31 bytes, and a key has 32",
-        ),
-    ] {
-        lab.troubles.are([trouble; 9]);
-        lab.tells(
-            &lab.caller().unwrap(&key).await.expect_err(says),
-            &["unwrap", KEY, says],
-        );
-    }
+    let cloud = lab.cloud();
+    let (disabled, expired) = ("not allowed on a disabled key", "the token is expired");
+    cloud.refuses(disabled, expired).await;
 }
 
 #[tokio::test]
 async fn a_silent_endpoint_ends_at_the_deadline() {
     let lab = Lab::start().await;
-    lab.troubles.are([Trouble::Silence; 9]);
-    let error = lab
-        .caller()
-        .within(Duration::from_secs(1))
-        .wrap(KEY, &SECRET)
-        .await
-        .expect_err("silence");
-    lab.tells(&error, &["wrap", KEY, "no answer within 1s"]);
+    let cloud = lab.cloud();
+    cloud.is_silent().await;
 }
 
 #[tokio::test]

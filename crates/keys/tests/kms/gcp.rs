@@ -2,7 +2,6 @@
 //! authenticated data, signs with Ed25519, and keeps the CRC32C rules of the service.
 
 use std::sync::{Arc, LazyLock};
-use std::time::Duration;
 
 use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der};
 use aws_lc_rs::rsa::{KeyPair, KeySize};
@@ -17,7 +16,8 @@ use tempfile::TempDir;
 
 use crate::SECRET;
 use crate::child::Case;
-use crate::cloud::{Asked, Reply, Server, Trouble, Troubles, json as reply, names, open, seal};
+use crate::cloud::{Asked, Reply, Server, Trouble, Troubles, json as reply, open, seal};
+use crate::every::Cloud;
 
 const KEY: &str = "projects/p/locations/l/keyRings/r/cryptoKeys/lab";
 const SIGNER: &str = "projects/p/locations/l/keyRings/r/cryptoKeys/signer/cryptoKeyVersions/1";
@@ -196,9 +196,18 @@ impl Lab {
             .with("GOOGLE_APPLICATION_CREDENTIALS", path)
     }
 
+    fn cloud(&self) -> Cloud<'_> {
+        Cloud {
+            provider: "gcp",
+            server: &self.server,
+            troubles: &self.troubles,
+            caller: self.caller(),
+            key: KEY,
+        }
+    }
+
     fn tells(&self, error: &str, parts: &[&str]) {
-        names(error, &["gcp KMS", &self.server.url()]);
-        names(error, parts);
+        self.cloud().tells(error, parts);
     }
 }
 
@@ -273,48 +282,28 @@ async fn the_kms_signs_and_the_signature_verifies() {
 #[tokio::test]
 async fn a_throttled_call_is_tried_again_and_at_last_told() {
     let lab = Lab::start().await;
-    let key = lab.caller().wrap(KEY, &SECRET).await.expect("wrapped");
-    lab.troubles.are([Trouble::Throttled; 2]);
-    assert_eq!(
-        lab.caller().unwrap(&key).await.expect("the third time"),
-        SECRET
-    );
-    lab.troubles.are([Trouble::Throttled; 99]);
-    let error = lab.caller().unwrap(&key).await.expect_err("exhausted");
-    lab.tells(&error, &[KEY, "RESOURCE_EXHAUSTED: quota of the minute"]);
+    let cloud = lab.cloud();
+    cloud
+        .throttles(2, "RESOURCE_EXHAUSTED: quota of the minute")
+        .await;
 }
 
 #[tokio::test]
 async fn a_refusal_is_told_in_the_words_of_the_service() {
     let lab = Lab::start().await;
-    let key = lab.caller().wrap(KEY, &SECRET).await.expect("wrapped");
-    for (trouble, says) in [
-        (Trouble::Disabled, "FAILED_PRECONDITION: lab is not enabled"),
-        (Trouble::Expired, "UNAUTHENTICATED: the token is expired"),
-        (
-            Trouble::Short,
-            "the plaintext has 31 bytes, and a key has 32",
-        ),
-    ] {
-        lab.troubles.are([trouble; 9]);
-        lab.tells(
-            &lab.caller().unwrap(&key).await.expect_err(says),
-            &["unwrap", KEY, says],
-        );
-    }
+    let cloud = lab.cloud();
+    let (disabled, expired) = (
+        "FAILED_PRECONDITION: lab is not enabled",
+        "UNAUTHENTICATED: the token is expired",
+    );
+    cloud.refuses(disabled, expired).await;
 }
 
 #[tokio::test]
 async fn a_silent_endpoint_ends_at_the_deadline() {
     let lab = Lab::start().await;
-    lab.troubles.are([Trouble::Silence; 9]);
-    let error = lab
-        .caller()
-        .within(Duration::from_secs(1))
-        .wrap(KEY, &SECRET)
-        .await
-        .expect_err("silence");
-    lab.tells(&error, &["wrap", KEY, "no answer within 1s"]);
+    let cloud = lab.cloud();
+    cloud.is_silent().await;
 }
 
 #[tokio::test]

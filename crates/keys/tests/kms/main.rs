@@ -13,6 +13,8 @@ mod aws;
 mod azure;
 mod child;
 mod cloud;
+#[cfg(any(feature = "kms-aws", feature = "kms-gcp", feature = "kms-azure"))]
+mod every;
 #[cfg(feature = "kms-gcp")]
 mod gcp;
 mod mock;
