@@ -100,8 +100,8 @@ impl Pool {
         // After a fault the child is dropped, which ends it: nothing is known of the state that it
         // is in.
         let done = match work(&mut child) {
-            // It died as one that waits does, and only now the system says so. Once: code that a child
-            // dies of while it takes it in looks the same, and that must count.
+            // It died while it waited, as one does on a system that is short of memory. Once: code that
+            // a child dies of while it takes it in looks the same, and that must count.
             Err(_) if child.left_its_work_unread() => {
                 child = self.new_child()?;
                 work(&mut child)?
@@ -117,8 +117,8 @@ impl Pool {
     /// An idle child that has so much fuel to give, if possible one that has the code.
     fn idle_child(&self, key: &CodeKey, fuel: u64) -> Option<Child> {
         let mut idle = lock(&self.idle);
-        // One that died while it waited, as a system short of memory has it, would fail a run that it never began.
-        idle.retain_mut(|child| child.fuel().saturating_add(fuel) <= FUEL && !child.has_ended());
+        // Whether one has died meanwhile is not asked: what it then leaves unread, another child does.
+        idle.retain(|child| child.fuel().saturating_add(fuel) <= FUEL);
         let at = idle
             .iter()
             .rposition(|child| child.keeps(key))
