@@ -23,7 +23,7 @@ use tokio::{
 };
 
 use crate::{
-    child::{Program, launch},
+    child::{Daemon, Program, launch},
     error::{BenchError, failed},
     stats::Samples,
 };
@@ -122,7 +122,50 @@ async fn noop_server() -> Result<(Child, Target), BenchError> {
     Ok((child, target))
 }
 
-/// Measures the gate of a daemon of its own.
+/// The gate of a daemon of its own.
+pub struct Gate {
+    daemon: Daemon,
+    target: Target,
+    metrics: String,
+}
+
+impl Gate {
+    /// Starts a daemon with a gate.
+    pub async fn open(program: &Program, directory: &Path) -> Result<Self, BenchError> {
+        let (daemon, [web, metrics]) = program.start_with_gate(directory).await?;
+        let target = Target {
+            address: web,
+            path: "/v1/preflight_tool_call",
+        };
+        Ok(Self {
+            daemon,
+            target,
+            metrics,
+        })
+    }
+
+    /// Asks from so many connections for so long.
+    pub async fn round(
+        &self,
+        connections: usize,
+        asking: Asking,
+        time: Duration,
+    ) -> Result<Calls, BenchError> {
+        calls(&self.target, connections, asking, time).await
+    }
+
+    /// The daemon's resident memory, in bytes.
+    pub async fn rss_bytes(&self) -> Result<u64, BenchError> {
+        Ok(self.daemon.usage().await?.rss_bytes)
+    }
+
+    /// Stops the daemon and waits for its end.
+    pub async fn close(self) -> Result<(), BenchError> {
+        self.daemon.stop().await
+    }
+}
+
+/// Measures a gate, and a server that does nothing.
 pub async fn measure(
     program: &Program,
     scratch: &Path,
@@ -131,31 +174,26 @@ pub async fn measure(
 ) -> Result<GateFigures, BenchError> {
     let (noop, target) = noop_server().await?;
     let noop_calls = calls(&target, 64, Asking::Strangers, round).await?;
-    let (daemon, [web, metrics]) = program.start_with_gate(&scratch.join("gate")).await?;
-    let gate = Target {
-        address: web,
-        path: "/v1/preflight_tool_call",
-    };
-    let rss = async || Ok::<_, BenchError>(daemon.usage().await?.rss_bytes);
-    let alone = calls(&gate, 1, Asking::OneCaller, round).await?;
+    let gate = Gate::open(program, &scratch.join("gate")).await?;
+    let alone = gate.round(1, Asking::OneCaller, round).await?;
     // Asked before the other loads, so that the histogram has the lone caller's calls only.
-    let served_us = served_us(&metrics).await?;
-    let idle = rss().await?;
+    let served_us = served_us(&gate.metrics).await?;
+    let idle = gate.rss_bytes().await?;
     let mut decisions = Vec::new();
     for (asking, time) in [
         (Asking::Strangers, round),
         (Asking::OneCaller, long),
         (Asking::Durable, round),
     ] {
-        let figure = calls(&gate, 64, asking, time).await?;
+        let figure = gate.round(64, asking, time).await?;
         decisions.push((asking, figure));
     }
     // What they left in memory is bounded, however many more come.
-    strangers(&gate, 1_000_000).await?;
-    let after = rss().await?;
-    strangers(&gate, 500_000).await?;
-    let more = rss().await?;
-    daemon.stop().await?;
+    strangers(&gate.target, 1_000_000).await?;
+    let after = gate.rss_bytes().await?;
+    strangers(&gate.target, 500_000).await?;
+    let more = gate.rss_bytes().await?;
+    gate.close().await?;
     drop(noop);
     let [p50, _, p99] = alone.times.percentiles();
     Ok(GateFigures {

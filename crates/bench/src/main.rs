@@ -7,6 +7,7 @@
 //!
 //! No release ships it: it is a tool of those who change the daemon, or choose a machine for it.
 
+mod against;
 mod charges;
 mod child;
 mod error;
@@ -26,7 +27,12 @@ use std::{
 
 use clap::Parser;
 
-use crate::{child::Program, error::BenchError, measure::Plan, report::Report};
+use crate::{
+    child::Program,
+    error::BenchError,
+    measure::{Parts, Plan},
+    report::Report,
+};
 
 /// Measure a daemon against the limits of this machine.
 #[derive(Debug, Parser)]
@@ -37,7 +43,8 @@ use crate::{child::Program, error::BenchError, measure::Plan, report::Report};
   evidenceos-bench                        all figures; some ten minutes
   evidenceos-bench --quick                smaller stores and shorter rounds; two minutes
   evidenceos-bench --against ./old/evidenceos
-                                          lifecycles of one build beside those of another, in turn
+                                          figures of one build beside those of another, in turns; some fifteen
+                                          minutes, six with --quick
   evidenceos-bench --program ./new/evidenceos --against ./old/evidenceos
   evidenceos-bench --json > figures.json  for machines
 
@@ -69,8 +76,11 @@ struct Arguments {
     /// Only the gate for agents
     #[arg(long, conflicts_with = "charges_only")]
     gate_only: bool,
-    /// Only lifecycles, of the measured build and of another one that is driven in turn
-    #[arg(long, value_name = "PROGRAM", conflicts_with_all = ["charges_only", "gate_only"])]
+    /// Only a log of many entries and a cached guest, which this program runs without a daemon
+    #[arg(long, conflicts_with_all = ["charges_only", "gate_only"])]
+    log_only: bool,
+    /// What daemons do, of the measured build and of another one, in turns
+    #[arg(long, value_name = "PROGRAM", conflicts_with = "log_only")]
     against: Option<PathBuf>,
     /// Seconds of rest before each figure
     #[arg(long, value_name = "SECONDS")]
@@ -119,14 +129,20 @@ impl Arguments {
         let program = Program::find(self.program.as_deref())?;
         let scratch = Scratch::within(&self.dir)?;
         let plan = self.plan(program, &scratch);
-        if self.gate_only {
-            measure::gate_alone(&plan).await
-        } else if let Some(other) = &self.against {
-            measure::against(&plan, &Program::find(Some(other))?).await
-        } else if self.charges_only {
-            measure::charges_alone(&plan).await
-        } else {
-            measure::everything(&plan).await
+        match &self.against {
+            Some(other) => {
+                against::measure(&plan, &Program::find(Some(other))?, self.parts()).await
+            }
+            None => measure::measure(&plan, self.parts()).await,
+        }
+    }
+
+    fn parts(&self) -> Parts {
+        match (self.charges_only, self.gate_only, self.log_only) {
+            (true, _, _) => Parts::Charges,
+            (_, true, _) => Parts::Gate,
+            (_, _, true) => Parts::Log,
+            _ => Parts::All,
         }
     }
 

@@ -10,7 +10,7 @@ use crate::{
     limits::{self, Machine},
     load::{Load, Modules, Round},
     proofs,
-    report::{Beside, Bracketed, Report},
+    report::{Bracketed, Report},
 };
 
 /// How large, how long and how often.
@@ -36,7 +36,8 @@ pub struct Plan<'s> {
 }
 
 impl Plan<'_> {
-    fn machine_alone(&self) -> Result<Report, BenchError> {
+    /// A report that says what the machine does by itself.
+    pub fn machine_alone(&self) -> Result<Report, BenchError> {
         Ok(Report {
             machine: Machine::measure(self.scratch)?,
             ..Report::default()
@@ -44,28 +45,50 @@ impl Plan<'_> {
     }
 }
 
-/// Only the gate for agents.
-pub async fn gate_alone(plan: &Plan<'_>) -> Result<Report, BenchError> {
+/// What is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Parts {
+    /// All figures.
+    All,
+    /// Only what is charged.
+    Charges,
+    /// Only the gate for agents.
+    Gate,
+    /// Only what this program does without a daemon: a log of many entries, and a cached guest.
+    Log,
+}
+
+/// Measures one build.
+///
+/// # Errors
+/// Where a daemon does not start, or refuses a call.
+pub async fn measure(plan: &Plan<'_>, parts: Parts) -> Result<Report, BenchError> {
+    say("the machine: fdatasync, Ed25519");
     let mut report = plan.machine_alone()?;
-    measure_gate(plan, &mut report).await?;
+    if matches!(parts, Parts::All | Parts::Log) {
+        measure_log(plan, &mut report)?;
+    }
+    if parts == Parts::All {
+        measure_claims(plan, &mut report).await?;
+    }
+    if matches!(parts, Parts::All | Parts::Charges) {
+        measure_charges(plan, &mut report).await?;
+    }
+    if matches!(parts, Parts::All | Parts::Gate) {
+        measure_gate(plan, &mut report).await?;
+    }
     Ok(report)
 }
 
-/// Only what is charged.
-pub async fn charges_alone(plan: &Plan<'_>) -> Result<Report, BenchError> {
-    let mut report = plan.machine_alone()?;
-    measure_charges(plan, &mut report).await?;
-    Ok(report)
-}
-
-/// All figures.
-pub async fn everything(plan: &Plan<'_>) -> Result<Report, BenchError> {
-    let mut report = Report::default();
-    say("machine: fdatasync, Ed25519, a log of many entries, a cached guest");
-    report.machine = Machine::measure(plan.scratch)?;
+fn measure_log(plan: &Plan<'_>, report: &mut Report) -> Result<(), BenchError> {
+    say("a log of many entries, a cached guest");
     report.proofs = Some(proofs::measure(&plan.scratch.join("log"), plan.entries)?);
     report.sandbox = Some(limits::sandbox()?);
+    Ok(())
+}
 
+/// Lives of claims, what a full store makes of them, and what else their daemon does.
+async fn measure_claims(plan: &Plan<'_>, report: &mut Report) -> Result<(), BenchError> {
     let small = plan.program.start(&plan.scratch.join("small")).await?;
     let few = Load::prepare(&small).await?;
     // Growth is measured against this store of 100 claims.
@@ -75,11 +98,11 @@ pub async fn everything(plan: &Plan<'_>) -> Result<Report, BenchError> {
 
     let mut large = plan.program.start(&plan.scratch.join("large")).await?;
     let many = Load::prepare(&large).await?;
-    measure_lifecycles(plan, &large, &many, &mut report).await?;
+    measure_lifecycles(plan, &large, &many, report).await?;
     fill(plan, &many).await?;
     report.claims = many.lifecycles_done();
     report.rss_bytes = large.usage().await?.rss_bytes;
-    measure_growth(plan, (&small, &few), (&large, &many), &mut report).await?;
+    measure_growth(plan, (&small, &few), (&large, &many), report).await?;
 
     say("Health beside a busy writer");
     report.health = Some(many.health_beside_writer(&large, plan.round).await?);
@@ -88,11 +111,16 @@ pub async fn everything(plan: &Plan<'_>) -> Result<Report, BenchError> {
         report.restart_ms.push(large.kill_and_restart(&many).await?);
     }
     small.stop().await?;
-    large.stop().await?;
-    measure_charges(plan, &mut report).await?;
-    measure_gate(plan, &mut report).await?;
-    Ok(report)
+    large.stop().await
 }
+
+/// How many lives are led at once, and which modules they bring.
+pub const LIVES: [(usize, Modules); 4] = [
+    (1, Modules::Shared),
+    (16, Modules::Shared),
+    (64, Modules::Shared),
+    (16, Modules::Distinct),
+];
 
 async fn measure_lifecycles(
     plan: &Plan<'_>,
@@ -100,12 +128,7 @@ async fn measure_lifecycles(
     load: &Load,
     report: &mut Report,
 ) -> Result<(), BenchError> {
-    for (concurrency, modules) in [
-        (1, Modules::Shared),
-        (16, Modules::Shared),
-        (64, Modules::Shared),
-        (16, Modules::Distinct),
-    ] {
+    for (concurrency, modules) in LIVES {
         say(&format!(
             "lifecycles, concurrency {concurrency}, {modules} modules"
         ));
@@ -161,45 +184,6 @@ async fn measure_growth(
     Ok(())
 }
 
-/// How much shorter the turns of two builds are than other rounds.
-const SHORTER: u32 = 4;
-
-/// The same load on a daemon of this build and on one of another, in turn.
-pub async fn against(plan: &Plan<'_>, other: &Program) -> Result<Report, BenchError> {
-    let mut report = plan.machine_alone()?;
-    let this = plan.program.start(&plan.scratch.join("this")).await?;
-    // Both run all the time, so that what an idle daemon costs falls on both figures.
-    let other = other.start(&plan.scratch.join("other")).await?;
-    let daemons = [&this, &other];
-    let loads = [Load::prepare(&this).await?, Load::prepare(&other).await?];
-    // Short turns: what the machine does for a minute falls on both.
-    let round = plan.round / SHORTER;
-    for concurrency in [16, 64] {
-        let mut rounds = [Vec::new(), Vec::new()];
-        for turn in 0..2 * SHORTER * plan.alternations {
-            say(&format!(
-                "lifecycles, concurrency {concurrency}, turn {turn}"
-            ));
-            // The daemon that is second in one turn is first in the next: disks tire within a turn.
-            let order = if turn % 2 == 0 { [0, 1] } else { [1, 0] };
-            for which in order {
-                tokio::time::sleep(plan.rest / (2 * SHORTER)).await;
-                let before = daemons[which].usage().await?;
-                let round = Round::Time(round);
-                let figures = loads[which].round(concurrency, Modules::Shared, round);
-                let mut figures = figures.await?;
-                figures.usage = Some(daemons[which].usage().await?.since(&before));
-                rounds[which].push(figures);
-            }
-        }
-        let [this, other] = rounds;
-        report.beside.push(Beside { this, other });
-    }
-    this.stop().await?;
-    other.stop().await?;
-    Ok(report)
-}
-
 async fn measure_gate(plan: &Plan<'_>, report: &mut Report) -> Result<(), BenchError> {
     say("the gate for agents, and a server that does nothing");
     tokio::time::sleep(plan.rest).await;
@@ -217,13 +201,8 @@ async fn measure_charges(plan: &Plan<'_>, report: &mut Report) -> Result<(), Ben
     let one = Arc::new(Desk::open(&plan.program, &plan.scratch.join("one"), 1).await?);
     let many =
         Arc::new(Desk::open(&plan.program, &plan.scratch.join("many"), plan.accounts).await?);
-    // More claims than a round runs: it would end early where none is left.
-    let runs_a_second = 3_000;
     for concurrency in [1, 64] {
-        let enough = match concurrency {
-            1 => 1_000,
-            _ => runs_a_second,
-        } * plan.round.as_secs() as usize;
+        let enough = enough_claims(concurrency, plan.round);
         for desk in [&one, &many] {
             // A claim is sealed before the clock starts: sealing is no part of the figure.
             desk.seal(enough).await?;
@@ -242,6 +221,12 @@ async fn measure_charges(plan: &Plan<'_>, report: &mut Report) -> Result<(), Ben
     Ok(())
 }
 
+/// More claims than a round runs: it would end early where none is left.
+pub fn enough_claims(concurrency: usize, time: Duration) -> usize {
+    let runs_a_second = if concurrency == 1 { 1_000.0 } else { 3_000.0 };
+    (runs_a_second * time.as_secs_f64()) as usize
+}
+
 /// Rests, measures the disk, the figure, and the disk again.
 async fn bracketed<T, F: Future<Output = Result<T, BenchError>>>(
     plan: &Plan<'_>,
@@ -258,6 +243,7 @@ async fn bracketed<T, F: Future<Output = Result<T, BenchError>>>(
     })
 }
 
-fn say(what: &str) {
+/// Tells whoever waits what is being measured.
+pub fn say(what: &str) {
     eprintln!("bench: {what}");
 }

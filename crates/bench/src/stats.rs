@@ -24,22 +24,28 @@ impl Samples {
 
     /// The median, the 95th and the 99th percentile, in microseconds.
     pub fn percentiles(&self) -> [f64; 3] {
-        let mut sorted = self.0.clone();
-        sorted.sort_unstable_by(f64::total_cmp);
-        let at = |share: f64| {
-            let index = (share * sorted.len() as f64) as usize;
-            sorted
-                .get(index.min(sorted.len().saturating_sub(1)))
-                .copied()
-                .unwrap_or(0.0)
-        };
-        [at(0.50), at(0.95), at(0.99)]
+        at([0.50, 0.95, 0.99], self.0.clone())
     }
 
     /// The median, in microseconds.
     pub fn p50(&self) -> f64 {
         self.percentiles()[0]
     }
+}
+
+/// The first quartile, the median and the third quartile.
+pub fn quartiles(values: Vec<f64>) -> [f64; 3] {
+    at([0.25, 0.50, 0.75], values)
+}
+
+/// The values that stand at these shares of all; 0 where there is none.
+fn at(shares: [f64; 3], mut values: Vec<f64>) -> [f64; 3] {
+    values.sort_unstable_by(f64::total_cmp);
+    shares.map(|share| {
+        let index = (share * values.len() as f64) as usize;
+        let last = values.len().saturating_sub(1);
+        values.get(index.min(last)).copied().unwrap_or(0.0)
+    })
 }
 
 #[cfg(test)]
