@@ -17,7 +17,7 @@ use crate::{
     client::{Client, Connection, required},
     error::CliError,
     output::{Output, bits, grouped, progress, table},
-    pack::{CheckArgs, PackArgs},
+    pack::{CheckArgs, PackArgs, read_guest},
     render::{claim_json, claim_text, result_json, result_text, state},
     units,
 };
@@ -177,7 +177,7 @@ impl ClaimCommand {
                 module,
                 parents,
             } => {
-                let wasm = std::fs::read(&module).map_err(CliError::file(&module))?;
+                let wasm = read_guest(&module)?;
                 let reply = commit(&mut connect().await?, claim.clone(), wasm, parents).await?;
                 Ok(said(&claim, reply.state))
             }
@@ -311,6 +311,31 @@ pub struct Ran {
     pub result: proto::ExecuteClaimV2Response,
 }
 
+/// Whether a claim is not sealed yet.
+fn is_open(state: i32) -> bool {
+    matches!(
+        proto::ClaimState::try_from(state).unwrap_or_default(),
+        proto::ClaimState::Uncommitted | proto::ClaimState::Committed
+    )
+}
+
+async fn commit_and_seal(
+    client: &mut Client,
+    claim_id: &Bytes,
+    wasm: Vec<u8>,
+    say: &mut impl FnMut(String),
+) -> Result<(), CliError> {
+    let bytes = wasm.len() as u64;
+    commit(client, claim_id.clone(), wasm, Vec::new()).await?;
+    say(format!("committed  a module of {} bytes", grouped(bytes)));
+    let message = proto::SealClaimRequest {
+        claim_id: claim_id.clone(),
+    };
+    client.seal_claim(message).await?;
+    say("sealed     nothing can be changed any more".to_owned());
+    Ok(())
+}
+
 /// All steps from a module to a settlement. `say` is told of each.
 pub async fn run_claim(
     client: &mut Client,
@@ -318,28 +343,27 @@ pub async fn run_claim(
     wasm: Vec<u8>,
     mut say: impl FnMut(String),
 ) -> Result<Ran, CliError> {
-    let bytes = wasm.len() as u64;
     let created = create(client, terms).await?;
     let claim_id = created.claim_id;
     say(format!("created    {}", hex::encode(&claim_id)));
-    // Whoever runs the same module under the same terms again joins what is there.
-    let now = proto::ClaimState::try_from(created.state).unwrap_or_default();
-    if matches!(
-        now,
-        proto::ClaimState::Uncommitted | proto::ClaimState::Committed
-    ) {
-        commit(client, claim_id.clone(), wasm, Vec::new()).await?;
-        say(format!("committed  a module of {} bytes", grouped(bytes)));
-        let message = proto::SealClaimRequest {
-            claim_id: claim_id.clone(),
-        };
-        client.seal_claim(message).await?;
-        say("sealed     nothing can be changed any more".to_owned());
-    } else {
-        say(format!(
-            "found      this claim is {} already",
-            state(created.state)
-        ));
+    // Running the same module under the same terms again joins what is there.
+    let mut now = created.state;
+    if is_open(now) {
+        let sealed = commit_and_seal(client, &claim_id, wasm, &mut say).await;
+        if let Err(error) = sealed {
+            // Another run of the same claim may have been faster in between.
+            let message = proto::GetClaimRequest {
+                claim_id: claim_id.clone(),
+            };
+            let claim = client.get_claim(message).await?.claim;
+            now = claim.map_or(now, |claim| claim.state);
+            if is_open(now) {
+                return Err(error);
+            }
+        }
+    }
+    if !is_open(now) {
+        say(format!("found      this claim is {} already", state(now)));
     }
     let message = proto::ExecuteClaimV2Request {
         claim_id: claim_id.clone(),
@@ -351,8 +375,8 @@ pub async fn run_claim(
 
 impl RunArgs {
     async fn run(self, connection: &Connection) -> Result<Output, CliError> {
-        // Read before the server is called, so that a wrong path creates no claim.
-        let wasm = std::fs::read(&self.module).map_err(CliError::file(&self.module))?;
+        // Looked at before the server is called, so that a file which is no guest creates no claim.
+        let wasm = read_guest(&self.module)?;
         let mut terms = self.terms;
         if terms.name.is_empty() {
             terms.name = default_name(&self.module, &wasm);
@@ -492,7 +516,10 @@ fn row(claim: &proto::Claim) -> Vec<String> {
 async fn trace(client: &mut Client, claim: Bytes, output: PathBuf) -> Result<Output, CliError> {
     let name = format!("{}.trace", hex::encode(&claim));
     let bytes = client.fetch_trace(claim).await?;
-    let path = if output.is_dir() {
+    // A path that ends in a slash is meant as a directory, there or not.
+    let is_directory = output.is_dir() || output.as_os_str().as_encoded_bytes().ends_with(b"/");
+    let path = if is_directory {
+        std::fs::create_dir_all(&output).map_err(CliError::file(&output))?;
         output.join(name)
     } else {
         output

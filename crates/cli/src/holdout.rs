@@ -3,7 +3,7 @@
 //! Owns how a label file becomes a registration, and what the custodian is told about it. Labels leave this process in
 //! one call only, to the daemon that is named.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use evidenceos_proto as proto;
@@ -13,9 +13,10 @@ use crate::{
     client::{Client, Connection},
     error::CliError,
     forecast::Forecast,
-    labels::{Labels, item_digest},
+    items::Columns,
+    labels::{Labels, item_digest, order_hash},
     null_spec::NullArgs,
-    output::{Output, bits, grouped, progress, table},
+    output::{Output, bits, facts, grouped, progress, table},
     render::{holdout_json, holdout_text},
     units,
 };
@@ -28,15 +29,24 @@ const ITEMS_PER_CHUNK: usize = 32_768;
 pub enum HoldoutCommand {
     /// Register a holdout from a file of labels.
     #[command(
-        after_help = "LABELS is one label (0 or 1) a line, or CSV whose first line names the columns item,label[,unit].\n\
+        after_help = "LABELS has one label (0 or 1) a line, or columns whose first line names them: item,label[,unit]. Commas,\n\
+        semicolons or tabs separate columns; other names are given with --id-column, --label-column and --unit-column.\n\
         Items of one unit (a patient, a document) are judged together.\n\n\
         Labels that agree with an earlier holdout's beyond chance are refused, and the answer is charged to that holdout;\n\
         --fresh-items declares instead that no item is in both.\n\n\
         Examples:\n  \
         evidenceos holdout add labels.csv --p0 0.5\n  \
+        evidenceos holdout add export.csv --id-column patient_id --label-column diagnosis --map malignant=1,benign=0 --p0 0.8 \\\n      \
+        --dry-run\n  \
         evidenceos holdout add labels.csv --ref tumours-2026 --p0 0.8 --answer-share 0.15 --multiplicity fwer"
     )]
     Add(Box<AddArgs>),
+    /// Write the item ids of a label file in their order, for submitters: no label is in it.
+    #[command(
+        after_help = "Submitters give it to `claim pack --items`, so that their predictions may have any order.\n\n\
+        Example:\n  evidenceos holdout items labels.csv -o items.csv"
+    )]
+    Items(ItemsArgs),
     /// List all holdouts.
     #[command(after_help = "Example:\n  evidenceos holdout list --json")]
     List,
@@ -94,11 +104,66 @@ pub enum HoldoutCommand {
     },
 }
 
+/// A label file whose ids are written.
+#[derive(Debug, Args)]
+pub struct ItemsArgs {
+    /// The label file.
+    labels: PathBuf,
+    /// The column of item ids [default: `id` or `item`].
+    #[arg(long, value_name = "NAME")]
+    id_column: Option<String>,
+    /// Where to write the list.
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+}
+
+impl ItemsArgs {
+    fn run(self) -> Result<Output, CliError> {
+        let columns = Columns {
+            id_column: self.id_column,
+            ..Columns::default()
+        };
+        let table = columns.read(&self.labels)?;
+        // A file of labels alone is one column too, and must not be taken for ids.
+        let ids = columns
+            .ids(&table)?
+            .ok_or_else(|| table.lacks("item ids", "--id-column"))?;
+        let mut writer = csv::Writer::from_path(&self.output)
+            .map_err(|error| not_written(&self.output, &error))?;
+        for id in std::iter::once("item").chain(ids.iter().map(String::as_str)) {
+            writer
+                .write_record([id])
+                .map_err(|error| not_written(&self.output, &error))?;
+        }
+        writer.flush().map_err(CliError::file(&self.output))?;
+        Ok(Output::new(
+            json!({ "items": ids.len(), "output": self.output, "item_order_hash": hex::encode(order_hash(&ids)) }),
+            format!(
+                "{}: {} item ids, without labels",
+                self.output.display(),
+                grouped(ids.len() as u64)
+            ),
+        ))
+    }
+}
+
+fn not_written(path: &Path, error: &csv::Error) -> CliError {
+    CliError::Failed(format!("{}: {error}", path.display()))
+}
+
 /// How a holdout is registered. What is left out, the server decides; the reply says how.
 #[derive(Debug, Args)]
 pub struct AddArgs {
     /// The label file.
     labels: PathBuf,
+    #[command(flatten)]
+    columns: Columns,
+    /// The column that says which items belong together, as those of one patient do [default: `unit`].
+    #[arg(long, value_name = "NAME")]
+    unit_column: Option<String>,
+    /// Read the file, say what would be registered, and send nothing.
+    #[arg(long)]
+    dry_run: bool,
     /// Its name; default: the file's name without its extension.
     #[arg(long = "ref", value_name = "NAME")]
     reference: Option<String>,
@@ -147,6 +212,7 @@ impl HoldoutCommand {
         match self {
             // Its file is read before anybody is called.
             Self::Add(args) => args.run(connection).await,
+            Self::Items(args) => args.run(),
             Self::List => list(&mut connect().await?).await,
             Self::Narrow(args) => args.run(&mut connect().await?).await,
             Self::Show { holdout } => {
@@ -333,11 +399,13 @@ fn row(holdout: &proto::Holdout) -> Vec<String> {
 
 impl AddArgs {
     async fn run(self, connection: &Connection) -> Result<Output, CliError> {
-        let name = self.labels.display().to_string();
-        let content =
-            std::fs::read_to_string(&self.labels).map_err(CliError::file(&self.labels))?;
-        let labels = Labels::parse(&content, &name)?;
+        let (labels, notes) =
+            Labels::read(&self.labels, &self.columns, self.unit_column.as_deref())?;
+        notes.iter().for_each(|note| progress(note));
         let header = self.header(&labels)?;
+        if self.dry_run {
+            return Ok(dry_run(&header, &labels));
+        }
         progress(&format!(
             "registering {} items as {}",
             grouped(header.items),
@@ -397,6 +465,47 @@ impl AddArgs {
             ..Default::default()
         }
     }
+}
+
+/// What a registration would send.
+fn dry_run(header: &proto::PutHoldoutHeader, labels: &Labels) -> Output {
+    let ones = labels.labels.iter().filter(|label| **label == 1).count() as u64;
+    let units = labels
+        .units
+        .as_ref()
+        .map(|units| units.iter().max().map_or(0, |last| last + 1));
+    let has = |is: bool| if is { "yes" } else { "no" };
+    let mut rows = vec![
+        ("name", header.holdout_ref.clone()),
+        ("items", grouped(header.items)),
+        (
+            "labels 1",
+            format!(
+                "{} ({:.1} %)",
+                grouped(ones),
+                100.0 * ones as f64 / header.items as f64
+            ),
+        ),
+        ("labels 0", grouped(header.items - ones)),
+        ("item ids", has(labels.items.is_some()).to_owned()),
+    ];
+    if let Some(units) = units {
+        rows.push(("units", grouped(units)));
+    }
+    let text = format!(
+        "{}\nnothing was sent: leave out --dry-run to register it",
+        facts(&rows)
+    );
+    let json = json!({
+        "dry_run": true,
+        "holdout_ref": header.holdout_ref,
+        "items": header.items,
+        "ones": ones,
+        "has_item_ids": labels.items.is_some(),
+        "units": units,
+        "item_order_hash": hex::encode(&header.item_order_hash),
+    });
+    Output::new(json, text)
 }
 
 /// The messages of a registration.

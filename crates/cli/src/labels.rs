@@ -1,13 +1,16 @@
 //! Label files: what `holdout add` reads.
 //!
-//! Either one label a line, or CSV with a header that names the columns `item`, `label` and, if items belong together,
-//! `unit`. Labels are 0 or 1. The order of the lines is the order of the holdout, for ever.
+//! Either one label a line, or columns whose first line names them: item ids, labels and, if items
+//! belong together, units. The order of the lines is the order of the holdout, for ever.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, path::Path};
 
 use sha2::{Digest as _, Sha256};
 
-use crate::error::CliError;
+use crate::{
+    error::CliError,
+    items::{Columns, Table},
+};
 
 /// A parsed label file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,71 +24,35 @@ pub struct Labels {
 }
 
 impl Labels {
-    /// Reads a file's content; `name` is for messages.
+    /// Reads a file; also what the reader decided by itself.
     ///
     /// # Errors
-    /// [`CliError::Usage`] with the line.
-    pub fn parse(content: &str, name: &str) -> Result<Self, CliError> {
-        let rows = rows(content, name)?;
-        let Some((_, first)) = rows.first() else {
-            return Err(CliError::Usage(format!(
-                "{name} is empty; it needs a label a line"
-            )));
-        };
-        let parsed = if first.len() == 1 {
-            Self::bare(&rows, name)
-        } else {
-            Self::with_columns(&rows, name)
-        }?;
-        if parsed.labels.is_empty() {
-            return Err(CliError::Usage(format!(
-                "{name} has a header but no labels"
-            )));
-        }
-        Ok(parsed)
+    /// [`CliError::File`] if it cannot be read; [`CliError::Usage`] with the line.
+    pub fn read(
+        path: &Path,
+        columns: &Columns,
+        unit_column: Option<&str>,
+    ) -> Result<(Self, Vec<String>), CliError> {
+        let table = columns.read(path)?;
+        let labels = Self::of(&table, columns, unit_column)?;
+        Ok((labels, table.notes))
     }
 
-    fn bare(rows: &[Row], name: &str) -> Result<Self, CliError> {
-        // A label is 0 or 1, so that this word can only be a header.
-        let has_header = rows[0].1[0] == "label";
-        let labels = rows[usize::from(has_header)..]
-            .iter()
-            .map(|(line, row)| bit(&row[0], "label", name, *line))
-            .collect::<Result<_, _>>()?;
-        Ok(Self {
-            labels,
-            items: None,
-            units: None,
-        })
-    }
-
-    fn with_columns(rows: &[Row], name: &str) -> Result<Self, CliError> {
-        let header = &rows[0].1;
-        let column = |wanted: &str| header.iter().position(|cell| cell == wanted);
-        let (Some(item), Some(label)) = (column("item"), column("label")) else {
-            return Err(CliError::Usage(format!(
-                "{name}: the first line must name the columns `item`, `label` and, if items belong together, `unit`; it says {:?}",
-                header.join(",")
-            )));
-        };
-        let (mut labels, mut items) = (Vec::new(), Vec::new());
-        let mut seen = HashMap::new();
-        for (line, row) in &rows[1..] {
-            labels.push(bit(&row[label], "label", name, *line)?);
-            if let Some(earlier) = seen.insert(row[item].clone(), line) {
-                return Err(CliError::Usage(format!(
-                    "{name} line {line}: item {:?} stands on line {earlier} already; each item is registered once",
-                    row[item]
-                )));
-            }
-            items.push(row[item].clone());
+    fn of(table: &Table, columns: &Columns, unit_column: Option<&str>) -> Result<Self, CliError> {
+        let items = columns.ids(table)?;
+        let units = columns.units(table, unit_column)?;
+        let used = 1 + usize::from(items.is_some()) + usize::from(units.is_some());
+        // A column that nobody named may have the ids: without them the order could not be checked.
+        if items.is_none() && table.width() > used {
+            return Err(table.lacks("item ids", "--id-column"));
         }
-        let units = column("unit")
-            .map(|unit| numbered(rows[1..].iter().map(|(_, row)| row[unit].as_str())));
+        if items.is_none() {
+            table.must_be_gapless()?;
+        }
         Ok(Self {
-            labels,
-            items: Some(items),
-            units,
+            labels: columns.bits(table, "label")?,
+            items,
+            units: units.map(|units| numbered(&units)),
         })
     }
 
@@ -112,42 +79,11 @@ pub fn item_digest(item: &str) -> [u8; 16] {
     short
 }
 
-/// A line number and its cells.
-pub type Row = (u64, Vec<String>);
-
-/// The rows of a CSV text, all of one width, cells trimmed, blank lines left out.
-pub fn rows(content: &str, name: &str) -> Result<Vec<Row>, CliError> {
-    let mut reader = csv::ReaderBuilder::new()
-        .has_headers(false)
-        .trim(csv::Trim::All)
-        .from_reader(content.as_bytes());
-    let mut rows = Vec::new();
-    for record in reader.records() {
-        let record = record.map_err(|error| CliError::Usage(format!("{name}: {error}")))?;
-        let line = record.position().map_or(0, csv::Position::line);
-        rows.push((line, record.iter().map(str::to_owned).collect()));
-    }
-    Ok(rows)
-}
-
-/// Reads a cell that is 0 or 1.
-pub fn bit(cell: &str, what: &str, name: &str, line: u64) -> Result<u8, CliError> {
-    match cell {
-        "0" => Ok(0),
-        "1" => Ok(1),
-        other => Err(CliError::Usage(format!(
-            "{name} line {line}: the {what} is {other:?}; it must be 0 or 1"
-        ))),
-    }
-}
-
-/// Numbers names in order of appearance, unless they are numbers already.
-fn numbered<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Vec<u64> {
-    if let Ok(numbers) = names.clone().map(str::parse).collect() {
-        return numbers;
-    }
+/// Numbers names in order of appearance. A name is text: `007` and `7` are two.
+fn numbered(names: &[String]) -> Vec<u64> {
     let mut known = HashMap::new();
     names
+        .iter()
         .map(|name| {
             let next = known.len() as u64;
             *known.entry(name).or_insert(next)
@@ -160,7 +96,11 @@ mod tests {
     use super::*;
 
     fn parse(content: &str) -> Result<Labels, String> {
-        Labels::parse(content, "labels.csv").map_err(|error| error.to_string())
+        let columns = Columns::default();
+        let labels = columns
+            .parse(content.as_bytes(), "labels.csv")
+            .and_then(|table| Labels::of(&table, &columns, None));
+        labels.map_err(|error| error.to_string())
     }
 
     #[test]
@@ -171,25 +111,55 @@ mod tests {
         let named = parse("item,label,unit\na,1,p\nb,0,q\nc,1,p\n").expect("named");
         assert_eq!(named.items.as_deref().map(<[String]>::len), Some(3));
         assert_eq!(named.units, Some(vec![0, 1, 0]));
-        let numbers = parse("unit,label,item\n7,1,a\n9,0,b\n").expect("any order");
-        assert_eq!(numbers.units, Some(vec![7, 9]));
+        let any_order = parse("unit,label,item\np,1,a\nq,0,b\n").expect("any order");
+        assert_eq!(any_order.units, Some(vec![0, 1]));
         assert_eq!(
-            hex::encode(numbers.item_order_hash().expect("has ids")),
+            hex::encode(any_order.item_order_hash().expect("has ids")),
             hex::encode(Sha256::digest(b"a\nb\n"))
+        );
+        let without_ids = parse("label,unit\n1,p\n0,p\n").expect("units alone");
+        assert_eq!(
+            (without_ids.items, without_ids.units),
+            (None, Some(vec![0, 0]))
+        );
+    }
+
+    #[test]
+    fn units_are_text() {
+        let units = |cells: [&str; 4]| {
+            let rows = cells.iter().zip(["a", "b", "c", "d"]);
+            let lines = rows.map(|(unit, item)| format!("{item},1,{unit}\n"));
+            let content = format!("item,label,unit\n{}", lines.collect::<String>());
+            parse(&content).map(|labels| labels.units.expect("units"))
+        };
+        assert_eq!(units(["007", "7", "+7", "7"]), Ok(vec![0, 1, 2, 1]));
+        assert_eq!(units(["1", "1.0", "01", "1"]), Ok(vec![0, 1, 2, 0]));
+        let error = units(["p", "", "q", "q"]).expect_err("an empty unit");
+        assert!(
+            error.contains("line 3") && error.contains("unit is empty"),
+            "{error}"
         );
     }
 
     #[test]
     fn what_is_wrong_is_named_with_its_line() {
-        let check = |content: &str, part: &str| {
-            let error = parse(content).expect_err(part);
-            assert!(error.contains(part), "{error}");
+        let check = |content: &str, parts: &[&str]| {
+            let error = parse(content).expect_err(content);
+            for part in parts {
+                assert!(error.contains(part), "{part:?} is not in {error:?}");
+            }
         };
-        check("", "is empty");
-        check("item,label\n", "no labels");
-        check("1\n2\n", "line 2");
-        check("name,label\na,1\n", "must name the columns");
-        check("item,label\na,1\na,0\n", "line 3");
-        check("item,label\na,1,1\n", "labels.csv");
+        check("", &["is empty"]);
+        check("item,label\n", &["nothing below"]);
+        check("1\n2\n", &["line 2", "\"2\""]);
+        check(
+            "name,label\na,1\n",
+            &["item ids", "\"name\"", "--id-column"],
+        );
+        check("item,label\na,1\na,0\n", &["line 3", "line 2"]);
+        check("item,label\na,1\n,0\n", &["line 3", "id is empty"]);
+        check("item,label\na,1\nb,\n", &["line 3", "label is empty"]);
+        check("item,label\na,1,1\n", &["labels.csv", "line 2", "3 cells"]);
+        check("1\n\n0\n", &["line 2", "empty"]);
     }
 }

@@ -13,6 +13,7 @@ mod entries;
 mod error;
 mod forecast;
 mod holdout;
+mod items;
 mod keys;
 mod lab;
 mod labels;

@@ -3,29 +3,35 @@
 //! Owns how a file of predictions is read and matched with a holdout's order. Does not own the module's bytes: the
 //! sandbox writes and checks them.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+};
 
 use clap::Args;
 use evidenceos_proto as proto;
-use evidenceos_sandbox::{Mode, ModuleInfo, PackOptions, check, pack};
+use evidenceos_sandbox::{Mode, ModuleInfo, PackOptions, Violation, check, pack};
 use serde_json::json;
 
 use crate::{
     client::{Client, Connection},
     error::CliError,
     holdout,
-    labels::{bit, order_hash, rows},
-    output::{Output, facts, grouped, listed},
+    items::{Columns, Table},
+    labels::order_hash,
+    output::{Output, facts, grouped, listed, progress},
 };
 
 /// Predictions to pack.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "PREDICTIONS is one prediction (0 or 1) a line in the holdout's order, or CSV item,prediction with --items.\n\n\
+    after_help = "PREDICTIONS has one prediction (0 or 1) a line in the holdout's order, or columns of item ids and predictions,\n\
+    in any order, with --items. Commas, semicolons or tabs separate columns.\n\n\
     Examples:\n  \
     evidenceos claim pack predictions.csv -o claim.wasm --holdout tumours-2026\n  \
     evidenceos claim pack predictions.csv -o probe.wasm --ask-only --symbols 4\n  \
-    evidenceos claim pack by-id.csv -o claim.wasm --items items.txt"
+    evidenceos claim pack by-id.csv -o claim.wasm --items items.csv\n  \
+    evidenceos claim pack scores.csv -o claim.wasm --items items.csv --label-column score --threshold 0.5"
 )]
 pub struct PackArgs {
     /// The predictions.
@@ -33,7 +39,8 @@ pub struct PackArgs {
     /// Where to write the module.
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
-    /// The item ids in the holdout's order, one a line: for predictions that are given by id.
+    /// The item ids in the holdout's order (one a line, or a column), for predictions that are given by id; a
+    /// custodian writes it with `holdout items`.
     #[arg(long, value_name = "FILE")]
     items: Option<PathBuf>,
     /// Ask the oracle about the predictions, and be judged on them.
@@ -48,6 +55,8 @@ pub struct PackArgs {
     /// Check number and order of the items with this holdout first.
     #[arg(long, value_name = "NAME")]
     holdout: Option<String>,
+    #[command(flatten)]
+    columns: Columns,
 }
 
 impl PackArgs {
@@ -55,10 +64,12 @@ impl PackArgs {
     pub async fn run(self, connection: &Connection) -> Result<Output, CliError> {
         // Files are read first, so that a mistake in them is told without a server.
         let items = match &self.items {
-            Some(path) => Some(read_items(path)?),
+            Some(path) => Some(read_items(path, &self.columns)?),
             None => None,
         };
-        let predictions = read_predictions(&self.predictions, items.as_deref())?;
+        let table = self.columns.read(&self.predictions)?;
+        let predictions = in_order(&table, &self.columns, items.as_deref())?;
+        table.notes.iter().for_each(|note| progress(note));
         if let Some(name) = &self.holdout {
             let mut client = Client::connect(connection).await?;
             let holdout = holdout::show(&mut client, name.clone()).await?;
@@ -104,76 +115,66 @@ pub fn pack_module(predictions: &[u8], mode: Mode, num_symbols: u32) -> Result<V
     pack(&options).map_err(|error| CliError::Usage(error.to_string()))
 }
 
-fn read_items(path: &Path) -> Result<Vec<String>, CliError> {
-    let content = std::fs::read_to_string(path).map_err(CliError::file(path))?;
-    Ok(content
-        .lines()
-        .map(|line| line.trim().to_owned())
-        .filter(|line| !line.is_empty())
-        .collect())
+fn read_items(path: &Path, columns: &Columns) -> Result<Vec<String>, CliError> {
+    columns.item_list(&columns.read(path)?)
 }
 
-fn read_predictions(path: &Path, items: Option<&[String]>) -> Result<Vec<u8>, CliError> {
-    let content = std::fs::read_to_string(path).map_err(CliError::file(path))?;
-    parse_predictions(&content, &path.display().to_string(), items)
-}
-
-/// One prediction a line in order, or `item,prediction` in any order with the order of the items.
-fn parse_predictions(
-    content: &str,
-    name: &str,
+/// Predictions in the holdout's order, from a file that has them in that order, or by id in any.
+fn in_order(
+    table: &Table,
+    columns: &Columns,
     items: Option<&[String]>,
 ) -> Result<Vec<u8>, CliError> {
-    let rows = rows(content, name)?;
-    // Only the last column's name counts: the ids may be called anything.
-    let is_header = |row: &[String]| row.last().is_some_and(|cell| cell == "prediction");
-    let body = match rows.first() {
-        Some((_, first)) if is_header(first) => &rows[1..],
-        _ => &rows[..],
-    };
-    let columns = body.first().map_or(0, |(_, row)| row.len());
-    // The prediction is in the last column, with an item before it or without.
-    let by_order = |row: &Vec<String>, line| bit(&row[columns - 1], "prediction", name, line);
-    match (columns, items) {
-        (0, _) => Err(CliError::Usage(format!("{name} has no predictions"))),
-        (1, _) => body
-            .iter()
-            .map(|(line, row)| by_order(row, *line))
-            .collect(),
-        (2, Some(items)) => {
-            let mut by_item = std::collections::HashMap::new();
-            for (line, row) in body {
-                if by_item
-                    .insert(row[0].as_str(), by_order(row, *line)?)
-                    .is_some()
-                {
-                    return Err(CliError::Usage(format!(
-                        "{name} line {line}: item {:?} is predicted twice",
-                        row[0]
-                    )));
-                }
-            }
-            let missing = |item: &String| {
-                CliError::Usage(format!("{name} has no prediction for item {item:?}"))
-            };
-            // Those that are left afterwards are for no item of the list.
-            let predictions = items
-                .iter()
-                .map(|item| by_item.remove(item.as_str()).ok_or_else(|| missing(item)))
-                .collect::<Result<_, _>>()?;
-            match by_item.keys().next() {
-                Some(extra) => Err(CliError::Usage(format!(
-                    "{name} predicts item {extra:?}, which the item list does not have"
+    let bits = columns.bits(table, "prediction")?;
+    match (predicted_ids(table, columns)?, items) {
+        (None, items) => {
+            table.must_be_gapless()?;
+            match items {
+                Some(items) if items.len() != bits.len() => Err(table.problem(&format!(
+                    "has {} predictions, and the item list has {} items",
+                    bits.len(),
+                    items.len()
                 ))),
-                None => Ok(predictions),
+                _ => Ok(bits),
             }
         }
-        (2, None) => Err(CliError::Usage(format!(
-            "{name} gives predictions by item; name the file with the holdout's item order with --items"
+        (Some(ids), Some(items)) => by_id(table, &ids, &bits, items),
+        (Some(_), None) => Err(table.problem(
+            "gives predictions by item; name the file with the holdout's item order with --items",
+        )),
+    }
+}
+
+/// The ids that the predictions are given by, if they are: the id column, else the only other one.
+fn predicted_ids(table: &Table, columns: &Columns) -> Result<Option<Vec<String>>, CliError> {
+    if let Some(ids) = columns.ids(table)? {
+        return Ok(Some(ids));
+    }
+    match table.width() {
+        1 => Ok(None),
+        2 => table.unique(columns.other_than_values(table)?).map(Some),
+        _ => Err(table.lacks("item ids", "--id-column")),
+    }
+}
+
+fn by_id(
+    table: &Table,
+    ids: &[String],
+    bits: &[u8],
+    items: &[String],
+) -> Result<Vec<u8>, CliError> {
+    let mut by_id: HashMap<&String, u8> = ids.iter().zip(bits.iter().copied()).collect();
+    let missing = |item: &String| table.problem(&format!("has no prediction for item {item:?}"));
+    // Those that are left afterwards are for no item of the list.
+    let predictions = items
+        .iter()
+        .map(|item| by_id.remove(item).ok_or_else(|| missing(item)))
+        .collect::<Result<_, _>>()?;
+    match ids.iter().find(|id| by_id.contains_key(id)) {
+        Some(extra) => Err(table.problem(&format!(
+            "predicts item {extra:?}, which the item list does not have"
         ))),
-        (columns, _) => Err(CliError::Usage(format!(
-            "{name} has {columns} columns; write one prediction a line, or item,prediction"
-        ))),
+        None => Ok(predictions),
     }
 }
 
@@ -205,6 +206,32 @@ fn must_fit(
     }
 }
 
+/// A module that a daemon would admit.
+///
+/// # Errors
+/// [`CliError::File`] if it cannot be read, [`CliError::Usage`] if it is no Wasm,
+/// [`CliError::Failed`] with every rule that it breaks.
+pub fn read_guest(path: &Path) -> Result<Vec<u8>, CliError> {
+    let wasm = std::fs::read(path).map_err(CliError::file(path))?;
+    let shown = path.display();
+    if !wasm.starts_with(b"\0asm") {
+        return Err(CliError::Usage(format!(
+            "{shown} is no Wasm module; if it has predictions, pack them into one first: \
+             evidenceos claim pack {shown} -o claim.wasm"
+        )));
+    }
+    check(&wasm).map_err(|violations| would_be_refused(path, &violations))?;
+    Ok(wasm)
+}
+
+fn would_be_refused(path: &Path, violations: &[Violation]) -> CliError {
+    CliError::Failed(format!(
+        "{} would be refused:\n{}",
+        path.display(),
+        listed(violations)
+    ))
+}
+
 /// A module to check.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  evidenceos claim check claim.wasm")]
@@ -219,11 +246,7 @@ impl CheckArgs {
         let wasm = std::fs::read(&self.module).map_err(CliError::file(&self.module))?;
         match check(&wasm) {
             Ok(info) => Ok(admitted(&info)),
-            Err(violations) => Err(CliError::Failed(format!(
-                "{} would be refused:\n{}",
-                self.module.display(),
-                listed(&violations)
-            ))),
+            Err(violations) => Err(would_be_refused(&self.module, &violations)),
         }
     }
 }
@@ -261,27 +284,73 @@ mod tests {
 
     #[test]
     fn predictions_are_read_in_order_or_by_item() {
-        let parse = |content, items: Option<&[String]>| {
-            parse_predictions(content, "p.csv", items).map_err(|e| e.to_string())
+        let columns = Columns::default();
+        let parse = |content: &str, items: Option<&[String]>| {
+            let table = columns.parse(content.as_bytes(), "p.csv");
+            let predictions = table.and_then(|table| in_order(&table, &columns, items));
+            predictions.map_err(|error| error.to_string())
         };
         let items = ["b".to_owned(), "a".to_owned()];
         assert_eq!(parse("1\n0\n", None), Ok(vec![1, 0]));
+        assert_eq!(parse("1\n0\n", Some(&items)), Ok(vec![1, 0]));
         assert_eq!(parse("prediction\n1\n0\n", None), Ok(vec![1, 0]));
-        assert_eq!(
-            parse("item,prediction\na,1\nb,0\n", Some(&items)),
-            Ok(vec![0, 1])
-        );
+        for by_id in [
+            "item,prediction\na,1\nb,0\n",
+            "prediction;id\n1;a\n0;b\n",
+            "patient\tprediction\na\t1\nb\t0\n",
+            "a,1\nb,0\n",
+            ",item,prediction\n0,a,True\n1,b,False\n",
+        ] {
+            assert_eq!(parse(by_id, Some(&items)), Ok(vec![0, 1]), "{by_id:?}");
+        }
         let check = |content, items, part: &str| {
             let error = parse(content, items).expect_err(part);
-            assert!(error.contains(part), "{error}");
+            assert!(error.contains(part), "{part:?} is not in {error:?}");
         };
-        check("", None, "no predictions");
+        check("", None, "is empty");
         check("2\n", None, "line 1");
+        check("1\n0\n1\n", Some(&items[..]), "3 predictions");
+        check("1\n\n0\n", None, "line 2");
         check("a,1\n", None, "--items");
         check("a,1\n", Some(&items[..]), "no prediction for item \"b\"");
         check("a,1\nb,1\nc,1\n", Some(&items[..]), "\"c\"");
-        check("a,1\na,1\n", Some(&items[..]), "twice");
+        check("a,1\na,1\n", Some(&items[..]), "line 1 already");
         check("a,b,1\n", None, "3 columns");
+    }
+
+    #[test]
+    fn an_item_list_is_one_column_or_the_one_that_is_named() {
+        let columns = Columns::default();
+        let parse = |content: &str| {
+            let table = columns.parse(content.as_bytes(), "items.csv");
+            let items = table.and_then(|table| columns.item_list(&table));
+            items.map_err(|error| error.to_string())
+        };
+        let of_patients = Columns {
+            id_column: Some("patient".to_owned()),
+            ..Columns::default()
+        };
+        for list in ["patient,item\nb,x\na,y\n", "item\nb\na\n", "b\na\n"] {
+            let table = of_patients.parse(list.as_bytes(), "l").expect("a table");
+            let items = of_patients.item_list(&table).expect("a list");
+            assert_eq!(items, ["b", "a"], "{list:?}");
+        }
+        let wanted = Ok(vec!["b".to_owned(), "a".to_owned()]);
+        for list in [
+            "b\na\n",
+            "\u{feff}item\nb\na\n",
+            "\"b\"\r\n\"a\"\r\n",
+            "id\rb\ra\r",
+            "label,item\n1,b\n0,a\n",
+        ] {
+            assert_eq!(parse(list), wanted, "{list:?}");
+        }
+        assert!(parse("b\na\nb\n").expect_err("twice").contains("line 3"));
+        assert!(
+            parse("x,y1\nb,1\n")
+                .expect_err("which?")
+                .contains("--id-column")
+        );
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The `evidenceos` command against a real daemon, on a free port, over a directory of its own.
 
+mod files;
 mod programs;
 
 use std::{
@@ -216,8 +217,8 @@ fn open_and_audit(world: &World, key: &str) {
     );
     world.json(&["holdout", "retire", "h", "--reason", "the end of the test"]);
     world.json(&["holdout", "open", "h", "-o", &world.path("opening.json")]);
-    let traces = world.path("traces");
-    std::fs::create_dir_all(&traces).expect("made");
+    // A directory that is not there yet.
+    let traces = world.path("traces/");
     let claims = world.json(&["claim", "list", "--all"]);
     for claim in claims["claims"].as_array().expect("a list") {
         let id = claim["claim_id"].as_str().expect("an id");
@@ -419,6 +420,22 @@ fn errors_say_what_to_do() {
     );
     let text = world.write("text.wasm", "not wasm");
     world.fails(&["claim", "check", &text], 1, "would be refused");
+    // What no daemon would admit creates no claim.
+    for (module, code, part) in [
+        (&text, 2, "claim pack"),
+        (&short, 2, "claim pack"),
+        (
+            &world.write("empty.wasm", "\0asm\u{1}\0\0\0"),
+            1,
+            "would be refused",
+        ),
+    ] {
+        world.fails(&["claim", "run", module, "--holdout", "h"], code, part);
+    }
+    assert_eq!(
+        world.json(&["claim", "list"])["claims"],
+        serde_json::json!([])
+    );
     let nobody = evidenceos(&["log", "key", "--endpoint", "http://127.0.0.1:1"])
         .output()
         .expect("runs");
