@@ -322,7 +322,7 @@ fn sniffed(text: &str, is_name: &impl Fn(&str) -> bool, notes: &mut Vec<String>)
         several => several
             .iter()
             .copied()
-            .find(|one| names_columns(&one))
+            .find(|one| names_columns(one))
             .unwrap_or(several[0]),
     };
     if found.0 != b',' {

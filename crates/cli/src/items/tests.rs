@@ -175,7 +175,11 @@ fn scores_are_cut_at_the_threshold() {
         refused(&columns, text.as_bytes(), &["line 2", "no number", cell]);
     }
     let scores = b"id,label\na,0.9\nb,0.1\nc,0.4\n";
-    refused(&Columns::default(), scores, &["line 2", "--threshold 0.5"]);
+    for scores in [&scores[..], b"id,label\na,0.9\nb,0.1\n"] {
+        refused(&Columns::default(), scores, &["line 2", "--threshold 0.5"]);
+    }
+    let classes = b"id,label\na,1\nb,2\n";
+    refused(&Columns::default(), classes, &["line 3", "--map 1=1,2=0"]);
 }
 
 #[test]

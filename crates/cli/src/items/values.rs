@@ -90,7 +90,10 @@ fn advice(table: &Table, column: Column) -> String {
     for (_, cell) in table.cells(column) {
         *counts.entry(cell).or_default() += 1;
     }
-    if counts.len() > 2 && counts.keys().all(|cell| number(cell).is_ok()) {
+    // Two whole numbers are more likely to be classes, like 1 and 2.
+    let is_score = |cell: &&str| number(cell).is_ok_and(|number| number.fract() != 0.0);
+    let are_numbers = counts.keys().all(|cell| number(cell).is_ok());
+    if are_numbers && (counts.len() > 2 || counts.keys().any(is_score)) {
         return "; if the cells are scores, say from which one on they mean 1: --threshold 0.5"
             .to_owned();
     }
