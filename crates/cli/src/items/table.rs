@@ -96,6 +96,7 @@ impl Table {
         self.rows.first().map_or(0, |row| row.cells.len())
     }
 
+    /// Whether the first line names the columns.
     pub fn has_header(&self) -> bool {
         self.header.is_some()
     }

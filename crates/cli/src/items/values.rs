@@ -22,6 +22,7 @@ pub enum Rule<'c> {
 }
 
 impl<'c> Rule<'c> {
+    /// The rule that the flags state, else [`Self::Exact`].
     pub fn of(columns: &'c Columns) -> Self {
         match (columns.threshold, &*columns.map) {
             (Some(least), _) => Self::Threshold(least),

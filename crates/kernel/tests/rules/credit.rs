@@ -61,6 +61,11 @@ fn account(world: &World, owner: Caller) -> &Account {
 }
 
 #[test]
+fn the_most_credits_are_what_a_reader_of_json_still_has_exactly() {
+    assert_eq!(MAX_CREDIT, 9_007_199_254_740_991);
+}
+
+#[test]
 fn whoever_creates_a_claim_has_an_account_at_its_limits() {
     let mut world = World::new();
     let me = submitter(1);
