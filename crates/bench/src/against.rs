@@ -56,7 +56,7 @@ impl Beside {
         self.ratios()[1]
     }
 
-    /// Quartiles of the turns' ratios: above 1 where this build is the better one.
+    /// Quartiles of the turns' ratios: above 1 if this build is the better one.
     fn ratios(&self) -> [f64; 3] {
         let ratio = |[this, other]: &[f64; 2]| match self.better {
             // Nothing against nothing is as good.
@@ -103,7 +103,7 @@ fn short(figure: f64) -> String {
 /// What daemons of two builds do, in turns.
 ///
 /// # Errors
-/// Where a daemon does not start, or refuses a call.
+/// If a daemon does not start, or refuses a call.
 pub async fn measure(plan: &Plan<'_>, other: &Program, parts: Parts) -> Result<Report, BenchError> {
     let mut report = plan.machine_alone()?;
     let builds = Builds {

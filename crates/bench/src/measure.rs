@@ -243,7 +243,7 @@ async fn bracketed<T, F: Future<Output = Result<T, BenchError>>>(
     })
 }
 
-/// Tells whoever waits what is being measured.
+/// Prints what the benchmark measures now, on standard error.
 pub fn say(what: &str) {
     eprintln!("bench: {what}");
 }

@@ -44,7 +44,7 @@ pub struct Columns {
     pub threshold: Option<f64>,
 }
 
-/// The ids that stand for a unit or an item in a header, in lower case.
+/// Usual names of columns, in lower case: of ids, of values, of units.
 const IDS: [&str; 2] = ["id", "item"];
 const VALUES: [&str; 4] = ["label", "prediction", "target", "y"];
 const UNITS: [&str; 1] = ["unit"];

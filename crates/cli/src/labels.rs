@@ -1,7 +1,7 @@
 //! Label files: what `holdout add` reads.
 //!
 //! Either one label a line, or columns whose first line names them: item ids, labels and, if items
-//! belong together, units. The order of the lines is the order of the holdout, for ever.
+//! belong together, units. The holdout keeps its items in the order of the lines.
 
 use std::{collections::HashMap, path::Path};
 
