@@ -91,6 +91,11 @@ impl Authenticator {
         self.policy.text()
     }
 
+    /// Principals, and what the role policy calls them.
+    pub fn names(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.policy.names()
+    }
+
     /// Who makes a call, at a time in Unix seconds.
     ///
     /// # Errors
@@ -190,8 +195,12 @@ impl Authenticator {
             .and_then(|own| own.roles_of(&digest))
             .or_else(|| self.tokens.roles_of(&digest))
             .ok_or(Denied::UnknownToken)?;
-        let identity = bearer(digest, roles);
+        let mut identity = bearer(digest, roles);
+        // A token that is denied by its own digest stays denied, whosever it is.
         self.let_in(identity.principal.clone())?;
+        if let Some(owner) = self.policy.token_owner(&digest) {
+            identity.principal = self.let_in(owner.to_owned())?;
+        }
         Ok(identity)
     }
 

@@ -113,7 +113,7 @@ impl Callers {
         self.changes.subscribe()
     }
 
-    /// Whether nobody is asked who he is.
+    /// Whether callers are not authenticated: a development server.
     #[must_use]
     pub fn is_open(&self) -> bool {
         self.authenticator.load().is_development()

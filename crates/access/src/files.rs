@@ -10,6 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use evidenceos_files::{denial, without_mark};
 use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 use zeroize::Zeroizing;
@@ -45,12 +46,10 @@ pub struct TlsFiles {
 #[derive(Debug, Error)]
 pub enum FileError {
     /// It could not be read.
-    #[error("cannot read {}: {source}{owner}{remedy}", path.display())]
+    #[error("cannot read {}: {source}{remedy}", path.display())]
     Unreadable {
         path: PathBuf,
         source: io::Error,
-        /// Its mode and owner, where they are known.
-        owner: String,
         /// The command that mends it, as the end of the sentence; empty if none is known.
         remedy: String,
     },
@@ -74,7 +73,7 @@ pub enum FileError {
         /// The file's permission bits, as `chmod` takes them.
         mode: u32,
     },
-    /// Roles that everybody on the machine can give himself.
+    /// Roles that every user of the machine can take.
     #[error(
         "{} can be written by everybody (mode {mode:04o}): run `chmod o-w {}`",
         path.display(), path.display()
@@ -104,6 +103,15 @@ pub(crate) struct FileSet {
 }
 
 impl TlsFiles {
+    /// Everything that keeps these files from being read.
+    #[must_use]
+    pub fn problems(&self) -> Vec<FileError> {
+        let lists = self.client_crls.iter().map(|path| read_crl(path).err());
+        let others = [Some(&self.cert), Some(&self.key), self.client_ca.as_ref()];
+        let others = others.into_iter().flatten().map(|path| read(path).err());
+        others.chain(lists).flatten().collect()
+    }
+
     /// One set: what two readings in a row agree on.
     pub(crate) fn read(&self) -> Result<FileSet, FileError> {
         let mut last = self.read_once()?;
@@ -158,7 +166,7 @@ pub(crate) fn read_policy(path: &Path) -> Result<String, FileError> {
         let path = path.to_owned();
         return Err(FileError::Writable { path, mode });
     }
-    String::from_utf8(bytes.to_vec()).map_err(|error| {
+    String::from_utf8(without_mark(&bytes).to_vec()).map_err(|error| {
         unreadable(
             path,
             io::Error::new(io::ErrorKind::InvalidData, error.utf8_error()),
@@ -205,36 +213,15 @@ fn read_at_most(path: &Path, max: u64) -> Result<(Zeroizing<Vec<u8>>, u32), File
 }
 
 fn unreadable(path: &Path, source: io::Error) -> FileError {
-    let owner = fs::metadata(path).map_or_else(
-        |_| String::new(),
-        |metadata| {
-            format!(
-                " (mode {:04o}, owner uid {}, gid {}; we are uid {}, gid {})",
-                metadata.mode() & 0o7777,
-                metadata.uid(),
-                metadata.gid(),
-                rustix::process::geteuid().as_raw(),
-                rustix::process::getegid().as_raw(),
-            )
-        },
-    );
-    let uid = rustix::process::geteuid().as_raw();
     let remedy = match source.kind() {
         io::ErrorKind::NotFound => {
             "; make it, or a whole set to try with `evidenceos lab init DIR`".to_owned()
         }
-        io::ErrorKind::PermissionDenied => {
-            format!(
-                "; run `chown {uid} {}`, or run as its owner",
-                path.display()
-            )
-        }
-        _ => String::new(),
+        _ => denial(path, &source),
     };
     FileError::Unreadable {
         path: path.to_owned(),
         source,
-        owner,
         remedy,
     }
 }
@@ -263,7 +250,12 @@ mod tests {
         assert!(matches!(read(&long), Err(FileError::TooLong { .. })));
 
         let error = unreadable(&long, io::ErrorKind::PermissionDenied.into()).to_string();
-        for part in ["mode 0", "owner uid", "we are uid", "run `chown "] {
+        for part in [
+            "has mode 0",
+            "belongs to uid",
+            "this process is uid",
+            "Run: ",
+        ] {
             assert!(error.contains(part), "{error}");
         }
     }

@@ -13,7 +13,7 @@ use toml::Spanned;
 
 use crate::{
     IdentityKind, PeerCertificate, Roles, certificate::is_plain, deny::Denials,
-    hmac::is_identifier, token::TokenDigest,
+    hmac::is_identifier, principal, token::TokenDigest,
 };
 
 /// The rules of a file.
@@ -21,6 +21,10 @@ use crate::{
 pub struct Policy {
     default: Roles,
     rules: HashMap<Selector, Roles>,
+    /// Whose a token is, if it is not a principal of its own.
+    token_owners: HashMap<TokenDigest, String>,
+    /// What people call principals.
+    names: HashMap<String, String>,
     denials: Denials,
     /// The file's text; none without a file.
     text: Option<String>,
@@ -61,6 +65,46 @@ struct Rule {
     token_sha256: Option<String>,
     hmac_key_id: Option<String>,
     roles: Vec<String>,
+    name: Option<String>,
+    principal: Option<String>,
+}
+
+/// A rule that was read.
+struct Ruled {
+    selector: Selector,
+    roles: Roles,
+    name: Option<String>,
+    /// Whose the token is.
+    owner: Option<String>,
+}
+
+impl Ruled {
+    /// The principal that the rule is about, and what people call it: the rule's name, else that of its selector. None
+    /// for a rule about many, or about none that can be told from the rule.
+    fn named(&self) -> Option<(String, String)> {
+        let (principal, by_itself) = match &self.selector {
+            Selector::Uri(uri) if uri.ends_with('/') => return None,
+            Selector::Uri(uri) => (
+                principal::certificate(IdentityKind::Uri, uri),
+                Some(uri.clone()),
+            ),
+            Selector::Dns(name) => (
+                principal::certificate(IdentityKind::Dns, name),
+                Some(name.clone()),
+            ),
+            Selector::HmacKeyId(key_id) => (principal::hmac(key_id), Some(key_id.clone())),
+            Selector::TokenSha256(digest) => {
+                let own = || principal::bearer_of(digest);
+                (self.owner.clone().unwrap_or_else(own), None)
+            }
+            // Its URI or DNS name, which the rule does not have, is its identity.
+            Selector::CertSha256(_) => return None,
+        };
+        self.name
+            .clone()
+            .or(by_itself)
+            .map(|name| (principal, name))
+    }
 }
 
 impl Policy {
@@ -109,13 +153,13 @@ impl Policy {
             let line = line_of(text, table.span().start);
             let place = format!("{source}, rule {at} (line {line})");
             match rule(table.into_inner()) {
-                Ok((selector, roles)) => match first_at.get(&selector) {
+                Ok(ruled) => match first_at.get(&ruled.selector) {
                     Some(first) => {
                         problems.push(format!("{place}: the same selector as rule {first}"));
                     }
                     None => {
-                        first_at.insert(selector.clone(), at);
-                        policy.rules.insert(selector, roles);
+                        first_at.insert(ruled.selector.clone(), at);
+                        policy.add(ruled);
                     }
                 },
                 Err(wrong) => {
@@ -135,6 +179,25 @@ impl Policy {
         } else {
             Err(problems)
         }
+    }
+
+    fn add(&mut self, ruled: Ruled) {
+        self.names.extend(ruled.named());
+        if let (Selector::TokenSha256(digest), Some(owner)) = (&ruled.selector, ruled.owner) {
+            self.token_owners.insert(*digest, owner);
+        }
+        self.rules.insert(ruled.selector, ruled.roles);
+    }
+
+    /// Principals, and what people call them.
+    pub(crate) fn names(&self) -> impl Iterator<Item = (&str, &str)> {
+        let names = self.names.iter();
+        names.map(|(principal, name)| (principal.as_str(), name.as_str()))
+    }
+
+    /// The principal of the token of a digest, if the policy says that it is another's than its own.
+    pub(crate) fn token_owner(&self, digest: &TokenDigest) -> Option<&str> {
+        self.token_owners.get(digest).map(String::as_str)
     }
 
     /// The callers that no rule lets in.
@@ -186,7 +249,7 @@ impl Policy {
 }
 
 /// One rule, or everything that is wrong with it.
-fn rule(table: toml::Table) -> Result<(Selector, Roles), Vec<String>> {
+fn rule(table: toml::Table) -> Result<Ruled, Vec<String>> {
     let rule: Rule = table
         .try_into()
         .map_err(|error: toml::de::Error| vec![one_line(error.message())])?;
@@ -222,20 +285,62 @@ fn rule(table: toml::Table) -> Result<(Selector, Roles), Vec<String>> {
                 .into(),
         );
     }
-    let mut roles = Roles::NONE;
-    for role in &rule.roles {
-        // "none" and "a+b" are what a set of roles reads as, not roles.
-        match role.parse::<Roles>() {
-            Ok(one) if one.to_string() == *role && !one.is_empty() && !role.contains('+') => {
-                roles = roles.union(one);
-            }
-            _ => problems.push(format!("{role:?}: {}", crate::UnknownRole)),
-        }
-    }
+    let roles = roles_of(&rule.roles, &mut problems);
+    problems.extend(naming_problems(
+        rule.name.as_deref(),
+        rule.principal.as_deref(),
+        selector.as_ref(),
+    ));
     match selector {
-        Some(selector) if problems.is_empty() => Ok((selector, roles)),
+        Some(selector) if problems.is_empty() => Ok(Ruled {
+            selector,
+            roles,
+            name: rule.name,
+            owner: rule.principal,
+        }),
         _ => Err(problems),
     }
+}
+
+/// The roles of these names together.
+fn roles_of(names: &[String], problems: &mut Vec<String>) -> Roles {
+    let mut roles = Roles::NONE;
+    for name in names {
+        // "none" and "a+b" are what a set of roles reads as, not roles.
+        match name.parse::<Roles>() {
+            Ok(one) if one.to_string() == *name && !one.is_empty() && !name.contains('+') => {
+                roles = roles.union(one);
+            }
+            _ => problems.push(format!("{name:?}: {}", crate::UnknownRole)),
+        }
+    }
+    roles
+}
+
+/// What is wrong with the name that a rule gives a principal, and with the principal that it gives a token.
+fn naming_problems(
+    name: Option<&str>,
+    owner: Option<&str>,
+    selector: Option<&Selector>,
+) -> Vec<String> {
+    let mut problems = Vec::new();
+    if name.is_some_and(|name| !is_shown(name)) {
+        problems.push("name must be 1 to 128 characters, none of them a control character".into());
+    }
+    let is_token = matches!(selector, Some(Selector::TokenSha256(_)));
+    match owner {
+        Some(_) if selector.is_some() && !is_token => problems.push(
+            "principal goes with token_sha256 alone: a certificate or a key that is renewed keeps its principal".into(),
+        ),
+        Some(owner) if !principal::is_principal(owner) || owner == principal::ANONYMOUS => problems
+            .push("principal must be mtls:, bearer: or hmac: and 64 lowercase hex digits, as `evidenceos server info` shows it".into()),
+        _ => {}
+    }
+    problems
+}
+
+fn is_shown(name: &str) -> bool {
+    (1..=128).contains(&name.chars().count()) && !name.chars().any(char::is_control)
 }
 
 /// A URI that a selector names.
@@ -379,6 +484,65 @@ mod tests {
         assert_eq!(policy.certificate(&pinned).to_string(), "operator");
         assert_eq!(policy.hmac_key("ci"), Roles::SUBMITTER);
         assert_eq!(policy.hmac_key("other"), auditor);
+    }
+
+    #[test]
+    fn a_rule_names_its_principal() {
+        let old = principal::bearer(b"old");
+        let digest = |token: &[u8]| principal::bearer(token)["bearer:".len()..].to_owned();
+        let text = format!(
+            r#"
+            [[rule]]
+            uri = "spiffe://lab/"
+            roles = ["auditor"]
+            [[rule]]
+            uri = "spiffe://lab/alice"
+            roles = ["submitter"]
+            [[rule]]
+            hmac_key_id = "ci"
+            name = "nightly builds"
+            roles = ["submitter"]
+            [[rule]]
+            token_sha256 = "{}"
+            name = "carol"
+            principal = "{old}"
+            roles = ["submitter"]
+            "#,
+            digest(b"new")
+        );
+        let policy = Policy::parse("f", &text).expect("a policy");
+        let mut names: Vec<_> = policy.names().collect();
+        names.sort_unstable();
+        let alice = principal::certificate(IdentityKind::Uri, "spiffe://lab/alice");
+        let ci = principal::hmac("ci");
+        let mut expected = [
+            (&*old, "carol"),
+            (&*ci, "nightly builds"),
+            (&*alice, "spiffe://lab/alice"),
+        ];
+        expected.sort_unstable();
+        assert_eq!(names, expected);
+        let new = hex::decode(digest(b"new")).expect("hex");
+        let new: TokenDigest = new.try_into().expect("32 bytes");
+        assert_eq!(policy.token_owner(&new), Some(&*old));
+        let wrong = [
+            (
+                "uri = \"spiffe://lab/a\"",
+                "principal = \"bearer:00\"",
+                "token_sha256 alone",
+            ),
+            (
+                "token_sha256 = \"00\"",
+                "principal = \"carol\"",
+                "must be mtls:",
+            ),
+            ("uri = \"spiffe://lab/a\"", "name = \"\"", "name must be"),
+        ];
+        for (selector, field, part) in wrong {
+            let text = format!("[[rule]]\n{selector}\n{field}\nroles = [\"submitter\"]\n");
+            let problems = Policy::parse("f", &text).expect_err(part).concat();
+            assert!(problems.contains(part), "{problems}");
+        }
     }
 
     #[test]

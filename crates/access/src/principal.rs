@@ -38,6 +38,22 @@ pub fn certificate(kind: IdentityKind, name: &str) -> String {
     named("mtls", digest.finalize())
 }
 
+/// Whether a text has the form of a principal: [`ANONYMOUS`], or a kind, a colon and 64 lowercase hex digits.
+#[must_use]
+pub fn is_principal(text: &str) -> bool {
+    let is_hex = |digest: &str| {
+        let digits = digest.bytes();
+        digest.len() == 64
+            && digits
+                .into_iter()
+                .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    };
+    match text.split_once(':') {
+        Some(("mtls" | "bearer" | "hmac", digest)) => is_hex(digest),
+        _ => text == ANONYMOUS,
+    }
+}
+
 fn named(kind: &str, digest: impl AsRef<[u8]>) -> String {
     let digest = digest.as_ref();
     let mut hex = vec![0; digest.len() * 2];
@@ -70,6 +86,34 @@ mod tests {
         ];
         for (name, expected) in cases {
             assert_eq!(name, expected);
+        }
+    }
+
+    #[test]
+    fn a_principal_is_known_by_its_form() {
+        let bearer = bearer(b"t");
+        for good in [
+            &*bearer,
+            &*hmac("ci"),
+            &*certificate(IdentityKind::Dns, "a"),
+            ANONYMOUS,
+        ] {
+            assert!(is_principal(good), "{good}");
+        }
+        let upper = bearer.to_uppercase();
+        let (short, long) = (&bearer[..70], format!("{bearer}0"));
+        let bad = [
+            "",
+            "alice",
+            "spiffe://lab/alice",
+            "bearer:",
+            "other:",
+            short,
+            &*long,
+            &*upper,
+        ];
+        for bad in bad {
+            assert!(!is_principal(bad), "{bad}");
         }
     }
 

@@ -63,7 +63,7 @@ impl Tokens {
     }
 }
 
-/// The token of a request. The scheme is `Bearer`, written so, as the published daemon has it.
+/// The token of a request. The scheme's case does not matter (RFC 9110, 11.1), and blanks may stand before the token.
 ///
 /// # Errors
 /// Where the header is there more than once, or is no bearer token.
@@ -71,9 +71,10 @@ pub fn bearer(headers: &http::HeaderMap) -> Result<Option<&[u8]>, Denied> {
     let Some(header) = single(headers, "authorization")? else {
         return Ok(None);
     };
-    header
-        .as_bytes()
-        .strip_prefix(b"Bearer ")
+    let credentials = header.as_bytes().split_at_checked(b"Bearer ".len());
+    credentials
+        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case(b"Bearer "))
+        .map(|(_, token)| token.trim_ascii_start())
         .filter(|token| (1..=MAX_TOKEN_BYTES).contains(&token.len()))
         .map(Some)
         .ok_or(Denied::BadAuthorization)
@@ -106,6 +107,28 @@ mod tests {
         assert_eq!(tokens.roles(b"a"), Some(Roles::SUBMITTER_AUDITOR));
         tokens.set_digest(Sha256::digest(b"a").into(), Roles::NONE);
         assert_eq!(tokens.roles(b"a"), Some(Roles::NONE));
+    }
+
+    #[test]
+    fn a_scheme_has_no_case() {
+        let token = |value: &'static str| {
+            let mut headers = http::HeaderMap::new();
+            headers.insert("authorization", http::HeaderValue::from_static(value));
+            bearer(&headers).ok().flatten().map(<[u8]>::to_vec)
+        };
+        for good in ["Bearer abc", "bearer abc", "BEARER abc", "bEaReR   abc"] {
+            assert_eq!(token(good).as_deref(), Some(&b"abc"[..]), "{good}");
+        }
+        for bad in [
+            "Bearer",
+            "Bearer ",
+            "Bearerabc",
+            "Basic abc",
+            "abc",
+            "Bearer   ",
+        ] {
+            assert_eq!(token(bad), None, "{bad}");
+        }
     }
 
     #[test]

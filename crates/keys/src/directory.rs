@@ -390,7 +390,8 @@ fn bits(stat: &Stat) -> u32 {
 
 fn mend(path: &Path, stat: &Stat, mode: &str) -> String {
     let path = quoted(path.as_os_str());
-    if is_ours(stat) {
+    // A file of root's that is closed to its group would be closed to this process as well.
+    if stat.st_uid == us() {
         format!("chmod {mode} {path}")
     } else {
         format!("sudo chown {} {path} && sudo chmod {mode} {path}", us())

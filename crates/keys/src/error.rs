@@ -2,6 +2,7 @@
 
 use std::{io, path::PathBuf};
 
+use evidenceos_files::denial;
 use thiserror::Error;
 
 use crate::KeyId;
@@ -10,7 +11,7 @@ use crate::KeyId;
 #[derive(Debug, Error)]
 pub enum KeyError {
     /// A file or directory.
-    #[error("cannot {operation} {path}: {source}")]
+    #[error("cannot {operation} {path}: {source}{}", denial(path, source))]
     Io {
         /// What was tried, as a verb.
         operation: &'static str,

@@ -80,7 +80,7 @@ struct Document {
 /// # Errors
 /// If it is not the documented object; the error has the line.
 pub fn parse(bytes: &[u8]) -> Result<BTreeMap<String, Listed>, serde_json::Error> {
-    let document: Document = serde_json::from_slice(bytes)?;
+    let document: Document = serde_json::from_slice(evidenceos_files::without_mark(bytes))?;
     Ok(document.accounts)
 }
 

@@ -8,11 +8,12 @@ use std::{
     path::PathBuf,
 };
 
+use evidenceos_files::denial;
 use thiserror::Error;
 
 /// The file system refused an operation on a path.
 #[derive(Debug, Error)]
-#[error("{operation} {path}: {source}")]
+#[error("{operation} {path}: {source}{}", denial(path, source))]
 pub struct FileError {
     /// What was tried, as a verb.
     pub operation: &'static str,
@@ -36,7 +37,7 @@ impl FileError {
 #[derive(Debug, Error)]
 pub enum StoreError {
     /// The file system refused an operation.
-    #[error("{operation} {path}: {source}")]
+    #[error("{operation} {path}: {source}{}", denial(path, source))]
     Io {
         /// What was tried, as a verb.
         operation: &'static str,
@@ -260,7 +261,11 @@ mod tests {
     #[test]
     fn what_nobody_can_mend_by_a_rule_is_told_as_it_is() {
         let denied = StoreError::io("open", "/data/LOCK")(ErrorKind::PermissionDenied.into());
-        assert_eq!(denied.to_string(), "open /data/LOCK: permission denied");
+        let told = denied.to_string();
+        assert!(
+            told.starts_with("open /data/LOCK: permission denied; "),
+            "{told}"
+        );
         let other = StoreError::from(DatabaseError::new(DatabaseFault::Other, "it failed"));
         assert_eq!(other.to_string(), "database: it failed");
     }

@@ -6,6 +6,7 @@
 use std::{collections::BTreeMap, io, path::Path};
 
 use ed25519_dalek::VerifyingKey;
+use evidenceos_files::without_mark;
 use evidenceos_kernel::claim::PolicyCode;
 use evidenceos_keys::{Directory, KeyError};
 use evidenceos_sandbox::{AdmitError, Sandbox};
@@ -50,7 +51,7 @@ impl TrustedKeys {
     /// # Errors
     /// What is wrong with it, as a clause.
     pub fn parse(bytes: &[u8]) -> Result<Self, String> {
-        let file: TrustedKeysFile = serde_json::from_slice(bytes)
+        let file: TrustedKeysFile = serde_json::from_slice(without_mark(bytes))
             .map_err(|error| format!("is not {{\"trusted_ed25519_pubkeys_hex\":[…]}}: {error}"))?;
         let texts = file.trusted_ed25519_pubkeys_hex;
         if texts.len() > MOST_TRUSTED {

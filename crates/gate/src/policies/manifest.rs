@@ -7,6 +7,7 @@
 use std::{collections::BTreeMap, ops::RangeInclusive};
 
 use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
+use evidenceos_files::without_mark;
 use evidenceos_kernel::{claim::PolicyCode, id::Digest};
 use evidenceos_sandbox::PolicyLimits;
 use serde::{Deserialize, Serialize};
@@ -79,7 +80,7 @@ impl Manifest {
     /// # Errors
     /// Every rule that it breaks, as clauses.
     pub fn parse(bytes: &[u8]) -> Result<Self, Vec<String>> {
-        let mut manifest: Self = serde_json::from_slice(bytes)
+        let mut manifest: Self = serde_json::from_slice(without_mark(bytes))
             .map_err(|error| vec![format!("is not a manifest: {error}")])?;
         // The name of the set covers each file as it lies there, and not only what was understood.
         manifest.file_hash = Digest::of(bytes);

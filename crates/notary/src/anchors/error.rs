@@ -2,6 +2,7 @@
 
 use std::{io, path::PathBuf};
 
+use evidenceos_files::denial;
 use evidenceos_store::{FileError, StoreError};
 use evidenceos_tlog::Hash;
 use thiserror::Error;
@@ -23,7 +24,8 @@ pub enum AnchorError {
     Store(#[from] StoreError),
     /// The directory beside the data directory is not there and cannot be made.
     #[error(
-        "the anchor directory {path} cannot be made ({source}): nothing would remember the log's newest head outside of the data directory. Name a directory that can be written, best on another disk, with --anchor DIR/, or give --anchor none"
+        "the anchor directory {path} cannot be made ({source}{}): nothing would remember the log's newest head outside of the data directory. Name a directory that can be written, best on another disk, with --anchor DIR/, or give --anchor none",
+        denial(path, source)
     )]
     NotMade { path: PathBuf, source: io::Error },
     /// The anchor of another log.
