@@ -468,6 +468,7 @@ async fn list(client: &mut Client, all: bool, limit: usize) -> Result<Output, Cl
             page_size,
             page_token,
             all,
+            ..Default::default()
         };
         let page = client.list_claims(message).await?;
         claims.extend(page.claims);

@@ -332,6 +332,7 @@ impl Client {
                 page_size: 100,
                 page_token,
                 all: true,
+                ..Default::default()
             };
             let answer = Answer::of(
                 self.0

@@ -146,7 +146,7 @@ impl Life {
     /// The principal of an account's life.
     #[must_use]
     pub fn principal(&self) -> String {
-        format!("bearer:granted-{}", self.number)
+        format!("bearer:{:064x}", self.number)
     }
 
     /// What each of its grants is worth.

@@ -52,7 +52,7 @@ impl Load {
     }
 
     /// As [`Load::start`] where lives may begin; who is refused for a fault of the server's comes
-    /// again, as long as he is told that nothing was done.
+    /// again, as long as the server says that nothing was done.
     #[must_use]
     pub fn start_on_a_failing_disk(address: &str, ledger: &Shared, clients: usize) -> Self {
         Self::send_out(address, ledger, clients, true, true)

@@ -25,7 +25,9 @@ use evidenceos_kernel::{
     id::{ClaimId, Digest, OwnerTag},
     trace::{EMITTED, TracedAdmission, TracedEnd, TracedRun},
 };
-use evidenceos_sandbox::{AdmitError, End, HostFault, Limits, Prepared, Ran, Sandbox, TrapCause};
+use evidenceos_sandbox::{
+    AdmitError, Broken, End, HostFault, Limits, Prepared, Ran, Sandbox, TrapCause,
+};
 use evidenceos_store::{MAX_ROW_BYTES, Rows};
 use queue::Queue;
 
@@ -367,6 +369,7 @@ fn end_of(end: End, veto: Option<Vetoed>) -> RunEnd {
         },
         End::NoOutput => RunEnd::NoOutput,
         End::Trapped(cause) => RunEnd::Trapped(match cause {
+            TrapCause::Trap(Broken::Unreachable) => Reason::Unreachable,
             TrapCause::Trap(_) => Reason::Trap,
             TrapCause::OutOfFuel => Reason::OutOfFuel,
             TrapCause::OutOfMemory => Reason::OutOfMemory,

@@ -20,7 +20,7 @@ mod settings;
 use std::{num::NonZero, path::PathBuf, thread, time::Duration};
 
 pub use check::{Checked, check};
-pub use evidenceos_gate::{DurableDecisions, PreflightConfig, RateLimit};
+pub use evidenceos_gate::{DurableDecisions, PreflightConfig, ProbeProfile, RateLimit};
 use evidenceos_kernel::account::Accounting;
 use evidenceos_notary::{KeyConfig, anchors::AnchorConfig};
 pub use evidenceos_notary::{
@@ -74,6 +74,8 @@ pub struct Config {
     /// The name of the log that an empty data directory is to begin although its key was there
     /// before and no anchor knows that it has signed nothing.
     pub begin_log: Option<String>,
+    /// Whether to serve a data directory without authentication that was served with it.
+    pub serve_unprotected: bool,
     /// Bytes of the disk that must be free for new work; 0: anything will do.
     pub min_free_bytes: u64,
     /// Whether to take policy oracles that nobody has signed.
@@ -101,6 +103,7 @@ impl Default for Config {
             anchors: Anchoring::default(),
             anchor_optional: false,
             begin_log: None,
+            serve_unprotected: false,
             min_free_bytes: evidenceos_store::room::KEEP_FREE,
             allow_unsigned_policies: false,
         }
@@ -188,6 +191,7 @@ impl Config {
             anchors,
             anchor_optional: settings.anchor_optional.unwrap_or(false),
             begin_log: settings.begin_log.clone(),
+            serve_unprotected: settings.serve_unprotected,
             min_free_bytes: settings.min_free_bytes.unwrap_or(default.min_free_bytes),
             allow_unsigned_policies: settings.allow_unsigned_policies.unwrap_or(false),
         };
@@ -250,7 +254,7 @@ impl Config {
         self.data_dir.join(evidenceos_gate::policies::DIRECTORY)
     }
 
-    /// Whether it is a development server: nobody is asked who he is.
+    /// Whether it is a development server, which authenticates nobody.
     #[must_use]
     pub fn is_development(&self) -> bool {
         !self.identity.authenticates()

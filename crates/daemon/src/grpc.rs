@@ -27,6 +27,7 @@ pub mod rules;
 mod server;
 mod service;
 pub mod status;
+mod subject;
 
 pub use callers::CallersLayer;
 pub use connection::GrpcConnection;

@@ -22,10 +22,14 @@ mod in_force;
 pub mod metrics;
 pub mod offline;
 mod overseeing;
+mod protection;
 mod run;
 mod services;
 mod shares;
 pub mod terminal;
+
+/// The program's version and the start of the commit that it is built from, if that is known: `2.1.0 (0123456789ab)`.
+pub const VERSION: &str = env!("EVIDENCEOS_VERSION");
 
 pub use assemble::{Running, StartError, start};
 pub use config::Config;

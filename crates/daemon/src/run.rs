@@ -178,7 +178,7 @@ fn check(config: &Config) -> ExitCode {
         return bad_config(&config::ConfigError(checked.problems));
     }
     terminal::say(&format!(
-        "fine: gRPC on {}{}, {}",
+        "Configuration OK: gRPC on {}{}. {}",
         config.listeners.grpc,
         if config.listeners.tls.is_some() {
             " under TLS"
@@ -186,9 +186,9 @@ fn check(config: &Config) -> ExitCode {
             ""
         },
         if config.is_development() {
-            "development: nobody is asked who he is"
+            "Development mode: no authentication."
         } else {
-            "callers must say who they are"
+            "Callers must authenticate."
         }
     ));
     ExitCode::SUCCESS

@@ -13,6 +13,7 @@ mod compiling;
 mod error;
 mod holdouts;
 mod log;
+mod names;
 mod probing;
 mod rows;
 mod server;
@@ -23,11 +24,15 @@ use std::sync::Arc;
 pub use self::{
     accounts::{Accounts, Whose},
     catalog::Catalog,
-    claims::{Claims, Created, Offer, ProvenCapsule, ShownCapsule, ShownClaim},
+    claims::{
+        Asked, Bounds, Claims, Created, FEWEST_DIGITS, Offer, ProvenCapsule, ShownCapsule,
+        ShownClaim, ids_that_begin,
+    },
     collector::ServicesCollector,
     error::Error,
-    holdouts::{AskedPolicy, Holdouts, Rekeying, ShownHoldout, Submission},
+    holdouts::{Holdouts, Rekeying, ShownHoldout, Submission},
     log::{Log, Revocations, Revoked},
+    names::Names,
     probing::Probing,
     rows::ShownRows,
     server::{Server, Setup},
@@ -41,4 +46,5 @@ pub struct Services {
     pub log: Arc<Log>,
     pub accounts: Arc<Accounts>,
     pub server: Arc<Server>,
+    pub names: Arc<Names>,
 }

@@ -7,14 +7,27 @@ use evidenceos_access::Tokens;
 use evidenceos_kernel::probe::Rules;
 use serde::{Deserialize, Serialize};
 
-/// Tools that can do harm, unless others are named.
-const HIGH_RISK: [&str; 6] = [
+/// Tools that can do harm by the published list.
+const PUBLISHED_HIGH_RISK: [&str; 6] = [
     "exec",
     "shell.exec",
     "fs.write",
     "fs.delete_tree",
     "email.send",
     "payment.charge",
+];
+/// Tools of agents that can do harm, by the names that the agents have for them.
+const AGENTS_HIGH_RISK: [&str; 10] = [
+    "Bash",
+    "PowerShell",
+    "exec_command",
+    "shell",
+    "sh",
+    "terminal",
+    "run_command",
+    "Write",
+    "Edit",
+    "apply_patch",
 ];
 /// Seconds of a day.
 const DAY_S: u64 = 24 * 60 * 60;
@@ -31,6 +44,18 @@ pub enum DurableDecisions {
     Guarded,
 }
 
+/// For whom the gate's defaults are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ProbeProfile {
+    /// Agents that work all day: calls are counted and not compared, files fit into a body, and commands that destroy
+    /// are stopped.
+    #[default]
+    Agents,
+    /// The numbers of the published daemon.
+    Published,
+}
+
 /// The gate for agents.
 #[derive(Debug, Clone)]
 pub struct PreflightConfig {
@@ -42,6 +67,10 @@ pub struct PreflightConfig {
     pub fail_open_for_low_risk: bool,
     /// Tools that can do harm.
     pub high_risk_tools: BTreeSet<String>,
+    /// Whether a throttled shell is given an empty command instead of being denied.
+    pub rewrites_shells: bool,
+    /// Whether commands that destroy a machine or a home are stopped without a policy.
+    pub guards_against_destruction: bool,
     /// How long a decision may take.
     pub timeout: Duration,
     /// Decisions a second of one principal; none: as many as it likes.
@@ -62,6 +91,8 @@ pub struct PreflightConfig {
     pub probe_tool_calls: Rules,
     /// When claims are probing; none: never.
     pub probe_claims: Option<Rules>,
+    /// Whether whoever probes with claims is frozen; else throttled however many claims there are.
+    pub freezes_claimants: bool,
     /// When a throttled caller may try again.
     pub probe_retry_after: Duration,
 }
@@ -80,11 +111,45 @@ pub enum RateLimit {
 impl Default for PreflightConfig {
     /// What a gate does that is told nothing.
     fn default() -> Self {
+        let agents = AGENTS_HIGH_RISK.map(str::to_owned);
+        let published = Self::published();
+        Self {
+            max_body_bytes: 1 << 20,
+            high_risk_tools: published
+                .high_risk_tools
+                .into_iter()
+                .chain(agents)
+                .collect(),
+            rewrites_shells: false,
+            guards_against_destruction: true,
+            max_output_bytes: 1 << 20,
+            probe_tool_calls: Rules::AGENT_CALLS,
+            // Budgets bound what claims can learn. A class behind one token, or a nightly run, must only wait.
+            freezes_claimants: false,
+            ..Self::published()
+        }
+    }
+}
+
+impl PreflightConfig {
+    /// What a gate of this profile does that is told nothing else.
+    #[must_use]
+    pub fn of(profile: ProbeProfile) -> Self {
+        match profile {
+            ProbeProfile::Agents => Self::default(),
+            ProbeProfile::Published => Self::published(),
+        }
+    }
+
+    /// The published numbers.
+    fn published() -> Self {
         Self {
             max_body_bytes: 16_384,
             token: None,
             fail_open_for_low_risk: true,
-            high_risk_tools: HIGH_RISK.map(str::to_owned).into(),
+            high_risk_tools: PUBLISHED_HIGH_RISK.map(str::to_owned).into(),
+            rewrites_shells: true,
+            guards_against_destruction: false,
             timeout: Duration::from_millis(120),
             rate_limit: RateLimit::PerSecond(FIFTY),
             global_rate_limit: RateLimit::Off,
@@ -95,12 +160,11 @@ impl Default for PreflightConfig {
             keep: Duration::from_secs(30 * DAY_S),
             probe_tool_calls: Rules::TOOL_CALLS,
             probe_claims: Some(Rules::CLAIMS),
+            freezes_claimants: true,
             probe_retry_after: Duration::from_secs(3),
         }
     }
-}
 
-impl PreflightConfig {
     /// Whether the HTTP port knows its callers by a token of its own.
     #[must_use]
     pub fn authenticates(&self) -> bool {

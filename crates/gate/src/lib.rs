@@ -20,4 +20,4 @@ pub mod preflight;
 pub mod probes;
 pub mod recorder;
 
-pub use config::{DurableDecisions, PreflightConfig, RateLimit};
+pub use config::{DurableDecisions, PreflightConfig, ProbeProfile, RateLimit};

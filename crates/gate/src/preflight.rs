@@ -16,6 +16,8 @@ mod admission;
 mod bodies;
 mod calls;
 mod counts;
+mod draft;
+mod guard;
 mod judge;
 mod limits;
 mod openapi;
@@ -122,7 +124,11 @@ impl Api {
     ) -> Result<Self, RulesError> {
         Ok(Self {
             needs_certificate,
-            risk: Risk::new(&config.high_risk_tools, config.fail_open_for_low_risk),
+            risk: Risk::new(
+                &config.high_risk_tools,
+                config.fail_open_for_low_risk,
+                config.rewrites_shells,
+            ),
             rates: Rates::new(config.rate_limit, config.global_rate_limit),
             probes: Probes::of_tool_calls(config.probe_tool_calls)?,
             config: config.clone(),

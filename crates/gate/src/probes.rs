@@ -4,7 +4,10 @@
 
 use std::{num::NonZeroUsize, time::Instant};
 
-use evidenceos_kernel::probe::{Call, Detector, Observed, Rules, RulesError};
+use evidenceos_kernel::{
+    id::OwnerTag,
+    probe::{Call, Detector, Observed, Rules, RulesError},
+};
 use parking_lot::Mutex;
 
 /// Parts of the detector, each with a lock of its own.
@@ -59,9 +62,24 @@ impl Probes {
 
     /// Counts a call, now.
     pub fn observe(&self, call: &Call) -> Observed {
-        let now_ms = self.started.elapsed().as_millis() as u64;
+        self.shard(&call.principal)
+            .lock()
+            .observe(self.now_ms(), call)
+    }
+
+    /// Counts a call that was denied, now.
+    pub fn denied(&self, principal: &OwnerTag) {
+        self.shard(principal)
+            .lock()
+            .denied(self.now_ms(), *principal);
+    }
+
+    fn shard(&self, principal: &OwnerTag) -> &Mutex<Detector> {
         // A tag is part of a keyed digest, so that its first byte spreads principals evenly.
-        let shard = usize::from(call.principal.0[0]) % SHARDS;
-        self.shards[shard].lock().observe(now_ms, call)
+        &self.shards[usize::from(principal.0[0]) % SHARDS]
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.started.elapsed().as_millis() as u64
     }
 }

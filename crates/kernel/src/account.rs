@@ -243,7 +243,7 @@ impl Accounting {
 pub struct Account {
     /// Number in order of opening; the store's key.
     pub seq: u64,
-    /// Whose it is, as the log names him.
+    /// Whose it is, as the log names the principal.
     pub owner: OwnerTag,
     /// Whose it is; 1–256 bytes.
     pub principal: String,
@@ -294,7 +294,7 @@ impl Account {
     }
 
     /// Whether its principal is known by name. Claims from before there were accounts name their
-    /// owner by his tag only.
+    /// owner by its tag only.
     #[must_use]
     pub fn is_named(&self) -> bool {
         self.principal != unnamed(self.owner)
@@ -360,7 +360,7 @@ impl Account {
     }
 }
 
-/// What a principal is called who is known by his tag only.
+/// What a principal is called that is known by its tag only.
 #[must_use]
 pub fn unnamed(owner: OwnerTag) -> String {
     format!("owner-{}", owner.to_hex())

@@ -102,7 +102,7 @@ pub enum Outcome {
     NotCertified,
     /// The sealed part was not looked at.
     NotJudged,
-    /// The run brought the process down twice, or could not be repeated.
+    /// The guest's process died three times while it ran, or the run could not be repeated.
     Aborted,
 }
 

@@ -6,6 +6,9 @@
 //! Journals and rows of earlier releases hold these types as they were, so the fields that came
 //! since are skipped by serde and stored beside them: see [`Later`].
 
+mod asked;
+mod left;
+
 use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
@@ -21,6 +24,9 @@ use crate::{
     refusal::Refusal,
 };
 
+pub use asked::AskedPolicy;
+pub use left::{CertificationsLeft, MOST_CERTIFICATIONS, Record};
+
 /// A million: the denominator of shares and of significance levels.
 pub const MICROS: u32 = 1_000_000;
 /// The most items of a holdout.
@@ -31,19 +37,6 @@ pub const MAX_BUDGET: MicroBits = MicroBits(1_000_000_000_000);
 pub const MAX_LEVELS: u8 = 32;
 /// The largest alphabet of an oracle.
 pub const MAX_SYMBOLS: u32 = 65_536;
-/// The most certifications that [`Holdout::certifications_left`] counts: it is asked for with each
-/// look at a holdout.
-pub const MOST_CERTIFICATIONS: u32 = 1_000;
-
-/// How many certifications in a row a holdout still carries.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct CertificationsLeft {
-    /// Of all its submitters.
-    pub all: u32,
-    /// Of one, within what is left of its own share.
-    pub own: u32,
-}
-
 /// What the custodian fixed at registration; public, and a log entry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Policy {
@@ -447,55 +440,53 @@ impl Holdout {
         }
     }
 
-    /// The largest t, at most [`MOST_CERTIFICATIONS`], so that certifying the next t claims in a
-    /// row fits the budget of settlements by worst case, each within reach of a perfect vector; and
-    /// the same within `own_left`. Without levels; a function of the ledger alone, so that it says
-    /// nothing about labels. Takes at most three logarithms for each.
+    /// Why the holdout may have released something about its labels, as a clause; none: it cannot have, and may be
+    /// withdrawn. An abort charged its worst case, so that the meters tell of it.
+    #[must_use]
+    pub fn may_have_released(&self) -> Option<String> {
+        if !self.in_flight.is_empty() {
+            return Some(format!("{} runs are under way on it", self.in_flight.len()));
+        }
+        if self.settled > 0 {
+            return Some(format!("{} claims were judged on it", self.settled));
+        }
+        // Aborted runs and comparisons are charged, and are no settlements.
+        for (meter, part) in [(self.answers, "answer part"), (self.sealed, "sealed part")] {
+            if meter.charged > MicroBits::ZERO {
+                return Some(format!("{} were charged about its {part}", meter.charged));
+            }
+        }
+        if self.carried_on {
+            return Some(
+                "the log was restored or restarted since its registration, and what was lost may have released something".to_owned(),
+            );
+        }
+        (self.status == HoldoutStatus::Opened).then(|| "its labels are public".to_owned())
+    }
+
+    /// What verdicts have released so far.
+    #[must_use]
+    pub fn record(&self) -> Record {
+        Record {
+            k: self.sealed.charged,
+            settled: self.settled,
+            certified: self.certified,
+        }
+    }
+
+    /// The most certifications in a row that the ledger still carries, for all submitters and for
+    /// one whose own share has `own_left`; a function of the ledger alone, so that it says nothing
+    /// about labels.
     #[must_use]
     pub fn certifications_left(&self, own_left: MicroBits) -> CertificationsLeft {
         if self.status != HoldoutStatus::Registered {
             return CertificationsLeft { all: 0, own: 0 };
         }
         let description = &self.description;
-        let policy = &description.policy;
         let reach = description.null_spec.reach(description.sealed_units);
-        let mut left = self.sealed.left(self.sealed_budget());
-        let mut own_left = left.min(own_left);
-        let (mut k, mut settled, mut certified) =
-            (self.sealed.charged, self.settled, self.certified);
-        let (mut bar, mut last_divisor) = (MicroBits::ZERO, 0);
-        let mut own = None;
-        for t in 0..MOST_CERTIFICATIONS {
-            let quote = policy.settlement_prices.quote(settled, certified);
-            let divisor = policy.multiplicity.divisor(certified + 1);
-            // With `each` the divisor is always 1, and the logarithm is taken once.
-            if divisor != last_divisor {
-                let none = MicroBits::ZERO;
-                bar = price::threshold(none, none, policy.alpha_micros, divisor);
-                last_divisor = divisor;
-            }
-            // A run reserves the dearer verdict, whichever comes.
-            let worst = quote.certified.max(quote.not_certified);
-            if worst > own_left {
-                own = own.or(Some(t));
-            }
-            // The threshold of a certification has its own price in it.
-            k = k.saturating_add(quote.certified);
-            if worst > left || k.saturating_add(bar) > reach {
-                return CertificationsLeft {
-                    all: t,
-                    own: own.unwrap_or(t),
-                };
-            }
-            left = left.saturating_sub(quote.certified);
-            own_left = own_left.saturating_sub(quote.certified);
-            settled += 1;
-            certified += 1;
-        }
-        CertificationsLeft {
-            all: MOST_CERTIFICATIONS,
-            own: own.unwrap_or(MOST_CERTIFICATIONS),
-        }
+        let left = self.sealed.left(self.sealed_budget());
+        self.record()
+            .certifications_left(&description.policy, reach, left, own_left)
     }
 
     /// Runs that have ended.

@@ -14,7 +14,7 @@ use crate::{
     bits::MicroBits,
     cj,
     evidence::Strategy,
-    holdout::PolicyError,
+    holdout::{Policy, PolicyError},
     id::Digest,
     planner::Proposal,
     record::{RecordError, fields::Fields},
@@ -144,11 +144,12 @@ impl NullSpec {
         }
     }
 
-    /// The sealed budget that the planner proposes for so many sealed units.
+    /// The sealed budget that the planner proposes for so many sealed units, by the prices, α and
+    /// multiplicity of a policy that is valid.
     #[must_use]
-    pub fn proposed_sealed_budget(&self, sealed_units: u64, alpha_micros: u32) -> Proposal {
+    pub fn proposed_sealed_budget(&self, sealed_units: u64, policy: &Policy) -> Proposal {
         match self {
-            Self::Accuracy(accuracy) => accuracy.proposed_sealed_budget(sealed_units, alpha_micros),
+            Self::Accuracy(accuracy) => accuracy.proposed_sealed_budget(sealed_units, policy),
         }
     }
 }

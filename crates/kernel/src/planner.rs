@@ -18,7 +18,7 @@
 
 use crate::bits::MicroBits;
 use crate::evidence::{BetTable, CHANCE_WHOLE_MICROS, EvidenceError, Strategy};
-use crate::price::{DEFAULT_C0_BITS, threshold};
+use crate::holdout::{Policy, Record};
 
 /// The power that forecasts are stated for, unless somebody asks otherwise: 90 %.
 pub const DEFAULT_POWER: f64 = 0.9;
@@ -117,19 +117,18 @@ pub struct Proposal {
 }
 
 /// The k at which an accuracy halfway between p0 and 1 is still certified with 90 % probability, held within
-/// 16 and 64 bits. `table` bets against p0. `items` are those of the sealed part; the settlement is priced at its
-/// default, 8 bits.
+/// 16 and 64 bits. `table` bets against p0. `items` are those of the sealed part. The policy, which is valid, says what
+/// the first certification costs, and at which level it is judged.
 #[must_use]
 pub fn proposed_sealed_budget(
     items: u64,
     p0_micros: u32,
     table: &BetTable,
-    alpha_micros: u32,
+    policy: &Policy,
 ) -> Proposal {
     let p0 = f64::from(p0_micros) / f64::from(CHANCE_WHOLE_MICROS);
     let right = count_reached_with_power(items, f64::midpoint(p0, 1.0), DEFAULT_POWER);
-    let own_price = MicroBits::from_bits(DEFAULT_C0_BITS.into());
-    let first = threshold(MicroBits::ZERO, own_price, alpha_micros, 1);
+    let first = Record::default().threshold(policy);
     let evidence = u64::try_from(table.evidence_microbits(right, items)).unwrap_or(0);
     let spare = evidence.checked_sub(first.get());
     let (least, most) = PROPOSED_BITS;
@@ -214,6 +213,7 @@ fn ln_gamma(x: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::price::threshold;
 
     const ALPHA: u32 = 50_000;
 
@@ -306,7 +306,8 @@ mod tests {
     fn the_proposed_budget_stays_between_16_and_64_bits_and_warns_below() {
         let check = |items, bits: u64, hardly_certifiable| {
             let table = BetTable::new(500_000, Strategy::Grid).expect("in range");
-            let proposal = proposed_sealed_budget(items, 500_000, &table, ALPHA);
+            let policy = Policy::with_sealed_budget(MicroBits::ZERO);
+            let proposal = proposed_sealed_budget(items, 500_000, &table, &policy);
             assert_eq!(proposal.budget.get() / 1_000_000, bits, "{items}");
             assert_eq!(proposal.hardly_certifiable, hardly_certifiable, "{items}");
         };

@@ -35,6 +35,15 @@ pub struct Thresholds {
 }
 
 impl Thresholds {
+    /// So many calls, whatever they ask: no more of them can differ than there are.
+    const fn of_calls(total: u32) -> Self {
+        Self {
+            total,
+            distinct_hashes: total,
+            distinct_topics: total,
+        }
+    }
+
     fn reached_by(&self, counted: &Counted) -> bool {
         counted.total >= self.total
             || counted.distinct_hashes >= self.distinct_hashes
@@ -57,6 +66,19 @@ pub struct Rules {
     pub escalate: Thresholds,
     /// From here on nothing is answered.
     pub freeze: Thresholds,
+    /// Whether an operation that has made as many calls as freeze a window stays frozen.
+    pub is_for_life: bool,
+    /// From so many denials of one principal on a person must look; none: denials are not counted.
+    pub denials: Option<Denials>,
+}
+
+/// How many denials are too many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Denials {
+    /// At least 1, and at most [`MAX_THRESHOLD`].
+    pub most: u32,
+    /// How long a denial counts, in milliseconds.
+    pub window_ms: u64,
 }
 
 /// Rules that cannot be applied.
@@ -71,7 +93,21 @@ pub enum RulesError {
 }
 
 impl Rules {
-    /// Tool calls of an agent: 30 s; 20, 40, 80 calls; 10, 20, 40 different ones; 4, 8, 12 tools.
+    /// Tool calls of an agent that works: 30 s; 20, 40, 80 calls a second for the whole of it, however different they
+    /// are; 20 denials in 5 minutes.
+    pub const AGENT_CALLS: Self = Self {
+        window_ms: 30_000,
+        throttle: Thresholds::of_calls(600),
+        escalate: Thresholds::of_calls(1_200),
+        freeze: Thresholds::of_calls(2_400),
+        is_for_life: false,
+        denials: Some(Denials {
+            most: 20,
+            window_ms: 300_000,
+        }),
+    };
+
+    /// Tool calls by the published numbers: 30 s; 20, 40, 80 calls; 10, 20, 40 different ones; 4, 8, 12 tools.
     pub const TOOL_CALLS: Self = Self {
         window_ms: 30_000,
         throttle: Thresholds {
@@ -89,6 +125,8 @@ impl Rules {
             distinct_hashes: 40,
             distinct_topics: 12,
         },
+        is_for_life: true,
+        denials: None,
     };
 
     /// Claims, which are created and executed, each different from the others by nature: 30 s; 10,
@@ -110,6 +148,8 @@ impl Rules {
             distinct_hashes: 1_200,
             distinct_topics: 256,
         },
+        is_for_life: false,
+        denials: None,
     };
 
     /// Demands that the rules can be applied.
@@ -119,7 +159,9 @@ impl Rules {
     pub fn check(&self) -> Result<(), RulesError> {
         let levels = [self.throttle, self.escalate, self.freeze];
         let mut all = levels.iter().flat_map(Thresholds::each);
-        if self.window_ms == 0 || !all.all(|n| (1..=MAX_THRESHOLD).contains(&n)) {
+        let denials = self.denials.map_or(1, |denials| denials.most);
+        let is_in_range = |n: u32| (1..=MAX_THRESHOLD).contains(&n);
+        if self.window_ms == 0 || !all.all(is_in_range) || !is_in_range(denials) {
             return Err(RulesError::Range);
         }
         let rises = |(milder, sharper): (Thresholds, Thresholds)| {
@@ -175,6 +217,8 @@ pub struct Call {
 pub struct Observed {
     /// What is made of it.
     pub level: Level,
+    /// Calls of the principal in the window, this one included, up to the freezing total.
+    pub calls: u32,
     /// Calls of the operation since it is remembered, this one included.
     pub operation_calls: u32,
     /// Different things that the operation asked since, up to the freezing total.
@@ -228,10 +272,33 @@ impl Detector {
             .operations
             .get_or_insert_mut((call.principal, call.operation), Operation::default);
         operation.count(call.hash, rules.freeze.total);
+        let mut level = rules.level(&counted);
+        if window.is_denied_often(now_ms, rules) {
+            level = level.max(Level::Escalate);
+        }
         Observed {
-            level: rules.level(&counted),
+            level,
+            calls: counted.total,
             operation_calls: operation.calls,
             operation_distinct: operation.asked.len() as u32,
+        }
+    }
+}
+
+impl Detector {
+    /// Counts a call of a principal that was denied, at a time as in [`Detector::observe`].
+    pub fn denied(&mut self, now_ms: u64, principal: OwnerTag) {
+        self.now_ms = self.now_ms.max(now_ms);
+        let Some(denials) = self.rules.denials else {
+            return;
+        };
+        let window = self
+            .principals
+            .get_or_insert_mut(principal, Window::default);
+        window.denied_ms.push_back(self.now_ms);
+        // As many as make a difference, so that memory stays bounded.
+        if window.denied_ms.len() > denials.most as usize {
+            window.denied_ms.pop_front();
         }
     }
 }
@@ -249,9 +316,18 @@ struct Window {
     times_ms: VecDeque<u64>,
     hashes: Latest,
     topics: Latest,
+    /// When calls were denied, oldest first; the newest, as many as count.
+    denied_ms: VecDeque<u64>,
 }
 
 impl Window {
+    fn is_denied_often(&self, now_ms: u64, rules: &Rules) -> bool {
+        rules.denials.is_some_and(|denials| {
+            let counts = |at_ms: &&u64| now_ms.saturating_sub(**at_ms) < denials.window_ms;
+            self.denied_ms.iter().filter(counts).count() >= denials.most as usize
+        })
+    }
+
     fn count(&mut self, now_ms: u64, rules: &Rules, call: &Call) -> Counted {
         // A call at `oldest` or before does not count any more.
         let oldest = now_ms.checked_sub(rules.window_ms);

@@ -94,7 +94,7 @@ pub enum Refusal {
     },
     /// The claim's null spec has expired.
     #[error(
-        "the null spec that this claim was created for has expired; create the claim again under the holdout's present one"
+        "the null spec that this claim was created for has expired, and a holdout has one for its life; create the claim on another holdout"
     )]
     Stale,
     /// The holdout takes no more runs.

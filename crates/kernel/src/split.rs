@@ -37,19 +37,25 @@ pub struct Split {
     pub sealed_units: u64,
 }
 
-/// Splits a holdout: its distinct units, in the order of their tags, of which the first
-/// ⌊share · units⌋ become the answer part. `units` names the unit of every item.
+/// How many of so many units answer questions: ⌊share · units⌋, so that a fraction of a unit stays sealed.
 ///
 /// A share of more than [`SHARE_WHOLE_MICROS`] counts as the whole.
+#[must_use]
+pub fn answer_units(units: u64, answer_share_micros: u32) -> u64 {
+    let share = u128::from(answer_share_micros.min(SHARE_WHOLE_MICROS));
+    // At most the units, and so within 64 bits.
+    (u128::from(units) * share / u128::from(SHARE_WHOLE_MICROS)) as u64
+}
+
+/// Splits a holdout: its distinct units, in the order of their tags, of which the first
+/// ⌊share · units⌋ become the answer part ([`answer_units`]). `units` names the unit of every item.
 #[must_use]
 pub fn split(secret: &[u8; 32], units: &[u64], answer_share_micros: u32) -> Split {
     let mut distinct = units.to_vec();
     distinct.sort_unstable();
     distinct.dedup();
     let total = distinct.len();
-    let share = u128::from(answer_share_micros.min(SHARE_WHOLE_MICROS));
-    // Rounded down: a fraction of a unit stays sealed.
-    let chosen = (total as u128 * share / u128::from(SHARE_WHOLE_MICROS)) as usize;
+    let chosen = answer_units(total as u64, answer_share_micros) as usize;
 
     // Submitters may know the units: without the secret nobody can tell which of them are sealed.
     let mac = keyed(secret);

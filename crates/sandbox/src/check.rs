@@ -68,7 +68,7 @@ pub fn check(wasm: &[u8]) -> Result<ModuleInfo, Vec<Violation>> {
     inspect(wasm, Role::Guest).map(|(info, _)| info)
 }
 
-/// [`check`] for a policy oracle: no imports, no tables, and the exports of its interface.
+/// [`check`] for a policy oracle: no imports, and the exports of its interface.
 ///
 /// # Errors
 /// As [`check`].
@@ -81,7 +81,7 @@ pub fn check_policy(wasm: &[u8]) -> Result<ModuleInfo, Vec<Violation>> {
 pub(crate) enum Role {
     /// A guest: exports `run` and `memory`, may import the host's functions.
     Guest,
-    /// A policy oracle: imports nothing, has no table, exports what `policy` calls.
+    /// A policy oracle: imports nothing, exports what `policy` calls.
     Policy,
 }
 

@@ -40,7 +40,7 @@
 //! ```
 //!
 //! Spec: the WebAssembly Core Specification 2.0 without SIMD and `externref`, and the guest interface in
-//! ARCHITECTURE.md.
+//! docs/guests.md.
 
 #![allow(
     missing_docs,
@@ -63,7 +63,7 @@ mod wire;
 
 pub use check::{ModuleInfo, check, check_policy, export_names};
 pub use child::serve_if_child;
-pub use pack::{MAX_PACKED_ITEMS, Mode, PackError, PackOptions, output_len, pack};
+pub use pack::{MAX_PACKED_ITEMS, Mode, PackError, PackOptions, output_len, pack, packed_symbols};
 pub use policy::{PolicyFailure, PolicyLimits, PolicyModule, Vote};
 pub use process::{Cost, Program};
 pub use rule::{Rule, Violation, Warning, bounds};

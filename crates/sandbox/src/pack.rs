@@ -8,15 +8,18 @@
 //! last bytes are emitted, `64..` the predictions, a byte each.
 
 use wasm_encoder::{
-    CodeSection, ConstExpr, DataSection, EntityType, ExportKind, ExportSection, Function,
-    FunctionSection, ImportSection, Instruction, MemArg, MemArgTarget, MemorySection, MemoryType,
-    Module, TypeSection, ValType,
+    CodeSection, ConstExpr, CustomSection, DataSection, EntityType, ExportKind, ExportSection,
+    Function, FunctionSection, ImportSection, Instruction, MemArg, MemArgTarget, MemorySection,
+    MemoryType, Module, Section as _, TypeSection, ValType,
 };
 
 use crate::check::PAGE_BYTES;
 
 /// Most predictions in one module: what surely fits into an admitted one.
 pub const MAX_PACKED_ITEMS: usize = (4 << 20) - 1_024;
+
+/// The custom section that names the alphabet.
+const SYMBOLS_SECTION: &str = "evidenceos.symbols";
 
 const OUTPUT_LEN_AT: u64 = 4;
 const OUTPUT_AT: u64 = 16;
@@ -120,7 +123,31 @@ pub fn pack(options: &PackOptions<'_>) -> Result<Vec<u8>, PackError> {
         (None, None) => {}
     }
     guest.emit_output(emit);
-    Ok(guest.finish(&image))
+    let mut module = guest.finish(&image);
+    // Two is what a claim has by default. Modules of two symbols stay byte for byte what they were.
+    if options.num_symbols != 2 {
+        let section = CustomSection {
+            name: SYMBOLS_SECTION.into(),
+            data: options.num_symbols.to_le_bytes().to_vec().into(),
+        };
+        section.append_to(&mut module);
+    }
+    Ok(module)
+}
+
+/// The alphabet that a packed module is made for, if it says so: a run in another one would ask another question, and
+/// emit an output that does not fit.
+#[must_use]
+pub fn packed_symbols(wasm: &[u8]) -> Option<u32> {
+    let payloads = wasmparser::Parser::new(0).parse_all(wasm);
+    payloads
+        .map_while(Result::ok)
+        .find_map(|payload| match payload {
+            wasmparser::Payload::CustomSection(section) if section.name() == SYMBOLS_SECTION => {
+                section.data().try_into().map(u32::from_le_bytes).ok()
+            }
+            _ => None,
+        })
 }
 
 fn validate(options: &PackOptions<'_>) -> Result<(), PackError> {

@@ -9,7 +9,7 @@
 //! that gives [`OpenedStore`]; it passes the contract suite (`tests/store/contract.rs`) as the others do.
 
 use std::{
-    ops::ControlFlow,
+    ops::{ControlFlow, RangeInclusive},
     path::Path,
     sync::{
         Arc,
@@ -385,6 +385,14 @@ pub trait Rows: Send + Sync + std::fmt::Debug {
         &self,
         owner: Option<OwnerTag>,
         before: u64,
+        limit: usize,
+    ) -> Result<Vec<Claim>, StoreError>;
+
+    /// Claims with ids in a range, in the order of their ids; of one owner or of all.
+    fn claims_by_id(
+        &self,
+        owner: Option<OwnerTag>,
+        ids: &RangeInclusive<ClaimId>,
         limit: usize,
     ) -> Result<Vec<Claim>, StoreError>;
 

@@ -182,6 +182,7 @@ impl Run {
     fn of(reason: Reason) -> Self {
         match reason {
             Reason::Trap
+            | Reason::Unreachable
             | Reason::OutOfFuel
             | Reason::OutOfMemory
             | Reason::InvalidVector

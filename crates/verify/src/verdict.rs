@@ -393,7 +393,7 @@ fn ending(
     let trapped = match (end.code, reason) {
         (EMITTED, _) => None,
         // What a guest emitted was longer than an output may be; other invalid outputs were emitted.
-        (110..=117 | 119, Some(reason)) => Some(reason),
+        (110..=117 | 119 | 123, Some(reason)) => Some(reason),
         (118, Some(Reason::NoOutput)) => {
             check.holds(end.output.is_empty(), "a run without output has no output")?;
             return Ok(Ending::NotJudged(Reason::NoOutput, false));

@@ -4,6 +4,7 @@
 use std::{io, net::SocketAddr, path::PathBuf};
 
 use evidenceos_custody::{HoldoutKeyError, VaultError};
+use evidenceos_files::denial;
 use evidenceos_gate::policies::PoliciesError;
 use evidenceos_kernel::refusal::Refusal;
 use evidenceos_keys::KeyError;
@@ -90,8 +91,9 @@ pub enum StartError {
     },
     /// Which signatures were used.
     #[error(
-        "cannot read {}: {source}; signatures that were used could be used again. Make it readable; or wait 10 minutes, until all of them are over, and remove it",
-        path.display()
+        "cannot read {}: {source}{}; signatures that were used could be used again. Make it readable; or wait 10 minutes, until all of them are over, and remove it",
+        path.display(),
+        denial(path, source)
     )]
     UsedSignatures { path: PathBuf, source: io::Error },
     /// The system gives no thread.

@@ -289,10 +289,14 @@ async fn grpc(
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_serving::<EvidenceOsServer<Service>>().await;
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(DESCRIPTORS)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1()?;
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    // Python's grpcio-reflection and older tools ask for v1alpha alone.
+    let (reflection, reflection_v1alpha) =
+        (reflection().build_v1()?, reflection().build_v1alpha()?);
     let server = tonic::transport::Server::builder()
         // Around the gate, so that whom it sends away is counted as well.
         .layer(counts)
@@ -302,7 +306,8 @@ async fn grpc(
         .max_connection_age(config.max_connection_age)
         .add_service(service)
         .add_service(health)
-        .add_service(reflection);
+        .add_service(reflection)
+        .add_service(reflection_v1alpha);
     let incoming = incoming.map(|connection| connection.map(GrpcConnection));
     let serving = server.serve_with_incoming_shutdown(incoming, async move {
         until(stopped).await;

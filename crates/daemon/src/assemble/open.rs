@@ -51,9 +51,10 @@ use crate::{
     in_force::{self, Stating},
     metrics::Metrics,
     overseeing::Overseeing,
+    protection,
     services::{
-        Accounts, Catalog, Claims, Holdouts, Log as ShownLog, Probing, Rekeying, Server, Services,
-        ServicesCollector, Setup, ShownRows, Writer as WayToWriter,
+        Accounts, Bounds, Catalog, Claims, Holdouts, Log as ShownLog, Names, Probing, Rekeying,
+        Server, Services, ServicesCollector, Setup, ShownRows, Writer as WayToWriter,
     },
 };
 
@@ -168,8 +169,12 @@ pub fn open(
     }
     let lock = DirectoryLock::take(directory)?;
     failpoint::pass(Point::StartupLocked);
-    open_locked(config, metrics, runtime, lock)
-        .inspect_err(|_| failpoint::pass(Point::StartupFailedAfterLock))
+    protection::must_hold(config)?;
+    let opened = open_locked(config, metrics, runtime, lock)
+        .inspect_err(|_| failpoint::pass(Point::StartupFailedAfterLock))?;
+    // Before a port serves, so that no call was answered that the directory does not remember.
+    protection::remember(config)?;
+    Ok(opened)
 }
 
 fn open_locked(
@@ -191,7 +196,8 @@ fn open_locked(
     let wanted = in_force::of(&policies.load(), &rules.authenticator, &shared.owners);
     let wanted = Arc::new(ArcSwap::from_pointee(wanted));
     let working = Working::start(config, log, &shared, accounts_json, wanted, runtime, lock)?;
-    let services = services(config, &working, &shared, catalog, shelf, walls)?;
+    let names = Arc::new(Names::new(Arc::clone(&shared.owners), &rules.authenticator));
+    let services = services(config, &working, &shared, catalog, shelf, walls, names)?;
     metrics
         .registry()
         .collect(ServicesCollector::new(&services));
@@ -444,6 +450,7 @@ fn services(
     catalog: Arc<Catalog>,
     shelf: KeyShelf,
     walls: Walls,
+    names: Arc<Names>,
 ) -> Result<Arc<Services>, StartError> {
     let (guests, clock) = (|| Arc::clone(&shared.guests), || Arc::clone(&shared.clock));
     let ways = &working.ways;
@@ -453,10 +460,6 @@ fn services(
         readers: Arc::clone(&ways.readers),
         anchored,
     };
-    let probing = config.preflight.probe_claims.map(|rules| {
-        let retry_after = config.preflight.probe_retry_after;
-        Probing::new(rules, retry_after, Arc::clone(&working.recorder), clock())
-    });
     let log = Arc::new(ShownLog::new(
         Arc::clone(&shared.keys),
         Arc::clone(&ways.view),
@@ -470,8 +473,11 @@ fn services(
             Arc::clone(&catalog),
             Arc::clone(&log),
             guests(),
-            config.accounting.clone(),
-            probing.transpose()?,
+            Bounds {
+                accounting: config.accounting.clone(),
+                probing: probing(config, working, clock())?,
+            },
+            Arc::clone(&names),
         )),
         holdouts: Arc::new(Holdouts::new(
             Arc::clone(&writer),
@@ -481,7 +487,9 @@ fn services(
             guests(),
             Rekeying::new(shelf),
         )),
-        accounts: Arc::new(accounts_service(config, working, shared, &writer, rows)),
+        accounts: Arc::new(accounts_service(
+            config, working, shared, &writer, rows, &names,
+        )),
         log,
         server: Arc::new(Server::new(
             Setup::new(config, walls),
@@ -492,7 +500,23 @@ fn services(
             Arc::clone(&shared.done),
             Arc::clone(&working.state),
         )),
+        names,
     }))
+}
+
+/// Counts callers that create and execute many claims, if that is configured.
+fn probing(
+    config: &Config,
+    working: &Working,
+    clock: Arc<Clock>,
+) -> Result<Option<Probing>, StartError> {
+    let gate = &config.preflight;
+    let probing = gate.probe_claims.map(|rules| {
+        let recorder = Arc::clone(&working.recorder);
+        let (freezes, retry_after) = (gate.freezes_claimants, gate.probe_retry_after);
+        Probing::new(rules, freezes, retry_after, recorder, clock)
+    });
+    Ok(probing.transpose()?)
 }
 
 fn accounts_service(
@@ -501,11 +525,13 @@ fn accounts_service(
     shared: &Shared,
     writer: &Arc<WayToWriter>,
     rows: ShownRows,
+    names: &Arc<Names>,
 ) -> Accounts {
     Accounts {
         writer: Arc::clone(writer),
         rows,
         owners: Arc::clone(&shared.owners),
+        names: Arc::clone(names),
         clock: Arc::clone(&shared.clock),
         accounting: config.accounting.clone(),
         done: Arc::clone(&shared.done),

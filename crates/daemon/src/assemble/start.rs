@@ -42,7 +42,7 @@ use crate::{
     grpc::{CallersLayer, CountLayer},
     in_force::{self, Stating},
     metrics::Metrics,
-    services::Services,
+    services::{Names, Services},
 };
 
 /// What signatures were used for, in the data directory.
@@ -234,6 +234,7 @@ impl Running {
         let reload_tls = self.listeners.reloading_tls();
         let (config, parts) = (self.config.clone(), self.parts.clone());
         let (callers, stating) = (Arc::clone(&self.callers), Arc::clone(&self.stating));
+        let names = Arc::clone(&self.services.names);
         let taken_over = tokio::task::spawn_blocking(move || {
             // Each part is tried, also after one that failed: the operator hears of all problems at
             // once.
@@ -241,7 +242,7 @@ impl Running {
             problems.extend(reload_tls().err().map(|error| error.to_string()));
             let keys = rotation::reload(&config.log_keys(), &parts.keys, &parts.mailbox);
             problems.extend(keys.err().map(|error| error.to_string()));
-            problems.extend(reload_rules(&config, &parts, &callers, &stating));
+            problems.extend(reload_rules(&config, &parts, &callers, &names, &stating));
             problems
         });
         let problems = match taken_over.await {
@@ -350,6 +351,7 @@ fn reload_rules(
     config: &Config,
     parts: &Parts,
     callers: &Callers,
+    names: &Names,
     stating: &Stating,
 ) -> Vec<String> {
     let mut problems = Vec::new();
@@ -375,6 +377,7 @@ fn reload_rules(
     // stay in force.
     match stating.state(in_force::of(&policies, &authenticator, &parts.owners)) {
         Ok(()) => {
+            names.follow(&authenticator);
             callers.follow(authenticator);
             parts.policies.store(policies);
         }

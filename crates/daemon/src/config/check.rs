@@ -5,7 +5,7 @@ use evidenceos_gate::policies::Policies;
 use evidenceos_keys::Ring;
 
 use super::{Config, KeySource};
-use crate::guarded;
+use crate::{control, guarded, protection};
 
 /// What a check of the configuration found.
 #[derive(Debug, Default)]
@@ -25,17 +25,11 @@ pub fn check(config: &Config) -> Checked {
         Ok(warnings) => checked.warnings.extend(warnings),
         Err(error) => checked.problems.push(error.to_string()),
     }
-    if let Some(tls) = &config.listeners.tls {
-        let loaded = Tls::load(
-            tls.files.clone(),
-            tls.clients,
-            &[b"h2"],
-            tls.allow_without_eku,
-        );
-        if let Err(error) = loaded {
-            checked.problems.push(error.to_string());
-        }
+    if let Err(error) = protection::must_hold(config) {
+        checked.problems.push(error.to_string());
     }
+    checked.problems.extend(tls_problems(config));
+    checked.problems.extend(taken_ports(config));
     match config.sandbox() {
         Ok(sandbox) => {
             let (directory, unsigned) = (config.policies_path(), config.allow_unsigned_policies);
@@ -73,4 +67,45 @@ pub fn check(config: &Config) -> Checked {
         ));
     }
     checked
+}
+
+/// Everything that is wrong with the files of TLS: all that cannot be read, else what a start would say of them.
+fn tls_problems(config: &Config) -> Vec<String> {
+    let Some(tls) = &config.listeners.tls else {
+        return Vec::new();
+    };
+    let unreadable = tls.files.problems();
+    if !unreadable.is_empty() {
+        return unreadable.iter().map(ToString::to_string).collect();
+    }
+    let loaded = Tls::load(
+        tls.files.clone(),
+        tls.clients,
+        &[b"h2"],
+        tls.allow_without_eku,
+    );
+    loaded
+        .err()
+        .map(|error| error.to_string())
+        .into_iter()
+        .collect()
+}
+
+/// Ports that something else listens on. A daemon that serves this directory has its own.
+fn taken_ports(config: &Config) -> Vec<String> {
+    if control::condition(&config.data_dir).is_ok() {
+        return Vec::new();
+    }
+    let listeners = &config.listeners;
+    let ports = [
+        ("--listen", Some(listeners.grpc)),
+        ("--preflight-listen", listeners.http),
+        ("--metrics-listen", listeners.metrics),
+    ];
+    let taken = ports.into_iter().filter_map(|(flag, address)| {
+        let address = address?;
+        let error = std::net::TcpListener::bind(address).err()?;
+        Some(format!("{flag} {address}: {error}"))
+    });
+    taken.collect()
 }

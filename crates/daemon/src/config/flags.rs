@@ -12,7 +12,7 @@ use super::{ConfigError, Layers, Settings};
 #[derive(Clone, Parser)]
 #[command(
     name = "evidenceos-daemon",
-    version,
+    version = crate::VERSION,
     args_conflicts_with_subcommands = true,
     after_help = "Examples:
   evidenceos-daemon                                   serve 127.0.0.1:50051 over ./data
@@ -105,7 +105,7 @@ enum Command {
     /// Ask the daemon that serves a data directory whether it takes calls
     ///
     /// For containers and supervisors: over the directory's control socket, so that neither ports
-    /// nor certificates matter. Exit status: 0 it does, 1 it does not, or nobody answers.
+    /// nor certificates matter. Exit status: 0 it does, 1 it does not, or no daemon answers.
     #[command(after_help = "Examples:
   evidenceos-daemon healthcheck
   evidenceos-daemon healthcheck --data-dir /srv/evidenceos")]
@@ -145,8 +145,8 @@ pub enum LogCommand {
     },
     /// Go on under another name, where the missing entries are nowhere to be found
     ///
-    /// The first entry binds the old head. Every holdout is exhausted, since nobody knows what
-    /// leaked, but for those whose charge is stated; runs under way are aborted.
+    /// The first entry binds the old head. Every holdout is exhausted, since what leaked is
+    /// unknown, but for those whose charge is stated; runs under way are aborted.
     #[command(after_help = "Example:
   evidenceos-daemon log restart --origin log.example.org/2 --because \"the disk and its mirror were lost\" --charged mine=12.5")]
     Restart {

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use clap::{ArgMatches, parser::ValueSource};
+use clap::{ArgMatches, Args as _, parser::ValueSource};
+use evidenceos_files::denial;
 use toml::{Table, Value};
 
 use super::{ConfigError, Settings, secret_files, settings::SECRETS};
@@ -49,9 +50,14 @@ impl Layers {
             let failed = |error: &dyn std::fmt::Display| {
                 one(format!("--config {}: {error}", path.display()))
             };
-            let text = std::fs::read_to_string(path).map_err(|error| failed(&error))?;
+            let text = std::fs::read_to_string(path).map_err(|error| {
+                let why = denial(path, &error);
+                failed(&format_args!("{error}{why}"))
+            })?;
+            // A mark that an editor put before the text is no setting.
+            let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
             // Names and kinds are checked here, so that a message shows the line.
-            toml::from_str::<Settings>(&text).map_err(|error| failed(&error))?;
+            toml::from_str::<Settings>(text).map_err(|error| failed(&error))?;
             table = text.parse().map_err(|error| failed(&error))?;
             if table.keys().any(|name| SECRETS.contains(&name.as_str())) {
                 let metadata = std::fs::metadata(path).map_err(|error| failed(&error))?;
@@ -70,20 +76,22 @@ impl Layers {
             origins.insert(name.clone(), origin);
             table.insert(name, value);
         }
-        let begin_log = given.begin_log.clone();
+        let (begin_log, serve_unprotected) = (given.begin_log.clone(), given.serve_unprotected);
         let settings =
             Settings::deserialize_table(table).map_err(|error| one(error.to_string()))?;
         Ok(Self {
             // No file has it, so that it is not there at the next start.
             settings: Settings {
                 begin_log,
+                serve_unprotected,
                 ..settings
             },
             origins,
         })
     }
 
-    /// One line a setting that was given: name, value, where it came from. Secrets are hidden.
+    /// One line a setting, by name: `name = value` and where the value came from; a setting that nobody gave as a comment,
+    /// with its default if it has one. Secrets are hidden.
     #[must_use]
     pub fn shown(&self) -> Vec<String> {
         let table = Table::try_from(&self.settings).unwrap_or_default();
@@ -99,9 +107,35 @@ impl Layers {
                 Some(format!("{name} = {value}  # {origin}"))
             })
             .collect();
-        lines.sort_unstable();
+        let known = Settings::augment_args(clap::Command::new("settings"));
+        let left_out = known.get_arguments().filter(|argument| {
+            let name = argument.get_id().as_str();
+            !self.origins.contains_key(name) && !NOT_SHOWN.contains(&name)
+        });
+        lines.extend(left_out.map(|argument| {
+            let name = argument.get_id();
+            match default_of(argument) {
+                Some(default) => format!("# {name} = {default}  # default"),
+                None => format!("# {name}  # not set"),
+            }
+        }));
+        // By name, whether it was given or not.
+        lines.sort_unstable_by(|one, other| {
+            let name = |line: &str| line.trim_start_matches("# ").to_owned();
+            name(one).cmp(&name(other))
+        });
         lines
     }
+}
+
+/// Settings that are no part of a configuration: the file itself, and what holds for one start.
+const NOT_SHOWN: [&str; 3] = ["config", "begin_log", "serve_unprotected"];
+
+/// The default that a setting's help names.
+fn default_of(argument: &clap::Arg) -> Option<String> {
+    let help = argument.get_help()?.to_string();
+    let (_, default) = help.rsplit_once("[default: ")?;
+    Some(default.trim_end_matches(']').to_owned())
 }
 
 impl Settings {

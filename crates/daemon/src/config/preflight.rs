@@ -15,7 +15,7 @@ const DAY_S: u64 = 24 * 60 * 60;
 
 /// The gate that settings ask for; what they leave open is as by default.
 pub(super) fn gate(settings: &Settings, problems: &mut Vec<String>) -> PreflightConfig {
-    let default = PreflightConfig::default();
+    let default = PreflightConfig::of(settings.probe_profile.unwrap_or_default());
     let max_body_bytes = settings
         .preflight_max_body_bytes
         .unwrap_or(default.max_body_bytes);
@@ -41,6 +41,8 @@ pub(super) fn gate(settings: &Settings, problems: &mut Vec<String>) -> Preflight
             .preflight_high_risk_tools
             .as_deref()
             .map_or(default.high_risk_tools, tools),
+        rewrites_shells: default.rewrites_shells,
+        guards_against_destruction: default.guards_against_destruction,
         timeout: millis(settings.preflight_timeout_ms, default.timeout),
         rate_limit: rate_limit(
             "--preflight-rate-limit-rps",
@@ -67,8 +69,10 @@ pub(super) fn gate(settings: &Settings, problems: &mut Vec<String>) -> Preflight
         keep: settings.decisions_keep_days.map_or(default.keep, |days| {
             Duration::from_secs(days.saturating_mul(DAY_S))
         }),
-        probe_tool_calls: tool_calls(settings, problems),
+        probe_tool_calls: tool_calls(settings, default.probe_tool_calls, problems),
         probe_claims: claims(settings, problems),
+        // Whoever writes the levels down means them.
+        freezes_claimants: default.freezes_claimants || settings.probe_claims.is_some(),
         probe_retry_after: millis(
             settings.probe_throttle_retry_after_ms,
             default.probe_retry_after,
@@ -137,8 +141,23 @@ fn token(settings: &Settings, problems: &mut Vec<String>) -> Option<Tokens> {
     Some(tokens)
 }
 
-fn tool_calls(settings: &Settings, problems: &mut Vec<String>) -> Rules {
-    let default = Rules::TOOL_CALLS;
+fn tool_calls(settings: &Settings, default: Rules, problems: &mut Vec<String>) -> Rules {
+    let own = [
+        settings.probe_throttle_total,
+        settings.probe_throttle_unique_semantic,
+        settings.probe_throttle_distinct_topics,
+        settings.probe_escalate_total,
+        settings.probe_escalate_unique_semantic,
+        settings.probe_escalate_distinct_topics,
+        settings.probe_freeze_total,
+        settings.probe_freeze_unique_semantic,
+        settings.probe_freeze_distinct_topics,
+    ];
+    // Numbers that were chosen before there were profiles stand among the published ones, as they did then.
+    let default = match settings.probe_profile {
+        None if own.iter().any(Option::is_some) => Rules::TOOL_CALLS,
+        _ => default,
+    };
     let level = |given: [Option<u32>; 3], default: Thresholds| Thresholds {
         total: given[0].unwrap_or(default.total),
         distinct_hashes: given[1].unwrap_or(default.distinct_hashes),
@@ -170,6 +189,7 @@ fn tool_calls(settings: &Settings, problems: &mut Vec<String>) -> Rules {
             ],
             default.freeze,
         ),
+        ..default
     };
     if let Err(error) = rules.check() {
         // The problem stops the start, so that the default never serves in place of what was asked
@@ -208,6 +228,7 @@ fn claims(settings: &Settings, problems: &mut Vec<String>) -> Option<Rules> {
         throttle: *throttle,
         escalate: *escalate,
         freeze: *freeze,
+        ..Rules::CLAIMS
     };
     if let Err(error) = rules.check() {
         problems.push(format!("--probe-claims {text:?}: {error}"));

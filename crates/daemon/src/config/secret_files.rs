@@ -8,6 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use evidenceos_files::denial;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
@@ -20,7 +21,7 @@ const OTHERS: u32 = 0o007;
 #[derive(Debug, Error)]
 pub(super) enum SecretFileError {
     /// It cannot be opened or read.
-    #[error("{path}: {source}")]
+    #[error("{path}: {source}{}", denial(path, source))]
     Io { path: PathBuf, source: io::Error },
     /// A directory, or a pipe.
     #[error("{0}: it is not a regular file")]
@@ -63,6 +64,8 @@ pub(super) fn read(path: &Path) -> Result<Zeroizing<String>, SecretFileError> {
     if text.len() as u64 > MAX_BYTES {
         return Err(SecretFileError::TooLong(path.to_owned()));
     }
+    // Editors leave a line feed behind a text, and some a mark before it: neither is part of the secret.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
     let trimmed = text.trim_end_matches(['\n', '\r']);
     if trimmed.is_empty() {
         return Err(SecretFileError::Empty(path.to_owned()));

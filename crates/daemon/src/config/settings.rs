@@ -9,7 +9,7 @@ use clap::{Args, builder::BoolishValueParser};
 use evidenceos_telemetry::trace::LogFormat;
 use serde::{Deserialize, Serialize};
 
-use super::DurableDecisions;
+use super::{DurableDecisions, ProbeProfile};
 
 /// Names of settings whose values are never shown.
 pub const SECRETS: [&str; 8] = [
@@ -73,6 +73,11 @@ pub struct Settings {
     #[arg(long, value_name = "ORIGIN")]
     #[serde(skip)]
     pub begin_log: Option<String>,
+    /// Serve a data directory without authentication although it was served with it before
+    // On the command line alone, for the same reason.
+    #[arg(long)]
+    #[serde(skip)]
+    pub serve_unprotected: bool,
 
     /// Certificate chain of the server, PEM; read again when it changes
     #[arg(long, env = "EVIDENCEOS_TLS_CERT", value_name = "FILE", help_heading = "TLS")]
@@ -111,7 +116,7 @@ pub struct Settings {
     #[arg(long, env = "EVIDENCEOS_PREFLIGHT_ALLOW_PLAINTEXT", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new(), value_name = "BOOL", help_heading = "TLS")]
     pub preflight_allow_plaintext: Option<bool>,
 
-    /// Largest body of a tool call, in bytes [default: 16384]
+    /// Largest body of a tool call, in bytes [default: 1048576 / 16384]
     #[arg(long, env = "EVIDENCEOS_PREFLIGHT_MAX_BODY_BYTES", value_name = "BYTES", help_heading = "Preflight")]
     pub preflight_max_body_bytes: Option<usize>,
     /// Bearer token that the HTTP port demands. In a file it is not in the process list
@@ -123,7 +128,7 @@ pub struct Settings {
     /// Let a tool that can do no harm through if a decision could not be recorded and no policy is in force [default: true]
     #[arg(long, env = "EVIDENCEOS_PREFLIGHT_FAIL_OPEN_FOR_LOW_RISK", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new(), value_name = "BOOL", help_heading = "Preflight")]
     pub preflight_fail_open_for_low_risk: Option<bool>,
-    /// Tools that can do harm, with commas between them; only the letters and digits of a name count, in either case [default: exec,shell.exec,fs.write,fs.delete_tree,email.send,payment.charge]
+    /// Tools that can do harm, with commas between them; only the letters and digits of a name count, in either case [default: exec,shell.exec,fs.write,fs.delete_tree,email.send,payment.charge; for agents also Bash,PowerShell,exec_command,shell,sh,terminal,run_command,Write,Edit,apply_patch]
     #[arg(long, env = "EVIDENCEOS_PREFLIGHT_HIGH_RISK_TOOLS", value_name = "TOOLS", help_heading = "Preflight")]
     pub preflight_high_risk_tools: Option<String>,
     /// Milliseconds that policies, and after them the disk, may take for a decision [default: 120]
@@ -132,13 +137,13 @@ pub struct Settings {
     /// Tool calls a second of one principal, or "off"; 0 refuses all [default: 50]
     #[arg(long, env = "EVIDENCEOS_PREFLIGHT_RATE_LIMIT_RPS", value_name = "N", help_heading = "Preflight")]
     pub preflight_rate_limit_rps: Option<String>,
-    /// Tool calls a second of everybody together, or "off"; 0 refuses all [default: off]
+    /// Tool calls a second of all principals together, or "off"; 0 refuses all [default: off]
     #[arg(long, env = "EVIDENCEOS_PREFLIGHT_GLOBAL_RATE_LIMIT_RPS", value_name = "N", help_heading = "Preflight")]
     pub preflight_global_rate_limit_rps: Option<String>,
     /// Refuse a paramsHash that is not ours, instead of noting that it is unverified
     #[arg(long, env = "EVIDENCEOS_PREFLIGHT_STRICT_HASH", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new(), value_name = "BOOL", help_heading = "Preflight")]
     pub preflight_strict_hash: Option<bool>,
-    /// Longest output of a tool that is let through as it is, in bytes of JSON [default: 4096]
+    /// Longest output of a tool that is let through as it is, in bytes of JSON [default: 1048576 / 4096]
     #[arg(long, env = "EVIDENCEOS_POSTFLIGHT_DEFAULT_MAX_OUTPUT_BYTES", value_name = "BYTES", help_heading = "Preflight")]
     pub postflight_default_max_output_bytes: Option<usize>,
     /// Characters that are shown of a longer one [default: 256]
@@ -151,47 +156,50 @@ pub struct Settings {
     #[arg(long, env = "EVIDENCEOS_DECISIONS_KEEP_DAYS", value_name = "DAYS", help_heading = "Preflight")]
     pub decisions_keep_days: Option<u64>,
 
+    /// The gate's defaults: for agents that work all day, or those of the published daemon, which stand after the slash [default: agents]
+    #[arg(long, env = "EVIDENCEOS_PROBE_PROFILE", value_enum, help_heading = "Probing")]
+    pub probe_profile: Option<ProbeProfile>,
     /// Milliseconds that a call counts [default: 30000]
     #[arg(long, env = "EVIDENCEOS_PROBE_WINDOW_MS", value_name = "MS", help_heading = "Probing")]
     pub probe_window_ms: Option<u64>,
-    /// Tool calls within the window to throttle [default: 20]
+    /// Tool calls within the window to throttle [default: 600 / 20]
     #[arg(long, env = "EVIDENCEOS_PROBE_THROTTLE_TOTAL", value_name = "N", help_heading = "Probing")]
     pub probe_throttle_total: Option<u32>,
-    /// Different tool calls within the window to throttle [default: 10]
+    /// Different tool calls within the window to throttle [default: 600 / 10]
     #[arg(long, env = "EVIDENCEOS_PROBE_THROTTLE_UNIQUE_SEMANTIC", value_name = "N", help_heading = "Probing")]
     pub probe_throttle_unique_semantic: Option<u32>,
-    /// Different tools within the window to throttle [default: 4]
+    /// Different tools within the window to throttle [default: 600 / 4]
     #[arg(long, env = "EVIDENCEOS_PROBE_THROTTLE_DISTINCT_TOPICS", value_name = "N", help_heading = "Probing")]
     pub probe_throttle_distinct_topics: Option<u32>,
-    /// Tool calls within the window to escalate [default: 40]
+    /// Tool calls within the window to escalate [default: 1200 / 40]
     #[arg(long, env = "EVIDENCEOS_PROBE_ESCALATE_TOTAL", value_name = "N", help_heading = "Probing")]
     pub probe_escalate_total: Option<u32>,
-    /// Different tool calls within the window to escalate [default: 20]
+    /// Different tool calls within the window to escalate [default: 1200 / 20]
     #[arg(long, env = "EVIDENCEOS_PROBE_ESCALATE_UNIQUE_SEMANTIC", value_name = "N", help_heading = "Probing")]
     pub probe_escalate_unique_semantic: Option<u32>,
-    /// Different tools within the window to escalate [default: 8]
+    /// Different tools within the window to escalate [default: 1200 / 8]
     #[arg(long, env = "EVIDENCEOS_PROBE_ESCALATE_DISTINCT_TOPICS", value_name = "N", help_heading = "Probing")]
     pub probe_escalate_distinct_topics: Option<u32>,
-    /// Tool calls within the window to freeze [default: 80]
+    /// Tool calls within the window to freeze [default: 2400 / 80]
     #[arg(long, env = "EVIDENCEOS_PROBE_FREEZE_TOTAL", value_name = "N", help_heading = "Probing")]
     pub probe_freeze_total: Option<u32>,
-    /// Different tool calls within the window to freeze [default: 40]
+    /// Different tool calls within the window to freeze [default: 2400 / 40]
     #[arg(long, env = "EVIDENCEOS_PROBE_FREEZE_UNIQUE_SEMANTIC", value_name = "N", help_heading = "Probing")]
     pub probe_freeze_unique_semantic: Option<u32>,
-    /// Different tools within the window to freeze [default: 12]
+    /// Different tools within the window to freeze [default: 2400 / 12]
     #[arg(long, env = "EVIDENCEOS_PROBE_FREEZE_DISTINCT_TOPICS", value_name = "N", help_heading = "Probing")]
     pub probe_freeze_distinct_topics: Option<u32>,
     /// When a throttled creator of claims may try again, in milliseconds [default: 3000]
     #[arg(long, env = "EVIDENCEOS_PROBE_THROTTLE_RETRY_AFTER_MS", value_name = "MS", help_heading = "Probing")]
     pub probe_throttle_retry_after_ms: Option<u64>,
-    /// The same for claims that are created and executed: "off", or calls/different/holdouts for each level [default: 600/300/64,1200/600/128,2400/1200/256]
+    /// When the creator of claims is throttled, recorded and frozen: "off", or calls/different/holdouts for each level [default: 600/300/64,1200/600/128,2400/1200/256, and no caller is frozen]
     #[arg(long, env = "EVIDENCEOS_PROBE_CLAIMS", value_name = "LEVELS", help_heading = "Probing")]
     pub probe_claims: Option<String>,
 
     /// Who has which role, and who is shut out, TOML, as /etc/evidenceos/policy.toml; read again on SIGHUP
     #[arg(long, env = "EVIDENCEOS_AUTH_POLICY", value_name = "FILE", help_heading = "Identity")]
     pub auth_policy: Option<PathBuf>,
-    /// One bearer token for everybody: submitter and auditor. In a file it is not in the process list
+    /// One bearer token for all callers: submitter and auditor. In a file it is not in the process list
     #[arg(long, env = "EVIDENCEOS_AUTH_TOKEN", hide_env_values = true, value_name = "TOKEN", help_heading = "Identity")]
     pub auth_token: Option<String>,
     /// The same, in a file
@@ -279,7 +287,7 @@ pub struct Settings {
     /// Take the mock KMS with TLS and authentication on
     #[arg(long, env = "EVIDENCEOS_ALLOW_MOCK_KMS", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new(), value_name = "BOOL", help_heading = "Keys")]
     pub allow_mock_kms: Option<bool>,
-    /// Take policy oracles that nobody has signed
+    /// Take policy oracles without a signature
     #[arg(long, env = "EVIDENCEOS_ALLOW_UNSIGNED_POLICIES", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new(), value_name = "BOOL", help_heading = "Policies")]
     pub allow_unsigned_policies: Option<bool>,
 
@@ -290,7 +298,7 @@ pub struct Settings {
     /// Credit of a new principal, and the most that it comes to [default: 10000]
     #[arg(long, env = "EVIDENCEOS_DEFAULT_CREDIT_LIMIT", value_name = "CREDITS", help_heading = "Credit")]
     pub default_credit_limit: Option<u64>,
-    /// Credit of principals who are not everybody: name=credits, with commas between them
+    /// Credit limits of single principals: name=credits, with commas between them
     #[arg(long, env = "EVIDENCEOS_PRINCIPAL_CREDIT_LIMITS", value_name = "LIMITS", help_heading = "Credit")]
     pub principal_credit_limits: Option<String>,
     /// What a day gives back to a new principal at most [default: its credit limit]

@@ -1,5 +1,7 @@
 //! Credit over gRPC.
 
+use std::sync::Arc;
+
 use evidenceos_kernel::account::{Account, Totals};
 use evidenceos_proto as wire;
 use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
@@ -55,7 +57,7 @@ pub async fn get(
     let of = &call.message.principal_id;
     let account = services.accounts.get(&call.principal, of).await?;
     Ok(wire::GetAccountResponse {
-        account: Some(shown(&account, services.accounts.storage_limit())),
+        account: Some(shown(services, &account)),
     })
 }
 
@@ -67,7 +69,6 @@ pub async fn list(
     let request = call.message;
     let (from, size) = parse::page(request.page_size, &request.page_token, 0)?;
     let (accounts, totals) = services.accounts.list(from, size).await?;
-    let storage_limit = services.accounts.storage_limit();
     Ok(wire::ListAccountsResponse {
         next_page_token: match accounts.last() {
             Some(last) if accounts.len() == size => (last.seq + 1).to_string(),
@@ -75,7 +76,7 @@ pub async fn list(
         },
         accounts: accounts
             .iter()
-            .map(|account| shown(account, storage_limit))
+            .map(|account| shown(services, account))
             .collect(),
         totals: Some(sums(&totals)),
     })
@@ -91,11 +92,16 @@ pub async fn watch(
     } else {
         Whose::Of(&call.message.principal_id)
     };
-    let changes = services.accounts.watch(&call.principal, whose)?;
-    let storage_limit = services.accounts.storage_limit();
+    let changes = services.accounts.watch(&call.principal, whose).await?;
+    let (storage_limit, names) = (
+        services.accounts.storage_limit(),
+        Arc::clone(&services.names),
+    );
     let told = ReceiverStream::new(changes).map(move |changed| {
         let accounts = changed?;
-        let accounts = accounts.iter().map(|account| shown(account, storage_limit));
+        let accounts = accounts
+            .iter()
+            .map(|account| rendered(account, storage_limit, names.of(&account.owner)));
         Ok(wire::WatchAccountsResponse {
             accounts: accounts.collect(),
         })
@@ -112,8 +118,14 @@ pub async fn export(
     Ok(wire::ExportAccountsResponse { journal_seq })
 }
 
-fn shown(account: &Account, storage_limit: u64) -> wire::Account {
+fn shown(services: &Services, account: &Account) -> wire::Account {
+    let storage_limit = services.accounts.storage_limit();
+    rendered(account, storage_limit, services.names.of(&account.owner))
+}
+
+fn rendered(account: &Account, storage_limit: u64, name: String) -> wire::Account {
     wire::Account {
+        name,
         principal_id: account.principal.clone(),
         owner_tag: render::bytes(account.owner.as_bytes()),
         credit_balance: account.unburned(),

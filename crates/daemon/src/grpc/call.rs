@@ -11,32 +11,43 @@ use prost::Message;
 use tokio_stream::Stream;
 use tonic::{Request, Status, metadata::MetadataMap};
 
-use super::status::{refused, unauthenticated};
+use super::{
+    status::{refused, unauthenticated},
+    subject::{Concerns, Subject},
+};
 use crate::services::request_key;
 
 /// A call whose caller is known.
 pub struct Call<M> {
     pub principal: Principal,
     pub message: M,
+    /// Where the audit log looks for what the call is about.
+    pub subject: Subject,
     metadata: MetadataMap,
 }
 
 /// An answer in pieces.
 pub type Pieces<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-impl<M> Call<M> {
+impl<M: Concerns> Call<M> {
     /// # Errors
-    /// Without the gate there is no caller: a bug of ours, and nobody's call.
+    /// Without the layer that identifies callers there is none: a bug of ours, and nobody's call.
     pub fn of(request: Request<M>) -> Result<Self, Status> {
-        let (metadata, extensions, message) = request.into_parts();
+        let (metadata, mut extensions, message) = request.into_parts();
+        // None if no such line is written: what is noted then goes nowhere.
+        let subject = extensions.remove::<Subject>().unwrap_or_default();
+        subject.note(&message);
         let principal = extensions.get::<Principal>().cloned();
         Ok(Self {
             principal: principal.ok_or_else(|| unauthenticated("the caller was not identified"))?,
             message,
+            subject,
             metadata,
         })
     }
+}
 
+impl<M> Call<M> {
     /// The idempotency key of the request, if it names itself. Methods of the published wire keep
     /// their names, which are part of it.
     pub fn key(&self, method: &'static str) -> Result<Option<RequestKey>, Status> {

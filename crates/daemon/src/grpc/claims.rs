@@ -13,7 +13,7 @@ use super::{
     parse, render,
     status::{invalid, precondition, refused},
 };
-use crate::services::{Created, Offer, Services};
+use crate::services::{Asked, Created, FEWEST_DIGITS, Offer, Services, ids_that_begin};
 
 /// Creates a claim; also says whether its lane is known.
 pub async fn create(
@@ -28,6 +28,7 @@ pub async fn create(
         topic,
         state,
     } = created.await?;
+    call.subject.is_claim(claim);
     let created = wire::CreateClaimV2Response {
         claim_id: render::bytes(claim.as_bytes()),
         topic_id: render::bytes(topic.as_bytes()),
@@ -218,16 +219,43 @@ pub async fn list(
 ) -> Result<wire::ListClaimsResponse, Status> {
     let request = call.message;
     let (before, size) = parse::page(request.page_size, &request.page_token, u64::MAX)?;
-    let claims = services
+    let asked = asked_for(services, request)?;
+    let page = services
         .claims
-        .list(&call.principal, request.all, before, size)
+        .list(&call.principal, asked, before, size)
         .await?;
     Ok(wire::ListClaimsResponse {
-        next_page_token: match claims.last() {
-            Some(last) if claims.len() == size => last.claim.seq.to_string(),
-            _ => String::new(),
-        },
-        claims: claims.into_iter().map(render::claim).collect(),
+        next_page_token: page
+            .before
+            .map_or_else(String::new, |before| before.to_string()),
+        claims: page.claims.into_iter().map(render::claim).collect(),
+    })
+}
+
+fn asked_for(services: &Services, request: wire::ListClaimsRequest) -> Result<Asked, Status> {
+    let filled = |text: String| Some(text).filter(|text| !text.is_empty());
+    let ids = filled(request.id_prefix).map(|digits| {
+        ids_that_begin(&digits).ok_or_else(|| {
+            invalid(
+                "id_prefix",
+                &format!("must be {FEWEST_DIGITS} to 64 hex digits"),
+            )
+        })
+    });
+    let holdout = filled(request.holdout).map(|name| {
+        let found = services.holdouts.named(&name);
+        found.map_err(|refusal| refused(&refusal))
+    });
+    let owner = filled(request.owner).map(|owner| services.accounts.tag_of(&owner));
+    let bound = |unix_ms: u64| (unix_ms > 0).then_some(unix_ms);
+    Ok(Asked {
+        all: request.all,
+        owner,
+        ids: ids.transpose()?,
+        name: filled(request.claim_name),
+        holdout: holdout.transpose()?.map(|(id, _)| id),
+        created_from: bound(request.created_from_unix_ms),
+        created_before: bound(request.created_before_unix_ms),
     })
 }
 

@@ -25,7 +25,7 @@ use tonic::{Code, Status, body::Body};
 use tower::{Layer, Service};
 use tracing::{Instrument as _, Span};
 
-use super::{callers::CalledBy, counts::Counts, rules};
+use super::{callers::CalledBy, counts::Counts, rules, subject::Subject};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -72,7 +72,7 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let method = rules::label(request.uri().path());
         let request_id = request_id(request.headers());
         let span = tracing::debug_span!(
@@ -85,11 +85,17 @@ where
             request_id = request_id.to_str().unwrap_or_default(),
         );
         trace::follow(&span, request.headers());
+        let is_audited = tracing::enabled!(target: trace::AUDIT, tracing::Level::DEBUG);
+        let subject = is_audited.then(Subject::default);
+        if let Some(subject) = &subject {
+            request.extensions_mut().insert(subject.clone());
+        }
         let call = UnderWay {
             counts: Arc::clone(&self.counts),
             method,
             request_id,
             caller: None,
+            subject,
             began: Instant::now(),
             end: Code::Cancelled,
             span: span.clone(),
@@ -120,6 +126,8 @@ struct UnderWay {
     request_id: HeaderValue,
     /// Unless nobody got to know.
     caller: Option<OwnerTag>,
+    /// What the call is about; none if no audit line is written.
+    subject: Option<Subject>,
     began: Instant,
     end: Code,
     span: Span,
@@ -154,12 +162,15 @@ impl Drop for UnderWay {
         let took = (!rules::is_watch(self.method)).then(|| self.began.elapsed());
         self.counts.called(self.method, self.end, took);
         self.span.record("rpc.grpc.status_code", self.end as i32);
+        let subject = self.subject.as_ref();
         // No message: it may hold what is nobody else's.
         tracing::debug!(
             target: trace::AUDIT,
             request_id = self.request_id.to_str().unwrap_or_default(),
             caller = self.caller.map(tracing::field::display),
             method = self.method,
+            claim = subject.and_then(Subject::claim).map(tracing::field::display),
+            holdout = subject.and_then(Subject::holdout),
             code = ?self.end,
             took_us = self.began.elapsed().as_micros() as u64,
             "rpc"

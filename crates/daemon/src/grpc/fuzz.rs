@@ -76,7 +76,7 @@ pub fn registration(
     let (policy, _) = submission
         .policy
         .for_units(&submission.null_spec, sealed_units)
-        .map_err(|refusal| status::refused(&refusal))?;
+        .map_err(|error| status::invalid(error.field, &error.rule))?;
     Ok(Registration {
         labels: submission.labels,
         units: submission.units,

@@ -28,6 +28,7 @@ pub async fn put(
     may.map_err(|refusal| refused(&refusal))?;
     let key = call.key("PutHoldout")?;
     let submission = registration::receive(&mut call.message).await?;
+    call.subject.is_holdout(&submission.reference);
     let holdout = services.holdouts.put(&call.principal, key, submission);
     Ok(wire::PutHoldoutResponse {
         holdout: Some(render::holdout(holdout.await?)),

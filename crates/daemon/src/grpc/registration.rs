@@ -3,7 +3,7 @@
 use evidenceos_kernel::{
     bits::MicroBits,
     evidence::Strategy,
-    holdout::{MAX_ITEMS, PolicyError},
+    holdout::{AskedPolicy, MAX_ITEMS, PolicyError},
     null::NullSpec,
     price::{AnswerPrices, Multiplicity, SettlementPrices},
 };
@@ -11,7 +11,7 @@ use evidenceos_proto::{self as wire, put_holdout_request::Part};
 use tonic::{Status, Streaming};
 
 use super::{parse, status::invalid};
-use crate::services::{AskedPolicy, Submission};
+use crate::services::Submission;
 
 /// The largest piece of a stream.
 const MAX_CHUNK_BYTES: usize = 1 << 20;

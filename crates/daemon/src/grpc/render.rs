@@ -6,7 +6,7 @@ use evidenceos_kernel::{
     holdout::Policy,
     id::{ClaimId, Digest},
     null::NullSpec,
-    price::{self, SettlementPrices},
+    price::SettlementPrices,
     record,
 };
 use evidenceos_proto as wire;
@@ -188,8 +188,10 @@ pub fn claim(shown: ShownClaim) -> wire::Claim {
     let ShownClaim {
         claim,
         holdout: holdout_ref,
+        owner_name,
         tainted_by,
         stale,
+        applied_alpha_micros,
         duplicate_of,
     } = shown;
     let shown_state = match claim.state {
@@ -225,6 +227,8 @@ pub fn claim(shown: ShownClaim) -> wire::Claim {
             .map(|settlement| result(settlement, claim.credit.burned, duplicate_of)),
         revocation: Revoked::of(&claim).as_ref().map(revocation),
         tainted_by: tainted_by.map_or_else(Bytes::new, |id| bytes(id.as_bytes())),
+        applied_alpha_micros,
+        owner_name,
     }
 }
 
@@ -240,13 +244,7 @@ pub fn holdout(shown: ShownHoldout) -> wire::Holdout {
     let quote = policy
         .settlement_prices
         .quote(holdout.settled, holdout.certified);
-    let divisor = policy.multiplicity.divisor(holdout.certified + 1);
-    let threshold = price::threshold(
-        holdout.sealed.charged,
-        quote.certified,
-        policy.alpha_micros,
-        divisor,
-    );
+    let threshold = holdout.record().threshold(policy);
     let fewest = description
         .null_spec
         .fewest_right(description.sealed_units, threshold);
@@ -254,6 +252,7 @@ pub fn holdout(shown: ShownHoldout) -> wire::Holdout {
         .principal_sealed_budget
         .map_or(MicroBits::MAX, |fence| own.sealed.left(fence));
     let left = holdout.certifications_left(own_left);
+    let not_withdrawable = holdout.may_have_released().unwrap_or_default();
     wire::Holdout {
         holdout_id: bytes(holdout.id.as_bytes()),
         holdout_ref: holdout.reference.clone(),
@@ -295,6 +294,7 @@ pub fn holdout(shown: ShownHoldout) -> wire::Holdout {
         replaces: description
             .replaces
             .map_or_else(Bytes::new, |withdrawn| bytes(withdrawn.as_bytes())),
+        not_withdrawable,
     }
 }
 

@@ -98,10 +98,11 @@ pub const RULES: [(&str, Needs); 42] = [
 ];
 
 /// The calls of other services that are served here, as metrics name them.
-const OTHERS: [&str; 3] = [
+const OTHERS: [&str; 4] = [
     "grpc.health.v1.Health/Check",
     "grpc.health.v1.Health/Watch",
     "grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+    "grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
 ];
 
 /// The call of a path as metrics name it: one of a closed set, whatever is asked for.
@@ -157,6 +158,7 @@ pub fn is_watch(label: &str) -> bool {
             | "WatchAccounts"
             | "grpc.health.v1.Health/Watch"
             | "grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
+            | "grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
     )
 }
 

@@ -51,6 +51,7 @@ pub async fn info(
         engine: server.engine().to_owned(),
         warnings: server.warnings(),
         owner_tag_hex: principal.caller.tag.to_hex(),
+        principal_name: services.names.of(&principal.caller.tag),
         principal: principal.name,
         counters: Some(counters(server.done())),
         guest_walls: Some(guest_walls(server.walls())),

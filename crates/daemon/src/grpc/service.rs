@@ -9,6 +9,7 @@ use super::{
     accounts,
     call::{Call, Pieces},
     claims, holdouts, log, server,
+    subject::Concerns,
 };
 use crate::services::Services;
 
@@ -26,6 +27,17 @@ impl Service {
     pub fn new(services: Arc<Services>) -> Self {
         Self { services }
     }
+
+    /// A call whose caller is known; the holdout of a claim that was seen lately is noted with the claim.
+    fn call<M: Concerns>(&self, request: Request<M>) -> Result<Call<M>, Status> {
+        let call = Call::of(request)?;
+        if let Some(claim) = call.subject.claim()
+            && let Some(holdout) = self.services.claims.holdout_of(&claim)
+        {
+            call.subject.is_holdout(&holdout);
+        }
+        Ok(call)
+    }
 }
 
 /// Implements the generated trait: of `asks`, each method has a caller, and its handler takes the
@@ -41,7 +53,7 @@ macro_rules! serve {
         #[tonic::async_trait]
         impl EvidenceOs for Service {
             $(async fn $asked(&self, request: Request<$ask>) -> Reply<wire::$answer> {
-                let call = Call::of(request)?;
+                let call = self.call(request)?;
                 $handler(&self.services, call).await.map(Response::new)
             })*
             $(async fn $open(&self, request: Request<wire::$open_ask>) -> Reply<wire::$open_answer> {
@@ -50,7 +62,7 @@ macro_rules! serve {
             $(
                 type $pieces = Pieces<wire::$piece>;
                 async fn $stream(&self, request: Request<wire::$stream_ask>) -> Reply<Self::$pieces> {
-                    let call = Call::of(request)?;
+                    let call = self.call(request)?;
                     $stream_handler(&self.services, call).await.map(Response::new)
                 }
             )*
@@ -116,7 +128,8 @@ serve! {
             &self,
             request: Request<wire::CreateClaimV2Request>,
         ) -> Reply<wire::CreateClaimV2Response> {
-            let (created, lane_is_known) = claims::create(&self.services, Call::of(request)?).await?;
+            let call = self.call(request)?;
+            let (created, lane_is_known) = claims::create(&self.services, call).await?;
             let mut response = Response::new(created);
             if !lane_is_known {
                 let note = MetadataValue::from_static("unknown lane; fast is used");

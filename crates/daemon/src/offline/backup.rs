@@ -81,6 +81,9 @@ fn at_rest(
 pub fn back_up(data_directory: &Path, destination: &Path, as_json: bool) -> ExitCode {
     let mut shown = Shown::new(as_json);
     let made = destination_of(destination).and_then(|destination| {
+        if !data_directory.is_dir() {
+            return Err(BackupError::NoData(data_directory.to_owned()));
+        }
         match DirectoryLock::take(data_directory) {
             Ok(lock) => at_rest(data_directory, &lock, &destination, &mut |progress| {
                 shown.follow(&progress);

@@ -3,6 +3,7 @@
 use std::{io, path::PathBuf};
 
 use evidenceos_driver::mailbox::CopyError;
+use evidenceos_files::denial;
 use evidenceos_notary::fetch::FetchError;
 use evidenceos_store::StoreError;
 use evidenceos_tlog::{BundleId, TileError};
@@ -23,13 +24,16 @@ pub enum BackupError {
     #[error(transparent)]
     Control(#[from] ControlError),
     /// The present directory cannot be found, to make a path absolute.
-    #[error("find {path}: {source}")]
+    #[error("find {path}: {source}{}", denial(path, source))]
     NoPlace { path: PathBuf, source: io::Error },
     /// A path whose meaning depends on where the daemon was started.
     #[error(
         "{0} is not absolute, and the daemon's own directory is not meant; give an absolute path"
     )]
     NotAbsolute(PathBuf),
+    /// There is nothing to back up.
+    #[error("{} is no data directory; name the daemon's own with --data-dir", _0.display())]
+    NoData(PathBuf),
     /// What loses the data directory would lose the backup.
     #[error(
         "{0} is in the data directory, and would be lost with it; name a place elsewhere, best on another disk"
@@ -66,7 +70,7 @@ pub enum BackupError {
 #[derive(Debug, Error)]
 pub enum SourceError {
     /// A file of a log in a directory cannot be read.
-    #[error("read {path}: {source}")]
+    #[error("read {path}: {source}{}", denial(path, source))]
     Io { path: PathBuf, source: io::Error },
     /// A server does not answer.
     #[error("{url}: {source}")]

@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use evidenceos_access::Owners;
-use evidenceos_access::Principal;
+use evidenceos_access::{Owners, Principal, principal::is_principal};
 use evidenceos_driver::clock::Clock;
 use evidenceos_kernel::{
     account::{Account, Accounting, Totals},
@@ -17,7 +16,7 @@ use tokio::sync::{
     mpsc, watch,
 };
 
-use super::{Error, ShownRows, Writer, writer::unexpected};
+use super::{Error, Names, ShownRows, Writer, writer::unexpected};
 use crate::accounts::shows_all;
 
 /// Accounts in one message of a watch.
@@ -33,6 +32,8 @@ pub struct Accounts {
     pub rows: ShownRows,
     /// What makes tags of names.
     pub owners: Arc<Owners>,
+    /// What people call principals.
+    pub names: Arc<Names>,
     /// The time that decisions are made at.
     pub clock: Arc<Clock>,
     /// What new accounts start with.
@@ -65,7 +66,7 @@ impl Accounts {
     /// # Errors
     /// If the caller does not operate, or the kernel refuses.
     pub async fn grant(
-        &self,
+        self: &Arc<Self>,
         principal: &Principal,
         stamp: Option<Stamp>,
         to: String,
@@ -73,7 +74,7 @@ impl Accounts {
         reason: String,
     ) -> Result<u64, Error> {
         let command = CreditCommand::Grant {
-            owner: self.owner_of(&to)?,
+            owner: self.owner_of(&to).await?,
             principal: to,
             amount,
             reason,
@@ -87,14 +88,14 @@ impl Accounts {
     /// # Errors
     /// As [`Accounts::grant`].
     pub async fn set_limit(
-        &self,
+        self: &Arc<Self>,
         principal: &Principal,
         stamp: Option<Stamp>,
         of: String,
         limit: u64,
     ) -> Result<u64, Error> {
         let command = CreditCommand::SetLimit {
-            owner: self.owner_of(&of)?,
+            owner: self.owner_of(&of).await?,
             principal: of,
             limit,
         }
@@ -119,7 +120,7 @@ impl Accounts {
     /// # Errors
     /// If it is another's, unless the caller operates.
     pub async fn get(self: &Arc<Self>, principal: &Principal, of: &str) -> Result<Account, Error> {
-        let (owner, name) = self.asked_for(principal, of)?;
+        let (owner, name) = self.asked_for(principal, of).await?;
         let accounts = Arc::clone(self);
         self.rows.read(move || accounts.read(owner, &name)).await
     }
@@ -140,7 +141,7 @@ impl Accounts {
     ///
     /// # Errors
     /// If another's accounts are asked for, unless the caller operates.
-    pub fn watch(
+    pub async fn watch(
         self: &Arc<Self>,
         principal: &Principal,
         whose: Whose<'_>,
@@ -150,7 +151,7 @@ impl Accounts {
                 principal.caller.must_operate()?;
                 None
             }
-            Whose::Of(name) => Some(self.asked_for(principal, name)?),
+            Whose::Of(name) => Some(self.asked_for(principal, name).await?),
         };
         let (sender, receiver) = mpsc::channel(WATCH_DEPTH);
         tokio::spawn(Arc::clone(self).tell(whose, sender));
@@ -238,25 +239,52 @@ impl Accounts {
         self.accounting.storage_limit
     }
 
-    fn owner_of(&self, name: &str) -> Result<OwnerTag, Refusal> {
+    /// The tag of an owner, who is named by a principal or by the tag itself in hex.
+    #[must_use]
+    pub fn tag_of(&self, owner: &str) -> OwnerTag {
+        OwnerTag::from_typed_hex(owner).unwrap_or_else(|| self.owners.tag(owner))
+    }
+
+    /// The tag of a name that an operator wrote: of a principal's form, or of an account that is there, as one that an
+    /// `accounts.json` of another daemon brought in. Credit under any other name would be nobody's.
+    async fn owner_of(self: &Arc<Self>, name: &str) -> Result<OwnerTag, Error> {
         if !(1..=256).contains(&name.len()) || name.chars().any(char::is_control) {
-            return Err(Refusal::field(
+            return Err(Error::field(
                 "principal_id",
                 "must be 1 to 256 bytes of text without control characters",
             ));
         }
-        Ok(self.owners.tag(name))
+        let owner = self.owners.tag(name);
+        if is_principal(name) {
+            return Ok(owner);
+        }
+        let readers = Arc::clone(&self.rows.readers);
+        let found = self.rows.read(move || Ok(readers.account(&owner)?)).await?;
+        if found.is_none() {
+            return Err(Refusal::field(
+                "principal_id",
+                format!(
+                    "{name:?} is no principal and has no account: a principal is mtls:, bearer: or hmac: and 64 lowercase hex digits. `evidenceos principal` computes it from a URI, a certificate or a token; `evidenceos account list` shows those that have accounts"
+                ),
+            )
+            .into());
+        }
+        Ok(owner)
     }
 
     /// Whose account a caller asks for; an empty name is the caller's own.
-    fn asked_for(&self, principal: &Principal, name: &str) -> Result<Named, Refusal> {
+    async fn asked_for(
+        self: &Arc<Self>,
+        principal: &Principal,
+        name: &str,
+    ) -> Result<Named, Error> {
         if name.is_empty() || name == principal.name {
             return Ok((principal.caller.tag, principal.name.clone()));
         }
         if !principal.caller.operator {
-            return Err(Refusal::RoleRequired(Role::Operator));
+            return Err(Refusal::RoleRequired(Role::Operator).into());
         }
-        Ok((self.owner_of(name)?, name.to_owned()))
+        Ok((self.owner_of(name).await?, name.to_owned()))
     }
 
     fn read(&self, owner: OwnerTag, name: &str) -> Result<Account, Error> {

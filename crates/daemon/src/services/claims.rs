@@ -2,6 +2,7 @@
 //!
 //! A claim that is not the caller's looks exactly like one that does not exist, and takes as long.
 
+mod listing;
 mod modules;
 
 use std::{num::NonZeroUsize, sync::Arc};
@@ -14,9 +15,9 @@ use evidenceos_kernel::{
     claim::{Claim, ClaimState, ModuleFacts, Reason, Settlement, Terms},
     command::{ClaimCommand, Reply, Stamp},
     holdout::{Holdout, HoldoutStatus},
-    id::{ClaimId, Digest, Fingerprint, OwnerTag, RequestKey},
+    id::{ClaimId, Digest, Fingerprint, HoldoutId, OwnerTag, RequestKey},
     record::Capsule,
-    refusal::{Refusal, Role},
+    refusal::Refusal,
 };
 use evidenceos_store::{Entry, Head};
 use evidenceos_tlog::Hash;
@@ -24,9 +25,12 @@ use lru::LruCache;
 use parking_lot::Mutex;
 
 use self::modules::Modules;
-pub use self::modules::Offer;
+pub use self::{
+    listing::{Asked, FEWEST_DIGITS, ids_that_begin},
+    modules::Offer,
+};
 use super::{
-    Catalog, Error, Log, ShownRows, Writer,
+    Catalog, Error, Log, Names, ShownRows, Writer,
     log::Shown,
     probing::{Counted, Probing},
     rows::blocking,
@@ -45,6 +49,14 @@ pub struct Claims {
     modules: Arc<Modules>,
     probing: Option<Probing>,
     known: KnownClaims,
+    names: Arc<Names>,
+}
+
+/// What bounds the claims of one principal.
+pub struct Bounds {
+    pub accounting: Accounting,
+    /// Counts callers that create and execute many; none: no caller is counted.
+    pub probing: Option<Probing>,
 }
 
 /// A claim that was created, or was there.
@@ -62,10 +74,15 @@ pub struct ShownClaim {
     pub claim: Claim,
     /// The name of its holdout.
     pub holdout: String,
+    /// What the role policy calls its owner; empty: nothing.
+    pub owner_name: String,
     /// The revoked claim that it depends on, if there is one.
     pub tainted_by: Option<ClaimId>,
     /// The null spec of its holdout has expired.
     pub stale: bool,
+    /// The significance level that applies: the claim's, or its holdout's if that is stricter; in
+    /// millionths.
+    pub applied_alpha_micros: u32,
     /// The claim whose verdict stands for this one, if it was settled as a duplicate.
     pub duplicate_of: Option<ClaimId>,
 }
@@ -92,8 +109,7 @@ pub struct ProvenCapsule {
 }
 
 impl Claims {
-    /// Claims over a daemon's parts. `probing` counts who creates and executes too many; none: nobody
-    /// is counted.
+    /// Claims over a daemon's parts.
     #[must_use]
     pub fn new(
         writer: Arc<Writer>,
@@ -101,18 +117,26 @@ impl Claims {
         catalog: Arc<Catalog>,
         log: Arc<Log>,
         guests: Arc<Guests>,
-        accounting: Accounting,
-        probing: Option<Probing>,
+        bounds: Bounds,
+        names: Arc<Names>,
     ) -> Self {
         Self {
             writer,
-            modules: Modules::new(guests, Arc::clone(&rows.readers), accounting),
+            modules: Modules::new(guests, Arc::clone(&rows.readers), bounds.accounting),
             rows,
             catalog,
             log,
-            probing,
+            probing: bounds.probing,
             known: KnownClaims::default(),
+            names,
         }
+    }
+
+    /// The name of the holdout of a claim that was created lately; none for others.
+    #[must_use]
+    pub fn holdout_of(&self, claim: &ClaimId) -> Option<String> {
+        let holdout = self.catalog.by_id(self.known.holdout(claim)?)?;
+        Some(holdout.reference.clone())
     }
 
     /// Creates a claim on these terms.
@@ -131,6 +155,7 @@ impl Claims {
             claim: Digest(terms.claim_id().0),
         };
         self.must_not_probe(principal, call).await?;
+        let holdout = terms.holdout;
         let command = ClaimCommand::Create {
             id: terms.claim_id(),
             terms: Box::new(terms),
@@ -144,7 +169,7 @@ impl Claims {
                 state,
             } => {
                 // Another's claim of the same terms has another id.
-                self.known.add(claim, principal.caller.tag);
+                self.known.add(claim, principal.caller.tag, holdout);
                 Ok(Created {
                     claim,
                     topic,
@@ -290,30 +315,6 @@ impl Claims {
         self.rows.read(read).await
     }
 
-    /// The newest claims before a number, at most so many: the caller's, or everybody's.
-    ///
-    /// # Errors
-    /// [`Refusal::RoleRequired`] for everybody's, unless the caller audits or operates.
-    pub async fn list(
-        self: &Arc<Self>,
-        principal: &Principal,
-        all: bool,
-        before: u64,
-        most: usize,
-    ) -> Result<Vec<ShownClaim>, Error> {
-        let owner = match readable_of(principal) {
-            None if all => None,
-            Some(_) if all => return Err(Refusal::RoleRequired(Role::Auditor).into()),
-            _ => Some(principal.caller.tag),
-        };
-        let claims = Arc::clone(self);
-        let read = move || {
-            let found = claims.rows.readers.claims(owner, before, most)?;
-            found.into_iter().map(|claim| claims.shown(claim)).collect()
-        };
-        self.rows.read(read).await
-    }
-
     /// The capsule of a settled claim that the caller may read, as soon as a shown head covers it.
     ///
     /// # Errors
@@ -437,9 +438,16 @@ impl Claims {
         let expired = |holdout: &Holdout| holdout.description.null_spec.expired_at(unix_ms());
         let readers = &self.rows.readers;
         Ok(ShownClaim {
+            owner_name: self.names.of(&claim.terms.owner),
             tainted_by: claim.revoked_ancestor(|id| readers.claim(id))?,
             duplicate_of: self.duplicate_of(&claim)?,
             stale: holdout.as_deref().is_some_and(expired),
+            applied_alpha_micros: holdout
+                .as_deref()
+                .map_or(claim.terms.alpha_micros, |holdout| {
+                    let registered = holdout.description.policy.alpha_micros;
+                    claim.terms.alpha_micros.min(registered)
+                }),
             holdout: holdout.map_or_else(String::new, |holdout| holdout.reference.clone()),
             claim,
         })
@@ -472,7 +480,7 @@ impl Claims {
     /// takes no longer than one that does not exist, however large it is.
     async fn must_own(&self, principal: &Principal, claim: ClaimId) -> Result<(), Error> {
         let caller = principal.caller;
-        if self.known.get(&claim) == Some(caller.tag) {
+        if self.known.owner(&claim) == Some(caller.tag) {
             return Ok(());
         }
         let owner = (!caller.operator).then_some(caller.tag);
@@ -491,9 +499,9 @@ fn readable_of(principal: &Principal) -> Option<OwnerTag> {
     (!caller.auditor && !caller.operator).then_some(caller.tag)
 }
 
-/// Whose the latest claims are. Only a caller who finds itself here is spared a look into the
-/// database, so that another's claim takes as long as one that does not exist.
-struct KnownClaims(Mutex<LruCache<ClaimId, OwnerTag>>);
+/// Whose the latest claims are, and on which holdout. Only a caller who finds itself here is spared a
+/// look into the database, so that another's claim takes as long as one that does not exist.
+struct KnownClaims(Mutex<LruCache<ClaimId, (OwnerTag, HoldoutId)>>);
 
 impl Default for KnownClaims {
     fn default() -> Self {
@@ -502,13 +510,19 @@ impl Default for KnownClaims {
 }
 
 impl KnownClaims {
-    fn get(&self, claim: &ClaimId) -> Option<OwnerTag> {
+    fn owner(&self, claim: &ClaimId) -> Option<OwnerTag> {
         let mut known = self.0.lock();
-        known.get(claim).copied()
+        known.get(claim).map(|(owner, _)| *owner)
     }
 
-    fn add(&self, claim: ClaimId, owner: OwnerTag) {
+    fn holdout(&self, claim: &ClaimId) -> Option<HoldoutId> {
+        // A look that does not count as a use: it is for the audit log alone.
+        let known = self.0.lock();
+        known.peek(claim).map(|(_, holdout)| *holdout)
+    }
+
+    fn add(&self, claim: ClaimId, owner: OwnerTag, holdout: HoldoutId) {
         let mut known = self.0.lock();
-        known.put(claim, owner);
+        known.put(claim, (owner, holdout));
     }
 }

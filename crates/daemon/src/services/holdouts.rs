@@ -17,10 +17,7 @@ use evidenceos_kernel::{
     refusal::Refusal,
 };
 
-pub use self::{
-    registration::{AskedPolicy, Submission},
-    rekey::Rekeying,
-};
+pub use self::{registration::Submission, rekey::Rekeying};
 use super::{Catalog, Error, ShownRows, Writer, rows::blocking, writer::unexpected};
 
 /// How often a registration is tried again after another came in between.

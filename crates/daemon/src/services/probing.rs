@@ -23,6 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// The detector for claims.
 pub struct Probing {
     probes: Probes,
+    freezes: bool,
     retry_after: Duration,
     recorder: Arc<Recorder>,
     clock: Arc<Clock>,
@@ -69,18 +70,20 @@ impl Counted {
 
 impl Probing {
     /// A detector with rules; a throttled caller is told to come again after a while, and what is
-    /// conspicuous is recorded.
+    /// conspicuous is recorded. Unless it `freezes`, a caller that goes on stays throttled.
     ///
     /// # Errors
     /// If the rules cannot be applied.
     pub fn new(
         rules: Rules,
+        freezes: bool,
         retry_after: Duration,
         recorder: Arc<Recorder>,
         clock: Arc<Clock>,
     ) -> Result<Self, RulesError> {
         Ok(Self {
             probes: Probes::of_claims(rules)?,
+            freezes,
             retry_after,
             recorder,
             clock,
@@ -108,7 +111,12 @@ impl Probing {
         });
         let at = self.clock.now_unix_ms();
         let record = |decision, reason| call.record(principal, at, decision, reason);
-        match observed.level {
+        let level = if self.freezes {
+            observed.level
+        } else {
+            observed.level.min(Level::Throttle)
+        };
+        match level {
             Level::Clean => Ok(()),
             Level::Throttle => Err(Error::Throttled {
                 retry_after: self.retry_after,

@@ -152,6 +152,9 @@ fn a_stopped_directory_is_backed_up_and_a_crashed_one_too() {
     let inside = data.join("copy");
     let inside = must_not(&["backup", text(&inside), "--data-dir", text(&data)]);
     assert!(inside.contains("in the data directory"), "{inside}");
+    let nothing = data.with_extension("gone");
+    let nothing = must_not(&["backup", text(&copy), "--data-dir", text(&nothing)]);
+    assert!(nothing.contains("is no data directory"), "{nothing}");
     let (child, _) = spawn(&data);
     end(child);
     assert!(!data.join("control.sock").exists());

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use evidenceos_daemon::{
     Running,
-    config::{DurableDecisions, Settings},
+    config::{DurableDecisions, ProbeProfile, Settings},
 };
 use serde_json::{Value, json};
 use tokio::{
@@ -48,9 +48,10 @@ pub fn call(tool: &str, session: &str, n: u64) -> Value {
     json!({ "toolName": tool, "params": { "n": n }, "sessionId": session })
 }
 
-/// No limit of calls a second: tests are as fast as they can be.
+/// The published numbers, but no limit of calls a second: tests are as fast as they can be.
 pub fn unlimited(home: &Home) -> Settings {
     Settings {
+        probe_profile: Some(ProbeProfile::Published),
         preflight_rate_limit_rps: Some("off".to_owned()),
         ..home.plain()
     }
@@ -107,6 +108,99 @@ fn many_calls_are_throttled_escalated_and_frozen_as_published() {
     });
 }
 
+/// A gate by its defaults, but as fast as the test.
+fn for_agents(home: &Home) -> Settings {
+    Settings {
+        preflight_rate_limit_rps: Some("off".to_owned()),
+        ..home.plain()
+    }
+}
+
+#[test]
+fn an_agent_that_works_is_let_through_all_day() {
+    block_on(async {
+        let home = Home::new();
+        let running = home.start(&for_agents(&home)).await;
+        // An hour of one call each three seconds, in less than the window of half a minute: none of a dozen tools and a
+        // thousand different calls is too many.
+        let tools = [
+            "Bash", "Read", "Write", "Edit", "Grep", "Glob", "WebFetch", "exec", "fs.read", "a",
+            "b", "c",
+        ];
+        for n in 0..590 {
+            let tool = tools[n as usize % tools.len()];
+            let (status, body) = ask(&running, "", &call(tool, "s", n)).await;
+            assert_eq!(
+                (status, &body["decision"]),
+                (200, &json!("ALLOW")),
+                "{n} {body}"
+            );
+        }
+        // A file of 20 KB is no attack.
+        let file = json!({ "toolName": "Write", "params": { "content": "x".repeat(20_000) }, "sessionId": "s" });
+        let (status, body) = ask(&running, "", &file).await;
+        assert_eq!(
+            (status, &body["decision"]),
+            (200, &json!("ALLOW")),
+            "{body}"
+        );
+        running.stop().await.expect("stops");
+    });
+}
+
+#[test]
+fn a_command_that_destroys_is_stopped_by_default() {
+    block_on(async {
+        let home = Home::new();
+        let running = home.start(&for_agents(&home)).await;
+        let shell = |tool: &str, command: &str| json!({ "toolName": tool, "params": { "command": command }, "sessionId": "s" });
+        for (tool, command) in [
+            ("Bash", "rm -rf /"),
+            ("exec", "rm -rf ~"),
+            ("shell.exec", "mkfs.ext4 /dev/sda"),
+        ] {
+            let (status, body) = ask(&running, "", &shell(tool, command)).await;
+            assert_eq!(status, 200);
+            assert_eq!(body["decision"], "DENY", "{body}");
+            assert_eq!(body["reasonCode"], "POLICY_VETO");
+            assert_eq!(
+                body["reasonDetail"],
+                "evidenceos.destructive-commands (9000)"
+            );
+            assert!(body["decisionId"].is_string(), "it is recorded");
+        }
+        let (_, body) = ask(&running, "", &shell("Bash", "rm -rf target")).await;
+        assert_eq!(body["decision"], "ALLOW");
+        // One that goes on trying is looked at by a person.
+        for _ in 3..20 {
+            ask(&running, "", &shell("Bash", "rm -rf /")).await;
+        }
+        let (_, body) = ask(&running, "", &shell("Bash", "ls")).await;
+        assert_eq!(body["decision"], "REQUIRE_HUMAN", "{body}");
+        running.stop().await.expect("stops");
+    });
+}
+
+#[test]
+fn what_is_wrong_with_a_request_stands_in_a_header() {
+    block_on(async {
+        let home = Home::new();
+        let running = home.start(&for_agents(&home)).await;
+        let answer = post(http(&running), PREFLIGHT, ID, b"{").await;
+        assert_eq!(answer.status, 400);
+        let detail = answer.head.to_ascii_lowercase();
+        assert!(
+            detail.contains("x-evidenceos-detail: the body is not json"),
+            "{detail}"
+        );
+        assert_eq!(
+            answer.body,
+            r#"{"decision":"DENY","reasonCode":"INVALID_INPUT"}"#
+        );
+        running.stop().await.expect("stops");
+    });
+}
+
 #[test]
 fn a_throttled_tool_that_can_do_harm_is_made_harmless_or_denied() {
     block_on(async {
@@ -146,7 +240,7 @@ fn callers_are_known_by_the_gates_own_token_too() {
         for (headers, status) in [
             ("", 401),
             ("authorization: Bearer let-me\r\n", 401),
-            ("authorization: bearer let-me-in-the-gate\r\n", 401),
+            ("authorization: Basic let-me-in-the-gate\r\n", 401),
             ("authorization: Bearer let-me-in-the-gate\r\n", 200),
             ("x-client-cert-san: operator\r\n", 401),
         ] {

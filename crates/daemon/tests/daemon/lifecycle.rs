@@ -145,9 +145,10 @@ fn a_request_id_that_named_one_claim_is_not_taken_for_another() {
         client.with_id("b").seal(&two).await.expect("sealed");
         named.execute(&one).await.expect("settled");
         reused(named.execute(&two).await);
-        named.limit("alice", 100).await.expect("an operator");
-        reused(named.limit("bob", 100).await);
-        named.limit("alice", 100).await.expect("the same again");
+        let [alice, bob] = ["alice", "bob"].map(evidenceos_access::principal::hmac);
+        named.limit(&alice, 100).await.expect("an operator");
+        reused(named.limit(&bob, 100).await);
+        named.limit(&alice, 100).await.expect("the same again");
         // Reads are free: a client may have one id for all that it traces.
         for claim in [&one, &two] {
             named.get(claim).await.expect("a read");

@@ -28,6 +28,7 @@ mod pki;
 mod policies;
 mod process;
 mod promises;
+mod protected;
 mod publicity;
 mod recovery;
 mod roles;

@@ -8,6 +8,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
+use evidenceos_daemon::config::Settings;
 use evidenceos_proto as wire;
 
 use crate::harness::{
@@ -243,7 +244,20 @@ fn a_variable_that_is_set_to_nothing_is_not_set() {
         .output()
         .expect("runs");
     let shown = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert_eq!(shown, "log_origin = \"log.example.org\"  # environment\n");
+    let given: Vec<&str> = shown
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .collect();
+    assert_eq!(given, ["log_origin = \"log.example.org\"  # environment"]);
+    // Everything else is shown as it is by default, and the whole is a file that the daemon takes.
+    for line in [
+        "# listen = 127.0.0.1:50051  # default",
+        "# drain_seconds = 20  # default",
+        "# auth_policy  # not set",
+    ] {
+        assert!(shown.lines().any(|shown| shown == line), "{line}: {shown}");
+    }
+    toml::from_str::<Settings>(&shown).expect("a configuration");
 }
 
 #[test]

@@ -16,6 +16,7 @@ const TABLES: &[&str] = &[
     "bench/src/report.rs: checks",
     "bench/src/report.rs: write_table",
     "cli/src/claim.rs: run",
+    "cli/src/holdout.rs: run",
     "cli/src/render.rs: holdout_text",
     "crash/src/check.rs: must_hold_step",
     "daemon/src/config/identity.rs: new",

@@ -271,7 +271,11 @@ fn the_server_tells_what_protects_it_as_it_is() {
             assert_eq!(info.development, development);
             running.stop().await.expect("stops");
         }
-        let running = home.start(&home.plain()).await;
+        let plain = Settings {
+            serve_unprotected: true,
+            ..home.plain()
+        };
+        let running = home.start(&plain).await;
         let address = running.grpc_address();
         let mut client = EvidenceOsClient::connect(format!("http://{address}"))
             .await

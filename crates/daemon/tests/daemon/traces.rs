@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use tonic::{Code, Request, Response, Status};
 
 use crate::{
-    harness::{Client, Daemon, block_on, header},
+    harness::{Client, Daemon, block_on, header, terms},
     process::{Serving, block_on_value, signal},
 };
 
@@ -119,6 +119,12 @@ fn spans_reach_a_collector_and_the_audit_log_says_who_called_what() {
         put.put(header("h"), &crate::harness::labels("h"))
             .await
             .expect("registered");
+        let created = client
+            .with_id("create-1")
+            .create(terms("c", "h"))
+            .await
+            .expect("created");
+        client.with_id("get-1").get(&created).await.expect("there");
         let mut asked = client.with_id("ask-1").request(wire::GetClaimRequest {
             claim_id: vec![7; 32].into(),
         });
@@ -168,6 +174,20 @@ fn audited(log: &str) {
     };
     assert_eq!(of("put-1")["method"], "PutHoldout");
     assert_eq!(of("put-1")["code"], "Ok");
+    assert_eq!(of("put-1")["holdout"], "h");
+    assert_eq!(of("ask-1")["claim"], "07".repeat(32));
+    assert_eq!(of("ask-1").get("holdout"), None, "nobody's claim");
+    let created = of("create-1");
+    assert_eq!(
+        (&created["method"], &created["holdout"]),
+        (&"CreateClaimV2".into(), &"h".into())
+    );
+    let claim = created["claim"].as_str().expect("an id");
+    assert_eq!(claim.len(), 64);
+    assert_eq!(
+        (&of("get-1")["claim"], &of("get-1")["holdout"]),
+        (&claim.into(), &"h".into())
+    );
     assert_eq!(of("ask-1")["code"], "NotFound");
     let caller = of("put-1")["caller"].as_str().expect("somebody");
     assert_eq!(

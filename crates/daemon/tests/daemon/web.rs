@@ -102,7 +102,7 @@ fn tokens_have_the_roles_of_their_list() {
             "missing credentials",
         );
         for scheme in [
-            "bearer agent-number-one-1",
+            "Beareragent-number-one-1",
             "Basic agent-number-one-1",
             "Bearer ",
             "Bearer",

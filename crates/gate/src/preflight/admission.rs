@@ -8,7 +8,8 @@ use serde_json::Value;
 
 use super::{
     Api, Known, MAX_MODULE_BODY, NoBody, SOON_S, Unknown,
-    calls::{Care, Draft, Refused, whole_seconds},
+    calls::{Care, Refused, whole_seconds},
+    draft::Draft,
     parse::Body,
     read, says_too_large, status_of,
     wire::{Admission, Answer},

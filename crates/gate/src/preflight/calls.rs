@@ -1,11 +1,10 @@
 //! The way of one request: who calls, how often, what is asked, what is decided, what is recorded.
 
-use std::{sync::Arc, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use axum::{extract::Request, http::StatusCode};
 use evidenceos_access::{Misused, Principal};
 use evidenceos_kernel::{
-    decision::{DecisionId, DecisionRecord, Gate},
     id::Digest,
     probe::{Call, Level, Observed},
 };
@@ -13,7 +12,9 @@ use evidenceos_telemetry::trace::AUDIT;
 use serde_json::json;
 
 use super::{
-    Api, Known, NoBody, SOON_S, Unknown, hash_of,
+    Api, Known, NoBody, SOON_S, Unknown,
+    draft::Draft,
+    guard::{GUARD, GUARD_CODE, destroys},
     judge::{Judgement, Votes, judge_output},
     parse::{self, Body, Malformed, ToolCall},
     read, says_too_large, short, status_of,
@@ -86,7 +87,7 @@ impl Api {
             self.counts.failed("session_required");
             let detail = "a tool that can do harm is called within a session: send sessionId";
             let body = ToolDecision {
-                reason_detail: principal.roles.auditor.then_some(detail),
+                reason_detail: principal.roles.auditor.then_some(detail.into()),
                 ..ToolDecision::bare(Decision::Deny, ReasonCode::SessionRequired)
             };
             return Err(Answer::new(StatusCode::BAD_REQUEST, body));
@@ -141,18 +142,27 @@ impl Api {
         let goes_on = self
             .risk
             .lets_through(&call.tool_name, !policies.oracles().is_empty());
-        let votes = self.votes(policies, call).await;
+        // What destroys is stopped before a policy is asked: none could allow it.
+        let votes = if self.stops_destruction(call) {
+            Votes::Reject {
+                oracle: GUARD.to_owned(),
+                code: GUARD_CODE,
+            }
+        } else {
+            self.votes(policies, call).await
+        };
         let judged = self
             .risk
             .judge(&call.tool_name, self.level(&observed), votes);
-        let detail = "this tool has no harmless form to be called with instead";
+        if judged.decision == Decision::Deny {
+            self.probes.denied(&principal.caller.tag);
+        }
         let mut body = ToolDecision {
-            reason_detail: (judged.reason == ReasonCode::UnsafeRewrite && principal.roles.auditor)
-                .then_some(detail),
+            reason_detail: detail_of(&judged, principal),
             rewritten_params: judged.rewritten.clone(),
             budget_delta: Some(BudgetDelta {
                 spent: 1,
-                remaining: self.remaining(observed.operation_calls),
+                remaining: self.remaining(&observed, observed.operation_calls),
             }),
             params_hash: Some(call.params_hash.to_hex()),
             ..ToolDecision::bare(judged.decision, judged.reason)
@@ -161,10 +171,7 @@ impl Api {
         let noted = self
             .note(
                 Care::of(durable, goes_on),
-                Draft {
-                    policies: policies_digest,
-                    ..Draft::preflight(principal, call, &judged)
-                },
+                Draft::preflight(principal, call, &judged, policies_digest),
             )
             .await;
         match noted {
@@ -176,6 +183,13 @@ impl Api {
             Err(_) if !durable && goes_on => Answer::new(StatusCode::OK, body),
             Err(why) => self.unrecorded(goes_on, judged.decision, why),
         }
+    }
+
+    /// Whether a call carries out a command that destroys, if the gate looks at that.
+    fn stops_destruction(&self, call: &ToolCall) -> bool {
+        self.config.guards_against_destruction
+            && self.risk.is_shell(&call.tool_name)
+            && serde_json::from_slice(&call.canonical_params).is_ok_and(|params| destroys(&params))
     }
 
     /// What is answered if a decision had to be recorded and was not; `goes_on` says whether the
@@ -208,7 +222,7 @@ impl Api {
             Misused::Full => ReasonCode::RateLimited,
         };
         let body = ToolDecision {
-            reason_detail: Some(misused.text()),
+            reason_detail: Some(misused.text().into()),
             ..ToolDecision::bare(Decision::Deny, reason)
         };
         let answer = Answer::new(status_of(misused), body);
@@ -222,7 +236,10 @@ impl Api {
     }
 
     fn invalid(&self, wrong: Malformed) -> Refused<ToolDecision> {
-        self.malformed(StatusCode::BAD_REQUEST, wrong.word())
+        Answer {
+            detail: Some(wrong.sentence()),
+            ..self.malformed(StatusCode::BAD_REQUEST, wrong.word())
+        }
     }
 
     fn malformed(&self, status: StatusCode, kind: &'static str) -> Refused<ToolDecision> {
@@ -260,17 +277,25 @@ impl Api {
         })
     }
 
-    /// A session that has made as many calls as freeze a window is frozen for good.
+    /// By the published rules a session that has made as many calls as freeze a window is frozen for good.
     fn level(&self, observed: &Observed) -> Level {
-        if observed.operation_calls >= self.probes.rules().freeze.total {
+        let rules = self.probes.rules();
+        if rules.is_for_life && observed.operation_calls >= rules.freeze.total {
             Level::Freeze
         } else {
             observed.level
         }
     }
 
-    fn remaining(&self, spent: u32) -> u64 {
-        u64::from(self.probes.rules().freeze.total.saturating_sub(spent))
+    /// What is left: of a session's life by the published rules, which count `of_session`; else of the window.
+    fn remaining(&self, observed: &Observed, of_session: u32) -> u64 {
+        let rules = self.probes.rules();
+        let spent = if rules.is_for_life {
+            of_session
+        } else {
+            observed.calls
+        };
+        u64::from(rules.freeze.total.saturating_sub(spent))
     }
 
     /// What the policies say, in the time that they have. They compute on threads of their own:
@@ -405,7 +430,9 @@ impl Api {
                 preview: output.chars().take(self.config.preview_chars).collect(),
             }),
             budget_delta: Some(1.0),
-            budget_remaining_bits: Some(self.remaining(observed.operation_distinct) as f64),
+            budget_remaining_bits: Some(
+                self.remaining(observed, observed.operation_distinct) as f64
+            ),
             receipt_hash: String::new(),
             decision_id: None,
         };
@@ -428,6 +455,15 @@ impl Api {
     }
 }
 
+/// What a decision is told in words beside its reason.
+fn detail_of(judged: &Judgement, principal: &Principal) -> Option<Cow<'static, str>> {
+    if let Some((oracle, code)) = &judged.policy {
+        return Some(format!("{oracle} ({code})").into());
+    }
+    let has_no_form = judged.reason == ReasonCode::UnsafeRewrite && principal.roles.auditor;
+    has_no_form.then_some("this tool has no harmless form to be called with instead".into())
+}
+
 fn blocked(status: StatusCode, reason: &'static str) -> Answer<OutputVerdict> {
     Answer::new(status, OutputVerdict::blocked(reason))
 }
@@ -442,16 +478,16 @@ pub(super) fn whole_seconds(wait: Duration) -> u64 {
 }
 
 /// A tool call that was made.
-struct Called {
-    tool_name: String,
-    params_hash: Digest,
+pub(super) struct Called {
+    pub(super) tool_name: String,
+    pub(super) params_hash: Digest,
     /// As they were written, for the receipt.
     params_hash_text: String,
     output_hash_text: Option<String>,
-    output_hash: Option<Digest>,
-    preflight_receipt: Option<Digest>,
-    session_id: Option<String>,
-    agent_id: Option<String>,
+    pub(super) output_hash: Option<Digest>,
+    pub(super) preflight_receipt: Option<Digest>,
+    pub(super) session_id: Option<String>,
+    pub(super) agent_id: Option<String>,
     /// The output as compact JSON.
     output: Option<String>,
     has_status: bool,
@@ -511,128 +547,6 @@ impl Called {
             "response": answer,
         });
         Digest::of(receipt.to_string().as_bytes())
-    }
-}
-
-/// A decision that is to be recorded.
-pub(super) struct Draft<'d> {
-    gate: Gate,
-    principal: &'d Principal,
-    tool_name: &'d str,
-    params_hash: Digest,
-    session_id: Option<&'d str>,
-    agent_id: Option<&'d str>,
-    decision: &'static str,
-    reason: &'d str,
-    policy: Option<(String, u16)>,
-    output_hash: Option<Digest>,
-    reply_receipt: Option<Digest>,
-    preflight_receipt: Option<Digest>,
-    policies: Digest,
-}
-
-impl<'d> Draft<'d> {
-    fn new(
-        gate: Gate,
-        principal: &'d Principal,
-        tool_name: &'d str,
-        params_hash: Digest,
-        decision: &'static str,
-        reason: &'d str,
-    ) -> Self {
-        Self {
-            gate,
-            principal,
-            tool_name,
-            params_hash,
-            session_id: None,
-            agent_id: None,
-            decision,
-            reason,
-            policy: None,
-            output_hash: None,
-            reply_receipt: None,
-            preflight_receipt: None,
-            policies: Digest([0; 32]),
-        }
-    }
-
-    fn preflight(principal: &'d Principal, call: &'d ToolCall, judged: &Judgement) -> Self {
-        let (decision, reason) = (judged.decision.word(), judged.reason.word());
-        Self {
-            session_id: call.session_id.as_deref(),
-            agent_id: call.agent_id.as_deref(),
-            policy: judged.policy.clone(),
-            ..Self::new(
-                Gate::Preflight,
-                principal,
-                &call.tool_name,
-                call.params_hash,
-                decision,
-                reason,
-            )
-        }
-    }
-
-    fn postflight(
-        principal: &'d Principal,
-        called: &'d Called,
-        answer: &OutputVerdict,
-        receipt: Digest,
-    ) -> Self {
-        Self {
-            session_id: called.session_id.as_deref(),
-            agent_id: called.agent_id.as_deref(),
-            output_hash: called.output_hash,
-            reply_receipt: Some(receipt),
-            preflight_receipt: called.preflight_receipt,
-            ..Self::new(
-                Gate::Postflight,
-                principal,
-                &called.tool_name,
-                called.params_hash,
-                answer.decision.word(),
-                answer.reason.unwrap_or("clean"),
-            )
-        }
-    }
-
-    pub(super) fn admission(principal: &'d Principal, module: Digest, admissible: bool) -> Self {
-        let (decision, reason) = if admissible {
-            ("ALLOW", "ADMISSIBLE")
-        } else {
-            ("DENY", "INADMISSIBLE")
-        };
-        Self::new(
-            Gate::Admission,
-            principal,
-            "aspec_admit",
-            module,
-            decision,
-            reason,
-        )
-    }
-
-    /// All but its number and salt, which the recorder gives.
-    fn record(self, decided_unix_ms: u64) -> DecisionRecord {
-        DecisionRecord {
-            id: DecisionId::default(),
-            gate: self.gate,
-            decided_unix_ms,
-            owner: self.principal.caller.tag,
-            tool_name: self.tool_name.to_owned(),
-            params_hash: self.params_hash,
-            session_hash: hash_of(self.session_id),
-            agent_hash: hash_of(self.agent_id),
-            decision: self.decision.to_owned(),
-            reason: self.reason.to_owned(),
-            policies: self.policies,
-            policy: self.policy,
-            output_hash: self.output_hash,
-            reply_receipt: self.reply_receipt,
-            preflight_receipt: self.preflight_receipt,
-            salt: Default::default(),
-        }
     }
 }
 

@@ -78,7 +78,7 @@ impl Risk {
 
     /// Parameters with which a tool does no harm, for the few that have such.
     fn harmless(&self, tool: &str) -> Option<Map<String, Value>> {
-        if !self.is_shell(tool) {
+        if !self.is_rewritten(tool) {
             return None;
         }
         json!({ "command": "", "dry_run": true })
@@ -124,7 +124,7 @@ mod tests {
     use super::*;
 
     fn risk() -> Risk {
-        Risk::new(["exec", "fs.write"], true)
+        Risk::new(["exec", "fs.write"], true, true)
     }
 
     fn reject() -> Votes {
@@ -252,6 +252,19 @@ mod tests {
         }
         let search = risk().judge("search", Level::Throttle, Votes::Pass);
         assert_eq!(search.rewritten, None);
+    }
+
+    #[test]
+    fn an_empty_command_is_run_by_nobody_who_did_not_ask_for_it() {
+        let agents = Risk::new(["exec", "bash"], true, false);
+        for name in ["exec", "Bash"] {
+            let judged = agents.judge(name, Level::Throttle, Votes::Pass);
+            assert_eq!(
+                (judged.decision, judged.reason, judged.rewritten),
+                (Decision::Deny, ReasonCode::UnsafeRewrite, None),
+                "{name}"
+            );
+        }
     }
 
     #[test]

@@ -60,6 +60,27 @@ impl Malformed {
     }
 }
 
+impl Malformed {
+    /// What is wrong, for the header beside the answer: nothing of what was sent is in it.
+    pub fn sentence(self) -> &'static str {
+        match self {
+            Self::MissingRequestId => "send the header x-request-id",
+            Self::InvalidRequestId => {
+                "x-request-id has 1 to 128 characters of 0x21-0x7e without a colon"
+            }
+            Self::InvalidJson => "the body is not JSON",
+            Self::Schema => {
+                "the body is a JSON object with toolName (a string) and params (an object); other fields have their own kinds, see /openapi.json"
+            }
+            Self::InvalidLength => "a name is empty or longer than 128 bytes",
+            Self::InvalidChars => "a name has a character that is not printable ASCII",
+            Self::InvalidParamsHash => "paramsHash is 64 hex digits",
+            Self::ParamsHashMismatch => "paramsHash is not the SHA-256 of params as canonical JSON",
+            Self::Slow => "the body did not come in time",
+        }
+    }
+}
+
 /// Demands a request id: 1–128 bytes of 0x21–0x7E without a colon.
 pub fn request_id(headers: &HeaderMap) -> Result<&str, Malformed> {
     let value = headers

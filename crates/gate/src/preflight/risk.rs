@@ -7,23 +7,40 @@
 
 use std::collections::BTreeSet;
 
-/// Tools whose parameters are a command, as their names are compared.
-const SHELLS: [&str; 2] = ["exec", "shellexec"];
+/// Tools whose parameters are a command, as their names are compared: the published ones, and those of agents.
+const SHELLS: [&str; 9] = [
+    "exec",
+    "shellexec",
+    "bash",
+    "sh",
+    "shell",
+    "powershell",
+    "execcommand",
+    "runcommand",
+    "terminal",
+];
 
 /// Which tools can do harm, and whether the others are let through if nothing can be decided.
 #[derive(Debug, Clone)]
 pub struct Risk {
     high: BTreeSet<String>,
     fail_open_for_low: bool,
+    /// Whether a throttled shell is given an empty command instead of being denied.
+    rewrites_shells: bool,
 }
 
 impl Risk {
     /// A list of tools that can do harm.
-    pub fn new<N: AsRef<str>>(high: impl IntoIterator<Item = N>, fail_open_for_low: bool) -> Self {
+    pub fn new<N: AsRef<str>>(
+        high: impl IntoIterator<Item = N>,
+        fail_open_for_low: bool,
+        rewrites_shells: bool,
+    ) -> Self {
         let high = high.into_iter().map(|name| bare(name.as_ref())).collect();
         Self {
             high,
             fail_open_for_low,
+            rewrites_shells,
         }
     }
 
@@ -39,6 +56,11 @@ impl Risk {
     /// cover every tool, and none does.
     pub fn lets_through(&self, tool: &str, has_policies: bool) -> bool {
         self.fail_open_for_low && !has_policies && !self.is_high(tool)
+    }
+
+    /// Whether a tool carries out a command, and is given another one if it is throttled.
+    pub(super) fn is_rewritten(&self, tool: &str) -> bool {
+        self.rewrites_shells && self.is_shell(tool)
     }
 
     /// Whether a tool carries out a command.
@@ -66,7 +88,11 @@ mod tests {
     use super::*;
 
     fn risk(fail_open_for_low: bool) -> Risk {
-        Risk::new(["exec", "Shell.Exec", "fs.delete_tree"], fail_open_for_low)
+        Risk::new(
+            ["exec", "Shell.Exec", "fs.delete_tree"],
+            fail_open_for_low,
+            true,
+        )
     }
 
     #[test]
@@ -154,6 +180,10 @@ mod tests {
             ("Shell_Exec ", true),
             ("exec()", false),
             ("fs.write", false),
+            ("Bash", true),
+            ("PowerShell", true),
+            ("exec_command", true),
+            ("bashful", false),
         ] {
             assert_eq!(risk(true).is_shell(name), is_shell, "{name:?}");
         }

@@ -4,9 +4,11 @@
 //! it is judged, the body has the same shape as a judgement, so that a client which only looks at
 //! the decision does the safe thing.
 
+use std::borrow::Cow;
+
 use axum::{
     body::Body,
-    http::{HeaderValue, StatusCode, header},
+    http::{HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
@@ -111,9 +113,10 @@ pub struct ToolDecision {
     pub decision: Decision,
     /// Why.
     pub reason_code: ReasonCode,
-    /// In words, for auditors.
+    /// In words: which policy objected; why there is no harmless form, for auditors.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub reason_detail: Option<&'static str>,
+    #[schema(value_type = Option<String>)]
+    pub reason_detail: Option<Cow<'static, str>>,
     /// Parameters to use instead; absent where they stay as they are.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
@@ -257,6 +260,8 @@ pub struct Answer<T> {
     pub retry_after_s: Option<u64>,
     /// Whether the caller should say who it is.
     pub challenge: bool,
+    /// What is wrong with the request, for a header: published clients compare the body of a refusal.
+    pub detail: Option<&'static str>,
 }
 
 impl<T> Answer<T> {
@@ -267,6 +272,7 @@ impl<T> Answer<T> {
             body,
             retry_after_s: None,
             challenge: false,
+            detail: None,
         }
     }
 
@@ -283,6 +289,8 @@ impl<T> Answer<T> {
 /// More than most answers have.
 const TYPICAL_BYTES: usize = 512;
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
+/// Says what is wrong with a request that is refused.
+const DETAIL: HeaderName = HeaderName::from_static("x-evidenceos-detail");
 
 impl<T: Serialize> IntoResponse for Answer<T> {
     fn into_response(self) -> Response {
@@ -295,6 +303,9 @@ impl<T: Serialize> IntoResponse for Answer<T> {
         headers.insert(header::CONTENT_TYPE, JSON);
         if let Some(seconds) = self.retry_after_s {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if let Some(detail) = self.detail {
+            headers.insert(DETAIL, HeaderValue::from_static(detail));
         }
         if self.challenge {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

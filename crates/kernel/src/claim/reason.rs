@@ -79,6 +79,8 @@ pub enum Reason {
     Policy(PolicyCode),
     /// The same claim was judged before.
     Duplicate,
+    /// It executed `unreachable`.
+    Unreachable,
 }
 
 impl Reason {
@@ -106,6 +108,7 @@ impl Reason {
             Self::Deferred => 3,
             Self::Policy(code) => code.get(),
             Self::Duplicate => 122,
+            Self::Unreachable => 123,
         }
     }
 
@@ -132,6 +135,7 @@ impl Reason {
             Self::Aborted,
             Self::Deferred,
             Self::Duplicate,
+            Self::Unreachable,
         ]
         .into_iter()
         .find(|reason| reason.code() == code)
@@ -148,11 +152,18 @@ impl Reason {
             Self::OutOfReach => {
                 "After all that has leaked, no prediction on these items, not even a perfect one, could be certified; the sealed part was not looked at."
             }
-            Self::Trap => "The module trapped.",
-            Self::OutOfFuel => {
-                "The module used all fuel of its lane before it ended: it does too much work, or it loops without end."
+            Self::Trap => {
+                "The module broke a rule of WebAssembly: it divided by zero, overflowed, converted a number out of range, or called a function that is not in its table."
             }
-            Self::OutOfMemory => "The module asked for more memory or stack than its lane has.",
+            Self::Unreachable => {
+                "The module executed `unreachable`, as a panic, a failed assertion or an abort does."
+            }
+            Self::OutOfFuel => {
+                "The module used all its fuel, which its lane and its owner's credit bound: it does too much work, or it loops without end."
+            }
+            Self::OutOfMemory => {
+                "The module asked for more memory or stack than its lane has, and could not go on without."
+            }
             Self::InvalidVector => {
                 "The module passed a prediction vector of a wrong length, or with a value other than 0 and 1."
             }
@@ -160,7 +171,9 @@ impl Reason {
                 "The module asked a question that no longer fitted into what this claim may be charged."
             }
             Self::TooManyCalls => "The module asked more questions than its lane allows.",
-            Self::OutOfBounds => "The module passed a pointer outside its memory.",
+            Self::OutOfBounds => {
+                "The module passed or used an address outside its memory or a table."
+            }
             Self::EmittedTwice => "The module emitted its claim twice.",
             Self::NoOutput => "The module ended without emitting a claim.",
             Self::InvalidOutput => {
@@ -192,7 +205,8 @@ mod tests {
             .filter(|&code| Reason::of_code(code).is_some_and(|reason| reason.code() == code))
             .collect();
         let named = [
-            1, 2, 3, 101, 102, 110, 111, 112, 113, 114, 115, 116, 117, 118, 119, 120, 121, 122, 130,
+            1, 2, 3, 101, 102, 110, 111, 112, 113, 114, 115, 116, 117, 118, 119, 120, 121, 122,
+            123, 130,
         ];
         let wanted: Vec<u16> = named.into_iter().chain(9_000..=9_999).collect();
         assert_eq!(codes, wanted);

@@ -43,7 +43,7 @@ pub enum CreditCommand {
 /// An account as a file has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImportedAccount {
-    /// Whose, as the log names him.
+    /// Whose, as the log names the principal.
     pub owner: OwnerTag,
     /// The name that `owner` is the tag of; 1–256 bytes.
     pub principal: String,

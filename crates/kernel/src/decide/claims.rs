@@ -52,7 +52,7 @@ pub(crate) fn create(
         displaced_requests: false,
         credit: RunCredit::default(),
     };
-    // Everybody who has a claim has an account: his name is known here and not later.
+    // Every owner of a claim has an account: the name is known here and not later.
     let mut events: Vec<Event> = credit::opened(stage, terms.owner, principal)
         .into_iter()
         .collect();
@@ -272,7 +272,7 @@ fn parents(
             .as_ref()
             .map(|s| s.capsule_hash)
             .ok_or(unknown.clone())?;
-        // Who names the capsule's hash has seen the capsule, so it need not be his own claim;
+        // A caller who names the capsule's hash has seen the capsule, so it need not be the caller's own claim;
         // a bare claim id must be, or ids could be tried out.
         let known = match artifact.parent {
             Some(_) => capsule == artifact.hash,

@@ -1,4 +1,4 @@
-//! Who pays for a run, and how credit comes to him.
+//! Which principal pays for a run, and how it gets credit.
 //!
 //! A run's worst case is set aside at its admission: what its reservations of leakage, its lane's
 //! memory and its fuel could cost. Where the account, or the claim's own `access_credit`, does not
@@ -18,7 +18,7 @@ use crate::{
     state::Stage,
 };
 
-/// The event that opens a principal's account, where he has none.
+/// The event that opens a principal's account, if it has none.
 pub(super) fn opened(stage: &Stage<'_>, owner: OwnerTag, principal: &str) -> Option<Event> {
     if stage.account(&owner).is_some() {
         return None;
@@ -46,7 +46,7 @@ fn touched(stage: &Stage<'_>, owner: OwnerTag, principal: &str) -> (Account, Vec
     (account, mint.into_iter().collect())
 }
 
-/// Who pays for a claim. Claims from before there were accounts name their owner by his tag only.
+/// Who pays for a claim. Claims from before there were accounts name their owner by its tag only.
 fn payer(stage: &Stage<'_>, claim: &Claim) -> (Account, Vec<Event>) {
     let owner = claim.terms.owner;
     touched(stage, owner, &unnamed(owner))

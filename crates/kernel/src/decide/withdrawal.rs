@@ -2,7 +2,6 @@
 
 use super::{holdouts::find, public_text};
 use crate::{
-    bits::MicroBits,
     command::{Caller, Decision, Event, Reply},
     holdout::{Holdout, HoldoutStatus},
     id::{Digest, HoldoutId},
@@ -29,7 +28,7 @@ pub(crate) fn withdraw(
     if holdout.status == HoldoutStatus::Withdrawn {
         return Ok(Decision::reply(Reply::Holdout(Box::new(holdout.clone()))));
     }
-    if let Some(why) = released(holdout) {
+    if let Some(why) = holdout.may_have_released() {
         return Err(Refusal::NotWithdrawable {
             reference: holdout.reference.clone(),
             why,
@@ -49,35 +48,6 @@ pub(crate) fn withdraw(
         entries: vec![entry.to_bytes()],
         reply: Reply::Holdout(Box::new(withdrawn)),
     })
-}
-
-/// Why a holdout may have released something, if it may have. An abort charged its worst case, so
-/// that the meters tell of it.
-fn released(holdout: &Holdout) -> Option<String> {
-    if !holdout.in_flight.is_empty() {
-        return Some(format!(
-            "{} runs are under way on it",
-            holdout.in_flight.len()
-        ));
-    }
-    if holdout.settled > 0 {
-        return Some(format!("{} claims were judged on it", holdout.settled));
-    }
-    // Aborted runs and comparisons are charged, and are no settlements.
-    for (meter, part) in [
-        (holdout.answers, "answer part"),
-        (holdout.sealed, "sealed part"),
-    ] {
-        if meter.charged > MicroBits::ZERO {
-            return Some(format!("{} were charged about its {part}", meter.charged));
-        }
-    }
-    if holdout.carried_on {
-        return Some(
-            "the log was restored or restarted since its registration, and what was lost may have released something".to_owned(),
-        );
-    }
-    (holdout.status == HoldoutStatus::Opened).then(|| "its labels are public".to_owned())
 }
 
 /// The withdrawn holdout that a registration of these labels replaces, and how many stand in a row.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     cj,
     evidence::{self, BetTable, Strategy},
-    holdout::PolicyError,
+    holdout::{Policy, PolicyError},
     id::Digest,
     planner::{self, Proposal},
     record::{RecordError, fields::Fields},
@@ -94,7 +94,7 @@ impl Accuracy {
         Digest::of(&self.bets.canonical_bytes())
     }
 
-    pub(super) fn proposed_sealed_budget(&self, sealed_units: u64, alpha_micros: u32) -> Proposal {
-        planner::proposed_sealed_budget(sealed_units, self.p0_micros, &self.bets, alpha_micros)
+    pub(super) fn proposed_sealed_budget(&self, sealed_units: u64, policy: &Policy) -> Proposal {
+        planner::proposed_sealed_budget(sealed_units, self.p0_micros, &self.bets, policy)
     }
 }

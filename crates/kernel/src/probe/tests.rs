@@ -93,6 +93,46 @@ fn ten_claims_in_a_minute_are_nobodys_concern() {
 }
 
 #[test]
+fn an_agent_that_works_all_day_is_clean() {
+    let mut detector = detector(Rules::AGENT_CALLS);
+    // Ten different calls a second, of many tools, for an hour.
+    for n in 0..36_000 {
+        let seen = detector.observe(n * 100, &call(1, 1, n % 40, n));
+        assert_eq!(seen.level, Level::Clean, "{n}");
+        assert!(seen.calls <= 300, "{n}");
+    }
+    // Twenty a second for half a minute are too many, however alike they are.
+    let levels = (0..600).map(|n| detector.observe(10_000_000 + n, &call(2, 1, 1, 1)).level);
+    assert_eq!(levels.last(), Some(Level::Throttle));
+}
+
+#[test]
+fn whoever_is_denied_again_and_again_is_looked_at_for_a_while() {
+    let mut detector = detector(Rules::AGENT_CALLS);
+    let level = |detector: &mut Detector, at_ms| detector.observe(at_ms, &call(1, 1, 1, 1)).level;
+    let denied = OwnerTag([1; 16]);
+    for n in 0..19 {
+        detector.denied(n * 1_000, denied);
+    }
+    assert_eq!(level(&mut detector, 19_000), Level::Clean);
+    detector.denied(19_000, denied);
+    assert_eq!(level(&mut detector, 20_000), Level::Escalate);
+    // Another principal is not concerned, and the first denial is forgotten in its time.
+    assert_eq!(
+        detector.observe(20_000, &call(2, 1, 1, 1)).level,
+        Level::Clean
+    );
+    assert_eq!(level(&mut detector, 299_999), Level::Escalate);
+    assert_eq!(level(&mut detector, 300_000), Level::Clean);
+    // By the published rules denials do not count, and cost no memory.
+    let mut published = Detector::new(Rules::TOOL_CALLS, some(64), some(64)).expect("rules");
+    for n in 0..100 {
+        published.denied(n, denied);
+    }
+    assert_eq!(level(&mut published, 100), Level::Clean);
+}
+
+#[test]
 fn time_that_goes_back_stands_still() {
     let mut detector = detector(Rules::TOOL_CALLS);
     for n in 0..19 {
@@ -185,6 +225,7 @@ impl Naive {
         let asked: HashSet<u64> = of_operation.clone().map(|(_, c)| c.hash).collect();
         Observed {
             level: rules.level(&counted),
+            calls: counted.total.min(rules.freeze.total),
             operation_calls: of_operation.count() as u32,
             operation_distinct: (asked.len() as u32).min(rules.freeze.total),
         }
@@ -204,6 +245,7 @@ proptest! {
             throttle: thresholds(4, 3, 2),
             escalate: thresholds(8, 5, 3),
             freeze: thresholds(12, 8, 5),
+            ..Rules::TOOL_CALLS
         };
         let (mut bounded, mut naive) = (detector(rules), Naive::default());
         let mut now_ms = 0;

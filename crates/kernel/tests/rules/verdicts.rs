@@ -113,6 +113,7 @@ fn what_does_not_end_well_is_not_judged_and_free() {
     let vector = Some(700);
     let mut scripts: Vec<(Reason, Script)> = [
         Reason::Trap,
+        Reason::Unreachable,
         Reason::OutOfFuel,
         Reason::OutOfMemory,
         Reason::InvalidVector,

@@ -89,11 +89,7 @@ impl Inspector {
                 }
             }
             Payload::TableSection(tables) => {
-                let most = match self.role {
-                    Role::Guest => bounds::TABLES,
-                    Role::Policy => 0,
-                };
-                for entry in self.entries(tables, Rule::Tables, most, "tables") {
+                for entry in self.entries(tables, Rule::Tables, bounds::TABLES, "tables") {
                     let (offset, table) = entry?;
                     let elements = table.ty.initial;
                     self.at_most(

@@ -3,7 +3,7 @@
 use wasmtime::{Engine, ExternType, InstancePre, Linker, Module, ModuleExport};
 
 use super::host::{Guest, link};
-use super::vote::PolicySpace;
+use super::machine::Space;
 use crate::abi::{HostFunction, POLICY_ALLOC, POLICY_DECIDE};
 
 /// A guest's code with its imports resolved.
@@ -15,7 +15,7 @@ pub(crate) struct GuestCode {
 
 /// The code of a policy oracle, which has no imports.
 pub(crate) struct PolicyCode {
-    pub(crate) instance: InstancePre<PolicySpace>,
+    pub(crate) instance: InstancePre<Space>,
     pub(crate) memory: ModuleExport,
     pub(crate) alloc: ModuleExport,
     pub(crate) decide: ModuleExport,

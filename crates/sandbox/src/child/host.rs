@@ -40,9 +40,7 @@ pub(crate) struct Stop(pub(crate) TrapCause);
 
 impl Guest {
     pub(crate) fn new(limits: Limits, submits: bool, oracle: Box<dyn Oracle>) -> Self {
-        let space = Space {
-            memory_bytes: limits.memory_bytes,
-        };
+        let space = Space::of(limits.memory_bytes);
         Self {
             limits,
             submits,

@@ -46,7 +46,7 @@ pub(crate) fn run(code: &GuestCode, task: &Task, oracle: Box<dyn Oracle>) -> Res
         0
     };
     let (end, judged) = match (trapped, guest.output) {
-        (Some(trapped), _) => (End::Trapped(trapped.cause), None),
+        (Some(trapped), _) => (End::Trapped(trapped.cause_after(&guest.space)), None),
         (None, Some(output)) => (End::Emitted(output), guest.judged),
         (None, None) => (End::NoOutput, guest.judged),
     };
@@ -104,6 +104,15 @@ impl Trapped {
         }
     }
 
+    /// The cause of a run that had this space. A language whose allocation fails ends in `unreachable`: its user should
+    /// read of memory, and not of a panic.
+    fn cause_after(&self, space: &Space) -> TrapCause {
+        match self.cause {
+            TrapCause::Trap(Broken::Unreachable) if space.refused_growth => TrapCause::OutOfMemory,
+            cause => cause,
+        }
+    }
+
     fn from_trap(trap: Trap) -> Self {
         let cause = match trap {
             Trap::OutOfFuel => TrapCause::OutOfFuel,
@@ -135,7 +144,18 @@ fn fault(error: wasmtime::Error) -> Fault {
 
 /// The space that a run may grow into.
 pub(crate) struct Space {
-    pub(crate) memory_bytes: u64,
+    memory_bytes: u64,
+    /// A growth of its memory was refused.
+    pub(crate) refused_growth: bool,
+}
+
+impl Space {
+    pub(crate) fn of(memory_bytes: u64) -> Self {
+        Self {
+            memory_bytes,
+            refused_growth: false,
+        }
+    }
 }
 
 impl ResourceLimiter for Space {
@@ -145,7 +165,10 @@ impl ResourceLimiter for Space {
         desired: usize,
         maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        Ok(desired as u64 <= self.memory_bytes && maximum.is_none_or(|maximum| desired <= maximum))
+        let fits =
+            desired as u64 <= self.memory_bytes && maximum.is_none_or(|maximum| desired <= maximum);
+        self.refused_growth |= !fits;
+        Ok(fits)
     }
 
     fn memory_grow_failed(&mut self, error: wasmtime::Error) -> wasmtime::Result<()> {

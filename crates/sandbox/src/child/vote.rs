@@ -1,6 +1,6 @@
 //! One call of a policy oracle: its steps in order, and how a failure is told.
 
-use wasmtime::{ResourceLimiter, Store};
+use wasmtime::Store;
 
 use super::code::PolicyCode;
 use super::machine::{Space, Trapped};
@@ -13,16 +13,11 @@ pub(crate) fn decide(
     limits: PolicyLimits,
     input: &[u8],
 ) -> Result<Vote, PolicyFailure> {
-    let space = PolicySpace {
-        space: Space {
-            memory_bytes: limits.memory_bytes,
-        },
-        was_refused: false,
-    };
+    let space = Space::of(limits.memory_bytes);
     let mut store = Store::new(code.instance.module().engine(), space);
     store.limiter(|space| space);
     let answer = ask(code, &mut store, limits.fuel, input);
-    let was_refused = store.data().was_refused;
+    let was_refused = store.data().refused_growth;
     match answer {
         Ok(Ok(0)) => Ok(Vote::Pass),
         Ok(Ok(1)) => Ok(Vote::Defer),
@@ -36,7 +31,7 @@ pub(crate) fn decide(
 /// The calls, in order. The outer error is the engine's: a trap, or a fault of the host's.
 fn ask(
     code: &PolicyCode,
-    store: &mut Store<PolicySpace>,
+    store: &mut Store<Space>,
     fuel: u64,
     input: &[u8],
 ) -> wasmtime::Result<Result<i32, PolicyFailure>> {
@@ -81,33 +76,5 @@ fn told(error: wasmtime::Error, was_refused_memory: bool) -> PolicyFailure {
             cause => PolicyFailure::Trapped(cause),
         },
         Err(fault) => PolicyFailure::Host(fault),
-    }
-}
-
-/// The space of a call, which remembers whether growth was refused.
-pub(crate) struct PolicySpace {
-    space: Space,
-    was_refused: bool,
-}
-
-impl ResourceLimiter for PolicySpace {
-    fn memory_growing(
-        &mut self,
-        current: usize,
-        desired: usize,
-        maximum: Option<usize>,
-    ) -> wasmtime::Result<bool> {
-        let is_granted = self.space.memory_growing(current, desired, maximum)?;
-        self.was_refused |= !is_granted;
-        Ok(is_granted)
-    }
-
-    fn memory_grow_failed(&mut self, error: wasmtime::Error) -> wasmtime::Result<()> {
-        self.space.memory_grow_failed(error)
-    }
-
-    fn table_growing(&mut self, _: usize, _: usize, _: Option<usize>) -> wasmtime::Result<bool> {
-        // Admission leaves no tables.
-        Ok(false)
     }
 }

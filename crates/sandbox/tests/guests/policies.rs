@@ -49,7 +49,11 @@ fn every_rule_of_a_policy_oracle_is_named() {
             Rule::Import,
             "may import nothing",
         ),
-        (&with("(table 1 funcref)"), Rule::Tables, "at most 0"),
+        (
+            &with(&"(table 1 funcref)".repeat(11)),
+            Rule::Tables,
+            "at most 10",
+        ),
         (
             &with("(func $s) (start $s)"),
             Rule::StartFunction,
@@ -236,6 +240,38 @@ fn nothing_is_remembered_between_calls() {
     for _ in 0..3 {
         assert_eq!(policy.decide(b"x"), Ok(Vote::Defer));
     }
+}
+
+#[test]
+fn a_policy_may_call_through_a_table() {
+    let vote = |decide: &str| {
+        let wasm = wat(&format!(
+            r#"(module
+                 (type $decide (func (param i32 i32) (result i32)))
+                 (table $t 1 funcref)
+                 (elem (i32.const 0) $reject)
+                 (memory (export "memory") 1)
+                 (func $reject (type $decide) i32.const 2)
+                 (func (export "alloc") (param i32) (result i32) i32.const 8)
+                 (func (export "policy_oracle_decide") (type $decide) {decide}))"#
+        ));
+        let policy = sandbox().prepare_policy(&wasm, LIMITS).expect("admitted");
+        policy.decide(b"{}")
+    };
+    let call = |entry: u32| {
+        format!("(call_indirect (type $decide) (local.get 0) (local.get 1) (i32.const {entry}))")
+    };
+    assert_eq!(vote(&call(0)), Ok(Vote::Reject));
+    assert_eq!(
+        vote(&call(1)),
+        Err(PolicyFailure::Trapped(TrapCause::OutOfBounds))
+    );
+    // Within the bound of a table it grows, and beyond it is refused.
+    let grow = |by: u32| {
+        format!("(i32.lt_s (table.grow $t (ref.null func) (i32.const {by})) (i32.const 0))")
+    };
+    assert_eq!(vote(&grow(9_999)), Ok(Vote::Pass));
+    assert_eq!(vote(&grow(10_000)), Ok(Vote::Defer));
 }
 
 #[test]

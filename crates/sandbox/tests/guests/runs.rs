@@ -173,6 +173,17 @@ fn an_instruction_that_traps_forfeits_the_fuel() {
 }
 
 #[test]
+fn a_guest_that_gives_up_for_want_of_memory_is_out_of_memory() {
+    // As a language does whose allocation fails.
+    let refused = "(if (i32.eq (memory.grow (i32.const 65000)) (i32.const -1)) (then unreachable))";
+    trapped(&guest(refused), TrapCause::OutOfMemory);
+    // Another trap is told as what it is.
+    let divides =
+        "(drop (memory.grow (i32.const 65000))) (drop (i32.div_u (i32.const 1) (i32.const 0)))";
+    trapped(&guest(divides), TrapCause::Trap(Broken::DivisionByZero));
+}
+
+#[test]
 fn a_trap_after_the_output_undoes_it() {
     trapped(
         &guest(&format!("{SUBMIT} {EMIT} unreachable")),

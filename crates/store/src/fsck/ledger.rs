@@ -180,7 +180,7 @@ fn fenced(holdout: &Holdout) -> bool {
     policy.principal_sealed_budget.is_some()
 }
 
-/// What an owner's pool has reserved is what his runs under way reserved.
+/// What an owner's pool has reserved is what its runs under way reserved.
 fn reserved(on: &mut Examination<'_>, holdout: &Holdout, owner: OwnerTag, pool: &PrincipalPool) {
     let sum = |of: fn(&InFlight) -> MicroBits| {
         let own = holdout.in_flight.iter().filter(|run| run.owner == owner);

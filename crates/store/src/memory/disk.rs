@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    ops::RangeInclusive,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -215,6 +216,26 @@ impl Rows for MemoryRows {
         let claims = older.filter_map(|(_, id)| committed.claims.get(id));
         let own = claims.filter(|claim| is_of(claim, owner));
         Ok(own.take(limit).cloned().collect())
+    }
+
+    fn claims_by_id(
+        &self,
+        owner: Option<OwnerTag>,
+        ids: &RangeInclusive<ClaimId>,
+        limit: usize,
+    ) -> Result<Vec<Claim>, StoreError> {
+        let committed = self.read();
+        let within = committed
+            .claims
+            .values()
+            .filter(|claim| ids.contains(&claim.id));
+        let mut claims: Vec<Claim> = within
+            .filter(|claim| is_of(claim, owner))
+            .cloned()
+            .collect();
+        claims.sort_by_key(|claim| claim.id);
+        claims.truncate(limit);
+        Ok(claims)
     }
 
     fn revoked(&self, after: u64, limit: usize) -> Result<Vec<Claim>, StoreError> {

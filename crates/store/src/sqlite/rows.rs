@@ -3,7 +3,7 @@
 //! Every read is by key or one page of a scan, so that no read transaction lives long enough to
 //! keep the WAL from being reused.
 
-use std::path::Path;
+use std::{ops::RangeInclusive, path::Path};
 
 use evidenceos_kernel::{
     account::{Account, Totals},
@@ -159,13 +159,24 @@ impl Rows for SqliteRows {
             };
             let owner = owner.as_ref().map(OwnerTag::as_bytes);
             let mut statement = connection.prepare_cached(sql)?;
-            let mut rows = statement.query(params![before, limit as i64, owner])?;
-            let mut claims = Vec::new();
-            while let Some(found) = rows.next()? {
-                let (seq, bytes): (i64, Vec<u8>) = (found.get(0)?, found.get(1)?);
-                claims.push(row::decode("claims", seq, &bytes)?);
-            }
-            Ok(claims)
+            decoded_claims(statement.query(params![before, limit as i64, owner])?)
+        })
+    }
+
+    fn claims_by_id(
+        &self,
+        owner: Option<OwnerTag>,
+        ids: &RangeInclusive<ClaimId>,
+        limit: usize,
+    ) -> Result<Vec<Claim>, StoreError> {
+        let (first, last) = (ids.start().as_bytes(), ids.end().as_bytes());
+        self.with(|connection| {
+            // `+` keeps the owner's index out of it: a principal may own most of a store.
+            let mut statement = connection.prepare_cached(
+                "SELECT seq, row FROM claims WHERE claim_id BETWEEN ?1 AND ?2 AND (?4 IS NULL OR +owner = ?4) ORDER BY claim_id LIMIT ?3",
+            )?;
+            let owner = owner.as_ref().map(OwnerTag::as_bytes);
+            decoded_claims(statement.query(params![first, last, limit as i64, owner])?)
         })
     }
 
@@ -323,4 +334,14 @@ impl Drop for Lent<'_> {
         idle.extend(self.connection.take());
         self.readers.returned.notify_one();
     }
+}
+
+/// The claims of a query for number and row.
+fn decoded_claims(mut rows: rusqlite::Rows<'_>) -> Result<Vec<Claim>, StoreError> {
+    let mut claims = Vec::new();
+    while let Some(found) = rows.next()? {
+        let (seq, bytes): (i64, Vec<u8>) = (found.get(0)?, found.get(1)?);
+        claims.push(row::decode("claims", seq, &bytes)?);
+    }
+    Ok(claims)
 }

@@ -232,6 +232,38 @@ fn pages_of_claims_go_from_new_to_old() {
 }
 
 #[test]
+fn claims_are_found_by_a_range_of_ids() {
+    for mut disk in Disk::of_each_engine() {
+        let claims: Vec<_> = (0..10)
+            .map(|seq| claim(seq, owner(u8::from(seq % 2 == 0))))
+            .collect();
+        let mut ids: Vec<_> = claims.iter().map(|claim| claim.id).collect();
+        ids.sort_unstable();
+        disk.commit_changes(Changes {
+            new_claims: claims.clone(),
+            ..Changes::default()
+        });
+        let readers = disk.readers();
+        let found = |owner, from: usize, to: usize, limit| -> Vec<_> {
+            let range = ids[from]..=ids[to];
+            let found = readers.claims_by_id(owner, &range, limit).expect("intact");
+            found.iter().map(|claim| claim.id).collect()
+        };
+        assert_eq!(found(None, 0, 9, 100), ids);
+        assert_eq!(found(None, 3, 5, 100), ids[3..=5]);
+        assert_eq!(found(None, 3, 5, 2), ids[3..5]);
+        let own = |id: &_| {
+            claims
+                .iter()
+                .any(|claim| claim.id == *id && claim.terms.owner == owner(1))
+        };
+        let expected: Vec<_> = ids.iter().copied().filter(own).collect();
+        assert_eq!(found(Some(owner(1)), 0, 9, 100), expected);
+        assert!(found(Some(owner(7)), 0, 9, 100).is_empty());
+    }
+}
+
+#[test]
 fn revocations_are_listed_in_the_order_of_the_log() {
     for mut disk in Disk::of_each_engine() {
         let revoked = |seq: u64, index: u64| {

@@ -226,6 +226,8 @@ fn run_each_way(world: &mut World, holdouts: &Holdouts, marks: &mut Marks) {
     world.run(levels, owner(2), "babbles", &ending(Ends::EmitsNoSymbol));
     let long = ending(Ends::Traps(Reason::InvalidOutput));
     world.run(levels, owner(2), "long", &long);
+    let panics = ending(Ends::Traps(Reason::Unreachable));
+    world.run(levels, owner(2), "panics", &panics);
     let vetoed = ending(Ends::Vetoed(9_104, true));
     marks.vetoed = world.run(levels, owner(3), "vetoed", &vetoed) as usize;
     world.run(

@@ -9,12 +9,10 @@ use evidenceos_access::Owners;
 use evidenceos_custody::{Binding, Items, OpenHoldout, Vault, agreement};
 use evidenceos_driver::priority::yield_to_serving;
 use evidenceos_kernel::{
-    bits::MicroBits,
     command::{Command, HoldoutCommand, PutHoldout},
-    holdout::{self, Description, Holdout, HoldoutStatus, Policy},
+    holdout::{AskedPolicy, Description, Holdout, HoldoutStatus, Policy, PolicyError},
     id::{Digest, Fingerprint, HoldoutId},
     null::NullSpec,
-    price::{AnswerPrices, Multiplicity, SettlementPrices},
     refusal::Refusal,
     split,
 };
@@ -41,76 +39,6 @@ pub struct Submission {
     pub fresh_items: bool,
     /// Everything else that was sent, for the request's fingerprint.
     pub content: Vec<u8>,
-}
-
-/// A policy as it is asked for; what is left out is proposed.
-#[derive(Default)]
-pub struct AskedPolicy {
-    pub answer_share_micros: Option<u32>,
-    pub answer_budget: Option<MicroBits>,
-    pub principal_answer_budget: Option<MicroBits>,
-    pub sealed_budget: Option<MicroBits>,
-    pub principal_sealed_budget: Option<MicroBits>,
-    pub answer_prices: AnswerPrices,
-    pub settlement_prices: Option<SettlementPrices>,
-    pub levels: u8,
-    pub level_width: Option<MicroBits>,
-    pub alpha_micros: Option<u32>,
-    pub multiplicity: Multiplicity,
-    pub max_symbols: Option<u32>,
-}
-
-impl AskedPolicy {
-    /// The policy for so many sealed units, and what its custodian should know.
-    ///
-    /// # Errors
-    /// The field that breaks a rule.
-    pub fn for_units(
-        &self,
-        null_spec: &NullSpec,
-        sealed_units: u64,
-    ) -> Result<(Policy, Vec<String>), Refusal> {
-        let alpha_micros = self.alpha_micros.unwrap_or(50_000);
-        // `validate` refuses a level out of range below; the proposal needs one within it until
-        // then.
-        let proposal =
-            null_spec.proposed_sealed_budget(sealed_units, alpha_micros.clamp(1, 999_999));
-        let default = Policy::with_sealed_budget(proposal.budget);
-        let mut policy = Policy {
-            answer_share_micros: self
-                .answer_share_micros
-                .unwrap_or(default.answer_share_micros),
-            answer_budget: self.answer_budget.unwrap_or(default.answer_budget),
-            principal_answer_budget: self
-                .principal_answer_budget
-                .unwrap_or(default.principal_answer_budget),
-            sealed_budget: self.sealed_budget.unwrap_or(default.sealed_budget),
-            settlement_prices: self.settlement_prices.unwrap_or(default.settlement_prices),
-            levels: self.levels,
-            level_width: self.level_width.unwrap_or(default.level_width),
-            alpha_micros,
-            multiplicity: self.multiplicity,
-            max_symbols: self.max_symbols.unwrap_or(default.max_symbols),
-            answer_prices: default.answer_prices,
-            principal_sealed_budget: None,
-        };
-        let stated = self.answer_prices.0.clone();
-        policy.answer_prices.0.extend(stated);
-        policy.principal_sealed_budget = Some(
-            self.principal_sealed_budget
-                .unwrap_or_else(|| policy.proposed_fence()),
-        );
-        policy
-            .validate()
-            .map_err(|error| Refusal::field(&format!("policy.{}", error.field), error.rule))?;
-        let mut warnings = Vec::new();
-        if proposal.hardly_certifiable {
-            warnings.push(format!(
-                "on {sealed_units} sealed units even an accuracy halfway between p0 and 1 could hardly be certified; register more items, or a lower p0"
-            ));
-        }
-        Ok((policy, warnings))
-    }
 }
 
 impl Submission {
@@ -145,17 +73,14 @@ impl Submission {
         };
         // Nothing is stored for items that are registered already.
         let compared = check_overlap(vault, &items, others, self.fresh_items)?;
-        let share = self.policy.answer_share_micros.unwrap_or(200_000);
-        if share >= holdout::MICROS {
-            return Err(Error::field(
-                "policy.answer_share_micros",
-                "must be below 1000000: some items must stay sealed",
-            ));
-        }
+        let share = self.policy.answer_share_micros().map_err(broken_policy)?;
         let open = OpenHoldout::new(items, share)
             .ok_or_else(|| Error::field("units", "have too many different sizes"))?;
         let units = open.split().sealed_units;
-        let (policy, warnings) = self.policy.for_units(&self.null_spec, units)?;
+        let asked = &self.policy;
+        let (policy, warnings) = asked
+            .for_units(&self.null_spec, units)
+            .map_err(broken_policy)?;
         let description = self.describe(&open, policy);
         let binding = Binding {
             reference: &self.reference,
@@ -196,6 +121,10 @@ impl Submission {
             replaces: None,
         }
     }
+}
+
+fn broken_policy(error: PolicyError) -> Error {
+    Refusal::field(&format!("policy.{}", error.field), error.rule).into()
 }
 
 fn keyed_ids(owners: &Owners, digests: &[[u8; 16]]) -> Result<Vec<[u8; 16]>, Error> {

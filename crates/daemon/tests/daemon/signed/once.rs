@@ -129,10 +129,11 @@ fn a_signature_that_was_heard_serves_no_other_body() {
             async move { client.set_credit_limit(request).await.map(drop) }
         };
         let heard = Signature::ops("l", LIMIT);
-        limit(&heard, "alice", 100).await.expect("an operator");
-        limit(&heard, "alice", 100).await.expect("the same again");
+        let alice = evidenceos_access::principal::hmac("alice");
+        limit(&heard, &alice, 100).await.expect("an operator");
+        limit(&heard, &alice, 100).await.expect("the same again");
         reused(limit(&heard, "mallory", (1 << 53) - 1).await);
-        reused(limit(&heard, "alice", 101).await);
+        reused(limit(&heard, &alice, 101).await);
     });
 }
 
