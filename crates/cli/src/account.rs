@@ -10,43 +10,42 @@ use crate::{
     client::{Client, Connection},
     error::CliError,
     output::{Output, grouped, print_line, table},
+    paging::{PageArgs, Paged},
+    principal::{PrincipalAndCredits, PrincipalArgs},
 };
 
 /// What can be done with accounts.
 #[derive(Debug, Subcommand)]
 pub enum AccountCommand {
-    /// Show an account; without a name one's own.
-    #[command(after_help = "Examples:\n  evidenceos account show\n  \
-        evidenceos account show spiffe://example.org/alice")]
-    Show {
-        /// Whose; another's needs the operator role.
-        principal: Option<String>,
-    },
-    /// List all accounts, and the sums over them.
-    #[command(after_help = "Example:\n  evidenceos account list --json")]
-    List,
-    /// Give a principal credit, up to his limit.
+    /// Show an account: yours, or a principal's.
+    #[command(
+        after_help = "Another principal's account needs the operator role.\n\n\
+        Examples:\n  evidenceos account show\n  \
+        evidenceos account show --uri spiffe://example.org/alice"
+    )]
+    Show(PrincipalArgs),
+    /// List accounts, and the sums over all of them.
+    #[command(after_help = "Example:\n  evidenceos account list --limit 1000 --json")]
+    List(PageArgs),
+    /// Give a principal credit, up to its limit.
     #[command(
         after_help = "The reason and the amount go into the public log, under the principal's tag.\n\n\
-        Example:\n  evidenceos account grant spiffe://example.org/alice 500 --reason \"second quarter\" --wait"
+        Example:\n  evidenceos account grant 500 --uri spiffe://example.org/alice --reason \"second quarter\" --wait"
     )]
     Grant(GrantArgs),
-    /// Set what a principal's credit may come to; what is beyond it is withdrawn.
-    #[command(after_help = "Example:\n  evidenceos account limit spiffe://example.org/alice 20000")]
-    Limit {
-        /// Whose.
-        principal: String,
-        /// To how many credits.
-        limit: u64,
-    },
-    /// Print an account whenever it changes; without a name one's own.
+    /// Set the most credit that a principal may have; the server withdraws what is beyond it.
+    #[command(
+        after_help = "Examples:\n  evidenceos account limit 20000 --uri spiffe://example.org/alice\n  \
+        evidenceos account limit bearer:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08 20000"
+    )]
+    Limit(LimitArgs),
+    /// Print an account whenever it changes: yours, a principal's, or all.
     #[command(after_help = "Examples:\n  evidenceos account watch\n  \
         evidenceos account watch --all | jq .burned_total")]
     Watch {
-        /// Whose; another's needs the operator role.
-        #[arg(conflicts_with = "all")]
-        principal: Option<String>,
-        /// Everybody's; needs the operator role.
+        #[command(flatten)]
+        of: PrincipalArgs,
+        /// All accounts; needs the operator role.
         #[arg(long)]
         all: bool,
     },
@@ -55,11 +54,8 @@ pub enum AccountCommand {
 /// A grant.
 #[derive(Debug, Args)]
 pub struct GrantArgs {
-    /// To whom.
-    principal: String,
-    /// How many credits.
-    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
-    amount: u64,
+    #[command(flatten)]
+    to: PrincipalAndCredits,
     /// Why, 1 to 256 bytes; public.
     #[arg(long, value_name = "TEXT")]
     reason: String,
@@ -68,17 +64,30 @@ pub struct GrantArgs {
     wait: bool,
 }
 
+/// A limit.
+#[derive(Debug, Args)]
+pub struct LimitArgs {
+    #[command(flatten)]
+    of: PrincipalAndCredits,
+}
+
 impl AccountCommand {
     /// Runs the command and returns what it prints.
     pub async fn run(self, connection: &Connection) -> Result<Output, CliError> {
         let mut client = Client::connect(connection).await?;
         match self {
             // An empty name stands for the caller's own account.
-            Self::Show { principal } => show(&mut client, principal.unwrap_or_default()).await,
-            Self::List => list(&mut client).await,
+            Self::Show(of) => show(&mut client, of.named()?.unwrap_or_default()).await,
+            Self::List(page) => list(&mut client, page).await,
             Self::Grant(args) => args.run(&mut client).await,
-            Self::Limit { principal, limit } => set_limit(&mut client, principal, limit).await,
-            Self::Watch { principal, all } => {
+            Self::Limit(args) => args.run(&mut client).await,
+            Self::Watch { of, all } => {
+                let principal = of.named()?;
+                if all && principal.is_some() {
+                    return Err(CliError::Usage(
+                        "name a principal or give --all, not both".to_owned(),
+                    ));
+                }
                 watch(&mut client, principal.unwrap_or_default(), all).await
             }
         }
@@ -97,6 +106,7 @@ async fn show(client: &mut Client, principal: String) -> Result<Output, CliError
     let free = account.credit_balance.saturating_sub(account.reserved);
     let rows = [
         ("principal", account.principal_id.clone()),
+        ("name", account.name.clone()),
         ("tag in the log", hex::encode(&account.owner_tag)),
         (
             "credit",
@@ -125,6 +135,8 @@ async fn show(client: &mut Client, principal: String) -> Result<Output, CliError
     ];
     let text: Vec<String> = rows
         .iter()
+        // A principal that the role policy does not name has none.
+        .filter(|(_, value)| !value.is_empty())
         .map(|(name, value)| format!("{name:<17} {value}"))
         .collect();
     Ok(Output::new(account_json(&account), text.join("\n")))
@@ -133,6 +145,7 @@ async fn show(client: &mut Client, principal: String) -> Result<Output, CliError
 fn account_json(account: &proto::Account) -> Value {
     json!({
         "principal_id": account.principal_id,
+        "name": account.name,
         "owner_tag": hex::encode(&account.owner_tag),
         "credit_balance": account.credit_balance,
         "reserved": account.reserved,
@@ -147,23 +160,20 @@ fn account_json(account: &proto::Account) -> Value {
     })
 }
 
-async fn list(client: &mut Client) -> Result<Output, CliError> {
-    let mut accounts = Vec::new();
-    let mut page_token = String::new();
-    let totals = loop {
-        // A page size of 0 leaves the size to the server.
-        let page = client
-            .list_accounts(proto::ListAccountsRequest {
-                page_size: 0,
-                page_token,
-            })
-            .await?;
-        accounts.extend(page.accounts);
-        page_token = page.next_page_token;
-        if page_token.is_empty() {
-            break page.totals.unwrap_or_default();
-        }
-    };
+async fn list(client: &mut Client, page: PageArgs) -> Result<Output, CliError> {
+    let mut paged = Paged::new(page);
+    let mut totals = proto::CreditTotals::default();
+    while let Some((page_size, page_token)) = paged.next() {
+        let message = proto::ListAccountsRequest {
+            page_size,
+            page_token,
+        };
+        let page = client.list_accounts(message).await?;
+        // Those of the last page are the newest.
+        totals = page.totals.unwrap_or_default();
+        paged.take(page.accounts, page.next_page_token);
+    }
+    let accounts = &paged.items;
     let json: Vec<Value> = accounts.iter().map(account_json).collect();
     let rows: Vec<Vec<String>> = accounts.iter().map(row).collect();
     let sums = json!({
@@ -181,6 +191,7 @@ async fn list(client: &mut Client) -> Result<Output, CliError> {
     } else {
         let headers = [
             "principal",
+            "name",
             "credit>",
             "reserved>",
             "limit>",
@@ -188,8 +199,9 @@ async fn list(client: &mut Client) -> Result<Output, CliError> {
             "denied>",
         ];
         format!(
-            "{}\n\n{} initial + {} minted + {} granted - {} withdrawn - {} burned - {} reserved = {} in {} accounts",
+            "{}{}\n\n{} initial + {} minted + {} granted - {} withdrawn - {} burned - {} reserved = {} in {} accounts",
             table(&headers, &rows),
+            paged.more(),
             grouped(totals.initial),
             grouped(totals.minted),
             grouped(totals.granted),
@@ -201,7 +213,7 @@ async fn list(client: &mut Client) -> Result<Output, CliError> {
         )
     };
     Ok(Output::new(
-        json!({ "accounts": json, "totals": sums }),
+        json!({ "accounts": json, "totals": sums, "next_page": paged.next_page() }),
         text,
     ))
 }
@@ -209,6 +221,7 @@ async fn list(client: &mut Client) -> Result<Output, CliError> {
 fn row(account: &proto::Account) -> Vec<String> {
     vec![
         account.principal_id.clone(),
+        account.name.clone(),
         grouped(account.credit_balance),
         grouped(account.reserved),
         grouped(account.credit_limit),
@@ -219,10 +232,11 @@ fn row(account: &proto::Account) -> Vec<String> {
 
 impl GrantArgs {
     async fn run(self, client: &mut Client) -> Result<Output, CliError> {
+        let (principal, amount) = self.to.parsed()?;
         let granted = client
             .grant_credit(proto::GrantCreditRequest {
-                principal_id: self.principal.clone(),
-                amount: self.amount,
+                principal_id: principal.clone(),
+                amount,
                 reason: self.reason,
             })
             .await?;
@@ -233,9 +247,16 @@ impl GrantArgs {
         }
         let balance = granted.credit_balance;
         Ok(Output::new(
-            json!({ "principal_id": self.principal, "credit_balance": balance }),
-            format!("{} has {} credits now", self.principal, grouped(balance)),
+            json!({ "principal_id": principal, "credit_balance": balance }),
+            format!("{principal} has {} credits now", grouped(balance)),
         ))
+    }
+}
+
+impl LimitArgs {
+    async fn run(self, client: &mut Client) -> Result<Output, CliError> {
+        let (principal, limit) = self.of.parsed()?;
+        set_limit(client, principal, limit).await
     }
 }
 

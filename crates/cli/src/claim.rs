@@ -3,20 +3,26 @@
 //! Owns the steps of a claim's life as seen from outside, and how a receipt is made of a reply: it is verified here,
 //! before it is written.
 
+mod list;
+
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
+use evidenceos_kernel::{decide::dependency_merkle_root, id::Digest};
 use evidenceos_proto as proto;
+use evidenceos_sandbox::packed_symbols;
 use evidenceos_tlog::{Hash, VerifierKey};
 use evidenceos_verify::{Receipt, verify_receipt};
 use prost::bytes::Bytes;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
+use self::list::ListArgs;
 use crate::{
     client::{Client, Connection, required},
+    confirm::Yes,
     error::CliError,
-    output::{Output, bits, grouped, progress, table},
+    output::{Output, grouped, progress},
     pack::{CheckArgs, PackArgs, read_guest},
     render::{claim_json, claim_text, result_json, result_text, state},
     units,
@@ -24,6 +30,9 @@ use crate::{
 
 /// The exit code of a settled claim that is not certified, where certification was demanded.
 const NOT_CERTIFIED: u8 = 4;
+
+/// The alphabet of a claim that names none.
+const DEFAULT_SYMBOLS: u32 = 2;
 
 /// What can be done with claims.
 #[derive(Debug, Subcommand)]
@@ -38,14 +47,13 @@ pub enum ClaimCommand {
     /// Give a claim its module.
     #[command(after_help = "Example:\n  evidenceos claim commit CLAIM_ID claim.wasm")]
     Commit {
-        /// The claim.
-        #[arg(value_parser = units::id)]
-        claim: Bytes,
+        #[command(flatten)]
+        claim: ClaimArg,
         /// Its module.
         module: PathBuf,
-        /// A settled claim on which this one depends; may be repeated. Its capsule's hash is fetched.
-        #[arg(long = "parent", value_parser = units::id, value_name = "CLAIM_ID")]
-        parents: Vec<Bytes>,
+        /// The settled claims that it was created to depend on; may be repeated.
+        #[arg(long = "parent", value_name = "CLAIM")]
+        parents: Vec<String>,
     },
     /// Bind a claim: nothing can be changed after.
     #[command(after_help = "Example:\n  evidenceos claim seal CLAIM_ID")]
@@ -56,42 +64,33 @@ pub enum ClaimCommand {
     /// Show a claim.
     #[command(after_help = "Example:\n  evidenceos claim show CLAIM_ID")]
     Show(ClaimArg),
-    /// List your claims.
-    #[command(after_help = "Example:\n  evidenceos claim list --limit 20 --json")]
-    List {
-        /// Everybody's; for operators and auditors.
-        #[arg(long)]
-        all: bool,
-        /// The most claims to list.
-        #[arg(long, default_value_t = 100)]
-        limit: usize,
-    },
+    /// List claims, the newest first.
+    List(ListArgs),
     /// Fetch a settled claim's receipt; it is verified before it is written.
     #[command(after_help = "Example:\n  evidenceos claim fetch CLAIM_ID -o receipt.json")]
     Fetch {
-        /// The claim.
         #[command(flatten)]
         claim: ClaimArg,
         /// Where to write the receipt.
         #[arg(short, long, value_name = "FILE")]
         output: PathBuf,
     },
-    /// Withdraw a settled claim; public, and for ever.
+    /// Revoke a settled claim. It is public, and cannot be undone.
     #[command(
         after_help = "Example:\n  evidenceos claim revoke CLAIM_ID --reason \"trained on the test year\""
     )]
     Revoke {
-        /// The claim.
         #[command(flatten)]
         claim: ClaimArg,
         /// Why; public.
         #[arg(long)]
         reason: String,
+        #[command(flatten)]
+        yes: Yes,
     },
     /// Fetch the trace of a run: what it asked, what it was answered, what was judged.
     #[command(after_help = "Example:\n  evidenceos claim trace CLAIM_ID -o traces/")]
     Trace {
-        /// The claim.
         #[command(flatten)]
         claim: ClaimArg,
         /// The file to write, or the directory to write CLAIM_ID.trace into.
@@ -104,12 +103,21 @@ pub enum ClaimCommand {
     Check(CheckArgs),
 }
 
-/// A claim by id.
+/// One claim.
 #[derive(Debug, Args)]
 pub struct ClaimArg {
-    /// The claim's id, 64 hex digits.
-    #[arg(value_parser = units::id, value_name = "CLAIM_ID")]
-    claim: Bytes,
+    /// The claim's id, the first four or more digits of it, or its name.
+    #[arg(value_name = "CLAIM")]
+    claim: String,
+}
+
+impl ClaimArg {
+    /// A connection, and the claim's id.
+    async fn at(&self, connection: &Connection) -> Result<(Client, Bytes), CliError> {
+        let mut client = Client::connect(connection).await?;
+        let id = list::resolve(&mut client, &self.claim).await?;
+        Ok((client, id))
+    }
 }
 
 /// What a claim is created with.
@@ -127,15 +135,18 @@ pub struct TermsArgs {
     /// The significance level; a holdout's stricter one counts.
     #[arg(long, default_value = "0.05", value_parser = units::chance)]
     pub alpha: u32,
-    /// The oracle's alphabet.
-    #[arg(long, default_value_t = 2, value_name = "N")]
-    pub symbols: u32,
+    /// The oracle's alphabet [default: what a packed module was made for, else 2].
+    #[arg(long, value_name = "N")]
+    pub symbols: Option<u32>,
     /// The most that its questions may be charged, in bits.
     #[arg(long, value_parser = units::millionths, value_name = "BITS")]
     pub max_answer_bits: Option<u64>,
     /// Levels of the e-value to release; at most what the holdout offers.
     #[arg(long, default_value_t = 0)]
     pub levels: u32,
+    /// A settled claim on which this one depends; may be repeated. If it is revoked, this one is tainted.
+    #[arg(long = "parent", value_name = "CLAIM")]
+    pub parents: Vec<String>,
 }
 
 /// A claim to run from its module to its receipt.
@@ -165,7 +176,9 @@ impl ClaimCommand {
             Self::Check(args) => args.run(),
             Self::Run(args) => args.run(connection).await,
             Self::Create(terms) => {
-                let reply = create(&mut connect().await?, &terms).await?;
+                let mut client = connect().await?;
+                let parents = Parent::all(&mut client, &terms.parents).await?;
+                let reply = create(&mut client, &terms, &parents).await?;
                 let id = hex::encode(&reply.claim_id);
                 Ok(Output::new(
                     json!({"claim_id": id, "state": state(reply.state)}),
@@ -178,29 +191,35 @@ impl ClaimCommand {
                 parents,
             } => {
                 let wasm = read_guest(&module)?;
-                let reply = commit(&mut connect().await?, claim.clone(), wasm, parents).await?;
+                let (mut client, claim) = claim.at(connection).await?;
+                let parents = Parent::all(&mut client, &parents).await?;
+                let reply = commit(&mut client, claim.clone(), wasm, &parents).await?;
                 Ok(said(&claim, reply.state))
             }
-            Self::Seal(ClaimArg { claim }) => {
+            Self::Seal(claim) => {
+                let (mut client, claim) = claim.at(connection).await?;
                 let message = proto::SealClaimRequest {
                     claim_id: claim.clone(),
                 };
-                let reply = connect().await?.seal_claim(message).await?;
+                let reply = client.seal_claim(message).await?;
                 Ok(said(&claim, reply.state))
             }
-            Self::Execute(ClaimArg { claim }) => {
-                let message = proto::ExecuteClaimV2Request { claim_id: claim };
-                let reply = connect().await?.execute_claim_v2(message).await?;
+            Self::Execute(claim) => {
+                let (mut client, claim_id) = claim.at(connection).await?;
+                let message = proto::ExecuteClaimV2Request { claim_id };
+                let reply = client.execute_claim_v2(message).await?;
                 Ok(Output::new(result_json(&reply), result_text(&reply)))
             }
-            Self::Show(ClaimArg { claim }) => {
-                let message = proto::GetClaimRequest { claim_id: claim };
-                let claim = required(connect().await?.get_claim(message).await?.claim, "claim")?;
+            Self::Show(claim) => {
+                let (mut client, claim_id) = claim.at(connection).await?;
+                let message = proto::GetClaimRequest { claim_id };
+                let claim = required(client.get_claim(message).await?.claim, "claim")?;
                 Ok(Output::new(claim_json(&claim), claim_text(&claim)))
             }
-            Self::List { all, limit } => list(&mut connect().await?, all, limit).await,
+            Self::List(args) => args.run(&mut connect().await?).await,
             Self::Fetch { claim, output } => {
-                let receipt = fetch_receipt(&mut connect().await?, claim.claim).await?;
+                let (mut client, claim) = claim.at(connection).await?;
+                let receipt = fetch_receipt(&mut client, claim).await?;
                 write_receipt(&receipt, &output)?;
                 let text = format!(
                     "{}: verified, log index {}",
@@ -212,16 +231,22 @@ impl ClaimCommand {
                     text,
                 ))
             }
-            Self::Revoke { claim, reason } => {
+            Self::Revoke { claim, reason, yes } => {
+                let (mut client, claim) = claim.at(connection).await?;
+                let id = hex::encode(&claim);
+                yes.must_agree(&format!(
+                    "Revoke claim {id}? It is public, and cannot be undone."
+                ))?;
                 let message = proto::RevokeClaimRequest {
-                    claim_id: claim.claim.clone(),
+                    claim_id: claim.clone(),
                     reason,
                 };
-                let reply = connect().await?.revoke_claim(message).await?;
-                Ok(said(&claim.claim, reply.state))
+                let reply = client.revoke_claim(message).await?;
+                Ok(said(&claim, reply.state))
             }
             Self::Trace { claim, output } => {
-                trace(&mut connect().await?, claim.claim, output).await
+                let (mut client, claim) = claim.at(connection).await?;
+                trace(&mut client, claim, output).await
             }
         }
     }
@@ -239,6 +264,7 @@ fn said(claim: &[u8], now: i32) -> Output {
 pub async fn create(
     client: &mut Client,
     terms: &TermsArgs,
+    parents: &[Parent],
 ) -> Result<proto::CreateClaimV2Response, CliError> {
     if terms.name.is_empty() {
         return Err(CliError::Usage(
@@ -253,12 +279,57 @@ pub async fn create(
             ..Default::default()
         }),
         holdout_ref: terms.holdout.clone(),
-        oracle_num_symbols: terms.symbols,
+        oracle_num_symbols: terms.symbols.unwrap_or(DEFAULT_SYMBOLS),
         max_answer_microbits: terms.max_answer_bits,
         levels: terms.levels,
+        // Without parents there is no root: a claim that depends on nothing says nothing of dependencies.
+        signals: (!parents.is_empty()).then(|| proto::TopicSignalsV2 {
+            dependency_merkle_root: Parent::root(parents),
+            ..Default::default()
+        }),
         ..Default::default()
     };
     client.create_claim_v2(message).await
+}
+
+/// A claim on which another depends.
+#[derive(Debug, Clone)]
+pub struct Parent {
+    claim: Bytes,
+    capsule: Bytes,
+}
+
+impl Parent {
+    /// The parents that are named, each by its id, the start of it, or its name.
+    async fn all(client: &mut Client, names: &[String]) -> Result<Vec<Self>, CliError> {
+        let mut parents = Vec::new();
+        for name in names {
+            let claim_id = list::resolve(client, name).await?;
+            let message = proto::GetClaimRequest {
+                claim_id: claim_id.clone(),
+            };
+            let claim = required(client.get_claim(message).await?.claim, "claim")?;
+            // Only a settled claim has a capsule on which another can depend.
+            let settled = claim.result.map(|result| result.capsule_hash);
+            let capsule = settled.filter(|capsule| !capsule.is_empty());
+            parents.push(Self {
+                capsule: capsule
+                    .ok_or_else(|| CliError::Failed(format!("parent {name} is not settled yet")))?,
+                claim: claim_id,
+            });
+        }
+        Ok(parents)
+    }
+
+    /// What a claim is created with that depends on these.
+    fn root(parents: &[Self]) -> Bytes {
+        let capsules = parents
+            .iter()
+            .map(|parent| Digest::from_slice(&parent.capsule));
+        let mut sorted: Vec<Digest> = capsules.flatten().collect();
+        sorted.sort();
+        dependency_merkle_root(&sorted).as_bytes().to_vec().into()
+    }
 }
 
 /// Commits a module, and parents by the hashes of their capsules.
@@ -266,7 +337,7 @@ async fn commit(
     client: &mut Client,
     claim_id: Bytes,
     wasm_module: Vec<u8>,
-    parents: Vec<Bytes>,
+    parents: &[Parent],
 ) -> Result<proto::CommitArtifactsResponse, CliError> {
     // The daemon refuses a module whose hash is another.
     let mut artifacts = vec![proto::Artifact {
@@ -274,27 +345,11 @@ async fn commit(
         kind: "wasm".to_owned(),
         claim_id: Bytes::new(),
     }];
-    for parent in parents {
-        let message = proto::GetClaimRequest {
-            claim_id: parent.clone(),
-        };
-        let settled = required(client.get_claim(message).await?.claim, "claim")?.result;
-        let capsule = settled
-            .map(|result| result.capsule_hash)
-            .unwrap_or_default();
-        // Only a settled claim has a capsule on which another can depend.
-        if capsule.is_empty() {
-            return Err(CliError::Failed(format!(
-                "parent {} is not settled yet",
-                hex::encode(parent)
-            )));
-        }
-        artifacts.push(proto::Artifact {
-            artifact_hash: capsule,
-            kind: "dependency".to_owned(),
-            claim_id: parent,
-        });
-    }
+    artifacts.extend(parents.iter().map(|parent| proto::Artifact {
+        artifact_hash: parent.capsule.clone(),
+        kind: "dependency".to_owned(),
+        claim_id: parent.claim.clone(),
+    }));
     let message = proto::CommitArtifactsRequest {
         claim_id,
         artifacts,
@@ -323,10 +378,11 @@ async fn commit_and_seal(
     client: &mut Client,
     claim_id: &Bytes,
     wasm: Vec<u8>,
+    parents: &[Parent],
     say: &mut impl FnMut(String),
 ) -> Result<(), CliError> {
     let bytes = wasm.len() as u64;
-    commit(client, claim_id.clone(), wasm, Vec::new()).await?;
+    commit(client, claim_id.clone(), wasm, parents).await?;
     say(format!("committed  a module of {} bytes", grouped(bytes)));
     let message = proto::SealClaimRequest {
         claim_id: claim_id.clone(),
@@ -336,6 +392,27 @@ async fn commit_and_seal(
     Ok(())
 }
 
+/// Refuses a claim that was sealed with another module: the id does not cover it, and that module's verdict would be
+/// taken for this one's.
+async fn must_have_module(
+    client: &mut Client,
+    claim_id: &Bytes,
+    module: &[u8],
+) -> Result<(), CliError> {
+    let message = proto::GetClaimRequest {
+        claim_id: claim_id.clone(),
+    };
+    let claim = required(client.get_claim(message).await?.claim, "claim")?;
+    if claim.wasm_hash.is_empty() || claim.wasm_hash == module {
+        return Ok(());
+    }
+    Err(CliError::Failed(format!(
+        "claim {} has this name and these terms already, with another module ({}); give this one a --name of its own, or none",
+        hex::encode(claim_id),
+        hex::encode(&claim.wasm_hash)
+    )))
+}
+
 /// All steps from a module to a settlement. `say` is told of each.
 pub async fn run_claim(
     client: &mut Client,
@@ -343,26 +420,31 @@ pub async fn run_claim(
     wasm: Vec<u8>,
     mut say: impl FnMut(String),
 ) -> Result<Ran, CliError> {
-    let created = create(client, terms).await?;
+    let parents = Parent::all(client, &terms.parents).await?;
+    let module = Sha256::digest(&wasm);
+    let created = create(client, terms, &parents).await?;
     let claim_id = created.claim_id;
     say(format!("created    {}", hex::encode(&claim_id)));
     // Running the same module under the same terms again joins what is there.
     let mut now = created.state;
     if is_open(now) {
-        let sealed = commit_and_seal(client, &claim_id, wasm, &mut say).await;
+        let sealed = commit_and_seal(client, &claim_id, wasm, &parents, &mut say).await;
         if let Err(error) = sealed {
             // Another run of the same claim may have been faster in between.
             let message = proto::GetClaimRequest {
                 claim_id: claim_id.clone(),
             };
-            let claim = client.get_claim(message).await?.claim;
-            now = claim.map_or(now, |claim| claim.state);
-            if is_open(now) {
-                return Err(error);
+            // What failed first is what the user should read.
+            match client.get_claim(message).await {
+                Ok(proto::GetClaimResponse { claim: Some(claim) }) if !is_open(claim.state) => {
+                    now = claim.state;
+                }
+                _ => return Err(error),
             }
         }
     }
     if !is_open(now) {
+        must_have_module(client, &claim_id, &module).await?;
         say(format!("found      this claim is {} already", state(now)));
     }
     let message = proto::ExecuteClaimV2Request {
@@ -378,6 +460,7 @@ impl RunArgs {
         // Looked at before the server is called, so that a file which is no guest creates no claim.
         let wasm = read_guest(&self.module)?;
         let mut terms = self.terms;
+        terms.symbols = Some(alphabet(terms.symbols, &wasm)?);
         if terms.name.is_empty() {
             terms.name = default_name(&self.module, &wasm);
         }
@@ -401,12 +484,25 @@ impl RunArgs {
     }
 }
 
+/// The alphabet of a run: the one that is asked for, which a packed module must be made for.
+fn alphabet(asked: Option<u32>, wasm: &[u8]) -> Result<u32, CliError> {
+    match (asked, packed_symbols(wasm)) {
+        (Some(asked), Some(packed)) if asked != packed => Err(CliError::Usage(format!(
+            "--symbols {asked}: the module was packed for {packed} symbols; leave --symbols out, or pack it again"
+        ))),
+        (asked, packed) => Ok(asked.or(packed).unwrap_or(DEFAULT_SYMBOLS)),
+    }
+}
+
 /// The module's file name and the start of its hash: another module is another claim.
 fn default_name(module: &Path, wasm: &[u8]) -> String {
     let stem = module
         .file_stem()
         .map(|stem| stem.to_string_lossy().into_owned());
-    let stem: String = stem.unwrap_or_default().chars().take(32).collect();
+    let mut stem = stem.unwrap_or_default();
+    // A name has at most 128 bytes, of which a letter can take four.
+    let most = stem.floor_char_boundary(96);
+    stem.truncate(most);
     format!("{stem}-{}", crate::output::short(&Sha256::digest(wasm)))
 }
 
@@ -456,64 +552,6 @@ pub fn write_receipt(receipt: &Receipt, path: &Path) -> Result<(), CliError> {
     std::fs::write(path, receipt.to_json() + "\n").map_err(CliError::file(path))
 }
 
-async fn list(client: &mut Client, all: bool, limit: usize) -> Result<Output, CliError> {
-    let mut claims = Vec::new();
-    let mut page_token = String::new();
-    while claims.len() < limit {
-        // The daemon gives no more than 500 a page.
-        let page_size = u32::try_from(limit - claims.len())
-            .unwrap_or(u32::MAX)
-            .min(500);
-        let message = proto::ListClaimsRequest {
-            page_size,
-            page_token,
-            all,
-            ..Default::default()
-        };
-        let page = client.list_claims(message).await?;
-        claims.extend(page.claims);
-        page_token = page.next_page_token;
-        if page_token.is_empty() {
-            break;
-        }
-    }
-    claims.truncate(limit);
-    let rows: Vec<Vec<String>> = claims.iter().map(row).collect();
-    let json: Vec<Value> = claims.iter().map(claim_json).collect();
-    let text = if rows.is_empty() {
-        "no claims yet; make one with `evidenceos claim run MODULE --holdout NAME`".to_owned()
-    } else {
-        table(
-            &[
-                "claim",
-                "state",
-                "holdout",
-                "answers>",
-                "threshold>",
-                "index>",
-                "id",
-            ],
-            &rows,
-        )
-    };
-    Ok(Output::new(json!({ "claims": json }), text))
-}
-
-fn row(claim: &proto::Claim) -> Vec<String> {
-    let result = claim.result.as_ref();
-    let figure =
-        |of: &dyn Fn(&proto::ExecuteClaimV2Response) -> String| result.map(of).unwrap_or_default();
-    vec![
-        claim.claim_name.clone(),
-        state(claim.state),
-        claim.holdout_ref.clone(),
-        figure(&|result| bits(result.charged_answer_microbits)),
-        figure(&|result| bits(result.threshold_microbits)),
-        figure(&|result| result.etl_index.to_string()),
-        hex::encode(&claim.claim_id),
-    ]
-}
-
 async fn trace(client: &mut Client, claim: Bytes, output: PathBuf) -> Result<Output, CliError> {
     let name = format!("{}.trace", hex::encode(&claim));
     let bytes = client.fetch_trace(claim).await?;
@@ -541,6 +579,8 @@ mod tests {
         let name = |wasm: &[u8]| default_name(Path::new("dir/model.wasm"), wasm);
         assert!(name(b"one").starts_with("model-"));
         assert_ne!(name(b"one"), name(b"two"));
-        assert!(default_name(&PathBuf::from("x".repeat(200)), b"").len() <= 128);
+        for letter in ["x", "\u{fc}", "\u{1f980}"] {
+            assert!(default_name(&PathBuf::from(letter.repeat(60)), b"").len() <= 128);
+        }
     }
 }

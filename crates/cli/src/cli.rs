@@ -5,22 +5,24 @@
 use std::process::ExitCode;
 
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
-use clap_complete::Shell;
 use evidenceos_daemon::config::without_empty_variables;
 
 use crate::{
     account::AccountCommand,
     bench::BenchArgs,
     claim::ClaimCommand,
-    connection::{Connection, ConnectionArgs},
+    connection::{Connection, ConnectionArgs, Implicit},
     demo::DemoArgs,
     error::CliError,
     holdout::HoldoutCommand,
     keys::KeysCommand,
     lab::LabCommand,
     log::LogCommand,
+    manual::{CompletionArgs, ManArgs},
     output::{Output, print_error},
+    plan::PlanArgs,
     policy::PolicyCommand,
+    principal::PrincipalCommand,
     probe::ProbeArgs,
     server::ServerCommand,
     verify::VerifyArgs,
@@ -30,14 +32,14 @@ use crate::{
 #[derive(Debug, Parser)]
 #[command(
     name = "evidenceos",
-    version,
+    version = evidenceos_daemon::VERSION,
     after_help = "Exit codes: 0 done; 1 failed; 2 wrong usage; 4 settled but not certified (with --require-certified).\n\n\
         Examples:\n  \
         evidenceos demo\n  \
         evidenceos serve --data-dir ./data\n  \
         evidenceos holdout add labels.csv --p0 0.5\n  \
         evidenceos claim run claim.wasm --holdout labels --receipt receipt.json\n  \
-        evidenceos verify receipt.json --key \"$(evidenceos log key)\""
+        evidenceos verify receipt.json --key log.vkey"
 )]
 pub struct Cli {
     #[command(flatten)]
@@ -55,6 +57,8 @@ enum Command {
     Serve(DaemonArgs),
     /// Back up, restore, check and repair a data directory.
     Admin(DaemonArgs),
+    /// Plan a holdout: what it could certify, before it is registered.
+    Plan(Box<PlanArgs>),
     /// Register, show, retire and open holdouts.
     #[command(subcommand)]
     Holdout(HoldoutCommand),
@@ -64,6 +68,8 @@ enum Command {
     /// Show, grant and limit credit.
     #[command(subcommand)]
     Account(AccountCommand),
+    /// Compute a principal from a URI, a certificate, a token or a key id.
+    Principal(PrincipalCommand),
     /// Read the public log.
     #[command(subcommand)]
     Log(LogCommand),
@@ -88,13 +94,9 @@ enum Command {
     /// Measure a daemon against the limits of this machine, by the tool `evidenceos-bench`.
     Bench(BenchArgs),
     /// Print a completion script for a shell.
-    #[command(
-        after_help = "Example:\n  evidenceos completions bash > ~/.local/share/bash-completion/completions/evidenceos"
-    )]
-    Completions {
-        /// bash, zsh, fish, elvish or powershell.
-        shell: Shell,
-    },
+    Completions(CompletionArgs),
+    /// Write manual pages.
+    Man(ManArgs),
 }
 
 /// Arguments that the daemon reads itself, if its word comes first: here are only those that came
@@ -113,7 +115,9 @@ impl Cli {
     /// What the process was called with; prints help and ends it where that is not understood.
     pub fn of_the_process() -> Self {
         let matches = without_empty_variables(Self::command()).get_matches();
-        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+        let mut cli = Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+        cli.connection.from_environment = Implicit::of(&matches);
+        cli
     }
 
     /// Whether a word names one of the commands.
@@ -146,9 +150,11 @@ async fn execute(cli: Cli, token_from_environment: Option<String>) -> Result<Out
             "`serve` and `admin` come first: `evidenceos serve …`, `evidenceos admin COMMAND …`"
                 .to_owned(),
         )),
+        Command::Plan(args) => args.run(),
         Command::Holdout(command) => command.run(&connection()?).await,
         Command::Claim(command) => command.run(&connection()?).await,
         Command::Account(command) => command.run(&connection()?).await,
+        Command::Principal(command) => command.run(),
         Command::Log(command) => command.run(&connection()?, cli.json).await,
         Command::Server(command) => command.run(&connection()?).await,
         Command::Probe(args) => args.run(&connection()?).await,
@@ -158,21 +164,14 @@ async fn execute(cli: Cli, token_from_environment: Option<String>) -> Result<Out
         Command::Verify(args) => args.run(),
         Command::Demo(args) => args.run().await,
         Command::Bench(args) => Err(args.run(cli.json)),
-        Command::Completions { shell } => {
-            let mut script = Vec::new();
-            clap_complete::generate(shell, &mut completed(), "evidenceos", &mut script);
-            let script = String::from_utf8_lossy(&script).into_owned();
-            Ok(Output::new(
-                serde_json::json!({ "script": script }),
-                script.trim_end(),
-            ))
-        }
+        Command::Completions(args) => Ok(args.run()),
+        Command::Man(args) => args.run(),
     }
 }
 
-/// All that can be completed: this program's commands, and the daemon's flags and commands behind `serve`
-/// and `admin`, which the daemon reads itself.
-fn completed() -> clap::Command {
+/// All of the program: its own commands, and the daemon's flags and commands behind `serve` and `admin`, which the
+/// daemon reads itself.
+pub fn whole() -> clap::Command {
     let own = Cli::command();
     let global: Vec<String> = own
         .get_arguments()
@@ -193,6 +192,20 @@ fn completed() -> clap::Command {
     .mut_subcommand("admin", |admin| admin.subcommands(commands))
 }
 
+/// The program under the daemon's name: the daemon's flags and commands, and those commands of ours that it has not.
+pub fn daemon() -> clap::Command {
+    let daemon = evidenceos_daemon::config::Flags::command();
+    let has = |name: &str| daemon.find_subcommand(name).is_some();
+    let more: Vec<clap::Command> = Cli::command()
+        .get_subcommands()
+        .filter(|command| {
+            !has(command.get_name()) && !["serve", "admin"].contains(&command.get_name())
+        })
+        .cloned()
+        .collect();
+    daemon.subcommands(more)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -200,6 +213,50 @@ mod tests {
     #[test]
     fn the_tree_of_commands_is_well_formed() {
         Cli::command().debug_assert();
+    }
+
+    /// Words that name no actor, or a person where a principal is meant.
+    const VAGUE: [&str; 12] = [
+        "whoever",
+        "anybody",
+        "nobody",
+        "everybody",
+        "somebody",
+        "one's own",
+        "whom",
+        "he",
+        "his",
+        "him",
+        "himself",
+        "thereby",
+    ];
+
+    #[test]
+    fn help_names_its_actors() {
+        fn check(command: &clap::Command) {
+            let arguments = command.get_arguments().filter_map(clap::Arg::get_help);
+            let own = [
+                command.get_about(),
+                command.get_long_about(),
+                command.get_after_help(),
+            ];
+            for text in own.into_iter().flatten().chain(arguments) {
+                let text = text.to_string().to_lowercase();
+                let words: Vec<&str> = text
+                    .split(|c: char| !c.is_alphanumeric() && c != '\'')
+                    .collect();
+                for vague in VAGUE {
+                    assert!(
+                        !words.contains(&vague),
+                        "{}: {vague:?} in {text:?}",
+                        command.get_name()
+                    );
+                }
+            }
+            command.get_subcommands().for_each(check);
+        }
+        check(&whole());
+        check(&daemon());
     }
 
     #[test]

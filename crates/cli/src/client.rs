@@ -16,12 +16,16 @@ use tonic::{
 };
 
 pub use crate::connection::Connection;
-use crate::error::CliError;
+use crate::{error::CliError, output::progress};
 
-/// How often a call is made before `UNAVAILABLE` is taken for an answer.
-const ATTEMPTS: u32 = 5;
+/// How often a call is made before a failure on the way is taken for an answer. With the pauses between them a daemon
+/// has three seconds to restart.
+const ATTEMPTS: u32 = 6;
 /// The pause after the first failure; doubled after each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// How often a call waits because the server asks for it, and the longest such pause.
+const WAITS: u32 = 30;
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// A claim's module and a page of entries fit.
 const MAX_MESSAGE_BYTES: usize = 64 << 20;
 
@@ -41,13 +45,13 @@ macro_rules! unary_calls {
             $(#[$doc])*
             pub async fn $name(&mut self, message: proto::$request) -> Result<proto::$reply, CliError> {
                 // One id for all attempts, so that what was done already is not done again.
-                let request_id = request_id($changes);
-                let mut retry = Retry::default();
+                let request_id = request_id($changes)?;
+                let mut retry = Retry::new($changes);
                 loop {
                     let request = self.request(message.clone(), request_id.as_ref());
                     match self.inner.$name(request).await {
                         Ok(reply) => return Ok(reply.into_inner()),
-                        Err(status) => retry.pause_or_give_up(status).await.map_err(|status| self.refusal(status))?,
+                        Err(status) => retry.pause_or_give_up(self, status).await?,
                     }
                 }
             }
@@ -116,7 +120,7 @@ impl Client {
     /// Connects.
     ///
     /// # Errors
-    /// [`CliError::Usage`] for what is no endpoint, [`CliError::Unreachable`] where nobody listens.
+    /// [`CliError::Usage`] for what is no endpoint, [`CliError::Unreachable`] if no daemon listens.
     pub async fn connect(connection: &Connection) -> Result<Self, CliError> {
         let channel = connection.open().await?;
         let authorization = match &connection.bearer_token {
@@ -164,8 +168,8 @@ impl Client {
         &mut self,
         parts: Vec<proto::PutHoldoutRequest>,
     ) -> Result<proto::Holdout, CliError> {
-        let request_id = request_id(true);
-        let mut retry = Retry::default();
+        let request_id = request_id(true)?;
+        let mut retry = Retry::new(true);
         loop {
             // An attempt uses its stream up.
             let stream = tokio_stream::iter(parts.clone());
@@ -175,10 +179,7 @@ impl Client {
                 .await
             {
                 Ok(reply) => return required(reply.into_inner().holdout, "holdout"),
-                Err(status) => retry
-                    .pause_or_give_up(status)
-                    .await
-                    .map_err(|status| self.refusal(status))?,
+                Err(status) => retry.pause_or_give_up(self, status).await?,
             }
         }
     }
@@ -186,7 +187,7 @@ impl Client {
     /// Makes a holdout's labels public: the opening file's bytes.
     pub async fn open_holdout(&mut self, holdout: String) -> Result<Vec<u8>, CliError> {
         let message = proto::OpenHoldoutRequest { holdout };
-        let request = self.request(message, request_id(true).as_ref());
+        let request = self.request(message, request_id(true)?.as_ref());
         let opened = self.inner.open_holdout(request).await;
         let mut chunks = opened.map_err(|status| self.refusal(status))?.into_inner();
         let mut bytes = Vec::new();
@@ -263,14 +264,15 @@ pub fn required<T>(field: Option<T>, name: &str) -> Result<T, CliError> {
     field.ok_or_else(|| CliError::Protocol(format!("the field {name} is missing")))
 }
 
-/// 128 random bits in hex for a call that changes something. Where the system gives no randomness the call goes
-/// without an id: it is then sent at most as often as it is made.
-fn request_id(changes: bool) -> Option<AsciiMetadataValue> {
-    let mut bytes = [0; 16];
-    if !changes || getrandom::fill(&mut bytes).is_err() {
-        return None;
+/// 128 random bits in hex for a call that changes something: without an id it could not be sent again.
+fn request_id(changes: bool) -> Result<Option<AsciiMetadataValue>, CliError> {
+    if !changes {
+        return Ok(None);
     }
-    hex::encode(bytes).parse().ok()
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes)
+        .map_err(|error| CliError::Failed(format!("the system gives no randomness: {error}")))?;
+    Ok(hex::encode(bytes).parse().ok())
 }
 
 fn bearer(token: &str) -> Result<AsciiMetadataValue, CliError> {
@@ -283,19 +285,62 @@ fn bearer(token: &str) -> Result<AsciiMetadataValue, CliError> {
     Ok(value)
 }
 
-#[derive(Default)]
+/// How long the server asks to wait before the call is made again; none if it does not.
+fn asked_pause(status: &Status) -> Option<Duration> {
+    let asked = status.metadata().get("x-evidenceos-retry-after-ms")?;
+    let ms: u64 = asked.to_str().ok()?.parse().ok()?;
+    Some(Duration::from_millis(ms).min(LONGEST_PAUSE))
+}
+
+/// The attempts of one call.
 struct Retry {
     failures: u32,
+    /// How often the server asked to wait.
+    waits: u32,
+    /// Whether the call changes something, so that it matters whether it was done.
+    changes: bool,
 }
 
 impl Retry {
-    async fn pause_or_give_up(&mut self, status: Status) -> Result<(), Status> {
-        self.failures += 1;
-        // Any other status is an answer, and would come again.
-        if status.code() != Code::Unavailable || self.failures == ATTEMPTS {
-            return Err(status);
+    fn new(changes: bool) -> Self {
+        Self {
+            failures: 0,
+            waits: 0,
+            changes,
         }
-        tokio::time::sleep(FIRST_PAUSE * 2u32.pow(self.failures - 1)).await;
-        Ok(())
+    }
+
+    /// Returns after a pause if the call should be made again, and the failure if it should not.
+    async fn pause_or_give_up(&mut self, client: &Client, status: Status) -> Result<(), CliError> {
+        // A server that has too much to do says when to come again.
+        if let Some(pause) = asked_pause(&status)
+            && self.waits < WAITS
+        {
+            if self.waits == 0 {
+                progress(&format!("the server asks to wait: {}", status.message()));
+            }
+            self.waits += 1;
+            tokio::time::sleep(pause).await;
+            return Ok(());
+        }
+        self.failures += 1;
+        // A status with a cause was made here: the connection broke, and whether the server did the call is unknown.
+        // The same request id finds out.
+        let broke = std::error::Error::source(&status).is_some();
+        // Any other status is an answer, and would come again.
+        if !broke && status.code() != Code::Unavailable {
+            return Err(client.refusal(status));
+        }
+        if self.failures < ATTEMPTS {
+            tokio::time::sleep(FIRST_PAUSE * 2u32.pow(self.failures - 1)).await;
+            return Ok(());
+        }
+        if !broke {
+            return Err(client.refusal(status));
+        }
+        Err(CliError::Broken {
+            reason: status.message().to_owned(),
+            may_have_run: self.changes,
+        })
     }
 }

@@ -4,6 +4,8 @@
 //! first reply is said in the user's words: a peer that ends a TLS 1.3 connection after the
 //! handshake does so because it wants a certificate, and the transport only sees a broken pipe.
 
+mod chosen;
+
 use std::{
     error::Error,
     fmt,
@@ -15,10 +17,11 @@ use std::{
 use clap::Args;
 use evidenceos_notary::fetch::Trust;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
-use serde::Deserialize;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 
-use crate::error::CliError;
+use self::chosen::Chosen;
+pub use self::chosen::Implicit;
+use crate::{error::CliError, files, output::progress};
 
 const DEFAULT_ENDPOINT: &str = "http://127.0.0.1:50051";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -29,13 +32,14 @@ pub struct ConnectionArgs {
     /// Where the daemon listens [default: http://127.0.0.1:50051]
     #[arg(long, global = true, env = "EVIDENCEOS_ENDPOINT", value_name = "URL")]
     pub endpoint: Option<String>,
-    /// Profile with endpoint, tls_ca, tls_cert, tls_key, token_file; options win over it
+    /// Profile with endpoint, tls_ca, tls_cert, tls_key, token_file; other options win over it, of the environment only
+    /// EVIDENCEOS_ENDPOINT
     #[arg(long, global = true, env = "EVIDENCEOS_PROFILE", value_name = "FILE")]
     pub profile: Option<PathBuf>,
-    /// Authorities that the server's certificate may come from, PEM [default: the system's]
+    /// Authorities that may have issued the server's certificate, PEM [default: the system's]
     #[arg(long, global = true, env = "EVIDENCEOS_TLS_CA", value_name = "FILE")]
     pub tls_ca: Option<PathBuf>,
-    /// One's own certificate, PEM
+    /// Your client certificate, PEM
     #[arg(
         long,
         global = true,
@@ -43,7 +47,7 @@ pub struct ConnectionArgs {
         value_name = "FILE"
     )]
     pub tls_cert: Option<PathBuf>,
-    /// The key of one's own certificate, PEM
+    /// The private key of your client certificate, PEM
     #[arg(
         long,
         global = true,
@@ -51,7 +55,7 @@ pub struct ConnectionArgs {
         value_name = "FILE"
     )]
     pub tls_key: Option<PathBuf>,
-    /// File with the bearer token to call with (else the environment variable EVIDENCEOS_BEARER_TOKEN)
+    /// File with your bearer token [default: the environment variable EVIDENCEOS_BEARER_TOKEN]
     #[arg(
         long,
         alias = "bearer-token-file",
@@ -60,19 +64,12 @@ pub struct ConnectionArgs {
         value_name = "FILE"
     )]
     pub token_file: Option<PathBuf>,
-    /// Send a token over plain HTTP beyond this machine: whoever sees the network sees it
+    /// Send a token over plain HTTP beyond this machine, where everyone on the network can read it
     #[arg(long, global = true)]
     pub insecure_send_token: bool,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Profile {
-    endpoint: Option<String>,
-    tls_ca: Option<PathBuf>,
-    tls_cert: Option<PathBuf>,
-    tls_key: Option<PathBuf>,
-    token_file: Option<PathBuf>,
+    /// Which of these the environment gave.
+    #[arg(skip)]
+    pub from_environment: Implicit,
 }
 
 /// Where to call, and as whom.
@@ -94,7 +91,7 @@ struct Tls {
     identity: Option<Own>,
 }
 
-/// One's own certificate and its key, and the files that they are from.
+/// The caller's certificate and its key, and the files that they are from.
 #[derive(Clone)]
 struct Own {
     cert: (PathBuf, Vec<u8>),
@@ -111,7 +108,7 @@ impl fmt::Debug for Connection {
 }
 
 impl Connection {
-    /// A plain connection without a credential, as to a daemon of one's own.
+    /// A plain connection without a credential, as to a development server.
     pub fn plain(endpoint: String) -> Self {
         Self {
             endpoint,
@@ -130,25 +127,15 @@ impl Connection {
         args: ConnectionArgs,
         token_from_environment: Option<String>,
     ) -> Result<Self, CliError> {
-        let profile = match &args.profile {
-            Some(path) => profile(path)?,
-            None => Profile::default(),
-        };
-        let endpoint = args
-            .endpoint
-            .or(profile.endpoint)
-            .unwrap_or_else(|| DEFAULT_ENDPOINT.to_owned());
-        let token_file = args.token_file.or(profile.token_file);
-        // The environment counts only where no file is named, as the help of `--token-file` says.
+        let insecure = args.insecure_send_token;
+        let chosen = Chosen::of(args, token_from_environment)?;
+        chosen.notes.iter().for_each(|note| progress(note));
+        let (endpoint, token_file) = (chosen.endpoint, chosen.token_file);
         let token = match &token_file {
             Some(path) => Some(text(path)?),
-            None => token_from_environment,
+            None => chosen.token,
         };
-        let tls = Tls::read(
-            args.tls_ca.or(profile.tls_ca),
-            args.tls_cert.or(profile.tls_cert),
-            args.tls_key.or(profile.tls_key),
-        )?;
+        let tls = Tls::read(chosen.ca, chosen.cert, chosen.key)?;
         let uri: http::Uri = endpoint
             .parse()
             .map_err(|error| CliError::Usage(format!("--endpoint {endpoint:?}: {error}")))?;
@@ -169,7 +156,7 @@ impl Connection {
             }
         };
         // A token to this machine crosses no network, so that it may go in the clear.
-        if token.is_some() && tls.is_none() && !is_here(&uri) && !args.insecure_send_token {
+        if token.is_some() && tls.is_none() && !is_here(&uri) && !insecure {
             return Err(CliError::Usage(format!(
                 "--endpoint {endpoint}: a token would cross the network in the clear; use https://, or --insecure-send-token where something else protects the network"
             )));
@@ -211,7 +198,7 @@ impl Connection {
             .map_err(|error| self.failed(&error))
     }
 
-    /// Whom to believe that the server is who it says.
+    /// Which authorities vouch for the server.
     pub fn trust(&self) -> Trust<'_> {
         match self.tls.as_ref().and_then(|tls| tls.ca.as_ref()) {
             Some((_, pem)) => Trust::Authorities(pem),
@@ -238,7 +225,7 @@ impl Connection {
         }
     }
 
-    /// What calls go out with, for whoever wonders why they are refused: the places, never the
+    /// What calls go out with, for a caller that is refused: the places, never the
     /// credentials.
     pub fn credentials(&self) -> String {
         let own = self.tls.as_ref().and_then(|tls| tls.identity.as_ref());
@@ -383,31 +370,9 @@ impl Tls {
     }
 }
 
-fn profile(path: &Path) -> Result<Profile, CliError> {
-    let text = std::fs::read_to_string(path).map_err(CliError::file(path))?;
-    let mut profile: Profile = toml::from_str(&text)
-        .map_err(|error| CliError::Usage(format!("--profile {}: {error}", path.display())))?;
-    // What a profile names lies beside it, wherever it is used from.
-    let beside = path.parent().unwrap_or(Path::new(""));
-    let files = [
-        &mut profile.tls_ca,
-        &mut profile.tls_cert,
-        &mut profile.tls_key,
-        &mut profile.token_file,
-    ];
-    for file in files.into_iter().flatten() {
-        *file = beside.join(&*file);
-    }
-    Ok(profile)
-}
-
-fn bytes(path: &Path) -> Result<Vec<u8>, CliError> {
-    std::fs::read(path).map_err(CliError::file(path))
-}
-
 /// A file of certificates. One without any would trust nobody, and blame the server for it.
 fn certificates(option: &str, path: PathBuf) -> Result<(PathBuf, Vec<u8>), CliError> {
-    let pem = bytes(&path)?;
+    let pem = files::bytes(&path)?;
     let mut found = CertificateDer::pem_slice_iter(&pem).peekable();
     let problem = match found.peek() {
         None => Some("no certificate in PEM is in it".to_owned()),
@@ -423,7 +388,7 @@ fn certificates(option: &str, path: PathBuf) -> Result<(PathBuf, Vec<u8>), CliEr
 }
 
 fn private_key(path: PathBuf) -> Result<(PathBuf, Vec<u8>), CliError> {
-    let pem = bytes(&path)?;
+    let pem = files::bytes(&path)?;
     // The cause could quote the file, and the file is a secret.
     match PrivateKeyDer::from_pem_slice(&pem) {
         Ok(_) => Ok((path, pem)),
@@ -435,9 +400,8 @@ fn private_key(path: PathBuf) -> Result<(PathBuf, Vec<u8>), CliError> {
 }
 
 fn text(path: &Path) -> Result<String, CliError> {
-    let text = std::fs::read_to_string(path).map_err(CliError::file(path))?;
     // Editors end a file with a line feed, which is no part of the token.
-    Ok(text.trim().to_owned())
+    Ok(files::text(path)?.trim().to_owned())
 }
 
 fn is_here(uri: &http::Uri) -> bool {

@@ -1,7 +1,7 @@
 //! `evidenceos demo`: the whole of it on real data, in a daemon of its own.
 //!
 //! Owns the story and its expectations: an honest good model is certified, an honest weak one is not, an attacker who
-//! burns his whole allowance is not and harms nobody, and every receipt verifies from files alone. Exit status 0 only
+//! spends the whole allowance is not and harms nobody, and every receipt verifies from files alone. Exit status 0 only
 //! if all of that happened. Everything goes over real gRPC to the real daemon, durably; nothing is staged but the data.
 
 mod attack;

@@ -34,8 +34,16 @@ pub enum CliError {
         /// Its stable code, else that of gRPC.
         code: String,
     },
+    /// The connection broke during a call, and again each time that it was made anew.
+    #[error("the connection broke: {}{}", value(reason), if *may_have_run { "; the server may have done this all the same. A claim's command can be run again: it finds what was done. Before any other, look (`show`, `list`)" } else { "; run the command again once the server is back" })]
+    Broken {
+        /// How it broke.
+        reason: String,
+        /// Whether the call changes something.
+        may_have_run: bool,
+    },
     /// A file could not be read or written.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {source}{}", path.display(), evidenceos_files::denial(path, source))]
     File {
         path: PathBuf,
         source: std::io::Error,
@@ -67,6 +75,7 @@ impl CliError {
         match self {
             Self::Usage(_) => "USAGE",
             Self::Unreachable { .. } => "UNREACHABLE",
+            Self::Broken { .. } => "BROKEN",
             Self::Refused { code, .. } => code,
             Self::File { .. } => "FILE",
             Self::Failed(_) => "FAILED",

@@ -1,75 +1,143 @@
-//! What a holdout can still certify, in words: the planner's advice for the one who registers it.
+//! What a holdout can still certify, as numbers and in words: the planner's advice to a custodian.
 //!
-//! Owns sentences; the numbers are the kernel's planner's. Nothing here decides anything.
+//! Owns sentences and the steps at which a forecast is shown; the numbers are the kernel's planner's. Nothing here
+//! decides anything.
 
 use evidenceos_kernel::{
     bits::MicroBits,
+    evidence::BetTable,
+    holdout::{CertificationsLeft, Policy, Record},
     planner::{DEFAULT_POWER, accuracy_certified_with_power},
-    price::{DEFAULT_C0_BITS, Multiplicity, SettlementPrices, threshold},
 };
 use evidenceos_proto as proto;
 use serde_json::{Value, json};
 
 use crate::{
-    null_spec,
+    budgets, null_spec,
     output::{bits, grouped},
 };
 
-/// How many further failures the second forecast assumes.
+/// How many further failures a sentence assumes.
 const FAILURES: u64 = 1_000;
+
+/// A sealed part and the verdicts so far: all that a forecast depends on.
+#[derive(Debug, Clone)]
+pub struct Outlook {
+    /// The bets against the null.
+    pub bets: BetTable,
+    /// Units of the sealed part.
+    pub sealed_units: u64,
+    /// Prices, α and budgets.
+    pub policy: Policy,
+    /// The verdicts so far.
+    pub record: Record,
+}
+
+/// What the next claim needs after some verdicts.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Step {
+    /// Further claims that were judged: all failed, or all certified.
+    pub verdicts: u64,
+    /// Units of the sealed part.
+    pub units: u64,
+    /// The evidence that it takes, in microbits.
+    pub threshold: MicroBits,
+    /// The fewest units that must be right; none: not even a perfect prediction is certified.
+    pub fewest_right: Option<u64>,
+    /// The accuracy that is certified with 90 % probability; none as above.
+    pub accuracy: Option<f64>,
+}
+
+impl Step {
+    /// The share of the units that must be right, from 0 to 1.
+    pub fn share_right(&self) -> Option<f64> {
+        let right = self.fewest_right?;
+        Some(right as f64 / self.units.max(1) as f64)
+    }
+}
+
+impl Outlook {
+    /// From what is public of a holdout; `None` if the server said less than that, or in words of a later release.
+    pub fn of(holdout: &proto::Holdout) -> Option<Self> {
+        let (policy, spec) = (holdout.policy.as_ref()?, holdout.null_spec.as_ref()?);
+        let asked = budgets::asked(policy)?;
+        // A default in place of what the server did not say would be another holdout's forecast.
+        asked.alpha_micros.and(asked.sealed_budget)?;
+        let spec = null_spec::parse(spec)?;
+        let (policy, _) = asked.for_units(&spec, holdout.sealed_units).ok()?;
+        Some(Self {
+            bets: null_spec::bets_of(&spec).clone(),
+            sealed_units: holdout.sealed_units,
+            policy,
+            record: Record {
+                k: MicroBits(holdout.sealed_charged_microbits),
+                settled: holdout.settled,
+                certified: holdout.certified.min(holdout.settled),
+            },
+        })
+    }
+
+    /// What the next claim needs after `verdicts` that led to `record`.
+    pub fn step(&self, verdicts: u64, record: Record) -> Step {
+        let threshold = record.threshold(&self.policy);
+        let units = self.sealed_units;
+        let power = DEFAULT_POWER;
+        Step {
+            verdicts,
+            units,
+            threshold,
+            fewest_right: self.bets.fewest_right(units, threshold),
+            accuracy: accuracy_certified_with_power(&self.bets, units, threshold, power),
+        }
+    }
+
+    /// How many certifications in a row fit, for all submitters and for a new one.
+    pub fn certifications_left(&self) -> CertificationsLeft {
+        let reach = self.bets.reach(self.sealed_units);
+        let left = self.policy.sealed_budget.saturating_sub(self.record.k);
+        let fence = self.policy.principal_sealed_budget.unwrap_or(left);
+        self.record
+            .certifications_left(&self.policy, reach, left, fence)
+    }
+
+    /// The records after 0, 1, 2 … further verdicts, while the budget carries one more claim; at most `most` of them.
+    pub fn records(
+        &self,
+        are_certified: bool,
+        most: u64,
+    ) -> impl Iterator<Item = (u64, Record)> + use<'_> {
+        let next = move |record: &Record| Some(record.after(&self.policy, are_certified));
+        std::iter::successors(Some(self.record), next)
+            .take_while(|record| record.carries_another(&self.policy, self.policy.sealed_budget))
+            .zip(0..=most)
+            .map(|(record, verdicts)| (verdicts, record))
+    }
+}
 
 /// What accuracy would be certified next on a holdout, and after failures.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Forecast {
-    /// Units of the sealed part.
-    pub units: u64,
-    /// The accuracy that would be certified next with 90 % probability; none: not even a perfect prediction.
-    pub accuracy_now: Option<f64>,
-    /// The same after further failed claims.
-    pub accuracy_after_failures: Option<f64>,
-    /// How many further failures the sealed budget carries, if fewer than the forecast assumes.
-    pub failures_left: u64,
+    units: u64,
+    /// What the next claim needs.
+    now: Step,
+    /// What it needs after further failed claims: as many as the budget carries, but no more than the forecast assumes.
+    later: Option<Step>,
 }
 
 impl Forecast {
-    /// Forecasts from what is public of a holdout; `None` where the server said less than that.
+    /// Forecasts from what is public of a holdout; `None` as [`Outlook::of`].
     pub fn of(holdout: &proto::Holdout) -> Option<Self> {
-        let (policy, spec) = (holdout.policy.as_ref()?, holdout.null_spec.as_ref()?);
-        let bets = null_spec::bets_of(spec)?;
-        let units = holdout.sealed_units;
-        let alpha_micros = policy.alpha_micros?;
-        let prices = prices_of(policy);
-        let multiplicity = Multiplicity::parse(&policy.multiplicity)?;
-        let accuracy = |k, settled| {
-            let c = prices.quote(settled, holdout.certified).certified;
-            // What counts is the certification that the next claim would be.
-            let divisor = multiplicity.divisor(holdout.certified + 1);
-            accuracy_certified_with_power(
-                &bets,
-                units,
-                threshold(k, c, alpha_micros, divisor),
-                DEFAULT_POWER,
-            )
-        };
-        let budget = MicroBits(policy.sealed_budget_microbits?);
-        let k = MicroBits(holdout.sealed_charged_microbits);
-        let (mut k_then, mut failures) = (k, 0);
-        while failures < FAILURES {
-            let settled = holdout.settled + failures;
-            // A claim is admitted by its worst case, and charged less for a verdict.
-            let worst = prices.worst_case(settled, holdout.certified, 0, 0);
-            if k_then.saturating_add(worst) > budget {
-                break;
-            }
-            k_then = k_then.saturating_add(prices.quote(settled, holdout.certified).not_certified);
-            failures += 1;
+        Outlook::of(holdout).map(|outlook| Self::at(&outlook))
+    }
+
+    /// The forecast for an outlook.
+    pub fn at(outlook: &Outlook) -> Self {
+        let failed = outlook.records(false, FAILURES).last();
+        Self {
+            units: outlook.sealed_units,
+            now: outlook.step(0, outlook.record),
+            later: failed.map(|(failures, record)| outlook.step(failures, record)),
         }
-        Some(Self {
-            units,
-            accuracy_now: accuracy(k, holdout.settled),
-            accuracy_after_failures: accuracy(k_then, holdout.settled + failures),
-            failures_left: failures,
-        })
     }
 
     /// For machines: accuracies as floats, since they are advice.
@@ -77,40 +145,41 @@ impl Forecast {
         json!({
             "sealed_units": self.units,
             "power": DEFAULT_POWER,
-            "accuracy_now": self.accuracy_now,
-            "failures": self.failures_left,
-            "accuracy_after_failures": self.accuracy_after_failures,
+            "accuracy_now": self.now.accuracy,
+            "failures": self.later.map_or(0, |later| later.verdicts),
+            "accuracy_after_failures": self.later.and_then(|later| later.accuracy),
         })
     }
 
     /// The forecast as sentences for a terminal.
     pub fn text(&self) -> String {
         let units = grouped(self.units);
-        let now = match self.accuracy_now {
-            Some(accuracy) => format!(
-                "on these {units} sealed units an accuracy of {:.1} % would be certified with 90 % probability",
-                100.0 * accuracy
-            ),
-            None => format!(
+        let Some(accuracy) = self.now.accuracy else {
+            return format!(
                 "on these {units} sealed units not even a perfect prediction could be certified"
-            ),
+            );
         };
-        let failures = grouped(self.failures_left);
-        let then = match (self.failures_left, self.accuracy_after_failures) {
-            (0, _) => "; the sealed budget carries no further claim".to_owned(),
-            (FAILURES, Some(accuracy)) => {
-                format!(
-                    "; after {failures} more failed claims, of {:.1} %",
-                    100.0 * accuracy
-                )
-            }
-            (_, Some(accuracy)) => format!(
-                "; after {failures} more failed claims, of {:.1} %, and then the sealed budget is used up",
+        let now = format!(
+            "on these {units} sealed units an accuracy of {:.1} % would be certified with 90 % probability",
+            100.0 * accuracy
+        );
+        let Some(later) = self.later else {
+            return format!("{now}; the sealed budget carries no further claim");
+        };
+        let failures = grouped(later.verdicts);
+        let then = match later.accuracy {
+            Some(accuracy) => format!(
+                "after {failures} more failed claims, {:.1} %",
                 100.0 * accuracy
             ),
-            (_, None) => format!("; after {failures} more failed claims, none would be"),
+            None => format!("after {failures} more failed claims, none would be"),
         };
-        format!("{now}{then}")
+        let end = if later.verdicts < FAILURES {
+            ", and one more claim spends the sealed budget"
+        } else {
+            ""
+        };
+        format!("{now}; {then}{end}")
     }
 }
 
@@ -138,20 +207,6 @@ pub fn shortfall(
             "a model of accuracy {:.1} % is no better than the null: no number of items would certify it",
             100.0 * accuracy
         ),
-    }
-}
-
-fn prices_of(policy: &proto::HoldoutPolicy) -> SettlementPrices {
-    let as_u8 = |bits: u32| u8::try_from(bits).unwrap_or(DEFAULT_C0_BITS);
-    match policy.fixed_settlement_bits {
-        Some(bits) => SettlementPrices::Fixed {
-            certified_bits: as_u8(bits),
-        },
-        None => SettlementPrices::Learned {
-            c0_bits: policy
-                .learned_settlement_bits
-                .map_or(DEFAULT_C0_BITS, as_u8),
-        },
     }
 }
 
@@ -184,10 +239,11 @@ mod tests {
     #[test]
     fn failures_make_certification_slowly_harder() {
         let forecast = Forecast::of(&holdout()).expect("complete");
-        assert_eq!((forecast.units, forecast.failures_left), (1_000, 1_000));
-        let now = forecast.accuracy_now.expect("in reach");
-        let later = forecast.accuracy_after_failures.expect("in reach");
-        assert!(0.58 < now && now < later && later < 0.65, "{now} {later}");
+        let later = forecast.later.expect("the budget carries claims");
+        assert_eq!((forecast.units, later.verdicts), (1_000, 1_000));
+        let (now, then) = (forecast.now.accuracy, later.accuracy);
+        let (now, then) = now.zip(then).expect("in reach");
+        assert!(0.58 < now && now < then && then < 0.65, "{now} {then}");
         assert!(forecast.text().contains("1,000 more failed claims"));
     }
 
@@ -198,8 +254,19 @@ mod tests {
             policy.sealed_budget_microbits = Some(9_000_000);
         }
         let forecast = Forecast::of(&small).expect("complete");
-        assert!(forecast.failures_left < 200, "{forecast:?}");
-        assert!(forecast.text().contains("used up"));
+        let later = forecast.later.expect("the budget carries claims");
+        assert!(later.verdicts < 200, "{forecast:?}");
+        assert!(forecast.text().contains("spends the sealed budget"));
         assert_eq!(Forecast::of(&proto::Holdout::default()), None);
+    }
+
+    #[test]
+    fn a_forecast_counts_certifications_as_the_server_does() {
+        let outlook = Outlook::of(&holdout()).expect("complete");
+        let left = outlook.certifications_left();
+        // Without a fence on the wire a quarter of the budget is proposed: 16 bits.
+        assert!(left.own < left.all, "{left:?}");
+        let certified = outlook.records(true, 1_000).count() as u32;
+        assert!(left.all <= certified, "{left:?} {certified}");
     }
 }

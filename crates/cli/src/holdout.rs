@@ -10,13 +10,17 @@ use evidenceos_proto as proto;
 use serde_json::{Value, json};
 
 use crate::{
+    budgets::PolicyArgs,
     client::{Client, Connection},
+    confirm::Yes,
     error::CliError,
     forecast::Forecast,
-    items::Columns,
+    items::{Columns, decomposed},
     labels::{Labels, item_digest, order_hash},
     null_spec::NullArgs,
     output::{Output, bits, facts, grouped, progress, table},
+    paging::{PageArgs, Paged},
+    plan::Plan,
     render::{holdout_json, holdout_text},
     units,
 };
@@ -48,15 +52,17 @@ pub enum HoldoutCommand {
     )]
     Items(ItemsArgs),
     /// List all holdouts.
-    #[command(after_help = "Example:\n  evidenceos holdout list --json")]
-    List,
+    #[command(
+        after_help = "Examples:\n  evidenceos holdout list --json\n  evidenceos holdout list --status registered"
+    )]
+    List(ListArgs),
     /// Show one holdout: what is public of it, what was used, what the next claim needs.
     #[command(after_help = "Example:\n  evidenceos holdout show tumours-2026")]
     Show {
         /// Its name or id.
         holdout: String,
     },
-    /// Take no more claims on a holdout; for ever.
+    /// Retire a holdout: it takes no more claims. It cannot be undone.
     #[command(
         after_help = "Example:\n  evidenceos holdout retire tumours-2026 --reason \"labels will be published\""
     )]
@@ -66,8 +72,10 @@ pub enum HoldoutCommand {
         /// Why; public.
         #[arg(long, default_value = "retired by its custodian")]
         reason: String,
+        #[command(flatten)]
+        yes: Yes,
     },
-    /// Take back a holdout that released nothing, so that its labels can be registered again.
+    /// Withdraw a holdout that released nothing, so that its labels can be registered again. It cannot be undone.
     #[command(
         after_help = "Only while nothing was judged or answered on it. Its split is destroyed; the labels may be registered\n\
         again, at most three times in a row, and draw another split.\n\n\
@@ -79,18 +87,20 @@ pub enum HoldoutCommand {
         /// Why; public.
         #[arg(long, default_value = "withdrawn by its custodian")]
         reason: String,
+        #[command(flatten)]
+        yes: Yes,
     },
     /// Lower a holdout's budgets, or restore them up to the registered maximum.
     #[command(after_help = "Without a budget it shows those that hold now.\n\n\
         Example:\n  evidenceos holdout narrow tumours-2026 --sealed-budget-bits 20 --credit-budget 5000")]
     Narrow(NarrowArgs),
-    /// Encrypt every holdout under a new key and destroy the old one, while the daemon serves.
+    /// Encrypt every holdout under a new key and destroy the old one, while the daemon serves. It cannot be undone.
     #[command(
-        after_help = "Where the daemon has EVIDENCEOS_KMS_HOLDOUT_KEY, the new key is wrapped by that KMS key.\n\n\
+        after_help = "If the daemon has EVIDENCEOS_KMS_HOLDOUT_KEY, the new key is wrapped by that KMS key.\n\n\
         Example:\n  evidenceos --profile ops/clients/operator/profile.toml holdout rotate-key"
     )]
-    RotateKey,
-    /// Make a retired holdout's labels public, so that anybody can check every answer and verdict.
+    RotateKey(Yes),
+    /// Make a retired holdout's labels public, so that everyone can check every answer and verdict. It cannot be undone.
     #[command(
         after_help = "Example:\n  evidenceos holdout open tumours-2026 -o opening.json\n  \
         evidenceos verify --key log.vkey --log mirror/ --opened opening.json --traces traces/"
@@ -101,7 +111,19 @@ pub enum HoldoutCommand {
         /// Where to write the opening.
         #[arg(short, long, value_name = "FILE")]
         output: PathBuf,
+        #[command(flatten)]
+        yes: Yes,
     },
+}
+
+/// Which holdouts to list.
+#[derive(Debug, Args)]
+pub struct ListArgs {
+    /// Holdouts in one state.
+    #[arg(long, value_parser = ["registered", "retired", "opened", "withdrawn"])]
+    status: Option<String>,
+    #[command(flatten)]
+    page: PageArgs,
 }
 
 /// A label file whose ids are written.
@@ -169,40 +191,11 @@ pub struct AddArgs {
     reference: Option<String>,
     #[command(flatten)]
     null_spec: NullArgs,
-    /// Share of the units from which questions are answered; 0: no questions.
-    #[arg(long, value_parser = units::share, value_name = "SHARE")]
-    answer_share: Option<u32>,
-    /// All that the answer part will release, in bits.
-    #[arg(long, value_parser = units::millionths, value_name = "BITS")]
-    answer_budget_bits: Option<u64>,
-    /// All that it will release to one principal, in bits.
-    #[arg(long, value_parser = units::millionths, value_name = "BITS")]
-    principal_answer_budget_bits: Option<u64>,
-    /// All that settlements may release about the sealed part, in bits; the planner proposes it.
-    #[arg(long, value_parser = units::millionths, value_name = "BITS")]
-    sealed_budget_bits: Option<u64>,
-    /// All that settlements of one principal's claims may release about the sealed part, in bits; default: a quarter of
-    /// the sealed budget, at least what one dear settlement takes.
-    #[arg(long, value_parser = units::millionths, value_name = "BITS")]
-    principal_sealed_budget_bits: Option<u64>,
+    #[command(flatten)]
+    policy: PolicyArgs,
     /// Declare, in public, that no item is in an earlier holdout: the labels are then not compared with earlier ones.
     #[arg(long)]
     fresh_items: bool,
-    /// The most levels of the e-value that a claim may choose to release.
-    #[arg(long, default_value_t = 0)]
-    levels: u32,
-    /// The laxest significance level.
-    #[arg(long, value_parser = units::chance)]
-    alpha: Option<u32>,
-    /// What alpha bounds: `each` certification, any false one at all (`fwer`), or the share of false ones (`fdr`).
-    #[arg(long, value_parser = ["each", "fwer", "fdr"])]
-    multiplicity: Option<String>,
-    /// Charge every certification so many bits, instead of learning the price from the record.
-    #[arg(long, value_name = "BITS")]
-    fixed_settlement_bits: Option<u32>,
-    /// The largest alphabet that a claim may ask in.
-    #[arg(long, value_name = "N")]
-    max_symbols: Option<u32>,
 }
 
 impl HoldoutCommand {
@@ -213,20 +206,34 @@ impl HoldoutCommand {
             // Its file is read before anybody is called.
             Self::Add(args) => args.run(connection).await,
             Self::Items(args) => args.run(),
-            Self::List => list(&mut connect().await?).await,
+            Self::List(args) => args.run(&mut connect().await?).await,
             Self::Narrow(args) => args.run(&mut connect().await?).await,
             Self::Show { holdout } => {
                 let holdout = show(&mut connect().await?, holdout).await?;
-                Ok(Output::new(holdout_json(&holdout), holdout_text(&holdout)))
+                Ok(shown(&holdout))
             }
-            Self::Retire { holdout, reason } => {
+            Self::Retire {
+                holdout,
+                reason,
+                yes,
+            } => {
+                yes.must_agree(&format!(
+                    "Retire holdout {holdout}? It takes no more claims, for good. This needs the operator role."
+                ))?;
                 let message = proto::RetireHoldoutRequest { holdout, reason };
                 let reply = connect().await?.retire_holdout(message).await?;
                 let holdout = crate::client::required(reply.holdout, "holdout")?;
                 let text = format!("{} takes no more claims", holdout.holdout_ref);
                 Ok(Output::new(holdout_json(&holdout), text))
             }
-            Self::Withdraw { holdout, reason } => {
+            Self::Withdraw {
+                holdout,
+                reason,
+                yes,
+            } => {
+                yes.must_agree(&format!(
+                    "Withdraw holdout {holdout}? Its split is destroyed. This needs the operator role."
+                ))?;
                 let message = proto::WithdrawHoldoutRequest { holdout, reason };
                 let reply = connect().await?.withdraw_holdout(message).await?;
                 let holdout = crate::client::required(reply.holdout, "holdout")?;
@@ -236,11 +243,14 @@ impl HoldoutCommand {
                 );
                 Ok(Output::new(holdout_json(&holdout), text))
             }
-            Self::RotateKey => {
+            Self::RotateKey(yes) => {
+                yes.must_agree(
+                    "Encrypt every holdout under a new key? The old key is destroyed: a backup of before needs the key that is in it. This needs the operator role.",
+                )?;
                 let message = proto::RotateHoldoutKeyRequest {};
                 let reply = connect().await?.rotate_holdout_key(message).await?;
                 let text = format!(
-                    "{} holdouts are under a new key, {}; the old key is destroyed. Make a backup: older ones need the old key that is in them",
+                    "{} holdouts are under a new key, {}; the old key is destroyed. Back up the data directory and its secrets: older backups open only with the old key",
                     reply.holdouts, reply.place
                 );
                 Ok(Output::new(
@@ -248,7 +258,14 @@ impl HoldoutCommand {
                     text,
                 ))
             }
-            Self::Open { holdout, output } => {
+            Self::Open {
+                holdout,
+                output,
+                yes,
+            } => {
+                yes.must_agree(&format!(
+                    "Open holdout {holdout}? Its labels become public for good. This needs the operator role."
+                ))?;
                 let opening = connect().await?.open_holdout(holdout).await?;
                 std::fs::write(&output, &opening).map_err(CliError::file(&output))?;
                 Ok(Output::new(
@@ -261,6 +278,17 @@ impl HoldoutCommand {
             }
         }
     }
+}
+
+/// A holdout, and while it takes claims what it can still certify.
+fn shown(holdout: &proto::Holdout) -> Output {
+    let (mut json, mut text) = (holdout_json(holdout), holdout_text(holdout));
+    let forecast = Forecast::of(holdout).filter(|_| holdout.status == "registered");
+    if let Some(forecast) = &forecast {
+        text = format!("{text}\nforecast: {}", forecast.text());
+    }
+    json["forecast"] = forecast.map_or(Value::Null, |forecast| forecast.json());
+    Output::new(json, text)
 }
 
 /// One holdout by name or id.
@@ -346,42 +374,46 @@ impl NarrowArgs {
     }
 }
 
-async fn list(client: &mut Client) -> Result<Output, CliError> {
-    let mut holdouts = Vec::new();
-    let mut page_token = String::new();
-    loop {
-        let page = client
-            .list_holdouts(proto::ListHoldoutsRequest {
-                page_size: 0,
+impl ListArgs {
+    async fn run(self, client: &mut Client) -> Result<Output, CliError> {
+        let mut paged = Paged::new(self.page);
+        while let Some((page_size, page_token)) = paged.next() {
+            let message = proto::ListHoldoutsRequest {
+                page_size,
                 page_token,
-            })
-            .await?;
-        holdouts.extend(page.holdouts);
-        page_token = page.next_page_token;
-        if page_token.is_empty() {
-            break;
+            };
+            let page = client.list_holdouts(message).await?;
+            let mut holdouts = page.holdouts;
+            let status = self.status.as_deref();
+            holdouts.retain(|holdout| status.is_none_or(|status| holdout.status == status));
+            paged.take(holdouts, page.next_page_token);
         }
+        let rows: Vec<Vec<String>> = paged.items.iter().map(row).collect();
+        let json: Vec<Value> = paged.items.iter().map(holdout_json).collect();
+        let text = match (rows.is_empty(), &self.status) {
+            (true, Some(status)) => format!("no holdout is {status}"),
+            (true, None) => {
+                "no holdouts yet; register one with `evidenceos holdout add LABELS.csv --p0 P0`"
+                    .to_owned()
+            }
+            (false, _) => {
+                let headers = [
+                    "holdout",
+                    "status",
+                    "items>",
+                    "settled>",
+                    "certified>",
+                    "left>",
+                    "sealed bits>",
+                    "answer bits>",
+                    "id",
+                ];
+                format!("{}{}", table(&headers, &rows), paged.more())
+            }
+        };
+        let json = json!({ "holdouts": json, "next_page": paged.next_page() });
+        Ok(Output::new(json, text))
     }
-    let rows: Vec<Vec<String>> = holdouts.iter().map(row).collect();
-    let json: Vec<Value> = holdouts.iter().map(holdout_json).collect();
-    let text = if rows.is_empty() {
-        "no holdouts yet; register one with `evidenceos holdout add LABELS.csv --p0 P0`".to_owned()
-    } else {
-        table(
-            &[
-                "holdout",
-                "status",
-                "items>",
-                "settled>",
-                "certified>",
-                "sealed bits>",
-                "answer bits>",
-                "id",
-            ],
-            &rows,
-        )
-    };
-    Ok(Output::new(json!({ "holdouts": json }), text))
 }
 
 fn row(holdout: &proto::Holdout) -> Vec<String> {
@@ -391,6 +423,7 @@ fn row(holdout: &proto::Holdout) -> Vec<String> {
         grouped(holdout.items),
         grouped(holdout.settled),
         grouped(holdout.certified),
+        grouped(holdout.certifications_left.into()),
         bits(holdout.sealed_charged_microbits),
         bits(holdout.answer_charged_microbits),
         hex::encode(&holdout.holdout_id),
@@ -404,7 +437,9 @@ impl AddArgs {
         notes.iter().for_each(|note| progress(note));
         let header = self.header(&labels)?;
         if self.dry_run {
-            return Ok(dry_run(&header, &labels));
+            let (items, units) = (header.items, labels.distinct_units());
+            let plan = Plan::new(items, units, &self.null_spec, &self.policy)?;
+            return Ok(dry_run(&header, &labels, &plan));
         }
         progress(&format!(
             "registering {} items as {}",
@@ -418,27 +453,16 @@ impl AddArgs {
                 "the items have no ids, so that only their labels tell whether they are registered already; an item column (item,label) makes that certain".to_owned(),
             );
         }
-        let forecast = Forecast::of(&holdout);
-        let mut text = holdout_text(&holdout);
-        if let Some(forecast) = &forecast {
-            text = format!("{text}\nforecast: {}", forecast.text());
-        }
-        let mut json = holdout_json(&holdout);
-        json["forecast"] = forecast.map_or(Value::Null, |forecast| forecast.json());
-        Ok(Output::new(json, text))
+        Ok(shown(&holdout))
     }
 
     fn header(&self, labels: &Labels) -> Result<proto::PutHoldoutHeader, CliError> {
-        let stem = self
-            .labels
-            .file_stem()
-            .map(|stem| stem.to_string_lossy().into_owned());
-        let reference = self.reference.clone().or(stem);
+        let reference = self.reference.clone().or_else(|| named_after(&self.labels));
         Ok(proto::PutHoldoutHeader {
             holdout_ref: reference
                 .ok_or_else(|| CliError::Usage("name the holdout with --ref NAME".to_owned()))?,
             items: labels.labels.len() as u64,
-            policy: Some(self.policy()),
+            policy: Some(self.policy.to_wire()),
             null_spec: Some(self.null_spec.to_wire()?),
             item_order_hash: labels
                 .item_order_hash()
@@ -449,31 +473,41 @@ impl AddArgs {
             fresh_items: self.fresh_items,
         })
     }
-
-    fn policy(&self) -> proto::HoldoutPolicy {
-        proto::HoldoutPolicy {
-            answer_share_micros: self.answer_share,
-            answer_budget_microbits: self.answer_budget_bits,
-            principal_answer_budget_microbits: self.principal_answer_budget_bits,
-            sealed_budget_microbits: self.sealed_budget_bits,
-            principal_sealed_budget_microbits: self.principal_sealed_budget_bits,
-            fixed_settlement_bits: self.fixed_settlement_bits,
-            levels: self.levels,
-            alpha_micros: self.alpha,
-            multiplicity: self.multiplicity.clone().unwrap_or_default(),
-            max_symbols: self.max_symbols,
-            ..Default::default()
-        }
-    }
 }
 
-/// What a registration would send.
-fn dry_run(header: &proto::PutHoldoutHeader, labels: &Labels) -> Output {
+/// A holdout's name from that of its label file: letters without accents, digits, `.`, `_` and `-`, anything else as one
+/// `-`; none if nothing is left.
+fn named_after(labels: &Path) -> Option<String> {
+    let stem = labels.file_stem()?.to_string_lossy();
+    // `labels.csv.gz` is named after `labels`.
+    let stem = stem.strip_suffix(".csv").unwrap_or(&stem);
+    let mut name = String::new();
+    // An accented letter is its letter and a mark, which is left out.
+    for letter in decomposed(stem).chars() {
+        let is_plain = letter.is_ascii_alphanumeric() || "._".contains(letter);
+        if is_plain {
+            name.push(letter);
+        } else if !is_mark(letter) && !name.ends_with('-') {
+            name.push('-');
+        }
+    }
+    let name = name
+        .trim_matches(['-', '.'])
+        .chars()
+        .take(128)
+        .collect::<String>();
+    (!name.is_empty()).then_some(name)
+}
+
+/// Combining marks of accents.
+fn is_mark(letter: char) -> bool {
+    ('\u{300}'..='\u{36f}').contains(&letter)
+}
+
+/// What a registration would send, and what the holdout could certify.
+fn dry_run(header: &proto::PutHoldoutHeader, labels: &Labels, plan: &Plan) -> Output {
     let ones = labels.labels.iter().filter(|label| **label == 1).count() as u64;
-    let units = labels
-        .units
-        .as_ref()
-        .map(|units| units.iter().max().map_or(0, |last| last + 1));
+    let units = labels.units.as_ref().map(|_| labels.distinct_units());
     let has = |is: bool| if is { "yes" } else { "no" };
     let mut rows = vec![
         ("name", header.holdout_ref.clone()),
@@ -493,8 +527,9 @@ fn dry_run(header: &proto::PutHoldoutHeader, labels: &Labels) -> Output {
         rows.push(("units", grouped(units)));
     }
     let text = format!(
-        "{}\nnothing was sent: leave out --dry-run to register it",
-        facts(&rows)
+        "{}\n\n{}\n\nNothing was sent. Leave out --dry-run to register the holdout.",
+        facts(&rows),
+        plan.text()
     );
     let json = json!({
         "dry_run": true,
@@ -504,6 +539,7 @@ fn dry_run(header: &proto::PutHoldoutHeader, labels: &Labels) -> Output {
         "has_item_ids": labels.items.is_some(),
         "units": units,
         "item_order_hash": hex::encode(&header.item_order_hash),
+        "plan": plan.json(),
     });
     Output::new(json, text)
 }
@@ -538,6 +574,26 @@ pub fn parts(header: proto::PutHoldoutHeader, labels: &Labels) -> Vec<proto::Put
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_gives_its_holdout_a_name_that_the_server_takes() {
+        let name = |file: &str| named_after(Path::new(file));
+        for (file, expected) in [
+            ("labels.csv", Some("labels")),
+            ("dir/labels.csv.gz", Some("labels")),
+            ("Klinik Übersicht (2026).csv", Some("Klinik-Ubersicht-2026")),
+            ("caf\u{e9}.tsv", Some("cafe")),
+            ("v1.2_x-3.csv", Some("v1.2_x-3")),
+            ("标签.csv", None),
+            ("..csv", None),
+        ] {
+            assert_eq!(name(file).as_deref(), expected, "{file}");
+        }
+        assert_eq!(
+            name(&format!("{}.csv", "x".repeat(300))).map(|name| name.len()),
+            Some(128)
+        );
+    }
 
     #[test]
     fn chunks_are_consecutive_and_complete() {

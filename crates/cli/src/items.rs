@@ -15,6 +15,7 @@ use std::{fs::File, io::Read as _, path::Path};
 use clap::Args;
 
 pub use self::table::{Column, Table};
+pub use self::table::{composed, decomposed};
 use self::values::Rule;
 use crate::error::CliError;
 
@@ -60,7 +61,10 @@ impl Columns {
         file.take(MOST_BYTES + 1)
             .read_to_end(&mut bytes)
             .map_err(CliError::file(path))?;
-        self.parse(&bytes, &path.display().to_string())
+        let name = path.display().to_string();
+        // A compressed file may be within the limit and its content beyond it.
+        let bytes = text::unpacked(bytes, MOST_BYTES, &name)?;
+        self.parse(&bytes, &name)
     }
 
     /// Reads a file's bytes; `name` is for messages.

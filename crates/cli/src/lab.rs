@@ -60,10 +60,10 @@ pub struct InitArgs {
     /// Days that the certificates hold
     #[arg(long, default_value_t = DAYS, value_parser = clap::value_parser!(u32).range(1..=3650))]
     days: u32,
-    /// Who called sudo, to whom root gives everything
+    /// The user who called sudo, and gets the files from root
     #[arg(long, env = "SUDO_UID", hide = true)]
     sudo_uid: Option<u32>,
-    /// His group
+    /// The group of that user
     #[arg(long, env = "SUDO_GID", hide = true)]
     sudo_gid: Option<u32>,
 }

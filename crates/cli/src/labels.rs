@@ -56,6 +56,15 @@ impl Labels {
         })
     }
 
+    /// How many units there are: as many as items, if the file names none.
+    pub fn distinct_units(&self) -> u64 {
+        match &self.units {
+            // Numbered in order of appearance, so that the last new one has the highest number.
+            Some(units) => units.iter().max().map_or(0, |last| last + 1),
+            None => self.labels.len() as u64,
+        }
+    }
+
     /// SHA-256 of the ids, LF after each.
     pub fn item_order_hash(&self) -> Option<[u8; 32]> {
         self.items.as_deref().map(order_hash)

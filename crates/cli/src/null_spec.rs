@@ -47,12 +47,18 @@ impl NullArgs {
     }
 }
 
-/// The bets of a null spec on the wire; none if this release does not know it.
-pub fn bets_of(spec: &proto::NullSpec) -> Option<BetTable> {
+/// A null spec on the wire as the kernel has it; none if this release does not know it.
+pub fn parse(spec: &proto::NullSpec) -> Option<NullSpec> {
     let strategy = Strategy::named(&spec.strategy, spec.p1_micros)?;
     (spec.kind == accuracy::KIND)
-        .then(|| BetTable::new(spec.p0_micros, strategy).ok())
+        .then(|| NullSpec::accuracy(spec.p0_micros, strategy, spec.expires_unix).ok())
         .flatten()
+}
+
+/// The bets against a null.
+pub fn bets_of(null_spec: &NullSpec) -> &BetTable {
+    let NullSpec::Accuracy(accuracy) = null_spec;
+    &accuracy.bets
 }
 
 /// A null spec on the wire for machines.

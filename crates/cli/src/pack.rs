@@ -17,7 +17,7 @@ use crate::{
     client::{Client, Connection},
     error::CliError,
     holdout,
-    items::{Columns, Table},
+    items::{Columns, Table, composed},
     labels::order_hash,
     output::{Output, facts, grouped, listed, progress},
 };
@@ -164,7 +164,13 @@ fn by_id(
     items: &[String],
 ) -> Result<Vec<u8>, CliError> {
     let mut by_id: HashMap<&String, u8> = ids.iter().zip(bits.iter().copied()).collect();
-    let missing = |item: &String| table.problem(&format!("has no prediction for item {item:?}"));
+    let missing = |item: &String| {
+        let alike = ids.iter().find(|id| composed(id) == composed(item));
+        let why = alike.map_or("", |_| {
+            ": it has one for the same id in another Unicode form (an accented letter as one character or two); write both in one form (NFC)"
+        });
+        table.problem(&format!("has no prediction for item {item:?}{why}"))
+    };
     // Those that are left afterwards are for no item of the list.
     let predictions = items
         .iter()

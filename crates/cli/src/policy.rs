@@ -68,7 +68,7 @@ pub struct CheckArgs {
     /// What to ask the oracles about [default: a harmless tool call]
     #[arg(long, value_name = "FILE")]
     input: Option<PathBuf>,
-    /// Take manifests that nobody has signed, as a daemon with this flag does
+    /// Take manifests without a signature, as a daemon with this flag does
     #[arg(long)]
     allow_unsigned_policies: bool,
 }

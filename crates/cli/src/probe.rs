@@ -119,7 +119,7 @@ async fn grpc(connection: &Connection) -> Result<String, String> {
             "{reached}; {} serves log {}",
             info.daemon_version, info.log_origin
         )),
-        // It answers, and who has nothing to say who he is cannot be told more.
+        // It answers, and a caller without credentials cannot be told more.
         Err(error) if error.is_unauthenticated() && !connection.has_credentials() => {
             Ok(format!("{reached}; it answers, and calls need credentials"))
         }

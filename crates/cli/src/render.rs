@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use crate::{
     null_spec,
     output::{bits, facts, grouped, value},
+    units,
 };
 
 /// A claim's state as one word.
@@ -56,6 +57,7 @@ pub fn holdout_json(holdout: &proto::Holdout) -> Value {
         "own_sealed_charged_microbits": holdout.own_sealed_charged_microbits,
         "own_sealed_reserved_microbits": holdout.own_sealed_reserved_microbits,
         "fresh_items": holdout.fresh_items,
+        "not_withdrawable": holdout.not_withdrawable,
         "replaces": hex::encode(&holdout.replaces),
         "warnings": holdout.warnings,
     })
@@ -90,16 +92,6 @@ pub fn holdout_text(holdout: &proto::Holdout) -> String {
     let spec = holdout.null_spec.clone().unwrap_or_default();
     let of = |charged, budget: Option<u64>| {
         format!("{} of {} bits", bits(charged), bits(budget.unwrap_or(0)))
-    };
-    // 0 stands for none.
-    let next = match holdout.next_fewest_right {
-        0 => "out of reach: not even a perfect prediction could be certified".to_owned(),
-        right => format!(
-            "needs {} of {} sealed items right ({} bits of evidence)",
-            grouped(right),
-            grouped(holdout.sealed_items),
-            bits(holdout.next_threshold_microbits)
-        ),
     };
     let left = |count: u32| match count {
         0 => "none: spent".to_owned(),
@@ -166,7 +158,7 @@ pub fn holdout_text(holdout: &proto::Holdout) -> String {
                 grouped(holdout.certified)
             ),
         ),
-        ("next claim", next),
+        ("next claim", next_claim(holdout)),
         (
             "certifications left",
             format!(
@@ -175,10 +167,11 @@ pub fn holdout_text(holdout: &proto::Holdout) -> String {
                 left(holdout.own_certifications_left)
             ),
         ),
+        ("withdrawable", withdrawable(holdout)),
         ("log index", holdout.etl_index.to_string()),
     ]);
     if holdout.certifications_left == 0 && holdout.status == "registered" {
-        text.push_str("\nspent: nothing can be certified on it any more. Retire it and register a fresh batch of items (`evidenceos holdout retire`, `evidenceos holdout add`)");
+        text.push_str("\nThe holdout is spent: it can certify nothing any more. Retire it and register fresh items (`evidenceos holdout retire`, `evidenceos holdout add`).");
     }
     for warning in &holdout.warnings {
         text.push_str("\nwarning: ");
@@ -191,6 +184,43 @@ pub fn holdout_text(holdout: &proto::Holdout) -> String {
 pub fn decimal(micros: u32) -> String {
     let text = format!("{}.{:06}", micros / 1_000_000, micros % 1_000_000);
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+/// Whether the holdout can still be taken back.
+fn withdrawable(holdout: &proto::Holdout) -> String {
+    match (holdout.status.as_str(), holdout.not_withdrawable.as_str()) {
+        ("withdrawn", _) => "it is withdrawn".to_owned(),
+        (_, "") => "yes: it released nothing".to_owned(),
+        (_, why) => format!("no: {why}"),
+    }
+}
+
+/// What the next claim needs to be certified, if the holdout can still certify one.
+fn next_claim(holdout: &proto::Holdout) -> String {
+    if holdout.status != "registered" {
+        return format!("none: the holdout is {}", holdout.status);
+    }
+    if holdout.certifications_left == 0 {
+        return "cannot be certified: the holdout is spent".to_owned();
+    }
+    // 0 stands for none.
+    let right = holdout.next_fewest_right;
+    if right == 0 {
+        return "cannot be certified: not even a perfect prediction would be".to_owned();
+    }
+    let units = holdout.sealed_units;
+    let share = 100.0 * right as f64 / units.max(1) as f64;
+    let evidence = bits(holdout.next_threshold_microbits);
+    let (right, of) = (grouped(right), grouped(units));
+    if holdout.sealed_units == holdout.sealed_items {
+        format!(
+            "to be certified, needs {right} of {of} sealed items right ({share:.1} %): {evidence} bits of evidence"
+        )
+    } else {
+        format!(
+            "to be certified, needs all items right in {right} of {of} sealed units ({share:.1} %), or as much in parts: {evidence} bits of evidence"
+        )
+    }
 }
 
 /// A claim for machines.
@@ -214,6 +244,8 @@ pub fn claim_json(claim: &proto::Claim) -> Value {
             "timestamp_unix": revocation.timestamp_unix,
             "log_index": revocation.etl_index,
         })),
+        "applied_alpha_micros": claim.applied_alpha_micros,
+        "owner_name": claim.owner_name,
         "tainted_by": (!claim.tainted_by.is_empty()).then(|| hex::encode(&claim.tainted_by)),
     })
 }
@@ -224,8 +256,13 @@ pub fn claim_text(claim: &proto::Claim) -> String {
         ("claim", claim.claim_name.clone()),
         ("id", hex::encode(&claim.claim_id)),
         ("state", state(claim.state)),
+        ("owner", owner_text(claim)),
+        (
+            "created",
+            format!("{} UTC", units::utc(claim.created_unix_ms)),
+        ),
         ("holdout", claim.holdout_ref.clone()),
-        ("alpha", decimal(claim.alpha_micros)),
+        ("alpha", alpha_text(claim)),
     ];
     if !claim.tainted_by.is_empty() {
         lines.push(("tainted by", hex::encode(&claim.tainted_by)));
@@ -237,6 +274,27 @@ pub fn claim_text(claim: &proto::Claim) -> String {
     match &claim.result {
         Some(result) => format!("{head}\n{}", result_text(result)),
         None => head,
+    }
+}
+
+/// The owner's tag, and what the role policy calls it.
+fn owner_text(claim: &proto::Claim) -> String {
+    match claim.owner_name.as_str() {
+        "" => claim.owner_tag_hex.clone(),
+        name => format!("{} ({name})", claim.owner_tag_hex),
+    }
+}
+
+/// The level that the claim asks for, and the one that applies if the holdout's is stricter.
+fn alpha_text(claim: &proto::Claim) -> String {
+    let asked = decimal(claim.alpha_micros);
+    match claim.applied_alpha_micros {
+        0 => asked,
+        applied if applied == claim.alpha_micros => asked,
+        applied => format!(
+            "{} (the holdout's; the claim asks for {asked})",
+            decimal(applied)
+        ),
     }
 }
 
@@ -282,15 +340,27 @@ pub fn result_text(result: &proto::ExecuteClaimV2Response) -> String {
         ("capsule", hex::encode(&result.capsule_hash)),
         ("log index", result.etl_index.to_string()),
     ];
+    if !result.duplicate_of.is_empty() {
+        lines.insert(2, ("duplicate of", hex::encode(&result.duplicate_of)));
+    }
     if !result.canonical_output.is_empty() {
-        lines.insert(2, ("emitted", hex::encode(&result.canonical_output)));
+        lines.insert(
+            2,
+            (
+                "emitted",
+                format!(
+                    "{} (the module's own output, in hex)",
+                    hex::encode(&result.canonical_output)
+                ),
+            ),
+        );
     }
     if result.certified {
         lines.insert(
             2,
             (
                 "e-value",
-                format!("{} after deflation; read it at any level", result.e_value),
+                format!("deflated: at least {} (rounded down)", result.e_value),
             ),
         );
     }

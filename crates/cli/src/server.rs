@@ -13,10 +13,10 @@ use crate::{
 /// What can be asked of a server.
 #[derive(Debug, Subcommand)]
 pub enum ServerCommand {
-    /// Show what it is, who one is to it, and what its operator should know.
+    /// Show what the server is, who you are to it, and what its operator should know.
     #[command(after_help = "Example:\n  evidenceos server info")]
     Info,
-    /// Take a clock for right that went further than time passed; until then nothing is minted and nothing expires by it.
+    /// Accept the system clock after a forward jump. Until then no credit is minted and nothing expires.
     #[command(after_help = "Example:\n  evidenceos server confirm-clock")]
     ConfirmClock,
 }
@@ -32,6 +32,15 @@ impl ServerCommand {
     }
 }
 
+/// A name behind a principal, if it has one.
+fn named(name: &str) -> String {
+    if name.is_empty() {
+        String::new()
+    } else {
+        format!(", {}", value(name))
+    }
+}
+
 async fn info(client: &mut Client) -> Result<Output, CliError> {
     let info = client
         .get_server_info(proto::GetServerInfoRequest {})
@@ -41,7 +50,12 @@ async fn info(client: &mut Client) -> Result<Output, CliError> {
         format!("guests     {}", walls(info.guest_walls)),
         format!("log        {}", info.log_origin),
         format!("log key    {}", info.log_vkey),
-        format!("you are    {} (tag {})", info.principal, info.owner_tag_hex),
+        format!(
+            "you are    {}{} (tag {})",
+            info.principal,
+            named(&info.principal_name),
+            info.owner_tag_hex
+        ),
     ];
     let warnings = info.warnings.iter();
     lines.extend(warnings.map(|warning| format!("warning    {}", value(warning))));
@@ -56,6 +70,7 @@ async fn info(client: &mut Client) -> Result<Output, CliError> {
             "log_origin": info.log_origin,
             "log_vkey": info.log_vkey,
             "principal": info.principal,
+            "principal_name": info.principal_name,
             "owner_tag": info.owner_tag_hex,
             "development": info.development,
             "warnings": info.warnings,

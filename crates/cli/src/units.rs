@@ -5,6 +5,7 @@
 
 use evidenceos_kernel::evidence::Strategy;
 use prost::bytes::Bytes;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 /// Reads a decimal with at most six places as millionths: `0.05` is 50,000, `16` is 16,000,000.
 pub fn millionths(text: &str) -> Result<u64, String> {
@@ -50,6 +51,30 @@ pub fn id(text: &str) -> Result<Bytes, String> {
     }
 }
 
+/// Reads a day (its first moment in UTC) or a moment of RFC 3339 as Unix milliseconds.
+pub fn unix_ms(text: &str) -> Result<u64, String> {
+    let moment = if text.len() == 10 {
+        format!("{text}T00:00:00Z")
+    } else {
+        text.to_owned()
+    };
+    let parsed = OffsetDateTime::parse(&moment, &Rfc3339).map_err(|_| {
+        format!("{text:?} is no date like 2026-11-01, and no time like 2026-11-01T12:00:00Z")
+    })?;
+    u64::try_from(parsed.unix_timestamp_nanos() / 1_000_000)
+        .map_err(|_| format!("{text} lies before 1970"))
+}
+
+/// Unix milliseconds as people read them, in UTC to the minute: `2026-11-01 12:00`.
+pub fn utc(unix_ms: u64) -> String {
+    let seconds = i64::try_from(unix_ms / 1_000).unwrap_or(i64::MAX);
+    let moment = OffsetDateTime::from_unix_timestamp(seconds).ok();
+    let written = moment.and_then(|moment| moment.format(&Rfc3339).ok());
+    written
+        .and_then(|written| Some(format!("{} {}", written.get(..10)?, written.get(11..16)?)))
+        .unwrap_or_default()
+}
+
 /// Reads how the null is bet against: `grid`, or `fixed:P1`.
 pub fn strategy(text: &str) -> Result<Strategy, String> {
     match text.split_once(':') {
@@ -81,6 +106,24 @@ mod tests {
         check("NaN", None);
         check("", None);
         check("99999999999999999999", None);
+    }
+
+    #[test]
+    fn days_and_moments_are_read_in_utc() {
+        assert_eq!(unix_ms("1970-01-02"), Ok(86_400_000));
+        assert_eq!(unix_ms("2026-11-01T12:00:00Z"), Ok(1_793_534_400_000));
+        assert_eq!(unix_ms("2026-11-01T13:00:00+01:00"), Ok(1_793_534_400_000));
+        assert_eq!(utc(1_793_534_400_000), "2026-11-01 12:00");
+        for bad in [
+            "",
+            "yesterday",
+            "2026-13-01",
+            "2026-11-01 12:00",
+            "1969-12-31",
+        ] {
+            assert!(unix_ms(bad).is_err(), "{bad}");
+        }
+        assert_eq!(utc(u64::MAX), "");
     }
 
     #[test]

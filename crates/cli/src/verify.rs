@@ -17,6 +17,7 @@ use serde_json::Value;
 use crate::{
     entries::{StoredLog, trace_path, traced_claims},
     error::CliError,
+    files,
     output::{Output, listed, value},
 };
 
@@ -124,7 +125,7 @@ impl VerifyArgs {
     /// Compares the log with each head that was kept.
     fn check_known(&self, checked: &CheckedLog<'_>) -> Result<usize, CliError> {
         for path in &self.known {
-            let note = std::fs::read(path).map_err(CliError::file(path))?;
+            let note = files::unmarked(path)?;
             let failed = |why: NotKnown| CliError::Failed(format!("{}: {why}", path.display()));
             Known::open(&note, &checked.trust)
                 .and_then(|known| known.must_be_a_prefix_of(checked.entries))
@@ -137,7 +138,7 @@ impl VerifyArgs {
     fn audit(&self, report: &LogReport) -> Result<AuditReport, CliError> {
         let mut openings = Vec::new();
         for path in &self.opened {
-            let json = std::fs::read(path).map_err(CliError::file(path))?;
+            let json = files::unmarked(path)?;
             let opening = Opening::from_json(&json)
                 .map_err(|error| CliError::Failed(format!("{}: {error}", path.display())))?;
             openings.push(opening);
@@ -164,7 +165,7 @@ impl VerifyArgs {
 fn read_key(text: &str) -> Result<VerifierKey, CliError> {
     // What cannot be read as a file is taken for the key itself, and the error below speaks of
     // both.
-    let from_file = std::fs::read_to_string(text).ok();
+    let from_file = files::text(Path::new(text)).ok();
     let vkey = from_file.as_deref().unwrap_or(text).trim();
     vkey.parse().map_err(|error| {
         CliError::Usage(format!(
@@ -175,7 +176,7 @@ fn read_key(text: &str) -> Result<VerifierKey, CliError> {
 
 /// Reads a receipt file.
 fn read_receipt(path: &Path) -> Result<Receipt, CliError> {
-    let json = std::fs::read(path).map_err(CliError::file(path))?;
+    let json = files::unmarked(path)?;
     Receipt::from_json(&json).map_err(|failure| failed(path, &failure))
 }
 
@@ -204,7 +205,7 @@ enum Either {
 }
 
 fn read_either(path: &Path) -> Result<Either, CliError> {
-    let json = std::fs::read(path).map_err(CliError::file(path))?;
+    let json = files::unmarked(path)?;
     // What is no JSON is left to the reader of receipts, which says why.
     let format = serde_json::from_slice::<Value>(&json).ok();
     let is_decision = format.is_some_and(|file| file["format"] == RECEIPT_FORMAT);

@@ -83,7 +83,7 @@ impl Line {
 pub struct Pools {
     /// k, c and the next threshold, in microbits.
     pub sealed: [u64; 3],
-    /// Charged to his own answers, in microbits.
+    /// Charged to the submitter's own answers, in microbits.
     pub own: u64,
 }
 

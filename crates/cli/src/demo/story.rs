@@ -168,7 +168,7 @@ impl Story<'_> {
             .expect("the attacker's allowance ends after 32 bits", asked == 32);
         let after = self.pools("carol").await?;
         self.report.expect(
-            "k, c and the next threshold are unchanged by his questions",
+            "k, c and the next threshold are unchanged by the attacker's questions",
             before.sealed == after.sealed,
         );
         self.report.expect(
@@ -181,7 +181,7 @@ impl Story<'_> {
         self.report
             .expect("the attacker is not certified", !ran.result.certified);
         self.report.expect(
-            "his threshold is the one that stood before he asked",
+            "the attacker's threshold is the one that stood before the questions",
             ran.result.threshold_microbits == before.sealed[2],
         );
         let naive = accuracy(&naive_leaderboard(&labels, NAIVE_QUESTIONS), &labels);
@@ -189,16 +189,16 @@ impl Story<'_> {
             .expect("a naive leaderboard would have been fooled", naive > 0.9);
         self.report.attack = vec![
             format!(
-                "{asked} questions, a claim each, cost him {} bits of answers; then: {refusal}",
+                "{asked} questions, a claim each, cost the attacker {} bits of answers; then: {refusal}",
                 bits(asked * ONE_BIT)
             ),
             format!(
-                "a leaderboard that gives {NAIVE_QUESTIONS} exact answers would now show him at {:.1} %; here he really is at {:.1} %",
+                "a leaderboard that gives {NAIVE_QUESTIONS} exact answers would now show the attacker at {:.1} %; the true accuracy is {:.1} %",
                 100.0 * naive,
                 100.0 * accuracy(&boosted, &labels)
             ),
             format!(
-                "k {}, c {} and the threshold {} bits are what they were before his questions; carol's own allowance still is {} bits",
+                "k {}, c {} and the threshold {} bits are what they were before these questions; carol's own allowance still is {} bits",
                 bits(after.sealed[0]),
                 bits(after.sealed[1]),
                 bits(after.sealed[2]),
@@ -209,7 +209,7 @@ impl Story<'_> {
     }
 
     /// Has mallory ask about `items` labels, a claim for each question, until a claim is refused.
-    /// Gives what he votes for then, the questions that were answered, and the refusal.
+    /// Gives what the attacker votes for then, the questions that were answered, and the refusal.
     async fn ask_until_refused(
         &mut self,
         items: usize,
@@ -246,7 +246,7 @@ impl Story<'_> {
                 progress(&format!("the attacker has asked {asked} questions"));
             }
             if asked == MOST_QUESTIONS {
-                break "nobody stopped him".to_owned();
+                break "nothing stopped the attacker".to_owned();
             }
         };
         Ok((booster.vote(), asked, refusal))
@@ -285,7 +285,7 @@ impl Story<'_> {
         let mut client = self.operator.with_bearer(principal)?;
         let module = pack_module(predictions, mode, SYMBOLS)?;
         let terms = TermsArgs {
-            symbols: SYMBOLS,
+            symbols: Some(SYMBOLS),
             ..terms(who)
         };
         let ran = run_claim(&mut client, &terms, module, |_| {}).await?;
@@ -370,9 +370,10 @@ fn terms(name: &str) -> TermsArgs {
         name: name.to_owned(),
         lane: "fast".to_owned(),
         alpha: ALPHA_MICROS,
-        symbols: 2,
+        symbols: None,
         max_answer_bits: None,
         levels: 0,
+        parents: Vec::new(),
     }
 }
 

@@ -1,6 +1,8 @@
 //! Text as rows of cells: delimiter, header, lines.
 
-use std::collections::HashMap;
+use std::{borrow::Cow, collections::HashMap};
+
+use icu_normalizer::{ComposingNormalizerBorrowed, DecomposingNormalizerBorrowed};
 
 use crate::error::CliError;
 
@@ -12,6 +14,16 @@ const LOOKED_AT: usize = 100;
 /// A column by its place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Column(pub usize);
+
+/// A text with each accented letter as one character, if there is such a character (NFC).
+pub fn composed(text: &str) -> Cow<'_, str> {
+    const { ComposingNormalizerBorrowed::new_nfc() }.normalize(text)
+}
+
+/// A text with each accented letter as its letter and a mark (NFD).
+pub fn decomposed(text: &str) -> Cow<'_, str> {
+    const { DecomposingNormalizerBorrowed::new_nfd() }.normalize(text)
+}
 
 #[derive(Debug)]
 struct Row {
@@ -206,10 +218,16 @@ impl Table {
         let mut seen = HashMap::new();
         let cells = self.cells(column).map(|(line, cell)| {
             self.must(!cell.is_empty(), line, || "the item id is empty".to_owned())?;
-            let earlier = seen.insert(cell, line);
-            self.must(earlier.is_none(), line, || {
-                let earlier = earlier.unwrap_or_default();
-                format!("item {cell:?} stands on line {earlier} already; each item has one line")
+            // An accented letter can be one character or two, and looks the same.
+            let earlier = seen.insert(composed(cell), (line, cell));
+            self.must(earlier.is_none(), line, || match earlier {
+                Some((earlier, other)) if other != cell => format!(
+                    "item {cell:?} differs from that on line {earlier} in its Unicode form alone (an accented letter as one character or two); write both in one form (NFC)"
+                ),
+                earlier => {
+                    let earlier = earlier.map_or(0, |(line, _)| line);
+                    format!("item {cell:?} stands on line {earlier} already; each item has one line")
+                }
             })?;
             Ok(cell.to_owned())
         });

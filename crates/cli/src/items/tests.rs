@@ -218,8 +218,45 @@ fn what_is_no_utf8_text_is_named_with_its_remedy() {
     refused(&plain, b"PK\x03\x04rest", &["xlsx", "export it as CSV"]);
     refused(&plain, b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", &["xls"]);
     refused(&plain, b"PAR1....", &["Parquet"]);
-    refused(&plain, b"\x1f\x8b\x08", &["gzip", "gunzip"]);
     refused(&plain, b"id,label\na,1\n\0,0\n", &["NUL"]);
+}
+
+#[test]
+fn a_file_that_gzip_compressed_is_unpacked() {
+    let compressed = |text: &str| {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+        std::io::Write::write_all(&mut encoder, text.as_bytes()).expect("memory");
+        encoder.finish().expect("memory")
+    };
+    let whole = compressed("id,label\na,1\n");
+    let unpacked = text::unpacked(whole.clone(), 100, "f.csv.gz").expect("intact");
+    assert_eq!(unpacked, b"id,label\na,1\n");
+    // Two members are one file, as `cat a.gz b.gz` makes it.
+    let twice = [whole.clone(), compressed("b,0\n")].concat();
+    let unpacked = text::unpacked(twice, 100, "f.csv.gz").expect("intact");
+    assert_eq!(unpacked, b"id,label\na,1\nb,0\n");
+    let half = whole[..whole.len() - 6].to_vec();
+    let cut = text::unpacked(half, 100, "f.csv.gz").expect_err("cut");
+    assert!(cut.to_string().contains("damaged"), "{cut}");
+    let bomb = text::unpacked(compressed(&"0\n".repeat(100_000)), 1_000, "f.csv.gz");
+    let bomb = bomb.expect_err("too long").to_string();
+    assert!(bomb.contains("more than 1000 bytes"), "{bomb}");
+}
+
+#[test]
+fn ids_that_differ_in_their_unicode_form_alone_are_named() {
+    let plain = Columns::default();
+    let two = "id,label\nMu\u{308}ller,1\nM\u{fc}ller,0\n";
+    refused(
+        &plain,
+        two.as_bytes(),
+        &["line 3", "line 2", "Unicode form"],
+    );
+    let other = "id,label\nMuller,1\nM\u{fc}ller,0\n";
+    plain
+        .parse(other.as_bytes(), "f.csv")
+        .and_then(|table| plain.ids(&table))
+        .expect("two items");
 }
 
 #[test]

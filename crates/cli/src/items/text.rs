@@ -1,6 +1,8 @@
 //! Bytes as text: what is UTF-8 is read, what is something else is named.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, io::Read as _};
+
+use flate2::read::MultiGzDecoder;
 
 use crate::error::CliError;
 
@@ -19,12 +21,35 @@ pub fn decoded(bytes: &[u8], name: &str) -> Result<String, CliError> {
     }
 }
 
+/// The content of a file that gzip compressed, at most `most` bytes of it; any other file as it is.
+///
+/// # Errors
+/// [`CliError::Usage`] if it ends early, is damaged or is longer: a few bytes can unpack to any number.
+pub fn unpacked(bytes: Vec<u8>, most: u64, name: &str) -> Result<Vec<u8>, CliError> {
+    if !bytes.starts_with(b"\x1f\x8b") {
+        return Ok(bytes);
+    }
+    let mut unpacked = Vec::new();
+    MultiGzDecoder::new(bytes.as_slice())
+        .take(most + 1)
+        .read_to_end(&mut unpacked)
+        .map_err(|error| {
+            CliError::Usage(format!("{name} is compressed by gzip and damaged: {error}"))
+        })?;
+    if unpacked.len() as u64 > most {
+        return Err(CliError::Usage(format!(
+            "{name} unpacks to more than {most} bytes"
+        )));
+    }
+    Ok(unpacked)
+}
+
 /// Formats that are told by their first bytes: what they are, and what to do.
 fn other_format(bytes: &[u8]) -> Option<(&'static str, &'static str)> {
     const EXPORT: &str = "export it as CSV (UTF-8)";
     const CONVERT: &str =
         "save it as CSV (UTF-8), or convert it: iconv -f UTF-16 -t UTF-8 IN > OUT";
-    let known: [(&[u8], _, _); 8] = [
+    let known: [(&[u8], _, _); 7] = [
         (
             b"PK\x03\x04",
             "a workbook (xlsx, ods) or another zip archive",
@@ -33,11 +58,6 @@ fn other_format(bytes: &[u8]) -> Option<(&'static str, &'static str)> {
         (b"\xd0\xcf\x11\xe0", "an old Excel workbook (xls)", EXPORT),
         (b"PAR1", "a Parquet file", EXPORT),
         (b"ARROW1", "an Arrow file", EXPORT),
-        (
-            b"\x1f\x8b",
-            "compressed by gzip",
-            "unpack it first: gunzip -k FILE",
-        ),
         (
             b"\x28\xb5\x2f\xfd",
             "compressed by zstd",

@@ -50,7 +50,7 @@ fn an_export_becomes_a_holdout_and_its_predictions_a_claim() {
     let dry = world.json(&add(&[&mapped[..], &["--dry-run"]].concat()));
     assert_eq!(
         (&dry["items"], &dry["holdout_ref"], &dry["has_item_ids"]),
-        (&300.into(), &"Klinik Übersicht".into(), &true.into())
+        (&300.into(), &"Klinik-Ubersicht".into(), &true.into())
     );
     assert_eq!(
         world.json(&["holdout", "list"])["holdouts"],

@@ -2,6 +2,7 @@
 
 mod files;
 mod programs;
+mod words;
 
 use std::{
     io::{BufRead as _, BufReader},
@@ -211,12 +212,33 @@ fn a_claim_goes_from_predictions_to_an_audited_verdict() {
 /// Retires and opens the holdout, fetches every trace, and recomputes answers and verdicts.
 fn open_and_audit(world: &World, key: &str) {
     world.fails(
-        &["holdout", "open", "h", "-o", &world.path("opening.json")],
+        &[
+            "holdout",
+            "open",
+            "h",
+            "--yes",
+            "-o",
+            &world.path("opening.json"),
+        ],
         1,
         "retire",
     );
-    world.json(&["holdout", "retire", "h", "--reason", "the end of the test"]);
-    world.json(&["holdout", "open", "h", "-o", &world.path("opening.json")]);
+    world.json(&[
+        "holdout",
+        "retire",
+        "h",
+        "--reason",
+        "the end of the test",
+        "--yes",
+    ]);
+    world.json(&[
+        "holdout",
+        "open",
+        "h",
+        "--yes",
+        "-o",
+        &world.path("opening.json"),
+    ]);
     // A directory that is not there yet.
     let traces = world.path("traces/");
     let claims = world.json(&["claim", "list", "--all"]);
@@ -288,10 +310,10 @@ fn verify_says_what_it_did_not_check() {
         ],
     );
 
-    world.json(&["claim", "revoke", &claims[0], "--reason", "a slip"]);
-    world.json(&["holdout", "retire", "h", "--reason", "the end"]);
+    world.json(&["claim", "revoke", &claims[0], "--reason", "a slip", "--yes"]);
+    world.json(&["holdout", "retire", "h", "--reason", "the end", "--yes"]);
     let opening = world.path("opening.json");
-    world.json(&["holdout", "open", "h", "-o", &opening]);
+    world.json(&["holdout", "open", "h", "--yes", "-o", &opening]);
     let later = world.path("later");
     world.json(&["log", "entries", "-o", &later]);
     says(&[&receipt, "--log", &later], 1, &["REVOKED", "a slip"]);
@@ -362,7 +384,7 @@ fn each_step_can_be_taken_alone() {
     assert_eq!(world.json(&["claim", "show", id])["state"], "certified");
     world.json(&["claim", "fetch", id, "-o", &world.path("r.json")]);
     assert_eq!(
-        world.json(&["claim", "revoke", id, "--reason", "a slip"])["state"],
+        world.json(&["claim", "revoke", id, "--reason", "a slip", "--yes"])["state"],
         "revoked"
     );
     let tail = world.json(&["log", "tail", "-n", "1"]);
@@ -397,7 +419,7 @@ fn errors_say_what_to_do() {
     );
     world.fails(&["holdout", "show", "nothing"], 1, "holdout list");
     world.fails(&["claim", "show", &"0".repeat(64)], 1, "not found");
-    world.fails(&["claim", "show", "abc"], 2, "64 hex digits");
+    world.fails(&["claim", "show", "abc"], 1, "claim list");
     let bad = world.write("bad.csv", "1\n2\n");
     world.fails(
         &["claim", "pack", &bad, "-o", &world.path("x.wasm")],

@@ -198,7 +198,7 @@ fn a_labs_roles_run_a_claim_and_its_receipt_outlives_the_keys() {
     let signers = || lab.json_as("auditor", &["log", "key", "--all"])["keys"].take();
     let follows = || signers()[1]["key_id"] == made["key_id"];
     assert!((0..500).any(|_| follows()), "the new key never signed");
-    let rotated = lab.json_as("operator", &["holdout", "rotate-key"]);
+    let rotated = lab.json_as("operator", &["holdout", "rotate-key", "--yes"]);
     assert_eq!(rotated["holdouts"], 1);
 
     run("after", "after.json");
@@ -237,7 +237,7 @@ fn a_labs_door_says_what_a_caller_lacks() {
     }
     let auditor = format!("--profile ops/clients/auditor/profile.toml --endpoint {endpoint}");
     let auditor: Vec<&str> = auditor.split(' ').collect();
-    let retire = [&auditor[..], &["holdout", "retire", "h"]].concat();
+    let retire = [&auditor[..], &["holdout", "retire", "h", "--yes"]].concat();
     place.fails(&retire, 1, "operator");
 }
 

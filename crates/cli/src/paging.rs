@@ -1,0 +1,117 @@
+//! Long lists: how many rows are shown, and from where on.
+//!
+//! Owns the arguments that every list has, and the loop over a server's pages.
+
+use clap::Args;
+
+use crate::output::grouped;
+
+/// The most rows that a server gives at once.
+const SERVER_PAGE: usize = 500;
+
+/// How much of a list to show.
+#[derive(Debug, Clone, Args)]
+pub struct PageArgs {
+    /// The most rows to show.
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = at_least_one)]
+    limit: usize,
+    /// Go on where a list ended: the page that it named.
+    #[arg(
+        long,
+        value_name = "PAGE",
+        default_value = "",
+        hide_default_value = true
+    )]
+    page: String,
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("write a number of rows, at least 1".to_owned()),
+        Ok(rows) => Ok(rows),
+    }
+}
+
+/// A list that is fetched page by page.
+#[derive(Debug)]
+pub struct Paged<T> {
+    limit: usize,
+    /// Where the next page begins; none: there is none.
+    next: Option<String>,
+    /// The rows so far.
+    pub items: Vec<T>,
+}
+
+impl<T> Paged<T> {
+    /// Nothing is fetched yet.
+    pub fn new(args: PageArgs) -> Self {
+        Self {
+            limit: args.limit,
+            next: Some(args.page),
+            items: Vec::new(),
+        }
+    }
+
+    /// Size and token of the next page to ask for; none if there are enough rows, or no more.
+    pub fn next(&self) -> Option<(u32, String)> {
+        let missing = self.limit.saturating_sub(self.items.len());
+        let size = u32::try_from(missing.min(SERVER_PAGE)).unwrap_or(0);
+        let token = self.next.clone()?;
+        (size > 0).then_some((size, token))
+    }
+
+    /// Adds a page, and where the one after it begins; an empty token ends the list.
+    pub fn take(&mut self, page: Vec<T>, next: String) {
+        self.items.extend(page);
+        self.next = (!next.is_empty()).then_some(next);
+    }
+
+    /// Where the list goes on; none if it was shown to its end.
+    pub fn next_page(&self) -> Option<&str> {
+        self.next.as_deref()
+    }
+
+    /// A line below a table that is not the whole list.
+    pub fn more(&self) -> String {
+        self.next_page().map_or_else(String::new, |page| {
+            format!(
+                "\n{} shown; for more: --page {page}",
+                grouped(self.items.len() as u64)
+            )
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn paged(limit: usize) -> Paged<u32> {
+        Paged::new(PageArgs {
+            limit,
+            page: String::new(),
+        })
+    }
+
+    #[test]
+    fn pages_are_asked_for_until_there_are_enough_rows() {
+        let mut rows = paged(600);
+        assert_eq!(rows.next(), Some((500, String::new())));
+        rows.take(vec![0; 500], "a".to_owned());
+        assert_eq!(rows.next(), Some((100, "a".to_owned())));
+        // A page may be short, and have a next one.
+        rows.take(vec![0; 20], "b".to_owned());
+        assert_eq!(rows.next(), Some((80, "b".to_owned())));
+        rows.take(vec![0; 80], "c".to_owned());
+        assert_eq!(rows.next(), None);
+        assert_eq!(rows.more(), "\n600 shown; for more: --page c");
+    }
+
+    #[test]
+    fn a_list_that_is_shown_whole_says_nothing_of_more() {
+        let mut rows = paged(10);
+        rows.take(vec![1], String::new());
+        assert_eq!((rows.next(), rows.next_page()), (None, None));
+        assert_eq!(rows.more(), "");
+    }
+}
