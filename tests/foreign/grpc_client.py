@@ -89,8 +89,10 @@ def tokens():
     stub = channel(TOKENS)
     served = info(stub, [("authorization", f"Bearer {token}")])
     assert served.principal == "bearer:" + hashlib.sha256(token.encode()).hexdigest()
-    passed("a token is served")
-    for bad in ([], [("authorization", "Bearer wrong")], [("authorization", f"bearer {token}")]):
+    lower = info(stub, [("authorization", f"bearer {token}")])
+    assert lower.principal == served.principal
+    passed("a token is served, whatever the case of its scheme")
+    for bad in ([], [("authorization", "Bearer wrong")], [("authorization", f"Basic {token}")]):
         refused(grpc.StatusCode.UNAUTHENTICATED, f"{bad} is not", lambda: info(stub, bad))
 
 
