@@ -49,7 +49,9 @@ sbom FILE="evidenceos.cdx.json":
 
 # The Debian package (needs `cargo install cargo-deb`)
 deb:
-    cargo deb -p evidenceos --locked --profile dist
+    cargo build -p evidenceos --locked --profile dist --features kms-aws,kms-gcp,kms-azure
+    deploy/debian/pages.sh target/dist/evidenceos
+    cargo deb -p evidenceos --locked --no-build --profile dist
 
 # A development server on loopback
 serve *ARGS:
