@@ -20,9 +20,10 @@ for _ in $(seq 300); do
 done
 daemon=$(cat data/LOCK)
 export EVIDENCEOS_ENDPOINT="http://$(grep -o '127.0.0.1:[0-9]*' out | head -1)"
-"$bin" account limit alice 20000 >/dev/null
-"$bin" account grant alice 5000 --reason 'a test' --wait >/dev/null
-grep -q '"alice":{"credit_balance":15000,' data/accounts.json
+alice=bearer:$(printf alice | sha256sum | cut -c1-64)
+"$bin" account limit "$alice" 20000 >/dev/null
+"$bin" account grant "$alice" 5000 --reason 'a test' --wait >/dev/null
+grep -qF "\"$alice\":{\"credit_balance\":15000," data/accounts.json
 kill "$daemon"
 wait "$tracer" || true
 daemon=

@@ -43,19 +43,20 @@ start() {
     export EVIDENCEOS_ENDPOINT
 }
 
+alice=bearer:$(printf alice | sha256sum | cut -c1-64)
 # One grant of one credit: the touch that mints where a day is due. Then the file and the wire agree.
 grants=0
 touch_account() {
     grants=$((grants + 1))
-    "$bin" account grant alice 1 --reason "touch $grants" --wait >/dev/null
+    "$bin" account grant "$alice" 1 --reason "touch $grants" --wait >/dev/null
 }
 # The file has so much balance, so much left of the day's mint, and this day, counted from today.
 account_is() { # balance remaining day, what
     touch_account
-    local wanted="\"alice\":{\"credit_balance\":$1,\"daily_mint_remaining\":$2,\"last_mint_day\":$((today + $3)),"
-    grep -qF "$wanted" data/accounts.json || fail "$4: $(grep alice data/accounts.json), wanted $wanted"
-    "$bin" --json account show alice | tr -d ' \n' | grep -q "\"credit_balance\":$1[,}]" ||
-        fail "$4: the wire says $("$bin" --json account show alice)"
+    local wanted="\"$alice\":{\"credit_balance\":$1,\"daily_mint_remaining\":$2,\"last_mint_day\":$((today + $3)),"
+    grep -qF "$wanted" data/accounts.json || fail "$4: $(grep -F "$alice" data/accounts.json), wanted $wanted"
+    "$bin" --json account show "$alice" | tr -d ' \n' | grep -q "\"credit_balance\":$1[,}]" ||
+        fail "$4: the wire says $("$bin" --json account show "$alice")"
     passed "$4"
 }
 held() { "$bin" server info | grep -q 'confirm-clock'; }
@@ -64,7 +65,7 @@ today=$((now / 86400))
 : >err
 set_clock 0
 start
-"$bin" account limit alice 20000 >/dev/null
+"$bin" account limit "$alice" 20000 >/dev/null
 account_is 10001 100 0 'opened at its limit, and then the limit was raised'
 
 set_clock -2
