@@ -43,7 +43,7 @@ impl DirectoryLock {
             // The file has the holder's number in it until this process holds the lock.
             .truncate(false)
             .open(&path)
-            .map_err(StoreError::io("open", &path))?;
+            .map_err(StoreError::io("open", denying(directory, &path)))?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -75,6 +75,12 @@ impl DirectoryLock {
     }
 }
 
+/// What the operator has to let this process use: where no lock's file can be seen it is the whole directory, since
+/// a lock that could be made would only be the first of its files.
+fn denying<'a>(directory: &'a Path, lock: &'a Path) -> &'a Path {
+    if lock.exists() { lock } else { directory }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -102,5 +108,13 @@ mod tests {
         let _copy = held.file.try_clone().expect("a descriptor");
         drop(held);
         DirectoryLock::take(directory.path()).expect("free again");
+    }
+    #[test]
+    fn a_directory_without_a_lock_is_what_denies() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let lock = directory.path().join("LOCK");
+        assert_eq!(denying(directory.path(), &lock), directory.path());
+        drop(DirectoryLock::take(directory.path()).expect("free"));
+        assert_eq!(denying(directory.path(), &lock), lock);
     }
 }
