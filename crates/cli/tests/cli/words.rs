@@ -24,6 +24,21 @@ fn certified(world: &World) -> String {
 }
 
 #[test]
+fn a_mistyped_holdout_is_answered_with_the_names_that_are_like_it() {
+    let world = World::new();
+    let (labels, good) = world.files(20);
+    world.json(&["holdout", "add", &labels, "--ref", "tumours", "--p0", "0.5"]);
+    let module = world.path("good.wasm");
+    world.json(&["claim", "pack", &good, "-o", &module]);
+    for mistyped in ["Tumours", "tumors", "tumuors"] {
+        let meant = "did you mean tumours?";
+        world.fails(&["holdout", "show", mistyped], 1, meant);
+        world.fails(&["claim", "run", &module, "--holdout", mistyped], 1, meant);
+    }
+    world.fails(&["holdout", "show", "lungs"], 1, "not found; `evidenceos");
+}
+
+#[test]
 fn a_claim_is_named_by_the_start_of_its_id_or_by_its_name() {
     let world = World::new();
     let id = certified(&world);

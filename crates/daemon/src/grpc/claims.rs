@@ -11,7 +11,7 @@ use tonic::Status;
 use super::{
     call::{Call, Pieces},
     parse, render,
-    status::{invalid, precondition, refused},
+    status::{invalid, precondition},
 };
 use crate::services::{Asked, Created, FEWEST_DIGITS, Offer, Services, ids_that_begin};
 
@@ -242,10 +242,7 @@ fn asked_for(services: &Services, request: wire::ListClaimsRequest) -> Result<As
             )
         })
     });
-    let holdout = filled(request.holdout).map(|name| {
-        let found = services.holdouts.named(&name);
-        found.map_err(|refusal| refused(&refusal))
-    });
+    let holdout = filled(request.holdout).map(|name| services.holdouts.named(&name));
     let owner = filled(request.owner).map(|owner| services.accounts.tag_of(&owner));
     let bound = |unix_ms: u64| (unix_ms > 0).then_some(unix_ms);
     Ok(Asked {
@@ -277,8 +274,7 @@ fn terms_of<M>(
     request: &wire::CreateClaimV2Request,
 ) -> Result<(Terms, bool), Status> {
     terms(call.principal.caller.tag, request, |name| {
-        let named = services.holdouts.named(name);
-        named.map_err(|refusal| refused(&refusal))
+        Ok(services.holdouts.named(name)?)
     })
 }
 

@@ -48,7 +48,7 @@ impl From<Error> for Status {
             Error::NotSignedYet => unavailable(&error.to_string()),
             Error::Throttled { retry_after } => throttled(retry_after),
             Error::Frozen => frozen(),
-            Error::Absent { code, message } => status(Code::NotFound, "NOT_FOUND", code, message),
+            Error::Absent { code, message } => status(Code::NotFound, "NOT_FOUND", code, &message),
             Error::WrongState { code, message } => precondition(code, &message),
             Error::Busy(message) => busy(&message),
             Error::Unavailable(message) => unavailable(&message),

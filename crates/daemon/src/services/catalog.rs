@@ -5,9 +5,18 @@ use std::{collections::HashMap, sync::Arc};
 use evidenceos_kernel::{
     holdout::{Holdout, HoldoutStatus},
     id::{Digest, HoldoutId},
-    refusal::Refusal,
 };
 use parking_lot::RwLock;
+
+use super::Error;
+
+/// How like a name must be to the one that was asked for, from 0 to 1, and how many are named.
+const LIKE: f64 = 0.85;
+const MOST_LIKE: usize = 3;
+/// Holdouts whose names are compared, the newest ones, and the characters of a name that are looked at or repeated:
+/// whoever asks must not choose how much work an answer is.
+const COMPARED: usize = 1_000;
+const LONGEST: usize = 64;
 
 /// All holdouts, by name and by id.
 #[derive(Default)]
@@ -48,12 +57,39 @@ impl Catalog {
     /// A holdout by id, if `name` is written as one (64 hex digits), else by name.
     ///
     /// # Errors
-    /// [`Refusal::UnknownHoldout`].
-    pub fn find(&self, name: &str) -> Result<Arc<Holdout>, Refusal> {
+    /// `HOLDOUT_NOT_FOUND`, with the names that are like this one.
+    pub fn find(&self, name: &str) -> Result<Arc<Holdout>, Error> {
+        self.by_id_or_name(name).ok_or_else(|| Error::Absent {
+            code: "HOLDOUT_NOT_FOUND",
+            message: not_found(name, &self.names_like(name)).into(),
+        })
+    }
+
+    fn by_id_or_name(&self, name: &str) -> Option<Arc<Holdout>> {
         let holdouts = self.holdouts.read();
         let id = HoldoutId::from_typed_hex(name).or_else(|| holdouts.by_name.get(name).copied());
         id.and_then(|id| holdouts.by_id.get(&id).cloned())
-            .ok_or_else(|| Refusal::UnknownHoldout(name.to_owned()))
+    }
+
+    /// Names of holdouts that were not withdrawn, the likest first. Names are no secret: every caller may list them.
+    fn names_like(&self, name: &str) -> Vec<String> {
+        if name.chars().count() > LONGEST {
+            return Vec::new();
+        }
+        let asked = name.to_lowercase();
+        let all = self.all();
+        let newest = all.iter().rev().take(COMPARED);
+        let mut like: Vec<(f64, &str)> = newest
+            .filter(|holdout| holdout.status != HoldoutStatus::Withdrawn)
+            .map(|holdout| holdout.reference.as_str())
+            .map(|other| (strsim::jaro_winkler(&asked, &other.to_lowercase()), other))
+            .filter(|(likeness, _)| *likeness >= LIKE)
+            .collect();
+        like.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(b.1)));
+        like.into_iter()
+            .take(MOST_LIKE)
+            .map(|(_, other)| other.to_owned())
+            .collect()
     }
 
     /// Notes that a holdout's items are in another blob.
@@ -88,5 +124,28 @@ impl Catalog {
         let mut all: Vec<Arc<Holdout>> = holdouts.by_id.values().cloned().collect();
         all.sort_unstable_by_key(|holdout| holdout.seq);
         all
+    }
+}
+
+fn not_found(name: &str, like: &[String]) -> String {
+    let shown: String = name.chars().take(LONGEST).collect();
+    let hint = match like {
+        [] => String::new(),
+        like => format!(" did you mean {}?", like.join(" or ")),
+    };
+    format!("holdout {shown:?} not found;{hint} `evidenceos holdout list` shows what is registered")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_repeated_in_bounds_and_with_what_is_like_it() {
+        let none = not_found(&"x".repeat(1_000_000), &[]);
+        assert!(none.len() < 200, "{none}");
+        let like = ["tumours".to_owned(), "tumors".to_owned()];
+        let text = not_found("tumour", &like);
+        assert!(text.contains("did you mean tumours or tumors?"), "{text}");
     }
 }

@@ -1,6 +1,6 @@
 //! Why a service gives nothing, by whose doing. Each protocol renders it in one place.
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
 use evidenceos_custody::{HoldoutKeyError, VaultError};
 use evidenceos_driver::Failure;
@@ -41,7 +41,7 @@ pub enum Error {
         /// The stable code that the reply carries.
         code: &'static str,
         /// What is missing, for the caller.
-        message: &'static str,
+        message: Cow<'static, str>,
     },
     /// It is not possible in the state that the claim is in.
     #[error("{message}")]

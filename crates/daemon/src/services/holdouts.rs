@@ -77,8 +77,8 @@ impl Holdouts {
     /// What names its holdout by id or by name: the id, and the hash of the null spec.
     ///
     /// # Errors
-    /// [`Refusal::UnknownHoldout`].
-    pub fn named(&self, name: &str) -> Result<(HoldoutId, Digest), Refusal> {
+    /// `HOLDOUT_NOT_FOUND`.
+    pub fn named(&self, name: &str) -> Result<(HoldoutId, Digest), Error> {
         let holdout = self.catalog.find(name)?;
         Ok((holdout.id, holdout.description.null_spec.hash()))
     }
@@ -236,7 +236,7 @@ impl Holdouts {
     /// A holdout by id or by name.
     ///
     /// # Errors
-    /// [`Refusal::UnknownHoldout`].
+    /// `HOLDOUT_NOT_FOUND`.
     pub async fn get(
         self: &Arc<Self>,
         principal: &Principal,
@@ -288,7 +288,7 @@ impl Holdouts {
     fn by_id(&self, id: HoldoutId) -> Result<Arc<Holdout>, Error> {
         self.catalog.by_id(id).ok_or(Error::Absent {
             code: "HOLDOUT_NOT_FOUND",
-            message: "no holdout has this id",
+            message: "no holdout has this id".into(),
         })
     }
 
