@@ -4,8 +4,9 @@
 //! the database: closing any other descriptor of that file would drop SQLite's own locks.
 
 use std::{
-    fs::{File, OpenOptions, TryLockError},
+    fs::{self, File, OpenOptions, TryLockError},
     io::{Read as _, Seek as _, Write as _},
+    os::unix::fs::MetadataExt as _,
     path::Path,
 };
 
@@ -75,10 +76,16 @@ impl DirectoryLock {
     }
 }
 
-/// What the operator has to let this process use: where no lock's file can be seen it is the whole directory, since
-/// a lock that could be made would only be the first of its files.
+/// What the operator has to give to this process: the lock's file if that alone is another user's, else the whole
+/// directory, since the lock is only the first of its files.
 fn denying<'a>(directory: &'a Path, lock: &'a Path) -> &'a Path {
-    if lock.exists() { lock } else { directory }
+    let us = rustix::process::geteuid().as_raw();
+    let is_ours = fs::metadata(directory).is_ok_and(|directory| directory.uid() == us);
+    if is_ours && lock.exists() {
+        lock
+    } else {
+        directory
+    }
 }
 
 #[cfg(test)]
