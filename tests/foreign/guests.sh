@@ -11,30 +11,8 @@ examples=$PWD/examples/guests
 guide=$PWD/docs/guests.md
 bin=$(realpath -e "${1:-${EVIDENCEOS_BIN:-target/debug/evidenceos}}")
 
-scratch=$(mktemp -d)
-daemon=
-finish() {
-    local status=$?
-    if [ -n "$daemon" ]; then
-        kill "$daemon" 2>/dev/null || true
-        wait "$daemon" 2>/dev/null || true
-    fi
-    if ((status != 0)); then
-        tail -n 30 "$scratch"/*.log >&2 2>/dev/null || true
-    fi
-    rm -rf "$scratch"
-    exit "$status"
-}
-trap finish EXIT
-cd "$scratch"
-ln -s "$bin" evidenceos-daemon
+source tests/foreign/scratch.sh
 export EVIDENCEOS_BIN=$bin PYTHONDONTWRITEBYTECODE=1
-
-fail() {
-    printf 'FAILED: %s\n' "$*" >&2
-    exit 1
-}
-passed() { printf '  ok  %s\n' "$*"; }
 
 # --- sources -----------------------------------------------------------------------------------
 

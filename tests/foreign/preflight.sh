@@ -8,30 +8,9 @@ cd "$(dirname "$0")/../.."
 root=$PWD
 bin=$(realpath -e "${EVIDENCEOS_BIN:-target/debug/evidenceos}")
 
-scratch=$(mktemp -d)
-daemon=
-finish() {
-    local status=$?
-    if [ -n "$daemon" ]; then
-        kill "$daemon" 2>/dev/null || true
-        wait "$daemon" 2>/dev/null || true
-    fi
-    if ((status != 0)); then
-        tail -n 30 "$scratch"/*.log >&2 2>/dev/null || true
-    fi
-    rm -rf "$scratch"
-    exit "$status"
-}
-trap finish EXIT
-cd "$scratch"
-ln -s "$bin" evidenceos-daemon
+source tests/foreign/scratch.sh
 ln -s "$bin" evidenceos
 
-fail() {
-    printf 'FAILED: %s\n' "$*" >&2
-    exit 1
-}
-passed() { printf '  ok  %s\n' "$*"; }
 free_port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
 
 web=$(free_port)
