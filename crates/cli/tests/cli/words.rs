@@ -4,20 +4,17 @@ use serde_json::Value;
 
 use crate::{World, evidenceos, stderr};
 
+/// The arguments of a run on holdout `h` under a name.
+fn run_named<'a>(module: &'a str, name: &'a str) -> [&'a str; 7] {
+    ["claim", "run", module, "--holdout", "h", "--name", name]
+}
+
 fn certified(world: &World) -> String {
     let (labels, good) = world.files(20);
     world.json(&["holdout", "add", &labels, "--ref", "h", "--p0", "0.5"]);
     let module = world.path("good.wasm");
     world.json(&["claim", "pack", &good, "-o", &module]);
-    let run = [
-        "claim",
-        "run",
-        &module,
-        "--holdout",
-        "h",
-        "--name",
-        "my-model",
-    ];
+    let run = run_named(&module, "my-model");
     let ran = world.json(&run);
     assert_eq!(ran["outcome"], "certified");
     ran["claim_id"].as_str().expect("an id").to_owned()
@@ -91,29 +88,13 @@ fn another_module_under_a_settled_name_is_refused() {
     let (_, bad) = world.files(2);
     let module = world.path("bad.wasm");
     world.json(&["claim", "pack", &bad, "-o", &module]);
-    let run = [
-        "claim",
-        "run",
-        &module,
-        "--holdout",
-        "h",
-        "--name",
-        "my-model",
-    ];
+    let run = run_named(&module, "my-model");
     world.fails(&run, 1, "another module");
     // The same module joins what is there, and another name is another claim.
     let good = world.path("good.wasm");
-    let again = world.json(&[
-        "claim",
-        "run",
-        &good,
-        "--holdout",
-        "h",
-        "--name",
-        "my-model",
-    ]);
+    let again = world.json(&run_named(&good, "my-model"));
     assert_eq!(again["claim_id"], *id);
-    let other = world.json(&["claim", "run", &module, "--holdout", "h", "--name", "other"]);
+    let other = world.json(&run_named(&module, "other"));
     assert_eq!(other["certified"], false);
 }
 
