@@ -1,4 +1,4 @@
-//! Where to call and as whom: options, environment and profile file, and a channel from them.
+//! The daemon's address and the caller's credentials: options, environment and profile file, and a channel from them.
 //!
 //! A credential leaves this machine under TLS or not at all. What goes wrong on the way to the
 //! first reply is said in the user's words: a peer that ends a TLS 1.3 connection after the

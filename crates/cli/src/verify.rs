@@ -169,7 +169,7 @@ fn read_key(text: &str) -> Result<VerifierKey, CliError> {
     let vkey = from_file.as_deref().unwrap_or(text).trim();
     vkey.parse().map_err(|error| {
         CliError::Usage(format!(
-            "--key is neither a verifier key (name+hash+base64) nor a file with one: {error}. A daemon says its key when it starts, and `evidenceos server info` does: take it from whom you trust"
+            "--key is neither a verifier key (name+hash+base64) nor a file with one: {error}. The daemon prints its key when it starts, and `evidenceos log key` prints it; take the key from someone you trust"
         ))
     })
 }

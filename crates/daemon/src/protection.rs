@@ -17,7 +17,7 @@ use crate::config::Config;
 /// What the mark says to a person who finds it.
 const TEXT: &str = "This data directory was served with authentication. The daemon refuses to serve it without, unless it is started with --serve-unprotected.\n";
 
-/// The mark lies with the daemon's secrets, so that whoever restores a backup brings it back with them.
+/// The mark lies with the daemon's secrets: an operator who restores them restores the mark too.
 fn mark(data_dir: &Path) -> PathBuf {
     data_dir.join("secrets").join("protected")
 }

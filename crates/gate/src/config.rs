@@ -44,7 +44,7 @@ pub enum DurableDecisions {
     Guarded,
 }
 
-/// For whom the gate's defaults are.
+/// Which callers the gate's defaults suit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ProbeProfile {
@@ -91,7 +91,7 @@ pub struct PreflightConfig {
     pub probe_tool_calls: Rules,
     /// When claims are probing; none: never.
     pub probe_claims: Option<Rules>,
-    /// Whether whoever probes with claims is frozen; else throttled however many claims there are.
+    /// Whether the daemon freezes a caller who probes with claims; else it only throttles, however many claims there are.
     pub freezes_claimants: bool,
     /// When a throttled caller may try again.
     pub probe_retry_after: Duration,

@@ -118,7 +118,7 @@ impl Choice<'_> {
     }
 }
 
-/// Where to call and as whom, as files.
+/// The daemon's address and the caller's credentials, as files.
 #[derive(Debug)]
 pub struct Chosen {
     pub endpoint: String,

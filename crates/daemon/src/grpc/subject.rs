@@ -103,7 +103,7 @@ concerns! {
         RotateHoldoutKeyRequest, WatchRevocationsRequest, WatchAccountsRequest;
 }
 
-/// Its first message names the holdout: whoever reads it notes it.
+/// The stream's first message names the holdout; the method that reads this message notes it.
 impl<M> Concerns for Streaming<M> {}
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use super::Error;
 const LIKE: f64 = 0.85;
 const MOST_LIKE: usize = 3;
 /// Holdouts whose names are compared, the newest ones, and the characters of a name that are looked at or repeated:
-/// whoever asks must not choose how much work an answer is.
+/// a caller must not choose how much work the daemon does for an answer.
 const COMPARED: usize = 1_000;
 const LONGEST: usize = 64;
 

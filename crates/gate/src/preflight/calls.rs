@@ -185,7 +185,7 @@ impl Api {
         }
     }
 
-    /// Whether a call carries out a command that destroys, if the gate looks at that.
+    /// Whether the gate guards against destructive commands and this call carries one out.
     fn stops_destruction(&self, call: &ToolCall) -> bool {
         self.config.guards_against_destruction
             && self.risk.is_shell(&call.tool_name)
