@@ -1,9 +1,10 @@
-//! `accounts.json` beside the daemon: accepted or refused at a start, followed while it runs,
-//! flushed at its end.
+//! `accounts.json` beside the daemon: a start accepts or refuses it, a thread keeps it up to date,
+//! and a stop flushes it.
 //!
-//! Nobody waits for the file but who asks to. A thread of its own writes it whenever accounts have
-//! changed, with rests that grow with what a rewrite takes; the writer commits the file's digest
-//! before it is put in place. A start accepts the files that a crash can leave, and no other.
+//! Only calls that ask for the file wait for it. The thread rewrites it after accounts have changed
+//! and rests in proportion to the time that a rewrite takes. The writer commits the file's digest
+//! before the file is put in place. A start accepts the files that a crash can leave, and no
+//! others.
 
 use std::{
     path::Path,
@@ -36,18 +37,18 @@ use tokio::sync::watch;
 const SMALL_REST: Duration = Duration::from_millis(400);
 /// The least rest between two rewrites, however long they take.
 const LEAST_REST: Duration = Duration::from_millis(50);
-/// A change is in the file within this.
+/// The longest time after which a change is in the file.
 const BEHIND_AT_MOST: Duration = Duration::from_millis(750);
-/// How long a rewrite that failed is left alone.
+/// The pause before a failed rewrite is tried again.
 const PAUSE: Duration = Duration::from_millis(250);
 
-/// What a start finds of the file.
+/// The state in which a start finds the file.
 pub enum AtStart {
     /// It shows all changes.
     Current(AccountsFile),
     /// It is missing, or older than the accounts.
     Behind(Option<AccountsFile>),
-    /// It is to be imported.
+    /// An operator approved it, or this is the first start: it becomes the accounts.
     Import(Import),
 }
 
@@ -58,12 +59,12 @@ pub struct Import {
     reason: String,
 }
 
-/// Looks at the file that a start finds. Only hashes it where it is ours.
+/// Looks at the file that a start finds. If the daemon wrote it, this only hashes it.
 ///
 /// # Errors
-/// [`AccountsError::Foreign`] if it was edited or brought back from somewhere, and
-/// [`AccountsError::NotAccounts`] if it is to be imported and does not list accounts;
-/// [`AccountsError::Store`] if it cannot be read.
+/// [`AccountsError::Foreign`] if the file was edited or restored from elsewhere: an operator must
+/// approve the import. [`AccountsError::NotAccounts`] if an approved file does not list accounts,
+/// and [`AccountsError::Store`] if the file cannot be read.
 pub fn look(directory: &Path, found: &Found) -> Result<AtStart, AccountsError> {
     let file = AccountsJson::of(directory);
     let path = file.path();
@@ -74,8 +75,8 @@ pub fn look(directory: &Path, found: &Found) -> Result<AtStart, AccountsError> {
         return Ok(AtStart::Behind(None));
     };
     let sha256 = digest(&bytes);
-    // A crash between the commit of a digest and the rename leaves the file before, so that two
-    // files are ours.
+    // A crash between the commit of a digest and the rename leaves the older file, so the daemon
+    // may have written either of two files.
     if let Some(known) = found.accounts_files.find(&sha256) {
         let newest = found.accounts_files.announced == Some(known);
         return Ok(if newest && known.seq == found.accounts_seq {
@@ -84,8 +85,8 @@ pub fn look(directory: &Path, found: &Found) -> Result<AtStart, AccountsError> {
             AtStart::Behind(Some(known))
         });
     }
-    // The approval is for the bytes that the operator saw: a file that changed since needs another
-    // one.
+    // The operator approved the bytes that they saw: a file that changed since needs another
+    // approval.
     let approval = Approval::waiting(directory)?.filter(|approval| approval.sha256 == sha256);
     // At a first start there are no accounts that the file could overwrite, so it needs no
     // approval.
@@ -109,7 +110,7 @@ pub fn look(directory: &Path, found: &Found) -> Result<AtStart, AccountsError> {
 }
 
 impl Import {
-    /// The command that makes it so.
+    /// The command that imports the accounts.
     #[must_use]
     pub fn command(&self, owners: &Owners) -> Command {
         let accounts = self
@@ -135,7 +136,8 @@ impl Import {
         .into()
     }
 
-    /// The file, which is known once the command is committed. It shows no change of ours.
+    /// The imported file. It is known once the command is committed, and shows no change that the
+    /// daemon made.
     #[must_use]
     pub fn file(&self) -> AccountsFile {
         AccountsFile {
@@ -144,7 +146,7 @@ impl Import {
         }
     }
 
-    /// Says what was imported, and forgets the approval.
+    /// Logs what was imported, and removes the approval.
     ///
     /// # Errors
     /// [`AccountsError::Io`] if the approval cannot be removed.
@@ -158,11 +160,11 @@ impl Import {
     }
 }
 
-/// Writes the file and puts it in place, with the store at hand: before the writer starts, and
-/// after it has ended. `before` is the file that is there.
+/// Writes the file and puts it in place with direct access to the store: before the writer starts,
+/// or after it has ended. `before` is the file that is in place.
 ///
 /// # Errors
-/// Where it cannot be written, or its digest not be committed.
+/// If the file cannot be written or its digest cannot be committed.
 pub fn write_now(
     store: &mut dyn StoreEngine,
     directory: &Path,
@@ -192,16 +194,16 @@ pub struct Following {
 
 impl Drop for Following {
     fn drop(&mut self) {
-        // Which file is in place the next start finds out.
+        // The next start finds out which file is in place.
         let _ = self.end();
     }
 }
 
 impl Following {
-    /// Starts it over the file that is in place.
+    /// Starts the thread. `in_place` is the file that is in place.
     ///
     /// # Errors
-    /// Where no thread can be started.
+    /// If no thread can be started.
     pub fn start(
         directory: &Path,
         readers: Arc<dyn Rows>,
@@ -233,7 +235,7 @@ impl Following {
         })
     }
 
-    /// What wakes it: accounts have changed.
+    /// A sender that tells the thread that accounts have changed.
     #[must_use]
     pub fn waker(&self) -> mpsc::Sender<()> {
         match &self.wake {
@@ -242,14 +244,14 @@ impl Following {
         }
     }
 
-    /// The last change that the file shows.
+    /// The number of the last change that the file shows.
     #[must_use]
     pub fn shown(&self) -> watch::Receiver<u64> {
         self.shown.clone()
     }
 
-    /// Ends it, and says which file is in place; none where that is not known. The writer must
-    /// have ended before. Blocks.
+    /// Ends the thread and returns the file that is in place, or `None` if the thread panicked. The
+    /// writer must have ended before. Blocks.
     #[must_use]
     pub fn end(&mut self) -> Option<AccountsFile> {
         self.wake = None;
@@ -258,7 +260,7 @@ impl Following {
     }
 }
 
-/// What became of a rewrite.
+/// The result of a rewrite.
 enum Written {
     /// It is in place.
     InPlace,
@@ -299,8 +301,8 @@ impl Follower {
                 if !wait(woken, rest) {
                     return;
                 }
-                // The pause took in what told of later changes, so the numbers are compared: else a
-                // change could stay out of the file.
+                // The pause swallowed notices of later changes, so the numbers are compared:
+                // otherwise a change could stay out of the file.
                 if self.done.accounts_seq.load(Ordering::Acquire) <= *self.show.borrow() {
                     break;
                 }
@@ -329,14 +331,15 @@ impl Follower {
     }
 }
 
-/// Rests four times as long as a rewrite takes, as far as changes are in the file in time.
+/// The rest after a rewrite: four times as long as it took, but short enough that changes reach the
+/// file in time.
 fn rest_after(took: Duration) -> Duration {
     // A change that just missed one rewrite waits for its end, the rest, and the next one.
     let in_time = BEHIND_AT_MOST.saturating_sub(took * 2);
     (took * 4).max(SMALL_REST).min(in_time).max(LEAST_REST)
 }
 
-/// Lets time pass; false where the daemon ends.
+/// Waits; returns false if the daemon ends.
 fn wait(woken: &mpsc::Receiver<()>, time: Duration) -> bool {
     let until = Instant::now() + time;
     loop {
@@ -348,10 +351,10 @@ fn wait(woken: &mpsc::Receiver<()>, time: Duration) -> bool {
     }
 }
 
-/// Waits until the file shows everything that was acknowledged before.
+/// Waits until the file shows every change that was acknowledged before the call.
 ///
 /// # Errors
-/// Where the daemon ends.
+/// If the daemon ends first.
 pub async fn shows_all(
     done: &Done,
     mut shown: watch::Receiver<u64>,

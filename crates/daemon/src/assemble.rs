@@ -1,9 +1,9 @@
-//! The daemon put together: started, reloaded, stopped.
+//! The assembly of the daemon: start, reload and stop.
 //!
-//! `start` is the life of the whole, from bound ports to the end; `open` brings a data directory to
-//! life in steps: `data` (the database), `keyring`, `log` (begun or found, free or `held`), then
-//! `writer`, `integrating` and the other threads, and the services over them. `own` enacts what the
-//! daemon itself puts into the log before it serves. `listeners` are its ports.
+//! `start` has the whole life of the process, from bound ports to the end. `open` opens a data
+//! directory in steps: `data` (the database), `keyring`, `log` (begun or found, free or `held`),
+//! then `writer`, `integrating`, the other threads, and the services over them. `own` commits the
+//! daemon's own entries before it serves. `listeners` has its ports.
 
 pub mod data;
 pub mod entries;

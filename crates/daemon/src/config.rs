@@ -1,8 +1,8 @@
-//! What the daemon is told: flags over environment over a file over defaults.
+//! The daemon's settings: flags over environment over a file over defaults.
 //!
-//! [`Settings`] is the list as written, [`Layers`] knows which of them came from where, [`Config`]
-//! is what they mean together. The environment is read once, by the parser of the flags. Every
-//! problem is reported, not only the first. Incomplete security settings are problems, never a
+//! [`Settings`] lists them as written, [`Layers`] knows where each came from, [`Config`] is what
+//! they mean together. The parser of the flags reads the environment once. Every problem is
+//! reported, not only the first. Incomplete security settings are problems; they never lead to a
 //! weaker server.
 
 mod anchors;
@@ -39,46 +39,46 @@ use thiserror::Error;
 /// The daemon's configuration, checked and merged from flags, environment and file.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// What is served where, and how it is protected.
+    /// The addresses to serve, and how they are protected.
     pub listeners: Listeners,
     /// How callers are authenticated.
     pub identity: IdentityConfig,
     /// Where the log's key is.
     pub keys: KeySource,
-    /// Whether an empty ring is filled at the first start.
+    /// Whether an empty key directory gets a key at the first start.
     pub generate_key: bool,
-    /// The program of the processes in which guests and policies run; no setting of users.
+    /// The program of the processes in which guests and policy modules run; users cannot set it.
     pub guest_program: Program,
-    /// Everything durable is under here.
+    /// The directory of everything durable.
     pub data_dir: PathBuf,
-    /// Where the signing keys are, if not in `keys` there.
+    /// The directory of the signing keys, if it is not `keys` in the data directory.
     pub key_dir: Option<PathBuf>,
-    /// The log's name; fixed by the first start.
+    /// The log's name, which the first start fixes.
     pub log_origin: Option<String>,
-    /// What is logged and traced.
+    /// The settings of logs and traces.
     pub telemetry: evidenceos_telemetry::trace::Config,
     /// How long a stop waits for runs under way.
     pub drain: Duration,
-    /// How long the ports stay open after a stop was asked for.
+    /// How long the ports stay open after a stop is asked for.
     pub drain_delay: Duration,
     /// The gate for agents.
     pub preflight: PreflightConfig,
-    /// Whether a crash may leave the process's memory in a file.
+    /// Whether a crash may write the process's memory to a file.
     pub allow_core_dumps: bool,
-    /// What runs cost, and what new accounts start with.
+    /// The prices of runs, and the credit of new accounts.
     pub accounting: Accounting,
-    /// What remembers the newest head outside of the data directory.
+    /// The anchors, which remember the newest head outside of the data directory.
     pub anchors: Anchoring,
-    /// Whether to go on where no anchor answers.
+    /// Whether to sign if no anchor answers.
     pub anchor_optional: bool,
-    /// The name of the log that an empty data directory is to begin although its key was there
-    /// before and no anchor knows that it has signed nothing.
+    /// The log to begin in an empty data directory, by name, although its key existed before and no
+    /// anchor confirms that the key has signed nothing.
     pub begin_log: Option<String>,
-    /// Whether to serve a data directory without authentication that was served with it.
+    /// Whether to serve without authentication a data directory that was served with it before.
     pub serve_unprotected: bool,
-    /// Bytes of the disk that must be free for new work; 0: anything will do.
+    /// Bytes that must be free on the disk for new work; 0: no limit.
     pub min_free_bytes: u64,
-    /// Whether to take policy oracles that nobody has signed.
+    /// Whether to load policy modules without a signature.
     pub allow_unsigned_policies: bool,
 }
 
@@ -110,20 +110,20 @@ impl Default for Config {
     }
 }
 
-/// All that is wrong with a configuration.
+/// All problems of a configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{}", .0.join("\n"))]
 pub struct ConfigError(pub Vec<String>);
 
-/// Runs of one principal that are computed at a time: as many as there are processors. Twice as many
-/// are computed in all, so that another principal's run does not wait for this one's.
+/// How many runs of one principal are computed at a time: as many as there are processors. Twice as
+/// many are computed in all, so that another principal's run does not wait for them.
 #[must_use]
 pub fn guests_a_principal() -> usize {
     thread::available_parallelism().map_or(2, NonZero::get)
 }
 
-/// What is logged and traced. The filter is checked here, so that its problem is reported with the
-/// others and `config check` finds it.
+/// The settings of logs and traces. The filter is checked here, so that its problem is reported
+/// with the others and `config check` finds it.
 fn telemetry(
     settings: &Settings,
     problems: &mut Vec<String>,
@@ -140,7 +140,7 @@ fn telemetry(
     config
 }
 
-/// Where traces go; nothing of what they hold is secret, so plain http is taken.
+/// The collector of traces. Traces hold no secrets, so plain http is allowed.
 fn collector(endpoint: Option<&str>, problems: &mut Vec<String>) -> Option<String> {
     let endpoint = endpoint?;
     let uri = endpoint.parse::<http::Uri>().ok();
@@ -156,10 +156,10 @@ fn collector(endpoint: Option<&str>, problems: &mut Vec<String>) -> Option<Strin
 }
 
 impl Config {
-    /// What settings mean together.
+    /// Checks the settings and what they mean together.
     ///
     /// # Errors
-    /// Every problem, a line each.
+    /// Every problem, one a line.
     pub fn new(settings: &Settings) -> Result<Self, ConfigError> {
         let default = Self::default();
         let mut problems = Vec::new();
@@ -202,16 +202,16 @@ impl Config {
         }
     }
 
-    /// Which engine keeps the store, and where.
+    /// The storage engine and its place.
     #[must_use]
     pub fn store(&self) -> Location {
         Location::in_directory(&self.data_dir)
     }
 
-    /// The sandbox that these settings ask for.
+    /// The sandbox of these settings.
     ///
     /// # Errors
-    /// [`EngineError`] if no guest can be run here.
+    /// [`EngineError`] if no guest can run on this machine.
     pub fn sandbox(&self) -> Result<Sandbox, EngineError> {
         Sandbox::new(evidenceos_sandbox::Config {
             program: self.guest_program.clone(),
@@ -227,7 +227,7 @@ impl Config {
         self.key_dir.clone().unwrap_or_else(beside)
     }
 
-    /// How the log finds its keys at a start.
+    /// The settings by which a start finds the log's keys.
     #[must_use]
     pub fn log_keys(&self) -> KeyConfig {
         KeyConfig {
@@ -238,7 +238,7 @@ impl Config {
         }
     }
 
-    /// What remembers the newest head.
+    /// The settings of the anchors.
     #[must_use]
     pub fn anchoring(&self) -> AnchorConfig {
         AnchorConfig {
@@ -248,20 +248,20 @@ impl Config {
         }
     }
 
-    /// The directory of the policy oracles.
+    /// The directory of the policy modules.
     #[must_use]
     pub fn policies_path(&self) -> PathBuf {
         self.data_dir.join(evidenceos_gate::policies::DIRECTORY)
     }
 
-    /// Whether it is a development server, which authenticates nobody.
+    /// Whether this is a development server, which authenticates no caller.
     #[must_use]
     pub fn is_development(&self) -> bool {
         !self.identity.authenticates()
     }
 }
 
-/// A time such as 5s, 500ms or 5; none is none.
+/// A time such as 5s, 500ms or 5; zero if none is given.
 fn delay(text: Option<&str>, problems: &mut Vec<String>) -> Duration {
     let Some(text) = text else {
         return Duration::ZERO;

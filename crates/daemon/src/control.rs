@@ -1,8 +1,8 @@
-//! The control socket: what an operator on the same machine asks of a running daemon.
+//! The control socket: commands of an operator on the same machine to a running daemon.
 //!
-//! `<data-dir>/control.sock`, mode 0600, answers only to its own user and root, which the kernel
-//! tells. One JSON line comes in, JSON lines go out: progress, then how it ended. Nothing of it
-//! is reachable over a network.
+//! `<data-dir>/control.sock`, mode 0600, answers only its own user and root; the kernel tells which
+//! user connects. One JSON line comes in, JSON lines go out: progress, then the result. The socket
+//! is not reachable over a network.
 //!
 //! | in | `{"command":"backup","destination":"/abs/path"}` |
 //! |---|---|

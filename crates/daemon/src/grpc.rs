@@ -1,9 +1,9 @@
 //! gRPC: each method parses, asks a service, renders. Nothing here decides anything.
 //!
 //! `service` says which handler answers which method; aliases of the published wire (`Freeze`,
-//! `Seal`, `GetCapsule`) end in `claims`; statuses are made in [`status`] alone. Before a handler
-//! stand the layers: `counting`, `callers` and what bounds a call (`fields`, `places`, `pace`,
-//! `lasting`).
+//! `Seal`, `GetCapsule`) end in `claims`; statuses are made in [`status`] alone. A call passes
+//! these layers before its handler: `counting`, `callers` and the bounds of a call (`fields`,
+//! `places`, `pace`, `lasting`).
 
 mod accounts;
 mod call;

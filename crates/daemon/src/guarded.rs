@@ -1,4 +1,4 @@
-//! The directories in which nobody else may put anything: data, keys, policies, anchors.
+//! The directories to which no other user may write: data, keys, policy modules, anchors.
 
 use std::{
     ffi::OsStr,
@@ -11,15 +11,15 @@ use evidenceos_store::{StoreError, facts::RememberedAnchor, guard};
 
 use crate::config::Config;
 
-/// Refuses directories that others can write, before anything in them is believed. Returns what
-/// somebody should know.
+/// Refuses directories that other users can write to, before the daemon trusts their contents.
+/// Returns warnings for the operator.
 ///
 /// # Errors
 /// The first such directory, with the command that mends it.
 pub fn must_be_closed(config: &Config) -> Result<Vec<String>, StoreError> {
     let mut places = vec![config.data_dir.clone()];
-    // Both are checked themselves when they are opened; here it is about what lies above, also
-    // where a link leads.
+    // Both are checked themselves when they are opened; this checks the directories above them,
+    // also those above a link's target.
     for directory in [config.keys_path(), config.policies_path()] {
         let real = directory.canonicalize().unwrap_or_default();
         let above = [directory.parent(), real.parent()];
@@ -38,7 +38,7 @@ pub fn must_be_closed(config: &Config) -> Result<Vec<String>, StoreError> {
     all(&places)
 }
 
-/// The same for the anchors that a database remembers.
+/// Applies the same check to the anchors that a database remembers.
 ///
 /// # Errors
 /// As [`must_be_closed`].

@@ -1,7 +1,9 @@
-//! The HTTP listeners: health and version for probes, the gate before everything else; metrics.
+//! The HTTP listeners: health and version for probes, the gate in front of everything else;
+//! metrics.
 //!
-//! Health routes need no name and say nothing that is secret. Every other path needs a caller who
-//! is known, also one that does not exist: who is nobody learns nothing about what there is.
+//! Health routes need no authentication and reveal no secret. Every other path needs an
+//! authenticated caller, also a path that does not exist: a stranger learns nothing about which
+//! paths there are.
 
 mod host;
 mod unread;
@@ -34,10 +36,10 @@ use tracing::Instrument as _;
 
 use crate::assemble::health::{Condition, Health};
 
-/// A client that has not sent its headers by then is sent away.
+/// A client that has not sent its headers within this time is disconnected.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What a caller calls its request; the answer has it too.
+/// The caller's name for its request; the answer carries it too.
 const REQUEST_ID: header::HeaderName = header::HeaderName::from_static("x-request-id");
 
 /// The routes of the HTTP port.
@@ -58,7 +60,7 @@ pub fn metrics_routes(registry: Arc<Registry>) -> Router {
         .with_state((registry, Arc::default()))
 }
 
-/// Held while metrics are read: of the store's few connections scrapes take one at a time.
+/// Held while metrics are read: scrapes take at most one of the store's few connections.
 type Turn = Arc<tokio::sync::Mutex<()>>;
 
 async fn alive() -> Json<serde_json::Value> {
@@ -87,7 +89,7 @@ async fn version() -> Json<serde_json::Value> {
     Json(json!({ "name": "evidenceos-daemon", "version": env!("CARGO_PKG_VERSION") }))
 }
 
-/// In the format that is asked for: OpenMetrics, or the older one of Prometheus.
+/// Shows metrics in the requested format: OpenMetrics, or the older one of Prometheus.
 async fn show_metrics(
     State((registry, turn)): State<(Arc<Registry>, Turn)>,
     headers: HeaderMap,
@@ -116,8 +118,8 @@ async fn show_metrics(
     ([(header::CONTENT_TYPE, kind)], shown).into_response()
 }
 
-/// Serves connections until it is told to stop; then those that are open end their calls, as each
-/// does when it has its age.
+/// Serves connections until it is told to stop. Then open connections finish their calls, as each
+/// does at the end of its age.
 pub fn serve(
     mut connections: Incoming,
     routes: Router,
@@ -129,7 +131,8 @@ pub fn serve(
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT);
     builder.http2().timer(TokioTimer::new());
-    // Each connection has a sender: nothing comes until all have ended.
+    // Each connection has a sender and sends nothing: the channel closes once all connections have
+    // ended.
     let (open, mut all_ended) = mpsc::channel::<Infallible>(1);
     tokio::spawn(async move {
         loop {
@@ -150,7 +153,7 @@ pub fn serve(
                             _ = serving.as_mut() => return,
                             () = peer.retires() => serving.as_mut().graceful_shutdown(),
                         }
-                        // How a client ends its connection is its own affair.
+                        // How a client ends its connection does not matter.
                         drop(serving.await);
                     });
                 }
@@ -158,13 +161,13 @@ pub fn serve(
                 None => break,
             }
         }
-        // This task's own sender would keep the channel open for ever.
+        // This task's own sender would keep the channel open forever.
         drop(open);
         all_ended.recv().await;
     })
 }
 
-/// The routes for one connection: each request knows who is at the other end.
+/// The routes for one connection: each request carries its peer.
 fn service(
     routes: Router,
     connection: &Connection,

@@ -1,6 +1,6 @@
-//! Which policies are in force: the log states them before they decide anything.
+//! The rules in force: policy modules and roles. The log states them before they decide anything.
 //!
-//! A start states those that it finds before the writer takes its first call; a reload has the
+//! A start states the rules that it finds before the writer takes its first call. A reload has the
 //! writer state the new ones, and takes them over once that is durable.
 
 use std::{
@@ -18,7 +18,7 @@ use thiserror::Error;
 /// How long a reload waits for the writer.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What the log is to state of policies and of the file of roles.
+/// The statement for the log about policy modules and the role policy.
 #[must_use]
 pub fn of(policies: &Policies, authenticator: &Authenticator, owners: &Owners) -> InForce {
     let roles = authenticator.role_policy();
@@ -29,16 +29,16 @@ pub fn of(policies: &Policies, authenticator: &Authenticator, owners: &Owners) -
     }
 }
 
-/// The log does not state that other policies or roles are in force.
+/// The log could not state the new policy modules or roles.
 #[derive(Debug, Error)]
 #[error(
     "the log cannot state that other policies or roles are in force, so that those of before stay; free some space, and reload again"
 )]
 pub struct NotStated;
 
-/// The way to have the log state policies.
+/// Has the log state the rules in force.
 pub struct Stating {
-    /// What a writer that begins is to state. While a start is held, nothing is signed.
+    /// The rules that the writer states when it begins. While a start is held, nothing is signed.
     wanted: Arc<ArcSwap<InForce>>,
     mailbox: Mailbox,
 }
@@ -50,13 +50,12 @@ impl Stating {
         Self { wanted, mailbox }
     }
 
-    /// Returns once the log states these policies; a start that is held states them when it is
-    /// free. Blocks.
+    /// Returns once the log states these rules; a held start states them when it is free. Blocks.
     ///
     /// # Errors
-    /// [`NotStated`]: those of before must stay in force.
+    /// [`NotStated`]: the old rules must stay in force.
     pub fn state(&self, in_force: InForce) -> Result<(), NotStated> {
-        // A writer that begins from here on must state these policies and not those of before.
+        // A writer that begins from now on must state the new rules, not the old ones.
         let before = self.wanted.swap(Arc::new(in_force));
         let (committed, stated) = mpsc::channel();
         self.mailbox.state(Stated {
@@ -66,7 +65,7 @@ impl Stating {
         if stated.recv_timeout(PATIENCE).is_ok() {
             return Ok(());
         }
-        // A writer that begins later must state what is in force then, which is what was before.
+        // A writer that begins later must state what is in force then: the old rules.
         self.wanted.store(before);
         Err(NotStated)
     }

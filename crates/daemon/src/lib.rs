@@ -1,9 +1,9 @@
-//! The daemon: configuration, keys, private items, running guests, gRPC.
+//! The daemon: configuration, keys, holdouts' items, guests, gRPC.
 //!
-//! A library with a thin `main`, so that the demo and the tests run the real thing in process:
-//! [`start`] gives a [`Running`] daemon on a port of its own.
+//! A library with a thin `main`, so that the demo and the tests run the real daemon in their own
+//! process: [`start`] returns a [`Running`] daemon on a port of its own.
 //!
-//! Nothing here decides what is certified or charged: the edge parses and renders, the kernel
+//! Nothing here decides what is certified or charged: this crate parses and renders, the kernel
 //! decides, the driver commits.
 
 #![allow(
@@ -28,7 +28,7 @@ mod services;
 mod shares;
 pub mod terminal;
 
-/// The program's version and the start of the commit that it is built from, if that is known: `2.1.0 (0123456789ab)`.
+/// The program's version and the start of the commit that it is built from, if known: `2.1.0 (0123456789ab)`.
 pub const VERSION: &str = env!("EVIDENCEOS_VERSION");
 
 pub use assemble::{Running, StartError, start};

@@ -1,11 +1,11 @@
-//! What an operator watches, as OpenMetrics text.
+//! The daemon's metrics, as OpenMetrics text.
 //!
-//! Values are read when they are asked for, from counters and rows that the parts keep anyway;
-//! nothing here is on the way of a call but a counter or an observation. Labels come from closed
-//! sets, or are the first 8 hex digits of holdouts' ids; of these so many are shown.
+//! Values are read when they are asked for, from counters and rows that the parts keep anyway; a
+//! call itself costs only a counter or an observation. Labels come from closed sets, or are the
+//! first 8 hex digits of holdouts' ids; the number of holdouts shown is limited.
 //!
-//! What tells of commits and runs is counted here; `store` and `ports` read what the store and the
-//! listeners keep. Other parts register their own counts: nothing here knows them.
+//! Commits and runs are counted here; `store` and `ports` read what the store and the listeners
+//! keep. Other parts register their own counts: nothing here knows them.
 
 mod ports;
 mod store;
@@ -33,15 +33,15 @@ use self::{
     store::StoreCollector,
 };
 
-/// Time that a guest runs, in seconds.
+/// Bounds of the time that a guest runs, in seconds.
 const RUN: Bounds = Bounds(&[
     30e-6, 100e-6, 300e-6, 1e-3, 3e-3, 10e-3, 30e-3, 100e-3, 300e-3, 1.0, 3.0, 10.0, 30.0, 120.0,
 ]);
-/// Time that a disk takes to sync, in seconds.
+/// Bounds of the time that the disk takes to sync, in seconds.
 const SYNC: Bounds = Bounds(&[
     30e-6, 100e-6, 300e-6, 1e-3, 2e-3, 5e-3, 10e-3, 30e-3, 100e-3, 300e-3, 1.0, 3.0,
 ]);
-/// Changes that are committed together.
+/// Bounds of the number of changes in one commit.
 const CHANGES: Bounds = Bounds(&[
     0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1_024.0,
 ]);
@@ -61,36 +61,37 @@ pub struct Metrics {
     waiting: Mutex<Waiting>,
 }
 
-/// What was counted and may not be shown yet: it tells of runs whose settlements no anchor covers.
+/// Counts that may not be shown yet: they tell of runs whose settlements no anchor covers.
 #[derive(Default)]
 struct Waiting {
-    /// How runs that were executed went, until they settle.
+    /// Counts of executed runs, until they settle.
     ran: HashMap<ClaimId, RunCount>,
-    /// What settled, by the entries that must be covered.
+    /// Counts of settlements, each with the number of entries that anchors must cover first.
     settled: VecDeque<(u64, Counted)>,
-    /// How far anchors go; none: nothing waits.
+    /// The number of entries that anchors cover; `None`: nothing waits.
     anchored: Option<u64>,
 }
 
-/// Counts that are shown together.
+/// Counts that become visible together.
 #[derive(Default)]
 struct Counted {
     states: Vec<ClaimState>,
     runs: Vec<RunCount>,
 }
 
-/// How a run of a guest went, as it is counted.
+/// The counts of one run of a guest.
 #[derive(Debug, Clone, Copy)]
 pub struct RunCount {
     end: &'static str,
     fuel: u64,
     took: Duration,
-    /// Whether a policy kept it from being judged, and only for now.
+    /// `Some` if a policy module vetoed the run; `true` if it only deferred it.
     vetoed: Option<bool>,
 }
 
 impl RunCount {
-    /// A run that ended so; `vetoed`: a policy kept it from being judged, `true` only for now.
+    /// The counts of a run with this end. `vetoed`: a policy module vetoed it; `true` if it only
+    /// deferred it.
     #[must_use]
     pub fn new(end: &End, fuel: u64, took: Duration, vetoed: Option<bool>) -> Self {
         let end = match end {
@@ -120,18 +121,18 @@ struct Ended {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Prepared {
-    /// `hit`, where the module was compiled before, or `miss`.
+    /// `hit` if the module was compiled before, otherwise `miss`.
     cache: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Vetoed {
-    /// The policies' vote: `defer` or `reject`.
+    /// The vote of the policy modules: `defer` or `reject`.
     vote: &'static str,
 }
 
 impl Metrics {
-    /// Counts that are shown by `registry`.
+    /// Metrics that `registry` shows.
     #[must_use]
     pub fn new(registry: Arc<Registry>) -> Self {
         let shown = Arc::new(ShownHead::default());
@@ -170,13 +171,13 @@ impl Metrics {
         }
     }
 
-    /// Where parts register what they count themselves, and what shows all of it.
+    /// The registry, in which parts register their own counts, and which shows all of them.
     #[must_use]
     pub fn registry(&self) -> &Arc<Registry> {
         &self.registry
     }
 
-    /// Counts what became durable together, and how long the sync of it took.
+    /// Counts the changes of one commit, and how long its sync took.
     pub fn committed(&self, batch: &Batch, took: Duration) {
         self.commit_changes.observe(batch.recorded.len() as f64);
         self.commit_sync_seconds.observe(took.as_secs_f64());
@@ -202,7 +203,7 @@ impl Metrics {
         }
     }
 
-    /// What waits for anchors is counted once they cover so many entries.
+    /// Counts what has waited, up to the number of entries that anchors now cover.
     pub fn anchored(&self, entries: u64) {
         let mut waiting = self.waiting();
         if let Some(anchored) = &mut waiting.anchored {
@@ -240,36 +241,35 @@ impl Metrics {
         }
     }
 
-    /// Counts a run of a guest once it settles, in its turn: before that nobody may know how it
-    /// ended.
+    /// Counts a run of a guest once it settles: before that, no metric may tell how it ended.
     pub fn ran(&self, claim: ClaimId, run: RunCount) {
         self.waiting().ran.insert(claim, run);
     }
 
-    /// Counts a module that a run needed.
+    /// Counts a module that a run needed, and whether it was compiled already.
     pub fn needed_module(&self, was_compiled: bool) {
         let cache = if was_compiled { "hit" } else { "miss" };
         self.prepared.get_or_create(&Prepared { cache }).inc();
     }
 
-    /// Counts what tells of settlements only once anchors cover it: at first they cover so many entries.
+    /// Holds back counts of settlements until anchors cover them. `entries` are covered now.
     pub fn wait_for_anchors(&self, entries: u64) {
         self.waiting().anchored = Some(entries);
     }
 
-    /// The newest head that is shown, which its parts tell of.
+    /// The newest shown head, for the parts that report it.
     #[must_use]
     pub fn shown(&self) -> &Arc<ShownHead> {
         &self.shown
     }
 
-    /// Shows what the store has done.
+    /// Shows the store's counts.
     pub fn keeps(&self, done: Arc<Done>) {
         let shown = Arc::clone(&self.shown);
         self.registry.collect(StoreCollector { done, shown });
     }
 
-    /// Adds a port whose connections the metrics count from now on.
+    /// Adds a listener whose connections the metrics count from now on.
     pub fn listens(&self, name: &'static str, stats: Arc<Stats>, tls: Option<Arc<Tls>>) {
         let mut ports = self.ports.0.lock();
         ports.push(Port { name, stats, tls });
@@ -285,7 +285,7 @@ fn settled_claims(batch: &Batch) -> impl Iterator<Item = ClaimId> {
     })
 }
 
-/// A state in small letters.
+/// The name of a state in lower case.
 fn state_name(state: ClaimState) -> &'static str {
     match state {
         ClaimState::Uncommitted => "uncommitted",

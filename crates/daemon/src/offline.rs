@@ -1,8 +1,9 @@
-//! What an operator does with a data directory while no daemon serves it.
+//! Commands on a data directory that no daemon serves.
 //!
-//! `backup`, `fsck` and `accounts` look after what is there. If a database may not be the newest,
-//! `recover` brings back what was signed, and `restart` goes on under another name or by the
-//! operator's word; both work on a directory that is `opened`, and `source` is a log elsewhere.
+//! `backup`, `fsck` and `accounts` work on what is there. If a database may not be the newest,
+//! `recover` appends the missing signed entries, and `restart` continues under another name or on
+//! the operator's statement. Both work on an `opened` directory; `source` is another copy of the
+//! log.
 
 pub mod accounts;
 pub mod backup;
@@ -17,7 +18,7 @@ use tokio::runtime::Handle;
 
 use crate::{assemble::StartError, terminal};
 
-/// A runtime for a command of its own.
+/// Runs `work` with a runtime of its own.
 fn with_runtime<T>(work: impl FnOnce(&Handle) -> Result<T, StartError>) -> Result<T, StartError> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)

@@ -1,4 +1,4 @@
-//! Who watches runs: the policies, which may keep one from being judged, and the counts.
+//! The checks on a run: the policy modules, which may veto its judgement, and the counts.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,7 +10,7 @@ use evidenceos_sandbox::Ran;
 
 use crate::metrics::{Metrics, RunCount};
 
-/// Asks the policies in force, and counts runs.
+/// Asks the policy modules in force, and counts runs.
 pub struct Overseeing {
     pub policies: Arc<ArcSwap<Policies>>,
     pub metrics: Arc<Metrics>,

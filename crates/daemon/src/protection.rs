@@ -1,7 +1,7 @@
 //! A data directory remembers that it was served with authentication, and is not served without it by mistake.
 //!
-//! Left out flags make a development server, where every local user may do everything: of a directory with sealed
-//! labels that would be no mistake to make by forgetting `--tls-cert`.
+//! Without flags the daemon is a development server, on which every local user may do everything. A forgotten
+//! `--tls-cert` must not serve a directory with sealed labels that way.
 
 use std::{
     fs::{self, File},
@@ -14,15 +14,15 @@ use evidenceos_store::StoreError;
 
 use crate::config::Config;
 
-/// What the mark says to a person who finds it.
+/// The text of the mark, for a person who finds it.
 const TEXT: &str = "This data directory was served with authentication. The daemon refuses to serve it without, unless it is started with --serve-unprotected.\n";
 
-/// The mark lies with the daemon's secrets: an operator who restores them restores the mark too.
+/// The mark is beside the daemon's secrets: an operator who restores them restores the mark too.
 fn mark(data_dir: &Path) -> PathBuf {
     data_dir.join("secrets").join("protected")
 }
 
-/// Refuses to serve a directory without authentication that was served with it.
+/// Refuses to serve a directory without authentication if it was served with it before.
 ///
 /// # Errors
 /// [`StoreError::Refused`] with what to do.
@@ -46,7 +46,7 @@ pub fn must_hold(config: &Config) -> Result<(), StoreError> {
     ))
 }
 
-/// Has the directory remember that it is served with authentication.
+/// Marks the directory as served with authentication.
 ///
 /// # Errors
 /// [`StoreError::Io`] if the mark cannot be written.
@@ -65,7 +65,7 @@ pub fn remember(config: &Config) -> Result<(), StoreError> {
             .open(&mark)?;
         file.write_all(TEXT.as_bytes())?;
         file.sync_all()?;
-        // The name is durable as well, or a power cut would forget it.
+        // The name must be durable as well, or a power cut would lose the mark.
         File::open(mark.parent().unwrap_or(Path::new(".")))?.sync_all()
     };
     write().map_err(failed)

@@ -14,33 +14,35 @@ use crate::{
 
 /// Exit status for a command line that cannot be understood: `EX_USAGE` of sysexits.
 const BAD_USAGE: u8 = 64;
-/// Exit status for settings that cannot be used: `EX_CONFIG`. Beginning again would not help, as it
-/// may with a file that is missing, or a KMS that does not answer.
+/// Exit status for settings that cannot be used: `EX_CONFIG`. A restart would not help; it may if a
+/// file is missing or a KMS does not answer.
 const BAD_CONFIG: u8 = 78;
-/// Tasks that a thread may run before it looks for new events; with none left it looks at once.
-/// More than one busy round has, or the thread would always find events before it runs out of
-/// tasks, and never take over those of another thread which the scheduler keeps waiting: they
-/// would wait for a whole time slice.
+/// Tasks that a thread may run before it looks for new events; with none left it looks at once. The
+/// number exceeds the tasks of one busy round. Otherwise a thread would always find events before
+/// it runs out of tasks, and would never take over tasks of another thread that the scheduler keeps
+/// waiting: they would wait for a whole time slice.
 const TASKS_BEFORE_EVENTS: u32 = 1_024;
-/// How often the writer is looked after.
+/// How often the daemon checks whether the writer has failed.
 const LOOK_AFTER: Duration = Duration::from_millis(200);
-/// Large modules that nobody used for so long, and for as long before, are no longer kept ready.
+/// Large modules that were not used for this long, in two periods running, are no longer kept
+/// ready.
 const FORGET_AFTER: Duration = Duration::from_secs(15);
 
 /// The daemon as a program: reads the process's arguments and environment.
 #[must_use]
 pub fn main() -> ExitCode {
-    // A child must not read a setting or start a thread before its walls stand.
+    // A child must not read a setting or start a thread before its sandbox is in place.
     evidenceos_sandbox::serve_if_child().unwrap_or_else(|| run(std::env::args_os()))
 }
 
-/// The daemon with given arguments, the first being the program's name.
+/// Runs the daemon with these arguments, the first being the program's name.
 #[must_use]
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     run_as(CalledAs::Daemon, arguments)
 }
 
-/// The same under one of its names; a command of the `evidenceos` program is part of it.
+/// Runs the daemon under one of its names; `evidenceos serve` and `evidenceos admin` are two of
+/// them.
 #[must_use]
 pub fn run_as(called_as: CalledAs, arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let asked = match Flags::ask(called_as, arguments) {
@@ -222,13 +224,13 @@ fn begin(config: Config) -> ExitCode {
             tracing::warn!(%error, "memory of a burst of calls will not be given back");
         }
         let ended = serve(config).await;
-        // A collector that does not answer keeps a thread waiting, and not this one.
+        // A collector that does not answer blocks a separate thread, not this one.
         let _ = tokio::task::spawn_blocking(|| tracing.end()).await;
         ended
     })
 }
 
-/// Keys are in this process's memory: no core file of it, and no debugger of the same user.
+/// Prevents core files and debuggers of the same user: keys are in this process's memory.
 fn keep_memory_private() {
     use rustix::process::{DumpableBehavior, Resource, Rlimit};
     let none = Rlimit {
@@ -245,7 +247,7 @@ fn keep_memory_private() {
 async fn serve(config: Config) -> ExitCode {
     let data_dir = config.data_dir.clone();
     let development = config.is_development();
-    // Told to stop while it starts, it ends as soon as it has started: never in the middle.
+    // A daemon that is told to stop while it starts ends once it has started, never in between.
     let mut signals = match Signals::new() {
         Ok(signals) => signals,
         Err(error) => {
@@ -292,14 +294,14 @@ async fn serve(config: Config) -> ExitCode {
     match running.stop().await {
         Ok(()) => ExitCode::SUCCESS,
         Err(fatal) => {
-            // What the store holds is found out by the next start and by nobody else.
+            // Only the next start can find out what the store holds.
             terminal::complain(&fatal);
             std::process::abort();
         }
     }
 }
 
-/// What an operator or a supervisor tells the process.
+/// The signals that an operator or a supervisor sends.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -307,7 +309,7 @@ struct Signals {
 }
 
 impl Signals {
-    /// From here on none of them ends the process by itself.
+    /// From here on none of these signals ends the process by itself.
     fn new() -> std::io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
@@ -324,11 +326,11 @@ async fn until_told_to_stop(running: &mut Running, signals: &mut Signals) {
         tokio::select! {
             _ = signals.terminate.recv() => return,
             _ = signals.interrupt.recv() => return,
-            // Nothing waits for an answer to a signal; what was wrong is in the log.
+            // No client waits for an answer to a signal; the log has the problems.
             _ = signals.hangup.recv() => drop(reload(running).await),
             asked = running.reload_asked() => {
                 let done = reload(running).await;
-                // Who asked may have gone.
+                // The client may have gone.
                 let _ = asked.send(done);
             }
             _ = look.tick() => if running.has_failed() { return },
@@ -338,7 +340,7 @@ async fn until_told_to_stop(running: &mut Running, signals: &mut Signals) {
 }
 
 async fn reload(running: &Running) -> Result<(), Vec<String>> {
-    // Without the time of it systemd takes a reload for one that failed.
+    // Without its time, systemd takes a reload for a failed one.
     if let Ok(now) = NotifyState::monotonic_usec_now() {
         tell_supervisor(&[NotifyState::Reloading, now]);
     }
@@ -355,7 +357,7 @@ async fn reload(running: &Running) -> Result<(), Vec<String>> {
     done
 }
 
-/// Tells systemd how it goes, where it is the one that started the process.
+/// Reports the state to systemd, if systemd started the process.
 fn tell_supervisor(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
         tracing::warn!(%error, "the service manager could not be told how it goes");

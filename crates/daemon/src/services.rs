@@ -1,9 +1,10 @@
-//! What can be asked of a daemon, once: gRPC, HTTP and the control socket parse, call this, render.
+//! The use cases of the daemon, each written once: gRPC, HTTP and the control socket parse, call a
+//! service, and render.
 //!
-//! Five services over the daemon's parts, each with what it needs. A service decides nothing: it
-//! hands commands to the writer, reads rows beside it, and keeps back what no anchor covers yet. It
-//! knows no protocol: identities come as [`Principal`](crate::auth::Principal)s, what is asked as
-//! the kernel's types, what goes wrong as an [`Error`].
+//! There are five services over the daemon's parts, each with what it needs. A service decides
+//! nothing: it hands commands to the writer, reads rows beside it, and holds back what no anchor
+//! covers yet. It knows no protocol: identities come as [`Principal`](crate::auth::Principal)s,
+//! requests as the kernel's types, and failures are [`Error`]s.
 
 mod accounts;
 mod catalog;

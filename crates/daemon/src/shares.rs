@@ -1,7 +1,7 @@
 //! Places that callers share: how many are taken, by each caller and by all.
 //!
-//! Owns the counting. Invariants: each caller has at most a share of the places, so that what one
-//! caller leaves open keeps out that caller alone; a place is free again when it is dropped; a
+//! Owns the counting. Invariants: each caller has at most a share of the places, so that the places
+//! that one caller holds keep out only that caller; a place is free again when it is dropped; a
 //! caller without places is forgotten.
 
 use std::{
@@ -14,16 +14,16 @@ use evidenceos_kernel::id::OwnerTag;
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Whose a call is.
+/// The holder of a place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Whose {
-    /// A caller's with a name.
+    /// An authenticated caller.
     Principal(OwnerTag),
-    /// Nobody's in particular, from this address or network of IPv6.
+    /// Callers without authentication from this address, or from this IPv6 network.
     Network(IpAddr),
 }
 
-/// How many places of a kind there are.
+/// The numbers of places of one kind.
 #[derive(Debug, Clone, Copy)]
 pub struct Most {
     /// For all callers together.
@@ -35,7 +35,7 @@ pub struct Most {
 /// Why a caller gets no place at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NoPlace {
-    /// The caller has so many, which is its share.
+    /// The caller already has its share, which is this many.
     OfOne(usize),
     /// All places are taken.
     OfAll,
@@ -59,7 +59,7 @@ struct Share {
 impl Drop for Share {
     fn drop(&mut self) {
         let mut shares = self.of.shares();
-        // Another one may have been made since the last place of this one was given back.
+        // Another share may have been made since this one's last place was dropped.
         if shares
             .get(&self.whose)
             .is_some_and(|share| share.strong_count() == 0)
@@ -105,7 +105,7 @@ impl Shares {
         share
     }
 
-    /// A place, if there is one at once.
+    /// A place, if one is free now.
     ///
     /// # Errors
     /// If the caller has its share, or all places are taken.
@@ -124,7 +124,8 @@ impl Shares {
         })
     }
 
-    /// Waits for one of the caller's own first: who waits for that holds none of the others' up.
+    /// Waits for a place. It waits for the caller's own share first, so that a caller over its
+    /// share delays no other.
     pub async fn place(self: Arc<Self>, whose: Whose) -> Place {
         let share = self.share(whose);
         let acquire = |semaphore: &Arc<Semaphore>| {

@@ -1,30 +1,30 @@
-//! Text that came from elsewhere, made harmless for a terminal.
+//! Makes text from other sources harmless for a terminal.
 //!
 //! A file, a module, a log or a server may put control characters into a name or a message: a
-//! terminal that gets them moves its cursor, hides lines or answers with input. They are shown as
-//! `\u001b`, which is how JSON writes them, so that JSON stays JSON.
+//! terminal that gets them moves its cursor, hides lines or answers with input. This module escapes
+//! them as `\u001b`, as JSON does, so that JSON stays JSON.
 
 use std::borrow::Cow;
 
-/// A text of several lines: line feeds and tabs stay, since we lay text out with them.
+/// A text of several lines: line feeds and tabs stay, since the layout uses them.
 #[must_use]
 pub fn text(text: &str) -> Cow<'_, str> {
     escaped(text, |c| is_unsafe(c) && c != '\n' && c != '\t')
 }
 
 /// One line of a text, or a value in it: line feeds and tabs are escaped too, so that it cannot
-/// look like another line.
+/// look like several lines.
 #[must_use]
 pub fn line(text: &str) -> Cow<'_, str> {
     escaped(text, is_unsafe)
 }
 
-/// Says on stdout what a command found. JSON means the same as before.
+/// Prints a command's result on stdout. JSON keeps its meaning.
 pub(crate) fn say(what: &str) {
     println!("{}", text(what));
 }
 
-/// Says on stderr what went wrong or should be known.
+/// Prints an error or a warning on stderr.
 pub(crate) fn complain(what: &dyn std::fmt::Display) {
     eprintln!("evidenceos-daemon: {}", text(&what.to_string()));
 }

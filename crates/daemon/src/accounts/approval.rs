@@ -1,4 +1,5 @@
-//! That an operator wants an edited `accounts.json` imported: a file that the next start finds.
+//! An operator's approval to import an edited `accounts.json`. It is a file that the next start
+//! reads.
 
 use std::{
     fs,
@@ -14,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::AccountsError;
 
-/// That an operator wants a file imported; the next start does it.
+/// An operator's approval to import a file at the next start.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Approval {
     /// Digest of the file.
@@ -28,7 +29,7 @@ fn path(directory: &Path) -> PathBuf {
 }
 
 impl Approval {
-    /// The approval that waits, if there is one.
+    /// The approval that the next start would use, if there is one.
     ///
     /// # Errors
     /// [`AccountsError::Io`] if it cannot be read, [`AccountsError::Approval`] if it is damaged.
@@ -44,7 +45,7 @@ impl Approval {
             .map_err(|source| AccountsError::Approval { path, source })
     }
 
-    /// Lays the approval down for the next start.
+    /// Writes the approval for the next start.
     ///
     /// # Errors
     /// [`AccountsError::Store`] if it cannot be written.

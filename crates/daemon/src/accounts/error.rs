@@ -1,11 +1,11 @@
-//! Why accounts and their file are not what the other says.
+//! Errors of `accounts.json` and of the commands about it.
 
 use std::path::PathBuf;
 
 use evidenceos_store::{FileError, StoreError};
 use thiserror::Error;
 
-/// Why `accounts.json` is not taken, or an operator's command about it not done.
+/// Why the daemon refuses `accounts.json`, or why a command about it failed.
 #[derive(Debug, Error)]
 pub enum AccountsError {
     /// The database or the file fails.
@@ -14,7 +14,7 @@ pub enum AccountsError {
     /// A file that the operator named, or the approval, cannot be read or removed.
     #[error(transparent)]
     Io(#[from] FileError),
-    /// The file is none that a crash can have left.
+    /// A crash of the daemon cannot have left this file.
     #[error(
         "{path} is not one of the last two files that this daemon wrote: it was edited, or brought back from a backup. Nothing was changed. Either make the accounts what it says, which is recorded in the log:\n  evidenceos-daemon accounts import --data-dir {directory} --because TEXT\nor write it again from the database, keeping a copy of the edited one:\n  evidenceos-daemon accounts export --data-dir {directory}"
     )]
@@ -23,7 +23,7 @@ pub enum AccountsError {
         /// The data directory.
         directory: PathBuf,
     },
-    /// A file that is to be imported at a start does not list accounts.
+    /// A file that a start is to import does not list accounts.
     #[error("{path} is not what accounts are kept as: {source}; mend it, or move it away")]
     NotAccounts {
         path: PathBuf,

@@ -1,4 +1,4 @@
-//! The data directory, and what its database holds.
+//! The data directory and the contents of its database.
 
 use std::{fs::DirBuilder, os::unix::fs::DirBuilderExt as _, path::Path, sync::Arc};
 
@@ -15,16 +15,16 @@ use crate::{
     metrics::Metrics,
 };
 
-/// The database of a locked directory, before anything is decided over it.
+/// The database of a locked directory, before the daemon decides anything.
 pub struct Data {
     pub store: Box<dyn StoreEngine>,
-    /// What reads beside it.
+    /// Connections that read committed rows.
     pub readers: Arc<dyn Rows>,
     /// What the store held when it was opened.
     pub found: Found,
-    /// What it has done since the start.
+    /// What the store has done since the start, for other threads to read.
     pub done: Arc<Done>,
-    /// What lies there as `accounts.json`.
+    /// The state of `accounts.json` at the start.
     pub accounts_json: AtStart,
 }
 
@@ -32,7 +32,8 @@ impl Data {
     /// Opens the database of a directory whose lock is held.
     ///
     /// # Errors
-    /// If the database cannot be opened, or `accounts.json` is none of ours.
+    /// If the database cannot be opened, or if `accounts.json` is neither the daemon's nor
+    /// approved.
     pub fn open(config: &Config, metrics: &Arc<Metrics>) -> Result<Self, StartError> {
         let directory = config.data_dir.as_path();
         let OpenedStore {
@@ -57,10 +58,11 @@ impl Data {
     }
 }
 
-/// Makes the directory, if it is not there.
+/// Makes the directory if it is missing.
 ///
 /// # Errors
-/// [`StartError::Store`] if it cannot be made; [`StartError::Refused`] if it is something else.
+/// [`StartError::Store`] if it cannot be made; [`StartError::Refused`] if the path is something
+/// else.
 pub fn prepare_directory(directory: &Path) -> Result<(), StartError> {
     if !directory.exists() {
         DirBuilder::new()
@@ -68,7 +70,7 @@ pub fn prepare_directory(directory: &Path) -> Result<(), StartError> {
             .mode(0o700)
             .create(directory)
             .map_err(StoreError::io("create", directory))?;
-        // Else a power cut could leave no directory, and a log that began in it.
+        // Otherwise a power cut could lose the directory with the log that began in it.
         if let Some(parent) = directory
             .parent()
             .filter(|parent| !parent.as_os_str().is_empty())
@@ -85,8 +87,8 @@ pub fn prepare_directory(directory: &Path) -> Result<(), StartError> {
     Ok(())
 }
 
-/// A backup that was put into place as it is, by a copy of its files, is marked here: those of the
-/// releases before do not say in the database what they are.
+/// Marks the directory as restored if an operator copied a backup's files into place. Backups of
+/// earlier releases do not say so in their database.
 ///
 /// # Errors
 /// If the mark cannot be read or written.
@@ -104,7 +106,7 @@ pub fn note_backup(
         let noted = store.remember(vec![fact]);
         noted.must_be_durable("that this is a backup")?;
     }
-    // The mark goes once the database says the same: a crash in between must not lose that this is
-    // a backup.
+    // The file goes only once the database says the same: a crash in between must not lose the fact
+    // that this is a backup.
     backup::no_backup_any_more(directory)
 }

@@ -1,9 +1,10 @@
-//! The names of the log that a store's entries are of.
+//! The names that the log of a store has had.
 
 use evidenceos_kernel::continuity::LogStarted;
 use evidenceos_store::{Rows, StoreError, facts::Facts};
 
-/// The names that the log had: others than today's, if it was begun anew.
+/// Every name that the log has had. They differ from today's if the log was restarted under another
+/// name.
 pub fn former_origins(readers: &dyn Rows, facts: &Facts) -> Result<Vec<String>, StoreError> {
     let first = readers.entries(0, 1)?;
     let started = first

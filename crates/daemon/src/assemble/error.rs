@@ -1,5 +1,5 @@
-//! Why a daemon, or a command on a stopped directory, does not start: one kind for each part that can
-//! be at fault.
+//! Why a daemon, or a command on a stopped directory, does not start: one variant for each part
+//! that can fail.
 
 use std::{io, net::SocketAddr, path::PathBuf};
 
@@ -25,19 +25,19 @@ pub enum StartError {
     /// The data directory cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The operator must change or decide something first.
+    /// The operator must change or decide something first; `remedy` says what.
     #[error("{}", remedied(.what, .remedy))]
     Refused { what: String, remedy: String },
-    /// The log may not begin or go on beside its anchors.
+    /// The log may not begin or continue, because of its anchors.
     #[error(transparent)]
     Anchors(#[from] AnchorError),
-    /// `accounts.json` is not taken.
+    /// `accounts.json` is refused.
     #[error(transparent)]
     Accounts(#[from] AccountsError),
-    /// A log elsewhere does not give what is missing here.
+    /// Another log does not supply the missing entries.
     #[error(transparent)]
     Source(#[from] SourceError),
-    /// A holdout's charge is not stated as it must be.
+    /// A stated charge of a holdout is malformed.
     #[error(transparent)]
     Charge(#[from] ChargeError),
     /// The kernel refuses a command of the daemon's own.
@@ -47,17 +47,17 @@ pub enum StartError {
         what: String,
         refusal: Refusal,
     },
-    /// The start would have to sign something, and may not.
+    /// The start would have to sign something while nothing may be signed.
     #[error("{what}, and that cannot be signed now: {why}")]
     NotSigned {
         what: &'static str,
-        /// Why nothing may be signed, and what to do about it.
+        /// Why nothing may be signed, and how to mend it.
         why: String,
     },
-    /// A key file cannot be read, or others can read it.
+    /// A key file cannot be read, or other users can read it.
     #[error(transparent)]
     Keys(#[from] KeyError),
-    /// The owners' secret is another.
+    /// `owners.secret` is not the one that the directory was served with.
     #[error(transparent)]
     Owners(#[from] OwnersError),
     /// The log cannot be signed.
@@ -66,7 +66,7 @@ pub enum StartError {
     /// The holdouts' keys are missing or damaged.
     #[error(transparent)]
     HoldoutKeys(#[from] HoldoutKeyError),
-    /// A holdout's items do not open.
+    /// A holdout's items cannot be decrypted.
     #[error(transparent)]
     Vault(#[from] VaultError),
     /// The TLS files of a listener cannot serve.
@@ -81,25 +81,25 @@ pub enum StartError {
     /// The engine that runs guests does not start.
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// A port cannot be listened on.
+    /// The address cannot be bound or listened on.
     #[error("cannot listen on {address}: {source}; give another {flag}")]
     Listen {
         address: SocketAddr,
-        /// The flag that names it.
+        /// The flag that sets the address.
         flag: &'static str,
         source: io::Error,
     },
-    /// Which signatures were used.
+    /// The list of used signatures cannot be read.
     #[error(
         "cannot read {}: {source}{}; signatures that were used could be used again. Make it readable; or wait 10 minutes, until all of them are over, and remove it",
         path.display(),
         denial(path, source)
     )]
     UsedSignatures { path: PathBuf, source: io::Error },
-    /// The system gives no thread.
+    /// The system cannot start a thread.
     #[error("cannot start a thread: {0}")]
     Thread(io::Error),
-    /// When calls are probing.
+    /// The rules that detect probing are invalid.
     #[error(transparent)]
     Probes(#[from] evidenceos_kernel::probe::RulesError),
     /// The schema for reflection.

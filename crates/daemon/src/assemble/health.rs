@@ -1,15 +1,15 @@
-//! Whether the daemon serves, as probes and the control socket are told.
+//! The daemon's condition, as health probes and the control socket report it.
 
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use serde::{Deserialize, Serialize};
 
-/// Whether calls are served.
+/// Whether the daemon serves calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Condition {
-    /// Not yet: what was acknowledged before is being brought back.
+    /// The daemon recovers acknowledged state and takes no calls yet.
     Starting,
     /// The daemon serves calls.
     Serving,
@@ -27,17 +27,17 @@ impl Default for Health {
 }
 
 impl Health {
-    /// Everything that was acknowledged before can be served again.
+    /// Reports that everything acknowledged before can be served again.
     pub fn serves(&self) {
         self.0.store(Arc::new(Condition::Serving));
     }
 
-    /// No new work is taken.
+    /// Reports that the daemon takes no new work.
     pub fn stops(&self) {
         self.0.store(Arc::new(Condition::Stopping));
     }
 
-    /// How it is now.
+    /// The present condition.
     pub fn condition(&self) -> Condition {
         **self.0.load()
     }

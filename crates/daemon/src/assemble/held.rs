@@ -1,4 +1,4 @@
-//! A log before its anchors agree: it is shown as far as it was before, and nothing is signed.
+//! A held log: no anchor agrees yet, so the daemon serves what was shown before and signs nothing.
 
 use std::{ops::ControlFlow, path::Path, sync::Arc, time::Duration};
 
@@ -26,26 +26,26 @@ use crate::config::Config;
 /// How often anchors that do not answer are asked again.
 const ASK_ANCHORS_EVERY: Duration = Duration::from_secs(1);
 
-/// The log as an anchor is compared with it.
+/// The log, in the form in which it is compared with an anchor.
 #[derive(Clone)]
 pub struct OwnLog {
-    /// The tree that the log's files have: all of it was shown before.
+    /// The tree of the log's files: all of it was shown before.
     pub published: Tree,
     pub readers: Arc<dyn Rows>,
     pub origin: String,
-    /// The names that it had before.
+    /// The log's earlier names.
     pub former: Vec<String>,
     /// The newest signed head.
     pub head: Head,
-    /// All entries, and their root: a KMS may not have signed the last ones.
+    /// The number of all entries and their root. A KMS may not have signed the last ones.
     pub tip: (u64, Hash),
 }
 
 impl OwnLog {
-    /// Reads the log of a directory, which has a head and so many entries.
+    /// Reads the log of a directory with this newest head and `size` entries.
     ///
     /// # Errors
-    /// If its files or rows cannot be read, or do not belong together.
+    /// If its files or rows cannot be read, or contradict each other.
     pub fn read(
         directory: &Path,
         readers: &Arc<dyn Rows>,
@@ -78,8 +78,8 @@ impl OwnLog {
         Ok(verdict == Clearance::Free)
     }
 
-    /// The tree of a size. From the published one on it takes only what came since: an anchor is
-    /// not behind that, but for one that was away.
+    /// The tree of `size` entries. It grows from the published tree if it can: an anchor that was
+    /// reachable knows at least that much.
     fn tree_at(&self, size: u64) -> Result<Tree, StoreError> {
         let mut tree = if size >= self.published.size() {
             self.published.clone()
@@ -90,9 +90,9 @@ impl OwnLog {
         Ok(tree)
     }
 
-    /// The head that may be shown while nothing is known of anchors: over what was shown before.
-    /// A crash may have come before an anchor knew of more, of another key that took over as well.
-    /// Signed again by the key of that time it has the same bytes.
+    /// The head to show while no anchor has answered: it covers what was shown before. If a crash
+    /// came before an anchor knew the newest head, this signs a head over the published tree again.
+    /// The signature is made with the key of that time, so the bytes are the same.
     pub fn shown_head(
         &self,
         config: &Config,
@@ -101,7 +101,7 @@ impl OwnLog {
         runtime: &Handle,
     ) -> Result<Head, StartError> {
         let size = self.published.size().max(1);
-        // All of the newest head was shown before, so that it may be shown again.
+        // All that the newest head covers was shown before, so it may be shown again.
         if size >= self.head.size {
             return Ok(self.head.clone());
         }
@@ -115,7 +115,7 @@ impl OwnLog {
         Ok(signed.map_err(LogKeyError::Kms)?)
     }
 
-    /// What is to be shown once an anchor knows it: the tree of the newest head, and the tiles that
+    /// What may be shown once an anchor knows it: the tree of the newest head, and the tiles that
     /// no file has yet.
     fn unshown(&self) -> Result<(Tree, Vec<Tile>), StoreError> {
         let mut tree = self.published.clone();
@@ -125,10 +125,10 @@ impl OwnLog {
     }
 }
 
-/// Why a start is held whose anchors agree.
+/// Why a start is held although its anchors agree.
 pub const CANNOT_WRITE: &str = "no anchor can be written: reads are served, nothing is signed or charged until one can be; see the server's log for which, and why";
 
-/// Waits for an anchor.
+/// The writer's wait for an anchor.
 pub struct Hold {
     pub own: OwnLog,
     pub tip: Tip,
@@ -141,8 +141,8 @@ pub struct Hold {
 }
 
 impl Hold {
-    /// Sends calls away until an anchor answers, and shows then what none knew. Breaks if the
-    /// daemon is to stop first.
+    /// Refuses calls until an anchor remembers the newest head, then publishes that head. Breaks if
+    /// the daemon is told to stop first.
     pub fn wait(
         self,
         inbox: &Inbox,
@@ -174,7 +174,8 @@ impl Hold {
     }
 }
 
-/// An anchor agrees: the database remembers which ones there are, and that nothing is open.
+/// An anchor agrees: the database records the anchors, and that a restored directory is no longer
+/// in doubt.
 pub fn settle(
     store: &mut dyn StoreEngine,
     anchors: &Anchors,

@@ -14,17 +14,17 @@ use evidenceos_store::{
 
 use super::StartError;
 
-/// How often tiles are written while entries come.
+/// The shortest time between two writes of tiles.
 const INTEGRATE_EVERY: Duration = Duration::from_millis(500);
 
-/// The thread that follows the heads that are shown, and writes tiles.
+/// The thread that follows the shown heads and writes tiles.
 pub struct Integrating {
     wake: Option<mpsc::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Integrating {
-    /// Starts it.
+    /// Starts the thread.
     ///
     /// # Errors
     /// If the thread cannot be started.
@@ -37,7 +37,7 @@ impl Integrating {
         let (wake, woken) = mpsc::channel();
         let follow = move || {
             yield_to_serving();
-            // The sweep leaves what this process has put, so that uploads may go on beside it.
+            // The sweep leaves the blobs that this process has put, so uploads may go on beside it.
             match readers.blobs().sweep(|blob| readers.names_blob(blob)) {
                 Ok(0) => {}
                 Ok(swept) => tracing::info!(swept, "removed blobs of uploads that never committed"),
@@ -55,8 +55,8 @@ impl Integrating {
                         done.log_files_synced
                             .store(integrator.synced(), Ordering::Relaxed);
                     }
-                    // The rows are the truth and proofs come from memory meanwhile; what could
-                    // not be written is tried again with the next entries.
+                    // The rows are authoritative and proofs come from memory meanwhile; tiles that
+                    // could not be written are tried again with the next entries.
                     Err(error) => tracing::error!(%error, "cannot write log tiles"),
                 }
             };
@@ -80,7 +80,8 @@ impl Integrating {
         })
     }
 
-    /// What wakes it: another head is shown. It ends once all of these are gone.
+    /// A sender that tells the thread of another shown head. The thread ends once all senders are
+    /// dropped.
     pub fn waker(&self) -> mpsc::Sender<()> {
         match &self.wake {
             Some(wake) => wake.clone(),
@@ -88,7 +89,7 @@ impl Integrating {
         }
     }
 
-    /// Publishes what is left and ends. Whatever wakes it must be gone before. Blocks.
+    /// Publishes the rest and ends. The caller must have dropped every waker before. Blocks.
     pub fn end(&mut self) {
         self.wake = None;
         if let Some(thread) = self.thread.take() {

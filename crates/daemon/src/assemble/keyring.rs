@@ -19,23 +19,23 @@ use evidenceos_store::{
 use super::{StartError, data::Data, owners};
 use crate::config::Config;
 
-/// Every key of the daemon: the log's, the holdouts' and the one that makes tags.
+/// Every key of the daemon: the log's, the holdouts', and the one that makes owner tags.
 pub struct Keyring {
-    /// The log's: what signs, and what signed before.
+    /// The log's keys: the one that signs, and those that signed before.
     pub log: LogKeys,
-    /// What makes tags of principals.
+    /// Makes the owner tags of principals.
     pub owners: Owners,
-    /// Whether this start made the log's key, or one before it that died before the log began.
+    /// Whether this start made the log's key, or an earlier start that died before the log began.
     pub made_key: bool,
     shelf: KeyShelf,
     holdouts: HoldoutKeys,
 }
 
 impl Keyring {
-    /// Finds the keys, and makes those that a first start makes. Blocks.
+    /// Finds the keys; a first start makes the missing ones. Blocks.
     ///
     /// # Errors
-    /// If one is missing that there must be, or cannot be used.
+    /// If a required key is missing or cannot be used.
     pub fn find(
         config: &Config,
         data: &mut Data,
@@ -60,8 +60,8 @@ impl Keyring {
         })
     }
 
-    /// The vault of the holdouts' items under the key that they are encrypted with, and where that
-    /// key lies. Settles a change of keys that a crash has cut off.
+    /// The vault of the holdouts' items with the key that encrypts them, and where that key is.
+    /// Finishes or undoes a change of keys that a crash interrupted.
     ///
     /// # Errors
     /// If the key is missing.
@@ -79,7 +79,7 @@ impl Keyring {
             None => None,
         };
         shelf.settle(&mut keys, in_use)?;
-        // A missing key stops the start here: else every run on a holdout would fail later.
+        // A missing key stops the start here: otherwise every run on a holdout would fail later.
         if let Some(tag) = in_use {
             let key = keys.of(&tag).cloned();
             vault.follow(key.ok_or_else(|| HoldoutKeyError::Another(shelf.place()))?);
@@ -94,8 +94,8 @@ impl Keyring {
     }
 }
 
-/// Makes the signing key, if there is none and one may be made. That this start makes it is
-/// durable before the key is: a crash in between leaves no key that could have signed a log.
+/// Makes the signing key if there is none and one may be made. The database records the key's id
+/// before the key is saved: after a crash in between, there is no key that could have signed a log.
 fn make_key(
     config: &Config,
     facts: &Facts,
@@ -114,7 +114,7 @@ fn make_key(
     Ok(true)
 }
 
-/// Whether the key is the one that a start made which died before it began the log.
+/// Whether an earlier start made this key and died before it began the log.
 fn is_own(facts: &Facts, keys: &LogKeys) -> bool {
     let id = keys.signer.key_id().0;
     !keys.signer.is_remote() && facts.beginning == Some(Beginning { key_id: id })

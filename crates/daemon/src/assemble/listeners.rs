@@ -1,8 +1,8 @@
 //! The listeners: gRPC, HTTP and metrics, each with or without TLS.
 //!
-//! Connections, handshakes and their limits are `evidenceos-access`' business. gRPC clients may
-//! have to show a certificate in the handshake; on HTTP that is asked of each route, so that
-//! probes without one get through to the health routes.
+//! Connections, handshakes and their limits are the business of `evidenceos-access`. gRPC may
+//! require a client certificate in the handshake. On HTTP each route decides, so that a probe
+//! without a certificate can reach the health routes.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -25,14 +25,15 @@ use crate::{
     services::Services,
 };
 
-/// The largest message, so that a module of 5 MiB gets our sentence and not the transport's.
+/// The largest message. A module of 5 MiB fits, so that the client gets our error for it and not
+/// the transport's.
 const MAX_MESSAGE_BYTES: usize = 8 << 20;
 /// Connections that wait to be accepted.
 const BACKLOG: u32 = 1_024;
 /// Calls under way on one connection.
 const MAX_STREAMS: u32 = 1_024;
 
-/// A port that is bound: nobody else has it, and nobody gets through before it listens.
+/// A bound port: no other process can take it, and no connection gets through before it listens.
 struct Port {
     socket: parking_lot::Mutex<Option<TcpSocket>>,
     address: SocketAddr,
@@ -42,7 +43,7 @@ struct Port {
     stats: Arc<Stats>,
 }
 
-/// The ports that are bound, before anything is served on them.
+/// The bound ports, before anything is served on them.
 pub struct Listeners {
     grpc: Port,
     http: Option<Port>,
@@ -71,7 +72,7 @@ impl Port {
         })
     }
 
-    /// Listens, from here on.
+    /// Starts to listen.
     fn connections(&self, stopped: watch::Receiver<bool>) -> Result<Incoming, StartError> {
         let socket = self
             .socket
@@ -106,7 +107,8 @@ impl Listeners {
         let grpc_tls = tls
             .map(|tls| load(tls, tls.clients, &[b"h2"]))
             .transpose()?;
-        // A kubelet has no certificate: on HTTP one is asked for, and required by the routes.
+        // A kubelet has no certificate: on HTTP the handshake asks for one, and the routes require
+        // it.
         let optional = |clients| match clients {
             ClientCertificates::Required => ClientCertificates::Optional,
             other => other,
@@ -118,7 +120,7 @@ impl Listeners {
         let metrics_tls = tls
             .filter(|_| config.metrics_tls)
             .map(|tls| {
-                // Metrics need no caller that is known, so that no certificate is asked for.
+                // Metrics need no authenticated caller, so no certificate is asked for.
                 let mut tls = tls.clone();
                 tls.files.client_ca = None;
                 tls.files.client_crls.clear();
@@ -153,7 +155,7 @@ impl Listeners {
         })
     }
 
-    /// Begins to serve HTTP and metrics, which the process's life is seen by.
+    /// Starts to serve HTTP and metrics, from which a supervisor sees that the process lives.
     pub fn serve_http(
         &self,
         health: &Arc<Health>,
@@ -179,7 +181,7 @@ impl Listeners {
         Ok(Servers(servers))
     }
 
-    /// Begins to serve gRPC. Until then connections to its port are refused.
+    /// Starts to serve gRPC. Connections to its port are refused until then.
     pub async fn serve_grpc(
         &self,
         config: &ListenersConfig,
@@ -193,8 +195,8 @@ impl Listeners {
         Ok(Servers(vec![Server { task, connections }]))
     }
 
-    /// What reads the certificates again. It blocks, and fails if they do not fit: what served
-    /// before goes on then.
+    /// A closure that reads the certificates again. It blocks. If the new files are invalid, it
+    /// fails and the old ones stay in use.
     pub fn reloading_tls(&self) -> impl FnOnce() -> Result<(), TlsError> + Send + use<> {
         let ports = [Some(&self.grpc), self.http.as_ref(), self.metrics.as_ref()];
         let all: Vec<Arc<Tls>> = ports
@@ -202,7 +204,7 @@ impl Listeners {
             .flatten()
             .filter_map(|port| port.tls.clone())
             .collect();
-        // Every one is tried, also after one that failed.
+        // Every port is tried, also after one that failed.
         move || {
             all.iter()
                 .map(|tls| tls.reload().map(drop))
@@ -210,8 +212,8 @@ impl Listeners {
         }
     }
 
-    /// Has calls under way asked again whenever the files of gRPC were exchanged: they may
-    /// revoke certificates of open connections.
+    /// Has calls under way authorized again whenever the TLS files of gRPC are replaced: the new
+    /// files may revoke certificates of open connections.
     pub fn tell_of_exchanges(&self, callers: Arc<Callers>, stopped: watch::Receiver<bool>) {
         let Some(tls) = &self.grpc.tls else {
             return;
@@ -230,17 +232,17 @@ impl Listeners {
         });
     }
 
-    /// Where gRPC is served.
+    /// The address of gRPC.
     pub fn grpc_address(&self) -> SocketAddr {
         self.grpc.address
     }
 
-    /// Where HTTP is served.
+    /// The address of HTTP, if it is served.
     pub fn http_address(&self) -> Option<SocketAddr> {
         self.http.as_ref().map(|port| port.address)
     }
 
-    /// Where metrics are served.
+    /// The address of metrics, if they are served.
     pub fn metrics_address(&self) -> Option<SocketAddr> {
         self.metrics.as_ref().map(|port| port.address)
     }
@@ -255,7 +257,7 @@ struct Server {
 }
 
 impl Servers {
-    /// Waits for calls under way, and then closes their connections, whatever clients do.
+    /// Waits at most `grace` for calls under way, then closes their connections.
     pub async fn end(self, grace: Duration) {
         for Server { task, connections } in self.0 {
             end_within(grace, task).await;
@@ -298,7 +300,8 @@ async fn grpc(
     let (reflection, reflection_v1alpha) =
         (reflection().build_v1()?, reflection().build_v1alpha()?);
     let server = tonic::transport::Server::builder()
-        // Around the gate, so that whom it sends away is counted as well.
+        // This layer is outside of the gate, so that it also counts the calls that the gate
+        // refuses.
         .layer(counts)
         .layer(callers)
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
@@ -320,7 +323,7 @@ async fn grpc(
     }))
 }
 
-/// A task that must not outlive the daemon.
+/// Waits for a task, and aborts it if it outlasts `grace`.
 pub async fn end_within(grace: Duration, task: JoinHandle<()>) {
     let abort = task.abort_handle();
     if tokio::time::timeout(grace, task).await.is_err() {

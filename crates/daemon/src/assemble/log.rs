@@ -1,9 +1,9 @@
 //! The log of a data directory at a start: begun or found, compared with its anchors, and then free
-//! to be signed or held.
+//! to be signed, or held.
 //!
-//! An empty directory begins a log only if its key can have signed none; over one that is there
-//! nothing is signed before an anchor agrees. A key that takes over the log is linked here, before
-//! anything else is signed.
+//! An empty directory begins a log only if its key cannot have signed one. An existing log is not
+//! signed before an anchor agrees. A key that takes over the log is linked here, before anything
+//! else is signed.
 
 use std::{path::Path, sync::Arc};
 
@@ -46,19 +46,19 @@ pub struct Log {
     pub alone: Alone<Box<dyn StoreEngine>>,
     /// Connections that read committed rows.
     pub readers: Arc<dyn Rows>,
-    /// What remembers its head elsewhere.
+    /// The places outside the data directory that remember the newest head.
     pub anchors: Arc<Anchors>,
-    /// What is known of them.
+    /// The anchors' last known state.
     pub state: Arc<anchors::State>,
-    /// Whether it may be signed.
+    /// Whether the log may be signed.
     pub free: bool,
     /// The newest signed head.
     pub head: Head,
     /// The newest head that may be shown.
     pub shown: Head,
-    /// What writes its files.
+    /// Writes the log's files.
     pub integrator: Integrator,
-    /// Its keys, the first one first.
+    /// The log's keys, the first one first.
     pub history: Vec<LogKey>,
     own: OwnLog,
     facts: Facts,
@@ -101,7 +101,7 @@ impl Log {
         };
         store.release_through(readers.blobs().clone());
         let size = resident.counters().next_index;
-        // Before anything is signed over what is here, or shown of it that was not before.
+        // This comes before the daemon signs anything, or shows anything that was not shown before.
         let own = OwnLog::read(directory, &readers, &head, &facts, keys, size)?;
         if !first_start {
             make_default_anchor(&anchors, &facts);
@@ -144,7 +144,7 @@ impl Log {
         let Some(old) = &keys.predecessor else {
             return Ok(());
         };
-        // The new key signs the tree that has the link, so it begins with that size.
+        // The new key signs the tree that contains the link, so it begins with that size.
         let since = self.alone.tree().size() + 1;
         let link = link(self.alone.tree(), old, &keys.signer, runtime)?;
         let work = OwnWork::command(LogCommand::RotateKey(Box::new(link)));
@@ -160,7 +160,7 @@ impl Log {
         Ok(())
     }
 
-    /// Brings `accounts.json` and the accounts together; gives the file that lies there then.
+    /// Brings `accounts.json` and the accounts together; returns the file that is then in place.
     ///
     /// # Errors
     /// If the file cannot be written, or its import is refused.
@@ -193,8 +193,8 @@ impl Log {
         (signer, runtime): (&LogSigner, &Handle),
     ) -> Result<AccountsFile, StartError> {
         let file = import.file();
-        // One commit makes the accounts what the file says and the file a known one: after a crash
-        // both hold, or neither.
+        // One commit imports the accounts and makes the file a known one: after a crash both hold,
+        // or neither.
         let work = OwnWork {
             files: Some(AccountsFiles {
                 announced: Some(file),
@@ -205,16 +205,16 @@ impl Log {
         let signing = Signing { signer, runtime };
         let what = "the import of accounts.json";
         self.head = own::enact(&mut self.alone, work, signing, what)?.0;
-        // A crash before this leaves an approval that nothing asks for: the next start knows the
-        // file.
+        // A crash before this leaves an approval without effect: the next start knows the file.
         import.done(directory)?;
         Ok(file)
     }
 
-    /// Has anchors remember what the start itself has signed, and the log's files show it.
+    /// Has the anchors remember what the start itself has signed, then writes it to the log's
+    /// files.
     ///
     /// # Errors
-    /// If an anchor knows other entries, or the files cannot be written.
+    /// If an anchor knows other entries, or if the files cannot be written.
     pub fn publish(&mut self, signer: &LogSigner, done: &Done) -> Result<(), StartError> {
         if self.free {
             // Anchors come first: what this start has signed is shown only if one of them remembers
@@ -237,7 +237,7 @@ impl Log {
         Ok(())
     }
 
-    /// How far anchors remember the log, for those who wait for more.
+    /// How far anchors remember the log, for the parts that wait for them.
     #[must_use]
     pub fn anchored(&self, done: &Arc<Done>, metrics: &Metrics) -> Anchored {
         let done = Arc::clone(done);
@@ -253,7 +253,7 @@ impl Log {
         Anchored::from(done, covered, self.free)
     }
 
-    /// The log as anchors are to know it.
+    /// The newest head and the whole tree, in the form in which anchors remember them.
     #[must_use]
     pub fn tip(&self, signer: &LogSigner) -> Tip {
         let tree = self.alone.tree();
@@ -261,7 +261,7 @@ impl Log {
         self.anchors.tip_of(&self.head, tip, signer)
     }
 
-    /// What waits for an anchor, if the log is held.
+    /// The wait for an anchor, if the log is held.
     #[must_use]
     pub fn hold(&self, anchored: &Anchored, signer: &LogSigner) -> Option<Hold> {
         (!self.free).then(|| Hold {
@@ -276,8 +276,8 @@ impl Log {
     }
 }
 
-/// What writes the log's files, which go as far as the head that may be shown, and the tree of all
-/// `size` entries.
+/// The writer of the log's files, which reach as far as the head that may be shown, and the tree of
+/// all `size` entries.
 fn files_and_tree(
     directory: &Path,
     readers: &Arc<dyn Rows>,
@@ -313,8 +313,9 @@ fn anchors_of(
     Ok((anchors, state))
 }
 
-/// Makes the anchor of a log that has none. A first start has made it by now; a restored directory
-/// gets none by itself, since a new anchor knows nothing of what was signed after the backup.
+/// Makes the default anchor of a log that has none. A first start has made it by now. A restored
+/// directory does not get one automatically: a new anchor knows nothing of what was signed after
+/// the backup.
 fn make_default_anchor(anchors: &Anchors, facts: &Facts) {
     if facts.restored.is_none()
         && let Err(error) = anchors.make_default()
@@ -323,7 +324,7 @@ fn make_default_anchor(anchors: &Anchors, facts: &Facts) {
     }
 }
 
-/// Whether signing may begin: the anchors agree with what is here, and one remembers all of it.
+/// Whether signing may begin: the anchors agree with this log, and one remembers all of it.
 fn is_free(
     own: &OwnLog,
     head: &Head,
@@ -344,7 +345,7 @@ fn is_free(
 
 type StoreAndState = (Box<dyn StoreEngine>, Resident);
 
-/// Entry 0 of a new log, committed before anything else.
+/// Commits entry 0 of a new log before anything else.
 fn begin(
     config: &Config,
     (store, resident): StoreAndState,
@@ -366,21 +367,22 @@ fn begin(
         begun_by: begun.by,
     }));
     let work = OwnWork {
-        // The commit that begins the log also forgets that a key was being made: from here on the
-        // key has signed.
+        // The commit that begins the log also clears the record that a key was being made: from
+        // here on the key has signed.
         facts: vec![Fact::Beginning(None)],
         ..OwnWork::command(command)
     };
     let mut alone = Alone::new(store, resident, Tree::new());
     let signing = Signing { signer, runtime };
     let (head, _) = own::enact(&mut alone, work, signing, "the first entry of the log")?;
-    // Until an anchor has it, another start beside the anchor could begin as well.
+    // Until an anchor remembers the head, another start that uses the anchor could begin a log as
+    // well.
     anchors.remember(&Tip::from(&head))?;
     let (store, resident, _) = alone.into_parts();
     Ok(((store, resident), head))
 }
 
-/// The link from one key to the next, over the tree as it is; either may be in a KMS.
+/// The link from one key to the next, over the present tree; either key may be in a KMS.
 fn link(
     tree: &Tree,
     old: &LogSigner,
@@ -407,7 +409,7 @@ fn link(
     })
 }
 
-/// `--begin-log` over a log that is there must mean that log.
+/// If `--begin-log` is given for an existing log, it must name that log.
 fn must_be_named(config: &Config, head: &Head) -> Result<(), StartError> {
     let origin = head.checkpoint.lines().next().unwrap_or_default();
     match config.begin_log.as_deref() {
@@ -419,7 +421,7 @@ fn must_be_named(config: &Config, head: &Head) -> Result<(), StartError> {
     }
 }
 
-/// While nothing may be signed, a start that would have to sign something first is none.
+/// Refuses a start that would have to sign something first while nothing may be signed.
 fn must_need_no_signature(
     free: bool,
     state: &anchors::State,

@@ -1,8 +1,8 @@
-//! Opening a data directory: what must be there, and in which order it comes to life.
+//! Opening a data directory: what must be there, and the order in which its parts start.
 //!
-//! Lock, database, keys, log, then the writer and what follows it. Runs found unfinished are begun
-//! again by the writer. Whatever ends what was opened, by a stop, an error or a drop, ends its
-//! threads first and gives the lock back last.
+//! The order is lock, database, keys, log, then the writer and its followers. The writer restarts
+//! runs that it finds unfinished. If the opened directory ends, by a stop, an error or a drop, its
+//! threads end first and the lock is released last.
 
 use std::sync::{Arc, mpsc::Sender};
 
@@ -58,24 +58,24 @@ use crate::{
     },
 };
 
-/// Changes of accounts that a slow watcher may be behind before it reads them all again.
+/// Changes of accounts that a slow watcher may lag behind before it reads all accounts again.
 const WATCHED_CHANGES: usize = 256;
 
-/// A data directory that has come to life.
+/// An opened data directory, ready to serve.
 pub struct Opened {
-    /// What can be asked of it.
+    /// The calls that it answers.
     pub services: Arc<Services>,
-    /// What the gate, a reload and a stop need beside.
+    /// The parts that the gate, a reload and a stop also need.
     pub parts: Parts,
-    /// Tells callers apart, as the log states it.
+    /// Authenticates callers by the rules that the log states.
     pub authenticator: Authenticator,
-    /// Has the log state other policies.
+    /// Has the log state changed rules.
     pub stating: Arc<Stating>,
-    /// What works on it.
+    /// The threads that work on the directory.
     pub threads: Threads,
 }
 
-/// The daemon's parts that others than services need.
+/// The daemon's parts that are needed outside of the services.
 #[derive(Clone)]
 pub struct Parts {
     pub mailbox: Mailbox,
@@ -92,7 +92,7 @@ pub struct Parts {
     pub accounts_shown: watch::Receiver<u64>,
 }
 
-/// Everything that works on an opened directory, in the order in which it ends.
+/// The threads that work on an opened directory, in the order in which they end.
 pub struct Threads {
     /// Puts decisions into the log.
     pub decisions: recorder::Following,
@@ -104,18 +104,18 @@ pub struct Threads {
     pub integrator: Integrating,
     /// Writes `accounts.json` after each change.
     pub accounts: accounts::Following,
-    /// Nobody else has the directory.
+    /// The lock of the directory, which no other process can take.
     pub lock: DirectoryLock,
 }
 
-/// What is configured in files beside the data, read before anything is opened.
+/// Rules from files beside the data, read before anything is opened.
 struct Rules {
     sandbox: Sandbox,
     policies: Arc<ArcSwap<Policies>>,
     authenticator: Authenticator,
 }
 
-/// What many parts have a handle of.
+/// Parts of which many others have a handle.
 struct Shared {
     keys: Arc<Keys>,
     owners: Arc<Owners>,
@@ -125,7 +125,7 @@ struct Shared {
     metrics: Arc<Metrics>,
 }
 
-/// What is open before anything works on it.
+/// An opened directory before any thread works on it.
 struct Ready {
     shared: Shared,
     log: Log,
@@ -135,7 +135,7 @@ struct Ready {
     walls: Walls,
 }
 
-/// What works on it, and how the services reach it.
+/// The threads, and the handles by which the services reach them.
 struct Working {
     threads: Threads,
     ways: Ways,
@@ -144,7 +144,7 @@ struct Working {
     state: Arc<anchors::State>,
 }
 
-/// How the threads and the services reach one another.
+/// The handles by which the threads and the services reach one another.
 struct Ways {
     mailbox: Mailbox,
     readers: Arc<dyn Rows>,
@@ -154,7 +154,7 @@ struct Ways {
     changed_accounts: broadcast::Sender<Arc<[Account]>>,
 }
 
-/// Opens a data directory. Blocks; `runtime` is where a KMS is asked.
+/// Opens a data directory. Blocks; calls to a KMS run on `runtime`.
 pub fn open(
     config: &Config,
     metrics: &Arc<Metrics>,
@@ -172,7 +172,8 @@ pub fn open(
     protection::must_hold(config)?;
     let opened = open_locked(config, metrics, runtime, lock)
         .inspect_err(|_| failpoint::pass(Point::StartupFailedAfterLock))?;
-    // Before a port serves, so that no call was answered that the directory does not remember.
+    // This comes before a port serves, so that no call is answered that the directory does not
+    // remember.
     protection::remember(config)?;
     Ok(opened)
 }
@@ -273,8 +274,8 @@ impl Ready {
         let accounts_json = log.bring_accounts(directory, at_start, &owners, (&signer, runtime))?;
         // An anchor knows what the start has signed before anything works on the log.
         log.publish(&signer, &done)?;
-        // Only the registered holdouts tell which key opens them, so that the vault comes after the
-        // database.
+        // Only the registered holdouts tell which key decrypts them, so the vault is opened after
+        // the database.
         let blobs = log.readers.blobs();
         let holdouts = log.alone.resident().holdouts();
         let (vault, shelf) = Keyring::open_vault(shelf, holdout_keys, holdouts, blobs)?;
@@ -304,7 +305,7 @@ impl Ready {
     }
 }
 
-/// Who looks at a run before its evidence counts: the policies, which the metrics count.
+/// Checks a run before its evidence counts: asks the policy modules and counts their votes.
 fn overseer(policies: &Arc<ArcSwap<Policies>>, metrics: &Arc<Metrics>) -> Arc<Overseeing> {
     Arc::new(Overseeing {
         policies: Arc::clone(policies),
@@ -313,8 +314,8 @@ fn overseer(policies: &Arc<ArcSwap<Policies>>, metrics: &Arc<Metrics>) -> Arc<Ov
 }
 
 impl Working {
-    /// Starts the threads: what follows the writer first, since it must hear of all that the writer
-    /// does.
+    /// Starts the threads. Those that follow the writer start first, since they must hear of
+    /// everything that the writer does.
     fn start(
         config: &Config,
         log: Log,
@@ -372,7 +373,7 @@ impl Working {
 }
 
 impl Ways {
-    /// The ways into an opened log, and the end at which the writer takes its mail.
+    /// The handles into an opened log, and the receiving end of the writer's mailbox.
     fn of(log: &Log, shared: &Shared) -> (Self, Inbox) {
         let (mailbox, inbox) = mailbox::mailbox();
         let ways = Self {
@@ -386,7 +387,7 @@ impl Ways {
         (ways, inbox)
     }
 
-    /// Starts what writes files after each commit: the log's, and `accounts.json`.
+    /// Starts the threads that write files after each commit: the log's, and `accounts.json`.
     fn follow(
         &self,
         config: &Config,
@@ -408,7 +409,7 @@ impl Ways {
         Ok((integrating, accounts))
     }
 
-    /// What is told once an anchor covers a head: readers, the log's files, metrics.
+    /// The parts that are told once an anchor covers a head: readers, the log's files, metrics.
     fn shows(&self, wake: Sender<()>, metrics: &Arc<Metrics>, size: u64) -> Shows {
         let gauge = Arc::clone(metrics.shown());
         gauge.shows(size, unix_ms());
@@ -425,7 +426,7 @@ impl Ways {
     }
 }
 
-/// What records decisions, and the thread that puts them into the log.
+/// The recorder of decisions, and the thread that puts them into the log.
 fn recorder(
     config: &Config,
     epoch: u64,
@@ -442,7 +443,7 @@ fn recorder(
     Ok((recorder, following))
 }
 
-/// The services over what works.
+/// The services over the running threads.
 fn services(
     config: &Config,
     working: &Working,
@@ -504,7 +505,7 @@ fn services(
     }))
 }
 
-/// Counts callers that create and execute many claims, if that is configured.
+/// The detector of callers that create and execute many claims, if one is configured.
 fn probing(
     config: &Config,
     working: &Working,

@@ -1,4 +1,4 @@
-//! Commands of the daemon's own, signed by a key in memory or in a KMS.
+//! The daemon's own commands, signed by a key in memory or in a KMS.
 
 use evidenceos_driver::{Alone, Enacted, NotEnacted, OwnWork, clock::unix_ms};
 use evidenceos_kernel::command::Command;
@@ -8,20 +8,20 @@ use tokio::runtime::Handle;
 
 use super::StartError;
 
-/// What signs, and where it is waited for.
+/// The key that signs, and the runtime on which the call waits for it.
 #[derive(Clone, Copy)]
 pub struct Signing<'s> {
     pub signer: &'s LogSigner,
-    /// Where a KMS is asked.
+    /// The runtime for calls to a KMS.
     pub runtime: &'s Handle,
 }
 
-/// Enacts commands that append entries, in one commit with the head over them. `what` says what
-/// they are, for errors. Gives the head and the entries.
+/// Commits commands that append entries, in one commit with the head over them. `what` names them
+/// in errors. Returns the head and the entries.
 ///
 /// # Errors
-/// [`StartError::NotEnacted`] if the kernel refuses one of them, [`StartError::LogKeys`] if the head
-/// cannot be signed, [`StartError::Store`] if the store fails.
+/// [`StartError::NotEnacted`] if the kernel refuses one of them, [`StartError::LogKeys`] if the
+/// head cannot be signed, [`StartError::Store`] if the store fails.
 pub fn enact<S: Store>(
     alone: &mut Alone<S>,
     work: OwnWork,
@@ -45,7 +45,7 @@ pub fn enact<S: Store>(
     Ok((head, entries))
 }
 
-/// Enacts a command that appends no entry.
+/// Commits a command that appends no entry.
 ///
 /// # Errors
 /// As [`enact`].
@@ -61,7 +61,7 @@ pub fn note<S: Store>(
         .map_err(|error| not_enacted(error, what, |_| what.to_owned()))
 }
 
-/// An error for the operator; `nth` names the command of that place.
+/// An error for the operator about the `nth` command.
 pub fn not_enacted(
     error: NotEnacted<LogKeyError>,
     what: &str,

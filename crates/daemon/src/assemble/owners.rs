@@ -1,14 +1,14 @@
-//! The owners' secret: it must be the one that the accounts were named with.
+//! The owners' secret. It must be the secret that made the tags of the accounts.
 
 use evidenceos_access::Owners;
 use evidenceos_keys::{Directory, KeyError, secrets};
 use evidenceos_store::{Rows, StoreError};
 use thiserror::Error;
 
-/// Why nobody's tag can be made.
+/// Why the owners' secret cannot be used.
 #[derive(Debug, Error)]
 pub enum OwnersError {
-    /// It is not the secret that the tags of the accounts were made with.
+    /// The accounts' tags were made with another secret.
     #[error(
         "owners.secret is not the one that this directory was served with: every principal would be somebody else. Bring secrets/owners.secret back from a backup"
     )]
@@ -21,7 +21,7 @@ pub enum OwnersError {
 /// The secret that keys the owner tags.
 ///
 /// # Errors
-/// Where it is open to others, or missing although there is a log.
+/// If other users can read it, or if it is missing although there is a log.
 pub fn open(
     own: &Directory,
     imported: Option<&Directory>,
@@ -30,12 +30,12 @@ pub fn open(
     secrets::open(imported, own, secrets::OWNERS, first_start).map(Owners::new)
 }
 
-/// Another owners' secret would give every principal another tag: nobody would find their claims
-/// and credit again. The first account tells.
+/// Compares the secret with the first account. Another secret would give every principal another
+/// tag, and they would lose their claims and credit.
 ///
 /// # Errors
-/// [`OwnersError::Other`] if the secret is another; [`OwnersError::Store`] if the account cannot be
-/// read.
+/// [`OwnersError::Other`] if the secret is another one: bring the old one back.
+/// [`OwnersError::Store`] if the account cannot be read.
 pub fn must_be_these(owners: &Owners, rows: &dyn Rows) -> Result<(), OwnersError> {
     let first = rows.accounts(0, 1)?.pop();
     match first.filter(|account| account.is_named()) {

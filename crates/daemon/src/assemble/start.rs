@@ -1,10 +1,10 @@
-//! Start-up, reload and shutdown of the whole.
+//! Start, reload and stop of the whole daemon.
 //!
-//! Ports are bound first, so that one in use is said before anything is touched. HTTP and metrics
-//! answer as soon as the process lives; gRPC listens once everything that was acknowledged before
-//! can be served again, so that a probe of its port tells just that. A stop goes the other way: not
-//! ready, a pause in which everything is still served, gRPC closes, runs under way end, the log is
-//! published, and HTTP closes last.
+//! Ports are bound first, so that a port in use is reported before anything is changed. HTTP and
+//! metrics answer as soon as the process lives. gRPC listens once everything that was acknowledged
+//! before can be served again, so that a probe of its port tests exactly that. A stop goes the
+//! other way: the daemon reports itself not ready, serves on for a pause, closes gRPC, waits for
+//! runs under way, publishes the log, and closes HTTP last.
 
 use std::{
     net::SocketAddr,
@@ -45,11 +45,11 @@ use crate::{
     services::{Names, Services},
 };
 
-/// What signatures were used for, in the data directory.
+/// The file in the data directory that records used signatures.
 const USED_SIGNATURES: &str = "used-signatures";
 
-/// A running daemon. Dropped without a stop it ends as after a crash, but for its threads: they are
-/// gone, and the data directory's lock with them, when the drop returns.
+/// A running daemon. A drop without a stop leaves what a crash leaves, but its threads have ended
+/// and the data directory's lock is released when the drop returns.
 pub struct Running {
     config: Config,
     listeners: Listeners,
@@ -70,7 +70,7 @@ pub struct Running {
 /// Starts a daemon; returns once its ports serve.
 ///
 /// # Errors
-/// Where anything that it needs is not there, or not ours.
+/// [`StartError`] names the part that failed and how to mend it.
 pub async fn start(config: Config) -> Result<Running, StartError> {
     let registry = Arc::new(Registry::new());
     let metrics = Arc::new(Metrics::new(Arc::clone(&registry)));
@@ -80,8 +80,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let health = Arc::new(Health::default());
     let front = Front::default();
     let http_servers = listeners.serve_http(&health, &front, &registry, &http_stopped)?;
-    // Files and a KMS are waited for on a thread of their own, so that health is answered
-    // meanwhile.
+    // Files and a KMS are waited for on a separate thread, so that health is answered meanwhile.
     let opened = {
         let (config, metrics, runtime) = (config.clone(), Arc::clone(&metrics), Handle::current());
         blocking(move || open::open(&config, &metrics, &runtime)).await?
@@ -100,7 +99,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         &registry,
     ));
     let api = agents_gate(&config, &parts, &callers, &registry)?;
-    // It is told before calls are served, so that it misses no exchange of the files.
+    // This comes before calls are served, so that the task misses no replacement of the files.
     listeners.tell_of_exchanges(Arc::clone(&callers), stopped.clone());
     let layers = (
         CountLayer::new(&registry),
@@ -132,7 +131,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     })
 }
 
-/// The gate for agents over what is open.
+/// The gate for agents over an opened directory.
 fn agents_gate(
     config: &Config,
     parts: &Parts,
@@ -184,60 +183,60 @@ fn control(
 }
 
 impl Running {
-    /// Where gRPC is served.
+    /// The address of gRPC.
     #[must_use]
     pub fn grpc_address(&self) -> SocketAddr {
         self.listeners.grpc_address()
     }
 
-    /// Where HTTP is served.
+    /// The address of HTTP, if it is served.
     #[must_use]
     pub fn http_address(&self) -> Option<SocketAddr> {
         self.listeners.http_address()
     }
 
-    /// Where metrics are served.
+    /// The address of metrics, if they are served.
     #[must_use]
     pub fn metrics_address(&self) -> Option<SocketAddr> {
         self.listeners.metrics_address()
     }
 
-    /// What verifiers need, as a C2SP verifier key.
+    /// The log's key as a C2SP verifier key, for verifiers.
     #[must_use]
     pub fn log_vkey(&self) -> String {
         self.services.server.log_vkey()
     }
 
-    /// Whether only reads are served, until an anchor answers or the operator says what happened.
+    /// Whether the server is read-only until an anchor answers or an operator acts.
     #[must_use]
     pub fn is_held(&self) -> bool {
         self.services.server.is_held()
     }
 
-    /// Whether the writer has ended, which it does by itself only where the store failed.
+    /// Whether the writer has ended. It ends by itself only if the store failed.
     #[must_use]
     pub fn has_failed(&self) -> bool {
         self.threads.driver.has_ended()
     }
 
-    /// Gives the memory of modules back that nobody uses: `evidenceos_sandbox::Sandbox::forget_unused`.
+    /// Frees the memory of unused modules: `evidenceos_sandbox::Sandbox::forget_unused`.
     pub fn forget_unused(&self) {
         self.parts.guests.sandbox.forget_unused();
     }
 
-    /// Reads certificates, roles, secrets, keys and policies again. What does not fit is said and leaves
-    /// that part as it was.
+    /// Reads certificates, roles, secrets, keys and policy modules again. If a part cannot be read
+    /// or is invalid, its old state stays in force and the problem is reported.
     ///
     /// # Errors
-    /// Everything that could not be taken over.
+    /// One line for each part that was not taken over.
     pub async fn reload(&self) -> Result<(), Vec<String>> {
         let reload_tls = self.listeners.reloading_tls();
         let (config, parts) = (self.config.clone(), self.parts.clone());
         let (callers, stating) = (Arc::clone(&self.callers), Arc::clone(&self.stating));
         let names = Arc::clone(&self.services.names);
         let taken_over = tokio::task::spawn_blocking(move || {
-            // Each part is tried, also after one that failed: the operator hears of all problems at
-            // once.
+            // Each part is tried, also after one that failed, so that the operator sees all
+            // problems at once.
             let mut problems = Vec::new();
             problems.extend(reload_tls().err().map(|error| error.to_string()));
             let keys = rotation::reload(&config.log_keys(), &parts.keys, &parts.mailbox);
@@ -256,8 +255,8 @@ impl Running {
         }
     }
 
-    /// Somebody at the control socket who wants a [`Running::reload`]; waits for one. Never ends
-    /// where there is no control socket.
+    /// Waits for a client of the control socket that asks for a [`Running::reload`]. Never returns
+    /// if there is no control socket.
     pub async fn reload_asked(&mut self) -> ReloadAsked {
         match self.reloads.recv().await {
             Some(asked) => asked,
@@ -265,21 +264,22 @@ impl Running {
         }
     }
 
-    /// Drains and ends: not ready; after the drain delay no new calls; runs under way settle until
-    /// the drain time is over; the log is published; HTTP closes last.
+    /// Drains and ends. The daemon reports itself not ready and takes no new calls after the drain
+    /// delay. Runs under way settle until the drain time is over. Then it publishes the log and
+    /// closes HTTP last.
     ///
     /// # Errors
-    /// Where the writer had failed.
+    /// If the writer had failed.
     pub async fn stop(self) -> Result<(), Fatal> {
-        // Probes hear of the stop first: load balancers go elsewhere while everything is still
+        // Probes learn of the stop first: load balancers go elsewhere while everything is still
         // served.
         self.health.stops();
-        // A writer that has failed takes nothing any more.
+        // A writer that has failed takes no more calls.
         if !self.has_failed() {
             tokio::time::sleep(self.config.drain_delay).await;
         }
         let deadline = Instant::now() + self.config.drain;
-        // Nobody listens any more where the servers have ended already.
+        // If the servers have ended already, there is no receiver.
         let _ = self.stop.send(true);
         let Threads {
             mut decisions,
@@ -293,7 +293,7 @@ impl Running {
         blocking(move || decisions.end()).await;
         self.parts.mailbox.stop(deadline);
         let driver = blocking(move || driver.join()).await;
-        // What was decided last is anchored and shown while callers still wait for it.
+        // The last decisions are anchored and shown while callers still wait for them.
         blocking(move || releasing.end()).await;
         let grace = deadline
             .saturating_duration_since(Instant::now())
@@ -331,22 +331,22 @@ impl Running {
     }
 }
 
-/// What signatures were used for before this start. The directory's lock is held.
+/// The signatures that were used before this start. The directory's lock is held.
 fn used_signatures(data_dir: &Path) -> Result<Uses, StartError> {
     let path = data_dir.join(USED_SIGNATURES);
     Uses::kept(path.clone(), unix_ms() / 1_000)
         .map_err(|source| StartError::UsedSignatures { path, source })
 }
 
-/// Waits for something that blocks, beside the threads that serve.
+/// Runs blocking work beside the threads that serve.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     tokio::task::spawn_blocking(work)
         .await
         .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
 }
 
-/// Takes over roles, secrets and policies as they are in their files now, once the log states them.
-/// What cannot be read stays as it was; gives what was wrong. Blocks.
+/// Takes over roles, secrets and policy modules from their files once the log states them. A part
+/// that cannot be read stays as it was. Returns the problems. Blocks.
 fn reload_rules(
     config: &Config,
     parts: &Parts,
@@ -373,7 +373,7 @@ fn reload_rules(
         problems.extend(wrong.0);
         parts.policies.load_full()
     });
-    // The log states the new rules before any call is judged by them. If it cannot, the old ones
+    // The log states the new rules before any call is judged by them. If it cannot, the old rules
     // stay in force.
     match stating.state(in_force::of(&policies, &authenticator, &parts.owners)) {
         Ok(()) => {

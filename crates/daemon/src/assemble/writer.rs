@@ -1,4 +1,4 @@
-//! The writer, in a thread of its own.
+//! The writer, in its own thread.
 
 use std::{
     sync::Arc,
@@ -24,7 +24,7 @@ use tokio::runtime::Handle;
 use super::{StartError, held::Hold};
 use crate::{config::guests_a_principal, metrics::Metrics};
 
-/// What the writer is wired from.
+/// The parts that the writer is made of.
 pub struct Writer<'o> {
     /// The store, its state and its tree.
     pub alone: Alone<Box<dyn StoreEngine>>,
@@ -35,9 +35,9 @@ pub struct Writer<'o> {
     pub runtime: &'o Handle,
     pub metrics: &'o Arc<Metrics>,
     pub clock: &'o Arc<Clock>,
-    /// The policies that the log is to state when the writer begins.
+    /// The rules that the log must state when the writer begins.
     pub in_force: Arc<ArcSwap<InForce>>,
-    /// Why nothing may be signed yet, if it may not.
+    /// The wait for an anchor, if nothing may be signed yet.
     pub hold: Option<Hold>,
 }
 
@@ -112,13 +112,13 @@ pub struct DriverThread {
 }
 
 impl DriverThread {
-    /// Whether it has ended, which it does by itself only if the store failed.
+    /// Whether the thread has ended. It ends by itself only if the store failed.
     #[must_use]
     pub fn has_ended(&self) -> bool {
         self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
-    /// Waits for its end, and gives the store back. Blocks.
+    /// Waits for the thread to end, and returns the store. Blocks.
     ///
     /// # Errors
     /// If the store failed.
@@ -135,7 +135,7 @@ impl Drop for DriverThread {
     fn drop(&mut self) {
         if let Some(thread) = self.thread.take() {
             self.mailbox.stop(Instant::now());
-            // How it ended is said by who is told to stop; this is a start that failed, or a drop.
+            // A stop reports how the writer ended; this is a failed start, or a drop.
             let _ = thread.join();
         }
     }

@@ -1,4 +1,5 @@
-//! Where the newest head of the log is remembered outside of the data directory.
+//! The settings of anchors: places outside of the data directory that remember the newest head of
+//! the log.
 
 use std::path::Path;
 
@@ -6,10 +7,10 @@ use evidenceos_notary::anchors::{AnchorPlace, Anchoring, NoAnchorPlace};
 
 use super::Settings;
 
-/// What `--anchor` takes in place of one.
+/// The value of `--anchor` that turns anchors off.
 const NONE: &str = "none";
 
-/// All places of the settings.
+/// The anchors that the settings name.
 pub(super) fn places(
     settings: &Settings,
     data_dir: &Path,

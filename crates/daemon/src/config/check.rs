@@ -1,4 +1,4 @@
-//! What can be said of a configuration without serving: `config check`.
+//! `config check`: checks a configuration without serving.
 
 use evidenceos_access::Tls;
 use evidenceos_gate::policies::Policies;
@@ -10,14 +10,14 @@ use crate::{control, guarded, protection};
 /// What a check of the configuration found.
 #[derive(Debug, Default)]
 pub struct Checked {
-    /// The daemon would not start.
+    /// Problems that would keep the daemon from starting.
     pub problems: Vec<String>,
-    /// It would, and somebody should know.
+    /// Facts that an operator should know; the daemon would start.
     pub warnings: Vec<String>,
 }
 
-/// Reads what the configuration names: certificates, policies and keys. Nothing is written or asked for
-/// over a network.
+/// Reads the files that the configuration names: certificates, policy modules and keys. Writes
+/// nothing, and asks nothing over a network.
 #[must_use]
 pub fn check(config: &Config) -> Checked {
     let mut checked = Checked::default();
@@ -69,7 +69,7 @@ pub fn check(config: &Config) -> Checked {
     checked
 }
 
-/// Everything that is wrong with the files of TLS: all that cannot be read, else what a start would say of them.
+/// All problems of the TLS files: every file that cannot be read, otherwise what a start would report.
 fn tls_problems(config: &Config) -> Vec<String> {
     let Some(tls) = &config.listeners.tls else {
         return Vec::new();
@@ -91,7 +91,8 @@ fn tls_problems(config: &Config) -> Vec<String> {
         .collect()
 }
 
-/// Ports that something else listens on. A daemon that serves this directory has its own.
+/// Ports that another process listens on. None are reported if a daemon serves this directory: it
+/// uses them itself.
 fn taken_ports(config: &Config) -> Vec<String> {
     if control::condition(&config.data_dir).is_ok() {
         return Vec::new();

@@ -1,4 +1,4 @@
-//! What runs cost, and what new accounts start with.
+//! The settings of credit: the prices of runs, and what new accounts start with.
 
 use std::collections::HashMap;
 
@@ -6,7 +6,7 @@ use evidenceos_kernel::account::{Accounting, MAX_CREDIT, Rate, Tariff};
 
 use super::Settings;
 
-/// The settings of credit; what is wrong with them goes to `problems`.
+/// Reads the settings of credit; problems are added to `problems`.
 pub fn accounting(settings: &Settings, problems: &mut Vec<String>) -> Accounting {
     let default = Accounting::default();
     let mut rate = |flag: &str, text: &Option<String>, default: Rate| match text {
@@ -59,7 +59,7 @@ pub fn accounting(settings: &Settings, problems: &mut Vec<String>) -> Accounting
     }
 }
 
-/// `name=credits,…`; a name may have `=` in it, as certificates' names do.
+/// `name=credits,…`; a name may contain `=`, as the names of certificates do.
 fn of_principals(text: Option<&str>, problems: &mut Vec<String>) -> HashMap<String, u64> {
     let pairs = text.unwrap_or_default().split(',').map(str::trim);
     let mut limits = HashMap::new();

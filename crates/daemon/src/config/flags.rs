@@ -8,7 +8,7 @@ use super::{ConfigError, Layers, Settings};
 
 /// The EvidenceOS daemon: keeps holdouts, runs claims, certifies what the evidence carries.
 ///
-/// Started bare it is a development server on loopback, for one user who may do everything.
+/// Without flags it is a development server on loopback, where every caller has every role.
 #[derive(Clone, Parser)]
 #[command(
     name = "evidenceos-daemon",
@@ -71,8 +71,9 @@ enum Command {
     },
     /// Bring a backup back into an empty data directory
     ///
-    /// Every file is checked first. Bring keys/ and secrets/ back too. The directory is read-only
-    /// until it is known that it is the newest: see `evidenceos-daemon log --help`.
+    /// Every file is checked first. Bring keys/ and secrets/ back too. The daemon serves it
+    /// read-only until an anchor or an operator confirms that it is the newest: see
+    /// `evidenceos-daemon log --help`.
     #[command(after_help = "Example:
   evidenceos-daemon restore /mnt/backups/2026-11-24 --data-dir /srv/evidenceos")]
     Restore {
@@ -91,7 +92,8 @@ enum Command {
     },
     /// Check all of a data directory (daemon stopped)
     ///
-    /// Nothing is written. Exit status: 0 all is well, 1 something is wrong, 2 it cannot be looked at.
+    /// Nothing is written. Exit status: 0 all is well, 1 something is wrong, 2 the directory cannot
+    /// be examined.
     #[command(after_help = "Examples:
   evidenceos-daemon fsck
   evidenceos-daemon fsck --data-dir /srv/evidenceos --json | jq .findings")]
@@ -115,8 +117,8 @@ enum Command {
     },
     /// Make the daemon read its files again, as on SIGHUP
     ///
-    /// Certificates, roles, tokens, secrets, the active key and policies. What does not fit is
-    /// said, and goes on as it was.
+    /// Certificates, roles, tokens, secrets, the active key and policies. If one of them cannot be
+    /// read or is invalid, the command reports it and the daemon keeps the old one.
     #[command(after_help = "Example:
   evidenceos-daemon reload --data-dir /srv/evidenceos")]
     Reload {
@@ -125,14 +127,14 @@ enum Command {
     },
 }
 
-/// What to do about a database that is older than its log, or may be.
+/// The commands for a log whose database is older than the log, or may be.
 #[derive(Clone, Subcommand)]
 pub enum LogCommand {
     /// Append the entries that are missing, byte for byte, and charge holdouts what they charged
     ///
-    /// All is checked first: the entries must lead to the other log's root, and its head must be
-    /// signed by this log's key. Accounts and the claims' own rows are not in a log; claims that
-    /// were created after the backup stay unknown.
+    /// Everything is checked before anything is changed: the entries must lead to the other log's
+    /// root, and its head must be signed by this log's key. Accounts and the claims' own rows are
+    /// not in a log; claims that were created after the backup stay unknown.
     #[command(after_help = "Examples:
   evidenceos-daemon log recover --from https://log.example.org/
   evidenceos-daemon log recover --data-dir /srv/evidenceos --from /mnt/mirror")]
@@ -143,10 +145,10 @@ pub enum LogCommand {
         #[command(flatten)]
         settings: Box<Settings>,
     },
-    /// Go on under another name, where the missing entries are nowhere to be found
+    /// Continue the log under another name, if the missing entries are lost
     ///
-    /// The first entry binds the old head. Every holdout is exhausted, since what leaked is
-    /// unknown, but for those whose charge is stated; runs under way are aborted.
+    /// The first entry binds the old head. Every holdout is exhausted, since its leakage is
+    /// unknown, unless you state its charge. Runs under way are aborted.
     #[command(after_help = "Example:
   evidenceos-daemon log restart --origin log.example.org/2 --because \"the disk and its mirror were lost\" --charged mine=12.5")]
     Restart {
@@ -156,7 +158,8 @@ pub enum LogCommand {
         /// Why, 1 to 256 bytes; it goes into the public log
         #[arg(long, value_name = "TEXT")]
         because: String,
-        /// Bits that each part of a holdout was charged in what was lost, at most; repeatable
+        /// The most that each part of a holdout was charged in the lost entries, in bits;
+        /// repeatable
         #[arg(long, value_name = "HOLDOUT=BITS")]
         charged: Vec<String>,
         #[command(flatten)]
@@ -169,7 +172,7 @@ pub enum LogCommand {
     #[command(after_help = "Example:
   evidenceos-daemon log continue --nothing-was-signed-since --because \"moved to another machine; the old one was stopped before the backup\"")]
     Continue {
-        /// What is stated; without it nothing is
+        /// The statement itself; required
         #[arg(long, required = true)]
         nothing_was_signed_since: bool,
         /// Why you are sure, 1 to 256 bytes; it goes into the public log
@@ -180,10 +183,10 @@ pub enum LogCommand {
     },
 }
 
-/// What to do about `accounts.json`.
+/// The commands about `accounts.json`.
 #[derive(Clone, Subcommand)]
 pub enum AccountsCommand {
-    /// Let the next start make the accounts what the file says; recorded in the log
+    /// Have the next start import the file as the accounts; the log records it
     #[command(after_help = "Examples:
   evidenceos-daemon accounts import --because \"restored after the disk failed\"
   evidenceos-daemon accounts import other/accounts.json --data-dir /srv/evidenceos --because \"moved here\"
@@ -199,7 +202,7 @@ Accounts that the file does not name stay as they are.")]
         #[command(flatten)]
         directory: DataDir,
     },
-    /// Write the file again from the database; an edited one is kept beside it
+    /// Write the file again from the database; an edited file is kept beside it
     Export {
         /// Where.
         #[command(flatten)]
@@ -220,7 +223,7 @@ pub struct DataDir {
     pub data_dir: PathBuf,
 }
 
-/// Which data directory is meant.
+/// Selects a data directory.
 #[derive(Clone, Args)]
 struct Place {
     /// The data directory [default: ./data]
@@ -247,7 +250,7 @@ impl Place {
 
 #[derive(Clone, Subcommand)]
 enum ConfigCommand {
-    /// Say whether the daemon would start, and what an operator should know
+    /// Check whether the daemon would start, and print warnings
     Check {
         #[command(flatten)]
         settings: Box<Settings>,
@@ -259,41 +262,41 @@ enum ConfigCommand {
     },
 }
 
-/// What the command line asks for.
+/// The request of a command line.
 pub enum Asked {
     /// Serve until a signal comes.
     Serve(Layers),
-    /// Say whether it would.
+    /// Check whether the daemon would start.
     Check(Layers),
-    /// Print the settings and where each came from.
+    /// Print the settings and their origins.
     Show(Layers),
     /// Import `accounts.json`, or write it again.
     Accounts(AccountsCommand),
-    /// Bring the missing end of a log back.
+    /// Append the log's missing entries.
     RecoverLog {
         /// Of which data directory.
         layers: Layers,
         from: String,
     },
-    /// Go on under another name.
+    /// Continue the log under another name.
     RestartLog {
         /// In which data directory.
         layers: Layers,
         /// The log's name from then on.
         origin: String,
-        /// In the operator's words, for the log.
+        /// The operator's reason, for the log.
         because: String,
-        /// What holdouts were charged.
+        /// The stated charges of holdouts.
         charged: Vec<String>,
     },
     /// State that nothing was signed elsewhere.
     ContinueLog {
         /// In which data directory.
         layers: Layers,
-        /// In the operator's words, for the log.
+        /// The operator's reason, for the log.
         because: String,
     },
-    /// Read all of a data directory.
+    /// Check a data directory.
     Fsck { layers: Layers, json: bool },
     /// Copy a data directory.
     Backup {
@@ -302,21 +305,21 @@ pub enum Asked {
         /// One JSON object a line instead of text.
         json: bool,
     },
-    /// Bring a copy back.
+    /// Restore a backup.
     Restore {
         data_dir: PathBuf,
         source: PathBuf,
         /// One JSON object a line instead of text.
         json: bool,
     },
-    /// Say whether the daemon of a data directory takes calls.
+    /// Ask the daemon of a data directory whether it takes calls.
     Healthcheck { data_dir: PathBuf },
     /// Have the daemon of a data directory read its files again.
     Reload { data_dir: PathBuf },
 }
 
-/// A command to which an environment variable that is set to nothing is one that is not set, as
-/// Compose passes `${NAME:-}` and Kubernetes an empty value.
+/// A command that treats an environment variable with an empty value as unset: Compose passes
+/// `${NAME:-}`, and Kubernetes an empty value.
 #[must_use]
 pub fn without_empty_variables(command: clap::Command) -> clap::Command {
     let is_empty = |name: &std::ffi::OsStr| std::env::var_os(name).is_some_and(|v| v.is_empty());
@@ -328,19 +331,19 @@ pub fn without_empty_variables(command: clap::Command) -> clap::Command {
         .mut_subcommands(without_empty_variables)
 }
 
-/// Under which name the daemon's arguments are given.
+/// The program name under which the daemon's arguments are given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CalledAs {
-    /// `evidenceos-daemon`: it serves, or does what one of its commands says.
+    /// `evidenceos-daemon`: serves, or runs one of its commands.
     Daemon,
-    /// `evidenceos serve`: it serves.
+    /// `evidenceos serve`: serves.
     Serve,
-    /// `evidenceos admin`: it does what a command says.
+    /// `evidenceos admin`: runs a command.
     Admin,
 }
 
 impl CalledAs {
-    /// The command line under this name, its help included.
+    /// The command line under this name, with its help.
     fn command(self) -> clap::Command {
         let command = without_empty_variables(Flags::command());
         match self {
@@ -364,7 +367,7 @@ impl CalledAs {
         }
     }
 
-    /// Whether a command may be given, or must be.
+    /// Whether the name allows a command, or its absence.
     fn admits(self, has_command: bool) -> bool {
         match self {
             Self::Daemon => true,
@@ -374,7 +377,7 @@ impl CalledAs {
     }
 }
 
-/// The same with examples that call `evidenceos serve` and `evidenceos admin`.
+/// Rewrites the examples to call `evidenceos serve` and `evidenceos admin`.
 fn renamed(command: clap::Command) -> clap::Command {
     let words: Vec<String> = Flags::command()
         .get_subcommands()
@@ -408,17 +411,17 @@ fn renamed_by(mut command: clap::Command, words: &[String]) -> clap::Command {
 }
 
 impl Flags {
-    /// Whether a word names one of the commands.
+    /// Whether a word is one of the commands.
     #[must_use]
     pub fn has_command(word: &std::ffi::OsStr) -> bool {
         word.to_str()
             .is_some_and(|word| Self::command().find_subcommand(word).is_some())
     }
 
-    /// What arguments, environment and file ask for; the first argument is the program's name.
+    /// Parses arguments, environment and file; the first argument is the program's name.
     ///
     /// # Errors
-    /// If clap does not understand the arguments; help and version are errors of its kind too.
+    /// If clap does not understand the arguments. Help and version are errors of this kind too.
     pub fn ask(
         called_as: CalledAs,
         arguments: impl IntoIterator<Item = OsString>,
@@ -440,7 +443,7 @@ impl Flags {
 }
 
 impl Command {
-    /// What it asks for; `inner` are the matches of its own arguments.
+    /// The request; `inner` has the matches of the command's arguments.
     fn asked(self, inner: &ArgMatches) -> Result<Asked, ConfigError> {
         match self {
             Self::Accounts { what } => Ok(Asked::Accounts(what)),

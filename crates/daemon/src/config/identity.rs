@@ -1,7 +1,7 @@
-//! Who may call, and where the secrets that decide it are.
+//! How callers are authenticated, and where the secrets for it are.
 //!
-//! A secret stands in a setting or in a file. Files are read again at each reload, so that tokens
-//! can be changed without a restart; what stands in a setting cannot.
+//! A secret is in a setting or in a file. A reload reads the files again, so that tokens can be
+//! changed without a restart; secrets in settings cannot.
 
 use std::path::PathBuf;
 
@@ -13,9 +13,9 @@ use super::{Listeners, Settings, secret_files};
 /// How callers are authenticated: settings, and secrets in files that a reload reads again.
 #[derive(Debug, Clone, Default)]
 pub struct IdentityConfig {
-    /// What was given in settings.
+    /// The values of settings.
     given: AuthSettings,
-    /// Secrets in files: the setting, and where.
+    /// Secrets in files: the setting's name, and the path.
     files: Vec<(SecretName, PathBuf)>,
 }
 
@@ -111,15 +111,14 @@ impl IdentityConfig {
                 (None, None) => {}
             }
         }
-        // The files are read once here, so that what is wrong with them is reported with the other
-        // problems.
+        // The files are read once here, so that their problems are reported with the others.
         if let Err(wrong) = config.load() {
             problems.extend(wrong);
         }
         config
     }
 
-    /// Whether callers must say who they are.
+    /// Whether callers must authenticate.
     #[must_use]
     pub fn authenticates(&self) -> bool {
         let given = &self.given;
@@ -138,10 +137,10 @@ impl IdentityConfig {
             .any(Option::is_some)
     }
 
-    /// Reads the files and makes what decides who a caller is.
+    /// Reads the files and makes the authenticator.
     ///
     /// # Errors
-    /// Everything that is wrong, without any secret in it.
+    /// Every problem, without any secret in it.
     pub fn load(&self) -> Result<Authenticator, Vec<String>> {
         let mut settings = self.given.clone();
         let mut problems = Vec::new();

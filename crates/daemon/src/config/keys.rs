@@ -1,4 +1,4 @@
-//! Where the log's key is, and how a KMS is reached.
+//! The settings of the log's key and of a KMS.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use evidenceos_notary::{KeySource, KmsKeys};
 
 use super::Settings;
 
-/// Where the log's key is, by the settings.
+/// Where the settings say that the log's key is.
 pub(super) fn source(
     settings: &Settings,
     is_protected: bool,

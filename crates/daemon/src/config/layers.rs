@@ -11,10 +11,10 @@ use super::{ConfigError, Settings, secret_files, settings::SECRETS};
 /// Where a setting came from, strongest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
-    /// A flag of the command line.
+    /// A flag on the command line.
     Flag,
     Environment,
-    /// The file of `--config`.
+    /// The file that `--config` names.
     File,
 }
 
@@ -28,20 +28,20 @@ impl std::fmt::Display for Origin {
     }
 }
 
-/// Settings put together, and where each came from.
+/// The merged settings, and the origin of each.
 pub struct Layers {
-    /// The strongest of each.
+    /// The strongest value of each setting.
     pub settings: Settings,
-    /// By the setting's name.
+    /// The origin of each setting, by name.
     pub origins: BTreeMap<String, Origin>,
 }
 
 impl Layers {
-    /// Puts the parsed flags and environment over the file that they name. `matches` are those
+    /// Merges the parsed flags and environment with the file that they name. `matches` are those
     /// that `given` was made from.
     ///
     /// # Errors
-    /// Where the file cannot be read, or names settings that there are not.
+    /// If the file cannot be read, or has unknown settings.
     pub fn new(given: Settings, matches: &ArgMatches) -> Result<Self, ConfigError> {
         let one = |problem: String| ConfigError(vec![problem]);
         let mut table = Table::new();
@@ -54,7 +54,7 @@ impl Layers {
                 let why = denial(path, &error);
                 failed(&format_args!("{error}{why}"))
             })?;
-            // A mark that an editor put before the text is no setting.
+            // A byte order mark that an editor put before the text is no setting.
             let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
             // Names and kinds are checked here, so that a message shows the line.
             toml::from_str::<Settings>(text).map_err(|error| failed(&error))?;
@@ -80,7 +80,7 @@ impl Layers {
         let settings =
             Settings::deserialize_table(table).map_err(|error| one(error.to_string()))?;
         Ok(Self {
-            // No file has it, so that it is not there at the next start.
+            // It holds for one start, so it is not in a file for the next.
             settings: Settings {
                 begin_log,
                 serve_unprotected,
@@ -90,8 +90,8 @@ impl Layers {
         })
     }
 
-    /// One line a setting, by name: `name = value` and where the value came from; a setting that nobody gave as a comment,
-    /// with its default if it has one. Secrets are hidden.
+    /// One line for each setting, by name: `name = value` and its origin, or the default as a comment if it was not
+    /// given. Secrets are hidden.
     #[must_use]
     pub fn shown(&self) -> Vec<String> {
         let table = Table::try_from(&self.settings).unwrap_or_default();
@@ -119,7 +119,7 @@ impl Layers {
                 None => format!("# {name}  # not set"),
             }
         }));
-        // By name, whether it was given or not.
+        // Sorted by name, whether given or not.
         lines.sort_unstable_by(|one, other| {
             let name = |line: &str| line.trim_start_matches("# ").to_owned();
             name(one).cmp(&name(other))
@@ -128,10 +128,10 @@ impl Layers {
     }
 }
 
-/// Settings that are no part of a configuration: the file itself, and what holds for one start.
+/// Settings that are not part of a configuration: the file itself, and those for one start.
 const NOT_SHOWN: [&str; 3] = ["config", "begin_log", "serve_unprotected"];
 
-/// The default that a setting's help names.
+/// The default in a setting's help text.
 fn default_of(argument: &clap::Arg) -> Option<String> {
     let help = argument.get_help()?.to_string();
     let (_, default) = help.rsplit_once("[default: ")?;

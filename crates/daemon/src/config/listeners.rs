@@ -1,4 +1,4 @@
-//! What is served where, and under which protection.
+//! The addresses to serve, and their protection.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -21,20 +21,20 @@ pub struct Listeners {
     pub http_tls: bool,
     /// Whether metrics are served under TLS.
     pub metrics_tls: bool,
-    /// When clients of a connection are asked to come again.
+    /// The age at which the daemon asks the client of a connection to connect again.
     pub max_connection_age: Duration,
-    /// How long after that the connection is closed, whatever its client does.
+    /// The time after that in which calls may finish; then the daemon closes the connection.
     pub max_connection_age_grace: Duration,
 }
 
-/// The server's certificate, and what it asks of clients.
+/// The server's certificate, and its requirements for clients.
 #[derive(Debug, Clone)]
 pub struct TlsConfig {
     /// Certificate, key and the authorities of clients.
     pub files: TlsFiles,
     /// Whether gRPC clients need a certificate.
     pub clients: ClientCertificates,
-    /// Whether client certificates may leave open what they are for.
+    /// Whether to accept client certificates that do not state their purpose (extended key usage).
     pub allow_without_eku: bool,
 }
 
@@ -100,7 +100,7 @@ impl Listeners {
         }
     }
 
-    /// What each listener bears.
+    /// The limits of connections on each listener.
     #[must_use]
     pub fn limits(&self) -> Limits {
         Limits {
@@ -110,16 +110,16 @@ impl Listeners {
         }
     }
 
-    /// Whether callers on the HTTP port need a certificate, which its handshake only asks for: a
-    /// kubelet has none.
+    /// Whether callers on the HTTP port need a certificate. The handshake only asks for one,
+    /// because a kubelet has none.
     #[must_use]
     pub fn http_needs_certificate(&self) -> bool {
         let required = |tls: &TlsConfig| tls.clients == ClientCertificates::Required;
         self.http_tls && self.tls.as_ref().is_some_and(required)
     }
 
-    /// Beyond loopback a listener is protected, or an explicit flag says that it need not be.
-    /// Metrics hold no secrets and need nothing.
+    /// Requires protection, or an explicit flag, for listeners beyond loopback. Metrics hold no
+    /// secrets and need none.
     pub(super) fn must_be_protected(
         &self,
         settings: &Settings,

@@ -1,4 +1,4 @@
-//! The gate for agents, by the settings.
+//! The settings of the gate for agents.
 
 use std::{collections::BTreeSet, num::NonZeroU32, time::Duration};
 
@@ -13,7 +13,7 @@ const MAX_BODY_BYTES: usize = 1 << 20;
 /// Seconds of a day.
 const DAY_S: u64 = 24 * 60 * 60;
 
-/// The gate that settings ask for; what they leave open is as by default.
+/// The gate of these settings, with defaults for those that are missing.
 pub(super) fn gate(settings: &Settings, problems: &mut Vec<String>) -> PreflightConfig {
     let default = PreflightConfig::of(settings.probe_profile.unwrap_or_default());
     let max_body_bytes = settings
@@ -71,7 +71,7 @@ pub(super) fn gate(settings: &Settings, problems: &mut Vec<String>) -> Preflight
         }),
         probe_tool_calls: tool_calls(settings, default.probe_tool_calls, problems),
         probe_claims: claims(settings, problems),
-        // Whoever writes the levels down means them.
+        // An operator that sets the levels means all of them, freezing included.
         freezes_claimants: default.freezes_claimants || settings.probe_claims.is_some(),
         probe_retry_after: millis(
             settings.probe_throttle_retry_after_ms,
@@ -80,7 +80,7 @@ pub(super) fn gate(settings: &Settings, problems: &mut Vec<String>) -> Preflight
     }
 }
 
-/// Names of tools with commas between them.
+/// Names of tools, separated by commas.
 fn tools(text: &str) -> BTreeSet<String> {
     text.split(',')
         .map(str::trim)
@@ -89,7 +89,7 @@ fn tools(text: &str) -> BTreeSet<String> {
         .collect()
 }
 
-/// Calls a second as they are written: a number, or `off`.
+/// A rate in calls a second: a number, or `off`.
 fn rate_limit(
     flag: &str,
     text: Option<&str>,
@@ -153,7 +153,8 @@ fn tool_calls(settings: &Settings, default: Rules, problems: &mut Vec<String>) -
         settings.probe_freeze_unique_semantic,
         settings.probe_freeze_distinct_topics,
     ];
-    // Numbers that were chosen before there were profiles stand among the published ones, as they did then.
+    // If an operator sets levels but no profile, the missing levels are the published ones, as before there
+    // were profiles.
     let default = match settings.probe_profile {
         None if own.iter().any(Option::is_some) => Rules::TOOL_CALLS,
         _ => default,
@@ -192,15 +193,14 @@ fn tool_calls(settings: &Settings, default: Rules, problems: &mut Vec<String>) -
         ..default
     };
     if let Err(error) = rules.check() {
-        // The problem stops the start, so that the default never serves in place of what was asked
-        // for.
+        // The problem stops the start, so the default never serves in place of the requested rules.
         problems.push(format!("--probe-…: {error}"));
         return default;
     }
     rules
 }
 
-/// `off`, or three levels as `total/hashes/topics`, with commas between them.
+/// `off`, or three levels separated by commas, each as `total/hashes/topics`.
 fn claims(settings: &Settings, problems: &mut Vec<String>) -> Option<Rules> {
     let text = match settings.probe_claims.as_deref() {
         None => return Some(Rules::CLAIMS),

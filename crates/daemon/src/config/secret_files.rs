@@ -1,5 +1,5 @@
-//! Secrets in files. A file that everybody on the machine can use is refused, as key files are: the
-//! group may read it, because Kubernetes gives a mounted secret to a group.
+//! Secrets in files. A file that every user of the machine can read or write is refused, as key
+//! files are. The group may read it, because Kubernetes gives a mounted secret to a group.
 
 use std::{
     fs::{self, File, Metadata},
@@ -14,27 +14,27 @@ use zeroize::Zeroizing;
 
 /// The longest file of a secret, in bytes.
 const MAX_BYTES: u64 = 1 << 20;
-/// Bits of a file's mode for everybody.
+/// The bits of a file's mode for other users.
 const OTHERS: u32 = 0o007;
 
-/// Why a file of a secret is not used. Nothing of its content is in it.
+/// Why a secret file is refused. No error contains the secret.
 #[derive(Debug, Error)]
 pub(super) enum SecretFileError {
     /// It cannot be opened or read.
     #[error("{path}: {source}{}", denial(path, source))]
     Io { path: PathBuf, source: io::Error },
-    /// A directory, or a pipe.
+    /// The path is a directory or a pipe.
     #[error("{0}: it is not a regular file")]
     NotRegular(PathBuf),
-    /// Everybody on the machine could read or replace it.
+    /// Every user of the machine could read or replace it.
     #[error(
         "{path} has a secret and is open to everybody (mode {mode:04o}): run `chmod o= {path}`; for a Kubernetes Secret set defaultMode: 0440"
     )]
     Open { path: PathBuf, mode: u32 },
-    /// Its end would be cut off.
+    /// Longer than the limit: its end would be cut off.
     #[error("{0}: the file is longer than {MAX_BYTES} bytes; take out what is no longer used")]
     TooLong(PathBuf),
-    /// Nothing but line feeds is in it.
+    /// It contains only line feeds.
     #[error("{0}: the file is empty")]
     Empty(PathBuf),
 }
@@ -48,23 +48,24 @@ pub(super) fn read(path: &Path) -> Result<Zeroizing<String>, SecretFileError> {
         path: path.to_owned(),
         source,
     };
-    // Before it is opened: opening a pipe would wait for its writer.
+    // This comes before the file is opened: opening a pipe would wait for its writer.
     if !fs::metadata(path).map_err(failed)?.is_file() {
         return Err(SecretFileError::NotRegular(path.to_owned()));
     }
     let file = File::open(path).map_err(failed)?;
-    // Of what was opened, so that nobody exchanges it between the look and the reading.
+    // The mode of the opened file counts, so that no process can exchange the file between the
+    // check and the read.
     closed_to_others(path, &file.metadata().map_err(failed)?)?;
     let mut text = Zeroizing::new(String::new());
-    // One byte beyond the limit tells a file that is too long from one that just fits: if it were cut, the last secret
-    // in it would be another, shorter one.
+    // One byte beyond the limit shows that a file is too long: if it were cut, its last secret would be a shorter one.
     file.take(MAX_BYTES + 1)
         .read_to_string(&mut text)
         .map_err(failed)?;
     if text.len() as u64 > MAX_BYTES {
         return Err(SecretFileError::TooLong(path.to_owned()));
     }
-    // Editors leave a line feed behind a text, and some a mark before it: neither is part of the secret.
+    // Editors add a line feed at the end, and some a byte order mark at the start: neither is part
+    // of the secret.
     let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
     let trimmed = text.trim_end_matches(['\n', '\r']);
     if trimmed.is_empty() {
@@ -73,7 +74,7 @@ pub(super) fn read(path: &Path) -> Result<Zeroizing<String>, SecretFileError> {
     Ok(Zeroizing::new(trimmed.to_owned()))
 }
 
-/// Refuses a file with secrets that everybody on the machine could read or replace.
+/// Refuses a file with secrets that every user of the machine could read or replace.
 ///
 /// # Errors
 /// [`SecretFileError::Open`]: the path, its mode, and the command that mends it.
@@ -97,7 +98,7 @@ mod tests {
     #[test]
     fn a_secret_that_everybody_can_use_is_refused() {
         let directory = tempfile::tempdir().expect("a directory");
-        // As Kubernetes mounts a secret.
+        // Kubernetes mounts a secret this way.
         let version = directory.path().join("..2026");
         fs::create_dir(&version).expect("a directory");
         symlink("..2026", directory.path().join("..data")).expect("a link");

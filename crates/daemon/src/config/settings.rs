@@ -1,7 +1,7 @@
 //! The settings as they are written: one list for flags, environment and file.
 //!
-//! Everything is optional text or a number here; what it means together is decided in
-//! [`super::Config`]. The TOML file has the same names with `_` for `-`.
+//! Everything here is optional text or a number; [`super::Config`] decides what it means together.
+//! The TOML file has the same names with `_` for `-`.
 
 use std::path::PathBuf;
 
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{DurableDecisions, ProbeProfile};
 
-/// Names of settings whose values are never shown.
+/// Settings whose values are never shown.
 pub const SECRETS: [&str; 8] = [
     "auth_token",
     "agent_tokens",
@@ -23,7 +23,7 @@ pub const SECRETS: [&str; 8] = [
     "preflight_require_bearer_token",
 ];
 
-/// Everything that the daemon can be told.
+/// All settings of the daemon.
 // A table: one setting is three lines, whatever their length.
 #[rustfmt::skip]
 #[derive(Clone, Default, Args, Serialize, Deserialize)]
@@ -50,10 +50,10 @@ pub struct Settings {
     /// How to log [default: text]
     #[arg(long, env = "EVIDENCEOS_LOG_FORMAT", value_enum)]
     pub log_format: Option<LogFormat>,
-    /// Collector that traces of calls are sent to, by OTLP over gRPC [default: none is]
+    /// Send traces of calls to this collector, by OTLP over gRPC [default: no traces are sent]
     #[arg(long, env = "EVIDENCEOS_OTLP_ENDPOINT", value_name = "URL")]
     pub otlp_endpoint: Option<String>,
-    /// Seconds that a stop waits for runs under way [default: 20]
+    /// Seconds for which a stop waits for runs under way [default: 20]
     #[arg(long, env = "EVIDENCEOS_DRAIN_SECONDS", value_name = "SECONDS")]
     pub drain_seconds: Option<u64>,
     /// How long the ports stay open after a stop was asked for, as 5s or 500ms, so that load balancers can go elsewhere [default: 0s]
@@ -65,10 +65,10 @@ pub struct Settings {
     /// What remembers the newest head of the log outside of the data directory: a directory (it exists, or ends in /), a file, the URL of the published log, or "none". Repeatable [default: the data directory with `.anchor/` appended]
     #[arg(id = "anchors", long = "anchor", env = "EVIDENCEOS_ANCHORS", value_delimiter = ',', value_name = "DIR/|FILE|URL")]
     pub anchors: Option<Vec<String>>,
-    /// Go on where no anchor answers, instead of signing nothing until one does
+    /// Sign even if no anchor answers, instead of being read-only until one does
     #[arg(long, env = "EVIDENCEOS_ANCHOR_OPTIONAL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new(), value_name = "BOOL")]
     pub anchor_optional: Option<bool>,
-    /// Begin the log of this name in an empty data directory with a key that was there before, once you are sure that the key has signed no log of this name; the log's first entry says so
+    /// Begin the log of this name in an empty data directory with a key that existed before, if you are sure that the key has signed no log of this name; the log's first entry states it
     // On the command line alone: in a file or in the environment it would be there at the next start too.
     #[arg(long, value_name = "ORIGIN")]
     #[serde(skip)]
@@ -94,7 +94,7 @@ pub struct Settings {
     /// Serve gRPC only to clients with a certificate
     #[arg(long, env = "EVIDENCEOS_REQUIRE_CLIENT_CERT", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new(), value_name = "BOOL", help_heading = "TLS")]
     pub require_client_cert: Option<bool>,
-    /// Take client certificates that do not say what they are for
+    /// Accept client certificates that do not state their purpose
     #[arg(long, env = "EVIDENCEOS_ALLOW_CLIENT_CERT_WITHOUT_EKU", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new(), value_name = "BOOL", help_heading = "TLS")]
     pub allow_client_cert_without_eku: Option<bool>,
     /// Serve HTTP under TLS too, with the same certificate
@@ -140,13 +140,13 @@ pub struct Settings {
     /// Tool calls a second of all principals together, or "off"; 0 refuses all [default: off]
     #[arg(long, env = "EVIDENCEOS_PREFLIGHT_GLOBAL_RATE_LIMIT_RPS", value_name = "N", help_heading = "Preflight")]
     pub preflight_global_rate_limit_rps: Option<String>,
-    /// Refuse a paramsHash that is not ours, instead of noting that it is unverified
+    /// Refuse a paramsHash that the daemon cannot reproduce, instead of noting that it is unverified
     #[arg(long, env = "EVIDENCEOS_PREFLIGHT_STRICT_HASH", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new(), value_name = "BOOL", help_heading = "Preflight")]
     pub preflight_strict_hash: Option<bool>,
-    /// Longest output of a tool that is let through as it is, in bytes of JSON [default: 1048576 / 4096]
+    /// Longest tool output that passes unshortened, in bytes of JSON [default: 1048576 / 4096]
     #[arg(long, env = "EVIDENCEOS_POSTFLIGHT_DEFAULT_MAX_OUTPUT_BYTES", value_name = "BYTES", help_heading = "Preflight")]
     pub postflight_default_max_output_bytes: Option<usize>,
-    /// Characters that are shown of a longer one [default: 256]
+    /// Characters of a longer output that are shown [default: 256]
     #[arg(long, env = "EVIDENCEOS_POSTFLIGHT_PREVIEW_CHARS", value_name = "N", help_heading = "Preflight")]
     pub postflight_preview_chars: Option<usize>,
     /// Which decisions are durable before they are answered: all, or guarded (those that stop something, and tools that can do harm) [default: guarded]
@@ -156,10 +156,10 @@ pub struct Settings {
     #[arg(long, env = "EVIDENCEOS_DECISIONS_KEEP_DAYS", value_name = "DAYS", help_heading = "Preflight")]
     pub decisions_keep_days: Option<u64>,
 
-    /// The gate's defaults: for agents that work all day, or those of the published daemon, which stand after the slash [default: agents]
+    /// The gate's defaults: for agents that work all day, or those of the published daemon, shown after the slash [default: agents]
     #[arg(long, env = "EVIDENCEOS_PROBE_PROFILE", value_enum, help_heading = "Probing")]
     pub probe_profile: Option<ProbeProfile>,
-    /// Milliseconds that a call counts [default: 30000]
+    /// Milliseconds for which a call counts [default: 30000]
     #[arg(long, env = "EVIDENCEOS_PROBE_WINDOW_MS", value_name = "MS", help_heading = "Probing")]
     pub probe_window_ms: Option<u64>,
     /// Tool calls within the window to throttle [default: 600 / 20]
@@ -189,10 +189,10 @@ pub struct Settings {
     /// Different tools within the window to freeze [default: 2400 / 12]
     #[arg(long, env = "EVIDENCEOS_PROBE_FREEZE_DISTINCT_TOPICS", value_name = "N", help_heading = "Probing")]
     pub probe_freeze_distinct_topics: Option<u32>,
-    /// When a throttled creator of claims may try again, in milliseconds [default: 3000]
+    /// Milliseconds after which a throttled submitter may try again [default: 3000]
     #[arg(long, env = "EVIDENCEOS_PROBE_THROTTLE_RETRY_AFTER_MS", value_name = "MS", help_heading = "Probing")]
     pub probe_throttle_retry_after_ms: Option<u64>,
-    /// When the creator of claims is throttled, recorded and frozen: "off", or calls/different/holdouts for each level [default: 600/300/64,1200/600/128,2400/1200/256, and no caller is frozen]
+    /// Levels at which a submitter of claims is throttled, recorded and frozen: "off", or calls/different/holdouts for each level [default: 600/300/64,1200/600/128,2400/1200/256, and no caller is frozen]
     #[arg(long, env = "EVIDENCEOS_PROBE_CLAIMS", value_name = "LEVELS", help_heading = "Probing")]
     pub probe_claims: Option<String>,
 
@@ -217,28 +217,28 @@ pub struct Settings {
     /// The same, in a file
     #[arg(long, env = "EVIDENCEOS_AUDITOR_TOKENS_FILE", value_name = "FILE", help_heading = "Identity")]
     pub auditor_tokens_file: Option<PathBuf>,
-    /// Secret under which calls are signed, key id "default"
+    /// Secret with which callers sign calls, key id "default"
     #[arg(long, env = "EVIDENCEOS_AUTH_HMAC_KEY", hide_env_values = true, value_name = "SECRET", help_heading = "Identity")]
     pub auth_hmac_key: Option<String>,
     /// The same, in a file
     #[arg(long, env = "EVIDENCEOS_AUTH_HMAC_KEY_FILE", value_name = "FILE", help_heading = "Identity")]
     pub auth_hmac_key_file: Option<PathBuf>,
-    /// Secrets under which calls are signed: id:hex, with commas between them
+    /// Secrets with which callers sign calls: id:hex, with commas between them
     #[arg(long, env = "EVIDENCEOS_HMAC_KEYS", hide_env_values = true, value_name = "KEYS", help_heading = "Identity")]
     pub hmac_keys: Option<String>,
     /// The same, in a file
     #[arg(long, env = "EVIDENCEOS_HMAC_KEYS_FILE", value_name = "FILE", help_heading = "Identity")]
     pub hmac_keys_file: Option<PathBuf>,
-    /// Secret under which calls are signed, key id "default", beside --hmac-keys
+    /// Secret with which callers sign calls, key id "default", beside --hmac-keys
     #[arg(long, env = "EVIDENCEOS_HMAC_SHARED_SECRET", hide_env_values = true, value_name = "SECRET", help_heading = "Identity")]
     pub hmac_shared_secret: Option<String>,
     /// The same, in a file
     #[arg(long, env = "EVIDENCEOS_HMAC_SHARED_SECRET_FILE", value_name = "FILE", help_heading = "Identity")]
     pub hmac_shared_secret_file: Option<PathBuf>,
-    /// Take signed calls without a timestamp: they can be repeated for ever
+    /// Accept signed calls without a timestamp: they can be replayed forever
     #[arg(long, env = "EVIDENCEOS_HMAC_TIMESTAMP_OPTIONAL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new(), value_name = "BOOL", help_heading = "Identity")]
     pub hmac_timestamp_optional: Option<bool>,
-    /// Take calls signed for the path "/" instead of their own: old clients do so
+    /// Accept calls signed for the path "/" instead of their own, as old clients send them
     #[arg(long, env = "EVIDENCEOS_HMAC_ACCEPT_ROOT_PATH", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new(), value_name = "BOOL", help_heading = "Identity")]
     pub hmac_accept_root_path: Option<bool>,
 
@@ -248,7 +248,7 @@ pub struct Settings {
     /// Directory of the signing keys [default: keys, in the data directory]
     #[arg(long, env = "EVIDENCEOS_KEY_DIR", value_name = "DIR", help_heading = "Keys")]
     pub key_dir: Option<PathBuf>,
-    /// The key that signs, where the key directory holds several
+    /// The key that signs, if the key directory holds several
     #[arg(long, env = "EVIDENCEOS_ACTIVE_KEY_ID", value_name = "KEY-ID", help_heading = "Keys")]
     pub active_key_id: Option<String>,
     /// Make a key at the first start even with TLS and authentication on
@@ -266,7 +266,7 @@ pub struct Settings {
     /// The key id that must come out of the KMS
     #[arg(long, env = "EVIDENCEOS_KMS_EXPECT_KEY_ID", value_name = "KEY-ID", help_heading = "Keys")]
     pub kms_expect_key_id: Option<String>,
-    /// The KMS key that wraps the key of the holdouts; absent: it lies in a file
+    /// The KMS key that wraps the key of the holdouts; without it that key is in a file
     #[arg(long, env = "EVIDENCEOS_KMS_HOLDOUT_KEY", value_name = "RESOURCE", help_heading = "Keys")]
     pub kms_holdout_key: Option<String>,
     /// What ciphertexts are bound to: name=value, with commas between them
@@ -295,16 +295,16 @@ pub struct Settings {
     #[arg(long, env = "EVIDENCEOS_ALLOW_CORE_DUMPS", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new(), value_name = "BOOL", help_heading = "Keys")]
     pub allow_core_dumps: Option<bool>,
 
-    /// Credit of a new principal, and the most that it comes to [default: 10000]
+    /// Credit of a new principal, and its credit limit [default: 10000]
     #[arg(long, env = "EVIDENCEOS_DEFAULT_CREDIT_LIMIT", value_name = "CREDITS", help_heading = "Credit")]
     pub default_credit_limit: Option<u64>,
     /// Credit limits of single principals: name=credits, with commas between them
     #[arg(long, env = "EVIDENCEOS_PRINCIPAL_CREDIT_LIMITS", value_name = "LIMITS", help_heading = "Credit")]
     pub principal_credit_limits: Option<String>,
-    /// What a day gives back to a new principal at most [default: its credit limit]
+    /// The most credit that a new principal gets back a day [default: its credit limit]
     #[arg(long, env = "EVIDENCEOS_DEFAULT_DAILY_MINT_LIMIT", value_name = "CREDITS", help_heading = "Credit")]
     pub default_daily_mint_limit: Option<u64>,
-    /// Bytes that are stored for one principal's claims at most [default: 4294967296]
+    /// The most bytes stored for one principal's claims [default: 4294967296]
     #[arg(long, env = "EVIDENCEOS_PRINCIPAL_STORAGE_LIMIT", value_name = "BYTES", help_heading = "Credit")]
     pub principal_storage_limit: Option<u64>,
     /// Credits for a bit of leakage [default: 1]
@@ -316,7 +316,7 @@ pub struct Settings {
     /// Credits for a Wasm page of 64 KiB [default: 0.001]
     #[arg(long, env = "EVIDENCEOS_LAMBDA_MEM_PER_WASM_PAGE", value_name = "DECIMAL", help_heading = "Credit")]
     pub lambda_mem_per_wasm_page: Option<String>,
-    /// Credits for a byte of the module that runs, which was compiled for it [default: 0.000001]
+    /// Credits for a byte of the module that runs, which is compiled for it [default: 0.000001]
     #[arg(long, env = "EVIDENCEOS_LAMBDA_CODE_PER_BYTE", value_name = "DECIMAL", help_heading = "Credit")]
     pub lambda_code_per_byte: Option<String>,
 

@@ -1,4 +1,4 @@
-//! The operator's end of the control socket. Everything here blocks.
+//! The client of the control socket. Everything here blocks.
 
 use std::{
     io::{self, BufRead as _, BufReader, Write as _},
@@ -15,14 +15,14 @@ use super::{
 };
 use crate::assemble::health::Condition;
 
-/// How long a daemon may think about how it is.
+/// How long the daemon may take to report its condition.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Asks the daemon that serves a data directory for a backup, and follows it to its end. Blocks.
 ///
 /// # Errors
-/// [`ControlError::NobodyAnswers`] if no daemon serves the directory; [`ControlError::Failed`] if it
-/// says why there is no backup; any other one if the talk with it fails.
+/// [`ControlError::NobodyAnswers`] if no daemon serves the directory; [`ControlError::Failed`] if
+/// the daemon reports why there is no backup; another variant if the connection fails.
 pub fn back_up(
     data_directory: &Path,
     destination: PathBuf,
@@ -41,7 +41,7 @@ pub fn back_up(
     ))
 }
 
-/// Asks the daemon that serves a data directory how it is. Blocks, for two seconds at most.
+/// Asks the daemon that serves a data directory for its condition. Blocks for at most two seconds.
 ///
 /// # Errors
 /// As [`back_up`].
@@ -59,7 +59,7 @@ pub fn condition(data_directory: &Path) -> Result<Condition, ControlError> {
 /// Has the daemon that serves a data directory read its files again. Blocks.
 ///
 /// # Errors
-/// As [`back_up`]; [`ControlError::Failed`] has a line for each file that could not be taken over.
+/// As [`back_up`]; [`ControlError::Failed`] has one line for each file that was not taken over.
 pub fn reload(data_directory: &Path) -> Result<(), ControlError> {
     let mut news = order(data_directory, &Order::Reload, None)?;
     match news.next().transpose()? {
@@ -71,7 +71,7 @@ pub fn reload(data_directory: &Path) -> Result<(), ControlError> {
     }
 }
 
-/// Gives an order, and reads what is answered line by line.
+/// Sends an order and reads the answers line by line.
 fn order(
     data_directory: &Path,
     order: &Order,
@@ -88,7 +88,7 @@ fn order(
         },
         _ => failed("connect to the daemon at")(error).into(),
     })?;
-    // A backup may be silent for long, so that only a look at the health is given up.
+    // A backup may be silent for long, so only the question for the condition has a time limit.
     stream
         .set_read_timeout(patience)
         .map_err(failed("read from"))?;

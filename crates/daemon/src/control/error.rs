@@ -1,11 +1,11 @@
-//! Why an order at the control socket came to nothing.
+//! Why an order at the control socket failed.
 
 use std::path::PathBuf;
 
 use evidenceos_store::FileError;
 use thiserror::Error;
 
-/// Why an order at the control socket came to nothing.
+/// Why an order at the control socket failed.
 #[derive(Debug, Error)]
 pub enum ControlError {
     /// No daemon serves the directory.
@@ -15,13 +15,13 @@ pub enum ControlError {
         /// The data directory.
         directory: PathBuf,
     },
-    /// The socket fails, or the daemon takes too long.
+    /// The socket fails, or the daemon takes too long to answer.
     #[error(transparent)]
     Io(#[from] FileError),
-    /// The daemon hangs up without a last word.
+    /// The daemon closed the connection before its last line.
     #[error("{0}; try again")]
     HungUp(&'static str),
-    /// The daemon says why it failed, in its own words.
+    /// The daemon's own report of its failure.
     #[error("{0}")]
     Failed(String),
     /// The daemon is of another release.

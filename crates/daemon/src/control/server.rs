@@ -1,4 +1,4 @@
-//! The daemon's end of the control socket.
+//! The server of the control socket.
 
 use std::{
     fs, io,
@@ -32,10 +32,10 @@ const MAX_ORDER: u64 = 64 << 10;
 const ORDER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Connections at a time.
 const CONNECTIONS: usize = 8;
-/// Lines that wait for a slow reader; progress beyond it is left out.
+/// Lines that wait for a slow reader; further progress is left out.
 const LINES: usize = 64;
 
-/// Somebody who wants everything to be read again, and waits for what came of it.
+/// Answers a client that asked for a reload.
 pub type ReloadAsked = oneshot::Sender<Result<(), Vec<String>>>;
 
 /// The listening socket of a data directory whose lock is held.
@@ -45,13 +45,13 @@ pub struct Control {
 }
 
 impl Control {
-    /// Puts the socket in place. One that a crash left is replaced.
+    /// Puts the socket in place, and replaces one that a crash left.
     ///
     /// # Errors
-    /// Where the file system takes no sockets.
+    /// If the file system does not support sockets.
     pub fn bind(data_directory: &Path) -> io::Result<Self> {
         let path = data_directory.join(SOCKET);
-        // The socket is made under a name of its own and renamed: a client finds the old one or a
+        // The socket is made under a temporary name and renamed: a client finds the old one or a
         // finished one.
         let fresh = format!("{SOCKET}.{}", std::process::id());
         let (directory, short) = wire::short_path(data_directory, &fresh)?;
@@ -60,7 +60,7 @@ impl Control {
             _ => {}
         }
         let listener = StdListener::bind(&short)?;
-        // It gets its name once nobody else may write to it.
+        // It gets its name once no other user may write to it.
         fs::set_permissions(&short, fs::Permissions::from_mode(0o600))?;
         fs::rename(data_directory.join(&fresh), &path)?;
         drop(directory);
@@ -71,7 +71,7 @@ impl Control {
         })
     }
 
-    /// Answers until told to stop.
+    /// Answers orders until the daemon stops.
     pub fn serve(
         self,
         data_directory: PathBuf,
@@ -103,7 +103,7 @@ impl Control {
                     },
                     _ = stopped.wait_for(|stopped| *stopped) => break,
                 };
-                // Whoever finds no room is sent away and sees it at once.
+                // A client beyond the limit is disconnected at once.
                 let Ok(permit) = Arc::clone(&room).try_acquire_owned() else {
                     continue;
                 };
@@ -141,7 +141,7 @@ impl Served {
         let (read, mut write) = stream.into_split();
         let mut line = String::new();
         let mut reader = tokio::io::BufReader::new(read.take(MAX_ORDER));
-        // A peer that says nothing must not keep one of the few places.
+        // A silent client must not keep one of the few places.
         let order = match tokio::time::timeout(ORDER_TIMEOUT, reader.read_line(&mut line)).await {
             Ok(Ok(_)) => serde_json::from_str::<Order>(&line)
                 .map_err(|error| format!("no order of this release: {error}")),
@@ -179,7 +179,7 @@ impl Served {
         let work = tokio::task::spawn_blocking(move || served.back_up_here(&destination, &lines));
         while let Some(line) = news.recv().await {
             if write.write_all(&wire::line(&line)).await.is_err() {
-                // The sender sees that nobody listens, and breaks off.
+                // The sender sees that the client has gone, and breaks off.
                 news.close();
                 break;
             }
@@ -203,7 +203,7 @@ impl Served {
         if self.backing_up.swap(true, Ordering::AcqRel) {
             return Err(BackupError::Busy);
         }
-        // What the copy's rows name must be there until it was copied too.
+        // Blobs that the copied rows name must stay until they are copied too.
         let kept = self.blobs.keep_all();
         let made = offline::backup::of_served(
             &self.mailbox,
@@ -225,7 +225,7 @@ impl Served {
     }
 }
 
-/// The last line. Who does not wait for it has gone.
+/// Sends the last line. A client that does not wait for it has gone.
 async fn say(news: &News, write: &mut (impl tokio::io::AsyncWrite + Unpin)) {
     let _ = write.write_all(&wire::line(news)).await;
 }

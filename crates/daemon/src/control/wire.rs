@@ -1,4 +1,4 @@
-//! What goes over the control socket, and where the socket is.
+//! The lines of the control socket, and where the socket is.
 
 use std::{
     io,
@@ -15,22 +15,22 @@ use crate::assemble::health::Condition;
 /// The socket's name in the data directory.
 pub const SOCKET: &str = "control.sock";
 
-/// What can be asked.
+/// A client's order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Order {
-    /// Back the data directory up.
+    /// Back up the data directory.
     Backup {
-        /// An absolute path; empty, or not there yet.
+        /// An absolute path; the directory is empty or does not exist yet.
         destination: PathBuf,
     },
-    /// Say whether calls are served.
+    /// Report whether calls are served.
     Health,
     /// Read certificates, roles, secrets, keys and policies again, as on SIGHUP.
     Reload,
 }
 
-/// What is answered, a line each.
+/// An answer of the daemon, one a line.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum News {
@@ -38,7 +38,7 @@ pub enum News {
     Progress(backup::Progress),
     /// The backup is complete.
     Done(Box<backup::Manifest>),
-    /// It is not, and why.
+    /// The backup failed, and why.
     Failed(String),
     /// Whether calls are served.
     Health(Condition),
@@ -46,8 +46,8 @@ pub enum News {
     Reloaded,
 }
 
-/// A path to a name in a directory that fits into a socket address, however long the directory's
-/// own is. It holds as long as the descriptor.
+/// A path to `name` in `directory` that fits into a socket address, however long the directory's
+/// own path is. It is valid while the descriptor is open.
 pub(super) fn short_path(directory: &Path, name: &str) -> io::Result<(OwnedFd, PathBuf)> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let fd = rustix::fs::open(directory, flags, Mode::empty())?;
@@ -55,7 +55,7 @@ pub(super) fn short_path(directory: &Path, name: &str) -> io::Result<(OwnedFd, P
     Ok((fd, path))
 }
 
-/// One line, as it is sent.
+/// A message as one line.
 pub(super) fn line(of: &impl Serialize) -> Vec<u8> {
     let mut line = serde_json::to_vec(of)
         .unwrap_or_else(|error| unreachable!("orders and news are plain data: {error}"));

@@ -33,7 +33,7 @@ pub async fn grant(
     })
 }
 
-/// `SetCreditLimit`: bounds what an account comes to, reservations included.
+/// `SetCreditLimit`: bounds an account's credit, reservations included.
 pub async fn set_limit(
     services: &Services,
     call: Call<wire::SetCreditLimitRequest>,

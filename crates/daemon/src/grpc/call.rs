@@ -1,4 +1,4 @@
-//! A call on its way to its handler: who makes it, what it asks, what makes it idempotent.
+//! A call on its way to its handler: its caller, its subject, and its idempotency key.
 
 use std::pin::Pin;
 
@@ -17,24 +17,24 @@ use super::{
 };
 use crate::services::request_key;
 
-/// A call whose caller is known.
+/// A call whose caller is authenticated.
 pub struct Call<M> {
     pub principal: Principal,
     pub message: M,
-    /// Where the audit log looks for what the call is about.
+    /// Where the handler notes the subject of the call for the audit log.
     pub subject: Subject,
     metadata: MetadataMap,
 }
 
-/// An answer in pieces.
+/// An answer that is streamed in several messages.
 pub type Pieces<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl<M: Concerns> Call<M> {
     /// # Errors
-    /// Without the layer that identifies callers there is none: a bug of ours, and nobody's call.
+    /// If the layer that identifies callers is missing, which is a fault of the daemon.
     pub fn of(request: Request<M>) -> Result<Self, Status> {
         let (metadata, mut extensions, message) = request.into_parts();
-        // None if no such line is written: what is noted then goes nowhere.
+        // Absent if no audit line is written: the handler's notes are dropped then.
         let subject = extensions.remove::<Subject>().unwrap_or_default();
         subject.note(&message);
         let principal = extensions.get::<Principal>().cloned();
@@ -48,15 +48,15 @@ impl<M: Concerns> Call<M> {
 }
 
 impl<M> Call<M> {
-    /// The idempotency key of the request, if it names itself. Methods of the published wire keep
-    /// their names, which are part of it.
+    /// The idempotency key of the request, if it has a request id. The method's name is part of the
+    /// key.
     pub fn key(&self, method: &'static str) -> Result<Option<RequestKey>, Status> {
         let id = self.metadata.get("x-request-id");
         let key = id.map(|id| request_key(&self.principal, method, id.as_encoded_bytes()));
         key.transpose().map_err(|refusal| refused(&refusal))
     }
 
-    /// The same with a fingerprint of what is asked.
+    /// The idempotency key with a fingerprint of the request.
     pub fn stamp_of(
         &self,
         method: &'static str,
@@ -71,7 +71,7 @@ impl<M> Call<M> {
 }
 
 impl<M: Message> Call<M> {
-    /// The same for the message as it came.
+    /// The idempotency key with a fingerprint of the whole message.
     pub fn stamp(&self, method: &'static str) -> Result<Option<Stamp>, Status> {
         self.stamp_of(method, || Fingerprint::of(&self.message.encode_to_vec()))
     }

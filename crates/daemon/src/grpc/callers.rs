@@ -1,12 +1,12 @@
-//! The outermost layer of gRPC: nobody's call gets further before it is known whose it is.
+//! The outermost layer of gRPC: it authenticates the caller before a call gets further.
 //!
-//! The path, the headers and the connection's certificate are all that it looks at. What it
-//! learns travels as a [`Principal`] in the request's extensions; no handler reads a credential.
-//! A signature serves one request, and a call goes on as long as its caller may make it: `once` and
-//! `lasting` follow the bodies.
+//! It looks only at the path, the headers and the connection's certificate. The result is a
+//! [`Principal`] in the request's extensions; no handler reads a credential. A signature serves one
+//! request, and a call goes on only while its caller may make it: `once` and `lasting` follow the
+//! bodies.
 //!
-//! It also bounds what calls may hold: `places` has how many there may be of each caller and of all,
-//! and a small request has at most so many bytes.
+//! It also bounds what calls may hold: `places` limits the calls of each caller and of all, and a
+//! small request has a limit of bytes.
 
 use std::{
     future::Future,
@@ -40,7 +40,7 @@ use super::{
 };
 use crate::shares::Whose;
 
-/// The most that any other call brings.
+/// The largest body of a call that brings neither a module nor labels.
 const SMALL_BODY: usize = 256 << 10;
 
 /// Puts the gate before a service.
@@ -51,7 +51,7 @@ pub struct CallersLayer {
 }
 
 impl CallersLayer {
-    /// A gate for one server.
+    /// A layer for one server.
     #[must_use]
     pub fn new(callers: Arc<Callers>) -> Self {
         let places = Places::default();
@@ -59,7 +59,7 @@ impl CallersLayer {
     }
 }
 
-/// Whose call was answered; in the answer's extensions, for whoever logs it.
+/// The owner tag of the caller, in the answer's extensions, for the layer that logs the call.
 #[derive(Debug, Clone, Copy)]
 pub struct CalledBy(pub OwnerTag);
 
@@ -106,11 +106,11 @@ where
         let caller = request.extensions().get::<Principal>();
         let called_by = caller.map(|principal| CalledBy(principal.caller.tag));
         if rules::needs_no_body(label) {
-            // A caller who asks whether the server is well gets the answer, whatever is left unsent.
+            // A health check is answered even if its client never sends the rest of the request.
             request = request.map(|_| empty_message());
         }
         let whose = whose(&request);
-        // Only a call that was let in takes a place: strangers must not use up what callers share.
+        // Only an admitted call takes a place: strangers must not use up what callers share.
         let place = match self.places.call(whose, label) {
             Ok(place) => place,
             Err(full) => return Box::pin(std::future::ready(Ok(full.into_http()))),
@@ -136,7 +136,7 @@ where
             Err(status) => return Box::pin(std::future::ready(Ok(status.into_http()))),
         };
         let work = self.places.work(whose, label);
-        // The service that was found ready is the one to be called; its clone takes its place.
+        // The service that reported itself ready is the one to call; its clone takes its place.
         let clone = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, clone);
         Box::pin(async move {
@@ -152,12 +152,12 @@ where
     }
 }
 
-/// What becomes of an answer on its way out.
+/// What an answer needs on its way out.
 struct Outgoing {
     called_by: Option<CalledBy>,
-    /// The peer of a watch, which ends with its connection.
+    /// The connection of a watch, with which the watch ends.
     watcher: Option<Peer>,
-    /// The answer comes in parts, between which its caller may be shut out.
+    /// The answer is streamed, and the caller's rights are checked between its messages.
     in_parts: bool,
     standing: Option<Standing>,
 }
@@ -184,7 +184,7 @@ fn empty_message() -> Body {
     Body::new(Full::new(Bytes::from_static(&[0; 5])).map_err(|never| match never {}))
 }
 
-/// Who has to have a place for a call.
+/// The caller whose share a call takes a place of.
 fn whose(request: &Request<Body>) -> Whose {
     match request.extensions().get::<Principal>() {
         Some(principal) => Whose::Principal(principal.caller.tag),
@@ -196,7 +196,7 @@ fn whose(request: &Request<Body>) -> Whose {
     }
 }
 
-/// A body that ends in a status where it is larger than any message of its call.
+/// A body that ends in a status if it is larger than any message of its call.
 fn small(body: Body) -> Body {
     let limited = Limited::new(body, SMALL_BODY);
     Body::new(
@@ -207,7 +207,7 @@ fn small(body: Body) -> Body {
     )
 }
 
-/// Sees to it that the signature of a signed request serves no other.
+/// Makes sure that the signature of a signed request serves no other request.
 fn once(
     callers: &Arc<Callers>,
     request: Request<Body>,
@@ -218,8 +218,8 @@ fn once(
     };
     let bound_to = once::request(Surface::Grpc, request.method(), request.uri());
     if rules::is_conversation(request.uri().path()) {
-        // It is answered before it has ended, so that no digest of it comes in time: each begins with
-        // a signature of its own.
+        // The answer begins before the request has ended, so its digest would come too late: each
+        // such call needs a signature of its own.
         return match callers.bind(&signature, &unlike_any()) {
             Ok(()) => Ok(request),
             Err(misused) => Err(Box::new(status::misused(misused))),
@@ -237,7 +237,7 @@ fn once(
     }))
 }
 
-/// The digest of no request, and each time another.
+/// A digest that matches no request; each call returns another one.
 fn unlike_any() -> [u8; 32] {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let mut digest = [0; 32];
@@ -245,7 +245,8 @@ fn unlike_any() -> [u8; 32] {
     digest
 }
 
-/// Lets a call in, or not; by what right, unless everybody may make it.
+/// Admits a call or refuses it. Returns the caller's standing, or `None` if the call needs no
+/// caller.
 fn admit(
     callers: &Arc<Callers>,
     label: &str,
@@ -259,7 +260,7 @@ fn admit(
         }
         return Ok(None);
     }
-    // Before the caller is looked at: a change from now on is noticed.
+    // This comes before the caller is authenticated, so that a change from now on is noticed.
     let changes = callers.changes();
     let peer = request.extensions().get::<Peer>();
     let principal: Principal = callers
@@ -270,7 +271,7 @@ fn admit(
     }
     let lasts = rules::lasts(label);
     let standing = Standing::new(callers, &principal, needs, peer, changes, lasts);
-    // The token has done its work, and nothing behind the gate can show it.
+    // The token is no longer needed, and no code behind the gate can leak it.
     request.headers_mut().remove(http::header::AUTHORIZATION);
     request.extensions_mut().insert(principal);
     Ok(Some(standing))

@@ -1,4 +1,4 @@
-//! Claims over gRPC, the aliases of the published wire included.
+//! Claims over gRPC, with the aliases of the published wire.
 
 use evidenceos_kernel::{
     claim::Terms,
@@ -15,7 +15,7 @@ use super::{
 };
 use crate::services::{Asked, Created, FEWEST_DIGITS, Offer, Services, ids_that_begin};
 
-/// Creates a claim; also says whether its lane is known.
+/// `CreateClaimV2`: creates a claim; the reply also says whether its lane is known.
 pub async fn create(
     services: &Services,
     call: Call<wire::CreateClaimV2Request>,
@@ -37,7 +37,8 @@ pub async fn create(
     Ok((created, lane_is_known))
 }
 
-/// The older create: the holdout by handle, α as a float, a name of ours.
+/// `CreateClaim`, the older form: it names the holdout by handle and α as a float, and the daemon
+/// names the claim.
 pub async fn create_v1(
     services: &Services,
     call: Call<wire::CreateClaimRequest>,
@@ -68,7 +69,7 @@ pub async fn commit(
         wasm: request.wasm_module.clone(),
     };
     let fingerprint = move |module: &Digest| {
-        // The module stands for itself by its digest: it may have four megabytes.
+        // The digest stands for the module in the fingerprint: a module may have four megabytes.
         let wasm_module = render::bytes(module.as_bytes());
         let content = wire::CommitArtifactsRequest {
             wasm_module,
@@ -132,7 +133,7 @@ async fn seal_as<M>(
     Ok(render::state(sealed))
 }
 
-/// `ExecuteClaim`, which this daemon refuses: there the caller decides.
+/// `ExecuteClaim`, which this daemon refuses: in this call the caller decides the verdict.
 pub async fn execute_v1(
     _: &Services,
     _: Call<wire::ExecuteClaimRequest>,
@@ -278,8 +279,8 @@ fn terms_of<M>(
     })
 }
 
-/// The terms of a claim, each field checked, and whether its lane is known. `find` gives a named
-/// holdout's id and the hash of its null spec.
+/// Checks each field of a claim's terms; returns the terms, and whether the lane is known. `find`
+/// gives a named holdout's id and the hash of its null spec.
 pub fn terms(
     owner: OwnerTag,
     request: &wire::CreateClaimV2Request,
@@ -338,12 +339,12 @@ pub fn terms(
     Ok((terms, lane_known))
 }
 
-/// The older create as the newer one.
+/// Converts the older create into the newer one.
 pub fn as_v2(request: &wire::CreateClaimRequest) -> Result<wire::CreateClaimV2Request, Status> {
     let topic = parse::digest("topic_id", &request.topic_id)?;
     let handle = parse::digest("holdout_handle_id", &request.holdout_handle_id)?;
     let phys = parse::digest("phys_hir_hash", &request.phys_hir_hash)?;
-    // Written this way round, the test refuses NaN too.
+    // Written this way, the test also refuses NaN.
     if !(request.alpha > 0.0 && request.alpha < 1.0) {
         return Err(invalid("alpha", "must be in (0,1)"));
     }
@@ -351,8 +352,8 @@ pub fn as_v2(request: &wire::CreateClaimRequest) -> Result<wire::CreateClaimV2Re
     Ok(wire::CreateClaimV2Request {
         claim_name: format!("legacy-v1/{name}"),
         metadata: Some(wire::ClaimMetadataV2 {
-            // The fraction that the cast cuts off makes the significance level stricter, never
-            // laxer.
+            // The cast cuts off a fraction, which makes the significance level stricter, never
+            // weaker.
             alpha_micros: (request.alpha * 1e6) as u32,
             ..Default::default()
         }),

@@ -1,4 +1,4 @@
-//! A connection, as the gRPC server wants it.
+//! A connection in the form that the gRPC server needs.
 
 use std::{
     io,

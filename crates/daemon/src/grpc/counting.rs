@@ -1,9 +1,9 @@
-//! Counts calls of gRPC by method and code, names them in answers, logs and traces: around
-//! everything that answers them.
+//! The layer around all of gRPC that counts calls by method and code, gives them ids, and logs and
+//! traces them.
 //!
-//! A call ends with its status: in the head of the answer where it failed at once, else in the
-//! trailers. Whoever goes away before has cancelled it. An answer carries the call's
-//! `x-request-id`, or one of ours where it had none, so that a line of the log can be found.
+//! A call ends with its status: in the head of the answer if it failed at once, otherwise in the
+//! trailers. If the client goes away before, the call is counted as cancelled. An answer carries
+//! the call's `x-request-id`, or one that the daemon made, so that a line of the log can be found.
 
 use std::{
     future::Future,
@@ -105,10 +105,10 @@ where
     }
 }
 
-/// The id that a call came with, or one that no other has.
+/// The id that the client sent, or a new unique one.
 fn request_id(headers: &HeaderMap) -> HeaderValue {
     static NEXT: AtomicU64 = AtomicU64::new(0);
-    // An id is repeated in logs and headers, so that other characters are not taken.
+    // The id is repeated in logs and headers, so only safe characters are accepted.
     let sent = headers.get(REQUEST_ID).filter(|id| {
         (1..=128).contains(&id.len()) && id.as_bytes().iter().all(|b| (0x21..=0x7e).contains(b))
     });
@@ -119,14 +119,15 @@ fn request_id(headers: &HeaderMap) -> HeaderValue {
     })
 }
 
-/// A call that has no end yet. It is counted when it is dropped, so that each is, and once.
+/// A call that has not ended. It is counted when it is dropped, so that each call is counted
+/// exactly once.
 struct UnderWay {
     counts: Arc<Counts>,
     method: &'static str,
     request_id: HeaderValue,
-    /// Unless nobody got to know.
+    /// `None` if the call was not authenticated.
     caller: Option<OwnerTag>,
-    /// What the call is about; none if no audit line is written.
+    /// The subject of the call; `None` if no audit line is written.
     subject: Option<Subject>,
     began: Instant,
     end: Code,
@@ -158,12 +159,12 @@ impl UnderWay {
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        // A watch lasts as long as its client likes, which says nothing about the server.
+        // A watch lasts as long as its client wants, so its time says nothing about the server.
         let took = (!rules::is_watch(self.method)).then(|| self.began.elapsed());
         self.counts.called(self.method, self.end, took);
         self.span.record("rpc.grpc.status_code", self.end as i32);
         let subject = self.subject.as_ref();
-        // No message: it may hold what is nobody else's.
+        // The message is left out: it may hold what others must not see.
         tracing::debug!(
             target: trace::AUDIT,
             request_id = self.request_id.to_str().unwrap_or_default(),
@@ -214,7 +215,7 @@ impl HttpBody for Followed {
                 }
             }
             Some(Err(status)) => this.ends(status.code()),
-            // An answer without a status is none of gRPC.
+            // An answer without a status is not gRPC.
             None => this.ends(Code::Unknown),
         }
         Poll::Ready(frame)

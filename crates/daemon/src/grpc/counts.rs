@@ -1,4 +1,4 @@
-//! What the gRPC surface counts: calls by how they ended, and how long they took.
+//! The counts of gRPC: calls by their status, and how long they took.
 
 use std::time::Duration;
 
@@ -9,12 +9,12 @@ use prometheus_client::{
 };
 use tonic::Code;
 
-/// Time that a call takes, in seconds. Runs may take minutes.
+/// Bounds of the time that a call takes, in seconds. Runs may take minutes.
 const RPC: Bounds = Bounds(&[
     300e-6, 1e-3, 3e-3, 10e-3, 30e-3, 100e-3, 300e-3, 1.0, 3.0, 10.0, 30.0, 120.0,
 ]);
 
-/// What the gRPC surface counts.
+/// The counts of gRPC.
 pub(super) struct Counts {
     rpcs: Family<Called, Counter>,
     rpc_seconds: Family<OfMethod, Histogram, Bounds>,
@@ -35,7 +35,7 @@ struct OfMethod {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct DeniedBy {
-    /// Whose credit did not suffice: `account` or `holdout`.
+    /// The limit that was reached: `account` or `holdout`.
     limit: &'static str,
 }
 
@@ -59,7 +59,7 @@ impl Counts {
         }
     }
 
-    /// Counts a call of gRPC that ended, and how long it took where that is the server's doing.
+    /// Counts a call that ended, and its duration if the server determines it.
     pub(super) fn called(&self, method: &'static str, code: Code, took: Option<Duration>) {
         let labels = Called {
             method,
@@ -73,7 +73,7 @@ impl Counts {
         }
     }
 
-    /// Looks at the head of an answer that is a refusal: some are counted apart.
+    /// Counts some refusals separately, by the head of the answer.
     pub(super) fn refused_call(&self, headers: &http::HeaderMap) {
         let own = headers.get("x-evidenceos-code").map(|code| code.as_bytes());
         let limit = match own {

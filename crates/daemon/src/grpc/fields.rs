@@ -1,8 +1,8 @@
-//! Counts the fields of a request's messages while they come, before anything is made of them.
+//! Counts the fields of a request's messages while they arrive, before they are decoded.
 //!
-//! A message without content takes two bytes on the wire, and some eighty once it is decoded: eight
+//! A message without content takes two bytes on the wire and about eighty once it is decoded: eight
 //! megabytes of them would become hundreds. No call has a message with more than a few hundred
-//! fields at its top, so that one with more ends the body, before the decoder has seen the rest.
+//! fields at its top level. A message with more ends the body before the decoder sees the rest.
 //!
 //! Spec: gRPC over HTTP/2, length-prefixed messages; Protocol Buffers, encoding.
 
@@ -17,7 +17,7 @@ use tonic::{Status, body::Body};
 
 use super::status;
 
-/// Most fields at the top of one message. Artifacts are the most that any has: 128 of them.
+/// The most fields at the top level of one message. The largest list is the artifacts: 128 of them.
 pub(super) const MOST: u32 = 1_024;
 
 /// The body, which ends in a status if a message of it has too many fields.
@@ -28,16 +28,16 @@ pub fn few(body: Body) -> Body {
 pub(super) struct Counted {
     body: Body,
     reading: Reading,
-    /// Bytes of the message that are not read yet.
+    /// Bytes of the message that are still to come.
     left: u32,
     /// Fields of the message so far.
     fields: u32,
 }
 
-/// The part of the wire format that comes next.
+/// The next part of the wire format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Reading {
-    /// The flag and the length of a message, of which so many bytes are read.
+    /// The flag and the length of a message; `read` of its bytes have come.
     Head { read: u8, len: u32 },
     /// The number and the type of a field.
     Tag { value: u64, shift: u32 },
@@ -45,11 +45,11 @@ enum Reading {
     Varint,
     /// The length of what follows.
     Length { value: u64, shift: u32 },
-    /// So many bytes of a field's content.
+    /// Remaining bytes of a field's content.
     Content(u64),
 }
 
-/// The rest of what is no message: the decoder refuses it.
+/// The rest is not a message: the decoder refuses it.
 const UNREAD: Reading = Reading::Content(u64::MAX);
 
 impl Counted {
@@ -62,7 +62,7 @@ impl Counted {
         }
     }
 
-    /// Reads on. `false`: a message has too many fields.
+    /// Reads on. `false` if a message has too many fields.
     pub(super) fn read(&mut self, mut bytes: &[u8]) -> bool {
         while let Some((&byte, rest)) = bytes.split_first() {
             self.reading = match self.reading {
@@ -115,7 +115,7 @@ impl Counted {
             if self.fields > MOST {
                 return false;
             }
-            // With no byte left the next one begins a message: so nothing is ever taken from a
+            // If no byte is left, the next byte begins a message: nothing is ever taken from a
             // `left` of zero.
             if self.left == 0 && !matches!(self.reading, Reading::Head { .. }) {
                 self.reading = Reading::Head { read: 0, len: 0 };
@@ -149,7 +149,7 @@ enum Varint {
     Ends(u64),
 }
 
-/// One byte more of a number. `None`: it is too long.
+/// One more byte of a number. `None` if the number is too long.
 fn varint(value: u64, shift: u32, byte: u8) -> Option<Varint> {
     if shift > 63 {
         return None;
@@ -169,9 +169,8 @@ fn content(tag: u64) -> Reading {
         1 => Reading::Content(8),
         2 => Reading::Length { value: 0, shift: 0 },
         5 => Reading::Content(4),
-        // The decoder passes over a group that it does not know, and decodes what comes after it: to
-        // lose the place here would hide all of that. What is in the group counts too, which no
-        // message of ours can mind.
+        // The decoder skips an unknown group and decodes what follows: a lost position here would
+        // hide all of that. The fields in a group count too; no valid message has one.
         3 | 4 => TAG,
         _ => UNREAD,
     }
@@ -190,7 +189,7 @@ impl HttpBody for Counted {
             && let Some(bytes) = frame.data_ref()
             && !self.read(bytes)
         {
-            // The rest stays unread: nobody decodes a body that has ended in a status.
+            // The rest stays unread: no decoder reads a body that has ended in a status.
             self.body = Body::empty();
             let what = format!("has more than {MOST} fields");
             return Poll::Ready(Some(Err(status::invalid("the message", &what))));
@@ -262,8 +261,8 @@ mod tests {
 
     #[test]
     fn a_group_hides_no_field() {
-        // No message of ours has a group, but the decoder passes over those that it does not know,
-        // with what is in them, and decodes what comes after. Found while writing the fuzz target `request`.
+        // No valid message has a group, but the decoder skips unknown ones with their content and decodes
+        // what follows. Found while writing the fuzz target `request`.
         let empty_group = [0x7b, 0x7c];
         let group_with_fields = [0x7b, 0x08, 1, 0x12, 1, 0xff, 0x7c];
         for group in [&empty_group[..], &group_with_fields] {

@@ -1,5 +1,5 @@
-//! What the fuzz targets reach of the edge: the pure steps between a request's bytes and a command.
-//! Nothing else calls it.
+//! The entry points of the fuzz targets: the pure steps between a request's bytes and a command. No
+//! other code calls them.
 
 use evidenceos_kernel::{
     claim::{Artifact, Terms},
@@ -12,17 +12,17 @@ use tonic::Status;
 
 use super::{claims, fields, parse, registration, status};
 
-/// Most fields at the top of one message.
+/// The most fields at the top level of one message.
 pub const MOST_FIELDS: usize = fields::MOST as usize;
 
-/// Whether the counter of fields lets a body through that comes in these pieces.
+/// Whether the counter of fields accepts a body that comes in these pieces.
 #[must_use]
 pub fn is_let_through<'b>(pieces: impl IntoIterator<Item = &'b [u8]>) -> bool {
     let mut counted = fields::Counted::new(tonic::body::Body::empty());
     pieces.into_iter().all(|piece| counted.read(piece))
 }
 
-/// The terms of `CreateClaimV2`, as if every name named one holdout.
+/// The terms of `CreateClaimV2`, with one holdout behind every name.
 ///
 /// # Errors
 /// The field that breaks a rule.
@@ -54,7 +54,7 @@ pub fn artifacts(
 
 /// A holdout as `PutHoldout` registers it.
 pub struct Registration {
-    /// One byte an item.
+    /// One byte for each item.
     pub labels: Vec<u8>,
     /// The unit of each item, if items belong together.
     pub units: Option<Vec<u64>>,

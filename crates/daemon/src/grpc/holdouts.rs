@@ -23,7 +23,7 @@ pub async fn put(
     services: &Services,
     mut call: Call<Streaming<wire::PutHoldoutRequest>>,
 ) -> Result<wire::PutHoldoutResponse, Status> {
-    // Before anything is read: labels are large.
+    // This comes before anything is read: labels are large.
     let may = call.principal.caller.must_operate();
     may.map_err(|refusal| refused(&refusal))?;
     let key = call.key("PutHoldout")?;
@@ -35,7 +35,7 @@ pub async fn put(
     })
 }
 
-/// `GetHoldout`: one holdout, by name or id, with its meters and the caller's own.
+/// `GetHoldout`: one holdout, by name or id, with its meters and the caller's own meters.
 pub async fn get(
     services: &Services,
     call: Call<wire::GetHoldoutRequest>,
@@ -76,7 +76,7 @@ pub async fn retire(
     })
 }
 
-/// `WithdrawHoldout`: takes a holdout back that has released nothing.
+/// `WithdrawHoldout`: withdraws a holdout that has released nothing.
 pub async fn withdraw(
     services: &Services,
     call: Call<wire::WithdrawHoldoutRequest>,
@@ -138,7 +138,7 @@ pub async fn set_budgets(
     let request = &call.message;
     let scope = Scope::parse(&request.scope)?;
     let stamp = call.stamp("SetHoldoutPoolBudgets")?;
-    // `amount` has bounded it, so that the cast cuts off less than a millionth of a bit.
+    // `amount` is bounded, so the cast cuts off less than a millionth of a bit.
     let bits = request
         .new_k_bits_budget
         .map(|bits| amount("new_k_bits_budget", bits))
@@ -175,8 +175,8 @@ fn amount(field: &str, amount: f64) -> Result<f64, Status> {
     }
 }
 
-/// Which pools a budget is about, in the published words: those of the whole holdout are its
-/// settlements, those of each principal the answers to it.
+/// The pools of a budget, in the published words: those of the whole holdout are for settlements,
+/// those of each principal for answers.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Scope {
     Global,

@@ -1,10 +1,10 @@
-//! Calls that last are made by callers who still may make them.
+//! Long calls: the caller's rights are checked again while the call lasts.
 //!
-//! A request or an answer in several messages asks again before each of them whether anything has
-//! changed that decides who may call, and whether the client's certificate is still in its time. A
-//! watch, which may have nothing to say for long, is woken by a change and by the end of that time.
+//! Before each message of a streamed request or answer, the daemon checks whether access rules have
+//! changed, and whether the client's certificate is still valid. A watch may have nothing to say
+//! for long: a change, or the end of that validity, wakes it.
 //!
-//! A watch also ends with its connection, in time to say so.
+//! A watch also ends with its connection, early enough to send its last message.
 
 use std::{
     pin::Pin,
@@ -27,21 +27,21 @@ use tonic::{Status, body::Body, metadata::MetadataValue};
 
 use super::{rules::Needs, status};
 
-/// The right by which a call goes on.
+/// The caller's right to make a call, which is checked again while the call lasts.
 #[derive(Clone)]
 pub struct Standing {
     callers: Arc<Callers>,
     principal: Principal,
     needs: Needs,
     peer: Option<Peer>,
-    /// The end of the client certificate's time, in Unix seconds.
+    /// The end of the client certificate's validity, in Unix seconds.
     not_after_unix: u64,
     changes: watch::Receiver<u64>,
 }
 
 impl Standing {
-    /// Of a call that was let in. `changes` were asked for before it was. `lasts`: it may outlive
-    /// the certificate, whose time is read again for that.
+    /// The standing of an admitted call. `changes` must have been taken before the call was
+    /// admitted. `lasts`: the call may outlive the certificate, so its end of validity is read.
     pub fn new(
         callers: &Arc<Callers>,
         principal: &Principal,
@@ -66,19 +66,19 @@ impl Standing {
 
     /// Whether the call may go on.
     fn check(&mut self) -> Result<(), Status> {
-        // A sender that is gone belongs to a daemon that ends: nothing changes any more.
+        // A sender that is gone belongs to a daemon that ends: no more changes come.
         let has_changed = self.changes.has_changed().unwrap_or(false);
         if !has_changed && unix_ms() / 1_000 <= self.not_after_unix {
             return Ok(());
         }
-        // The change is marked before the roles are read, so that one that comes in between is
-        // looked at again.
+        // The change is marked before the roles are read, so that a change in between is noticed
+        // the next time.
         self.changes.mark_unchanged();
         let roles = self
             .callers
             .roles_now(&self.principal, self.peer.as_ref())
             .map_err(|denied| status::unauthenticated(&denied.to_string()))?;
-        // The handler may have looked at any role that there was when the call began.
+        // The handler may have relied on any role that the caller had when the call began.
         if !self.needs.met_by(roles) || roles.union(self.principal.roles) != roles {
             return Err(status::role_required(self.needs.word()));
         }
@@ -86,33 +86,33 @@ impl Standing {
     }
 }
 
-/// Where the messages of a body go.
+/// The direction of a body.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum To {
     Server,
     Client,
 }
 
-/// A body of a call that goes on as long as its caller may make it.
+/// A body that goes on only while its caller may make the call.
 struct Lasting {
     body: Body,
     standing: Standing,
     to: To,
-    /// Of a body that may be silent for long.
+    /// Wakes a body that may be silent for long.
     wake: Option<Wake>,
     ended: bool,
 }
 
-/// Tells when to look at the caller again while there is nothing else to tell.
+/// Wakes a silent body when the caller must be checked again.
 struct Wake {
     changes: Option<WatchStream<u64>>,
-    /// The end of the certificate's time, if there is one.
+    /// The end of the certificate's validity, if there is a certificate.
     expiry: Option<Pin<Box<Sleep>>>,
 }
 
 impl Wake {
     fn new(standing: &Standing) -> Self {
-        // The certificate holds through its last second.
+        // The certificate is valid through its last second.
         let now_unix = unix_ms() / 1_000;
         let left_s = standing
             .not_after_unix
@@ -125,7 +125,7 @@ impl Wake {
         }
     }
 
-    /// Ready if the caller is to be looked at. Otherwise the task is woken once it is.
+    /// Ready if the caller must be checked. Otherwise the task is woken later.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if let Some(changes) = &mut self.changes {
             match Pin::new(changes).poll_next(cx) {
@@ -137,7 +137,7 @@ impl Wake {
         if let Some(expiry) = &mut self.expiry
             && expiry.as_mut().poll(cx).is_ready()
         {
-            // The clocks of timers and of certificates are not the same.
+            // Timers and certificates use different clocks.
             expiry
                 .as_mut()
                 .reset(Instant::now() + Duration::from_secs(1));
@@ -147,7 +147,7 @@ impl Wake {
     }
 }
 
-/// A request that breaks off when its caller may not make it any more.
+/// A request that breaks off once its caller may no longer make it.
 pub fn request(body: Body, standing: Standing) -> Body {
     Body::new(Lasting {
         body,
@@ -158,7 +158,7 @@ pub fn request(body: Body, standing: Standing) -> Body {
     })
 }
 
-/// An answer that ends when its caller may not have it any more. `waits`: it may be silent for long.
+/// An answer that ends once its caller may no longer read it. `waits`: it may be silent for long.
 pub fn answer(body: Body, standing: Standing, waits: bool) -> Body {
     let wake = waits.then(|| Wake::new(&standing));
     Body::new(Lasting {
@@ -170,14 +170,14 @@ pub fn answer(body: Body, standing: Standing, waits: bool) -> Body {
     })
 }
 
-/// A watch that ends when its connection is to end soon: what is said after that could be lost.
+/// A watch that ends shortly before its connection: anything sent later could be lost.
 struct Retiring {
     body: Body,
     retires: Pin<Box<dyn Future<Output = ()> + Send>>,
     ended: bool,
 }
 
-/// The answer of a watch, over the connection of a peer.
+/// The answer of a watch on the connection of `peer`.
 pub fn watch(body: Body, peer: Peer) -> Body {
     Body::new(Retiring {
         body,
@@ -186,7 +186,7 @@ pub fn watch(body: Body, peer: Peer) -> Body {
     })
 }
 
-/// The end of an answer that has begun.
+/// The end of an answer that has already begun.
 fn last_words(status: &Status) -> Result<Frame<Bytes>, Status> {
     let mut trailers = HeaderMap::new();
     status.add_header(&mut trailers)?;
@@ -224,13 +224,13 @@ impl HttpBody for Retiring {
 }
 
 impl Lasting {
-    /// How the body ends for a caller who may not go on.
+    /// Ends the body of a caller who may not go on.
     fn end(&mut self, mut status: Status) -> Option<Result<Frame<Bytes>, Status>> {
         self.ended = true;
         if self.to == To::Server {
             return Some(Err(status));
         }
-        // What the call asked for may have been done before its answer broke off.
+        // The requested change may have been made before its answer broke off.
         let unknown = MetadataValue::from_static("unknown");
         status
             .metadata_mut()
@@ -251,7 +251,7 @@ impl HttpBody for Lasting {
         if this.ended {
             return Poll::Ready(None);
         }
-        // Until it is pending, so that this task is woken the next time.
+        // Polled until it is pending, so that it wakes this task the next time.
         while let Some(wake) = &mut this.wake
             && wake.poll(cx).is_ready()
         {

@@ -14,7 +14,7 @@ use crate::services::{Revocations, Services};
 /// Entries in one reply.
 const MAX_ENTRIES: u32 = 256;
 
-/// `GetPublicKey`: the key of an id, or the one that signs now if none is named.
+/// `GetPublicKey`: the key with an id, or the signing key if no id is given.
 pub fn public_key(
     services: &Services,
     request: &wire::GetPublicKeyRequest,
@@ -104,7 +104,7 @@ pub async fn consistency(
     })
 }
 
-/// `ListEntries`: entries from an index on; a count of 0 asks for as many as one reply has.
+/// `ListEntries`: entries from an index on; a count of 0 asks for as many as fit into one reply.
 pub async fn entries(
     services: &Services,
     call: Call<wire::ListEntriesRequest>,

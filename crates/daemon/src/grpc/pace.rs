@@ -1,7 +1,7 @@
-//! How fast requests are read, and answers sent.
+//! The pace at which requests are read and answers are sent.
 //!
 //! Owns the rates. Invariants: what one caller sends or fetches beyond them waits in that caller's own windows,
-//! and takes no processor from others; a request that comes in one piece, as most do, is never held up.
+//! and takes no processor time from others; a request that comes in one piece, as most do, is never held up.
 
 use std::{
     pin::Pin,
@@ -19,15 +19,14 @@ use tonic::{Status, body::Body};
 
 use crate::shares::Whose;
 
-/// Bytes of a caller at once, in one direction: sixteen of the largest modules.
+/// The bytes that a caller may pass at once, in one direction: sixteen of the largest modules.
 const AT_ONCE: u64 = 64 << 20;
-/// Bytes of a caller each second after that, in one direction.
+/// The bytes that a caller may pass each second after that, in one direction.
 const A_SECOND: u64 = 64 << 20;
-/// The beginning of each body, which is not counted: as much as comes in one piece. Small calls are bounded by
-/// what they ask for.
+/// The start of each body, which is not counted: about one piece. Small calls are bounded by other limits.
 const FREE: usize = 16 << 10;
 
-/// What went by in one direction, lately, of each caller.
+/// The recent traffic of each caller in one direction.
 pub struct Pace {
     passed: Mutex<Allowance<Whose>>,
     began: Instant,
@@ -47,12 +46,11 @@ impl Pace {
         }
     }
 
-    /// Counts bytes of a caller, and says how long the next ones are to wait.
+    /// Counts bytes of a caller, and returns how long the next ones must wait.
     fn passed(&self, whose: Whose, bytes: usize) -> Duration {
         let now_ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
         let mut passed = self.passed.lock();
-        // A caller that only asks for the wait must not push another caller's bucket out of the
-        // memory.
+        // A caller that only asks for the wait must not evict another caller's bucket.
         if bytes > 0 {
             passed.take(whose, bytes as u64, now_ms);
         }
@@ -67,7 +65,7 @@ pub struct Paced {
 }
 
 impl Paced {
-    /// The pace of `whose`, as `pace` counts it.
+    /// The pace of the caller `whose`, as `pace` counts it.
     pub fn new(pace: &Arc<Pace>, whose: Whose) -> Self {
         Self {
             pace: Arc::clone(pace),
@@ -75,9 +73,9 @@ impl Paced {
         }
     }
 
-    /// Waits until what the caller's other bodies brought is within its pace, before anything is made of the next one.
+    /// Waits until the caller's earlier traffic is within its pace, before the next body is handled.
     pub async fn begin(&self) {
-        // Other bodies of the same caller may have gone by during the pause.
+        // Other bodies of the same caller may have passed during the pause.
         loop {
             let wait = self.pace.passed(self.whose, 0);
             if wait.is_zero() {
@@ -87,7 +85,7 @@ impl Paced {
         }
     }
 
-    /// The body at this pace; nothing of it has gone by.
+    /// The body at this pace, before any of it has passed.
     pub fn of(self, body: Body) -> AtPace {
         AtPace {
             body,
@@ -107,12 +105,12 @@ pub struct AtPace {
 }
 
 impl AtPace {
-    /// Lets go of what has not gone by.
+    /// Drops what has not passed.
     pub fn give_up(&mut self) {
         self.body = Body::empty();
     }
 
-    /// Ready when the next piece may go by.
+    /// Ready when the next piece may pass.
     fn poll_pause(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if let Some(pause) = &mut self.pause {
             ready!(pause.as_mut().poll(cx));
@@ -121,7 +119,7 @@ impl AtPace {
         Poll::Ready(())
     }
 
-    /// Counts a piece that went by.
+    /// Counts a piece that passed.
     fn passed(&mut self, bytes: usize) {
         let free = bytes.min(self.free);
         self.free -= free;
@@ -141,8 +139,8 @@ impl HttpBody for AtPace {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        // Beyond the pace nothing is read: the bytes stay in the client's window, and fill no
-        // buffer here.
+        // Beyond the pace nothing is read: the bytes stay in the client's window and fill no buffer
+        // here.
         ready!(self.poll_pause(cx));
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
         if let Some(Ok(frame)) = &frame {
@@ -170,7 +168,7 @@ mod tests {
         Whose::Network(Ipv4Addr::new(127, 0, 0, last).into())
     }
 
-    /// So slow that no time of a test counts.
+    /// A pace that is slow enough for the time of a test not to count.
     fn slow() -> Arc<Pace> {
         Arc::new(Pace::of(100, 1))
     }
@@ -192,7 +190,7 @@ mod tests {
         poll_fn(|cx| other.poll_pause(cx)).await;
         assert_eq!(began.elapsed(), Duration::ZERO);
         poll_fn(|cx| greedy.poll_pause(cx)).await;
-        // 159 of 100: sixty must go, one a second.
+        // 159 of 100 were used: sixty must drain, one a second.
         assert!(began.elapsed() >= Duration::from_secs(59));
         assert!(began.elapsed() <= Duration::from_secs(61));
     }

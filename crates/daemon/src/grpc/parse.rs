@@ -9,13 +9,13 @@ use tonic::Status;
 
 use super::status::invalid;
 
-/// Claims, holdouts or accounts in one reply, and unless asked otherwise.
+/// The most claims, holdouts or accounts in one reply, and the default.
 const MAX_PAGE: u32 = 500;
 const PAGE: u32 = 50;
 
 /// Integers in public records stay below 2⁵³.
 const MAX_PUBLIC_INT: u64 = (1 << 53) - 1;
-/// The oracle of a claim that names none.
+/// The oracle of a claim that does not name one.
 const DEFAULT_ORACLE: &str = "builtin.accuracy";
 /// The schema of plain symbols.
 const LEGACY_SCHEMA: &str = "legacy/v1";
@@ -88,7 +88,7 @@ pub fn oracle(text: &str) -> Result<String, Status> {
     }
 }
 
-/// The lane; an unknown one is `fast`, which the reply notes.
+/// The lane; an unknown one becomes `fast`, and the reply says so.
 pub fn lane(text: &str) -> Result<(Lane, bool), Status> {
     match text.to_ascii_lowercase().as_str() {
         "" | "fast" | "highassurance" | "high_assurance" => Ok((Lane::Fast, true)),
@@ -97,7 +97,7 @@ pub fn lane(text: &str) -> Result<(Lane, bool), Status> {
     }
 }
 
-/// The output schema's one name; empty and the published wire's name mean it too.
+/// The name of the output schema; empty and the published wire's name mean the same schema.
 pub fn output_schema(text: &str) -> Result<String, Status> {
     match text {
         "" | LEGACY_SCHEMA | "EVIDENCEOS_SC_V0" => Ok(LEGACY_SCHEMA.to_owned()),
@@ -112,7 +112,7 @@ pub fn output_schema(text: &str) -> Result<String, Status> {
 pub fn no_dp(field: &str, budget: Option<f64>) -> Result<(), Status> {
     match budget {
         None => Ok(()),
-        // A client that sends every field asks for nothing by a zero.
+        // Some clients send every field: a zero asks for nothing.
         Some(0.0) => Ok(()),
         Some(_) => Err(invalid(field, "is not offered; leave it out")),
     }
@@ -145,7 +145,7 @@ pub fn artifacts(artifacts: &[wire::Artifact]) -> Result<Vec<Artifact>, Status> 
         .collect()
 }
 
-/// First row and number of rows of a page.
+/// The first row of a page and its number of rows.
 pub fn page(size: u32, token: &str, first: u64) -> Result<(u64, usize), Status> {
     let size = match size {
         0 => PAGE,

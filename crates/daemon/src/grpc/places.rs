@@ -1,8 +1,8 @@
-//! Places for calls: how many are under way, are read and are answered at a time, of each caller
-//! and of all.
+//! Places for calls: limits how many calls are under way, read and answered at a time, for each
+//! caller and for all.
 //!
-//! Owns the numbers. Invariants: calls without a name count by their address, and have places of
-//! their own; a request that does not come to its end gives its place back.
+//! Owns the limits. Invariants: calls without an authenticated caller count by their address and
+//! have places of their own; a request that breaks off gives its place back.
 
 use std::{
     pin::Pin,
@@ -23,17 +23,17 @@ use super::{
 };
 use crate::shares::{Most, NoPlace, Place, Shares, Whose};
 
-/// Calls of callers with a name, from their headers to the end of their answers.
+/// Calls of authenticated callers, from their headers to the end of their answers.
 const CALLS: Most = Most {
     all: 8_192,
     of_one: 2_048,
 };
-/// Calls that need no name.
+/// Calls that need no authentication.
 const NAMELESS: Most = Most {
     all: 512,
     of_one: 64,
 };
-/// Calls that last as long as their client likes.
+/// Calls that last as long as their client wants.
 const WATCHES: Most = Most {
     all: 2_048,
     of_one: 256,
@@ -43,7 +43,7 @@ const READING: Most = Most {
     all: 512,
     of_one: 128,
 };
-/// Requests that bring modules or labels: up to 8 MiB each, and some ten for labels.
+/// Requests that bring modules or labels: up to 8 MiB each, and about 10 MiB for labels.
 const LARGE: Most = Most {
     all: 64,
     of_one: 16,
@@ -54,7 +54,7 @@ const ANSWERS: Most = Most {
     of_one: 64,
 };
 
-/// How long a call waits for a place to be read, or for one to be answered.
+/// How long a call waits for a place to be read or answered.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How long a small request may take from its headers to its end.
 const SMALL_REQUEST: Duration = Duration::from_secs(20);
@@ -93,7 +93,7 @@ impl Places {
     /// A place for a call, until its answer has ended.
     ///
     /// # Errors
-    /// If there is none, or the caller has as many as one may have.
+    /// If all places are taken, or the caller has its share.
     pub fn call(&self, whose: Whose, label: &str) -> Result<Place, Box<Status>> {
         let kind = match whose {
             Whose::Network(_) => &self.nameless,
@@ -104,12 +104,12 @@ impl Places {
             .map_err(|none| Box::new(no_place(none)))
     }
 
-    /// What a call must still have before its request is read and its handler begins.
+    /// The places that a call still needs before its request is read and its handler begins.
     pub fn work(&self, whose: Whose, label: &str) -> Work {
         let (reading, deadline) = if rules::brings_much(label) {
             (Some(&self.large), Deadline::Silence(SILENCE))
         } else {
-            // A call without a name brings no more than some bytes, and has few places.
+            // A call without a name brings only a few bytes, and has few places.
             let named = matches!(whose, Whose::Principal(_));
             let reading = named.then_some(&self.reading);
             (reading, Deadline::Whole(SMALL_REQUEST))
@@ -126,7 +126,7 @@ impl Places {
     }
 }
 
-/// What a call must have before it is worked on.
+/// The places that a call needs before its handler begins.
 pub struct Work {
     whose: Whose,
     reading: Option<Arc<Shares>>,
@@ -137,14 +137,13 @@ pub struct Work {
 }
 
 impl Work {
-    /// Waits for it. Until then nothing of the request is read: the client's window is all that
-    /// fills.
+    /// Waits for the places. Nothing of the request is read before: only the client's window fills.
     ///
     /// # Errors
     /// If it takes too long.
     pub async fn begin(self) -> Result<(Reading, Option<Answering>), Box<Status>> {
         let places = async {
-            // Nothing of the request is read before its answer has a place too: it would fill
+            // The request is read only once its answer has a place too: otherwise it would fill
             // memory while it waits.
             let answer = match self.answers {
                 Some((kind, paced)) => {
@@ -174,7 +173,7 @@ impl Work {
     }
 }
 
-/// A request that is read from now on.
+/// A request that may be read.
 pub struct Reading {
     place: Option<Place>,
     paced: Paced,
@@ -182,8 +181,8 @@ pub struct Reading {
 }
 
 impl Reading {
-    /// The body, which ends in a status if it does not come in time, and which holds its place as
-    /// long as it lasts.
+    /// The body. It ends in a status if it does not come in time, and holds its place as long as it
+    /// lasts.
     pub fn of(self, body: Body) -> Body {
         let (wait, renews) = match self.deadline {
             Deadline::Whole(wait) => (wait, false),
@@ -199,12 +198,12 @@ impl Reading {
     }
 }
 
-/// When a request is not waited for any longer.
+/// The limit of the wait for a request.
 #[derive(Debug, Clone, Copy)]
 enum Deadline {
-    /// So long after it began to be read.
+    /// The whole request must come within this time after its start.
     Whole(Duration),
-    /// So long after its last piece.
+    /// The next piece must come within this time after the last one.
     Silence(Duration),
 }
 
@@ -226,12 +225,11 @@ impl HttpBody for InTime {
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         match Pin::new(&mut self.body).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
-                // The handler may work on the last piece for long, and nothing more is read
-                // meanwhile.
+                // The handler may work on the last piece for long while nothing more is read.
                 if self.body.is_end_stream() {
                     self.place = None;
                 } else if self.renews {
-                    // The piece ended the silence: the next one has a deadline of its own.
+                    // The piece ended the silence: the next one gets a new deadline.
                     self.until = None;
                 }
                 Poll::Ready(Some(Ok(frame)))
@@ -241,14 +239,14 @@ impl HttpBody for InTime {
                 Poll::Ready(end)
             }
             Poll::Pending => {
-                // Most bodies are there at once, and need no timer.
+                // Most bodies are there at once and need no timer.
                 let wait = self.wait;
                 let until = self.until.get_or_insert_with(|| Box::pin(sleep(wait)));
                 match until.as_mut().poll(cx) {
                     Poll::Pending => Poll::Pending,
                     Poll::Ready(()) => {
                         self.place = None;
-                        // What has come goes at once, and not only when the handler has seen the
+                        // What has come is dropped now, not only once the handler has seen the
                         // status.
                         self.body.give_up();
                         Poll::Ready(Some(Err(status::too_slow(wait))))
@@ -273,13 +271,13 @@ pub struct Answering {
     paced: Paced,
 }
 
-/// An answer that holds its places until it has ended or nobody wants it, at its caller's pace.
+/// An answer at its caller's pace. It holds its places until it has ended or is dropped.
 pub fn held(body: Body, place: Place, answering: Option<Answering>) -> Body {
     let (body, places) = match answering {
         None => (body, (place, None)),
         Some(large) => (Body::new(large.paced.of(body)), (place, Some(large.place))),
     };
-    // The closure owns the places, so that they are free when the body is dropped.
+    // The closure owns the places, so that they are freed when the body is dropped.
     Body::new(body.map_frame(move |frame| {
         let _held = &places;
         frame
@@ -369,7 +367,8 @@ mod tests {
                 let (pieces, body) = tokio::sync::mpsc::channel(1);
                 let sent = pieces.send(Bytes::from_static(b"piece")).await;
                 sent.expect("taken");
-                // One that comes ends here; of the other ones nothing more is heard.
+                // The sender of a request that comes is dropped here; a silent one stays open and
+                // sends nothing more.
                 let silent = (!comes).then_some(pieces);
                 let stream =
                     ReceiverStream::new(body).map(|piece| Ok::<_, Status>(Frame::data(piece)));
@@ -440,7 +439,8 @@ mod tests {
             );
             let whole = answer.collect().await.expect("an answer");
             assert_eq!(whole.to_bytes().len(), 200 << 20);
-            // It took three seconds' worth: the caller's next one waits, or is refused in the end.
+            // The call took three seconds' worth: the caller's next one waits, or is refused in the
+            // end.
             let hasty = |label| Work {
                 patience: Duration::from_millis(1),
                 ..places.work(principal(1), label)

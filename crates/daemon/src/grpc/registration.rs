@@ -28,7 +28,7 @@ pub async fn receive(
     must_be_whole(submission, &header)
 }
 
-/// What [`receive`] makes of the same messages.
+/// Parses the messages that [`receive`] gets.
 pub fn of(
     messages: impl IntoIterator<Item = wire::PutHoldoutRequest>,
 ) -> Result<Submission, Status> {
@@ -46,7 +46,7 @@ fn must_be_whole(
     header: &wire::PutHoldoutHeader,
 ) -> Result<Submission, Status> {
     let (said, came) = (header.items, submission.labels.len());
-    // A stream that ends early without an error must not register a part of the labels.
+    // A stream that ends early without an error must not register only some of the labels.
     if came as u64 != said {
         let rule = format!("says {said}, but {came} labels came");
         return Err(invalid("items", &rule));
@@ -85,8 +85,7 @@ fn add(
     chunk: &wire::PutHoldoutChunk,
 ) -> Result<(), Status> {
     let count = chunk.labels.len();
-    // Each piece is bounded before it is kept, so that memory holds what the header says and no
-    // more.
+    // Each piece is bounded before it is kept, so that memory holds no more than the header says.
     if count > MAX_CHUNK_BYTES || (submission.labels.len() + count) as u64 > header.items {
         return Err(invalid(
             "labels",
@@ -133,7 +132,7 @@ fn first(message: Option<wire::PutHoldoutRequest>) -> Result<wire::PutHoldoutHea
     }
 }
 
-/// A chunk, of which all other messages are.
+/// A chunk; every message after the first must be one.
 fn next(message: wire::PutHoldoutRequest) -> Result<wire::PutHoldoutChunk, Status> {
     match message.part {
         Some(Part::Chunk(chunk)) => Ok(chunk),

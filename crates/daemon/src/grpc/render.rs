@@ -1,4 +1,4 @@
-//! From what services give to the wire.
+//! From the services' results to the wire.
 
 use evidenceos_kernel::{
     bits::MicroBits,
@@ -40,8 +40,8 @@ pub fn state(state: ClaimState) -> i32 {
     state as i32
 }
 
-/// The result of a claim, as it was when it settled; `duplicate_of` is the claim whose verdict
-/// stands for it, if one does.
+/// The result of a claim at its settlement. `duplicate_of` is the claim whose verdict it has, if it
+/// is a duplicate.
 pub fn result(
     settlement: &Settlement,
     credit_burned: u64,
@@ -78,7 +78,7 @@ pub fn result(
     }
 }
 
-/// The most particular reasons, in words.
+/// The most specific reasons, in words.
 fn explanation(reasons: &[Reason]) -> String {
     let particular: Vec<&str> = reasons
         .iter()
@@ -183,7 +183,7 @@ pub fn artifact(artifact: &claim::Artifact) -> wire::Artifact {
     }
 }
 
-/// A claim. Tainted and stale are shown in place of the state that they overlay.
+/// A claim. If it is tainted or stale, that is shown in place of its state.
 pub fn claim(shown: ShownClaim) -> wire::Claim {
     let ShownClaim {
         claim,
@@ -195,7 +195,7 @@ pub fn claim(shown: ShownClaim) -> wire::Claim {
         duplicate_of,
     } = shown;
     let shown_state = match claim.state {
-        // A revocation of its own says more than one that the claim inherits.
+        // The claim's own revocation says more than an inherited one.
         ClaimState::Revoked => state(claim.state),
         _ if tainted_by.is_some() => wire::ClaimState::Tainted as i32,
         ClaimState::Sealed if stale => wire::ClaimState::Stale as i32,
@@ -232,7 +232,7 @@ pub fn claim(shown: ShownClaim) -> wire::Claim {
     }
 }
 
-/// A holdout as anybody may see it, with the caller's own allowance.
+/// A holdout as every caller may see it, with the caller's own allowance.
 pub fn holdout(shown: ShownHoldout) -> wire::Holdout {
     let ShownHoldout {
         holdout,

@@ -1,16 +1,17 @@
-//! Which role each call needs: the one table, which `docs/security.md` shows.
+//! The role that each call needs: one table, which `docs/security.md` shows.
 //!
-//! It is asked before a message is decoded. What depends on the message, such as whose claim it
-//! is, is the kernel's to decide: another's claim looks there like one that does not exist.
+//! The daemon applies it before it decodes a message. If a rule depends on the message, such as on
+//! the claim's owner, the kernel decides: another principal's claim looks there like one that does
+//! not exist.
 
 use evidenceos_access::Roles;
 
-/// What a caller must be.
+/// What a call requires of its caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Needs {
-    /// Nothing: not even a name.
+    /// Nothing: not even authentication.
     Nobody,
-    /// A name; no role.
+    /// Authentication; no role.
     Known,
     /// At least one role, whichever.
     AnyRole,
@@ -18,12 +19,12 @@ pub enum Needs {
     Submitter,
     /// The auditor or the operator role.
     Auditor,
-    /// The operator role, for which no other stands.
+    /// The operator role; no other role is enough.
     Operator,
 }
 
 impl Needs {
-    /// Whether roles are enough.
+    /// Whether these roles are enough.
     #[must_use]
     pub fn met_by(self, roles: Roles) -> bool {
         match self {
@@ -35,7 +36,7 @@ impl Needs {
         }
     }
 
-    /// The word for it in messages and documents.
+    /// The name of the requirement in messages and documents.
     #[must_use]
     pub fn word(self) -> &'static str {
         match self {
@@ -51,7 +52,7 @@ impl Needs {
 
 const SERVICE: &str = "/evidenceos.v2.EvidenceOS/";
 
-/// Every call of the service.
+/// The requirement of every call of the service.
 pub const RULES: [(&str, Needs); 42] = [
     ("Health", Needs::Nobody),
     ("GetServerInfo", Needs::Known),
@@ -97,7 +98,7 @@ pub const RULES: [(&str, Needs); 42] = [
     ("ListLogKeys", Needs::Known),
 ];
 
-/// The calls of other services that are served here, as metrics name them.
+/// Calls of other services that the daemon serves, by their names in metrics.
 const OTHERS: [&str; 4] = [
     "grpc.health.v1.Health/Check",
     "grpc.health.v1.Health/Watch",
@@ -105,7 +106,7 @@ const OTHERS: [&str; 4] = [
     "grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
 ];
 
-/// The call of a path as metrics name it: one of a closed set, whatever is asked for.
+/// The name of a path's call in metrics: one of a closed set, whatever the path is.
 #[must_use]
 pub fn label(path: &str) -> &'static str {
     let found = match path.strip_prefix(SERVICE) {
@@ -117,7 +118,7 @@ pub fn label(path: &str) -> &'static str {
             .into_iter()
             .find(|name| path.strip_prefix('/') == Some(*name)),
     };
-    // A path is a stranger's word. As a label it would be another series of metrics for each word.
+    // The client chooses the path. As a label, each path would be another series of metrics.
     found.unwrap_or("other")
 }
 
@@ -127,13 +128,13 @@ pub fn brings_much(label: &str) -> bool {
     matches!(label, "CommitArtifacts" | "PutHoldout")
 }
 
-/// Whether a call, as [`label`] names it, is answered whatever it brings.
+/// Whether a call, as [`label`] names it, is answered whatever its body is.
 #[must_use]
 pub fn needs_no_body(label: &str) -> bool {
     label == "Health"
 }
 
-/// Whether a call's answer, as [`label`] names the call, can have megabytes.
+/// Whether a call's answer, as [`label`] names the call, can be megabytes long.
 #[must_use]
 pub fn answers_much(label: &str) -> bool {
     matches!(
@@ -149,7 +150,7 @@ pub fn answers_much(label: &str) -> bool {
     )
 }
 
-/// Whether a call, as [`label`] names it, lasts as long as its client likes.
+/// Whether a call, as [`label`] names it, lasts as long as its client wants.
 #[must_use]
 pub fn is_watch(label: &str) -> bool {
     matches!(
@@ -162,14 +163,14 @@ pub fn is_watch(label: &str) -> bool {
     )
 }
 
-/// Whether a call, as [`label`] names it, is answered in several messages, so that its caller is
-/// asked again between them.
+/// Whether a call, as [`label`] names it, is answered in several messages, so that its caller's
+/// rights are checked between them.
 #[must_use]
 pub fn answers_in_parts(label: &str) -> bool {
     is_watch(label) || matches!(label, "OpenHoldout" | "FetchTrace")
 }
 
-/// Whether a call, as [`label`] names it, comes or is answered in several messages, over any time.
+/// Whether a call, as [`label`] names it, is sent or answered in several messages, over any time.
 #[must_use]
 pub fn lasts(label: &str) -> bool {
     answers_in_parts(label) || label == "PutHoldout"
@@ -181,7 +182,7 @@ pub fn is_conversation(path: &str) -> bool {
     path.starts_with("/grpc.reflection.")
 }
 
-/// What a path needs. Whatever is not known here needs a name, and is answered by the router.
+/// What a path requires. An unknown path requires authentication, and the router answers it.
 #[must_use]
 pub fn of(path: &str) -> Needs {
     if path.starts_with("/grpc.health.v1.Health/") {
@@ -190,8 +191,8 @@ pub fn of(path: &str) -> Needs {
     let Some(method) = path.strip_prefix(SERVICE) else {
         return Needs::Known;
     };
-    // A method that the table lacks needs the strongest role, so that no forgotten row opens a
-    // call.
+    // A method that is missing in the table requires the strongest role, so that a forgotten row
+    // opens no call.
     RULES
         .iter()
         .find(|(name, _)| *name == method)

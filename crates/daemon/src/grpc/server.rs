@@ -10,12 +10,12 @@ use tonic::Status;
 use super::call::Call;
 use crate::services::Services;
 
-/// SHA-256 of the published schema: it names the wire that is spoken.
+/// SHA-256 of the published schema, which identifies the wire protocol.
 const PROTO_HASH: &str = "9d53726935aa537ab68849be060bc20cef2fe675b57a1ec8fc974aab928a4099";
 /// The version of the protocol.
 const PROTOCOL: &str = "2.1.0";
 
-/// `Health`: what is served answers, so the status is always `SERVING`.
+/// `Health`: the status is always `SERVING`, since gRPC answers only when the daemon serves.
 pub fn health(_: &Services, _: &wire::HealthRequest) -> Result<wire::HealthResponse, Status> {
     Ok(wire::HealthResponse {
         status: "SERVING".to_owned(),

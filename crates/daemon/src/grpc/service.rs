@@ -13,7 +13,7 @@ use super::{
 };
 use crate::services::Services;
 
-/// The gRPC service over the services.
+/// The gRPC service over the daemon's services.
 #[derive(Clone)]
 pub struct Service {
     services: Arc<Services>,
@@ -22,13 +22,13 @@ pub struct Service {
 type Reply<T> = Result<Response<T>, Status>;
 
 impl Service {
-    /// The gRPC service over what the daemon can do.
+    /// The gRPC service over these services.
     #[must_use]
     pub fn new(services: Arc<Services>) -> Self {
         Self { services }
     }
 
-    /// A call whose caller is known; the holdout of a claim that was seen lately is noted with the claim.
+    /// A call whose caller is authenticated. If the claim was seen lately, its holdout is noted with it.
     fn call<M: Concerns>(&self, request: Request<M>) -> Result<Call<M>, Status> {
         let call = Call::of(request)?;
         if let Some(claim) = call.subject.claim()
@@ -40,9 +40,9 @@ impl Service {
     }
 }
 
-/// Implements the generated trait: of `asks`, each method has a caller, and its handler takes the
-/// call; of `open`, a method needs none, and its handler takes the message; `streams` answer in
-/// pieces; the rest stands as it is.
+/// Implements the generated trait. Methods in `asks` have a caller, and their handlers take the
+/// call; methods in `open` need none, and their handlers take the message; those in `streams`
+/// answer in several messages; the rest is copied as it is.
 macro_rules! serve {
     (
         asks { $($asked:ident($ask:ty) -> $answer:ident by $handler:path;)* }

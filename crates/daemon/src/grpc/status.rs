@@ -1,7 +1,8 @@
-//! From refusals and failures to gRPC statuses: the one place.
+//! From refusals and failures to gRPC statuses: only here.
 //!
-//! Every error carries `x-evidenceos-outcome`: `not-applied`, or `unknown` where only asking again
-//! tells; the published public code; and our own, finer one. The message says what to do.
+//! Every error carries `x-evidenceos-outcome`: `not-applied`, or `unknown` if only a repeated call
+//! can tell; the published public code; and a finer code of the daemon. The message says what to
+//! do.
 
 use evidenceos_access::Misused;
 use evidenceos_custody::VaultError;
@@ -61,7 +62,7 @@ impl From<Error> for Status {
     }
 }
 
-/// A caller that creates and executes many claims.
+/// The caller creates and executes many claims.
 fn throttled(retry_after: std::time::Duration) -> Status {
     let ms = retry_after.as_millis();
     let message = format!("PROBE_THROTTLED: probe_throttle_threshold; retry_after_ms={ms}");
@@ -79,7 +80,7 @@ fn throttled(retry_after: std::time::Duration) -> Status {
     status
 }
 
-/// A caller that creates and executes far too many claims.
+/// The caller creates and executes far too many claims.
 fn frozen() -> Status {
     status(
         Code::PermissionDenied,
@@ -95,7 +96,7 @@ pub fn invalid(field: &str, rule: &str) -> Status {
     refused(&Refusal::field(field, rule))
 }
 
-/// Credentials that are none.
+/// The call has no valid credential.
 #[must_use]
 pub fn unauthenticated(message: &str) -> Status {
     status(
@@ -106,7 +107,7 @@ pub fn unauthenticated(message: &str) -> Status {
     )
 }
 
-/// A signature that does not serve this request.
+/// The signature is not valid for this request.
 #[must_use]
 pub fn misused(misused: Misused) -> Status {
     let message = misused.to_string();
@@ -122,7 +123,7 @@ pub fn misused(misused: Misused) -> Status {
     }
 }
 
-/// A caller who is known, and may not do this.
+/// The caller is authenticated and lacks the role.
 #[must_use]
 pub fn role_required(role: &str) -> Status {
     status(
@@ -133,7 +134,7 @@ pub fn role_required(role: &str) -> Status {
     )
 }
 
-/// No room at the moment.
+/// There is no room at the moment.
 #[must_use]
 pub fn busy(message: &str) -> Status {
     retry(status(
@@ -144,7 +145,7 @@ pub fn busy(message: &str) -> Status {
     ))
 }
 
-/// A request that did not come in time.
+/// The request did not come in time.
 #[must_use]
 pub fn too_slow(waited: std::time::Duration) -> Status {
     status(
@@ -158,7 +159,7 @@ pub fn too_slow(waited: std::time::Duration) -> Status {
     )
 }
 
-/// Something that is not there at the moment.
+/// A part of the server is not available at the moment.
 #[must_use]
 pub fn unavailable(message: &str) -> Status {
     retry(status(
@@ -169,8 +170,8 @@ pub fn unavailable(message: &str) -> Status {
     ))
 }
 
-/// What was decided is durable, and no anchor remembers it yet: it must not be shown. `changed`:
-/// the call asked for a change, which may have been made.
+/// The decision is durable, but no anchor remembers it yet, so it must not be shown. `changed`: the
+/// call asked for a change, which may have been made.
 fn not_shown_yet(changed: bool) -> Status {
     let mut status = retry(status(
         Code::Unavailable,
@@ -187,7 +188,7 @@ fn not_shown_yet(changed: bool) -> Status {
     status
 }
 
-/// A call that never succeeds here.
+/// The call can never succeed in this state.
 #[must_use]
 pub fn precondition(own: &'static str, message: &str) -> Status {
     status(
@@ -198,7 +199,7 @@ pub fn precondition(own: &'static str, message: &str) -> Status {
     )
 }
 
-/// A fault of ours: the details are for the operator's log, not for the caller.
+/// A fault of the daemon: the details go to the operator's log, not to the caller.
 #[must_use]
 pub fn internal(error: &dyn std::fmt::Display) -> Status {
     tracing::error!(%error, "a call failed by a fault of ours");
@@ -210,8 +211,7 @@ pub fn internal(error: &dyn std::fmt::Display) -> Status {
     )
 }
 
-/// The store could not do it: for want of space, since the disk was made read-only, or by a fault
-/// of ours.
+/// The store failed: the disk is full or read-only, or the daemon has a fault.
 fn not_stored(error: &StoreError) -> Status {
     if error.is_full() {
         return failed(&Failure::DiskFull);

@@ -1,7 +1,7 @@
-//! What a call is about, for its line in the audit log: a claim, a holdout.
+//! The subject of a call, for its line in the audit log: a claim, a holdout.
 //!
-//! The line is written around everything that answers the call, and what the call is about is known within: it is
-//! handed out in a slot that the request carries, if such lines are written at all.
+//! The audit layer is outside of the handler, and only the handler learns the subject. The request carries a slot
+//! in which the handler notes it, if audit lines are written at all.
 
 use std::sync::{Arc, OnceLock};
 
@@ -9,10 +9,10 @@ use evidenceos_kernel::id::ClaimId;
 use evidenceos_proto as wire;
 use tonic::Streaming;
 
-/// The longest name of a holdout that is noted, in bytes; none of ours is longer.
+/// The longest name of a holdout that is noted, in bytes; no valid name is longer.
 const LONGEST_NAME: usize = 128;
 
-/// A slot for what a call is about.
+/// A slot for the subject of a call.
 #[derive(Debug, Clone, Default)]
 pub struct Subject(Arc<Slots>);
 
@@ -23,13 +23,13 @@ struct Slots {
 }
 
 impl Subject {
-    /// Notes the claim; the first one stays.
+    /// Notes the claim. If one was noted already, that one stays.
     pub fn is_claim(&self, claim: ClaimId) {
         let _ = self.0.claim.set(claim);
     }
 
-    /// Notes the holdout by its name or id; the first one stays. A name is the caller's word until a holdout is found,
-    /// and one that could not be ours is not repeated.
+    /// Notes the holdout by its name or id; the first one stays. The client chose the name, unless a holdout was
+    /// found: a name that no holdout can have is not noted.
     pub fn is_holdout(&self, name: &str) {
         let is_name = (1..=LONGEST_NAME).contains(&name.len())
             && name.bytes().all(|byte| byte.is_ascii_graphic());

@@ -1,8 +1,8 @@
-//! Whether a request names the host that it is for, once.
+//! Checks that a request names its host exactly once.
 //!
 //! RFC 9112, 3.2: a server answers 400 to an HTTP/1.1 request without a Host header, with more than
-//! one, or with one that is no host. A proxy before us that takes the first of two and we the
-//! second would be talked into serving one caller what is another's.
+//! one, or with an invalid one. If a proxy took the first of two and the daemon the second, an
+//! attacker could make them serve one caller what belongs to another.
 
 use axum::{
     Json,
@@ -11,24 +11,24 @@ use axum::{
 };
 use serde_json::json;
 
-/// Whether a request has as many hosts as its version demands.
+/// Whether a request has as many Host headers as its version demands, and a valid one.
 pub fn is_named<B>(request: &Request<B>) -> bool {
     let mut hosts = request.headers().get_all(header::HOST).iter();
     let (first, second) = (hosts.next(), hosts.next());
     match (first, second) {
-        // HTTP/1.0 knows no host, and HTTP/2 has it in `:authority`.
+        // HTTP/1.0 has no Host header, and HTTP/2 has the host in `:authority`.
         (None, _) => request.version() != Version::HTTP_11,
         (Some(host), None) => is_host(host.as_bytes()),
         (Some(_), Some(_)) => false,
     }
 }
 
-/// A name or address, with a port or not. It may be empty, if the target has no authority.
+/// A name or address, with or without a port. It may be empty if the target has no authority.
 fn is_host(host: &[u8]) -> bool {
     host.is_empty() || (!host.contains(&b'@') && Authority::try_from(host).is_ok())
 }
 
-/// The answer to a request that does not.
+/// The answer to a request that does not name its host.
 pub fn refusal() -> Response {
     let body = Json(json!({ "error": "the request must have one Host header" }));
     (StatusCode::BAD_REQUEST, body).into_response()

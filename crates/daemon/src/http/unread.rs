@@ -1,10 +1,10 @@
-//! What a request's answer left unread of its body.
+//! The part of a request's body that its answer left unread.
 //!
-//! Most refusals need no body. A server that refuses and drops the body cuts the client's upload
+//! Most refusals need no body. If a server refuses and drops the body, it cuts the client's upload
 //! off, and some clients report the cut instead of the answer: curl 7 over HTTP/2 ends with error
-//! 92, and over HTTP/1.1 the connection is closed. So a little of what is left is read and dropped
-//! before any answer leaves, when the handler has given back everything that it held. A client that
-//! sends more, or too slowly, is cut off after all.
+//! 92, and over HTTP/1.1 the connection is closed. So the daemon reads and drops a little of the
+//! rest before any answer leaves, once the handler has released everything that it held. A client
+//! that sends more, or too slowly, is cut off after all.
 
 use std::{
     pin::Pin,
@@ -21,22 +21,22 @@ use hyper::{
 };
 use tokio::sync::oneshot;
 
-/// The most that is read for nothing: four bodies of the usual limit.
+/// The most that is read and dropped: four bodies of the usual limit.
 const MOST: usize = 64 << 10;
-/// How long it may take to come.
+/// The longest time that the rest may take to arrive.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// A request's body, which comes back if its reader drops it before its end.
+/// A request's body, which is handed back if its reader drops it before its end.
 struct Lent {
     body: Option<Incoming>,
     back: Option<oneshot::Sender<Incoming>>,
 }
 
-/// Where a body comes back to.
+/// The place to which a body is handed back.
 pub struct Unread(Option<oneshot::Receiver<Incoming>>);
 
-/// Takes note of a request's body. One that its client only sends if it is asked to is left alone:
-/// reading it would be asking.
+/// Watches a request's body. A body that its client sends only if asked to is left alone: reading
+/// it would ask for it.
 pub fn watch(request: Request<Incoming>) -> (Request<Body>, Unread) {
     if request.body().is_end_stream() || request.headers().contains_key(EXPECT) {
         return (request.map(Body::new), Unread(None));
@@ -53,9 +53,9 @@ pub fn watch(request: Request<Incoming>) -> (Request<Body>, Unread) {
 }
 
 impl Unread {
-    /// Reads what is left, if it is little and comes soon.
+    /// Reads the rest if it is small and arrives soon.
     pub async fn read(self) {
-        // A body that its reader still holds is not waited for: the answer must leave.
+        // If the reader still holds the body, this does not wait: the answer must leave.
         let Some(Ok(body)) = self.0.map(|mut back| back.try_recv()) else {
             return;
         };

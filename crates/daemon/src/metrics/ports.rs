@@ -1,4 +1,4 @@
-//! Connections and certificates, by listener.
+//! Metrics of connections and certificates, by listener.
 
 use std::{fmt, sync::Arc};
 
@@ -33,7 +33,7 @@ impl fmt::Debug for PortCollector {
 
 type Read = fn(&Counts) -> u64;
 
-/// What is counted of every port's connections: name, help and count.
+/// The counts of every listener's connections: name, help and value.
 const COUNTED: [(&str, &str, Read); 6] = [
     ("connections_accepted", "Connections accepted", |c| {
         c.accepted
@@ -85,12 +85,12 @@ impl Collector for PortCollector {
     }
 }
 
-/// The label of a listener's values.
+/// The label that names a listener.
 fn listener(name: &'static str) -> [(&'static str, &'static str); 1] {
     [("listener", name)]
 }
 
-/// The metrics of the listeners with TLS.
+/// Metrics of the certificates of listeners with TLS.
 fn certificates(encoder: &mut DescriptorEncoder<'_>, ports: &[Port]) -> fmt::Result {
     let tls = || {
         ports

@@ -1,4 +1,4 @@
-//! The store, read from what it counts anyway.
+//! Metrics of the store, from counters that it keeps anyway.
 
 use std::{
     fmt,
@@ -10,7 +10,7 @@ use evidenceos_store::Done;
 use evidenceos_telemetry::write::{counter, gauge};
 use prometheus_client::{collector::Collector, encoding::DescriptorEncoder};
 
-/// Shows what the store has done.
+/// Shows the store's counts.
 #[derive(Debug)]
 pub(super) struct StoreCollector {
     pub(super) done: Arc<Done>,
@@ -20,7 +20,7 @@ pub(super) struct StoreCollector {
 impl Collector for StoreCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let done = &self.done;
-        // The other way round a head that comes in between would count as a lag.
+        // In the other order, a head that comes in between would count as a lag.
         let integrated = done.integrated.load(Ordering::Relaxed);
         let published = self.shown.size();
         for (name, help, value) in [

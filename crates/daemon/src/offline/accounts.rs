@@ -1,4 +1,4 @@
-//! What an operator does about an `accounts.json` that is not the daemon's, while it is stopped.
+//! Commands about an `accounts.json` that the daemon did not write, while the daemon is stopped.
 
 use std::{
     collections::BTreeMap,
@@ -33,12 +33,12 @@ fn open(directory: &Path) -> Result<Stopped, AccountsError> {
     })
 }
 
-/// Lets the next start make the accounts what a file says; returns what that means, in lines.
+/// Has the next start import a file as the accounts; returns what that changes, in lines.
 ///
 /// # Errors
 /// `AccountsError::Because`, `AccountsError::NoDatabase`, `AccountsError::Missing` or
-/// `AccountsError::NotImportable` if the operator must give something else;
-/// `AccountsError::Store` if the daemon runs, or the file cannot be put in place.
+/// `AccountsError::NotImportable` if the operator must give something else; `AccountsError::Store`
+/// if the daemon runs, or the file cannot be put in place.
 pub fn import(
     directory: &Path,
     from: Option<&Path>,
@@ -62,7 +62,7 @@ pub fn import(
         sha256: digest(&bytes),
         reason: because.to_owned(),
     };
-    // The approval first: alone it changes nothing, since it names the file by its digest.
+    // The approval comes first: alone it changes nothing, since it names the file by its digest.
     approval.give(directory)?;
     if from.is_some() {
         write_durably(&file.path(), &bytes)?;
@@ -114,11 +114,12 @@ fn differences(
     ])
 }
 
-/// Writes the file again from the database; returns where the one that was there is kept.
+/// Writes the file again from the database; returns where the replaced file is kept, if the daemon
+/// had not written it.
 ///
 /// # Errors
 /// `AccountsError::Store` if the daemon runs, or the file cannot be written;
-/// `AccountsError::NoDatabase` if none has served the directory yet.
+/// `AccountsError::NoDatabase` if no daemon has served the directory yet.
 pub fn export(directory: &Path) -> Result<Option<PathBuf>, AccountsError> {
     let mut stopped = open(directory)?;
     let file = AccountsJson::of(directory);
@@ -133,8 +134,8 @@ pub fn export(directory: &Path) -> Result<Option<PathBuf>, AccountsError> {
             kept = Some(copy);
         }
     }
-    // The approval goes first: after a crash the next start must not import what the operator gave
-    // up.
+    // The approval goes first: after a crash the next start must not import what the operator has
+    // abandoned.
     Approval::withdraw(directory)?;
     let OpenedStore { store, rows, .. } = &mut stopped.opened;
     write_now(&mut **store, directory, &**rows, before)?;

@@ -28,8 +28,8 @@ const SOFTWARE: &str = concat!("evidenceosd/", env!("CARGO_PKG_VERSION"));
 /// Backs up the directory that this process serves; its writer goes on with batches meanwhile.
 ///
 /// # Errors
-/// That of `report` if it breaks the backup off; any other one if it fails. The destination is then
-/// not complete.
+/// The error of `report` if it breaks the backup off; another one if the backup fails. The
+/// destination is then incomplete.
 pub fn of_served(
     mailbox: &Mailbox,
     data_directory: &Path,
@@ -57,7 +57,7 @@ fn begin(data_directory: &Path, destination: &Path) -> Result<(), BackupError> {
         return Err(BackupError::NotAbsolute(destination.to_owned()));
     }
     let canonical = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    // The destination need not exist yet, so that its parent tells where it lies.
+    // The destination need not exist yet, so its parent tells where it is.
     let parent = destination.parent().unwrap_or(destination);
     if canonical(parent).starts_with(canonical(data_directory)) {
         return Err(BackupError::WithTheData(destination.to_owned()));
@@ -76,7 +76,7 @@ fn at_rest(
     backup::complete(data_directory, destination, SOFTWARE, unix_ms(), report)
 }
 
-/// Runs `evidenceos-daemon backup`, beside a daemon that serves or without one.
+/// Runs `evidenceos-daemon backup`, with or without a daemon that serves.
 #[must_use]
 pub fn back_up(data_directory: &Path, destination: &Path, as_json: bool) -> ExitCode {
     let mut shown = Shown::new(as_json);
@@ -89,7 +89,7 @@ pub fn back_up(data_directory: &Path, destination: &Path, as_json: bool) -> Exit
                 shown.follow(&progress);
                 Ok(())
             }),
-            // Another process has it: a daemon that can be asked.
+            // Another process holds the lock: perhaps a daemon that makes the backup.
             Err(held @ StoreError::Locked { .. }) => {
                 ask(data_directory, destination, held, &mut |progress| {
                     shown.follow(progress);
@@ -117,7 +117,7 @@ fn ask(
     follow: &mut dyn FnMut(&Progress),
 ) -> Result<Manifest, BackupError> {
     control::back_up(data_directory, destination, follow).map_err(|error| match error {
-        // A daemon that starts, and `fsck`, hold the directory and have no socket.
+        // A daemon that is starting, and `fsck`, hold the directory and have no socket.
         source @ (ControlError::Io(_) | ControlError::NobodyAnswers { .. }) => {
             BackupError::Deaf { held, source }
         }
@@ -132,7 +132,7 @@ fn destination_of(path: &Path) -> Result<PathBuf, BackupError> {
     })
 }
 
-/// Runs `evidenceos-daemon restore` into a directory that has no data.
+/// Runs `evidenceos-daemon restore` into a directory without data.
 #[must_use]
 pub fn restore(source: &Path, data_directory: &Path, as_json: bool) -> ExitCode {
     let mut shown = Shown::new(as_json);
@@ -169,7 +169,7 @@ fn summary(manifest: &Manifest) -> String {
     )
 }
 
-/// What the user sees.
+/// The output for the user.
 struct Shown {
     as_json: bool,
     in_place: bool,

@@ -1,4 +1,4 @@
-//! Why a command on a data directory does not do its work.
+//! Errors of commands on a data directory.
 
 use std::{io, path::PathBuf};
 
@@ -11,19 +11,19 @@ use thiserror::Error;
 
 use crate::control::ControlError;
 
-/// Why there is no backup, or nothing was restored.
+/// Why a backup or a restore failed.
 #[derive(Debug, Error)]
 pub enum BackupError {
-    /// The directory cannot be read, the backup not be written, or the reverse.
+    /// The directory or the backup cannot be read or written.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The daemon's writer makes no copy of the database.
+    /// The daemon's writer failed to copy the database.
     #[error(transparent)]
     Copy(#[from] CopyError),
-    /// The daemon that serves the directory does not make it.
+    /// The daemon that serves the directory did not make the backup.
     #[error(transparent)]
     Control(#[from] ControlError),
-    /// The present directory cannot be found, to make a path absolute.
+    /// The current directory cannot be found, so a path cannot be made absolute.
     #[error("find {path}: {source}{}", denial(path, source))]
     NoPlace { path: PathBuf, source: io::Error },
     /// A path whose meaning depends on where the daemon was started.
@@ -34,39 +34,39 @@ pub enum BackupError {
     /// There is nothing to back up.
     #[error("{} is no data directory; name the daemon's own with --data-dir", _0.display())]
     NoData(PathBuf),
-    /// What loses the data directory would lose the backup.
+    /// The destination is in the data directory, and would be lost with it.
     #[error(
         "{0} is in the data directory, and would be lost with it; name a place elsewhere, best on another disk"
     )]
     WithTheData(PathBuf),
-    /// A process has the directory, and does not take orders.
+    /// Another process holds the directory and takes no orders.
     #[error(
         "{held}, and it does not answer at its control socket ({source}); wait until it serves, or stop it"
     )]
     Deaf {
-        /// Which process has it.
+        /// The error that names the process.
         held: StoreError,
         source: ControlError,
     },
-    /// One backup is made at a time.
+    /// Another backup is being made.
     #[error("another backup is being made; wait until it is done")]
     Busy,
-    /// The daemon is told to stop while it makes one.
+    /// The daemon was told to stop during the backup.
     #[error("the daemon stops; the backup is not complete; back up again once it has stopped")]
     Stopping,
-    /// The daemon's writer has ended while it made one.
+    /// The daemon's writer ended during the backup.
     #[error(
         "the daemon's writer has ended; the backup is not complete; back up again once the daemon has stopped"
     )]
     WriterEnded,
-    /// Nobody listens to the daemon that makes one.
+    /// The client that asked for the backup has gone.
     #[error(
         "the client that asked for the backup has gone, so the backup is not complete; ask for another"
     )]
     Abandoned,
 }
 
-/// Why a log elsewhere does not give what is missing.
+/// Why another log does not supply the missing entries.
 #[derive(Debug, Error)]
 pub enum SourceError {
     /// A file of a log in a directory cannot be read.
@@ -75,10 +75,10 @@ pub enum SourceError {
     /// A server does not answer.
     #[error("{url}: {source}")]
     Fetch { url: String, source: FetchError },
-    /// A bundle cannot be taken apart.
+    /// A bundle cannot be decoded.
     #[error("{log} has a bad {id}: {source}; name another copy of the log")]
     BadBundle {
-        /// Where the log is.
+        /// The other log's path or URL.
         log: String,
         id: BundleId,
         source: TileError,
@@ -86,7 +86,7 @@ pub enum SourceError {
     /// The log has no such file, or it is too short.
     #[error("{log} has no {what}; name the log of a mirror, a backup or the published one")]
     Lacks {
-        /// Where the log is.
+        /// The other log's path or URL.
         log: String,
         what: String,
     },
@@ -95,13 +95,13 @@ pub enum SourceError {
 /// What is wrong with a stated charge.
 #[derive(Debug, Error)]
 pub enum ChargeError {
-    /// It is not of the form.
+    /// It is not of the form `HOLDOUT=BITS`.
     #[error("--charged {0}: write HOLDOUT=BITS")]
     Form(String),
     /// The log has no such holdout.
     #[error("--charged {text}: no holdout is named {name:?}; give a name or an id of this log")]
     Holdout { text: String, name: String },
-    /// The number is not exact.
+    /// The number is not exact in millionths of a bit.
     #[error("--charged {0}: bits are a decimal number with at most six digits after the point")]
     Bits(String),
 }

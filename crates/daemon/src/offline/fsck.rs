@@ -1,4 +1,4 @@
-//! `fsck`: everything in a data directory is read, and what is wrong is said.
+//! `fsck`: reads everything in a data directory and reports what is wrong.
 
 use std::{io::IsTerminal as _, process::ExitCode};
 
@@ -11,16 +11,16 @@ use evidenceos_store::{
 
 use crate::{assemble::StartError, config::Config, terminal};
 
-/// Exit status where something is wrong.
+/// Exit status if something is wrong.
 const FINDINGS: u8 = 1;
-/// Exit status where it could not be looked at.
+/// Exit status if the directory could not be examined.
 const NOT_EXAMINED: u8 = 2;
 
-/// Examines the data directory of a configuration. Nothing is written but the lock's own file.
+/// Examines the data directory of a configuration. Writes nothing but the lock's file.
 ///
 /// # Errors
-/// [`StartError::Store`] if a daemon serves it, or there is no database to look at;
-/// [`StartError::Refused`] if it is no directory.
+/// [`StartError::Store`] if a daemon serves it, or it has no database; [`StartError::Refused`] if
+/// it is not a directory.
 pub fn examine(
     config: &Config,
     follow: &mut dyn FnMut(&str, u64, u64),
@@ -38,8 +38,8 @@ pub fn examine(
     Ok(report)
 }
 
-/// The daemon's own secrets are there and closed to others, and the key that signed last is there
-/// if keys are files.
+/// Checks that the daemon's secrets are there and closed to other users, and, if keys are files,
+/// that the key that signed last is there.
 fn keys(config: &Config, report: &mut Report) {
     let mut findings = Vec::new();
     let mut looked_at = 0;
@@ -77,7 +77,7 @@ fn keys(config: &Config, report: &mut Report) {
     for name in secrets::NAMES {
         looked_at += 1;
         match (read(&imported, name), read(&own, name)) {
-            // If a KMS wraps the key of the holdouts, the plain file is rightly missing.
+            // If a KMS wraps the holdouts' key, the plain file is missing on purpose.
             (Ok(None), Ok(None)) if name == secrets::HOLDOUTS && wrapped(&own) => {}
             (Ok(None), Ok(None)) => note(name.to_owned(), "it is missing".to_owned()),
             (Err(error), _) | (_, Err(error)) => note(name.to_owned(), error.to_string()),

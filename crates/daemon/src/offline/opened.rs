@@ -43,11 +43,11 @@ impl Opened {
             rows: readers,
             mut found,
         } = config.store().open()?;
-        // Recovery protects what was charged, so that it may use the room that is kept free from
-        // new work.
+        // Recovery protects what was charged, so it may use the room that is kept free from new
+        // work.
         store.keep_free(0);
         note_backup(&config.data_dir, &mut *store, &mut found.facts)?;
-        // Nothing runs here, so that no engine is named.
+        // No guest runs here, so no engine is named.
         let resident = found.resident(config.accounting.clone(), String::new());
         let Found {
             counters,
@@ -74,8 +74,9 @@ impl Opened {
         })
     }
 
-    /// The anchors to compare with and to write. Told of none, a command whose remembered anchors
-    /// are gone, as on another machine, takes the directory beside the data directory.
+    /// The anchors to compare with and to write. If the settings name none and the remembered
+    /// anchors are gone, as on another machine, the command uses the directory beside the data
+    /// directory.
     pub fn anchors(&self, config: &Config, runtime: &Handle) -> Result<Anchors, AnchorError> {
         let state = || Arc::new(anchors::State::default());
         let anchors = Anchors::new(&config.anchoring(), &self.facts, runtime, state())?;
@@ -90,7 +91,7 @@ impl Opened {
         Anchors::new(&config.anchoring(), &nowhere, runtime, state())
     }
 
-    /// Whether the anchors agree with what is here.
+    /// Whether the anchors agree with this log.
     ///
     /// # Errors
     /// As [`Anchors::compare`].
@@ -104,7 +105,7 @@ impl Opened {
         })
     }
 
-    /// Has the database remember the anchors from now on, which have the newest head already.
+    /// Has the database remember these anchors, which have the newest head already.
     pub fn remember(&mut self, anchors: &Anchors) -> Result<(), StoreError> {
         let places = anchors.to_remember();
         if places.is_empty() || self.facts.anchors.as_ref() == Some(&places) {
@@ -115,7 +116,7 @@ impl Opened {
         remembered.must_be_durable("where the anchors are")
     }
 
-    /// Size and root of the log that it holds.
+    /// The size and root of this log.
     pub fn tree(&self) -> KnownTree {
         let tree = self.alone.tree();
         KnownTree {

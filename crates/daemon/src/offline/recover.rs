@@ -1,4 +1,4 @@
-//! `log recover`: bringing back what was signed, byte for byte.
+//! `log recover`: appends the missing signed entries, byte for byte.
 
 use evidenceos_driver::{OwnWork, clock::unix_ms};
 use evidenceos_failpoint::{self as failpoint, Point};
@@ -28,30 +28,30 @@ use crate::{
     terminal,
 };
 
-/// What was brought back.
+/// The result of a recovery.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recovered {
-    /// Entries that were missing.
+    /// The number of entries that were missing.
     pub entries: u64,
     /// The log's size now.
     pub size: u64,
     /// The log's root now.
     pub root: Hash,
-    /// Claims whose capsule came back and whose own rows are lost.
+    /// Claims whose capsule was recovered and whose own rows are lost.
     pub unknown_claims: u64,
-    /// Holdouts that were registered in what was lost: their items are gone.
+    /// Holdouts that were registered in the lost entries: their items are gone.
     pub lost_holdouts: Vec<String>,
-    /// What the next start will meet.
+    /// Warnings about the next start.
     pub warnings: Vec<String>,
 }
 
-/// Appends the entries that a log of this name has elsewhere and this database has not, and
-/// charges what they charged.
+/// Appends the entries that another copy of this log has and this database lacks, and charges what
+/// they charged.
 ///
 /// # Errors
-/// [`StartError::Source`] if the other log cannot be read; [`StartError::Refused`] if it is none of
-/// this name and key, does not continue this one, or holds nothing more. Nothing is changed before
-/// all of it was checked.
+/// [`StartError::Source`] if the other log cannot be read; [`StartError::Refused`] if it has
+/// another name or key, does not continue this log, or has no more entries. Nothing is changed
+/// before everything was checked.
 pub fn recover(config: &Config, from: &str, runtime: &Handle) -> Result<Recovered, StartError> {
     let mut opened = Opened::open(config)?;
     let source = Source::new(from);
@@ -76,7 +76,7 @@ pub fn recover(config: &Config, from: &str, runtime: &Handle) -> Result<Recovere
     }
     let missing = checked(&opened, &source, &checkpoint, &note, runtime)?;
     let keys = signer(config, &opened, &missing, runtime)?;
-    // The head is signed before anything is appended: if the KMS fails, the directory is as it was.
+    // The head is signed before anything is appended: if the KMS fails, the directory is unchanged.
     let head = runtime
         .block_on(keys.signer.sign_head(size, checkpoint.root()))
         .map_err(LogKeyError::Kms)?;
@@ -108,8 +108,8 @@ pub fn recover(config: &Config, from: &str, runtime: &Handle) -> Result<Recovere
     Ok(recovered)
 }
 
-/// Appends what is missing, a bundle at a time. The source is read a second time, since all of it may
-/// not fit into memory.
+/// Appends the missing entries, a bundle at a time. The source is read a second time, since the
+/// entries may not fit into memory.
 fn append_all(
     opened: &mut Opened,
     source: &Source,
@@ -130,7 +130,7 @@ fn append_all(
             opened,
             entries,
             &missing.leaves[(next - own) as usize..],
-            // Only the last part has a head: one over an earlier part would be a head that the log
+            // Only the last part has a head: a head over an earlier part would be one that the log
             // never had.
             last.then(|| head.clone()),
             recovered,
@@ -151,8 +151,8 @@ struct Missing {
     key: LogKey,
 }
 
-/// Reads all that is missing once: it must lead from this log to the other's root, and the other's
-/// head must be signed by this log's key, or one that it passed the log on to.
+/// Reads all missing entries once: they must lead from this log to the other's root, and the
+/// other's head must be signed by this log's key or by a key that this log's entries hand it on to.
 fn checked(
     opened: &Opened,
     source: &Source,
@@ -209,7 +209,7 @@ fn checked(
     Ok(Missing { leaves, key })
 }
 
-/// The key that an entry passes the log on to, if the key before it signed that over this very tree.
+/// The key to which an entry hands the log on, if the old key signed that over this very tree.
 fn next_key(rotated: &KeyRotated, before: &LogKey, tree: &Tree) -> Option<LogKey> {
     let link = &rotated.signed.link;
     let follows = link.old_public_key == before.public_key
@@ -226,7 +226,7 @@ fn signer(
     missing: &Missing,
     runtime: &Handle,
 ) -> Result<LogKeys, StartError> {
-    // The key is chosen as if the newest head were here already: the key that signed it goes on.
+    // The key is chosen as if the newest head were already here: the key that signed it continues.
     let newest = Head {
         key_id: missing.key.id,
         ..opened.head.clone()
@@ -244,7 +244,7 @@ fn signer(
     ))
 }
 
-/// One durable step: a crash after it leaves a log that can be recovered further.
+/// One durable step: after a crash the next recovery continues from here.
 fn append(
     opened: &mut Opened,
     entries: Vec<Vec<u8>>,
@@ -266,7 +266,8 @@ fn append(
         note_losses(&*opened.readers, bytes, recovered)?;
     }
     let first = opened.alone.tree().size();
-    // The last part ends what was open: nothing that the source has is missing any more.
+    // The last part clears the doubt about the directory: nothing that the source has is missing
+    // any more.
     let fact = head.is_some().then_some(Fact::Restored(None));
     let work = OwnWork {
         commands: entries
@@ -281,8 +282,8 @@ fn append(
     enacted.map_err(|error| {
         own::not_enacted(error, what, |nth| format!("entry {}", first + nth as u64))
     })?;
-    // Decisions that came back have numbers of their epoch. This database must be later, or it
-    // would give them again.
+    // The recovered decisions have numbers of their epoch. This database must get a later epoch, or
+    // it would assign them again.
     opened.alone.store_mut().be_later_than(epoch)?;
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! `log restart` and `log continue`: going on under another name, and stating, in the log, that
+//! `log restart` and `log continue`: continue the log under another name, or state in the log that
 //! nothing was signed elsewhere. Nothing is ever signed under the old name below a size that an
 //! anchor knows.
 
@@ -30,25 +30,25 @@ use crate::{
     terminal,
 };
 
-/// What a new beginning did.
+/// The result of a restart.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Restarted {
     /// The log's new name.
     pub origin: String,
     /// The log's size now, in entries.
     pub size: u64,
-    /// Holdouts by name, in the order of registration, and what each was charged.
+    /// Each holdout's name and charge, in the order of registration.
     pub charged: Vec<(String, HoldoutCharged)>,
-    /// Runs that were under way, and are aborted.
+    /// The number of runs that were under way and are aborted.
     pub aborted: usize,
-    /// What verifiers need from here on.
+    /// The log's verifier key from now on.
     pub vkey: String,
-    /// What the next start will meet.
+    /// Warnings about the next start.
     pub warnings: Vec<String>,
 }
 
-/// Goes on under another name, in one commit. Every holdout is exhausted, but for those whose
-/// charge is stated, as `HOLDOUT=BITS`; runs under way are aborted.
+/// Continues the log under another name, in one commit. Every holdout is exhausted, unless its
+/// charge is stated as `HOLDOUT=BITS`; runs under way are aborted.
 ///
 /// # Errors
 /// [`StartError::Refused`] if the name is not another; [`StartError::Charge`] if a holdout is not
@@ -113,7 +113,7 @@ pub fn restart(
     Ok(restarted)
 }
 
-/// How many runs a restart has ended: each has a capsule among its entries.
+/// The number of runs that a restart has aborted: each has a capsule among its entries.
 fn aborted_in(entries: &[Vec<u8>]) -> usize {
     entries
         .iter()
@@ -130,7 +130,7 @@ fn known_to(anchors: &Anchors, origin: &str) -> Option<KnownTree> {
     })
 }
 
-/// What holdouts were charged by these entries, by their names.
+/// The charges in these entries, with the holdouts' names.
 fn charged_in(entries: &[Vec<u8>], resident: &Resident) -> Vec<(String, HoldoutCharged)> {
     let charged = entries
         .iter()
@@ -143,7 +143,7 @@ fn charged_in(entries: &[Vec<u8>], resident: &Resident) -> Vec<(String, HoldoutC
     named.collect()
 }
 
-/// Who signed the log so far: another key takes over at a start, and not in a command.
+/// The key that signed the log so far: another key takes over at a start, not in a command.
 fn signer_so_far(
     config: &Config,
     opened: &Opened,
@@ -160,25 +160,26 @@ fn signer_so_far(
     Ok(keys.signer)
 }
 
-/// A log that goes on by its operator's word.
+/// The result of `log continue`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Continued {
     /// The log's name, which stays.
     pub origin: String,
     /// The log's size now, in entries.
     pub size: u64,
-    /// What the next start will meet.
+    /// Warnings about the next start.
     pub warnings: Vec<String>,
 }
 
 /// States in the log that it was signed nowhere else since its newest entry.
 ///
 /// # Errors
-/// [`StartError::Anchors`] if an anchor knows more; [`StartError::Refused`] if nothing is open that
-/// needs the statement; [`StartError::LogKeys`] if the log cannot be signed.
+/// [`StartError::Anchors`] if an anchor knows more; [`StartError::Refused`] if no statement is
+/// needed; [`StartError::LogKeys`] if the log cannot be signed.
 pub fn carry_on(config: &Config, because: &str, runtime: &Handle) -> Result<Continued, StartError> {
     let mut opened = Opened::open(config)?;
-    // Those that are remembered too, and not only those that will be: whichever answers counts.
+    // The remembered anchors are asked too, not only those that will be written: any anchor that
+    // answers counts.
     let state = Arc::new(anchors::State::default());
     let remembered = Anchors::new(&config.anchoring(), &opened.facts, runtime, state)?;
     if may_be_newest(opened.compare(&remembered)?)? == Clearance::Free {
@@ -188,7 +189,7 @@ pub fn carry_on(config: &Config, because: &str, runtime: &Handle) -> Result<Cont
         ));
     }
     let anchors = opened.anchors(config, runtime)?;
-    // The anchors that will be written may be others than those, and one of them may know more.
+    // The anchors to write may be others, and one of them may know more.
     may_be_newest(opened.compare(&anchors)?)?;
     let signer = signer_so_far(config, &opened, "state it", runtime)?;
     let command = LogCommand::Continue(Box::new(ContinueLog {
@@ -221,7 +222,7 @@ pub fn carry_on(config: &Config, because: &str, runtime: &Handle) -> Result<Cont
     Ok(continued)
 }
 
-/// What can be stated: no anchor knows that it is wrong.
+/// Refuses the statement if an anchor contradicts it.
 fn may_be_newest(verdict: Clearance) -> Result<Clearance, AnchorError> {
     match verdict {
         Clearance::Past(what) => Err(AnchorError::Contradicted(what)),
@@ -229,7 +230,7 @@ fn may_be_newest(verdict: Clearance) -> Result<Clearance, AnchorError> {
     }
 }
 
-/// Reads `HOLDOUT=BITS`, where a name or an id stands for the holdout.
+/// Reads `HOLDOUT=BITS`, with a holdout's name or id.
 fn charge(resident: &Resident, text: &str) -> Result<(HoldoutId, MicroBits), ChargeError> {
     let (name, bits) = text
         .rsplit_once('=')
@@ -260,7 +261,7 @@ fn micros(text: &str) -> Option<MicroBits> {
         .map(MicroBits)
 }
 
-/// Runs `evidenceos-daemon log restart` and prints what was charged.
+/// Runs `evidenceos-daemon log restart` and prints the charges.
 #[must_use]
 pub fn run_restart(
     config: &Config,

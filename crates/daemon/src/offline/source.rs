@@ -1,4 +1,4 @@
-//! A log that somebody else keeps: published, mirrored or backed up.
+//! Another copy of the log: published, mirrored or backed up.
 
 use std::{fs, io, path::PathBuf};
 
@@ -15,7 +15,7 @@ const MAX_BUNDLE: usize = 256 * (65_535 + 2);
 /// The largest checkpoint that is read, in bytes.
 const MAX_CHECKPOINT: usize = 64 << 10;
 
-/// A log that somebody else keeps.
+/// Another copy of the log.
 pub enum Source {
     Directory(PathBuf),
     Url(String),
@@ -30,7 +30,7 @@ impl Source {
             let base = base.strip_suffix("/checkpoint").unwrap_or(base);
             return Self::Url(base.to_owned());
         }
-        // A data directory or a backup has its log below it.
+        // A data directory or a backup has its log in a subdirectory.
         let directory = PathBuf::from(text);
         let below = directory.join("log");
         Self::Directory(if below.join("checkpoint").exists() {
@@ -82,7 +82,7 @@ impl Source {
             .ok()
             .and_then(|width| BundleId::new(index, width).ok())
             .ok_or_else(|| self.lacks("a bundle of that index"))?;
-        // Of a log that grew since, the bundle may be there in full only.
+        // If the log has grown since, it may have the full bundle only.
         let full = BundleId::new(index, WIDTH as u16).map(|id| id.to_string());
         let mut bytes = self.read(&id.to_string(), MAX_BUNDLE, runtime)?;
         if let (None, Ok(full)) = (&bytes, full) {
@@ -97,14 +97,14 @@ impl Source {
         if (entries.len() as u64) < width {
             return Err(self.lacks(&id.to_string()));
         }
-        // The bundle of a log that grew since has entries that the checkpoint does not cover.
+        // The bundle of a grown log has entries that the checkpoint does not cover.
         Ok(entries[..width as usize]
             .iter()
             .map(|entry| entry.to_vec())
             .collect())
     }
 
-    /// The error that the other log does not have `what`.
+    /// The error that the other log lacks `what`.
     pub fn lacks(&self, what: &str) -> SourceError {
         SourceError::Lacks {
             log: self.to_string(),

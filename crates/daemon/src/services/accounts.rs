@@ -24,19 +24,19 @@ const PAGE: usize = 256;
 /// Messages that wait for a slow watcher.
 const WATCH_DEPTH: usize = 4;
 
-/// What can be done with accounts.
+/// The use cases of accounts.
 pub struct Accounts {
-    /// The way to the writer.
+    /// Hands commands to the writer.
     pub writer: Arc<Writer>,
-    /// The committed rows that replies are made from.
+    /// The committed rows from which replies are made.
     pub rows: ShownRows,
-    /// What makes tags of names.
+    /// Makes the owner tags of principals.
     pub owners: Arc<Owners>,
-    /// What people call principals.
+    /// The role policy's names for principals.
     pub names: Arc<Names>,
-    /// The time that decisions are made at.
+    /// The clock that decisions use.
     pub clock: Arc<Clock>,
-    /// What new accounts start with.
+    /// The prices, and the credit of new accounts.
     pub accounting: Accounting,
     /// What the store has done since the start.
     pub done: Arc<Done>,
@@ -46,7 +46,7 @@ pub struct Accounts {
     pub changed: broadcast::Sender<Arc<[Account]>>,
 }
 
-/// Whose accounts are asked for.
+/// The accounts that a caller asks for.
 #[derive(Clone, Copy)]
 pub enum Whose<'a> {
     /// The account of a principal; an empty name is the caller's own.
@@ -57,14 +57,14 @@ pub enum Whose<'a> {
 
 /// One account, by tag and name.
 type Named = (OwnerTag, String);
-/// Where a watcher is told.
+/// The sender to a watcher.
 type Told = mpsc::Sender<Result<Vec<Account>, Error>>;
 
 impl Accounts {
-    /// Grants credit to a principal; gives what it has then, reservations included.
+    /// Grants credit to a principal; returns its credit afterwards, reservations included.
     ///
     /// # Errors
-    /// If the caller does not operate, or the kernel refuses.
+    /// If the caller is not an operator, or the kernel refuses.
     pub async fn grant(
         self: &Arc<Self>,
         principal: &Principal,
@@ -83,7 +83,7 @@ impl Accounts {
         self.change_credit(principal, stamp, command).await
     }
 
-    /// Sets the credit limit of a principal; gives the limit.
+    /// Sets the credit limit of a principal; returns the limit.
     ///
     /// # Errors
     /// As [`Accounts::grant`].
@@ -115,17 +115,17 @@ impl Accounts {
         }
     }
 
-    /// An account as it is, or as it will be opened.
+    /// An account as it is, or as it would be opened.
     ///
     /// # Errors
-    /// If it is another's, unless the caller operates.
+    /// If it is another principal's and the caller is not an operator.
     pub async fn get(self: &Arc<Self>, principal: &Principal, of: &str) -> Result<Account, Error> {
         let (owner, name) = self.asked_for(principal, of).await?;
         let accounts = Arc::clone(self);
         self.rows.read(move || accounts.read(owner, &name)).await
     }
 
-    /// Accounts from a number on, at most so many, and the sums over all.
+    /// At most `most` accounts from a number on, and the sums over all.
     ///
     /// # Errors
     /// If rows cannot be read.
@@ -135,12 +135,12 @@ impl Accounts {
         self.rows.read(read).await
     }
 
-    /// Tells how accounts are, then how they become. A watcher that falls behind is told all of it
-    /// again, so that it costs no memory and misses no last change. It ends when the receiver is
-    /// dropped.
+    /// Sends the present accounts, then their changes. A watcher that falls behind gets all
+    /// accounts again, so that it costs no memory and misses no last change. The watch ends when
+    /// the receiver is dropped.
     ///
     /// # Errors
-    /// If another's accounts are asked for, unless the caller operates.
+    /// If it is another principal's account, or all accounts, and the caller is not an operator.
     pub async fn watch(
         self: &Arc<Self>,
         principal: &Principal,
@@ -190,7 +190,7 @@ impl Accounts {
         }
     }
 
-    /// `None` if nobody listens any more.
+    /// Sends the accounts as they are; `None` if the watch has ended.
     async fn tell_all(self: &Arc<Self>, whose: &Option<Named>, sender: &Told) -> Option<()> {
         let mut from = 0;
         loop {
@@ -207,7 +207,7 @@ impl Accounts {
             let (page, next) = match read.await {
                 Ok(read) => read,
                 Err(error) => {
-                    // A watcher that has gone away needs no reason.
+                    // A watcher that has gone needs no reason.
                     let _ = sender.send(Err(error)).await;
                     return None;
                 }
@@ -220,7 +220,8 @@ impl Accounts {
         }
     }
 
-    /// Waits until `accounts.json` shows all that was acknowledged; gives the last change in it.
+    /// Waits until `accounts.json` shows all that was acknowledged; returns the number of the last
+    /// change in it.
     ///
     /// # Errors
     /// If the server stops first.
@@ -233,20 +234,20 @@ impl Accounts {
         })
     }
 
-    /// Bytes that a principal may leave in the store.
+    /// The bytes that a principal's claims may occupy in the store.
     #[must_use]
     pub fn storage_limit(&self) -> u64 {
         self.accounting.storage_limit
     }
 
-    /// The tag of an owner, who is named by a principal or by the tag itself in hex.
+    /// The tag of an owner, given as a principal or as the tag in hex.
     #[must_use]
     pub fn tag_of(&self, owner: &str) -> OwnerTag {
         OwnerTag::from_typed_hex(owner).unwrap_or_else(|| self.owners.tag(owner))
     }
 
-    /// The tag of a name that an operator wrote: of a principal's form, or of an account that is there, as one that an
-    /// `accounts.json` of another daemon brought in. Credit under any other name would be nobody's.
+    /// The tag of a name that an operator gave. The name must have a principal's form or an existing account, such as
+    /// an imported one. Credit under any other name would belong to no principal.
     async fn owner_of(self: &Arc<Self>, name: &str) -> Result<OwnerTag, Error> {
         if !(1..=256).contains(&name.len()) || name.chars().any(char::is_control) {
             return Err(Error::field(
@@ -272,7 +273,7 @@ impl Accounts {
         Ok(owner)
     }
 
-    /// Whose account a caller asks for; an empty name is the caller's own.
+    /// The account that a caller asks for; an empty name means the caller's own.
     async fn asked_for(
         self: &Arc<Self>,
         principal: &Principal,

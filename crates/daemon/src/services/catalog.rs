@@ -1,4 +1,4 @@
-//! What is fixed of each holdout, by id and by name. Its meters are read from the store.
+//! The fixed facts of each holdout, by id and by name. Its meters are read from the store.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -10,11 +10,11 @@ use parking_lot::RwLock;
 
 use super::Error;
 
-/// How like a name must be to the one that was asked for, from 0 to 1, and how many are named.
+/// The least similarity of a suggested name, from 0 to 1, and the most names suggested.
 const LIKE: f64 = 0.85;
 const MOST_LIKE: usize = 3;
-/// Holdouts whose names are compared, the newest ones, and the characters of a name that are looked at or repeated:
-/// a caller must not choose how much work the daemon does for an answer.
+/// The newest holdouts whose names are compared, and the longest name that is compared or repeated: a caller must
+/// not choose how much work the daemon does for an answer.
 const COMPARED: usize = 1_000;
 const LONGEST: usize = 64;
 
@@ -24,7 +24,7 @@ pub struct Catalog {
     holdouts: RwLock<Cataloged>,
 }
 
-/// Two maps, so that no holdout's name can ever be taken for another's id.
+/// Two maps, so that a holdout's name can never pass for another's id.
 #[derive(Default)]
 struct Cataloged {
     by_id: HashMap<HoldoutId, Arc<Holdout>>,
@@ -32,7 +32,7 @@ struct Cataloged {
 }
 
 impl Catalog {
-    /// A catalog of what the store holds.
+    /// A catalog of the store's holdouts.
     #[must_use]
     pub fn new(holdouts: &[Holdout]) -> Self {
         let catalog = Self::default();
@@ -40,7 +40,7 @@ impl Catalog {
         catalog
     }
 
-    /// Adds a holdout, or what has changed of one.
+    /// Adds a holdout, or replaces its entry.
     pub fn add(&self, holdout: &Holdout) {
         let shared = Arc::new(holdout.clone());
         let mut holdouts = self.holdouts.write();
@@ -54,10 +54,10 @@ impl Catalog {
         holdouts.by_id.insert(holdout.id, shared);
     }
 
-    /// A holdout by id, if `name` is written as one (64 hex digits), else by name.
+    /// A holdout by id, if `name` has 64 hex digits, otherwise by name.
     ///
     /// # Errors
-    /// `HOLDOUT_NOT_FOUND`, with the names that are like this one.
+    /// `HOLDOUT_NOT_FOUND`, with similar names.
     pub fn find(&self, name: &str) -> Result<Arc<Holdout>, Error> {
         self.by_id_or_name(name).ok_or_else(|| Error::Absent {
             code: "HOLDOUT_NOT_FOUND",
@@ -71,7 +71,8 @@ impl Catalog {
         id.and_then(|id| holdouts.by_id.get(&id).cloned())
     }
 
-    /// Names of holdouts that were not withdrawn, the likest first. Names are no secret: every caller may list them.
+    /// Similar names of holdouts that were not withdrawn, the most similar first. Names are no secret: every caller
+    /// may list them.
     fn names_like(&self, name: &str) -> Vec<String> {
         if name.chars().count() > LONGEST {
             return Vec::new();
@@ -92,7 +93,7 @@ impl Catalog {
             .collect()
     }
 
-    /// Notes that a holdout's items are in another blob.
+    /// Notes that a holdout's items are in a new blob.
     pub fn moved(&self, id: HoldoutId, blob: Digest) {
         if let Some(holdout) = self.by_id(id) {
             self.add(&Holdout {

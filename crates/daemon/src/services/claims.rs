@@ -1,6 +1,6 @@
 //! Claims, from their creation to their capsules.
 //!
-//! A claim that is not the caller's looks exactly like one that does not exist, and takes as long.
+//! Another principal's claim looks exactly like one that does not exist, and takes as long.
 
 mod listing;
 mod modules;
@@ -40,7 +40,7 @@ use super::{
 /// Claims whose owners are remembered, in some 2 MiB.
 const KNOWN_CLAIMS: NonZeroUsize = NonZeroUsize::new(16_384).expect("not zero");
 
-/// What can be done with claims.
+/// The use cases of claims.
 pub struct Claims {
     writer: Arc<Writer>,
     rows: ShownRows,
@@ -52,18 +52,18 @@ pub struct Claims {
     names: Arc<Names>,
 }
 
-/// What bounds the claims of one principal.
+/// The limits for the claims of one principal.
 pub struct Bounds {
     pub accounting: Accounting,
-    /// Counts callers that create and execute many; none: no caller is counted.
+    /// Detects callers that create and execute many claims; `None`: no caller is counted.
     pub probing: Option<Probing>,
 }
 
-/// A claim that was created, or was there.
+/// A created claim, or an existing one with the same terms and owner.
 pub struct Created {
     /// Its id, which follows from its terms and its owner.
     pub claim: ClaimId,
-    /// What it is about.
+    /// The digest of its subject.
     pub topic: Digest,
     pub state: ClaimState,
 }
@@ -74,16 +74,16 @@ pub struct ShownClaim {
     pub claim: Claim,
     /// The name of its holdout.
     pub holdout: String,
-    /// What the role policy calls its owner; empty: nothing.
+    /// The role policy's name for its owner; empty if there is none.
     pub owner_name: String,
     /// The revoked claim that it depends on, if there is one.
     pub tainted_by: Option<ClaimId>,
-    /// The null spec of its holdout has expired.
+    /// Whether the null spec of its holdout has expired.
     pub stale: bool,
     /// The significance level that applies: the claim's, or its holdout's if that is stricter; in
     /// millionths.
     pub applied_alpha_micros: u32,
-    /// The claim whose verdict stands for this one, if it was settled as a duplicate.
+    /// The claim whose verdict this one has, if it was settled as a duplicate.
     pub duplicate_of: Option<ClaimId>,
 }
 
@@ -95,14 +95,14 @@ pub struct ShownCapsule {
     pub settlement: Settlement,
 }
 
-/// A capsule with its proofs against the head that is shown.
+/// A capsule with its proofs against the shown head.
 pub struct ProvenCapsule {
     pub capsule: ShownCapsule,
     /// The head that the proofs lead to.
     pub head: Arc<Head>,
     /// The inclusion path of the entry.
     pub inclusion: Vec<Hash>,
-    /// The tree size that the caller knew; its own entry's, if it knew none.
+    /// The tree size that the caller knew; if it knew none, the size that its own entry completed.
     pub known_size: u64,
     /// The consistency path from that size.
     pub consistency: Vec<Hash>,
@@ -132,7 +132,7 @@ impl Claims {
         }
     }
 
-    /// The name of the holdout of a claim that was created lately; none for others.
+    /// The holdout's name, if the claim was created lately.
     #[must_use]
     pub fn holdout_of(&self, claim: &ClaimId) -> Option<String> {
         let holdout = self.catalog.by_id(self.known.holdout(claim)?)?;
@@ -168,7 +168,7 @@ impl Claims {
                 topic,
                 state,
             } => {
-                // Another's claim of the same terms has another id.
+                // Another principal's claim with the same terms has another id.
                 self.known.add(claim, principal.caller.tag, holdout);
                 Ok(Created {
                     claim,
@@ -180,11 +180,11 @@ impl Claims {
         }
     }
 
-    /// Commits a claim to a module and artifacts. `key` names the request, and `fingerprint` makes of
-    /// the module's digest what it asks for.
+    /// Commits a claim to a module and artifacts. `key` identifies the request; `fingerprint`
+    /// computes the request's fingerprint from the module's digest.
     ///
     /// # Errors
-    /// If the claim is not the caller's, the module breaks a rule, or it is one too many.
+    /// If the claim is not the caller's, the module breaks a rule, or a limit is reached.
     pub async fn commit(
         self: &Arc<Self>,
         principal: &Principal,
@@ -193,7 +193,7 @@ impl Claims {
         fingerprint: impl FnOnce(&Digest) -> Fingerprint,
     ) -> Result<ClaimState, Error> {
         let (claim, artifacts) = (offer.claim, offer.artifacts.clone());
-        // Nobody has modules compiled for another's claim.
+        // A caller must not have modules compiled for another's claim.
         self.must_own(principal, claim).await?;
         let (prepared, row) = self.modules.admit(principal.caller.tag, offer).await?;
         let kept = row.kept.clone();
@@ -220,7 +220,7 @@ impl Claims {
             .await?
         {
             Reply::State(state) => {
-                // While it was kept it was not released.
+                // It could not be released while it was kept.
                 self.modules.is_stored(module.hash);
                 drop(kept);
                 Ok(state)
@@ -247,18 +247,19 @@ impl Claims {
         }
     }
 
-    /// Executes a claim, and waits until it is settled. Gives the claim, and the one whose verdict
-    /// stands for it if it is a duplicate.
+    /// Executes a claim, and waits until it is settled. Returns the claim, and, if it is a
+    /// duplicate, the claim whose verdict it has.
     ///
     /// # Errors
-    /// If it is not the caller's, not sealed, cannot be paid for, or the caller executes too many.
+    /// If the claim is not the caller's, is not sealed or cannot be paid for, or if the caller
+    /// executes too many.
     pub async fn execute(
         &self,
         principal: &Principal,
         stamp: Option<Stamp>,
         claim: ClaimId,
     ) -> Result<(Box<Claim>, Option<ClaimId>), Error> {
-        // What it is about is counted when it is created.
+        // The claim's creation has counted its subject.
         let call = Counted {
             method: "ExecuteClaimV2",
             topic: Digest([0; 32]),
@@ -276,7 +277,7 @@ impl Claims {
         }
     }
 
-    /// Revokes a claim; gives when, in Unix milliseconds.
+    /// Revokes a claim; returns the time in Unix milliseconds.
     ///
     /// # Errors
     /// If it is not the caller's, or not settled.
@@ -315,10 +316,10 @@ impl Claims {
         self.rows.read(read).await
     }
 
-    /// The capsule of a settled claim that the caller may read, as soon as a shown head covers it.
+    /// The capsule of a settled claim that the caller may read, once a shown head covers it.
     ///
     /// # Errors
-    /// If there is none yet, or no head covers it in time.
+    /// If there is none yet, or no shown head covers it in time.
     pub async fn capsule(
         self: &Arc<Self>,
         principal: &Principal,
@@ -333,8 +334,8 @@ impl Claims {
         self.log.once_shown(read).await
     }
 
-    /// The same with its proofs: that the shown head covers it, and that it grew from the head that
-    /// the caller knows (0: none).
+    /// A capsule with its proofs: that the shown head covers it, and that this head extends the
+    /// head that the caller knows (0: none).
     ///
     /// # Errors
     /// As [`Claims::capsule`]; also if the head has no such proof.
@@ -370,11 +371,12 @@ impl Claims {
         self.log.once_shown(read).await
     }
 
-    /// The trace of a claim: for those who may read the claim, and for everybody once the labels are
-    /// public.
+    /// The trace of a claim, for callers that may read the claim; for every caller once the labels
+    /// are public.
     ///
     /// # Errors
-    /// [`Refusal::UnknownClaim`] for everybody else; `NO_TRACE` if it was not executed to its end.
+    /// [`Refusal::UnknownClaim`] for any other caller; `NO_TRACE` if the claim was not executed to
+    /// its end.
     pub async fn trace(
         self: &Arc<Self>,
         principal: &Principal,
@@ -388,7 +390,7 @@ impl Claims {
 
     fn read_trace(&self, principal: &Principal, id: ClaimId) -> Result<Vec<u8>, Error> {
         let readers = &self.rows.readers;
-        // Another's claim is looked at only if its trace could be public.
+        // Another principal's claim is read only if its trace could be public.
         let owner = readable_of(principal).filter(|_| !self.catalog.has_opened());
         let claim = readers
             .claim_of(&id, owner)?
@@ -413,7 +415,7 @@ impl Claims {
         Ok(row.is_some_and(|holdout| holdout.status == HoldoutStatus::Opened))
     }
 
-    /// The result of a claim of this owner, or of anybody's, and its log entry.
+    /// The result and log entry of a claim, of this owner only if one is given.
     fn settled(&self, owner: Option<OwnerTag>, id: ClaimId) -> Result<ShownCapsule, Error> {
         let (claim, entry) = self
             .rows
@@ -453,8 +455,7 @@ impl Claims {
         })
     }
 
-    /// The claim whose verdict stands for this one, if it was settled as a duplicate: its capsule
-    /// says so.
+    /// The claim whose verdict this one has, if its capsule says that it is a duplicate.
     fn duplicate_of(&self, claim: &Claim) -> Result<Option<ClaimId>, Error> {
         let Some(settlement) = &claim.settlement else {
             return Ok(None);
@@ -476,8 +477,8 @@ impl Claims {
         }
     }
 
-    /// Refuses a claim that is not the caller's, before the writer would read its row: another's
-    /// takes no longer than one that does not exist, however large it is.
+    /// Refuses a claim that is not the caller's before the writer would read its row: another's
+    /// claim takes no longer than a missing one, however large it is.
     async fn must_own(&self, principal: &Principal, claim: ClaimId) -> Result<(), Error> {
         let caller = principal.caller;
         if self.known.owner(&claim) == Some(caller.tag) {
@@ -493,14 +494,14 @@ impl Claims {
     }
 }
 
-/// The owner whose claims a caller may read; none if it may read all.
+/// The owner whose claims a caller may read; `None` if it may read all.
 fn readable_of(principal: &Principal) -> Option<OwnerTag> {
     let caller = &principal.caller;
     (!caller.auditor && !caller.operator).then_some(caller.tag)
 }
 
-/// Whose the latest claims are, and on which holdout. Only a caller who finds itself here is spared a
-/// look into the database, so that another's claim takes as long as one that does not exist.
+/// The owners and holdouts of the latest claims. Only the owner of a claim in it is spared a look
+/// into the database, so that another's claim takes as long as a missing one.
 struct KnownClaims(Mutex<LruCache<ClaimId, (OwnerTag, HoldoutId)>>);
 
 impl Default for KnownClaims {
@@ -516,7 +517,7 @@ impl KnownClaims {
     }
 
     fn holdout(&self, claim: &ClaimId) -> Option<HoldoutId> {
-        // A look that does not count as a use: it is for the audit log alone.
+        // A peek does not count as a use: it is for the audit log alone.
         let known = self.0.lock();
         known.peek(claim).map(|(_, holdout)| *holdout)
     }

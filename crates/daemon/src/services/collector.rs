@@ -1,7 +1,7 @@
-//! Holdouts, credit, queues and the build as metrics, read each time that metrics are asked for.
+//! Metrics of holdouts, credit, queues and the build, read at each scrape.
 //!
-//! Rows are read beside the writer. What cannot be read is left out and said in the log; no
-//! scrape fails for it.
+//! Rows are read beside the writer. Rows that cannot be read are left out and logged; no scrape
+//! fails for them.
 
 use std::{
     fmt,
@@ -21,21 +21,21 @@ use prometheus_client::{
 use super::{Accounts, Server, Services, ShownRows};
 use evidenceos_telemetry::write::{counter, family, gauge};
 
-/// Holdouts that are shown one by one, the newest: what bounds the series of a server.
+/// The most holdouts shown individually, the newest: this bounds the series of a server.
 const HOLDOUTS: usize = 1_000;
 
-/// How long a scrape waits for an anchor to cover what it has read, and how often it looks.
+/// How long a scrape waits for an anchor to cover what it has read, and how often it checks.
 const COVERED_WITHIN: Duration = Duration::from_millis(500);
 const LOOK: Duration = Duration::from_millis(1);
 
-/// Shows what the services know, as long as there are any.
+/// Shows the services' metrics while the services exist.
 pub struct ServicesCollector {
     services: Weak<Services>,
-    /// The meters that were shown last: they stand while no anchor covers newer ones.
+    /// The meters that were shown last: they are shown again while no anchor covers newer ones.
     shown: Mutex<Option<Arc<Meters>>>,
 }
 
-/// What follows from settlements.
+/// Values that follow from settlements.
 struct Meters {
     holdouts: Vec<Holdout>,
     totals: Totals,
@@ -56,8 +56,7 @@ impl ServicesCollector {
         let mut shown = self.shown.lock();
         match read_meters(rows, holdouts) {
             Ok(meters) => {
-                // What was read may follow from every entry up to here, so that this is asked after
-                // the read.
+                // The rows may follow from every entry up to here, so this comes after the read.
                 let entries = rows.anchored.seen();
                 let until = Instant::now() + COVERED_WITHIN;
                 while !rows.anchored.covers(entries) && Instant::now() < until {
@@ -134,16 +133,16 @@ fn queues(accounts: &Accounts, encoder: &mut DescriptorEncoder<'_>) -> fmt::Resu
 
 type Of<T> = fn(&Holdout) -> T;
 
-/// A holdout as metrics name it: the first 8 hex digits of its id. Its name may say what the labels
-/// are, and nobody authenticates at the metrics port.
+/// A holdout's label in metrics: the first 8 hex digits of its id. Its name may describe the
+/// labels, and the metrics port has no authentication.
 fn label(holdout: &Holdout) -> String {
     let mut id = holdout.id.to_hex();
     id.truncate(8);
     id
 }
 
-/// Leakage is in bits of information. That is no part of the names, since the linter of the text
-/// format takes any bits for eighths of bytes.
+/// Leakage is in bits of information. The names of the metrics leave the unit out, since the linter
+/// of the text format takes any bits for eighths of bytes.
 fn holdouts(holdouts: &[Holdout], encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
     let charged = "Leakage that was charged, in bits of information, of the answer part and of the sealed part";
     let charged = ("holdout_leakage_charged", charged, None);

@@ -1,8 +1,8 @@
-//! Whose module is compiled next, and how much a caller may have compiled.
+//! The order in which modules are compiled, and how much a caller may have compiled.
 //!
-//! Owns the order and the allowance. Invariants: of each caller one module is compiled at a time, so that
-//! another's waits behind one of each at most; and a caller has so much time of the compilers a minute,
-//! whatever comes of it. Modules that are kept ready need neither.
+//! Owns the order and the allowance. Invariants: at most one module of each caller is compiled at a time,
+//! so that another caller's module waits behind at most one of each; and a caller gets a limited time of
+//! the compilers a minute, whatever the result. Compiled modules that are kept ready need neither.
 
 use std::{
     sync::Arc,
@@ -16,11 +16,11 @@ use parking_lot::{Mutex, MutexGuard};
 use super::Error;
 use crate::shares::{Most, Place, Shares, Whose};
 
-/// Time of the compilers that a caller has at once, in microseconds.
+/// The time of the compilers that a caller may use at once, in microseconds.
 const AT_ONCE_US: u64 = 60_000_000;
-/// And each second, in microseconds: half of one processor.
+/// The time that a caller gets back each second, in microseconds: half of one processor.
 const A_SECOND_US: u64 = 500_000;
-/// Callers whose modules are compiled or wait for it.
+/// The most callers whose modules are compiled or wait.
 const CALLERS: usize = 256;
 
 /// Turns and allowances of compiling.
@@ -44,15 +44,15 @@ impl Default for Compiling {
 }
 
 impl Compiling {
-    /// Waits for the caller's turn, which lasts until what is returned is dropped.
+    /// Waits for the caller's turn, which lasts until the returned place is dropped.
     ///
     /// # Errors
-    /// [`Error::Busy`] if the caller has had so much compiled that more must wait.
+    /// [`Error::Busy`] if the caller has had too much compiled lately: retry later.
     pub async fn turn(&self, caller: OwnerTag) -> Result<Place, Error> {
         let turn = Arc::clone(&self.turns)
             .place(Whose::Principal(caller))
             .await;
-        // Only in the caller's turn is it known what the modules before this one took.
+        // Only in its turn does the caller's use include the modules before this one.
         let wait = self.spent().wait(&caller, self.now_ms());
         if wait.is_zero() {
             return Ok(turn);
@@ -64,7 +64,7 @@ impl Compiling {
         )))
     }
 
-    /// Counts what was compiled.
+    /// Counts time that the compilers spent for the caller.
     pub fn spent_by(&self, caller: OwnerTag, spent: Duration) {
         let spent = u64::try_from(spent.as_micros()).unwrap_or(u64::MAX);
         self.spent().take(caller, spent, self.now_ms());

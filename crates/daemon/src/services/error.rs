@@ -1,4 +1,4 @@
-//! Why a service gives nothing, by whose doing. Each protocol renders it in one place.
+//! Errors of services, by cause. Each protocol renders them in one place.
 
 use std::{borrow::Cow, time::Duration};
 
@@ -11,19 +11,19 @@ use thiserror::Error;
 /// Why a call has no answer.
 #[derive(Debug, Error)]
 pub enum Error {
-    /// The kernel's rules, or the form of what was sent, do not allow it.
+    /// The kernel's rules, or the form of the request, do not allow it.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// The driver did not commit it, or does not know whether it did.
+    /// The driver did not commit it, or cannot tell whether it did.
     #[error(transparent)]
     Failed(Failure),
-    /// What was decided is durable, and no anchor remembers it yet, so that it must not be shown.
+    /// The decision is durable, but no anchor remembers it yet, so it must not be shown.
     #[error("no anchor covers the answer yet")]
     NotShownYet {
         /// Whether the call asked for a change, which may have been made.
         changed: bool,
     },
-    /// The entry of the answer is durable, and the KMS has not signed a head over it.
+    /// The answer's entry is durable, but the KMS has not signed a head over it.
     #[error("the log's key is in a KMS that does not answer; the result is durable, ask again")]
     NotSignedYet,
     /// The caller creates and executes too many claims for now.
@@ -35,7 +35,7 @@ pub enum Error {
     /// The caller creates and executes far too many claims.
     #[error("probing: frozen")]
     Frozen,
-    /// Something that was named is not there.
+    /// A named thing does not exist.
     #[error("{message}")]
     Absent {
         /// The stable code that the reply carries.
@@ -43,18 +43,18 @@ pub enum Error {
         /// What is missing, for the caller.
         message: Cow<'static, str>,
     },
-    /// It is not possible in the state that the claim is in.
+    /// The claim's state does not allow it.
     #[error("{message}")]
     WrongState {
         /// The stable code that the reply carries.
         code: &'static str,
-        /// Which state that is, and what helps.
+        /// The state, and what helps.
         message: String,
     },
-    /// The caller has had as much as one may have for now.
+    /// The caller has used its share for now.
     #[error("{0}")]
     Busy(String),
-    /// A part of the server cannot do it for now.
+    /// A part of the server is not available for now.
     #[error("{0}")]
     Unavailable(String),
     /// A proof that cannot be given.
@@ -63,13 +63,13 @@ pub enum Error {
     /// A row or a file cannot be read or written.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The private items of a holdout.
+    /// The labels of a holdout cannot be read or written.
     #[error(transparent)]
     Vault(#[from] VaultError),
-    /// The keys of the holdouts.
+    /// The holdouts' keys failed.
     #[error(transparent)]
     HoldoutKeys(#[from] HoldoutKeyError),
-    /// A fault of ours.
+    /// A fault of the daemon.
     #[error("{0}")]
     Fault(String),
 }

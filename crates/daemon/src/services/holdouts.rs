@@ -1,4 +1,5 @@
-//! Holdouts: registered, looked at, lowered, retired, opened, withdrawn, and put under another key.
+//! The use cases of holdouts: register, read, lower budgets, retire, open, withdraw, rotate the
+//! key.
 
 mod registration;
 mod rekey;
@@ -20,10 +21,10 @@ use evidenceos_kernel::{
 pub use self::{registration::Submission, rekey::Rekeying};
 use super::{Catalog, Error, ShownRows, Writer, rows::blocking, writer::unexpected};
 
-/// How often a registration is tried again after another came in between.
+/// How often a registration is tried again if another one came in between.
 const REGISTRATION_TRIES: usize = 3;
 
-/// What can be done with holdouts.
+/// The use cases of holdouts.
 pub struct Holdouts {
     writer: Arc<Writer>,
     rows: ShownRows,
@@ -33,13 +34,13 @@ pub struct Holdouts {
     rekeying: tokio::sync::Mutex<Rekeying>,
 }
 
-/// A holdout with its meters, and the caller's own.
+/// A holdout with its meters, and the caller's own meters.
 pub struct ShownHoldout {
     /// The holdout as its row has it.
     pub holdout: Holdout,
-    /// What the caller has used of it.
+    /// What the caller has used of the holdout.
     pub own: PrincipalPool,
-    /// What its custodian should know.
+    /// Warnings for its custodian.
     pub warnings: Vec<String>,
 }
 
@@ -74,7 +75,7 @@ impl Holdouts {
         }
     }
 
-    /// What names its holdout by id or by name: the id, and the hash of the null spec.
+    /// The id of a holdout given by id or by name, and the hash of its null spec.
     ///
     /// # Errors
     /// `HOLDOUT_NOT_FOUND`.
@@ -83,7 +84,7 @@ impl Holdouts {
         Ok((holdout.id, holdout.description.null_spec.hash()))
     }
 
-    /// What is fixed of all, in the order of registration.
+    /// The fixed facts of all holdouts, in the order of registration.
     pub(super) fn all(&self) -> Vec<Arc<Holdout>> {
         self.catalog.all()
     }
@@ -91,7 +92,8 @@ impl Holdouts {
     /// Registers a holdout: splits its items, commits to them, stores them encrypted.
     ///
     /// # Errors
-    /// If the caller does not operate, a field breaks a rule, or the items are registered already.
+    /// If the caller is not an operator, a field breaks a rule, or the items are registered
+    /// already.
     pub async fn put(
         self: &Arc<Self>,
         principal: &Principal,
@@ -121,7 +123,7 @@ impl Holdouts {
                     });
                 }
                 Ok(other) => return Err(unexpected(&other)),
-                // Another registration came in between: what was compared is not all any more.
+                // Another registration came in between: the comparison does not cover all holdouts.
                 Err(Error::Refused(Refusal::HoldoutsChanged)) => {}
                 Err(error) => return Err(error),
             }
@@ -129,10 +131,10 @@ impl Holdouts {
         Err(Refusal::HoldoutsChanged.into())
     }
 
-    /// Retires a holdout: it takes no claims any more.
+    /// Retires a holdout: it takes no more claims.
     ///
     /// # Errors
-    /// If the caller does not operate, or the holdout is retired already.
+    /// If the caller is not an operator, or the holdout is retired already.
     pub async fn retire(
         &self,
         principal: &Principal,
@@ -146,10 +148,10 @@ impl Holdouts {
         self.change(principal, stamp, command).await
     }
 
-    /// Withdraws a holdout that was registered by mistake, and forgets its items.
+    /// Withdraws a holdout that was registered by mistake, and deletes its items.
     ///
     /// # Errors
-    /// If the caller does not operate, or anything was judged on the holdout or charged to it.
+    /// If the caller is not an operator, or the holdout has judged or charged anything.
     pub async fn withdraw(
         self: &Arc<Self>,
         principal: &Principal,
@@ -177,7 +179,7 @@ impl Holdouts {
     /// Lowers the budgets of a holdout, or restores them up to the registered maximum.
     ///
     /// # Errors
-    /// If the caller does not operate, or a budget is above the registered one.
+    /// If the caller is not an operator, or a budget is above the registered one.
     pub async fn set_budgets(
         &self,
         principal: &Principal,
@@ -203,10 +205,10 @@ impl Holdouts {
         }
     }
 
-    /// Opens a retired holdout and gives its opening; later callers get the same one.
+    /// Opens a retired holdout and returns its opening; later calls return the same one.
     ///
     /// # Errors
-    /// If the caller does not operate, or the holdout is not retired.
+    /// If the caller is not an operator, or the holdout is not retired.
     pub async fn open(
         self: &Arc<Self>,
         principal: &Principal,
@@ -251,7 +253,7 @@ impl Holdouts {
             .await
     }
 
-    /// Holdouts from a number on, at most so many, and the number of the next one if there is one.
+    /// At most a page of holdouts from a number on, and the number of the next one if there is one.
     ///
     /// # Errors
     /// If rows cannot be read.
@@ -274,7 +276,7 @@ impl Holdouts {
             .await
     }
 
-    /// A holdout by its id, as it stands.
+    /// A holdout by its id, in its present state.
     ///
     /// # Errors
     /// `HOLDOUT_NOT_FOUND`.
@@ -315,7 +317,7 @@ fn or_default(reason: String, default: &str) -> String {
     }
 }
 
-/// The opening of a holdout, as `evidenceos verify --opened` reads it.
+/// The opening of a holdout, in the form that `evidenceos verify --opened` reads.
 fn opening(holdout: &Holdout, items: &Items) -> Vec<u8> {
     let mut opening = serde_json::json!({
         "format": "evidenceos.opening.v1",

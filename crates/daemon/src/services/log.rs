@@ -1,4 +1,4 @@
-//! The log as it is shown: heads, proofs, entries, keys, revocations.
+//! The shown log: heads, proofs, entries, keys, revocations.
 
 use std::sync::Arc;
 
@@ -14,27 +14,28 @@ use tokio::sync::{mpsc, watch};
 
 use super::{Error, ShownRows, rows::blocking};
 
-/// Revocations in one page.
+/// The most revocations in one page.
 const FEED_PAGE: usize = 1_000;
 /// Pages that wait for a slow watcher.
 const WATCH_DEPTH: usize = 4;
-/// Bytes of entries in one page, unless the first alone has more: answers wait until they are read.
+/// The most bytes of entries in one page, unless the first entry has more: answers wait in memory
+/// until they are read.
 const MAX_ENTRIES_BYTES: usize = 1 << 20;
 
-/// What can be asked of the log.
+/// The use cases of the log.
 pub struct Log {
     keys: Arc<Keys>,
     view: Arc<LogView>,
     rows: ShownRows,
-    /// The size of the newest head that is shown.
+    /// The size of the newest shown head.
     released: watch::Sender<u64>,
     /// The log index of the newest revocation.
     revoked: watch::Sender<u64>,
 }
 
-/// A key of the log, as verifiers want it.
+/// A key of the log, for verifiers.
 pub struct ShownKey {
-    /// The key, and since which size it signs.
+    /// The key, and the size from which it signs.
     pub key: LogKey,
     /// As a C2SP verifier key.
     pub vkey: String,
@@ -54,9 +55,9 @@ pub struct Inclusion {
     pub checkpoint: Option<String>,
 }
 
-/// That one tree is the beginning of another.
+/// A proof that one tree is the beginning of another.
 pub struct Consistency {
-    /// From the smaller tree to the larger one.
+    /// The path from the smaller tree to the larger one.
     pub path: Vec<Hash>,
     /// Root of the smaller tree.
     pub old_root: Hash,
@@ -69,11 +70,11 @@ pub struct Consistency {
 /// A claim that was revoked.
 pub struct Revoked {
     pub claim: ClaimId,
-    /// When, in Unix milliseconds.
+    /// The time of the revocation, in Unix milliseconds.
     pub revoked_unix_ms: u64,
-    /// Why, in its owner's words.
+    /// The owner's reason.
     pub reason: String,
-    /// The capsule that does not hold any more.
+    /// The capsule that is no longer valid.
     pub capsule: Option<Digest>,
     /// The log index of the revocation.
     pub index: u64,
@@ -85,26 +86,26 @@ pub struct Revocations {
     pub entries: Vec<Revoked>,
     /// The head that covers them.
     pub head: Arc<Head>,
-    /// The log's signature over the page; none if the key is in a KMS, which signs heads only.
+    /// The log's signature over the page; `None` if the key is in a KMS, which signs heads only.
     pub signature: Option<[u8; 64]>,
-    /// Whether there are more behind this page.
+    /// Whether more revocations follow this page.
     pub more: bool,
-    /// Index of the last one in it.
+    /// The log index of the last revocation in it.
     last: u64,
     /// Whether there are more that no shown head covers yet.
     hidden: bool,
 }
 
-/// Something of a log entry that may not be shown yet.
+/// A part of a log entry that may not be shown yet.
 pub enum Shown<T> {
     /// The shown head covers it.
     Now(T),
-    /// It may be once the shown head covers the entry with this index.
+    /// It may be shown once the shown head covers the entry with this index.
     After(u64),
 }
 
 impl<T> Shown<T> {
-    /// Shown if it is covered, else after the entry with this index.
+    /// `Now` if the entry is covered, otherwise `After` its index.
     pub fn of(is_covered: bool, index: u64, what: T) -> Self {
         if is_covered {
             Self::Now(what)
@@ -133,7 +134,7 @@ impl Log {
         }
     }
 
-    /// The newest head that is shown.
+    /// The newest shown head.
     #[must_use]
     pub fn head(&self) -> Arc<Head> {
         self.view.released().head
@@ -150,7 +151,7 @@ impl Log {
         self.keys.history().into_iter().map(shown).collect()
     }
 
-    /// A key by its id, or the one that signs: its bytes, and as a C2SP verifier key.
+    /// A key by its id, or the signing key: its bytes, and its C2SP verifier key.
     ///
     /// # Errors
     /// `KEY_NOT_FOUND`.
@@ -167,7 +168,7 @@ impl Log {
         Ok((public_key, vkey))
     }
 
-    /// The place of an entry in the tree of a size; 0: of the shown head's.
+    /// The place of an entry in the tree of `size` entries; 0 means the shown head's size.
     ///
     /// # Errors
     /// If the size is beyond what is shown, or the entry beyond the size.
@@ -191,11 +192,11 @@ impl Log {
         .await
     }
 
-    /// That the tree of one size is the beginning of the other's. The view has verified the proof;
-    /// it gives none that does not hold.
+    /// The proof that the tree of one size is the beginning of the other. The view returns only
+    /// proofs that it has verified.
     ///
     /// # Errors
-    /// If a size is beyond what is shown, or the first above the second.
+    /// If a size is beyond what is shown, or the first is above the second.
     pub async fn consistency(
         self: &Arc<Self>,
         first: u64,
@@ -215,7 +216,7 @@ impl Log {
         .await
     }
 
-    /// Entries from an index on, at most so many and a MiB of them, and the size of what is shown.
+    /// Entries from an index on, up to a count and a MiB of them, and the shown size.
     ///
     /// # Errors
     /// If rows cannot be read.
@@ -242,7 +243,7 @@ impl Log {
         .await
     }
 
-    /// Revocations after a log index, and a signature over just what is carried.
+    /// Revocations after a log index, with a signature over exactly this page.
     ///
     /// # Errors
     /// If rows cannot be read.
@@ -251,11 +252,11 @@ impl Log {
         blocking(move || log.read_revocations(after)).await
     }
 
-    /// All revocations, then the new ones as they come: a page each. The first page comes at once,
-    /// also if it is empty.
+    /// All revocations, then new ones as they come, a page each. The first page comes at once, even
+    /// if it is empty.
     ///
-    /// The watcher reads what is new from the store each time that something was revoked, so a slow
-    /// reader misses nothing and costs no memory. It ends when the receiver is dropped.
+    /// The watcher reads from the store after each revocation, so a slow reader misses nothing and
+    /// costs no memory. The watch ends when the receiver is dropped.
     #[must_use]
     pub fn watch_revocations(self: &Arc<Self>) -> mpsc::Receiver<Result<Revocations, Error>> {
         let (sender, receiver) = mpsc::channel(WATCH_DEPTH);
@@ -269,7 +270,7 @@ impl Log {
         let mut after = 0;
         let mut first = true;
         loop {
-            // Before the look: a head that comes meanwhile must not be missed.
+            // This comes before the read: a head that comes meanwhile must not be missed.
             shown.mark_unchanged();
             let page = match self.revocations(after).await {
                 Ok(page) => page,
@@ -295,13 +296,14 @@ impl Log {
         }
     }
 
-    /// Wakes watchers: a claim was revoked.
+    /// Wakes watchers after a revocation.
     pub(super) fn was_revoked(&self) {
         let newest = self.head().size;
         self.revoked.send_modify(|index| *index = newest);
     }
 
-    /// The paths that show an entry in the tree of a size, and that tree as grown from a known one.
+    /// The path that proves an entry to be in a tree, and the path that proves the tree to extend a
+    /// known one.
     pub(super) fn proofs_of(
         &self,
         leaf: Hash,
@@ -314,8 +316,8 @@ impl Log {
         Ok((inclusion, consistency))
     }
 
-    /// Reads something of one claim's entry, as soon as a head that is shown covers it: an anchor
-    /// must remember it first, and a KMS may have to sign it.
+    /// Reads a part of one claim's entry once a shown head covers it: an anchor must remember the
+    /// head first, and a KMS may have to sign it.
     pub(super) async fn once_shown<T: Send + 'static>(
         &self,
         read: impl Fn() -> Result<Shown<T>, Error> + Clone + Send + 'static,
@@ -339,10 +341,10 @@ impl Log {
     }
 
     fn read_revocations(&self, after: u64) -> Result<Revocations, Error> {
-        // One more than a page tells whether there are more.
+        // One more than a page shows whether there are more.
         let mut claims = self.rows.readers.revoked(after, FEED_PAGE + 1)?;
         let head = self.head();
-        // What the head does not cover yet is in the next page.
+        // The next page has what the head does not cover yet.
         let found = claims.len();
         claims.retain(|claim| {
             let index = claim.revocation.as_ref().map(|revocation| revocation.index);
@@ -352,7 +354,7 @@ impl Log {
         let more = claims.len() > FEED_PAGE;
         claims.truncate(FEED_PAGE);
         let entries: Vec<Revoked> = claims.iter().filter_map(Revoked::of).collect();
-        // A key in a KMS signs heads only: there the entries stand for themselves, in the log.
+        // A key in a KMS signs heads only: the entries then need no signature beside the log.
         let digest = revocations_digest(&entries, &head);
         Ok(Revocations {
             signature: self.keys.signer().sign_here(&digest.0),

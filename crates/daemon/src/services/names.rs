@@ -1,4 +1,4 @@
-//! What people call principals: the names that the role policy has for them.
+//! The role policy's names for principals.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -6,14 +6,14 @@ use arc_swap::ArcSwap;
 use evidenceos_access::{Authenticator, Owners};
 use evidenceos_kernel::id::OwnerTag;
 
-/// The names of principals, by the tags that rows and records have.
+/// The names of principals, by the owner tags that rows and records have.
 pub struct Names {
     owners: Arc<Owners>,
     by_tag: ArcSwap<HashMap<OwnerTag, String>>,
 }
 
 impl Names {
-    /// The names that are in force.
+    /// The names in force.
     #[must_use]
     pub fn new(owners: Arc<Owners>, authenticator: &Authenticator) -> Self {
         let names = Self {
@@ -33,7 +33,7 @@ impl Names {
         self.by_tag.store(Arc::new(named.collect()));
     }
 
-    /// The name of a principal; empty if the role policy names nobody with this tag.
+    /// The name of a principal; empty if the role policy does not name it.
     #[must_use]
     pub fn of(&self, owner: &OwnerTag) -> String {
         self.by_tag.load().get(owner).cloned().unwrap_or_default()

@@ -1,8 +1,8 @@
-//! Who creates and executes too many claims.
+//! Detects callers that create and execute too many claims.
 //!
-//! Leakage is metered in bits and work in credit; this is the third line, against a submitter that
-//! keeps the server busy with probes that cost little. It is the gate's detector with rules of its own:
-//! claims differ from one another by nature. Operators are not counted.
+//! Leakage is metered in bits and work in credit. This is a third limit, against a submitter that
+//! keeps the server busy with cheap probes. It is the gate's detector with its own rules: claims
+//! differ from one another by nature. Operators are not counted.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,7 +17,7 @@ use evidenceos_kernel::{
 
 use super::Error;
 
-/// How long a frozen caller's refusal waits to be recorded.
+/// How long the refusal of a frozen caller waits to be recorded.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The detector for claims.
@@ -32,14 +32,14 @@ pub struct Probing {
 /// A call that is counted.
 pub(super) struct Counted {
     pub(super) method: &'static str,
-    /// What the claim is about.
+    /// The digest of the claim's subject.
     pub(super) topic: Digest,
-    /// Tells claims apart: equal claims have equal digests.
+    /// Distinguishes claims: equal claims have equal digests.
     pub(super) claim: Digest,
 }
 
 impl Counted {
-    /// What the log is told of it.
+    /// The record for the log.
     fn record(
         &self,
         principal: &Principal,
@@ -69,11 +69,11 @@ impl Counted {
 }
 
 impl Probing {
-    /// A detector with rules; a throttled caller is told to come again after a while, and what is
-    /// conspicuous is recorded. Unless it `freezes`, a caller that goes on stays throttled.
+    /// A detector with these rules. A throttled caller is told when to retry, and conspicuous calls
+    /// are recorded. Unless it `freezes`, a caller that goes on stays throttled.
     ///
     /// # Errors
-    /// If the rules cannot be applied.
+    /// If the rules are invalid.
     pub fn new(
         rules: Rules,
         freezes: bool,
@@ -104,7 +104,7 @@ impl Probing {
         }
         let observed = self.probes.observe(&Call {
             principal: principal.caller.tag,
-            // Claims have no sessions: all of a caller's count together.
+            // Claims have no sessions: all claims of a caller count together.
             operation: [0; 16],
             topic: short(&call.topic),
             hash: short(&call.claim),
@@ -122,7 +122,7 @@ impl Probing {
                 retry_after: self.retry_after,
             }),
             Level::Escalate => {
-                // A queue that is full counts what it loses.
+                // A full queue counts what it loses.
                 let _ = self.recorder.note(record("ALLOW", "PROBE_ESCALATE"));
                 Ok(())
             }
@@ -131,7 +131,7 @@ impl Probing {
                     .recorder
                     .note_durably(PATIENCE, record("DENY", "PROBE_FREEZE"))
                     .await;
-                // The caller is refused in any case: a full recorder must let no caller through.
+                // The caller is refused in any case: a full recorder must let no call through.
                 if let Err(why) = noted {
                     tracing::warn!(?why, "the refusal of a caller that probes is not recorded");
                 }
@@ -141,7 +141,7 @@ impl Probing {
     }
 }
 
-/// The first bytes of a digest, to tell things apart.
+/// The first bytes of a digest, to distinguish values.
 fn short(digest: &Digest) -> u64 {
     let mut bytes = [0; 8];
     bytes.copy_from_slice(&digest.0[..8]);

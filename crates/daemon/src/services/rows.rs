@@ -1,4 +1,5 @@
-//! Committed rows, read beside the threads that serve and shown once an anchor covers them.
+//! Committed rows. They are read beside the threads that serve, and shown once an anchor covers
+//! them.
 
 use std::sync::Arc;
 
@@ -11,16 +12,17 @@ use super::Error;
 #[derive(Clone)]
 pub struct ShownRows {
     pub readers: Arc<dyn Rows>,
-    /// How far anchors remember the log: what follows from rows is shown once they cover it.
+    /// How far anchors remember the log: a result is shown once they cover the rows that it follows
+    /// from.
     pub anchored: Anchored,
 }
 
 impl ShownRows {
-    /// Reads rows beside the threads that serve, and gives what was read, be it a refusal, once an
-    /// anchor covers all that it may follow from.
+    /// Reads rows beside the threads that serve. Returns the result, even a refusal, once an anchor
+    /// covers every entry that it may follow from.
     ///
     /// # Errors
-    /// What `read` gives, or [`Error::NotShownYet`].
+    /// The error of `read`, or [`Error::NotShownYet`]: retry later.
     pub async fn read<T: Send + 'static>(
         &self,
         read: impl FnOnce() -> Result<T, Error> + Send + 'static,
@@ -28,7 +30,7 @@ impl ShownRows {
         let anchored = self.anchored.clone();
         let (read, entries) = blocking(move || {
             let read = read();
-            // Afterwards: rows that came in between were read as well.
+            // This comes after the read, which may have seen rows that were committed meanwhile.
             Ok((read, anchored.seen()))
         })
         .await?;
@@ -38,10 +40,10 @@ impl ShownRows {
     }
 }
 
-/// Runs what blocks on files beside the threads that serve.
+/// Runs work that blocks on files beside the threads that serve.
 ///
 /// # Errors
-/// What `work` gives, or [`Error::Fault`] if it panics.
+/// The error of `work`, or [`Error::Fault`] if it panics.
 pub async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {

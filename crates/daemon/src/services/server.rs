@@ -1,4 +1,4 @@
-//! The server itself: how it is set up, what an operator should know, its clock.
+//! The server itself: its setup, its warnings, its clock.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use evidenceos_store::Done;
 use super::{Error, Writer, writer::unexpected};
 use crate::config::Config;
 
-/// What can be asked of the server itself.
+/// The use cases of the server itself.
 pub struct Server {
     setup: Setup,
     writer: Arc<Writer>,
@@ -27,20 +27,20 @@ pub struct Server {
     anchors: Arc<anchors::State>,
 }
 
-/// How the daemon is set up, as far as callers may know.
+/// The daemon's setup, as far as callers may know it.
 pub struct Setup {
-    /// No caller has to authenticate.
+    /// Whether callers need not authenticate.
     pub development: bool,
-    /// gRPC is served under TLS.
+    /// Whether gRPC is served under TLS.
     pub tls: bool,
-    /// Client certificates are verified.
+    /// Whether client certificates are verified.
     pub client_certificates: bool,
-    /// What an operator should know, whatever happens.
+    /// Lasting warnings for the operator.
     warnings: Vec<String>,
 }
 
 impl Setup {
-    /// From the configuration, and what keeps guests in.
+    /// The setup of a configuration and of the guests' walls.
     #[must_use]
     pub fn new(config: &Config, walls: Walls) -> Self {
         let tls = config.listeners.tls.as_ref();
@@ -89,7 +89,7 @@ impl Server {
         }
     }
 
-    /// How it is set up.
+    /// The server's setup.
     #[must_use]
     pub fn setup(&self) -> &Setup {
         &self.setup
@@ -107,31 +107,31 @@ impl Server {
         self.keys.signer().verifier().to_string()
     }
 
-    /// The engine that guests run in; their results depend on it.
+    /// The engine that runs guests; their results depend on it.
     #[must_use]
     pub fn engine(&self) -> &str {
         self.guests.sandbox.engine_id()
     }
 
-    /// What keeps guests in.
+    /// The walls around guests.
     #[must_use]
     pub fn walls(&self) -> Walls {
         self.guests.sandbox.walls()
     }
 
-    /// What the store has done since the start.
+    /// The store's counts since the start.
     #[must_use]
     pub fn done(&self) -> &Done {
         &self.done
     }
 
-    /// Whether only reads are served, until an anchor answers or an operator says what happened.
+    /// Whether the server is read-only until an anchor answers or an operator acts.
     #[must_use]
     pub fn is_held(&self) -> bool {
         self.anchors.held_because().is_some()
     }
 
-    /// What an operator should know at this moment.
+    /// The present warnings for an operator.
     #[must_use]
     pub fn warnings(&self) -> Vec<String> {
         let held = self.anchors.held_because();
@@ -153,14 +153,14 @@ impl Server {
         warnings
     }
 
-    /// Accepts the system clock after a forward jump. Gives the time that decisions were made at, and
-    /// the one that they are made at now, in Unix milliseconds.
+    /// Accepts the system clock after a forward jump. Returns the time that decisions used before,
+    /// and the one that they use now, in Unix milliseconds.
     ///
     /// # Errors
-    /// If the caller does not operate.
+    /// If the caller is not an operator.
     pub async fn confirm_clock(&self, principal: &Principal) -> Result<(u64, u64), Error> {
         principal.caller.must_operate()?;
-        // There is nothing to confirm: the same call again must not be recorded twice.
+        // There is nothing to confirm: a repeated call must not be recorded twice.
         let Some(held) = self.clock.held() else {
             let now = self.clock.now_unix_ms();
             return Ok((now, now));
@@ -173,7 +173,7 @@ impl Server {
         .into();
         match self.writer.call(principal, None, command, None).await? {
             Reply::Done => {
-                // The clock goes on only once the operator's word for it is durable.
+                // The clock advances only once the operator's confirmation is durable.
                 self.clock.confirm();
                 Ok((from_unix_ms, to_unix_ms))
             }

@@ -1,7 +1,7 @@
-//! The way of a command to the writer, and of its reply back.
+//! Takes commands to the writer, and brings the replies back.
 //!
-//! Invariants: a request id that named another request never gets through; nothing that may tell of
-//! a verdict, or of an answer to a question, leaves before an anchor covers it.
+//! Invariants: a request id that named another request never gets through; no reply that may reveal
+//! a verdict, or an answer to a question, leaves before an anchor covers it.
 
 use std::{
     num::NonZeroUsize,
@@ -26,12 +26,12 @@ use tokio::sync::oneshot;
 
 use super::Error;
 
-/// Requests remembered by their ids, in some 8 MiB.
+/// The most requests remembered by their ids, in about 8 MiB.
 const NAMED_REQUESTS: NonZeroUsize = NonZeroUsize::new(65_536).expect("not zero");
-/// As long as the store remembers requests.
+/// The store remembers requests for as long.
 const REMEMBERED_FOR: Duration = Duration::from_millis(REQUEST_WINDOW_MS);
 
-/// The way to the writer.
+/// Hands commands to the writer.
 pub struct Writer {
     mailbox: Mailbox,
     anchored: Anchored,
@@ -39,7 +39,7 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// A way through this mailbox, whose replies wait for these anchors.
+    /// Commands go through this mailbox, and replies wait for these anchors.
     #[must_use]
     pub fn new(mailbox: Mailbox, anchored: Anchored) -> Self {
         Self {
@@ -49,13 +49,13 @@ impl Writer {
         }
     }
 
-    /// The mailbox itself, for what is no caller's command.
+    /// The mailbox itself, for commands that no caller sends.
     #[must_use]
     pub fn mailbox(&self) -> &Mailbox {
         &self.mailbox
     }
 
-    /// Hands a command to the writer and waits for its fate.
+    /// Hands a command to the writer and waits for its result.
     ///
     /// # Errors
     /// If the kernel refuses it, the driver does not commit it, or no anchor covers the reply in
@@ -90,9 +90,10 @@ impl Writer {
     }
 }
 
-/// The idempotency key of a request that names itself. `method` is part of the key, the owner too:
-/// nobody meets another's requests. So is what a signature covers beside the id, since processes
-/// that share a secret count their ids from 1 each.
+/// The idempotency key of a request that has an id. The method and the owner are part of the key,
+/// so that no caller meets another's requests. If a call is signed, what the signature covers
+/// beside the id is part of it too, since processes that share a secret each count their ids from
+/// 1.
 ///
 /// # Errors
 /// If the id is not 1 to 128 printable ASCII characters.
@@ -122,10 +123,10 @@ pub fn request_key(
     Ok(key)
 }
 
-/// Which request each request id named, the latest few.
+/// The requests that the latest request ids named.
 ///
-/// The store remembers requests with the claim that they were about, so that it could not tell an id
-/// that comes with another claim from a new one. For a signed call the signature is bound already.
+/// The store remembers a request with its claim, so it cannot tell an id that comes with another
+/// claim from a new id. For a signed call, the signature is already bound to the request.
 struct NamedRequests(Mutex<LruCache<RequestKey, Named>>);
 
 struct Named {
@@ -162,7 +163,8 @@ impl NamedRequests {
     }
 }
 
-/// A caller who waits for the fate of a command: told once an anchor covers what the answer says.
+/// A caller that waits for the result of a command: it is answered once an anchor covers the
+/// answer.
 struct Waiting {
     told: oneshot::Sender<Result<Answer, NotCovered>>,
     anchored: Anchored,
@@ -171,7 +173,7 @@ struct Waiting {
 impl ReplyTo for Waiting {
     fn send(self: Box<Self>, answer: Answer) {
         let Self { told, anchored } = *self;
-        // A caller that has gone away gets no answer; what was decided stands.
+        // A caller that has gone gets no answer; the decision stands.
         match must_be_covered(&answer, &anchored) {
             None => drop(told.send(Ok(answer))),
             Some(entries) => anchored.when_covered(entries, move |covered| {
@@ -185,8 +187,9 @@ impl ReplyTo for Waiting {
     }
 }
 
-/// The entries that an anchor must cover before an answer leaves, if it may say anything of a
-/// verdict or of an answer to a question. What only says that something began does not.
+/// The number of entries that an anchor must cover before an answer leaves, if the answer may
+/// reveal a verdict or an answer to a question. An answer that only confirms a beginning reveals
+/// neither.
 fn must_be_covered(answer: &Answer, anchored: &Anchored) -> Option<u64> {
     match answer {
         Ok(Reply::Created { state, .. } | Reply::State(state)) => match state {
@@ -199,13 +202,12 @@ fn must_be_covered(answer: &Answer, anchored: &Anchored) -> Option<u64> {
             }
         },
         Ok(Reply::Settled(claim)) => match &claim.settlement {
-            // All that the reply says was fixed by the claim's own entry: it need not wait for
-            // later ones.
+            // The claim's own entry fixed everything in the reply, so it need not wait for later
+            // ones.
             Some(settlement) if claim.revocation.is_none() => Some(settlement.index + 1),
             _ => Some(anchored.seen()),
         },
-        // A refusal can tell of a verdict as well: that a claim has settled, or that a budget is
-        // spent.
+        // A refusal can reveal a verdict too: that a claim has settled, or that a budget is spent.
         Ok(_) | Err(Failure::Refused(_)) => Some(anchored.seen()),
         Err(
             Failure::DiskFull
@@ -217,7 +219,7 @@ fn must_be_covered(answer: &Answer, anchored: &Anchored) -> Option<u64> {
     }
 }
 
-/// A reply of the wrong kind is a bug of ours.
+/// A reply of the wrong kind is a fault of the daemon.
 pub(super) fn unexpected(reply: &Reply) -> Error {
     Error::Fault(format!("an unexpected reply: {reply:?}"))
 }

@@ -1,7 +1,7 @@
 //! Claims in lists: by the start of an id, by name, holdout, owner and date.
 //!
-//! Owns which claims a caller may list, and how far one call looks. A filter that matches little must not read a
-//! database from end to end: a page may come back short, with the place where the next call goes on.
+//! Owns which claims a caller may list, and how many one call reads. A filter with few matches must not read a
+//! database from end to end: a page may be short, and says where the next call continues.
 
 use std::{ops::RangeInclusive, sync::Arc};
 
@@ -15,27 +15,27 @@ use evidenceos_kernel::{
 use super::{Claims, ShownClaim, readable_of};
 use crate::services::Error;
 
-/// The fewest digits that an id may be shortened to: with fewer a prefix would list a store.
+/// The fewest digits of an id's prefix: a shorter prefix would list a whole store.
 pub const FEWEST_DIGITS: usize = 4;
-/// Claims that one call looks at.
+/// The most claims that one call reads.
 const MOST_LOOKED_AT: usize = 2_000;
-/// Claims that are read at once.
+/// Claims that are read together.
 const READ_AT_ONCE: usize = 250;
 
 /// The claims that a caller asks for.
 #[derive(Debug, Default)]
 pub struct Asked {
-    /// Every principal's, and not the caller's own alone.
+    /// Whether every principal's claims are asked for, not only the caller's own.
     pub all: bool,
-    /// Those of one principal.
+    /// Only the claims of this principal.
     pub owner: Option<OwnerTag>,
-    /// Those whose ids begin so.
+    /// Only the claims with ids in this range.
     pub ids: Option<RangeInclusive<ClaimId>>,
     pub name: Option<String>,
     pub holdout: Option<HoldoutId>,
     /// Unix milliseconds.
     pub created_from: Option<u64>,
-    /// Unix milliseconds; this one is not in it.
+    /// Unix milliseconds, exclusive.
     pub created_before: Option<u64>,
 }
 
@@ -61,14 +61,14 @@ impl Asked {
 
 /// Some of them.
 pub struct Page {
-    /// The newest first; by a prefix in the order of their ids.
+    /// The newest first; if ids are given by a prefix, in the order of the ids.
     pub claims: Vec<ShownClaim>,
-    /// Where the next page begins; none: this is the last.
+    /// Where the next page begins; `None`: this is the last.
     pub before: Option<u64>,
 }
 
-/// The ids that begin with some hex digits, in either case; none if it is no start of an id, or a shorter one than
-/// [`FEWEST_DIGITS`].
+/// The ids that begin with some hex digits, in either case; `None` if the digits cannot begin an id or are fewer
+/// than [`FEWEST_DIGITS`].
 #[must_use]
 pub fn ids_that_begin(digits: &str) -> Option<RangeInclusive<ClaimId>> {
     let end = |padding: char| {
@@ -83,7 +83,7 @@ pub fn ids_that_begin(digits: &str) -> Option<RangeInclusive<ClaimId>> {
 }
 
 impl Claims {
-    /// A page of claims, older than `before`; the caller's own, or with `all` everybody's.
+    /// A page of claims, older than `before`: the caller's own, or every principal's with `all`.
     ///
     /// # Errors
     /// If a submitter asks for claims of others, or rows cannot be read.

@@ -18,30 +18,30 @@ use prost::bytes::Bytes;
 
 use crate::services::{Error, compiling::Compiling, rows::blocking};
 
-/// Above this many bytes even hashing a module is left to a thread that may block.
+/// Above this many bytes, even hashing a module runs on a thread that may block.
 const SMALL_MODULE: usize = 64 * 1_024;
-/// Broken rules named in one message.
+/// The most broken rules named in one message.
 const MAX_VIOLATIONS: usize = 20;
-/// Modules remembered as stored.
+/// The most modules remembered as stored.
 const KNOWN_MODULES: NonZeroUsize = NonZeroUsize::new(4_096).expect("not zero");
 
-/// What a claim is to be committed to.
+/// The module and artifacts to which a claim is to be committed.
 pub struct Offer {
     pub claim: ClaimId,
-    /// What it stands on.
+    /// The artifacts that it depends on.
     pub artifacts: Vec<Artifact>,
     /// The module that makes its predictions.
     pub wasm: Bytes,
 }
 
-/// Admits modules: checks them, compiles them once and knows which are stored.
+/// Admits modules: checks them, compiles each once, and remembers which are stored.
 pub struct Modules {
     guests: Arc<Guests>,
     readers: Arc<dyn Rows>,
     accounting: Accounting,
     compiling: Compiling,
-    /// Those that are known to be stored, with the number of releases when they were: after another
-    /// one they may have gone.
+    /// Modules known to be stored, each with the number of releases at that time: after another
+    /// release they may be gone.
     stored: Mutex<LruCache<Digest, u64>>,
 }
 
@@ -57,12 +57,12 @@ impl Modules {
         })
     }
 
-    /// Validates and compiles a module, once for each digest, and makes a large one durable. What is
-    /// kept with the module stays until the command has committed or was refused.
+    /// Validates and compiles a module, once for each digest, and makes a large one durable. The
+    /// store keeps the module's blob until the command has committed or was refused.
     ///
     /// # Errors
-    /// If the module breaks a rule, cannot be committed whatever it is, or the caller had too many
-    /// compiled lately.
+    /// If the module breaks a rule, the claim cannot be committed whatever the module is, or the
+    /// caller had too many compiled lately.
     pub async fn admit(
         self: &Arc<Self>,
         caller: OwnerTag,
@@ -71,8 +71,7 @@ impl Modules {
         if offer.wasm.is_empty() {
             return Err(Error::field("wasm_module", "is required"));
         }
-        // A module that is ready needs no compiler, so that it needs neither a turn nor a thread
-        // that blocks.
+        // A compiled module needs no compiler, hence neither a turn nor a thread that blocks.
         if let Some(ready) = self.ready(&offer.wasm) {
             return Ok(ready);
         }
@@ -88,7 +87,7 @@ impl Modules {
             modules.must_be_committable(claim, &artifacts, &wasm)?;
             let mut spent = Duration::ZERO;
             let prepared = modules.guests.sandbox.prepare_timed(&wasm, &mut spent);
-            // The time counts also if the module is refused: the compilers have spent it.
+            // The time also counts if the module is refused: the compilers have spent it.
             modules.compiling.spent_by(caller, spent);
             let prepared = prepared.map_err(|error| not_admitted(&error))?;
             let module = modules.keep(Digest(prepared.info().sha256), &wasm)?;
@@ -103,7 +102,7 @@ impl Modules {
         stored.put(hash, self.readers.blobs().releases());
     }
 
-    /// A small module that was compiled before, and is stored or goes into a row.
+    /// A small module that was compiled before and is stored, or that fits into a row.
     fn ready(&self, wasm: &[u8]) -> Option<(Arc<Prepared>, Module)> {
         if wasm.len() > SMALL_MODULE {
             return None;
@@ -111,7 +110,7 @@ impl Modules {
         let prepared = self.guests.sandbox.prepared(&Digest::of(wasm).0)?;
         let hash = Digest(prepared.info().sha256);
         let blobs = self.readers.blobs();
-        // Before the look: what is kept is not released.
+        // This comes before the check: a kept blob is not released.
         let kept = Some(blobs.keep(hash));
         let stored = {
             let mut stored = self.stored.lock();
@@ -122,14 +121,14 @@ impl Modules {
         } else if wasm.len() <= MAX_ROW_BYTES {
             ModuleBytes::Row(wasm.to_vec())
         } else {
-            // A large one that is not stored must be made durable first.
+            // If a large module is not stored, it must be made durable first.
             return None;
         };
         Some((prepared, Module { hash, bytes, kept }))
     }
 
-    /// Refuses a module that would be refused whatever it is, before anything is compiled or stored
-    /// for it.
+    /// Refuses a commitment that would be refused whatever the module is, before anything is
+    /// compiled or stored.
     fn must_be_committable(
         &self,
         claim: ClaimId,
@@ -143,11 +142,11 @@ impl Modules {
         let hash = Digest::of(wasm);
         let named = claim.commitment.as_ref().map(|named| named.module.hash);
         if named == Some(hash) {
-            // It may be the same request once more, which has its reply.
+            // It may be a repeat of the same request, which already has its reply.
             return Ok(());
         }
         let account = self.readers.account(&claim.terms.owner)?;
-        // Longer than any module, it is refused by its length.
+        // A longer module does not fit into 32 bits; its length is over the limit anyway.
         let len = u32::try_from(wasm.len()).unwrap_or(u32::MAX);
         Ok(may_commit(
             &claim,
@@ -159,10 +158,10 @@ impl Modules {
         )?)
     }
 
-    /// Keeps an admitted module, which is made durable first if it is large and not stored yet.
+    /// Keeps an admitted module. A large one that is not stored yet is made durable first.
     fn keep(&self, hash: Digest, wasm: &[u8]) -> Result<Module, Error> {
         let blobs = self.readers.blobs();
-        // It is kept before the look, so that nobody releases it in between.
+        // It is kept before the check, so that no other thread releases it in between.
         let kept = blobs.keep(hash);
         let (bytes, kept) = if self.readers.has_module(&hash)? {
             (ModuleBytes::Stored, kept)

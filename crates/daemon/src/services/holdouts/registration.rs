@@ -1,7 +1,7 @@
 //! A registration: the overlap with other holdouts, the split, the commitment, the blob.
 //!
-//! The labels leave this module encrypted or not at all. What is slow happens here, beside the
-//! writer: the writer only checks that no other holdout came in between.
+//! The labels leave this module only encrypted. The slow work happens here, beside the writer: the
+//! writer only checks that no other holdout came in between.
 
 use std::{collections::HashSet, num::NonZero, sync::Arc, thread};
 
@@ -21,11 +21,11 @@ use crate::services::Error;
 
 /// A holdout as it was sent, checked field by field.
 pub struct Submission {
-    /// The name that claims will call it by.
+    /// The name by which claims refer to it.
     pub reference: String,
     /// Digest of the order of its items, if the custodian states one.
     pub item_order_hash: Option<Digest>,
-    /// Budgets and prices, as far as they are asked for.
+    /// The requested budgets and prices.
     pub policy: AskedPolicy,
     /// The null hypothesis that a claim must refute.
     pub null_spec: NullSpec,
@@ -35,9 +35,10 @@ pub struct Submission {
     pub units: Option<Vec<u64>>,
     /// Digests of the items' ids, if they have any.
     pub item_ids: Vec<[u8; 16]>,
-    /// The items are declared to be in no other holdout, which is public.
+    /// Whether the custodian declares that the items are in no other holdout; the log publishes
+    /// this.
     pub fresh_items: bool,
-    /// Everything else that was sent, for the request's fingerprint.
+    /// The rest of the request, for its fingerprint.
     pub content: Vec<u8>,
 }
 
@@ -53,8 +54,8 @@ impl Submission {
         Fingerprint::of(owners.keyed("put_holdout", &content).as_bytes())
     }
 
-    /// Splits, commits to and stores the items; returns the command that registers them, and what
-    /// its custodian should know.
+    /// Splits, commits to and stores the items; returns the command that registers them, and
+    /// warnings for the custodian.
     ///
     /// Blocking: a million items take a second.
     pub fn prepare(
@@ -86,8 +87,8 @@ impl Submission {
             reference: &self.reference,
             policy: &description.policy,
         };
-        // The blob is durable before the row that names it. A crash in between leaves a blob that a
-        // start sweeps away.
+        // The blob is durable before the row that names it. After a crash in between, the next
+        // start deletes the blob.
         let blob = vault.put(open.items(), binding)?;
         let put = PutHoldout {
             reference: self.reference.clone(),
@@ -102,7 +103,7 @@ impl Submission {
         Ok((HoldoutCommand::Put(Box::new(put)).into(), warnings))
     }
 
-    /// What the log will say of the items.
+    /// The log's description of the items.
     fn describe(&self, open: &OpenHoldout, policy: Policy) -> Description {
         let split = open.split();
         let distinct: HashSet<u64> = open.items().units().into_iter().collect();
@@ -146,19 +147,18 @@ fn keyed_ids(owners: &Owners, digests: &[[u8; 16]]) -> Result<Vec<[u8; 16]>, Err
     Ok(ids)
 }
 
-/// Metering is per item: an item in two holdouts would be metered twice. A shared item id is
-/// refused here; whether label columns agree is for the kernel to charge and to refuse.
+/// Metering is per item: an item in two holdouts would be metered twice. A shared item id is refused here;
+/// if label columns agree, the kernel charges or refuses.
 ///
-/// A thousand columns of a million labels take seconds of a processor: every processor compares its share,
-/// and gives way to what serves.
+/// A thousand columns of a million labels take seconds of processor time: every processor compares a
+/// share, and gives way to threads that serve.
 fn check_overlap(
     vault: &Vault,
     items: &Items,
     others: &[Arc<Holdout>],
     fresh_items: bool,
 ) -> Result<Vec<(HoldoutId, bool)>, Error> {
-    // If the custodian declares the items fresh, which is public, their labels are compared with no
-    // others.
+    // If the custodian declares the items fresh, in public, their labels are not compared.
     let column = (!fresh_items).then(|| agreement::Candidate::new(&items.labels));
     let others: Vec<&Holdout> = others
         .iter()
@@ -167,7 +167,7 @@ fn check_overlap(
         .filter(|other| column.is_some() || share_ids(items, other))
         .collect();
     let processors = thread::available_parallelism().map_or(1, NonZero::get);
-    // `chunks` takes no length of zero, which the first holdout would give it.
+    // `chunks` panics for a length of zero, which the first holdout would give it.
     let share = others.len().div_ceil(processors).max(1);
     let compare = |others: &[&Holdout]| {
         yield_to_serving();
@@ -196,7 +196,7 @@ fn share_ids(items: &Items, other: &Holdout) -> bool {
     other.has_item_ids && !items.item_ids.is_empty()
 }
 
-/// Whether another holdout's column agrees, if that is asked.
+/// Whether another holdout's column agrees, if the columns are to be compared.
 fn check_against(
     vault: &Vault,
     items: &Items,

@@ -1,4 +1,4 @@
-//! Another key for the holdouts, while the daemon serves.
+//! Rotates the holdouts' key while the daemon serves.
 
 use std::sync::Arc;
 
@@ -16,25 +16,25 @@ use crate::services::{Error, rows::blocking, writer::unexpected};
 /// Each holdout's new blob.
 type Blobs = Vec<(HoldoutId, Digest)>;
 
-/// Where the holdouts' keys lie, and the last rotation. Whoever rotates holds it.
+/// The holdouts' keys and the last rotation. A rotation holds its lock.
 pub struct Rekeying {
     shelf: Arc<KeyShelf>,
-    /// A repeat of the same request is not another rotation. Kept in memory alone: after a start
-    /// a repeat does again what is right to do twice.
+    /// The last rotation, so that a repeated request is not another one. Kept in memory only: after
+    /// a restart a repeat rotates again, which is harmless.
     last: Option<(RequestKey, Rekeyed)>,
 }
 
-/// What a rotation did.
+/// The result of a rotation.
 #[derive(Clone)]
 pub struct Rekeyed {
-    /// Holdouts that are under the new key.
+    /// The number of holdouts under the new key.
     pub holdouts: u64,
-    /// Where the key lies.
+    /// Where the key is.
     pub place: String,
 }
 
 impl Rekeying {
-    /// Nothing was rotated yet.
+    /// The state before any rotation.
     #[must_use]
     pub fn new(shelf: KeyShelf) -> Self {
         Self {
@@ -45,18 +45,18 @@ impl Rekeying {
 }
 
 impl Holdouts {
-    /// Encrypts every holdout's items under a new key and destroys the old one. Either all
-    /// holdouts are under the new key afterwards, or none.
+    /// Encrypts every holdout's items under a new key and destroys the old one. Afterwards either
+    /// all holdouts are under the new key, or none.
     ///
     /// # Errors
-    /// If the caller does not operate, or the key cannot be made or put into place.
+    /// If the caller is not an operator, or the key cannot be made or put in place.
     pub async fn rotate_key(
         self: &Arc<Self>,
         principal: &Principal,
         key: Option<RequestKey>,
     ) -> Result<Rekeyed, Error> {
-        // One at a time, and nobody registers a holdout under the old key meanwhile: the commit
-        // would say so.
+        // One rotation runs at a time. If a holdout is registered under the old key meanwhile, the
+        // commit refuses.
         let mut rekeying = self.rekeying.lock().await;
         if let (Some(key), Some((last, done))) = (key, &rekeying.last)
             && key == *last
@@ -75,7 +75,7 @@ impl Holdouts {
             Ok(Reply::Done) => {}
             Ok(other) => return Err(unexpected(&other)),
             Err(error) => {
-                // If the outcome is unknown the process ends, and the next start finds out.
+                // If the outcome is unknown, the process ends, and the next start finds out.
                 blocking(move || Ok(shelf.forget_next()?)).await?;
                 return Err(error);
             }
@@ -86,8 +86,8 @@ impl Holdouts {
             for (id, blob) in &blobs {
                 holdouts.catalog.moved(*id, *blob);
             }
-            // The old key goes last: a crash before this leaves a rotation that the next start
-            // finishes.
+            // The old key goes last: after a crash before this, the next start finishes the
+            // rotation.
             shelf.promote()?;
             tracing::info!(holdouts = blobs.len(), "the holdouts are under another key");
             Ok(Rekeyed {
@@ -102,7 +102,7 @@ impl Holdouts {
 
     fn encrypt_anew(&self, keys: &KeyShelf) -> Result<(HoldoutKey, u64, Blobs), Error> {
         let next = keys.make_next()?;
-        // A reader of a blob that is under the next key must find that key.
+        // A reader of a blob under the next key must find that key.
         self.guests.vault.know(next.clone());
         let all = self.catalog.all();
         let mut blobs = Vec::with_capacity(all.len());
