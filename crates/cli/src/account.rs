@@ -1,6 +1,6 @@
-//! `evidenceos account`: what principals may spend, and who may change it.
+//! `evidenceos account`: reads and changes what principals may spend.
 //!
-//! Owns how an account is told to people. Every number comes from the server as it is.
+//! Owns how an account is shown to users. Every number comes from the server unchanged.
 
 use clap::{Args, Subcommand};
 use evidenceos_proto as proto;
@@ -14,7 +14,7 @@ use crate::{
     principal::{PrincipalAndCredits, PrincipalArgs},
 };
 
-/// What can be done with accounts.
+/// The commands about accounts.
 #[derive(Debug, Subcommand)]
 pub enum AccountCommand {
     /// Show an account: yours, or a principal's.
@@ -33,7 +33,7 @@ pub enum AccountCommand {
         Example:\n  evidenceos account grant 500 --uri spiffe://example.org/alice --reason \"second quarter\" --wait"
     )]
     Grant(GrantArgs),
-    /// Set the most credit that a principal may have; the server withdraws what is beyond it.
+    /// Set the most credit that a principal may have; the server withdraws any credit above it.
     #[command(
         after_help = "Examples:\n  evidenceos account limit 20000 --uri spiffe://example.org/alice\n  \
         evidenceos account limit bearer:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08 20000"
@@ -59,7 +59,7 @@ pub struct GrantArgs {
     /// Why, 1 to 256 bytes; public.
     #[arg(long, value_name = "TEXT")]
     reason: String,
-    /// Return only once accounts.json shows it.
+    /// Return only once accounts.json shows the grant.
     #[arg(long)]
     wait: bool,
 }
@@ -135,7 +135,7 @@ async fn show(client: &mut Client, principal: String) -> Result<Output, CliError
     ];
     let text: Vec<String> = rows
         .iter()
-        // A principal that the role policy does not name has none.
+        // A principal that the role policy does not name has no name to show.
         .filter(|(_, value)| !value.is_empty())
         .map(|(name, value)| format!("{name:<17} {value}"))
         .collect();
@@ -169,7 +169,7 @@ async fn list(client: &mut Client, page: PageArgs) -> Result<Output, CliError> {
             page_token,
         };
         let page = client.list_accounts(message).await?;
-        // Those of the last page are the newest.
+        // The last page has the newest totals.
         totals = page.totals.unwrap_or_default();
         paged.take(page.accounts, page.next_page_token);
     }
@@ -272,7 +272,7 @@ async fn set_limit(client: &mut Client, principal: String, limit: u64) -> Result
     ))
 }
 
-/// One JSON object a line, so that a pipe can read it; ends with the server or the reader.
+/// Prints one JSON object a line, so that a pipe can read it; ends with the server or the reader.
 async fn watch(client: &mut Client, principal_id: String, all: bool) -> Result<Output, CliError> {
     let request = proto::WatchAccountsRequest { principal_id, all };
     client

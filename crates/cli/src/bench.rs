@@ -1,4 +1,4 @@
-//! `evidenceos bench`: hands over to `evidenceos-bench`, a tool that no release ships.
+//! `evidenceos bench`: runs `evidenceos-bench`, a tool that no release ships.
 
 use std::{ffi::OsString, os::unix::process::CommandExt as _, path::PathBuf, process::Command};
 
@@ -15,7 +15,7 @@ use crate::error::CliError;
   evidenceos bench --help                       what it measures, once it is built"
 )]
 pub struct BenchArgs {
-    /// What the tool is given
+    /// The arguments of the tool
     #[arg(
         trailing_var_arg = true,
         allow_hyphen_values = true,
@@ -25,7 +25,7 @@ pub struct BenchArgs {
 }
 
 impl BenchArgs {
-    /// Becomes the tool.
+    /// Replaces this process with the tool.
     ///
     /// # Errors
     /// [`CliError::Failed`] says how to build the tool if it is neither beside this program nor on the PATH.
@@ -38,7 +38,7 @@ impl BenchArgs {
         };
         let mut command = Command::new(&tool);
         command.args(as_json.then_some("--json"));
-        // Another build of `evidenceos` may lie beside the tool: this one is to be measured.
+        // There may be another build of `evidenceos` beside the tool: this one must be measured.
         let is_named = (self.arguments.iter())
             .any(|argument| argument.to_string_lossy().starts_with("--program"));
         if !is_named && let Ok(this) = std::env::current_exe() {

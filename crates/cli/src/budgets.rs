@@ -1,6 +1,7 @@
-//! A holdout's budgets, prices and significance level, as a custodian gives them on the command line.
+//! A holdout's budgets, prices and significance level, as command line flags.
 //!
-//! Owns the flags that `holdout add` and `plan` share, and how a policy on the wire is read back into the kernel's.
+//! Owns the flags that `holdout add` and `plan` share, and the conversion of a policy on the wire into the
+//! kernel's.
 
 use clap::Args;
 use evidenceos_kernel::{
@@ -12,7 +13,7 @@ use evidenceos_proto as proto;
 
 use crate::units;
 
-/// The policy of a registration; what is left out is proposed.
+/// The policy of a registration; the server proposes values for flags that are not given.
 #[derive(Debug, Clone, Default, Args)]
 pub struct PolicyArgs {
     /// Share of the units from which questions are answered; 0: no questions [default: 0.2].
@@ -41,16 +42,17 @@ pub struct PolicyArgs {
     /// false ones (`fdr`) [default: each].
     #[arg(long, value_parser = ["each", "fwer", "fdr"])]
     pub multiplicity: Option<String>,
-    /// Charge every certification so many bits, instead of learning the price from the verdicts so far.
+    /// Charge every certification this many bits, instead of learning the price from earlier
+    /// verdicts.
     #[arg(long, value_name = "BITS")]
     pub fixed_settlement_bits: Option<u32>,
-    /// The largest alphabet that a claim may ask in [default: 256].
+    /// The largest alphabet that a claim may use [default: 256].
     #[arg(long, value_name = "N")]
     pub max_symbols: Option<u32>,
 }
 
 impl PolicyArgs {
-    /// The policy as a registration asks for it.
+    /// The policy in the form of a registration request.
     pub fn to_wire(&self) -> proto::HoldoutPolicy {
         proto::HoldoutPolicy {
             answer_share_micros: self.answer_share,
@@ -68,8 +70,8 @@ impl PolicyArgs {
     }
 }
 
-/// A policy on the wire as the kernel has it, but for the prices of answers, which no forecast needs; none if a number
-/// or a word is one that this release does not know.
+/// A policy on the wire in the kernel's form, without the prices of answers, which no forecast needs. `None` if this
+/// release does not know one of its numbers or words.
 pub fn asked(policy: &proto::HoldoutPolicy) -> Option<AskedPolicy> {
     let bits = |bits: u32| u8::try_from(bits).ok();
     let settlement_prices = match (policy.fixed_settlement_bits, policy.learned_settlement_bits) {

@@ -1,6 +1,7 @@
 //! Curves of accuracies: as blocks in a terminal, and as an SVG.
 //!
-//! Owns coordinates and looks. What a point means is its panel's title; both forms draw the same points.
+//! Owns coordinates and style. A panel's title says what its points mean; both forms draw the same
+//! points.
 
 use std::fmt::Write as _;
 
@@ -11,23 +12,23 @@ use crate::output::grouped;
 pub struct Point {
     /// Verdicts so far.
     pub x: u64,
-    /// An accuracy from 0 to 1; none: not even a perfect prediction suffices.
+    /// An accuracy from 0 to 1; `None`: not even a perfect prediction suffices.
     pub y: Option<f64>,
 }
 
 /// A curve over its own axis.
 #[derive(Debug, Clone)]
 pub struct Panel {
-    /// What the axis counts.
+    /// The quantity on the axis.
     pub title: &'static str,
-    /// Whether the axis is that of log(1 + x).
+    /// Whether the axis is logarithmic, by log(1 + x).
     pub is_logarithmic: bool,
     /// From left to right.
     pub points: Vec<Point>,
 }
 
 impl Panel {
-    /// Where a count lies on the axis, from 0 to 1.
+    /// The place of a count on the axis, from 0 to 1.
     fn across(&self, x: u64) -> f64 {
         let last = self.points.last().map_or(0, |point| point.x).max(1);
         if self.is_logarithmic {
@@ -46,7 +47,7 @@ impl Panel {
             let before = ticks.last().copied().unwrap_or(0);
             let gap = self.across(tick) - self.across(before);
             let is_end = tick == last;
-            // The end is always written, and takes the place of a number that stands too near.
+            // The end is always written, and replaces a number that is too near.
             if is_end && gap < 0.12 && ticks.len() > 1 {
                 ticks.pop();
             }
@@ -72,7 +73,7 @@ const ROWS: usize = 8;
 const COLUMNS: usize = 56;
 const EIGHTHS: [char; 9] = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 
-/// The panels for a terminal, one below the other; the floor is where a column is empty.
+/// The panels for a terminal, one below the other; at the floor a column is empty.
 pub fn blocks(panels: &[Panel], floor: f64) -> String {
     let drawn: Vec<String> = panels
         .iter()
@@ -112,8 +113,8 @@ fn blocks_of(panel: &Panel, floor: f64) -> String {
     lines.join("\n")
 }
 
-/// The counts below an axis, as a line of text. The end is written in any case; what would run into it, or into a later
-/// count, is left out.
+/// The counts below an axis, as a line of text. The end is always written; a number that would touch it, or a later
+/// number, is left out.
 fn axis(panel: &Panel) -> String {
     let mut labels: Vec<(usize, String)> = Vec::new();
     for tick in panel.ticks().into_iter().rev() {
@@ -143,7 +144,8 @@ const LEFT: f64 = 64.0;
 const TOP: f64 = 72.0;
 const GAP: f64 = 72.0;
 
-/// Colours follow the reader's theme; text stays text, so that it can be read aloud and searched.
+/// Colours follow the reader's theme. Text stays text, so that readers can search it and have it
+/// read aloud.
 const STYLE: &str = "text{font:13px system-ui,sans-serif;fill:#24292f}\
     .title{font-size:16px;font-weight:600}.quiet{fill:#57606a}\
     .grid{stroke:#d0d7de;stroke-width:1}.curve{fill:none;stroke:#0969da;stroke-width:2.5;stroke-linejoin:round}\
@@ -263,7 +265,7 @@ mod tests {
         let lines: Vec<&str> = drawn.lines().collect();
         assert_eq!(lines.len(), ROWS + 3, "{drawn}");
         assert!(lines[1].starts_with(" 100 % ┤"), "{drawn}");
-        // Nothing stands in the top row before the curve reaches it, and what is out of reach is crossed.
+        // The top row is empty until the curve reaches it; crosses mark what is out of reach.
         assert!(lines[1].contains("  ") && lines[1].contains('█'), "{drawn}");
         assert!(lines[1].ends_with('×'), "{drawn}");
         assert!(lines[ROWS].starts_with("  50 % ┤"), "{drawn}");
@@ -283,7 +285,7 @@ mod tests {
         let drawn = svg("p < 1 & more", &[panel(true), panel(false)], 0.5);
         assert!(drawn.contains("<title id=\"t\">p &lt; 1 &amp; more</title>"));
         assert_eq!(drawn.matches("<polyline").count(), 2);
-        // The best and the worst that are in reach lie on the frame.
+        // The best and the worst value within reach are on the frame.
         assert!(
             drawn.contains(&format!("{LEFT:.1},{:.1}", TOP + HEIGHT)),
             "{drawn}"

@@ -1,7 +1,7 @@
 //! `evidenceos claim`: the submitter's commands, step by step or all at once.
 //!
-//! Owns the steps of a claim's life as seen from outside, and how a receipt is made of a reply: it is verified here,
-//! before it is written.
+//! Owns the steps of a claim as a client sees them, and how a reply becomes a receipt: this module verifies a
+//! receipt before it writes it.
 
 mod list;
 
@@ -28,16 +28,16 @@ use crate::{
     units,
 };
 
-/// The exit code of a settled claim that is not certified, where certification was demanded.
+/// The exit code if `--require-certified` is given and the claim settles without a certificate.
 const NOT_CERTIFIED: u8 = 4;
 
-/// The alphabet of a claim that names none.
+/// The alphabet of a claim that does not name one.
 const DEFAULT_SYMBOLS: u32 = 2;
 
-/// What can be done with claims.
+/// The commands about claims.
 #[derive(Debug, Subcommand)]
 pub enum ClaimCommand {
-    /// All of it: create, commit, seal, execute, fetch the receipt.
+    /// Do every step: create, commit, seal, execute, fetch the receipt.
     Run(Box<RunArgs>),
     /// Create a claim.
     #[command(
@@ -51,11 +51,11 @@ pub enum ClaimCommand {
         claim: ClaimArg,
         /// Its module.
         module: PathBuf,
-        /// The settled claims that it was created to depend on; may be repeated.
+        /// The settled claims on which it depends, as at its creation; may be repeated.
         #[arg(long = "parent", value_name = "CLAIM")]
         parents: Vec<String>,
     },
-    /// Bind a claim: nothing can be changed after.
+    /// Seal a claim: nothing of it can be changed afterwards.
     #[command(after_help = "Example:\n  evidenceos claim seal CLAIM_ID")]
     Seal(ClaimArg),
     /// Run a sealed claim and wait for its verdict.
@@ -75,7 +75,7 @@ pub enum ClaimCommand {
         #[arg(short, long, value_name = "FILE")]
         output: PathBuf,
     },
-    /// Revoke a settled claim. It is public, and cannot be undone.
+    /// Revoke a settled claim. The revocation is public, and cannot be undone.
     #[command(
         after_help = "Example:\n  evidenceos claim revoke CLAIM_ID --reason \"trained on the test year\""
     )]
@@ -120,7 +120,7 @@ impl ClaimArg {
     }
 }
 
-/// What a claim is created with.
+/// The terms of a claim.
 #[derive(Debug, Clone, Args)]
 pub struct TermsArgs {
     /// The holdout's name or id.
@@ -132,10 +132,10 @@ pub struct TermsArgs {
     /// The resource class.
     #[arg(long, default_value = "fast", value_parser = ["fast", "heavy"])]
     pub lane: String,
-    /// The significance level; a holdout's stricter one counts.
+    /// The significance level; if the holdout's is stricter, that one applies.
     #[arg(long, default_value = "0.05", value_parser = units::chance)]
     pub alpha: u32,
-    /// The oracle's alphabet [default: what a packed module was made for, else 2].
+    /// The oracle's alphabet [default: the one that a packed module was made for, else 2].
     #[arg(long, value_name = "N")]
     pub symbols: Option<u32>,
     /// The most that its questions may be charged, in bits.
@@ -144,7 +144,8 @@ pub struct TermsArgs {
     /// Levels of the e-value to release; at most what the holdout offers.
     #[arg(long, default_value_t = 0)]
     pub levels: u32,
-    /// A settled claim on which this one depends; may be repeated. If it is revoked, this one is tainted.
+    /// A settled claim on which this one depends; may be repeated. If that claim is revoked, this one is
+    /// tainted.
     #[arg(long = "parent", value_name = "CLAIM")]
     pub parents: Vec<String>,
 }
@@ -260,7 +261,7 @@ fn said(claim: &[u8], now: i32) -> Output {
     )
 }
 
-/// Creates a claim on these terms; the same terms give the same claim.
+/// Creates a claim with these terms; the same terms give the same claim.
 pub async fn create(
     client: &mut Client,
     terms: &TermsArgs,
@@ -282,7 +283,7 @@ pub async fn create(
         oracle_num_symbols: terms.symbols.unwrap_or(DEFAULT_SYMBOLS),
         max_answer_microbits: terms.max_answer_bits,
         levels: terms.levels,
-        // Without parents there is no root: a claim that depends on nothing says nothing of dependencies.
+        // Without parents there is no root: the claim states no dependencies.
         signals: (!parents.is_empty()).then(|| proto::TopicSignalsV2 {
             dependency_merkle_root: Parent::root(parents),
             ..Default::default()
@@ -300,7 +301,7 @@ pub struct Parent {
 }
 
 impl Parent {
-    /// The parents that are named, each by its id, the start of it, or its name.
+    /// The parents with these names: each is an id, the start of one, or a claim's name.
     async fn all(client: &mut Client, names: &[String]) -> Result<Vec<Self>, CliError> {
         let mut parents = Vec::new();
         for name in names {
@@ -309,7 +310,7 @@ impl Parent {
                 claim_id: claim_id.clone(),
             };
             let claim = required(client.get_claim(message).await?.claim, "claim")?;
-            // Only a settled claim has a capsule on which another can depend.
+            // Only a settled claim has a capsule on which another claim can depend.
             let settled = claim.result.map(|result| result.capsule_hash);
             let capsule = settled.filter(|capsule| !capsule.is_empty());
             parents.push(Self {
@@ -321,7 +322,7 @@ impl Parent {
         Ok(parents)
     }
 
-    /// What a claim is created with that depends on these.
+    /// The dependency root of a claim with these parents.
     fn root(parents: &[Self]) -> Bytes {
         let capsules = parents
             .iter()
@@ -332,14 +333,14 @@ impl Parent {
     }
 }
 
-/// Commits a module, and parents by the hashes of their capsules.
+/// Commits a claim to a module, and to its parents by the hashes of their capsules.
 async fn commit(
     client: &mut Client,
     claim_id: Bytes,
     wasm_module: Vec<u8>,
     parents: &[Parent],
 ) -> Result<proto::CommitArtifactsResponse, CliError> {
-    // The daemon refuses a module whose hash is another.
+    // The daemon refuses a module with another hash.
     let mut artifacts = vec![proto::Artifact {
         artifact_hash: Bytes::copy_from_slice(&Sha256::digest(&wasm_module)),
         kind: "wasm".to_owned(),
@@ -358,11 +359,11 @@ async fn commit(
     client.commit_artifacts(message).await
 }
 
-/// A claim that ran: its id and its result.
+/// An executed claim: its id and its result.
 #[derive(Debug, Clone)]
 pub struct Ran {
     pub claim_id: Bytes,
-    /// What the settlement said.
+    /// The daemon's reply with the settlement.
     pub result: proto::ExecuteClaimV2Response,
 }
 
@@ -392,8 +393,8 @@ async fn commit_and_seal(
     Ok(())
 }
 
-/// Refuses a claim that was sealed with another module: the id does not cover it, and that module's verdict would be
-/// taken for this one's.
+/// Refuses a claim that was sealed with another module: the id does not cover the module, and the user would take
+/// that module's verdict for this one's.
 async fn must_have_module(
     client: &mut Client,
     claim_id: &Bytes,
@@ -413,7 +414,7 @@ async fn must_have_module(
     )))
 }
 
-/// All steps from a module to a settlement. `say` is told of each.
+/// Does all steps from a module to a settlement, and reports each to `say`.
 pub async fn run_claim(
     client: &mut Client,
     terms: &TermsArgs,
@@ -425,16 +426,16 @@ pub async fn run_claim(
     let created = create(client, terms, &parents).await?;
     let claim_id = created.claim_id;
     say(format!("created    {}", hex::encode(&claim_id)));
-    // Running the same module under the same terms again joins what is there.
+    // If the same module ran under the same terms before, the server returns the existing claim.
     let mut now = created.state;
     if is_open(now) {
         let sealed = commit_and_seal(client, &claim_id, wasm, &parents, &mut say).await;
         if let Err(error) = sealed {
-            // Another run of the same claim may have been faster in between.
+            // Another run of the same claim may have sealed it meanwhile.
             let message = proto::GetClaimRequest {
                 claim_id: claim_id.clone(),
             };
-            // What failed first is what the user should read.
+            // The user should read the first error.
             match client.get_claim(message).await {
                 Ok(proto::GetClaimResponse { claim: Some(claim) }) if !is_open(claim.state) => {
                     now = claim.state;
@@ -457,7 +458,8 @@ pub async fn run_claim(
 
 impl RunArgs {
     async fn run(self, connection: &Connection) -> Result<Output, CliError> {
-        // Looked at before the server is called, so that a file which is no guest creates no claim.
+        // The module is checked before the server is called, so that an invalid file creates no
+        // claim.
         let wasm = read_guest(&self.module)?;
         let mut terms = self.terms;
         terms.symbols = Some(alphabet(terms.symbols, &wasm)?);
@@ -476,7 +478,7 @@ impl RunArgs {
             text = format!("{text}\nreceipt:    {}, verified", path.display());
         }
         let mut output = Output::new(json, text);
-        // That a claim is not certified is no failure, unless a script asks for it.
+        // A claim without a certificate is no failure, unless a script asks for one.
         if self.require_certified && !ran.result.certified {
             output.exit_code = NOT_CERTIFIED;
         }
@@ -484,7 +486,7 @@ impl RunArgs {
     }
 }
 
-/// The alphabet of a run: the one that is asked for, which a packed module must be made for.
+/// The alphabet of a run: the requested one, which must be the one of a packed module.
 fn alphabet(asked: Option<u32>, wasm: &[u8]) -> Result<u32, CliError> {
     match (asked, packed_symbols(wasm)) {
         (Some(asked), Some(packed)) if asked != packed => Err(CliError::Usage(format!(
@@ -500,7 +502,7 @@ fn default_name(module: &Path, wasm: &[u8]) -> String {
         .file_stem()
         .map(|stem| stem.to_string_lossy().into_owned());
     let mut stem = stem.unwrap_or_default();
-    // A name has at most 128 bytes, of which a letter can take four.
+    // A name has at most 128 bytes; a letter can take four.
     let most = stem.floor_char_boundary(96);
     stem.truncate(most);
     format!("{stem}-{}", crate::output::short(&Sha256::digest(wasm)))
@@ -508,7 +510,8 @@ fn default_name(module: &Path, wasm: &[u8]) -> String {
 
 /// Fetches a settled claim's receipt and verifies it under the key that the server names.
 ///
-/// That key proves only that the server agrees with itself; `evidenceos verify --key` is for one learnt elsewhere.
+/// That key proves only that the server agrees with itself; `evidenceos verify --key` takes a key from another
+/// source.
 pub async fn fetch_receipt(client: &mut Client, claim_id: Bytes) -> Result<Receipt, CliError> {
     let reply = client
         // A receipt has no place for a consistency proof, and 0 asks for none.
@@ -555,7 +558,7 @@ pub fn write_receipt(receipt: &Receipt, path: &Path) -> Result<(), CliError> {
 async fn trace(client: &mut Client, claim: Bytes, output: PathBuf) -> Result<Output, CliError> {
     let name = format!("{}.trace", hex::encode(&claim));
     let bytes = client.fetch_trace(claim).await?;
-    // A path that ends in a slash is meant as a directory, there or not.
+    // A path that ends in a slash means a directory, even one that does not exist.
     let is_directory = output.is_dir() || output.as_os_str().as_encoded_bytes().ends_with(b"/");
     let path = if is_directory {
         std::fs::create_dir_all(&output).map_err(CliError::file(&output))?;

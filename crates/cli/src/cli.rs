@@ -1,6 +1,6 @@
-//! The command line: what can be said, and help with examples for each of it.
+//! The command line: all commands, and help with examples for each.
 //!
-//! Owns nothing but the tree of commands; each command's module owns its arguments and its work.
+//! Owns only the tree of commands; each command's module owns its arguments and its work.
 
 use std::process::ExitCode;
 
@@ -76,7 +76,7 @@ enum Command {
     /// Ask a server about itself.
     #[command(subcommand)]
     Server(ServerCommand),
-    /// Look whether a server can be reached and trusted from here.
+    /// Check whether a server can be reached and trusted from this machine.
     Probe(ProbeArgs),
     /// Make, choose, import and wrap signing keys.
     #[command(subcommand)]
@@ -89,7 +89,7 @@ enum Command {
     Lab(LabCommand),
     /// Check receipts, logs and opened holdouts offline.
     Verify(VerifyArgs),
-    /// See the whole of it work on real data, in a daemon of its own.
+    /// See EvidenceOS work on real data, in a daemon of its own.
     Demo(DemoArgs),
     /// Measure a daemon against the limits of this machine, by the tool `evidenceos-bench`.
     Bench(BenchArgs),
@@ -99,8 +99,8 @@ enum Command {
     Man(ManArgs),
 }
 
-/// Arguments that the daemon reads itself, if its word comes first: here are only those that came
-/// behind other options.
+/// Arguments that the daemon parses itself if `serve` or `admin` comes first. Only arguments after
+/// other options get here.
 #[derive(Debug, Args)]
 #[command(
     disable_help_flag = true,
@@ -112,7 +112,7 @@ struct DaemonArgs {
 }
 
 impl Cli {
-    /// What the process was called with; prints help and ends it where that is not understood.
+    /// Parses the process's arguments; prints help and ends the process if they are not understood.
     pub fn of_the_process() -> Self {
         let matches = without_empty_variables(Self::command()).get_matches();
         let mut cli = Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
@@ -120,14 +120,14 @@ impl Cli {
         cli
     }
 
-    /// Whether a word names one of the commands.
+    /// Whether a word is one of the commands.
     pub fn has_command(word: &std::ffi::OsStr) -> bool {
         word.to_str()
             .is_some_and(|word| Self::command().find_subcommand(word).is_some())
     }
 }
 
-/// Does what the arguments say; the environment's token comes in as a value.
+/// Runs the command; the environment's token is passed as a value.
 pub async fn run(cli: Cli, token_from_environment: Option<String>) -> ExitCode {
     let as_json = cli.json;
     match execute(cli, token_from_environment).await {
@@ -143,7 +143,8 @@ pub async fn run(cli: Cli, token_from_environment: Option<String>) -> ExitCode {
 }
 
 async fn execute(cli: Cli, token_from_environment: Option<String>) -> Result<Output, CliError> {
-    // What works on files alone runs wherever the environment says that a daemon is.
+    // Commands that work only on files must not fail because of the environment's connection
+    // settings, so these are read only if needed.
     let connection = || Connection::new(cli.connection, token_from_environment);
     match cli.command {
         Command::Serve(_) | Command::Admin(_) => Err(CliError::Usage(
@@ -169,8 +170,8 @@ async fn execute(cli: Cli, token_from_environment: Option<String>) -> Result<Out
     }
 }
 
-/// All of the program: its own commands, and the daemon's flags and commands behind `serve` and `admin`, which the
-/// daemon reads itself.
+/// The whole program: its own commands, and the daemon's flags and commands behind `serve` and `admin`, which the
+/// daemon parses itself.
 pub fn whole() -> clap::Command {
     let own = Cli::command();
     let global: Vec<String> = own
@@ -178,7 +179,7 @@ pub fn whole() -> clap::Command {
         .filter(|argument| argument.is_global_set())
         .filter_map(|argument| argument.get_long().map(str::to_owned))
         .collect();
-    // What is global here is completed everywhere, and must not be there twice.
+    // A global option is completed everywhere, and must not be there twice.
     let is_new = |argument: &&clap::Arg| {
         let long = argument.get_long();
         long.is_none_or(|long| !global.iter().any(|global| global == long))
@@ -192,7 +193,8 @@ pub fn whole() -> clap::Command {
     .mut_subcommand("admin", |admin| admin.subcommands(commands))
 }
 
-/// The program under the daemon's name: the daemon's flags and commands, and those commands of ours that it has not.
+/// The program under the daemon's name: the daemon's flags and commands, and the commands that only this program
+/// has.
 pub fn daemon() -> clap::Command {
     let daemon = evidenceos_daemon::config::Flags::command();
     let has = |name: &str| daemon.find_subcommand(name).is_some();

@@ -1,8 +1,8 @@
-//! The connection to a daemon: one wrapper for each call of the wire that this command makes.
+//! The connection to a daemon: one wrapper for each call of the wire that these commands make.
 //!
-//! Owns credentials, request ids and retries. A call that changes something carries a fresh `x-request-id`, and is
-//! sent again with the same one while the server is unavailable: so it is done once, however often it was sent.
-//! Deliberately no policy: what a refusal means is the commands' business.
+//! Owns credentials, request ids and retries. A call that changes something carries a fresh `x-request-id`. While
+//! the server is unavailable, the client repeats the call with the same id, so that the change is made at most
+//! once. This module contains no policy: the commands interpret refusals.
 
 use std::time::Duration;
 
@@ -18,23 +18,23 @@ use tonic::{
 pub use crate::connection::Connection;
 use crate::{error::CliError, output::progress};
 
-/// How often a call is made before a failure on the way is taken for an answer. With the pauses between them a daemon
-/// has three seconds to restart.
+/// How often a call is made before a broken connection is reported. With the pauses in between, a daemon has three
+/// seconds to restart.
 const ATTEMPTS: u32 = 6;
 /// The pause after the first failure; doubled after each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
-/// How often a call waits because the server asks for it, and the longest such pause.
+/// How often a call waits at the server's request, and the longest such pause.
 const WAITS: u32 = 30;
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
-/// A claim's module and a page of entries fit.
+/// Large enough for a claim's module, or for a page of entries.
 const MAX_MESSAGE_BYTES: usize = 64 << 20;
 
-/// A connection to the daemon, with the credentials that calls go out with.
+/// A connection to the daemon, with the credentials that calls carry.
 #[derive(Debug, Clone)]
 pub struct Client {
     inner: EvidenceOsClient<Channel>,
     authorization: Option<AsciiMetadataValue>,
-    /// What calls go out with, in words.
+    /// A description of the credentials.
     credentials: String,
 }
 
@@ -44,7 +44,7 @@ macro_rules! unary_calls {
         impl Client {$(
             $(#[$doc])*
             pub async fn $name(&mut self, message: proto::$request) -> Result<proto::$reply, CliError> {
-                // One id for all attempts, so that what was done already is not done again.
+                // One id for all attempts, so that a change is not made twice.
                 let request_id = request_id($changes)?;
                 let mut retry = Retry::new($changes);
                 loop {
@@ -60,19 +60,19 @@ macro_rules! unary_calls {
 }
 
 unary_calls! {
-    /// What the server is.
+    /// The server's versions, setup and warnings.
     get_server_info(GetServerInfoRequest) -> GetServerInfoResponse, changes: false;
     /// Creates a claim, or finds the one with these terms.
     create_claim_v2(CreateClaimV2Request) -> CreateClaimV2Response, changes: true;
     /// Gives a claim its module.
     commit_artifacts(CommitArtifactsRequest) -> CommitArtifactsResponse, changes: true;
-    /// Binds a claim to its module and terms.
+    /// Seals a claim with its module and terms.
     seal_claim(SealClaimRequest) -> SealClaimResponse, changes: true;
     /// Runs a claim and waits for its settlement.
     execute_claim_v2(ExecuteClaimV2Request) -> ExecuteClaimV2Response, changes: true;
     /// A settled claim's capsule with its proof.
     fetch_capsule(FetchCapsuleRequest) -> FetchCapsuleResponse, changes: false;
-    /// Withdraws a settled claim's result.
+    /// Revokes a settled claim.
     revoke_claim(RevokeClaimRequest) -> RevokeClaimResponse, changes: true;
     /// One claim by its id.
     get_claim(GetClaimRequest) -> GetClaimResponse, changes: false;
@@ -82,9 +82,9 @@ unary_calls! {
     get_holdout(GetHoldoutRequest) -> GetHoldoutResponse, changes: false;
     /// A page of holdouts.
     list_holdouts(ListHoldoutsRequest) -> ListHoldoutsResponse, changes: false;
-    /// Takes no more claims on a holdout.
+    /// Retires a holdout.
     retire_holdout(RetireHoldoutRequest) -> RetireHoldoutResponse, changes: true;
-    /// Takes a holdout back that released nothing.
+    /// Withdraws a holdout that released nothing.
     withdraw_holdout(WithdrawHoldoutRequest) -> WithdrawHoldoutResponse, changes: true;
     /// The newest signed head.
     get_checkpoint(GetCheckpointRequest) -> GetCheckpointResponse, changes: false;
@@ -112,7 +112,7 @@ unary_calls! {
     set_holdout_pool_budgets(SetHoldoutPoolBudgetsRequest) -> SetHoldoutPoolBudgetsResponse, changes: true;
     /// A holdout's budgets, registered and in force.
     get_holdout_pool_budgets(GetHoldoutPoolBudgetsRequest) -> GetHoldoutPoolBudgetsResponse, changes: false;
-    /// Takes a clock that jumped for right.
+    /// Accepts the system clock after a forward jump.
     confirm_clock(ConfirmClockRequest) -> ConfirmClockResponse, changes: false;
 }
 
@@ -120,7 +120,7 @@ impl Client {
     /// Connects.
     ///
     /// # Errors
-    /// [`CliError::Usage`] for what is no endpoint, [`CliError::Unreachable`] if no daemon listens.
+    /// [`CliError::Usage`] for an invalid endpoint, [`CliError::Unreachable`] if no daemon listens.
     pub async fn connect(connection: &Connection) -> Result<Self, CliError> {
         let channel = connection.open().await?;
         let authorization = match &connection.bearer_token {
@@ -139,22 +139,22 @@ impl Client {
         Ok(client)
     }
 
-    /// Makes a call that needs no role. In TLS 1.3 the server looks at a client's certificate after
-    /// the client takes itself for connected, and a plain connection to a TLS port fails as late:
-    /// both are said as what they are, and not as the failure of whatever comes first.
+    /// Makes a call that needs no role. In TLS 1.3 the server checks a client's certificate after
+    /// the client considers itself connected, and a plain connection to a TLS port fails as late.
+    /// This call reports both as what they are, rather than as the failure of the first command.
     async fn must_be_let_in(&mut self, connection: &Connection) -> Result<(), CliError> {
         let request = self.request(proto::HealthRequest {}, None);
         match self.inner.health(request).await {
-            // Only a failure on the way has a cause: a status that the server has sent has none.
+            // Only a broken connection has a cause: a status from the server has none.
             Err(status) if std::error::Error::source(&status).is_some() => {
                 Err(connection.failed(&status))
             }
-            // Whatever the server itself has to say, it says to the call that was asked for.
+            // Any answer of the server belongs to the call that the user asked for.
             _ => Ok(()),
         }
     }
 
-    /// The same connection under another bearer token.
+    /// The same connection with another bearer token.
     pub fn with_bearer(&self, token: &str) -> Result<Self, CliError> {
         Ok(Self {
             inner: self.inner.clone(),
@@ -171,7 +171,7 @@ impl Client {
         let request_id = request_id(true)?;
         let mut retry = Retry::new(true);
         loop {
-            // An attempt uses its stream up.
+            // Each attempt consumes its stream.
             let stream = tokio_stream::iter(parts.clone());
             match self
                 .inner
@@ -184,7 +184,7 @@ impl Client {
         }
     }
 
-    /// Makes a holdout's labels public: the opening file's bytes.
+    /// Makes a holdout's labels public; returns the bytes of the opening.
     pub async fn open_holdout(&mut self, holdout: String) -> Result<Vec<u8>, CliError> {
         let message = proto::OpenHoldoutRequest { holdout };
         let request = self.request(message, request_id(true)?.as_ref());
@@ -197,22 +197,22 @@ impl Client {
         Ok(bytes)
     }
 
-    /// Hands every account to `told` as it is and whenever it changes, until the server ends.
+    /// Passes every account to `told`, as it is and after each change, until the server ends.
     pub async fn watch_accounts(
         &mut self,
         message: proto::WatchAccountsRequest,
         mut told: impl FnMut(&proto::Account),
     ) -> Result<(), CliError> {
         loop {
-            // A new watch begins with every account as it is, so that no change is lost in between.
+            // A new watch begins with every account as it is, so that no change in between is lost.
             let request = self.request(message.clone(), None);
             let watched = self.inner.watch_accounts(request).await;
             let mut changes = watched.map_err(|status| self.refusal(status))?.into_inner();
             loop {
                 match changes.next().await {
                     Some(Ok(change)) => change.accounts.iter().for_each(&mut told),
-                    // The connection has its age, and the next call opens another; or the server
-                    // stops, and there is none.
+                    // Either the connection has reached its age, and the next call opens another;
+                    // or the server stops, and there is none.
                     Some(Err(status)) if status.code() == Code::Unavailable => break,
                     Some(Err(status)) => return Err(status.into()),
                     None => return Ok(()),
@@ -221,7 +221,7 @@ impl Client {
         }
     }
 
-    /// The trace of a claim's run, whole.
+    /// The whole trace of a claim's run.
     pub async fn fetch_trace(
         &mut self,
         claim_id: prost::bytes::Bytes,
@@ -236,7 +236,8 @@ impl Client {
         Ok(bytes)
     }
 
-    /// The server's sentence; where it does not know who calls, also what it was shown.
+    /// The server's sentence; if it does not recognise the caller, also the credentials that it was
+    /// shown.
     fn refusal(&self, status: Status) -> CliError {
         let is_unknown = status.code() == Code::Unauthenticated;
         let mut error = CliError::from(status);
@@ -264,7 +265,8 @@ pub fn required<T>(field: Option<T>, name: &str) -> Result<T, CliError> {
     field.ok_or_else(|| CliError::Protocol(format!("the field {name} is missing")))
 }
 
-/// 128 random bits in hex for a call that changes something: without an id it could not be sent again.
+/// 128 random bits in hex for a call that changes something: without an id the client could not
+/// repeat it.
 fn request_id(changes: bool) -> Result<Option<AsciiMetadataValue>, CliError> {
     if !changes {
         return Ok(None);
@@ -280,12 +282,12 @@ fn bearer(token: &str) -> Result<AsciiMetadataValue, CliError> {
         .map_err(|_| {
             CliError::Usage("the bearer token has characters that no header can carry".to_owned())
         })?;
-    // A sensitive value is not shown by `Debug`, and HTTP/2 keeps it out of its table of headers.
+    // `Debug` does not show a sensitive value, and HTTP/2 keeps it out of its header table.
     value.set_sensitive(true);
     Ok(value)
 }
 
-/// How long the server asks to wait before the call is made again; none if it does not.
+/// The pause that the server asks for before the call is repeated; `None` if it does not.
 fn asked_pause(status: &Status) -> Option<Duration> {
     let asked = status.metadata().get("x-evidenceos-retry-after-ms")?;
     let ms: u64 = asked.to_str().ok()?.parse().ok()?;
@@ -297,7 +299,7 @@ struct Retry {
     failures: u32,
     /// How often the server asked to wait.
     waits: u32,
-    /// Whether the call changes something, so that it matters whether it was done.
+    /// Whether the call changes something, so that the user must know whether it was done.
     changes: bool,
 }
 
@@ -310,9 +312,9 @@ impl Retry {
         }
     }
 
-    /// Returns after a pause if the call should be made again, and the failure if it should not.
+    /// Returns after a pause if the call should be repeated, otherwise returns the failure.
     async fn pause_or_give_up(&mut self, client: &Client, status: Status) -> Result<(), CliError> {
-        // A server that has too much to do says when to come again.
+        // A busy server says when to retry.
         if let Some(pause) = asked_pause(&status)
             && self.waits < WAITS
         {
@@ -324,8 +326,8 @@ impl Retry {
             return Ok(());
         }
         self.failures += 1;
-        // A status with a cause was made here: the connection broke, and whether the server did the call is unknown.
-        // The same request id finds out.
+        // A status with a cause was made by this client: the connection broke, and whether the server did the call
+        // is unknown. The same request id finds out.
         let broke = std::error::Error::source(&status).is_some();
         // Any other status is an answer, and would come again.
         if !broke && status.code() != Code::Unavailable {

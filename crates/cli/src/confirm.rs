@@ -1,4 +1,4 @@
-//! Commands that cannot be undone: they ask at a terminal, and elsewhere demand `--yes`.
+//! Commands that cannot be undone: they ask at a terminal, and otherwise demand `--yes`.
 
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
 
@@ -7,7 +7,7 @@ use evidenceos_daemon::terminal;
 
 use crate::error::CliError;
 
-/// Whether the caller has agreed beforehand.
+/// Whether the user has agreed beforehand.
 #[derive(Debug, Clone, Copy, Args)]
 pub struct Yes {
     /// Do not ask.
@@ -19,7 +19,8 @@ impl Yes {
     /// Asks, unless `--yes` was given.
     ///
     /// # Errors
-    /// [`CliError::Failed`] if the answer is no; [`CliError::Usage`] if nobody can be asked: give `--yes`.
+    /// [`CliError::Failed`] if the answer is no; [`CliError::Usage`] if there is no terminal to ask at:
+    /// give `--yes`.
     pub fn must_agree(self, question: &str) -> Result<(), CliError> {
         if self.yes {
             return Ok(());

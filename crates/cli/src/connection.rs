@@ -1,8 +1,9 @@
-//! The daemon's address and the caller's credentials: options, environment and profile file, and a channel from them.
+//! The daemon's address and the caller's credentials, from options, environment and profile, and the channel to the
+//! daemon.
 //!
-//! A credential leaves this machine under TLS or not at all. What goes wrong on the way to the
-//! first reply is said in the user's words: a peer that ends a TLS 1.3 connection after the
-//! handshake does so because it wants a certificate, and the transport only sees a broken pipe.
+//! A credential goes to another machine only under TLS, unless the user allows more. This module explains failures
+//! before the first reply: if a peer ends a TLS 1.3 connection after the handshake, it wants a certificate, but the
+//! transport only sees a broken pipe.
 
 mod chosen;
 
@@ -26,14 +27,14 @@ use crate::{error::CliError, files, output::progress};
 const DEFAULT_ENDPOINT: &str = "http://127.0.0.1:50051";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How to reach a daemon, as it is written.
+/// The options that say how to reach a daemon.
 #[derive(Debug, Clone, Default, Args)]
 pub struct ConnectionArgs {
-    /// Where the daemon listens [default: http://127.0.0.1:50051]
+    /// Address of the daemon [default: http://127.0.0.1:50051]
     #[arg(long, global = true, env = "EVIDENCEOS_ENDPOINT", value_name = "URL")]
     pub endpoint: Option<String>,
-    /// Profile with endpoint, tls_ca, tls_cert, tls_key, token_file; other options win over it, of the environment only
-    /// EVIDENCEOS_ENDPOINT
+    /// Profile with endpoint, tls_ca, tls_cert, tls_key, token_file; other options win over it, and of the environment
+    /// only EVIDENCEOS_ENDPOINT
     #[arg(long, global = true, env = "EVIDENCEOS_PROFILE", value_name = "FILE")]
     pub profile: Option<PathBuf>,
     /// Authorities that may have issued the server's certificate, PEM [default: the system's]
@@ -67,31 +68,31 @@ pub struct ConnectionArgs {
     /// Send a token over plain HTTP beyond this machine, where everyone on the network can read it
     #[arg(long, global = true)]
     pub insecure_send_token: bool,
-    /// Which of these the environment gave.
+    /// The options that the environment gave.
     #[arg(skip)]
     pub from_environment: Implicit,
 }
 
-/// Where to call, and as whom.
+/// The daemon's address and the caller's credentials.
 #[derive(Clone)]
 pub struct Connection {
     /// The daemon's URL, `http://host:port` or `https://host:port`.
     pub endpoint: String,
-    /// A bearer token; absent: no credential but the certificate, if there is one.
+    /// A bearer token; `None`: no credential, or the certificate alone.
     pub bearer_token: Option<String>,
-    /// The file that the token is from; absent: the environment.
+    /// The file of the token; `None`: the environment.
     token_file: Option<PathBuf>,
     tls: Option<Tls>,
 }
 
 #[derive(Clone, Default)]
 struct Tls {
-    /// Authorities, and the file that they are from.
+    /// Authorities, and their file.
     ca: Option<(PathBuf, Vec<u8>)>,
     identity: Option<Own>,
 }
 
-/// The caller's certificate and its key, and the files that they are from.
+/// The caller's certificate and its key, with their files.
 #[derive(Clone)]
 struct Own {
     cert: (PathBuf, Vec<u8>),
@@ -118,11 +119,11 @@ impl Connection {
         }
     }
 
-    /// Puts options over the profile that they name, and reads the files.
+    /// Applies options over the profile that they name, and reads the files.
     ///
     /// # Errors
-    /// [`CliError::Usage`] for what does not go together, [`CliError::File`] for a file that
-    /// cannot be read.
+    /// [`CliError::Usage`] for options that contradict each other, [`CliError::File`] for a file
+    /// that cannot be read.
     pub fn new(
         args: ConnectionArgs,
         token_from_environment: Option<String>,
@@ -142,7 +143,7 @@ impl Connection {
         let tls = match uri.scheme_str() {
             Some("https") => Some(tls),
             Some("http") if tls.is_empty() => None,
-            // Certificates that are named and not used would be taken for a protection.
+            // A user would take certificates that are given and not used for a protection.
             Some("http") => {
                 return Err(CliError::Usage(format!(
                     "--endpoint {endpoint}: certificates are for https; write https://{}",
@@ -155,7 +156,7 @@ impl Connection {
                 )));
             }
         };
-        // A token to this machine crosses no network, so that it may go in the clear.
+        // A token to this machine crosses no network, so it may be sent in the clear.
         if token.is_some() && tls.is_none() && !is_here(&uri) && !insecure {
             return Err(CliError::Usage(format!(
                 "--endpoint {endpoint}: a token would cross the network in the clear; use https://, or --insecure-send-token where something else protects the network"
@@ -198,7 +199,7 @@ impl Connection {
             .map_err(|error| self.failed(&error))
     }
 
-    /// Which authorities vouch for the server.
+    /// The authorities that the client trusts for the server.
     pub fn trust(&self) -> Trust<'_> {
         match self.tls.as_ref().and_then(|tls| tls.ca.as_ref()) {
             Some((_, pem)) => Trust::Authorities(pem),
@@ -211,13 +212,13 @@ impl Connection {
         self.tls.is_some()
     }
 
-    /// Whether calls say who makes them.
+    /// Whether calls carry credentials.
     pub fn has_credentials(&self) -> bool {
         let certificate = self.tls.as_ref().and_then(|tls| tls.identity.as_ref());
         self.bearer_token.is_some() || certificate.is_some()
     }
 
-    /// What a failure on the way means.
+    /// Explains a failure of the connection.
     pub fn failed(&self, error: &(dyn Error + 'static)) -> CliError {
         CliError::Unreachable {
             endpoint: self.endpoint.clone(),
@@ -225,8 +226,8 @@ impl Connection {
         }
     }
 
-    /// What calls go out with, for a caller that is refused: the places, never the
-    /// credentials.
+    /// Where the credentials of calls come from, for a caller that is refused; never the
+    /// credentials themselves.
     pub fn credentials(&self) -> String {
         let own = self.tls.as_ref().and_then(|tls| tls.identity.as_ref());
         let certificate = own.map(|own| format!("the certificate {}", own.cert.0.display()));
@@ -259,18 +260,19 @@ impl Connection {
         }
         match &self.tls {
             Some(tls) => tls.explain(&all, deepest),
-            // A TLS listener answers our preface with an alert, or closes.
+            // A TLS listener answers the HTTP/2 preface with an alert, or closes the connection.
             None => format!("{deepest}; does it want TLS? then write https:// in --endpoint"),
         }
     }
 }
 
 impl Tls {
-    /// Why a server with which TLS is spoken gives no answer: `all` its causes in small letters, and
-    /// the `deepest` as it was said.
+    /// Why a TLS server gives no answer. `all` has its causes in lower case, `deepest` the last one
+    /// unchanged.
     fn explain(&self, all: &str, deepest: String) -> String {
         let says = |words: &[&str]| words.iter().any(|word| all.contains(word));
-        // Another authority of the same name, as that of another lab, makes a bad signature of it.
+        // An authority with the same name but another key, such as another lab's, appears as a bad
+        // signature.
         if says(&["unknownissuer", "unknown issuer", "badsignature"]) {
             return match &self.ca {
                 Some((path, _)) => format!(
@@ -287,11 +289,11 @@ impl Tls {
         ]) {
             return format!("{deepest}; call it by a name that its certificate has");
         }
-        // In an alert it is the server that found the client's certificate expired.
+        // In an alert, the server reports that the client's certificate has expired.
         if says(&["certificate expired", "expired"]) && !says(&["alert"]) {
             return format!("the server's certificate: {deepest}");
         }
-        // A plain server answers the handshake with what is no TLS record.
+        // A plain server answers the handshake with bytes that are no TLS record.
         if says(&["invalidcontenttype", "corrupt message", "wrong version"]) {
             return "it does not speak TLS; write http:// in --endpoint if it is this machine's"
                 .to_owned();
@@ -370,7 +372,8 @@ impl Tls {
     }
 }
 
-/// A file of certificates. One without any would trust nobody, and blame the server for it.
+/// Reads a file of certificates. A file without any would trust no server, and the error would
+/// blame the server.
 fn certificates(option: &str, path: PathBuf) -> Result<(PathBuf, Vec<u8>), CliError> {
     let pem = files::bytes(&path)?;
     let mut found = CertificateDer::pem_slice_iter(&pem).peekable();
@@ -400,13 +403,13 @@ fn private_key(path: PathBuf) -> Result<(PathBuf, Vec<u8>), CliError> {
 }
 
 fn text(path: &Path) -> Result<String, CliError> {
-    // Editors end a file with a line feed, which is no part of the token.
+    // Editors end a file with a line feed, which is not part of the token.
     Ok(files::text(path)?.trim().to_owned())
 }
 
 fn is_here(uri: &http::Uri) -> bool {
     let host = uri.host().unwrap_or_default();
-    // The host of an IPv6 address comes in its brackets.
+    // The host of an IPv6 address is in brackets.
     let host = host.trim_start_matches('[').trim_end_matches(']');
     host.eq_ignore_ascii_case("localhost")
         || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())

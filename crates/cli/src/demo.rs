@@ -1,8 +1,9 @@
-//! `evidenceos demo`: the whole of it on real data, in a daemon of its own.
+//! `evidenceos demo`: the whole system on real data, in a daemon of its own.
 //!
-//! Owns the story and its expectations: an honest good model is certified, an honest weak one is not, an attacker who
-//! spends the whole allowance is not and harms nobody, and every receipt verifies from files alone. Exit status 0 only
-//! if all of that happened. Everything goes over real gRPC to the real daemon, durably; nothing is staged but the data.
+//! Owns the story and its expectations: an honest good model is certified, an honest weak one is not, an attacker that
+//! spends the whole allowance is not and harms no other principal, and every receipt verifies from files alone. Exit
+//! status 0 only if all of that happened. The demo uses real gRPC and the real daemon, with durable writes; only the
+//! data is prepared.
 
 mod attack;
 mod data;
@@ -21,19 +22,19 @@ use crate::{
     output::{Output, progress},
 };
 
-/// Where the demo keeps its things.
+/// The directory of the demo.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  evidenceos demo\n  evidenceos demo --data-dir /tmp/evidenceos-demo --json"
 )]
 pub struct DemoArgs {
-    /// Where to keep the daemon's data, the receipts and the log; a demo that is there already is left alone, and this
-    /// one goes beside it under a number.
+    /// Where to keep the daemon's data, the receipts and the log; if a demo exists there, this one uses a numbered
+    /// directory beside it.
     #[arg(long, default_value = "./demo-data", value_name = "DIR")]
     data_dir: PathBuf,
 }
 
-/// The directory that a demo makes and keeps everything in.
+/// The directory that a demo makes, and in which it keeps everything.
 pub struct Place {
     pub root: PathBuf,
 }
@@ -74,7 +75,8 @@ impl Place {
     }
 }
 
-/// The path itself, else the first of `path-2`, `path-3`, … that does not exist.
+/// The path itself if it does not exist, otherwise the first of `path-2`, `path-3`, … that does
+/// not.
 fn free(wanted: &Path) -> PathBuf {
     let numbered = |number: u32| {
         let mut name = wanted.as_os_str().to_owned();
@@ -88,13 +90,13 @@ fn free(wanted: &Path) -> PathBuf {
 }
 
 impl DemoArgs {
-    /// Runs the demo and stops its daemon, however it went.
+    /// Runs the demo and stops its daemon, whatever the result.
     pub async fn run(self) -> Result<Output, CliError> {
         let place = Place::new(&self.data_dir)?;
         progress(&format!("data directory {}", place.root.display()));
         let config = Config {
             listeners: evidenceos_daemon::config::Listeners {
-                // Any free port, beside a daemon that may run already.
+                // Any free port, since a daemon may already run.
                 grpc: std::net::SocketAddr::from(([127, 0, 0, 1], 0)),
                 ..Default::default()
             },

@@ -2,7 +2,7 @@
 //!
 //! Two forms. A directory is laid out as C2SP tlog-tiles has it (`checkpoint`, `tile/entries/NNN[.p/W]`), which is
 //! also what a daemon keeps in its data directory's `log/`. A file has one entry a line: entries are canonical JSON,
-//! in which no line feed can stand.
+//! which contains no line feed.
 
 use std::{
     fs,
@@ -30,7 +30,8 @@ impl StoredLog {
     /// Reads a directory or a file.
     ///
     /// # Errors
-    /// Where a file cannot be read or is no bundle. Whether the entries are right, the checkpoint tells.
+    /// If a file cannot be read or is not a bundle. This does not check the entries; the checkpoint
+    /// does.
     pub fn read(path: &Path) -> Result<Self, CliError> {
         if path.is_dir() {
             return Self::read_tiles(path);
@@ -54,7 +55,7 @@ impl StoredLog {
         let mut entries = Vec::new();
         while (entries.len() as u64) < size {
             let index = entries.len() as u64 / u64::from(TILE_WIDTH);
-            // The checkpoint may end within a bundle, and does not cover what follows there.
+            // The checkpoint may end within a bundle, and does not cover the rest of it.
             let wanted = (size - entries.len() as u64).min(u64::from(TILE_WIDTH));
             entries.extend(read_bundle(dir, index, wanted as u16)?);
         }
@@ -64,8 +65,8 @@ impl StoredLog {
         })
     }
 
-    /// Writes a mirror that [`StoredLog::read`], and any tlog-tiles reader of bundles, reads. The checkpoint comes
-    /// last, so that an interrupted mirror covers what it has.
+    /// Writes a mirror for [`StoredLog::read`] and any tlog-tiles reader of bundles. The checkpoint comes last, so
+    /// that an interrupted mirror has all that its checkpoint covers.
     pub fn write_tiles(&self, dir: &Path) -> Result<(), CliError> {
         for (index, bundle) in self.entries.chunks(usize::from(TILE_WIDTH)).enumerate() {
             let id = bundle_id(index as u64, bundle.len() as u16)?;
@@ -83,7 +84,7 @@ impl StoredLog {
     }
 }
 
-/// The tree size on the second line of a checkpoint, unverified: it only says what to read.
+/// The tree size on the second line of a checkpoint, unverified: it only tells how much to read.
 pub fn size_of(checkpoint: &str) -> Option<u64> {
     checkpoint.lines().nth(1)?.parse().ok()
 }
@@ -92,7 +93,8 @@ fn bundle_id(index: u64, width: u16) -> Result<BundleId, CliError> {
     BundleId::new(index, width).map_err(|error| CliError::Protocol(error.to_string()))
 }
 
-/// A bundle of that width, or a fuller one cut to it: partial bundles may be dropped once they are full.
+/// A bundle of that width, or a fuller one cut to it: a server may delete partial bundles once they
+/// are full.
 fn read_bundle(dir: &Path, index: u64, width: u16) -> Result<Vec<Vec<u8>>, CliError> {
     let exact = dir.join(bundle_id(index, width)?.to_string());
     let path = if exact.exists() {
@@ -132,7 +134,7 @@ pub fn traced_claims(dir: &Path) -> Result<Vec<ClaimId>, CliError> {
             .and_then(ClaimId::from_hex);
         claims.extend(claim);
     }
-    // Machines list a directory in different orders.
+    // The order of a directory listing differs between machines.
     claims.sort_unstable();
     Ok(claims)
 }

@@ -13,17 +13,17 @@ use crate::output::value;
 /// The metadata key under which the server puts its stable code.
 const PUBLIC_CODE: &str = "x-evidenceos-public-error-code";
 
-/// A command that did not do what was asked.
+/// A command that failed.
 #[derive(Debug, Error)]
 pub enum CliError {
-    /// The arguments or an input file make no sense; nothing was sent.
+    /// The arguments or an input file are invalid; nothing was sent.
     #[error("{0}")]
     Usage(String),
     /// No daemon answers at the endpoint.
     #[error("no daemon to talk to at {endpoint}: {reason}")]
     Unreachable {
         endpoint: String,
-        /// How the connection failed.
+        /// Why the connection failed.
         reason: String,
     },
     /// The server refused the call.
@@ -31,15 +31,15 @@ pub enum CliError {
     Refused {
         /// The server's sentence for the caller.
         message: String,
-        /// Its stable code, else that of gRPC.
+        /// The server's stable code, otherwise that of gRPC.
         code: String,
     },
-    /// The connection broke during a call, and again each time that it was made anew.
+    /// The connection broke during a call, and again on each retry.
     #[error("the connection broke: {}{}", value(reason), if *may_have_run { "; the server may have done this all the same. A claim's command can be run again: it finds what was done. Before any other, look (`show`, `list`)" } else { "; run the command again once the server is back" })]
     Broken {
-        /// How it broke.
+        /// Why it broke.
         reason: String,
-        /// Whether the call changes something.
+        /// Whether the call changes something, so that it may have been done.
         may_have_run: bool,
     },
     /// A file could not be read or written.
@@ -48,7 +48,7 @@ pub enum CliError {
         path: PathBuf,
         source: std::io::Error,
     },
-    /// A check failed, and this says which.
+    /// A check failed; the text says which.
     #[error("{0}")]
     Failed(String),
     /// The server's answer breaks the protocol.
@@ -65,7 +65,7 @@ impl CliError {
         }
     }
 
-    /// Whether the server wants to know who calls.
+    /// Whether the server demands authentication.
     pub fn is_unauthenticated(&self) -> bool {
         matches!(self, Self::Refused { code, .. } if code == "UNAUTHENTICATED")
     }
@@ -99,20 +99,20 @@ impl From<evidenceos_keys::KeyError> for CliError {
 impl From<Status> for CliError {
     fn from(status: Status) -> Self {
         let public = status.metadata().get(PUBLIC_CODE);
-        // Many refusals share a code of gRPC, and the server's own code tells them apart.
+        // Many refusals share a gRPC code; the server's own code distinguishes them.
         let code = public
             .and_then(|code| code.to_str().ok())
             .map_or_else(|| code_word(status.code()), str::to_owned);
         let message = match status.message() {
             "" => status.code().description().to_owned(),
-            // A server's sentence is one line, whatever it has put into it.
+            // A server's sentence is one line, whatever characters it contains.
             message => value(message),
         };
         Self::Refused { message, code }
     }
 }
 
-/// The gRPC code as gRPC writes it: `NOT_FOUND`.
+/// The gRPC code in the form of its specification: `NOT_FOUND`.
 fn code_word(code: Code) -> String {
     let mut word = String::new();
     for letter in format!("{code:?}").chars() {

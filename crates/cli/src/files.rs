@@ -1,6 +1,6 @@
-//! Small files that people hand over: tokens, keys, receipts.
+//! Small files that users hand over: tokens, keys, receipts.
 //!
-//! Owns the byte order mark: editors put it before a text, and no format here knows it.
+//! Owns the byte order mark: editors put it before a text, and no format here allows it.
 
 use std::path::Path;
 
@@ -14,7 +14,7 @@ pub fn bytes(path: &Path) -> Result<Vec<u8>, CliError> {
     std::fs::read(path).map_err(CliError::file(path))
 }
 
-/// The same, without the mark that may stand before a text.
+/// A file's bytes without a byte order mark.
 ///
 /// # Errors
 /// [`CliError::File`] with the path.
@@ -22,7 +22,7 @@ pub fn unmarked(path: &Path) -> Result<Vec<u8>, CliError> {
     bytes(path).map(|bytes| evidenceos_files::without_mark(&bytes).to_vec())
 }
 
-/// A file's text, without the mark that may stand before it.
+/// A file's text without a byte order mark.
 ///
 /// # Errors
 /// [`CliError::File`] with the path; UTF-16, which Windows calls "Unicode", is named.

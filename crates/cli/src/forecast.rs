@@ -1,7 +1,7 @@
 //! What a holdout can still certify, as numbers and in words: the planner's advice to a custodian.
 //!
-//! Owns sentences and the steps at which a forecast is shown; the numbers are the kernel's planner's. Nothing here
-//! decides anything.
+//! Owns sentences and the steps at which a forecast is shown; the kernel's planner computes the numbers. Nothing
+//! here decides anything.
 
 use evidenceos_kernel::{
     bits::MicroBits,
@@ -42,9 +42,9 @@ pub struct Step {
     pub units: u64,
     /// The evidence that it takes, in microbits.
     pub threshold: MicroBits,
-    /// The fewest units that must be right; none: not even a perfect prediction is certified.
+    /// The fewest units that must be right; `None`: not even a perfect prediction is certified.
     pub fewest_right: Option<u64>,
-    /// The accuracy that is certified with 90 % probability; none as above.
+    /// The accuracy that is certified with 90 % probability; `None` as for `fewest_right`.
     pub accuracy: Option<f64>,
 }
 
@@ -57,11 +57,12 @@ impl Step {
 }
 
 impl Outlook {
-    /// From what is public of a holdout; `None` if the server said less than that, or in words of a later release.
+    /// The outlook from a holdout's public facts; `None` if the server left some out, or uses words of a later
+    /// release.
     pub fn of(holdout: &proto::Holdout) -> Option<Self> {
         let (policy, spec) = (holdout.policy.as_ref()?, holdout.null_spec.as_ref()?);
         let asked = budgets::asked(policy)?;
-        // A default in place of what the server did not say would be another holdout's forecast.
+        // A default in place of a missing value would give another holdout's forecast.
         asked.alpha_micros.and(asked.sealed_budget)?;
         let spec = null_spec::parse(spec)?;
         let (policy, _) = asked.for_units(&spec, holdout.sealed_units).ok()?;
@@ -77,7 +78,7 @@ impl Outlook {
         })
     }
 
-    /// What the next claim needs after `verdicts` that led to `record`.
+    /// The needs of the next claim after `verdicts` that led to `record`.
     pub fn step(&self, verdicts: u64, record: Record) -> Step {
         let threshold = record.threshold(&self.policy);
         let units = self.sealed_units;
@@ -91,7 +92,7 @@ impl Outlook {
         }
     }
 
-    /// How many certifications in a row fit, for all submitters and for a new one.
+    /// How many certifications in a row fit: for all submitters, and for a new one.
     pub fn certifications_left(&self) -> CertificationsLeft {
         let reach = self.bets.reach(self.sealed_units);
         let left = self.policy.sealed_budget.saturating_sub(self.record.k);
@@ -114,18 +115,18 @@ impl Outlook {
     }
 }
 
-/// What accuracy would be certified next on a holdout, and after failures.
+/// The accuracy that would be certified next on a holdout, now and after failures.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Forecast {
     units: u64,
-    /// What the next claim needs.
+    /// The needs of the next claim.
     now: Step,
-    /// What it needs after further failed claims: as many as the budget carries, but no more than the forecast assumes.
+    /// Its needs after further failed claims: as many as the budget carries, up to a limit.
     later: Option<Step>,
 }
 
 impl Forecast {
-    /// Forecasts from what is public of a holdout; `None` as [`Outlook::of`].
+    /// The forecast from a holdout's public facts; `None` as for [`Outlook::of`].
     pub fn of(holdout: &proto::Holdout) -> Option<Self> {
         Outlook::of(holdout).map(|outlook| Self::at(&outlook))
     }
@@ -140,7 +141,7 @@ impl Forecast {
         }
     }
 
-    /// For machines: accuracies as floats, since they are advice.
+    /// The forecast for machines: accuracies as floats, since they are advice.
     pub fn json(&self) -> Value {
         json!({
             "sealed_units": self.units,
@@ -183,8 +184,8 @@ impl Forecast {
     }
 }
 
-/// How far a judged accuracy stayed below, in words: what a claim that was not certified can be told without a look at
-/// anything secret.
+/// How far a judged accuracy stayed below the threshold, in words. A claim without a certificate may be told this
+/// without a look at secrets.
 pub fn shortfall(
     threshold_microbits: u64,
     items_needed: Option<u64>,

@@ -1,7 +1,7 @@
 //! `evidenceos holdout`: the custodian's commands.
 //!
 //! Owns how a label file becomes a registration, and what the custodian is told about it. Labels leave this process in
-//! one call only, to the daemon that is named.
+//! one call only, to the named daemon.
 
 use std::path::{Path, PathBuf};
 
@@ -25,10 +25,10 @@ use crate::{
     units,
 };
 
-/// Items in one message: with units and digests well below 1 MiB.
+/// Items in one message, which then is well below 1 MiB with units and digests.
 const ITEMS_PER_CHUNK: usize = 32_768;
 
-/// What can be done with holdouts.
+/// The commands about holdouts.
 #[derive(Debug, Subcommand)]
 pub enum HoldoutCommand {
     /// Register a holdout from a file of labels.
@@ -45,7 +45,7 @@ pub enum HoldoutCommand {
         evidenceos holdout add labels.csv --ref tumours-2026 --p0 0.8 --answer-share 0.15 --multiplicity fwer"
     )]
     Add(Box<AddArgs>),
-    /// Write the item ids of a label file in their order, for submitters: no label is in it.
+    /// Write the item ids of a label file in their order, for submitters. The list has no labels.
     #[command(
         after_help = "Submitters give it to `claim pack --items`, so that their predictions may have any order.\n\n\
         Example:\n  evidenceos holdout items labels.csv -o items.csv"
@@ -56,13 +56,13 @@ pub enum HoldoutCommand {
         after_help = "Examples:\n  evidenceos holdout list --json\n  evidenceos holdout list --status registered"
     )]
     List(ListArgs),
-    /// Show one holdout: what is public of it, what was used, what the next claim needs.
+    /// Show one holdout: its public facts, its use so far, and what the next claim needs.
     #[command(after_help = "Example:\n  evidenceos holdout show tumours-2026")]
     Show {
         /// Its name or id.
         holdout: String,
     },
-    /// Retire a holdout: it takes no more claims. It cannot be undone.
+    /// Retire a holdout: it takes no more claims. This cannot be undone.
     #[command(
         after_help = "Example:\n  evidenceos holdout retire tumours-2026 --reason \"labels will be published\""
     )]
@@ -75,7 +75,8 @@ pub enum HoldoutCommand {
         #[command(flatten)]
         yes: Yes,
     },
-    /// Withdraw a holdout that released nothing, so that its labels can be registered again. It cannot be undone.
+    /// Withdraw a holdout that released nothing, so that its labels can be registered again. This cannot be
+    /// undone.
     #[command(
         after_help = "Only while nothing was judged or answered on it. Its split is destroyed; the labels may be registered\n\
         again, at most three times in a row, and draw another split.\n\n\
@@ -94,13 +95,15 @@ pub enum HoldoutCommand {
     #[command(after_help = "Without a budget it shows those that hold now.\n\n\
         Example:\n  evidenceos holdout narrow tumours-2026 --sealed-budget-bits 20 --credit-budget 5000")]
     Narrow(NarrowArgs),
-    /// Encrypt every holdout under a new key and destroy the old one, while the daemon serves. It cannot be undone.
+    /// Encrypt every holdout under a new key and destroy the old one, while the daemon serves. This cannot be
+    /// undone.
     #[command(
         after_help = "If the daemon has EVIDENCEOS_KMS_HOLDOUT_KEY, the new key is wrapped by that KMS key.\n\n\
         Example:\n  evidenceos --profile ops/clients/operator/profile.toml holdout rotate-key"
     )]
     RotateKey(Yes),
-    /// Make a retired holdout's labels public, so that everyone can check every answer and verdict. It cannot be undone.
+    /// Make a retired holdout's labels public, so that everyone can check every answer and verdict. This cannot be
+    /// undone.
     #[command(
         after_help = "Example:\n  evidenceos holdout open tumours-2026 -o opening.json\n  \
         evidenceos verify --key log.vkey --log mirror/ --opened opening.json --traces traces/"
@@ -116,7 +119,7 @@ pub enum HoldoutCommand {
     },
 }
 
-/// Which holdouts to list.
+/// The filters of a list of holdouts.
 #[derive(Debug, Args)]
 pub struct ListArgs {
     /// Holdouts in one state.
@@ -126,7 +129,7 @@ pub struct ListArgs {
     page: PageArgs,
 }
 
-/// A label file whose ids are written.
+/// The label file, and where to write its ids.
 #[derive(Debug, Args)]
 pub struct ItemsArgs {
     /// The label file.
@@ -146,7 +149,7 @@ impl ItemsArgs {
             ..Columns::default()
         };
         let table = columns.read(&self.labels)?;
-        // A file of labels alone is one column too, and must not be taken for ids.
+        // A file with labels alone has one column too, which must not be taken for ids.
         let ids = columns
             .ids(&table)?
             .ok_or_else(|| table.lacks("item ids", "--id-column"))?;
@@ -173,20 +176,21 @@ fn not_written(path: &Path, error: &csv::Error) -> CliError {
     CliError::Failed(format!("{}: {error}", path.display()))
 }
 
-/// How a holdout is registered. What is left out, the server decides; the reply says how.
+/// The arguments of a registration. The server chooses missing values; the reply shows them.
 #[derive(Debug, Args)]
 pub struct AddArgs {
     /// The label file.
     labels: PathBuf,
     #[command(flatten)]
     columns: Columns,
-    /// The column that says which items belong together, as those of one patient do [default: `unit`].
+    /// The column that tells which items belong together, such as those of one patient [default:
+    /// `unit`].
     #[arg(long, value_name = "NAME")]
     unit_column: Option<String>,
-    /// Read the file, say what would be registered, and send nothing.
+    /// Read the file, print what would be registered, and send nothing.
     #[arg(long)]
     dry_run: bool,
-    /// Its name; default: the file's name without its extension.
+    /// Its name [default: the file's name without its extension].
     #[arg(long = "ref", value_name = "NAME")]
     reference: Option<String>,
     #[command(flatten)]
@@ -203,7 +207,7 @@ impl HoldoutCommand {
     pub async fn run(self, connection: &Connection) -> Result<Output, CliError> {
         let connect = || Client::connect(connection);
         match self {
-            // Its file is read before anybody is called.
+            // The file is read before a server is called.
             Self::Add(args) => args.run(connection).await,
             Self::Items(args) => args.run(),
             Self::List(args) => args.run(&mut connect().await?).await,
@@ -280,7 +284,7 @@ impl HoldoutCommand {
     }
 }
 
-/// A holdout, and while it takes claims what it can still certify.
+/// A holdout, with a forecast if it takes claims.
 fn shown(holdout: &proto::Holdout) -> Output {
     let (mut json, mut text) = (holdout_json(holdout), holdout_text(holdout));
     let forecast = Forecast::of(holdout).filter(|_| holdout.status == "registered");
@@ -304,20 +308,20 @@ pub async fn show(client: &mut Client, holdout: String) -> Result<proto::Holdout
 pub struct NarrowArgs {
     /// Its name or id.
     holdout: String,
-    /// Of settlements, in bits.
+    /// The budget of settlements, in bits.
     #[arg(long, value_parser = units::millionths, value_name = "BITS")]
     sealed_budget_bits: Option<u64>,
-    /// Of each principal's answers, in bits.
+    /// The budget of each principal's answers, in bits.
     #[arg(long, value_parser = units::millionths, value_name = "BITS")]
     principal_answer_budget_bits: Option<u64>,
-    /// Of credits burned on it.
+    /// The budget of credits burned on it.
     #[arg(long, value_name = "CREDITS")]
     credit_budget: Option<u64>,
 }
 
 impl NarrowArgs {
     async fn run(self, client: &mut Client) -> Result<Output, CliError> {
-        // The calls for budgets take an id only, and the user may have given a name.
+        // The calls for budgets take only an id, and the user may have given a name.
         let request = proto::GetHoldoutRequest {
             holdout: self.holdout,
         };
@@ -334,7 +338,7 @@ impl NarrowArgs {
             self.principal_answer_budget_bits.map(to_bits),
             None,
         );
-        // Each scope is a call of its own, and one that was not named stays as it is.
+        // Each scope is a separate call; a scope that was not named stays unchanged.
         for (scope, new_k_bits_budget, new_access_credit_budget) in [global, principals] {
             if new_k_bits_budget.is_some() || new_access_credit_budget.is_some() {
                 let request = proto::SetHoldoutPoolBudgetsRequest {
@@ -346,7 +350,7 @@ impl NarrowArgs {
                 client.set_holdout_pool_budgets(request).await?;
             }
         }
-        // Shown is what the server has now, and not what was asked for.
+        // The output shows the server's state, not the request.
         let mut budgets = Vec::new();
         for scope in ["global", "per_principal"] {
             let request = proto::GetHoldoutPoolBudgetsRequest {
@@ -475,14 +479,14 @@ impl AddArgs {
     }
 }
 
-/// A holdout's name from that of its label file: letters without accents, digits, `.`, `_` and `-`, anything else as one
-/// `-`; none if nothing is left.
+/// A holdout's name from the name of its label file: letters without accents, digits, `.`, `_` and `-`, any other run
+/// of characters as one `-`; `None` if nothing is left.
 fn named_after(labels: &Path) -> Option<String> {
     let stem = labels.file_stem()?.to_string_lossy();
     // `labels.csv.gz` is named after `labels`.
     let stem = stem.strip_suffix(".csv").unwrap_or(&stem);
     let mut name = String::new();
-    // An accented letter is its letter and a mark, which is left out.
+    // An accented letter is decomposed into the letter and a mark; the mark is left out.
     for letter in decomposed(stem).chars() {
         let is_plain = letter.is_ascii_alphanumeric() || "._".contains(letter);
         if is_plain {
@@ -504,7 +508,7 @@ fn is_mark(letter: char) -> bool {
     ('\u{300}'..='\u{36f}').contains(&letter)
 }
 
-/// What a registration would send, and what the holdout could certify.
+/// Shows what a registration would send, and what the holdout could certify.
 fn dry_run(header: &proto::PutHoldoutHeader, labels: &Labels, plan: &Plan) -> Output {
     let ones = labels.labels.iter().filter(|label| **label == 1).count() as u64;
     let units = labels.units.as_ref().map(|_| labels.distinct_units());
@@ -553,7 +557,7 @@ pub fn parts(header: proto::PutHoldoutHeader, labels: &Labels) -> Vec<proto::Put
             .units
             .as_ref()
             .map(|units| units[range.clone()].to_vec());
-        // Item ids stay on this machine: the server gets hashes of them.
+        // Item ids stay on this machine: the server gets their hashes.
         let digests = labels.items.as_ref().map(|items| {
             let digests = items[range.clone()].iter().map(|item| item_digest(item));
             digests.collect::<Vec<_>>().concat()

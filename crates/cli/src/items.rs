@@ -1,10 +1,12 @@
-//! Item files: labels, predictions and item lists, as people export them. One reader for all.
+//! Item files: labels, predictions and item lists, as other programs export them. One reader for
+//! all.
 //!
 //! A file is UTF-8 text, with or without a byte order mark: one value a line, or columns that
-//! commas, semicolons or tabs separate. A header names the columns. What the reader decides by
-//! itself, it says (see [`Table::notes`]); what it would have to guess, it refuses, with the line.
+//! commas, semicolons or tabs separate. A header names the columns. The reader reports each choice
+//! that it makes (see [`Table::notes`]), and refuses a file, with the line, if it would have to
+//! guess.
 //!
-//! Owns how bytes become rows, columns and bits. Does not own what a file is for.
+//! Owns how bytes become rows, columns and bits. Does not own the use of a file.
 
 mod table;
 mod text;
@@ -22,7 +24,7 @@ use crate::error::CliError;
 /// The most bytes of an item file: a million items with ids of a thousand bytes.
 const MOST_BYTES: u64 = 1 << 30;
 
-/// Which columns of an item file count, and what their cells mean.
+/// The relevant columns of an item file, and what their cells mean.
 #[derive(Debug, Clone, Default, Args)]
 pub struct Columns {
     /// The column of item ids [default: `id` or `item`].
@@ -40,7 +42,7 @@ pub struct Columns {
         conflicts_with = "threshold"
     )]
     pub map: Vec<(String, u8)>,
-    /// Cells are numbers: 1 at this value and above it, 0 below.
+    /// Read cells as numbers: 1 from this value up, 0 below.
     #[arg(long, value_name = "NUMBER", allow_hyphen_values = true, value_parser = values::number)]
     pub threshold: Option<f64>,
 }
@@ -62,7 +64,7 @@ impl Columns {
             .read_to_end(&mut bytes)
             .map_err(CliError::file(path))?;
         let name = path.display().to_string();
-        // A compressed file may be within the limit and its content beyond it.
+        // A compressed file may be within the limit while its content exceeds it.
         let bytes = text::unpacked(bytes, MOST_BYTES, &name)?;
         self.parse(&bytes, &name)
     }
@@ -87,14 +89,14 @@ impl Columns {
         let is_named = named.into_iter().flatten().any(|name| name == cell);
         let lower = cell.to_lowercase();
         let is_usual = [&IDS[..], &VALUES, &UNITS].concat().contains(&&*lower);
-        // A label that is called `y` is a label, if the map says so.
+        // If `--map` names the cell `y` as a label, it is a label and not a column's name.
         is_named || is_usual && !self.map.iter().any(|(mapped, _)| mapped == cell)
     }
 
     /// The ids of a table's items, if it has any: each once, none empty.
     ///
     /// # Errors
-    /// [`CliError::Usage`] names the line of an id that is empty or stands twice.
+    /// [`CliError::Usage`] names the line of an id that is empty or appears twice.
     pub fn ids(&self, table: &Table) -> Result<Option<Vec<String>>, CliError> {
         let Some(column) = table.column(self.id_column.as_deref(), &IDS, "--id-column")? else {
             return Ok(None);
@@ -106,9 +108,9 @@ impl Columns {
     ///
     /// # Errors
     /// [`CliError::Usage`] if there is no such column, or names the line of an id that is empty or
-    /// stands twice.
+    /// appears twice.
     pub fn item_list(&self, table: &Table) -> Result<Vec<String>, CliError> {
-        // The flag may name the column of the predictions beside which the list stands.
+        // The flag may name the column of the predictions, which are in another file than the list.
         let is_named = self
             .id_column
             .as_deref()
@@ -128,7 +130,8 @@ impl Columns {
     /// The bits of a table's labels or predictions, in the order of its rows.
     ///
     /// # Errors
-    /// [`CliError::Usage`] if there is no such column, or names the line of a cell that is no bit.
+    /// [`CliError::Usage`] if there is no such column, or names the line of a cell that is not a
+    /// bit.
     pub fn bits(&self, table: &Table, what: &str) -> Result<Vec<u8>, CliError> {
         match self.values(table)? {
             Some(column) => Rule::of(self).bits(table, column, what),
@@ -147,19 +150,19 @@ impl Columns {
         })
     }
 
-    /// Of two columns, the one that has no values.
+    /// The other of two columns, the one without the values.
     ///
     /// # Errors
-    /// As of [`Self::bits`].
+    /// As [`Self::bits`].
     pub fn other_than_values(&self, table: &Table) -> Result<Column, CliError> {
         let is_first = self.values(table)? == Some(Column(0));
         Ok(Column(usize::from(is_first)))
     }
 
-    /// The name of the unit that each row belongs to, if the table says so; none is empty.
+    /// The name of the unit of each row, if the table has units; none is empty.
     ///
     /// # Errors
-    /// [`CliError::Usage`] names the line of a cell that is empty.
+    /// [`CliError::Usage`] names the line of an empty cell.
     pub fn units(
         &self,
         table: &Table,

@@ -1,7 +1,7 @@
 //! `evidenceos keys`: the signing keys of a data directory.
 //!
-//! Works on files alone, whether the daemon runs or not; no key material is ever printed. Where
-//! keys lie and who may read them is the keys crate's business.
+//! Works on files alone, whether the daemon runs or not, and never prints key material. The keys
+//! crate owns where keys are and who may read them.
 
 use std::{
     fs::DirBuilder,
@@ -22,7 +22,7 @@ use crate::{
     output::{Output, facts, table},
 };
 
-/// Where the keys are.
+/// The directory of the keys.
 #[derive(Debug, Clone, Args)]
 pub struct Place {
     /// The daemon's data directory
@@ -33,7 +33,7 @@ pub struct Place {
         default_value = "./data"
     )]
     data_dir: PathBuf,
-    /// The key directory, where it is not `keys` in the data directory
+    /// The key directory, if it is not `keys` in the data directory
     #[arg(long, env = "EVIDENCEOS_KEY_DIR", value_name = "DIR")]
     key_dir: Option<PathBuf>,
 }
@@ -44,10 +44,10 @@ impl Place {
         self.key_dir.clone().unwrap_or_else(beside)
     }
 
-    /// The same, after making what it lies in, closed as the daemon makes it.
+    /// The key directory; its parent is made if it is missing, closed as the daemon makes it.
     fn keys_to_be(&self) -> Result<PathBuf, CliError> {
         let keys = self.keys();
-        // The parent of a bare name is empty, and cannot be made.
+        // The parent of a bare name is empty and cannot be made.
         if let Some(parent) = keys
             .parent()
             .filter(|parent| !parent.as_os_str().is_empty())
@@ -62,7 +62,7 @@ impl Place {
     }
 }
 
-/// What can be done with keys.
+/// The commands about keys.
 #[derive(Debug, Subcommand)]
 pub enum KeysCommand {
     /// Make a signing key.
@@ -72,7 +72,7 @@ pub enum KeysCommand {
     Generate {
         #[command(flatten)]
         place: Place,
-        /// Let it sign from the next start or reload on.
+        /// Use it to sign from the next start or reload.
         #[arg(long)]
         activate: bool,
     },
@@ -87,7 +87,7 @@ pub enum KeysCommand {
     Show {
         #[command(flatten)]
         place: Place,
-        /// Which [default: the one that is chosen, or the only one].
+        /// The key [default: the chosen one, or the only one].
         key_id: Option<KeyId>,
     },
     /// Choose the key that signs.
@@ -101,7 +101,7 @@ pub enum KeysCommand {
         /// Which.
         key_id: KeyId,
     },
-    /// Copy keys from a mount that cannot be closed to others, as a Kubernetes Secret.
+    /// Copy keys from a mount that cannot be closed to other users, such as a Kubernetes Secret.
     #[command(
         after_help = "Links that stay inside DIR are followed, group-readable files are taken, world-readable ones are not.\n\
         May run any number of times.\n\n\
@@ -122,7 +122,7 @@ pub enum KeysCommand {
         evidenceos keys wrap --provider gcp --resource projects/P/locations/L/keyRings/R/cryptoKeys/K --from seed.key"
     )]
     Wrap(Box<WrapArgs>),
-    /// Close the key files and the daemon's own secrets to others.
+    /// Close the key files and the daemon's secrets to other users.
     #[command(
         after_help = "Example:\n  evidenceos keys fix-permissions --data-dir /srv/evidenceos"
     )]
@@ -132,12 +132,12 @@ pub enum KeysCommand {
     },
 }
 
-/// What to wrap, and with what.
+/// The key to wrap, and the KMS key that wraps it.
 #[derive(Debug, Args)]
 pub struct WrapArgs {
     #[command(flatten)]
     place: Place,
-    /// Whose KMS: aws, gcp, azure or mock.
+    /// The KMS provider: aws, gcp, azure or mock.
     #[arg(long)]
     provider: Provider,
     /// The KMS key that wraps: id, ARN, alias, resource name or key URL.
@@ -146,16 +146,16 @@ pub struct WrapArgs {
     /// A file with the 32-byte seed, mode 0600, instead of a key of the data directory.
     #[arg(long, value_name = "FILE", conflicts_with = "key_id")]
     from: Option<PathBuf>,
-    /// The key of the data directory [default: the one that is chosen, or the only one].
+    /// The key of the data directory [default: the chosen one, or the only one].
     #[arg(long, value_name = "KEY-ID")]
     key_id: Option<KeyId>,
-    /// What the ciphertext is bound to: name=value, with commas between them.
+    /// The context to which the ciphertext is bound: name=value, with commas between them.
     #[arg(long, env = "EVIDENCEOS_KMS_CONTEXT", value_name = "PAIRS")]
     context: Option<Context>,
     /// Another endpoint of the KMS.
     #[arg(long, env = "EVIDENCEOS_KMS_ENDPOINT", value_name = "URL")]
     endpoint: Option<String>,
-    /// Authorities that the KMS's certificate may come from.
+    /// Authorities that may have issued the KMS's certificate.
     #[arg(long, env = "EVIDENCEOS_KMS_CA_FILE", value_name = "FILE")]
     ca_file: Option<PathBuf>,
     /// The key of the mock KMS.
@@ -194,7 +194,7 @@ impl KeysCommand {
 fn generate(place: &Place, activate: bool) -> Result<Output, CliError> {
     let path = place.keys_to_be()?;
     let mut ring = Ring::open_or_create(&path)?;
-    // Counted before the new one, since a first key signs without being chosen.
+    // Counted before the new key is made, since a first key signs without being chosen.
     let others = ring.keys().len();
     let id = ring.generate()?;
     if activate {
@@ -243,7 +243,7 @@ fn list(place: &Place) -> Result<Output, CliError> {
     Ok(Output::new(json!({ "keys": keys }), text))
 }
 
-/// The key that files alone choose; with several and no choice the log decides.
+/// The key that files alone choose; with several keys and no choice, the log decides.
 fn chosen(ring: &Ring) -> Result<Option<KeyId>, CliError> {
     match ring.choose(None, None) {
         Ok(id) => Ok(Some(id)),
@@ -293,7 +293,7 @@ fn import_from(place: &Place, from: &Path) -> Result<Output, CliError> {
 
 fn fix_permissions(place: &Place) -> Result<Output, CliError> {
     let all = [place.keys(), place.data_dir.join("secrets")];
-    // One of the two may not have been made yet.
+    // One of the two may not exist yet.
     let there: Vec<&PathBuf> = all.iter().filter(|path| path.exists()).collect();
     if there.is_empty() {
         return Err(CliError::Failed(format!(
@@ -318,7 +318,7 @@ fn fix_permissions(place: &Place) -> Result<Output, CliError> {
     Ok(Output::new(json!({ "changed": changed }), text))
 }
 
-/// Reads a file of 32 bytes that nobody else can read; `flag` named it.
+/// Reads a file of 32 bytes that no other user can read; `flag` named it.
 pub fn seed_file(flag: &str, path: &Path) -> Result<Secret, CliError> {
     let (directory, name) = directory_and_name(path)
         .ok_or_else(|| CliError::Usage(format!("{flag} {}: not a file", path.display())))?;
@@ -329,7 +329,7 @@ pub fn seed_file(flag: &str, path: &Path) -> Result<Secret, CliError> {
 /// The directory of a file, and its name there.
 pub fn directory_and_name(path: &Path) -> Option<(&Path, &str)> {
     let name = path.file_name()?.to_str()?;
-    // The parent of a bare name is empty, and stands for the directory at hand.
+    // The parent of a bare name is empty, and means the current directory.
     let parent = path
         .parent()
         .filter(|parent| !parent.as_os_str().is_empty());
@@ -349,7 +349,8 @@ impl WrapArgs {
         let failed = |error: evidenceos_keys::kms::KmsError| CliError::Failed(error.to_string());
         let kms = Kms::new(settings).map_err(failed)?;
         let wrapped = kms.wrap(&self.resource, &seed).await.map_err(failed)?;
-        // What was wrapped comes out again, or the operator finds out at the next start.
+        // The wrapped key is unwrapped once: otherwise the operator would see a failure only at the
+        // next start.
         if kms.unwrap(&wrapped).await.map_err(failed)? != seed {
             return Err(CliError::Failed(
                 "the KMS gave back another key than it was given; nothing is to be used".to_owned(),
@@ -361,7 +362,7 @@ impl WrapArgs {
             format!("EVIDENCEOS_KMS_KEY_ID={wrapped}"),
             format!("EVIDENCEOS_KMS_EXPECT_KEY_ID={key_id}"),
         ];
-        // The daemon must reach the KMS the way that was just tried.
+        // The daemon must reach the KMS by the settings that were just tested.
         let given = [
             ("CONTEXT", self.context.as_ref().map(ToString::to_string)),
             ("ENDPOINT", self.endpoint.clone()),
@@ -393,7 +394,7 @@ impl WrapArgs {
     }
 
     fn mock_key(&self) -> Result<Option<Secret>, CliError> {
-        // The variable may be set while another provider is asked for.
+        // The variable may be set while another provider is used.
         let Some(hex) = self
             .mock_key_hex
             .as_deref()

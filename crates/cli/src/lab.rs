@@ -1,8 +1,8 @@
 //! `evidenceos lab init`: everything that a server with certificates needs, to try it.
 //!
-//! A certificate authority whose key is never mounted anywhere, a server certificate, client
-//! certificates for each role with a profile to use them, a signing key and a policy of roles.
-//! Nothing that is there is overwritten: it looks at all of it before it writes any.
+//! It makes a certificate authority whose key is never mounted anywhere, a server certificate,
+//! client certificates for each role with a profile to use them, a signing key and a role policy.
+//! It overwrites nothing: it checks every path before it writes a file.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, Permissions},
@@ -22,10 +22,10 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{error::CliError, output::Output};
 
-/// Longer than this and some clients refuse a server's certificate.
+/// Some clients refuse a server's certificate with a longer validity.
 const DAYS: u32 = 398;
 const ROLES: [&str; 3] = ["submitter", "auditor", "operator"];
-/// What is made under the root, and who may look into it: the owner, or everybody.
+/// The directories under the root, and their modes: for the owner alone, or for all users.
 const DIRECTORIES: [(&str, u32); 6] = [
     ("anchor", 0o700),
     ("ca", 0o700),
@@ -36,7 +36,7 @@ const DIRECTORIES: [(&str, u32); 6] = [
 ];
 const TRUST_DOMAIN: &str = "spiffe://evidenceos.lab";
 
-/// Materials to try a server with certificates.
+/// The commands that make materials to try a server with.
 #[derive(Debug, Subcommand)]
 pub enum LabCommand {
     /// Make certificates, keys and a policy in a directory.
@@ -49,18 +49,18 @@ pub enum LabCommand {
     Init(InitArgs),
 }
 
-/// What to make, and where.
+/// The names, validity and owner of the materials.
 #[derive(Debug, Args)]
 pub struct InitArgs {
     /// The directory
     dir: PathBuf,
-    /// One more name or address of the server
+    /// Another name or address of the server; repeatable
     #[arg(long, value_name = "NAME|IP")]
     san: Vec<String>,
-    /// Days that the certificates hold
+    /// Days for which the certificates are valid
     #[arg(long, default_value_t = DAYS, value_parser = clap::value_parser!(u32).range(1..=3650))]
     days: u32,
-    /// The user who called sudo, and gets the files from root
+    /// The user that called sudo, which root makes the owner of the files
     #[arg(long, env = "SUDO_UID", hide = true)]
     sudo_uid: Option<u32>,
     /// The group of that user
@@ -81,10 +81,10 @@ impl InitArgs {
     fn run(self) -> Result<Output, CliError> {
         let mut lab = Lab::new(&self.dir);
         lab.must_be_free()?;
-        // These fail on a bad name, and nothing is written by then.
+        // These fail on a bad name before anything is written.
         let authority = Authority::new(self.days)?;
         let server = authority.server(&self.names())?;
-        // First, since a file there may belong to somebody else.
+        // This comes first, since a file there may belong to another user.
         let compose = ComposeEnvironment::beside(&self.dir);
         if let Some(compose) = &compose {
             compose.append(self.sudo_uid, self.sudo_gid)?;
@@ -96,7 +96,7 @@ impl InitArgs {
         }
         lab.file("ca/ca.key", 0o600, &authority.key_pem)?;
         lab.file("ca/ca.crt", 0o644, &authority.cert_pem)?;
-        // Nothing mounts `ca`, so that the server has the certificate in a place of its own.
+        // Nothing mounts `ca`, so the server gets the certificate in another directory.
         lab.file("certs/ca.crt", 0o644, &authority.cert_pem)?;
         lab.file("certs/server.crt", 0o644, &server.cert_pem)?;
         lab.file("certs/server.key", 0o600, &server.key_pem)?;
@@ -105,7 +105,7 @@ impl InitArgs {
             let client = authority.client(role)?;
             let at = format!("clients/{role}");
             lab.directory(&at, 0o700)?;
-            // A profile names files beside it, so that each client's directory is complete.
+            // A profile names files beside it, so each client's directory is complete.
             lab.file(&format!("{at}/ca.crt"), 0o644, &authority.cert_pem)?;
             lab.file(&format!("{at}/client.crt"), 0o644, &client.cert_pem)?;
             lab.file(&format!("{at}/client.key"), 0o600, &client.key_pem)?;
@@ -113,9 +113,9 @@ impl InitArgs {
         }
         let mut ring = Ring::open(&lab.path("keys"))?;
         let key_id = ring.generate()?;
-        // The ring has written this file itself, so that the list lacks it.
+        // The key ring wrote this file itself, so the list lacks it.
         lab.made(ring.file_of(key_id));
-        // Only now, when the list has everything that was made.
+        // This comes last: the list now has everything that was made.
         lab.give_to(self.sudo_uid, self.sudo_gid)?;
 
         let dir = self.dir.display();
@@ -155,7 +155,7 @@ impl InitArgs {
     }
 }
 
-/// Whether a certificate can carry it as a name; a host may be called otherwise.
+/// Whether a certificate can carry this name; a host may have a name that it cannot.
 fn is_name(name: &str) -> bool {
     let is_label = |label: &str| {
         let mut bytes = label.bytes();
@@ -168,7 +168,7 @@ fn is_name(name: &str) -> bool {
 /// A directory of materials.
 struct Lab {
     root: PathBuf,
-    /// To give to whoever called sudo.
+    /// The files to give to the user that called sudo.
     made: Vec<PathBuf>,
 }
 
@@ -188,14 +188,14 @@ impl Lab {
         }
     }
 
-    /// Demands that nothing would be overwritten. Empty directories, and files that only keep
-    /// one in version control, are no materials.
+    /// Refuses a directory in which something would be overwritten. Empty directories, and files
+    /// that only keep one in version control, do not count.
     fn must_be_free(&self) -> Result<(), CliError> {
         let mut there = Vec::new();
         for (name, _) in DIRECTORIES {
             let path = self.path(name);
             let Ok(entries) = fs::read_dir(&path) else {
-                // A file of that name is in the way too.
+                // A file with that name is in the way too.
                 if path.exists() {
                     there.push(path.display().to_string());
                 }
@@ -203,7 +203,7 @@ impl Lab {
             };
             let materials = entries.filter_map(Result::ok).filter(|entry| {
                 let name = entry.file_name();
-                // Docker makes a mount point where a container was started too early.
+                // Docker creates a mount point if a container was started too early.
                 let is_mount_point =
                     || fs::read_dir(entry.path()).is_ok_and(|mut below| below.next().is_none());
                 name != ".gitkeep" && name != ".gitignore" && !is_mount_point()
@@ -221,8 +221,8 @@ impl Lab {
         )))
     }
 
-    /// Makes a directory. One that is there is empty, and gets the mode too, but for the root,
-    /// which may hold other things.
+    /// Makes a directory, or sets the mode of an existing one, which is empty. The root keeps its
+    /// mode, and may contain other things.
     fn directory(&mut self, name: &str, mode: u32) -> Result<(), CliError> {
         let path = self.path(name);
         let was_there = path.is_dir();
@@ -236,7 +236,7 @@ impl Lab {
             let permissions = Permissions::from_mode(mode);
             fs::set_permissions(&path, permissions).map_err(CliError::file(&path))?;
         }
-        // A root that was there keeps its owner.
+        // An existing root keeps its owner.
         if !name.is_empty() || !was_there {
             self.made(path);
         }
@@ -245,7 +245,7 @@ impl Lab {
 
     fn file(&mut self, name: &str, mode: u32, text: &str) -> Result<(), CliError> {
         let path = self.path(name);
-        // Nothing is overwritten, whatever came since the look.
+        // Nothing is overwritten, even a file that appeared after the check.
         let written = OpenOptions::new()
             .write(true)
             .create_new(true)
@@ -264,13 +264,14 @@ impl Lab {
         self.made.push(path);
     }
 
-    /// Under sudo everything belongs to whoever called it.
+    /// Under sudo, gives everything to the user that called it.
     fn give_to(&self, uid: Option<u32>, gid: Option<u32>) -> Result<(), CliError> {
         if !rustix::process::geteuid().is_root() {
             return Ok(());
         }
         for path in &self.made {
-            // Of a link that came here meanwhile the link is given away, and not what it points to.
+            // If an attacker put a link here meanwhile, the link itself is given away, not its
+            // target.
             std::os::unix::fs::lchown(path, uid, gid).map_err(CliError::file(path))?;
         }
         Ok(())
@@ -281,7 +282,7 @@ impl Lab {
 struct ComposeEnvironment(PathBuf);
 
 impl ComposeEnvironment {
-    /// Where the directory lies in a Compose project.
+    /// The file, if the parent directory is a Compose project.
     fn beside(dir: &Path) -> Option<Self> {
         let dir = std::path::absolute(dir).ok()?;
         let project = dir.parent()?;
@@ -295,8 +296,8 @@ impl ComposeEnvironment {
         is_project.then(|| Self(project.join(".env")))
     }
 
-    /// Adds who the container runs as, the owner of the files, and where its policy is. What the
-    /// file says already stays.
+    /// Adds the user that the container runs as, which owns the files, and the path of its policy.
+    /// Variables that the file already has stay.
     fn append(&self, uid: Option<u32>, gid: Option<u32>) -> Result<(), CliError> {
         let Self(path) = self;
         let was_there = path.exists();
@@ -307,7 +308,7 @@ impl ComposeEnvironment {
         };
         let (own_uid, own_gid) = (rustix::process::geteuid(), rustix::process::getegid());
         let sudo = own_uid.is_root();
-        // Only root can give files away, so that the variables of sudo count for root only.
+        // Only root can give files away, so sudo's variables count only for root.
         let uid = uid.filter(|_| sudo).unwrap_or(own_uid.as_raw());
         let gid = gid.filter(|_| sudo).unwrap_or(own_gid.as_raw());
         let wanted = [
@@ -322,7 +323,7 @@ impl ComposeEnvironment {
                 added.push_str(&format!("{name}={value}\n"));
             }
         }
-        // A last line without a line feed would run into the first addition.
+        // Without a line feed, the last line would run into the first addition.
         if !text.is_empty() && !text.ends_with('\n') {
             added.insert(0, '\n');
         }
@@ -332,7 +333,7 @@ impl ComposeEnvironment {
             .open(path)
             .and_then(|mut file| file.write_all(added.as_bytes()))
             .map_err(CliError::file(path))?;
-        // A file that was there keeps its owner.
+        // An existing file keeps its owner.
         if sudo && !was_there {
             std::os::unix::fs::lchown(path, Some(uid), Some(gid)).map_err(CliError::file(path))?;
         }
@@ -375,7 +376,8 @@ impl Authority {
     fn new(days: u32) -> Result<Self, CliError> {
         let key = KeyPair::generate().map_err(cannot)?;
         let key_pem = key.serialize_pem();
-        // Two labs' authorities of one name look to a client like one with a wrong signature.
+        // If two labs' authorities had the same name, a client would report a wrong signature for
+        // the other one.
         let mark = hex::encode(&Sha256::digest(key.public_key_pem())[..4]);
         let mut params = params(&format!("EvidenceOS lab CA {mark}"), days);
         // It signs servers and clients, and no further authorities.
@@ -395,7 +397,7 @@ impl Authority {
     fn server(&self, names: &[String]) -> Result<Issued, CliError> {
         let mut params = params("evidenceos", self.days);
         for name in names {
-            // Clients compare an address with addresses only, and a name with names.
+            // Clients compare addresses only with addresses, and names only with names.
             params.subject_alt_names.push(match name.parse() {
                 Ok(address) => SanType::IpAddress(address),
                 Err(_) if is_name(name) => {
@@ -408,14 +410,14 @@ impl Authority {
                 }
             });
         }
-        // A stolen key of a server must not do for a client, nor a client's for a server.
+        // A server's stolen key must not work for a client, nor a client's for a server.
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         self.issue(params)
     }
 
     fn client(&self, role: &str) -> Result<Issued, CliError> {
         let mut params = params(&format!("lab {role}"), self.days);
-        // The policy finds the role by this URI.
+        // The role policy assigns the role by this URI.
         let uri = format!("{TRUST_DOMAIN}/{role}/lab");
         params.subject_alt_names = vec![SanType::URI(uri.as_str().try_into().map_err(cannot)?)];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
@@ -440,7 +442,7 @@ fn params(name: &str, days: u32) -> CertificateParams {
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, name);
     let now = time::OffsetDateTime::now_utc();
-    // Another machine's clock may be a little behind.
+    // Another machine's clock may be a little slow.
     params.not_before = now - time::Duration::hours(1);
     params.not_after = now + time::Duration::days(i64::from(days));
     params

@@ -17,14 +17,14 @@ use crate::{
 pub struct Labels {
     /// One byte an item.
     pub labels: Vec<u8>,
-    /// Item ids, where the file has them.
+    /// Item ids, if the file has them.
     pub items: Option<Vec<String>>,
-    /// The unit of each item, where the file has them. Names are numbered in order of appearance.
+    /// The unit of each item, if the file has units. Names are numbered in order of appearance.
     pub units: Option<Vec<u64>>,
 }
 
 impl Labels {
-    /// Reads a file; also what the reader decided by itself.
+    /// Reads a file; also returns notes about choices that the reader made.
     ///
     /// # Errors
     /// [`CliError::File`] if it cannot be read; [`CliError::Usage`] with the line.
@@ -42,7 +42,7 @@ impl Labels {
         let items = columns.ids(table)?;
         let units = columns.units(table, unit_column)?;
         let used = 1 + usize::from(items.is_some()) + usize::from(units.is_some());
-        // A column that nobody named may have the ids: without them the order could not be checked.
+        // An unnamed column may contain the ids: without them the order could not be checked.
         if items.is_none() && table.width() > used {
             return Err(table.lacks("item ids", "--id-column"));
         }
@@ -56,10 +56,11 @@ impl Labels {
         })
     }
 
-    /// How many units there are: as many as items, if the file names none.
+    /// The number of units: the number of items if the file has no units.
     pub fn distinct_units(&self) -> u64 {
         match &self.units {
-            // Numbered in order of appearance, so that the last new one has the highest number.
+            // Units are numbered in order of appearance, so the last new one has the highest
+            // number.
             Some(units) => units.iter().max().map_or(0, |last| last + 1),
             None => self.labels.len() as u64,
         }
@@ -81,14 +82,14 @@ pub fn order_hash(items: &[String]) -> [u8; 32] {
     hash.finalize().into()
 }
 
-/// The first 16 bytes of an item id's SHA-256: what is kept to recognise items that are registered elsewhere.
+/// The first 16 bytes of an item id's SHA-256, by which a server recognises items of other holdouts.
 pub fn item_digest(item: &str) -> [u8; 16] {
     let mut short = [0; 16];
     short.copy_from_slice(&Sha256::digest(item.as_bytes())[..16]);
     short
 }
 
-/// Numbers names in order of appearance. A name is text: `007` and `7` are two.
+/// Numbers names in order of appearance. Names are text: `007` and `7` are two.
 fn numbered(names: &[String]) -> Vec<u64> {
     let mut known = HashMap::new();
     names

@@ -1,7 +1,7 @@
-//! `evidenceos log`: read the public log, mirror it, follow it.
+//! `evidenceos log`: reads, mirrors and follows the public log.
 //!
-//! Owns paging and proofs as files. Proofs are verified here before they are shown; under which key to believe the
-//! head is the reader's decision.
+//! Owns paging and proofs as files. Proofs are verified here before they are shown; the reader decides under which
+//! key to trust the head.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -20,12 +20,12 @@ use crate::{
     output::{Output, grouped, print_line, progress, table},
 };
 
-/// The most entries that a page has.
+/// The most entries in one page.
 const PAGE: u32 = 256;
-/// How often `tail --follow` looks.
+/// How often `tail --follow` asks for new entries.
 const FOLLOW_PAUSE: Duration = Duration::from_secs(1);
 
-/// What can be read of the log.
+/// The commands about the log.
 #[derive(Debug, Subcommand)]
 pub enum LogCommand {
     /// Print the newest signed checkpoint.
@@ -36,7 +36,7 @@ pub enum LogCommand {
         after_help = "Examples:\n  evidenceos log key > log.vkey\n  evidenceos log key --all"
     )]
     Key {
-        /// Every key that has signed the log, in order, and since which size.
+        /// Print every key that has signed the log, in order, with the size from which it signed.
         #[arg(long)]
         all: bool,
     },
@@ -45,13 +45,13 @@ pub enum LogCommand {
         after_help = "Examples:\n  evidenceos log proof --index 12\n  evidenceos log proof --from 100 --to 200"
     )]
     Proof {
-        /// The entry.
+        /// The index of the entry.
         #[arg(long, required_unless_present = "from", conflicts_with = "from")]
         index: Option<u64>,
-        /// The older tree's size.
+        /// The size of the older tree.
         #[arg(long, requires = "to")]
         from: Option<u64>,
-        /// The newer tree's size.
+        /// The size of the newer tree.
         #[arg(long)]
         to: Option<u64>,
     },
@@ -60,10 +60,10 @@ pub enum LogCommand {
         after_help = "Examples:\n  evidenceos log tail -n 5\n  evidenceos log tail --follow | jq .schema"
     )]
     Tail {
-        /// How many.
+        /// The number of entries.
         #[arg(short = 'n', long, default_value_t = 10)]
         lines: u64,
-        /// Go on printing what comes.
+        /// Keep printing new entries.
         #[arg(long)]
         follow: bool,
     },
@@ -185,7 +185,7 @@ async fn consistency(client: &mut Client, from: u64, to: u64) -> Result<Output, 
         hash(&reply.first_root_hash)?,
         hash(&reply.second_root_hash)?,
     );
-    // The roots are the server's word here: whether they were signed is for the reader to check.
+    // The server states the roots here; the reader must check that they were signed.
     verify_consistency(from, to, &path, old, new)
         .map_err(|error| CliError::Failed(format!("the server's proof does not hold: {error}")))?;
     Ok(Output::new(
@@ -208,10 +208,10 @@ async fn tail(client: &mut Client, lines: u64, follow: bool) -> Result<Output, C
     let mut next = size.saturating_sub(lines);
     let mut shown = Vec::new();
     loop {
-        // The log may grow meanwhile, so that each page tells its size anew.
+        // The log may grow meanwhile, so each page states the size anew.
         let (entries, size) = page(client, next, PAGE).await?;
         for entry in &entries {
-            // Entries are JSON, and so UTF-8: nothing is lost here.
+            // Entries are JSON and hence UTF-8: nothing is lost here.
             let text = String::from_utf8_lossy(entry).into_owned();
             if follow {
                 print_line(&text);
@@ -220,7 +220,7 @@ async fn tail(client: &mut Client, lines: u64, follow: bool) -> Result<Output, C
             }
             next += 1;
         }
-        // An empty page must not make this a loop without a pause.
+        // An empty page must not lead to a loop without a pause.
         if next >= size || entries.is_empty() {
             if !follow {
                 break;
@@ -275,7 +275,7 @@ async fn entries(
         Value::Null
     };
     Ok(Output {
-        // What `verify --log FILE` reads.
+        // `verify --log FILE` reads this output.
         is_data: true,
         ..Output::new(json, lines.join("\n"))
     })
@@ -283,7 +283,7 @@ async fn entries(
 
 /// All entries under the newest checkpoint.
 pub async fn fetch(client: &mut Client) -> Result<StoredLog, CliError> {
-    // The checkpoint comes first: entries of later are left out, and those below its size stay.
+    // The checkpoint comes first: later entries are left out, and those below its size stay.
     let checkpoint = checkpoint(client).await?;
     let size = size_of(&checkpoint)
         .ok_or_else(|| CliError::Protocol("the checkpoint has no size".to_owned()))?;
@@ -293,7 +293,7 @@ pub async fn fetch(client: &mut Client) -> Result<StoredLog, CliError> {
         // The last page must not go beyond the checkpoint.
         let wanted = (size - start).min(u64::from(PAGE));
         let (page, _) = page(client, start, wanted as u32).await?;
-        // An empty page would be asked for again without end.
+        // An empty page would be requested again without end.
         if page.is_empty() {
             return Err(CliError::Protocol(format!(
                 "entry {start} of {size} is missing"

@@ -1,6 +1,6 @@
 //! `evidenceos`: serve, submit claims, administer holdouts, read the log, verify offline, see the demo.
 //!
-//! Thin on purpose: the environment is read here, once, and passed on as a value; everything else is in the modules.
+//! Deliberately thin: it reads the environment once and passes it on as a value; everything else is in the modules.
 
 mod account;
 mod bench;
@@ -45,12 +45,13 @@ use std::{
 use evidenceos_daemon::config::CalledAs;
 
 fn main() -> ExitCode {
-    // The daemon, the demo and the checks of policies run modules in children, which are this program.
+    // The daemon, the demo and the checks of policy modules run guests in child processes, which
+    // run this program.
     if let Some(status) = evidenceos_sandbox::serve_if_child() {
         return status;
     }
-    // Under the daemon's name it is the daemon, but for commands that only this program has: in
-    // the image `evidenceos-daemon keys import` is what an init container runs.
+    // Under the daemon's name it is the daemon, except for commands that only this program has: in
+    // the image, an init container runs `evidenceos-daemon keys import`.
     if is_called("evidenceos-daemon") && !asks_for_a_command() {
         return evidenceos_daemon::main();
     }
@@ -72,8 +73,8 @@ fn main() -> ExitCode {
     runtime.block_on(cli::run(cli, token))
 }
 
-/// `evidenceos serve …` and `evidenceos admin …`, with the arguments that the daemon reads itself:
-/// some have the names of options that are this program's own.
+/// The arguments of `evidenceos serve …` and `evidenceos admin …`, which the daemon parses itself:
+/// some have the names of this program's own options.
 fn daemons_part() -> Option<(CalledAs, Vec<OsString>)> {
     let mut arguments = std::env::args_os();
     let program = arguments.next()?;
@@ -88,7 +89,8 @@ fn daemons_part() -> Option<(CalledAs, Vec<OsString>)> {
     ))
 }
 
-/// Both have `log`: under the daemon's name it is the one that brings a log back.
+/// Whether the first argument is a command that only this program has. Both programs have `log`:
+/// under the daemon's name it is the daemon's.
 fn asks_for_a_command() -> bool {
     let first = std::env::args_os().nth(1);
     let is_only_ours = |word: &OsStr| {
@@ -97,7 +99,7 @@ fn asks_for_a_command() -> bool {
     first.is_some_and(|word| is_only_ours(&word))
 }
 
-/// Whether the program was started under this name: the image holds one binary under two.
+/// Whether the program was started under this name: the image has one binary under two names.
 fn is_called(name: &str) -> bool {
     let program = std::env::args_os().next();
     program.is_some_and(|path| Path::new(&path).file_name() == Some(OsStr::new(name)))

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::{cli, error::CliError, output::Output};
 
-/// Where to write manual pages.
+/// Writes manual pages.
 #[derive(Debug, Args)]
 #[command(
     after_help = "A page a command: evidenceos.1, evidenceos-claim-run.1 and so on, and those of evidenceos-daemon.\n\n\
@@ -17,7 +17,7 @@ use crate::{cli, error::CliError, output::Output};
     evidenceos man pages && man -l pages/evidenceos-plan.1"
 )]
 pub struct ManArgs {
-    /// The directory; made if it is not there.
+    /// The directory; it is made if it is missing.
     directory: PathBuf,
 }
 
@@ -47,7 +47,7 @@ impl ManArgs {
 pub struct CompletionArgs {
     /// bash, zsh, fish, elvish or powershell.
     shell: Shell,
-    /// For the name `evidenceos-daemon`.
+    /// Make the script for the name `evidenceos-daemon`.
     #[arg(long)]
     daemon: bool,
 }

@@ -1,4 +1,4 @@
-//! Null specs: the flags that name one, and the words that tell people of one.
+//! Null specs: the flags that select one, and the words that describe one.
 
 use clap::Args;
 use evidenceos_kernel::{
@@ -13,10 +13,10 @@ use crate::{error::CliError, render::decimal, units};
 /// The null spec of a registration.
 #[derive(Debug, Args)]
 pub struct NullArgs {
-    /// The null: "the chance to be right is at most P0". A claim is certified for being better.
+    /// The null: "the chance to be right is at most P0". A claim is certified if it is better.
     #[arg(long, value_parser = units::chance, value_name = "P0")]
     p0: u32,
-    /// How to bet against the null: `grid`, or `fixed:P1` where an accuracy P1 is expected.
+    /// How to bet against the null: `grid`, or `fixed:P1` if you expect an accuracy P1.
     #[arg(long, value_parser = units::strategy, default_value = "grid")]
     strategy: Strategy,
     /// When the null spec expires, in Unix seconds.
@@ -25,13 +25,13 @@ pub struct NullArgs {
 }
 
 impl NullArgs {
-    /// The null spec as the server is asked for it.
+    /// The null spec in the form of a registration request.
     ///
     /// # Errors
-    /// [`CliError::Usage`] if the alternative is not above p0: name another one.
+    /// [`CliError::Usage`] if the alternative is not above p0: choose a higher one.
     pub fn to_wire(&self) -> Result<proto::NullSpec, CliError> {
         let p1_micros = self.strategy.p1_micros();
-        // An alternative at or below p0 is part of the hypothesis that is bet against.
+        // An alternative at or below p0 is part of the null hypothesis.
         if p1_micros.is_some_and(|p1_micros| p1_micros <= self.p0) {
             return Err(CliError::Usage(
                 "--strategy fixed:P1 needs a P1 above --p0".to_owned(),
@@ -47,7 +47,7 @@ impl NullArgs {
     }
 }
 
-/// A null spec on the wire as the kernel has it; none if this release does not know it.
+/// A null spec on the wire in the kernel's form; `None` if this release does not know it.
 pub fn parse(spec: &proto::NullSpec) -> Option<NullSpec> {
     let strategy = Strategy::named(&spec.strategy, spec.p1_micros)?;
     (spec.kind == accuracy::KIND)
@@ -72,7 +72,7 @@ pub fn to_json(spec: &proto::NullSpec) -> Value {
     })
 }
 
-/// A null spec on the wire for people.
+/// A null spec on the wire for users.
 pub fn to_text(spec: &proto::NullSpec) -> String {
     let bet = match Strategy::named(&spec.strategy, spec.p1_micros) {
         Some(Strategy::FixedAlternative { p1_micros }) => format!("fixed:{}", decimal(p1_micros)),
@@ -86,7 +86,7 @@ pub fn to_text(spec: &proto::NullSpec) -> String {
     )
 }
 
-/// What a certificate says: the null hypothesis that the evidence spoke against.
+/// The statement of a certificate, such as `accuracy above 0.8`.
 pub fn refuted(null_spec: &NullSpec) -> String {
     let NullSpec::Accuracy(accuracy) = null_spec;
     let bet = match accuracy.strategy {
@@ -98,7 +98,7 @@ pub fn refuted(null_spec: &NullSpec) -> String {
     format!("accuracy above {}{bet}", decimal(accuracy.p0_micros))
 }
 
-/// The chance that is to be exceeded, in millionths.
+/// The chance that a claim must exceed, in millionths.
 pub fn p0_micros(null_spec: &NullSpec) -> u32 {
     let NullSpec::Accuracy(accuracy) = null_spec;
     accuracy.p0_micros

@@ -1,8 +1,8 @@
-//! What a command says: a value for machines, a text for people, and progress while it works.
+//! The output of a command: a value for machines, a text for users, and progress while it works.
 //!
-//! Owns tables and the one place that writes to a terminal, where whatever files and servers put into a text is made
-//! harmless: control characters are shown, not obeyed. Results go to stdout, progress and errors to stderr, so that
-//! `--json` output can be piped while progress is still seen. Integers in JSON are exact; bytes are lower-case hex.
+//! Owns tables, and the only code that writes to a terminal. It makes text from files and servers harmless: control
+//! characters are shown, not obeyed. Results go to stdout, progress and errors to stderr, so that `--json` output
+//! can be piped while progress is still seen. Integers in JSON are exact; bytes are lower-case hex.
 
 use std::io::{IsTerminal as _, Write as _};
 
@@ -11,14 +11,14 @@ use serde_json::{Value, json};
 
 use crate::error::CliError;
 
-/// What a command has to say when it is done.
+/// The result of a command.
 #[derive(Debug)]
 pub struct Output {
-    /// What the command prints with `--json`.
+    /// The value that the command prints with `--json`.
     pub json: Value,
-    /// For people, without the last line feed.
+    /// The text for users, without the last line feed.
     pub text: String,
-    /// The exit code; 0 but for `--require-certified` and failed demos.
+    /// The exit code; 0 except for `--require-certified` and failed demos.
     pub exit_code: u8,
     /// Whether the text is data that a file or a pipe gets byte for byte.
     pub is_data: bool,
@@ -35,12 +35,12 @@ impl Output {
         }
     }
 
-    /// Prints it. A reader that went away (`| head`) is no error.
+    /// Prints it. If the reader goes away (`| head`), that is no error.
     pub fn print(&self, as_json: bool) {
         if as_json {
             print_line(&self.json.to_string());
         } else if self.is_data && !std::io::stdout().is_terminal() {
-            // A file or a pipe gets the bytes as they are: only a terminal obeys what is in them.
+            // A file or a pipe gets the bytes unchanged: only a terminal obeys control characters.
             write_line(&self.text);
         } else {
             print_line(&self.text);
@@ -68,17 +68,17 @@ pub fn print_error(error: &CliError, as_json: bool) {
     eprintln!("error: {}", terminal::text(&error.to_string()));
 }
 
-/// Says on stderr what is happening.
+/// Reports progress on stderr.
 pub fn progress(line: &str) {
     eprintln!("  {}", terminal::line(line));
 }
 
-/// A value from elsewhere in a text of ours: it stays on its line.
+/// A value from another source within this program's text: it stays on its line.
 pub fn value(text: &str) -> String {
     terminal::line(text).into_owned()
 }
 
-/// A list of them, a line each, indented.
+/// A list of values, a line each, indented.
 pub fn listed<V: std::fmt::Display>(values: impl IntoIterator<Item = V>) -> String {
     let lines = values
         .into_iter()
@@ -86,9 +86,10 @@ pub fn listed<V: std::fmt::Display>(values: impl IntoIterator<Item = V>) -> Stri
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// Columns of text, aligned; numbers belong right, so a header that ends in `>` (which is dropped) says so.
+/// Columns of text, aligned. A header that ends in `>`, which is not printed, aligns its column right, as
+/// for numbers.
 pub fn table(headers: &[&str], rows: &[Vec<String>]) -> String {
-    // Cells are made harmless first, so that widths are those of what is shown.
+    // Cells are made harmless first, so that widths are those of the printed text.
     let rows: Vec<Vec<String>> = rows
         .iter()
         .map(|row| row.iter().map(|cell| value(cell)).collect())
@@ -100,7 +101,7 @@ pub fn table(headers: &[&str], rows: &[Vec<String>]) -> String {
         .collect();
     let width = |column: usize| {
         let cells = rows.iter().filter_map(|row| row.get(column));
-        // Counted in characters, as the padding counts.
+        // Widths are in characters, as for the padding.
         let widths = cells.map(|cell| cell.chars().count());
         widths.fold(headers[column].chars().count(), usize::max)
     };
@@ -137,7 +138,7 @@ pub fn facts(facts: &[(&str, String)]) -> String {
 
 /// Microbits as bits with three decimals: `12.712`.
 pub fn bits(microbits: u64) -> String {
-    // Rounded to the nearest, as this is for reading only. In 128 bits the sum cannot overflow.
+    // Rounded to the nearest, since it is only for reading. In 128 bits the sum cannot overflow.
     let thousandths = (u128::from(microbits) + 500) / 1_000;
     format!("{}.{:03}", thousandths / 1_000, thousandths % 1_000)
 }
@@ -155,7 +156,7 @@ pub fn grouped(number: u64) -> String {
     out
 }
 
-/// The first twelve digits of a hex id: enough to tell claims apart on a screen.
+/// The first twelve digits of a hex id: enough to distinguish claims on a screen.
 pub fn short(bytes: &[u8]) -> String {
     hex::encode(&bytes[..bytes.len().min(6)])
 }

@@ -1,7 +1,7 @@
 //! `evidenceos claim pack` and `claim check`: modules without writing Wasm, and why a module would be refused.
 //!
-//! Owns how a file of predictions is read and matched with a holdout's order. Does not own the module's bytes: the
-//! sandbox writes and checks them.
+//! Owns how predictions are read and matched with a holdout's order. Does not own the module's bytes: the sandbox
+//! writes and checks them.
 
 use std::{
     collections::HashMap,
@@ -39,8 +39,8 @@ pub struct PackArgs {
     /// Where to write the module.
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
-    /// The item ids in the holdout's order (one a line, or a column), for predictions that are given by id; a
-    /// custodian writes it with `holdout items`.
+    /// The item ids in the holdout's order (one a line, or a column), for predictions with ids; a custodian
+    /// writes it with `holdout items`.
     #[arg(long, value_name = "FILE")]
     items: Option<PathBuf>,
     /// Ask the oracle about the predictions, and be judged on them.
@@ -62,7 +62,7 @@ pub struct PackArgs {
 impl PackArgs {
     /// Reads, checks, packs, writes.
     pub async fn run(self, connection: &Connection) -> Result<Output, CliError> {
-        // Files are read first, so that a mistake in them is told without a server.
+        // Files are read first, so that a mistake in them is reported without a server.
         let items = match &self.items {
             Some(path) => Some(read_items(path, &self.columns)?),
             None => None,
@@ -119,7 +119,7 @@ fn read_items(path: &Path, columns: &Columns) -> Result<Vec<String>, CliError> {
     columns.item_list(&columns.read(path)?)
 }
 
-/// Predictions in the holdout's order, from a file that has them in that order, or by id in any.
+/// Predictions in the holdout's order. The file has them in that order, or in any order with ids.
 fn in_order(
     table: &Table,
     columns: &Columns,
@@ -145,7 +145,7 @@ fn in_order(
     }
 }
 
-/// The ids that the predictions are given by, if they are: the id column, else the only other one.
+/// The ids of the predictions, if they have ids: the id column, otherwise the only other one.
 fn predicted_ids(table: &Table, columns: &Columns) -> Result<Option<Vec<String>>, CliError> {
     if let Some(ids) = columns.ids(table)? {
         return Ok(Some(ids));
@@ -171,7 +171,7 @@ fn by_id(
         });
         table.problem(&format!("has no prediction for item {item:?}{why}"))
     };
-    // Those that are left afterwards are for no item of the list.
+    // Predictions that are left afterwards belong to no item of the list.
     let predictions = items
         .iter()
         .map(|item| by_id.remove(item).ok_or_else(|| missing(item)))
@@ -212,10 +212,10 @@ fn must_fit(
     }
 }
 
-/// A module that a daemon would admit.
+/// Reads a module that a daemon would admit.
 ///
 /// # Errors
-/// [`CliError::File`] if it cannot be read, [`CliError::Usage`] if it is no Wasm,
+/// [`CliError::File`] if it cannot be read, [`CliError::Usage`] if it is not Wasm,
 /// [`CliError::Failed`] with every rule that it breaks.
 pub fn read_guest(path: &Path) -> Result<Vec<u8>, CliError> {
     let wasm = std::fs::read(path).map_err(CliError::file(path))?;
@@ -247,7 +247,7 @@ pub struct CheckArgs {
 }
 
 impl CheckArgs {
-    /// Says whether a daemon would admit the module, and if not, every rule that it breaks.
+    /// Reports whether a daemon would admit the module, and if not, every rule that it breaks.
     pub fn run(self) -> Result<Output, CliError> {
         let wasm = std::fs::read(&self.module).map_err(CliError::file(&self.module))?;
         match check(&wasm) {

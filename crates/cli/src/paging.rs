@@ -1,4 +1,4 @@
-//! Long lists: how many rows are shown, and from where on.
+//! Long lists: how many rows to show, and where to begin.
 //!
 //! Owns the arguments that every list has, and the loop over a server's pages.
 
@@ -6,16 +6,16 @@ use clap::Args;
 
 use crate::output::grouped;
 
-/// The most rows that a server gives at once.
+/// The most rows that a server returns at once.
 const SERVER_PAGE: usize = 500;
 
-/// How much of a list to show.
+/// The part of a list to show.
 #[derive(Debug, Clone, Args)]
 pub struct PageArgs {
     /// The most rows to show.
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = at_least_one)]
     limit: usize,
-    /// Go on where a list ended: the page that it named.
+    /// Continue a list: give the page that it named at its end.
     #[arg(
         long,
         value_name = "PAGE",
@@ -36,14 +36,14 @@ fn at_least_one(text: &str) -> Result<usize, String> {
 #[derive(Debug)]
 pub struct Paged<T> {
     limit: usize,
-    /// Where the next page begins; none: there is none.
+    /// Where the next page begins; `None`: there is no next page.
     next: Option<String>,
     /// The rows so far.
     pub items: Vec<T>,
 }
 
 impl<T> Paged<T> {
-    /// Nothing is fetched yet.
+    /// The state before anything is fetched.
     pub fn new(args: PageArgs) -> Self {
         Self {
             limit: args.limit,
@@ -52,7 +52,7 @@ impl<T> Paged<T> {
         }
     }
 
-    /// Size and token of the next page to ask for; none if there are enough rows, or no more.
+    /// Size and token of the next page to request; `None` if there are enough rows, or no more.
     pub fn next(&self) -> Option<(u32, String)> {
         let missing = self.limit.saturating_sub(self.items.len());
         let size = u32::try_from(missing.min(SERVER_PAGE)).unwrap_or(0);
@@ -60,13 +60,13 @@ impl<T> Paged<T> {
         (size > 0).then_some((size, token))
     }
 
-    /// Adds a page, and where the one after it begins; an empty token ends the list.
+    /// Adds a page and the start of the next one; an empty token ends the list.
     pub fn take(&mut self, page: Vec<T>, next: String) {
         self.items.extend(page);
         self.next = (!next.is_empty()).then_some(next);
     }
 
-    /// Where the list goes on; none if it was shown to its end.
+    /// Where the list continues; `None` if it was shown to its end.
     pub fn next_page(&self) -> Option<&str> {
         self.next.as_deref()
     }

@@ -1,6 +1,6 @@
 //! `evidenceos plan`: what a holdout could certify, before it is registered. Calls no server.
 //!
-//! Owns the steps that the table shows. The rules are the kernel's, the same that a registration and a settlement ask.
+//! Owns the steps that the table shows. The kernel has the rules, the same as for a registration and a settlement.
 
 use std::path::PathBuf;
 
@@ -26,7 +26,7 @@ use crate::{
 /// The most failed claims that a plan looks ahead: at a claim a minute, two months.
 const MOST_FAILURES: u64 = 100_000;
 
-/// What a planned holdout has.
+/// The size and policy of a planned holdout.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Give the label file, or the number of items. The accuracies are those that are certified with 90 % probability.\n\n\
@@ -47,14 +47,14 @@ pub struct PlanArgs {
     units: Option<u64>,
     #[command(flatten)]
     columns: Columns,
-    /// The column that says which items belong together [default: `unit`].
+    /// The column that tells which items belong together [default: `unit`].
     #[arg(long, value_name = "NAME")]
     unit_column: Option<String>,
     #[command(flatten)]
     null_spec: NullArgs,
     #[command(flatten)]
     policy: PolicyArgs,
-    /// Write the plot to a file.
+    /// Write the plot to this file.
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
 }
@@ -81,7 +81,7 @@ impl PlanArgs {
         Ok(Output::new(json, text))
     }
 
-    /// Items and units.
+    /// The numbers of items and of units.
     fn size(&self) -> Result<(u64, u64), CliError> {
         let Some(path) = &self.labels else {
             let items = self.items.ok_or_else(|| {
@@ -103,7 +103,7 @@ impl PlanArgs {
     }
 }
 
-/// A holdout that is not registered, with what it could certify.
+/// A planned holdout, with what it could certify.
 pub struct Plan {
     items: u64,
     units: u64,
@@ -118,7 +118,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// The plan for so many items in so many units.
+    /// The plan for a number of items in a number of units.
     ///
     /// # Errors
     /// [`CliError::Usage`] names the argument that a registration would refuse.
@@ -160,7 +160,7 @@ impl Plan {
             has_own_budget: policy_args.sealed_budget_bits.is_some(),
             warnings,
             failures: outlook.records(false, MOST_FAILURES).collect(),
-            // The last certification that fits is the one after most − 1.
+            // The last certification that fits comes after most − 1 others.
             certifications: outlook.records(true, most.saturating_sub(1)).collect(),
             outlook,
         })
@@ -197,7 +197,7 @@ impl Plan {
         steps
     }
 
-    /// The plan for people, without the plot.
+    /// The plan for users, without the plot.
     pub fn text(&self) -> String {
         let rows: Vec<Vec<String>> = self.steps().iter().map(row).collect();
         let headers = [
@@ -310,7 +310,7 @@ impl Plan {
         })
     }
 
-    /// The two curves: after failed claims, on a logarithmic axis, and after certified ones.
+    /// The two curves: after failed claims, on a logarithmic axis, and after certified claims.
     fn panels(&self) -> [Panel; 2] {
         let at = |(verdicts, record): &(u64, Record)| Point {
             x: *verdicts,
@@ -360,7 +360,7 @@ fn is_round(n: u64) -> bool {
     n > 0 && matches!(n as f64 / 10f64.powi(n.ilog10() as i32), 1.0 | 2.0 | 5.0)
 }
 
-/// At most about a hundred of the records, evenly spaced on the axis that they are drawn on.
+/// At most about a hundred of the records, evenly spaced on their axis.
 fn thinned(
     records: &[(u64, Record)],
     is_logarithmic: bool,

@@ -1,7 +1,7 @@
-//! `evidenceos policy`: the policy oracles of a directory, without a daemon.
+//! `evidenceos policy`: the policy modules of a directory, without a daemon.
 //!
-//! What is right is decided by the daemon's own code; this only shows it, and writes manifests and
-//! lists of trusted keys. `docs/policies.md` is the manual.
+//! The daemon's own code decides what is valid; this module shows the result, and writes manifests
+//! and lists of trusted keys. `docs/policies.md` is the manual.
 
 use std::{
     fs,
@@ -22,10 +22,10 @@ use crate::{
     output::{Output, listed, table},
 };
 
-/// What can be done with policy oracles.
+/// The commands about policy modules.
 #[derive(Debug, Subcommand)]
 pub enum PolicyCommand {
-    /// Say whether a daemon would start with a directory of policies, and ask each of them.
+    /// Check whether a daemon would start with a directory of policies, and ask each of them.
     #[command(
         after_help = "Exit code 1: a daemon would not start with it, or an oracle failed on the input.\n\n\
         Examples:\n  evidenceos policy check data/policy-oracles\n  \
@@ -40,13 +40,13 @@ pub enum PolicyCommand {
         evidenceos policy sign data/policy-oracles/10-shell.json --key policy-keys/KEY-ID.key"
     )]
     Sign {
-        /// The manifest; its module lies beside it
+        /// The manifest; its module is beside it
         manifest: PathBuf,
         /// The key
         #[arg(long, value_name = "SEEDFILE")]
         key: PathBuf,
     },
-    /// Let a key's signatures count in a directory.
+    /// Trust a key's signatures in a directory.
     #[command(
         after_help = "Examples:\n  evidenceos policy trust data/policy-oracles --key policy-keys/KEY-ID.key\n  \
         evidenceos policy trust data/policy-oracles --key 86354e516866a5b97f3178e42e75762b41da2a761721a674f3c705068da82fce"
@@ -60,15 +60,15 @@ pub enum PolicyCommand {
     },
 }
 
-/// What to check, and with which input.
+/// The directory to check, and the input for its policy modules.
 #[derive(Debug, Args)]
 pub struct CheckArgs {
     /// The directory of policies
     dir: PathBuf,
-    /// What to ask the oracles about [default: a harmless tool call]
+    /// The input for the oracles [default: a harmless tool call]
     #[arg(long, value_name = "FILE")]
     input: Option<PathBuf>,
-    /// Take manifests without a signature, as a daemon with this flag does
+    /// Accept manifests without a signature, as a daemon with this flag does
     #[arg(long)]
     allow_unsigned_policies: bool,
 }
@@ -86,7 +86,7 @@ impl PolicyCommand {
 
 impl CheckArgs {
     fn run(&self) -> Result<Output, CliError> {
-        // The daemon takes a directory that is not there for one without oracles.
+        // The daemon takes a missing directory for one without policy modules.
         fs::read_dir(&self.dir).map_err(CliError::file(&self.dir))?;
         let policies = Policies::load(&self.dir, &sandbox()?, self.allow_unsigned_policies)
             .map_err(|error| CliError::Failed(listed(&error.0)))?;
@@ -96,7 +96,7 @@ impl CheckArgs {
         };
         let mut failed = false;
         let (mut values, mut rows) = (Vec::new(), Vec::new());
-        // Every oracle is asked, so that all failures show at once.
+        // Every policy module is asked, so that all failures show at once.
         for oracle in policies.oracles() {
             let manifest = oracle.manifest();
             let (vote, failure) = match oracle.vote(&input) {
@@ -170,7 +170,7 @@ fn sign(path: &Path, key: &Path) -> Result<Output, CliError> {
     let draft = Manifest::parse(&read(name, bounds::JSON_BYTES)?)
         .map_err(|problems| failed(problems.join("; ")))?;
     let module = read(&draft.wasm_filename, MODULE_BYTES as u64)?;
-    // What no daemon takes is not to be signed.
+    // A manifest that no daemon accepts must not be signed.
     sandbox()?
         .prepare_policy(&module, draft.limits())
         .map_err(|error| match &error {

@@ -1,6 +1,6 @@
-//! Principals: written out, or computed from what people have at hand: a URI, a certificate, a token, a key id.
+//! Principals: given as text, or computed from a URI, a certificate, a token or a key id.
 //!
-//! Owns the arguments that name one. The digests are the daemon's own functions.
+//! Owns the arguments that name a principal. The digests are the daemon's own functions.
 
 use std::path::{Path, PathBuf};
 
@@ -15,7 +15,7 @@ use crate::{
     output::{Output, value},
 };
 
-/// What a principal is computed from.
+/// The source from which a principal is computed.
 #[derive(Debug, Clone, Default, Args)]
 #[group(multiple = false)]
 pub struct Selector {
@@ -37,7 +37,7 @@ pub struct Selector {
 }
 
 impl Selector {
-    /// The principal; none if nothing was given to compute it from.
+    /// The computed principal; `None` if there is nothing to compute it from.
     fn selected(&self) -> Result<Option<String>, CliError> {
         if let Some(uri) = &self.uri {
             return Ok(Some(principal::certificate(IdentityKind::Uri, uri)));
@@ -55,21 +55,21 @@ impl Selector {
         Ok(self.hmac_key_id.as_deref().map(principal::hmac))
     }
 
-    /// The principal that is selected or written out, if one is.
+    /// The computed or given principal, if there is one.
     fn or_written(&self, written: Option<&str>) -> Result<Option<String>, CliError> {
         match (self.selected()?, written) {
             (Some(_), Some(written)) => Err(CliError::Usage(format!(
                 "{written:?} and an option name a principal each; give one"
             ))),
             (Some(selected), None) => Ok(Some(selected)),
-            // A server may have accounts of other names, which an accounts.json of before brought in: it knows, and
-            // says so.
+            // A server may have accounts with other names, which an old accounts.json brought in: the server knows
+            // them, and answers accordingly.
             (None, written) => written.map(plausible).transpose(),
         }
     }
 }
 
-/// One principal: written out, or computed.
+/// One principal: given or computed.
 #[derive(Debug, Clone, Default, Args)]
 pub struct PrincipalArgs {
     /// The principal: mtls:, bearer: or hmac: and 64 hex digits, or `anonymous`.
@@ -79,17 +79,16 @@ pub struct PrincipalArgs {
 }
 
 impl PrincipalArgs {
-    /// The principal; none if no argument names one.
+    /// The principal; `None` if no argument names one.
     ///
     /// # Errors
-    /// [`CliError::Usage`] for a text that is no principal, with what would be one.
+    /// [`CliError::Usage`] for a text that is not a principal, with the valid forms.
     pub fn named(&self) -> Result<Option<String>, CliError> {
         self.by.or_written(self.principal.as_deref())
     }
 }
 
-/// A principal and a number of credits. The number stands last, so that the principal may be left out for an option
-/// that computes it.
+/// A principal and a number of credits. The number comes last, so that an option can replace the principal.
 #[derive(Debug, Clone, Args)]
 pub struct PrincipalAndCredits {
     /// The principal, unless an option names it, and the number of credits.
@@ -103,7 +102,7 @@ impl PrincipalAndCredits {
     /// The principal and the credits.
     ///
     /// # Errors
-    /// [`CliError::Usage`] if one is missing, or a word cannot be what it stands for.
+    /// [`CliError::Usage`] if one is missing, or a word is invalid for its place.
     pub fn parsed(&self) -> Result<(String, u64), CliError> {
         let (written, credits) = match &self.words[..] {
             [written, credits] => (Some(written.as_str()), credits.as_str()),
@@ -128,7 +127,7 @@ fn named_by(principal: Option<String>) -> Result<String, CliError> {
     })
 }
 
-/// What cannot be a principal, and says what was meant.
+/// Refuses a text that cannot be a principal, and suggests what was meant.
 fn plausible(text: &str) -> Result<String, CliError> {
     let meant = if text.contains("://") {
         Some(("a URI", format!("--uri {text}")))
@@ -156,7 +155,7 @@ fn plausible(text: &str) -> Result<String, CliError> {
 fn of_certificate(path: &Path) -> Result<String, CliError> {
     let bytes = files::bytes(path)?;
     let wrong = |problem: String| CliError::Usage(format!("--cert {}: {problem}", path.display()));
-    // The first certificate of a PEM file is its owner's; what is no PEM is DER.
+    // The first certificate of a PEM file is the owner's; a file that is not PEM is DER.
     let der = match CertificateDer::pem_slice_iter(&bytes).next() {
         Some(Ok(der)) => der.to_vec(),
         Some(Err(error)) => return Err(wrong(error.to_string())),
@@ -221,7 +220,7 @@ mod tests {
         assert_eq!(named(&[]), Ok(None));
         let directory = tempfile::tempdir().expect("a directory");
         let token = directory.path().join("token");
-        // An editor on Windows leaves a byte order mark and a line end, which are no part of it.
+        // An editor on Windows leaves a byte order mark and a line end, which are not part of it.
         std::fs::write(&token, "\u{feff}t\r\n").expect("writable");
         let path = token.to_str().expect("UTF-8");
         let by_token = named(&["--of-token", path]).expect("a token");

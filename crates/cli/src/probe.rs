@@ -1,8 +1,8 @@
-//! `evidenceos probe`: whether a server can be reached and trusted from here.
+//! `evidenceos probe`: checks whether a server can be reached and trusted from this machine.
 //!
-//! For whoever has just installed one, and for `helm test`. Each port is looked at by itself, so
-//! that one that is closed is named. Without a certificate of one's own as much is checked as can
-//! be: that the server's holds for the name it is called by.
+//! For operators after an installation, and for `helm test`. Each port is checked separately, so
+//! that a closed one is named. Without a client certificate it checks what it can: that the
+//! server's certificate is valid for the server's name.
 
 use std::time::{Duration, Instant};
 
@@ -16,12 +16,12 @@ use crate::{
     output::{Output, progress, table},
 };
 
-/// The longest page that a port shows.
+/// The longest page that a port may return.
 const MAX_BODY: usize = 4 << 20;
-/// How long between one look and the next, while waiting.
+/// The pause between two attempts while waiting.
 const PAUSE: Duration = Duration::from_millis(250);
 
-/// What to look at beside gRPC, which is `--endpoint`.
+/// The ports to check beside gRPC, which is `--endpoint`.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Looks at --endpoint: connection, certificate and name; with --tls-cert and --tls-key or a token also a call.\n\
@@ -32,27 +32,27 @@ const PAUSE: Duration = Duration::from_millis(250);
     evidenceos --endpoint https://evidenceos.lab.svc:50051 --tls-ca ca.crt probe --wait 60"
 )]
 pub struct ProbeArgs {
-    /// Where HTTP is served; its /readyz must say that it serves
+    /// Address of HTTP; its /readyz must report that the daemon serves
     #[arg(long, value_name = "URL")]
     preflight: Option<String>,
-    /// Where metrics are served
+    /// Address of metrics
     #[arg(long, value_name = "URL")]
     metrics: Option<String>,
-    /// Look again until all is well, for at most so many seconds
+    /// Repeat until all checks pass, for at most this many seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 0)]
     wait: u64,
 }
 
-/// One thing that was looked at.
+/// One check.
 struct Check {
     name: &'static str,
     at: String,
-    /// What is well, or what is not.
+    /// What works, or what does not.
     found: Result<String, String>,
 }
 
 impl ProbeArgs {
-    /// Looks until all is well or the wait is over.
+    /// Checks until all is well or the wait is over.
     pub async fn run(self, connection: &Connection) -> Result<Output, CliError> {
         let deadline = Instant::now() + Duration::from_secs(self.wait);
         let mut waits = false;
@@ -95,7 +95,7 @@ impl ProbeArgs {
 }
 
 async fn grpc(connection: &Connection) -> Result<String, String> {
-    // By itself first, so that a bad certificate is told from a call that is refused.
+    // This check is separate, so that a bad certificate is distinguished from a refused call.
     fetch::handshake(&connection.endpoint, connection.trust())
         .await
         .map_err(|error| error.to_string())?;
@@ -104,7 +104,7 @@ async fn grpc(connection: &Connection) -> Result<String, String> {
     } else {
         "connected, without TLS"
     };
-    // Under TLS a server may close the connection of whoever shows no certificate.
+    // Under TLS, a server may close the connection of a client without a certificate.
     if connection.is_secure() && !connection.has_credentials() {
         return Ok(format!(
             "{reached}; no call was made, for want of credentials"
@@ -119,7 +119,7 @@ async fn grpc(connection: &Connection) -> Result<String, String> {
             "{reached}; {} serves log {}",
             info.daemon_version, info.log_origin
         )),
-        // It answers, and a caller without credentials cannot be told more.
+        // The server answers, and a caller without credentials cannot learn more.
         Err(error) if error.is_unauthenticated() && !connection.has_credentials() => {
             Ok(format!("{reached}; it answers, and calls need credentials"))
         }

@@ -1,4 +1,4 @@
-//! Messages of the wire as JSON with stable names, and as facts for people.
+//! Messages of the wire as JSON with stable names, and as text for users.
 //!
 //! Owns field names and words; the same message looks the same in every command.
 
@@ -86,7 +86,7 @@ fn policy_json(policy: &proto::HoldoutPolicy) -> Value {
     })
 }
 
-/// A holdout for people.
+/// A holdout for users.
 pub fn holdout_text(holdout: &proto::Holdout) -> String {
     let policy = holdout.policy.clone().unwrap_or_default();
     let spec = holdout.null_spec.clone().unwrap_or_default();
@@ -186,7 +186,7 @@ pub fn decimal(micros: u32) -> String {
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
-/// Whether the holdout can still be taken back.
+/// Whether the holdout can still be withdrawn.
 fn withdrawable(holdout: &proto::Holdout) -> String {
     match (holdout.status.as_str(), holdout.not_withdrawable.as_str()) {
         ("withdrawn", _) => "it is withdrawn".to_owned(),
@@ -203,7 +203,7 @@ fn next_claim(holdout: &proto::Holdout) -> String {
     if holdout.certifications_left == 0 {
         return "cannot be certified: the holdout is spent".to_owned();
     }
-    // 0 stands for none.
+    // 0 means none.
     let right = holdout.next_fewest_right;
     if right == 0 {
         return "cannot be certified: not even a perfect prediction would be".to_owned();
@@ -250,7 +250,7 @@ pub fn claim_json(claim: &proto::Claim) -> Value {
     })
 }
 
-/// A claim for people.
+/// A claim for users.
 pub fn claim_text(claim: &proto::Claim) -> String {
     let mut lines = vec![
         ("claim", claim.claim_name.clone()),
@@ -277,7 +277,7 @@ pub fn claim_text(claim: &proto::Claim) -> String {
     }
 }
 
-/// The owner's tag, and what the role policy calls it.
+/// The owner's tag, and its name in the role policy.
 fn owner_text(claim: &proto::Claim) -> String {
     match claim.owner_name.as_str() {
         "" => claim.owner_tag_hex.clone(),
@@ -319,7 +319,7 @@ pub fn result_json(result: &proto::ExecuteClaimV2Response) -> Value {
     })
 }
 
-/// A result for people.
+/// A result for users.
 pub fn result_text(result: &proto::ExecuteClaimV2Response) -> String {
     let mut lines = vec![
         ("outcome", result.outcome.replace('_', " ")),

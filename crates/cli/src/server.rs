@@ -10,10 +10,10 @@ use crate::{
     output::{Output, value},
 };
 
-/// What can be asked of a server.
+/// The commands about a server.
 #[derive(Debug, Subcommand)]
 pub enum ServerCommand {
-    /// Show what the server is, who you are to it, and what its operator should know.
+    /// Show what the server is, your principal, and warnings for its operator.
     #[command(after_help = "Example:\n  evidenceos server info")]
     Info,
     /// Accept the system clock after a forward jump. Until then no credit is minted and nothing expires.
@@ -32,7 +32,7 @@ impl ServerCommand {
     }
 }
 
-/// A name behind a principal, if it has one.
+/// The name of a principal after a comma, if it has one.
 fn named(name: &str) -> String {
     if name.is_empty() {
         String::new()
@@ -79,7 +79,7 @@ async fn info(client: &mut Client) -> Result<Output, CliError> {
     ))
 }
 
-/// What keeps guests in their processes.
+/// The walls around guests.
 fn walls(walls: Option<proto::GuestWalls>) -> String {
     let Some(walls) = walls else {
         return "run in the server's own process".to_owned();

@@ -1,7 +1,7 @@
 //! Arguments with a unit: shares and levels in millionths, budgets in microbits, ids in hex.
 //!
-//! Decimals are read digit by digit into integers, so that 0.05 is exactly 50,000 millionths: no float stands between
-//! what a user types and what is hashed.
+//! Decimals are read digit by digit into integers, so that 0.05 is exactly 50,000 millionths: no float comes between
+//! the user's text and the hashed value.
 
 use evidenceos_kernel::evidence::Strategy;
 use prost::bytes::Bytes;
@@ -12,9 +12,9 @@ pub fn millionths(text: &str) -> Result<u64, String> {
     let wrong =
         || format!("{text:?} is not a decimal number with at most six places, like 0.05 or 16");
     let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
-    // `parse` by itself would take a `+` before the digits.
+    // `parse` alone would accept a `+` before the digits.
     let digits = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
-    // A seventh place would have to be rounded, and what is hashed must be what was typed.
+    // A seventh place would have to be rounded, and the hashed value must be the typed one.
     if !digits(whole) || !digits(fraction) || fraction.len() > 6 {
         return Err(wrong());
     }
@@ -65,7 +65,7 @@ pub fn unix_ms(text: &str) -> Result<u64, String> {
         .map_err(|_| format!("{text} lies before 1970"))
 }
 
-/// Unix milliseconds as people read them, in UTC to the minute: `2026-11-01 12:00`.
+/// Unix milliseconds for users, in UTC to the minute: `2026-11-01 12:00`.
 pub fn utc(unix_ms: u64) -> String {
     let seconds = i64::try_from(unix_ms / 1_000).unwrap_or(i64::MAX);
     let moment = OffsetDateTime::from_unix_timestamp(seconds).ok();
@@ -75,7 +75,7 @@ pub fn utc(unix_ms: u64) -> String {
         .unwrap_or_default()
 }
 
-/// Reads how the null is bet against: `grid`, or `fixed:P1`.
+/// Parses a strategy of bets against the null: `grid`, or `fixed:P1`.
 pub fn strategy(text: &str) -> Result<Strategy, String> {
     match text.split_once(':') {
         None if text == "grid" => Ok(Strategy::Grid),

@@ -1,7 +1,7 @@
 //! `evidenceos verify`: offline, from files alone.
 //!
-//! Owns the reading of files and the wording of results; the checks are the verify crate's. Nothing is fetched, and
-//! no endpoint is called.
+//! Owns the reading of files and the wording of results; the verify crate has the checks. It fetches nothing and
+//! calls no endpoint.
 
 use std::path::{Path, PathBuf};
 
@@ -25,7 +25,7 @@ mod said;
 
 use said::Said;
 
-/// What to verify.
+/// The files to verify.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Get the key once, from a source you trust, never from the server you audit.\n\n\
@@ -42,8 +42,8 @@ pub struct VerifyArgs {
     /// The log's verifier key, or a file that contains it.
     #[arg(long, value_name = "VKEY|FILE")]
     key: String,
-    /// The log's entries: a mirror directory, or a file with one entry a line. Recompute everything that they say, and
-    /// whether a receipt's claim was revoked.
+    /// The log's entries: a mirror directory, or a file with one entry a line. Recompute everything that the entries
+    /// state, and whether a receipt's claim was revoked.
     #[arg(long, value_name = "DIR|FILE")]
     log: Option<PathBuf>,
     /// A head of this log that was signed earlier (a checkpoint, or an anchor's file): refuse a log that does not begin
@@ -62,7 +62,7 @@ pub struct VerifyArgs {
 }
 
 impl VerifyArgs {
-    /// Checks everything that is given.
+    /// Runs every check that the arguments ask for.
     ///
     /// # Errors
     /// The first check that fails, named. A revoked claim and verdicts that were not checked are no errors: they are
@@ -84,7 +84,7 @@ impl VerifyArgs {
         };
         let trust = match &checked {
             Some(checked) => checked.trust.clone(),
-            // Without a log nothing says that another key has followed.
+            // Without a log, nothing shows that another key has followed.
             None => Trust::from(key),
         };
         let report = checked.as_ref().map(|checked| &checked.report);
@@ -109,7 +109,7 @@ impl VerifyArgs {
         }
         if let Some(checked) = &checked {
             for (path, head) in &heads {
-                // A receipt may hold by itself and be of another log under the same key.
+                // A valid receipt may still be from another log under the same key.
                 must_be_in(path, head, checked.entries)?;
             }
             let known = self.check_known(checked)?;
@@ -122,7 +122,7 @@ impl VerifyArgs {
         Ok(said.output())
     }
 
-    /// Compares the log with each head that was kept.
+    /// Compares the log with each head that the user kept.
     fn check_known(&self, checked: &CheckedLog<'_>) -> Result<usize, CliError> {
         for path in &self.known {
             let note = files::unmarked(path)?;
@@ -144,7 +144,7 @@ impl VerifyArgs {
             openings.push(opening);
         }
         let dir = self.traces.as_deref();
-        // Without a directory every verdict counts as one that lacks its trace.
+        // Without a directory, every verdict counts as one without a trace.
         let traced = dir.map(traced_claims).transpose()?.unwrap_or_default();
         let audited = audit(report, &openings, &traced, |claim| {
             let file = trace_path(dir.unwrap_or(Path::new("")), &claim.to_hex());
@@ -161,9 +161,9 @@ impl VerifyArgs {
     }
 }
 
-/// A verifier key, or the file that it stands in.
+/// A verifier key, or a file that contains it.
 fn read_key(text: &str) -> Result<VerifierKey, CliError> {
-    // What cannot be read as a file is taken for the key itself, and the error below speaks of
+    // If the text cannot be read as a file, it is taken for the key itself; the error below names
     // both.
     let from_file = files::text(Path::new(text)).ok();
     let vkey = from_file.as_deref().unwrap_or(text).trim();
@@ -206,7 +206,7 @@ enum Either {
 
 fn read_either(path: &Path) -> Result<Either, CliError> {
     let json = files::unmarked(path)?;
-    // What is no JSON is left to the reader of receipts, which says why.
+    // A file that is not JSON is left to the parser of receipts, which says why.
     let format = serde_json::from_slice::<Value>(&json).ok();
     let is_decision = format.is_some_and(|file| file["format"] == RECEIPT_FORMAT);
     if !is_decision {
@@ -224,7 +224,7 @@ fn read_either(path: &Path) -> Result<Either, CliError> {
         })
 }
 
-/// The note of the receipt that says to cover the most.
+/// The note of the receipt that claims to cover the most.
 fn newest<'r>(
     receipts: &'r [(&PathBuf, Receipt)],
     decisions: &'r [(&PathBuf, DecisionReceipt)],
@@ -235,18 +235,18 @@ fn newest<'r>(
     let of_decisions = decisions
         .iter()
         .map(|(_, receipt)| receipt.checkpoint.as_str());
-    // A note that cannot be read counts as the smallest: no receipt with it verifies.
+    // A note that cannot be parsed counts as the smallest: no receipt with it verifies.
     of_claims
         .chain(of_decisions)
         .max_by_key(|note| stated(note).map_or(0, |checkpoint| checkpoint.size()))
 }
 
-/// What a note says, whoever has signed it.
+/// The checkpoint of a note, without a check of its signatures.
 fn stated(note: &str) -> Option<Checkpoint> {
     Note::parse(note.as_bytes()).ok()?.text().parse().ok()
 }
 
-/// A replayed log, and whom to believe by it.
+/// A replayed log, and the keys that it makes trusted.
 struct CheckedLog<'l> {
     report: LogReport,
     checkpoint: Checkpoint,
@@ -254,8 +254,8 @@ struct CheckedLog<'l> {
     trust: Trust,
 }
 
-/// Replays the log under the checkpoint beside it, else under a receipt's. The entries say which
-/// keys followed the trusted one; the checkpoint is believed only after that.
+/// Replays the log under the checkpoint beside it, otherwise under a receipt's. The entries show
+/// which keys followed the trusted one; the checkpoint is trusted only after that.
 fn check_log<'l>(
     log: &'l StoredLog,
     key: VerifierKey,
@@ -269,7 +269,7 @@ fn check_log<'l>(
     })?;
     let checkpoint = stated(note)
         .ok_or_else(|| CliError::Failed("the log's checkpoint is not a signed note".to_owned()))?;
-    // What lies beyond the checkpoint nobody has signed.
+    // No signature covers what is beyond the checkpoint.
     let covered = log
         .entries
         .len()
@@ -301,9 +301,9 @@ fn check_log<'l>(
     })
 }
 
-/// A receipt's entry, and the head that it was signed under, are of this log.
+/// Checks that a receipt's entry, and its signed head, are of this log.
 fn must_be_in(path: &Path, checkpoint: &Checkpoint, entries: &[Vec<u8>]) -> Result<(), CliError> {
-    // A size beyond what can be addressed is beyond the log too.
+    // A size that cannot be addressed is beyond the log too.
     let size = usize::try_from(checkpoint.size()).unwrap_or(usize::MAX);
     let Some(prefix) = entries.get(..size) else {
         return Err(CliError::Failed(format!(

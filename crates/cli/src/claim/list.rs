@@ -1,4 +1,4 @@
-//! Claims in lists, and claims by the start of their id or by their name.
+//! Lists of claims, and the search for a claim by the start of its id or by its name.
 
 use clap::Args;
 use evidenceos_proto as proto;
@@ -14,12 +14,12 @@ use crate::{
     units,
 };
 
-/// The fewest digits of an id that the server looks for.
+/// The fewest digits of an id that the server accepts.
 const FEWEST_DIGITS: usize = 4;
-/// Claims that are named when a text fits several.
+/// The most claims that are named if a text fits several.
 const MOST_NAMED: u32 = 10;
 
-/// Which claims to list.
+/// The filters of a list of claims.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     evidenceos claim list --limit 20 --json\n  \
@@ -32,13 +32,14 @@ pub struct ListArgs {
     /// Claims on one holdout: its name or id.
     #[arg(long, value_name = "NAME")]
     holdout: Option<String>,
-    /// Claims of this whole name.
+    /// Claims with exactly this name.
     #[arg(long)]
     name: Option<String>,
-    /// Claims with ids that begin so: at least four hex digits.
+    /// Claims whose ids begin with these digits: at least four hex digits.
     #[arg(long, value_name = "DIGITS")]
     id: Option<String>,
-    /// Claims of one principal, or of the tag that the log has for it; for operators and auditors.
+    /// Claims of one principal, given as a principal or as its tag in the log; for operators and
+    /// auditors.
     #[arg(long, value_name = "PRINCIPAL")]
     owner: Option<String>,
     /// Created on this day (UTC) or later, or at this time: 2026-11-01, or 2026-11-01T12:00:00Z.
@@ -55,7 +56,7 @@ impl ListArgs {
     /// Runs the command and returns what it prints.
     pub async fn run(self, client: &mut Client) -> Result<Output, CliError> {
         let request = proto::ListClaimsRequest {
-            // Another's claims are among all.
+            // Another principal's claims are among all claims.
             all: self.all || self.owner.is_some(),
             id_prefix: self.id.unwrap_or_default(),
             claim_name: self.name.unwrap_or_default(),
@@ -130,8 +131,8 @@ fn row(claim: &proto::Claim, with_owner: bool) -> Vec<String> {
     cells
 }
 
-/// The claim that a text names: its id, the first digits of it, or its name. The caller's own claims come first; a
-/// caller who may read all of them finds those of others as well.
+/// Resolves a text to a claim: its id, the first digits of it, or its name. The caller's own claims come first; if
+/// the caller may read all claims, those of others are searched as well.
 pub async fn resolve(client: &mut Client, text: &str) -> Result<Bytes, CliError> {
     if let Ok(id) = units::id(text) {
         return Ok(id);
@@ -141,7 +142,7 @@ pub async fn resolve(client: &mut Client, text: &str) -> Result<Bytes, CliError>
         for request in requests(text, all) {
             match client.list_claims(request).await {
                 Ok(page) => found.extend(page.claims),
-                // Only auditors and operators may look at the claims of others.
+                // Only auditors and operators may read the claims of others.
                 Err(CliError::Refused { code, .. }) if all && code == "FORBIDDEN" => {}
                 Err(error) => return Err(error),
             }
@@ -158,7 +159,7 @@ pub async fn resolve(client: &mut Client, text: &str) -> Result<Bytes, CliError>
     )))
 }
 
-/// What could be meant: a name, and the start of an id.
+/// The possible meanings of a text: a name, and the start of an id.
 fn requests(text: &str, all: bool) -> Vec<proto::ListClaimsRequest> {
     let base = proto::ListClaimsRequest {
         all,

@@ -1,8 +1,8 @@
-//! Which of several settings counts: option, profile, environment.
+//! Which of several settings applies: option, profile, environment.
 //!
-//! Owns precedence. The more explicit wins: an option of the command line, then a profile that the command line names,
-//! then the environment's variables, then a profile that the environment names. The endpoint alone is the environment's
-//! before a named profile's: the published lab sets it so. What is passed over is said.
+//! Owns precedence. The more explicit setting wins: an option of the command line, then a profile that the command line
+//! names, then the environment's variables, then a profile that the environment names. Only for the endpoint does the
+//! environment win over a named profile: the published lab sets it so. Settings that are ignored are reported.
 
 use std::path::{Path, PathBuf};
 
@@ -16,7 +16,7 @@ use crate::{error::CliError, files};
 pub struct Implicit(Vec<String>);
 
 impl Implicit {
-    /// Those of a parsed command line.
+    /// The arguments of a parsed command line that came from the environment.
     pub fn of(matches: &clap::ArgMatches) -> Self {
         let from_environment = |id: &&clap::Id| {
             matches.value_source(id.as_str()) == Some(clap::parser::ValueSource::EnvVariable)
@@ -46,7 +46,7 @@ impl Profile {
         let text = files::text(path)?;
         let mut profile: Self = toml::from_str(&text)
             .map_err(|error| CliError::Usage(format!("--profile {}: {error}", path.display())))?;
-        // What a profile names lies beside it, wherever it is used from.
+        // Paths in a profile are relative to the profile's directory, not to the current one.
         let beside = path.parent().unwrap_or(Path::new(""));
         let files = [
             &mut profile.tls_ca,
@@ -61,14 +61,14 @@ impl Profile {
     }
 }
 
-/// A setting, and whether the command line says it, by itself or by a profile that it names.
+/// A setting, and whether the command line gives it, directly or by a profile that it names.
 #[derive(Debug)]
 struct Said<T> {
     value: Option<T>,
     is_explicit: bool,
 }
 
-/// Chooses, and remembers what was passed over.
+/// Chooses settings, and remembers the ignored ones.
 struct Choice<'a> {
     implicit: &'a Implicit,
     /// The profile, if the command line names it.
@@ -125,16 +125,16 @@ pub struct Chosen {
     pub ca: Option<PathBuf>,
     pub cert: Option<PathBuf>,
     pub key: Option<PathBuf>,
-    /// The file of the token; none: that of the environment, if it counts.
+    /// The file of the token; `None`: the environment's token, if it applies.
     pub token_file: Option<PathBuf>,
-    /// The environment's token, if no file is named and it counts.
+    /// The environment's token, if no file is named and the token applies.
     pub token: Option<String>,
-    /// What was passed over, for people.
+    /// Notes for the user about ignored settings.
     pub notes: Vec<String>,
 }
 
 impl Chosen {
-    /// What counts of the arguments, their profile, and the environment's token.
+    /// Chooses from the arguments, their profile, and the environment's token.
     ///
     /// # Errors
     /// [`CliError::File`] and [`CliError::Usage`] for a profile that cannot be read.
@@ -161,7 +161,7 @@ impl Chosen {
         let mut notes = choice.notes;
         let mut token = environments_token.filter(|_| file.value.is_none());
         // A call with a certificate and a token is attributed to the token. A token that only the environment has must
-        // not take the place of a certificate that was named.
+        // not take the place of an explicit certificate.
         if let (Some(path), true, false) = (&cert.value, cert.is_explicit, file.is_explicit) {
             let passed_over = |variable: &str| {
                 format!(
@@ -214,7 +214,7 @@ mod tests {
         };
         let by_name = chosen(named.clone(), &[]);
         assert_eq!((by_name.token, by_name.notes.len()), (None, 1));
-        // A profile that the environment names is no more explicit than its token.
+        // A profile that the environment names is as explicit as the environment's token.
         let by_variable = chosen(named.clone(), &["profile"]);
         assert_eq!(by_variable.token.as_deref(), Some("t"));
         let certificate = ConnectionArgs {
@@ -227,7 +227,7 @@ mod tests {
             (option.token_file, option.token, option.notes.len()),
             (None, None, 1)
         );
-        // Both on the command line: both go out, as a proxy needs it.
+        // If both are on the command line, calls carry both, as a proxy needs.
         let both = chosen(certificate.clone(), &[]);
         assert_eq!(both.token_file, Some("f".into()));
         let neither = chosen(certificate, &["tls_cert", "token_file"]);

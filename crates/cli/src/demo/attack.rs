@@ -1,4 +1,4 @@
-//! The boosting attack on a leaderboard: learn the labels from answers alone.
+//! The boosting attack on a leaderboard: it learns the labels from answers alone.
 //!
 //! After Blum and Hardt 2015 (arXiv 1502.04585): ask about vectors that are no better than coins, keep what scored
 //! above one half and the complement of what scored below, and vote. The vote is better than any of its voters, and
@@ -7,14 +7,14 @@
 
 use sha2::{Digest as _, Sha256};
 
-/// What an attacker has learnt of each item from the answers so far.
+/// What an attacker has learnt about each item from the answers so far.
 pub struct Booster {
     votes: Vec<f64>,
     asked: u64,
 }
 
 impl Booster {
-    /// Knows nothing of so many items.
+    /// Knows nothing about `items` items.
     pub fn new(items: usize) -> Self {
         Self {
             votes: vec![0.0; items],
@@ -32,7 +32,8 @@ impl Booster {
             .collect()
     }
 
-    /// Takes in how far above one half the last question scored: its weight in the vote.
+    /// Learns from the last question's accuracy above one half: it is the question's weight in the
+    /// vote.
     pub fn learn(&mut self, question: &[u8], above_half: f64) {
         for (vote, bit) in self.votes.iter_mut().zip(question) {
             *vote += above_half * (2.0 * f64::from(*bit) - 1.0);
@@ -40,7 +41,7 @@ impl Booster {
         self.asked += 1;
     }
 
-    /// What the answers say so far.
+    /// The labels that the answers so far suggest.
     pub fn vote(&self) -> Vec<u8> {
         self.votes
             .iter()
@@ -49,7 +50,8 @@ impl Booster {
     }
 }
 
-/// Pseudo-random bits for one question: SHA-256 in counter mode, so that every run of the demo asks alike.
+/// Pseudo-random bits for one question: SHA-256 in counter mode, so that every run of the demo asks the
+/// same questions.
 fn coins(question: u64, items: usize) -> impl Iterator<Item = u8> {
     let block = move |counter: u64| {
         let mut hash = Sha256::new();
@@ -64,12 +66,13 @@ fn coins(question: u64, items: usize) -> impl Iterator<Item = u8> {
         .take(items)
 }
 
-/// What an ordinary leaderboard gives away: the vote after so many exact accuracies on the very items it ranks by.
+/// What an ordinary leaderboard reveals: the vote after this many exact accuracies on the very items that it ranks
+/// by.
 pub fn naive_leaderboard(labels: &[u8], questions: u64) -> Vec<u8> {
     let mut booster = Booster::new(labels.len());
     for _ in 0..questions {
         let question = booster.question();
-        // Coins are right half the time, so that only the distance from that tells something.
+        // Coins are right half of the time, so only the distance from one half carries information.
         let above_half = super::model::accuracy(&question, labels) - 0.5;
         booster.learn(&question, above_half);
     }

@@ -8,7 +8,7 @@ use sha2::{Digest as _, Sha256};
 use crate::error::CliError;
 
 const CSV: &[u8] = include_bytes!("../../../../examples/data/breast-cancer-wisconsin.csv");
-/// Rows that everybody may train on; the other 440 are the holdout.
+/// Rows that every submitter may train on; the other 440 are the holdout.
 const TRAINING_ROWS: usize = 129;
 const SPLIT_DOMAIN: &[u8] = b"evidenceos/demo/split/v1";
 
@@ -29,7 +29,7 @@ pub struct Dataset {
     pub names: Vec<String>,
     /// Public rows with their labels.
     pub training: Vec<Row>,
-    /// Features are public, labels are the custodian's.
+    /// The features are public; the custodian keeps the labels.
     pub holdout: Vec<Row>,
 }
 

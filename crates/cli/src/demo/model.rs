@@ -1,7 +1,7 @@
-//! Two honest models: one that learns all measurements, one that looks at a single one.
+//! Two honest models: one learns from all measurements, one from a single measurement.
 //!
-//! Deterministic: no randomness, fixed steps. Floats may differ in their last digit from machine to machine; what the
-//! demo shows has margins far beyond that.
+//! Deterministic: no randomness, fixed steps. Floats may differ in their last digit between machines; the demo's
+//! results have margins far beyond that.
 
 use super::data::Row;
 
@@ -40,7 +40,7 @@ impl Logistic {
         let means: Vec<f64> = (0..columns).map(|c| mean(&|row| row.features[c])).collect();
         let deviations: Vec<f64> = (0..columns)
             .map(|c| {
-                // A column that is the same in every row must not make this a division by zero.
+                // A column with the same value in every row must not lead to a division by zero.
                 mean(&|row| (row.features[c] - means[c]).powi(2))
                     .sqrt()
                     .max(f64::MIN_POSITIVE)
@@ -100,7 +100,7 @@ impl Model for Logistic {
     }
 }
 
-/// One measurement and one threshold: benign where it is at most so much.
+/// One measurement and one threshold: benign if the measurement is at most the threshold.
 pub struct Stump {
     feature: usize,
     at_most: f64,

@@ -1,4 +1,5 @@
-//! What the demo shows at its end: a table, sentences, what to try next, and whether it all held.
+//! The demo's final report: a table, sentences, what to try next, and whether all expectations
+//! held.
 
 use evidenceos_kernel::record::Capsule;
 use evidenceos_verify::Receipt;
@@ -59,7 +60,7 @@ impl Line {
         ]
     }
 
-    /// What the oracle said about the vector, where it was asked: the best answer is one below the alphabet.
+    /// The oracle's answer about the vector, if it was asked: the best answer is one below the alphabet.
     fn answer(&self) -> String {
         match (self.asked, self.result.canonical_output.last()) {
             (Some(n_symbols), Some(symbol)) => format!("{symbol} of {}", n_symbols - 1),
@@ -78,7 +79,7 @@ impl Line {
     }
 }
 
-/// What somebody sees of a holdout's pools.
+/// A holdout's pools, as one principal sees them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pools {
     /// k, c and the next threshold, in microbits.
@@ -87,24 +88,24 @@ pub struct Pools {
     pub own: u64,
 }
 
-/// All that the demo found.
+/// The results of the demo.
 #[derive(Debug, Default)]
 pub struct Report {
     /// The judged claims, a line each.
     pub lines: Vec<Line>,
-    /// Items that certification rests on.
+    /// Items of the sealed part, on which certification rests.
     pub sealed_items: u64,
-    /// About the weak model.
+    /// Sentences about the weak model.
     pub weak: Vec<String>,
-    /// What the attacker got, a sentence each.
+    /// Sentences about the attack.
     pub attack: Vec<String>,
-    /// About receipts and log.
+    /// Sentences about receipts and log.
     pub offline: Vec<String>,
     expectations: Vec<(&'static str, bool)>,
 }
 
 impl Report {
-    /// Notes whether something is as it must be.
+    /// Notes whether an expectation holds.
     pub fn expect(&mut self, what: &'static str, holds: bool) {
         self.expectations.push((what, holds));
     }

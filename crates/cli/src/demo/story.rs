@@ -1,7 +1,4 @@
-//! What happens in the demo, chapter by chapter, and what must have happened.
-//!
-//! Owns the order of events. The policy is explicit, so that the reader sees every number that matters: p0 0.8, a fifth
-//! of the items answers questions, 32 bits of answers for each principal, 64 for all, 64 bits for the sealed part.
+//! The events of the demo, chapter by chapter, and the expected results.
 
 use std::path::Path;
 
@@ -38,10 +35,10 @@ const ONE_BIT: u64 = 1_000_000;
 /// The alphabet in which honest submitters ask: four bits an answer.
 const SYMBOLS: u32 = 16;
 const NAIVE_QUESTIONS: u64 = 1_000;
-/// More than the allowance carries, so that it is the daemon who ends the attack.
+/// More than the allowance carries, so that the daemon ends the attack.
 const MOST_QUESTIONS: u64 = 100;
 
-/// Tells the story to the daemon behind `operator`.
+/// Runs the story against the daemon behind `operator`.
 pub async fn tell(place: &Place, operator: Client) -> Result<Report, CliError> {
     let data = Dataset::load()?;
     let mut story = Story {
@@ -160,7 +157,7 @@ impl Story<'_> {
 
     async fn attack(&mut self, data: &Dataset) -> Result<(), CliError> {
         let labels = data.labels();
-        // The attacker's own pools change, so that another principal's are compared.
+        // The attacker's own pools change, so another principal's pools are compared.
         let before = self.pools("carol").await?;
         let (boosted, asked, refusal) = self.ask_until_refused(labels.len()).await?;
         progress(&format!("then: {refusal}"));
@@ -209,7 +206,7 @@ impl Story<'_> {
     }
 
     /// Has mallory ask about `items` labels, a claim for each question, until a claim is refused.
-    /// Gives what the attacker votes for then, the questions that were answered, and the refusal.
+    /// Returns the attacker's vote, the questions that were answered, and the refusal.
     async fn ask_until_refused(
         &mut self,
         items: usize,
@@ -219,8 +216,8 @@ impl Story<'_> {
         let mut asked = 0;
         let refusal = loop {
             let question = booster.question();
-            // A run that declares a bit is refused once no bit is left. Undeclared it would still
-            // be let in.
+            // A run that declares a bit is refused once no bit is left. Without the declaration it
+            // would still be admitted.
             let terms = TermsArgs {
                 max_answer_bits: Some(ONE_BIT),
                 ..terms(&format!("probe {asked}"))
@@ -228,7 +225,7 @@ impl Story<'_> {
             let module = pack_module(&question, Mode::AskOnly, 2)?;
             let ran = match run_claim(&mut mallory, &terms, module, |_| {}).await {
                 Ok(ran) => ran,
-                // A refusal is how the attack is meant to end, and any other error ends the demo.
+                // The attack is meant to end with a refusal; any other error ends the demo.
                 Err(CliError::Refused { code, message }) => break format!("{message} [{code}]"),
                 Err(error) => return Err(error),
             };
@@ -252,9 +249,9 @@ impl Story<'_> {
         Ok((booster.vote(), asked, refusal))
     }
 
-    /// What a principal sees of the holdout's pools.
+    /// The holdout's pools as a principal sees them.
     async fn pools(&self, principal: &str) -> Result<Pools, CliError> {
-        // Callers see their own charges only, so that this is asked as that principal.
+        // Callers see only their own charges, so this principal asks.
         let holdout = show(
             &mut self.operator.with_bearer(principal)?,
             HOLDOUT.to_owned(),
@@ -270,7 +267,8 @@ impl Story<'_> {
         })
     }
 
-    /// Has a vector judged, and keeps predictions and receipt. Honest submitters ask about theirs too, once.
+    /// Has a vector judged, and keeps predictions and receipt. Honest submitters also ask about their vector
+    /// once.
     async fn judge(
         &mut self,
         who: &str,
@@ -306,8 +304,8 @@ impl Story<'_> {
 
     /// From here on only files are read: every receipt, the log as a whole, and one receipt with a changed byte.
     async fn verify_offline(&mut self) -> Result<(), CliError> {
-        // The demo has no other source than its own server. Elsewhere the key comes on a way of its
-        // own.
+        // The demo has only its own server as a source. In real use the key comes from a separate,
+        // trusted source.
         let key = server_key(&mut self.operator).await?;
         std::fs::write(self.place.key(), format!("{key}\n"))
             .map_err(CliError::file(self.place.key()))?;
@@ -337,9 +335,9 @@ impl Story<'_> {
 
         let path = self.place.receipts().join("good-model.json");
         let mut bytes = std::fs::read(&path).map_err(CliError::file(&path))?;
-        // The capsule lies a third of the way in.
+        // A third of the way in is the capsule.
         let middle = bytes.len() / 3;
-        // Another digit of base64, so that the file still reads and a check has to find the change.
+        // Another digit of base64, so that the file still parses and a check must find the change.
         bytes[middle] = if bytes[middle] == b'A' { b'B' } else { b'A' };
         let failure = Receipt::from_json(&bytes)
             .and_then(|receipt| verify_receipt(&receipt, &key.clone().into()))
@@ -377,7 +375,7 @@ fn terms(name: &str) -> TermsArgs {
     }
 }
 
-/// How far the weak model stayed below, and what it would have taken.
+/// How far the weak model stayed below the threshold, and what it would have needed.
 fn shortfall(
     accuracy: f64,
     in_training: f64,
@@ -403,7 +401,7 @@ fn shortfall(
     ])
 }
 
-/// A CSV of item ids and bits.
+/// Writes a CSV of item ids and bits.
 fn write_columns(
     path: &Path,
     header: &str,

@@ -6,12 +6,12 @@ use icu_normalizer::{ComposingNormalizerBorrowed, DecomposingNormalizerBorrowed}
 
 use crate::error::CliError;
 
-/// What may stand between two cells, in the order in which a tie is decided.
+/// The possible delimiters, in the order in which a tie is decided.
 const DELIMITERS: [(u8, &str); 3] = [(b',', "commas"), (b';', "semicolons"), (b'\t', "tabs")];
-/// Rows by which a delimiter is told.
+/// The rows that are examined to find the delimiter.
 const LOOKED_AT: usize = 100;
 
-/// A column by its place.
+/// A column by its position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Column(pub usize);
 
@@ -37,15 +37,16 @@ pub struct Table {
     name: String,
     header: Option<Vec<String>>,
     rows: Vec<Row>,
-    /// What the reader decided by itself, for people.
+    /// Notes for the user about choices that the reader made.
     pub notes: Vec<String>,
 }
 
 impl Table {
-    /// Reads a text whose lines end with LF. `is_name` tells the name of a column from a value.
+    /// Reads a text whose lines end with LF. `is_name` distinguishes the name of a column from a
+    /// value.
     pub fn parse(text: &str, name: &str, is_name: impl Fn(&str) -> bool) -> Result<Self, CliError> {
         let mut notes = Vec::new();
-        // Excel's own way to say which delimiter follows. Its line counts.
+        // Excel states the delimiter in a first line like this. The line counts for line numbers.
         let first = text.lines().next().unwrap_or_default().trim_matches('"');
         let stated = first
             .strip_prefix("sep=")
@@ -86,7 +87,7 @@ impl Table {
         Ok(table)
     }
 
-    /// Takes out the nameless column of row numbers that pandas writes first.
+    /// Removes the nameless column of row numbers that pandas writes first.
     fn drop_index(&mut self) {
         let Some(header) = &mut self.header else {
             return;
@@ -103,7 +104,7 @@ impl Table {
         }
     }
 
-    /// Columns of every row.
+    /// The number of columns in every row.
     pub fn width(&self) -> usize {
         self.rows.first().map_or(0, |row| row.cells.len())
     }
@@ -119,8 +120,8 @@ impl Table {
         names.any(|column| column.to_lowercase() == name.to_lowercase())
     }
 
-    /// A column of the header: the one that was named, else the one with a usual name. Case counts
-    /// only if two names differ in nothing else.
+    /// A column of the header: the named one, otherwise one with a usual name. Case counts only if
+    /// two names differ in nothing else.
     pub fn column(
         &self,
         named: Option<&str>,
@@ -170,7 +171,7 @@ impl Table {
         }
     }
 
-    /// The error for a column that is needed and not there.
+    /// The error for a required column that is missing.
     pub fn lacks(&self, what: &str, flag: &str) -> CliError {
         match &self.header {
             Some(header) => self.problem(&format!(
@@ -192,7 +193,7 @@ impl Table {
         })
     }
 
-    /// What to say of a first line that has no value where one is expected, and no usual name.
+    /// A hint for a first line that has no value where one is expected, and no usual name.
     pub fn first_line_may_name(&self, line: u64) -> Option<String> {
         let first = self.rows.first().filter(|row| row.line == line)?;
         let is_name = |cell: &String| cell.chars().any(char::is_alphabetic);
@@ -213,7 +214,7 @@ impl Table {
             .map(move |row| (row.line, &*row.cells[column.0]))
     }
 
-    /// The cells of a column of ids: none is empty, and none stands twice.
+    /// The cells of a column of ids: none is empty, and none appears twice.
     pub fn unique(&self, column: Column) -> Result<Vec<String>, CliError> {
         let mut seen = HashMap::new();
         let cells = self.cells(column).map(|(line, cell)| {
@@ -234,8 +235,8 @@ impl Table {
         cells.collect()
     }
 
-    /// Refuses a file of values in order that has empty lines between them: one that is missing
-    /// would move all that follow.
+    /// Refuses a file of ordered values with empty lines between them: a missing value would move
+    /// all that follow.
     pub fn must_be_gapless(&self) -> Result<(), CliError> {
         let first = self.rows.first().map_or(0, |row| row.line);
         for (row, line) in self.rows.iter().zip(first..) {
@@ -246,7 +247,7 @@ impl Table {
         Ok(())
     }
 
-    /// Says what is wrong with a line, unless it is as it must be.
+    /// Reports a problem with a line unless `holds`.
     pub fn must(
         &self,
         holds: bool,
@@ -263,13 +264,13 @@ impl Table {
         )))
     }
 
-    /// Says what is wrong with the file.
+    /// The error for a problem with the file.
     pub fn problem(&self, what: &str) -> CliError {
         CliError::Usage(format!("{} {what}", self.name))
     }
 }
 
-/// The rows of a text, empty ones left out.
+/// The rows of a text without the empty ones.
 fn rows(text: &str, delimiter: u8, skipped: u64, name: &str) -> Result<Vec<Row>, CliError> {
     let mut rows: Vec<Row> = Vec::new();
     let mut reader = csv::ReaderBuilder::new()
@@ -281,7 +282,8 @@ fn rows(text: &str, delimiter: u8, skipped: u64, name: &str) -> Result<Vec<Row>,
     let (mut line, mut counted) = (skipped + 1, 0);
     for record in reader.records() {
         let record = record.map_err(|error| CliError::Usage(format!("{name}: {error}")))?;
-        // A record's place is that of the empty lines before it, which its line is not.
+        // The parser reports the position of the empty lines before a record, not that of the
+        // record itself.
         let place = record.position().map_or(0, |place| place.byte() as usize);
         let begin = text.len() - text[place..].trim_start_matches('\n').len();
         line += text[counted..begin].matches('\n').count() as u64;
@@ -309,7 +311,7 @@ fn rows(text: &str, delimiter: u8, skipped: u64, name: &str) -> Result<Vec<Row>,
     Ok(rows)
 }
 
-/// The delimiter that cuts every row into equally many cells; said if it is not the comma.
+/// The delimiter that cuts every row into equally many cells; noted if it is not the comma.
 fn sniffed(text: &str, is_name: &impl Fn(&str) -> bool, notes: &mut Vec<String>) -> u8 {
     let fits = |&&(delimiter, _): &&(u8, &str)| {
         let mut reader = csv::ReaderBuilder::new()
@@ -333,7 +335,8 @@ fn sniffed(text: &str, is_name: &impl Fn(&str) -> bool, notes: &mut Vec<String>)
     let fitting: Vec<_> = DELIMITERS.iter().filter(fits).collect();
     let found = match &fitting[..] {
         [one] => one,
-        // Where no one fits, or several do, the header decides; what does not fit is told by its line.
+        // If none fits, or several do, the header decides; rows that do not fit are reported by
+        // their line.
         [] => DELIMITERS
             .iter()
             .find(names_columns)

@@ -1,4 +1,4 @@
-//! Bytes as text: what is UTF-8 is read, what is something else is named.
+//! Bytes as text: UTF-8 is read, other formats are named in an error.
 
 use std::{borrow::Cow, io::Read as _};
 
@@ -6,10 +6,10 @@ use flate2::read::MultiGzDecoder;
 
 use crate::error::CliError;
 
-/// The text of a file, without its byte order mark, every line ended by LF.
+/// The text of a file without its byte order mark, with LF at the end of every line.
 ///
 /// # Errors
-/// [`CliError::Usage`] says what the file is instead, and how to make text of it.
+/// [`CliError::Usage`] says what the file is instead, and how to convert it to text.
 pub fn decoded(bytes: &[u8], name: &str) -> Result<String, CliError> {
     if let Some((what, remedy)) = other_format(bytes) {
         return Err(CliError::Usage(format!("{name} is {what}; {remedy}")));
@@ -44,7 +44,7 @@ pub fn unpacked(bytes: Vec<u8>, most: u64, name: &str) -> Result<Vec<u8>, CliErr
     Ok(unpacked)
 }
 
-/// Formats that are told by their first bytes: what they are, and what to do.
+/// Formats that their first bytes reveal: what they are, and what to do.
 fn other_format(bytes: &[u8]) -> Option<(&'static str, &'static str)> {
     const EXPORT: &str = "export it as CSV (UTF-8)";
     const CONVERT: &str =

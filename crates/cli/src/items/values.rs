@@ -1,4 +1,4 @@
-//! Cells as bits, by a rule that is written down.
+//! Cells as bits, by an explicit rule.
 
 use std::collections::BTreeMap;
 
@@ -8,16 +8,16 @@ use super::{
 };
 use crate::error::CliError;
 
-/// Different cells that an error lists.
+/// The most different cells that an error lists.
 const MOST_LISTED: usize = 8;
 
-/// What a cell means.
+/// The meaning of cells.
 pub enum Rule<'c> {
     /// `0` and `1`, with zeros after a point (`1.0`), and `true` and `false` in any case.
     Exact,
     /// These cells, and no others.
     Map(&'c [(String, u8)]),
-    /// Numbers from this one up are 1.
+    /// Numbers from this value up are 1, others 0.
     Threshold(f64),
 }
 
@@ -85,7 +85,7 @@ fn exact(cell: &str) -> Option<u8> {
     }
 }
 
-/// What to do about a column whose cells are no bits.
+/// Advice about a column whose cells are not bits.
 fn advice(table: &Table, column: Column) -> String {
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     for (_, cell) in table.cells(column) {
@@ -121,16 +121,16 @@ fn advice(table: &Table, column: Column) -> String {
     )
 }
 
-/// Reads `CELL=BIT`, for the command line.
+/// Parses `CELL=BIT` on the command line.
 pub fn pair(text: &str) -> Result<(String, u8), String> {
     let wrong = || format!("{text:?} is not CELL=1 or CELL=0, like malignant=1");
-    // A cell may have an equals sign of its own.
+    // The cell itself may contain an equals sign.
     let (cell, bit) = text.rsplit_once('=').ok_or_else(wrong)?;
     let bit = exact(bit).ok_or_else(wrong)?;
     Ok((cell.trim().to_owned(), bit))
 }
 
-/// Reads a finite number, for the command line and in cells.
+/// Parses a finite number, on the command line and in cells.
 pub fn number(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(number) if number.is_finite() => Ok(number),

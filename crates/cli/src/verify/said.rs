@@ -1,4 +1,4 @@
-//! What `verify` found, in words and as JSON.
+//! The results of `verify`, in words and as JSON.
 
 use std::path::Path;
 
@@ -16,14 +16,14 @@ use crate::{
     render::decimal,
 };
 
-/// Paragraphs and JSON, gathered check by check.
+/// Paragraphs and JSON, collected check by check.
 #[derive(Default)]
 pub(super) struct Said {
     text: Vec<String>,
     json: serde_json::Map<String, Value>,
     receipts: Vec<Value>,
     decisions: Vec<Value>,
-    /// Something that a script must not take for a success.
+    /// Whether there is a result that a script must not take for a success.
     is_wanting: bool,
 }
 
@@ -40,7 +40,7 @@ impl Said {
             receipt_text(verified, log)
         );
         if let Some(revoked) = revoked {
-            // The reason is somebody's free text, which must not reach a terminal as it is.
+            // The reason is the owner's free text, which must not reach a terminal unescaped.
             text.push_str(&format!(
                 "\n  This claim was certified or settled as shown, and revoked on {} (entry {}): {}",
                 date(revoked.unix_ms),
@@ -87,10 +87,10 @@ impl Said {
             let name = name_of(report, holdout);
             self.text.push(audited_text(&name, holdout));
             listed.push(audited_json(&name, holdout));
-            // A verdict that was not checked must not pass for one that holds.
+            // A verdict that was not checked must not pass for a valid one.
             self.is_wanting |= !allowed && holdout.checked < holdout.verdicts;
         }
-        // One opening was the only possibility before there could be several.
+        // Before several openings were possible, the JSON had a single one.
         if let [only] = listed.as_slice() {
             self.json.insert("opened".to_owned(), only.clone());
         }
@@ -111,9 +111,9 @@ impl Said {
     }
 }
 
-/// A time as people read it: `2026-11-28T16:00:00Z`.
+/// A time for users: `2026-11-28T16:00:00Z`.
 fn date(unix_ms: u64) -> String {
-    // A time that no date can say is shown as it is.
+    // A time that has no date is shown as a number.
     let seconds = i64::try_from(unix_ms / 1_000).ok();
     seconds
         .and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok())
@@ -121,7 +121,7 @@ fn date(unix_ms: u64) -> String {
         .unwrap_or_else(|| format!("{unix_ms} ms since 1970"))
 }
 
-/// What a verified receipt says.
+/// The text of a verified receipt.
 fn receipt_text(verified: &Verified, log: Option<&LogReport>) -> String {
     let capsule = &verified.capsule;
     let ledger = &capsule.ledger;
@@ -134,7 +134,7 @@ fn receipt_text(verified: &Verified, log: Option<&LogReport>) -> String {
         ("  outcome", outcome),
         ("  settled", date(capsule.settled_unix_ms)),
     ];
-    // What was measured is told by the holdout's registration, which only the log has.
+    // The holdout's registration tells what was measured, and only the log has it.
     if let Some(ledger) = log.and_then(|log| log.holdout(&capsule.holdout_id)) {
         let null_spec = &ledger.registered.description.null_spec;
         rows.push(("  measured", null_spec::refuted(null_spec)));
@@ -316,7 +316,7 @@ fn log_text(report: &LogReport, checkpoint: &Checkpoint, known: usize) -> String
     format!("{}\n{ledgers}", lines.join("\n"))
 }
 
-/// What a reader should know of beside claims.
+/// What a reader should know beside the claims.
 fn event_text(report: &LogReport, event: &Event) -> String {
     let name = |id| {
         report.holdout(id).map_or_else(
