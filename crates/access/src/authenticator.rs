@@ -1,12 +1,12 @@
-//! Who makes a call: everything that was verified, put together.
+//! Authenticates the caller of a call from everything that was verified.
 //!
-//! A credential in the headers decides; a client certificate alone is enough where the listener
-//! verifies certificates. With both, the header's identity is the call's: a certificate says which
-//! machine connects, and one machine, such as a proxy, may make the calls of many, while a token or
-//! signature belongs to the one call. Whatever is there must be valid: falling back to the
-//! certificate would hide from a caller that its token was revoked.
+//! A credential in the headers decides. A client certificate alone is enough if the listener
+//! verifies certificates. If a call carries both, it is attributed to the header's identity: a
+//! certificate tells which machine connects, and one machine, such as a proxy, may make calls for
+//! many callers, while a token or signature belongs to the one call. Both must be valid: a fallback
+//! to the certificate would hide from a caller that its token was revoked.
 //!
-//! Without anything configured this is a development server: whoever sends no token is `anonymous`
+//! If nothing is configured, this is a development server: a call without a token is `anonymous`
 //! with every role, and each token is a submitter of its own.
 
 use sha2::{Digest as _, Sha256};
@@ -16,23 +16,23 @@ use crate::{
     hmac, principal, token, token::TokenDigest,
 };
 
-/// Who makes a call.
+/// The authenticated caller of a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
-    /// The name under which it owns things; see [`principal`].
+    /// The name under which the caller owns claims and credit; see [`principal`].
     pub principal: String,
-    /// What it may do. May be empty.
+    /// The caller's roles; may be empty.
     pub roles: Roles,
-    /// What makes its request ids unique, beside the principal: the signed timestamp. Processes
-    /// that share a key count their request ids each from 1.
+    /// The signed timestamp. It makes request ids unique beside the principal, since processes that
+    /// share a key each count their request ids from 1.
     pub request_scope: Option<String>,
-    /// How it was verified: `bearer`, `hmac`, `mtls`, or `anonymous`.
+    /// The kind of credential: `bearer`, `hmac`, `mtls`, or `anonymous`.
     pub kind: &'static str,
-    /// What verified it, to be looked at again while the call goes on.
+    /// The verified credential, which is checked again while the call goes on.
     pub proof: Proof,
 }
 
-/// What verified a caller. It holds no secret.
+/// The credential that verified a caller. It holds no secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Proof {
     /// Nothing: a development server.
@@ -44,7 +44,7 @@ pub enum Proof {
     Certificate,
 }
 
-/// Tells callers apart. Immutable: to change it, put another in its place.
+/// Authenticates callers. Immutable: to change the rules, replace the whole.
 #[derive(Debug, Clone)]
 pub struct Authenticator {
     methods: Methods,
@@ -54,7 +54,7 @@ pub struct Authenticator {
     policy: Policy,
 }
 
-/// What callers can be told apart by. None of it: a development server.
+/// The kinds of credentials that are configured; with none it is a development server.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Methods {
     pub tokens: bool,
@@ -79,27 +79,27 @@ impl Authenticator {
         }
     }
 
-    /// Whether nothing is configured, so that everybody may everything.
+    /// Whether nothing is configured, so that every caller may do everything.
     #[must_use]
     pub fn is_development(&self) -> bool {
         self.methods == Methods::default()
     }
 
-    /// The text of the file that says who may do what; none without one.
+    /// The text of the role policy; `None` without one.
     #[must_use]
     pub fn role_policy(&self) -> Option<&str> {
         self.policy.text()
     }
 
-    /// Principals, and what the role policy calls them.
+    /// Principals, and their names in the role policy.
     pub fn names(&self) -> impl Iterator<Item = (&str, &str)> {
         self.policy.names()
     }
 
-    /// Who makes a call, at a time in Unix seconds.
+    /// Authenticates the caller of a call at a time in Unix seconds.
     ///
     /// # Errors
-    /// Where there is no credential, or one that does not hold.
+    /// If there is no credential, or an invalid one.
     pub fn identify(
         &self,
         now_unix: u64,
@@ -108,8 +108,8 @@ impl Authenticator {
         self.identify_with(None, now_unix, credentials)
     }
 
-    /// Who makes a call on a port that has tokens of its own. One of them is a credential like any
-    /// other; if nothing else is configured, one of them is needed.
+    /// Authenticates the caller of a call on a port that has its own tokens. These are credentials
+    /// like any others; if nothing else is configured, the call needs one of them.
     ///
     /// # Errors
     /// As [`Authenticator::identify`].
@@ -119,14 +119,14 @@ impl Authenticator {
         now_unix: u64,
         credentials: &Credentials<'_>,
     ) -> Result<Identity, Denied> {
-        // A malformed header is refused by a development server too: it must not pass for no
-        // header.
+        // A development server also refuses a malformed header: it must not pass for a missing one.
         let token = token::bearer(credentials.headers)?;
         if self.is_development() && own.is_none() {
             let bearer = |token| bearer(Sha256::digest(token).into(), Roles::SUBMITTER);
             return Ok(token.map_or_else(anonymous, bearer));
         }
-        // Also under a header's identity: nobody goes on over a connection that ought to be closed.
+        // This applies even if a header decides: no caller may go on over a connection that must be
+        // closed.
         let certificate = self.certificate(now_unix, credentials.certificate)?;
         match (token, hmac::is_signed(credentials.headers)) {
             (Some(_), true) => Err(Denied::TwoCredentials),
@@ -136,11 +136,11 @@ impl Authenticator {
         }
     }
 
-    /// The roles that a caller has at a later time, in Unix seconds, by what it showed at first:
-    /// for calls that last. A signature's timestamp is not looked at again.
+    /// The caller's roles at a later time, in Unix seconds, by the same credential: for long calls.
+    /// A signature's timestamp is not checked again.
     ///
     /// # Errors
-    /// If what it showed, or the connection's certificate, would not be taken now.
+    /// If the credential, or the connection's certificate, would not be accepted now.
     pub fn roles_now(
         &self,
         own: Option<&Tokens>,
@@ -154,7 +154,7 @@ impl Authenticator {
             Proof::Token(_) if self.is_development() && own.is_none() => Ok(Roles::SUBMITTER),
             Proof::Token(digest) => self.token_of(own, *digest).map(|identity| identity.roles),
             Proof::Signature(signature) => {
-                // A reload may have taken the key away: calls that it signed end with it.
+                // A reload may have removed the key: calls that it signed end with it.
                 if !self.keys.contains(&signature.key_id) {
                     return Err(Denied::UnknownKeyId);
                 }
@@ -175,7 +175,7 @@ impl Authenticator {
         .expected()
     }
 
-    /// A principal that no deny entry shuts out.
+    /// The principal, unless a deny entry names it.
     fn let_in(&self, principal: String) -> Result<String, Denied> {
         if self.policy.denials().principal(&principal) {
             return Err(Denied::ShutOut);
@@ -196,7 +196,7 @@ impl Authenticator {
             .or_else(|| self.tokens.roles_of(&digest))
             .ok_or(Denied::UnknownToken)?;
         let mut identity = bearer(digest, roles);
-        // A token that is denied by its own digest stays denied, whosever it is.
+        // A token that is denied by its own digest stays denied, whichever principal owns it.
         self.let_in(identity.principal.clone())?;
         if let Some(owner) = self.policy.token_owner(&digest) {
             identity.principal = self.let_in(owner.to_owned())?;
@@ -228,7 +228,7 @@ impl Authenticator {
             return Ok(None);
         };
         let certificate = PeerCertificate::read(der)?;
-        // The handshake checked it when the connection was opened, which may be long ago.
+        // The handshake checked the certificate when the connection was opened, perhaps long ago.
         if !certificate.is_valid_at(now_unix) {
             return Err(Denied::CertificateNotCurrent);
         }
@@ -246,7 +246,7 @@ impl Authenticator {
 }
 
 impl Methods {
-    /// The end of a refusal's sentence: which credentials the server takes.
+    /// The end of a refusal's sentence: the credentials that the server accepts.
     fn expected(self) -> String {
         let ways = [
             (self.tokens, "send \"authorization: Bearer <token>\""),

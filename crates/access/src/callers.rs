@@ -1,10 +1,11 @@
-//! Who calls, as the kernel knows the caller, and what is asked before a call gets to its handler.
+//! Callers in the form in which the kernel knows them, and the checks before a call reaches its
+//! handler.
 //!
 //! Identity comes from [`Authenticator`] alone: a verified certificate, a token, a signature.
-//! Headers in which a client says who it is are dropped before anything else sees them.
+//! Headers in which a client states its identity are dropped before any other code sees them.
 //!
-//! A call that lasts is asked again: [`Callers::roles_now`] says whether what its caller showed
-//! would still be taken, and [`Callers::changes`] when that may have changed.
+//! Long calls are checked again: [`Callers::roles_now`] tells whether the caller's credential would
+//! still be accepted, and [`Callers::changes`] tells when that may have changed.
 
 use std::{
     sync::Arc,
@@ -26,16 +27,16 @@ use crate::{
     Tokens, Uses,
 };
 
-/// A caller, and the name that its tag was made from.
+/// A caller, and the name from which its tag is made.
 #[derive(Debug, Clone)]
 pub struct Principal {
-    /// The verified name, as roles and accounts have it.
+    /// The verified name, which roles and accounts use.
     pub name: String,
-    /// What the kernel knows of it.
+    /// The caller in the kernel's form.
     pub caller: Caller,
-    /// What it may do.
+    /// The caller's roles.
     pub roles: Roles,
-    /// Part of the key of its requests: processes that share a secret count from 1 each.
+    /// Part of the key of the caller's requests: processes that share a secret each count from 1.
     pub request_scope: Option<String>,
     /// The credential that verified it.
     pub proof: Proof,
@@ -52,13 +53,13 @@ impl Principal {
     }
 }
 
-/// Tells callers apart; what it is told can be read again while it does.
+/// Authenticates callers by rules that can be replaced at any time.
 pub struct Callers {
     authenticator: ArcSwap<Authenticator>,
     owners: Arc<Owners>,
     uses: Uses,
     identified: Family<Identified, Counter>,
-    /// Counts what may have changed the answer to who may call.
+    /// Counts changes that may affect whether callers are accepted.
     changes: watch::Sender<u64>,
 }
 
@@ -69,8 +70,8 @@ struct Identified {
 }
 
 impl Callers {
-    /// Tells callers apart by `authenticator`; their tags are made with `owners`, and `uses`
-    /// remembers signatures. How calls were identified is counted in `registry`.
+    /// Authenticates callers with `authenticator`, makes their tags with `owners`, and remembers
+    /// signatures in `uses`. `registry` counts the identified calls by kind of credential.
     #[must_use]
     pub fn new(
         authenticator: Authenticator,
@@ -90,24 +91,24 @@ impl Callers {
         }
     }
 
-    /// What tells callers apart now.
+    /// The authenticator in force.
     #[must_use]
     pub fn authenticator(&self) -> Arc<Authenticator> {
         self.authenticator.load_full()
     }
 
-    /// Tells callers apart by this from now on.
+    /// Uses another authenticator from now on.
     pub fn follow(&self, authenticator: Arc<Authenticator>) {
         self.authenticator.store(authenticator);
         self.changed();
     }
 
-    /// Has calls under way asked again whether they may go on.
+    /// Has the rights of calls under way checked again.
     pub fn changed(&self) {
         self.changes.send_modify(|changes| *changes += 1);
     }
 
-    /// Counts what may have changed who may call.
+    /// The count of changes that may affect whether callers are accepted.
     #[must_use]
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
@@ -119,10 +120,10 @@ impl Callers {
         self.authenticator.load().is_development()
     }
 
-    /// Who makes a call.
+    /// Authenticates the caller of a call.
     ///
     /// # Errors
-    /// Where there is no credential, or one that does not hold.
+    /// If there is no credential, or an invalid one.
     pub fn identify(
         &self,
         path: &str,
@@ -132,8 +133,8 @@ impl Callers {
         self.identify_with(None, path, headers, peer)
     }
 
-    /// Who makes a call on a port that has tokens of its own: one of them is a credential like any
-    /// other, and without other credentials configured one of them is needed.
+    /// Authenticates the caller of a call on a port that has its own tokens. These are credentials
+    /// like any others; if no others are configured, the call needs one of them.
     ///
     /// # Errors
     /// As [`Callers::identify`].
@@ -149,24 +150,25 @@ impl Callers {
             headers,
             certificate: peer.and_then(Peer::certificate),
         };
-        // Revocation is looked at first: no other credential carries a revoked certificate.
+        // Revocation is checked first: no other credential makes up for a revoked certificate.
         let identified = not_revoked(peer).and_then(|()| {
             let authenticator = self.authenticator.load();
             authenticator.identify_with(own, unix_s(), &credentials)
         });
         let by = identified.as_ref().map_or("denied", |known| known.kind);
         self.identified.get_or_create(&Identified { by }).inc();
-        // Only a known caller keeps a connection from giving way to others: strangers must not.
+        // Only an authenticated caller keeps a connection from giving way to others: strangers must
+        // not.
         if let (Ok(_), Some(peer)) = (&identified, peer) {
             peer.is_known();
         }
         identified.map(|identity| self.principal(identity))
     }
 
-    /// The roles that the caller of a call under way has now.
+    /// The present roles of the caller of a call under way.
     ///
     /// # Errors
-    /// If what it showed would not be taken now.
+    /// If the caller's credential would not be accepted now.
     pub fn roles_now(&self, principal: &Principal, peer: Option<&Peer>) -> Result<Roles, Denied> {
         not_revoked(peer)?;
         let certificate = peer.and_then(Peer::certificate);
@@ -174,10 +176,10 @@ impl Callers {
         authenticator.roles_now(None, unix_s(), &principal.proof, certificate)
     }
 
-    /// Binds a signature to the request of a digest.
+    /// Binds a signature to the request with this digest.
     ///
     /// # Errors
-    /// If it serves another request, or cannot be remembered.
+    /// If the signature was used for another request, or cannot be remembered.
     pub fn bind(&self, signature: &Signature, request: &[u8; 32]) -> Result<(), Misused> {
         self.uses.bind(unix_s(), signature, request)
     }
@@ -197,7 +199,7 @@ impl Callers {
     }
 }
 
-/// A connection without a certificate, or with one that no authority has revoked.
+/// Accepts a connection without a certificate, or with one that no authority has revoked.
 fn not_revoked(peer: Option<&Peer>) -> Result<(), Denied> {
     if peer.is_some_and(Peer::is_revoked) {
         return Err(Denied::CertificateRevoked);
@@ -205,7 +207,7 @@ fn not_revoked(peer: Option<&Peer>) -> Result<(), Denied> {
     Ok(())
 }
 
-/// What the system's clock says, in seconds of Unix time; 0 before 1970.
+/// The system clock in seconds of Unix time; 0 before 1970.
 fn unix_s() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.map_or(0, |since| since.as_secs())

@@ -1,10 +1,11 @@
-//! Who a certificate is. Whether it may be believed was decided in the handshake, by
+//! The identity of a certificate. The handshake has decided whether to trust it, by
 //! [`crate::verifier`].
 //!
-//! The identity is the only URI in the subject alternative name, else the first DNS name there,
-//! else the digest of the certificate. The common name is never an identity: any CA writes into it
-//! what it is asked to. Names count byte for byte, and a certificate is refused if one of them has
-//! a character that a log, a terminal or another parser could take for something else.
+//! The identity is the only URI in the subject alternative name, otherwise the first DNS name
+//! there, otherwise the digest of the certificate. The common name is never an identity: a CA may
+//! write into it whatever a client requests. Names count byte for byte, and a certificate is
+//! refused if one of them has a character that a log, a terminal or another parser could take for
+//! something else.
 
 use std::fmt;
 
@@ -17,7 +18,7 @@ use x509_parser::{
 
 use crate::principal;
 
-/// What a certificate is known by.
+/// The kind of a certificate's identity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum IdentityKind {
     /// The only URI of the subject alternative name.
@@ -28,33 +29,33 @@ pub enum IdentityKind {
     Cert,
 }
 
-/// What the extended key usage says about TLS clients.
+/// The extended key usage of TLS clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClientAuth {
     /// Its extended key usage lists clientAuth.
     Allowed,
-    /// There is no such extension, so the certificate is for anything.
+    /// The certificate has no such extension, so it is for any purpose.
     Unrestricted,
     /// It lists other purposes only.
     Forbidden,
 }
 
-/// What is read from a peer's leaf certificate.
+/// The facts read from a peer's leaf certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PeerCertificate {
     /// What the identity is.
     pub kind: IdentityKind,
     /// The identity, of the kind that `kind` states.
     pub name: String,
-    /// Every DNS name of the subject alternative name, also if the identity is another.
+    /// Every DNS name of the subject alternative name, even if the identity is another name.
     pub dns_names: Vec<String>,
     /// The serial number, big-endian, without leading zero bytes.
     pub serial: Vec<u8>,
     /// SHA-256 of the DER.
     pub sha256: [u8; 32],
-    /// Whether it may be used by a client.
+    /// Whether a client may use it.
     pub client_auth: ClientAuth,
-    /// First second of its validity, Unix time; 0 where it lies before 1970.
+    /// The first second of its validity in Unix time; 0 if that is before 1970.
     pub not_before_unix: u64,
     /// Last second of its validity, Unix time.
     pub not_after_unix: u64,
@@ -63,25 +64,26 @@ pub struct PeerCertificate {
 /// Why a certificate has no identity.
 #[derive(Debug, Clone, PartialEq, Error)]
 pub enum CertificateError {
-    /// The bytes are no certificate, or its extensions cannot be read.
+    /// The bytes are not a certificate, or its extensions cannot be read.
     #[error("it cannot be read as an X.509 certificate: {0}")]
     Unreadable(#[from] X509Error),
     /// There are bytes after the certificate.
     #[error("there are bytes after the certificate")]
     TrailingBytes,
-    /// A URI or DNS name with a character outside 0x21-0x7e: not to be skipped for the next name.
+    /// A URI or DNS name has a character outside 0x21-0x7e: it must not be skipped for the next
+    /// name.
     #[error(
         "its subject alternative name has a URI or DNS name with a blank, a control character or a \
          character that is not ASCII; issue it with characters of 0x21-0x7e"
     )]
     UnreadableName,
-    /// A common name with a control character. It identifies nobody, but tools show it.
+    /// A common name has a control character. It is no identity, but tools show it.
     #[error("its common name has a control character; issue it without")]
     ControlInCommonName,
-    /// With several, a peer could choose who it is.
+    /// With several URIs, a peer could choose its identity.
     #[error("its subject alternative name has several URIs; issue it with one")]
     SeveralUris,
-    /// A name of no characters.
+    /// A name is empty.
     #[error("its subject alternative name has an empty URI or DNS name")]
     EmptyName,
 }
@@ -90,10 +92,10 @@ impl PeerCertificate {
     /// Reads a leaf certificate.
     ///
     /// # Errors
-    /// Where it cannot be read, or its name could be taken in two ways.
+    /// If it cannot be read, or if its name is ambiguous.
     pub fn read(der: &[u8]) -> Result<Self, CertificateError> {
         let (rest, certificate) = X509Certificate::from_der(der).map_err(X509Error::from)?;
-        // The digest is over all bytes. With a tail, one certificate would have any number of
+        // The digest is over all bytes. With a tail, one certificate could have any number of
         // digests, and a deny entry by digest would miss it.
         if !rest.is_empty() {
             return Err(CertificateError::TrailingBytes);
@@ -123,13 +125,13 @@ impl PeerCertificate {
         })
     }
 
-    /// The name of this caller.
+    /// The principal of this certificate.
     #[must_use]
     pub fn principal(&self) -> String {
         principal::certificate(self.kind, &self.name)
     }
 
-    /// Whether it is valid at a time.
+    /// Whether the certificate is valid at a time in Unix seconds.
     #[must_use]
     pub fn is_valid_at(&self, now_unix: u64) -> bool {
         (self.not_before_unix..=self.not_after_unix).contains(&now_unix)
@@ -154,18 +156,18 @@ impl fmt::Display for IdentityKind {
     }
 }
 
-/// The last second of a certificate's validity, Unix time; whoever it is for.
+/// The last second of any certificate's validity, Unix time.
 pub(crate) fn not_after_unix(der: &[u8]) -> Result<u64, CertificateError> {
     let (_, certificate) = X509Certificate::from_der(der).map_err(X509Error::from)?;
     Ok(unix(certificate.validity().not_after))
 }
 
-/// Before 1970 is 0.
+/// A time before 1970 becomes 0.
 fn unix(time: ASN1Time) -> u64 {
     time.timestamp().try_into().unwrap_or(0)
 }
 
-/// A serial number as it is compared: DER puts a zero byte before a high bit.
+/// A serial number for comparison: DER puts a zero byte before a high bit.
 pub(crate) fn without_leading_zeros(serial: &[u8]) -> &[u8] {
     let zeros = serial.iter().take_while(|byte| **byte == 0).count();
     &serial[zeros..]
@@ -179,7 +181,7 @@ pub(crate) fn is_plain(name: &str) -> bool {
 fn printable_common_names(certificate: &X509Certificate<'_>) -> Result<(), CertificateError> {
     let is_control = |name: &str| name.chars().any(char::is_control);
     let mut names = certificate.subject().iter_common_name();
-    // Names of other string types than UTF-8's relatives are never shown.
+    // Names of string types that are not text are never shown.
     if names.any(|name| name.as_str().is_ok_and(is_control)) {
         return Err(CertificateError::ControlInCommonName);
     }
@@ -203,15 +205,15 @@ impl AlternativeNames {
             match name {
                 GeneralName::URI(uri) => uris.push((*uri).to_owned()),
                 GeneralName::DNSName(name) => dns.push((*name).to_owned()),
-                // Tags 2 and 6 are a DNS name and a URI. If one that cannot be read were passed
-                // over, the next name would become the identity.
+                // Tags 2 and 6 are a DNS name and a URI. If an unreadable one were skipped, the
+                // next name would become the identity.
                 GeneralName::Invalid(tag, _) if matches!(tag.0, 2 | 6) => {
                     return Err(CertificateError::UnreadableName);
                 }
                 _ => {}
             }
         }
-        // Also those that are not the identity: a deny rule may name any of them.
+        // This includes names that are not the identity: a deny entry may name any of them.
         if !uris.iter().chain(&dns).all(|name| is_plain(name)) {
             return Err(CertificateError::UnreadableName);
         }

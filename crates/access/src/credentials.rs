@@ -1,10 +1,10 @@
-//! What a call brings along, and the headers that are never believed.
+//! The credentials of a call, and the headers that are never trusted.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::Denied;
 
-/// What a call says about its caller.
+/// The parts of a call that may identify its caller.
 #[derive(Debug, Clone, Copy)]
 pub struct Credentials<'a> {
     /// The path of the request, `/package.Service/Method` for gRPC: it is part of what is signed.
@@ -12,12 +12,12 @@ pub struct Credentials<'a> {
     /// All headers of the request.
     pub headers: &'a HeaderMap,
     /// DER of the peer's leaf certificate, verified by the TLS listener when the connection was
-    /// opened. Whether it has been revoked since, [`crate::Peer::is_revoked`] says.
+    /// opened. [`crate::Peer::is_revoked`] tells whether it has been revoked since.
     pub certificate: Option<&'a [u8]>,
 }
 
-/// Headers in which a proxy, or anybody, tells who the client is: each entry is a prefix.
-/// They are never read, and are dropped before anything behind the edge could read them.
+/// Prefixes of headers in which a proxy, or any client, states the client's identity. They are
+/// never read, and are dropped before any code behind the edge could read them.
 pub const IDENTITY_HEADERS: [&str; 4] = [
     "x-client-cert-",
     "x-evidenceos-auth-role",
@@ -41,7 +41,7 @@ pub fn strip_identity_headers(headers: &mut HeaderMap) {
     }
 }
 
-/// The only value of a header. Of two values one part of the system might believe the first and
+/// The only value of a header. Of two values, one part of the system might trust the first and
 /// another the last.
 pub(crate) fn single<'h>(
     headers: &'h HeaderMap,

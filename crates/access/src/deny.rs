@@ -1,10 +1,9 @@
-//! Who is shut out: the `[[deny]]` entries of the role policy. Pure: a table in, an answer out.
+//! Denied callers: the `[[deny]]` entries of the role policy. Pure: a table in, an answer out.
 //!
-//! An entry names its callers by exactly one selector and wins over every rule. It is asked of every
-//! credential that a call brings, so that a denied certificate cannot be carried by a token, and a
-//! denied token not by a certificate. An entry is taken widely: a URI that ends in `/` denies every
-//! URI that begins so, and a DNS name denies every certificate that has it among its names, in
-//! upper or lower case.
+//! An entry names its callers by exactly one selector and wins over every rule. Every credential of
+//! a call is checked, so that a token does not admit a denied certificate, nor a certificate a
+//! denied token. Entries match broadly: a URI that ends in `/` denies every URI that begins so, and
+//! a DNS name denies every certificate that has it among its names, in upper or lower case.
 
 use std::collections::HashSet;
 
@@ -18,14 +17,14 @@ use crate::{
     principal,
 };
 
-/// The longest serial number that a certificate has, in bytes; RFC 5280, 4.1.2.2, and some slack.
+/// The longest serial number of a certificate in bytes: RFC 5280, 4.1.2.2, with some slack.
 const MAX_SERIAL_BYTES: usize = 32;
 
-/// Everything that is denied.
+/// All entries.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Denials(HashSet<Denied>);
 
-/// What an entry denies.
+/// The callers that an entry denies.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Denied {
     Uri(String),
@@ -34,7 +33,7 @@ enum Denied {
     /// Without leading zero bytes.
     Serial(Vec<u8>),
     CertSha256([u8; 32]),
-    /// As [`principal`] names it; tokens and keys are denied by it too.
+    /// A name as [`principal`] makes it; tokens and keys are denied by it too.
     Principal(String),
 }
 
@@ -51,10 +50,10 @@ struct Entry {
 }
 
 impl Denials {
-    /// Adds an entry. One that is there already changes nothing.
+    /// Adds an entry; a repeated one changes nothing.
     ///
     /// # Errors
-    /// What is wrong with the entry; nothing of its values is repeated.
+    /// The problems of the entry, without any of its values.
     pub fn add(&mut self, table: toml::Table) -> Result<(), Vec<String>> {
         let entry: Entry = table
             .try_into()
@@ -103,13 +102,13 @@ impl Denials {
             Denied::CertSha256(certificate.sha256),
             Denied::Principal(certificate.principal()),
         ];
-        // DNS names mean the same in either case: another spelling must not pass an entry.
+        // DNS names are case-insensitive: another spelling must not pass an entry.
         let dns_names = certificate.dns_names.iter();
         marks.extend(dns_names.map(|name| Denied::Dns(name.to_ascii_lowercase())));
         if certificate.kind == IdentityKind::Uri {
             let name = &certificate.name;
             // An entry that ends in `/` denies all below it, so each prefix up to a slash is looked
-            // up: the time does not grow with the entries.
+            // up: the time does not grow with the number of entries.
             let prefixes = name.match_indices('/').map(|(at, _)| &name[..=at]);
             let uris = prefixes.chain([name.as_str()]);
             marks.extend(uris.map(|uri| Denied::Uri(uri.to_owned())));
@@ -117,13 +116,13 @@ impl Denials {
         marks.iter().any(|mark| self.0.contains(mark))
     }
 
-    /// Whether a principal is denied: that of a token or of a key, which have no other names.
+    /// Whether a principal is denied: a token's or a key's, which have no other names.
     pub fn principal(&self, name: &str) -> bool {
         !self.0.is_empty() && self.0.contains(&Denied::Principal(name.to_owned()))
     }
 }
 
-/// A token is known by its principal, which is made of the same digest.
+/// A token is known by its principal, which contains the same digest.
 fn of_token(sha256: [u8; 32]) -> Denied {
     Denied::Principal(principal::bearer_of(&sha256))
 }
@@ -148,7 +147,7 @@ fn serial(text: &str) -> Result<Vec<u8>, String> {
         })
 }
 
-/// Another spelling would deny nobody.
+/// Refuses a text in another form than a principal's: it would deny no caller.
 fn known_principal(name: String) -> Result<String, String> {
     let is_digest = |digits: &str| {
         digits.len() == 2 * Sha256::output_size()

@@ -1,6 +1,6 @@
-//! Reading the files of an operator: whole, bounded, and with errors that say what to mend.
+//! Reads an operator's files: whole, bounded, and with errors that say what to mend.
 //!
-//! A set of files is read until two readings agree, so that a set which is being exchanged is never
+//! A set of files is read until two readings agree, so that a set that is being replaced is never
 //! half old and half new. Symlinks are followed: Kubernetes mounts secrets as links.
 
 use std::{
@@ -18,25 +18,25 @@ use zeroize::Zeroizing;
 /// The most bytes that a certificate, key, CA or policy file may have.
 const MAX_BYTES: u64 = 1 << 20;
 
-/// The most bytes that a revocation list may have: some 400,000 entries.
+/// The most bytes that a revocation list may have: about 400,000 entries.
 const MAX_CRL_BYTES: u64 = 16 << 20;
 
-/// How often a set is read before it counts as one that does not come to rest.
+/// How often a set is read before it is given up as unstable.
 const READINGS: usize = 5;
 
-/// Bits of a file's mode for everybody.
+/// The bits of a file's mode for other users.
 const OTHERS: u32 = 0o007;
-/// The bit of a file's mode that lets everybody write.
+/// The bit of a file's mode that lets every user write.
 const OTHERS_WRITE: u32 = 0o002;
 
 /// The files of a TLS listener, PEM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsFiles {
-    /// The server's certificate, and then its intermediates.
+    /// The server's certificate, followed by its intermediates.
     pub cert: PathBuf,
-    /// The private key of the certificate. Not readable by everybody.
+    /// The private key of the certificate. Other users must not be able to read it.
     pub key: PathBuf,
-    /// The CA certificates that client certificates must come from.
+    /// The CA certificates that must have issued client certificates.
     pub client_ca: Option<PathBuf>,
     /// Lists of revoked client certificates, PEM or DER.
     pub client_crls: Vec<PathBuf>,
@@ -50,20 +50,20 @@ pub enum FileError {
     Unreadable {
         path: PathBuf,
         source: io::Error,
-        /// The command that mends it, as the end of the sentence; empty if none is known.
+        /// The command that mends it, at the end of the sentence; empty if none is known.
         remedy: String,
     },
-    /// It is a directory or a device.
+    /// The path is a directory or a device.
     #[error("{} is not a regular file", path.display())]
     NotAFile { path: PathBuf },
-    /// It is longer than anything that belongs here.
+    /// The file exceeds the limit for its kind.
     #[error("{} has more than {max} bytes", path.display())]
     TooLong {
         path: PathBuf,
         /// The most bytes that it may have.
         max: u64,
     },
-    /// A private key that everybody on the machine can use.
+    /// Every user of the machine can use the private key.
     #[error(
         "the private key {} is open to everybody (mode {mode:04o}): run `chmod o= {}`",
         path.display(), path.display()
@@ -73,7 +73,7 @@ pub enum FileError {
         /// The file's permission bits, as `chmod` takes them.
         mode: u32,
     },
-    /// Roles that every user of the machine can take.
+    /// Every user of the machine could give themselves roles.
     #[error(
         "{} can be written by everybody (mode {mode:04o}): run `chmod o-w {}`",
         path.display(), path.display()
@@ -83,10 +83,10 @@ pub enum FileError {
         /// The file's permission bits, as `chmod` takes them.
         mode: u32,
     },
-    /// Each reading found something else.
+    /// Each reading found another content.
     #[error("the files next to {} change while they are read; they are read again later", path.display())]
     Unsteady {
-        /// The server's certificate, which the other files lie next to.
+        /// The server's certificate, which is beside the other files.
         path: PathBuf,
     },
 }
@@ -103,7 +103,7 @@ pub(crate) struct FileSet {
 }
 
 impl TlsFiles {
-    /// Everything that keeps these files from being read.
+    /// Every problem that keeps these files from being read.
     #[must_use]
     pub fn problems(&self) -> Vec<FileError> {
         let lists = self.client_crls.iter().map(|path| read_crl(path).err());
@@ -112,7 +112,7 @@ impl TlsFiles {
         others.chain(lists).flatten().collect()
     }
 
-    /// One set: what two readings in a row agree on.
+    /// A set on which two readings in a row agree.
     pub(crate) fn read(&self) -> Result<FileSet, FileError> {
         let mut last = self.read_once()?;
         for _ in 1..READINGS {
@@ -146,7 +146,8 @@ impl TlsFiles {
         let mut hash = Sha256::new();
         let always = [Some(&cert), Some(&key), client_ca.as_ref()];
         for content in always.into_iter().chain(client_crls.iter().map(Some)) {
-            // Digests of equal length, so that nothing moves from one file to the next unseen.
+            // Digests have equal length, so that no byte can move from one file to the next
+            // unnoticed.
             hash.update(Sha256::digest(content.map_or(&[][..], |content| content)));
         }
         Ok(FileSet {
@@ -159,7 +160,7 @@ impl TlsFiles {
     }
 }
 
-/// The text of a file that gives rights, which not everybody may write.
+/// The text of a file that grants rights. Other users must not be able to write it.
 pub(crate) fn read_policy(path: &Path) -> Result<String, FileError> {
     let (bytes, mode) = read(path)?;
     if mode & OTHERS_WRITE != 0 {
@@ -174,7 +175,7 @@ pub(crate) fn read_policy(path: &Path) -> Result<String, FileError> {
     })
 }
 
-/// A list of revoked certificates: if everybody could write it, everybody could take a name off it.
+/// A list of revoked certificates. If every user could write it, every user could remove an entry.
 fn read_crl(path: &Path) -> Result<Zeroizing<Vec<u8>>, FileError> {
     let (bytes, mode) = read_at_most(path, MAX_CRL_BYTES)?;
     if mode & OTHERS_WRITE != 0 {
@@ -191,17 +192,17 @@ fn read(path: &Path) -> Result<(Zeroizing<Vec<u8>>, u32), FileError> {
 
 fn read_at_most(path: &Path, max: u64) -> Result<(Zeroizing<Vec<u8>>, u32), FileError> {
     let failed = |source| unreadable(path, source);
-    // Before it is opened: opening a pipe would wait for its writer.
+    // This comes before the file is opened: opening a pipe would wait for its writer.
     if !fs::metadata(path).map_err(failed)?.is_file() {
         let path = path.to_owned();
         return Err(FileError::NotAFile { path });
     }
     let file = File::open(path).map_err(failed)?;
     let metadata = file.metadata().map_err(failed)?;
-    // At its size at once: a growing vector leaves copies of a key behind.
+    // The buffer gets its size at once: a growing vector leaves copies of a key behind.
     let size = usize::try_from(metadata.len().min(max)).unwrap_or(0);
     let mut content = Zeroizing::new(Vec::with_capacity(size + 1));
-    // One byte beyond the limit tells a file that is too long from one that just fits.
+    // One byte beyond the limit distinguishes a file that is too long from one that just fits.
     file.take(max + 1)
         .read_to_end(&mut content)
         .map_err(failed)?;

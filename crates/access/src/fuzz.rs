@@ -1,5 +1,5 @@
-//! What the fuzz targets reach of the crate that callers do not: revocation lists as files hold them.
-//! Nothing else calls it.
+//! The entry points of the fuzz targets: revocation lists as files contain them. No other code
+//! calls them.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -7,14 +7,14 @@ use rustls::{RootCertStore, crypto::aws_lc_rs, pki_types::CertificateDer};
 
 use crate::tls::Revoked;
 
-/// What is read from a file of revocation lists.
+/// The facts read from a file of revocation lists.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Lists {
-    /// How many there are.
+    /// The number of lists.
     pub count: usize,
     /// When the first of them must be replaced.
     pub next_update_unix: Option<u64>,
-    /// Whether one of them is of the authority.
+    /// Whether one of them was issued by the authority.
     pub has_authority: bool,
     /// Whether WebPKI can check all of them.
     pub suit_webpki: bool,
@@ -25,7 +25,7 @@ pub struct Lists {
 /// Reads a file's content; `None` if it is refused. Authority and leaf are certificates in DER.
 ///
 /// # Panics
-/// If the authority is no certificate.
+/// If the authority is not a certificate.
 #[must_use]
 pub fn revocation_lists(content: &[u8], authority: &[u8], leaf: &[u8]) -> Option<Lists> {
     let path = PathBuf::from("crl");

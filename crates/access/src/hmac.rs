@@ -1,8 +1,8 @@
 //! Signed requests: HMAC-SHA256 over request id, path and timestamp, byte for byte as published.
 //!
-//! Material: `<request id>:<path>`, and `:<timestamp>` where the header is sent, as it was sent.
-//! Checks come in a fixed order: request id, key id, timestamp, known key, signature. The body is
-//! not signed: [`crate::Uses`] sees to it that a signature serves one request.
+//! The signed bytes are `<request id>:<path>`, and `:<timestamp>` as it was sent if the header is
+//! present. The checks have a fixed order: request id, key id, timestamp, known key, signature. The
+//! body is not signed: [`crate::Uses`] makes sure that a signature serves one request.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -16,7 +16,7 @@ use crate::{Denied, credentials::single};
 /// How far a timestamp may be from the server's clock, either way, in seconds.
 pub const TIMESTAMP_WINDOW_S: u64 = 300;
 
-/// The key id of a request that names none.
+/// The key id of a request that does not name one.
 pub(crate) const DEFAULT_KEY_ID: &str = "default";
 
 const REQUEST_ID: &str = "x-request-id";
@@ -24,23 +24,23 @@ const KEY_ID: &str = "x-evidenceos-key-id";
 const TIMESTAMP: &str = "x-evidenceos-timestamp";
 const SIGNATURE: &str = "x-evidenceos-signature";
 
-/// The secrets that sign requests, by key id. `Debug` shows the ids alone.
+/// The secrets that sign requests, by key id. `Debug` shows only the ids.
 #[derive(Clone, Default)]
 pub struct HmacKeys {
     secrets: BTreeMap<String, Zeroizing<Vec<u8>>>,
 }
 
-/// What a daemon demands of signatures.
+/// The daemon's requirements for signatures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HmacRules {
-    /// A request without a timestamp is refused: without one a signature is good for ever.
+    /// A request without a timestamp is refused: its signature would be valid forever.
     pub require_timestamp: bool,
-    /// A signature over the path `/` is taken for every path, because one published client signs
-    /// that. It takes the method out of what is signed.
+    /// A signature over the path `/` is accepted for every path, because one published client signs
+    /// that. The method is then not signed.
     pub accept_root_path: bool,
 }
 
-/// A request whose signature holds.
+/// A request with a valid signature.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Signed<'a> {
     /// The key that signed it.
@@ -57,8 +57,8 @@ impl HmacKeys {
     /// Adds the keys of `kid:hex,kid2:hex`.
     ///
     /// # Errors
-    /// Every entry that is not so, by its place, after `source`. No secret and no entry is shown:
-    /// an entry without its colon may be a secret.
+    /// Every invalid entry, by its position, after `source`. No secret and no entry is shown: an
+    /// entry without its colon may be a secret.
     pub fn add_list(&mut self, source: &str, list: &str) -> Result<(), Vec<String>> {
         let mut problems = Vec::new();
         for (at, entry) in (1..).zip(list.split(',')) {
@@ -76,13 +76,13 @@ impl HmacKeys {
     /// Adds a secret of raw bytes under the key id `default`.
     ///
     /// # Errors
-    /// A secret that is empty, or a second `default`.
+    /// If the secret is empty, or there is a `default` already.
     pub fn add_default(&mut self, source: &str, secret: &str) -> Result<(), Vec<String>> {
         self.add(DEFAULT_KEY_ID, Zeroizing::new(secret.as_bytes().to_vec()))
             .map_err(|problem| vec![format!("{source}: {problem}")])
     }
 
-    /// The ids of keys whose secret has fewer than so many bytes.
+    /// The ids of keys whose secret is shorter than `bytes`.
     pub(crate) fn shorter_than(&self, bytes: usize) -> impl Iterator<Item = &str> {
         self.secrets
             .iter()
@@ -104,7 +104,7 @@ impl HmacKeys {
     /// Checks a request.
     ///
     /// # Errors
-    /// The first check that fails, in the order of the module's text.
+    /// The first check that fails, in the order of the module's description.
     pub fn verify<'a>(
         &'a self,
         rules: HmacRules,
@@ -134,7 +134,7 @@ impl HmacKeys {
                 mac.update(part.as_bytes());
             }
             // `verify_slice` takes the same time wherever the signatures differ: a refusal must not
-            // tell how much of a guess is right.
+            // reveal how much of a guess is right.
             mac.verify_slice(&signature).ok().map(|()| path)
         };
         let path = holds(path)
@@ -152,7 +152,7 @@ impl HmacKeys {
         let (key_id, secret) = entry
             .split_once(':')
             .ok_or("must be a key id, a colon and the secret in hex")?;
-        // The cause names a character, which belongs to the secret.
+        // The cause would name a character, which belongs to the secret.
         let secret = hex::decode(secret)
             .map_err(|_secret| "the secret must be an even number of hex digits")?;
         self.add(key_id, Zeroizing::new(secret))
@@ -168,7 +168,7 @@ impl HmacKeys {
         if self.secrets.contains_key(key_id) {
             return Err("there is a key of this id already");
         }
-        // The key id is not signed: a signature of one would be a signature of the other.
+        // The key id is not signed: a signature for one id would be valid for the other.
         if self.secrets.values().any(|held| *held == secret) {
             return Err("another key id has the same secret; give each its own");
         }
@@ -183,8 +183,8 @@ impl fmt::Debug for HmacKeys {
     }
 }
 
-/// Whether a request claims to be signed. Any of the headers counts: one who sends a part of a
-/// signature means to be checked.
+/// Whether a request claims to be signed. Any one of the headers counts: a client that sends part
+/// of a signature expects a check.
 pub(crate) fn is_signed(headers: &HeaderMap) -> bool {
     [SIGNATURE, KEY_ID, TIMESTAMP]
         .iter()
@@ -206,7 +206,7 @@ fn identifier(value: &HeaderValue) -> Option<&str> {
         .filter(|text| is_identifier(text.as_bytes()))
 }
 
-/// A leading `+` and leading zeros are taken, as published: the text itself is what is signed.
+/// A leading `+` and leading zeros are accepted, as published: the text itself is signed.
 fn timestamp(rules: HmacRules, now_unix: u64, headers: &HeaderMap) -> Result<Option<&str>, Denied> {
     let Some(header) = single(headers, TIMESTAMP)? else {
         return if rules.require_timestamp {

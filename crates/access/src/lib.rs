@@ -1,21 +1,20 @@
-//! Who calls, and in which role.
+//! Authenticates callers and finds their roles.
 //!
-//! The crate is used by every listener alike: it knows sockets, certificates, headers and bodies,
-//! but no RPC framework, no web framework and no rules of claims.
+//! Every listener uses this crate. It knows sockets, certificates, headers and bodies, but no RPC
+//! framework, no web framework and no rules of claims.
 //!
 //! - [`Tls`] holds the server certificate, its key and the client CA, and replaces them while
-//!   connections are open; [`incoming`] accepts and makes the handshakes.
-//! - [`PeerCertificate`] says who a verified certificate is.
+//!   connections are open; [`incoming`] accepts connections and makes the handshakes.
+//! - [`PeerCertificate`] gives the identity of a verified certificate.
 //! - [`Uses`] remembers which request a signature was used for, so that it serves no other.
 //! - [`HmacKeys`], [`Tokens`] and [`Policy`] are pure: bytes in, an answer out.
 //! - [`Authenticator`] puts them together: one call's [`Credentials`] become an [`Identity`], or
 //!   are [`Denied`].
-//! - [`Callers`] is what a listener asks: it gives the kernel's name of a caller, and its [`once`]
-//!   binds a signature to the body of one request.
+//! - Listeners ask [`Callers`], which gives the kernel's form of a caller; [`once`] binds a
+//!   signature to the body of one request.
 //!
-//! Invariants: an identity comes from what was verified and from nothing else; a credential that
-//! is there is valid or the call is refused, never ignored; no secret is shown by `Debug`, an
-//! error or a log line.
+//! Invariants: an identity comes only from verified credentials; an invalid credential is never
+//! ignored, the call is refused; no secret is shown by `Debug`, an error or a log line.
 
 #![allow(
     missing_docs,

@@ -1,10 +1,10 @@
-//! Accepting connections: limits, TLS handshakes, and what is counted and logged about them.
+//! Accepts connections: limits, TLS handshakes, counts and logs.
 //!
-//! Invariants: nobody waits for another's handshake; a peer that says nothing is dropped, and gives
-//! way early where handshakes or connections are many; a connection counts against the limit until
-//! it is dropped or told to end; it ends with its age, and with the authority behind its client's
-//! certificate, whatever its peer does; no error of one peer, and no lack of file descriptors, ends
-//! the listener.
+//! Invariants: no peer waits for another's handshake; a silent peer is dropped, and gives way early
+//! if there are many handshakes or connections; a connection counts against the limit until it is
+//! dropped or told to end; it ends with its age, and if its client's certificate no longer has a
+//! trusted authority, whatever its peer does; no error of one peer, and no lack of file
+//! descriptors, ends the listener.
 
 mod connection;
 mod handshake;
@@ -41,33 +41,33 @@ pub use self::{
 };
 use crate::Tls;
 
-/// After an error of `accept`, such as too many open files, how long nothing is accepted.
+/// The pause after an error of `accept`, such as too many open files.
 const BACK_OFF: Duration = Duration::from_millis(50);
 
 /// Connections that wait to be taken from [`Incoming`].
 const QUEUE: usize = 64;
 
-/// A client's certificate, and what it sent along.
+/// A client's certificate, and the intermediates that it sent.
 type Chain = Arc<[CertificateDer<'static>]>;
 
-/// What a listener bears.
+/// The limits of a listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// From the accepted connection to the end of its TLS handshake.
+    /// The time from accepting a connection to the end of its TLS handshake.
     pub handshake_timeout: Duration,
-    /// Handshakes under way. One more, and the oldest is dropped: an honest one takes
-    /// milliseconds, so the oldest is the likeliest to be silent.
+    /// Handshakes under way. One more, and the oldest is dropped: an honest handshake takes
+    /// milliseconds, so the oldest is the most likely to be silent.
     pub max_handshakes: usize,
-    /// From the accepted connection to its first request.
+    /// The time from accepting a connection to its first request.
     pub first_request_timeout: Duration,
-    /// Connections that are open, handshakes included. One more, and the oldest is closed that has
-    /// sent no request, or none of a caller who is known; where there is none, the new one.
+    /// Open connections, including handshakes. One more, and the oldest is closed that has sent no
+    /// request, or no request of an authenticated caller; if there is none, the new one.
     pub max_connections: usize,
-    /// The same of one address; of IPv6, of its network of 64 bits.
+    /// The same limit for one address; for IPv6, for its 64-bit network.
     pub max_connections_of_one: usize,
-    /// From the accepted connection to its [`Peer::retires`].
+    /// The time from accepting a connection to its [`Peer::retires`].
     pub max_age: Duration,
-    /// From there to its end.
+    /// The time from there to its end.
     pub age_grace: Duration,
 }
 
@@ -86,15 +86,15 @@ impl Default for Limits {
     }
 }
 
-/// Connections that are ready to be served. It never yields an error, which is in its type because
-/// servers ask for it. Dropped, it closes the listener.
+/// Connections that are ready to be served. The stream never yields an error; servers require one
+/// in its type. When it is dropped, the listener closes.
 #[derive(Debug)]
 pub struct Incoming {
     ready: mpsc::Receiver<io::Result<Connection>>,
     open: Arc<Open>,
 }
 
-/// All connections of a listener, to be ended.
+/// All connections of a listener, by which they can be ended.
 #[derive(Debug)]
 pub struct Connections(Arc<Open>);
 
@@ -105,9 +105,9 @@ impl Connections {
     }
 }
 
-/// Accepts connections until `stop` resolves or the stream is dropped; then the listener is closed,
-/// and the stream ends when the last handshake has. `tls` says how handshakes are made; without
-/// it connections are plain.
+/// Accepts connections until `stop` resolves or the stream is dropped. Then the listener is closed,
+/// and the stream ends with the last handshake. `tls` has the certificates; without it connections
+/// are plain.
 ///
 /// Must be called within a runtime.
 pub fn incoming(
@@ -157,7 +157,7 @@ pub fn incoming(
 }
 
 impl Incoming {
-    /// The connections that were accepted, also those that were taken from here.
+    /// The accepted connections, including those that were taken from here.
     #[must_use]
     pub fn connections(&self) -> Connections {
         Connections(Arc::clone(&self.open))
@@ -213,16 +213,16 @@ impl Accepting {
             held,
             life: Life::new(told, &self.limits),
         };
-        // It fails where the peer has gone, which reading finds out as well.
+        // It fails if the peer has gone, which reading finds out as well.
         let _ = tcp.set_nodelay(true);
         let Some(tls) = &self.tls else {
-            // The server is slower than its callers: then so is accepting.
+            // If the server is slower than its callers, accepting slows down too.
             let _ = self.ready.send(Ok(Connection::plain(tcp, accepted))).await;
             return;
         };
         let tls = Arc::clone(tls);
-        // The place is taken before the task is spawned: else tasks that wait for one would be
-        // unbounded.
+        // The place is taken before the task is spawned: otherwise the number of waiting tasks
+        // would be unbounded.
         let (slot, evicted) = self.slots.take(&self.stats).await;
         let handshake = Handshake {
             tcp,
@@ -234,7 +234,7 @@ impl Accepting {
         let ready = self.ready.clone();
         tokio::spawn(async move {
             let connection = handshake.run(&tls, evicted).await;
-            // The place is free before the connection waits for the server, which may be slow.
+            // The place is freed before the connection waits for the server, which may be slow.
             drop(slot);
             if let Some(connection) = connection {
                 let _ = ready.send(Ok(connection)).await;
@@ -247,7 +247,7 @@ impl Accepting {
 struct Slots {
     free: Arc<Semaphore>,
     max: usize,
-    /// The oldest first; a closed one is done.
+    /// The oldest first; a closed sender belongs to a handshake that is done.
     running: VecDeque<oneshot::Sender<()>>,
 }
 
@@ -260,7 +260,8 @@ impl Slots {
         }
     }
 
-    /// A place, if need be the oldest's, and what tells its holder to give way.
+    /// Takes a place, if necessary the oldest handshake's, and the signal that tells its holder to
+    /// give way.
     async fn take(
         &mut self,
         stats: &Stats,
@@ -269,12 +270,12 @@ impl Slots {
             Ok(free) => Some(free),
             Err(_full) => {
                 self.evict_oldest(stats);
-                // An error means a closed semaphore, and nobody closes it.
+                // An error means a closed semaphore, and this one is never closed.
                 Arc::clone(&self.free).acquire_owned().await.ok()
             }
         };
-        // Handshakes that are done leave closed senders behind. Clearing them at twice the limit
-        // costs each new one a constant.
+        // Finished handshakes leave closed senders behind. Clearing them at twice the limit costs
+        // each new handshake a constant.
         if self.running.len() >= 2 * self.max {
             self.running.retain(|handshake| !handshake.is_closed());
         }
@@ -284,7 +285,7 @@ impl Slots {
     }
 
     fn evict_oldest(&mut self, stats: &Stats) {
-        // A handshake that is done cannot give way, so the next oldest is asked.
+        // A finished handshake cannot give way, so the next oldest is asked.
         while let Some(oldest) = self.running.pop_front() {
             if oldest.send(()).is_ok() {
                 stats.over_limit();

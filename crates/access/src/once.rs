@@ -1,8 +1,7 @@
-//! One signature, one request, where requests come in: the body of a signed request binds its
-//! signature when it has come to its end.
+//! One signature, one request: the end of a signed request's body binds its signature.
 //!
-//! Handlers act on a message only once its body has ended, so that a body which ends in an error is
-//! never acted upon. The digest is over surface, method, path with query, and the bytes of the body.
+//! Handlers act on a message only once its body has ended, so they never act on a body that ends in
+//! an error. The digest is over surface, method, path with query, and the bytes of the body.
 
 use std::{
     pin::Pin,
@@ -19,14 +18,14 @@ use crate::{Callers, Misused, Signature};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Where a request came in.
+/// The listener on which a request came in.
 #[derive(Debug, Clone, Copy)]
 pub enum Surface {
     Grpc,
     Http,
 }
 
-/// What a signature is bound to, before the body.
+/// The start of the digest to which a signature is bound: everything before the body.
 #[must_use]
 pub fn request(surface: Surface, method: &Method, uri: &Uri) -> Sha256 {
     let surface = match surface {
@@ -34,18 +33,18 @@ pub fn request(surface: Surface, method: &Method, uri: &Uri) -> Sha256 {
         Surface::Http => "http",
     };
     let path = uri.path_and_query().map_or("", |path| path.as_str());
-    // A blank is in none of the parts.
+    // None of the parts contains a blank.
     [surface, " ", method.as_str(), " ", path, " "]
         .into_iter()
         .fold(Sha256::new(), Sha256::chain_update)
 }
 
-/// A body that ends in [`Misused`] if its request is not the one that its signature serves.
+/// A body that ends in [`Misused`] if its signature was used for another request.
 pub struct Once {
     body: Pin<Box<dyn Body<Data = Bytes, Error = BoxError> + Send>>,
     callers: Arc<Callers>,
     signature: Signature,
-    /// None once it is bound, or refused.
+    /// `None` once it is bound or refused.
     request: Option<Sha256>,
 }
 
@@ -94,7 +93,7 @@ impl Body for Once {
         Poll::Ready(frame)
     }
 
-    /// Not before the signature is bound: a reader that asks this would not come to the end.
+    /// False until the signature is bound: otherwise a reader that asks would not read to the end.
     fn is_end_stream(&self) -> bool {
         self.request.is_none() && self.body.is_end_stream()
     }

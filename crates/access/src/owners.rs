@@ -1,15 +1,15 @@
 //! The tags by which public records name callers.
 //!
-//! A tag is a keyed digest: who reads the log sees which claims are one caller's, and cannot test
-//! a guess of the name.
+//! A tag is a keyed digest: a reader of the log sees which claims belong to the same caller, but
+//! cannot test a guess of the name.
 
 use evidenceos_kernel::id::{Digest, OwnerTag};
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
-/// Makes tags and keyed digests with the owners' secret of a data directory. Another secret makes
-/// every caller somebody else.
+/// Makes tags and keyed digests with the owners' secret of a data directory. With another secret,
+/// every caller gets another tag.
 pub struct Owners(Zeroizing<[u8; 32]>);
 
 impl Owners {
@@ -28,14 +28,14 @@ impl Owners {
         tag
     }
 
-    /// A digest that nobody without the owners' secret can compute: HMAC-SHA-256 of the purpose, a
-    /// zero byte and the bytes.
+    /// A digest that only a holder of the owners' secret can compute: HMAC-SHA-256 of the purpose,
+    /// a zero byte and the bytes.
     #[must_use]
     pub fn keyed(&self, purpose: &str, bytes: &[u8]) -> Digest {
         let mut mac = Hmac::<Sha256>::new_from_slice(self.0.as_slice())
             .unwrap_or_else(|_| unreachable!("HMAC takes keys of any length"));
         mac.update(purpose.as_bytes());
-        // A zero byte is in no purpose, so that no two pairs of purpose and content are the same
+        // No purpose contains a zero byte, so no two pairs of purpose and content give the same
         // bytes.
         mac.update(&[0]);
         mac.update(bytes);

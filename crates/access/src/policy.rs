@@ -1,10 +1,12 @@
-//! Who has which roles: a TOML file of rules. Pure: text in, rules or all of its problems out.
+//! The role policy: a TOML file of rules that assign roles. Pure: text in, rules or all of its
+//! problems out.
 //!
-//! A rule names its callers by exactly one selector; no two rules have the same selector. The best
-//! rule decides alone: the certificate's digest before its name, an exact name before a prefix, a
-//! longer prefix before a shorter one. A caller who is verified and named by none gets `default`.
+//! A rule names its callers by exactly one selector; no two rules have the same selector. The most
+//! specific rule decides alone: the certificate's digest before its name, an exact name before a
+//! prefix, a longer prefix before a shorter one. An authenticated caller that no rule names gets
+//! `default`.
 //!
-//! `[[deny]]` entries shut callers out whatever the rules say; see [`crate::deny`].
+//! `[[deny]]` entries deny callers whatever the rules say; see [`crate::deny`].
 
 use std::collections::HashMap;
 
@@ -21,31 +23,32 @@ use crate::{
 pub struct Policy {
     default: Roles,
     rules: HashMap<Selector, Roles>,
-    /// Whose a token is, if it is not a principal of its own.
+    /// The principals that own tokens, if a token is not a principal of its own.
     token_owners: HashMap<TokenDigest, String>,
-    /// What people call principals.
+    /// The names of principals.
     names: HashMap<String, String>,
     denials: Denials,
-    /// The file's text; none without a file.
+    /// The file's text; `None` without a file.
     text: Option<String>,
 }
 
-/// Whom a rule is about.
+/// The callers of a rule.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Selector {
-    /// A certificate's URI; ends in `/`: every URI that begins so.
+    /// A certificate's URI; if it ends in `/`, every URI that begins so.
     Uri(String),
     /// A certificate's DNS name.
     Dns(String),
     /// The SHA-256 of a certificate's DER.
     CertSha256([u8; 32]),
-    /// A bearer token, which is thereby taken.
+    /// A bearer token, which the rule makes valid.
     TokenSha256(TokenDigest),
     /// A key that signs requests.
     HmacKeyId(String),
 }
 
-/// The file. A rule stays a table here, so that what is wrong in it does not hide the next one.
+/// The file. A rule stays a table here, so that a problem in it does not hide those of the next
+/// one.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
@@ -69,18 +72,18 @@ struct Rule {
     principal: Option<String>,
 }
 
-/// A rule that was read.
+/// A parsed rule.
 struct Ruled {
     selector: Selector,
     roles: Roles,
     name: Option<String>,
-    /// Whose the token is.
+    /// The principal that owns the token.
     owner: Option<String>,
 }
 
 impl Ruled {
-    /// The principal that the rule is about, and what people call it: the rule's name, else that of its selector. None
-    /// for a rule about many, or about none that can be told from the rule.
+    /// The principal of the rule and its name: the rule's name, otherwise the selector's. `None` for a rule about many
+    /// principals, or if the rule does not determine the principal.
     fn named(&self) -> Option<(String, String)> {
         let (principal, by_itself) = match &self.selector {
             Selector::Uri(uri) if uri.ends_with('/') => return None,
@@ -97,7 +100,8 @@ impl Ruled {
                 let own = || principal::bearer_of(digest);
                 (self.owner.clone().unwrap_or_else(own), None)
             }
-            // Its URI or DNS name, which the rule does not have, is its identity.
+            // The principal follows from the certificate's URI or DNS name, which the rule does not
+            // have.
             Selector::CertSha256(_) => return None,
         };
         self.name
@@ -108,7 +112,7 @@ impl Ruled {
 }
 
 impl Policy {
-    /// Without a file: whoever is verified is a submitter.
+    /// The rules without a file: every authenticated caller is a submitter.
     #[must_use]
     pub fn submitters() -> Self {
         Self {
@@ -117,15 +121,15 @@ impl Policy {
         }
     }
 
-    /// The text of the file that it was read from.
+    /// The text of the file.
     pub fn text(&self) -> Option<&str> {
         self.text.as_deref()
     }
 
-    /// Reads a file's text.
+    /// Parses a file's text.
     ///
     /// # Errors
-    /// All problems, each with `source`, the number of the rule or deny entry and its line.
+    /// All problems, each with `source`, the number of the rule or deny entry, and its line.
     pub fn parse(source: &str, text: &str) -> Result<Self, Vec<String>> {
         let file: File = toml::from_str(text).map_err(|error: toml::de::Error| {
             let line = error.span().map_or(1, |span| line_of(text, span.start));
@@ -189,18 +193,18 @@ impl Policy {
         self.rules.insert(ruled.selector, ruled.roles);
     }
 
-    /// Principals, and what people call them.
+    /// Principals and their names.
     pub(crate) fn names(&self) -> impl Iterator<Item = (&str, &str)> {
         let names = self.names.iter();
         names.map(|(principal, name)| (principal.as_str(), name.as_str()))
     }
 
-    /// The principal of the token of a digest, if the policy says that it is another's than its own.
+    /// The principal that owns the token with a digest, if the policy gives it an owner.
     pub(crate) fn token_owner(&self, digest: &TokenDigest) -> Option<&str> {
         self.token_owners.get(digest).map(String::as_str)
     }
 
-    /// The callers that no rule lets in.
+    /// The deny entries.
     pub(crate) fn denials(&self) -> &Denials {
         &self.denials
     }
@@ -227,7 +231,7 @@ impl Policy {
             .unwrap_or(self.default)
     }
 
-    /// The tokens that rules name, and with it take.
+    /// The tokens that rules name, and thereby make valid.
     pub(crate) fn tokens(&self) -> impl Iterator<Item = (TokenDigest, Roles)> {
         self.rules
             .iter()
@@ -241,14 +245,14 @@ impl Policy {
         self.rules.get(selector).copied()
     }
 
-    /// Tries the URI up to each `/`, the last first: a prefix ends in one.
+    /// Tries the URI up to each `/`, the longest prefix first: a prefix ends in one.
     fn longest_prefix(&self, uri: &str) -> Option<Roles> {
         uri.rmatch_indices('/')
             .find_map(|(at, _)| self.rule(&Selector::Uri(uri[..=at].to_owned())))
     }
 }
 
-/// One rule, or everything that is wrong with it.
+/// Parses one rule, or returns all its problems.
 fn rule(table: toml::Table) -> Result<Ruled, Vec<String>> {
     let rule: Rule = table
         .try_into()
@@ -302,11 +306,11 @@ fn rule(table: toml::Table) -> Result<Ruled, Vec<String>> {
     }
 }
 
-/// The roles of these names together.
+/// The union of the roles with these names.
 fn roles_of(names: &[String], problems: &mut Vec<String>) -> Roles {
     let mut roles = Roles::NONE;
     for name in names {
-        // "none" and "a+b" are what a set of roles reads as, not roles.
+        // "none" and "a+b" parse as sets of roles, but are not roles.
         match name.parse::<Roles>() {
             Ok(one) if one.to_string() == *name && !one.is_empty() && !name.contains('+') => {
                 roles = roles.union(one);
@@ -317,7 +321,7 @@ fn roles_of(names: &[String], problems: &mut Vec<String>) -> Roles {
     roles
 }
 
-/// What is wrong with the name that a rule gives a principal, and with the principal that it gives a token.
+/// Problems of the name that a rule gives a principal, and of the principal that it gives a token.
 fn naming_problems(
     name: Option<&str>,
     owner: Option<&str>,
@@ -345,7 +349,7 @@ fn is_shown(name: &str) -> bool {
 
 /// A URI that a selector names.
 pub(crate) fn uri(uri: String) -> Result<String, String> {
-    // "spiffe://" would be everybody.
+    // "spiffe://" would match every caller.
     let is_all = uri
         .strip_suffix('/')
         .is_some_and(|prefix| prefix.is_empty() || prefix.ends_with(['/', ':']));
@@ -375,7 +379,7 @@ pub(crate) fn hmac_key_id(key_id: String) -> Result<String, String> {
     Ok(key_id)
 }
 
-/// The text is not repeated: it may be a token that was put here by mistake.
+/// The text is not repeated: it may be a token in the wrong place.
 pub(crate) fn digest(name: &str, text: &str) -> Result<[u8; 32], String> {
     let mut digest = [0; 32];
     match hex::decode_to_slice(text, &mut digest) {
@@ -384,7 +388,7 @@ pub(crate) fn digest(name: &str, text: &str) -> Result<[u8; 32], String> {
     }
 }
 
-/// The line that holds byte `at`, counted from 1.
+/// The line that contains byte `at`, counted from 1.
 fn line_of(text: &str, at: usize) -> usize {
     1 + text.bytes().take(at).filter(|byte| *byte == b'\n').count()
 }

@@ -7,7 +7,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::IdentityKind;
 
-/// Nobody in particular, of the development server.
+/// The unauthenticated caller of a development server.
 pub const ANONYMOUS: &str = "anonymous";
 
 /// `bearer:` and SHA-256 of the token.
@@ -16,7 +16,7 @@ pub fn bearer(token: &[u8]) -> String {
     named("bearer", Sha256::digest(token))
 }
 
-/// The principal of the token of a SHA-256 digest.
+/// The principal of the token with this SHA-256 digest.
 pub(crate) fn bearer_of(digest: &[u8; 32]) -> String {
     named("bearer", digest)
 }
@@ -27,8 +27,8 @@ pub fn hmac(key_id: &str) -> String {
     named("hmac", Sha256::digest(key_id))
 }
 
-/// `mtls:` and SHA-256 of the kind, a zero byte and the name. The kind takes part, so that a DNS
-/// name that reads like a URI is somebody else.
+/// `mtls:` and SHA-256 of the kind, a zero byte and the name. The kind is part of it, so that a DNS
+/// name that reads like a URI gives another principal.
 #[must_use]
 pub fn certificate(kind: IdentityKind, name: &str) -> String {
     let digest = Sha256::new()

@@ -1,10 +1,10 @@
-//! What a caller may be. What each role may do is decided where the calls are.
+//! The roles of callers. The calls themselves define what each role may do.
 
 use std::{fmt, str::FromStr};
 
 use thiserror::Error;
 
-/// A set of roles. The empty set is a caller who is known and may do nothing.
+/// A set of roles. An authenticated caller with the empty set may do nothing that needs a role.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Roles {
     /// Owns claims: runs, fetches and revokes its own.
@@ -15,7 +15,7 @@ pub struct Roles {
     pub operator: bool,
 }
 
-/// A word that is no role.
+/// A word that is not a role.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("a role is one of \"submitter\", \"auditor\" and \"operator\"")]
 pub struct UnknownRole;
@@ -43,7 +43,7 @@ impl Roles {
         ..Self::SUBMITTER_AUDITOR
     };
 
-    /// The roles that are in either.
+    /// The roles that are in either set.
     #[must_use]
     pub const fn union(self, other: Self) -> Self {
         Self {
@@ -53,7 +53,7 @@ impl Roles {
         }
     }
 
-    /// Whether there is none.
+    /// Whether the set is empty.
     #[must_use]
     pub const fn is_empty(self) -> bool {
         !(self.submitter || self.auditor || self.operator)
@@ -79,7 +79,7 @@ impl fmt::Display for Roles {
     }
 }
 
-/// What `Display` writes, in any order.
+/// Parses the output of `Display`, with the roles in any order.
 impl FromStr for Roles {
     type Err = UnknownRole;
 

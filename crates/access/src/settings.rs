@@ -1,4 +1,4 @@
-//! How callers are told apart, as an operator configures it, and what does not go together.
+//! The operator's settings of authentication, and which of them exclude each other.
 
 use std::path::PathBuf;
 
@@ -9,11 +9,11 @@ use crate::{
     token::MAX_TOKEN_BYTES,
 };
 
-/// A secret as it was configured. `Debug` of the settings does not show it.
+/// A configured secret. `Debug` of the settings does not show it.
 type Secret = Option<Zeroizing<String>>;
 
-/// Everything that decides who a caller is. The names in problems are those of the daemon's flags
-/// and environment; a value from a file is put here by who read the file.
+/// All settings of authentication. Problems use the names of the daemon's flags and environment;
+/// the code that reads a file puts its value here.
 #[derive(Clone)]
 pub struct AuthSettings {
     /// `--auth-token`: one token, submitter and auditor.
@@ -30,16 +30,16 @@ pub struct AuthSettings {
     pub hmac_shared_secret: Secret,
     /// The file of [`Policy`].
     pub policy: Option<PathBuf>,
-    /// See [`HmacRules::require_timestamp`]. On, unless said otherwise.
+    /// See [`HmacRules::require_timestamp`]; on by default.
     pub hmac_require_timestamp: bool,
     /// See [`HmacRules::accept_root_path`]; off by default.
     pub hmac_accept_root_path: bool,
-    /// Whether the listener verifies client certificates, asked for or required.
+    /// Whether the listener verifies client certificates, requested or required.
     pub client_certificates: bool,
 }
 
 impl Default for AuthSettings {
-    /// Nothing configured: the development server.
+    /// Nothing is configured: the development server.
     fn default() -> Self {
         Self {
             auth_token: None,
@@ -78,16 +78,16 @@ const HMAC_KEY: &str = "--auth-hmac-key";
 const HMAC_KEYS: &str = "EVIDENCEOS_HMAC_KEYS";
 const HMAC_SHARED_SECRET: &str = "EVIDENCEOS_HMAC_SHARED_SECRET";
 
-/// The fewest characters of a token. One that `openssl rand -hex 32` makes has 64.
+/// The fewest characters of a token. `openssl rand -hex 32` makes 64.
 const MIN_TOKEN_CHARS: usize = 16;
-/// The fewest bytes of a secret that signs.
+/// The fewest bytes of a signing secret.
 const MIN_SECRET_BYTES: usize = 16;
-/// What to do about a secret that is guessed too easily.
+/// The advice about a secret that is easy to guess.
 const TOO_SHORT: &str = "must have at least 16 bytes; make one with `openssl rand -hex 32`";
 
 const EVERY_HMAC: &[&str] = &[HMAC_KEY, HMAC_KEYS, HMAC_SHARED_SECRET];
 
-/// What each setting does not go together with.
+/// The settings that each setting excludes.
 const EXCLUSIVE: [(&str, &[&str]); 5] = [
     (AUTH_TOKEN, &[AGENT_TOKENS, AUDITOR_TOKENS]),
     (AUTH_TOKEN, EVERY_HMAC),
@@ -107,7 +107,7 @@ impl AuthSettings {
         let keys = self.keys(&mut problems);
         let policy = match self.policy(&mut problems) {
             Some(policy) => {
-                // The role policy has the last word about a token that a list names as well.
+                // The role policy has the last word about a token that a list also names.
                 for (digest, roles) in policy.tokens() {
                     tokens.set_digest(digest, roles);
                 }
@@ -120,7 +120,8 @@ impl AuthSettings {
             signatures: !keys.is_empty(),
             certificates: self.client_certificates,
         };
-        // Otherwise the file would silently give way to a server where everybody may everything.
+        // Otherwise the file would silently be ignored by a server on which every caller may do
+        // everything.
         if self.policy.is_some() && methods == Methods::default() && problems.is_empty() {
             problems.push(
                 "the policy file names roles, but nothing tells callers apart: configure tokens, \
@@ -230,7 +231,7 @@ impl AuthSettings {
     }
 }
 
-/// Why a token is not taken: it could never be sent in a header, or is guessed too easily.
+/// Why a token is refused: no header could carry it, or it is easy to guess.
 #[must_use]
 pub fn token_problem(token: &str) -> Option<&'static str> {
     if token.is_empty() {

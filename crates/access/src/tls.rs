@@ -1,8 +1,8 @@
-//! The server's side of TLS: certificate, key and client CA as one set, exchanged as one.
+//! The server's side of TLS: certificate, key and client CA as one set, replaced as one.
 //!
-//! Invariants: what serves was read together and belongs together; a set that does not fit leaves
-//! the old one in place; a new set comes with a new session cache, so that no session which the old
-//! CA let in is resumed under the new one, and each listener looks at its open connections again.
+//! Invariants: the set in use was read together and belongs together; an invalid set leaves the old
+//! one in place; a new set comes with a new session cache, so that no session that the old CA
+//! admitted is resumed under the new one, and each listener checks its open connections again.
 
 mod error;
 mod revoked;
@@ -33,12 +33,12 @@ use crate::{
     verifier::Verifier,
 };
 
-/// Whether clients show certificates.
+/// Whether clients present certificates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClientCertificates {
-    /// They are not asked.
+    /// They are not asked for one.
     None,
-    /// They may; one that is shown must be valid.
+    /// They may present one; it must be valid.
     Optional,
     /// A connection without a valid certificate is refused.
     Required,
@@ -49,36 +49,36 @@ pub struct Tls {
     pub(crate) files: TlsFiles,
     options: Options,
     serving: ArcSwap<Serving>,
-    /// Fingerprint of the last set that was refused. Held while files are read, so that reloads
+    /// Fingerprint of the last refused set. The lock is held while files are read, so that reloads
     /// follow one another.
     refused: Mutex<Option<[u8; 32]>>,
     followers: Mutex<Vec<Follower>>,
     reloads: watch::Sender<Reloads>,
 }
 
-/// Ends the connections of a listener that do not hold under a new set of files; how many. `None`:
-/// the listener is gone.
+/// Ends the connections of a listener that are invalid under a new set of files; returns their
+/// number. `None` if the listener is gone.
 type Follower = Box<dyn Fn(&Serving) -> Option<usize> + Send + Sync>;
 
-/// What became of a reload.
+/// The result of a reload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reloaded {
-    /// The files are what they were.
+    /// The files have not changed.
     Unchanged,
     /// New handshakes use the new set.
     Replaced,
 }
 
-/// How often files were exchanged, since the start.
+/// The number of reloads since the start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Reloads {
     /// A new set was put in place.
     pub replaced: u64,
-    /// A set was refused: counted once as long as the watcher finds the same.
+    /// Refused sets; a set that the watcher finds again is counted once.
     pub failures: u64,
 }
 
-/// What stays the same over all reloads.
+/// Options that all reloads share.
 #[derive(Debug)]
 struct Options {
     client_certificates: ClientCertificates,
@@ -86,14 +86,14 @@ struct Options {
     allow_client_cert_without_eku: bool,
 }
 
-/// A set that does not fit.
+/// An invalid set.
 struct Refused {
     error: TlsError,
-    /// Whether the one before was another.
+    /// Whether the last refused set was another one.
     is_new: bool,
 }
 
-/// What one set of files became.
+/// The loaded form of one set of files.
 pub(crate) struct Serving {
     pub config: Arc<ServerConfig>,
     verifier: Option<Arc<dyn ClientCertVerifier>>,
@@ -103,10 +103,10 @@ pub(crate) struct Serving {
 }
 
 impl Tls {
-    /// Reads the files and makes them ready to serve TLS 1.3 and 1.2.
+    /// Reads the files and prepares them for TLS 1.3 and 1.2.
     ///
     /// # Errors
-    /// Files that cannot be read or do not belong together, each with its path.
+    /// If a file cannot be read, or the files do not belong together; each error names the path.
     pub fn load(
         files: TlsFiles,
         client_certificates: ClientCertificates,
@@ -140,14 +140,14 @@ impl Tls {
         }))
     }
 
-    /// Reads the files again and puts them in place if they changed. Open connections go on if their
-    /// client showed no certificate or one whose chain holds under the new files; the others are
-    /// ended, but for those of a revoked certificate, which [`crate::Peer::is_revoked`] tells. Blocks
-    /// on the file system, and checks each open connection's chain once.
+    /// Reads the files again and puts them in place if they changed. Open connections go on if
+    /// their client presented no certificate, or one whose chain is valid under the new files; the
+    /// others are ended, except those with a revoked certificate, which [`crate::Peer::is_revoked`]
+    /// reports. Blocks on the file system, and checks each open connection's chain once.
     ///
     /// # Errors
-    /// As for [`Tls::load`]; what served before goes on serving, and the failure is counted. So is a
-    /// revocation list that has not changed and is past its next update.
+    /// As for [`Tls::load`]. The old set stays in use, and the failure is counted. An unchanged
+    /// revocation list that is past its next update is a failure too.
     pub fn reload(&self) -> Result<Reloaded, TlsError> {
         self.exchange().map_err(|refused| {
             self.count_failure();
@@ -155,7 +155,7 @@ impl Tls {
         })
     }
 
-    /// A reload that passes over a set it has refused before.
+    /// A reload that ignores a set that it has refused before.
     pub(crate) fn reload_if_new(&self) -> Option<Result<Reloaded, TlsError>> {
         match self.exchange() {
             Ok(reloaded) => Some(Ok(reloaded)),
@@ -167,19 +167,20 @@ impl Tls {
         }
     }
 
-    /// Last second at which every certificate of the server's chain is valid, Unix time.
+    /// The last second at which every certificate of the server's chain is valid, Unix time.
     #[must_use]
     pub fn not_after_unix(&self) -> u64 {
         self.serving.load().not_after_unix
     }
 
-    /// When the first of the revocation lists must have been replaced, Unix time; none without one.
+    /// The time by which the first of the revocation lists must be replaced, Unix time; `None`
+    /// without a list.
     #[must_use]
     pub fn crl_next_update_unix(&self) -> Option<u64> {
         self.serving.load().revoked.next_update_unix()
     }
 
-    /// Whether the lists that serve now revoke a certificate of a chain.
+    /// Whether the lists in force revoke a certificate of a chain.
     pub(crate) fn is_revoked(&self, chain: &[CertificateDer<'_>]) -> bool {
         match chain {
             [leaf, others @ ..] => self.serving.load().revoked.covers(leaf, others),
@@ -187,24 +188,24 @@ impl Tls {
         }
     }
 
-    /// How often reloads failed.
+    /// The number of failed reloads.
     #[must_use]
     pub fn reload_failures(&self) -> u64 {
         self.reloads.borrow().failures
     }
 
-    /// The counts of reloads, to be waited for.
+    /// A receiver for the counts of reloads.
     #[must_use]
     pub fn reloads(&self) -> watch::Receiver<Reloads> {
         self.reloads.subscribe()
     }
 
-    /// What new handshakes use.
+    /// The set that new handshakes use.
     pub(crate) fn serving(&self) -> Arc<Serving> {
         self.serving.load_full()
     }
 
-    /// Has a listener look at its connections each time that a new set was put in place.
+    /// Has a listener check its connections each time that a new set is put in place.
     pub(crate) fn at_exchange(
         &self,
         follower: impl Fn(&Serving) -> Option<usize> + Send + Sync + 'static,
@@ -213,11 +214,10 @@ impl Tls {
         followers.push(Box::new(follower));
     }
 
-    /// Puts a set in place, and ends the connections that do not hold under it.
+    /// Puts a set in place, and ends the connections that are invalid under it.
     fn put_in_place(&self, serving: Serving) {
         let serving = Arc::new(serving);
-        // New handshakes use the new set by now, so that followers miss no connection between the
-        // two.
+        // New handshakes already use the new set, so followers miss no connection in between.
         self.serving.store(Arc::clone(&serving));
         let mut ended = 0;
         let mut followers = self.followers.lock();
@@ -244,7 +244,8 @@ impl Tls {
                         *last_refused = None;
                         return Ok(Reloaded::Unchanged);
                     }
-                    // What it revokes stays revoked; that nobody replaced it must be heard.
+                    // The revoked certificates stay revoked; but the operator must learn that the
+                    // list is overdue.
                     Err(error) => (set.digest, Err(error)),
                 }
             }
@@ -255,8 +256,8 @@ impl Tls {
                 });
                 (set.digest, fresh)
             }
-            // There is no content to compare, so the error's text stands for the set: the same
-            // failure is told once.
+            // There is no content to compare, so the error's text identifies the set: the same
+            // failure is reported once.
             Err(error) => {
                 let text = error.to_string();
                 (Sha256::digest(text).into(), Err(error.into()))
@@ -291,7 +292,7 @@ impl std::fmt::Debug for Tls {
 
 impl Serving {
     fn new(files: &TlsFiles, options: &Options, set: &FileSet) -> Result<Self, TlsError> {
-        // Named, not the process's default: that one may be missing, or another.
+        // The provider is explicit: the process's default may be missing, or another one.
         let provider = Arc::new(aws_lc_rs::default_provider());
         let chain = certificates(&files.cert, &set.cert)?;
         let not_after_unix = chain_not_after_unix(&files.cert, &chain)?;
@@ -311,7 +312,7 @@ impl Serving {
             .with_single_cert(chain, key)
             .map_err(|source| pair_error(files, source))?;
         config.alpn_protocols.clone_from(&options.alpn);
-        // A client that lists its weakest first gets our strongest all the same.
+        // A client that lists its weakest cipher first still gets the server's strongest.
         config.ignore_client_order = true;
         Ok(Self {
             config: Arc::new(config),
@@ -322,9 +323,9 @@ impl Serving {
         })
     }
 
-    /// Checks a client's certificate as a full handshake would. A resumed session brings along the
-    /// certificate of the handshake that began it, which may have expired since; an open connection
-    /// that of a set of files which was exchanged.
+    /// Checks a client's certificate as a full handshake would. A resumed session carries the
+    /// certificate of its first handshake, which may have expired since; an open connection carries
+    /// one that was verified under older files.
     pub(crate) fn verify(
         &self,
         chain: &[CertificateDer<'_>],
@@ -360,7 +361,8 @@ fn client_verifier(
     revoked.must_cover(path, &roots)?;
     let roots = Arc::new(roots);
     revoked.must_suit_webpki(&roots, provider)?;
-    // With lists each certificate of a chain needs one of its issuer: no list, no entry.
+    // With lists, every certificate of a chain needs a list of its issuer: without one it is
+    // refused.
     let builder = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(provider))
         .with_crls(revoked.lists());
     let webpki = match options.client_certificates {

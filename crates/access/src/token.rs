@@ -1,25 +1,25 @@
-//! Bearer tokens. Only their SHA-256 digests are kept, and a token is compared with all of them
-//! in constant time, so that neither memory nor time tells a token.
+//! Bearer tokens. Only their SHA-256 digests are kept, and a token is compared with all of them in
+//! constant time, so that neither memory nor timing reveals a token.
 
 use sha2::{Digest as _, Sha256};
 use subtle::{Choice, ConditionallySelectable as _, ConstantTimeEq as _};
 
 use crate::{Denied, Roles, credentials::single};
 
-/// The longest token that is taken, in bytes.
+/// The longest accepted token, in bytes.
 pub(crate) const MAX_TOKEN_BYTES: usize = 4_096;
 
 /// SHA-256 of a token.
 pub(crate) type TokenDigest = [u8; 32];
 
-/// The tokens that are taken, and the roles of each.
+/// The accepted tokens, and the roles of each.
 #[derive(Debug, Clone, Default)]
 pub struct Tokens {
     entries: Vec<(TokenDigest, Roles)>,
 }
 
 impl Tokens {
-    /// Takes a token. One that is there already gets these roles too.
+    /// Accepts a token. If it is accepted already, it gets these roles as well.
     pub fn add(&mut self, token: &[u8], roles: Roles) {
         let digest = Sha256::digest(token).into();
         match self.entries.iter_mut().find(|(held, _)| *held == digest) {
@@ -28,25 +28,25 @@ impl Tokens {
         }
     }
 
-    /// Takes the token of a digest with exactly these roles, whatever it had before.
+    /// Accepts the token with a digest, with exactly these roles, whatever it had before.
     pub fn set_digest(&mut self, digest: [u8; 32], roles: Roles) {
         self.entries.retain(|(held, _)| *held != digest);
         self.entries.push((digest, roles));
     }
 
-    /// Whether no token is taken.
+    /// Whether no token is accepted.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// The roles of a token; in constant time, whichever entry it is.
+    /// The roles of a token, in constant time for every entry.
     #[must_use]
     pub fn roles(&self, token: &[u8]) -> Option<Roles> {
         self.roles_of(&Sha256::digest(token).into())
     }
 
-    /// The roles of the token of a digest; in constant time, whichever entry it is.
+    /// The roles of the token with a digest, in constant time for every entry.
     pub(crate) fn roles_of(&self, digest: &TokenDigest) -> Option<Roles> {
         let mut found = Choice::from(0);
         let mut which = 0_u64;
@@ -63,10 +63,10 @@ impl Tokens {
     }
 }
 
-/// The token of a request. The scheme's case does not matter (RFC 9110, 11.1), and blanks may stand before the token.
+/// The token of a request. The scheme's case does not matter (RFC 9110, 11.1), and blanks may precede the token.
 ///
 /// # Errors
-/// Where the header is there more than once, or is no bearer token.
+/// If the header appears more than once, or is not a bearer token.
 pub fn bearer(headers: &http::HeaderMap) -> Result<Option<&[u8]>, Denied> {
     let Some(header) = single(headers, "authorization")? else {
         return Ok(None);

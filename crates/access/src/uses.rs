@@ -1,13 +1,14 @@
-//! One signature, one request: what each signature that is in its time was used for.
+//! One signature, one request: remembers the request that each valid signature was used for.
 //!
 //! A signature covers request id, path and timestamp, but not the body, and for an old client not
-//! even the path. So a request that was heard could be sent again with another body. [`Uses`] binds
-//! (key, timestamp, request id) to the first request that was made with it, by the digest of its
-//! surface, method and body. The same request again is a retry and passes; any other is refused.
+//! even the path. So an attacker that intercepted a request could send it again with another body.
+//! [`Uses`] binds (key, timestamp, request id) to the first request that was made with it, by the
+//! digest of its surface, method and body. The same request again is a retry and passes; any other
+//! is refused.
 //!
-//! Invariants: a binding lasts as long as its signature would be taken; a clock that goes back does
-//! not bring a signature back whose binding is forgotten; a key has so many bindings at most, and a
-//! key that has them all is refused, never forgotten; with a file a restart forgets none.
+//! Invariants: a binding lasts as long as its signature would be accepted; if the clock goes back,
+//! a signature whose binding is forgotten stays invalid; the bindings of a key are limited, and
+//! beyond the limit requests are refused, never forgotten; with a file, a restart forgets none.
 
 mod journal;
 
@@ -23,35 +24,35 @@ use sha2::{Digest as _, Sha256};
 use self::journal::{Binding, Journal};
 use crate::hmac::{Signed, TIMESTAMP_WINDOW_S};
 
-/// Bindings of one key at a time: 873 signed requests a second for 300 s, in some 25 MiB.
+/// Bindings of one key at a time: 873 signed requests a second for 300 s, in about 25 MiB.
 const MAX_PER_KEY: usize = 1 << 18;
 
-/// A signature that holds, as far as it is remembered.
+/// The facts that are remembered of a valid signature.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Signature {
     /// The key that signed.
     pub key_id: String,
     /// Digest of the key's id.
     key: [u8; 16],
-    /// Digest of what makes it this signature of the key and no other.
+    /// Digest of what distinguishes this signature from others of the key.
     name: [u8; 16],
-    /// The signed timestamp in Unix seconds; none for a request without one.
+    /// The signed timestamp in Unix seconds; `None` for a request without one.
     signed_unix: Option<u64>,
 }
 
-/// Why a signature does not serve a request.
+/// Why a signature is not valid for a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Misused {
     /// It was used for another request.
     OtherRequest,
-    /// Its time was over before the request had come.
+    /// It expired before the request had arrived.
     TooLate,
-    /// Its key has made more requests than are remembered.
+    /// Its key has made more requests than can be remembered.
     Full,
 }
 
 impl Misused {
-    /// What to tell the caller.
+    /// The text for the caller.
     #[must_use]
     pub const fn text(self) -> &'static str {
         match self {
@@ -76,7 +77,7 @@ impl std::fmt::Display for Misused {
 
 impl std::error::Error for Misused {}
 
-/// What signatures were used for.
+/// The requests that signatures were used for.
 #[derive(Debug)]
 pub struct Uses {
     held: Mutex<Held>,
@@ -92,18 +93,18 @@ struct Held {
 /// The bindings of one key.
 #[derive(Debug, Default)]
 struct OfKey {
-    /// What each name is bound to, and until when, in Unix seconds.
+    /// The request that each name is bound to, and the end of the binding in Unix seconds.
     bindings: HashMap<[u8; 16], ([u8; 16], u64)>,
-    /// Names by the last second at which their signature is taken.
+    /// Names by the last second at which their signature is accepted.
     ends: BTreeMap<u64, Vec<[u8; 16]>>,
-    /// The last of those seconds whose names are forgotten.
+    /// The latest of those seconds whose names are forgotten.
     forgotten_until_unix: Option<u64>,
 }
 
 impl Signature {
     pub(crate) fn of(signed: &Signed<'_>) -> Self {
-        // A zero byte is in none of the parts. Without a timestamp ids begin again with each process
-        // of a client, so that only the path tells them apart.
+        // None of the parts contains a zero byte. Without a timestamp, each process of a client
+        // starts its ids anew, so only the path distinguishes them.
         let path = if signed.timestamp.is_some() {
             ""
         } else {
@@ -139,12 +140,11 @@ impl Uses {
         }
     }
 
-    /// Remembers what an earlier process wrote to a file, at a time in Unix seconds, and writes to it
-    /// from now on. It is made with the first use of a signature.
+    /// Reads the uses that an earlier process wrote to a file, at a time in Unix seconds, and
+    /// writes to it from now on. The first use of a signature creates the file.
     ///
     /// # Errors
-    /// If there is a file that cannot be read: without it signatures that were used could be used
-    /// again.
+    /// If the file exists and cannot be read: without it, used signatures could be used again.
     pub fn kept(path: PathBuf, now_unix: u64) -> io::Result<Self> {
         let uses = Self::default();
         let (journal, bindings) = Journal::open(path)?;
@@ -161,8 +161,8 @@ impl Uses {
         Ok(uses)
     }
 
-    /// Binds a signature to a request, given by its digest, at a time in Unix seconds. Returns if it
-    /// is not bound to another one.
+    /// Binds a signature to a request, given by its digest, at a time in Unix seconds. Succeeds if
+    /// the signature is not bound to another request.
     ///
     /// # Errors
     /// [`Misused::OtherRequest`]: sign anew. [`Misused::TooLate`]: sign anew, and send faster.
@@ -182,7 +182,8 @@ impl Uses {
         let mut held = self.held.lock();
         let of_key = held.keys.entry(binding.key).or_default();
         of_key.forget_before(now_unix);
-        // The body may come slowly and the clock go back: what may be forgotten does not come again.
+        // The body may arrive slowly and the clock may go back: a forgotten binding must not be
+        // made again.
         if binding.end_unix < now_unix || of_key.forgotten_until_unix >= Some(binding.end_unix) {
             return Err(Misused::TooLate);
         }
@@ -198,7 +199,8 @@ impl Uses {
 }
 
 impl Held {
-    /// Before the request is acted upon, so that none is that a restart would forget.
+    /// This comes before any handler acts on the request, so that a restart forgets no request that
+    /// was acted upon.
     fn write_down(&mut self, binding: &Binding) {
         let Self { keys, journal } = self;
         let Some(journal) = journal else {
@@ -240,7 +242,7 @@ impl OfKey {
                 self.bindings.remove(&name);
             }
         }
-        // A burst's memory is given back.
+        // The memory of a burst is freed.
         if self.bindings.len() * 8 < self.bindings.capacity() {
             self.bindings.shrink_to(self.bindings.len() * 2);
         }
@@ -286,7 +288,8 @@ mod tests {
             (&first, &one, Ok(())),
             (&first, &one, Ok(())),
             (&first, &other, Err(Misused::OtherRequest)),
-            // With a timestamp no path tells requests apart: an old client signs "/" for all.
+            // With a timestamp, the path does not distinguish requests: an old client signs "/" for
+            // all.
             (
                 &signed_for("/b", "a", "r", Some(&now)),
                 &other,
@@ -295,7 +298,7 @@ mod tests {
             (&signature("b", "r", Some(&now)), &other, Ok(())),
             (&signature("a", "s", Some(&now)), &other, Ok(())),
             (&signature("a", "r", Some("1799999999")), &other, Ok(())),
-            // The text is signed: this is another signature of the same second.
+            // The text is signed: this is another signature for the same second.
             (&signature("a", "r", Some("+1800000000")), &other, Ok(())),
             (&signature("a", "r", None), &other, Ok(())),
             (&signature("a", "r", None), &one, Err(Misused::OtherRequest)),
@@ -321,7 +324,7 @@ mod tests {
         }
         assert_eq!(uses.bind(NOW, &early, &other), Err(Misused::OtherRequest));
         assert_eq!(uses.bind(NOW + 1, &early, &one), Err(Misused::TooLate));
-        // The clock goes back: the binding is gone, and the signature with it.
+        // The clock goes back: the binding is gone, and the signature stays invalid.
         assert_eq!(uses.bind(NOW - 10, &early, &other), Err(Misused::TooLate));
         let end = NOW + 2 * TIMESTAMP_WINDOW_S;
         assert_eq!(uses.bind(end, &late, &other), Err(Misused::OtherRequest));
@@ -343,7 +346,7 @@ mod tests {
         assert_eq!(uses.bind(NOW, &r, &[1; 32]), Ok(()));
         assert_eq!(uses.bind(NOW, &s, &[1; 32]), Ok(()));
         assert_eq!(uses.bind(NOW, &t, &[1; 32]), Err(Misused::Full));
-        // What is bound stays bound, and passes.
+        // An existing binding stays, and passes.
         assert_eq!(uses.bind(NOW, &r, &[1; 32]), Ok(()));
         assert_eq!(uses.bind(NOW, &r, &[2; 32]), Err(Misused::OtherRequest));
         let other_key = signature("b", "t", Some(&now));
@@ -372,7 +375,7 @@ mod tests {
             uses.bind(NOW + 1, &used, &other),
             Err(Misused::OtherRequest)
         );
-        // Its time was over at the start, whatever the clock says afterwards.
+        // It had expired at the start, whatever the clock says later.
         assert_eq!(uses.bind(NOW, &old, &other), Err(Misused::TooLate));
         let fresh = signature("a", "s", Some(&now));
         assert_eq!(uses.bind(NOW + 1, &fresh, &one), Ok(()));

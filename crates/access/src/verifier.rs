@@ -1,10 +1,10 @@
-//! Which client certificates a handshake accepts: what WebPKI accepts, if it may be used by a
-//! client, has one identity, and no list revokes it.
+//! The client certificates that a handshake accepts: those that WebPKI accepts, if a client may use
+//! them, they have one identity, and no list revokes them.
 //!
-//! Of several lists of one authority WebPKI looks at the first, which may be the older one.
+//! Of several lists of one authority, WebPKI checks only the first, which may be the older one.
 //!
-//! WebPKI alone takes a certificate without extended key usage for a client's, so that a server's
-//! certificate of an old CA would do.
+//! WebPKI alone accepts a certificate without extended key usage for a client, so that a server's
+//! certificate of an old CA would pass.
 
 use std::sync::Arc;
 
@@ -18,13 +18,13 @@ use rustls::{
 
 use crate::{ClientAuth, PeerCertificate, tls::Revoked};
 
-/// WebPKI, and then ours.
+/// WebPKI's checks, and then this module's.
 #[derive(Debug)]
 pub(crate) struct Verifier {
     pub webpki: Arc<dyn ClientCertVerifier>,
-    /// Takes a certificate that has no extended key usage at all.
+    /// Accepts a certificate without any extended key usage.
     pub allow_without_eku: bool,
-    /// By all lists together.
+    /// The certificates that any of the lists revokes.
     pub revoked: Arc<Revoked>,
 }
 
@@ -35,7 +35,7 @@ impl ClientCertVerifier for Verifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        // First whether the CA stands behind these bytes: strangers do not reach our parser.
+        // The CA must have signed these bytes first: strangers do not reach the parser below.
         let verified = self
             .webpki
             .verify_client_cert(end_entity, intermediates, now)?;

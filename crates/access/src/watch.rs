@@ -1,7 +1,7 @@
-//! When TLS files are read again: soon after their directory changes, and from time to time in any
-//! case, because not every file system tells.
+//! When TLS files are read again: soon after their directory changes, and at intervals in any case,
+//! because not every file system reports changes.
 //!
-//! Directories are watched, not files: Kubernetes exchanges a mounted secret by renaming the link
+//! Directories are watched, not files: Kubernetes replaces a mounted secret by renaming the link
 //! `..data`, and other tools rename a new file over the old.
 
 use std::{
@@ -24,16 +24,16 @@ use tokio::{
 
 use crate::{Reloaded, Tls};
 
-/// How often the files are read where no event tells of a change.
+/// How often the files are read without an event.
 pub const WATCH_EVERY: Duration = Duration::from_secs(30);
 
-/// After an event, how long nothing may happen before the files are read: several files are
-/// written one after the other.
+/// How long no event may come before the files are read: several files are written one after the
+/// other.
 const QUIET: Duration = Duration::from_millis(200);
 
 impl Tls {
-    /// Follows the files until `stop` resolves. A set that does not fit is logged and counted once,
-    /// until the files change again; what served before goes on.
+    /// Follows the files until `stop` resolves. An invalid set is logged and counted once, until
+    /// the files change again; the old set stays in use.
     pub fn watch(
         self: &Arc<Self>,
         every: Duration,
@@ -43,7 +43,7 @@ impl Tls {
         let changed = Arc::new(Notify::new());
         let watcher = watcher(tls.directories(), &changed);
         tokio::spawn(async move {
-            // Dropped, it watches no more.
+            // The watcher must not be dropped: it would stop watching.
             let _watcher = watcher;
             let mut stop = pin!(stop);
             loop {
@@ -74,7 +74,7 @@ impl Tls {
     }
 }
 
-/// Reads the files once, and says what came of it.
+/// Reads the files once, and logs the result.
 async fn check(tls: &Arc<Tls>) {
     let reading = Arc::clone(tls);
     let outcome = spawn_blocking(move || reading.reload_if_new()).await;
@@ -92,13 +92,13 @@ async fn check(tls: &Arc<Tls>) {
     }
 }
 
-/// Resolves when something happened, and then nothing for a while.
+/// Resolves after an event, once there was none for a while.
 async fn settled(changed: &Notify) {
     changed.notified().await;
     while timeout(QUIET, changed.notified()).await.is_ok() {}
 }
 
-/// Without a watcher the files are still read from time to time.
+/// If this fails, the files are still read at intervals.
 fn watcher(directories: BTreeSet<PathBuf>, changed: &Arc<Notify>) -> Option<RecommendedWatcher> {
     let tell = Arc::clone(changed);
     let watching = notify::recommended_watcher(move |event: notify::Result<Event>| {
@@ -119,7 +119,7 @@ fn watcher(directories: BTreeSet<PathBuf>, changed: &Arc<Notify>) -> Option<Reco
         .ok()
 }
 
-/// Reading is an event too: our own must not make us read again.
+/// Reading is an event too: the daemon's own reads must not cause another one.
 fn is_change(kind: EventKind) -> bool {
     match kind {
         EventKind::Access(access) => access == AccessKind::Close(AccessMode::Write),

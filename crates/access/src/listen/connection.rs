@@ -1,4 +1,4 @@
-//! A connection that is served: plain or TLS, and who is at its other end.
+//! A connection that is served, plain or TLS, and its peer.
 
 use std::{
     io::{self, IoSlice},
@@ -27,13 +27,13 @@ use super::{
 };
 use crate::Tls;
 
-/// The longest age that is counted: an [`Instant`] has an end.
+/// The longest age that is counted: an [`Instant`] has a maximum.
 const FOREVER: Duration = Duration::from_secs(30 * 365 * 86_400);
 
-/// An accepted connection, its handshake done. It counts against the limit until it is dropped.
+/// An accepted connection after its handshake. It counts against the limit until it is dropped.
 ///
-/// If the listener ends it, reading and writing fail from then on. One task uses all of it: of
-/// several, only the one that used it last would be woken.
+/// If the listener ends it, reading and writing fail from then on. A single task must use all of
+/// it: of several, only the last one to use it would be woken.
 #[derive(Debug)]
 pub struct Connection {
     stream: Stream,
@@ -42,17 +42,17 @@ pub struct Connection {
     _held: Held,
 }
 
-/// Who is at the other end. Cheap to clone, for the extensions of each request.
+/// The peer of a connection. Cheap to clone, for the extensions of each request.
 #[derive(Debug, Clone)]
 pub struct Peer(Arc<Known>);
 
 #[derive(Debug)]
 struct Known {
     address: SocketAddr,
-    /// The connection's [`Shown`], which its entry in the listener's list shares.
+    /// The connection's [`Shown`], shared with its entry in the listener's list.
     shown: Arc<AtomicU8>,
     chain: Option<Chain>,
-    /// Of the listener; none on a plain connection.
+    /// The listener's TLS; `None` on a plain connection.
     tls: Option<Arc<Tls>>,
     retires: Instant,
     stopping: watch::Receiver<bool>,
@@ -71,21 +71,21 @@ pub(super) struct Accepted {
     pub life: Life,
 }
 
-/// When the listener ends a connection, whatever its peer does.
+/// The times and the signal at which the listener ends a connection, whatever its peer does.
 #[derive(Debug)]
 pub(super) struct Life {
     told: oneshot::Receiver<End>,
-    /// First that of the first request, then the end of the grace.
+    /// First the deadline of the first request, then the end of the grace.
     deadline: Pin<Box<Sleep>>,
-    /// When it has its age.
+    /// The time at which the connection reaches its age.
     retires: Instant,
-    /// When the grace after that is over.
+    /// The end of the grace after that.
     until: Instant,
     over: Option<End>,
 }
 
 impl Life {
-    /// Of a connection that was accepted now.
+    /// The life of a connection that was accepted now.
     pub(super) fn new(told: oneshot::Receiver<End>, limits: &Limits) -> Self {
         let now = Instant::now();
         let retires = now + limits.max_age.min(FOREVER);
@@ -106,9 +106,9 @@ impl Life {
         (&mut self.told).await.unwrap_or(End::Stopped)
     }
 
-    /// Whether it is over for a connection that has shown so much.
+    /// Whether a connection that has shown this much is over.
     fn poll_over(&mut self, shown: u8, cx: &mut Context<'_>) -> Poll<End> {
-        // A channel that has told must not be polled again, so the end is kept.
+        // A channel that has answered must not be polled again, so the end is kept.
         if self.over.is_none() {
             self.over = match Pin::new(&mut self.told).poll(cx) {
                 Poll::Ready(told) => Some(told.unwrap_or(End::Stopped)),
@@ -119,7 +119,7 @@ impl Life {
     }
 
     fn past_deadline(&mut self, shown: u8, cx: &mut Context<'_>) -> Option<End> {
-        // After a reset the timer is polled once more: only a poll registers this task with the new
+        // After a reset the timer is polled once more: only a poll registers this task for the new
         // deadline.
         while self.deadline.as_mut().poll(cx).is_ready() {
             if self.deadline.deadline() >= self.until {
@@ -194,7 +194,7 @@ impl Connection {
         }
     }
 
-    /// Who is at the other end.
+    /// The peer of the connection.
     #[must_use]
     pub fn peer(&self) -> &Peer {
         &self.peer
@@ -209,8 +209,8 @@ impl Connection {
         }
     }
 
-    /// The stream beneath, whichever it is, unless the connection is over. What waits for the stream
-    /// is woken by the end as well: a peer that reads nothing, or sends nothing, delays it by nothing.
+    /// The stream beneath, plain or TLS, unless the connection is over. The end also wakes a task
+    /// that waits for the stream: a peer that reads nothing, or sends nothing, cannot delay it.
     fn stream(self: Pin<&mut Self>, cx: &mut Context<'_>) -> io::Result<Pin<&mut dyn Duplex>> {
         let this = self.get_mut();
         let shown = this.peer.0.shown.load(Ordering::Relaxed);
@@ -231,8 +231,8 @@ impl Connection {
                 Stream::Plain(tcp) => tcp,
                 Stream::Tls(tls) => tls.get_ref().0,
             };
-            // Or the system would go on sending to a peer that reads slowly. It fails if the peer
-            // has gone.
+            // Otherwise the system would go on sending to a peer that reads slowly. It fails if the
+            // peer has gone.
             let _ = tcp.set_zero_linger();
         }
     }
@@ -250,32 +250,33 @@ impl Peer {
         self.0.address
     }
 
-    /// The address that it counts by: of IPv6 its network of 64 bits.
+    /// The address by which the peer counts: for IPv6 its 64-bit network.
     #[must_use]
     pub fn network(&self) -> IpAddr {
         network(self.0.address.ip())
     }
 
-    /// Tells the listener that a request is there: the connection is borne, and gives way to others
-    /// as long as no caller of it is known.
+    /// Tells the listener that a request has come: the connection may stay open, and gives way to
+    /// others while none of its callers is authenticated.
     pub fn asks(&self) {
         self.show(Shown::Request);
     }
 
-    /// Tells the listener that a caller is known: the connection does not give way any more.
+    /// Tells the listener that a caller is authenticated: the connection no longer gives way.
     pub fn is_known(&self) {
         self.show(Shown::Caller);
     }
 
     fn show(&self, shown: Shown) {
-        // Looked at first: connections that are known are written to at each call otherwise.
+        // Checked first: otherwise each call would write to the shared state of a connection that
+        // is known already.
         if self.0.shown.load(Ordering::Relaxed) < shown as u8 {
             self.0.shown.fetch_max(shown as u8, Ordering::Relaxed);
         }
     }
 
-    /// Waits until the connection is to end soon: it has its age, or its listener has stopped. What
-    /// lasts is ended then in a way that its client understands.
+    /// Waits until the connection is to end soon: it has reached its age, or its listener has
+    /// stopped. Long calls then end in a way that the client understands.
     pub async fn retires(&self) {
         let mut stopping = self.0.stopping.clone();
         tokio::select! {
@@ -285,13 +286,13 @@ impl Peer {
         }
     }
 
-    /// Its verified certificates, the leaf first; `None` where it showed none.
+    /// The peer's verified certificates, the leaf first; `None` if it presented none.
     #[must_use]
     pub fn certificates(&self) -> Option<&[CertificateDer<'static>]> {
         self.0.chain.as_deref()
     }
 
-    /// DER of its verified leaf certificate.
+    /// DER of the peer's verified leaf certificate.
     #[must_use]
     pub fn certificate(&self) -> Option<&[u8]> {
         self.certificates()?.first().map(AsRef::as_ref)
@@ -303,7 +304,7 @@ impl Peer {
         self.0.tls.is_some()
     }
 
-    /// Whether one of its certificates is revoked by the lists that serve now.
+    /// Whether the lists in force revoke one of the peer's certificates.
     #[must_use]
     pub fn is_revoked(&self) -> bool {
         match (&self.0.tls, &self.0.chain) {

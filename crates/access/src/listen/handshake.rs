@@ -1,7 +1,8 @@
-//! One TLS handshake, and who is told how it failed.
+//! One TLS handshake, and how its failure is counted and logged.
 //!
-//! A peer that leaves before it has said anything is a port probe: counted, not logged. Everything
-//! else is counted and logged with the peer's address and the reason, about once a second.
+//! A peer that leaves before it has sent anything is a port probe: it is counted, not logged. Every
+//! other failure is counted, and logged with the peer's address and the reason, about once a
+//! second.
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -28,14 +29,14 @@ pub(super) struct Handshake {
 
 /// How a handshake failed.
 enum Failed {
-    /// Before a ClientHello: end of stream or reset.
+    /// The stream ended or was reset before a ClientHello.
     ProbeLike,
-    /// By one of the two sides.
+    /// One of the two sides refused.
     Refused(io::Error),
 }
 
 impl Handshake {
-    /// A connection to serve, unless the handshake fails, takes too long, or has to give way.
+    /// A connection to serve, unless the handshake fails, takes too long, or must give way.
     pub async fn run(self, tls: &Arc<Tls>, evicted: oneshot::Receiver<()>) -> Option<Connection> {
         let Self {
             tcp,
@@ -51,11 +52,10 @@ impl Handshake {
             }
         };
         let outcome = tokio::select! {
-            // A handshake that is done is served, also if it is told to give way in the same
-            // moment.
+            // A finished handshake is served, even if it is told to give way at the same moment.
             biased;
             outcome = timeout(limit, negotiate(tcp, tls, &accepted.held)) => outcome,
-            // Counted by who wanted the place.
+            // The handshake that wanted the place has counted this one.
             _ = evicted => return None,
             _ = accepted.life.told() => return None,
         };
@@ -81,7 +81,7 @@ impl Handshake {
     }
 }
 
-/// What the log says. The TLS library shows a verifier's own errors as code.
+/// The reason for the log. The TLS library shows a verifier's own errors as code.
 fn reason(error: &io::Error) -> String {
     let cause = error
         .get_ref()
@@ -106,7 +106,7 @@ async fn negotiate(
             io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => Failed::ProbeLike,
             _ => Failed::Refused(error),
         })?;
-    // Only now: the files may have been exchanged while the peer was silent.
+    // This comes late: the files may have been replaced while the peer was silent.
     let serving = tls.serving();
     let stream = hello
         .into_stream(Arc::clone(&serving.config))
@@ -115,11 +115,11 @@ async fn negotiate(
     let (_, session) = stream.get_ref();
     let chain: Option<Chain> = session.peer_certificates().map(Into::into);
     if let Some(chain) = &chain {
-        // In this order: an exchange of the files sees the chain, or is seen here.
+        // The order matters: a replacement of the files either sees the chain, or is seen here.
         held.shows(Arc::clone(chain));
         let newest = tls.serving();
-        // A full handshake under the newest files has just verified the chain. Under older ones, or
-        // in a resumed session, that was longer ago.
+        // A full handshake under the newest files has just verified the chain. Under older files,
+        // or in a resumed session, that was longer ago.
         let resumed = session.handshake_kind() == Some(HandshakeKind::Resumed);
         if resumed || !Arc::ptr_eq(&serving, &newest) {
             let verified = newest.verify(chain, UnixTime::now());

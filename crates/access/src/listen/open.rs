@@ -1,9 +1,9 @@
-//! The connections that are open, which of them give way, and which the listener ends.
+//! The open connections: which of them give way, and which the listener ends.
 //!
-//! Owns the count. A connection has shown nothing of itself until its first request is there, and
-//! something until one of its callers is known. Where connections are as many as there may be, the
-//! oldest that has shown nothing is closed for a new one, else the oldest that has shown something;
-//! one of a known caller stays. So do strangers, however many they are, keep nobody out.
+//! Owns the count. A connection has shown nothing until its first request, and a request until one
+//! of its callers is authenticated. If the limit is reached, the oldest connection that has shown
+//! nothing is closed for a new one, otherwise the oldest that has shown only a request; a
+//! connection of an authenticated caller stays. So strangers, however many, keep no caller out.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -21,15 +21,15 @@ use tokio::sync::{oneshot, watch};
 use super::{Chain, stats::Stats};
 use crate::tls::Serving;
 
-/// What a connection has shown of itself.
+/// The progress of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub(super) enum Shown {
     /// No request has come yet.
     Nothing,
-    /// A request, of nobody in particular.
+    /// A request, but no authenticated caller.
     Request,
-    /// A caller who is known.
+    /// An authenticated caller.
     Caller,
 }
 
@@ -50,14 +50,14 @@ pub(super) struct Open {
     of_one: usize,
     stats: Arc<Stats>,
     state: Mutex<State>,
-    /// Whether the listener has stopped, so that connections are to end soon.
+    /// Whether the listener has stopped, so that connections must end soon.
     stopping: watch::Sender<bool>,
 }
 
 #[derive(Debug, Default)]
 struct State {
     next: u64,
-    /// By number, so the oldest connection is the first.
+    /// By number, so that the oldest connection is the first.
     connections: BTreeMap<u64, Entry>,
     by_network: HashMap<IpAddr, usize>,
 }
@@ -66,12 +66,12 @@ struct State {
 struct Entry {
     network: IpAddr,
     shown: Arc<AtomicU8>,
-    /// What its client showed in the handshake.
+    /// The certificates that the client presented in the handshake.
     chain: Option<Chain>,
     end: oneshot::Sender<End>,
 }
 
-/// The place of a connection among those that are open.
+/// A connection's place among the open ones.
 #[derive(Debug)]
 pub(super) struct Held {
     number: u64,
@@ -90,8 +90,8 @@ impl Open {
         })
     }
 
-    /// A place for a connection from `address`, and what tells it to end. `None`: there is none,
-    /// for all, or for that address.
+    /// A place for a connection from `address`, and the signal that tells it to end. `None` if
+    /// there is no place, for all or for that address.
     pub(super) fn hold(
         self: &Arc<Self>,
         address: IpAddr,
@@ -99,7 +99,7 @@ impl Open {
         let network = network(address);
         let mut state = self.state();
         let from_there = state.by_network.get(&network).copied().unwrap_or_default();
-        // First the share of the address: it makes way for itself, at nobody else's cost.
+        // The address's share comes first: the address makes way for itself, at no other's cost.
         if from_there >= self.of_one && !self.make_way(&mut state, Some(network)) {
             return None;
         }
@@ -127,7 +127,8 @@ impl Open {
         Some((held, ended))
     }
 
-    /// Ends the connections whose client's chain does not hold under a set of files; how many.
+    /// Ends the connections whose client's chain is invalid under a set of files; returns their
+    /// number.
     ///
     /// A certificate that its authority has revoked ends no connection: its calls are refused, and
     /// the refusal says why.
@@ -139,7 +140,7 @@ impl Open {
                 .filter_map(|(number, entry)| Some((*number, Arc::clone(entry.chain.as_ref()?))))
                 .collect()
         };
-        // Signatures are checked without the lock, which each new connection needs.
+        // Signatures are checked without the lock, since each new connection needs it.
         let now = UnixTime::now();
         let failed = shown.iter().filter(|(_, chain)| {
             let verified = serving.verify(chain, now);
@@ -151,12 +152,12 @@ impl Open {
             .count()
     }
 
-    /// From here on connections are to end soon.
+    /// Tells connections to end soon, from now on.
     pub(super) fn stops(&self) {
         self.stopping.send_replace(true);
     }
 
-    /// Tells whether connections are to end soon.
+    /// A receiver that tells whether connections must end soon.
     pub(super) fn stopping(&self) -> watch::Receiver<bool> {
         self.stopping.subscribe()
     }
@@ -169,7 +170,8 @@ impl Open {
         }
     }
 
-    /// Closes a connection that has shown little, of one network or of any. `false`: there is none.
+    /// Closes a connection that has shown little, of one network or of any. `false` if there is
+    /// none.
     fn make_way(&self, state: &mut State, of: Option<IpAddr>) -> bool {
         let oldest = |shown: Shown| {
             let mut connections = state.connections.iter();
@@ -193,7 +195,7 @@ impl Open {
 }
 
 impl State {
-    /// Tells a connection to end, and gives its place away. `false`: it has ended by itself.
+    /// Tells a connection to end, and frees its place. `false` if it has ended by itself.
     fn end(&mut self, number: u64, why: End) -> bool {
         self.remove(number)
             .is_some_and(|entry| entry.end.send(why).is_ok())
@@ -212,19 +214,20 @@ impl State {
 }
 
 impl Held {
-    /// How the connection's peers are told what it has shown.
+    /// The state by which the connection's peers note its progress.
     pub(super) fn shown(&self) -> Arc<AtomicU8> {
         Arc::clone(&self.shown)
     }
 
-    /// Notes what the client showed in the handshake: exchanges of the files look at it from here on.
+    /// Notes the certificates that the client presented: from here on replacements of the files
+    /// check them.
     pub(super) fn shows(&self, chain: Chain) {
         if let Some(entry) = self.open.state().connections.get_mut(&self.number) {
             entry.chain = Some(chain);
         }
     }
 
-    /// Tells whether the listener's connections are to end soon.
+    /// A receiver that tells whether the listener's connections must end soon.
     pub(super) fn stopping(&self) -> watch::Receiver<bool> {
         self.open.stopping()
     }
@@ -232,15 +235,16 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        // One that was told to end has lost its place already.
+        // A connection that was told to end has lost its place already.
         self.open.state().remove(self.number);
         self.open.stats.closed();
     }
 }
 
-/// What an address counts as: of IPv6 the network, since who has one address there has all of it.
+/// The network by which an address counts: for IPv6 the 64-bit network, since a host with one
+/// address there usually has all of them.
 pub(super) fn network(address: IpAddr) -> IpAddr {
-    // An IPv4 address that is mapped into IPv6 counts as itself: else all of them would be one
+    // An IPv4 address that is mapped into IPv6 counts as itself: otherwise all of them would be one
     // network.
     match address.to_canonical() {
         IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from(u128::from(address) >> 64 << 64)),

@@ -1,4 +1,4 @@
-//! What a listener counts, and how seldom it logs.
+//! The counts of a listener, and the limit on its log lines.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering::Relaxed},
@@ -8,7 +8,7 @@ use std::{
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-/// Counters of a listener. They only grow, `open` excepted.
+/// Counters of a listener. They only grow, except `open`.
 #[derive(Debug, Default)]
 pub struct Stats {
     accepted: AtomicU64,
@@ -26,7 +26,7 @@ pub struct Counts {
     pub accepted: u64,
     /// Connections open now, handshakes under way included.
     pub open: u64,
-    /// Connections closed by the peer before it said anything, as port probes do.
+    /// Connections closed by the peer before it sent anything, as port probes do.
     pub probe_like: u64,
     /// Handshakes refused by either side.
     pub handshake_failures: u64,
@@ -86,12 +86,12 @@ impl Stats {
     }
 }
 
-/// Lets one line a second through: whoever connects decides how often there is something to say.
+/// Lets one line a second through: peers decide how often there is something to log.
 #[derive(Debug, Default)]
 pub(super) struct Throttle(Mutex<(Option<Instant>, u64)>);
 
 impl Throttle {
-    /// Whether to log now, and how much was left out since the last line.
+    /// Whether to log now, and how many lines were left out since the last one.
     pub fn may_log(&self) -> Option<u64> {
         const EVERY: Duration = Duration::from_secs(1);
         let mut state = self.0.lock();

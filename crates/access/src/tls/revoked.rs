@@ -1,8 +1,8 @@
-//! Which client certificates their authorities have revoked.
+//! The client certificates that their authorities have revoked.
 //!
-//! Handshakes leave the lists to WebPKI, which checks their signatures. Here they are read once more
-//! for what WebPKI does not do: to tell their times, to name the file that is wrong, and to look a
-//! certificate up on a connection that is open.
+//! Handshakes leave the lists to WebPKI, which checks their signatures. This module reads them
+//! again for what WebPKI does not do: report their times, name the file with a problem, and look up
+//! a certificate of an open connection.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -35,13 +35,13 @@ pub(crate) struct Revoked {
 struct List {
     der: CertificateRevocationListDer<'static>,
     path: PathBuf,
-    /// Its place in the file, from 1.
+    /// Its position in the file, from 1.
     at: usize,
     next_update_unix: u64,
 }
 
 impl Revoked {
-    /// Reads the lists in the contents of files.
+    /// Parses the lists in the contents of files.
     pub fn read<C: AsRef<[u8]>>(paths: &[PathBuf], contents: &[C]) -> Result<Self, TlsError> {
         let mut revoked = Self::default();
         for (path, content) in paths.iter().zip(contents) {
@@ -73,7 +73,7 @@ impl Revoked {
             .ok_or_else(|| bad(&"it has no nextUpdate"))?;
         // A list that had to be replaced before 1970 is overdue at any time.
         let next_update_unix = next_update.timestamp().try_into().unwrap_or(0);
-        // The authority is noted also if its list revokes nothing: `must_cover` asks for a list of
+        // The authority is noted even if its list revokes nothing: `must_cover` requires a list of
         // each.
         let serials = self
             .serials
@@ -92,7 +92,7 @@ impl Revoked {
         Ok(())
     }
 
-    /// The lists as WebPKI takes them.
+    /// The lists in WebPKI's form.
     pub fn lists(&self) -> impl Iterator<Item = CertificateRevocationListDer<'static>> {
         self.lists.iter().map(|list| list.der.clone())
     }
@@ -102,7 +102,7 @@ impl Revoked {
         self.lists.iter().map(|list| list.next_update_unix).min()
     }
 
-    /// Refuses lists whose time is over.
+    /// Refuses overdue lists.
     pub fn must_be_current(&self, now_unix: u64) -> Result<(), TlsError> {
         let overdue = self
             .lists
@@ -117,13 +117,13 @@ impl Revoked {
         })
     }
 
-    /// Refuses lists that leave an authority out, if there is any list.
+    /// If there is any list, refuses lists that leave an authority out.
     pub fn must_cover(&self, path: &Path, roots: &RootCertStore) -> Result<(), TlsError> {
         if self.lists.is_empty() {
             return Ok(());
         }
         for root in &roots.roots {
-            // A trust anchor keeps the content of the sequence that a name is.
+            // A trust anchor has only the content of the sequence that a name is.
             let subject = root.subject.as_ref();
             let covered = self.serials.keys().any(|issuer| content(issuer) == subject);
             if !covered {
@@ -155,7 +155,7 @@ impl Revoked {
         Ok(())
     }
 
-    /// Whether a certificate of a chain is revoked. One that cannot be read is.
+    /// Whether a certificate of a chain is revoked. One that cannot be read counts as revoked.
     pub fn covers(&self, leaf: &CertificateDer<'_>, others: &[CertificateDer<'_>]) -> bool {
         let is_revoked = |der: &CertificateDer<'_>| match X509Certificate::from_der(der) {
             Ok((_, certificate)) => {
@@ -199,7 +199,7 @@ fn lists(
     Ok(lists)
 }
 
-/// What is in a DER sequence, without its tag and length.
+/// The content of a DER sequence, without its tag and length.
 fn content(sequence: &[u8]) -> &[u8] {
     let length_bytes = match sequence.get(1) {
         Some(short) if *short < 0x80 => 1,
@@ -210,7 +210,7 @@ fn content(sequence: &[u8]) -> &[u8] {
     sequence.get(1 + length_bytes..).unwrap_or_default()
 }
 
-/// A name's content as text, without characters that a terminal would act on.
+/// A name's content as text, without control characters.
 fn readable(subject: &[u8]) -> String {
     let mut sequence = vec![0x30];
     match u8::try_from(subject.len()) {

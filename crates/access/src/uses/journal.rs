@@ -1,9 +1,9 @@
 //! The bindings in a file, so that a restart does not forget them.
 //!
-//! Records of one length are appended, one write each, before a request is acted upon; they are not
-//! synced, so that a process that dies loses none, and a machine that loses its power at most the
-//! last of them. A record that is cut or garbled is passed over. When most records are over, those
-//! that are not are written to a new file, which takes the name.
+//! Records of equal length are appended, one write each, before the daemon acts on a request. They
+//! are not synced: if the process dies, none is lost; after a power cut, the last ones may be. Cut
+//! or garbled records are skipped. When most records have expired, the others are written to a new
+//! file, which replaces the old one.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -16,10 +16,10 @@ use sha2::{Digest as _, Sha256};
 
 /// Key, name, request, end, checksum.
 const RECORD_BYTES: usize = 16 + 16 + 16 + 8 + 8;
-/// Records that are over are left in the file up to so many.
+/// The most expired records that are left in the file.
 const SLACK: usize = 4_096;
 
-/// What a signature is bound to, and until when.
+/// The request that a signature is bound to, and the end of the binding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Binding {
     /// Digest of the key's id.
@@ -28,22 +28,22 @@ pub(super) struct Binding {
     pub name: [u8; 16],
     /// Digest of the request.
     pub request: [u8; 16],
-    /// The last second at which the signature is taken, Unix time.
+    /// The last second at which the signature is accepted, Unix time.
     pub end_unix: u64,
 }
 
-/// The file. It is made with the first record.
+/// The file, which the first record creates.
 #[derive(Debug)]
 pub(super) struct Journal {
     path: PathBuf,
     file: Option<File>,
     records: usize,
-    /// Whether it was said that the file cannot be written.
+    /// Whether the log already says that the file cannot be written.
     complained: bool,
 }
 
 impl Journal {
-    /// Reads what an earlier process left; nothing if there is no file.
+    /// Reads the records of an earlier process; none if there is no file.
     pub fn open(path: PathBuf) -> io::Result<(Self, Vec<Binding>)> {
         let mut content = Vec::new();
         match File::open(&path) {
@@ -57,8 +57,8 @@ impl Journal {
             .collect();
         let journal = Self {
             path,
-            // The first record makes a new file. What an earlier process left may end in half a
-            // record, after which no reader would find the next one.
+            // The first record makes a new file. The earlier file may end in half a record, after
+            // which no reader would find the next one.
             file: None,
             records: 0,
             complained: false,
@@ -66,9 +66,10 @@ impl Journal {
         Ok((journal, bindings))
     }
 
-    /// Appends a binding. `live` are all that are not over, this one included, `count` of them.
+    /// Appends a binding. `live` has all bindings that have not expired, including this one,
+    /// `count` of them.
     pub fn append(&mut self, binding: &Binding, count: usize, live: impl Iterator<Item = Binding>) {
-        // The file is made anew when more than half of it is over: that costs each record a
+        // The file is rewritten once more than half of it has expired: that costs each record a
         // constant.
         let written = if self.file.is_none() || self.records > 2 * count + SLACK {
             self.write_anew(count, live)
@@ -78,7 +79,7 @@ impl Journal {
         match written {
             Ok(()) => self.complained = false,
             Err(error) => {
-                // What is in memory goes on being refused: only a restart would forget it.
+                // The bindings in memory stay in force: only a restart would forget them.
                 self.file = None;
                 if !std::mem::replace(&mut self.complained, true) {
                     tracing::error!(
@@ -98,7 +99,7 @@ impl Journal {
         Ok(())
     }
 
-    /// Puts a file with these bindings alone in place of what is there.
+    /// Replaces the file by one with only these bindings.
     fn write_anew(&mut self, count: usize, live: impl Iterator<Item = Binding>) -> io::Result<()> {
         let records: Vec<u8> = live.flat_map(|binding| binding.record()).collect();
         let fresh = self.path.with_extension("new");
@@ -109,7 +110,7 @@ impl Journal {
             .mode(0o600)
             .open(&fresh)?;
         file.write_all(&records)?;
-        // A process that dies before this leaves the old file, which holds the earlier bindings.
+        // If the process dies before this, the old file is left, which has the earlier bindings.
         fs::rename(&fresh, &self.path)?;
         self.file = Some(file);
         self.records = count;
