@@ -1,4 +1,4 @@
-//! What the gate is told: what it takes for granted, how much it bears, what it remembers.
+//! The gate's settings: its lists of tools, its limits, and what it remembers.
 
 use std::{collections::BTreeSet, num::NonZeroU32, time::Duration};
 
@@ -7,7 +7,7 @@ use evidenceos_access::Tokens;
 use evidenceos_kernel::probe::Rules;
 use serde::{Deserialize, Serialize};
 
-/// Tools that can do harm by the published list.
+/// High-risk tools by the published list.
 const PUBLISHED_HIGH_RISK: [&str; 6] = [
     "exec",
     "shell.exec",
@@ -16,7 +16,7 @@ const PUBLISHED_HIGH_RISK: [&str; 6] = [
     "email.send",
     "payment.charge",
 ];
-/// Tools of agents that can do harm, by the names that the agents have for them.
+/// High-risk tools of agents, by the agents' own names for them.
 const AGENTS_HIGH_RISK: [&str; 10] = [
     "Bash",
     "PowerShell",
@@ -31,7 +31,7 @@ const AGENTS_HIGH_RISK: [&str; 10] = [
 ];
 /// Seconds of a day.
 const DAY_S: u64 = 24 * 60 * 60;
-/// Decisions a second of one principal, unless another rate is named.
+/// The default rate of one principal, in decisions a second.
 const FIFTY: NonZeroU32 = NonZeroU32::new(50).expect("not zero");
 
 /// Which decisions are durable before they are answered.
@@ -40,16 +40,16 @@ const FIFTY: NonZeroU32 = NonZeroU32::new(50).expect("not zero");
 pub enum DurableDecisions {
     /// All of them.
     All,
-    /// Those that stop something, and those about tools that can do harm.
+    /// Decisions that stop something, and decisions about tools that can do harm.
     Guarded,
 }
 
-/// Which callers the gate's defaults suit.
+/// The callers that the gate's defaults suit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ProbeProfile {
-    /// Agents that work all day: calls are counted and not compared, files fit into a body, and commands that destroy
-    /// are stopped.
+    /// Agents that work all day: calls are counted and not compared, bodies may contain files, and commands that
+    /// destroy a machine or a home are denied.
     #[default]
     Agents,
     /// The numbers of the published daemon.
@@ -61,55 +61,56 @@ pub enum ProbeProfile {
 pub struct PreflightConfig {
     /// The largest body of a tool call, in bytes.
     pub max_body_bytes: usize,
-    /// A token that is needed on the HTTP port, beside or instead of other credentials.
+    /// Bearer tokens for the HTTP port, beside or instead of other credentials.
     pub token: Option<Tokens>,
-    /// Whether a tool that can do no harm is let through where nothing could be decided.
+    /// Whether a tool that can do no harm is allowed if nothing could be decided.
     pub fail_open_for_low_risk: bool,
-    /// Tools that can do harm.
+    /// Tools that can do harm, by name.
     pub high_risk_tools: BTreeSet<String>,
-    /// Whether a throttled shell is given an empty command instead of being denied.
+    /// Whether a throttled shell gets an empty command instead of a denial.
     pub rewrites_shells: bool,
-    /// Whether commands that destroy a machine or a home are stopped without a policy.
+    /// Whether commands that destroy a machine or a home are denied without a policy module.
     pub guards_against_destruction: bool,
     /// How long a decision may take.
     pub timeout: Duration,
-    /// Decisions a second of one principal; none: as many as it likes.
+    /// Decisions a second of one principal.
     pub rate_limit: RateLimit,
-    /// Decisions a second of all together.
+    /// Decisions a second of all principals together.
     pub global_rate_limit: RateLimit,
-    /// Whether a `paramsHash` that is not ours is an error.
+    /// Whether a `paramsHash` that differs from the gate's own is an error.
     pub strict_hash: bool,
-    /// The longest output of a tool that is let through as it is, in bytes of JSON.
+    /// The longest output of a tool that passes unshortened, in bytes of JSON.
     pub max_output_bytes: usize,
-    /// Characters that are shown of a longer one.
+    /// Characters of a longer output that are shown.
     pub preview_chars: usize,
     /// Which decisions are durable before they are answered.
     pub durable: DurableDecisions,
     /// How long records of decisions are kept.
     pub keep: Duration,
-    /// When tool calls are probing.
+    /// The rules by which tool calls count as probing.
     pub probe_tool_calls: Rules,
-    /// When claims are probing; none: never.
+    /// The rules by which claims count as probing; `None`: claims are not counted.
     pub probe_claims: Option<Rules>,
-    /// Whether the daemon freezes a caller who probes with claims; else it only throttles, however many claims there are.
+    /// Whether the daemon freezes a caller that probes with claims; otherwise it only throttles, however many claims
+    /// there are.
     pub freezes_claimants: bool,
     /// When a throttled caller may try again.
     pub probe_retry_after: Duration,
 }
 
-/// How many a second.
+/// A limit of decisions a second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RateLimit {
-    /// As many as there are.
+    /// No limit.
     Off,
-    /// So many, and as many at once.
+    /// This many a second, and as many at once.
     PerSecond(NonZeroU32),
-    /// Nothing is let through.
+    /// Every call is refused.
     Nothing,
 }
 
 impl Default for PreflightConfig {
-    /// What a gate does that is told nothing.
+    /// The defaults of a gate without settings.
     fn default() -> Self {
         let agents = AGENTS_HIGH_RISK.map(str::to_owned);
         let published = Self::published();
@@ -124,7 +125,8 @@ impl Default for PreflightConfig {
             guards_against_destruction: true,
             max_output_bytes: 1 << 20,
             probe_tool_calls: Rules::AGENT_CALLS,
-            // Budgets bound what claims can learn. A class behind one token, or a nightly run, must only wait.
+            // Budgets bound what claims can learn. A class that shares one token, or a nightly run, must only
+            // wait.
             freezes_claimants: false,
             ..Self::published()
         }
@@ -132,7 +134,7 @@ impl Default for PreflightConfig {
 }
 
 impl PreflightConfig {
-    /// What a gate of this profile does that is told nothing else.
+    /// The defaults of this profile.
     #[must_use]
     pub fn of(profile: ProbeProfile) -> Self {
         match profile {
@@ -141,7 +143,7 @@ impl PreflightConfig {
         }
     }
 
-    /// The published numbers.
+    /// The published defaults.
     fn published() -> Self {
         Self {
             max_body_bytes: 16_384,
@@ -165,7 +167,7 @@ impl PreflightConfig {
         }
     }
 
-    /// Whether the HTTP port knows its callers by a token of its own.
+    /// Whether the HTTP port authenticates callers by its own token.
     #[must_use]
     pub fn authenticates(&self) -> bool {
         self.token.is_some()

@@ -1,13 +1,13 @@
-//! The gate: what stands between an agent and its tools, and between a run and its settlement.
+//! The gate decides on agents' tool calls, and on runs before their settlement.
 //!
 //! - [`preflight`] answers agents over HTTP before and after a tool call.
-//! - [`policies`] are Wasm oracles of the operator, which can only take away.
-//! - [`probes`] notices callers who probe, [`recorder`] has every decision in the log.
+//! - [`policies`] are the operator's Wasm modules, which can only veto.
+//! - [`probes`] detects callers that probe, [`recorder`] puts decisions into the log.
 //!
 //! Does not bind a port: its routes are part of one that the daemon serves.
 //!
-//! Invariant: what stops something is in the log before it is answered, or is answered with a
-//! status that says that it is not.
+//! Invariant: a decision that stops something is in the log before it is answered, or the answer's
+//! status says that it is not.
 
 #![allow(
     missing_docs,

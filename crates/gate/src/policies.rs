@@ -1,10 +1,11 @@
-//! Policy oracles: what operators let veto a tool call or a settlement.
+//! Policy modules, called oracles here: Wasm modules by which operators veto a tool call or a
+//! settlement.
 //!
-//! Owns the set of oracles of a data directory: how it is loaded, what it is called, and how votes
-//! are combined. The files are `directory`'s, a manifest and its signature `manifest`'s, what an
-//! oracle is shown `input`'s; how a module runs is the sandbox's. `docs/policies.md` is the manual.
+//! Owns the set of oracles of a data directory: how it is loaded, its name, and how votes are
+//! combined. `directory` owns the files, `manifest` a manifest and its signature, `input` the
+//! oracles' input; the sandbox runs the modules. `docs/policies.md` is the manual.
 //!
-//! Invariant: an oracle can only take away. A set that is not wholly as its manifests say does not
+//! Invariant: an oracle can only veto. A set that does not match its manifests in full does not
 //! load, and an oracle that fails counts as a deferral; nothing here fails open.
 
 mod directory;
@@ -29,12 +30,12 @@ pub use directory::{TRUSTED_KEYS, TrustedKeys};
 pub use input::{Settling, preflight_input, settlement_input};
 pub use manifest::{Manifest, bounds};
 
-/// Where a data directory has its policies.
+/// The directory of the policies in a data directory.
 pub const DIRECTORY: &str = "policy-oracles";
 
 pub use evidenceos_kernel::in_force::NO_POLICIES;
 
-/// Everything that is wrong with a directory of policies, a line each.
+/// Every problem of a directory of policies, one a line.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{}", .0.join("\n"))]
 pub struct PoliciesError(pub Vec<String>);
@@ -46,7 +47,7 @@ pub struct Policies {
     digest: Digest,
 }
 
-/// A policy module that was loaded, with its manifest.
+/// A loaded policy module with its manifest.
 pub struct Oracle {
     id: Arc<str>,
     code: PolicyCode,
@@ -56,18 +57,18 @@ pub struct Oracle {
     failures: AtomicU64,
 }
 
-/// What a set of policies says.
+/// The combined vote of a set of policies.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
     /// None of the policies objects.
     Approve,
-    /// Somebody else is to decide.
+    /// A person must decide.
     Defer(Veto),
     /// It must not happen.
     Reject(Veto),
 }
 
-/// Whose veto it is.
+/// A veto and its oracle.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Veto {
     /// The oracle that objected.
@@ -87,12 +88,11 @@ impl Default for Policies {
 }
 
 impl Policies {
-    /// Loads the oracles of `directory`; none where it does not exist. Blocks: files are read and
-    /// modules compiled.
+    /// Loads the oracles of `directory`; none if it does not exist. Blocks: reads files and
+    /// compiles modules.
     ///
     /// # Errors
-    /// Everything that is wrong, with the file, the rule and what to do. There is no set with a
-    /// part missing.
+    /// Every problem, with the file, the rule and what to do. A set is never loaded in part.
     pub fn load(
         directory: &Path,
         sandbox: &Sandbox,
@@ -100,7 +100,7 @@ impl Policies {
     ) -> Result<Self, PoliciesError> {
         let loaded = directory::load(directory, sandbox, allow_unsigned)?;
         let mut hashes: Vec<[u8; 64]> = loaded.iter().map(Oracle::hashes).collect();
-        // Sorted, the hashes name the set alone, and not the names of its files.
+        // Sorted hashes identify the set independently of its files' names.
         hashes.sort_unstable();
         let digest = if hashes.is_empty() {
             NO_POLICIES
@@ -113,13 +113,14 @@ impl Policies {
         })
     }
 
-    /// Names the set: a digest over the sorted hashes of manifests and modules, or [`NO_POLICIES`].
+    /// The identity of the set: a digest over the sorted hashes of manifests and modules, or
+    /// [`NO_POLICIES`].
     #[must_use]
     pub fn digest(&self) -> Digest {
         self.digest
     }
 
-    /// Ids of oracles that another set does not have.
+    /// Ids of oracles that another set lacks.
     #[must_use]
     pub fn missing_in(&self, other: &Self) -> Vec<&str> {
         let ids = self.oracles.iter().map(|oracle| &*oracle.id);
@@ -141,7 +142,7 @@ impl Policies {
     }
 
     /// Asks every oracle about `input`, in order: the first rejection wins, otherwise the last
-    /// deferral. An oracle that fails defers; why is logged, the input never is.
+    /// deferral. An oracle that fails defers; the reason is logged, the input never is.
     ///
     /// Computes on this thread, for as long as the oracles' fuel lasts.
     #[must_use]
@@ -162,7 +163,7 @@ impl Policies {
     }
 }
 
-/// The set that a daemon starts with.
+/// Loads the set with which a daemon starts.
 ///
 /// # Errors
 /// As [`Policies::load`].
@@ -176,8 +177,8 @@ pub fn at_start(
     Ok(Arc::new(ArcSwap::from_pointee(policies)))
 }
 
-/// What is in the directory now: the set in force if it is the same, else a new one, which is not
-/// in force yet.
+/// Loads the directory again: returns the set in force if nothing changed, otherwise a new set,
+/// which is not in force yet.
 ///
 /// # Errors
 /// As [`Policies::load`].
@@ -204,7 +205,7 @@ pub fn read_again(
 }
 
 impl Oracle {
-    /// The manifest that it was loaded by.
+    /// The manifest by which it was loaded.
     #[must_use]
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
@@ -216,10 +217,10 @@ impl Oracle {
         &self.file
     }
 
-    /// Asks it alone.
+    /// Asks this oracle alone.
     ///
     /// # Errors
-    /// Where it has no vote.
+    /// If the module fails and casts no vote.
     pub fn vote(&self, input: &[u8]) -> Result<Vote, PolicyFailure> {
         self.module.decide(input)
     }
@@ -239,7 +240,8 @@ impl Oracle {
         }
     }
 
-    /// Logs failures 1, 2, 4, 8 and so on: whoever can make an oracle fail must not fill the disk.
+    /// Logs failures 1, 2, 4, 8 and so on: a caller that can make an oracle fail must not fill the
+    /// disk.
     fn note(&self, failure: &PolicyFailure) {
         let failures = self.failures.fetch_add(1, Ordering::Relaxed) + 1;
         if failures.is_power_of_two() {

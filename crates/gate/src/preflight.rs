@@ -1,16 +1,15 @@
-//! The gate for agents: HTTP routes that are asked before and after a tool call.
+//! The gate for agents: HTTP routes that a platform asks before and after a tool call.
 //!
 //! - `wire` has the bodies, `parse` reads requests, `risk` knows tools by their names, `judge`
 //!   decides, `limits` bounds.
-//! - `calls` and `admission` are the way of one request: who calls, how often, what is asked, what is decided,
-//!   what is recorded. `receipts` shows a decision with its proof. `openapi` describes it all, with
-//!   the shapes of `bodies`.
+//! - `calls` and `admission` handle one request: authenticate, limit, parse, decide, record.
+//!   `receipts` shows a decision with its proof. `openapi` describes the routes, with the shapes of
+//!   `bodies`.
 //!
-//! Invariants: a caller is known before anything of the body is looked at; whatever cannot be
-//! decided or recorded reads as a stop, but for tools that can do no harm while no policy is in
-//! force; a call beyond its rate is always denied; a decision that stops
-//! something is in the log before it is answered, or is answered with a status that says that it
-//! is not.
+//! Invariants: the caller is authenticated before the body is read; a call that cannot be decided or recorded
+//! is stopped, except for tools that can do no harm while no policy is in force; a call beyond its rate is
+//! always denied; a decision that stops something is in the log before it is answered, or the answer's status
+//! says that it is not.
 
 mod admission;
 mod bodies;
@@ -64,31 +63,31 @@ use crate::{
     DurableDecisions, PreflightConfig, policies::Policies, probes::Probes, recorder::Recorder,
 };
 
-/// A body that has not come by then does not come.
+/// The longest time in which a body must arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
-/// How often principals that are quiet are forgotten.
+/// How often quiet principals are forgotten.
 const TIDY_EVERY: Duration = Duration::from_secs(1);
-/// The largest body with a module: 1 MiB of module in base64, and what stands around it.
+/// The largest body with a module: 1 MiB of module in base64, and the JSON around it.
 const MAX_MODULE_BODY: usize = 1_500_000;
-/// Calls that policies are asked about at once; more are not decided.
+/// Calls about which policies are asked at once; more are not decided.
 const POLICIES_AT_ONCE: usize = 64;
-/// When to ask a daemon again that starts or stops, in seconds.
+/// When to retry while a daemon starts or stops, in seconds.
 const SOON_S: u64 = 1;
 
-/// What the gate needs of the daemon.
+/// The parts of the daemon that the gate needs.
 #[derive(Clone)]
 pub struct Parts {
     /// Authenticates the callers of the agents' HTTP surface.
     pub callers: Arc<Callers>,
-    /// Where decisions are handed in.
+    /// Records decisions.
     pub recorder: Arc<Recorder>,
-    /// What may veto tool calls; another set after a reload.
+    /// The policies that may veto tool calls; a reload replaces the set.
     pub policies: Arc<ArcSwap<Policies>>,
-    /// The time that decisions are made at.
+    /// The clock that decisions use.
     pub clock: Arc<Clock>,
-    /// Proves entries against the head that is shown.
+    /// Proves entries against the shown head.
     pub log: Arc<LogView>,
-    /// The size of the newest head that is shown.
+    /// The size of the newest shown head.
     pub released: watch::Sender<u64>,
     /// Connections that read committed rows.
     pub readers: Arc<dyn Rows>,
@@ -96,11 +95,11 @@ pub struct Parts {
     pub done: Arc<Done>,
     /// The last change that `accounts.json` shows.
     pub accounts_shown: watch::Receiver<u64>,
-    /// Shows what the gate counts.
+    /// Shows the gate's metrics.
     pub registry: Arc<Registry>,
 }
 
-/// The gate of a daemon that serves.
+/// The gate of a serving daemon.
 pub struct Api {
     needs_certificate: bool,
     config: PreflightConfig,
@@ -113,10 +112,10 @@ pub struct Api {
 }
 
 impl Api {
-    /// The gate over a daemon that serves.
+    /// The gate over a serving daemon.
     ///
     /// # Errors
-    /// Where the rules of probing cannot be applied, which configuration has refused before.
+    /// If the rules of probing are invalid, which the configuration has refused before.
     pub fn new(
         config: &PreflightConfig,
         needs_certificate: bool,
@@ -138,7 +137,7 @@ impl Api {
         })
     }
 
-    /// Who makes a request.
+    /// Authenticates the caller of a request.
     fn identify(&self, headers: &HeaderMap, path: &str, peer: Option<&Peer>) -> Option<Principal> {
         if self.needs_certificate && peer.and_then(Peer::certificate).is_none() {
             return None;
@@ -161,7 +160,7 @@ impl Api {
 pub struct Front(Arc<OnceLock<Api>>);
 
 impl Front {
-    /// Opens it. The first time counts. Must be called within a runtime.
+    /// Opens the gate; only the first call has an effect. Must be called within a runtime.
     pub fn open(&self, api: Api) {
         if self.0.set(api).is_err() {
             return;
@@ -173,15 +172,14 @@ impl Front {
                 if let Some(api) = api.get() {
                     api.rates.tidy();
                 }
-                // It is not held during the pause, for which the end of the daemon would have to
-                // wait.
+                // It must not be held during the pause: the daemon's end would have to wait for it.
                 drop(api);
                 tokio::time::sleep(TIDY_EVERY).await;
             }
         });
     }
 
-    /// How far what follows the commits is behind them.
+    /// How far the parts that follow the commits lag behind them.
     pub fn details(&self) -> Option<serde_json::Value> {
         let api = self.api()?;
         let (acknowledged, shown) = (
@@ -205,7 +203,7 @@ impl Front {
         self.0.get()
     }
 
-    /// Answers who is known; who is nobody learns nothing about what there is.
+    /// Answers an authenticated caller; a stranger learns nothing about which paths there are.
     fn admit(&self, request: Request, answer: impl FnOnce() -> Response) -> Response {
         match self.api() {
             None => receipts::unavailable("the daemon is starting"),
@@ -230,7 +228,7 @@ pub fn routes(front: Front) -> Router {
         .with_state(front)
 }
 
-/// Asked before a tool call.
+/// Decide on a tool call before it is made.
 #[utoipa::path(
     post,
     path = "/v1/preflight_tool_call",
@@ -262,7 +260,7 @@ async fn preflight(State(front): State<Front>, request: Request) -> Answer<ToolD
     answer
 }
 
-/// Asked after a tool call.
+/// Decide on a tool call's output after it was made.
 #[utoipa::path(
     post,
     path = "/v1/postflight_tool_call",
@@ -290,8 +288,8 @@ async fn postflight(State(front): State<Front>, request: Request) -> Answer<Outp
     answer
 }
 
-/// Whether a Wasm module may become a tool: deterministic, bounded, and nothing imported that is
-/// not the guest interface.
+/// Check whether a Wasm module may become a tool: deterministic, bounded, with imports of the guest
+/// interface only.
 #[utoipa::path(
     post,
     path = "/v1/aspec_admit",
@@ -317,14 +315,14 @@ async fn admit(State(front): State<Front>, request: Request) -> Answer<Admission
 
 /// Why a body was not read.
 enum NoBody {
-    /// Its signature serves another request.
+    /// The signature was used for another request.
     Misused(Misused),
     TooLarge,
     Slow,
     Broken,
 }
 
-/// Reads a body of at most so many bytes.
+/// Reads a body of at most `max` bytes.
 async fn read(body: Body, max: usize) -> Result<Bytes, NoBody> {
     let whole = Limited::new(body, max).collect();
     match tokio::time::timeout(BODY_TIMEOUT, whole).await {
@@ -333,13 +331,13 @@ async fn read(body: Body, max: usize) -> Result<Bytes, NoBody> {
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(NoBody::TooLarge),
         Ok(Err(error)) => Err(match once::misused(error.as_ref()) {
             Some(misused) => NoBody::Misused(misused),
-            // The connection broke, so nobody sees the answer.
+            // The connection broke, so no client sees the answer.
             None => NoBody::Broken,
         }),
     }
 }
 
-/// The status of a request whose signature does not serve it.
+/// The status of a request whose signature is not valid for it.
 fn status_of(misused: Misused) -> StatusCode {
     match misused {
         Misused::OtherRequest | Misused::TooLate => StatusCode::UNAUTHORIZED,
@@ -347,7 +345,7 @@ fn status_of(misused: Misused) -> StatusCode {
     }
 }
 
-/// Whether a request says itself that its body is larger.
+/// Whether a request announces a body over the limit.
 fn says_too_large(headers: &HeaderMap, max: usize) -> bool {
     let length = headers
         .get(header::CONTENT_LENGTH)
@@ -356,24 +354,24 @@ fn says_too_large(headers: &HeaderMap, max: usize) -> bool {
     length.is_some_and(|length| length > max as u64)
 }
 
-/// A request taken apart: what is not its body, and who made it.
+/// The parts of a request, and its authenticated caller.
 struct Known {
     principal: Principal,
     headers: HeaderMap,
     body: Body,
 }
 
-/// Why nobody makes a request.
+/// Why a request has no authenticated caller.
 enum Unknown {
-    /// No credential of the request holds.
+    /// The request has no valid credential.
     Caller,
-    /// The signature holds, and serves another request.
+    /// The signature is valid, but was used for another request.
     Signature(Misused),
 }
 
 impl Api {
-    /// Who makes a request; nothing of its body is read before. The body of a signed request ends in
-    /// an error if its signature serves another.
+    /// Authenticates a request before any of its body is read. The body of a signed request ends in
+    /// an error if its signature was used for another request.
     fn known(&self, request: Request) -> Result<Known, Unknown> {
         let (mut parts, body) = request.into_parts();
         strip_identity_headers(&mut parts.headers);
@@ -389,7 +387,7 @@ impl Api {
                     let (callers, signature) = (Arc::clone(&self.parts.callers), signature.clone());
                     Body::new(Once::new(callers, signature, request, body))
                 } else {
-                    // Nobody reads a body here.
+                    // No handler reads a body of this method.
                     self.parts
                         .callers
                         .bind(signature, &request.finalize().into())
@@ -412,14 +410,14 @@ fn hash_of(name: Option<&str>) -> Option<Digest> {
     name.map(|name| Digest::of(name.as_bytes()))
 }
 
-/// The first bytes of a digest, to tell things apart.
+/// The first bytes of a digest, to distinguish values.
 fn short(digest: &Digest) -> u64 {
     let mut bytes = [0; 8];
     bytes.copy_from_slice(&digest.0[..8]);
     u64::from_be_bytes(bytes)
 }
 
-/// Makes one slash of several, as one published client writes two.
+/// Replaces repeated slashes by one, since one published client writes two.
 pub fn normal_path(request: &mut Request) {
     let path = request.uri().path();
     if !path.contains("//") {

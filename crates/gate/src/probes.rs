@@ -1,6 +1,6 @@
-//! The detector of probing, for many threads: of tool calls at the gate, and of claims.
+//! The detector of probing, for many threads: for tool calls at the gate, and for claims.
 //!
-//! It knows a principal by its tag and is bounded in how many it knows. Time is monotonic.
+//! It identifies a principal by its tag, and bounds how many it remembers. Time is monotonic.
 
 use std::{num::NonZeroUsize, time::Instant};
 
@@ -10,13 +10,13 @@ use evidenceos_kernel::{
 };
 use parking_lot::Mutex;
 
-/// Parts of the detector, each with a lock of its own.
+/// Parts of the detector, each with its own lock.
 const SHARDS: usize = 16;
-/// Principals that the detector for tool calls remembers.
+/// The most principals that the detector for tool calls remembers.
 const PRINCIPALS: usize = 32_768;
-/// Sessions that it remembers.
+/// The most sessions that it remembers.
 const OPERATIONS: usize = 65_536;
-/// Principals whose claims are remembered.
+/// The most principals whose claims are remembered.
 const CLAIMANTS: usize = 4_096;
 
 /// The detector, in parts, for many threads.
@@ -30,7 +30,7 @@ impl Probes {
     /// A detector for tool calls.
     ///
     /// # Errors
-    /// Where the rules cannot be applied.
+    /// If the rules are invalid.
     pub fn of_tool_calls(rules: Rules) -> Result<Self, RulesError> {
         Self::new(rules, PRINCIPALS, OPERATIONS)
     }
@@ -38,7 +38,7 @@ impl Probes {
     /// A detector for claims.
     ///
     /// # Errors
-    /// Where the rules cannot be applied.
+    /// If the rules are invalid.
     pub fn of_claims(rules: Rules) -> Result<Self, RulesError> {
         Self::new(rules, CLAIMANTS, CLAIMANTS)
     }
@@ -55,19 +55,19 @@ impl Probes {
         })
     }
 
-    /// The rules that every shard counts by.
+    /// The rules of every shard.
     pub fn rules(&self) -> &Rules {
         &self.rules
     }
 
-    /// Counts a call, now.
+    /// Counts a call at the present time.
     pub fn observe(&self, call: &Call) -> Observed {
         self.shard(&call.principal)
             .lock()
             .observe(self.now_ms(), call)
     }
 
-    /// Counts a call that was denied, now.
+    /// Counts a denied call at the present time.
     pub fn denied(&self, principal: &OwnerTag) {
         self.shard(principal)
             .lock()
@@ -75,7 +75,7 @@ impl Probes {
     }
 
     fn shard(&self, principal: &OwnerTag) -> &Mutex<Detector> {
-        // A tag is part of a keyed digest, so that its first byte spreads principals evenly.
+        // A tag is part of a keyed digest, so its first byte spreads principals evenly.
         &self.shards[usize::from(principal.0[0]) % SHARDS]
     }
 

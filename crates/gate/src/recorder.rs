@@ -1,13 +1,13 @@
 //! Decisions about tool calls on their way into the log.
 //!
-//! A decision gets its number and its record at once, and goes into a queue. A thread hands what
-//! waits to the writer as one batch: one entry, one commit. Who must not answer before it is
-//! durable waits for that commit; the rest follows within a quarter of a second. Numbers follow
-//! one another in the order of the queue, and a batch is a piece of it.
+//! A decision gets its number and its record at once, and goes into a queue. A thread hands the
+//! queue to the writer in batches: one entry, one commit. If an answer needs a durable decision, it
+//! waits for that commit; other decisions follow within a quarter of a second. Numbers follow the
+//! order of the queue, and a batch is a range of them.
 //!
-//! Bounded: where the queue is full, a decision that nobody waits for is not recorded, and that is
-//! counted; one that must be is refused, so that its caller can fail closed. What could not be
-//! committed, for want of space or an anchor, stays in the queue and is tried again.
+//! Bounded: if the queue is full, a decision without a waiting caller is not recorded, and is
+//! counted; one that must be recorded is refused, so that its caller can fail closed. If a batch
+//! cannot be committed, for want of space or an anchor, it stays in the queue and is tried again.
 
 use std::{
     collections::VecDeque,
@@ -36,20 +36,20 @@ use prometheus_client::{collector::Collector, encoding::DescriptorEncoder};
 use sha2::Sha256;
 use tokio::sync::oneshot;
 
-/// Decisions that wait, those that somebody waits for included.
+/// Decisions in the queue, including those with a waiting caller.
 const QUEUE: usize = 16_384;
-/// How many of them may be such that nobody waits for.
+/// How many of them may be without a waiting caller.
 const QUEUE_LAZY: usize = 8_192;
-/// How long a decision that nobody waits for may wait for others.
+/// How long a decision without a waiting caller may wait for others.
 const GATHER: Duration = Duration::from_millis(250);
-/// How long nothing is tried after a batch that could not be committed.
+/// The pause after a batch that could not be committed.
 const TRY_AGAIN: Duration = Duration::from_millis(250);
-/// How often records that are too old are looked for.
+/// How often the recorder looks for records that are too old.
 const FORGET_EVERY: Duration = Duration::from_secs(10 * 60);
-/// Batches that are forgotten at a time.
+/// The most batches that are forgotten at a time.
 const FORGET_AT_ONCE: usize = 256;
 
-/// A decision that is in the queue, or in the log.
+/// A decision that is in the queue or in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Noted {
     pub id: DecisionId,
@@ -68,7 +68,7 @@ pub enum NotNoted {
     NotDurable,
 }
 
-/// Where decisions are handed in.
+/// Takes decisions and records them.
 pub struct Recorder {
     shared: Arc<Shared>,
 }
@@ -76,20 +76,20 @@ pub struct Recorder {
 struct Shared {
     queue: Mutex<Queue>,
     filled: Condvar,
-    /// Salts come from it: it is drawn at each start and known to nobody.
+    /// Makes the salts: a random key that each start draws, and that never leaves the process.
     secret: [u8; 32],
     unrecorded: AtomicU64,
 }
 
 struct Queue {
     waiting: VecDeque<Waiting>,
-    /// The owners of the batch that is being committed, which is just before what waits.
+    /// The owners in the batch that is being committed, whose numbers precede the queue's.
     under_way: Vec<OwnerTag>,
-    /// How many of them somebody waits for.
+    /// How many of the waiting decisions have a waiting caller.
     awaited: usize,
     /// The next decision's number.
     next: DecisionId,
-    /// When the oldest that nobody waits for came.
+    /// The arrival of the oldest decision without a waiting caller.
     oldest: Option<Instant>,
     open: bool,
 }
@@ -121,10 +121,10 @@ impl Collector for RecorderCollector {
 }
 
 impl Recorder {
-    /// Notes a decision that nobody waits for, under a number and a salt of its own.
+    /// Records a decision without waiting, under its own number and salt.
     ///
     /// # Errors
-    /// Where it is not recorded, which is counted.
+    /// If it is not recorded, which is counted.
     pub fn note(&self, record: DecisionRecord) -> Result<Noted, NotNoted> {
         let noted = self.shared.push(record, None);
         if noted.is_err() {
@@ -133,7 +133,8 @@ impl Recorder {
         noted
     }
 
-    /// Notes a decision that must not go without a record: it waits only if too many do already.
+    /// Records a decision that must not go without a record: it waits only if too many already
+    /// wait.
     ///
     /// # Errors
     /// As [`Recorder::note_durably`].
@@ -148,10 +149,10 @@ impl Recorder {
         }
     }
 
-    /// Notes a decision and waits until it is durable.
+    /// Records a decision and waits until it is durable.
     ///
     /// # Errors
-    /// Where it is not. It may become so all the same, where it waits too long.
+    /// If it is not durable. After a timeout it may still become durable.
     pub async fn note_durably(
         &self,
         patience: Duration,
@@ -178,9 +179,10 @@ impl Recorder {
     }
 
     /// Whether a decision of this start waits for its batch to be committed; of one owner, or of
-    /// any. Another owner's looks like one that does not exist.
+    /// any. Another owner's decision looks like one that does not exist.
     ///
-    /// Ask before looking into the store: what is committed in between is then found there.
+    /// Ask this before you read the store: a decision that is committed in between is then found
+    /// there.
     #[must_use]
     pub fn is_pending(&self, id: DecisionId, owner: Option<OwnerTag>) -> bool {
         let found = self.shared.lock().owner_of(id);
@@ -206,7 +208,7 @@ impl Shared {
         if queue.waiting.len() >= QUEUE || (durable.is_none() && lazy >= QUEUE_LAZY) {
             return Err(NotNoted::Full);
         }
-        // In the queue's order, so that a batch is a range of numbers.
+        // Numbers are given in the queue's order, so that a batch is a range of numbers.
         let id = queue.next;
         queue.next = id.next();
         (record.id, record.salt) = (id, self.salt(id));
@@ -224,7 +226,7 @@ impl Shared {
             leaf,
             durable,
         });
-        // The lock is given back first: the thread that wakes takes it at once.
+        // The lock is released first: the thread that wakes takes it at once.
         drop(queue);
         if wake {
             self.filled.notify_one();
@@ -244,7 +246,7 @@ impl Shared {
         salt
     }
 
-    /// What goes to the writer next; none where there is nothing for so long, or never will be.
+    /// The next batch for the writer; none if nothing comes in this time, or ever again.
     fn gather(&self, patience: Duration) -> Gathered {
         let until = Instant::now() + patience;
         let mut queue = self.lock();
@@ -271,13 +273,13 @@ impl Shared {
         }
     }
 
-    /// Puts a batch that was not committed back where it was.
+    /// Puts an uncommitted batch back into its place.
     fn put_back(&self, batch: Vec<Waiting>) {
         let mut queue = self.lock();
         queue.awaited += batch.iter().filter(|one| one.durable.is_some()).count();
         queue.under_way.clear();
-        // The decisions go back in front, in order: their numbers are given, and a batch is a range
-        // of numbers.
+        // The decisions go back to the front in order: their numbers are assigned, and a batch is a
+        // range of numbers.
         for waiting in batch.into_iter().rev() {
             queue.waiting.push_front(waiting);
         }
@@ -331,10 +333,11 @@ impl Drop for Following {
 }
 
 impl Following {
-    /// Starts it. `epoch` counts the daemon's starts over this data; records are kept for `keep`.
+    /// Starts the thread. `epoch` counts the daemon's starts over this data; records are kept for
+    /// `keep`.
     ///
     /// # Errors
-    /// Where no thread can be started.
+    /// If no thread can be started.
     pub fn start(
         epoch: u64,
         keep: Duration,
@@ -348,7 +351,7 @@ impl Following {
                 waiting: VecDeque::new(),
                 under_way: Vec::new(),
                 awaited: 0,
-                // Each start has numbers of its own: those that an earlier one gave may be in the
+                // Each start has its own range of numbers: those of an earlier start may be in the
                 // log.
                 next: DecisionId::first_of(epoch),
                 oldest: None,
@@ -375,14 +378,14 @@ impl Following {
         Ok((recorder, Self { shared, thread }))
     }
 
-    /// Takes no more, and ends once what waits is in the log, or cannot be.
+    /// Takes no more decisions, and ends once the waiting ones are in the log, or cannot be.
     pub fn end(&mut self) {
         let Some(thread) = self.thread.take() else {
             return;
         };
         self.shared.lock().open = false;
         self.shared.filled.notify_one();
-        // A panic there has been reported, and nobody waits for it.
+        // A panic there has been reported, and no caller waits for the thread.
         let _ = thread.join();
     }
 }
@@ -417,7 +420,7 @@ impl Writing {
         }
     }
 
-    /// Has the writer commit a batch. False where it takes no more.
+    /// Has the writer commit a batch. False if the writer takes no more.
     fn commit(&mut self, first: DecisionId, batch: Vec<Waiting>) -> bool {
         let leaves: Vec<Hash> = batch.iter().map(|one| one.leaf).collect();
         let packed = decisions::pack(batch.iter().map(|one| &one.record));
@@ -436,19 +439,19 @@ impl Writing {
                     tracing::info!("decisions are recorded again");
                 }
                 for durable in batch.into_iter().filter_map(|one| one.durable) {
-                    // Who has lost patience has answered already.
+                    // A caller that no longer waits has answered already.
                     let _ = durable.send(());
                 }
                 true
             }
-            // The writer takes nothing more. If the fate of the batch is unknown, the next start
-            // finds out.
+            // The writer takes no more. If the fate of the batch is unknown, the next start finds
+            // out.
             Err(Failure::Stopping | Failure::Unknown) => false,
             Err(failure) => {
                 if !std::mem::replace(&mut self.failing, true) {
                     tracing::warn!(%failure, "decisions are not recorded for now");
                 }
-                // A stop tries nothing again: it could wait for an anchor or a disk for ever.
+                // A stop does not retry: it could wait for an anchor or a disk forever.
                 let open = self.shared.lock().open;
                 if open {
                     self.shared.put_back(batch);
@@ -459,7 +462,7 @@ impl Writing {
         }
     }
 
-    /// Forgets what is too old. True where there may be more.
+    /// Forgets records that are too old. True if there may be more.
     fn forget(&self) -> bool {
         let before = unix_ms().saturating_sub(self.keep.as_millis() as u64);
         let through = match self.readers.decisions_before(before, FORGET_AT_ONCE) {
@@ -492,7 +495,7 @@ impl Writing {
             module: None,
             reply_to: Box::new(Reply(reply_to)),
         });
-        // A mailbox that is closed drops the call.
+        // A closed mailbox drops the call.
         answer.recv().unwrap_or(Err(Failure::Stopping))
     }
 }
@@ -515,7 +518,7 @@ mod tests {
 
     use super::*;
 
-    /// A recorder whose decisions nobody hands to a writer.
+    /// A recorder without a thread that hands its decisions to a writer.
     fn without_writer() -> Recorder {
         Recorder {
             shared: Arc::new(Shared {
@@ -594,7 +597,7 @@ mod tests {
             .build()
             .expect("a runtime");
         runtime.block_on(async {
-            // Nobody commits it, so that it is no record: its caller stops the call.
+            // No thread commits it, so there is no record: its caller stops the call.
             let waited = recorder.note_or_wait(Duration::ZERO, record(1)).await;
             assert_eq!(waited, Err(NotNoted::NotDurable));
         });

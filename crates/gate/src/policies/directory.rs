@@ -1,7 +1,7 @@
 //! The files of a directory of policies, each checked on the open file.
 //!
-//! Owns which files count, who may have written them, and that every problem is told with its file.
-//! Invariant: nothing is taken from a file that group or others can write, or that a link leads to.
+//! Owns which files count, which users may have written them, and that every problem names its
+//! file. Invariant: nothing is read from a file that group or others can write, or through a link.
 
 use std::{collections::BTreeMap, io, path::Path};
 
@@ -14,13 +14,13 @@ use serde::{Deserialize, Serialize};
 
 use super::{Manifest, Oracle, PoliciesError, bounds, manifest::public_key};
 
-/// The file that names whose signatures count.
+/// The file that lists the trusted keys.
 pub const TRUSTED_KEYS: &str = "trusted_keys.json";
 
-/// Most keys that can be trusted.
+/// The most keys that can be trusted.
 const MOST_TRUSTED: usize = 256;
 
-/// The Ed25519 keys whose signatures on a manifest count.
+/// The Ed25519 keys whose signatures on a manifest are trusted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TrustedKeys(Vec<VerifyingKey>);
 
@@ -31,10 +31,10 @@ struct TrustedKeysFile {
 }
 
 impl TrustedKeys {
-    /// Reads the file of a directory; nobody is trusted where there is none.
+    /// Reads the file of a directory; without it no key is trusted.
     ///
     /// # Errors
-    /// Where others can write it, or it is not such a file.
+    /// If others can write the file, or it is not such a file.
     pub fn read(directory: &Directory) -> Result<Self, String> {
         let path = directory.path().join(TRUSTED_KEYS);
         let bytes = directory
@@ -46,10 +46,10 @@ impl TrustedKeys {
         }
     }
 
-    /// Reads the file's content.
+    /// Parses the file's content.
     ///
     /// # Errors
-    /// What is wrong with it, as a clause.
+    /// The problem, as a clause.
     pub fn parse(bytes: &[u8]) -> Result<Self, String> {
         let file: TrustedKeysFile = serde_json::from_slice(without_mark(bytes))
             .map_err(|error| format!("is not {{\"trusted_ed25519_pubkeys_hex\":[…]}}: {error}"))?;
@@ -68,10 +68,10 @@ impl TrustedKeys {
         texts.iter().map(read).collect::<Result<_, _>>().map(Self)
     }
 
-    /// Adds a public key of 64 hex digits; whether it is new.
+    /// Adds a public key of 64 hex digits; returns whether it is new.
     ///
     /// # Errors
-    /// Where it is none, or there are too many.
+    /// If it is not a public key, or there are too many.
     pub fn add(&mut self, hex: &str) -> Result<bool, String> {
         let key = public_key(hex)
             .ok_or_else(|| format!("{hex:?} is no Ed25519 public key, 64 hex digits"))?;
@@ -91,7 +91,7 @@ impl TrustedKeys {
         self.0.contains(key)
     }
 
-    /// Whether a public key in hex is among them.
+    /// Whether a public key in hex is trusted.
     #[must_use]
     pub fn has_hex(&self, hex: &str) -> bool {
         public_key(hex).is_some_and(|key| self.has(&key))
@@ -145,7 +145,7 @@ pub(super) fn load(
     let mut reading = Reading {
         directory: &directory,
         sandbox,
-        // One broken list of keys is one problem, not one for each manifest that it was to cover.
+        // A broken list of keys is one problem, not one for each manifest.
         trusted: problems.is_empty().then_some(&trusted),
         allow_unsigned,
         named: BTreeMap::new(),
@@ -169,12 +169,12 @@ struct Reading<'r> {
     sandbox: &'r Sandbox,
     trusted: Option<&'r TrustedKeys>,
     allow_unsigned: bool,
-    /// Which file named an id first.
+    /// The file that named each id first.
     named: BTreeMap<String, String>,
 }
 
 impl Reading<'_> {
-    /// The oracle of a manifest, or everything that is wrong with it.
+    /// Loads the oracle of a manifest, or returns all its problems.
     fn oracle(&mut self, file: &str) -> Result<Oracle, Vec<String>> {
         let path = self.directory.path().join(file);
         let about = |what: String| format!("{} {what}", path.display());
@@ -184,7 +184,7 @@ impl Reading<'_> {
         let manifest = Manifest::parse(&bytes)
             .map_err(|found| found.into_iter().map(about).collect::<Vec<_>>())?;
         let mut problems = Vec::new();
-        // A veto names its oracle by the id alone, so that no two may have the same.
+        // A veto names its oracle only by the id, so ids must be unique.
         match self.named.get(&manifest.oracle_id) {
             Some(first) => problems.push(about(format!(
                 "has the oracle_id {:?}, which {first} has already",

@@ -1,8 +1,8 @@
-//! What oracles are shown: canonical JSON, keys sorted, no white space.
+//! The input of oracles: canonical JSON, keys sorted, no white space.
 //!
-//! Owns the fields. Invariant: nothing here depends on a label of the sealed part. A settlement is
-//! described before its evidence is computed, by what is public or already paid for; then a veto
-//! tells nothing that was not known.
+//! Owns the fields. Invariant: no field depends on a label of the sealed part. A settlement is
+//! described before its evidence is computed, by what is public or already paid for, so that a veto
+//! reveals nothing new.
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use evidenceos_kernel::claim::Claim;
@@ -38,17 +38,17 @@ pub fn preflight_input(
 pub struct Settling<'a> {
     /// The claim, which was committed and sealed.
     pub claim: &'a Claim,
-    /// The name of its holdout.
+    /// The holdout's name.
     pub holdout_ref: &'a str,
-    /// The holdout's significance level, in millionths; the stricter of it and the claim's counts.
+    /// The holdout's significance level, in millionths; the stricter of it and the claim's applies.
     pub holdout_alpha_micros: u32,
-    /// What the guest emitted.
+    /// The guest's emitted output.
     pub output: &'a [u8],
-    /// Questions that it asked.
+    /// Questions that the guest asked.
     pub oracle_calls: u32,
-    /// What its answers are charged, in millionths of a bit.
+    /// The charge of its answers, in millionths of a bit.
     pub answers_charged_microbits: u64,
-    /// In units of fuel.
+    /// Fuel used, in units of fuel.
     pub fuel: u64,
     /// Memory at its end, in Wasm pages.
     pub memory_pages: u64,

@@ -1,7 +1,7 @@
 //! One manifest: its fields, their rules, and its signature.
 //!
-//! Owns what may be said about an oracle. Invariant: what is signed is the canonical JSON of what
-//! was understood (sorted keys, no white space, the signature left out), never of bytes that were
+//! Owns what a manifest may say about an oracle. Invariant: the signature covers the canonical JSON
+//! of what was parsed (sorted keys, no white space, the signature left out), never bytes that were
 //! skipped: unknown and repeated fields are refused.
 
 use std::{collections::BTreeMap, ops::RangeInclusive};
@@ -15,15 +15,15 @@ use serde_json::Value;
 
 use super::TrustedKeys;
 
-/// The numbers of manifests, all inclusive.
+/// The limits of manifests, all inclusive.
 pub mod bounds {
     use std::ops::RangeInclusive;
 
-    /// Most oracles in a directory.
+    /// The most oracles in a directory.
     pub const ORACLES: usize = 64;
-    /// Longest manifest and longest list of trusted keys, in bytes.
+    /// The longest manifest and list of trusted keys, in bytes.
     pub const JSON_BYTES: u64 = 64 << 10;
-    /// `max_fuel`: some seconds at most, and far too much for a tool call.
+    /// `max_fuel`: a few seconds at most, and far too much for a tool call.
     pub const FUEL: RangeInclusive<u64> = 1..=1_000_000_000;
     /// `max_memory_bytes`: up to 256 MiB.
     pub const MEMORY_BYTES: RangeInclusive<u64> = 1..=256 << 20;
@@ -35,32 +35,32 @@ const SCHEMA: &str = "evidenceos.v1.policy_oracle_manifest";
 const DECISION_MODE: &str = "veto_only";
 const SIGNATURE_FIELD: &str = "signature_ed25519_hex";
 
-/// What a file says about an oracle.
+/// A manifest's fields.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
     schema: String,
-    /// Its name, unique in its directory.
+    /// The oracle's id, unique in its directory.
     pub oracle_id: String,
     /// The maker, in their own words.
     pub vendor: String,
-    /// Which of its versions this is.
+    /// The oracle's version.
     pub version: String,
-    /// What it is for.
+    /// The oracle's purpose.
     pub description: String,
     /// The module, beside the manifest.
     pub wasm_filename: String,
     /// The module's SHA-256; empty in a draft that is to be signed.
     #[serde(default)]
     pub wasm_sha256_hex: String,
-    /// The code that its vetoes have, 9000 to 9999.
+    /// The reason code of its vetoes, 9000 to 9999.
     pub reason_code: u16,
     decision_mode: String,
     max_fuel: u64,
     max_memory_bytes: u64,
     max_input_bytes: u64,
     require_signature: bool,
-    /// Who signed it, if anybody did.
+    /// The signer's public key, if the manifest is signed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signer_pubkey_ed25519_hex: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -75,14 +75,14 @@ fn no_file() -> Digest {
 }
 
 impl Manifest {
-    /// Reads a manifest. Its signature and its module are looked at apart.
+    /// Parses a manifest. Its signature and its module are checked separately.
     ///
     /// # Errors
     /// Every rule that it breaks, as clauses.
     pub fn parse(bytes: &[u8]) -> Result<Self, Vec<String>> {
         let mut manifest: Self = serde_json::from_slice(without_mark(bytes))
             .map_err(|error| vec![format!("is not a manifest: {error}")])?;
-        // The name of the set covers each file as it lies there, and not only what was understood.
+        // The set's identity covers each file's bytes, not only the parsed fields.
         manifest.file_hash = Digest::of(bytes);
         let problems = manifest.problems();
         if problems.is_empty() {
@@ -154,7 +154,7 @@ impl Manifest {
         problems
     }
 
-    /// What a call of the module may use.
+    /// The limits for a call of the module.
     #[must_use]
     pub fn limits(&self) -> PolicyLimits {
         PolicyLimits {
@@ -168,7 +168,7 @@ impl Manifest {
         self.file_hash
     }
 
-    /// Why `module` is not the one that is meant, if it is not.
+    /// Why `module` is not the manifest's module, if it is not.
     pub(super) fn problem_with_module(&self, module: &[u8]) -> Option<String> {
         let found = Digest::of(module);
         match Digest::from_typed_hex(&self.wasm_sha256_hex) {
@@ -183,7 +183,7 @@ impl Manifest {
         }
     }
 
-    /// Why nobody whom we trust has signed this, if nobody has.
+    /// Why the signature is not acceptable, if it is not.
     pub(super) fn problem_with_signature(
         &self,
         trusted: &TrustedKeys,
@@ -242,7 +242,7 @@ impl Manifest {
         })
     }
 
-    /// With the hash of `module`, signed by the key of an Ed25519 seed.
+    /// The manifest with the hash of `module`, signed by the key of an Ed25519 seed.
     #[must_use]
     pub fn signed(mut self, module: &[u8], seed: &[u8; 32]) -> Self {
         let key = SigningKey::from_bytes(seed);
@@ -253,7 +253,7 @@ impl Manifest {
         self
     }
 
-    /// The file, for people too.
+    /// The file in a readable form.
     #[must_use]
     pub fn to_file(&self) -> Vec<u8> {
         let mut bytes = serde_json::to_vec_pretty(self).expect("text and numbers are JSON");
@@ -266,7 +266,7 @@ impl Manifest {
         let Value::Object(fields) = value else {
             unreachable!("a manifest is an object")
         };
-        // Sorted here, whatever order a map of the library keeps.
+        // Sorted here, in case a map of the library keeps another order.
         let sorted: BTreeMap<String, Value> = fields
             .into_iter()
             .filter(|(name, _)| name != SIGNATURE_FIELD)
@@ -275,7 +275,7 @@ impl Manifest {
     }
 }
 
-/// Reads a public key of 64 hex digits.
+/// Parses a public key of 64 hex digits.
 pub(super) fn public_key(text: &str) -> Option<VerifyingKey> {
     let mut bytes = [0; 32];
     hex::decode_to_slice(text, &mut bytes).ok()?;

@@ -1,4 +1,4 @@
-//! A module that is to become a tool: admitted, or objected to in words.
+//! A module that is to become a tool: it is admitted, or refused with a reason.
 
 use axum::{extract::Request, http::StatusCode};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
@@ -55,7 +55,8 @@ impl Api {
         let candidate = Candidate::parse(&bytes)
             .map_err(|reason| inadmissible(StatusCode::BAD_REQUEST, reason))?;
         let module_hash = Digest::of(&candidate.module);
-        // Linear in the module, but a megabyte of it is felt by who shares the thread.
+        // The check is linear in the module, but for a megabyte it delays other work on this
+        // thread.
         let objection = tokio::task::spawn_blocking(move || candidate.objection())
             .await
             .unwrap_or_else(|panic| {
@@ -98,7 +99,7 @@ struct Candidate {
     fuel_limit: u64,
 }
 
-/// Exports that a module may be said to have.
+/// The most exports that a request may declare.
 const MAX_EXPORTS: usize = 64;
 
 impl Candidate {
@@ -106,8 +107,7 @@ impl Candidate {
         let mut body = Body::parse(bytes).map_err(|_| "the body is not a JSON object")?;
         let text = body.text("moduleBase64").ok().flatten();
         let text = text.ok_or("moduleBase64 is missing")?;
-        // One published client sends the file's text as it is; then it is no module, as admission
-        // will say.
+        // One published client sends the file's text unencoded; it then fails as an invalid module.
         let module = BASE64_STANDARD
             .decode(text.trim())
             .unwrap_or_else(|_not_base64| text.into_bytes());
@@ -135,7 +135,7 @@ impl Candidate {
         })
     }
 
-    /// Why it is not admitted.
+    /// Why the module is refused; `None` if it is admitted.
     fn objection(&self) -> Option<String> {
         if self.fuel_limit == 0 {
             return Some("fuelLimit is 0: it could not run at all".to_owned());

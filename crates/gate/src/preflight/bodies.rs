@@ -1,4 +1,4 @@
-//! The bodies of requests and receipts, for the description of the port alone: `parse` and `calls`
+//! The bodies of requests and receipts, only for the description of the port: `parse` and `calls`
 //! read requests, and the kernel makes receipts.
 
 use serde::Serialize;
@@ -9,24 +9,24 @@ use utoipa::ToSchema;
 #[serde(rename_all = "camelCase")]
 #[allow(dead_code, reason = "a description; `parse` reads the body")]
 pub(super) struct PreflightRequest {
-    /// Which tool; printable ASCII, not spaces alone.
+    /// The tool's name; printable ASCII, not spaces alone.
     #[schema(min_length = 1, max_length = 128, pattern = "^[ -~]*[!-~][ -~]*$")]
     tool_name: String,
-    /// With what.
+    /// The tool's parameters.
     #[schema(value_type = Object)]
     params: serde_json::Value,
     /// SHA-256 of the parameters as canonical JSON.
     #[schema(pattern = "^(sha256:)?[0-9a-fA-F]{64}$")]
     params_hash: Option<String>,
-    /// In which session; needed for tools that can do harm.
+    /// The session; required for tools that can do harm.
     #[schema(max_length = 128, pattern = "^[ -~]*$")]
     session_id: Option<String>,
-    /// On whose behalf; never an identity.
+    /// The agent's name; never an identity.
     #[schema(max_length = 128, pattern = "^[ -~]*$")]
     agent_id: Option<String>,
 }
 
-/// How a tool call ended.
+/// The result of a tool call.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 #[allow(dead_code, reason = "a description; `calls` reads the body")]
@@ -40,23 +40,23 @@ pub(super) enum CallStatus {
 #[serde(rename_all = "camelCase")]
 #[allow(dead_code, reason = "a description; `calls` reads the body")]
 pub(super) struct PostflightRequest {
-    /// Which tool; printable ASCII, not spaces alone.
+    /// The tool's name; printable ASCII, not spaces alone.
     #[schema(min_length = 1, max_length = 128, pattern = "^[ -~]*[!-~][ -~]*$")]
     tool_name: String,
-    /// SHA-256 of the parameters, as the preflight answered it.
+    /// SHA-256 of the parameters, from the preflight's answer.
     #[schema(pattern = "^[0-9a-fA-F]{64}$")]
     params_hash: String,
-    /// How it ended.
+    /// The result of the call.
     status: CallStatus,
-    /// In which session; needed for tools that can do harm.
+    /// The session; required for tools that can do harm.
     #[schema(max_length = 128, pattern = "^[ -~]*$")]
     session_id: Option<String>,
-    /// On whose behalf.
+    /// The agent's name; never an identity.
     agent_id: Option<String>,
     /// The preflight's `receiptHash`.
     #[schema(pattern = "^[0-9a-fA-F]{64}$")]
     preflight_receipt_hash: Option<String>,
-    /// SHA-256 of the output as compact JSON; computed where it is absent.
+    /// SHA-256 of the output as compact JSON; the gate computes it if it is absent.
     #[schema(pattern = "^[0-9a-fA-F]{64}$")]
     output_hash: Option<String>,
     /// The output.
@@ -71,27 +71,27 @@ pub(super) struct PostflightRequest {
 pub(super) struct AdmitRequest {
     /// The module, in base64; at most 1 MiB of it.
     module_base64: String,
-    /// What it must export.
+    /// The exports that the module must have.
     #[schema(max_items = 64)]
     declared_exports: Option<Vec<String>>,
-    /// What it may burn.
+    /// The most fuel that it may use.
     #[schema(minimum = 1)]
     fuel_limit: Option<u64>,
 }
 
-/// A decision with all that proves it: see `docs/preflight.md`.
+/// A decision with its proof: see `docs/preflight.md`.
 #[derive(Serialize, ToSchema)]
 #[allow(dead_code, reason = "a description; the kernel has the type")]
 pub(super) struct DecisionReceiptBody {
     /// `evidenceos.decision_receipt.v1`.
     format: String,
-    /// The record, as it was hashed.
+    /// The hashed bytes of the record.
     record: String,
-    /// Its place in the batch, from 0.
+    /// The record's position in the batch, from 0.
     position: u32,
     /// From the record towards the batch's root, in hex.
     batch_path: Vec<String>,
-    /// The batch's entry in the log, as it was hashed.
+    /// The hashed bytes of the batch's log entry.
     entry: String,
     /// The entry's index, from 0.
     index: u64,

@@ -1,4 +1,4 @@
-//! The way of one request: who calls, how often, what is asked, what is decided, what is recorded.
+//! The handling of one request: authenticate the caller, apply the rate, parse, decide, record.
 
 use std::{borrow::Cow, sync::Arc, time::Duration};
 
@@ -28,19 +28,19 @@ use crate::{
     recorder::{NotNoted, Noted},
 };
 
-/// The session of calls that name none.
+/// The session of calls that do not name one.
 const NO_SESSION: &str = "no-session";
 
 pub(super) type Refused<T> = Answer<T>;
 
-/// How much depends on a decision's record.
+/// How much the answer depends on a decision's record.
 #[derive(Clone, Copy)]
 pub(super) enum Care {
-    /// The answer waits until it is durable.
+    /// The answer waits until the record is durable.
     Durable,
-    /// Without a record the answer is a stop.
+    /// Without a record, the call is stopped.
     Recorded,
-    /// The answer goes without one if too many wait.
+    /// If too many records wait, the answer goes out without one.
     Spare,
 }
 
@@ -74,7 +74,7 @@ impl Api {
             body,
         } = self.known(request).map_err(|who| self.unknown(who))?;
         let request_id = parse::request_id(&headers).map_err(|wrong| self.invalid(wrong))?;
-        // The rate comes before the body: a caller beyond it costs no memory.
+        // The rate comes before the body: a caller over it costs no memory.
         self.rates
             .take(&principal.caller.tag)
             .map_err(|wait| self.rate_limited(wait))?;
@@ -93,7 +93,7 @@ impl Api {
             return Err(Answer::new(StatusCode::BAD_REQUEST, body));
         }
         let answer = self.judge(&principal, &call).await;
-        // Names and digests only: what a tool is called with is nobody else's.
+        // Names and digests only: a tool's parameters belong to the caller.
         tracing::debug!(
             target: AUDIT,
             request_id,
@@ -107,7 +107,7 @@ impl Api {
         Ok(answer)
     }
 
-    /// The answer to who shows no credential, or a signature that serves another request.
+    /// The answer to a request without a valid credential, or with a signature for another request.
     fn unknown(&self, unknown: Unknown) -> Refused<ToolDecision> {
         match unknown {
             Unknown::Caller => {
@@ -131,7 +131,7 @@ impl Api {
         }
     }
 
-    /// Judges a call that is well formed and in its rate.
+    /// Judges a well-formed call within its rate.
     async fn judge(&self, principal: &Principal, call: &ToolCall) -> Answer<ToolDecision> {
         let session = call.session_id.as_deref();
         let observed = self.observe(principal, session, &call.tool_name, &call.params_hash);
@@ -142,7 +142,7 @@ impl Api {
         let goes_on = self
             .risk
             .lets_through(&call.tool_name, !policies.oracles().is_empty());
-        // What destroys is stopped before a policy is asked: none could allow it.
+        // A destructive command is denied before a policy is asked: no policy could allow it.
         let votes = if self.stops_destruction(call) {
             Votes::Reject {
                 oracle: GUARD.to_owned(),
@@ -185,15 +185,15 @@ impl Api {
         }
     }
 
-    /// Whether the gate guards against destructive commands and this call carries one out.
+    /// Whether the gate guards against destructive commands and this call runs one.
     fn stops_destruction(&self, call: &ToolCall) -> bool {
         self.config.guards_against_destruction
             && self.risk.is_shell(&call.tool_name)
             && serde_json::from_slice(&call.canonical_params).is_ok_and(|params| destroys(&params))
     }
 
-    /// What is answered if a decision had to be recorded and was not; `goes_on` says whether the
-    /// tool is let through then.
+    /// The answer if a decision had to be recorded and was not; `goes_on` says whether the tool is
+    /// then allowed.
     fn unrecorded(&self, goes_on: bool, decision: Decision, why: NotNoted) -> Answer<ToolDecision> {
         self.counts.failed(match why {
             NotNoted::Full => "record_queue_full",
@@ -214,7 +214,7 @@ impl Api {
         Answer::new(StatusCode::SERVICE_UNAVAILABLE, body).retry_after(SOON_S)
     }
 
-    /// A signature that serves another request stops the tool, as one that does not hold.
+    /// A signature that was used for another request stops the tool, as an invalid one does.
     fn misused(&self, misused: Misused) -> Refused<ToolDecision> {
         self.counts.failed("signature_misused");
         let reason = match misused {
@@ -248,8 +248,8 @@ impl Api {
         Answer::new(status, body)
     }
 
-    /// Published clients carry a call out after `DOWNGRADE` without other parameters, so a call
-    /// that nothing was decided about is denied: to call faster must not be a way past a policy.
+    /// Published clients carry a call out after `DOWNGRADE` without other parameters, so an
+    /// undecided call is denied: calling faster must not be a way past a policy.
     fn rate_limited(&self, wait: Duration) -> Refused<ToolDecision> {
         self.counts.failed("rate_limited");
         let body = ToolDecision::bare(Decision::Deny, ReasonCode::RateLimited);
@@ -264,8 +264,8 @@ impl Api {
         tool: &str,
         asked: &Digest,
     ) -> Observed {
-        // Calls that name no session share one: to leave it out is no way past what a session may
-        // do.
+        // Calls without a session share one: leaving it out must not be a way past a session's
+        // limit.
         let operation = Digest::of(session.unwrap_or(NO_SESSION).as_bytes());
         let mut name = [0; 16];
         name.copy_from_slice(&operation.0[..16]);
@@ -277,7 +277,8 @@ impl Api {
         })
     }
 
-    /// By the published rules a session that has made as many calls as freeze a window is frozen for good.
+    /// The caller's level. By the published rules, a session with as many calls as freeze a window is
+    /// frozen for good.
     fn level(&self, observed: &Observed) -> Level {
         let rules = self.probes.rules();
         if rules.is_for_life && observed.operation_calls >= rules.freeze.total {
@@ -287,7 +288,8 @@ impl Api {
         }
     }
 
-    /// What is left: of a session's life by the published rules, which count `of_session`; else of the window.
+    /// The remaining calls: of a session's life by the published rules, which count `of_session`; otherwise of
+    /// the window.
     fn remaining(&self, observed: &Observed, of_session: u32) -> u64 {
         let rules = self.probes.rules();
         let spent = if rules.is_for_life {
@@ -298,8 +300,8 @@ impl Api {
         u64::from(rules.freeze.total.saturating_sub(spent))
     }
 
-    /// What the policies say, in the time that they have. They compute on threads of their own:
-    /// their fuel is bounded, so that one who is late ends by itself.
+    /// The policies' votes, within their time. They compute on separate threads: their fuel is
+    /// bounded, so a late one ends by itself.
     async fn votes(&self, policies: Arc<Policies>, call: &ToolCall) -> Votes {
         if policies.oracles().is_empty() {
             return Votes::Pass;
@@ -315,7 +317,7 @@ impl Api {
             &call.canonical_params,
         );
         let asked = tokio::task::spawn_blocking(move || {
-            // The permit goes with the work, also if the call has lost patience: what computes is
+            // The permit stays with the work, even if the call no longer waits: the computation is
             // bounded.
             let _permit = permit;
             policies.decide(&input)
@@ -387,7 +389,7 @@ impl Api {
         })?;
         parse::request_id(&headers)
             .map_err(|_| blocked(StatusCode::BAD_REQUEST, "missing_request_id"))?;
-        // What was called is over: only the limit of all together counts.
+        // The tool call is over: only the limit for all callers applies.
         if let Err(wait) = self.rates.take_of_all() {
             let answer = blocked(StatusCode::TOO_MANY_REQUESTS, "rate_limited");
             return Err(answer.retry_after(whole_seconds(wait)));
@@ -418,7 +420,7 @@ impl Api {
         let output = called.output.as_deref().unwrap_or_default();
         let too_long = output.len() > self.config.max_output_bytes;
         let (decision, reason) = judge_output(observed.level, too_long);
-        // An output that is stopped must not be shown in part either.
+        // A stopped output must not be shown in part either.
         let shows = too_long && decision == OutputDecision::Redact;
         let mut body = OutputVerdict {
             decision,
@@ -436,7 +438,8 @@ impl Api {
             receipt_hash: String::new(),
             decision_id: None,
         };
-        // The receipt covers the answer as it is before it has a receipt and a number of its own.
+        // The receipt covers the answer before the receipt and the decision's number are added to
+        // it.
         let receipt = called.receipt(&body);
         let durable = self.must_be_durable(&called.tool_name, decision.stops());
         let draft = Draft::postflight(principal, called, &body, receipt);
@@ -455,7 +458,7 @@ impl Api {
     }
 }
 
-/// What a decision is told in words beside its reason.
+/// The text that explains a decision beside its reason.
 fn detail_of(judged: &Judgement, principal: &Principal) -> Option<Cow<'static, str>> {
     if let Some((oracle, code)) = &judged.policy {
         return Some(format!("{oracle} ({code})").into());
@@ -468,7 +471,7 @@ fn blocked(status: StatusCode, reason: &'static str) -> Answer<OutputVerdict> {
     Answer::new(status, OutputVerdict::blocked(reason))
 }
 
-/// Whether no session is named.
+/// Whether no session is given.
 fn is_blank(session: Option<&str>) -> bool {
     session.is_none_or(|session| session.trim().is_empty())
 }
@@ -481,7 +484,7 @@ pub(super) fn whole_seconds(wait: Duration) -> u64 {
 pub(super) struct Called {
     pub(super) tool_name: String,
     pub(super) params_hash: Digest,
-    /// As they were written, for the receipt.
+    /// The hash's text as it was sent, for the receipt.
     params_hash_text: String,
     output_hash_text: Option<String>,
     pub(super) output_hash: Option<Digest>,
@@ -494,7 +497,7 @@ pub(super) struct Called {
 }
 
 impl Called {
-    /// Reads a body; the error is the reason on the wire.
+    /// Parses a body; the error is the reason on the wire.
     fn parse(bytes: &[u8], is_high_risk: impl Fn(&str) -> bool) -> Result<Self, &'static str> {
         let mut body = Body::parse(bytes).map_err(|_| "invalid_json")?;
         let tool_name = parse::tool_name(&mut body).map_err(|_| "invalid_tool_name")?;

@@ -1,4 +1,4 @@
-//! What the gate counts: decisions, how long they took, and what was not judged.
+//! The counts of the gate: decisions, how long they took, and what was not judged.
 
 use std::time::Duration;
 
@@ -8,13 +8,13 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, histogram::Histogram},
 };
 
-/// Time that a decision takes, in seconds.
+/// Bounds of the time that a decision takes, in seconds.
 const DECISION: Bounds = Bounds(&[
     10e-6, 20e-6, 30e-6, 60e-6, 100e-6, 250e-6, 500e-6, 1e-3, 3e-3, 10e-3, 30e-3, 100e-3, 300e-3,
     1.0,
 ]);
 
-/// What the gate counts.
+/// The counts of the gate.
 pub(super) struct Counts {
     decisions: Family<Decided, Counter>,
     failures: Family<Failed, Counter>,

@@ -1,4 +1,4 @@
-//! Decisions on their way into records: of a call before it is made, of its output, of a module.
+//! Decisions before they become records: on a call, on its output, on a module.
 
 use evidenceos_access::Principal;
 use evidenceos_kernel::{
@@ -8,7 +8,7 @@ use evidenceos_kernel::{
 
 use super::{calls::Called, hash_of, judge::Judgement, parse::ToolCall, wire::OutputVerdict};
 
-/// A decision that is to be recorded.
+/// A decision to record.
 pub(super) struct Draft<'d> {
     gate: Gate,
     principal: &'d Principal,
@@ -51,7 +51,7 @@ impl<'d> Draft<'d> {
         }
     }
 
-    /// Of a call that was judged under the policies of a digest.
+    /// The decision on a call that was judged under the policies with this digest.
     pub(super) fn preflight(
         principal: &'d Principal,
         call: &'d ToolCall,
@@ -114,7 +114,7 @@ impl<'d> Draft<'d> {
         )
     }
 
-    /// All but its number and salt, which the recorder gives.
+    /// The record without its number and salt, which the recorder assigns.
     pub(super) fn record(self, decided_unix_ms: u64) -> DecisionRecord {
         DecisionRecord {
             id: DecisionId::default(),

@@ -1,29 +1,30 @@
-//! Commands that destroy a machine or a home whatever they were meant for: the gate stops them without any policy.
+//! Commands that destroy a machine or a home, whatever their purpose: the gate denies them without any policy module.
 //!
-//! A net below an honest agent's mistakes, and no boundary: what a program does cannot be read from its name. Rules of
-//! a site belong into policy oracles. Pure.
+//! This is a safety net for an honest agent's mistakes, not a security boundary: a program's name does not tell what
+//! it does. A site's own rules belong in policy modules. Pure.
 
 use serde_json::{Map, Value};
 
-/// The name under which a stopped call is recorded, as if a policy oracle of this name had rejected it.
+/// The name under which a denied call is recorded, as if a policy module with this name had
+/// rejected it.
 pub const GUARD: &str = "evidenceos.destructive-commands";
-/// Its reason code, of those that oracles have.
+/// Its reason code, from the range of policy modules.
 pub const GUARD_CODE: u16 = 9_000;
 
-/// Strings of the parameters that are looked at, and how deep they may lie.
+/// The most strings of the parameters that are examined, and the deepest nesting.
 const MOST_STRINGS: usize = 256;
 const DEEPEST: usize = 8;
-/// Words that stand before a command and leave it the command that it is.
+/// Words that may precede a command without changing it.
 const BEFORE: [&str; 8] = [
     "sudo", "doas", "env", "nohup", "command", "exec", "time", "builtin",
 ];
-/// Directories below the root with which a machine or its users are gone.
+/// Directories below the root whose loss destroys the machine or its users' data.
 const SYSTEM: [&str; 17] = [
     "bin", "boot", "dev", "etc", "home", "lib", "lib64", "opt", "proc", "root", "run", "sbin",
     "srv", "sys", "users", "usr", "var",
 ];
 
-/// Whether the parameters of a tool that carries out commands have one that destroys.
+/// Whether the parameters of a shell tool contain a destructive command.
 #[must_use]
 pub fn destroys(params: &Map<String, Value>) -> bool {
     let mut texts = Vec::new();
@@ -33,7 +34,7 @@ pub fn destroys(params: &Map<String, Value>) -> bool {
     texts.iter().any(|text| is_destructive(text))
 }
 
-/// Every string, and every list of strings as one command line.
+/// Collects every string, and every list of strings as one command line.
 fn collect(value: &Value, depth: usize, texts: &mut Vec<String>) {
     if depth > DEEPEST || texts.len() >= MOST_STRINGS {
         return;
@@ -61,11 +62,11 @@ fn is_destructive(text: &str) -> bool {
     if dense.contains(":(){:|:&};:") {
         return true;
     }
-    // Quotes change nothing about what is meant here: `rm -rf "/"`, `sh -c 'rm -rf /'`.
+    // Quotes do not change the meaning here: `rm -rf "/"`, `sh -c 'rm -rf /'`.
     let plain: String = text.chars().filter(|c| !"\"'\\`".contains(*c)).collect();
     let commands = plain.split(|c| ";|&\n()".contains(c));
     commands.map(words_of).any(|words| {
-        // `sh -c rm -rf /` has the command behind its own words.
+        // In `sh -c rm -rf /` the command follows other words.
         (0..words.len()).any(|from| is_destructive_command(&words[from..]))
     })
 }
@@ -81,7 +82,7 @@ fn is_destructive_command(words: &[String]) -> bool {
     let Some((program, arguments)) = words.split_first() else {
         return false;
     };
-    // `cat x >/dev/sda` and `cat x > /dev/sda`: what is written to follows the sign, or is the next word.
+    // `cat x >/dev/sda` and `cat x > /dev/sda`: the target follows the sign, or is the next word.
     if program.starts_with('>') {
         let target = program.trim_start_matches('>');
         let next = arguments.first().map_or("", String::as_str);
@@ -114,7 +115,7 @@ fn is_destructive_command(words: &[String]) -> bool {
     }
 }
 
-/// The root, a home, or a directory of the system, with all that is in it.
+/// The root, a home, or a directory of the system, with everything in it.
 fn is_all(word: &str) -> bool {
     let word = word.trim_end_matches('*');
     let bare = word.trim_end_matches('/');
@@ -129,7 +130,7 @@ fn is_all(word: &str) -> bool {
     }
 }
 
-/// `c:`, `c:\` without its stroke, `c:/`.
+/// `c:`, `c:\` without its backslash, `c:/`.
 fn is_drive(word: &str) -> bool {
     let mut letters = word.trim_end_matches(['/', '*']).chars();
     matches!((letters.next(), letters.next(), letters.next()), (Some(letter), Some(':'), None) if letter.is_ascii_alphabetic())

@@ -1,5 +1,5 @@
-//! What a tool call is told: the detector's level, the tool's risk and the policies' votes, made
-//! one decision. Pure.
+//! The decision on a tool call: combines the detector's level, the tool's risk and the policies'
+//! votes. Pure.
 
 use evidenceos_kernel::probe::Level;
 use serde_json::{Map, Value, json};
@@ -9,12 +9,12 @@ use super::{
     wire::{Decision, OutputDecision, ReasonCode},
 };
 
-/// What policies say of a tool call.
+/// The policies' combined vote on a tool call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Votes {
     /// None of the policies objects.
     Pass,
-    /// One wants a person to look, or failed.
+    /// One policy asks for a person, or failed.
     Defer {
         /// The id of the oracle that objected.
         oracle: String,
@@ -28,14 +28,14 @@ pub enum Votes {
         /// The reason code of its manifest, 9000 to 9999.
         code: u16,
     },
-    /// They took too long, or could not be asked.
+    /// The policies took too long, or could not be asked.
     Late,
 }
 
 /// A decision about a tool call.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Judgement {
-    /// What is to become of it.
+    /// The decision itself.
     pub decision: Decision,
     pub reason: ReasonCode,
     /// Parameters to use instead.
@@ -65,18 +65,19 @@ impl Risk {
                 policy: Some((oracle, code)),
                 ..Judgement::new(Decision::Deny, ReasonCode::PolicyVeto)
             },
-            // What is denied already is not softened.
+            // A denial is not softened.
             Votes::Defer { .. } | Votes::Late if probed.decision == Decision::Deny => probed,
             Votes::Defer { oracle, code } => Judgement {
                 policy: Some((oracle, code)),
                 ..Judgement::new(Decision::RequireHuman, ReasonCode::PolicyDefer)
             },
-            // Policies that have no vote stop every tool: to be late must not be a way past them.
+            // If policies cast no vote, every tool is stopped: a late policy must not be a way past
+            // it.
             Votes::Late => Judgement::new(Decision::RequireHuman, ReasonCode::Unavailable),
         }
     }
 
-    /// Parameters with which a tool does no harm, for the few that have such.
+    /// Harmless parameters for a tool, if it has any.
     fn harmless(&self, tool: &str) -> Option<Map<String, Value>> {
         if !self.is_rewritten(tool) {
             return None;
@@ -105,10 +106,10 @@ impl Risk {
     }
 }
 
-/// What is to become of an output, and the word for it.
+/// The decision on an output, and its reason.
 pub fn judge_output(level: Level, too_long: bool) -> (OutputDecision, Option<&'static str>) {
     match level {
-        // Length never weakens what stops an output.
+        // A long output never weakens a decision that stops it.
         Level::Freeze => (OutputDecision::Block, Some("probe_freeze")),
         Level::Escalate => (OutputDecision::RequireHuman, Some("probe_escalate")),
         Level::Throttle | Level::Clean if too_long => {

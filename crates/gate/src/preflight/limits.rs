@@ -1,4 +1,4 @@
-//! How many calls a second the gate for agents bears, of each principal and of all.
+//! The rates of the gate for agents: calls a second, of each principal and of all.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use governor::{
 
 use crate::RateLimit;
 
-/// Calls a second, of each principal and of all.
+/// The rates of calls, for each principal and for all.
 pub struct Rates {
     own: Limit<DefaultKeyedRateLimiter<OwnerTag>>,
     all: Limit<DefaultDirectRateLimiter>,
@@ -33,11 +33,11 @@ impl<L> Limit<L> {
     }
 }
 
-/// How long nothing is let through where nothing ever is.
+/// The wait that is answered if the rate is zero.
 const NEVER: Duration = Duration::from_secs(60);
 
 impl Rates {
-    /// The rate of each caller, `own`, and of all together, `all`.
+    /// The rates `own` of each caller, and `all` of all together.
     pub fn new(own: RateLimit, all: RateLimit) -> Self {
         Self {
             own: Limit::new(own, RateLimiter::keyed),
@@ -49,7 +49,7 @@ impl Rates {
     /// Takes a place for a call of a principal.
     ///
     /// # Errors
-    /// How long to wait for one.
+    /// The time to wait for one.
     pub fn take(&self, principal: &OwnerTag) -> Result<(), Duration> {
         // The caller's own rate comes first: a call that it refuses takes nothing from the others.
         match &self.own {
@@ -62,7 +62,7 @@ impl Rates {
         self.take_of_all()
     }
 
-    /// Takes a place for a call of anybody.
+    /// Takes a place for a call of any caller.
     ///
     /// # Errors
     /// As [`Rates::take`].
@@ -76,8 +76,8 @@ impl Rates {
         }
     }
 
-    /// Forgets principals that were quiet for so long that it makes no difference. To be called
-    /// every second: until then each principal that calls takes a place.
+    /// Forgets principals that were quiet long enough for it to make no difference. To be called
+    /// every second: until then each principal that calls takes memory.
     pub fn tidy(&self) {
         if let Limit::By(limiter) = &self.own {
             limiter.retain_recent();

@@ -1,4 +1,4 @@
-//! What the HTTP port serves, described by what serves it: OpenAPI 3.1.
+//! The OpenAPI 3.1 description of the HTTP port, generated from its handlers.
 
 use axum::{
     Json,
@@ -9,7 +9,7 @@ use utoipa::OpenApi;
 
 use super::Front;
 
-/// The description.
+/// The description of the port.
 #[derive(OpenApi)]
 #[openapi(
     info(
@@ -26,7 +26,7 @@ use super::Front;
 )]
 struct Description;
 
-/// Like every path but the health routes, for callers who are known.
+/// Shows the description to authenticated callers, as for every path except the health routes.
 pub(super) async fn show(State(front): State<Front>, request: Request) -> Response {
     front.admit(request, || Json(Description::openapi()).into_response())
 }

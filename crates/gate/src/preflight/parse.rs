@@ -1,8 +1,8 @@
 //! Requests of the gate for agents: bytes in, checked fields out.
 //!
-//! The fields of a body are parsed to JSON trees first: of keys that are there twice the last
-//! counts, nesting is bounded, numbers that are none are refused, unknown fields are passed over,
-//! and null is the same as absent. Nothing of what was sent is repeated in a refusal.
+//! The fields of a body are first parsed to JSON trees: of repeated keys the last counts, nesting
+//! is bounded, invalid numbers are refused, unknown fields are skipped, and null means absent. A
+//! refusal repeats nothing from the request.
 
 use std::fmt;
 
@@ -20,31 +20,31 @@ const MAX_NAME: usize = 128;
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const REQUEST_ID_ALIAS: HeaderName = HeaderName::from_static("x-evidenceos-request-id");
 
-/// What is wrong with a request. The words are those of the published daemon's metrics.
+/// The problem of a request. The words are those of the published daemon's metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Malformed {
     /// The request has no id.
     MissingRequestId,
-    /// A request id of other characters, or too long.
+    /// A request id with invalid characters, or too long.
     InvalidRequestId,
     /// The body is not JSON.
     InvalidJson,
-    /// The body lacks something, or has something of another kind.
+    /// The body lacks a field, or a field has another type.
     Schema,
     /// A name that is empty or too long.
     InvalidLength,
-    /// A name with other characters.
+    /// A name with invalid characters.
     InvalidChars,
     /// A hash that is not 64 hex digits.
     InvalidParamsHash,
-    /// A hash that is not ours, where that matters.
+    /// A hash that differs from the gate's own, if that is an error.
     ParamsHashMismatch,
     /// The body did not come in time.
     Slow,
 }
 
 impl Malformed {
-    /// The word in metrics.
+    /// The name of the problem in metrics.
     pub fn word(self) -> &'static str {
         match self {
             Self::MissingRequestId => "missing_request_id",
@@ -61,7 +61,7 @@ impl Malformed {
 }
 
 impl Malformed {
-    /// What is wrong, for the header beside the answer: nothing of what was sent is in it.
+    /// The problem in words, for a header of the answer: it repeats nothing from the request.
     pub fn sentence(self) -> &'static str {
         match self {
             Self::MissingRequestId => "send the header x-request-id",
@@ -81,7 +81,7 @@ impl Malformed {
     }
 }
 
-/// Demands a request id: 1–128 bytes of 0x21–0x7E without a colon.
+/// Requires a request id: 1–128 bytes of 0x21–0x7E without a colon.
 pub fn request_id(headers: &HeaderMap) -> Result<&str, Malformed> {
     let value = headers
         .get(REQUEST_ID)
@@ -95,7 +95,7 @@ pub fn request_id(headers: &HeaderMap) -> Result<&str, Malformed> {
         .ok_or(Malformed::InvalidRequestId)
 }
 
-/// What bodies have; other fields are passed over without a place for them.
+/// The fields of bodies; others are skipped and take no memory.
 const FIELDS: [&str; 12] = [
     "toolName",
     "params",
@@ -111,27 +111,27 @@ const FIELDS: [&str; 12] = [
     "fuelLimit",
 ];
 
-/// The fields of a body, by their place in `FIELDS`.
+/// The fields of a body, by their position in `FIELDS`.
 #[derive(Default)]
 pub struct Body([Option<Value>; FIELDS.len()]);
 
 impl Body {
     /// Parses a body that must be one JSON object.
     pub fn parse(bytes: &[u8]) -> Result<Self, Malformed> {
-        // What is no such object is looked at once more, for what it is.
+        // Other JSON is parsed once more to find out what it is.
         serde_json::from_slice(bytes).map_err(|_| match serde_json::from_slice(bytes) {
             Ok(Value::Object(_)) | Err(_) => Malformed::InvalidJson,
             Ok(_) => Malformed::Schema,
         })
     }
 
-    /// Takes a field; null is absent.
+    /// Takes a field; null means absent.
     pub fn take(&mut self, name: &str) -> Option<Value> {
         let at = place(name)?;
         self.0[at].take().filter(|value| !value.is_null())
     }
 
-    /// Takes a field that must be a text; null is absent.
+    /// Takes a field that must be text; null means absent.
     pub fn text(&mut self, name: &str) -> Result<Option<String>, Malformed> {
         match self.take(name) {
             None => Ok(None),
@@ -170,7 +170,7 @@ fn place(name: &str) -> Option<usize> {
     FIELDS.iter().position(|field| *field == name)
 }
 
-/// A body's key: the place of its field, if there is one.
+/// A body's key: the position of its field, if it is a known one.
 struct Key(Option<usize>);
 
 impl<'de> Deserialize<'de> for Key {
@@ -207,8 +207,8 @@ impl<'de> Deserialize<'de> for Body {
                     match at {
                         Some(at) => body.0[at] = Some(map.next_value()?),
                         None => {
-                            // The value is passed over without a tree, so that an unknown field
-                            // costs no memory.
+                            // The value is skipped without a tree, so that an unknown field costs
+                            // no memory.
                             map.next_value::<IgnoredAny>()?;
                         }
                     }
@@ -223,7 +223,7 @@ impl<'de> Deserialize<'de> for Body {
 /// A digest as it was sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HexDigest {
-    /// As it was written.
+    /// The text of the digest.
     pub text: String,
     pub digest: Digest,
 }
@@ -232,21 +232,21 @@ pub struct HexDigest {
 #[derive(Debug)]
 pub struct ToolCall {
     pub tool_name: String,
-    /// With what, as canonical JSON: keys in byte order, no white space.
+    /// The parameters as canonical JSON: keys in byte order, no white space.
     pub canonical_params: Vec<u8>,
     /// SHA-256 of the canonical parameters.
     pub params_hash: Digest,
-    /// The session, as the caller names it.
+    /// The caller's name for the session.
     pub session_id: Option<String>,
-    /// On whose behalf, as the caller says; never an identity.
+    /// The agent's name from the caller; never an identity.
     pub agent_id: Option<String>,
 }
 
 impl ToolCall {
-    /// Reads a body. With `strict` a hash that is not ours is an error.
+    /// Parses a body. With `strict`, a hash that differs from the gate's own is an error.
     pub fn parse(bytes: &[u8], strict: bool) -> Result<Self, Malformed> {
         let mut body = Body::parse(bytes)?;
-        // Kinds of all fields first, then their content, in the order of the published daemon.
+        // The types of all fields come first, then their content, in the published daemon's order.
         let params = match body.take("params") {
             Some(Value::Object(params)) => params,
             _ => return Err(Malformed::Schema),
@@ -254,7 +254,7 @@ impl ToolCall {
         let tool_name = tool_name(&mut body)?;
         let session_id = body.name("sessionId")?;
         let agent_id = body.name("agentId")?;
-        // The map is ordered, so this is canonical.
+        // The map is sorted, so this is canonical.
         let canonical_params =
             serde_json::to_vec(&params).map_err(|_unprintable| Malformed::InvalidJson)?;
         let params_hash = Digest::of(&canonical_params);
@@ -286,7 +286,7 @@ fn params_hash_of(body: &mut Body) -> Result<Option<HexDigest>, Malformed> {
     }
 }
 
-/// The tool's name: 1–128 bytes of printable ASCII, and not spaces alone.
+/// The tool's name: 1–128 bytes of printable ASCII, not spaces alone.
 pub fn tool_name(body: &mut Body) -> Result<String, Malformed> {
     let name = body.name("toolName")?.ok_or(Malformed::Schema)?;
     if name.trim().is_empty() {

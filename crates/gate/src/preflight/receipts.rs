@@ -1,4 +1,4 @@
-//! A decision with all that proves it, for whom it concerns.
+//! A decision with its proof, for its caller and for auditors.
 
 use std::time::Duration;
 
@@ -15,12 +15,12 @@ use serde_json::json;
 
 use super::{Api, Front, Known, SOON_S, Unknown, status_of};
 
-/// How long a decision that is durable is waited for, until a head that is shown covers it.
+/// How long a request waits until a shown head covers a durable decision.
 const COVERED_WITHIN: Duration = Duration::from_millis(250);
 const NO_DECISION: &str = "no such decision";
 const UNREADABLE: &str = "the decision cannot be read now";
 
-/// A decision's receipt, as soon as it is in the log.
+/// Show a decision's receipt, once it is in the log.
 ///
 /// Another caller's decision looks exactly like one that does not exist; auditors see all.
 #[utoipa::path(
@@ -51,10 +51,10 @@ pub(super) async fn receipt(
     let Some(id) = DecisionId::from_hex(&decision_id) else {
         return not_found(NO_DECISION);
     };
-    // Auditors see all. For everybody else the same reads find nothing of another's as find nothing
-    // of a number that was never given.
+    // Auditors see all. For any other caller, a read of another's decision finds as little as a
+    // read of an unused number.
     let owner = (!principal.roles.auditor).then_some(principal.caller.tag);
-    // Before the store is read: what is committed in between is found there.
+    // This comes before the store is read: a decision that is committed in between is found there.
     let is_pending = api.parts.recorder.is_pending(id, owner);
     let readers = std::sync::Arc::clone(&api.parts.readers);
     let found = tokio::task::spawn_blocking(move || readers.decision(id, owner)).await;
@@ -74,7 +74,7 @@ pub(super) async fn receipt(
         None if is_pending => return pending(),
         None => return not_found(NO_DECISION),
     };
-    // What an anchor is just being told of is shown in a moment.
+    // A decision that is just being anchored can be shown in a moment.
     let mut released = api.parts.released.subscribe();
     let covered = released.wait_for(|size| *size > found.index);
     let _ = tokio::time::timeout(COVERED_WITHIN, covered).await;
@@ -85,7 +85,7 @@ pub(super) async fn receipt(
 }
 
 impl Api {
-    /// The receipt of a decision; none where no head covers it yet.
+    /// The receipt of a decision; `None` if no head covers it yet.
     fn proved(&self, found: &FoundDecision) -> Option<DecisionReceipt> {
         let head = self.parts.log.released().head;
         let leaf = leaf_hash(&found.entry);
@@ -129,7 +129,7 @@ pub(super) fn unknown(why: Unknown) -> Response {
     (status, challenge, body).into_response()
 }
 
-/// The routes themselves add which methods they take.
+/// The routes themselves add the allowed methods.
 pub(super) fn wrong_method() -> Response {
     let body = Json(json!({ "error": "another method is needed here" }));
     (StatusCode::METHOD_NOT_ALLOWED, body).into_response()

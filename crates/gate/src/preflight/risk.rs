@@ -1,13 +1,13 @@
-//! Which tools can do harm, however their names are written. Pure.
+//! The tools that can do harm, however their names are spelt. Pure.
 //!
 //! A name is compared by its letters and digits alone, in lower case: `EXEC`, `exec ` and
-//! `Shell_Exec` are on the list if `exec` and `shell.exec` are. A name with a character that no
-//! plain name has could be any tool for the program that carries the call out, so it counts as one
-//! that can do harm.
+//! `Shell_Exec` are on the list if `exec` and `shell.exec` are. A name with any other kind of
+//! character might mean any tool to the program that makes the call, so it counts as harmful.
 
 use std::collections::BTreeSet;
 
-/// Tools whose parameters are a command, as their names are compared: the published ones, and those of agents.
+/// Tools whose parameters are a command, in the compared form of their names: the published ones, and those of
+/// agents.
 const SHELLS: [&str; 9] = [
     "exec",
     "shellexec",
@@ -20,12 +20,12 @@ const SHELLS: [&str; 9] = [
     "terminal",
 ];
 
-/// Which tools can do harm, and whether the others are let through if nothing can be decided.
+/// The tools that can do harm, and whether others are allowed if nothing can be decided.
 #[derive(Debug, Clone)]
 pub struct Risk {
     high: BTreeSet<String>,
     fail_open_for_low: bool,
-    /// Whether a throttled shell is given an empty command instead of being denied.
+    /// Whether a throttled shell gets an empty command instead of a denial.
     rewrites_shells: bool,
 }
 
@@ -47,25 +47,24 @@ impl Risk {
     /// Whether a tool can do harm.
     pub fn is_high(&self, tool: &str) -> bool {
         let bare = bare(tool);
-        // Of a name of dots and blanks nothing is left to compare, so that it counts as one that
-        // can do harm.
+        // A name of dots and blanks leaves nothing to compare, so it counts as harmful.
         !is_plain(tool) || bare.is_empty() || self.high.contains(&bare)
     }
 
-    /// Whether a call of a tool goes on if nothing can be decided. If policies are in force, they
-    /// cover every tool, and none does.
+    /// Whether a call of a tool goes on if nothing can be decided. If policies are in force, none
+    /// does, since they cover every tool.
     pub fn lets_through(&self, tool: &str, has_policies: bool) -> bool {
         self.fail_open_for_low && !has_policies && !self.is_high(tool)
     }
 
-    /// Whether a tool carries out a command, and is given another one if it is throttled.
+    /// Whether a tool runs a command, and gets another one if it is throttled.
     pub(super) fn is_rewritten(&self, tool: &str) -> bool {
         self.rewrites_shells && self.is_shell(tool)
     }
 
-    /// Whether a tool carries out a command.
+    /// Whether a tool runs a command.
     pub(super) fn is_shell(&self, tool: &str) -> bool {
-        // An unusual name could be any tool for the program that makes the call: no parameters are
+        // An unusual name might mean any tool to the program that makes the call: no parameters are
         // harmless for it.
         is_plain(tool) && SHELLS.contains(&bare(tool).as_str())
     }
@@ -77,7 +76,7 @@ fn bare(name: &str) -> String {
     kept.map(|letter| letter.to_ascii_lowercase()).collect()
 }
 
-/// Whether a name has only characters that names of tools have.
+/// Whether a name has only the usual characters of tools' names.
 fn is_plain(name: &str) -> bool {
     name.bytes()
         .all(|b| b.is_ascii_alphanumeric() || b" ._-/:".contains(&b))

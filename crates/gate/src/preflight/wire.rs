@@ -1,8 +1,8 @@
-//! The bodies of the gate for agents, as they are on the wire.
+//! The bodies of the gate for agents on the wire.
 //!
-//! Names are camelCase; what is absent is left out, never null. Where a request is refused before
-//! it is judged, the body has the same shape as a judgement, so that a client which only looks at
-//! the decision does the safe thing.
+//! Names are camelCase; absent fields are left out, never null. If a request is refused before it
+//! is judged, the body has the same shape as a judgement, so that a client that only reads the
+//! decision does the safe thing.
 
 use std::borrow::Cow;
 
@@ -15,7 +15,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-/// What is to become of a tool call.
+/// The decision on a tool call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, ToSchema)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum Decision {
@@ -46,7 +46,7 @@ impl Decision {
     }
 }
 
-/// Why.
+/// The reason of a decision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, ToSchema)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum ReasonCode {
@@ -62,15 +62,15 @@ pub enum ReasonCode {
     UnsafeRewrite,
     /// A policy rejected it.
     PolicyVeto,
-    /// A policy wants a person to look, or failed.
+    /// A policy asks for a person, or failed.
     PolicyDefer,
-    /// It could not be decided, or not be recorded, in time.
+    /// It could not be decided, or could not be recorded, in time.
     Unavailable,
     /// The request is malformed.
     InvalidInput,
     /// The tool can do harm, so the call needs a session.
     SessionRequired,
-    /// The caller is not known.
+    /// The caller is not authenticated.
     Unauthorized,
     /// Too many calls a second.
     RateLimited,
@@ -96,12 +96,12 @@ impl ReasonCode {
     }
 }
 
-/// Calls of a session that are left.
+/// The calls that a session has left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 pub struct BudgetDelta {
-    /// By this call.
+    /// Calls that this call used.
     pub spent: u64,
-    /// Until the session is frozen.
+    /// Calls until the session is frozen.
     pub remaining: u64,
 }
 
@@ -109,25 +109,26 @@ pub struct BudgetDelta {
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ToolDecision {
-    /// What is to become of the call.
+    /// The decision on the call.
     pub decision: Decision,
-    /// Why.
+    /// The reason of the decision.
     pub reason_code: ReasonCode,
-    /// In words: which policy objected; why there is no harmless form, for auditors.
+    /// An explanation: which policy objected; for auditors, why there is no harmless form.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub reason_detail: Option<Cow<'static, str>>,
-    /// Parameters to use instead; absent where they stay as they are.
+    /// Parameters to use instead; absent if they stay unchanged.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     pub rewritten_params: Option<Map<String, Value>>,
-    /// What is left to the session.
+    /// The calls that the session has left.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub budget_delta: Option<BudgetDelta>,
     /// SHA-256 of the parameters as canonical JSON, 64 hex digits.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub params_hash: Option<String>,
-    /// Under which the decision's receipt is fetched, 16 hex digits; absent where none is kept.
+    /// The number by which the decision's receipt is fetched, 16 hex digits; absent if none is
+    /// kept.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub decision_id: Option<String>,
     /// The leaf of the decision's record, 64 hex digits.
@@ -136,7 +137,7 @@ pub struct ToolDecision {
 }
 
 impl ToolDecision {
-    /// A decision and its reason alone.
+    /// A decision and its reason, without other fields.
     pub fn bare(decision: Decision, reason_code: ReasonCode) -> Self {
         Self {
             decision,
@@ -151,7 +152,7 @@ impl ToolDecision {
     }
 }
 
-/// What is to become of a tool's output.
+/// The decision on a tool's output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, ToSchema)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum OutputDecision {
@@ -199,12 +200,12 @@ pub struct Truncated {
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct OutputVerdict {
-    /// What is to become of the output.
+    /// The decision on the output.
     pub decision: OutputDecision,
-    /// Why, where it is not let through as it is.
+    /// The reason, unless the output passes unchanged.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<&'static str>,
-    /// What to pass on instead.
+    /// The output to pass on instead.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub output_rewrite: Option<Truncated>,
     /// Always 1.
@@ -213,9 +214,9 @@ pub struct OutputVerdict {
     /// Different outputs that the session may still have.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub budget_remaining_bits: Option<f64>,
-    /// SHA-256 over request and answer, 64 hex digits; empty where the request was refused.
+    /// SHA-256 over request and answer, 64 hex digits; empty if the request was refused.
     pub receipt_hash: String,
-    /// Under which the decision's receipt is fetched; absent where none is kept.
+    /// The number by which the decision's receipt is fetched; absent if none is kept.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub decision_id: Option<String>,
 }
@@ -239,28 +240,28 @@ impl OutputVerdict {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Admission {
-    /// Whether it may.
+    /// Whether the module may become a tool.
     pub admissible: bool,
-    /// Why not.
+    /// The reason of a refusal.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// The leaf of the decision's record, 64 hex digits.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub receipt_hash: Option<String>,
-    /// Under which the decision's receipt is fetched.
+    /// The number by which the decision's receipt is fetched.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub decision_id: Option<String>,
 }
 
-/// An answer on its way out.
+/// An answer before it is sent.
 pub struct Answer<T> {
     pub status: StatusCode,
     pub body: T,
-    /// When to ask again, in seconds.
+    /// When to retry, in seconds.
     pub retry_after_s: Option<u64>,
-    /// Whether the caller should say who it is.
+    /// Whether the caller must authenticate.
     pub challenge: bool,
-    /// What is wrong with the request, for a header: published clients compare the body of a refusal.
+    /// The problem of the request, for a header: published clients compare the body of a refusal.
     pub detail: Option<&'static str>,
 }
 
@@ -276,20 +277,20 @@ impl<T> Answer<T> {
         }
     }
 
-    /// The same, to be asked again after a while.
+    /// The same answer with a time to retry.
     pub fn retry_after(self, seconds: u64) -> Self {
         Self {
-            // After zero seconds a client would ask again at once.
+            // Given zero seconds, a client would retry at once.
             retry_after_s: Some(seconds.max(1)),
             ..self
         }
     }
 }
 
-/// More than most answers have.
+/// Enough for most answers.
 const TYPICAL_BYTES: usize = 512;
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
-/// Says what is wrong with a request that is refused.
+/// The header with the problem of a refused request.
 const DETAIL: HeaderName = HeaderName::from_static("x-evidenceos-detail");
 
 impl<T: Serialize> IntoResponse for Answer<T> {
