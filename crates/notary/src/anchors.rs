@@ -1,14 +1,15 @@
-//! Anchors: what remembers the newest released head outside of the data directory.
+//! Anchors: places outside of the data directory that remember the newest released head.
 //!
-//! A data directory that was rolled back whole looks sound from inside. Signed again under the
-//! same name it is a fork of the log, and it gives back leakage that was spent. So each anchor is
-//! read before the first signature of a start: one that has another root stops it. Nothing that an
-//! entry is about is shown before an anchor covers the entry.
+//! A data directory that was rolled back as a whole looks sound from inside. If its log is signed
+//! again under the same name, the log forks and spent leakage is forgotten. So a start reads every
+//! anchor before its first signature; an anchor with another root stops it. Nothing that an entry
+//! is about is shown before an anchor covers the entry.
 //!
-//! Where the anchors are is remembered in the database, so that a copy of the directory looks at
-//! the same ones. While one of them is ahead of the database, or none answers, or the directory was
-//! restored and nobody has said what happened since, reads are served and nothing is signed or
-//! charged. What has lost its head is no answer either: an unmounted volume looks so.
+//! The database remembers where the anchors are, so that a copy of the directory asks the same
+//! ones. The daemon serves only reads, and signs and charges nothing, while an anchor is ahead of
+//! the database, while none answers, or after a restore until an operator or an anchor settles what
+//! happened since. A place that has lost its head does not count as an answer: an unmounted volume
+//! looks the same.
 
 mod beginning;
 mod config;
@@ -52,7 +53,7 @@ use crate::{
 
 /// The longest checkpoint, with the signatures of many witnesses.
 const MAX_CHECKPOINT: usize = 64 << 10;
-/// What to do if nobody can say whether the database is the newest.
+/// The advice if neither an anchor nor the operator can confirm that the database is the newest.
 const STATEMENT: &str = "if you are sure that this log was signed nowhere else since, `evidenceos-daemon log continue --nothing-was-signed-since --because TEXT` (daemon stopped) states it in the log";
 
 /// The anchors of a daemon.
@@ -60,49 +61,52 @@ pub struct Anchors {
     places: Vec<Place>,
     /// No start has signed beside an anchor yet.
     fresh: bool,
-    /// The daemon is told of none, and uses what it remembers or the directory beside its data.
+    /// The settings name no anchor: the daemon uses the remembered ones, or the directory beside
+    /// its data.
     by_default: bool,
     optional: bool,
     restored: Option<Restored>,
     runtime: Handle,
     state: Arc<State>,
-    /// What was said of those that do not answer: they are asked again each second.
+    /// The problems that were logged of anchors that do not answer: they are asked again each
+    /// second.
     said: Mutex<Vec<String>>,
 }
 
 /// Whether signing may begin.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Clearance {
-    /// Nothing speaks against it.
+    /// Nothing contradicts it.
     Free,
-    /// No, and why: nothing says that the database is the newest. An operator may state it.
+    /// No, with the reason: nothing confirms that the database is the newest. An operator may state
+    /// it.
     Held(String),
-    /// No, and what anchors know: the database is not the newest. No statement changes that.
+    /// No, with what anchors know: the database is not the newest. No statement changes that.
     Past(String),
 }
 
-/// How an anchor's head stands to the log.
+/// The relation of an anchor's head to the log.
 enum Standing {
-    /// The log has it, or continues it.
+    /// The log contains it.
     Covered,
-    /// The log has less.
+    /// The log has fewer entries than it covers.
     Behind(Ahead),
 }
 
-/// What an anchor is compared with.
+/// The log, for the comparison with an anchor.
 pub struct Own<'o> {
     /// The log's name, the first line of each checkpoint.
     pub origin: &'o str,
     /// The names of the logs that this one continues.
     pub former: &'o [String],
-    /// Entries of the newest durable head, and its root.
+    /// The number of durable entries and their root.
     pub tip: (u64, Hash),
-    /// The root of an earlier tree.
+    /// The root of the tree with an earlier size.
     pub root_at: &'o dyn Fn(u64) -> Result<Hash, StoreError>,
 }
 
 impl Anchors {
-    /// The anchors of a configuration and of a database. URLs are asked on `runtime`.
+    /// The anchors of a configuration and of a database. URLs are fetched on `runtime`.
     ///
     /// # Errors
     /// [`AnchorError::Io`] if a path cannot be made absolute.
@@ -131,7 +135,7 @@ impl Anchors {
             Anchoring::Off => Vec::new(),
             Anchoring::Default | Anchoring::At(_) => remembered
                 .iter()
-                // What is only read is named anew by each start.
+                // An anchor that is only read must be named at each start.
                 .filter(|place| !given.contains(place) && !matches!(place, AnchorPlace::Url(_)))
                 .cloned()
                 .collect(),
@@ -159,13 +163,13 @@ impl Anchors {
         })
     }
 
-    /// Whether what is shown must wait for an anchor: some are written.
+    /// Whether results must wait for an anchor before they are shown: they must if any is written.
     #[must_use]
     pub fn are_written(&self) -> bool {
         self.places.iter().any(Place::is_written)
     }
 
-    /// The places, as the database is to remember them from now on.
+    /// The places that the database must remember from now on.
     #[must_use]
     pub fn to_remember(&self) -> Vec<RememberedAnchor> {
         let written = self.places.iter().filter(|place| place.written);
@@ -182,7 +186,7 @@ impl Anchors {
             .collect()
     }
 
-    /// Whether any anchor that is written remembers something of a log.
+    /// Whether any written anchor remembers something of a log.
     #[must_use]
     pub fn any_answers(&self, origin: &str) -> bool {
         let written = self.places.iter().filter(|place| place.written);
@@ -191,8 +195,8 @@ impl Anchors {
             .any(|read| matches!(read, Ok(Read::Known(_))))
     }
 
-    /// Makes the directories of the anchors that are written, if they are not there: the operator
-    /// has said what happened, and they are to know the log from now on.
+    /// Makes missing directories of written anchors: the operator has stated what happened, and the
+    /// anchors must know the log from now on.
     pub fn make_written(&self) {
         self.places.iter().for_each(Place::make);
     }
@@ -216,11 +220,12 @@ impl Anchors {
         Ok(())
     }
 
-    /// Asks every anchor.
+    /// Compares the log with every anchor.
     ///
     /// # Errors
-    /// [`AnchorError::OtherLog`] or [`AnchorError::Forked`] if one remembers another log, or other
-    /// entries: neither of the two may be shown. [`AnchorError::Store`] if the log cannot be read.
+    /// [`AnchorError::OtherLog`] or [`AnchorError::Forked`] if an anchor remembers another log, or
+    /// other entries: neither of the two may be shown. [`AnchorError::Store`] if the log cannot be
+    /// read.
     pub fn compare(&self, own: &Own<'_>) -> Result<Clearance, AnchorError> {
         let (mut answering, mut agrees, mut exactly) = (0, false, false);
         let (mut silent, mut ahead) = (Vec::new(), Vec::new());
@@ -233,15 +238,16 @@ impl Anchors {
                         continue;
                     }
                     let is_read = matches!(place.at, AnchorPlace::Url(_));
-                    // Beside noted anchors, a file or directory that is not noted counts only if it
-                    // has exactly our newest head: an older one would confirm an older database too.
+                    // Beside anchors that the database noted, an unnoted file or directory counts
+                    // only if it has exactly the newest head: an older one would confirm an older
+                    // database too.
                     agrees |= place.remembered || is_read || self.fresh;
                     let tip = (found.checkpoint.size(), found.checkpoint.root());
                     exactly |= found.checkpoint.origin() == own.origin && tip == own.tip;
                 }
                 Ok(Read::New) => {
                     answering += 1;
-                    // A log that has signed beside no anchor yet finds each of them new.
+                    // For a log that has not signed beside an anchor yet, every anchor is new.
                     agrees |= self.fresh;
                     if !self.fresh {
                         silent.push(format!("{} is new and remembers nothing", place.at));
@@ -253,8 +259,7 @@ impl Anchors {
         }
         self.say(&silent);
         self.state.answering.store(answering, Relaxed);
-        // An anchor that is ahead decides before all else: no statement makes an older database the
-        // newest.
+        // An anchor that is ahead decides first: no statement makes an older database the newest.
         let verdict = match self.restored {
             _ if !ahead.is_empty() => Clearance::Past(ahead.join("; ")),
             Some(restored) if !exactly => Clearance::Held(restored_text(&restored, own.tip.0)),
@@ -276,7 +281,7 @@ impl Anchors {
         Ok(verdict)
     }
 
-    /// Says which anchors do not answer, each time that it is something else.
+    /// Logs the anchors that do not answer, each time that the problem changes.
     fn say(&self, silent: &[String]) {
         let mut said = self.said.lock();
         for what in silent.iter().filter(|what| !said.contains(what)) {
@@ -285,7 +290,7 @@ impl Anchors {
         silent.clone_into(&mut said);
     }
 
-    /// What anchors are to remember of a log: all its entries, if one takes what is not signed yet.
+    /// The tree for anchors to remember: all entries, if one of them accepts unsigned heads.
     #[must_use]
     pub fn tip_of(&self, head: &Head, (size, root): (u64, Hash), signer: &LogSigner) -> Tip {
         let unsigned = Some(size)
@@ -294,7 +299,7 @@ impl Anchors {
         unsigned.unwrap_or_else(|| Tip::from(head))
     }
 
-    /// Whether an anchor remembers heads that are not signed yet.
+    /// Whether an anchor accepts unsigned heads.
     #[must_use]
     pub fn take_unsigned(&self) -> bool {
         let is_directory = |place: &Place| matches!(place.at, AnchorPlace::Directory(_));
@@ -303,12 +308,12 @@ impl Anchors {
             .any(|place| place.written && is_directory(place))
     }
 
-    /// Has the anchors that are written remember a head. Returns whether one does; one that cannot
-    /// be written is said.
+    /// Has the written anchors remember a head. Returns whether one of them does; failures are
+    /// logged.
     ///
     /// # Errors
-    /// [`AnchorError::Ahead`] if one remembers more than this log has, and [`AnchorError::Forked`] if
-    /// one remembers other entries: another daemon continues it.
+    /// [`AnchorError::Ahead`] if an anchor remembers more than this log has, and
+    /// [`AnchorError::Forked`] if one remembers other entries: another daemon continues it.
     pub fn remember(&self, tip: &Tip) -> Result<bool, AnchorError> {
         let mut written = 0;
         let mut answering = 0;
@@ -325,7 +330,7 @@ impl Anchors {
         Ok(written > 0 || self.optional || !self.are_written())
     }
 
-    /// Whether an anchor remembers a head now; none if it does not answer.
+    /// Whether an anchor now remembers a head; `None` if it does not answer.
     fn remember_at(&self, place: &Place, tip: &Tip) -> Result<Option<bool>, AnchorError> {
         let failed = |error: &dyn std::fmt::Display| {
             tracing::error!(anchor = %place.at, %error, "an anchor cannot be written");
@@ -339,7 +344,8 @@ impl Anchors {
                 match known {
                     Ok(known) => known,
                     Err(error) => {
-                        // The next try opens it again: the directory may have been brought back.
+                        // The next try opens the file again: an operator may have restored the
+                        // directory.
                         *file = None;
                         failed(&error);
                         return Ok(None);
@@ -355,7 +361,7 @@ impl Anchors {
                 }
             },
         };
-        // What is behind is overwritten; a fork below shows at the next start.
+        // A smaller head is overwritten; the next start detects a fork below it.
         if let Some(known) = known.filter(|known| {
             known.checkpoint.origin() == tip.checkpoint.origin()
                 && known.checkpoint.size() >= tip.size()
@@ -369,8 +375,7 @@ impl Anchors {
             if let Standing::Behind(what) = stand(&place.at, &known, &own)? {
                 return Err(AnchorError::Ahead(what));
             }
-            // A head that lies there unsigned gives way to the signed one, which a reader can
-            // verify.
+            // An unsigned head gives way to the signed one, which a reader can verify.
             let is_signed = Note::parse(&known.text).is_ok();
             if is_signed || tip.note.is_none() {
                 return Ok(Some(true));
@@ -385,11 +390,11 @@ impl Anchors {
         }
     }
 
-    /// Makes the anchors that are written remember a log that begins, whatever they remembered of
-    /// the one that it continues; and that this one went on, so that a copy from before is known.
+    /// Has the written anchors remember a new log, whatever they remembered of the log that it
+    /// continues, and that the old log was continued, so that an old copy is recognised.
     ///
     /// # Errors
-    /// [`AnchorError::Io`] if one cannot be written; else as [`Anchors::remember`].
+    /// [`AnchorError::Io`] if one cannot be written; otherwise as [`Anchors::remember`].
     pub fn overwrite(&self, head: &Head, old_origin: &str) -> Result<(), AnchorError> {
         let tip = Tip::from(head);
         for place in self.places.iter().filter(|place| place.written) {
@@ -403,8 +408,8 @@ impl Anchors {
                         return Err(failed(io::Error::other("see the log for why")).into());
                     }
                     let origin = tip.checkpoint.origin();
-                    // The new log's head is there first: a crash in between must not leave a
-                    // successor that no anchor knows.
+                    // The new log's head comes first: a crash in between must not leave a successor
+                    // that no anchor knows.
                     directory::succeeded(path, old_origin, origin, &tip.key_id).map_err(failed)?;
                 }
                 AnchorPlace::Url(_) => {}
@@ -413,7 +418,7 @@ impl Anchors {
         Ok(())
     }
 
-    /// The largest head of a log that any anchor remembers, and the anchor.
+    /// The largest head of a log that any anchor remembers, with the anchor.
     #[must_use]
     pub fn largest(&self, origin: &str) -> Option<(AnchorPlace, Checkpoint)> {
         self.places
@@ -456,15 +461,16 @@ impl Anchors {
                 bytes
             }
         };
-        // Who signed it does not matter: a head that we cannot verify, since its key is younger
-        // than a restored database, must stop us as well.
+        // The signer does not matter: a head that cannot be verified, because its key is younger
+        // than a restored database, must also stop the daemon.
         Known::parse(&bytes)
             .map(Read::Known)
             .ok_or(Unreadable::NoCheckpoint)
     }
 }
 
-/// What a directory remembers of a log; `remembered`: the database says that it remembered something.
+/// Reads what a directory remembers of a log. `remembered`: the database says that it remembered
+/// something.
 fn read_directory(
     path: &Path,
     remembered: bool,
@@ -477,7 +483,7 @@ fn read_directory(
     if let Some(known) = directory::read(&directory::file_of(path, origin))? {
         return Ok(Read::Known(known));
     }
-    // A log that was restarted and died before its anchors heard of it.
+    // The log was restarted, and its daemon died before the anchors knew.
     for former in former {
         if let Some(known) = directory::read(&directory::file_of(path, former))?
             && known.successor().is_none()
@@ -496,9 +502,9 @@ fn read_directory(
 
 enum Read {
     Known(Known),
-    /// It never remembered a head of this log.
+    /// The directory never remembered a head of this log.
     New,
-    /// It is not there, or what it remembered is not; and what to do.
+    /// The anchor, or its head, is missing; with the remedy.
     Missing(String),
 }
 
@@ -518,7 +524,7 @@ fn restored_text(restored: &Restored, entries: u64) -> String {
     )
 }
 
-/// How an anchor's head stands to ours.
+/// The relation of an anchor's head to this log.
 ///
 /// # Errors
 /// [`AnchorError::OtherLog`] if it is of another log, [`AnchorError::Forked`] if it was signed over
@@ -526,7 +532,7 @@ fn restored_text(restored: &Restored, entries: u64) -> String {
 fn stand(place: &AnchorPlace, known: &Known, own: &Own<'_>) -> Result<Standing, AnchorError> {
     let found = &known.checkpoint;
     if found.origin() != own.origin {
-        // A log that this one continues was bound by its first entry.
+        // This log continues that one, and its first entry binds its head.
         if own.former.iter().any(|former| former == found.origin()) {
             return Ok(Standing::Covered);
         }

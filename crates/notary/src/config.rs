@@ -1,4 +1,4 @@
-//! Where the log's keys are, and what a start may do about them.
+//! The settings of the log's keys.
 
 use std::path::PathBuf;
 
@@ -7,40 +7,40 @@ use evidenceos_keys::{
     kms::{KeyRef, KmsSettings},
 };
 
-/// How a log finds its keys at a start.
+/// The settings by which a start finds the log's keys.
 #[derive(Debug, Clone)]
 pub struct KeyConfig {
-    /// Where the key that signs is.
+    /// The source of the signing key.
     pub source: KeySource,
-    /// The directory of keys in files. With a KMS keys of the time before may still lie there.
+    /// The directory of keys in files. With a KMS, it may still have older keys.
     pub directory: PathBuf,
-    /// Whether a key may be made for a log that begins, where the directory has none.
+    /// Whether a new log may get a new key if the directory has none.
     pub generate: bool,
-    /// The name of a log that begins; a log that is there keeps its own.
+    /// The name of a new log; an existing log keeps its own.
     pub origin: Option<String>,
 }
 
-/// Where the log's key is.
+/// The source of the log's key.
 #[derive(Debug, Clone)]
 pub enum KeySource {
-    /// In the key directory; the one that signs, if one is asked for.
+    /// The key directory, with the id of the requested key, if one is requested.
     Files(Option<KeyId>),
-    /// In a KMS, wrapped by it or never leaving it.
+    /// A KMS, which wraps the key or never releases it.
     Kms(Box<KmsKeys>),
 }
 
 /// Keys in a KMS.
 #[derive(Debug, Clone)]
 pub struct KmsKeys {
-    /// How it is reached.
+    /// How to reach the KMS.
     pub settings: KmsSettings,
     /// The log's key. Without a ciphertext it never leaves the KMS; the mock's own key has no name.
     pub key: Option<KeyRef>,
-    /// The key before it.
+    /// The key that signed before.
     pub previous: Option<KeyRef>,
     /// The id that the log's key must have.
     pub expect: Option<KeyId>,
-    /// What wraps the key of the holdouts; absent: it lies in a file.
+    /// The KMS key that wraps the holdouts' key; `None`: that key is in a file.
     pub holdout_key: Option<String>,
 }
 

@@ -1,9 +1,9 @@
-//! A small HTTP client: one GET at a time, for a log that is published somewhere, and for probes.
+//! A small HTTP client: one GET at a time, for published logs and for probes.
 //!
 //! Certificates are verified against authorities that the caller names, or the system's, or those
-//! that `SSL_CERT_FILE` and `SSL_CERT_DIR` name instead; these are read anew for each GET.
-//! Redirects are not followed: a log has one address. What comes back is believed only as far as
-//! signatures and hashes go.
+//! that `SSL_CERT_FILE` and `SSL_CERT_DIR` name instead; these are read again for each GET.
+//! Redirects are not followed: a log has one address. Answers are trusted only as far as signatures
+//! and hashes prove them.
 
 use std::{error::Error, io, sync::Arc, time::Duration};
 
@@ -25,42 +25,42 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 /// How long one GET may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Whom to believe that a server is who it says.
+/// The authorities that may have issued a server's certificate.
 #[derive(Debug, Clone, Copy)]
 pub enum Trust<'a> {
     /// The authorities of the system.
     System,
-    /// Those of a PEM file.
+    /// The authorities in a PEM file.
     Authorities(&'a [u8]),
 }
 
-/// Why a server gave no answer, or not this one.
+/// Why there is no answer, or an unusable one.
 #[derive(Debug, Error)]
 pub enum FetchError {
     /// The server took too long.
     #[error("no answer within {} s", TIMEOUT.as_secs())]
     Late,
-    /// What was named is no URL.
+    /// The text is not a URL.
     #[error("no URL: {0}")]
     Url(#[from] http::uri::InvalidUri),
     /// The URL names no server.
     #[error("a URL without a host")]
     NoHost,
-    /// No server of this name, or none listens there.
+    /// The server's name is unknown, or it does not listen.
     #[error("cannot connect: {0}")]
     Connect(io::Error),
-    /// The name is none that a certificate can have.
+    /// The name cannot be in a certificate.
     #[error(transparent)]
     Name(#[from] InvalidDnsNameError),
-    /// The server has a certificate of an authority that this machine does not know.
+    /// The server's certificate comes from an authority that this machine does not trust.
     #[error(
         "TLS: none of the certificate authorities that are trusted here issued the server's certificate; add its authority to the system's, or name a PEM file with it in SSL_CERT_FILE"
     )]
     UnknownAuthority,
-    /// The server and this client do not agree on TLS.
+    /// The server and this client found no common TLS parameters.
     #[error("TLS: {0}")]
     Tls(io::Error),
-    /// This machine trusts nobody.
+    /// This machine trusts no authority.
     #[error(
         "no certificate authority is trusted here: install the system's (ca-certificates), or name a PEM file of them in SSL_CERT_FILE {0:?}"
     )]
@@ -68,27 +68,27 @@ pub enum FetchError {
     /// The file of authorities that the caller named.
     #[error(transparent)]
     Authorities(#[from] pem::Error),
-    /// An authority, or the settings of TLS.
+    /// An authority or the TLS settings are invalid.
     #[error(transparent)]
     Settings(#[from] rustls::Error),
-    /// The URL cannot be asked for.
+    /// The URL cannot be requested.
     #[error(transparent)]
     Request(#[from] http::Error),
     /// The connection broke, or the server does not speak HTTP.
     #[error(transparent)]
     Http(#[from] hyper::Error),
-    /// The answer broke off, or is too long.
+    /// The answer broke off or is too long.
     #[error(transparent)]
     Body(Box<dyn Error + Send + Sync>),
-    /// The server refuses.
+    /// The server refuses the request.
     #[error("the server answered {0}")]
     Status(StatusCode),
 }
 
-/// The body of a URL of at most `limit` bytes; none where the server says that there is none.
+/// The body of a URL, at most `limit` bytes; `None` if the server says that there is none.
 ///
 /// # Errors
-/// [`FetchError`]: why there is no answer, or not this one.
+/// [`FetchError`]: why there is no answer, or an unusable one.
 pub async fn get(url: &str, limit: usize, trust: Trust<'_>) -> Result<Option<Vec<u8>>, FetchError> {
     in_time(async {
         let uri = parse(url)?;
@@ -100,10 +100,10 @@ pub async fn get(url: &str, limit: usize, trust: Trust<'_>) -> Result<Option<Vec
     .await
 }
 
-/// Connects to a URL's server and, for https, lets it show a certificate that holds for its name.
+/// Connects to a URL's server and, for https, verifies that its certificate is valid for its name.
 ///
 /// # Errors
-/// [`FetchError`]: what did not work.
+/// [`FetchError`]: the step that failed.
 pub async fn handshake(url: &str, trust: Trust<'_>) -> Result<(), FetchError> {
     in_time(async { connect(&parse(url)?, trust).await.map(drop) }).await
 }
@@ -129,7 +129,7 @@ async fn connect(uri: &Uri, trust: Trust<'_>) -> Result<Reached, FetchError> {
     let host = uri.host().ok_or(FetchError::NoHost)?;
     let secure = uri.scheme_str() == Some("https");
     let port = uri.port_u16().unwrap_or(if secure { 443 } else { 80 });
-    // An IPv6 address stands in brackets in a URL, and nowhere else.
+    // An IPv6 address is in brackets in a URL, and nowhere else.
     let name = host.trim_start_matches('[').trim_end_matches(']');
     let tcp = TcpStream::connect((name, port))
         .await
@@ -163,7 +163,7 @@ fn not_secured(error: io::Error, trust: Trust<'_>) -> FetchError {
 fn of_the_system() -> Result<RootCertStore, FetchError> {
     let found = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();
-    // Systems come with certificates that cannot be parsed; the others serve all the same.
+    // Systems come with some certificates that cannot be parsed; the others are used.
     let (taken, _) = roots.add_parsable_certificates(found.certs);
     if taken == 0 {
         let errors: Vec<String> = found.errors.iter().map(ToString::to_string).collect();
@@ -194,7 +194,7 @@ where
     T: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
 {
     let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await?;
-    // It ends with the sender.
+    // The task ends with the sender.
     let driven = tokio::spawn(connection);
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
     let authority = uri.authority().map_or("", |authority| authority.as_str());

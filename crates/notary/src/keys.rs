@@ -1,8 +1,8 @@
-//! The log's keys: who signs it, who signed it before, and which keys lie ready.
+//! The log's keys: the one that signs, those that signed before, and those that are ready.
 //!
-//! Where keys lie and who may read them is `evidenceos-keys`' business; here they become the
-//! signers of one log. The key that signs may change while the daemon runs, so readers take it
-//! from [`Keys::signer`] each time. A log never changes its key in silence: see [`crate::rotation`].
+//! `evidenceos-keys` owns where keys are and who may read them; this module makes them the signers
+//! of one log. The signing key may change while the daemon runs, so readers take it from
+//! [`Keys::signer`] each time. A log never changes its key silently: see [`crate::rotation`].
 
 use std::{path::Path, sync::Arc};
 
@@ -27,18 +27,18 @@ use crate::config::{KeyConfig, KeySource, KmsKeys};
 /// Why the log cannot be signed.
 #[derive(Debug, Error)]
 pub enum LogKeyError {
-    /// A key file cannot be read, or others can read it.
+    /// A key file cannot be read, or other users can read it.
     #[error(transparent)]
     Files(#[from] KeyError),
     /// The KMS gave no key or no signature.
     #[error(transparent)]
     Kms(#[from] KmsError),
-    /// A first start that must not make a key.
+    /// A first start has no key and must not make one.
     #[error(
         "{0} holds no signing key, and with TLS and authentication on none is made: a log must not change its key because a volume was empty. Bring the key back, import it with `evidenceos keys import --from DIR`, or for a new log run `evidenceos keys generate` or start once with --generate-key"
     )]
     NotGenerated(std::path::PathBuf),
-    /// Another key than expected came out of the KMS.
+    /// The KMS gave another key than expected.
     #[error(
         "the KMS gave the key {found}, but EVIDENCEOS_KMS_EXPECT_KEY_ID is {expected}; nothing was signed"
     )]
@@ -48,7 +48,7 @@ pub enum LogKeyError {
         "the log was signed by key {old} so far, and would now be signed by {new}; the old key must vouch for the new one, and it is not there. Bring {old}.key back beside the new key (for a KMS: EVIDENCEOS_KMS_PREVIOUS_KEY_ID), start once, then remove it"
     )]
     NoPredecessor {
-        /// Who signed so far.
+        /// The key that has signed so far.
         old: KeyId,
         /// The key that would sign from now on.
         new: KeyId,
@@ -58,22 +58,22 @@ pub enum LogKeyError {
         "no anchor covers the entry by which key {0} passed the log on, so that only an earlier head may be shown; that key signed it, and is not there. Make an anchor reachable, or bring {0}.key back beside the new key (for a KMS: EVIDENCEOS_KMS_PREVIOUS_KEY_ID)"
     )]
     Earlier(KeyId),
-    /// The origin of the log.
+    /// The requested origin is not the log's.
     #[error("--log-origin {asked:?}: this log's origin is {kept:?}, for ever; leave the flag out")]
     OtherOrigin {
-        /// What was asked for.
+        /// The requested origin.
         asked: String,
-        /// What the log has.
+        /// The log's origin.
         kept: String,
     },
-    /// An origin that cannot be a key name.
+    /// The origin cannot be a key name.
     #[error(
         "--log-origin {0:?} cannot name a log; use a host name and a path without spaces or plus signs"
     )]
     Origin(String),
 }
 
-/// Signs for one log: with a key in memory, or by asking a KMS.
+/// Signs for one log, with a key in memory or through a KMS.
 #[derive(Clone)]
 pub struct LogSigner {
     origin: String,
@@ -91,7 +91,7 @@ impl LogSigner {
     /// A signer with a key in memory.
     ///
     /// # Errors
-    /// Where the origin cannot name a log.
+    /// If the origin cannot name a log.
     pub fn local(origin: &str, seed: &Secret) -> Result<Self, LogKeyError> {
         let key = SignerKey::from_seed(origin, **seed)
             .map_err(|_| LogKeyError::Origin(origin.to_owned()))?;
@@ -114,10 +114,10 @@ impl LogSigner {
             .map_err(|_| LogKeyError::Origin(origin.to_owned()))
     }
 
-    /// The same key for a log of another name.
+    /// The same key for a log with another name.
     ///
     /// # Errors
-    /// Where the name cannot be one.
+    /// If the name cannot name a log.
     pub fn under(&self, origin: &str) -> Result<Self, LogKeyError> {
         let unusable = || LogKeyError::Origin(origin.to_owned());
         let place = match &self.place {
@@ -152,7 +152,7 @@ impl LogSigner {
         self.public_key
     }
 
-    /// What verifiers need, as a C2SP verifier key.
+    /// The C2SP verifier key.
     #[must_use]
     pub fn verifier(&self) -> VerifierKey {
         verifier(&self.origin, &self.public_key)
@@ -164,7 +164,7 @@ impl LogSigner {
         matches!(self.place, Place::Kms(_))
     }
 
-    /// Ed25519 over bytes, where the key is in memory.
+    /// An Ed25519 signature of bytes, if the key is in memory.
     #[must_use]
     pub fn sign_here(&self, bytes: &[u8]) -> Option<[u8; 64]> {
         match &self.place {
@@ -173,10 +173,10 @@ impl LogSigner {
         }
     }
 
-    /// Ed25519 over bytes, wherever the key is.
+    /// An Ed25519 signature of bytes, by memory or KMS.
     ///
     /// # Errors
-    /// Where the KMS does not sign.
+    /// If the KMS does not sign.
     pub async fn sign_bytes(&self, bytes: &[u8]) -> Result<[u8; 64], KmsError> {
         match &self.place {
             Place::Memory(key) => Ok(key.sign_bytes(bytes)),
@@ -184,10 +184,10 @@ impl LogSigner {
         }
     }
 
-    /// The signed head of a tree: over the wire's digest, and over the checkpoint's text.
+    /// The signed head of a tree: signs the wire's digest and the checkpoint's text.
     ///
     /// # Errors
-    /// Where the KMS does not sign.
+    /// If the KMS does not sign.
     pub async fn sign_head(&self, size: u64, root: Hash) -> Result<Head, KmsError> {
         let key = match &self.place {
             Place::Memory(key) => return Ok(self.head_by(key, size, root)),
@@ -201,8 +201,8 @@ impl LogSigner {
         Ok(self.head(&checkpoint, &signature, signed.to_string()))
     }
 
-    /// The same by the key itself, whose signatures need no check: it has the public key from its
-    /// own seed.
+    /// The signed head by a key in memory. Its signatures need no check: its public key comes from
+    /// its own seed.
     fn head_by(&self, key: &SignerKey, size: u64, root: Hash) -> Head {
         let checkpoint = self.checkpoint(size, root);
         let signature = key.sign_bytes(sth::sth_digest(size, root).as_bytes());
@@ -234,7 +234,7 @@ pub fn verifier(origin: &str, public_key: &[u8; 32]) -> VerifierKey {
         .unwrap_or_else(|error| unreachable!("our own origin was checked: {error}"))
 }
 
-/// A key in memory, as the driver signs with it.
+/// A key in memory, in the form in which the driver signs with it.
 pub struct InMemory {
     signer: LogSigner,
     key: Arc<SignerKey>,
@@ -279,7 +279,7 @@ pub struct NewKey {
 }
 
 impl NewKey {
-    /// A key for a log that begins, if keys are in files, none is there and one may be made.
+    /// A key for a new log, if keys are in files, there is none, and one may be made.
     ///
     /// # Errors
     /// If the key directory cannot be used.
@@ -301,7 +301,7 @@ impl NewKey {
         KeyId::of(&public_key(&self.seed)).0
     }
 
-    /// Puts it where keys are.
+    /// Saves the key in the key directory.
     ///
     /// # Errors
     /// If the key directory cannot be written.
@@ -311,18 +311,18 @@ impl NewKey {
     }
 }
 
-/// The keys that a log finds at a start: who signs it, and who did before.
+/// The keys that a log finds at a start: the one that signs, and its predecessor.
 pub struct LogKeys {
-    /// Signs from now on.
+    /// The key that signs from now on.
     pub signer: LogSigner,
-    /// Signed so far, where it is another: it must vouch for the new one.
+    /// The key that has signed so far, if it is another: it must vouch for the new one.
     pub predecessor: Option<LogSigner>,
-    /// Public keys that are known beside those of the log's history.
+    /// Other known public keys, outside of the log's history.
     known: Vec<[u8; 32]>,
 }
 
 impl LogKeys {
-    /// Every public key that is there, the one that signs among them.
+    /// Every available public key, including the signing one.
     #[must_use]
     pub fn public_keys(&self) -> Vec<[u8; 32]> {
         let mut keys = self.known.clone();
@@ -330,11 +330,11 @@ impl LogKeys {
         keys
     }
 
-    /// Finds the key that signs, by files or KMS, and the one before it if that is another. Asks
-    /// the KMS, so that it must not be called where others wait.
+    /// Finds the signing key in files or a KMS, and its predecessor if the log was signed by
+    /// another key. Asks the KMS, so it must not be called on a thread that serves.
     ///
     /// # Errors
-    /// Where there is no key, it is not the expected one, or nobody can vouch for it.
+    /// If there is no key, it is not the expected one, or no predecessor can vouch for it.
     pub fn find(
         config: &KeyConfig,
         head: Option<&Head>,
@@ -343,8 +343,8 @@ impl LogKeys {
         let so_far = head.map(|head| KeyId(head.key_id.0));
         let path = &config.directory;
         let (found, ring) = match &config.source {
-            // Only a log that begins may get a new key: an empty volume must not change the key of
-            // a log that is there.
+            // Only a new log may get a new key: an empty volume must not change the key of an
+            // existing log.
             KeySource::Files(asked) => {
                 let ring = file_ring(path, config.generate && head.is_none())?;
                 let id = ring.choose(*asked, so_far)?;
@@ -352,7 +352,7 @@ impl LogKeys {
             }
             KeySource::Kms(keys) => {
                 let found = runtime.block_on(in_kms(keys, keys.key.as_ref()))?;
-                // Keys of the time before the KMS may still lie there.
+                // Keys from before the KMS may still be there.
                 let ring = path.exists().then(|| Ring::open(path)).transpose()?;
                 (found, ring)
             }
@@ -453,15 +453,15 @@ fn predecessor(
     let Some(previous) = &keys.previous else {
         return Ok(None);
     };
-    // The setting may name a key that never signed this log, which can vouch for nothing.
+    // The setting may name a key that never signed this log, and that cannot vouch for a new one.
     let found = runtime.block_on(in_kms(keys, Some(previous)))?;
     Ok(Some(found).filter(|found| found.id() == old))
 }
 
-/// A signer with a key that the log had before, for a head of that time.
+/// A signer with an earlier key of the log, for a head of its time.
 ///
 /// # Errors
-/// If the key is not there any more, or cannot be used.
+/// If the key is missing or cannot be used.
 pub fn earlier(
     config: &KeyConfig,
     origin: &str,
@@ -476,7 +476,7 @@ pub fn earlier(
         .signer(origin)
 }
 
-/// The origin is kept in every head; it can be chosen before the first one only.
+/// Every head contains the origin; it can be chosen only before the first one.
 fn choose_origin(
     head: Option<&Head>,
     asked: Option<&str>,
@@ -496,21 +496,21 @@ fn choose_origin(
     }
 }
 
-/// The keys of a log that is served.
+/// The keys of a served log.
 pub struct Keys {
     log: RwLock<Log>,
 }
 
 struct Log {
     signer: LogSigner,
-    /// A key that was handed to the writer and has not taken over yet.
+    /// A key that the writer has received and not yet used.
     next: Option<LogSigner>,
     history: Vec<LogKey>,
     known: Vec<[u8; 32]>,
 }
 
 impl Keys {
-    /// The keys of a log with its history.
+    /// The keys of a log, with its history.
     #[must_use]
     pub fn new(log: LogKeys, history: Vec<LogKey>) -> Self {
         Self {
@@ -523,7 +523,7 @@ impl Keys {
         }
     }
 
-    /// Who signs the log at this moment.
+    /// The signer of the log at this moment.
     #[must_use]
     pub fn signer(&self) -> LogSigner {
         self.read(|log| log.signer.clone())
@@ -535,8 +535,8 @@ impl Keys {
         self.read(|log| log.signer.origin.clone())
     }
 
-    /// A public key by its id: of the log's history, or one that lies ready. With it, since which
-    /// size it signs, if it does.
+    /// A public key by its id, from the log's history or among the ready keys; with the size from
+    /// which it signs, if it does.
     #[must_use]
     pub fn public_key(&self, id: Digest) -> Option<([u8; 32], Option<u64>)> {
         self.read(|log| {
@@ -556,14 +556,14 @@ impl Keys {
         self.read(|log| log.history.clone())
     }
 
-    /// Notes a key that the writer was handed.
+    /// Notes the key that the writer receives.
     pub fn expect(&self, next: LogSigner) {
         self.write(|log| log.next = Some(next));
     }
 
-    /// Notes that the key that the writer was handed signs from now on.
+    /// Notes that the writer now signs with a key.
     pub fn took_over(&self, key: &LogKey) {
-        // The writer's word decides: a later reload may have noted another key since.
+        // The writer decides: a later reload may have noted another key since.
         self.write(|log| {
             if let Some(next) = log.next.take_if(|next| next.public_key == key.public_key) {
                 log.signer = next;
@@ -584,7 +584,7 @@ impl Keys {
 /// The directory of imported secrets, if there is one.
 ///
 /// # Errors
-/// Where it is open to others.
+/// If other users can read it.
 pub fn imported(config: &KeyConfig) -> Result<Option<Directory>, KeyError> {
     let path = &config.directory;
     path.exists().then(|| Directory::open(path)).transpose()

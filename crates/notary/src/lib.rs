@@ -1,7 +1,7 @@
-//! Who signs the log, and what makes a signature final.
+//! Signs the log, and makes signatures final.
 //!
-//! - [`keys`] finds the key that signs and those before it, in files or a KMS; [`rotation`] has one
-//!   follow the other while the log is served.
+//! - [`keys`] finds the key that signs and those before it, in files or a KMS; [`rotation`]
+//!   replaces the signing key while the log is served.
 //! - [`anchors`] remembers the newest head outside of the data directory, and says whether a start
 //!   may sign; [`fetch`] reads an anchor, or any other log, over HTTP.
 //! - [`release`] shows what is durable once an anchor covers it.

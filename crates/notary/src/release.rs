@@ -1,12 +1,11 @@
-//! What is durable becomes visible, once an anchor remembers it.
+//! Shows what is durable once an anchor remembers it.
 //!
-//! The writer hands every head here after its commit and goes on. A thread takes the newest one,
-//! has the anchors remember it, and only then shows it: heads that come meanwhile are covered by
-//! the next write, so that many settlements share one. Reads see rows as soon as they are
-//! committed; whoever shows something that follows from rows waits at [`Anchored::cover`] until
-//! an anchor covers what those rows may have come from. Replies of the writer wait by themselves,
-//! so that their callers wake once. A crash before that leaves a result that
-//! nobody has seen.
+//! The writer hands over every head after its commit and goes on. A thread takes the newest head,
+//! has the anchors remember it, and only then shows it: the next write covers heads that come
+//! meanwhile, so that many settlements share one write. Reads see rows as soon as they are
+//! committed; code that shows a result of rows waits at [`Anchored::cover`] until an anchor covers
+//! the entries that those rows may follow from. Replies of the writer wait by themselves, so that
+//! their callers wake once. A crash before that leaves a result that no caller has seen.
 //!
 //! If no anchor can be written, nothing is shown and new calls are refused; the write is tried
 //! again until it works. Without anchors everything is shown at once.
@@ -37,35 +36,35 @@ use crate::{
     keys::Keys,
 };
 
-/// How far apart anchor writes begin under load: each costs the disk a sync and wakes those who
-/// wait, and what comes in between shares the next one.
+/// The shortest time between anchor writes: each costs a disk sync and wakes the waiting callers,
+/// and heads that come in between share the next one.
 const APART: Duration = Duration::from_millis(2);
-/// How long nothing is tried after no anchor could be written.
+/// The pause after no anchor could be written.
 const TRY_AGAIN: Duration = Duration::from_millis(250);
-/// How often a stop tries to write what is left: what is not shown then is by the next start.
+/// How often a stop tries to write the rest; the next start shows what is left.
 const LAST_TRIES: u32 = 4;
-/// How often those who wait for an anchor are looked after: how much they need, and how long they wait.
+/// How often waiting callers are checked: how much they need, and how long they have waited.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
-/// How long it waits in all.
+/// The longest wait of a caller.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// The same while a start is held, which nobody waits for.
+/// The longest wait while a start is held: it may last for hours.
 const HELD: Duration = Duration::from_millis(500);
 
-/// No anchor covers what was to be shown, in time.
+/// No anchor covered the result in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NotCovered;
 
-/// How far anchors remember the log, and who waits for more of it.
+/// How far anchors remember the log, and the callers that wait for more.
 #[derive(Clone)]
 pub struct Anchored {
     done: Arc<Done>,
-    /// `None` if no anchor is written: then nothing waits.
+    /// `None` if no anchor is written: then no caller waits.
     line: Option<Arc<Line>>,
 }
 
 struct Line {
     reach: Mutex<Reach>,
-    /// Somebody waits where nobody did.
+    /// The first caller began to wait.
     filled: Notify,
 }
 
@@ -74,12 +73,12 @@ struct Reach {
     size: u64,
     /// Nothing more will be covered.
     ended: bool,
-    /// The start is held: it may take hours.
+    /// The start is held, perhaps for hours.
     held: bool,
     waiting: Vec<Waiter>,
 }
 
-/// Somebody who is told once an anchor covers enough, or that none does.
+/// A caller that is told once an anchor covers enough, or that none will in time.
 struct Waiter {
     entries: u64,
     until: Instant,
@@ -91,10 +90,10 @@ impl Line {
         self.reach.lock()
     }
 
-    /// Changes the reach, and tells those who are not to wait any longer.
+    /// Changes the reach, and tells the callers that need not wait longer.
     fn change(&self, change: impl FnOnce(&mut Reach) -> Vec<(Waiter, Result<(), NotCovered>)>) {
         let told = change(&mut self.lock());
-        // The lock is given back by now: a caller that is told may come back at once.
+        // The lock is released by now: a caller that is told may come back at once.
         for (waiter, result) in told {
             (waiter.tell)(result);
         }
@@ -102,13 +101,13 @@ impl Line {
 }
 
 impl Anchored {
-    /// Nothing waits: no anchor is written.
+    /// No anchor is written, so no caller waits.
     #[must_use]
     pub fn off(done: Arc<Done>) -> Self {
         Self { done, line: None }
     }
 
-    /// Anchors cover so many entries already; more once the daemon is free to sign.
+    /// Anchors cover `size` entries already; more once the daemon is free to sign.
     #[must_use]
     pub fn from(done: Arc<Done>, size: u64, free: bool) -> Self {
         let reach = Reach {
@@ -126,19 +125,19 @@ impl Anchored {
         }
     }
 
-    /// Entries that what was just read from rows may have come from.
+    /// The number of entries from which rows that were just read may follow.
     #[must_use]
     pub fn seen(&self) -> u64 {
         self.done.seen()
     }
 
-    /// Whether anything waits for anchors at all.
+    /// Whether any caller waits for anchors.
     #[must_use]
     pub fn is_on(&self) -> bool {
         self.line.is_some()
     }
 
-    /// Whether an anchor covers so many entries now.
+    /// Whether an anchor covers this many entries now.
     #[must_use]
     pub fn covers(&self, entries: u64) -> bool {
         self.line
@@ -146,16 +145,16 @@ impl Anchored {
             .is_none_or(|line| line.lock().size >= entries)
     }
 
-    /// How long something that is to be shown is waited for.
+    /// How long a caller waits for a result to be covered.
     #[must_use]
     pub fn patience(&self) -> Duration {
         let held = self.line.as_ref().is_some_and(|line| line.lock().held);
         if held { HELD } else { PATIENCE }
     }
 
-    /// Calls `tell` once an anchor covers so many entries (or as many as there are, if the store took
-    /// back a commit that was under way), or once none does in time or before the daemon ends.
-    /// `tell` runs on the thread that covers: it must not take long.
+    /// Calls `tell` once an anchor covers `entries` (or as many as there are, if the store took
+    /// back a commit that was under way), or once none did in time or the daemon ends. `tell` runs
+    /// on the thread that covers: it must not take long.
     pub fn when_covered(
         &self,
         entries: u64,
@@ -178,26 +177,26 @@ impl Anchored {
             tell: Box::new(tell),
         });
         drop(reach);
-        // The task that looks after the line stays awake as long as a caller waits.
+        // The task that checks waiting callers stays awake while a caller waits.
         if is_first {
             line.filled.notify_one();
         }
     }
 
-    /// Waits for the same.
+    /// Waits until an anchor covers `entries`.
     ///
     /// # Errors
     /// If no anchor does in time, or the daemon ends.
     pub async fn cover(&self, entries: u64) -> Result<(), NotCovered> {
         let (told, covered) = oneshot::channel();
         self.when_covered(entries, move |result| {
-            // Whoever waited may have gone.
+            // The caller may have gone.
             let _ = told.send(result);
         });
         covered.await.unwrap_or(Err(NotCovered))
     }
 
-    /// Looks after those who wait long, as long as the daemon lives.
+    /// Checks callers that wait long, while the daemon lives.
     pub async fn look_after(self) {
         let Some(line) = &self.line else { return };
         loop {
@@ -229,7 +228,7 @@ impl Anchored {
         }
     }
 
-    /// The daemon is free to sign: what waits is covered soon.
+    /// The daemon is free to sign: waiting callers will be covered soon.
     pub fn is_free(&self) {
         if let Some(line) = &self.line {
             line.lock().held = false;
@@ -250,13 +249,13 @@ impl Anchored {
             reach.ended = true;
             reach.leave(|_, _| Some(Err(NotCovered)))
         });
-        // Who looks after those who wait ends too.
+        // The task that checks waiting callers ends too.
         line.filled.notify_one();
     }
 }
 
 impl Reach {
-    /// Takes out those who are to be told something, given the size.
+    /// Removes and returns the callers to be told, given the size.
     fn leave(
         &mut self,
         told: impl Fn(u64, &Waiter) -> Option<Result<(), NotCovered>>,
@@ -273,21 +272,21 @@ impl Reach {
     }
 }
 
-/// Everything that shows the log or what follows from it.
+/// The parts that show the log or what follows from it.
 pub struct Shows {
     /// The proofs and heads that readers see.
     pub log: Arc<LogView>,
-    /// Wakes what writes the log's files.
+    /// Wakes the thread that writes the log's files.
     pub wake: Sender<()>,
     /// Accounts as they change.
     pub changed_accounts: broadcast::Sender<Arc<[Account]>>,
-    /// What an operator sees of the head.
+    /// The operator's metrics of the head.
     pub gauge: Arc<ShownHead>,
-    /// Told how many entries are covered: counts that tell of them may be shown from now on.
+    /// Receives the number of covered entries: counts that tell of them may be shown from now on.
     pub covered: Box<dyn Fn(u64) + Send + Sync>,
-    /// The size of the newest head that is shown.
+    /// The size of the newest shown head.
     pub released: watch::Sender<u64>,
-    /// How far anchors go.
+    /// How far anchors reach.
     pub anchored: Anchored,
 }
 
@@ -298,7 +297,7 @@ impl Shows {
         self.gauge.shows(size, unix_ms());
         (self.covered)(size);
         self.released.send_replace(size);
-        // Last: whoever is woken by it sees the rest.
+        // This comes last: a caller that it wakes sees the rest.
         self.anchored.reach(size);
         let _ = self.wake.send(());
     }
@@ -309,18 +308,18 @@ impl Shows {
     }
 
     fn accounts(&self, accounts: Arc<[Account]>) {
-        // Nobody may be left who watches.
+        // There may be no watcher left.
         let _ = self.changed_accounts.send(accounts);
     }
 }
 
-/// What waits for an anchor.
+/// Results that wait for an anchor.
 #[derive(Default)]
 struct Pending {
-    /// The newest tree, where its head is signed elsewhere.
+    /// The newest tree, if its head is signed elsewhere.
     tree: Option<(u64, Hash)>,
     head: Option<(Released, Vec<Tile>)>,
-    /// Accounts, and the entries that they may have come from.
+    /// Accounts, with the number of entries that they may follow from.
     accounts: Vec<(u64, Arc<[Account]>)>,
     ended: bool,
 }
@@ -330,12 +329,12 @@ impl Pending {
         self.tree.is_none() && self.head.is_none() && self.accounts.is_empty()
     }
 
-    /// What came before goes with what came since.
+    /// Merges an earlier pending set into this one.
     fn put_back(&mut self, earlier: Self) {
         self.tree = self.tree.take().or(earlier.tree);
         self.head = match (self.head.take(), earlier.head) {
             (Some((newer, full)), Some((_, mut before))) => {
-                // The tiles of both are needed: no later head has those of an earlier one.
+                // The tiles of both are needed: a later head does not have those of an earlier one.
                 before.extend(full);
                 Some((newer, before))
             }
@@ -362,7 +361,7 @@ impl Queue {
         self.filled.notify_one();
     }
 
-    /// Waits until there is something and it is time, or the end.
+    /// Waits until there is something and it is time, or until the end.
     fn take(&self, not_before: Instant) -> (Pending, bool) {
         let empty = |pending: &mut Pending| pending.is_empty() && !pending.ended;
         let mut pending = self.lock();
@@ -386,7 +385,7 @@ impl Queue {
     }
 }
 
-/// What the writer hands its heads to.
+/// The publisher to which the writer hands its heads.
 pub struct Publishing {
     way: Way,
     wake_accounts: mpsc::Sender<()>,
@@ -394,7 +393,7 @@ pub struct Publishing {
 }
 
 enum Way {
-    /// No anchor is written: what is durable is shown at once.
+    /// No anchor is written: durable results are shown at once.
     Open(Shows),
     /// Through the anchors' thread.
     Anchors {
@@ -418,7 +417,7 @@ impl Publisher for Publishing {
         match &self.way {
             Way::Open(shows) => shows.head(released, full),
             Way::Anchors { queue, .. } => queue.add(|pending| {
-                // Heads are covered by the newest; the tiles of all of them are needed.
+                // The newest head covers the others; the tiles of all of them are needed.
                 let mut tiles = pending
                     .head
                     .take()
@@ -456,20 +455,20 @@ impl Publisher for Publishing {
 
 impl Drop for Publishing {
     fn drop(&mut self) {
-        // The writer is gone, so that what waits is the last.
+        // The writer is gone, so no more results come.
         if let Way::Anchors { queue, .. } = &self.way {
             queue.add(|pending| pending.ended = true);
         }
     }
 }
 
-/// The thread that has anchors remember heads and then shows them.
+/// The thread that has anchors remember heads, and then shows the heads.
 pub struct Releasing {
     thread: Option<JoinHandle<()>>,
 }
 
 impl Releasing {
-    /// Starts it, if there are anchors to be written, and gives what the writer publishes to.
+    /// Starts the thread, if there are anchors to write, and returns the writer's publisher.
     ///
     /// # Errors
     /// If no thread can be started.
@@ -542,9 +541,9 @@ struct Release {
     mailbox: Mailbox,
     keys: Arc<Keys>,
     shows: Shows,
-    /// Accounts whose entries no anchor covers yet: a KMS still signs.
+    /// Accounts whose entries no anchor covers yet, because a KMS still signs.
     early: VecDeque<(u64, Arc<[Account]>)>,
-    /// Whether no anchor could be written the last time.
+    /// Whether no anchor could be written at the last attempt.
     failing: bool,
 }
 
@@ -580,18 +579,18 @@ impl Release {
                     // Another daemon continues this log: every further head would be a fork.
                     tracing::error!(%error, "nothing more is signed");
                     self.state.hold(&error.to_string());
-                    // Calls are sent away at once, since the writer takes some time to end.
+                    // Calls are refused at once, since the writer takes some time to end.
                     self.mailbox.hold_off(true);
                     self.mailbox.halt(error.into());
                     break;
                 }
             }
         }
-        // No anchor is written from here on, so that callers that wait must be told.
+        // No anchor is written from here on, so waiting callers must be told.
         self.shows.anchored.end();
     }
 
-    /// Whether an anchor covers all of it now.
+    /// Whether an anchor covers all pending results now.
     fn remember(&self, pending: &Pending) -> Result<bool, AnchorError> {
         let tips = [
             pending
@@ -617,7 +616,7 @@ impl Release {
             self.state.let_go();
             self.mailbox.hold_off(false);
         }
-        // A file takes signed heads alone: there the tree is covered only with its head.
+        // A file accepts only signed heads: there the tree is covered only together with its head.
         if let Some((size, _)) = pending.tree
             && self.anchors.take_unsigned()
         {

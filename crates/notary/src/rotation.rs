@@ -1,8 +1,8 @@
-//! How another key takes over the log while the daemon runs, and how a KMS signs heads meanwhile.
+//! Replaces the log's key while the daemon runs, and has a KMS sign heads.
 //!
-//! An entry links the new key to the old by both signatures, and the first head that the new key
-//! signs covers that entry. While running, only keys in files can follow one another, since a KMS's
-//! key is named in the environment; at a start the keys may be in a KMS.
+//! An entry links the new key to the old one by both signatures, and the first head that the new
+//! key signs covers that entry. At run time only keys in files can be replaced, since the
+//! environment names a KMS's key; at a start the keys may be in a KMS.
 
 use std::{
     sync::{
@@ -24,16 +24,16 @@ use crate::{
     keys::{InMemory, Keys, LogKeyError, LogSigner},
 };
 
-/// A KMS signs a head at most this often: each costs two calls, which cost money.
+/// The shortest time between a KMS's signatures of heads: each costs two calls, which cost money.
 const REMOTE_INTERVAL: Duration = Duration::from_millis(500);
-/// How long a KMS that fails is left alone, at first and at most.
+/// The first and the longest pause after a KMS failed.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// Reads the key directory again and hands the writer the key that is to sign, if it is another.
+/// Reads the key directory again, and hands the writer the key that must sign, if it is another.
 ///
 /// # Errors
-/// Where the directory or a key in it cannot be used; the key that signs stays.
+/// If the directory or a key in it cannot be used; the old key goes on signing.
 pub fn reload(config: &KeyConfig, keys: &Keys, mailbox: &Mailbox) -> Result<(), LogKeyError> {
     let KeySource::Files(asked) = &config.source else {
         return Ok(());
@@ -47,14 +47,15 @@ pub fn reload(config: &KeyConfig, keys: &Keys, mailbox: &Mailbox) -> Result<(), 
     }
     let next = LogSigner::local(current.origin(), &ring.seed(chosen)?)?;
     if let Some(signer) = InMemory::of(&next) {
-        // The key is noted before the writer has it, which may report its first head at once.
+        // The key is noted before the writer has it, since the writer may report its first head at
+        // once.
         keys.expect(next);
         mailbox.follow(Box::new(signer));
     }
     Ok(())
 }
 
-/// Has heads signed by a KMS, one at a time, while the writer goes on.
+/// Has a KMS sign heads, one at a time, while the writer goes on.
 pub struct RemoteHeads {
     signer: LogSigner,
     mailbox: Mailbox,
@@ -104,11 +105,11 @@ impl RemoteSigner for RemoteHeads {
                     mailbox.signed(Ok(head));
                 }
                 Err(error) => {
-                    // More doublings would overflow, and are beyond the longest pause anyway.
+                    // More doublings would overflow, and exceed the longest pause anyway.
                     let before = failures.fetch_add(1, Ordering::Relaxed).min(16);
                     let pause = FIRST_PAUSE.saturating_mul(1 << before).min(LONGEST_PAUSE);
-                    // The writer asks again as soon as it hears of the failure, so that the pause
-                    // comes first.
+                    // The writer asks again as soon as it learns of the failure, so the pause comes
+                    // first.
                     tokio::time::sleep(pause).await;
                     mailbox.signed(Err(error.to_string()));
                 }

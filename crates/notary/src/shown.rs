@@ -1,4 +1,4 @@
-//! The newest head that is shown, as metrics.
+//! The newest shown head, as metrics.
 
 use std::{
     fmt,
@@ -12,39 +12,39 @@ use evidenceos_driver::clock::unix_ms;
 use evidenceos_telemetry::write::gauge;
 use prometheus_client::{collector::Collector, encoding::DescriptorEncoder, registry::Unit};
 
-/// The newest head that is shown, and how long the next one has waited for its signature.
+/// The newest shown head, and how long the next one has waited for its signature.
 #[derive(Debug, Default)]
 pub struct ShownHead {
     size: AtomicU64,
     shown_unix_ms: AtomicU64,
-    /// Since when a head is being signed elsewhere; 0: none is.
+    /// The time since which a head is being signed elsewhere; 0: none is.
     pending_since_unix_ms: AtomicU64,
 }
 
 impl ShownHead {
-    /// Notes a head that is shown from now on.
+    /// Notes a newly shown head.
     pub fn shows(&self, size: u64, now_unix_ms: u64) {
         self.size.store(size, Ordering::Relaxed);
         self.shown_unix_ms.store(now_unix_ms, Ordering::Relaxed);
         self.pending_since_unix_ms.store(0, Ordering::Relaxed);
     }
 
-    /// Notes that a head waits for a signature from elsewhere. Only the first of those that fail
-    /// one after the other counts.
+    /// Notes that a head waits for a signature from elsewhere. Of several failures in a row, only
+    /// the first counts.
     pub fn waits(&self, now_unix_ms: u64) {
         let pending = &self.pending_since_unix_ms;
         // If one waits already, its time stays.
         let _ = pending.compare_exchange(0, now_unix_ms, Ordering::Relaxed, Ordering::Relaxed);
     }
 
-    /// Entries that it covers.
+    /// The number of entries that it covers.
     #[must_use]
     pub fn size(&self) -> u64 {
         self.size.load(Ordering::Relaxed)
     }
 }
 
-/// Shows the head.
+/// Shows the head's metrics.
 #[derive(Debug)]
 pub struct ShownHeadCollector(pub Arc<ShownHead>);
 

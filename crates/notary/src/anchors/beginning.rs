@@ -13,33 +13,33 @@ use super::{
 };
 use crate::anchors::AnchorPlace;
 
-/// A log may begin.
+/// The permission to begin a log.
 pub struct Begun {
-    /// What lets it begin, as its entry 0 says.
+    /// The reason for which it may begin, as entry 0 states it.
     pub by: BegunBy,
-    /// Until its first head is in the anchors nobody else begins one beside them.
+    /// Until the anchors have its first head, no other start begins a log beside them.
     _locks: Vec<BeginLock>,
 }
 
-/// What wants to begin a log.
+/// The log that a start would begin.
 pub struct Beginner<'b> {
-    /// The name that the log is to have.
+    /// The name of the new log.
     pub origin: &'b str,
-    /// The public keys that are there, the one that would sign among them.
+    /// The available public keys, including the one that would sign.
     pub keys: Vec<[u8; 32]>,
     /// Whether this start made the key.
     pub made_key: bool,
-    /// The name of the log that the operator wants begun, if one is given.
+    /// The name that the operator gives with `--begin-log`, if any.
     pub stated: Option<&'b str>,
 }
 
 impl Anchors {
-    /// Whether an empty data directory may begin a log: nothing can have signed under its key, or
-    /// an anchor says that nothing has, or the operator does.
+    /// Whether an empty data directory may begin a log: its key is new, or an anchor confirms that
+    /// nothing was signed, or the operator states it.
     ///
     /// # Errors
     /// [`AnchorError::MayHaveSigned`] if none of this is so; [`AnchorError::Lost`] if an anchor
-    /// remembers the very log; [`AnchorError::OtherBegins`] if the operator means another one;
+    /// remembers this very log; [`AnchorError::OtherBegins`] if the operator names another log;
     /// [`AnchorError::NoneAnswers`] or [`AnchorError::NotMade`] if no anchor could remember it.
     pub fn begin(&self, beginner: &Beginner<'_>) -> Result<Begun, AnchorError> {
         if let Some(stated) = beginner.stated.filter(|stated| *stated != beginner.origin) {
@@ -48,11 +48,11 @@ impl Anchors {
                 origin: beginner.origin.to_owned(),
             });
         }
-        // This is asked before directories are made: one that this start makes cannot say that
-        // nothing was signed before.
+        // This comes before directories are made: a directory that this start makes cannot confirm
+        // that nothing was signed before.
         let was_there: Vec<bool> = self.places.iter().map(Place::is_there).collect();
         let is_sure = beginner.made_key || beginner.stated.is_some();
-        // Else nothing is made: a start that is refused must not leave an anchor that the next one
+        // Otherwise nothing is made: a refused start must not leave an anchor that the next start
         // takes for an old one.
         if is_sure {
             self.make_default()?;
@@ -148,13 +148,13 @@ impl Anchors {
     }
 }
 
-/// What was found before a log begins.
+/// The findings before a log begins.
 #[derive(Default)]
 struct Looked {
     answering: u64,
-    /// One that was there before this start answers, and knows no head of the log.
+    /// An anchor that existed before this start answers, and knows no head of the log.
     knows_nothing: bool,
-    /// What is known of the key under another name.
+    /// In words: the head of another log that the key signed, if an anchor remembers one.
     of_key: Option<String>,
     silent: Vec<String>,
 }

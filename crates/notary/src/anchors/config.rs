@@ -1,4 +1,5 @@
-//! Where the newest head of the log is remembered outside of the data directory.
+//! The settings of anchors: places outside of the data directory that remember the newest head of
+//! the log.
 
 use std::{
     fmt,
@@ -10,47 +11,47 @@ use thiserror::Error;
 /// A place that remembers a signed checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AnchorPlace {
-    /// A file of one log, best on another volume; written.
+    /// A file for one log, best on another volume; written.
     File(PathBuf),
     /// A directory with a file for each log; written.
     Directory(PathBuf),
-    /// A log as it is published, by the URL of its `checkpoint`; only read.
+    /// A published log, by the URL of its `checkpoint`; only read.
     Url(String),
 }
 
-/// Which anchors a daemon has.
+/// The choice of a daemon's anchors.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Anchoring {
-    /// Those that its database remembers, or the directory beside the data directory.
+    /// The anchors that the database remembers, or the directory beside the data directory.
     #[default]
     Default,
-    /// None: a data directory that was rolled back is not noticed.
+    /// None: a rolled-back data directory is not noticed.
     Off,
-    /// These and no others.
+    /// These anchors and no others.
     At(Vec<AnchorPlace>),
 }
 
-/// What a daemon is told of its anchors.
+/// The daemon's settings of anchors.
 #[derive(Debug, Clone)]
 pub struct AnchorConfig {
-    /// The directory that anchors must be outside of.
+    /// The data directory, outside of which anchors must be.
     pub data_dir: PathBuf,
     /// Which they are.
     pub anchors: Anchoring,
-    /// Whether to go on where none answers.
+    /// Whether to go on if no anchor answers.
     pub optional: bool,
 }
 
-/// What was written is no anchor.
+/// Why a text does not name an anchor.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum NoAnchorPlace {
-    /// Nothing was written.
+    /// The text is empty.
     #[error("give a directory, a file, an http(s) URL, or none")]
     Empty,
-    /// A URL of another kind.
+    /// A URL with another scheme.
     #[error("{0}: only directories, files, http and https")]
     Scheme(String),
-    /// A place that a copy of the data directory has as well.
+    /// The place is in the data directory, so a copy of the directory contains it as well.
     #[error(
         "{0}: it is in the data directory, and would be rolled back with it; name a place elsewhere, best on another disk"
     )]
@@ -67,11 +68,11 @@ impl fmt::Display for AnchorPlace {
 }
 
 impl AnchorPlace {
-    /// The anchor that a user wrote: a directory if it ends in a slash or is one, else a file; or the
-    /// URL of a published log.
+    /// Parses an anchor: a directory if it ends in a slash or is one, otherwise a file; or the URL
+    /// of a published log.
     ///
     /// # Errors
-    /// [`NoAnchorPlace`] if it is none, or one that would be rolled back with `data_dir`.
+    /// [`NoAnchorPlace`] if it is not an anchor, or would be rolled back with `data_dir`.
     pub fn parse(text: &str, data_dir: &Path) -> Result<Self, NoAnchorPlace> {
         let text = text.trim();
         if text.is_empty() {
@@ -99,10 +100,11 @@ impl AnchorPlace {
         })
     }
 
-    /// The same place, whatever directory a later start has as its own.
+    /// The same place by an absolute path, so that the working directory of a later start does not
+    /// matter.
     ///
     /// # Errors
-    /// If the present directory cannot be found.
+    /// If the current directory cannot be found.
     pub fn absolute(&self) -> std::io::Result<Self> {
         Ok(match self {
             Self::File(path) => Self::File(fixed(path)?),
@@ -111,7 +113,7 @@ impl AnchorPlace {
         })
     }
 
-    /// The directory that a daemon uses if it is told of no anchor: beside its data directory.
+    /// The default directory, beside the data directory.
     ///
     /// # Errors
     /// If the data directory has no place beside it, or cannot be found.
@@ -128,21 +130,21 @@ impl AnchorPlace {
     }
 }
 
-/// An absolute path whose directories are named without links: the same place is named in the same
-/// way, from wherever it is looked at.
+/// An absolute path with the links in its directories resolved, so that a place has one name,
+/// whatever directory it is named from.
 fn fixed(path: &Path) -> std::io::Result<PathBuf> {
     let absolute = std::path::absolute(path)?;
     let (Some(parent), Some(name)) = (absolute.parent(), absolute.file_name()) else {
         return Ok(absolute.canonicalize().unwrap_or(absolute));
     };
-    // A parent that is not there yet has no links to resolve.
+    // A missing parent has no links to resolve.
     Ok(parent
         .canonicalize()
         .unwrap_or_else(|_| parent.to_owned())
         .join(name))
 }
 
-/// Whether a place is in the data directory, by its own name or behind a link.
+/// Whether a place is in the data directory, by its own name or through a link.
 fn is_below(path: &Path, data_dir: &Path) -> bool {
     let real = |path: &Path| {
         let path = fixed(path).unwrap_or_else(|_| path.to_owned());

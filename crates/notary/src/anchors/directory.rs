@@ -1,14 +1,14 @@
-//! A directory that remembers the newest head of each log, in a file of its own for each.
+//! A directory that remembers the newest head of each log, in a separate file for each.
 //!
-//! A file has two slots of 4 KiB that are written in turn, in place, and synced: a write that is
-//! torn by a crash spoils one, and the other still has the head before. Nothing is allocated after
-//! the file was made, so that a full disk stops no write. Who signs a log keeps its file locked: a
-//! second process over a copy of the data directory is told at once.
+//! A file has two slots of 4 KiB, written in turn, in place, and synced: a write that a crash tears
+//! spoils one slot, and the other still has the previous head. Nothing is allocated after the file
+//! was made, so a full disk stops no write. The process that signs a log keeps its file locked: a
+//! second process over a copy of the data directory fails at once.
 //!
-//! An error names a file in the directory, and not the directory: its reporter names that.
+//! An error names the file, not the directory, which the caller's report names.
 //!
-//! The bytes are text, so that an operator can read them: a line with the digest and length of
-//! what follows, the signed checkpoint (or, while a KMS still signs, the unsigned one), line feeds.
+//! The bytes are text, so that an operator can read them: a line with the digest and length of what
+//! follows, the signed checkpoint (or, while a KMS still signs, the unsigned one), line feeds.
 
 use std::{
     fmt::Write as _,
@@ -24,11 +24,11 @@ use evidenceos_tlog::{Checkpoint, Note};
 use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 
-/// What a head is written into at once: a page.
+/// The size of one write of a head: a page.
 const SLOT: usize = 4_096;
-/// How a slot begins.
+/// The start of a slot.
 const MAGIC: &str = "evidenceos anchor v1";
-/// How the names of heads end.
+/// The suffix of the files with heads.
 const SUFFIX: &str = ".head";
 /// Longer names are digests.
 const LONGEST_NAME: usize = 180;
@@ -36,17 +36,17 @@ const LONGEST_NAME: usize = 180;
 const RESTARTED: &str = "restarted as ";
 /// The line of a head without a signature that names the log's key.
 const KEY: &str = "key ";
-/// Held while somebody looks whether a log may begin, until its first head is written.
+/// The lock of a start that may begin a log, held until the first head is written.
 const LOCK: &str = "LOCK";
-/// Largest file that is looked at for a head that was copied here by hand.
+/// The largest file that is searched for a head that an operator copied here.
 const MOST_FOREIGN: u64 = 64 << 10;
-/// How long another process that begins a log is waited for.
+/// How long to wait for another process that begins a log.
 const BEGIN_PATIENCE: Duration = Duration::from_secs(10);
-/// How long a process that gives a file back is waited for.
+/// How long to wait for a process that releases a file.
 const TAKE_PATIENCE: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Why nobody knows what a directory remembers.
+/// Why the contents of a directory cannot be known.
 #[derive(Debug, Error)]
 pub enum HeadError {
     /// A file or the directory cannot be read.
@@ -69,12 +69,12 @@ pub enum HeadError {
 pub struct Known {
     /// Name, size and root.
     pub checkpoint: Checkpoint,
-    /// The note as it lies there; unsigned where it is a checkpoint's text alone.
+    /// The note in the file; unsigned if it is only a checkpoint's text.
     pub text: Vec<u8>,
 }
 
 impl Known {
-    /// Reads a signed or unsigned checkpoint.
+    /// Parses a signed or unsigned checkpoint.
     #[must_use]
     pub fn parse(text: &[u8]) -> Option<Self> {
         let signed = || Note::parse(text).ok()?.text().parse().ok();
@@ -85,27 +85,27 @@ impl Known {
         })
     }
 
-    /// The log that went on where this one ended, if it was restarted.
+    /// The log that continued this one, if it was restarted.
     #[must_use]
     pub fn successor(&self) -> Option<&str> {
         let mut lines = self.checkpoint.extensions().iter();
         lines.find_map(|line| line.strip_prefix(RESTARTED))
     }
 
-    /// The key that the log had, as an unsigned head names it: SHA-256 in hex.
+    /// The log's keys that an unsigned head names: SHA-256 in hex.
     pub fn named_keys(&self) -> impl Iterator<Item = &str> {
         let lines = self.checkpoint.extensions().iter();
         lines.filter_map(|line| line.strip_prefix(KEY))
     }
 }
 
-/// A head without a signature, of a log that has a key.
+/// The text of an unsigned head, with the log's key.
 #[must_use]
 pub fn unsigned(checkpoint: &Checkpoint, key_id: &str) -> String {
     format!("{checkpoint}{KEY}{key_id}\n")
 }
 
-/// Notes that a log went on under another name, if the directory knows the log.
+/// Notes that a log continued under another name, if the directory knows the log.
 ///
 /// # Errors
 /// If its file cannot be read or written.
@@ -135,7 +135,7 @@ pub fn succeeded(
 pub fn file_of(directory: &Path, origin: &str) -> PathBuf {
     let mut name = String::new();
     for byte in origin.bytes() {
-        // Small letters only: a file system may take large ones for the same.
+        // Lower case only: a file system may ignore case.
         let plain = byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_".contains(&byte);
         if plain || (byte == b'.' && !name.is_empty()) {
             name.push(char::from(byte));
@@ -149,7 +149,7 @@ pub fn file_of(directory: &Path, origin: &str) -> PathBuf {
     directory.join(name + SUFFIX)
 }
 
-/// Makes the directory, one level deep, where its owner alone can look into it.
+/// Makes the directory, one level deep, with access for its owner alone.
 ///
 /// # Errors
 /// If it cannot be made.
@@ -157,7 +157,7 @@ pub fn make(directory: &Path) -> io::Result<()> {
     match DirBuilder::new().mode(0o700).create(directory) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && directory.is_dir() => Ok(()),
         Err(error) => Err(error),
-        // The directory's name must outlast a loss of power as the heads in it do.
+        // The directory's name must survive a power cut, like the heads in it.
         Ok(()) => sync(directory.parent().unwrap_or(directory)),
     }
 }
@@ -166,10 +166,10 @@ fn sync(directory: &Path) -> io::Result<()> {
     File::open(directory)?.sync_all()
 }
 
-/// The head in a log's file; none if the file is not there, or no head was ever written whole.
+/// The head in a log's file; `None` if the file is missing, or no head was ever written in full.
 ///
 /// # Errors
-/// [`HeadError::Io`] if the file cannot be read, [`HeadError::Torn`] if neither of its heads can be.
+/// [`HeadError::Io`] if the file cannot be read, [`HeadError::Torn`] if both slots are damaged.
 pub fn read(path: &Path) -> Result<Option<Known>, HeadError> {
     match fs::read(path) {
         Ok(bytes) => match newest(&bytes) {
@@ -182,11 +182,11 @@ pub fn read(path: &Path) -> Result<Option<Known>, HeadError> {
     }
 }
 
-/// Every head in a directory, with the file that has it. What an operator copied there counts too.
+/// Every head in a directory, with its file, including those that an operator copied there.
 ///
 /// # Errors
-/// [`HeadError::Io`] if the directory cannot be read, [`HeadError::Of`] if a file of ours cannot be:
-/// nobody knows then what it remembers.
+/// [`HeadError::Io`] if the directory cannot be read, [`HeadError::Of`] if a head file cannot be:
+/// its content is then unknown.
 pub fn scan(directory: &Path) -> Result<Vec<(PathBuf, Known)>, HeadError> {
     let mut found = Vec::new();
     for entry in fs::read_dir(directory)? {
@@ -212,8 +212,8 @@ pub fn scan(directory: &Path) -> Result<Vec<(PathBuf, Known)>, HeadError> {
     Ok(found)
 }
 
-/// Whether at most one head was ever written: a slot is as it was made. The crash that tore the
-/// very first write leaves that.
+/// Whether at most one head was ever written: a slot is still empty. A crash that tore the very
+/// first write leaves this state.
 fn is_new(bytes: &[u8]) -> bool {
     let blank = |slot: &[u8]| slot.iter().all(|byte| [0, b'\n'].contains(byte));
     bytes.len() < 2 * SLOT || bytes.chunks(SLOT).any(blank)
@@ -227,7 +227,7 @@ fn newest(bytes: &[u8]) -> Option<(usize, Known)> {
         .max_by_key(rank)
 }
 
-/// Of two heads the larger is newer; of the same one, that after which another log began.
+/// Of two heads the larger is newer; of equal ones, the one that names a successor.
 fn rank((_, known): &(usize, Known)) -> (u64, bool) {
     (known.checkpoint.size(), known.successor().is_some())
 }
@@ -256,13 +256,13 @@ fn pack(text: &[u8]) -> io::Result<Vec<u8>> {
     Ok(slot)
 }
 
-/// A log's file, held by the process that signs the log.
+/// A log's file, locked by the process that signs the log.
 #[derive(Debug)]
 pub struct HeadFile {
     path: PathBuf,
     file: File,
     device_and_inode: (u64, u64),
-    /// As it was found last: only bytes that are others are read again.
+    /// The file's last known content: only changed bytes are parsed again.
     found: Option<Found>,
 }
 
@@ -273,7 +273,7 @@ struct Found {
 }
 
 impl HeadFile {
-    /// Takes the file of a log, and makes it if it is not there.
+    /// Opens and locks the file of a log, and makes it if it is missing.
     ///
     /// # Errors
     /// If it cannot be opened, or another process holds it.
@@ -287,19 +287,19 @@ impl HeadFile {
             .truncate(false)
             .mode(0o600)
             .open(&path)?;
-        // The file is locked before anything is looked at: the process that holds it may be
-        // writing.
+        // The file is locked before it is read: the process that holds it may be writing.
         lock(&file, TAKE_PATIENCE)?;
         let metadata = file.metadata()?;
         if metadata.len() < 2 * SLOT as u64 {
-            // Written and not only sized: a disk that is full later has these blocks.
+            // The file is filled, not only sized: the blocks are there even if the disk is full
+            // later.
             file.write_all_at(
                 &[b'\n'; 2 * SLOT][metadata.len() as usize..],
                 metadata.len(),
             )?;
             file.sync_all()?;
         }
-        // The file's name must outlast a loss of power, or its heads would go with it.
+        // The file's name must survive a power cut, or its heads would be lost with it.
         if is_new {
             sync(directory)?;
         }
@@ -311,10 +311,10 @@ impl HeadFile {
         })
     }
 
-    /// The head in it; none while it is new.
+    /// The head in the file; `None` while it is new.
     ///
     /// # Errors
-    /// If it was taken away or replaced, or cannot be read.
+    /// If the file was removed or replaced, or cannot be read.
     pub fn known(&mut self) -> io::Result<Option<Known>> {
         let newest = &self.look()?.newest;
         Ok(newest.as_ref().map(|(_, known)| known.clone()))
@@ -330,8 +330,8 @@ impl HeadFile {
     }
 
     fn bytes(&self) -> io::Result<Vec<u8>> {
-        // Whoever removes or replaces it must be noticed: what is written into a file without a
-        // name is remembered by nobody.
+        // A removed or replaced file must be noticed: what is written to a file without a name is
+        // lost.
         let there = fs::metadata(&self.path)?;
         if (there.dev(), there.ino()) != self.device_and_inode {
             return Err(io::Error::other("another file was put in its place"));
@@ -341,7 +341,7 @@ impl HeadFile {
         Ok(bytes)
     }
 
-    /// Has it remember a head, durably, in the slot that does not have the newest one.
+    /// Writes a head durably, into the slot that does not have the newest one.
     ///
     /// # Errors
     /// If it cannot be written.
@@ -354,7 +354,7 @@ impl HeadFile {
         let mut found = self.found.take();
         self.file.write_all_at(&slot, (number * SLOT) as u64)?;
         self.file.sync_data()?;
-        // Only what is certainly there is remembered; after an error it is looked at again.
+        // Only what is certainly in the file is remembered; after an error it is read again.
         if let Some(found) = &mut found {
             found.bytes[number * SLOT..][..SLOT].copy_from_slice(&slot);
             let written = Known::parse(text).map(|known| (number, known));
@@ -373,7 +373,7 @@ impl Drop for HeadFile {
     }
 }
 
-/// Held while a log begins: of two starts beside one anchor directory the second sees the first's
+/// Held while a log begins: if two starts share an anchor directory, the second sees the first's
 /// head.
 #[derive(Debug)]
 pub struct BeginLock {
@@ -381,7 +381,7 @@ pub struct BeginLock {
 }
 
 impl BeginLock {
-    /// Takes it, and waits some seconds for another start that has it.
+    /// Takes the lock; waits some seconds for another start that holds it.
     ///
     /// # Errors
     /// If the directory cannot be written, or another start takes too long.
@@ -470,7 +470,7 @@ mod tests {
             assert_eq!(size(&path), Some(n));
             assert_eq!(fs::metadata(&path).expect("there").len(), 8_192);
         }
-        // 5 is in the first slot, 4 in the second: any byte of the newest may be wrong.
+        // 5 is in the first slot, 4 in the second: any byte of the newest may be damaged.
         let whole = fs::read(&path).expect("there");
         for at in [0, 30, 100, 120] {
             let mut torn = whole.clone();

@@ -1,4 +1,4 @@
-//! What stops a log beside its anchors, and why one of them cannot be read.
+//! Errors of anchors: what stops a log, and why an anchor cannot be read.
 
 use std::{io, path::PathBuf};
 
@@ -10,31 +10,31 @@ use thiserror::Error;
 use super::directory::HeadError;
 use crate::{anchors::AnchorPlace, fetch::FetchError};
 
-/// What to do if an anchor knows more than the database, or other entries.
+/// The advice if an anchor knows more than the database, or other entries.
 const WAYS_OUT: &str = "With the daemon stopped, `evidenceos-daemon log recover --from URL|DIR` brings the missing entries back from the published log, a mirror or another backup; if there is none, `evidenceos-daemon log restart --origin NEW --because TEXT` begins a new log that names this one";
 
-/// Why a log may not begin or go on beside its anchors.
+/// Why a log may not begin or continue beside its anchors.
 #[derive(Debug, Error)]
 pub enum AnchorError {
-    /// The place of an anchor cannot be found, or the anchor not be written.
+    /// An anchor's path cannot be resolved, or the anchor cannot be written.
     #[error(transparent)]
     Io(#[from] FileError),
     /// The log's own entries cannot be read.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The directory beside the data directory is not there and cannot be made.
+    /// The directory beside the data directory is missing and cannot be made.
     #[error(
         "the anchor directory {path} cannot be made ({source}{}): nothing would remember the log's newest head outside of the data directory. Name a directory that can be written, best on another disk, with --anchor DIR/, or give --anchor none",
         denial(path, source)
     )]
     NotMade { path: PathBuf, source: io::Error },
-    /// The anchor of another log.
+    /// The anchor remembers another log.
     #[error(
         "anchor {place} remembers another log, {found:?}, and ours is {ours:?}; give this daemon an anchor of its own"
     )]
     OtherLog {
         place: AnchorPlace,
-        /// The name of the log that it remembers.
+        /// The name of the other log.
         found: String,
         ours: String,
     },
@@ -52,10 +52,10 @@ pub enum AnchorError {
     /// Another daemon signed this log further than this one did.
     #[error(transparent)]
     Ahead(Ahead),
-    /// Some anchor is ahead, so that the operator cannot state the opposite.
+    /// An anchor is ahead, so the operator cannot state the opposite.
     #[error("it cannot be stated that nothing was signed since: {0}")]
     Contradicted(String),
-    /// `--begin-log` has another name than the log that would begin.
+    /// `--begin-log` names another log than the one that would begin.
     #[error(
         "--begin-log {stated:?} names another log than the one that would begin here, {origin:?}; name that one, or set --log-origin"
     )]
@@ -68,7 +68,7 @@ pub enum AnchorError {
         /// Each anchor, and why it does not answer.
         silent: String,
     },
-    /// The log that would begin is there already, elsewhere.
+    /// An anchor remembers the log that would begin.
     #[error(
         "the data directory is empty, but anchor {place} remembers {size} entries of {origin:?}: the directory was lost, or the wrong one is mounted. Bring it back, or restore a backup (`evidenceos-daemon restore`); for another log give another --log-origin and --anchor"
     )]
@@ -77,12 +77,12 @@ pub enum AnchorError {
         size: u64,
         origin: String,
     },
-    /// Nothing says that the key of the log that would begin has signed none of that name.
+    /// Nothing confirms that the key has signed no log of this name.
     #[error(
         "the data directory is empty, and the signing key was there before this start: if the key has signed a log, a second one under its name would be a fork ({seen}). Nothing was signed. If the log was lost or is mounted elsewhere, bring its directory back or restore a backup (`evidenceos-daemon restore`). If it is a new log, do one of these: make an anchor directory outside of the data directory (mkdir DIR) and name it with --anchor DIR/; take the key away, and let the start make one; or, once you are sure, state that the key has signed no log of this name: --begin-log {origin}"
     )]
     MayHaveSigned {
-        /// What the anchors said.
+        /// The answers of the anchors.
         seen: String,
         origin: String,
     },
@@ -100,7 +100,7 @@ impl From<AnchorError> for evidenceos_driver::Fatal {
 /// What an anchor remembers beyond the log.
 #[derive(Debug, Error)]
 pub enum Ahead {
-    /// The log went on under another name.
+    /// The log was continued under another name.
     #[error(
         "anchor {place} remembers that {origin:?} was restarted as {successor:?}: this directory is from before that, and what it still takes for unspent was charged there. Serve the directory of {successor:?}"
     )]
@@ -109,7 +109,7 @@ pub enum Ahead {
         origin: String,
         successor: String,
     },
-    /// More was signed.
+    /// More entries were signed.
     #[error(
         "anchor {place} remembers {size} entries with root {root}, the database has {own}: it was brought back from an older state, or another daemon signs a copy of it. {}",
         WAYS_OUT
@@ -118,12 +118,12 @@ pub enum Ahead {
         place: AnchorPlace,
         size: u64,
         root: Hash,
-        /// Entries of the database.
+        /// The number of entries in the database.
         own: u64,
     },
 }
 
-/// Why nobody knows what an anchor remembers. The anchor's name is left to the report.
+/// Why the content of an anchor is unknown. The caller's report names the anchor.
 #[derive(Debug, Error)]
 pub(super) enum Unreadable {
     /// A file of one log.
@@ -132,10 +132,10 @@ pub(super) enum Unreadable {
     /// A directory with a file for each log.
     #[error(transparent)]
     Directory(#[from] HeadError),
-    /// A log as it is published.
+    /// A published log.
     #[error(transparent)]
     Url(#[from] FetchError),
-    /// What is there is something else.
+    /// The content is not a checkpoint.
     #[error("there is no checkpoint in it")]
     NoCheckpoint,
 }

@@ -1,4 +1,4 @@
-//! One anchor, and the head that it is to remember.
+//! One anchor, and the head that it must remember.
 
 use std::{
     io,
@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use super::directory::{self, HeadFile};
 use crate::{anchors::AnchorPlace, keys::LogSigner};
 
-/// A head that anchors are to remember.
+/// A head for anchors to remember.
 #[derive(Debug, Clone)]
 pub struct Tip {
     /// Name, size and root.
@@ -25,7 +25,7 @@ pub struct Tip {
 }
 
 impl Tip {
-    /// A tree that is not signed yet.
+    /// The unsigned head of a tree; `None` if its checkpoint would be invalid.
     #[must_use]
     pub fn unsigned(signer: &LogSigner, size: u64, root: Hash) -> Option<Self> {
         Some(Self {
@@ -57,9 +57,10 @@ impl From<&Head> for Tip {
 /// One anchor, and what this process knows of it.
 pub(super) struct Place {
     pub(super) at: AnchorPlace,
-    /// A start that signed beside it has noted it in the database.
+    /// An earlier start signed beside it and noted it in the database.
     pub(super) remembered: bool,
-    /// Heads are written there; else it is only compared, since the daemon is told of others now.
+    /// Whether heads are written there; otherwise it is only compared, since the settings now name
+    /// other anchors.
     pub(super) written: bool,
     /// The log's file in a directory, once this process signs.
     pub(super) file: Mutex<Option<HeadFile>>,
@@ -77,7 +78,7 @@ impl Place {
         }
     }
 
-    /// Whether it can tell something of a time before this start.
+    /// Whether the place exists, so that it can know of a time before this start.
     pub(super) fn is_there(&self) -> bool {
         match &self.at {
             AnchorPlace::File(path) => path.is_file(),
@@ -86,7 +87,7 @@ impl Place {
         }
     }
 
-    /// Makes a directory for a log that begins; one that cannot be made does not answer.
+    /// Makes a directory for a log that begins; if that fails, the anchor does not answer.
     pub(super) fn make(&self) {
         if let AnchorPlace::Directory(path) = &self.at
             && self.written
@@ -96,7 +97,7 @@ impl Place {
         }
     }
 
-    /// Whether it could take the head: a file is only given what is signed.
+    /// Writes the head; returns whether the anchor could take it: a file accepts only signed heads.
     pub(super) fn write(&self, tip: &Tip) -> io::Result<bool> {
         failpoint::pass(Point::LogHeadCommittedBeforeAnchor);
         match &self.at {
@@ -111,7 +112,7 @@ impl Place {
                 let origin = tip.checkpoint.origin();
                 let unsigned = || directory::unsigned(&tip.checkpoint, &tip.key_id);
                 let text = tip.note.clone().unwrap_or_else(unsigned);
-                // After an error the file is opened anew: an operator may have replaced it.
+                // After an error the file is opened again: an operator may have replaced it.
                 hold(&mut file, path, origin)?
                     .write(text.as_bytes())
                     .inspect_err(|_| *file = None)?;
@@ -123,7 +124,7 @@ impl Place {
     }
 }
 
-/// The error for a report that names the anchor already.
+/// The error for a report that already names the anchor.
 pub(super) fn without_path(error: StoreError) -> io::Error {
     match error {
         StoreError::Io {
@@ -133,7 +134,7 @@ pub(super) fn without_path(error: StoreError) -> io::Error {
     }
 }
 
-/// The log's file in a directory, which this process holds from now on.
+/// Opens the log's file in a directory, which this process holds from now on.
 pub(super) fn hold<'f>(
     file: &'f mut Option<HeadFile>,
     directory: &Path,

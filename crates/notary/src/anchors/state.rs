@@ -1,4 +1,4 @@
-//! What is known of the anchors, for those who ask, and as metrics.
+//! The known state of the anchors, for other parts and for metrics.
 
 use std::{
     fmt,
@@ -13,12 +13,12 @@ use prometheus_client::{collector::Collector, encoding::DescriptorEncoder};
 
 use evidenceos_telemetry::write::gauge;
 
-/// What is known of the anchors, for others to read.
+/// The known state of the anchors, for other threads to read.
 #[derive(Debug, Default)]
 pub struct State {
     /// Anchors that heads are compared with.
     pub configured: AtomicU64,
-    /// Those that answered when they were last asked or written.
+    /// Anchors that answered at the last attempt.
     pub answering: AtomicU64,
     /// Nothing is signed or charged until one answers.
     pub held: AtomicBool,
@@ -30,20 +30,20 @@ pub struct State {
 pub struct StateCollector(pub Arc<State>);
 
 impl State {
-    /// Why nothing is signed or charged; none if it is.
+    /// Why nothing is signed or charged; `None` if the log is signed.
     #[must_use]
     pub fn held_because(&self) -> Option<String> {
         let held = self.held.load(Relaxed);
         held.then(|| self.why.lock().clone())
     }
 
-    /// Notes that nothing is signed, and why.
+    /// Notes that nothing is signed, with the reason.
     pub fn hold(&self, why: &str) {
         why.clone_into(&mut self.why.lock());
         self.held.store(true, Relaxed);
     }
 
-    /// Notes that signing goes on.
+    /// Notes that signing continues.
     pub fn let_go(&self) {
         self.held.store(false, Relaxed);
     }
