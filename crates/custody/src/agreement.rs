@@ -1,35 +1,35 @@
-//! Whether two columns of labels are of the same items: almost equal, cut, extended, reversed or
-//! inverted.
+//! Tests whether two columns of labels are of the same items: almost equal, cut, extended, reversed
+//! or inverted.
 //!
 //! Metering is per item, so labels that are registered twice would be metered twice. The null is
-//! that the two columns are independent, each with its own share of ones; what agrees beyond the
-//! 1 − 10⁻⁹ quantile of that is taken for the same items.
+//! that the two columns are independent, each with its own share of ones; columns that agree beyond
+//! its 1 − 10⁻⁹ quantile are taken for the same items.
 //!
-//! - *In place*: columns of one length are compared item by item, and against the reverse.
-//! - *Aligned*: else, and if that finds nothing, pieces that both columns have are looked for, and
-//!   each block of the shorter column is compared at the best of a few offsets. The choice of
-//!   offsets is paid for by the union bound.
+//! - *In place*: columns of equal length are compared item by item, also in reverse.
+//! - *Aligned*: otherwise, or if that finds nothing, the test looks for pieces that both columns
+//!   share, and compares each block of the shorter column at the best of a few offsets. A union
+//!   bound accounts for the choice of offsets.
 //!
-//! Disagreement counts as agreement with the inverted column. A random permutation of items
-//! without ids cannot be seen: only the share of ones is left of it.
+//! Disagreement counts as agreement with the inverted column. A random permutation of items without
+//! ids cannot be detected: it keeps only the share of ones.
 //!
-//! Does not own what a found agreement leads to: that is the kernel's.
+//! Does not own the consequences of an agreement, which the kernel decides.
 
 use std::collections::HashMap;
 
 use evidenceos_kernel::planner::binomial_tail;
 
-/// How improbable an agreement must be under independence.
+/// The chance of an agreement under independence, below which columns count as the same.
 const CHANCE: f64 = 1e-9;
 /// Offsets at which a column is compared in pieces.
 const OFFSETS: usize = 8;
 /// Items of a piece: a thirty-second of the column, within these bounds.
 const BLOCK: (usize, usize) = (16, 256);
-/// Bits that a pattern of gaps must have, so that chance rarely makes it twice.
+/// The entropy of a pattern of gaps in bits, so that chance rarely makes it twice.
 const PATTERN_BITS: f64 = 40.0;
 /// The longest pattern, in gaps.
 const MAX_PATTERN: usize = 64;
-/// Places of a column whose patterns are looked up in the other.
+/// Positions of a column whose patterns are looked up in the other.
 const LOOKED_UP: usize = 2_048;
 
 /// A column of labels, one bit an item.
@@ -79,8 +79,8 @@ impl Column {
         }
     }
 
-    /// Items that agree with `other` at an offset (item i of this with item i + offset of that),
-    /// and items that both have, from `from` to `to` of this one.
+    /// The number of items that agree with `other` at an offset (item i of this with item i +
+    /// offset of that), and the number of items that both have, from `from` to `to` of this one.
     fn agreement(&self, other: &Self, offset: isize, from: usize, to: usize) -> (usize, usize) {
         let first = from.max(usize::try_from(-offset).unwrap_or(0));
         let beyond = (other.len as isize - offset).max(0) as usize;
@@ -88,7 +88,7 @@ impl Column {
         let (mut agree, mut at) = (0, first);
         while at < last {
             let here = (last - at).min(64);
-            // Here too a shift by 64 would overflow.
+            // Here too, a shift by 64 would overflow.
             let mask = if here == 64 {
                 u64::MAX
             } else {
@@ -118,18 +118,18 @@ impl Column {
         })
     }
 
-    /// Patterns of the gaps between items with this label, from places all over the column: where
-    /// each begins, and its hash.
+    /// Patterns of the gaps between items with this label, from positions all over the column: the
+    /// start of each, and its hash.
     fn sample(&self, label: bool, gaps: usize) -> Vec<(usize, u64)> {
         let stride = self.len.div_ceil(LOOKED_UP).max(1);
         let mut sampled: Vec<(usize, u64)> = Vec::new();
         for from in (0..self.len).step_by(stride) {
             let run: Vec<usize> = self.positions(label, from).take(gaps + 1).collect();
-            // Places further on have fewer items left still.
+            // Later positions have even fewer items left.
             if run.len() <= gaps {
                 break;
             }
-            // Two places in one gap begin with the same item: its pattern counts once.
+            // Two positions in one gap begin with the same item: its pattern counts once.
             if sampled.last().is_none_or(|&(begin, _)| begin != run[0]) {
                 sampled.push((run[0], pattern_hash(&run)));
             }
@@ -138,7 +138,7 @@ impl Column {
     }
 }
 
-/// The patterns of gaps between the items with one label: where each begins, if it is there once.
+/// The patterns of gaps between the items with one label: the start of each, if it is unique.
 struct Patterns {
     begins: HashMap<u64, Option<u32>>,
     gaps: usize,
@@ -149,7 +149,7 @@ impl Patterns {
         let gaps = pattern_length(column.share(label));
         let positions: Vec<usize> = column.positions(label, 0).collect();
         let mut begins = HashMap::new();
-        // A pattern that is there twice does not tell where a piece lies.
+        // A pattern that appears twice does not locate a piece.
         for run in positions.windows(gaps + 1) {
             begins
                 .entry(pattern_hash(run))
@@ -160,11 +160,11 @@ impl Patterns {
     }
 }
 
-/// Gaps that together have [`PATTERN_BITS`]: one has H(p)/p bits at a share of p.
+/// The number of gaps that together have [`PATTERN_BITS`]: one has H(p)/p bits at a share of p.
 fn pattern_length(share: f64) -> usize {
     let entropy = -(share * share.log2() + (1.0 - share) * (1.0 - share).log2());
     let gaps = PATTERN_BITS * share / entropy;
-    // A column of one label has no entropy, and no pattern of it tells anything.
+    // A column with a single label has no entropy, so no pattern of it is useful.
     if gaps.is_finite() {
         (gaps.ceil() as usize).clamp(2, MAX_PATTERN)
     } else {
@@ -181,9 +181,9 @@ fn pattern_hash(run: &[usize]) -> u64 {
     })
 }
 
-/// A column that is about to be registered, ready to be compared with many.
+/// A column to be registered, prepared for the comparison with many.
 pub struct Candidate {
-    /// In its order, and reversed.
+    /// The column in its order, and reversed.
     ways: [Way; 2],
 }
 
@@ -210,19 +210,19 @@ impl Candidate {
         }
     }
 
-    /// Whether an earlier column agrees with this one beyond chance. Takes time that grows with
-    /// the sum of the lengths.
+    /// Whether an earlier column agrees with this one beyond chance. Takes time proportional to the
+    /// sum of the lengths.
     #[must_use]
     pub fn agrees_with(&self, earlier: &[u8]) -> bool {
         let earlier = Column::new(earlier);
         if self.ways.iter().any(|way| in_place(&earlier, &way.column)) {
             return true;
         }
-        // Patterns of the rarer label: there are fewer, and each says more.
+        // Patterns of the rarer label: there are fewer, and each carries more information.
         let label = earlier.share(true) <= 0.5;
         [false, true].into_iter().any(|inverted| {
             let theirs = usize::from(label != inverted);
-            // Reversed, a column has the same shares.
+            // The reversed column has the same shares.
             let sampled = earlier.sample(label, self.ways[0].patterns[theirs].gaps);
             self.ways.iter().any(|way| {
                 let offsets = offsets(&sampled, &way.patterns[theirs]);
@@ -232,7 +232,7 @@ impl Candidate {
     }
 }
 
-/// The chance that independent items with these columns' shares agree; inverted: disagree.
+/// The chance that independent items with these columns' shares agree, or disagree if `inverted`.
 fn chance(a: &Column, b: &Column, inverted: bool) -> f64 {
     let equal = a.share(true) * b.share(true) + a.share(false) * b.share(false);
     if inverted { 1.0 - equal } else { equal }
@@ -246,14 +246,13 @@ fn in_place(a: &Column, b: &Column) -> bool {
     [(agree, false), (items - agree, true)]
         .into_iter()
         .any(|(matches, inverted)| {
-            // If each column has one label alone, they agree of necessity: q is 1, and nothing
-            // follows.
+            // If each column has only one label, they always agree: q is 1, and nothing follows.
             let q = chance(a, b, inverted);
             q < 1.0 && binomial_tail(items as u64, q, matches as u64) < CHANCE
         })
 }
 
-/// Compares block by block at these offsets, at which the columns have the most in common.
+/// Compares block by block at these offsets, at which the columns share the most patterns.
 fn aligned(earlier: &Column, column: &Column, offsets: &[isize], inverted: bool) -> bool {
     let (short, long) = (earlier.len.min(column.len), earlier.len.max(column.len));
     if short == 0 || offsets.is_empty() {
@@ -262,7 +261,8 @@ fn aligned(earlier: &Column, column: &Column, offsets: &[isize], inverted: bool)
     let block = (short / 32).clamp(BLOCK.0, BLOCK.1);
     let (mut matches, mut items, mut blocks) = (0, 0, 0);
     for from in (0..earlier.len).step_by(block) {
-        // Of offsets with as many matches, that with the fewest items compared says the most.
+        // Of offsets with equally many matches, the one with the fewest compared items is the
+        // strongest.
         let best = offsets
             .iter()
             .map(|&offset| {
@@ -275,19 +275,19 @@ fn aligned(earlier: &Column, column: &Column, offsets: &[isize], inverted: bool)
         }
     }
     let q = chance(earlier, column, inverted);
-    // Which offsets, and which of them in each block, was chosen by looking.
+    // Both the set of offsets and the offset of each block were chosen from the data.
     let choices = (offsets.len() as f64) * ((short + long) as f64).ln()
         + f64::from(blocks) * (offsets.len() as f64).ln();
     evidence(matches, items, q) >= -CHANCE.ln() + choices
 }
 
-/// −ln of the Chernoff bound on the chance of so many matches or more.
+/// −ln of the Chernoff bound on the chance of at least this many matches.
 fn evidence(matches: usize, items: usize, q: f64) -> f64 {
     if items == 0 || q <= 0.0 || q >= 1.0 {
         return 0.0;
     }
     let rate = matches as f64 / items as f64;
-    // Less agreement than chance makes is no evidence; disagreement has a test of its own.
+    // Agreement below chance is no evidence; disagreement has a separate test.
     if rate <= q {
         return 0.0;
     }
@@ -295,7 +295,7 @@ fn evidence(matches: usize, items: usize, q: f64) -> f64 {
     items as f64 * (term(rate, q) + term(1.0 - rate, 1.0 - q))
 }
 
-/// The offsets that the most common patterns speak for.
+/// The offsets that the most common patterns suggest.
 fn offsets(sampled: &[(usize, u64)], patterns: &Patterns) -> Vec<isize> {
     let mut votes = HashMap::<isize, u32>::new();
     for (begin, pattern) in sampled {
@@ -303,7 +303,7 @@ fn offsets(sampled: &[(usize, u64)], patterns: &Patterns) -> Vec<isize> {
             *votes.entry(*there as isize - *begin as isize).or_insert(0) += 1;
         }
     }
-    // One pattern in common may be chance: a piece that both columns have gives several.
+    // One common pattern may be chance: a shared piece gives several.
     let mut votes: Vec<(isize, u32)> = votes.into_iter().filter(|&(_, votes)| votes > 1).collect();
     votes.sort_unstable_by_key(|&(offset, votes)| (std::cmp::Reverse(votes), offset));
     votes.truncate(OFFSETS);
@@ -403,7 +403,7 @@ mod tests {
             for (nth, labels) in others.iter().enumerate() {
                 let new = Candidate::new(labels);
                 for (other, theirs) in others.iter().enumerate() {
-                    // Of few items that are cut, too little is left to be sure.
+                    // A short column that is cut leaves too little for a sure result.
                     let cut = if len < 200 { 0 } else { other % 3 };
                     let found = new.agrees_with(&theirs[..len - cut]);
                     assert_eq!(

@@ -1,10 +1,10 @@
 //! The keys under which holdouts are encrypted, in files or wrapped by a KMS.
 //!
-//! One key is active; others are known while a rotation is under way, and each blob says by a tag
-//! which key it needs. In `<data-dir>/secrets/`, `holdouts.secret` is the active key itself and
-//! `holdouts.wrapped` the same wrapped by a KMS, which is no secret; `holdouts-next.*` is the key
-//! of a rotation that is not finished. A rotation commits all holdouts at once, so that after a
-//! crash one look at any blob tells whether the next key has become the active one.
+//! One key is active; others are known during a rotation, and a tag in each blob tells which key it
+//! needs. In `<data-dir>/secrets/`, `holdouts.secret` is the active key itself and
+//! `holdouts.wrapped` is the key wrapped by a KMS, which is no secret; `holdouts-next.*` is the key
+//! of an unfinished rotation. A rotation commits all holdouts at once, so that after a crash any
+//! blob tells whether the next key has become the active one.
 
 use evidenceos_keys::{
     Directory, KeyError, Secret, draw,
@@ -21,23 +21,23 @@ const NEXT: &str = "holdouts-next";
 /// Why the holdouts' keys cannot be used.
 #[derive(Debug, Error)]
 pub enum HoldoutKeyError {
-    /// A key file cannot be read, or others can read it.
+    /// A key file cannot be read, or other users can read it.
     #[error(transparent)]
     Files(#[from] KeyError),
     /// The KMS did not wrap or unwrap a key.
     #[error(transparent)]
     Kms(#[from] KmsError),
-    /// A wrapped key and nobody to ask.
+    /// The key is wrapped, and no KMS is configured.
     #[error(
         "{0} was wrapped by a KMS; configure it (EVIDENCEOS_KEY_PROVIDER=kms, EVIDENCEOS_KMS_PROVIDER) so that it can be unwrapped"
     )]
     NoKms(std::path::PathBuf),
-    /// A key that opens no holdout.
+    /// The key decrypts no holdout.
     #[error(
         "holdouts.secret {0} is not the key that the holdouts are encrypted under; bring back the one that was there, from a backup"
     )]
     Another(String),
-    /// A wrapped key that is none.
+    /// The wrapped key is malformed.
     #[error("{path} is damaged: {source}; bring it back from a backup")]
     Damaged {
         path: std::path::PathBuf,
@@ -45,7 +45,7 @@ pub enum HoldoutKeyError {
     },
 }
 
-/// First bytes of the digest of a key: says which key a blob needs, and nothing about the key.
+/// The first bytes of a key's digest: tells which key a blob needs, and nothing about the key.
 pub type Tag = [u8; 8];
 
 /// A key with its tag.
@@ -56,10 +56,10 @@ pub struct HoldoutKey {
 }
 
 impl HoldoutKey {
-    /// The key with the tag that follows from it.
+    /// A key, with the tag that follows from it.
     #[must_use]
     pub fn new(secret: Secret) -> Self {
-        // The prefix keeps the tag apart from any other digest of the key.
+        // The prefix distinguishes the tag from any other digest of the key.
         let digest = Sha256::new()
             .chain_update("evidenceos:holdout_key:v1\0")
             .chain_update(secret.as_slice())
@@ -70,17 +70,17 @@ impl HoldoutKey {
     }
 }
 
-/// The keys that are known.
+/// The known keys.
 #[derive(Clone)]
 pub struct HoldoutKeys {
-    /// Encrypts what is new.
+    /// Encrypts new items.
     pub active: HoldoutKey,
-    /// Still open what is older, or what a rotation has written.
+    /// Decrypt older items, or those that a rotation has written.
     pub others: Vec<HoldoutKey>,
 }
 
 impl HoldoutKeys {
-    /// The key of a tag.
+    /// The key with a tag.
     #[must_use]
     pub fn of(&self, tag: &Tag) -> Option<&HoldoutKey> {
         std::iter::once(&self.active)
@@ -96,7 +96,7 @@ impl HoldoutKeys {
     }
 }
 
-/// Where the keys lie.
+/// The places of the keys.
 pub struct KeyShelf {
     own: Directory,
     imported: Option<Directory>,
@@ -106,13 +106,13 @@ pub struct KeyShelf {
 /// The KMS that wraps and unwraps keys.
 struct Wrapping {
     kms: Kms,
-    /// Wraps new keys; absent: new keys lie in files.
+    /// The KMS key that wraps new keys; `None`: new keys are in files.
     resource: Option<String>,
     runtime: Handle,
 }
 
 impl KeyShelf {
-    /// The shelf of a data directory. With `resource` new keys are wrapped by the KMS.
+    /// The places of a data directory's keys. With `resource`, the KMS wraps new keys.
     #[must_use]
     pub fn new(
         own: Directory,
@@ -128,21 +128,21 @@ impl KeyShelf {
         Self { own, imported, kms }
     }
 
-    /// Loads the keys, or makes the first.
+    /// Loads the keys; a first start makes one.
     ///
     /// # Errors
-    /// Where a key is missing, open to others, or cannot be unwrapped.
+    /// If a key is missing, cannot be unwrapped, or other users can read it.
     pub fn load(&self, first_start: bool) -> Result<HoldoutKeys, HoldoutKeyError> {
         let mut found = Vec::new();
         found.extend(self.stored(ACTIVE)?);
         if let Some(imported) = &self.imported {
             found.extend(imported.read(secrets::HOLDOUTS)?);
         }
-        // A rotation that a crash cut off may have committed: then blobs need this key, which
-        // `settle` finds out. Alone, it was about to become the active one.
+        // An interrupted rotation may have committed: then blobs need this key, which `settle`
+        // finds out. If it is the only key, it was about to become the active one.
         found.extend(self.stored(NEXT)?);
         if found.is_empty() {
-            // Holdouts may lie under the key that is missing, and a new one would open none of
+            // Holdouts may be encrypted under the missing key, and a new one would decrypt none of
             // them.
             if !first_start {
                 let missing = self.own.path().join(secrets::HOLDOUTS);
@@ -165,7 +165,7 @@ impl KeyShelf {
     /// Makes the key of a rotation, durably.
     ///
     /// # Errors
-    /// Where it cannot be stored or wrapped.
+    /// If it cannot be stored or wrapped.
     pub fn make_next(&self) -> Result<HoldoutKey, HoldoutKeyError> {
         let secret = draw()?;
         self.store(NEXT, &secret)?;
@@ -175,14 +175,14 @@ impl KeyShelf {
     /// Makes the next key the active one; the old one is destroyed, unless it was imported.
     ///
     /// # Errors
-    /// Where the directory cannot be written.
+    /// If the directory cannot be written.
     pub fn promote(&self) -> Result<(), HoldoutKeyError> {
         let is_wrapped = self.own.read_text(&file(NEXT, true))?.is_some();
         if !is_wrapped && self.own.read(&file(NEXT, false))?.is_none() {
             return Ok(());
         }
-        // The old key's other form goes first. A crash after this leaves the next key alone, which
-        // is then the active one; the other way round it could leave two, and the old one would be
+        // The old key's other form goes first. After a crash in between, the next key is the only
+        // one and hence active; in the other order two keys could be left, and the old one would be
         // read.
         self.own.remove(&file(ACTIVE, !is_wrapped))?;
         self.own
@@ -190,21 +190,21 @@ impl KeyShelf {
         Ok(())
     }
 
-    /// Forgets the next key: its rotation did not take place.
+    /// Deletes the next key: its rotation did not take place.
     ///
     /// # Errors
-    /// Where the directory cannot be written.
+    /// If the directory cannot be written.
     pub fn forget_next(&self) -> Result<(), HoldoutKeyError> {
         self.own.remove(&file(NEXT, true))?;
         self.own.remove(&file(NEXT, false))?;
         Ok(())
     }
 
-    /// After a crash: the next key is the active one if a blob needs it or no other is there, and
-    /// nothing otherwise.
+    /// Finishes or undoes a rotation after a crash: the next key becomes active if a blob needs it
+    /// or there is no other, and is deleted otherwise.
     ///
     /// # Errors
-    /// Where the directory cannot be written.
+    /// If the directory cannot be written.
     pub fn settle(
         &self,
         keys: &mut HoldoutKeys,
@@ -225,7 +225,7 @@ impl KeyShelf {
         }
     }
 
-    /// Where new keys lie, for people.
+    /// The place of new keys, for an operator.
     #[must_use]
     pub fn place(&self) -> String {
         match self.wraps_with() {
@@ -340,7 +340,7 @@ mod tests {
             let shelf = home.shelf(None);
             let old = shelf.load(true).expect("first start").active.tag;
             let next = shelf.make_next().expect("writable").tag;
-            // The crash. Both keys are known until it is clear which one the blobs need.
+            // After the crash, both keys are known until it is clear which one the blobs need.
             let mut keys = shelf.load(false).expect("both");
             assert!(keys.of(&old).is_some() && keys.of(&next).is_some());
             let in_use = if committed { next } else { old };

@@ -1,14 +1,14 @@
-//! The custodian's private items, and whatever touches them.
+//! The holdouts' labels, and all code that reads them.
 //!
-//! - [`vault`] keeps labels encrypted and opens them; [`keys`] has the keys that they are encrypted
-//!   under, in files or wrapped by a KMS.
-//! - [`agreement`] says whether labels are those of a holdout that is there.
-//! - [`runs`] has guests run, whose questions are metered here; an [`Overseer`] watches.
+//! - [`vault`] encrypts and decrypts labels; [`keys`] has the keys for that, in files or wrapped by
+//!   a KMS.
+//! - [`agreement`] tests whether labels are those of a registered holdout.
+//! - [`runs`] runs guests and meters their questions; an [`Overseer`] may veto their judgement.
 //!
-//! No other crate sees a label, but for the edge on which one is registered.
+//! No other crate sees a label, except the edge that receives a registration.
 //!
-//! Invariant: nothing is answered before it is paid for, and what a run says of the sealed part is
-//! its score alone.
+//! Invariant: no question is answered before it is paid for, and the only result of a run on the
+//! sealed part is its score.
 
 #![allow(
     missing_docs,

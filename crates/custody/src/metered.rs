@@ -1,7 +1,7 @@
 //! Answers a guest's questions from the labels, and charges for them.
 //!
-//! A question is priced before the labels are looked at, and traps where its dearest answer would
-//! no longer fit; the same question again is free, and answered from memory.
+//! A question is priced before the labels are read, and traps if its dearest answer would not fit
+//! into the allowance. A repeated question is free, and answered from memory.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -29,7 +29,8 @@ pub(crate) struct Metered {
     n_symbols: u32,
     left: MicroBits,
     charged: MicroBits,
-    /// What was answered to which question, by its digest: the number of the first asking.
+    /// The answers so far, by the question's digest: the number of its first asking, and the
+    /// symbol.
     answered: HashMap<Digest, (u32, u32)>,
     by_symbol: BTreeMap<u32, u32>,
     replayed: u32,
@@ -66,7 +67,7 @@ impl Oracle for Metered {
     fn ask(&mut self, vector: &[u8]) -> Result<u32, AskError> {
         failpoint::pass(Point::WorkRunMid);
         let answer_items = self.holdout.split().answer_items;
-        // Without an answer part an answer tells nothing, so that it costs nothing.
+        // Without an answer part, an answer reveals nothing, so it costs nothing.
         if answer_items == 0 {
             self.trace.free();
             return Ok(0);
@@ -77,8 +78,8 @@ impl Oracle for Metered {
             self.trace.replayed(number);
             return Ok(symbol);
         }
-        // Priced at its dearest answer before the labels are touched: that a question is refused
-        // must say nothing about them.
+        // The price is that of the dearest answer, before the labels are read: a refusal must
+        // reveal nothing about them.
         let dearest = self
             .prices
             .dearest(self.n_symbols)
@@ -93,7 +94,7 @@ impl Oracle for Metered {
             self.n_symbols,
             answer_items,
         );
-        // If the table lacks the symbol, the dearest price is charged: no answer is ever free by
+        // If the table lacks the symbol, the dearest price is charged: no answer is free by
         // accident.
         let price = self.prices.price(self.n_symbols, symbol).unwrap_or(dearest);
         self.left = self.left.saturating_sub(price);

@@ -1,9 +1,9 @@
-//! Has guests run, by a few threads of their own.
+//! Runs guests on a few threads.
 //!
-//! A guest itself runs in a process of the sandbox's; the labels stay in this one, where
-//! `metered` answers its questions. The run's score is counted here, but what follows from
-//! it is decided by the writer when the run's turn to settle comes. Who watches runs, and may keep
-//! one from being judged, is an [`Overseer`].
+//! The guest itself runs in a process of the sandbox; the labels stay in this process, where
+//! `metered` answers its questions. The run's score is counted here; the writer decides what
+//! follows from it when the run's turn to settle comes. An [`Overseer`] watches runs, and may keep
+//! one from being judged.
 
 mod queue;
 
@@ -36,63 +36,63 @@ use crate::{
     vault::{Binding, Vault},
 };
 
-/// How long a run that the host failed waits until it is begun again: the first time, and at most.
+/// The pause before a run that the host failed begins again: the first one, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(10));
 
-/// What watches runs, and may keep one from being judged.
+/// Watches runs, and may keep one from being judged.
 pub trait Overseer: Send + Sync {
-    /// A run needed its module, which was compiled already or was not.
+    /// Told that a run needed its module, and whether it was compiled already.
     fn needed_module(&self, was_compiled: bool);
 
-    /// Whether a run that has ended, and could be judged, must not be. Asked before the sealed part
-    /// is looked at, so that the answer says nothing about it.
+    /// Whether a finished run that could be judged must not be. This is asked before the sealed
+    /// part is read, so that the answer reveals nothing about it.
     fn veto(&self, ended: &Ended<'_>) -> Option<Vetoed>;
 
-    /// A run of a claim has ended, in so much time.
+    /// Told that a run of a claim has ended, and how long it took.
     fn ran(&self, claim: ClaimId, ran: &Ran, took: Duration, veto: Option<Vetoed>);
 }
 
-/// A run that has ended and could be judged.
+/// A finished run that could be judged.
 pub struct Ended<'r> {
     /// What was run.
     pub work: &'r Work,
-    /// How it went.
+    /// The report of the run.
     pub ran: &'r Ran,
-    /// What the guest emitted.
+    /// The guest's emitted output.
     pub output: &'r [u8],
-    /// What its answers are charged.
+    /// The charge of its answers.
     pub charged: MicroBits,
 }
 
-/// A run is not judged.
+/// A veto: the run is not judged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Vetoed {
-    /// Why, as the settlement says.
+    /// The reason, for the settlement.
     pub code: PolicyCode,
-    /// Only for now.
+    /// Whether the veto holds only for now.
     pub deferred: bool,
 }
 
-/// What running a guest needs.
+/// The parts that a run needs.
 pub struct Guests {
-    /// Runs modules in processes of their own.
+    /// Runs modules in separate processes.
     pub sandbox: Sandbox,
     /// Decrypts the holdouts' labels.
     pub vault: Vault,
     /// Connections that read modules, and the blobs.
     pub readers: Arc<dyn Rows>,
-    /// What watches runs.
+    /// Watches runs.
     pub overseer: Arc<dyn Overseer>,
 }
 
-/// Threads that have guests run.
+/// The threads that run guests.
 pub struct Pool {
     guests: Arc<Guests>,
     queue: Arc<Queue<OwnerTag, Queued>>,
     threads: Vec<JoinHandle<()>>,
 }
 
-/// A run that waits for a thread.
+/// A run in the queue.
 struct Queued {
     work: Work,
     /// How often the host has failed it.
@@ -100,11 +100,11 @@ struct Queued {
 }
 
 impl Pool {
-    /// Starts threads for `share` runs of each principal at a time, and for as many beside them;
-    /// they end when the pool is dropped, which ends what runs.
+    /// Starts threads for `share` runs of each principal at a time, and as many again for others.
+    /// They end when the pool is dropped, which also ends the guests.
     ///
     /// # Errors
-    /// Where a thread cannot be started.
+    /// If a thread cannot be started.
     pub fn start(guests: &Arc<Guests>, mailbox: &Mailbox, share: usize) -> std::io::Result<Self> {
         let mut pool = Self {
             guests: Arc::clone(guests),
@@ -133,7 +133,7 @@ impl Runner for Pool {
 impl Drop for Pool {
     fn drop(&mut self) {
         self.queue.close();
-        // Nobody settles what still runs, and whoever stops the daemon waits for its last thread.
+        // The results of runs under way would not be settled, and a stop waits for the last thread.
         self.guests.sandbox.end();
         for thread in self.threads.drain(..) {
             let _ = thread.join();
@@ -145,11 +145,11 @@ fn run_all(guests: &Guests, mailbox: &Mailbox, queue: &Queue<OwnerTag, Queued>) 
     yield_to_serving();
     while let Some((owner, next)) = queue.take() {
         let work = &next.work;
-        // A panic of ours must not take the holdout's queue with it.
+        // A panic here must not block the holdout's queue.
         let result = catch_unwind(AssertUnwindSafe(|| guests.run(work)))
             .unwrap_or_else(|panic| Err(Fault::Host(panic_message(panic.as_ref()))));
-        // The thread is given back before any pause: a run that waits must not use up its
-        // principal's share.
+        // The thread is released before any pause: a run that waits must not use up its principal's
+        // share.
         queue.done(owner);
         let result = match result {
             Ok(done) => Ok(done),
@@ -172,9 +172,9 @@ fn run_all(guests: &Guests, mailbox: &Mailbox, queue: &Queue<OwnerTag, Queued>) 
 
 /// Why a run has no result.
 enum Fault {
-    /// The process that ran it died: it may be the guest's doing, and counts.
+    /// The guest's process died: the guest may be the cause, so the run counts.
     Child(String),
-    /// Anything else is the host's, and the run waits until the host can.
+    /// Any other fault is the host's, and the run is repeated until the host can complete it.
     Host(String),
 }
 
@@ -225,7 +225,7 @@ impl Guests {
         let took = started.elapsed();
         let judged = ran.judged.as_deref();
         let answers = oracle.tally(ran.oracle_calls);
-        // Before the sealed part is looked at, so that a veto says nothing about it.
+        // This comes before the sealed part is read, so that a veto reveals nothing about it.
         let veto = self.veto(work, &ran, answers.charged);
         self.overseer.ran(work.claim.id, &ran, took, veto);
         let trace = oracle.trace.finish(judged, &traced_end(&ran, veto));
@@ -251,8 +251,8 @@ impl Guests {
         })
     }
 
-    /// A trace that is small enough for a row. A large one is a blob, which is durable before the
-    /// settlement that names it.
+    /// Returns the trace if it fits into a row. A large one becomes a blob, which is durable before
+    /// the settlement that names it.
     fn kept_as_row(&self, trace: Vec<u8>) -> Result<Vec<u8>, Fault> {
         if trace.len() <= MAX_ROW_BYTES {
             return Ok(trace);
@@ -261,7 +261,7 @@ impl Guests {
         Ok(Vec::new())
     }
 
-    /// Which run it is, for its trace.
+    /// The run's identity, for its trace.
     fn traced(&self, work: &Work) -> Result<TracedRun, Fault> {
         let claim = &work.claim;
         let commitment = claim.commitment.as_ref();
@@ -286,8 +286,7 @@ impl Guests {
         })
     }
 
-    /// Whether a run must not be judged. The overseer is asked about a run that could be, and about
-    /// no other.
+    /// Whether a run must not be judged. The overseer is asked only about a run that could be.
     fn veto(&self, work: &Work, ran: &Ran, charged: MicroBits) -> Option<Vetoed> {
         let End::Emitted(output) = &ran.end else {
             return None;
@@ -303,8 +302,8 @@ impl Guests {
         })
     }
 
-    /// The run's module, or how a run of a module ends that was admitted once, and that this
-    /// release does not compile.
+    /// The run's module, or the trap of a run whose module was admitted once and is refused by this
+    /// release.
     fn module(&self, work: &Work) -> Result<Result<Arc<Prepared>, TrapCause>, Fault> {
         let commitment = work.claim.commitment.as_ref();
         let commitment = commitment.ok_or_else(|| Fault::host(NO_MODULE))?;
@@ -322,8 +321,8 @@ impl Guests {
         match self.sandbox.prepare(&bytes) {
             Ok(prepared) => Ok(Ok(prepared)),
             Err(error @ AdmitError::Host(_)) => Err(Fault::host(error)),
-            // It would fail at every try, and the claims behind it would wait for ever: so the run
-            // ends as a trap.
+            // The module would fail at every try, and the claims behind it would wait forever: so
+            // the run ends as a trap.
             Err(error) => {
                 tracing::warn!(claim = %work.claim.id, %error, "a claim's module was admitted once, and is not any more");
                 Ok(Err(TrapCause::OutOfMemory))
@@ -334,7 +333,7 @@ impl Guests {
 
 const NO_MODULE: &str = "the claim has no module";
 
-/// What a run may use.
+/// The limits of a run.
 fn limits(work: &Work) -> Limits {
     let terms = &work.claim.terms;
     Limits {
@@ -379,13 +378,13 @@ fn end_of(end: End, veto: Option<Vetoed>) -> RunEnd {
             TrapCause::OutOfBounds => Reason::OutOfBounds,
             TrapCause::EmittedTwice => Reason::EmittedTwice,
             TrapCause::OutputTooLarge => Reason::InvalidOutput,
-            // Whatever else stops a guest is a trap of its own.
+            // Any other trap has no specific reason.
             _ => Reason::Trap,
         }),
     }
 }
 
-/// How a run ended, for its trace.
+/// The end of a run, for its trace.
 fn traced_end(ran: &Ran, veto: Option<Vetoed>) -> TracedEnd {
     let (code, deferred) = match end_of(ran.end.clone(), veto) {
         RunEnd::Vetoed { code, deferred, .. } => (code.get(), deferred),

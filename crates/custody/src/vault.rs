@@ -1,9 +1,8 @@
-//! The private items: encrypted at rest, opened only where a run needs them.
+//! The holdouts' labels: encrypted at rest, decrypted only when a run needs them.
 //!
 //! A holdout's secret, units, labels and keyed item ids are one blob, AES-256-GCM under a holdout
-//! key, named by the digest of its ciphertext and bound to the holdout's name and policy: a blob
-//! that is put in the place of another does not open. Opened holdouts are kept in memory, a
-//! bounded number of items.
+//! key, named by the digest of its ciphertext and bound to the holdout's name and policy: a blob in
+//! the place of another does not decrypt. A bounded number of decrypted holdouts is kept in memory.
 //!
 //! | bytes | what |
 //! |---|---|
@@ -36,18 +35,18 @@ use crate::keys::{HoldoutKey, HoldoutKeys, Tag};
 
 const MAGIC: &[u8; 4] = b"EVH2";
 const NONCE_LEN: usize = 12;
-/// What the associated data begins with.
+/// The prefix of the associated data.
 const PURPOSE: &str = "evidenceos:holdout_items:v2";
-/// Opened holdouts kept; the largest takes some ten MiB.
+/// The most decrypted holdouts in memory; the largest takes about ten MiB.
 const KEPT: NonZeroUsize = NonZeroUsize::new(16).expect("not zero");
 
-/// Why a holdout cannot be opened.
+/// Why a holdout cannot be decrypted.
 #[derive(Debug, Error)]
 pub enum VaultError {
     /// The blob with the items cannot be read.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The blob does not open under our key.
+    /// The blob does not decrypt under the known keys.
     #[error(
         "the items of holdout {0:?} do not open under this data directory's keys; bring the secrets directory back from a backup"
     )]
@@ -57,16 +56,16 @@ pub enum VaultError {
     Random(getrandom::Error),
 }
 
-/// A holdout's private items, as they are stored.
+/// A holdout's items in their stored form.
 #[derive(Clone, Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
 pub struct Items {
     /// Draws the split and the salts.
     pub secret: [u8; 32],
-    /// One byte an item, 0 or 1.
+    /// One byte for each item, 0 or 1.
     pub labels: Vec<u8>,
-    /// The unit of each item; absent: each item is a unit.
+    /// The unit of each item; `None`: each item is a unit.
     pub units: Option<Vec<u64>>,
-    /// Keyed digests of the item ids, sorted; empty where items have none.
+    /// Keyed digests of the item ids, sorted; empty if the items have none.
     pub item_ids: Vec<[u8; 16]>,
 }
 
@@ -79,7 +78,7 @@ impl Items {
             .unwrap_or_else(|| (0..self.labels.len() as u64).collect())
     }
 
-    /// Whether an item id is in both.
+    /// Whether the two share an item id.
     #[must_use]
     pub fn shares_item_with(&self, other: &Self) -> bool {
         let ids: HashSet<&[u8; 16]> = self.item_ids.iter().collect();
@@ -87,7 +86,7 @@ impl Items {
     }
 }
 
-/// A holdout ready to answer and to judge.
+/// A decrypted holdout, ready to answer and to judge.
 pub struct OpenHoldout {
     items: Items,
     part_mask: Vec<u8>,
@@ -96,7 +95,7 @@ pub struct OpenHoldout {
 }
 
 impl OpenHoldout {
-    /// Splits the items; `None` where there are too many sizes of units.
+    /// Splits the items; `None` if there are too many sizes of units.
     #[must_use]
     pub fn new(items: Items, answer_share_micros: u32) -> Option<Self> {
         let units = items.units();
@@ -114,19 +113,19 @@ impl OpenHoldout {
         })
     }
 
-    /// The items as they are stored, labels and secret among them.
+    /// The items in their stored form, with labels and secret.
     #[must_use]
     pub fn items(&self) -> &Items {
         &self.items
     }
 
-    /// One byte an item, 0 or 1.
+    /// One byte for each item, 0 or 1.
     #[must_use]
     pub fn labels(&self) -> &[u8] {
         &self.items.labels
     }
 
-    /// One byte an item: 1 in the answer part, 0 in the sealed part.
+    /// One byte for each item: 1 in the answer part, 0 in the sealed part.
     #[must_use]
     pub fn part_mask(&self) -> &[u8] {
         &self.part_mask
@@ -158,14 +157,14 @@ impl OpenHoldout {
                 &salts.salt(index),
                 self.items.labels[i],
             )));
-            // Only the root is wanted.
+            // Only the root is needed.
             drop(tree.take_full_tiles());
         }
         Digest(tree.root().0)
     }
 }
 
-/// What a holdout's items are bound to.
+/// The facts to which a holdout's ciphertext is bound.
 #[derive(Clone, Copy)]
 pub struct Binding<'h> {
     /// The name of the holdout.
@@ -174,7 +173,7 @@ pub struct Binding<'h> {
 }
 
 impl<'h> Binding<'h> {
-    /// What a registered holdout's items are bound to.
+    /// The binding of a registered holdout.
     #[must_use]
     pub fn of(holdout: &'h Holdout) -> Self {
         Self {
@@ -184,7 +183,7 @@ impl<'h> Binding<'h> {
     }
 
     fn bytes(&self) -> Vec<u8> {
-        // The digest has a fixed length, so that no name can be taken for part of it.
+        // The digest has a fixed length, so that no name can pass for part of it.
         [
             PURPOSE.as_bytes(),
             &[0],
@@ -199,7 +198,7 @@ impl<'h> Binding<'h> {
     }
 }
 
-/// Where the holdouts are.
+/// Encrypts, stores and decrypts holdouts.
 pub struct Vault {
     keys: RwLock<HoldoutKeys>,
     blobs: Blobs,
@@ -207,7 +206,7 @@ pub struct Vault {
 }
 
 impl Vault {
-    /// A vault over blobs.
+    /// A vault over these blobs.
     #[must_use]
     pub fn new(keys: HoldoutKeys, blobs: Blobs) -> Self {
         Self {
@@ -220,7 +219,7 @@ impl Vault {
     /// Encrypts items under the active key and makes them durable.
     ///
     /// # Errors
-    /// Where the blob cannot be written.
+    /// If the blob cannot be written.
     pub fn put(&self, items: &Items, binding: Binding<'_>) -> Result<Digest, VaultError> {
         let active = self.keys().active;
         self.put_under(&active, items, binding)
@@ -236,8 +235,8 @@ impl Vault {
         items: &Items,
         binding: Binding<'_>,
     ) -> Result<Digest, VaultError> {
-        // AES-GCM fails if a nonce comes twice under one key; of 96 random bits none does in so few
-        // blobs.
+        // AES-GCM breaks if a nonce repeats under one key; random 96-bit nonces do not repeat in so
+        // few blobs.
         let mut nonce = [0; NONCE_LEN];
         getrandom::fill(&mut nonce).map_err(VaultError::Random)?;
         let plain = Zeroizing::new(
@@ -258,7 +257,7 @@ impl Vault {
     /// A holdout, from memory or its blob.
     ///
     /// # Errors
-    /// Where the blob is missing, damaged, of another key or of another holdout.
+    /// If the blob is missing or damaged, or is of another key or another holdout.
     pub fn open(
         &self,
         id: HoldoutId,
@@ -269,7 +268,7 @@ impl Vault {
         if let Some(open) = lock().get(&id) {
             return Ok(Arc::clone(open));
         }
-        // The lock is not held while items are decrypted: two runs may do so twice, and no other
+        // The lock is not held during decryption: two runs may decrypt the same blob, and no other
         // run waits.
         let items = self.read(blob, binding)?;
         let open = OpenHoldout::new(items, binding.policy.answer_share_micros)
@@ -307,7 +306,7 @@ impl Vault {
     /// # Errors
     /// If the blob cannot be removed; the next start removes it.
     pub fn forget(&self, id: HoldoutId, blob: &Digest) -> Result<(), VaultError> {
-        // Memory forgets first, so that no run opens the holdout from there.
+        // Memory goes first, so that no run opens the holdout from there.
         self.open.lock().pop(&id);
         Ok(self.blobs.remove(blob)?)
     }
@@ -315,25 +314,25 @@ impl Vault {
     /// The tag of the key that a blob needs.
     ///
     /// # Errors
-    /// Where the blob cannot be read.
+    /// If the blob cannot be read.
     pub fn tag_of(&self, blob: &Digest) -> Result<Option<Tag>, VaultError> {
         let bytes = self.blobs.get(blob)?;
         Ok(tagged(&bytes).map(|(tag, _)| tag))
     }
 
-    /// Encrypts what is new under another key from now on. The old one still opens what runs
-    /// under way may need.
+    /// Encrypts new items under another key from now on. The old key still decrypts what runs under
+    /// way may need.
     pub fn follow(&self, next: HoldoutKey) {
         self.keys.write().follow(next);
     }
 
-    /// Knows another key, which encrypts nothing yet.
+    /// Learns another key, which encrypts nothing yet.
     pub fn know(&self, next: HoldoutKey) {
         self.keys.write().others.push(next);
     }
 
     fn keys(&self) -> HoldoutKeys {
-        // A copy, so that no lock is held while some ten megabytes are encrypted or decrypted.
+        // A copy, so that no lock is held while about ten megabytes are encrypted or decrypted.
         self.keys.read().clone()
     }
 }

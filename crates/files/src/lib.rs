@@ -1,7 +1,8 @@
-//! Files that people hand to a program: why the system denies one, and the mark that may stand before a text.
+//! Files that users give to a program: why the system denies one, and the byte order mark before a text.
 //!
-//! Owns the sentence that an operator reads after "Permission denied": which file or directory denies, its mode and
-//! owner, who this process is, and a command that mends it. Knows nothing of what the files are for.
+//! Owns the sentence that an operator reads after "Permission denied": which file or directory denies access, its
+//! mode and owner, this process's user and group, and a command that mends it. Does not know the purpose of the
+//! files.
 
 use std::{
     fs::{self, Metadata},
@@ -15,14 +16,14 @@ use rustix::fs::{Access, AtFlags, CWD};
 /// The byte order mark that editors put before a text in UTF-8.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// A text's bytes without the mark before them, if there is one.
+/// A text's bytes without a byte order mark.
 #[must_use]
 pub fn without_mark(bytes: &[u8]) -> &[u8] {
     bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(bytes)
 }
 
 /// The end of an error's sentence: why the system denied an operation on `path`, and what to run. Empty for an error
-/// that is no denial.
+/// that is not a denial.
 #[must_use]
 pub fn denial(path: &Path, error: &Error) -> String {
     match error.kind() {
@@ -48,7 +49,7 @@ pub fn denial(path: &Path, error: &Error) -> String {
     )
 }
 
-/// Who this process is to the file system.
+/// This process's user and group.
 struct Process {
     uid: u32,
     gid: u32,
@@ -72,7 +73,8 @@ impl Process {
             let recursive = if metadata.is_dir() { "-R " } else { "" };
             return format!("Run: sudo chown {recursive}{uid}:{gid} {shown}");
         }
-        // What cannot be made in a directory of the system is made for this process; the directory stays as it is.
+        // If something cannot be made in a system directory, root makes it for this process; the directory stays
+        // unchanged.
         let is_parent = path.parent() == Some(culprit);
         if is_parent && can_be_searched(culprit) {
             return format!(
@@ -83,7 +85,8 @@ impl Process {
     }
 }
 
-/// What denies: the first directory above that cannot be searched, else the file itself, else where it would be made.
+/// The path that denies access: the first directory above that cannot be searched, otherwise the file itself,
+/// otherwise its parent.
 fn culprit(path: &Path) -> Option<(PathBuf, Metadata)> {
     let above: Vec<&Path> = path
         .ancestors()
@@ -99,11 +102,11 @@ fn culprit(path: &Path) -> Option<(PathBuf, Metadata)> {
 }
 
 fn can_be_searched(directory: &Path) -> bool {
-    // By the effective user, as opening a file is.
+    // The check uses the effective user, as opening a file does.
     rustix::fs::accessat(CWD, directory, Access::EXEC_OK, AtFlags::EACCESS).is_ok()
 }
 
-/// A path as a shell takes it: the operator pastes the command.
+/// A path quoted for a shell: the operator pastes the command.
 fn quoted(path: &Path) -> String {
     let text = path.to_string_lossy();
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@".contains(c);

@@ -1,7 +1,7 @@
 //! The older text format of Prometheus, for readers that do not ask for OpenMetrics.
 //!
-//! They differ in three things that matter here: a counter is described under the name of its
-//! samples, which ends in `_total`; there are no units; there is no end.
+//! The formats differ in three things that matter here: the older one describes a counter under the
+//! name of its samples, which ends in `_total`; it has no units; it has no end mark.
 
 use std::collections::HashSet;
 
@@ -27,7 +27,7 @@ pub fn from_openmetrics(text: &str) -> String {
     classic
 }
 
-/// `# HELP name text` or `# TYPE name kind`, taken apart.
+/// Splits `# HELP name text` or `# TYPE name kind` into its parts.
 fn described(line: &str) -> Option<(&str, &str, &str)> {
     let line = line.strip_prefix("# ")?;
     let (what, rest) = line.split_once(' ')?;

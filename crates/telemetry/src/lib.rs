@@ -1,8 +1,7 @@
-//! What an operator watches: counts as OpenMetrics text, lines of the log, spans for a collector.
+//! Telemetry for operators: counts as OpenMetrics text, lines of the log, spans for a collector.
 //!
-//! Knows no other part of the system: each part registers what it counts with a [`Registry`] of
-//! its own accord, and writes lines and spans by `tracing`. Nothing here is on the way of a call
-//! but an addition.
+//! Knows no other part of the system: each part registers its counts with a [`Registry`], and
+//! writes lines and spans by `tracing`. A call costs only an addition here.
 
 #![allow(
     missing_docs,

@@ -1,6 +1,6 @@
 //! The process, under the names that every Prometheus client library uses for it.
 //!
-//! Read from `/proc/self`; what cannot be read there is left out.
+//! Values are read from `/proc/self`; those that cannot be read are left out.
 
 use std::{
     fmt, fs,
@@ -11,10 +11,10 @@ use prometheus_client::{collector::Collector, encoding::DescriptorEncoder, regis
 
 use crate::write::{counter, gauge};
 
-/// What reads the process.
+/// Shows the process's metrics.
 #[derive(Debug)]
 pub(crate) struct ProcessCollector {
-    /// When it was made, in seconds of Unix time.
+    /// The time at which it was made, in seconds of Unix time.
     started: f64,
 }
 
@@ -29,7 +29,7 @@ impl ProcessCollector {
     }
 }
 
-/// A line of `/proc/self/status` that gives KiB, in bytes.
+/// The value of a line of `/proc/self/status` in KiB, converted to bytes.
 fn bytes_of(status: &str, field: &str) -> Option<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix(field))?;
     let kib: u64 = line.split_whitespace().next()?.parse().ok()?;
@@ -37,7 +37,7 @@ fn bytes_of(status: &str, field: &str) -> Option<u64> {
 }
 
 /// CPU time in user and kernel mode, in the kernel's ticks: fields 14 and 15 of `/proc/self/stat`.
-/// The second field, a name in brackets, may have anything in it.
+/// The second field, a name in brackets, may contain any character.
 fn cpu_ticks(stat: &str) -> Option<u64> {
     let (_, rest) = stat.rsplit_once(')')?;
     let mut fields = rest.split_whitespace().skip(11);
@@ -77,7 +77,7 @@ impl Collector for ProcessCollector {
             }
         }
         if let Ok(open) = fs::read_dir("/proc/self/fd") {
-            // The one that reads the directory is open as well.
+            // The descriptor that reads the directory is open as well.
             let open = open.count().saturating_sub(1) as u64;
             let help = "File descriptors that are open";
             gauge(&mut encoder, "process_open_fds", help, None, open)?;

@@ -1,4 +1,4 @@
-//! The registry: what is counted, under which name, and all of it as text.
+//! The registry: all counts with their names, shown as text.
 
 use std::{fmt::Debug, hash::Hash};
 
@@ -16,10 +16,10 @@ use prometheus_client::{
 
 use crate::process::ProcessCollector;
 
-/// What every name but those of the process begins with.
+/// The prefix of every name except those of the process.
 const PREFIX: &str = "evidenceos";
 
-/// All that a process counts. Parts register at their start, and count without it.
+/// All counts of a process. Parts register at their start, and then count without the registry.
 pub struct Registry(RwLock<registry::Registry>);
 
 /// Bounds of a histogram, in ascending order.
@@ -39,7 +39,7 @@ impl Default for Registry {
 }
 
 impl Registry {
-    /// A registry that has the process alone.
+    /// A registry with only the process's metrics.
     #[must_use]
     pub fn new() -> Self {
         let mut whole = registry::Registry::default();
@@ -93,7 +93,7 @@ impl Registry {
         family
     }
 
-    /// Shows what a part keeps by itself, read each time that metrics are asked for.
+    /// Shows values that a part keeps itself, read at each scrape.
     pub fn collect(&self, collector: impl Collector) {
         self.own(|own| own.register_collector(Box::new(collector)));
     }

@@ -1,8 +1,8 @@
 //! Lines of the log for people and machines, and spans for a collector of traces.
 //!
-//! Two targets are ours beside the modules' own: [`AUDIT`] has a line for each call and decision,
-//! who made it and how it ended; [`TARGET`] has spans, which only a collector is interested in.
-//! Neither has what a call contained.
+//! Two targets exist beside the modules' own: [`AUDIT`] has a line for each call and decision, with
+//! its caller and result; [`TARGET`] has spans, which are only for a collector. Neither has the
+//! contents of a call.
 
 use std::{io::IsTerminal as _, time::Duration};
 
@@ -35,24 +35,24 @@ pub const TARGET: &str = "evidenceos_trace";
 /// How long a batch of spans may take to a collector.
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How the log lines of the daemon look.
+/// The format of the daemon's log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
-    /// For people.
+    /// For people to read.
     Text,
     /// For machines, one object a line.
     Json,
 }
 
-/// What is logged and traced, and where it goes.
+/// The settings of logs and traces.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// What is logged, as a `tracing` filter; [`Config::check`] says whether it is one.
+    /// A `tracing` filter; [`Config::check`] tells whether it is valid.
     pub filter: String,
-    /// In which format it is logged.
+    /// The format of log lines.
     pub format: LogFormat,
-    /// Where a collector takes traces by OTLP over gRPC.
+    /// The address of a collector that accepts traces by OTLP over gRPC.
     pub otlp_endpoint: Option<String>,
 }
 
@@ -68,16 +68,16 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Whether lines can be filtered so.
+    /// Checks the filter.
     ///
     /// # Errors
-    /// If the filter is none, with what is wrong with it.
+    /// If the filter is invalid, with the reason.
     pub fn check(&self) -> Result<(), ParseError> {
         EnvFilter::try_new(&self.filter).map(drop)
     }
 }
 
-/// Nothing can be sent to the collector that `--otlp-endpoint` names.
+/// No exporter can be made for the collector that `--otlp-endpoint` names.
 #[derive(Debug, Error)]
 #[error("--otlp-endpoint {endpoint}: {source}")]
 pub struct NoCollector {
@@ -85,16 +85,16 @@ pub struct NoCollector {
     source: ExporterBuildError,
 }
 
-/// Where spans go; none where nobody collects them.
+/// The exporter of spans; `None` without a collector.
 #[derive(Default)]
 pub struct Tracing(Option<SdkTracerProvider>);
 
 impl Tracing {
-    /// Sets logs and traces up. Must be called within a runtime where a collector is configured.
-    /// What is set up already, as in a test, stays.
+    /// Sets up logs and traces. If a collector is configured, this must be called within a runtime.
+    /// An existing set-up, as in a test, stays.
     ///
     /// # Errors
-    /// [`NoCollector`] if nothing can be sent to the collector that is configured.
+    /// [`NoCollector`] if no exporter can be made for the configured collector.
     pub fn start(config: &Config) -> Result<Self, NoCollector> {
         // The configuration has refused a filter that does not parse.
         let filter = EnvFilter::try_new(&config.filter).unwrap_or_else(|_| EnvFilter::new("info"));
@@ -118,7 +118,7 @@ impl Tracing {
         Ok(Self(Some(provider)))
     }
 
-    /// Sends what is left, and waits for it for a while. Blocks.
+    /// Sends the last spans, and waits for a limited time. Blocks.
     pub fn end(self) {
         if let Some(provider) = self.0
             && let Err(error) = provider.shutdown_with_timeout(EXPORT_TIMEOUT)
@@ -151,7 +151,7 @@ fn exporting_to(endpoint: &str) -> Result<SdkTracerProvider, NoCollector> {
         .build())
 }
 
-/// Makes a span part of the trace that a caller says it belongs to (W3C Trace Context).
+/// Makes a span part of the trace that the caller's headers name (W3C Trace Context).
 pub fn follow(span: &Span, headers: &HeaderMap) {
     if span.is_disabled() || !headers.contains_key("traceparent") {
         return;

@@ -1,8 +1,8 @@
-//! Runs that wait for a thread: fair to principals, with pauses for what the host failed.
+//! Runs that wait for a thread: fair to principals, with pauses after a host's failure.
 //!
-//! Owns the order in which runs are executed, which nobody can see: settlement has an order of its
-//! own. Invariant: principals take turns, and none of them has more than its share of the threads,
-//! so that somebody else's run finds one whatever one principal sends.
+//! Owns the order in which runs are executed, which no caller can observe: settlement has its own
+//! order. Invariant: principals take turns, and none has more than its share of the threads, so
+//! that one principal's runs never keep another's from a thread.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -12,7 +12,7 @@ use std::{
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
-/// Jobs of `K`s, for threads that wait for them.
+/// Jobs of principals `K`, for threads that wait for them.
 pub(super) struct Queue<K, J> {
     share: usize,
     state: Mutex<State<K, J>>,
@@ -20,9 +20,9 @@ pub(super) struct Queue<K, J> {
 }
 
 struct State<K, J> {
-    /// Who has jobs that wait, in the order of their turns.
+    /// The principals with waiting jobs, in the order of their turns.
     lines: VecDeque<(K, VecDeque<J>)>,
-    /// Jobs that wait until a moment comes.
+    /// Jobs that wait for a time.
     later: Vec<(Instant, K, J)>,
     /// How many threads work for each principal.
     working: HashMap<K, usize>,
@@ -30,7 +30,7 @@ struct State<K, J> {
 }
 
 impl<K: Copy + Eq + Hash, J> Queue<K, J> {
-    /// A queue in which at most `share` threads work for one.
+    /// A queue in which at most `share` threads work for one principal.
     pub(super) fn new(share: usize) -> Self {
         Self {
             share: share.max(1),
@@ -58,14 +58,14 @@ impl<K: Copy + Eq + Hash, J> Queue<K, J> {
         self.changed.notify_one();
     }
 
-    /// Lets every thread go, those that wait and those that will.
+    /// Ends the threads: those that wait now, and those that ask later.
     pub(super) fn close(&self) {
         self.state().closed = true;
         self.changed.notify_all();
     }
 
-    /// The next job, for which the calling thread works until it calls [`Self::done`]. `None`: the
-    /// queue is closed.
+    /// The next job, for which the calling thread works until it calls [`Self::done`]. `None` if
+    /// the queue is closed.
     pub(super) fn take(&self) -> Option<(K, J)> {
         let mut state = self.state();
         loop {
@@ -77,7 +77,7 @@ impl<K: Copy + Eq + Hash, J> Queue<K, J> {
             if let Some(next) = state.take(self.share) {
                 return Some(next);
             }
-            // Nobody notifies when a moment comes, so that the wait itself ends with the earliest
+            // No notification comes when a job is due, so the wait itself ends with the earliest
             // one.
             let pause = state.later.iter().map(|(at, ..)| *at - now).min();
             match pause {
@@ -89,7 +89,7 @@ impl<K: Copy + Eq + Hash, J> Queue<K, J> {
         }
     }
 
-    /// A thread that worked for `whose` does not any more.
+    /// Reports that a thread has finished its work for `whose`.
     pub(super) fn done(&self, whose: K) {
         let mut state = self.state();
         if let Some(working) = state.working.get_mut(&whose) {
@@ -99,7 +99,7 @@ impl<K: Copy + Eq + Hash, J> Queue<K, J> {
             }
         }
         drop(state);
-        // A line that had its share may go on.
+        // A principal that had used its share may continue.
         self.changed.notify_one();
     }
 
@@ -116,7 +116,7 @@ impl<K: Copy + Eq + Hash, J> State<K, J> {
         }
     }
 
-    /// Puts those whose moment has come into their lines.
+    /// Moves jobs that are due into their lines.
     fn wake(&mut self, now: Instant) {
         while let Some(due) = self.later.iter().position(|(at, ..)| *at <= now) {
             let (_, whose, job) = self.later.swap_remove(due);
@@ -124,7 +124,7 @@ impl<K: Copy + Eq + Hash, J> State<K, J> {
         }
     }
 
-    /// The first job of the first line that has not its share; that line goes to the end.
+    /// The first job of the first principal below its share, which then moves to the end.
     fn take(&mut self, share: usize) -> Option<(K, J)> {
         let has_room = |whose: &K| self.working.get(whose).copied().unwrap_or_default() < share;
         let at = self.lines.iter().position(|(whose, _)| has_room(whose))?;
@@ -175,7 +175,7 @@ mod tests {
         queue.put('b', 10);
         assert_eq!(queue.take(), Some(('b', 10)));
         std::thread::scope(|scope| {
-            // It waits until `a` gives a thread back.
+            // It waits until a thread of `a` is done.
             let waits = scope.spawn(|| queue.take());
             queue.done('a');
             assert_eq!(waits.join().ok(), Some(Some(('a', 2))));
