@@ -1,7 +1,8 @@
-//! Credit: what a principal may spend on runs, and what a run costs.
+//! Credit: a principal's balance for runs, and the price of a run.
 //!
-//! Whole credits, checked integers. A run's worst case is set aside when it is admitted and what
-//! it used is burned with its settlement; the rest comes back. Each day mints towards the limit.
+//! Credits are whole numbers in checked integers. Admission reserves a run's worst case; the
+//! settlement burns what the run used and refunds the rest. Each day mints credit towards the
+//! limit.
 //!
 //! Invariant ([`Totals::balance_out`]): initial + minted + granted − withdrawn − burned − reserved
 //! is the sum of all balances.
@@ -28,12 +29,12 @@ const MAX_RATE: u64 = 1_000_000;
 /// Parts of a credit in a sum of prices: rates times microbits.
 const SUM_PARTS: u128 = RATE_PARTS as u128 * 1_000_000;
 
-/// The most that an account may be limited to, granted or hold: 2⁵³ − 1, so that every reader of
-/// the log and of `accounts.json` has it exactly.
+/// The largest limit, grant or balance of an account: 2⁵³ − 1, which every reader of the log and of
+/// `accounts.json` represents exactly.
 pub const MAX_CREDIT: u64 = (1 << 53) - 1;
 
-/// What a claim counts as beside its module, its artifacts and its trace, in bytes: its row, its journal and
-/// its entries in the log.
+/// The bytes that a claim counts beside its module, its artifacts and its trace: for its row, its journal and its
+/// entries in the log.
 pub const CLAIM_BYTES: u64 = 4_096;
 
 /// The number of a UTC day since 1970-01-01.
@@ -46,7 +47,7 @@ pub fn unix_day(unix_ms: u64) -> u64 {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Rate(u64);
 
-/// A text that is no rate.
+/// The error for a text that is not a rate.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error(
     "must be a decimal number from 0 to {MAX_RATE} with at most {RATE_DECIMALS} decimals, such as 0.001"
@@ -86,7 +87,7 @@ impl std::fmt::Display for Rate {
     }
 }
 
-/// What a run uses, or may use.
+/// The amounts that a run uses, or may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Usage {
     /// Leakage, of answers and of the settlement together.
@@ -94,12 +95,12 @@ pub struct Usage {
     pub fuel: u64,
     /// Wasm pages of 64 KiB.
     pub pages: u64,
-    /// Bytes of the module, which was checked, compiled and is kept.
+    /// Bytes of the module, which the server checks, compiles and keeps.
     pub module_bytes: u64,
 }
 
-/// What a run costs: λ_k a bit of leakage, λ_cpu a unit of fuel, λ_mem a page of 64 KiB, λ_code a byte of
-/// the module.
+/// The prices of a run: λ_k for a bit of leakage, λ_cpu for a unit of fuel, λ_mem for a page of 64 KiB, λ_code for a
+/// byte of the module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tariff {
     /// A bit of leakage.
@@ -113,7 +114,7 @@ pub struct Tariff {
 }
 
 impl Default for Tariff {
-    /// 1, 0.000001, 0.001 and 0.000001: a small claim costs one credit.
+    /// The defaults are 1, 0.000001, 0.001 and 0.000001: a small claim costs one credit.
     fn default() -> Self {
         Self {
             per_bit: Rate(RATE_PARTS),
@@ -128,14 +129,14 @@ impl Tariff {
     /// The charge for a run, in whole credits: the sum of its parts rounded up once, at least 1.
     #[must_use]
     pub fn charge(&self, used: Usage) -> u64 {
-        // A sum beyond 128 bits is a charge that no balance carries, so it need not be exact.
+        // No balance carries a sum beyond 128 bits, so such a sum need not be exact.
         self.without_fuel(used)
             .checked_add(part(self.per_fuel, used.fuel))
             .map_or(u64::MAX, whole_credits)
     }
 
-    /// The most fuel that `credits` pay for beside the rest of what is used, whatever `used` says of fuel;
-    /// `None` where they do not even pay for the rest. Free fuel is without end.
+    /// The most fuel that `credits` pay for after the other parts of `used`; the fuel in `used` is ignored. `None` if
+    /// the credits do not even pay for the other parts. If fuel is free, the result is `u64::MAX`.
     #[must_use]
     pub fn affordable_fuel(&self, credits: u64, used: Usage) -> Option<u64> {
         let rest = (u128::from(credits) * SUM_PARTS).checked_sub(self.without_fuel(used))?;
@@ -147,7 +148,7 @@ impl Tariff {
         Some(u64::try_from(fuel).unwrap_or(u64::MAX))
     }
 
-    /// The charge for all but the fuel, in 10⁻¹⁸ credits.
+    /// The charge for all parts but the fuel, in 10⁻¹⁸ credits.
     fn without_fuel(&self, used: Usage) -> u128 {
         (u128::from(self.per_bit.0) * u128::from(used.bits.0))
             .saturating_add(part(self.per_page, used.pages))
@@ -155,7 +156,7 @@ impl Tariff {
     }
 }
 
-/// So many at a rate, in 10⁻¹⁸ credits.
+/// The price of an amount at a rate, in 10⁻¹⁸ credits.
 fn part(rate: Rate, amount: u64) -> u128 {
     u128::from(rate.0)
         .saturating_mul(1_000_000)
@@ -175,11 +176,11 @@ pub struct Accounting {
     pub tariff: Tariff,
     /// Balance and limit of a new account.
     pub credit_limit: u64,
-    /// What a day mints at most to a new account; the account's credit limit where absent.
+    /// The most that a day mints to a new account; the account's credit limit if absent.
     pub daily_mint_limit: Option<u64>,
-    /// Credit limits of principals that are not everybody's.
+    /// Credit limits of single principals; all others get `credit_limit`.
     pub credit_limits: HashMap<String, u64>,
-    /// The most bytes that are stored for one principal.
+    /// The most bytes that the server stores for one principal.
     pub storage_limit: u64,
 }
 
@@ -196,11 +197,12 @@ impl Default for Accounting {
 }
 
 impl Accounting {
-    /// Refuses what would take an account beyond the most that is stored for one principal. A principal who
-    /// has no account yet has nothing stored.
+    /// Refuses a request that would take an account beyond the storage limit of a principal. A principal without an
+    /// account has nothing stored.
     ///
     /// # Errors
-    /// [`Refusal::StorageLimit`].
+    /// [`Refusal::StorageLimit`] if the limit would be exceeded: the caller can send fewer bytes, or ask an operator
+    /// for a larger limit.
     pub fn must_hold(&self, account: Option<&Account>, more: u64) -> Result<(), Refusal> {
         let stored = account.map_or(0, |account| account.stored_bytes);
         if stored.saturating_add(more) <= self.storage_limit {
@@ -213,7 +215,7 @@ impl Accounting {
         })
     }
 
-    /// The account of a principal who was never seen: balance and daily mint at their limits.
+    /// The account of a new principal: balance and daily mint start at their limits.
     #[must_use]
     pub fn open(&self, seq: u64, owner: OwnerTag, principal: &str, now_unix_ms: u64) -> Account {
         let own = self.credit_limits.get(principal).copied();
@@ -243,66 +245,68 @@ impl Accounting {
 pub struct Account {
     /// Number in order of opening; the store's key.
     pub seq: u64,
-    /// Whose it is, as the log names the principal.
+    /// The principal's tag, which the log uses.
     pub owner: OwnerTag,
-    /// Whose it is; 1–256 bytes.
+    /// The principal's name; 1–256 bytes.
     pub principal: String,
-    /// What may be spent now.
+    /// Credit that the principal can spend now.
     pub balance: u64,
-    /// The worst case of the runs under way; not part of the balance.
+    /// The worst case of the principal's runs under way; not part of the balance.
     pub reserved: u64,
-    /// What may still be minted on `last_mint_day`.
+    /// The most that may still be minted on `last_mint_day`.
     pub daily_mint_remaining: u64,
     /// The UTC day of the last mint, since 1970-01-01.
     pub last_mint_day: u64,
-    /// The most that balance and reservations come to by minting and grants.
+    /// Mints and grants raise balance plus reservations to at most this.
     pub credit_limit: u64,
     /// The most that a day mints.
     pub daily_mint_limit: u64,
     /// Burned by runs, ever.
     pub burned_total: u64,
-    /// Runs refused for want of credit, ever.
+    /// Runs refused because credit was short, ever.
     pub denied_total: u64,
     /// The last request of each method on this account.
     pub requests: Vec<LastCredit>,
     /// Whether an earlier request is remembered elsewhere.
     pub displaced_requests: bool,
-    /// Bytes that are stored for its principal: [`CLAIM_BYTES`] a claim, and the claims' modules, artifacts
-    /// and traces. Claims of releases that did not count are not in it.
+    /// Bytes stored for the principal: [`CLAIM_BYTES`] a claim, and the claims' modules, artifacts and traces. Claims
+    /// of releases before storage was counted are not included.
     pub stored_bytes: u64,
 }
 
-/// The last grant, or the last limit set, with the number that it was answered with.
+/// The last grant, or the last limit set, with the number in its reply.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LastCredit {
-    /// Whether it set the limit; else it was a grant.
+    /// True if the request set the limit, false if it was a grant.
     pub limits: bool,
     pub key: RequestKey,
-    /// Tells a repeated request from another one under the same key.
+    /// Distinguishes a repeated request from another one under the same key.
     pub fingerprint: Fingerprint,
     /// When it was remembered.
     pub at_unix_ms: u64,
-    /// What is there, or the limit, as it was answered, or how it was refused.
+    /// The number in the reply (balance and reservations after a grant, or the limit), or the
+    /// refusal.
     pub result: Result<u64, Refusal>,
 }
 
 impl Account {
-    /// Balance and reservations: what is neither burned nor withdrawn, as `accounts.json` has it.
+    /// Balance plus reservations: credit that is neither burned nor withdrawn, as `accounts.json`
+    /// states it.
     #[must_use]
     pub fn unburned(&self) -> u64 {
         self.balance.saturating_add(self.reserved)
     }
 
-    /// Whether its principal is known by name. Claims from before there were accounts name their
-    /// owner by its tag only.
+    /// Whether the principal's name is known. Claims of releases without accounts name their owner
+    /// by its tag only.
     #[must_use]
     pub fn is_named(&self) -> bool {
         self.principal != unnamed(self.owner)
     }
 
-    /// What the first touch on a day mints: the limit's distance, as far as the day's mint
-    /// reaches. `None` on the day of the last mint and on any day before it: a clock that went
-    /// back mints nothing.
+    /// The amount that the first touch on a day mints: the distance to the limit, at most the day's
+    /// mint. `None` on the day of the last mint and on any earlier day: a clock that goes back
+    /// mints nothing.
     #[must_use]
     pub fn due_mint(&self, day: u64) -> Option<u64> {
         let missing = self.credit_limit.saturating_sub(self.unburned());
@@ -316,15 +320,15 @@ impl Account {
         self.add(amount);
     }
 
-    /// Adds a mint, or a grant.
+    /// Adds a mint or a grant to the balance.
     pub fn add(&mut self, amount: u64) {
         self.balance = sum(self.balance, amount);
     }
 
-    /// Sets a worst case aside.
+    /// Reserves a worst case from the balance.
     ///
     /// # Panics
-    /// Where the balance does not carry it: the kernel's own arithmetic would be wrong.
+    /// If the balance does not carry it: the kernel's own arithmetic would be wrong.
     pub fn reserve(&mut self, amount: u64) {
         assert!(
             amount <= self.balance,
@@ -334,10 +338,10 @@ impl Account {
         self.reserved = sum(self.reserved, amount);
     }
 
-    /// Gives a reservation back and burns what was used.
+    /// Releases a reservation, burns the amount used and refunds the rest.
     ///
     /// # Panics
-    /// Where more is burned than was reserved, or more given back.
+    /// If more is burned than was reserved, or more released than is reserved.
     pub fn settle(&mut self, reserved: u64, burned: u64) {
         assert!(burned <= reserved, "a run burns no more than it reserved");
         assert!(
@@ -349,10 +353,11 @@ impl Account {
         self.burned_total = sum(self.burned_total, burned);
     }
 
-    /// Sets the limit; what the balance has beyond it is withdrawn. Returns how much.
+    /// Sets the limit and withdraws the part of the balance beyond it. Returns the amount
+    /// withdrawn.
     pub fn limit(&mut self, credit_limit: u64) -> u64 {
         let beyond = self.unburned().saturating_sub(credit_limit);
-        // The balance alone gives way: runs under way may still burn what they have reserved.
+        // Only the balance is cut: runs under way may still burn their reservations.
         let withdrawn = beyond.min(self.balance);
         self.balance -= withdrawn;
         self.credit_limit = credit_limit;
@@ -360,7 +365,7 @@ impl Account {
     }
 }
 
-/// What a principal is called that is known by its tag only.
+/// The stand-in name of a principal that only its tag identifies.
 #[must_use]
 pub fn unnamed(owner: OwnerTag) -> String {
     format!("owner-{}", owner.to_hex())
@@ -373,27 +378,27 @@ fn sum(a: u64, b: u64) -> u64 {
 /// Sums over all accounts that commit with each batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Totals {
-    /// The number of accounts that were opened.
+    /// Accounts opened so far.
     pub accounts: u64,
-    /// What accounts were opened with.
+    /// Opening balances of all accounts.
     pub initial: u128,
     /// Added by the daily mints, in credits.
     pub minted: u128,
     /// Granted by operators, and what imports added.
     pub granted: u128,
-    /// Taken by lowered limits and imports.
+    /// Taken by lowered limits and by imports.
     pub withdrawn: u128,
     /// Burned by runs, in credits.
     pub burned: u128,
-    /// Set aside for runs under way.
+    /// Reserved for runs under way.
     pub reserved: u128,
     /// Free to spend, reservations not included.
     pub balances: u128,
 }
 
 impl Totals {
-    /// Whether no credit came from nowhere and none was lost:
-    /// initial + minted + granted − withdrawn − burned − reserved = balances.
+    /// Whether credit was neither created nor lost outside the books: initial + minted + granted −
+    /// withdrawn − burned − reserved = balances.
     #[must_use]
     pub fn balance_out(&self) -> bool {
         // Both sides are sums: a difference of unsigned numbers could wrap and balance by accident.
@@ -405,12 +410,13 @@ impl Totals {
         came.is_some() && came == sum(&went)
     }
 
-    /// Follows an account from one state to another; sources and sinks are the caller's.
+    /// Updates the sums of balances, reservations and burned credit for an account's change of
+    /// state; the caller updates sources and sinks.
     pub(crate) fn follow(&mut self, before: Option<&Account>, after: &Account) {
         match before {
             Some(before) => {
-                // What the account had leaves first. The sums hold it, so the subtraction cannot go
-                // below zero.
+                // Subtract the account's old numbers first. The sums contain them, so the
+                // subtraction cannot go below zero.
                 self.balances -= u128::from(before.balance);
                 self.reserved -= u128::from(before.reserved);
             }

@@ -1,10 +1,10 @@
-//! The unit in which leakage, prices, budgets and thresholds are counted.
+//! The unit of leakage, prices, budgets and thresholds.
 //!
-//! Owns [`MicroBits`], a millionth of a bit, and its arithmetic.
-//! Does not own how a price comes about (`price.rs`) nor logarithms (`log2.rs`).
+//! Owns [`MicroBits`], a millionth of a bit, and its arithmetic. Does not own how prices are computed (`price.rs`) or
+//! logarithms (`log2.rs`).
 //!
-//! Invariant: nothing here wraps. Sums either report overflow or stick at the top, which for a charge
-//! or a threshold is the safe side.
+//! Invariant: nothing here wraps. Sums either report overflow or saturate at the maximum, which is the safe side for
+//! a charge or a threshold.
 
 use std::fmt;
 use std::iter::Sum;
@@ -27,10 +27,10 @@ impl MicroBits {
     /// No leakage, or no evidence.
     pub const ZERO: Self = Self(0);
 
-    /// The largest amount: as a threshold, one that no evidence reaches.
+    /// The largest amount; no evidence reaches it as a threshold.
     pub const MAX: Self = Self(u64::MAX);
 
-    /// That many whole bits; sticks at [`MicroBits::MAX`].
+    /// This many whole bits; saturates at [`MicroBits::MAX`].
     #[must_use]
     pub const fn from_bits(bits: u64) -> Self {
         Self(bits.saturating_mul(MICROBITS_PER_BIT))
@@ -54,7 +54,7 @@ impl MicroBits {
         self.0.checked_sub(other.0).map(Self)
     }
 
-    /// That many times this amount, or `None` if it does not fit.
+    /// This amount times a factor, or `None` if it does not fit.
     #[must_use]
     pub fn checked_mul(self, times: u64) -> Option<Self> {
         self.0.checked_mul(times).map(Self)
@@ -79,7 +79,7 @@ impl Sum for MicroBits {
     }
 }
 
-/// At most six decimals, and no zeros that say nothing: `12.712 bits`, `1 bit`, `0.000640 bits` is `0.00064 bits`.
+/// At most six decimals, without trailing zeros: `12.712 bits`, `1 bit`; `0.000640 bits` becomes `0.00064 bits`.
 impl fmt::Display for MicroBits {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let whole = self.0 / MICROBITS_PER_BIT;

@@ -1,12 +1,12 @@
 //! Canonical JSON: the one byte string for a record that is hashed, signed or logged.
 //!
-//! Owns the writer and a parser that accepts exactly what the writer writes. Does not own any record's
-//! fields. It is the subset of RFC 8785 (JCS) without floats and null: keys `[a-z0-9_]+` in byte order, no
-//! white space, strings escaped as in RFC 8785 §3.2.2.2, integers 0…2^53−1, booleans, arrays, objects. What
-//! is absent is left out; bytes are lower-case hex strings.
+//! Owns the writer and a parser that accepts exactly what the writer writes. Does not own any record's fields. It is
+//! the subset of RFC 8785 (JCS) without floats and null: keys `[a-z0-9_]+` in byte order, no white space, strings
+//! escaped as in RFC 8785 §3.2.2.2, integers 0…2^53−1, booleans, arrays, objects. Absent fields are left out; bytes
+//! are lower-case hex strings.
 //!
-//! Invariant: `parse(bytes)` succeeds only if `to_bytes` of the result is `bytes` again, so that equal
-//! records have equal hashes and nothing can be smuggled in beside them.
+//! Invariant: `parse(bytes)` succeeds only if `to_bytes` of the result is `bytes` again, so that equal records have
+//! equal hashes and nothing can be smuggled in beside them.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -40,10 +40,10 @@ impl Object {
         Self::default()
     }
 
-    /// With this field; a field of the same key is replaced.
+    /// Sets a field and replaces one of the same key.
     ///
     /// # Panics
-    /// If the key is not `[a-z0-9_]+`: keys are written by us, not received.
+    /// If the key is not `[a-z0-9_]+`: our own code writes keys, no caller does.
     #[must_use]
     pub fn put(mut self, key: &'static str, value: impl Into<Value>) -> Self {
         assert!(is_key(key.as_bytes()), "{key:?} is not a canonical key");
@@ -53,7 +53,7 @@ impl Object {
         self
     }
 
-    /// With this field, if there is a value: absent, never null.
+    /// Sets a field if there is a value: absent, never null.
     ///
     /// # Panics
     /// As [`Object::put`].
@@ -110,8 +110,8 @@ impl Value {
     /// The canonical bytes.
     ///
     /// # Panics
-    /// If an integer is above [`MAX_INT`]: the edges bound what they let in, and a record with another
-    /// number must not be signed.
+    /// If an integer is above [`MAX_INT`]: the edges bound their inputs, and a record with a larger number must not
+    /// be signed.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(2_048);
@@ -225,8 +225,8 @@ impl<T: Into<Value>> FromIterator<T> for Value {
     }
 }
 
-/// Writes the fields of an object one after the other, without a tree of them: for records that are
-/// made so often that the tree would be felt. The bytes are those of an [`Object`].
+/// Writes the fields of an object directly, without building an [`Object`] first: for records that
+/// are made so often that the tree would cost time. The bytes are those of an [`Object`].
 #[derive(Debug)]
 pub struct Writer {
     out: Vec<u8>,
@@ -234,7 +234,7 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// An object without fields, with room for so many bytes.
+    /// An object without fields, with room for this many bytes.
     #[must_use]
     pub fn with_capacity(bytes: usize) -> Self {
         let mut out = Vec::with_capacity(bytes);
@@ -242,10 +242,10 @@ impl Writer {
         Self { out, last: "" }
     }
 
-    /// With a text.
+    /// Adds a text field.
     ///
     /// # Panics
-    /// If the key is not `[a-z0-9_]+`, or does not come after the one before.
+    /// If the key is not `[a-z0-9_]+`, or does not sort after the previous key.
     #[must_use]
     pub fn str(mut self, key: &'static str, text: &str) -> Self {
         self.key(key);
@@ -253,7 +253,7 @@ impl Writer {
         self
     }
 
-    /// With bytes as hex.
+    /// Adds bytes as hex.
     ///
     /// # Panics
     /// As [`Writer::str`].
@@ -268,7 +268,7 @@ impl Writer {
         self
     }
 
-    /// With bytes as hex, if there are any.
+    /// Adds bytes as hex, if there are any.
     ///
     /// # Panics
     /// As [`Writer::str`].
@@ -280,10 +280,10 @@ impl Writer {
         }
     }
 
-    /// With an integer.
+    /// Adds an integer field.
     ///
     /// # Panics
-    /// As [`Writer::str`], and if it is above [`MAX_INT`].
+    /// As [`Writer::str`], and if the integer is above [`MAX_INT`].
     #[must_use]
     pub fn int(mut self, key: &'static str, int: u64) -> Self {
         self.key(key);
@@ -300,7 +300,7 @@ impl Writer {
 
     fn key(&mut self, key: &'static str) {
         assert!(is_key(key.as_bytes()), "{key:?} is not a canonical key");
-        // What is written cannot be sorted any more, and fields in another order have another hash.
+        // Written fields cannot be sorted any more, and another order would give another hash.
         assert!(self.last < key, "{key:?} comes before {:?}", self.last);
         if !self.last.is_empty() {
             self.out.push(b',');
@@ -342,7 +342,7 @@ fn write_object(object: &Object, out: &mut Vec<u8>) {
     out.push(b'}');
 }
 
-/// A key holds nothing that would have to be escaped.
+/// Keys contain no character that needs escaping.
 fn write_key(key: &str, out: &mut Vec<u8>) {
     out.push(b'"');
     out.extend_from_slice(key.as_bytes());
@@ -396,8 +396,8 @@ fn write_string(text: &str, out: &mut Vec<u8>) {
 }
 
 fn needs_escape(byte: u8) -> bool {
-    // RFC 8785 §3.2.2.2 leaves DEL and everything beyond ASCII as it is: a second spelling of a
-    // text would be a second hash of its record.
+    // RFC 8785 §3.2.2.2 leaves DEL and all characters beyond ASCII unescaped: a second spelling of
+    // a text would be a second hash of its record.
     byte < 0x20 || byte == b'"' || byte == b'\\'
 }
 

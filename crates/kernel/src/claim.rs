@@ -5,8 +5,8 @@
 //!                 └──────commit──────┘ (again, until sealed)
 //! ```
 //!
-//! [`ClaimState::after`] is the whole of it: a total function. *Tainted* and *stale* are no
-//! states of their own but read off the ancestors and the clock: see [`crate::state::Stage`].
+//! [`ClaimState::after`] defines every transition: a total function. *Tainted* and *stale* are not states; they
+//! follow from the ancestors and the clock: see [`crate::state::Stage`].
 
 mod commitment;
 mod reason;
@@ -29,16 +29,16 @@ use crate::{
     refusal::{Refusal, Step},
 };
 
-/// Where a claim is in its life.
+/// The position of a claim in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum ClaimState {
     /// Created; has no module.
     Uncommitted,
     /// Has a module and artifacts, which may still be replaced.
     Committed,
-    /// Its owner bound it: nothing of it can be replaced any more.
+    /// Its owner bound it: no part of it can be replaced any more.
     Sealed,
-    /// Has its place in the holdout's order; runs, or waits for its turn to settle.
+    /// Has its number in the holdout's order; runs, or waits for its turn to settle.
     Executing,
     /// The run ended without a certificate.
     Settled,
@@ -61,16 +61,16 @@ impl ClaimState {
     ];
 
     /// The state after a step (a settlement leads to `Settled`; the verdict may raise it to
-    /// `Certified`). Steps that find their work done leave the state as it is.
+    /// `Certified`). A step whose work is already done leaves the state as it is.
     ///
     /// # Errors
-    /// [`Refusal::WrongState`] where the step is not allowed.
+    /// [`Refusal::WrongState`] if the state does not allow the step.
     pub fn after(self, step: Step) -> Result<Self, Refusal> {
         match (self, step) {
             (Self::Uncommitted | Self::Committed, Step::Commit) => Ok(Self::Committed),
             (Self::Committed | Self::Sealed, Step::Seal) => Ok(Self::Sealed),
             (Self::Sealed | Self::Executing, Step::Execute) => Ok(Self::Executing),
-            // A client that lost the reply executes again: it gets the result, and nothing runs.
+            // A client that lost the reply executes again: it gets the result, and no run starts.
             (Self::Settled | Self::Certified, Step::Execute) => Ok(self),
             (Self::Executing, Step::Settle) => Ok(Self::Settled),
             (Self::Settled | Self::Certified, Step::Revoke) => Ok(Self::Revoked),
@@ -98,16 +98,16 @@ impl std::fmt::Display for ClaimState {
 pub enum Outcome {
     /// The evidence reached the threshold.
     Certified,
-    /// The sealed part was looked at, and the evidence stayed below the threshold.
+    /// The settlement looked at the sealed part, and the evidence stayed below the threshold.
     NotCertified,
-    /// The sealed part was not looked at.
+    /// The settlement did not look at the sealed part.
     NotJudged,
     /// The guest's process died three times while it ran, or the run could not be repeated.
     Aborted,
 }
 
 impl Outcome {
-    /// The state of a claim that ended so.
+    /// The state of a claim whose run ended this way.
     #[must_use]
     pub fn state(self) -> ClaimState {
         match self {
@@ -116,7 +116,7 @@ impl Outcome {
         }
     }
 
-    /// The word in the capsule.
+    /// The outcome's word in the capsule.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -147,15 +147,15 @@ pub struct Settlement {
     pub outcome: Outcome,
     /// Sorted; a certified claim has [`Reason::Approved`] alone.
     pub reasons: Vec<Reason>,
-    /// What the guest emitted, where it was valid.
+    /// The guest's output, if it was valid.
     pub output: Vec<u8>,
-    /// The released e-value's exponent, where certified.
+    /// The released e-value's exponent, if the claim is certified.
     pub e_value_log2: Option<u64>,
     /// Charged to the answer pools.
     pub answers_charged: MicroBits,
     /// Charged to the sealed pool.
     pub price: MicroBits,
-    /// What the evidence had to reach.
+    /// The evidence that was needed.
     pub threshold: MicroBits,
     /// Units of fuel that the run used.
     pub fuel: u64,
@@ -165,7 +165,7 @@ pub struct Settlement {
     pub trace_len: u64,
     /// Digest of the capsule.
     pub capsule_hash: Digest,
-    /// Where the capsule stands in the log.
+    /// Index of the capsule in the log.
     pub index: u64,
     pub settled_unix_ms: u64,
 }
@@ -173,10 +173,10 @@ pub struct Settlement {
 /// The withdrawal of a result by the claim's owner or an operator.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Revocation {
-    /// Why, in the revoker's words; 1–256 bytes.
+    /// The revoker's reason; 1–256 bytes.
     pub reason: String,
     pub revoked_unix_ms: u64,
-    /// Where the revocation stands in the log.
+    /// Index of the revocation in the log.
     pub index: u64,
 }
 
@@ -190,17 +190,17 @@ pub enum Method {
     Revoke,
 }
 
-/// The last request of one method on a claim. It lives in the claim's row, so that the hot path
+/// The last request of one method on a claim. It is kept in the claim's row, so that the hot path
 /// writes no row under a random key for it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LastRequest {
     pub method: Method,
     pub key: RequestKey,
-    /// Tells a repeated request from another one under the same key.
+    /// Distinguishes a repeated request from another one under the same key.
     pub fingerprint: Fingerprint,
     /// When it was remembered.
     pub at_unix_ms: u64,
-    /// How it was refused, if it was.
+    /// The refusal, if the request was refused.
     pub refusal: Option<Refusal>,
 }
 
@@ -211,12 +211,12 @@ pub struct Claim {
     pub seq: u64,
     /// The digest of the terms, as `terms.claim_id()` computes it.
     pub id: ClaimId,
-    /// What it was created with.
+    /// The terms of its creation.
     pub terms: Terms,
     pub state: ClaimState,
     /// When it was created.
     pub created_unix_ms: u64,
-    /// What it was committed to.
+    /// Its module, artifacts and parents, once committed.
     pub commitment: Option<Commitment>,
     /// The digest of everything bound, once sealed.
     pub seal_hash: Option<Digest>,
@@ -228,18 +228,19 @@ pub struct Claim {
     pub requests: Vec<LastRequest>,
     /// Whether an earlier request of this claim is remembered elsewhere.
     pub displaced_requests: bool,
-    /// What its run may burn, and has burned.
+    /// Credit that its run reserved and burned.
     pub credit: RunCredit,
 }
 
-/// What a run may burn, and has burned.
+/// Credit that a run reserves and burns, and the fuel it pays for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct RunCredit {
-    /// Credits set aside at its admission.
+    /// Credits reserved at its admission.
     pub reserved: u64,
-    /// The fuel that they pay for; 0, as in runs from before there was credit: its lane's.
+    /// The fuel that the reserved credits pay for. 0 in runs of releases without credit: then the
+    /// lane's limit holds.
     pub max_fuel: u64,
-    /// Credits burned with its settlement.
+    /// Credits burned at its settlement.
     pub burned: u64,
 }
 
@@ -260,19 +261,19 @@ impl Claim {
             .flat_map(|commitment| commitment.parents.iter().map(|(id, _)| *id))
     }
 
-    /// A revoked ancestor, if there is one: while there is, the claim is tainted. Taint is not
-    /// stored; this walk, of at most [`MAX_ANCESTORS`] look-ups, is the whole of it. A claim that
-    /// `look_up` does not find is passed over.
+    /// A revoked ancestor, if there is one: as long as there is, the claim is tainted. Taint is not
+    /// stored; this walk of at most [`MAX_ANCESTORS`] look-ups computes it. The walk skips a claim
+    /// that `look_up` does not find.
     ///
     /// # Errors
-    /// Where a look-up fails.
+    /// The error of a look-up that fails.
     pub fn revoked_ancestor<C: Borrow<Self>, E>(
         &self,
         mut look_up: impl FnMut(&ClaimId) -> Result<Option<C>, E>,
     ) -> Result<Option<ClaimId>, E> {
         let mut open: Vec<ClaimId> = self.parents().collect();
-        // An ancestor was counted once for each path to it when the claim was committed, and this
-        // walk takes each path, so that it ends within the bound.
+        // The commitment counted an ancestor once for each path to it, and this walk takes each
+        // path, so it ends within the bound.
         for _ in 0..MAX_ANCESTORS {
             let Some(id) = open.pop() else { break };
             let Some(found) = look_up(&id)? else { continue };
@@ -285,9 +286,8 @@ impl Claim {
         Ok(None)
     }
 
-    /// What this claim asks to be judged, if its module asks no oracle: then the verdict on the
-    /// same question again would be the same bits about the same labels. None before the claim is
-    /// committed.
+    /// The claim's question, if its module asks no oracle: a second verdict on the same question
+    /// would release the same bits about the same labels. `None` before the claim is committed.
     #[must_use]
     pub fn question(&self) -> Option<Question> {
         let module = &self.commitment.as_ref()?.module;
@@ -302,7 +302,7 @@ impl Claim {
         Question::from_slice(&digest.0[..16])
     }
 
-    /// Whether the claim was judged and its result stands.
+    /// Whether the claim was judged and its result is not revoked.
     #[must_use]
     pub fn has_standing_verdict(&self) -> bool {
         self.revocation.is_none()

@@ -1,15 +1,15 @@
-//! What can be asked of the kernel, and what it answers.
+//! The kernel's commands and its replies.
 //!
 //! Commands carry everything that a decision needs from outside: time comes beside them, random
-//! bytes and digests of bulk data inside them. Nothing here is parsed from the wire, and no command
-//! is stored: what is stored of it are its [`Event`]s and entries.
+//! bytes and digests of bulk data inside them. The kernel parses nothing from the wire and stores
+//! no command: the store keeps a command's [`Event`]s and entries.
 //!
 //! Commands are nested by area, and each area has a module. Beside its commands, the module states
-//! what must be loaded for each (`keys`), which rule decides it (`decide`), and, if the row of a
-//! claim or an account remembers its requests, which row (`remembered_on`).
+//! which rows must be loaded for each (`keys`), which rule decides it (`decide`), and, if the row
+//! of a claim or an account remembers its requests, which row (`remembered_on`).
 //!
-//! Invariant: an area matches its commands without a wildcard, so that the compiler lists what a
-//! new command must state.
+//! Invariant: an area matches its commands without a wildcard, so the compiler lists what a new
+//! command must state.
 
 mod claim;
 mod credit;
@@ -42,10 +42,10 @@ use crate::{
     state::{Stage, Wanted},
 };
 
-/// Who calls, as the edge has verified it.
+/// The caller, as the edge authenticated it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Caller {
-    /// The log names the caller by this tag.
+    /// The caller's tag in the log.
     pub tag: OwnerTag,
     /// Whether the caller administers the server.
     pub operator: bool,
@@ -54,7 +54,7 @@ pub struct Caller {
 }
 
 impl Caller {
-    /// The driver itself, about work of its own.
+    /// The driver itself, for its own work.
     pub const DRIVER: Self = Self {
         tag: OwnerTag([0; 16]),
         operator: true,
@@ -64,7 +64,7 @@ impl Caller {
     /// Demands the operator role.
     ///
     /// # Errors
-    /// [`Refusal::RoleRequired`].
+    /// [`Refusal::RoleRequired`] if the caller is not an operator.
     pub fn must_operate(&self) -> Result<(), Refusal> {
         if self.operator {
             Ok(())
@@ -73,47 +73,47 @@ impl Caller {
         }
     }
 
-    /// Whether a claim is this caller's to act on.
+    /// Whether this caller may act on a claim.
     #[must_use]
     pub fn may_act_on(&self, claim: &Claim) -> bool {
         self.operator || claim.terms.owner == self.tag
     }
 
-    /// Whether a claim is this caller's to read.
+    /// Whether this caller may read a claim.
     #[must_use]
     pub fn may_read(&self, claim: &Claim) -> bool {
         self.auditor || self.may_act_on(claim)
     }
 }
 
-/// An idempotency key with the content that it was sent with.
+/// An idempotency key with a fingerprint of the request's content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stamp {
     pub key: RequestKey,
-    /// Of the request's content: the same key with another content is refused.
+    /// Fingerprint of the request's content: the same key with another content is refused.
     pub fingerprint: Fingerprint,
 }
 
-/// A command, who sent it, and under which key.
+/// A command with its caller and its idempotency key.
 #[derive(Debug, Clone)]
 pub struct Request {
     pub caller: Caller,
-    /// Under which key; absent: no idempotency.
+    /// The idempotency key; if absent, the request is not idempotent.
     pub stamp: Option<Stamp>,
     pub command: Command,
 }
 
 macro_rules! areas {
     ($($(#[$doc:meta])* $area:ident($command:ident),)*) => {
-        /// What can be asked.
+        /// The commands, by area.
         #[derive(Debug, Clone)]
         pub enum Command {
             $($(#[$doc])* $area($command),)*
         }
 
         impl Command {
-            /// Names what must be loaded before the command can be decided. It is asked again
-            /// after each load, since one row names the next.
+            /// Names the rows that must be loaded before the command can be decided. The caller
+            /// asks again after each load, since one row names the next.
             pub(crate) fn keys(&self, wanted: &mut Wanted<'_>) {
                 match self {
                     $(Self::$area(command) => command.keys(wanted),)*
@@ -155,7 +155,7 @@ areas! {
     Server(ServerCommand),
 }
 
-/// Where a request is remembered, so that the same request again gets the same reply.
+/// Place where a request is remembered, so that a repeated request gets the same reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RememberedOn {
     /// In the row of a claim, as the last request of its method.
@@ -163,7 +163,7 @@ pub(crate) enum RememberedOn {
     /// In the row of an account.
     Account {
         owner: OwnerTag,
-        /// Whether the request sets the limit; otherwise it gives credit.
+        /// True if the request sets the limit, false if it grants credit.
         limits: bool,
     },
     /// In a row of its own, under its key.
@@ -171,7 +171,7 @@ pub(crate) enum RememberedOn {
 }
 
 impl Command {
-    /// Where a request with this command is remembered.
+    /// The place where a request with this command is remembered.
     pub(crate) fn remembered_on(&self) -> RememberedOn {
         match self {
             Self::Claim(command) => command.remembered_on(),
@@ -185,7 +185,7 @@ impl Command {
     }
 }
 
-/// What happened. Events are all that changes state; the journal keeps each whole.
+/// State changes. Only events change state; the journal keeps each event whole.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Event {
     /// A holdout was registered.
@@ -204,12 +204,12 @@ pub enum Event {
     /// A claim was bound.
     ClaimSealed {
         claim: ClaimId,
-        /// Covers everything that the claim is bound to.
+        /// Digest of everything that the claim is bound to.
         seal_hash: Digest,
     },
-    /// A run took its place.
+    /// A run was admitted.
     RunAdmitted { holdout: HoldoutId, run: InFlight },
-    /// A run was begun again after a crash.
+    /// A run was restarted after a crash.
     RunBegunAgain {
         holdout: HoldoutId,
         /// The run's number in the order of its holdout.
@@ -232,10 +232,10 @@ pub enum Event {
         /// Takes the place of the claim's earlier request of the same method.
         request: LastRequest,
     },
-    /// A request that has no claim row to live in is remembered.
+    /// A request without a claim row is remembered.
     RequestRemembered {
         key: RequestKey,
-        /// What came of it.
+        /// The content's fingerprint and the result of the request.
         remembered: Remembered,
     },
     /// Another key signs the log.
@@ -244,7 +244,7 @@ pub enum Event {
     HoldoutsRekeyed(Vec<(HoldoutId, Digest)>),
     /// A principal was seen for the first time.
     AccountOpened(Box<Account>),
-    /// The first touch of an account on a day.
+    /// The first touch of an account on a day minted credit.
     CreditMinted {
         owner: OwnerTag,
         /// In UTC, counted since 1970-01-01.
@@ -252,23 +252,23 @@ pub enum Event {
         /// In whole credits, added to the balance.
         amount: u64,
     },
-    /// The worst case of a run was set aside.
+    /// The worst case of a run was reserved.
     CreditReserved {
         owner: OwnerTag,
         claim: ClaimId,
         /// In whole credits; the run's worst case.
         amount: u64,
-        /// The fuel that it pays for.
+        /// The fuel that the amount pays for.
         max_fuel: u64,
     },
-    /// What a run used was burned, the rest given back.
+    /// A run's used credit was burned, the rest refunded.
     CreditBurned {
         owner: OwnerTag,
         claim: ClaimId,
-        /// In whole credits; the rest of the reservation is given back.
+        /// In whole credits; the rest of the reservation is refunded.
         amount: u64,
     },
-    /// A run was refused for want of credit.
+    /// A run was refused because credit was short.
     CreditDenied(OwnerTag),
     /// An operator gave credit.
     CreditGranted {
@@ -284,7 +284,7 @@ pub enum Event {
         /// In whole credits; balance and reservations together stay within it.
         limit: u64,
     },
-    /// An account became what a file says.
+    /// An account was set to a file's numbers.
     AccountImported(Box<Account>),
     /// An account remembers its last request of a method.
     AccountRequestRemembered {
@@ -303,7 +303,7 @@ pub enum Event {
         /// The time that the operator accepted.
         to_unix_ms: u64,
     },
-    /// A holdout was charged what no capsule of this state says.
+    /// A holdout was charged for bits that no capsule of this state states.
     HoldoutCharged {
         holdout: HoldoutId,
         /// About the answer part.
@@ -311,54 +311,54 @@ pub enum Event {
         /// About the sealed part.
         sealed: MicroBits,
     },
-    /// The result of a run came back from the log; the claim's own row may be lost.
+    /// A run's result was recovered from the log; the claim's own row may be lost.
     RunRecovered {
         holdout: HoldoutId,
-        /// Whose claim it was.
+        /// The owner of the claim.
         owner: OwnerTag,
         claim: ClaimId,
         /// Its result, as far as the log has it.
         settlement: Box<Settlement>,
     },
-    /// Decisions about tool calls are in the log; their records lie beside it.
+    /// Decisions about tool calls are in the log; the store keeps their records beside it.
     DecisionsRecorded {
-        /// What the log has of them.
+        /// The batch, as the log has it.
         batch: DecisionBatch,
         /// The entry's index in the log, from 0.
         index: u64,
     },
-    /// Records of decisions are not kept any longer.
+    /// Records of decisions were deleted.
     DecisionsForgotten {
         /// The last one of them.
         through: DecisionId,
     },
-    /// What a holdout was registered with beside what [`Event::HoldoutRegistered`] has room for.
+    /// Facts of a registration for which [`Event::HoldoutRegistered`] has no room.
     HoldoutTold {
         holdout: HoldoutId,
         later: Box<Later>,
     },
-    /// What was so when a run was admitted, beside what [`Event::RunAdmitted`] has room for.
+    /// Facts of an admission for which [`Event::RunAdmitted`] has no room.
     RunPlaced {
         holdout: HoldoutId,
         /// The run's number in the order of its holdout.
         number: u64,
         place: Place,
     },
-    /// A claim is the one to whose verdict the same question is referred.
+    /// The first claim to ask a question; later claims that ask the same take its verdict.
     QuestionAsked { question: Question, claim: ClaimId },
     /// A new column of labels was compared with a holdout's.
     HoldoutCompared {
-        /// The earlier holdout, which pays for the comparison.
+        /// The earlier holdout, which is charged for the comparison.
         holdout: HoldoutId,
         /// Charged to its answer pool.
         answers: MicroBits,
         /// Charged to its sealed pool.
         sealed: MicroBits,
     },
-    /// A holdout was taken back.
+    /// A holdout was withdrawn.
     HoldoutWithdrawn(HoldoutId),
-    /// The log goes on after something of it was lost, or may have been: what a holdout of before
-    /// released is known by somebody's word.
+    /// The log goes on although some of it was lost, or may have been: only the operator's word
+    /// says what earlier holdouts released.
     LogCarriedOn,
     /// A run failed; each failure counts towards its abort.
     RunFailed {
@@ -366,38 +366,38 @@ pub enum Event {
         /// The run's number in the order of its holdout.
         number: u64,
     },
-    /// Other policies are in force.
+    /// Other policy modules or another role policy are in force.
     PoliciesStated(InForce),
 }
 
 /// A request remembered under its key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Remembered {
-    /// Tells a repeated request from another one under the same key.
+    /// Distinguishes a repeated request from another one under the same key.
     pub fingerprint: Fingerprint,
     pub at_unix_ms: u64,
-    /// What came of it; the reply is made from this again.
+    /// The result, from which the reply is made again.
     pub result: RememberedResult,
 }
 
-/// What came of a remembered request.
+/// The result of a remembered request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RememberedResult {
     Refused(Refusal),
-    /// It created a claim, or found it in a state.
+    /// The request created a claim, or found it in a state.
     Created(ClaimId, ClaimState),
-    /// It acted on a claim.
+    /// The request acted on a claim.
     Acted(Method, ClaimId),
-    /// It acted on a holdout.
+    /// The request acted on a holdout.
     Holdout(HoldoutId),
-    /// It acted on an account, and this number was answered.
+    /// The request acted on an account; the reply had this number.
     Credit(u64),
 }
 
-/// What the kernel answers.
+/// The kernel's replies.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Reply {
-    /// A claim was created, or was there.
+    /// A claim was created, or existed already.
     Created {
         claim: ClaimId,
         topic: Digest,
@@ -409,7 +409,7 @@ pub enum Reply {
     Running(ClaimId),
     /// A run has its result.
     Settled(Box<Claim>),
-    /// A claim was withdrawn.
+    /// A claim was revoked.
     Revoked {
         at_unix_ms: u64,
     },
@@ -418,7 +418,7 @@ pub enum Reply {
     Refused(Refusal),
     /// The driver's own work is done.
     Done,
-    /// What an account has after a grant, reservations included, or its limit after it was set.
+    /// The account's balance plus reservations after a grant, or its limit after it was set.
     Credit(u64),
 }
 
@@ -427,7 +427,7 @@ pub enum Reply {
 pub struct Decision {
     /// In the order in which they apply.
     pub events: Vec<Event>,
-    /// In order; the first stands at the stage's next index.
+    /// In order; the first gets the stage's next index.
     pub entries: Vec<Vec<u8>>,
     pub reply: Reply,
 }
@@ -443,7 +443,7 @@ impl Decision {
         }
     }
 
-    /// One event without an entry.
+    /// A decision with one event and no entry.
     #[must_use]
     pub fn event(event: Event, reply: Reply) -> Self {
         Self {

@@ -1,12 +1,11 @@
-//! How a log begins and goes on, also after its end was lost: what may be brought back, and what
-//! a restart says.
+//! How a log begins, goes on, and restarts after its end was lost.
 //!
-//! A log is never signed again below a size that it had. Either the entries that are missing are
-//! appended again, byte for byte, and what they charged is charged; or the log goes on under
-//! another name, and its first entry there binds the old head. Then nobody knows what was charged
-//! in between, so that every holdout is exhausted unless the operator states what it was.
-//! If nothing is missing and nothing can prove that, the operator states it: that is an entry too,
-//! and so is how a log began.
+//! A log is never signed again below a size that it had. Either the missing entries are appended
+//! again, byte for byte, and their charges are charged; or the log goes on under another name, and
+//! its first entry there binds the old head. Then no record says what was charged in between, so
+//! every holdout is exhausted unless the operator states the charges. If nothing is missing but
+//! nothing can prove that, the operator states it. That statement is an entry, and so is the
+//! beginning of a log.
 
 use crate::{
     bits::MicroBits,
@@ -15,17 +14,17 @@ use crate::{
     record::{RecordError, fields::Fields},
 };
 
-/// What a `log_continued` entry states.
+/// The statement of a `log_continued` entry.
 const NOTHING_SINCE: &str = "nothing_was_signed_since";
 
-/// Why a log could begin: nothing can have been signed under its key before.
+/// The reason why a log may begin: nothing can have been signed under its key before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BegunBy {
-    /// The start that began it made the key.
+    /// The start that began the log created the key.
     NewKey,
-    /// An anchor outside of the data directory knew no head of the key.
+    /// An anchor outside the data directory knew no head of the key.
     Anchor,
-    /// The operator said so.
+    /// The operator stated it.
     Operator,
 }
 
@@ -56,7 +55,7 @@ pub struct LogStarted {
     pub key_id: Digest,
     /// The release that began it.
     pub software: String,
-    /// What let it begin; releases before 2.2 did not say.
+    /// The reason why it may begin; releases before 2.2 did not state it.
     pub begun_by: Option<BegunBy>,
     /// When, in Unix milliseconds.
     pub started_unix_ms: u64,
@@ -87,14 +86,14 @@ impl LogStarted {
     }
 }
 
-/// `log_continued`: the operator's word that the log was signed nowhere else since.
+/// `log_continued`: the operator's statement that the log was signed nowhere else since.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogContinued {
     /// The log's name, the first line of each checkpoint.
     pub origin: String,
     /// The tree of the entries before this one.
     pub tree: KnownTree,
-    /// Why, in the operator's words; 1–256 bytes.
+    /// The operator's reason; 1–256 bytes.
     pub because: String,
     /// When, in Unix milliseconds.
     pub stated_unix_ms: u64,
@@ -130,22 +129,23 @@ impl LogContinued {
 pub struct KnownTree {
     /// How many entries it has.
     pub size: u64,
-    /// Its root, by RFC 9162.
+    /// Its root hash (RFC 9162).
     pub root: [u8; 32],
 }
 
-/// `log_restarted`: the log goes on under another name, since its end was lost.
+/// `log_restarted`: the log goes on under another name, because its end was lost.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogRestarted {
     /// The name from here on.
     pub origin: String,
     /// The name so far.
     pub old_origin: String,
-    /// The tree of the entries before this one: all that is left of the old log.
+    /// The tree of the entries before this one: the part of the old log that is left.
     pub old: KnownTree,
-    /// The largest tree that an anchor remembered, if one did: what was lost lies between.
+    /// The largest tree that an anchor remembered, if one did: the lost entries lie between the
+    /// two.
     pub known: Option<KnownTree>,
-    /// Why, in the operator's words; 1–256 bytes.
+    /// The operator's reason; 1–256 bytes.
     pub because: String,
     /// When, in Unix milliseconds.
     pub restarted_unix_ms: u64,
@@ -169,7 +169,7 @@ impl LogRestarted {
     }
 
     pub(crate) fn read(fields: &mut Fields<'_>) -> Result<Self, RecordError> {
-        // A root without a size is left over and refused by the caller's `finish`.
+        // A root without a size stays unread, and the caller's `finish` refuses it.
         let known = match fields.maybe_int("known_size")? {
             None => None,
             Some(size) => Some(KnownTree {
@@ -200,7 +200,7 @@ pub struct HoldoutCharged {
     pub answers: MicroBits,
     /// Charged to its sealed part.
     pub sealed: MicroBits,
-    /// Whether the operator stated it; else the holdout is exhausted.
+    /// True if the operator stated the charge; false if the holdout is exhausted.
     pub stated: bool,
     /// When, in Unix milliseconds.
     pub charged_unix_ms: u64,

@@ -1,9 +1,9 @@
-//! The rules: what becomes of a command.
+//! The rules that decide commands.
 //!
-//! [`decide`] reads the stage and changes nothing; the events of its decision do. The same
-//! commands in the same order give the same bytes on any machine: no clock, no randomness, no
-//! floats. Idempotency is here, and a module a subject has the rules. Which rule decides a command
-//! stands beside the command, in [`crate::command`].
+//! [`decide`] reads the stage and changes nothing; the events of its decision do. The same commands
+//! in the same order give the same bytes on any machine: no clock, no randomness, no floats.
+//! Idempotency is here; the rules have a module for each subject. [`crate::command`] states which
+//! rule decides which command.
 
 pub(crate) mod claims;
 mod comparison;
@@ -34,16 +34,16 @@ use crate::{
 /// Decides a request against a stage that holds all that [`Stage::missing`] named.
 ///
 /// # Errors
-/// A [`Refusal`]: nothing changes and nothing is remembered. A refusal that is to be remembered
-/// under its request's key comes as a decision whose reply is [`Reply::Refused`].
+/// [`Refusal`]: nothing changes and nothing is remembered. A refusal to be remembered under its
+/// request's key is a decision whose reply is [`Reply::Refused`].
 pub fn decide(stage: &Stage<'_>, request: &Request) -> Result<Decision, Refusal> {
     debug_assert_eq!(
         stage.missing(request),
         Vec::<Key>::new(),
         "everything named is loaded"
     );
-    // A repeated request gets its reply before any rule sees it: decided again, it would be charged
-    // twice or refused for what it did itself.
+    // A repeated request gets its reply before any rule sees it. If a rule decided it again, it
+    // could be charged twice, or refused because of its own first effect.
     if let Some(stamp) = request.stamp
         && let Some(recalled) = recall(stage, request, stamp)
     {
@@ -56,9 +56,9 @@ pub fn decide(stage: &Stage<'_>, request: &Request) -> Result<Decision, Refusal>
     }
 }
 
-/// Refuses what would write an entry that the log's files cannot hold: it would be signed, and no
-/// start after that could publish the log. What the driver commands by itself never comes near:
-/// see the test `the_largest_entry_of_every_command_fits`.
+/// Refuses a decision with an entry too large for the log's files: it would be signed, and no later
+/// start could publish the log. The driver's own commands stay far below: see the test
+/// `the_largest_entry_of_every_command_fits`.
 fn within_entries(decision: Decision) -> Result<Decision, Refusal> {
     match decision
         .entries
@@ -75,7 +75,7 @@ fn within_entries(decision: Decision) -> Result<Decision, Refusal> {
     }
 }
 
-/// The caller's claim. Another principal's looks exactly like one that does not exist.
+/// The caller's claim. Another principal's claim is refused exactly like one that does not exist.
 pub(crate) fn own<'s>(
     stage: &'s Stage<'_>,
     caller: &Caller,
@@ -87,9 +87,10 @@ pub(crate) fn own<'s>(
         .ok_or(Refusal::UnknownClaim(*id))
 }
 
-/// The reply to a request that was decided before, if this is one.
+/// The reply to a request that was decided before, if there is one.
 fn recall(stage: &Stage<'_>, request: &Request, stamp: Stamp) -> Option<Result<Reply, Refusal>> {
-    // The row has the last request of each method; those that it displaced lie under their keys.
+    // The row has the last request of each method; the requests that they displaced are stored
+    // under their keys.
     if let Some((fingerprint, reply)) = recall_from_row(stage, request, stamp) {
         return Some(same_request(stamp, fingerprint).map(|()| reply));
     }
@@ -118,7 +119,7 @@ fn recall(stage: &Stage<'_>, request: &Request, stamp: Stamp) -> Option<Result<R
 }
 
 fn same_request(stamp: Stamp, fingerprint: Fingerprint) -> Result<(), Refusal> {
-    // Another request under a used key must not get a reply that was never about it.
+    // Another request under a used key must not get the reply to the first one.
     if fingerprint == stamp.fingerprint {
         Ok(())
     } else {
@@ -126,8 +127,7 @@ fn same_request(stamp: Stamp, fingerprint: Fingerprint) -> Result<(), Refusal> {
     }
 }
 
-/// What the row that a command acts on remembers under the request's key: the request's content,
-/// and the reply to it.
+/// The fingerprint and the reply that the command's row remembers under the request's key.
 fn recall_from_row(
     stage: &Stage<'_>,
     request: &Request,
@@ -162,7 +162,7 @@ fn recall_from_row(
     }
 }
 
-/// The reply that a successful call once got, made again from what became of the claim.
+/// The reply that a successful call got, made again from the claim's present state.
 fn replay(method: Method, claim: &Claim) -> Reply {
     use crate::claim::ClaimState;
     match method {
@@ -214,7 +214,7 @@ fn remember_refusal(
     } else {
         Vec::new()
     };
-    // The same request may succeed later: a remembered refusal would stand in its way for a day.
+    // The same request may succeed later: a remembered refusal would block it for a day.
     let stamp = request.stamp.filter(|_| !refusal.asks_to_retry());
     events.extend(stamp.and_then(|stamp| remembered_refusal(stage, request, &refusal, stamp)));
     // Without an event there is nothing to commit, and the refusal costs no write.
@@ -237,8 +237,8 @@ fn remembered_refusal(
     let result = refusal.clone();
     Some(match request.command.remembered_on() {
         RememberedOn::Claim(method, claim) => {
-            // Otherwise there is no row for it to live in, and a caller that guesses ids must not
-            // make us write.
+            // Otherwise no row can remember it, and a caller that guesses ids must not make us
+            // write.
             own(stage, &request.caller, &claim).ok()?;
             on_claim(stage, claim, method, stamp, Some(result))
         }
@@ -299,7 +299,7 @@ fn by_key(stage: &Stage<'_>, stamp: Stamp, result: RememberedResult) -> Event {
     }
 }
 
-/// Demands 1–256 bytes without control characters: such texts go into the public log.
+/// Demands 1–256 bytes without control characters: these texts go into the public log.
 fn public_text(field: &str, text: &str) -> Result<(), Refusal> {
     if (1..=256).contains(&text.len()) && !text.chars().any(char::is_control) {
         Ok(())

@@ -1,9 +1,9 @@
-//! What tool calls were told, as records that can be shown later.
+//! Records of decisions on tool calls, which their callers can show later.
 //!
-//! A [`DecisionRecord`] is canonical JSON with a salt of its own, kept beside the log and given to
-//! whom it concerns. The log has only the Merkle root of a batch of them ([`DecisionBatch`]), so
-//! that the public learns how many decisions there were, and nothing of what was asked. Names of
-//! sessions and agents, and parameters, are digests in the record itself.
+//! A [`DecisionRecord`] is canonical JSON with its own salt, kept beside the log and given to the
+//! caller that it concerns. The log has only the Merkle root of a batch of them
+//! ([`DecisionBatch`]), so the public learns the number of decisions and nothing of their content.
+//! Session names, agent names and parameters are digests in the record itself.
 //!
 //! `leaf = SHA-256(0x00 ‖ record)`; the root is RFC 9162's over the leaves of a batch.
 
@@ -17,10 +17,10 @@ use crate::{
     record::{RecordError, fields::Fields},
 };
 
-/// What `schema` says in the record of a decision.
+/// The `schema` of a decision's record.
 pub const DECISION: &str = "evidenceos.v2.decision";
 
-/// More than most records have.
+/// Capacity in bytes that most records fit in.
 const TYPICAL_BYTES: usize = 640;
 
 /// The most decisions in a batch.
@@ -33,13 +33,13 @@ pub const MAX_BATCH: usize = 1_024;
 pub struct DecisionId(pub u64);
 
 impl DecisionId {
-    /// The first of a start.
+    /// The first decision of a start.
     #[must_use]
     pub fn first_of(epoch: u64) -> Self {
         Self(epoch << 40)
     }
 
-    /// The start that it is of.
+    /// The daemon start that it belongs to.
     #[must_use]
     pub fn epoch(self) -> u64 {
         self.0 >> 40
@@ -64,16 +64,16 @@ impl fmt::Display for DecisionId {
     }
 }
 
-/// What a decision was about.
+/// The subject of a decision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Gate {
-    /// A tool that is about to be called.
+    /// A tool call before it is made.
     Preflight,
-    /// A tool that was called.
+    /// A tool call after it was made.
     Postflight,
     /// A module that is to become a tool.
     Admission,
-    /// A claim that was created or executed, by somebody who probes.
+    /// A claim that was created or executed by a principal that probes.
     Claim,
 }
 
@@ -85,7 +85,7 @@ impl Gate {
         Self::Claim,
     ];
 
-    /// The word in records.
+    /// The gate's word in records.
     #[must_use]
     pub fn word(self) -> &'static str {
         match self {
@@ -101,39 +101,39 @@ impl Gate {
     }
 }
 
-/// What was decided about one tool call, as the log commits to it.
+/// A decision about one tool call, as the log commits to it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DecisionRecord {
     pub id: DecisionId,
-    /// What it was about.
+    /// The subject of the decision.
     pub gate: Gate,
     /// When, in Unix milliseconds.
     pub decided_unix_ms: u64,
     /// The principal that asked for the decision.
     pub owner: OwnerTag,
-    /// Which tool; 1–128 bytes.
+    /// The tool's name; 1–128 bytes.
     pub tool_name: String,
-    /// SHA-256 of the parameters as canonical JSON; of the module, where one was admitted.
+    /// SHA-256 of the parameters as canonical JSON, or of the module if one was admitted.
     pub params_hash: Digest,
     /// SHA-256 of the session's name.
     pub session_hash: Option<Digest>,
     /// SHA-256 of the agent's name.
     pub agent_hash: Option<Digest>,
-    /// What was decided, as the wire says it.
+    /// The decision, in the wire's words.
     pub decision: String,
-    /// Why, as the wire says it.
+    /// The reason, in the wire's words.
     pub reason: String,
-    /// Digest of the policies that were asked.
+    /// Digest of the policy modules that were asked.
     pub policies: Digest,
-    /// The policy that objected.
+    /// The policy module that objected, and its code.
     pub policy: Option<(String, u16)>,
     /// SHA-256 of the tool's output.
     pub output_hash: Option<Digest>,
-    /// The receipt that the reply named, where it is not this record's own leaf.
+    /// The receipt that the reply named, if it is not this record's own leaf.
     pub reply_receipt: Option<Digest>,
-    /// The preflight that a postflight says it follows.
+    /// The receipt of the preflight that a postflight follows.
     pub preflight_receipt: Option<Digest>,
-    /// What keeps the leaf from being guessed.
+    /// Random bytes that keep the leaf from being guessed.
     pub salt: [u8; 16],
 }
 
@@ -147,8 +147,7 @@ impl DecisionRecord {
             preflight_receipt,
             ..
         } = self;
-        // The writer takes fields in the order of their keys alone: it cannot sort what it has
-        // written.
+        // The writer takes fields only in the order of their keys: it cannot sort written fields.
         let mut record = cj::Writer::with_capacity(TYPICAL_BYTES)
             .hex_if("agent_sha256_hex", self.agent_hash.map(|hash| hash.0))
             .int("decided_unix_ms", self.decided_unix_ms)
@@ -181,7 +180,7 @@ impl DecisionRecord {
     /// Reads the canonical bytes.
     ///
     /// # Errors
-    /// Where they are not exactly such a record.
+    /// [`RecordError`] if the bytes are not exactly such a record.
     pub fn parse(bytes: &[u8]) -> Result<Self, RecordError> {
         let mut fields = Fields::parse(bytes)?;
         fields.expect("schema", DECISION)?;
@@ -215,7 +214,7 @@ impl DecisionRecord {
 /// Decisions that go into the log together, one number after the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DecisionBatch {
-    /// The first one's number.
+    /// The number of the first decision.
     pub first: DecisionId,
     pub count: u32,
     /// Root of the Merkle tree over them.
@@ -263,7 +262,8 @@ impl BatchRecorded {
         if batch.count == 0 || batch.count as usize > MAX_BATCH {
             return Err(wrong_count(format!("must be from 1 to {MAX_BATCH}")));
         }
-        // Else a log that a stranger made would end its verifier at the number of the last one.
+        // Otherwise a log made by a stranger could make its verifier overflow at the number of the
+        // last decision.
         let last = batch.first.0.checked_add(u64::from(batch.count - 1));
         if last.is_none() {
             let rule = "must leave the last decision a number";
@@ -279,8 +279,8 @@ impl BatchRecorded {
 /// The value of a decision receipt's `format`.
 pub const RECEIPT_FORMAT: &str = "evidenceos.decision_receipt.v1";
 
-/// A decision with all that proves it, as the file has it: texts as they were hashed, hashes as
-/// hex. Checked by `evidenceos-verify`.
+/// A decision with everything that proves it, as the file has it: texts as they were hashed, hashes
+/// as hex. `evidenceos-verify` checks it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DecisionReceipt {
@@ -288,15 +288,15 @@ pub struct DecisionReceipt {
     pub format: String,
     /// The record's canonical JSON, as it was hashed.
     pub record: String,
-    /// Its place in the batch, from 0.
+    /// The record's place in the batch, from 0.
     pub position: u32,
-    /// From the record towards the batch's root.
+    /// The path from the record to the batch's root.
     pub batch_path: Vec<String>,
     /// The batch's entry in the log.
     pub entry: String,
     /// The entry's index, from 0.
     pub index: u64,
-    /// From the entry towards the log's root.
+    /// The path from the entry to the log's root.
     pub inclusion: Vec<String>,
     /// The signed note that states the log's root.
     pub checkpoint: String,

@@ -1,12 +1,13 @@
 //! Log entries: the closed list of their kinds, and one parser for all of them.
 //!
 //! An entry is a canonical JSON object. Its `schema` names its kind: `evidenceos.v2.` and a word.
-//! A row of the table below is a kind: its name, its word, and the type of its record. The table
-//! makes [`Kind`], [`Entry`], and the `parse` and `to_bytes` of each record. A record states its
-//! other fields, in `read` and `write`, beside what it is about: [`crate::record`],
-//! [`crate::continuity`], [`crate::log_key`], [`crate::decision`], [`crate::in_force`].
+//! Each row of the table below defines a kind: its name, its word, and the type of its record. The
+//! table generates [`Kind`], [`Entry`], and the `parse` and `to_bytes` of each record. Each record
+//! defines its other fields, in `read` and `write`, in the module of its subject:
+//! [`crate::record`], [`crate::continuity`], [`crate::log_key`], [`crate::decision`],
+//! [`crate::in_force`].
 //!
-//! Invariant: a reader that asks which kind an entry is of matches [`Entry`] or [`Kind`] without a
+//! Invariant: a reader that asks for an entry's kind matches [`Entry`] or [`Kind`] without a
 //! wildcard if another kind could concern it, so that the compiler lists such readers when a kind
 //! is added. `docs/formats.md` states every field.
 
@@ -37,7 +38,7 @@ macro_rules! entries {
             /// Every kind, in the order of their declaration.
             pub const ALL: &'static [Self] = &[$(Self::$kind,)*];
 
-            /// What `schema` says in entries of this kind.
+            /// The `schema` of entries of this kind.
             #[must_use]
             pub fn schema(self) -> &'static str {
                 match self {
@@ -69,12 +70,12 @@ macro_rules! entries {
                 let entry = match kind {
                     $(Kind::$kind => Self::$kind($record::read(&mut fields)?),)*
                 };
-                // A field that is left over would be signed, and checked by nobody.
+                // An unread field would be signed, but no reader would check it.
                 fields.finish()?;
                 Ok(entry)
             }
 
-            /// The canonical bytes. They are those that it was read from, unless a registration
+            /// The canonical bytes. They are the bytes that it was read from, unless a registration
             /// lists its answer prices in another order than the kernel writes them.
             #[must_use]
             pub fn to_bytes(&self) -> Vec<u8> {
@@ -112,7 +113,7 @@ macro_rules! entries {
 entries! {
     /// Entry 0: the log's name and its first key.
     LogStarted(LogStarted) = "log_started",
-    /// The log goes on under another name, since its end was lost.
+    /// The log goes on under another name, because its end was lost.
     LogRestarted(LogRestarted) = "log_restarted",
     /// An operator states that the log was signed nowhere else since its newest entry.
     LogContinued(LogContinued) = "log_continued",
@@ -138,11 +139,11 @@ entries! {
     ClaimRevoked(ClaimRevoked) = "claim_revoked",
     /// A principal was given credit.
     CreditGranted(CreditGranted) = "credit_granted",
-    /// Accounts became what a file says.
+    /// Accounts were set to a file's numbers.
     AccountsImported(AccountsImported) = "accounts_imported",
     /// A batch of decisions about tool calls.
     DecisionBatch(BatchRecorded) = "decision_batch",
-    /// Other policies, or another file of roles, are in force.
+    /// Other policy modules, or another role policy, are in force.
     PoliciesInForce(PoliciesStated) = "policies_in_force",
 }
 
@@ -154,17 +155,17 @@ impl Kind {
         kinds.find(|kind| kind.schema() == schema)
     }
 
-    /// The kind that an entry names; the rest of the entry may be malformed.
+    /// The kind that an entry names; the other fields may be malformed.
     #[must_use]
     pub fn of(entry: &[u8]) -> Option<Self> {
         Self::named(&schema_of(entry)?)
     }
 }
 
-/// What an entry charges to a holdout.
+/// The charge of an entry to a holdout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Charge {
-    /// The holdout that pays for it.
+    /// The holdout that is charged.
     pub holdout: HoldoutId,
     /// To its answer part.
     pub answers: MicroBits,
@@ -173,8 +174,8 @@ pub struct Charge {
 }
 
 impl Entry {
-    /// What the entry charges, if its kind charges anything: a holdout's meters are the sums of
-    /// these over the log.
+    /// The entry's charge, if its kind has one: a holdout's meters are the sums of these over the
+    /// log.
     #[must_use]
     pub fn charge(&self) -> Option<Charge> {
         match self {

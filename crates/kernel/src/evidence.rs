@@ -1,21 +1,20 @@
-//! How much evidence a count of right predictions is.
+//! The evidence in a count of right predictions.
 //!
-//! Owns the e-variables for unit scores of 0 and 1 as tables of integer constants, the evidence of a count,
-//! and the least count that reaches a threshold. Does not own the threshold (`price.rs`), nor the counting
-//! (`score.rs`).
+//! Owns the e-variables for unit scores of 0 and 1 as tables of integer constants, the evidence of a count, and the
+//! least count that reaches a threshold. Does not own the threshold (`price.rs`) or the counting (`score.rs`).
 //!
-//! H0: the average chance of the units to be right is at most p0. Units are independent but need not be
-//! identically distributed: submitters see the items, so they know where they are right. A bet λ fixed in
-//! advance multiplies 1 + λ(X_i − p0) over the units; by the inequality of arithmetic and geometric means the
-//! product's expectation under H0 is at most 1. (Bets that adapt to earlier items are not valid here.)
+//! H0: the average chance of the units to be right is at most p0. Units are independent but need not be identically
+//! distributed: submitters see the items, so they know on which items they are right. A bet λ fixed in advance
+//! multiplies 1 + λ(X_i − p0) over the units; by the inequality of arithmetic and geometric means the product's
+//! expectation under H0 is at most 1. (Bets that adapt to earlier items are not valid here.)
 //!
-//! - *Grid*: λ_g = (9/10)·2^{−g}/p0 for g = 0…7. E = 2^{−3}·max_g ∏(1 + λ_g(X_i − p0)) is at most the uniform
-//!   mixture of the eight, hence an e-variable. It needs no idea of the accuracy to be expected.
-//! - *Fixed alternative*: ∏ (p1/p0)^X ((1−p1)/(1−p0))^{1−X}, the likelihood ratio, which is the bet
-//!   λ = (p1 − p0)/(p0(1 − p0)). The most powerful where p1 is right.
+//! - *Grid*: λ_g = (9/10)·2^{−g}/p0 for g = 0…7. E = 2^{−3}·max_g ∏(1 + λ_g(X_i − p0)) is at most the uniform mixture
+//!   of the eight, hence an e-variable. It needs no estimate of the accuracy.
+//! - *Fixed alternative*: ∏ (p1/p0)^X ((1−p1)/(1−p0))^{1−X}, the likelihood ratio, which is the bet λ = (p1 −
+//!   p0)/(p0(1 − p0)). The most powerful if p1 is right.
 //!
-//! Invariant: constants are rounded against the submitter once, when the null spec is registered; the rest is
-//! exact. No float decides a certification.
+//! Invariant: constants are rounded against the submitter once, when the null spec is registered; the rest is exact.
+//! No float decides a certification.
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -31,10 +30,10 @@ pub const CHANCE_WHOLE_MICROS: u32 = 1_000_000;
 /// Bets on the grid.
 pub const GRID_BETS: u32 = 8;
 
-/// What choosing the best of the grid's bets costs: log2 of 8, in units of 2^−40 bit.
+/// The cost of choosing the best of the grid's bets: log2 of 8, in units of 2^−40 bit.
 const GRID_PENALTY: i64 = 3 << 40;
 
-/// How an accuracy null is bet against.
+/// The bet against an accuracy null.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Strategy {
     /// The best of eight bets, less three bits.
@@ -53,7 +52,7 @@ const GRID: &str = "grid";
 pub(crate) const FIXED_ALTERNATIVE: &str = "fixed_alternative";
 
 impl Strategy {
-    /// The strategy with this word, in public records and on the wire; `p1_micros` counts only if
+    /// The strategy with this word, in public records and on the wire; `p1_micros` matters only if
     /// the strategy has an alternative.
     #[must_use]
     pub fn named(word: &str, p1_micros: u32) -> Option<Self> {
@@ -89,14 +88,14 @@ pub enum EvidenceError {
     /// p0 is not strictly between 0 and 1.
     #[error("p0 lies strictly between 0 and 1000000 millionths, not at {p0_micros}")]
     NullChance {
-        /// What was asked for.
+        /// The requested p0.
         p0_micros: u32,
     },
     /// p1 is not strictly between p0 and 1.
     #[error("p1 lies strictly between p0 ({p0_micros}) and 1000000 millionths, not at {p1_micros}")]
     Alternative {
         p0_micros: u32,
-        /// What was asked for.
+        /// The requested p1.
         p1_micros: u32,
     },
 }
@@ -106,7 +105,7 @@ pub enum EvidenceError {
 pub struct Bet {
     /// u: added for a right unit, rounded down. Not negative.
     pub gain: i64,
-    /// w: taken for a wrong unit, rounded up. Positive.
+    /// w: subtracted for a wrong unit, rounded up. Positive.
     pub loss: i64,
 }
 
@@ -121,7 +120,7 @@ impl BetTable {
     /// The constants of `strategy` against accuracies of at most `p0_micros` millionths.
     ///
     /// # Errors
-    /// Unless 0 < p0 < 1, and p0 < p1 < 1 where there is a p1.
+    /// [`EvidenceError`] unless 0 < p0 < 1 and, if there is a p1, p0 < p1 < 1.
     pub fn new(p0_micros: u32, strategy: Strategy) -> Result<Self, EvidenceError> {
         if p0_micros == 0 || p0_micros >= CHANCE_WHOLE_MICROS {
             return Err(EvidenceError::NullChance { p0_micros });
@@ -148,7 +147,7 @@ impl BetTable {
         }
     }
 
-    /// The bets, of which the best one counts.
+    /// The bets; the best one counts.
     #[must_use]
     pub fn bets(&self) -> &[Bet] {
         &self.bets
@@ -176,7 +175,7 @@ impl BetTable {
     /// ℓ: log2 E of `right` out of `items`, in units of 2^−40 bit, rounded down item by item.
     ///
     /// # Panics
-    /// If `right > items`: such a count is a bug, and evidence must not come of it.
+    /// If `right > items`: such a count is a bug, and must not become evidence.
     #[must_use]
     pub fn log2_fixed40(&self, right: u64, items: u64) -> i128 {
         assert!(right <= items, "no more items are right than there are");
@@ -189,9 +188,9 @@ impl BetTable {
         best.unwrap_or(0) - i128::from(self.penalty)
     }
 
-    /// The evidence in microbits: ⌊ℓ·10⁶/2^40⌋, negative where the null does better.
+    /// The evidence in microbits: ⌊ℓ·10⁶/2^40⌋, negative if the null does better.
     ///
-    /// Sticks at the ends of `i64`, beyond anything that fits in memory.
+    /// Saturates at the ends of `i64`, beyond anything that fits in memory.
     ///
     /// # Panics
     /// As [`BetTable::log2_fixed40`].
@@ -222,14 +221,14 @@ impl BetTable {
         to_microbits(best.max().unwrap_or(0) - i128::from(self.penalty))
     }
 
-    /// Whether a perfect vector over so many units would reach `threshold`.
+    /// Whether a perfect vector over this many units would reach `threshold`.
     #[must_use]
     pub fn can_reach(&self, units: u64, threshold: MicroBits) -> bool {
         u64::try_from(self.evidence_microbits(units, units))
             .is_ok_and(|evidence| evidence >= threshold.get())
     }
 
-    /// The evidence of a perfect vector over so many units; 0 if it is negative.
+    /// The evidence of a perfect vector over this many units; 0 if it is negative.
     #[must_use]
     pub fn reach(&self, units: u64) -> MicroBits {
         MicroBits(u64::try_from(self.evidence_microbits(units, units)).unwrap_or(0))
@@ -237,7 +236,7 @@ impl BetTable {
 
     /// The least count of right items whose evidence reaches `threshold`; `None` if a perfect vector fails.
     ///
-    /// Every bet grows with the count, so their maximum does, and the count is found by bisection.
+    /// Every bet grows with the count, so their maximum does too, and bisection finds the count.
     #[must_use]
     pub fn fewest_right(&self, items: u64, threshold: MicroBits) -> Option<u64> {
         let reaches = |right| {
@@ -260,7 +259,7 @@ impl BetTable {
     }
 }
 
-/// ⌊ℓ·10⁶/2^40⌋, sticking at the ends of `i64`.
+/// ⌊ℓ·10⁶/2^40⌋, saturating at the ends of `i64`.
 fn to_microbits(log2_fixed40: i128) -> i64 {
     // An arithmetic shift rounds down, also below zero.
     let microbits = log2_fixed40.saturating_mul(i128::from(MICROBITS_PER_BIT)) >> 40;

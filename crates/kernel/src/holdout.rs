@@ -1,10 +1,10 @@
-//! A holdout: its policy, its null spec, its meters and the runs under way on it.
+//! A holdout: its policy, its null spec, its meters and its runs under way.
 //!
-//! The private items are not here: they live encrypted in the store and are opened only if a run
-//! needs them. What is here is public, but for the order in which runs were admitted.
+//! The store holds the holdout's items encrypted and opens them only when a run needs them.
+//! Everything here is public, except the order in which runs were admitted.
 //!
-//! Journals and rows of earlier releases hold these types as they were, so the fields that came
-//! since are skipped by serde and stored beside them: see [`Later`].
+//! Journals and rows of earlier releases hold these types in their old form, so serde skips the
+//! fields that came later, and they are stored beside the rest: see [`Later`].
 
 mod asked;
 mod left;
@@ -37,15 +37,15 @@ pub const MAX_BUDGET: MicroBits = MicroBits(1_000_000_000_000);
 pub const MAX_LEVELS: u8 = 32;
 /// The largest alphabet of an oracle.
 pub const MAX_SYMBOLS: u32 = 65_536;
-/// What the custodian fixed at registration; public, and a log entry.
+/// The holdout policy that the operator fixed at registration; public, and a log entry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Policy {
     /// Share of the units from which oracles answer, in millionths; 0: claims only.
     pub answer_share_micros: u32,
     pub answer_prices: AnswerPrices,
-    /// All that the answer part will release.
+    /// The most that the answer part will release.
     pub answer_budget: MicroBits,
-    /// All that it will release to one principal.
+    /// The most that the answer part will release to one principal.
     pub principal_answer_budget: MicroBits,
     pub settlement_prices: SettlementPrices,
     /// All that settlements may release about the sealed part.
@@ -54,26 +54,26 @@ pub struct Policy {
     pub levels: u8,
     /// Width of a level.
     pub level_width: MicroBits,
-    /// The laxest significance level, in millionths.
+    /// The highest significance level α, in millionths.
     pub alpha_micros: u32,
     /// How α is shared among certifications.
     pub multiplicity: Multiplicity,
     /// The largest alphabet that a claim may choose.
     pub max_symbols: u32,
-    /// All that settlements of one principal's claims may release about the sealed part: a fence
-    /// around each name, no protection against many names. None: no fence, as in holdouts that
-    /// were registered before there was one.
+    /// The most that settlements of one principal's claims may release about the sealed part. It
+    /// limits each name and does not protect against many names. `None`: no limit, as in holdouts
+    /// registered before there was one.
     #[serde(skip)]
     pub principal_sealed_budget: Option<MicroBits>,
 }
 
-/// A policy or null spec that breaks a rule.
+/// The error for a policy or null spec that breaks a rule.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{field}: {rule}")]
 pub struct PolicyError {
-    /// The field, as in the public record.
+    /// The field's name in the public record.
     pub field: &'static str,
-    /// What the field's value must be.
+    /// The rule for the field's value.
     pub rule: String,
 }
 
@@ -97,9 +97,9 @@ impl Policy {
         }
     }
 
-    /// The fence that a registration gets by default: a quarter of the sealed budget, but at
-    /// least what one dear settlement takes (8 bits, and the dearest level beyond its
-    /// certification), and never more than the budget itself.
+    /// The default of `principal_sealed_budget`: a quarter of the sealed budget, but at least the
+    /// cost of one dear settlement (8 bits, and the dearest level beyond its certification), and
+    /// never more than the budget itself.
     #[must_use]
     pub fn proposed_fence(&self) -> MicroBits {
         let dear = MicroBits::from_bits(8).saturating_add(price::dearest_level_extra(self.levels));
@@ -111,7 +111,7 @@ impl Policy {
     /// Checks every rule.
     ///
     /// # Errors
-    /// The first broken rule, with its field.
+    /// [`PolicyError`] with the first broken rule and its field.
     pub fn validate(&self) -> Result<(), PolicyError> {
         let rule = |field, holds: bool, rule: &str| {
             if holds {
@@ -215,7 +215,7 @@ impl Policy {
             .put("alpha_micros", u64::from(self.alpha_micros))
             .put("multiplicity", self.multiplicity.as_str())
             .put("max_symbols", u64::from(self.max_symbols));
-        // Left out if there is none, so that policies from before there were fences keep their
+        // Left out if there is none, so that policies of releases without this budget keep their
         // hash.
         match self.principal_sealed_budget {
             Some(fence) => object.put("principal_sealed_budget_microbits", fence.0),
@@ -224,7 +224,7 @@ impl Policy {
     }
 }
 
-/// Leakage of one pool: charged for good, and reserved by runs under way.
+/// Leakage of one pool: charged for good, or reserved by runs under way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Meter {
     /// Charged for good; it never goes down.
@@ -234,36 +234,36 @@ pub struct Meter {
 }
 
 impl Meter {
-    /// What a budget still carries, whatever is under way.
+    /// The part of a budget that is not charged, reservations included.
     #[must_use]
     pub fn left(&self, budget: MicroBits) -> MicroBits {
-        // A budget that was narrowed below what is charged carries nothing, and is no error.
+        // If a budget was narrowed below its charges, nothing is left; that is not an error.
         budget.saturating_sub(self.charged)
     }
 
-    /// What a budget carries beside what is under way.
+    /// The part of a budget that is neither charged nor reserved.
     #[must_use]
     pub fn free(&self, budget: MicroBits) -> MicroBits {
         self.left(budget).saturating_sub(self.reserved)
     }
 
-    /// Sets a worst case aside.
+    /// Reserves a worst case.
     pub fn reserve(&mut self, amount: MicroBits) {
         self.reserved = self.reserved.saturating_add(amount);
     }
 
-    /// Charges what was released without a reservation of this state, and gives back what was
-    /// reserved for it, if anything was.
+    /// Charges an amount that this state may never have reserved, and releases its reservation, if
+    /// there is one.
     pub fn recover(&mut self, reserved: MicroBits, charged: MicroBits) {
         self.reserved = self.reserved.saturating_sub(reserved);
         self.charged = self.charged.saturating_add(charged);
     }
 
-    /// Gives a reservation back and charges what was realised.
+    /// Releases a reservation and charges what was realised.
     ///
     /// # Panics
-    /// Where more is given back than was reserved: the kernel's own arithmetic would be wrong,
-    /// and nothing may be signed after that.
+    /// If more is released than is reserved: the kernel's own arithmetic would be wrong, and
+    /// nothing may be signed after that.
     pub fn settle(&mut self, reserved: MicroBits, charged: MicroBits) {
         assert!(
             charged <= reserved,
@@ -291,17 +291,17 @@ pub struct InFlight {
     pub sealed_reserved: MicroBits,
     /// How often it failed.
     pub attempt: u8,
-    /// The engine that it began under.
+    /// The guest engine under which it started.
     pub engine: String,
-    /// What its capsule says of its admission; none if an earlier release admitted it.
+    /// The capsule's facts about its admission; `None` if an earlier release admitted it.
     #[serde(skip)]
     pub place: Option<Place>,
 }
 
-/// What was so when a run was admitted.
+/// Facts about a run's admission.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Place {
-    /// Runs of the holdout that had ended.
+    /// Runs of the holdout that had ended before it.
     pub ended_before: u64,
     /// The claim that asked the same before and was judged: then nothing runs.
     pub duplicate_of: Option<ClaimId>,
@@ -312,12 +312,12 @@ pub struct Place {
 pub enum HoldoutStatus {
     /// It takes claims and runs.
     Registered,
-    /// No more; runs under way settle.
+    /// It takes no more claims; runs under way settle.
     Retired,
     /// Its labels are public.
     Opened,
-    /// No more, and it never released anything: its secret is gone, its labels may be registered
-    /// again.
+    /// It takes no more claims and never released anything: its secret is deleted, and its labels
+    /// may be registered again.
     Withdrawn,
 }
 
@@ -341,21 +341,21 @@ pub struct Holdout {
     pub seq: u64,
     /// The digest of its public description.
     pub id: HoldoutId,
-    /// The name that claims call it by; unique on the server.
+    /// The name by which claims refer to it; unique on the server.
     pub reference: String,
-    /// What the public description says.
+    /// Its public description.
     pub description: Description,
     /// Digest of its encrypted items, and their blob's name.
     pub blob: Digest,
-    /// Keyed digest of its labels, so that they are not registered twice.
+    /// Keyed digest of its labels, so that the same labels are not registered twice.
     pub labels_key: Digest,
-    /// Whether its items came with ids.
+    /// Whether its items have ids.
     pub has_item_ids: bool,
     /// Whether it takes claims.
     pub status: HoldoutStatus,
     /// When it was registered.
     pub registered_unix_ms: u64,
-    /// Where its description stands in the log.
+    /// Index of its description in the log.
     pub index: u64,
     /// About the answer part.
     pub answers: Meter,
@@ -363,29 +363,29 @@ pub struct Holdout {
     pub sealed: Meter,
     /// m: runs whose evidence was computed.
     pub settled: u64,
-    /// s: those that were certified; never goes down.
+    /// s: runs that were certified; never decreases.
     pub certified: u64,
     /// Runs admitted so far.
     pub admitted: u64,
     /// Runs under way, in order.
     pub in_flight: VecDeque<InFlight>,
-    /// What an operator narrowed since.
+    /// Budgets that an operator narrowed since.
     pub narrower: NarrowerBudgets,
     /// Credits burned on it.
     pub credit_burned: u64,
-    /// Credits set aside for its runs under way.
+    /// Credits reserved for its runs under way.
     pub credit_reserved: u64,
-    /// Withdrawn holdouts of these labels in a row before this one.
+    /// Number of withdrawn holdouts of these labels in a row before this one.
     #[serde(skip)]
     pub replaced: u8,
-    /// Whether the log was restarted or continued by an operator's word since its registration:
-    /// then nobody can show that it released nothing.
+    /// Whether the log was restarted, or continued by an operator's statement, since the
+    /// registration: then nothing can show that the holdout released nothing.
     #[serde(skip)]
     pub carried_on: bool,
 }
 
-/// The fields that came after the first release that kept rows: stored behind the rest of a
-/// holdout's row. Grows at its end only.
+/// Fields added after the first release that kept rows, stored behind the rest of a holdout's row.
+/// New fields go at its end.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Later {
     principal_sealed_budget: Option<MicroBits>,
@@ -398,7 +398,7 @@ pub struct Later {
 }
 
 impl Holdout {
-    /// What rows of earlier releases have no room for.
+    /// The fields for which rows of earlier releases have no room.
     #[must_use]
     pub fn later(&self) -> Later {
         Later {
@@ -411,7 +411,7 @@ impl Holdout {
         }
     }
 
-    /// The holdout with what [`Holdout::later`] gave.
+    /// Puts back the fields of [`Holdout::later`].
     #[must_use]
     pub fn with_later(mut self, later: Later) -> Self {
         self.description.policy.principal_sealed_budget = later.principal_sealed_budget;
@@ -440,8 +440,8 @@ impl Holdout {
         }
     }
 
-    /// Why the holdout may have released something about its labels, as a clause; none: it cannot have, and may be
-    /// withdrawn. An abort charged its worst case, so that the meters tell of it.
+    /// The reason why the holdout may have released something about its labels, as a clause. `None`: it cannot have,
+    /// and may be withdrawn. An abort is charged its worst case, so the meters show it.
     #[must_use]
     pub fn may_have_released(&self) -> Option<String> {
         if !self.in_flight.is_empty() {
@@ -450,7 +450,7 @@ impl Holdout {
         if self.settled > 0 {
             return Some(format!("{} claims were judged on it", self.settled));
         }
-        // Aborted runs and comparisons are charged, and are no settlements.
+        // Aborted runs and comparisons are charged but do not count as settlements.
         for (meter, part) in [(self.answers, "answer part"), (self.sealed, "sealed part")] {
             if meter.charged > MicroBits::ZERO {
                 return Some(format!("{} were charged about its {part}", meter.charged));
@@ -464,7 +464,7 @@ impl Holdout {
         (self.status == HoldoutStatus::Opened).then(|| "its labels are public".to_owned())
     }
 
-    /// What verdicts have released so far.
+    /// The record of verdicts so far.
     #[must_use]
     pub fn record(&self) -> Record {
         Record {
@@ -474,9 +474,9 @@ impl Holdout {
         }
     }
 
-    /// The most certifications in a row that the ledger still carries, for all submitters and for
-    /// one whose own share has `own_left`; a function of the ledger alone, so that it says nothing
-    /// about labels.
+    /// The most certifications in a row that the ledger still carries: for all submitters together,
+    /// and for one submitter with `own_left` of its own budget left. It depends on the ledger
+    /// alone, so it says nothing about labels.
     #[must_use]
     pub fn certifications_left(&self, own_left: MicroBits) -> CertificationsLeft {
         if self.status != HoldoutStatus::Registered {
@@ -496,27 +496,27 @@ impl Holdout {
     }
 }
 
-/// Budgets below those of the policy. The policy is public and stays; an operator may let less
-/// through than it promises, never more.
+/// Budgets below those of the policy. The policy is public and stays as it is; an operator may
+/// release less than it promises, never more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct NarrowerBudgets {
-    /// The budget of settlements; `None` leaves the policy's.
+    /// The budget of settlements; `None` leaves the policy's budget.
     pub sealed: Option<MicroBits>,
-    /// Of each principal's answers.
+    /// The budget of each principal's answers.
     pub principal_answers: Option<MicroBits>,
-    /// Of credits burned on the holdout.
+    /// The budget of credits burned on the holdout.
     pub credit: Option<u64>,
 }
 
 impl Holdout {
-    /// The budget of settlements that holds now.
+    /// The budget of settlements in force.
     #[must_use]
     pub fn sealed_budget(&self) -> MicroBits {
         let policy = self.description.policy.sealed_budget;
         self.narrower.sealed.map_or(policy, |n| n.min(policy))
     }
 
-    /// The budget of each principal's answers that holds now.
+    /// The budget of each principal's answers in force.
     #[must_use]
     pub fn principal_answer_budget(&self) -> MicroBits {
         let policy = self.description.policy.principal_answer_budget;
@@ -534,13 +534,14 @@ impl Holdout {
                 self.certified += 1;
             }
             Outcome::NotCertified => self.settled += 1,
-            // Prices are learned from verdicts about evidence, and these two ends looked at none.
+            // Prices are learned from verdicts about evidence, and these two outcomes looked at
+            // none.
             Outcome::NotJudged | Outcome::Aborted => {}
         }
     }
 }
 
-/// What anybody may know of a holdout, as its custodian fixed it.
+/// The public description of a holdout, as the operator fixed it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Description {
     pub items: u64,
@@ -559,21 +560,21 @@ pub struct Description {
     pub secret_commitment: Digest,
     pub policy: Policy,
     pub null_spec: NullSpec,
-    /// Whether the custodian declared that no item is in an earlier holdout, which switches the
+    /// Whether the operator declared that no item is in an earlier holdout, which switches the
     /// comparison of labels off.
     #[serde(skip)]
     pub fresh_items: bool,
-    /// The withdrawn holdout whose labels these are.
+    /// The withdrawn holdout whose labels were registered again here.
     #[serde(skip)]
     pub replaces: Option<HoldoutId>,
 }
 
-/// What one principal's claims released about one holdout.
+/// Leakage of one principal's claims about one holdout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct PrincipalPool {
     /// About the answer part.
     pub answers: Meter,
-    /// About the sealed part; counted since there are fences.
+    /// About the sealed part; counted only under policies with a sealed budget per principal.
     pub sealed: Meter,
 }
 

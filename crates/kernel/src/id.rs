@@ -1,7 +1,7 @@
-//! Names of things: digests, claim and holdout ids, owner tags, request keys.
+//! Identifiers: digests, claim and holdout ids, owner tags, request keys.
 //!
-//! Every id is a SHA-256 or a truncated one; none is ever chosen by a caller. The domain
-//! separation is `D(domain, payload) = SHA-256(domain ‖ 0x00 ‖ payload)` everywhere.
+//! Every id is a SHA-256 or a truncated one; callers choose none. Domain separation is `D(domain,
+//! payload) = SHA-256(domain ‖ 0x00 ‖ payload)` everywhere.
 
 use std::fmt;
 
@@ -44,7 +44,7 @@ macro_rules! bytes_newtype {
             /// Lower-case hex, as in every public record.
             #[must_use]
             pub fn to_hex(&self) -> String {
-                // By the byte: by the character it takes a tool call's time.
+                // Per byte: per character it would take as long as a tool call.
                 let mut hex = vec![0; self.0.len() * 2];
                 hex::encode_to_slice(self.0, &mut hex)
                     .unwrap_or_else(|error| unreachable!("there is room: {error}"));
@@ -80,8 +80,8 @@ bytes_newtype!(
     HoldoutId, 32
 );
 bytes_newtype!(
-    /// An owner in public records: HMAC-SHA-256(log secret, principal), first 16 bytes. A plain
-    /// hash of a bearer principal would let anybody guess tokens offline.
+    /// An owner in public records: HMAC-SHA-256(log secret, principal), first 16 bytes. With a
+    /// plain hash of a bearer principal, any reader could guess tokens offline.
     OwnerTag, 16
 );
 bytes_newtype!(
@@ -89,17 +89,17 @@ bytes_newtype!(
     RequestKey, 16
 );
 bytes_newtype!(
-    /// What a claim asks to be judged: first 16 bytes of the digest of its owner, its module and
-    /// its terms but name and credit.
+    /// A claim's question: first 16 bytes of the digest of its owner, its module and its terms but
+    /// name and credit.
     Question, 16
 );
 bytes_newtype!(
-    /// What a request asked: first 16 bytes of the digest of its content.
+    /// A request's content: first 16 bytes of its digest.
     Fingerprint, 16
 );
 
-/// Reads hex as records write it. Upper case is refused: bytes have one text, or a record would
-/// have several.
+/// Reads hex as records write it. Upper case is refused: each byte string has one text, or a record
+/// would have several.
 pub(crate) fn canonical_hex<const LEN: usize>(text: &str) -> Option<[u8; LEN]> {
     let mut bytes = [0; LEN];
     hex::decode_to_slice(text, &mut bytes).ok()?;
@@ -119,8 +119,8 @@ impl Digest {
     pub fn domain(domain: &str, payload: &[u8]) -> Self {
         let mut hasher = Sha256::new();
         hasher.update(domain.as_bytes());
-        // No domain has a zero byte in it, so that no two pairs of domain and payload are the same
-        // bytes.
+        // No domain contains a zero byte, so two different pairs of domain and payload never give
+        // the same bytes.
         hasher.update([0]);
         hasher.update(payload);
         Self(hasher.finalize().into())

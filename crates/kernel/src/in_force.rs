@@ -1,8 +1,8 @@
-//! Which policies decide beside the kernel: those that vote on runs and tool calls, and the file
-//! that says who may do what.
+//! Digests of the policies in force: the policy modules that vote on runs and tool calls, and the
+//! role policy.
 //!
-//! The log names them by digest whenever they change, so that an auditor can lay a veto, and who
-//! could ask for a run, beside the policies of that time.
+//! The log states them whenever they change, so an auditor can check a veto, and which principals
+//! could ask for a run, against the policies of that time.
 
 use serde::{Deserialize, Serialize};
 
@@ -12,15 +12,16 @@ use crate::{
     record::{RecordError, fields::Fields},
 };
 
-/// Names the empty set of policies.
+/// The digest of the empty set of policy modules.
 pub const NO_POLICIES: Digest = Digest([0; 32]);
 
-/// The policies that are in force. A log begins with none of either kind.
+/// The policies in force. A log begins with no policy module and no role policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InForce {
-    /// The set that votes; [`NO_POLICIES`] if it is empty.
+    /// The set of policy modules that vote; [`NO_POLICIES`] if it is empty.
     pub policies: Digest,
-    /// The file of roles, under a key of the log's, since its words are not public; none without one.
+    /// Digest of the role policy under a key of the log's, since its words are not public; `None` without a role
+    /// policy.
     pub roles: Option<Digest>,
 }
 
@@ -33,12 +34,12 @@ impl Default for InForce {
     }
 }
 
-/// `policies_in_force`: other policies, or another file of roles, are in force from here on.
+/// `policies_in_force`: other policy modules, or another role policy, are in force from here on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PoliciesStated {
-    /// What is in force.
+    /// The policies in force from this entry on.
     pub in_force: InForce,
-    /// Since when, in Unix milliseconds.
+    /// Start of their validity, in Unix milliseconds.
     pub in_force_unix_ms: u64,
 }
 

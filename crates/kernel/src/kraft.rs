@@ -1,12 +1,11 @@
 //! Whether the masses 2^{−price} of an alphabet sum to at most 1, decided exactly.
 //!
-//! Owns that one question. Prices are microbits of at most 64 bits each, at most 2^16 of them (checked by
-//! `price.rs`).
+//! Owns that one question. There are at most 2^16 prices, each at most 64 bits, in microbits (checked by `price.rs`).
 //!
-//! Why it can be decided: the numbers 2^{−r/10⁶} for r in 0..10⁶ are linearly independent over the rationals
-//! (x^{10⁶} − 2 is irreducible by Eisenstein's criterion). A sum of masses can hence equal 1 only if all
-//! prices are whole bits, and then it is a dyadic rational. In every other case the sum differs from 1, and
-//! an interval around it that is narrowed far enough tells on which side it lies.
+//! The question is decidable: the numbers 2^{−r/10⁶} for r in 0..10⁶ are linearly independent over the rationals
+//! (x^{10⁶} − 2 is irreducible by Eisenstein's criterion). A sum of masses can hence equal 1 only if all prices are
+//! whole bits, and then it is a dyadic rational. In every other case the sum differs from 1, and an interval around
+//! it that is narrowed far enough shows on which side it lies.
 
 use std::collections::BTreeMap;
 
@@ -22,7 +21,7 @@ pub(crate) fn masses_sum_to_at_most_one(prices: &[MicroBits]) -> bool {
     if prices.iter().all(whole) {
         return dyadic_sum_is_at_most_one(prices);
     }
-    // An exponential series is computed for each different price, however many symbols share it.
+    // One exponential series is computed for each different price, however many symbols share it.
     let mut counts = BTreeMap::<u64, u64>::new();
     for price in prices {
         *counts.entry(price.get()).or_default() += 1;
@@ -42,7 +41,7 @@ fn dyadic_sum_is_at_most_one(prices: &[MicroBits]) -> bool {
     prices.iter().map(mass).sum::<u128>() <= 1 << MAX_WHOLE_BITS
 }
 
-/// The comparison with so many limbs, or `None` if they do not decide.
+/// The comparison with this many limbs, or `None` if they do not decide.
 ///
 /// Numbers have one limb, the top one, before the point: room for 2^16 masses of at most 1.
 fn interval_sum_is_at_most_one(counts: &BTreeMap<u64, u64>, limbs: usize) -> Option<bool> {
@@ -66,10 +65,10 @@ fn interval_sum_is_at_most_one(counts: &BTreeMap<u64, u64>, limbs: usize) -> Opt
     }
 }
 
-/// A lower bound of 2^{−price} and how many units of the last place the value may exceed it by.
+/// A lower bound of 2^{−price}, and the most units of the last place by which the value exceeds it.
 ///
-/// 2^{−f} = 2^{1−f}/2 = e^{(1−f)·ln 2}/2, by the exponential series: all its terms are positive, so that
-/// cutting off every term and the tail can only lower the sum.
+/// 2^{−f} = 2^{1−f}/2 = e^{(1−f)·ln 2}/2, by the exponential series: all its terms are positive, so that cutting off
+/// every term and the tail can only lower the sum.
 fn exp2_minus(price: u64, ln2: &[u64]) -> (Vec<u64>, u64) {
     let limbs = ln2.len();
     let (whole, fraction) = (price / MICROBITS_PER_BIT, price % MICROBITS_PER_BIT);
@@ -113,7 +112,8 @@ fn ln2_floor(limbs: usize) -> Vec<u64> {
     sum
 }
 
-/// How far [`ln2_floor`] may fall short: less than 3 in each of at most 64·limbs/log2(9) terms, and the tail.
+/// The most by which [`ln2_floor`] may fall short: less than 3 in each of at most 64·limbs/log2(9) terms, and the
+/// tail.
 fn ln2_error_ulp(limbs: usize) -> u64 {
     64 * limbs as u64
 }

@@ -1,22 +1,22 @@
-//! The kernel: what may be certified, what it costs, and what is recorded of it.
+//! The kernel decides which claims are certified, computes charges, and writes the public records.
 //!
-//! Everything here is pure. No clock, no randomness, no files, no sockets, no environment, no
-//! floats (but for [`planner`], which only advises): time, random bytes and digests of bulk data
-//! come inside commands. The same commands in the same order give the same bytes on any machine.
+//! Everything here is pure. No clock, no randomness, no files, no sockets, no environment, no floats (but for
+//! [`planner`], which only advises): time, random bytes and digests of bulk data come inside commands. The same
+//! commands in the same order give the same bytes on any machine.
 //!
-//! - **Rules.** [`state::Stage`] holds what a batch of commands may read, [`decide::decide`] says
-//!   what becomes of each, [`command::Event`]s are all that changes state. [`claim`] and
-//!   [`holdout`] are the entities.
-//! - **Credit.** [`account`]: what runs cost, and who pays.
-//! - **Leakage and evidence.** [`bits`], [`log2`], [`price`], [`null`], [`evidence`], [`score`]: integers,
-//!   leakage rounded up, evidence rounded down.
-//! - **Probing.** [`probe`]: who asks too much, too variously. [`decision`]: what tool calls were told.
-//! - **Public bytes.** [`cj`] (canonical JSON), [`entry`] (log entries of every kind), [`record`]
-//!   (what they say of claims, holdouts and credit), [`log_key`] (which keys sign the log),
-//!   [`continuity`] (how it began and went on), [`trace`], [`split`] (which item is in which part, and the commitment to the labels).
+//! - **Rules.** [`state::Stage`] holds what a batch of commands may read, [`decide::decide`] decides each, and only
+//!   [`command::Event`]s change state. [`claim`] and [`holdout`] are the entities.
+//! - **Credit.** [`account`]: the prices of runs, and the accounts that pay.
+//! - **Leakage and evidence.** [`bits`], [`log2`], [`price`], [`null`], [`evidence`], [`score`]: integers, leakage
+//!   rounded up, evidence rounded down.
+//! - **Probing.** [`probe`]: principals that ask too much, or too many different things. [`decision`]: the records of
+//!   decisions on tool calls.
+//! - **Public bytes.** [`cj`] (canonical JSON), [`entry`] (log entries of every kind), [`record`] (entries about
+//!   claims, holdouts and credit), [`log_key`] (the keys that sign the log), [`continuity`] (its beginning, recovery
+//!   and restart), [`trace`], [`split`] (the two parts of a holdout, and the commitment to its labels).
 //!
-//! What it must guarantee: the probability that an i-th claim is certified on a holdout and that
-//! it is false is at most α, however cleverly and however often submitters asked before.
+//! The guarantee: for every i, the probability that a holdout's i-th certificate is issued and false is at most α,
+//! however many submitters there are and however they adapt.
 
 #![allow(
     missing_docs,

@@ -1,17 +1,16 @@
 //! Binary logarithms of rationals, in integers, rounded in a stated direction.
 //!
-//! Owns ⌈·⌉ and ⌊·⌋ of `log2(num/den)` in microbits and in units of 2^−40 bit. Does not own what the
-//! numbers mean. Prices and thresholds take the upper end, evidence the lower.
+//! Owns ⌈·⌉ and ⌊·⌋ of `log2(num/den)` in microbits and in units of 2^−40 bit. Does not own the meaning of the
+//! numbers. Prices and thresholds take the upper end, evidence the lower.
 //!
-//! Method (repeated squaring; Knuth, The Art of Computer Programming, vol. 1, §1.2.2): scale the ratio to
-//! `x ∈ [1, 2)`; squaring `x` doubles its logarithm, so the next binary digit is 1 iff `x² ≥ 2`. The chain
-//! is run twice, once with every step rounded down and once with every step rounded up; the two digit
-//! strings enclose the logarithm.
+//! Method (repeated squaring; Knuth, The Art of Computer Programming, vol. 1, §1.2.2): scale the ratio to `x ∈ [1,
+//! 2)`; squaring `x` doubles its logarithm, so the next binary digit is 1 iff `x² ≥ 2`. The chain is run twice, once
+//! with every step rounded down and once with every step rounded up; the two digit strings enclose the logarithm.
 //!
-//! Invariant: the rounding is *true*, not "within one unit". A machine word decides nearly always; where its
-//! enclosure straddles an integer, it is computed again with four times, and then twice, the width. That ends: `c·log2(num/den)` is an integer only if `num/den` is a
-//! power of two whenever `c` is a whole number (else 2 would have a rational root), and powers of two are
-//! answered exactly before.
+//! Invariant: the rounding is *true*, not "within one unit". A machine word decides nearly always; if its enclosure
+//! straddles an integer, the logarithm is computed again with four limbs, and then with twice as many each time. That
+//! ends: `c·log2(num/den)` is an integer only if `num/den` is a power of two whenever `c` is a whole number (else 2
+//! would have a rational root), and powers of two are answered exactly before.
 
 use crate::bits::{MICROBITS_PER_BIT, MicroBits};
 use crate::wide;
@@ -37,7 +36,7 @@ pub fn log2_microbits_down(num: u128, den: u128) -> MicroBits {
     MicroBits(nonnegative(scaled_log2(num, den, MICROBITS_PER_BIT).down))
 }
 
-/// ⌈2⁴⁰·log2(num/den)⌉; negative where `num < den`.
+/// ⌈2⁴⁰·log2(num/den)⌉; negative if `num < den`.
 ///
 /// # Panics
 /// If `num` or `den` is zero.
@@ -46,7 +45,7 @@ pub fn log2_fixed40_up(num: u128, den: u128) -> i64 {
     scaled_log2(num, den, FIXED40_PER_BIT).up()
 }
 
-/// ⌊2⁴⁰·log2(num/den)⌋; negative where `num < den`.
+/// ⌊2⁴⁰·log2(num/den)⌋; negative if `num < den`.
 ///
 /// # Panics
 /// If `num` or `den` is zero.
@@ -55,7 +54,7 @@ pub fn log2_fixed40_down(num: u128, den: u128) -> i64 {
     scaled_log2(num, den, FIXED40_PER_BIT).down
 }
 
-/// A logarithm times its scale: its floor, and whether the floor is all of it.
+/// A logarithm times its scale: its floor, and whether the floor is exact.
 struct Scaled {
     down: i64,
     exact: bool,
@@ -77,8 +76,8 @@ fn nonnegative(log2: i64) -> u64 {
 
 fn scaled_log2(num: u128, den: u128, scale: u64) -> Scaled {
     assert!(num > 0 && den > 0, "a logarithm needs a positive ratio");
-    // Shift the smaller number until the leading bits stand in one place. Neither can overflow, and what
-    // remains to be said about the ratio is which of the two is larger now.
+    // Shift the smaller number until both leading bits are in the same place. Neither can overflow, and the
+    // comparison of the two gives the rest of the exponent.
     let shift = num.ilog2() as i32 - den.ilog2() as i32;
     let (num, den) = if shift >= 0 {
         (num, den << shift)
@@ -112,8 +111,7 @@ fn scaled_log2(num: u128, den: u128, scale: u64) -> Scaled {
     }
 }
 
-/// ⌊scale·log2(x)⌋ for the `x` in (1, 2) that is num/den or twice that, or `None` if one word does not
-/// decide.
+/// ⌊scale·log2(x)⌋ for the `x` in (1, 2) that is num/den or twice that, or `None` if one word does not decide.
 fn word_floor(num: u128, den: u128, scale: u64) -> Option<u64> {
     let start = mantissa(num, den, 1)[0];
     let low = word_chain(start, Rounding::Down);
@@ -126,7 +124,7 @@ fn word_floor(num: u128, den: u128, scale: u64) -> Option<u64> {
     (scaled(low) == scaled(high)).then_some(scaled(low) as u64)
 }
 
-/// Digits of a logarithm that the 62 places of a word are good for, with some to spare.
+/// The digits of a logarithm that a word's 62 places determine, with some to spare.
 const WORD_DIGITS: u32 = 56;
 
 /// The first digits of log2 of a number in [1, 2] with 62 places, every square rounded one way.
@@ -144,13 +142,13 @@ fn word_chain(mut x: u64, rounding: Rounding) -> u64 {
     log
 }
 
-/// The same, or `None` if so many limbs do not decide.
+/// The same, or `None` if this many limbs do not decide.
 fn fraction_floor(num: u128, den: u128, scale: u64, limbs: usize) -> Option<u64> {
     // Each squaring doubles the error, so that half of the bits are spent on it.
     let digits = limbs / 2;
     let start = mantissa(num, den, limbs);
     let mut above = start.clone();
-    // The mantissa was rounded down: one unit more is an upper end.
+    // The mantissa was rounded down: one unit more is an upper bound.
     wide::add_small(&mut above, 1);
     let mut low = chain(start, digits, Rounding::Down);
     let mut high = chain(above, digits, Rounding::Up);
@@ -324,10 +322,9 @@ mod tests {
         let _ = log2_microbits_up(1, 2);
     }
 
-    /// Ratios whose 10⁶·log2 lies less than 10⁻⁶⁶ beside a whole number, with its floor: convergents of
-    /// 2^(j/10⁶), computed with 260 decimal digits. The last digit of a word ends near the first four of these
-    /// numbers too, and that of four limbs at the last two, so that a chain which is rounded the wrong way
-    /// decides for the other side.
+    /// Ratios whose 10⁶·log2 lies less than 10⁻⁶⁶ beside a whole number, with its floor: convergents of 2^(j/10⁶),
+    /// computed with 260 decimal digits. The last digit of a word also ends near the first four of these numbers, and
+    /// that of four limbs near the last two, so a chain that is rounded the wrong way decides for the other side.
     const BESIDE_A_WHOLE_NUMBER: [(u128, u128, u64); 6] = [
         (
             1_485_865_453_290_434_126_630_440_210_715_462_993,

@@ -1,9 +1,9 @@
 //! The keys that sign the log, one after the other.
 //!
-//! A log outlives its keys. When another key takes over, an entry says so, and both keys sign the
-//! same statement about the tree just before that entry: a reader who trusts the old key learns from
-//! it alone which key came next, and from which size on. The kernel fixes what the signatures are
-//! over; the signer makes them and the reader checks them.
+//! A log outlives its keys. When another key takes over, an entry states it, and both keys sign the same statement
+//! about the tree just before that entry: a reader that trusts the old key learns from it alone which key came next,
+//! and from which size on. The kernel fixes the signed bytes; the signer signs them and the reader checks the
+//! signatures.
 
 use serde::{Deserialize, Serialize};
 
@@ -20,12 +20,12 @@ pub struct LogKey {
     pub id: Digest,
     /// The raw Ed25519 key, 32 bytes.
     pub public_key: [u8; 32],
-    /// It signs trees of this size and larger ones, until another takes over.
+    /// It signs trees of this size and larger, until another key takes over.
     pub since_size: u64,
 }
 
 impl LogKey {
-    /// A key that signs from a size on.
+    /// A key that signs trees from this size on.
     #[must_use]
     pub fn new(public_key: [u8; 32], since_size: u64) -> Self {
         Self {
@@ -36,12 +36,12 @@ impl LogKey {
     }
 }
 
-/// What both keys sign when one follows the other.
+/// The statement that both keys sign when one follows the other.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyLink {
     /// The name of the log that both keys sign.
     pub origin: String,
-    /// The Ed25519 key that signed so far.
+    /// The Ed25519 key that signed until now.
     pub old_public_key: [u8; 32],
     /// The Ed25519 key that signs from the next entry on.
     pub new_public_key: [u8; 32],
@@ -53,7 +53,7 @@ pub struct KeyLink {
 
 impl KeyLink {
     /// The 32 bytes that both keys sign: `D("evidenceos:key_rotation:v1", CJ)` over the statement's
-    /// fields as they stand in the entry.
+    /// fields as the entry has them.
     #[must_use]
     pub fn digest(&self) -> Digest {
         Digest::domain("evidenceos:key_rotation:v1", &self.to_object().to_bytes())
@@ -72,7 +72,7 @@ impl KeyLink {
 /// A link with both signatures.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SignedKeyLink {
-    /// What both keys sign.
+    /// The statement that both keys sign.
     pub link: KeyLink,
     /// Ed25519 by the old key over [`KeyLink::digest`].
     pub old_signature: [u8; 64],

@@ -1,9 +1,9 @@
-//! Null hypotheses: what a certificate speaks against, and how much evidence a score is.
+//! Null hypotheses: the hypothesis that a certificate rejects, and the evidence of a score.
 //!
-//! Owns the closed list of null specs and all that is asked of one: its canonical bytes and hash,
-//! its parser, its expiry, the evidence of a score, the least count that certifies. Each kind
-//! answers in a module of its own. Does not own the threshold that evidence must reach
-//! (`price.rs`), nor how a score is counted (`score.rs`).
+//! Owns the closed list of null specs and their common interface: canonical bytes and hash, parser,
+//! expiry, the evidence of a score, the least count that certifies. Each kind is implemented in a
+//! module of its own. Does not own the threshold that evidence must reach (`price.rs`) or the
+//! counting of scores (`score.rs`).
 //!
 //! Invariant: code that needs the kind matches [`NullSpec`] without a wildcard, so that the
 //! compiler lists the places when a kind is added.
@@ -25,14 +25,14 @@ pub mod accuracy;
 
 pub use accuracy::Accuracy;
 
-/// A null hypothesis that was registered before anybody was measured, and the bet against it.
+/// A null hypothesis that was registered before any measurement, and the bet against it.
 ///
-/// Rows and journals of every release hold the only kind there was without a tag. A second kind
-/// needs a place of its own in them: the conversions below stop compiling.
+/// Rows and journals of every release store the only kind so far without a tag. A second kind needs
+/// a place of its own in them: the conversions below stop compiling.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "Accuracy", into = "Accuracy")]
 pub enum NullSpec {
-    /// The chance to be right is at most p0.
+    /// The chance of a right prediction is at most p0.
     Accuracy(Accuracy),
 }
 
@@ -51,7 +51,7 @@ impl From<NullSpec> for Accuracy {
 }
 
 impl NullSpec {
-    /// [`Accuracy::new`].
+    /// An accuracy null spec, as [`Accuracy::new`] makes it.
     ///
     /// # Errors
     /// [`PolicyError`] if p0 or the alternative is out of range.
@@ -63,7 +63,7 @@ impl NullSpec {
         Accuracy::new(p0_micros, strategy, expires_unix).map(Self::Accuracy)
     }
 
-    /// Reads the public record, in which `kind` says how to read the rest.
+    /// Reads the public record; its `kind` selects the reader of the other fields.
     pub(crate) fn read(mut fields: Fields<'_>) -> Result<Self, RecordError> {
         let null_spec = match fields.string("kind")?.as_str() {
             accuracy::KIND => Self::Accuracy(Accuracy::read(&mut fields)?),
@@ -104,7 +104,7 @@ impl NullSpec {
         }
     }
 
-    /// Whether it has expired at a time.
+    /// Whether it has expired at this time.
     #[must_use]
     pub fn expired_at(&self, unix_ms: u64) -> bool {
         self.expires_unix()
@@ -119,7 +119,7 @@ impl NullSpec {
         }
     }
 
-    /// The evidence of a perfect vector over so many units; 0 if it is negative.
+    /// The evidence of a perfect vector over this many units; 0 if it is negative.
     #[must_use]
     pub fn reach(&self, units: u64) -> MicroBits {
         match self {
@@ -127,7 +127,7 @@ impl NullSpec {
         }
     }
 
-    /// Whether a perfect vector over so many units would reach `threshold`.
+    /// Whether a perfect vector over this many units would reach `threshold`.
     #[must_use]
     pub fn can_reach(&self, units: u64, threshold: MicroBits) -> bool {
         match self {
@@ -135,8 +135,8 @@ impl NullSpec {
         }
     }
 
-    /// The least count of right items whose evidence reaches `threshold`; none if a perfect vector
-    /// fails. Each item is a unit.
+    /// The least count of right items whose evidence reaches `threshold`; `None` if a perfect
+    /// vector fails. Assumes that each item is a unit.
     #[must_use]
     pub fn fewest_right(&self, items: u64, threshold: MicroBits) -> Option<u64> {
         match self {
@@ -144,8 +144,8 @@ impl NullSpec {
         }
     }
 
-    /// The sealed budget that the planner proposes for so many sealed units, by the prices, α and
-    /// multiplicity of a policy that is valid.
+    /// The sealed budget that the planner proposes for this many sealed units, by the prices, α and
+    /// multiplicity of a valid policy.
     #[must_use]
     pub fn proposed_sealed_budget(&self, sealed_units: u64, policy: &Policy) -> Proposal {
         match self {

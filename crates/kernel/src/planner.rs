@@ -1,16 +1,15 @@
 //! Advice on what a holdout can certify, for people who are about to spend one.
 //!
-//! Owns forecasts: the accuracy that would be certified with a given power, the items that would be needed,
-//! a budget to propose. Owns no decision: nothing here is hashed, logged, charged or compared with evidence,
-//! and another machine may see another last digit. That is why floats are allowed here and nowhere else in
-//! the kernel.
+//! Owns forecasts: the accuracy that would be certified with a given power, the items needed, a proposed budget. Owns
+//! no decision: nothing here is hashed, logged, charged or compared with evidence, and another machine may compute
+//! another last digit. That is why floats are allowed here and nowhere else in the kernel.
 //!
-//! Invariant: a forecast asks the *real* rule ([`BetTable::fewest_right`]) which counts certify, and uses
-//! floats only for how likely such a count is.
+//! Invariant: a forecast asks the *real* rule ([`BetTable::fewest_right`]) which counts certify, and uses floats only
+//! for the probability of such a count.
 //!
-//! Tails of the binomial are exact up to rounding, by the continued fraction of the incomplete beta function
-//! (DLMF 8.17.22). It takes O(√n) steps, so a million items cost some tens of microseconds a tail and no
-//! normal approximation is needed.
+//! Tails of the binomial are exact up to rounding, by the continued fraction of the incomplete beta function (DLMF
+//! 8.17.22). It takes O(√n) steps, so for a million items a tail takes some tens of microseconds and needs no normal
+//! approximation.
 #![allow(
     clippy::float_arithmetic,
     reason = "advice only: no float reaches a decision or a record"
@@ -20,13 +19,13 @@ use crate::bits::MicroBits;
 use crate::evidence::{BetTable, CHANCE_WHOLE_MICROS, EvidenceError, Strategy};
 use crate::holdout::{Policy, Record};
 
-/// The power that forecasts are stated for, unless somebody asks otherwise: 90 %.
+/// The power of forecasts if the caller names none: 90 %.
 pub const DEFAULT_POWER: f64 = 0.9;
 
 /// The most items that [`items_needed`] considers.
 pub const MAX_ITEMS: u64 = 1 << 40;
 
-/// The least and the largest sealed budget that is proposed.
+/// The least and the largest sealed budget that the planner proposes.
 const PROPOSED_BITS: (u64, u64) = (16, 64);
 
 /// P(Bin(n, p) ≥ s), for p in [0, 1].
@@ -42,8 +41,8 @@ pub fn binomial_tail(n: u64, p: f64, s: u64) -> f64 {
     regularised_beta(p, s as f64, (n - s + 1) as f64)
 }
 
-/// The least accuracy that reaches `threshold` on so many items with probability `power`, to 1e-9; `None`
-/// where not even a perfect vector would be certified.
+/// The least accuracy that reaches `threshold` on this many items with probability `power`, to 1e-9; `None` if not even
+/// a perfect vector would be certified.
 #[must_use]
 pub fn accuracy_certified_with_power(
     table: &BetTable,
@@ -64,11 +63,11 @@ pub fn accuracy_certified_with_power(
     Some(enough)
 }
 
-/// How many sealed items it takes to certify a model of this `accuracy` with probability `power`; `None`
-/// if more than [`MAX_ITEMS`], or if the accuracy is no better than the null.
+/// The number of sealed items that certify a model of this `accuracy` with probability `power`; `None` if it exceeds
+/// [`MAX_ITEMS`], or if the accuracy is no better than the null.
 ///
-/// The power is a saw-tooth in the number of items, because counts are whole. The answer is a number that
-/// has the power while one less has not; a few items around it may be the other way about.
+/// The power is a saw-tooth in the number of items, because counts are whole. The result has the power and one item
+/// less has not; for a few numbers around it the reverse may hold.
 ///
 /// # Errors
 /// As [`BetTable::new`].
@@ -80,7 +79,7 @@ pub fn items_needed(
     power: f64,
 ) -> Result<Option<u64>, EvidenceError> {
     let table = BetTable::new(p0_micros, strategy)?;
-    // At or below the null no number of items helps; this saves the search for one.
+    // At or below the null no number of items suffices; this saves the search for one.
     if accuracy * f64::from(CHANCE_WHOLE_MICROS) <= f64::from(p0_micros) {
         return Ok(None);
     }
@@ -107,18 +106,18 @@ pub fn items_needed(
     Ok(Some(enough))
 }
 
-/// What the planner would set as a holdout's sealed budget.
+/// The sealed budget that the planner proposes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Proposal {
     /// The budget: 16 to 64 bits.
     pub budget: MicroBits,
-    /// Not even the first claim could easily be certified: the items are too few for the effect.
+    /// The items are too few for the effect: even the first claim could hardly be certified.
     pub hardly_certifiable: bool,
 }
 
-/// The k at which an accuracy halfway between p0 and 1 is still certified with 90 % probability, held within
-/// 16 and 64 bits. `table` bets against p0. `items` are those of the sealed part. The policy, which is valid, says what
-/// the first certification costs, and at which level it is judged.
+/// The k at which an accuracy halfway between p0 and 1 is still certified with 90 % probability, clamped to 16 to 64
+/// bits. `table` bets against p0. `items` are those of the sealed part. The valid `policy` gives the price of the
+/// first certification and its significance level.
 #[must_use]
 pub fn proposed_sealed_budget(
     items: u64,
@@ -172,7 +171,7 @@ fn regularised_beta(x: f64, a: f64, b: f64) -> f64 {
 
 /// The continued fraction of DLMF 8.17.22, by Lentz's method as modified by Thompson and Barnett.
 fn beta_fraction(x: f64, a: f64, b: f64) -> f64 {
-    // Denominators are kept off zero by this much; a fraction that needs more steps has long converged.
+    // Denominators are kept away from zero by this much; a fraction that needs more steps has long converged.
     const TINY: f64 = 1e-300;
     const MAX_STEPS: u32 = 1_000_000;
     let away_from_zero = |value: f64| if value.abs() < TINY { TINY } else { value };

@@ -1,12 +1,11 @@
-//! What a symbol costs, and what evidence a certification needs.
+//! Prices of symbols, and the evidence that a certification needs.
 //!
-//! Owns the prices of settlements and answers, their worst case, the multiplicity modes, the threshold and
-//! the released e-value. Does not own the ledger that the prices are charged to, nor the evidence.
+//! Owns the prices of settlements and answers, their worst case, the multiplicity modes, the threshold and the
+//! released e-value. Does not own the ledger that is charged, or the evidence.
 //!
-//! Invariant (Kraft): at every node of the transcript the masses 2^{−price} of the symbols sum to at most 1.
-//! With Markov's inequality this gives, for the fixed e-variable of a node, P(E ≥ 2^{k+c}/α) summed over all
-//! nodes ≤ α. Prices are therefore rounded up; equal prices are the metering of Dwork et al. 2015
-//! (arXiv 1506.02629).
+//! Invariant (Kraft): at every node of the transcript the masses 2^{−price} of the symbols sum to at most 1. With
+//! Markov's inequality this gives, for the fixed e-variable of a node, P(E ≥ 2^{k+c}/α) summed over all nodes ≤ α.
+//! Prices are therefore rounded up; equal prices are the metering of Dwork et al. 2015 (arXiv 1506.02629).
 
 use std::collections::BTreeMap;
 
@@ -18,10 +17,10 @@ use crate::kraft;
 use crate::log2::log2_microbits_up;
 
 /// Default of c₀ in [`SettlementPrices::Learned`]: the first certification costs 4 bits. Holdouts
-/// that were registered with 8 keep them.
+/// registered with 8 keep 8.
 pub const DEFAULT_C0_BITS: u8 = 4;
 
-/// The most bits that a policy may put on a first certification.
+/// The most bits that a policy may charge for a first certification.
 pub const MAX_CERTIFIED_BITS: u8 = 40;
 
 /// The largest alphabet of an oracle.
@@ -42,13 +41,13 @@ pub enum PriceError {
     /// The bits of a certification are out of range.
     #[error("a certification costs 1 to 40 bits, not {bits}")]
     CertifiedBits {
-        /// What was asked for.
+        /// The requested number of bits.
         bits: u8,
     },
     /// The alphabet is too small or too large.
     #[error("an oracle has 2 to 65536 symbols, not {n_symbols}")]
     Alphabet {
-        /// What was asked for.
+        /// The requested size.
         n_symbols: u32,
     },
     /// The symbol is not in its alphabet.
@@ -56,10 +55,10 @@ pub enum PriceError {
     Symbol {
         /// The size of the alphabet.
         n_symbols: u32,
-        /// What was asked for.
+        /// The requested symbol.
         symbol: u32,
     },
-    /// The list of an alphabet has another length than the alphabet.
+    /// An alphabet's list of prices has another length than the alphabet.
     #[error("{listed} prices are listed for {n_symbols} symbols")]
     Length {
         /// The size of the alphabet.
@@ -88,7 +87,7 @@ pub enum PriceError {
     },
 }
 
-/// How a holdout prices the two symbols that end a run.
+/// The rule that prices the two symbols that end a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SettlementPrices {
     /// After m settlements with s certifications, "certified" has mass (2s+1)/(2m+2^c0).
@@ -114,7 +113,7 @@ impl Default for SettlementPrices {
     }
 }
 
-/// The prices of one settlement.
+/// The prices of one settlement's two symbols.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quote {
     /// c: the price of "certified", which is also part of the threshold.
@@ -123,7 +122,7 @@ pub struct Quote {
     pub not_certified: MicroBits,
 }
 
-/// A mass num/den, kept exact until the one rounding of its price.
+/// A mass num/den, exact until its price is rounded once.
 #[derive(Clone, Copy)]
 struct Mass {
     num: u128,
@@ -159,7 +158,8 @@ impl SettlementPrices {
         }
     }
 
-    /// The prices after `settled` (m) settlements of which `certified` (s) ended certified, s ≤ m.
+    /// The prices after `settled` (m) settlements, `certified` (s) of them with a certificate, s ≤
+    /// m.
     #[must_use]
     pub fn quote(&self, settled: u64, certified: u64) -> Quote {
         let mass = self.certified_mass(settled, certified);
@@ -181,19 +181,17 @@ impl SettlementPrices {
             .price(level_divisor(levels, level))
     }
 
-    /// The most that a settlement can cost which is admitted after (m, s) is settled and `ahead` (j) runs
-    /// are still under way before it.
+    /// The most that a settlement can cost if its run is admitted at (m, s) with `ahead` (j) runs still under way
+    /// before it.
     ///
     /// It will meet some (m', s') with m ≤ m' ≤ m+j and s ≤ s' ≤ s+(m'−m). Write t = m'−m and D = 2m+2^c0.
     ///
-    /// - *Certified* costs log2 of d·(D+2t)/(2s'+1), d the divisor of the dearest level: largest at
-    ///   t = j, s' = s.
-    /// - *Not certified* costs log2 of 1/(1−q) with q = (2s'+1)/(D+2t): largest where q is. For a given t
-    ///   that is s' = s+t, and (2s+1+2t)/(D+2t) grows with t because 2s+1 < D. So t = j again, and
-    ///   1/(1−q) = (D+2j)/(D−2s−1).
+    /// - *Certified* costs log2 of d·(D+2t)/(2s'+1), d the divisor of the dearest level: largest at t = j, s' = s.
+    /// - *Not certified* costs log2 of 1/(1−q) with q = (2s'+1)/(D+2t): largest if q is. For a given t that is s'
+    ///   = s+t, and (2s+1+2t)/(D+2t) grows with t because 2s+1 < D. So t = j again, and 1/(1−q) = (D+2j)/(D−2s−1).
     ///
-    /// Both have the numerator D+2j: the dearer one is that with the smaller denominator. With fixed prices
-    /// nothing depends on (m', s').
+    /// Both have the numerator D+2j: the one with the smaller denominator is dearer. With fixed prices nothing
+    /// depends on (m', s').
     #[must_use]
     pub fn worst_case(&self, settled: u64, certified: u64, ahead: u64, levels: u8) -> MicroBits {
         let mass = self.certified_mass(settled, certified);
@@ -206,7 +204,7 @@ impl SettlementPrices {
         dearest_level.max(log2_microbits_up(den, mass.complement().num))
     }
 
-    /// c before anything is settled, in whole bits.
+    /// c before the first settlement, in whole bits.
     #[must_use]
     pub fn first_certified_bits(&self) -> u8 {
         match *self {
@@ -239,7 +237,7 @@ fn level_divisor(levels: u8, level: u8) -> u128 {
     }
 }
 
-/// What the dearest of `levels` costs beyond the certification itself: ⌈10⁶·log2 d⌉ with d its
+/// The price of the dearest of `levels` beyond the certification itself: ⌈10⁶·log2 d⌉ with d its
 /// divisor; 0 for at most one level.
 #[must_use]
 pub fn dearest_level_extra(levels: u8) -> MicroBits {
@@ -251,7 +249,7 @@ fn dearest_level_divisor(levels: u8) -> u128 {
     level_divisor(levels, levels.saturating_sub(2))
 }
 
-/// What each symbol of each alphabet costs. An alphabet that is not listed is uniform: ⌈10⁶·log2 n⌉.
+/// The price of each symbol of each alphabet. An alphabet that is not listed is uniform: ⌈10⁶·log2 n⌉.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct AnswerPrices(pub BTreeMap<u32, Vec<MicroBits>>);
@@ -260,7 +258,7 @@ impl AnswerPrices {
     /// The price of `symbol` in an alphabet of `n_symbols`.
     ///
     /// # Errors
-    /// [`PriceError::Alphabet`] and [`PriceError::Symbol`] where there is no such symbol.
+    /// [`PriceError::Alphabet`] and [`PriceError::Symbol`] if there is no such symbol.
     pub fn price(&self, n_symbols: u32, symbol: u32) -> Result<MicroBits, PriceError> {
         check_alphabet(n_symbols)?;
         let missing = PriceError::Symbol { n_symbols, symbol };
@@ -271,10 +269,10 @@ impl AnswerPrices {
         }
     }
 
-    /// The dearest symbol of an alphabet of `n_symbols`: what an answer reserves.
+    /// The price of the dearest symbol of an alphabet of `n_symbols`: an answer reserves it.
     ///
     /// # Errors
-    /// [`PriceError::Alphabet`] where there is no such alphabet.
+    /// [`PriceError::Alphabet`] if there is no such alphabet.
     pub fn dearest(&self, n_symbols: u32) -> Result<MicroBits, PriceError> {
         check_alphabet(n_symbols)?;
         let listed = self.0.get(&n_symbols);
@@ -282,11 +280,11 @@ impl AnswerPrices {
         Ok(dearest.unwrap_or_else(|| uniform_price(n_symbols)))
     }
 
-    /// Checks that every list has a price for each symbol and that the masses of each alphabet sum to at
-    /// most 1, which is decided exactly.
+    /// Checks that every list has a price for each symbol and that the masses of each alphabet sum to at most 1,
+    /// exactly.
     ///
     /// # Errors
-    /// The first rule that a list breaks.
+    /// [`PriceError`] for the first rule that a list breaks.
     pub fn validate(&self) -> Result<(), PriceError> {
         let listed = self.0.values().map(Vec::len).sum();
         if listed > MAX_LISTED_PRICES {
@@ -303,7 +301,7 @@ impl AnswerPrices {
             if let Some(&price) = prices.iter().find(|&&price| price > MAX_ANSWER_PRICE) {
                 return Err(PriceError::TooDear { n_symbols, price });
             }
-            // Below Kraft's bound the answers would tell more than they are charged for.
+            // Below Kraft's bound the answers would release more than they are charged for.
             if !kraft::masses_sum_to_at_most_one(prices) {
                 return Err(PriceError::Kraft { n_symbols });
             }
@@ -324,21 +322,21 @@ fn uniform_price(n_symbols: u32) -> MicroBits {
     log2_microbits_up(u128::from(n_symbols), 1)
 }
 
-/// How α is shared among the certifications of a holdout.
+/// The rule that shares α among the certifications of a holdout.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Multiplicity {
     /// α_i = α: each i-th certification is false with probability at most α.
     #[default]
     Each,
-    /// α_i = α/(i(i+1)): any false certification at all has probability at most α.
+    /// α_i = α/(i(i+1)): the probability of any false certification is at most α.
     Fwer,
     /// α_i = α/(i+1): the largest share of false certifications is at most α in expectation.
     Fdr,
 }
 
 impl Multiplicity {
-    /// Its name in public records.
+    /// The rule's name in public records.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -348,7 +346,7 @@ impl Multiplicity {
         }
     }
 
-    /// The rule that a policy names, or `None` if no rule has this name.
+    /// The rule with this name, or `None` if there is none.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
         [Self::Each, Self::Fwer, Self::Fdr]
@@ -356,7 +354,7 @@ impl Multiplicity {
             .find(|mode| mode.as_str() == name)
     }
 
-    /// α/α_i for the i-th certification, i ≥ 1. Sticks at `u64::MAX`, which no holdout lives to see.
+    /// α/α_i for the i-th certification, i ≥ 1. Saturates at `u64::MAX`, which no holdout reaches.
     #[must_use]
     pub const fn divisor(self, ordinal: u64) -> u64 {
         match self {
@@ -369,7 +367,7 @@ impl Multiplicity {
 
 /// The evidence that certifies: k + c + ⌈10⁶·log2(10⁶·divisor/alpha_micros)⌉.
 ///
-/// `alpha_micros` is α in millionths, 1 to 10⁶. A sum that does not fit is a threshold that nothing reaches.
+/// `alpha_micros` is α in millionths, 1 to 10⁶. A sum that does not fit becomes a threshold that no evidence reaches.
 ///
 /// # Panics
 /// If `alpha_micros` is out of range or `divisor` is 0: both are checked when a policy is made.
@@ -382,8 +380,8 @@ pub fn threshold(k: MicroBits, c: MicroBits, alpha_micros: u32, divisor: u64) ->
 
 /// log2 of the e-value that is released for a certification at `level`: ⌊log2(1/α_i)⌋ + ⌊level·w⌋, in bits.
 ///
-/// It is E deflated by 2^{−(k+c)} and rounded down (Koning, arXiv 2312.08040): readable at any α afterwards.
-/// Arguments as in [`threshold`]; `level_width` is w.
+/// It is E deflated by 2^{−(k+c)} and rounded down, so that a reader may choose α afterwards (Koning, arXiv
+/// 2312.08040). Arguments as in [`threshold`]; `level_width` is w.
 #[must_use]
 pub fn released_log2(alpha_micros: u32, divisor: u64, level: u8, level_width: MicroBits) -> u64 {
     let (num, den) = inverse_alpha(alpha_micros, divisor);
@@ -393,7 +391,7 @@ pub fn released_log2(alpha_micros: u32, divisor: u64, level: u8, level_width: Mi
     significance.saturating_add(u64::try_from(surplus).unwrap_or(u64::MAX))
 }
 
-/// The level that the evidence (in microbits, rounded down) reaches, or `None` where it does not certify.
+/// The level that the evidence (in microbits, rounded down) reaches, or `None` if it does not certify.
 ///
 /// Level j needs threshold + j·w. With `levels` 0 or 1 there is only level 0.
 #[must_use]
@@ -406,9 +404,9 @@ pub fn level_reached(
     let evidence = u64::try_from(evidence_microbits).ok()?;
     let surplus = evidence.checked_sub(threshold.get())?;
     let last = levels.saturating_sub(1);
-    // Levels of no width are all reached at once.
+    // If levels have no width, evidence reaches all of them at once.
     let level = surplus.checked_div(level_width.get()).unwrap_or(u64::MAX);
-    // Evidence beyond the last level stays untold: nothing was charged for telling it.
+    // Evidence beyond the last level is not released: nothing was charged for it.
     Some(level.min(u64::from(last)) as u8)
 }
 

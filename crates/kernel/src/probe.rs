@@ -1,17 +1,18 @@
-//! Who probes: calls of one principal in a sliding window, and what is made of many.
+//! Detection of principals that probe: it counts a principal's calls in a sliding window and
+//! compares them with thresholds.
 //!
 //! Probing is asking a lot, asking many different things, or asking about many topics. Each is
-//! counted over the last [`Rules::window_ms`] and compared with three thresholds; the sharpest
-//! that is reached counts. An operation (a session of an agent) also has counters that never go
-//! back while it is remembered.
+//! counted over the last [`Rules::window_ms`] and compared with three thresholds; the strictest
+//! level reached counts. An operation (a session of an agent) also has counters that never decrease
+//! while it is remembered.
 //!
-//! Pure: time is passed in, and names come as digests. An observation costs the same however much
-//! came before: a window keeps no more than its sharpest threshold asks for, since what is beyond
-//! it says nothing new. Principals and operations are bounded too: the one that was quiet longest
-//! is forgotten first. Whoever can make names at will gets around any detector that counts by
-//! name; authenticated principals cannot.
+//! Pure: time is passed in, and names come as digests. The cost of an observation does not depend
+//! on history: a window keeps no more calls than its highest threshold needs, since further calls
+//! change nothing. The numbers of principals and operations are bounded too: the detector forgets
+//! the one that was quiet longest first. A caller that can create names at will evades any detector
+//! that counts by name; authenticated principals cannot.
 //!
-//! Not a security boundary of the log or of leakage: those are metered in bits.
+//! This is not a security boundary of the log or of leakage: those are metered in bits.
 
 use std::{collections::VecDeque, num::NonZeroUsize};
 
@@ -20,10 +21,10 @@ use thiserror::Error;
 
 use crate::id::OwnerTag;
 
-/// The largest threshold: it bounds what one principal's window can take in memory.
+/// The largest threshold: it bounds the memory of one principal's window.
 pub const MAX_THRESHOLD: u32 = 65_536;
 
-/// How much is too much, within a window.
+/// The counts in a window from which a level applies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Thresholds {
     /// Calls, whatever they ask.
@@ -35,7 +36,7 @@ pub struct Thresholds {
 }
 
 impl Thresholds {
-    /// So many calls, whatever they ask: no more of them can differ than there are.
+    /// Thresholds on the number of calls alone: there are never more different calls than calls.
     const fn of_calls(total: u32) -> Self {
         Self {
             total,
@@ -60,19 +61,20 @@ impl Thresholds {
 pub struct Rules {
     /// How long a call counts, in milliseconds.
     pub window_ms: u64,
-    /// From here on answers are made poorer.
+    /// From here on answers are degraded.
     pub throttle: Thresholds,
-    /// From here on a person must look.
+    /// From here on a person must approve.
     pub escalate: Thresholds,
     /// From here on nothing is answered.
     pub freeze: Thresholds,
     /// Whether an operation that has made as many calls as freeze a window stays frozen.
     pub is_for_life: bool,
-    /// From so many denials of one principal on a person must look; none: denials are not counted.
+    /// A principal with this many denials needs a person's approval; `None`: denials are not
+    /// counted.
     pub denials: Option<Denials>,
 }
 
-/// How many denials are too many.
+/// The limit on denials.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Denials {
     /// At least 1, and at most [`MAX_THRESHOLD`].
@@ -81,19 +83,19 @@ pub struct Denials {
     pub window_ms: u64,
 }
 
-/// Rules that cannot be applied.
+/// Errors of rules that cannot be applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum RulesError {
-    /// A number out of its range.
+    /// A number is out of its range.
     #[error("thresholds must be from 1 to {MAX_THRESHOLD}, and the window at least 1 ms")]
     Range,
-    /// A milder threshold above a sharper one could never be met.
+    /// A milder threshold is above a stricter one and could never be reached.
     #[error("throttle must not be above escalate, nor escalate above freeze")]
     Order,
 }
 
 impl Rules {
-    /// Tool calls of an agent that works: 30 s; 20, 40, 80 calls a second for the whole of it, however different they
+    /// Defaults for tool calls of a working agent: 30 s; 20, 40, 80 calls a second throughout, however different they
     /// are; 20 denials in 5 minutes.
     pub const AGENT_CALLS: Self = Self {
         window_ms: 30_000,
@@ -107,7 +109,8 @@ impl Rules {
         }),
     };
 
-    /// Tool calls by the published numbers: 30 s; 20, 40, 80 calls; 10, 20, 40 different ones; 4, 8, 12 tools.
+    /// Defaults for tool calls by the published numbers: 30 s; 20, 40, 80 calls; 10, 20, 40 different ones; 4, 8, 12
+    /// tools.
     pub const TOOL_CALLS: Self = Self {
         window_ms: 30_000,
         throttle: Thresholds {
@@ -129,8 +132,8 @@ impl Rules {
         denials: None,
     };
 
-    /// Claims, which are created and executed, each different from the others by nature: 30 s; 10,
-    /// 20, 40 claims a second for the whole of it; 64, 128, 256 holdouts.
+    /// Defaults for claims, which always differ from each other: 30 s; 10, 20, 40 claims a second
+    /// throughout, each a creation and an execution; 64, 128, 256 holdouts.
     pub const CLAIMS: Self = Self {
         window_ms: 30_000,
         throttle: Thresholds {
@@ -152,10 +155,10 @@ impl Rules {
         denials: None,
     };
 
-    /// Demands that the rules can be applied.
+    /// Checks that the rules can be applied.
     ///
     /// # Errors
-    /// [`RulesError`].
+    /// [`RulesError`] names the broken rule: a range or an order.
     pub fn check(&self) -> Result<(), RulesError> {
         let levels = [self.throttle, self.escalate, self.freeze];
         let mut all = levels.iter().flat_map(Thresholds::each);
@@ -189,39 +192,39 @@ impl Rules {
     }
 }
 
-/// What is made of a principal's calls; the sharper is the greater.
+/// The level that a principal's calls reach; a stricter level compares greater.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
     Clean,
-    /// Answers are made poorer.
+    /// Answers are degraded.
     Throttle,
-    /// A person must look.
+    /// A person must approve.
     Escalate,
     Freeze,
 }
 
-/// One call. Names come as the first bytes of digests: the detector only tells them apart.
+/// One call. Names are the first bytes of digests: the detector only tells them apart.
 #[derive(Debug, Clone, Copy)]
 pub struct Call {
     pub principal: OwnerTag,
     /// The session that it belongs to.
     pub operation: [u8; 16],
-    /// What it is about.
+    /// The topic of the call.
     pub topic: u64,
-    /// Stands for the call's content; equal calls have equal hashes.
+    /// Hash of the call's content; equal calls have equal hashes.
     pub hash: u64,
 }
 
-/// What a call in its window was found to be.
+/// The detector's finding about a call in its window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Observed {
-    /// What is made of it.
+    /// The level that the call reached.
     pub level: Level,
     /// Calls of the principal in the window, this one included, up to the freezing total.
     pub calls: u32,
-    /// Calls of the operation since it is remembered, this one included.
+    /// Calls of the operation since the detector remembers it, this one included.
     pub operation_calls: u32,
-    /// Different things that the operation asked since, up to the freezing total.
+    /// Different contents of the operation's calls since then, up to the freezing total.
     pub operation_distinct: u32,
 }
 
@@ -235,10 +238,10 @@ pub struct Detector {
 }
 
 impl Detector {
-    /// A detector that remembers so many principals and operations.
+    /// A detector that remembers this many principals and operations.
     ///
     /// # Errors
-    /// [`RulesError`].
+    /// [`RulesError`] if the rules cannot be applied.
     pub fn new(
         rules: Rules,
         principals: NonZeroUsize,
@@ -259,8 +262,8 @@ impl Detector {
         &self.rules
     }
 
-    /// Counts a call at a time in milliseconds since any moment that stays the same. Time that
-    /// goes back is taken for standing still.
+    /// Counts a call. `now_ms` is in milliseconds since any fixed moment; time that goes back
+    /// counts as standing still.
     pub fn observe(&mut self, now_ms: u64, call: &Call) -> Observed {
         self.now_ms = self.now_ms.max(now_ms);
         let (now_ms, rules) = (self.now_ms, &self.rules);
@@ -286,7 +289,7 @@ impl Detector {
 }
 
 impl Detector {
-    /// Counts a call of a principal that was denied, at a time as in [`Detector::observe`].
+    /// Counts a denied call of a principal; `now_ms` as in [`Detector::observe`].
     pub fn denied(&mut self, now_ms: u64, principal: OwnerTag) {
         self.now_ms = self.now_ms.max(now_ms);
         let Some(denials) = self.rules.denials else {
@@ -296,7 +299,7 @@ impl Detector {
             .principals
             .get_or_insert_mut(principal, Window::default);
         window.denied_ms.push_back(self.now_ms);
-        // As many as make a difference, so that memory stays bounded.
+        // Keep no more than the threshold needs, so that memory stays bounded.
         if window.denied_ms.len() > denials.most as usize {
             window.denied_ms.pop_front();
         }
@@ -309,14 +312,14 @@ struct Counted {
     distinct_topics: u32,
 }
 
-/// The calls of a principal that still count.
+/// A principal's calls that still count.
 #[derive(Debug, Default)]
 struct Window {
-    /// When they were, oldest first; the newest, as many as freeze it.
+    /// Times of the calls, oldest first; the newest, at most the freezing total.
     times_ms: VecDeque<u64>,
     hashes: Latest,
     topics: Latest,
-    /// When calls were denied, oldest first; the newest, as many as count.
+    /// Times of the denials, oldest first; the newest, at most the denial threshold.
     denied_ms: VecDeque<u64>,
 }
 
@@ -329,19 +332,19 @@ impl Window {
     }
 
     fn count(&mut self, now_ms: u64, rules: &Rules, call: &Call) -> Counted {
-        // A call at `oldest` or before does not count any more.
+        // Calls at `oldest` or before no longer count.
         let oldest = now_ms.checked_sub(rules.window_ms);
         let gone = |at_ms: u64| oldest.is_some_and(|oldest| at_ms <= oldest);
         while self.times_ms.front().is_some_and(|at| gone(*at)) {
             self.times_ms.pop_front();
         }
-        // As many calls as freeze a principal are enough: one more changes no level, and memory
+        // No more calls than the freezing total are kept: one more changes no level, and memory
         // stays bounded.
         if self.times_ms.len() >= rules.freeze.total as usize {
             self.times_ms.pop_front();
         }
-        // After a burst the memory is given back. The factor of four keeps a steady caller from
-        // growing and shrinking in turn.
+        // Return memory after a burst. The factor of four keeps a steady caller from growing and
+        // shrinking in turn.
         if self.times_ms.capacity() > 64 && self.times_ms.len() < self.times_ms.capacity() / 4 {
             self.times_ms.shrink_to(self.times_ms.len() * 2);
         }
@@ -366,20 +369,20 @@ impl Window {
     }
 }
 
-/// Different values and when each was seen last, in the order of that; the newest, as many as
-/// freeze a window.
+/// Different values, each with the time it was last seen, in the order of that time; the newest, at
+/// most the freezing total.
 #[derive(Debug, Default)]
 struct Latest(Vec<(u64, u64)>);
 
 impl Latest {
     fn see(&mut self, value: u64, now_ms: u64, most: usize, gone: impl Fn(u64) -> bool) -> u32 {
-        // In order of time, so what is gone is a beginning.
+        // The list is in order of time, so the expired values are a prefix.
         let expired = self.0.partition_point(|(_, at_ms)| gone(*at_ms));
         let known = self.0.iter().rposition(|(known, _)| *known == value);
         match known {
             Some(at) if at >= expired => {
-                // The value goes before the expired ones do: draining moves the place that `at`
-                // means.
+                // Remove the value before the expired ones: draining first would shift the index
+                // `at`.
                 self.0.remove(at);
                 self.0.drain(..expired);
             }
@@ -396,11 +399,11 @@ impl Latest {
     }
 }
 
-/// What an operation did since it is remembered.
+/// The counters of an operation since the detector remembers it.
 #[derive(Debug, Default)]
 struct Operation {
     calls: u32,
-    /// Different things asked, sorted.
+    /// Hashes of its different calls, sorted.
     asked: Vec<u64>,
 }
 

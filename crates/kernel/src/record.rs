@@ -1,8 +1,9 @@
-//! Public records: what log entries say of claims, holdouts and credit, byte for byte.
+//! Public records: the log entries about claims, holdouts and credit, byte for byte.
 //!
 //! Owns these records' fields, and the reading of canonical JSON field by field. [`crate::entry`]
-//! owns the list of all kinds of entries. What an auditor needs to recompute every debit, price
-//! and threshold is here; labels, names that submitters chose and principals are not.
+//! owns the list of all kinds of entries. The records contain everything that an auditor needs to
+//! recompute every charge, price and threshold; they contain no labels, names that submitters
+//! chose, or principals.
 
 #![allow(
     clippy::wildcard_enum_match_arm,
@@ -28,13 +29,13 @@ pub use holdout::{
 /// The largest entry: a tile bundle counts its length in two bytes.
 pub const MAX_ENTRY_LEN: usize = 65_535;
 
-/// Why bytes are not the record that they were taken for.
+/// The reason why bytes are not the expected record.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum RecordError {
     /// The bytes are not canonical JSON.
     #[error("not canonical JSON: {0}")]
     Json(#[from] cj::CjError),
-    /// A field is missing, or not of its kind.
+    /// A field is missing, or not of its type.
     #[error("field {0:?} is missing or not of its kind")]
     Field(String),
     /// A field that the record does not have.
@@ -47,7 +48,7 @@ pub enum RecordError {
     #[error("field {field:?}: {rule}")]
     Value {
         field: String,
-        /// What the field's value must be.
+        /// The rule for the field's value.
         rule: String,
     },
 }
@@ -58,7 +59,7 @@ pub fn schema_of(entry: &[u8]) -> Option<String> {
     fields::Fields::parse(entry).ok()?.string("schema").ok()
 }
 
-/// The latest time, in Unix milliseconds, that an entry says of itself.
+/// The latest of the times, in Unix milliseconds, that an entry states for itself.
 #[must_use]
 pub fn time_of(entry: &[u8]) -> Option<u64> {
     let cj::Value::Object(fields) = cj::parse(entry, MAX_ENTRY_LEN).ok()? else {

@@ -1,6 +1,7 @@
-//! Why a command is refused: a closed list, each with a stable code and a sentence for the caller.
+//! The reasons why a command is refused: a closed list, each with a stable code and a sentence for
+//! the caller.
 //!
-//! A refusal is a function of the command and of what was released before, never of labels.
+//! A refusal depends on the command and on what was already released, never on labels.
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -11,29 +12,29 @@ use crate::{
     id::{ClaimId, Digest},
 };
 
-/// Who has to act on a refusal, and how: the edges map this to their status codes.
+/// The kind of action that a refusal asks for: the edges map it to their status codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RefusalKind {
-    /// The request can never succeed as it is.
+    /// The request can never succeed unchanged.
     Invalid,
-    /// What it names does not exist, or is somebody else's.
+    /// Something that the request names does not exist, or belongs to another principal.
     NotFound,
-    /// The caller's role does not allow it.
+    /// The caller's role does not allow the request.
     Forbidden,
-    /// It does not fit the present state.
+    /// The request does not fit the present state.
     Precondition,
-    /// A budget is used up; no retry helps.
+    /// A budget is spent; no retry helps.
     Exhausted,
-    /// It conflicts with something that exists.
+    /// The request conflicts with something that exists.
     Conflict,
-    /// Only others' work in progress stands in the way: ask again.
+    /// Only others' work in progress blocks the request: retry.
     Retry,
 }
 
-/// Why the kernel refused a command. The text is the sentence for the caller.
+/// The kernel's refusal of a command. The text is the sentence for the caller.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Error)]
 pub enum Refusal {
-    /// No such claim, or another principal's.
+    /// No claim with this id belongs to the caller.
     #[error(
         "claim {0} not found among your claims; check the id, or list yours with `evidenceos claim list`"
     )]
@@ -43,25 +44,25 @@ pub enum Refusal {
     /// The caller lacks a role.
     #[error("this call needs the {0} role")]
     RoleRequired(Role),
-    /// A step that the claim's state does not allow.
+    /// The claim's state does not allow the step.
     #[error("cannot {step} a claim that is {state}; {}", hint(*.state))]
     WrongState {
         step: Step,
-        /// What the claim is.
+        /// The claim's present state.
         state: ClaimState,
     },
     /// A field of the request breaks a rule.
     #[error("{field}: {rule}")]
     Field {
-        /// The field, as the wire names it.
+        /// The field's name on the wire.
         field: String,
-        /// The rule, and what to do.
+        /// The rule, and what the caller can do.
         rule: String,
     },
-    /// An idempotency key came with another content.
+    /// The request reuses an idempotency key with other content.
     #[error("this x-request-id was used for another request in the last 24 hours; use a new one")]
     RequestIdReused,
-    /// A parent named by a dependency artifact is not there.
+    /// A dependency artifact names a parent that does not exist or has not settled.
     #[error(
         "dependency {0} names no settled claim of yours; give the parent's claim id and the hash of its capsule"
     )]
@@ -71,12 +72,12 @@ pub enum Refusal {
         "the dependency artifacts hash to {found}, but the claim was created with {wanted}; create a claim for these dependencies"
     )]
     DependencyRoot {
-        /// Hash of what was given.
+        /// Hash of the given artifacts.
         found: Digest,
         /// Hash that the claim is bound to.
         wanted: Digest,
     },
-    /// Too long or too wide a line of ancestors.
+    /// The claim has too many ancestors or generations.
     #[error(
         "too many ancestors: at most {max_ancestors} claims and {max_depth} generations may stand behind a claim"
     )]
@@ -86,7 +87,7 @@ pub enum Refusal {
         /// The most generations from the claim to its farthest ancestor.
         max_depth: u8,
     },
-    /// A claim rests on a revoked one.
+    /// The claim depends on a revoked one.
     #[error("claim {ancestor}, on which this one depends, was revoked")]
     Tainted {
         /// The ancestor that was revoked.
@@ -103,13 +104,13 @@ pub enum Refusal {
     /// The holdout's name or labels are taken.
     #[error("{0}")]
     HoldoutExists(String),
-    /// Another holdout came in between a check and its registration.
+    /// Another holdout was registered between a check and this registration.
     #[error("another holdout was registered meanwhile; register again")]
     HoldoutsChanged,
     /// Runs are still under way.
     #[error("{0} runs are still under way on this holdout; wait until they have settled")]
     RunsInFlight(usize),
-    /// A budget cannot carry this, whatever else is under way.
+    /// A budget cannot carry this, whatever is reserved.
     #[error("{pool} is exhausted: {needed} needed, {left} left; nothing was charged")]
     BudgetExhausted {
         pool: Pool,
@@ -118,13 +119,13 @@ pub enum Refusal {
         /// Budget less what is charged.
         left: MicroBits,
     },
-    /// A budget could carry this if nothing else were under way.
+    /// The budget could carry this if other runs had reserved nothing.
     #[error("{pool} is reserved by runs under way; ask again when they have settled")]
     Reserved { pool: Pool },
-    /// No run slot is free, or the caller has its share of them.
+    /// No run slot is free, or the caller has used its share of them.
     #[error("every run slot is taken; ask again later")]
     NoSlot,
-    /// The queue before the writer is full, or the caller has its share of it.
+    /// The queue before the writer is full, or the caller has used its share of it.
     #[error("the server is busy; ask again after a second")]
     QueueFull,
     /// A principal's credit does not cover the worst case of a run.
@@ -132,12 +133,12 @@ pub enum Refusal {
         "insufficient credit: this run may cost up to {needed}, {left} left; ask an operator for a grant, wait for the next day's mint, or raise the claim's access_credit if that is what limits it"
     )]
     InsufficientCredit {
-        /// The least that would do.
+        /// The least credit that would suffice.
         needed: u64,
-        /// What there is, or what the claim may burn.
+        /// Credit that is left in the account, or that the claim may still burn.
         left: u64,
     },
-    /// The credits that may be burned on a holdout are used up.
+    /// The holdout's credit budget is spent.
     #[error(
         "the holdout's credit budget is exhausted: {needed} needed, {left} left; nothing was charged"
     )]
@@ -152,9 +153,9 @@ pub enum Refusal {
         "a grant of {amount} exceeds the credit limit: {unburned} of {limit} are there; grant at most {}, or raise the limit first (`evidenceos account limit`)", limit.saturating_sub(*unburned)
     )]
     BeyondCreditLimit {
-        /// In credits; what the operator asked for.
+        /// Credits that the operator asked for.
         amount: u64,
-        /// What is there, reservations included.
+        /// Credits in the account, reservations included.
         unburned: u64,
         /// In credits; the account's limit.
         limit: u64,
@@ -164,64 +165,64 @@ pub enum Refusal {
         "claim {0} asks the same and is being judged; ask again when it has settled, and its verdict stands for this one"
     )]
     SameClaimRunning(ClaimId),
-    /// The holdout was taken back.
+    /// The holdout was withdrawn.
     #[error("holdout {0:?} was withdrawn; it takes no claims")]
     HoldoutWithdrawn(String),
-    /// A holdout released something, or may have, and cannot be taken back.
+    /// The holdout released something, or may have, and cannot be withdrawn.
     #[error(
         "holdout {reference:?} cannot be withdrawn: {why}; retire it instead (`evidenceos holdout retire`)"
     )]
     NotWithdrawable {
         reference: String,
-        /// What stands in the way.
+        /// The reason why it may have released something.
         why: String,
     },
-    /// An earlier holdout's budgets do not carry the answer whether two label columns agree.
+    /// An earlier holdout's budgets do not carry the answer of a comparison of labels.
     #[error(
         "holdout {reference:?} cannot pay for the comparison with these labels: {needed} needed, {left} left in {pool}. Nothing was compared or charged. If no item is in both, register with fresh items declared (`evidenceos holdout add --fresh-items`), which is public; else retire that holdout first"
     )]
     CannotCompare {
         /// The earlier holdout's name.
         reference: String,
-        /// Which pool does not carry it.
+        /// The pool that does not carry it.
         pool: Pool,
         /// The most that the comparison can release.
         needed: MicroBits,
-        /// What the pool carries.
+        /// The bits that the pool carries.
         left: MicroBits,
     },
-    /// What the request would write into the log is longer than a log entry.
+    /// The request would write an entry longer than the log allows.
     #[error(
         "{what} would take {bytes} bytes in the log, a log entry has at most {}; {remedy}",
         crate::record::MAX_ENTRY_LEN
     )]
     EntryTooLong {
-        /// What is too long.
+        /// The part that is too long.
         what: String,
         bytes: u64,
-        /// What the caller can do, as the end of the sentence.
+        /// The remedy, as the end of the sentence.
         remedy: String,
     },
-    /// More would be stored for a principal than may be.
+    /// The principal would exceed its storage limit.
     #[error(
         "this takes {more} bytes of storage; {stored} of the {limit} bytes that one principal may have are taken. What claims keep is evidence and is not given back; ask an operator for a higher limit (EVIDENCEOS_PRINCIPAL_STORAGE_LIMIT)"
     )]
     StorageLimit {
-        /// What is stored for the principal, in bytes.
+        /// Bytes stored for the principal so far.
         stored: u64,
-        /// What this would add.
+        /// Bytes that this request would add.
         more: u64,
-        /// In bytes; what one principal may have.
+        /// Bytes that one principal may store.
         limit: u64,
     },
 }
 
-/// What a caller may be.
+/// The roles of a caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Role {
     /// Creates claims, runs them and reads their results.
     Submitter,
-    /// Reads everything public and all capsules.
+    /// Reads all public data and all capsules.
     Auditor,
     /// Administers holdouts, credit and keys.
     Operator,
@@ -237,14 +238,14 @@ impl std::fmt::Display for Role {
     }
 }
 
-/// A step of a claim's life that a caller asks for.
+/// A step in a claim's life that a caller asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Step {
     /// Give it a module and artifacts.
     Commit,
     /// Bind the claim to everything it was given.
     Seal,
-    /// Take a place in the holdout's order and run.
+    /// Take the next number in the holdout's order and run.
     Execute,
     /// End a run with its result.
     Settle,
@@ -268,7 +269,7 @@ impl std::fmt::Display for Step {
 pub enum Pool {
     /// All answers about the answer part.
     Answers,
-    /// What one principal's questions may release on a holdout.
+    /// Answers to one principal's questions on a holdout.
     PrincipalAnswers,
     /// Settlements, about the sealed part.
     Sealed,
@@ -304,7 +305,7 @@ fn hint(state: ClaimState) -> &'static str {
 }
 
 impl Refusal {
-    /// A field that breaks a rule.
+    /// The refusal of a field that breaks a rule.
     #[must_use]
     pub fn field(field: &str, rule: impl Into<String>) -> Self {
         Self::Field {
@@ -351,7 +352,7 @@ impl Refusal {
         }
     }
 
-    /// Who has to act.
+    /// The kind of action that the refusal asks for.
     #[must_use]
     pub fn kind(&self) -> RefusalKind {
         match self {
@@ -383,7 +384,7 @@ impl Refusal {
         }
     }
 
-    /// Whether the same request may succeed later by itself; such refusals are never remembered.
+    /// Whether the same request may succeed later; such refusals are never remembered.
     #[must_use]
     pub fn asks_to_retry(&self) -> bool {
         self.kind() == RefusalKind::Retry

@@ -1,14 +1,14 @@
-//! Counting how often a vector agrees with the labels, and making one symbol of it.
+//! Counts how often a vector agrees with the labels, and turns the count into one symbol.
 //!
-//! Owns the oracle's answer about the answer part and the count that certification starts from, on the
-//! sealed part. Does not own prices, evidence, or the decision.
+//! Owns the oracle's answer about the answer part, and the count on the sealed part from which certification starts.
+//! Does not own prices, evidence, or the decision.
 //!
-//! Invariant: the loop reads every item of both parts and neither branches nor indexes on a label, so the
-//! time of a call depends on the number of items alone. The timing of an answer would otherwise be a symbol
-//! that nobody has paid for.
+//! Invariant: the loop reads every item of both parts and neither branches nor indexes on a label, so the time of a
+//! call depends on the number of items alone. Otherwise the timing of an answer would be a symbol that is not
+//! charged.
 //!
-//! Vectors and labels are one byte an item, 0 or 1. A part mask is one byte an item: 1 is in the answer
-//! part, 0 in the sealed part (see [`crate::split`]).
+//! Vectors and labels are one byte an item, 0 or 1. A part mask is one byte an item: 1 is in the answer part, 0 in
+//! the sealed part (see [`crate::split`]).
 
 /// The oracle's symbol in `0..n_symbols`: round-half-even(matches · (n_symbols − 1) / answer_items).
 ///
@@ -33,7 +33,7 @@ pub fn answer(
     quantise(matches, u64::from(n_symbols - 1), answer_items)
 }
 
-/// How many items of the sealed part the vector has right.
+/// The number of items of the sealed part that the vector has right.
 ///
 /// # Panics
 /// If the three slices differ in length.
@@ -42,13 +42,14 @@ pub fn sealed_matches(vector: &[u8], labels: &[u8], part_mask: &[u8]) -> u64 {
     count_matches(vector, labels, part_mask, 1)
 }
 
-/// How right a vector is on the sealed part, by the size of the units: all that evidence needs.
+/// The right items of a vector on the sealed part, by the size of the units: all that evidence
+/// needs.
 ///
-/// A unit's score is the mean over its items, and the log of every bet is bounded from below by a
-/// line in that mean; so only the number of right items in units of each size matters.
+/// A unit's score is the mean over its items, and a line in that mean bounds the log of every bet
+/// from below; so only the number of right items in units of each size matters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Score {
-    /// One for each size that occurs.
+    /// One class for each size that occurs.
     pub classes: Vec<SizeClass>,
 }
 
@@ -62,7 +63,7 @@ pub struct SizeClass {
     pub right: u64,
 }
 
-/// Which size class the unit of each item belongs to. A function of the units alone.
+/// The size class of each item's unit. Depends on the units alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Classes {
     class_of_item: Vec<u16>,
@@ -70,8 +71,8 @@ pub struct Classes {
 }
 
 impl Classes {
-    /// The classes of the sealed units; `None` where there are more than 65,536 sizes, which
-    /// takes more than two thousand million items.
+    /// The classes of the sealed units; `None` if there are more than 65,536 sizes, which takes
+    /// more than two billion items.
     #[must_use]
     pub fn new(units: &[u64], part_mask: &[u8]) -> Option<Self> {
         let mut size_of_unit = std::collections::HashMap::new();
@@ -88,7 +89,7 @@ impl Classes {
         let sizes: Vec<(u64, u64)> = sealed_units.into_iter().collect();
         let class = |unit| {
             let size = size_of_unit[unit];
-            // Items of the answer part are masked out; any class will do for them.
+            // The mask removes items of the answer part, so their class does not matter.
             sizes
                 .binary_search_by_key(&size, |(size, _)| *size)
                 .unwrap_or(0)
@@ -103,7 +104,7 @@ impl Classes {
         })
     }
 
-    /// The classes where every item is a unit of its own.
+    /// The classes if every item is a unit of its own.
     #[must_use]
     pub fn of_single_items(sealed_items: u64) -> Self {
         Self {
@@ -118,7 +119,7 @@ impl Classes {
         self.sizes.iter().map(|(_, units)| units).sum()
     }
 
-    /// How right a vector is; reads all items, branches on none.
+    /// The score of a vector; reads all items, branches on none.
     ///
     /// # Panics
     /// If the slices differ in length.

@@ -1,12 +1,10 @@
-//! Which items answer questions and which stay sealed, and what is committed to about them.
+//! The split of a holdout into its answer part and its sealed part, and the commitment to both.
 //!
-//! Owns the split of a holdout by its secret, the per-item salts, the preimages of the commitment's leaves
-//! and the commitment to the secret. Does not own the Merkle tree over those leaves, nor where secrets come
-//! from or rest.
+//! Owns the split by the holdout's secret, the per-item salts, the preimages of the commitment's leaves and the
+//! commitment to the secret. Does not own the Merkle tree over those leaves, or the creation and storage of secrets.
 //!
-//! Invariant: the split is a function of (secret, units, share) alone, moves whole units, and looks at no
-//! label. Everything keyed is HMAC-SHA-256 (RFC 2104) under the holdout's 32-byte secret, each use with its
-//! own prefix.
+//! Invariant: the split is a function of (secret, units, share) alone, moves whole units, and looks at no label.
+//! Everything keyed is HMAC-SHA-256 (RFC 2104) under the holdout's 32-byte secret, each use with its own prefix.
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest as _, Sha256};
@@ -37,18 +35,18 @@ pub struct Split {
     pub sealed_units: u64,
 }
 
-/// How many of so many units answer questions: ⌊share · units⌋, so that a fraction of a unit stays sealed.
+/// The number of units that answer questions: ⌊share · units⌋, so that a fraction of a unit stays sealed.
 ///
 /// A share of more than [`SHARE_WHOLE_MICROS`] counts as the whole.
 #[must_use]
 pub fn answer_units(units: u64, answer_share_micros: u32) -> u64 {
     let share = u128::from(answer_share_micros.min(SHARE_WHOLE_MICROS));
-    // At most the units, and so within 64 bits.
+    // The result is at most `units`, so it fits in 64 bits.
     (u128::from(units) * share / u128::from(SHARE_WHOLE_MICROS)) as u64
 }
 
-/// Splits a holdout: its distinct units, in the order of their tags, of which the first
-/// ⌊share · units⌋ become the answer part ([`answer_units`]). `units` names the unit of every item.
+/// Splits a holdout: sorts its distinct units by their tags and takes the first ⌊share · units⌋ as
+/// the answer part ([`answer_units`]). `units` names the unit of every item.
 #[must_use]
 pub fn split(secret: &[u8; 32], units: &[u64], answer_share_micros: u32) -> Split {
     let mut distinct = units.to_vec();
@@ -57,13 +55,13 @@ pub fn split(secret: &[u8; 32], units: &[u64], answer_share_micros: u32) -> Spli
     let total = distinct.len();
     let chosen = answer_units(total as u64, answer_share_micros) as usize;
 
-    // Submitters may know the units: without the secret nobody can tell which of them are sealed.
+    // Submitters may know the units, but without the secret they cannot tell which are sealed.
     let mac = keyed(secret);
     let mut tagged: Vec<([u8; 32], u64)> = distinct
         .into_iter()
         .map(|unit| (tag(&mac, SPLIT_DOMAIN, unit), unit))
         .collect();
-    // Only the membership matters, not the order within a part.
+    // Only membership matters, not the order within a part.
     if chosen > 0 && chosen < total {
         tagged.select_nth_unstable(chosen);
     }
@@ -109,8 +107,8 @@ pub fn salt(secret: &[u8; 32], index: u64) -> [u8; 32] {
     Salts::new(secret).salt(index)
 }
 
-/// What the commitment's leaf `index` hashes:
-/// `"evidenceos/label/v1" 0x00 ‖ index u64BE ‖ unit u64BE ‖ part u8 ‖ salt ‖ label u8`.
+/// The preimage of the commitment's leaf `index`: `"evidenceos/label/v1" 0x00 ‖ index u64BE ‖ unit
+/// u64BE ‖ part u8 ‖ salt ‖ label u8`.
 ///
 /// `part` is the item's mask byte: 1 answer, 0 sealed.
 #[must_use]

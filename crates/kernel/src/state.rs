@@ -1,9 +1,9 @@
-//! The state that decisions read: what stays in memory, and the stage of a batch over it.
+//! The state that decisions read: the resident part in memory, and the stage of a batch over it.
 //!
-//! [`Resident`] is bounded by the number of holdouts, not by history. Claims, pools and
-//! remembered requests are loaded into the [`Stage`] by key before a command is decided, and
-//! leave memory with it. Within a batch each event is applied to the stage at once, so that the
-//! next command sees it; after a failed commit the stage is dropped, and memory equals disk.
+//! [`Resident`] is bounded by the number of holdouts, not by history. Claims, pools and remembered
+//! requests are loaded into the [`Stage`] by key before a command is decided, and leave memory with
+//! it. Within a batch each event is applied to the stage at once, so the next command sees it;
+//! after a failed commit the stage is dropped, and memory equals disk.
 
 mod apply;
 mod changes;
@@ -28,7 +28,7 @@ use crate::{
     log_key::LogKey,
 };
 
-/// How long a request is remembered: 24 hours, in milliseconds.
+/// The time for which a request is remembered: 24 hours, in milliseconds.
 pub const REQUEST_WINDOW_MS: u64 = 24 * 60 * 60 * 1_000;
 
 /// Numbers that commit with each batch.
@@ -48,7 +48,7 @@ pub struct Counters {
     pub events: u64,
 }
 
-/// What stays in memory.
+/// The state that stays in memory.
 #[derive(Debug, Clone)]
 pub struct Resident {
     holdouts: HashMap<HoldoutId, Holdout>,
@@ -61,7 +61,7 @@ pub struct Resident {
 }
 
 impl Resident {
-    /// State as the store has it.
+    /// The state as the store has it.
     #[must_use]
     pub fn new(holdouts: Vec<Holdout>, counters: Counters, engine: String) -> Self {
         let mut by_reference = HashMap::new();
@@ -83,7 +83,7 @@ impl Resident {
         }
     }
 
-    /// The same with the policies that the log stated last.
+    /// The same state with the policies that the log stated last.
     #[must_use]
     pub fn with_in_force(self, in_force: InForce) -> Self {
         Self { in_force, ..self }
@@ -95,8 +95,7 @@ impl Resident {
         self.in_force
     }
 
-    /// The same with prices and limits as configured, and the sums over all accounts as the store
-    /// has them.
+    /// The same state with configured prices and limits, and the store's sums over all accounts.
     #[must_use]
     pub fn with_accounts(self, accounting: Accounting, totals: Totals) -> Self {
         Self {
@@ -124,7 +123,7 @@ impl Resident {
         self.holdouts.get(id)
     }
 
-    /// Every holdout, in no order.
+    /// Every holdout, in no particular order.
     pub fn holdouts(&self) -> impl Iterator<Item = &Holdout> {
         self.holdouts.values()
     }
@@ -141,7 +140,7 @@ impl Resident {
         &self.engine
     }
 
-    /// Takes over what a committed batch changed. Cannot fail.
+    /// Merges the changes of a committed batch. Cannot fail.
     pub fn merge(&mut self, changes: Changes) {
         for holdout in changes.holdouts {
             name(&mut self.by_reference, &holdout);
@@ -153,7 +152,7 @@ impl Resident {
     }
 }
 
-/// Notes a holdout's name. A withdrawn holdout keeps its own only as long as no other has it.
+/// Notes a holdout's name. A withdrawn holdout keeps its name only until another holdout takes it.
 fn name(by_reference: &mut HashMap<String, HoldoutId>, holdout: &Holdout) {
     if holdout.status == HoldoutStatus::Withdrawn {
         let named = by_reference.entry(holdout.reference.clone());
@@ -163,7 +162,7 @@ fn name(by_reference: &mut HashMap<String, HoldoutId>, holdout: &Holdout) {
     }
 }
 
-/// A row that the stage holds: what the store had, or what became of it.
+/// A row in the stage: the store's version, or the batch's.
 #[derive(Debug, Clone)]
 struct Held<T> {
     value: Option<T>,
@@ -253,7 +252,7 @@ impl<'a> Stage<'a> {
         self.counters.next_index
     }
 
-    /// The counters as the batch has them.
+    /// The counters as of this batch.
     #[must_use]
     pub fn counters(&self) -> Counters {
         self.counters
@@ -305,7 +304,7 @@ impl<'a> Stage<'a> {
         &self.resident.accounting
     }
 
-    /// Sums over all accounts, as the batch has them.
+    /// Sums over all accounts, as of this batch.
     #[must_use]
     pub fn totals(&self) -> Totals {
         self.totals
@@ -329,7 +328,7 @@ impl<'a> Stage<'a> {
         self.accounts.get(owner)?.value.as_ref()
     }
 
-    /// A principal's pool; empty where the store has none.
+    /// A principal's pool; empty if the store has none.
     #[must_use]
     pub fn pool(&self, holdout: HoldoutId, owner: OwnerTag) -> PrincipalPool {
         self.pools
@@ -338,7 +337,8 @@ impl<'a> Stage<'a> {
             .unwrap_or_default()
     }
 
-    /// The claim to whose verdict a question that was loaded is referred, if there is one.
+    /// The claim whose verdict answers this question, if there is one. The question must have been
+    /// loaded.
     #[must_use]
     pub fn asked_before(&self, question: &Question) -> Option<ClaimId> {
         self.questions.get(question)?.value
@@ -351,7 +351,7 @@ impl<'a> Stage<'a> {
         self.in_window(remembered.at_unix_ms).then_some(remembered)
     }
 
-    /// Whether something remembered then is remembered still.
+    /// Whether a request remembered at this time is still remembered.
     #[must_use]
     pub fn in_window(&self, at_unix_ms: u64) -> bool {
         self.counters.now_unix_ms.saturating_sub(at_unix_ms) < REQUEST_WINDOW_MS

@@ -1,8 +1,9 @@
-//! What the tests of this workspace build their worlds from: callers, claims, registrations,
-//! reports of runs, and rows in place of a store.
+//! Builders for the tests of this workspace: callers, claims, registrations, reports of runs, and
+//! rows in place of a store.
 //!
-//! Only dev-dependencies switch the feature `testing` on: no release has this module. It owns no
-//! assertion. Whatever a test is about stands in the test; what all of them would repeat is here.
+//! Only dev-dependencies switch the feature `testing` on: no release has this module. It makes no
+//! assertions. The subject of a test belongs in the test; this module has what all tests would
+//! repeat.
 
 use std::collections::HashMap;
 
@@ -24,7 +25,7 @@ use crate::{
 
 /// The engine of every guest.
 pub const ENGINE: &str = "test-engine";
-/// When a world begins.
+/// The time at which a world starts, in Unix milliseconds.
 pub const START_UNIX_MS: u64 = 1_700_000_000_000;
 /// The alphabet of every claim.
 pub const SYMBOLS: u32 = 4;
@@ -62,13 +63,13 @@ pub fn caller(tag: OwnerTag) -> Caller {
     }
 }
 
-/// So many whole bits, in microbits.
+/// This many whole bits, in microbits.
 #[must_use]
 pub fn bits(bits: u64) -> MicroBits {
     MicroBits::from_bits(bits)
 }
 
-/// "The chance to be right is at most a half", bet against on the grid.
+/// The null "the chance of a right prediction is at most a half", bet against on the grid.
 ///
 /// # Panics
 /// Never: a half is a chance.
@@ -101,7 +102,7 @@ pub fn description(policy: Policy) -> Description {
     }
 }
 
-/// The registration of a holdout, before any other. Its name stands for its labels.
+/// The registration of a first holdout. Its name stands in for its labels.
 #[must_use]
 pub fn put(reference: &str, description: Description) -> PutHoldout {
     PutHoldout {
@@ -115,7 +116,7 @@ pub fn put(reference: &str, description: Description) -> PutHoldout {
     }
 }
 
-/// Terms of a claim that may ask, at the default significance level and without levels.
+/// Terms of a claim that may ask questions, at the default significance level and without levels.
 #[must_use]
 pub fn terms(owner: OwnerTag, name: &str, holdout: HoldoutId, null_spec_hash: Digest) -> Terms {
     Terms {
@@ -158,7 +159,7 @@ pub fn wasm(module: &str) -> Artifact {
     }
 }
 
-/// Commits a claim to the module of this name, which asks questions or does not.
+/// Commits a claim to the module of this name; `asks` says whether it asks questions.
 #[must_use]
 pub fn commit(claim: ClaimId, module: &str, asks: bool) -> Command {
     commit_with(claim, module, asks, Vec::new())
@@ -234,7 +235,7 @@ pub fn report(right: u64) -> RunReport {
     }
 }
 
-/// A request id of a caller with a content.
+/// A stamp for a caller's request id and content.
 #[must_use]
 pub fn stamp(caller: Caller, id: &str, content: &str) -> Stamp {
     let mut key = caller.tag.0.to_vec();
@@ -245,11 +246,11 @@ pub fn stamp(caller: Caller, id: &str, content: &str) -> Stamp {
     }
 }
 
-/// The rows that a store would have: maps that give a stage what it asks for.
+/// The rows of a store, as maps that give a stage what it asks for.
 #[derive(Debug, Clone, Default)]
 pub struct Rows {
     pub claims: HashMap<ClaimId, Claim>,
-    /// What principals' claims released about holdouts.
+    /// Leakage of principals' claims about holdouts.
     pub pools: HashMap<(HoldoutId, OwnerTag), PrincipalPool>,
     /// Results under request ids.
     pub remembered: HashMap<RequestKey, Remembered>,
@@ -259,7 +260,7 @@ pub struct Rows {
 }
 
 impl Rows {
-    /// Gives a stage all that a request needs.
+    /// Gives a stage all rows that a request needs.
     pub fn load(&self, stage: &mut Stage<'_>, request: &Request) {
         loop {
             let missing = stage.missing(request);
@@ -291,7 +292,7 @@ impl Rows {
         }
     }
 
-    /// Takes over what a batch changed.
+    /// Merges the changes of a batch.
     pub fn merge(&mut self, changes: &Changes) {
         for claim in changes.new_claims.iter().chain(&changes.claims) {
             self.claims.insert(claim.id, claim.clone());

@@ -1,9 +1,8 @@
-//! The trace of a run: which run it was, what it asked, what was answered, what is to be judged,
-//! and how it ended.
+//! The trace of a run: its identity, its questions and answers, the vector to judge, and its end.
 //!
-//! Without it nothing can be recomputed from opened labels; with it and them, everything can: the
-//! capsule names its digest, so that a capsule which says something else than the trace is wrong.
-//! The bytes are
+//! With the trace and the opened labels, an auditor can recompute the whole run; without the trace,
+//! nothing. The capsule states the trace's digest, so a capsule that contradicts the trace is
+//! wrong. The bytes are
 //!
 //! ```text
 //! "evidenceos/trace/v3" 0x00 ‖ items u64BE ‖ run ‖ record* ‖ end
@@ -18,13 +17,14 @@
 //! ```
 //!
 //! Vectors are packed eight items a byte, the first item in the lowest bit, unused bits zero.
-//! `alpha_micros` is the level that the claim asked for. `code` is 1 for a run that emitted
-//! `output` and that no policy vetoed; else the code of the [`Reason`](crate::claim::Reason).
-//! `answers_reserved` are microbits; the hashes are the capsules of the claim's parents, sorted.
+//! `alpha_micros` is the significance level that the claim asked for. `code` is 1 for a run that
+//! emitted `output` and that no policy module vetoed; otherwise the code of the
+//! [`Reason`](crate::claim::Reason). `answers_reserved` are microbits; the hashes are the capsules
+//! of the claim's parents, sorted.
 //!
-//! A run whose admission is not known is written as `evidenceos/trace/v2`, the same without
-//! `admission`. Releases before 2.2 wrote `evidenceos/trace/v1` without `run` and `end`. [`parse`]
-//! reads all three.
+//! A run with unknown admission is written as `evidenceos/trace/v2`, the same without `admission`.
+//! Releases before 2.2 wrote `evidenceos/trace/v1` without `run` and `end`. [`parse`] reads all
+//! three.
 
 use thiserror::Error;
 
@@ -43,17 +43,17 @@ const JUDGED: u8 = 0x10;
 const RUN: u8 = 0x20;
 const END: u8 = 0x21;
 
-/// The code of a run that emitted and was not vetoed.
+/// The code of a run that emitted an output and was not vetoed.
 pub const EMITTED: u16 = 1;
 
-/// Which run a trace is of.
+/// The identity of a traced run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TracedRun {
     pub claim_id: ClaimId,
     pub owner_tag: OwnerTag,
     /// Digest of the module.
     pub wasm_hash: Digest,
-    /// Digest of everything that the claim was sealed with.
+    /// Digest of everything that the claim's seal bound.
     pub seal_hash: Digest,
     /// The run's number in the holdout's order of admission, from 0.
     pub number: u64,
@@ -65,14 +65,14 @@ pub struct TracedRun {
     pub n_symbols: u32,
     /// The guest engine; at most 65,535 bytes.
     pub engine: String,
-    /// What held when it was admitted; none if an earlier release admitted it.
+    /// Facts about its admission; `None` if an earlier release admitted it.
     pub admission: Option<TracedAdmission>,
 }
 
-/// What held when a traced run was admitted.
+/// Facts about the admission of a traced run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TracedAdmission {
-    /// Runs of the holdout that had ended.
+    /// Runs of the holdout that had ended before it.
     pub ended_before: u64,
     /// The most that its questions may be charged.
     pub answers_reserved: MicroBits,
@@ -83,50 +83,50 @@ pub struct TracedAdmission {
 /// How a traced run ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TracedEnd {
-    /// [`EMITTED`], or the code of the reason why it ended otherwise: a trap (110 to 117, 119, 123),
-    /// no output (118), a policy's veto (9000 to 9999).
+    /// [`EMITTED`], or the code of the reason for another end: a trap (110 to 117, 119, 123), no output (118), a
+    /// policy module's veto (9000 to 9999).
     pub code: u16,
-    /// Whether a policy leaves the verdict to somebody else.
+    /// Whether a policy module deferred the verdict instead of rejecting.
     pub deferred: bool,
     /// In units of fuel.
     pub fuel: u64,
-    /// Oracle calls, replays and free ones included.
+    /// Oracle calls, including repeated and free ones.
     pub asked: u32,
-    /// What it emitted, if it did.
+    /// The guest's output, if it emitted one.
     pub output: Vec<u8>,
 }
 
 /// One record of a trace; vectors are one byte an item, 0 or 1.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Record {
-    /// The first record: which run it was. Absent in traces of releases before 2.2.
+    /// The first record: the run's identity. Absent in traces of releases before 2.2.
     Run(Box<TracedRun>),
-    /// The last record: how it ended. Absent where `Run` is.
+    /// The last record: the run's end. Absent if `Run` is.
     End(TracedEnd),
     /// A question that was answered and charged.
     Asked {
         /// The alphabet of the answer.
         n_symbols: u32,
-        /// What the oracle answered, below `n_symbols`.
+        /// The oracle's answer, below `n_symbols`.
         symbol: u32,
-        /// What was asked: one byte an item, 0 or 1.
+        /// The vector that was asked: one byte an item, 0 or 1.
         vector: Vec<u8>,
     },
-    /// A question that had been asked in this run already: the number of the first asking,
-    /// counted over `Asked` records.
+    /// A repeated question of this run: the number of its first asking, counted over `Asked`
+    /// records.
     Replayed(u32),
-    /// So many questions to a holdout without an answer part.
+    /// The number of questions to a holdout without an answer part.
     Free(u32),
     /// The vector that was judged.
     Judged(Vec<u8>),
 }
 
-/// Why bytes are not a trace.
+/// The reason why bytes are not a trace.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("not a trace: {what} at byte {offset}")]
 pub struct TraceError {
     pub what: &'static str,
-    /// In bytes from the beginning.
+    /// Offset in bytes from the beginning.
     pub offset: usize,
 }
 
@@ -138,7 +138,7 @@ pub struct TraceWriter {
 }
 
 impl TraceWriter {
-    /// A trace of a run over so many items.
+    /// A trace of a run over this many items.
     #[must_use]
     pub fn new(items: u64, run: &TracedRun) -> Self {
         let mut bytes = Vec::with_capacity(512);
@@ -190,10 +190,10 @@ impl TraceWriter {
         self.free = self.free.saturating_add(1);
     }
 
-    /// Ends the trace with the vector to judge, if there is one, and how the run ended.
+    /// Ends the trace with the vector to judge, if there is one, and the run's end.
     #[must_use]
     pub fn finish(mut self, judged: Option<&[u8]>, end: &TracedEnd) -> Vec<u8> {
-        // Free questions tell nothing, so that one count stands for all of them.
+        // Free questions release nothing, so one count stands for all of them.
         if self.free > 0 {
             self.bytes.push(FREE);
             self.bytes.extend_from_slice(&self.free.to_be_bytes());
@@ -347,11 +347,11 @@ impl<'a> Input<'a> {
     }
 
     fn vector(&mut self, items: usize) -> Result<Vec<u8>, TraceError> {
-        // Bytes are taken before anything is allocated: a short file that claims many items costs
-        // no memory.
+        // Take the bytes before allocating anything: a short file that claims many items costs no
+        // memory.
         let packed = self.take(items.div_ceil(8))?;
         let vector: Vec<u8> = (0..items).map(|i| packed[i / 8] >> (i % 8) & 1).collect();
-        // A vector has one packing: bits beyond the items would give one run several digests.
+        // A vector has one packing: set bits beyond the items would give one run several digests.
         let unused = items % 8;
         if unused != 0 && packed[items / 8] >> unused != 0 {
             return Err(self.error("unused bits are set"));
@@ -422,7 +422,7 @@ mod tests {
         }
     }
 
-    /// The same without its first and last record, as releases before 2.2 wrote it.
+    /// The same trace without its first and last record, as releases before 2.2 wrote it.
     fn sample_of_before() -> Vec<u8> {
         let whole = sample_of(&run_without_admission());
         let head = MAGIC.len() + 8;
@@ -497,7 +497,7 @@ mod tests {
                 symbol: 3,
                 vector: vector.to_vec(),
             };
-            // No question was free, so that there is no record of free ones.
+            // No question was free, so there is no record of free ones.
             let wanted = vec![
                 Record::Run(Box::new(run())),
                 asked(&vectors[0]),
@@ -523,7 +523,7 @@ mod tests {
         let before = sample_of_before();
         let late = [&before[..], &free].concat();
         refused(&late, "a record after the judged vector");
-        // A trace of before has no end, wherever it stands: what began another way ends so.
+        // A trace of the first format must not contain the newer end record.
         let mut end = vec![END];
         end.extend_from_slice(&[0; 2 + 1 + 8 + 4 + 4]);
         let unjudged = &before[..before.len() - 3];

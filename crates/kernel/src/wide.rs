@@ -1,10 +1,10 @@
-//! Fixed-width natural numbers of any width, for the few places where 128 bits do not decide.
+//! Fixed-width natural numbers of any width, for the few places in which 128 bits do not decide.
 //!
-//! Owns the handful of operations that `log2.rs` and `price.rs` need to widen an interval computation.
-//! Not a big-number library: no signs, no general division, no parsing.
+//! Owns the operations that `log2.rs` and `price.rs` need to widen an interval computation. Not a big-number library:
+//! no signs, no general division, no parsing.
 //!
-//! A number is a slice of 64-bit limbs, least significant first. Every operation is exact except the
-//! shifts and quotients, which round down and leave upward rounding to the caller.
+//! A number is a slice of 64-bit limbs, least significant first. Every operation is exact except the shifts and
+//! quotients, which round down and leave upward rounding to the caller.
 
 /// `limbs + addend`; returns the carry out.
 pub(crate) fn add_small(limbs: &mut [u64], addend: u64) -> bool {
@@ -51,7 +51,7 @@ pub(crate) fn div_small(limbs: &mut [u64], divisor: u64) {
     }
 }
 
-/// `product = left · right`, where the product is as wide as both together.
+/// `product = left · right`; the product is as wide as both together.
 pub(crate) fn mul(product: &mut [u64], left: &[u64], right: &[u64]) {
     debug_assert_eq!(product.len(), left.len() + right.len());
     product.fill(0);
@@ -68,7 +68,7 @@ pub(crate) fn mul(product: &mut [u64], left: &[u64], right: &[u64]) {
     }
 }
 
-/// `target = ⌊source / 2^shift⌋`, cut to the width of `target`; tells whether a one was shifted out.
+/// `target = ⌊source / 2^shift⌋`, cut to the width of `target`; returns whether a one was shifted out.
 pub(crate) fn shift_right_into(target: &mut [u64], source: &[u64], shift: usize) -> bool {
     let (limbs, bits) = (shift / 64, shift % 64);
     let at = |index: usize| source.get(index).copied().unwrap_or(0);
@@ -130,7 +130,7 @@ mod tests {
 
     #[test]
     fn a_shift_tells_whether_it_lost_a_one() {
-        // Source, shift, what is left in two limbs, whether a one is gone.
+        // Source, shift, remaining two limbs, whether a one was shifted out.
         let top = 1 << 63;
         for (source, shift, wanted, lost) in [
             ([0, 0, 0], 0, [0, 0], false),

@@ -1,7 +1,7 @@
 //! The strict reader of canonical JSON.
 //!
-//! Owns the parser and its errors: it accepts exactly the bytes that the writer makes, in one pass, and says
-//! where other bytes go astray. Recursion is bounded by [`MAX_DEPTH`], size by the caller.
+//! Owns the parser and its errors: it accepts exactly the bytes that the writer makes, in one pass, and reports the
+//! offset of the first wrong byte. [`MAX_DEPTH`] bounds recursion, the caller bounds size.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -18,9 +18,9 @@ pub const MAX_DEPTH: usize = 32;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("not canonical JSON at byte {offset}: {rule}")]
 pub struct CjError {
-    /// Where, counted from 0.
+    /// Offset of the error in bytes, from 0.
     pub offset: usize,
-    /// The rule that is broken there.
+    /// The rule that the bytes break.
     pub rule: CjRule,
 }
 
@@ -34,9 +34,9 @@ pub enum CjRule {
     Truncated,
     /// Bytes follow the value.
     Trailing,
-    /// No value starts so: white space, null, a sign and everything else that is not in the grammar.
+    /// No value starts with this byte: white space, null, a sign or anything else outside the grammar.
     Value,
-    /// Another byte was due: `,`, `:`, `]`, `}` or a key's `"`.
+    /// The byte is not the expected `,`, `:`, `]`, `}` or a key's `"`.
     Punctuation,
     /// A number has a leading zero, or a fraction or exponent.
     Number,
@@ -44,9 +44,9 @@ pub enum CjRule {
     Range,
     /// A key is not `[a-z0-9_]+`.
     Key,
-    /// A key does not come after the one before it.
+    /// A key does not sort after the previous one.
     Order,
-    /// A control character stands unescaped, or an escape is not the canonical one.
+    /// A control character is unescaped, or an escape is not the canonical one.
     Escape,
     /// A string is not UTF-8.
     Utf8,
@@ -73,20 +73,20 @@ impl fmt::Display for CjRule {
     }
 }
 
-/// Reads the value of which `bytes` are the canonical form; refuses every other bytes.
+/// Reads the value whose canonical form is `bytes`; refuses all other bytes.
 ///
 /// # Errors
-/// The first offset at which the bytes differ from any canonical form, and why. More than `max_bytes` are
-/// refused unread.
+/// [`CjError`] with the first offset at which the bytes differ from any canonical form, and the broken rule. Input
+/// longer than `max_bytes` is refused unread.
 pub fn parse(bytes: &[u8], max_bytes: usize) -> Result<Value, CjError> {
     let mut parser = Parser { bytes, at: 0 };
-    // The size is looked at first, so that the caller's bound limits time and memory too.
+    // Check the size first, so that the caller's bound limits time and memory too.
     if bytes.len() > max_bytes {
         parser.at = max_bytes;
         return Err(parser.broken(CjRule::Size));
     }
     let value = parser.value(0)?;
-    // Bytes behind the value would be hashed and signed with it, and read by nobody.
+    // Bytes after the value would be hashed and signed with it, and no reader would see them.
     if parser.at < bytes.len() {
         return Err(parser.broken(CjRule::Trailing));
     }
@@ -100,8 +100,7 @@ struct Parser<'a> {
 
 impl Parser<'_> {
     fn value(&mut self, depth: usize) -> Result<Value, CjError> {
-        // Each level is a call of its own: without a bound, brackets alone would overflow the
-        // stack.
+        // Each level is a recursive call: without a bound, brackets alone would overflow the stack.
         if depth > MAX_DEPTH {
             return Err(self.broken(CjRule::Depth));
         }
@@ -125,8 +124,8 @@ impl Parser<'_> {
         loop {
             let start = self.at;
             let key = self.key()?;
-            // This refuses a key that stands twice, too: one reader would take the first value,
-            // another the last.
+            // This also refuses a duplicate key: one reader would take the first value, another the
+            // last.
             if fields
                 .last_key_value()
                 .is_some_and(|(last, _)| **last >= *key)
@@ -183,7 +182,7 @@ impl Parser<'_> {
                 self.at += 1;
             }
             let run = &self.bytes[start..self.at];
-            // A run ends at an ASCII character, so that it cuts no longer character in two.
+            // A run ends at an ASCII character, so it never cuts a multi-byte character in two.
             let run = std::str::from_utf8(run).map_err(|why| CjError {
                 offset: start + why.valid_up_to(),
                 rule: CjRule::Utf8,
@@ -203,7 +202,7 @@ impl Parser<'_> {
     fn escape(&mut self) -> Result<char, CjError> {
         let start = self.at;
         let mut written = Vec::with_capacity(8);
-        // There are 34 characters with an escape, and each has one: compare with what would be written.
+        // Each of the 34 escaped characters has one spelling: compare with what the writer would write.
         for byte in (0..0x20).chain([b'"', b'\\']) {
             let character = char::from(byte);
             written.clear();

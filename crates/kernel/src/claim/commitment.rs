@@ -1,15 +1,15 @@
-//! What a claim is committed to.
+//! A claim's commitment: its module, artifacts and parents.
 
 use serde::{Deserialize, Serialize};
 
 use crate::id::{ClaimId, Digest};
 
-/// Something that a claim is committed to.
+/// One item of a claim's commitment.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Artifact {
-    /// What it is: `wasm`, `dependency`, or a label of the submitter's. 1–64 bytes.
+    /// The kind: `wasm`, `dependency`, or a label that the submitter chose. 1–64 bytes.
     pub kind: String,
-    /// Of a module: SHA-256 of its bytes. Of a dependency: the hash of the parent's capsule.
+    /// For a module: SHA-256 of its bytes. For a dependency: the hash of the parent's capsule.
     pub hash: Digest,
     /// The parent claim, for a dependency.
     pub parent: Option<ClaimId>,
@@ -28,14 +28,14 @@ impl Artifact {
         matches!(self.kind.as_str(), "wasm" | "wasm_module")
     }
 
-    /// The parent claim of a dependency: the one named, else the digest taken for a claim id.
+    /// The parent claim of a dependency: the named claim, or else the digest read as a claim id.
     #[must_use]
     pub fn parent_claim(&self) -> ClaimId {
         self.parent.unwrap_or(ClaimId(self.hash.0))
     }
 }
 
-/// What is known of a validated module without running it.
+/// Facts about a validated module, known without running it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModuleFacts {
     /// Digest of the bytes.
@@ -44,11 +44,11 @@ pub struct ModuleFacts {
     pub len: u32,
     /// Whether it can ask an oracle.
     pub asks: bool,
-    /// Whether it says itself what is judged.
+    /// Whether the module itself submits the vector to judge.
     pub submits: bool,
 }
 
-/// What a claim was committed to.
+/// A claim's module, artifacts and parents.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Commitment {
     /// Sorted by kind and hash.
@@ -58,19 +58,19 @@ pub struct Commitment {
     pub parents: Vec<(ClaimId, Digest)>,
     /// An upper bound on the number of ancestors.
     pub ancestors: u16,
-    /// Generations behind this claim.
+    /// Generations of ancestors.
     pub depth: u8,
 }
 
 impl Commitment {
-    /// What it counts as in its principal's storage.
+    /// The bytes that it counts in its principal's storage.
     #[must_use]
     pub fn stored_bytes(&self) -> u64 {
         stored_bytes(&self.artifacts, self.module.len)
     }
 
-    /// Capsule hashes of the parents, sorted: the order of claim ids, in which they are kept, is
-    /// one that no reader of the log knows.
+    /// Capsule hashes of the parents, sorted. The parents are kept in the order of their claim ids,
+    /// which no reader of the log knows.
     #[must_use]
     pub fn capsules_of_parents(&self) -> Vec<Digest> {
         let mut capsules: Vec<Digest> = self.parents.iter().map(|(_, capsule)| *capsule).collect();
@@ -79,7 +79,7 @@ impl Commitment {
     }
 }
 
-/// What a module and its artifacts count as in their principal's storage.
+/// The bytes that a module and its artifacts count in their principal's storage.
 #[must_use]
 pub fn stored_bytes(artifacts: &[Artifact], module_len: u32) -> u64 {
     let artifacts = artifacts.iter().map(|artifact| {
@@ -91,7 +91,7 @@ pub fn stored_bytes(artifacts: &[Artifact], module_len: u32) -> u64 {
 
 /// The most ancestors that a claim may have.
 pub const MAX_ANCESTORS: u16 = 256;
-/// The most generations that may stand behind a claim.
+/// The most generations of ancestors that a claim may have.
 pub const MAX_DEPTH: u8 = 32;
 /// The most parents that a claim may have.
 pub const MAX_PARENTS: usize = 64;

@@ -1,4 +1,4 @@
-//! Why a run ended as it did.
+//! The reason why a run ended as it did.
 
 use serde::{Deserialize, Serialize};
 
@@ -35,8 +35,8 @@ impl TryFrom<u16> for PolicyCode {
     }
 }
 
-/// Why a run ended as it did. The codes are on the wire and in capsules; rows hold the position in
-/// this list, so that what is new comes at its end.
+/// The reason why a run ended as it did. The codes are on the wire and in capsules. Rows store the
+/// position in this list, so new reasons go at its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Reason {
     /// The published code of an approval.
@@ -47,7 +47,7 @@ pub enum Reason {
     BelowThreshold,
     /// No vector, not even a perfect one, could reach the threshold.
     OutOfReach,
-    /// The module trapped for a cause that has no code of its own.
+    /// The module trapped, and the cause has no code of its own.
     Trap,
     /// It ran out of fuel.
     OutOfFuel,
@@ -55,7 +55,7 @@ pub enum Reason {
     OutOfMemory,
     /// It passed a vector of a wrong length or with a value other than 0 and 1.
     InvalidVector,
-    /// A question no longer fitted what it may be charged.
+    /// The next question would have cost more than the run's allowance.
     AllowanceExhausted,
     /// It made more oracle calls than its lane has.
     TooManyCalls,
@@ -65,7 +65,7 @@ pub enum Reason {
     EmittedTwice,
     /// It ended without emitting.
     NoOutput,
-    /// What it emitted does not fit the output schema.
+    /// Its output does not fit the output schema.
     InvalidOutput,
     /// It submitted no vector to judge.
     NothingToJudge,
@@ -77,7 +77,7 @@ pub enum Reason {
     Deferred,
     /// A policy oracle's veto, under its own code.
     Policy(PolicyCode),
-    /// The same claim was judged before.
+    /// An earlier claim asked the same and was judged.
     Duplicate,
     /// It executed `unreachable`.
     Unreachable,
@@ -112,7 +112,7 @@ impl Reason {
         }
     }
 
-    /// The reason of a number.
+    /// The reason with this code.
     #[must_use]
     pub fn of_code(code: u16) -> Option<Self> {
         [
@@ -142,7 +142,7 @@ impl Reason {
         .or_else(|| PolicyCode::new(code).map(Self::Policy))
     }
 
-    /// What happened, in a sentence.
+    /// A sentence that says what happened.
     #[must_use]
     pub fn sentence(self) -> &'static str {
         match self {

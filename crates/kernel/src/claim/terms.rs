@@ -1,4 +1,4 @@
-//! What a claim is created with.
+//! The terms that a claim is created with.
 
 use serde::{Deserialize, Serialize};
 
@@ -35,7 +35,7 @@ impl Lane {
         }
     }
 
-    /// The same in Wasm pages of 64 KiB.
+    /// The most memory that a run may have, in Wasm pages of 64 KiB.
     #[must_use]
     pub fn max_memory_pages(self) -> u64 {
         self.max_memory_bytes() / (64 << 10)
@@ -60,33 +60,33 @@ impl Lane {
     }
 }
 
-/// What a claim is created with: everything that its id covers.
+/// The terms that a claim is created with: everything that its id covers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Terms {
     pub owner: OwnerTag,
-    /// The submitter's name for it, 1–128 bytes; never public.
+    /// The submitter's name for the claim, 1–128 bytes; never public.
     pub claim_name: String,
-    /// The holdout that it is judged on.
+    /// The holdout that the claim is judged on.
     pub holdout: HoldoutId,
     /// The null spec that it is pinned to.
     pub null_spec_hash: Digest,
-    /// The significance level that it asks for, in millionths; the stricter of it and the
-    /// policy's counts.
+    /// The significance level α that the claim asks for, in millionths; the lower of this and the
+    /// holdout policy's counts.
     pub alpha_micros: u32,
-    /// Levels of the e-value that it may release.
+    /// Levels of the e-value that the claim may release.
     pub levels: u8,
     pub oracle_id: String,
     /// The number of symbols that the oracle answers with.
     pub oracle_num_symbols: u32,
-    /// Fuel an epoch lasts; 0: the epoch never advances.
+    /// Fuel that an epoch lasts; 0: the epoch never advances.
     pub epoch_size: u64,
     /// The epoch configuration's name, or empty.
     pub epoch_config_ref: String,
     /// Sets the limits of fuel, memory and oracle calls.
     pub lane: Lane,
-    /// The most credit that it may burn; 0: no limit of its own.
+    /// The most credit that the claim's run may burn; 0: no limit of its own.
     pub access_credit: u64,
-    /// The most that its questions may be charged, if declared.
+    /// The most that the claim's questions may be charged, if declared.
     pub max_answer_microbits: Option<u64>,
     /// The schema of its output.
     pub output_schema_id: String,
@@ -105,7 +105,7 @@ impl Terms {
         ClaimId(Digest::domain("evidenceos:claim_id:v3", &terms.to_bytes()).0)
     }
 
-    /// What a verdict can depend on: all terms but the name and the credit.
+    /// The terms that a verdict can depend on: all but the name and the credit.
     pub(super) fn judged_terms(&self) -> cj::Object {
         let mut terms = cj::Object::new()
             .put("owner_tag", self.owner.to_hex())

@@ -1,4 +1,4 @@
-//! What submitters command about their claims.
+//! Submitters' commands about their claims.
 
 use super::{Caller, Decision, RememberedOn};
 use crate::{
@@ -15,7 +15,7 @@ pub enum ClaimCommand {
     Create {
         /// `terms.claim_id()`; the caller computes it.
         id: ClaimId,
-        /// What it is bound to.
+        /// The terms that it is bound to.
         terms: Box<Terms>,
         /// The owner's name, for the owner's account.
         principal: String,
@@ -23,9 +23,9 @@ pub enum ClaimCommand {
     /// Give a claim its module and artifacts.
     Commit {
         claim: ClaimId,
-        /// What it is committed to, its module among them.
+        /// The artifacts of the commitment, the module among them.
         artifacts: Vec<Artifact>,
-        /// What is known of the validated module.
+        /// Facts about the validated module.
         module: ModuleFacts,
     },
     /// Bind a claim to its terms, module and artifacts.
@@ -102,7 +102,7 @@ impl ClaimCommand {
 
     pub(crate) fn remembered_on(&self) -> RememberedOn {
         match self {
-            // The claim may not be there to remember anything.
+            // The claim may not exist yet, so no row of it could remember the request.
             Self::Create { .. } => RememberedOn::Key,
             Self::Commit { claim, .. } => RememberedOn::Claim(Method::Commit, *claim),
             Self::Seal { claim } => RememberedOn::Claim(Method::Seal, *claim),

@@ -1,4 +1,4 @@
-//! What operators command about credit.
+//! Operators' commands about credit.
 
 use super::{Caller, Decision, RememberedOn};
 use crate::{
@@ -14,22 +14,22 @@ pub enum CreditCommand {
     /// Give a principal credit.
     Grant {
         owner: OwnerTag,
-        /// The name that `owner` is the tag of.
+        /// The principal's name; `owner` is its tag.
         principal: String,
         /// In credits, at least 1.
         amount: u64,
         /// In the operator's words; 1–256 bytes.
         reason: String,
     },
-    /// Set the most that a principal's credit may come to.
+    /// Set the limit of a principal's credit.
     SetLimit {
         owner: OwnerTag,
-        /// The name that `owner` is the tag of.
+        /// The principal's name; `owner` is its tag.
         principal: String,
         /// In credits; balance and reservations together.
         limit: u64,
     },
-    /// Make accounts what a file says.
+    /// Set accounts to a file's numbers.
     Import {
         /// The accounts in the file, in its order.
         accounts: Vec<ImportedAccount>,
@@ -40,26 +40,26 @@ pub enum CreditCommand {
     },
 }
 
-/// An account as a file has it.
+/// An account as the file states it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImportedAccount {
-    /// Whose, as the log names the principal.
+    /// The principal's tag, which the log uses.
     pub owner: OwnerTag,
-    /// The name that `owner` is the tag of; 1–256 bytes.
+    /// The principal's name; `owner` is its tag. 1–256 bytes.
     pub principal: String,
-    /// What is not burned, reservations included.
+    /// Credit that is not burned, reservations included.
     pub unburned: u64,
-    /// What may still be minted on `last_mint_day`.
+    /// The most that may still be minted on `last_mint_day`.
     pub daily_mint_remaining: u64,
     /// The UTC day of the last mint.
     pub last_mint_day: u64,
-    /// The most that the balance comes to.
+    /// The limit of balance plus reservations.
     pub credit_limit: u64,
     /// The most that a day mints.
     pub daily_mint_limit: u64,
     /// Credits that runs burned since the account was opened.
     pub burned_total: u64,
-    /// Runs refused for want of credit since the account was opened.
+    /// Runs refused because credit was short since the account was opened.
     pub denied_total: u64,
 }
 
@@ -108,7 +108,7 @@ impl CreditCommand {
                 owner: *owner,
                 limits: true,
             },
-            // It acts on many accounts.
+            // The command acts on many accounts, so no single row can remember it.
             Self::Import { .. } => RememberedOn::Key,
         }
     }

@@ -1,4 +1,4 @@
-//! What the daemon commands about decisions on tool calls.
+//! The daemon's commands about decisions on tool calls.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ pub enum DecisionCommand {
     Record(Box<NewDecisions>),
     /// Delete records of decisions; their roots stay in the log.
     Forget {
-        /// The last one whose record is deleted.
+        /// The last decision whose record is deleted.
         through: DecisionId,
     },
 }
@@ -25,14 +25,14 @@ pub enum DecisionCommand {
 /// Decisions to put into the log.
 #[derive(Debug, Clone)]
 pub struct NewDecisions {
-    /// What the log will have of them.
+    /// The batch, as the log will have it.
     pub batch: DecisionBatch,
     /// Their records, as the store keeps them.
     pub records: Arc<[u8]>,
 }
 
 impl DecisionCommand {
-    /// Nothing: their records lie beside the state.
+    /// Nothing to load: the records are stored beside the state.
     pub(crate) fn keys(&self, _: &mut Wanted<'_>) {
         match self {
             Self::Record(_) | Self::Forget { .. } => {}

@@ -1,4 +1,4 @@
-//! What operators command about holdouts.
+//! Operators' commands about holdouts.
 
 use super::{Caller, Decision};
 use crate::{
@@ -46,17 +46,17 @@ pub enum HoldoutCommand {
 /// A holdout to register; its bulk is in the store already.
 #[derive(Debug, Clone)]
 pub struct PutHoldout {
-    /// The name that claims call it by; unique on the server.
+    /// The name by which claims refer to it; unique on the server.
     pub reference: String,
-    /// What will be public of it.
+    /// Its public description.
     pub description: Description,
     /// Digest of its encrypted items.
     pub blob: Digest,
     /// Keyed digest of its labels.
     pub labels_key: Digest,
-    /// Whether its items came with ids.
+    /// Whether its items have ids.
     pub has_item_ids: bool,
-    /// The generation of holdouts that it was checked against.
+    /// The generation of holdouts that the labels were compared with.
     pub generation: u64,
     /// Whether its labels agree beyond chance with those of each earlier holdout that is not
     /// withdrawn; empty if its items are declared fresh.
@@ -64,7 +64,7 @@ pub struct PutHoldout {
 }
 
 impl HoldoutCommand {
-    /// Nothing: every holdout stays in memory.
+    /// Nothing to load: every holdout stays in memory.
     pub(crate) fn keys(&self, _: &mut Wanted<'_>) {
         match self {
             Self::Put(_)

@@ -1,4 +1,4 @@
-//! What the daemon and its operators command about the log itself.
+//! Commands of the daemon and its operators about the log itself.
 
 use super::{Caller, Decision};
 use crate::{
@@ -16,11 +16,11 @@ use crate::{
 pub enum LogCommand {
     /// Begin the log with its entry 0.
     Begin(Box<BeginLog>),
-    /// Note the first key of a log that a release before the history of keys began.
+    /// Note the first key of a log that was begun by a release without a history of keys.
     KnowFirstKey([u8; 32]),
     /// Note that another key signs the log from here on.
     RotateKey(Box<SignedKeyLink>),
-    /// Go on under another name, since the end of the log was lost.
+    /// Go on under another name, because the end of the log was lost.
     Restart(Box<RestartLog>),
     /// State that the log was signed nowhere else since its newest entry.
     Continue(Box<ContinueLog>),
@@ -37,7 +37,7 @@ pub struct BeginLog {
     pub public_key: [u8; 32],
     /// The release that begins it.
     pub software: String,
-    /// What lets it begin.
+    /// The reason why the log may begin.
     pub begun_by: BegunBy,
 }
 
@@ -48,17 +48,17 @@ pub struct RestartLog {
     pub origin: String,
     /// Its name so far.
     pub old_origin: String,
-    /// What is left of it.
+    /// The tree that is left of it.
     pub old: KnownTree,
     /// The largest tree that an anchor remembers.
     pub known: Option<KnownTree>,
     /// In the operator's words; 1–256 bytes.
     pub because: String,
-    /// What holdouts were charged in what was lost, as the operator states it.
+    /// The charges that the operator states for the lost entries, by holdout.
     pub charged: Vec<(HoldoutId, MicroBits)>,
 }
 
-/// A log that goes on by its operator's word.
+/// A log that goes on by the operator's word.
 #[derive(Debug, Clone)]
 pub struct ContinueLog {
     /// The log's name, the first line of each checkpoint.
@@ -74,7 +74,7 @@ impl LogCommand {
         match self {
             Self::Begin(_) | Self::KnowFirstKey(_) | Self::RotateKey(_) | Self::Continue(_) => {}
             Self::Restart(_) => {
-                // It aborts every run under way.
+                // A restart aborts every run under way.
                 for holdout in wanted.stage().holdouts() {
                     for run in &holdout.in_flight {
                         wanted.want_run(holdout.id, run);

@@ -1,4 +1,4 @@
-//! What the driver commands about runs under way.
+//! The driver's commands about runs under way.
 
 use super::{Caller, Decision};
 use crate::{
@@ -11,15 +11,15 @@ use crate::{
     state::{Stage, Wanted},
 };
 
-/// A command about a run, which its holdout and its number there name.
+/// A command about a run, identified by its holdout and its number there.
 #[derive(Debug, Clone)]
 pub enum RunCommand {
-    /// Note that a run is begun again: it was found unfinished, or it failed.
+    /// Note that a run starts again: it was found unfinished, or it failed.
     BeginAgain {
         holdout: HoldoutId,
         /// The run's number in the order of its holdout.
         number: u64,
-        /// Whether it failed, which counts towards its abort.
+        /// True if the run failed, which counts towards its abort.
         failed: bool,
     },
     /// End a run. Only the oldest run of its holdout can end.
@@ -43,16 +43,16 @@ pub enum RunCommand {
     },
 }
 
-/// What a run did.
+/// The report of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunReport {
     pub end: RunEnd,
     pub answers: AnswerTally,
     /// How right the judged vector is on the sealed part, if there is one.
     pub score: Option<Score>,
-    /// In units of fuel.
+    /// Fuel that the run used.
     pub fuel: u64,
-    /// Memory at its end, in Wasm pages.
+    /// Memory at the run's end, in Wasm pages.
     pub pages: u64,
     /// Digest of the trace.
     pub trace_hash: Digest,
@@ -63,18 +63,19 @@ pub struct RunReport {
 /// How a run ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RunEnd {
-    /// It returned after emitting this.
+    /// The run returned and had emitted this output.
     Emitted(Vec<u8>),
-    /// It returned without emitting.
+    /// The run returned without emitting.
     NoOutput,
     /// The module trapped for this reason.
     Trapped(Reason),
-    /// It returned after emitting this, and a policy keeps it from being judged.
+    /// The run returned and had emitted this output, and a policy module keeps it from being
+    /// judged.
     Vetoed {
         output: Vec<u8>,
-        /// The code that the policy chose, 9000 to 9999.
+        /// The code that the policy module chose, 9000 to 9999.
         code: PolicyCode,
-        /// Whether somebody else is to decide, instead of nobody.
+        /// True if the policy module defers the verdict, false if it rejects.
         deferred: bool,
     },
 }
@@ -82,7 +83,7 @@ pub enum RunEnd {
 impl RunCommand {
     pub(crate) fn keys(&self, wanted: &mut Wanted<'_>) {
         match self {
-            // It touches its holdout alone.
+            // The command touches its holdout alone.
             Self::BeginAgain { .. } => {}
             Self::Settle {
                 holdout, number, ..
@@ -91,7 +92,7 @@ impl RunCommand {
                     return;
                 };
                 wanted.want_run(*holdout, run);
-                // A claim on a revoked ancestor is not judged.
+                // A claim with a revoked ancestor is not judged, so the ancestors are needed.
                 if let Some(claim) = wanted.stage().claim(&run.claim) {
                     wanted.want_ancestors(claim);
                 }

@@ -1,4 +1,4 @@
-//! What is commanded about the server as a whole.
+//! Commands about the server as a whole.
 
 use super::{Caller, Decision};
 use crate::{
@@ -11,19 +11,19 @@ use crate::{
 /// A command about the server.
 #[derive(Debug, Clone)]
 pub enum ServerCommand {
-    /// State the policies that are in force from here on; nothing, if they are already.
+    /// State the policies in force from here on; does nothing if they are in force already.
     StatePolicies(InForce),
     /// Accept the system clock after a forward jump.
     ConfirmClock {
-        /// Where it was, in Unix milliseconds.
+        /// Time before the jump, in Unix milliseconds.
         from_unix_ms: u64,
-        /// Where it went, in Unix milliseconds.
+        /// Time after the jump, in Unix milliseconds.
         to_unix_ms: u64,
     },
 }
 
 impl ServerCommand {
-    /// Nothing: what they read stays in memory.
+    /// Nothing to load: these commands read only what stays in memory.
     pub(crate) fn keys(&self, _: &mut Wanted<'_>) {
         match self {
             Self::StatePolicies(_) | Self::ConfirmClock { .. } => {}

@@ -29,7 +29,7 @@ pub(crate) fn create(
         topic: terms.topic_id(),
         state,
     };
-    // The id covers the owner, so this claim is the caller's own: nobody learns of another
+    // The id covers the owner, so this claim is the caller's own: no caller learns of another
     // principal's claim by creating it again.
     if let Some(claim) = stage.claim(&id) {
         return Ok(Decision::reply(reply(claim.state)));
@@ -52,7 +52,7 @@ pub(crate) fn create(
         displaced_requests: false,
         credit: RunCredit::default(),
     };
-    // Every owner of a claim has an account: the name is known here and not later.
+    // Every claim's owner has an account: only this call knows the principal's name.
     let mut events: Vec<Event> = credit::opened(stage, terms.owner, principal)
         .into_iter()
         .collect();
@@ -118,7 +118,7 @@ pub(crate) fn commit(
     module: ModuleFacts,
 ) -> Result<Decision, Refusal> {
     let account = stage.account(&claim.terms.owner);
-    // The edge asked the same before it compiled the module. Meanwhile the claim may have been
+    // The edge asked the same before it compiled the module. Since then the claim may have been
     // sealed, or the account filled.
     may_commit(
         claim,
@@ -149,11 +149,11 @@ pub(crate) fn commit(
     ))
 }
 
-/// Refuses what `CommitArtifacts` would refuse whatever the module turns out to be, so that nothing is compiled or
-/// stored for it.
+/// Refuses a commitment that `CommitArtifacts` would refuse for any module, so that nothing is compiled or stored for
+/// it.
 ///
 /// # Errors
-/// The same [`Refusal`].
+/// The same [`Refusal`] as `CommitArtifacts`.
 pub fn may_commit(
     claim: &Claim,
     account: Option<&Account>,
@@ -164,7 +164,7 @@ pub fn may_commit(
 ) -> Result<(), Refusal> {
     claim.state.after(Step::Commit)?;
     check_artifacts(artifacts, module)?;
-    // A commitment that is replaced gives its bytes back, so that only the growth counts.
+    // A replaced commitment frees its bytes, so only the growth counts.
     let before = claim
         .commitment
         .as_ref()
@@ -265,15 +265,15 @@ fn parents(
             .claim(&id)
             .filter(|_| id != claim.id)
             .ok_or(unknown.clone())?;
-        // A parent must have settled. It cannot be committed again after that, so that no claims
-        // can depend on each other in a circle.
+        // A parent must have settled. After that it cannot be committed again, so claims cannot
+        // depend on each other in a circle.
         let capsule = parent
             .settlement
             .as_ref()
             .map(|s| s.capsule_hash)
             .ok_or(unknown.clone())?;
-        // A caller who names the capsule's hash has seen the capsule, so it need not be the caller's own claim;
-        // a bare claim id must be, or ids could be tried out.
+        // A caller that names the capsule's hash has seen the capsule, so the claim may be another principal's. A
+        // bare claim id must be the caller's own claim, or callers could probe for ids.
         let known = match artifact.parent {
             Some(_) => capsule == artifact.hash,
             None => caller.may_act_on(parent),

@@ -1,11 +1,11 @@
-//! What it costs to find out that labels were registered before, almost or exactly.
+//! The charge for finding out that labels were registered before, exactly or almost.
 //!
 //! Whether a new column agrees with an earlier holdout's is a symbol about that holdout's labels,
-//! both parts of them: with free answers its custodian's client could read them item by item. So
-//! "it agrees" has mass 2⁻ᴿ and costs R bits, "it does not" has the rest, and both pools are
-//! charged. R is 16 (then the other answer costs 23 microbits), or as many whole bits as the pools
-//! carry, so that a small budget does not keep everybody else from registering. R follows from
-//! the ledger, before the answer is looked at.
+//! both parts of them: if answers were free, an operator's client could read the labels item by
+//! item. So "it agrees" has mass 2⁻ᴿ and costs R bits, "it does not" has the rest, and both pools
+//! are charged. R is 16 (then the other answer costs 23 microbits), or as many whole bits as the
+//! pools carry, so that a small budget does not block other registrations. R follows from the
+//! ledger, before the answer is looked at.
 
 use std::collections::HashMap;
 
@@ -23,7 +23,7 @@ use crate::{
 /// The most bits of "the columns agree".
 const AGREES_BITS: u64 = 16;
 
-/// What the comparisons of a registration lead to.
+/// The charges and the refusal that a registration's comparisons lead to.
 #[derive(Default)]
 pub(super) struct Comparison {
     pub(super) events: Vec<Event>,
@@ -35,9 +35,9 @@ pub(super) struct Comparison {
 /// Charges the answers that a registration gets, one for each earlier holdout.
 ///
 /// # Errors
-/// [`Refusal::CannotCompare`] or [`Refusal::Reserved`] if one does not carry an answer: then
-/// nothing was looked at. [`Refusal::HoldoutsChanged`] if the caller did not compare with just the
-/// holdouts that are there.
+/// [`Refusal::CannotCompare`] or [`Refusal::Reserved`] if a holdout's pools do not carry an answer:
+/// then no answer was looked at. [`Refusal::HoldoutsChanged`] if the caller did not compare with
+/// exactly the present holdouts: compare again.
 pub(super) fn of(stage: &Stage<'_>, put: &PutHoldout) -> Result<Comparison, Refusal> {
     if put.description.fresh_items {
         return Ok(Comparison::default());
@@ -46,17 +46,17 @@ pub(super) fn of(stage: &Stage<'_>, put: &PutHoldout) -> Result<Comparison, Refu
         .holdouts()
         .filter(|other| other.status != HoldoutStatus::Withdrawn)
         .collect();
-    // A hash map has another order on another machine, and the entries must be the same bytes.
+    // The order of a hash map differs between machines, and the entries must be the same bytes.
     others.sort_unstable_by_key(|other| other.seq);
     let answers: HashMap<HoldoutId, bool> = put.compared.iter().copied().collect();
-    // The labels were compared outside of the writer. A holdout that was registered meanwhile would
-    // be left out.
+    // The labels were compared outside the writer. A holdout registered since then would be left
+    // out.
     if answers.len() != others.len() || !others.iter().all(|other| answers.contains_key(&other.id))
     {
         return Err(Refusal::HoldoutsChanged);
     }
-    // All pools are asked before the first answer is used: whether the registration is refused for
-    // want of bits must not depend on an answer.
+    // Check all pools before using the first answer: a refusal for want of bits must not depend on
+    // an answer.
     let carried = others
         .into_iter()
         .map(|other| Ok((other, Carried::by(other)?)))
@@ -67,7 +67,8 @@ pub(super) fn of(stage: &Stage<'_>, put: &PutHoldout) -> Result<Comparison, Refu
         if agrees {
             comparison.refusal.get_or_insert_with(|| same_labels(other));
         }
-        // The refusal names the first that agrees, but all were compared, so that all are charged.
+        // The refusal names the first holdout that agrees, but all were compared, so all are
+        // charged.
         carried.charge(stage, other, agrees, &mut comparison);
     }
     Ok(comparison)
@@ -80,7 +81,7 @@ fn same_labels(other: &Holdout) -> Refusal {
     ))
 }
 
-/// What a holdout's pools carry of an answer about it.
+/// The bits that a holdout's pools carry for an answer about it.
 struct Carried {
     /// R, if any pool is to be charged.
     bits: u64,
@@ -147,7 +148,8 @@ impl Carried {
     }
 
     /// The entry has its place in the order of the holdout's settlements: a run that was admitted
-    /// before and settles after it reads a k with this charge, which only raises its bar.
+    /// before it and settles after it reads a k that includes this charge, which only raises its
+    /// threshold.
     fn charge(
         &self,
         stage: &Stage<'_>,
@@ -176,16 +178,16 @@ impl Carried {
     }
 }
 
-/// Whether anything can still be certified on a holdout: a run is under way, or it takes claims
-/// and another settlement fits the registered budget. What is charged never goes down, so if not,
-/// nothing ever will be, no claim can ask anything, and an answer about it does no harm.
+/// Whether any claim can still be certified on a holdout: a run is under way, or it takes claims
+/// and another settlement fits the registered budget. Charges never decrease. If the answer is no,
+/// it stays no, no claim can ask anything, and an answer about the holdout does no harm.
 fn may_still_certify(holdout: &Holdout) -> bool {
     let policy = &holdout.description.policy;
     let least = policy
         .settlement_prices
         .worst_case(holdout.settled, holdout.certified, 0, 0);
     let takes_claims = holdout.status == HoldoutStatus::Registered;
-    // A narrowed budget can be widened again, so that the registered one decides.
+    // A narrowed budget can be widened again, so the registered budget decides.
     !holdout.in_flight.is_empty()
         || (takes_claims && least <= holdout.sealed.left(policy.sealed_budget))
 }

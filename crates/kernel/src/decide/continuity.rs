@@ -1,4 +1,4 @@
-//! Bringing entries back, and beginning under another name.
+//! Beginning a log, recovering its entries, and going on under another name.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,8 @@ use crate::{
     state::Stage,
 };
 
-/// Entry 0, and the key that signs it. A log begins once: a second beginning is a bug of ours.
+/// Writes entry 0 and notes the key that signs it. A log begins once: a second beginning would be
+/// our bug.
 pub(crate) fn begin(stage: &Stage<'_>, begin: &BeginLog) -> Decision {
     assert_eq!(stage.next_index(), 0, "a log begins with its first entry");
     let key = LogKey::new(begin.public_key, 0);
@@ -35,8 +36,9 @@ pub(crate) fn begin(stage: &Stage<'_>, begin: &BeginLog) -> Decision {
     }
 }
 
-/// The log goes on under another name. What runs under way have reserved is charged, since they may
-/// have ended in what was lost: all of it is one decision, so that no crash leaves half of it.
+/// Lets the log go on under another name. The reservations of runs under way are charged, since
+/// those runs may have ended in the lost entries. All of it is one decision, so a crash cannot
+/// leave half of it.
 pub(crate) fn restart(
     stage: &Stage<'_>,
     caller: &Caller,
@@ -55,12 +57,12 @@ pub(crate) fn restart(
         restarted_unix_ms: now,
     };
     let mut holdouts: Vec<&Holdout> = stage.holdouts().collect();
-    // A hash map has another order on another machine, and the entries must be the same bytes.
+    // The order of a hash map differs between machines, and the entries must be the same bytes.
     holdouts.sort_unstable_by_key(|holdout| holdout.seq);
     let charges: Vec<HoldoutCharged> = holdouts
         .iter()
         .map(|holdout| charge(holdout, stated.get(&holdout.id).copied(), now))
-        // What is stated is an entry of its own also if it is nothing.
+        // A charge that the operator states is an entry of its own, even if it is zero.
         .filter(|charged| {
             charged.stated || charged.answers > MicroBits::ZERO || charged.sealed > MicroBits::ZERO
         })
@@ -80,7 +82,8 @@ pub(crate) fn restart(
 /// Each abort is decided after the ones before it, as if they had been committed one by one.
 fn abort_all(stage: &Stage<'_>, holdouts: &[&Holdout], whole: &mut Decision) {
     let mut ahead = stage.clone();
-    // The charges come first, so that the capsule of each aborted run states a k that has them.
+    // The charges come first, so that the capsule of each aborted run states a k that includes
+    // them.
     ahead.enact(whole);
     for holdout in holdouts {
         for run in &holdout.in_flight {
@@ -92,8 +95,8 @@ fn abort_all(stage: &Stage<'_>, holdouts: &[&Holdout], whole: &mut Decision) {
     }
 }
 
-/// What the operator states, by holdout. More than a part of the budget still carries is a mistake
-/// that must be said: cut to what is left it would look like a statement that nobody made.
+/// The charges that the operator states, by holdout. A charge beyond the budget that is left is
+/// refused as a mistake: cut to what is left, it would be a statement that the operator never made.
 fn stated(
     stage: &Stage<'_>,
     charged: &[(HoldoutId, MicroBits)],
@@ -125,7 +128,7 @@ fn stated(
     Ok(stated)
 }
 
-/// What the budgets of both parts still carry beside what runs under way have reserved.
+/// The bits that both budgets still carry beside the reservations of runs under way.
 fn free(holdout: &Holdout) -> (MicroBits, MicroBits) {
     let policy = &holdout.description.policy;
     (
@@ -134,7 +137,7 @@ fn free(holdout: &Holdout) -> (MicroBits, MicroBits) {
     )
 }
 
-/// What is stated, or all that is free: with what runs under way have reserved, the budget is
+/// The stated charge, or all that is free. With the reservations of runs under way, the budget is
 /// never exceeded.
 fn charge(holdout: &Holdout, stated: Option<MicroBits>, now: u64) -> HoldoutCharged {
     let (answers, sealed) = free(holdout);
@@ -147,7 +150,7 @@ fn charge(holdout: &Holdout, stated: Option<MicroBits>, now: u64) -> HoldoutChar
     }
 }
 
-/// The operator states that the log was signed nowhere else since its newest entry.
+/// Records the operator's statement that the log was signed nowhere else since its newest entry.
 pub(crate) fn carry_on(
     stage: &Stage<'_>,
     caller: &Caller,
@@ -176,16 +179,16 @@ fn charged_event(charged: HoldoutCharged) -> Event {
     }
 }
 
-/// An entry of this very log comes back: it is appended as it was, and what it did is done. What
-/// it is about and is not here any more stays unknown.
+/// Appends a lost entry of this log byte for byte and applies its effect. If the subject of the
+/// entry is lost, it stays unknown.
 pub(crate) fn recover(
     stage: &Stage<'_>,
     caller: &Caller,
     entry: &[u8],
 ) -> Result<Decision, Refusal> {
     caller.must_operate()?;
-    // An entry of a kind that this release does not know may charge a budget: without its effect
-    // the holdout would release that much again.
+    // An entry of an unknown kind may charge a budget: without its effect the holdout would release
+    // that much again.
     let read = Entry::parse(entry).map_err(|error| {
         let remedy = match error {
             RecordError::Kind(_) => "recover it with the release that wrote it",
@@ -206,7 +209,7 @@ pub(crate) fn recover(
     })
 }
 
-/// What an entry that comes back changes, if it changes anything.
+/// The change of state that a recovered entry makes, if any.
 fn effect(stage: &Stage<'_>, entry: &Entry, bytes: &[u8]) -> Result<Option<Event>, Refusal> {
     let holdout = |id: &HoldoutId| stage.holdout(id);
     let known = |id: &HoldoutId| holdout(id).is_some();
@@ -237,8 +240,8 @@ fn effect(stage: &Stage<'_>, entry: &Entry, bytes: &[u8]) -> Result<Option<Event
         }
         Entry::HoldoutCharged(charged) => known(&charged.holdout).then(|| charged_event(*charged)),
         Entry::KeyRotated(entry) => {
-            // The new key signs from the tree on that holds this entry, whose size is its index and
-            // one.
+            // The new key signs trees from the one that includes this entry; its size is the
+            // entry's index plus one.
             let since = stage.next_index() + 1;
             let key = LogKey::new(entry.signed.link.new_public_key, since);
             Some(Event::KeyRotated(key))
@@ -250,8 +253,8 @@ fn effect(stage: &Stage<'_>, entry: &Entry, bytes: &[u8]) -> Result<Option<Event
                 "the log went on under another name there; recover it from where it has its own",
             ));
         }
-        // The items of a holdout, the names behind accounts and the records of decisions are not
-        // in the log, so they stay lost.
+        // The log does not contain holdouts' items, accounts' names or decision records, so they
+        // stay lost.
         Entry::LogStarted(_)
         | Entry::LogContinued(_)
         | Entry::HoldoutRegistered(_)
@@ -279,7 +282,7 @@ fn settled(stage: &Stage<'_>, capsule: &Capsule, entry: &[u8]) -> Result<Option<
     let settlement = Settlement {
         outcome: capsule.outcome,
         reasons: reasons.filter_map(Reason::of_code).collect(),
-        // The log has its digest only.
+        // The log has only the output's digest.
         output: Vec::new(),
         e_value_log2: capsule.e_value_log2,
         answers_charged: capsule.answers.charged,
@@ -314,7 +317,7 @@ fn revoked(stage: &Stage<'_>, entry: &ClaimRevoked) -> Option<Event> {
     })
 }
 
-/// The rows that a recovered entry is about: its claim, holdout and owner.
+/// The rows that a recovered entry concerns: its claim, holdout and owner.
 pub(crate) fn subject(entry: &[u8]) -> (Option<ClaimId>, Option<Capsule>) {
     if let Ok(capsule) = Capsule::parse(entry) {
         return (Some(capsule.claim_id), Some(capsule));

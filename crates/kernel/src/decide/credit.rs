@@ -1,9 +1,9 @@
-//! Which principal pays for a run, and how it gets credit.
+//! The principal that pays for a run, and the ways it gets credit.
 //!
-//! A run's worst case is set aside at its admission: what its reservations of leakage, its lane's
-//! memory and its fuel could cost. Where the account, or the claim's own `access_credit`, does not
-//! carry all of the lane's fuel, the run gets the fuel that it carries. What it used is burned in
-//! the commit of its settlement.
+//! Admission reserves a run's worst case: the cost of its leakage reservations, its lane's memory
+//! and its fuel. If the account, or the claim's own `access_credit`, does not carry all of the
+//! lane's fuel, the run gets the fuel that it carries. The commit of its settlement burns what the
+//! run used.
 
 use super::public_text;
 use crate::{
@@ -28,9 +28,9 @@ pub(super) fn opened(stage: &Stage<'_>, owner: OwnerTag, principal: &str) -> Opt
     Some(Event::AccountOpened(Box::new(account)))
 }
 
-/// A principal's account as the touch of today leaves it, and the events of that touch.
+/// A principal's account after today's touch, and the events of that touch.
 fn touched(stage: &Stage<'_>, owner: OwnerTag, principal: &str) -> (Account, Vec<Event>) {
-    // A new account begins at its limit, so that there is nothing to mint on its first day.
+    // A new account starts at its limit, so nothing is minted on its first day.
     if let Some(Event::AccountOpened(account)) = opened(stage, owner, principal) {
         return ((*account).clone(), vec![Event::AccountOpened(account)]);
     }
@@ -46,13 +46,14 @@ fn touched(stage: &Stage<'_>, owner: OwnerTag, principal: &str) -> (Account, Vec
     (account, mint.into_iter().collect())
 }
 
-/// Who pays for a claim. Claims from before there were accounts name their owner by its tag only.
+/// The account that pays for a claim. Claims of releases without accounts name their owner by its
+/// tag only.
 fn payer(stage: &Stage<'_>, claim: &Claim) -> (Account, Vec<Event>) {
     let owner = claim.terms.owner;
     touched(stage, owner, &unnamed(owner))
 }
 
-/// Sets the worst case of a run aside.
+/// Reserves the worst case of a run.
 pub(super) fn reserve(
     stage: &Stage<'_>,
     claim: &Claim,
@@ -74,8 +75,8 @@ pub(super) fn reserve(
     Ok(events)
 }
 
-/// The credit that a run sets aside, and the fuel it can burn for that: the worst case of its lane,
-/// or what its account carries.
+/// The credit that a run reserves, and the fuel that it pays for: the lane's worst case, or less if
+/// the account does not carry it.
 fn carried(
     stage: &Stage<'_>,
     account: &Account,
@@ -85,8 +86,8 @@ fn carried(
     let tariff = &stage.accounting().tariff;
     let (lane, cap) = (claim.terms.lane, claim.terms.access_credit);
     let pages = lane.max_memory_pages();
-    // What others have reserved is waited for and not left out, so that the fuel of a run does
-    // not depend on who else is running.
+    // The claim waits for credit that other runs have reserved, so the fuel of a run does not
+    // depend on other runs under way.
     let carries = match cap {
         0 => account.unburned(),
         cap => cap.min(account.unburned()),
@@ -102,7 +103,7 @@ fn carried(
         return Ok((worst, lane.max_fuel()));
     }
     match tariff.affordable_fuel(carries, usage(0)) {
-        // A run without fuel could only trap, and would be charged all the same.
+        // A run without fuel could only trap, and would still be charged.
         Some(fuel) if fuel > 0 && carries > 0 => Ok((carries, fuel.min(lane.max_fuel()))),
         _ => Err(Refusal::InsufficientCredit {
             needed: tariff.charge(usage(1)),
@@ -111,14 +112,14 @@ fn carried(
     }
 }
 
-/// What a holdout may burn of everybody's credit, if its operator has said so.
+/// Refuses a run beyond the holdout's credit budget, if its operator has set one.
 fn must_fit_budget(holdout: &Holdout, amount: u64) -> Result<(), Refusal> {
     let Some(budget) = holdout.narrower.credit else {
         return Ok(());
     };
-    // An operator may set the budget below what is burned already: then nothing is left.
+    // An operator may set the budget below what is already burned: then nothing is left.
     let left = budget.saturating_sub(holdout.credit_burned);
-    // This refusal comes before the next one: a claim that no waiting helps must not wait.
+    // This refusal comes before the next one: if waiting cannot help, the claim must not wait.
     if amount > left {
         return Err(Refusal::HoldoutCreditExhausted {
             needed: amount,
@@ -139,7 +140,7 @@ fn module_bytes(claim: &Claim) -> u64 {
     commitment.map_or(0, |commitment| u64::from(commitment.module.len))
 }
 
-/// Sets aside the one credit that a claim costs whose verdict another claim has already.
+/// Reserves the one credit that a duplicate claim costs.
 pub(super) fn reserve_one(
     stage: &Stage<'_>,
     claim: &Claim,
@@ -167,13 +168,13 @@ pub(super) fn reserve_one(
         owner: account.owner,
         claim: claim.id,
         amount: 1,
-        // Nothing runs; some fuel says that the credit is to be burned.
+        // Nothing runs; fuel above 0 makes `burn` charge the credit.
         max_fuel: 1,
     });
     Ok(events)
 }
 
-/// What a refusal for want of credit leaves behind: it is counted, once for each request.
+/// The event of a refusal for want of credit: each request counts once.
 pub(super) fn denied(stage: &Stage<'_>, claim: &ClaimId, refusal: &Refusal) -> Vec<Event> {
     let counts = matches!(refusal, Refusal::InsufficientCredit { .. });
     let Some(claim) = stage.claim(claim).filter(|_| counts) else {
@@ -184,8 +185,8 @@ pub(super) fn denied(stage: &Stage<'_>, claim: &ClaimId, refusal: &Refusal) -> V
     events
 }
 
-/// Burns what a run used. An aborted run was a fault of ours and costs nothing. A tariff that was
-/// raised meanwhile burns no more than was set aside.
+/// Burns what a run used. An aborted run is the server's fault and costs nothing. If the tariff was
+/// raised meanwhile, at most the reservation is burned.
 pub(super) fn burn(
     stage: &Stage<'_>,
     claim: &Claim,
@@ -193,7 +194,7 @@ pub(super) fn burn(
     bits: MicroBits,
     report: &RunReport,
 ) -> Option<Event> {
-    // A run from before there was credit set nothing aside.
+    // A run of a release without credit reserved nothing.
     if claim.credit.max_fuel == 0 {
         return None;
     }
@@ -283,7 +284,8 @@ pub(crate) fn set_limit(
     })
 }
 
-/// Accounts that a file does not name stay as they are; those that are as it says are not touched.
+/// Sets accounts to the file's numbers. Accounts that the file does not name, and those that
+/// already match, stay as they are.
 pub(crate) fn import(
     stage: &Stage<'_>,
     caller: &Caller,
@@ -293,7 +295,7 @@ pub(crate) fn import(
 ) -> Result<Decision, Refusal> {
     caller.must_operate()?;
     public_text("reason", reason)?;
-    // The events are applied after this decision, so that numbers of new accounts are counted here.
+    // The events are applied after this decision, so the numbers of new accounts are counted here.
     let mut next_seq = stage.totals().accounts;
     let mut events = Vec::new();
     for imported in accounts {
@@ -339,7 +341,7 @@ fn imported_over(
             return Err(field(format!("no number may exceed {MAX_CREDIT}")));
         }
     }
-    // The file's balance has reservations in it. They stay, since runs under way settle against
+    // The file's balance includes reservations. They stay, since runs under way settle against
     // them.
     let reserved = before.map_or(0, |account| account.reserved);
     let balance = imported.unburned.checked_sub(reserved).ok_or_else(|| {

@@ -1,4 +1,4 @@
-//! Decisions about tool calls: what the log is told of them, and for how long they are kept.
+//! Decisions about tool calls: their batches in the log, and the deletion of their records.
 
 use crate::{
     command::{Caller, Decision, Event, NewDecisions, Reply},
@@ -7,8 +7,8 @@ use crate::{
     state::Stage,
 };
 
-/// The decisions themselves were made at the edge, by [`crate::probe`] and by policies; here they
-/// become part of what is certain.
+/// Appends a batch of decisions to the log. The edge made the decisions, by [`crate::probe`] and by
+/// policy modules.
 pub(crate) fn record(
     stage: &Stage<'_>,
     caller: &Caller,

@@ -16,8 +16,7 @@ pub(crate) fn put(
     put: &PutHoldout,
 ) -> Result<Decision, Refusal> {
     caller.must_operate()?;
-    // The labels were compared outside of the writer, and with no holdout that was registered
-    // since.
+    // The labels were compared outside the writer, and not with holdouts registered since.
     if put.generation != stage.counters().holdouts_generation {
         return Err(Refusal::HoldoutsChanged);
     }
@@ -30,7 +29,8 @@ pub(crate) fn put(
     };
     let registered = Registered::new(put.reference.clone(), description, stage.now_unix_ms());
     let entry = registered.to_bytes();
-    // A registration that the log cannot hold must not charge other holdouts for a comparison.
+    // Check the size first: a registration that the log cannot hold must not charge other holdouts
+    // for a comparison.
     fits(&entry)?;
     let comparison = comparison::of(stage, put)?;
     if let Some(refused) = comparison.refusal {
@@ -48,8 +48,8 @@ pub(crate) fn put(
     };
     let mut events = comparison.events;
     events.push(Event::HoldoutRegistered(Box::new(holdout.clone())));
-    // Journals keep the form of the first release: serde skips in the event above what came later,
-    // and this event has it.
+    // The journal keeps the form of the first release: serde skips later fields in the event above,
+    // so this event carries them.
     events.push(Event::HoldoutTold {
         holdout: holdout.id,
         later: Box::new(holdout.later()),
@@ -63,7 +63,7 @@ pub(crate) fn put(
     })
 }
 
-/// The name of a holdout that was withdrawn is free again.
+/// Refuses a name in use. The name of a withdrawn holdout is free again.
 fn must_be_a_new_name(stage: &Stage<'_>, reference: &str) -> Result<(), Refusal> {
     let other = stage.holdout_by_reference(reference);
     if other.is_some_and(|other| other.status != HoldoutStatus::Withdrawn) {
@@ -74,7 +74,7 @@ fn must_be_a_new_name(stage: &Stage<'_>, reference: &str) -> Result<(), Refusal>
     Ok(())
 }
 
-/// A holdout that replaces none and that nobody has asked yet, as if its entry came next.
+/// A new holdout that replaces none and has no charges, as if its entry came next.
 fn untouched(stage: &Stage<'_>, put: &PutHoldout, registered: Registered) -> Holdout {
     Holdout {
         seq: stage.counters().next_holdout_seq,
@@ -101,7 +101,8 @@ fn untouched(stage: &Stage<'_>, put: &PutHoldout, registered: Registered) -> Hol
     }
 }
 
-/// The public description is a log entry, and lists of answer prices are what makes it long.
+/// Refuses a registration that does not fit a log entry; long lists of answer prices are the usual
+/// cause.
 fn fits(entry: &[u8]) -> Result<(), Refusal> {
     if entry.len() <= MAX_ENTRY_LEN {
         return Ok(());
@@ -118,7 +119,7 @@ fn fits(entry: &[u8]) -> Result<(), Refusal> {
 fn check(put: &PutHoldout) -> Result<(), Refusal> {
     let description = &put.description;
     super::public_text("holdout_ref", &put.reference)?;
-    // A name that reads as an id could be another holdout's, and the id would then mean this one.
+    // A name that reads as an id could be another holdout's id, which would then mean this holdout.
     if HoldoutId::from_typed_hex(&put.reference).is_some() {
         return Err(Refusal::field(
             "holdout_ref",
@@ -215,8 +216,8 @@ pub(crate) fn open(
     }
 }
 
-/// Narrows budgets. What is charged already stays charged: a budget below it lets nothing
-/// through, and one widened again, up to the policy's, lets the rest.
+/// Narrows budgets. Charges stay: a budget below them releases nothing more, and a budget widened
+/// again, up to the registered one, releases the rest.
 pub(crate) fn narrow(
     stage: &Stage<'_>,
     caller: &Caller,

@@ -1,4 +1,4 @@
-//! Keys that follow one another: the log's, and the one under which holdouts are encrypted.
+//! Rotations of the log's key and of the key that encrypts holdouts.
 
 use std::collections::HashSet;
 
@@ -11,14 +11,14 @@ use crate::{
     state::Stage,
 };
 
-/// The key that signed the log from its first entry on. No entry tells of it but the first, by its id.
+/// Notes the key that signed the log from its first entry on. Only the first entry names it, by its id.
 pub(crate) fn know_first(public_key: &[u8; 32]) -> Decision {
     let key = LogKey::new(*public_key, 0);
     Decision::event(Event::KeyRotated(key), Reply::Done)
 }
 
-/// The next entry is the last that the old key's tree does not hold, so a link about any other
-/// tree is a bug of ours: it would leave entries that neither key vouches for.
+/// Appends a key link. The next entry is the first that the old key's last tree does not contain,
+/// so a link about any other tree is our bug: it would leave entries that neither key vouches for.
 pub(crate) fn rotate(stage: &Stage<'_>, signed: &SignedKeyLink) -> Decision {
     let link = &signed.link;
     assert_eq!(
@@ -38,7 +38,8 @@ pub(crate) fn rotate(stage: &Stage<'_>, signed: &SignedKeyLink) -> Decision {
     }
 }
 
-/// Every holdout's items are encrypted anew, or none's: half of them would need two keys for ever.
+/// Notes the new blobs of all holdouts, or refuses: if only some were encrypted anew, the server
+/// would need two keys forever.
 pub(crate) fn rekey(
     stage: &Stage<'_>,
     caller: &Caller,
@@ -47,11 +48,11 @@ pub(crate) fn rekey(
 ) -> Result<Decision, Refusal> {
     caller.must_operate()?;
     let named: HashSet<HoldoutId> = blobs.iter().map(|(id, _)| *id).collect();
-    // The items of a withdrawn holdout are gone.
+    // A withdrawn holdout has no items any more.
     let all = stage
         .holdouts()
         .all(|holdout| (holdout.status != HoldoutStatus::Withdrawn) == named.contains(&holdout.id));
-    // A holdout that was registered while the others were encrypted anew would keep the old key.
+    // A holdout that was registered during the rotation would keep the old key.
     if generation != stage.counters().holdouts_generation || !all {
         return Err(Refusal::HoldoutsChanged);
     }

@@ -1,8 +1,8 @@
-//! Admitting and settling runs: where leakage is reserved, priced and charged.
+//! Admitting and settling runs: here leakage is reserved, priced and charged.
 //!
-//! Runs of one holdout settle in the order in which they were admitted. k, c and the ordinal are
-//! read at the settlement and nowhere else, and the evidence is looked at last: everything before
-//! it is a function of what was released already.
+//! Runs of one holdout settle in the order of their admission. k, c and the ordinal are read at the
+//! settlement and nowhere else, and the evidence is looked at last: everything before it is a
+//! function of what was already released.
 
 use super::credit;
 use crate::{
@@ -33,7 +33,7 @@ pub(crate) fn admit(stage: &Stage<'_>, claim: &Claim) -> Result<Decision, Refusa
     {
         return Err(Refusal::Stale);
     }
-    // The settlement asks this again, since an ancestor may be revoked while the run goes on.
+    // The settlement checks this again, since an ancestor may be revoked while the run goes on.
     if let Some(ancestor) = stage.revoked_ancestor(claim) {
         return Err(Refusal::Tainted { ancestor });
     }
@@ -54,7 +54,7 @@ pub(crate) fn admit(stage: &Stage<'_>, claim: &Claim) -> Result<Decision, Refusa
     })
 }
 
-/// The reply to a claim that has run, or runs already.
+/// The reply to a claim that has run, or is running.
 fn without_a_run(claim: &Claim) -> Option<Reply> {
     match claim.state {
         ClaimState::Settled | ClaimState::Certified => {
@@ -68,14 +68,14 @@ fn without_a_run(claim: &Claim) -> Option<Reply> {
     }
 }
 
-/// The run with what it reserves of the holdout's budgets.
+/// The run with its reservations from the holdout's budgets.
 fn reserve(
     stage: &Stage<'_>,
     claim: &Claim,
     holdout: &Holdout,
     duplicate_of: Option<ClaimId>,
 ) -> Result<InFlight, Refusal> {
-    // A duplicate is never judged: it reserves no leakage, and so blocks nobody.
+    // A duplicate is never judged: it reserves no leakage, and so blocks no other claim.
     let (answers_reserved, sealed_reserved) = match duplicate_of {
         Some(_) => (MicroBits::ZERO, MicroBits::ZERO),
         None => (
@@ -92,7 +92,7 @@ fn reserve(
         attempt: 0,
         engine: stage.engine().to_owned(),
         place: Some(Place {
-            // Admissions are no entries. This number lets an auditor place the admission between
+            // Admissions are not entries. This number lets an auditor place the admission between
             // two capsules.
             ended_before: holdout.ended(),
             duplicate_of,
@@ -100,7 +100,7 @@ fn reserve(
     })
 }
 
-/// What an admission changes, beside the credit that it reserves.
+/// The events of an admission, beside those of the credit that it reserves.
 fn admitted(claim: &Claim, holdout: &Holdout, run: InFlight) -> Vec<Event> {
     let (holdout, number, place) = (holdout.id, run.number, run.place);
     let mut events = vec![Event::RunAdmitted { holdout, run }];
@@ -120,8 +120,8 @@ fn admitted(claim: &Claim, holdout: &Holdout, run: InFlight) -> Vec<Event> {
     events
 }
 
-/// The claim that asked the same before, if it was judged and its verdict stands: to judge the
-/// same vector under the same terms again would tell nothing new, yet count against everybody.
+/// The earlier claim that asked the same, if it was judged and not revoked. Judging the same vector
+/// under the same terms again would tell nothing new, yet cost every submitter budget.
 fn judged_before(stage: &Stage<'_>, claim: &Claim) -> Result<Option<ClaimId>, Refusal> {
     let earlier = claim
         .question()
@@ -133,15 +133,15 @@ fn judged_before(stage: &Stage<'_>, claim: &Claim) -> Result<Option<ClaimId>, Re
             Err(Refusal::SameClaimRunning(earlier.id))
         }
         Some(earlier) if earlier.has_standing_verdict() => Ok(Some(earlier.id)),
-        // A claim that was not judged, or that was revoked, left no verdict that stands: it may be
+        // A claim that was not judged, or was revoked, left no valid verdict: the question may be
         // asked again.
         _ => Ok(None),
     }
 }
 
-/// The most that a run's questions may be charged. Undeclared, it is what its calls could cost as
-/// far as the budgets reach; what others have reserved is waited for and not left out, so that
-/// the allowance does not depend on who else is running.
+/// The answer allowance of a run. If undeclared, it is the worst case of its calls, cut to the
+/// budgets that are left. The claim waits for amounts that other runs have reserved, so the
+/// allowance does not depend on other runs under way.
 fn reserve_answers(
     stage: &Stage<'_>,
     claim: &Claim,
@@ -165,8 +165,8 @@ fn reserve_answers(
             all_left,
         ),
     ] {
-        // What is charged never comes back, so that this refusal is final; what is reserved may
-        // come back, so that the next one lets the claim wait.
+        // Charges are never refunded, so this refusal is final; reservations may be released, so
+        // the next refusal lets the claim wait.
         if needed > left {
             return Err(Refusal::BudgetExhausted { pool, needed, left });
         }
@@ -177,7 +177,7 @@ fn reserve_answers(
     Ok(needed)
 }
 
-/// What all calls of a claim's lane would cost at the dearest symbol.
+/// The cost of all calls of a claim's lane at the dearest symbol.
 fn most_asked(claim: &Claim, holdout: &Holdout) -> MicroBits {
     let asks = claim
         .commitment
@@ -199,7 +199,7 @@ fn most_asked(claim: &Claim, holdout: &Holdout) -> MicroBits {
         .unwrap_or(MicroBits::MAX)
 }
 
-/// The worst price of this run's settlement, whatever becomes of the runs before it.
+/// The worst price of this run's settlement, however the runs before it end.
 fn reserve_settlement(
     stage: &Stage<'_>,
     claim: &Claim,
@@ -228,7 +228,7 @@ fn reserve_settlement(
     else {
         return Ok(needed);
     };
-    // With nobody ahead it would need this much: more than is left can never be admitted.
+    // The price with no run ahead: if that exceeds what is left, the claim can never be admitted.
     let least = worst(0);
     for (pool, meter, budget) in pools {
         let left = meter.left(budget);
@@ -294,7 +294,7 @@ pub(crate) fn abort(stage: &Stage<'_>, holdout: &HoldoutId, number: u64) -> Deci
     let terms = SettlementTerms::now(holdout, claim);
     let report = RunReport {
         end: RunEnd::Trapped(Reason::Aborted),
-        // Nothing is known of what it was told: the worst case is charged.
+        // The run's answers are unknown: its worst case is charged.
         answers: AnswerTally {
             n_symbols: claim.terms.oracle_num_symbols,
             charged: run.answers_reserved,
@@ -323,8 +323,7 @@ pub(crate) fn abort(stage: &Stage<'_>, holdout: &HoldoutId, number: u64) -> Deci
     ending.conclude(stage, Vec::new())
 }
 
-/// The turn of a run whose verdict another claim has already: nothing ran, and nothing is looked
-/// at.
+/// Ends a duplicate under its first verdict: nothing ran, and nothing is looked at.
 pub(crate) fn settle_duplicate(stage: &Stage<'_>, holdout: &HoldoutId, number: u64) -> Decision {
     let (holdout, run, claim) = oldest(stage, holdout, number);
     let terms = SettlementTerms::now(holdout, claim);
@@ -364,8 +363,7 @@ fn oldest<'s>(
         .in_flight
         .front()
         .expect("a run that settles is under way");
-    // Settled too early, this run would be priced by an m and an s that runs ahead of it still
-    // change.
+    // If this run settled early, runs ahead of it could still change the m and s that price it.
     assert_eq!(
         run.number, number,
         "runs settle in the order in which they were admitted"
@@ -374,7 +372,7 @@ fn oldest<'s>(
     (holdout, run, claim)
 }
 
-/// What a settlement is measured against, read at the moment of settling.
+/// The terms of a settlement, read at the moment of settling.
 struct SettlementTerms {
     k: MicroBits,
     quote: Quote,
@@ -391,9 +389,9 @@ impl SettlementTerms {
         let quote = policy
             .settlement_prices
             .quote(holdout.settled, holdout.certified);
-        // The count never goes down: a certificate that was revoked has used its share of α.
+        // The count never decreases: a revoked certificate has used its share of α.
         let ordinal = holdout.certified + 1;
-        // A claim may ask for a stricter level than the policy has, never for a laxer one.
+        // A claim may ask for a lower α than the holdout policy's, never for a higher one.
         let alpha_micros = claim.terms.alpha_micros.min(policy.alpha_micros);
         let divisor = policy.multiplicity.divisor(ordinal);
         let threshold = price::threshold(k, quote.certified, alpha_micros, divisor);
@@ -426,7 +424,7 @@ impl Verdict {
         }
     }
 
-    /// The evidence reached `level` of so many `levels`.
+    /// The evidence reached `level` out of `levels`.
     fn certified(holdout: &Holdout, terms: &SettlementTerms, levels: u8, level: u8) -> Self {
         let policy = &holdout.description.policy;
         Self {
@@ -449,7 +447,7 @@ impl Verdict {
         }
     }
 
-    /// A policy keeps the sealed part from being looked at.
+    /// A policy module keeps the sealed part from being looked at.
     fn vetoed(code: PolicyCode, deferred: bool) -> Self {
         let general = if deferred {
             Reason::Deferred
@@ -463,7 +461,7 @@ impl Verdict {
     }
 }
 
-/// The verdict. Every reason not to judge comes before the evidence is looked at.
+/// The verdict. Every reason not to judge is checked before the evidence is looked at.
 fn judge(
     holdout: &Holdout,
     claim: &Claim,
@@ -471,8 +469,8 @@ fn judge(
     terms: &SettlementTerms,
     tainted: bool,
 ) -> Verdict {
-    // `docs/formats.md` states this order, and the verifier asks in it too: the reason in a capsule
-    // must be the first that holds.
+    // `docs/formats.md` states this order, and the verifier checks in it too: the capsule must
+    // state the first reason that holds.
     match &report.end {
         RunEnd::Trapped(reason) => return Verdict::not_judged(*reason),
         RunEnd::NoOutput => return Verdict::not_judged(Reason::NoOutput),
@@ -494,8 +492,8 @@ fn judge(
     };
     let description = &holdout.description;
     let null_spec = &description.null_spec;
-    // If no vector can be certified, the verdict is known beforehand and says nothing about labels:
-    // it is not charged.
+    // If no vector can be certified, the verdict is known beforehand and says nothing about labels,
+    // so it is not charged.
     if !null_spec.can_reach(description.sealed_units, terms.threshold) {
         return Verdict::not_judged(Reason::OutOfReach);
     }
@@ -513,7 +511,7 @@ fn judge(
     }
 }
 
-/// A run that ends, with all that its capsule and its settlement say.
+/// A run that ends, with all that its capsule and its settlement state.
 struct Ending<'a> {
     holdout: &'a Holdout,
     run: &'a InFlight,
@@ -590,7 +588,7 @@ impl Ending<'_> {
         }
     }
 
-    /// What the verdict cost, and where on the path of verdicts it fell.
+    /// The verdict's ledger: its price, and its place in the order of verdicts.
     fn ledger(&self) -> Ledger {
         Ledger {
             k: self.terms.k,

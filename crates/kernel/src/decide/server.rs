@@ -1,4 +1,4 @@
-//! Policies in force, and the clock.
+//! The policies in force, and the clock.
 
 use crate::{
     command::{Caller, Decision, Event, Reply},
@@ -7,7 +7,7 @@ use crate::{
     state::Stage,
 };
 
-/// Policies that are in force already are not stated again.
+/// States the policies in force. Policies that are already in force are not stated again.
 pub(crate) fn state_policies(
     stage: &Stage<'_>,
     caller: &Caller,

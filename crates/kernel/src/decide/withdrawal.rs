@@ -1,4 +1,4 @@
-//! Taking back a holdout that released nothing, and registering its labels again.
+//! Withdrawing a holdout that released nothing, and registering its labels again.
 
 use super::{holdouts::find, public_text};
 use crate::{
@@ -10,12 +10,12 @@ use crate::{
     state::Stage,
 };
 
-/// How often in a row the same labels may be registered again after a withdrawal: each time draws
-/// another split, and a split must not be drawn until it pleases.
+/// The most times in a row that the same labels may be registered again after a withdrawal: each
+/// time draws another split, and an operator must not draw until they like one.
 pub const MAX_REPLACED: u8 = 3;
 
-/// Decided by the writer, so that no run can be admitted meanwhile. Queued claims meet the new
-/// status and are refused.
+/// Withdraws a holdout. The writer decides this, so no run can be admitted meanwhile. Queued claims
+/// meet the new status and are refused.
 pub(crate) fn withdraw(
     stage: &Stage<'_>,
     caller: &Caller,
@@ -50,12 +50,13 @@ pub(crate) fn withdraw(
     })
 }
 
-/// The withdrawn holdout that a registration of these labels replaces, and how many stand in a row.
+/// The withdrawn holdout that a registration of these labels replaces, and the number of
+/// withdrawals in a row.
 pub(super) fn replaced(
     stage: &Stage<'_>,
     labels_key: Digest,
 ) -> Result<Option<(HoldoutId, u8)>, Refusal> {
-    // Each registration knows how many came before it, so that the newest one has the count.
+    // Each registration states how many came before it, so the newest one has the count.
     let newest = stage
         .holdouts()
         .filter(|holdout| holdout.status == HoldoutStatus::Withdrawn)

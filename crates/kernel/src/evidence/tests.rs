@@ -1,4 +1,4 @@
-//! The evidence against published values and exact error rates. Floats judge here, they decide nothing.
+//! The evidence against published values and exact error rates. Floats only check here; they decide nothing.
 #![allow(
     clippy::float_arithmetic,
     reason = "floats judge the integers here, they decide nothing"
@@ -141,7 +141,7 @@ fn the_constants_have_one_canonical_form() {
     assert!(crate::cj::parse(&table(1, Strategy::Grid).canonical_bytes(), 4_096).is_ok());
 }
 
-/// The chance that a stream of fair-coin claims that ask nothing sees a first certification, which is false.
+/// The chance that a stream of fair-coin claims without questions gets a first certification, which is false.
 fn false_first_certification(claims: u64, prices: SettlementPrices, own_price: bool) -> f64 {
     let table = alternative(500_000, 600_000);
     let mut k = MicroBits::ZERO;
@@ -199,8 +199,8 @@ fn the_best_of_many_coins_passes_a_threshold_that_forgets_the_choice() {
     check(10, 99.832, 0.1206);
 }
 
-/// With an e-variable that wastes nothing the guarantee is nearly used up: a server that forgot half of k
-/// would be seen here.
+/// With an e-variable that wastes nothing the guarantee is nearly used up: this test would notice a server that
+/// forgot half of k.
 #[test]
 fn a_tight_e_variable_nearly_attains_the_bound() {
     let attained = |prices: SettlementPrices, counts_own: bool| {

@@ -1,7 +1,7 @@
-//! A policy as a custodian asks for it, and what is proposed for the rest.
+//! A holdout policy as an operator asks for it, and the defaults for the rest.
 //!
-//! Owns the defaults that depend on the number of items. A registration and the planner both ask here, so that a plan
-//! says what a registration would do.
+//! Owns the defaults that depend on the number of items. Registration and the planner both use them, so a plan
+//! matches what a registration would do.
 
 use super::{MICROS, Policy, PolicyError};
 use crate::{
@@ -10,7 +10,7 @@ use crate::{
     price::{AnswerPrices, Multiplicity, SettlementPrices},
 };
 
-/// A policy as it is asked for; what is left out is proposed.
+/// A policy as it is requested; the kernel proposes the fields that are left out.
 #[derive(Debug, Clone, Default)]
 pub struct AskedPolicy {
     pub answer_share_micros: Option<u32>,
@@ -18,7 +18,7 @@ pub struct AskedPolicy {
     pub principal_answer_budget: Option<MicroBits>,
     pub sealed_budget: Option<MicroBits>,
     pub principal_sealed_budget: Option<MicroBits>,
-    /// Prices of some alphabets; the others are uniform.
+    /// Prices of some alphabets; all others are uniform.
     pub answer_prices: AnswerPrices,
     pub settlement_prices: Option<SettlementPrices>,
     pub levels: u8,
@@ -45,7 +45,7 @@ impl AskedPolicy {
         })
     }
 
-    /// The policy for so many sealed units, and sentences that its custodian should read.
+    /// The policy for this many sealed units, and warnings for the operator.
     ///
     /// # Errors
     /// [`PolicyError`] names the field that breaks a rule, and the rule.
@@ -73,7 +73,7 @@ impl AskedPolicy {
         };
         let stated = self.answer_prices.0.clone();
         policy.answer_prices.0.extend(stated);
-        // The planner takes a policy that holds: what is proposed below breaks no rule.
+        // The planner takes a valid policy; the defaults set below break no rule.
         policy.validate()?;
         let proposal = null_spec.proposed_sealed_budget(sealed_units, &policy);
         policy.sealed_budget = self.sealed_budget.unwrap_or(proposal.budget);

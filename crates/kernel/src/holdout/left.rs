@@ -1,31 +1,31 @@
-//! How many certifications a record of verdicts still carries.
+//! The number of certifications that a record of verdicts still carries.
 //!
-//! Owns the count that `GetHoldout` shows and that the planner shows before there is a holdout. It depends on prices
-//! and sums alone, never on labels, so that showing it releases nothing.
+//! Owns the count that `GetHoldout` returns and that the planner shows before a holdout exists. It depends on prices
+//! and sums alone, never on labels, so showing it releases nothing.
 
 use super::Policy;
 use crate::{bits::MicroBits, price};
 
-/// The most certifications that are counted: a holdout is counted with each look at it.
+/// The most certifications that are counted: each read of a holdout counts them again.
 pub const MOST_CERTIFICATIONS: u32 = 1_000;
 
 /// How many certifications in a row a holdout still carries, each at most [`MOST_CERTIFICATIONS`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CertificationsLeft {
-    /// Of all its submitters.
+    /// For all its submitters together.
     pub all: u32,
-    /// Of one, within what is left of its own share.
+    /// For one submitter, within the rest of its own budget.
     pub own: u32,
 }
 
-/// What verdicts have released of a sealed part so far.
+/// The verdicts of a sealed part so far, and their leakage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Record {
     /// The leakage that is charged.
     pub k: MicroBits,
     /// m: claims that were judged.
     pub settled: u64,
-    /// s: those of them that were certified, s ≤ m.
+    /// s: claims that were certified, s ≤ m.
     pub certified: u64,
 }
 
@@ -63,9 +63,10 @@ impl Record {
         self
     }
 
-    /// The largest t so that certifying the next t claims in a row fits what is left, by worst case, each within
-    /// `reach`, the evidence of a perfect vector; for all submitters, who have `left`, and for one of them, who has
-    /// `own_left` of it. Without levels. Takes at most three logarithms for each certification.
+    /// The largest t such that the next t claims in a row can be certified: the worst case of each fits what is left,
+    /// and its threshold is within `reach`, the evidence of a perfect vector. Counted for all submitters, who have
+    /// `left`, and for one of them, with `own_left` of it. Assumes claims without levels. Takes at most three
+    /// logarithms for each certification.
     #[must_use]
     pub fn certifications_left(
         mut self,
@@ -86,12 +87,12 @@ impl Record {
                 bar = price::threshold(none, none, policy.alpha_micros, divisor);
                 last_divisor = divisor;
             }
-            // A run reserves the dearer verdict, whichever comes.
+            // A run reserves the dearer verdict, whichever it turns out to be.
             let worst = quote.certified.max(quote.not_certified);
             if worst > own_left {
                 own = own.or(Some(t));
             }
-            // The threshold of a certification has its own price in it.
+            // The threshold of a certification includes its own price.
             self.k = self.k.saturating_add(quote.certified);
             if worst > left || self.k.saturating_add(bar) > reach {
                 return CertificationsLeft {

@@ -1,6 +1,6 @@
-//! The null hypothesis "the chance to be right is at most p0", over labels of 0 and 1.
+//! The null hypothesis "the chance of a right prediction is at most p0", over labels of 0 and 1.
 //!
-//! The bet against it and its constants are `evidence.rs`'s; `docs/formats.md` states the record.
+//! `evidence.rs` owns the bet against it and its constants; `docs/formats.md` states the record.
 
 use serde::{Deserialize, Serialize};
 
@@ -16,12 +16,12 @@ use crate::{
 /// The word for this kind, in public records and on the wire.
 pub const KIND: &str = "accuracy";
 
-/// A chance that is to be exceeded, and the bet on it.
+/// The chance that a claim must exceed, and the bet on it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Accuracy {
     /// p0, the chance of a right item under the null, in millionths.
     pub p0_micros: u32,
-    /// How the null is bet against.
+    /// The bet against the null.
     pub strategy: Strategy,
     /// The bet's integer constants.
     pub bets: BetTable,
@@ -51,7 +51,7 @@ impl Accuracy {
         })
     }
 
-    /// The public record, but for its kind.
+    /// The public record without its kind.
     pub(super) fn to_object(&self) -> cj::Object {
         cj::Object::new()
             .put("p0_micros", self.p0_micros)
@@ -79,8 +79,7 @@ impl Accuracy {
                     rule: error.rule,
                 }
             })?;
-        // Constants that were computed otherwise would certify by another rule than the one that
-        // was registered.
+        // Constants computed in another way would certify by another rule than the registered one.
         if fields.digest("constants_hash")? != accuracy.constants_hash() {
             return Err(RecordError::Value {
                 field: "constants_hash".to_owned(),

@@ -77,7 +77,7 @@ fn level_masses_stay_within_the_mass_of_certified() {
     check(4, 3, 10_000_000);
 }
 
-/// Every settlement that can be met, one by one.
+/// The dearest settlement that a run can meet, by trying each one.
 fn dearest_reachable(
     prices: SettlementPrices,
     m: u64,
@@ -156,7 +156,7 @@ fn an_alphabet_that_is_not_listed_is_uniform() {
     assert_eq!(prices.dearest(4), Ok(MicroBits(2_000_000)));
     assert_eq!(prices.price(2, 0), Ok(MicroBits(500_000)));
     assert_eq!(prices.dearest(2), Ok(MicroBits(2_000_000)));
-    // Beyond a list, and beyond an alphabet without one.
+    // One symbol beyond a list, and one beyond an alphabet without a list.
     for (n_symbols, symbol) in [(2, 2), (3, 3)] {
         assert_eq!(
             prices.price(n_symbols, symbol),

@@ -117,14 +117,14 @@ fn whoever_is_denied_again_and_again_is_looked_at_for_a_while() {
     assert_eq!(level(&mut detector, 19_000), Level::Clean);
     detector.denied(19_000, denied);
     assert_eq!(level(&mut detector, 20_000), Level::Escalate);
-    // Another principal is not concerned, and the first denial is forgotten in its time.
+    // Another principal is not affected, and the first denial expires in its time.
     assert_eq!(
         detector.observe(20_000, &call(2, 1, 1, 1)).level,
         Level::Clean
     );
     assert_eq!(level(&mut detector, 299_999), Level::Escalate);
     assert_eq!(level(&mut detector, 300_000), Level::Clean);
-    // By the published rules denials do not count, and cost no memory.
+    // The published rules do not count denials and keep none in memory.
     let mut published = Detector::new(Rules::TOOL_CALLS, some(64), some(64)).expect("rules");
     for n in 0..100 {
         published.denied(n, denied);
@@ -195,7 +195,7 @@ fn rules_that_cannot_be_applied_are_refused() {
     }
 }
 
-/// The same, remembering everything.
+/// The same detector without bounds on memory.
 #[derive(Default)]
 struct Naive {
     calls: Vec<(u64, Call)>,

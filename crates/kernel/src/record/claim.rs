@@ -1,4 +1,4 @@
-//! What a claim's end leaves in the log: its capsule, and a revocation if there is one.
+//! Entries about a claim's end: its capsule, and a revocation if there is one.
 
 use super::fields::Fields;
 use crate::{
@@ -19,13 +19,13 @@ pub struct Capsule {
     pub topic_id: Digest,
     /// SHA-256 of what the guest emitted.
     pub structured_output_hash: Digest,
-    /// The principal that owns it, under a key of the log's.
+    /// Tag of the owner, under a key of the log's.
     pub owner_tag: OwnerTag,
     /// The holdout that it was judged on.
     pub holdout_id: HoldoutId,
     /// Hash of the holdout policy that it was settled under.
     pub policy_hash: Digest,
-    /// Hash of the null spec that the evidence spoke against.
+    /// Hash of the null spec that the evidence was measured against.
     pub null_spec_hash: Digest,
     /// SHA-256 of its module.
     pub wasm_hash: Digest,
@@ -38,9 +38,9 @@ pub struct Capsule {
     pub outcome: Outcome,
     /// Codes of the reasons, sorted and without repetition.
     pub reason_codes: Vec<u16>,
-    /// What its run asked, and what the answers cost.
+    /// The run's questions and their charge.
     pub answers: AnswerTally,
-    /// What it was measured against.
+    /// The terms of its settlement.
     pub ledger: Ledger,
     /// Items of the answer part and of the sealed part, and units of the sealed part.
     pub items: (u64, u64, u64),
@@ -52,18 +52,19 @@ pub struct Capsule {
     pub settled_unix_ms: u64,
     /// The engine that ran the guest, with its version.
     pub engine: String,
-    /// Its place in the holdout's order and what it had reserved; releases before 2.2 did not say.
+    /// The run's place in the holdout's order and its reservations; releases before 2.2 did not
+    /// state it.
     pub run: Option<RunPlace>,
     /// The claim that asked the same before and was judged; only with [`Reason::Duplicate`].
     pub duplicate_of: Option<ClaimId>,
 }
 
-/// Where a run stood in its holdout's order, and its worst case at its admission.
+/// A run's place in its holdout's order, and its worst case at its admission.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RunPlace {
     /// Its number in the order of admission, from 0: as many capsules of the holdout come before.
     pub number: u64,
-    /// Runs of the holdout that had ended when it was admitted, at most `number`.
+    /// Runs of the holdout that had ended at its admission, at most `number`.
     pub ended_before: u64,
     /// Levels of the e-value that its claim may release.
     pub levels: u8,
@@ -96,29 +97,29 @@ impl RunPlace {
     }
 }
 
-/// What a run asked and what it cost.
+/// A run's questions and their charge.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct AnswerTally {
     /// The size of the alphabet.
     pub n_symbols: u32,
-    /// Questions asked, replays and free ones included.
+    /// Questions asked, including repeated and free ones.
     pub asked: u32,
-    /// Questions answered again free.
+    /// Repeated questions, answered again free.
     pub replayed: u32,
     /// How often each symbol was answered and charged: sorted by symbol, no zeros.
     pub by_symbol: Vec<(u32, u32)>,
-    /// What the answer pools were charged.
+    /// Charged to the answer pools.
     pub charged: MicroBits,
 }
 
-/// What a settlement was measured against.
+/// The terms of a settlement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ledger {
     /// k: charged to the sealed pool by claims admitted before.
     pub k: MicroBits,
     /// c: the price of the symbol "certified".
     pub c: MicroBits,
-    /// What this settlement was charged.
+    /// Charged for this settlement.
     pub price: MicroBits,
     /// m: claims of the holdout that were judged before.
     pub settled_before: u64,
@@ -132,7 +133,7 @@ pub struct Ledger {
     pub alpha_divisor: u64,
     /// How α is shared among certifications.
     pub multiplicity: Multiplicity,
-    /// What the evidence had to reach.
+    /// The evidence that was needed.
     pub threshold: MicroBits,
 }
 
@@ -277,7 +278,8 @@ impl Capsule {
                 .maybe_digest("duplicate_of_hex")?
                 .map(|earlier| ClaimId(earlier.0)),
         };
-        // The caller finishes `fields` alone: an unknown field within these objects would pass.
+        // The caller calls `finish` on `fields` alone: an unknown field within these objects would
+        // pass.
         for rest in [answers, ledger, items] {
             rest.finish()?;
         }
@@ -303,14 +305,14 @@ fn symbol_count(value: cj::Value) -> Option<(u32, u32)> {
     }
 }
 
-/// `claim_revoked`: a settled claim counts no more.
+/// `claim_revoked`: a settled claim no longer counts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClaimRevoked {
     /// The claim that is revoked.
     pub claim: ClaimId,
     /// The hash of its capsule.
     pub capsule: Digest,
-    /// Why, in the revoker's words.
+    /// The revoker's reason.
     pub reason: String,
     /// When, in Unix milliseconds.
     pub revoked_unix_ms: u64,

@@ -1,4 +1,4 @@
-//! Credit, as entries say it.
+//! Log entries about credit.
 
 use super::fields::Fields;
 use crate::{
@@ -7,13 +7,13 @@ use crate::{
     record::RecordError,
 };
 
-/// `credit_granted`: a principal was given credit.
+/// `credit_granted`: an operator granted credit to a principal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CreditGranted {
     pub owner: OwnerTag,
     /// In whole credits, at least 1.
     pub amount: u64,
-    /// Why, in the operator's words; 1–256 bytes.
+    /// The operator's reason; 1–256 bytes.
     pub reason: String,
     /// When, in Unix milliseconds.
     pub granted_unix_ms: u64,
@@ -38,14 +38,14 @@ impl CreditGranted {
     }
 }
 
-/// `accounts_imported`: accounts became what a file says.
+/// `accounts_imported`: accounts were set to a file's numbers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AccountsImported {
-    /// How many accounts changed.
+    /// The number of accounts that changed.
     pub accounts: u64,
     /// SHA-256 of the file.
     pub file: Digest,
-    /// Why, in the operator's words; 1–256 bytes.
+    /// The operator's reason; 1–256 bytes.
     pub reason: String,
     /// When, in Unix milliseconds.
     pub imported_unix_ms: u64,

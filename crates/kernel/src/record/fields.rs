@@ -22,7 +22,7 @@ pub(crate) fn as_digest(value: cj::Value) -> Result<Digest, RecordError> {
     .ok_or_else(|| RecordError::Field("a digest".to_owned()))
 }
 
-/// The fields of an object that were not taken yet; what is left over is an error.
+/// The unread fields of an object; a field that stays unread is an error.
 pub(crate) struct Fields<'e> {
     left: cj::Object,
     entry: &'e [u8],
@@ -40,13 +40,13 @@ impl<'e> Fields<'e> {
         }
     }
 
-    /// The bytes of the whole entry, also if these are the fields of an object in it.
+    /// The bytes of the whole entry, even if these fields belong to an object inside it.
     pub(crate) fn entry(&self) -> &'e [u8] {
         self.entry
     }
 
     pub(crate) fn maybe(&mut self, name: &str) -> Option<cj::Value> {
-        // What is read is taken out, so that `finish` sees what nobody asked for.
+        // A field that is read is removed, so that `finish` sees the unread ones.
         self.left.remove(name)
     }
 
@@ -129,7 +129,7 @@ impl<'e> Fields<'e> {
         }
     }
 
-    /// A statement that is there and true, or absent.
+    /// A flag that is present and true, or absent.
     pub(crate) fn said(&mut self, name: &str) -> Result<bool, RecordError> {
         match self.maybe(name) {
             None => Ok(false),
@@ -148,7 +148,7 @@ impl<'e> Fields<'e> {
     }
 
     pub(crate) fn int<T: TryFrom<u64>>(&mut self, name: &str) -> Result<T, RecordError> {
-        // A number beyond the field's type is refused: cut to size, it would read as another one.
+        // A number beyond the field's type is refused: truncated, it would read as another number.
         T::try_from(as_int(self.take(name)?)?).map_err(|_| RecordError::Field(name.to_owned()))
     }
 

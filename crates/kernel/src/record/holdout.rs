@@ -1,4 +1,4 @@
-//! What happens to a holdout, as entries say it: its registration, its budgets, its end.
+//! Entries about a holdout: its registration, its budgets, its end.
 
 use super::fields::Fields;
 use crate::{
@@ -16,19 +16,19 @@ use crate::{
 pub struct Registered {
     /// [`holdout_id`] of the entry.
     pub id: HoldoutId,
-    /// The name that claims call it by.
+    /// The name by which claims refer to it.
     pub reference: String,
-    /// What the custodian fixed.
+    /// The description that the operator fixed.
     pub description: Description,
     /// When, in Unix milliseconds.
     pub registered_unix_ms: u64,
 }
 
 impl Registered {
-    /// What a registration says; its id is that of its bytes.
+    /// A registration with these fields; its id is the digest of its bytes.
     #[must_use]
     pub fn new(reference: String, description: Description, registered_unix_ms: u64) -> Self {
-        // The bytes do not hold the id, so that any will do until they are hashed.
+        // The bytes do not contain the id, so any id serves until they are hashed.
         let mut registered = Self {
             id: HoldoutId([0; 32]),
             reference,
@@ -69,14 +69,14 @@ impl Registered {
         object
     }
 
-    /// Also recomputes the bet's constants.
+    /// Reads the fields and recomputes the bet's constants.
     pub(crate) fn read(fields: &mut Fields<'_>) -> Result<Self, RecordError> {
         fields.expect("element", "u8_binary")?;
         let policy = read_policy(fields.object("policy")?)?;
         let null_spec = NullSpec::read(fields.object("null_spec")?)?;
         Ok(Self {
-            // The id is that of the bytes in the log, which may list answer prices in another order
-            // than `write` does.
+            // The id is the digest of the bytes in the log, which may list answer prices in another
+            // order than `write` does.
             id: holdout_id(fields.entry()),
             reference: fields.string("ref")?,
             description: Description {
@@ -106,8 +106,8 @@ pub fn holdout_id(entry: &[u8]) -> HoldoutId {
     HoldoutId(Digest::domain("evidenceos:holdout:v1", entry).0)
 }
 
-/// `holdout_policy`: the budgets that hold for admissions from this entry on. A budget that is
-/// absent is the registered one; an absent credit budget is none.
+/// `holdout_policy`: the budgets in force for admissions from this entry on. An absent budget is
+/// the registered one; an absent credit budget is no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BudgetsChanged {
     pub holdout: HoldoutId,
@@ -157,7 +157,7 @@ impl BudgetsChanged {
 /// chance. The answer is a symbol about both of its parts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Compared {
-    /// The earlier holdout, which paid for the comparison.
+    /// The earlier holdout, which was charged for the comparison.
     pub holdout: HoldoutId,
     /// Whether the columns agree; then the registration was refused.
     pub agrees: bool,
@@ -194,7 +194,7 @@ impl Compared {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HoldoutRetired {
     pub holdout: HoldoutId,
-    /// Why, in the operator's words; 1–256 bytes.
+    /// The operator's reason; 1–256 bytes.
     pub reason: String,
     /// When, in Unix milliseconds.
     pub retired_unix_ms: u64,
@@ -218,7 +218,7 @@ impl HoldoutRetired {
 }
 
 /// `holdout_opened`: the labels are public. The opening itself is larger than an entry, and the
-/// commitment in the description binds it already.
+/// commitment in the description already binds it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HoldoutOpened {
     pub holdout: HoldoutId,
@@ -245,7 +245,7 @@ impl HoldoutOpened {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HoldoutWithdrawn {
     pub holdout: HoldoutId,
-    /// Why, in the operator's words; 1–256 bytes.
+    /// The operator's reason; 1–256 bytes.
     pub reason: String,
     /// When, in Unix milliseconds.
     pub withdrawn_unix_ms: u64,
@@ -304,7 +304,7 @@ fn read_policy(mut fields: Fields<'_>) -> Result<Policy, RecordError> {
         principal_sealed_budget: fields.maybe_bits("principal_sealed_budget_microbits")?,
     };
     fields.finish()?;
-    // A policy that could not be registered is not read either: an auditor must not compute with
+    // A policy that could not be registered is refused here too: an auditor must not compute with
     // prices below Kraft's bound.
     policy.validate().map_err(|error| RecordError::Value {
         field: error.field.to_owned(),

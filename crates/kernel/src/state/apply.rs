@@ -1,4 +1,4 @@
-//! What each event changes.
+//! Applies events to the stage of a batch.
 
 use crate::{
     account::{Account, CLAIM_BYTES, LastCredit},
@@ -11,7 +11,7 @@ use crate::{
 };
 
 impl Stage<'_> {
-    /// Makes a decision so: applies its events, numbers its entries.
+    /// Applies a decision's events and numbers its entries.
     pub fn enact(&mut self, decision: &Decision) {
         for event in &decision.events {
             self.apply(event);
@@ -20,7 +20,7 @@ impl Stage<'_> {
     }
 
     /// Applies one event. Events come from decisions on this stage, or from the journal in its
-    /// order, so that what they name is there.
+    /// order, so the rows that they name exist.
     pub fn apply(&mut self, event: &Event) {
         self.counters.events += 1;
         match event {
@@ -94,7 +94,7 @@ impl Stage<'_> {
                 claim.state = ClaimState::Sealed;
             }
             Event::RunAdmitted { holdout, run } => self.admit(holdout, run),
-            // Begun again, a run is what it was.
+            // A restarted run keeps all its facts.
             Event::RunBegunAgain { .. } => {}
             Event::RunFailed { holdout, number } => {
                 let runs = &mut self.holdout_mut(holdout).in_flight;
@@ -193,7 +193,7 @@ impl Stage<'_> {
         }
     }
 
-    /// A result that came back: its run, if it was under way in this state, has ended.
+    /// A recovered result ends its run, if it was under way in this state.
     fn recover_run(
         &mut self,
         holdout: &HoldoutId,
@@ -230,7 +230,7 @@ impl Stage<'_> {
         if self.claim(claim).is_none() {
             return;
         }
-        // What it burned is not in the log: what was set aside goes back.
+        // The log does not state the credit burned: the reservation is refunded.
         if run.is_some() && self.account(&owner).is_some() {
             self.burn_credit(&owner, claim, 0);
         }
@@ -259,8 +259,8 @@ impl Stage<'_> {
         holdout.credit_burned += amount;
     }
 
-    /// What an import adds counts as granted or, to a new account, as initial; what it takes, as
-    /// withdrawn.
+    /// Credit that an import adds counts as granted or, for a new account, as initial; credit that
+    /// it takes counts as withdrawn.
     fn import(&mut self, after: &Account) {
         let after_balance = u128::from(after.balance);
         match self.account(&after.owner).map(|b| u128::from(b.balance)) {
@@ -300,8 +300,8 @@ impl Stage<'_> {
         self.put_account(&account);
     }
 
-    /// Counts what is stored for a principal. Claims from before there were accounts may have an owner without
-    /// an account, which then counts nothing.
+    /// Counts bytes stored for a principal. Claims of releases without accounts may have an owner without an account,
+    /// and then nothing is counted.
     fn store_for(&mut self, owner: &OwnerTag, more: u64, less: u64) {
         if self.account(owner).is_some() {
             self.change_account(owner, |account| {
@@ -311,7 +311,7 @@ impl Stage<'_> {
         }
     }
 
-    /// Counts the claims that name a module.
+    /// Updates which modules claims name.
     fn name_module(&mut self, before: Option<&Commitment>, after: &Commitment) {
         let before = before.map(|before| before.module.hash);
         let after = after.module.hash;
@@ -321,15 +321,15 @@ impl Stage<'_> {
         }
     }
 
-    /// As on a claim: the last request of a method stays in the row, the one before it is
-    /// remembered by key.
+    /// The last request of a method stays in the account's row, and the one before it is remembered
+    /// by key, as on a claim.
     fn remember_on_account(&mut self, owner: &OwnerTag, request: &LastCredit) {
         let now = self.counters.now_unix_ms;
         let mut displaced = None;
         self.change_account(owner, |account| {
             let same = account.requests.iter();
             let at = same.clone().position(|last| last.limits == request.limits);
-            // A request that is retried displaces itself, and needs no second place.
+            // A retried request would displace itself and needs no second place.
             displaced = at.map(|at| account.requests.swap_remove(at)).filter(|old| {
                 old.key != request.key && now.saturating_sub(old.at_unix_ms) < REQUEST_WINDOW_MS
             });
@@ -355,7 +355,8 @@ impl Stage<'_> {
         held.answers.reserve(run.answers_reserved);
         held.sealed.reserve(run.sealed_reserved);
         held.in_flight.push_back(run.clone());
-        // Only a fence asks for this sum: without one, no row is written for it.
+        // Only policies with a sealed budget per principal need this sum: without one, no row is
+        // written for it.
         let fenced = held.description.policy.principal_sealed_budget.is_some();
         if run.answers_reserved > MicroBits::ZERO {
             self.pool_mut(*holdout, run.owner)
@@ -392,8 +393,8 @@ impl Stage<'_> {
         }
     }
 
-    /// A claim keeps one request a method. The one that it displaces is remembered by key, so
-    /// that a late retry of it still finds its reply.
+    /// A claim's row keeps one request per method. The displaced request is remembered by key, so a
+    /// late retry of it still finds its reply.
     fn remember_on_claim(&mut self, id: &ClaimId, request: &LastRequest) {
         let now = self.counters.now_unix_ms;
         let claim = self.claim_mut(id);

@@ -1,4 +1,4 @@
-//! What a batch leaves for the store, and then for memory.
+//! The changes of a batch, for the store and then for memory.
 
 use crate::{
     account::{Account, Totals},
@@ -12,12 +12,12 @@ use crate::{
     state::{Counters, Stage},
 };
 
-/// What a batch changed, to be written and then merged.
+/// The changes of a batch, to be written and then merged.
 #[derive(Debug, Default)]
 pub struct Changes {
     /// Claims that this batch created.
     pub new_claims: Vec<Claim>,
-    /// Claims that were there.
+    /// Changed claims that existed before this batch.
     pub claims: Vec<Claim>,
     /// Holdouts that this batch registered or changed.
     pub holdouts: Vec<Holdout>,
@@ -26,32 +26,32 @@ pub struct Changes {
     pub remembered: Vec<(RequestKey, Remembered)>,
     /// Accounts that this batch opened.
     pub new_accounts: Vec<Account>,
-    /// Accounts that were there.
+    /// Changed accounts that existed before this batch.
     pub accounts: Vec<Account>,
-    /// Sums over all accounts after the batch; none where it leaves them alone.
+    /// Sums over all accounts after the batch; `None` if it leaves them unchanged.
     pub totals: Option<Totals>,
-    /// Questions, and the claims to whose verdicts they are referred.
+    /// Questions, and the claims whose verdicts answer them.
     pub questions: Vec<(Question, ClaimId)>,
     /// Keys that took over the log.
     pub log_keys: Vec<LogKey>,
-    /// Blobs of private items that are named now.
+    /// Blobs of holdout items that are referenced now.
     pub named_blobs: Vec<Digest>,
-    /// Blobs of private items that nothing names any more.
+    /// Blobs of holdout items that nothing references any more.
     pub dropped_blobs: Vec<Digest>,
-    /// The module of each claim that was given one, in the place of none or of another.
+    /// Modules of claims that got one, or another one, in this batch.
     pub named_modules: Vec<Digest>,
-    /// The module that each claim had before, if it had one.
+    /// The module that each such claim had before, if it had one.
     pub displaced_modules: Vec<Digest>,
-    /// Decisions up to this one are not kept any longer.
+    /// Records of decisions up to this one are deleted.
     pub forgotten_decisions: Option<DecisionId>,
-    /// The policies that are in force from now on, if they are others.
+    /// The policies in force from now on, if they changed.
     pub in_force: Option<InForce>,
     /// The counters after the batch.
     pub counters: Counters,
 }
 
 impl Stage<'_> {
-    /// What the batch changed.
+    /// The changes of the batch.
     #[must_use]
     pub fn into_changes(self) -> Changes {
         let mut changes = Changes {
@@ -66,7 +66,7 @@ impl Stage<'_> {
             };
             into.extend(held.value);
         }
-        // Rows go to the store in the order of their keys: neighbours share pages.
+        // The store gets rows in the order of their keys: neighbours share pages.
         changes.new_claims.sort_unstable_by_key(|claim| claim.seq);
         changes.claims.sort_unstable_by_key(|claim| claim.seq);
         changes.holdouts = self.holdouts.into_values().collect();

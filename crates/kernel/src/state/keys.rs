@@ -1,4 +1,4 @@
-//! What a decision must have loaded, and how the stage is given it.
+//! The rows that a decision must have loaded, and the calls that supply them.
 
 use crate::{
     account::Account,
@@ -10,7 +10,7 @@ use crate::{
     state::{Held, Stage},
 };
 
-/// Something that the stage must hold before a command can be decided.
+/// A row that the stage must hold before a command can be decided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Key {
     Claim(ClaimId),
@@ -22,7 +22,7 @@ pub enum Key {
     Question(Question),
 }
 
-/// Collects what a command wants loaded and the stage does not hold yet.
+/// Collects the rows that a command needs and the stage does not hold yet.
 #[derive(Debug)]
 pub(crate) struct Wanted<'w> {
     stage: &'w Stage<'w>,
@@ -37,17 +37,17 @@ impl<'w> Wanted<'w> {
         }
     }
 
-    /// What is loaded by now.
+    /// The stage with the rows loaded so far.
     pub(crate) fn stage(&self) -> &'w Stage<'w> {
         self.stage
     }
 
-    /// The caller's claim, once it is loaded. Nothing is loaded for a claim of another principal.
+    /// The caller's claim, once it is loaded. For another principal's claim nothing more is loaded.
     pub(crate) fn own(&self, id: &ClaimId) -> Option<&'w Claim> {
         own(self.stage, self.caller, id).ok()
     }
 
-    /// Wants what the end of a run touches.
+    /// Wants the rows that the end of a run touches.
     pub(crate) fn want_run(&mut self, holdout: HoldoutId, run: &InFlight) {
         self.want(Key::Claim(run.claim));
         self.want(Key::Account(run.owner));
@@ -65,8 +65,9 @@ impl<'w> Wanted<'w> {
         }
     }
 
-    /// Whether a request may lie under its key. A row that remembers its last requests knows
-    /// whether it ever gave one up: if it did not, the hot path reads no row under a random key.
+    /// Whether a request may be remembered under its key. A row that remembers its last requests
+    /// also knows whether it displaced one: if it did not, the hot path reads no row under a random
+    /// key.
     fn may_be_remembered_by_key(&self, command: &Command) -> bool {
         match command.remembered_on() {
             RememberedOn::Claim(_, claim) => self
@@ -82,8 +83,8 @@ impl<'w> Wanted<'w> {
 }
 
 impl Stage<'_> {
-    /// What must still be loaded before a request can be decided. Asked again after each load,
-    /// since one row names the next; bounded by the ancestors of a claim.
+    /// The rows to load before a request can be decided. The caller asks again after each load,
+    /// since one row names the next; the ancestors of a claim bound the number of rounds.
     #[must_use]
     pub fn missing(&self, request: &Request) -> Vec<Key> {
         let mut wanted = Wanted {
@@ -140,7 +141,7 @@ impl Stage<'_> {
         self.accounts.entry(owner).or_insert(Held::loaded(account));
     }
 
-    /// Gives the stage the claim that a question is referred to, or that there is none.
+    /// Gives the stage the claim that answers a question, or its absence.
     pub fn supply_question(&mut self, question: Question, claim: Option<ClaimId>) {
         self.questions
             .entry(question)
