@@ -1,7 +1,8 @@
-//! Opened holdouts against a replayed log: every label, every trace, and that no trace is missing or left over.
+//! Checks opened holdouts against a replayed log: every label and every trace, and that no trace is missing or left
+//! over.
 //!
-//! Owns which claims must have a trace and which must not. Does not own what follows from one trace (`verdict.rs`),
-//! nor where traces come from.
+//! Owns the rule which claims must have a trace and which must not. Does not own the check of one trace
+//! (`verdict.rs`), or the source of traces.
 
 use std::collections::HashSet;
 
@@ -16,12 +17,12 @@ use crate::{
     opening::{Opening, OpeningFailure},
 };
 
-/// Something that an opening or a trace shows to be wrong.
+/// An error that an opening or a trace shows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AuditFinding {
-    /// The claim; none if the opening is meant.
+    /// The claim; `None` if the finding is about the opening.
     pub claim: Option<ClaimId>,
-    /// Where its capsule stands.
+    /// Index of the claim's capsule.
     pub index: Option<u64>,
     pub failure: OpeningFailure,
 }
@@ -37,17 +38,17 @@ impl std::fmt::Display for AuditFinding {
     }
 }
 
-/// What the audit of one opened holdout found.
+/// The findings about one opened holdout.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Audited {
     pub holdout: HoldoutId,
-    /// Its claims that ran to an end, each with a verdict to check.
+    /// Its claims whose runs ended, each with a verdict to check.
     pub verdicts: u64,
-    /// Verdicts that were computed again and hold.
+    /// Verdicts that were recomputed and hold.
     pub checked: u64,
-    /// Answers that were computed again and hold.
+    /// Answers that were recomputed and hold.
     pub answers: u64,
-    /// Claims whose trace is not there.
+    /// Claims whose trace is missing.
     pub missing: Vec<ClaimId>,
     /// Claims whose verdict their trace does not decide, and why.
     pub not_checkable: Vec<(ClaimId, &'static str)>,
@@ -55,7 +56,7 @@ pub struct Audited {
     pub findings: Vec<AuditFinding>,
 }
 
-/// What the audit of all opened holdouts found.
+/// The findings about all opened holdouts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AuditReport {
     /// One for each opening, in their order.
@@ -65,7 +66,7 @@ pub struct AuditReport {
 }
 
 impl AuditReport {
-    /// What is wrong, in order.
+    /// The findings, in order.
     pub fn findings(&self) -> impl Iterator<Item = &AuditFinding> {
         let of_holdouts = self.holdouts.iter().flat_map(|holdout| &holdout.findings);
         of_holdouts.chain(&self.left_over)
@@ -82,10 +83,10 @@ impl AuditReport {
     }
 }
 
-/// Checks openings and traces against a sound log. `traced` names the traces that there are; `trace_of` reads one.
+/// Checks openings and traces against a sound log. `traced` names the available traces; `trace_of` reads one.
 ///
 /// # Errors
-/// Only those of `trace_of`.
+/// Only the errors of `trace_of`.
 pub fn audit<E>(
     report: &LogReport,
     openings: &[Opening],
@@ -137,7 +138,7 @@ fn audit_one<E>(
             continue;
         }
         audited.verdicts += 1;
-        // What is missing stands apart from the findings, since the caller may allow it.
+        // Missing traces are listed apart from the findings, since the caller may allow them.
         if !there.contains(&claim) {
             audited.missing.push(claim);
             continue;
@@ -177,7 +178,8 @@ fn open<'r>(
     opening.check(&ledger.registered)
 }
 
-/// A trace without a capsule: its entry was left out. A trace of a claim that did not run to an end: it did.
+/// Finds traces that belong to no run of the log: a trace without a capsule means that its entry was left out; a
+/// trace of a claim whose capsule says that nothing ran means that it ran.
 fn left_over(report: &LogReport, traced: &[ClaimId]) -> Vec<AuditFinding> {
     let settled: std::collections::HashMap<ClaimId, (u64, bool)> = report
         .capsules

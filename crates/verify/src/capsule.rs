@@ -1,7 +1,7 @@
-//! What one capsule says about itself, and what the holdout's description and ledger say about it.
+//! Checks one capsule against itself, and against the holdout's description and ledger.
 //!
-//! Owns the rules of a single settlement: threshold, prices, reasons, the released e-value, the tally of answers. Does
-//! not own where k, m and s come from (`log/`), nor the formulas (`arithmetic/`).
+//! Owns the rules of a single settlement: threshold, prices, reasons, the released e-value, the tally of answers.
+//! Does not own the source of k, m and s (`log/`), or the formulas (`arithmetic/`).
 
 use evidenceos_kernel::{
     claim::{Outcome, Reason},
@@ -18,7 +18,8 @@ use crate::{
 
 /// The most oracle calls that a lane allows, and so the most that a run asks.
 const MOST_CALLS: u32 = 1_024;
-/// The oracle calls of each lane: a run that asked too often asked exactly so often.
+/// The oracle calls of each lane: a run that ended because it asked too often asked exactly one of
+/// these numbers.
 const LANE_CALLS: [u32; 2] = [64, 1_024];
 /// The most fuel of a lane.
 const MOST_FUEL: u64 = 1_000_000_000;
@@ -27,7 +28,7 @@ pub(crate) const MOST_LEVELS: u8 = 32;
 /// The widest level: 64 bits.
 const WIDEST_LEVEL_BITS: u64 = 64;
 
-/// Checks what a capsule says against itself: no log and no policy is needed.
+/// Checks a capsule against itself: this needs no log and no policy.
 ///
 /// # Errors
 /// The first [`Fault`].
@@ -40,7 +41,7 @@ pub fn check_capsule(capsule: &Capsule) -> Result<(), Fault> {
     check_run(capsule)
 }
 
-/// SHA-256 of nothing: the digest of what is not there.
+/// SHA-256 of nothing: the digest of an absent output or trace.
 pub(crate) fn digest_of_nothing() -> Digest {
     Digest::of(b"")
 }
@@ -103,7 +104,7 @@ fn check_ledger(capsule: &Capsule) -> Result<(), Fault> {
     )
 }
 
-/// The second reason: why a claim was not certified.
+/// The second reason: the reason why a claim was not certified.
 pub(crate) fn second_reason(capsule: &Capsule) -> Option<Reason> {
     Reason::of_code(*capsule.reason_codes.get(1)?)
 }
@@ -124,7 +125,7 @@ fn check_outcome(capsule: &Capsule) -> Result<(), Fault> {
         capsule.duplicate_of != Some(capsule.claim_id),
         "a claim is no duplicate of itself",
     )?;
-    // Nothing ran, or nothing is known of what ran.
+    // Nothing ran, or nothing is known about the run.
     let without_run = is_duplicate || capsule.outcome == Outcome::Aborted;
     Check::Outcome.holds(
         !without_run
@@ -147,7 +148,7 @@ fn check_outcome(capsule: &Capsule) -> Result<(), Fault> {
     )
 }
 
-/// Whether the reasons of a capsule are some that its outcome can have.
+/// Whether the outcome of a capsule allows its reasons.
 fn reasons_fit(capsule: &Capsule) -> bool {
     let codes = capsule.reason_codes.as_slice();
     let second = second_reason(capsule);
@@ -158,7 +159,7 @@ fn reasons_fit(capsule: &Capsule) -> bool {
         Outcome::NotJudged => {
             let by_policy = matches!(second, Some(Reason::Policy(_)));
             let first = codes.first().copied();
-            // Only a policy can leave it to somebody else.
+            // Only a policy module can defer a verdict.
             codes.len() == 2
                 && second.is_some_and(|reason| Run::of(reason) != Run::AnyOther)
                 && (first == Some(Reason::Rejected.code())
@@ -167,14 +168,14 @@ fn reasons_fit(capsule: &Capsule) -> bool {
     }
 }
 
-/// What the second reason of a capsule says of its run.
+/// The kind of run that the second reason of a capsule implies.
 #[derive(PartialEq)]
 enum Run {
-    /// It emitted nothing, or nothing that counts; the sealed part was not looked at.
+    /// The run emitted nothing, or nothing valid; the sealed part was not looked at.
     WithoutOutput,
-    /// What it emitted, if it ran, was not judged: the sealed part was not looked at.
+    /// The output, if the claim ran, was not judged: the sealed part was not looked at.
     NotJudged,
-    /// Nothing of the kind.
+    /// The reason implies neither.
     AnyOther,
 }
 
@@ -206,7 +207,8 @@ impl Run {
     }
 }
 
-/// Without the policy, the width of a level is not known, but its bounds are; without levels the value is exact.
+/// Checks the released e-value. Without the policy, the width of a level is not known, but its bounds are; without
+/// levels the value is exact.
 fn check_e_value(capsule: &Capsule) -> Result<(), Fault> {
     let ledger = &capsule.ledger;
     if capsule.outcome != Outcome::Certified {
@@ -222,7 +224,7 @@ fn check_e_value(capsule: &Capsule) -> Result<(), Fault> {
         ));
     };
     let base = prices::released_exponent(ledger.alpha_micros, ledger.alpha_divisor, 0, 0);
-    // A capsule of an earlier release does not say how many levels its claim chose.
+    // A capsule of an earlier release does not state the number of levels that its claim chose.
     let levels = capsule.run.map_or(MOST_LEVELS, |run| run.levels);
     // A price of exactly c is that of a claim without levels, or of one level.
     let is_base = levels <= 1 || ledger.price == ledger.c;
@@ -274,7 +276,7 @@ fn check_tally(capsule: &Capsule) -> Result<(), Fault> {
     )
 }
 
-/// What a capsule says of its admission, as far as it alone can tell.
+/// Checks a capsule's statements about its admission, as far as the capsule alone can show.
 fn check_run(capsule: &Capsule) -> Result<(), Fault> {
     let Some(run) = capsule.run else {
         return Check::Duplicate.holds(
@@ -288,7 +290,7 @@ fn check_run(capsule: &Capsule) -> Result<(), Fault> {
     )?;
     Check::Admission.holds(run.levels <= MOST_LEVELS, "run.levels is at most 32")?;
     let charged = capsule.answers.charged;
-    // Nobody knows what an aborted run was told, so that it is charged all that it had reserved.
+    // The answers of an aborted run are unknown, so it is charged everything that it had reserved.
     if capsule.outcome == Outcome::Aborted {
         Check::Price.equal(
             "ledger.price_microbits",
@@ -316,7 +318,8 @@ fn check_run(capsule: &Capsule) -> Result<(), Fault> {
     )
 }
 
-/// What a capsule must say under its holdout's description, given k, m and s before it.
+/// The values that a capsule must state under its holdout's description, given k, m and s before
+/// it.
 pub(crate) struct Expected<'a> {
     pub(crate) description: &'a Description,
     pub(crate) bets: &'a Bets,
@@ -376,7 +379,7 @@ impl Expected<'_> {
             ledger.multiplicity.as_str(),
             policy.multiplicity.as_str(),
         )?;
-        // k, m and s were compared first: a wrong one explains every number that follows from it.
+        // k, m and s are compared first: a wrong one explains every number that follows from it.
         check_capsule(capsule)?;
         if let Some(run) = &capsule.run {
             Check::Admission.holds(
@@ -389,7 +392,7 @@ impl Expected<'_> {
         self.check_answers(capsule)
     }
 
-    /// A claim that no vector could pass is never judged, and only such a one is refused a look for it.
+    /// A claim that no vector could pass is never judged, and only such a claim is refused for that reason.
     fn check_reach(&self, capsule: &Capsule) -> Result<(), Fault> {
         let within = self.within_reach(capsule.ledger.threshold.get());
         let said_out_of_reach = second_reason(capsule) == Some(Reason::OutOfReach);
@@ -404,7 +407,7 @@ impl Expected<'_> {
         )
     }
 
-    /// Whether a vector that is right everywhere would be certified.
+    /// Whether a vector without a wrong item would be certified.
     pub(crate) fn within_reach(&self, threshold: u64) -> bool {
         self.bets.most(self.description.sealed_units) >= i128::from(threshold)
     }
@@ -415,7 +418,8 @@ impl Expected<'_> {
         match capsule.outcome {
             Outcome::NotCertified => exactly(self.not_certified()),
             Outcome::NotJudged => exactly(0),
-            // With `run`, exactly its worst case; in older capsules that depends on how many runs were under way.
+            // With `run`, the price is exactly its worst case; in older capsules the worst case depends on the number
+            // of runs under way.
             Outcome::Aborted if capsule.run.is_some() => Ok(()),
             Outcome::Aborted => Check::Price.holds(
                 stated >= self.c().max(self.not_certified()),
@@ -436,8 +440,8 @@ impl Expected<'_> {
             .map_or(self.description.policy.levels, |run| run.levels)
     }
 
-    /// The (levels, level) under which a certified capsule's price and released e-value are right. How many levels
-    /// its claim chose, a capsule of an earlier release does not say.
+    /// The (levels, level) under which a certified capsule's price and released e-value are right. A capsule of an
+    /// earlier release does not state the number of levels that its claim chose.
     pub(crate) fn levels_that_fit<'c>(
         &'c self,
         capsule: &'c Capsule,
@@ -452,7 +456,7 @@ impl Expected<'_> {
             })
     }
 
-    /// The (levels, level) that cost so much here.
+    /// The (levels, level) with this price here.
     fn levels_of_that_price(&self, capsule: &Capsule) -> impl Iterator<Item = (u8, u8)> + '_ {
         let stated = capsule.ledger.price.get();
         let chosen = match capsule.run {
@@ -480,7 +484,7 @@ impl Expected<'_> {
                 "a holdout without an answer part charges and repeats no answers",
             )?;
         }
-        // What an aborted claim was told is unknown, and charged at its worst case.
+        // The answers of an aborted claim are unknown, and charged at its worst case.
         if capsule.outcome == Outcome::Aborted {
             return Ok(());
         }
@@ -497,8 +501,8 @@ impl Expected<'_> {
         Check::Answers.equal("answers.charged_microbits", answers.charged.get(), charged)
     }
 
-    /// What this settlement adds to k. If the stated price cannot be right, the price that is: then one wrong entry
-    /// is one finding, and not one for every entry after it.
+    /// The amount that this settlement adds to k. If the stated price cannot be right, the right price counts: then
+    /// one wrong entry is one finding, and does not cause one for every entry after it.
     pub(crate) fn charge(&self, capsule: &Capsule) -> u64 {
         let stated = capsule.ledger.price.get();
         match capsule.outcome {

@@ -1,8 +1,9 @@
-//! A decision receipt: what a tool call was told, its place in a batch, and the batch's in the log.
+//! A decision receipt: a decision on a tool call, its place in a batch, and the batch's place in
+//! the log.
 //!
 //! Owns the checks from the file inwards: signature, origin, inclusion of the batch, inclusion of
-//! the record, canonical bytes. The format is [`DecisionReceipt`]'s. Does not own whether the
-//! decision was right: policies and the detector's memory are not public.
+//! the record, canonical bytes. [`DecisionReceipt`] defines the format. Does not own whether the
+//! decision was right: the policy modules and the detector's memory are not public.
 
 use evidenceos_kernel::{
     decision::{BatchRecorded, DecisionReceipt, DecisionRecord, RECEIPT_FORMAT},
@@ -23,16 +24,16 @@ pub enum DecisionFailure {
     /// The checkpoint is of another log, or not signed by its key.
     #[error("the checkpoint is not one that this key has signed for this log: {0}")]
     Signature(#[from] Distrust),
-    /// The batch is not at its place in the signed tree.
+    /// The signed tree does not have the batch at its place.
     #[error("the batch is not in the signed log: {0}")]
     Inclusion(VerifyError),
-    /// The entry is in the log, but is no batch of decisions.
+    /// The entry is in the log, but is not a batch of decisions.
     #[error("the entry is not a batch of decisions: {0}")]
     Batch(RecordError),
-    /// The record is not at its place in the batch.
+    /// The batch does not have the record at its place.
     #[error("the decision is not in the batch: {0}")]
     Position(VerifyError),
-    /// The bytes are in the batch, but are no record of its number.
+    /// The bytes are in the batch, but are not a record with its number.
     #[error("the record is not one of this place: {0}")]
     Record(String),
 }
@@ -52,14 +53,14 @@ impl DecisionFailure {
     }
 }
 
-/// What a decision receipt proves.
+/// The facts that a decision receipt proves.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VerifiedDecision {
-    /// What was decided, about what.
+    /// The decision and its subject.
     pub record: DecisionRecord,
     /// Its leaf: the `receiptHash` of a preflight's reply.
     pub leaf: Digest,
-    /// When the log had it, in Unix milliseconds.
+    /// The time of the batch's entry in the log, in Unix milliseconds.
     pub recorded_unix_ms: u64,
     /// The index of its batch's entry.
     pub index: u64,
@@ -67,10 +68,10 @@ pub struct VerifiedDecision {
     pub checkpoint: Checkpoint,
 }
 
-/// Reads a decision receipt; judges nothing but its form.
+/// Reads a decision receipt; checks only its form.
 ///
 /// # Errors
-/// [`DecisionFailure::Format`].
+/// [`DecisionFailure::Format`] if the file is not a decision receipt.
 pub fn decision_from_json(json: &[u8]) -> Result<DecisionReceipt, DecisionFailure> {
     let receipt: DecisionReceipt =
         serde_json::from_slice(json).map_err(|error| DecisionFailure::Format(error.to_string()))?;
@@ -84,16 +85,16 @@ pub fn decision_from_json(json: &[u8]) -> Result<DecisionReceipt, DecisionFailur
     }
 }
 
-/// Checks a decision receipt against the keys that are trusted.
+/// Checks a decision receipt against the trusted keys.
 ///
 /// # Errors
-/// The first check that fails.
+/// [`DecisionFailure`] of the first check that fails.
 pub fn verify_decision(
     receipt: &DecisionReceipt,
     trust: &Trust,
 ) -> Result<VerifiedDecision, DecisionFailure> {
     let (batch_path, inclusion) = (hashes(&receipt.batch_path)?, hashes(&receipt.inclusion)?);
-    // Without a signature the rest of the file says nothing about any log.
+    // Without a signature the rest of the file proves nothing about any log.
     let signed = trust.open(receipt.checkpoint.as_bytes())?;
     let checkpoint = signed.checkpoint().clone();
     verify_inclusion(

@@ -1,7 +1,7 @@
 //! The rules that a log, or one entry of it, can break.
 //!
-//! Owns the names of the checks and the sentences. A fault carries what was stated and what was computed, so that a
-//! reader can check the checker. `docs/formats.md` says for each field which check covers it.
+//! Owns the names of the checks and the sentences. A fault carries the stated and the computed value, so that a
+//! reader can check the checker. `docs/formats.md` states which check covers each field.
 
 use evidenceos_kernel::{
     id::{ClaimId, Digest, HoldoutId},
@@ -42,11 +42,11 @@ checks! {
     Start = "start",
     /// Entries hash to the signed root.
     Head = "head",
-    /// The log bears the name that was signed.
+    /// The log's name is the one that was signed.
     Origin = "origin",
     /// No entry is older than the one before.
     Time = "time",
-    /// Keys follow one another from entry 0 on, and the one whose turn it is signs.
+    /// Each key takes over from the one before, from entry 0 on, and signs only its own trees.
     Keys = "keys",
     /// A restart binds the log before it and charges every holdout.
     Restart = "restart",
@@ -68,13 +68,13 @@ checks! {
     Identity = "identity",
     /// A claim has one capsule.
     Once = "once",
-    /// A run's number, and that it could be admitted when it was.
+    /// A run's number is the next one, and the run could be admitted at its place.
     Admission = "admission",
     /// k, m, s, the ordinal, α and the threshold.
     Ledger = "ledger",
-    /// What the settlement was charged.
+    /// The charge of the settlement.
     Price = "price",
-    /// The tally of answers and what they were charged.
+    /// The tally of answers and their charge.
     Answers = "answers",
     /// The outcome, its reasons and the released e-value.
     Outcome = "outcome",
@@ -86,27 +86,27 @@ checks! {
     Taint = "taint",
     /// A duplicate names the claim that was judged.
     Duplicate = "duplicate",
-    /// Budgets and fences are kept.
+    /// The log keeps all budgets, also those of each principal.
     Budget = "budget",
     /// Batches of decisions are numbered without a gap.
     Decisions = "decisions",
-    /// Policies are stated only if they are others than before.
+    /// Policies are stated only if they changed.
     Policies = "policies",
-    /// Grants and imports are possible ones.
+    /// Grants and imports are possible.
     Credit = "credit",
-    /// An opening is what was committed to.
+    /// An opening matches the commitment.
     Commitment = "commitment",
     /// A trace is the one that its capsule names.
     Trace = "trace",
-    /// A trace is of the run that its capsule is of.
+    /// A trace and its capsule are of the same run.
     Run = "run",
-    /// The answers of a trace are what the labels give.
+    /// The answers of a trace follow from the labels.
     AnswersAgain = "answers-again",
     /// The outcome follows from the trace and the labels.
     Verdict = "verdict",
     /// Every trace in the directory belongs to a capsule, and every capsule has its trace.
     Traces = "traces",
-    /// The log begins with what was signed earlier.
+    /// The log begins with the entries that were signed earlier.
     Known = "known",
 }
 
@@ -116,7 +116,7 @@ impl std::fmt::Display for Check {
     }
 }
 
-/// A rule that is broken.
+/// A broken rule, with the stated and the computed value.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum Fault {
     /// There are more or fewer entries than the checkpoint covers.
@@ -134,7 +134,7 @@ pub enum Fault {
         "the entries hash to root {computed}, but {signed} was signed: an entry was changed, moved or left out"
     )]
     Root {
-        /// What the entries hash to.
+        /// The root of the entries.
         computed: Hash,
         /// The root that was signed.
         signed: Hash,
@@ -142,24 +142,25 @@ pub enum Fault {
     /// An entry is not the record that its kind demands.
     #[error("the entry is not well formed: {0}")]
     Record(#[from] RecordError),
-    /// A kind of entry that is not known here.
+    /// A kind of entry that this release does not know.
     #[error("entries of kind {0:?} are not known to this program; use a newer one")]
     UnknownKind(String),
     /// Entry 0, and no other, starts a log.
     #[error("entry 0, and no other, is `log_started`")]
     Start,
-    /// A field does not say what follows from the entries before, or from the capsule itself.
+    /// A field does not have the value that follows from the entries before, or from the capsule
+    /// itself.
     #[error("{field} is {stated}, but {computed} follows")]
     Mismatch {
         check: Check,
-        /// The field, as the record names it.
+        /// The field's name in the record.
         field: &'static str,
-        /// What the entry says.
+        /// The value in the entry.
         stated: String,
         /// The value that follows.
         computed: String,
     },
-    /// A rule that a single value cannot show.
+    /// A broken rule that is not about a single value.
     #[error("{rule}")]
     Rule {
         check: Check,
@@ -178,17 +179,17 @@ pub enum Fault {
     /// A dependency names a capsule that did not come before.
     #[error("no capsule before this entry has hash {0}")]
     UnknownCapsule(Digest),
-    /// A claim is withdrawn twice.
+    /// A claim is revoked twice.
     #[error("claim {0} was revoked before")]
     RevokedTwice(ClaimId),
     /// A budget was exceeded.
     #[error("{budget}: {charged} microbits are charged or reserved, {allowed} are allowed")]
     Budget {
-        /// The budget, as the policy names it.
+        /// The budget's name in the policy.
         budget: &'static str,
         /// All that was charged or reserved, this entry included.
         charged: u64,
-        /// In microbits; what the budget allows.
+        /// Limit of the budget, in microbits.
         allowed: u64,
     },
 }
@@ -212,14 +213,14 @@ impl Fault {
         }
     }
 
-    /// A rule that a single value cannot show is broken.
+    /// The fault of a broken rule that is not about a single value.
     pub(crate) fn rule(check: Check, rule: &'static str) -> Self {
         Self::Rule { check, rule }
     }
 }
 
 impl Check {
-    /// Demands that a field says what follows.
+    /// Demands that a field has the value that follows.
     pub(crate) fn equal<T: PartialEq + std::fmt::Display>(
         self,
         field: &'static str,

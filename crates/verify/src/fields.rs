@@ -1,4 +1,4 @@
-//! Typed access to an entry's fields: each is taken out, and what is left over is an error.
+//! Typed access to an entry's fields: reading a field removes it, and an unread field is an error.
 
 use evidenceos_kernel::{
     cj,
@@ -6,7 +6,7 @@ use evidenceos_kernel::{
     record::{MAX_ENTRY_LEN, RecordError},
 };
 
-/// An entry's fields that were not taken yet.
+/// An entry's unread fields.
 pub(crate) struct Fields(cj::Object);
 
 impl Fields {
@@ -19,9 +19,9 @@ impl Fields {
         }
     }
 
-    /// The one field that says when, whatever it is called; it is not taken.
+    /// The one field with the entry's time, whatever its name; it stays unread.
     pub(crate) fn unix_ms(&self) -> Option<u64> {
-        // Two times would leave open which of them must not run backwards.
+        // With two times, the rule that time does not go back would be ambiguous.
         let mut times = self.0.iter().filter(|(key, _)| key.ends_with("_unix_ms"));
         match (times.next(), times.next()) {
             (Some((_, time)), None) => time.as_int(),
@@ -36,7 +36,7 @@ impl Fields {
         }
     }
 
-    /// A text that people wrote: 1 to 256 bytes without control characters.
+    /// A text that a person wrote: 1 to 256 bytes without control characters.
     pub(crate) fn public_text(&mut self, name: &str) -> Result<String, RecordError> {
         let text = self.text(name)?;
         public_text(name, &text)?;
@@ -85,7 +85,7 @@ pub(crate) fn public_text(name: &str, text: &str) -> Result<(), RecordError> {
     }
 }
 
-/// A value out of its range.
+/// The error for a value out of its range.
 pub(crate) fn value(name: &str, rule: &str) -> RecordError {
     RecordError::Value {
         field: name.to_owned(),

@@ -1,8 +1,8 @@
-//! Heads that were signed earlier: the log must begin with what they cover.
+//! Heads that were signed earlier: the log must begin with the entries that they cover.
 //!
-//! Owns the reading of a checkpoint or an anchor's file, and the comparison with a log's entries. What an operator
-//! states and nothing else in the log implies (reasons, amounts, times) is bound by nothing but heads; somebody who
-//! kept one can hold the operator to all of it.
+//! Owns the reading of a checkpoint or an anchor's file, and the comparison with a log's entries. Only heads bind the
+//! statements of an operator that nothing else in the log implies (reasons, amounts, times); a reader that kept a
+//! head can hold the operator to all of them.
 
 use evidenceos_tlog::{Checkpoint, Hash, Note, Tree, leaf_hash};
 use thiserror::Error;
@@ -13,7 +13,7 @@ use crate::trust::{Distrust, Trust};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Known(Checkpoint);
 
-/// Why a log is not the one that was known, or a file is no head.
+/// The reason why a log does not begin with a known head, or a file is not a head.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum NotKnown {
     /// The file is not a signed checkpoint.
@@ -22,7 +22,7 @@ pub enum NotKnown {
     /// No trusted key has signed it.
     #[error(transparent)]
     Signature(#[from] Distrust),
-    /// The log is shorter than it was.
+    /// The log is shorter than the head.
     #[error(
         "it covers {known} entries, but the log has only {entries}: entries were taken out, or the log given is older"
     )]
@@ -39,7 +39,7 @@ pub enum NotKnown {
     Other {
         /// Entries that the head covers.
         size: u64,
-        /// What the entries hash to.
+        /// The root of the entries.
         computed: Hash,
         /// The root that was signed.
         signed: Hash,
@@ -47,14 +47,13 @@ pub enum NotKnown {
 }
 
 impl Known {
-    /// Reads a head that a trusted key has signed. A log that was restarted had another name before, under which the
-    /// same key signed.
+    /// Reads a head that a trusted key has signed. Before a restart the log had another name, under which the same
+    /// key signed.
     ///
     /// # Errors
-    /// [`NotKnown::Format`] and [`NotKnown::Signature`].
+    /// [`NotKnown::Format`] if the file is not a checkpoint, [`NotKnown::Signature`] if no trusted key signed it.
     pub fn open(note: &[u8], trust: &Trust) -> Result<Self, NotKnown> {
-        // The name in the note is only taken to choose the keys: `open` checks their signature
-        // under it.
+        // The name in the note only selects the keys: `open` checks their signature under it.
         let stated: Checkpoint = Note::parse(note)
             .ok()
             .and_then(|note| note.text().parse().ok())
@@ -72,7 +71,8 @@ impl Known {
     /// Compares the log's beginning with the head.
     ///
     /// # Errors
-    /// [`NotKnown::Shorter`] and [`NotKnown::Other`].
+    /// [`NotKnown::Shorter`] if entries are missing, [`NotKnown::Other`] if the log begins with
+    /// other entries.
     pub fn must_be_a_prefix_of<E: AsRef<[u8]>>(&self, entries: &[E]) -> Result<(), NotKnown> {
         let known = self.0.size();
         let shorter = NotKnown::Shorter {
@@ -84,7 +84,7 @@ impl Known {
         let mut tree = Tree::new();
         for entry in prefix {
             tree.append(leaf_hash(entry.as_ref()));
-            // Only the root is wanted: completed tiles need not pile up.
+            // Only the root is needed: drop the completed tiles, so that they do not pile up.
             drop(tree.take_full_tiles());
         }
         let (computed, signed) = (tree.root(), self.0.root());

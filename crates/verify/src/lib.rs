@@ -1,22 +1,23 @@
-//! Offline verification: believe nothing that can be computed again.
+//! Offline verification: recompute everything that can be recomputed, and believe nothing else.
 //!
-//! Four questions, each answered from bytes alone:
+//! Five questions, each answered from bytes alone:
 //!
 //! - [`verify_receipt`]: is this capsule in the log that this key signs, and does its own arithmetic hold?
-//! - [`verify_log`]: do all entries hash to the signed root, and does everything that an entry says follow from the
+//! - [`verify_log`]: do all entries hash to the signed root, and does every statement of an entry follow from the
 //!   entries before it?
-//! - [`audit`]: now that labels are public, were they the ones committed to, and was every answer and verdict right?
-//! - [`verify_decision`]: is what a tool call was told in the log that this key signs?
-//! - [`Known`]: does the log begin with what was signed earlier?
+//! - [`audit`]: now that labels are public, do they match the commitment, and was every answer and verdict right?
+//! - [`verify_decision`]: is this decision on a tool call in the log that this key signs?
+//! - [`Known`]: does the log begin with the entries that were signed earlier?
 //!
-//! Which keys to believe is one more: [`Trust`] follows a log from one key to the next. [`Check`] names every check;
-//! `docs/formats.md` says for each field of each record which one covers it. The formulas are stated again in
-//! [`arithmetic`]; the kernel's are not called.
+//! One more question is which keys to trust: [`Trust`] follows a log from one key to the next. [`Check`] names every
+//! check; `docs/formats.md` states for each field of each record which check covers it. [`arithmetic`] states the
+//! formulas again and does not call the kernel's.
 //!
 //! The crate fetches nothing, opens no files and trusts no server: the caller brings the bytes. Until a holdout is
-//! opened, that its evidence reached the threshold rests on the kernel; a report never says more than was recomputed.
+//! opened, only the kernel vouches that its evidence reached the threshold; a report never claims more than was
+//! recomputed.
 //!
-//! Invariant: a check passes only if it was made. What is not understood is a finding.
+//! Invariant: a check passes only if it was made. Anything that is not understood is a finding.
 
 #![allow(
     missing_docs,

@@ -1,12 +1,12 @@
 //! The whole log: every entry hashed into the signed root, every ledger computed again.
 //!
-//! Owns the order of the replay and its report. What an entry's kind demands is in the modules below: `keys` (the
-//! start, key links, restarts), `holdouts` (descriptions, budgets, comparisons), `runs` (capsules and revocations),
-//! `others` (decisions, policies, credit); `book` keeps one holdout's ledger. Does not own the arithmetic of one settlement
-//! (`capsule.rs`), nor where entries come from.
+//! Owns the order of the replay and its report. The modules below check each kind of entry: `keys` (the start, key
+//! links, restarts), `holdouts` (descriptions, budgets, comparisons), `runs` (capsules and revocations), `others`
+//! (decisions, policies, credit); `book` keeps one holdout's ledger. Does not own the arithmetic of one settlement
+//! (`capsule.rs`), or the source of the entries.
 //!
-//! Invariant: nothing is skipped. An entry of a kind that is not known is a finding. After a wrong entry the replay
-//! goes on with what should have been there, so that one wrong entry is one finding as far as the rest tells.
+//! Invariant: nothing is skipped. An entry of an unknown kind is a finding. After a wrong entry the replay goes on
+//! with the right values, if the other entries determine them, so that one wrong entry is one finding.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -36,10 +36,10 @@ mod runs;
 
 use book::Book;
 
-/// A broken rule and where.
+/// A broken rule and its place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
-    /// The entry; none if the log as a whole is meant.
+    /// The entry; `None` if the finding is about the log as a whole.
     pub index: Option<u64>,
     pub fault: Fault,
 }
@@ -54,11 +54,11 @@ impl std::fmt::Display for Finding {
     }
 }
 
-/// What the log says about one holdout, computed again.
+/// The ledger of one holdout, recomputed from the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HoldoutLedger {
     pub registered: Registered,
-    /// Where its registration stands.
+    /// Index of its registration.
     pub index: u64,
     /// k: charged to the sealed part.
     pub sealed_charged: MicroBits,
@@ -70,7 +70,7 @@ pub struct HoldoutLedger {
     pub certified: u64,
     /// Claims whose sealed part was not looked at, duplicates included.
     pub not_judged: u64,
-    /// Those of them that were referred to an earlier verdict.
+    /// Claims that were not judged because an earlier verdict answers them.
     pub duplicates: u64,
     /// Claims that were aborted.
     pub aborted: u64,
@@ -78,20 +78,20 @@ pub struct HoldoutLedger {
     pub retired: bool,
     /// Whether its labels are public.
     pub opened: bool,
-    /// Whether it was taken back before it released anything.
+    /// Whether it was withdrawn before it released anything.
     pub withdrawn: bool,
     /// Budgets below the registered ones that are in force.
     pub budgets: NarrowerBudgets,
-    /// What each owner asked.
+    /// The claims and charges of each owner.
     pub owners: BTreeMap<OwnerTag, OwnerLedger>,
 }
 
-/// What one owner asked of one holdout.
+/// The claims and charges of one owner on one holdout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct OwnerLedger {
     /// Claims with a capsule.
     pub claims: u64,
-    /// Those of them that were certified.
+    /// Claims that were certified.
     pub certified: u64,
     /// Charged for answers to this owner.
     pub answers_charged: MicroBits,
@@ -99,19 +99,19 @@ pub struct OwnerLedger {
     pub sealed_charged: MicroBits,
 }
 
-/// A claim whose verdict was taken back.
+/// A claim that was revoked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Revoked {
     pub claim: ClaimId,
-    /// Where the revocation stands.
+    /// Index of the revocation.
     pub index: u64,
-    /// Why, in the revoker's words.
+    /// The revoker's reason.
     pub reason: String,
     /// When, in Unix milliseconds.
     pub unix_ms: u64,
 }
 
-/// Something that happened to the log or to a holdout and that a reader should know of.
+/// An event of the log or of a holdout that a reader should know.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// The log went on under another name after its end was lost.
@@ -120,47 +120,47 @@ pub enum Event {
         old_origin: String,
         /// The name from here on.
         origin: String,
-        /// Why, in the operator's words.
+        /// The operator's reason.
         because: String,
     },
-    /// What a holdout was charged at a restart.
+    /// A holdout's charge at a restart.
     Charged {
         holdout: HoldoutId,
         /// To its sealed part.
         sealed: MicroBits,
-        /// Whether an operator stated it; else its budgets are spent.
+        /// True if the operator stated the charge; false if its budgets were exhausted.
         stated: bool,
     },
     /// An operator stated that nothing was signed since.
     Continued {
-        /// Why, in the operator's words.
+        /// The operator's reason.
         because: String,
     },
     /// A new column of labels was compared with a holdout's.
     Compared {
-        /// The earlier holdout, which paid for the comparison.
+        /// The earlier holdout, which was charged for the comparison.
         holdout: HoldoutId,
-        /// Whether the registration was refused for it.
+        /// Whether the columns agreed, so that the registration was refused.
         agrees: bool,
     },
-    /// A holdout was taken back.
+    /// A holdout was withdrawn.
     Withdrawn {
         holdout: HoldoutId,
-        /// Why, in the operator's words.
+        /// The operator's reason.
         reason: String,
     },
     /// A holdout's budgets changed.
     BudgetsChanged { holdout: HoldoutId },
-    /// Other policies, or another file of roles, are in force.
+    /// Other policy modules, or another role policy, are in force.
     Policies(InForce),
 }
 
-/// The keys that signed a log, as its entries say.
+/// The keys that signed a log, as its entries state them.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct KeyChain {
-    /// SHA-256 of the first key, from entry 0; none in a log without one.
+    /// SHA-256 of the first key, from entry 0; `None` if the log states none.
     pub first: Option<Digest>,
-    /// The keys that followed one another, in order.
+    /// The links from each key to the next, in order.
     pub links: Vec<KeyLink>,
 }
 
@@ -173,7 +173,7 @@ pub struct LogReport {
     pub capsules: Vec<(u64, Capsule)>,
     /// Each holdout, in order of registration.
     pub holdouts: Vec<HoldoutLedger>,
-    /// Which keys sign which trees.
+    /// The keys, with the trees that each signs.
     pub keys: KeyChain,
     /// Revoked claims, in order.
     pub revoked: Vec<Revoked>,
@@ -181,7 +181,7 @@ pub struct LogReport {
     pub tainted: Vec<u64>,
     /// Restarts, comparisons and the like, with their indices, in order.
     pub events: Vec<(u64, Event)>,
-    /// What is wrong, in order; empty if all is well.
+    /// The findings, in order; empty if all is well.
     pub findings: Vec<Finding>,
 }
 
@@ -192,7 +192,7 @@ impl LogReport {
         self.findings.is_empty()
     }
 
-    /// What the log says about one holdout; `None` if it registers none of this id.
+    /// The ledger of one holdout; `None` if the log does not register it.
     #[must_use]
     pub fn holdout(&self, id: &HoldoutId) -> Option<&HoldoutLedger> {
         self.holdouts
@@ -209,7 +209,7 @@ impl LogReport {
 
 /// Replays a log from its first entry and compares it with a head whose signature was checked.
 ///
-/// Takes time linear in the log, and memory linear in its capsules. Never fails: what is wrong is in the report.
+/// Takes time linear in the log, and memory linear in its capsules. Never fails: the report has all errors.
 #[must_use]
 pub fn verify_log<E: AsRef<[u8]>>(
     entries: impl IntoIterator<Item = E>,
@@ -225,19 +225,20 @@ pub fn verify_log<E: AsRef<[u8]>>(
             replay.find(Some(index), fault);
         }
         tree.append(leaf_hash(entry));
-        // Only the root is wanted: completed tiles need not pile up.
+        // Only the root is needed: drop the completed tiles, so that they do not pile up.
         drop(tree.take_full_tiles());
     }
     replay.end(tree.size());
-    // Without a readable entry 0 there is no name to compare, and that is a finding already.
+    // Without a readable entry 0 there is no name to compare, and that is already a finding.
     if let Err(fault) = Check::Origin.equal("origin", replay.origin.as_str(), checkpoint.origin())
         && replay.keys.first.is_some()
     {
-        // The entry that gave the log its last name; without a restart the very first.
+        // The finding belongs to the entry that gave the log its last name; without a restart that
+        // is entry 0.
         replay.find(Some(replay.named_at), fault);
     }
     let (size, root) = (tree.size(), tree.root());
-    // If the sizes differ, the roots do too, and the size says more.
+    // If the sizes differ, the roots do too, and the size is the better explanation.
     if size != checkpoint.size() {
         let signed = checkpoint.size();
         let entries = size;
@@ -246,7 +247,7 @@ pub fn verify_log<E: AsRef<[u8]>>(
         let (computed, signed) = (root, checkpoint.root());
         replay.find(None, Fault::Root { computed, signed });
     }
-    // What only the end of the log shows may be about an early entry.
+    // A finding at the end of the log may be about an early entry.
     replay
         .findings
         .sort_by_key(|finding| finding.index.unwrap_or(u64::MAX));
@@ -262,7 +263,7 @@ pub fn verify_log<E: AsRef<[u8]>>(
     }
 }
 
-/// What is known of a settled claim: what its descendants and revokers refer to.
+/// The facts about a settled claim that its descendants and revocations refer to.
 #[derive(Debug, Clone)]
 struct Settled {
     capsule: Digest,
@@ -284,16 +285,17 @@ struct Replay {
     claim_of_capsule: HashMap<Digest, ClaimId>,
     revoked: Vec<Revoked>,
     tainted: Vec<u64>,
-    /// The log's name so far, and the entry that gave it.
+    /// The log's present name, and the entry that gave it.
     origin: String,
     named_at: u64,
     keys: KeyChain,
-    /// The id of the key that signs so far.
+    /// The id of the key that signs at present.
     key_id: Option<Digest>,
     last_unix_ms: u64,
-    /// Whether an entry was seen that releases before 2.2 did not write: from there on their omissions are faults.
+    /// Whether an entry was seen that releases before 2.2 did not write: from there on, fields that those releases
+    /// omitted must be present.
     modern: bool,
-    /// Whether entry 0 says so already: then no run was ever admitted by an earlier release.
+    /// Whether already entry 0 shows it: then no earlier release admitted any run.
     begun_modern: bool,
     /// The comparisons just before this entry.
     compared: Vec<(usize, bool)>,
@@ -328,7 +330,7 @@ impl Replay {
         own.and(self.time(unix_ms))
     }
 
-    /// Checks what an entry's kind demands. `fields` are the entry's, but for its schema; `tree` has those before it.
+    /// Checks an entry by its kind. `fields` are the entry's without its schema; `tree` has those before it.
     fn of_kind(
         &mut self,
         kind: Kind,
@@ -358,12 +360,12 @@ impl Replay {
         }
     }
 
-    /// Every entry says when it was made, and none comes before the one before it.
+    /// Every entry states its time, and none is earlier than the entry before it.
     fn time(&mut self, unix_ms: Option<u64>) -> Result<(), Fault> {
         let Some(unix_ms) = unix_ms else {
             return Err(Fault::rule(Check::Form, "an entry has one time"));
         };
-        // A time that went too far is one finding, at the entry after it.
+        // A time too far ahead is one finding, at the entry after it.
         let before = std::mem::replace(&mut self.last_unix_ms, unix_ms);
         Check::Time.holds(
             unix_ms >= before,
@@ -371,7 +373,7 @@ impl Replay {
         )
     }
 
-    /// Entries that belong together stand together: what another kind of entry interrupts is complete.
+    /// Entries of a group are consecutive: an entry of another kind completes the group.
     fn close_groups(&mut self, index: u64, kind: Option<Kind>) {
         if self.restart.is_some() && kind != Some(Kind::HoldoutCharged) {
             self.close_restart(index);
@@ -381,7 +383,7 @@ impl Replay {
         }
     }
 
-    /// What only the end of the log shows.
+    /// Checks the rules that only the end of the log can decide.
     fn end(&mut self, size: u64) {
         let last = size.saturating_sub(1);
         if self.restart.is_some() {

@@ -1,7 +1,7 @@
-//! An opened holdout: with its labels and a run's trace, every answer and every verdict can be computed again.
+//! An opened holdout: with its labels and a run's trace, a reader can recompute every answer and every verdict.
 //!
-//! Owns the file format of an opening, the check of its labels against the commitment that was public from
-//! registration on. Does not own the log's ledger (`log.rs`), nor what follows from a trace (`verdict.rs`).
+//! Owns the file format of an opening, and the check of its labels against the commitment that was public from
+//! registration on. Does not own the log's ledger (`log.rs`), or the check of a trace (`verdict.rs`).
 //!
 //! Format: `{"format":"evidenceos.opening.v1","holdout_id":hex,"secret":hex,"labels":"<base64>","units":[…]}`; one
 //! byte a label; without `units` every item is its own unit.
@@ -28,7 +28,7 @@ use crate::{
 /// The value of an opening's `format`.
 const FORMAT: &str = "evidenceos.opening.v1";
 
-/// What makes a holdout public.
+/// The secret, labels and units that make a holdout public.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Opening {
     pub holdout_id: HoldoutId,
@@ -36,17 +36,17 @@ pub struct Opening {
     pub secret: [u8; 32],
     /// One byte an item, 0 or 1.
     pub labels: Vec<u8>,
-    /// The unit of each item; absent: each item is its own.
+    /// The unit of each item; if absent, each item is its own unit.
     pub units: Option<Vec<u64>>,
 }
 
-/// Why an opening, or a trace under it, is not believed.
+/// The reason why an opening, or a trace under it, is refused.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum OpeningFailure {
     /// The file is not an opening.
     #[error("not an opening: {0}")]
     Format(String),
-    /// The opening is not what was committed to.
+    /// The opening does not match the commitment.
     #[error("the opening is not what was committed to at registration: {0}")]
     Commitment(Fault),
     /// The bytes are not the trace that the capsule names.
@@ -60,7 +60,7 @@ pub enum OpeningFailure {
     /// The bytes are not a trace.
     #[error(transparent)]
     Trace(#[from] TraceError),
-    /// An answer is not what the labels give.
+    /// An answer is not the one that the labels give.
     #[error("question {question} was answered {stated}, but the labels give {computed}")]
     Answer {
         /// The question, from 0.
@@ -100,10 +100,10 @@ struct File {
 }
 
 impl Opening {
-    /// Reads an opening; judges nothing.
+    /// Reads an opening; checks only its form.
     ///
     /// # Errors
-    /// [`OpeningFailure::Format`].
+    /// [`OpeningFailure::Format`] if the file is not an opening.
     pub fn from_json(json: &[u8]) -> Result<Self, OpeningFailure> {
         let format = |what: String| OpeningFailure::Format(what);
         let file: File = serde_json::from_slice(json).map_err(|error| format(error.to_string()))?;
@@ -127,7 +127,7 @@ impl Opening {
         })
     }
 
-    /// The file's content: one line.
+    /// The content of the file: one line.
     #[must_use]
     pub fn to_json(&self) -> String {
         let file = File {
@@ -143,7 +143,7 @@ impl Opening {
     /// Checks secret, split and labels against the public description.
     ///
     /// # Errors
-    /// [`OpeningFailure::Commitment`] names what differs.
+    /// [`OpeningFailure::Commitment`] names the difference.
     pub fn check<'r>(&self, registered: &'r Registered) -> Result<Opened<'r>, OpeningFailure> {
         self.compare(registered).map_err(OpeningFailure::Commitment)
     }
@@ -182,7 +182,7 @@ impl Opening {
             description.units,
             parts.answer_units + parts.sealed_units,
         )?;
-        // Each leaf has the item's unit and part in it, so that the root binds the split too.
+        // Each leaf contains the item's unit and part, so the root binds the split too.
         let root = commitment_root(&self.secret, &units, &parts.part, &self.labels);
         check.equal("commitment_root_hex", description.commitment_root, root)?;
         let bets = Bets::of(&description.null_spec)
@@ -203,13 +203,13 @@ fn commitment_root(secret: &[u8; 32], units: &[u64], part: &[u8], labels: &[u8])
     let mut tree = Tree::new();
     for (index, ((unit, part), label)) in (0u64..).zip(units.iter().zip(part).zip(labels)) {
         tree.append(leaf_hash(&split::leaf(secret, index, *unit, *part, *label)));
-        // Only the root is wanted: completed tiles need not pile up.
+        // Only the root is needed: drop the completed tiles, so that they do not pile up.
         drop(tree.take_full_tiles());
     }
     Digest(tree.root().0)
 }
 
-/// A holdout whose labels are those that were committed to.
+/// A holdout whose labels match the commitment.
 #[derive(Debug, Clone)]
 pub struct Opened<'r> {
     pub(crate) registered: &'r Registered,
@@ -220,24 +220,24 @@ pub struct Opened<'r> {
     pub(crate) bets: Bets,
 }
 
-/// What a trace shows.
+/// The results of checking a trace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Replayed {
-    /// Answers that were computed again.
+    /// Answers that were recomputed.
     pub answers: u32,
     /// The evidence in microbits, rounded down, if the claim was judged.
     pub evidence_microbits: Option<i64>,
-    /// Why the outcome cannot be computed from this trace, if it cannot.
+    /// The reason why this trace does not determine the outcome, if it does not.
     pub not_checkable: Option<&'static str>,
 }
 
 impl Opened<'_> {
-    /// Computes a run's answers and its whole outcome again. `tainted` is whether its claim had a revoked ancestor
-    /// when it settled, which the log says (`LogReport::tainted`). A claim that was aborted, or a duplicate, left no
-    /// trace, and none is read.
+    /// Recomputes a run's answers and its whole outcome. `tainted` states whether its claim had a revoked ancestor
+    /// when it settled, as the log shows (`LogReport::tainted`). An aborted claim and a duplicate left no trace, and
+    /// none is read.
     ///
     /// # Errors
-    /// The first [`OpeningFailure`].
+    /// [`OpeningFailure`] of the first check that fails.
     pub fn check_trace(
         &self,
         capsule: &Capsule,

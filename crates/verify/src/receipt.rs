@@ -1,11 +1,11 @@
 //! A receipt: one capsule, its place in the log, and the signed head that covers it.
 //!
 //! Owns the file format and the checks from the file inwards: signature, origin, inclusion, canonical bytes,
-//! arithmetic. Does not own whether k is right: for that the whole log is needed (`log.rs`).
+//! arithmetic. Does not own whether k is right: that check needs the whole log (`log.rs`).
 //!
 //! Format: `{"format":"evidenceos.receipt.v1","capsule":"<base64>","index":n,"inclusion":["<base64>",…],
-//! "checkpoint":"<signed note>"}`; proofs as in RFC 9162 §2.1.3, the note as in C2SP tlog-checkpoint. Any change
-//! of a byte that means something fails a check.
+//! "checkpoint":"<signed note>"}`; proofs as in RFC 9162 §2.1.3, the note as in C2SP tlog-checkpoint. Any change of a
+//! significant byte fails a check.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use evidenceos_kernel::{
@@ -25,14 +25,14 @@ use crate::{
 /// The value of a receipt's `format`.
 const FORMAT: &str = "evidenceos.receipt.v1";
 
-/// A capsule with all that proves it.
+/// A capsule with everything that proves it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Receipt {
     /// The canonical bytes of the capsule's log entry.
     pub capsule: Vec<u8>,
     /// Its index in the log, from 0.
     pub index: u64,
-    /// The audit path, from the leaf towards the root.
+    /// The audit path from the leaf to the root.
     pub inclusion: Vec<Hash>,
     /// The signed note that states the log's root.
     pub checkpoint: String,
@@ -50,10 +50,10 @@ pub enum Failure {
     /// The checkpoint is of another log than the key.
     #[error("the checkpoint is of another log: {0}")]
     Origin(Distrust),
-    /// The capsule is not at its place in the signed tree.
+    /// The signed tree does not have the capsule at its place.
     #[error("the capsule is not in the signed log: {0}")]
     Inclusion(#[from] VerifyError),
-    /// The bytes are in the log, but are no capsule.
+    /// The bytes are in the log, but are not a capsule.
     #[error("the entry is not a capsule: {0}")]
     Capsule(#[from] RecordError),
     /// The capsule contradicts itself.
@@ -88,10 +88,10 @@ struct File {
 }
 
 impl Receipt {
-    /// Reads a receipt; judges nothing.
+    /// Reads a receipt; checks only its form.
     ///
     /// # Errors
-    /// [`Failure::Format`].
+    /// [`Failure::Format`] if the file is not a receipt.
     pub fn from_json(json: &[u8]) -> Result<Self, Failure> {
         let file: File =
             serde_json::from_slice(json).map_err(|error| Failure::Format(error.to_string()))?;
@@ -118,7 +118,7 @@ impl Receipt {
         })
     }
 
-    /// The file's content: one line without white space.
+    /// The content of the file: one line without white space.
     #[must_use]
     pub fn to_json(&self) -> String {
         let file = File {
@@ -132,7 +132,7 @@ impl Receipt {
     }
 }
 
-/// What a receipt proves.
+/// The facts that a receipt proves.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verified {
     pub capsule: Capsule,
@@ -144,11 +144,11 @@ pub struct Verified {
     pub checkpoint: Checkpoint,
 }
 
-/// Checks a receipt against the keys that are trusted: signature, origin, inclusion, canonical bytes, arithmetic, in this
+/// Checks a receipt against the trusted keys: signature, origin, inclusion, canonical bytes, arithmetic, in this
 /// order.
 ///
 /// # Errors
-/// The first check that fails.
+/// [`Failure`] of the first check that fails.
 pub fn verify_receipt(receipt: &Receipt, trust: &Trust) -> Result<Verified, Failure> {
     let checkpoint = open_checkpoint(receipt.checkpoint.as_bytes(), trust)?;
     verify_inclusion(

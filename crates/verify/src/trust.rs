@@ -1,9 +1,9 @@
-//! Which keys to believe, and about which trees.
+//! The keys to trust, and the trees that each may sign.
 //!
 //! A reader trusts one key. A replayed log may prove that others came before or after it: each
-//! `key_rotated` entry says, signed by the old key and by the new, up to which size the one signs
-//! and from which size on the other. A head by a key over a tree that was not its to sign is
-//! refused, so that an old key that leaks later can rewrite nothing.
+//! `key_rotated` entry states, signed by the old key and by the new, up to which size the one signs
+//! and from which size on the other. A head by a key over a tree that the key may not sign is
+//! refused, so an old key that leaks later can rewrite nothing.
 
 use evidenceos_kernel::{id::Digest, log_key::SignedKeyLink};
 use evidenceos_tlog::{CheckpointError, SignedCheckpoint, VerifierKey, note::KeyKind};
@@ -14,10 +14,10 @@ use crate::{
     log::KeyChain,
 };
 
-/// A trusted key, with those that a log proves beside it.
+/// A trusted key, with the keys that a log proves beside it.
 #[derive(Debug, Clone)]
 pub struct Trust {
-    /// The one that the reader trusts comes first.
+    /// The reader's own key comes first.
     keys: Vec<Trusted>,
 }
 
@@ -28,7 +28,7 @@ struct Trusted {
     last_size: u64,
 }
 
-/// A head that is not to be believed.
+/// The reason why a head is not trusted.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum Distrust {
     /// No trusted key has signed it.
@@ -36,7 +36,7 @@ pub enum Distrust {
         "{0}. If the log has changed its key since, give the log with --log, or the key that signed"
     )]
     Key(CheckpointError),
-    /// It is of another log.
+    /// The checkpoint is of another log.
     #[error(transparent)]
     Origin(CheckpointError),
     /// The log names other keys.
@@ -50,22 +50,22 @@ pub enum Distrust {
         /// SHA-256 of the key in entry 0.
         first: Option<Digest>,
     },
-    /// A key has signed a tree that was not its to sign.
+    /// A key has signed a tree that it may not sign.
     #[error(
         "the key that signed a tree of {size} entries signs trees of {first} to {last} entries: it had been replaced, or had not taken over"
     )]
     NotItsTree {
         /// Entries of the tree.
         size: u64,
-        /// The smallest tree that is the key's to sign.
+        /// The smallest tree that the key may sign.
         first: u64,
-        /// The largest tree that is the key's to sign.
+        /// The largest tree that the key may sign.
         last: u64,
     },
 }
 
 impl From<VerifierKey> for Trust {
-    /// One key, for trees of any size.
+    /// Trusts one key, for trees of any size.
     fn from(key: VerifierKey) -> Self {
         Self {
             keys: vec![Trusted {
@@ -78,11 +78,11 @@ impl From<VerifierKey> for Trust {
 }
 
 impl Trust {
-    /// The key, and those before and after it as a replayed log says: from the key of entry 0 on, each vouched for by
-    /// the one before. Each is believed about the trees that were its to sign, and no others.
+    /// The key, and those before and after it as a replayed log states them: from the key of entry 0 on, each vouches
+    /// for the next. Each is trusted for the trees that it may sign, and no others.
     ///
     /// # Errors
-    /// [`Distrust::NotOfThisLog`] if the key is none of them: then the log does not say which trees it may sign.
+    /// [`Distrust::NotOfThisLog`] if the key is none of them: then the log does not state which trees it may sign.
     pub fn along(key: VerifierKey, chain: &KeyChain) -> Result<Self, Distrust> {
         let public_key = key.public_key();
         let links = chain.links.as_slice();
@@ -114,8 +114,8 @@ impl Trust {
         let mut keys: Vec<Trusted> = sizes
             .into_iter()
             .filter_map(|(public_key, first_size, last_size)| {
-                // Bytes that are no key have signed nothing: to leave them out believes less and
-                // not more.
+                // Bytes that are not a key have signed nothing: leaving them out trusts less, not
+                // more.
                 Some(Trusted {
                     key: VerifierKey::new(&name, KeyKind::Ed25519, &public_key).ok()?,
                     first_size,
@@ -128,7 +128,7 @@ impl Trust {
         Ok(Self { keys })
     }
 
-    /// The same keys under another name of the log: before a restart it had another one.
+    /// The same keys under another name of the log, for heads from before a restart.
     #[must_use]
     pub(crate) fn named(&self, origin: &str) -> Self {
         let renamed = |trusted: &Trusted| {
@@ -144,10 +144,11 @@ impl Trust {
         }
     }
 
-    /// Reads a signed checkpoint that a trusted key has signed, over a tree that was its to sign.
+    /// Reads a checkpoint that a trusted key has signed, over a tree that the key may sign.
     ///
     /// # Errors
-    /// [`Distrust`].
+    /// [`Distrust`] if no trusted key signed it, it is of another log, or the key may not sign this
+    /// tree.
     pub fn open(&self, note: &[u8]) -> Result<SignedCheckpoint, Distrust> {
         let mut first_error = None;
         for trusted in &self.keys {

@@ -1,8 +1,9 @@
-//! One trace under opened labels: every answer, and the whole outcome, computed again.
+//! Checks one trace under opened labels: recomputes every answer, and the whole outcome.
 //!
-//! Owns the order in which a settlement comes to its outcome: a trap, no output, an output that is no symbol, a
-//! revoked ancestor, a policy's veto, no vector, out of reach, then the evidence. The capsule must say exactly what
-//! follows. Traces of releases before 2.2 do not say how the run ended; what they leave open counts as not checked.
+//! Owns the order in which a settlement reaches its outcome: a trap, no output, an output that is not a symbol, a
+//! revoked ancestor, a policy module's veto, no vector, out of reach, then the evidence. The capsule must state
+//! exactly the result. Traces of releases before 2.2 do not state how the run ended; anything they leave open counts
+//! as not checked.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -91,15 +92,15 @@ impl<'t> Traced<'t> {
     }
 }
 
-/// What the questions of a trace come to.
+/// The totals over the questions of a trace.
 struct Answers {
     /// Questions that were answered and charged.
     asked: u32,
-    /// All calls that were answered, replays and free ones included.
+    /// All answered calls, including repeated and free ones.
     calls: u64,
 }
 
-/// Every answer again, in order, and the tally that was charged for.
+/// Recomputes every answer, in order, and the tally that was charged.
 fn check_answers(
     opened: &Opened<'_>,
     capsule: &Capsule,
@@ -133,13 +134,13 @@ fn check_answers(
     })
 }
 
-/// What the records of a trace come to, so far.
+/// The totals over a trace's records so far.
 struct Counted<'a> {
     check: Check,
     has_answers: bool,
-    /// Micro-bits that the run had for its questions; not known of a log of the first release.
+    /// Microbits that the run had for its questions; unknown in a log of the first release.
     allowance: Option<u64>,
-    /// Micro-bits of the dearest answer.
+    /// Microbits of the dearest answer.
     dearest: u64,
     by_symbol: BTreeMap<u32, u32>,
     questions: HashSet<&'a [u8]>,
@@ -224,7 +225,7 @@ impl<'a> Counted<'a> {
         Ok(())
     }
 
-    /// Whether the tally states this, and the run ended for want of bits only where they were spent.
+    /// Checks that the tally states these totals, and that the run ended for want of bits only if they were spent.
     fn must_be(&self, tally: &AnswerTally, refused: bool) -> Result<(), Fault> {
         let check = self.check;
         let by_symbol = self
@@ -245,7 +246,8 @@ impl<'a> Counted<'a> {
     }
 }
 
-/// A call that was not answered leaves no record: it is the last, and ended the run.
+/// Checks the number of calls. A call without an answer leaves no record: it is the last, and ended
+/// the run.
 fn check_calls(capsule: &Capsule, answered: u64) -> Result<(), Fault> {
     let stated = u64::from(capsule.answers.asked);
     let most = match second_reason(capsule) {
@@ -263,7 +265,7 @@ fn check_calls(capsule: &Capsule, answered: u64) -> Result<(), Fault> {
     )
 }
 
-/// The trace is of the run that the capsule is of.
+/// Checks that the trace and the capsule are of the same run.
 fn check_run(opened: &Opened<'_>, capsule: &Capsule, run: &TracedRun) -> Result<(), Fault> {
     let check = Check::Run;
     check.equal("claim_id_hex", capsule.claim_id, run.claim_id)?;
@@ -282,13 +284,13 @@ fn check_run(opened: &Opened<'_>, capsule: &Capsule, run: &TracedRun) -> Result<
         run.alpha_micros
             .min(opened.registered.description.policy.alpha_micros),
     )?;
-    // A run that an earlier release admitted, and this one carried out, says only here where it stood.
+    // If an earlier release admitted the run and this one executed it, only the trace states its place.
     let Some(place) = capsule.run else {
         return Ok(());
     };
     check.equal("run.number", place.number, run.number)?;
     check.equal("run.levels", place.levels, run.levels)?;
-    // Traces of the first builds of release 2.2 do not say what held at the admission.
+    // Traces of the first builds of release 2.2 do not state the facts of the admission.
     let Some(admission) = &run.admission else {
         return Ok(());
     };
@@ -322,22 +324,22 @@ fn check_end(capsule: &Capsule, end: &TracedEnd, answers: &Answers) -> Result<()
     )
 }
 
-/// What was computed from a trace, and what could not be.
+/// The recomputed results, and the reason why something could not be recomputed.
 #[derive(Default)]
 struct Checked {
     evidence: Option<i64>,
     not_checkable: Option<&'static str>,
 }
 
-/// How a run must have ended, by everything before the evidence.
+/// The end of a run that follows from everything before the evidence.
 enum Ending {
-    /// Not judged: the reason, and whether it is left to somebody else.
+    /// Not judged: the reason, and whether a policy module deferred the verdict.
     NotJudged(Reason, bool),
     /// The sealed part was looked at.
     Judged,
 }
 
-/// The outcome that follows from a trace of now, compared with the capsule's.
+/// Compares the outcome that follows from a trace of the present format with the capsule's.
 fn follows(
     opened: &Opened<'_>,
     capsule: &Capsule,
@@ -348,7 +350,7 @@ fn follows(
 ) -> Result<Checked, Fault> {
     let is_symbol = is_symbol(&end.output, run.n_symbols);
     let ending = ending(opened, capsule, tainted, traced.judged, end, is_symbol)?;
-    // What a run that trapped had emitted before is not kept.
+    // The trace does not keep the output of a run that trapped.
     let returned = matches!(end.code, EMITTED | 9_000..=9_999);
     let output = if returned && is_symbol {
         Digest::of(&end.output)
@@ -374,7 +376,7 @@ fn follows(
     }
 }
 
-/// The reasons not to judge, in the order in which a settlement asks for them.
+/// The reasons not to judge, in the order in which a settlement checks them.
 fn ending(
     opened: &Opened<'_>,
     capsule: &Capsule,
@@ -392,7 +394,7 @@ fn ending(
     let reason = Reason::of_code(end.code);
     let trapped = match (end.code, reason) {
         (EMITTED, _) => None,
-        // What a guest emitted was longer than an output may be; other invalid outputs were emitted.
+        // 119 here means an output that was too long; other invalid outputs have the code `EMITTED`.
         (110..=117 | 119 | 123, Some(reason)) => Some(reason),
         (118, Some(Reason::NoOutput)) => {
             check.holds(end.output.is_empty(), "a run without output has no output")?;
@@ -469,7 +471,7 @@ fn expected<'a>(opened: &'a Opened<'_>, capsule: &Capsule) -> Expected<'a> {
     }
 }
 
-/// The evidence again, and whether it reached the threshold and the level.
+/// Recomputes the evidence, and whether it reached the threshold and the level.
 fn check_evidence(opened: &Opened<'_>, capsule: &Capsule, vector: &[u8]) -> Result<Checked, Fault> {
     let score = score::sealed(vector, &opened.labels, &opened.part, &opened.units);
     let evidence = opened.bets.evidence(&score);
@@ -500,7 +502,7 @@ fn check_evidence(opened: &Opened<'_>, capsule: &Capsule, vector: &[u8]) -> Resu
     })
 }
 
-/// What a trace of a release before 2.2 shows: it has no run and no end.
+/// The results of a trace of a release before 2.2, which has no run and no end.
 fn before_2_2(
     opened: &Opened<'_>,
     capsule: &Capsule,

@@ -1,13 +1,13 @@
-//! The e-variables: their integer constants, and how much evidence a score is.
+//! The e-variables: their integer constants, and the evidence of a score.
 //!
 //! H0: the average chance of the units to be right is at most p0. A bet λ multiplies 1 + λ(X − p0) over the units.
 //!
 //! - Grid: λ_g = (9/10)·2^−g/p0 for g = 0…7, E = 2^−3·max_g of the products.
 //! - Fixed alternative: the likelihood ratio of p1 against p0.
 //!
-//! In units of 2^−40 bit: a gain for a right item, rounded down; a loss for a wrong one, rounded up. A unit of n items
-//! with r right adds (r·gain − (n − r)·loss)/n, and the sum over all units of one size is rounded down. Evidence in
-//! microbits is ⌊ℓ·10⁶/2^40⌋.
+//! In units of 2^−40 bit: a gain for a right item, rounded down; a loss for a wrong one, rounded up. A unit of n
+//! items with r right adds (r·gain − (n − r)·loss)/n, and the sum over all units of one size is rounded down.
+//! Evidence in microbits is ⌊ℓ·10⁶/2^40⌋.
 
 use evidenceos_kernel::{cj, evidence::Strategy, id::Digest, null::NullSpec, record::RecordError};
 
@@ -17,12 +17,12 @@ use crate::fields::value;
 const UNITS_PER_BIT: u64 = 1 << 40;
 const WHOLE: u128 = 1_000_000;
 
-/// What one bet adds for a right item and takes for a wrong one.
+/// The constants of one bet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bet {
-    /// What a right item adds, in 2⁻⁴⁰ bits, rounded down.
+    /// Added for a right item, in 2⁻⁴⁰ bits, rounded down.
     pub gain: i128,
-    /// What a wrong item takes, in 2⁻⁴⁰ bits, rounded up.
+    /// Subtracted for a wrong item, in 2⁻⁴⁰ bits, rounded up.
     pub loss: i128,
 }
 
@@ -60,7 +60,8 @@ impl Bets {
         }
     }
 
-    /// The constants against accuracies of at most p0, or `None` unless 0 < p0 < 1 and, where there is a p1, p0 < p1 < 1.
+    /// The constants against accuracies of at most p0, or `None` unless 0 < p0 < 1 and, if there is a p1, p0 < p1 <
+    /// 1.
     #[must_use]
     pub fn new(p0_micros: u32, strategy: Strategy) -> Option<Self> {
         let p0 = u128::from(p0_micros);
@@ -76,7 +77,7 @@ impl Bets {
                     let wrong = (d * p0 - 9 * p0, d * p0);
                     Bet {
                         gain: scaled(right.0, right.1, UNITS_PER_BIT).1,
-                        // The logarithm is negative: its floor, negated, is the loss rounded up.
+                        // The logarithm is negative: its negated floor is the loss rounded up.
                         loss: -scaled(wrong.0, wrong.1, UNITS_PER_BIT).1,
                     }
                 });
@@ -102,13 +103,13 @@ impl Bets {
         }
     }
 
-    /// The bets, of which the best one counts.
+    /// The bets; the best one counts.
     #[must_use]
     pub fn bets(&self) -> &[Bet] {
         &self.bets
     }
 
-    /// SHA-256 of the constants as canonical JSON: what a null spec's `constants_hash` is.
+    /// SHA-256 of the constants as canonical JSON: the `constants_hash` of a null spec.
     #[must_use]
     pub fn digest(&self) -> Digest {
         let int = |value: i128| u64::try_from(value).unwrap_or(u64::MAX);
@@ -152,7 +153,7 @@ impl Bets {
         (self.log2_e(score) * 1_000_000).div_euclid(i128::from(UNITS_PER_BIT))
     }
 
-    /// The evidence of a vector that is right everywhere: the most that so many units can show.
+    /// The evidence of a vector without a wrong item: the most that this many units can show.
     #[must_use]
     pub fn most(&self, units: u64) -> i128 {
         self.evidence(&[UnitsOfSize {

@@ -1,7 +1,7 @@
 //! Whether Σ 2^−price ≤ 1, decided exactly.
 //!
-//! Sums of whole-bit masses are dyadic rationals and compared as such. Any other sum differs from 1 (the numbers
-//! 2^(−r/10⁶) are linearly independent over the rationals), so an enclosure that is narrowed decides.
+//! Sums of whole-bit masses are dyadic rationals and are compared as such. Any other sum differs from 1 (the numbers
+//! 2^(−r/10⁶) are linearly independent over the rationals), so narrowing an enclosure decides it.
 //!
 //! Method: 2^−f for a fraction f of a bit is the product of square roots of square roots of ½, one for each binary
 //! digit of f. (The kernel sums the exponential series.)
@@ -24,7 +24,7 @@ pub fn fits(prices: &[u64]) -> bool {
     loop {
         let (low, high) = sum(&counts, precision);
         let one = BigUint::from(1u32) << precision;
-        // Only then is the sum exact, and only an exact sum can be found equal to 1.
+        // Only in this case is the sum exact, and only an exact sum can be found equal to 1.
         if whole_bits && counts.keys().all(|price| price / PER_BIT <= precision) {
             return low <= one;
         }
@@ -38,7 +38,7 @@ pub fn fits(prices: &[u64]) -> bool {
     }
 }
 
-/// The sum of the masses between two integers over 2^precision; exact for whole bits within the precision.
+/// Two integers over 2^precision that enclose the sum of the masses; equal for whole bits within the precision.
 fn sum(counts: &BTreeMap<u64, u64>, precision: u64) -> (BigUint, BigUint) {
     let roots = roots(precision);
     let (mut low, mut high) = (BigUint::default(), BigUint::default());
@@ -78,7 +78,7 @@ fn mass(price: u64, precision: u64, roots: &[BigUint]) -> (BigUint, BigUint) {
     }
     if factors == 0 {
         let exact = low >> whole;
-        // A mass that the precision cannot show is between 0 and one unit.
+        // A mass below the precision is between 0 and one unit.
         let high = if whole > precision {
             BigUint::from(1u32)
         } else {
@@ -86,8 +86,8 @@ fn mass(price: u64, precision: u64, roots: &[BigUint]) -> (BigUint, BigUint) {
         };
         return (exact, high);
     }
-    // A root is short by less than 2 units (half of what the root before is short by, and its own rounding), a
-    // product by 3 for each factor. The digits that are left out of f make the mass too large, by less than a unit.
+    // A root is short by less than 2 units (half of the previous root's shortfall, and its own rounding), a product
+    // by 3 for each factor. The omitted digits of f make the mass too large, by less than a unit.
     let high = &low + (3 * factors + 1);
     let low = low - 1u32;
     (low >> whole, (high >> whole) + 1u32)

@@ -9,7 +9,7 @@ use std::{cell::RefCell, collections::HashMap, sync::OnceLock};
 
 use num_bigint::BigUint;
 
-/// Logarithms that are kept: a log asks for the same ones again and again.
+/// The most logarithms that are cached: a log asks for the same ones again and again.
 const KEPT: usize = 1 << 16;
 
 /// (numerator, denominator, scale) to (rounded up, rounded down).
@@ -29,7 +29,7 @@ const FIRST_PRECISION: u64 = 256;
 #[must_use]
 pub fn scaled(num: u128, den: u128, scale: u64) -> (i128, i128) {
     assert!(num > 0 && den > 0, "a logarithm needs a positive ratio");
-    // In lowest terms a power of two is seen as one, and equal ratios share what is kept.
+    // In lowest terms a power of two is recognised, and equal ratios share a cache entry.
     let shared = gcd(num, den);
     let (num, den) = (num / shared, den / shared);
     if num.is_power_of_two() && den.is_power_of_two() {
@@ -38,7 +38,7 @@ pub fn scaled(num: u128, den: u128, scale: u64) -> (i128, i128) {
         return (exact, exact);
     }
     KNOWN.with_borrow_mut(|known| {
-        // A log that a stranger made must not fill the memory with ratios.
+        // The log of a stranger must not fill the memory with ratios.
         if known.len() >= KEPT {
             known.clear();
         }
@@ -48,7 +48,8 @@ pub fn scaled(num: u128, den: u128, scale: u64) -> (i128, i128) {
     })
 }
 
-/// No logarithm but that of a power of two, times a whole number, is whole (2 has no rational root), so this ends.
+/// Computes without the cache. Only the logarithm of a power of two, times a whole number, is whole (2 has no
+/// rational root), so this ends.
 fn computed(num: u128, den: u128, scale: u64) -> (i128, i128) {
     let mut precision = FIRST_PRECISION;
     loop {
@@ -66,7 +67,7 @@ pub fn microbits_up(num: u128, den: u128) -> u64 {
     u64::try_from(scaled(num, den, 1_000_000).0).unwrap_or(u64::MAX)
 }
 
-/// The floor, if so many fraction bits settle it.
+/// The floor, if this many fraction bits settle it.
 fn settled_floor(num: u128, den: u128, scale: u64, precision: u64) -> Option<i128> {
     // 3/4 ≤ y < 3/2.
     let (mut top, mut bottom) = (BigUint::from(num), BigUint::from(den));
@@ -96,7 +97,7 @@ fn settled_floor(num: u128, den: u128, scale: u64, precision: u64) -> Option<i12
     }
     let magnitude = i128::try_from(low).ok()?;
     let whole = exponent * i128::from(scale);
-    // The logarithm is not a whole number, so that ⌊−x⌋ = −⌊x⌋ − 1.
+    // The logarithm is not a whole number, so ⌊−x⌋ = −⌊x⌋ − 1.
     Some(if below_one {
         whole - magnitude - 1
     } else {
@@ -122,13 +123,13 @@ fn artanh(num: &BigUint, den: &BigUint, precision: u64) -> Enclosed {
         power = &power * &square_num / &square_den;
         terms += 1;
     }
-    // A power is short of the true one by less than 2 units (its own rounding, and a 25th of the one before), so a
-    // term by less than 3; all that is cut off at the end is less than 1 more.
+    // A power is short of the true one by less than 2 units (its own rounding, and a 25th of the previous one's), so
+    // a term by less than 3; the omitted tail is less than 1 more.
     let high = &sum + (3 * terms + 3);
     Enclosed { low: sum, high }
 }
 
-/// ln 2, kept for the precision that nearly every logarithm needs.
+/// ln 2, cached for the precision that nearly every logarithm needs.
 fn ln2(precision: u64) -> Enclosed {
     static FIRST: OnceLock<Enclosed> = OnceLock::new();
     if precision == FIRST_PRECISION {
@@ -142,7 +143,7 @@ fn computed_ln2(precision: u64) -> Enclosed {
     let of = |den: u32| artanh(&BigUint::from(1u32), &BigUint::from(den), precision);
     let (a, b, c) = (of(26), of(4_801), of(8_749));
     Enclosed {
-        // What is subtracted counts with its other end.
+        // A subtracted term contributes its opposite end.
         low: a.low * 18u32 + c.low * 8u32 - b.high * 2u32,
         high: a.high * 18u32 + c.high * 8u32 - b.low * 2u32,
     }

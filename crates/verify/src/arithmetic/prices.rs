@@ -1,4 +1,4 @@
-//! What symbols cost, and what a certification must reach.
+//! Prices of symbols, and the threshold of a certification.
 //!
 //! - Mass of "certified" after m settlements with s certifications: (2s+1)/(2m+2^c₀), or 2^−c if fixed.
 //! - A price is ⌈10⁶·log2(1/mass)⌉ of one exact rational.
@@ -28,8 +28,8 @@ fn mass_of_certified(prices: SettlementPrices, settled: u64, certified: u64) -> 
     }
 }
 
-/// The inverse share that a level has of the mass of "certified": (j+1)(j+2) for all but the last, L for the last,
-/// so that the shares sum to 1. Without levels, and with one, the only level has all of it.
+/// The inverse of a level's share in the mass of "certified": (j+1)(j+2) for all but the last, L for the last, so
+/// that the shares sum to 1. Without levels, and with one, the only level has all of it.
 fn inverse_share(levels: u8, level: u8) -> u128 {
     let (all, j) = (u128::from(levels), u128::from(level));
     if all <= 1 {
@@ -41,7 +41,7 @@ fn inverse_share(levels: u8, level: u8) -> u128 {
     }
 }
 
-/// The price of "certified" at a level, given (m, s); without levels that is c.
+/// The price of "certified" at a level, given (m, s); without levels it is c.
 #[must_use]
 pub fn certified(prices: SettlementPrices, m: u64, s: u64, levels: u8, level: u8) -> u64 {
     let mass = mass_of_certified(prices, m, s);
@@ -70,13 +70,13 @@ pub fn worst_case(prices: SettlementPrices, m: u64, s: u64, ahead: u64, levels: 
             dearest = (num, den);
         }
     };
-    // With fixed prices every (m′, s′) has the same two.
+    // With fixed prices every (m′, s′) has the same two prices.
     let steps = match prices {
         SettlementPrices::Learned { .. } => ahead,
         SettlementPrices::Fixed { .. } => 0,
     };
-    // Each place is tried: to take the kernel's closed formula would repeat an error of its
-    // derivation, if there is one.
+    // Try each place: the kernel's closed formula would repeat an error of its derivation, if there
+    // is one.
     for more in 0..=steps {
         let met = m.saturating_add(more);
         // Fewest certifications make "certified" dearest, most make "not certified" dearest.
@@ -105,14 +105,15 @@ pub fn threshold(k: u64, c: u64, alpha_micros: u32, divisor: u64) -> Option<u64>
     k.checked_add(c)?.checked_add(significance)
 }
 
-/// The exponent that is released at a level: the largest whole e with 2^e ≤ 10⁶·divisor/alpha_micros, plus the whole
-/// bits in level·width.
+/// The exponent released at a level: the largest whole e with 2^e ≤ 10⁶·divisor/alpha_micros, plus the whole bits in
+/// level·width.
 #[must_use]
 pub fn released_exponent(alpha_micros: u32, divisor: u64, level: u8, width: u64) -> u64 {
     let inverse_alpha = 1_000_000 * u128::from(divisor);
     let mut power = u128::from(alpha_micros);
     let mut exponent = 0;
-    // The kernel takes the logarithm of a quotient; doubling comes to the same by another way.
+    // The kernel takes the logarithm of a quotient; doubling reaches the same number in another
+    // way.
     while power * 2 <= inverse_alpha {
         power *= 2;
         exponent += 1;
@@ -128,7 +129,8 @@ pub fn level_reached(evidence: i128, threshold: u64, width: u64, levels: u8) -> 
         .find(|&level| evidence >= i128::from(threshold) + i128::from(level) * i128::from(width))
 }
 
-/// What an answer costs: the listed price, else ⌈10⁶·log2 n⌉. `None` outside of the alphabet.
+/// The price of an answer: the listed price, or else ⌈10⁶·log2 n⌉. `None` for a symbol outside the
+/// alphabet.
 #[must_use]
 pub fn answer(prices: &AnswerPrices, n_symbols: u32, symbol: u32) -> Option<u64> {
     if !(2..=65_536).contains(&n_symbols) || symbol >= n_symbols {

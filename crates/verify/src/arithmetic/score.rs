@@ -1,4 +1,4 @@
-//! How right a vector is: the oracle's answer about the answer part, and the score on the sealed part.
+//! The oracle's answer about the answer part, and a vector's score on the sealed part.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use super::evidence::UnitsOfSize;
 pub fn answer(vector: &[u8], labels: &[u8], part: &[u8], n_symbols: u32) -> u32 {
     let mut items = 0u128;
     let mut matches = 0u128;
-    // Labels are public by now, so that a branch on one tells nothing. The kernel must not have it.
+    // Labels are public by now, so a branch on one releases nothing. The kernel must not have it.
     for ((given, label), part) in vector.iter().zip(labels).zip(part) {
         if *part == 1 {
             items += 1;

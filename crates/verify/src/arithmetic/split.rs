@@ -1,7 +1,7 @@
-//! The split of a holdout and what is committed to about it.
+//! The split of a holdout and the commitment to it.
 //!
-//! - tag(unit) = HMAC-SHA-256(secret, "evidenceos/split/v1" ‖ unit u64BE). Of the units in ascending order of tag, the
-//!   first ⌊share·units⌋ are the answer part.
+//! - tag(unit) = HMAC-SHA-256(secret, "evidenceos/split/v1" ‖ unit u64BE). In ascending order of tag, the first
+//!   ⌊share·units⌋ units are the answer part.
 //! - salt(i) = HMAC-SHA-256(secret, "evidenceos/salt/v1" ‖ i u64BE).
 //! - Leaf i = "evidenceos/label/v1" 0x00 ‖ i u64BE ‖ unit u64BE ‖ part u8 ‖ salt ‖ label u8.
 //! - The commitment to the secret = SHA-256("evidenceos:holdout_secret:v1" 0x00 ‖ secret).
@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 
 use evidenceos_kernel::id::Digest;
 
-/// The parts: one byte an item, 1 in the answer part; and how many units each part has.
+/// The parts: one byte an item, 1 in the answer part; and the number of units in each part.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Parts {
     /// One byte an item.
@@ -21,7 +21,8 @@ pub struct Parts {
     pub sealed_units: u64,
 }
 
-/// Splits the units: those with the smallest keyed hashes answer, the others are sealed.
+/// Splits the units: those with the smallest keyed hashes form the answer part, the others the
+/// sealed part.
 #[must_use]
 pub fn split(secret: &[u8; 32], units: &[u64], share_micros: u32) -> Parts {
     let distinct: BTreeSet<u64> = units.iter().copied().collect();
@@ -75,12 +76,11 @@ fn keyed(secret: &[u8; 32], domain: &[u8], number: u64) -> [u8; 32] {
     hmac_sha256(secret, &[domain, &number.to_be_bytes()].concat())
 }
 
-/// HMAC-SHA-256 as RFC 2104 has it, for keys of 32 bytes.
+/// HMAC-SHA-256 as in RFC 2104, for keys of 32 bytes.
 fn hmac_sha256(key: &[u8; 32], message: &[u8]) -> [u8; 32] {
     let padded = |pad: u8| {
         let mut block = [pad; 64];
-        // RFC 2104 §2 fills a key up with zeros to the block, so that the rest of the block is the
-        // pad.
+        // RFC 2104 §2 pads the key with zeros to the block, so the rest of the block is the pad.
         for (byte, key) in block.iter_mut().zip(key) {
             *byte ^= key;
         }

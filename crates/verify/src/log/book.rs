@@ -1,8 +1,8 @@
-//! One holdout's book: its ledger, how each of its runs ended, and what could be admitted when.
+//! One holdout's book: its ledger, the end of each of its runs, and the room at each admission.
 //!
-//! Admissions are no entries. A run that was admitted when E runs had ended was admitted after the capsule of run
-//! E − 1 and before that of run E, so that everything before the former was so at its admission, and nothing after
-//! the latter. What these two bounds do not decide is not decided.
+//! Admissions are not entries. If E runs had ended when a run was admitted, its admission lies between the capsule of
+//! run E − 1 and that of run E: everything before the former held at its admission, and nothing after the latter did.
+//! If these two bounds do not decide a rule, it is not checked.
 
 use std::collections::HashMap;
 
@@ -23,7 +23,7 @@ use crate::{
     fault::{Check, Fault},
 };
 
-/// How a run ended, and what stood in the ledger after it.
+/// The end of a run, and the ledger after it.
 #[derive(Debug, Clone, Copy)]
 struct End {
     index: u64,
@@ -33,7 +33,7 @@ struct End {
     after: Sums,
 }
 
-/// Sums over all runs up to one: charged, and reserved at their admissions.
+/// Sums over all runs up to one: charged amounts, and amounts reserved at their admissions.
 #[derive(Debug, Clone, Copy, Default)]
 struct Sums {
     sealed: u64,
@@ -43,7 +43,7 @@ struct Sums {
 }
 
 impl Sums {
-    /// With one more run.
+    /// The sums with one more run.
     fn plus(self, sealed: u64, answers: u64, place: &RunPlace) -> Self {
         Self {
             sealed: self.sealed.saturating_add(sealed),
@@ -58,7 +58,7 @@ impl Sums {
     }
 }
 
-/// A restart after which nothing was left but what runs under way had reserved.
+/// A restart after which nothing was left but the reservations of runs under way.
 #[derive(Debug, Clone, Copy)]
 struct Exhausted {
     index: u64,
@@ -67,26 +67,27 @@ struct Exhausted {
     answers_reserved: u64,
     sealed_found: u64,
     answers_found: u64,
-    /// A run was admitted later, so that all that were under way have been seen.
+    /// A later run was seen, so all runs that were under way have been seen.
     complete: bool,
 }
 
-/// A comparison that charged less than 16 bits would allow: what runs under way had reserved must have left no more.
+/// A comparison that charged fewer bits than 16 although more were uncharged: the reservations of runs under way must
+/// have left no more.
 #[derive(Debug, Clone, Copy)]
 struct Squeezed {
     index: u64,
     ended: u64,
-    /// What they must have reserved, of one pool or the other.
+    /// The least that they must have reserved, in one pool or the other.
     sealed_reserved: u64,
     answers_reserved: Option<u64>,
     sealed_found: u64,
     answers_found: u64,
-    /// A run was admitted later, so that all that were under way have been seen.
+    /// A later run was seen, so all runs that were under way have been seen.
     complete: bool,
 }
 
-/// When a holdout stopped taking claims, for capsules that do not say when they were admitted: those that follow
-/// were under way together.
+/// The moment at which a holdout stopped taking claims, for capsules that do not state their admission: the runs that
+/// end after it were all under way together.
 #[derive(Debug, Clone, Copy)]
 struct Closing {
     settled: u64,
@@ -99,7 +100,7 @@ struct Closing {
 pub(super) struct Book {
     pub(super) ledger: HoldoutLedger,
     pub(super) bets: Bets,
-    /// How many withdrawn holdouts of these labels stand in a row before it.
+    /// The number of withdrawn holdouts of these labels in a row before it.
     pub(super) replaced: u32,
     /// Whether the log was restarted or continued since the registration.
     pub(super) carried_on: bool,
@@ -110,12 +111,12 @@ pub(super) struct Book {
     changes: Vec<(u64, NarrowerBudgets)>,
     exhausted: Option<Exhausted>,
     squeezed: Vec<Squeezed>,
-    /// Those after which runs may still end that were under way.
+    /// Comparisons after which runs may still end that were under way at them.
     rooms: Vec<Room>,
     /// The first comparison that found more room than there was.
     roomy: Option<u64>,
     closing: Option<Closing>,
-    /// `run.ended_before` of the run before; none before the first capsule that has it.
+    /// `run.ended_before` of the previous run; `None` before the first capsule that has it.
     last_ended_before: Option<u64>,
 }
 
@@ -161,7 +162,7 @@ impl Book {
 
     pub(super) fn retire(&mut self, index: u64) {
         self.ledger.retired = true;
-        // A second retirement is a fault of its own, and runs are measured by the first.
+        // A second retirement is a separate fault, and runs are measured by the first.
         self.retired_at.get_or_insert(index);
         self.close();
     }
@@ -171,7 +172,7 @@ impl Book {
         self.changes.push((index, budgets));
     }
 
-    /// Adds charges that are no run's.
+    /// Adds charges that belong to no run.
     pub(super) fn add(&mut self, sealed: u64, answers: u64) -> Result<(), Fault> {
         let ledger = &mut self.ledger;
         ledger.sealed_charged = ledger.sealed_charged.saturating_add(MicroBits(sealed));
@@ -189,7 +190,7 @@ impl Book {
         )
     }
 
-    /// Left of the budgets in force: of the sealed one, and of the answers' if there is an answer part.
+    /// The rest of the budgets in force: of the sealed part, and of the answer part if there is one.
     fn left(&self) -> (u64, Option<u64>) {
         let description = &self.ledger.registered.description;
         let policy = &description.policy;
@@ -204,33 +205,33 @@ impl Book {
         )
     }
 
-    /// The whole bits that both pools carry at most, whatever runs under way have reserved; none if less than one.
+    /// The most whole bits that both pools carry, reservations ignored; `None` if less than one.
     pub(super) fn whole_bits_left(&self) -> Option<u64> {
         let (sealed, answers) = self.left();
         let bits = answers.map_or(sealed, |answers| answers.min(sealed)) / 1_000_000;
         (bits > 0).then_some(bits)
     }
 
-    /// Whether a claim that is admitted now could be certified.
+    /// Whether a claim admitted now could be certified.
     pub(super) fn can_certify(&self) -> bool {
         let policy = &self.ledger.registered.description.policy;
         let (m, s) = (self.ledger.settled, self.ledger.certified);
         let least = prices::worst_case(policy.settlement_prices, m, s, 0, 0);
-        // A narrowed budget can be widened again, so that the registered one decides.
+        // A narrowed budget can be widened again, so the registered budget decides.
         let left = policy
             .sealed_budget
             .saturating_sub(self.ledger.sealed_charged);
         !self.ledger.retired && !self.ledger.withdrawn && least <= left.get()
     }
 
-    /// Notes that a comparison found room for so many bits.
+    /// Notes that a comparison found room for this many bits.
     pub(super) fn compare(&mut self, index: u64, bits: u64) {
         let (sealed, answers) = self.left();
         let ended = self.ended();
         let sealed = Tightest::new(index, sealed, bits);
         let answers = answers.map(|left| Tightest::new(index, left, bits));
-        // Comparisons between the same two ends saw the same runs under way, so that the tightest
-        // one decides for all of them.
+        // Comparisons between the same two ends saw the same runs under way, so the tightest one decides for all of
+        // them.
         match self.rooms.last_mut().filter(|room| room.ended == ended) {
             Some(room) => {
                 room.sealed = room.sealed.tighter(sealed);
@@ -246,10 +247,10 @@ impl Book {
         }
     }
 
-    /// Notes that a comparison found room for so many bits only, less than what is not charged has.
+    /// Notes that a comparison found room for only this many bits, fewer than the uncharged budget has.
     pub(super) fn squeeze(&mut self, index: u64, bits: u64) {
         let (sealed, answers) = self.left();
-        // Reserved must be more than what leaves room for another bit.
+        // The reservations must exceed the amount that leaves room for another bit.
         let reserved = |left: u64| (left + 1).saturating_sub((bits + 1) * 1_000_000);
         self.squeezed.push(Squeezed {
             index,
@@ -262,7 +263,7 @@ impl Book {
         });
     }
 
-    /// Notes that nothing is left but what runs under way have reserved.
+    /// Notes that nothing is left but the reservations of runs under way.
     pub(super) fn exhaust(&mut self, index: u64) {
         let policy = &self.ledger.registered.description.policy;
         let left = |budget: MicroBits, charged| budget.saturating_sub(charged).get();
@@ -281,7 +282,7 @@ impl Book {
         self.exhausted.map(|exhausted| exhausted.index)
     }
 
-    /// The comparison, if there is one, that is priced at other bits than were free.
+    /// The comparison, if there is one, whose price implies another number of free bits than there was.
     pub(super) fn mispriced_comparison(&self) -> Option<u64> {
         let cheap = self.squeezed.iter().find(|squeezed| {
             let explained = squeezed.sealed_found >= squeezed.sealed_reserved
@@ -293,7 +294,8 @@ impl Book {
         self.roomy.or(cheap.map(|squeezed| squeezed.index))
     }
 
-    /// What only the end of the log shows: an exhausted holdout had just what its runs under way had reserved.
+    /// Checks the rule that only the end of the log can decide: if a restart exhausted the holdout, its runs under
+    /// way had reserved exactly the rest.
     pub(super) fn end(&self) -> Result<(), Fault> {
         let Some(exhausted) = self.exhausted else {
             return Ok(());
@@ -316,7 +318,7 @@ impl Book {
         let answers = capsule.answers.charged.get();
         self.count(capsule, price, answers);
         let summed = self.summed(capsule, price, answers);
-        // A budget that an earlier entry broke is that entry's fault.
+        // If an earlier entry broke the budget, the fault belongs to that entry.
         let own_budgets = self.check_owners_budgets(capsule, price, answers);
         let budgets = if (price, answers) == (0, 0) {
             Ok(())
@@ -359,10 +361,10 @@ impl Book {
         }
     }
 
-    /// The sums over all runs that ended, this one included; those of its owner are noted.
+    /// The sums over all runs that ended, this one included; also notes those of its owner.
     fn summed(&mut self, capsule: &Capsule, price: u64, answers: u64) -> Sums {
-        // What a run of an earlier release had reserved is unknown. It adds nothing, so that no
-        // other run is refused for a guess.
+        // The reservation of a run of an earlier release is unknown. It adds nothing, so no other run is refused for
+        // a guess.
         let place = capsule.run.unwrap_or(RunPlace {
             number: 0,
             ended_before: 0,
@@ -378,7 +380,7 @@ impl Book {
         all.plus(price, answers, &place)
     }
 
-    /// What the owner was charged so far, against the shares that the holdout's policy gives a principal.
+    /// Checks the owner's charges so far against the holdout policy's budgets for one principal.
     fn check_owners_budgets(
         &self,
         capsule: &Capsule,
@@ -405,7 +407,8 @@ impl Book {
         }
     }
 
-    /// Whether the run that ends now could be admitted when it says that it was. Called before [`Book::settle`].
+    /// Checks whether the run that ends now could be admitted at its stated admission. Called before
+    /// [`Book::settle`].
     pub(super) fn check_admission(&mut self, capsule: &Capsule) -> Result<(), Fault> {
         Check::Withdrawal.holds(
             !self.ledger.withdrawn,
@@ -416,7 +419,7 @@ impl Book {
             "nothing settles on a holdout whose labels are public",
         )?;
         let Some(run) = capsule.run else {
-            // What it had reserved, nobody knows.
+            // The reservation of this run is unknown.
             self.exhausted = None;
             self.squeezed.clear();
             self.rooms.clear();
@@ -441,7 +444,7 @@ impl Book {
         self.check_reserved(capsule, &run)
     }
 
-    /// Counts what a run under way had reserved when a restart or a comparison found so much reserved.
+    /// Counts the reservation of a run that was under way at a restart or comparison that found reservations.
     fn note_reserved(&mut self, run: &RunPlace) {
         // Runs are admitted in the order of their numbers: no later one was under way either.
         self.rooms.retain(|room| run.ended_before < room.ended);
@@ -469,8 +472,6 @@ impl Book {
             exhausted.complete |= run.ended_before > exhausted.ended;
             if !exhausted.complete {
                 exhausted.sealed_found = exhausted
-                    // So many cannot have been ahead, and `worst_case` would go through each of
-                    // them: a forged log must not choose how long its check takes.
                     .sealed_found
                     .saturating_add(run.sealed_reserved.get());
                 exhausted.answers_found = exhausted
@@ -480,19 +481,19 @@ impl Book {
         }
     }
 
-    /// The capsule after which a run was admitted; none: it was admitted after the registration.
+    /// The end of the run after which a run was admitted; `None`: it was admitted after the registration.
     fn admitted_after(&self, run: &RunPlace) -> Option<&End> {
         let before = run.ended_before.checked_sub(1)?;
         self.ends.get(usize::try_from(before).ok()?)
     }
 
-    /// Whether everything that stands at an index was so when a run was admitted.
+    /// Whether a run was certainly admitted after the entry at an index.
     pub(super) fn admitted_after_index(&self, run: &RunPlace, index: u64) -> bool {
         self.admitted_after(run)
             .is_some_and(|end| end.index > index)
     }
 
-    /// The holdout took claims and its null spec had not expired.
+    /// Checks that the holdout took claims and its null spec had not expired.
     fn check_open(&self, run: &RunPlace) -> Result<(), Fault> {
         let after_retirement = self
             .retired_at
@@ -511,16 +512,19 @@ impl Book {
         )
     }
 
-    /// What a run reserved is its worst case at its admission, and fitted beside what others had reserved.
+    /// Checks that a run reserved its worst case at its admission, and that it fitted beside the reservations of
+    /// other runs.
     fn check_reserved(&self, capsule: &Capsule, run: &RunPlace) -> Result<(), Fault> {
         let policy = &self.ledger.registered.description.policy;
         let since = self.admitted_after(run);
         let (settled, certified) = since.map_or((0, 0), |end| (end.settled, end.certified));
         let ahead = run.number - run.ended_before;
-        // A reservation is at least a bit, since of two masses one is at most a half.
+        // A reservation is at least a bit, since the smaller of two masses is at most a half.
         let most_runs = policy.sealed_budget.get() / 1_000_000;
         let worst = match capsule.duplicate_of {
             Some(_) => 0,
+            // That many runs cannot have been ahead, and `worst_case` would go through each of them: a forged log must
+            // not choose how long its check takes.
             None if ahead > most_runs && self.in_flight_reserved(run) => u64::MAX,
             None => prices::worst_case(
                 policy.settlement_prices,
@@ -548,7 +552,7 @@ impl Book {
         all.sealed_reserved > ended.sealed_reserved
     }
 
-    /// Charged and reserved sums at the admission of a run, itself included, against the budgets that were in force.
+    /// Checks the charged and reserved sums at the admission of a run, itself included, against the budgets in force.
     fn check_room_at_admission(&self, capsule: &Capsule, run: &RunPlace) -> Result<(), Fault> {
         let policy = &self.ledger.registered.description.policy;
         let ended = self
@@ -602,8 +606,7 @@ impl Book {
         Ok(())
     }
 
-    /// What the runs of a claim's owner come to: those that had ended when a run was admitted, and
-    /// all of them.
+    /// The sums over the runs of a claim's owner: those that had ended when a run was admitted, and all of them.
     fn own_sums(&self, capsule: &Capsule, run: &RunPlace) -> (Sums, Sums) {
         let own = self
             .owners
@@ -618,7 +621,7 @@ impl Book {
         (ended, all)
     }
 
-    /// The largest budget that was in force at some time at which a run may have been admitted.
+    /// The largest budget in force at any time at which the run may have been admitted.
     fn largest_in_force(
         &self,
         run: &RunPlace,
@@ -653,9 +656,9 @@ impl Book {
         });
     }
 
-    /// Capsules of earlier releases do not say when their runs were admitted. After the holdout was retired or its
-    /// null spec expired, no more can end than could be under way together: what each had reserved is at least the
-    /// worst case of its place in the queue.
+    /// Checks capsules of earlier releases, which do not state their runs' admissions. After the holdout was retired
+    /// or its null spec expired, no more runs can end than could be under way together: each had reserved at least
+    /// the worst case of its place in the queue.
     fn check_room(&mut self) -> Result<(), Fault> {
         let registered = &self.ledger.registered.description;
         let expires = registered.null_spec.expires_unix();

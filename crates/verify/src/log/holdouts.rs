@@ -1,4 +1,4 @@
-//! Descriptions of holdouts, what was compared with them, their budgets, their end.
+//! Descriptions of holdouts, comparisons with them, their budgets, their end.
 
 use evidenceos_kernel::{
     holdout::Policy,
@@ -30,7 +30,7 @@ impl Replay {
         let registered = match Registered::parse(entry) {
             Ok(registered) => registered,
             Err(error) => {
-                // What it was compared with, an entry that cannot be read does not tell.
+                // An entry that cannot be read does not show which comparisons belong to it.
                 self.compared.clear();
                 return Err(error.into());
             }
@@ -58,7 +58,8 @@ impl Replay {
         compared.and(named).and(replaces).and(sound)
     }
 
-    /// A name is no other holdout's, unless that one is withdrawn, and is not written like an id.
+    /// A name must not belong to another holdout, unless that one is withdrawn, and must not look
+    /// like an id.
     fn named(&self, name: &str) -> Result<(), Fault> {
         public_text("ref", name)?;
         let taken = self.names.get(name).map(|at| &self.books[*at]);
@@ -69,15 +70,15 @@ impl Replay {
         let looks_like_an_id = name.len() == 64 && name.bytes().all(|b| b.is_ascii_hexdigit());
         let means_another =
             HoldoutId::from_typed_hex(name).is_some_and(|id| self.by_id.contains_key(&id));
-        // Earlier releases took such names. In their logs it is a fault only if another holdout is
-        // meant.
+        // Earlier releases accepted such names. In their logs this is a fault only if the name is
+        // another holdout's id.
         Check::Registration.holds(
             !(looks_like_an_id && (self.modern || means_another)),
             "ref is not written like a holdout's id",
         )
     }
 
-    /// How many withdrawn holdouts of these labels stand in a row before this one.
+    /// The number of withdrawn holdouts of these labels in a row before this one.
     fn replaced(&self, registered: &Registered) -> (u32, Result<(), Fault>) {
         let Some(id) = registered.description.replaces else {
             return (0, Ok(()));
@@ -117,7 +118,8 @@ impl Replay {
             .get(&compared.holdout)
             .ok_or(Fault::UnknownHoldout(compared.holdout))?;
         self.modern = true;
-        // A registration goes through the earlier holdouts in order: what does not go on begins another one.
+        // A registration compares with the earlier holdouts in order: a comparison out of order begins another
+        // registration.
         if self
             .compared
             .last()
@@ -144,7 +146,7 @@ impl Replay {
             ));
         };
         let bits = bits_compared(&compared, most);
-        // What was to be charged, whatever is stated.
+        // The right charge, whatever the entry states.
         let charged = price_of_comparison(bits.unwrap_or(most), compared.agrees);
         let answers = match book.ledger.registered.description.answer_items {
             0 => 0,
@@ -169,7 +171,7 @@ impl Replay {
         within
     }
 
-    /// Comparisons after which nothing is registered: one of them must have agreed, and none be left out.
+    /// Closes comparisons without a registration after them: one of them must have agreed, and none may be left out.
     pub(super) fn close_comparison(&mut self, index: u64) {
         let group = std::mem::take(&mut self.compared);
         if group.is_empty() {
@@ -187,11 +189,12 @@ impl Replay {
         }
     }
 
-    /// A registration was compared with every earlier holdout that still takes claims, and disagreed with each.
+    /// Checks that a registration was compared with every earlier holdout that still takes claims, and disagreed with
+    /// each.
     fn was_compared(&mut self, index: u64, fresh_items: bool) -> Result<(), Fault> {
         let refused = self.compared.iter().any(|&(_, agrees)| agrees);
         if fresh_items || refused {
-            // The group before it, if there is one, was another registration's.
+            // Comparisons before this entry, if any, belong to another registration.
             self.close_comparison(index);
         }
         let group = std::mem::take(&mut self.compared);
@@ -202,7 +205,7 @@ impl Replay {
     }
 
     fn all_compared(&self, group: &[(usize, bool)]) -> Result<(), Fault> {
-        // One on which nothing can start may have runs under way, which the log shows later, if at all.
+        // A holdout that can start no run may still have runs under way, which the log shows later, if at all.
         let left_out = self.books.iter().enumerate().any(|(at, book)| {
             book.can_certify() && !group.iter().any(|&(compared, _)| compared == at)
         });
@@ -308,7 +311,7 @@ impl Replay {
     }
 }
 
-/// The most bits at which an answer about agreement has the price that an entry states.
+/// The most bits at which an answer about agreement has the price that the entry states.
 fn bits_compared(compared: &Compared, most: u64) -> Option<u64> {
     let sealed = compared.sealed.get();
     (1..=most)
@@ -316,13 +319,13 @@ fn bits_compared(compared: &Compared, most: u64) -> Option<u64> {
         .find(|&bits| price_of_comparison(bits, compared.agrees) == sealed)
 }
 
-/// What an answer about agreement costs if "they agree" has mass 2^−bits.
+/// The price of an answer about agreement if "they agree" has mass 2^−bits.
 fn price_of_comparison(bits: u64, agrees: bool) -> u64 {
     let whole = 1u128 << bits.min(MOST_AGREEMENT_BITS);
     microbits_up(whole, if agrees { 1 } else { whole - 1 })
 }
 
-/// What a description says of itself: sizes, policy, null spec.
+/// Checks the statements of a description: sizes, policy, null spec.
 fn check_description(registered: &Registered) -> Result<(), Fault> {
     let description = &registered.description;
     let (items, units) = (description.items, description.units);

@@ -1,4 +1,4 @@
-//! The log's beginning, the keys that sign it, and how it went on after its end was lost.
+//! The log's beginning, the keys that sign it, and its restart after its end was lost.
 
 use evidenceos_kernel::{
     continuity::{HoldoutCharged, LogRestarted},
@@ -15,18 +15,19 @@ use crate::{
     trust::check_signatures,
 };
 
-/// What the operator states at a continuation.
+/// The operator's statement in a continuation.
 const NOTHING_SIGNED: &str = "nothing_was_signed_since";
-/// How a log may have begun.
+/// The reasons why a log may begin.
 const BEGUN_BY: [&str; 3] = ["new_key", "anchor", "operator"];
-/// The longest software and origin.
+/// The longest software and origin, in bytes.
 const LONGEST_NAME: usize = 256;
 
 /// A restart whose charges are being read.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Restart {
     index: u64,
-    /// The holdouts that were there, and how many of them were charged or passed over.
+    /// The number of holdouts at the restart, and the number of them that were charged or passed
+    /// over.
     holdouts: usize,
     next: usize,
 }
@@ -80,14 +81,15 @@ impl Replay {
             "the new key of a link is another one",
         )?;
         check_signatures(&signed)?;
-        // Until both signatures hold, the key stays: a forged link must not put another key in
+        // Until both signatures hold, the old key stays: a forged link must not put another key in
         // force.
         self.key_id = Some(Digest::of(&link.new_public_key));
         self.keys.links.push(signed.link);
         Ok(())
     }
 
-    /// The log goes on under another name: the entry binds all that came before.
+    /// Checks a restart: the log goes on under another name, and the entry binds everything before
+    /// it.
     pub(super) fn restarted(
         &mut self,
         index: u64,
@@ -95,7 +97,7 @@ impl Replay {
         root_before: Hash,
     ) -> Result<(), Fault> {
         let restarted = LogRestarted::parse(entry)?;
-        // Whatever it binds, the name is another from here on.
+        // Whatever the entry binds, the name changes from here on.
         let before = std::mem::replace(&mut self.origin, restarted.origin.clone());
         self.named_at = index;
         self.restart = Some(Restart {
@@ -128,7 +130,7 @@ impl Replay {
         )
     }
 
-    /// What leaked in entries that were lost, as the operator states it or at its worst.
+    /// Checks a holdout's charge for lost entries: as the operator states it, or the worst case.
     pub(super) fn charged(&mut self, index: u64, entry: &[u8]) -> Result<(), Fault> {
         let charged = HoldoutCharged::parse(entry)?;
         let at = *self
@@ -147,7 +149,7 @@ impl Replay {
             Some(Restart { next, holdouts, .. }) => (next..holdouts).contains(&at),
             None => false,
         };
-        // What comes before it in the order of registration, and was passed over, had nothing left to charge.
+        // Holdouts registered before this one that were passed over had nothing left to charge.
         let passed_over = match &mut self.restart {
             Some(restart) if in_turn => {
                 let passed_over = restart.next..at;
@@ -172,7 +174,8 @@ impl Replay {
         within
     }
 
-    /// A holdout that a restart does not charge had nothing left: all was charged or reserved.
+    /// Checks a holdout that a restart does not charge: nothing was left, all was charged or
+    /// reserved.
     fn pass_over(&mut self, at: usize, index: u64) {
         let modern = self.modern;
         let book = &mut self.books[at];
@@ -190,7 +193,7 @@ impl Replay {
         }
     }
 
-    /// An operator's statement that the log did not grow elsewhere: the entry binds the tree before it.
+    /// Checks an operator's statement that the log did not grow elsewhere: the entry binds the tree before it.
     pub(super) fn continued(
         &mut self,
         index: u64,

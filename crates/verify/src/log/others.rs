@@ -1,4 +1,4 @@
-//! Entries about no holdout: decisions of the gate, policies, and credit.
+//! Entries that concern no holdout: decisions of the gate, policies, and credit.
 
 use evidenceos_kernel::{
     account::MAX_CREDIT,
@@ -14,11 +14,12 @@ use crate::{
     fields::{Fields, value},
 };
 
-/// A decision's number has the daemon's start in its high bits and counts from 0 in these.
+/// The low bits of a decision's number count from 0; the high bits number the daemon's starts.
 const COUNTING_BITS: u32 = 40;
 
 impl Replay {
-    /// Batches follow one another without a gap; a start of the daemon begins at 0 under a higher number of starts.
+    /// Checks that batches follow one another without a gap; after a new start of the daemon, the count begins at 0
+    /// under a higher number of starts.
     pub(super) fn decisions(&mut self, entry: &[u8]) -> Result<(), Fault> {
         let batch = BatchRecorded::parse(entry)?.batch;
         let begins_a_start = batch.first.0.trailing_zeros() >= COUNTING_BITS;
@@ -26,7 +27,7 @@ impl Replay {
             None => true,
             Some(next) => batch.first == next || begins_a_start && batch.first > next,
         };
-        // Whatever was stated, the next batch is measured by this one, so that one gap is one
+        // Whatever this batch states, the next one is measured by it, so that one gap is one
         // finding.
         self.next_decision = Some(DecisionId(batch.last().0.saturating_add(1)));
         Check::Decisions.holds(

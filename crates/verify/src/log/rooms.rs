@@ -1,7 +1,7 @@
-//! How much room comparisons of label columns found beside what runs under way had reserved.
+//! The room that comparisons of labels found beside the reservations of runs under way.
 
-/// Comparisons between two ends of runs. What runs that had been admitted before the first of these ends had reserved
-/// must have left the bits at which each comparison is priced.
+/// Comparisons between two ends of runs. The reservations of runs admitted before the first of these ends must have
+/// left the bits at which each comparison is priced.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Room {
     pub(super) ended: u64,
@@ -11,7 +11,7 @@ pub(super) struct Room {
     pub(super) answers_reserved: u64,
 }
 
-/// The comparison that leaves least of a pool to reservations.
+/// The comparison that leaves the least of a pool to reservations.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Tightest {
     pub(super) index: u64,
@@ -19,7 +19,7 @@ pub(super) struct Tightest {
 }
 
 impl Tightest {
-    /// Of a pool that has so much left when so many bits are found free.
+    /// The entry for a pool with this much left, if the comparison found this many bits free.
     pub(super) fn new(index: u64, left: u64, bits: u64) -> Self {
         Self {
             index,
@@ -37,7 +37,7 @@ impl Tightest {
 }
 
 impl Room {
-    /// The comparison that found more room than there was, if one did.
+    /// The comparison that found more room than there was, if there is one.
     pub(super) fn exceeded(&self) -> Option<u64> {
         let answers = self
             .answers

@@ -1,4 +1,4 @@
-//! Capsules and revocations: what the history before them allows.
+//! Capsules and revocations, checked against the history before them.
 
 use std::collections::HashSet;
 
@@ -15,7 +15,7 @@ use crate::{
     fields::Fields,
 };
 
-/// The most ancestors of a claim, and generations behind it.
+/// The most ancestors of a claim.
 const MOST_ANCESTORS: u64 = 256;
 const MOST_GENERATIONS: u64 = 32;
 
@@ -49,7 +49,7 @@ impl Replay {
         let (claim, digest) = (capsule.claim_id, Digest::of(entry));
         let place = self.capsules.len();
         let (parents, ancestors, depth) = self.lineage(&capsule);
-        // The first capsule stays. A second one is a fault, and later entries mean the first.
+        // The first capsule counts. A second one is a fault, and later entries refer to the first.
         self.settled.entry(claim).or_insert(Settled {
             capsule: digest,
             place,
@@ -73,7 +73,7 @@ impl Replay {
             .and(budgets)
     }
 
-    /// A claim has one capsule, and its parents have theirs.
+    /// Checks that a claim has one capsule, and that its parents have theirs.
     fn bookkept(&self, capsule: &Capsule) -> Result<(), Fault> {
         if self.settled.contains_key(&capsule.claim_id) {
             return Err(Fault::SettledTwice(capsule.claim_id));
@@ -88,7 +88,7 @@ impl Replay {
         }
     }
 
-    /// The parents, an upper bound of the ancestors, and the generations behind a claim.
+    /// The parents, an upper bound of the number of ancestors, and the number of generations.
     fn lineage(&self, capsule: &Capsule) -> (Vec<ClaimId>, u64, u64) {
         let parents: Vec<ClaimId> = capsule
             .dependencies
@@ -103,12 +103,12 @@ impl Replay {
         (parents, ancestors, depth)
     }
 
-    /// Where the first revocation among a claim's ancestors stands.
+    /// Index of the first revocation among a claim's ancestors.
     fn revoked_ancestor(&self, capsule: &Capsule) -> Option<u64> {
         let mut open = self.lineage(capsule).0;
         let mut seen = HashSet::new();
         let mut first: Option<u64> = None;
-        // A log that a stranger made may have any number of paths to one ancestor.
+        // The log of a stranger may have any number of paths to one ancestor.
         while let Some(claim) = open.pop() {
             let Some(settled) = self.settled.get(&claim).filter(|_| seen.insert(claim)) else {
                 continue;
@@ -119,7 +119,7 @@ impl Replay {
         first
     }
 
-    /// A claim that depends on a revoked one is not judged, and admitted only before the revocation.
+    /// Checks that a claim with a revoked ancestor is not judged, and was admitted before the revocation.
     fn check_taint(&mut self, capsule: &Capsule, revoked_at: Option<u64>) -> Result<(), Fault> {
         let judged = matches!(capsule.outcome, Outcome::Certified | Outcome::NotCertified);
         let called_tainted = second_reason(capsule) == Some(Reason::AncestorRevoked);
@@ -133,7 +133,7 @@ impl Replay {
             !judged,
             "the claim was judged after an ancestor was revoked",
         )?;
-        // Looking further than the taint would release what a tainted claim must not.
+        // A reason that is checked after the taint would release more than a tainted claim may.
         let looked_further = matches!(
             second_reason(capsule),
             Some(Reason::OutOfReach | Reason::NothingToJudge | Reason::Policy(_))
@@ -152,9 +152,10 @@ impl Replay {
         )
     }
 
-    /// A duplicate is referred to a verdict that stood when it was admitted: of the same owner, module and terms.
+    /// Checks that a duplicate refers to a verdict that was valid at its admission, of the same owner, module and
+    /// terms.
     fn check_duplicate(&mut self, capsule: &Capsule) -> Result<(), Fault> {
-        // A duplicate without `run` is a fault that its capsule shows by itself.
+        // A duplicate without `run` is a fault that the check of the capsule itself reports.
         let (Some(earlier), Some(run)) = (capsule.duplicate_of, capsule.run) else {
             return Ok(());
         };
