@@ -1,9 +1,9 @@
 //! `<data-dir>/accounts.json`: the accounts as a JSON object, for people and other programs.
 //!
-//! The rows are the truth and the file follows them. It is written whole: `accounts.tmp`, fsync,
-//! rename over `accounts.json`, fsync of the directory. Before the rename the new file's digest is
-//! committed, so that a start knows every file that a crash can leave: the one last announced, or
-//! the one before it. Any other was edited, or brought back from somewhere.
+//! The rows are the truth and the file follows them. The store writes it whole: `accounts.tmp`,
+//! fsync, rename over `accounts.json`, fsync of the directory. Before the rename it commits the new
+//! file's digest, so a start recognises every file that a crash can leave: the one last announced,
+//! or the one before it. Any other file was edited, or brought back from elsewhere.
 //!
 //! Between two rewrites most accounts stay as they are, so their lines are kept ([`Lines`]).
 
@@ -22,19 +22,19 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{AccountsFile, Rows, StoreError, blobs::sync_directory, row};
 
-/// The largest file that is read: some four million accounts.
+/// The largest file that is read: about four million accounts.
 const MAX_BYTES: u64 = 1 << 30;
-/// Lines that are kept: some 70 MB. Those of later accounts are made anew each time.
+/// The most lines that are kept: about 70 MB. The lines of later accounts are made anew each time.
 const LINES_KEPT: usize = 1 << 18;
 /// Bytes written at once.
 const BUFFER: usize = 1 << 20;
 
-/// An account as the file has it.
+/// An account as the file states it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Listed {
-    /// What is not burned; credit reserved by runs under way is part of it.
+    /// Credit that is not burned, including reservations of runs under way.
     pub credit_balance: u64,
-    /// What may still be minted on `last_mint_day`.
+    /// The most that may still be minted on `last_mint_day`.
     pub daily_mint_remaining: u64,
     /// Days since 1970-01-01, UTC.
     pub last_mint_day: u64,
@@ -45,10 +45,10 @@ pub struct Listed {
     pub denied_total: u64,
 }
 
-/// Limits of an account.
+/// The limits of an account.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
-    /// The most that the balance comes to.
+    /// Mints and grants raise the balance to at most this.
     pub credit_limit: u64,
     /// The most that a day mints.
     pub daily_mint_limit: u64,
@@ -75,7 +75,7 @@ struct Document {
     accounts: BTreeMap<String, Listed>,
 }
 
-/// Reads a file's content; members that are not ours are passed over.
+/// Reads a file's content; unknown members are skipped.
 ///
 /// # Errors
 /// If it is not the documented object; the error has the line.
@@ -84,10 +84,10 @@ pub fn parse(bytes: &[u8]) -> Result<BTreeMap<String, Listed>, serde_json::Error
     Ok(document.accounts)
 }
 
-/// The lines of the last rewrite, by the rows that they were made of.
+/// The lines of the last rewrite, by the rows that they were made from.
 ///
-/// A row's checksum stands for its bytes: where it is the same, the line is that of a row that was
-/// read whole and found right.
+/// A row's checksum stands for its bytes: if it is unchanged, so is the line, since the row was
+/// read and verified when the line was made.
 #[derive(Debug, Default)]
 pub struct Lines(Vec<Line>);
 
@@ -99,9 +99,10 @@ struct Line {
 }
 
 impl Lines {
-    /// The line of the nth account, without its separator. They are asked for in order.
+    /// The line of the nth account, without its separator. The caller asks for the lines in order.
     fn of(&mut self, nth: usize, seq: u64, bytes: &[u8]) -> Result<&[u8], StoreError> {
-        // Accounts are never removed: each keeps its place. Those beyond the last share it.
+        // Accounts are never removed, so each keeps its place. Those beyond the last place share
+        // it.
         let place = nth.min(LINES_KEPT);
         let check = row::check_of(bytes);
         let known = self.0.get(place);
@@ -143,7 +144,7 @@ impl AccountsJson {
         self.directory.join("accounts.tmp")
     }
 
-    /// Its bytes; `None` where there is none.
+    /// The file's bytes; `None` if there is no file.
     ///
     /// # Errors
     /// [`StoreError::Io`] if it cannot be read; [`StoreError::Refused`] if it is too large to be one.
@@ -155,7 +156,8 @@ impl AccountsJson {
             Err(error) => return Err(StoreError::io("read", path)(error)),
         };
         let mut bytes = Vec::new();
-        // One byte more than is allowed tells a file that is too large from one that just fits.
+        // Read one byte more than is allowed, to tell a file that is too large from one that just
+        // fits.
         file.take(MAX_BYTES + 1)
             .read_to_end(&mut bytes)
             .map_err(StoreError::io("read", &path))?;
@@ -171,11 +173,11 @@ impl AccountsJson {
         Ok(Some(bytes))
     }
 
-    /// Writes all accounts to `accounts.tmp` and syncs it. What it returns must be committed
-    /// before [`AccountsJson::put_in_place`]. `lines` are of the rewrite before, or empty.
+    /// Writes all accounts to `accounts.tmp` and syncs it. The caller must commit the result before
+    /// [`AccountsJson::put_in_place`]. `lines` are those of the previous rewrite, or empty.
     ///
     /// # Errors
-    /// Where the accounts cannot be read or the file not be written.
+    /// [`StoreError`] if the accounts cannot be read or the file cannot be written.
     pub fn write_temporary(
         &self,
         rows: &dyn Rows,
@@ -183,7 +185,7 @@ impl AccountsJson {
     ) -> Result<AccountsFile, StoreError> {
         let path = self.temporary();
         let failed = |source| StoreError::io("write", &path)(source);
-        // A leftover of an interrupted write is written over: nothing reads it.
+        // The leftover of an interrupted write is overwritten: nothing reads it.
         let file = File::options()
             .write(true)
             .create(true)
@@ -225,14 +227,14 @@ impl AccountsJson {
     /// Puts the file that was written last in place.
     ///
     /// # Errors
-    /// Where it cannot be renamed, or the directory not be synced.
+    /// [`StoreError::Io`] if it cannot be renamed, or the directory cannot be synced.
     pub fn put_in_place(&self) -> Result<(), StoreError> {
         failpoint::pass(Point::AccountsIntentCommitted);
         let (from, to) = (self.temporary(), self.path());
         fs::rename(&from, &to).map_err(StoreError::io("rename", from))?;
         failpoint::pass(Point::AccountsRenamed);
-        // Until the directory is synced a crash may bring the file before this one back, which is
-        // why the state row knows both.
+        // Until the directory is synced a crash may bring the previous file back; therefore the
+        // state row knows both.
         sync_directory(&self.directory)?;
         failpoint::pass(Point::AccountsDirsynced);
         Ok(())
@@ -245,7 +247,7 @@ pub fn digest(bytes: &[u8]) -> [u8; 32] {
     Sha256::digest(bytes).into()
 }
 
-/// An account's name and value, as the file has them.
+/// An account's name and value, as the file states them.
 fn listed(account: &Account) -> Box<[u8]> {
     let text = serde_json::to_vec(&account.principal).and_then(|mut text| {
         text.push(b':');
@@ -264,7 +266,7 @@ struct Hashing {
 impl Write for Hashing {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let written = self.file.write(bytes)?;
-        // A writer may take less than it is given, and the digest must be that of the file.
+        // The writer may take fewer bytes than offered, and the digest must be that of the file.
         self.hash.update(&bytes[..written]);
         Ok(written)
     }

@@ -1,14 +1,14 @@
-//! Backups: a copy of a data directory that is checked while it is made, and the way back.
+//! Backups: a copy of a data directory that is checked while it is made, and the restore.
 //!
 //! The database is copied through the writer (see [`crate::Copier`]). Everything else is made to
-//! fit the copy and not the moment: the blobs that its rows name, each checked against its name,
-//! and the log's files, made anew from its entries, which thereby are all read and lead to the
-//! signed root. `backup.json` comes last and has the digest of each file: a directory without it
-//! is no backup.
+//! match the copy, not the present: the blobs that its rows name, each checked against its name,
+//! and the log's files, made anew from its entries, all of which are read on the way and must lead
+//! to the signed root. `backup.json` comes last and has the digest of each file: a directory
+//! without it is not a backup.
 //!
-//! What is secret stays behind: signing keys, the daemon's own secrets, certificates. They change
-//! rarely and are backed up apart, where fewer people can read them. Nobody may have the database
-//! of a backup open in SQLite while its file is read here.
+//! Secrets stay behind: signing keys, the daemon's own secrets, certificates. They change rarely;
+//! the operator backs them up separately, with fewer readers. No process may have the database of a
+//! backup open in SQLite while its file is read here.
 
 mod restore;
 
@@ -38,11 +38,11 @@ use crate::{
     tables::{Table, Tables as _},
 };
 
-/// What a backup says of itself.
+/// The manifest's file name.
 pub const MANIFEST: &str = "backup.json";
 /// The format of the manifest.
 const FORMAT: &str = "evidenceos.backup.v1";
-/// What is never in a backup.
+/// Paths that are never in a backup.
 const EXCLUDED: [&str; 6] = [
     "LOCK",
     "control.sock",
@@ -51,21 +51,21 @@ const EXCLUDED: [&str; 6] = [
     "certificates",
     "accounts.json",
 ];
-/// What a new file system may have in it and still be empty.
+/// Entries that a new file system may have and still count as empty.
 const NOT_OURS: [&str; 3] = ["lost+found", ".gitkeep", ".gitignore"];
 /// Names of blobs read at once.
 const PAGE: usize = 1_024;
 /// Bytes hashed or copied at once.
 const CHUNK: usize = 1 << 20;
 
-/// What a backup holds.
+/// The content of a backup.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
     /// Always `evidenceos.backup.v1` in this release.
     pub format: String,
     /// Name and version of the program that made the backup.
     pub software: String,
-    /// When, in Unix milliseconds.
+    /// Time of the backup, in Unix milliseconds.
     pub created_unix_ms: u64,
     /// Entries of the log.
     pub entries: u64,
@@ -75,7 +75,7 @@ pub struct Manifest {
     pub journal_seq: u64,
     /// Every file but this one, sorted by path.
     pub files: Vec<FileRecord>,
-    /// What was left out on purpose.
+    /// Paths left out on purpose.
     pub excluded: Vec<String>,
 }
 
@@ -95,7 +95,7 @@ pub struct BackedUpHead {
 /// A file of a backup.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileRecord {
-    /// Relative, with `/` between its parts.
+    /// Relative path, with `/` between its parts.
     pub path: String,
     /// Its length in bytes.
     pub bytes: u64,
@@ -103,14 +103,14 @@ pub struct FileRecord {
     pub sha256: String,
 }
 
-/// How far a backup or a restore is.
+/// The progress of a backup or a restore.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
-    /// What is being done.
+    /// The part under way.
     pub stage: Stage,
-    /// How much of it is done.
+    /// The amount done, in the unit of the stage.
     pub done: u64,
-    /// How much there is, as far as is known.
+    /// The whole amount, as far as it is known.
     pub total: u64,
 }
 
@@ -126,18 +126,18 @@ pub enum Stage {
     Log,
     /// The digests of all files, counted in bytes.
     Digests,
-    /// Bringing files back, in bytes.
+    /// Restoring files, counted in bytes.
     Files,
 }
 
-/// Told how far a backup is; an error of the caller's own breaks it off.
+/// A callback for the progress of a backup; if it returns an error, the backup stops.
 pub type Report<'r, E = StoreError> = dyn FnMut(Progress) -> Result<(), E> + 'r;
 
-/// Makes or takes the empty directory that a backup goes into.
+/// Creates the directory that a backup goes into, or takes an empty one.
 ///
 /// # Errors
-/// [`StoreError::Refused`] if something is in it already, or others can write it;
-/// [`StoreError::Io`] if it cannot be made or closed to others.
+/// [`StoreError::Refused`] if it is not empty, or others can write it; [`StoreError::Io`] if it
+/// cannot be created or closed to others.
 pub fn prepare(destination: &Path) -> Result<(), StoreError> {
     match fs::read_dir(destination) {
         Ok(entries) => {
@@ -161,7 +161,7 @@ fn must_be_empty(directory: &Path, entries: fs::ReadDir) -> Result<(), StoreErro
     for entry in entries {
         let entry = entry.map_err(StoreError::io("list", directory))?;
         let name = entry.file_name();
-        // A container's mount point for keys is no data.
+        // A container's mount point for keys is not data.
         if name == "keys" && is_empty_directory(&entry.path()) {
             continue;
         }
@@ -193,11 +193,11 @@ fn sync_parent(path: &Path) -> Result<(), StoreError> {
     }
 }
 
-/// Copies the database of a data directory that no daemon serves, and whose lock is held.
+/// Copies the database of a data directory that no daemon serves. The caller holds its lock.
 ///
 /// # Errors
-/// The store's error if it cannot be read or the copy not be written; that of `report` if it breaks
-/// the copy off.
+/// [`StoreError`] if the database cannot be read or the copy cannot be written; the error of
+/// `report` if it stops the copy.
 pub fn copy_at_rest<E: From<StoreError>>(
     data_directory: &Path,
     _held: &DirectoryLock,
@@ -220,7 +220,7 @@ pub fn copy_at_rest<E: From<StoreError>>(
 }
 
 impl crate::Pages {
-    /// As progress of a backup.
+    /// The copy's progress as progress of a backup.
     #[must_use]
     pub fn progress(self) -> Progress {
         Progress {
@@ -231,13 +231,13 @@ impl crate::Pages {
     }
 }
 
-/// Completes a backup whose database was copied into `destination`: blobs, log, digests, manifest.
-/// When this returns, all of it is durable.
+/// Completes a backup whose database was copied into `destination`: blobs, log, digests, manifest. When this returns,
+/// all of it is durable.
 ///
 /// # Errors
-/// [`StoreError::Refused`], [`StoreError::Damaged`] or [`StoreError::Io`] if something that the copy
-/// names is missing, damaged, or cannot be written; that of `report` if it breaks the backup off. The
-/// directory is then no backup, and has no manifest: begin it anew elsewhere.
+/// [`StoreError::Refused`], [`StoreError::Damaged`] or [`StoreError::Io`] if a file that the copy names is missing or
+/// damaged, or a file cannot be written; the error of `report` if it stops the backup. The directory then has no
+/// manifest and is not a backup: start again in another directory.
 pub fn complete<E: From<StoreError>>(
     data_directory: &Path,
     destination: &Path,
@@ -245,17 +245,18 @@ pub fn complete<E: From<StoreError>>(
     now_unix_ms: u64,
     report: &mut Report<'_, E>,
 ) -> Result<Manifest, E> {
-    // SQLite has synced nothing; what it left is on its way to the disk while the rest is copied.
+    // SQLite has not synced the copy; its pages reach the disk while the rest is copied.
     let state = copied_state(destination)?;
     let restored = Restored {
         made_unix_ms: now_unix_ms,
         entries: state.counters.next_index,
     };
-    // In the copy itself: however it comes into place, whoever serves it knows what it is.
+    // Mark the copy itself: however it is put into place, the daemon that serves it knows that it
+    // is a copy.
     sqlite::mark_restored(&sqlite::path_in(destination), restored)?;
     copy_blobs(data_directory, destination, report)?;
     make_log(destination, &state, report)?;
-    // Every connection of ours to the copy is closed: its file can be read as any other.
+    // All our connections to the copy are closed, so its file can be read like any other.
     remove_shared_memory(destination)?;
     let manifest = Manifest {
         format: FORMAT.to_owned(),
@@ -276,7 +277,7 @@ pub fn complete<E: From<StoreError>>(
         .unwrap_or_else(|error| unreachable!("a manifest is plain data: {error}"));
     json.push(b'\n');
     failpoint::pass(Point::BackupManifest);
-    // A directory with a manifest is a backup: all that it lists is durable by now.
+    // A directory with a manifest is a backup: everything it lists is durable by now.
     let path = destination.join(MANIFEST);
     blobs::write_durably(&path, &json)?;
     fs::set_permissions(&path, Permissions::from_mode(0o600))
@@ -308,7 +309,7 @@ fn copy_blobs<E: From<StoreError>>(
         let after = last.key.clone();
         for row in &page {
             let name = named(row.key_bytes(0))?;
-            // A daemon that serves meanwhile keeps what is copied here; see `Blobs::keep_all`.
+            // A daemon that serves meanwhile keeps the copied blobs; see `Blobs::keep_all`.
             to.put(&from.get(&name)?)?;
             done += 1;
             report(Progress {
@@ -322,7 +323,7 @@ fn copy_blobs<E: From<StoreError>>(
     Ok(())
 }
 
-/// A blob's name, as its row has it.
+/// A blob's name, as its row states it.
 fn named(bytes: &[u8]) -> Result<Digest, StoreError> {
     bytes
         .try_into()
@@ -334,8 +335,8 @@ fn named(bytes: &[u8]) -> Result<Digest, StoreError> {
         })
 }
 
-/// The log's files as its entries give them. What was published meanwhile may be newer than the
-/// copy, and files ahead of a database stop a start.
+/// Makes the log's files from the copy's entries. The published files may be newer than the copy,
+/// and a start refuses files ahead of the database.
 fn make_log<E: From<StoreError>>(
     destination: &Path,
     state: &StateRow,
@@ -355,7 +356,8 @@ fn make_log<E: From<StoreError>>(
     report(Progress { stage, done, total })
 }
 
-/// What SQLite leaves beside a database that was only read: an index of an empty WAL.
+/// Removes the files that SQLite leaves beside a database that was only read: an index of an empty
+/// WAL.
 fn remove_shared_memory(destination: &Path) -> Result<(), StoreError> {
     let beside = sqlite::beside(&sqlite::path_in(destination));
     for (path, is_wal) in beside.into_iter().zip([true, false]) {
@@ -420,7 +422,7 @@ fn is_not_ours(name: &std::ffi::OsStr) -> bool {
     NOT_OURS.iter().any(|not_ours| name == *not_ours)
 }
 
-/// Every regular file below a directory, by its relative path; closes the directories in it to
+/// Lists every regular file below a directory by its relative path; closes the directories in it to
 /// others, and syncs them.
 fn walk(root: &Path, relative: &Path, files: &mut Vec<String>) -> Result<(), StoreError> {
     let directory = root.join(relative);

@@ -1,4 +1,4 @@
-//! What commits together: the batch, and the values in it.
+//! The batch that commits as one, and the values in it.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use crate::{blobs::Kept, facts::Fact};
 pub struct Head {
     /// Entries that the head covers.
     pub size: u64,
-    /// The root by RFC 9162.
+    /// Root hash (RFC 9162).
     pub root: [u8; 32],
     /// Ed25519 over the wire's digest of size and root.
     pub signature: Vec<u8>,
@@ -45,7 +45,7 @@ pub struct Entry {
     pub bytes: Vec<u8>,
 }
 
-/// Who caused which events, when: one command in the journal.
+/// The events of one command, with the time of its batch: one row of the journal.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Recorded {
     /// Time of the batch.
@@ -62,7 +62,7 @@ pub struct Trace {
     pub claim_seq: u64,
     /// The SHA-256 of the trace.
     pub hash: Digest,
-    /// Its bytes; empty where they are a blob.
+    /// The trace's bytes; empty if they are in a blob.
     pub bytes: Vec<u8>,
 }
 
@@ -71,25 +71,25 @@ pub struct Trace {
 pub struct Module {
     /// The SHA-256 of its bytes.
     pub hash: Digest,
-    /// Where its bytes are.
+    /// The place of its bytes.
     pub bytes: ModuleBytes,
-    /// Keeps what is stored already until the batch has committed.
+    /// Keeps bytes that are already stored until the batch has committed.
     pub kept: Option<Kept>,
 }
 
-/// Where the bytes of a module are.
+/// The place of a module's bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ModuleBytes {
-    /// They are to be stored in its row.
+    /// In its row, to be stored with the batch.
     Row(Vec<u8>),
-    /// They are a blob, which its row is to name.
+    /// In a blob, which its row will name.
     Blob,
-    /// It has a row.
+    /// In a row that exists already.
     Stored,
 }
 
 impl ModuleBytes {
-    /// How many bytes come with the batch.
+    /// The number of bytes that the batch stores for it.
     #[must_use]
     pub fn brought(&self) -> usize {
         match self {
@@ -99,20 +99,20 @@ impl ModuleBytes {
     }
 }
 
-/// Records of decisions about tool calls, and the log entry that has their root.
+/// Records of decisions about tool calls, and the log entry with their root.
 #[derive(Debug, Clone)]
 pub struct StoredDecisions {
-    /// What the log has of them.
+    /// The batch, as the log has it.
     pub batch: DecisionBatch,
     /// The entry's index in the log, from 0.
     pub index: u64,
-    /// When it was recorded.
+    /// Time of the record, in Unix milliseconds.
     pub recorded_unix_ms: u64,
-    /// As [`crate::decisions::pack`] makes them.
+    /// The records, as [`crate::decisions::pack`] packs them.
     pub records: Arc<[u8]>,
 }
 
-/// Everything that commits together.
+/// All changes that commit together.
 #[derive(Debug, Default)]
 pub struct Batch {
     /// The rows to insert and to replace.
@@ -124,25 +124,25 @@ pub struct Batch {
     pub modules: Vec<Module>,
     pub traces: Vec<Trace>,
     pub decisions: Vec<StoredDecisions>,
-    /// The signed head over all entries, where there are new ones.
+    /// The signed head over all entries, if there are new ones.
     pub head: Option<Head>,
-    /// The `accounts.json` that is about to be put in place, and the one that is there.
+    /// The `accounts.json` that is about to be put in place, and the one in place.
     pub accounts_files: Option<AccountsFiles>,
-    /// What the database remembers about itself from now on.
+    /// Facts that the database stores about itself from now on.
     pub facts: Vec<Fact>,
 }
 
-/// The files of ours that a crash can leave as `accounts.json`.
+/// The versions of `accounts.json` that a crash can leave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct AccountsFiles {
-    /// The one that was announced last; it may be in place, or not yet.
+    /// The version that was announced last; it may be in place, or not yet.
     pub announced: Option<AccountsFile>,
-    /// The one that was in place then.
+    /// The version that was in place at that time.
     pub before: Option<AccountsFile>,
 }
 
 impl AccountsFiles {
-    /// The one with a digest, if it is one of them.
+    /// The version with this digest, if there is one.
     #[must_use]
     pub fn find(&self, sha256: &[u8; 32]) -> Option<AccountsFile> {
         let both = [self.announced, self.before].into_iter().flatten();
@@ -150,12 +150,12 @@ impl AccountsFiles {
     }
 }
 
-/// What an `accounts.json` of ours holds.
+/// Facts about one version of `accounts.json`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AccountsFile {
     /// SHA-256 of the file.
     pub sha256: [u8; 32],
-    /// The last change of an account that it shows: the number of its journal row.
+    /// Number of the journal row of the last account change in it.
     pub seq: u64,
 }
 

@@ -1,8 +1,9 @@
-//! Bytes named by their SHA-256: modules, traces and holdouts too large for a row.
+//! Blobs: bytes named by their SHA-256. Modules, traces and holdouts too large for a row are blobs.
 //!
 //! A blob is durable before the command that names it enters the writer's queue: temporary file,
-//! fsync, rename, fsync of the directory. What no row names is an orphan, of an upload that was not
-//! committed: it is swept once nobody keeps it, and what a crash left is swept at start-up.
+//! fsync, rename, fsync of the directory. A blob that no row names is an orphan of an upload that
+//! was not committed. The store sweeps it once no keeper holds it; the sweep at start-up removes
+//! what a crash left.
 
 mod directory;
 
@@ -21,73 +22,73 @@ pub(crate) use self::directory::write_durably_past;
 pub use self::directory::{Directory, sync_directory, write_durably};
 use crate::StoreError;
 
-/// Where the bytes of blobs lie. It knows nothing of which blobs are named or kept: that is
-/// [`Blobs`]' business, and the same wherever they lie.
+/// Storage for the bytes of blobs. It does not know which blobs are named or kept: [`Blobs`] does,
+/// in the same way for every storage.
 ///
 /// # Errors
-/// Every method fails with what the storage says; nothing is half done then but what
-/// [`BlobStorage::list`] gives as [`Lying::Debris`].
+/// Every method fails with the storage's error; a failed write leaves at most [`Lying::Debris`],
+/// which [`BlobStorage::list`] returns.
 #[allow(
     clippy::missing_errors_doc,
     reason = "all methods fail alike, as the trait says"
 )]
 pub trait BlobStorage: Send + Sync + std::fmt::Debug {
-    /// Makes bytes durable under their name. What lies there already and is another is replaced.
+    /// Makes bytes durable under their name. Replaces other bytes that are stored there.
     fn put(&self, name: &Digest, bytes: &[u8]) -> Result<(), StoreError>;
 
-    /// The bytes under a name, as they lie.
+    /// The bytes stored under a name, unchecked.
     fn get(&self, name: &Digest) -> Result<Vec<u8>, StoreError>;
 
-    /// Removes a blob durably; one that is gone already is fine.
+    /// Removes a blob durably; succeeds if it is already gone.
     fn remove(&self, name: &Digest) -> Result<(), StoreError>;
 
-    /// What lies there under names that begin with a byte.
+    /// Lists the blobs and debris whose names begin with this byte.
     fn list(&self, shelf: u8) -> Result<Vec<Lying>, StoreError>;
 
-    /// Removes something that was listed on a shelf; it may come back after a crash.
+    /// Removes a listed item from its shelf; it may reappear after a crash.
     fn discard(&self, shelf: u8, lying: &Lying) -> Result<(), StoreError>;
 }
 
-/// Something that lies where blobs do.
+/// An item in the storage of blobs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Lying {
     Blob(Digest),
-    /// What an interrupted write left.
+    /// The leftover of an interrupted write.
     Debris(OsString),
 }
 
-/// Blobs, and which of them must stay.
+/// Blobs, and the record of which must stay.
 #[derive(Debug, Clone)]
 pub struct Blobs {
     storage: Arc<dyn BlobStorage>,
-    /// What this process has put: a row that names it may be on its way. Held for reading while
-    /// something is put, for writing while one file is judged and removed. `None` once everything
-    /// was swept.
+    /// Names that this process has put: a row that names one may be on its way. Held for reading
+    /// while a blob is put, for writing while one file is judged and removed. `None` after the
+    /// sweep at start-up.
     fresh: Arc<RwLock<Option<HashSet<Digest>>>>,
     keeping: Arc<Mutex<Keeping>>,
 }
 
-/// What must stay although no row may name it yet, or any more.
+/// Blobs that must stay although no row may name them yet, or any more.
 #[derive(Debug, Default)]
 struct Keeping {
-    /// Who keeps each name.
+    /// The keepers of each name.
     names: HashMap<Digest, Keepers>,
-    /// How many keep everything.
+    /// The number of keepers of everything.
     all: usize,
-    /// What was put and is not kept any more: no row may name it.
+    /// Blobs that were put and are no longer kept: perhaps no row names them.
     doubtful: Vec<Digest>,
-    /// How often something was released that a row had named.
+    /// The number of releases of blobs and modules that a row had named.
     releases: u64,
 }
 
 #[derive(Debug, Default)]
 struct Keepers {
     count: usize,
-    /// Whether one of them has put it.
+    /// Whether one of the keepers put the blob.
     have_put: bool,
 }
 
-/// As long as this is there, a module or blob stays: a row that names it may be on its way.
+/// Keeps a module or blob until dropped: a row that names it may be on its way.
 #[derive(Debug)]
 pub struct Kept {
     /// `None` keeps every module and blob.
@@ -119,7 +120,8 @@ impl Drop for Kept {
         if keepers.count > 0 {
             return;
         }
-        // What nobody put was named by a row when it was kept. Only what was put may have no row.
+        // If no keeper put it, a row named it when it was kept. Only a blob that was put may have
+        // no row.
         if keepers.have_put {
             keeping.doubtful.push(name);
         }
@@ -143,7 +145,7 @@ impl Keeping {
     }
 }
 
-/// What is behind this lock is whole between any two statements.
+/// Every statement leaves the data behind this lock consistent, so a poisoned lock is safe to use.
 fn lock(keeping: &Mutex<Keeping>) -> MutexGuard<'_, Keeping> {
     keeping.lock()
 }
@@ -152,12 +154,12 @@ impl Blobs {
     /// The blobs under a data directory.
     ///
     /// # Errors
-    /// Where the directory cannot be created.
+    /// [`StoreError::Io`] if the directory cannot be created.
     pub fn open(data_directory: &Path) -> Result<Self, StoreError> {
         Ok(Self::over(Arc::new(Directory::open(data_directory)?)))
     }
 
-    /// The blobs under a data directory, which is left as it is.
+    /// The blobs under a data directory, without changing it.
     #[must_use]
     pub fn at(data_directory: &Path) -> Self {
         Self::over(Arc::new(Directory::at(data_directory)))
@@ -173,13 +175,13 @@ impl Blobs {
         }
     }
 
-    /// Keeps the module or blob of this name, where it is there.
+    /// Keeps the module or blob of this name, if it exists.
     #[must_use]
     pub fn keep(&self, name: Digest) -> Kept {
         self.kept(Some(name), false)
     }
 
-    /// Keeps everything: while a copy is made, what its rows name must not go.
+    /// Keeps everything: while a copy is made, the blobs that its rows name must stay.
     #[must_use]
     pub fn keep_all(&self) -> Kept {
         self.kept(None, false)
@@ -193,25 +195,27 @@ impl Blobs {
         }
     }
 
-    /// How often something was released that a row had named. What was there when it was kept is there
-    /// as long as this number is the same.
+    /// The number of releases of blobs and modules that a row had named. A kept name that existed still exists as
+    /// long as this number is unchanged.
     #[must_use]
     pub fn releases(&self) -> u64 {
         lock(&self.keeping).releases
     }
 
-    /// Makes bytes durable and keeps them. Once nobody does, they go unless a row names them.
+    /// Makes bytes durable and keeps them. When the last keeper is dropped, they are removed unless
+    /// a row names them.
     ///
     /// # Errors
-    /// Where a file cannot be written.
+    /// [`StoreError::Io`] if a file cannot be written.
     pub fn put_kept(&self, bytes: &[u8]) -> Result<Kept, StoreError> {
-        // It is kept before it is there, so that no sweep in between takes it.
+        // Keep it before it exists, so that no sweep in between takes it.
         let kept = self.kept(Some(Digest::of(bytes)), true);
         self.put(bytes)?;
         Ok(kept)
     }
 
-    /// Removes what was put, is not kept any more, and that no row names. Returns how much that is.
+    /// Removes blobs that were put, are no longer kept, and that no row names. Returns their
+    /// number.
     ///
     /// # Errors
     /// If a file cannot be removed, or `is_named` fails; the rest is tried again.
@@ -219,7 +223,7 @@ impl Blobs {
         &self,
         mut is_named: impl FnMut(&Digest) -> Result<bool, StoreError>,
     ) -> Result<usize, StoreError> {
-        // Nobody begins to keep one of them until it is judged and gone.
+        // While this lock is held, no keeper can take one of them until it is judged and gone.
         let mut keeping = lock(&self.keeping);
         let mut swept = 0;
         // While a copy is made, its rows may name any of them.
@@ -237,12 +241,11 @@ impl Blobs {
         Ok(swept)
     }
 
-    /// Lets go of what rows name and nothing needs any more. Of `names`, those that nobody keeps are given
-    /// to `forget`, which removes the rows durably and returns the names of those that are blobs; the others
-    /// stay in `names`.
+    /// Releases names that rows have and nothing needs any more. Unkept `names` are given to `forget`, which removes
+    /// the rows durably and returns the names that are blobs; kept ones stay in `names`.
     ///
     /// # Errors
-    /// As `forget`, or if a file cannot be removed.
+    /// The error of `forget`, or [`StoreError::Io`] if a file cannot be removed.
     pub(crate) fn release(
         &self,
         names: &mut Vec<Digest>,
@@ -255,8 +258,8 @@ impl Blobs {
             return Ok(());
         }
         keeping.releases += 1;
-        // The rows go first, durably: a crash in between leaves an orphan for the sweep, and no row
-        // without its file.
+        // Remove the rows first, durably: a crash in between leaves an orphan for the sweep, and no
+        // row without its file.
         let forgotten = forget(&free).inspect_err(|_| names.extend(&free))?;
         for name in forgotten {
             self.storage.remove(&name)?;
@@ -267,11 +270,11 @@ impl Blobs {
     /// Makes bytes durable; returns their name.
     ///
     /// # Errors
-    /// Where a file cannot be written.
+    /// [`StoreError::Io`] if a file cannot be written.
     pub fn put(&self, bytes: &[u8]) -> Result<Digest, StoreError> {
         let name = Digest::of(bytes);
-        // Noted before the storage is looked at: the sweep at start-up must not remove it between
-        // that look and the commit of its row.
+        // Note the name before looking at the storage: the sweep at start-up must not remove the
+        // blob between that look and the commit of its row.
         self.note_fresh(name);
         let _not_swept_meanwhile = self.fresh.read();
         self.storage.put(&name, bytes)?;
@@ -281,7 +284,7 @@ impl Blobs {
     /// The bytes of a blob, checked against its name.
     ///
     /// # Errors
-    /// Where it is missing, unreadable, or not what its name says.
+    /// [`StoreError`] if it is missing, unreadable, or does not match its name.
     pub fn get(&self, name: &Digest) -> Result<Vec<u8>, StoreError> {
         let bytes = self.storage.get(name)?;
         if Digest::of(&bytes) != *name {
@@ -294,11 +297,11 @@ impl Blobs {
         Ok(bytes)
     }
 
-    /// Removes a blob that no row names any more, or has it swept once nobody keeps it; one that is
-    /// gone already is fine.
+    /// Removes a blob that no row names any more, or has it swept when its last keeper is dropped;
+    /// succeeds if it is already gone.
     ///
     /// # Errors
-    /// If the file cannot be removed.
+    /// [`StoreError::Io`] if the file cannot be removed.
     pub fn remove(&self, name: &Digest) -> Result<(), StoreError> {
         let mut keeping = lock(&self.keeping);
         if keeping.keeps(name) {
@@ -308,9 +311,9 @@ impl Blobs {
         self.storage.remove(name)
     }
 
-    /// From now on the sweep at start-up leaves a blob alone, also one that an earlier process put.
+    /// From now on the sweep at start-up leaves this blob alone, even if an earlier process put it.
     fn note_fresh(&self, name: Digest) {
-        // Once everything is swept nobody must wait for others' puts.
+        // After the sweep, a put must not wait for other puts.
         let all_swept = self.fresh.read().is_none();
         if all_swept {
             return;
@@ -321,11 +324,12 @@ impl Blobs {
         }
     }
 
-    /// Removes what no row names and what an interrupted write left, once; not what this process
-    /// has put. No clock is asked: files may be older or younger than they look.
+    /// Removes, once, blobs that no row names and leftovers of interrupted writes, but not blobs
+    /// that this process has put. It ignores file times: files may be older or younger than they
+    /// look.
     ///
     /// # Errors
-    /// Where a directory cannot be read, or `is_named` fails.
+    /// [`StoreError::Io`] if a directory cannot be read; the error of `is_named`.
     pub fn sweep(
         &self,
         mut is_named: impl FnMut(&Digest) -> Result<bool, StoreError>,
@@ -333,7 +337,7 @@ impl Blobs {
         let mut swept = 0;
         for shelf in 0..=u8::MAX {
             for lying in self.storage.list(shelf)? {
-                // Nothing is put until this is judged, so that debris is of no write under way.
+                // No put can start until this is judged, so debris belongs to no write under way.
                 let fresh = self.fresh.write();
                 let Some(fresh) = fresh.as_ref() else {
                     return Ok(swept);
@@ -427,8 +431,8 @@ mod tests {
             [b"named", b"lost ", b"again"].map(|bytes| before.put(bytes).expect("writable"));
         let temporary = file(&directory, &orphan).with_extension("0123456789abcdef.tmp");
         std::fs::write(&temporary, b"half").expect("writable");
-        // A client that was not answered sends the same bytes after a restart. They are there, and
-        // no row names them yet.
+        // A client without a reply sends the same bytes after a restart. They exist, and no row
+        // names them yet.
         let blobs = Blobs::open(directory.path()).expect("writable");
         let new = blobs.put(b"new").expect("writable");
         assert_eq!(blobs.put(b"again").expect("there"), again);

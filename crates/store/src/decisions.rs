@@ -1,11 +1,11 @@
-//! Records of decisions about tool calls: a row a batch, named by its first decision.
+//! Records of decisions about tool calls: one row per batch, keyed by its first decision.
 //!
-//! A batch's numbers follow one another, and so do batches, so that a decision is found by the
-//! last row that begins at or before it. A row needs no checksum of its own: the log's entry has
-//! the root over its records, and whoever reads them compares.
+//! The numbers in a batch are consecutive, and batches follow one another, so the last row that begins at or before a
+//! decision has it. A row needs no checksum of its own: the log's entry has the root over its records, and every
+//! reader compares.
 //!
-//! Layout of `records`, for each: its length as u16 big-endian, then its fields, a third of what the
-//! canonical bytes take; those are made again from them.
+//! Layout of `records`, for each: its length as u16 big-endian, then its fields, which take a third of the canonical
+//! bytes; the canonical bytes are made again from them.
 
 use evidenceos_kernel::{
     decision::{BatchRecorded, DecisionId, DecisionRecord},
@@ -31,7 +31,7 @@ pub fn pack<'r>(records: impl IntoIterator<Item = &'r DecisionRecord>) -> Vec<u8
     packed
 }
 
-/// The records of a row; `None` where it ends in the middle of one.
+/// The records of a row; `None` if it ends in the middle of one.
 fn unpack(mut packed: &[u8]) -> Option<Vec<&[u8]>> {
     let mut records = Vec::new();
     while let Some((len, rest)) = packed.split_first_chunk::<2>() {
@@ -42,7 +42,7 @@ fn unpack(mut packed: &[u8]) -> Option<Vec<&[u8]>> {
     packed.is_empty().then_some(records)
 }
 
-/// The canonical bytes of a record as a row keeps it.
+/// The canonical bytes of a record, made from its stored form.
 fn canonical(kept: &[u8]) -> Option<Vec<u8>> {
     if is_canonical(kept) {
         return Some(kept.to_vec());
@@ -56,7 +56,7 @@ fn is_canonical(kept: &[u8]) -> bool {
     kept.first() == Some(&b'{')
 }
 
-/// The owner of a record as a row keeps it.
+/// The owner of a record in its stored form.
 fn owner_of(kept: &[u8]) -> Option<OwnerTag> {
     let record = if is_canonical(kept) {
         DecisionRecord::parse(kept).ok()?
@@ -66,7 +66,7 @@ fn owner_of(kept: &[u8]) -> Option<OwnerTag> {
     Some(record.owner)
 }
 
-/// A decision, and the batch in which the log has it.
+/// A decision, and its batch in the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FoundDecision {
     /// The record's canonical JSON, the bytes that its leaf hashes.
@@ -81,7 +81,7 @@ pub struct FoundDecision {
     pub entry: Vec<u8>,
 }
 
-/// A row of records as the store has it.
+/// A row of records, as stored.
 pub(crate) struct KeptDecisions<'r> {
     /// The number of its first decision.
     pub(crate) first: u64,
@@ -90,10 +90,9 @@ pub(crate) struct KeptDecisions<'r> {
     pub(crate) records: &'r [u8],
 }
 
-/// A decision by number, of one owner or of any, in the last row that begins at or before it; none if it
-/// was never recorded, or is not kept any longer. The owner is looked at before anything is verified, so
-/// that another owner's takes no longer than a number that was never given. `entry` reads the row's entry
-/// in the log.
+/// Finds a decision by number, of one owner or of any, in the last row that begins at or before it; `None` if it was
+/// never recorded, or its record was deleted. The owner is compared before anything is verified, so a decision of
+/// another owner takes no longer than a number that was never given. `entry` reads the row's entry in the log.
 pub(crate) fn find(
     row: &KeptDecisions<'_>,
     id: DecisionId,
@@ -128,7 +127,7 @@ pub(crate) fn find(
 const BROKEN_OFF: &str = "it ends in the middle of a record";
 const NO_RECORD: &str = "it has something that is no record";
 
-/// The leaves of a row that is what its entry says.
+/// The leaves of a row that matches its entry.
 pub(crate) fn check(first: u64, records: &[u8], entry: &[u8]) -> Result<Vec<Hash>, &'static str> {
     let batch = BatchRecorded::parse(entry)
         .map_err(|_| "its entry in the log is another one")?

@@ -1,12 +1,12 @@
-//! The seam: what a storage engine does for everyone else.
+//! The interface of a storage engine to the other crates.
 //!
 //! - [`Store`] writes: keyed reads for decisions, and [`Store::commit`], the one commit point.
-//! - [`StoreEngine`] adds to it what a start and an operator's commands ask of the writer.
+//! - [`StoreEngine`] adds the calls that a start and an operator's commands need from the writer.
 //! - [`Rows`] reads committed rows, beside the writer and from many threads.
 //! - [`crate::blobs::BlobStorage`] keeps bytes that are too large for a row.
 //!
-//! No type of a database and no statement crosses the seam. An engine joins by these traits and a function
-//! that gives [`OpenedStore`]; it passes the contract suite (`tests/store/contract.rs`) as the others do.
+//! No database type and no statement crosses this interface. A new engine implements these traits and a function that
+//! returns [`OpenedStore`]; it must pass the contract suite (`tests/store/contract.rs`) like the others.
 
 use std::{
     ops::{ControlFlow, RangeInclusive},
@@ -39,7 +39,7 @@ use crate::{
     row,
 };
 
-/// A store that was opened: what writes it, what reads beside the writer, and what was found.
+/// An opened store: its writer, its readers, and the state that was found.
 pub struct OpenedStore {
     pub store: Box<dyn StoreEngine>,
     pub rows: Arc<dyn Rows>,
@@ -54,10 +54,10 @@ impl std::fmt::Debug for OpenedStore {
     }
 }
 
-/// What a start finds in the store.
+/// The state that a start finds in the store.
 #[derive(Debug, Clone)]
 pub struct Found {
-    /// In the order of registration.
+    /// Holdouts in the order of registration.
     pub holdouts: Vec<Holdout>,
     /// The counters of the last batch.
     pub counters: Counters,
@@ -69,16 +69,16 @@ pub struct Found {
     pub totals: Totals,
     /// Number of the last journal row that changed an account.
     pub accounts_seq: u64,
-    /// What may lie there as `accounts.json`.
+    /// The versions of `accounts.json` that may be in place.
     pub accounts_files: AccountsFiles,
-    /// What the store remembers about itself.
+    /// Facts that the store keeps about itself.
     pub facts: Facts,
     /// The policies that the log stated last.
     pub in_force: InForce,
 }
 
 impl Found {
-    /// The state that commands are decided on, as it was found; `engine` names what runs guests.
+    /// The state on which commands are decided, as found; `engine` names the guest engine.
     #[must_use]
     pub fn resident(&self, accounting: Accounting, engine: String) -> Resident {
         Resident::new(self.holdouts.clone(), self.counters, engine)
@@ -87,41 +87,41 @@ impl Found {
     }
 }
 
-/// What a store has done since it was opened: what noise cannot touch in a measurement.
+/// Counts of the store's work since it was opened, which no noise can affect in a measurement.
 #[derive(Debug, Default)]
 pub struct Done {
     /// Transactions that were made durable.
     pub commits: AtomicU64,
-    /// Write-ahead log copied into the database.
+    /// Copies of the write-ahead log into the database.
     pub checkpoints: AtomicU64,
     /// Rows that decisions read.
     pub rows_read: AtomicU64,
     /// Files of the log that were synced.
     pub log_files_synced: AtomicU64,
-    /// Entries that tiles, bundles and the published checkpoint have.
+    /// Entries that tiles, bundles and the published checkpoint cover.
     pub integrated: AtomicU64,
-    /// 1 while new work is refused for want of space on the disk.
+    /// 1 while the disk has too little space for new work.
     pub short_of_space: AtomicU64,
     /// The last change of an account: the number of its journal row.
     pub accounts_seq: AtomicU64,
-    /// Entries of the log that a reader may have seen: raised before a commit, taken back where it
+    /// Entries of the log that a reader may have seen: raised before a commit, lowered again if it
     /// failed. See [`Done::seen`].
     pub(crate) visible: AtomicU64,
 }
 
 impl Done {
-    /// How many entries a reader of rows may have seen the effect of. The daemon must not show what it
-    /// read before anchors cover this many entries. While a commit is under way the number may be too
-    /// large for a moment, so a caller that waits long asks again.
+    /// The number of entries whose effect a reader of rows may have seen. The daemon must not show rows before
+    /// anchors cover this many entries. During a commit the number may be too large for a moment, so a caller that
+    /// waits long asks again.
     #[must_use]
     pub fn seen(&self) -> u64 {
-        // Acquire pairs with the release before a commit: a reader of the batch's rows sees its
-        // entries counted.
+        // Acquire pairs with the release before a commit: a reader of the batch's rows counts its
+        // entries.
         self.visible.load(Ordering::Acquire)
     }
 
     pub(crate) fn count(counter: &AtomicU64, by: u64) {
-        // These numbers are read by people, and nothing is ordered by them.
+        // People read these numbers, and no code orders by them.
         counter.fetch_add(by, Ordering::Relaxed);
     }
 }
@@ -131,17 +131,17 @@ impl Done {
 pub enum Outcome {
     /// It is durable: a crash does not undo it.
     Committed,
-    /// Certainly not there; the store goes on.
+    /// It is certainly not in the store; the store goes on.
     NotCommitted(NotCommitted),
-    /// Nobody knows until the next start: the process must end without another word.
+    /// Only the next start can tell: the process must end without another reply.
     Unknown(StoreError),
 }
 
 impl Outcome {
-    /// Demands that it is durable; `what` was to be written.
+    /// Demands that the commit is durable; `what` names the written data.
     ///
     /// # Errors
-    /// If it is not, or nobody knows.
+    /// [`StoreError`] if it is not durable, or if that is unknown.
     pub fn must_be_durable(self, what: &str) -> Result<(), StoreError> {
         match self {
             Self::Committed => Ok(()),
@@ -153,12 +153,12 @@ impl Outcome {
     }
 }
 
-/// Why a batch is certainly not there.
+/// The reason why a batch is certainly not in the store.
 #[derive(Debug)]
 pub enum NotCommitted {
     /// The disk is full.
     Full,
-    /// The batch breaks a rule of the store: a bug of ours.
+    /// The batch breaks a rule of the store: our bug.
     Constraint(StoreError),
 }
 
@@ -167,7 +167,7 @@ pub trait Store: Send {
     /// A claim by id.
     ///
     /// # Errors
-    /// Where the store cannot be read or the row is damaged.
+    /// [`StoreError`] if the store cannot be read or the row is damaged.
     fn claim(&mut self, id: &ClaimId) -> Result<Option<Claim>, StoreError>;
 
     /// A principal's pool on a holdout.
@@ -192,74 +192,73 @@ pub trait Store: Send {
     /// As [`Store::claim`].
     fn account(&mut self, owner: &OwnerTag) -> Result<Option<Account>, StoreError>;
 
-    /// The claim to whose verdict a question is referred, if one asked it.
+    /// The claim whose verdict answers a question, if one asked it.
     ///
     /// # Errors
     /// As [`Store::claim`].
     fn question(&mut self, question: &Question) -> Result<Option<ClaimId>, StoreError>;
 
-    /// Makes a batch durable, whole or not at all. The batch's holdouts must be registered in it
-    /// or before it.
+    /// Makes a batch durable, all of it or none. Its holdouts must be registered in it or before
+    /// it.
     fn commit(&mut self, batch: &Batch) -> Outcome;
 
-    /// Does what waits between batches; called when nobody waits for a reply. `idle`: no command
-    /// is waiting either.
+    /// Does deferred work between batches; called when no caller waits for a reply. `idle`: no
+    /// command is waiting either.
     ///
     /// # Errors
-    /// Where the store cannot go on.
+    /// [`StoreError`] if the store cannot go on.
     fn maintain(&mut self, idle: bool) -> Result<(), StoreError>;
 
-    /// Whether there is room for new work; what was begun can end without.
+    /// Whether there is room for new work; work under way can end without it.
     fn takes_new_work(&mut self) -> bool {
         true
     }
 
-    /// Whether new work was refused for want of space when it was last looked at. While it is,
-    /// [`Store::maintain`] must be called every 250 ms or so: it finds out when there is space
-    /// again.
+    /// Whether the last look found too little space for new work. While this holds, call
+    /// [`Store::maintain`] about every 250 ms: it notices when there is space again.
     fn is_short_of_space(&self) -> bool {
         false
     }
 
-    /// What copies the store while batches go on; none where it cannot be copied.
+    /// Copies the store while batches go on; `None` if the engine cannot.
     fn copier(&self) -> Option<Box<dyn Copier>> {
         None
     }
 }
 
-/// Is told of each batch that is durable, and how long the sync took.
+/// A callback for each durable batch, with the time that its sync took.
 pub type Observer = Box<dyn FnMut(&Batch, Duration) + Send>;
 
-/// The writer's side of an engine, beyond single batches: what a start and an operator's commands ask.
+/// The writer's side of an engine, beyond single batches: the calls of a start and of an operator's commands.
 pub trait StoreEngine: Store {
-    /// How often the store was opened to be served, this time included.
+    /// The number of times that the store was opened to be served, this time included.
     fn epoch(&self) -> u64;
 
-    /// Counts a start as a later one than `epoch`: entries that came back from elsewhere may be of
-    /// starts that this store does not know, and numbers of decisions count the starts.
+    /// Makes this start later than `epoch`: recovered entries may belong to starts that this store
+    /// does not know, and numbers of decisions count the starts.
     ///
     /// # Errors
-    /// If the store cannot be written, or another process opened it since.
+    /// [`StoreError`] if the store cannot be written, or another process opened it since.
     fn be_later_than(&mut self, epoch: u64) -> Result<(), StoreError>;
 
     /// The counters of the last batch.
     fn counters(&self) -> Counters;
 
-    /// Sets how much space must be free for new work, in bytes; 0: anything will do. An engine whose
-    /// space is not this machine's ignores it.
+    /// Sets the space that must be free for new work, in bytes; 0: no minimum. An engine that does not use this
+    /// machine's disk ignores it.
     fn keep_free(&mut self, bytes: u64);
 
-    /// From now on lets go of what nothing names any more, unless the blobs' keepers keep it: modules
-    /// that other ones took the place of, and blobs of uploads that were not committed.
+    /// From now on releases data that nothing names any more, unless a keeper of the blobs holds it: replaced
+    /// modules, and blobs of uploads that were not committed.
     fn release_through(&mut self, blobs: Blobs);
 
-    /// From now on tells `observer` of each batch that is durable, and how long its sync took.
+    /// From now on tells `observer` about each durable batch, and the time that its sync took.
     fn observe(&mut self, observer: Observer);
 
-    /// What was done so far, for others to read.
+    /// The counts of work so far, shared with readers.
     fn done(&self) -> Arc<Done>;
 
-    /// Commits which `accounts.json` is about to be put in place, and nothing else.
+    /// Commits the version of `accounts.json` that is about to be put in place, and nothing else.
     fn announce(&mut self, files: AccountsFiles) -> Outcome {
         let batch = Batch {
             accounts_files: Some(files),
@@ -335,7 +334,7 @@ impl<S: Store + ?Sized> Store for Box<S> {
     }
 }
 
-/// Where bytes that belong to a row are.
+/// The place of bytes that belong to a row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RowBytes {
     /// In the row.
@@ -344,16 +343,16 @@ pub enum RowBytes {
     Blob,
 }
 
-/// Is given rows one after the other: number, and the bytes of [`crate::row::encode`]. An error breaks the
-/// reading off.
+/// A callback for rows one after the other: number, and the bytes of [`crate::row::encode`]. An error stops the
+/// reading.
 pub type TakeRow<'t> = dyn FnMut(u64, &[u8]) -> Result<(), StoreError> + 't;
 
-/// Reads committed rows beside the writer: each call sees all of a batch or nothing of it. Calls may
-/// block, and come from many threads at once.
+/// Reads committed rows beside the writer: each call sees all of a batch or nothing of it. Calls may block, and come
+/// from many threads at once.
 ///
 /// # Errors
-/// Every method fails with [`StoreError::Damaged`] if a row is not what was written, and with what the
-/// engine says if it cannot be read.
+/// Every method fails with [`StoreError::Damaged`] if a row's bytes do not match its checksum, and with the engine's
+/// error if it cannot be read.
 #[allow(
     clippy::missing_errors_doc,
     reason = "all methods fail alike, as the trait says"
@@ -362,15 +361,15 @@ pub trait Rows: Send + Sync + std::fmt::Debug {
     /// The blobs beside the rows.
     fn blobs(&self) -> &Blobs;
 
-    /// A claim by id, of one owner or of any. The row of another owner's claim is not read, so
-    /// that it takes no longer than one that does not exist, however large it is.
+    /// A claim by id, of one owner or of any. The row of another owner's claim is not read, so the
+    /// call takes no longer than for a claim that does not exist, however large the row is.
     fn claim_of(&self, id: &ClaimId, owner: Option<OwnerTag>) -> Result<Option<Claim>, StoreError>;
 
-    /// Whether there is a claim with this id; of one owner, or of any. Its row is not read.
+    /// Whether a claim with this id exists; of one owner, or of any. Does not read its row.
     fn has_claim(&self, id: &ClaimId, owner: Option<OwnerTag>) -> Result<bool, StoreError>;
 
-    /// A claim as by [`Rows::claim_of`], with its log entry if it has settled: what a fetch
-    /// needs, in one look.
+    /// A claim as by [`Rows::claim_of`], with its log entry if it has settled: everything that a
+    /// fetch needs, in one look.
     fn claim_and_entry(
         &self,
         id: &ClaimId,
@@ -422,9 +421,8 @@ pub trait Rows: Send + Sync + std::fmt::Debug {
         limit: usize,
     ) -> Result<(Vec<Account>, Totals), StoreError>;
 
-    /// Every account as of one moment, in the order of their opening: number, and the row as
-    /// [`crate::row::encode`] makes it. Returns the number of the last journal row that changed one.
-    /// Fails as `take` does.
+    /// Every account as of one moment, in the order of their opening: number, and the row as [`crate::row::encode`]
+    /// makes it. Returns the number of the last journal row that changed one. Fails if `take` fails.
     fn all_account_rows(&self, take: &mut TakeRow<'_>) -> Result<u64, StoreError>;
 
     /// Consecutive entries from an index on, each checked against its leaf hash; fewer at the end.
@@ -440,21 +438,21 @@ pub trait Rows: Send + Sync + std::fmt::Debug {
         owner: Option<OwnerTag>,
     ) -> Result<Option<FoundDecision>, StoreError>;
 
-    /// The last of the oldest batches of decisions, at most `at_most`, that were recorded before
-    /// a time.
+    /// The last decision of the oldest batches, at most `at_most` of them, that were recorded
+    /// before a time.
     fn decisions_before(
         &self,
         unix_ms: u64,
         at_most: usize,
     ) -> Result<Option<DecisionId>, StoreError>;
 
-    /// Where the bytes of a module are.
+    /// The place of a module's bytes.
     fn module_row(&self, hash: &Digest) -> Result<Option<RowBytes>, StoreError>;
 
     /// Whether a module is stored.
     fn has_module(&self, hash: &Digest) -> Result<bool, StoreError>;
 
-    /// Where the bytes of a claim's trace are, by the claim's number.
+    /// The place of a trace's bytes, by the claim's number.
     fn trace_row(&self, claim_seq: u64) -> Result<Option<RowBytes>, StoreError>;
 
     /// Whether a row names a blob.
@@ -484,7 +482,7 @@ pub trait Rows: Send + Sync + std::fmt::Debug {
     }
 }
 
-/// Bytes of a digest, from their row or their blob.
+/// Reads bytes by their digest, from their row or their blob.
 fn resolve(
     found: Option<RowBytes>,
     hash: &Digest,
@@ -503,7 +501,7 @@ fn resolve(
     }
 }
 
-/// How far a copy is, in pages of the database. The total grows with what is written meanwhile.
+/// The progress of a copy, in pages of the database. The total grows with writes during the copy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pages {
     /// Pages that were copied.
@@ -512,14 +510,14 @@ pub struct Pages {
     pub total: u64,
 }
 
-/// Copies a store, a few pages at a time.
+/// Copies a store, a few pages per step.
 pub trait Copier {
     /// Copies into a directory that has no copy yet. `between` runs after each step but the last:
-    /// batches may commit in it and are in the copy too. The copy is as of the last step. It is
-    /// not synced. Breaks off where `between` does.
+    /// batches may commit in it and are in the copy too. The copy has the state of the last step.
+    /// It is not synced. Stops if `between` fails.
     ///
     /// # Errors
-    /// Where the store cannot be read, or the copy not be written.
+    /// [`StoreError`] if the store cannot be read, or the copy cannot be written.
     fn copy(
         self: Box<Self>,
         to: &Path,

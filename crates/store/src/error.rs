@@ -1,5 +1,5 @@
-//! Why the store did not do what was asked of it: a variant for each party at fault, with what
-//! failed and what mends it.
+//! Errors of the store: a variant for each party at fault, with the failed operation and the
+//! remedy.
 
 use std::{
     error::Error,
@@ -15,14 +15,14 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 #[error("{operation} {path}: {source}{}", denial(path, source))]
 pub struct FileError {
-    /// What was tried, as a verb.
+    /// The failed operation, as a verb.
     pub operation: &'static str,
     pub path: PathBuf,
     pub source: io::Error,
 }
 
 impl FileError {
-    /// Wraps an I/O error with what was tried on which path.
+    /// Wraps an I/O error with the failed operation and its path.
     pub fn of(operation: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         move |source| Self {
@@ -33,13 +33,13 @@ impl FileError {
     }
 }
 
-/// Why the store did not do what was asked of it, by the party at fault.
+/// The reason why the store refused or failed, by the party at fault.
 #[derive(Debug, Error)]
 pub enum StoreError {
     /// The file system refused an operation.
     #[error("{operation} {path}: {source}{}", denial(path, source))]
     Io {
-        /// What was tried, as a verb.
+        /// The failed operation, as a verb.
         operation: &'static str,
         path: PathBuf,
         source: io::Error,
@@ -47,20 +47,21 @@ pub enum StoreError {
     /// The storage engine failed.
     #[error(transparent)]
     Database(#[from] DatabaseError),
-    /// A row is not what was written.
+    /// A row does not match its checksum or its type.
     #[error(
         "{table} row {key} is damaged: {what}; stop, keep a copy of the data directory, and restore a backup"
     )]
     Damaged {
         table: &'static str,
-        /// The row's key, as its table has it.
+        /// The row's key in its table.
         key: String,
         what: &'static str,
     },
-    /// Another process has what this one needs.
+    /// Another process holds a resource that this one needs.
     #[error("{}", remedied(.what, .remedy))]
     Locked { what: String, remedy: String },
-    /// The operator must change or decide something first: the store does not use what it found.
+    /// The operator must change or decide something first: the store does not use the state that it
+    /// found.
     #[error("{}", remedied(.what, .remedy))]
     Refused { what: String, remedy: String },
     /// The disk has no room.
@@ -69,7 +70,7 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// Wraps an I/O error with what was tried on which path.
+    /// Wraps an I/O error with the failed operation and its path.
     pub fn io(operation: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         move |source| Self::Io {
@@ -79,7 +80,7 @@ impl StoreError {
         }
     }
 
-    /// [`StoreError::Locked`]: what another process has, and how to get it.
+    /// [`StoreError::Locked`]: the held resource, and how to get it.
     #[must_use]
     pub fn locked(what: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self::Locked {
@@ -88,7 +89,7 @@ impl StoreError {
         }
     }
 
-    /// [`StoreError::Refused`]: what the store found, and what the operator can do.
+    /// [`StoreError::Refused`]: the finding, and what the operator can do.
     #[must_use]
     pub fn refused(what: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self::Refused {
@@ -97,7 +98,7 @@ impl StoreError {
         }
     }
 
-    /// [`StoreError::Full`]: `subject` was to be written.
+    /// [`StoreError::Full`]: `subject` could not be written.
     #[must_use]
     pub fn full(subject: &str) -> Self {
         Self::Full {
@@ -105,7 +106,7 @@ impl StoreError {
         }
     }
 
-    /// Whether nothing but space on the disk is missing.
+    /// Whether only disk space is missing.
     #[must_use]
     pub fn is_full(&self) -> bool {
         match self {
@@ -130,7 +131,7 @@ impl StoreError {
 #[derive(Debug, Error)]
 #[error("database: {source}{}", .fault.hint())]
 pub struct DatabaseError {
-    /// What it lacks, as far as the engine knows.
+    /// The kind of failure, as far as the engine knows it.
     pub fault: DatabaseFault,
     /// The engine's own error.
     pub source: Box<dyn Error + Send + Sync>,
@@ -146,14 +147,14 @@ impl DatabaseError {
     }
 }
 
-/// What a storage engine lacks.
+/// The kind of failure of a storage engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DatabaseFault {
     /// The disk is full.
     Full,
-    /// It may not write.
+    /// It may not write its file.
     ReadOnly,
-    /// Its file is not what it wrote, or none of its own.
+    /// Its file is damaged, or belongs to another program.
     Damaged,
     /// The disk failed, or the file cannot be opened.
     Disk,
@@ -162,7 +163,7 @@ pub enum DatabaseFault {
 }
 
 impl DatabaseFault {
-    /// What an operator can do about it, to be put behind the engine's own words.
+    /// The operator's remedy, to be appended to the engine's own words.
     fn hint(self) -> &'static str {
         match self {
             Self::Full => "; the disk is full: free some space",
@@ -180,7 +181,7 @@ impl DatabaseFault {
     }
 }
 
-/// What failed and its remedy as one text: a remedy that begins with a small letter goes on in the
+/// The failure and its remedy as one text: a remedy that begins with a small letter continues the
 /// sentence, any other one is a sentence of its own.
 pub fn remedied(what: &str, remedy: &str) -> impl fmt::Display {
     let joint = if remedy.starts_with(char::is_lowercase) {

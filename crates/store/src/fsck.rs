@@ -1,10 +1,10 @@
-//! Checks a data directory that no daemon serves: everything is read, nothing is written.
+//! Checks a data directory that no daemon serves: reads everything, writes nothing.
 //!
-//! A check is a function that looks at one thing and notes what is wrong; `CHECKS` is their
-//! order. What cannot be read is a finding of the check that needed it, and the next check goes
-//! on. To add one: a function in a module below, and a line in the list.
+//! A check is a function that looks at one subject and notes findings; `CHECKS` is their order.
+//! Unreadable data is a finding of the check that needed it, and the next check goes on. To add a
+//! check: a function in a module below, and a line in the list.
 //!
-//! What may be repaired here is nothing. A finding says what to do instead.
+//! Nothing is repaired here. A finding states the repair.
 
 mod accounts;
 mod decisions;
@@ -23,36 +23,36 @@ use crate::{
     tables::{StoredRow, Table, Tables},
 };
 
-/// Findings that are kept of one check; more are only counted.
+/// The most findings that are kept per check; more are only counted.
 const KEPT: usize = 100;
-/// Rows between two words about progress.
+/// Rows between two reports of progress.
 const STRIDE: u64 = 4_096;
 
-/// What to do about a damaged row.
+/// The repair of a damaged row.
 pub(crate) const RESTORE: &str = "keep a copy of the directory, restore the newest backup into another one (`evidenceos-daemon restore`), then bring back what came after it (`evidenceos-daemon log recover`)";
-/// What is wrong with a row whose key no release of ours writes.
+/// The finding about a row whose key no release of ours writes.
 pub(crate) const NO_KEY: &str = "its key, or what it names, has another length than any of ours";
-/// What to do about damaged files of the log.
+/// The repair of damaged files of the log.
 pub(crate) const REMAKE_LOG: &str = "if all checks of the database pass, remove the log directory: the next start makes it again from the entries";
-/// What to do about a blob.
+/// The repair of a missing or damaged blob.
 pub(crate) const BRING_BLOB: &str =
     "bring this file back from a backup; blobs never change, so that any backup's will do";
-/// What to do about sums that disagree.
+/// The repair of sums that disagree.
 pub(crate) const TELL: &str =
     "do not start the daemon over it; keep the directory and ask who maintains EvidenceOS";
 
-/// Something that is not as it must be.
+/// An error in a data directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// Which check found it.
+    /// The name of the check that found it.
     pub check: String,
     /// The table, or the kind of file.
     pub table: String,
-    /// Which row or file.
+    /// The row or file.
     pub key: String,
-    /// What is wrong, as a sentence without its subject.
+    /// The error, as a sentence without its subject.
     pub what: String,
-    /// What the operator can do about it.
+    /// The repair that the operator can make.
     pub repair: String,
 }
 
@@ -66,30 +66,30 @@ impl std::fmt::Display for Finding {
     }
 }
 
-/// A check that was made.
+/// The result of one check.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Checked {
-    /// The check's name, as findings repeat it.
+    /// The check's name, as in its findings.
     pub check: String,
-    /// Rows, entries or files that it looked at.
+    /// Rows, entries or files that it read.
     pub looked_at: u64,
-    /// How many are not as they must be.
+    /// The number of findings.
     pub findings: u64,
 }
 
-/// What an examination of a data directory found.
+/// The result of examining a data directory.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Report {
     /// Every check, in order.
     pub checks: Vec<Checked>,
-    /// What is wrong; of one check at most a hundred.
+    /// All findings, but at most a hundred per check.
     pub findings: Vec<Finding>,
     /// The key that signed the newest head, in hex.
     pub head_key_id: Option<String>,
 }
 
 impl Report {
-    /// Whether all is as it must be.
+    /// Whether there are no findings.
     #[must_use]
     pub fn is_clean(&self) -> bool {
         self.checks.iter().all(|checked| checked.findings == 0)
@@ -106,13 +106,13 @@ impl Report {
     }
 }
 
-/// Told what is being looked at: the check, how much of it is done, how much there is.
+/// A callback for progress: the check, the amount done, the whole amount.
 pub type Follow<'f> = dyn FnMut(&str, u64, u64) + 'f;
 
-/// Looks at one thing; returns how many rows, entries or files it was.
+/// Checks one subject; returns the number of rows, entries or files read.
 pub(crate) type Check = fn(&mut Examination<'_>) -> Result<u64, StoreError>;
 
-/// All checks, in order: what others rest on comes first.
+/// All checks, in order: a check comes after those that it relies on.
 const CHECKS: [(&str, Check); 20] = [
     ("database", rows::database),
     ("counters", rows::counters),
@@ -136,7 +136,7 @@ const CHECKS: [(&str, Check); 20] = [
     ("blobs", files::blobs),
 ];
 
-/// What the checks look at.
+/// The data that the checks read, and their findings.
 pub(crate) struct Examination<'f> {
     pub(crate) data_directory: PathBuf,
     pub(crate) tables: Box<dyn Tables>,
@@ -169,7 +169,7 @@ impl Examination<'_> {
         });
     }
 
-    /// Notes something unless it is so.
+    /// Notes a finding unless a condition holds.
     pub(crate) fn must(
         &mut self,
         holds: bool,
@@ -202,7 +202,7 @@ impl Examination<'_> {
         }
     }
 
-    /// Says how far the check is.
+    /// Reports the progress of the running check.
     pub(crate) fn progress(&mut self, done: u64, total: u64) {
         if done.is_multiple_of(STRIDE) {
             (self.follow)(self.check, done, total);
@@ -210,11 +210,11 @@ impl Examination<'_> {
     }
 }
 
-/// Examines a data directory whose lock is held.
+/// Examines a data directory. The caller holds its lock.
 ///
 /// # Errors
-/// [`StoreError::Refused`] if there is no database of ours to look at, or its state row is gone:
-/// nothing else could be compared with anything. [`StoreError::Database`] if it cannot be opened.
+/// [`StoreError::Refused`] if there is no database of ours, or its state row is missing: then
+/// nothing could be compared. [`StoreError::Database`] if it cannot be opened.
 pub fn examine<'f>(
     data_directory: &Path,
     _held: &crate::lock::DirectoryLock,
@@ -266,8 +266,8 @@ pub fn examine<'f>(
     Ok(report)
 }
 
-/// Runs through a table's rows. Rows are taken a page at a time, so that a check may note things
-/// and read other rows meanwhile.
+/// Runs through a table's rows. Reads them page by page, so that a check may note findings and read
+/// other rows meanwhile.
 pub(crate) fn each(
     on: &mut Examination<'_>,
     table: Table,

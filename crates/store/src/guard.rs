@@ -1,14 +1,13 @@
-//! Who else can write where the daemon's files lie.
+//! Checks which users besides the daemon's can write the directories of its files.
 //!
-//! A user who can write a directory, or one above it, can put another in its place: another database,
-//! other keys, other policies. The rule: group and others must not, with what deployments need.
+//! A user who can write a directory, or one above it, can put another in its place: another database, other keys,
+//! other policies. The rule: group and others must not have write access, except as deployments need.
 //!
-//! - A sticky directory (`/tmp`) is fine: nobody can rename what is another's there.
-//! - Group may write if the group is one of the process's own, or root's: Kubernetes makes volumes
-//!   so (`fsGroup`).
-//! - A mount point of root's that everybody may write, as some volumes of Kubernetes are, is a
-//!   warning if the process is not root: it cannot change it, and in a container nobody else is
-//!   there.
+//! - A sticky directory (`/tmp`) is allowed: users cannot rename each other's files there.
+//! - Group may write if the group is one of the process's own, or root's: Kubernetes creates volumes like this
+//!   (`fsGroup`).
+//! - If a mount point of root's is writable for all, like some volumes of Kubernetes, the process gets a warning
+//!   unless it is root: it cannot change the mode, and a container has no other users.
 
 use std::{
     collections::BTreeSet,
@@ -23,7 +22,7 @@ use crate::StoreError;
 
 const STICKY: u32 = 0o1000;
 
-/// What the process is to the file system.
+/// The process's identity for the file system.
 struct Process {
     uid: u32,
     groups: BTreeSet<u32>,
@@ -31,7 +30,7 @@ struct Process {
 
 impl Process {
     fn this() -> Self {
-        // Without the list only the process's own group counts, which refuses more and not less.
+        // Without the list only the process's own group counts, which refuses more, not less.
         let more = rustix::process::getgroups().unwrap_or_default();
         let own = rustix::process::getegid();
         let groups = more.into_iter().chain([own]).map(|gid| gid.as_raw());
@@ -42,7 +41,7 @@ impl Process {
     }
 }
 
-/// What is wrong with a directory.
+/// A fault of a directory's permissions.
 #[derive(Debug, PartialEq, Eq)]
 enum Fault {
     /// The process must not work there.
@@ -51,8 +50,8 @@ enum Fault {
     Warned(String),
 }
 
-/// Refuses a directory that others can write, or that lies below one. Returns what somebody should
-/// know. A directory that does not exist is no fault; those above it are looked at.
+/// Refuses a directory that others can write, or that is below one. Returns warnings for the
+/// operator. A directory that does not exist is no fault; those above it are checked.
 ///
 /// # Errors
 /// [`StoreError::Refused`] names the directory, its mode, and the command that mends it.
@@ -60,7 +59,7 @@ pub fn must_be_closed(directory: &Path) -> Result<Vec<String>, StoreError> {
     let process = Process::this();
     let mut warnings = Vec::new();
     for directory in with_all_above(directory)? {
-        // What is not there, or cannot be looked at, is reported by whoever opens it.
+        // The code that opens a missing or unreadable directory reports it.
         let Ok(metadata) = fs::metadata(&directory) else {
             continue;
         };
@@ -98,9 +97,9 @@ pub fn close(directory: &Path) -> Result<(), StoreError> {
     }
 }
 
-/// The directory and all above it, as it is named and as links lead to it.
+/// The directory and all above it, as named and as resolved through links.
 fn with_all_above(directory: &Path) -> Result<BTreeSet<PathBuf>, StoreError> {
-    // What is above a relative name of one part.
+    // The parent of a relative name with one part.
     let here = Path::new(".");
     let directory = if directory.as_os_str().is_empty() {
         here
@@ -108,15 +107,15 @@ fn with_all_above(directory: &Path) -> Result<BTreeSet<PathBuf>, StoreError> {
         directory
     };
     let named = std::path::absolute(directory).map_err(StoreError::io("find", directory))?;
-    // What is not there yet leads nowhere.
+    // A missing directory resolves to nothing.
     let real = directory.canonicalize().unwrap_or_default();
     let all = named.ancestors().chain(real.ancestors());
     let is_path = |path: &&Path| !path.as_os_str().is_empty();
     Ok(all.filter(is_path).map(Path::to_owned).collect())
 }
 
-/// Whether something is mounted there. The kernel says so also of a bind mount within one file
-/// system; before Linux 5.8 only another device tells.
+/// Whether a file system is mounted there. The kernel also reports a bind mount within one file
+/// system; before Linux 5.8 only a different device shows a mount.
 fn is_mount(directory: &Path, metadata: &Metadata) -> bool {
     let statx = rustix::fs::statx(CWD, directory, AtFlags::empty(), StatxFlags::BASIC_STATS);
     if statx.is_ok_and(|statx| statx.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)) {
@@ -161,7 +160,7 @@ fn fault(
     })
 }
 
-/// A path as a shell takes it.
+/// A path quoted for a shell.
 fn quoted(path: &Path) -> String {
     let text = path.display().to_string();
     let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"/._-".contains(&b);
@@ -190,7 +189,7 @@ mod tests {
     fn fault_of(mode: u32, own_group: bool, is_mount: bool, uid: u32) -> Option<Fault> {
         let (_kept, path) = with_mode(mode);
         let metadata = fs::metadata(&path).expect("there");
-        // Root's group is everybody's who is root; the table is about another.
+        // If root runs the tests, root's group is its own, so the table uses another group.
         let _ = std::os::unix::fs::chown(&path, None, Some(OWN_GROUP));
         let gid = fs::metadata(&path).expect("there").gid();
         let groups = if own_group { [gid].into() } else { [].into() };
@@ -218,7 +217,7 @@ mod tests {
             (0o2777, true, true),
             (0o702, true, true),
             (0o772, true, true),
-            // Without root the group cannot be another than ours.
+            // Only root can give the directory a group that is not ours.
             (0o775, false, is_root),
             (0o770, false, is_root),
         ] {
@@ -274,7 +273,7 @@ mod tests {
             let checked = must_be_closed(&path);
             assert_eq!(checked.is_ok(), sound, "{mode:o}: {checked:?}");
         }
-        // Also above where a link leads, and above the link.
+        // Also check above the target of a link, and above the link.
         let other = tempfile::tempdir().expect("a directory");
         let link = other.path().join("link");
         std::os::unix::fs::symlink(&path, &link).expect("made");

@@ -1,20 +1,19 @@
-//! Durable state: one commit point, and what is projected from it.
+//! Durable state: one commit point, and the projections of its rows.
 //!
-//! - [`engine`] is the seam: [`Store`] writes, with [`Store::commit`] as the one commit point,
-//!   [`Rows`] reads beside it, [`blobs`] keeps what is too large for a row.
-//! - [`sqlite`] is the engine that ships: one transaction a batch, WAL, `synchronous=FULL`.
-//!   [`memory`] is the one for tests, with injected faults. No statement and no type of a database
-//!   is outside an engine.
-//! - [`log`] projects the entries into C2SP tiles and a checkpoint. [`accounts`] projects the accounts
-//!   into `accounts.json`.
-//! - [`decisions`] packs what tool calls were told, beside the log that has the roots of it.
-//! - [`backup`] copies a data directory while it is served, and brings a copy back.
-//! - [`fsck`] reads all of a data directory and says what is wrong with it.
+//! - [`engine`] is the interface: [`Store`] writes, with [`Store::commit`] as the one commit point, [`Rows`] reads
+//!   beside it, [`blobs`] keeps bytes that are too large for a row.
+//! - [`sqlite`] is the engine of releases: one transaction a batch, WAL, `synchronous=FULL`. [`memory`] is the engine
+//!   for tests, with injected faults. No statement and no database type is outside an engine.
+//! - [`log`] projects the entries into C2SP tiles and a checkpoint. [`accounts`] projects the accounts into
+//!   `accounts.json`.
+//! - [`decisions`] packs the records of decisions on tool calls; the log has their roots.
+//! - [`backup`] copies a data directory while it is served, and restores a copy.
+//! - [`fsck`] reads a whole data directory and reports its errors.
 //! - [`lock`] keeps a second process out of the directory.
-//! - [`error`] says whose fault it is, and what mends it.
+//! - [`error`] states the party at fault, and the remedy.
 //!
-//! Invariants: what [`Outcome::Committed`] was answered for survives any crash; a batch is in the
-//! store whole or not at all; no row is served whose checksum does not fit.
+//! Invariants: a batch that was answered with [`Outcome::Committed`] survives any crash; a batch is in the store
+//! whole or not at all; the store serves no row whose checksum does not match.
 
 #![allow(
     missing_docs,
@@ -55,10 +54,10 @@ pub use crate::{
     error::{DatabaseError, DatabaseFault, FileError, StoreError},
 };
 
-/// What is larger than this is a file of its own, not a row: 16 KiB.
+/// Larger data is a file of its own, not a row: 16 KiB.
 pub const MAX_ROW_BYTES: usize = 16 * 1_024;
 
-/// Which engine keeps a store, and where.
+/// The engine of a store, and its place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Location {
     /// A database of SQLite in this data directory.
@@ -66,25 +65,24 @@ pub enum Location {
 }
 
 impl Location {
-    /// The store of a data directory, by the engine that ships.
+    /// The store of a data directory, with the engine of releases.
     #[must_use]
     pub fn in_directory(data_directory: &Path) -> Self {
         Self::Sqlite(data_directory.to_owned())
     }
 
-    /// Opens the store. The lock of its data directory is held.
+    /// Opens the store. The caller holds the lock of its data directory.
     ///
     /// # Errors
-    /// [`StoreError::Refused`] if it is another program's or of a later release,
-    /// [`StoreError::Damaged`] if it is damaged in what start-up reads, and what the engine says if it
-    /// cannot be opened.
+    /// [`StoreError::Refused`] if it belongs to another program or a later release, [`StoreError::Damaged`] if rows
+    /// that start-up reads are damaged, and the engine's error if it cannot be opened.
     pub fn open(&self) -> Result<OpenedStore, StoreError> {
         match self {
             Self::Sqlite(directory) => sqlite::open(directory),
         }
     }
 
-    /// Whether there is a store.
+    /// Whether a store exists here.
     #[must_use]
     pub fn exists(&self) -> bool {
         match self {

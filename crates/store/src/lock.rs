@@ -1,4 +1,4 @@
-//! One process a data directory.
+//! The lock that admits one process per data directory.
 //!
 //! `flock` on a file of its own, released by the operating system when the process dies. Never on
 //! the database: closing any other descriptor of that file would drop SQLite's own locks.
@@ -12,7 +12,7 @@ use std::{
 
 use crate::StoreError;
 
-/// Holds the directory until it is dropped.
+/// Holds the lock of the directory until it is dropped.
 #[derive(Debug)]
 pub struct DirectoryLock {
     file: File,
@@ -20,8 +20,8 @@ pub struct DirectoryLock {
 
 impl Drop for DirectoryLock {
     /// Closing the file is not enough: a child that another thread forks at this moment has a copy
-    /// of the descriptor until it executes its program, and would keep the lock so long. Unlocking
-    /// ends it for every copy.
+    /// of the descriptor until it executes its program, and would keep the lock that long.
+    /// Unlocking ends it for every copy.
     fn drop(&mut self) {
         if let Err(error) = self.file.unlock() {
             tracing::warn!(%error, "the data directory's lock could not be given back by hand");
@@ -30,10 +30,10 @@ impl Drop for DirectoryLock {
 }
 
 impl DirectoryLock {
-    /// Takes the directory, which must exist.
+    /// Takes the lock of the directory, which must exist.
     ///
     /// # Errors
-    /// [`StoreError::Locked`] names the process that holds it: stop that one, or take another
+    /// [`StoreError::Locked`] names the process that holds it: stop that process, or use another
     /// directory. [`StoreError::Io`] if the lock's file cannot be opened or written.
     pub fn take(directory: &Path) -> Result<Self, StoreError> {
         let path = directory.join("LOCK");
@@ -41,7 +41,7 @@ impl DirectoryLock {
             .read(true)
             .write(true)
             .create(true)
-            // The file has the holder's number in it until this process holds the lock.
+            // The file has the holder's number until this process holds the lock.
             .truncate(false)
             .open(&path)
             .map_err(StoreError::io("open", denying(directory, &path)))?;
@@ -49,7 +49,7 @@ impl DirectoryLock {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let mut holder = String::new();
-                // The holder's number is a courtesy; without it the message is true all the same.
+                // The holder's number is a courtesy; the message is true without it.
                 let _ = file.read_to_string(&mut holder);
                 let holder = match holder.trim() {
                     "" => "another process".to_owned(),
@@ -76,8 +76,8 @@ impl DirectoryLock {
     }
 }
 
-/// What the operator has to give to this process: the lock's file if that alone is another user's, else the whole
-/// directory, since the lock is only the first of its files.
+/// The path that the operator must give to this process: the lock's file if only that belongs to another user, or
+/// else the whole directory, since the lock is only the first of its files.
 fn denying<'a>(directory: &'a Path, lock: &'a Path) -> &'a Path {
     let us = rustix::process::geteuid().as_raw();
     let is_ours = fs::metadata(directory).is_ok_and(|directory| directory.uid() == us);
@@ -111,7 +111,7 @@ mod tests {
     fn a_copy_of_the_descriptor_does_not_keep_it() {
         let directory = tempfile::tempdir().expect("a directory");
         let held = DirectoryLock::take(directory.path()).expect("free");
-        // As a child has it between fork and exec.
+        // The copy stands for a child's between fork and exec.
         let _copy = held.file.try_clone().expect("a descriptor");
         drop(held);
         DirectoryLock::take(directory.path()).expect("free again");

@@ -1,10 +1,10 @@
-//! The log's projection: C2SP tiles, entry bundles and the checkpoint under `<data-dir>/log/`,
-//! and proofs from them.
+//! The log's projection: C2SP tiles, entry bundles and the checkpoint under `<data-dir>/log/`, and
+//! proofs from them.
 //!
-//! The rows of the store are the truth; everything here can be made again from them. [`Integrator`]
+//! The rows of the store are the truth; everything here can be rebuilt from them. [`Integrator`]
 //! follows the commits and writes files: tiles and bundles are synced before the checkpoint that
-//! covers them is put in place, so the published checkpoint says up to where the tiles are
-//! durable. [`LogView`] serves proofs from the right edge in memory and the files, and verifies
+//! covers them is put in place, so the published checkpoint states the size up to which the tiles
+//! are durable. [`LogView`] serves proofs from the right edge in memory and the files, and verifies
 //! each against the released root before it leaves.
 
 mod leaves;
@@ -73,7 +73,7 @@ impl LogFiles {
         let path = self.path(name);
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent).map_err(StoreError::io("create", parent))?;
-            // Directories on the way may be new, and their names must be durable too.
+            // Directories on the path may be new, and their names must be durable too.
             written.directories.extend(
                 parent
                     .ancestors()
@@ -95,8 +95,8 @@ impl LogFiles {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(StoreError::io("read", &path)(error)),
         };
-        // Whose signature it bears does not matter here: it only says how far the tiles go, and
-        // the root that they lead to is compared with the head in the database.
+        // The signature does not matter here: the checkpoint only states the size of the tiles, and
+        // their root is compared with the head in the database.
         Ok(Note::parse(&bytes)
             .ok()
             .and_then(|note| note.text().parse().ok()))
@@ -121,20 +121,20 @@ impl Written {
     }
 }
 
-/// Writes the files; owns the tree as far as it is published.
+/// Writes the files; owns the tree up to the published size.
 #[derive(Debug)]
 pub struct Integrator {
     files: LogFiles,
     rows: Arc<dyn Rows>,
     tree: Tree,
     synced: u64,
-    /// Whether a start makes all files again.
+    /// Whether this start rebuilds all files.
     recovering: bool,
 }
 
 impl Integrator {
-    /// Finds out how far the files go, and brings them up to the head: what a crash left behind
-    /// is written again. Files that do not fit the entries are all made again.
+    /// Determines the size that the files cover, and extends them to the head: files that a crash
+    /// left incomplete are written again. Files that do not match the entries are all rebuilt.
     ///
     /// # Errors
     /// [`StoreError::Refused`] if the files are ahead of the database (a restored backup), or the
@@ -160,14 +160,14 @@ impl Integrator {
         let Some(head) = head else {
             return Ok(integrator);
         };
-        // Files that fit are only brought up. If that fails, all of them are made again below.
+        // Matching files are only extended. If that fails, all of them are rebuilt below.
         if tree.is_some() && integrator.integrate(head).is_ok() {
             return Ok(integrator);
         }
         // Without a checkpoint nothing was published: a new log, or a crash before its first one.
         if let Some(checkpoint) = &published {
-            // Nothing is written over before this: if the entries do not lead to what was
-            // published, the files may be right and the database wrong.
+            // Nothing is overwritten before this check: if the entries do not lead to the published
+            // root, the files may be right and the database wrong.
             let ours = root_of_entries(&*integrator.rows, checkpoint.size())?;
             if ours != checkpoint.root() {
                 return Err(other_root(&integrator.files, checkpoint, ours));
@@ -184,7 +184,7 @@ impl Integrator {
         Ok(integrator)
     }
 
-    /// The tree as far as it is published.
+    /// The tree up to the published size.
     #[must_use]
     pub fn tree(&self) -> &Tree {
         &self.tree
@@ -206,7 +206,7 @@ impl Integrator {
         let mut tree = self.tree.clone();
         let mut written = Written::default();
         let mut complete: Vec<PathBuf> = Vec::new();
-        // A bundle that was partial is written again whole, so reading starts at its beginning.
+        // A partial bundle is written again whole, so reading starts at its beginning.
         let mut start = tree.size() - tree.size() % WIDTH;
         while start < head.size && tree.size() < head.size {
             let count = WIDTH.min(head.size - start);
@@ -230,7 +230,7 @@ impl Integrator {
         }
         failpoint::pass(Point::LogTileWritten);
         self.synced += written.files.len() as u64 + 1;
-        // Without this sync a crash could leave a checkpoint over tiles that are not there.
+        // Without this sync a crash could leave a checkpoint over missing tiles.
         written.sync()?;
         failpoint::pass(Point::LogTilesSyncedBeforeWatermark);
         blobs::write_durably_past(
@@ -240,19 +240,19 @@ impl Integrator {
             Some(Point::LogCheckpointRenamed),
         )?;
         for partials in complete {
-            // Only now is the full tile durable; a missing directory had no partials.
+            // The full tile is durable only now; a missing directory had no partial tiles.
             let _ = fs::remove_dir_all(partials);
         }
-        // The tree changes last: if a step before failed, the next attempt begins at what is
-        // published.
+        // Change the tree last: if a step before failed, the next attempt starts at the published
+        // size.
         self.tree = tree;
         Ok(())
     }
 }
 
 impl Integrator {
-    /// Writes the bundle of the entries from `start` on. If it is full, gives the directory of the
-    /// partial ones that it takes the place of.
+    /// Writes the bundle of the entries from `start` on. If it is full, returns the directory of
+    /// the partial ones that it replaces.
     fn write_bundle(
         &self,
         start: u64,
@@ -292,7 +292,7 @@ impl Integrator {
     }
 }
 
-/// The published checkpoint, which must fit a head.
+/// The published checkpoint, which must match a head.
 fn published_under(
     files: &LogFiles,
     head: Option<&Head>,
@@ -320,7 +320,7 @@ fn published_under(
     Ok(published)
 }
 
-/// The tree of the published checkpoint, and nothing is written: what is there of the log already,
+/// The tree of the published checkpoint; writes nothing. It shows the published part of the log
 /// before it is known whether the rest may be shown. Empty if nothing was published.
 ///
 /// # Errors
@@ -359,7 +359,7 @@ fn other_root(files: &LogFiles, published: &Checkpoint, ours: Hash) -> StoreErro
     )
 }
 
-/// Releases before 2.2 accepted a registration whose entry no bundle can hold.
+/// Releases before 2.2 accepted a registration whose entry does not fit a bundle.
 fn must_fit_bundles(first: u64, entries: &[&[u8]]) -> Result<(), StoreError> {
     let Some((index, entry)) = (first..)
         .zip(entries)

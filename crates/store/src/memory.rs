@@ -1,12 +1,11 @@
 //! A store in memory with injected faults, for tests.
 //!
-//! A batch goes through a write-ahead log, as on a real disk: a commit that fails without doubt
-//! leaves nothing there; one in doubt leaves what came to the disk of it, and only the restart
-//! reads that. It takes a batch whose every row is there up to the mark of its end, and no other.
-//! After a commit in doubt nobody may use the store: that is a panic.
+//! A batch goes through a write-ahead log, as on a real disk: a commit that certainly fails leaves nothing; a commit
+//! in doubt leaves the rows that reached the disk, and only the restart reads them. The restart takes a batch only if
+//! every row up to its end mark is there. Using the store after a commit in doubt panics.
 //!
-//! [`MemoryDisk`] makes an engine of it that is opened, read beside the writer and opened again, as the
-//! others are: the contract suite holds it to the same rules.
+//! [`MemoryDisk`] makes an engine of it that is opened, read beside the writer and opened again like the others: the
+//! contract suite holds it to the same rules.
 
 mod committed;
 mod disk;
@@ -37,31 +36,31 @@ use crate::{
     error::{DatabaseError, DatabaseFault},
 };
 
-/// What becomes of a commit.
+/// The injected fate of a commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     /// The commit succeeds and is durable.
     None,
-    /// The disk is full: not there.
+    /// The disk is full: the batch is not in the store.
     Full,
-    /// A broken rule of the store: not there.
+    /// The batch breaks a rule of the store: it is not in the store.
     Constraint,
-    /// In doubt; nothing of it is there after the restart.
+    /// In doubt; the restart finds nothing of it.
     UnknownLost,
-    /// In doubt; all of it is found after the restart, and not before.
+    /// In doubt; the restart finds all of it, and no reader before that.
     UnknownKept,
-    /// In doubt; of its rows the nth did not come to the disk (counted round), all others did.
+    /// In doubt; its nth row (modulo their number) did not reach the disk, all others did.
     Torn(usize),
 }
 
-/// What a restart finds behind the last commit that was not in doubt.
+/// The rows that a restart finds after the last certain commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tail {
-    /// Nothing of a batch in doubt is there.
+    /// Nothing of a batch in doubt.
     Nothing,
-    /// A batch that nobody knew to be there.
+    /// All of a batch in doubt.
     Whole,
-    /// Rows of a batch that are not the whole of it.
+    /// Some rows of a batch in doubt.
     Torn,
 }
 
@@ -71,9 +70,9 @@ pub struct MemoryStore {
     committed: Committed,
     faults: VecDeque<Fault>,
     played: Vec<Fault>,
-    /// The log behind the last commit, once one is in doubt; `None`: a row that is not there.
+    /// The rows after the last commit, once one is in doubt; `None`: a missing row.
     tail: Option<Vec<Option<Row>>>,
-    /// What outlives it, and is read beside it.
+    /// The part that outlives the store and that readers share.
     disk: Option<MemoryDisk>,
     epoch: u64,
     done: Arc<Done>,
@@ -81,7 +80,7 @@ pub struct MemoryStore {
     blobs: Option<Blobs>,
 }
 
-/// The observer, in a store that is printed.
+/// The observer, in a type that can be printed.
 struct Told(Observer);
 
 impl std::fmt::Debug for Told {
@@ -96,7 +95,7 @@ impl MemoryStore {
         self.faults.extend(faults);
     }
 
-    /// Faults that commits met, in order; restarts keep them.
+    /// Faults that commits met so far, in order; restarts keep them.
     #[must_use]
     pub fn played(&self) -> &[Fault] {
         &self.played
@@ -123,7 +122,7 @@ impl MemoryStore {
         (store, Tail::Whole)
     }
 
-    /// What a start finds.
+    /// The state that a start finds.
     #[must_use]
     pub fn found(&self) -> (Vec<Holdout>, Counters, Option<Head>) {
         let found = self.committed.found();
@@ -136,7 +135,7 @@ impl MemoryStore {
         self.committed.totals
     }
 
-    /// Every account, in no order.
+    /// Every account, in no particular order.
     pub fn accounts(&self) -> impl Iterator<Item = &Account> {
         self.committed.accounts.values()
     }
@@ -153,7 +152,7 @@ impl MemoryStore {
         &self.committed.log_keys
     }
 
-    /// The files that a crash can leave as `accounts.json`.
+    /// The versions of `accounts.json` that a crash can leave.
     #[must_use]
     pub fn accounts_files(&self) -> AccountsFiles {
         self.committed.accounts_files
@@ -171,10 +170,10 @@ impl MemoryStore {
         &self.committed.recorded
     }
 
-    /// Makes a batch durable, and shows it to those who read beside.
+    /// Makes a batch durable, and shows it to readers.
     fn keep(&mut self, batch: &Batch) {
         if let Some(disk) = &self.disk {
-            // Before any reader can see it.
+            // Raise the number before any reader can see the batch.
             let entries = batch.changes.counters.next_index;
             self.done.visible.store(entries, Ordering::Release);
             disk.keep(rows(batch));
@@ -192,7 +191,7 @@ impl MemoryStore {
         }
     }
 
-    /// What a commit may not be, whatever fault is played.
+    /// The rule that a commit breaks, whatever fault is injected.
     fn refused(&self, batch: &Batch) -> Option<Outcome> {
         if self
             .disk

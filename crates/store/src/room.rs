@@ -1,7 +1,7 @@
-//! How much room the disk of a data directory has.
+//! The free space on the disk of a data directory.
 //!
-//! New work is refused while there is still enough for what was begun: runs under way must settle,
-//! the WAL must be copied into the database, and `accounts.json` needs a second copy of itself.
+//! New work is refused while there is still enough for work under way: runs must settle, the WAL
+//! must be copied into the database, and `accounts.json` needs a second copy of itself.
 
 use std::{
     fs,
@@ -10,7 +10,7 @@ use std::{
 
 use crate::{StoreError, sqlite};
 
-/// Bytes that stay free unless told otherwise: 64 MiB.
+/// The default of bytes that stay free: 64 MiB.
 pub const KEEP_FREE: u64 = 64 << 20;
 
 /// The disk of a data directory.
@@ -19,7 +19,7 @@ pub(crate) struct Room {
     directory: PathBuf,
     wal: PathBuf,
     accounts: PathBuf,
-    /// Bytes that must be free for new work; 0: anything will do.
+    /// Bytes that must be free for new work; 0: no minimum.
     pub(crate) floor: u64,
 }
 
@@ -35,18 +35,18 @@ impl Room {
         }
     }
 
-    /// What must be free: the floor, or twice what is written again.
+    /// The bytes that must be free: the floor, or twice the bytes to be rewritten.
     pub(crate) fn wanted(&self) -> u64 {
         let length = |path: &Path| fs::metadata(path).map_or(0, |metadata| metadata.len());
         self.floor
             .max(2 * (length(&self.wal) + length(&self.accounts)))
     }
 
-    /// An error of the database, and that the disk is full if it is: SQLite cannot tell where it
-    /// failed to make room for its index of the WAL.
+    /// An error of the database, replaced by "the disk is full" if it is: SQLite does not say so if
+    /// it failed to make room for its index of the WAL.
     pub(crate) fn explain(&self, error: StoreError) -> StoreError {
         const HARDLY_ANY: u64 = 64 << 10;
-        // If the disk does not say, the error is told as it is.
+        // If the free space is unknown, the error is reported as it is.
         let free = rustix::fs::statvfs(&self.directory)
             .map_or(u64::MAX, |disk| disk.f_bavail.saturating_mul(disk.f_frsize));
         match error {
@@ -61,7 +61,7 @@ impl Room {
         }
     }
 
-    /// Whether there is room for new work. A disk that does not say is taken to have it.
+    /// Whether there is room for new work. If the free space is unknown, there is.
     pub(crate) fn suffices(&self) -> bool {
         if self.floor == 0 {
             return true;

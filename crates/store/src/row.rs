@@ -1,12 +1,12 @@
 //! The bytes of a row: an 8-byte checksum and the postcard encoding of the value.
 //!
-//! SQLite has no page checksums: a bit flipped in a payload passes its own check. So each row
-//! carries the first 8 bytes of the SHA-256 of its bytes, checked at every read; a row that does
-//! not fit is never served and never repaired.
+//! SQLite has no page checksums: a bit flipped in a payload passes its own check. So each row carries the first 8
+//! bytes of the SHA-256 of its bytes, checked at every read; a row that does not match is never served and never
+//! repaired.
 //!
-//! A type grows at its end only. A row from before its last fields were there ends early; they are
-//! read as zero, none or empty, which is what a byte of zeros means to postcard. For the same reason
-//! a row may end in zeros that its value does not need.
+//! A type grows only at its end. A row older than the last fields of its type ends early; the missing fields are read
+//! as zero, `None` or empty, which is how postcard reads zero bytes. For the same reason a row may end in zeros that
+//! its value does not need.
 
 use evidenceos_kernel::holdout::{Holdout, Later};
 use serde::{Serialize, de::DeserializeOwned};
@@ -16,10 +16,10 @@ use crate::StoreError;
 
 /// Length of a row's checksum.
 pub const CHECK_LEN: usize = 8;
-/// Room for fields that came after a row was written.
+/// Room for fields that were added after a row was written.
 const LATER_FIELDS: usize = 256;
-/// What the length of a row that grows is a multiple of, in bytes: a claim of usual terms has all its
-/// steps in one.
+/// A growing row's length is a multiple of this, in bytes: a claim with usual terms fits one multiple through all its
+/// steps.
 const GROWING: usize = 576;
 
 /// The bytes of a value.
@@ -27,15 +27,15 @@ pub fn encode<T: Serialize>(value: &T) -> Vec<u8> {
     seal(unsealed(value))
 }
 
-/// The same with zeros behind it, so that a value which gets longer has rows of one length. SQLite
-/// writes such a row in its place; a longer one moves what lies on its page, and often pages beside it.
+/// The same with zeros after it, so that a value that grows keeps one row length. SQLite overwrites such a row in
+/// place; a longer one moves its page's other rows, and often neighbouring pages.
 pub fn encode_growing<T: Serialize>(value: &T) -> Vec<u8> {
     let mut bytes = unsealed(value);
     bytes.resize(bytes.len().next_multiple_of(GROWING), 0);
     seal(bytes)
 }
 
-/// The value behind room for its checksum.
+/// The value, preceded by room for its checksum.
 fn unsealed<T: Serialize>(value: &T) -> Vec<u8> {
     postcard::to_extend(value, vec![0; CHECK_LEN])
         .unwrap_or_else(|error| unreachable!("a value of ours encodes into memory: {error}"))
@@ -47,7 +47,7 @@ fn seal(mut bytes: Vec<u8>) -> Vec<u8> {
     bytes
 }
 
-/// The checksum that a row carries, not compared with its bytes; none where it is too short.
+/// The checksum that a row carries, not compared with its bytes; `None` if the row is too short.
 #[must_use]
 pub fn check_of(bytes: &[u8]) -> Option<[u8; CHECK_LEN]> {
     bytes.first_chunk().copied()
@@ -56,7 +56,7 @@ pub fn check_of(bytes: &[u8]) -> Option<[u8; CHECK_LEN]> {
 /// The value in bytes that [`encode`] made.
 ///
 /// # Errors
-/// [`StoreError::Damaged`] with the table and key given.
+/// [`StoreError::Damaged`] with the given table and key.
 pub fn decode<T: DeserializeOwned>(
     table: &'static str,
     key: impl ToString,
@@ -83,8 +83,8 @@ pub fn decode<T: DeserializeOwned>(
         .map_err(|_| damaged("it does not decode"))
 }
 
-/// The bytes of a holdout's row: the holdout as the first release stored it, and behind it what
-/// came later, which is inside its policy, its description and its runs.
+/// The bytes of a holdout's row: the holdout as the first release stored it, and after it the later
+/// fields of its policy, its description and its runs.
 pub fn encode_holdout(holdout: &Holdout) -> Vec<u8> {
     encode(&(holdout, holdout.later()))
 }
@@ -118,7 +118,7 @@ mod tests {
             let row = encode_growing(&value);
             let read: (u64, Vec<u8>) = decode("t", 1, &row).expect("it is whole");
             assert_eq!(read, value);
-            // Fields that come later find nothing in the zeros.
+            // Later fields are read from the zeros as empty.
             type Later = (u64, Vec<u8>, Option<u8>, String);
             let later: Later = decode("t", 1, &row).expect("a row of before");
             assert_eq!((later.2, later.3), (None, String::new()));
@@ -145,7 +145,7 @@ mod tests {
                 vec![18, 0xa9, 0x46],
                 PolicyCode::new(9_001).map(Reason::Policy),
             ),
-            // 8999 is no code of a policy.
+            // 8999 is not a policy module's code.
             (vec![18, 0xa7, 0x46], None),
         ];
         for (bytes, reason) in table {

@@ -1,9 +1,9 @@
-//! The store that ships: SQLite, one transaction a batch.
+//! The store of releases: SQLite, one transaction a batch.
 //!
 //! `COMMIT` with WAL and `synchronous=FULL` returns after the log is synced: that is the commit
-//! point. The fate of a commit is one of three (see [`Outcome`]); no sync is ever retried, since
-//! after a failed one the kernel may have dropped the pages that it could not write. WAL
-//! checkpoints run here, between batches, so that their time and their errors are seen.
+//! point. A commit has one of three fates (see [`Outcome`]); no sync is ever retried, since after a
+//! failed one the kernel may have dropped the pages that it could not write. WAL checkpoints run
+//! here, between batches, so that their time and their errors are seen.
 
 mod at_rest;
 mod copy;
@@ -56,18 +56,18 @@ use crate::{
     state::{StateRow, chain, journal_bytes},
 };
 
-/// Pages in the WAL from which a checkpoint runs between batches.
+/// A checkpoint runs between batches once the WAL has this many pages.
 const CHECKPOINT_PAGES: i64 = 2_000;
-/// How often a full disk is tried again.
+/// The interval of retries on a full disk.
 const PROBE: Duration = Duration::from_millis(250);
-/// Modules that other ones took the place of, from which they are let go of between batches.
+/// Once this many modules are replaced, they are released even between busy batches.
 const DISPLACED: usize = 64;
 
-/// Opens or creates the database of a data directory whose lock is held, fences off every earlier
-/// process, and opens what reads beside it.
+/// Opens or creates the database of a data directory whose lock the caller holds, fences off every
+/// earlier process, and opens the readers.
 ///
 /// # Errors
-/// As [`SqliteStore::open`], or if a reader cannot be opened.
+/// As [`SqliteStore::open`], or [`StoreError`] if a reader cannot be opened.
 pub fn open(data_directory: &Path) -> Result<OpenedStore, StoreError> {
     let (store, found) = SqliteStore::open(data_directory)?;
     Ok(OpenedStore {
@@ -88,18 +88,18 @@ pub struct SqliteStore {
     wal_pages: Arc<AtomicI64>,
     done: Arc<Done>,
     room: Room,
-    /// When the last commit or probe found the disk full, if none has succeeded since.
+    /// The time of the first commit or probe that found the disk full, if none has succeeded since.
     full_since: Option<Instant>,
-    /// Whether there was room when it was looked at for the batch that is being made.
+    /// Whether there was room for the batch that is being made, once it was checked.
     has_room: Option<bool>,
     observer: Option<Told>,
-    /// Modules that no claim names any more, as far as this process has seen.
+    /// Modules that no claim names any more, as far as this process knows.
     displaced: Vec<Digest>,
-    /// Where large modules are, and what must stay.
+    /// The storage of large modules, and the record of which must stay.
     blobs: Option<Blobs>,
 }
 
-/// The observer, in a store that is printed.
+/// The observer, in a type that can be printed.
 struct Told(Observer);
 
 impl std::fmt::Debug for Told {
@@ -109,26 +109,25 @@ impl std::fmt::Debug for Told {
 }
 
 impl SqliteStore {
-    /// Opens or creates the database of a data directory whose lock is held, and fences off
-    /// every earlier process.
+    /// Opens or creates the database of a data directory whose lock the caller holds, and fences off every earlier
+    /// process.
     ///
     /// # Errors
-    /// [`StoreError::Database`] if it cannot be opened; [`StoreError::Refused`] if it is another
-    /// program's or release's, or was lost; [`StoreError::Damaged`] if what a start reads is damaged;
-    /// [`StoreError::Locked`] or [`StoreError::Full`] if that is why.
+    /// [`StoreError::Database`] if it cannot be opened; [`StoreError::Refused`] if it belongs to another program or
+    /// release, or was lost; [`StoreError::Damaged`] if rows that a start reads are damaged; [`StoreError::Locked`]
+    /// or [`StoreError::Full`] if that is the cause.
     pub fn open(data_directory: &Path) -> Result<(Self, Found), StoreError> {
         Self::open_now(data_directory).map_err(|error| Room::new(data_directory).explain(error))
     }
 
     fn open_now(data_directory: &Path) -> Result<(Self, Found), StoreError> {
         let path = schema::path_in(data_directory);
-        // Asked before a file is made: a new one must not take the place of a database that was
-        // lost.
+        // Check before a file is created: a new database must not take the place of a lost one.
         schema::must_not_be_lost(data_directory)?;
         let mut connection = schema::open_writer(&path)?;
         let wal_pages = Arc::new(AtomicI64::new(0));
         let seen = Arc::clone(&wal_pages);
-        // Automatic checkpoints are off. The hook tells `maintain` how long the WAL is.
+        // Automatic checkpoints are off. The hook tells `maintain` the length of the WAL.
         connection.wal_hook(Some(move |_: &mut _, pages| {
             seen.store(i64::from(pages), Ordering::Relaxed);
             Ok(())
@@ -180,15 +179,16 @@ impl SqliteStore {
         ))
     }
 
-    /// Lets go of what nothing names any more.
+    /// Releases data that nothing names any more.
     fn release(&mut self, idle: bool) -> Result<(), StoreError> {
         let Some(blobs) = &self.blobs else {
             return Ok(());
         };
         let connection = self.connection.lock();
-        // Also when calls wait: whoever sends what is refused keeps the writer from being idle.
+        // Sweep even when calls wait: a caller whose uploads are refused keeps the writer from
+        // being idle.
         blobs.sweep_doubtful(|name| read::is_blob_named(&connection, name))?;
-        // This takes a commit each time.
+        // Each release takes a commit.
         if self.displaced.is_empty() || !(idle || self.displaced.len() >= DISPLACED) {
             return Ok(());
         }
@@ -197,7 +197,7 @@ impl SqliteStore {
         })
     }
 
-    /// Tries a commit that changes nothing: whether there is room again.
+    /// Tries a commit that changes nothing, to see whether there is room again.
     fn probe(&mut self) -> Result<(), StoreError> {
         self.end_reading()?;
         failpoint::pass(Point::StoreFullProbe);
@@ -225,7 +225,7 @@ impl SqliteStore {
         }
     }
 
-    /// Says once when room for new work goes and when it comes back.
+    /// Logs once when room for new work ends and when it returns.
     fn note_room(&self, short: bool) {
         let was = self
             .done
@@ -241,8 +241,8 @@ impl SqliteStore {
         }
     }
 
-    /// The connection, to read from: what a batch needs is read in the transaction that writes it, so
-    /// that SQLite takes its locks once.
+    /// The connection, for reading: a batch's rows are read in the transaction that writes it, so that SQLite takes
+    /// its locks once.
     fn reading(&self) -> Result<ReentrantMutexGuard<'_, Connection>, StoreError> {
         Done::count(&self.done.rows_read, 1);
         let connection = self.connection.lock();
@@ -250,7 +250,7 @@ impl SqliteStore {
         Ok(connection)
     }
 
-    /// Ends the transaction of a batch that came to nothing.
+    /// Ends the transaction of a batch that changed nothing.
     fn end_reading(&self) -> Result<(), StoreError> {
         let connection = self.connection.lock();
         if !connection.is_autocommit() {
@@ -259,7 +259,7 @@ impl SqliteStore {
         Ok(())
     }
 
-    /// The state after the batch, and how long the sync took.
+    /// Writes a batch. Returns the state after it, and the time that the sync took.
     fn write(&mut self, batch: &Batch) -> Result<(StateRow, Duration), WriteError> {
         let next = self.next_state(batch);
         let connection = self.connection.lock();
@@ -279,8 +279,8 @@ impl SqliteStore {
         if let Some(in_force) = &batch.changes.in_force {
             facts::write_in_force(&transaction, in_force)?;
         }
-        // Last in the transaction: if a later start has raised the epoch, nothing of this batch
-        // commits.
+        // Check the epoch last in the transaction: if a later start has raised it, nothing of this
+        // batch commits.
         let fenced = transaction
             .prepare_cached("UPDATE state SET row = ?1 WHERE id = 1 AND epoch = ?2")?
             .execute(params![row::encode(&next), self.epoch])?;
@@ -289,7 +289,7 @@ impl SqliteStore {
         }
         may_fail(Point::StoreCommitBefore)?;
         let started = Instant::now();
-        // Before any reader can see it.
+        // Raise the number before any reader can see the batch.
         self.done
             .visible
             .store(next.counters.next_index, Ordering::Release);
@@ -322,8 +322,8 @@ impl SqliteStore {
         next
     }
 
-    /// New requests go to one of two tables. When that has covered a whole window the other,
-    /// which then holds only what is older, is emptied and takes over.
+    /// New requests go to one of two tables. Once it covers a whole window, the other, whose
+    /// requests are all older, is emptied and takes over.
     fn write_remembered(
         &self,
         connection: &Connection,
@@ -363,7 +363,7 @@ impl Store for SqliteStore {
     }
 
     fn remembered(&mut self, key: &RequestKey) -> Result<Option<Remembered>, StoreError> {
-        // A key that was used again after its window is in both: the younger row counts.
+        // A key that was used again after its window is in both tables: the younger row counts.
         let current = self.state.remembered_table;
         let connection = self.reading()?;
         for table in [current, current ^ 1] {
@@ -412,14 +412,15 @@ impl Store for SqliteStore {
             }
             Err(error) => {
                 let fate = error.fate(self.connection.lock().is_autocommit());
-                // The batch is certainly not there, so that no reader has seen its entries. If its
-                // fate is unknown, the number stays.
+                // The batch is certainly not in the store, so no reader has seen its entries. If
+                // its fate is unknown, the number stays.
                 if matches!(fate, Outcome::NotCommitted(_)) {
                     let entries = self.state.counters.next_index;
                     self.done.visible.store(entries, Ordering::Release);
                 }
                 if matches!(fate, Outcome::NotCommitted(NotCommitted::Full)) {
-                    // Since the first that failed: those that follow do not put the look off.
+                    // Keep the time of the first failure: later failures do not delay the next
+                    // probe.
                     self.full_since.get_or_insert_with(Instant::now);
                     self.note_room(true);
                 }
@@ -449,7 +450,7 @@ impl Store for SqliteStore {
             self.takes_new_work();
         }
         match self.release(idle) {
-            // On a full disk what nothing names stays where it is, until the next look.
+            // On a full disk unnamed data stays until the next attempt.
             Err(error) if is_full(&error) => {}
             released => released?,
         }
@@ -457,7 +458,7 @@ impl Store for SqliteStore {
         if pages < CHECKPOINT_PAGES && !(idle && pages > 0) {
             return Ok(());
         }
-        // PASSIVE waits for no reader, so that a long read does not hold up the writer.
+        // PASSIVE waits for no reader, so a long read does not delay the writer.
         match self
             .connection
             .lock()
@@ -465,12 +466,12 @@ impl Store for SqliteStore {
         {
             Ok((logged, done)) => {
                 Done::count(&self.done.checkpoints, 1);
-                // A reader may pin the rest; what is left is tried again after the next batch.
+                // A reader may pin the rest; it is tried again after the next batch.
                 self.wal_pages
                     .store(i64::from(logged.max(0) - done.max(0)), Ordering::Relaxed);
                 Ok(())
             }
-            // A full disk is the writer's normal refusal; the WAL keeps what was committed.
+            // A full disk is the writer's normal refusal; the WAL keeps the committed batches.
             Err(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull) => Ok(()),
             Err(error) => Err(error.into()),
         }

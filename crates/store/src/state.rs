@@ -1,4 +1,4 @@
-//! The one row that says how far everything is, and the chain of the journal.
+//! The row with the store's numbers, and the chain of the journal.
 
 use evidenceos_kernel::{account::Totals, state::Counters};
 use serde::{Deserialize, Serialize};
@@ -6,7 +6,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{AccountsFiles, Batch, Head};
 
-/// What the one state row holds.
+/// The content of the one state row.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct StateRow {
     pub counters: Counters,
@@ -15,7 +15,7 @@ pub struct StateRow {
     pub journal_seq: u64,
     /// SHA-256 over all journal rows: H(previous ‖ bytes).
     pub journal_chain: [u8; 32],
-    /// Which of the two tables new requests are remembered in, and since when.
+    /// The table that remembers new requests, and the time since when.
     pub remembered_table: u8,
     pub remembered_since_unix_ms: u64,
     /// Sums over all accounts.

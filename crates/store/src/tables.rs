@@ -1,7 +1,7 @@
-//! A store that no daemon serves, row by row as it stands: what `fsck` and backups read.
+//! The rows of a store that no daemon serves, as they are stored: `fsck` and backups read them.
 //!
-//! Nothing is decoded here, so that a damaged row is a finding and hides no other. An engine implements
-//! [`Tables`]; the checks are written once over it.
+//! Nothing is decoded here, so that a damaged row is a finding and hides no other. An engine implements [`Tables`];
+//! the checks are written once over it.
 
 use evidenceos_kernel::{
     id::{ClaimId, Digest},
@@ -10,7 +10,7 @@ use evidenceos_kernel::{
 
 use crate::{StoreError, facts::Facts, state::StateRow};
 
-/// The tables of a store, by what their rows are. Rows are in the order of their keys.
+/// The tables of a store, by the type of their rows. Rows are in the order of their keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Table {
     /// Number; the row.
@@ -19,9 +19,9 @@ pub enum Table {
     Claims,
     /// Holdout and owner; the row.
     Pools,
-    /// The request's key; the row. There are two of them, of which one is filled and one runs out.
+    /// The request's key; the row. There are two tables: one fills, the other runs out.
     Remembered(Half),
-    /// The question; the id of the claim to whose verdict it is referred.
+    /// The question; the id of the claim whose verdict answers it.
     Questions,
     /// Index; leaf hash, bytes.
     Entries,
@@ -63,7 +63,7 @@ pub enum Value {
 
 impl From<u64> for Value {
     fn from(number: u64) -> Self {
-        // Past the end is past the end: no row has such a number.
+        // No row has a number beyond `i64`, so any such number is past the end.
         Self::Number(i64::try_from(number).unwrap_or(i64::MAX))
     }
 }
@@ -71,14 +71,14 @@ impl From<u64> for Value {
 /// A row as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredRow {
-    /// What it is found by, and the rows are in the order of.
+    /// The row's key; rows are in its order.
     pub key: Vec<Value>,
-    /// What else it has.
+    /// The row's other columns.
     pub fields: Vec<Value>,
 }
 
 impl StoredRow {
-    /// The number that it is found by; 0 if its table has no numbers.
+    /// The number in its key; 0 if its table has no numbers.
     #[must_use]
     pub fn number(&self) -> u64 {
         match self.key.first() {
@@ -87,13 +87,13 @@ impl StoredRow {
         }
     }
 
-    /// The bytes of a field; none if it has none.
+    /// The bytes of a field; empty if it has none.
     #[must_use]
     pub fn bytes(&self, field: usize) -> &[u8] {
         bytes_of(self.fields.get(field))
     }
 
-    /// The bytes of a part of its key; none if it has none.
+    /// The bytes of a part of its key; empty if it has none.
     #[must_use]
     pub fn key_bytes(&self, part: usize) -> &[u8] {
         bytes_of(self.key.get(part))
@@ -108,7 +108,7 @@ impl StoredRow {
         }
     }
 
-    /// Whether a field is empty, as the bytes of a row are that are a blob.
+    /// Whether a field is empty, as in a row whose bytes are a blob.
     #[must_use]
     pub fn is_null(&self, field: usize) -> bool {
         matches!(self.fields.get(field), None | Some(Value::Null))
@@ -126,26 +126,25 @@ fn bytes_of(value: Option<&Value>) -> &[u8] {
 /// Reads a store that no daemon serves.
 ///
 /// # Errors
-/// Every method fails as the engine does if it cannot read.
+/// Every method fails with the engine's error if it cannot read.
 #[allow(
     clippy::missing_errors_doc,
     reason = "all methods fail alike, as the trait says"
 )]
 pub trait Tables {
-    /// The row that says how far everything is; none before a daemon has served the store.
+    /// The row with the store's numbers; `None` before a daemon has served the store.
     fn state(&self) -> Result<Option<StateRow>, StoreError>;
 
-    /// What the store remembers about itself.
+    /// Facts that the store keeps about itself.
     fn facts(&self) -> Result<Facts, StoreError>;
 
     /// The policies that the log stated last.
     fn in_force(&self) -> Result<InForce, StoreError>;
 
-    /// The engine's own view of its pages and indices: how many it looked at, and a sentence for each
-    /// that is wrong.
+    /// The engine's own check of its pages and indices: their number, and a sentence for each error.
     fn look_over(&self) -> Result<(u64, Vec<String>), StoreError>;
 
-    /// Rows of a table.
+    /// The number of rows in a table.
     fn count(&self, table: Table) -> Result<u64, StoreError>;
 
     /// The number of the last row of a table of numbers.
@@ -162,9 +161,9 @@ pub trait Tables {
     /// The row with a key.
     fn row(&self, table: Table, key: &[Value]) -> Result<Option<StoredRow>, StoreError>;
 
-    /// The row of the claim with an id, found by the engine's index.
+    /// The row of the claim with this id, found by the engine's index.
     fn claim_row(&self, id: &ClaimId) -> Result<Option<Vec<u8>>, StoreError>;
 
-    /// Whether there is a module of a digest, by the engine's index.
+    /// Whether a module with this digest exists, by the engine's index.
     fn has_module(&self, hash: &Digest) -> Result<bool, StoreError>;
 }

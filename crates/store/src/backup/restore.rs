@@ -1,4 +1,4 @@
-//! The way back: a backup is read, checked, and put into an empty directory.
+//! Restoring a backup: read it, check it, and put it into an empty directory.
 
 use std::{
     collections::BTreeSet,
@@ -19,14 +19,14 @@ use super::{
 };
 use crate::{StoreError, blobs::sync_directory, facts::Restored, lock::DirectoryLock, sqlite};
 
-/// The database while it is brought back: a start does not take it.
+/// The database's name during the restore: a start does not take it.
 const HALF_RESTORED: &str = "evidenceos.db.restoring";
 
 /// Reads the manifest of a backup.
 ///
 /// # Errors
-/// [`StoreError::Refused`] if there is none, which is how an unfinished backup looks, or it is not
-/// ours; [`StoreError::Io`] if it cannot be read.
+/// [`StoreError::Refused`] if there is none, as in an unfinished backup, or it is not ours;
+/// [`StoreError::Io`] if it cannot be read.
 pub fn manifest(backup: &Path) -> Result<Manifest, StoreError> {
     let path = backup.join(MANIFEST);
     if !path.exists() {
@@ -64,8 +64,8 @@ pub fn manifest(backup: &Path) -> Result<Manifest, StoreError> {
 /// Checks every file of a backup against its manifest.
 ///
 /// # Errors
-/// [`StoreError::Refused`] or [`StoreError::Io`] with the first file that is missing, changed, or not
-/// a plain file below the backup; that of `report` if it breaks the check off.
+/// [`StoreError::Refused`] or [`StoreError::Io`] with the first file that is missing, changed, or not a plain file
+/// below the backup; the error of `report` if it stops the check.
 pub fn check<E: From<StoreError>>(
     backup: &Path,
     report: &mut Report<'_, E>,
@@ -91,7 +91,7 @@ fn must_have_the_database(backup: &Path, manifest: &Manifest) -> Result<(), Stor
     ))
 }
 
-/// Nothing is brought back that a backup never has: no secrets, no policies, no accounts.
+/// Refuses a manifest with a path that a backup never has: secrets, policies, accounts.
 fn must_list_a_backup(backup: &Path, manifest: &Manifest) -> Result<(), StoreError> {
     let mut seen = BTreeSet::new();
     let wrong = manifest
@@ -111,8 +111,8 @@ fn must_list_a_backup(backup: &Path, manifest: &Manifest) -> Result<(), StoreErr
     }
 }
 
-/// Whether a backup can have a file with this path: the database, blobs, the log's files; and what
-/// earlier releases listed if it was there before.
+/// Whether a backup can have a file with this path: the database, blobs, the log's files, and paths
+/// that earlier releases listed if they existed.
 fn is_of_a_backup(path: &str) -> bool {
     let is_hex = |text: &str| {
         text.bytes()
@@ -136,7 +136,7 @@ fn is_of_a_backup(path: &str) -> bool {
     }
 }
 
-/// Opens a file of a backup: a plain one, with no link on the way to it below the backup.
+/// Opens a plain file of a backup, refusing links on the path below the backup.
 fn open_plain(backup: &Path, relative: &str) -> Result<File, StoreError> {
     use rustix::{
         fs::{Mode, OFlags},
@@ -159,12 +159,12 @@ fn open_plain(backup: &Path, relative: &str) -> Result<File, StoreError> {
     let directory = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let mut at: OwnedFd = rustix::fs::open(backup, directory, Mode::empty()).map_err(failed)?;
     let (above, name) = relative.rsplit_once('/').unwrap_or(("", relative));
-    // Each part is opened below the one before, so that no link can take its place in between.
+    // Open each part below the previous one, so that no link can take its place in between.
     for part in above.split('/').filter(|part| !part.is_empty()) {
         let flags = directory | OFlags::NOFOLLOW;
         at = rustix::fs::openat(&at, part, flags, Mode::empty()).map_err(failed)?;
     }
-    // Without NONBLOCK a pipe in the place of a file would hold us for ever.
+    // Without NONBLOCK a pipe in the place of a file would block us forever.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = File::from(rustix::fs::openat(&at, name, flags, Mode::empty()).map_err(failed)?);
     let metadata = file.metadata().map_err(StoreError::io("inspect", &path))?;
@@ -201,7 +201,7 @@ fn read_all<E: From<StoreError>>(
             })
         })?;
         to.flush().map_err(StoreError::io("sync", &path))?;
-        // The file may have been changed since `check` read it.
+        // The file may have changed since `check` read it.
         if bytes != record.bytes || sha256 != record.sha256 {
             return Err(StoreError::refused(
                 format!(
@@ -229,7 +229,7 @@ impl io::Write for Durable {
     }
 }
 
-/// Backups of older releases do not say in the database what they are.
+/// Marks a database from a backup of an older release, which does not state that it is a copy.
 fn mark_as_restored(database: &Path, manifest: &Manifest) -> Result<(), StoreError> {
     let restored = Restored {
         made_unix_ms: manifest.created_unix_ms,
@@ -240,7 +240,8 @@ fn mark_as_restored(database: &Path, manifest: &Manifest) -> Result<(), StoreErr
     File::open(database)
         .and_then(|file| file.sync_all())
         .map_err(StoreError::io("sync", database))?;
-    // They are named after the half-restored file: nothing would find them after the rename.
+    // These files are named after the half-restored database: after the rename nothing would find
+    // them.
     for path in sqlite::beside(database) {
         if path.exists() {
             fs::remove_file(&path).map_err(StoreError::io("remove", &path))?;
@@ -249,8 +250,8 @@ fn mark_as_restored(database: &Path, manifest: &Manifest) -> Result<(), StoreErr
     Ok(())
 }
 
-/// Whether a directory is a backup that somebody put into place as it is, without `restore`: its
-/// manifest is in it. Of the releases before there is no other sign.
+/// Whether an operator put a backup into place as it is, without `restore`: then its manifest is in
+/// the directory. For backups of earlier releases there is no other sign.
 ///
 /// # Errors
 /// As [`manifest`], if there is a manifest.
@@ -258,7 +259,7 @@ pub fn put_into_place(data_directory: &Path) -> Result<Option<Restored>, StoreEr
     if !data_directory.join(MANIFEST).exists() {
         return Ok(None);
     }
-    // A manifest that is damaged says as much.
+    // A damaged manifest is a sign too.
     let known = manifest(data_directory).ok();
     Ok(Some(Restored {
         made_unix_ms: known.as_ref().map_or(0, |found| found.created_unix_ms),
@@ -266,8 +267,8 @@ pub fn put_into_place(data_directory: &Path) -> Result<Option<Restored>, StoreEr
     }))
 }
 
-/// Takes the manifest away from a backup that is served from now on, once that is noted in its
-/// database: what it lists is not what lies there any more.
+/// Removes the manifest of a backup that is served from now on, after its database notes that it is
+/// one: the directory no longer matches the list.
 ///
 /// # Errors
 /// [`StoreError::Io`] if it cannot be removed.
@@ -277,20 +278,21 @@ pub fn no_backup_any_more(data_directory: &Path) -> Result<(), StoreError> {
     sync_directory(data_directory)
 }
 
-/// Brings a backup back into a directory that is empty or does not exist. Every file is checked
-/// before the first is written, and again while it is copied; the database gets its name last, so
-/// that a start does not take a directory that is half restored.
+/// Restores a backup into a directory that is empty or does not exist. Every file is checked before
+/// the first is written, and again while it is copied; the database gets its name last, so a start
+/// does not take a half-restored directory.
 ///
 /// # Errors
-/// [`StoreError::Refused`] if the backup is not whole, or the directory not empty;
-/// [`StoreError::Io`] if a file cannot be read or written; that of `report` if it breaks off.
+/// [`StoreError::Refused`] if the backup is not whole, or the directory is not empty;
+/// [`StoreError::Io`] if a file cannot be read or written; the error of `report` if it stops the
+/// restore.
 pub fn restore<E: From<StoreError>>(
     backup: &Path,
     data_directory: &Path,
     report: &mut Report<'_, E>,
 ) -> Result<Manifest, E> {
     prepare(data_directory)?;
-    // A daemon that is started meanwhile must not make a database of its own here.
+    // A daemon started meanwhile must not create a database of its own here.
     let lock = DirectoryLock::take(data_directory)?;
     let manifest = check(backup, report)?;
     read_all(backup, &manifest, report, &mut |record| {

@@ -20,10 +20,10 @@ pub struct Directory {
 }
 
 impl Directory {
-    /// The blobs under a data directory; the directory is made.
+    /// The blobs under a data directory; creates the directory.
     ///
     /// # Errors
-    /// [`StoreError::Io`] if it cannot be made.
+    /// [`StoreError::Io`] if it cannot be created.
     pub fn open(data_directory: &Path) -> Result<Self, StoreError> {
         let directory = Self::at(data_directory);
         fs::DirBuilder::new()
@@ -31,12 +31,13 @@ impl Directory {
             .mode(0o700)
             .create(&directory.path)
             .map_err(StoreError::io("create", &directory.path))?;
-        // Also if it was there: the process that made it may have died before this.
+        // Sync even if the directory existed: the process that created it may have died before
+        // this.
         sync_directory(data_directory)?;
         Ok(directory)
     }
 
-    /// The blobs under a data directory, which is left as it is.
+    /// The blobs under a data directory, without changing it.
     #[must_use]
     pub fn at(data_directory: &Path) -> Self {
         Self {
@@ -63,9 +64,10 @@ impl BlobStorage for Directory {
     fn put(&self, name: &Digest, bytes: &[u8]) -> Result<(), StoreError> {
         let path = self.file(name);
         let parent = path.parent().unwrap_or(&self.path);
-        // What is there and damaged is put in place again.
+        // A damaged file is written again.
         if fs::read(&path).is_ok_and(|found| found == bytes) {
-            // The process that put it may have died, or be about to, before its name is durable.
+            // The process that put it may have died, or be about to die, before its name is
+            // durable.
             sync_directory(parent)?;
             return sync_directory(&self.path);
         }
@@ -121,12 +123,13 @@ impl BlobStorage for Directory {
 /// crash leaves the old file or the new one.
 ///
 /// # Errors
-/// Where any step fails; the old file is then still there.
+/// [`StoreError::Io`] if a step fails; if a step before the rename fails, the old file is still in
+/// place.
 pub fn write_durably(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
     write_durably_past(path, bytes, None, None)
 }
 
-/// As [`write_durably`]; names the moments before and after the rename.
+/// As [`write_durably`]; passes the failpoints named for the moments before and after the rename.
 pub(crate) fn write_durably_past(
     path: &Path,
     bytes: &[u8],
@@ -141,14 +144,14 @@ pub(crate) fn write_durably_past(
         source: io::Error::other(error),
     })?;
     let temporary = path.with_extension(format!("{}.tmp", hex::encode(random)));
-    // The sync comes before the rename: a crash must not leave the name with half of the content.
+    // Sync before the rename: a crash must not leave the name with half of the content.
     let written = File::create(&temporary)
         .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
         .map_err(StoreError::io("write", &temporary))
         .inspect(|()| synced.into_iter().for_each(failpoint::pass))
         .and_then(|()| fs::rename(&temporary, path).map_err(StoreError::io("rename", path)));
     if written.is_err() {
-        // Best effort: what stays is swept at the next start.
+        // Best effort: the next start sweeps a leftover.
         let _ = fs::remove_file(&temporary);
     }
     written?;
@@ -159,7 +162,7 @@ pub(crate) fn write_durably_past(
 /// Makes the names in a directory durable.
 ///
 /// # Errors
-/// Where the directory cannot be opened or synced.
+/// [`StoreError::Io`] if the directory cannot be opened or synced.
 pub fn sync_directory(path: &Path) -> Result<(), StoreError> {
     File::open(path)
         .and_then(|directory| directory.sync_all())

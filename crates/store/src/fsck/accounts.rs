@@ -1,4 +1,5 @@
-//! Credit: what is reserved and burned is what the runs say, and none came from nowhere.
+//! Checks credit: reservations and burned credit match the runs, and no credit was created outside
+//! the books.
 
 use std::collections::HashMap;
 
@@ -17,7 +18,7 @@ use crate::{
     tables::Table,
 };
 
-/// What to do about a file that is not the daemon's.
+/// The repair of an edited file.
 const EDITED: &str = "run `evidenceos-daemon accounts import` to make the accounts what it says, or `evidenceos-daemon accounts export` to write it again";
 
 #[derive(Default)]
@@ -27,7 +28,7 @@ struct Runs {
     burned: u128,
 }
 
-/// Every account, the sums over them, and what their runs say.
+/// Every account, the sums over them, and the amounts that their runs state.
 pub(super) fn accounts(on: &mut Examination<'_>) -> Result<u64, StoreError> {
     let mut runs = runs(on)?;
     let mut found = Totals::default();
@@ -44,7 +45,7 @@ pub(super) fn accounts(on: &mut Examination<'_>) -> Result<u64, StoreError> {
             || "its number or its owner is another than its row's".to_owned(),
             RESTORE,
         );
-        // What is left over at the end is of no account.
+        // An entry that is left at the end belongs to no account.
         let by_runs = runs.reserved.remove(&account.owner).unwrap_or_default();
         on.must(
             u128::from(account.reserved) == by_runs,
@@ -95,7 +96,7 @@ fn runs(on: &mut Examination<'_>) -> Result<Runs, StoreError> {
         runs.burned += u128::from(claim.credit.burned);
         Ok(())
     })?;
-    // Whoever reserves nothing needs no account: claims from before there was credit.
+    // An owner that reserves nothing needs no account: claims of releases without credit.
     runs.reserved.retain(|_, reserved| *reserved > 0);
     Ok(runs)
 }
@@ -144,7 +145,7 @@ fn holdouts(
     Ok(())
 }
 
-/// What the log says was granted was granted; imports grant beside it.
+/// Grants in the log must be in the sums; imports grant too.
 fn grants(on: &mut Examination<'_>) -> Result<(), StoreError> {
     let mut granted = 0u128;
     each_entry(on, false, |_, _, _, bytes| {
@@ -164,8 +165,8 @@ fn grants(on: &mut Examination<'_>) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// `accounts.json` is a file of ours. That it is behind after a crash is no finding: the next
-/// start writes it.
+/// Checks that `accounts.json` is a version of ours. If it is behind after a crash, that is not a
+/// finding: the next start writes it.
 pub(super) fn accounts_json(on: &mut Examination<'_>) -> Result<u64, StoreError> {
     let file = AccountsJson::of(&on.data_directory);
     let Some(bytes) = file.read()? else {

@@ -1,9 +1,9 @@
-//! Records of decisions about tool calls against the roots that the log has of them.
+//! Checks records of decisions about tool calls against their roots in the log.
 
 use super::{Examination, RESTORE, each};
 use crate::{StoreError, decisions, tables::Table};
 
-/// Every row that is kept is what its entry says.
+/// Every stored row matches its entry.
 pub(super) fn decisions(on: &mut Examination<'_>) -> Result<u64, StoreError> {
     let total = on.tables.count(Table::Decisions)?;
     each(on, Table::Decisions, total, |on, row| {

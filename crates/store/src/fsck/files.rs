@@ -1,4 +1,4 @@
-//! The files: what is projected from the rows, and what rows name.
+//! Checks the files: the projections of the rows, and the blobs that rows name.
 
 use std::{
     collections::BTreeSet,
@@ -23,7 +23,7 @@ use crate::{
 /// Entries in a tile or a bundle.
 const WIDTH: u64 = 256;
 
-/// Every regular file below a directory, by its path there. None where there is no directory.
+/// Every regular file below a directory, by its path there. Empty if there is no directory.
 fn names_below(directory: &Path) -> Result<BTreeSet<String>, StoreError> {
     let mut found = BTreeSet::new();
     let mut open = vec![PathBuf::new()];
@@ -47,19 +47,19 @@ fn names_below(directory: &Path) -> Result<BTreeSet<String>, StoreError> {
     Ok(found)
 }
 
-/// The files of the log, compared with what the entries give.
+/// The files of the log, compared with the entries.
 struct LogFiles {
     directory: PathBuf,
-    /// Not looked at yet.
+    /// Files that were not compared yet.
     left: BTreeSet<String>,
-    /// Up to this size everything must be there.
+    /// Up to this size every file must exist.
     published: u64,
     looked_at: u64,
 }
 
 impl LogFiles {
     /// Compares a tile or bundle of full or partial width: its own file, and partial ones of
-    /// earlier sizes beside it, whose content begins as this one's does.
+    /// earlier sizes beside it, whose content is a prefix of this one's.
     fn compare(
         &mut self,
         on: &mut Examination<'_>,
@@ -102,8 +102,8 @@ impl LogFiles {
             let path = self.directory.join(&name);
             let bytes = fs::read(&path).map_err(StoreError::io("read", &path))?;
             let expected = bytes_of(of);
-            // A crash may leave the beginning of a file that no checkpoint covers yet; the next
-            // start writes it again.
+            // A crash may leave a prefix of a file that no checkpoint covers yet; the next start
+            // writes it again.
             let unfinished = !is_published(of) && expected.starts_with(&bytes);
             self.left.remove(&name);
             self.looked_at += 1;
@@ -147,7 +147,7 @@ impl LogFiles {
     }
 }
 
-/// Tiles, bundles and the checkpoint are those of the entries.
+/// Tiles, bundles and the checkpoint match the entries.
 pub(super) fn log_files(on: &mut Examination<'_>) -> Result<u64, StoreError> {
     let directory = on.data_directory.join("log");
     let mut files = LogFiles {
@@ -173,7 +173,7 @@ pub(super) fn log_files(on: &mut Examination<'_>) -> Result<u64, StoreError> {
         }
         if tree.size() == files.published {
             root = tree.root();
-            // The right edge as it was published must be there; later files may not be yet.
+            // The published right edge must exist; later files may be missing.
             edge(on, &mut files, &tree, &bundle, true)?;
         }
         Ok(())
@@ -194,7 +194,7 @@ pub(super) fn log_files(on: &mut Examination<'_>) -> Result<u64, StoreError> {
         );
     }
     for name in std::mem::take(&mut files.left) {
-        // A write that a crash cut off leaves its temporary file.
+        // A write that a crash interrupted leaves its temporary file.
         let ours = name.ends_with(".tmp");
         on.must(
             ours,
@@ -215,7 +215,7 @@ fn edge(
 ) -> Result<(), StoreError> {
     let published = files.published;
     if !must_be_there {
-        // At the very end the files of the published size were compared already.
+        // At the very end the files of the published size are already compared.
         files.published = 0;
     }
     for tile in tree.partial_tiles() {
@@ -264,7 +264,7 @@ fn checkpoint(
     Ok(Some(parsed))
 }
 
-/// Modules and traces in rows are what their digests say; those in blobs are named as blobs.
+/// Modules and traces in rows match their digests; those in blobs are recorded as blobs.
 pub(super) fn modules_and_traces(on: &mut Examination<'_>) -> Result<u64, StoreError> {
     let mut looked_at = 0;
     for (table, name) in [(Table::Modules, "modules"), (Table::Traces, "traces")] {
@@ -297,7 +297,7 @@ fn claims_without_module(on: &mut Examination<'_>) -> Result<Vec<String>, StoreE
     let mut without = Vec::new();
     let total = on.tables.count(Table::Claims)?;
     each(on, Table::Claims, total, |on, row| {
-        // A damaged row is a finding of the check of claims.
+        // The check of claims notes a damaged row.
         let claim = row::decode::<Claim>("claims", row.number(), row.bytes(2));
         if let Ok(claim) = claim
             && let Some(commitment) = &claim.commitment
@@ -310,7 +310,7 @@ fn claims_without_module(on: &mut Examination<'_>) -> Result<Vec<String>, StoreE
     Ok(without)
 }
 
-/// Every blob that a row names is there, and every blob that is there is what its name says.
+/// Every blob that a row names exists, and every blob that exists matches its name.
 pub(super) fn blobs(on: &mut Examination<'_>) -> Result<u64, StoreError> {
     let blobs = Blobs::at(&on.data_directory);
     let mut names: BTreeSet<[u8; 32]> = BTreeSet::new();

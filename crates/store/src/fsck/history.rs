@@ -1,4 +1,5 @@
-//! What only grows: entries, the signed head over them, the keys that signed, the journal.
+//! Checks data that only grows: entries, the signed head over them, the keys that signed, the
+//! journal.
 
 use super::{Examination, RESTORE, TELL, each};
 use crate::{Recorded, StoreError, row, state::chain, tables::Table};
@@ -12,7 +13,7 @@ use evidenceos_tlog::{
     Hash, SignedCheckpoint, Tree, VerifierKey, leaf_hash, note::KeyKind, sth::verify_sth,
 };
 
-/// Runs through the entries in order; a gap or a wrong leaf hash is noted here if `noting`.
+/// Runs through the entries in order; if `noting`, notes a gap or a wrong leaf hash.
 pub(super) fn each_entry(
     on: &mut Examination<'_>,
     noting: bool,
@@ -40,7 +41,7 @@ pub(super) fn each_entry(
     })
 }
 
-/// Every entry fits its leaf hash, and all of them lead to the signed root.
+/// Every entry matches its leaf hash, and all of them lead to the signed root.
 pub(super) fn entries(on: &mut Examination<'_>) -> Result<u64, StoreError> {
     let head = on.state.head.clone();
     let size = head.as_ref().map_or(0, |head| head.size);
@@ -80,7 +81,7 @@ pub(super) fn verifier(origin: &str, key: &LogKey) -> Option<VerifierKey> {
     VerifierKey::new(origin, KeyKind::Ed25519, &key.public_key).ok()
 }
 
-/// The keys as their rows say; what cannot be read is noted.
+/// The keys in their rows; notes unreadable ones.
 pub(super) fn all_keys(on: &mut Examination<'_>) -> Result<Vec<LogKey>, StoreError> {
     let mut keys = Vec::new();
     each(on, Table::LogKeys, 0, |on, row| {
@@ -90,7 +91,7 @@ pub(super) fn all_keys(on: &mut Examination<'_>) -> Result<Vec<LogKey>, StoreErr
     Ok(keys)
 }
 
-/// The newest head is signed, both ways, by the key of its size.
+/// The signatures of the newest head, in both forms, are by the key of its size.
 pub(super) fn head(on: &mut Examination<'_>) -> Result<u64, StoreError> {
     let Some(head) = on.state.head.clone() else {
         on.must(
@@ -131,7 +132,7 @@ pub(super) fn head(on: &mut Examination<'_>) -> Result<u64, StoreError> {
     Ok(1)
 }
 
-/// The keys that the log names are those in the table, and each was vouched for by the one before.
+/// The keys in the log's entries are those in the table, and each key vouches for the next.
 pub(super) fn log_keys(on: &mut Examination<'_>) -> Result<u64, StoreError> {
     let keys = all_keys(on)?;
     let mut known = keys.iter();
@@ -202,7 +203,7 @@ pub(super) fn journal(on: &mut Examination<'_>) -> Result<u64, StoreError> {
         let (seq, bytes) = (row.number(), row.bytes(0));
         let link = chain(&end, bytes);
         if !broken && (seq != next || link != *row.bytes(1)) {
-            // Every later row would be wrong for the same reason.
+            // Every later row would fail for the same reason.
             broken = true;
             on.note(
                 "journal",
@@ -238,7 +239,7 @@ pub(super) fn journal(on: &mut Examination<'_>) -> Result<u64, StoreError> {
     Ok(looked_at)
 }
 
-/// Each row of the feed names a claim that was revoked there.
+/// Each row of the feed names a claim that was revoked at that entry.
 pub(super) fn revocations(on: &mut Examination<'_>) -> Result<u64, StoreError> {
     let total = on.tables.count(Table::Revocations)?;
     each(on, Table::Revocations, total, |on, revoked| {

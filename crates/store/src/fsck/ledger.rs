@@ -1,4 +1,4 @@
-//! What was charged: every meter is the sum over the log's entries, and nothing else.
+//! Checks charges: every meter is the sum over the log's entries, and nothing else.
 
 use std::collections::{HashMap, HashSet};
 
@@ -23,7 +23,7 @@ struct Sums {
     owners: HashMap<OwnerTag, OwnSums>,
 }
 
-/// What one owner's claims were charged.
+/// The charges of one owner's claims.
 #[derive(Default, Clone, Copy)]
 struct OwnSums {
     answers: MicroBits,
@@ -36,7 +36,7 @@ impl Sums {
         self.answers = self.answers.saturating_add(charge.answers);
     }
 
-    /// Counts a claim that ended, beside what it was charged.
+    /// Counts a claim that ended, with its charges.
     fn count(&mut self, capsule: &Capsule) {
         let own = self.owners.entry(capsule.owner_tag).or_default();
         own.answers = own.answers.saturating_add(capsule.answers.charged);
@@ -52,7 +52,7 @@ impl Sums {
     }
 }
 
-/// What the log's entries come to for each holdout, and the holdouts that they register.
+/// The log's sums for each holdout, and the holdouts that it registers.
 fn summed(
     on: &mut Examination<'_>,
 ) -> Result<(HashMap<HoldoutId, Sums>, HashSet<HoldoutId>), StoreError> {
@@ -62,7 +62,7 @@ fn summed(
         let entry = match Entry::parse(bytes) {
             Ok(entry) => entry,
             Err(error) => {
-                // What is no record at all, the check of the entries notes.
+                // The check of the entries notes bytes that are not a record at all.
                 if Kind::of(bytes).is_some() {
                     on.note("entries", index, error.to_string(), TELL);
                 }
@@ -97,7 +97,7 @@ pub(super) fn ledger(on: &mut Examination<'_>) -> Result<u64, StoreError> {
             reserved(on, holdout, owner, &pool);
         }
     }
-    // Whoever has no capsule yet was charged nothing.
+    // A principal without a capsule was charged nothing.
     for ((id, owner), pool) in pools {
         for charged in [pool.answers.charged, pool.sealed.charged] {
             on.must(
@@ -111,7 +111,7 @@ pub(super) fn ledger(on: &mut Examination<'_>) -> Result<u64, StoreError> {
             reserved(on, holdout, owner, &pool);
         }
     }
-    // Whose items were lost is in the log only, where a recovery brought its entries back.
+    // If a holdout's items were lost, it is in the log only, after a recovery of its entries.
     for id in sums.into_keys().filter(|id| !registered.contains(id)) {
         on.note(
             "entries",
@@ -161,7 +161,7 @@ fn charged_to_one(
     charged: OwnSums,
 ) {
     let mut is = vec![(pool.answers.charged, charged.answers)];
-    // Without a fence nobody counts them.
+    // Without a sealed budget per principal these are not counted.
     if fenced(holdout) {
         is.push((pool.sealed.charged, charged.sealed));
     }
@@ -180,7 +180,7 @@ fn fenced(holdout: &Holdout) -> bool {
     policy.principal_sealed_budget.is_some()
 }
 
-/// What an owner's pool has reserved is what its runs under way reserved.
+/// An owner's pool reserves exactly the reservations of its runs under way.
 fn reserved(on: &mut Examination<'_>, holdout: &Holdout, owner: OwnerTag, pool: &PrincipalPool) {
     let sum = |of: fn(&InFlight) -> MicroBits| {
         let own = holdout.in_flight.iter().filter(|run| run.owner == owner);

@@ -1,4 +1,4 @@
-//! The tables: every row's checksum, what is said twice, and the numbers that come next.
+//! Checks the tables: every row's checksum, redundant columns, and the next numbers.
 
 use std::collections::{HashMap, HashSet};
 
@@ -15,7 +15,7 @@ use evidenceos_kernel::{
     id::{ClaimId, Digest, HoldoutId, OwnerTag, Question},
 };
 
-/// The engine's own view of its pages and indices.
+/// The engine's own check of its pages and indices.
 pub(super) fn database(on: &mut Examination<'_>) -> Result<u64, StoreError> {
     let (pages, wrong) = on.tables.look_over()?;
     for line in wrong {
@@ -24,7 +24,7 @@ pub(super) fn database(on: &mut Examination<'_>) -> Result<u64, StoreError> {
     Ok(pages)
 }
 
-/// The numbers that come next are those after the last.
+/// Each next number follows the last one used.
 pub(super) fn counters(on: &mut Examination<'_>) -> Result<u64, StoreError> {
     let counters = on.state.counters;
     let journal = on.state.journal_seq;
@@ -45,7 +45,7 @@ pub(super) fn counters(on: &mut Examination<'_>) -> Result<u64, StoreError> {
             RESTORE,
         );
         let rows = on.tables.count(table)?;
-        // What a finding names stays what it was: scripts read it.
+        // The name of a finding's subject must not change: scripts read it.
         let column = if table == Table::Entries {
             "idx"
         } else {
@@ -141,7 +141,7 @@ pub(super) fn claims(on: &mut Examination<'_>) -> Result<u64, StoreError> {
     })
 }
 
-/// A result says where its capsule stands, and the capsule must stand there.
+/// A result states the index of its capsule, and that entry must be the capsule.
 fn settlement(on: &mut Examination<'_>, claim: &Claim) -> Result<(), StoreError> {
     let ended = matches!(
         claim.state,
@@ -172,13 +172,13 @@ fn settlement(on: &mut Examination<'_>, claim: &Claim) -> Result<(), StoreError>
     Ok(())
 }
 
-/// Every holdout that can be read, by id.
+/// Every readable holdout, by id.
 pub(super) fn all_holdouts(
     on: &mut Examination<'_>,
 ) -> Result<HashMap<HoldoutId, Holdout>, StoreError> {
     let mut holdouts = HashMap::new();
     each(on, Table::Holdouts, 0, |_, row| {
-        // What cannot be read is a finding of the check of holdouts.
+        // The check of holdouts notes an unreadable row.
         if let Ok(holdout) = row::decode_holdout("", row.bytes(0)) {
             holdouts.insert(holdout.id, holdout);
         }
@@ -187,10 +187,10 @@ pub(super) fn all_holdouts(
     Ok(holdouts)
 }
 
-/// A pool as its row says.
+/// Pools, as their rows state them.
 pub(super) type Pools = HashMap<(HoldoutId, OwnerTag), PrincipalPool>;
 
-/// Every pool that can be read; what cannot is noted.
+/// Every readable pool; notes unreadable ones.
 pub(super) fn all_pools(on: &mut Examination<'_>) -> Result<Pools, StoreError> {
     let mut pools = Pools::new();
     each(on, Table::Pools, 0, |on, row| {
@@ -225,7 +225,7 @@ pub(super) fn pools(on: &mut Examination<'_>) -> Result<u64, StoreError> {
     Ok(count)
 }
 
-/// A question is referred to a claim that is there and asks just that.
+/// The claim that answers a question exists and asks that question.
 pub(super) fn questions(on: &mut Examination<'_>) -> Result<u64, StoreError> {
     each(on, Table::Questions, 0, |on, row| {
         let ids = (
@@ -261,7 +261,7 @@ pub(super) fn requests(on: &mut Examination<'_>) -> Result<u64, StoreError> {
     Ok(looked_at)
 }
 
-/// What the database remembers about itself can be read, and is nothing else.
+/// The facts of the database are readable, and there are no others.
 pub(super) fn facts(on: &mut Examination<'_>) -> Result<u64, StoreError> {
     let read = [on.tables.facts().map(drop), on.tables.in_force().map(drop)];
     for damaged in read {

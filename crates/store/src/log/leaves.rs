@@ -1,4 +1,4 @@
-//! Bringing a tree up to the entries that a store has.
+//! Extends a tree to the entries of a store.
 
 use evidenceos_tlog::{Hash, Tree};
 
@@ -7,19 +7,19 @@ use crate::{Rows, StoreError};
 /// Leaves read at once.
 const LEAVES: u64 = 4_096;
 
-/// What becomes of a tree's full tiles while it grows.
+/// The fate of a tree's full tiles while it grows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tiles {
-    /// They stay in the tree, to be written: 8 KiB for each 256 entries.
+    /// They stay in the tree, to be written: 8 KiB per 256 entries.
     Keep,
-    /// Only size and root are wanted.
+    /// They are dropped: only size and root are needed.
     Drop,
 }
 
 /// Appends the leaves of a store's entries until the tree has `size` of them.
 ///
 /// # Errors
-/// [`StoreError::Damaged`] if the store has fewer entries, and what reading them fails with.
+/// [`StoreError::Damaged`] if the store has fewer entries, or the error of reading them.
 pub fn append_leaves(
     tree: &mut Tree,
     rows: &dyn Rows,
@@ -27,7 +27,7 @@ pub fn append_leaves(
     tiles: Tiles,
 ) -> Result<(), StoreError> {
     while tree.size() < size {
-        // No more than that: there may be entries beyond.
+        // Read no more than that: the store may have further entries.
         let count = (size - tree.size()).min(LEAVES);
         let leaves = rows.leaves(tree.size(), count as usize)?;
         if leaves.is_empty() {
@@ -37,12 +37,12 @@ pub fn append_leaves(
                 what: "entries are missing",
             });
         }
-        // An empty page alone means a gap: the last page of a log is shorter than what was asked for.
+        // Only an empty page means a gap: the last page of a log is shorter than requested.
         for leaf in leaves {
             tree.append(leaf);
         }
         if tiles == Tiles::Drop {
-            // After each page: the tiles of a whole log would fill memory.
+            // Drop them after each page: the tiles of a whole log would fill memory.
             drop(tree.take_full_tiles());
         }
     }

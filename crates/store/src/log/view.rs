@@ -1,4 +1,4 @@
-//! Proofs from the right edge in memory and from the files, each verified before it leaves.
+//! Proofs from the right edge in memory and from the files, each verified before it is returned.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -18,21 +18,21 @@ use thiserror::Error;
 use super::{Integrator, LogFiles, WIDTH};
 use crate::{Head, Rows, StoreError, blobs};
 
-/// Full tiles whose inner nodes are kept: 16 KiB each.
+/// The number of full tiles whose inner nodes are kept: 16 KiB each.
 const KEPT_NODES: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
 
-/// Why no proof can be given.
+/// The reason why no proof can be given.
 #[derive(Debug, Error)]
 pub enum LogError {
-    /// No such tree or entry yet.
+    /// The tree or entry does not exist yet.
     #[error("the log has {size} entries; {asked} is beyond it")]
     Beyond {
-        /// What was asked for.
+        /// The requested size or index.
         asked: u64,
         /// The number of entries that the log has.
         size: u64,
     },
-    /// A first tree that is larger than the second.
+    /// The first tree is larger than the second.
     #[error("the first tree, of {first} entries, is larger than the second, of {second}")]
     SizesOutOfOrder {
         /// Entries of the first tree.
@@ -40,7 +40,7 @@ pub enum LogError {
         /// Entries of the second tree.
         second: u64,
     },
-    /// The store or a file.
+    /// The store or a file failed.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// Tiles and entries disagree with the signed head.
@@ -50,12 +50,13 @@ pub enum LogError {
     Inconsistent,
 }
 
-/// What may be shown of the log: the newest durable head, and the right edge of its tree.
+/// The part of the log that may be shown: the newest durable head, and the right edge of its tree.
 #[derive(Debug, Clone)]
 pub struct Released {
     pub head: Arc<Head>,
     tree: Arc<Tree>,
-    /// Inner nodes of the right edge, by level: made once a head, since most proofs need them.
+    /// Inner nodes of the right edge, by level: computed once per head, since most proofs need
+    /// them.
     edge: Arc<[OnceLock<Arc<TileNodes>>; 8]>,
 }
 
@@ -74,7 +75,7 @@ impl Released {
         let hashes = self.tree.tile(level, index)?;
         let nodes = || Arc::new(TileNodes::new(hashes.to_vec()));
         match self.edge.get(usize::from(level)) {
-            // Only the last tile of a level is at the edge; a full one that waits to be drained is not.
+            // Only the last tile of a level is at the edge; a full tile that waits to be drained is not.
             Some(kept) if hashes.len() < WIDTH as usize => {
                 Some(Arc::clone(kept.get_or_init(nodes)))
             }
@@ -83,7 +84,7 @@ impl Released {
     }
 }
 
-/// Serves proofs of what is released, and of nothing beyond it.
+/// Serves proofs about released heads, and about nothing beyond them.
 #[derive(Debug)]
 pub struct LogView {
     files: LogFiles,
@@ -113,7 +114,7 @@ impl LogView {
         self.released.read().clone()
     }
 
-    /// Shows a head that is durable, with the tiles that its batch completed.
+    /// Releases a durable head, with the tiles that its batch completed.
     pub fn release(&self, released: Released, full: Vec<Tile>) {
         if !full.is_empty() {
             let mut recent = self.recent.lock();
@@ -122,7 +123,7 @@ impl LogView {
                 recent.insert(key, Arc::new(TileNodes::new(tile.hashes().to_vec())));
             }
         }
-        // The head is shown after its tiles are there, since a proof over it may need them at once.
+        // Show the head after its tiles, since a proof over it may need them at once.
         *self.released.write() = released;
     }
 
@@ -140,7 +141,8 @@ impl LogView {
     /// The leaf hash of an entry, its inclusion proof in the tree of a size, and that tree's root.
     ///
     /// # Errors
-    /// Where the entry or the tree is beyond the log, or the tiles cannot be made to fit.
+    /// [`LogError`] if the entry or the tree is beyond the log, or the tiles cannot be rebuilt to
+    /// match.
     pub fn inclusion(&self, index: u64, size: u64) -> Result<(Hash, Vec<Hash>, Hash), LogError> {
         let leaves = self.rows.leaves(index, 1)?;
         let beyond = || LogError::Beyond {
@@ -152,7 +154,7 @@ impl LogView {
         Ok((leaf, path, root))
     }
 
-    /// As [`LogView::inclusion`], for an entry that was read already.
+    /// As [`LogView::inclusion`], for an entry that was already read.
     ///
     /// # Errors
     /// As [`LogView::inclusion`].
@@ -178,7 +180,8 @@ impl LogView {
     /// A consistency proof between two trees, and their roots.
     ///
     /// # Errors
-    /// Where the sizes are out of order or beyond the log, or the tiles cannot be made to fit.
+    /// [`LogError`] if the sizes are out of order or beyond the log, or the tiles cannot be rebuilt
+    /// to match.
     pub fn consistency(
         &self,
         first: u64,
@@ -198,7 +201,7 @@ impl LogView {
         })
     }
 
-    /// The root of a tree, proved to lead to the released one.
+    /// The root of a tree, proved consistent with the released one.
     fn root(&self, source: &Touched<'_>, size: u64, released: &Released) -> Option<Hash> {
         if size == released.head.size {
             return Some(released.head.root());
@@ -209,8 +212,8 @@ impl LogView {
         Some(root)
     }
 
-    /// Makes something from tiles. Where it does not verify, every tile that was touched is made
-    /// again from the entries, once: this is how a tampered tile is met.
+    /// Computes a value from tiles. If it does not verify, every tile that was read is rebuilt from
+    /// the entries, once: this mends tampered tiles.
     fn checked<T>(
         &self,
         released: &Released,
@@ -243,7 +246,7 @@ impl LogView {
         let Ok(id) = TileId::new(level, index, WIDTH as u16) else {
             return Ok(());
         };
-        // The file may have been put right since it was read.
+        // The file may have been repaired since it was read.
         self.nodes.lock().pop(&(level, index));
         if self.files.read_tile(id).ok().as_deref() == Some(hashes.as_slice()) {
             return Ok(());
@@ -257,7 +260,7 @@ impl LogView {
         Ok(())
     }
 
-    /// A full tile from the entries; `None` where it is not full.
+    /// A full tile rebuilt from the entries; `None` if it is not full.
     fn rebuild(&self, level: u8, index: u64, size: u64) -> Result<Option<Vec<Hash>>, LogError> {
         let first = index * WIDTH;
         if level == 0 {
@@ -286,7 +289,7 @@ impl LogView {
         if let Some(nodes) = kept.get(&key) {
             return Ok(Arc::clone(nodes));
         }
-        // The file is read without the lock: a slow disk must not hold up proofs from memory.
+        // Read the file without the lock: a slow disk must not delay proofs from memory.
         drop(kept);
         let id = TileId::new(level, index, WIDTH as u16).map_err(|_| StoreError::Damaged {
             table: "log tiles",
@@ -308,7 +311,7 @@ fn within(asked: u64, most: u64, size: u64) -> Result<(), LogError> {
     }
 }
 
-/// The tiles of one released tree, remembering which full ones were read.
+/// The tiles of one released tree; records which full ones were read.
 struct Touched<'a> {
     view: &'a LogView,
     released: &'a Released,

@@ -1,4 +1,4 @@
-//! What was committed to a store in memory, and the rows in which a batch comes to it.
+//! The committed rows of a store in memory, and the rows of a batch.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -33,7 +33,7 @@ pub(super) enum Row {
     Entry(Entry),
     Trace(u64, RowBytes),
     Module(Digest, RowBytes),
-    /// Claims that name a module come or go.
+    /// The number of claims that name a module changes.
     Named(Digest, i64),
     Blob(Digest),
     BlobGone(Digest),
@@ -49,11 +49,11 @@ pub(super) enum Row {
     AccountsFiles(AccountsFiles),
     InForce(InForce),
     Fact(Fact),
-    /// What was written since the last one belongs together.
+    /// Ends a batch: all rows since the previous end belong together.
     End,
 }
 
-/// The rows of a batch, in the order in which they come to the disk.
+/// The rows of a batch, in the order in which they reach the disk.
 pub(super) fn rows(batch: &Batch) -> Vec<Row> {
     let changes = &batch.changes;
     let mut rows = Vec::new();
@@ -124,15 +124,15 @@ fn bytes_of(batch: &Batch) -> Vec<Row> {
     rows
 }
 
-/// Why a batch cannot be committed, whatever the disk does.
+/// The rule that a batch breaks, whatever the disk does.
 pub(super) enum Breach {
-    /// It inserts what is there.
+    /// It inserts a row that exists.
     Twice(StoreError),
-    /// It changes what is not there: a row was lost.
+    /// It changes a row that does not exist: a row was lost.
     Gone(StoreError),
 }
 
-/// All that was committed.
+/// All committed rows.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Committed {
     pub(super) claims: HashMap<ClaimId, Claim>,
@@ -172,7 +172,7 @@ impl Committed {
             Row::Totals(totals) => self.totals = totals,
             Row::Entry(entry) => self.entries.push(entry),
             Row::Trace(claim_seq, bytes) => drop(self.traces.insert(claim_seq, bytes)),
-            // Another claim may have brought it: under one digest there is one content.
+            // Another claim may have stored it: one digest has one content.
             Row::Module(hash, bytes) => drop(self.modules.entry(hash).or_insert((bytes, 0))),
             Row::Named(hash, by) => {
                 if let Some((_, claims)) = self.modules.get_mut(&hash) {
@@ -201,7 +201,7 @@ impl Committed {
     }
 
     fn keep_claim(&mut self, claim: Claim) {
-        // A claim that changes after its revocation comes by again, and its place in the feed stays.
+        // A claim that changes after its revocation passes here again, and its place in the feed stays.
         if claim.state == ClaimState::Revoked
             && let Some(revocation) = &claim.revocation
         {
@@ -290,7 +290,7 @@ impl Committed {
         displaced.map(|(hash, _)| *hash).collect()
     }
 
-    /// Removes modules; gives those whose bytes are blobs, which are named no more.
+    /// Removes modules; returns those whose bytes are blobs, whose names are removed too.
     pub(super) fn forget(&mut self, modules: &[Digest]) -> Vec<Digest> {
         let mut blobs = Vec::new();
         for hash in modules {

@@ -1,4 +1,5 @@
-//! What outlives a store in memory: it is opened, read beside the writer, and opened again.
+//! The part of a store in memory that outlives it: it is opened, read beside the writer, and opened
+//! again.
 
 use std::{
     collections::HashMap,
@@ -30,7 +31,7 @@ use crate::{
     row,
 };
 
-/// What outlives a store in memory. A clone is the same disk.
+/// The disk of a store in memory. A clone is the same disk.
 #[derive(Debug, Clone, Default)]
 pub struct MemoryDisk {
     committed: Arc<RwLock<Committed>>,
@@ -39,10 +40,10 @@ pub struct MemoryDisk {
 }
 
 impl MemoryDisk {
-    /// Opens the store, and fences off every store that was opened before.
+    /// Opens the store, and fences off every earlier one.
     #[must_use]
     pub fn open(&self) -> OpenedStore {
-        // Every store that was opened before has a lower one, and commits nothing from here on.
+        // Earlier stores have a lower epoch, and commit nothing from here on.
         let epoch = self.epoch.fetch_add(1, Ordering::SeqCst) + 1;
         let committed = self.read().clone();
         let found = committed.found();
@@ -138,7 +139,7 @@ impl BlobStorage for MemoryBlobs {
     }
 }
 
-/// Reads a store in memory beside the one that writes it.
+/// Reads a store in memory beside its writer.
 #[derive(Debug)]
 struct MemoryRows {
     committed: Arc<RwLock<Committed>>,
@@ -280,7 +281,7 @@ impl Rows for MemoryRows {
     }
 
     fn all_account_rows(&self, take: &mut TakeRow<'_>) -> Result<u64, StoreError> {
-        // Not under the lock for longer than this: `take` may itself read or write the store.
+        // Release the lock here: `take` may itself read or write the store.
         let (accounts, seq) = {
             let committed = self.read();
             let all = accounts_from(&committed, 0, usize::MAX);

@@ -1,4 +1,4 @@
-//! A database that no daemon has open: read as it is, copied, marked.
+//! A database that no daemon has open: reading it as it is, copying it, marking it.
 
 use std::{
     ops::ControlFlow,
@@ -22,7 +22,7 @@ use crate::{
     tables::{Half, StoredRow, Table, Tables, Value},
 };
 
-/// Where the database of a data directory is.
+/// The path of the database in a data directory.
 #[must_use]
 pub fn path_in(data_directory: &Path) -> PathBuf {
     schema::path_in(data_directory)
@@ -42,17 +42,17 @@ pub struct AtRest {
 }
 
 impl AtRest {
-    /// Opens the database of a data directory to read it: no table is made or changed.
+    /// Opens the database of a data directory to read it; creates and changes no table.
     ///
     /// # Errors
-    /// If there is none, or it is another program's or of a later release.
+    /// [`StoreError`] if there is none, or it belongs to another program or a later release.
     pub fn open(data_directory: &Path) -> Result<Self, StoreError> {
         let path = schema::path_in(data_directory);
         let connection = schema::open_at_rest(&path)?;
         Ok(Self { connection, path })
     }
 
-    /// As [`AtRest::open`], for what needs every table that this release has.
+    /// As [`AtRest::open`], for callers that need every table of this release.
     ///
     /// # Errors
     /// Also if the database is missing or empty, or of an earlier release.
@@ -63,7 +63,7 @@ impl AtRest {
         Ok(at_rest)
     }
 
-    /// Where the database is.
+    /// The path of the database.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
@@ -72,7 +72,7 @@ impl AtRest {
     /// Copies it into the directory `to`; see [`crate::Copier::copy`].
     ///
     /// # Errors
-    /// If it cannot be read, or the copy not be written.
+    /// [`StoreError`] if it cannot be read, or the copy cannot be written.
     pub fn copy(
         &self,
         to: &Path,
@@ -116,7 +116,7 @@ impl Tables for AtRest {
     }
 
     fn look_over(&self) -> Result<(u64, Vec<String>), StoreError> {
-        // A hundred lines tell that it is damaged; more would only repeat it.
+        // A hundred lines show the damage; more would only repeat it.
         let said: Vec<String> = self
             .connection
             .prepare("PRAGMA integrity_check(100)")?
@@ -153,7 +153,7 @@ impl Tables for AtRest {
         let (name, keys) = (shape.name, shape.keys.join(", "));
         let columns = shape.columns();
         let (behind, limit_at) = match after {
-            // A row value, since a key may have two parts.
+            // A row value, since a key may have two columns.
             Some(after) => (
                 format!("WHERE ({keys}) > ({})", places(after.len())),
                 after.len() + 1,
@@ -211,7 +211,7 @@ struct Shape {
     name: &'static str,
     /// The columns of its key.
     keys: &'static [&'static str],
-    /// The others, as far as [`Table`] says that there are.
+    /// Its other columns, as far as [`Table`] lists them.
     fields: &'static [&'static str],
 }
 
@@ -259,7 +259,7 @@ impl FromSql for Value {
         Ok(match value {
             ValueRef::Null => Self::Null,
             ValueRef::Integer(number) => Self::Number(number),
-            // No table of ours has one: read as the bytes that it is, it fits no row.
+            // No table of ours stores a float: read as its bytes, it matches no row.
             ValueRef::Real(real) => Self::Bytes(real.to_be_bytes().to_vec()),
             ValueRef::Text(text) => Self::Text(String::from_utf8_lossy(text).into_owned()),
             ValueRef::Blob(bytes) => Self::Bytes(bytes.to_vec()),

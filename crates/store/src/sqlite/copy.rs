@@ -12,11 +12,11 @@ use rusqlite::{
 use super::schema;
 use crate::{Copier, Pages, StoreError};
 
-/// Pages that a copy takes at a time.
+/// Pages per step of a copy.
 const COPY_PAGES: i32 = 256;
 
-/// The copy of a database through the connection that writes it: what is written between two
-/// steps is carried over, where from another connection each commit would begin the copy anew.
+/// Copies a database through the connection that writes it: SQLite then carries writes between two
+/// steps over into the copy. From another connection each commit would restart the copy.
 pub(super) struct OnlineCopy(pub(super) Arc<ReentrantMutex<Connection>>);
 
 impl Copier for OnlineCopy {
@@ -29,7 +29,7 @@ impl Copier for OnlineCopy {
     }
 }
 
-/// Copies a database page by page into the directory `to`. The copy is not durable yet: its caller
+/// Copies a database page by page into the directory `to`. The copy is not durable: the caller
 /// syncs it, so that no commit waits for that here.
 pub(super) fn copy_pages(
     from: &Connection,

@@ -1,4 +1,4 @@
-//! The table of what a database remembers about itself.
+//! The table of facts that a database stores about itself.
 
 use std::path::{Path, PathBuf};
 
@@ -13,7 +13,7 @@ use crate::{
     row,
 };
 
-/// The table, also where a copy of an older database is marked.
+/// The table; also created in a copy of an older database when it is marked.
 pub(super) const TABLE: &str = "CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;";
 
 const ANCHORS: &str = "anchors";
@@ -56,7 +56,7 @@ pub(super) fn write_in_force(connection: &Connection, in_force: &InForce) -> rus
     put(connection, IN_FORCE, &row::encode(in_force))
 }
 
-/// Writes one within a transaction.
+/// Writes one fact within a transaction.
 pub(super) fn write(connection: &Connection, fact: &Fact) -> rusqlite::Result<()> {
     let (name, bytes) = match fact {
         Fact::Anchors(anchors) => (ANCHORS, Some(row::encode(anchors))),
@@ -80,13 +80,13 @@ fn put(connection: &Connection, name: &str, bytes: &[u8]) -> rusqlite::Result<()
         .map(drop)
 }
 
-/// Notes in a database that no process has open that it is a copy of a backup. One of an older release
-/// keeps its version, so that this release and that one can both take it. The file is not synced.
+/// Notes in a database that no process has open that it is a copy made by a backup. A database of an older release
+/// keeps its version, so that both that release and this one can open it. The file is not synced.
 ///
 /// # Errors
-/// If it cannot be opened or written.
+/// [`StoreError`] if it cannot be opened or written.
 pub fn mark_restored(database: &Path, restored: Restored) -> Result<(), StoreError> {
-    // The flags lack CREATE: a database that is missing must not become an empty one.
+    // The flags lack CREATE: a missing database must not become an empty one.
     let connection = Connection::open_with_flags(
         database,
         OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
@@ -96,14 +96,14 @@ pub fn mark_restored(database: &Path, restored: Restored) -> Result<(), StoreErr
         "PRAGMA synchronous = OFF; PRAGMA mmap_size = 0; {TABLE}"
     ))?;
     write(&connection, &Fact::Restored(Some(restored)))?;
-    // What was written must be in this file, and not in one beside it.
+    // The written data must be in this file, not in one beside it.
     connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| {
         row.get::<_, i64>(0)
     })?;
     connection.close().map_err(|(_, error)| error.into())
 }
 
-/// What lies beside a database as long as it is open, or was not closed: its WAL, and the index of it.
+/// The files beside a database that is open, or was not closed: its WAL, and the index of it.
 pub fn beside(database: &Path) -> [PathBuf; 2] {
     ["-wal", "-shm"].map(|suffix| {
         let mut name = database.as_os_str().to_owned();
@@ -112,13 +112,13 @@ pub fn beside(database: &Path) -> [PathBuf; 2] {
     })
 }
 
-/// The facts of a data directory that no daemon serves, as they are.
+/// The facts of a data directory that no daemon serves, unchanged.
 ///
 /// # Errors
-/// Where there is no database, or it cannot be read.
+/// [`StoreError`] if there is no database, or it cannot be read.
 pub fn at_rest(data_directory: &Path) -> Result<Facts, StoreError> {
     let connection = schema::open_at_rest(&schema::path_in(data_directory))?;
-    // Nothing is migrated at rest, and a database of an older release has no such table.
+    // Nothing is migrated at rest, and a database of an older release lacks this table.
     let has_table = connection
         .prepare("SELECT 1 FROM sqlite_schema WHERE name = 'facts'")?
         .exists([])?;

@@ -1,4 +1,4 @@
-//! The queries, of the writer and of those who read beside it.
+//! The queries of the writer and of the readers beside it.
 
 use evidenceos_kernel::{
     account::{Account, Totals},
@@ -53,7 +53,7 @@ pub(super) fn read_log_keys(connection: &Connection) -> Result<Vec<LogKey>, Stor
     Ok(keys)
 }
 
-/// The last journal row must end the chain that the state row names.
+/// Checks that the last journal row ends the chain that the state row names.
 pub(super) fn check_journal_tail(
     connection: &Connection,
     state: &StateRow,
@@ -104,7 +104,7 @@ pub(super) fn read_claim(
     id: &ClaimId,
     owner: Option<OwnerTag>,
 ) -> Result<Option<Claim>, StoreError> {
-    // The owner stands before the row: of another owner's claim nothing else is read.
+    // The owner's column comes before the row: of another owner's claim nothing else is read.
     let bytes: Option<Vec<u8>> = connection
         .prepare_cached(
             "SELECT row FROM claims WHERE claim_id = ?1 AND (?2 IS NULL OR owner = ?2)",
@@ -220,7 +220,7 @@ pub(super) fn read_entries(
             key: index.to_string(),
             what,
         };
-        // The query alone would pass over a missing entry without a word.
+        // The query alone would silently skip a missing entry.
         if index as u64 != expected {
             return Err(damaged("an entry before it is missing"));
         }
@@ -241,7 +241,7 @@ pub(super) fn read_decision(
     id: DecisionId,
     owner: Option<OwnerTag>,
 ) -> Result<Option<FoundDecision>, StoreError> {
-    // A number that no row can have is looked for like any other.
+    // A number that no row can have is looked up like any other.
     let number = i64::try_from(id.0).unwrap_or(i64::MAX);
     let row: Option<(i64, i64, Vec<u8>)> = connection
         .prepare_cached(
@@ -267,7 +267,7 @@ pub(super) fn read_decision(
     })
 }
 
-/// The last of the oldest rows, at most so many, that were recorded before a time.
+/// The last of the oldest rows, at most this many, that were recorded before a time.
 pub(super) fn decisions_before(
     connection: &Connection,
     unix_ms: u64,

@@ -1,7 +1,7 @@
-//! Reading beside the writer: a few connections that see what was committed.
+//! Reading beside the writer: a few connections that see committed rows.
 //!
-//! Every read is by key or one page of a scan, so that no read transaction lives long enough to
-//! keep the WAL from being reused.
+//! Every read is by key or one page of a scan, so no read transaction lives long enough to keep the
+//! WAL from being reused.
 
 use std::{ops::RangeInclusive, path::Path};
 
@@ -36,7 +36,7 @@ impl SqliteRows {
     /// Opens the connections. The writer must have opened the database before.
     ///
     /// # Errors
-    /// Where a connection cannot be opened.
+    /// [`StoreError`] if a connection cannot be opened.
     pub fn open(data_directory: &Path) -> Result<Self, StoreError> {
         let path = schema::path_in(data_directory);
         let idle = (0..CONNECTIONS)
@@ -105,8 +105,9 @@ impl Rows for SqliteRows {
         owner: Option<OwnerTag>,
     ) -> Result<Option<(Claim, Option<Entry>)>, StoreError> {
         self.with(|connection| {
-            // Two statements in one transaction take the database's locks once. It ends with its
-            // guard, however the read ends: one left open would keep the WAL from being reused.
+            // Two statements in one transaction take the database's locks once. The transaction
+            // ends with its guard, however the read ends: an open one would keep the WAL from being
+            // reused.
             let transaction = connection.unchecked_transaction()?;
             read::read_claim_and_entry(&transaction, id, owner)
         })
@@ -171,7 +172,7 @@ impl Rows for SqliteRows {
     ) -> Result<Vec<Claim>, StoreError> {
         let (first, last) = (ids.start().as_bytes(), ids.end().as_bytes());
         self.with(|connection| {
-            // `+` keeps the owner's index out of it: a principal may own most of a store.
+            // `+` keeps SQLite from using the owner's index: a principal may own most of a store.
             let mut statement = connection.prepare_cached(
                 "SELECT seq, row FROM claims WHERE claim_id BETWEEN ?1 AND ?2 AND (?4 IS NULL OR +owner = ?4) ORDER BY claim_id LIMIT ?3",
             )?;
@@ -322,7 +323,7 @@ fn here_or_blob(bytes: Option<Vec<u8>>) -> RowBytes {
     bytes.map_or(RowBytes::Blob, RowBytes::Here)
 }
 
-/// A connection on loan; it comes back however the read ends.
+/// A connection on loan; it returns to the pool however the read ends.
 struct Lent<'r> {
     connection: Option<Connection>,
     readers: &'r SqliteRows,
@@ -336,7 +337,7 @@ impl Drop for Lent<'_> {
     }
 }
 
-/// The claims of a query for number and row.
+/// The claims of a query that selects number and row.
 fn decoded_claims(mut rows: rusqlite::Rows<'_>) -> Result<Vec<Claim>, StoreError> {
     let mut claims = Vec::new();
     while let Some(found) = rows.next()? {

@@ -15,7 +15,7 @@ use rusqlite::{Connection, OpenFlags, config::DbConfig};
 use super::facts;
 use crate::StoreError;
 
-/// "EvOS", so that another program's database is not taken for ours.
+/// "EvOS", so that another program's database is not mistaken for ours.
 const APPLICATION_ID: i32 = 0x4576_4f53;
 /// The database's name in a data directory. SQLite adds `-wal` and `-shm`.
 pub const DATABASE: &str = "evidenceos.db";
@@ -43,20 +43,20 @@ CREATE TABLE decisions (first INTEGER PRIMARY KEY, idx INTEGER NOT NULL, recorde
 CREATE TABLE questions (question BLOB PRIMARY KEY, claim_id BLOB NOT NULL) STRICT, WITHOUT ROWID;
 ";
 
-/// What each older version lacks, from version 1 on.
+/// The migration from each older version, from version 1 on.
 const MIGRATIONS: [&str; 6] = [
     "CREATE TABLE log_keys (since_size INTEGER PRIMARY KEY, row BLOB NOT NULL) STRICT;",
     "CREATE TABLE accounts (seq INTEGER PRIMARY KEY, owner BLOB NOT NULL UNIQUE, row BLOB NOT NULL) STRICT;",
     "CREATE TABLE decisions (first INTEGER PRIMARY KEY, idx INTEGER NOT NULL, recorded_unix_ms INTEGER NOT NULL, records BLOB NOT NULL) STRICT;",
     "CREATE TABLE questions (question BLOB PRIMARY KEY, claim_id BLOB NOT NULL) STRICT, WITHOUT ROWID;",
-    // A backup of an older release may have got it when it was brought back.
+    // A restore may have added it to a backup of an older release.
     facts::TABLE,
-    // Nobody counted the claims that name a module: those of before stay.
+    // Earlier releases did not count the claims that name a module, so their modules stay.
     "ALTER TABLE modules ADD COLUMN claims INTEGER;
      CREATE INDEX displaced_modules ON modules (claims) WHERE claims = 0;",
 ];
 
-/// Where the database of a data directory is.
+/// The path of the database in a data directory.
 pub fn path_in(data_directory: &Path) -> PathBuf {
     data_directory.join(DATABASE)
 }
@@ -73,8 +73,8 @@ pub fn must_be_there(data_directory: &Path) -> Result<(), StoreError> {
     }
 }
 
-/// Demands that a directory without a database has nothing else of ours either: a log or blobs
-/// whose database is gone are not begun anew.
+/// Demands that a directory without a database has no other data of ours: a log or blobs whose
+/// database is gone must not start over.
 pub fn must_not_be_lost(data_directory: &Path) -> Result<(), StoreError> {
     if must_be_there(data_directory).is_ok() {
         return Ok(());
@@ -125,7 +125,7 @@ pub fn must_be_current(connection: &Connection, path: &Path) -> Result<(), Store
     ))
 }
 
-/// Opens the writer's connection; makes the tables in a new database.
+/// Opens the writer's connection; creates the tables in a new database.
 pub fn open_writer(path: &Path) -> Result<Connection, StoreError> {
     make_private(path)?;
     let connection = Connection::open_with_flags(
@@ -134,10 +134,9 @@ pub fn open_writer(path: &Path) -> Result<Connection, StoreError> {
             | OpenFlags::SQLITE_OPEN_CREATE
             | OpenFlags::SQLITE_OPEN_NO_MUTEX,
     )?;
-    // 4 MiB of cache: most pages of a larger one are full and never read again, and SQLite looks
-    // through all of it whenever it has balanced a tree. No memory map, since a truncated file would
-    // be a SIGBUS. While it is being opened the last connection of whoever had it before may still
-    // be closing.
+    // 4 MiB of cache: most pages of a larger one are full and never read again, and SQLite scans all of it whenever
+    // it has balanced a tree. No memory map, since a truncated file would be a SIGBUS. During the opening the last
+    // connection of the previous process may still be closing.
     connection
         .execute_batch(
             "PRAGMA busy_timeout = 2000;
@@ -158,8 +157,8 @@ pub fn open_writer(path: &Path) -> Result<Connection, StoreError> {
     Ok(connection)
 }
 
-/// Makes the file where it is not there, so that SQLite does not make one that all can read: what
-/// lies beside it takes its mode over.
+/// Creates the file if it is missing, so that SQLite does not create one that all users can read:
+/// the files beside it take over its mode.
 fn make_private(path: &Path) -> Result<(), StoreError> {
     use std::os::unix::fs::OpenOptionsExt as _;
     let made = std::fs::OpenOptions::new()
@@ -175,7 +174,8 @@ fn make_private(path: &Path) -> Result<(), StoreError> {
     }
 }
 
-/// From now on nobody else writes: a busy database is a broken fence and not something to wait for.
+/// From now on no other process writes: a busy database means a broken fence, and waiting would
+/// hide it.
 pub fn fence_off(connection: &Connection) -> Result<(), StoreError> {
     Ok(connection.busy_timeout(Duration::ZERO)?)
 }
@@ -183,8 +183,8 @@ pub fn fence_off(connection: &Connection) -> Result<(), StoreError> {
 /// Opens a connection that only reads. Its cache is small: every commit of the writer empties it,
 /// and emptying a large one takes longer than reading a few pages again.
 pub fn open_reader(path: &Path) -> Result<Connection, StoreError> {
-    // Readers write marks into the index of the WAL, so that they need the right to write;
-    // `query_only` keeps them from the data.
+    // Readers write marks into the index of the WAL, so they need the right to write; `query_only`
+    // protects the data from them.
     let connection = Connection::open_with_flags(
         path,
         OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
@@ -201,11 +201,11 @@ pub fn open_reader(path: &Path) -> Result<Connection, StoreError> {
     Ok(connection)
 }
 
-/// Opens a database that nobody has open, to read it as it is: no table is made or changed, and
-/// what is in the WAL stays there.
+/// Opens a database that no process has open, to read it as it is: no table is created or changed,
+/// and the WAL keeps its content.
 pub fn open_at_rest(path: &Path) -> Result<Connection, StoreError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    // Where a WAL waits SQLite must index it. Where none does not even that file is made.
+    // If there is a WAL, SQLite must index it. If there is none, not even that file is created.
     let opened = if has_wal(path) {
         Connection::open_with_flags(path, flags)
     } else {
@@ -240,7 +240,7 @@ fn has_wal(path: &Path) -> bool {
     std::fs::metadata(wal).is_ok_and(|metadata| metadata.len() > 0)
 }
 
-/// A database that nobody writes, as a URI.
+/// The URI of a database that no process writes.
 fn immutable(path: &Path) -> String {
     use std::{fmt::Write as _, os::unix::ffi::OsStrExt as _};
     let mut uri = "file:".to_owned();
@@ -256,8 +256,8 @@ fn immutable(path: &Path) -> String {
     uri
 }
 
-/// Opens the database that a copy is made into. It is not synced here, and needs no journal: a
-/// copy that was broken off is thrown away.
+/// Opens the database that a copy is made into. It is not synced here, and needs no journal: an
+/// interrupted copy is thrown away.
 pub fn open_copy(directory: &Path) -> Result<Connection, StoreError> {
     let connection = Connection::open_with_flags(
         path_in(directory),
@@ -307,8 +307,8 @@ fn prepare_tables(connection: &Connection, path: &Path) -> Result<(), StoreError
     if tables == 0 {
         // A database whose WAL was lost before its first checkpoint looks like a new one.
         must_be_alone(path.parent().unwrap_or(Path::new("")))?;
-        // One transaction makes all tables: a crash in it leaves a database without any, which the
-        // next start takes for a new one.
+        // One transaction creates all tables: a crash in it leaves a database without any, which
+        // the next start takes for a new one.
         connection.execute_batch(&format!(
             "BEGIN IMMEDIATE; {TABLES}
              {}
@@ -322,7 +322,7 @@ fn prepare_tables(connection: &Connection, path: &Path) -> Result<(), StoreError
     check_application(path, application)?;
     if (1..SCHEMA_VERSION).contains(&version) {
         let steps = MIGRATIONS[version as usize - 1..].concat();
-        // The version changes in the transaction of the steps, so that a crash leaves the old
+        // The version changes in the transaction of the migrations, so a crash leaves the old
         // version with its own tables.
         connection.execute_batch(&format!("BEGIN IMMEDIATE; {steps}"))?;
         failpoint::pass(Point::SchemaMigrateMid);

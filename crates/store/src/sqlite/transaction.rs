@@ -1,4 +1,4 @@
-//! A transaction of SQLite, and what a failed one means.
+//! A transaction of SQLite, and the meaning of a failed one.
 
 use evidenceos_failpoint::{self as failpoint, Point};
 use rusqlite::{Connection, ErrorCode};
@@ -12,7 +12,7 @@ pub(super) fn begin(connection: &Connection) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// A transaction, which has begun with what was read for it. Dropped: it came to nothing.
+/// A transaction that began with the reads for its batch. Dropping it rolls it back.
 pub(super) struct Transaction<'c>(&'c Connection);
 
 impl<'c> Transaction<'c> {
@@ -29,7 +29,8 @@ impl<'c> Transaction<'c> {
 impl Drop for Transaction<'_> {
     fn drop(&mut self) {
         if !self.0.is_autocommit() {
-            // If this fails too, the connection says that it is still inside: nothing is known.
+            // If this fails too, the connection reports that it is still inside: the fate is
+            // unknown.
             let _ = self.0.execute_batch("ROLLBACK");
         }
     }
@@ -56,7 +57,7 @@ impl From<rusqlite::Error> for WriteError {
 
 impl WriteError {
     /// The fate of a batch whose write failed. Only a full disk and a broken rule leave no doubt,
-    /// and only once SQLite has rolled the transaction back.
+    /// and only after SQLite has rolled the transaction back.
     pub(super) fn fate(self, rolled_back: bool) -> Outcome {
         let error = match self {
             Self::Fence => {
@@ -80,7 +81,7 @@ impl WriteError {
     }
 }
 
-/// A point where a crash test plays a full or a broken disk, in SQLite's words.
+/// A failpoint at which a crash test injects a full or a broken disk, as SQLite reports it.
 pub(super) fn may_fail(point: Point) -> Result<(), rusqlite::Error> {
     failpoint::reach(point).map_err(|error| {
         let code = if error.kind() == std::io::ErrorKind::StorageFull {

@@ -23,7 +23,7 @@ pub(super) fn write_rows(connection: &Connection, batch: &Batch) -> Result<(), W
     }
     let mut update = connection.prepare_cached("UPDATE claims SET row = ?2 WHERE seq = ?1")?;
     for claim in &changes.claims {
-        // A claim that was read and is gone: the database lost a row, and nothing may follow it.
+        // A claim that was read is gone: the database lost a row, and no commit may follow.
         match update.execute(params![claim.seq as i64, row::encode_growing(claim)])? {
             1 => {}
             rows => return Err(rusqlite::Error::StatementChangedRows(rows).into()),
@@ -77,7 +77,7 @@ pub(super) fn write_accounts(connection: &Connection, batch: &Batch) -> Result<(
     }
     let mut update = connection.prepare_cached("UPDATE accounts SET row = ?2 WHERE seq = ?1")?;
     for account in &changes.accounts {
-        // As with claims: what was read and is gone must stop everything.
+        // As with claims: if a row that was read is gone, everything must stop.
         match update.execute(params![account.seq as i64, row::encode(account)])? {
             1 => {}
             rows => return Err(rusqlite::Error::StatementChangedRows(rows).into()),
@@ -110,7 +110,7 @@ pub(super) fn write_log(connection: &Connection, batch: &Batch) -> Result<(), Wr
         .claims
         .iter()
         .filter(|claim| claim.state == ClaimState::Revoked);
-    // A claim that changes after its revocation comes by again, and its row stays the same.
+    // A claim that changes after its revocation passes here again, and its row stays the same.
     for claim in revoked {
         if let Some(revocation) = &claim.revocation {
             connection
@@ -123,7 +123,7 @@ pub(super) fn write_log(connection: &Connection, batch: &Batch) -> Result<(), Wr
     Ok(())
 }
 
-/// Stores modules, and counts the claims that name each. Those of before there was a count have none.
+/// Stores modules, and counts the claims that name each. Modules of releases without the count have none.
 pub(super) fn write_modules(connection: &Connection, batch: &Batch) -> Result<(), WriteError> {
     let mut insert = connection.prepare_cached(
         "INSERT INTO modules (hash, bytes, claims) VALUES (?1, ?2, 1)
@@ -133,7 +133,7 @@ pub(super) fn write_modules(connection: &Connection, batch: &Batch) -> Result<()
         connection.prepare_cached("UPDATE modules SET claims = claims + ?2 WHERE hash = ?1")?;
     let mut add = |hash: &Digest, by: i64| match count.execute(params![hash.as_bytes(), by])? {
         1 => Ok(()),
-        // A claim would name a module that is not there.
+        // A claim would name a missing module.
         rows => Err(WriteError::from(rusqlite::Error::StatementChangedRows(
             rows,
         ))),
@@ -179,8 +179,8 @@ pub(super) fn forget_modules(
                 blobs.push(*module);
             }
         }
-        // This commit is fenced too: a process that was taken over must not remove what the other
-        // one names.
+        // This commit is fenced too: a process that was replaced must not remove modules that its
+        // successor names.
         let fenced = transaction
             .prepare_cached("UPDATE state SET epoch = epoch WHERE id = 1 AND epoch = ?1")?
             .execute([epoch])?;
@@ -224,7 +224,7 @@ pub(super) fn write_journal(
     Ok(())
 }
 
-/// Records of decisions go in, and those that need not be kept any longer out.
+/// Inserts records of decisions, and deletes those that were forgotten.
 pub(super) fn write_decisions(connection: &Connection, batch: &Batch) -> rusqlite::Result<()> {
     for decisions in &batch.decisions {
         connection
