@@ -1,7 +1,7 @@
-//! What each of many may use of something that comes back with time.
+//! Rate limits per key, as leaky buckets.
 //!
-//! Owns the arithmetic of a bucket for each: use fills it, time empties it, and who has filled it waits.
-//! It remembers the latest 4,096 keys; one that it forgot begins with an empty bucket.
+//! Owns the arithmetic of one bucket per key: use fills it, time empties it, and a key with a full bucket must wait.
+//! It remembers the latest 4,096 keys; a forgotten key starts with an empty bucket.
 
 use std::{hash::Hash, num::NonZeroUsize, time::Duration};
 
@@ -35,19 +35,18 @@ impl<K: Hash + Eq> Allowance<K> {
         }
     }
 
-    /// How long until this one's bucket is not full any more; zero: it is not. `now_ms` is of any clock,
-    /// always the same.
+    /// The time until this key's bucket is not full any more; zero if it is not full. `now_ms` may be of any clock,
+    /// but always the same one.
     pub fn wait(&mut self, key: &K, now_ms: u64) -> Duration {
         let used = self.used(key, now_ms);
         let beyond = (used + 1).saturating_sub(self.most);
         Duration::from_millis((beyond * 1_000).div_ceil(self.per_second))
     }
 
-    /// Fills this one's bucket further, also beyond what it holds: what something takes may be known only
-    /// when it is done.
+    /// Fills this key's bucket further, even beyond its size: the cost of a call may be known only when it is done.
     pub fn take(&mut self, key: K, amount: u64, now_ms: u64) {
         let used = self.used(&key, now_ms).saturating_add(amount);
-        // Beyond this nobody would wait.
+        // A fuller bucket would change nothing: no caller waits that long.
         let used = used.min(self.most.saturating_mul(16));
         self.buckets.put(
             key,
@@ -87,7 +86,7 @@ mod tests {
         assert_eq!(allowance.wait(&'a', 2_499), Duration::from_millis(500));
         assert_eq!(allowance.wait(&'a', 2_500), Duration::ZERO);
         assert_eq!(allowance.wait(&'b', 0), Duration::ZERO);
-        // A clock that goes back gives nothing back.
+        // A clock that goes back empties nothing.
         allowance.take('a', 100, 10_000);
         assert!(allowance.wait(&'a', 9_000) >= allowance.wait(&'a', 10_000));
     }

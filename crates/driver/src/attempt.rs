@@ -1,7 +1,7 @@
-//! A batch before its commit: what was decided, and everything to do once it is durable.
+//! A batch before its commit: its decisions, and everything to do once it is durable.
 //!
-//! Making an attempt reads the driver and changes nothing of it but what callers have used of their
-//! allowances, so that an attempt whose commit failed is simply dropped.
+//! Making an attempt reads the driver and changes nothing in it except the callers' used
+//! allowances, so an attempt whose commit failed is simply dropped.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -30,15 +30,15 @@ use crate::{
 
 type Run = (HoldoutId, u64);
 
-/// What becomes of a call if the batch commits.
+/// The fate of a call if the batch commits.
 pub(crate) enum Decided {
-    /// It is answered when the batch has committed.
+    /// The caller gets this answer when the batch has committed.
     Answer(Answer),
-    /// It is answered when the claim settles.
+    /// The caller gets the result when the claim settles.
     Join(ClaimId),
-    /// It waits in this line until something has ended.
+    /// The call waits in this line until something has ended.
     Wait(Line),
-    /// Nobody waits for it, and it left no trace.
+    /// No caller waits for it, and it left no trace.
     Drop,
 }
 
@@ -52,7 +52,7 @@ impl Decided {
     }
 }
 
-/// Why commands of the daemon's own are not decided.
+/// The reason why commands of the daemon's own are not decided.
 pub(crate) enum NotDecided {
     Refused { nth: usize, refusal: Refusal },
     Store(StoreError),
@@ -64,22 +64,22 @@ impl From<StoreError> for NotDecided {
     }
 }
 
-/// A batch that was decided.
+/// A decided batch.
 #[derive(Default)]
 pub(crate) struct Attempt {
     pub(crate) batch: Batch,
     /// The tree with the batch's entries, if there are any.
     pub(crate) tree: Option<Tree>,
-    /// One for each call, in order.
+    /// One outcome for each call, in order.
     pub(crate) answers: Vec<Decided>,
     pub(crate) works: Vec<Work>,
     pub(crate) settled: Vec<(Run, ClaimId)>,
-    /// Runs of claims that were judged before, whose turn comes later.
+    /// Runs of duplicate claims, whose turn to settle comes later.
     pub(crate) duplicates: Vec<Run>,
     pub(crate) begun_again: Option<Run>,
-    /// Whether another key takes over.
+    /// Whether another key takes over the log.
     pub(crate) rotated: bool,
-    /// Whether it states policies.
+    /// Whether the batch states policies.
     pub(crate) stated: bool,
 }
 
@@ -89,7 +89,7 @@ impl Attempt {
         self.batch.is_empty()
     }
 
-    /// Whether it does anything that no call asked for.
+    /// Whether it includes work that no call asked for.
     pub(crate) fn has_own_work(&self) -> bool {
         !self.settled.is_empty()
             || self.begun_again.is_some()
@@ -101,11 +101,11 @@ impl Attempt {
 }
 
 impl<S: Store> Driver<S> {
-    /// Decides, in this order: a key that takes over the log, policies that are to be in force, runs whose turn it is to settle, a run to begin again, the calls.
-    /// A row that cannot be read spoils only the call that named it.
+    /// Decides, in this order: a key that takes over the log, policies to put in force, runs whose turn it is to
+    /// settle, a run to start again, the calls. An unreadable row fails only the call that named it.
     ///
     /// # Errors
-    /// Where work of the driver's own cannot be read.
+    /// [`StoreError`] if the rows for the driver's own work cannot be read.
     pub(crate) fn attempt(
         &mut self,
         wall_unix_ms: u64,
@@ -118,7 +118,7 @@ impl<S: Store> Driver<S> {
             store: &mut self.store,
             slots: &self.slots,
             attempt: Attempt::default(),
-            // Calls that wait still came before these.
+            // Calls that still wait came before these.
             blocked: self.waiting.lines().collect(),
             idle_requests: &mut self.idle_requests,
             now_ms: wall_unix_ms,
@@ -156,10 +156,10 @@ impl<S: Store> Driver<S> {
 }
 
 impl<S: Store> Driver<S> {
-    /// Decides commands of the daemon's own, and nothing beside them.
+    /// Decides commands of the daemon's own, and nothing else.
     ///
     /// # Errors
-    /// If one of them is refused, or a row cannot be read.
+    /// [`NotDecided`] if one of them is refused, or a row cannot be read.
     pub(crate) fn attempt_own(
         &mut self,
         wall_unix_ms: u64,
@@ -196,7 +196,7 @@ struct Making<'d, S> {
     store: &'d mut S,
     slots: &'d Slots,
     attempt: Attempt,
-    /// Lines in which an earlier call waits: later ones wait behind it.
+    /// Lines in which an earlier call waits: later calls wait behind it.
     blocked: HashSet<Line>,
     pending_by_owner: HashMap<OwnerTag, usize>,
     idle_requests: &'d mut Allowance<OwnerTag>,
@@ -206,13 +206,13 @@ struct Making<'d, S> {
 impl<S: Store> Making<'_, S> {
     fn settle(&mut self, parked: &HashMap<Run, Parked>) -> Result<(), StoreError> {
         let mut holdouts: Vec<HoldoutId> = parked.keys().map(|(holdout, _)| *holdout).collect();
-        // A hash map has another order in each process. Sorted, the same outcomes give the same
-        // log.
+        // The order of a hash map differs between processes. Sorted, the same outcomes give the
+        // same log.
         holdouts.sort_unstable();
         holdouts.dedup();
         for holdout in holdouts {
-            // Settling the oldest run makes the next one the oldest: a batch settles as many in a
-            // row as have ended.
+            // Settling the oldest run makes the next one the oldest: one batch settles all
+            // consecutive runs that have ended.
             while let Some((number, claim)) = self.oldest(&holdout)
                 && let Some(outcome) = parked.get(&(holdout, number))
             {
@@ -255,8 +255,8 @@ impl<S: Store> Making<'_, S> {
         Ok(())
     }
 
-    /// A failure is counted in a commit before the run begins again, so that a run which ends
-    /// every process that runs it is known the next time.
+    /// A failure is counted in a commit before the run starts again, so that the next start knows
+    /// of a run that ends every process that executes it.
     fn begin_again(&mut self, unfinished: Unfinished) -> Result<(), StoreError> {
         let Unfinished { run, failed } = unfinished;
         let (holdout, number) = run;
@@ -268,8 +268,8 @@ impl<S: Store> Making<'_, S> {
             number,
             failed,
         })?;
-        // `start` begins nothing if the stage lacks the claim. The run would then count as begun
-        // again for ever, and no later one would have its turn.
+        // `start` starts nothing if the stage lacks the claim. The run would then count as
+        // restarted forever, and no later run would get its turn.
         if self.stage.claim(&in_flight.claim).is_none() {
             let claim = self.store.claim(&in_flight.claim)?;
             self.stage.supply_claim(in_flight.claim, claim);
@@ -302,8 +302,7 @@ impl<S: Store> Making<'_, S> {
             request.command,
             Command::Claim(ClaimCommand::Execute { .. })
         );
-        // No caller would hear of the run, which would take a slot and reserve budgets all the
-        // same.
+        // No caller would get the result, but the run would take a slot and reserve budgets.
         if executes && call.reply_to.is_gone() {
             return Ok(Decided::Drop);
         }
@@ -323,8 +322,8 @@ impl<S: Store> Making<'_, S> {
         }
         let admitted = admission(&decision);
         if let Some(admitted) = &admitted {
-            // A run that is admitted now could outlast the stop's deadline, and the next start
-            // would execute it again.
+            // A run admitted now could outlast the deadline of the stop, and the next start would
+            // execute it again.
             if stopping {
                 return Ok(Decided::Answer(Err(Failure::Stopping)));
             }
@@ -349,7 +348,7 @@ impl<S: Store> Making<'_, S> {
         Ok(decided)
     }
 
-    /// Has the module of a call committed with it. A commit that changes nothing names no module:
+    /// Commits a call's module with it. If the commit changes nothing, no claim names the module:
     /// storing its bytes would leave a blob that no claim refers to.
     fn keep_module(&mut self, call: &Call, decision: &Decision) {
         let names_it = |event: &Event| matches!(event, Event::ArtifactsCommitted { .. });
@@ -360,7 +359,8 @@ impl<S: Store> Making<'_, S> {
         }
     }
 
-    /// Whether a decision is enacted: a caller has so many that change nothing but what is remembered.
+    /// Whether a decision is enacted: each caller has a limited number of requests that change nothing and are only
+    /// remembered.
     fn is_worth_a_row(&mut self, request: &Request, decision: &Decision) -> bool {
         if decision.events.is_empty() || !is_idle(decision) {
             return true;
@@ -387,8 +387,8 @@ impl<S: Store> Making<'_, S> {
         }
     }
 
-    /// The line in which an admission has to wait although the kernel allows it: behind calls
-    /// that came before, or for a slot.
+    /// The line in which an admission must wait although the kernel allows it: behind earlier
+    /// calls, or for a slot.
     fn line_of(&self, admitted: &Admitted) -> Option<Line> {
         let (holdout, owner) = (admitted.holdout, admitted.owner);
         let (all, own) = (Line::Holdout(holdout), Line::Own(holdout, owner));
@@ -410,8 +410,8 @@ impl<S: Store> Making<'_, S> {
         self.slots.has_its_share(owner, pending).then_some(own)
     }
 
-    /// The line in which a refused call waits, if waiting helps: what only the owner's own runs
-    /// stand in the way of holds up nobody else.
+    /// The line in which a refused call waits, if waiting helps: if only the owner's own runs block
+    /// it, it holds up no other owner.
     fn line_for(&self, request: &Request, refusal: &Refusal) -> Option<Line> {
         let Command::Claim(ClaimCommand::Execute { claim }) = &request.command else {
             return None;
@@ -427,7 +427,7 @@ impl<S: Store> Making<'_, S> {
         }
     }
 
-    /// The log has the root of them; the store keeps the rest.
+    /// The log has only the records' root; the store keeps the records.
     fn keep_decisions(&mut self, request: &Request, decision: &Decision) {
         let Command::Decision(DecisionCommand::Record(new)) = &request.command else {
             return;
@@ -524,13 +524,13 @@ impl<S: Store> Making<'_, S> {
         }
     }
 
-    /// The head over the batch's entries, or one that came back from elsewhere, is part of the
-    /// batch: one sync persists both, and nothing signed is seen before it is durable.
+    /// The head over the batch's entries, or one signed elsewhere, is part of the batch: one sync
+    /// persists both, and nothing signed is seen before it is durable.
     fn finish(self, tree: &Tree, heads: &Heads) -> Attempt {
         let mut attempt = self.attempt;
         if !attempt.batch.entries.is_empty() {
-            // The driver's own tree stays as it is until the commit: an attempt whose commit failed
-            // is dropped.
+            // The driver's own tree does not change before the commit: an attempt whose commit
+            // failed is dropped.
             let mut tree = tree.clone();
             for entry in &attempt.batch.entries {
                 tree.append(entry.leaf);
@@ -543,8 +543,8 @@ impl<S: Store> Making<'_, S> {
     }
 }
 
-/// Whether a decision begins something, which takes room now and later. What ends something, or
-/// protects something, is done as long as there is any room at all.
+/// Whether a decision starts new work, which takes room now and later. Work that ends or protects
+/// something is done as long as there is any room at all.
 fn is_new_work(decision: &Decision) -> bool {
     decision.events.iter().any(|event| {
         matches!(
@@ -560,7 +560,7 @@ fn is_new_work(decision: &Decision) -> bool {
     })
 }
 
-/// Whether a decision only remembers that something was asked.
+/// Whether a decision only remembers a request.
 fn is_idle(decision: &Decision) -> bool {
     decision.events.iter().all(|event| {
         matches!(

@@ -1,22 +1,22 @@
-//! The time that decisions are made at.
+//! The time at which decisions are made.
 //!
-//! Days mint credit and let null specs expire, so a clock that jumps must not pass for time. While
-//! the daemon runs, the system's clock may run ahead of the time that passed by ten minutes;
-//! beyond that the clock is *held*: time goes on from where it was, as the monotonic clock counts
-//! it, until an operator confirms the new time. At a start it may be 400 days after the last
-//! command. A clock that goes back holds nothing up: the kernel's time stands until it is caught
-//! up with.
+//! New days mint credit and let null specs expire, so a clock that jumps must not count as time
+//! passed. While the daemon runs, the system clock may run ahead of the time that passed by ten
+//! minutes; beyond that the clock is *held*: time goes on from its last value, as the monotonic
+//! clock counts it, until an operator confirms the new time. At a start the system clock may be 400
+//! days after the last command. A clock that goes back blocks nothing: the kernel's time stands
+//! still until the clock catches up.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 
-/// How far the clock may get ahead of the time that passed.
+/// The most by which the clock may get ahead of the time that passed.
 const AHEAD_AT_MOST_MS: u64 = 10 * 60 * 1_000;
-/// How long a daemon may have been stopped.
+/// The longest time that a daemon may have been stopped.
 const STOPPED_AT_MOST_MS: u64 = 400 * 24 * 60 * 60 * 1_000;
 
-/// What the system's clock says, in Unix milliseconds; 0 before 1970.
+/// The system clock's time, in Unix milliseconds; 0 before 1970.
 #[must_use]
 pub fn unix_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
@@ -37,17 +37,17 @@ struct State {
     held: bool,
 }
 
-/// A clock that waits for an operator.
+/// A clock that waits for an operator's confirmation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Held {
-    /// The time that decisions are made at, in Unix milliseconds.
+    /// The time at which decisions are made, in Unix milliseconds.
     pub trusted_unix_ms: u64,
-    /// What the system's clock says.
+    /// The system clock's time.
     pub system_unix_ms: u64,
 }
 
 impl Clock {
-    /// A clock after the last command at `last_unix_ms`; 0: there was none.
+    /// A clock after the last command at `last_unix_ms`; 0 if there was none.
     #[must_use]
     pub fn start(last_unix_ms: u64) -> Self {
         Self::start_at(last_unix_ms, unix_ms(), Instant::now())
@@ -84,7 +84,7 @@ impl Clock {
             warn(expected, system_unix_ms);
         }
         state.trusted_unix_ms = if state.held { expected } else { system_unix_ms };
-        // What is less than a millisecond must not get lost each time that somebody looks.
+        // Fractions of a millisecond must not get lost at each reading.
         state.at = if state.held {
             state.at + Duration::from_millis(millis(passed))
         } else {
@@ -93,7 +93,7 @@ impl Clock {
         state.trusted_unix_ms
     }
 
-    /// Whether it waits for an operator.
+    /// The held times, if the clock waits for an operator.
     #[must_use]
     pub fn held(&self) -> Option<Held> {
         let system_unix_ms = unix_ms();
@@ -104,7 +104,7 @@ impl Clock {
         })
     }
 
-    /// Takes the system's clock for right again.
+    /// Accepts the system clock again.
     pub fn confirm(&self) {
         let mut state = self.lock();
         state.held = false;
@@ -147,7 +147,7 @@ mod tests {
         assert_eq!(clock.look(START + 3 * DAY, after(1_000)), now);
         assert!(clock.lock().held);
         assert_eq!(clock.look(START + 3 * DAY, after(1_500)), now + 500);
-        // Also when the system's clock is put right, an operator has the last word.
+        // Even if the system clock is corrected, the operator must confirm.
         assert_eq!(clock.look(now + 600, after(1_600)), now + 600);
         assert!(clock.lock().held);
         clock.confirm();

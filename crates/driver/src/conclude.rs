@@ -1,4 +1,4 @@
-//! A batch after its commit: memory follows the disk, then everybody hears of it.
+//! A batch after its commit: memory follows the disk, then the callers get their replies.
 
 use std::collections::HashMap;
 
@@ -18,7 +18,7 @@ use crate::{
 };
 
 impl<S: Store> Driver<S> {
-    /// The batch is durable: memory follows the disk, then everybody hears of it.
+    /// Applies a durable batch: memory follows the disk, then the callers get their replies.
     pub(crate) fn conclude(&mut self, attempt: Attempt, calls: Vec<Pending>) {
         let Attempt {
             mut batch,
@@ -38,7 +38,7 @@ impl<S: Store> Driver<S> {
         for run in duplicates {
             self.parked.insert(run, Parked::Duplicate);
         }
-        // What was not committed changes nothing, not even the clock.
+        // A batch that was not committed changes nothing, not even the clock.
         if durable {
             self.resident.merge(batch.changes);
         }
@@ -56,7 +56,7 @@ impl<S: Store> Driver<S> {
         }
     }
 
-    /// Hands what is durable to those who show it.
+    /// Hands durable data to the parts that publish it.
     fn show(&mut self, batch: &Batch, head: Option<Head>, tree: Option<Tree>, rotated: bool) {
         if let Some(tree) = tree {
             self.tree = tree;
@@ -74,7 +74,7 @@ impl<S: Store> Driver<S> {
         if batch.accounts_files.is_some()
             && let Some(announced) = self.announced.take()
         {
-            // Whoever announced it may have gone; then it is not put in place.
+            // If the sender of the announcement is gone, the file is not put in place.
             let _ = announced.committed.send(());
         }
         let changes = &batch.changes;
@@ -84,7 +84,7 @@ impl<S: Store> Driver<S> {
         }
     }
 
-    /// The claims that settled, as their waiters get them; their runs are parked no more.
+    /// The claims that settled, for their waiters; removes their runs from the parked ones.
     fn results(
         &mut self,
         settled: &[((HoldoutId, u64), ClaimId)],
@@ -101,20 +101,19 @@ impl<S: Store> Driver<S> {
         results
     }
 
-    /// Begins the runs that the batch admitted, or began again.
+    /// Starts the runs that the batch admitted, or restarted.
     fn begin(&mut self, works: Vec<Work>, begun_again: Option<(HoldoutId, u64)>) {
         if let Some(key) = begun_again {
             failpoint::pass(Point::StartupInFlightAttemptCommitted);
-            // The run stays first in line until its new beginning is durable: a failed commit
-            // leaves it owed.
+            // The run stays first in line until its restart is durable: after a failed commit it is
+            // still owed.
             self.unfinished.pop_front();
             self.rerunning = Some(key);
         }
         if !works.is_empty() {
             failpoint::pass(Point::WorkReserved);
         }
-        // Runs begin only after the commit: what a run answers must have been reserved durably
-        // before.
+        // Start runs only after the commit: their reservations must be durable before any answer.
         for work in works {
             self.slots
                 .take((work.holdout, work.number), work.claim.terms.owner);
@@ -141,12 +140,12 @@ impl<S: Store> Driver<S> {
         }
     }
 
-    /// Tells who waits for it that the log states the policies.
+    /// Tells the waiting sender that the log states the policies.
     fn stated(&mut self) {
         if self.resident.in_force() == self.in_force
             && let Some(committed) = self.stating.take()
         {
-            // Whoever waited may have gone; then they are not taken over.
+            // If the sender is gone, the policies are not put in force.
             let _ = committed.send(());
         }
     }
@@ -165,7 +164,7 @@ impl<S: Store> Driver<S> {
     }
 }
 
-/// The moments when a batch is durable and nobody has been told.
+/// The failpoints between a durable batch and its replies.
 fn pass_before_replies(durable: bool, settled: bool, answers: &[Decided]) {
     let revoked = |answer: &Decided| matches!(answer, Decided::Answer(Ok(Reply::Revoked { .. })));
     if durable {

@@ -1,13 +1,13 @@
 //! The one writer: batches, the commit, and work that runs beside it.
 //!
-//! [`Driver::step`] is the whole of it: it decides what waits, in order, each command against a
+//! [`Driver::step`] does all of it: it decides the waiting inputs, in order, each command against a
 //! stage that holds the events before it; signs the tree head; commits everything in one
 //! transaction; and only then merges, replies and starts work. It knows no sockets, threads or
-//! clocks, so that a simulator can drive it; [`mailbox::run`] is the loop around it, and [`clock`]
-//! what gives that loop its time.
+//! clocks, so a simulator can drive it; [`mailbox::run`] is the loop around it, and [`clock`] gives
+//! that loop its time.
 //!
-//! Invariants: no reply leaves before the fate of its batch is known; a batch whose fate is
-//! unknown ends the process; runs of one holdout settle in the order in which they were admitted.
+//! Invariants: no reply leaves before the fate of its batch is known; a batch whose fate is unknown
+//! ends the process; runs of one holdout settle in the order of their admission.
 
 #![allow(
     missing_docs,
@@ -61,7 +61,7 @@ use crate::{
     waiting::{Line, Waiting},
 };
 
-/// Runs guests. The outcome comes back as [`Input::Finished`].
+/// Executes guests. The outcome comes back as [`Input::Finished`].
 pub trait Runner: Send {
     /// Takes a run; returns at once.
     fn start(&self, work: Work);
@@ -69,28 +69,28 @@ pub trait Runner: Send {
 
 /// Shows a durable head to readers.
 pub trait Publisher: Send {
-    /// The log grew to a durable tree whose head is signed elsewhere.
+    /// Reports that the log grew to a durable tree whose head is signed elsewhere.
     fn grown(&self, _size: u64, _root: Hash) {}
     /// Takes a head and the tiles that its batch completed.
     fn release(&self, released: Released, full: Vec<Tile>);
-    /// Another key signs the log; its first head comes next.
+    /// Reports that another key signs the log; its first head comes next.
     fn rotated(&self, key: &LogKey);
-    /// Accounts changed; this is how they are now.
+    /// Reports accounts that changed, in their present state.
     fn accounts_changed(&self, accounts: &mut dyn Iterator<Item = &Account>);
 }
 
-/// Where the answer to a call goes.
+/// The destination of the answer to a call.
 pub trait ReplyTo: Send {
-    /// Hands the answer over; it is called once.
+    /// Sends the answer; called once.
     fn send(self: Box<Self>, answer: Answer);
-    /// Whether nobody waits for it any more.
+    /// Whether no caller waits for the answer any more.
     fn is_gone(&self) -> bool;
 }
 
 /// The answer to a call.
 pub type Answer = Result<Reply, Failure>;
 
-/// Why a call has no reply from the kernel, or a bad one.
+/// The reason why a call has no reply from the kernel, or a refusal.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum Failure {
     /// The kernel refused the command; nothing was done.
@@ -110,23 +110,23 @@ pub enum Failure {
     /// The server stops; nothing was done.
     #[error("the server is stopping; nothing was done, ask again")]
     Stopping,
-    /// Whether it was done is not known.
+    /// The outcome of the command is unknown.
     #[error(
         "the server lost its disk; whether this was done is not known, ask again with the same x-request-id"
     )]
     Unknown,
 }
 
-/// A request with what belongs to it.
+/// A request with its module and its destination.
 pub struct Call {
     pub request: Request,
     /// The module of a commit.
     pub module: Option<Module>,
-    /// Where the answer goes.
+    /// The destination of the answer.
     pub reply_to: Box<dyn ReplyTo>,
 }
 
-/// A call on its way through a step, and the line that it came out of, if it waited.
+/// A call on its way through a step, and the line in which it waited, if it did.
 struct Pending {
     call: Call,
     waited_in: Option<Line>,
@@ -136,7 +136,7 @@ struct Pending {
 #[derive(Debug, Clone)]
 pub struct Work {
     pub holdout: HoldoutId,
-    /// The holdout's name, which its encrypted items are bound to.
+    /// The holdout's name, to which its encrypted items are bound.
     pub reference: String,
     /// Digest of the holdout's encrypted items, and their blob's name.
     pub blob: Digest,
@@ -147,43 +147,45 @@ pub struct Work {
     pub claim: Box<Claim>,
     /// The most that its questions may be charged.
     pub allowance: MicroBits,
-    /// Runs of the holdout that had ended at its admission; none if an earlier release admitted it.
+    /// Runs of the holdout that had ended at its admission; `None` if an earlier release admitted
+    /// it.
     pub ended_before: Option<u64>,
-    /// Whether to run it in a process that ran nothing before: it was under way when a process
-    /// ended, and might be why, or another guest of that process.
+    /// Whether to execute it in a fresh process: it was under way when a process ended, and it, or
+    /// another guest of that process, may be the cause.
     pub apart: bool,
 }
 
-/// A run that was executed.
+/// An executed run.
 #[derive(Debug)]
 pub struct Finished {
     pub holdout: HoldoutId,
     /// The run's number in the order of its holdout.
     pub number: u64,
-    /// What it did; an error is the death of the process that ran it, which counts as a failure.
+    /// The run's result; an error is the death of the process that executed it, which counts as a
+    /// failure.
     pub result: Result<RunDone, String>,
 }
 
-/// What an executed run left.
+/// The results of an executed run.
 #[derive(Debug, Clone)]
 pub struct RunDone {
     pub report: Box<RunReport>,
-    /// Its trace; empty where it is a blob already.
+    /// The run's trace; empty if it is already a blob.
     pub trace: Vec<u8>,
 }
 
-/// What a step takes in.
+/// The inputs of a step.
 pub enum Input {
     Call(Call),
-    /// A run that was executed.
+    /// A run was executed.
     Finished(Finished),
-    /// A head that was to be signed elsewhere; an error says why it was not.
+    /// The result of signing a head elsewhere; the error is the reason of a failure.
     Signed(Result<Head, String>),
-    /// A key that takes over the log.
+    /// A key takes over the log.
     NewSigner(Box<dyn Signer>),
-    /// An `accounts.json` that is about to be put in place.
+    /// An `accounts.json` is about to be put in place.
     Announced(Announced),
-    /// Policies that are about to be in force.
+    /// Policies are about to be put in force.
     Stated(Stated),
 }
 
@@ -191,37 +193,37 @@ pub enum Input {
 #[derive(Debug)]
 pub struct Stated {
     pub in_force: InForce,
-    /// Hears that the log states them, or that a writer which has not begun will. Dropped: it does
-    /// not, and those of before stay.
+    /// Gets a message when the log states the policies, or when a loop that has not started will.
+    /// If dropped without one, the log does not state them, and the earlier policies stay in force.
     pub committed: Sender<()>,
 }
 
 /// An `accounts.json` whose digest must be durable before it is put in place.
 #[derive(Debug)]
 pub struct Announced {
-    /// It, and the one that is there.
+    /// The new version, and the one in place.
     pub files: AccountsFiles,
-    /// Hears whether it may be put in place. Dropped: it may not.
+    /// Gets a message when the file may be put in place. If dropped without one, it may not.
     pub committed: Sender<()>,
 }
 
-/// The process must end.
+/// The reason why the process must end.
 #[derive(Debug, Error)]
 pub enum Fatal {
-    /// What is durable is not known any more, or a rule of ours was broken.
+    /// The durable state is unknown, or the store's rules were broken.
     #[error("the store failed, and what it holds is known only after a restart: {0}")]
     Store(#[from] StoreError),
-    /// The part that gave the order knows why nothing else may be signed.
+    /// The part that halted the loop knows why nothing else may be signed.
     #[error("nothing more is signed: {0}")]
     Halted(Box<dyn Error + Send + Sync>),
 }
 
-/// Limits of the driver.
+/// The limits of the driver.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Runs admitted and not finished; a principal has at most a quarter of them.
+    /// Runs admitted and not finished; a principal gets at most a quarter of them.
     pub run_slots: usize,
-    /// Calls that wait for reservations or slots; a principal has at most a quarter of them.
+    /// Calls that wait for reservations or slots; a principal gets at most a quarter of them.
     pub waiting: usize,
 }
 
@@ -234,29 +236,29 @@ impl Default for Limits {
     }
 }
 
-/// How a run is to be settled when its turn comes.
+/// The settlement that a run gets when its turn comes.
 enum Parked {
     Done(RunDone),
-    /// It failed too often, or cannot be repeated.
+    /// The run failed too often, or cannot be repeated.
     Abort,
-    /// Nothing ran: another claim has its verdict.
+    /// Nothing ran: the claim takes an earlier verdict.
     Duplicate,
 }
 
-/// Requests of one caller that change nothing and are remembered all the same, at once and a second: each
-/// takes a durable row. More are answered, and decided anew when they come again.
+/// Requests of one caller that change nothing but are remembered: this many at once, and per second. Each takes a
+/// durable row. Further ones are answered, and decided again when they are repeated.
 const IDLE_REQUESTS: u64 = 1_024;
 const IDLE_REQUESTS_A_SECOND: u64 = 1;
 
-/// How often a run may fail before it is aborted: by a fault of ours, or by ending the process of
-/// its own that ran it. A stop or a death of the daemon is no failure of a run.
+/// The failures after which a run is aborted: faults of the server, or deaths of its own process. A
+/// stop or a death of the daemon is no failure of a run.
 const MAX_FAILURES: u8 = 3;
 
-/// A run that is to be begun again.
+/// A run to start again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Unfinished {
     run: (HoldoutId, u64),
-    /// Whether it failed, which is counted before it begins again.
+    /// Whether it failed, which is counted before it starts again.
     failed: bool,
 }
 
@@ -272,27 +274,27 @@ pub struct Driver<S> {
     /// Executed runs that wait for their turn to settle.
     parked: HashMap<(HoldoutId, u64), Parked>,
     waiting: Waiting,
-    /// Who waits for which claim to settle.
+    /// The callers that wait for each claim to settle.
     waiters: HashMap<ClaimId, Vec<Box<dyn ReplyTo>>>,
-    /// Runs found unfinished at start-up, and those that failed: begun again one at a time.
+    /// Runs found unfinished at start-up, and those that failed: restarted one at a time.
     unfinished: VecDeque<Unfinished>,
-    /// The one of them that runs.
+    /// The one of them that is running.
     rerunning: Option<(HoldoutId, u64)>,
     /// The accounts file to be announced with the next batch.
     announced: Option<Announced>,
     /// The policies that the log is to state.
     in_force: InForce,
-    /// Who waits until it does.
+    /// The sender that waits until the log states them.
     stating: Option<Sender<()>>,
-    /// Requests that change nothing and are remembered.
+    /// Each caller's requests that change nothing and are remembered.
     idle_requests: Allowance<OwnerTag>,
     stopping: bool,
 }
 
 impl<S: Store> Driver<S> {
-    /// A driver over what the store holds, with the tree of its entries. Runs found unfinished
-    /// are begun again by the first steps. Entries from `signed_size` on have no head yet, which
-    /// happens only where heads are signed elsewhere.
+    /// A driver over the store's state, with the tree of its entries. The first steps restart runs
+    /// that were found unfinished. Entries from `signed_size` on have no head yet; this happens
+    /// only if heads are signed elsewhere.
     #[must_use]
     #[allow(
         clippy::too_many_arguments,
@@ -323,7 +325,7 @@ impl<S: Store> Driver<S> {
         driver
     }
 
-    /// The same, which has looked at nothing yet.
+    /// The same driver, before it looks for unfinished runs and unsigned entries.
     #[allow(
         clippy::too_many_arguments,
         reason = "everything around the driver, once"
@@ -359,15 +361,15 @@ impl<S: Store> Driver<S> {
         }
     }
 
-    /// The same under these policies: the log states them before anything else is decided.
+    /// The same driver under these policies: the log states them before anything else is decided.
     #[must_use]
     pub fn under(self, in_force: InForce) -> Self {
         Self { in_force, ..self }
     }
 
-    /// A run that began under another engine is aborted: the same module would not give the same
-    /// bytes. The others are run again: that this process ended, by itself or not, says nothing
-    /// about any of them.
+    /// Aborts runs that began under another engine: the same module would not give the same bytes.
+    /// Restarts the others: the end of this process, by itself or not, proves nothing against any
+    /// of them.
     fn find_unfinished(&mut self) {
         let mut holdouts: Vec<_> = self.resident.holdouts().collect();
         holdouts.sort_unstable_by_key(|holdout| holdout.seq);
@@ -389,7 +391,7 @@ impl<S: Store> Driver<S> {
         }
     }
 
-    /// Whether runs are being computed, found ones wait to be, or entries have no head yet.
+    /// Whether runs are being executed, unfinished ones wait, or entries have no head yet.
     #[must_use]
     pub fn has_work(&self) -> bool {
         self.slots.taken() > 0
@@ -398,7 +400,7 @@ impl<S: Store> Driver<S> {
             || self.heads.are_behind(&self.tree)
     }
 
-    /// Takes no more runs: calls that wait are sent away, runs under way settle.
+    /// Takes no more runs: waiting calls are answered with a failure, runs under way settle.
     pub fn stop(&mut self) {
         self.stopping = true;
         self.unfinished.clear();
@@ -411,8 +413,8 @@ impl<S: Store> Driver<S> {
         }
     }
 
-    /// Sends everybody away who still waits. What they asked for may be under way; with the same
-    /// request id they find it.
+    /// Answers all waiting callers with a failure. Their claims may still be under way; a repeated
+    /// request id finds them.
     pub fn abandon(&mut self) {
         for waiter in std::mem::take(&mut self.waiters).into_values().flatten() {
             waiter.send(Err(Failure::Unknown));
@@ -420,7 +422,7 @@ impl<S: Store> Driver<S> {
         self.send_waiting_away();
     }
 
-    /// The store, for what must be done between steps.
+    /// The store, for work between steps.
     pub fn store_mut(&mut self) -> &mut S {
         &mut self.store
     }
@@ -437,13 +439,13 @@ impl<S: Store> Driver<S> {
         &self.resident
     }
 
-    /// Decides and commits everything that came in, and whatever else became possible by it.
+    /// Decides and commits all inputs, and everything that they made possible.
     ///
     /// # Errors
-    /// [`Fatal`]: everybody was told that the outcome is unknown, and the process must end.
+    /// [`Fatal`]: all callers were told that the outcome is unknown, and the process must end.
     pub fn step(&mut self, wall_unix_ms: u64, inputs: Vec<Input>) -> Result<(), Fatal> {
         let mut calls = Vec::new();
-        // A step without inputs is one that is owed: something of ours ended differently.
+        // A step without inputs is one that is owed: work of the driver's own is left.
         let mut progress = inputs.is_empty();
         for input in inputs {
             match input {
@@ -465,7 +467,7 @@ impl<S: Store> Driver<S> {
             }
         }
         let mut pending = Vec::new();
-        // Nobody who waits can be served before a run has finished.
+        // No waiting call can be served before a run has finished.
         if progress {
             let waited = self.waiting.take().into_iter();
             pending.extend(waited.map(|(line, call)| Pending {
@@ -480,8 +482,8 @@ impl<S: Store> Driver<S> {
         self.commit_calls(wall_unix_ms, pending)
     }
 
-    /// An executed run gives its slot back at once and waits for its turn to settle. One that
-    /// failed is begun again; one that fails for the third time is aborted.
+    /// Frees an executed run's slot at once; the run waits for its turn to settle. A failed run is
+    /// restarted; a run that fails for the third time is aborted.
     fn park(&mut self, finished: Finished) {
         let key = (finished.holdout, finished.number);
         let Some(run) = self
@@ -503,7 +505,7 @@ impl<S: Store> Driver<S> {
             }
             Err(fault) if attempt + 1 < MAX_FAILURES => {
                 tracing::error!(claim = %run.claim, fault, attempt, "a run failed; beginning it again");
-                // A driver that stops leaves it to the next start, which finds it under way.
+                // A driver that stops leaves the run to the next start, which finds it under way.
                 if !self.stopping {
                     self.unfinished.push_back(Unfinished {
                         run: key,
@@ -546,7 +548,8 @@ impl<S: Store> Driver<S> {
                 // Dropping the announcement tells its sender that the file must not be put in
                 // place.
                 self.announced = None;
-                // A reload hears that it failed. Those of the start are in force: they stay owed.
+                // A reload learns that it failed. The policies of a start are in force: they stay
+                // owed.
                 if self.stating.take().is_some() {
                     self.in_force = self.resident.in_force();
                 }
@@ -564,8 +567,9 @@ impl<S: Store> Driver<S> {
         }
     }
 
-    /// One command of the batch breaks a rule of the store: its neighbours must not suffer.
-    /// Work of our own goes first and alone; it cannot be refused.
+    /// Commits the batch's inputs one at a time, because one command breaks a rule of the store and
+    /// the others must not suffer. The driver's own work goes first and alone; it cannot be
+    /// refused.
     fn one_at_a_time(
         &mut self,
         wall_unix_ms: u64,
@@ -574,8 +578,7 @@ impl<S: Store> Driver<S> {
         calls: Vec<Pending>,
     ) -> Result<(), Fatal> {
         match (own_work, calls.as_slice()) {
-            // Nothing but the driver's own work is left, and that can be neither refused nor left
-            // out.
+            // Only the driver's own work is left, and it can be neither refused nor left out.
             (true, []) => {
                 self.abandon();
                 return Err(error.into());
@@ -598,7 +601,7 @@ impl<S: Store> Driver<S> {
         Ok(())
     }
 
-    /// Whether something of the driver's own is left to commit: the last batch with it failed.
+    /// Whether work of the driver's own is left to commit because the last batch with it failed.
     #[must_use]
     pub fn owes_a_step(&self) -> bool {
         let turn = |(holdout, number): &(HoldoutId, u64)| {

@@ -1,9 +1,9 @@
 //! The loop around the driver, and the bounded queue before it.
 //!
-//! What waits is taken as one batch, up to a number of commands and of bytes: the latency of one
-//! sync, the throughput of many. Outcomes of runs are bounded by the run slots and always taken
-//! in; calls are bounded here, in all and for each principal, and a full queue is said before any
-//! work is done.
+//! The loop takes the waiting letters as one batch, up to a number of commands and of bytes: the
+//! latency of one sync, the throughput of many. The run slots bound the outcomes of runs, which are
+//! always accepted; the mailbox bounds calls, in all and for each principal, and refuses a call
+//! before any work is done if the queue is full.
 
 use std::{
     collections::HashMap,
@@ -24,18 +24,18 @@ use thiserror::Error;
 
 use crate::{Announced, Call, Driver, Failure, Fatal, Finished, Input, Signer, Stated};
 
-/// Commands in a batch.
+/// The most commands in a batch.
 const BATCH_COMMANDS: usize = 256;
-/// Bytes of modules in a batch.
+/// The most bytes of modules in a batch.
 const BATCH_BYTES: usize = 1 << 20;
-/// Calls that wait before the writer.
+/// The most calls that wait before the writer.
 const QUEUE: usize = 4_096;
-/// Calls of one principal that wait before the writer.
+/// The most calls of one principal that wait before the writer.
 const QUEUE_OF_ONE: usize = QUEUE / 4;
-/// How long nothing comes before the store tidies up.
+/// The idle time after which the store does its deferred work.
 const IDLE: Duration = Duration::from_millis(50);
 
-/// How often a store that is short of space is looked at.
+/// The interval of looks at a store that is short of space.
 const PROBE: Duration = Duration::from_millis(250);
 
 enum Letter {
@@ -54,20 +54,20 @@ enum Letter {
 pub struct CopyOrder {
     /// The directory that it is made in.
     pub to: PathBuf,
-    /// Told how it goes. Who hangs up breaks the copy off.
+    /// Gets news of the copy. Dropping the receiver stops the copy.
     pub news: Sender<CopyNews>,
 }
 
-/// How a copy goes.
+/// News of a copy.
 #[derive(Debug)]
 pub enum CopyNews {
-    /// The pages that were copied so far.
+    /// The pages copied so far.
     Pages(Pages),
-    /// It is there, or will not be.
+    /// The copy is complete, or failed.
     Done(Result<(), CopyError>),
 }
 
-/// Why there is no copy of the store.
+/// The reason why there is no copy of the store.
 #[derive(Debug, Error)]
 pub enum CopyError {
     /// The loop waits until signing may begin.
@@ -81,10 +81,10 @@ pub enum CopyError {
     /// The store has no [`Copier`](evidenceos_store::Copier).
     #[error("this store cannot be copied while it is served; stop the daemon to back it up")]
     OnlyAtRest,
-    /// The loop ends first, or nobody listens to the news any more.
+    /// The loop ends first, or the receiver of the news is gone.
     #[error("the copy was broken off, since the daemon stops; back it up once it has stopped")]
     BrokenOff,
-    /// The store cannot be read, or the copy not be written.
+    /// The store cannot be read, or the copy cannot be written.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -95,7 +95,7 @@ struct Queued {
     by_principal: HashMap<OwnerTag, usize>,
 }
 
-/// Where calls are put.
+/// The sender's side of the queue.
 #[derive(Clone)]
 pub struct Mailbox {
     letters: Sender<Letter>,
@@ -103,7 +103,7 @@ pub struct Mailbox {
     held_off: Arc<AtomicBool>,
 }
 
-/// Where the loop takes them from.
+/// The loop's side of the queue.
 pub struct Inbox {
     letters: Receiver<Letter>,
     queued: Arc<Mutex<Queued>>,
@@ -128,8 +128,8 @@ pub fn mailbox() -> (Mailbox, Inbox) {
 }
 
 impl Mailbox {
-    /// Puts a call before the writer. A call that finds no room is answered at once, and so is every
-    /// call while they are held off.
+    /// Puts a call before the writer. If there is no room, or calls are held off, the call is answered at once with a
+    /// refusal.
     pub fn call(&self, call: Call) {
         if self.held_off.load(Ordering::Acquire) {
             call.reply_to.send(Err(Failure::Held));
@@ -147,12 +147,12 @@ impl Mailbox {
             queued.calls += 1;
             *queued.by_principal.entry(tag).or_insert(0) += 1;
         }
-        // A closed mailbox drops the call, and its sender sees that nobody will answer.
+        // A closed mailbox drops the call, and the caller sees that no answer will come.
         let _ = self.letters.send(Letter::Call(call));
     }
 
-    /// Sends calls away from now on, or takes them again: what is durable cannot be anchored. Runs
-    /// under way settle.
+    /// Refuses calls from now on, or takes them again: durable heads cannot be anchored. Runs under
+    /// way settle.
     pub fn hold_off(&self, held: bool) {
         self.held_off.store(held, Ordering::Release);
     }
@@ -171,9 +171,9 @@ impl Mailbox {
         let _ = self.letters.send(Letter::Finished(finished));
     }
 
-    /// Hands in a head that was to be signed elsewhere, or why it was not.
+    /// Hands in a head that was signed elsewhere, or the reason of a failure.
     pub fn signed(&self, result: Result<Head, String>) {
-        // If the loop has ended, the head is lost: the next start asks for the newest tree's head
+        // If the loop has ended, the head is lost: the next start requests the newest tree's head
         // anew.
         let _ = self.letters.send(Letter::Signed(result));
     }
@@ -183,19 +183,19 @@ impl Mailbox {
         let _ = self.letters.send(Letter::NewSigner(signer));
     }
 
-    /// Commits what an `accounts.json` holds; then the file may be put in place.
+    /// Commits the digest of an `accounts.json`; then the file may be put in place.
     pub fn announce(&self, announced: Announced) {
         let _ = self.letters.send(Letter::Announced(announced));
     }
 
-    /// Has the log state policies; then they may be in force.
+    /// Lets the log state policies; then they may be put in force.
     pub fn state(&self, stated: Stated) {
         let _ = self.letters.send(Letter::Stated(stated));
     }
 
-    /// Orders a copy. One is made at a time.
+    /// Orders a copy. Only one is made at a time.
     pub fn copy(&self, order: CopyOrder) {
-        // A closed mailbox drops the order, and who waits for news sees it.
+        // A closed mailbox drops the order, and the receiver of the news sees it.
         let _ = self.letters.send(Letter::Copy(order));
     }
 
@@ -204,7 +204,7 @@ impl Mailbox {
         let _ = self.letters.send(Letter::Halt(why));
     }
 
-    /// Ends the loop: runs under way may finish until a deadline, nothing new begins.
+    /// Ends the loop: runs under way may finish until a deadline, no new ones start.
     pub fn stop(&self, deadline: Instant) {
         let _ = self.letters.send(Letter::Stop(deadline));
     }
@@ -217,7 +217,7 @@ impl Inbox {
         queued.calls -= 1;
         if let Some(own) = queued.by_principal.get_mut(&tag) {
             *own -= 1;
-            // An entry of zero for each principal that ever called would let the map grow without
+            // A zero entry for each principal that ever called would let the map grow without
             // bound.
             if *own == 0 {
                 queued.by_principal.remove(&tag);
@@ -226,11 +226,11 @@ impl Inbox {
     }
 }
 
-/// Sends every call away until `ready` is so: nothing may be signed or charged yet. `ready` is
-/// asked again after each `pause`. Breaks where the loop is not to begin at all.
+/// Refuses every call until `ready` succeeds: nothing may be signed or charged yet. Asks `ready`
+/// again after each `pause`. Breaks if the loop is not to start at all.
 ///
 /// # Errors
-/// That of `ready`, or that with which the loop was halted: the process must end.
+/// [`Fatal`], from `ready` or from the part that halted the loop: the process must end.
 pub fn hold(
     inbox: &Inbox,
     pause: Duration,
@@ -254,9 +254,9 @@ pub fn hold(
             Ok(Letter::NewSigner(_)) => {
                 tracing::warn!("another key takes over at the next start: nothing is signed now");
             }
-            // The writer states what it finds when it begins; nothing is decided before that.
+            // The writer states the policies when it starts; nothing is decided before that.
             Ok(Letter::Stated(stated)) => drop(stated.committed.send(())),
-            // Nothing runs, and nothing was handed out to be signed or announced.
+            // Nothing runs, and no signature or announcement is pending.
             Ok(_) | Err(RecvTimeoutError::Timeout) => {}
         }
         if Instant::now() >= again {
@@ -268,7 +268,7 @@ pub fn hold(
     }
 }
 
-/// Drives until it is told to stop, and gives the store back. `clock` gives Unix milliseconds.
+/// Drives until it is told to stop, and returns the store. `clock` returns Unix milliseconds.
 ///
 /// # Errors
 /// [`Fatal`]: the process must end at once.
@@ -287,7 +287,7 @@ pub fn run<S: Store>(
         copying: false,
         halted: None,
     };
-    // Runs found unfinished are begun without waiting for a call.
+    // Unfinished runs restart without waiting for a call.
     turning.step(Vec::new())?;
     while turning.turn()?.is_continue() {
         if let Some(order) = turning.ordered.take()
@@ -299,23 +299,24 @@ pub fn run<S: Store>(
     Ok(turning.driver.into_store())
 }
 
-/// The writer's loop and what it keeps from one turn to the next.
+/// The writer's loop and its state between turns.
 struct Turning<'i, S, C> {
     driver: Driver<S>,
     inbox: &'i Inbox,
     clock: C,
-    /// When it ends, if it was told to.
+    /// The deadline of the stop, if one was ordered.
     deadline: Option<Instant>,
-    /// Whether the store has nothing to tidy up.
+    /// Whether the store has no deferred work left.
     tidy: bool,
     ordered: Option<CopyOrder>,
     copying: bool,
-    /// Why nothing may be signed any more.
+    /// The reason why nothing may be signed any more.
     halted: Option<Fatal>,
 }
 
 impl<S: Store, C: Fn() -> u64> Turning<'_, S, C> {
-    /// Takes what waits as one batch, or tidies up where nothing comes. Breaks at the end.
+    /// Takes the waiting letters as one batch, or does the store's deferred work if none comes.
+    /// Breaks at the end.
     fn turn(&mut self) -> Result<ControlFlow<()>, Fatal> {
         let wait = match self.deadline {
             Some(deadline) if !self.driver.has_work() || Instant::now() >= deadline => {
@@ -323,11 +324,11 @@ impl<S: Store, C: Fn() -> u64> Turning<'_, S, C> {
                 self.driver.store_mut().maintain(true)?;
                 return Ok(ControlFlow::Break(()));
             }
-            // The copy proceeds between turns, so a turn must not wait for a letter that may not
+            // The copy proceeds between turns, so a turn must not wait for a letter that may never
             // come.
             _ if self.copying => Duration::ZERO,
             Some(deadline) => deadline.saturating_duration_since(Instant::now()).min(IDLE),
-            // No letter comes when the disk has room again, so the loop looks by itself.
+            // No letter comes when the disk has room again, so the loop must look.
             None if self.driver.store_mut().is_short_of_space() => PROBE,
             None if self.tidy => Duration::MAX,
             None => IDLE,
@@ -336,7 +337,8 @@ impl<S: Store, C: Fn() -> u64> Turning<'_, S, C> {
             Ok(first) => {
                 self.tidy = false;
                 let inputs = self.gather(first);
-                // The halt wins over the calls that came with it: their step would sign a head.
+                // The halt takes precedence over calls that came with it: their step would sign a
+                // head.
                 if let Some(why) = self.halted.take() {
                     self.driver.abandon();
                     return Err(why);
@@ -345,7 +347,8 @@ impl<S: Store, C: Fn() -> u64> Turning<'_, S, C> {
                 self.driver.store_mut().maintain(false)?;
             }
             Err(RecvTimeoutError::Timeout) => {
-                // First a look for room: what is owed is the larger commit, and would put it off.
+                // Look for room first: the owed commit is larger, and its failure would delay the
+                // look.
                 self.driver.store_mut().maintain(!self.copying)?;
                 if self.driver.owes_a_step() {
                     self.step(Vec::new())?;
@@ -357,7 +360,7 @@ impl<S: Store, C: Fn() -> u64> Turning<'_, S, C> {
         Ok(ControlFlow::Continue(()))
     }
 
-    /// A batch from what waits.
+    /// Collects a batch from the waiting letters.
     fn gather(&mut self, first: Letter) -> Vec<Input> {
         let mut inputs = Vec::new();
         let mut bytes = 0;
@@ -406,7 +409,8 @@ impl<S: Store, C: Fn() -> u64> Turning<'_, S, C> {
         }
     }
 
-    /// Makes a copy; the loop goes on between its steps. A copy that fails is its owner's affair.
+    /// Makes a copy; the loop goes on between its steps. If the copy fails, only its requester is
+    /// told.
     fn copy(&mut self, order: CopyOrder) -> Result<ControlFlow<()>, Fatal> {
         let Some(copier) = self.driver.store_mut().copier() else {
             let _ = order.news.send(CopyNews::Done(Err(CopyError::OnlyAtRest)));

@@ -1,10 +1,9 @@
 //! Commands of the daemon's own, before it serves and in a stopped directory.
 //!
-//! They take the way of every command: decided against a stage, in one batch with the head over
-//! them, committed, merged. Two things differ, and are the reason that they are no
-//! [`Input`](crate::Input): such a command may be refused, for which there is nobody to answer but
-//! who asked; and its head may be signed by a KMS that fails, at a time at which the daemon can still
-//! stop without a word.
+//! They go the way of every command: decided against a stage, in one batch with the head over them, committed,
+//! merged. Two things differ, so they are not an [`Input`](crate::Input): such a command may be refused, and only its
+//! caller can be told; and a KMS may fail to sign its head, at a time at which the daemon can still stop without
+//! consequences.
 
 use evidenceos_kernel::{
     command::{Caller, Command, Request},
@@ -22,19 +21,19 @@ use crate::{
     attempt::{Attempt, NotDecided},
 };
 
-/// Commands that commit together, and what the store notes in their commit.
+/// Commands that commit together, and facts that the store notes in their commit.
 #[derive(Debug, Default)]
 pub struct OwnWork {
-    /// In the order in which they are decided.
+    /// Commands in the order in which they are decided.
     pub commands: Vec<Command>,
-    /// What may lie there as `accounts.json` from then on.
+    /// The versions of `accounts.json` that may be in place from then on.
     pub files: Option<AccountsFiles>,
-    /// What the database remembers about itself from then on.
+    /// Facts that the database stores about itself from then on.
     pub facts: Vec<Fact>,
 }
 
 impl OwnWork {
-    /// Work of one command and nothing else.
+    /// Work that consists of one command.
     #[must_use]
     pub fn command(command: impl Into<Command>) -> Self {
         Self {
@@ -44,7 +43,7 @@ impl OwnWork {
     }
 }
 
-/// What commands of the daemon's own left.
+/// The result of commands of the daemon's own.
 #[derive(Debug)]
 pub struct Enacted {
     /// The head over them, if one was signed.
@@ -53,11 +52,11 @@ pub struct Enacted {
     pub entries: Vec<Vec<u8>>,
 }
 
-/// Why commands of the daemon's own are not enacted. Nothing of them is durable, but for
-/// [`NotEnacted::Store`].
+/// The reason why commands of the daemon's own are not enacted. Nothing of them is durable, except
+/// perhaps after [`NotEnacted::Store`].
 #[derive(Debug, Error)]
 pub enum NotEnacted<E> {
-    /// The kernel refuses one of them.
+    /// The kernel refused one of them.
     #[error("{refusal}")]
     Refused {
         /// The refused command's place in the work, from 0.
@@ -70,12 +69,12 @@ pub enum NotEnacted<E> {
     /// The disk is full.
     #[error("the disk is full")]
     Full,
-    /// The store failed; if it failed in the commit, the next start finds out what is durable.
+    /// The store failed; if it failed in the commit, the next start determines what is durable.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
-/// Runs nothing and shows nothing.
+/// A runner and publisher that does nothing.
 struct Idle;
 
 impl Runner for Idle {
@@ -90,12 +89,12 @@ impl Publisher for Idle {
     fn accounts_changed(&self, _: &mut dyn Iterator<Item = &evidenceos_kernel::account::Account>) {}
 }
 
-/// A driver that serves nobody: it takes commands of the daemon's own, and leaves runs under way
+/// A driver without callers: it takes commands of the daemon's own, and leaves runs under way
 /// alone.
 pub struct Alone<S>(Driver<S>);
 
 impl<S: Store> Alone<S> {
-    /// A driver over what the store holds, with the tree of its entries.
+    /// A driver over the store's state, with the tree of its entries.
     #[must_use]
     pub fn new(store: S, resident: Resident, tree: Tree) -> Self {
         let signing = Signing::ByCaller;
@@ -124,7 +123,7 @@ impl<S: Store> Alone<S> {
         &self.0.tree
     }
 
-    /// The store, for what must be done between commands.
+    /// The store, for work between commands.
     pub fn store_mut(&mut self) -> &mut S {
         &mut self.0.store
     }
@@ -145,7 +144,7 @@ impl<S: Store> Alone<S> {
     /// grown tree; if it makes none, the entries wait for one.
     ///
     /// # Errors
-    /// [`NotEnacted`].
+    /// [`NotEnacted`] if a command is refused, the head cannot be signed, or the store fails.
     pub fn enact<E>(
         &mut self,
         wall_unix_ms: u64,
@@ -189,7 +188,7 @@ impl<S: Store> Alone<S> {
     }
 }
 
-/// A request of the daemon's own.
+/// A request for a command of the daemon's own.
 pub(crate) fn own_request(command: Command) -> Request {
     Request {
         caller: Caller::DRIVER,

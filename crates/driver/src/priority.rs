@@ -1,11 +1,11 @@
-//! Who goes first on a processor: threads that serve, before those that work in the background.
+//! Priority on a processor: threads that serve go before threads that work in the background.
 
-/// Niceness of threads that nobody waits for at once.
+/// Niceness of background threads.
 const BACKGROUND_NICENESS: i32 = 10;
 
-/// Makes the calling thread give way to those that serve: a guest that computes for seconds must
-/// not delay other callers.
+/// Lowers the calling thread's priority below that of serving threads: a guest that computes for
+/// seconds must not delay other callers.
 pub fn yield_to_serving() {
-    // Without the right to it the thread works on as it was.
+    // Without the permission the thread keeps its priority.
     let _ = rustix::process::setpriority_process(None, BACKGROUND_NICENESS);
 }

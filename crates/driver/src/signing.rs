@@ -1,9 +1,9 @@
-//! Who signs tree heads, and when.
+//! The signers of tree heads, and the time at which they sign.
 //!
-//! A key in memory signs inside the batch, so that one sync persists entries and head. A key that
-//! never leaves its KMS signs elsewhere while appends go on: at most one signature is under way,
-//! always for the newest tree, and the head that comes back commits with the next batch before
-//! anybody sees it. Either way nothing signed is seen before it is durable.
+//! A key in memory signs inside the batch, so one sync persists entries and head. A key that never
+//! leaves its KMS signs elsewhere while appends go on: at most one signature is under way, always
+//! for the newest tree, and the returned head commits with the next batch before any reader sees
+//! it. In both cases nothing signed is seen before it is durable.
 
 use evidenceos_kernel::log_key::{KeyLink, SignedKeyLink};
 use evidenceos_store::Head;
@@ -21,19 +21,19 @@ pub trait Signer: Send {
     fn sign_bytes(&self, bytes: &[u8]) -> [u8; 64];
 }
 
-/// Has tree heads signed elsewhere. The outcome comes back as [`crate::Input::Signed`].
+/// Requests signatures of tree heads elsewhere. The outcome comes back as [`crate::Input::Signed`].
 pub trait RemoteSigner: Send {
-    /// Begins to sign the head of a tree; returns at once.
+    /// Starts signing the head of a tree; returns at once.
     fn start(&self, size: u64, root: Hash);
 }
 
-/// Where heads are signed.
+/// The place of the signer of heads.
 pub enum Signing {
     /// The writer signs inside the batch, before it commits.
     Inside(Box<dyn Signer>),
     /// A remote signer signs; the head comes back as [`crate::Input::Signed`].
     Elsewhere(Box<dyn RemoteSigner>),
-    /// The caller of [`crate::Alone`] signs, and has its commands enacted.
+    /// The caller of [`crate::Alone`] signs, and enacts its commands.
     ByCaller,
 }
 
@@ -43,7 +43,7 @@ struct Asked {
     full: Vec<Tile>,
 }
 
-/// The heads of a driver.
+/// The signed and pending heads of a driver.
 pub(crate) struct Heads {
     signing: Signing,
     /// The largest tree whose signed head is durable.
@@ -51,9 +51,9 @@ pub(crate) struct Heads {
     asked: Option<Asked>,
     /// Tiles of trees whose heads could not be signed.
     carried: Vec<Tile>,
-    /// A head that came back and is not durable yet.
+    /// A head that was signed elsewhere and is not durable yet.
     back: Option<Head>,
-    /// A key that takes over with the next batch.
+    /// The key that takes over with the next batch.
     next: Option<Box<dyn Signer>>,
 }
 
@@ -73,7 +73,7 @@ impl Heads {
         matches!(self.signing, Signing::Elsewhere(_))
     }
 
-    /// Lets another key take over. One that never leaves its KMS is followed at a start only.
+    /// Lets another key take over. A key that never leaves its KMS takes over only at a start.
     pub(crate) fn follow(&mut self, next: Box<dyn Signer>) {
         match &self.signing {
             Signing::Inside(current) if current.public_key() == next.public_key() => {}
@@ -85,7 +85,7 @@ impl Heads {
         }
     }
 
-    /// The link to the key that takes over, over the tree as it is before the batch.
+    /// The link to the key that takes over, over the tree before the batch.
     pub(crate) fn link(&self, tree: &Tree) -> Option<SignedKeyLink> {
         let (Signing::Inside(old), Some(new)) = (&self.signing, &self.next) else {
             return None;
@@ -105,12 +105,12 @@ impl Heads {
         })
     }
 
-    /// The head that commits with a batch after which the tree is this.
+    /// The head that commits with a batch; `grown` is the tree after it.
     pub(crate) fn head(&self, grown: Option<&Tree>) -> Option<Head> {
         match (&self.signing, grown) {
             (Signing::Inside(current), Some(tree)) => {
-                // The batch that links a new key is the first that it signs: its head vouches for
-                // the link.
+                // The first batch that a new key signs contains its link: its head vouches for the
+                // link.
                 let signer = self.next.as_ref().unwrap_or(current);
                 Some(signer.sign(tree.size(), tree.root()))
             }
@@ -119,7 +119,7 @@ impl Heads {
         }
     }
 
-    /// Takes in what came back from elsewhere. A head of another tree than was asked for is none.
+    /// Takes in the result of signing elsewhere. A head of another tree than requested is ignored.
     pub(crate) fn came_back(&mut self, result: Result<Head, String>) {
         let fits = |head: &Head| {
             let asked = self.asked.as_ref();
@@ -134,8 +134,8 @@ impl Heads {
             }
             Err(error) => {
                 tracing::error!(error, "the log's head could not be signed; appends go on");
-                // The tree gave these tiles away with the request. Dropped, they would never reach
-                // the disk.
+                // The tree gave up these tiles with the request. If they were dropped, they would
+                // never reach the disk.
                 let asked = self.asked.take();
                 self.carried
                     .extend(asked.into_iter().flat_map(|asked| asked.full));
@@ -143,15 +143,16 @@ impl Heads {
         }
     }
 
-    /// A batch is durable: what may be shown now, if anything. `tree` is the log's.
+    /// Notes a durable batch, and returns the head that may be shown now, if any. `tree` is the
+    /// log's.
     pub(crate) fn committed(
         &mut self,
         head: Option<Head>,
         tree: &mut Tree,
         rotated: bool,
     ) -> Option<(Head, Tree, Vec<Tile>)> {
-        // The old key signs until the link is durable, so that a failed commit leaves a key that
-        // the log names.
+        // The old key signs until the link is durable, so after a failed commit the signing key is
+        // still the one that the log names.
         if rotated && let Some(next) = self.next.take() {
             self.signing = Signing::Inside(next);
         }
@@ -166,7 +167,7 @@ impl Heads {
         Some((head, tree, full))
     }
 
-    /// Has the newest tree signed elsewhere, unless one is being signed already.
+    /// Requests a signature of the newest tree elsewhere, unless one is under way.
     pub(crate) fn ask(&mut self, tree: &mut Tree) {
         if let Signing::Elsewhere(remote) = &self.signing
             && self.asked.is_none()
@@ -182,7 +183,7 @@ impl Heads {
         }
     }
 
-    /// Whether a batch is owed for the heads' sake.
+    /// Whether a batch is owed because of a head.
     pub(crate) fn owe_a_step(&self) -> bool {
         self.back.is_some() || self.next.is_some()
     }

@@ -1,4 +1,4 @@
-//! Run slots: how many runs are computed at a time, and how many of one principal.
+//! Run slots: the number of runs executed at a time, in all and per principal.
 
 use std::collections::HashMap;
 
@@ -30,16 +30,17 @@ impl Slots {
         self.most.saturating_sub(self.runs.len())
     }
 
-    /// Whether another run has a slot beside those taken and `pending` of a batch.
+    /// Whether another run has a slot beside the slots taken and the `pending` runs of a batch.
     pub(crate) fn admits(&self, pending: usize) -> bool {
         pending < self.free()
     }
 
-    /// Whether an owner has its share with `own` runs of a batch beside those taken: a quarter of
-    /// the slots is the most for one.
+    /// Whether an owner has its share with `own` runs of a batch beside the slots taken: at most a
+    /// quarter of the slots.
     pub(crate) fn has_its_share(&self, owner: OwnerTag, own: usize) -> bool {
         let held = self.by_owner.get(&owner).copied().unwrap_or(0);
-        // A quarter of fewer than four slots is none, and then no principal could run anything.
+        // A quarter of fewer than four slots would be none, and then no principal could run
+        // anything.
         held + own >= (self.most / 4).max(1)
     }
 

@@ -1,8 +1,8 @@
-//! Calls that wait for reservations or slots, in the order in which they came.
+//! Calls that wait for reservations or slots, in order of arrival.
 //!
-//! One queue for all holdouts, so that none starves another; within a [`Line`] nobody overtakes,
-//! which the attempt sees to. Whenever something of ours has ended all of them are looked at
-//! again: a call that is left then waits for a run that is still under way.
+//! One queue for all holdouts, so that none starves another; the attempt ensures that no call
+//! overtakes another within a [`Line`]. Whenever work of the driver has ended, it looks at all of
+//! them again: a call that still waits then waits for a run that is still under way.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -10,18 +10,18 @@ use evidenceos_kernel::id::{ClaimId, HoldoutId, OwnerTag};
 
 use crate::Call;
 
-/// What a call waits for, and so which later calls wait behind it.
+/// The resource that a call waits for; later calls that need it wait behind it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Line {
-    /// Something that every run on the holdout needs: later calls on it wait too.
+    /// A resource that every run on the holdout needs: later calls on it wait too.
     Holdout(HoldoutId),
-    /// Something of one owner's on a holdout: other owners pass.
+    /// A resource of one owner on a holdout: other owners pass.
     Own(HoldoutId, OwnerTag),
-    /// The end of a claim that asks the same: everybody else passes.
+    /// The end of a claim that asks the same: all other calls pass.
     Same(ClaimId),
 }
 
-/// All calls that wait, in the order in which they came.
+/// All calls that wait, in order of arrival.
 pub(crate) struct Waiting {
     most: usize,
     calls: VecDeque<(Line, Call)>,
@@ -37,7 +37,7 @@ impl Waiting {
         }
     }
 
-    /// Whether a caller may wait with another call: a quarter of the queue is the most for one.
+    /// Whether a caller may wait with another call: at most a quarter of the queue is one caller's.
     pub(crate) fn admits(&self, caller: OwnerTag) -> bool {
         let own = self.by_caller.get(&caller).copied().unwrap_or(0);
         self.calls.len() < self.most && own < (self.most / 4).max(1)
@@ -55,7 +55,7 @@ impl Waiting {
         std::mem::take(&mut self.calls)
     }
 
-    /// The lines that somebody waits in.
+    /// The lines in which calls wait.
     pub(crate) fn lines(&self) -> impl Iterator<Item = Line> + '_ {
         self.calls.iter().map(|(line, _)| *line)
     }
