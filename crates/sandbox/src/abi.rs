@@ -1,7 +1,7 @@
-//! What a module may import and must export: names and types.
+//! The names and types that a module may import and must export.
 //!
-//! Owns the lists that admission, linking and calling all read, so that what is admitted can always be linked and
-//! called. What the host's functions do is in `host`.
+//! Owns the lists that admission, linking and calling all read, so an admitted module can always be linked and
+//! called. `host` implements the host's functions.
 
 use wasmparser::{FuncType, ValType};
 
@@ -13,7 +13,7 @@ pub(crate) const MODULES: [&str; 2] = ["env", "kernel"];
 /// A function that the host offers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum HostFunction {
-    /// `oracle_query(ptr: i32, len: i32) -> i32`, also as `oracle_bucket`: asks about a vector, gets a symbol.
+    /// `oracle_query(ptr: i32, len: i32) -> i32`, also as `oracle_bucket`: asks about a vector and returns a symbol.
     Ask,
     /// `submit_predictions(ptr: i32, len: i32) -> i32`: names the vector to be judged; always 0.
     Submit,
@@ -48,7 +48,7 @@ impl HostFunction {
         }
     }
 
-    /// The accepted types, for people.
+    /// The accepted types, as text for a person.
     pub(crate) const fn type_text(self) -> &'static str {
         match self {
             Self::Ask | Self::Submit => "(i32, i32) -> i32",
@@ -62,7 +62,7 @@ impl HostFunction {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RequiredExport {
     pub(crate) name: &'static str,
-    /// Its type; `None`: it is a memory.
+    /// Its type; `None` for a memory.
     pub(crate) function: Option<RequiredFunction>,
     /// The rule that its absence breaks.
     pub(crate) rule: Rule,
@@ -73,7 +73,7 @@ pub(crate) struct RequiredExport {
 pub(crate) struct RequiredFunction {
     pub(crate) params: &'static [ValType],
     pub(crate) results: &'static [ValType],
-    /// For people: what it "must have".
+    /// The type as text for a person, after "must have".
     pub(crate) text: &'static str,
 }
 
@@ -83,7 +83,7 @@ const MEMORY: RequiredExport = RequiredExport {
     rule: Rule::MemoryExport,
 };
 
-/// What a guest must export.
+/// The exports that a guest must have.
 pub(crate) const GUEST_EXPORTS: [RequiredExport; 2] = [
     RequiredExport {
         name: "run",
@@ -102,7 +102,7 @@ pub(crate) const POLICY_ALLOC: &str = "alloc";
 /// `policy_oracle_decide(ptr: i32, len: i32) -> i32`: the vote.
 pub(crate) const POLICY_DECIDE: &str = "policy_oracle_decide";
 
-/// What a policy oracle must export.
+/// The exports that a policy oracle must have.
 pub(crate) const POLICY_EXPORTS: [RequiredExport; 3] = [
     RequiredExport {
         name: POLICY_ALLOC,

@@ -1,4 +1,4 @@
-//! Compiled code as the parent keeps it: bytes that it never looks into.
+//! Compiled code as the parent keeps it: bytes that it never interprets.
 
 use crate::check::Role;
 use crate::wire::{CodeKey, seal};
@@ -13,7 +13,7 @@ pub(crate) struct Artifact {
 }
 
 impl Artifact {
-    /// What a piece of code costs beside its bytes.
+    /// The memory of a piece of code beside its bytes.
     const OVERHEAD_BYTES: usize = 1 << 10;
 
     pub(crate) fn new(engine_id: &str, role: Role, key: CodeKey, code: Box<[u8]>) -> Self {

@@ -1,8 +1,8 @@
 //! A bounded cache that builds each value once.
 //!
 //! Owns single flight and eviction; knows nothing of Wasm. Invariant: at most one thread builds the value of a key at
-//! a time, no lock is held across keys while one builds, and what is kept never exceeds the bounds (but for a single
-//! value that alone is larger: it is handed out and not kept). Large values go when nobody uses them.
+//! a time, no lock is held across keys while one builds, and the kept values never exceed the bounds (a single value
+//! larger than a bound is returned and not kept). Large values are dropped when no caller uses them.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,7 +19,7 @@ pub(crate) struct Bound {
     pub(crate) bytes: usize,
 }
 
-/// Values up to this many bytes stay until others need their place.
+/// Values up to this many bytes stay until others need their space.
 const SMALL: usize = 16 << 10;
 
 pub(crate) struct Cache<V> {
@@ -31,18 +31,18 @@ struct State<V> {
     kept: LruCache<Key, Kept<V>>,
     kept_bytes: usize,
     building: HashMap<Key, Slot<V>>,
-    /// How often unused values were forgotten.
+    /// The number of sweeps of unused values.
     sweeps: u64,
 }
 
 struct Kept<V> {
     value: Arc<V>,
     bytes: usize,
-    /// The sweeps that there had been when it was last used.
+    /// The number of sweeps when the value was last used.
     used: u64,
 }
 
-/// Locked by the thread that builds; the others wait on it and find the value.
+/// Locked by the thread that builds; the others wait on it and then find the value.
 type Slot<V> = Arc<Mutex<Option<Arc<V>>>>;
 
 impl<V> Cache<V> {
@@ -63,13 +63,13 @@ impl<V> Cache<V> {
         lock(&self.state).get(key)
     }
 
-    /// Drops large values that nobody has used since the last time but one.
+    /// Drops large values that no caller has used since the last call but one.
     pub(crate) fn forget_unused(&self) {
         lock(&self.state).forget_unused();
     }
 
-    /// The value of `key`, built by `build` unless it is kept or being built. `build` also tells how many bytes the
-    /// value takes. A failure is not kept: it is told to the caller that met it, and the next caller tries again.
+    /// The value of `key`, built by `build` unless it is kept or being built. `build` also returns the value's size
+    /// in bytes. A failure is not kept: the caller that met it gets the error, and the next caller tries again.
     pub(crate) fn get_or_build<E>(
         &self,
         key: Key,
@@ -88,7 +88,7 @@ impl<V> Cache<V> {
         }
         let outcome = build();
         let mut state = lock(&self.state);
-        // The slot goes also after a failure, so that the next caller builds anew.
+        // Remove the slot even after a failure, so that the next caller builds anew.
         state.building.remove(&key);
         let (value, bytes) = outcome?;
         let value = Arc::new(value);
@@ -102,7 +102,7 @@ impl<V> Cache<V> {
             },
             self.bound,
         );
-        // Callers that wait on the slot find the value here, also if it is too large to be kept.
+        // Callers that wait on the slot find the value here, even if it is too large to be kept.
         *built = Some(value.clone());
         Ok(value)
     }
@@ -145,7 +145,8 @@ impl<V> State<V> {
     }
 }
 
-/// A builder that panicked left its slot empty and the state whole, so poison says nothing here.
+/// A builder that panicked left its slot empty and the state consistent, so poison means nothing
+/// here.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,8 +1,8 @@
-//! Admission: one pass over a module that names every broken rule and where.
+//! Admission: one pass over a module that names every broken rule and its place.
 //!
-//! Owns the decision whether a module can be run deterministically and within bounds, and the map of its sections
-//! that compilation needs. It does not compile, and it does not judge intentions. Invariant: an admitted module can
-//! always be linked and instantiated (given the memory), except that an element segment may miss its table.
+//! Owns the decision whether a module can run deterministically and within bounds, and the map of its sections that
+//! compilation needs. It does not compile, and it does not judge intentions. Invariant: an admitted module can always
+//! be linked and instantiated (given the memory), except that an element segment may miss its table.
 //!
 //! Spec: WebAssembly Core 2.0, binary format and validation; features by allow-list, see [`FEATURES`].
 
@@ -21,7 +21,7 @@ use inspector::Inspector;
 /// Bytes of a page of linear memory.
 pub(crate) const PAGE_BYTES: u64 = 1 << 16;
 
-/// The features that are on; everything else is off, whatever an engine's defaults say. Without `GC_TYPES` there is
+/// The features that are on; everything else is off, whatever an engine's defaults are. Without `GC_TYPES` there is
 /// no `externref`, so the engine needs no collector. Floats are on: the engine gives every NaN the same bits.
 pub(crate) const FEATURES: WasmFeatures = WasmFeatures::FLOATS
     .union(WasmFeatures::MUTABLE_GLOBAL)
@@ -31,7 +31,7 @@ pub(crate) const FEATURES: WasmFeatures = WasmFeatures::FLOATS
     .union(WasmFeatures::BULK_MEMORY)
     .union(WasmFeatures::REFERENCE_TYPES);
 
-/// What admission learnt about a module.
+/// The facts that admission learnt about a module.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModuleInfo {
     /// SHA-256 of the module's bytes.
@@ -40,7 +40,7 @@ pub struct ModuleInfo {
     pub len: usize,
     /// Imports an oracle (`oracle_query` or `oracle_bucket`).
     pub asks: bool,
-    /// Imports `submit_predictions`: judged on the last vector submitted, and on nothing if none is.
+    /// Imports `submit_predictions`: judged on the last submitted vector, and not judged if there is none.
     pub submits: bool,
     /// Imports `emit_structured_claim`, as every guest must.
     pub emits: bool,
@@ -50,9 +50,9 @@ pub struct ModuleInfo {
     pub data_bytes: u64,
     /// Memory at the start, in pages of 64 KiB.
     pub initial_memory_pages: u64,
-    /// Most memory that the module itself allows, in pages; `None`: whatever the lane allows.
+    /// The most memory that the module itself allows, in pages; `None`: the lane's limit.
     pub maximum_memory_pages: Option<u64>,
-    /// What is probably a mistake.
+    /// Probable mistakes in the module.
     pub warnings: Vec<Warning>,
 }
 
@@ -62,7 +62,7 @@ pub struct ModuleInfo {
 /// [`bounds::MODULE_BYTES`](crate::bounds::MODULE_BYTES) is not read at all.
 ///
 /// # Errors
-/// Every rule that the module breaks, in the order of the module, up to
+/// A [`Violation`] for every rule that the module breaks, in the order of the module, up to
 /// [`bounds::VIOLATIONS`](crate::bounds::VIOLATIONS) of them.
 pub fn check(wasm: &[u8]) -> Result<ModuleInfo, Vec<Violation>> {
     inspect(wasm, Role::Guest).map(|(info, _)| info)
@@ -76,16 +76,16 @@ pub fn check_policy(wasm: &[u8]) -> Result<ModuleInfo, Vec<Violation>> {
     inspect(wasm, Role::Policy).map(|(info, _)| info)
 }
 
-/// What a module is to be used as. Features, sizes and everything else are the same for both.
+/// The use of a module. Features, sizes and everything else are the same for both.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Role {
     /// A guest: exports `run` and `memory`, may import the host's functions.
     Guest,
-    /// A policy oracle: imports nothing, exports what `policy` calls.
+    /// A policy oracle: imports nothing, exports the functions that `policy` calls.
     Policy,
 }
 
-/// The names that a module exports, in its order. What cannot be read has none.
+/// The names that a module exports, in its order. Empty if the module cannot be read.
 #[must_use]
 pub fn export_names(wasm: &[u8]) -> Vec<String> {
     let mut names = Vec::new();
@@ -106,7 +106,7 @@ pub fn export_names(wasm: &[u8]) -> Vec<String> {
     names
 }
 
-/// Where an admitted module's sections and data are, as byte ranges of the module.
+/// The byte ranges of an admitted module's sections and data.
 #[derive(Debug, Default)]
 pub(crate) struct Layout {
     /// Section ids and contents, in order, without custom sections.

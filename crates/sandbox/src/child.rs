@@ -1,8 +1,8 @@
 //! The child: a process that compiles one module, or runs guests and asks policy oracles, and can do nothing else.
 //!
-//! Owns what happens on the child's side of the socket. Invariant: before the first byte of a stranger's is looked at,
-//! the limits hold and the walls stand; from then on the process has a socket to its parent, memory and a processor. It
-//! has no label, key, file, network or process: a guest's question goes to the parent, which has the labels.
+//! Owns the child's side of the socket. Invariant: the limits and the walls are in force before the child reads the
+//! first byte from a stranger; from then on the process has a socket to its parent, memory and a processor. It has no
+//! label, key, file, network or process: a guest's question goes to the parent, which has the labels.
 
 mod code;
 mod engine;
@@ -32,19 +32,19 @@ pub(crate) use walls::Bounds;
 /// The first argument of a child. The others are its [`Bounds`].
 pub(crate) const ARGUMENT: &str = "sandbox-child";
 
-/// Exit status of a program that was called as it must not be.
+/// Exit status of a program that a user called by hand.
 const USAGE: u8 = 64;
 
-/// If this process was started as a child of a [`Sandbox`](crate::Sandbox): is that child, to its end.
+/// If this process was started as a child of a [`Sandbox`](crate::Sandbox), serves as that child until it ends.
 ///
-/// A program that makes a sandbox calls this first of all in `main`, before it starts a thread or reads a setting.
+/// A program that creates a sandbox calls this first in `main`, before it starts a thread or reads a setting.
 pub fn serve_if_child() -> Option<ExitCode> {
     let mut arguments = std::env::args();
     if arguments.nth(1)? != ARGUMENT {
         return None;
     }
     let bounds = Bounds::from_arguments(arguments);
-    // Nothing is opened before this, since it closes the program's own descriptors too.
+    // Open nothing before this, since it closes the program's own descriptors too.
     walls::close_inherited_files();
     let socket = parent();
     let (Some(bounds), Ok(socket)) = (bounds, socket) else {
@@ -62,7 +62,7 @@ pub fn serve_if_child() -> Option<ExitCode> {
     })
 }
 
-/// The socket to the parent, which is where others have their standard input.
+/// The socket to the parent, in the place of standard input.
 fn parent() -> io::Result<UnixStream> {
     let socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     // A file or a terminal has no peer: then a user called the program by hand.
@@ -72,13 +72,13 @@ fn parent() -> io::Result<UnixStream> {
 
 fn serve(bounds: Bounds, socket: UnixStream) -> io::Result<()> {
     bounds.take_effect()?;
-    // The engine is set up before the walls stand: their list of system calls is made for what a
-    // run needs afterwards.
+    // Set up the engine before the walls: their list of system calls covers only what a run needs
+    // afterwards.
     let engine = engine::new_engine().map_err(io::Error::other)?;
     let engine_id = engine::engine_id(&engine, measure_stack(&engine).map_err(io::Error::other)?);
     let walls = walls::raise();
     let mut link = Link::new(socket);
-    // The parent sends nothing of a stranger's before it has heard this.
+    // The parent sends nothing from a stranger before it receives this.
     link.send(&FromChild::Ready(Ready {
         engine_id: engine_id.clone(),
         walls,
@@ -92,7 +92,7 @@ fn serve(bounds: Bounds, socket: UnixStream) -> io::Result<()> {
     .work()
 }
 
-/// What a child has.
+/// The state of a child.
 struct Worker {
     engine: Engine,
     engine_id: String,
@@ -100,14 +100,14 @@ struct Worker {
     codes: HashMap<CodeKey, Result<Kept, String>>,
 }
 
-/// Code that is ready.
+/// Code that is ready to run.
 enum Kept {
     Guest(GuestCode),
     Policy(PolicyCode),
 }
 
 impl Worker {
-    /// Does what it is told until the parent closes the socket.
+    /// Obeys the parent until it closes the socket.
     fn work(mut self) -> io::Result<()> {
         let link = Rc::clone(&self.link);
         loop {
@@ -126,7 +126,8 @@ impl Worker {
                     code,
                     instead_of,
                 }) => {
-                    // Out first, then in: the child never keeps more than its parent counts.
+                    // Evict first, then insert: the child never keeps more code than its parent
+                    // counts.
                     if let Some(old) = instead_of {
                         self.codes.remove(&old);
                     }
@@ -144,15 +145,15 @@ impl Worker {
                         limits,
                         submits,
                         initial_pages,
-                        // A copy, because the guest's questions use the link's buffer while it
-                        // runs.
+                        // A copy, because the guest's questions use the link's buffer during the
+                        // run.
                         data: data
                             .iter()
                             .map(|segment| (segment.address, segment.bytes.to_vec()))
                             .collect(),
                     };
                     // The guest's questions go over the same link, which must not be borrowed
-                    // meanwhile.
+                    // during the run.
                     drop(reading);
                     let ended = self.run(&key, &task);
                     link.borrow_mut().send(&FromChild::Ended(ended))?;
@@ -245,12 +246,12 @@ impl Oracle for Parent {
     }
 }
 
-/// Nobody waits for what this process does.
+/// Ends the process: no parent waits for its work.
 fn parent_is_gone() -> ! {
     std::process::exit(1)
 }
 
-/// Stands where an oracle must be and nobody asks it.
+/// An oracle that is required by a type but never asked.
 struct Silent;
 
 impl Oracle for Silent {
@@ -259,15 +260,16 @@ impl Oracle for Silent {
     }
 }
 
-/// Fuel that an endless recursion burns: a measure of how many frames the stack holds. It also makes the engine set up
-/// whatever it sets up at a first run, before the walls stand.
+/// The fuel that an endless recursion burns: a measure of the stack's frames. This also makes the engine do its
+/// set-up for a first run before the walls are raised.
 fn measure_stack(engine: &Engine) -> Result<u64, String> {
     let told = |error: wasmtime::Error| format!("{error:#}");
     let compiled = code::compile(engine, &crate::pack::stack_probe()).map_err(told)?;
     let code = GuestCode::link(&code::load(engine, &compiled).map_err(told)?).map_err(told)?;
     let task = Task {
         limits: Limits {
-            // More than any recursion burns before its stack ends: the stack must be what ends it.
+            // More fuel than any recursion burns before its stack ends: the stack must be the
+            // limit.
             fuel: 1 << 40,
             memory_bytes: 1 << 20,
             oracle_calls: 0,

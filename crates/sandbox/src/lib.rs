@@ -1,17 +1,17 @@
-//! Guests and policy oracles: which Wasm modules are admitted, and what one run of one does.
+//! Guests and policy oracles: the admission of Wasm modules, and their runs.
 //!
 //! The crate owns admission ([`check()`]), compilation with its caches ([`Sandbox::prepare`]), metered runs
 //! ([`Sandbox::run`]), the modules that wrap a list of predictions ([`pack()`]), the votes of policy oracles
 //! ([`PolicyModule`]), and the processes in which modules are compiled and run. It deliberately knows nothing of
-//! holdouts, labels, prices or verdicts: whoever runs a guest implements [`Oracle`], which sees a vector and answers
-//! with a symbol.
+//! holdouts, labels, prices or verdicts: the caller that runs a guest implements [`Oracle`], which sees a vector and
+//! answers with a symbol.
 //!
-//! Invariants. Nothing of a stranger's is compiled or run in the process that has the sandbox, but in children of it,
-//! which are the same program ([`serve_if_child`]), limited in memory and processor time, and behind the kernel's walls.
-//! Everything in a [`Ran`] is a function of the module's bytes, the [`Limits`], the answers that the oracle gave
-//! and [`Sandbox::engine_id`]. There is no clock, no randomness, no parallelism, no file and no environment in a
-//! guest's world; NaNs have one bit pattern; whatever could run for long costs fuel. So what can be observed about a
-//! run says nothing about a holdout beyond the answers, and a run can be repeated anywhere.
+//! Invariants. The process that has the sandbox compiles and runs no code of a stranger. Its children do: the same
+//! program ([`serve_if_child`]), limited in memory and processor time, and behind the kernel's walls. Everything in a
+//! [`Ran`] is a function of the module's bytes, the [`Limits`], the oracle's answers and [`Sandbox::engine_id`].
+//! There is no clock, no randomness, no parallelism, no file and no environment in a guest's world; NaNs have one bit
+//! pattern; everything that could run for long costs fuel. So an observer of a run learns nothing about a holdout
+//! beyond the answers, and a run can be repeated anywhere.
 //!
 //! ```no_run
 //! use evidenceos_sandbox::{AskError, End, Limits, Mode, Oracle, PackOptions, Sandbox, pack};

@@ -1,11 +1,11 @@
-//! Modules that carry a list of predictions: what `evidenceos claim pack` writes.
+//! Modules that carry a list of predictions: `evidenceos claim pack` writes them.
 //!
 //! Owns the layout of such a module's memory. Invariant: all modules of one mode have the same code, byte for byte;
 //! lengths are data. Only the number of memory pages differs with the size, so the sandbox compiles such a module
 //! once for each mode and each 64 KiB of predictions.
 //!
-//! Memory: `0..4` items (u32 LE), `4..8` output length (u32 LE), `16..20` the output as a big-endian u32 of which the
-//! last bytes are emitted, `64..` the predictions, a byte each.
+//! Memory: `0..4` items (u32 LE), `4..8` output length (u32 LE), `16..20` the output as a big-endian u32, of which
+//! the last bytes are emitted, `64..` the predictions, a byte each.
 
 use wasm_encoder::{
     CodeSection, ConstExpr, CustomSection, DataSection, EntityType, ExportKind, ExportSection,
@@ -15,7 +15,7 @@ use wasm_encoder::{
 
 use crate::check::PAGE_BYTES;
 
-/// Most predictions in one module: what surely fits into an admitted one.
+/// The most predictions in one module: this many surely fit into an admitted one.
 pub const MAX_PACKED_ITEMS: usize = (4 << 20) - 1_024;
 
 /// The custom section that names the alphabet.
@@ -26,10 +26,10 @@ const OUTPUT_AT: u64 = 16;
 const OUTPUT_END: u64 = OUTPUT_AT + 4;
 const VECTOR_AT: usize = 64;
 
-/// What a packed module does with its predictions.
+/// The use that a packed module makes of its predictions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    /// Submits them for judgement and emits a symbol chosen in advance; asks nothing, so it spends no answer.
+    /// Submits them for judgement and emits a symbol chosen in advance; asks nothing, so it is charged for no answer.
     Judge,
     /// Asks about them, is judged on them, and emits the answer. Uses the published imports only.
     AskAndJudge,
@@ -37,12 +37,12 @@ pub enum Mode {
     AskOnly,
 }
 
-/// Predictions, and the module that is to hold them.
+/// Predictions, and the options of their module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PackOptions<'a> {
     /// One prediction per item of the holdout, in its order, each 0 or 1.
     pub predictions: &'a [u8],
-    /// What to do with them.
+    /// The use of the predictions.
     pub mode: Mode,
     /// Size of the oracle's alphabet, at least 2; it sets the length of the output.
     pub num_symbols: u32,
@@ -62,7 +62,7 @@ impl<'a> PackOptions<'a> {
     }
 }
 
-/// Why nothing can be packed.
+/// The reason why nothing can be packed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PackError {
     /// There are no predictions.
@@ -77,7 +77,7 @@ pub enum PackError {
     /// A prediction is neither 0 nor 1.
     #[error("prediction {index} is {value}, neither 0 nor 1")]
     NotBinary {
-        /// Which prediction, from 0.
+        /// Index of the prediction, from 0.
         index: usize,
         value: u8,
     },
@@ -97,7 +97,7 @@ pub const fn output_len(num_symbols: u32) -> u32 {
 /// Builds the module: deterministic, the same bytes for the same options.
 ///
 /// # Errors
-/// [`PackError`] names the first thing in the options that makes no sense.
+/// [`PackError`] names the first invalid option.
 pub fn pack(options: &PackOptions<'_>) -> Result<Vec<u8>, PackError> {
     validate(options)?;
     let image = image(options);
@@ -124,7 +124,7 @@ pub fn pack(options: &PackOptions<'_>) -> Result<Vec<u8>, PackError> {
     }
     guest.emit_output(emit);
     let mut module = guest.finish(&image);
-    // Two is what a claim has by default. Modules of two symbols stay byte for byte what they were.
+    // Two is a claim's default. Modules of two symbols stay byte for byte the same.
     if options.num_symbols != 2 {
         let section = CustomSection {
             name: SYMBOLS_SECTION.into(),
@@ -135,8 +135,8 @@ pub fn pack(options: &PackOptions<'_>) -> Result<Vec<u8>, PackError> {
     Ok(module)
 }
 
-/// The alphabet that a packed module is made for, if it says so: a run in another one would ask another question, and
-/// emit an output that does not fit.
+/// The alphabet that a packed module is made for, if it names one: a run with another alphabet would ask another
+/// question, and emit an output that does not fit.
 #[must_use]
 pub fn packed_symbols(wasm: &[u8]) -> Option<u32> {
     let payloads = wasmparser::Parser::new(0).parse_all(wasm);
@@ -197,7 +197,7 @@ fn image(options: &PackOptions<'_>) -> Vec<u8> {
     image
 }
 
-/// A recursion without end, from which the sandbox learns how deep its stack is.
+/// An endless recursion, from which the sandbox learns the depth of its stack.
 pub(crate) fn stack_probe() -> Vec<u8> {
     let mut guest = GuestBuilder::default();
     guest.code.push(Instruction::Call(0));
@@ -217,7 +217,7 @@ const HOST_CALL: u32 = 0;
 const RUN: u32 = 1;
 
 impl GuestBuilder {
-    /// Imports a function `(i32, i32) -> i32` and tells its index.
+    /// Imports a function `(i32, i32) -> i32` and returns its index.
     fn import(&mut self, name: &str) -> u32 {
         self.imports
             .import("env", name, EntityType::Function(HOST_CALL));

@@ -1,9 +1,9 @@
 //! Policy oracles: small modules that may veto something, given a description of it.
 //!
-//! Owns one call of one oracle: its limits, the order of steps, and how a failure is told. What is described, which
-//! oracles there are and what follows from a vote is the caller's. Invariant: a vote is a function of the module's
-//! bytes, its limits and the input. Every call has an instance of its own, so nothing is remembered between calls, and
-//! an oracle that fails has no vote: whoever asked must take that for a veto.
+//! Owns one call of one oracle: its limits, the order of steps, and the report of a failure. The caller owns the
+//! description, the set of oracles and the consequences of a vote. Invariant: a vote is a function of the module's
+//! bytes, its limits and the input. Every call has an instance of its own, so nothing is remembered between calls,
+//! and an oracle that fails has no vote: the caller must count that as a veto.
 //!
 //! ```text
 //! alloc(len: i32) -> i32                          room for the input; 0: there is none
@@ -22,7 +22,7 @@ use crate::rule::{Rule, Violation};
 use crate::run::TrapCause;
 use crate::sandbox::AdmitError;
 
-/// What one call of an oracle may use.
+/// The resources that one call of an oracle may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PolicyLimits {
     /// Fuel of both calls together: about one unit per instruction.
@@ -33,22 +33,22 @@ pub struct PolicyLimits {
     pub input_bytes: u64,
 }
 
-/// What an oracle says.
+/// The vote of an oracle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Vote {
-    /// It has nothing against it.
+    /// The oracle has no objection.
     Pass,
-    /// Somebody else is to decide.
+    /// The oracle leaves the decision to a person.
     Defer,
-    /// It must not happen.
+    /// The oracle rejects the request.
     Reject,
 }
 
-/// Why an oracle has no vote.
+/// The reason why an oracle has no vote.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[non_exhaustive]
 pub enum PolicyFailure {
-    /// The input is longer than the oracle takes; it was not called.
+    /// The input is longer than the limit; the oracle was not called.
     #[error("the input has {len} bytes, and max_input_bytes allows {most}")]
     InputTooLarge {
         /// Length of the input.
@@ -62,7 +62,7 @@ pub enum PolicyFailure {
     /// It used up its fuel: too much work, or an endless loop.
     #[error("out of fuel: max_fuel was used up without a decision")]
     OutOfFuel,
-    /// It was stopped for what it did.
+    /// It was stopped for a trap.
     #[error("{0}")]
     Trapped(TrapCause),
     /// `alloc` answered 0: there is no room for the input.
@@ -80,16 +80,16 @@ pub enum PolicyFailure {
         /// Size of the memory.
         memory: u64,
     },
-    /// The decision is none.
+    /// The oracle returned a number that is not a vote.
     #[error("it decided {0}, which is none of 0 (pass), 1 (defer) and 2 (reject)")]
     NotAVote(i32),
-    /// A fault of the host's.
+    /// A fault of the host, in its words.
     #[error("{0}")]
     Host(String),
 }
 
-/// An admitted policy oracle, compiled, that can be asked any number of times, by many threads at once. Each call is
-/// carried out in a child process.
+/// An admitted policy oracle, compiled, that can be asked any number of times, by many threads at once. Each call
+/// runs in a child process.
 pub struct PolicyModule {
     info: ModuleInfo,
     limits: PolicyLimits,
@@ -112,12 +112,12 @@ impl PolicyModule {
         }
     }
 
-    /// What admission learnt about the module.
+    /// The facts that admission learnt about the module.
     pub fn info(&self) -> &ModuleInfo {
         &self.info
     }
 
-    /// What a call may use.
+    /// The limits of each call.
     pub fn limits(&self) -> PolicyLimits {
         self.limits
     }
@@ -125,7 +125,7 @@ impl PolicyModule {
     /// Asks the oracle about `input`, in an instance of its own. Blocks until it has answered.
     ///
     /// # Errors
-    /// [`PolicyFailure`] where it has no vote.
+    /// [`PolicyFailure`] if it has no vote: count that as a veto.
     pub fn decide(&self, input: &[u8]) -> Result<Vote, PolicyFailure> {
         let (len, most) = (input.len() as u64, self.limits.input_bytes);
         if len > most || u32::try_from(len).is_err() {

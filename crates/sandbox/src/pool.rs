@@ -1,7 +1,7 @@
-//! Children that wait for work: a pool of those that run, and the next one that compiles.
+//! Children that wait for work: a pool of those that run modules, and the next one that compiles.
 //!
-//! Owns how many there are, and when one has done enough. Invariant: a child that met a fault is never used again, and a
-//! call waits for a turn before it makes a process.
+//! Owns their number, and the end of a child that has done enough. Invariant: a child that met a fault is never used
+//! again, and a call waits for a turn before it creates a process.
 
 use std::io;
 use std::mem;
@@ -15,29 +15,30 @@ use crate::process::{Child, Compiled, Cost, Death, Nursery, Ordered};
 use crate::run::HostFault;
 use crate::wire::{CodeKey, Ready};
 
-/// Fuel that one child is given in its life, at the least one call's. It makes the limit on its processor time, which
-/// the kernel keeps, one that no honest run meets.
+/// Fuel that one child gets in its life, but at least one call's. It ensures that no honest run meets the limit on
+/// its processor time, which the kernel keeps.
 const FUEL: u64 = 10_000_000_000;
 
 /// Processor time of a child that runs: the dearest unit of fuel takes 27 ns.
 const RUN_CPU_S: u64 = 500;
 
-/// Memory of a child that runs: the largest that a guest may have, and the engine's own.
+/// Memory of a child that runs: a guest's largest memory, and the engine's own.
 const RUN_MEMORY_BYTES: u64 = (512 + 128) << 20;
 
-/// Memory of a child that compiles. Admission lets through what needs less.
+/// Memory of a child that compiles. Admission only accepts modules that need less.
 const COMPILE_MEMORY_BYTES: u64 = 320 << 20;
 
-/// Processor time of a child that compiles. Admission lets through what needs a fifth of it.
+/// Processor time of a child that compiles. Admission only accepts modules that need at most a
+/// fifth of it.
 const COMPILE_CPU_S: u64 = 10;
 
-/// How long compiling may take on the clock of a machine that does much else.
+/// The longest time for compiling, on the clock of a busy machine.
 const COMPILE_PATIENCE: Duration = Duration::from_secs(120);
 
 /// Modules that are compiled at a time.
 const COMPILERS: usize = 2;
 
-/// Niceness of children for whose work nobody waits at once.
+/// Niceness of children that do background work.
 const BACKGROUND: i32 = 10;
 
 /// Children that run guests or policy oracles.
@@ -50,7 +51,8 @@ pub(crate) struct Pool {
 }
 
 impl Pool {
-    /// A pool for guests, at most `most` at a time, with its first child. What that says of itself, all must say.
+    /// A pool for guests, at most `most` at a time, with its first child. All children must match the first one's
+    /// [`Ready`].
     pub(crate) fn for_guests(nursery: &Arc<Nursery>, most: usize) -> io::Result<Self> {
         let first = nursery.child(run_bounds(BACKGROUND))?;
         Ok(Self {
@@ -62,7 +64,8 @@ impl Pool {
         })
     }
 
-    /// A pool for policy oracles, at most `most` at a time: somebody waits for their votes.
+    /// A pool for policy oracles, at most `most` at a time, at normal priority: callers wait for
+    /// their votes.
     pub(crate) fn for_policies(&self, most: usize) -> Self {
         Self {
             nursery: Arc::clone(&self.nursery),
@@ -78,12 +81,13 @@ impl Pool {
         self.nursery.end();
     }
 
-    /// What each child says of itself.
+    /// The identity that each child must report.
     pub(crate) fn ready(&self) -> &Ready {
         &self.ready
     }
 
-    /// Has a child work with this code, for at most so much fuel; `alone`: one that never works for anybody else.
+    /// Lets a child work with this code, for at most this much fuel; `alone`: in a child that never works for another
+    /// guest.
     pub(crate) fn with_child<T>(
         &self,
         code: &Artifact,
@@ -97,11 +101,10 @@ impl Pool {
             Some(child) => child,
             None => self.new_child()?,
         };
-        // After a fault the child is dropped, which ends it: nothing is known of the state that it
-        // is in.
+        // After a fault the child is dropped, which ends it: its state is unknown.
         let done = match work(&mut child) {
-            // It died while it waited, as one does on a system that is short of memory. Once: code that
-            // a child dies of while it takes it in looks the same, and that must count.
+            // The child died while it waited, as happens on a system that is short of memory. Retry once: if code
+            // kills a child while the child loads it, that looks the same, and must count.
             Err(_) if child.left_its_work_unread() => {
                 child = self.new_child()?;
                 work(&mut child)?
@@ -114,10 +117,10 @@ impl Pool {
         Ok(done)
     }
 
-    /// An idle child that has so much fuel to give, if possible one that has the code.
+    /// An idle child with this much fuel left, if possible one that has the code.
     fn idle_child(&self, key: &CodeKey, fuel: u64) -> Option<Child> {
         let mut idle = lock(&self.idle);
-        // Whether one has died meanwhile is not asked: what it then leaves unread, another child does.
+        // A child may have died meanwhile; another child then does the work that it leaves unread.
         idle.retain(|child| child.fuel().saturating_add(fuel) <= FUEL);
         let at = idle
             .iter()
@@ -145,7 +148,7 @@ fn run_bounds(niceness: i32) -> Bounds {
     }
 }
 
-/// Another engine could make another result of the same run; a missing wall would be one that was promised.
+/// Another engine could give another result for the same run; a missing wall would break a promise.
 fn must_be_alike(first: &Ready, other: &Ready) -> io::Result<()> {
     if first == other {
         return Ok(());
@@ -163,14 +166,14 @@ pub(crate) struct Compilers {
     next: Mutex<Ordered>,
 }
 
-/// Why there is no compiled code.
+/// The reason why there is no compiled code.
 #[derive(Debug)]
 pub(crate) enum NotCompiled {
     /// The engine refused the code for this reason.
     Refused(String),
-    /// What the module needed too much of.
+    /// The resource of which the module needed too much.
     TooExpensive(&'static str),
-    /// The host's fault: it may be tried again.
+    /// A fault of the host: compiling may be tried again.
     Host(String),
 }
 
@@ -184,7 +187,7 @@ impl Compilers {
         }
     }
 
-    /// Compiles an admitted module; adds the time that it took its child to `spent`.
+    /// Compiles an admitted module; adds the time that its child took to `spent`.
     pub(crate) fn compile(
         &self,
         role: Role,
@@ -217,13 +220,13 @@ impl Compilers {
         }
     }
 
-    /// The child that waits, and an order for the one after it.
+    /// The waiting child, and an order for the next one.
     fn child(&self) -> io::Result<Child> {
         // The next child starts while this one works, so that the next module need not wait for a
         // process.
         let after = self.nursery.order(COMPILE_BOUNDS);
         let next = mem::replace(&mut *lock(&self.next), after);
-        // It may have waited for hours, and died before or after it said that it is ready.
+        // It may have waited for hours, and died before or after it reported ready.
         let waited = next.child().ok();
         let alive = waited.and_then(|mut child| (!child.has_ended()).then_some(child));
         let child = match alive {
@@ -241,7 +244,7 @@ const COMPILE_BOUNDS: Bounds = Bounds {
     niceness: BACKGROUND,
 };
 
-/// So many at a time.
+/// Limits the number of simultaneous turns.
 struct Turns {
     free: Mutex<usize>,
     freed: Condvar,
@@ -255,7 +258,7 @@ impl Turns {
         }
     }
 
-    /// Waits for a turn, which ends when what is returned is dropped.
+    /// Waits for a turn, which ends when the returned value is dropped.
     fn take(&self) -> Turn<'_> {
         let mut free = self
             .freed
@@ -275,7 +278,8 @@ impl Drop for Turn<'_> {
     }
 }
 
-/// What is behind these locks is whole between any two statements.
+/// Every statement leaves the data behind these locks consistent, so a poisoned lock is safe to
+/// use.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

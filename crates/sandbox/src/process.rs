@@ -1,7 +1,7 @@
-//! One child, seen from its parent: started, talked to, ended.
+//! One child, seen from its parent: its start, its messages, its end.
 //!
-//! Owns the life of the process and the suspicion of what it says. Invariant: whatever a child does, its parent goes on;
-//! a child that says what it must not is ended, and nothing that it said is used.
+//! Owns the life of the process and the distrust of its messages. Invariant: whatever a child does, its parent goes
+//! on; a child that sends a forbidden message is ended, and none of its messages is used.
 
 use std::collections::HashSet;
 use std::ffi::OsString;
@@ -33,19 +33,19 @@ use crate::wire::{CodeKey, FromChild, Link, MARGIN, MAX_CODE, Ready, ToChild, ru
 pub struct Program(pub PathBuf);
 
 impl Default for Program {
-    /// The running program itself, also where its file was replaced since it started.
+    /// The running program itself, even if its file was replaced since it started.
     fn default() -> Self {
         Self("/proc/self/exe".into())
     }
 }
 
-/// How long a child may take to be ready.
+/// The longest time until a child is ready.
 const START: Duration = Duration::from_secs(30);
 
 /// Pieces of code that a child keeps.
 const KEPT_CODES: NonZero<usize> = NonZero::new(16).expect("not zero");
 
-/// What a call costs a child beside its fuel, in units of fuel.
+/// The cost of a call for a child beside its fuel, in units of fuel.
 const CALL_FUEL: u64 = 10_000;
 
 /// Longest output of a guest, in bytes.
@@ -57,8 +57,8 @@ pub(crate) struct Nursery {
     alive: Arc<Alive>,
 }
 
-/// The children that are there, by their process ids. A child is taken out before anybody waits for its end, so that
-/// no id is here that the system may have given to somebody else.
+/// The living children, by their process ids. A child is removed before its end is awaited, so this list has no id
+/// that the system may have given to another process.
 #[derive(Default)]
 struct Alive {
     ids: Mutex<Ids>,
@@ -67,7 +67,7 @@ struct Alive {
 #[derive(Default)]
 struct Ids {
     ids: HashSet<u32>,
-    /// Nobody is to be started any more.
+    /// No child may be started any more.
     ended: bool,
 }
 
@@ -78,7 +78,7 @@ impl Alive {
 
     /// Starts a child, unless all have been ended.
     fn start(&self, command: &mut Command) -> io::Result<std::process::Child> {
-        // The lock is held across the start: a child that starts while all are ended must not be
+        // Hold the lock across the start: a child that starts while all are ended must not be
         // missed.
         let mut ids = self.ids();
         if ids.ended {
@@ -99,7 +99,7 @@ impl Alive {
         for id in &ids.ids {
             let id = i32::try_from(*id).ok().and_then(Pid::from_raw);
             if let Some(id) = id {
-                // It may have ended by itself.
+                // The child may have ended by itself.
                 let _ = rustix::process::kill_process(id, Signal::KILL);
             }
         }
@@ -148,7 +148,7 @@ impl Nursery {
     }
 }
 
-/// A child that is being started.
+/// A child that is starting.
 pub(crate) struct Ordered(Receiver<io::Result<Starting>>);
 
 impl Ordered {
@@ -158,13 +158,13 @@ impl Ordered {
     }
 }
 
-/// A process of ours, which ends with this value.
+/// A process of ours, which ends when this value is dropped.
 struct Process {
     process: std::process::Child,
     alive: Arc<Alive>,
 }
 
-/// A child that has not said yet that it is ready.
+/// A child that has not reported ready yet.
 struct Starting {
     process: Process,
     link: Link<UnixStream>,
@@ -179,7 +179,7 @@ impl Starting {
         if *program == Program::default()
             && let Some(name) = std::env::args_os().next()
         {
-            // What `ps` shows: the name by which somebody started the program.
+            // The name that `ps` shows: the one by which the program was started.
             command.arg0(name);
         }
         // The environment may hold secrets, and inherited output would let a child write where the
@@ -209,7 +209,7 @@ impl Starting {
 
     /// Waits until it is ready.
     fn child(mut self) -> io::Result<Child> {
-        // A child that hangs before it is ready must not hold its caller for ever. A run may take
+        // A child that hangs before it is ready must not block its caller forever. A run may take
         // as long as its fuel lasts.
         self.link.socket().set_read_timeout(Some(START))?;
         let ready = match self.link.receive(MARGIN) {
@@ -233,7 +233,7 @@ impl Starting {
     }
 }
 
-/// A child process with its link, and what it has compiled.
+/// A child process with its link, and the code that it keeps.
 pub(crate) struct Child {
     process: Process,
     link: Link<UnixStream>,
@@ -246,23 +246,24 @@ pub(crate) struct Child {
 }
 
 impl Child {
-    /// Whether it has died while it waited for work: of that no work is at fault.
+    /// Whether it died while it waited for work: then no work is at fault.
     pub(crate) fn has_ended(&mut self) -> bool {
-        // A process that cannot be looked at will say so when it is used.
+        // If the process cannot be inspected, its next use will fail.
         matches!(self.process.process.try_wait(), Ok(Some(_)))
     }
 
-    /// Whether it died before it had read all of its last work: it has begun none of it, or died of taking the code in.
+    /// Whether it died before it had read all of its last work: it started none of it, or died while it loaded the
+    /// code.
     pub(crate) fn left_its_work_unread(&self) -> bool {
         self.left_unread
     }
 
-    /// What it said of itself.
+    /// The child's report about itself.
     pub(crate) fn ready(&self) -> &Ready {
         &self.ready
     }
 
-    /// The fuel of all runs that it was given.
+    /// The fuel of all its runs so far.
     pub(crate) fn fuel(&self) -> u64 {
         self.fuel
     }
@@ -271,8 +272,8 @@ impl Child {
         self.kept.contains(key)
     }
 
-    /// Compiles a module, for which this child is used up: what one module does to a compiler must not be there when
-    /// the next one comes. `patience` is how long it may take on the clock.
+    /// Compiles a module and uses this child up: one module's effects on a compiler must not meet the next module.
+    /// `patience` is the longest time on the clock.
     pub(crate) fn compile(
         &mut self,
         role: Role,
@@ -324,7 +325,7 @@ impl Child {
             .and_then(|()| self.conversation(limits, oracle, &mut heard));
         match outcome {
             Ok(Ok(report)) => {
-                // What it did not use it does not owe.
+                // Fuel that the run did not use is not counted.
                 self.fuel -= limits.fuel.saturating_sub(report.fuel_used);
                 Ok(report)
             }
@@ -333,7 +334,7 @@ impl Child {
                 while_running: false,
             }),
             Err(error) => {
-                // Once it has said something, what is unread is an answer, and the guest is at work.
+                // After its first message, unread data is an answer, and the guest is at work.
                 self.left_unread = !heard && is_unread(&error);
                 Err(HostFault {
                     message: self.death_after(&error).to_string(),
@@ -343,7 +344,7 @@ impl Child {
         }
     }
 
-    /// Answers questions until the run has ended. `heard`: whether the child has said anything.
+    /// Answers questions until the run has ended. `heard`: whether the child has sent anything.
     fn conversation(
         &mut self,
         limits: &Limits,
@@ -352,7 +353,7 @@ impl Child {
     ) -> io::Result<Result<Ran, String>> {
         let items = usize::try_from(limits.items).map_err(io::Error::other)?;
         let most = items + OUTPUT_BYTES + MARGIN;
-        // There is one round more than questions are allowed: the last one must bring the end.
+        // There is one more round than questions allowed: the last one must bring the end.
         for asked in 0..=limits.oracle_calls {
             let said = self.link.receive(most)?;
             *heard = true;
@@ -404,12 +405,12 @@ impl Child {
         })
     }
 
-    /// Gives it code that it does not have.
+    /// Sends it code that it does not have.
     fn keep(&mut self, code: &Artifact) -> io::Result<()> {
         if self.kept.get(&code.key).is_some() {
             return Ok(());
         }
-        // The child keeps what this list has: only the parent evicts, and says so.
+        // The child keeps the code in this list: only the parent evicts, and tells the child.
         let instead_of = self.kept.push(code.key, ()).map(|(key, ())| key);
         self.link.send(&ToChild::Keep {
             key: code.key,
@@ -420,7 +421,7 @@ impl Child {
         })
     }
 
-    /// Ends it, and says what is known about why. `error` is what talking to it met.
+    /// Ends it, and returns the known cause of its death. `error` is the error of the last message.
     fn death_after(&mut self, error: &io::Error) -> Death {
         if is_unread(error) || error.kind() == io::ErrorKind::UnexpectedEof {
             return self.process.death();
@@ -434,10 +435,11 @@ impl Child {
 }
 
 impl Process {
-    /// Why it died, which closed the socket.
+    /// The cause of its death, which closed the socket.
     fn death(&mut self) -> Death {
         self.alive.forget(self.process.id());
-        // One that closed the socket and stays is ended; how it ended is settled for one that is dying.
+        // A child that closed the socket and stays alive is ended; if it is already dying, its cause of death is
+        // settled.
         let _ = self.process.kill();
         let status = match self.process.wait() {
             Ok(status) => status,
@@ -445,7 +447,7 @@ impl Process {
         };
         let mut words = String::new();
         if let Some(stderr) = &mut self.process.stderr {
-            // Nobody else has the pipe's other end: a child makes no processes.
+            // No other process has the pipe's other end: a child creates no processes.
             let _ = stderr.take(MARGIN as u64).read_to_string(&mut words);
         }
         Death::of(status, &words)
@@ -453,7 +455,7 @@ impl Process {
 
     fn end(&mut self) {
         self.alive.forget(self.process.id());
-        // It may be gone already.
+        // The child may be gone already.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
@@ -465,26 +467,26 @@ impl Drop for Process {
     }
 }
 
-/// What came of compiling.
+/// The result of compiling.
 pub(crate) struct Compiled {
-    /// The code, or the engine's reason why there is none.
+    /// The code, or the engine's reason for refusing it.
     pub(crate) code: Result<Box<[u8]>, String>,
     pub(crate) cost: Cost,
 }
 
-/// What a child has used.
+/// The resources that a child has used.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Cost {
     /// The most memory that was resident, in bytes, the program's own included.
     pub peak_bytes: u64,
     /// Processor time, user and system; zero if the system does not say.
     pub cpu: Duration,
-    /// What came of it, in bytes of machine code.
+    /// The machine code that it made, in bytes.
     pub code_bytes: u64,
 }
 
 impl Cost {
-    /// Of a process that still is; nothing, where the system does not say.
+    /// The cost of a living process; zero if the system does not report it.
     fn of(process: u32) -> Self {
         let read = |name| std::fs::read_to_string(format!("/proc/{process}/{name}"));
         let peak = read("status").ok().and_then(|status| {
@@ -504,18 +506,18 @@ impl Cost {
     }
 }
 
-/// How a child ended.
+/// The cause of a child's death.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Death {
-    /// It needed more memory than it may have.
+    /// The child needed more memory than its limit.
     Memory,
-    /// It needed more processor time than it may have.
+    /// The child needed more processor time than its limit.
     Time,
-    /// It needed more stack than there is.
+    /// The child needed more stack than there is.
     Stack,
-    /// It gave up with these words: a fault of ours.
+    /// The child panicked with these words: a fault of ours.
     Panicked(String),
-    /// It was ended from outside, or ended where it must not.
+    /// The child was ended from outside, or ended at a wrong time.
     Ended(String),
 }
 
@@ -524,7 +526,8 @@ impl Death {
         let first = words.lines().find(|line| !line.trim().is_empty());
         match status.signal() {
             Some(libc::SIGXCPU) => Self::Time,
-            // The standard library says this before it aborts; the signal alone would not tell why.
+            // The standard library prints this before it aborts; the signal alone would not show
+            // the cause.
             Some(libc::SIGABRT) if words.contains("memory allocation of") => Self::Memory,
             Some(libc::SIGABRT) if words.contains("has overflowed its stack") => Self::Stack,
             Some(libc::SIGKILL) => Self::Ended(
@@ -552,8 +555,8 @@ impl fmt::Display for Death {
     }
 }
 
-/// Whether talking to a child met that it died before it had read all that it was sent: the system closes
-/// a socket whose other end is not read out in another way than one that is.
+/// Whether the error shows that the child died before it had read all its input: the system closes a socket with
+/// unread input differently.
 fn is_unread(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -561,12 +564,12 @@ fn is_unread(error: &io::Error) -> bool {
     )
 }
 
-/// A vector as guests may ask about: one byte for each item, each 0 or 1.
+/// Whether a guest may ask about this vector: one byte for each item, each 0 or 1.
 fn is_vector(vector: &[u8], items: usize) -> bool {
     vector.len() == items && vector.iter().fold(0, |all, byte| all | byte) <= 1
 }
 
-/// Whether a run within these limits, with so many questions that were answered, can have such a report.
+/// Whether a run within these limits, with this many answered questions, can have such a report.
 fn is_possible(report: &Ran, limits: &Limits, answered: u32) -> bool {
     let items = usize::try_from(limits.items).unwrap_or(usize::MAX);
     let has_vector = report
@@ -578,7 +581,7 @@ fn is_possible(report: &Ran, limits: &Limits, answered: u32) -> bool {
         End::NoOutput => true,
         End::Trapped(_) => report.judged.is_none(),
     };
-    // The call that failed is counted, and was not asked where it failed for its vector.
+    // The failed call is counted, but was not asked if its vector was invalid.
     let calls = report.oracle_calls >= answered
         && report.oracle_calls <= answered + 1
         && report.oracle_calls <= limits.oracle_calls;

@@ -1,7 +1,7 @@
-//! The rules of admission, their numbers, and how a broken one is told.
+//! The rules of admission, their numbers, and the report of a broken one.
 //!
 //! Owns the vocabulary only; `check` applies it. Invariant: a rule is about determinism or about a bound, never about
-//! what a guest might be up to: what a guest can learn is metered at run time.
+//! a guest's intentions: what a guest can learn is metered at run time.
 
 use std::fmt;
 
@@ -15,17 +15,17 @@ pub mod bounds {
     pub const LOCALS_PER_FUNCTION: u64 = 10_000;
     /// Most parameters and locals in all functions.
     pub const LOCALS: u64 = 500_000;
-    /// Most values that blocks take and leave and branches carry, in all functions, those counted that are not the
-    /// first: each may take the compiler four kilobytes.
+    /// Most values that blocks take and leave and branches carry, in all functions, not counting the first of each:
+    /// each value may take the compiler four kilobytes.
     pub const CARRIED_VALUES: u64 = 10_000;
     /// Most values that the blocks of a function take and leave and its branches carry, times its blocks and branches,
     /// in all functions: each may take the compiler ten bytes.
     pub const FLOW: u64 = 8_000_000;
     /// Most locals and values on the stack, counted again at the start of each block and at each branch, in all
-    /// functions: the compiler keeps account of every one on every path to where paths meet, in some eighty bytes.
+    /// functions: the compiler tracks every one on every path to a place at which paths meet, in some eighty bytes.
     pub const TRACKED_VALUES: u64 = 1_000_000;
-    /// Longest code section, in bytes (256 KiB). Data is not code: the worst code compiles at 7 µs a byte, so this is
-    /// what keeps the compilation of a module made to be slow below two seconds.
+    /// Longest code section, in bytes (256 KiB). Data is not code: the worst code compiles at 7 µs a byte, so this
+    /// bound keeps the compilation of a module made to be slow below two seconds.
     pub const CODE_BYTES: u64 = 256 << 10;
     /// Longest function body, in bytes (64 KiB): compiling is not linear in the length of a function.
     pub const FUNCTION_BYTES: u64 = 64 << 10;
@@ -45,7 +45,7 @@ pub mod bounds {
     pub const TYPES_OR_EXPORTS: u32 = 10_000;
     /// Most values that all types take and leave: each may take the check twenty bytes, and the compiler eighty.
     pub const TYPE_VALUES: u64 = 65_536;
-    /// Most imports: every offered function under every name, many times over.
+    /// Most imports: enough for every offered function under every name, many times over.
     pub const IMPORTS: u32 = 100;
     /// Most violations that one check reports; a module as wrong as this needs no complete list.
     pub const VIOLATIONS: usize = 100;
@@ -65,15 +65,15 @@ pub enum Rule {
     ModuleSize,
     /// The module ends in the middle of a section.
     Truncated,
-    /// A complete module is followed by bytes that are no section.
+    /// A complete module is followed by bytes that are not a section.
     TrailingData,
     /// The module is not valid WebAssembly.
     Invalid,
     /// The module is valid, but needs a WebAssembly feature that is off.
     Feature,
-    /// An import that is not offered to guests.
+    /// An import that the host does not offer.
     Import,
-    /// An offered function, imported with a type that it does not have.
+    /// An offered function, imported with another type than its own.
     ImportType,
     /// A start function: nothing may run before `run`.
     StartFunction,
@@ -93,7 +93,7 @@ pub enum Rule {
     Locals,
     /// Too many values that blocks and branches carry.
     Carried,
-    /// Too many values that blocks and branches hand over in functions with many of those.
+    /// Too many values that blocks and branches hand over in functions with many of them.
     Flow,
     /// Too many locals and values at the starts of blocks and at branches.
     Tracked,
@@ -152,14 +152,14 @@ impl fmt::Display for Rule {
     }
 }
 
-/// A broken rule: which, where and how. Displays as one line, `import: … (at byte 0x8f)`.
+/// A broken rule, with its place and a message. Displays as one line, `import: … (at byte 0x8f)`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
     /// The rule that was broken.
     pub rule: Rule,
-    /// The byte of the module at which it shows; `None` where something is missing altogether.
+    /// The byte of the module at which it shows; `None` if something is missing altogether.
     pub offset: Option<usize>,
-    /// What is wrong, as a clause without a full stop.
+    /// The error, as a clause without a full stop.
     pub message: String,
 }
 
@@ -173,7 +173,7 @@ impl fmt::Display for Violation {
     }
 }
 
-/// What is probably a mistake in an admitted module.
+/// A probable mistake in an admitted module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Warning {

@@ -1,17 +1,17 @@
-//! One run of a guest: its limits, its oracle, its report, and the words for how it ended.
+//! One run of a guest: its limits, its oracle, its report, and its end.
 //!
-//! Owns the meaning of a run's end. What a run does is in `child::machine`; what follows from a report (prices,
-//! verdicts) is the caller's. Invariant: a trap anywhere, also after the output, makes the run a trapped one.
+//! Owns the meaning of a run's end. `child::machine` executes a run; the caller owns the consequences of a report
+//! (prices, verdicts). Invariant: a trap anywhere, also after the output, makes the run a trapped one.
 
 use serde::{Deserialize, Serialize};
 
-/// What one run may use.
+/// The resources that one run may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     /// Fuel: about one unit per instruction, one per byte of a bulk memory operation, and for a call of the host
     /// 32 units and one per eight bytes that it reads.
     pub fuel: u64,
-    /// Most linear memory, in bytes. Growth beyond it answers −1, as the specification has it.
+    /// Most linear memory, in bytes. Growth beyond it answers −1, as in the specification.
     pub memory_bytes: u64,
     /// Most calls of the oracle; one more traps.
     pub oracle_calls: u32,
@@ -30,7 +30,7 @@ pub trait Oracle {
     fn ask(&mut self, vector: &[u8]) -> Result<u32, AskError>;
 }
 
-/// Why an oracle does not answer.
+/// The reason why an oracle does not answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum AskError {
     /// The claim may not be charged for another answer.
@@ -38,7 +38,7 @@ pub enum AskError {
     AllowanceExhausted,
 }
 
-/// What a run did. Equal for equal modules, limits, answers and engines.
+/// The report of a run. Equal for equal modules, limits, answers and engines.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ran {
     pub end: End,
@@ -46,23 +46,23 @@ pub struct Ran {
     /// trap.
     ///
     /// For a module that imports `submit_predictions`, the last vector given to it before the output; for any other,
-    /// the last one asked about before the output. What follows the output is still answered and counted, but never
-    /// judged.
+    /// the last one asked about before the output. Questions after the output are still answered and counted, but
+    /// never judged.
     pub judged: Option<Vec<u8>>,
     /// Fuel used, at most [`Limits::fuel`].
     ///
-    /// It is all of it after [`TrapCause::OutOfFuel`], and also after an instruction that trapped by itself (a
-    /// division, an access): compiled code saves its count at calls and returns only, so what such a guest burnt is
-    /// not known, and burning must not be free.
+    /// It is the whole limit after [`TrapCause::OutOfFuel`], and also after an instruction that trapped by itself (a
+    /// division, an access): compiled code saves its count only at calls and returns, so the fuel that such a guest
+    /// burnt is unknown, and burning must not be free.
     pub fuel_used: u64,
     /// Linear memory at the end, in pages of 64 KiB.
     pub memory_pages: u64,
-    /// Calls of the oracle, the one that failed included.
+    /// Calls of the oracle, including a failed one.
     pub oracle_calls: u32,
 }
 
 impl Ran {
-    /// The report of a guest that has no room for the memory with which it starts.
+    /// The report of a guest whose limits have no room for its initial memory.
     pub(crate) fn without_memory(initial_pages: u64) -> Self {
         Self {
             end: End::Trapped(TrapCause::OutOfMemory),
@@ -85,7 +85,7 @@ pub enum End {
     Trapped(TrapCause),
 }
 
-/// Why a run was stopped.
+/// The cause for which a run was stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[non_exhaustive]
 pub enum TrapCause {
@@ -127,19 +127,19 @@ pub enum Broken {
     /// It divided an integer by zero.
     #[error("integer division by zero")]
     DivisionByZero,
-    /// The quotient of two integers was none.
+    /// The result of an integer operation does not fit.
     #[error("integer overflow")]
     IntegerOverflow,
-    /// It made an integer from a float that is none.
+    /// The guest converted a float that has no integer value.
     #[error("invalid conversion to integer")]
     BadConversion,
-    /// It called an empty entry of a table.
+    /// The guest called an empty entry of a table.
     #[error("indirect call of a null entry")]
     NullEntry,
-    /// It called an entry of a table under a type that it does not have.
+    /// The guest called an entry of a table under another type than its own.
     #[error("indirect call with another type")]
     WrongType,
-    /// It used a null reference.
+    /// The guest used a null reference.
     #[error("null reference")]
     NullReference,
     /// A rule that this list does not name.
@@ -147,12 +147,12 @@ pub enum Broken {
     Other,
 }
 
-/// A fault of the host's: the run has no result and says nothing about the guest. It may be run again.
+/// A fault of the host: the run has no result and says nothing about the guest. It may be run again.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct HostFault {
-    /// What happened, for the operator's log.
+    /// The event, for the operator's log.
     pub message: String,
-    /// The child died, or said what it must not, while it ran this guest: it may be the guest's doing.
+    /// The child died, or sent a forbidden message, while it ran this guest: the guest may be the cause.
     pub while_running: bool,
 }

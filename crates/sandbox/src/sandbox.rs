@@ -1,10 +1,10 @@
 //! The sandbox: admission, the caches, and modules made ready to run.
 //!
-//! Owns what is compiled when. Nothing of a stranger's is compiled or run in this process: children do both (`pool`).
-//! Invariant: a module is compiled once for its code, however many modules carry that code with other data: `claim pack`
-//! puts predictions into data segments, so every claim brings its own module, and compiling is by far the dearest step
-//! of a claim. Data is therefore cut out, the rest compiled and cached by its own hash, and the data written into each
-//! fresh instance, exactly as instantiation would have done it.
+//! Owns the decision what is compiled and when. This process compiles and runs no code of a stranger: children do
+//! both (`pool`). Invariant: a module is compiled once for its code, however many modules carry that code with other
+//! data: `claim pack` puts predictions into data segments, so every claim brings its own module, and compiling is by
+//! far the dearest step of a claim. The sandbox therefore cuts the data out, compiles the rest and caches it by its
+//! own hash, and writes the data into each fresh instance, exactly as instantiation would have done.
 
 use std::fmt;
 use std::num::NonZero;
@@ -24,8 +24,8 @@ use crate::rule::Violation;
 use crate::run::{HostFault, Limits, Oracle, Ran};
 use crate::wire::Walls;
 
-/// What the children are, how many there are, and how much the sandbox keeps. Bounds of what is kept are on counts and
-/// on estimated bytes; least recently used goes first.
+/// The program of the children, their numbers, and the bounds of the caches, in counts and estimated bytes; least
+/// recently used values go first.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// The program of the children.
@@ -59,15 +59,16 @@ impl Default for Config {
     }
 }
 
-/// Why there is no sandbox: no child can be started, or the engine does not accept its settings on this machine.
+/// The reason why there is no sandbox: no child can be started, or the engine does not accept its settings on this
+/// machine.
 #[derive(Debug, thiserror::Error)]
 #[error("no process to run guests in: {message}")]
 pub struct EngineError {
-    /// What happened, as the end of the sentence.
+    /// The cause, as the end of the sentence.
     pub message: String,
 }
 
-/// Why a module cannot be run.
+/// The reason why a module cannot be run.
 #[derive(Debug, thiserror::Error)]
 pub enum AdmitError {
     /// It breaks rules of admission.
@@ -79,7 +80,7 @@ pub enum AdmitError {
     /// It passed admission, but compiling it took more than any module may.
     #[error("the module is too expensive to compile: it needed {0}")]
     TooExpensive(&'static str),
-    /// The host failed. It may be tried again.
+    /// The host failed. The caller may try again.
     #[error("the module could not be compiled now: {0}")]
     Host(String),
 }
@@ -93,8 +94,8 @@ impl fmt::Display for FirstOf<'_> {
     }
 }
 
-/// Admits modules, and has children compile and run them. Cheap to share by reference or in an `Arc`; all methods take
-/// `&self`.
+/// Admits modules, and lets children compile and run them. Cheap to share by reference or in an `Arc`; all methods
+/// take `&self`.
 pub struct Sandbox {
     prepared: Cache<Prepared>,
     codes: Cache<Artifact>,
@@ -141,40 +142,40 @@ impl Sandbox {
         })
     }
 
-    /// Ends every child at once: what runs meets a [`HostFault`], and nothing can be run or compiled any more.
+    /// Ends every child at once: runs under way get a [`HostFault`], and nothing can be run or compiled any more.
     pub fn end(&self) {
         self.guests.end();
     }
 
-    /// Drops large modules and large code that nobody has used since the last call but one: they are made again when
-    /// they are wanted.
+    /// Drops large modules and large code that no caller has used since the last call but one: they are made again
+    /// when they are needed.
     pub fn forget_unused(&self) {
         self.prepared.forget_unused();
         self.codes.forget_unused();
     }
 
-    /// A short stable text for all on which a result depends besides the module, its limits and the answers:
+    /// A short stable text for everything on which a result depends besides the module, its limits and the answers:
     /// `wasmtime-48.0.8/x86_64/0123456789abcdef`.
     pub fn engine_id(&self) -> &str {
         &self.guests.ready().engine_id
     }
 
-    /// Which walls the kernel keeps around the children, beside their limits.
+    /// The kernel's walls around the children, beside their limits.
     pub fn walls(&self) -> Walls {
         self.guests.ready().walls
     }
 
-    /// Checks and compiles `wasm`, or finds it in the cache. Callers with the same module share one compilation, and so
-    /// do modules that differ in their data alone.
+    /// Checks and compiles `wasm`, or finds it in the cache. Callers with the same module share one compilation, and
+    /// so do modules that differ only in their data.
     ///
     /// # Errors
-    /// [`AdmitError`] if the module cannot be run; only [`AdmitError::Host`] is for a reason that could pass.
+    /// [`AdmitError`] if the module cannot be run; after [`AdmitError::Host`] alone the caller may try again.
     pub fn prepare(&self, wasm: &[u8]) -> Result<Arc<Prepared>, AdmitError> {
         self.prepare_timed(wasm, &mut Duration::default())
     }
 
-    /// As [`Sandbox::prepare`]; adds to `spent` the time that checking and compiling took, without the time
-    /// that passed until it was this module's turn. Nothing is added for what was found.
+    /// As [`Sandbox::prepare`]; adds to `spent` the time for checking and compiling, without the wait for this
+    /// module's turn. A module in the cache adds nothing.
     ///
     /// # Errors
     /// As [`Sandbox::prepare`].
@@ -187,12 +188,12 @@ impl Sandbox {
         self.prepared.get_or_build(key, || {
             let began = Instant::now();
             let inspected = inspect(wasm, Role::Guest).map_err(AdmitError::Refused);
-            // A module that is refused took its time too, for which its caller has to wait.
+            // A refused module took its time too, and its caller has to wait for that.
             *spent += began.elapsed();
             let (info, layout) = inspected?;
             let (code_only, data) = separate(wasm, &layout);
             let code = self.code(code_only, spent)?;
-            // The code is counted here too: evicted from its own cache, it lives on as long as this module.
+            // Count the code here too: evicted from its own cache, it lives on as long as this module.
             let bytes = data.iter().map(|(_, bytes)| bytes.len()).sum::<usize>() + code.bytes();
             Ok((Prepared { info, code, data }, bytes))
         })
@@ -204,10 +205,10 @@ impl Sandbox {
     }
 
     /// Runs a module once, in a child, until it ends or its fuel does. `oracle` is asked on this thread, which waits.
-    /// `alone`: in a child that no other guest was run in, or will be.
+    /// `alone`: in a child that runs no other guest before or after.
     ///
     /// # Errors
-    /// [`HostFault`] if the host failed the guest; whatever a guest does wrong is a report instead.
+    /// [`HostFault`] if the host failed; any fault of the guest is a report instead.
     pub fn run(
         &self,
         prepared: &Prepared,
@@ -216,7 +217,7 @@ impl Sandbox {
         oracle: &mut dyn Oracle,
     ) -> Result<Ran, HostFault> {
         let initial_pages = prepared.info.initial_memory_pages;
-        // The run cannot begin, so it needs no process.
+        // The run cannot start, so it needs no process.
         if initial_pages.saturating_mul(PAGE_BYTES) > limits.memory_bytes {
             return Ok(Ran::without_memory(initial_pages));
         }
@@ -226,10 +227,10 @@ impl Sandbox {
         })
     }
 
-    /// Checks and compiles a policy oracle. Nothing is cached: it is done once, when policies are loaded.
+    /// Checks and compiles a policy oracle. Nothing is cached: this happens once, when policy modules are loaded.
     ///
     /// # Errors
-    /// As [`Sandbox::prepare`]; and where `limits` do not carry the module's initial memory.
+    /// As [`Sandbox::prepare`]; also if `limits` do not carry the module's initial memory.
     pub fn prepare_policy(
         &self,
         wasm: &[u8],
@@ -242,7 +243,7 @@ impl Sandbox {
         Ok(PolicyModule::new(info, limits, Arc::new(code), children))
     }
 
-    /// What it costs to compile `wasm`, be it admitted or not. Nothing is kept.
+    /// The cost of compiling `wasm`, whether it is admitted or not. Nothing is kept.
     ///
     /// # Errors
     /// [`AdmitError`] of every kind but [`AdmitError::Refused`].
@@ -301,7 +302,7 @@ impl fmt::Debug for Prepared {
 }
 
 impl Prepared {
-    /// What admission learnt about the module.
+    /// The facts that admission learnt about the module.
     pub fn info(&self) -> &ModuleInfo {
         &self.info
     }
@@ -310,7 +311,7 @@ impl Prepared {
 const MODULE_HEADER: &[u8; 8] = b"\0asm\x01\0\0\0";
 const DATA_SECTION: u8 = 11;
 
-/// The module without custom sections and, where no code can tell, without its data; and that data.
+/// The module without custom sections and, if no code can notice, without its data; and that data.
 ///
 /// Code sees segments only through `memory.init` and `data.drop`, which need a data count section.
 fn separate(wasm: &[u8], layout: &Layout) -> (Vec<u8>, Vec<Segment>) {

@@ -1,7 +1,7 @@
-//! What the parent and a child say to each other: messages, and their frames on a socket.
+//! The messages between the parent and a child, and their frames on a socket.
 //!
-//! Owns the bytes. Both ends are of one build, so there are no versions. Invariant: the reader of a frame says first
-//! how long it may be, and neither end believes the other: a child is code that strangers feed.
+//! Owns the bytes. Both ends are of one build, so there are no versions. Invariant: the reader of a frame bounds its
+//! length before reading, and neither end trusts the other: strangers supply the code that a child runs.
 //!
 //! A frame is its length as `u32` in little-endian order, and a message in postcard's form.
 
@@ -17,16 +17,17 @@ use crate::run::{AskError, Limits, Ran};
 /// Longest frame to a child, in bytes: the longest module with its data, or code made from one.
 pub(crate) const MAX_TO_CHILD: usize = 64 << 20;
 
-/// Longest piece of compiled code, in bytes: the daemon keeps it. The densest code of admission becomes sixty times as long.
+/// Longest piece of compiled code, in bytes, since the daemon keeps it. The densest admitted code becomes sixty times
+/// as long.
 pub(crate) const MAX_CODE: usize = 8 << 20;
 
-/// What a child adds around the bytes of a vector, an output or code, at most.
+/// The most bytes that a child adds around a vector, an output or code.
 pub(crate) const MARGIN: usize = 8 << 10;
 
 /// SHA-256 of a module without its data: the name of its code.
 pub(crate) type CodeKey = [u8; 32];
 
-/// What a child is told to do.
+/// The parent's messages to a child.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum ToChild<'a> {
     /// Compile this module. Answered with [`FromChild::Compiled`].
@@ -35,15 +36,15 @@ pub(crate) enum ToChild<'a> {
         #[serde(borrow, with = "bytes")]
         wasm: &'a [u8],
     },
-    /// Keep this code. Not answered: what is wrong with it is told by what uses it.
+    /// Keep this code. Not answered: a later message that uses it reports its errors.
     Keep {
         key: CodeKey,
-        /// [`seal`] over the rest.
+        /// [`seal`] over the other fields.
         seal: [u8; 32],
         role: Role,
         #[serde(borrow, with = "bytes")]
         code: &'a [u8],
-        /// Code to drop for it.
+        /// Code to evict for it.
         instead_of: Option<CodeKey>,
     },
     /// Run kept code. Answered with any number of [`FromChild::Asked`] and one [`FromChild::Ended`].
@@ -66,7 +67,7 @@ pub(crate) enum ToChild<'a> {
     },
 }
 
-/// A data segment of a module: where it goes, and what.
+/// A data segment of a module: its address and its bytes.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct Segment<'a> {
     pub(crate) address: u32,
@@ -74,10 +75,10 @@ pub(crate) struct Segment<'a> {
     pub(crate) bytes: &'a [u8],
 }
 
-/// From a child. A fault is the host's, in the engine's words.
+/// A child's messages. A fault is the host's, in the engine's words.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum FromChild<'a> {
-    /// Said once, when it is ready.
+    /// Sent once, when the child is ready.
     Ready(Ready),
     /// Compiled code, or the engine's reason.
     Compiled(#[serde(borrow)] Result<Code<'a>, String>),
@@ -93,19 +94,19 @@ pub(crate) enum FromChild<'a> {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Code<'a>(#[serde(borrow, with = "bytes")] pub(crate) &'a [u8]);
 
-/// What a child says of itself.
+/// A child's report about itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Ready {
     pub(crate) engine_id: String,
     pub(crate) walls: Walls,
 }
 
-/// Which of the kernel's walls stand around the children, beside their limits.
+/// The kernel's walls around the children, beside their limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Walls {
-    /// seccomp lets only the system calls through that computing needs.
+    /// seccomp allows only the system calls that computing needs.
     pub seccomp: bool,
-    /// Landlock takes away every file and, where the kernel has it, every network connection.
+    /// Landlock takes away every file and, if the kernel supports it, every network connection.
     pub landlock: bool,
 }
 
@@ -113,7 +114,7 @@ pub struct Walls {
 pub(crate) fn seal(engine_id: &str, role: Role, key: &CodeKey, code: &[u8]) -> [u8; 32] {
     use sha2::{Digest, Sha256};
     let mut digest = Sha256::new();
-    // The length keeps the name apart from what follows: no two inputs hash the same bytes.
+    // The length separates the name from the following bytes: no two inputs hash the same bytes.
     digest.update((engine_id.len() as u64).to_le_bytes());
     digest.update(engine_id);
     digest.update([role as u8]);
@@ -122,7 +123,7 @@ pub(crate) fn seal(engine_id: &str, role: Role, key: &CodeKey, code: &[u8]) -> [
     digest.finalize().into()
 }
 
-/// What an admitted module says about a run of it, beside its code.
+/// The message for a run of an admitted module, beside its code.
 pub(crate) fn run_of<'a>(
     key: CodeKey,
     info: &ModuleInfo,
@@ -148,11 +149,11 @@ pub(crate) fn run_of<'a>(
 pub(crate) struct Link<S> {
     socket: S,
     buffer: Vec<u8>,
-    /// What of the buffer is read and not yet taken.
+    /// The part of the buffer that is read and not yet taken.
     filled: std::ops::Range<usize>,
 }
 
-/// What is kept of the buffer between messages, in bytes.
+/// The most of the buffer that is kept between messages, in bytes.
 const KEPT_BUFFER: usize = 64 << 10;
 
 impl<S: Read + Write> Link<S> {
@@ -168,7 +169,7 @@ impl<S: Read + Write> Link<S> {
         &self.socket
     }
 
-    /// Writes one message. Of a large one no copy is made.
+    /// Writes one message, without copying a large one.
     pub(crate) fn send(&mut self, message: &impl Serialize) -> io::Result<()> {
         let len =
             postcard::serialize_with_flavor(message, Size::default()).map_err(io::Error::other)?;
@@ -185,7 +186,8 @@ impl<S: Read + Write> Link<S> {
         to.to.flush()
     }
 
-    /// Reads one message of at most `most` bytes. `None`: the other end has closed before it.
+    /// Reads one message of at most `most` bytes. `None`: the other end closed the socket before
+    /// it.
     pub(crate) fn receive<'a, T: Deserialize<'a>>(
         &'a mut self,
         most: usize,
@@ -197,7 +199,7 @@ impl<S: Read + Write> Link<S> {
         let mut len = [0; 4];
         len.copy_from_slice(&self.buffer[head..head + 4]);
         let len = u32::from_le_bytes(len) as usize;
-        // The length is the other end's word: no room is made for it before it is bounded.
+        // The other end chose the length: bound it before allocating.
         if len > most {
             return Err(io::Error::other(format!(
                 "a message of {len} bytes, at most {most} are taken"
@@ -213,7 +215,7 @@ impl<S: Read + Write> Link<S> {
             .map_err(io::Error::other)
     }
 
-    /// Reads the answer of a child that compiles, of at most `most` bytes, into the memory where its code will stay.
+    /// Reads the answer of a compiling child, of at most `most` bytes, into the memory in which its code will stay.
     pub(crate) fn receive_code(
         &mut self,
         most: usize,
@@ -224,7 +226,7 @@ impl<S: Read + Write> Link<S> {
             Some(FromChild::Compiled(Ok(Code(code)))) => code.len(),
             Some(_) => return Err(io::Error::other("it did not answer with code")),
         };
-        // Code is what a message ends with.
+        // A message ends with its code.
         let end = self.filled.start;
         let mut buffer = std::mem::take(&mut self.buffer);
         self.filled = 0..0;
@@ -233,11 +235,11 @@ impl<S: Read + Write> Link<S> {
         Ok(Some(Ok(buffer.into_boxed_slice())))
     }
 
-    /// Reads until `wanted` bytes are there. `false`: the end came before the first.
+    /// Reads until `wanted` bytes are in the buffer. `false`: the end came before the first.
     fn fill(&mut self, wanted: usize) -> io::Result<bool> {
         if self.filled.is_empty() {
             self.filled = 0..0;
-            // Else each link would keep the room of its largest message.
+            // Otherwise each link would keep the size of its largest message.
             if self.buffer.len() > KEPT_BUFFER && wanted <= KEPT_BUFFER {
                 self.buffer = vec![0; KEPT_BUFFER];
             }
@@ -262,7 +264,7 @@ impl<S: Read + Write> Link<S> {
     }
 }
 
-/// A writer that keeps its error, of which the encoder says only that there was one.
+/// A writer that keeps its error; the encoder only reports that there was one.
 struct Noticing<W> {
     to: W,
     error: Option<io::Error>,
@@ -288,7 +290,7 @@ impl<W: Write> Write for Noticing<W> {
     }
 }
 
-/// Bytes as one piece: serde would take them one by one.
+/// Bytes as one piece: serde would encode them one by one.
 mod bytes {
     use serde::{Deserialize, Deserializer, Serializer};
 

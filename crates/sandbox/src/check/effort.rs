@@ -1,8 +1,9 @@
-//! What a compiler does beyond the bytes of the code, counted while a function is validated.
+//! Counts the work of a compiler beyond the bytes of the code, while a function is validated.
 //!
-//! Owns the counts; their bounds are in `rule::bounds`, and how they were found in `examples/shapes.rs`. A few bytes can
-//! name much: a block of a type with a thousand values, ten thousand locals. Each costs memory and time at every place
-//! where paths meet, and on every path there. So what is bounded is values × places, over the whole module.
+//! Owns the counts; their bounds are in `rule::bounds`, and `examples/shapes.rs` shows how they were found. A few
+//! bytes can name much: a block of a type with a thousand values, ten thousand locals. Each costs memory and time at
+//! every place at which paths meet, and on every path there. So the bound is on values × places, over the whole
+//! module.
 
 use wasmparser::{
     BlockType, FrameKind, FuncType, FuncValidator, FunctionBody, Operator, WasmModuleResources,
@@ -27,7 +28,7 @@ pub(super) struct Effort {
 struct Flow {
     /// Values that blocks take and leave and branches carry.
     values: u64,
-    /// Places where paths meet or part: blocks and branches.
+    /// Places at which paths meet or part: blocks and branches.
     places: u64,
 }
 
@@ -35,7 +36,7 @@ impl Effort {
     /// Validates a function, and counts.
     ///
     /// # Errors
-    /// As the validator.
+    /// The validator's error.
     pub(super) fn validate<R: WasmModuleResources>(
         &mut self,
         types: &[FuncType],
@@ -56,7 +57,7 @@ impl Effort {
         operators.finish()
     }
 
-    /// Counts an operator that is not validated yet, with the stacks as they are before it.
+    /// Counts an operator that is not validated yet, with the stacks in the state before it.
     fn count<R: WasmModuleResources>(
         &mut self,
         types: &[FuncType],
@@ -100,7 +101,7 @@ impl Effort {
         self.meet(validator, values);
     }
 
-    /// A place where paths meet or part, and the values that are handed over there.
+    /// Counts a place at which paths meet or part, and the values that are handed over there.
     fn meet<R: WasmModuleResources>(&mut self, validator: &FuncValidator<R>, values: usize) {
         self.function.values += values as u64;
         self.function.places += 1;
@@ -128,7 +129,7 @@ fn values_to<R: WasmModuleResources>(
     }
 }
 
-/// How many values a block takes and leaves.
+/// The number of values that a block takes and leaves.
 fn values_of(types: &[FuncType], block: BlockType) -> (usize, usize) {
     match block {
         BlockType::Empty => (0, 0),
@@ -196,7 +197,7 @@ mod tests {
         for (function, expected) in [
             ("(func)", [0, 0, 0, 0]),
             ("(func (param i32) (local i64 i64))", [3, 0, 0, 0]),
-            // A place: a local is tracked there.
+            // A place: the compiler tracks a local there.
             ("(func (local i32) (block))", [1, 0, 0, 1]),
             ("(func (local i32) (loop))", [1, 0, 0, 1]),
             // One value is handed over, which is free; one waits on the stack.

@@ -1,7 +1,8 @@
-//! Reading a module, section by section, as far as it can be read.
+//! Reads a module section by section, as far as it is readable.
 //!
-//! Owns the walk, the validator, and the words for bytes that are no module at all. The rules on single sections are in
-//! `sections`. Invariant: an error in one place is told once and hides no other that can still be seen.
+//! Owns the walk, the validator, and the messages for bytes that are not a module at all. The rules on single
+//! sections are in `sections`. Invariant: an error in one place is reported once and hides no other that can still be
+//! seen.
 
 use std::ops::Range;
 
@@ -19,10 +20,11 @@ use crate::rule::{Rule, Violation, Warning, bounds};
 pub(super) const CUSTOM_SECTION: u8 = 0;
 const LAST_SECTION: u8 = 13;
 
-/// What has been seen of a module so far.
+/// The facts read from a module so far.
 pub(super) struct Inspector {
     pub(super) role: Role,
-    /// `None` once the module's sections no longer validate: later errors would only be echoes.
+    /// `None` once the module's sections no longer validate: later errors would only repeat the
+    /// first.
     validator: Option<Validator>,
     allocations: FuncValidatorAllocations,
     effort: Effort,
@@ -34,11 +36,12 @@ pub(super) struct Inspector {
     pub(super) functions_to_read: u32,
     pub(super) data_bytes: u64,
     pub(super) memory_pages: Option<(u64, Option<u64>)>,
-    /// Names of the required exports that were seen.
+    /// Names of the required exports found so far.
     pub(super) exports: Vec<&'static str>,
-    /// Reading stopped early: what was not seen may still be there.
+    /// Reading stopped early: unread parts may contain anything.
     pub(super) is_cut_short: bool,
-    /// The module has what would take a validator, and with it the daemon, much memory.
+    /// The module contains something for which a validator, and with it the daemon, would take much
+    /// memory.
     is_kept_from_validators: bool,
     pub(super) layout: Layout,
     violations: Vec<Violation>,
@@ -66,7 +69,7 @@ impl Inspector {
         }
     }
 
-    /// Reads as much of the module as can be read.
+    /// Reads as much of the module as is readable.
     pub(super) fn read(wasm: &[u8], role: Role) -> Self {
         let mut inspector = Self::new(role);
         if inspector.is_core_module(wasm) {
@@ -80,7 +83,7 @@ impl Inspector {
         inspector
     }
 
-    /// The verdict: what was learnt, or every violation that was found.
+    /// The result: the facts, or every violation that was found.
     pub(super) fn finish(self, wasm: &[u8]) -> Result<(ModuleInfo, Layout), Vec<Violation>> {
         if self.violations.is_empty() {
             Ok(self.into_info(wasm))
@@ -167,7 +170,7 @@ impl Inspector {
                 let mut function = function.into_validator(std::mem::take(&mut self.allocations));
                 let outcome = self.effort.validate(&self.types, &mut function, &body);
                 self.allocations = function.into_allocations();
-                // A broken function leaves the others readable: report it and go on.
+                // A broken function leaves the others readable: report it and continue.
                 if let Err(error) = outcome {
                     self.report(Rule::Invalid, Some(error.offset()), error.message());
                 }
@@ -180,14 +183,14 @@ impl Inspector {
         }
     }
 
-    /// Sees to it that no validator reads the module, now or later.
+    /// Ensures that no validator reads the module, now or later.
     pub(super) fn keep_from_validators(&mut self) {
         self.validator = None;
         self.is_kept_from_validators = true;
     }
 
-    /// Keeps a section that claims more entries than it has bytes from every validator: it makes room for what is
-    /// claimed before it reads an entry, so that a few bytes would take a hundred megabytes.
+    /// Keeps a section that claims more entries than it has bytes from every validator: a validator allocates for the
+    /// claimed number before it reads an entry, so a few bytes would take a hundred megabytes.
     pub(super) fn must_fit<T>(&mut self, section: &SectionLimited<'_, T>) {
         let (count, range) = (section.count(), section.range());
         if u64::from(count) > range.end - range.start {
@@ -197,7 +200,7 @@ impl Inspector {
         }
     }
 
-    /// What the functions name beyond their bytes is bounded over all of them.
+    /// Applies the bounds on what functions name beyond their bytes, summed over all functions.
     fn bound_effort(&mut self) {
         let Effort {
             locals,
@@ -239,7 +242,8 @@ impl Inspector {
         }
     }
 
-    /// A module that is valid once every feature is on breaks no rule of WebAssembly, only our choice.
+    /// Reports a feature instead of an error: a module that is valid with every feature on breaks no rule of
+    /// WebAssembly, only our choice.
     fn separate_features_from_errors(&mut self, wasm: &[u8]) {
         let is_invalid = |violation: &Violation| violation.rule == Rule::Invalid;
         if !self.is_kept_from_validators
@@ -281,7 +285,8 @@ impl Inspector {
         self.report(Rule::Invalid, Some(error.offset()), error.message());
     }
 
-    /// Bytes at `at` that are no section: trailing data if all before them is a complete module.
+    /// Reports bytes at `at` that are not a section: trailing data if all before them is a complete
+    /// module.
     fn trailing(&mut self, wasm: &[u8], at: usize, why: &str) {
         self.is_cut_short = true;
         let is_whole = !self.is_kept_from_validators

@@ -1,7 +1,7 @@
-//! The rules of admission on single sections: counts, imports, exports, where data lies.
+//! The rules of admission on single sections: counts, imports, exports, the place of data.
 //!
-//! Owns what we ask beyond WebAssembly's own validity. Invariant: work is linear in the module's length, also for a
-//! module made to be refused: of a section that is too long, only as much is read as is allowed.
+//! Owns the demands beyond WebAssembly's own validity. Invariant: work is linear in the module's length, even for a
+//! module made to be refused: only the allowed part of a section that is too long is read.
 
 use wasmparser::{
     Data, DataKind, Element, ElementItems, Export, ExternalKind, FromReader, FunctionBody, Import,
@@ -14,7 +14,7 @@ use crate::abi::{GUEST_EXPORTS, HostFunction, MODULES, POLICY_EXPORTS, RequiredE
 use crate::rule::{Rule, bounds};
 
 impl Inspector {
-    /// Reads the types, as far as there may be of them.
+    /// Reads the types, up to the allowed number.
     fn types(&mut self, types: &TypeSectionReader<'_>) -> wasmparser::Result<()> {
         let mut values = 0;
         for ty in types.clone().into_iter_err_on_gc_types() {
@@ -36,7 +36,7 @@ impl Inspector {
         Ok(())
     }
 
-    /// Counts the entries of element segments: the compiler makes room for each of them, also of those that fit into
+    /// Counts the entries of element segments: the compiler allocates for each of them, even for those that fit into
     /// no table.
     fn elements(&mut self, segments: &SectionLimited<'_, Element<'_>>) -> wasmparser::Result<()> {
         let mut entries = 0;
@@ -179,7 +179,7 @@ impl Inspector {
         Ok(())
     }
 
-    /// The first `most` entries of a section with their offsets; more of them break `rule`.
+    /// The first `most` entries of a section with their offsets; further ones break `rule`.
     fn entries<'a, T: FromReader<'a>>(
         &mut self,
         section: &SectionLimited<'a, T>,
@@ -321,7 +321,7 @@ impl Inspector {
         Ok(())
     }
 
-    /// What must be there, once everything has been seen.
+    /// Checks the required exports, once everything has been read.
     pub(super) fn require_exports(&mut self) {
         for required in self.required_exports() {
             if !self.exports.contains(&required.name) {

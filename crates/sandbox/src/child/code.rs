@@ -1,4 +1,4 @@
-//! Code: from a module to bytes in the child that compiles, and from those bytes to something that runs.
+//! Code: from a module to bytes in the child that compiles, and from those bytes to runnable code.
 
 use wasmtime::{Engine, ExternType, InstancePre, Linker, Module, ModuleExport};
 
@@ -26,14 +26,14 @@ pub(crate) fn compile(engine: &Engine, wasm: &[u8]) -> wasmtime::Result<Vec<u8>>
     engine.precompile_module(wasm)
 }
 
-/// Loads what [`compile`] made.
+/// Loads the bytes that [`compile`] made.
 ///
 /// The caller has verified with [`crate::wire::seal`] that these bytes were made by a child of this engine from the
 /// module that they are kept for.
 pub(crate) fn load(engine: &Engine, code: &[u8]) -> wasmtime::Result<Module> {
-    // SAFETY: `code` came from `compile` in a process of this same program, by way of the parent, which compiles each
-    // module in a process of its own; the seal over it was verified. Had a module taken that process over, what it made
-    // would be run here, behind the same walls and limits as the guests themselves.
+    // SAFETY: `code` came from `compile` in a process of this same program, through the parent, which compiles each
+    // module in a process of its own; the seal over it was verified. If a module had taken over that process, its
+    // output would run here, behind the same walls and limits as the guests themselves.
     #[allow(unsafe_code)]
     unsafe {
         Module::deserialize(engine, code)
@@ -43,7 +43,7 @@ pub(crate) fn load(engine: &Engine, code: &[u8]) -> wasmtime::Result<Module> {
 impl GuestCode {
     pub(crate) fn link(module: &Module) -> wasmtime::Result<Self> {
         let mut linker = Linker::new(module.engine());
-        // The same function may be imported many times; its last definition is as good as its first.
+        // A module may import the same function many times; the last definition is as good as the first.
         linker.allow_shadowing(true);
         for import in module.imports() {
             let has_result = matches!(import.ty(), ExternType::Func(ty) if ty.results().len() > 0);

@@ -1,8 +1,8 @@
-//! The Wasm engine's settings, and the name that stands for them.
+//! The Wasm engine's settings, and the name that identifies them.
 //!
 //! Owns every choice on which the result of a run could depend, all made here and none left to an engine's default:
-//! features, fuel, NaNs, stack, code for the architecture's baseline. Invariant: two engines with equal
-//! [`engine_id`] turn the same module, limits and answers into the same report.
+//! features, fuel, NaNs, stack, code for the architecture's baseline. Invariant: two engines with equal [`engine_id`]
+//! turn the same module, limits and answers into the same report.
 
 use std::fmt::Write;
 use std::hash::{Hash, Hasher};
@@ -13,7 +13,7 @@ use wasmtime::{Config, Engine, ModuleVersionStrategy, OptLevel, RegallocAlgorith
 /// The release of wasmtime in use; a test holds it against Cargo.lock.
 const WASMTIME_VERSION: &str = "48.0.8";
 
-/// Raised when this crate changes what a run does: host functions, their cost, how data is laid out.
+/// Raised when this crate changes the result of a run: host functions, their cost, the layout of data.
 const HOST_REVISION: u32 = 1;
 
 /// Stack of a guest, in bytes. Deeper recursion ends the run as out of memory.
@@ -26,13 +26,13 @@ const RESERVED_BYTES: u64 = 4 << 30;
 /// The engine for all guests.
 pub(crate) fn new_engine() -> wasmtime::Result<Engine> {
     let mut config = Config::new();
-    // Everything is switched off first, so that a feature which a later engine has on by default
-    // stays off.
+    // Switch everything off first, so that a feature that a later engine has on by default stays
+    // off.
     config
         .wasm_features(WasmFeatures::all(), false)
         .wasm_features(features(), true);
     if let Some(target) = baseline_target() {
-        // Naming the target switches off what the processor at hand adds to the baseline.
+        // Naming the target switches off the processor's own extensions to the baseline.
         config.target(target)?;
     }
     config.module_version(ModuleVersionStrategy::Custom(format!(
@@ -47,7 +47,7 @@ pub(crate) fn new_engine() -> wasmtime::Result<Engine> {
     // Processors make NaNs of different bits, and a guest can look at them.
     config.cranelift_nan_canonicalization(true);
 
-    // A guest runs once, for microseconds: what counts is the time to compile it.
+    // A guest runs once, for microseconds: the time to compile it dominates.
     config
         .cranelift_opt_level(OptLevel::None)
         .cranelift_regalloc_algorithm(RegallocAlgorithm::SinglePass);
@@ -66,7 +66,7 @@ pub(crate) fn new_engine() -> wasmtime::Result<Engine> {
 /// The name of the engine: `wasmtime-VERSION/ARCH/DIGEST`, where DIGEST is 16 hexadecimal digits over all settings
 /// that shape compiled code, [`HOST_REVISION`] and `stack_probe`.
 ///
-/// `stack_probe` tells how deep an endless recursion went: the stack is counted from the host's own frame, so it is
+/// `stack_probe` measures the depth of an endless recursion: the stack is counted from the host's own frame, so it is
 /// the one observable that another build of the host could move.
 pub(crate) fn engine_id(engine: &Engine, stack_probe: u64) -> String {
     let mut digest = DigestHasher(Sha256::new());
@@ -102,7 +102,7 @@ fn baseline_target() -> Option<&'static str> {
     }
 }
 
-/// Lets `Hash` write into SHA-256: the standard hashers promise no stable values.
+/// Lets `Hash` write into SHA-256: the standard hashers do not promise stable values.
 struct DigestHasher(Sha256);
 
 impl Hasher for DigestHasher {

@@ -1,8 +1,8 @@
-//! What the host's functions do for a guest.
+//! The host's functions for a guest.
 //!
 //! Owns the state of a running guest and the order of checks in every call. Invariant: a call costs fuel before it
-//! touches a byte, in proportion to the bytes, so a guest cannot make the host work for free; and no check looks at
-//! anything but the guest's own bytes and limits.
+//! touches a byte, in proportion to the bytes, so a guest cannot make the host work for free; and checks look only at
+//! the guest's own bytes and limits.
 
 use wasmtime::{Caller, Linker, Memory};
 
@@ -89,7 +89,7 @@ fn ask(mut caller: Caller<'_, Guest>, ptr: u32, len: u32) -> wasmtime::Result<u3
     if guest.oracle_calls == guest.limits.oracle_calls {
         return stop(TrapCause::TooManyCalls);
     }
-    // A call that fails counts too: the report names every call that was made.
+    // A call that fails counts too: the report has every call that was made.
     guest.oracle_calls += 1;
     let (vector, guest) = read_vector(&mut caller, ptr, len)?;
     match guest.oracle.ask(vector) {
@@ -139,14 +139,14 @@ fn read_vector<'a>(
         return stop(TrapCause::InvalidVector);
     }
     let (vector, guest) = read(caller, ptr, len)?;
-    // All bytes are read whatever the first ones are, and the compiler can take many at once.
+    // Read all bytes whatever the first ones are; the compiler can then take many at once.
     if vector.iter().fold(0, |all, byte| all | byte) > 1 {
         return stop(TrapCause::InvalidVector);
     }
     Ok((vector, guest))
 }
 
-/// The guest's bytes at `ptr`, paid for.
+/// The guest's bytes at `ptr`, charged in fuel.
 fn read<'a>(
     caller: &'a mut Caller<'_, Guest>,
     ptr: u32,

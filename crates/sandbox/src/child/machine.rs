@@ -1,4 +1,4 @@
-//! What a run of a guest does, and how the engine's ways to stop one are told.
+//! One run of a guest, and the causes for which the engine stops one.
 
 use wasmtime::{Memory, ResourceLimiter, Store, Trap};
 
@@ -8,7 +8,7 @@ use crate::check::PAGE_BYTES;
 use crate::rule::bounds;
 use crate::run::{Broken, End, Limits, Oracle, Ran, TrapCause};
 
-/// What a run needs beside its code.
+/// The inputs of a run beside its code.
 pub(crate) struct Task {
     pub(crate) limits: Limits,
     /// The module imports `submit_predictions`, so questions are not judged.
@@ -90,7 +90,8 @@ pub(crate) struct Trapped {
 }
 
 impl Trapped {
-    /// An error that neither a host function of ours nor the machine raised is the host's fault.
+    /// Reads the engine's error. An error that neither a host function of ours nor the machine
+    /// raised is a fault of the host.
     pub(crate) fn from_error(error: wasmtime::Error) -> Result<Self, Fault> {
         if let Some(Stop(cause)) = error.downcast_ref() {
             return Ok(Self {
@@ -104,8 +105,8 @@ impl Trapped {
         }
     }
 
-    /// The cause of a run that had this space. A language whose allocation fails ends in `unreachable`: its user should
-    /// read of memory, and not of a panic.
+    /// The cause for a run with this space. A language whose allocation fails ends in `unreachable`: its user should
+    /// read about memory, not about a panic.
     fn cause_after(&self, space: &Space) -> TrapCause {
         match self.cause {
             TrapCause::Trap(Broken::Unreachable) if space.refused_growth => TrapCause::OutOfMemory,
@@ -127,7 +128,8 @@ impl Trapped {
             Trap::NullReference => TrapCause::Trap(Broken::NullReference),
             _ => TrapCause::Trap(Broken::Other),
         };
-        // Code saves before `unreachable` and before every call, which is where a stack ends.
+        // Code saves its count before `unreachable` and before every call, and a call is the place
+        // at which a stack ends.
         Self {
             cause,
             is_fuel_known: matches!(trap, Trap::UnreachableCodeReached | Trap::StackOverflow),
@@ -135,7 +137,7 @@ impl Trapped {
     }
 }
 
-/// A fault of the host's, in the engine's words.
+/// A fault of the host, in the engine's words.
 pub(crate) type Fault = String;
 
 fn fault(error: wasmtime::Error) -> Fault {
@@ -172,8 +174,8 @@ impl ResourceLimiter for Space {
     }
 
     fn memory_grow_failed(&mut self, error: wasmtime::Error) -> wasmtime::Result<()> {
-        // Refusals of ours are answered with −1. If the operating system refused, the guest must not see it: what it
-        // does next would depend on the machine.
+        // Our own refusals are answered with −1. If the operating system refused, the guest must not see it: its next
+        // steps would depend on the machine.
         match error.downcast_ref::<std::io::Error>() {
             Some(_) => Err(error),
             None => Ok(()),

@@ -1,4 +1,4 @@
-//! One call of a policy oracle: its steps in order, and how a failure is told.
+//! One call of a policy oracle: its steps in order, and the report of a failure.
 
 use wasmtime::Store;
 
@@ -28,7 +28,7 @@ pub(crate) fn decide(
     }
 }
 
-/// The calls, in order. The outer error is the engine's: a trap, or a fault of the host's.
+/// The calls, in order. The outer error is the engine's: a trap, or a fault of the host.
 fn ask(
     code: &PolicyCode,
     store: &mut Store<Space>,
@@ -52,7 +52,8 @@ fn ask(
     let len = u32::try_from(input.len())?;
     let address = alloc.typed::<u32, u32>(&*store)?.call(&mut *store, len)?;
     if address == 0 && len > 0 {
-        // The C allocator's word for failure. Written there, the input would overwrite what decides about it.
+        // 0 is the C allocator's report of failure. Written there, the input would overwrite data that decides about
+        // it.
         return Ok(Err(PolicyFailure::NoRoom(len.into())));
     }
     if memory.write(&mut *store, address as usize, input).is_err() {

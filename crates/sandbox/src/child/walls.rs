@@ -1,8 +1,8 @@
-//! What keeps a child in: limits of memory, time and files, and the kernel's walls.
+//! The walls around a child: limits of memory, time and files, and the kernel's walls.
 //!
-//! Owns the lists. Memory is limited by what is written to (`RLIMIT_DATA`), since an engine reserves four gigabytes of
-//! addresses for each memory. Processes are kept from being made by the list of system calls, since the limit on their
-//! number (`RLIMIT_NPROC`) counts all that a user has, also in other containers.
+//! Owns the lists. The memory limit counts memory that is written to (`RLIMIT_DATA`), since an engine reserves four
+//! gigabytes of addresses for each memory. The list of system calls keeps a child from creating processes, since the
+//! limit on their number (`RLIMIT_NPROC`) counts all processes of a user, also in other containers.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -19,7 +19,7 @@ use seccompiler::{
 
 use crate::wire::Walls;
 
-/// What a child may use, for as long as it lives.
+/// The resources that a child may use in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Bounds {
     /// Memory that it can write to, in bytes.
@@ -30,14 +30,14 @@ pub(crate) struct Bounds {
     pub(crate) niceness: i32,
 }
 
-/// Files that a child can have open: its standard ones, the socket, and what raising the walls takes.
+/// Files that a child can have open: its standard ones, the socket, and those needed to raise the walls.
 const FILES: u64 = 16;
 
-/// From the signal that says that the time is up to the one that ends it all the same, in seconds.
+/// The time from the signal that warns of the end to the one that enforces it, in seconds.
 const GRACE_S: u64 = 2;
 
 impl Bounds {
-    /// As [`Self::to_arguments`] wrote them.
+    /// Reads the arguments that [`Self::to_arguments`] wrote.
     pub(super) fn from_arguments(mut arguments: impl Iterator<Item = String>) -> Option<Self> {
         let mut next = || arguments.next();
         Some(Self {
@@ -57,10 +57,10 @@ impl Bounds {
 
     /// Limits this process, and ties its life to its parent's.
     pub(super) fn take_effect(self) -> io::Result<()> {
-        // The thread that started this process lives as long as the sandbox. Should it be gone already, the socket is
+        // The thread that started this process lives as long as the sandbox. If it is already gone, the socket is
         // closed, and the first read ends this process.
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-        // Without the right to it, the process works on as it was.
+        // Without the permission the process keeps its priority.
         let _ = rustix::process::setpriority_process(None, self.niceness);
         let limits = [
             (Resource::Data, self.memory_bytes, self.memory_bytes),
@@ -70,7 +70,7 @@ impl Bounds {
             (Resource::Core, 0, 0),
         ];
         for (resource, soft, hard) in limits {
-            // A limit that the daemon itself runs under may be lower, and cannot be raised.
+            // The daemon itself may run under a lower limit, which cannot be raised.
             let most = rustix::process::getrlimit(resource).maximum;
             let at_most = |wanted: u64| Some(most.map_or(wanted, |most| most.min(wanted)));
             rustix::process::setrlimit(
@@ -85,8 +85,8 @@ impl Bounds {
     }
 }
 
-/// Closes every file but the standard ones: the program that started the daemon may have left it others, which a guest
-/// must not have.
+/// Closes every file but the standard ones: the daemon may have inherited others from its starter, and a guest must
+/// not have them.
 pub(super) fn close_inherited_files() {
     const FIRST: u32 = 3;
     // SAFETY: the process has just begun, on one thread, and has opened nothing itself; no value in it owns one of these
@@ -104,7 +104,7 @@ pub(super) fn close_inherited_files() {
 
 /// Raises the walls that this kernel has.
 pub(super) fn raise() -> Walls {
-    // Landlock first: the filter lets no more of it through.
+    // Landlock first: the filter forbids its system calls.
     let landlock = without_files().unwrap_or(false);
     Walls {
         landlock,
@@ -125,7 +125,7 @@ fn without_files() -> Result<bool, landlock::RulesetError> {
     Ok(status.ruleset != RulesetStatus::NotEnforced)
 }
 
-/// What computing, memory, the socket and a clean end need.
+/// The system calls for computing, memory, the socket and a clean end.
 const CALLS: &[i64] = &[
     libc::SYS_read,
     libc::SYS_readv,
@@ -157,7 +157,7 @@ const CALLS: &[i64] = &[
     libc::SYS_exit_group,
 ];
 
-/// Refuses every system call but [`CALLS`], and signals to anybody but itself.
+/// Refuses every system call but [`CALLS`], and signals to other processes.
 fn computing_only() -> Result<(), Box<dyn std::error::Error>> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
         CALLS.iter().map(|call| (*call, Vec::new())).collect();
@@ -191,7 +191,7 @@ mod tests {
 
     use super::*;
 
-    /// Walls are a thread's own, so that each test has a thread that ends with them.
+    /// Walls apply to one thread, so each test has a thread that ends with them.
     fn behind<T: Send + 'static>(inside: impl FnOnce() -> T + Send + 'static) -> T {
         thread::spawn(inside).join().expect("no panic")
     }
@@ -226,7 +226,7 @@ mod tests {
         let version = landlock_version();
         assert_eq!(holds, version.is_some());
         assert_eq!((file, directory), (holds, holds));
-        // Connections came with its fourth version.
+        // Landlock restricts connections since its fourth version.
         assert_eq!(connection, version.is_some_and(|version| version >= 4));
     }
 
@@ -241,7 +241,7 @@ mod tests {
             assert!(denied(
                 rustix::process::kill_process(parent, Signal::CHILD).map_err(io::Error::from)
             ));
-            // What computing needs is left.
+            // The system calls that computing needs still work.
             assert_eq!(
                 vec![1_u8; 1 << 20]
                     .iter()
