@@ -1,9 +1,9 @@
-//! A directory of secret files: every check is made on the open descriptor, never on a path that
-//! may have become something else since.
+//! A directory of secret files: every check is made on the open descriptor, never on a path, which
+//! another process may have replaced since.
 //!
-//! A secret is a regular file of 32 bytes that belongs to us or root and that nobody else can
-//! touch. A file that is not secret but decides something may be read by others, never written.
-//! The directory belongs to us or root and nobody else can write it: whoever can rename files in
+//! A secret is a regular file of 32 bytes that belongs to us or root and is closed to all other
+//! users. A file that is not secret but decides something may be read by others, never written. The
+//! directory belongs to us or root, and no other user can write it: a user who can rename files in
 //! it chooses our keys.
 
 use std::{
@@ -31,10 +31,10 @@ pub struct Directory {
 }
 
 impl Directory {
-    /// Opens a directory and checks who may write it.
+    /// Opens a directory and checks which users may write it.
     ///
     /// # Errors
-    /// Where it is not there, or somebody else could put keys into it.
+    /// [`KeyError`] if it is missing, or another user could put keys into it.
     pub fn open(path: &Path) -> Result<Self, KeyError> {
         let directory = Self::open_unchecked(path)?;
         directory.check()?;
@@ -51,15 +51,15 @@ impl Directory {
         })
     }
 
-    /// Opens a directory, or makes it with mode 0700.
+    /// Opens a directory, or creates it with mode 0700.
     ///
     /// # Errors
-    /// As [`Directory::open`], and where it cannot be made.
+    /// As [`Directory::open`], and if it cannot be created.
     pub fn open_or_create(path: &Path) -> Result<Self, KeyError> {
         match rustix::fs::mkdir(path, DIRECTORY) {
             Ok(()) => sync_parent(path)?,
-            // Whoever made it may have died before this; where the parent is not ours to open, an
-            // operator did, who looked after it.
+            // The process that created it may have died before this sync. If we cannot open the
+            // parent, an operator created the directory and is responsible for it.
             Err(rustix::io::Errno::EXIST) => sync_parent(path).unwrap_or(()),
             Err(errno) => return Err(KeyError::errno("create", path)(errno)),
         }
@@ -88,16 +88,16 @@ impl Directory {
         })
     }
 
-    /// Names of all entries but those that begin with a dot, sorted.
+    /// Names of all entries except those that begin with a dot, sorted.
     ///
     /// # Errors
-    /// Where it cannot be listed.
+    /// [`KeyError::Io`] if it cannot be listed.
     pub fn names(&self) -> Result<Vec<String>, KeyError> {
         let failed = |errno| KeyError::errno("list", &self.path)(errno);
         let mut names = Vec::new();
         for entry in Dir::read_from(&self.fd).map_err(failed)? {
             let entry = entry.map_err(failed)?;
-            // A name that is not text is no name of ours.
+            // A name that is not text is not a name of ours.
             if let Ok(name) = entry.file_name().to_str()
                 && !name.starts_with('.')
             {
@@ -108,13 +108,13 @@ impl Directory {
         Ok(names)
     }
 
-    /// Reads a secret; `None` where there is no file of that name.
+    /// Reads a secret; `None` if there is no file of that name.
     ///
     /// # Errors
-    /// Where it is open to others, not ours, or not a file of 32 bytes.
+    /// [`KeyError`] if it is open to others, not ours, or not a file of 32 bytes.
     pub fn read(&self, name: &str) -> Result<Option<Secret>, KeyError> {
         let path = self.path.join(name);
-        // Without NONBLOCK a pipe that somebody put here would hold us for ever.
+        // Without NONBLOCK a pipe that another user put here would block us forever.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let fd = match rustix::fs::openat(&self.fd, name, flags, Mode::empty()) {
             Ok(fd) => fd,
@@ -135,10 +135,10 @@ impl Directory {
     }
 
     /// Puts a secret in place whole, mode 0600: temporary file, sync, rename, sync of the
-    /// directory. An existing one is replaced.
+    /// directory. Replaces an existing one.
     ///
     /// # Errors
-    /// Where the directory cannot be written.
+    /// [`KeyError::Io`] if the directory cannot be written.
     pub fn write(&self, name: &str, secret: &Secret) -> Result<(), KeyError> {
         self.write_bytes(name, secret.as_slice())
     }
@@ -151,7 +151,7 @@ impl Directory {
         self.write_as(name, bytes, FILE)
     }
 
-    /// As [`Directory::write_bytes`], for what [`Directory::read_guarded`] reads: mode 0644.
+    /// As [`Directory::write_bytes`], for files that [`Directory::read_guarded`] reads: mode 0644.
     ///
     /// # Errors
     /// As [`Directory::write`].
@@ -162,7 +162,7 @@ impl Directory {
     fn write_as(&self, name: &str, bytes: &[u8], mode: Mode) -> Result<(), KeyError> {
         let temporary = format!(".{name}.new");
         let failed = |operation| KeyError::errno(operation, self.path.join(name));
-        // Left by a crash of ours; nobody else may write here.
+        // A crash of ours left it; no other user may write here.
         match rustix::fs::unlinkat(&self.fd, &temporary, AtFlags::empty()) {
             Ok(()) | Err(rustix::io::Errno::NOENT) => {}
             Err(errno) => return Err(failed("replace")(errno)),
@@ -172,8 +172,8 @@ impl Directory {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(&self.fd, &temporary, flags, mode).map_err(failed("write"))?;
         let mut file = File::from(fd);
-        // The bytes are durable before the name is: a loss of power must not leave a key's name
-        // with an empty file.
+        // Make the bytes durable before the name: a loss of power must not leave a key's name with
+        // an empty file.
         file.write_all(bytes)
             .and_then(|()| file.sync_all())
             .map_err(KeyError::io("write", self.path.join(name)))?;
@@ -189,10 +189,10 @@ impl Directory {
         rustix::fs::fsync(&self.fd).map_err(failed("sync"))
     }
 
-    /// Removes a file, if it is there.
+    /// Removes a file, if it exists.
     ///
     /// # Errors
-    /// Where the directory cannot be written.
+    /// [`KeyError::Io`] if the directory cannot be written.
     pub fn remove(&self, name: &str) -> Result<(), KeyError> {
         match rustix::fs::unlinkat(&self.fd, name, AtFlags::empty()) {
             // Without the sync a removed file could be back after a loss of power.
@@ -205,17 +205,17 @@ impl Directory {
     /// Renames a file over another, durably.
     ///
     /// # Errors
-    /// Where it is not there, or the directory cannot be written.
+    /// [`KeyError::Io`] if it is missing, or the directory cannot be written.
     pub fn rename(&self, from: &str, to: &str) -> Result<(), KeyError> {
         rustix::fs::renameat(&self.fd, from, &self.fd, to)
             .and_then(|()| rustix::fs::fsync(&self.fd))
             .map_err(KeyError::errno("rename", self.path.join(from)))
     }
 
-    /// A small text file that is not secret; `None` where it is not there.
+    /// Reads a small text file that is not secret; `None` if it is missing.
     ///
     /// # Errors
-    /// Where it cannot be read, is no regular file, or longer than 16 KiB.
+    /// [`KeyError`] if it cannot be read, is not a regular file, or is longer than 16 KiB.
     pub fn read_text(&self, name: &str) -> Result<Option<String>, KeyError> {
         const MOST: u64 = 16 << 10;
         let path = self.path.join(name);
@@ -234,8 +234,8 @@ impl Directory {
             return Err(unfit("is not a regular file".to_owned()));
         }
         let mut text = String::new();
-        // One byte beyond the limit tells a file that is too long from one that just fits: a text that is cut names
-        // another key, or none.
+        // Read one byte beyond the limit, to tell a file that is too long from one that just fits: a text that is cut
+        // names another key, or none.
         File::from(fd)
             .take(MOST + 1)
             .read_to_string(&mut text)
@@ -246,11 +246,11 @@ impl Directory {
         Ok(Some(text))
     }
 
-    /// Reads a file that is not secret, but that only we may have written; `None` where there is
-    /// no file of that name. `most` bounds its length in bytes.
+    /// Reads a file that is not secret, but that only we may have written; `None` if there is no
+    /// file of that name. `most` bounds its length in bytes.
     ///
     /// # Errors
-    /// Where others can write it, or it is not ours, no regular file, or longer.
+    /// [`KeyError`] if others can write it, or it is not ours, not a regular file, or longer.
     pub fn read_guarded(&self, name: &str, most: u64) -> Result<Option<Vec<u8>>, KeyError> {
         let path = self.path.join(name);
         let unfit = |what: String| KeyError::Unfit {
@@ -283,7 +283,7 @@ impl Directory {
             });
         }
         let mut bytes = Vec::new();
-        // One byte beyond the limit tells a file that is too long from one that just fits.
+        // Read one byte beyond the limit, to tell a file that is too long from one that just fits.
         File::from(fd)
             .take(most.saturating_add(1))
             .read_to_end(&mut bytes)
@@ -294,11 +294,11 @@ impl Directory {
         Ok(Some(bytes))
     }
 
-    /// Closes the directory and every file in it to others, as far as they are ours. Returns what
-    /// was changed.
+    /// Closes the directory and every file in it to others, as far as they are ours. Returns the
+    /// changed paths.
     ///
     /// # Errors
-    /// Where something cannot be changed.
+    /// [`KeyError`] if a file cannot be opened, or its mode cannot be changed.
     pub fn fix_permissions(path: &Path) -> Result<Vec<PathBuf>, KeyError> {
         let directory = Self::open_unchecked(path)?;
         let mut changed = Vec::new();
@@ -312,7 +312,7 @@ impl Directory {
             let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
             let fd = match rustix::fs::openat(&directory.fd, &name, flags, Mode::empty()) {
                 Ok(fd) => fd,
-                // A link has no mode of its own, and what it leads to is not ours to change.
+                // A link has no mode of its own, and its target is not ours to change.
                 Err(rustix::io::Errno::LOOP) => continue,
                 Err(errno) => return Err(KeyError::errno("open", path)(errno)),
             };
@@ -328,10 +328,10 @@ impl Directory {
     }
 }
 
-/// Reads 32 bytes from an open file, and makes sure that there are no more.
+/// Reads 32 bytes from an open file, and ensures that there are no more.
 pub(crate) fn read_secret(mut file: File, path: &Path) -> Result<Secret, KeyError> {
     // The 33rd byte shows a file that is too long: its length may have changed since the check, and
-    // an import checks none.
+    // an import makes no check.
     let mut bytes = Zeroizing::new([0_u8; 33]);
     let mut length = 0;
     while length < bytes.len() {
@@ -383,14 +383,14 @@ pub(crate) fn us() -> u32 {
     rustix::process::geteuid().as_raw()
 }
 
-/// Permission bits without set-group-id and sticky, which mounts set and which open nothing.
+/// Permission bits without set-group-id and sticky, which mounts set and which grant no access.
 fn bits(stat: &Stat) -> u32 {
     (stat.st_mode as RawMode) & 0o777
 }
 
 fn mend(path: &Path, stat: &Stat, mode: &str) -> String {
     let path = quoted(path.as_os_str());
-    // A file of root's that is closed to its group would be closed to this process as well.
+    // If a file of root's were closed to its group, this process could not read it either.
     if stat.st_uid == us() {
         format!("chmod {mode} {path}")
     } else {
@@ -399,8 +399,8 @@ fn mend(path: &Path, stat: &Stat, mode: &str) -> String {
 }
 
 fn quoted(path: &OsStr) -> String {
-    // The operator pastes the command into a shell, where a path with a blank or a quote must stay
-    // one path.
+    // The operator pastes the command into a shell, in which a path with a blank or a quote must
+    // stay one path.
     let text = path.to_string_lossy();
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
     if text.chars().all(plain) {

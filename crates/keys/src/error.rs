@@ -1,4 +1,4 @@
-//! What can be wrong with a key, and what to do about it.
+//! Errors of keys, with their remedies.
 
 use std::{io, path::PathBuf};
 
@@ -7,18 +7,18 @@ use thiserror::Error;
 
 use crate::KeyId;
 
-/// Why keys cannot be used.
+/// The reason why keys cannot be used.
 #[derive(Debug, Error)]
 pub enum KeyError {
-    /// A file or directory.
+    /// A file or directory operation failed.
     #[error("cannot {operation} {path}: {source}{}", denial(path, source))]
     Io {
-        /// What was tried, as a verb.
+        /// The failed operation, as a verb.
         operation: &'static str,
         path: PathBuf,
         source: io::Error,
     },
-    /// Somebody else could read or change a key.
+    /// Another user could read or change a key.
     #[error(
         "{path} has mode {mode:04o} and owner uid {owner}; {wanted}, owned by uid {user} (us) or root. Run: {command}"
     )]
@@ -36,41 +36,41 @@ pub enum KeyError {
         /// The command that mends it.
         command: String,
     },
-    /// A file that is no key.
+    /// A file is not a key.
     #[error("{path} is not a key: {what}")]
     NotAKey { path: PathBuf, what: String },
-    /// A file that is not what it must be, whatever is in it.
+    /// A file is not of the required kind, whatever its content.
     #[error("{path} {what}")]
     Unfit {
         path: PathBuf,
-        /// What it is instead.
+        /// The kind of file that was found.
         what: String,
     },
-    /// A key under another's name.
+    /// A key file has the name of another key.
     #[error(
         "{path} holds the key {found}: its name does not match its content; rename it to {found}.key"
     )]
     WrongName {
         path: PathBuf,
-        /// The key that it holds.
+        /// The key that the file contains.
         found: KeyId,
     },
-    /// No key of that id.
+    /// The ring has no key with this id.
     #[error("{directory} has no key {id}; `evidenceos keys list` shows those that it has")]
     Unknown {
         /// The directory of the ring.
         directory: PathBuf,
         id: KeyId,
     },
-    /// Not a key id.
+    /// A text is not a key id.
     #[error("{0:?} is not a key id: 64 hex digits, the SHA-256 of the public key")]
     NotAnId(String),
-    /// Nothing to sign with.
+    /// The ring has no key to sign with.
     #[error(
         "{0} holds no signing key; make one with `evidenceos keys generate`, bring them from a mount with `evidenceos keys import --from DIR`, or restore them from a backup"
     )]
     Empty(PathBuf),
-    /// Several keys and no choice.
+    /// The ring has several keys and the operator has chosen none.
     #[error(
         "{directory} holds {count} signing keys and none is chosen; choose with `evidenceos keys activate KEY-ID` or --active-key-id"
     )]
@@ -80,10 +80,10 @@ pub enum KeyError {
         /// The number of signing keys that the ring holds.
         count: usize,
     },
-    /// A secret that the data directory depends on.
+    /// A secret that the data directory depends on is missing.
     #[error("the data directory has a log, but {0} is missing; bring it back from a backup")]
     Missing(PathBuf),
-    /// A mount that everybody can read.
+    /// All users can read a mounted key.
     #[error(
         "{path} can be read by everybody (mode {mode:04o}); a mounted key may be closed to others at most: 0440 or stricter. For a Kubernetes Secret set defaultMode: 0440"
     )]
@@ -92,12 +92,12 @@ pub enum KeyError {
         /// The permission bits that the file has.
         mode: u32,
     },
-    /// A link out of the mount.
+    /// A link leads out of the mount.
     #[error(
         "{0} is a link that leads out of the directory that is imported; copy the key itself there"
     )]
     LeadsOut(PathBuf),
-    /// Two secrets under one name.
+    /// A file with the same name contains another secret.
     #[error("{0} is there already and holds something else; nothing was overwritten")]
     Differs(PathBuf),
     /// The operating system gave no random bytes.

@@ -1,9 +1,9 @@
-//! Keys from mounts that cannot be 0600.
+//! Imports keys from mounts that cannot be 0600.
 //!
-//! Kubernetes mounts a Secret as links through `..data` to files of mode 0440; systemd hands
-//! credentials over as 0440 too. Import copies them to where the ring's rules hold: it follows
-//! links that stay inside the mount, takes group-readable files but never world-readable ones,
-//! and may run any number of times.
+//! Kubernetes mounts a Secret as links through `..data` to files of mode 0440; systemd also
+//! provides credentials as 0440. Import copies them into a directory that follows the ring's rules:
+//! it follows links that stay inside the mount, accepts group-readable files but never
+//! world-readable ones, and may run any number of times.
 
 use std::{
     fs::{self, File},
@@ -15,27 +15,26 @@ use crate::{
     Directory, KeyError, KeyId, Ring, Secret, directory::read_secret, ring::public_key, secrets,
 };
 
-/// What an import did.
+/// The result of an import.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Imported {
-    /// Keys that are in the ring now and were not before.
+    /// Keys that the import added to the ring.
     pub added: Vec<KeyId>,
-    /// Keys that were there already.
+    /// Keys that the ring had already.
     pub kept: Vec<KeyId>,
-    /// Secrets of the data directory that came with them, by file name.
+    /// Secrets of the data directory that were imported, by file name.
     pub secrets: Vec<String>,
 }
 
-/// Copies every key in `from` into the ring at `to`, which is made where it is not there.
+/// Copies every key in `from` into the ring at `to`, which is created if it is missing.
 ///
-/// Files named `<key-id>.key` are signing keys; `owners.secret` and `holdouts.secret` come along, and
-/// may come alone where a KMS has the key. systemd puts a credential's own name and `_` before the
-/// names of the files of a directory; everything up to there is passed over. Everything else is
-/// left alone.
+/// Files named `<key-id>.key` are signing keys; `owners.secret` and `holdouts.secret` are copied too, and may be
+/// alone if a KMS has the key. systemd puts a credential's own name and `_` before the names of the files of a
+/// directory; the import skips that prefix. It ignores all other files.
 ///
 /// # Errors
-/// Where there is neither key nor secret, or one is world-readable, misnamed, no key, or outside of `from`.
-/// Nothing is written unless every key is good.
+/// [`KeyError`] if there is neither key nor secret, or one is world-readable, misnamed, not a key, or outside of
+/// `from`. Nothing is written unless every key is valid.
 pub fn import(from: &Path, to: &Path) -> Result<Imported, KeyError> {
     // Keys are compared with the root after their links are resolved, so the root must be resolved
     // too.
@@ -66,8 +65,8 @@ fn store(to: &Path, seeds: &[Secret], others: Vec<(String, Secret)>) -> Result<I
     let mut imported = Imported::default();
     let mut ring = Ring::open_or_create(to)?;
     let directory = Directory::open(to)?;
-    // All secrets are compared before anything is written. A replaced secret would cost the data
-    // directory its owners or its holdouts.
+    // Compare all secrets before writing anything. A replaced secret would cost the data directory
+    // its owners or its holdouts.
     for (name, secret) in &others {
         if let Some(there) = directory.read(name)?
             && there != *secret
@@ -112,14 +111,14 @@ fn read_mounted(root: &Path, path: &Path) -> Result<Secret, KeyError> {
     if !real.starts_with(root) {
         return Err(KeyError::LeadsOut(path.to_owned()));
     }
-    // The path is resolved by now: a link that took its place since then is refused.
+    // The path is resolved by now: if a link has replaced it since, it is refused.
     let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
     let file = File::options()
         .read(true)
         .custom_flags(flags.bits() as i32)
         .open(&real)
         .map_err(KeyError::io("open", path))?;
-    // The open file is inspected, not the path, which may lead elsewhere by now.
+    // Inspect the open file, not the path, which may lead elsewhere by now.
     let metadata = file.metadata().map_err(KeyError::io("inspect", path))?;
     let mode = metadata.mode() & 0o777;
     if mode & 0o007 != 0 {

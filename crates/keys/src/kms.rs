@@ -2,11 +2,11 @@
 //!
 //! A KMS either unwraps 32 bytes that it wrapped before ([`Kms::unwrap`], [`Kms::wrap`]), or signs
 //! with an Ed25519 key that never leaves it ([`Kms::signing_key`]). Owns the calls, their one
-//! deadline and what their errors say. Does not read our environment variables, and keeps no ring.
+//! deadline and their error texts. Does not read our environment variables, and keeps no ring.
 //!
-//! Whatever the network gave is checked before it is used: a plaintext has exactly 32 bytes, and a
-//! signature verifies under the public key. Our copies of secrets are wiped; what the SDKs buffer
-//! on their way cannot be.
+//! Everything from the network is checked before it is used: a plaintext has exactly 32 bytes, and
+//! a signature verifies under the public key. Our copies of secrets are wiped; the SDKs' buffers
+//! cannot be.
 
 #[cfg(feature = "kms-aws")]
 mod aws;
@@ -44,7 +44,7 @@ struct Inner {
 }
 
 impl Kms {
-    /// Checks the settings; nothing is sent yet.
+    /// Checks the settings; sends nothing yet.
     ///
     /// # Errors
     /// [`KmsError::Settings`] with everything that [`KmsSettings::problems`] finds.
@@ -62,7 +62,7 @@ impl Kms {
     /// The 32 bytes that `key` wraps. Without a ciphertext only the mock has an answer: its own key.
     ///
     /// # Errors
-    /// Where the KMS refuses, does not answer within the timeout, or gives anything but 32 bytes.
+    /// [`KmsError`] if the KMS refuses, does not answer within the timeout, or returns anything but 32 bytes.
     pub async fn unwrap(&self, key: &KeyRef) -> Result<Secret, KmsError> {
         let KeyRef {
             resource,
@@ -75,7 +75,7 @@ impl Kms {
                 .unwrap(resource, ciphertext.as_deref())
                 .await?;
             let mut secret = Secret::default();
-            // The error tells the length alone, because the bytes may be a secret of another kind.
+            // The error states only the length, because the bytes may be a secret of another kind.
             if plaintext.len() != secret.len() {
                 return Err(Fault::Length(plaintext.len()));
             }
@@ -85,11 +85,11 @@ impl Kms {
         .await
     }
 
-    /// Wraps 32 bytes under the KMS key `resource`. The result is what the configuration takes; its
-    /// resource differs from the given one where the KMS names the version it used (Azure).
+    /// Wraps 32 bytes under the KMS key `resource`. The configuration takes the result; its
+    /// resource differs from the given one if the KMS names the version it used (Azure).
     ///
     /// # Errors
-    /// Where the KMS refuses, or does not answer within the timeout.
+    /// [`KmsError`] if the KMS refuses, or does not answer within the timeout.
     pub async fn wrap(&self, resource: &str, secret: &[u8; 32]) -> Result<KeyRef, KmsError> {
         self.call("wrap", resource, async {
             self.backend(resource).await?.wrap(resource, secret).await
@@ -97,10 +97,10 @@ impl Kms {
         .await
     }
 
-    /// The Ed25519 key `resource`, which stays inside the KMS. Asks for its public half, once.
+    /// The Ed25519 key `resource`, which stays inside the KMS. Requests its public half, once.
     ///
     /// # Errors
-    /// As [`Self::unwrap`], and where the key is of another kind or the provider has no Ed25519 (Azure).
+    /// As [`Self::unwrap`], and if the key is of another kind or the provider has no Ed25519 (Azure).
     pub async fn signing_key(&self, resource: &str) -> Result<KmsSigningKey, KmsError> {
         let asking = async { self.backend(resource).await?.public_key(resource).await };
         let public = self.call("public key", resource, asking).await?;
@@ -111,7 +111,7 @@ impl Kms {
         })
     }
 
-    /// The provider, connected by whoever comes first.
+    /// The provider; the first caller connects it.
     async fn backend(&self, resource: &str) -> Result<&dyn Backend, Fault> {
         let Inner { settings, backend } = &*self.0;
         let backend = backend
@@ -120,8 +120,8 @@ impl Kms {
         Ok(&**backend)
     }
 
-    /// Runs `work` under the one deadline, which covers finding credentials too, and gives its
-    /// fault a name and a place.
+    /// Runs `work` under the one deadline, which also covers finding credentials, and adds the
+    /// operation and the endpoint to its fault.
     async fn call<T>(
         &self,
         operation: &'static str,
@@ -173,12 +173,12 @@ impl KmsSigningKey {
         &self.resource
     }
 
-    /// A pure Ed25519 signature (RFC 8032) of `message`, already verified with the public key.
-    /// AWS takes at most 4096 bytes.
+    /// A pure Ed25519 signature (RFC 8032) of `message`, already verified with the public key. AWS
+    /// accepts at most 4096 bytes.
     ///
     /// # Errors
-    /// Where the KMS refuses, does not answer within the timeout, or gives a signature that does
-    /// not verify.
+    /// [`KmsError`] if the KMS refuses, does not answer within the timeout, or returns a signature
+    /// that does not verify.
     pub async fn sign(&self, message: &[u8]) -> Result<[u8; 64], KmsError> {
         let Self {
             kms,
@@ -198,8 +198,8 @@ impl KmsSigningKey {
     }
 }
 
-/// How long one attempt may take: with the SDKs' retries never the whole deadline, so that a lost
-/// connection is tried again, and a silent endpoint always ends as our deadline.
+/// The longest time for one attempt: with the SDKs' retries less than the whole deadline, so that a
+/// lost connection is tried again, and a silent endpoint always ends as our deadline.
 #[cfg(any(feature = "kms-aws", feature = "kms-gcp", feature = "kms-azure"))]
 fn attempt_timeout(settings: &KmsSettings) -> std::time::Duration {
     settings.timeout / 3

@@ -1,7 +1,8 @@
 //! Keys: the ring of signing keys in files, the KMS providers, and the daemon's own secrets.
 //!
-//! Owns where secrets lie, who may read them, and how they come and go. Does not know the log,
-//! checkpoints or holdouts. Secrets are [`zeroize`]d when dropped and never shown.
+//! Owns the places of secrets, the users that may read them, and their creation and removal. Does
+//! not know the log, checkpoints or holdouts. Secrets are [`zeroize`]d when dropped and never
+//! shown.
 
 #![allow(
     missing_docs,
@@ -23,10 +24,10 @@ pub use ring::{KeyId, Ring, public_key};
 /// 32 secret bytes, which are overwritten when they are dropped.
 pub type Secret = zeroize::Zeroizing<[u8; 32]>;
 
-/// 32 bytes from the operating system.
+/// 32 random bytes from the operating system.
 ///
 /// # Errors
-/// Where it has none.
+/// [`KeyError::Random`] if it has none.
 pub fn draw() -> Result<Secret, KeyError> {
     let mut secret = Secret::default();
     getrandom::fill(secret.as_mut_slice()).map_err(KeyError::Random)?;

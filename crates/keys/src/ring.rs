@@ -1,8 +1,9 @@
 //! The ring: the signing keys of a data directory, in files.
 //!
 //! `<directory>/<key-id>.key` is a 32-byte Ed25519 seed; the key id is the hex SHA-256 of its
-//! public key, and a name that says otherwise is an error. One key signs; the others stay known.
-//! Only [`Ring::activate`] and the making of keys ever write here, so a read-only directory works.
+//! public key, and a file with another name is an error. One key signs; the ring keeps the others.
+//! Only [`Ring::activate`] and the functions that add keys write here, so a read-only directory
+//! works.
 
 use std::{
     collections::BTreeMap,
@@ -55,7 +56,8 @@ pub fn public_key(seed: &Secret) -> [u8; 32] {
     SigningKey::from_bytes(seed).verifying_key().to_bytes()
 }
 
-/// The signing keys of a directory. Seeds are read again when they are needed and not kept.
+/// The signing keys of a directory. Seeds are not kept in memory: they are read again when they are
+/// needed.
 #[derive(Debug)]
 pub struct Ring {
     directory: Directory,
@@ -66,15 +68,15 @@ impl Ring {
     /// Reads and checks every key of a directory.
     ///
     /// # Errors
-    /// Where the directory or any key in it is open to others, not ours, or misnamed.
+    /// [`KeyError`] if the directory or any key in it is open to others, not ours, or misnamed.
     pub fn open(path: &Path) -> Result<Self, KeyError> {
         Self::over(Directory::open(path)?)
     }
 
-    /// As [`Ring::open`]; makes the directory where there is none.
+    /// As [`Ring::open`]; creates the directory if it is missing.
     ///
     /// # Errors
-    /// As [`Ring::open`], and where it cannot be made.
+    /// As [`Ring::open`], and if it cannot be created.
     pub fn open_or_create(path: &Path) -> Result<Self, KeyError> {
         Self::over(Directory::open_or_create(path)?)
     }
@@ -85,7 +87,7 @@ impl Ring {
             let Some(stem) = name.strip_suffix(SUFFIX) else {
                 continue;
             };
-            // The file can have been removed since the names were listed.
+            // The file may have been removed since the names were listed.
             let Some(seed) = directory.read(&name)? else {
                 continue;
             };
@@ -101,7 +103,7 @@ impl Ring {
         Ok(Self { directory, keys })
     }
 
-    /// Where the ring is.
+    /// The path of the ring.
     #[must_use]
     pub fn path(&self) -> &Path {
         self.directory.path()
@@ -122,7 +124,7 @@ impl Ring {
     /// The seed of a key.
     ///
     /// # Errors
-    /// Where the ring has no such key, or its file has changed.
+    /// [`KeyError`] if the ring has no such key, or its file has changed.
     pub fn seed(&self, id: KeyId) -> Result<Secret, KeyError> {
         let unknown = || KeyError::Unknown {
             directory: self.path().to_owned(),
@@ -141,11 +143,11 @@ impl Ring {
         }
     }
 
-    /// The key that was chosen with [`Ring::activate`], if one was.
+    /// The key that the operator chose with [`Ring::activate`], if any.
     ///
     /// # Errors
-    /// [`KeyError::Unfit`] if the file of the choice is none, with the command that makes another;
-    /// also if it cannot be read, or names no key of the ring.
+    /// [`KeyError::Unfit`] if the file of the choice is invalid, with the command that writes
+    /// another; another [`KeyError`] if it cannot be read, or names no key of the ring.
     pub fn activated(&self) -> Result<Option<KeyId>, KeyError> {
         let text = self.directory.read_text(ACTIVE).map_err(choose_again)?;
         let Some(text) = text else {
@@ -154,11 +156,11 @@ impl Ring {
         self.known(text.parse()?).map(Some)
     }
 
-    /// The key that signs: the one asked for, else the activated one, else the one that has signed
-    /// so far, else the only one.
+    /// The key that signs: the requested one, or else the activated one, or else the one that has
+    /// signed so far, or else the only one.
     ///
     /// # Errors
-    /// Where that key is not there, there is none, or several and no choice.
+    /// [`KeyError`] if that key is missing, there is none, or there are several and no choice.
     pub fn choose(&self, asked: Option<KeyId>, so_far: Option<KeyId>) -> Result<KeyId, KeyError> {
         if let Some(id) = asked {
             return self.known(id);
@@ -180,10 +182,10 @@ impl Ring {
         }
     }
 
-    /// Makes a key and puts it into the ring; it does not sign yet.
+    /// Creates a key and puts it into the ring; it does not sign yet.
     ///
     /// # Errors
-    /// Where there are no random bytes, or the directory cannot be written.
+    /// [`KeyError`] if there are no random bytes, or the directory cannot be written.
     pub fn generate(&mut self) -> Result<KeyId, KeyError> {
         self.add(&draw()?)
     }
@@ -191,15 +193,15 @@ impl Ring {
     /// A new key that is in no ring yet.
     ///
     /// # Errors
-    /// If there are no random bytes.
+    /// [`KeyError::Random`] if there are no random bytes.
     pub fn draw() -> Result<Secret, KeyError> {
         draw()
     }
 
-    /// Puts a key into the ring; one that is there already stays.
+    /// Puts a key into the ring; an existing one stays.
     ///
     /// # Errors
-    /// Where the directory cannot be written.
+    /// [`KeyError::Io`] if the directory cannot be written.
     pub fn add(&mut self, seed: &Secret) -> Result<KeyId, KeyError> {
         let public = public_key(seed);
         let id = KeyId::of(&public);
@@ -212,7 +214,7 @@ impl Ring {
     /// Chooses the key that signs from the next start or reload on.
     ///
     /// # Errors
-    /// Where the ring has no such key, or the directory cannot be written.
+    /// [`KeyError`] if the ring has no such key, or the directory cannot be written.
     pub fn activate(&self, id: KeyId) -> Result<(), KeyError> {
         // A choice that names no key of the ring would stop the next start.
         let id = self.known(id)?;
@@ -236,7 +238,7 @@ fn file_name(id: KeyId) -> String {
     format!("{id}{SUFFIX}")
 }
 
-/// What to do about a file that cannot say which key is active.
+/// Adds the remedy to the error of a file that does not name the active key.
 fn choose_again(error: KeyError) -> KeyError {
     match error {
         KeyError::Unfit { path, what } => KeyError::Unfit {

@@ -2,29 +2,29 @@
 //!
 //! | file | what | if lost |
 //! |---|---|---|
-//! | `owners.secret` | keys the owner tags in public records | nobody owns the claims any more |
+//! | `owners.secret` | keys the owner tags in public records | the claims have no owners any more |
 //! | `holdouts.secret` | encrypts the holdouts | the holdouts are gone |
 //!
-//! They are made in `<data-dir>/secrets/`, since the key directory may be read-only and hold
-//! nothing but signing keys. Those found in the key directory (imported, or brought by an
-//! operator) are used too.
+//! The daemon creates them in `<data-dir>/secrets/`, since the key directory may be read-only and
+//! reserved for signing keys. It also uses secrets in the key directory (imported, or copied there
+//! by an operator).
 
 use std::path::Path;
 
 use crate::{Directory, KeyError, Secret, draw};
 
-/// Keys the owner tags.
+/// The secret that keys the owner tags.
 pub const OWNERS: &str = "owners.secret";
 /// The key that encrypts the holdouts' blobs.
 pub const HOLDOUTS: &str = "holdouts.secret";
 /// Every secret of a data directory, by its file name.
 pub const NAMES: [&str; 2] = [OWNERS, HOLDOUTS];
 
-/// A secret of the data directory: from the key directory, else from our own, else new if nothing
-/// depends on it yet.
+/// A secret of the data directory: from the key directory, or else from our own, or else new if
+/// nothing depends on it yet.
 ///
 /// # Errors
-/// Where it is open to others, or missing although there is a log.
+/// [`KeyError`] if it is open to others, or missing although there is a log.
 pub fn open(
     keys: Option<&Directory>,
     own: &Directory,
@@ -45,7 +45,7 @@ pub fn open(
         return Err(KeyError::Missing(own.path().join(name)));
     }
     let secret = draw()?;
-    // The secret is durable before anything is tagged or encrypted under it.
+    // Make the secret durable before anything is tagged or encrypted under it.
     own.write(name, &secret)?;
     Ok(secret)
 }
@@ -53,7 +53,7 @@ pub fn open(
 /// The directory of the daemon's own secrets.
 ///
 /// # Errors
-/// Where it cannot be made, or is open to others.
+/// [`KeyError`] if it cannot be created, or is open to others.
 pub fn directory(data_directory: &Path) -> Result<Directory, KeyError> {
     Directory::open_or_create(&data_directory.join("secrets"))
 }

@@ -1,8 +1,8 @@
 //! The tree head as a text, and as a signed note.
 //!
-//! Owns the three lines (origin, size, root) and the rule that the log itself must have signed. Does not own which
-//! sizes may follow each other: that is a consistency proof's and the writer's business. Invariant: a checkpoint that
-//! parses formats back to the same text, extension lines included.
+//! Owns the three lines (origin, size, root) and the rule that the log itself must have signed. Does not own the
+//! order of sizes: a consistency proof and the writer check it. Invariant: a checkpoint that parses formats back to
+//! the same text, extension lines included.
 //!
 //! Spec: C2SP tlog-checkpoint v1.0.0.
 
@@ -15,7 +15,7 @@ use crate::note::{
 };
 use crate::text;
 
-/// Why a checkpoint is refused.
+/// The reason why a checkpoint is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CheckpointError {
     /// The origin is empty or has a line feed or another control character.
@@ -82,7 +82,7 @@ impl Checkpoint {
         self.size
     }
 
-    /// The tree's root by RFC 9162.
+    /// The tree's root (RFC 9162).
     pub fn root(&self) -> Hash {
         self.root
     }
@@ -135,7 +135,7 @@ impl FromStr for Checkpoint {
     }
 }
 
-/// A checkpoint that its log has signed, with whatever witnesses were known and have signed too.
+/// A checkpoint that its log has signed, with the signatures of known witnesses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SignedCheckpoint {
     checkpoint: Checkpoint,
@@ -147,17 +147,17 @@ impl SignedCheckpoint {
     /// Signs a checkpoint with the log's key, whose name is the origin.
     ///
     /// # Errors
-    /// [`CheckpointError::OtherLog`] where it is not.
+    /// [`CheckpointError::OtherLog`] if the key has another name.
     pub fn sign(checkpoint: Checkpoint, key: &SignerKey) -> Result<Self, CheckpointError> {
         let signature = key.sign(&checkpoint.to_string());
         Self::from_signature(checkpoint, &key.verifier(), signature.bytes())
     }
 
-    /// Joins a checkpoint with a signature made elsewhere, for instance by a key service: the 64 bytes of Ed25519 over
-    /// the checkpoint's text. A wrong signature does not get in.
+    /// Joins a checkpoint with a signature made elsewhere, for instance by a key service: the 64 bytes of Ed25519
+    /// over the checkpoint's text. A wrong signature is refused.
     ///
     /// # Errors
-    /// [`CheckpointError`] where the key is not the log's or has not signed this text.
+    /// [`CheckpointError`] if the key is not the log's or has not signed this text.
     pub fn from_signature(
         checkpoint: Checkpoint,
         log: &VerifierKey,
@@ -165,15 +165,15 @@ impl SignedCheckpoint {
     ) -> Result<Self, CheckpointError> {
         let mut note = Note::new(checkpoint.to_string())?;
         note.add(NoteSignature::new(log.name(), log.id(), signature)?)?;
-        // Opened like anybody's note, so that a wrong signature is refused before it gets out.
+        // Open it like any foreign note, so that a wrong signature is refused before it gets out.
         Self::from_note(note, log, &[])
     }
 
-    /// Reads a signed checkpoint and checks that the log has signed it; of the witnesses' keys none need have signed,
-    /// but one that did must verify.
+    /// Reads a signed checkpoint and checks that the log has signed it. No witness need have signed, but the
+    /// signature of a known witness must verify.
     ///
     /// # Errors
-    /// [`CheckpointError`].
+    /// [`CheckpointError`] if the note is malformed, a signature is wrong, or the checkpoint is of another log.
     pub fn open(
         bytes: &[u8],
         log: &VerifierKey,
@@ -182,25 +182,25 @@ impl SignedCheckpoint {
         Self::from_note(Note::parse(bytes)?, log, witnesses)
     }
 
-    /// As [`SignedCheckpoint::open`], for a note that was parsed already.
+    /// As [`SignedCheckpoint::open`], for a note that was already parsed.
     ///
     /// # Errors
-    /// [`CheckpointError`].
+    /// As [`SignedCheckpoint::open`].
     pub fn from_note(
         note: Note,
         log: &VerifierKey,
         witnesses: &[VerifierKey],
     ) -> Result<Self, CheckpointError> {
-        // A cosignature covers a time too: a witness's key does not sign for a log.
+        // A cosignature also covers a time: a witness's key does not sign for a log.
         if log.kind() != KeyKind::Ed25519 {
             return Err(CheckpointError::NotALogKey {
                 name: log.name().to_owned(),
             });
         }
-        // Opened with the log's key alone first: a witness's signature does not stand in for the log's.
+        // Open it with the log's key alone first: a witness's signature does not replace the log's.
         note.open(std::slice::from_ref(log))?;
         let checkpoint: Checkpoint = note.text().parse()?;
-        // The signature alone would let a head of another log pass that the same key has signed.
+        // Without this check, a head of another log that the same key has signed would pass.
         if checkpoint.origin != log.name() {
             return Err(CheckpointError::OtherLog {
                 expected: log.name().to_owned(),
@@ -211,11 +211,11 @@ impl SignedCheckpoint {
             Ok(opened) => opened
                 .verified
                 .into_iter()
-                // A log's signature is no witness's, even if its key is given as one.
+                // A log's signature does not count as a witness's, even if its key is given as one.
                 .filter(|s| s.kind == KeyKind::CosignatureV1)
                 .collect(),
-            // That no witness has signed is no fault here: how many are enough is the caller's
-            // policy.
+            // If no witness has signed, that is no fault here: the caller's policy decides how many
+            // are enough.
             Err(NoteError::NotSigned) => Vec::new(),
             Err(error) => return Err(error.into()),
         };
@@ -236,7 +236,7 @@ impl SignedCheckpoint {
         &self.note
     }
 
-    /// The known witnesses that have signed, each once.
+    /// The known witnesses that have signed, each listed once.
     pub fn cosignatures(&self) -> &[VerifiedSignature] {
         &self.cosignatures
     }
@@ -244,7 +244,7 @@ impl SignedCheckpoint {
     /// Adds a witness's cosignature after checking it.
     ///
     /// # Errors
-    /// [`CheckpointError::Note`] where it is not this witness's, does not verify, or there is no room.
+    /// [`CheckpointError::Note`] if it is not this witness's, does not verify, or there is no room.
     pub fn add_cosignature(
         &mut self,
         line: NoteSignature,
@@ -256,7 +256,7 @@ impl SignedCheckpoint {
         if !known {
             return Err(NoteError::NotSigned.into());
         }
-        // Checked before it is added, since the note is passed on with all its lines.
+        // Check it before adding it, since the note is passed on with all its lines.
         let verified = witness.verify(self.note.text(), line.bytes())?;
         self.note.add(line)?;
         // A second line by one witness must not count twice towards a quorum.

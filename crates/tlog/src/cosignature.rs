@@ -1,8 +1,8 @@
 //! A witness's timestamped signature under a checkpoint.
 //!
-//! Owns the message, the bytes in the signature line and making one. Checking happens where all signatures are
-//! checked, in [`crate::note::VerifierKey::verify`]. Does not own the witness's duty: that it saw a consistency proof
-//! from every tree it signed before.
+//! Owns the message, the bytes in the signature line and the signing. [`crate::note::VerifierKey::verify`] checks
+//! cosignatures, like all signatures. Does not own the witness's duty: to have seen a consistency proof from every
+//! tree it signed before.
 //!
 //! Spec: C2SP tlog-cosignature v1.0.1, type 0x04.
 
@@ -11,9 +11,9 @@ use crate::note::{KeyKind, NoteError, NoteSignature, SignerKey, VerifierKey};
 /// Bytes of a cosignature after the key id: the time and an Ed25519 signature.
 pub const COSIGNATURE_BYTES: usize = 8 + 64;
 
-/// What a witness signs: a header, the time in Unix seconds, and the note's text.
+/// The message that a witness signs: a header, the time in Unix seconds, and the note's text.
 pub fn message(time_unix_s: u64, text: &str) -> String {
-    // The first line keeps what a witness signs apart from what a log signs, the text alone.
+    // The first line separates a witness's message from a log's, which is the text alone.
     format!("cosignature/v1\ntime {time_unix_s}\n{text}")
 }
 
@@ -25,13 +25,15 @@ pub fn join(time_unix_s: u64, signature: &[u8; 64]) -> [u8; COSIGNATURE_BYTES] {
     bytes
 }
 
-/// The time in Unix seconds and the signature; none unless there are exactly [`COSIGNATURE_BYTES`].
+/// The time in Unix seconds and the signature; `None` unless there are exactly
+/// [`COSIGNATURE_BYTES`].
 pub fn split(bytes: &[u8]) -> Option<(u64, &[u8; 64])> {
     let (time, signature) = bytes.split_first_chunk::<8>()?;
     Some((u64::from_be_bytes(*time), signature.try_into().ok()?))
 }
 
-/// The public key under which the cosignatures of `key` verify: same bytes, but of another kind and so of another id.
+/// The public key under which the cosignatures of `key` verify: the same bytes, but another kind and therefore
+/// another id.
 ///
 /// # Errors
 /// None in practice, since the key already has a valid name and point.

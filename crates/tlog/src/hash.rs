@@ -17,7 +17,7 @@ use crate::text;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Hash(pub [u8; Hash::LEN]);
 
-/// Why a text is not a [`struct@Hash`].
+/// The reason why a text is not a [`struct@Hash`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum HashParseError {
     /// The text is not 64 lower-case hexadecimal digits.
@@ -49,7 +49,7 @@ impl Hash {
     pub fn from_hex(hex: &str) -> Result<Self, HashParseError> {
         let digits = hex.as_bytes();
         let mut bytes = [0; Self::LEN];
-        // Zipped with 32 bytes, a longer text would be read as its beginning.
+        // Zipped with 32 bytes, a longer text would be read as its prefix.
         if digits.len() != 2 * Self::LEN {
             return Err(HashParseError::Hex);
         }
@@ -119,7 +119,7 @@ impl AsRef<[u8]> for Hash {
 
 /// SHA-256(0x00 ‖ entry): the hash of a leaf.
 pub fn leaf_hash(entry: &[u8]) -> Hash {
-    // RFC 6962 §2.1: without different prefixes an inner node could be shown as an entry.
+    // RFC 6962 §2.1: without different prefixes an inner node could be presented as an entry.
     sha256(&[&[0x00], entry])
 }
 

@@ -1,9 +1,9 @@
 //! The transparency log as mathematics and text: RFC 6962 hashing, C2SP tiles, RFC 9162 proofs, signed notes,
 //! checkpoints, cosignatures and the offline proof format.
 //!
-//! This crate is pure: it opens no file, reads no clock, draws no random number and spawns no task. Whoever stores
-//! tiles implements [`TileSource`]; whoever appends clones a [`Tree`], appends a batch and keeps the copy only once
-//! the batch is durable.
+//! This crate is pure: it opens no file, reads no clock, draws no random number and spawns no task. Code that stores
+//! tiles implements [`TileSource`]; code that appends clones a [`Tree`], appends a batch and keeps the copy only
+//! after the batch is durable.
 //!
 //! ```
 //! use evidenceos_tlog::{Tree, leaf_hash};
@@ -13,7 +13,7 @@
 //! assert_eq!((index, tree.size(), tree.root()), (0, 1, leaf_hash(b"an entry")));
 //! ```
 //!
-//! Invariant kept throughout: a decoder accepts exactly the bytes that the matching encoder can produce, so that
+//! Invariant throughout: a decoder accepts exactly the bytes that the matching encoder can produce, so that
 //! parse-then-format is the identity and two different texts never mean the same object.
 
 #![allow(

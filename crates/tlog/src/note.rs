@@ -1,8 +1,8 @@
 //! Signed notes: a text, a blank line, and one line for each signature.
 //!
-//! Owns the envelope: parsing, formatting, signing and opening. Does not own what the text says (`checkpoint`) or
-//! which keys deserve trust. Invariants: a note that parses formats back to the same bytes, and [`open`] never returns
-//! a text that no given key has signed.
+//! Owns the envelope: parsing, formatting, signing and opening. Does not own the content of the text (`checkpoint`)
+//! or the choice of trusted keys. Invariants: a note that parses formats back to the same bytes, and [`open`] returns
+//! a text only if a given key has signed it.
 //!
 //! Spec: C2SP signed-note v1.0.0.
 
@@ -16,7 +16,7 @@ use crate::text;
 pub use error::NoteError;
 pub use key::{KeyId, KeyKind, SignerKey, VerifierKey};
 
-/// The longest note that is looked at, in bytes: 1 MiB.
+/// The longest note that is read, in bytes: 1 MiB.
 pub const MAX_NOTE_BYTES: usize = 1 << 20;
 
 /// The most signatures that a note may carry. The specification asks for at least 16.
@@ -31,11 +31,11 @@ pub struct NoteSignature {
 }
 
 impl NoteSignature {
-    /// A signature made elsewhere, for instance by a key service. `bytes` is what follows the key id: 64 bytes for a
+    /// A signature made elsewhere, for instance by a key service. `bytes` are those after the key id: 64 bytes for a
     /// log's Ed25519 key.
     ///
     /// # Errors
-    /// [`NoteError::KeyName`], or [`NoteError::SignatureLine`] where there are no bytes.
+    /// [`NoteError::KeyName`] if the name is invalid, [`NoteError::SignatureLine`] if there are no bytes.
     pub fn new(name: &str, id: KeyId, bytes: impl Into<Vec<u8>>) -> Result<Self, NoteError> {
         key::check_name(name)?;
         let bytes = bytes.into();
@@ -51,7 +51,7 @@ impl NoteSignature {
         })
     }
 
-    /// Name of the key that claims to have signed.
+    /// Name of the key, as the line claims.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -86,7 +86,7 @@ impl fmt::Display for NoteSignature {
     }
 }
 
-/// A text and its signatures, of which none need be valid: [`Note::open`] tells.
+/// A text and its signatures, which may all be invalid: [`Note::open`] checks them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Note {
     text: String,
@@ -97,7 +97,8 @@ impl Note {
     /// An unsigned note. The text ends with a line feed.
     ///
     /// # Errors
-    /// [`NoteError::Shape`], [`NoteError::NotText`] or [`NoteError::TooLarge`].
+    /// [`NoteError::Shape`], [`NoteError::NotText`] or [`NoteError::TooLarge`] if the text cannot
+    /// be a note's.
     pub fn new(text: impl Into<String>) -> Result<Self, NoteError> {
         let text = text.into();
         check_characters(text.as_bytes())?;
@@ -110,13 +111,13 @@ impl Note {
         })
     }
 
-    /// Reads a signed note without judging its signatures.
+    /// Reads a signed note without checking its signatures.
     ///
     /// # Errors
-    /// [`NoteError`] for what is wrong with its form.
+    /// [`NoteError`] if its form is wrong.
     pub fn parse(bytes: &[u8]) -> Result<Self, NoteError> {
         let whole = check_characters(bytes)?;
-        // signed-note lets the text have blank lines of its own, so that the last one counts.
+        // signed-note allows blank lines in the text, so the last one separates.
         let (_, lines) = whole.rsplit_once("\n\n").ok_or(NoteError::Shape)?;
         // The line feed before the blank line belongs to the text and is signed with it.
         let text = &whole[..whole.len() - lines.len() - 1];
@@ -144,7 +145,7 @@ impl Note {
     /// Adds a signature after the others.
     ///
     /// # Errors
-    /// [`NoteError::TooManySignatures`].
+    /// [`NoteError::TooManySignatures`] if the note already has [`MAX_SIGNATURES`].
     pub fn add(&mut self, signature: NoteSignature) -> Result<(), NoteError> {
         if self.signatures.len() == MAX_SIGNATURES {
             return Err(NoteError::TooManySignatures);
@@ -153,12 +154,12 @@ impl Note {
         Ok(())
     }
 
-    /// Checks the signatures of those keys that are known, and ignores all others.
+    /// Checks the signatures of known keys, and ignores all others.
     ///
     /// # Errors
-    /// [`NoteError::BadSignature`] where a known key's signature is wrong, whoever else has signed;
-    /// [`NoteError::NotSigned`] where no known key has signed; [`NoteError::AmbiguousKey`] for two keys of one name
-    /// and id.
+    /// [`NoteError::BadSignature`] if a known key's signature is wrong, whichever other keys have signed;
+    /// [`NoteError::NotSigned`] if no known key has signed; [`NoteError::AmbiguousKey`] if two keys have one name and
+    /// id.
     pub fn open(&self, keys: &[VerifierKey]) -> Result<OpenedNote, NoteError> {
         let mut opened = OpenedNote {
             text: self.text.clone(),
@@ -169,19 +170,19 @@ impl Note {
             let mut named = keys
                 .iter()
                 .filter(|key| key.name() == signature.name && key.id() == signature.id);
-            // signed-note ignores signatures by unknown keys, so that others can add theirs.
+            // signed-note ignores signatures by unknown keys, so that other parties can add theirs.
             let Some(key) = named.next() else {
                 opened.unverified.push(signature.clone());
                 continue;
             };
-            // The line does not tell which of two keys of one name and id has signed.
+            // The line does not show which of two keys with one name and id has signed.
             if named.any(|other| other != key) {
                 return Err(NoteError::AmbiguousKey {
                     name: signature.name.clone(),
                     id: signature.id,
                 });
             }
-            // A key counts once, so that repeating its line cannot make up a quorum.
+            // A key counts once, so repeating its line cannot make up a quorum.
             let verified = key.verify(&self.text, &signature.bytes)?;
             if !opened
                 .verified
@@ -215,7 +216,7 @@ pub struct VerifiedSignature {
     pub name: String,
     /// Id of the key.
     pub id: KeyId,
-    /// What the signature means.
+    /// The kind of the key, and so the meaning of the signature.
     pub kind: KeyKind,
     /// For a cosignature the time that the witness claims, in Unix seconds.
     pub time_unix_s: Option<u64>,
@@ -228,14 +229,14 @@ pub struct OpenedNote {
     pub text: String,
     /// The known keys that have signed, each once, in the note's order.
     pub verified: Vec<VerifiedSignature>,
-    /// Signatures of unknown keys: they mean nothing.
+    /// Signatures of unknown keys, which prove nothing.
     pub unverified: Vec<NoteSignature>,
 }
 
 /// Signs a text with each of the keys, in their order.
 ///
 /// # Errors
-/// [`NoteError`] where the text cannot be a note's, or for more than [`MAX_SIGNATURES`] keys.
+/// [`NoteError`] if the text cannot be a note's, or there are more than [`MAX_SIGNATURES`] keys.
 pub fn sign(text: &str, keys: &[&SignerKey]) -> Result<Note, NoteError> {
     let mut note = Note::new(text)?;
     keys.iter().try_for_each(|key| note.add(key.sign(text)))?;
@@ -245,7 +246,7 @@ pub fn sign(text: &str, keys: &[&SignerKey]) -> Result<Note, NoteError> {
 /// Reads a signed note and checks the known keys' signatures: [`Note::parse`], then [`Note::open`].
 ///
 /// # Errors
-/// Those of both.
+/// The errors of both.
 pub fn open(bytes: &[u8], keys: &[VerifierKey]) -> Result<OpenedNote, NoteError> {
     Note::parse(bytes)?.open(keys)
 }

@@ -1,8 +1,8 @@
 //! Proofs built from tiles.
 //!
-//! Owns which nodes a proof or root needs, and reads each tile once per proof. Does not own caching across proofs
-//! (a [`TileSource`] does, by returning kept [`TileNodes`]) or the choice of trusted roots. Invariant: no more than
-//! O(log n) node hashes are computed beyond those inside tiles.
+//! Owns the choice of nodes for a proof or root, and reads each tile once per proof. Does not own caching across
+//! proofs (a [`TileSource`] does, by returning kept [`TileNodes`]) or the choice of trusted roots. Invariant: no more
+//! than O(log n) node hashes are computed beyond those inside tiles.
 //!
 //! Spec: RFC 6962 §2.1.1 and §2.1.2 for building, RFC 9162 §2.1.3.2 and §2.1.4.2 for verifying.
 
@@ -17,18 +17,18 @@ use crate::tile::{TILE_HEIGHT, TILE_WIDTH, TileId, hashes_at};
 pub use nodes::TileNodes;
 pub use verify::{MAX_PROOF_LEN, VerifyError, verify_consistency, verify_inclusion};
 
-/// Where tiles come from.
+/// The source of tiles.
 pub trait TileSource {
-    /// Why a tile could not be had.
+    /// The reason why a tile is not available.
     type Error;
 
     /// The hashes of the tile of `level` and `index`, at least `width` (1..=256) of them.
     ///
-    /// A fuller tile may be returned: a tile only grows, so the first `width` hashes are the same and the rest are
-    /// not looked at.
+    /// The source may return a fuller tile: a tile only grows, so the first `width` hashes are the same and the rest
+    /// are ignored.
     ///
     /// # Errors
-    /// The source's own; a proof passes it on as [`ProofError::Source`].
+    /// The source's own error; a proof passes it on as [`ProofError::Source`].
     fn tile(&self, level: u8, index: u64, width: u16) -> Result<Vec<Hash>, Self::Error>;
 
     /// The same tile with its inner nodes. A source that keeps these saves 255 hashes per tile and proof.
@@ -53,24 +53,24 @@ impl<S: TileSource + ?Sized> TileSource for &S {
     }
 }
 
-/// Why a proof could not be built.
+/// The reason why a proof could not be built.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProofError<E> {
-    /// The source could not give a tile.
+    /// The source could not provide a tile.
     #[error("a tile could not be read")]
     Source(#[source] E),
-    /// The source returned fewer hashes than asked for.
+    /// The source returned fewer hashes than requested.
     #[error("{tile} was asked for and {have} hashes came back")]
     ShortTile {
-        /// The tile asked for.
+        /// The requested tile.
         tile: TileId,
-        /// The number of hashes that came back.
+        /// The number of hashes returned.
         have: usize,
     },
     /// The index is not below the size.
     #[error("entry {index} is not in a tree of {size} entries")]
     IndexOutOfRange {
-        /// The index asked for, from 0.
+        /// The requested index, from 0.
         index: u64,
         /// The tree's size in entries.
         size: u64,
@@ -85,7 +85,7 @@ pub enum ProofError<E> {
     },
 }
 
-/// The audit path of entry `index` in the tree of `size` entries, from the leaf towards the root.
+/// The audit path of entry `index` in the tree of `size` entries, from the leaf to the root.
 ///
 /// # Errors
 /// [`ProofError`]; the source must hold every tile of a tree of at least `size` entries.
@@ -109,12 +109,12 @@ pub fn inclusion_proof<S: TileSource>(
         range = if index < left.end { left } else { right };
         path.push(reader.root_of(sibling)?);
     }
-    // The way went down from the root; RFC 6962 §2.1.1 lists a path from the leaf up.
+    // The walk went down from the root; RFC 6962 §2.1.1 lists a path from the leaf up.
     path.reverse();
     Ok(path)
 }
 
-/// The proof that the tree of `second` entries extends the one of `first`. Empty where `first` is 0 or `second`.
+/// The proof that the tree of `second` entries extends the one of `first`. Empty if `first` is 0 or `second`.
 ///
 /// # Errors
 /// [`ProofError`]; the source must hold every tile of a tree of at least `second` entries.
@@ -141,7 +141,7 @@ pub fn consistency_proof<S: TileSource>(
         range = if first <= left.end { left } else { right };
         path.push(reader.root_of(sibling)?);
     }
-    // A subtree that starts at 0 and ends at `first` is the older tree itself, whose root the verifier has.
+    // A subtree that starts at 0 and ends at `first` is the older tree itself, and the verifier has its root.
     if range.start != 0 {
         path.push(reader.root_of(range)?);
     }
@@ -163,8 +163,8 @@ pub fn root_at<S: TileSource>(source: S, size: u64) -> Result<Hash, ProofError<S
     })
 }
 
-/// Entries `start..end`, never empty: a subtree that RFC 6962's splitting reaches, so that `start` is a multiple of
-/// the smallest power of two that is not below the length.
+/// Entries `start..end`, never empty: a subtree that RFC 6962's splitting reaches. `start` is a multiple of the
+/// smallest power of two that is not below the length.
 #[derive(Clone, Copy)]
 struct Range {
     start: u64,
@@ -228,7 +228,7 @@ impl<S: TileSource> NodeReader<S> {
     fn complete_node(&mut self, range: Range) -> Result<Hash, ProofError<S::Error>> {
         let height = range.len().ilog2();
         let (level, height_in_tile) = (height / TILE_HEIGHT, height % TILE_HEIGHT);
-        // 2^row nodes of this height make a whole tile.
+        // 2^row nodes of this height fill a whole tile.
         let row = TILE_HEIGHT - height_in_tile;
         let position = range.start >> height;
         let (index, index_in_tile) = (position >> row, position & ((1 << row) - 1));
@@ -249,7 +249,7 @@ impl<S: TileSource> NodeReader<S> {
             .source
             .nodes(level, index, id.width())
             .map_err(ProofError::Source)?;
-        // A fuller tile is fine, but in a narrower one a node of the proof would be missing.
+        // A fuller tile is fine, but a narrower one lacks a node of the proof.
         if nodes.width() < usize::from(id.width()) {
             return Err(ProofError::ShortTile {
                 tile: id,
@@ -420,7 +420,7 @@ mod tests {
         }
     }
 
-    /// What a daemon does, without its bound on memory.
+    /// Keeps nodes like a daemon, but without its bound on memory.
     struct KeepingNodes<'a> {
         tiles: &'a MemoryTiles,
         kept: RefCell<HashMap<(u8, u64), Arc<TileNodes>>>,

@@ -1,7 +1,7 @@
-//! Trees whose leaves are all at hand: batches within an entry, not the log itself.
+//! Trees whose leaves are all in memory: batches within an entry, not the log itself.
 //!
-//! The definitions of RFC 9162 §2.1.1 and §2.1.3.1 as they stand there. Proofs made
-//! here are checked by [`crate::verify_inclusion`], like any other.
+//! The definitions of RFC 9162 §2.1.1 and §2.1.3.1, word for word. [`crate::verify_inclusion`]
+//! checks these proofs like any other.
 
 use crate::hash::{Hash, empty_root, node_hash};
 
@@ -18,8 +18,8 @@ pub fn root_of(leaves: &[Hash]) -> Hash {
     }
 }
 
-/// The audit path of the leaf at `index`, from the leaf towards the root; none where there is no
-/// such leaf.
+/// The audit path of the leaf at `index`, from the leaf to the root; `None` if there is no such
+/// leaf.
 #[must_use]
 pub fn path_in(leaves: &[Hash], index: usize) -> Option<Vec<Hash>> {
     if index >= leaves.len() {

@@ -1,4 +1,4 @@
-//! The tree head as the wire signs it: a 32-byte digest of size and root, beside the checkpoint note.
+//! The tree head in the wire's signed form: a 32-byte digest of size and root, beside the checkpoint note.
 //!
 //! Owns the digest and the key's name on the wire. A key may sign both digests and notes: a digest is 32 raw bytes, a
 //! note's text is a checkpoint body, which is never that short.
@@ -26,8 +26,7 @@ pub fn key_id(public_key: &[u8; 32]) -> Hash {
 /// Whether `signature` is this key's over the tree head.
 pub fn verify_sth(public_key: &[u8; 32], size: u64, root: Hash, signature: &[u8; 64]) -> bool {
     let digest = sth_digest(size, root);
-    // Strict as for notes: verifiers disagree about some encodings and keys, and none of those
-    // passes.
+    // Strict as for notes: encodings and keys on which verifiers disagree are refused.
     VerifyingKey::from_bytes(public_key).is_ok_and(|key| {
         key.verify_strict(&digest.0, &Signature::from_bytes(signature))
             .is_ok()

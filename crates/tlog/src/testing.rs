@@ -1,4 +1,4 @@
-//! Oracles for the unit tests: RFC 6962 written down recursively, and tiles in a map.
+//! Reference implementations for the unit tests: RFC 6962 written recursively, and tiles in a map.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -38,7 +38,7 @@ pub(crate) fn naive_root(leaves: &[Hash]) -> Hash {
     }
 }
 
-/// PATH(m, D[n]) of RFC 6962 §2.1.1; each hash with whether it stands on the left.
+/// PATH(m, D[n]) of RFC 6962 §2.1.1; each hash with a flag that it is on the left.
 pub(crate) fn naive_path(m: usize, leaves: &[Hash]) -> Vec<(bool, Hash)> {
     if leaves.len() <= 1 {
         return vec![];
@@ -75,7 +75,7 @@ pub(crate) fn naive_subproof(m: usize, leaves: &[Hash], whole: bool) -> Vec<Hash
     proof
 }
 
-/// Tiles of one tree, which counts how often each is read.
+/// Tiles of one tree, with a count of the reads of each.
 pub(crate) struct MemoryTiles {
     tiles: BTreeMap<(u8, u64), Vec<Hash>>,
     pub(crate) reads: RefCell<Vec<TileId>>,

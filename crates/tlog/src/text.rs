@@ -10,14 +10,14 @@ pub(crate) fn base64_encode(bytes: &[u8]) -> String {
     STANDARD.encode(bytes)
 }
 
-/// Strict standard base64: padding demanded, trailing bits zero, nothing skipped.
+/// Strict standard base64: padding required, trailing bits zero, nothing skipped.
 pub(crate) fn base64_decode(text: &str) -> Option<Vec<u8>> {
     STANDARD.decode(text).ok()
 }
 
 /// A decimal number without sign and without leading zeros.
 pub(crate) fn decimal(text: &str) -> Option<u64> {
-    // `parse` would take a plus sign and leading zeros, and a number has one spelling.
+    // `parse` would accept a plus sign and leading zeros, and a number has one spelling.
     let canonical = text.bytes().all(|byte| byte.is_ascii_digit())
         && !text.is_empty()
         && (text == "0" || !text.starts_with('0'));

@@ -1,8 +1,8 @@
 //! Names and bytes of hash tiles and entry bundles.
 //!
-//! Owns: which tiles a tree of some size has, their paths, and (in `codec`) their encodings. Does not own: what
-//! the hashes mean (`tree`), where the files lie, or whether an older partial tile is still kept. Invariant: a path
-//! that parses formats back to itself.
+//! Owns the list of tiles of a tree of some size, their paths, and (in `codec`) their encodings. Does not own the
+//! meaning of the hashes (`tree`), the place of the files, or whether an older partial tile is still kept. Invariant:
+//! a path that parses formats back to itself.
 //!
 //! Spec: C2SP tlog-tiles. A tile of level L and index N holds the hashes of up to 256 complete subtrees of 256^L
 //! entries each, from subtree 256·N on; a bundle holds the entries below the level-0 tile of the same index.
@@ -22,19 +22,19 @@ pub const TILE_WIDTH: u16 = 256;
 /// Tree levels that one tile spans: 2^8 = 256.
 pub const TILE_HEIGHT: u32 = 8;
 
-/// The highest tile level: level 8 would stand for more than 2^64 entries.
+/// The highest tile level: a hash of level 8 would stand for 2^64 entries.
 pub const MAX_LEVEL: u8 = 7;
 
-/// The longest entry in bytes: its length travels as 16 bits.
+/// The longest entry in bytes: its length is encoded in 16 bits.
 pub const MAX_ENTRY_BYTES: usize = u16::MAX as usize;
 
-/// Why a name or an encoding is not one of a tile or a bundle.
+/// The reason why a name or an encoding is not one of a tile or a bundle.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TileError {
     /// The level is above [`MAX_LEVEL`].
     #[error("tile level {level} is above {MAX_LEVEL}")]
     Level {
-        /// The level asked for.
+        /// The requested level.
         level: u8,
     },
     /// The width, in hashes or entries, is not in 1..=256.
@@ -75,7 +75,7 @@ impl TileId {
     /// Names the tile of `level` (0..=7) and `index` that holds `width` (1..=256) hashes.
     ///
     /// # Errors
-    /// [`TileError::Level`] or [`TileError::Width`].
+    /// [`TileError::Level`] or [`TileError::Width`] if that is out of range.
     pub fn new(level: u8, index: u64, width: u16) -> Result<Self, TileError> {
         if level > MAX_LEVEL {
             return Err(TileError::Level { level });
@@ -118,7 +118,7 @@ impl TileId {
         self.width == TILE_WIDTH
     }
 
-    /// The bundle with the entries of this tile, where the tile is of level 0.
+    /// The bundle with the entries of this tile, if the tile is of level 0.
     pub fn bundle(self) -> Option<BundleId> {
         (self.level == 0).then_some(BundleId {
             index: self.index,
@@ -165,7 +165,7 @@ impl BundleId {
     /// Names the bundle of `index` that holds `width` (1..=256) entries.
     ///
     /// # Errors
-    /// [`TileError::Width`].
+    /// [`TileError::Width`] if the width is out of range.
     pub fn new(index: u64, width: u16) -> Result<Self, TileError> {
         check_width(usize::from(width))?;
         Ok(Self { index, width })
@@ -229,12 +229,13 @@ fn fmt_position(f: &mut fmt::Formatter<'_>, index: u64, width: u16) -> fmt::Resu
     }
 }
 
-/// Reads `N[.p/W]`; a full tile has no `.p` part, and a group of zeros does not lead.
+/// Reads `N[.p/W]`; a full tile has no `.p` part, and the first group is not all zeros if others
+/// follow.
 fn parse_position(position: &str) -> Option<(u64, u16)> {
     let (index, width) = match position.split_once(".p/") {
         Some((index, width)) => (
             index,
-            // tlog-tiles names a full tile without `.p`, so that 256 would be a second name for it.
+            // tlog-tiles names a full tile without `.p`, so 256 would be a second name for it.
             u16::try_from(text::decimal(width)?)
                 .ok()
                 .filter(|w| *w < TILE_WIDTH)?,
@@ -256,7 +257,7 @@ fn parse_position(position: &str) -> Option<(u64, u16)> {
 }
 
 fn push_group(value: u64, digits: &str) -> Option<u64> {
-    // `parse` would take `+12` for a group of three digits.
+    // `parse` would accept `+12` as a group of three digits.
     let three_digits = digits.len() == 3 && digits.bytes().all(|byte| byte.is_ascii_digit());
     let group: u64 = if three_digits {
         digits.parse().ok()?
@@ -285,7 +286,7 @@ pub fn tiles_for_size(size: u64) -> Vec<TileId> {
 }
 
 /// The tiles, full and partial, that a tree of `new_size` entries has and one of `old_size` has not, by level and
-/// index: what an integrator writes after growing from one size to the other. Empty where the tree did not grow.
+/// index: an integrator writes them after growing from one size to the other. Empty if the tree did not grow.
 pub fn tiles_between(old_size: u64, new_size: u64) -> impl Iterator<Item = TileId> {
     let width = u64::from(TILE_WIDTH);
     (0..=MAX_LEVEL).flat_map(move |level| {

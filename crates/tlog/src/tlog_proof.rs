@@ -1,7 +1,7 @@
-//! The `.tlog-proof` file: all that is needed to check offline that an entry is in a log.
+//! The `.tlog-proof` file: everything for checking offline that an entry is in a log.
 //!
-//! Owns the text form and the check of proof and checkpoint together. Does not own the entry (its leaf hash comes from
-//! the caller) or a policy on how many witnesses are enough. Invariant: a proof that parses formats back to the same
+//! Owns the text form and the check of proof and checkpoint together. Does not own the entry (its leaf hash comes
+//! from the caller) or a policy on the number of witnesses. Invariant: a proof that parses formats back to the same
 //! bytes.
 //!
 //! Spec: C2SP tlog-proof v1.
@@ -17,10 +17,10 @@ use crate::text;
 /// The first line of every proof file.
 pub const HEADER: &str = "c2sp.org/tlog-proof@v1";
 
-/// The longest proof file that is looked at, in bytes: 2 MiB.
+/// The longest proof file that is read, in bytes: 2 MiB.
 pub const MAX_FILE_BYTES: usize = 2 * MAX_NOTE_BYTES;
 
-/// Why a proof file is refused.
+/// The reason why a proof file is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TlogProofError {
     /// The file is longer than [`MAX_FILE_BYTES`].
@@ -53,24 +53,23 @@ pub struct TlogProof {
     pub extra: Option<Vec<u8>>,
     /// The entry's index, from 0.
     pub index: u64,
-    /// The audit path from the leaf towards the root, at most 64 hashes.
+    /// The audit path from the leaf to the root, at most 64 hashes.
     pub path: Vec<Hash>,
-    /// The signed checkpoint, with cosignatures where there are any.
+    /// The signed checkpoint, with cosignatures if there are any.
     pub checkpoint: Note,
 }
 
 impl TlogProof {
-    /// Reads a proof file without judging it.
+    /// Reads a proof file without checking its claims.
     ///
     /// # Errors
-    /// [`TlogProofError`] for what is wrong with its form.
+    /// [`TlogProofError`] if its form is wrong.
     pub fn parse(bytes: &[u8]) -> Result<Self, TlogProofError> {
         if bytes.len() > MAX_FILE_BYTES {
             return Err(TlogProofError::TooLarge { bytes: bytes.len() });
         }
         let whole = std::str::from_utf8(bytes).map_err(|_| NoteError::NotText)?;
-        // The lines before the checkpoint have no blank one among them; the note has one of its
-        // own.
+        // The lines before the checkpoint contain no blank line; the note has one of its own.
         let (head, checkpoint) = whole
             .split_once("\n\n")
             .ok_or(TlogProofError::Line { line: 1 })?;
@@ -91,8 +90,7 @@ impl TlogProof {
         let index = index.ok_or(TlogProofError::Line { line: number })?;
         let mut path = Vec::new();
         for (line, number) in lines {
-            // No tree is higher than 64 nodes, so that a longer path is refused before it takes
-            // memory.
+            // No tree is higher than 64 nodes, so a longer path is refused before it takes memory.
             let hash = Hash::from_base64(line)
                 .ok()
                 .filter(|_| path.len() < MAX_PROOF_LEN);
@@ -106,11 +104,12 @@ impl TlogProof {
         })
     }
 
-    /// Checks that the log has signed the checkpoint and that the leaf is in its tree; the known witnesses that have
-    /// signed too are in the result.
+    /// Checks that the log has signed the checkpoint and that the leaf is in its tree. The result lists the known
+    /// witnesses that have signed too.
     ///
     /// # Errors
-    /// [`TlogProofError::Checkpoint`] or [`TlogProofError::Inclusion`].
+    /// [`TlogProofError::Checkpoint`] if the checkpoint is refused, [`TlogProofError::Inclusion`] if the leaf is not
+    /// in its tree.
     pub fn verify(
         &self,
         leaf: Hash,
@@ -119,8 +118,7 @@ impl TlogProof {
     ) -> Result<SignedCheckpoint, TlogProofError> {
         let signed = SignedCheckpoint::from_note(self.checkpoint.clone(), log, witnesses)?;
         let head = signed.checkpoint();
-        // The root is the one that was signed: a path to a root of the file's own would prove
-        // nothing.
+        // Use the signed root: a path to a root that the file itself names would prove nothing.
         verify_inclusion(leaf, self.index, head.size(), &self.path, head.root())?;
         Ok(signed)
     }

@@ -1,8 +1,8 @@
-//! The right edge of the tree in memory: all that is needed to append and to know the root.
+//! The right edge of the tree in memory: everything for appending and computing the root.
 //!
 //! Owns appending, the root and the tiles that appending completes. Does not own entries, files or older tiles.
-//! Invariants: there is one peak per set bit of the size, and level L's partial tile holds exactly
-//! `(size / 256^L) mod 256` hashes.
+//! Invariants: there is one peak per set bit of the size, and level L's partial tile holds exactly `(size / 256^L)
+//! mod 256` hashes.
 //!
 //! A [`Tree`] is at most eight partial tiles (64 KiB, in practice three), so a clone is cheap and serves as a stage:
 //! append a batch to the copy, and keep the copy once the batch is durable.
@@ -16,7 +16,7 @@ use crate::tile::{
     MAX_LEVEL, TILE_HEIGHT, TILE_WIDTH, TileError, TileId, hashes_at, tiles_for_size,
 };
 
-/// Entries that a tree may hold: 2^62, which appending one entry per nanosecond reaches after 146 years.
+/// The most entries of a tree: 2^62, which appending one entry per nanosecond reaches after 146 years.
 pub const MAX_SIZE: u64 = 1 << 62;
 
 const LEVELS: usize = MAX_LEVEL as usize + 1;
@@ -28,23 +28,23 @@ pub struct Tile {
     hashes: Arc<[Hash]>,
 }
 
-/// Why parts do not make a tree.
+/// The reason why parts do not make a tree.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TreeError {
     /// The size is above [`MAX_SIZE`].
     #[error("a tree of {size} entries is larger than this log can be")]
     TooLarge {
-        /// The size asked for, in entries.
+        /// The requested size, in entries.
         size: u64,
     },
     /// The tiles are not those of the right edge, from level 0 upwards.
     #[error("a tree of {size} entries needs tile {expected:?} where {found:?} was given")]
     WrongTile {
-        /// The size asked for, in entries.
+        /// The requested size, in entries.
         size: u64,
-        /// The tile that the size demands next; none after the last.
+        /// The tile that the size demands next; `None` after the last.
         expected: Option<TileId>,
-        /// The tile given; none where they ended early.
+        /// The given tile; `None` if they ended early.
         found: Option<TileId>,
     },
 }
@@ -53,7 +53,7 @@ impl Tile {
     /// Joins a name and its hashes.
     ///
     /// # Errors
-    /// [`TileError::Width`] where the name promises another number of hashes.
+    /// [`TileError::Width`] if the name states another number of hashes.
     pub fn new(id: TileId, hashes: impl Into<Arc<[Hash]>>) -> Result<Self, TileError> {
         let hashes = hashes.into();
         if hashes.len() == usize::from(id.width()) {
@@ -65,12 +65,12 @@ impl Tile {
         }
     }
 
-    /// Where the tile belongs: its level, index and width.
+    /// The tile's level, index and width.
     pub fn id(&self) -> TileId {
         self.id
     }
 
-    /// Its hashes, as many as the width says.
+    /// The tile's hashes, as many as its width.
     pub fn hashes(&self) -> &[Hash] {
         &self.hashes
     }
@@ -82,7 +82,7 @@ pub struct Tree {
     size: u64,
     /// By tile level, the hashes of the partial tile: at most 255.
     edge: [Vec<Hash>; LEVELS],
-    /// Roots of the complete subtrees that the size's binary digits name, largest first.
+    /// Roots of the complete subtrees given by the size's binary digits, largest first.
     peaks: Vec<Hash>,
     /// Tiles completed since they were last taken, oldest first.
     full: Vec<Tile>,
@@ -96,10 +96,11 @@ impl Tree {
 
     /// Restores a tree from its size and the partial tiles of its right edge, in the order of [`tiles_for_size`].
     ///
-    /// Whether these are the right hashes shows in [`Tree::root`], which the caller compares with a signed root.
+    /// The caller compares [`Tree::root`] with a signed root: that shows whether these are the right hashes.
     ///
     /// # Errors
-    /// [`TreeError::TooLarge`], or [`TreeError::WrongTile`] where the tiles are not exactly those of the size.
+    /// [`TreeError::TooLarge`] if the size is too large, or [`TreeError::WrongTile`] if the tiles are not exactly
+    /// those of the size.
     pub fn from_parts(
         size: u64,
         right_edge: impl IntoIterator<Item = Tile>,
@@ -128,7 +129,8 @@ impl Tree {
                 }
             }
         }
-        // Peaks stand from the largest to the smallest, and higher levels have the larger ones.
+        // Peaks are sorted from the largest to the smallest, and higher levels have the larger
+        // ones.
         tree.peaks = tree
             .edge
             .iter()
@@ -157,7 +159,7 @@ impl Tree {
                 .pop()
                 .expect("a tree has one peak per set bit of its size");
             node = node_hash(left, node);
-            // A subtree as high as a whole tile is the next hash one tile level up.
+            // The root of a subtree as high as a whole tile is the next hash one tile level up.
             if height % TILE_HEIGHT == 0 {
                 self.push_to_edge((height / TILE_HEIGHT) as u8, node);
             }
@@ -208,7 +210,7 @@ impl Tree {
         let partial = &mut self.edge[usize::from(level)];
         partial.push(hash);
         if partial.len() == usize::from(TILE_WIDTH) {
-            // `append` has counted the entry already, so that this hash is the last of its level.
+            // `append` has already counted the entry, so this hash is the last of its level.
             let index = hashes_at(level, self.size) / u64::from(TILE_WIDTH) - 1;
             let id = TileId::within_range(level, index, TILE_WIDTH);
             self.full.push(Tile {

@@ -74,7 +74,7 @@ impl Aws {
             .unwrap_or("its default endpoint");
         let seen = Seen(Arc::new(Mutex::new(first.into())));
         let mut config = aws_sdk_kms::config::Builder::from(&shared).interceptor(seen.clone());
-        // Only the KMS lies behind our endpoint: the credentials' services keep theirs.
+        // Only the KMS is behind our endpoint: the credentials' services keep theirs.
         if let Some(endpoint) = &settings.endpoint {
             config = config.endpoint_url(endpoint);
         }
@@ -158,8 +158,8 @@ impl Backend for Aws {
     }
 
     async fn sign(&self, resource: &str, message: &[u8]) -> Result<Vec<u8>, Fault> {
-        // Readers verify pure Ed25519 (RFC 8032), which signs the message itself and no digest of
-        // it.
+        // Readers verify pure Ed25519 (RFC 8032), which signs the message itself and not a digest
+        // of it.
         let answer = self
             .client
             .sign()
@@ -186,7 +186,7 @@ fn region(resource: &str) -> Option<&str> {
         .filter(|region| !region.is_empty())
 }
 
-/// The service's code and message where it answered, else the deepest cause.
+/// The service's code and message if it answered, or else the deepest cause.
 fn refused<E>(error: SdkError<E>) -> Fault
 where
     E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
@@ -197,7 +197,7 @@ where
             "{code}: {}",
             message.unwrap_or("the service gives no reason")
         )),
-        // A proxy's or a load balancer's words are no JSON; their status tells the most.
+        // The text of a proxy or a load balancer is not JSON; its status is the most useful part.
         None => {
             let status = error
                 .raw_response()
@@ -207,8 +207,9 @@ where
     }
 }
 
-/// Where the last request went. The SDK has variables of its own for the endpoint, so only the
-/// request tells; and only here can plain http beyond loopback be stopped however it was asked for.
+/// The endpoint of the last request. The SDK has variables of its own for the endpoint, so only the
+/// request shows it; and only here can plain http beyond loopback be stopped, whatever configured
+/// it.
 #[derive(Clone, Debug)]
 struct Seen(Arc<Mutex<String>>);
 

@@ -36,7 +36,8 @@ pub(super) struct Azure {
 
 impl Azure {
     pub(super) fn connect(settings: &KmsSettings) -> Result<Self, Fault> {
-        // A redirect could carry the request and its credential to a host that nobody configured.
+        // A redirect could carry the request and its credential to a host that the operator did not
+        // configure.
         let mut http = reqwest::Client::builder()
             .timeout(super::attempt_timeout(settings))
             .redirect(reqwest::redirect::Policy::none());
@@ -153,7 +154,7 @@ impl Backend for Azure {
     }
 }
 
-/// Workload identity where Kubernetes injected it, else a client secret, else the machine's own
+/// Workload identity if Kubernetes injected it, or else a client secret, or else the machine's own
 /// identity. The SDK has no default chain; these are its own variables.
 fn credential(options: &ClientOptions) -> azure_core::Result<Arc<dyn TokenCredential>> {
     let of = |name| std::env::var(name).ok().filter(|value| !value.is_empty());

@@ -1,13 +1,13 @@
-//! What can go wrong with a KMS, in words that name the provider, the key, the endpoint and the cause.
+//! Errors of a KMS, which name the provider, the key, the endpoint and the cause.
 //!
-//! The SDKs' own error values are not kept: their `Debug` holds the raw response, which may hold
-//! the plaintext. Only the sentence of the deepest cause is.
+//! The SDKs' own error values are not kept: their `Debug` holds the raw response, which may hold the plaintext. Only
+//! the sentence of the deepest cause is kept.
 
 use std::time::Duration;
 
 use super::settings::{Problem, Provider};
 
-/// Why a KMS gave nothing.
+/// The reason why a KMS call failed.
 #[derive(Debug, thiserror::Error)]
 pub enum KmsError {
     /// The settings cannot work; each problem is one sentence.
@@ -17,33 +17,33 @@ pub enum KmsError {
     #[error("{provider} KMS, {operation} with {resource} at {endpoint}: {fault}")]
     Call {
         provider: Provider,
-        /// What was asked for.
+        /// The requested operation.
         operation: &'static str,
-        /// The key, as the configuration names it.
+        /// The key's name in the configuration.
         resource: String,
-        /// Where it was asked.
+        /// The endpoint that was called.
         endpoint: String,
-        /// What came of it.
+        /// The cause of the failure.
         #[source]
         fault: Fault,
     },
 }
 
-/// What came of a failed call.
+/// The cause of a failed call.
 #[derive(Debug, thiserror::Error)]
 pub enum Fault {
     /// The KMS, its credentials or the way to it failed: the deepest cause, in its own words.
     #[error("{0}")]
     Refused(String),
-    /// Nothing came within the timeout, credentials included.
+    /// No answer arrived within the timeout, which includes finding credentials.
     #[error(
         "no answer within {0:?}; see that the endpoint can be reached, or raise EVIDENCEOS_KMS_TIMEOUT"
     )]
     Deadline(Duration),
-    /// The plaintext is no key.
+    /// The plaintext is not a key of 32 bytes.
     #[error("the plaintext has {0} bytes, and a key has 32; wrap the key again with `keys wrap`")]
     Length(usize),
-    /// A part of the answer is absent, or does not match its checksum.
+    /// A part of the answer is missing, or does not match its checksum.
     #[error("{0}; the answer was damaged on its way and is not used")]
     Damaged(&'static str),
     /// The signature is not the key's.
@@ -54,13 +54,13 @@ pub enum Fault {
         "not an Ed25519 public key ({0}); make the key as ECC_NIST_EDWARDS25519 (AWS) or EC_SIGN_ED25519 (GCP)"
     )]
     KeyKind(String),
-    /// The provider or the mode has no such thing.
+    /// The provider or the mode does not support this.
     #[error("{0}")]
     Unsupported(&'static str),
 }
 
 impl Fault {
-    /// The deepest cause of `error`, after `label` (a service's error code) where there is one.
+    /// The deepest cause of `error`, after `label` (a service's error code) if there is one.
     #[cfg(any(feature = "kms-aws", feature = "kms-gcp", feature = "kms-azure"))]
     pub(super) fn of(label: Option<&str>, error: &(dyn std::error::Error + 'static)) -> Self {
         let mut deepest = error;

@@ -1,5 +1,5 @@
-//! Google Cloud KMS over its official SDK (REST). Every payload goes with its CRC32C, and comes back
-//! with one or is not used.
+//! Google Cloud KMS over its official SDK (REST). Every payload is sent with its CRC32C, and an answer without one is
+//! not used.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ const DEFAULT_ENDPOINT: &str = "https://cloudkms.googleapis.com";
 pub(super) struct Gcp {
     client: KeyManagementService,
     endpoint: String,
-    /// The context's text; empty is none.
+    /// The context's text; empty if there is none.
     aad: Vec<u8>,
     attempt: Duration,
 }
@@ -71,7 +71,7 @@ impl Backend for Gcp {
         ciphertext: Option<&[u8]>,
     ) -> Result<Zeroizing<Vec<u8>>, Fault> {
         let ciphertext = required(ciphertext)?.to_vec();
-        // The SDK retries only what is idempotent, and takes no POST for that by itself. To decrypt
+        // The SDK retries only idempotent requests, and counts no POST as one by itself. Decrypting
         // again changes nothing.
         let answer = self
             .client
@@ -91,7 +91,7 @@ impl Backend for Gcp {
             answer.plaintext_crc32c,
             "the plaintext is without its CRC32C or does not match it",
         )?;
-        // Takes the buffer over where nobody else holds it, so that it is wiped.
+        // Takes over the buffer if no other handle shares it, so that it is wiped.
         Ok(Zeroizing::new(Vec::from(answer.plaintext)))
     }
 
@@ -175,7 +175,7 @@ fn crc32c(bytes: &[u8]) -> i64 {
     i64::from(crc32c::crc32c(bytes))
 }
 
-/// An absent checksum is as bad as a wrong one.
+/// A missing checksum is as bad as a wrong one.
 fn checked(bytes: &[u8], sum: Option<i64>, problem: &'static str) -> Result<(), Fault> {
     if sum == Some(crc32c(bytes)) {
         Ok(())

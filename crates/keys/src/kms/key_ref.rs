@@ -9,25 +9,25 @@ use base64::engine::general_purpose::STANDARD;
 /// The longest text of a [`KeyRef`], in bytes.
 pub const MAX_KEY_REF: usize = 4096;
 
-/// Which key, and what it wraps. The text form splits at the first `|`.
+/// The key, and the bytes that it wraps. The text form splits at the first `|`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyRef {
     /// The provider's name of the key: an id, ARN or alias (AWS), `projects/…` (GCP), a URL (Azure).
     pub resource: String,
-    /// The wrapped 32 bytes; `None` where the key never leaves the KMS.
+    /// The wrapped 32 bytes; `None` if the key never leaves the KMS.
     pub ciphertext: Option<Vec<u8>>,
 }
 
-/// Why a text is no [`KeyRef`].
+/// The reason why a text is not a [`KeyRef`].
 #[derive(Debug, thiserror::Error)]
 pub enum KeyRefError {
     /// It has more than [`MAX_KEY_REF`] bytes.
     #[error("the KMS key id has {0} bytes; at most {MAX_KEY_REF} are taken")]
     Long(usize),
-    /// Nothing, or nothing before the `|`.
+    /// There is nothing, or nothing before the `|`.
     #[error("the KMS key id names no key; expected <kms-key-resource>|<base64-ciphertext>")]
     NoResource,
-    /// Nothing after the `|`.
+    /// There is nothing after the `|`.
     #[error(
         "the KMS key id ends with `|`; write the ciphertext after it, or leave the `|` out to sign inside the KMS"
     )]

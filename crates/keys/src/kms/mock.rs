@@ -1,5 +1,5 @@
 //! A KMS in this process: real AES-256-GCM and Ed25519 under one configured key. It guards nothing,
-//! since the key lies in the configuration; it lets everything else be tried.
+//! since the configuration contains the key; it lets everything else be tested.
 
 use aes_gcm::aead::{Aead as _, Payload};
 use aes_gcm::{Aes256Gcm, Key, KeyInit as _, Nonce};
@@ -13,7 +13,7 @@ use super::key_ref::KeyRef;
 use super::settings::{Context, KmsSettings};
 use crate::Secret;
 
-/// Before the AES-GCM ciphertext, in bytes.
+/// Length of the nonce before the AES-GCM ciphertext, in bytes.
 const NONCE: usize = 12;
 
 pub(super) struct Mock {
@@ -70,7 +70,7 @@ impl Backend for Mock {
             msg: sealed,
             aad: &self.bound_to(resource),
         };
-        // AES-GCM says nothing about why.
+        // AES-GCM gives no reason for a failure.
         let plaintext = self
             .cipher()
             .decrypt(&Nonce::from(*nonce), payload)

@@ -1,7 +1,7 @@
-//! How to reach a KMS, and the rules that hold before anything is sent.
+//! The settings of a KMS, and the rules that are checked before anything is sent.
 //!
-//! Invariant: what [`KmsSettings::problems`] passes never sends a credential in the clear beyond
-//! this machine.
+//! Invariant: settings without [`KmsSettings::problems`] never send a credential in the clear
+//! beyond this machine.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,7 +14,7 @@ use http::Uri;
 
 use crate::Secret;
 
-/// The deadline of one call where none is configured.
+/// The deadline of one call if none is configured.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The KMS that holds or wraps a key.
@@ -42,7 +42,7 @@ impl Provider {
     }
 }
 
-/// A word that names no [`Provider`].
+/// A word that does not name a [`Provider`].
 #[derive(Debug, thiserror::Error)]
 #[error("unknown KMS provider {0:?}; expected mock, aws, gcp or azure")]
 pub struct UnknownProvider(pub String);
@@ -69,18 +69,19 @@ impl fmt::Display for Provider {
     }
 }
 
-/// What a ciphertext is bound to besides its key: `name=value[,name=value…]`, sorted by name. AWS
-/// calls it the encryption context; GCP gets the text as additional authenticated data.
+/// The context to which a ciphertext is bound besides its key: `name=value[,name=value…]`, sorted
+/// by name. AWS calls it the encryption context; GCP gets the text as additional authenticated
+/// data.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Context(BTreeMap<String, String>);
 
-/// Why a text is no [`Context`].
+/// The reason why a text is not a [`Context`].
 #[derive(Debug, thiserror::Error)]
 pub enum ContextError {
     /// A part is not `name=value`.
     #[error("{0:?} in the KMS context is not name=value")]
     NotAPair(String),
-    /// A name comes twice.
+    /// A name occurs twice.
     #[error("{0:?} is twice in the KMS context")]
     Twice(String),
 }
@@ -128,13 +129,13 @@ impl fmt::Display for Context {
     }
 }
 
-/// How to reach a KMS. Credentials are not among it: each SDK finds its own.
+/// The settings of a KMS. They contain no credentials: each SDK finds its own.
 #[derive(Clone)]
 pub struct KmsSettings {
     pub provider: Provider,
-    /// The mock's key; nobody else has one.
+    /// The mock's key; only the mock uses it.
     pub mock_key: Option<Secret>,
-    /// What ciphertexts are bound to; nothing by default.
+    /// The context to which ciphertexts are bound; empty by default.
     pub context: Context,
     /// Instead of the provider's own endpoint: https, or http to loopback.
     pub endpoint: Option<String>,
@@ -158,7 +159,7 @@ impl KmsSettings {
         }
     }
 
-    /// Everything that is wrong with them, without asking anybody.
+    /// All problems of the settings, without sending anything.
     #[must_use]
     pub fn problems(&self) -> Vec<Problem> {
         let endpoint = self.endpoint.as_deref();
@@ -204,20 +205,20 @@ impl fmt::Debug for KmsSettings {
     }
 }
 
-/// Why settings cannot work.
+/// The reason why settings cannot work.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Problem {
-    /// The SDK is not in this build.
+    /// This build does not contain the SDK.
     #[error("the {provider} KMS is not built in; build with --features {feature}")]
     NotBuilt {
         provider: Provider,
         /// The cargo feature that builds the provider in.
         feature: &'static str,
     },
-    /// The mock without its key.
+    /// The mock has no key.
     #[error("the mock KMS needs EVIDENCEOS_KMS_MOCK_KEY_HEX, 64 hex digits")]
     NoMockKey,
-    /// A real KMS with the mock's key.
+    /// A real KMS has the mock's key.
     #[error("EVIDENCEOS_KMS_MOCK_KEY_HEX is for the mock, not for {0}; unset it")]
     MockKey(Provider),
     /// RSA-OAEP has no place for a context.
@@ -228,7 +229,7 @@ pub enum Problem {
         "Google's SDK takes no CA file; unset EVIDENCEOS_KMS_CA_FILE and set SSL_CERT_FILE, which it reads"
     )]
     GcpCaFile,
-    /// Not a URL, or plain http beyond loopback.
+    /// The endpoint is not a URL, or is plain http beyond loopback.
     #[error("the KMS endpoint {0:?} is neither an https URL nor an http URL to loopback")]
     Endpoint(String),
     /// The SDK authorises https requests only.
@@ -236,12 +237,12 @@ pub enum Problem {
         "the KMS endpoint {0:?} must be https: Azure's SDK sends no credentials over http, not even to loopback"
     )]
     AzureEndpoint(String),
-    /// No call can be that quick.
+    /// The timeout is too short for any call.
     #[error("EVIDENCEOS_KMS_TIMEOUT must be longer than nothing")]
     NoTime,
 }
 
-/// Whether nobody between us and `url` can read along: https, or http within this machine.
+/// Whether no third party can read the traffic to `url`: https, or http within this machine.
 pub(super) fn is_private(url: &str) -> bool {
     let Ok(uri) = url.parse::<Uri>() else {
         return false;

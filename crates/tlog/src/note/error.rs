@@ -1,9 +1,9 @@
-//! All that can be wrong with a note or a key.
+//! The errors of notes and keys.
 
 use super::key::KeyId;
 use super::{MAX_NOTE_BYTES, MAX_SIGNATURES};
 
-/// Why a note or a key is refused.
+/// The reason why a note or a key is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NoteError {
     /// The key name is empty or contains white space, a control character or a plus sign.

@@ -1,6 +1,6 @@
 //! The keys of notes: their names, ids and text form.
 //!
-//! Owns key ids and what a signature of each kind covers. Does not own key files or key services: a seed comes from
+//! Owns key ids and the message of each kind of signature. Does not own key files or key services: a seed comes from
 //! the caller, and a signature made elsewhere enters as a [`NoteSignature`]. Invariant: a key's id follows from its
 //! name, kind and bytes, and a key text with another id is refused.
 //!
@@ -16,7 +16,7 @@ use crate::cosignature;
 use crate::hash::sha256;
 use crate::text;
 
-/// The first four bytes of SHA-256(name ‖ 0x0A ‖ kind ‖ public key): a hint which key to try, not a fingerprint.
+/// The first four bytes of SHA-256(name ‖ 0x0A ‖ kind ‖ public key): a hint for choosing the key, not a fingerprint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KeyId(pub [u8; 4]);
 
@@ -27,13 +27,14 @@ impl fmt::Display for KeyId {
     }
 }
 
-/// What a key's signatures cover. The discriminant is the type byte of the specification.
+/// The message that a key's signatures cover. The discriminant is the type byte of the
+/// specification.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum KeyKind {
-    /// The note's text: what a log signs.
+    /// A log's signature, over the note's text.
     Ed25519 = 0x01,
-    /// The text and a time: what a witness signs, see [`crate::cosignature`].
+    /// A witness's signature, over the text and a time; see [`crate::cosignature`].
     CosignatureV1 = 0x04,
 }
 
@@ -50,7 +51,8 @@ impl VerifierKey {
     /// Names a public key.
     ///
     /// # Errors
-    /// [`NoteError::KeyName`] or [`NoteError::PublicKey`].
+    /// [`NoteError::KeyName`] if the name is invalid, [`NoteError::PublicKey`] if the bytes are not
+    /// a key.
     pub fn new(name: &str, kind: KeyKind, public_key: &[u8; 32]) -> Result<Self, NoteError> {
         check_name(name)?;
         let key = VerifyingKey::from_bytes(public_key).map_err(|_| NoteError::PublicKey {
@@ -76,7 +78,7 @@ impl VerifierKey {
         self.id
     }
 
-    /// What its signatures cover.
+    /// The kind of message that its signatures cover.
     pub fn kind(&self) -> KeyKind {
         self.kind
     }
@@ -86,10 +88,10 @@ impl VerifierKey {
         self.key.to_bytes()
     }
 
-    /// Checks one signature over a note's text. `bytes` is what follows the key id in the signature line.
+    /// Checks one signature over a note's text. `bytes` are those after the key id in the signature line.
     ///
     /// # Errors
-    /// [`NoteError::BadSignature`].
+    /// [`NoteError::BadSignature`] if it does not verify.
     pub fn verify(&self, text: &str, bytes: &[u8]) -> Result<VerifiedSignature, NoteError> {
         let time_unix_s = match self.kind {
             KeyKind::Ed25519 => self.verifies(text.as_bytes(), bytes).then_some(None),
@@ -111,13 +113,12 @@ impl VerifierKey {
         })
     }
 
-    /// Whether `signature` is this key's over bytes that are no note: what [`SignerKey::sign_bytes`]
-    /// made.
+    /// Whether `signature` is this key's over bytes that are not a note, as [`SignerKey::sign_bytes`] makes it.
     pub fn verify_bytes(&self, message: &[u8], signature: &[u8; 64]) -> bool {
         self.verifies(message, signature)
     }
 
-    /// Strict verification: of the encodings and keys that verifiers disagree about, none passes.
+    /// Strict verification: encodings and keys on which verifiers disagree are refused.
     fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
         Signature::from_slice(signature)
             .is_ok_and(|signature| self.key.verify_strict(message, &signature).is_ok())
@@ -180,7 +181,7 @@ impl FromStr for VerifierKey {
         };
         let key = Self::new(name, kind, public_key.try_into().map_err(|_| malformed())?)?;
         let claimed = KeyId(id.to_be_bytes());
-        // The id is a hash over the other parts, so that another id means a changed part.
+        // The id is a hash over the other parts, so another id means a changed part.
         if key.id == claimed {
             Ok(key)
         } else {
@@ -204,7 +205,7 @@ impl SignerKey {
     /// The log's key: its Ed25519 seed and its name.
     ///
     /// # Errors
-    /// [`NoteError::KeyName`].
+    /// [`NoteError::KeyName`] if the name is invalid.
     pub fn from_seed(name: &str, seed: [u8; 32]) -> Result<Self, NoteError> {
         let signing = SigningKey::from_bytes(&seed);
         let verifier =
@@ -215,7 +216,7 @@ impl SignerKey {
     /// The same key under another name.
     ///
     /// # Errors
-    /// [`NoteError::KeyName`].
+    /// [`NoteError::KeyName`] if the name is invalid.
     pub fn named(&self, name: &str) -> Result<Self, NoteError> {
         Ok(Self {
             signing: self.signing.clone(),
@@ -233,7 +234,7 @@ impl SignerKey {
         self.verifier.public_key()
     }
 
-    /// Signs a note's text, and gives the line for it.
+    /// Signs a note's text, and returns the signature line.
     pub fn sign(&self, text: &str) -> NoteSignature {
         let bytes = self.sign_bytes(text.as_bytes()).to_vec();
         NoteSignature {

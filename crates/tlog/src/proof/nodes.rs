@@ -1,7 +1,7 @@
 //! All inner nodes of one tile, computed once.
 //!
-//! Owns the nodes above a tile's hashes as far as they are complete; keeping such a value, and for how long, is the
-//! caller's business. Invariant: a node that exists is the same in every wider tile of the same name.
+//! Owns the nodes above a tile's hashes as far as they are complete; the caller decides whether and how long to keep
+//! such a value. Invariant: an existing node is the same in every wider tile of the same name.
 
 use crate::hash::{Hash, node_hash};
 use crate::tile::TILE_WIDTH;
@@ -14,7 +14,7 @@ pub struct TileNodes {
 }
 
 impl TileNodes {
-    /// Computes the nodes above up to 256 hashes; whatever comes after those is no part of a tile and is dropped.
+    /// Computes the nodes above up to 256 hashes; further hashes do not belong to a tile and are dropped.
     pub fn new(mut hashes: Vec<Hash>) -> Self {
         hashes.truncate(usize::from(TILE_WIDTH));
         let mut rows = vec![hashes];
@@ -29,7 +29,7 @@ impl TileNodes {
         Self { rows }
     }
 
-    /// The node `level_in_tile` (0..=8) rows above the hashes, `index` from the left; none where it is not complete.
+    /// The node `level_in_tile` (0..=8) rows above the hashes, `index` from the left; `None` if it is not complete.
     pub fn node(&self, level_in_tile: u32, index: usize) -> Option<Hash> {
         self.rows.get(level_in_tile as usize)?.get(index).copied()
     }

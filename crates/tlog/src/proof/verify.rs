@@ -1,24 +1,24 @@
-//! The verifiers, step by step as RFC 9162 writes them.
+//! The verifiers, step by step as in RFC 9162.
 //!
-//! They trust nothing: indices, sizes and proofs may come from anybody. Roots must come from a checkpoint that binds
-//! the size, since a proof alone does not tell sizes apart whose paths have the same shape.
+//! They trust nothing: indices, sizes and proofs may come from any party. Roots must come from a checkpoint that
+//! binds the size, since a proof alone does not distinguish sizes whose paths have the same shape.
 //!
 //! Spec: RFC 9162 §2.1.3.2 (inclusion) and §2.1.4.2 (consistency).
 
 use crate::hash::{Hash, empty_root, node_hash};
 
-/// The longest proof that is looked at, in hashes: a tree of 2^64 entries is 64 nodes high.
+/// The longest proof that is read, in hashes: a tree of 2^64 entries is 64 nodes high.
 pub const MAX_PROOF_LEN: usize = 64;
 
-/// Why a proof does not hold.
+/// The reason why a proof does not hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum VerifyError {
     /// The index is not below the size.
     #[error("entry {index} is not in a tree of {size} entries")]
     IndexOutOfRange {
-        /// The index claimed, from 0.
+        /// The claimed index, from 0.
         index: u64,
-        /// The size claimed, in entries.
+        /// The claimed size, in entries.
         size: u64,
     },
     /// The first size is above the second.
@@ -38,7 +38,7 @@ pub enum VerifyError {
     /// The proof leads to another root of the (newer) tree.
     #[error("the proof leads to root {computed}, not to {claimed}")]
     RootMismatch {
-        /// What the proof leads to.
+        /// The root that the proof leads to.
         computed: Hash,
         /// The root that was to be proved.
         claimed: Hash,
@@ -46,7 +46,7 @@ pub enum VerifyError {
     /// The proof leads to another root of the older tree.
     #[error("the proof leads to old root {computed}, not to {claimed}")]
     OldRootMismatch {
-        /// What the proof leads to.
+        /// The root that the proof leads to.
         computed: Hash,
         /// The old root that was to be proved.
         claimed: Hash,
@@ -56,7 +56,7 @@ pub enum VerifyError {
 /// Checks that the leaf hash `leaf` is entry `index` of the tree of `size` entries with this `root`.
 ///
 /// # Errors
-/// [`VerifyError`] where it is not proved.
+/// [`VerifyError`] if it is not proved.
 pub fn verify_inclusion(
     leaf: Hash,
     index: u64,
@@ -80,7 +80,7 @@ pub fn verify_inclusion(
         last: size - 1,
     };
     let mut computed = leaf;
-    // Step 4. A walk that is at the root before the proof ends shows a proof that is too long.
+    // Step 4. If the walk reaches the root before the proof ends, the proof is too long.
     for sibling in proof {
         computed = match walk.step().ok_or(wrong_length)? {
             Side::Left => node_hash(*sibling, computed),
@@ -96,11 +96,11 @@ pub fn verify_inclusion(
 
 /// Checks that the tree of `second` entries with root `root2` extends the tree of `first` entries with root `root1`.
 ///
-/// Every tree extends the empty one: for `first` = 0 the proof is empty and `root1` the empty root, and nothing is
-/// learnt about `root2`.
+/// Every tree extends the empty one: for `first` = 0 the proof is empty and `root1` the empty root, and the proof
+/// shows nothing about `root2`.
 ///
 /// # Errors
-/// [`VerifyError`] where it is not proved.
+/// [`VerifyError`] if it is not proved.
 pub fn verify_consistency(
     first: u64,
     second: u64,
@@ -123,7 +123,7 @@ pub fn verify_consistency(
     if first == second {
         expect_root(root1, root2)?;
     }
-    // There is nothing to hash in these two cases, and a proof has one form.
+    // These two cases need no hashing, and a proof has one form.
     if first == 0 || first == second {
         return if proof.is_empty() {
             Ok(())
@@ -132,7 +132,7 @@ pub fn verify_consistency(
         };
     }
 
-    // Where `first` is a power of two, the older root is itself a node of the newer tree and the proof omits it.
+    // If `first` is a power of two, the older root is itself a node of the newer tree and the proof omits it.
     let (start, rest) = match proof.split_first() {
         None => return Err(wrong_length),
         Some(_) if first.is_power_of_two() => (root1, proof),
@@ -147,12 +147,12 @@ pub fn verify_consistency(
     let (mut old, mut new) = (start, start);
     for sibling in rest {
         match walk.step().ok_or(wrong_length)? {
-            // What stands on the left is older than both trees; what stands on the right is in the newer one only.
+            // A left sibling belongs to both trees; a right one only to the newer tree.
             Side::Left => (old, new) = (node_hash(*sibling, old), node_hash(*sibling, new)),
             Side::Right => new = node_hash(new, *sibling),
         }
     }
-    // Step 7 demands that `sn` is 0, too: a proof that ends below the root says nothing of the
+    // Step 7 also demands that `sn` is 0: a proof that ends below the root shows nothing about the
     // newer tree.
     if walk.last != 0 {
         return Err(wrong_length);
@@ -161,20 +161,20 @@ pub fn verify_consistency(
     expect_root(new, root2)
 }
 
-/// The way from a node to the root: RFC 9162's `fn` and `sn`, the node's index and the last one's in its row.
+/// The walk from a node to the root: RFC 9162's `fn` and `sn`, the node's index and the last one's in its row.
 struct Walk {
     node: u64,
     last: u64,
 }
 
-/// Where the next sibling stands.
+/// The side of the next sibling.
 enum Side {
     Left,
     Right,
 }
 
 impl Walk {
-    /// Takes one hash of the proof; none where the walk already stands at the root.
+    /// Takes one hash of the proof; `None` if the walk is already at the root.
     fn step(&mut self) -> Option<Side> {
         if self.last == 0 {
             return None;

@@ -1,6 +1,6 @@
 //! The bytes of hash tiles and entry bundles.
 //!
-//! Invariant: whatever decodes encodes back to the same bytes.
+//! Invariant: decoded bytes encode back to the same bytes.
 //!
 //! Spec: C2SP tlog-tiles.
 
@@ -28,7 +28,8 @@ pub fn decode_hashes(bytes: &[u8]) -> Result<Vec<Hash>, TileError> {
 /// The bytes of a bundle: for each entry its length as 16 bits, big-endian, then its bytes.
 ///
 /// # Errors
-/// [`TileError::EntryTooLong`] or [`TileError::Width`].
+/// [`TileError::EntryTooLong`] if an entry has too many bytes, [`TileError::Width`] if the number
+/// of entries is out of range.
 pub fn encode_entries<E: AsRef<[u8]>>(entries: &[E]) -> Result<Vec<u8>, TileError> {
     check_width(entries.len())?;
     let mut bytes = Vec::with_capacity(entries.iter().map(|entry| 2 + entry.as_ref().len()).sum());
@@ -44,11 +45,12 @@ pub fn encode_entries<E: AsRef<[u8]>>(entries: &[E]) -> Result<Vec<u8>, TileErro
 /// Reads the bytes of a bundle; the entries borrow from it.
 ///
 /// # Errors
-/// [`TileError::Truncated`] or [`TileError::Width`].
+/// [`TileError::Truncated`] if it ends inside an entry, [`TileError::Width`] if the number of
+/// entries is out of range.
 pub fn decode_entries(mut bytes: &[u8]) -> Result<Vec<&[u8]>, TileError> {
     let mut entries = Vec::new();
     while !bytes.is_empty() {
-        // Checked before the entry is kept: a hostile bundle of empty entries must not grow the list.
+        // Check before keeping the entry: a hostile bundle of empty entries must not grow the list.
         check_width(entries.len() + 1)?;
         let truncated = TileError::Truncated {
             entry: entries.len(),
