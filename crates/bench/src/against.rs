@@ -1,8 +1,8 @@
-//! Two builds beside one another: the same load on a daemon of each, in turns.
+//! Compares two builds: the same load on a daemon of each, in turns.
 //!
-//! Both daemons run all the time, so that what an idle one costs falls on both. Turns are short:
-//! what the machine does for a minute falls on both too. What counts is the median of the turns'
-//! ratios, each of two figures that were taken one right after the other.
+//! Both daemons run all the time, so the cost of an idle one falls on both. Turns are short, so a
+//! disturbance of the machine that lasts a minute also falls on both. The result is the median of
+//! the turns' ratios, each of two figures that were taken one right after the other.
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,10 +19,10 @@ use crate::{
     stats::quartiles,
 };
 
-/// How much shorter a turn is than other rounds.
+/// The factor by which a turn is shorter than other rounds.
 const SHORTER: u32 = 4;
 
-/// What is better of a figure.
+/// The better direction of a figure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Better {
     /// More, as of a rate.
@@ -31,13 +31,13 @@ enum Better {
     Less,
 }
 
-/// A figure of two builds.
+/// One figure of two builds.
 #[derive(Debug)]
 pub struct Beside {
-    /// What it is, with its unit.
+    /// The figure's name, with its unit.
     pub what: String,
     better: Better,
-    /// Of this build and of the other one, turn by turn.
+    /// This build's and the other one's figure, turn by turn.
     turns: Vec<[f64; 2]>,
 }
 
@@ -51,7 +51,7 @@ impl Beside {
         }
     }
 
-    /// How good this build is as a share of the other one: median over the turns.
+    /// This build's figure relative to the other one's, above 1 if better: median over the turns.
     pub fn ratio(&self) -> f64 {
         self.ratios()[1]
     }
@@ -59,7 +59,7 @@ impl Beside {
     /// Quartiles of the turns' ratios: above 1 if this build is the better one.
     fn ratios(&self) -> [f64; 3] {
         let ratio = |[this, other]: &[f64; 2]| match self.better {
-            // Nothing against nothing is as good.
+            // Nothing against nothing counts as equal.
             _ if this == other => 1.0,
             Better::More => this / other,
             Better::Less => other / this,
@@ -72,14 +72,14 @@ impl Beside {
         [0, 1].map(|which| quartiles(self.turns.iter().map(|turn| turn[which]).collect())[1])
     }
 
-    /// What was found, for people.
+    /// The result as text for a person.
     pub fn found(&self) -> String {
         let [low, ratio, high] = self.ratios();
         let [this, other] = self.medians().map(short);
         format!("{ratio:.2} × (half of {low:.2} to {high:.2}; {this} against {other})")
     }
 
-    /// What was found, for machines.
+    /// The result as JSON for a machine.
     pub fn to_json(&self) -> Value {
         json!({
             "what": self.what,
@@ -90,7 +90,7 @@ impl Beside {
     }
 }
 
-/// A figure with as many places as one reads.
+/// A figure with as many digits as a reader needs.
 fn short(figure: f64) -> String {
     let places = match figure {
         100.0.. => 0,
@@ -100,10 +100,10 @@ fn short(figure: f64) -> String {
     format!("{figure:.places$}")
 }
 
-/// What daemons of two builds do, in turns.
+/// Measures daemons of two builds, in turns.
 ///
 /// # Errors
-/// If a daemon does not start, or refuses a call.
+/// [`BenchError`] if a daemon does not start, or refuses a call.
 pub async fn measure(plan: &Plan<'_>, other: &Program, parts: Parts) -> Result<Report, BenchError> {
     let mut report = plan.machine_alone()?;
     let builds = Builds {
@@ -141,7 +141,7 @@ impl Builds<'_> {
         self.plan.round / SHORTER
     }
 
-    /// Something of each build, in a directory of its own.
+    /// Makes one value for each build, in a directory of its own.
     async fn each<T>(
         &self,
         name: &str,
@@ -155,7 +155,7 @@ impl Builds<'_> {
         ])
     }
 
-    /// A figure of each build, so many times.
+    /// Takes a figure of each build, this many times.
     async fn in_turns<T>(
         &self,
         what: &str,
@@ -169,7 +169,8 @@ impl Builds<'_> {
                 tokio::time::sleep(self.plan.rest / (2 * SHORTER)).await;
                 figure(which).await
             };
-            // The build that is second in one turn is first in the next: disks tire within a turn.
+            // The build that is second in one turn is first in the next: disks slow down within a
+            // turn.
             taken.push(if turn % 2 == 0 {
                 let this = next(0).await?;
                 [this, next(1).await?]
@@ -239,7 +240,7 @@ impl Builds<'_> {
         };
         let desks = self.each(&format!("charges-{accounts}"), open).await?;
         let mut found = Vec::new();
-        // accounts.json is behind by up to a second, so that turns are longer here, and fewer.
+        // accounts.json is behind by up to a second, so these turns are longer, and fewer.
         let (turn, turns) = (2 * self.turn(), self.turns() / 2);
         for concurrency in [1, 64] {
             let what = format!("{accounts} accounts, concurrency {concurrency}");

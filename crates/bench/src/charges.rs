@@ -1,8 +1,8 @@
-//! Charges: grants and charged runs over many accounts, and how far `accounts.json` is behind.
+//! Charges: grants and charged runs over many accounts, and the delay of `accounts.json`.
 //!
-//! Three durable grants to one settled run, each under a request id, on accounts drawn at random.
-//! A daemon begins with its accounts in an `accounts.json`, as one does that takes over from
-//! another. The claims to be run are sealed before the clock starts.
+//! Three durable grants to one settled run, each under a request id, on accounts drawn at random. A
+//! daemon begins with its accounts in an `accounts.json`, as a daemon does that takes over from
+//! another program. The claims to be run are sealed before the clock starts.
 
 use std::{
     collections::VecDeque,
@@ -31,14 +31,14 @@ use crate::{
 
 /// Grants to one run.
 const GRANTS: u64 = 3;
-/// Grants to the account that is looked for in the file.
+/// The interval of grants to the account that is looked for in the file.
 const MARKER_EVERY: Duration = Duration::from_millis(20);
-/// How often the file is looked at.
+/// The interval of looks at the file.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
-/// Where the first accounts stand in the file.
+/// The first accounts are within this many bytes of the file.
 const BEGINNING: u64 = 4_096;
 
-/// What a round of charges measured.
+/// The figures of a round of charges.
 #[derive(Debug, Clone)]
 pub struct Charges {
     /// Tasks that charge at once.
@@ -48,9 +48,10 @@ pub struct Charges {
     pub grants: Samples,
     /// Durations of charged runs.
     pub runs: Samples,
-    /// How long it took, in seconds.
+    /// Duration of the round, in seconds.
     pub seconds: f64,
-    /// The longest time for which a change was acknowledged and not in the file, in milliseconds.
+    /// The longest time between the acknowledgement of a change and its appearance in the file, in
+    /// milliseconds.
     pub behind_ms: f64,
 }
 
@@ -75,7 +76,7 @@ fn token(account: u64) -> String {
     format!("bench-account-{account}")
 }
 
-/// Whom the watcher grants: first in the order of names, and so in the file.
+/// The account that the watcher grants to: first in the order of names, and so in the file.
 const MARKER: &str = "0-bench-marker";
 
 fn principal(account: u64) -> String {
@@ -85,7 +86,7 @@ fn principal(account: u64) -> String {
 /// The file that the daemon begins with.
 fn accounts_json(accounts: u64) -> String {
     let names = std::iter::once(MARKER.to_owned()).chain((0..accounts).map(principal));
-    // Nothing is minted on these accounts, so that the marker's balance counts its grants.
+    // Nothing is minted on these accounts, so the marker's balance counts its grants.
     let lines = names.map(|name| {
         format!(
             "\n\"{name}\":{{\"credit_balance\":100000,\"daily_mint_remaining\":0,\"last_mint_day\":99999,\"limits\":{{\"credit_limit\":1000000000,\"daily_mint_limit\":0}},\"burned_total\":0,\"denied_total\":0}}"
@@ -96,7 +97,7 @@ fn accounts_json(accounts: u64) -> String {
 }
 
 impl Desk {
-    /// Starts a daemon over so many accounts.
+    /// Starts a daemon over this many accounts.
     pub async fn open(
         program: &Program,
         directory: &Path,
@@ -117,7 +118,7 @@ impl Desk {
         })
     }
 
-    /// How many accounts it has.
+    /// The number of accounts that it has.
     pub fn accounts(&self) -> u64 {
         self.accounts
     }
@@ -131,12 +132,12 @@ impl Desk {
         self.numbers.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// An account drawn without a generator: multiples of an odd constant visit all alike.
+    /// An account drawn without a generator: multiples of an odd constant visit all equally.
     fn draw(&self, number: u64) -> u64 {
         number.wrapping_mul(0x9e37_79b9_7f4a_7c15) % self.accounts
     }
 
-    /// Seals claims until so many wait to be run.
+    /// Seals claims until this many wait to be run.
     pub async fn seal(self: &Arc<Self>, wanted: usize) -> Result<(), BenchError> {
         let mut tasks = JoinSet::new();
         for task in 0..64 {
@@ -166,7 +167,7 @@ impl Desk {
         self.queue().len()
     }
 
-    /// One round; it ends early where no sealed claim is left.
+    /// One round; it ends early if no sealed claim is left.
     pub async fn round(
         self: &Arc<Self>,
         concurrency: usize,
@@ -207,7 +208,7 @@ impl Desk {
             grants.extend(&own.0);
             runs.extend(&own.1);
         }
-        // The watcher's last look is no part of the round.
+        // The watcher's last look does not belong to the round.
         let seconds = started.elapsed().as_secs_f64();
         over.store(true, Ordering::Relaxed);
         let behind = behind.await.map_err(|error| failed(&error))??;
@@ -221,16 +222,16 @@ impl Desk {
         })
     }
 
-    /// Grants to the marker again and again, and looks how long the file takes to show it.
+    /// Grants to the marker repeatedly, and measures the time until the file shows it.
     async fn look_behind(self: Arc<Self>, over: Arc<AtomicBool>) -> Result<Duration, BenchError> {
         let mut client = self.load.connection(0);
-        // Balances that were acknowledged and not seen yet, and when that was.
+        // Acknowledged balances that the file did not show yet, with the time of the reply.
         let mut owed: VecDeque<(u64, Instant)> = VecDeque::new();
         let (mut longest, mut granted) = (Duration::ZERO, Instant::now());
         while !over.load(Ordering::Relaxed) {
             if granted.elapsed() >= MARKER_EVERY {
                 let balance = grant(&mut client, self.number(), MARKER.to_owned()).await?;
-                // How far the file is behind is counted from the acknowledgement.
+                // The file's delay counts from the acknowledgement.
                 granted = Instant::now();
                 owed.push_back((balance, granted));
             }
@@ -250,7 +251,7 @@ impl Desk {
 fn shown_balance(path: &Path) -> Result<u64, BenchError> {
     let file = File::open(path).map_err(BenchError::file(path.to_owned()))?;
     let mut bytes = Vec::new();
-    // The account that is looked for is among the first in the file, however long it is.
+    // The account is among the first in the file, however long the file is.
     file.take(BEGINNING)
         .read_to_end(&mut bytes)
         .map_err(BenchError::file(path.to_owned()))?;

@@ -29,23 +29,23 @@ pub struct Daemon {
     directory: PathBuf,
 }
 
-/// What a daemon has used so far.
+/// The resources that a daemon has used so far.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Usage {
     /// Bytes that it caused to be written to disk.
     pub written_bytes: u64,
     /// Bytes that it had to read from disk.
     pub read_bytes: u64,
-    /// Memory that is resident.
+    /// Resident memory, in bytes.
     pub rss_bytes: u64,
     /// Processor time of all its threads, in seconds.
     pub cpu_s: f64,
-    /// What its metrics count.
+    /// The counters in its metrics.
     pub counters: ServerCounters,
 }
 
 impl Usage {
-    /// What was used since an earlier reading; memory is as it is now.
+    /// The use since an earlier reading; memory is the present value.
     pub fn since(&self, before: &Self) -> Self {
         Self {
             written_bytes: self.written_bytes - before.written_bytes,
@@ -68,7 +68,7 @@ impl Usage {
 pub struct Program(PathBuf);
 
 impl Program {
-    /// The one that was named, else the one beside this program, else the one on the PATH.
+    /// The named build, or else the one beside this program, or else the one on the PATH.
     ///
     /// # Errors
     /// [`BenchError::Usage`] says how to build one.
@@ -83,7 +83,7 @@ impl Program {
             };
         }
         let this = std::env::current_exe().map_err(|error| failed(&error))?;
-        // The one beside the tool was built with it, so that a figure is of the sources at hand.
+        // The program beside the tool was built with it, so the figures are of the present sources.
         let beside = this.with_file_name("evidenceos");
         let path = std::env::var_os("PATH").unwrap_or_default();
         let on_path = std::env::split_paths(&path).map(|directory| directory.join("evidenceos"));
@@ -113,13 +113,13 @@ impl Program {
         })
     }
 
-    /// The same with the gate for agents, and where that and its metrics are: nobody is too fast
-    /// for it, and nobody probes.
+    /// The same with the gate for agents, and the addresses of the gate and its metrics. No caller
+    /// is too fast for it, and no caller counts as probing.
     pub async fn start_with_gate(
         &self,
         directory: &Path,
     ) -> Result<(Daemon, [String; 2]), BenchError> {
-        // Free now; whoever takes one in between fails the start.
+        // Free now; if another program takes one in between, the start fails.
         let free = || std::net::TcpListener::bind("127.0.0.1:0").map_err(|error| failed(&error));
         let address = |port: &std::net::TcpListener| {
             let address = port.local_addr().map_err(|error| failed(&error))?;
@@ -136,7 +136,7 @@ impl Program {
             "--metrics-listen",
             &metrics,
             "--preflight-rate-limit-rps=off",
-            // A disk that pauses is a figure, not an end.
+            // A pause of the disk should show in the figure, not end the run.
             "--preflight-timeout-ms=10000",
             "--probe-throttle-total",
             most,
@@ -165,7 +165,7 @@ impl Program {
 }
 
 impl Daemon {
-    /// The address that it takes calls at.
+    /// The address at which it takes calls.
     pub fn address(&self) -> String {
         self.address.clone()
     }
@@ -175,7 +175,7 @@ impl Daemon {
         connect(&self.address).await
     }
 
-    /// What it has used.
+    /// The resources that it has used.
     pub async fn usage(&self) -> Result<Usage, BenchError> {
         let pid = self
             .child
@@ -200,29 +200,30 @@ impl Daemon {
         Ok(Usage {
             written_bytes: number_after(&io, "write_bytes:"),
             read_bytes: number_after(&io, "read_bytes:"),
-            // The kernel says KiB here.
+            // The kernel reports KiB here.
             rss_bytes: number_after(&status, "VmRSS:") * 1_024,
             cpu_s: ticks as f64 / 100.0,
             counters: info.counters.unwrap_or_default(),
         })
     }
 
-    /// Kills the daemon under load, starts it again on its port, and says how many milliseconds
-    /// passed until it served.
+    /// Kills the daemon under load, starts it again on its port, and returns the milliseconds until
+    /// it served.
     pub async fn kill_and_restart(&mut self, load: &Load) -> Result<f64, BenchError> {
         let during = load.round(16, Modules::Shared, Round::Time(Duration::from_secs(2)));
         let kill = async {
             tokio::time::sleep(Duration::from_secs(1)).await;
             self.child.kill().await
         };
-        // The calls under way fail, which is the point.
+        // The calls under way fail, as intended.
         let (_, killed) = tokio::join!(during, kill);
         killed.map_err(|error| failed(&error))?;
-        // The clock begins with the start: how long the old one took to die is no part of it.
+        // The clock starts with the new daemon: the time that the old one took to die does not
+        // count.
         let before = Instant::now();
         let (child, _) = spawn(&self.program, &self.directory, &self.address, &[]).await?;
         self.child = child;
-        // It has printed its address by then, but it serves only once a call is answered.
+        // It has already printed its address, but it serves only once a call is answered.
         let mut client = self.connect().await?;
         client
             .health(HealthRequest {})
@@ -231,7 +232,7 @@ impl Daemon {
         Ok(before.elapsed().as_secs_f64() * 1e3)
     }
 
-    /// Ends it as an operator would.
+    /// Stops it as an operator would.
     pub async fn stop(mut self) -> Result<(), BenchError> {
         let pid = self
             .child
@@ -248,7 +249,7 @@ impl Daemon {
     }
 }
 
-/// Starts a program under its other name, and waits until it says where it serves.
+/// Starts a program under its other name, and waits until it prints its address.
 async fn spawn(
     program: &Path,
     directory: &Path,
@@ -256,15 +257,15 @@ async fn spawn(
     more: &[&str],
 ) -> Result<(Child, String), BenchError> {
     let mut command = std::process::Command::new(program);
-    // The program decides by its name that it is the daemon.
+    // The program's name makes it the daemon.
     command
         .arg0("evidenceos-daemon")
         .args(["--listen", listen])
         .args(more)
-        // One caller makes more claims than anybody honest.
+        // One caller creates more claims than any honest caller.
         .args(["--probe-claims", "off"])
         .args(["--log", "error"])
-        // One caller runs more claims than a day's credit is for.
+        // One caller runs more claims than a day's credit pays for.
         .args(["--default-credit-limit", "9007199254740991", "--data-dir"])
         .arg(directory);
     for port in ["--preflight-listen", "--metrics-listen"] {
@@ -273,7 +274,7 @@ async fn spawn(
         }
     }
     let (child, line) = launch(command).await?;
-    // The daemon names its address in its first line. One that fails ends without any.
+    // The daemon prints its address in its first line. If it fails, it ends without one.
     let address = line
         .split_whitespace()
         .find(|word| word.parse::<std::net::SocketAddr>().is_ok())

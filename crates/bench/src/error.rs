@@ -1,4 +1,4 @@
-//! Why a measurement could not be made, in one sentence.
+//! The reason why a measurement could not be made, in one sentence.
 
 use std::path::PathBuf;
 
@@ -8,7 +8,7 @@ use tonic::Status;
 /// A measurement that could not be made.
 #[derive(Debug, Error)]
 pub enum BenchError {
-    /// The arguments make no sense; nothing was measured.
+    /// The arguments are invalid; nothing was measured.
     #[error("{0}")]
     Usage(String),
     /// A file could not be read or written.
@@ -20,7 +20,7 @@ pub enum BenchError {
     /// The daemon refused a call.
     #[error("the daemon refused a call: {0}")]
     Refused(#[from] Box<Status>),
-    /// Something else, and this says what.
+    /// Any other failure, with its description.
     #[error("{0}")]
     Failed(String),
 }

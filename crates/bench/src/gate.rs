@@ -2,7 +2,7 @@
 //! and the daemon's memory after a million callers.
 //!
 //! Both servers are processes of their own on the same cores as the load, which is raw HTTP/1.1
-//! over connections that are kept.
+//! over persistent connections.
 
 use std::{
     path::Path,
@@ -28,14 +28,14 @@ use crate::{
     stats::Samples,
 };
 
-/// What one call is.
+/// The kind of one call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Asking {
-    /// Somebody who was never seen, in a session that was never seen.
+    /// A caller that was never seen, in a session that was never seen.
     Strangers,
     /// The same caller, in sessions of a few calls.
     OneCaller,
-    /// A tool that can do harm: durable before it is answered.
+    /// A tool that can do harm: the decision is durable before the reply.
     Durable,
 }
 
@@ -54,9 +54,9 @@ impl std::fmt::Display for Asking {
 pub struct Calls {
     /// Connections that call at once.
     pub connections: usize,
-    /// Their times as the client sees them.
+    /// Durations, as the client measures them.
     pub times: Samples,
-    /// How long it took, in seconds.
+    /// Duration of the round, in seconds.
     pub seconds: f64,
 }
 
@@ -67,22 +67,22 @@ impl Calls {
     }
 }
 
-/// All that was measured of the gate.
+/// All figures of the gate.
 #[derive(Debug, Clone)]
 pub struct GateFigures {
     /// A server that does nothing.
     pub noop: Calls,
     /// The gate, with 64 connections.
     pub decisions: Vec<(Asking, Calls)>,
-    /// One connection: median and 99th percentile as the client sees them, in microseconds.
+    /// One connection: median and 99th percentile as the client measures them, in microseconds.
     pub alone_us: (f64, f64),
-    /// The same as the server sees them: not above these.
+    /// The same as the server measures them: upper bounds.
     pub served_us: (f64, f64),
     /// Resident memory before, after a million callers, and after half a million more, in bytes.
     pub rss_bytes: [u64; 3],
 }
 
-/// Where a noop server or a gate listens.
+/// The address of a noop server or a gate.
 struct Target {
     address: String,
     path: &'static str,
@@ -91,7 +91,7 @@ struct Target {
 /// Serves the noop until it is killed.
 ///
 /// # Errors
-/// Where no port can be had.
+/// [`BenchError`] if no port is available.
 pub async fn serve_noop() -> Result<(), BenchError> {
     let listener = TcpListener::bind("127.0.0.1:0")
         .await
@@ -101,7 +101,7 @@ pub async fn serve_noop() -> Result<(), BenchError> {
     let routes = Router::new().route("/noop", post(noop));
     axum::serve(
         axum::serve::ListenerExt::tap_io(listener, |tcp| {
-            // Without it answers come later, and are still right.
+            // Without it answers arrive later, but are still right.
             let _ = tcp.set_nodelay(true);
         }),
         routes,
@@ -144,7 +144,7 @@ impl Gate {
         })
     }
 
-    /// Asks from so many connections for so long.
+    /// Calls from this many connections for this long.
     pub async fn round(
         &self,
         connections: usize,
@@ -176,7 +176,7 @@ pub async fn measure(
     let noop_calls = calls(&target, 64, Asking::Strangers, round).await?;
     let gate = Gate::open(program, &scratch.join("gate")).await?;
     let alone = gate.round(1, Asking::OneCaller, round).await?;
-    // Asked before the other loads, so that the histogram has the lone caller's calls only.
+    // Ask before the other loads, so that the histogram has only the lone caller's calls.
     let served_us = served_us(&gate.metrics).await?;
     let idle = gate.rss_bytes().await?;
     let mut decisions = Vec::new();
@@ -188,7 +188,7 @@ pub async fn measure(
         let figure = gate.round(64, asking, time).await?;
         decisions.push((asking, figure));
     }
-    // What they left in memory is bounded, however many more come.
+    // Their traces in memory are bounded, however many more come.
     strangers(&gate.target, 1_000_000).await?;
     let after = gate.rss_bytes().await?;
     strangers(&gate.target, 500_000).await?;
@@ -205,8 +205,8 @@ pub async fn measure(
     })
 }
 
-/// The median and the 99th percentile of the decisions that a daemon has made, from the buckets of
-/// its own histogram: the bounds of those that they are in, in microseconds.
+/// The median and the 99th percentile of the daemon's decisions, from its own histogram: the upper
+/// bounds of their buckets, in microseconds.
 async fn served_us(metrics: &str) -> Result<(f64, f64), BenchError> {
     let url = format!("http://{metrics}/metrics");
     let page = fetch::get(&url, 4 << 20, Trust::System).await;
@@ -225,7 +225,7 @@ async fn served_us(metrics: &str) -> Result<(f64, f64), BenchError> {
             Some((bound, count.parse().ok()?))
         })
         .collect();
-    // Buckets are cumulative, so that the last one counts all calls.
+    // Buckets are cumulative, so the last one counts all calls.
     let all = buckets.last().map_or(0.0, |(_, count)| *count);
     let at = |share: f64| {
         let found = buckets.iter().find(|(_, count)| *count >= share * all);
@@ -292,7 +292,7 @@ async fn calls(
     })
 }
 
-/// A connection that is kept.
+/// A persistent connection.
 struct Connection {
     stream: TcpStream,
     path: &'static str,
@@ -314,10 +314,10 @@ impl Connection {
         })
     }
 
-    /// One call; fails where the answer is not 200.
+    /// Makes one call; fails if the reply is not 200.
     async fn call(&mut self, asking: Asking, number: u64) -> Result<(), BenchError> {
         use std::io::Write as _;
-        // Callers that are no strangers have numbers that strangers never reach.
+        // Known callers have numbers that strangers never reach.
         let (tool, who) = match asking {
             Asking::Strangers => ("search.web", NEXT.fetch_add(1, Ordering::Relaxed)),
             Asking::OneCaller => ("search.web", u64::MAX),
@@ -366,7 +366,7 @@ impl Connection {
     }
 }
 
-/// Whether a head and the body that it announces are there.
+/// Whether a head and the body that it announces have arrived.
 fn is_whole(answer: &[u8]) -> bool {
     let Some(end) = answer.windows(4).position(|four| four == b"\r\n\r\n") else {
         return false;

@@ -1,4 +1,4 @@
-//! The limits: what this machine's disk, processor and guest engine do by themselves.
+//! The limits: the speed of this machine's disk, processor and guest engine alone.
 
 use std::{
     fs::{File, OpenOptions},
@@ -15,10 +15,10 @@ use crate::{
     stats::Samples,
 };
 
-/// How long the disk is measured.
+/// The time for measuring the disk.
 const DISK: Duration = Duration::from_secs(1);
 
-/// The machine by itself.
+/// The figures of the machine alone.
 #[derive(Debug, Clone, Default)]
 pub struct Machine {
     /// An append of 4 KiB and its fdatasync, in microseconds: median, 95th, 99th percentile.
@@ -65,7 +65,7 @@ fn signatures_per_s() -> Result<f64, BenchError> {
     let key = SignerKey::from_seed("bench", [7; 32]).map_err(|error| failed(&error))?;
     let (started, mut count) = (Instant::now(), 0u32);
     while started.elapsed() < Duration::from_millis(300) {
-        // The compiler would leave out a signature that nobody uses.
+        // The compiler would drop a signature that no code uses.
         std::hint::black_box(key.sign_bytes(&count.to_be_bytes()));
         count += 1;
     }

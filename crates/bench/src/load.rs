@@ -1,8 +1,8 @@
-//! The load: full lives of claims, one after the other in each of so many tasks.
+//! The load: full lives of claims, one after the other in each of several tasks.
 //!
-//! The claims are honest and weak: they are judged and not certified, so that their price stays
-//! small and the holdouts last. Eight holdouts of a thousand items, with sealed budgets of 4,096
-//! bits, so that settlement order is not what is measured.
+//! The claims are honest and weak: they are judged and not certified, so their price stays small
+//! and the holdouts last. There are eight holdouts of a thousand items, with sealed budgets of
+//! 4,096 bits, so that the figures do not measure the settlement order.
 
 use std::{
     fmt,
@@ -31,12 +31,12 @@ const ITEMS: usize = 1_000;
 const SEALED_BUDGET_MICROBITS: u64 = 4_096_000_000;
 /// Tasks that share a connection.
 const TASKS_A_CONNECTION: usize = 16;
-/// Turns of Health by itself and beside others.
+/// Rounds of Health alone and beside other load.
 const HEALTH_ROUNDS: u32 = 6;
 /// The calls of a life, in order.
 pub const CALLS: [&str; 5] = ["create", "commit", "seal", "execute", "fetch"];
 
-/// Which modules the claims bring.
+/// The modules that the claims bring.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Modules {
     /// All claims bring the same module.
@@ -54,16 +54,16 @@ impl fmt::Display for Modules {
     }
 }
 
-/// How long a round goes on.
+/// The length of a round.
 #[derive(Debug, Clone, Copy)]
 pub enum Round {
     /// Until this time has passed.
     Time(Duration),
-    /// Until so many lives were completed.
+    /// Until this many lives were completed.
     Lifecycles(u64),
 }
 
-/// What a round measured.
+/// The figures of a round.
 #[derive(Debug, Clone)]
 pub struct Figures {
     /// Tasks that lead lives at once.
@@ -71,11 +71,11 @@ pub struct Figures {
     pub modules: Modules,
     /// Lives that were completed.
     pub lifecycles: u64,
-    /// How long it took, in seconds.
+    /// Duration of the round, in seconds.
     pub seconds: f64,
     /// Each call's durations, in the order of [`CALLS`].
     pub calls: [Samples; 5],
-    /// What the daemon used for it.
+    /// The resources that the daemon used for it.
     pub usage: Option<Usage>,
 }
 
@@ -117,7 +117,7 @@ impl Load {
         self.connections[(task / TASKS_A_CONNECTION) % self.connections.len()].clone()
     }
 
-    /// A claim of a bearer, up to sealed.
+    /// Creates a claim of a bearer, up to sealed.
     pub async fn seal_one(
         &self,
         client: &mut EvidenceOsClient<Channel>,
@@ -146,7 +146,7 @@ impl Load {
         self.done.load(Ordering::Relaxed)
     }
 
-    /// Leads lives in so many tasks at once, and measures them.
+    /// Leads lives in this many tasks at once, and measures them.
     pub async fn round(
         &self,
         concurrency: usize,
@@ -172,7 +172,7 @@ impl Load {
                 while deadline.is_none_or(|deadline| Instant::now() < deadline)
                     && taken.fetch_add(1, Ordering::Relaxed) < lives
                 {
-                    // Numbers go on over the rounds: the same number would make the same claim
+                    // Numbers go on over the rounds: the same number would create the same claim
                     // again.
                     let number = done.fetch_add(1, Ordering::Relaxed);
                     let own = match modules {
@@ -203,7 +203,7 @@ impl Load {
         })
     }
 
-    /// Calls that do nothing: what the transport costs. At concurrency 1 the median in
+    /// Calls that do nothing: the cost of the transport. At concurrency 1 the median in
     /// microseconds, at 64 the calls a second.
     pub async fn noop(&self, time: Duration) -> Result<Noop, BenchError> {
         let alone = self.health(1, time).await?;
@@ -228,10 +228,10 @@ impl Load {
         Ok(all)
     }
 
-    /// Health by itself, beside a second caller of Health, and beside one task that writes without
-    /// a pause: 95th percentiles. The caller that is measured has a thread and a connection of its
-    /// own, so that it is the daemon that is measured and not a client that does two things at
-    /// once; the second caller shows what sharing the cores costs by itself.
+    /// Health alone, beside a second caller of Health, and beside one task that writes without a
+    /// pause: 95th percentiles. The measured caller has a thread and a connection of its own, so
+    /// that the figure is the daemon's and not that of a client that does two things at once; the
+    /// second caller shows the cost of sharing the cores alone.
     pub async fn health_beside_writer(
         &self,
         daemon: &Daemon,
@@ -253,7 +253,7 @@ impl Load {
             }
         };
         let mut samples: [Samples; 3] = Default::default();
-        // In turn, so that whatever else the machine does falls on all three alike.
+        // In turn, so that other work of the machine falls on all three alike.
         for _ in 0..HEALTH_ROUNDS {
             let round = time / HEALTH_ROUNDS;
             samples[0].extend(&alone().await?);
@@ -302,7 +302,7 @@ async fn health_until(
     Ok(samples)
 }
 
-/// What calls that do nothing cost.
+/// The cost of calls that do nothing.
 #[derive(Debug, Clone, Copy)]
 pub struct Noop {
     /// Durations at concurrency 1, in microseconds.
@@ -316,7 +316,7 @@ async fn put_holdout(
     number: u64,
 ) -> Result<(), BenchError> {
     use wire::put_holdout_request::Part;
-    // The labels are coins, so that no module of the load is certified.
+    // The labels are coins, so no module of the load is certified.
     let labels: Vec<u8> = (0..ITEMS as u64)
         .map(|item| Sha256::digest([item, number].map(u64::to_be_bytes).concat())[0] & 1)
         .collect();
@@ -347,7 +347,7 @@ async fn put_holdout(
 }
 
 fn distinct_module(number: u64) -> Result<Vec<u8>, BenchError> {
-    // The bits of the number are the predictions, so that no two modules are the same.
+    // The bits of the number are the predictions, so no two modules are the same.
     let predictions: Vec<u8> = (0..ITEMS)
         .map(|item| u8::from(number >> (item % 64) & 1 == 1))
         .collect();
@@ -395,7 +395,7 @@ async fn life(
     Ok(())
 }
 
-/// A request of a bearer, or of nobody in particular.
+/// A request of a bearer, or one without a token.
 fn from<T>(token: Option<&str>, mut request: Request<T>) -> Request<T> {
     let value = token.and_then(|token| format!("Bearer {token}").parse().ok());
     if let Some(value) = value {
@@ -414,7 +414,7 @@ async fn create(
         metadata: Some(wire::ClaimMetadataV2 {
             lane: "fast".to_owned(),
             alpha_micros: 50_000,
-            // A term that no other claim has: the same question again would not be judged.
+            // A term that no other claim has: a repeated question would not be judged.
             epoch_config_ref: format!("bench-{number}"),
             ..Default::default()
         }),
@@ -480,7 +480,7 @@ async fn execute(
         .map_err(|status| failed(&status))?
         .into_inner()
         .outcome;
-    // A claim that ends in another way takes another path than the measured one.
+    // A claim with another outcome takes another path than the measured one.
     if outcome == "not_certified" {
         Ok(())
     } else {

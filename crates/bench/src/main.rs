@@ -1,11 +1,11 @@
-//! `evidenceos-bench`: what the daemon does, beside what the machine can do.
+//! `evidenceos-bench`: the daemon's performance, compared with the limits of the machine.
 //!
 //! It drives a daemon of its own (a child process: durable, as shipped) over gRPC on loopback, with the load on the
 //! same cores. Every figure that contains a sync is bracketed by the disk's own: rate-limited disks have two speeds,
-//! and a figure whose brackets differ more than twofold is marked invalid. What noise cannot touch (syncs, bytes
-//! written, rows read a lifecycle) is counted beside it.
+//! and a figure whose brackets differ more than twofold is marked invalid. Counts that noise cannot affect (syncs,
+//! bytes written, rows read a lifecycle) are reported beside it.
 //!
-//! No release ships it: it is a tool of those who change the daemon, or choose a machine for it.
+//! No release ships it: it is a tool for developers of the daemon, and for operators who choose a machine.
 
 mod against;
 mod charges;
@@ -94,7 +94,7 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    // The figure of a cached guest runs it in a child, which is this program.
+    // The figure of a cached guest needs a child, which is this program.
     if let Some(status) = evidenceos_sandbox::serve_if_child() {
         return status;
     }
@@ -166,7 +166,7 @@ impl Arguments {
     }
 }
 
-/// A directory that goes away with its owner.
+/// A directory that is removed when its owner is dropped.
 struct Scratch(PathBuf);
 
 impl Scratch {
@@ -180,7 +180,7 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // What cannot be removed is only disk space, and its name says whose it is.
+        // A leftover costs only disk space, and its name shows its origin.
         let _ = std::fs::remove_dir_all(&self.0);
     }
 }

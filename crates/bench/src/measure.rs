@@ -1,4 +1,4 @@
-//! What is measured, in which order, and on which daemon.
+//! The measurements, their order, and their daemons.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -13,11 +13,11 @@ use crate::{
     report::{Bracketed, Report},
 };
 
-/// How large, how long and how often.
+/// The sizes, durations and repetitions of a benchmark.
 pub struct Plan<'s> {
     /// The build that is measured.
     pub program: Program,
-    /// Where data directories lie.
+    /// The place of data directories.
     pub scratch: &'s Path,
     /// Claims in the large store.
     pub claims: u64,
@@ -27,16 +27,16 @@ pub struct Plan<'s> {
     pub accounts: u64,
     /// Rest before each figure.
     pub rest: Duration,
-    /// How long a round takes.
+    /// The length of a round.
     pub round: Duration,
-    /// How long one caller keeps the gate busy.
+    /// The time for which one caller keeps the gate busy.
     pub busy: Duration,
-    /// How often two stores take turns.
+    /// The number of turns of two stores.
     pub alternations: u32,
 }
 
 impl Plan<'_> {
-    /// A report that says what the machine does by itself.
+    /// A report with the figures of the machine alone.
     pub fn machine_alone(&self) -> Result<Report, BenchError> {
         Ok(Report {
             machine: Machine::measure(self.scratch)?,
@@ -45,23 +45,23 @@ impl Plan<'_> {
     }
 }
 
-/// What is measured.
+/// The parts of a benchmark.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Parts {
     /// All figures.
     All,
-    /// Only what is charged.
+    /// Only charges: grants and runs over many accounts.
     Charges,
     /// Only the gate for agents.
     Gate,
-    /// Only what this program does without a daemon: a log of many entries, and a cached guest.
+    /// Only the parts without a daemon: a log of many entries, and a cached guest.
     Log,
 }
 
 /// Measures one build.
 ///
 /// # Errors
-/// Where a daemon does not start, or refuses a call.
+/// [`BenchError`] if a daemon does not start, or refuses a call.
 pub async fn measure(plan: &Plan<'_>, parts: Parts) -> Result<Report, BenchError> {
     say("the machine: fdatasync, Ed25519");
     let mut report = plan.machine_alone()?;
@@ -87,7 +87,7 @@ fn measure_log(plan: &Plan<'_>, report: &mut Report) -> Result<(), BenchError> {
     Ok(())
 }
 
-/// Lives of claims, what a full store makes of them, and what else their daemon does.
+/// Measures lives of claims, the effect of a full store on them, and other figures of their daemon.
 async fn measure_claims(plan: &Plan<'_>, report: &mut Report) -> Result<(), BenchError> {
     let small = plan.program.start(&plan.scratch.join("small")).await?;
     let few = Load::prepare(&small).await?;
@@ -114,7 +114,7 @@ async fn measure_claims(plan: &Plan<'_>, report: &mut Report) -> Result<(), Benc
     large.stop().await
 }
 
-/// How many lives are led at once, and which modules they bring.
+/// The number of simultaneous lives, and the modules that they bring.
 pub const LIVES: [(usize, Modules); 4] = [
     (1, Modules::Shared),
     (16, Modules::Shared),
@@ -150,7 +150,7 @@ async fn fill(plan: &Plan<'_>, load: &Load) -> Result<(), BenchError> {
     say(&format!("filling a store with {} claims", plan.claims));
     while load.lifecycles_done() < plan.claims {
         let missing = plan.claims - load.lifecycles_done();
-        // In parts, so that it can say how far it is.
+        // In parts, so that it can report progress.
         load.round(64, Modules::Shared, Round::Lifecycles(missing.min(10_000)))
             .await?;
         say(&format!("  {} claims", load.lifecycles_done()));
@@ -172,7 +172,7 @@ async fn measure_growth(
             (few, small, &mut report.growth_small),
             (many, large, &mut report.growth_large),
         ] {
-            // The daemon's counters go on over the rounds, so that a round is a difference.
+            // The daemon's counters continue over the rounds, so a round is a difference.
             let before = daemon.usage().await?;
             let mut round = load
                 .round(1, Modules::Shared, Round::Lifecycles(400))
@@ -204,7 +204,7 @@ async fn measure_charges(plan: &Plan<'_>, report: &mut Report) -> Result<(), Ben
     for concurrency in [1, 64] {
         let enough = enough_claims(concurrency, plan.round);
         for desk in [&one, &many] {
-            // A claim is sealed before the clock starts: sealing is no part of the figure.
+            // A claim is sealed before the clock starts: sealing does not belong to the figure.
             desk.seal(enough).await?;
             say(&format!(
                 "  {} accounts, concurrency {concurrency}",
@@ -221,7 +221,7 @@ async fn measure_charges(plan: &Plan<'_>, report: &mut Report) -> Result<(), Ben
     Ok(())
 }
 
-/// More claims than a round runs: it would end early where none is left.
+/// More claims than a round runs: it would end early if none is left.
 pub fn enough_claims(concurrency: usize, time: Duration) -> usize {
     let runs_a_second = if concurrency == 1 { 1_000.0 } else { 3_000.0 };
     (runs_a_second * time.as_secs_f64()) as usize
@@ -232,7 +232,7 @@ async fn bracketed<T, F: Future<Output = Result<T, BenchError>>>(
     plan: &Plan<'_>,
     figure: impl FnOnce() -> F,
 ) -> Result<Bracketed<T>, BenchError> {
-    // What the figure before has written must not slow this one.
+    // Pending writes of the previous figure must not slow this one.
     tokio::time::sleep(plan.rest).await;
     let before = limits::fdatasync_p50_us(plan.scratch)?;
     let figure = figure().await?;
@@ -243,7 +243,7 @@ async fn bracketed<T, F: Future<Output = Result<T, BenchError>>>(
     })
 }
 
-/// Prints what the benchmark measures now, on standard error.
+/// Prints the current measurement on standard error.
 pub fn say(what: &str) {
     eprintln!("bench: {what}");
 }

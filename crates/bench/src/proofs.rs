@@ -1,4 +1,4 @@
-//! A log of many entries: what appending costs, and proofs from its tiles.
+//! A log of many entries: the cost of appending, and proofs from its tiles.
 
 use std::{path::Path, time::Instant};
 
@@ -105,7 +105,7 @@ fn batch(tree: &mut Tree, most: u64, key: &SignerKey) -> Result<Batch, BenchErro
     for entry in &entries {
         tree.append(entry.leaf);
     }
-    // Only the root is wanted here.
+    // Only the root is needed here.
     drop(tree.take_full_tiles());
     let signed = Checkpoint::new("bench.example/log", tree.size(), tree.root())
         .and_then(|checkpoint| SignedCheckpoint::sign(checkpoint, key))

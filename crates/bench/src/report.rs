@@ -1,4 +1,4 @@
-//! The report: a table for people, an object for machines, and beside each demand whether it was met.
+//! The report: a table for people, an object for machines, and beside each target whether it was met.
 
 use std::fmt::Write as _;
 
@@ -45,10 +45,10 @@ fn round_json(figures: &Figures) -> Value {
     })
 }
 
-/// All that was measured.
+/// All figures of a benchmark.
 #[derive(Debug, Default)]
 pub struct Report {
-    /// The machine by itself.
+    /// The figures of the machine alone.
     pub machine: Machine,
     /// A log of many entries.
     pub proofs: Option<Proofs>,
@@ -68,7 +68,7 @@ pub struct Report {
     pub growth_small: Vec<Figures>,
     /// The rounds on the large store, in the order of `growth_small`.
     pub growth_large: Vec<Figures>,
-    /// Health, by itself and beside others.
+    /// Health, alone and beside other load.
     pub health: Option<HealthP95>,
     /// Milliseconds from the start after SIGKILL until it served.
     pub restart_ms: Vec<f64>,
@@ -78,7 +78,7 @@ pub struct Report {
     pub gate: Option<GateFigures>,
 }
 
-/// A demand and what was found.
+/// A target and the figure for it.
 struct Check {
     what: String,
     found: String,
@@ -149,7 +149,7 @@ impl Report {
         json
     }
 
-    /// Calls a second as a share of calls that do nothing.
+    /// Calls a second as a share of the rate of calls that do nothing.
     fn share_of_noop(&self, figures: &Figures) -> Option<f64> {
         let noop = self.noop?;
         Some(round2(figures.per_s() * CALLS.len() as f64 / noop.per_s))
@@ -206,7 +206,7 @@ impl Report {
             let Some(usage) = figures.usage else { continue };
             let lives = figures.lifecycles as f64;
             if figures.concurrency == 1 {
-                // What is counted does not depend on the speed of the disk.
+                // Counts do not depend on the speed of the disk.
                 let commits = usage.counters.commits as f64 / lives;
                 check(
                     "durable commits a lifecycle, concurrency 1".to_owned(),
@@ -233,7 +233,7 @@ impl Report {
                 beside.found(),
                 "≥ 0.95 ×",
                 beside.ratio() >= 0.95,
-                // Both builds took turns on one machine, so that its speed is the same for both.
+                // Both builds took turns on one machine, so they had the same speed of disk.
                 true,
             );
         }

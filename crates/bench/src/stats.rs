@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// Durations in microseconds, sorted when they are asked about.
+/// Durations in microseconds, sorted when percentiles are requested.
 #[derive(Debug, Clone, Default)]
 pub struct Samples(Vec<f64>);
 
@@ -12,7 +12,7 @@ impl Samples {
         self.0.push(duration.as_secs_f64() * 1e6);
     }
 
-    /// Adds all of another.
+    /// Adds all samples of another set.
     pub fn extend(&mut self, other: &Self) {
         self.0.extend_from_slice(&other.0);
     }
@@ -38,7 +38,7 @@ pub fn quartiles(values: Vec<f64>) -> [f64; 3] {
     at([0.25, 0.50, 0.75], values)
 }
 
-/// The values that stand at these shares of all; 0 where there is none.
+/// The values at these shares of all; 0 if there are none.
 fn at(shares: [f64; 3], mut values: Vec<f64>) -> [f64; 3] {
     values.sort_unstable_by(f64::total_cmp);
     shares.map(|share| {

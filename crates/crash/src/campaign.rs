@@ -1,4 +1,4 @@
-//! What is done to the daemon, and in how many worlds.
+//! The campaigns: the faults that each injects, and the number of worlds.
 
 use std::{fs, path::Path};
 
@@ -16,14 +16,14 @@ use crate::{
     world::{Tally, World},
 };
 
-/// Rounds that a world of random rounds lives through.
+/// Rounds in a world of random rounds.
 pub const ROUNDS_OF_A_WORLD: u64 = 10;
-/// A little more than the time for which requests are remembered in one table.
+/// A little more than the time for which one table remembers requests.
 const REQUEST_WINDOW_S: i64 = 24 * 3_600 + 60;
-/// The argument that makes this crate's program choose another key, as `evidenceos keys` does.
+/// The argument with which this crate's program chooses another key, as `evidenceos keys` does.
 pub const CHOOSE_KEY: &str = "choose-key";
 
-/// What worlds are made of.
+/// The programs that worlds are made of.
 #[derive(Debug, Clone)]
 pub struct Tools<'t> {
     /// This crate's program, which runs the daemon.
@@ -32,17 +32,17 @@ pub struct Tools<'t> {
     pub recorder: &'t Recorder,
 }
 
-/// How a point is come by.
+/// The way to reach a point.
 enum Scene {
-    /// Under load; the dice say at which time, up to this.
+    /// Under load; the dice choose the time, up to this one.
     Load { up_to: u64 },
     /// In the quiet after a commit that found the disk full.
     Full,
-    /// On the way down.
+    /// During a stop.
     Stop,
-    /// In a start, so many times in a row, after something was prepared.
+    /// During a start, this many times in a row, after a preparation.
     Start { prepare: Prepare, times: usize },
-    /// In a first start.
+    /// During a first start.
     FirstStart,
     /// Under load, after a day and a night.
     NextDay,
@@ -50,11 +50,11 @@ enum Scene {
     ChoosingKey,
     /// Under load, with the log's key in a key service.
     Kms,
-    /// While a backup is made.
+    /// During a backup.
     Backup,
-    /// While one is brought back.
+    /// During a restore.
     Restore,
-    /// While the lost end of a log is brought back from a mirror.
+    /// While the lost end of a log is recovered from a mirror.
     Recover,
 }
 
@@ -67,7 +67,7 @@ enum Prepare {
     Orphan,
 }
 
-/// Every point has its scene: one that is added to the enum does not compile without.
+/// The scene of each point: a point added to the enum does not compile without one.
 fn scene(point: Point) -> Scene {
     let start = |prepare, times| Scene::Start { prepare, times };
     match point {
@@ -137,7 +137,7 @@ impl Tools<'_> {
     /// One world of random rounds.
     ///
     /// # Errors
-    /// Where anything is not as it must be; says the seed, and keeps the directory.
+    /// [`Failed`] if a check does not hold; states the seed, and keeps the directory.
     pub async fn random_world(&self, seed: u64, rounds: u64) -> Result<Tally, Failed> {
         let mut world = self.world(seed)?;
         let done = async {
@@ -169,10 +169,10 @@ impl Tools<'_> {
         explain(done, world, &format!("seed {seed}, read-only"))
     }
 
-    /// Every point in its turn, in one world where that can be, and in worlds of their own.
+    /// Every point in turn, in one world if possible, and otherwise in worlds of their own.
     ///
     /// # Errors
-    /// Where a point is never come by, or anything is not as it must be afterwards.
+    /// [`Failed`] if a point is never reached, or a check does not hold afterwards.
     pub async fn every_point(&self, seed: u64) -> Result<Tally, Failed> {
         let mut dice = Dice::new(seed);
         let mut shared = self.world(dice.roll())?;
@@ -186,7 +186,7 @@ impl Tools<'_> {
         }
         let mut tally = Tally::default();
         for point in Point::ALL {
-            // Only a point at which a write can fail has more to play than a death.
+            // If no write can fail at a point, only a death is tried there.
             let whats: &[What] = if point.kind().can_fail() {
                 &[What::Kill, What::Full, What::Broken]
             } else {
@@ -203,7 +203,7 @@ impl Tools<'_> {
                     what: *what,
                 };
                 let context = format!("seed {seed}, {arming}");
-                // What these scenes leave behind would be in the way of the points after them.
+                // The leftovers of these scenes would disturb the points after them.
                 if needs_own_world(*point) {
                     let mut world = self.world(dice.roll())?;
                     let done = self.at(&mut world, arming).await.map(|()| world.tally());
@@ -254,7 +254,7 @@ impl Tools<'_> {
                     ("EVIDENCEOS_KMS_KEY_ID", "a-key-that-stays-there".into()),
                     ("EVIDENCEOS_KMS_MOCK_KEY_HEX", key.into()),
                 ]);
-                // The key is not made by the start: an anchor tells that it has signed nothing.
+                // The start does not make the key: an anchor shows that it has signed nothing.
                 world.make_anchor()?;
                 world.begin().await?;
                 world.round_at(arming).await
@@ -292,7 +292,7 @@ async fn start(
             to_the_first_schema(&directory)?;
         }
         Prepare::SecretGone => {
-            // A start without this secret fails, and has taken the lock by then.
+            // A start without this secret fails after it has taken the lock.
             let (secret, aside) = (
                 directory.join("secrets/owners.secret"),
                 directory.join("aside"),
@@ -307,7 +307,7 @@ async fn start(
     world.start_at(arming, times).await
 }
 
-/// What crashes of every kind may leave beside the files that count.
+/// Leaves the orphans of crashes of every kind beside the real files.
 fn leave_orphans(directory: &Path) -> Result<(), Failed> {
     let orphans = [
         "blobs/00/no-digest.0123456789abcdef.tmp",
@@ -327,7 +327,7 @@ fn leave_orphans(directory: &Path) -> Result<(), Failed> {
     Ok(())
 }
 
-/// Puts the tables back to their first version, as the release before wrote them.
+/// Migrates the tables back to their first version, as the previous release wrote them.
 fn to_the_first_schema(directory: &Path) -> Result<(), Failed> {
     let database = Connection::open(directory.join("evidenceos.db")).map_err(fail)?;
     database
@@ -342,7 +342,7 @@ async fn choose_key(world: &mut World, arming: Arming) -> Result<(), Failed> {
         must(status.success() == armed.is_empty(), || {
             format!("choosing a key ended with {status}")
         })?;
-        // The key that was chosen, whether or not its chooser lived to say so, follows the one before.
+        // The chosen key follows the previous one, whether or not the process that chose it survived.
         world.settle().await?;
     }
     must(world.noted("fired ")?.contains(arming.point.name()), || {
@@ -350,7 +350,7 @@ async fn choose_key(world: &mut World, arming: Arming) -> Result<(), Failed> {
     })
 }
 
-/// Says where something failed, and keeps the directory.
+/// Adds the context to a failure, and keeps the directory.
 fn explain(done: Result<Tally, Failed>, world: World, context: &str) -> Result<Tally, Failed> {
     done.map_err(|Failed(why)| {
         let kept = world.keep();

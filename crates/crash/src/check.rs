@@ -1,4 +1,4 @@
-//! After a restart: everything acknowledged is there exactly once, and nothing else is.
+//! Checks after a restart: everything acknowledged is there exactly once, and nothing else is.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -20,10 +20,10 @@ use crate::{
     load,
 };
 
-/// Acknowledged steps that are asked again at each check, under their old request ids.
+/// Acknowledged steps that each check repeats under their old request ids.
 const REPLAYS: usize = 6;
 
-/// What is known of the log from outside.
+/// The log as seen from outside.
 #[derive(Debug, Clone, Default)]
 pub struct Mirror {
     vkey: Option<String>,
@@ -32,7 +32,7 @@ pub struct Mirror {
 }
 
 impl Mirror {
-    /// Entries that are known.
+    /// The number of known entries.
     #[must_use]
     pub fn size(&self) -> u64 {
         self.entries.len() as u64
@@ -44,14 +44,14 @@ impl Mirror {
         &self.entries
     }
 
-    /// Entries that somebody asked for, and links between keys.
+    /// The number of entries that clients asked for, and of links between keys.
     #[must_use]
     pub fn asked_for(&self) -> usize {
         let asked_for = |entry: &&Vec<u8>| !is_comparison(entry);
         self.entries.iter().filter(asked_for).count()
     }
 
-    /// The key that signed the first head that was seen.
+    /// The key that signed the first head seen.
     #[must_use]
     pub fn vkey(&self) -> &str {
         self.vkey.as_deref().unwrap_or_default()
@@ -60,7 +60,7 @@ impl Mirror {
     /// Follows the log to its newest checkpoint: it only grew, it is signed, and every ledger in it adds up.
     ///
     /// # Errors
-    /// Where any of that does not hold.
+    /// [`Failed`] if any of that does not hold.
     pub async fn follow(&mut self, client: &mut Client, vkey: &str) -> Result<LogReport, Failed> {
         let note = client.checkpoint().await?;
         let checkpoint = stated(&note)?;
@@ -72,7 +72,7 @@ impl Mirror {
                 )));
             }
             let (path, first, second) = client.consistency(before, size).await?;
-            // The server names the roots of its proof. Only those that were signed count.
+            // The server names the roots of its proof. Only signed roots count.
             must(first == old_root && second == root, || {
                 format!("the roots of trees {before} and {size} are not those that were signed")
             })?;
@@ -86,7 +86,7 @@ impl Mirror {
             let findings: Vec<String> = report.findings.iter().map(ToString::to_string).collect();
             format!("the log does not hold: {}", findings.join("; "))
         })?;
-        // The first key that was seen is trusted, and later ones must follow from the log.
+        // The mirror trusts the first key seen, and later keys must follow from the log.
         let first = self.vkey.get_or_insert_with(|| vkey.to_owned()).clone();
         let trust = trust(&first, &report)?;
         trust.open(note.as_bytes()).map_err(fail)?;
@@ -103,7 +103,7 @@ fn trust(vkey: &str, report: &LogReport) -> Result<Trust, Failed> {
     Trust::along(key, &report.keys).map_err(fail)
 }
 
-/// What a checkpoint says, whoever has signed it.
+/// Reads a checkpoint, whichever key has signed it.
 pub(crate) fn stated(note: &str) -> Result<Checkpoint, Failed> {
     let note = Note::parse(note.as_bytes()).map_err(fail)?;
     note.text().parse().map_err(fail)
@@ -118,7 +118,7 @@ pub(crate) fn must(holds: bool, otherwise: impl FnOnce() -> String) -> Result<()
     }
 }
 
-/// Entries of the log that were acknowledged; links between keys come besides.
+/// The number of acknowledged entries of the log; links between keys are counted separately.
 pub(crate) fn entries_of(ledger: &Ledger) -> usize {
     let steps = [
         Step::Register,
@@ -136,13 +136,13 @@ pub(crate) fn entries_of(ledger: &Ledger) -> usize {
     1 + ledger.lives().map(of_a_life).sum::<usize>()
 }
 
-/// A registration writes one for each earlier holdout on which something can still be certified:
-/// how many those are depends on what ended first.
+/// Whether an entry is a comparison. A registration writes one for each earlier holdout on which
+/// something can still be certified: their number depends on the order of settlements.
 fn is_comparison(entry: &[u8]) -> bool {
     Kind::of(entry) == Some(Kind::HoldoutCompared)
 }
 
-/// What the server says it holds.
+/// The server's state, as it reports it.
 pub struct State {
     claims: HashMap<Bytes, wire::Claim>,
     holdouts: HashMap<String, wire::Holdout>,
@@ -155,10 +155,10 @@ pub struct State {
 }
 
 impl State {
-    /// Asks the server for everything.
+    /// Reads the server's whole state.
     ///
     /// # Errors
-    /// Where it does not say, or its log does not hold.
+    /// [`Failed`] if the server does not report it, or its log does not hold.
     pub async fn read(
         client: &mut Client,
         vkey: &str,
@@ -183,7 +183,7 @@ impl State {
         must(holdouts.len() == count, || {
             "a holdout is listed twice".to_owned()
         })?;
-        // Counted from the entries, and not from what the server lists.
+        // Counted from the entries, not from the server's lists.
         let mut revocations = BTreeMap::new();
         for entry in &mirror.entries {
             if let Ok(Entry::ClaimRevoked(revoked)) = Entry::parse(entry) {
@@ -207,10 +207,10 @@ impl State {
         })
     }
 
-    /// Whether a life is as far as its client was told, at least; `told` steps of it count.
+    /// Checks that a life is at least as far as its client was told; the first `told` steps count.
     ///
     /// # Errors
-    /// Where something acknowledged is missing or different.
+    /// [`Failed`] if something acknowledged is missing or different.
     pub fn must_hold(&self, life: &Life, told: usize) -> Result<(), Failed> {
         for (step, (what, _)) in life.steps().iter().zip(&life.told[..told]) {
             self.must_hold_step(life, *step, what)
@@ -262,7 +262,8 @@ impl State {
             (Step::Fetch, Told::Fetched(fetched)) => {
                 let verified = verify_receipt(&fetched.receipt, &self.trust).map_err(fail)?;
                 let size = verified.checkpoint.size();
-                // A receipt over a larger tree was shown before that tree was durable.
+                // A receipt over a larger tree would mean that the tree was shown before it was
+                // durable.
                 must(size <= self.report.entries, || {
                     format!(
                         "its receipt is of a tree of {size}, the log has {}",
@@ -293,7 +294,7 @@ impl State {
             }
             (Step::Grant | Step::GrantMore, Told::Granted(told)) => {
                 let balance = self.account(&life.principal())?.credit_balance;
-                // It may have got more since, and accounts like this one run nothing.
+                // The account may have got more since, and accounts like this one run nothing.
                 must(balance >= *told, || {
                     format!("its balance was {told}, and is {balance}, and it burns nothing")
                 })
@@ -338,10 +339,11 @@ impl State {
         })
     }
 
-    /// Nothing is there that nobody asked for, and nothing of what was said not to be done.
+    /// Checks that nothing is there that no client asked for, and nothing that was reported as not
+    /// done.
     ///
     /// # Errors
-    /// Where there is.
+    /// [`Failed`] if there is.
     pub fn must_be_all(&self, ledger: &Ledger) -> Result<(), Failed> {
         // A change of keys writes an entry that no client asked for.
         let entries = entries_of(ledger) + self.report.keys.links.len();
@@ -385,7 +387,7 @@ impl State {
         self.meters_must_agree()
     }
 
-    /// Every grant counts once and every run was paid once; nothing is reserved for ever.
+    /// Every grant counts once, every run was paid once, and nothing is reserved forever.
     fn credit_must_add_up(&self, ledger: &Ledger) -> Result<(), Failed> {
         let mut granted = 0;
         let mut burned: HashMap<String, u64> = HashMap::new();
@@ -406,7 +408,7 @@ impl State {
             )
         })?;
         let in_all: u64 = burned.values().sum();
-        // Every client has its answer by now, so that no run is under way.
+        // Every client has its answer by now, so no run is under way.
         must(totals.burned == in_all && totals.reserved == 0, || {
             format!(
                 "runs said to have burned {in_all} credits, and the accounts say {}, and {} reserved",
@@ -439,10 +441,10 @@ impl State {
         )
     }
 
-    /// `accounts.json` is exactly the accounts.
+    /// Checks that `accounts.json` shows exactly the accounts.
     ///
     /// # Errors
-    /// Where it is not.
+    /// [`Failed`] if it differs.
     pub fn file_must_be(&self, directory: &Path) -> Result<(), Failed> {
         let file = accounts_json(directory)?;
         let listed: BTreeMap<String, serde_json::Value> = self
@@ -479,7 +481,7 @@ impl State {
     fn must_not_be_done(&self, life: &Life) -> Result<(), Failed> {
         let done = match (life.next(), life.id()) {
             (Some(Step::Limit), _) => self.accounts.contains_key(&life.principal()),
-            // A grant that was not to be would be found by the sums.
+            // The sums would reveal an unwanted grant.
             (Some(Step::Create), _) => {
                 let name = life.name();
                 self.claims.values().any(|claim| claim.claim_name == name)
@@ -507,7 +509,7 @@ impl State {
         })
     }
 
-    /// The server's meters are what the log says, and nothing is reserved for ever.
+    /// The server's meters match the log, and nothing is reserved forever.
     fn meters_must_agree(&self) -> Result<(), Failed> {
         for holdout in self.holdouts.values() {
             let ledger = self
@@ -525,7 +527,7 @@ impl State {
                 holdout.sealed_reserved_microbits,
                 holdout.answer_reserved_microbits,
             ];
-            // No run is under way by now: what is still reserved was forgotten by a settlement.
+            // No run is under way by now: a remaining reservation was forgotten by a settlement.
             let should = [
                 ledger.sealed_charged.get(),
                 ledger.answers_charged.get(),
@@ -546,10 +548,10 @@ impl State {
     }
 }
 
-/// What `accounts.json` says; nothing where there is none.
+/// The accounts in `accounts.json`; empty if there is no file.
 ///
 /// # Errors
-/// Where there is one that is not whole.
+/// [`Failed`] if the file is not whole.
 pub fn accounts_json(directory: &Path) -> Result<BTreeMap<String, serde_json::Value>, Failed> {
     let path = directory.join("accounts.json");
     if !path.exists() {
@@ -563,10 +565,10 @@ pub fn accounts_json(directory: &Path) -> Result<BTreeMap<String, serde_json::Va
     Ok(accounts.clone().into_iter().collect())
 }
 
-/// Asks for a few acknowledged steps again, under their old request ids: the answers must be the old ones.
+/// Repeats a few acknowledged steps under their old request ids: the answers must be the old ones.
 ///
 /// # Errors
-/// Where one differs.
+/// [`Failed`] if an answer differs.
 pub async fn replay(client: &mut Client, lives: &[Life], dice: &mut Dice) -> Result<(), Failed> {
     for _ in 0..REPLAYS.min(lives.len()) {
         let life = dice.one_of(lives);
@@ -578,7 +580,7 @@ pub async fn replay(client: &mut Client, lives: &[Life], dice: &mut Dice) -> Res
             .map(|last| life.steps()[last])
         {
             None => continue,
-            // A fetch has no request id, so that asking again proves nothing.
+            // A fetch has no request id, so repeating it proves nothing.
             Some(Step::Fetch) => Step::Execute,
             // The first request is remembered by its key and later ones in a row: both places must
             // answer.

@@ -1,5 +1,5 @@
-//! A careful client: every call that changes something carries a request id, and every answer is one of
-//! three: done, certainly not done, or nobody knows.
+//! A careful client: every call that changes something carries a request id, and every answer is one of three: done,
+//! certainly not done, or unknown.
 
 use evidenceos_proto::{self as wire, evidence_os_client::EvidenceOsClient};
 use evidenceos_tlog::Hash;
@@ -13,21 +13,21 @@ use tonic::{
 
 use crate::{Failed, fail, modules};
 
-/// What became of a call.
+/// The outcome of a call.
 #[derive(Debug)]
 pub enum Answer<T> {
-    /// The server says that it was done.
+    /// The server reports that it was done.
     Done(T),
-    /// The server says that nothing was done, and whether asking again later may help.
+    /// The server reports that nothing was done, and whether a retry may help.
     NotApplied {
         /// The stable code that the reply carries.
         code: String,
-        /// Whether to ask again.
+        /// Whether the client should retry.
         again: bool,
         /// The server's sentence for the caller.
         message: String,
     },
-    /// The connection broke, or the server does not know itself.
+    /// The connection broke, or the server itself does not know.
     Lost,
 }
 
@@ -41,7 +41,7 @@ impl<T> Answer<T> {
             let value = status.metadata().get(name);
             value.and_then(|value| value.to_str().ok())
         };
-        // Only a server that says so has not done it. Any other error leaves the outcome open.
+        // Only if the server says so, nothing was done. Any other error leaves the outcome open.
         match field("x-evidenceos-outcome") {
             Some("not-applied") => Self::NotApplied {
                 code: field("x-evidenceos-code").unwrap_or_default().to_owned(),
@@ -52,7 +52,7 @@ impl<T> Answer<T> {
         }
     }
 
-    /// What was done, as something else.
+    /// Maps the value of a call that was done.
     pub fn map<U>(self, map: impl FnOnce(T) -> U) -> Answer<U> {
         match self {
             Self::Done(value) => Answer::Done(map(value)),
@@ -69,10 +69,10 @@ impl<T> Answer<T> {
         }
     }
 
-    /// What was done.
+    /// The value of a call that was done.
     ///
     /// # Errors
-    /// Where it was not.
+    /// [`Failed`] if it was not done.
     pub fn done(self, what: &str) -> Result<T, Failed> {
         match self {
             Self::Done(value) => Ok(value),
@@ -84,10 +84,10 @@ impl<T> Answer<T> {
     }
 }
 
-/// What a settled claim was told.
+/// The result of a settled claim.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settled {
-    /// Where its capsule stands.
+    /// Index of its capsule.
     pub index: u64,
     /// The SHA-256 of the capsule.
     pub capsule_hash: Bytes,
@@ -97,7 +97,7 @@ pub struct Settled {
     pub burned: u64,
 }
 
-/// What a fetch gave.
+/// The result of a fetch.
 #[derive(Debug, Clone)]
 pub struct Fetched {
     /// A receipt that verifies offline.
@@ -106,14 +106,14 @@ pub struct Fetched {
     pub head: (u64, Hash),
 }
 
-/// A connection, and who speaks over it.
+/// A connection to the daemon.
 #[derive(Clone)]
 pub struct Client(EvidenceOsClient<Channel>);
 
 /// The principal of a call.
 #[derive(Debug, Clone, Copy)]
 pub enum Caller<'c> {
-    /// Whoever runs the server.
+    /// The operator of the server.
     Operator,
     /// A submitter, by token.
     Submitter(&'c str),
@@ -132,10 +132,10 @@ fn request<T>(caller: Caller<'_>, id: Option<&str>, message: T) -> Result<Reques
     Ok(request)
 }
 
-/// 32 bytes of the wire.
+/// 32 bytes of the wire as a hash.
 ///
 /// # Errors
-/// Where they are not 32.
+/// [`Failed`] if there are not exactly 32.
 pub fn hash(bytes: &[u8]) -> Result<Hash, Failed> {
     bytes
         .try_into()
@@ -148,20 +148,20 @@ fn hashes(path: &[Bytes]) -> Result<Vec<Hash>, Failed> {
 }
 
 impl Client {
-    /// A connection of its own; `None` where nobody listens.
+    /// Opens a connection of its own; `None` if no server listens.
     ///
     /// # Errors
-    /// Where the address is none.
+    /// [`Failed`] if the address is invalid.
     pub async fn connect(address: &str) -> Result<Option<Self>, Failed> {
         let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(fail)?;
-        // That nobody listens is an answer here: the daemon may be dead.
+        // If no server listens, that is an answer here: the daemon may be dead.
         let channel = endpoint.tcp_nodelay(true).connect().await.ok();
         Ok(channel.map(|channel| {
             Self(EvidenceOsClient::new(channel).max_decoding_message_size(64 << 20))
         }))
     }
 
-    /// Registers a holdout; its id.
+    /// Registers a holdout; returns its id.
     pub async fn register(&mut self, id: &str, holdout: &str) -> Result<Answer<Bytes>, Failed> {
         use wire::put_holdout_request::Part;
         let chunk = wire::PutHoldoutChunk {
@@ -185,7 +185,7 @@ impl Client {
         Ok(Answer::of(self.0.retire_holdout(request).await).map(drop))
     }
 
-    /// Creates a claim; its id.
+    /// Creates a claim; returns its id.
     pub async fn create(
         &mut self,
         caller: Caller<'_>,
@@ -294,7 +294,7 @@ impl Client {
         })
     }
 
-    /// Revokes a claim; when.
+    /// Revokes a claim; returns the time.
     pub async fn revoke(
         &mut self,
         caller: Caller<'_>,
@@ -367,7 +367,7 @@ impl Client {
         }
     }
 
-    /// Raises the limit of an account, which is opened where there is none.
+    /// Raises the limit of an account, which the call opens if it is missing.
     pub async fn limit(
         &mut self,
         id: &str,
@@ -382,7 +382,7 @@ impl Client {
         Ok(Answer::of(self.0.set_credit_limit(request).await).map(drop))
     }
 
-    /// Grants credit; the balance.
+    /// Grants credit; returns the balance.
     pub async fn grant(
         &mut self,
         id: &str,
@@ -425,13 +425,13 @@ impl Client {
         answer.done("accounts.json").map(drop)
     }
 
-    /// The text of the newest checkpoint that is shown.
+    /// The text of the newest checkpoint that the server shows.
     pub async fn checkpoint(&mut self) -> Result<String, Failed> {
         let answer = Answer::of(self.0.get_checkpoint(wire::GetCheckpointRequest {}).await);
         Ok(answer.done("the checkpoint")?.checkpoint)
     }
 
-    /// Proof that one tree of the log grew out of another, and the roots that the server names.
+    /// Proof that one tree of the log extends another, and the roots that the server names.
     pub async fn consistency(
         &mut self,
         first: u64,
@@ -450,7 +450,7 @@ impl Client {
         ))
     }
 
-    /// Entries from an index on, as many as there are below `end`.
+    /// Entries from an index on, up to `end`.
     pub async fn entries(&mut self, start: u64, end: u64) -> Result<Vec<Vec<u8>>, Failed> {
         let mut entries = Vec::new();
         while start + (entries.len() as u64) < end {
@@ -461,7 +461,7 @@ impl Client {
             };
             let request = request(Caller::Operator, None, message)?;
             let page = Answer::of(self.0.list_entries(request).await).done("the log's entries")?;
-            // An empty page would be asked for again without end.
+            // An empty page would be requested again without end.
             if page.entries.is_empty() {
                 return Err(fail(format!("the log has no entry {from}, of {end}")));
             }

@@ -1,4 +1,4 @@
-//! Backups, and logs that are recovered from a copy, broken off in the middle.
+//! Backups, restores and recoveries that are interrupted by a crash.
 
 use std::{
     fs,
@@ -7,10 +7,10 @@ use std::{
 
 use crate::{Failed, check, check::must, client::Client, fail, recorder::Arming, world::World};
 
-/// Steps before the backup that a recovered log begins from, and after it.
+/// Steps before the backup from which a log is recovered, and after it.
 const STEPS: u64 = 60;
 
-/// A backup dies; what it left is none, and another one is made and brought back.
+/// A backup dies; its leftover is not a backup, and another one is made and restored.
 pub async fn backup(world: &mut World, arming: Arming) -> Result<(), Failed> {
     let broken = world.beside(&format!("broken-{}", arming.point.name()));
     must(
@@ -28,7 +28,7 @@ pub async fn backup(world: &mut World, arming: Arming) -> Result<(), Failed> {
     world.died_at(arming)
 }
 
-/// A restore dies; what it left is not restored into again, and nobody has to guess what it is.
+/// A restore dies; a second restore refuses its leftover, because the directory is not empty.
 pub async fn restore(world: &mut World, arming: Arming) -> Result<(), Failed> {
     let whole = whole_backup(world, &arming).await?;
     let aside = world.beside("aside");
@@ -47,8 +47,8 @@ pub async fn restore(world: &mut World, arming: Arming) -> Result<(), Failed> {
     world.died_at(arming)
 }
 
-/// The directory is brought back from an older state, and the end of its log from a mirror. What
-/// the claims were is lost with their rows; the log and what was charged are not.
+/// The directory is restored from an older state, and the end of its log from a mirror. The claims
+/// are lost with their rows; the log and its charges are not.
 pub async fn recover(world: &mut World, arming: Arming) -> Result<(), Failed> {
     world.begin().await?;
     world.load(STEPS).await?;
@@ -58,14 +58,14 @@ pub async fn recover(world: &mut World, arming: Arming) -> Result<(), Failed> {
     copy(&world.directory().join("log"), &mirror)?;
     let published = fs::read_to_string(mirror.join("checkpoint")).map_err(fail)?;
     restored(world, &older).await?;
-    // Its anchor knows more: reads are served, and nothing else.
+    // The daemon's anchor knows more: it serves reads, and nothing else.
     let daemon = world.launcher().serve().await?;
     must(daemon.is_held(), || {
         "a rolled back directory is served as if it were the newest".to_owned()
     })?;
     daemon.stop().await?;
     let arguments = ["log", "recover", "--from", text(&mirror)?];
-    // The second recovery begins at what the first one left, and dies too.
+    // The second recovery starts from the first one's leftover, and dies too.
     for _ in 0..2 {
         let (fine, _) = world.command(&arguments, &[arming]).await?;
         must(!fine, || format!("at {arming} the recovery went on"))?;
@@ -98,7 +98,7 @@ async fn whole_backup(world: &mut World, arming: &Arming) -> Result<PathBuf, Fai
     Ok(whole)
 }
 
-/// Puts a backup in the directory's place, as an operator does, and looks at everything.
+/// Puts a backup in the directory's place, as an operator does, and checks everything.
 async fn bring_back(world: &mut World, backup: &Path) -> Result<(), Failed> {
     restored(world, backup).await?;
     world.settle().await
@@ -109,7 +109,7 @@ async fn restored(world: &mut World, backup: &Path) -> Result<(), Failed> {
     fs::rename(world.directory(), &aside).map_err(fail)?;
     let (fine, said) = world.command(&["restore", text(backup)?], &[]).await?;
     must(fine, || format!("the restore says {said}"))?;
-    // They are backed up apart.
+    // Keys and secrets are backed up separately.
     for name in ["keys", "secrets"] {
         copy(&aside.join(name), &world.directory().join(name))?;
     }

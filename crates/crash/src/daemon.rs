@@ -1,4 +1,4 @@
-//! The daemon as a child process: this crate's own program, which is the daemon when it is told to be.
+//! The daemon as a child process: this crate's own program, which acts as the daemon if its first argument says so.
 
 use std::{
     ffi::OsString,
@@ -20,21 +20,21 @@ use crate::{
 
 /// The first argument that makes this crate's program the daemon.
 pub const AS_DAEMON: &str = "daemon";
-/// Longer than anything takes that is well.
+/// Longer than any healthy operation takes.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// How daemons are started.
+/// The settings with which daemons are started.
 #[derive(Debug, Clone)]
 pub struct Launcher {
     /// This crate's program, which runs the daemon.
     pub program: PathBuf,
-    /// Stands between the daemon and its files.
+    /// The library that intercepts the daemon's file operations.
     pub recorder: Recorder,
-    /// The data directory, as the daemon names it.
+    /// The data directory, as the daemon's argument names it.
     pub directory: PathBuf,
-    /// Where points that were come by are noted.
+    /// The file that lists the reached points.
     pub hits: PathBuf,
-    /// Where everything that happens to files is recorded.
+    /// The file that records all file operations.
     pub trace: Option<PathBuf>,
     /// While this file exists, nothing in the data directory can be changed.
     pub read_only_while: PathBuf,
@@ -44,11 +44,11 @@ pub struct Launcher {
     pub clock_s: i64,
 }
 
-/// How a start went.
+/// The outcome of a start.
 pub enum Started {
-    /// It takes calls now.
+    /// The daemon takes calls now.
     Serves(Box<Daemon>),
-    /// It ended before that.
+    /// The daemon ended before that.
     Ended(ExitStatus, String),
 }
 
@@ -92,15 +92,15 @@ impl Launcher {
         spawned.map_err(|error| fail(format!("cannot start {program}: {error}")))
     }
 
-    /// Starts a daemon and leaves it to itself: it may not have come far.
+    /// Starts a daemon and does not wait for it: it may not have got far.
     ///
     /// # Errors
-    /// Where there is no such program.
+    /// [`Failed`] if the program cannot be started.
     pub fn spawn(&self, armed: &[Arming]) -> Result<Child, Failed> {
         let mut command = self.command(AS_DAEMON, armed);
         command
             .args(["--listen", "127.0.0.1:0", "--preflight-listen", "off"])
-            // Clients here are faster than anybody honest.
+            // The clients here are faster than any honest caller.
             .args(["--probe-claims", "off"])
             .args(["--metrics-listen", "off", "--log", "error", "--data-dir"])
             .arg(&self.directory);
@@ -110,18 +110,18 @@ impl Launcher {
     /// Starts this crate's program in another role, with the data directory as its argument.
     ///
     /// # Errors
-    /// Where there is no such program.
+    /// [`Failed`] if the program cannot be started.
     pub fn spawn_as(&self, role: &str, armed: &[Arming]) -> Result<Child, Failed> {
         let mut command = self.command(role, armed);
         command.arg(&self.directory);
         self.launched(command)
     }
 
-    /// Runs a command of the daemon's over the data directory to its end: whether it went well,
-    /// and what it said.
+    /// Runs a command of the daemon over the data directory to its end: whether it succeeded, and
+    /// its output.
     ///
     /// # Errors
-    /// Where there is no such program, or it does not end.
+    /// [`Failed`] if the program cannot be started, or does not end.
     pub async fn run(
         &self,
         arguments: &[&str],
@@ -144,7 +144,7 @@ impl Launcher {
     /// Starts a daemon and waits until it serves or has ended.
     ///
     /// # Errors
-    /// Where it does neither.
+    /// [`Failed`] if it does neither.
     pub async fn start(&self, armed: &[Arming]) -> Result<Started, Failed> {
         let mut child = self.spawn(armed)?;
         let stdout = child.stdout.take().ok_or_else(|| fail("no output"))?;
@@ -154,18 +154,18 @@ impl Launcher {
         read.map_err(|_| fail("a start takes for ever"))?
             .map_err(fail)?;
         let mut stderr = child.stderr.take().ok_or_else(|| fail("no errors"))?;
-        // A daemon that serves says so in its first line. Without one it has ended.
+        // A daemon that serves prints a first line. Without one it has ended.
         if line.is_empty() {
             let status = ended(&mut child).await?;
             let mut said = String::new();
             stderr.read_to_string(&mut said).await.map_err(fail)?;
             return Ok(Started::Ended(status, said));
         }
-        // What it says later is for whoever looks at a failed test.
+        // Its later output helps a reader of a failed test.
         tokio::spawn(async move {
             let mut lines = BufReader::new(stderr).lines();
             while let Ok(Some(line)) = lines.next_line().await {
-                // Every stop under load says this, so that it is no sign of a failure.
+                // Every stop under load prints this, so it is not a sign of failure.
                 if !line.contains("stopping; runs under way") {
                     eprintln!("  daemon: {line}");
                 }
@@ -186,10 +186,10 @@ impl Launcher {
         }
     }
 
-    /// Starts a daemon that must serve: nobody helps it.
+    /// Starts a daemon that must serve without help.
     ///
     /// # Errors
-    /// Where it does not.
+    /// [`Failed`] if it does not.
     pub async fn serve(&self) -> Result<Daemon, Failed> {
         match self.start(&[]).await? {
             Started::Serves(daemon) => Ok(*daemon),
@@ -204,7 +204,7 @@ impl Launcher {
 /// Waits for the end of a process.
 ///
 /// # Errors
-/// Where it does not come.
+/// [`Failed`] if it does not end.
 pub async fn ended(child: &mut Child) -> Result<ExitStatus, Failed> {
     timeout(PATIENCE, child.wait())
         .await
@@ -213,7 +213,7 @@ pub async fn ended(child: &mut Child) -> Result<ExitStatus, Failed> {
 }
 
 impl Daemon {
-    /// The address that it takes calls at.
+    /// The address at which it takes calls.
     #[must_use]
     pub fn address(&self) -> &str {
         &self.address
@@ -225,18 +225,18 @@ impl Daemon {
         self.is_held
     }
 
-    /// What verifies its log.
+    /// The key that verifies its log.
     #[must_use]
     pub fn vkey(&self) -> &str {
         &self.vkey
     }
 
-    /// SIGKILL.
+    /// Sends SIGKILL and waits for the end.
     ///
     /// # Errors
-    /// Where the process cannot be waited for.
+    /// [`Failed`] if the process cannot be waited for.
     pub async fn kill(mut self) -> Result<(), Failed> {
-        // Who is dead already cannot be killed.
+        // A dead process cannot be killed.
         let _ = self.child.start_kill();
         ended(&mut self.child).await.map(drop)
     }
@@ -244,7 +244,7 @@ impl Daemon {
     /// Waits until it has ended by itself.
     ///
     /// # Errors
-    /// Where it goes on.
+    /// [`Failed`] if it goes on.
     pub async fn ended(&mut self) -> Result<ExitStatus, Failed> {
         ended(&mut self.child).await
     }
@@ -252,15 +252,15 @@ impl Daemon {
     /// Whether it has ended by itself.
     ///
     /// # Errors
-    /// Where that cannot be known.
+    /// [`Failed`] if that cannot be determined.
     pub fn has_ended(&mut self) -> Result<bool, Failed> {
         Ok(self.child.try_wait().map_err(fail)?.is_some())
     }
 
-    /// SIGTERM.
+    /// Sends SIGTERM to the daemon.
     ///
     /// # Errors
-    /// Where it has ended already.
+    /// [`Failed`] if it has already ended.
     pub fn terminate(&self) -> Result<(), Failed> {
         let id = self.child.id().and_then(|id| i32::try_from(id).ok());
         let pid = id.and_then(rustix::process::Pid::from_raw);
@@ -268,10 +268,10 @@ impl Daemon {
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).map_err(fail)
     }
 
-    /// SIGTERM, and a good end.
+    /// Sends SIGTERM, and expects a clean end.
     ///
     /// # Errors
-    /// Where it ends otherwise.
+    /// [`Failed`] if it ends otherwise.
     pub async fn stop(mut self) -> Result<(), Failed> {
         self.terminate()?;
         let status = self.ended().await?;
@@ -285,10 +285,10 @@ impl Daemon {
     }
 }
 
-/// Puts a path into the form in which the recorder compares it.
+/// Converts a path into the form in which the recorder compares it.
 ///
 /// # Errors
-/// Where it is not there.
+/// [`Failed`] if it is missing.
 pub fn absolute(path: &Path) -> Result<PathBuf, Failed> {
     path.canonicalize()
         .map_err(|error| fail(format!("{}: {error}", path.display())))

@@ -1,4 +1,4 @@
-//! Chance that can be had again: everything random comes from one seed.
+//! Repeatable chance: everything random comes from one seed.
 
 /// SplitMix64 (Steele, Lea, Flood 2014).
 #[derive(Debug, Clone)]
@@ -25,17 +25,17 @@ impl Dice {
         self.roll() % n
     }
 
-    /// Whether something of a chance of one in `n` happens.
+    /// True with a chance of one in `n`.
     pub fn one_in(&mut self, n: u64) -> bool {
         self.below(n) == 0
     }
 
-    /// One of a few.
+    /// One of a few values.
     pub fn one_of<'a, T>(&mut self, of: &'a [T]) -> &'a T {
         &of[self.below(of.len() as u64) as usize]
     }
 
-    /// Dice of their own for a part, so that parts do not disturb one another.
+    /// Dice of their own for a part, so that parts do not affect one another.
     pub fn split(&mut self) -> Self {
         Self(self.roll())
     }

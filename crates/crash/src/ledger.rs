@@ -1,4 +1,4 @@
-//! What the clients asked for and were told: the model that a directory is compared with.
+//! The ledger of the clients' requests and replies: the model that a directory is compared with.
 
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -16,7 +16,7 @@ const SUBMITTERS: u64 = 3;
 /// Holdouts that every load needs.
 pub const FIRST_HOLDOUTS: [&str; 3] = ["first", "second", "large"];
 
-/// One thing that is asked of the server, in the life of a claim or a holdout.
+/// One request to the server, in the life of a claim or a holdout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
     /// A holdout is registered.
@@ -43,14 +43,14 @@ pub enum Step {
     GrantMore,
 }
 
-/// Whose life it is.
+/// The kind of a life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// A claim's, from its creation to its revocation.
     Claim,
     /// A holdout's, from its registration to its retirement.
     Holdout,
-    /// An account's, which is granted credit and never runs anything.
+    /// An account's, which gets credit and never runs anything.
     Account,
 }
 
@@ -66,44 +66,44 @@ const OF_A_HOLDOUT: [Step; 2] = [Step::Register, Step::Retire];
 const OF_AN_ACCOUNT: [Step; 3] = [Step::Limit, Step::Grant, Step::GrantMore];
 /// The limit that accounts are raised to: more than they ever get.
 pub const RAISED_LIMIT: u64 = 1 << 40;
-/// The limit that accounts begin with: more than they ever burn.
+/// The limit that accounts start with: more than they ever burn.
 pub const FIRST_LIMIT: u64 = 1 << 32;
 
-/// What a step was told.
+/// The reply to a step.
 #[derive(Debug, Clone)]
 pub enum Told {
-    /// The id of what was made.
+    /// The id of the created object.
     Made(Bytes),
-    /// Nothing but that it was done.
+    /// The step was done; the reply says nothing else.
     Done,
-    /// How a claim settled.
+    /// The result of a settled claim.
     Settled(Settled),
     Fetched(Fetched),
     /// When a claim was revoked, in Unix seconds.
     Revoked(u64),
-    /// The balance with what was granted.
+    /// The balance, including the grant.
     Granted(u64),
 }
 
 /// A life that a client leads to its end.
 #[derive(Debug, Clone)]
 pub struct Life {
-    /// Its number, from which its names and request ids come.
+    /// Its number, from which its names and request ids follow.
     pub number: u64,
     pub kind: Kind,
-    /// The submitter's token; none: the operator.
+    /// The submitter's token; `None` for the operator.
     pub token: Option<String>,
-    /// The holdout's name, which a claim names or which is registered.
+    /// The name of the holdout that a claim names or that is registered.
     pub holdout: String,
-    /// What the claim brings.
+    /// The module of the claim.
     pub module: Module,
-    /// How many steps it has.
+    /// The number of its steps.
     pub length: usize,
-    /// What was acknowledged, in order, and how long the trace was when the reply had arrived.
+    /// The replies, in order, with the length of the trace when each had arrived.
     pub told: Vec<(Told, u64)>,
-    /// Whether the next step was asked for, and nobody knows what became of it.
+    /// Whether the next step was requested and its outcome is unknown.
     pub maybe: bool,
-    /// The server said that the next step was not done, and it was left at that.
+    /// Whether the server reported that the next step was not done, and the client gave up.
     pub given_up: bool,
 }
 
@@ -119,13 +119,13 @@ impl Life {
         &all[..self.length]
     }
 
-    /// What is to be asked next.
+    /// The next step to request.
     #[must_use]
     pub fn next(&self) -> Option<Step> {
         self.steps().get(self.told.len()).copied()
     }
 
-    /// Whether nothing is left to ask.
+    /// Whether no step is left.
     #[must_use]
     pub fn is_over(&self) -> bool {
         self.given_up || self.next().is_none()
@@ -137,7 +137,7 @@ impl Life {
         format!("{}-{step:?}", self.number)
     }
 
-    /// The name that the claim is created under.
+    /// The name under which the claim is created.
     #[must_use]
     pub fn name(&self) -> String {
         format!("crash-{}", self.number)
@@ -149,30 +149,30 @@ impl Life {
         format!("bearer:{:064x}", self.number)
     }
 
-    /// What each of its grants is worth.
+    /// The amount of each of its grants.
     #[must_use]
     pub fn grant(&self) -> u64 {
         1 + self.number % 97
     }
 
-    /// Steps that were acknowledged when the trace was so long.
+    /// Steps that were acknowledged when the trace had this length.
     #[must_use]
     pub fn told_by(&self, position: u64) -> usize {
-        // The replies of a life arrive in order, so that the first later one ends those of before.
+        // The replies of a life arrive in order, so the first later one ends the earlier ones.
         self.told
             .iter()
             .take_while(|(_, mark)| *mark <= position)
             .count()
     }
 
-    /// What a step was told, if it was acknowledged.
+    /// The reply to a step, if it was acknowledged.
     #[must_use]
     pub fn told_at(&self, step: Step) -> Option<&Told> {
         let nth = self.steps().iter().position(|known| *known == step)?;
         self.told.get(nth).map(|(told, _)| told)
     }
 
-    /// The id of the claim or holdout, once it was told.
+    /// The id of the claim or holdout, once a reply stated it.
     #[must_use]
     pub fn id(&self) -> Option<&Bytes> {
         match self.told.first() {
@@ -181,7 +181,7 @@ impl Life {
         }
     }
 
-    /// How the claim settled, once that was told.
+    /// The claim's result, once a reply stated it.
     #[must_use]
     pub fn settled(&self) -> Option<&Settled> {
         match self.told_at(Step::Execute) {
@@ -191,7 +191,7 @@ impl Life {
     }
 }
 
-/// Everything that was asked, and a hand that invents more.
+/// Everything that clients requested, and the generator of further lives.
 #[derive(Debug, Clone)]
 pub struct Ledger {
     dice: Dice,
@@ -200,16 +200,16 @@ pub struct Ledger {
     idle: Vec<u64>,
     /// The trace file, if there is one.
     trace: Option<PathBuf>,
-    /// Heads that were shown, with the trace's length.
+    /// Heads that the server showed, with the trace's length.
     heads: Vec<(u64, Hash, u64)>,
     acknowledged: u64,
     asked_again: u64,
-    /// One life in so many is a holdout's.
+    /// One life in this many is a holdout's.
     holdout_in: u64,
 }
 
 impl Ledger {
-    /// An empty ledger. Where there is a trace, what is told is marked with its length.
+    /// An empty ledger. If there is a trace, replies are marked with its length.
     #[must_use]
     pub fn new(dice: Dice, trace: Option<PathBuf>) -> Self {
         Self {
@@ -224,7 +224,7 @@ impl Ledger {
         }
     }
 
-    /// How many lives are invented for each that is a holdout's.
+    /// Sets the number of lives per holdout's life.
     pub fn holdout_in(&mut self, lives: u64) {
         self.holdout_in = lives;
     }
@@ -236,7 +236,7 @@ impl Ledger {
         first.filter(|life| life.is_over()).count() == FIRST_HOLDOUTS.len()
     }
 
-    /// The ledger as it was when the trace was so long: what was asked after that is asked again.
+    /// The ledger at the time when the trace had this length: later requests are repeated.
     #[must_use]
     pub fn at(&self, position: u64) -> Self {
         let lives: BTreeMap<u64, Life> = self
@@ -245,9 +245,10 @@ impl Ledger {
             .map(|life| {
                 let mut life = life.clone();
                 let told = life.told_by(position);
-                // That a step was not done was said after the last reply, and so after this moment.
+                // The server reported after the last reply, and so after this moment, that a step
+                // was not done.
                 life.given_up &= told == life.told.len();
-                // Steps after this moment had been asked for, and nobody knows what became of them.
+                // Steps after this moment had been requested, and their outcome is unknown.
                 life.maybe = told < life.told.len();
                 life.told.truncate(told);
                 (life.number, life)
@@ -275,18 +276,18 @@ impl Ledger {
         self.trace.as_ref().map_or(0, length)
     }
 
-    /// Everything that was asked.
+    /// All lives so far.
     pub fn lives(&self) -> impl Iterator<Item = &Life> {
         self.lives.values()
     }
 
-    /// Heads that were shown: size, root, and the trace's length.
+    /// Heads that the server showed: size, root, and the trace's length.
     #[must_use]
     pub fn heads(&self) -> &[(u64, Hash, u64)] {
         &self.heads
     }
 
-    /// Steps that were acknowledged, and those that were asked again because nobody knew.
+    /// The number of acknowledged steps, and of steps repeated because their outcome was unknown.
     #[must_use]
     pub fn counts(&self) -> (u64, u64) {
         (self.acknowledged, self.asked_again)
@@ -305,14 +306,14 @@ impl Ledger {
         self.lives.insert(life.number, life);
     }
 
-    /// A life for a client to lead: one that was interrupted, or a new one where those may begin.
+    /// A life for a client to lead: an interrupted one, or a new one if new ones may begin.
     pub fn take(&mut self, may_begin: bool) -> Option<Life> {
         if self.idle.is_empty() && may_begin && self.has_begun() {
             let life = self.invent();
             self.add(life);
         }
         let first = FIRST_HOLDOUTS.len() as u64;
-        // Claims name the first holdouts, so that nothing else is led before those are registered.
+        // Claims name the first holdouts, so no other life may run before those are registered.
         if !self.has_begun() && self.idle.last().is_some_and(|next| *next >= first) {
             return None;
         }
@@ -322,9 +323,10 @@ impl Ledger {
         Some(life)
     }
 
-    /// Notes what a step was told; the life goes on.
+    /// Notes the reply to a step; the life goes on.
     pub fn tell(&mut self, life: &mut Life, told: Told) {
-        // The reply is here: all that it promises was done while the trace was no longer than now.
+        // The reply has arrived: everything it promises was done while the trace was no longer than
+        // now.
         let mark = self.position();
         if let Told::Fetched(Fetched {
             head: (size, root), ..
@@ -346,7 +348,7 @@ impl Ledger {
         self.lives.insert(life.number, life);
     }
 
-    /// Whether a client that was told that nothing was done leaves it at that.
+    /// Whether a client gives up after the server reported that nothing was done.
     pub fn gives_up(&mut self) -> bool {
         self.dice.one_in(2)
     }

@@ -1,12 +1,12 @@
-//! Kills the daemon and takes its power away, and looks at what is left.
+//! Kills the daemon or cuts its power, and checks what is left.
 //!
-//! [`world`] leads the real daemon, as a child process, through rounds of load, death and restart: at
-//! random moments, or at every point that `evidenceos-failpoint` names. [`power`] builds, from a record of
-//! everything that a daemon did to its files, the directories that a power cut could have left, and
-//! starts a daemon on each. Both compare with [`ledger`], which knows what the clients were told.
+//! [`world`] leads the real daemon, as a child process, through rounds of load, death and restart: at random moments,
+//! or at every point that `evidenceos-failpoint` names. [`power`] builds, from a record of all of a daemon's file
+//! operations, the directories that a power cut could have left, and starts a daemon on each. Both compare with
+//! [`ledger`], which knows the replies that clients got.
 //!
-//! What holds: after any of it the daemon starts without a hand, and everything that was acknowledged is
-//! there exactly once. Everything random comes from a seed, which is printed where something fails.
+//! The claim: after any of it the daemon starts without help, and everything that was acknowledged is there exactly
+//! once. Everything random comes from a seed, which is printed if something fails.
 
 #![allow(
     missing_docs,
@@ -28,12 +28,12 @@ pub mod world;
 
 use std::fmt::Display;
 
-/// Something that must hold does not.
+/// A check that does not hold.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Failed(pub String);
 
-/// Says what does not hold.
+/// A failure with this reason.
 pub fn fail(why: impl Display) -> Failed {
     Failed(why.to_string())
 }

@@ -1,4 +1,5 @@
-//! Clients that lead lives side by side until they are over, enough was acknowledged, or the server is gone.
+//! Clients that lead lives side by side until the lives are over, enough steps were acknowledged, or the server is
+//! gone.
 
 use std::{
     sync::{
@@ -17,7 +18,7 @@ use crate::{
     ledger::{Ledger, Life, RAISED_LIMIT, Step, Told},
 };
 
-/// How long a client waits that was asked to come again.
+/// The time that a client waits before a retry.
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// The ledger, shared by clients.
@@ -45,14 +46,14 @@ pub struct Load {
 }
 
 impl Load {
-    /// Sends out clients. Where lives may begin they go on until they are told that it is enough.
+    /// Starts clients. If new lives may begin, they go on until they are told to stop.
     #[must_use]
     pub fn start(address: &str, ledger: &Shared, clients: usize, may_begin: bool) -> Self {
         Self::send_out(address, ledger, clients, may_begin, false)
     }
 
-    /// As [`Load::start`] where lives may begin; who is refused for a fault of the server's comes
-    /// again, as long as the server says that nothing was done.
+    /// As [`Load::start`] with new lives; a client that is refused for a fault of the server
+    /// retries, as long as the server reports that nothing was done.
     #[must_use]
     pub fn start_on_a_failing_disk(address: &str, ledger: &Shared, clients: usize) -> Self {
         Self::send_out(address, ledger, clients, true, true)
@@ -91,7 +92,7 @@ impl Load {
         }
     }
 
-    /// Waits until so many steps were acknowledged; false where no client is left before that.
+    /// Waits until this many steps were acknowledged; false if no client is left before that.
     pub async fn acknowledged(&mut self, steps: u64) -> bool {
         self.acknowledged
             .wait_for(|told| *told >= steps)
@@ -99,7 +100,7 @@ impl Load {
             .is_ok()
     }
 
-    /// Lets every client end after the step that it is at.
+    /// Lets every client end after its present step.
     pub fn enough(&self) {
         self.enough.store(true, Ordering::Relaxed);
     }
@@ -107,7 +108,7 @@ impl Load {
     /// Waits for the clients to end.
     ///
     /// # Errors
-    /// Where a client was told something that it should not have been.
+    /// [`Failed`] if a client got a wrong reply.
     pub async fn end(mut self) -> Result<(), Failed> {
         while let Some(ended) = self.clients.join_next().await {
             ended.map_err(fail)??;
@@ -127,7 +128,7 @@ struct One {
 impl One {
     async fn work(self, mut client: Client) -> Result<(), Failed> {
         while !self.enough.load(Ordering::Relaxed) {
-            // The lock is given back before the next await.
+            // Release the lock before the next await.
             let taken = self.ledger.lock().take(self.may_begin);
             let Some(life) = taken else { return Ok(()) };
             if !self.lead(&mut client, life).await? {
@@ -137,7 +138,7 @@ impl One {
         Ok(())
     }
 
-    /// Leads a life; false where the server is gone.
+    /// Leads a life; false if the server is gone.
     async fn lead(&self, client: &mut Client, mut life: Life) -> Result<bool, Failed> {
         while let Some(step) = life.next() {
             if self.enough.load(Ordering::Relaxed) {
@@ -149,7 +150,8 @@ impl One {
                     self.told.send_modify(|told| *told += 1);
                 }
                 Answer::Lost => {
-                    // Whoever takes the life next asks for the same step under the same request id.
+                    // The next client of this life requests the same step under the same request
+                    // id.
                     life.maybe = true;
                     self.ledger.lock().give_back(life);
                     return Ok(false);
@@ -159,8 +161,8 @@ impl One {
                     return Ok(false);
                 }
                 Answer::NotApplied { again: true, .. } => {
-                    // A step whose fate was once unknown may have been done. Only one that
-                    // certainly was not can be given up.
+                    // A step whose outcome was once unknown may have been done. Only a step that
+                    // certainly was not done can be given up.
                     if !life.maybe && step != Step::Fetch && self.ledger.lock().gives_up() {
                         life.given_up = true;
                         break;
@@ -183,10 +185,10 @@ impl One {
     }
 }
 
-/// Asks for a step of a life, under its request id.
+/// Requests a step of a life, under its request id.
 ///
 /// # Errors
-/// Where what came back is no answer at all.
+/// [`Failed`] if the reply is malformed.
 pub async fn ask(client: &mut Client, life: &Life, step: Step) -> Result<Answer<Told>, Failed> {
     let id = life.request_id(step);
     let caller = life

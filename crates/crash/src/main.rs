@@ -78,7 +78,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Makes a key and lets it sign from the next start on.
+/// Creates a key and lets it sign from the next start on.
 fn choose_key(data_directory: &Path) -> Result<(), Failed> {
     let mut ring = Ring::open(&data_directory.join("keys")).map_err(fail)?;
     let id = ring.generate().map_err(fail)?;

@@ -8,14 +8,14 @@ use crate::{Failed, fail};
 
 /// Far more than any round uses.
 const BUDGET_MICROBITS: u64 = 4_096_000_000;
-/// So many predictions make a module that is a blob and not a row.
+/// With this many predictions a module is a blob and not a row.
 const ITEMS_OF_LARGE: usize = 17_000;
 const ITEMS: usize = 200;
 
-/// What a claim brings.
+/// The kind of a claim's module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Module {
-    /// The same predictions as everybody's.
+    /// The same predictions as all other claims.
     Shared,
     /// Predictions of its own.
     Own,
@@ -25,7 +25,7 @@ pub enum Module {
     Slow,
 }
 
-/// Whether a holdout has so many items that its modules are blobs.
+/// Whether a holdout has enough items to make its modules blobs.
 #[must_use]
 pub fn is_large(holdout: &str) -> bool {
     holdout.starts_with("large")
@@ -78,10 +78,10 @@ pub fn header(holdout: &str) -> wire::PutHoldoutHeader {
 }
 
 impl Module {
-    /// Its bytes, for a claim of this number.
+    /// The module's bytes, for a claim of this number.
     ///
     /// # Errors
-    /// Where a module cannot be made, which is a mistake here.
+    /// [`Failed`] if a module cannot be made, which is a bug of the test.
     pub fn bytes(self, holdout: &str, number: u64) -> Result<Vec<u8>, Failed> {
         let count = items(holdout);
         let (predictions, mode) = match self {
@@ -103,7 +103,7 @@ impl Module {
     }
 }
 
-/// A guest that needs some tens of milliseconds, so that crashes find it under way.
+/// A guest that runs for some tens of milliseconds, so that crashes find it under way.
 fn slow() -> Result<Vec<u8>, Failed> {
     wat::parse_str(
         r#"(module

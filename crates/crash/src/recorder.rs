@@ -1,4 +1,4 @@
-//! The library that stands between the daemon and its files, and the variables that it obeys.
+//! The library that intercepts the daemon's file operations, and its variables.
 
 use std::{
     path::{Path, PathBuf},
@@ -19,7 +19,7 @@ impl Recorder {
     /// Compiles the library into a directory.
     ///
     /// # Errors
-    /// Where there is no C compiler (`CC`, else `cc`), or it complains.
+    /// [`Failed`] if there is no C compiler (`CC`, or else `cc`), or it reports an error.
     pub fn build(into: &Path) -> Result<Self, Failed> {
         let library = into.join("recorder.so");
         let compiler = std::env::var_os("CC").unwrap_or_else(|| "cc".into());
@@ -45,7 +45,7 @@ impl Recorder {
     }
 }
 
-/// What is to happen at a point.
+/// The effect of a point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum What {
     /// The process dies there.
@@ -56,17 +56,17 @@ pub enum What {
     Broken,
 }
 
-/// A point, when, and what.
+/// A point, the time at which it fires, and the effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Arming {
     pub point: Point,
-    /// At which time of coming by, from 1.
+    /// The visit of the point at which it fires, from 1.
     pub nth: u64,
     pub what: What,
 }
 
 impl Arming {
-    /// The death of a process at the nth time.
+    /// Kills a process at the nth visit of a point.
     #[must_use]
     pub fn kill(point: Point, nth: u64) -> Self {
         let what = What::Kill;

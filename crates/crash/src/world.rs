@@ -22,33 +22,33 @@ use crate::{
     recorder::{Arming, Recorder, What},
 };
 
-/// Most clients side by side.
+/// The most clients side by side.
 const CLIENTS: u64 = 16;
-/// Most steps that are acknowledged before a kill at a random moment.
+/// The most steps that are acknowledged before a kill at a random moment.
 const STEPS: u64 = 80;
-/// Steps after which a point that was not come by will not be.
+/// Steps after which a point that was not reached will not be.
 const STEPS_FOR_A_POINT: u64 = 1_500;
 /// Commits of a daemon before one finds the disk full.
 const COMMITS_BEFORE_FULL: u64 = 20;
 /// Steps that must be acknowledged after a write has failed and the daemon went on.
 const STEPS_AFTER_A_FAULT: u64 = 20;
-/// A key service signs within this.
+/// The time within which a key service signs.
 const UNTIL_SIGNED: Duration = Duration::from_secs(10);
-/// A start takes about so long.
+/// The approximate time of a start.
 const A_START: Duration = Duration::from_millis(40);
 
-/// What a campaign has done.
+/// The counts of a campaign.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Tally {
     /// Rounds of load, death, restart and check.
     pub rounds: u64,
     /// Processes killed, or that ended as a broken disk demands.
     pub deaths: u64,
-    /// Of them, during a start.
+    /// Deaths during a start.
     pub deaths_in_start: u64,
-    /// Steps that were acknowledged, and are there exactly once.
+    /// Steps that were acknowledged and are there exactly once.
     pub acknowledged: u64,
-    /// Steps that were asked again because nobody knew what had become of them.
+    /// Steps that were repeated because their outcome was unknown.
     pub asked_again: u64,
     /// Entries of the logs.
     pub entries: u64,
@@ -81,7 +81,7 @@ impl std::fmt::Display for Tally {
     }
 }
 
-/// A data directory, its clients, and what they were told.
+/// A data directory, its clients, and the replies that they got.
 pub struct World {
     launcher: Launcher,
     ledger: Shared,
@@ -90,7 +90,7 @@ pub struct World {
     tally: Tally,
     /// Remembers the log's head outside the data directory.
     anchor: PathBuf,
-    /// The first life that began after requests of others may have been forgotten.
+    /// The first life that began after earlier requests may have been forgotten.
     remembered_from: u64,
     // Removed when the world ends.
     home: TempDir,
@@ -100,7 +100,7 @@ impl World {
     /// A world without a daemon yet. `program` is this crate's own.
     ///
     /// # Errors
-    /// Where there is no room for it.
+    /// [`Failed`] if the directory cannot be created.
     pub fn new(
         program: &Path,
         recorder: &Recorder,
@@ -115,8 +115,8 @@ impl World {
             "EVIDENCEOS_DEFAULT_CREDIT_LIMIT",
             FIRST_LIMIT.to_string().into(),
         )];
-        // The one beside the data directory. It stays as it was in the end, and remembers more than
-        // a disk whose power went before that.
+        // The anchor beside the data directory. It keeps its last state, and so remembers more than
+        // a disk whose power was cut earlier.
         let anchor = root.join("data.anchor");
         if is_traced {
             variables.push(("EVIDENCEOS_ANCHORS", "none".into()));
@@ -151,7 +151,7 @@ impl World {
         &self.launcher.directory
     }
 
-    /// The trace, where there is one.
+    /// The trace, if there is one.
     #[must_use]
     pub fn trace(&self) -> Option<&Path> {
         self.launcher.trace.as_deref()
@@ -163,10 +163,10 @@ impl World {
         self.mirror.vkey()
     }
 
-    /// Load without a death, and a good end.
+    /// Load without a death, and a clean end.
     ///
     /// # Errors
-    /// Where it does not end well.
+    /// [`Failed`] if it does not end well.
     pub async fn load(&mut self, steps: u64) -> Result<(), Failed> {
         let daemon = self.launcher.serve().await?;
         let clients = CLIENTS as usize;
@@ -177,23 +177,23 @@ impl World {
         daemon.stop().await
     }
 
-    /// How daemons are started here.
+    /// The settings with which daemons start here.
     pub fn launcher(&mut self) -> &mut Launcher {
         &mut self.launcher
     }
 
-    /// What the clients were told.
+    /// The requests and replies of the clients.
     #[must_use]
     pub fn ledger(&self) -> &Shared {
         &self.ledger
     }
 
-    /// Keeps the directory, for whoever looks at a failure.
+    /// Keeps the directory for the analysis of a failure.
     pub fn keep(self) -> PathBuf {
         self.home.keep()
     }
 
-    /// What was done so far.
+    /// The counts so far.
     #[must_use]
     pub fn tally(&self) -> Tally {
         let (acknowledged, asked_again) = self.ledger.lock().counts();
@@ -208,7 +208,7 @@ impl World {
     /// Names that were noted as `reached` or `fired`.
     ///
     /// # Errors
-    /// Where the notes cannot be read.
+    /// [`Failed`] if the notes cannot be read.
     pub fn noted(&self, what: &str) -> Result<BTreeSet<String>, Failed> {
         // Only a daemon makes the file, and a round begins without it.
         if !self.launcher.hits.exists() {
@@ -224,7 +224,7 @@ impl World {
     }
 
     fn forget_fired(&self) -> Result<(), Failed> {
-        // Only what a round's own daemon notes counts for it.
+        // Only the notes of a round's own daemon count for it.
         if self.launcher.hits.exists() {
             fs::remove_file(&self.launcher.hits).map_err(fail)?;
         }
@@ -237,11 +237,10 @@ impl World {
         self.directory().with_file_name(name)
     }
 
-    /// Runs a command of the daemon's over the data directory: whether it went well, and what it
-    /// said.
+    /// Runs a command of the daemon over the data directory: whether it succeeded, and its output.
     ///
     /// # Errors
-    /// Where it does not end.
+    /// [`Failed`] if it does not end.
     pub async fn command(
         &mut self,
         arguments: &[&str],
@@ -253,10 +252,10 @@ impl World {
         self.launcher.run(arguments, armed).await
     }
 
-    /// Counts a death that a scene has played itself.
+    /// Counts a death that a scene has caused itself.
     ///
     /// # Errors
-    /// Where the point was never come by.
+    /// [`Failed`] if the point was never reached.
     pub fn died_at(&mut self, arming: Arming) -> Result<(), Failed> {
         must(self.has_fired(arming.point)?, || {
             format!("{arming} was never come by")
@@ -266,18 +265,18 @@ impl World {
         Ok(())
     }
 
-    /// First start, first holdouts, a good end.
+    /// First start, first holdouts, a clean end.
     ///
     /// # Errors
-    /// Where anything is not as it must be.
+    /// [`Failed`] if a check does not hold.
     pub async fn begin(&mut self) -> Result<(), Failed> {
         self.settle().await
     }
 
-    /// A round with a death at a random moment, or at a random point if it is come by.
+    /// A round with a death at a random moment, or at a random point if it is reached.
     ///
     /// # Errors
-    /// Where anything is not as it must be.
+    /// [`Failed`] if a check does not hold.
     pub async fn random_round(&mut self) -> Result<(), Failed> {
         let kills: Vec<Point> = Point::ALL.to_vec();
         let armed = self.dice.one_in(2).then(|| {
@@ -292,7 +291,7 @@ impl World {
             let mut load = Load::start(daemon.address(), &self.ledger, clients, true);
             load.acknowledged(steps).await;
             tokio::time::sleep(pause).await;
-            // One in eight is told to stop, and must do so well unless a point was in the way.
+            // One daemon in eight is told to stop, and must end cleanly unless a point fired first.
             if self.dice.one_in(8) && !daemon.has_ended()? {
                 daemon.terminate()?;
                 let status = daemon.ended().await?;
@@ -316,7 +315,7 @@ impl World {
         let mut child = self.launcher.spawn(&[])?;
         let moment = self.dice.below(A_START.as_micros() as u64);
         tokio::time::sleep(Duration::from_micros(moment)).await;
-        // It may have ended by itself.
+        // The child may have ended by itself.
         let _ = child.start_kill();
         ended(&mut child).await?;
         self.tally.deaths += 1;
@@ -324,13 +323,13 @@ impl World {
         Ok(())
     }
 
-    /// A round in which the directory becomes read-only under load, from one moment on and for
-    /// open files too, as on a file system that met an error. The daemon must end itself, since
-    /// the fate of a commit is unknown; a start must say why it cannot be; and once the directory
-    /// can be written again everything is there.
+    /// A round in which the directory becomes read-only under load, from one moment on and for open
+    /// files too, as on a file system that met an error. The daemon must end itself, since the fate
+    /// of a commit is unknown; a start must report why it fails; and once the directory can be
+    /// written again everything must be there.
     ///
     /// # Errors
-    /// Where that is not so.
+    /// [`Failed`] if a check does not hold.
     pub async fn read_only_round(&mut self) -> Result<(), Failed> {
         let read_only = self.launcher.read_only_while.clone();
         let mut daemon = self.launcher.serve().await?;
@@ -359,11 +358,11 @@ impl World {
         self.settle().await
     }
 
-    /// A round in which the directory becomes read-only while nobody asks for anything, and the
-    /// daemon is told to stop.
+    /// A round in which the directory becomes read-only without any load, and the daemon is told to
+    /// stop.
     ///
     /// # Errors
-    /// Where it does not end, or anything is not as it must be afterwards.
+    /// [`Failed`] if it does not end, or a check does not hold afterwards.
     pub async fn read_only_stop(&mut self) -> Result<(), Failed> {
         let read_only = self.launcher.read_only_while.clone();
         let mut daemon = self.launcher.serve().await?;
@@ -380,18 +379,18 @@ impl World {
         self.settle().await
     }
 
-    /// A round of load in which a point has its turn.
+    /// A round of load in which a point fires.
     ///
     /// # Errors
-    /// Where it has not, or anything is not as it must be afterwards.
+    /// [`Failed`] if it does not fire, or a check does not hold afterwards.
     pub async fn round_at(&mut self, arming: Arming) -> Result<(), Failed> {
         self.forget_fired()?;
-        // Registrations are rare among the lives, and this point is come by in one only.
+        // Registrations are rare among the lives, and only they reach this point.
         let rare = matches!(arming.point, Point::HoldoutPutBlobBeforeRow);
         self.ledger.lock().holdout_in(if rare { 3 } else { 40 });
         match self.launcher.start(&[arming]).await? {
             Started::Serves(daemon) => self.load_at(arming, *daemon).await?,
-            // The point may be come by in the start already.
+            // The start may already reach the point.
             Started::Ended(status, said) => must(!status.success(), || said)?,
         }
         must(self.has_fired(arming.point)?, || {
@@ -402,15 +401,15 @@ impl World {
         self.settle().await
     }
 
-    /// A round in which a commit finds the disk full, everybody goes away, and the point has its
-    /// turn in the quiet after it.
+    /// A round in which a commit finds the disk full, all clients leave, and the point fires in the
+    /// quiet after it.
     ///
     /// # Errors
     /// As [`World::round_at`].
     pub async fn full_at(&mut self, arming: Arming) -> Result<(), Failed> {
         self.forget_fired()?;
         let full = Point::StoreCommitBefore;
-        // What was under way tries to commit as well, and who was refused asks again.
+        // Work under way tries to commit too, and refused clients retry.
         let mut armed: Vec<Arming> = (COMMITS_BEFORE_FULL..COMMITS_BEFORE_FULL + 64)
             .map(|nth| Arming {
                 point: full,
@@ -456,7 +455,7 @@ impl World {
             load.enough();
             return load.end().await;
         }
-        // The daemon goes on: new work succeeds, and it ends well.
+        // The daemon goes on: new work succeeds, and it ends cleanly.
         let goes_on = load.acknowledged(steps + STEPS_AFTER_A_FAULT).await;
         must(goes_on && !daemon.has_ended()?, || {
             format!("at {arming} the daemon did not go on")
@@ -469,7 +468,7 @@ impl World {
         })
     }
 
-    /// A round in which the daemon is told to stop under load, and dies at a point on its way down.
+    /// A round in which the daemon is told to stop under load, and dies at a point of the stop.
     ///
     /// # Errors
     /// As [`World::round_at`].
@@ -491,10 +490,10 @@ impl World {
         self.settle().await
     }
 
-    /// Kills the daemon under load until runs are under way that nobody has settled.
+    /// Kills the daemon under load until it leaves runs under way unsettled.
     ///
     /// # Errors
-    /// Where that cannot be had.
+    /// [`Failed`] if that does not succeed.
     pub async fn leave_runs_unfinished(&mut self) -> Result<(), Failed> {
         let armed = Arming::kill(Point::WorkDoneBeforeSettle, 1 + self.dice.below(10));
         self.forget_fired()?;
@@ -505,16 +504,16 @@ impl World {
         must(self.has_fired(armed.point)?, || "no run ended".to_owned())
     }
 
-    /// Starts that die at a point, so many in a row, and then one that must not.
+    /// Starts that die at a point, this many in a row, and then one that must not.
     ///
     /// # Errors
-    /// Where the point is not come by, or anything is not as it must be afterwards.
+    /// [`Failed`] if the point is not reached, or a check does not hold afterwards.
     pub async fn start_at(&mut self, arming: Arming, times: usize) -> Result<(), Failed> {
         for _ in 0..times {
             self.forget_fired()?;
             match self.launcher.start(&[arming]).await? {
                 Started::Ended(..) => {}
-                // It may serve before what it owes has come so far.
+                // It may serve before its owed work reaches the point.
                 Started::Serves(mut daemon) => drop(daemon.ended().await?),
             }
             must(self.has_fired(arming.point)?, || {
@@ -530,7 +529,7 @@ impl World {
     /// A start that fails after it has the lock, and dies on its way out.
     ///
     /// # Errors
-    /// Where it does not fail, or the point is not come by.
+    /// [`Failed`] if it does not fail, or the point is not reached.
     pub async fn die_in_failed_start(&mut self, arming: Arming) -> Result<(), Failed> {
         self.forget_fired()?;
         match self.launcher.start(&[arming]).await? {
@@ -545,30 +544,29 @@ impl World {
         })
     }
 
-    /// Makes the anchor before the first start, as operators do whose key was there before.
+    /// Makes the anchor before the first start, as operators with an existing key do.
     ///
     /// # Errors
-    /// If there is no room for it.
+    /// [`Failed`] if it cannot be written.
     pub fn make_anchor(&self) -> Result<(), Failed> {
         fs::create_dir(&self.anchor).map_err(fail)
     }
 
-    /// Lets so much time pass that requests of before may be forgotten.
+    /// Lets this much time pass, so that earlier requests may be forgotten.
     pub fn let_time_pass(&mut self, seconds: i64) {
         self.launcher.clock_s += seconds;
-        // Requests of lives before this one may be forgotten by now, so that they are not asked
-        // again.
+        // Requests of lives before this one may be forgotten by now, so they are not repeated.
         self.remembered_from = self.ledger.lock().lives().count() as u64;
     }
 
-    /// Begins again with an empty directory and clients that were told nothing.
+    /// Starts over with an empty directory and clients without replies.
     ///
     /// # Errors
-    /// Where the directory cannot be emptied.
+    /// [`Failed`] if the directory cannot be emptied.
     pub fn clear(&mut self) -> Result<(), Failed> {
         let directory = self.directory();
         fs::remove_dir_all(directory).map_err(fail)?;
-        // The anchor remembers a head of the old log, and would have the new one held.
+        // The anchor remembers a head of the old log, and would hold the new one.
         if self.anchor.exists() {
             fs::remove_dir_all(&self.anchor).map_err(fail)?;
         }
@@ -580,10 +578,10 @@ impl World {
         Ok(())
     }
 
-    /// Two daemons at once: one serves, the other says who has the directory.
+    /// Two daemons at once: one serves, the other reports the holder of the directory.
     ///
     /// # Errors
-    /// Where both serve, or none.
+    /// [`Failed`] if both serve, or none.
     pub async fn two_at_once(&mut self) -> Result<(), Failed> {
         let (first, second) = tokio::join!(self.launcher.start(&[]), self.launcher.start(&[]));
         let (daemon, said) = match (first?, second?) {
@@ -602,7 +600,7 @@ impl World {
         self.finish_with(&daemon).await?;
         daemon.terminate()?;
         self.tally.rounds += 1;
-        // Impatient operators say it twice.
+        // Impatient operators send it twice.
         let _ = daemon.terminate();
         let mut daemon = daemon;
         let status = daemon.ended().await?;
@@ -611,12 +609,12 @@ impl World {
         })
     }
 
-    /// A start without a hand; every client is answered; everything is there; a good end.
+    /// A start without help; every client gets its answer; everything is there; a clean end.
     ///
     /// # Errors
-    /// Where that is not so.
+    /// [`Failed`] if that is not so.
     pub async fn settle(&mut self) -> Result<(), Failed> {
-        // Whatever happened, nobody ever sees half of it.
+        // Whatever happened, no reader ever sees half of the file.
         check::accounts_json(self.directory())?;
         let daemon = self.launcher.serve().await?;
         self.finish_with(&daemon).await?;
@@ -649,7 +647,7 @@ impl World {
         };
         let mut dice = self.dice.split();
         check::replay(&mut client, &lives, &mut dice).await?;
-        // What was asked again left nothing behind.
+        // The repeated requests left nothing behind.
         let state = State::read(&mut client, daemon.vkey(), &mut self.mirror).await?;
         state.must_be_all(&self.ledger.lock())?;
         client.export_accounts().await?;
@@ -658,14 +656,14 @@ impl World {
 }
 
 impl World {
-    /// A key service signs when it comes to it; what has no head yet is not in the log's public part.
+    /// Waits for a key service, which signs with a delay; entries without a head are not in the log's public part.
     async fn until_signed(&mut self, client: &mut Client, vkey: &str) -> Result<(), Failed> {
         let acknowledged = check::entries_of(&self.ledger.lock());
         let patience = Instant::now() + UNTIL_SIGNED;
         loop {
             let report = self.mirror.follow(client, vkey).await?;
             let links = report.keys.links.len();
-            // What is still missing then is told by the comparison that follows.
+            // The comparison that follows reports entries that are still missing then.
             if self.mirror.asked_for() >= acknowledged + links || Instant::now() >= patience {
                 return Ok(());
             }
@@ -678,11 +676,11 @@ impl World {
 fn ends_the_process(arming: Arming) -> bool {
     match (arming.what, arming.point) {
         (What::Kill, _) => true,
-        // Tiles and `accounts.json` are made again from the rows, so that the daemon goes on.
+        // The daemon rebuilds tiles and `accounts.json` from the rows, so it goes on.
         (_, Point::LogTileHalf | Point::AccountsTmpHalf) => false,
         (What::Broken, _) => true,
-        // At the sync itself nobody knows any more what is on the disk; before it, a full disk
-        // leaves no doubt.
+        // At the sync itself the content of the disk is unknown; before it, a full disk leaves no
+        // doubt.
         (What::Full, point) => point == Point::StoreCommitFsync,
     }
 }

@@ -1,4 +1,4 @@
-//! What a point does in a program that was built for crash tests.
+//! Failpoints in a program that was built for crash tests.
 
 use std::{
     env,
@@ -13,7 +13,7 @@ use std::{
 
 use crate::Point;
 
-/// What happens at a point.
+/// The effect of a point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum What {
     Kill,
@@ -44,7 +44,7 @@ pub(crate) fn reach(point: Point) -> io::Result<()> {
 fn from_environment() -> Armed {
     let asked = env::var("EVIDENCEOS_FAILPOINT").unwrap_or_default();
     let armings = parse(&asked).unwrap_or_else(|problem| {
-        // A test whose point is misspelt must not pass.
+        // A test with a misspelt point must not pass.
         eprintln!("EVIDENCEOS_FAILPOINT={asked}: {problem}");
         process::exit(64);
     });
@@ -105,7 +105,8 @@ impl Armed {
         }
         let mut fires = None;
         for arming in self.armings.iter().filter(|arming| arming.point == point) {
-            // Each counts every time, also beside one that fires: several in a row are in a row.
+            // Count every arming, also beside one that fires, so that several in a row fire in a
+            // row.
             if arming.seen.fetch_add(1, Ordering::Relaxed) + 1 == arming.nth {
                 fires = Some(arming.what);
             }

@@ -1,21 +1,21 @@
 //! Named moments at which a crash test ends the process, or makes a write fail.
 //!
-//! A store is only as good as what it survives between two of its steps. [`Point`] names those
-//! moments, one enum for all crates, so that the crash harness can go through the whole list and
-//! fail where a name is never reached. Code says [`pass`] where it can only be killed, and
-//! [`reach`] where a full or a broken disk can also be played.
+//! A store is only as good as the crashes that it survives between two of its steps. [`Point`]
+//! names those moments, one enum for all crates, so that the crash harness can go through the whole
+//! list and fail if a point is never reached. Code calls [`pass`] if a test can only kill it there,
+//! and [`reach`] if a test can also inject a full or a broken disk.
 //!
-//! Without the feature `armed` both are empty functions and nothing of this, no name either, is in
-//! the program. With it they obey two variables of the process:
+//! Without the feature `armed` both are empty functions and the program contains nothing of this,
+//! not even the names. With it they obey two environment variables:
 //!
-//! - `EVIDENCEOS_FAILPOINT`: `name:nth:what`, several with commas. At the nth time that the
-//!   process comes by, it kills itself (`kill`: SIGKILL, nothing is flushed or dropped), or the
-//!   step fails as on a full (`enospc`) or broken (`eio`) disk, once.
-//! - `EVIDENCEOS_FAILPOINT_HITS`: a file to which `reached NAME` is appended when the process
-//!   comes by for the first time, and `fired NAME` before it obeys.
+//! - `EVIDENCEOS_FAILPOINT`: `name:nth:what`, several with commas. When the process reaches the
+//!   point for the nth time, it kills itself (`kill`: SIGKILL, nothing is flushed or dropped), or
+//!   the step fails as on a full (`enospc`) or broken (`eio`) disk, once.
+//! - `EVIDENCEOS_FAILPOINT_HITS`: a file to which `reached NAME` is appended when the process first
+//!   reaches the point, and `fired NAME` before the effect.
 //!
-//! The moments inside SQLite are in the enum too, and are met from outside: the recorder library of
-//! the crash harness stands between the process and its files, and obeys the same two variables.
+//! The enum includes moments inside SQLite: the recorder library of the crash harness intercepts
+//! the process's file operations there, and obeys the same two variables.
 
 use std::io;
 
@@ -34,7 +34,7 @@ macro_rules! points {
             /// All points, in the order of their declaration.
             pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
 
-            /// Its name in variables and reports.
+            /// The point's name in variables and reports.
             #[must_use]
             pub const fn name(self) -> &'static str {
                 match self {
@@ -42,7 +42,7 @@ macro_rules! points {
                 }
             }
 
-            /// What can happen there.
+            /// The effects that are possible at the point.
             #[must_use]
             pub const fn kind(self) -> Kind {
                 match self {
@@ -53,16 +53,16 @@ macro_rules! points {
     };
 }
 
-/// What can happen at a point, and who makes it happen.
+/// The effects that are possible at a point, and the part that causes them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// The process can be killed.
     Kill,
     /// The process can be killed, or a write can fail.
     Fail,
-    /// As [`Kind::Kill`], met by the recorder library outside our code.
+    /// As [`Kind::Kill`], caused by the recorder library outside our code.
     KillOutside,
-    /// As [`Kind::Fail`], met by the recorder library outside our code.
+    /// As [`Kind::Fail`], caused by the recorder library outside our code.
     FailOutside,
 }
 
@@ -73,7 +73,7 @@ impl Kind {
         matches!(self, Self::Fail | Self::FailOutside)
     }
 
-    /// Whether it is met by the recorder library.
+    /// Whether the recorder library causes the effect.
     #[must_use]
     pub const fn is_outside(self) -> bool {
         matches!(self, Self::KillOutside | Self::FailOutside)
@@ -87,9 +87,9 @@ points! {
     LogHeadSignedBeforeCommit = "log.head.signed_before_commit", Kill;
     /// The transaction has begun.
     StoreBegin = "store.begin", Kill;
-    /// Rows are written, the log and the journal are not.
+    /// Rows are written; the log and the journal are not.
     StoreRowsHalf = "store.rows.half", Fail;
-    /// Everything of the batch is written, and not committed.
+    /// Everything of the batch is written, but not committed.
     StoreCommitBefore = "store.commit.before", Fail;
     /// The write-ahead log has the commit and is not synced.
     StoreCommitWalWritten = "store.commit.wal_written", KillOutside;
@@ -97,9 +97,9 @@ points! {
     StoreCommitFsync = "store.commit.fsync", FailOutside;
     /// The commit is durable; memory does not know it yet.
     StoreCommitSynced = "store.commit.synced", Kill;
-    /// Memory follows the disk; nobody has been told.
+    /// Memory follows the disk; no caller has a reply.
     DriverMergedBeforeReply = "driver.merged_before_reply", Kill;
-    /// Half of those who wait have been told.
+    /// Half of the waiting callers have their replies.
     DriverReplyHalf = "driver.reply.half", Kill;
     /// A page of the write-ahead log is being copied into the database.
     StoreCheckpointDbHalf = "store.checkpoint.db_half", FailOutside;
@@ -107,25 +107,25 @@ points! {
     StoreCheckpointDbSynced = "store.checkpoint.db_synced", KillOutside;
     /// The write-ahead log begins anew over its old content.
     StoreWalRestarted = "store.wal.restarted", KillOutside;
-    /// After a commit that found the disk full, the store looks whether there is room again.
+    /// After a commit that found the disk full, the store checks whether there is room again.
     StoreFullProbe = "store.full.probe", Kill;
-    /// A run is admitted and reserved for; it has not begun.
+    /// A run is admitted and reserved for; it has not started.
     WorkReserved = "work.reserved", Kill;
     /// A guest asks its oracle.
     WorkRunMid = "work.run.mid", Kill;
     /// A run has ended and is not settled.
     WorkDoneBeforeSettle = "work.done_before_settle", Kill;
-    /// A settlement is durable; nobody has been told.
+    /// A settlement is durable; its caller has no reply.
     WorkSettleCommittedBeforeReply = "work.settle.committed_before_reply", Kill;
-    /// A revocation is durable; nobody has been told.
+    /// A revocation is durable; its caller has no reply.
     RevokeCommittedBeforeReply = "revoke.committed_before_reply", Kill;
-    /// The attempt of a run that was found unfinished is counted; it has not begun again.
+    /// The attempt of an unfinished run is counted; it has not restarted.
     StartupInFlightAttemptCommitted = "startup.in_flight.attempt_committed", Kill;
-    /// A run that was found unfinished runs again.
+    /// An unfinished run runs again.
     StartupInFlightMid = "startup.in_flight.mid", Kill;
-    /// The older half of the remembered requests is about to be forgotten.
+    /// The older half of the remembered requests is about to be deleted.
     IdemRotateBeforeDrop = "idem.rotate.before_drop", Kill;
-    /// It is forgotten, in a transaction that is not committed.
+    /// The older half is deleted, in a transaction that is not committed.
     IdemRotateDropped = "idem.rotate.dropped", Kill;
     /// The file of a new key is written and synced under another name.
     KeysGenerateTmp = "keys.generate.tmp", Kill;
@@ -137,9 +137,9 @@ points! {
     StartupLocked = "startup.locked", Kill;
     /// A start that has the lock has failed.
     StartupFailedAfterLock = "startup.failed_after_lock", Kill;
-    /// Tables are being brought to this version.
+    /// The tables are being migrated to this version.
     SchemaMigrateMid = "schema.migrate.mid", Kill;
-    /// A start is making the log's files again; they are not synced.
+    /// A start is rebuilding the log's files; they are not synced.
     StartupTilesRebuildMid = "startup.tiles.rebuild.mid", Kill;
     /// Half of a tile is written.
     LogTileHalf = "log.tile.half", FailOutside;
@@ -167,50 +167,50 @@ points! {
     BlobSweepMid = "blob.sweep.mid", Kill;
     /// The items of a holdout are stored; it is not registered.
     HoldoutPutBlobBeforeRow = "holdout.put.blob_before_row", Kill;
-    /// `accounts.tmp` is there, and empty.
+    /// `accounts.tmp` exists and is empty.
     AccountsTmpCreated = "accounts.tmp.created", Kill;
     /// Half of `accounts.tmp` is written.
     AccountsTmpHalf = "accounts.tmp.half", FailOutside;
     /// `accounts.tmp` is whole and synced.
     AccountsTmpSynced = "accounts.tmp.synced", Kill;
-    /// The digest of `accounts.tmp` is committed; it has not got its name.
+    /// The digest of `accounts.tmp` is committed; the file is not renamed yet.
     AccountsIntentCommitted = "accounts.intent.committed", Kill;
     /// `accounts.json` is the new file, and its directory is not synced.
     AccountsRenamed = "accounts.renamed", Kill;
     /// `accounts.json` is durable under its name.
     AccountsDirsynced = "accounts.dirsynced", Kill;
-    /// A grant of credit is durable; nobody has been told.
+    /// A grant of credit is durable; its caller has no reply.
     GrantCommittedBeforeReply = "grant.committed_before_reply", Kill;
     /// Some pages of the database are in a backup.
     BackupStep = "backup.step", Kill;
-    /// A backup is whole but for what says so.
+    /// A backup is complete except for its manifest.
     BackupManifest = "backup.manifest", Kill;
-    /// A backup is brought back, and its database has not got its name.
+    /// A backup is restored except for the name of its database.
     RestoreBeforeSwap = "restore.before_swap", Kill;
     /// The database has its name, and its directory is not synced.
     RestoreAfterSwap = "restore.after_swap", Kill;
-    /// Some of a log's lost end is about to be brought back.
+    /// Some entries of a log's lost end are about to be recovered.
     LogRecoverMid = "log.recover.mid", Kill;
-    /// Everybody is served or sent away; the log's files are not brought up to date.
+    /// All callers have replies or failures; the log's files are not up to date.
     ShutdownDrainedBeforeFlush = "shutdown.drained_before_flush", Kill;
     /// The log's files are up to date; `accounts.json` may not be.
     ShutdownFlushed = "shutdown.flushed", Kill;
-    /// The last thing that a process does before it gives the lock back.
+    /// The last step of a process before it releases the lock.
     ShutdownBeforeUnlock = "shutdown.before_unlock", Kill;
 }
 
 impl Point {
-    /// The point of a name.
+    /// The point with this name.
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|point| point.name() == name)
     }
 }
 
-/// Comes by a point where a write can fail.
+/// Passes a point at which a write can fail.
 ///
 /// # Errors
-/// Only in a test that has asked for it.
+/// Only in a test that asked for the failure.
 #[inline(always)]
 #[allow(
     clippy::unnecessary_wraps,
@@ -224,7 +224,7 @@ pub fn reach(point: Point) -> io::Result<()> {
     Ok(())
 }
 
-/// Comes by a point where the process can only be killed.
+/// Passes a point at which a test can only kill the process.
 #[inline(always)]
 #[allow(unused_variables, reason = "empty without the feature")]
 pub fn pass(point: Point) {

@@ -1,8 +1,8 @@
-//! A disk that keeps what was synced, and of the rest whatever chance leaves.
+//! A disk that keeps synced data, and of the rest whatever chance leaves.
 //!
-//! Stricter than any file system that we know: a sync of a file makes its content durable and not its
-//! name; a sync of a directory makes its names durable and not what they lead to. What was not synced is
-//! there or not, each write and each name by itself, and a write may be there in some of its sectors only.
+//! Stricter than any file system that we know: a sync of a file makes its content durable but not its name; a sync of
+//! a directory makes its names durable but not the files that they lead to. Data that was not synced is kept or lost,
+//! each write and each name by itself, and only some sectors of a write may be kept.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -50,18 +50,18 @@ struct Directory {
     pending: Vec<Renaming>,
 }
 
-/// What chance leaves of what was not synced.
+/// The share of unsynced changes that chance keeps.
 #[derive(Debug, Clone, Copy)]
 pub enum Luck {
-    /// Nothing of it is left.
+    /// No unsynced change is kept.
     None,
-    /// Everything: the process died, the power did not.
+    /// Every change is kept: the process died, the power did not.
     All,
-    /// Each change with a chance of so many in eight; of those that are there, so many in eight are torn.
+    /// Each change is kept with a chance in eighths; of the kept ones, a share in eighths is torn.
     Some {
-        /// In eighths; the chance that a change is there.
+        /// In eighths; the chance that a change is kept.
         there: u64,
-        /// In eighths; the chance that a change that is there is torn.
+        /// In eighths; the chance that a kept change is torn.
         torn: u64,
     },
 }
@@ -114,16 +114,16 @@ impl Default for Disk {
 }
 
 impl Disk {
-    /// Does what was done.
+    /// Applies a recorded operation.
     ///
     /// # Errors
-    /// Where it cannot have been done to this disk: the recorder has missed something.
+    /// [`Failed`] if it is impossible on this disk: the recorder has missed something.
     pub fn apply(&mut self, deed: &Deed) -> Result<(), Failed> {
         match deed {
             Deed::Create { inode, path } => {
                 let file = self.files.len();
                 self.files.push(File::default());
-                // The number of a removed file may be given to another one.
+                // The number of a removed file may be reused for another one.
                 self.by_inode.insert(*inode, file);
                 self.name(path, Node::File(file))
             }
@@ -217,10 +217,10 @@ impl Disk {
         Ok(())
     }
 
-    /// Writes what chance leaves into a directory, which is made.
+    /// Writes the files that chance leaves into a directory, which is created.
     ///
     /// # Errors
-    /// Where that cannot be written.
+    /// [`Failed`] if the directory cannot be written.
     pub fn leave(&self, into: &Path, luck: Luck, dice: &mut Dice) -> Result<(), Failed> {
         self.leave_directory(ROOT, into, luck, dice)
     }
@@ -275,7 +275,7 @@ impl File {
 }
 
 impl Change {
-    /// Makes the change, sector by sector as far as they are there.
+    /// Applies the change, sector by sector as far as they are kept.
     fn apply(&self, content: &mut Vec<u8>, mut is_there: impl FnMut(usize) -> bool) {
         match self {
             Self::Truncate(length) => content.resize(*length, 0),
@@ -333,10 +333,10 @@ impl Renaming {
     }
 }
 
-/// Whether two directories hold the same, but for files that are made again at each start.
+/// Checks that two directories are equal, except for files that each start rebuilds.
 ///
 /// # Errors
-/// Names the first difference.
+/// [`Failed`] with the first difference.
 pub fn must_be_equal(one: &Path, other: &Path) -> Result<(), Failed> {
     let list = |path: &Path| -> Result<BTreeMap<String, bool>, Failed> {
         let mut names = BTreeMap::new();
@@ -398,7 +398,7 @@ mod tests {
         }
     }
 
-    /// The names and contents that some luck leaves.
+    /// The names and contents that a share of luck leaves.
     fn left(disk: &Disk, luck: Luck, seed: u64) -> BTreeMap<String, Vec<u8>> {
         let home = tempfile::tempdir().expect("a directory");
         let image = home.path().join("image");

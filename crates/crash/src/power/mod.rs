@@ -1,10 +1,10 @@
-//! The power goes: what could be on the disk then, and whether a daemon starts on it.
+//! Power cuts: the states that a disk could be in afterwards, and whether a daemon starts on them.
 //!
-//! A kill keeps what the kernel has in memory, so it says nothing about power. Here a daemon lives
-//! through load, deaths and restarts while the recorder writes down all that it does to its files. Then
-//! `disk` builds what a power cut could have left at random moments, a real daemon starts on each such
-//! directory, and everything that was acknowledged before the cut must be there: the client notes how
-//! long the trace was when a reply arrived, and what the reply promised was done before it was sent.
+//! A kill keeps the kernel's memory, so it says nothing about power. Here a daemon lives through load, deaths and
+//! restarts while the recorder writes down all its file operations. Then `disk` builds the directories that a power
+//! cut could have left at random moments, a real daemon starts on each, and everything that was acknowledged before
+//! the cut must be there: the client notes the length of the trace when a reply arrives, and the promises of a reply
+//! were kept before it was sent.
 
 mod disk;
 mod trace;
@@ -35,21 +35,21 @@ use crate::{
     world::World,
 };
 
-/// Power cuts in one history.
+/// Power cuts per recorded history.
 pub const CUTS_OF_A_HISTORY: u64 = 250;
 /// Steps under load between two ends of the process.
 const STEPS: u64 = 150;
-/// On one image in so many the clients go on, too.
+/// On one image in this many the clients go on, too.
 const GO_ON: u64 = 8;
 
-/// What a campaign of power cuts has done.
+/// The counts of a campaign of power cuts.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Cuts {
-    /// Directories that a daemon was started on.
+    /// Directories on which a daemon was started.
     pub images: u64,
-    /// Of them, those on which the clients went on.
+    /// Images on which the clients went on.
     pub went_on: u64,
-    /// Acknowledged steps that were looked for.
+    /// Acknowledged steps that were checked.
     pub looked_for: u64,
     /// Records of the trace.
     pub records: u64,
@@ -66,11 +66,12 @@ impl std::fmt::Display for Cuts {
 }
 
 impl Tools<'_> {
-    /// Records a history, and starts a daemon on so many of the directories that a power cut could
-    /// have left of it.
+    /// Records a history, and starts a daemon on this many of the directories that a power cut
+    /// could have left.
     ///
     /// # Errors
-    /// Where one does not start, or something acknowledged is missing; says the seed and the cut.
+    /// [`Failed`] if a daemon does not start, or something acknowledged is missing; states the seed
+    /// and the cut.
     pub async fn power(&self, seed: u64, images: u64) -> Result<Cuts, Failed> {
         let mut world = World::new(self.program, self.recorder, seed, true)?;
         let mut dice = Dice::new(seed);
@@ -84,7 +85,7 @@ impl Tools<'_> {
     }
 }
 
-/// Load, a good end; load, a death in the middle of a commit, twice; a good end.
+/// Load, a clean end; load, a death in the middle of a commit, twice; a clean end.
 async fn record(world: &mut World) -> Result<(), Failed> {
     world.ledger().lock().holdout_in(12);
     world.begin().await?;
@@ -96,7 +97,7 @@ async fn record(world: &mut World) -> Result<(), Failed> {
     world.load(STEPS).await
 }
 
-/// What was done to the files, and what the clients were told meanwhile.
+/// The recorded file operations, and the clients' replies meanwhile.
 struct History {
     records: Vec<Record>,
     ledger: Shared,
@@ -113,7 +114,7 @@ impl History {
             ledger: world.ledger().clone(),
             vkey: world.vkey().to_owned(),
             launcher: Launcher {
-                // What daemons do on images is not recorded.
+                // File operations of daemons on images are not recorded.
                 trace: None,
                 ..world.launcher().clone()
             },
@@ -122,7 +123,7 @@ impl History {
         Ok(history)
     }
 
-    /// The whole trace leads to exactly the directory that is there: nothing escaped the recorder.
+    /// The whole trace leads to exactly the present directory: nothing escaped the recorder.
     fn must_be_whole(&self, directory: &Path) -> Result<(), Failed> {
         let mut disk = Disk::default();
         for record in &self.records {
@@ -137,7 +138,7 @@ impl History {
 
     async fn cut(&self, dice: &mut Dice, images: u64) -> Result<Cuts, Failed> {
         let mut moments: Vec<usize> = (0..images).map(|_| self.moment(dice)).collect();
-        // In the order of the trace, one pass over it serves all moments.
+        // In the order of the trace, so that one pass over it serves all moments.
         moments.sort_unstable();
         let mut cuts = Cuts {
             records: self.records.len() as u64,
@@ -153,7 +154,7 @@ impl History {
             done = moment;
             let luck = Luck::draw(dice);
             let image = home.path().join(format!("image-{nth}"));
-            // Split off, so that the size of one image does not change what is drawn for the next.
+            // Split the dice, so that the size of one image does not change the draws for the next.
             disk.leave(&image, luck, &mut dice.split())?;
             let goes_on = dice.one_in(GO_ON);
             let position = moment
@@ -174,7 +175,7 @@ impl History {
         Ok(cuts)
     }
 
-    /// A moment for the power to go: anywhere, beside a sync or a rename, or right after a reply.
+    /// A moment for the power cut: anywhere, beside a sync or a rename, or right after a reply.
     fn moment(&self, dice: &mut Dice) -> usize {
         let count = self.records.len();
         match dice.below(3) {
@@ -202,14 +203,14 @@ impl History {
                     told.map(|(_, mark)| *mark).collect()
                 };
                 let mark = *dice.one_of(&marks);
-                // The cut comes right after the last record that was there when the reply arrived.
+                // The cut comes right after the last record before the reply arrived.
                 self.records.partition_point(|record| record.end <= mark)
             }
         }
     }
 
-    /// A daemon starts on the image, and everything acknowledged by then is there. How many steps
-    /// that were.
+    /// Checks that a daemon starts on the image, with everything acknowledged by then. Returns the
+    /// number of those steps.
     async fn must_hold(&self, image: &Path, position: u64, goes_on: bool) -> Result<u64, Failed> {
         let launcher = Launcher {
             directory: image.to_owned(),
@@ -232,19 +233,19 @@ impl History {
             heads_must_hold(heads, &mirror)?;
             looked_for
         };
-        // A cut before the first reply may leave no key, and the start then makes another one.
+        // A cut before the first reply may leave no key, and the start then creates another one.
         must(looked_for == 0 || daemon.vkey() == self.vkey, || {
             "the log has another key".to_owned()
         })?;
         if goes_on {
             self.go_on(&daemon, &mut mirror, position).await?;
         }
-        // What is looked at next must not depend on how this one ended.
+        // The next check must not depend on the end of this daemon.
         daemon.kill().await?;
         Ok(looked_for)
     }
 
-    /// The clients of that moment ask again, and lead their lives to the end.
+    /// The clients of that moment repeat their requests, and lead their lives to the end.
     async fn go_on(
         &self,
         daemon: &Daemon,
@@ -264,7 +265,7 @@ impl History {
     }
 }
 
-/// Every tree that was shown is the beginning of the log.
+/// Checks that every tree that was shown is a prefix of the log.
 fn heads_must_hold<'h>(
     shown: impl Iterator<Item = &'h (u64, Hash, u64)>,
     mirror: &Mirror,
@@ -287,7 +288,7 @@ fn heads_must_hold<'h>(
     Ok(())
 }
 
-/// A directory in memory where there is one: images are many, and what they are synced to does not matter.
+/// A directory in memory if the machine has one: images are many, and their syncs do not matter.
 fn scratch() -> Result<tempfile::TempDir, Failed> {
     let memory = Path::new("/dev/shm");
     let made = if memory.is_dir() {
@@ -298,7 +299,7 @@ fn scratch() -> Result<tempfile::TempDir, Failed> {
     made.map_err(fail)
 }
 
-/// Puts an image where it stays.
+/// Moves an image to a place that stays.
 fn keep(image: &Path) -> PathBuf {
     let kept = std::env::temp_dir().join(format!("evidenceos-power-{}", std::process::id()));
     let copied = std::process::Command::new("cp")

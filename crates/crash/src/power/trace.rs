@@ -1,4 +1,4 @@
-//! What a daemon did to its files, as the recorder wrote it down.
+//! A daemon's file operations, as the recorder wrote them down.
 
 use std::{fs, path::Path};
 
@@ -7,12 +7,12 @@ use crate::{Failed, fail};
 const MAGIC: u32 = 0x5254_5645;
 const HEADER: usize = 40;
 
-/// One thing that was done. Paths are relative to the data directory.
+/// One file operation. Paths are relative to the data directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Deed {
-    /// A file that was not there.
+    /// A file was created.
     Create {
-        /// Its number, until another file gets it.
+        /// The file's number, until another file gets it.
         inode: u64,
         path: String,
     },
@@ -35,15 +35,15 @@ pub enum Deed {
     SyncDirectory { path: String },
     /// Everything that was done before is durable.
     SyncAll,
-    /// A name became another.
+    /// A name was changed to another.
     Rename { from: String, to: String },
-    /// A name is gone.
+    /// A name was removed.
     Remove { path: String },
-    /// A directory was made.
+    /// A directory was created.
     MakeDirectory { path: String },
 }
 
-/// A deed, and how long the trace was with it.
+/// An operation, and the length of the trace after it.
 #[derive(Debug, Clone)]
 pub struct Record {
     /// The position after it.
@@ -54,7 +54,7 @@ pub struct Record {
 /// Reads a trace.
 ///
 /// # Errors
-/// Where it is cut or damaged, or has a call that the recorder cannot describe.
+/// [`Failed`] if it is cut or damaged, or has a call that the recorder cannot describe.
 pub fn read(path: &Path) -> Result<Vec<Record>, Failed> {
     let bytes = fs::read(path).map_err(fail)?;
     let mut records = Vec::new();
