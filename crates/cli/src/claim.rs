@@ -236,7 +236,7 @@ impl ClaimCommand {
                 let (mut client, claim) = claim.at(connection).await?;
                 let id = hex::encode(&claim);
                 yes.must_agree(&format!(
-                    "Revoke claim {id}? It is public, and cannot be undone."
+                    "Revoke claim {id}? The revocation is public and cannot be undone."
                 ))?;
                 let message = proto::RevokeClaimRequest {
                     claim_id: claim.clone(),
@@ -408,7 +408,7 @@ async fn must_have_module(
         return Ok(());
     }
     Err(CliError::Failed(format!(
-        "claim {} has this name and these terms already, with another module ({}); give this one a --name of its own, or none",
+        "claim {} already has this name and these terms, with another module ({}); give this claim another --name, or none",
         hex::encode(claim_id),
         hex::encode(&claim.wasm_hash)
     )))
@@ -526,7 +526,9 @@ pub async fn fetch_receipt(client: &mut Client, claim_id: Bytes) -> Result<Recei
         .iter()
         .map(|hash| hash.as_ref().try_into().map(Hash))
         .collect::<Result<_, _>>()
-        .map_err(|_| CliError::Protocol("a hash of the audit path has not 32 bytes".to_owned()))?;
+        .map_err(|_| {
+            CliError::Protocol("a hash of the audit path does not have 32 bytes".to_owned())
+        })?;
     let receipt = Receipt {
         capsule: reply.capsule_bytes.to_vec(),
         index: reply.etl_index,

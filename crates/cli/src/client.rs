@@ -272,8 +272,11 @@ fn request_id(changes: bool) -> Result<Option<AsciiMetadataValue>, CliError> {
         return Ok(None);
     }
     let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes)
-        .map_err(|error| CliError::Failed(format!("the system gives no randomness: {error}")))?;
+    getrandom::fill(&mut bytes).map_err(|error| {
+        CliError::Failed(format!(
+            "the operating system returned no random bytes: {error}"
+        ))
+    })?;
     Ok(hex::encode(bytes).parse().ok())
 }
 

@@ -105,7 +105,7 @@ impl DemoArgs {
         };
         let running = evidenceos_daemon::start(config)
             .await
-            .map_err(|error| CliError::Failed(format!("the daemon does not start: {error}")))?;
+            .map_err(|error| CliError::Failed(format!("the daemon cannot start: {error}")))?;
         let endpoint = format!("http://{}", running.grpc_address());
         progress(&format!("daemon on {endpoint}"));
         let connection = Connection::plain(endpoint);
@@ -116,8 +116,9 @@ impl DemoArgs {
         };
         let stopped = running.stop().await;
         let told = told?;
-        stopped
-            .map_err(|error| CliError::Failed(format!("the daemon did not stop well: {error}")))?;
+        stopped.map_err(|error| {
+            CliError::Failed(format!("the daemon did not stop cleanly: {error}"))
+        })?;
         Ok(told.into_output(&place))
     }
 }

@@ -20,7 +20,7 @@ pub enum CliError {
     #[error("{0}")]
     Usage(String),
     /// No daemon answers at the endpoint.
-    #[error("no daemon to talk to at {endpoint}: {reason}")]
+    #[error("cannot reach a daemon at {endpoint}: {reason}")]
     Unreachable {
         endpoint: String,
         /// Why the connection failed.
@@ -35,7 +35,7 @@ pub enum CliError {
         code: String,
     },
     /// The connection broke during a call, and again on each retry.
-    #[error("the connection broke: {}{}", value(reason), if *may_have_run { "; the server may have done this all the same. A claim's command can be run again: it finds what was done. Before any other, look (`show`, `list`)" } else { "; run the command again once the server is back" })]
+    #[error("the connection broke: {}{}", value(reason), if *may_have_run { "; the server may have done this anyway. Run a claim command again: it finds what was done. Before you repeat any other command, check with `show` or `list`" } else { "; run the command again once the server is back" })]
     Broken {
         /// Why it broke.
         reason: String,
@@ -52,7 +52,9 @@ pub enum CliError {
     #[error("{0}")]
     Failed(String),
     /// The server's answer breaks the protocol.
-    #[error("the server's answer makes no sense: {0}; are client and server of one version?")]
+    #[error(
+        "the server's answer breaks the protocol: {0}; check that client and server have the same version"
+    )]
     Protocol(String),
 }
 

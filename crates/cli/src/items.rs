@@ -173,7 +173,7 @@ impl Columns {
         };
         let cells = table.cells(column).map(|(line, cell)| {
             table.must(!cell.is_empty(), line, || {
-                "the unit is empty; an item that belongs to no other is a unit of its own name"
+                "the unit is empty; if an item belongs with no other, give it a unit that no other item has"
                     .to_owned()
             })?;
             Ok(cell.to_owned())

@@ -92,7 +92,7 @@ pub enum KeysCommand {
     },
     /// Choose the key that signs.
     #[command(
-        after_help = "The old key must stay beside it until the new one has taken over: it vouches for it.\n\n\
+        after_help = "Keep the old key beside it until the new key has taken over: it must sign the link to the new key.\n\n\
         Examples:\n  evidenceos keys activate KEY-ID\n  kill -HUP $(pidof evidenceos-daemon)    # or at the next start"
     )]
     Activate {
@@ -103,8 +103,8 @@ pub enum KeysCommand {
     },
     /// Copy keys from a mount that cannot be closed to other users, such as a Kubernetes Secret.
     #[command(
-        after_help = "Links that stay inside DIR are followed, group-readable files are taken, world-readable ones are not.\n\
-        May run any number of times.\n\n\
+        after_help = "Follows links that stay inside DIR. Takes group-readable files, refuses world-readable ones.\n\
+        Can be run any number of times.\n\n\
         Example:\n  evidenceos keys import --from /run/secrets/keys --data-dir /data"
     )]
     Import {
@@ -116,8 +116,8 @@ pub enum KeysCommand {
     },
     /// Wrap a key under a KMS key, and print the environment that the daemon needs.
     #[command(
-        after_help = "Credentials are found as the provider's own tools find them. What is printed is for an environment file;\n\
-        a shell needs quotes around the value with the `|`.\n\n\
+        after_help = "The command finds credentials as the provider's own tools do. It prints lines for an environment file;\n\
+        in a shell, quote the value with the `|`.\n\n\
         Examples:\n  evidenceos keys wrap --provider aws --resource alias/evidenceos\n  \
         evidenceos keys wrap --provider gcp --resource projects/P/locations/L/keyRings/R/cryptoKeys/K --from seed.key"
     )]
@@ -180,7 +180,7 @@ impl KeysCommand {
                 Ok(Output::new(
                     json!({ "active_key_id": key_id.to_string() }),
                     format!(
-                        "{key_id} signs from the daemon's next start on, or from now on after: kill -HUP PID\nkeep the key that signed so far beside it until then: it vouches for the new one"
+                        "the daemon signs with {key_id} from its next start or reload on (`evidenceos-daemon reload`)\nkeep the old key beside it until then: it must sign the link to the new key"
                     ),
                 ))
             }
@@ -202,8 +202,10 @@ fn generate(place: &Place, activate: bool) -> Result<Output, CliError> {
     }
     let next = match (activate, others) {
         (true, _) => "it signs from the daemon's next start or reload on".to_owned(),
-        (false, 0) => "it is the only one, and signs".to_owned(),
-        (false, _) => format!("it lies ready; `evidenceos keys activate {id}` lets it sign"),
+        (false, 0) => "it is the only key, so it signs".to_owned(),
+        (false, _) => {
+            format!("it does not sign yet; activate it with `evidenceos keys activate {id}`")
+        }
     };
     let file = ring.file_of(id);
     Ok(Output::new(
@@ -238,7 +240,7 @@ fn list(place: &Place) -> Result<Output, CliError> {
     if rows.is_empty() {
         text = KeyError::Empty(ring.path().to_owned()).to_string();
     } else if active.is_none() {
-        text.push_str("\nnone is chosen: the one that has signed the log so far goes on");
+        text.push_str("\nno key is activated: the key that has signed the log so far goes on");
     }
     Ok(Output::new(json!({ "keys": keys }), text))
 }
@@ -307,7 +309,7 @@ fn fix_permissions(place: &Place) -> Result<Output, CliError> {
         changed.extend(Directory::fix_permissions(directory)?);
     }
     let text = if changed.is_empty() {
-        "nothing was open to others".to_owned()
+        "nothing to close: no file is open to others".to_owned()
     } else {
         changed
             .iter()
@@ -353,7 +355,7 @@ impl WrapArgs {
         // next start.
         if kms.unwrap(&wrapped).await.map_err(failed)? != seed {
             return Err(CliError::Failed(
-                "the KMS gave back another key than it was given; nothing is to be used".to_owned(),
+                "the KMS unwrapped another key than it had wrapped; nothing was printed, check --resource and the KMS".to_owned(),
             ));
         }
         let mut lines = vec![

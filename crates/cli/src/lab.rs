@@ -43,7 +43,7 @@ pub enum LabCommand {
     #[command(
         after_help = "Makes ca/ (its key is needed for new certificates only, and mounted nowhere), certs/ and keys/ for the server,\n\
         clients/ROLE/ with a profile each, data/, and anchor/, where the server remembers the newest head of its log. Overwrites nothing.\n\
-        Beside a docker-compose.yml it also adds to .env who the container runs as, and its policy.\n\n\
+        If a docker-compose.yml is beside DIR, it also writes the container's user and role policy to .env.\n\n\
         Examples:\n  evidenceos lab init ops\n  evidenceos lab init ops --san evidenceos.example.org --san 10.0.0.7"
     )]
     Init(InitArgs),
@@ -129,7 +129,7 @@ impl InitArgs {
         );
         if let Some(ComposeEnvironment(file)) = &compose {
             text.push_str(&format!(
-                "\nor:     docker compose up --build    (as whom, and with which policy: {})",
+                "\nor:     docker compose up --build    (its user and role policy: {})",
                 file.display()
             ));
         }
@@ -341,7 +341,7 @@ impl ComposeEnvironment {
     }
 }
 
-const PROFILE: &str = "# What `evidenceos --profile` reads; files lie beside it.
+const PROFILE: &str = "# The profile for `evidenceos --profile`; paths are relative to this file.
 endpoint = \"https://localhost:50051\"
 tls_ca = \"ca.crt\"
 tls_cert = \"client.crt\"
@@ -350,7 +350,7 @@ tls_key = \"client.key\"
 
 fn policy() -> String {
     let mut text =
-        "# Who has which role; a URI that ends in / means everything below it.\n".to_owned();
+        "# The roles of each caller; a URI that ends in / means everything below it.\n".to_owned();
     for role in ROLES {
         text.push_str(&format!(
             "\n[[rule]]\nuri = \"{TRUST_DOMAIN}/{role}/\"\nroles = [\"{role}\"]\n"

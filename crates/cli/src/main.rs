@@ -66,7 +66,7 @@ fn main() -> ExitCode {
     {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("error: the system gives no timers or sockets: {error}");
+            eprintln!("error: the operating system refuses timers or sockets: {error}");
             return ExitCode::FAILURE;
         }
     };

@@ -11,7 +11,7 @@ use crate::{cli, error::CliError, output::Output};
 /// Writes manual pages.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "A page a command: evidenceos.1, evidenceos-claim-run.1 and so on, and those of evidenceos-daemon.\n\n\
+    after_help = "Writes a page for each command: evidenceos.1, evidenceos-claim-run.1 and so on, and those of evidenceos-daemon.\n\n\
     Examples:\n  \
     evidenceos man /usr/local/share/man/man1\n  \
     evidenceos man pages && man -l pages/evidenceos-plan.1"

@@ -29,7 +29,7 @@ const MOST_FAILURES: u64 = 100_000;
 /// The size and policy of a planned holdout.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Give the label file, or the number of items. The accuracies are those that are certified with 90 % probability.\n\n\
+    after_help = "Give the label file, or the number of items. It prints the least accuracy that is certified with 90 % probability.\n\n\
     Examples:\n  \
     evidenceos plan --items 440 --p0 0.8\n  \
     evidenceos plan labels.csv --p0 0.8 --multiplicity fwer --svg plan.svg\n  \

@@ -168,7 +168,7 @@ fn of_certificate(path: &Path) -> Result<String, CliError> {
 /// `evidenceos principal`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "The name under which a caller owns claims and credit. Role policies deny it, grants and limits take it.\n\n\
+    after_help = "Prints the name under which a caller owns claims and credit. Role policies can deny it; grants and limits take it.\n\n\
     Examples:\n  \
     evidenceos principal --uri spiffe://example.org/alice\n  \
     evidenceos principal --cert ops/clients/submitter/tls.crt\n  \
@@ -185,7 +185,7 @@ impl PrincipalCommand {
         let name = named_by(self.of.named()?)?;
         if !principal::is_principal(&name) {
             return Err(CliError::Usage(format!(
-                "{:?} is no principal: one is mtls:, bearer: or hmac: and 64 lowercase hex digits",
+                "{:?} is not a principal: write mtls:, bearer: or hmac: and 64 lowercase hex digits",
                 value(&name)
             )));
         }

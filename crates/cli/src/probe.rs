@@ -24,8 +24,8 @@ const PAUSE: Duration = Duration::from_millis(250);
 /// The ports to check beside gRPC, which is `--endpoint`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Looks at --endpoint: connection, certificate and name; with --tls-cert and --tls-key or a token also a call.\n\
-    Exit status: 0 all is well, 1 something is not.\n\n\
+    after_help = "Checks the connection to --endpoint, its certificate and name; with --tls-cert and --tls-key or a token also a call.\n\
+    Exit status: 0 all checks pass, 1 one fails.\n\n\
     Examples:\n  \
     evidenceos probe\n  \
     evidenceos --profile ops/clients/operator/profile.toml probe --preflight https://localhost:8081 --metrics http://localhost:9464\n  \
@@ -63,7 +63,7 @@ impl ProbeArgs {
             }
             if !waits {
                 progress(&format!(
-                    "not all is well yet; looking for up to {} s",
+                    "a check fails; retrying for up to {} s",
                     self.wait
                 ));
                 waits = true;
@@ -100,14 +100,14 @@ async fn grpc(connection: &Connection) -> Result<String, String> {
         .await
         .map_err(|error| error.to_string())?;
     let reached = if connection.is_secure() {
-        "TLS, certificate and name hold"
+        "TLS, certificate and name are valid"
     } else {
         "connected, without TLS"
     };
     // Under TLS, a server may close the connection of a client without a certificate.
     if connection.is_secure() && !connection.has_credentials() {
         return Ok(format!(
-            "{reached}; no call was made, for want of credentials"
+            "{reached}; no call was made, because no credentials were given"
         ));
     }
     let mut client = Client::connect(connection)

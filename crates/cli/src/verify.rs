@@ -155,7 +155,7 @@ impl VerifyArgs {
             Ok(audited)
         } else {
             Err(CliError::Failed(format!(
-                "what was opened does not hold:\n{findings}"
+                "the opening does not verify:\n{findings}"
             )))
         }
     }
@@ -169,7 +169,7 @@ fn read_key(text: &str) -> Result<VerifierKey, CliError> {
     let vkey = from_file.as_deref().unwrap_or(text).trim();
     vkey.parse().map_err(|error| {
         CliError::Usage(format!(
-            "--key is neither a verifier key (name+hash+base64) nor a file with one: {error}. The daemon prints its key when it starts, and `evidenceos log key` prints it; take the key from someone you trust"
+            "--key is neither a verifier key (name+hash+base64) nor a file with one: {error}. The daemon prints its key when it starts, and `evidenceos log key` prints it; get the key from a source you trust"
         ))
     })
 }
@@ -290,7 +290,7 @@ fn check_log<'l>(
     })?;
     if !report.is_sound() {
         return Err(CliError::Failed(format!(
-            "the log does not hold:\n{findings}"
+            "the log does not verify:\n{findings}"
         )));
     }
     Ok(CheckedLog {
@@ -307,7 +307,7 @@ fn must_be_in(path: &Path, checkpoint: &Checkpoint, entries: &[Vec<u8>]) -> Resu
     let size = usize::try_from(checkpoint.size()).unwrap_or(usize::MAX);
     let Some(prefix) = entries.get(..size) else {
         return Err(CliError::Failed(format!(
-            "{}: its checkpoint covers {size} entries, the log given has only {}; fetch it again",
+            "{}: its checkpoint covers {size} entries, but the log given has only {}; fetch it again",
             path.display(),
             entries.len()
         )));

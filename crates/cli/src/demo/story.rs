@@ -329,7 +329,7 @@ impl Story<'_> {
             .map_err(|error| CliError::Failed(error.to_string()))?;
         let replayed = verify_log(&stored.entries, signed.checkpoint());
         self.report.expect(
-            "every k, price and threshold in the log follows",
+            "all charges and thresholds recompute from the log",
             replayed.is_sound(),
         );
 
@@ -346,7 +346,7 @@ impl Story<'_> {
             .expect("a receipt with one changed byte fails", failure.is_some());
         self.report.offline = vec![
             format!(
-                "{} receipts verified from files alone; {} log entries hash to the signed root, every k, price and threshold follows",
+                "{} receipts verified from files alone; {} log entries hash to the signed root, all charges and thresholds recompute from the log",
                 receipts.len(),
                 replayed.entries
             ),
@@ -392,7 +392,7 @@ fn shortfall(
     .map_err(|error| CliError::Failed(error.to_string()))?;
     Ok(vec![
         format!(
-            "it was right on {:.1} % of its training rows, and is on {:.1} % of the holdout (its custodian knows); the null is {} %",
+            "the model is right on {:.1} % of its training rows and on {:.1} % of the holdout (only its custodian sees this); the null is {} %",
             100.0 * in_training,
             100.0 * accuracy,
             P0_MICROS / 10_000

@@ -65,9 +65,9 @@ impl<'c> Rule<'c> {
             Self::Map(_) => format!(
                 "the {what} is {cell:?}, which --map does not name; add {cell}=0 or {cell}=1"
             ),
-            Self::Threshold(_) => format!(
-                "the {what} is {cell:?}, which is no number like 0.5, so that --threshold cannot read it"
-            ),
+            Self::Threshold(_) => {
+                format!("the {what} is {cell:?}; --threshold needs a number like 0.5")
+            }
         }
     }
 }
@@ -95,7 +95,7 @@ fn advice(table: &Table, column: Column) -> String {
     let is_score = |cell: &&str| number(cell).is_ok_and(|number| number.fract() != 0.0);
     let are_numbers = counts.keys().all(|cell| number(cell).is_ok());
     if are_numbers && (counts.len() > 2 || counts.keys().any(is_score)) {
-        return "; if the cells are scores, say from which one on they mean 1: --threshold 0.5"
+        return "; if the cells are scores, give the lowest score that means 1: --threshold 0.5"
             .to_owned();
     }
     let listed: Vec<String> = counts

@@ -330,7 +330,7 @@ fn event_text(report: &LogReport, event: &Event) -> String {
             origin,
             because,
         } => format!(
-            "RESTARTED: the end of the log {old_origin} was lost, and it went on as {origin}; the operator says why: {}",
+            "RESTARTED: the end of the log {old_origin} was lost, and it went on as {origin}; the operator's reason: {}",
             value(because)
         ),
         Event::Charged {
@@ -338,15 +338,18 @@ fn event_text(report: &LogReport, event: &Event) -> String {
             sealed,
             stated: true,
         } => format!(
-            "the operator states that what was lost released {} bits about holdout {}",
+            "the operator states that the lost entries released {} bits about holdout {}",
             bits(sealed.get()),
             name(holdout)
         ),
         Event::Charged { holdout, .. } => {
-            format!("all that was left of holdout {} was charged", name(holdout))
+            format!(
+                "the whole remaining budget of holdout {} was charged",
+                name(holdout)
+            )
         }
         Event::Continued { because } => format!(
-            "CONTINUED: the operator states that nothing was signed elsewhere since the entry before; they say why: {}",
+            "CONTINUED: the operator states that nothing was signed elsewhere since the entry before; their reason: {}",
             value(because)
         ),
         Event::Compared { holdout, agrees } => {
@@ -364,12 +367,12 @@ fn event_text(report: &LogReport, event: &Event) -> String {
         }
         Event::Policies(in_force) => {
             let policies = match in_force.policies {
-                NO_POLICIES => "no policies".to_owned(),
-                digest => format!("the policies {digest}"),
+                NO_POLICIES => "no policy modules".to_owned(),
+                digest => format!("the policy modules {digest}"),
             };
             let roles = match in_force.roles {
-                None => "no file of roles".to_owned(),
-                Some(digest) => format!("the file of roles {digest}"),
+                None => "no role policy".to_owned(),
+                Some(digest) => format!("the role policy {digest}"),
             };
             format!("in force from here on: {policies}, {roles}")
         }
@@ -440,7 +443,7 @@ fn name_of(report: &LogReport, audited: &Audited) -> String {
 
 fn audited_text(name: &str, audited: &Audited) -> String {
     let mut text = format!(
-        "{name}: the labels are those that were committed to; {} of {} verdicts checked, with {} answers",
+        "{name}: the labels match the commitment; {} of {} verdicts checked, with {} answers",
         grouped(audited.checked),
         grouped(audited.verdicts),
         grouped(audited.answers)

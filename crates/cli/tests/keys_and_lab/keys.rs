@@ -18,15 +18,15 @@ fn keys_are_made_listed_shown_and_chosen_and_no_seed_is_printed() {
     let mut all = said(&["generate"]);
     assert_eq!(place.mode("srv/data"), 0o700);
     let first = place.only("srv/data/keys", ".key");
-    assert!(all.contains("is the only one, and signs"), "{all}");
+    assert!(all.contains("it is the only key, so it signs"), "{all}");
     let second = place.json(&[&["keys", "generate"][..], &at].concat());
     let second = text_of(&second, "key_id").to_owned();
     all += &said(&["list"]);
-    assert!(all.contains("none is chosen"), "{all}");
+    assert!(all.contains("no key is activated"), "{all}");
     place.fails(&[&["keys", "show"][..], &at].concat(), 1, "keys activate");
 
     all += &said(&["activate", &second]);
-    assert!(all.contains("kill -HUP"), "{all}");
+    assert!(all.contains("evidenceos-daemon reload"), "{all}");
     let listed = place.json(&[&["keys", "list"][..], &at].concat());
     for key in listed["keys"].as_array().expect("a list") {
         assert_eq!(key["active"] == true, key["key_id"] == *second, "{key}");
@@ -91,7 +91,7 @@ fn keys_that_others_can_read_are_refused_until_they_are_closed() {
     );
     place.text(&["keys", "list"]);
     let again = place.text(&["keys", "fix-permissions"]);
-    assert!(again.contains("nothing was open"), "{again}");
+    assert!(again.contains("nothing to close"), "{again}");
 }
 
 #[test]
