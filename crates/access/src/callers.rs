@@ -85,7 +85,7 @@ impl Callers {
             uses,
             identified: registry.counters(
                 "identified_calls",
-                "Calls by how the caller was identified; denied ones included",
+                "Calls by how the caller was authenticated, denied calls included",
             ),
             changes: watch::Sender::new(0),
         }

@@ -78,7 +78,7 @@ pub enum CertificateError {
     )]
     UnreadableName,
     /// A common name has a control character. It is no identity, but tools show it.
-    #[error("its common name has a control character; issue it without")]
+    #[error("its common name has a control character; issue it without one")]
     ControlInCommonName,
     /// With several URIs, a peer could choose its identity.
     #[error("its subject alternative name has several URIs; issue it with one")]

@@ -58,7 +58,7 @@ pub enum Denied {
     BadSignature,
     /// The signature was not made by this key over this request.
     #[error(
-        "invalid signature: HMAC-SHA256 over \"<x-request-id>:<path>\", and \":<x-evidenceos-timestamp>\" where it is sent"
+        "invalid signature: HMAC-SHA256 over \"<x-request-id>:<path>\", and \":<x-evidenceos-timestamp>\" if that header is sent"
     )]
     WrongSignature,
     /// The client certificate has no identity.

@@ -65,7 +65,7 @@ pub enum FileError {
     },
     /// Every user of the machine can use the private key.
     #[error(
-        "the private key {} is open to everybody (mode {mode:04o}): run `chmod o= {}`",
+        "the private key {} is open to all users (mode {mode:04o}): run `chmod o= {}`",
         path.display(), path.display()
     )]
     OpenKey {
@@ -75,7 +75,7 @@ pub enum FileError {
     },
     /// Every user of the machine could give themselves roles.
     #[error(
-        "{} can be written by everybody (mode {mode:04o}): run `chmod o-w {}`",
+        "{} can be written by all users (mode {mode:04o}): run `chmod o-w {}`",
         path.display(), path.display()
     )]
     Writable {
@@ -84,7 +84,7 @@ pub enum FileError {
         mode: u32,
     },
     /// Each reading found another content.
-    #[error("the files next to {} change while they are read; they are read again later", path.display())]
+    #[error("the files next to {} changed while the server read them; it reads them again later", path.display())]
     Unsteady {
         /// The server's certificate, which is beside the other files.
         path: PathBuf,
@@ -216,7 +216,7 @@ fn read_at_most(path: &Path, max: u64) -> Result<(Zeroizing<Vec<u8>>, u32), File
 fn unreadable(path: &Path, source: io::Error) -> FileError {
     let remedy = match source.kind() {
         io::ErrorKind::NotFound => {
-            "; make it, or a whole set to try with `evidenceos lab init DIR`".to_owned()
+            "; make it, or make a set to try with `evidenceos lab init DIR`".to_owned()
         }
         _ => denial(path, &source),
     };

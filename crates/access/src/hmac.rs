@@ -166,7 +166,7 @@ impl HmacKeys {
             return Err("the secret must not be empty");
         }
         if self.secrets.contains_key(key_id) {
-            return Err("there is a key of this id already");
+            return Err("another entry has the same key id; give each its own");
         }
         // The key id is not signed: a signature for one id would be valid for the other.
         if self.secrets.values().any(|held| *held == secret) {

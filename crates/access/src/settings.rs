@@ -124,7 +124,7 @@ impl AuthSettings {
         // everything.
         if self.policy.is_some() && methods == Methods::default() && problems.is_empty() {
             problems.push(
-                "the policy file names roles, but nothing tells callers apart: configure tokens, \
+                "the role policy gives roles, but callers cannot be authenticated: configure tokens, \
                  HMAC keys or client certificates"
                     .into(),
             );

@@ -85,10 +85,12 @@ async fn check(tls: &Arc<Tls>) {
         }
         Ok(Some(Ok(Reloaded::Unchanged)) | None) => {}
         Ok(Some(Err(error))) => {
-            tracing::warn!(%error, "new TLS files are refused; the old ones go on serving");
+            tracing::warn!(%error, "the new TLS files are refused; the server keeps the old ones");
         }
         // Only when the runtime ends, or by a bug in reading.
-        Err(error) => tracing::warn!(%error, "TLS files could not be read"),
+        Err(error) => {
+            tracing::warn!(%error, "cannot read the TLS files; the server keeps the old ones")
+        }
     }
 }
 
@@ -114,7 +116,7 @@ fn watcher(directories: BTreeSet<PathBuf>, changed: &Arc<Notify>) -> Option<Reco
     });
     watching
         .inspect_err(|error| {
-            tracing::warn!(%error, "directories of TLS files are not watched, only read from time to time");
+            tracing::warn!(%error, "cannot watch the directories of the TLS files; the server reads them from time to time");
         })
         .ok()
 }

@@ -139,13 +139,16 @@ impl End {
         let (kind, why) = match self {
             Self::GaveWay => (
                 io::ErrorKind::ConnectionAborted,
-                "it gave way to another connection",
+                "the server closed it to make room for another connection",
             ),
             Self::NoRequest => (io::ErrorKind::TimedOut, "its first request did not come"),
-            Self::TooOld => (io::ErrorKind::TimedOut, "it is older than connections get"),
+            Self::TooOld => (
+                io::ErrorKind::TimedOut,
+                "it reached the maximum age of a connection",
+            ),
             Self::NotVerified => (
                 io::ErrorKind::ConnectionAborted,
-                "no authority stands behind its client's certificate any more",
+                "the current TLS files no longer verify its client's certificate",
             ),
             Self::Stopped => (io::ErrorKind::ConnectionAborted, "the listener has stopped"),
         };

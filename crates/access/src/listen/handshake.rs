@@ -74,7 +74,7 @@ impl Handshake {
             }
             Err(_elapsed) => {
                 stats.handshake_timeout();
-                refused(&"not finished in time");
+                refused(&"it took too long");
                 None
             }
         }

@@ -85,7 +85,7 @@ impl Journal {
                     tracing::error!(
                         %error,
                         path = %self.path.display(),
-                        "used signatures cannot be written down; until they can, a restart forgets them"
+                        "cannot record used signatures; until this works again, a restart forgets them"
                     );
                 }
             }

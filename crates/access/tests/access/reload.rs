@@ -334,13 +334,13 @@ fn what_is_wrong_with_a_file_is_said_with_its_path() {
             key,
             &lab.leaf.key_pem,
             0o644,
-            "is open to everybody (mode 0644): run `chmod o= ",
+            "is open to all users (mode 0644): run `chmod o= ",
         ),
         (
             key,
             &lab.leaf.key_pem,
             0o441,
-            "is open to everybody (mode 0441)",
+            "is open to all users (mode 0441)",
         ),
     ];
     for (name, content, mode, expected) in cases {

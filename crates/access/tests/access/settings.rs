@@ -190,7 +190,7 @@ fn a_policy_that_cannot_be_read_or_has_nobody_to_rule_is_refused() {
     std::fs::write(&path, "default = \"submitter\"").expect("written");
     assert_eq!(build(true), Vec::<String>::new());
     // Else the policy would make way for a server where everybody may everything.
-    assert!(build(false)[0].contains("nothing tells callers apart"));
+    assert!(build(false)[0].contains("callers cannot be authenticated"));
     std::fs::write(&path, "defualt = \"submitter\"").expect("written");
     assert!(build(true)[0].contains("roles.toml, line 1: unknown field"));
 }

@@ -300,7 +300,7 @@ fn key_lists_that_are_wrong_are_told_by_place_and_without_secrets() {
         ("a:687", "entry 1: the secret must be an even number"),
         (
             "a:6875,b:6877,a:6876",
-            "entry 3: there is a key of this id already",
+            "entry 3: another entry has the same key id; give each its own",
         ),
         (
             "a:6875,b:6877,c:6875",
