@@ -70,7 +70,7 @@ pub fn look(directory: &Path, found: &Found) -> Result<AtStart, AccountsError> {
     let path = file.path();
     let Some(bytes) = file.read()? else {
         if found.totals.accounts > 0 {
-            tracing::warn!(path = %path.display(), "accounts.json is missing; writing it again from the database");
+            tracing::warn!(path = %path.display(), "accounts.json is missing; the daemon writes it again from the database");
         }
         return Ok(AtStart::Behind(None));
     };
@@ -294,7 +294,7 @@ impl Follower {
                     }
                     Ok(Written::NotAnnounced) => PAUSE,
                     Err(error) => {
-                        tracing::error!(%error, "accounts.json cannot be written; the accounts are in the database");
+                        tracing::error!(%error, "accounts.json cannot be written; the accounts are safe in the database");
                         PAUSE
                     }
                 };

@@ -32,7 +32,7 @@ pub fn of(policies: &Policies, authenticator: &Authenticator, owners: &Owners) -
 /// The log could not state the new policy modules or roles.
 #[derive(Debug, Error)]
 #[error(
-    "the log cannot state that other policies or roles are in force, so that those of before stay; free some space, and reload again"
+    "the log cannot state the new policy modules and role policy, so the old ones stay in force; free some space, and reload again"
 )]
 pub struct NotStated;
 

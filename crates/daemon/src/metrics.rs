@@ -142,27 +142,27 @@ impl Metrics {
         Self {
             claims: registry.counters(
                 "claims",
-                "Times that a claim came to a state since the daemon started",
+                "Changes of claims to a state since the daemon started",
             ),
             commit_changes: registry.histogram(
                 "commit_changes",
-                "Changes that became durable by one commit; 0: one of the server's own",
+                "Changes that became durable by one commit; 0 for a commit of the server's own",
                 CHANGES,
             ),
             commit_sync_seconds: registry.timing(
                 "commit_sync",
-                "Time that a commit took to sync the write-ahead log",
+                "Time that a commit takes to sync the write-ahead log",
                 SYNC,
             ),
             run_seconds: registry.timings("run", "Time that a guest ran, by how it ended", RUN),
             run_fuel: registry.counter("run_fuel", "Fuel that guests used"),
             prepared: registry.counters(
                 "modules_prepared",
-                "Modules that a run needed, by whether they were compiled already",
+                "Modules that a run needed, by whether they were already compiled",
             ),
             vetoes: registry.counters(
                 "settlement_vetoes",
-                "Claims that a policy kept from being judged",
+                "Claims that a policy module kept from being judged",
             ),
             registry,
             shown,

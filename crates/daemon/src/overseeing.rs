@@ -47,7 +47,7 @@ impl Overseer for Overseeing {
             Verdict::Defer(veto) => (veto, true),
             Verdict::Reject(veto) => (veto, false),
         };
-        tracing::info!(oracle = %veto.oracle_id, claim = %work.claim.id, deferred, "a policy keeps a claim from being judged");
+        tracing::info!(oracle = %veto.oracle_id, claim = %work.claim.id, deferred, "a policy module keeps a claim from being judged");
         Some(Vetoed {
             code: veto.reason_code,
             deferred,

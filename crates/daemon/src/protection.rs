@@ -33,7 +33,7 @@ pub fn must_hold(config: &Config) -> Result<(), StoreError> {
     }
     if config.serve_unprotected {
         tracing::warn!(
-            "the data directory was served with authentication, and is now served without: every local user may do everything"
+            "the data directory was served with authentication, and is now served without: every local user can do everything"
         );
         return Ok(());
     }
@@ -42,7 +42,7 @@ pub fn must_hold(config: &Config) -> Result<(), StoreError> {
             "{} was served with authentication, and this configuration has none: every local user could do everything",
             config.data_dir.display()
         ),
-        "start it with the same --tls-cert, --mtls-client-ca, tokens or keys as before (`evidenceos admin config show` lists what is set now); if it shall be a development server from now on, give --serve-unprotected".to_owned(),
+        "start it with the same --tls-cert, --mtls-client-ca, tokens or keys as before (`evidenceos admin config show` lists what is set now); to make it a development server, give --serve-unprotected".to_owned(),
     ))
 }
 

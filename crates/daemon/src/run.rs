@@ -28,6 +28,10 @@ const LOOK_AFTER: Duration = Duration::from_millis(200);
 /// ready.
 const FORGET_AFTER: Duration = Duration::from_secs(15);
 
+/// What a reload reads again.
+const RELOADED: &str = "certificates, revocation lists, the role policy, secret files, \
+    the active key and policy modules";
+
 /// The daemon as a program: reads the process's arguments and environment.
 #[must_use]
 pub fn main() -> ExitCode {
@@ -92,7 +96,7 @@ pub fn run_as(called_as: CalledAs, arguments: impl IntoIterator<Item = OsString>
         Asked::Healthcheck { data_dir } => healthcheck(&data_dir),
         Asked::Reload { data_dir } => match control::reload(&data_dir) {
             Ok(()) => {
-                terminal::say("certificates, roles, secrets, keys and policies were read again");
+                terminal::say(&format!("{RELOADED} were read again"));
                 ExitCode::SUCCESS
             }
             Err(error) => failed(&error),
@@ -153,8 +157,8 @@ fn look_after_accounts(what: &AccountsCommand) -> ExitCode {
         AccountsCommand::Export { directory } => {
             let path = directory.data_dir.join("accounts.json");
             offline::accounts::export(&directory.data_dir).map(|kept| {
-                let written = format!("{} is written from the database", path.display());
-                let kept = kept.map(|kept| format!("what was there is {}", kept.display()));
+                let written = format!("wrote {} from the database", path.display());
+                let kept = kept.map(|kept| format!("the old file is now {}", kept.display()));
                 std::iter::once(written).chain(kept).collect()
             })
         }
@@ -221,7 +225,7 @@ fn begin(config: Config) -> ExitCode {
             keep_memory_private();
         }
         if let Err(error) = evidenceos_heap::give_back() {
-            tracing::warn!(%error, "memory of a burst of calls will not be given back");
+            tracing::warn!(%error, "the process cannot give back memory after a burst of calls");
         }
         let ended = serve(config).await;
         // A collector that does not answer blocks a separate thread, not this one.
@@ -240,7 +244,7 @@ fn keep_memory_private() {
     let done = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
         .and_then(|()| rustix::process::setrlimit(Resource::Core, none));
     if let Err(error) = done {
-        tracing::warn!(%error, "a crash may leave this process's memory, keys included, in a core file");
+        tracing::warn!(%error, "a crash may write this process's memory, keys included, to a core file");
     }
 }
 
@@ -279,7 +283,7 @@ async fn serve(config: Config) -> ExitCode {
             (true, true) => ": no credentials checked, every caller may read everything",
         },
         if held {
-            ". It serves reads only: the log says why, and what to do"
+            ". It serves reads only: its log says why, and what to do"
         } else {
             ""
         },
@@ -346,10 +350,10 @@ async fn reload(running: &Running) -> Result<(), Vec<String>> {
     }
     let done = running.reload().await;
     match &done {
-        Ok(()) => tracing::info!("certificates, roles, secrets and keys were read again"),
+        Ok(()) => tracing::info!("{RELOADED} were read again"),
         Err(problems) => {
             for problem in problems {
-                tracing::error!(problem, "not taken over; what was there goes on");
+                tracing::error!(problem, "not taken over; the daemon keeps the old state");
             }
         }
     }
@@ -360,7 +364,7 @@ async fn reload(running: &Running) -> Result<(), Vec<String>> {
 /// Reports the state to systemd, if systemd started the process.
 fn tell_supervisor(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
-        tracing::warn!(%error, "the service manager could not be told how it goes");
+        tracing::warn!(%error, "cannot report the state to the service manager");
     }
 }
 

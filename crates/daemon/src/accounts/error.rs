@@ -16,7 +16,7 @@ pub enum AccountsError {
     Io(#[from] FileError),
     /// A crash of the daemon cannot have left this file.
     #[error(
-        "{path} is not one of the last two files that this daemon wrote: it was edited, or brought back from a backup. Nothing was changed. Either make the accounts what it says, which is recorded in the log:\n  evidenceos-daemon accounts import --data-dir {directory} --because TEXT\nor write it again from the database, keeping a copy of the edited one:\n  evidenceos-daemon accounts export --data-dir {directory}"
+        "{path} is not one of the last two files that this daemon wrote: it was edited, or brought back from a backup. Nothing was changed. Either import it, which the log records:\n  evidenceos-daemon accounts import --data-dir {directory} --because TEXT\nor write it again from the database; a copy of the edited file stays:\n  evidenceos-daemon accounts export --data-dir {directory}"
     )]
     Foreign {
         path: PathBuf,
@@ -24,13 +24,13 @@ pub enum AccountsError {
         directory: PathBuf,
     },
     /// A file that a start is to import does not list accounts.
-    #[error("{path} is not what accounts are kept as: {source}; mend it, or move it away")]
+    #[error("{path} is not a file of accounts: {source}; mend it, or move it away")]
     NotAccounts {
         path: PathBuf,
         source: serde_json::Error,
     },
     /// A file that an operator wants imported does not list accounts.
-    #[error("this is not what accounts are kept as: {0}; mend it, or name another file")]
+    #[error("the file is not a file of accounts: {0}; mend it, or name another file")]
     NotImportable(serde_json::Error),
     /// The operator's approval of an edited file.
     #[error("{path} is damaged ({source}); run `accounts import` or `accounts export` again")]
@@ -39,14 +39,12 @@ pub enum AccountsError {
         source: serde_json::Error,
     },
     /// No daemon has served the directory yet.
-    #[error(
-        "{0} holds no database; a daemon that is started on it imports the accounts.json that it finds there"
-    )]
+    #[error("{0} has no database; start a daemon on it, which imports the accounts.json in it")]
     NoDatabase(PathBuf),
     /// The operator's reason is empty, too long, or has control characters.
     #[error("--because: 1 to 256 bytes of text; it goes into the public log")]
     Because,
     /// There is no file to import.
-    #[error("{0} does not exist; name the file that is to be imported")]
+    #[error("{0} does not exist; name the file to import")]
     Missing(PathBuf),
 }

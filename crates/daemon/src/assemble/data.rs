@@ -81,7 +81,7 @@ pub fn prepare_directory(directory: &Path) -> Result<(), StartError> {
     if !directory.is_dir() {
         return Err(StartError::refused(
             format!("{} is not a directory", directory.display()),
-            "give a --data-dir that is one, or does not exist yet",
+            "give a --data-dir that is a directory or does not exist yet",
         ));
     }
     Ok(())

@@ -48,7 +48,7 @@ pub enum StartError {
         refusal: Refusal,
     },
     /// The start would have to sign something while nothing may be signed.
-    #[error("{what}, and that cannot be signed now: {why}")]
+    #[error("{what}, and the log cannot sign that now: {why}")]
     NotSigned {
         what: &'static str,
         /// Why nothing may be signed, and how to mend it.
@@ -91,7 +91,7 @@ pub enum StartError {
     },
     /// The list of used signatures cannot be read.
     #[error(
-        "cannot read {}: {source}{}; signatures that were used could be used again. Make it readable; or wait 10 minutes, until all of them are over, and remove it",
+        "cannot read {}: {source}{}; used signatures could be used again. Make it readable; or wait 10 minutes, until all of them have expired, and remove it",
         path.display(),
         denial(path, source)
     )]

@@ -164,7 +164,7 @@ impl Hold {
             Ok(true)
         })?;
         if flow.is_continue() {
-            tracing::info!("an anchor answers: signing begins");
+            tracing::info!("an anchor answers: the daemon signs and charges again");
             self.anchored.is_free();
             let (tree, tiles) = self.own.unshown()?;
             publisher.grown(self.tree.size(), self.tree.root());
@@ -187,7 +187,9 @@ pub fn settle(
         changed.push(Fact::Anchors(places));
     }
     if facts.restored.is_some() {
-        tracing::info!("an anchor remembers exactly this log: the restored directory goes on");
+        tracing::info!(
+            "an anchor remembers exactly this log: the daemon continues with the restored directory"
+        );
         changed.push(Fact::Restored(None));
     }
     if changed.is_empty() {

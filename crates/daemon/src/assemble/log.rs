@@ -432,9 +432,9 @@ fn must_need_no_signature(
         return Ok(());
     }
     let what = if matches!(accounts, AtStart::Import(_)) {
-        "accounts.json is to be imported"
+        "accounts.json must be imported"
     } else if keys.predecessor.is_some() {
-        "another key is to take over the log (start with the key that signed before)"
+        "another key must take over the log (start with the key that signed before)"
     } else {
         return Ok(());
     };

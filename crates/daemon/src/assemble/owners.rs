@@ -10,7 +10,7 @@ use thiserror::Error;
 pub enum OwnersError {
     /// The accounts' tags were made with another secret.
     #[error(
-        "owners.secret is not the one that this directory was served with: every principal would be somebody else. Bring secrets/owners.secret back from a backup"
+        "owners.secret differs from the one that the daemon last used: every principal would have another name. Bring secrets/owners.secret back from a backup"
     )]
     Other,
     /// The first account cannot be read.

@@ -176,7 +176,7 @@ fn control(
             stopped,
         )),
         Err(error) => {
-            tracing::warn!(%error, "no control socket in the data directory; backups need the daemon stopped, no reload but SIGHUP, and healthcheck fails");
+            tracing::warn!(%error, "no control socket in the data directory; backups need the daemon stopped, reloads need SIGHUP, and healthcheck fails");
             None
         }
     }
@@ -224,8 +224,9 @@ impl Running {
         self.parts.guests.sandbox.forget_unused();
     }
 
-    /// Reads certificates, roles, secrets, keys and policy modules again. If a part cannot be read
-    /// or is invalid, its old state stays in force and the problem is reported.
+    /// Reads certificates, revocation lists, the role policy, secret files, the active key and
+    /// policy modules again. If a part cannot be read or is invalid, its old state stays in force
+    /// and the problem is reported.
     ///
     /// # Errors
     /// One line for each part that was not taken over.
@@ -320,7 +321,7 @@ impl Running {
         .await;
         if let Err(error) = flushed {
             // The database has everything; the next start writes the file.
-            tracing::error!(%error, "accounts.json could not be flushed");
+            tracing::error!(%error, "cannot write accounts.json; the next start writes it from the database");
         }
         let _ = self.stop_http.send(true);
         self.http_servers.end(grace).await;

@@ -22,10 +22,8 @@ pub(super) fn places(
     }
     if given.iter().any(|text| text.trim() == NONE) {
         if given.len() > 1 {
-            problems.push(
-                "--anchor none: with another --anchor it means nothing; give one of the two"
-                    .to_owned(),
-            );
+            problems
+                .push("--anchor none contradicts another --anchor; give one of the two".to_owned());
         }
         return Anchoring::Off;
     }

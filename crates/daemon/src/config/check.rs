@@ -52,7 +52,7 @@ pub fn check(config: &Config) -> Checked {
                     Err(error) if ring.keys().is_empty() && config.generate_key => {
                         checked
                             .warnings
-                            .push(format!("{error} (a first start makes one)"));
+                            .push(format!("{error} (the first start makes a key)"));
                     }
                     Err(error) => checked.problems.push(error.to_string()),
                 }
@@ -62,7 +62,7 @@ pub fn check(config: &Config) -> Checked {
         }
     } else if !config.generate_key && matches!(config.keys, KeySource::Files(_)) {
         checked.problems.push(format!(
-            "{} is missing, and with TLS and authentication on no key is made; see `evidenceos keys --help`",
+            "{} is missing, and the daemon makes no key if TLS and authentication are on; see `evidenceos keys --help`",
             keys.display()
         ));
     }

@@ -17,7 +17,7 @@ use super::{ConfigError, Layers, Settings};
     after_help = "Examples:
   evidenceos-daemon                                   serve 127.0.0.1:50051 over ./data
   evidenceos-daemon --data-dir /srv/evidenceos        another directory
-  evidenceos-daemon --listen 127.0.0.1:0 --log debug  any free port, more words
+  evidenceos-daemon --listen 127.0.0.1:0 --log debug  any free port, more log lines
   evidenceos-daemon config check --config /etc/evidenceos/config.toml
   evidenceos-daemon backup /mnt/backups/today         copy ./data, also while it is served
 
@@ -32,7 +32,8 @@ Then, in another terminal:
   evidenceos claim pack predictions.csv -o claim.wasm
   evidenceos claim run claim.wasm --holdout mine
 
-On SIGHUP, and by `evidenceos-daemon reload`, certificates, roles, secret files and the active key are read again."
+On SIGHUP and on `evidenceos-daemon reload`, the daemon reads certificates, revocation lists, the role policy, secret
+files, the active key and policy modules again."
 )]
 pub struct Flags {
     #[command(flatten)]
@@ -117,8 +118,9 @@ enum Command {
     },
     /// Make the daemon read its files again, as on SIGHUP
     ///
-    /// Certificates, roles, tokens, secrets, the active key and policies. If one of them cannot be
-    /// read or is invalid, the command reports it and the daemon keeps the old one.
+    /// Certificates, revocation lists, the role policy, secret files (tokens and HMAC keys), the
+    /// active key and policy modules. If one of them cannot be read or is invalid, the command
+    /// reports it and the daemon keeps the old one.
     #[command(after_help = "Example:
   evidenceos-daemon reload --data-dir /srv/evidenceos")]
     Reload {
@@ -432,7 +434,7 @@ impl Flags {
         if !called_as.admits(flags.command.is_some()) {
             return Err(known.error(
                 clap::error::ErrorKind::InvalidSubcommand,
-                "`evidenceos serve` takes no command; say `evidenceos admin COMMAND`",
+                "`evidenceos serve` takes no command; run `evidenceos admin COMMAND`",
             ));
         }
         let Some(command) = flags.command else {

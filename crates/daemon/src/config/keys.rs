@@ -49,7 +49,7 @@ pub(super) fn source(
 fn kms(settings: &Settings, is_protected: bool, problems: &mut Vec<String>) -> Option<KmsKeys> {
     let Some(name) = settings.kms_provider.as_deref() else {
         problems.push(
-            "EVIDENCEOS_KEY_PROVIDER is kms: EVIDENCEOS_KMS_PROVIDER must say whose, mock, aws, gcp or azure".to_owned(),
+            "EVIDENCEOS_KEY_PROVIDER is kms: set EVIDENCEOS_KMS_PROVIDER to mock, aws, gcp or azure".to_owned(),
         );
         return None;
     };
@@ -67,7 +67,7 @@ fn kms(settings: &Settings, is_protected: bool, problems: &mut Vec<String>) -> O
     }
     if is_mock && is_protected && !settings.allow_mock_kms.unwrap_or(false) {
         problems.push(
-            "the mock KMS protects nothing: with TLS and authentication on it needs --allow-mock-kms".to_owned(),
+            "the mock KMS protects nothing: if TLS and authentication are on, it needs --allow-mock-kms".to_owned(),
         );
     }
     let mut kms = KmsSettings::new(provider);

@@ -131,13 +131,13 @@ impl Listeners {
         if !self.grpc.ip().is_loopback() && !lifted {
             if self.tls.is_none() {
                 problems.push(format!(
-                    "--listen {}: beyond loopback gRPC needs TLS: give --tls-cert and --tls-key (`evidenceos lab init DIR` makes a set to try), or --insecure-allow-plaintext where something else protects the network",
+                    "--listen {}: beyond loopback gRPC needs TLS: give --tls-cert and --tls-key (`evidenceos lab init DIR` makes a set to try), or --insecure-allow-plaintext if the network is protected otherwise",
                     self.grpc
                 ));
             }
             if !identity.authenticates() {
                 problems.push(format!(
-                    "--listen {}: beyond loopback callers must say who they are: give --mtls-client-ca with --require-client-cert, --auth-policy, --auth-token-file or --auth-hmac-key-file, or --insecure-allow-plaintext to let everybody do everything",
+                    "--listen {}: beyond loopback callers must authenticate: give --mtls-client-ca with --require-client-cert, --auth-policy, --auth-token-file or --auth-hmac-key-file, or --insecure-allow-plaintext to let every caller do everything",
                     self.grpc
                 ));
             }
@@ -147,12 +147,12 @@ impl Listeners {
         };
         if !identity.authenticates() && !preflight.authenticates() {
             problems.push(format!(
-                "--preflight-listen {http}: beyond loopback callers must say who they are; give one of the settings for identity, --preflight-require-bearer-token-file, or \"off\""
+                "--preflight-listen {http}: beyond loopback callers must authenticate; give one of the settings for identity, --preflight-require-bearer-token-file, or \"off\""
             ));
         }
         if !self.http_tls && !settings.preflight_allow_plaintext.unwrap_or(false) {
             problems.push(format!(
-                "--preflight-listen {http}: beyond loopback HTTP needs --preflight-tls, or --preflight-allow-plaintext where something else protects the network"
+                "--preflight-listen {http}: beyond loopback HTTP needs --preflight-tls, or --preflight-allow-plaintext if the network is protected otherwise"
             ));
         }
     }
@@ -165,13 +165,13 @@ fn tls(settings: &Settings, problems: &mut Vec<String>) -> Option<TlsConfig> {
     let crls = settings.mtls_client_crl.clone().unwrap_or_default();
     if !crls.is_empty() && ca.is_none() {
         problems.push(
-            "--mtls-client-crl needs --mtls-client-ca: the authorities whose lists they are"
+            "--mtls-client-crl needs --mtls-client-ca: the authorities that issued the lists"
                 .to_owned(),
         );
     }
     if require && ca.is_none() {
         problems.push(
-            "--require-client-cert needs --mtls-client-ca: the authorities that clients' certificates must come from".to_owned(),
+            "--require-client-cert needs --mtls-client-ca: the authorities that issue clients' certificates".to_owned(),
         );
     }
     if without_eku && ca.is_none() {

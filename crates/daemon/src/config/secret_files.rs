@@ -28,7 +28,7 @@ pub(super) enum SecretFileError {
     NotRegular(PathBuf),
     /// Every user of the machine could read or replace it.
     #[error(
-        "{path} has a secret and is open to everybody (mode {mode:04o}): run `chmod o= {path}`; for a Kubernetes Secret set defaultMode: 0440"
+        "{path} has a secret and is open to all users (mode {mode:04o}): run `chmod o= {path}`; for a Kubernetes Secret set defaultMode: 0440"
     )]
     Open { path: PathBuf, mode: u32 },
     /// Longer than the limit: its end would be cut off.

@@ -37,7 +37,7 @@ pub fn back_up(
         }
     }
     Err(ControlError::HungUp(
-        "the daemon ended before it was done, or had no room for another order; what was begun is not complete",
+        "the daemon ended before it was done, or had no room for another command; the work is not complete",
     ))
 }
 
@@ -51,7 +51,7 @@ pub fn condition(data_directory: &Path) -> Result<Condition, ControlError> {
         Some(News::Health(condition)) => Ok(condition),
         Some(News::Failed(why)) => Err(ControlError::Failed(why)),
         _ => Err(ControlError::HungUp(
-            "the daemon had no room for another order",
+            "the daemon had no room for another command",
         )),
     }
 }
@@ -66,7 +66,7 @@ pub fn reload(data_directory: &Path) -> Result<(), ControlError> {
         Some(News::Reloaded) => Ok(()),
         Some(News::Failed(why)) => Err(ControlError::Failed(why)),
         _ => Err(ControlError::HungUp(
-            "the daemon ended, or had no room for another order",
+            "the daemon ended, or had no room for another command",
         )),
     }
 }

@@ -9,7 +9,9 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 pub enum ControlError {
     /// No daemon serves the directory.
-    #[error("nobody answers at {socket}; is {directory} the directory of a daemon that runs?")]
+    #[error(
+        "no daemon answers at {socket}; check that {directory} is the directory of a running daemon"
+    )]
     NobodyAnswers {
         socket: PathBuf,
         /// The data directory.
@@ -26,7 +28,7 @@ pub enum ControlError {
     Failed(String),
     /// The daemon is of another release.
     #[error(
-        "the daemon answered {line:?}, which this release does not understand ({source}); use the daemon's own release"
+        "this release does not understand the daemon's answer {line:?} ({source}); use the daemon's own release"
     )]
     OtherRelease {
         line: String,

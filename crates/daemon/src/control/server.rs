@@ -97,7 +97,7 @@ impl Control {
                     accepted = self.listener.accept() => match accepted {
                         Ok((stream, _)) => stream,
                         Err(error) => {
-                            tracing::warn!(%error, "the control socket failed; until the next start no backup while serving, no reload but SIGHUP, and healthcheck fails");
+                            tracing::warn!(%error, "the control socket failed; until the next start backups need the daemon stopped, reloads need SIGHUP, and healthcheck fails");
                             break;
                         }
                     },
@@ -134,7 +134,7 @@ impl Served {
         match stream.peer_cred() {
             Ok(peer) if peer.uid() == rustix::process::geteuid().as_raw() || peer.uid() == 0 => {}
             peer => {
-                tracing::warn!(?peer, "another user at the control socket was sent away");
+                tracing::warn!(?peer, "the control socket refused another user");
                 return;
             }
         }
@@ -144,9 +144,9 @@ impl Served {
         // A silent client must not keep one of the few places.
         let order = match tokio::time::timeout(ORDER_TIMEOUT, reader.read_line(&mut line)).await {
             Ok(Ok(_)) => serde_json::from_str::<Order>(&line)
-                .map_err(|error| format!("no order of this release: {error}")),
+                .map_err(|error| format!("not a command of this release: {error}")),
             Ok(Err(error)) => Err(error.to_string()),
-            Err(_) => Err("no order came".to_owned()),
+            Err(_) => Err("no command came".to_owned()),
         };
         match order {
             Ok(Order::Backup { destination }) => self.back_up(destination, &mut write).await,
@@ -158,7 +158,7 @@ impl Served {
 
     async fn reload(&self) -> News {
         let (asked, done) = oneshot::channel();
-        let stops = || News::Failed("the daemon stops".to_owned());
+        let stops = || News::Failed("the daemon is stopping".to_owned());
         if self.reload.send(asked).await.is_err() {
             return stops();
         }

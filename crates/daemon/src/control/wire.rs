@@ -26,7 +26,7 @@ pub enum Order {
     },
     /// Report whether calls are served.
     Health,
-    /// Read certificates, roles, secrets, keys and policies again, as on SIGHUP.
+    /// Read certificates, roles, secret files, the active key and policy modules again, as on SIGHUP.
     Reload,
 }
 

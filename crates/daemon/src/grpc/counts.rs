@@ -45,16 +45,16 @@ impl Counts {
         Self {
             rpcs: registry.counters(
                 "rpc_calls",
-                "Calls of gRPC that ended, by method and status; denied ones included",
+                "gRPC calls that ended, by method and status, denied calls included",
             ),
             rpc_seconds: registry.timings(
                 "rpc",
-                "Time from a call's head to its last word, without calls that last as long as their client likes",
+                "Time from a call's head to the end of its answer, without calls that last as long as their client wants",
                 RPC,
             ),
             credit_denied: registry.counters(
                 "credit_denied_calls",
-                "Calls refused for want of credit, of the account or of the holdout",
+                "Calls refused because the account or the holdout lacks credit",
             ),
         }
     }

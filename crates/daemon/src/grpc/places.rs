@@ -159,11 +159,9 @@ impl Work {
             };
             (answer, reading)
         };
-        let (answer, place) = timeout(self.patience, places).await.map_err(|_| {
-            Box::new(busy(
-                "requests that are being read, or answers that are not yet read",
-            ))
-        })?;
+        let (answer, place) = timeout(self.patience, places)
+            .await
+            .map_err(|_| Box::new(busy("too many requests or answers in transit")))?;
         let reading = Reading {
             place,
             paced: self.request,
@@ -287,7 +285,7 @@ pub fn held(body: Body, place: Place, answering: Option<Answering>) -> Body {
 fn no_place(none: NoPlace) -> Status {
     match none {
         NoPlace::OfOne(share) => busy(&format!(
-            "{share} calls of yours under way, which is as many as one caller may have"
+            "{share} calls of yours under way, the most that one caller may have"
         )),
         NoPlace::OfAll => busy("as many calls under way as it can hold"),
     }

@@ -63,7 +63,7 @@ fn from_header(header: &wire::PutHoldoutHeader) -> Result<Submission, Status> {
     let spec = header.null_spec.as_ref().ok_or_else(|| {
         invalid(
             "null_spec",
-            "is required: say p0, the accuracy that proves nothing",
+            "is required: give p0, the accuracy that proves nothing",
         )
     })?;
     Ok(Submission {
@@ -103,14 +103,14 @@ fn add(
     if chunk.units.len() != units {
         return Err(invalid(
             "units",
-            "must be one for each label where the header has units, else none",
+            "must be one for each label if the header has units, otherwise none",
         ));
     }
     let ids = if header.has_item_ids { count * 16 } else { 0 };
     if chunk.item_id_digests.len() != ids {
         return Err(invalid(
             "item_id_digests",
-            "must be 16 bytes for each label where the header has item ids, else none",
+            "must be 16 bytes for each label if the header has item ids, otherwise none",
         ));
     }
     submission.labels.extend_from_slice(&chunk.labels);

@@ -40,7 +40,7 @@ const COUNTED: [(&str, &str, Read); 6] = [
     }),
     (
         "connections_closed_unused",
-        "Connections that were closed before a word was said, as port probes do",
+        "Connections that the client closed before it sent anything, as port probes do",
         |c| c.probe_like,
     ),
     (
@@ -121,7 +121,7 @@ fn certificates(encoder: &mut DescriptorEncoder<'_>, ports: &[Port]) -> fmt::Res
         encoder,
         (
             "tls_reload_failures",
-            "Sets of certificate, key, authorities and revocation lists that did not fit and were not taken",
+            "Sets of certificate, key, authorities and revocation lists that were invalid and not taken over",
             None,
         ),
         tls().map(|(labels, tls)| (labels, ConstCounter::new(tls.reload_failures()))),

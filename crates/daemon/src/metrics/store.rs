@@ -26,7 +26,7 @@ impl Collector for StoreCollector {
         for (name, help, value) in [
             (
                 "store_short_of_space",
-                "1 while new work is refused for want of space on the disk",
+                "1 while new work is refused because the disk is short of space",
                 done.short_of_space.load(Ordering::Relaxed),
             ),
             (

@@ -99,14 +99,14 @@ fn differences(
     );
     Ok(vec![
         format!(
-            "{} accounts in the file: {} new, {} changed; {} that it does not name stay as they are",
+            "{} accounts in the file: {} new, {} changed; {} that it does not name keep their state",
             listed.len(),
             new.count(),
             changed.count(),
             absent.count()
         ),
         format!(
-            "credit of all: {} before, {} after",
+            "credit of all accounts: {} before, {} after",
             sum(&before),
             sum(&after)
         ),

@@ -100,7 +100,7 @@ pub fn back_up(data_directory: &Path, destination: &Path, as_json: bool) -> Exit
     });
     shown.end(made, |manifest| {
         format!(
-            "backed up {} to {}: {}. Not in it, on purpose: {}",
+            "backed up {} to {}: {}. Left out on purpose: {}",
             data_directory.display(),
             destination.display(),
             summary(manifest),
@@ -143,12 +143,12 @@ pub fn restore(source: &Path, data_directory: &Path, as_json: bool) -> ExitCode 
     shown.end(restored, |manifest| {
         format!(
             "restored {} from {}: {}.\n\
-             Before the next start bring back what backups leave out: keys/ and secrets/ with their modes, certificates.\n\
-             Whatever was signed after this backup is missing here, so the directory is read-only: its start serves reads, and signs and charges nothing, until one of these says what happened:\n  \
+             Backups leave out keys/, secrets/ and certificates: bring them back, with their modes, before the next start.\n\
+             All that was signed after this backup is missing here, so the directory is read-only: a daemon serves reads, and signs and charges nothing, until one of these says what happened:\n  \
              evidenceos-daemon log recover --from URL|DIR     brings the missing entries back, from the published log, a mirror or another backup\n  \
              evidenceos-daemon log restart --origin NEW --because TEXT     goes on under another name, if they are lost\n  \
              evidenceos-daemon log continue --nothing-was-signed-since --because TEXT     states that there are none\n\
-             If an anchor (--anchor) remembers exactly this backup's head, as after a planned move, the start goes on by itself; if one remembers more, the missing entries must come back: nothing can be stated against it.",
+             If an anchor (--anchor) remembers exactly this backup's head, as after a planned move, the start needs none of them; if an anchor remembers more, recover the missing entries: no statement can replace them.",
             data_directory.display(),
             source.display(),
             summary(manifest)

@@ -27,9 +27,7 @@ pub enum BackupError {
     #[error("find {path}: {source}{}", denial(path, source))]
     NoPlace { path: PathBuf, source: io::Error },
     /// A path whose meaning depends on where the daemon was started.
-    #[error(
-        "{0} is not absolute, and the daemon's own directory is not meant; give an absolute path"
-    )]
+    #[error("{0} is relative, and the daemon may run in another directory; give an absolute path")]
     NotAbsolute(PathBuf),
     /// There is nothing to back up.
     #[error("{} is no data directory; name the daemon's own with --data-dir", _0.display())]
@@ -52,11 +50,13 @@ pub enum BackupError {
     #[error("another backup is being made; wait until it is done")]
     Busy,
     /// The daemon was told to stop during the backup.
-    #[error("the daemon stops; the backup is not complete; back up again once it has stopped")]
+    #[error(
+        "the daemon is stopping, so the backup is not complete; back up again once it has stopped"
+    )]
     Stopping,
     /// The daemon's writer ended during the backup.
     #[error(
-        "the daemon's writer has ended; the backup is not complete; back up again once the daemon has stopped"
+        "the daemon's writer has ended, so the backup is not complete; back up again once the daemon has stopped"
     )]
     WriterEnded,
     /// The client that asked for the backup has gone.

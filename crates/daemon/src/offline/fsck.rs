@@ -49,7 +49,7 @@ fn keys(config: &Config, report: &mut Report) {
             table: "keys".to_owned(),
             key,
             what,
-            repair: "bring it back from where keys are backed up, with its mode; a daemon without it does not start".to_owned(),
+            repair: "bring it back from the backup of your keys, with its mode; a daemon without it does not start".to_owned(),
         });
     };
     let path = config.keys_path();

@@ -70,7 +70,7 @@ pub fn recover(config: &Config, from: &str, runtime: &Handle) -> Result<Recovere
     let (own, size) = (opened.alone.tree().size(), checkpoint.size());
     if size <= own {
         return Err(StartError::refused(
-            format!("{source} has {size} entries, this log {own}: there is nothing to bring back"),
+            format!("{source} has {size} entries, this log {own}: there is nothing to recover"),
             "name a copy that has more, if there is one",
         ));
     }
@@ -237,10 +237,10 @@ fn signer(
     }
     Err(StartError::refused(
         format!(
-            "the newest head was signed by key {}, and another is chosen now",
+            "the newest head was signed by key {}, but another key is active now",
             missing.key.id
         ),
-        "bring that key back, recover, and let the other take over at the next start",
+        "bring that key back, recover, and let the other key take over at the next start",
     ))
 }
 
@@ -309,7 +309,7 @@ pub fn run_recover(config: &Config, from: &str) -> std::process::ExitCode {
     match with_runtime(|runtime| recover(config, from, runtime)) {
         Ok(recovered) => {
             terminal::say(&format!(
-                "recovered {} entries: the log has {} with root {}, as {from}. What they charged to holdouts is charged.",
+                "recovered {} entries: the log has {} with root {}, as {from}. Holdouts are charged what these entries charged.",
                 recovered.entries, recovered.size, recovered.root
             ));
             terminal::say(&format!(
@@ -318,7 +318,7 @@ pub fn run_recover(config: &Config, from: &str) -> std::process::ExitCode {
             ));
             if !recovered.lost_holdouts.is_empty() {
                 terminal::say(&format!(
-                    "Lost with their items: {}. Do not register the same labels again: what leaked about them is not known here.",
+                    "Lost with their items: {}. Do not register the same labels again: this server does not know how much leaked about them.",
                     recovered.lost_holdouts.join(", ")
                 ));
             }

@@ -66,7 +66,7 @@ pub fn restart(
     if origin == old_origin {
         return Err(StartError::refused(
             format!("the log is named {origin:?} already"),
-            "under that name it must not be signed again, so give it another",
+            "the restarted log needs another name: give another --origin",
         ));
     }
     let charged = stated
@@ -153,8 +153,8 @@ fn signer_so_far(
     let keys = LogKeys::find(&config.log_keys(), Some(&opened.head), runtime)?;
     if keys.predecessor.is_some() {
         return Err(StartError::refused(
-            "another key is chosen than the one that signed so far",
-            format!("{what} with the old one, and let the other take over at the next start"),
+            "the active key is not the key that signed so far",
+            format!("{what} with the old key, and let the other key take over at the next start"),
         ));
     }
     Ok(keys.signer)
@@ -272,7 +272,7 @@ pub fn run_restart(
     match with_runtime(|runtime| restart(config, origin, because, charged, runtime)) {
         Ok(restarted) => {
             terminal::say(&format!(
-                "the log is {} from here on, with {} entries; {} runs under way were aborted at their worst case. Give verifiers its key: {}",
+                "the log is {} from here on, with {} entries; {} runs under way were aborted and charged their worst case. Give verifiers its key: {}",
                 restarted.origin, restarted.size, restarted.aborted, restarted.vkey
             ));
             for (name, charged) in &restarted.charged {

@@ -265,7 +265,7 @@ impl Accounts {
             return Err(Refusal::field(
                 "principal_id",
                 format!(
-                    "{name:?} is no principal and has no account: a principal is mtls:, bearer: or hmac: and 64 lowercase hex digits. `evidenceos principal` computes it from a URI, a certificate or a token; `evidenceos account list` shows those that have accounts"
+                    "{name:?} is not a principal and has no account: a principal is mtls:, bearer: or hmac: and 64 lowercase hex digits. `evidenceos principal` computes it from a URI, a certificate or a token; `evidenceos account list` shows those that have accounts"
                 ),
             )
             .into());

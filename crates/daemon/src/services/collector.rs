@@ -116,7 +116,7 @@ fn build(server: &Server, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         ("version", env!("CARGO_PKG_VERSION")),
         ("engine", server.engine()),
     ];
-    let help = "1; the labels say what runs";
+    let help = "Always 1; the labels describe the release that runs";
     let info = [(labels, ConstGauge::new(1u64))];
     family(encoder, ("build_info", help, None), info)
 }
@@ -127,7 +127,7 @@ fn queues(accounts: &Accounts, encoder: &mut DescriptorEncoder<'_>) -> fmt::Resu
     gauge(encoder, "writer_calls_waiting", help, None, waiting)?;
     let acknowledged = accounts.done.accounts_seq.load(Ordering::Relaxed);
     let behind = acknowledged.saturating_sub(*accounts.in_file.borrow());
-    let help = "Commits since the last one that accounts.json shows, up to the last that changed an account; 0: it shows all";
+    let help = "Commits since the last one that accounts.json shows, up to the last that changed an account; 0 if it shows all";
     gauge(encoder, "accounts_file_behind_commits", help, None, behind)
 }
 
@@ -154,7 +154,7 @@ fn holdouts(holdouts: &[Holdout], encoder: &mut DescriptorEncoder<'_>) -> fmt::R
     let left: [(&str, &str, Of<[MicroBits; 2]>); 2] = [
         (
             "holdout_leakage_left",
-            "Leakage that the budget carries beside what is charged and what runs under way may take, in bits of information",
+            "Leakage that the budget has left after charges and the reservations of runs under way, in bits of information",
             |holdout| {
                 let [answers, sealed] = budgets(holdout);
                 [holdout.answers.free(answers), holdout.sealed.free(sealed)]
@@ -162,7 +162,7 @@ fn holdouts(holdouts: &[Holdout], encoder: &mut DescriptorEncoder<'_>) -> fmt::R
         ),
         (
             "holdout_leakage_budget",
-            "Leakage that the holdout may lose in all, in bits of information",
+            "Leakage that the holdout's budget allows in all, in bits of information",
             budgets,
         ),
     ];
@@ -226,7 +226,11 @@ fn credit(totals: &Totals, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
             "Credits that accounts were opened with",
             totals.initial,
         ),
-        ("credit_minted", "Credits that days brought", totals.minted),
+        (
+            "credit_minted",
+            "Credits that the daily minting added",
+            totals.minted,
+        ),
         (
             "credit_granted",
             "Credits that operators granted, and that imports added",
@@ -244,7 +248,7 @@ fn credit(totals: &Totals, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
     for (name, help, value) in [
         (
             "credit_reserved",
-            "Credits set aside for runs under way",
+            "Credits reserved for runs under way",
             totals.reserved,
         ),
         (

@@ -58,7 +58,7 @@ impl Compiling {
             return Ok(turn);
         }
         Err(Error::Busy(format!(
-            "your modules have taken {} s to compile, more than a caller may take at once; retry in {} s, or send modules that were sent before",
+            "your modules took {} s to compile, more than one caller may use at once; retry in {} s, or send modules that are compiled already",
             AT_ONCE_US / 1_000_000,
             wait.as_secs() + 1
         )))

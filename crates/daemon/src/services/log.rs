@@ -162,7 +162,8 @@ impl Log {
         };
         let public_key = found.ok_or(Error::Absent {
             code: "KEY_NOT_FOUND",
-            message: "no key of this log has that id; leave it empty for the one that signs".into(),
+            message: "no key of this log has that id; leave it empty for the key that signs now"
+                .into(),
         })?;
         let vkey = verifier(&self.keys.origin(), &public_key).to_string();
         Ok((public_key, vkey))

@@ -133,7 +133,7 @@ impl Probing {
                     .await;
                 // The caller is refused in any case: a full recorder must let no call through.
                 if let Err(why) = noted {
-                    tracing::warn!(?why, "the refusal of a caller that probes is not recorded");
+                    tracing::warn!(?why, "cannot record the refusal of a caller that probes");
                 }
                 Err(Error::Frozen)
             }

@@ -46,7 +46,7 @@ impl Setup {
         let tls = config.listeners.tls.as_ref();
         let mut warnings = Vec::new();
         if tls.is_none() && !config.listeners.grpc.ip().is_loopback() {
-            warnings.push("gRPC is served beyond loopback without TLS, as a flag demands: everyone on the network path can read tokens and answers".to_owned());
+            warnings.push("gRPC is served beyond loopback without TLS (--insecure-allow-plaintext): anyone on the network path can read tokens and answers".to_owned());
         }
         if config.anchors == Anchoring::Off {
             warnings.push(
@@ -55,7 +55,7 @@ impl Setup {
             );
         }
         if !walls.seccomp {
-            warnings.push("guests run without the kernel's filter of system calls (seccomp), which it does not have or somebody took away: limits, Wasm and their process's own rights keep them in".to_owned());
+            warnings.push("guests run without the kernel's filter of system calls (seccomp), which is not available here: limits, Wasm and their process's rights still confine them".to_owned());
         }
         Self {
             development: config.is_development(),
@@ -146,7 +146,7 @@ impl Server {
         warnings.extend(held);
         if let Some(held) = self.clock.held() {
             warnings.push(format!(
-                "the clock went from {} to {} ms since 1970 in no time; decisions are made as if it had not until an operator confirms it: evidenceos server confirm-clock",
+                "the clock jumped from {} to {} ms since 1970; the server decides as if it had not, until an operator confirms the jump: evidenceos server confirm-clock",
                 held.trusted_unix_ms, held.system_unix_ms
             ));
         }

@@ -141,12 +141,12 @@ fn a_health_check_needs_the_data_directory_alone() {
     child.wait().expect("ends");
     let (code, words) = healthcheck(directory.path());
     assert_eq!(code, Some(1));
-    assert!(words.contains("nobody answers at"), "{words}");
+    assert!(words.contains("no daemon answers at"), "{words}");
     let nowhere = directory.path().join("nowhere");
     for order in ["healthcheck", "reload"] {
         let (code, words) = ordered(order, &nowhere);
         assert_eq!(code, Some(1), "{order}");
-        assert!(words.contains("nobody answers at"), "{words}");
+        assert!(words.contains("no daemon answers at"), "{words}");
     }
     // Nothing in the directory is open to others, but for the public log and accounts.json.
     for name in [

@@ -136,7 +136,7 @@ fn what_was_lost_comes_back_from_a_mirror_byte_for_byte_and_with_its_charges() {
     assert!(said.contains("1 claims") && said.contains("new"), "{said}");
     must(&["fsck", "--data-dir", text(&place.data)]);
     let again = place.must_not_log(&["recover", "--from", text(&place.newer)]);
-    assert!(again.contains("nothing to bring back"), "{again}");
+    assert!(again.contains("nothing to recover"), "{again}");
     let (child, address) = place.start();
     block_on_value(async {
         let mut client = Client::connect(&address, None).await;

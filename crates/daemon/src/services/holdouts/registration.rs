@@ -141,7 +141,7 @@ fn keyed_ids(owners: &Owners, digests: &[[u8; 16]]) -> Result<Vec<[u8; 16]>, Err
     if ids.windows(2).any(|pair| pair[0] == pair[1]) {
         return Err(Error::field(
             "item_id_digests",
-            "name an item twice; every item id must be its own",
+            "name an item twice; give every item its own id",
         ));
     }
     Ok(ids)
