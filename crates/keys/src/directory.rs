@@ -82,7 +82,7 @@ impl Directory {
             path: self.path.clone(),
             mode,
             owner: stat.st_uid,
-            wanted: "a user who can write a directory chooses what is in it: group and others must not",
+            wanted: "the directory must be writable by its owner only",
             user: us(),
             command: mend(&self.path, &stat, "go-w"),
         })
@@ -276,7 +276,7 @@ impl Directory {
             return Err(KeyError::Permissions {
                 mode: bits(&stat),
                 owner: stat.st_uid,
-                wanted: "it must not be writable by group or others",
+                wanted: "the file must not be writable by group or others",
                 user: us(),
                 command: mend(&path, &stat, "go-w"),
                 path,

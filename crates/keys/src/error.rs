@@ -56,7 +56,7 @@ pub enum KeyError {
         found: KeyId,
     },
     /// The ring has no key with this id.
-    #[error("{directory} has no key {id}; `evidenceos keys list` shows those that it has")]
+    #[error("{directory} has no key {id}; `evidenceos keys list` shows the keys in it")]
     Unknown {
         /// The directory of the ring.
         directory: PathBuf,
@@ -72,7 +72,7 @@ pub enum KeyError {
     Empty(PathBuf),
     /// The ring has several keys and the operator has chosen none.
     #[error(
-        "{directory} holds {count} signing keys and none is chosen; choose with `evidenceos keys activate KEY-ID` or --active-key-id"
+        "{directory} holds {count} signing keys and none is activated; choose one with `evidenceos keys activate KEY-ID` or --active-key-id"
     )]
     NotChosen {
         /// The directory of the ring.
@@ -85,7 +85,7 @@ pub enum KeyError {
     Missing(PathBuf),
     /// All users can read a mounted key.
     #[error(
-        "{path} can be read by everybody (mode {mode:04o}); a mounted key may be closed to others at most: 0440 or stricter. For a Kubernetes Secret set defaultMode: 0440"
+        "{path} can be read by all users (mode {mode:04o}); close a mounted key to others: 0440 or stricter. For a Kubernetes Secret set defaultMode: 0440"
     )]
     WorldReadable {
         path: PathBuf,
@@ -93,15 +93,13 @@ pub enum KeyError {
         mode: u32,
     },
     /// A link leads out of the mount.
-    #[error(
-        "{0} is a link that leads out of the directory that is imported; copy the key itself there"
-    )]
+    #[error("{0} is a link that leads out of the imported directory; copy the key itself there")]
     LeadsOut(PathBuf),
     /// A file with the same name contains another secret.
     #[error("{0} is there already and holds something else; nothing was overwritten")]
     Differs(PathBuf),
     /// The operating system gave no random bytes.
-    #[error("the operating system gives no random bytes: {0}")]
+    #[error("the operating system returned no random bytes: {0}")]
     Random(getrandom::Error),
 }
 

@@ -343,7 +343,7 @@ fn what_others_can_write_or_a_link_leads_to_is_not_read() {
             policies::TRUSTED_KEYS,
             "must not be writable by group or others",
         ),
-        ("", "a user who can write a directory"),
+        ("", "must be writable by its owner only"),
     ];
     for (file, words) in table {
         for bits in [0o020, 0o002] {

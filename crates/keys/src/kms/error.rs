@@ -37,14 +37,14 @@ pub enum Fault {
     Refused(String),
     /// No answer arrived within the timeout, which includes finding credentials.
     #[error(
-        "no answer within {0:?}; see that the endpoint can be reached, or raise EVIDENCEOS_KMS_TIMEOUT"
+        "no answer within {0:?}; check that the endpoint can be reached, or raise EVIDENCEOS_KMS_TIMEOUT"
     )]
     Deadline(Duration),
     /// The plaintext is not a key of 32 bytes.
     #[error("the plaintext has {0} bytes, and a key has 32; wrap the key again with `keys wrap`")]
     Length(usize),
     /// A part of the answer is missing, or does not match its checksum.
-    #[error("{0}; the answer was damaged on its way and is not used")]
+    #[error("{0}; the answer was damaged in transit and is not used")]
     Damaged(&'static str),
     /// The signature is not the key's.
     #[error("the signature does not verify with the key's public half, and is not used")]

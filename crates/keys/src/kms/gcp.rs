@@ -89,7 +89,7 @@ impl Backend for Gcp {
         checked(
             &answer.plaintext,
             answer.plaintext_crc32c,
-            "the plaintext is without its CRC32C or does not match it",
+            "the plaintext has no CRC32C or does not match it",
         )?;
         // Takes over the buffer if no other handle shares it, so that it is wiped.
         Ok(Zeroizing::new(Vec::from(answer.plaintext)))
@@ -119,7 +119,7 @@ impl Backend for Gcp {
         checked(
             &answer.ciphertext,
             answer.ciphertext_crc32c,
-            "the ciphertext is without its CRC32C or does not match it",
+            "the ciphertext has no CRC32C or does not match it",
         )?;
         Ok(KeyRef {
             resource: resource.into(),
@@ -139,7 +139,7 @@ impl Backend for Gcp {
         checked(
             answer.pem.as_bytes(),
             answer.pem_crc32c,
-            "the public key is without its CRC32C or does not match it",
+            "the public key has no CRC32C or does not match it",
         )?;
         VerifyingKey::from_public_key_pem(&answer.pem)
             .map_err(|error| Fault::KeyKind(error.to_string()))
@@ -165,7 +165,7 @@ impl Backend for Gcp {
         checked(
             &answer.signature,
             answer.signature_crc32c,
-            "the signature is without its CRC32C or does not match it",
+            "the signature has no CRC32C or does not match it",
         )?;
         Ok(answer.signature.to_vec())
     }

@@ -22,7 +22,7 @@ pub struct KeyRef {
 #[derive(Debug, thiserror::Error)]
 pub enum KeyRefError {
     /// It has more than [`MAX_KEY_REF`] bytes.
-    #[error("the KMS key id has {0} bytes; at most {MAX_KEY_REF} are taken")]
+    #[error("the KMS key id has {0} bytes; at most {MAX_KEY_REF} are allowed")]
     Long(usize),
     /// There is nothing, or nothing before the `|`.
     #[error("the KMS key id names no key; expected <kms-key-resource>|<base64-ciphertext>")]

@@ -62,7 +62,7 @@ impl Backend for Mock {
             return Ok(Zeroizing::new(self.key.to_vec()));
         };
         let refused =
-            || Fault::Refused("the ciphertext is of another key, key name or context".into());
+            || Fault::Refused("the ciphertext belongs to another key, key name or context".into());
         let (nonce, sealed) = ciphertext
             .split_first_chunk::<NONCE>()
             .ok_or_else(refused)?;

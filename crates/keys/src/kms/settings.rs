@@ -82,7 +82,7 @@ pub enum ContextError {
     #[error("{0:?} in the KMS context is not name=value")]
     NotAPair(String),
     /// A name occurs twice.
-    #[error("{0:?} is twice in the KMS context")]
+    #[error("the KMS context has {0:?} twice; give it once")]
     Twice(String),
 }
 
@@ -238,7 +238,7 @@ pub enum Problem {
     )]
     AzureEndpoint(String),
     /// The timeout is too short for any call.
-    #[error("EVIDENCEOS_KMS_TIMEOUT must be longer than nothing")]
+    #[error("EVIDENCEOS_KMS_TIMEOUT must be more than 0")]
     NoTime,
 }
 

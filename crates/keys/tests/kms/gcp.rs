@@ -239,7 +239,7 @@ async fn a_checksum_that_is_wrong_or_absent_stops_every_operation() {
         lab.troubles.are([trouble]);
         lab.tells(
             &caller.unwrap(&key).await.expect_err("unwrap"),
-            &["the plaintext is without its CRC32C"],
+            &["the plaintext has no CRC32C"],
         );
         lab.troubles.are([trouble]);
         lab.tells(
@@ -249,7 +249,7 @@ async fn a_checksum_that_is_wrong_or_absent_stops_every_operation() {
         lab.troubles.are([trouble]);
         lab.tells(
             &caller.sign(SIGNER, b"m").await.expect_err("public key"),
-            &["the public key is without its CRC32C"],
+            &["the public key has no CRC32C"],
         );
     }
 }
