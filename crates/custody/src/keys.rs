@@ -34,7 +34,7 @@ pub enum HoldoutKeyError {
     NoKms(std::path::PathBuf),
     /// The key decrypts no holdout.
     #[error(
-        "holdouts.secret {0} is not the key that the holdouts are encrypted under; bring back the one that was there, from a backup"
+        "holdouts.secret {0} does not decrypt the holdouts of this directory; bring their holdouts.secret back from a backup"
     )]
     Another(String),
     /// The wrapped key is malformed.

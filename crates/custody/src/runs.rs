@@ -155,7 +155,7 @@ fn run_all(guests: &Guests, mailbox: &Mailbox, queue: &Queue<OwnerTag, Queued>) 
             Ok(done) => Ok(done),
             Err(Fault::Child(died)) => Err(died),
             Err(Fault::Host(fault)) => {
-                tracing::error!(claim = %work.claim.id, fault, before = next.failed, "the host failed a run; it will begin again");
+                tracing::error!(claim = %work.claim.id, fault, before = next.failed, "the host failed a run; the daemon will restart it");
                 let pause = PAUSES.0.saturating_mul(1 << next.failed.min(16));
                 let failed = next.failed + 1;
                 queue.put_later(owner, Queued { failed, ..next }, pause.min(PAUSES.1));
@@ -324,7 +324,7 @@ impl Guests {
             // The module would fail at every try, and the claims behind it would wait forever: so
             // the run ends as a trap.
             Err(error) => {
-                tracing::warn!(claim = %work.claim.id, %error, "a claim's module was admitted once, and is not any more");
+                tracing::warn!(claim = %work.claim.id, %error, "a claim's module was admitted before and is refused now; the run ends as a trap");
                 Ok(Err(TrapCause::OutOfMemory))
             }
         }

@@ -48,11 +48,11 @@ pub enum VaultError {
     Store(#[from] StoreError),
     /// The blob does not decrypt under the known keys.
     #[error(
-        "the items of holdout {0:?} do not open under this data directory's keys; bring the secrets directory back from a backup"
+        "the keys of this data directory do not decrypt the items of holdout {0:?}; bring the secrets directory back from a backup"
     )]
     Sealed(String),
     /// The operating system gave no random bytes.
-    #[error("the operating system gives no random bytes: {0}")]
+    #[error("the operating system returned no random bytes: {0}")]
     Random(getrandom::Error),
 }
 
