@@ -54,7 +54,7 @@ pub enum FetchError {
     Name(#[from] InvalidDnsNameError),
     /// The server's certificate comes from an authority that this machine does not trust.
     #[error(
-        "TLS: none of the certificate authorities that are trusted here issued the server's certificate; add its authority to the system's, or name a PEM file with it in SSL_CERT_FILE"
+        "TLS: no certificate authority that is trusted here issued the server's certificate; add its authority to the system's, or name a PEM file with it in SSL_CERT_FILE"
     )]
     UnknownAuthority,
     /// The server and this client found no common TLS parameters.

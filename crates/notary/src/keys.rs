@@ -35,7 +35,7 @@ pub enum LogKeyError {
     Kms(#[from] KmsError),
     /// A first start has no key and must not make one.
     #[error(
-        "{0} holds no signing key, and with TLS and authentication on none is made: a log must not change its key because a volume was empty. Bring the key back, import it with `evidenceos keys import --from DIR`, or for a new log run `evidenceos keys generate` or start once with --generate-key"
+        "{0} holds no signing key, and the daemon makes none if TLS and authentication are on: a log must not change its key because a volume was empty. Bring the key back, import it with `evidenceos keys import --from DIR`, or for a new log run `evidenceos keys generate` or start once with --generate-key"
     )]
     NotGenerated(std::path::PathBuf),
     /// The KMS gave another key than expected.
@@ -45,7 +45,7 @@ pub enum LogKeyError {
     Unexpected { found: KeyId, expected: KeyId },
     /// The key that signed so far cannot link its successor.
     #[error(
-        "the log was signed by key {old} so far, and would now be signed by {new}; the old key must vouch for the new one, and it is not there. Bring {old}.key back beside the new key (for a KMS: EVIDENCEOS_KMS_PREVIOUS_KEY_ID), start once, then remove it"
+        "key {old} has signed the log so far, and key {new} must take over; the old key must vouch for the new one, but it is missing. Bring {old}.key back beside the new key (for a KMS: EVIDENCEOS_KMS_PREVIOUS_KEY_ID), start once, then remove it"
     )]
     NoPredecessor {
         /// The key that has signed so far.
@@ -55,11 +55,13 @@ pub enum LogKeyError {
     },
     /// The key that signed the newest head that may be shown.
     #[error(
-        "no anchor covers the entry by which key {0} passed the log on, so that only an earlier head may be shown; that key signed it, and is not there. Make an anchor reachable, or bring {0}.key back beside the new key (for a KMS: EVIDENCEOS_KMS_PREVIOUS_KEY_ID)"
+        "no anchor covers the entry by which key {0} passed the log on, so only an earlier head may be shown; key {0} must sign that head, but it is missing. Make an anchor reachable, or bring {0}.key back beside the new key (for a KMS: EVIDENCEOS_KMS_PREVIOUS_KEY_ID)"
     )]
     Earlier(KeyId),
     /// The requested origin is not the log's.
-    #[error("--log-origin {asked:?}: this log's origin is {kept:?}, for ever; leave the flag out")]
+    #[error(
+        "--log-origin {asked:?}: this log's origin is {kept:?} and cannot change; leave the flag out"
+    )]
     OtherOrigin {
         /// The requested origin.
         asked: String,

@@ -566,7 +566,7 @@ impl Release {
                         tries_left -= 1;
                         if tries_left == 0 {
                             tracing::error!(
-                                "no anchor can be written; what was decided last is durable, and shown by the next start that has one"
+                                "no anchor can be written; the last decisions are durable, and the next start with an anchor shows them"
                             );
                             break;
                         }
@@ -577,7 +577,7 @@ impl Release {
                 }
                 Err(error) => {
                     // Another daemon continues this log: every further head would be a fork.
-                    tracing::error!(%error, "nothing more is signed");
+                    tracing::error!(%error, "the daemon signs nothing more");
                     self.state.hold(&error.to_string());
                     // Calls are refused at once, since the writer takes some time to end.
                     self.mailbox.hold_off(true);
@@ -612,7 +612,7 @@ impl Release {
 
     fn show(&mut self, pending: Pending) {
         if std::mem::take(&mut self.failing) {
-            tracing::info!("an anchor can be written again: new calls are taken");
+            tracing::info!("an anchor can be written again: the daemon takes new calls");
             self.state.let_go();
             self.mailbox.hold_off(false);
         }
@@ -637,10 +637,10 @@ impl Release {
     fn fails(&mut self) {
         if !std::mem::replace(&mut self.failing, true) {
             tracing::error!(
-                "no anchor can be written: nothing new is shown, and new calls are refused until one can"
+                "no anchor can be written: the daemon shows nothing new and refuses new calls until one can be"
             );
         }
-        self.state.hold("no anchor can be written: what was decided last is durable and not shown, and nothing new is signed or charged until one can be written; see the server's log for which, and why");
+        self.state.hold("no anchor can be written: the last decisions are durable but not shown, and nothing new is signed or charged until one can be written; see the server's log for which, and why");
         self.mailbox.hold_off(true);
     }
 }

@@ -56,7 +56,7 @@ impl Collector for ShownHeadCollector {
         let help = "Entries that the newest published head covers";
         gauge(&mut encoder, "log_entries", help, None, size)?;
         let age = seconds_since(self.0.shown_unix_ms.load(Ordering::Relaxed));
-        let help = "Since the newest head was published, also while nothing happens";
+        let help = "Time since the newest head was published, also while nothing happens";
         let unit = Some(&Unit::Seconds);
         gauge(&mut encoder, "log_checkpoint_age", help, unit, age)?;
         let waits = match self.0.pending_since_unix_ms.load(Ordering::Relaxed) {
