@@ -131,7 +131,7 @@ impl Policies {
     fn say(&self) {
         if !self.oracles.is_empty() {
             let ids: Vec<&str> = self.oracles.iter().map(|oracle| &*oracle.id).collect();
-            tracing::info!(oracles = ids.join(" "), digest = %self.digest, "policies are in force");
+            tracing::info!(oracles = ids.join(" "), digest = %self.digest, "policy modules are in force");
         }
     }
 
@@ -197,7 +197,7 @@ pub fn read_again(
     if !gone.is_empty() {
         tracing::warn!(
             oracles = gone.join(" "),
-            "policies that are in force are not in the directory any more, and end with this reload"
+            "the directory no longer has these policy modules: this reload removes them"
         );
     }
     loaded.say();

@@ -114,7 +114,7 @@ impl Collector for RecorderCollector {
         let help = "Decisions that are not in the log yet";
         let waiting = self.0.waiting() as u64;
         gauge(&mut encoder, "decisions_waiting", help, None, waiting)?;
-        let help = "Decisions that let a tool without harm through and are not in the log, since too many waited";
+        let help = "Decisions that allowed a harmless tool call and are not in the log, because too many waited";
         let unrecorded = self.0.unrecorded();
         counter(&mut encoder, "decisions_unrecorded", help, None, unrecorded)
     }
@@ -436,7 +436,7 @@ impl Writing {
             Ok(_) => {
                 self.shared.lock().under_way.clear();
                 if std::mem::take(&mut self.failing) {
-                    tracing::info!("decisions are recorded again");
+                    tracing::info!("the log records decisions again");
                 }
                 for durable in batch.into_iter().filter_map(|one| one.durable) {
                     // A caller that no longer waits has answered already.
@@ -449,7 +449,7 @@ impl Writing {
             Err(Failure::Stopping | Failure::Unknown) => false,
             Err(failure) => {
                 if !std::mem::replace(&mut self.failing, true) {
-                    tracing::warn!(%failure, "decisions are not recorded for now");
+                    tracing::warn!(%failure, "the log does not record decisions for now; the daemon keeps them and retries");
                 }
                 // A stop does not retry: it could wait for an anchor or a disk forever.
                 let open = self.shared.lock().open;
@@ -468,7 +468,7 @@ impl Writing {
         let through = match self.readers.decisions_before(before, FORGET_AT_ONCE) {
             Ok(through) => through,
             Err(error) => {
-                tracing::error!(%error, "records of decisions cannot be looked at");
+                tracing::error!(%error, "cannot read the records of decisions");
                 return false;
             }
         };
@@ -478,7 +478,7 @@ impl Writing {
         match self.ask(DecisionCommand::Forget { through }) {
             Ok(_) => true,
             Err(failure) => {
-                tracing::warn!(%failure, "old records of decisions are kept for now");
+                tracing::warn!(%failure, "cannot forget old records of decisions; the daemon keeps them for now");
                 false
             }
         }

@@ -174,7 +174,7 @@ impl Manifest {
         match Digest::from_typed_hex(&self.wasm_sha256_hex) {
             Some(stated) if stated == found => None,
             Some(_) => Some(format!(
-                "wasm_sha256_hex is not the SHA-256 of {}, which is {found}: bring the module back that was signed, or sign the manifest again (evidenceos policy sign)",
+                "wasm_sha256_hex is not the SHA-256 of {}, which is {found}: bring the signed module back, or sign the manifest again (evidenceos policy sign)",
                 self.wasm_filename
             )),
             None => {

@@ -45,7 +45,7 @@ impl Counts {
         Self {
             decisions: registry.counters(
                 "decisions",
-                "Decisions about tool calls, refusals of malformed requests included",
+                "Decisions about tool calls, refused malformed requests included",
             ),
             failures: registry.counters(
                 "preflight_failures",

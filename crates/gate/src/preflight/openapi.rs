@@ -14,7 +14,7 @@ use super::Front;
 #[openapi(
     info(
         title = "EvidenceOS gate for agents",
-        description = "Asked before and after tool calls. Errors have the shape of decisions."
+        description = "An agent asks before and after each tool call. Errors have the shape of decisions."
     ),
     paths(
         super::preflight,

@@ -31,8 +31,8 @@ const UNREADABLE: &str = "the decision cannot be read now";
     responses(
         (status = 200, description = "The receipt, for `evidenceos verify`", content_type = "application/json", body = super::bodies::DecisionReceiptBody),
         (status = 202, description = "The decision is not in the log yet; see Retry-After"),
-        (status = 401, description = "The caller is not known"),
-        (status = 404, description = "No such decision, or it is not kept any longer"),
+        (status = 401, description = "The caller is not authenticated"),
+        (status = 404, description = "No such decision, or the daemon no longer keeps it"),
         (status = 503, description = "The daemon starts, or the log cannot be read"),
     )
 )]
