@@ -164,7 +164,7 @@ impl AccountsJson {
         if bytes.len() as u64 > MAX_BYTES {
             return Err(StoreError::refused(
                 format!(
-                    "{} is larger than {MAX_BYTES} bytes; it is not a file of ours",
+                    "{} is larger than {MAX_BYTES} bytes; no daemon wrote it",
                     path.display()
                 ),
                 "move it away",

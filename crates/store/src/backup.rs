@@ -172,7 +172,7 @@ fn must_be_empty(directory: &Path, entries: fs::ReadDir) -> Result<(), StoreErro
                     directory.display(),
                     name.display()
                 ),
-                "name a directory that is, or that does not exist yet",
+                "name an empty directory, or one that does not exist yet",
             ));
         }
     }
@@ -365,10 +365,10 @@ fn remove_shared_memory(destination: &Path) -> Result<(), StoreError> {
             Ok(metadata) if is_wal && metadata.len() > 0 => {
                 return Err(StoreError::refused(
                     format!(
-                        "{} is not empty: somebody else writes into the backup",
+                        "{} is not empty: another process writes into the backup",
                         path.display()
                     ),
-                    "begin it anew elsewhere",
+                    "start a new backup in another directory",
                 ));
             }
             Ok(_) => fs::remove_file(&path).map_err(StoreError::io("remove", &path))?,
@@ -439,8 +439,8 @@ fn walk(root: &Path, relative: &Path, files: &mut Vec<String>) -> Result<(), Sto
         } else if !is_not_ours(&entry.file_name()) {
             files.push(below.to_str().map(str::to_owned).ok_or_else(|| {
                 StoreError::refused(
-                    format!("{} is no name of ours", below.display()),
-                    "begin the backup anew elsewhere",
+                    format!("{} is not a file name that a daemon gives", below.display()),
+                    "start a new backup in another directory",
                 )
             })?);
         }

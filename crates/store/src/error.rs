@@ -171,7 +171,7 @@ impl DatabaseFault {
                 "; the data directory is read-only: remount it for writing, or correct its owner and mode"
             }
             Self::Damaged => {
-                "; it is damaged: stop, keep a copy of the data directory, see what `evidenceos-daemon fsck` says, and restore a backup"
+                "; it is damaged: stop, keep a copy of the data directory, run `evidenceos-daemon fsck`, and restore a backup"
             }
             Self::Disk => {
                 "; look for disk errors in the kernel's log and at the owner, mode and mount of the data directory"
@@ -229,9 +229,9 @@ mod tests {
                 StoreError::Damaged {
                     table: "claims",
                     key: "3".to_owned(),
-                    what: "its checksum does not fit",
+                    what: "its checksum does not match",
                 },
-                "claims row 3 is damaged: its checksum does not fit",
+                "claims row 3 is damaged: its checksum does not match",
                 "; stop, keep a copy of the data directory, and restore a backup",
             ),
             (
@@ -247,7 +247,7 @@ mod tests {
             (
                 engine(DatabaseFault::Damaged),
                 "database: it failed",
-                "; it is damaged: stop, keep a copy of the data directory, see what `evidenceos-daemon fsck` says, and restore a backup",
+                "; it is damaged: stop, keep a copy of the data directory, run `evidenceos-daemon fsck`, and restore a backup",
             ),
             (
                 engine(DatabaseFault::Disk),

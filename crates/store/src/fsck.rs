@@ -29,17 +29,17 @@ const KEPT: usize = 100;
 const STRIDE: u64 = 4_096;
 
 /// The repair of a damaged row.
-pub(crate) const RESTORE: &str = "keep a copy of the directory, restore the newest backup into another one (`evidenceos-daemon restore`), then bring back what came after it (`evidenceos-daemon log recover`)";
+pub(crate) const RESTORE: &str = "keep a copy of the directory, restore the newest backup into another one (`evidenceos-daemon restore`), then recover the later entries (`evidenceos-daemon log recover`)";
 /// The finding about a row whose key no release of ours writes.
-pub(crate) const NO_KEY: &str = "its key, or what it names, has another length than any of ours";
+pub(crate) const NO_KEY: &str =
+    "its key, or a key that it names, has a length that no release writes";
 /// The repair of damaged files of the log.
 pub(crate) const REMAKE_LOG: &str = "if all checks of the database pass, remove the log directory: the next start makes it again from the entries";
 /// The repair of a missing or damaged blob.
-pub(crate) const BRING_BLOB: &str =
-    "bring this file back from a backup; blobs never change, so that any backup's will do";
+pub(crate) const BRING_BLOB: &str = "bring this file back from any backup; blobs never change";
 /// The repair of sums that disagree.
 pub(crate) const TELL: &str =
-    "do not start the daemon over it; keep the directory and ask who maintains EvidenceOS";
+    "do not start the daemon on it; keep the directory and ask the maintainers of EvidenceOS";
 
 /// An error in a data directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -251,7 +251,7 @@ pub fn examine<'f>(
         examination.check = name;
         (examination.follow)(name, 0, 0);
         let looked_at = check(&mut examination).unwrap_or_else(|error| {
-            let what = format!("it cannot be read on: {error}");
+            let what = format!("the rest cannot be read: {error}");
             examination.note("database", name, what, RESTORE);
             0
         });

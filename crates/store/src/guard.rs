@@ -140,7 +140,7 @@ fn fault(
     let shown = format!("{} has mode {:04o}", directory.display(), mode & 0o7777);
     if is_mount && metadata.uid() == 0 && process.uid != 0 {
         return Some(Fault::Warned(format!(
-            "{shown} and is a mount point of root's: other users of this machine can put other files in the place of the daemon's; close it with `chmod go-w {}` if there are any",
+            "{shown} and is a mount point of root's: other users of this machine could replace the daemon's files; if there are any, close it with `chmod go-w {}`",
             quoted(directory)
         )));
     }
@@ -155,7 +155,7 @@ fn fault(
         (false, _) => "o-w",
     };
     Some(Fault::Refused {
-        what: format!("{shown}: {who} can put other files in the place of the daemon's"),
+        what: format!("{shown}: {who} can replace the daemon's files"),
         remedy: format!("run: chmod {rights} {}", quoted(directory)),
     })
 }

@@ -24,7 +24,7 @@ impl Drop for DirectoryLock {
     /// Unlocking ends it for every copy.
     fn drop(&mut self) {
         if let Err(error) = self.file.unlock() {
-            tracing::warn!(%error, "the data directory's lock could not be given back by hand");
+            tracing::warn!(%error, "cannot release the data directory's lock; it ends with the process");
         }
     }
 }

@@ -174,7 +174,7 @@ impl Integrator {
             }
             tracing::warn!(
                 size,
-                "log tiles do not fit the entries; making all of them again"
+                "log tiles do not match the entries; the daemon makes all of them again"
             );
         }
         integrator.tree = Tree::new();
@@ -287,7 +287,7 @@ impl Integrator {
                 "the {} entries of the log do not lead to its signed root",
                 head.size
             ),
-            "the database is damaged: keep a copy, see what `evidenceos-daemon fsck` says, restore a backup",
+            "the database is damaged: keep a copy, run `evidenceos-daemon fsck`, restore a backup",
         ))
     }
 }
@@ -355,7 +355,7 @@ fn other_root(files: &LogFiles, published: &Checkpoint, ours: Hash) -> StoreErro
             published.root(),
             published.size()
         ),
-        "`evidenceos-daemon fsck` says whether the database is sound and the checkpoint is signed by the log's key; a checkpoint that is not may be removed, for one that is the newer database must be brought back",
+        "run `evidenceos-daemon fsck`: it says whether the database is sound and whether the log's key signed the checkpoint; if it did, bring the newer database back, else remove the checkpoint",
     )
 }
 

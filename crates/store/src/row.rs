@@ -71,7 +71,7 @@ pub fn decode<T: DeserializeOwned>(
         .split_at_checked(CHECK_LEN)
         .ok_or_else(|| damaged("too short"))?;
     if Sha256::digest(value)[..CHECK_LEN] != *check {
-        return Err(damaged("its checksum does not fit"));
+        return Err(damaged("its checksum does not match"));
     }
     postcard::from_bytes(value)
         .or_else(|error| match error {

@@ -234,9 +234,9 @@ impl SqliteStore {
         match (was != 0, short) {
             (false, true) => tracing::error!(
                 keep_free = self.room.wanted(),
-                "the disk is short of space: new work is refused, reads and settlements go on; free some"
+                "the disk is short of space: the daemon refuses new work, reads and settlements go on; free some space"
             ),
-            (true, false) => tracing::info!("there is space again: new work is taken"),
+            (true, false) => tracing::info!("there is space again: the daemon takes new work"),
             _ => {}
         }
     }

@@ -32,7 +32,7 @@ pub fn manifest(backup: &Path) -> Result<Manifest, StoreError> {
     if !path.exists() {
         return Err(StoreError::refused(
             format!(
-                "{} is missing: this is no backup, or one that was not finished",
+                "{} is missing: this is not a backup, or one that was not finished",
                 path.display()
             ),
             "take another",
@@ -103,7 +103,7 @@ fn must_list_a_backup(backup: &Path, manifest: &Manifest) -> Result<(), StoreErr
         None => Ok(()),
         Some(path) => Err(StoreError::refused(
             format!(
-                "{} lists {path:?}, which is no file of a backup, or twice; nothing was restored",
+                "{} lists {path:?} twice, or a backup has no such file; nothing was restored",
                 backup.join(MANIFEST).display()
             ),
             "Take another backup; bring keys/, secrets/ and policies back by hand",
@@ -169,7 +169,7 @@ fn open_plain(backup: &Path, relative: &str) -> Result<File, StoreError> {
     let file = File::from(rustix::fs::openat(&at, name, flags, Mode::empty()).map_err(failed)?);
     let metadata = file.metadata().map_err(StoreError::io("inspect", &path))?;
     if !metadata.is_file() {
-        return Err(must_be("no regular file"));
+        return Err(must_be("not a regular file"));
     }
     if metadata.nlink() > 1 {
         return Err(must_be("a hard link: another name leads to it too"));
@@ -205,7 +205,7 @@ fn read_all<E: From<StoreError>>(
         if bytes != record.bytes || sha256 != record.sha256 {
             return Err(StoreError::refused(
                 format!(
-                    "{} is not what {MANIFEST} says: the backup was damaged or changed after it was made",
+                    "{} does not match {MANIFEST}: the backup was damaged or changed after it was made",
                     path.display()
                 ),
                 "take another",

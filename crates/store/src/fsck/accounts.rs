@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// The repair of an edited file.
-const EDITED: &str = "run `evidenceos-daemon accounts import` to make the accounts what it says, or `evidenceos-daemon accounts export` to write it again";
+const EDITED: &str = "run `evidenceos-daemon accounts import` to import it, or `evidenceos-daemon accounts export` to write it again from the database";
 
 #[derive(Default)]
 struct Runs {
@@ -42,7 +42,7 @@ pub(super) fn accounts(on: &mut Examination<'_>) -> Result<u64, StoreError> {
         on.must(
             account.seq == seq && account.owner.as_bytes() == row.bytes(0),
             at,
-            || "its number or its owner is another than its row's".to_owned(),
+            || "its number or its owner differs from its row's".to_owned(),
             RESTORE,
         );
         // An entry that is left at the end belongs to no account.
@@ -52,7 +52,7 @@ pub(super) fn accounts(on: &mut Examination<'_>) -> Result<u64, StoreError> {
             at,
             || {
                 format!(
-                    "{} credits are reserved, by runs under way {by_runs}",
+                    "{} credits are reserved, but runs under way reserve {by_runs}",
                     account.reserved
                 )
             },
@@ -67,7 +67,7 @@ pub(super) fn accounts(on: &mut Examination<'_>) -> Result<u64, StoreError> {
         on.note(
             "claims",
             owner,
-            format!("runs under way reserve {reserved} credits of an account that is not there"),
+            format!("runs under way reserve {reserved} credits of an account that does not exist"),
             TELL,
         );
     }
@@ -112,14 +112,14 @@ fn sums(on: &mut Examination<'_>, found: &Totals) {
         on.must(
             said == found,
             ("state", what),
-            || format!("the sum over all accounts is {said}, by their rows and runs {found}"),
+            || format!("the sum over all accounts is {said}, but their rows and runs give {found}"),
             TELL,
         );
     }
     on.must(
         said.balance_out(),
         ("state", "sums over all accounts"),
-        || format!("initial + minted + granted - withdrawn - burned - reserved is not what the balances come to: {said:?}"),
+        || format!("initial + minted + granted - withdrawn - burned - reserved differs from the sum of the balances: {said:?}"),
         TELL,
     );
 }
@@ -159,7 +159,7 @@ fn grants(on: &mut Examination<'_>) -> Result<(), StoreError> {
     on.must(
         granted <= said,
         ("state", "granted"),
-        || format!("{said} credits were granted, by the log {granted}"),
+        || format!("{said} credits were granted, but the log says {granted}"),
         TELL,
     );
     Ok(())
@@ -176,7 +176,7 @@ pub(super) fn accounts_json(on: &mut Examination<'_>) -> Result<u64, StoreError>
     on.must(
         known,
         ("file", file.path().display()),
-        || "it was edited, or brought back from somewhere".to_owned(),
+        || "it was edited, or is from a backup".to_owned(),
         EDITED,
     );
     Ok(1)

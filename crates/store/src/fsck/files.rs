@@ -185,7 +185,7 @@ pub(super) fn log_files(on: &mut Examination<'_>) -> Result<u64, StoreError> {
             ("log", "checkpoint"),
             || {
                 format!(
-                    "it says {} entries with another root than ours, or more than the {} that there are: the database is older than the log, or another's",
+                    "it says {} entries with another root than the database, or more than the {} in it: the database is older than the log, or belongs to another log",
                     published.size(),
                     tree.size()
                 )
@@ -280,7 +280,7 @@ pub(super) fn modules_and_traces(on: &mut Examination<'_>) -> Result<u64, StoreE
             on.must(
                 fits,
                 (name, row.number()),
-                || "its content has another digest, or is named nowhere".to_owned(),
+                || "its content has another digest, or no row names it".to_owned(),
                 RESTORE,
             );
             Ok(())
@@ -325,7 +325,7 @@ pub(super) fn blobs(on: &mut Examination<'_>) -> Result<u64, StoreError> {
         on.must(
             names.contains(&holdout.blob.0) || holdout.status == HoldoutStatus::Withdrawn,
             ("holdouts", &holdout.reference),
-            || "the blob of its items is not among those that are kept".to_owned(),
+            || "the blob of its items is missing".to_owned(),
             RESTORE,
         );
     }

@@ -32,7 +32,7 @@ pub(super) fn each_entry(
             on.note(
                 "entries",
                 index,
-                "its bytes do not fit its leaf hash",
+                "its bytes do not match its leaf hash",
                 RESTORE,
             );
         }
@@ -58,7 +58,7 @@ pub(super) fn entries(on: &mut Examination<'_>) -> Result<u64, StoreError> {
         on.must(
             canonical,
             ("entries", index),
-            || "it is no record of ours: not canonical JSON with a schema".to_owned(),
+            || "it is not a record of this log: not canonical JSON with a schema".to_owned(),
             RESTORE,
         );
         Ok(())
@@ -176,7 +176,7 @@ pub(super) fn log_keys(on: &mut Examination<'_>) -> Result<u64, StoreError> {
     on.must(
         left == 0,
         ("log_keys", "all"),
-        || format!("{left} keys are in the table that the log does not name"),
+        || format!("the table has {left} keys that the log does not name"),
         RESTORE,
     );
     Ok(keys.len() as u64)

@@ -103,7 +103,7 @@ pub(super) fn ledger(on: &mut Examination<'_>) -> Result<u64, StoreError> {
             on.must(
                 charged == MicroBits::ZERO,
                 ("pools", format!("{id} {owner}")),
-                || format!("{} charged, but nothing by the log", charged.0),
+                || format!("{} charged, but the log charges nothing", charged.0),
                 TELL,
             );
         }
@@ -146,7 +146,7 @@ fn charged_to_all(on: &mut Examination<'_>, holdout: &Holdout, sum: &Sums) {
         on.must(
             said == is,
             ("holdouts", &holdout.reference),
-            || format!("{what} is {said}, but {is} by the log"),
+            || format!("{what} is {said}, but the log gives {is}"),
             TELL,
         );
     }
@@ -169,7 +169,7 @@ fn charged_to_one(
         on.must(
             said == is,
             ("pools", format!("{} {owner}", holdout.id)),
-            || format!("{} charged, but {} by the log", said.0, is.0),
+            || format!("{} charged, but the log charges {}", said.0, is.0),
             TELL,
         );
     }
@@ -196,7 +196,7 @@ fn reserved(on: &mut Examination<'_>, holdout: &Holdout, owner: OwnerTag, pool: 
             ("pools", format!("{} {owner}", holdout.id)),
             || {
                 format!(
-                    "{} reserved, by runs under way {}",
+                    "{} reserved, but runs under way reserve {}",
                     meter.reserved.0, by_runs.0
                 )
             },

@@ -75,7 +75,7 @@ pub(super) fn holdouts(on: &mut Examination<'_>) -> Result<u64, StoreError> {
         on.must(
             holdout.seq == seq,
             at,
-            || "its number is another than its row's".to_owned(),
+            || "its number differs from its row's".to_owned(),
             RESTORE,
         );
         // The labels of a withdrawn holdout may be registered again under its name.
@@ -84,7 +84,7 @@ pub(super) fn holdouts(on: &mut Examination<'_>) -> Result<u64, StoreError> {
         on.must(
             ids.insert(holdout.id) && named,
             at,
-            || "there is another of its name or id".to_owned(),
+            || "another row has its name or id".to_owned(),
             RESTORE,
         );
         let reserved = |of: fn(&evidenceos_kernel::holdout::InFlight) -> MicroBits| {
@@ -110,7 +110,7 @@ pub(super) fn holdouts(on: &mut Examination<'_>) -> Result<u64, StoreError> {
                 at,
                 || {
                     format!(
-                        "{} microbits of the {part} part are reserved, by runs under way {}",
+                        "{} microbits of the {part} part are reserved, but runs under way reserve {}",
                         meter.reserved.0, of.0
                     )
                 },
@@ -134,7 +134,7 @@ pub(super) fn claims(on: &mut Examination<'_>) -> Result<u64, StoreError> {
         on.must(
             same,
             ("claims", claim.id),
-            || "its number, id or owner is another than its row's".to_owned(),
+            || "its number, id or owner differs from its row's".to_owned(),
             RESTORE,
         );
         settlement(on, &claim)
@@ -152,7 +152,7 @@ fn settlement(on: &mut Examination<'_>, claim: &Claim) -> Result<(), StoreError>
         ("claims", claim.id),
         || {
             format!(
-                "it is {:?} and its result is not as that demands",
+                "it is {:?}, but its result does not match that state",
                 claim.state
             )
         },

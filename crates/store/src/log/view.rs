@@ -251,7 +251,7 @@ impl LogView {
         if self.files.read_tile(id).ok().as_deref() == Some(hashes.as_slice()) {
             return Ok(());
         }
-        tracing::error!(tile = %id, "a log tile was not what its entries say; made again");
+        tracing::error!(tile = %id, "a log tile did not match its entries; the daemon made it again");
         let path = self.files.path(id);
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent).map_err(StoreError::io("create", parent))?;

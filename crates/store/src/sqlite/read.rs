@@ -225,7 +225,7 @@ pub(super) fn read_entries(
             return Err(damaged("an entry before it is missing"));
         }
         if leaf_hash(&bytes) != Hash(leaf) {
-            return Err(damaged("its bytes do not fit its leaf hash"));
+            return Err(damaged("its bytes do not match its leaf hash"));
         }
         expected += 1;
         entries.push(Entry {
