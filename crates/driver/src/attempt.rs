@@ -285,7 +285,7 @@ impl<S: Store> Making<'_, S> {
         self.load(&request)?;
         match decide(&self.stage, &request) {
             Ok(decision) => self.enact(&request, decision),
-            Err(refusal) => unreachable!("work of the driver's own was refused: {refusal}"),
+            Err(refusal) => unreachable!("the kernel refused the driver's own work: {refusal}"),
         }
         Ok(())
     }

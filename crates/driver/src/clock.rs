@@ -121,7 +121,7 @@ fn warn(trusted_unix_ms: u64, system_unix_ms: u64) {
     tracing::error!(
         trusted_unix_ms,
         system_unix_ms,
-        "the clock went further than time passed; nothing is minted and nothing expires by it until an operator confirms it with `evidenceos server confirm-clock`"
+        "the clock jumped ahead of the time that passed; the server mints and expires nothing by it until an operator confirms it with `evidenceos server confirm-clock`"
     );
 }
 

@@ -112,7 +112,7 @@ pub enum Failure {
     Stopping,
     /// The outcome of the command is unknown.
     #[error(
-        "the server lost its disk; whether this was done is not known, ask again with the same x-request-id"
+        "the server lost its disk, and it is not known whether this was done; ask again with the same x-request-id"
     )]
     Unknown,
 }
@@ -211,7 +211,7 @@ pub struct Announced {
 #[derive(Debug, Error)]
 pub enum Fatal {
     /// The durable state is unknown, or the store's rules were broken.
-    #[error("the store failed, and what it holds is known only after a restart: {0}")]
+    #[error("the store failed; only a restart can read its state: {0}")]
     Store(#[from] StoreError),
     /// The part that halted the loop knows why nothing else may be signed.
     #[error("nothing more is signed: {0}")]
@@ -379,7 +379,7 @@ impl<S: Store> Driver<S> {
                 if run.place.is_some_and(|place| place.duplicate_of.is_some()) {
                     self.parked.insert(key, Parked::Duplicate);
                 } else if run.engine != self.resident.engine() {
-                    tracing::warn!(holdout = %holdout.reference, claim = %run.claim, engine = run.engine, "aborting a run that began under another guest engine");
+                    tracing::warn!(holdout = %holdout.reference, claim = %run.claim, engine = run.engine, "aborting a run that started under another guest engine");
                     self.parked.insert(key, Parked::Abort);
                 } else {
                     self.unfinished.push_back(Unfinished {
@@ -504,7 +504,7 @@ impl<S: Store> Driver<S> {
                 self.parked.insert(key, Parked::Done(done));
             }
             Err(fault) if attempt + 1 < MAX_FAILURES => {
-                tracing::error!(claim = %run.claim, fault, attempt, "a run failed; beginning it again");
+                tracing::error!(claim = %run.claim, fault, attempt, "a run failed; the daemon restarts it");
                 // A driver that stops leaves the run to the next start, which finds it under way.
                 if !self.stopping {
                     self.unfinished.push_back(Unfinished {
@@ -524,7 +524,7 @@ impl<S: Store> Driver<S> {
         let attempt = match self.attempt(wall_unix_ms, &calls) {
             Ok(attempt) => attempt,
             Err(error) => {
-                tracing::error!(%error, "what is to be settled cannot be read");
+                tracing::error!(%error, "cannot read the claims to settle");
                 answer_all(calls, &Failure::NotStored);
                 self.abandon();
                 return Err(error.into());

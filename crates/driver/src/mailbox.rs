@@ -82,7 +82,7 @@ pub enum CopyError {
     #[error("this store cannot be copied while it is served; stop the daemon to back it up")]
     OnlyAtRest,
     /// The loop ends first, or the receiver of the news is gone.
-    #[error("the copy was broken off, since the daemon stops; back it up once it has stopped")]
+    #[error("the copy was broken off because the daemon stops; back it up once it has stopped")]
     BrokenOff,
     /// The store cannot be read, or the copy cannot be written.
     #[error(transparent)]
@@ -252,7 +252,9 @@ pub fn hold(
             }
             Ok(Letter::Halt(why)) => return Err(why),
             Ok(Letter::NewSigner(_)) => {
-                tracing::warn!("another key takes over at the next start: nothing is signed now");
+                tracing::warn!(
+                    "the new key takes over only at the next start, because nothing is signed now"
+                );
             }
             // The writer states the policies when it starts; nothing is decided before that.
             Ok(Letter::Stated(stated)) => drop(stated.committed.send(())),

@@ -79,7 +79,9 @@ impl Heads {
             Signing::Inside(current) if current.public_key() == next.public_key() => {}
             Signing::Inside(_) => self.next = Some(next),
             Signing::Elsewhere(_) => {
-                tracing::warn!("the log's key is in a KMS; another takes over at the next start");
+                tracing::warn!(
+                    "the log's key is in a KMS; the new key takes over only at the next start"
+                );
             }
             Signing::ByCaller => {}
         }
@@ -130,10 +132,13 @@ impl Heads {
         match result {
             Ok(head) if fits(&head) => self.back = Some(head),
             Ok(head) => {
-                tracing::error!(size = head.size, "a head came back that was not asked for")
+                tracing::error!(
+                    size = head.size,
+                    "the signer returned a head that the driver did not ask for"
+                )
             }
             Err(error) => {
-                tracing::error!(error, "the log's head could not be signed; appends go on");
+                tracing::error!(error, "cannot sign the log's head; appends go on");
                 // The tree gave up these tiles with the request. If they were dropped, they would
                 // never reach the disk.
                 let asked = self.asked.take();
