@@ -49,7 +49,7 @@ pub fn serve_if_child() -> Option<ExitCode> {
     let socket = parent();
     let (Some(bounds), Ok(socket)) = (bounds, socket) else {
         eprintln!(
-            "error: `{ARGUMENT}` is what the program calls itself to run a guest; it cannot be used otherwise"
+            "error: the program starts itself with `{ARGUMENT}` to run a guest; nothing else can use it"
         );
         return Some(ExitCode::from(USAGE));
     };
@@ -163,7 +163,9 @@ impl Worker {
                     reading.send(&FromChild::Voted(voted))?;
                 }
                 Some(ToChild::Answer(_)) => {
-                    return Err(io::Error::other("an answer to no question"));
+                    return Err(io::Error::other(
+                        "the parent sent an answer, but the child asked no question",
+                    ));
                 }
             }
         }
@@ -203,7 +205,7 @@ impl Worker {
     fn run(&self, key: &CodeKey, task: &Task) -> Result<Ran, String> {
         match self.kept(key)? {
             Kept::Guest(code) => machine::run(code, task, Box::new(Parent(Rc::clone(&self.link)))),
-            Kept::Policy(_) => Err("a policy oracle is no guest".to_owned()),
+            Kept::Policy(_) => Err("a policy oracle is not a guest".to_owned()),
         }
     }
 
@@ -216,7 +218,7 @@ impl Worker {
         match self.kept(key).map_err(PolicyFailure::Host)? {
             Kept::Policy(code) => vote::decide(code, limits, input),
             Kept::Guest(_) => Err(PolicyFailure::Host(
-                "a guest is no policy oracle".to_owned(),
+                "a guest is not a policy oracle".to_owned(),
             )),
         }
     }
@@ -225,7 +227,7 @@ impl Worker {
         match self.codes.get(key) {
             Some(Ok(kept)) => Ok(kept),
             Some(Err(fault)) => Err(fault.clone()),
-            None => Err("the code is not here".to_owned()),
+            None => Err("the child does not have the code".to_owned()),
         }
     }
 }

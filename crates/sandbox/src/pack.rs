@@ -75,7 +75,7 @@ pub enum PackError {
         items: usize,
     },
     /// A prediction is neither 0 nor 1.
-    #[error("prediction {index} is {value}, neither 0 nor 1")]
+    #[error("prediction {index} is {value}; it must be 0 or 1")]
     NotBinary {
         /// Index of the prediction, from 0.
         index: usize,

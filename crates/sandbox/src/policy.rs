@@ -49,7 +49,7 @@ pub enum Vote {
 #[non_exhaustive]
 pub enum PolicyFailure {
     /// The input is longer than the limit; the oracle was not called.
-    #[error("the input has {len} bytes, and max_input_bytes allows {most}")]
+    #[error("the input has {len} bytes, but max_input_bytes allows {most}")]
     InputTooLarge {
         /// Length of the input.
         len: u64,
@@ -66,11 +66,11 @@ pub enum PolicyFailure {
     #[error("{0}")]
     Trapped(TrapCause),
     /// `alloc` answered 0: there is no room for the input.
-    #[error("alloc answered 0: it has no room for an input of {0} bytes")]
+    #[error("alloc returned 0: it has no room for an input of {0} bytes")]
     NoRoom(u64),
     /// `alloc` answered an address at which the input does not fit.
     #[error(
-        "alloc answered {address:#x}: an input of {len} bytes there ends outside its memory of {memory} bytes"
+        "alloc returned {address:#x}: an input of {len} bytes there ends outside its memory of {memory} bytes"
     )]
     RoomOutOfBounds {
         /// The address that `alloc` answered.
@@ -81,7 +81,7 @@ pub enum PolicyFailure {
         memory: u64,
     },
     /// The oracle returned a number that is not a vote.
-    #[error("it decided {0}, which is none of 0 (pass), 1 (defer) and 2 (reject)")]
+    #[error("it decided {0}; a decision is 0 (pass), 1 (defer) or 2 (reject)")]
     NotAVote(i32),
     /// A fault of the host, in its words.
     #[error("{0}")]
@@ -149,7 +149,7 @@ pub(crate) fn must_carry(limits: PolicyLimits, info: &ModuleInfo) -> Result<(), 
         rule: Rule::Memory,
         offset: None,
         message: format!(
-            "its memory has {needed} bytes at the start, and max_memory_bytes allows {}",
+            "its memory has {needed} bytes at the start, but max_memory_bytes allows {}",
             limits.memory_bytes
         ),
     }]))

@@ -134,7 +134,7 @@ impl Pool {
         child
             .and_then(|child| must_be_alike(&self.ready, child.ready()).map(|()| child))
             .map_err(|error| HostFault {
-                message: format!("no process to run it: {error}"),
+                message: format!("cannot start a process to run it: {error}"),
                 while_running: false,
             })
     }
@@ -154,7 +154,7 @@ fn must_be_alike(first: &Ready, other: &Ready) -> io::Result<()> {
         return Ok(());
     }
     Err(io::Error::other(format!(
-        "a child says {other:?}, the first one said {first:?}"
+        "a child reports {other:?}, but the first child reported {first:?}"
     )))
 }
 
@@ -197,7 +197,9 @@ impl Compilers {
         let _turn = self.turns.take();
         let child = || {
             let child = self.child();
-            child.map_err(|error| NotCompiled::Host(format!("no process to compile it: {error}")))
+            child.map_err(|error| {
+                NotCompiled::Host(format!("cannot start a process to compile it: {error}"))
+            })
         };
         let mut first = child()?;
         let began = Instant::now();

@@ -215,7 +215,7 @@ impl Starting {
         let ready = match self.link.receive(MARGIN) {
             Ok(Some(FromChild::Ready(ready))) => ready,
             Ok(Some(other)) => {
-                let message = format!("it said {other:?} before it was ready");
+                let message = format!("the child sent {other:?} before it was ready");
                 return Err(io::Error::other(message));
             }
             Ok(None) => return Err(io::Error::other(self.process.death().to_string())),
@@ -372,7 +372,9 @@ impl Child {
                 None => return Err(io::ErrorKind::UnexpectedEof.into()),
             }
         }
-        Err(io::Error::other("it said what no run can say"))
+        Err(io::Error::other(
+            "the child sent a report that no run can have",
+        ))
     }
 
     /// Asks a policy oracle.
@@ -392,7 +394,7 @@ impl Child {
             self.link.send(&ToChild::Decide { key, limits, input })?;
             match self.link.receive(MARGIN)? {
                 Some(FromChild::Voted(voted)) => Ok(voted),
-                Some(_) => Err(io::Error::other("it did not answer with a vote")),
+                Some(_) => Err(io::Error::other("the child did not answer with a vote")),
                 None => Err(io::ErrorKind::UnexpectedEof.into()),
             }
         };
@@ -531,14 +533,15 @@ impl Death {
             Some(libc::SIGABRT) if words.contains("memory allocation of") => Self::Memory,
             Some(libc::SIGABRT) if words.contains("has overflowed its stack") => Self::Stack,
             Some(libc::SIGKILL) => Self::Ended(
-                "it was killed: the system was short of memory, or somebody ended it".to_owned(),
+                "it was killed: the system was short of memory, or another process ended it"
+                    .to_owned(),
             ),
             Some(signal) => Self::Ended(format!(
                 "signal {signal} ended it{}",
                 first.map(|line| format!(": {line}")).unwrap_or_default()
             )),
             None if status.success() => Self::Ended("it ended by itself".to_owned()),
-            None => Self::Panicked(first.unwrap_or("it gave up without a word").to_owned()),
+            None => Self::Panicked(first.unwrap_or("it panicked without a message").to_owned()),
         }
     }
 }
@@ -549,7 +552,7 @@ impl fmt::Display for Death {
         match self {
             Self::Memory => f.write_str("it needed more memory than it may have"),
             Self::Time => f.write_str("it needed more processor time than it may have"),
-            Self::Stack => f.write_str("it needed more stack than there is"),
+            Self::Stack => f.write_str("it needed more stack than it may have"),
             Self::Panicked(words) | Self::Ended(words) => f.write_str(words),
         }
     }

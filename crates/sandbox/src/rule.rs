@@ -188,7 +188,7 @@ impl fmt::Display for Warning {
         f.write_str(match self {
             Self::NeverEmits => "the module does not import emit_structured_claim: every run ends with no output",
             Self::NeverJudged => {
-                "the module imports neither submit_predictions nor an oracle: no run of it is ever judged"
+                "the module imports neither submit_predictions nor an oracle: none of its runs is ever judged"
             }
         })
     }

@@ -62,7 +62,7 @@ impl Default for Config {
 /// The reason why there is no sandbox: no child can be started, or the engine does not accept its settings on this
 /// machine.
 #[derive(Debug, thiserror::Error)]
-#[error("no process to run guests in: {message}")]
+#[error("cannot start a process to run guests in: {message}")]
 pub struct EngineError {
     /// The cause, as the end of the sentence.
     pub message: String,

@@ -202,7 +202,7 @@ impl<S: Read + Write> Link<S> {
         // The other end chose the length: bound it before allocating.
         if len > most {
             return Err(io::Error::other(format!(
-                "a message of {len} bytes, at most {most} are taken"
+                "a message of {len} bytes, but at most {most} are allowed"
             )));
         }
         if !self.fill(4 + len)? {
@@ -224,7 +224,7 @@ impl<S: Read + Write> Link<S> {
             None => return Ok(None),
             Some(FromChild::Compiled(Err(why))) => return Ok(Some(Err(why))),
             Some(FromChild::Compiled(Ok(Code(code)))) => code.len(),
-            Some(_) => return Err(io::Error::other("it did not answer with code")),
+            Some(_) => return Err(io::Error::other("the child did not answer with code")),
         };
         // A message ends with its code.
         let end = self.filled.start;

@@ -226,7 +226,7 @@ impl Inspector {
                 Rule::Flow,
                 flow,
                 bounds::FLOW,
-                "values that blocks and branches hand over, times the blocks and branches of their function",
+                "values that blocks and branches pass on, times the blocks and branches of their function",
             ),
             (
                 Rule::Tracked,

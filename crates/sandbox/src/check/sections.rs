@@ -27,7 +27,7 @@ impl Inspector {
                 self.report(
                     Rule::Entries,
                     Some(types.range().start),
-                    format!("more than {most} values that types take and leave"),
+                    format!("the types have more than {most} parameters and results"),
                 );
                 return Ok(());
             }
