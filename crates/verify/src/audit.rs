@@ -199,7 +199,7 @@ fn left_over(report: &LogReport, traced: &[ClaimId]) -> Vec<AuditFinding> {
                 ),
                 Some((index, false)) => (
                     Some(*index),
-                    "there is a trace, but the capsule says that nothing ran to an end",
+                    "there is a trace, but the capsule says that no run ended",
                 ),
                 Some((_, true)) => return None,
             };

@@ -59,7 +59,7 @@ fn check_names(capsule: &Capsule) -> Result<(), Fault> {
     )?;
     Check::Form.holds(
         capsule.fuel <= MOST_FUEL,
-        "fuel is at most what the largest lane has",
+        "fuel is at most the limit of the largest lane",
     )
 }
 
@@ -87,12 +87,7 @@ fn check_ledger(capsule: &Capsule) -> Result<(), Fault> {
     )?;
     let ordinal = ledger.certified_before + 1;
     Check::Ledger.equal("ledger.ordinal", ledger.ordinal, ordinal)?;
-    let no_such = || {
-        Fault::rule(
-            Check::Ledger,
-            "the ordinal is one that alpha can be shared by",
-        )
-    };
+    let no_such = || Fault::rule(Check::Ledger, "alpha can be divided for this ordinal");
     let divisor = prices::alpha_divisor(ledger.multiplicity, ordinal).ok_or_else(no_such)?;
     Check::Ledger.equal("ledger.alpha_divisor", ledger.alpha_divisor, divisor)?;
     let threshold = prices::threshold(ledger.k.get(), ledger.c.get(), ledger.alpha_micros, divisor)
@@ -119,11 +114,11 @@ fn check_outcome(capsule: &Capsule) -> Result<(), Fault> {
     let is_duplicate = second == Some(Reason::Duplicate);
     Check::Duplicate.holds(
         is_duplicate == capsule.duplicate_of.is_some(),
-        "duplicate_of_hex is there with reason 122, and only with it",
+        "duplicate_of_hex is present if and only if the reason is 122",
     )?;
     Check::Duplicate.holds(
         capsule.duplicate_of != Some(capsule.claim_id),
-        "a claim is no duplicate of itself",
+        "a claim is not a duplicate of itself",
     )?;
     // Nothing ran, or nothing is known about the run.
     let without_run = is_duplicate || capsule.outcome == Outcome::Aborted;
@@ -140,11 +135,11 @@ fn check_outcome(capsule: &Capsule) -> Result<(), Fault> {
     Check::Outcome.holds(
         without_run
             || without_output == (capsule.structured_output_hash == digest_of_nothing()),
-        "structured_output_hash_hex is that of nothing if the run trapped or emitted nothing valid, and only then",
+        "structured_output_hash_hex is the hash of no bytes if and only if the run trapped or emitted nothing valid",
     )?;
     Check::Outcome.holds(
         without_run || capsule.trace_hash != digest_of_nothing(),
-        "trace_hash_hex is that of a trace",
+        "trace_hash_hex is the hash of a trace",
     )
 }
 
@@ -268,7 +263,7 @@ fn check_tally(capsule: &Capsule) -> Result<(), Fault> {
     )?;
     Check::Answers.holds(
         answers.asked <= MOST_CALLS,
-        "answers.asked is at most what the largest lane allows",
+        "answers.asked is at most the limit of the largest lane",
     )?;
     Check::Answers.holds(
         second_reason(capsule) != Some(Reason::TooManyCalls) || LANE_CALLS.contains(&answers.asked),
@@ -281,7 +276,7 @@ fn check_run(capsule: &Capsule) -> Result<(), Fault> {
     let Some(run) = capsule.run else {
         return Check::Duplicate.holds(
             capsule.duplicate_of.is_none(),
-            "a duplicate's capsule says where its run stood",
+            "a duplicate's capsule has a run",
         );
     };
     Check::Admission.holds(
@@ -372,7 +367,7 @@ impl Expected<'_> {
         Check::Ledger.equal("ledger.c_microbits", ledger.c.get(), self.c())?;
         Check::Ledger.holds(
             ledger.alpha_micros <= policy.alpha_micros,
-            "a claim's alpha is no laxer than its holdout's",
+            "a claim's alpha is at most its holdout's",
         )?;
         Check::Ledger.equal(
             "ledger.multiplicity",
@@ -384,7 +379,7 @@ impl Expected<'_> {
         if let Some(run) = &capsule.run {
             Check::Admission.holds(
                 run.levels <= policy.levels,
-                "run.levels is at most what the policy releases",
+                "run.levels is at most that of the holdout policy",
             )?;
         }
         self.check_reach(capsule)?;

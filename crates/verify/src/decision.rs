@@ -124,7 +124,7 @@ pub fn verify_decision(
     // position is below the count, and `parse` made sure that the batch has a last number.
     if record.id.0 != batch.first.0 + u64::from(receipt.position) {
         return Err(DecisionFailure::Record(format!(
-            "it says that it is decision {}, and stands where another one does",
+            "it says that it is decision {}, but another decision belongs in its place",
             record.id
         )));
     }

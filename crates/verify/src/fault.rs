@@ -143,7 +143,7 @@ pub enum Fault {
     #[error("the entry is not well formed: {0}")]
     Record(#[from] RecordError),
     /// A kind of entry that this release does not know.
-    #[error("entries of kind {0:?} are not known to this program; use a newer one")]
+    #[error("this program does not know entries of kind {0:?}; use a newer release")]
     UnknownKind(String),
     /// Entry 0, and no other, starts a log.
     #[error("entry 0, and no other, is `log_started`")]

@@ -47,7 +47,7 @@ pub enum OpeningFailure {
     #[error("not an opening: {0}")]
     Format(String),
     /// The opening does not match the commitment.
-    #[error("the opening is not what was committed to at registration: {0}")]
+    #[error("the opening does not match the commitment at registration: {0}")]
     Commitment(Fault),
     /// The bytes are not the trace that the capsule names.
     #[error("the trace has hash {found}, but the capsule names {wanted}")]

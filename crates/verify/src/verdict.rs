@@ -203,7 +203,7 @@ impl<'a> Counted<'a> {
         )?;
         check.holds(
             self.questions.insert(vector),
-            "a question that was asked before is repeated free, and not charged again",
+            "a question that was asked before is answered again without charge",
         )?;
         check.holds(
             self.fits(),
@@ -389,7 +389,7 @@ fn ending(
     let veto = PolicyCode::new(end.code);
     check.holds(
         !end.deferred || veto.is_some(),
-        "only a policy leaves a verdict to somebody else",
+        "only a policy module defers a verdict",
     )?;
     let reason = Reason::of_code(end.code);
     let trapped = match (end.code, reason) {
@@ -397,7 +397,10 @@ fn ending(
         // 119 here means an output that was too long; other invalid outputs have the code `EMITTED`.
         (110..=117 | 119 | 123, Some(reason)) => Some(reason),
         (118, Some(Reason::NoOutput)) => {
-            check.holds(end.output.is_empty(), "a run without output has no output")?;
+            check.holds(
+                end.output.is_empty(),
+                "a run that ended without output emitted nothing",
+            )?;
             return Ok(Ending::NotJudged(Reason::NoOutput, false));
         }
         (_, Some(Reason::Policy(_))) => None,
@@ -512,7 +515,7 @@ fn before_2_2(
     let check = Check::Verdict;
     check.holds(
         capsule.run.is_none(),
-        "a capsule that says where its run stood has a trace that says so too",
+        "if a capsule has a run, its trace has one too",
     )?;
     if matches!(capsule.outcome, Outcome::Certified | Outcome::NotCertified) {
         check.holds(!tainted, "a claim with a revoked ancestor is not judged")?;

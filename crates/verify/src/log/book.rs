@@ -304,7 +304,7 @@ impl Book {
         let left = (exhausted.sealed_reserved, exhausted.answers_reserved);
         Check::Restart.holds(
             found == left,
-            "a restart charges a holdout all that its runs under way have not reserved, or what the operator states",
+            "a restart charges a holdout the whole budget that its runs under way have not reserved, or the bits that the operator states",
         )
     }
 
@@ -425,7 +425,7 @@ impl Book {
             self.rooms.clear();
             Check::Admission.holds(
                 self.last_ended_before.is_none(),
-                "run is there in every capsule of a holdout after the first that has it",
+                "run is present in every capsule of a holdout after the first that has it",
             )?;
             return self.check_room();
         };

@@ -142,7 +142,7 @@ impl Replay {
         else {
             return Err(Fault::rule(
                 Check::Comparison,
-                "nothing is compared with a holdout of which less than a bit is left",
+                "no labels are compared with a holdout that has less than a bit left",
             ));
         };
         let bits = bits_compared(&compared, most);
@@ -161,7 +161,7 @@ impl Replay {
         let within = book.add(charged, answers);
         Check::Comparison.holds(
             !book.ledger.opened && !book.ledger.withdrawn,
-            "nothing is compared with a holdout whose labels are public or that was withdrawn",
+            "no labels are compared with a holdout whose labels are public or that was withdrawn",
         )?;
         Check::Comparison.holds(
             bits.is_some(),
@@ -232,7 +232,10 @@ impl Replay {
             "a changed budget is at most the registered one",
         );
         let (before, after) = (book.ledger.budgets, changed.budgets);
-        let news = Check::BudgetChange.holds(before != after, "a change of budgets changes one");
+        let news = Check::BudgetChange.holds(
+            before != after,
+            "a change of budgets changes at least one budget",
+        );
         let kept = Check::BudgetChange.holds(
             before.sealed.is_none_or(|_| after.sealed.is_some())
                 && before
@@ -280,7 +283,7 @@ impl Replay {
         )?;
         Check::Withdrawal.holds(
             !book.carried_on,
-            "a holdout is not withdrawn after a restart or a continuation of the log: what was lost may have been about it",
+            "a holdout is not withdrawn after a restart or a continuation of the log: the lost entries may have been about it",
         )
     }
 

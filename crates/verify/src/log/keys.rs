@@ -74,11 +74,11 @@ impl Replay {
         )?;
         Check::Keys.holds(
             self.key_id == Some(Digest::of(&link.old_public_key)),
-            "the old key of a link is the one that signs so far",
+            "the old key of a link is the key that has signed so far",
         )?;
         Check::Keys.holds(
             link.old_public_key != link.new_public_key,
-            "the new key of a link is another one",
+            "the new key of a link differs from the old key",
         )?;
         check_signatures(&signed)?;
         // Until both signatures hold, the old key stays: a forged link must not put another key in

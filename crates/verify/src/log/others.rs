@@ -46,7 +46,7 @@ impl Replay {
         let before = std::mem::replace(&mut self.in_force, in_force);
         Check::Policies.holds(
             before != in_force,
-            "policies are stated only if they are others than before",
+            "policies are stated only if they changed",
         )
     }
 }

@@ -25,7 +25,7 @@ impl Replay {
         self.modern |= capsule.run.is_some();
         let known = self.bookkept(&capsule).and(Check::Admission.holds(
             capsule.run.is_some() || !self.begun_modern,
-            "run is there in every capsule of a log that began under release 2.2 or a later one",
+            "run is present in every capsule of a log that began under release 2.2 or a later release",
         ));
         let tainted = self.revoked_ancestor(&capsule);
         if tainted.is_some() {

@@ -199,10 +199,10 @@ fn nothing_is_compared_with_less_than_a_bit() {
     let text = String::from_utf8(world.entries[narrowed].clone()).expect("text");
     world.entries[narrowed] = text.replace(":1000000", ":999999").into_bytes();
     let findings = report(&world.entries).findings;
-    let found = findings.first().expect("less than a bit is left");
+    let found = findings.first().expect("less than a bit left");
     assert_eq!(found.index, Some(narrowed as u64 + 1));
     let said = found.to_string();
-    assert!(said.contains("less than a bit is left"), "{said}");
+    assert!(said.contains("less than a bit left"), "{said}");
 }
 
 #[test]

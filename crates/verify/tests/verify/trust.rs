@@ -111,7 +111,7 @@ fn a_link_that_does_not_hold_is_a_finding_and_leads_nowhere() {
         ("old key has signed", |signed| {
             signed.link.new_public_key = other(9).public_key();
         }),
-        ("signs so far", |signed| {
+        ("has signed so far", |signed| {
             signed.link.old_public_key = other(9).public_key();
         }),
     ];
