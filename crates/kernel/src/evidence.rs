@@ -86,13 +86,13 @@ impl Strategy {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum EvidenceError {
     /// p0 is not strictly between 0 and 1.
-    #[error("p0 lies strictly between 0 and 1000000 millionths, not at {p0_micros}")]
+    #[error("p0 must be strictly between 0 and 1000000 millionths, not {p0_micros}")]
     NullChance {
         /// The requested p0.
         p0_micros: u32,
     },
     /// p1 is not strictly between p0 and 1.
-    #[error("p1 lies strictly between p0 ({p0_micros}) and 1000000 millionths, not at {p1_micros}")]
+    #[error("p1 must be strictly between p0 ({p0_micros}) and 1000000 millionths, not {p1_micros}")]
     Alternative {
         p0_micros: u32,
         /// The requested p1.

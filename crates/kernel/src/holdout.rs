@@ -458,7 +458,7 @@ impl Holdout {
         }
         if self.carried_on {
             return Some(
-                "the log was restored or restarted since its registration, and what was lost may have released something".to_owned(),
+                "the log was restored or restarted since its registration, and the lost entries may have released something about it".to_owned(),
             );
         }
         (self.status == HoldoutStatus::Opened).then(|| "its labels are public".to_owned())

@@ -265,7 +265,12 @@ fn budgets_can_be_narrowed_up_to_what_is_registered() {
         let bits = registered.k_bits_budget.expect("a budget");
         let request = client.request(set(Some(bits + 1.0), None));
         let wider = client.inner.set_holdout_pool_budgets(request).await;
-        refused(wider, Code::InvalidArgument, "INVALID_FIELD", "not widened");
+        refused(
+            wider,
+            Code::InvalidArgument,
+            "INVALID_FIELD",
+            "cannot exceed",
+        );
         let request = client.request(set(Some(1.5), Some(5.0)));
         client
             .inner

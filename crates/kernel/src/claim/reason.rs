@@ -162,13 +162,13 @@ impl Reason {
                 "The module used all its fuel, which its lane and its owner's credit bound: it does too much work, or it loops without end."
             }
             Self::OutOfMemory => {
-                "The module asked for more memory or stack than its lane has, and could not go on without."
+                "The module asked for more memory or stack than its lane has, and could not continue without it."
             }
             Self::InvalidVector => {
                 "The module passed a prediction vector of a wrong length, or with a value other than 0 and 1."
             }
             Self::AllowanceExhausted => {
-                "The module asked a question that no longer fitted into what this claim may be charged."
+                "The module asked a question that could cost more than this claim may still be charged."
             }
             Self::TooManyCalls => "The module asked more questions than its lane allows.",
             Self::OutOfBounds => {
@@ -177,16 +177,16 @@ impl Reason {
             Self::EmittedTwice => "The module emitted its claim twice.",
             Self::NoOutput => "The module ended without emitting a claim.",
             Self::InvalidOutput => {
-                "What the module emitted is not one big-endian symbol of the claim's alphabet."
+                "The module's output is not one big-endian symbol of the claim's alphabet."
             }
             Self::NothingToJudge => "The module submitted no predictions to judge.",
             Self::AncestorRevoked => "A claim on which this one depends was revoked.",
             Self::Aborted => {
                 "The run could not be completed or repeated; its worst case was charged to the holdout, no credit to you."
             }
-            Self::Deferred => "Not certified: left for somebody to decide.",
+            Self::Deferred => "Not certified: a policy module deferred the decision.",
             Self::Policy(_) => {
-                "A policy of this server does not allow the claim to be judged; the sealed part was not looked at."
+                "A policy module of this server does not allow the claim to be judged; the sealed part was not looked at."
             }
             Self::Duplicate => {
                 "You had the same module judged under the same terms before; the verdict of that claim stands, and nothing was charged but one credit."

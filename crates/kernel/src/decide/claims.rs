@@ -74,7 +74,7 @@ fn check_terms(stage: &Stage<'_>, terms: &Terms) -> Result<(), Refusal> {
         return Err(Refusal::field(
             "nullspec_id",
             format!(
-                "this holdout's null spec is {}; leave it empty to take that one",
+                "this holdout's null spec is {}; leave the field empty to use it",
                 description.null_spec.hash()
             ),
         ));

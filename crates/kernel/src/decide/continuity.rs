@@ -195,7 +195,7 @@ pub(crate) fn recover(
             RecordError::Json(_)
             | RecordError::Field(_)
             | RecordError::Unknown(_)
-            | RecordError::Value { .. } => "this is no entry of this log",
+            | RecordError::Value { .. } => "this is not an entry of this log",
         };
         Refusal::field("entry", format!("{error}; {remedy}"))
     })?;
@@ -250,7 +250,7 @@ fn effect(stage: &Stage<'_>, entry: &Entry, bytes: &[u8]) -> Result<Option<Event
         Entry::LogRestarted(_) => {
             return Err(Refusal::field(
                 "entry",
-                "the log went on under another name there; recover it from where it has its own",
+                "the log continued under another name there; recover it from a copy under its own name",
             ));
         }
         // The log does not contain holdouts' items, accounts' names or decision records, so they

@@ -235,7 +235,7 @@ pub(crate) fn narrow(
             return Err(Refusal::field(
                 "new_k_bits_budget",
                 format!(
-                    "at most {registered}: the registered policy is public, and what it promises may be narrowed but not widened; register a fresh holdout for more"
+                    "at most {registered}: a budget cannot exceed that of the registered holdout policy, which is public; register a fresh holdout for more"
                 ),
             ));
         }
