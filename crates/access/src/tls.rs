@@ -229,7 +229,7 @@ impl Tls {
         if ended > 0 {
             tracing::info!(
                 ended,
-                "closed connections whose client certificates the new TLS files do not verify"
+                "closed connections, because the new TLS files do not verify their client certificates"
             );
         }
         self.reloads.send_modify(|reloads| reloads.replaced += 1);

@@ -62,7 +62,7 @@ pub fn unix_ms(text: &str) -> Result<u64, String> {
         format!("{text:?} is no date like 2026-11-01, and no time like 2026-11-01T12:00:00Z")
     })?;
     u64::try_from(parsed.unix_timestamp_nanos() / 1_000_000)
-        .map_err(|_| format!("{text} lies before 1970"))
+        .map_err(|_| format!("{text} is before 1970"))
 }
 
 /// Unix milliseconds for users, in UTC to the minute: `2026-11-01 12:00`.

@@ -191,7 +191,7 @@ impl Worker {
         code: &[u8],
     ) -> Result<Kept, String> {
         if sealed != seal(&self.engine_id, role, &key, code) {
-            return Err("the code is not what was compiled for this module and engine".to_owned());
+            return Err("the code was not compiled for this module and engine".to_owned());
         }
         let told = |error: wasmtime::Error| format!("the engine failed: {error:#}");
         let module = code::load(&self.engine, code).map_err(told)?;

@@ -38,7 +38,7 @@ pub enum TreeError {
         size: u64,
     },
     /// The tiles are not those of the right edge, from level 0 upwards.
-    #[error("a tree of {size} entries needs tile {expected:?} where {found:?} was given")]
+    #[error("a tree of {size} entries needs tile {expected:?}, but {found:?} was given")]
     WrongTile {
         /// The requested size, in entries.
         size: u64,

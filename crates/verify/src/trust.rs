@@ -41,7 +41,7 @@ pub enum Distrust {
     Origin(CheckpointError),
     /// The log names other keys.
     #[error(
-        "key {key} is neither the one that this log began under ({}) nor one that took over from it: the log's entry 0, or an entry about a change of keys, is not what was signed",
+        "key {key} is neither the one that this log began under ({}) nor one that took over from it: the log's entry 0, or an entry about a change of keys, was changed after it was signed",
         first.map_or_else(|| "none".to_owned(), |first| first.to_hex())
     )]
     NotOfThisLog {

@@ -104,7 +104,7 @@ pub fn note_backup(
         let fact = Fact::Restored(Some(restored));
         facts.note(&fact);
         let noted = store.remember(vec![fact]);
-        noted.must_be_durable("that this is a backup")?;
+        noted.must_be_durable("the mark of a restored backup")?;
     }
     // The file goes only once the database says the same: a crash in between must not lose the fact
     // that this is a backup.

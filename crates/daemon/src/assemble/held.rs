@@ -196,5 +196,5 @@ pub fn settle(
         return Ok(());
     }
     let remembered = store.remember(changed);
-    remembered.must_be_durable("where the anchors are")
+    remembered.must_be_durable("the list of anchors")
 }

@@ -108,7 +108,7 @@ fn make_key(
     if facts.beginning != Some(beginning) {
         let fact = Fact::Beginning(Some(beginning));
         let noted = store.remember(vec![fact]);
-        noted.must_be_durable("that a key is being made")?;
+        noted.must_be_durable("the note of a new key")?;
     }
     new.save()?;
     Ok(true)

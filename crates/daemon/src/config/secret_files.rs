@@ -32,7 +32,9 @@ pub(super) enum SecretFileError {
     )]
     Open { path: PathBuf, mode: u32 },
     /// Longer than the limit: its end would be cut off.
-    #[error("{0}: the file is longer than {MAX_BYTES} bytes; take out what is no longer used")]
+    #[error(
+        "{0}: the file is longer than {MAX_BYTES} bytes; remove the secrets that are no longer used"
+    )]
     TooLong(PathBuf),
     /// It contains only line feeds.
     #[error("{0}: the file is empty")]

@@ -48,7 +48,7 @@ fn must_be_whole(
     let (said, came) = (header.items, submission.labels.len());
     // A stream that ends early without an error must not register only some of the labels.
     if came as u64 != said {
-        let rule = format!("says {said}, but {came} labels came");
+        let rule = format!("is {said}, but the stream had {came} labels");
         return Err(invalid("items", &rule));
     }
     submission.content = prost::Message::encode_to_vec(header);

@@ -113,7 +113,7 @@ impl Opened {
         }
         let fact = Fact::Anchors(places);
         let remembered = self.alone.store_mut().remember(vec![fact]);
-        remembered.must_be_durable("where the anchors are")
+        remembered.must_be_durable("the list of anchors")
     }
 
     /// The size and root of this log.

@@ -277,7 +277,7 @@ fn append(
         facts: fact.into_iter().collect(),
         files: None,
     };
-    let what = "what was recovered";
+    let what = "the recovered entries";
     let enacted = opened.alone.enact(unix_ms(), work, |_, _| Ok(head));
     enacted.map_err(|error| {
         own::not_enacted(error, what, |nth| format!("entry {}", first + nth as u64))
@@ -313,7 +313,7 @@ pub fn run_recover(config: &Config, from: &str) -> std::process::ExitCode {
                 recovered.entries, recovered.size, recovered.root
             ));
             terminal::say(&format!(
-                "Not in a log, and so not recovered: accounts (grants and burned credit since), traces, and {} claims whose capsules came back and whose owners find them by entry only.",
+                "Not recovered, because a log does not have them: accounts (grants and burned credit since), traces, and {} claims; their capsules are back, but their owners find them by entry only.",
                 recovered.unknown_claims
             ));
             if !recovered.lost_holdouts.is_empty() {

@@ -279,7 +279,7 @@ pub fn run_restart(
                 terminal::say(&format!("  holdout {name}: {}", charge_text(charged)));
             }
             terminal::say(
-                "Every holdout whose charge was not stated takes no more claims: register fresh items. The published copy under the old name stays as it is.",
+                "Each holdout without a stated charge takes no more claims: register fresh items. The published copy under the old name stays as it is.",
             );
             warn(&restarted.warnings);
             std::process::ExitCode::SUCCESS

@@ -113,7 +113,7 @@ impl Backend for Gcp {
             || !answer.verified_additional_authenticated_data_crc32c
         {
             return Err(Fault::Damaged(
-                "the KMS did not confirm the CRC32C of what it was sent",
+                "the KMS did not confirm the CRC32C of the request",
             ));
         }
         checked(
@@ -159,7 +159,7 @@ impl Backend for Gcp {
             .map_err(refused)?;
         if !answer.verified_data_crc32c {
             return Err(Fault::Damaged(
-                "the KMS did not confirm the CRC32C of what it was sent",
+                "the KMS did not confirm the CRC32C of the request",
             ));
         }
         checked(
