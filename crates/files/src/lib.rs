@@ -22,8 +22,8 @@ pub fn without_mark(bytes: &[u8]) -> &[u8] {
     bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(bytes)
 }
 
-/// The end of an error's sentence: why the system denied an operation on `path`, and what to run. Empty for an error
-/// that is not a denial.
+/// The end of an error's sentence: why the system denied an operation on `path`, and what to run. Empty unless the
+/// system denied access or the file system is read-only.
 #[must_use]
 pub fn denial(path: &Path, error: &Error) -> String {
     match error.kind() {
@@ -47,6 +47,19 @@ pub fn denial(path: &Path, error: &Error) -> String {
         us.gid,
         us.remedy(path, &culprit, &metadata)
     )
+}
+
+/// As [`denial`], for a directory of which this process uses every file. It names one file only if the directory is the
+/// process's own: in another user's directory the system would deny one file after the other.
+#[must_use]
+pub fn denial_within(directory: &Path, error: &Error) -> String {
+    let us = Process::this();
+    let is_ours = fs::metadata(directory).is_ok_and(|directory| directory.uid() == us.uid);
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let closed = entries
+        .map(|entry| entry.path())
+        .find(|path| is_ours && !can_be_used(path));
+    denial(closed.as_deref().unwrap_or(directory), error)
 }
 
 /// This process's user and group.
@@ -104,6 +117,11 @@ fn culprit(path: &Path) -> Option<(PathBuf, Metadata)> {
 fn can_be_searched(directory: &Path) -> bool {
     // The check uses the effective user, as opening a file does.
     rustix::fs::accessat(CWD, directory, Access::EXEC_OK, AtFlags::EACCESS).is_ok()
+}
+
+fn can_be_used(file: &Path) -> bool {
+    let wanted = Access::READ_OK | Access::WRITE_OK;
+    rustix::fs::accessat(CWD, file, wanted, AtFlags::EACCESS).is_ok()
 }
 
 /// A path quoted for a shell: the operator pastes the command.

@@ -254,7 +254,7 @@ impl Anchors {
                     }
                 }
                 Ok(Read::Missing(what)) => silent.push(format!("{}: {what}", place.at)),
-                Err(error) => silent.push(format!("{}: {error}", place.at)),
+                Err(error) => silent.push(format!("{}: {}", place.at, place.why(error))),
             }
         }
         self.say(&silent);
@@ -332,8 +332,9 @@ impl Anchors {
 
     /// Whether an anchor now remembers a head; `None` if it does not answer.
     fn remember_at(&self, place: &Place, tip: &Tip) -> Result<Option<bool>, AnchorError> {
-        let failed = |error: &dyn std::fmt::Display| {
-            tracing::error!(anchor = %place.at, %error, "an anchor cannot be written");
+        let failed = |error: Unreadable| {
+            let error = place.why(error);
+            tracing::error!(anchor = %place.at, error, "an anchor cannot be written");
         };
         let known = match &place.at {
             AnchorPlace::Url(_) => return Ok(Some(false)),
@@ -347,7 +348,7 @@ impl Anchors {
                         // The next try opens the file again: an operator may have restored the
                         // directory.
                         *file = None;
-                        failed(&error);
+                        failed(error.into());
                         return Ok(None);
                     }
                 }
@@ -356,7 +357,7 @@ impl Anchors {
                 Ok(Read::Known(known)) => Some(known),
                 Ok(Read::New | Read::Missing(_)) => None,
                 Err(error) => {
-                    failed(&error);
+                    failed(error);
                     return Ok(None);
                 }
             },
@@ -384,7 +385,7 @@ impl Anchors {
         match place.write(tip) {
             Ok(written) => Ok(Some(written)),
             Err(error) => {
-                failed(&error);
+                failed(error.into());
                 Ok(None)
             }
         }
@@ -449,7 +450,7 @@ impl Anchors {
                         path.display()
                     )));
                 }
-                Err(error) => return Err(Unreadable::File(error)),
+                Err(error) => return Err(error.into()),
             },
             AnchorPlace::Url(url) => {
                 let asked = fetch::get(url, MAX_CHECKPOINT, Trust::System);
@@ -576,7 +577,34 @@ fn stand(place: &AnchorPlace, known: &Known, own: &Own<'_>) -> Result<Standing, 
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{directory::HeadError, *};
+
+    #[test]
+    fn a_denial_names_the_anchor_its_owner_and_a_command() {
+        let home = tempfile::tempdir().expect("a directory");
+        let denied = || io::Error::from(io::ErrorKind::PermissionDenied);
+        for at in [
+            AnchorPlace::File(home.path().to_owned()),
+            AnchorPlace::Directory(home.path().to_owned()),
+        ] {
+            let place = Place {
+                at,
+                remembered: true,
+                written: true,
+                file: Mutex::default(),
+            };
+            let of_one_head = HeadError::Of {
+                name: "log.head".to_owned(),
+                source: Box::new(denied().into()),
+            };
+            for why in [place.why(denied()), place.why(of_one_head)] {
+                assert!(why.contains("belongs to uid"), "{why}");
+                assert!(why.contains("Run: "), "{why}");
+            }
+            let torn = place.why(HeadError::Torn);
+            assert_eq!(torn, "neither of its two heads can be read");
+        }
+    }
 
     #[test]
     fn a_file_that_cannot_be_written_leaves_its_name_to_who_reports_it() {

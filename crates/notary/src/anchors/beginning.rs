@@ -1,6 +1,6 @@
 //! Whether a log may begin beside these anchors.
 
-use std::{fmt, sync::atomic::Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 
 use evidenceos_kernel::{continuity::BegunBy, id::Digest};
 use evidenceos_tlog::{SignedCheckpoint, VerifierKey, note::KeyKind};
@@ -8,7 +8,7 @@ use evidenceos_tlog::{SignedCheckpoint, VerifierKey, note::KeyKind};
 use super::{
     Anchors, Read,
     directory::{self, BeginLock, Known},
-    error::AnchorError,
+    error::{AnchorError, Unreadable},
     place::Place,
 };
 use crate::anchors::AnchorPlace;
@@ -67,7 +67,7 @@ impl Anchors {
                 match BeginLock::take(path) {
                     Ok(lock) => locks.push(lock),
                     Err(error) => {
-                        looked.silent(place, &error);
+                        looked.silent(place, error);
                         continue;
                     }
                 }
@@ -108,7 +108,7 @@ impl Anchors {
             let heads = match directory::scan(path) {
                 Ok(heads) => heads,
                 Err(error) => {
-                    looked.silent(place, &error);
+                    looked.silent(place, error);
                     return Ok(());
                 }
             };
@@ -141,7 +141,7 @@ impl Anchors {
                 Ok(())
             }
             Err(error) => {
-                looked.silent(place, &error);
+                looked.silent(place, error);
                 Ok(())
             }
         }
@@ -160,8 +160,9 @@ struct Looked {
 }
 
 impl Looked {
-    fn silent(&mut self, place: &Place, why: &dyn fmt::Display) {
-        tracing::warn!(anchor = %place.at, %why, "an anchor does not answer");
+    fn silent(&mut self, place: &Place, error: impl Into<Unreadable>) {
+        let why = place.why(error);
+        tracing::warn!(anchor = %place.at, why, "an anchor does not answer");
         self.silent.push(format!("{}: {why}", place.at));
     }
 

@@ -5,7 +5,7 @@
 //! was made, so a full disk stops no write. The process that signs a log keeps its file locked: a
 //! second process over a copy of the data directory fails at once.
 //!
-//! An error names the file, not the directory, which the caller's report names.
+//! An error names the file, not the directory: the caller's report names the directory and who may use it.
 //!
 //! The bytes are text, so that an operator can read them: a line with the digest and length of what
 //! follows, the signed checkpoint (or, while a KMS still signs, the unsigned one), line feeds.
@@ -62,6 +62,17 @@ pub enum HeadError {
         name: String,
         source: Box<HeadError>,
     },
+}
+
+impl HeadError {
+    /// What the system said, if it is that.
+    pub(super) fn io(&self) -> Option<&io::Error> {
+        match self {
+            Self::Io(error) => Some(error),
+            Self::Torn => None,
+            Self::Of { source, .. } => source.io(),
+        }
+    }
 }
 
 /// A head that an anchor remembers.

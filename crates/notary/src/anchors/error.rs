@@ -128,7 +128,7 @@ pub enum Ahead {
 pub(super) enum Unreadable {
     /// A file of one log.
     #[error(transparent)]
-    File(io::Error),
+    File(#[from] io::Error),
     /// A directory with a file for each log.
     #[error(transparent)]
     Directory(#[from] HeadError),
@@ -138,4 +138,15 @@ pub(super) enum Unreadable {
     /// The content is not a checkpoint.
     #[error("there is no checkpoint in it")]
     NoCheckpoint,
+}
+
+impl Unreadable {
+    /// What the system said, if it is of files.
+    pub(super) fn io(&self) -> Option<&io::Error> {
+        match self {
+            Self::File(error) => Some(error),
+            Self::Directory(error) => error.io(),
+            Self::Url(_) | Self::NoCheckpoint => None,
+        }
+    }
 }

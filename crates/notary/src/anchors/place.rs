@@ -6,11 +6,15 @@ use std::{
 };
 
 use evidenceos_failpoint::{self as failpoint, Point};
+use evidenceos_files::{denial, denial_within};
 use evidenceos_store::{Head, StoreError, blobs};
 use evidenceos_tlog::{Checkpoint, Hash};
 use parking_lot::Mutex;
 
-use super::directory::{self, HeadFile};
+use super::{
+    directory::{self, HeadFile},
+    error::Unreadable,
+};
 use crate::{anchors::AnchorPlace, keys::LogSigner};
 
 /// A head for anchors to remember.
@@ -93,8 +97,20 @@ impl Place {
             && self.written
             && let Err(error) = directory::make(path)
         {
-            tracing::warn!(anchor = %self.at, %error, "an anchor directory cannot be made");
+            let error = self.why(error);
+            tracing::warn!(anchor = %self.at, error, "an anchor directory cannot be made");
         }
+    }
+
+    /// Why the anchor does not answer; if the system denied it a file, with the command that mends it.
+    pub(super) fn why(&self, error: impl Into<Unreadable>) -> String {
+        let error = error.into();
+        let denial = match (&self.at, error.io()) {
+            (AnchorPlace::Directory(path), Some(io)) => denial_within(path, io),
+            (AnchorPlace::File(path), Some(io)) => denial(path, io),
+            _ => String::new(),
+        };
+        format!("{error}{denial}")
     }
 
     /// Writes the head; returns whether the anchor could take it: a file accepts only signed heads.
