@@ -25,6 +25,16 @@ pub struct PageArgs {
     page: String,
 }
 
+impl PageArgs {
+    /// So many rows from the beginning.
+    pub const fn first(limit: usize) -> Self {
+        Self {
+            limit,
+            page: String::new(),
+        }
+    }
+}
+
 fn at_least_one(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(0) | Err(_) => Err("write a number of rows, at least 1".to_owned()),
@@ -87,10 +97,7 @@ mod tests {
     use super::*;
 
     fn paged(limit: usize) -> Paged<u32> {
-        Paged::new(PageArgs {
-            limit,
-            page: String::new(),
-        })
+        Paged::new(PageArgs::first(limit))
     }
 
     #[test]

@@ -42,7 +42,7 @@ pub enum Refusal {
     #[error("holdout {0:?} not found; `evidenceos holdout list` shows what is registered")]
     UnknownHoldout(String),
     /// The caller lacks a role.
-    #[error("this call needs the {0} role")]
+    #[error("this call needs the {0} role; ask an operator to add you to it in the role policy")]
     RoleRequired(Role),
     /// The claim's state does not allow the step.
     #[error("cannot {step} a claim that is {state}; {}", hint(*.state))]

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use crate::{
     account::Account,
     bits::MicroBits,
-    claim::{Artifact, Claim, Lane, ModuleFacts, Terms},
+    claim::{Artifact, Claim, ClaimState, Lane, ModuleFacts, RunCredit, Terms},
     command::{
         Caller, ClaimCommand, Command, PutHoldout, Remembered, Request, RunEnd, RunReport, Stamp,
     },
@@ -135,6 +135,26 @@ pub fn terms(owner: OwnerTag, name: &str, holdout: HoldoutId, null_spec_hash: Di
         max_answer_microbits: None,
         output_schema_id: String::new(),
         dependency_merkle_root: None,
+    }
+}
+
+/// A claim as it stands after its creation, by its number in the store.
+#[must_use]
+pub fn claim(seq: u64, owner: OwnerTag) -> Claim {
+    let name = format!("claim {seq}");
+    Claim {
+        seq,
+        id: ClaimId(Digest::of(name.as_bytes()).0),
+        terms: terms(owner, &name, HoldoutId([1; 32]), Digest::of(b"null")),
+        state: ClaimState::Uncommitted,
+        created_unix_ms: START_UNIX_MS,
+        commitment: None,
+        seal_hash: None,
+        settlement: None,
+        revocation: None,
+        requests: Vec::new(),
+        displaced_requests: false,
+        credit: RunCredit::default(),
     }
 }
 

@@ -17,7 +17,7 @@ use crate::{
 /// The fewest digits of an id that the server accepts.
 const FEWEST_DIGITS: usize = 4;
 /// The most claims that are named if a text fits several.
-const MOST_NAMED: u32 = 10;
+const MOST_NAMED: usize = 10;
 
 /// The filters of a list of claims.
 #[derive(Debug, Args)]
@@ -72,18 +72,28 @@ impl ListArgs {
                 all,
                 ..Default::default()
             };
-        let mut paged = Paged::new(self.page);
-        while let Some((page_size, page_token)) = paged.next() {
-            let message = proto::ListClaimsRequest {
-                page_size,
-                page_token,
-                ..request.clone()
-            };
-            let page = client.list_claims(message).await?;
-            paged.take(page.claims, page.next_page_token);
-        }
+        let paged = fetch(client, &request, self.page).await?;
         Ok(listed(paged, all, is_filtered))
     }
+}
+
+/// The claims that a request asks for, page by page. A page may be short, even empty, and have a next one.
+async fn fetch(
+    client: &mut Client,
+    request: &proto::ListClaimsRequest,
+    page: PageArgs,
+) -> Result<Paged<proto::Claim>, CliError> {
+    let mut paged = Paged::new(page);
+    while let Some((page_size, page_token)) = paged.next() {
+        let message = proto::ListClaimsRequest {
+            page_size,
+            page_token,
+            ..request.clone()
+        };
+        let page = client.list_claims(message).await?;
+        paged.take(page.claims, page.next_page_token);
+    }
+    Ok(paged)
 }
 
 fn listed(paged: Paged<proto::Claim>, all: bool, is_filtered: bool) -> Output {
@@ -94,7 +104,9 @@ fn listed(paged: Paged<proto::Claim>, all: bool, is_filtered: bool) -> Output {
         let none = if is_filtered {
             "no claim matches"
         } else {
-            "no claims yet; make one with `evidenceos claim run MODULE --holdout NAME`"
+            "no claims yet; make one with `evidenceos claim run MODULE --holdout NAME`\n\
+            If you had claims with an earlier token or certificate, ask an operator to name its principal in the rule of \
+            the new one in the role policy."
         };
         return Output::new(json, none);
     }
@@ -140,8 +152,8 @@ pub async fn resolve(client: &mut Client, text: &str) -> Result<Bytes, CliError>
     for all in [false, true] {
         let mut found = Vec::new();
         for request in requests(text, all) {
-            match client.list_claims(request).await {
-                Ok(page) => found.extend(page.claims),
+            match fetch(client, &request, PageArgs::first(MOST_NAMED)).await {
+                Ok(claims) => found.extend(claims.items),
                 // Only auditors and operators may read the claims of others.
                 Err(CliError::Refused { code, .. }) if all && code == "FORBIDDEN" => {}
                 Err(error) => return Err(error),
@@ -163,7 +175,6 @@ pub async fn resolve(client: &mut Client, text: &str) -> Result<Bytes, CliError>
 fn requests(text: &str, all: bool) -> Vec<proto::ListClaimsRequest> {
     let base = proto::ListClaimsRequest {
         all,
-        page_size: MOST_NAMED,
         ..Default::default()
     };
     let mut requests = Vec::new();

@@ -67,8 +67,8 @@ pub async fn list(
     call: Call<wire::ListAccountsRequest>,
 ) -> Result<wire::ListAccountsResponse, Status> {
     let request = call.message;
-    let (from, size) = parse::page(request.page_size, &request.page_token, 0)?;
-    let (accounts, totals) = services.accounts.list(from, size).await?;
+    let (from, size) = parse::page(request.page_size, &request.page_token)?;
+    let (accounts, totals) = services.accounts.list(from.unwrap_or(0), size).await?;
     Ok(wire::ListAccountsResponse {
         next_page_token: match accounts.last() {
             Some(last) if accounts.len() == size => (last.seq + 1).to_string(),

@@ -267,7 +267,10 @@ fn admit(
         .identify(request.uri().path(), request.headers(), peer)
         .map_err(|denied| Box::new(status::unauthenticated(&denied.to_string())))?;
     if !needs.met_by(principal.roles) {
-        return Err(Box::new(status::role_required(needs.word())));
+        return Err(Box::new(status::role_required(
+            needs.roles(),
+            &principal.name,
+        )));
     }
     let lasts = rules::lasts(label);
     let standing = Standing::new(callers, &principal, needs, peer, changes, lasts);

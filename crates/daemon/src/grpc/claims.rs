@@ -11,7 +11,7 @@ use tonic::Status;
 use super::{
     call::{Call, Pieces},
     parse, render,
-    status::{invalid, precondition},
+    status::{self, invalid, precondition},
 };
 use crate::services::{Asked, Created, FEWEST_DIGITS, Offer, Services, ids_that_begin};
 
@@ -219,16 +219,16 @@ pub async fn list(
     call: Call<wire::ListClaimsRequest>,
 ) -> Result<wire::ListClaimsResponse, Status> {
     let request = call.message;
-    let (before, size) = parse::page(request.page_size, &request.page_token, u64::MAX)?;
+    let (from, size) = parse::page(request.page_size, &request.page_token)?;
     let asked = asked_for(services, request)?;
     let page = services
         .claims
-        .list(&call.principal, asked, before, size)
+        .list(&call.principal, asked, from, size)
         .await?;
     Ok(wire::ListClaimsResponse {
         next_page_token: page
-            .before
-            .map_or_else(String::new, |before| before.to_string()),
+            .next
+            .map_or_else(String::new, |place| place.to_string()),
         claims: page.claims.into_iter().map(render::claim).collect(),
     })
 }
@@ -275,7 +275,10 @@ fn terms_of<M>(
     request: &wire::CreateClaimV2Request,
 ) -> Result<(Terms, bool), Status> {
     terms(call.principal.caller.tag, request, |name| {
-        Ok(services.holdouts.named(name)?)
+        services
+            .holdouts
+            .named(name)
+            .map_err(status::unknown_reference)
     })
 }
 

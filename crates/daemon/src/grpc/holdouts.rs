@@ -53,8 +53,11 @@ pub async fn list(
     call: Call<wire::ListHoldoutsRequest>,
 ) -> Result<wire::ListHoldoutsResponse, Status> {
     let request = call.message;
-    let (first, size) = parse::page(request.page_size, &request.page_token, 0)?;
-    let (holdouts, next) = services.holdouts.list(&call.principal, first, size).await?;
+    let (first, size) = parse::page(request.page_size, &request.page_token)?;
+    let (holdouts, next) = services
+        .holdouts
+        .list(&call.principal, first.unwrap_or(0), size)
+        .await?;
     Ok(wire::ListHoldoutsResponse {
         holdouts: holdouts.into_iter().map(render::holdout).collect(),
         next_page_token: next.map_or_else(String::new, |seq| seq.to_string()),

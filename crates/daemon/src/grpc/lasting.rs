@@ -80,7 +80,10 @@ impl Standing {
             .map_err(|denied| status::unauthenticated(&denied.to_string()))?;
         // The handler may have relied on any role that the caller had when the call began.
         if !self.needs.met_by(roles) || roles.union(self.principal.roles) != roles {
-            return Err(status::role_required(self.needs.word()));
+            return Err(status::role_required(
+                self.needs.roles(),
+                &self.principal.name,
+            ));
         }
         Ok(())
     }

@@ -1,5 +1,7 @@
 //! From the wire to commands: every field is checked here, once.
 
+use std::str::FromStr;
+
 use evidenceos_kernel::{
     claim::{Artifact, Lane},
     id::{ClaimId, Digest},
@@ -145,17 +147,19 @@ pub fn artifacts(artifacts: &[wire::Artifact]) -> Result<Vec<Artifact>, Status> 
         .collect()
 }
 
-/// The first row of a page and its number of rows.
-pub fn page(size: u32, token: &str, first: u64) -> Result<(u64, usize), Status> {
+/// The place where a page begins, `None` for the first page, and the most rows in it.
+pub fn page<P: FromStr>(size: u32, token: &str) -> Result<(Option<P>, usize), Status> {
     let size = match size {
         0 => PAGE,
         size => size.min(MAX_PAGE),
     };
     let from = match token {
-        "" => first,
-        token => token
-            .parse()
-            .map_err(|_| invalid("page_token", "must be the next_page_token of a reply"))?,
+        "" => None,
+        token => Some(
+            token
+                .parse()
+                .map_err(|_| invalid("page_token", "must be the next_page_token of a reply"))?,
+        ),
     };
     Ok((from, size as usize))
 }

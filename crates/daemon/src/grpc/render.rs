@@ -47,23 +47,19 @@ pub fn result(
     credit_burned: u64,
     duplicate_of: Option<ClaimId>,
 ) -> wire::ExecuteClaimV2Response {
-    let certified = settlement.outcome == Outcome::Certified;
-    let (state, decision) = if certified {
-        (wire::ClaimState::Certified, wire::Decision::Approve)
-    } else if settlement.reasons.contains(&Reason::Deferred) {
-        (wire::ClaimState::Settled, wire::Decision::Defer)
+    let certified = is_certified(settlement);
+    let state = if certified {
+        wire::ClaimState::Certified
     } else {
-        (wire::ClaimState::Settled, wire::Decision::Reject)
+        wire::ClaimState::Settled
     };
     let reason_codes = record::reason_codes(&settlement.reasons);
     wire::ExecuteClaimV2Response {
         state: state as i32,
-        decision: decision as i32,
+        decision: decision(settlement) as i32,
         reason_codes: reason_codes.into_iter().map(u32::from).collect(),
         canonical_output: bytes(&settlement.output),
-        e_value: settlement
-            .e_value_log2
-            .map_or(0.0, |log2| (log2 as f64).exp2()),
+        e_value: e_value(settlement),
         certified,
         capsule_hash: bytes(settlement.capsule_hash.as_bytes()),
         etl_index: settlement.index,
@@ -76,6 +72,27 @@ pub fn result(
         credit_burned,
         duplicate_of: duplicate_of.map_or_else(Bytes::new, |id| bytes(id.as_bytes())),
     }
+}
+
+fn is_certified(settlement: &Settlement) -> bool {
+    settlement.outcome == Outcome::Certified
+}
+
+fn decision(settlement: &Settlement) -> wire::Decision {
+    if is_certified(settlement) {
+        wire::Decision::Approve
+    } else if settlement.reasons.contains(&Reason::Deferred) {
+        wire::Decision::Defer
+    } else {
+        wire::Decision::Reject
+    }
+}
+
+/// The e-value after deflation, rounded down to a power of two; 0 without evidence.
+fn e_value(settlement: &Settlement) -> f64 {
+    settlement
+        .e_value_log2
+        .map_or(0.0, |log2| (log2 as f64).exp2())
 }
 
 /// The most specific reasons, in words.
@@ -151,6 +168,9 @@ pub fn proven_capsule(proven: ProvenCapsule) -> wire::FetchCapsuleResponse {
         consistency,
     } = proven;
     wire::FetchCapsuleResponse {
+        decision: decision(&settlement) as i32,
+        certified: is_certified(&settlement),
+        e_value: e_value(&settlement),
         capsule_bytes: entry.bytes.into(),
         capsule_hash: bytes(settlement.capsule_hash.as_bytes()),
         etl_index: settlement.index,

@@ -36,7 +36,16 @@ impl Needs {
         }
     }
 
-    /// The name of the requirement in messages and documents.
+    /// The roles that allow the call, for a message to a caller who has none of them.
+    #[must_use]
+    pub fn roles(self) -> &'static str {
+        match self {
+            Self::AnyRole => "submitter, auditor or operator",
+            needs => needs.word(),
+        }
+    }
+
+    /// The word for the requirement in documents.
     #[must_use]
     pub fn word(self) -> &'static str {
         match self {

@@ -96,6 +96,20 @@ pub fn invalid(field: &str, rule: &str) -> Status {
     refused(&Refusal::field(field, rule))
 }
 
+/// A create names a holdout that does not exist: an invalid argument by the published contract.
+#[must_use]
+pub fn unknown_reference(error: Error) -> Status {
+    match error {
+        Error::Absent { code, message } => status(
+            Code::InvalidArgument,
+            "INVALID_INPUT",
+            code,
+            &format!("unknown holdout_ref: {message}"),
+        ),
+        error => error.into(),
+    }
+}
+
 /// The call has no valid credential.
 #[must_use]
 pub fn unauthenticated(message: &str) -> Status {
@@ -125,12 +139,14 @@ pub fn misused(misused: Misused) -> Status {
 
 /// The caller is authenticated and lacks the role.
 #[must_use]
-pub fn role_required(role: &str) -> Status {
+pub fn role_required(roles: &str, principal: &str) -> Status {
     status(
         Code::PermissionDenied,
         "FORBIDDEN",
         "ROLE_REQUIRED",
-        &format!("{role} role required; the server's policy of roles says who has it"),
+        &format!(
+            "this call needs the {roles} role, and {principal} does not have it; ask an operator to add it to the role policy"
+        ),
     )
 }
 

@@ -121,6 +121,7 @@ impl Probing {
             Level::Throttle => Err(Error::Throttled {
                 retry_after: self.retry_after,
             }),
+            // As published: the call is let through and recorded.
             Level::Escalate => {
                 // A full queue counts what it loses.
                 let _ = self.recorder.note(record("ALLOW", "PROBE_ESCALATE"));

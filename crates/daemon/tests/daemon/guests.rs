@@ -93,10 +93,16 @@ fn a_failed_run_is_settled_with_its_reason_and_not_judged() {
         }
         let holdout = client.holdout("h").await;
         assert_eq!((holdout.settled, holdout.sealed_charged_microbits), (0, 0));
-        let (_, good) = client
+        let (claim, good) = client
             .run("good", "h", &judged(&predictions("h", 20)))
             .await;
         assert!(good.certified);
+        // Readers that look for the verdict beside the capsule find it.
+        let fetched = client.fetch(&claim).await.expect("has a capsule");
+        assert_eq!(
+            (fetched.certified, fetched.decision, fetched.e_value),
+            (good.certified, good.decision, good.e_value)
+        );
     });
 }
 

@@ -434,6 +434,21 @@ fn lists_show_a_submitter_his_own_claims_and_an_auditor_all() {
 }
 
 #[test]
+fn a_call_without_its_role_says_which_one_and_whose() {
+    block_on(async {
+        let world = World::new().await;
+        let mut client = world.client(Who::WithoutRole);
+        let request = wire::ListClaimsRequest::default();
+        refused(
+            client.inner.list_claims(request).await,
+            Code::PermissionDenied,
+            "ROLE_REQUIRED",
+            "needs the submitter, auditor or operator role, and mtls:",
+        );
+    });
+}
+
+#[test]
 fn labels_are_opened_by_an_operator_alone_and_then_anybodys() {
     block_on(async {
         let world = World::new().await;

@@ -6,14 +6,13 @@ use std::{
     sync::Arc,
 };
 
-pub(crate) use evidenceos_kernel::testing::{START_UNIX_MS, owner};
+pub(crate) use evidenceos_kernel::testing::{START_UNIX_MS, claim, owner};
 use evidenceos_kernel::{
     account::Account,
     bits::MicroBits,
-    claim::{Claim, ClaimState, RunCredit},
     command::{Event, Remembered, RememberedResult},
     holdout::{Description, Holdout, HoldoutStatus, Meter, Policy},
-    id::{ClaimId, Digest, Fingerprint, HoldoutId, OwnerTag, RequestKey},
+    id::{Digest, Fingerprint, HoldoutId, OwnerTag, RequestKey},
     refusal::Refusal,
     state::{Changes, Counters},
     testing,
@@ -273,28 +272,6 @@ pub(crate) fn holdout(seq: u64) -> Holdout {
         credit_reserved: 0,
         replaced: 0,
         carried_on: false,
-    }
-}
-
-pub(crate) fn claim(seq: u64, owner: OwnerTag) -> Claim {
-    Claim {
-        seq,
-        id: ClaimId(Digest::of(format!("claim {seq}").as_bytes()).0),
-        terms: testing::terms(
-            owner,
-            &format!("claim {seq}"),
-            HoldoutId([1; 32]),
-            Digest::of(b"null"),
-        ),
-        state: ClaimState::Uncommitted,
-        created_unix_ms: START_UNIX_MS,
-        commitment: None,
-        seal_hash: None,
-        settlement: None,
-        revocation: None,
-        requests: Vec::new(),
-        displaced_requests: false,
-        credit: RunCredit::default(),
     }
 }
 
