@@ -9,12 +9,13 @@ use std::{
 };
 
 use clap::{Args, Subcommand};
-use evidenceos_gate::policies::{
-    Manifest, Policies, TRUSTED_KEYS, TrustedKeys, Verdict, bounds, preflight_input,
+use evidenceos_gate::{
+    policies::{Manifest, Policies, TRUSTED_KEYS, TrustedKeys, Verdict, bounds, preflight_input},
+    preflight::parse::ToolCall,
 };
 use evidenceos_keys::{Directory, public_key};
 use evidenceos_sandbox::{AdmitError, Sandbox, Vote, bounds::MODULE_BYTES};
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use crate::{
     error::CliError,
@@ -65,7 +66,8 @@ pub enum PolicyCommand {
 pub struct CheckArgs {
     /// The directory of policies
     dir: PathBuf,
-    /// The input for the oracles [default: a harmless tool call]
+    /// The input for the oracles, JSON: a request to the gate, or what the daemon shows a policy (docs/policies.md)
+    /// [default: a harmless tool call]
     #[arg(long, value_name = "FILE")]
     input: Option<PathBuf>,
     /// Accept manifests without a signature, as a daemon with this flag does
@@ -91,7 +93,7 @@ impl CheckArgs {
         let policies = Policies::load(&self.dir, &sandbox()?, self.allow_unsigned_policies)
             .map_err(|error| CliError::Failed(listed(&error.0)))?;
         let input = match &self.input {
-            Some(path) => fs::read(path).map_err(CliError::file(path))?,
+            Some(path) => asked_about(path)?,
             None => preflight_input("sample.tool", None, None, b"{}"),
         };
         let mut failed = false;
@@ -144,6 +146,34 @@ impl CheckArgs {
         output.exit_code = u8::from(failed);
         Ok(output)
     }
+}
+
+/// What a policy is shown for a file: a request to the gate is translated as the daemon does it; what a policy is shown
+/// by the daemon is taken as it is, in its canonical form.
+fn asked_about(path: &Path) -> Result<Vec<u8>, CliError> {
+    let failed = |what: &str| CliError::Usage(format!("--input {}: {what}", path.display()));
+    let bytes = fs::read(path).map_err(CliError::file(path))?;
+    let bytes = evidenceos_files::without_mark(&bytes);
+    let input: Map<String, Value> = serde_json::from_slice(bytes)
+        .map_err(|error| failed(&format!("no JSON object ({error})")))?;
+    if input.contains_key("toolName") {
+        let call = ToolCall::parse(bytes, false).map_err(|wrong| failed(wrong.sentence()))?;
+        return Ok(preflight_input(
+            &call.tool_name,
+            call.agent_id.as_deref(),
+            call.session_id.as_deref(),
+            &call.canonical_params,
+        ));
+    }
+    let has_text = |field: &str| input.get(field).is_some_and(Value::is_string);
+    let is_tool_call = has_text("tool_name") && has_text("params_canonical_json_b64");
+    let is_settlement = input.get("kind").is_some_and(|kind| kind == "settlement");
+    if !is_tool_call && !is_settlement {
+        return Err(failed(
+            "no policy is shown this: write a request to the gate, {\"toolName\":…,\"params\":{…}}, or what a policy is shown, with tool_name and params_canonical_json_b64 or with kind \"settlement\"",
+        ));
+    }
+    serde_json::to_vec(&input).map_err(|error| failed(&error.to_string()))
 }
 
 fn word(vote: Vote) -> &'static str {

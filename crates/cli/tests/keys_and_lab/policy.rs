@@ -59,8 +59,34 @@ fn what_is_signed_and_trusted_is_checked_and_asked() {
         "{said}"
     );
 
+    // A request to the gate is translated as the daemon translates it.
+    let request =
+        r#"{ "toolName": "payment.charge", "params": {"amount": 1000}, "sessionId": "s" }"#;
+    fs::write(place.path("request.json"), request).expect("written");
+    let said = place.text(&["policy", "check", DIR, "--input", "request.json"]);
+    assert!(
+        said.contains("together: defer, by example.require-review"),
+        "{said}"
+    );
+    for (content, why) in [
+        ("amount;1000", "no JSON object"),
+        (r#"{"tool":"payment.charge"}"#, "no policy is shown this"),
+        (r#"{"toolName":"payment.charge"}"#, "params (an object)"),
+        (
+            r#"{"tool_name":"payment.charge"}"#,
+            "no policy is shown this",
+        ),
+    ] {
+        fs::write(place.path("other.json"), content).expect("written");
+        place.fails(&["policy", "check", DIR, "--input", "other.json"], 2, why);
+    }
+
     // An oracle that cannot answer is a failure of the check.
-    fs::write(place.path("long.json"), vec![b' '; 65_537]).expect("written");
+    let long = format!(
+        r#"{{"toolName":"a","params":{{"t":"{}"}}}}"#,
+        "x".repeat(65_537)
+    );
+    fs::write(place.path("long.json"), long).expect("written");
     let output = place.run(&["policy", "check", DIR, "--input", "long.json"]);
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert_eq!(output.status.code(), Some(1), "{said}");

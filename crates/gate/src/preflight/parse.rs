@@ -303,66 +303,41 @@ mod tests {
         format!(r#"{{"toolName":"search.web","params":{params}}}"#)
     }
 
-    /// The published contract's vectors: the server's form, made by its own serializer.
+    /// One line of `testdata/gate/params-hash.json`. Another program computed its hash. The first seven are those of
+    /// the published contract.
+    #[derive(serde::Deserialize)]
+    struct Vector {
+        params: String,
+        canonical: String,
+        sha256: String,
+    }
+
     #[test]
     fn params_hash_as_published() {
-        for (params, hash) in [
-            (
-                "{}",
-                "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a",
-            ),
-            (
-                r#"{"a":1}"#,
-                "015abd7f5cc57a2dd94b7590f04ad8084273905ee33ec5cebeae62276a97f862",
-            ),
-            (
-                r#"{"a":2,"B":1}"#,
-                "812e5e7fb7bb816dc477e91a136430192eadcf83ff303881298146e106ae0161",
-            ),
-            (
-                r#"{"cmd":"cat /etc/shadow"}"#,
-                "de65daa5135020569d73fca0335e40b8b93587927a4c3e67b9f83b647fb191c2",
-            ),
-            (
-                r#"{"query":"internal secrets"}"#,
-                "ec672aa1c26b2eabbaac1b250db8a47887c523d6a830577be2359c2072750232",
-            ),
-            (
-                r#"{"é":"€"}"#,
-                "8f621e4d225525167f36caf89ba5e88986e70bab343307070f893bbcf390b69c",
-            ),
-            (
-                r#"{ "k":[1,null,true,{"b":1,"a":"\u001f\n\"\\\/"}] }"#,
-                "7cb5a182a7a742451f07779713d8709f2f9cb83f20305866c44f058401700ed4",
-            ),
-        ] {
-            let call = ToolCall::parse(call(params).as_bytes(), false).expect(params);
-            assert_eq!(call.params_hash.to_hex(), hash, "{params}");
+        let vectors = include_str!("../../../../testdata/gate/params-hash.json");
+        let vectors: Vec<Vector> = serde_json::from_str(vectors).expect("vectors");
+        assert!(vectors.len() > 7);
+        for Vector {
+            params,
+            canonical,
+            sha256,
+        } in vectors
+        {
+            let call = ToolCall::parse(call(&params).as_bytes(), false).expect(&params);
+            let found = String::from_utf8(call.canonical_params).expect("text");
+            assert_eq!(found, canonical, "{params}");
+            assert_eq!(call.params_hash.to_hex(), sha256, "{params}");
         }
     }
 
     #[test]
-    fn numbers_are_printed_as_published() {
-        for (number, printed) in [
-            ("1.0", "1.0"),
-            ("1e15", "1000000000000000.0"),
-            ("1e16", "1e+16"),
-            ("1e21", "1e+21"),
-            ("1e-5", "0.00001"),
-            ("1e-6", "1e-6"),
-            ("18446744073709551616", "1.8446744073709552e+19"),
-            ("-0", "-0.0"),
-            // The nearest double, as Python and JavaScript read it; found by fuzzing.
-            (
-                "26666666666666666666666666666666666666666666666666666666666666666666666666.5e3",
-                "2.6666666666666668e+76",
-            ),
-        ] {
-            let body = call(&format!(r#"{{"n":{number}}}"#));
-            let call = ToolCall::parse(body.as_bytes(), false).expect(number);
-            let canonical = String::from_utf8(call.canonical_params).expect("text");
-            assert_eq!(canonical, format!(r#"{{"n":{printed}}}"#), "{number}");
-        }
+    fn a_number_is_the_nearest_double() {
+        // As Python and JavaScript read it; found by fuzzing.
+        let number =
+            "26666666666666666666666666666666666666666666666666666666666666666666666666.5e3";
+        let body = call(&format!(r#"{{"n":{number}}}"#));
+        let call = ToolCall::parse(body.as_bytes(), false).expect("a number");
+        assert_eq!(call.canonical_params, br#"{"n":2.6666666666666668e+76}"#);
     }
 
     #[test]
