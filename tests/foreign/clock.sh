@@ -3,6 +3,9 @@
 # reads the offset from a file at every look, and leaves the monotonic clock alone.
 # Usage: EVIDENCEOS_BIN=path/to/evidenceos tests/foreign/clock.sh
 set -euo pipefail
+root=$(realpath "$(dirname "$0")/../..")
+# shellcheck source=tests/claim.sh
+source "$root/tests/claim.sh"
 bin=$(realpath "${EVIDENCEOS_BIN:-target/release/evidenceos}")
 library=$(find /usr/lib /usr/local/lib -name libfaketimeMT.so.1 | head -1)
 [ -n "$library" ] || { echo 'libfaketime is not installed' >&2; exit 1; }
@@ -68,6 +71,17 @@ start
 "$bin" account limit "$alice" 20000 >/dev/null
 account_is 10001 100 0 'opened at its limit, and then the limit was raised'
 
+# Two claims that are not executed: one with a module, one without.
+write_claim .
+"$bin" holdout add labels.csv --ref mine --p0 0.7 >/dev/null
+"$bin" claim pack predictions.csv -o claim.wasm >/dev/null
+"$bin" claim create --holdout mine --name empty >/dev/null
+"$bin" claim create --holdout mine --name waits >/dev/null
+stored() { "$bin" --json account show | grep -o '"stored_bytes": *[0-9]*' | grep -o '[0-9]*$'; }
+bare=$(stored)
+"$bin" claim commit waits claim.wasm >/dev/null
+[ "$(stored)" -ge $((bare + $(stat -c %s claim.wasm))) ] || fail "the module does not count: $(stored) bytes"
+
 set_clock -2
 account_is 10002 100 0 'a clock that goes back mints nothing, and the day of the mint stays'
 ! held || fail 'a clock that goes back holds nothing up'
@@ -119,6 +133,17 @@ passed 'a check of the whole directory finds nothing'
 # The next start is 36 days later by its clock, and a daemon may have been stopped for that long.
 start
 account_is 10314 0 40 'days that it was stopped for are days'
+for _ in $(seq 300); do
+    [ "$(stored)" = "$bare" ] && break
+    read -rt 0.1 <> <(:) || true
+done
+[ "$(stored)" = "$bare" ] || fail "the module of a claim that was never executed is kept: $(stored) bytes"
+"$bin" claim show waits | grep -q uncommitted || fail "$("$bin" claim show waits)"
+"$bin" claim commit waits claim.wasm >/dev/null || fail 'the claim takes no module again'
+"$bin" claim seal waits >/dev/null
+"$bin" claim execute waits | grep -qi certified || fail 'the claim is not judged'
+passed 'after 30 days a claim that was not executed has no module; it can be given one again'
 kill "$daemon"
 wait "$daemon" || fail "it ended with $?"
+./evidenceos-daemon fsck --data-dir data >fsck.txt || fail "$(cat fsck.txt)"
 daemon=

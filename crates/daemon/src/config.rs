@@ -61,6 +61,8 @@ pub struct Config {
     pub drain: Duration,
     /// How long the ports stay open after a stop is asked for.
     pub drain_delay: Duration,
+    /// How long the module of a claim that is not executed is kept; `None`: for ever.
+    pub claims_keep: Option<Duration>,
     /// The gate for agents.
     pub preflight: PreflightConfig,
     /// Whether a crash may write the process's memory to a file.
@@ -82,6 +84,8 @@ pub struct Config {
     pub allow_unsigned_policies: bool,
 }
 
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
 impl Default for Config {
     /// A development server: gRPC alone, on loopback.
     fn default() -> Self {
@@ -97,6 +101,7 @@ impl Default for Config {
             telemetry: evidenceos_telemetry::trace::Config::default(),
             drain: Duration::from_secs(20),
             drain_delay: Duration::ZERO,
+            claims_keep: Some(30 * DAY),
             preflight: PreflightConfig::default(),
             allow_core_dumps: false,
             accounting: Accounting::default(),
@@ -185,6 +190,11 @@ impl Config {
                 .drain_seconds
                 .map_or(default.drain, Duration::from_secs),
             drain_delay: delay(settings.drain_delay.as_deref(), &mut problems),
+            claims_keep: match settings.claims_keep_days {
+                None => default.claims_keep,
+                Some(0) => None,
+                Some(days) => Some(DAY * u32::try_from(days).unwrap_or(u32::MAX)),
+            },
             preflight,
             allow_core_dumps: settings.allow_core_dumps.unwrap_or(false),
             accounting: credit::accounting(settings, &mut problems),

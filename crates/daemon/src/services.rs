@@ -27,7 +27,7 @@ pub use self::{
     catalog::Catalog,
     claims::{
         Asked, Bounds, Claims, Created, FEWEST_DIGITS, Offer, ProvenCapsule, ShownCapsule,
-        ShownClaim, ids_that_begin,
+        ShownClaim, ids_that_begin, uncommit_forever,
     },
     collector::ServicesCollector,
     error::Error,

@@ -254,6 +254,13 @@ impl Claim {
         }
     }
 
+    /// When its owner used it last, in Unix milliseconds: its creation, or the newest request with an id.
+    #[must_use]
+    pub fn last_used_unix_ms(&self) -> u64 {
+        let requests = self.requests.iter().map(|request| request.at_unix_ms);
+        requests.fold(self.created_unix_ms, u64::max)
+    }
+
     /// The claims that it directly depends on.
     pub fn parents(&self) -> impl Iterator<Item = ClaimId> + '_ {
         self.commitment

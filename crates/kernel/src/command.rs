@@ -368,6 +368,8 @@ pub enum Event {
     },
     /// Other policy modules or another role policy are in force.
     PoliciesStated(InForce),
+    /// A claim that was not executed has no module and no artifacts any more.
+    ClaimUncommitted(ClaimId),
 }
 
 /// A request remembered under its key.

@@ -55,6 +55,7 @@ use crate::{
     services::{
         Accounts, Bounds, Catalog, Claims, Holdouts, Log as ShownLog, Names, Probing, Rekeying,
         Server, Services, ServicesCollector, Setup, ShownRows, Writer as WayToWriter,
+        uncommit_forever,
     },
 };
 
@@ -202,6 +203,14 @@ fn open_locked(
     metrics
         .registry()
         .collect(ServicesCollector::new(&services));
+    if let Some(keep) = config.claims_keep {
+        let clock = Arc::clone(&shared.clock);
+        runtime.spawn(uncommit_forever(
+            Arc::downgrade(&services.claims),
+            clock,
+            keep,
+        ));
+    }
     Ok(Opened {
         services,
         parts: Parts {

@@ -196,7 +196,7 @@ pub struct Settings {
     #[arg(long, env = "EVIDENCEOS_PROBE_CLAIMS", value_name = "LEVELS", help_heading = "Probing")]
     pub probe_claims: Option<String>,
 
-    /// Who has which role, and who is shut out, TOML, as /etc/evidenceos/policy.toml; read again on SIGHUP
+    /// The role policy: the roles of principals, and denied ones, TOML, as /etc/evidenceos/policy.toml; read again on SIGHUP
     #[arg(long, env = "EVIDENCEOS_AUTH_POLICY", value_name = "FILE", help_heading = "Identity")]
     pub auth_policy: Option<PathBuf>,
     /// One bearer token for all callers: submitter and auditor. In a file it is not in the process list
@@ -307,6 +307,9 @@ pub struct Settings {
     /// The most bytes stored for one principal's claims [default: 4294967296]
     #[arg(long, env = "EVIDENCEOS_PRINCIPAL_STORAGE_LIMIT", value_name = "BYTES", help_heading = "Credit")]
     pub principal_storage_limit: Option<u64>,
+    /// Days that the module of a claim is kept that is not executed; 0: for ever [default: 30]
+    #[arg(long, env = "EVIDENCEOS_CLAIMS_KEEP_DAYS", value_name = "DAYS", help_heading = "Credit")]
+    pub claims_keep_days: Option<u64>,
     /// Credits for a bit of leakage [default: 1]
     #[arg(long, env = "EVIDENCEOS_LAMBDA_K_PER_BIT", value_name = "DECIMAL", help_heading = "Credit")]
     pub lambda_k_per_bit: Option<String>,

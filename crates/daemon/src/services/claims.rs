@@ -4,6 +4,7 @@
 
 mod listing;
 mod modules;
+mod unexecuted;
 
 use std::{num::NonZeroUsize, sync::Arc};
 
@@ -28,6 +29,7 @@ use self::modules::Modules;
 pub use self::{
     listing::{Asked, FEWEST_DIGITS, ids_that_begin},
     modules::Offer,
+    unexecuted::uncommit_forever,
 };
 use super::{
     Catalog, Error, Log, Names, ShownRows, Writer,

@@ -12,7 +12,7 @@ use evidenceos_access::Principal;
 use evidenceos_driver::{Answer, Call, Failure, ReplyTo, mailbox::Mailbox};
 use evidenceos_kernel::{
     claim::ClaimState,
-    command::{Command, Reply, Request, Stamp},
+    command::{Caller, Command, Reply, Request, Stamp},
     id::{Fingerprint, RequestKey},
     refusal::Refusal,
     state::REQUEST_WINDOW_MS,
@@ -70,13 +70,31 @@ impl Writer {
         if let Some(stamp) = &stamp {
             self.named.must_be_the_same(stamp)?;
         }
+        let request = Request {
+            caller: principal.caller,
+            stamp,
+            command,
+        };
+        self.send(request, module).await
+    }
+
+    /// Hands a command of the daemon's own to the writer and waits for its fate.
+    ///
+    /// # Errors
+    /// As [`Writer::call`].
+    pub async fn command(&self, command: Command) -> Result<Reply, Error> {
+        let request = Request {
+            caller: Caller::DRIVER,
+            stamp: None,
+            command,
+        };
+        self.send(request, None).await
+    }
+
+    async fn send(&self, request: Request, module: Option<Module>) -> Result<Reply, Error> {
         let (told, answer) = oneshot::channel();
         self.mailbox.call(Call {
-            request: Request {
-                caller: principal.caller,
-                stamp,
-                command,
-            },
+            request,
             module,
             reply_to: Box::new(Waiting {
                 told,

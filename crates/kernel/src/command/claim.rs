@@ -38,6 +38,12 @@ pub enum ClaimCommand {
         /// In the caller's words; 1–256 bytes.
         reason: String,
     },
+    /// Take the module and the artifacts away from a claim that was not executed.
+    Uncommit {
+        claim: ClaimId,
+        /// In Unix milliseconds. A claim that its owner has used since then keeps them.
+        unused_since_unix_ms: u64,
+    },
 }
 
 impl ClaimCommand {
@@ -59,6 +65,12 @@ impl ClaimCommand {
                 }
             }
             Self::Seal { claim } | Self::Revoke { claim, .. } => wanted.want(Key::Claim(*claim)),
+            Self::Uncommit { claim, .. } => {
+                wanted.want(Key::Claim(*claim));
+                if let Some(claim) = wanted.own(claim) {
+                    wanted.want(Key::Account(claim.terms.owner));
+                }
+            }
             Self::Execute { claim } => {
                 wanted.want(Key::Claim(*claim));
                 let Some(claim) = wanted.own(claim) else {
@@ -97,13 +109,23 @@ impl ClaimCommand {
             Self::Revoke { claim, reason } => {
                 claims::revoke(stage, own(stage, caller, claim)?, reason)
             }
+            Self::Uncommit {
+                claim,
+                unused_since_unix_ms,
+            } => {
+                caller.must_operate()?;
+                Ok(claims::uncommit(
+                    own(stage, caller, claim)?,
+                    *unused_since_unix_ms,
+                ))
+            }
         }
     }
 
     pub(crate) fn remembered_on(&self) -> RememberedOn {
         match self {
             // The claim may not exist yet, so no row of it could remember the request.
-            Self::Create { .. } => RememberedOn::Key,
+            Self::Create { .. } | Self::Uncommit { .. } => RememberedOn::Key,
             Self::Commit { claim, .. } => RememberedOn::Claim(Method::Commit, *claim),
             Self::Seal { claim } => RememberedOn::Claim(Method::Seal, *claim),
             Self::Execute { claim } => RememberedOn::Claim(Method::Execute, *claim),

@@ -324,6 +324,18 @@ pub(crate) fn seal(stage: &Stage<'_>, claim: &Claim) -> Result<Decision, Refusal
     ))
 }
 
+/// Only the daemon asks for it, so a claim that has changed meanwhile is no refusal.
+pub(crate) fn uncommit(claim: &Claim, unused_since_unix_ms: u64) -> Decision {
+    let is_unexecuted = matches!(claim.state, ClaimState::Committed | ClaimState::Sealed);
+    if !is_unexecuted || claim.last_used_unix_ms() >= unused_since_unix_ms {
+        return Decision::reply(Reply::State(claim.state));
+    }
+    Decision::event(
+        Event::ClaimUncommitted(claim.id),
+        Reply::State(ClaimState::Uncommitted),
+    )
+}
+
 pub(crate) fn revoke(stage: &Stage<'_>, claim: &Claim, reason: &str) -> Result<Decision, Refusal> {
     super::public_text("reason", reason)?;
     claim.state.after(Step::Revoke)?;

@@ -88,6 +88,16 @@ impl Stage<'_> {
                 let released = before.map_or(0, |before| before.stored_bytes());
                 self.store_for(&owner, commitment.stored_bytes(), released);
             }
+            Event::ClaimUncommitted(claim) => {
+                let claim = self.claim_mut(claim);
+                let owner = claim.terms.owner;
+                claim.state = ClaimState::Uncommitted;
+                claim.seal_hash = None;
+                if let Some(before) = claim.commitment.take() {
+                    self.displaced_modules.push(before.module.hash);
+                    self.store_for(&owner, 0, before.stored_bytes());
+                }
+            }
             Event::ClaimSealed { claim, seal_hash } => {
                 let claim = self.claim_mut(claim);
                 claim.seal_hash = Some(*seal_hash);

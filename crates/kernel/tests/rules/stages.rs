@@ -150,6 +150,10 @@ fn named_by(event: &Event, world: &World) -> Vec<Key> {
             let owner = world.rows.claims[claim].terms.owner;
             vec![Key::Claim(*claim), Key::Account(owner)]
         }
+        Event::ClaimUncommitted(claim) => {
+            let owner = world.rows.claims[claim].terms.owner;
+            vec![Key::Claim(*claim), Key::Account(owner)]
+        }
         Event::ClaimSealed { claim, .. }
         | Event::ClaimRevoked { claim, .. }
         | Event::ClaimRequestRemembered { claim, .. } => vec![Key::Claim(*claim)],

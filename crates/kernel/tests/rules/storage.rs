@@ -2,11 +2,11 @@
 
 use evidenceos_kernel::{
     account::{Accounting, CLAIM_BYTES, Totals},
-    claim::{Artifact, stored_bytes},
+    claim::{Artifact, ClaimState, stored_bytes},
     command::{Caller, ClaimCommand, Command, Reply},
     decide::{decide, may_commit},
     id::{ClaimId, Digest},
-    refusal::Refusal,
+    refusal::{Refusal, Role},
     state::Stage,
 };
 
@@ -171,4 +171,57 @@ fn a_claim_that_is_bound_is_refused_before_there_is_a_module() {
     );
     assert_eq!(early.map(|()| Reply::Done), refused);
     world.ask(me, seal(id)).expect("sealed already");
+}
+
+#[test]
+fn a_claim_that_is_not_executed_gives_its_storage_back_in_time() {
+    let mut world = World::new();
+    let me = submitter(1);
+    let id = world.sealed(world.terms(me, "mine"), true);
+    let used = world.rows.claims[&id].last_used_unix_ms();
+    assert_eq!(stored(&world, me), CLAIM_BYTES + COMMITTED);
+    let uncommit = |claim, unused_since_unix_ms| -> Command {
+        ClaimCommand::Uncommit {
+            claim,
+            unused_since_unix_ms,
+        }
+        .into()
+    };
+    // Only the daemon itself and operators may ask for it.
+    assert_eq!(
+        world.ask(me, uncommit(id, used + 1)),
+        Err(Refusal::RoleRequired(Role::Operator))
+    );
+    let kept = world.ask(Caller::DRIVER, uncommit(id, used));
+    assert_eq!(kept, Ok(Reply::State(ClaimState::Sealed)));
+
+    let request = request(Caller::DRIVER, None, uncommit(id, used + 1));
+    let resident = world.resident.clone();
+    let mut stage = Stage::new(&resident);
+    stage.advance_to(world.now_unix_ms);
+    world.rows.load(&mut stage, &request);
+    let decision = decide(&stage, &request).expect("allowed");
+    assert!(decision.entries.is_empty(), "the log knows no such claim");
+    stage.enact(&decision);
+    let changes = stage.into_changes();
+    assert_eq!(changes.displaced_modules.len(), 1);
+    world.merge(changes);
+    assert_eq!(stored(&world, me), CLAIM_BYTES);
+    let claim = &world.rows.claims[&id];
+    assert_eq!(
+        (claim.state, &claim.commitment),
+        (ClaimState::Uncommitted, &None)
+    );
+
+    // The claim can be given a module again, and is judged as any other.
+    world
+        .ask(me, commit(id, "another", true))
+        .expect("as a new claim");
+    assert_eq!(stored(&world, me), CLAIM_BYTES + COMMITTED);
+    let settled = world.run(me, "judged", &Script::good()).claim_id;
+    let kept = world.ask(Caller::DRIVER, uncommit(settled, u64::MAX));
+    assert!(
+        matches!(kept, Ok(Reply::State(state)) if state != ClaimState::Uncommitted),
+        "{kept:?}"
+    );
 }
