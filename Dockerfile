@@ -2,7 +2,7 @@
 #
 # For BuildKit and the classic builder alike: no RUN --mount, no COPY --chmod, no heredocs.
 
-# The tree, without the owner and the umask of whoever cloned it: they would count for the cache.
+# The tree, without the owner and the umask of the clone: they would count for the cache.
 FROM rust:1.95-bookworm AS source
 WORKDIR /src
 COPY . .
@@ -25,9 +25,13 @@ COPY --from=source /src .
 # Cargo goes by the time of a file, and a clone may be older than the layer above.
 RUN find crates -type f -exec touch {} + \
  && cargo build --locked --profile dist -p evidenceos --features kms-aws,kms-gcp,kms-azure \
- && mkdir -p /out/bin /out/data /out/anchor \
+ && mkdir -p /out/bin /out/data /out/anchor /out/share/man/man1 /out/share/bash-completion/completions \
  && cp target/dist/evidenceos /out/bin/ \
- && ln -s evidenceos /out/bin/evidenceos-daemon
+ && ln -s evidenceos /out/bin/evidenceos-daemon \
+ && cd /out/share \
+ && /out/bin/evidenceos man man/man1 \
+ && /out/bin/evidenceos completions bash >bash-completion/completions/evidenceos \
+ && /out/bin/evidenceos completions bash --daemon >bash-completion/completions/evidenceos-daemon
 
 FROM gcr.io/distroless/cc-debian12:nonroot
 ARG REVISION=unknown
@@ -37,7 +41,9 @@ LABEL org.opencontainers.image.title="EvidenceOS" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.revision="$REVISION"
 COPY --from=build /out/bin /usr/local/bin
-# No VOLUME: a directory that nobody mounted must not look as if it lasted.
+# To be mounted or copied out: no program in the image reads them.
+COPY --from=build /out/share /usr/local/share
+# No VOLUME: a directory that is not mounted must not look as if it lasted.
 COPY --from=build --chown=65532:65532 /out/data /data
 COPY --from=build --chown=65532:65532 /out/anchor /anchor
 # The other listeners stay on loopback until TLS is set up; metrics hold no secrets.

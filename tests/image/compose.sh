@@ -36,9 +36,8 @@ block() { # name
         sed "s/localhost:\(50051\|8081\|9464\)/$address:\1/g; s/lab init ops/& --san $address/; s/IP:127.0.0.1/&,IP:$address/"
 }
 [ "$(block build)" = 'docker build -t evidenceos:local .' ] || fail 'tests/image/run.sh builds otherwise than the guide'
-# As they stand. Who runs them is no root, and Compose is called as it is called here.
-stage="export EVIDENCEOS_ENDPOINT=https://$address:50051
-id() { echo $user; }
+# As they stand. The user who runs them is not root, and Compose is called as it is called here.
+stage="id() { echo $user; }
 mkdir() { command mkdir \"\$@\" && chown $user \"\$@\"; }
 docker() { case \$1 in compose) shift && command ${compose[*]} \"\$@\" ;; *) command docker \"\$@\" ;; esac; }"
 guide() { # block
@@ -58,6 +57,13 @@ clone() { # name
     mkdir "$scratch/$1"
     git -C "$root" ls-files -z --cached --others --exclude-standard |
         tar -C "$root" --null -T - -c --ignore-failed-read 2>/dev/null | tar -C "$scratch/$1" -xp
+    # What the image learns its commit from.
+    if [ -d "$root/.git" ]; then
+        mkdir "$scratch/$1/.git"
+        for part in HEAD packed-refs refs; do
+            [ ! -e "$root/.git/$part" ] || cp -r "$root/.git/$part" "$scratch/$1/.git/"
+        done
+    fi
     echo "EVIDENCEOS_BIND=$address" >"$scratch/$1/.env"
     chown -R $user:$user "$scratch/$1"
 }
@@ -134,6 +140,11 @@ fi
 clone by-lab
 enter by-lab
 guide lab >/dev/null
+# The profiles name this machine; this lab has an address of its own.
+for profile in ops/clients/*/profile.toml; do
+    sed -i "s|https://localhost:50051|https://$address:50051|" "$profile"
+    chown $user:$user "$profile"
+done
 for variable in EVIDENCEOS_UID=$user EVIDENCEOS_GID=$user EVIDENCEOS_AUTH_POLICY=/certs/policy.toml; do
     grep -qx "$variable" .env || fail "$variable is not in .env: $(cat .env)"
 done
@@ -325,7 +336,7 @@ guide by-option | grep mine >/dev/null || fail 'the holdout is not listed'
 by alice claim run claim.wasm --holdout mine --require-certified --receipt receipt.json >/dev/null 2>&1 || fail 'not certified'
 by alice log key >log.vkey
 ./evidenceos verify receipt.json --key log.vkey >/dev/null
-refused 'operator' by alice holdout retire mine
+refused 'operator role' by alice holdout retire mine --yes
 passed 'with the guide'\''s policy: an operator, and a certified claim'
 compose down >/dev/null 2>&1
 detach

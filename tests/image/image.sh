@@ -35,10 +35,10 @@ ports=$(field "$image" '{{range $port, $_ := .Config.ExposedPorts}}{{$port}} {{e
 if grep -iE 'token|secret|hmac|password' <<<"$(field "$image" '{{json .Config.Env}}')"; then fail 'a credential'; fi
 passed "labels, user, ports, no volume; version $version"
 
-# Our layers: what the two COPY lines put over the base.
+# Our layers: what the COPY lines put over the base.
 sizes=$(docker history --no-trunc --human=false --format '{{.Size}} {{.CreatedBy}}' "$image" |
-    grep -E 'COPY .* (/usr/local/bin|/data)' | cut -d' ' -f1)
-[ "$(wc -l <<<"$sizes")" = 2 ] || fail "layers: $sizes"
+    grep -E 'COPY .* (/usr/local/(bin|share)|/data)' | cut -d' ' -f1)
+[ "$(wc -l <<<"$sizes")" = 3 ] || fail "layers: $sizes"
 size=$(awk '{ sum += $1 } END { print sum }' <<<"$sizes")
 ((size <= 37000000)) || fail "our layers have $size bytes, more than 37 MB"
 passed "our layers: $size bytes"
@@ -52,7 +52,10 @@ grep -qE ' usr/local/bin/evidenceos-daemon -> evidenceos$' "$scratch/list" || fa
 [ "$(grep -c ' usr/local/bin/.' "$scratch/list")" = 2 ] || fail 'more than one program'
 grep -qE '^drwx.* 65532/65532 .* data/$' "$scratch/list" || fail "/data: $(grep ' data/' "$scratch/list")"
 if grep -E ' (usr/)?bin/(ba)?sh$' "$scratch/list"; then fail 'it has a shell'; fi
-passed 'one program under two names, no shell, /data is its user'\''s'
+for page in man/man1/evidenceos.1 man/man1/evidenceos-claim-run.1 bash-completion/completions/evidenceos{,-daemon}; do
+    grep -qE "^-rw-r--r-- 0/0 .* usr/local/share/$page\$" "$scratch/list" || fail "no $page"
+done
+passed 'one program under two names, no shell, /data is its user'\''s; manual pages and completions'
 
 take_binary "$scratch/evidenceos"
 for text in EVIDENCEOS_FAILPOINT "$root/" "$HOME/"; do
@@ -63,8 +66,11 @@ passed 'no failpoints, no paths of this machine in the program'
 # --- how it runs ------------------------------------------------------------------------------
 
 run() { docker run --rm --network none "$@"; }
-[ "$(run "$image" --version)" = "evidenceos-daemon $version" ] || fail "--version: $(run "$image" --version)"
-[ "$(run --entrypoint evidenceos "$image" --version)" = "evidenceos $version" ] || fail 'evidenceos --version'
+# The commit is that of the checkout, if it is one.
+told=$version
+if commit=$(git -C "$root" rev-parse HEAD 2>/dev/null) && [ -d "$root/.git" ]; then told="$version (${commit:0:12})"; fi
+[ "$(run "$image" --version)" = "evidenceos-daemon $told" ] || fail "--version: $(run "$image" --version), not $told"
+[ "$(run --entrypoint evidenceos "$image" --version)" = "evidenceos $told" ] || fail 'evidenceos --version'
 run "$image" lab init --help | grep 'evidenceos lab init' >/dev/null || fail 'the daemon does not hand lab to the CLI'
 if run "$image" healthcheck >/dev/null 2>&1; then fail 'healthcheck finds a daemon where none is'; fi
 passed 'both names; healthcheck fails where no daemon is'

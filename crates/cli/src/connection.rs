@@ -33,8 +33,7 @@ pub struct ConnectionArgs {
     /// Address of the daemon [default: http://127.0.0.1:50051]
     #[arg(long, global = true, env = "EVIDENCEOS_ENDPOINT", value_name = "URL")]
     pub endpoint: Option<String>,
-    /// Profile with endpoint, tls_ca, tls_cert, tls_key, token_file; other options win over it, and of the environment
-    /// only EVIDENCEOS_ENDPOINT
+    /// Profile with endpoint, tls_ca, tls_cert, tls_key, token_file; options win over it, environment variables do not
     #[arg(long, global = true, env = "EVIDENCEOS_PROFILE", value_name = "FILE")]
     pub profile: Option<PathBuf>,
     /// Authorities that may have issued the server's certificate, PEM [default: the system's]
@@ -159,7 +158,7 @@ impl Connection {
         // A token to this machine crosses no network, so it may be sent in the clear.
         if token.is_some() && tls.is_none() && !is_here(&uri) && !insecure {
             return Err(CliError::Usage(format!(
-                "--endpoint {endpoint}: a token would cross the network in the clear; use https://, or --insecure-send-token where something else protects the network"
+                "--endpoint {endpoint}: a token would cross the network in the clear; use https://, or --insecure-send-token if something else protects the network"
             )));
         }
         Ok(Self {

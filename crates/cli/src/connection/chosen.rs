@@ -1,8 +1,8 @@
 //! Which of several settings applies: option, profile, environment.
 //!
 //! Owns precedence. The more explicit setting wins: an option of the command line, then a profile that the command line
-//! names, then the environment's variables, then a profile that the environment names. Only for the endpoint does the
-//! environment win over a named profile: the published lab sets it so. Settings that are ignored are reported.
+//! names, then the environment's variables, then a profile that the environment names. Settings that are ignored are
+//! reported.
 
 use std::path::{Path, PathBuf};
 
@@ -77,19 +77,6 @@ struct Choice<'a> {
 }
 
 impl Choice<'_> {
-    fn endpoint(&mut self, given: Option<String>, of_profile: Option<String>) -> Option<String> {
-        if let (Some(given), Some(named), Some(path)) = (&given, &of_profile, self.named_profile)
-            && given != named
-            && self.implicit.has("endpoint")
-        {
-            self.notes.push(format!(
-                "EVIDENCEOS_ENDPOINT ({given}) counts, and not {named} of --profile {}; give --endpoint, or unset the variable",
-                path.display()
-            ));
-        }
-        given.or(of_profile)
-    }
-
     fn of<T: PartialEq>(
         &mut self,
         (id, variable): (&str, &str),
@@ -149,7 +136,8 @@ impl Chosen {
             named_profile: path.as_deref().filter(|_| is_named),
             notes: Vec::new(),
         };
-        let endpoint = choice.endpoint(args.endpoint, profile.endpoint);
+        let endpoint = ("endpoint", "EVIDENCEOS_ENDPOINT");
+        let endpoint = choice.of(endpoint, args.endpoint, profile.endpoint);
         let ca = ("tls_ca", "EVIDENCEOS_TLS_CA");
         let ca = choice.of(ca, args.tls_ca, profile.tls_ca);
         let cert = ("tls_cert", "EVIDENCEOS_CLIENT_CERT");
@@ -177,7 +165,9 @@ impl Chosen {
             notes.extend(token.take().map(|_| passed_over("EVIDENCEOS_BEARER_TOKEN")));
         }
         Ok(Self {
-            endpoint: endpoint.unwrap_or_else(|| DEFAULT_ENDPOINT.to_owned()),
+            endpoint: endpoint
+                .value
+                .unwrap_or_else(|| DEFAULT_ENDPOINT.to_owned()),
             ca: ca.value,
             cert: cert.value,
             key: key.value,
@@ -236,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn an_endpoint_that_passes_a_named_profile_over_is_said() {
+    fn an_endpoint_of_a_named_profile_wins_over_that_of_the_environment() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("profile.toml");
         std::fs::write(&path, "endpoint = \"https://profile:1\"\n").expect("written");
@@ -249,11 +239,16 @@ mod tests {
             };
             Chosen::of(args, None).expect("readable")
         };
-        let by_variable = chosen(&["endpoint"]);
-        assert_eq!(by_variable.endpoint, "https://other:1");
-        assert!(by_variable.notes[0].contains("not https://profile:1 of --profile"));
-        for more in [chosen(&[]), chosen(&["endpoint", "profile"])] {
-            assert_eq!((&*more.endpoint, more.notes.len()), ("https://other:1", 0));
+        let named = chosen(&["endpoint"]);
+        assert_eq!(named.endpoint, "https://profile:1");
+        let said = "EVIDENCEOS_ENDPOINT is ignored: --profile";
+        assert!(named.notes[0].starts_with(said), "{:?}", named.notes);
+        // An option is more explicit than a profile, and a profile of the environment is no more than a variable.
+        for other in [chosen(&[]), chosen(&["endpoint", "profile"])] {
+            assert_eq!(
+                (&*other.endpoint, other.notes.len()),
+                ("https://other:1", 0)
+            );
         }
     }
 
