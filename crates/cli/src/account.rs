@@ -25,8 +25,11 @@ pub enum AccountCommand {
     )]
     Show(PrincipalArgs),
     /// List accounts, and the sums over all of them.
-    #[command(after_help = "Example:\n  evidenceos account list --limit 1000 --json")]
-    List(PageArgs),
+    #[command(
+        after_help = "Examples:\n  evidenceos account list --limit 1000 --json\n  \
+        evidenceos account list --principal bearer: --name nightly"
+    )]
+    List(ListArgs),
     /// Give a principal credit, up to its limit.
     #[command(
         after_help = "The reason and the amount go into the public log, under the principal's tag.\n\n\
@@ -49,6 +52,31 @@ pub enum AccountCommand {
         #[arg(long)]
         all: bool,
     },
+}
+
+/// Which accounts to list.
+#[derive(Debug, Args)]
+pub struct ListArgs {
+    /// Accounts of principals that begin so: mtls:, bearer:9f86, spiffe://example.org/.
+    #[arg(long, value_name = "TEXT")]
+    principal: Option<String>,
+    /// Accounts of principals that the role policy calls so.
+    #[arg(long)]
+    name: Option<String>,
+    #[command(flatten)]
+    page: PageArgs,
+}
+
+impl ListArgs {
+    fn matches(&self, account: &proto::Account) -> bool {
+        let begins = |text: &String| account.principal_id.starts_with(text.as_str());
+        self.principal.as_ref().is_none_or(begins)
+            && self.name.as_ref().is_none_or(|name| *name == account.name)
+    }
+
+    fn has_filter(&self) -> bool {
+        self.principal.is_some() || self.name.is_some()
+    }
 }
 
 /// A grant.
@@ -78,7 +106,7 @@ impl AccountCommand {
         match self {
             // An empty name stands for the caller's own account.
             Self::Show(of) => show(&mut client, of.named()?.unwrap_or_default()).await,
-            Self::List(page) => list(&mut client, page).await,
+            Self::List(args) => list(&mut client, args).await,
             Self::Grant(args) => args.run(&mut client).await,
             Self::Limit(args) => args.run(&mut client).await,
             Self::Watch { of, all } => {
@@ -160,8 +188,8 @@ fn account_json(account: &proto::Account) -> Value {
     })
 }
 
-async fn list(client: &mut Client, page: PageArgs) -> Result<Output, CliError> {
-    let mut paged = Paged::new(page);
+async fn list(client: &mut Client, args: ListArgs) -> Result<Output, CliError> {
+    let mut paged = Paged::new(args.page.clone());
     let mut totals = proto::CreditTotals::default();
     while let Some((page_size, page_token)) = paged.next() {
         let message = proto::ListAccountsRequest {
@@ -171,22 +199,16 @@ async fn list(client: &mut Client, page: PageArgs) -> Result<Output, CliError> {
         let page = client.list_accounts(message).await?;
         // The last page has the newest totals.
         totals = page.totals.unwrap_or_default();
-        paged.take(page.accounts, page.next_page_token);
+        let mut accounts = page.accounts;
+        accounts.retain(|account| args.matches(account));
+        paged.take(accounts, page.next_page_token);
     }
     let accounts = &paged.items;
     let json: Vec<Value> = accounts.iter().map(account_json).collect();
     let rows: Vec<Vec<String>> = accounts.iter().map(row).collect();
-    let sums = json!({
-        "accounts": totals.accounts,
-        "initial": totals.initial,
-        "minted": totals.minted,
-        "granted": totals.granted,
-        "withdrawn": totals.withdrawn,
-        "burned": totals.burned,
-        "reserved": totals.reserved,
-        "balances": totals.balances,
-    });
-    let text = if rows.is_empty() {
+    let text = if rows.is_empty() && args.has_filter() {
+        "no account matches".to_owned()
+    } else if rows.is_empty() {
         "no accounts yet; one is opened with a principal's first claim".to_owned()
     } else {
         let headers = [
@@ -213,9 +235,22 @@ async fn list(client: &mut Client, page: PageArgs) -> Result<Output, CliError> {
         )
     };
     Ok(Output::new(
-        json!({ "accounts": json, "totals": sums, "next_page": paged.next_page() }),
+        json!({ "accounts": json, "totals": sums_json(&totals), "next_page": paged.next_page() }),
         text,
     ))
+}
+
+fn sums_json(totals: &proto::CreditTotals) -> Value {
+    json!({
+        "accounts": totals.accounts,
+        "initial": totals.initial,
+        "minted": totals.minted,
+        "granted": totals.granted,
+        "withdrawn": totals.withdrawn,
+        "burned": totals.burned,
+        "reserved": totals.reserved,
+        "balances": totals.balances,
+    })
 }
 
 fn row(account: &proto::Account) -> Vec<String> {

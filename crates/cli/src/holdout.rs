@@ -125,6 +125,9 @@ pub struct ListArgs {
     /// Holdouts in one state.
     #[arg(long, value_parser = ["registered", "retired", "opened", "withdrawn"])]
     status: Option<String>,
+    /// Holdouts whose names begin so.
+    #[arg(long, value_name = "TEXT")]
+    name: Option<String>,
     #[command(flatten)]
     page: PageArgs,
 }
@@ -379,8 +382,14 @@ impl NarrowArgs {
 }
 
 impl ListArgs {
+    fn matches(&self, holdout: &proto::Holdout) -> bool {
+        let is_in = |status: &String| holdout.status == *status;
+        let begins = |name: &String| holdout.holdout_ref.starts_with(name.as_str());
+        self.status.as_ref().is_none_or(is_in) && self.name.as_ref().is_none_or(begins)
+    }
+
     async fn run(self, client: &mut Client) -> Result<Output, CliError> {
-        let mut paged = Paged::new(self.page);
+        let mut paged = Paged::new(self.page.clone());
         while let Some((page_size, page_token)) = paged.next() {
             let message = proto::ListHoldoutsRequest {
                 page_size,
@@ -388,19 +397,19 @@ impl ListArgs {
             };
             let page = client.list_holdouts(message).await?;
             let mut holdouts = page.holdouts;
-            let status = self.status.as_deref();
-            holdouts.retain(|holdout| status.is_none_or(|status| holdout.status == status));
+            holdouts.retain(|holdout| self.matches(holdout));
             paged.take(holdouts, page.next_page_token);
         }
         let rows: Vec<Vec<String>> = paged.items.iter().map(row).collect();
         let json: Vec<Value> = paged.items.iter().map(holdout_json).collect();
-        let text = match (rows.is_empty(), &self.status) {
-            (true, Some(status)) => format!("no holdout is {status}"),
-            (true, None) => {
+        let text = match (rows.is_empty(), &self.status, &self.name) {
+            (true, Some(status), None) => format!("no holdout is {status}"),
+            (true, _, Some(_)) => "no holdout matches".to_owned(),
+            (true, None, None) => {
                 "no holdouts yet; register one with `evidenceos holdout add LABELS.csv --p0 P0`"
                     .to_owned()
             }
-            (false, _) => {
+            (false, ..) => {
                 let headers = [
                     "holdout",
                     "status",

@@ -159,6 +159,20 @@ impl Columns {
         Ok(Column(usize::from(is_first)))
     }
 
+    /// The named columns that are neither ids nor values.
+    ///
+    /// # Errors
+    /// As [`Self::ids`] and [`Self::bits`].
+    pub fn unused<'t>(&self, table: &'t Table) -> Result<Vec<&'t str>, CliError> {
+        let ids = table.column(self.id_column.as_deref(), &IDS, "--id-column")?;
+        let used = [ids, self.values(table)?];
+        let names = table.names();
+        Ok(names
+            .filter(|(column, _)| !used.contains(&Some(*column)))
+            .map(|(_, name)| name)
+            .collect())
+    }
+
     /// The name of the unit of each row, if the table has units; none is empty.
     ///
     /// # Errors

@@ -35,7 +35,23 @@ impl Labels {
     ) -> Result<(Self, Vec<String>), CliError> {
         let table = columns.read(path)?;
         let labels = Self::of(&table, columns, unit_column)?;
-        Ok((labels, table.notes))
+        let mut notes = labels.advice(&table, columns)?;
+        notes.extend(table.notes);
+        Ok((labels, notes))
+    }
+
+    /// Items that belong together and are registered one by one make evidence look stronger than it is, and the
+    /// registration cannot be changed: so a column that may name their units is pointed out.
+    fn advice(&self, table: &Table, columns: &Columns) -> Result<Vec<String>, CliError> {
+        let unused = columns.unused(table)?;
+        if self.units.is_some() || unused.is_empty() {
+            return Ok(Vec::new());
+        }
+        let names: Vec<String> = unused.iter().map(|name| format!("{name:?}")).collect();
+        Ok(vec![format!(
+            "not used: {}. If rows belong together, such as several of one patient or document, name the column that says so with --unit-column",
+            names.join(", ")
+        )])
     }
 
     fn of(table: &Table, columns: &Columns, unit_column: Option<&str>) -> Result<Self, CliError> {
@@ -104,6 +120,27 @@ fn numbered(names: &[String]) -> Vec<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_column_that_may_group_the_rows_is_pointed_out() {
+        let notes = |content: &str, unit: Option<&str>| {
+            let directory = tempfile::tempdir().expect("a directory");
+            let path = directory.path().join("labels.csv");
+            std::fs::write(&path, content).expect("written");
+            let read = Labels::read(&path, &Columns::default(), unit).expect("labels");
+            read.1.join("; ")
+        };
+        let grouped = "id,patient,label\na,p,1\nb,p,0\n";
+        let said = notes(grouped, None);
+        assert!(
+            said.contains("not used: \"patient\"") && said.contains("--unit-column"),
+            "{said}"
+        );
+        assert_eq!(notes(grouped, Some("patient")), "");
+        assert_eq!(notes("id,unit,label\na,p,1\nb,p,0\n", None), "");
+        assert_eq!(notes("id,label\na,1\nb,0\n", None), "");
+        assert_eq!(notes("1\n0\n", None), "");
+    }
 
     fn parse(content: &str) -> Result<Labels, String> {
         let columns = Columns::default();

@@ -5,8 +5,8 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use clap::Subcommand;
-use evidenceos_kernel::record::schema_of;
+use clap::{Args, Subcommand, builder::PossibleValuesParser};
+use evidenceos_kernel::{entry::Kind, record::schema_of};
 use evidenceos_proto as proto;
 use evidenceos_tlog::{Hash, leaf_hash, verify_consistency, verify_inclusion};
 use prost::bytes::Bytes;
@@ -69,13 +69,51 @@ pub enum LogCommand {
     },
     /// Fetch all entries: into a mirror directory, or one a line on stdout.
     #[command(
-        after_help = "Examples:\n  evidenceos log entries -o mirror/\n  evidenceos log entries > entries.jsonl"
+        after_help = "Examples:\n  evidenceos log entries -o mirror/\n  evidenceos log entries > entries.jsonl\n  \
+        evidenceos log entries --kind claim_revoked --from 1000 --limit 20"
     )]
     Entries {
         /// The directory to mirror into.
         #[arg(short, long, value_name = "DIR")]
         output: Option<PathBuf>,
+        #[command(flatten)]
+        which: Which,
     },
+}
+
+/// Some entries, in place of all of them.
+#[derive(Debug, Args)]
+pub struct Which {
+    /// Entries of one kind.
+    #[arg(long, value_parser = kinds(), conflicts_with = "output")]
+    kind: Option<String>,
+    /// From this index on; the first entry has index 0.
+    #[arg(long, value_name = "INDEX", conflicts_with = "output")]
+    from: Option<u64>,
+    /// The most entries to print.
+    #[arg(long, value_name = "N", conflicts_with = "output")]
+    limit: Option<usize>,
+}
+
+/// Before the word for a kind, in each entry's schema.
+const NAMESPACE: &str = "evidenceos.v2.";
+
+fn kinds() -> PossibleValuesParser {
+    let words = Kind::ALL.iter().map(|kind| kind.schema());
+    PossibleValuesParser::new(words.map(|schema| schema.trim_start_matches(NAMESPACE)))
+}
+
+impl Which {
+    fn are_all(&self) -> bool {
+        self.kind.is_none() && self.from.is_none() && self.limit.is_none()
+    }
+
+    fn matches(&self, entry: &[u8]) -> bool {
+        let Some(kind) = &self.kind else {
+            return true;
+        };
+        schema_of(entry).is_some_and(|schema| schema.trim_start_matches(NAMESPACE) == kind)
+    }
 }
 
 impl LogCommand {
@@ -104,7 +142,10 @@ impl LogCommand {
                 consistency(&mut client, from.unwrap_or(0), to.unwrap_or(0)).await
             }
             Self::Tail { lines, follow } => tail(&mut client, lines, follow).await,
-            Self::Entries { output } => entries(&mut client, output, as_json).await,
+            Self::Entries { output, which } if which.are_all() => {
+                entries(&mut client, output, as_json).await
+            }
+            Self::Entries { which, .. } => some_entries(&mut client, &which).await,
         }
     }
 }
@@ -236,10 +277,7 @@ async fn tail(client: &mut Client, lines: u64, follow: bool) -> Result<Output, C
         .iter()
         .map(|(index, text)| {
             let schema = schema_of(text.as_bytes()).unwrap_or_default();
-            format!(
-                "{index}  {}  {text}",
-                schema.trim_start_matches("evidenceos.v2.")
-            )
+            format!("{index}  {}  {text}", schema.trim_start_matches(NAMESPACE))
         })
         .collect();
     Ok(Output::new(json!({ "entries": json }), text.join("\n")))
@@ -278,6 +316,45 @@ async fn entries(
         // `verify --log FILE` reads this output.
         is_data: true,
         ..Output::new(json, lines.join("\n"))
+    })
+}
+
+/// Entries of one kind or place. Nothing is verified: an auditor takes all of them.
+async fn some_entries(client: &mut Client, which: &Which) -> Result<Output, CliError> {
+    let most = which.limit.unwrap_or(usize::MAX);
+    let mut next = which.from.unwrap_or(0);
+    let mut shown = Vec::new();
+    let ends = loop {
+        let (entries, size) = page(client, next, PAGE).await?;
+        let is_last = entries.is_empty() || next + entries.len() as u64 >= size;
+        for entry in entries {
+            if shown.len() >= most {
+                break;
+            }
+            next += 1;
+            if which.matches(&entry) {
+                let text = String::from_utf8_lossy(&entry).into_owned();
+                shown.push((next - 1, text));
+            }
+        }
+        if shown.len() >= most {
+            break is_last && next >= size;
+        }
+        if is_last {
+            break true;
+        }
+    };
+    let json: Vec<Value> = shown
+        .iter()
+        .map(|(index, text)| json!({"index": index, "entry": text}))
+        .collect();
+    let lines: Vec<&str> = shown.iter().map(|(_, text)| text.as_str()).collect();
+    Ok(Output {
+        is_data: true,
+        ..Output::new(
+            json!({"entries": json, "next_from": (!ends).then_some(next)}),
+            lines.join("\n"),
+        )
     })
 }
 

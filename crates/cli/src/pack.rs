@@ -92,14 +92,14 @@ impl PackArgs {
                 "symbols": self.symbols,
             }),
             format!(
-                "{}: {} predictions in {} bytes; {}",
+                "{}: {} predictions in {} bytes. {}",
                 self.output.display(),
                 grouped(predictions.len() as u64),
                 grouped(module.len() as u64),
                 match mode {
-                    Mode::Judge => "it is judged and asks nothing",
-                    Mode::AskAndJudge => "it asks, and is judged",
-                    Mode::AskOnly => "it asks, and is not judged",
+                    Mode::Judge => "This claim will be judged and asks no questions.",
+                    Mode::AskAndJudge => "This claim will ask questions and be judged.",
+                    Mode::AskOnly => "This claim will ask questions and not be judged.",
                 }
             ),
         ))

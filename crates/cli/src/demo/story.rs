@@ -346,7 +346,7 @@ impl Story<'_> {
             .expect("a receipt with one changed byte fails", failure.is_some());
         self.report.offline = vec![
             format!(
-                "{} receipts verified from files alone; {} log entries hash to the signed root, all charges and thresholds recompute from the log",
+                "{} receipts verified from files alone; {} log entries hash to the signed root; all charges and thresholds recompute from the log",
                 receipts.len(),
                 replayed.entries
             ),

@@ -114,6 +114,12 @@ impl Table {
         self.header.is_some()
     }
 
+    /// The columns of the header and their names.
+    pub fn names(&self) -> impl Iterator<Item = (Column, &str)> {
+        let names = self.header.iter().flatten().enumerate();
+        names.map(|(place, name)| (Column(place), name.as_str()))
+    }
+
     /// Whether the header has a column of this name.
     pub fn has(&self, name: &str) -> bool {
         let mut names = self.header.iter().flatten();

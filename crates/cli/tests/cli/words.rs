@@ -212,6 +212,20 @@ fn claims_are_listed_by_what_they_are_about() {
     world.fails(&["claim", "list", "--id", "abc"], 1, "hex digits");
     world.fails(&["claim", "list", "--since", "yesterday"], 2, "2026-11-01");
 
+    let holdouts = |arguments: &[&str]| {
+        let listed = world.json(&[&["holdout", "list"], arguments].concat());
+        listed["holdouts"].as_array().expect("a list").len()
+    };
+    assert_eq!(holdouts(&["--name", "h", "--status", "registered"]), 1);
+    assert_eq!(holdouts(&["--name", "other"]), 0);
+    let accounts = |arguments: &[&str]| {
+        let listed = world.json(&[&["account", "list"], arguments].concat());
+        listed["accounts"].as_array().expect("a list").len()
+    };
+    assert_eq!(accounts(&["--principal", "anonym"]), 1);
+    assert_eq!(accounts(&["--principal", "mtls:"]), 0);
+    assert_eq!(accounts(&["--name", "nightly"]), 0);
+
     // Page by page all of them come, each once.
     let (mut all, mut page) = (Vec::new(), String::new());
     loop {
@@ -230,6 +244,46 @@ fn claims_are_listed_by_what_they_are_about() {
     all.sort_unstable();
     all.dedup();
     assert_eq!(all.len(), 6);
+}
+
+#[test]
+fn entries_are_listed_by_their_kind_and_place() {
+    let world = World::new();
+    certified(&world);
+    let listed = |arguments: &[&str]| world.json(&[&["log", "entries"], arguments].concat());
+    let indices = |listed: &Value| -> Vec<u64> {
+        let entries = listed["entries"].as_array().expect("a list").iter();
+        entries
+            .map(|entry| entry["index"].as_u64().expect("a number"))
+            .collect()
+    };
+    let all = listed(&["--from", "0"]);
+    let size = indices(&all).len() as u64;
+    assert_eq!(indices(&all), (0..size).collect::<Vec<_>>());
+    assert_eq!(all["next_from"], Value::Null);
+    let capsules = listed(&["--kind", "claim_capsule"]);
+    assert_eq!(indices(&capsules).len(), 1);
+    let output = world.run_as(None, &["log", "entries", "--kind", "claim_capsule"]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        text.starts_with('{') && text.contains("evidenceos.v2.claim_capsule"),
+        "{text}"
+    );
+
+    // Page by page all of them come, each once.
+    let (mut from, mut found) = (Value::from(0), Vec::new());
+    while let Some(next) = from.as_u64() {
+        let page = listed(&["--from", &next.to_string(), "--limit", "2"]);
+        found.extend(indices(&page));
+        from = page["next_from"].clone();
+    }
+    assert_eq!(found, indices(&all));
+    world.fails(&["log", "entries", "--kind", "capsule"], 2, "claim_capsule");
+    world.fails(
+        &["log", "entries", "-o", "mirror", "--limit", "1"],
+        2,
+        "cannot be used with",
+    );
 }
 
 #[test]
@@ -398,15 +452,16 @@ fn credit_goes_to_principals_alone() {
 }
 
 #[test]
-fn an_endpoint_of_the_environment_says_that_it_counts() {
+fn a_named_profile_wins_over_the_environments_endpoint_and_says_so() {
     let world = World::new();
-    let profile = world.write("profile.toml", "endpoint = \"http://127.0.0.1:1\"\n");
+    let text = format!("endpoint = \"{}\"\n", world.endpoint);
+    let profile = world.write("profile.toml", &text);
     let mut command = evidenceos(&["--profile", &profile, "holdout", "list"]);
-    command.env("EVIDENCEOS_ENDPOINT", &world.endpoint);
+    command.env("EVIDENCEOS_ENDPOINT", "http://127.0.0.1:1");
     let output = command.output().expect("runs");
     assert!(output.status.success(), "{}", stderr(&output));
     assert!(
-        stderr(&output).contains("not http://127.0.0.1:1 of --profile"),
+        stderr(&output).contains("EVIDENCEOS_ENDPOINT is ignored: --profile"),
         "{}",
         stderr(&output)
     );
