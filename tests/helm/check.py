@@ -193,7 +193,11 @@ def consistent(documents, known):
     for kind in ["NetworkPolicy", "PodDisruptionBudget"]:
         for document in by_kind.get(kind, []):
             key = "podSelector" if kind == "NetworkPolicy" else "selector"
-            selectors.append((kind, document["spec"][key]["matchLabels"]))
+            selector = document["spec"][key]["matchLabels"]
+            if document["metadata"]["name"] != test["metadata"]["name"]:
+                selectors.append((kind, selector))
+            elif not selector.items() <= test["metadata"]["labels"].items() or selector.items() <= labels.items():
+                yield f"{kind} of the test does not select the test's pod alone"
     for name, selector in selectors:
         if not selector.items() <= labels.items():
             yield f"{name} does not select the pod"
@@ -261,8 +265,11 @@ def restricted(pod):
             yield f"{name}: another seccomp profile"
         if any("hostPort" in port for port in container.get("ports", [])):
             yield f"{name}: uses a port of the host"
-        if not container.get("resources", {}).get("requests"):
+        resources = container.get("resources", {})
+        if not resources.get("requests"):
             yield f"{name}: asks for no resources"
+        if "memory" not in resources.get("limits", {}):
+            yield f"{name}: may take any memory"
 
 
 def mounts(pod, claims):

@@ -154,12 +154,12 @@ for replicas in 0 2 3; do
   refused "replicaCount is $replicas, and must be 1: one writer, one log" "${SECRETS[@]}" --set replicaCount=$replicas
 done
 refused "--set daemon.insecureAllowPlaintext=true" --set mtls.enabled=false --set signingKeys.existingSecret=s
-refused "no certificate says who calls" "${PLAIN[@]}"
+refused "no certificate authenticates callers" "${PLAIN[@]}"
 refused "metrics.tls needs mtls.enabled" "${PLAIN[@]}" --set auth.policy=x --set metrics.tls=true
 refused "create secret generic evidenceos-auth --from-file=agent-tokens" "${SECRETS[@]}" --set 'auth.secretKeys={agent-tokens}'
 refused "but not auth.secretKeys" "${SECRETS[@]}" --set auth.existingSecret=a
 refused "set it to kms" "${SECRETS[@]}" --set signingKeys.kms.provider=aws
-refused "must say whose" --set mtls.existingSecret=m --set signingKeys.provider=kms
+refused "must be aws, gcp, azure or mock" --set mtls.existingSecret=m --set signingKeys.provider=kms
 refused "keys wrap --provider gcp" --set mtls.existingSecret=m --set signingKeys.provider=kms --set signingKeys.kms.provider=gcp
 refused "use signingKeys.kms.expectKeyId" --set mtls.existingSecret=m --set signingKeys.provider=kms \
   --set signingKeys.kms.provider=mock --set "signingKeys.activeKeyId=$(printf '0%.0s' {1..64})"
@@ -225,12 +225,12 @@ untold() {
 }
 told "describe pod evidenceos-0" "${GUIDE[@]}"
 told "evidenceos.lab.svc:50051" "${GUIDE[@]}"
-told "nobody is an operator" "${GUIDE[@]}"
+told "no caller is an operator" "${GUIDE[@]}"
 untold "WARNING" "${GUIDE[@]}"
 untold "WARNING" -f "$HERE/cases/http-probes.yaml"
 told "its node cannot be drained" -f "$HERE/cases/everything.yaml"
 told "in the clear" -f "$HERE/cases/plaintext.yaml"
-untold "nobody is an operator" -f "$HERE/cases/policy.yaml"
+untold "no caller is an operator" -f "$HERE/cases/policy.yaml"
 
 told "A volume that comes back, or moves" "${GUIDE[@]}"
 

@@ -73,10 +73,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- end -}}
 {{- else -}}
 {{- if not $v.daemon.insecureAllowPlaintext -}}
-{{- fail "mtls.enabled is false: calls, labels and tokens would go over the network in the clear. Where something else protects it (a service mesh), say so with --set daemon.insecureAllowPlaintext=true" -}}
+{{- fail "mtls.enabled is false: calls, labels and tokens would go over the network in the clear. If something else protects it (a service mesh), give --set daemon.insecureAllowPlaintext=true" -}}
 {{- end -}}
 {{- if not (or $v.auth.policy $v.auth.secretKeys) -}}
-{{- fail "mtls.enabled is false, so that no certificate says who calls: give auth.existingSecret with auth.secretKeys, or auth.policy. Beyond loopback the daemon does not serve callers whom it does not know" -}}
+{{- fail "mtls.enabled is false, so no certificate authenticates callers: give auth.existingSecret with auth.secretKeys, or auth.policy. Beyond loopback the daemon serves no unauthenticated callers" -}}
 {{- end -}}
 {{- if $v.metrics.tls -}}
 {{- fail "metrics.tls needs mtls.enabled: it uses the same certificate" -}}
@@ -97,7 +97,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- end -}}
 {{- else -}}
 {{- if not $v.signingKeys.kms.provider -}}
-{{- fail "signingKeys.provider is kms: signingKeys.kms.provider must say whose, aws, gcp, azure or mock" -}}
+{{- fail "signingKeys.provider is kms: signingKeys.kms.provider must be aws, gcp, azure or mock" -}}
 {{- end -}}
 {{- if not (or $v.signingKeys.kms.keyId (eq $v.signingKeys.kms.provider "mock")) -}}
 {{- fail (printf "signingKeys.kms.keyId is required with %s: <kms-key-resource>|<base64-ciphertext>, as `evidenceos keys wrap --provider %s --resource …` prints it" $v.signingKeys.kms.provider $v.signingKeys.kms.provider) -}}
