@@ -126,8 +126,7 @@ impl Worker {
                     code,
                     instead_of,
                 }) => {
-                    // Evict first, then insert: the child never keeps more code than its parent
-                    // counts.
+                    // Evict first, then insert: the child keeps no more than its parent counts.
                     if let Some(old) = instead_of {
                         self.codes.remove(&old);
                     }
@@ -163,9 +162,7 @@ impl Worker {
                     reading.send(&FromChild::Voted(voted))?;
                 }
                 Some(ToChild::Answer(_)) => {
-                    return Err(io::Error::other(
-                        "the parent sent an answer, but the child asked no question",
-                    ));
+                    return Err(io::Error::other("an answer, and no question was asked"));
                 }
             }
         }

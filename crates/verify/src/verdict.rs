@@ -397,10 +397,7 @@ fn ending(
         // 119 here means an output that was too long; other invalid outputs have the code `EMITTED`.
         (110..=117 | 119 | 123, Some(reason)) => Some(reason),
         (118, Some(Reason::NoOutput)) => {
-            check.holds(
-                end.output.is_empty(),
-                "a run that ended without output emitted nothing",
-            )?;
+            check.holds(end.output.is_empty(), "a run without output emits nothing")?;
             return Ok(Ending::NotJudged(Reason::NoOutput, false));
         }
         (_, Some(Reason::Policy(_))) => None,

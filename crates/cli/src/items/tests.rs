@@ -172,7 +172,11 @@ fn scores_are_cut_at_the_threshold() {
     assert_eq!(read_by(&columns, b"1e3\n-1\n"), Ok((None, vec![1, 0])));
     for cell in ["nan", "inf", "high", "0,5"] {
         let text = format!("id;label\na;{cell}\n");
-        refused(&columns, text.as_bytes(), &["line 2", "no number", cell]);
+        refused(
+            &columns,
+            text.as_bytes(),
+            &["line 2", "needs a number", cell],
+        );
     }
     let scores = b"id,label\na,0.9\nb,0.1\nc,0.4\n";
     for scores in [&scores[..], b"id,label\na,0.9\nb,0.1\n"] {

@@ -2,7 +2,11 @@
 
 use std::path::Path;
 
-use evidenceos_kernel::{claim::Outcome, in_force::NO_POLICIES, record::Capsule};
+use evidenceos_kernel::{
+    claim::Outcome,
+    in_force::{InForce, NO_POLICIES},
+    record::Capsule,
+};
 use evidenceos_tlog::Checkpoint;
 use evidenceos_verify::{
     AuditReport, Audited, Event, HoldoutLedger, LogReport, Verified, VerifiedDecision,
@@ -365,18 +369,20 @@ fn event_text(report: &LogReport, event: &Event) -> String {
         Event::BudgetsChanged { holdout } => {
             format!("the budgets of holdout {} changed", name(holdout))
         }
-        Event::Policies(in_force) => {
-            let policies = match in_force.policies {
-                NO_POLICIES => "no policy modules".to_owned(),
-                digest => format!("the policy modules {digest}"),
-            };
-            let roles = match in_force.roles {
-                None => "no role policy".to_owned(),
-                Some(digest) => format!("the role policy {digest}"),
-            };
-            format!("in force from here on: {policies}, {roles}")
-        }
+        Event::Policies(in_force) => in_force_text(in_force),
     }
+}
+
+fn in_force_text(in_force: &InForce) -> String {
+    let policies = match in_force.policies {
+        NO_POLICIES => "no policy modules".to_owned(),
+        digest => format!("the policy modules {digest}"),
+    };
+    let roles = match in_force.roles {
+        None => "no role policy".to_owned(),
+        Some(digest) => format!("the role policy {digest}"),
+    };
+    format!("in force from here on: {policies}, {roles}")
 }
 
 fn log_json(report: &LogReport, checkpoint: &Checkpoint, known: usize) -> Value {

@@ -84,13 +84,16 @@ fn incomplete_protection_is_a_problem_and_never_a_weaker_server() {
         (&["--preflight-tls"], "--tls-cert"),
         (&["--metrics-tls"], "--tls-cert"),
         (&["--listen", "0.0.0.0:1"], "needs TLS"),
-        (&["--listen", "0.0.0.0:1"], "say who they are"),
+        (&["--listen", "0.0.0.0:1"], "callers must authenticate"),
         (&["--listen", "[::]:1", "--auth-token", TOKEN], "needs TLS"),
         (
             &["--listen", "0.0.0.0:1", "--tls-cert", "a", "--tls-key", "b"],
-            "say who they are",
+            "callers must authenticate",
         ),
-        (&["--preflight-listen", "0.0.0.0:1"], "say who they are"),
+        (
+            &["--preflight-listen", "0.0.0.0:1"],
+            "callers must authenticate",
+        ),
         (
             &["--preflight-listen", "0.0.0.0:1", "--auth-token", TOKEN],
             "--preflight-tls",
