@@ -61,7 +61,7 @@ pub struct Config {
     pub drain: Duration,
     /// How long the ports stay open after a stop is asked for.
     pub drain_delay: Duration,
-    /// How long the module of a claim that is not executed is kept; `None`: for ever.
+    /// How long the daemon keeps the module of an unexecuted claim; `None`: for ever.
     pub claims_keep: Option<Duration>,
     /// The gate for agents.
     pub preflight: PreflightConfig,

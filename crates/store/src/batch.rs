@@ -137,7 +137,7 @@ pub struct Batch {
 pub struct AccountsFiles {
     /// The version that was announced last; it may be in place, or not yet.
     pub announced: Option<AccountsFile>,
-    /// The version that was in place at that time.
+    /// The version that the announced one replaces.
     pub before: Option<AccountsFile>,
 }
 

@@ -307,7 +307,7 @@ pub struct Settings {
     /// The most bytes stored for one principal's claims [default: 4294967296]
     #[arg(long, env = "EVIDENCEOS_PRINCIPAL_STORAGE_LIMIT", value_name = "BYTES", help_heading = "Credit")]
     pub principal_storage_limit: Option<u64>,
-    /// Days that the module of a claim is kept that is not executed; 0: for ever [default: 30]
+    /// Days that the daemon keeps the module of an unexecuted claim; 0: for ever [default: 30]
     #[arg(long, env = "EVIDENCEOS_CLAIMS_KEEP_DAYS", value_name = "DAYS", help_heading = "Credit")]
     pub claims_keep_days: Option<u64>,
     /// Credits for a bit of leakage [default: 1]

@@ -239,7 +239,7 @@ pub(super) fn journal(on: &mut Examination<'_>) -> Result<u64, StoreError> {
     Ok(looked_at)
 }
 
-/// Each row of the feed names a claim that was revoked at that entry.
+/// Checks that each row of the feed names a claim that the row's entry revoked.
 pub(super) fn revocations(on: &mut Examination<'_>) -> Result<u64, StoreError> {
     let total = on.tables.count(Table::Revocations)?;
     each(on, Table::Revocations, total, |on, revoked| {

@@ -40,8 +40,8 @@ pub struct Modules {
     readers: Arc<dyn Rows>,
     accounting: Accounting,
     compiling: Compiling,
-    /// Modules known to be stored, each with the number of releases at that time: after another
-    /// release they may be gone.
+    /// Modules that the store held, each with the number of releases at that time: a later release
+    /// may have removed them.
     stored: Mutex<LruCache<Digest, u64>>,
 }
 
