@@ -59,17 +59,17 @@ impl Asked {
     }
 
     /// The place after this claim.
-    fn place_of(&self, claim: &Claim) -> Place {
+    fn place_of(&self, claim: &Claim) -> ListPlace {
         match self.ids {
-            Some(_) => Place::After(claim.id),
-            None => Place::Before(claim.seq),
+            Some(_) => ListPlace::After(claim.id),
+            None => ListPlace::Before(claim.seq),
         }
     }
 }
 
 /// A place in a list, where the next page begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
+pub enum ListPlace {
     /// The newest claims come first; continue with those older than the claim of this number.
     Before(u64),
     /// The claims come in the order of their ids; continue after this one.
@@ -78,20 +78,20 @@ pub enum Place {
 
 /// A text that names no place.
 #[derive(Debug, PartialEq, Eq)]
-pub struct NoPlace;
+pub struct NoListPlace;
 
-impl FromStr for Place {
-    type Err = NoPlace;
+impl FromStr for ListPlace {
+    type Err = NoListPlace;
 
-    fn from_str(text: &str) -> Result<Self, NoPlace> {
+    fn from_str(text: &str) -> Result<Self, NoListPlace> {
         match ClaimId::from_hex(text) {
             Some(id) => Ok(Self::After(id)),
-            None => text.parse().map(Self::Before).map_err(|_| NoPlace),
+            None => text.parse().map(Self::Before).map_err(|_| NoListPlace),
         }
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for ListPlace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Before(seq) => seq.fmt(f),
@@ -106,7 +106,7 @@ pub struct Page<C> {
     /// The newest first; if ids are given by a prefix, in the order of the ids.
     pub claims: Vec<C>,
     /// Where the next page begins; `None`: this is the last.
-    pub next: Option<Place>,
+    pub next: Option<ListPlace>,
 }
 
 /// The ids that begin with some hex digits, in either case; `None` if the digits cannot begin an id or are fewer
@@ -133,7 +133,7 @@ impl Claims {
         self: &Arc<Self>,
         principal: &Principal,
         asked: Asked,
-        from: Option<Place>,
+        from: Option<ListPlace>,
         most: usize,
     ) -> Result<Page<ShownClaim>, Error> {
         let own = principal.caller.tag;
@@ -165,14 +165,14 @@ impl Claims {
         &self,
         owner: Option<OwnerTag>,
         asked: &Asked,
-        place: Option<Place>,
+        place: Option<ListPlace>,
         most: usize,
     ) -> Result<Vec<Claim>, Error> {
         let readers = &self.rows.readers;
         let found = match (&asked.ids, place) {
-            (None, Some(Place::Before(seq))) => readers.claims(owner, seq, most),
+            (None, Some(ListPlace::Before(seq))) => readers.claims(owner, seq, most),
             (None, _) => readers.claims(owner, u64::MAX, most),
-            (Some(ids), Some(Place::After(id))) => match id_after(id) {
+            (Some(ids), Some(ListPlace::After(id))) => match id_after(id) {
                 Some(first) => readers.claims_by_id(owner, &(first..=*ids.end()), most),
                 None => return Ok(Vec::new()),
             },
@@ -185,9 +185,9 @@ impl Claims {
 /// Reads on from a place until a page is full, the claims end, or enough were looked at.
 fn page(
     asked: &Asked,
-    from: Option<Place>,
+    from: Option<ListPlace>,
     most: usize,
-    mut following: impl FnMut(Option<Place>, usize) -> Result<Vec<Claim>, Error>,
+    mut following: impl FnMut(Option<ListPlace>, usize) -> Result<Vec<Claim>, Error>,
 ) -> Result<Page<Claim>, Error> {
     // Without a filter every claim that is read is shown.
     let at_once = if asked.has_filter() {
@@ -253,9 +253,9 @@ mod tests {
 
     /// Every page of a list, through the text of the place where each ends.
     fn pages(asked: &Asked, store: &BTreeMap<ClaimId, Claim>, most: usize) -> Vec<Vec<ClaimId>> {
-        let following = |place: Option<Place>, at_once: usize| {
+        let following = |place: Option<ListPlace>, at_once: usize| {
             let after = |id: &ClaimId| match place {
-                Some(Place::After(last)) => id_after(last).is_some_and(|first| first <= *id),
+                Some(ListPlace::After(last)) => id_after(last).is_some_and(|first| first <= *id),
                 _ => true,
             };
             let mut found: Vec<Claim> = store.values().cloned().collect();
@@ -263,7 +263,7 @@ mod tests {
                 Some(ids) => found.retain(|claim| ids.contains(&claim.id) && after(&claim.id)),
                 None => {
                     found.sort_by_key(|claim| std::cmp::Reverse(claim.seq));
-                    if let Some(Place::Before(seq)) = place {
+                    if let Some(ListPlace::Before(seq)) = place {
                         found.retain(|claim| claim.seq < seq);
                     }
                 }
@@ -322,11 +322,15 @@ mod tests {
     #[test]
     fn a_place_is_read_as_it_is_written() {
         let id = ClaimId([0xab; 32]);
-        for place in [Place::Before(0), Place::Before(u64::MAX), Place::After(id)] {
+        for place in [
+            ListPlace::Before(0),
+            ListPlace::Before(u64::MAX),
+            ListPlace::After(id),
+        ] {
             assert_eq!(place.to_string().parse(), Ok(place));
         }
         for bad in ["", "-1", "3f2a", &"g".repeat(64)] {
-            assert_eq!(bad.parse::<Place>(), Err(NoPlace), "{bad}");
+            assert_eq!(bad.parse::<ListPlace>(), Err(NoListPlace), "{bad}");
         }
     }
 
