@@ -318,16 +318,13 @@ impl Guests {
             .module(&hash)
             .map_err(Fault::host)?
             .ok_or_else(|| Fault::Host(format!("module {hash} is not in the store")))?;
-        match self.sandbox.prepare(&bytes) {
-            Ok(prepared) => Ok(Ok(prepared)),
-            Err(error @ AdmitError::Host(_)) => Err(Fault::host(error)),
-            // The module would fail at every try, and the claims behind it would wait forever: so
-            // the run ends as a trap.
-            Err(error) => {
-                tracing::warn!(claim = %work.claim.id, %error, "a claim's module was admitted before and is refused now; the run ends as a trap");
-                Ok(Err(TrapCause::OutOfMemory))
-            }
-        }
+        let refused = match self.sandbox.prepare(&bytes) {
+            Ok(prepared) => return Ok(Ok(prepared)),
+            Err(error) => error,
+        };
+        let cause = cause_of(&refused)?;
+        tracing::warn!(claim = %work.claim.id, error = %refused, "a claim's module was admitted before and is refused now; the run ends as a trap");
+        Ok(Err(cause))
     }
 }
 
@@ -342,6 +339,15 @@ fn limits(work: &Work) -> Limits {
         oracle_calls: terms.lane.max_oracle_calls(),
         items: work.description.items,
         epoch_size: terms.epoch_size,
+    }
+}
+
+/// The trap of a run whose module is not admitted; a fault if the host could not examine the module.
+fn cause_of(refused: &AdmitError) -> Result<TrapCause, Fault> {
+    match refused {
+        AdmitError::Host(_) => Err(Fault::host(refused)),
+        // The module would be refused at every try, and the claims behind it would wait forever.
+        _ => Ok(TrapCause::NotAdmitted),
     }
 }
 
@@ -378,6 +384,7 @@ fn end_of(end: End, veto: Option<Vetoed>) -> RunEnd {
             TrapCause::OutOfBounds => Reason::OutOfBounds,
             TrapCause::EmittedTwice => Reason::EmittedTwice,
             TrapCause::OutputTooLarge => Reason::InvalidOutput,
+            TrapCause::NotAdmitted => Reason::NotAdmitted,
             // Any other trap has no specific reason.
             _ => Reason::Trap,
         }),
@@ -401,5 +408,27 @@ fn traced_end(ran: &Ran, veto: Option<Vetoed>) -> TracedEnd {
             End::Emitted(output) => output.clone(),
             End::NoOutput | End::Trapped(_) => Vec::new(),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_module_that_a_later_release_refuses_ends_its_run_under_a_code_of_its_own() {
+        let refused = AdmitError::Engine("of another version".into());
+        let ran = not_run(cause_of(&refused).unwrap_or_else(|_| panic!("not the host's fault")));
+        assert_eq!(traced_end(&ran, None).code, 124);
+        assert!(matches!(
+            end_of(ran.end, None),
+            RunEnd::Trapped(Reason::NotAdmitted)
+        ));
+    }
+
+    #[test]
+    fn a_module_that_the_host_could_not_examine_is_tried_again() {
+        let fault = cause_of(&AdmitError::Host("no process".into()));
+        assert!(matches!(fault, Err(Fault::Host(_))));
     }
 }

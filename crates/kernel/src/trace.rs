@@ -83,7 +83,7 @@ pub struct TracedAdmission {
 /// How a traced run ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TracedEnd {
-    /// [`EMITTED`], or the code of the reason for another end: a trap (110 to 117, 119, 123), no output (118), a
+    /// [`EMITTED`], or the code of the reason for another end: a trap (110 to 117, 119, 123, 124), no output (118), a
     /// policy module's veto (9000 to 9999).
     pub code: u16,
     /// Whether a policy module deferred the verdict instead of rejecting.

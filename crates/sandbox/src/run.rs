@@ -116,6 +116,9 @@ pub enum TrapCause {
     /// An output of more than 2,048 bytes.
     #[error("the output exceeds 2048 bytes")]
     OutputTooLarge,
+    /// The module was admitted by an earlier release and is refused by this one, so it did not begin. No child reports this.
+    #[error("this release refuses the module")]
+    NotAdmitted,
 }
 
 /// The rule of the machine that a guest broke.

@@ -179,6 +179,7 @@ impl Run {
         match reason {
             Reason::Trap
             | Reason::Unreachable
+            | Reason::NotAdmitted
             | Reason::OutOfFuel
             | Reason::OutOfMemory
             | Reason::InvalidVector

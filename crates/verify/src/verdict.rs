@@ -395,7 +395,7 @@ fn ending(
     let trapped = match (end.code, reason) {
         (EMITTED, _) => None,
         // 119 here means an output that was too long; other invalid outputs have the code `EMITTED`.
-        (110..=117 | 119 | 123, Some(reason)) => Some(reason),
+        (110..=117 | 119 | 123 | 124, Some(reason)) => Some(reason),
         (118, Some(Reason::NoOutput)) => {
             check.holds(end.output.is_empty(), "a run without output emits nothing")?;
             return Ok(Ending::NotJudged(Reason::NoOutput, false));

@@ -81,6 +81,8 @@ pub enum Reason {
     Duplicate,
     /// It executed `unreachable`.
     Unreachable,
+    /// The module was admitted at its commit, and is refused by the release that was to run it.
+    NotAdmitted,
 }
 
 impl Reason {
@@ -109,6 +111,7 @@ impl Reason {
             Self::Policy(code) => code.get(),
             Self::Duplicate => 122,
             Self::Unreachable => 123,
+            Self::NotAdmitted => 124,
         }
     }
 
@@ -136,6 +139,7 @@ impl Reason {
             Self::Deferred,
             Self::Duplicate,
             Self::Unreachable,
+            Self::NotAdmitted,
         ]
         .into_iter()
         .find(|reason| reason.code() == code)
@@ -157,6 +161,9 @@ impl Reason {
             }
             Self::Unreachable => {
                 "The module executed `unreachable`, as a panic, a failed assertion or an abort does."
+            }
+            Self::NotAdmitted => {
+                "This release of the server refuses the module, which an earlier release accepted; the module did not run."
             }
             Self::OutOfFuel => {
                 "The module used all its fuel, which its lane and its owner's credit bound: it does too much work, or it loops without end."
@@ -206,7 +213,7 @@ mod tests {
             .collect();
         let named = [
             1, 2, 3, 101, 102, 110, 111, 112, 113, 114, 115, 116, 117, 118, 119, 120, 121, 122,
-            123, 130,
+            123, 124, 130,
         ];
         let wanted: Vec<u16> = named.into_iter().chain(9_000..=9_999).collect();
         assert_eq!(codes, wanted);

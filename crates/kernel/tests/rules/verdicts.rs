@@ -114,6 +114,7 @@ fn what_does_not_end_well_is_not_judged_and_free() {
     let mut scripts: Vec<(Reason, Script)> = [
         Reason::Trap,
         Reason::Unreachable,
+        Reason::NotAdmitted,
         Reason::OutOfFuel,
         Reason::OutOfMemory,
         Reason::InvalidVector,

@@ -228,6 +228,8 @@ fn run_each_way(world: &mut World, holdouts: &Holdouts, marks: &mut Marks) {
     world.run(levels, owner(2), "long", &long);
     let panics = ending(Ends::Traps(Reason::Unreachable));
     world.run(levels, owner(2), "panics", &panics);
+    let refused = ending(Ends::Traps(Reason::NotAdmitted));
+    world.run(levels, owner(2), "refused after an upgrade", &refused);
     let vetoed = ending(Ends::Vetoed(9_104, true));
     marks.vetoed = world.run(levels, owner(3), "vetoed", &vetoed) as usize;
     world.run(
