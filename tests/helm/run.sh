@@ -11,8 +11,6 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-HELM3=v3.22.0
-HELM4=v4.3.1
 KUBE_VERSION=1.33.0 # what the golden manifests are rendered for
 CHART=deploy/helm/evidenceos
 HERE=tests/helm
@@ -35,21 +33,7 @@ clean_up() {
 }
 trap clean_up EXIT
 
-# Where tools are kept between runs: helm is built once, which takes minutes.
-TOOLS=${TOOLS:-${XDG_CACHE_HOME:-$HOME/.cache}/evidenceos-tests}
-mkdir -p "$TOOLS"
-
-helm_of() { # major version, module version
-  local bin=$TOOLS/helm-$2
-  if [ ! -x "$bin" ]; then
-    echo "building helm $2" >&2
-    local module=helm.sh/helm/v$1/cmd/helm
-    GOBIN=$SCRATCH/go CGO_ENABLED=0 nice -n 15 go install "$module@$2" >&2
-    mv "$SCRATCH/go/helm" "$bin"
-  fi
-  echo "$bin"
-}
-
+source "$HERE/helm.sh"
 if [ ! -x "$TOOLS/python/bin/kubernetes-validate" ]; then
   python3 -m venv "$TOOLS/python"
   "$TOOLS/python/bin/pip" install --quiet kubernetes-validate==1.37.0
