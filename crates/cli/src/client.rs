@@ -29,6 +29,10 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// Large enough for a claim's module, or for a page of entries.
 const MAX_MESSAGE_BYTES: usize = 64 << 20;
 
+/// Said with a refused token: a daemon keeps the tokens that it read until it is told to read them again.
+const RELOAD: &str = ". If the token is newer than what the server read, the operator runs \
+    `evidenceos admin reload --data-dir DIR` there";
+
 /// A connection to the daemon, with the credentials that calls carry.
 #[derive(Debug, Clone)]
 pub struct Client {
@@ -237,12 +241,15 @@ impl Client {
     }
 
     /// The server's sentence; if it does not recognise the caller, also the credentials that it was
-    /// shown.
+    /// shown, and what a token may lack that is right.
     fn refusal(&self, status: Status) -> CliError {
         let is_unknown = status.code() == Code::Unauthenticated;
         let mut error = CliError::from(status);
         if let (true, CliError::Refused { message, .. }) = (is_unknown, &mut error) {
             *message = format!("{message}; sent: {}", self.credentials);
+            if self.authorization.is_some() {
+                message.push_str(RELOAD);
+            }
         }
         error
     }

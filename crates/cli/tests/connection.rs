@@ -359,7 +359,9 @@ fn a_caller_who_is_not_known_is_told_what_was_sent_but_never_the_secret() {
         sentence.contains("sent: the bearer token in bad"),
         "{sentence}"
     );
+    assert!(sentence.contains("evidenceos admin reload"), "{sentence}");
     assert!(!sentence.contains(bad), "{sentence}");
     let (_, sentence) = world.refusal(&to);
     assert!(sentence.contains("sent: no credentials"), "{sentence}");
+    assert!(!sentence.contains("reload"), "{sentence}");
 }

@@ -30,7 +30,7 @@ const FORGET_AFTER: Duration = Duration::from_secs(15);
 
 /// What a reload reads again.
 const RELOADED: &str = "certificates, revocation lists, the role policy, secret files, \
-    the active key and policy modules";
+    the active key if it is a file, and policy modules";
 
 /// The daemon as a program: reads the process's arguments and environment.
 #[must_use]
