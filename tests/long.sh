@@ -33,14 +33,7 @@ mutants)
     ;;
 attacks)
     cargo build --release --workspace --locked
-    here=$(mktemp -d)
-    trap 'rm -rf "$here"' EXIT
-    python3 -m venv "$here/venv"
-    "$here/venv/bin/pip" install --quiet --disable-pip-version-check grpcio grpcio-tools
-    "$here/venv/bin/python" -m grpc_tools.protoc -I crates/proto/proto --python_out="$here" --grpc_python_out="$here" \
-        evidenceos/v2/evidenceos.proto
-    PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=$here "$here/venv/bin/python" tests/attacks/attacks.py \
-        "${CARGO_TARGET_DIR:-target}/release/evidenceos-daemon" "$here/daemon" "$@"
+    tests/attacks/run.sh "${CARGO_TARGET_DIR:-target}/release/evidenceos-daemon" "$@"
     ;;
 fuzz)
     tests/fuzz.sh "${1:-600}"
