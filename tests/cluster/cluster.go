@@ -29,9 +29,8 @@ const (
 	token       = "administrator"
 )
 
-// Starts every component in the directory that `arguments` names, prints "ready" once the API answers and the node
-// has registered, and ends with the first component that ends, or on SIGTERM. The files are in the directory:
-// `kubeconfig`, the components' logs, and what they store.
+// Starts every component in the directory that `arguments` names, and ends on SIGTERM, or once a component has ended
+// that ran for a minute. The files are in the directory: `kubeconfig`, the components' logs, and what they store.
 func serve(arguments []string) error {
 	if len(arguments) != 1 {
 		return errors.New("usage: cluster DIRECTORY")

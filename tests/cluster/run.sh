@@ -293,8 +293,7 @@ uid=$(pod .metadata.uid)
 play $README 'kubectl create secret generic evidenceos-auth'
 play_upgrade '--set auth.existingSecret'
 replaced
-evidenceos --endpoint https://evidenceos.lab.svc:50051 --tls-ca ca.crt --tls-cert "$client/client.crt" --tls-key "$client/client.key" \
-  --token-file agent-tokens claim list >/dev/null || fail 'the token is not taken'
+operator --token-file agent-tokens claim list >/dev/null || fail 'the token is not taken'
 passed 'tokens from a Secret'
 
 # Revoked client certificates: the list is in the Secret that the pod mounts.
